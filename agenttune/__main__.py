@@ -1,0 +1,5 @@
+"""`python -m agenttune`."""
+
+from agenttune.cli import main
+
+main()

@@ -1,0 +1,305 @@
+"""The commands a trainer understands: the only list.
+
+Each command is one frozen model. The LLM tool, the REST body, the command line, the form and the table in the
+docs are derived from it (`surface.py`). To add one: a model here, a function that applies it in `trainer/apply.py`.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, TypeAdapter, ValidationError, model_validator
+
+from agenttune.errors import CommandError
+
+Float = Annotated[float, Strict()]
+Int = Annotated[int, Strict()]
+Bool = Annotated[bool, Strict()]
+Text = Annotated[str, Strict()]
+Name = Annotated[str, Strict(), Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+"""A name that is safe as a file name: letters, digits, dot, underscore, dash; at most 64 characters."""
+Scalar = Bool | Int | Float | Text
+Betas = tuple[Annotated[Float, Field(ge=0, lt=1)], Annotated[Float, Field(ge=0, lt=1)]]
+Beta = Annotated[Float, Field(ge=0, lt=1)]
+
+
+class Risk(str, Enum):
+    """How much a command can disturb a run; approval rules speak of these classes."""
+
+    OBSERVE = "observe"  # reads, or writes to the log only
+    TUNE = "tune"  # a reversible change within bounds
+    DISRUPT = "disrupt"  # costs time: pause, evaluate, save
+    DANGER = "danger"  # cannot be taken back by writing the old value: load, stop, layers, dataset reload
+
+
+class CommandBase(BaseModel):
+    """What every command shares. Unknown fields, NaN and infinities are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    risk: ClassVar[Risk]
+    kind: str
+
+    def arguments(self) -> dict[str, Any]:
+        """The fields that were given, as plain JSON values, without `kind`."""
+        return self.model_dump(mode="json", exclude={"kind"}, exclude_none=True)
+
+
+class _AtLeastOne(CommandBase):
+    """A command that is empty unless one of its optional fields is given."""
+
+    modifiers: ClassVar[frozenset[str]] = frozenset()
+    """Fields that only say how, not what."""
+
+    @model_validator(mode="after")
+    def _something_is_asked(self) -> _AtLeastOne:
+        choices = [name for name in type(self).model_fields if name not in {"kind", *self.modifiers}]
+        if all(getattr(self, name) in (None, {}) for name in choices):
+            raise ValueError(f"nothing to change: give at least one of {', '.join(choices)}")
+        return self
+
+
+class UpdateOptimizer(_AtLeastOne):
+    """Change hyperparameters of the running optimizer, from the next step on."""
+
+    risk = Risk.TUNE
+    modifiers = frozenset({"lr_sets", "param_group"})
+    kind: Literal["update_optimizer"] = "update_optimizer"
+    lr: Annotated[Float, Field(ge=0, le=100)] | None = Field(
+        None,
+        description="Learning rate of the first parameter group; the other groups keep their ratio to it.",
+    )
+    lr_sets: Literal["effective", "base"] = Field(
+        "effective",
+        description="What `lr` sets. `effective`: the rate of the very next step, the schedule keeping its shape "
+        "from there. `base`: the value that the schedule scales.",
+    )
+    weight_decay: Annotated[Float, Field(ge=0, le=10)] | None = Field(
+        None, description="Weight decay; parameter groups that are exempt from decay stay exempt."
+    )
+    betas: Betas | None = Field(None, description="Adam's two moment decay rates.")
+    eps: Annotated[Float, Field(gt=0, le=1)] | None = Field(None, description="Denominator constant.")
+    momentum: Beta | None = Field(None, description="Momentum of SGD and RMSprop.")
+    other: dict[Text, Bool | Float | list[Float] | None] = Field(
+        default_factory=dict,
+        description="Any other hyperparameter that this optimizer has in its `defaults`, by its own name.",
+    )
+    param_group: Annotated[Int, Field(ge=0)] | None = Field(
+        None, description="Change only this parameter group (0-based). Default: all groups, as described above."
+    )
+
+
+class UpdateSchedule(CommandBase):
+    """Re-plan the learning rate from this step to a new end."""
+
+    risk = Risk.TUNE
+    kind: Literal["update_schedule"] = "update_schedule"
+    shape: Literal["constant", "linear", "cosine", "wsd"] = Field(
+        description="Shape after the warm-up. wsd: stable, then linear decay over the last `decay_steps`."
+    )
+    peak_lr: Annotated[Float, Field(gt=0, le=100)] | None = Field(
+        None, description="Effective rate at the start of the shape. Default: the effective rate now."
+    )
+    final_lr: Annotated[Float, Field(ge=0, le=100)] = Field(
+        0.0, description="Effective rate at `end_step` and after (ignored by `constant`)."
+    )
+    warmup_steps: Annotated[Int, Field(ge=0)] = Field(
+        0, description="Steps over which the rate goes linearly from its value now to `peak_lr`."
+    )
+    decay_steps: Annotated[Int, Field(ge=1)] | None = Field(
+        None, description="wsd only: length of the final decay. Default: a fifth of the steps to `end_step`."
+    )
+    end_step: Annotated[Int, Field(ge=1)] | None = Field(
+        None, description="Step at which the plan ends. Default: the run's last step."
+    )
+
+    @model_validator(mode="after")
+    def _decay_belongs_to_wsd(self) -> UpdateSchedule:
+        if self.decay_steps is not None and self.shape != "wsd":
+            raise ValueError(f"decay_steps belongs to shape 'wsd', not to '{self.shape}'")
+        return self
+
+
+class UpdateTraining(_AtLeastOne):
+    """Change gradient clipping, gradient accumulation or the number of steps."""
+
+    risk = Risk.TUNE
+    kind: Literal["update_training"] = "update_training"
+    max_grad_norm: Annotated[Float, Field(ge=0, le=1e6)] | None = Field(
+        None, description="Largest gradient norm, longer gradients are scaled down to it; 0 switches clipping off."
+    )
+    gradient_accumulation_steps: Annotated[Int, Field(ge=1, le=65536)] | None = Field(
+        None, description="Micro-batches per optimizer step."
+    )
+    max_steps: Annotated[Int, Field(ge=1)] | None = Field(
+        None, description="Step at which training ends; the schedule stays as it is (see update_schedule)."
+    )
+
+
+class SetKnob(CommandBase):
+    """Set a value that the user registered with `register_knob`."""
+
+    risk = Risk.TUNE
+    kind: Literal["set_knob"] = "set_knob"
+    name: Text = Field(min_length=1, max_length=128)
+    value: Scalar
+
+
+class SaveCheckpoint(CommandBase):
+    """Save a checkpoint at this step."""
+
+    risk = Risk.DISRUPT
+    kind: Literal["save_checkpoint"] = "save_checkpoint"
+    tag: Name | None = Field(None, description="A label to find it by.")
+
+
+class LoadCheckpoint(CommandBase):
+    """Go back to a checkpoint and continue from there as a new branch."""
+
+    risk = Risk.DANGER
+    kind: Literal["load_checkpoint"] = "load_checkpoint"
+    checkpoint_id: Name
+    branch_name: Name | None = Field(None, description="Name of the new branch. Default: one is given.")
+
+
+class PauseTraining(CommandBase):
+    """Hold training at the step boundary until `resume_training`."""
+
+    risk = Risk.DISRUPT
+    kind: Literal["pause_training"] = "pause_training"
+
+
+class ResumeTraining(CommandBase):
+    """Go on after a pause."""
+
+    risk = Risk.DISRUPT
+    kind: Literal["resume_training"] = "resume_training"
+
+
+class StopTraining(CommandBase):
+    """End training at this step."""
+
+    risk = Risk.DANGER
+    kind: Literal["stop_training"] = "stop_training"
+    save: Bool = Field(True, description="Save a checkpoint first.")
+
+
+class DoEvaluate(CommandBase):
+    """Evaluate now, without disturbing the run; the ack carries the metrics."""
+
+    risk = Risk.DISRUPT
+    kind: Literal["do_evaluate"] = "do_evaluate"
+
+
+class UpdateDataset(CommandBase):
+    """Rebuild the training dataset with other initialization parameters."""
+
+    risk = Risk.DANGER
+    kind: Literal["update_dataset"] = "update_dataset"
+    values: dict[Text, Any] = Field(min_length=1)
+
+
+class UpdateDatasetRuntimeHyperparameters(CommandBase):
+    """Change runtime parameters of the training dataset, from the next batch on."""
+
+    risk = Risk.TUNE
+    kind: Literal["update_dataset_runtime_hyperparameters"] = "update_dataset_runtime_hyperparameters"
+    values: dict[Text, Any] = Field(min_length=1)
+
+
+class ModelLayerOperation(CommandBase):
+    """Run an allowed operation on one layer."""
+
+    risk = Risk.DANGER
+    kind: Literal["model_layer_operation"] = "model_layer_operation"
+    layer_name: Text = Field(max_length=512)
+    operation_name: Text = Field(max_length=128)
+    params: dict[Text, Any] = Field(default_factory=dict)
+
+
+class ModelLayerParameterUpdate(CommandBase):
+    """Change a hyperparameter of one layer, such as dropout's `p`."""
+
+    risk = Risk.DANGER
+    kind: Literal["model_layer_parameter_update"] = "model_layer_parameter_update"
+    layer_name: Text = Field(max_length=512)
+    param_name: Text = Field(max_length=128)
+    value: Scalar | list[Float]
+
+
+class AddNote(CommandBase):
+    """Write a remark into the run's log."""
+
+    risk = Risk.OBSERVE
+    kind: Literal["add_note"] = "add_note"
+    text: Text = Field(min_length=1, max_length=4000)
+
+
+Command = Annotated[
+    Union[
+        UpdateOptimizer,
+        UpdateSchedule,
+        UpdateTraining,
+        SetKnob,
+        SaveCheckpoint,
+        LoadCheckpoint,
+        PauseTraining,
+        ResumeTraining,
+        StopTraining,
+        DoEvaluate,
+        UpdateDataset,
+        UpdateDatasetRuntimeHyperparameters,
+        ModelLayerOperation,
+        ModelLayerParameterUpdate,
+        AddNote,
+    ],
+    Field(discriminator="kind"),
+]
+COMMAND_TYPES: tuple[type[CommandBase], ...] = get_args(get_args(Command)[0])
+COMMAND_KINDS: tuple[str, ...] = tuple(t.model_fields["kind"].default for t in COMMAND_TYPES)
+BY_KIND: dict[str, type[CommandBase]] = dict(zip(COMMAND_KINDS, COMMAND_TYPES, strict=True))
+_ADAPTER: TypeAdapter[Any] = TypeAdapter(Command)
+
+
+def parse_command(raw: object) -> CommandBase:
+    """Turn decoded JSON into a command.
+
+    Raises:
+        CommandError: Not an object, unknown kind, unknown field, wrong type, out of bounds or non-finite; names
+            the field and what is allowed there.
+    """
+    if not isinstance(raw, dict):
+        raise CommandError(f"a command is a JSON object with a 'kind', not {type(raw).__name__}", field="command")
+    kind = raw.get("kind")
+    if kind not in BY_KIND:
+        known = list(COMMAND_KINDS)
+        raise CommandError(f"unknown command {kind!r}; known: {', '.join(known)}", field="kind", allowed=known)
+    try:
+        command: CommandBase = _ADAPTER.validate_python(raw)
+    except ValidationError as error:
+        raise command_error(error, BY_KIND[kind]) from None
+    return command
+
+
+def command_error(error: ValidationError, model: type[CommandBase]) -> CommandError:
+    """Describe the first problem of a failed validation in one sentence, with the field's own allowed values."""
+    first = error.errors(include_url=False)[0]
+    kind = model.model_fields["kind"].default
+    path = [str(part) for part in first["loc"] if part != kind]
+    if first["type"] == "extra_forbidden":
+        allowed: object = [name for name in model.model_fields if name != "kind"]
+    else:
+        allowed = _limits(model, path[0]) if path else None
+    problem = first["msg"].removeprefix("Value error, ")
+    got = "" if first["type"] in ("missing", "value_error") else f" (got {first['input']!r:.80})"
+    hint = f"; allowed: {', '.join(map(str, allowed))}" if isinstance(allowed, list) else ""
+    where = ".".join([kind, *path])
+    return CommandError(f"{where}: {problem}{got}{hint}", field=".".join(path) or None, allowed=allowed)
+
+
+def _limits(model: type[CommandBase], field: str) -> object:
+    """What the JSON schema of a field allows, without titles, descriptions and the null of an optional one."""
+    schema = model.model_json_schema()["properties"].get(field, {})
+    choices = [c for c in schema.get("anyOf", [schema]) if c != {"type": "null"}]
+    plain = [{k: v for k, v in c.items() if k not in ("title", "description", "default")} for c in choices]
+    return plain[0].get("enum", plain[0]) if len(plain) == 1 else plain

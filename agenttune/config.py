@@ -1,0 +1,273 @@
+"""`config.yaml` as typed settings. Every key is documented in `config.yaml` itself; unknown keys are refused.
+
+Reading YAML lives here too, because only the parser knows the line that a wrong key stands on.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from agenttune.commands import COMMAND_KINDS
+from agenttune.errors import ConfigError
+
+DEFAULT_PORT = 7007
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class RunSettings(Settings):
+    """What to train."""
+
+    script: str | None = None
+    """Path of a Python script, from the folder of the config file."""
+    module: str | None = None
+    """Or a module, as for `python -m`."""
+    args: list[str] = Field(default_factory=list)
+    """Arguments of the script."""
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,40}$")
+    """The run's id is this name with the time of its start."""
+    env: dict[str, str] = Field(default_factory=dict)
+    """Extra environment variables of the script."""
+
+    @field_validator("args", mode="before")
+    @classmethod
+    def _as_strings(cls, value: object) -> object:
+        return [str(v) if isinstance(v, (int, float)) else v for v in value] if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> RunSettings:
+        if (self.script is None) == (self.module is None):
+            raise ValueError("give either 'script' or 'module'")
+        return self
+
+
+class GoalSettings(Settings):
+    """What counts as good."""
+
+    metric: str = "eval_loss"
+    """A metric of the trainer's log."""
+    direction: Literal["minimize", "maximize"] = "minimize"
+    """Whether less or more of it is better."""
+
+
+class WakeSettings(Settings):
+    """When the policy looks at the run."""
+
+    every_steps: int = Field(20, ge=1)
+    """At least every so many optimizer steps."""
+    on_finding: bool = True
+    """Also whenever a detector reports something new."""
+    on_evaluation: bool = True
+    """Also after each evaluation."""
+    poll_s: Positive = 0.2
+    """How often the agent looks for new log rows, in seconds."""
+    stall_after_s: Positive = 120.0
+    """No step for so many seconds counts as a stall."""
+
+
+class Bounds(Settings):
+    """An allowed range; either end may be open."""
+
+    minimum: float | None = None
+    """Smallest allowed value."""
+    maximum: float | None = None
+    """Largest allowed value."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_pair(cls, value: object) -> object:
+        if isinstance(value, (list, tuple)) and len(value) == 2:
+            return {"minimum": value[0], "maximum": value[1]}
+        return value
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Bounds:
+        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
+            raise ValueError(f"the minimum {self.minimum} is above the maximum {self.maximum}")
+        return self
+
+
+class GateSettings(Settings):
+    """What no command may do, whoever asks."""
+
+    bounds: dict[str, Bounds] = Field(default_factory=lambda: {"lr": Bounds(minimum=1e-8, maximum=10.0)})
+    """Absolute bounds by knob name, as [min, max]; for `lr` they hold for base and effective rate."""
+    max_change_factor: float | None = Field(100.0, gt=1)
+    """Largest factor by which one command may change a positive knob, up or down; null for no limit."""
+    cooldown_steps: int = Field(0, ge=0)
+    """Steps that must pass between two changes of the same knob by an agent."""
+    forbid: list[str] = Field(default_factory=list)
+    """Commands that are refused, by kind."""
+
+    @field_validator("forbid")
+    @classmethod
+    def _known(cls, kinds: list[str]) -> list[str]:
+        for kind in kinds:
+            if kind not in COMMAND_KINDS:
+                raise ValueError(f"unknown command {kind!r}{_did_you_mean(kind, COMMAND_KINDS)}")
+        return kinds
+
+
+class BudgetSettings(Settings):
+    """What the agent may use up in one run."""
+
+    max_commands: int | None = Field(100, ge=0)
+    """Commands of agents that reach the trainer; null for no limit."""
+
+
+class ServerSettings(Settings):
+    """The control server."""
+
+    host: str = "127.0.0.1"
+    """Address to bind; anything but loopback needs a token."""
+    port: int = Field(DEFAULT_PORT, ge=0, le=65535)
+    """0 takes a free port."""
+    token_env: str = "AGENTTUNE_TOKEN"
+    """Name of the environment variable that holds the bearer token, if there is one."""
+
+
+class StoreSettings(Settings):
+    """Where logs are kept."""
+
+    runs_dir: str = "runs"
+    """Folder for one sub-folder a run, from the folder of the config file; on a local disk."""
+
+
+class Config(Settings):
+    """All of `config.yaml`."""
+
+    run: RunSettings
+    """What to train."""
+    goal: GoalSettings = GoalSettings()
+    """What counts as good."""
+    policy: str = "guardian"
+    """A policy: a name in `policies/`, or the path of a policy file."""
+    wake: WakeSettings = WakeSettings()
+    """When the policy looks at the run."""
+    gate: GateSettings = GateSettings()
+    """What no command may do."""
+    budgets: BudgetSettings = BudgetSettings()
+    """What the agent may use up."""
+    server: ServerSettings = ServerSettings()
+    """The control server."""
+    store: StoreSettings = StoreSettings()
+    """Where logs are kept."""
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def load_config(path: Path) -> Config:
+    """Read and check a config file.
+
+    Raises:
+        ConfigError: Missing file, broken YAML, unknown or missing key, wrong type; `file:line: key: problem`.
+    """
+    return load_yaml(path, Config)
+
+
+def load_yaml(path: Path, model: type[S]) -> S:
+    """Read a YAML file into a pydantic model; errors name file, line and key.
+
+    Raises:
+        ConfigError: As for `load_config`.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not UTF-8 text") from None
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+        duplicate = next(_duplicate_keys(root), None) if root is not None else None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem or error.context}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if duplicate is not None:
+        raise ConfigError(f"{path}:{duplicate.start_mark.line + 1}: {duplicate.value}: this key stands here twice")
+    try:
+        return model.model_validate({} if data is None else data)
+    except ValidationError as error:
+        raise _config_error(path, root, error, model) from None
+
+
+def _config_error(path: Path, root: yaml.Node | None, error: ValidationError, model: type[BaseModel]) -> ConfigError:
+    first = error.errors(include_url=False)[0]
+    loc = first["loc"]
+    key = ".".join(str(part) for part in loc) or "(top level)"
+    line = _line_of(root, loc)
+    problem = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        names = _names_at(model, loc[:-1])
+        problem = f"unknown key{_did_you_mean(str(loc[-1]), names)}; known here: {', '.join(sorted(names))}"
+    elif first["type"] == "missing":
+        problem = "this key is required"
+    elif first["type"] != "value_error":
+        problem += f" (got {first['input']!r:.80})"
+    return ConfigError(f"{path}:{line}: {key}: {problem}", field=key)
+
+
+def _duplicate_keys(node: yaml.Node) -> Iterator[yaml.ScalarNode]:
+    """Keys that stand twice in one mapping, which YAML's own loader would silently merge."""
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                yield key
+            seen.add(str(key.value))
+            yield from _duplicate_keys(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _duplicate_keys(item)
+
+
+def _line_of(node: yaml.Node | None, loc: tuple[int | str, ...]) -> int:
+    """The line (from 1) of the deepest part of `loc` that stands in the file."""
+    line = node.start_mark.line if node is not None else 0
+    for part in loc:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((k, v) for k, v in node.value if k.value == str(part)), None)
+            if found is None:
+                continue
+            line, node = found[0].start_mark.line, found[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line
+    return line + 1
+
+
+def _names_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """The keys that a model allows at a place, following nested models, lists and mappings of models."""
+    current: Any = model
+    for part in loc:
+        if isinstance(part, str) and hasattr(current, "model_fields") and part in current.model_fields:
+            current = _model_inside(current.model_fields[part].annotation)
+    return list(getattr(current, "model_fields", {}))
+
+
+def _model_inside(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    inner = (_model_inside(arg) for arg in getattr(annotation, "__args__", ()))
+    return next((m for m in inner if m is not None), None)
+
+
+def _did_you_mean(name: str, names: list[str] | tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

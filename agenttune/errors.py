@@ -1,0 +1,87 @@
+"""Every error agenttune raises, drawn as a tree.
+
+AgenttuneError
+├── UserError                what you asked for cannot be done as asked; the message says how to mend it
+│   ├── ConfigError          a config or policy file is wrong (file, line, key)
+│   ├── CommandError         a command is malformed, unknown or out of bounds
+│   │   └── CommandIdReused  the id belongs to a different command
+│   ├── UnknownRun           no such run in the runs folder
+│   ├── UnknownCommandId     no such command in the run's log
+│   ├── RunEnded             the run no longer takes commands
+│   ├── PortInUse            the control server's port is taken
+│   └── NotSupported         this trainer cannot do that (yet)
+└── SystemFault              the machine or another process failed
+    ├── StoreFault           the run's log cannot be read or written
+    ├── ServerUnreachable    the control server does not answer
+    └── RunFailed            the training process ended with an error
+"""
+
+from __future__ import annotations
+
+
+class AgenttuneError(Exception):
+    """Base of all errors raised on purpose by agenttune."""
+
+
+class UserError(AgenttuneError):
+    """The request cannot be carried out as asked.
+
+    Args:
+        message: What was asked, what is allowed and how to mend it.
+        field: Dotted path of the offending field, where there is one.
+        allowed: The values, names or bounds that would have been accepted.
+    """
+
+    def __init__(self, message: str, *, field: str | None = None, allowed: object = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        self.allowed = allowed
+
+
+class ConfigError(UserError):
+    """A configuration or policy file is wrong; the message starts with `file:line: key`."""
+
+
+class CommandError(UserError):
+    """A command is malformed, unknown or out of bounds."""
+
+
+class CommandIdReused(CommandError):
+    """The `command_id` was already used for a different command."""
+
+
+class UnknownRun(UserError):
+    """No run of that id in the runs folder."""
+
+
+class UnknownCommandId(UserError):
+    """No command of that id in the run's log."""
+
+
+class RunEnded(UserError):
+    """The run has ended and takes no more commands."""
+
+
+class PortInUse(UserError):
+    """Another process listens on the control server's port."""
+
+
+class NotSupported(UserError):
+    """The attached trainer cannot do what the command asks."""
+
+
+class SystemFault(AgenttuneError):
+    """The machine or another process failed."""
+
+
+class StoreFault(SystemFault):
+    """The run's log cannot be read or written."""
+
+
+class ServerUnreachable(SystemFault):
+    """The control server does not answer."""
+
+
+class RunFailed(SystemFault):
+    """The training process ended with an error."""

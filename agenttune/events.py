@@ -1,0 +1,282 @@
+"""Everything ever written to a run's log.
+
+An event is immutable and has a `seq`, dense and increasing within its run. Numbers are honest: a loss of NaN is
+stored, and sent over the wire, as the string "NaN" (JSON has no such number).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal, Union, get_args
+
+from pydantic import BeforeValidator, Field, PlainSerializer, TypeAdapter
+
+from agenttune.findings import Finding
+from agenttune.proposals import Ack, Proposal, Record, Verdict
+
+JsonNumber = float | int | str
+
+
+def encode_number(value: float) -> JsonNumber:
+    """A float as JSON can carry it: finite as it is, else "NaN", "Infinity" or "-Infinity"."""
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+
+
+def decode_number(value: JsonNumber) -> float:
+    """The inverse of `encode_number`."""
+    return float(value)
+
+
+Metric = Annotated[float, BeforeValidator(decode_number), PlainSerializer(encode_number, when_used="json")]
+"""A float that may be NaN or infinite and says so in JSON."""
+
+RunStatus = Literal["starting", "running", "paused", "finished", "stopped", "interrupted", "failed", "lost"]
+LIVE: frozenset[str] = frozenset({"starting", "running", "paused"})
+"""Statuses in which a run takes commands; the others are final."""
+
+
+class KnobState(Record):
+    """A live-tunable value as it stands: `base` is what a schedule scales, `effective` what is used now."""
+
+    name: str
+    unit: str = ""
+    description: str = ""
+    base: float | None = None
+    effective: Any = None
+    groups: list[Any] | None = Field(None, description="Effective value per optimizer parameter group.")
+    minimum: float | None = None
+    maximum: float | None = None
+    command: str = Field("set_knob", description="The command that sets it.")
+
+
+class RunStarted(Record):
+    kind: Literal["run_started"] = "run_started"
+    framework: str = Field(description="The training loop, with its version.")
+    pid: int
+    max_steps: int | None = None
+    capabilities: list[str] = Field(default_factory=list, description="Commands this trainer can apply.")
+    details: dict[str, Any] = Field(default_factory=dict)
+
+
+class StatusChanged(Record):
+    kind: Literal["status_changed"] = "status_changed"
+    status: RunStatus
+    reason: str = ""
+
+
+class Logged(Record):
+    """A row of the trainer's own log."""
+
+    kind: Literal["logged"] = "logged"
+    metrics: dict[str, Metric]
+
+
+class Evaluated(Record):
+    kind: Literal["evaluated"] = "evaluated"
+    metrics: dict[str, Metric]
+    command_id: str | None = Field(None, description="The command that asked for it, if one did.")
+
+
+class CheckpointSaved(Record):
+    kind: Literal["checkpoint_saved"] = "checkpoint_saved"
+    checkpoint_id: str
+    path: str
+    tag: str | None = None
+    command_id: str | None = None
+
+
+class BranchStarted(Record):
+    kind: Literal["branch_started"] = "branch_started"
+    name: str
+    parent: str | None = None
+    from_step: int = 0
+    checkpoint_id: str | None = None
+
+
+class KnobsRead(Record):
+    """All knobs as read from the trainer: at the start and after every change."""
+
+    kind: Literal["knobs_read"] = "knobs_read"
+    knobs: list[KnobState]
+
+
+class Proposed(Record):
+    kind: Literal["proposed"] = "proposed"
+    proposal: Proposal
+
+
+class Judged(Record):
+    """The gate's verdict."""
+
+    kind: Literal["judged"] = "judged"
+    verdict: Verdict
+
+
+class Acked(Record):
+    kind: Literal["acked"] = "acked"
+    ack: Ack
+
+
+class ReadBack(Record):
+    """A few steps later: is the change still in force?"""
+
+    kind: Literal["read_back"] = "read_back"
+    held: bool
+    expected: dict[str, Any]
+    found: dict[str, Any]
+
+
+class Found(Record):
+    """A detector saw something."""
+
+    kind: Literal["found"] = "found"
+    finding: Finding
+
+
+class PolicyAttached(Record):
+    kind: Literal["policy_attached"] = "policy_attached"
+    policy: str
+    details: dict[str, Any] = Field(default_factory=dict)
+
+
+class PolicyDetached(Record):
+    kind: Literal["policy_detached"] = "policy_detached"
+    policy: str
+    reason: str = ""
+
+
+class Decided(Record):
+    """A policy looked at the run and proposed something, or nothing."""
+
+    kind: Literal["decided"] = "decided"
+    policy: str
+    woken_by: str
+    command_ids: list[str] = Field(default_factory=list)
+    reason: str = ""
+
+
+class NoteAdded(Record):
+    kind: Literal["note_added"] = "note_added"
+    text: str
+    author: str
+
+
+class LogGap(Record):
+    """Rows that could not be written in time (a full disk) and were dropped."""
+
+    kind: Literal["log_gap"] = "log_gap"
+    dropped_rows: int
+    reason: str
+
+
+Body = Annotated[
+    Union[
+        RunStarted,
+        StatusChanged,
+        Logged,
+        Evaluated,
+        CheckpointSaved,
+        BranchStarted,
+        KnobsRead,
+        Proposed,
+        Judged,
+        Acked,
+        ReadBack,
+        Found,
+        PolicyAttached,
+        PolicyDetached,
+        Decided,
+        NoteAdded,
+        LogGap,
+    ],
+    Field(discriminator="kind"),
+]
+EVENT_KINDS: tuple[str, ...] = tuple(
+    t.model_fields["kind"].default for t in get_args(get_args(Body)[0])
+)
+BODY: TypeAdapter[Any] = TypeAdapter(Body)
+
+
+class Event(Record):
+    """One entry of the log.
+
+    Attributes:
+        seq: Position in the run's log, from 1, without gaps.
+        at_s: Unix time at which it was written.
+        step: Completed optimizer steps of the run at that time; None before training begins.
+        command_id: The command it belongs to, if it belongs to one.
+    """
+
+    seq: int
+    at_s: float
+    step: int | None = None
+    branch: str = "main"
+    command_id: str | None = None
+    body: Body
+
+
+class Point(Record):
+    """The metrics of one step. `source`: `step` (every step), `log` (the trainer's own row), `eval`."""
+
+    step: int
+    at_s: float
+    values: dict[str, Metric]
+    source: Literal["step", "log", "eval"] = "step"
+    branch: str = "main"
+
+
+class StoredPoint(Point):
+    point_id: int = Field(description="Cursor: increases with every row of the run.")
+
+
+class SeriesInfo(Record):
+    """What is known of one metric without reading it."""
+
+    name: str
+    branch: str
+    count: int
+    first_step: int
+    last_step: int
+
+
+class Curve(Record):
+    """A metric over steps, thinned to buckets; every list has the same length.
+
+    `bucket_steps` 1 means raw points: mean, low and high are then the same. Non-finite points count in `nonfinite`
+    and not in mean, low and high; a bucket of nothing but such points has mean NaN.
+    """
+
+    name: str
+    branch: str
+    bucket_points: int = Field(description="Largest number of points that one entry stands for.")
+    steps: list[int] = Field(description="Last step of each bucket.")
+    mean: list[Metric]
+    low: list[Metric]
+    high: list[Metric]
+    nonfinite: list[int]
+
+
+class RunInfo(Record):
+    """A run's identity card, kept up to date beside its events."""
+
+    run_id: str
+    name: str
+    status: RunStatus
+    status_reason: str = ""
+    created_at_s: float
+    started_at_s: float | None = None
+    ended_at_s: float | None = None
+    step: int = 0
+    max_steps: int | None = None
+    branch: str = "main"
+    pid: int | None = None
+    pid_started_at_s: float | None = Field(None, description="Guards against a reused pid.")
+    path: str = ""
+    goal_metric: str = "eval_loss"
+    goal_direction: Literal["minimize", "maximize"] = "minimize"
+
+    @property
+    def is_live(self) -> bool:
+        return self.status in LIVE

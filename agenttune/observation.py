@@ -1,0 +1,64 @@
+"""What a policy sees: a bounded view of a run at one step.
+
+Its size does not grow with the run: the newest points are dense, older ones thinned, histories are cut to the last
+entries. Everything carries its unit in its name and the step it was taken at.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from agenttune.events import KnobState, Metric, RunStatus
+from agenttune.findings import Finding
+from agenttune.proposals import CommandRecord, Record
+
+RECENT_POINTS = 512
+"""Newest points of a series that an observation carries raw; detectors need a few hundred to tell noise from trend."""
+THINNED_POINTS = 128
+"""Entries over the whole run beside them."""
+HISTORY = 50
+"""Newest commands, findings and evaluations that an observation carries."""
+
+
+class SeriesView(Record):
+    """One metric: the newest points raw, and the whole run thinned to bucket means."""
+
+    name: str
+    steps: list[int]
+    values: list[Metric]
+    thinned_steps: list[int] = Field(default_factory=list)
+    thinned_values: list[Metric] = Field(default_factory=list)
+
+
+class Evaluation(Record):
+    step: int
+    metrics: dict[str, Metric]
+
+
+class Observation(Record):
+    """The compact view of a run that a policy gets."""
+
+    run_id: str
+    status: RunStatus
+    step: int = Field(description="Completed optimizer steps.")
+    max_steps: int | None = None
+    branch: str = "main"
+    at_s: float = Field(description="Unix time at which this was taken.")
+    last_step_at_s: float | None = Field(None, description="Unix time of the newest step.")
+    goal_metric: str
+    goal_direction: Literal["minimize", "maximize"]
+    knobs: list[KnobState] = Field(default_factory=list)
+    series: dict[str, SeriesView] = Field(default_factory=dict)
+    evaluations: list[Evaluation] = Field(default_factory=list)
+    findings: list[Finding] = Field(default_factory=list, description="Recorded so far, newest last.")
+    commands: list[CommandRecord] = Field(default_factory=list, description="Submitted so far, newest last.")
+    capabilities: list[str] = Field(default_factory=list, description="Commands this trainer can apply.")
+    commands_left: int | None = Field(None, description="What is left of the budget of agent commands.")
+    last_seq: int = Field(0, description="Newest event this view contains.")
+
+    def knob(self, name: str) -> KnobState | None:
+        return next((knob for knob in self.knobs if knob.name == name), None)
+
+

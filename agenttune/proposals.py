@@ -1,0 +1,133 @@
+"""The life of a command: proposal, verdict, acknowledgement, and the states between them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import uuid
+from enum import Enum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator
+
+from agenttune.commands import CommandBase, parse_command
+
+
+class Record(BaseModel):
+    """Base of everything written to a log: frozen, strict about fields, non-finite numbers as strings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+Principal = Literal["trainer", "viewer", "agent", "operator"]
+CommandId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,64}$")]
+
+
+class Author(Record):
+    """Who asks: the role that decides what is allowed, and a name for the journal."""
+
+    principal: Principal
+    name: str = Field(max_length=128)
+
+
+class State(str, Enum):
+    """Where a command stands. `proposed` ones wait for the gate, `queued` ones for the trainer."""
+
+    PROPOSED = "proposed"
+    REJECTED = "rejected"
+    SUPERSEDED = "superseded"
+    QUEUED = "queued"
+    APPLIED = "applied"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    KEPT = "kept"
+    REVERTED = "reverted"
+
+
+NEXT: dict[State, frozenset[State]] = {
+    State.PROPOSED: frozenset({State.QUEUED, State.REJECTED, State.EXPIRED, State.SUPERSEDED}),
+    State.QUEUED: frozenset({State.APPLIED, State.FAILED, State.EXPIRED, State.SUPERSEDED}),
+    State.APPLIED: frozenset({State.KEPT, State.REVERTED}),
+    **{s: frozenset() for s in (State.REJECTED, State.SUPERSEDED, State.FAILED, State.EXPIRED)},
+    **{s: frozenset() for s in (State.KEPT, State.REVERTED)},
+}
+"""Which state may follow which; the store refuses every other step."""
+
+
+class Proposal(Record):
+    """A command that somebody asks for, with the world it was meant for."""
+
+    command_id: CommandId = Field(default_factory=lambda: uuid.uuid4().hex)
+    command: SerializeAsAny[CommandBase]
+    author: Author
+    rationale: str = Field("", max_length=4000)
+    based_on_step: int | None = Field(None, ge=0, description="Step of the observation this rests on.")
+    valid_until_step: int | None = Field(None, ge=0, description="Never applied after this step.")
+    created_at_s: float = Field(default_factory=time.time, description="Unix time.")
+
+    @field_validator("command", mode="before")
+    @classmethod
+    def _parse(cls, raw: object) -> CommandBase:
+        return raw if isinstance(raw, CommandBase) else parse_command(raw)
+
+    def digest(self) -> str:
+        """SHA-256 of what would be run: the same id with another digest is another command."""
+        body = {
+            "command": self.command.model_dump(mode="json"),
+            "valid_until_step": self.valid_until_step,
+        }
+        return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+class Verdict(Record):
+    """The gate's answer to a proposal; a refusal is recorded like an approval."""
+
+    decision: Literal["approved", "edited", "rejected", "expired", "superseded"]
+    decided_by: str = Field(description="The guardrail, approver or person that decided.")
+    reason: str = ""
+    nearest_allowed: dict[str, Any] | None = Field(None, description="Arguments that would have passed.")
+
+
+class Change(Record):
+    """One value before and after, as read back; `groups` holds the effective value per parameter group."""
+
+    name: str
+    unit: str = ""
+    previous: Any
+    requested: Any
+    effective: Any
+    previous_base: float | None = Field(None, description="Learning rate: what the schedule scaled before.")
+    base: float | None = Field(None, description="Learning rate: what the schedule scales now.")
+    groups: list[Any] | None = None
+
+
+class Ack(Record):
+    """The trainer's answer. `applied` means read back, and where a schedule rewrites the value, read back again."""
+
+    outcome: Literal["applied", "failed", "expired"]
+    step: int = Field(description="Completed optimizer steps when the command took effect.")
+    branch: str = "main"
+    changes: list[Change] = Field(default_factory=list)
+    result: dict[str, Any] = Field(default_factory=dict, description="Metrics of an evaluation, path of a checkpoint.")
+    confirmed_step: int | None = Field(None, description="Step after which the value was read back a second time.")
+    message: str = ""
+
+
+class CommandRecord(Record):
+    """A command and all that is known of it so far."""
+
+    proposal: Proposal
+    state: State
+    verdict: Verdict | None = None
+    ack: Ack | None = None
+    submitted_seq: int = Field(description="Sequence number of the event that recorded the proposal.")
+    submitted_step: int | None = Field(None, description="Step the run stood at when the proposal arrived.")
+
+    @property
+    def command_id(self) -> str:
+        return self.proposal.command_id
+
+    @property
+    def is_final(self) -> bool:
+        return not NEXT[self.state]

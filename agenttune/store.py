@@ -1,0 +1,575 @@
+"""A run's log: one SQLite file that the training process and the control server share.
+
+Events are append-only. `commands` and `run` are projections of the events, changed in the same transaction as the
+event that changes them, so that "what is queued" is one indexed look-up. Points (metrics) are rows of their own:
+one row a step, and closed buckets of 16, 256, 4096, ... points beside them, so that the curve of a million points
+is read from about a thousand rows.
+
+WAL mode: readers never block the writer. `synchronous=NORMAL`: a killed process loses nothing that was committed;
+a power cut may lose the last moments but never corrupts (https://www.sqlite.org/pragma.html#pragma_synchronous).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from agenttune.errors import CommandIdReused, StoreFault, UnknownCommandId, UnknownRun, UserError
+from agenttune.events import (
+    BODY,
+    LIVE,
+    Acked,
+    Curve,
+    Event,
+    Judged,
+    Point,
+    Proposed,
+    RunInfo,
+    SeriesInfo,
+    StatusChanged,
+    StoredPoint,
+    encode_number,
+)
+from agenttune.proposals import NEXT, Ack, CommandRecord, Proposal, Record, State, Verdict
+from agenttune.rollups import FAN, LEVELS, Bucket, Rollup, thin
+
+LOG_NAME = "log.db"
+FORMAT = 1
+BUSY_TIMEOUT_S = 10.0
+NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "lustre", "gpfs", "beegfs"})
+
+_SCHEMA = """
+CREATE TABLE run (id INTEGER PRIMARY KEY CHECK (id = 1), info TEXT NOT NULL);
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, at_s REAL NOT NULL, kind TEXT NOT NULL, step INTEGER,
+    branch TEXT NOT NULL, command_id TEXT, body TEXT NOT NULL
+);
+CREATE INDEX events_by_kind ON events (kind, seq);
+CREATE INDEX events_by_command ON events (command_id, seq) WHERE command_id IS NOT NULL;
+CREATE TABLE commands (
+    command_id TEXT PRIMARY KEY, state TEXT NOT NULL, digest TEXT NOT NULL, submitted_seq INTEGER NOT NULL,
+    record TEXT NOT NULL
+);
+CREATE INDEX commands_by_state ON commands (state, submitted_seq);
+CREATE TABLE points (
+    point_id INTEGER PRIMARY KEY AUTOINCREMENT, branch TEXT NOT NULL, step INTEGER NOT NULL, at_s REAL NOT NULL,
+    source TEXT NOT NULL, metrics TEXT NOT NULL
+);
+CREATE INDEX points_by_step ON points (branch, source, step);
+CREATE TABLE series (
+    branch TEXT NOT NULL, name TEXT NOT NULL, source TEXT NOT NULL, count INTEGER NOT NULL,
+    first_step INTEGER NOT NULL, last_step INTEGER NOT NULL, PRIMARY KEY (branch, name, source)
+);
+CREATE TABLE buckets (
+    branch TEXT NOT NULL, name TEXT NOT NULL, level INTEGER NOT NULL, last_step INTEGER NOT NULL,
+    first_step INTEGER NOT NULL, last_point INTEGER NOT NULL, count INTEGER NOT NULL, total REAL NOT NULL,
+    low REAL, high REAL, nonfinite INTEGER NOT NULL,
+    PRIMARY KEY (branch, name, level, last_point)
+) WITHOUT ROWID;
+"""
+
+
+def run_folder(runs_dir: Path, run_id: str) -> Path:
+    """The folder of a run; refuses ids that would lead outside `runs_dir`.
+
+    Raises:
+        UnknownRun: No log there; lists the newest runs.
+    """
+    folder = runs_dir / run_id
+    if run_id in ("", ".", "..") or Path(run_id).name != run_id or not (folder / LOG_NAME).is_file():
+        known = [info.run_id for info in list_runs(runs_dir)[:10]]
+        raise UnknownRun(
+            f"no run {run_id!r} in {runs_dir}; newest: {', '.join(known) or 'none'}", field="run_id", allowed=known
+        )
+    return folder
+
+
+def list_runs(runs_dir: Path) -> list[RunInfo]:
+    """Identity cards of all runs in a folder, newest first. A log that cannot be read is left out."""
+    infos = []
+    for path in runs_dir.glob(f"*/{LOG_NAME}"):
+        with contextlib.suppress(StoreFault), contextlib.closing(RunLog.open(path.parent)) as log:
+            infos.append(log.info())
+    return sorted(infos, key=lambda info: info.created_at_s, reverse=True)
+
+
+def refuse_network_file_system(folder: Path) -> None:
+    """WAL needs shared memory, which network file systems do not give (https://www.sqlite.org/wal.html).
+
+    Raises:
+        StoreFault: `folder` is on one; says how to choose another.
+    """
+    kind = _file_system_of(folder)
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise StoreFault(
+            f"the runs folder {folder} is on a network file system ({kind}), where SQLite's WAL mode is unsafe; "
+            "set store.runs_dir (or AGENTTUNE_RUNS_DIR) to a folder on a local disk"
+        )
+
+
+def _file_system_of(folder: Path) -> str:
+    mounts = Path("/proc/self/mounts")
+    if not mounts.exists():
+        return "unknown"
+    target, best, kind = str(folder.resolve()), "", "unknown"
+    for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
+        fields = line.split()
+        mount = fields[1].replace("\\040", " ")
+        inside = target == mount or target.startswith(mount.rstrip("/") + "/")
+        if inside and len(mount) >= len(best):
+            best, kind = mount, fields[2]
+    return kind
+
+
+class RunLog:
+    """One connection to a run's log. Not shared between threads: each thread opens its own.
+
+    Every writing method is one transaction: all of it is in the file when it returns, or nothing is.
+
+    Raises:
+        StoreFault: Any method, when the file cannot be read or written (full disk, damaged file, lock held too
+            long).
+    """
+
+    def __init__(self, folder: Path, connection: sqlite3.Connection) -> None:
+        self.folder = folder
+        self._db = connection
+        self._rollups: dict[tuple[str, str], Rollup] | None = None
+
+    @classmethod
+    def create(cls, folder: Path, info: RunInfo) -> RunLog:
+        """Make a new log with `info` as the run's identity card.
+
+        Raises:
+            StoreFault: There is a log already, or the folder is on a network file system.
+        """
+        with _storing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        refuse_network_file_system(folder)
+        path = folder / LOG_NAME
+        if path.exists():
+            raise StoreFault(f"there is a run in {folder} already; choose another name")
+        # Build aside, then rename: a log that exists is complete, whoever is killed in between.
+        aside = folder / f".{LOG_NAME}.{os.getpid()}"
+        with _storing(folder):
+            aside.unlink(missing_ok=True)
+            connection = sqlite3.connect(aside)
+            try:
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.executescript(_SCHEMA)
+                connection.execute(f"PRAGMA user_version={FORMAT}")
+                connection.execute("INSERT INTO run VALUES (1, ?)", (info.model_dump_json(),))
+                connection.commit()
+            finally:
+                connection.close()
+            aside.rename(path)
+        return cls.open(folder)
+
+    @classmethod
+    def open(cls, folder: Path) -> RunLog:
+        """Open an existing log.
+
+        Raises:
+            StoreFault: There is none, or it was written by a newer agenttune.
+        """
+        path = folder / LOG_NAME
+        if not path.is_file():
+            raise StoreFault(f"no log at {path}")
+        with _storing(folder):
+            connection = sqlite3.connect(
+                path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=256
+            )
+            connection.execute("PRAGMA synchronous=NORMAL")
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version != FORMAT:
+            connection.close()
+            raise StoreFault(f"{path} has format {version}, this agenttune reads format {FORMAT}")
+        return cls(folder, connection)
+
+    def close(self) -> None:
+        self._db.close()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Group writes: all are committed at the end, none if the block raises. Does not nest."""
+        with _storing(self.folder):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                self._rollups = None
+                raise
+
+    def data_version(self) -> int:
+        """A number that changes when another connection has written; costs a few microseconds."""
+        return int(self._db.execute("PRAGMA data_version").fetchone()[0])
+
+    # -- the run's identity card ------------------------------------------------------------------------------
+
+    def info(self) -> RunInfo:
+        with _storing(self.folder):
+            row = self._db.execute("SELECT info FROM run").fetchone()
+        info = RunInfo.model_validate_json(row[0])
+        return info.model_copy(update={"path": str(self.folder), "step": max(info.step, self._last_step())})
+
+    def _last_step(self) -> int:
+        row = self._db.execute("SELECT step FROM points ORDER BY point_id DESC LIMIT 1").fetchone()
+        return int(row[0]) if row else 0
+
+    def _update_info(self, **fields: object) -> None:
+        info = RunInfo.model_validate_json(self._db.execute("SELECT info FROM run").fetchone()[0])
+        self._db.execute("UPDATE run SET info = ?", (info.model_copy(update=fields).model_dump_json(),))
+
+    def update_info(self, **fields: object) -> None:
+        """Change fields of the identity card (not of the history)."""
+        with self.transaction():
+            self._update_info(**fields)
+
+    # -- events -----------------------------------------------------------------------------------------------
+
+    def append(
+        self, *bodies: Record, step: int | None = None, branch: str = "main", command_id: str | None = None
+    ) -> list[int]:
+        """Append events in one transaction and return their `seq`.
+
+        A `StatusChanged` also updates the identity card; a final status is never followed by another one: a later
+        one is not written. Queued commands of a run that ends expire in the same transaction.
+        """
+        with self.transaction():
+            return [seq for body in bodies for seq in self._append(body, step, branch, command_id)]
+
+    def _append(self, body: Record, step: int | None, branch: str, command_id: str | None) -> list[int]:
+        if isinstance(body, StatusChanged):
+            return self._append_status(body, step, branch)
+        return [self._insert_event(body, step, branch, command_id)]
+
+    def _insert_event(self, body: Record, step: int | None, branch: str, command_id: str | None) -> int:
+        cursor = self._db.execute(
+            "INSERT INTO events (at_s, kind, step, branch, command_id, body) VALUES (?, ?, ?, ?, ?, ?)",
+            (time.time(), getattr(body, "kind"), step, branch, command_id, body.model_dump_json()),  # noqa: B009
+        )
+        return int(cursor.lastrowid or 0)
+
+    def _append_status(self, body: StatusChanged, step: int | None, branch: str) -> list[int]:
+        info = RunInfo.model_validate_json(self._db.execute("SELECT info FROM run").fetchone()[0])
+        if not info.is_live:
+            return []
+        seqs = []
+        fields: dict[str, object] = {"status": body.status, "status_reason": body.reason}
+        if body.status not in LIVE:
+            fields |= {"ended_at_s": time.time(), "step": max(step or 0, info.step, self._last_step())}
+            for record in self.commands(State.PROPOSED, State.QUEUED):
+                ack = Ack(outcome="expired", step=step or 0, branch=branch, message=f"the run is {body.status}")
+                seqs.append(self._advance(record.command_id, State.EXPIRED, Acked(ack=ack), step, branch))
+        self._update_info(**fields)
+        return [*seqs, self._insert_event(body, step, branch, None)]
+
+    def events(
+        self,
+        since: int = 0,
+        limit: int = 1000,
+        kinds: Sequence[str] | None = None,
+        command_id: str | None = None,
+        newest: bool = False,
+    ) -> list[Event]:
+        """Events with `seq > since`, oldest first; with `newest`, the last `limit` of them (still oldest first)."""
+        where, arguments = ["seq > ?"], [since]  # type: tuple[list[str], list[Any]]
+        if kinds is not None:
+            where.append(f"kind IN ({','.join('?' * len(kinds))})")
+            arguments += list(kinds)
+        if command_id is not None:
+            where.append("command_id = ?")
+            arguments.append(command_id)
+        order = "DESC" if newest else "ASC"
+        sql = (
+            "SELECT seq, at_s, step, branch, command_id, body FROM events "
+            f"WHERE {' AND '.join(where)} ORDER BY seq {order} LIMIT ?"
+        )
+        with _storing(self.folder):
+            rows = self._db.execute(sql, (*arguments, limit)).fetchall()
+        events = [_event(row) for row in rows]
+        return events[::-1] if newest else events
+
+    def last_seq(self) -> int:
+        row = self._db.execute("SELECT max(seq) FROM events").fetchone()
+        return int(row[0] or 0)
+
+    # -- commands ---------------------------------------------------------------------------------------------
+
+    def submit(self, proposal: Proposal, verdict: Verdict) -> CommandRecord:
+        """Record a proposal with the gate's verdict; approved ones are queued for the trainer.
+
+        The same `command_id` again returns the record as it stands, whatever came of it.
+
+        Raises:
+            CommandIdReused: The id was used for a different command.
+        """
+        with self.transaction():
+            known = self._find(proposal.command_id)
+            if known is not None:
+                if known.proposal.digest() != proposal.digest():
+                    raise CommandIdReused(
+                        f"command_id {proposal.command_id!r} was used for another command "
+                        f"({known.proposal.command.kind}); use a new id",
+                        field="command_id",
+                    )
+                return known
+            step = self._last_step()
+            seq = self._insert_event(Proposed(proposal=proposal), step, "main", proposal.command_id)
+            self._insert_event(Judged(verdict=verdict), step, "main", proposal.command_id)
+            record = CommandRecord(
+                proposal=proposal,
+                state=State.QUEUED if verdict.decision in ("approved", "edited") else State(verdict.decision),
+                verdict=verdict,
+                submitted_seq=seq,
+                submitted_step=step,
+            )
+            self._db.execute(
+                "INSERT INTO commands VALUES (?, ?, ?, ?, ?)",
+                (proposal.command_id, record.state.value, proposal.digest(), seq, record.model_dump_json()),
+            )
+            return record
+
+    def acknowledge(self, command_id: str, ack: Ack, *also: Record) -> int:
+        """Record the trainer's answer, the command's new state and `also`, in one transaction.
+
+        Raises:
+            UserError: The command is not queued (it has an answer already).
+        """
+        with self.transaction():
+            seq = self._advance(command_id, State(ack.outcome), Acked(ack=ack), ack.step, ack.branch)
+            for body in also:
+                self._append(body, ack.step, ack.branch, command_id)
+            return seq
+
+    def _advance(self, command_id: str, state: State, body: Acked, step: int | None, branch: str) -> int:
+        record = self.command(command_id)
+        if state not in NEXT[record.state]:
+            raise UserError(f"command {command_id} is {record.state.value}, it cannot become {state.value}")
+        record = record.model_copy(update={"state": state, "ack": body.ack})
+        self._db.execute(
+            "UPDATE commands SET state = ?, record = ? WHERE command_id = ?",
+            (state.value, record.model_dump_json(), command_id),
+        )
+        return self._insert_event(body, step, branch, command_id)
+
+    def commands(self, *states: State, limit: int = 1000, newest: bool = False) -> list[CommandRecord]:
+        """Commands in order of submission, of all states or of those named; `newest`: the last `limit` of them."""
+        where = f"WHERE state IN ({','.join('?' * len(states))})" if states else ""
+        sql = f"SELECT record FROM commands {where} ORDER BY submitted_seq {'DESC' if newest else 'ASC'} LIMIT ?"
+        with _storing(self.folder):
+            rows = self._db.execute(sql, (*[s.value for s in states], limit)).fetchall()
+        records = [CommandRecord.model_validate_json(row[0]) for row in rows]
+        return records[::-1] if newest else records
+
+    def command(self, command_id: str) -> CommandRecord:
+        """Raises UnknownCommandId if there is none of that id."""
+        record = self._find(command_id)
+        if record is None:
+            raise UnknownCommandId(f"no command {command_id!r} in this run", field="command_id")
+        return record
+
+    def _find(self, command_id: str) -> CommandRecord | None:
+        with _storing(self.folder):
+            row = self._db.execute("SELECT record FROM commands WHERE command_id = ?", (command_id,)).fetchone()
+        return CommandRecord.model_validate_json(row[0]) if row else None
+
+    # -- points -----------------------------------------------------------------------------------------------
+
+    def append_points(self, points: Iterable[Point]) -> None:
+        """Append metric rows in one transaction, closing buckets as they fill.
+
+        One process writes a run's points. It keeps the open buckets in memory; after a crash the next writer
+        rebuilds them from the rows after the last closed bucket.
+        """
+        with self.transaction():
+            if self._rollups is None:
+                self._rollups = {}
+            next_id = int(self._db.execute("SELECT coalesce(max(point_id), 0) FROM points").fetchone()[0])
+            rows: list[tuple[object, ...]] = []
+            closed: list[tuple[object, ...]] = []
+            touched: dict[tuple[str, str, str], list[int]] = {}
+            for next_id, point in enumerate(points, start=next_id + 1):  # noqa: B020
+                rows.append((next_id, point.branch, point.step, point.at_s, point.source, _metrics_json(point.values)))
+                for name, value in point.values.items():
+                    rollup = self._rollup(point.branch, name)
+                    closed += [(point.branch, name, *b.row()) for b in rollup.add(value, point.step, next_id)]
+                    span = touched.setdefault((point.branch, name, point.source), [0, point.step, point.step])
+                    span[0] += 1
+                    span[1], span[2] = min(span[1], point.step), max(span[2], point.step)
+            self._db.executemany("INSERT INTO points VALUES (?, ?, ?, ?, ?, ?)", rows)
+            self._db.executemany("INSERT INTO buckets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", closed)
+            self._db.executemany(
+                "INSERT INTO series VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count,"
+                " first_step = min(first_step, excluded.first_step), last_step = max(last_step, excluded.last_step)",
+                [(*key, *span) for key, span in touched.items()],
+            )
+
+    def _rollup(self, branch: str, name: str) -> Rollup:
+        rollups = self._rollups
+        if rollups is None:
+            raise StoreFault("rollups are used inside append_points only")
+        key = (branch, name)
+        if key not in rollups:
+            rollups[key] = self._rebuild_rollup(branch, name)
+        return rollups[key]
+
+    def _rebuild_rollup(self, branch: str, name: str) -> Rollup:
+        """The open buckets of a series, from what follows the last closed bucket of each level."""
+        rollup = Rollup()
+        after = self._last_bucketed(branch, name, LEVELS[-1])
+        for level in reversed(LEVELS[:-1]):
+            for bucket in self._buckets(branch, name, level, after):
+                rollup.absorb(bucket)
+                after = bucket.last_point
+        for point_id, step, value in self._raw(branch, name, after):
+            rollup.add(value, step, point_id)
+        return rollup
+
+    def _last_bucketed(self, branch: str, name: str, level: int) -> int:
+        row = self._db.execute(
+            "SELECT max(last_point) FROM buckets WHERE branch = ? AND name = ? AND level = ?", (branch, name, level)
+        ).fetchone()
+        return int(row[0] or 0)
+
+    def _buckets(
+        self, branch: str, name: str, level: int, after: int, first: int = 0, last: int = 2**62
+    ) -> list[Bucket]:
+        rows = self._db.execute(
+            "SELECT level, last_step, first_step, last_point, count, total, low, high, nonfinite FROM buckets "
+            "WHERE branch = ? AND name = ? AND level = ? AND last_point > ? AND last_step >= ? AND first_step <= ? "
+            "ORDER BY last_point",
+            (branch, name, level, after, first, last),
+        )
+        return [Bucket.from_row(row) for row in rows]
+
+    def _raw(
+        self, branch: str, name: str, after: int, first: int = 0, last: int = 2**62
+    ) -> list[tuple[int, int, float]]:
+        """(point_id, step, value) of one metric, in order of writing."""
+        path = '$."' + name.replace('"', "") + '"'
+        # After a known row, walk the table from there; SQLite would otherwise sort out the whole run by its index.
+        table, order = ("points", "step, point_id") if after == 0 else ("points NOT INDEXED", "point_id")
+        rows = self._db.execute(
+            f"SELECT point_id, step, json_extract(metrics, ?) AS value FROM {table} "
+            "WHERE branch = ? AND point_id > ? AND step BETWEEN ? AND ? "
+            f"AND source IN (SELECT source FROM series WHERE branch = ? AND name = ?) ORDER BY {order}",
+            (path, branch, after, first, last, branch, name),
+        )
+        return [(i, step, float(value)) for i, step, value in rows if value is not None]
+
+    def points(self, since: int = 0, limit: int = 1000, sources: Sequence[str] | None = None) -> list[StoredPoint]:
+        """Whole rows with `point_id > since`, in order of writing."""
+        sources = list(sources or ("step", "log", "eval"))
+        with _storing(self.folder):
+            rows = self._db.execute(
+                "SELECT point_id, branch, step, at_s, source, metrics FROM points WHERE point_id > ? "
+                f"AND source IN ({','.join('?' * len(sources))}) ORDER BY point_id LIMIT ?",
+                (since, *sources, limit),
+            ).fetchall()
+        return [_point(row) for row in rows]
+
+    def recent_points(self, limit: int, sources: Sequence[str] = ("step",), branch: str = "main") -> list[StoredPoint]:
+        """The last `limit` rows of a branch, oldest first."""
+        with _storing(self.folder):
+            rows = self._db.execute(
+                "SELECT point_id, branch, step, at_s, source, metrics FROM points WHERE branch = ? "
+                f"AND source IN ({','.join('?' * len(sources))}) ORDER BY point_id DESC LIMIT ?",
+                (branch, *sources, limit),
+            ).fetchall()
+        return [_point(row) for row in reversed(rows)]
+
+    def last_point_id(self) -> int:
+        return int(self._db.execute("SELECT coalesce(max(point_id), 0) FROM points").fetchone()[0])
+
+    def series(self, branch: str = "main") -> list[SeriesInfo]:
+        """Every metric of a branch with its extent."""
+        with _storing(self.folder):
+            rows = self._db.execute(
+                "SELECT name, branch, sum(count), min(first_step), max(last_step) FROM series WHERE branch = ? "
+                "GROUP BY name ORDER BY name",
+                (branch,),
+            ).fetchall()
+        keys = ("name", "branch", "count", "first_step", "last_step")
+        return [SeriesInfo.model_validate(dict(zip(keys, row, strict=True))) for row in rows]
+
+    def curve(
+        self,
+        name: str,
+        branch: str = "main",
+        first_step: int = 0,
+        last_step: int | None = None,
+        max_points: int = 1000,
+    ) -> Curve:
+        """One metric over steps, with at most `max_points` entries.
+
+        Raises:
+            UserError: No such metric in that branch; lists those there are.
+        """
+        known = {s.name: s for s in self.series(branch)}
+        if name not in known:
+            names = sorted(known)
+            raise UserError(
+                f"no metric {name!r} in branch {branch!r}; there are: {', '.join(names) or 'none yet'}",
+                field="metric",
+                allowed=names,
+            )
+        info = known[name]
+        last = info.last_step if last_step is None else last_step
+        span = max(1, info.last_step - info.first_step + 1)
+        asked = max(0, min(last, info.last_step) - max(first_step, info.first_step) + 1)
+        expected = info.count * asked / span
+        level = next((n for n in (0, *LEVELS) if expected / FAN**n <= max_points * FAN), LEVELS[-1])
+        with _storing(self.folder):
+            buckets = self._cover(branch, name, level, first_step, last)
+        return thin(name, branch, buckets, max_points)
+
+    def _cover(self, branch: str, name: str, level: int, first: int, last: int) -> list[Bucket]:
+        """Closed buckets of `level`, then what is newer from the finer levels, down to raw points."""
+        buckets: list[Bucket] = []
+        after = 0
+        for n in range(level, 0, -1):
+            found = self._buckets(branch, name, n, after, first, last)
+            after = self._last_bucketed(branch, name, n)
+            buckets += found
+        raw = self._raw(branch, name, after, first, last)
+        return buckets + [Bucket.of_one(value, step, point_id) for point_id, step, value in raw]
+
+
+def _metrics_json(values: dict[str, float]) -> str:
+    if math.isfinite(sum(values.values())):
+        return json.dumps(values)
+    return json.dumps({name: encode_number(value) for name, value in values.items()})
+
+
+def _event(row: tuple[Any, ...]) -> Event:
+    seq, at_s, step, branch, command_id, body = row
+    return Event(
+        seq=seq, at_s=at_s, step=step, branch=branch, command_id=command_id, body=BODY.validate_json(body)
+    )
+
+
+def _point(row: tuple[Any, ...]) -> StoredPoint:
+    point_id, branch, step, at_s, source, metrics = row
+    return StoredPoint(
+        point_id=point_id, branch=branch, step=step, at_s=at_s, source=source, values=json.loads(metrics)
+    )
+
+
+@contextlib.contextmanager
+def _storing(folder: Path) -> Iterator[None]:
+    """Turn SQLite's and the disk's errors into ours, with the file's name."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise StoreFault(f"the log in {folder}: {error}") from error
