@@ -85,7 +85,8 @@ class UpdateOptimizer(_AtLeastOne):
         description="Any other hyperparameter that this optimizer has in its `defaults`, by its own name.",
     )
     param_group: Annotated[Int, Field(ge=0)] | None = Field(
-        None, description="Change only this parameter group (0-based). Default: all groups, as described above."
+        None,
+        description="Change only this parameter group (0-based). Default: all groups, as described above.",
     )
 
 
@@ -126,7 +127,8 @@ class UpdateTraining(_AtLeastOne):
     risk = Risk.TUNE
     kind: Literal["update_training"] = "update_training"
     max_grad_norm: Annotated[Float, Field(ge=0, le=1e6)] | None = Field(
-        None, description="Largest gradient norm, longer gradients are scaled down to it; 0 switches clipping off."
+        None,
+        description="Largest gradient norm, longer gradients are scaled down to it; 0 switches clipping off.",
     )
     gradient_accumulation_steps: Annotated[Int, Field(ge=1, le=65536)] | None = Field(
         None, description="Micro-batches per optimizer step."

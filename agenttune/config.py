@@ -99,12 +99,12 @@ class Bounds(Settings):
 
 
 class GateSettings(Settings):
-    """What no command may do, whoever asks."""
+    """What commands may do. Bounds and `forbid` hold for everyone, the rest for agents."""
 
-    bounds: dict[str, Bounds] = Field(default_factory=lambda: {"lr": Bounds(minimum=1e-8, maximum=10.0)})
+    bounds: dict[str, Bounds] = Field(default_factory=dict)
     """Absolute bounds by knob name, as [min, max]; for `lr` they hold for base and effective rate."""
-    max_change_factor: float | None = Field(100.0, gt=1)
-    """Largest factor by which one command may change a positive knob, up or down; null for no limit."""
+    max_change_factor: float | None = Field(None, gt=1)
+    """Largest factor by which one command of an agent may change a knob, up or down; null for no limit."""
     cooldown_steps: int = Field(0, ge=0)
     """Steps that must pass between two changes of the same knob by an agent."""
     forbid: list[str] = Field(default_factory=list)

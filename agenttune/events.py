@@ -193,9 +193,7 @@ Body = Annotated[
     ],
     Field(discriminator="kind"),
 ]
-EVENT_KINDS: tuple[str, ...] = tuple(
-    t.model_fields["kind"].default for t in get_args(get_args(Body)[0])
-)
+EVENT_KINDS: tuple[str, ...] = tuple(t.model_fields["kind"].default for t in get_args(get_args(Body)[0]))
 BODY: TypeAdapter[Any] = TypeAdapter(Body)
 
 
@@ -272,8 +270,11 @@ class RunInfo(Record):
     max_steps: int | None = None
     branch: str = "main"
     pid: int | None = None
-    pid_started_at_s: float | None = Field(None, description="Guards against a reused pid.")
+    pid_started_s: float | None = Field(None, description="Start of that process, in seconds after boot.")
     path: str = ""
+    capabilities: list[str] = Field(default_factory=list, description="Commands this trainer can apply.")
+    knobs: list[KnobState] = Field(default_factory=list, description="As last read from the trainer.")
+    rules: dict[str, Any] = Field(default_factory=dict, description="The run's `gate` and `budgets` settings.")
     goal_metric: str = "eval_loss"
     goal_direction: Literal["minimize", "maximize"] = "minimize"
 

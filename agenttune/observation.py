@@ -60,5 +60,3 @@ class Observation(Record):
 
     def knob(self, name: str) -> KnobState | None:
         return next((knob for knob in self.knobs if knob.name == name), None)
-
-

@@ -29,9 +29,11 @@ from agenttune.events import (
     Curve,
     Event,
     Judged,
+    KnobsRead,
     Point,
     Proposed,
     RunInfo,
+    RunStarted,
     SeriesInfo,
     StatusChanged,
     StoredPoint,
@@ -43,7 +45,9 @@ from agenttune.rollups import FAN, LEVELS, Bucket, Rollup, thin
 LOG_NAME = "log.db"
 FORMAT = 1
 BUSY_TIMEOUT_S = 10.0
-NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "lustre", "gpfs", "beegfs"})
+NETWORK_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "lustre", "gpfs", "beegfs"}
+)
 
 _SCHEMA = """
 CREATE TABLE run (id INTEGER PRIMARY KEY CHECK (id = 1), info TEXT NOT NULL);
@@ -86,7 +90,9 @@ def run_folder(runs_dir: Path, run_id: str) -> Path:
     if run_id in ("", ".", "..") or Path(run_id).name != run_id or not (folder / LOG_NAME).is_file():
         known = [info.run_id for info in list_runs(runs_dir)[:10]]
         raise UnknownRun(
-            f"no run {run_id!r} in {runs_dir}; newest: {', '.join(known) or 'none'}", field="run_id", allowed=known
+            f"no run {run_id!r} in {runs_dir}; newest: {', '.join(known) or 'none'}",
+            field="run_id",
+            allowed=known,
         )
     return folder
 
@@ -184,7 +190,11 @@ class RunLog:
             raise StoreFault(f"no log at {path}")
         with _storing(folder):
             connection = sqlite3.connect(
-                path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=256
+                path,
+                timeout=BUSY_TIMEOUT_S,
+                isolation_level=None,
+                check_same_thread=False,
+                cached_statements=256,
             )
             connection.execute("PRAGMA synchronous=NORMAL")
             version = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -242,8 +252,9 @@ class RunLog:
     ) -> list[int]:
         """Append events in one transaction and return their `seq`.
 
-        A `StatusChanged` also updates the identity card; a final status is never followed by another one: a later
-        one is not written. Queued commands of a run that ends expire in the same transaction.
+        `RunStarted`, `KnobsRead` and `StatusChanged` also update the identity card. A final status is never
+        followed by another one: a later one is not written. Queued commands of a run that ends expire in the same
+        transaction.
         """
         with self.transaction():
             return [seq for body in bodies for seq in self._append(body, step, branch, command_id)]
@@ -251,6 +262,15 @@ class RunLog:
     def _append(self, body: Record, step: int | None, branch: str, command_id: str | None) -> list[int]:
         if isinstance(body, StatusChanged):
             return self._append_status(body, step, branch)
+        if isinstance(body, KnobsRead):
+            self._update_info(knobs=body.knobs)
+        elif isinstance(body, RunStarted):
+            self._update_info(
+                capabilities=body.capabilities,
+                pid=body.pid,
+                max_steps=body.max_steps,
+                started_at_s=time.time(),
+            )
         return [self._insert_event(body, step, branch, command_id)]
 
     def _insert_event(self, body: Record, step: int | None, branch: str, command_id: str | None) -> int:
@@ -315,7 +335,7 @@ class RunLog:
             CommandIdReused: The id was used for a different command.
         """
         with self.transaction():
-            known = self._find(proposal.command_id)
+            known = self.find_command(proposal.command_id)
             if known is not None:
                 if known.proposal.digest() != proposal.digest():
                     raise CommandIdReused(
@@ -374,12 +394,12 @@ class RunLog:
 
     def command(self, command_id: str) -> CommandRecord:
         """Raises UnknownCommandId if there is none of that id."""
-        record = self._find(command_id)
+        record = self.find_command(command_id)
         if record is None:
             raise UnknownCommandId(f"no command {command_id!r} in this run", field="command_id")
         return record
 
-    def _find(self, command_id: str) -> CommandRecord | None:
+    def find_command(self, command_id: str) -> CommandRecord | None:
         with _storing(self.folder):
             row = self._db.execute("SELECT record FROM commands WHERE command_id = ?", (command_id,)).fetchone()
         return CommandRecord.model_validate_json(row[0]) if row else None
@@ -438,7 +458,8 @@ class RunLog:
 
     def _last_bucketed(self, branch: str, name: str, level: int) -> int:
         row = self._db.execute(
-            "SELECT max(last_point) FROM buckets WHERE branch = ? AND name = ? AND level = ?", (branch, name, level)
+            "SELECT max(last_point) FROM buckets WHERE branch = ? AND name = ? AND level = ?",
+            (branch, name, level),
         ).fetchone()
         return int(row[0] or 0)
 
@@ -554,9 +575,7 @@ def _metrics_json(values: dict[str, float]) -> str:
 
 def _event(row: tuple[Any, ...]) -> Event:
     seq, at_s, step, branch, command_id, body = row
-    return Event(
-        seq=seq, at_s=at_s, step=step, branch=branch, command_id=command_id, body=BODY.validate_json(body)
-    )
+    return Event(seq=seq, at_s=at_s, step=step, branch=branch, command_id=command_id, body=BODY.validate_json(body))
 
 
 def _point(row: tuple[Any, ...]) -> StoredPoint:

@@ -1,0 +1,314 @@
+"""The only door to a trainer: submit, observe, follow, record.
+
+`Control` is what the agent loop, the page and the command line see. `LocalControl` works on the runs folder itself;
+`client.HttpControl` asks a control server, which uses a `LocalControl`. One gate serves all.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from agenttune.errors import RunEnded
+from agenttune.events import (
+    BranchStarted,
+    CheckpointSaved,
+    Curve,
+    Decided,
+    Evaluated,
+    Event,
+    Found,
+    KnobState,
+    PolicyAttached,
+    PolicyDetached,
+    RunInfo,
+    SeriesInfo,
+    StatusChanged,
+    StoredPoint,
+)
+from agenttune.gate import Gate
+from agenttune.observation import HISTORY, RECENT_POINTS, THINNED_POINTS, Evaluation, Observation, SeriesView
+from agenttune.processes import is_alive
+from agenttune.proposals import CommandRecord, Proposal, State, Verdict
+from agenttune.store import RunLog, list_runs, run_folder
+
+OPEN_LOGS_PER_THREAD = 32
+FOLLOW_POLL_S = 0.02
+"""How often a waiting reader looks at the log's version, which costs microseconds."""
+
+AgentRecord = Found | Decided | PolicyAttached | PolicyDetached
+"""What an agent may write into a log beside its proposals."""
+
+
+class Control(Protocol):
+    """What can be done to runs, wherever they are.
+
+    Raises:
+        UnknownRun: Every method with a `run_id` that does not exist.
+        ServerUnreachable: Every method, when there is a server in between and it does not answer.
+    """
+
+    def runs(self) -> list[RunInfo]:
+        """All runs, newest first."""
+        ...
+
+    def info(self, run_id: str) -> RunInfo: ...
+
+    def observe(self, run_id: str) -> Observation:
+        """What a policy sees now; bounded however long the run is."""
+        ...
+
+    def events(
+        self,
+        run_id: str,
+        since: int = 0,
+        limit: int = 1000,
+        wait_s: float = 0.0,
+        kinds: Sequence[str] | None = None,
+    ) -> list[Event]:
+        """Events after `since`; with `wait_s`, waits that long for the first one."""
+        ...
+
+    def submit(self, run_id: str, proposal: Proposal) -> CommandRecord:
+        """Ask for a command: it gets a verdict, and if approved is queued.
+
+        Raises:
+            RunEnded: The run takes no more commands.
+            CommandIdReused: The id belongs to a different command.
+        """
+        ...
+
+    def dry_run(self, run_id: str, proposal: Proposal) -> Verdict:
+        """The verdict that `submit` would give, without submitting."""
+        ...
+
+    def command(self, run_id: str, command_id: str) -> CommandRecord:
+        """Raises UnknownCommandId if there is none of that id."""
+        ...
+
+    def commands(self, run_id: str, states: Sequence[State] = (), limit: int = 1000) -> list[CommandRecord]:
+        """The newest commands, oldest first."""
+        ...
+
+    def record(self, run_id: str, body: AgentRecord, step: int | None = None) -> int:
+        """Write a finding or a decision into the log; returns its `seq`."""
+        ...
+
+
+class LocalControl:
+    """`Control` over a folder of runs on this machine. Safe to share between threads.
+
+    Args:
+        runs_dir: The folder of runs; may not exist yet.
+        clock: Unix time in seconds.
+        sleep: Waits for so many seconds.
+    """
+
+    def __init__(
+        self,
+        runs_dir: Path,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.runs_dir = runs_dir
+        self._clock = clock
+        self._sleep = sleep
+        self._local = threading.local()
+
+    def log(self, run_id: str) -> RunLog:
+        """This thread's connection to a run's log."""
+        opened: OrderedDict[str, RunLog] = self._local.__dict__.setdefault("opened", OrderedDict())
+        folder = run_folder(self.runs_dir, run_id)
+        if run_id not in opened:
+            opened[run_id] = RunLog.open(folder)
+        opened.move_to_end(run_id)
+        while len(opened) > OPEN_LOGS_PER_THREAD:
+            opened.popitem(last=False)[1].close()
+        return opened[run_id]
+
+    def runs(self) -> list[RunInfo]:
+        return [self._checked(info) for info in list_runs(self.runs_dir)]
+
+    def info(self, run_id: str) -> RunInfo:
+        return self._checked(self.log(run_id).info())
+
+    def _checked(self, info: RunInfo) -> RunInfo:
+        """Close the log of a run whose process is gone: nobody else will."""
+        if not info.is_live or info.pid is None or is_alive(info.pid, info.pid_started_s):
+            return info
+        log = self.log(info.run_id)
+        reason = f"its process {info.pid} ended without closing the log"
+        log.append(StatusChanged(status="lost", reason=reason), step=info.step, branch=info.branch)
+        return log.info()
+
+    def observe(self, run_id: str) -> Observation:
+        return observe(self.log(run_id), self.info(run_id), self._clock())
+
+    def events(
+        self,
+        run_id: str,
+        since: int = 0,
+        limit: int = 1000,
+        wait_s: float = 0.0,
+        kinds: Sequence[str] | None = None,
+    ) -> list[Event]:
+        log = self.log(run_id)
+        deadline = time.monotonic() + wait_s
+        version = None
+        while True:
+            if version != (version := log.data_version()) and (found := log.events(since, limit, kinds)):
+                return found
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return []
+            self._sleep(min(FOLLOW_POLL_S, left))
+
+    def submit(self, run_id: str, proposal: Proposal) -> CommandRecord:
+        log = self.log(run_id)
+        info = self.info(run_id)
+        if not info.is_live:
+            known = log.find_command(proposal.command_id)
+            if known is not None:
+                return log.submit(proposal, known.verdict or _no_verdict())
+            raise RunEnded(
+                f"run {run_id} is {info.status}; it takes no more commands",
+                field="run_id",
+                allowed=self._live_runs(),
+            )
+        return log.submit(proposal, self._judge(log, info, proposal))
+
+    def _live_runs(self) -> list[str]:
+        return [info.run_id for info in self.runs() if info.is_live]
+
+    def dry_run(self, run_id: str, proposal: Proposal) -> Verdict:
+        return self._judge(self.log(run_id), self.info(run_id), proposal)
+
+    def _judge(self, log: RunLog, info: RunInfo, proposal: Proposal) -> Verdict:
+        step = proposal.valid_until_step
+        if step is not None and step < info.step:
+            reason = f"valid until step {step}, the run is at step {info.step}"
+            return Verdict(decision="expired", decided_by="clock", reason=reason)
+        return Gate.of(info).judge(proposal, info, log.commands(newest=True))
+
+    def command(self, run_id: str, command_id: str) -> CommandRecord:
+        return self.log(run_id).command(command_id)
+
+    def commands(self, run_id: str, states: Sequence[State] = (), limit: int = 1000) -> list[CommandRecord]:
+        return self.log(run_id).commands(*states, limit=limit, newest=True)
+
+    def record(self, run_id: str, body: AgentRecord, step: int | None = None) -> int:
+        return self.log(run_id).append(body, step=step)[0]
+
+    def knobs(self, run_id: str) -> list[KnobState]:
+        """Knobs as last read, the rates as of the newest step."""
+        return live_knobs(self.log(run_id), self.info(run_id))
+
+    def series(self, run_id: str, branch: str = "main") -> list[SeriesInfo]:
+        return self.log(run_id).series(branch)
+
+    def curve(
+        self,
+        run_id: str,
+        metric: str,
+        branch: str = "main",
+        first_step: int = 0,
+        last_step: int | None = None,
+        max_points: int = 1000,
+    ) -> Curve:
+        return self.log(run_id).curve(metric, branch, first_step, last_step, max_points)
+
+    def points(self, run_id: str, since: int = 0, limit: int = 1000) -> list[StoredPoint]:
+        return self.log(run_id).points(since, limit)
+
+    def checkpoints(self, run_id: str) -> list[Event]:
+        """`checkpoint_saved` events, oldest first."""
+        return self.log(run_id).events(kinds=[CheckpointSaved.model_fields["kind"].default], limit=10_000)
+
+    def branches(self, run_id: str) -> list[BranchStarted]:
+        """Branches in order of their start; `main` is always the first."""
+        events = self.log(run_id).events(kinds=[BranchStarted.model_fields["kind"].default], limit=10_000)
+        started = [e.body for e in events if isinstance(e.body, BranchStarted)]
+        return started if any(b.name == "main" for b in started) else [BranchStarted(name="main"), *started]
+
+
+def _no_verdict() -> Verdict:
+    return Verdict(decision="rejected", decided_by="store", reason="no verdict recorded")
+
+
+def live_knobs(log: RunLog, info: RunInfo) -> list[KnobState]:
+    """The knobs as last read, with the learning rates of the newest step (a schedule moves them every step)."""
+    newest = log.recent_points(1, branch=info.branch)
+    if not newest:
+        return info.knobs
+    values = newest[0].values
+    rates = {"effective": values["lr"], "base": values.get("base_lr")} if "lr" in values else {}
+    return [knob.model_copy(update=rates) if knob.name == "lr" else knob for knob in info.knobs]
+
+
+def observe(log: RunLog, info: RunInfo, now_s: float) -> Observation:
+    """Fold a run's log into what a policy sees."""
+    recent = log.recent_points(RECENT_POINTS, ("step", "log"), info.branch)
+    found = log.events(kinds=["found"], limit=HISTORY, newest=True)
+    evaluated = log.events(kinds=["evaluated"], limit=HISTORY, newest=True)
+    commands = log.commands(limit=HISTORY, newest=True)
+    used = len([r for r in log.commands(newest=True) if _counts(r)])
+    limit = Gate.of(info).budgets.max_commands
+    steps = [p for p in recent if p.source == "step"] or recent
+    return Observation(
+        run_id=info.run_id,
+        status=info.status,
+        step=info.step,
+        max_steps=info.max_steps,
+        branch=info.branch,
+        at_s=now_s,
+        last_step_at_s=steps[-1].at_s if steps else None,
+        goal_metric=info.goal_metric,
+        goal_direction=info.goal_direction,
+        knobs=live_knobs(log, info),
+        series=_series_views(log, info, recent),
+        evaluations=[
+            Evaluation(step=e.step or 0, metrics=e.body.metrics) for e in evaluated if isinstance(e.body, Evaluated)
+        ],
+        findings=[e.body.finding for e in found if isinstance(e.body, Found)],
+        commands=commands,
+        capabilities=info.capabilities,
+        commands_left=None if limit is None else max(0, limit - used),
+        last_seq=log.last_seq(),
+    )
+
+
+def _counts(record: CommandRecord) -> bool:
+    return record.proposal.author.principal == "agent" and record.state in (
+        State.QUEUED,
+        State.APPLIED,
+        State.KEPT,
+        State.REVERTED,
+    )
+
+
+def _series_views(log: RunLog, info: RunInfo, recent: Sequence[StoredPoint]) -> dict[str, SeriesView]:
+    raw: dict[str, tuple[list[int], list[float]]] = {}
+    for point in recent:
+        for name, value in point.values.items():
+            steps, values = raw.setdefault(name, ([], []))
+            steps.append(point.step)
+            values.append(value)
+    views = {}
+    for name, (steps, values) in raw.items():
+        long = log.curve(name, info.branch, max_points=THINNED_POINTS) if name in THINNED else None
+        views[name] = SeriesView(
+            name=name,
+            steps=steps,
+            values=values,
+            thinned_steps=long.steps if long else [],
+            thinned_values=long.mean if long else [],
+        )
+    return views
+
+
+THINNED = frozenset({"step_loss", "loss", "step_grad_norm", "grad_norm", "lr"})
+"""Series whose whole history a policy gets, thinned; the others are given for the newest steps only."""

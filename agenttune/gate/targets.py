@@ -1,0 +1,72 @@
+"""Which knobs a command would change, and to what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agenttune.commands import CommandBase, SetKnob, UpdateOptimizer, UpdateSchedule, UpdateTraining
+from agenttune.events import KnobState, RunInfo
+
+
+@dataclass(frozen=True)
+class Target:
+    """One value that a command would put into force.
+
+    Attributes:
+        knob: The knob's name.
+        field: The command's field that asks for it.
+        value: The value asked for.
+        current: The knob's value now, of the same kind (base or effective) as `value`.
+        implied: Values that follow from it (the base rate behind an effective one, or the other way round).
+    """
+
+    knob: str
+    field: str
+    value: float
+    current: float | None = None
+    implied: tuple[float, ...] = ()
+
+
+def targets_of(command: CommandBase, info: RunInfo) -> list[Target]:
+    """Every number that a command would put into force; empty for commands that change no number."""
+    knobs = {knob.name: knob for knob in info.knobs}
+    if isinstance(command, UpdateOptimizer):
+        return _optimizer_targets(command, knobs)
+    if isinstance(command, UpdateSchedule):
+        asked = {"peak_lr": command.peak_lr, "final_lr": command.final_lr or None}
+        return [Target("lr", field, v, _effective(knobs, "lr")) for field, v in asked.items() if v is not None]
+    if isinstance(command, UpdateTraining):
+        return [Target(name, name, float(v), _effective(knobs, name)) for name, v in command.arguments().items()]
+    if isinstance(command, SetKnob) and isinstance(command.value, (int, float)):
+        return [Target(command.name, "value", float(command.value), _effective(knobs, command.name))]
+    return []
+
+
+def _optimizer_targets(command: UpdateOptimizer, knobs: dict[str, KnobState]) -> list[Target]:
+    asked: dict[str, object] = {
+        "weight_decay": command.weight_decay,
+        "eps": command.eps,
+        "momentum": command.momentum,
+        **{f"other.{name}": value for name, value in command.other.items()},
+    }
+    targets = [
+        Target(field.removeprefix("other."), field, float(v), _effective(knobs, field.removeprefix("other.")))
+        for field, v in asked.items()
+        if isinstance(v, (int, float)) and not isinstance(v, bool)
+    ]
+    if command.lr is not None:
+        targets.insert(0, _rate_target(command.lr, command.lr_sets == "base", knobs.get("lr")))
+    return targets
+
+
+def _rate_target(rate: float, sets_base: bool, knob: KnobState | None) -> Target:
+    effective = float(knob.effective) if knob is not None and knob.effective is not None else None
+    base = knob.base if knob is not None else None
+    current, other = (base, effective) if sets_base else (effective, base)
+    implied = (rate * other / current,) if current and other is not None else ()
+    return Target("lr", "lr", rate, current, implied)
+
+
+def _effective(knobs: dict[str, KnobState], name: str) -> float | None:
+    value = knobs[name].effective if name in knobs else None
+    return float(value) if isinstance(value, (int, float)) else None
