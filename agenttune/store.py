@@ -276,7 +276,7 @@ class RunLog:
     def _insert_event(self, body: Record, step: int | None, branch: str, command_id: str | None) -> int:
         cursor = self._db.execute(
             "INSERT INTO events (at_s, kind, step, branch, command_id, body) VALUES (?, ?, ?, ?, ?, ?)",
-            (time.time(), getattr(body, "kind"), step, branch, command_id, body.model_dump_json()),  # noqa: B009
+            (time.time(), getattr(body, "kind"), step, branch, command_id, body.model_dump_json()),
         )
         return int(cursor.lastrowid or 0)
 
