@@ -6,10 +6,11 @@ docs are derived from it (`surface.py`). To add one: a model here, a function th
 
 from __future__ import annotations
 
+import math
 from enum import Enum
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, TypeAdapter, ValidationError, model_validator
 
 from agenttune.errors import CommandError
 
@@ -20,6 +21,20 @@ Text = Annotated[str, Strict()]
 Name = Annotated[str, Strict(), Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 """A name that is safe as a file name: letters, digits, dot, underscore, dash; at most 64 characters."""
 Scalar = Bool | Int | Float | Text
+
+
+def _refuse_non_finite(value: object) -> object:
+    """Free-form values hold NaN and infinities that no type would stop."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("Input should be a finite number")
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for item in inside:
+        _refuse_non_finite(item)
+    return value
+
+
+Free = Annotated[Any, AfterValidator(_refuse_non_finite)]
+"""Any JSON value; what it may be is known to the trainer only."""
 Betas = tuple[Annotated[Float, Field(ge=0, lt=1)], Annotated[Float, Field(ge=0, lt=1)]]
 Beta = Annotated[Float, Field(ge=0, lt=1)]
 
@@ -198,7 +213,7 @@ class UpdateDataset(CommandBase):
 
     risk = Risk.DANGER
     kind: Literal["update_dataset"] = "update_dataset"
-    values: dict[Text, Any] = Field(min_length=1)
+    values: dict[Text, Free] = Field(min_length=1)
 
 
 class UpdateDatasetRuntimeHyperparameters(CommandBase):
@@ -206,7 +221,7 @@ class UpdateDatasetRuntimeHyperparameters(CommandBase):
 
     risk = Risk.TUNE
     kind: Literal["update_dataset_runtime_hyperparameters"] = "update_dataset_runtime_hyperparameters"
-    values: dict[Text, Any] = Field(min_length=1)
+    values: dict[Text, Free] = Field(min_length=1)
 
 
 class ModelLayerOperation(CommandBase):
@@ -216,7 +231,7 @@ class ModelLayerOperation(CommandBase):
     kind: Literal["model_layer_operation"] = "model_layer_operation"
     layer_name: Text = Field(max_length=512)
     operation_name: Text = Field(max_length=128)
-    params: dict[Text, Any] = Field(default_factory=dict)
+    params: dict[Text, Free] = Field(default_factory=dict)
 
 
 class ModelLayerParameterUpdate(CommandBase):
@@ -279,24 +294,41 @@ def parse_command(raw: object) -> CommandBase:
     try:
         command: CommandBase = _ADAPTER.validate_python(raw)
     except ValidationError as error:
-        raise command_error(error, BY_KIND[kind]) from None
+        raise command_error(error, BY_KIND[kind], raw) from None
     return command
 
 
-def command_error(error: ValidationError, model: type[CommandBase]) -> CommandError:
+def command_error(error: ValidationError, model: type[CommandBase], raw: dict[str, Any]) -> CommandError:
     """Describe the first problem of a failed validation in one sentence, with the field's own allowed values."""
-    first = error.errors(include_url=False)[0]
+    problems = error.errors(include_url=False)
+    first = problems[0]
     kind = model.model_fields["kind"].default
-    path = [str(part) for part in first["loc"] if part != kind]
+    path = _path(first["loc"], raw)
     if first["type"] == "extra_forbidden":
         allowed: object = [name for name in model.model_fields if name != "kind"]
     else:
         allowed = _limits(model, path[0]) if path else None
-    problem = first["msg"].removeprefix("Value error, ")
-    got = "" if first["type"] in ("missing", "value_error") else f" (got {first['input']!r:.80})"
+    # A union reports one problem a member; together they say what would have been accepted.
+    here = [p["msg"].removeprefix("Value error, ") for p in problems if _path(p["loc"], raw) == path]
+    problem = ", or: ".join(dict.fromkeys(here))
+    got = "" if first["type"] == "missing" or not path else f" (got {first['input']!r:.80})"
     hint = f"; allowed: {', '.join(map(str, allowed))}" if isinstance(allowed, list) else ""
     where = ".".join([kind, *path])
     return CommandError(f"{where}: {problem}{got}{hint}", field=".".join(path) or None, allowed=allowed)
+
+
+def _path(loc: tuple[int | str, ...], raw: object) -> list[str]:
+    """The keys of `raw` that lead to the problem; pydantic mixes in the names of union members."""
+    path = []
+    for part in loc[1:]:
+        if isinstance(raw, dict) and part in raw:
+            raw = raw[part]
+        elif isinstance(raw, (list, tuple)) and isinstance(part, int):
+            raw = raw[part] if part < len(raw) else None
+        elif not (isinstance(raw, dict) and part == loc[-1]):
+            continue
+        path.append(str(part))
+    return path
 
 
 def _limits(model: type[CommandBase], field: str) -> object:

@@ -13,7 +13,7 @@ FAN = 16
 LEVELS = (1, 2, 3, 4)
 
 
-@dataclass
+@dataclass(slots=True)
 class Bucket:
     """What is left of `count` points. `total`, `low` and `high` are over the finite ones."""
 
@@ -33,21 +33,6 @@ class Bucket:
             return cls(0, step, step, point_id, 1, value, value, value)
         return cls(0, step, step, point_id, 1, nonfinite=1)
 
-    @classmethod
-    def from_row(cls, row: Sequence[float | None]) -> Bucket:
-        level, last_step, first_step, last_point, count, total, low, high, nonfinite = row
-        return cls(
-            int(level or 0),
-            int(last_step or 0),
-            int(first_step or 0),
-            int(last_point or 0),
-            int(count or 0),
-            float(total or 0.0),
-            math.inf if low is None else low,
-            -math.inf if high is None else high,
-            int(nonfinite or 0),
-        )
-
     def row(self) -> tuple[float | None, ...]:
         """Values in the order of the `buckets` table; SQLite has no place for an empty range but NULL."""
         empty = self.nonfinite == self.count
@@ -66,13 +51,18 @@ class Bucket:
 
     def merge(self, other: Bucket) -> None:
         """Take in a bucket that follows this one."""
-        self.last_step = max(self.last_step, other.last_step)
-        self.first_step = min(self.first_step, other.first_step)
+        # Comparisons instead of min() and max(): a curve merges thousands of buckets while a client waits.
+        if other.last_step > self.last_step:
+            self.last_step = other.last_step
+        if other.first_step < self.first_step:
+            self.first_step = other.first_step
+        if other.low < self.low:
+            self.low = other.low
+        if other.high > self.high:
+            self.high = other.high
         self.last_point = other.last_point
         self.count += other.count
         self.total += other.total
-        self.low = min(self.low, other.low)
-        self.high = max(self.high, other.high)
         self.nonfinite += other.nonfinite
 
 

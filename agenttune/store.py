@@ -467,25 +467,25 @@ class RunLog:
         self, branch: str, name: str, level: int, after: int, first: int = 0, last: int = 2**62
     ) -> list[Bucket]:
         rows = self._db.execute(
-            "SELECT level, last_step, first_step, last_point, count, total, low, high, nonfinite FROM buckets "
+            "SELECT level, last_step, first_step, last_point, count, total, coalesce(low, 9e999), "
+            "coalesce(high, -9e999), nonfinite FROM buckets "
             "WHERE branch = ? AND name = ? AND level = ? AND last_point > ? AND last_step >= ? AND first_step <= ? "
             "ORDER BY last_point",
             (branch, name, level, after, first, last),
         )
-        return [Bucket.from_row(row) for row in rows]
+        return [Bucket(*row) for row in rows]
 
     def _raw(
         self, branch: str, name: str, after: int, first: int = 0, last: int = 2**62
     ) -> list[tuple[int, int, float]]:
         """(point_id, step, value) of one metric, in order of writing."""
-        path = '$."' + name.replace('"', "") + '"'
         # After a known row, walk the table from there; SQLite would otherwise sort out the whole run by its index.
         table, order = ("points", "step, point_id") if after == 0 else ("points NOT INDEXED", "point_id")
         rows = self._db.execute(
-            f"SELECT point_id, step, json_extract(metrics, ?) AS value FROM {table} "
+            f"SELECT point_id, step, (SELECT value FROM json_each(metrics) WHERE key = ?) FROM {table} "
             "WHERE branch = ? AND point_id > ? AND step BETWEEN ? AND ? "
             f"AND source IN (SELECT source FROM series WHERE branch = ? AND name = ?) ORDER BY {order}",
-            (path, branch, after, first, last, branch, name),
+            (name, branch, after, first, last, branch, name),
         )
         return [(i, step, float(value)) for i, step, value in rows if value is not None]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,10 +44,11 @@ def bounds(proposal: Proposal, world: World) -> Verdict | None:
     """Absolute bounds: those of the settings and those a knob was registered with."""
     for target in targets_of(proposal.command, world.info):
         for source, limit in _limits(target, world):
-            for value in (target.value, *target.implied):
-                clipped = _clip(value, limit)
-                if clipped != value:
-                    return _out_of_bounds(target, value, clipped, limit, source)
+            nearest = _clip(target.value, limit)
+            if target.implies is not None:
+                nearest = _clip(nearest * target.implies, limit) / target.implies
+            if not math.isclose(nearest, target.value, rel_tol=1e-12, abs_tol=0.0):
+                return _out_of_bounds(target, nearest, limit, source)
     return None
 
 
@@ -110,12 +112,10 @@ def _clip(value: float, limit: Bounds) -> float:
     return value
 
 
-def _out_of_bounds(target: Target, value: float, clipped: float, limit: Bounds, source: str) -> Verdict:
-    what = f"{target.knob} {value:g}"
-    if value != target.value:
-        what = f"{target.knob} {target.value:g} implies {value:g} for the other of base and effective rate, which"
-    # Scale what was asked as the implied value must be scaled; both are proportional.
-    nearest = clipped if value == target.value else target.value * clipped / value
+def _out_of_bounds(target: Target, nearest: float, limit: Bounds, source: str) -> Verdict:
+    what = f"{target.knob} {target.value:g}"
+    if target.implies is not None and target.value == _clip(target.value, limit):
+        what += f" means {target.value * target.implies:g} for the other of base and effective rate, which"
     low = "-inf" if limit.minimum is None else f"{limit.minimum:g}"
     high = "inf" if limit.maximum is None else f"{limit.maximum:g}"
     return _refuse("bounds", f"{what} is outside [{low}, {high}] ({source})", {target.field: nearest})

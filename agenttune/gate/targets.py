@@ -17,14 +17,15 @@ class Target:
         field: The command's field that asks for it.
         value: The value asked for.
         current: The knob's value now, of the same kind (base or effective) as `value`.
-        implied: Values that follow from it (the base rate behind an effective one, or the other way round).
+        implies: Factor from `value` to a value that follows from it: the base rate behind an effective one, or the
+            other way round.
     """
 
     knob: str
     field: str
     value: float
     current: float | None = None
-    implied: tuple[float, ...] = ()
+    implies: float | None = None
 
 
 def targets_of(command: CommandBase, info: RunInfo) -> list[Target]:
@@ -63,8 +64,7 @@ def _rate_target(rate: float, sets_base: bool, knob: KnobState | None) -> Target
     effective = float(knob.effective) if knob is not None and knob.effective is not None else None
     base = knob.base if knob is not None else None
     current, other = (base, effective) if sets_base else (effective, base)
-    implied = (rate * other / current,) if current and other is not None else ()
-    return Target("lr", "lr", rate, current, implied)
+    return Target("lr", "lr", rate, current, other / current if current and other else None)
 
 
 def _effective(knobs: dict[str, KnobState], name: str) -> float | None:

@@ -1,0 +1,115 @@
+"""A command that is wrong is refused with the field, what is allowed there, and nothing else happens."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agenttune.commands import BY_KIND, COMMAND_KINDS, COMMAND_TYPES, parse_command
+from agenttune.errors import CommandError
+
+SEED_COMMANDS = {
+    "update_optimizer",
+    "save_checkpoint",
+    "load_checkpoint",
+    "pause_training",
+    "resume_training",
+    "stop_training",
+    "do_evaluate",
+    "update_dataset",
+    "update_dataset_runtime_hyperparameters",
+    "model_layer_operation",
+    "model_layer_parameter_update",
+}
+OURS = {"set_knob", "update_schedule", "update_training", "add_note"}
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def test_the_list_is_complete() -> None:
+    assert set(COMMAND_KINDS) == SEED_COMMANDS | OURS
+
+
+def test_every_command_says_what_it_does_and_how_risky_it_is() -> None:
+    for command in COMMAND_TYPES:
+        assert command.__doc__
+        assert command.risk.value in {"observe", "tune", "disrupt", "danger"}
+
+
+def test_the_seeds_own_documented_example_is_accepted() -> None:
+    command = parse_command({"kind": "update_optimizer", "lr": 1e-4, "weight_decay": 0.01})
+    assert command.arguments() == {"lr": 1e-4, "lr_sets": "effective", "weight_decay": 0.01, "other": {}}
+
+
+@pytest.mark.parametrize(
+    ("raw", "field", "words"),
+    [
+        ({"kind": "update_optimizer", "lr": "3e-4"}, "lr", ["valid number", "'3e-4'"]),
+        ({"kind": "update_optimizer", "lr": True}, "lr", ["valid number"]),
+        ({"kind": "update_optimizer", "lr": float("nan")}, "lr", ["finite"]),
+        ({"kind": "update_optimizer", "lr": float("inf")}, "lr", ["inf"]),
+        ({"kind": "update_optimizer", "lr": -1.0}, "lr", ["greater than or equal to 0"]),
+        ({"kind": "update_optimizer", "lr": 1e9}, "lr", ["less than or equal to 100"]),
+        ({"kind": "update_optimizer", "lrr": 1.0}, "lrr", ["allowed: lr,"]),
+        ({"kind": "update_optimizer", "betas": [0.9]}, "betas.1", ["required"]),
+        ({"kind": "update_optimizer", "betas": [2.0, -1.0]}, "betas.0", ["less than 1"]),
+        ({"kind": "update_optimizer", "other": {"rho": float("nan")}}, "other.rho", ["finite"]),
+        ({"kind": "update_optimizer"}, None, ["nothing to change", "lr"]),
+        ({"kind": "update_optimizer", "lr_sets": "base"}, None, ["nothing to change"]),
+        ({"kind": "update_schedule", "shape": "spiral"}, "shape", ["'constant'"]),
+        ({"kind": "update_schedule", "shape": "linear", "decay_steps": 5}, None, ["wsd"]),
+        ({"kind": "update_training", "max_steps": 1.5}, "max_steps", ["integer"]),
+        ({"kind": "save_checkpoint", "tag": "../../evil"}, "tag", ["pattern"]),
+        ({"kind": "load_checkpoint", "checkpoint_id": "../x"}, "checkpoint_id", ["pattern"]),
+        ({"kind": "set_knob", "name": "x"}, "value", ["required"]),
+        ({"kind": "update_dataset", "values": {}}, "values", ["at least 1"]),
+        ({"kind": "add_note", "text": ""}, "text", ["at least 1"]),
+        ({"kind": "lower_the_rate"}, "kind", ["unknown command", "update_optimizer"]),
+        ({}, "kind", ["unknown command None"]),
+        ([1], "command", ["JSON object"]),
+    ],
+)
+def test_bad_input_is_named(raw: object, field: str | None, words: list[str]) -> None:
+    with pytest.raises(CommandError) as caught:
+        parse_command(raw)
+    assert caught.value.field == field
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_the_error_says_what_would_be_allowed() -> None:
+    with pytest.raises(CommandError) as caught:
+        parse_command({"kind": "update_optimizer", "lr": -1.0})
+    assert caught.value.allowed == {"maximum": 100, "minimum": 0, "type": "number"}
+    with pytest.raises(CommandError) as caught:
+        parse_command({"kind": "update_schedule", "shape": "spiral"})
+    assert caught.value.allowed == ["constant", "linear", "cosine", "wsd"]
+
+
+@given(kind=st.sampled_from(COMMAND_KINDS), body=st.dictionaries(st.text(max_size=12), json_values, max_size=4))
+def test_no_json_gets_past_as_anything_but_a_command_or_its_error(kind: str, body: dict[str, Any]) -> None:
+    try:
+        command = parse_command({**body, "kind": kind})
+    except CommandError:
+        return
+    assert type(command) is BY_KIND[kind]
+    assert parse_command(json.loads(command.model_dump_json())) == command
+
+
+@given(
+    kind=st.sampled_from(COMMAND_KINDS),
+    field=st.sampled_from(sorted({name for t in COMMAND_TYPES for name in t.model_fields} - {"kind"})),
+    bad=st.sampled_from([float("nan"), float("inf"), -float("inf")]),
+)
+def test_non_finite_numbers_pass_nowhere(kind: str, field: str, bad: float) -> None:
+    for value in (bad, [bad], {"x": bad}, {"x": [bad]}):
+        with pytest.raises(CommandError):
+            parse_command({"kind": kind, field: value})

@@ -1,0 +1,136 @@
+"""Through the one door: every request gets a recorded answer, and a run that ended or died says so."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from agenttune.control import LocalControl
+from agenttune.errors import RunEnded, UnknownRun
+from agenttune.events import Decided, Evaluated, Found, KnobsRead, NoteAdded, Point, RunStarted, StatusChanged
+from agenttune.findings import Finding
+from agenttune.observation import HISTORY, RECENT_POINTS
+from agenttune.processes import is_alive, started_s
+from agenttune.proposals import Ack, State
+from agenttune.store import RunLog
+from tests.core.conftest import propose
+
+
+@pytest.fixture
+def control(with_knobs: RunLog) -> LocalControl:
+    return LocalControl(with_knobs.folder.parent)
+
+
+def test_a_refusal_is_recorded_like_an_approval(control: LocalControl, log: RunLog) -> None:
+    log.update_info(rules={"gate": {"bounds": {"lr": [1e-6, 0.1]}}})
+    record = control.submit("r1", propose(lr=1.0))
+    assert record.state is State.REJECTED
+    assert record.verdict is not None
+    assert record.verdict.nearest_allowed == pytest.approx({"lr": 0.05})
+    assert [e.body.kind for e in log.events(command_id=record.command_id)] == ["proposed", "judged"]
+    assert control.commands("r1", [State.QUEUED]) == []
+
+
+def test_a_dry_run_leaves_no_trace(control: LocalControl, log: RunLog) -> None:
+    before = log.last_seq()
+    assert control.dry_run("r1", propose(lr=1e-3)).decision == "approved"
+    assert log.last_seq() == before
+
+
+def test_a_proposal_for_a_world_that_is_gone_expires(control: LocalControl, log: RunLog) -> None:
+    log.append_points([Point(step=50, at_s=0.0, values={"loss": 1.0})])
+    assert control.submit("r1", propose(lr=1e-3, valid_until_step=49)).state is State.EXPIRED
+    assert control.submit("r1", propose(lr=1e-3, valid_until_step=50)).state is State.QUEUED
+
+
+def test_an_ended_run_takes_no_commands_but_repeats_its_answers(control: LocalControl, log: RunLog) -> None:
+    known = control.submit("r1", propose(lr=1e-3, command_id="a"))
+    log.acknowledge("a", Ack(outcome="applied", step=1))
+    log.append(StatusChanged(status="stopped", reason="done"))
+    again = control.submit("r1", propose(lr=1e-3, command_id="a"))
+    assert (again.state, again.submitted_seq) == (State.APPLIED, known.submitted_seq)
+    with pytest.raises(RunEnded, match="run r1 is stopped"):
+        control.submit("r1", propose(lr=1e-3))
+    with pytest.raises(UnknownRun):
+        control.submit("r2", propose(lr=1e-3))
+
+
+def test_a_run_whose_process_is_gone_is_lost_and_its_queue_expires(control: LocalControl, log: RunLog) -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    log.append(RunStarted(framework="test", pid=process.pid))
+    log.update_info(pid_started_s=started_s(process.pid))
+    control.submit("r1", propose(lr=1e-3, command_id="a"))
+    assert control.info("r1").status == "running"
+    process.kill()
+    process.wait()
+    info = control.info("r1")
+    assert info.status == "lost"
+    assert str(process.pid) in info.status_reason
+    assert control.command("r1", "a").state is State.EXPIRED
+
+
+def test_a_reused_pid_is_another_process() -> None:
+    mine = started_s(os.getpid())
+    assert mine is not None
+    assert is_alive(os.getpid(), mine)
+    assert not is_alive(os.getpid(), mine - 100)
+    assert started_s(2**22 + 1) is None
+
+
+def test_observation_is_bounded_and_current(control: LocalControl, log: RunLog) -> None:
+    points = [
+        Point(step=i, at_s=float(i), values={"step_loss": 1 / (i + 1), "lr": i * 1e-6, "base_lr": 1e-3})
+        for i in range(3000)
+    ]
+    log.append_points(points)
+    for i in range(HISTORY + 10):
+        log.append(Evaluated(metrics={"eval_loss": float(i)}), step=i)
+        finding = Finding(kind="spike", severity="info", metric="step_loss", step=i, summary=str(i))
+        control.record("r1", Found(finding=finding), step=i)
+        control.submit("r1", propose(lr=1e-4))
+    seen = control.observe("r1")
+    assert seen.step == 2999
+    assert seen.last_step_at_s == 2999.0
+    assert len(seen.series["step_loss"].values) == RECENT_POINTS
+    assert seen.series["step_loss"].steps[-1] == 2999
+    assert 64 < len(seen.series["step_loss"].thinned_values) <= 128
+    assert seen.series["step_loss"].thinned_values[0] > seen.series["step_loss"].thinned_values[-1]
+    assert [len(seen.evaluations), len(seen.findings), len(seen.commands)] == [HISTORY] * 3
+    assert seen.evaluations[-1].metrics == {"eval_loss": float(HISTORY + 9)}
+    rate = seen.knob("lr")
+    assert rate is not None
+    assert (rate.base, rate.effective) == (1e-3, 2999e-6)
+    assert seen.commands_left == 100 - HISTORY - 10
+
+
+def test_knobs_are_as_the_trainer_read_them_last(control: LocalControl, log: RunLog) -> None:
+    noise = control.knobs("r1")[1]
+    log.append(KnobsRead(knobs=[noise.model_copy(update={"effective": 0.7})]))
+    assert [k.effective for k in control.knobs("r1")] == [0.7]
+
+
+def test_waiting_for_events_ends_when_one_comes(control: LocalControl, folder: Path) -> None:
+    since = control.log("r1").last_seq()
+    assert control.events("r1", since=since) == []
+
+    def write() -> None:
+        other = RunLog.open(folder)
+        other.append(NoteAdded(text="hello", author="t"))
+        other.close()
+
+    thread = threading.Timer(0.1, write)
+    thread.start()
+    events = control.events("r1", since=since, wait_s=20)
+    thread.join()
+    assert [e.body.kind for e in events] == ["note_added"]
+
+
+def test_agents_record_what_they_decided(control: LocalControl, log: RunLog) -> None:
+    seq = control.record("r1", Decided(policy="guardian", woken_by="finding", reason="nothing to do"), step=7)
+    event = log.events(since=seq - 1)[0]
+    assert (event.step, event.body.kind) == (7, "decided")

@@ -1,0 +1,69 @@
+"""A report tells what was changed, when, why and what came of it, also for runs that never got going."""
+
+from __future__ import annotations
+
+import math
+
+from agenttune.events import Evaluated, Point
+from agenttune.journal import summarize
+from agenttune.proposals import Ack, Change, State, Verdict
+from agenttune.store import RunLog
+from tests.core.conftest import APPROVED, propose
+
+
+def evaluate(log: RunLog, step: int, value: float) -> None:
+    log.append(Evaluated(metrics={"eval_loss": value}), step=step)
+    log.append_points([Point(step=step, at_s=float(step), values={"eval_loss": value}, source="eval")])
+
+
+def test_a_run_that_never_trained_has_a_report(log: RunLog) -> None:
+    summary = summarize(log)
+    assert summary.score is None
+    assert summary.interventions == []
+
+
+def test_first_last_and_best(log: RunLog) -> None:
+    for step, value in ((10, 3.0), (20, 1.0), (30, math.nan), (40, 2.0)):
+        evaluate(log, step, value)
+    score = summarize(log).score
+    assert score is not None
+    assert (score.first.value, score.best.step, score.best.value, score.last.value) == (3.0, 20, 1.0, 2.0)
+
+
+def test_the_best_accuracy_is_the_largest(log: RunLog) -> None:
+    log.update_info(goal_metric="eval_loss", goal_direction="maximize")
+    for step, value in ((10, 0.3), (20, 0.9), (30, 0.5)):
+        evaluate(log, step, value)
+    score = summarize(log).score
+    assert score is not None
+    assert score.best.value == 0.9
+
+
+def test_without_evaluations_the_training_loss_is_the_score(log: RunLog) -> None:
+    log.append_points([Point(step=i, at_s=0.0, values={"step_loss": 5.0 - i}) for i in range(5)])
+    score = summarize(log).score
+    assert score is not None
+    assert (score.metric, score.last.value) == ("step_loss", 1.0)
+
+
+def test_each_intervention_carries_its_effect(log: RunLog) -> None:
+    cut, second = propose(lr=0.01, based_on_step=10), propose(lr=0.001, based_on_step=30)
+    refused = propose(lr=99.0)
+    evaluate(log, 10, 3.0)
+    log.submit(cut, APPROVED)
+    change = Change(name="lr", previous=0.1, requested=0.01, effective=0.01)
+    log.acknowledge(cut.command_id, Ack(outcome="applied", step=12, changes=[change]))
+    evaluate(log, 20, 2.0)
+    evaluate(log, 30, 1.5)
+    log.submit(second, APPROVED)
+    log.acknowledge(second.command_id, Ack(outcome="applied", step=31, changes=[change]))
+    evaluate(log, 40, 1.0)
+    log.submit(refused, Verdict(decision="rejected", decided_by="guardrail:bounds", reason="too high"))
+    first, next_one, last = summarize(log).interventions
+    assert first.metric_before is not None
+    assert first.metric_after is not None
+    assert (first.metric_before.value, first.metric_after.value) == (3.0, 1.5)
+    assert first.summary == "lr 0.1 -> 0.01"
+    assert next_one.metric_after is not None
+    assert next_one.metric_after.value == 1.0
+    assert (last.state, last.summary, last.applied_at_step) == (State.REJECTED, "too high", None)
