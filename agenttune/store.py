@@ -12,8 +12,6 @@ a power cut may lose the last moments but never corrupts (https://www.sqlite.org
 from __future__ import annotations
 
 import contextlib
-import json
-import math
 import os
 import sqlite3
 import time
@@ -37,17 +35,14 @@ from agenttune.events import (
     SeriesInfo,
     StatusChanged,
     StoredPoint,
-    encode_number,
 )
+from agenttune.filesystem import refuse_network_file_system
+from agenttune.points import POINTS_SCHEMA, SOURCES, PointTable
 from agenttune.proposals import NEXT, Ack, CommandRecord, Proposal, Record, State, Verdict
-from agenttune.rollups import FAN, LEVELS, Bucket, Rollup, thin
 
 LOG_NAME = "log.db"
 FORMAT = 1
 BUSY_TIMEOUT_S = 10.0
-NETWORK_FILE_SYSTEMS = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "lustre", "gpfs", "beegfs"}
-)
 
 _SCHEMA = """
 CREATE TABLE run (id INTEGER PRIMARY KEY CHECK (id = 1), info TEXT NOT NULL);
@@ -62,21 +57,6 @@ CREATE TABLE commands (
     record TEXT NOT NULL
 );
 CREATE INDEX commands_by_state ON commands (state, submitted_seq);
-CREATE TABLE points (
-    point_id INTEGER PRIMARY KEY AUTOINCREMENT, branch TEXT NOT NULL, step INTEGER NOT NULL, at_s REAL NOT NULL,
-    source TEXT NOT NULL, metrics TEXT NOT NULL
-);
-CREATE INDEX points_by_step ON points (branch, source, step);
-CREATE TABLE series (
-    branch TEXT NOT NULL, name TEXT NOT NULL, source TEXT NOT NULL, count INTEGER NOT NULL,
-    first_step INTEGER NOT NULL, last_step INTEGER NOT NULL, PRIMARY KEY (branch, name, source)
-);
-CREATE TABLE buckets (
-    branch TEXT NOT NULL, name TEXT NOT NULL, level INTEGER NOT NULL, last_step INTEGER NOT NULL,
-    first_step INTEGER NOT NULL, last_point INTEGER NOT NULL, count INTEGER NOT NULL, total REAL NOT NULL,
-    low REAL, high REAL, nonfinite INTEGER NOT NULL,
-    PRIMARY KEY (branch, name, level, last_point)
-) WITHOUT ROWID;
 """
 
 
@@ -106,34 +86,6 @@ def list_runs(runs_dir: Path) -> list[RunInfo]:
     return sorted(infos, key=lambda info: info.created_at_s, reverse=True)
 
 
-def refuse_network_file_system(folder: Path) -> None:
-    """WAL needs shared memory, which network file systems do not give (https://www.sqlite.org/wal.html).
-
-    Raises:
-        StoreFault: `folder` is on one; says how to choose another.
-    """
-    kind = _file_system_of(folder)
-    if kind in NETWORK_FILE_SYSTEMS:
-        raise StoreFault(
-            f"the runs folder {folder} is on a network file system ({kind}), where SQLite's WAL mode is unsafe; "
-            "set store.runs_dir (or AGENTTUNE_RUNS_DIR) to a folder on a local disk"
-        )
-
-
-def _file_system_of(folder: Path) -> str:
-    mounts = Path("/proc/self/mounts")
-    if not mounts.exists():
-        return "unknown"
-    target, best, kind = str(folder.resolve()), "", "unknown"
-    for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
-        fields = line.split()
-        mount = fields[1].replace("\\040", " ")
-        inside = target == mount or target.startswith(mount.rstrip("/") + "/")
-        if inside and len(mount) >= len(best):
-            best, kind = mount, fields[2]
-    return kind
-
-
 class RunLog:
     """One connection to a run's log. Not shared between threads: each thread opens its own.
 
@@ -147,7 +99,7 @@ class RunLog:
     def __init__(self, folder: Path, connection: sqlite3.Connection) -> None:
         self.folder = folder
         self._db = connection
-        self._rollups: dict[tuple[str, str], Rollup] | None = None
+        self._points = PointTable(connection)
 
     @classmethod
     def create(cls, folder: Path, info: RunInfo) -> RunLog:
@@ -169,7 +121,7 @@ class RunLog:
             connection = sqlite3.connect(aside)
             try:
                 connection.execute("PRAGMA journal_mode=WAL")
-                connection.executescript(_SCHEMA)
+                connection.executescript(_SCHEMA + POINTS_SCHEMA)
                 connection.execute(f"PRAGMA user_version={FORMAT}")
                 connection.execute("INSERT INTO run VALUES (1, ?)", (info.model_dump_json(),))
                 connection.commit()
@@ -217,14 +169,12 @@ class RunLog:
             except BaseException:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
-                self._rollups = None
+                self._points.forget()
                 raise
 
     def data_version(self) -> int:
         """A number that changes when another connection has written; costs a few microseconds."""
         return int(self._db.execute("PRAGMA data_version").fetchone()[0])
-
-    # -- the run's identity card ------------------------------------------------------------------------------
 
     def info(self) -> RunInfo:
         with _storing(self.folder):
@@ -244,8 +194,6 @@ class RunLog:
         """Change fields of the identity card (not of the history)."""
         with self.transaction():
             self._update_info(**fields)
-
-    # -- events -----------------------------------------------------------------------------------------------
 
     def append(
         self, *bodies: Record, step: int | None = None, branch: str = "main", command_id: str | None = None
@@ -323,8 +271,6 @@ class RunLog:
     def last_seq(self) -> int:
         row = self._db.execute("SELECT max(seq) FROM events").fetchone()
         return int(row[0] or 0)
-
-    # -- commands ---------------------------------------------------------------------------------------------
 
     def submit(self, proposal: Proposal, verdict: Verdict) -> CommandRecord:
         """Record a proposal with the gate's verdict; approved ones are queued for the trainer.
@@ -404,125 +350,29 @@ class RunLog:
             row = self._db.execute("SELECT record FROM commands WHERE command_id = ?", (command_id,)).fetchone()
         return CommandRecord.model_validate_json(row[0]) if row else None
 
-    # -- points -----------------------------------------------------------------------------------------------
-
     def append_points(self, points: Iterable[Point]) -> None:
-        """Append metric rows in one transaction, closing buckets as they fill.
-
-        One process writes a run's points. It keeps the open buckets in memory; after a crash the next writer
-        rebuilds them from the rows after the last closed bucket.
-        """
+        """Append metric rows in one transaction. One process writes a run's points."""
         with self.transaction():
-            if self._rollups is None:
-                self._rollups = {}
-            next_id = int(self._db.execute("SELECT coalesce(max(point_id), 0) FROM points").fetchone()[0])
-            rows: list[tuple[object, ...]] = []
-            closed: list[tuple[object, ...]] = []
-            touched: dict[tuple[str, str, str], list[int]] = {}
-            for next_id, point in enumerate(points, start=next_id + 1):  # noqa: B020
-                rows.append((next_id, point.branch, point.step, point.at_s, point.source, _metrics_json(point.values)))
-                for name, value in point.values.items():
-                    rollup = self._rollup(point.branch, name)
-                    closed += [(point.branch, name, *b.row()) for b in rollup.add(value, point.step, next_id)]
-                    span = touched.setdefault((point.branch, name, point.source), [0, point.step, point.step])
-                    span[0] += 1
-                    span[1], span[2] = min(span[1], point.step), max(span[2], point.step)
-            self._db.executemany("INSERT INTO points VALUES (?, ?, ?, ?, ?, ?)", rows)
-            self._db.executemany("INSERT INTO buckets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", closed)
-            self._db.executemany(
-                "INSERT INTO series VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count,"
-                " first_step = min(first_step, excluded.first_step), last_step = max(last_step, excluded.last_step)",
-                [(*key, *span) for key, span in touched.items()],
-            )
+            self._points.append(points)
 
-    def _rollup(self, branch: str, name: str) -> Rollup:
-        rollups = self._rollups
-        if rollups is None:
-            raise StoreFault("rollups are used inside append_points only")
-        key = (branch, name)
-        if key not in rollups:
-            rollups[key] = self._rebuild_rollup(branch, name)
-        return rollups[key]
-
-    def _rebuild_rollup(self, branch: str, name: str) -> Rollup:
-        """The open buckets of a series, from what follows the last closed bucket of each level."""
-        rollup = Rollup()
-        after = self._last_bucketed(branch, name, LEVELS[-1])
-        for level in reversed(LEVELS[:-1]):
-            for bucket in self._buckets(branch, name, level, after):
-                rollup.absorb(bucket)
-                after = bucket.last_point
-        for point_id, step, value in self._raw(branch, name, after):
-            rollup.add(value, step, point_id)
-        return rollup
-
-    def _last_bucketed(self, branch: str, name: str, level: int) -> int:
-        row = self._db.execute(
-            "SELECT max(last_point) FROM buckets WHERE branch = ? AND name = ? AND level = ?",
-            (branch, name, level),
-        ).fetchone()
-        return int(row[0] or 0)
-
-    def _buckets(
-        self, branch: str, name: str, level: int, after: int, first: int = 0, last: int = 2**62
-    ) -> list[Bucket]:
-        rows = self._db.execute(
-            "SELECT level, last_step, first_step, last_point, count, total, coalesce(low, 9e999), "
-            "coalesce(high, -9e999), nonfinite FROM buckets "
-            "WHERE branch = ? AND name = ? AND level = ? AND last_point > ? AND last_step >= ? AND first_step <= ? "
-            "ORDER BY last_point",
-            (branch, name, level, after, first, last),
-        )
-        return [Bucket(*row) for row in rows]
-
-    def _raw(
-        self, branch: str, name: str, after: int, first: int = 0, last: int = 2**62
-    ) -> list[tuple[int, int, float]]:
-        """(point_id, step, value) of one metric, in order of writing."""
-        # After a known row, walk the table from there; SQLite would otherwise sort out the whole run by its index.
-        table, order = ("points", "step, point_id") if after == 0 else ("points NOT INDEXED", "point_id")
-        rows = self._db.execute(
-            f"SELECT point_id, step, (SELECT value FROM json_each(metrics) WHERE key = ?) FROM {table} "
-            "WHERE branch = ? AND point_id > ? AND step BETWEEN ? AND ? "
-            f"AND source IN (SELECT source FROM series WHERE branch = ? AND name = ?) ORDER BY {order}",
-            (name, branch, after, first, last, branch, name),
-        )
-        return [(i, step, float(value)) for i, step, value in rows if value is not None]
-
-    def points(self, since: int = 0, limit: int = 1000, sources: Sequence[str] | None = None) -> list[StoredPoint]:
+    def points(self, since: int = 0, limit: int = 1000, sources: Sequence[str] = SOURCES) -> list[StoredPoint]:
         """Whole rows with `point_id > since`, in order of writing."""
-        sources = list(sources or ("step", "log", "eval"))
         with _storing(self.folder):
-            rows = self._db.execute(
-                "SELECT point_id, branch, step, at_s, source, metrics FROM points WHERE point_id > ? "
-                f"AND source IN ({','.join('?' * len(sources))}) ORDER BY point_id LIMIT ?",
-                (since, *sources, limit),
-            ).fetchall()
-        return [_point(row) for row in rows]
+            return self._points.rows(since, limit, sources)
 
     def recent_points(self, limit: int, sources: Sequence[str] = ("step",), branch: str = "main") -> list[StoredPoint]:
         """The last `limit` rows of a branch, oldest first."""
         with _storing(self.folder):
-            rows = self._db.execute(
-                "SELECT point_id, branch, step, at_s, source, metrics FROM points WHERE branch = ? "
-                f"AND source IN ({','.join('?' * len(sources))}) ORDER BY point_id DESC LIMIT ?",
-                (branch, *sources, limit),
-            ).fetchall()
-        return [_point(row) for row in reversed(rows)]
+            return self._points.recent(limit, sources, branch)
 
     def last_point_id(self) -> int:
-        return int(self._db.execute("SELECT coalesce(max(point_id), 0) FROM points").fetchone()[0])
+        with _storing(self.folder):
+            return self._points.last_id()
 
     def series(self, branch: str = "main") -> list[SeriesInfo]:
         """Every metric of a branch with its extent."""
         with _storing(self.folder):
-            rows = self._db.execute(
-                "SELECT name, branch, sum(count), min(first_step), max(last_step) FROM series WHERE branch = ? "
-                "GROUP BY name ORDER BY name",
-                (branch,),
-            ).fetchall()
-        keys = ("name", "branch", "count", "first_step", "last_step")
-        return [SeriesInfo.model_validate(dict(zip(keys, row, strict=True))) for row in rows]
+            return self._points.series(branch)
 
     def curve(
         self,
@@ -537,52 +387,13 @@ class RunLog:
         Raises:
             UserError: No such metric in that branch; lists those there are.
         """
-        known = {s.name: s for s in self.series(branch)}
-        if name not in known:
-            names = sorted(known)
-            raise UserError(
-                f"no metric {name!r} in branch {branch!r}; there are: {', '.join(names) or 'none yet'}",
-                field="metric",
-                allowed=names,
-            )
-        info = known[name]
-        last = info.last_step if last_step is None else last_step
-        span = max(1, info.last_step - info.first_step + 1)
-        asked = max(0, min(last, info.last_step) - max(first_step, info.first_step) + 1)
-        expected = info.count * asked / span
-        level = next((n for n in (0, *LEVELS) if expected / FAN**n <= max_points * FAN), LEVELS[-1])
         with _storing(self.folder):
-            buckets = self._cover(branch, name, level, first_step, last)
-        return thin(name, branch, buckets, max_points)
-
-    def _cover(self, branch: str, name: str, level: int, first: int, last: int) -> list[Bucket]:
-        """Closed buckets of `level`, then what is newer from the finer levels, down to raw points."""
-        buckets: list[Bucket] = []
-        after = 0
-        for n in range(level, 0, -1):
-            found = self._buckets(branch, name, n, after, first, last)
-            after = self._last_bucketed(branch, name, n)
-            buckets += found
-        raw = self._raw(branch, name, after, first, last)
-        return buckets + [Bucket.of_one(value, step, point_id) for point_id, step, value in raw]
-
-
-def _metrics_json(values: dict[str, float]) -> str:
-    if math.isfinite(sum(values.values())):
-        return json.dumps(values)
-    return json.dumps({name: encode_number(value) for name, value in values.items()})
+            return self._points.curve(name, branch, first_step, last_step, max_points)
 
 
 def _event(row: tuple[Any, ...]) -> Event:
     seq, at_s, step, branch, command_id, body = row
     return Event(seq=seq, at_s=at_s, step=step, branch=branch, command_id=command_id, body=BODY.validate_json(body))
-
-
-def _point(row: tuple[Any, ...]) -> StoredPoint:
-    point_id, branch, step, at_s, source, metrics = row
-    return StoredPoint(
-        point_id=point_id, branch=branch, step=step, at_s=at_s, source=source, values=json.loads(metrics)
-    )
 
 
 @contextlib.contextmanager

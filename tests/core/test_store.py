@@ -244,10 +244,8 @@ def test_a_rebuilt_writer_agrees_with_the_one_that_was_killed(log: RunLog, folde
     log.append_points(loss_points([float(i) for i in range(5000)]))
     again = RunLog.open(folder)
     again.append_points(loss_points([7.0], first_step=5000))
-    assert again._rollups is not None
-    assert log._rollups is not None
-    log._rollups["main", "loss"].add(7.0, 5000, 5001)
-    assert again._rollups["main", "loss"] == log._rollups["main", "loss"]
+    log._points._rollups["main", "loss"].add(7.0, 5000, 5001)
+    assert again._points._rollups["main", "loss"] == log._points._rollups["main", "loss"]
     again.close()
 
 

@@ -1,0 +1,206 @@
+"""Metrics in a log: one row a step, and closed buckets beside them for quick curves."""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from agenttune.errors import UserError
+from agenttune.events import Curve, Point, SeriesInfo, StoredPoint, encode_number
+from agenttune.rollups import FAN, LEVELS, Bucket, Rollup, thin
+
+SOURCES = ("step", "log", "eval")
+POINTS_SCHEMA = """
+CREATE TABLE points (
+    point_id INTEGER PRIMARY KEY AUTOINCREMENT, branch TEXT NOT NULL, step INTEGER NOT NULL, at_s REAL NOT NULL,
+    source TEXT NOT NULL, metrics TEXT NOT NULL
+);
+CREATE INDEX points_by_step ON points (branch, source, step);
+CREATE TABLE series (
+    branch TEXT NOT NULL, name TEXT NOT NULL, source TEXT NOT NULL, count INTEGER NOT NULL,
+    first_step INTEGER NOT NULL, last_step INTEGER NOT NULL, PRIMARY KEY (branch, name, source)
+);
+CREATE TABLE buckets (
+    branch TEXT NOT NULL, name TEXT NOT NULL, level INTEGER NOT NULL, last_step INTEGER NOT NULL,
+    first_step INTEGER NOT NULL, last_point INTEGER NOT NULL, count INTEGER NOT NULL, total REAL NOT NULL,
+    low REAL, high REAL, nonfinite INTEGER NOT NULL,
+    PRIMARY KEY (branch, name, level, last_point)
+) WITHOUT ROWID;
+"""
+
+
+class PointTable:
+    """Reads and writes the metric tables over one connection. Its errors are sqlite3's own."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+        self._rollups: dict[tuple[str, str], Rollup] = {}
+
+    def forget(self) -> None:
+        """Drop the open buckets, after a transaction that was undone; they are rebuilt when needed."""
+        self._rollups = {}
+
+    def append(self, points: Iterable[Point]) -> None:
+        """Insert rows, with the buckets that they fill. The caller holds a transaction.
+
+        One process writes a run's points. It keeps the open buckets in memory; after a crash the next writer
+        rebuilds them from the rows after the last closed bucket.
+        """
+        next_id = int(self._db.execute("SELECT coalesce(max(point_id), 0) FROM points").fetchone()[0])
+        rows: list[tuple[object, ...]] = []
+        closed: list[tuple[object, ...]] = []
+        touched: dict[tuple[str, str, str], list[int]] = {}
+        for next_id, point in enumerate(points, start=next_id + 1):  # noqa: B020
+            rows.append((next_id, point.branch, point.step, point.at_s, point.source, _metrics_json(point.values)))
+            for name, value in point.values.items():
+                rollup = self._rollup(point.branch, name)
+                closed += [(point.branch, name, *b.row()) for b in rollup.add(value, point.step, next_id)]
+                span = touched.setdefault((point.branch, name, point.source), [0, point.step, point.step])
+                span[0] += 1
+                span[1], span[2] = min(span[1], point.step), max(span[2], point.step)
+        self._db.executemany("INSERT INTO points VALUES (?, ?, ?, ?, ?, ?)", rows)
+        self._db.executemany("INSERT INTO buckets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", closed)
+        self._db.executemany(
+            "INSERT INTO series VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count,"
+            " first_step = min(first_step, excluded.first_step), last_step = max(last_step, excluded.last_step)",
+            [(*key, *span) for key, span in touched.items()],
+        )
+
+    def _rollup(self, branch: str, name: str) -> Rollup:
+        key = (branch, name)
+        if key not in self._rollups:
+            self._rollups[key] = self._rebuild_rollup(branch, name)
+        return self._rollups[key]
+
+    def _rebuild_rollup(self, branch: str, name: str) -> Rollup:
+        """The open buckets of a series, from what follows the last closed bucket of each level."""
+        rollup = Rollup()
+        after = self._last_bucketed(branch, name, LEVELS[-1])
+        for level in reversed(LEVELS[:-1]):
+            for bucket in self._buckets(branch, name, level, after):
+                rollup.absorb(bucket)
+                after = bucket.last_point
+        for point_id, step, value in self._raw(branch, name, after):
+            rollup.add(value, step, point_id)
+        return rollup
+
+    def _last_bucketed(self, branch: str, name: str, level: int) -> int:
+        row = self._db.execute(
+            "SELECT max(last_point) FROM buckets WHERE branch = ? AND name = ? AND level = ?",
+            (branch, name, level),
+        ).fetchone()
+        return int(row[0] or 0)
+
+    def _buckets(
+        self, branch: str, name: str, level: int, after: int, first: int = 0, last: int = 2**62
+    ) -> list[Bucket]:
+        rows = self._db.execute(
+            "SELECT level, last_step, first_step, last_point, count, total, coalesce(low, 9e999), "
+            "coalesce(high, -9e999), nonfinite FROM buckets "
+            "WHERE branch = ? AND name = ? AND level = ? AND last_point > ? AND last_step >= ? AND first_step <= ? "
+            "ORDER BY last_point",
+            (branch, name, level, after, first, last),
+        )
+        return [Bucket(*row) for row in rows]
+
+    def _raw(
+        self, branch: str, name: str, after: int, first: int = 0, last: int = 2**62
+    ) -> list[tuple[int, int, float]]:
+        """(point_id, step, value) of one metric, in order of writing."""
+        # After a known row, walk the table from there; SQLite would otherwise sort out the whole run by its index.
+        table, order = ("points", "step, point_id") if after == 0 else ("points NOT INDEXED", "point_id")
+        rows = self._db.execute(
+            f"SELECT point_id, step, (SELECT value FROM json_each(metrics) WHERE key = ?) FROM {table} "
+            "WHERE branch = ? AND point_id > ? AND step BETWEEN ? AND ? "
+            f"AND source IN (SELECT source FROM series WHERE branch = ? AND name = ?) ORDER BY {order}",
+            (name, branch, after, first, last, branch, name),
+        )
+        return [(i, step, float(value)) for i, step, value in rows if value is not None]
+
+    def rows(self, since: int = 0, limit: int = 1000, sources: Sequence[str] = SOURCES) -> list[StoredPoint]:
+        """Whole rows with `point_id > since`, in order of writing."""
+        rows = self._db.execute(
+            "SELECT point_id, branch, step, at_s, source, metrics FROM points WHERE point_id > ? "
+            f"AND source IN ({','.join('?' * len(sources))}) ORDER BY point_id LIMIT ?",
+            (since, *sources, limit),
+        ).fetchall()
+        return [_point(row) for row in rows]
+
+    def recent(self, limit: int, sources: Sequence[str] = ("step",), branch: str = "main") -> list[StoredPoint]:
+        """The last `limit` rows of a branch, oldest first."""
+        rows = self._db.execute(
+            "SELECT point_id, branch, step, at_s, source, metrics FROM points WHERE branch = ? "
+            f"AND source IN ({','.join('?' * len(sources))}) ORDER BY point_id DESC LIMIT ?",
+            (branch, *sources, limit),
+        ).fetchall()
+        return [_point(row) for row in reversed(rows)]
+
+    def last_id(self) -> int:
+        return int(self._db.execute("SELECT coalesce(max(point_id), 0) FROM points").fetchone()[0])
+
+    def series(self, branch: str = "main") -> list[SeriesInfo]:
+        """Every metric of a branch with its extent."""
+        rows = self._db.execute(
+            "SELECT name, branch, sum(count), min(first_step), max(last_step) FROM series WHERE branch = ? "
+            "GROUP BY name ORDER BY name",
+            (branch,),
+        ).fetchall()
+        keys = ("name", "branch", "count", "first_step", "last_step")
+        return [SeriesInfo.model_validate(dict(zip(keys, row, strict=True))) for row in rows]
+
+    def curve(
+        self,
+        name: str,
+        branch: str = "main",
+        first_step: int = 0,
+        last_step: int | None = None,
+        max_points: int = 1000,
+    ) -> Curve:
+        """One metric over steps, with at most `max_points` entries.
+
+        Raises:
+            UserError: No such metric in that branch; lists those there are.
+        """
+        known = {s.name: s for s in self.series(branch)}
+        if name not in known:
+            names = sorted(known)
+            raise UserError(
+                f"no metric {name!r} in branch {branch!r}; there are: {', '.join(names) or 'none yet'}",
+                field="metric",
+                allowed=names,
+            )
+        info = known[name]
+        last = info.last_step if last_step is None else last_step
+        span = max(1, info.last_step - info.first_step + 1)
+        asked = max(0, min(last, info.last_step) - max(first_step, info.first_step) + 1)
+        expected = info.count * asked / span
+        level = next((n for n in (0, *LEVELS) if expected / FAN**n <= max_points * FAN), LEVELS[-1])
+        buckets = self._cover(branch, name, level, first_step, last)
+        return thin(name, branch, buckets, max_points)
+
+    def _cover(self, branch: str, name: str, level: int, first: int, last: int) -> list[Bucket]:
+        """Closed buckets of `level`, then what is newer from the finer levels, down to raw points."""
+        buckets: list[Bucket] = []
+        after = 0
+        for n in range(level, 0, -1):
+            found = self._buckets(branch, name, n, after, first, last)
+            after = self._last_bucketed(branch, name, n)
+            buckets += found
+        raw = self._raw(branch, name, after, first, last)
+        return buckets + [Bucket.of_one(value, step, point_id) for point_id, step, value in raw]
+
+
+def _metrics_json(values: dict[str, float]) -> str:
+    if math.isfinite(sum(values.values())):
+        return json.dumps(values)
+    return json.dumps({name: encode_number(value) for name, value in values.items()})
+
+
+def _point(row: tuple[Any, ...]) -> StoredPoint:
+    point_id, branch, step, at_s, source, metrics = row
+    return StoredPoint(
+        point_id=point_id, branch=branch, step=step, at_s=at_s, source=source, values=json.loads(metrics)
+    )
