@@ -288,9 +288,9 @@ def parse_command(raw: object) -> CommandBase:
     if not isinstance(raw, dict):
         raise CommandError(f"a command is a JSON object with a 'kind', not {type(raw).__name__}", field="command")
     kind = raw.get("kind")
-    if kind not in BY_KIND:
+    if not isinstance(kind, str) or kind not in BY_KIND:
         known = list(COMMAND_KINDS)
-        raise CommandError(f"unknown command {kind!r}; known: {', '.join(known)}", field="kind", allowed=known)
+        raise CommandError(f"unknown command {kind!r:.80}; known: {', '.join(known)}", field="kind", allowed=known)
     try:
         command: CommandBase = _ADAPTER.validate_python(raw)
     except ValidationError as error:

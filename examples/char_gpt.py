@@ -19,6 +19,7 @@ import agenttune
 
 BLOCK = 64  # characters a sample
 BATCH = 16  # samples a step
+WEIGHT_DECAY = 1.0  # strong, so that weights which a far too high rate has blown up can shrink again (measured)
 
 
 def arguments() -> argparse.Namespace:
@@ -79,6 +80,10 @@ def main() -> None:
         n_embd=64,
         n_layer=2,
         n_head=4,
+        activation_function="gelu_pytorch_tanh",
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
         bos_token_id=None,
         eos_token_id=None,
     )
@@ -91,6 +96,7 @@ def main() -> None:
             per_device_train_batch_size=BATCH,
             per_device_eval_batch_size=64,
             learning_rate=args.lr,
+            weight_decay=WEIGHT_DECAY,
             lr_scheduler_type=args.schedule,
             warmup_steps=args.warmup_steps,
             eval_strategy="steps",

@@ -1,0 +1,49 @@
+# The two commands: `make run` trains the example with an agent beside it, `make test` checks everything.
+# PYTHON chooses the interpreter that the virtual environments are made with: `make test PYTHON=python3.12`.
+PYTHON ?= python3
+BIN := .venv/bin
+OLDEST_BIN := .venv-oldest/bin
+# A thread per core in every test process would make each wait for the others.
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := run
+.PHONY: run test test-oldest bench-core format clean
+
+run: .venv/.installed
+	$(BIN)/agenttune run config.yaml
+
+test: .venv/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+test-oldest: .venv-oldest/.installed-dev
+	$(OLDEST_BIN)/pytest -m trainer
+
+bench-core: .venv/.installed
+	$(BIN)/python -m benchmarks.core
+
+format: .venv/.installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv .venv-oldest build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps: an environment is made anew only when what it holds has changed.
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -c constraints.txt -e .
+	@touch $@
+
+.venv/.installed-dev: .venv/.installed
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+.venv-oldest/.installed-dev: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	$(OLDEST_BIN)/python -m pip install -c constraints-oldest.txt -e '.[dev]'
+	@touch $@

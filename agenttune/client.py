@@ -1,0 +1,211 @@
+"""`Control` over HTTP: asks a control server what `LocalControl` asks the runs folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+from urllib.parse import quote, urlsplit
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from agenttune import errors
+from agenttune.control import AgentRecord
+from agenttune.errors import AgenttuneError, ServerUnreachable, SystemFault, UnknownRun, UserError
+from agenttune.events import BranchStarted, Curve, Event, KnobState, RunInfo, SeriesInfo, StoredPoint
+from agenttune.observation import Observation
+from agenttune.proposals import CommandRecord, Proposal, State, Verdict
+
+M = TypeVar("M", bound=BaseModel)
+PAGE = 10_000
+"""Most entries that the server gives at once."""
+WAIT_S = 30.0
+"""Longest single wait asked of the server (it allows 60); longer ones are asked in turns."""
+NOT_SEGMENTS = frozenset({"", ".", ".."})
+"""What a URL's path cannot name: clients and servers drop them."""
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class HttpControl:
+    """`Control` of the runs of a control server. Safe to share between threads.
+
+    Args:
+        url: The server's address, such as `http://127.0.0.1:7007`.
+        token: Its bearer token, if it has one.
+        timeout_s: Longest time to connect, and to wait for an answer beyond what was asked to wait for.
+
+    Raises:
+        ServerUnreachable: Any method, when the server does not answer.
+        UserError: Any method, as the server's own classes: `UnknownRun`, `RunEnded`, `CommandError`, ...
+    """
+
+    def __init__(self, url: str, token: str | None = None, timeout_s: float = 10.0) -> None:
+        self.url = url.rstrip("/")
+        self._timeout_s = timeout_s
+        self._http = httpx.Client(
+            base_url=f"{self.url}/api/v1",
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            timeout=timeout_s,
+            # A proxy of the environment is for the outside world; it cannot reach this machine's loopback.
+            trust_env=urlsplit(url).hostname not in LOOPBACK,
+        )
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> HttpControl:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def runs(self) -> list[RunInfo]:
+        """The newest runs (at most 10,000), newest first."""
+        return _models(RunInfo, self._get("/runs", limit=PAGE)["runs"])
+
+    def info(self, run_id: str) -> RunInfo:
+        return _model(RunInfo, self._get(_run(run_id)))
+
+    def observe(self, run_id: str) -> Observation:
+        return _model(Observation, self._get(_run(run_id, "observation")))
+
+    def events(
+        self,
+        run_id: str,
+        since: int = 0,
+        limit: int = 1000,
+        wait_s: float = 0.0,
+        kinds: Sequence[str] | None = None,
+    ) -> list[Event]:
+        deadline = time.monotonic() + wait_s
+        found: list[Event] = []
+        while len(found) < limit:
+            left = 0.0 if found else min(WAIT_S, max(0.0, deadline - time.monotonic()))
+            asked = min(PAGE, limit - len(found))
+            path = _run(run_id, "events")
+            body = self._get(path, since=since, limit=asked, wait_s=left, kinds=list(kinds or []))
+            page = _models(Event, body["events"])
+            found += page
+            since = body["next"]
+            if len(page) < asked and (found or time.monotonic() >= deadline):
+                break
+        return found
+
+    def submit(self, run_id: str, proposal: Proposal) -> CommandRecord:
+        """Ask for a command; the time of the proposal is the server's."""
+        return _model(CommandRecord, self._post(_run(run_id, "commands"), _submission(proposal)))
+
+    def dry_run(self, run_id: str, proposal: Proposal) -> Verdict:
+        body = self._post(_run(run_id, "commands"), _submission(proposal), dry_run=True)
+        return _model(Verdict, body)
+
+    def command(self, run_id: str, command_id: str, wait_s: float = 0.0) -> CommandRecord:
+        """One command; with `wait_s` (at most 60), waits for its ack."""
+        path = _run(run_id, "commands", command_id)
+        return _model(CommandRecord, self._get(path, wait_s=wait_s))
+
+    def commands(self, run_id: str, states: Sequence[State] = (), limit: int = 1000) -> list[CommandRecord]:
+        body = self._get(_run(run_id, "commands"), state=[s.value for s in states], limit=min(limit, PAGE))
+        return _models(CommandRecord, body["commands"])
+
+    def record(self, run_id: str, body: AgentRecord, step: int | None = None) -> int:
+        entry = {"record": json.loads(body.model_dump_json()), "step": step}
+        return int(self._post(_run(run_id, "records"), entry)["seq"])
+
+    def knobs(self, run_id: str) -> list[KnobState]:
+        return _models(KnobState, self._get(_run(run_id, "knobs"))["knobs"])
+
+    def series(self, run_id: str, branch: str = "main") -> list[SeriesInfo]:
+        return _models(SeriesInfo, self._get(_run(run_id, "metrics"), branch=branch)["series"])
+
+    def curve(
+        self,
+        run_id: str,
+        metric: str,
+        branch: str = "main",
+        first_step: int = 0,
+        last_step: int | None = None,
+        max_points: int = 1000,
+    ) -> Curve:
+        bounds: dict[str, Any] = {"first_step": first_step, "max_points": max_points, "branch": branch}
+        if last_step is not None:
+            bounds["last_step"] = last_step
+        return _model(Curve, self._get(_run(run_id, "metrics", metric), **bounds))
+
+    def points(self, run_id: str, since: int = 0, limit: int = 1000) -> list[StoredPoint]:
+        body = self._get(_run(run_id, "points"), since=since, limit=min(limit, PAGE))
+        return _models(StoredPoint, body["points"])
+
+    def branches(self, run_id: str) -> list[BranchStarted]:
+        return _models(BranchStarted, self._get(_run(run_id, "branches"))["branches"])
+
+    def _get(self, path: str, /, **parameters: Any) -> Any:
+        return self._ask("GET", path, parameters.get("wait_s", 0.0), params=parameters)
+
+    def _post(self, path: str, body: object, /, **parameters: Any) -> Any:
+        return self._ask("POST", path, 0.0, params=parameters, json=body)
+
+    def _ask(self, method: str, path: str, wait_s: float, **request: Any) -> Any:
+        try:
+            timeout = httpx.Timeout(self._timeout_s, read=self._timeout_s + wait_s)
+            response = self._http.request(method, path, timeout=timeout, **request)
+        except httpx.HTTPError as error:
+            what = str(error) or type(error).__name__
+            raise ServerUnreachable(f"the control server at {self.url} does not answer: {what}") from error
+        if response.is_success:
+            return _decoded(response)
+        raise _error(response)
+
+
+def _run(run_id: str, *parts: str) -> str:
+    if run_id in NOT_SEGMENTS:
+        raise UnknownRun(f"no run {run_id!r}", field="run_id")
+    if NOT_SEGMENTS.intersection(parts):
+        raise UserError(f"none of {sorted(NOT_SEGMENTS)} can be asked for by its name over HTTP")
+    return "/".join(["/runs", *(quote(part, safe="") for part in (run_id, *parts))])
+
+
+def _model(model: type[M], row: Any) -> M:
+    try:
+        return model.model_validate(row)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise SystemFault(f"the server speaks another version: {model.__name__}.{where}: {first['msg']}") from None
+
+
+def _models(model: type[M], rows: list[Any]) -> list[M]:
+    return [_model(model, row) for row in rows]
+
+
+def _submission(proposal: Proposal) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads(proposal.model_dump_json(exclude={"created_at_s"}))
+    return body
+
+
+def _decoded(response: httpx.Response) -> Any:
+    try:
+        return response.json()
+    except ValueError:
+        raise ServerUnreachable(f"{response.url} does not answer as a control server does: not JSON") from None
+
+
+def _error(response: httpx.Response) -> AgenttuneError:
+    """The error that the server met, as the same class as there."""
+    body = _decoded(response)
+    problem = body.get("error") if isinstance(body, dict) else None
+    if not isinstance(problem, dict):
+        return ServerUnreachable(f"{response.url} answers {response.status_code}, but is no control server")
+    kind, message = getattr(errors, str(problem.get("type")), None), str(problem.get("message"))
+    if isinstance(kind, type) and issubclass(kind, UserError):
+        return kind(message, field=problem.get("field"), allowed=problem.get("allowed"))
+    if isinstance(kind, type) and issubclass(kind, SystemFault):
+        return kind(message)
+    if response.status_code < 500:
+        return UserError(message, field=problem.get("field"), allowed=problem.get("allowed"))
+    return SystemFault(message)

@@ -1,0 +1,75 @@
+"""What a config file amounts to: checked settings, absolute paths, the command that will run."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+from agenttune.config import Config, RunSettings, load_config
+from agenttune.errors import ConfigError
+from agenttune.policy.load import load_policy
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that can be started.
+
+    Attributes:
+        config: The settings.
+        path: The config file, absolute.
+        runs_dir: Folder of runs, absolute.
+        command: The training process, as for `subprocess`.
+    """
+
+    config: Config
+    path: Path
+    runs_dir: Path
+    command: list[str]
+
+    @property
+    def folder(self) -> Path:
+        """The config file's folder, where the script runs."""
+        return self.path.parent
+
+    @property
+    def subject(self) -> str:
+        """The script with its arguments, for people."""
+        run = self.config.run
+        what = run.script if run.script is not None else f"-m {run.module}"
+        return f"{what} {shlex.join(run.args)}".strip()
+
+
+def make_plan(path: Path, runs_dir: Path | None = None) -> Plan:
+    """Read a config file and check everything that can be known before anything starts.
+
+    Args:
+        path: The config file.
+        runs_dir: Instead of the file's `store.runs_dir`.
+
+    Raises:
+        ConfigError: The file, its policy or its script is wrong; says where.
+    """
+    path = path.resolve()
+    config = load_config(path)
+    load_policy(config.policy, path.parent)
+    folder = (path.parent / config.store.runs_dir) if runs_dir is None else runs_dir
+    return Plan(config, path, folder.resolve(), _command(config.run, path))
+
+
+def _command(run: RunSettings, path: Path) -> list[str]:
+    if run.script is not None:
+        script = path.parent / run.script
+        if not script.is_file():
+            raise ConfigError(f"{path}: run.script: there is no file {script}", field="run.script")
+        return [sys.executable, str(script), *run.args]
+    module = str(run.module)
+    top = module.partition(".")[0]
+    if PathFinder.find_spec(top, [str(path.parent), *sys.path]) is None:
+        raise ConfigError(
+            f"{path}: run.module: there is no module {top!r}, neither in {path.parent} nor installed",
+            field="run.module",
+        )
+    return [sys.executable, "-m", module, *run.args]

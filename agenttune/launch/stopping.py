@@ -1,0 +1,97 @@
+"""Ctrl-C and SIGTERM: the trainer is asked to stop, then told, then killed."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from agenttune.launch.children import TrainingProcess
+
+ASK_S = 60.0
+"""A checkpoint of a large model on a slow disk takes tens of seconds (a guess)."""
+TERM_S = 10.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupts:
+    """Counts Ctrl-C and SIGTERM instead of dying from them, while it is entered."""
+
+    def __init__(self) -> None:
+        self.first: signal.Signals | None = None
+        self.count = 0
+        self.arrived = threading.Event()
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        self._before = {number: signal.signal(number, self._take) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        self.first = self.first or signal.Signals(number)
+        self.count += 1
+        self.arrived.set()
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell expects: 128 and the signal's number."""
+        return 128 + (self.first or signal.SIGINT)
+
+
+class Stopping:
+    """Ends the training process: asks first, kills at the second interrupt, and loses patience by itself.
+
+    Args:
+        trainer: The training process.
+        ask: Asks the trainer to stop and keep a checkpoint; returns what to tell the user, and whether it was taken.
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        trainer: TrainingProcess,
+        ask: Callable[[], tuple[str, bool]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._trainer, self._ask, self._clock = trainer, ask, clock
+        self._sent: signal.Signals | None = None
+        self._asked = False
+        self._deadline_s = 0.0
+        self.forced = ""
+        """Why the process had to be ended, if it had to be."""
+
+    def step(self, interrupts: int) -> str:
+        """Do what is due, given how often the user has interrupted; what to tell the user, mostly nothing."""
+        if interrupts == 0 or self._sent is signal.SIGKILL:
+            return ""
+        if interrupts > 1:
+            return self._send(signal.SIGKILL, "killed at the second interrupt")
+        if not self._asked:
+            return self._ask_once()
+        if self._clock() < self._deadline_s:
+            return ""
+        if self._sent is None:
+            return self._send(signal.SIGTERM, f"it did not stop within {ASK_S:.0f} s")
+        return self._send(signal.SIGKILL, f"it did not end within {TERM_S:.0f} s of SIGTERM")
+
+    def _ask_once(self) -> str:
+        self._asked = True
+        words, taken = self._ask()
+        if not taken:
+            return self._send(signal.SIGTERM, words)
+        self._deadline_s = self._clock() + ASK_S
+        return f"{words} (Ctrl-C again kills it)"
+
+    def _send(self, number: signal.Signals, why: str) -> str:
+        self._sent = number
+        self._deadline_s = self._clock() + TERM_S
+        self.forced = why
+        self._trainer.signal(number)
+        return f"{number.name} sent to the training process: {why}"

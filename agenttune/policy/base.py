@@ -1,0 +1,68 @@
+"""What a policy is: a function from an observation to drafts of commands, or to nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from agenttune.commands import CommandBase
+from agenttune.observation import Observation
+from agenttune.proposals import CommandRecord
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A command that a policy would like to see, not yet addressed or dated.
+
+    Attributes:
+        command: What to do.
+        rationale: Why, with the figures it rests on.
+        valid_for_steps: Steps after the observation for which it makes sense; None for no limit.
+    """
+
+    command: CommandBase
+    rationale: str
+    valid_for_steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A policy's answer: drafts, possibly none, and the reason for either."""
+
+    proposals: list[Draft] = field(default_factory=list)
+    reason: str = ""
+
+
+class Policy(Protocol):
+    """Decides from what it is shown.
+
+    A policy keeps no state that matters: the observation holds the history of commands, so that an agent process
+    which is killed and started again goes on where it was.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def decide(self, observation: Observation) -> Decision: ...
+
+
+@dataclass(frozen=True)
+class NoopPolicy:
+    """Never touches anything."""
+
+    name: str = "noop"
+
+    def decide(self, observation: Observation) -> Decision:
+        return Decision(reason="this policy only watches")
+
+
+def by_agents(observation: Observation) -> list[CommandRecord]:
+    """Commands that agents asked for, oldest first."""
+    return [c for c in observation.commands if c.proposal.author.principal == "agent"]
+
+
+def asked_at_step(record: CommandRecord) -> int:
+    """Step at which a command took effect, else at which it was asked for."""
+    if record.ack is not None:
+        return record.ack.step
+    return record.submitted_step or record.proposal.based_on_step or 0

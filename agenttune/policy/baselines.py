@@ -1,0 +1,212 @@
+"""Policies without insight, to compare others with: reduce-on-plateau, GreedyLR, random changes.
+
+All three compute what they would have counted from the observation alone, so that a restarted agent goes on.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Literal
+
+from pydantic import Field
+
+from agenttune.commands import UpdateOptimizer
+from agenttune.config import Settings
+from agenttune.observation import Observation
+from agenttune.policy.base import Decision, Draft, asked_at_step, by_agents
+from agenttune.trend import LOSS_NAMES, Trend
+
+
+class NoopFile(Settings):
+    """A policy file of `type: noop`."""
+
+    type: Literal["noop"]
+    """Kind of policy."""
+    description: str = ""
+    """What it is for."""
+
+
+class RateFile(Settings):
+    """What all policies that only turn the rate have in common."""
+
+    description: str = ""
+    """What it is for."""
+    min_lr: float = Field(1e-8, gt=0)
+    """Smallest learning rate."""
+    max_lr: float = Field(1.0, gt=0)
+    """Largest learning rate."""
+
+
+class ReduceOnPlateauFile(RateFile):
+    """A policy file of `type: reduce_on_plateau`; meanings as in torch's ReduceLROnPlateau, mode `rel`."""
+
+    type: Literal["reduce_on_plateau"]
+    """Kind of policy."""
+    source: Literal["evaluations", "loss"] = "loss"
+    """What is watched: the goal metric, or the training loss averaged over `window_steps`."""
+    window_steps: int = Field(20, ge=1)
+    """Steps over which the training loss is averaged."""
+    factor: float = Field(0.5, gt=0, lt=1)
+    """What the rate is multiplied with."""
+    patience: int = Field(5, ge=0)
+    """Values without improvement that are waited for."""
+    threshold: float = Field(1e-3, ge=0)
+    """Relative improvement that counts."""
+    cooldown: int = Field(0, ge=0)
+    """Values after a cut that are not counted."""
+
+
+class GreedyLrFile(RateFile):
+    """A policy file of `type: greedy_lr` (arXiv 2512.14527; meanings as in transformers' GreedyLR)."""
+
+    type: Literal["greedy_lr"]
+    """Kind of policy."""
+    window_steps: int = Field(10, ge=1)
+    """Steps over which the training loss is averaged; one average is one tick of the counters."""
+    factor: float = Field(0.8, gt=0, lt=1)
+    """The rate is multiplied with it when the loss worsens and divided by it when it improves."""
+    patience: int = Field(3, ge=0)
+    """Ticks in a row of one kind that are waited for."""
+    threshold: float = Field(1e-6, ge=0)
+    """Improvement that counts, in units of the loss."""
+    cooldown: int = Field(0, ge=0)
+    """Ticks after a cut that are not counted."""
+    warmup: int = Field(0, ge=0)
+    """Ticks after a raise that are not counted."""
+
+
+class RandomFile(RateFile):
+    """A policy file of `type: random`."""
+
+    type: Literal["random"]
+    """Kind of policy."""
+    seed: int = 0
+    """The same seed makes the same changes at the same steps."""
+    every_steps: int = Field(50, ge=1)
+    """One change in each block of so many steps."""
+    max_factor: float = Field(2.0, gt=1)
+    """Largest factor of one change, up or down."""
+
+
+def own_steps(observation: Observation) -> list[int]:
+    """Steps of the agent's own commands, oldest first."""
+    return [asked_at_step(c) for c in by_agents(observation)]
+
+
+def windows(observation: Observation, window_steps: int) -> list[tuple[int, float]]:
+    """Mean training loss of each full window, with the step at which it ends; non-finite points make it NaN.
+
+    Only the newest points are known raw, so a long run has the windows of those.
+    """
+    view = next((observation.series[n] for n in LOSS_NAMES if n in observation.series), None)
+    groups: dict[int, list[float]] = {}
+    for step, value in zip(view.steps, view.values, strict=True) if view else ():
+        groups.setdefault((step - 1) // window_steps, []).append(value)
+    return [((i + 1) * window_steps, fmean(v)) for i, v in groups.items() if (i + 1) * window_steps <= observation.step]
+
+
+def _draft(settings: RateFile, observation: Observation, factor: float, why: str) -> Decision:
+    knob = observation.knob("lr")
+    lr = knob.effective if knob is not None else None
+    if not isinstance(lr, (int, float)) or lr <= 0:
+        return Decision(reason="the learning rate is not known or zero")
+    wanted = min(max(lr * factor, settings.min_lr), settings.max_lr)
+    if math.isclose(wanted, lr, rel_tol=1e-6):
+        return Decision(reason=f"the rate {lr:.3g} is at its bound")
+    rationale = f"{why}; the rate {lr:.3g} becomes {wanted:.3g}"
+    return Decision([Draft(UpdateOptimizer(lr=wanted), rationale)], rationale)
+
+
+@dataclass(frozen=True)
+class ReduceOnPlateau:
+    """Cuts the rate when the watched value has not improved for a while."""
+
+    name: str
+    settings: ReduceOnPlateauFile
+
+    def decide(self, observation: Observation) -> Decision:
+        bad = self._bad_values(observation)
+        if bad <= self.settings.patience:
+            return Decision(reason=f"{bad} values without improvement, patience {self.settings.patience}")
+        return _draft(self.settings, observation, self.settings.factor, f"no improvement over {bad} values")
+
+    def _values(self, observation: Observation) -> Iterator[tuple[int, float]]:
+        if self.settings.source == "loss":
+            yield from windows(observation, self.settings.window_steps)
+            return
+        sign = 1 if observation.goal_direction == "minimize" else -1
+        for evaluation in observation.evaluations:
+            if observation.goal_metric in evaluation.metrics:
+                yield evaluation.step, sign * evaluation.metrics[observation.goal_metric]
+
+    def _bad_values(self, observation: Observation) -> int:
+        cuts = own_steps(observation)
+        best, bad, quiet, used = math.inf, 0, 0, 0
+        for step, value in self._values(observation):
+            while used < len(cuts) and cuts[used] < step:
+                used, bad, quiet = used + 1, 0, self.settings.cooldown
+            if value < best - self.settings.threshold * abs(best) if math.isfinite(best) else value < best:
+                best, bad = value, 0
+            elif quiet == 0:
+                bad += 1
+            quiet = max(0, quiet - 1)
+        return bad
+
+
+@dataclass(frozen=True)
+class GreedyLr:
+    """Raises the rate while the smoothed loss improves, cuts it while it does not."""
+
+    name: str
+    settings: GreedyLrFile
+
+    def decide(self, observation: Observation) -> Decision:
+        good, bad = self._counts(observation)
+        patience, factor = self.settings.patience, self.settings.factor
+        if good > patience:
+            return _draft(self.settings, observation, 1 / factor, f"{good} averages in a row improved")
+        if bad > patience:
+            return _draft(self.settings, observation, factor, f"{bad} averages in a row did not improve")
+        return Decision(reason=f"{good} good and {bad} bad averages in a row, patience {patience}")
+
+    def _counts(self, observation: Observation) -> tuple[int, int]:
+        """Averages in a row that improved, or did not, since the newest own change and its quiet time."""
+        turns = [(asked_at_step(c), c.proposal.command) for c in by_agents(observation)]
+        best, good, bad, quiet, used = math.inf, 0, 0, 0, 0
+        rate = self._first_rate(observation)
+        for step, value in windows(observation, self.settings.window_steps):
+            while used < len(turns) and turns[used][0] < step:
+                at = getattr(turns[used][1], "lr", None) or rate
+                quiet = self.settings.warmup if at > rate else self.settings.cooldown
+                good, bad, rate, used = 0, 0, at, used + 1
+            if quiet > 0:
+                quiet -= 1
+            elif value < best - self.settings.threshold:
+                best, good, bad = value, good + 1, 0
+            else:
+                good, bad = 0, bad + 1
+        return good, bad
+
+    def _first_rate(self, observation: Observation) -> float:
+        trend = Trend.of(observation, ("lr", "learning_rate"))
+        return trend.start if trend is not None else math.inf
+
+
+@dataclass(frozen=True)
+class RandomPolicy:
+    """Turns the rate at random, once in each block of steps."""
+
+    name: str
+    settings: RandomFile
+
+    def decide(self, observation: Observation) -> Decision:
+        block = observation.step // self.settings.every_steps
+        if block == 0 or any(step // self.settings.every_steps >= block for step in own_steps(observation)):
+            return Decision(reason="nothing before the next block of steps")
+        draw = random.Random(f"{self.settings.seed}:{block}")
+        factor = self.settings.max_factor ** draw.uniform(-1, 1)
+        return _draft(self.settings, observation, factor, f"block {block}, factor {factor:.3g}")

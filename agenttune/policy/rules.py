@@ -1,0 +1,162 @@
+"""Policies as data: an ordered list of rules, each a condition and a command.
+
+The first rule that holds, in the order of the file, makes the one proposal of a decision. An argument that starts
+with `=` is an expression, anything else is taken as it stands. Names and functions: `policy/namespace.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from agenttune.commands import BY_KIND, COMMAND_KINDS, CommandBase, parse_command
+from agenttune.config import Settings
+from agenttune.errors import UserError
+from agenttune.observation import Observation
+from agenttune.policy.base import Decision, Draft
+from agenttune.policy.expressions import Names, check, did_you_mean, evaluate, fields_of, is_true, render
+from agenttune.policy.namespace import DOCUMENTED, DOCUMENTED_FUNCTIONS, functions_of, mark, names_of
+
+Functions = Mapping[str, Callable[..., Any]]
+
+
+def _expression(text: str) -> str:
+    _complain(lambda: check(text, DOCUMENTED, DOCUMENTED_FUNCTIONS))
+    return text
+
+
+def _argument(value: Any) -> Any:
+    return f"={_expression(value[1:])}" if _is_expression(value) else value
+
+
+def _template(text: str) -> str:
+    for _, name, _ in _complain(lambda: fields_of(text)):
+        if name:
+            _expression(name)
+    return text
+
+
+def _complain(step: Any) -> Any:
+    """Turn our error into the one that pydantic expects, so that the loader can add file, line and key."""
+    try:
+        return step()
+    except UserError as error:
+        raise ValueError(error.message) from None
+
+
+Expression = Annotated[str, Field(min_length=1), AfterValidator(_expression)]
+Template = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_template)]
+Argument = Annotated[Any, AfterValidator(_argument)]
+
+
+class RuleSettings(Settings):
+    """One rule."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,47}$")
+    """Short name; its commands carry it."""
+    when: Expression
+    """Condition; true means the command is proposed."""
+    do: dict[str, Argument]
+    """`command:` its kind, and the command's arguments."""
+    because: Template
+    """Reason, with figures as `{expression:.3g}`."""
+    cooldown_steps: int = Field(0, ge=0)
+    """Steps that must pass before this rule asks again."""
+    max_times: int | None = Field(None, ge=1)
+    """How often in a run, at most."""
+    valid_for_steps: int | None = Field(None, ge=1)
+    """The command expires if it is not applied within so many steps."""
+
+    @field_validator("do")
+    @classmethod
+    def _is_a_command(cls, do: dict[str, Any]) -> dict[str, Any]:
+        kind = do.get("command")
+        if kind not in BY_KIND:
+            hint = did_you_mean(str(kind), list(COMMAND_KINDS))
+            raise ValueError(f"'command' is {kind!r}, not a command{hint}; known: {', '.join(COMMAND_KINDS)}")
+        fields = [name for name in BY_KIND[kind].model_fields if name != "kind"]
+        for name in do:
+            if name != "command" and name not in fields:
+                hint = did_you_mean(name, fields)
+                raise ValueError(f"{kind} has no argument {name!r}{hint}; it has: {', '.join(fields)}")
+        if not any(_is_expression(value) for value in do.values()):
+            _complain(lambda: command_of(do))
+        return do
+
+
+class RulesFile(Settings):
+    """A policy file of `type: rules`."""
+
+    type: Literal["rules"] = "rules"
+    """Kind of policy."""
+    description: str = ""
+    """What it is for."""
+    cooldown_steps: int = Field(0, ge=0)
+    """Steps that must pass between any two commands."""
+    rules: list[RuleSettings] = Field(min_length=1)
+    """Asked in order; the first that holds acts."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> RulesFile:
+        names = [rule.name for rule in self.rules]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two rules are named {twice!r}; names must differ")
+        return self
+
+
+def command_of(do: dict[str, Any], compute: Callable[[str], Any] | None = None) -> CommandBase:
+    """The command of a rule, its expressions replaced by what `compute` makes of them.
+
+    Raises:
+        UserError: An expression cannot be computed, or the command is refused.
+    """
+    raw: dict[str, Any] = {"kind": do["command"]}
+    for name, value in do.items():
+        if name != "command":
+            raw[name] = compute(value[1:]) if compute and _is_expression(value) else value
+    return parse_command(raw)
+
+
+def _is_expression(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith("=")
+
+
+@dataclass(frozen=True)
+class RulePolicy:
+    """Asks its rules in order."""
+
+    name: str
+    rules: tuple[RuleSettings, ...]
+
+    def decide(self, observation: Observation) -> Decision:
+        names, functions = names_of(observation), functions_of(observation)
+        waiting = []
+        for rule in self.rules:
+            if not is_true(evaluate(rule.when, names, functions)):
+                continue
+            wait = _must_wait(rule, functions)
+            if wait:
+                waiting.append(f"{rule.name}: {wait}")
+                continue
+            return _act(rule, names, functions)
+        return Decision(reason="; ".join(waiting) or "no rule applies")
+
+
+def _act(rule: RuleSettings, names: Names, functions: Functions) -> Decision:
+    rationale = mark(rule.name) + render(rule.because, names, functions)
+    command = command_of(rule.do, lambda text: evaluate(text, names, functions))
+    return Decision([Draft(command, rationale, rule.valid_for_steps)], rationale)
+
+
+def _must_wait(rule: RuleSettings, functions: Functions) -> str:
+    """Why a rule whose condition holds may not act, or nothing."""
+    if rule.max_times is not None and functions["fired"](rule.name) >= rule.max_times:
+        return f"has acted {rule.max_times} times"
+    since = functions["steps_since"](rule.name)
+    if since < rule.cooldown_steps:
+        return f"acted {since} steps ago, waits {rule.cooldown_steps}"
+    return ""

@@ -1,0 +1,35 @@
+"""`python -m agenttune.server`: the control server as `serving.ensure_server` starts it."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+from agenttune.config import DEFAULT_PORT
+from agenttune.errors import AgenttuneError, PortInUse
+from agenttune.server import serve
+from agenttune.serving import PORT_IN_USE_EXIT, TOKEN_ENV
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m agenttune.server", description="Serve a folder of runs.")
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of runs")
+    parser.add_argument("--host", default="127.0.0.1", help="address to bind; anything but loopback needs a token")
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 takes a free one")
+    parser.add_argument("--linger-s", type=float, default=None, help="end after so many seconds without use")
+    parser.add_argument("--token-env", default=TOKEN_ENV, help="environment variable that holds the token")
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        serve(given.runs_dir, given.host, given.port, os.environ.get(given.token_env), given.linger_s)
+    except AgenttuneError as error:
+        sys.stderr.write(f"{error}\n")
+        return PORT_IN_USE_EXIT if isinstance(error, PortInUse) else 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

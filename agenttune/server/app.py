@@ -1,0 +1,57 @@
+"""The application: routes, folded in the checks that every request passes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI
+
+from agenttune import __version__
+from agenttune.control import LocalControl
+from agenttune.server import following, problems, runs, submitting
+from agenttune.server.bodies import StrictBodies
+from agenttune.server.context import Context, known_parameters_only
+from agenttune.server.guard import Guard
+from agenttune.server.live import Hub
+from agenttune.server.presence import Presence
+from agenttune.server.problems import CrashGuard, ErrorBody
+
+PREFIX = "/api/v1"
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody} for status in (400, 401, 403, 404, 409, 413, 415, 422, 500, 503)
+}
+
+
+def create_app(runs_dir: Path, *, token: str | None = None, allowed_hosts: Collection[str] = ()) -> FastAPI:
+    """Build the server's application.
+
+    Args:
+        runs_dir: The folder of runs.
+        token: Bearer token that every request but `/health` must carry; None lets every local program in.
+        allowed_hosts: Names beside the loopback ones that may stand in the Host header; `*` for any.
+    """
+    control = LocalControl(runs_dir)
+    app = FastAPI(
+        title="agenttune control server",
+        version=__version__,
+        openapi_url=f"{PREFIX}/openapi.json",
+        docs_url=f"{PREFIX}/docs",
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.context = Context(control, Hub(control))
+    app.state.pid = os.getpid()
+    app.state.presence = Presence()
+    api = APIRouter(prefix=PREFIX, dependencies=[Depends(known_parameters_only)], responses=_ERRORS)
+    for part in (runs, submitting, following):
+        api.include_router(part.router)
+    app.include_router(api)
+    problems.install(app)
+    app.add_middleware(StrictBodies)
+    app.add_middleware(Guard, token=token, allowed_hosts=allowed_hosts)
+    app.add_middleware(CrashGuard)
+    app.add_middleware(app.state.presence.middleware)  # the last one added is the outermost
+    return app

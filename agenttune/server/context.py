@@ -1,0 +1,89 @@
+"""What every route needs: the control, the live hub, and the checks they all share."""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, Path
+from fastapi.dependencies.models import Dependant
+from pydantic import BaseModel
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
+
+from agenttune.control import LocalControl
+from agenttune.errors import UnknownRun, UserError
+from agenttune.server.live import Hub
+from agenttune.store import run_folder
+
+LATEST = "latest"
+"""In place of a run id: the newest run."""
+MAX_RUN_ID_BYTES = 200
+"""Below the 255 bytes that file systems allow for a name."""
+
+
+@dataclass
+class Context:
+    """One server's parts.
+
+    Attributes:
+        control: The door to the runs folder.
+        hub: Follows runs for live clients.
+        instance: Tells this start of the server from every other.
+    """
+
+    control: LocalControl
+    hub: Hub
+    instance: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+
+async def _context(connection: HTTPConnection) -> Context:
+    context: Context = connection.app.state.context
+    return context
+
+
+Ctx = Annotated[Context, Depends(_context)]
+
+
+def _existing_run(context: Ctx, run_id: Annotated[str, Path(description="A run's id, or `latest`.")]) -> str:
+    runs_dir = context.control.runs_dir
+    if run_id == LATEST:
+        newest = next(iter(context.control.runs()), None)
+        if newest is None:
+            raise UnknownRun(f"no run in {runs_dir} yet", field="run_id", allowed=[])
+        return newest.run_id
+    if len(run_id.encode()) > MAX_RUN_ID_BYTES:
+        raise UnknownRun(f"no run {run_id[:40]!r}... in {runs_dir}", field="run_id")
+    run_folder(runs_dir, run_id)
+    return run_id
+
+
+RunId = Annotated[str, Depends(_existing_run)]
+
+
+async def known_parameters_only(connection: HTTPConnection) -> None:
+    """Refuse a query parameter that the route does not know, and one given twice where one value is meant."""
+    known = dict(_query_parameters(connection.scope["route"].dependant))
+    given = Counter(name for name, _ in connection.query_params.multi_items())
+    for name, times in given.items():
+        if name not in known:
+            message = f"unknown query parameter {name!r:.80}; this route knows: {', '.join(sorted(known)) or 'none'}"
+            raise UserError(message, field=name[:80], allowed=sorted(known))
+        if times > 1 and not known[name]:
+            raise UserError(f"the query parameter {name!r} is given {times} times; give it once", field=name)
+
+
+def _query_parameters(dependant: Dependant) -> Iterator[tuple[str, bool]]:
+    """Names, and whether a parameter may be repeated, of a route and all it depends on."""
+    for parameter in dependant.query_params:
+        yield parameter.alias, "list" in str(parameter.field_info.annotation)
+    for inner in dependant.dependencies:
+        yield from _query_parameters(inner)
+
+
+def answer(content: BaseModel, status: int = 200) -> Response:
+    """A model as JSON, written by the model itself: non-finite numbers become strings, nothing is checked twice."""
+    return Response(content.model_dump_json(), status, media_type="application/json")

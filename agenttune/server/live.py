@@ -1,0 +1,216 @@
+"""Following runs for many clients: one reader per followed run, one cursor per client.
+
+The reader asks the log's version every 20 ms, and only while somebody listens. What is new is encoded once and kept
+in a ring of bounded size; a client takes from the ring what follows its own cursor, and reads from the store if it
+has fallen behind. So a slow client delays nobody and costs no memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from agenttune.control import LocalControl
+from agenttune.errors import AgenttuneError
+from agenttune.events import Event, StoredPoint
+from agenttune.server.models import EventFrame, PointsFrame
+from agenttune.store import RunLog, run_folder
+
+POLL_S = 0.02
+STATUS_POLL_S = 2.0
+"""How often a followed run's process is looked at: a killed trainer cannot say itself that it is gone."""
+PAGE = 500
+RING_ENTRIES = 2000
+RING_CHARS = 4_000_000
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A frame, and the cursors before and after it."""
+
+    after: int
+    upto: int
+    text: str
+
+
+class Ring:
+    """The newest frames of a stream, without a gap between `floor` and `top`."""
+
+    def __init__(self, start: int) -> None:
+        self.floor = self.top = start
+        self._entries: deque[Entry] = deque()
+        self._chars = 0
+
+    def add(self, entry: Entry) -> None:
+        self._entries.append(entry)
+        self._chars += len(entry.text)
+        self.top = entry.upto
+        while len(self._entries) > RING_ENTRIES or self._chars > RING_CHARS:
+            oldest = self._entries.popleft()
+            self._chars -= len(oldest.text)
+            self.floor = oldest.upto
+
+    def after(self, cursor: int) -> list[Entry] | None:
+        """The frames that follow a cursor; None if they are not (all) here and must be read from the store."""
+        if cursor < self.floor:
+            return None
+        found: list[Entry] = []
+        for entry in reversed(self._entries):
+            if entry.upto <= cursor:
+                break
+            found.append(entry)
+        if found and found[-1].after < cursor:
+            return None
+        return found[::-1]
+
+
+def event_entries(events: list[Event]) -> list[Entry]:
+    """One frame per event."""
+    return [Entry(e.seq - 1, e.seq, EventFrame(event=e).model_dump_json()) for e in events]
+
+
+def point_entries(after: int, points: list[StoredPoint]) -> list[Entry]:
+    """One frame for all of them."""
+    if not points:
+        return []
+    upto = points[-1].point_id
+    return [Entry(after, upto, PointsFrame(points=points, next=upto).model_dump_json())]
+
+
+@dataclass(frozen=True)
+class _News:
+    version: int | None
+    events: list[Entry]
+    points: list[Entry]
+
+
+class Tail:
+    """The live end of one run's log.
+
+    Attributes:
+        changed: Set, and replaced, at the next news. Take it before you look, wait for it after.
+        fault: What ended the following, if something did.
+    """
+
+    def __init__(self, run_id: str, control: LocalControl, executor: ThreadPoolExecutor) -> None:
+        self.run_id = run_id
+        self.changed = asyncio.Event()
+        self.fault: AgenttuneError | None = None
+        self.listeners = 0
+        self.stopped = False
+        self._control = control
+        self._executor = executor
+        self._version: int | None = None
+        self._status_at = time.monotonic()
+
+    async def start(self) -> None:
+        """Find the log's end and follow it from there."""
+        self._log = await self._in_thread(lambda: RunLog.open(run_folder(self._control.runs_dir, self.run_id)))
+        last_seq, last_point = await self._in_thread(lambda: (self._log.last_seq(), self._log.last_point_id()))
+        self.events, self.points = Ring(last_seq), Ring(last_point)
+        self._task = asyncio.create_task(self._follow())
+
+    def stop(self) -> None:
+        self.stopped = True
+        self._task.cancel()
+        self._announce()
+        self._executor.submit(self._log.close)
+
+    async def past(self, seq: int, deadline: float) -> bool:
+        """Wait for an event after `seq`, until `deadline` on the monotonic clock.
+
+        Raises:
+            AgenttuneError: The log can no longer be followed.
+        """
+        while self.events.top <= seq and not self.stopped:
+            if self.fault is not None:
+                raise self.fault
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self.changed.wait(), left)
+        return not self.stopped
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+    async def _follow(self) -> None:
+        try:
+            while True:
+                news = await self._in_thread(self._poll)
+                if news is None:
+                    await asyncio.sleep(POLL_S)
+                    continue
+                self._version = news.version
+                for entry in news.events:
+                    self.events.add(entry)
+                for entry in news.points:
+                    self.points.add(entry)
+                if news.events or news.points:
+                    self._announce()
+        except AgenttuneError as error:
+            self.fault = error
+            self._announce()
+
+    def _poll(self) -> _News | None:
+        """What is new; None if the log has not changed. Runs in the hub's thread."""
+        if time.monotonic() - self._status_at > STATUS_POLL_S:
+            self._status_at = time.monotonic()
+            self._control.info(self.run_id)
+        version = self._log.data_version()
+        if version == self._version:
+            return None
+        events = event_entries(self._log.events(self.events.top, PAGE))
+        points = point_entries(self.points.top, self._log.points(self.points.top, PAGE))
+        more = len(events) == PAGE or any(entry.upto - entry.after >= PAGE for entry in points)
+        return _News(None if more else version, events, points)
+
+    def _announce(self) -> None:
+        changed, self.changed = self.changed, asyncio.Event()
+        changed.set()
+
+
+class Hub:
+    """All followed runs of a server."""
+
+    def __init__(self, control: LocalControl) -> None:
+        self.closing = asyncio.Event()
+        self._control = control
+        self._tails: dict[str, Tail] = {}
+        self._starting = asyncio.Lock()
+        # One thread of its own: requests that fill the server's pool cannot hold up the live streams.
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="live")
+
+    @contextlib.asynccontextmanager
+    async def follow(self, run_id: str) -> AsyncIterator[Tail]:
+        """A run's live end, shared with everyone who follows it; nothing is read once nobody does."""
+        async with self._starting:
+            tail = self._tails.get(run_id)
+            if tail is None or tail.fault is not None:
+                tail = Tail(run_id, self._control, self._executor)
+                await tail.start()
+                self._tails[run_id] = tail
+            tail.listeners += 1
+        try:
+            yield tail
+        finally:
+            tail.listeners -= 1
+            if tail.listeners == 0:
+                tail.stop()
+                if self._tails.get(run_id) is tail:
+                    del self._tails[run_id]
+
+    def close(self) -> None:
+        """End every wait: the server is going down."""
+        self.closing.set()
+        for tail in self._tails.values():
+            tail.stop()
+        self._executor.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,130 @@
+"""What goes over the wire beside the log's own records."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from agenttune.commands import Command, Int, parse_command
+from agenttune.events import (
+    BranchStarted,
+    Decided,
+    Event,
+    Found,
+    KnobState,
+    PolicyAttached,
+    PolicyDetached,
+    RunInfo,
+    SeriesInfo,
+    StoredPoint,
+)
+from agenttune.proposals import CommandId, CommandRecord, Record
+from agenttune.surface import CommandSurface
+
+MAX_STEP = 2**53
+"""Largest step taken in: every JSON reader still counts exactly up to here."""
+Step = Annotated[Int, Field(ge=0, le=MAX_STEP)]
+
+
+class Health(Record):
+    """A sign of life. Who may not come in learns no more than what and which this is."""
+
+    service: Literal["agenttune"] = "agenttune"
+    version: str
+    instance: str = Field(description="Changes with every start of the server.")
+    pid: int | None = None
+    runs_dir: str | None = None
+
+
+class Runs(Record):
+    runs: list[RunInfo]
+
+
+class Series(Record):
+    series: list[SeriesInfo]
+
+
+class Points(Record):
+    points: list[StoredPoint]
+    next: int = Field(description="Cursor: pass it as `since` for what follows.")
+
+
+class Events(Record):
+    events: list[Event]
+    next: int = Field(description="Cursor: pass it as `since` for what follows.")
+
+
+class Knobs(Record):
+    knobs: list[KnobState]
+
+
+class Commands(Record):
+    commands: list[CommandRecord] = Field(description="The newest ones, oldest first.")
+
+
+class Surfaces(Record):
+    commands: list[CommandSurface]
+
+
+class Checkpoint(Record):
+    checkpoint_id: str
+    path: str
+    tag: str | None
+    step: int | None
+    branch: str
+    at_s: float = Field(description="Unix time.")
+    command_id: str | None = Field(description="The command that asked for it, if one did.")
+    seq: int = Field(description="The event that tells of it.")
+
+
+class Checkpoints(Record):
+    checkpoints: list[Checkpoint]
+
+
+class Branches(Record):
+    branches: list[BranchStarted]
+
+
+class ClaimedAuthor(Record):
+    """Who asks. The trainer and viewers do not submit commands."""
+
+    principal: Literal["operator", "agent"] = "operator"
+    name: str = Field("rest", max_length=128)
+
+
+class Submission(Record):
+    """A command that somebody asks for."""
+
+    command: Annotated[Command, BeforeValidator(parse_command)]
+    command_id: CommandId | None = Field(None, description="Choose it yourself to make submitting safe to repeat.")
+    rationale: str = Field("", max_length=4000)
+    author: ClaimedAuthor = ClaimedAuthor()
+    based_on_step: Step | None = Field(None, description="Step of the observation this rests on.")
+    valid_until_step: Step | None = Field(None, description="Never applied after this step.")
+
+
+class RecordEntry(Record):
+    """Something that an agent writes into the log."""
+
+    record: Annotated[Found | Decided | PolicyAttached | PolicyDetached, Field(discriminator="kind")]
+    step: Step | None = None
+
+
+class Recorded(Record):
+    seq: int
+
+
+class EventFrame(Record):
+    """A frame of the live stream: one event."""
+
+    type: Literal["event"] = "event"
+    event: Event
+
+
+class PointsFrame(Record):
+    """A frame of the live stream: metric rows, in order of writing."""
+
+    type: Literal["points"] = "points"
+    points: list[StoredPoint]
+    next: int

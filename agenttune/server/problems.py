@@ -1,0 +1,165 @@
+"""One JSON shape for every error: `{"error": {"type", "message", "field", "allowed"}}`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
+from pydantic import BaseModel, ConfigDict
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketState
+
+from agenttune.errors import (
+    AgenttuneError,
+    CommandIdReused,
+    RunEnded,
+    StoreFault,
+    SystemFault,
+    UnknownCommandId,
+    UnknownRun,
+    UserError,
+)
+
+logger = logging.getLogger(__name__)
+
+STATUS: dict[type[AgenttuneError], int] = {
+    UnknownRun: 404,
+    UnknownCommandId: 404,
+    RunEnded: 409,
+    CommandIdReused: 409,
+    UserError: 422,
+    StoreFault: 503,
+    SystemFault: 500,
+}
+"""HTTP status by error class; the nearest ancestor counts."""
+CLOSE_FAULT = 1011
+"""WebSocket close code: the server met a fault."""
+CLOSE_REASON_BYTES = 120
+"""RFC 6455 allows 123 bytes."""
+
+
+class Problem(BaseModel):
+    """What is wrong, where, and what would be right."""
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+    type: str
+    message: str
+    field: str | None = None
+    allowed: Any = None
+
+
+class ErrorBody(BaseModel):
+    """The body of every answer with a status of 400 or more."""
+
+    error: Problem
+
+
+def problem(
+    status: int,
+    kind: str,
+    message: str,
+    field: str | None = None,
+    allowed: object = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """An error answer."""
+    body = ErrorBody(error=Problem(type=kind, message=message, field=field, allowed=allowed))
+    return Response(body.model_dump_json(), status, dict(headers or {}), "application/json")
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of an app in the one shape."""
+    app.add_exception_handler(AgenttuneError, _on_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(WebSocketRequestValidationError, _on_invalid)
+
+
+async def _answer(connection: HTTPConnection, response: Response, message: str) -> Response:
+    """Send the error also where a WebSocket was asked for: as its handshake's answer, or as its close reason."""
+    if isinstance(connection, WebSocket):
+        if connection.application_state == WebSocketState.CONNECTING:
+            await connection.send_denial_response(response)
+        elif connection.application_state == WebSocketState.CONNECTED:
+            reason = message.encode()[:CLOSE_REASON_BYTES].decode(errors="ignore")
+            await connection.close(CLOSE_FAULT, reason)
+    return response
+
+
+async def _on_error(connection: HTTPConnection, error: Exception) -> Response:
+    status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+    field, allowed = getattr(error, "field", None), getattr(error, "allowed", None)
+    if status >= 500:
+        logger.error("%s %s: %s", connection.scope.get("method", "WS"), connection.url.path, error)
+    return await _answer(connection, problem(status, type(error).__name__, str(error), field, allowed), str(error))
+
+
+async def _on_http_exception(connection: HTTPConnection, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    method, path = connection.scope.get("method", "WS"), connection.url.path
+    if error.status_code == 404:
+        return await _answer(
+            connection, problem(404, "NotFound", f"no route {path}; see /api/v1/docs"), "no such route"
+        )
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "").split(", ")
+        message = f"{method} is not allowed on {path}; allowed: {', '.join(allowed)}"
+        return problem(405, "MethodNotAllowed", message, "method", allowed, error.headers)
+    return await _answer(
+        connection, problem(error.status_code, "UserError", str(error.detail), headers=error.headers), str(error.detail)
+    )
+
+
+async def _on_invalid(connection: HTTPConnection, error: Exception) -> Response:
+    if not isinstance(error, (RequestValidationError, WebSocketRequestValidationError)):
+        raise error
+    first = error.errors()[0]
+    place = [str(part) for part in first["loc"]]
+    where, field = place[0], ".".join(place[1:]) or None
+    text = first["msg"].removeprefix("Value error, ")
+    got = "" if first["type"] in ("missing", "value_error") else f" (got {first.get('input')!r:.80})"
+    limits: object = {name: value for name, value in first.get("ctx", {}).items() if name != "error"} or None
+    if first["type"] == "extra_forbidden" and len(place) == 2:
+        limits = _body_fields(connection)
+        text = f"unknown field; known here: {', '.join(_body_fields(connection))}"
+    message = f"{where} {field or ''}".strip() + f": {text}{got}"
+    return await _answer(connection, problem(422, "UserError", message, field, limits), message)
+
+
+def _body_fields(connection: HTTPConnection) -> list[str]:
+    body = getattr(connection.scope.get("route"), "body_field", None)
+    return list(getattr(body.field_info.annotation, "model_fields", {})) if body is not None else []
+
+
+class CrashGuard:
+    """ASGI middleware: an error that nobody foresaw is logged and answered, and the connection stays usable."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = False
+
+        async def noting(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        except Exception:
+            if begun:
+                raise
+            logger.exception("%s %s failed", scope["method"], scope["path"])
+            message = "the control server met an unexpected error; its log has the details"
+            await problem(500, "InternalError", message)(scope, receive, send)

@@ -1,0 +1,208 @@
+"""The server's process: its socket, its note in the runs folder, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import json
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+
+from agenttune.control import LocalControl
+from agenttune.errors import PortInUse, UserError
+from agenttune.processes import started_s
+from agenttune.server.app import create_app
+from agenttune.server.guard import ANY_HOST, is_loopback
+from agenttune.server.live import Hub
+from agenttune.server.presence import Presence
+from agenttune.serving import SERVER_FILE, TOKEN_ENV, ask_health, find_server
+
+logger = logging.getLogger(__name__)
+WILDCARDS = frozenset({"0.0.0.0", "::"})
+BACKLOG = 2048
+MAX_CLIENT_FRAME_BYTES = 1 << 16
+"""Live clients have nothing to say; larger frames end the connection."""
+STOP_PATIENCE_S = 0.5
+"""Connections that are not closed by then are left to the operating system: the server ends within a second."""
+LINGER_CHECKS = 4
+"""Looks per `linger_s` at whether it is time to end."""
+MAX_CHECK_S = 5.0
+
+
+def serve(
+    runs_dir: Path,
+    host: str,
+    port: int,
+    token: str | None = None,
+    linger_s: float | None = None,
+    on_ready: Callable[[str], None] | None = None,
+) -> None:
+    """Serve a folder of runs until SIGTERM, SIGINT, or nobody needs it any more.
+
+    Args:
+        runs_dir: The folder of runs; made if missing.
+        host: Address to bind; anything but loopback needs a token.
+        port: 0 takes a free one.
+        token: Bearer token; None lets every program on this machine in.
+        linger_s: End after so many seconds without a live run and without a client; None for never.
+        on_ready: Called with the server's URL once it listens.
+
+    Raises:
+        PortInUse: Somebody else listens there.
+        UserError: The folder has a server already, or the address cannot be had, or it needs a token.
+    """
+    runs_dir = runs_dir.resolve()
+    _check_token(host, token)
+    _make_folder(runs_dir)
+    existing = find_server(runs_dir)
+    if existing is not None:
+        raise UserError(f"{runs_dir} has a control server already, at {existing.url} (process {existing.pid})")
+    allowed = [ANY_HOST] if host in WILDCARDS else [host]
+    app = create_app(runs_dir, token=token, allowed_hosts=allowed)
+    with contextlib.closing(_listen(host, port)) as listener:
+        url = _url(host, listener.getsockname()[1])
+        with _noted(runs_dir, url, app.state.context.instance), _signals_kept():
+            logger.info("control server of %s at %s", runs_dir, url)
+            if on_ready is not None:
+                on_ready(url)
+            _Server(app, linger_s).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, made to end within a second whatever its clients do, and by itself when nobody needs it."""
+
+    def __init__(self, app: FastAPI, linger_s: float | None) -> None:
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            ws_max_size=MAX_CLIENT_FRAME_BYTES,
+            ws_per_message_deflate=False,  # loopback has bandwidth; a hundred clients have no processor to spare
+        )
+        super().__init__(config)
+        self._hub: Hub = app.state.context.hub
+        self._presence: Presence = app.state.presence
+        self._control: LocalControl = app.state.context.control
+        self._linger_s = linger_s
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self._linger_s is not None:
+            self._lingering = asyncio.create_task(self._linger(self._linger_s))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._hub.close()
+        asyncio.get_running_loop().call_later(STOP_PATIENCE_S, setattr, self, "force_exit", True)
+        await super().shutdown(sockets)
+
+    async def _linger(self, linger_s: float) -> None:
+        while not self.should_exit:
+            await asyncio.sleep(min(linger_s / LINGER_CHECKS, MAX_CHECK_S))
+            if self._presence.quiet_s() < linger_s:
+                continue
+            if await asyncio.to_thread(self._has_live_run):
+                self._presence.touch()
+            else:
+                logger.info("no live run and no client for %g s: ending", linger_s)
+                self.should_exit = True
+
+    def _has_live_run(self) -> bool:
+        return any(info.is_live for info in self._control.runs())
+
+
+def _check_token(host: str, token: str | None) -> None:
+    if token is not None and not token.strip():
+        raise UserError(f"the token in {TOKEN_ENV} is empty; set one or unset it", field=TOKEN_ENV)
+    if token is None and not is_loopback(host):
+        raise UserError(
+            f"binding {host} lets other machines steer your runs: set a token in {TOKEN_ENV}, or use 127.0.0.1",
+            field="server.host",
+            allowed=["127.0.0.1", "localhost", "::1"],
+        )
+
+
+def _make_folder(runs_dir: Path) -> None:
+    try:
+        runs_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot use {runs_dir} as the runs folder: {error.strerror}", field="store.runs_dir") from None
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (socket.gaierror, UnicodeError, OverflowError) as error:
+        raise UserError(f"cannot bind {host}:{port}: {error}", field="server.host") from None
+    listener = socket.socket(family, kind, protocol)
+    try:
+        # Without it a restart has to wait a minute for the old connections; it does not share a port in use.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise _port_in_use(host, port) from None
+        raise UserError(f"cannot bind {host}:{port}: {error.strerror}", field="server.host") from None
+    return listener
+
+
+def _port_in_use(host: str, port: int) -> PortInUse:
+    health = ask_health(_url(host, port))
+    who = "another program"
+    if health is not None:
+        details = f" of {health['runs_dir']} (process {health['pid']})" if health.get("runs_dir") else ""
+        who = f"the agenttune control server{details}"
+    return PortInUse(
+        f"port {port} on {host} is taken by {who}; choose another with server.port in config.yaml or --port "
+        "(0 takes a free one)",
+        field="server.port",
+    )
+
+
+def _url(host: str, port: int) -> str:
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+
+
+@contextlib.contextmanager
+def _noted(runs_dir: Path, url: str, instance: str) -> Iterator[None]:
+    """Keep a note in the runs folder of where this server listens, readable by its owner only."""
+    pid = os.getpid()
+    note = {"url": url, "pid": pid, "pid_started_s": started_s(pid), "runs_dir": str(runs_dir), "instance": instance}
+    path, aside = runs_dir / SERVER_FILE, runs_dir / f".{SERVER_FILE}.{pid}"
+    aside.unlink(missing_ok=True)
+    with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        json.dump(note, file)
+    aside.replace(path)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError, ValueError, KeyError):  # gone or another's already: nothing to tidy up
+            if json.loads(path.read_text(encoding="utf-8"))["instance"] == instance:
+                path.unlink()
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Once uvicorn has ended for a signal it raises the signal again, which would end us before we have tidied up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

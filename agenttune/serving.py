@@ -1,0 +1,177 @@
+"""Finding the control server of a runs folder, and starting one where there is none. Cheap to import."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import http.client
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from agenttune.config import DEFAULT_PORT
+from agenttune.errors import PortInUse, ServerUnreachable, UserError
+from agenttune.processes import is_alive
+
+SERVER_FILE = "server.json"
+"""In the runs folder: where its control server listens, and which process it is. Never holds the token."""
+LOG_FILE = "server.log"
+LOCK_FILE = ".server.lock"
+TOKEN_ENV = "AGENTTUNE_TOKEN"
+SERVICE = "agenttune"
+HEALTH_PATH = "/api/v1/health"
+HEALTH_TIMEOUT_S = 3.0
+"""A loopback answer takes about 2 ms (measured); a busy machine gets a thousand times that."""
+START_TIMEOUT_S = 20.0
+"""A start takes about 1 s (measured); a cold disk and a busy machine get twenty times that."""
+START_POLL_S = 0.05
+PORT_IN_USE_EXIT = 98
+"""Exit status of the server process if its port is taken: Linux's EADDRINUSE."""
+LOG_TAIL_BYTES = 4000
+
+_started: list[subprocess.Popen[bytes]] = []
+"""Kept so that the interpreter neither warns about a child left running nor leaves it a zombie when it ends."""
+
+
+@dataclass(frozen=True)
+class ServerAddress:
+    """A control server that answers.
+
+    Attributes:
+        url: Such as `http://127.0.0.1:7007`.
+        pid: Its process.
+        started: Whether this call started it.
+    """
+
+    url: str
+    pid: int
+    started: bool = False
+
+
+def find_server(runs_dir: Path) -> ServerAddress | None:
+    """The healthy control server of a runs folder, if there is one."""
+    try:
+        noted = json.loads((runs_dir / SERVER_FILE).read_text(encoding="utf-8"))
+        url, pid, pid_started_s = noted["url"], noted["pid"], noted["pid_started_s"]
+        instance = noted["instance"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # none, or one that a killed process left half written: the same as none
+    if not is_alive(pid, pid_started_s):
+        return None
+    health = ask_health(url)
+    return ServerAddress(url, pid) if health is not None and health.get("instance") == instance else None
+
+
+def ask_health(url: str) -> dict[str, Any] | None:
+    """What an agenttune server says of itself; None if nothing of the kind answers there.
+
+    Straight to the address, never through a proxy of the environment.
+    """
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=HEALTH_TIMEOUT_S)
+    try:
+        connection.request("GET", HEALTH_PATH)
+        answer = json.loads(connection.getresponse().read(100_000))
+    except (OSError, ValueError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+    return answer if isinstance(answer, dict) and answer.get("service") == SERVICE else None
+
+
+def ensure_server(
+    runs_dir: Path,
+    host: str = "127.0.0.1",
+    port: int = DEFAULT_PORT,
+    token_env: str = TOKEN_ENV,
+    linger_s: float = 60,
+) -> ServerAddress:
+    """Reuse the runs folder's healthy server, or start one as a process of its own that outlives this one.
+
+    Args:
+        runs_dir: The folder of runs; made if missing.
+        host: Address to bind if one is started.
+        port: Port to bind if one is started; 0 takes a free one.
+        token_env: Environment variable that holds the token, if there is one.
+        linger_s: The server ends itself after so many seconds without a live run and without a client.
+
+    Raises:
+        PortInUse: Somebody else listens on the port.
+        UserError: The server refuses these settings.
+        ServerUnreachable: It did not come up; the message ends with its log's tail.
+    """
+    runs_dir = runs_dir.resolve()
+    try:
+        runs_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot use {runs_dir} as the runs folder: {error.strerror}", field="store.runs_dir") from None
+    with _locked(runs_dir / LOCK_FILE):
+        return find_server(runs_dir) or _start(runs_dir, host, port, token_env, linger_s)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a file lock; the kernel lets go of it if this process dies."""
+    with path.open("a", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _start(runs_dir: Path, host: str, port: int, token_env: str, linger_s: float) -> ServerAddress:
+    command = [sys.executable, "-m", "agenttune.server", "--runs-dir", str(runs_dir), "--host", host]
+    command += ["--port", str(port), "--linger-s", str(linger_s), "--token-env", token_env]
+    log = runs_dir / LOG_FILE
+    with log.open("ab") as output:
+        begin = output.tell()
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            cwd=runs_dir,  # `-m` puts it first on sys.path: the user's own `random.py` must not be found there
+            env=_environment(),
+        )
+    _started.append(process)
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        status = process.poll()
+        if status is not None:
+            raise _failure(status, log, begin)
+        found = find_server(runs_dir)
+        if found is not None:
+            return ServerAddress(found.url, found.pid, started=True)
+        time.sleep(START_POLL_S)
+    process.terminate()
+    raise ServerUnreachable(f"the control server did not answer within {START_TIMEOUT_S:g} s; {_tail(log, begin)}")
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment, with a module path that finds the same agenttune from another folder."""
+    paths = [os.path.abspath(p) for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
+    root = Path(__file__).resolve().parents[1]
+    if root.name not in ("site-packages", "dist-packages"):
+        paths.append(str(root))
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _failure(status: int, log: Path, begin: int) -> PortInUse | ServerUnreachable:
+    tail = _tail(log, begin)
+    if status == PORT_IN_USE_EXIT:
+        return PortInUse(tail.splitlines()[-1], field="server.port")
+    return ServerUnreachable(f"the control server ended at once (exit status {status}); {log} says:\n{tail}")
+
+
+def _tail(log: Path, begin: int) -> str:
+    """The end of what was written to the log since `begin`, a position in bytes."""
+    with log.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(begin, size - LOG_TAIL_BYTES))
+        return file.read().decode("utf-8", errors="replace").strip() or "(nothing)"

@@ -1,0 +1,172 @@
+"""Follows a run's log through a connection of its own: works without a server, in bounded memory."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agenttune.errors import UserError
+from agenttune.events import Acked, Curve, Evaluated, Event, PolicyAttached, RunInfo, StoredPoint
+from agenttune.journal import MetricAt, goal_values, score_of
+from agenttune.store import RunLog
+from agenttune.terminal.lines import Line, lines_of
+
+LOSSES = ("step_loss", "loss")
+BATCH_ROWS = 2000
+"""Rows read at once; a run that writes more between two looks is followed at its newest rows only."""
+CURVE_POINTS = 160
+"""Points of the loss curve: two for each of 80 columns."""
+CURVE_EVERY_S = 1.0
+SPEED_WINDOW = 40
+"""Looks over which the speed is taken: 10 s at four looks a second."""
+
+
+@dataclass
+class Snapshot:
+    """A run as it stands, ready to be drawn."""
+
+    info: RunInfo
+    policy: str = ""
+    loss: MetricAt | None = None
+    goal_last: MetricAt | None = None
+    goal_best: MetricAt | None = None
+    lr: float | None = None
+    base_lr: float | None = None
+    grad_norm: float | None = None
+    steps_per_s: float | None = None
+    last_step_at_s: float | None = None
+    applied: int = 0
+    curve: Curve | None = None
+    evaluations: deque[MetricAt] = field(default_factory=lambda: deque(maxlen=400))
+
+    @property
+    def seconds_left(self) -> float | None:
+        if not self.steps_per_s or self.info.max_steps is None:
+            return None
+        return max(0, self.info.max_steps - self.info.step) / self.steps_per_s
+
+
+class RunFeed:
+    """Reads what is new in a log.
+
+    Its connection is its own: SQLite tells a connection of the writes of others only.
+
+    Args:
+        folder: Of the run.
+        clock: Unix time in seconds.
+    """
+
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
+        self._log = log = RunLog.open(folder)
+        self._clock = clock
+        self._seq = 0
+        self._point_id = max(0, log.last_point_id() - BATCH_ROWS)
+        self._version: int | None = None
+        self._curve_at_s = -math.inf
+        self._speed: deque[tuple[int, float]] = deque(maxlen=SPEED_WINDOW)
+        self.now = Snapshot(info=log.info())
+        known = score_of(goal_values(log, self.now.info), self.now.info)
+        if known is not None and known.metric == self.now.info.goal_metric:
+            self.now.goal_best = known.best
+
+    def read(self) -> list[Line]:
+        """Bring `now` up to date and return the lines of the new events, oldest first."""
+        version = self._log.data_version()
+        if version == self._version:
+            return []
+        self._version = version
+        points = self._new_points()
+        for point in points:
+            self._take_point(point)
+        lines = [line for event in self._new_events() for line in self._take_event(event)]
+        self.now.info = self._log.info()
+        self._take_speed(points)
+        self._take_curve()
+        return lines
+
+    def close(self) -> None:
+        self._log.close()
+
+    def _new_points(self) -> list[StoredPoint]:
+        points = self._log.points(self._point_id, BATCH_ROWS)
+        if len(points) == BATCH_ROWS:
+            points = self._log.points(max(points[-1].point_id, self._log.last_point_id() - BATCH_ROWS), BATCH_ROWS)
+        if points:
+            self._point_id = points[-1].point_id
+        return points
+
+    def _new_events(self) -> list[Event]:
+        """All new events, a batch at a time: none may be missed, each is small."""
+        events: list[Event] = []
+        while batch := self._log.events(self._seq, BATCH_ROWS):
+            events = [*events, *batch][-BATCH_ROWS:]
+            self._seq = batch[-1].seq
+        return events
+
+    def _take_point(self, point: StoredPoint) -> None:
+        name = next((n for n in LOSSES if n in point.values), None)
+        if name is not None:
+            self.now.loss = MetricAt(step=point.step, value=point.values[name])
+        self.now.lr = point.values.get("lr", self.now.lr)
+        self.now.base_lr = point.values.get("base_lr", self.now.base_lr)
+        norm = point.values.get("step_grad_norm", point.values.get("grad_norm"))
+        self.now.grad_norm = self.now.grad_norm if norm is None else norm
+        if self.now.info.goal_metric in point.values:
+            self._take_goal(point.step, point.values[self.now.info.goal_metric])
+
+    def _take_goal(self, step: int, value: float) -> None:
+        newest = MetricAt(step=step, value=value)
+        self.now.goal_last = newest
+        if not math.isfinite(value):
+            return
+        best = self.now.goal_best
+        sign = -1 if self.now.info.goal_direction == "maximize" else 1
+        if best is None or not math.isfinite(best.value) or sign * value < sign * best.value:
+            self.now.goal_best = newest
+
+    def _take_event(self, event: Event) -> list[Line]:
+        body = event.body
+        if isinstance(body, Evaluated):
+            if self.now.info.goal_metric in body.metrics:
+                self._take_goal(event.step or 0, body.metrics[self.now.info.goal_metric])
+            if "eval_loss" in body.metrics:
+                self.now.evaluations.append(MetricAt(step=event.step or 0, value=body.metrics["eval_loss"]))
+        elif isinstance(body, PolicyAttached):
+            self.now.policy = body.policy
+        elif isinstance(body, Acked) and body.ack.outcome == "applied":
+            self.now.applied += 1
+        return lines_of(event, self._log.find_command)
+
+    def _take_speed(self, points: list[StoredPoint]) -> None:
+        if not points:
+            return
+        newest = points[-1]
+        self.now.last_step_at_s = newest.at_s
+        if self._speed and newest.step < self._speed[-1][0]:
+            self._speed.clear()  # gone back to a checkpoint
+        if not self._speed:
+            self._speed.append((points[0].step, points[0].at_s))
+        if newest.step == self._speed[-1][0]:
+            return
+        self._speed.append((newest.step, newest.at_s))
+        (first, since_s), (last, until_s) = self._speed[0], self._speed[-1]
+        if until_s > since_s:
+            self.now.steps_per_s = (last - first) / (until_s - since_s)
+
+    def _take_curve(self) -> None:
+        if self._clock() - self._curve_at_s < CURVE_EVERY_S and self.now.info.is_live:
+            return
+        self._curve_at_s = self._clock()
+        branch = self.now.info.branch
+        names = {s.name for s in self._log.series(branch)}
+        name = next((n for n in LOSSES if n in names), None)
+        if name is None:
+            return
+        try:
+            self.now.curve = self._log.curve(name, branch, max_points=CURVE_POINTS)
+        except UserError:
+            self.now.curve = None  # the branch was left between the two reads

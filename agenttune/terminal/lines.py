@@ -1,0 +1,194 @@
+"""Events as lines for a person: what was found, decided, refused, done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agenttune.events import (
+    Acked,
+    BranchStarted,
+    CheckpointSaved,
+    Decided,
+    Evaluated,
+    Event,
+    Found,
+    Judged,
+    LogGap,
+    NoteAdded,
+    PolicyAttached,
+    PolicyDetached,
+    Proposed,
+    ReadBack,
+    RunStarted,
+    StatusChanged,
+)
+from agenttune.journal import outcome_line
+from agenttune.proposals import CommandRecord
+from agenttune.terminal.text import clean, number
+
+SEVERITY_STYLE = {"info": "cyan", "warning": "yellow", "critical": "bold red"}
+BAD_STATUS = frozenset({"failed", "lost", "interrupted"})
+REFUSALS = frozenset({"rejected", "expired", "superseded"})
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the list.
+
+    Attributes:
+        mark: One word for what it is, such as `found` or `refused`.
+        text: Cleaned; safe to show.
+        style: Style of the mark.
+    """
+
+    at_s: float
+    step: int | None
+    mark: str
+    text: str
+    style: str = ""
+
+
+CommandLookup = Callable[[str], "CommandRecord | None"]
+
+
+def lines_of(event: Event, find_command: CommandLookup) -> list[Line]:
+    """The lines that an event is worth; most events are worth one or none."""
+    make = _MAKERS.get(type(event.body))
+    if make is None:
+        return []
+    record = find_command(event.command_id) if event.command_id else None
+    return [
+        Line(event.at_s, _step_of(event), mark, clean(text), style) for mark, text, style in make(event.body, record)
+    ]
+
+
+def _step_of(event: Event) -> int | None:
+    if isinstance(event.body, Found):
+        return event.body.finding.step
+    return event.body.ack.step if isinstance(event.body, Acked) else event.step
+
+
+Parts = Iterable[tuple[str, str, str]]
+
+
+def _started(body: RunStarted, record: CommandRecord | None) -> Parts:
+    steps = "" if body.max_steps is None else f", {body.max_steps} steps"
+    yield "trainer", f"{body.framework}{steps}", "green"
+
+
+def _status(body: StatusChanged, record: CommandRecord | None) -> Parts:
+    style = "bold red" if body.status in BAD_STATUS else "green"
+    yield "status", body.status + (f": {body.reason}" if body.reason else ""), style
+
+
+def _found(body: Found, record: CommandRecord | None) -> Parts:
+    finding = body.finding
+    yield "found", f"{finding.kind}: {finding.summary}", SEVERITY_STYLE[finding.severity]
+
+
+def _decided(body: Decided, record: CommandRecord | None) -> Parts:
+    # What it asked for has lines of its own, with the reason of each command.
+    if body.reason and not body.command_ids:
+        yield "held", f"{body.policy}: {body.reason}", "dim magenta"
+
+
+def _proposed(body: Proposed, record: CommandRecord | None) -> Parts:
+    proposal = body.proposal
+    mark, style = ("decided", "magenta") if proposal.author.principal == "agent" else ("asked", "blue")
+    why = f" because {proposal.rationale}" if proposal.rationale else ""
+    yield mark, f"{proposal.author.name}: {command_words(proposal.command.model_dump(mode='json'))}{why}", style
+
+
+def _judged(body: Judged, record: CommandRecord | None) -> Parts:
+    verdict = body.verdict
+    if verdict.decision not in REFUSALS:
+        return
+    what = command_words(record.proposal.command.model_dump(mode="json")) if record else "a command"
+    nearest = f"; nearest allowed: {_pairs(verdict.nearest_allowed)}" if verdict.nearest_allowed else ""
+    word = "refused" if verdict.decision == "rejected" else verdict.decision
+    yield word, f"{what} by {verdict.decided_by}: {verdict.reason}{nearest}", "bold yellow"
+
+
+def _acked(body: Acked, record: CommandRecord | None) -> Parts:
+    kind = record.proposal.command.kind if record else "a command"
+    ack = body.ack
+    if ack.outcome != "applied":
+        yield ack.outcome, f"{kind}: {ack.message}", "bold red"
+        return
+    what = outcome_line(record) if record is not None and record.ack is not None else ack.message
+    back = f", read back at {ack.confirmed_step}" if ack.confirmed_step is not None else ""
+    head = "" if ack.changes else f"{kind}: "
+    yield "applied", f"{head}{what} at step {ack.step}{back}", "bold green"
+
+
+def _evaluated(body: Evaluated, record: CommandRecord | None) -> Parts:
+    yield "evaluated", _metrics(body.metrics), "blue"
+
+
+def _checkpoint(body: CheckpointSaved, record: CommandRecord | None) -> Parts:
+    yield "saved", f"{body.checkpoint_id} in {body.path}", "green"
+
+
+def _branch(body: BranchStarted, record: CommandRecord | None) -> Parts:
+    if body.parent is not None:
+        yield "branch", f"{body.name} from {body.parent} at step {body.from_step}", "green"
+
+
+def _read_back(body: ReadBack, record: CommandRecord | None) -> Parts:
+    if not body.held:
+        yield "undone", f"expected {_pairs(body.expected)}, found {_pairs(body.found)}", "bold red"
+
+
+def _attached(body: PolicyAttached, record: CommandRecord | None) -> Parts:
+    yield "policy", f"{body.policy} attached", "magenta"
+
+
+def _detached(body: PolicyDetached, record: CommandRecord | None) -> Parts:
+    yield "policy", f"{body.policy} left" + (f": {body.reason}" if body.reason else ""), "magenta"
+
+
+def _note(body: NoteAdded, record: CommandRecord | None) -> Parts:
+    yield "note", f"{body.author}: {body.text}", "blue"
+
+
+def _gap(body: LogGap, record: CommandRecord | None) -> Parts:
+    yield "log", f"{body.dropped_rows} rows were lost: {body.reason}", "bold red"
+
+
+_MAKERS: Mapping[type, Callable[[Any, CommandRecord | None], Parts]] = {
+    RunStarted: _started,
+    StatusChanged: _status,
+    Found: _found,
+    Decided: _decided,
+    Proposed: _proposed,
+    Judged: _judged,
+    Acked: _acked,
+    Evaluated: _evaluated,
+    CheckpointSaved: _checkpoint,
+    BranchStarted: _branch,
+    ReadBack: _read_back,
+    PolicyAttached: _attached,
+    PolicyDetached: _detached,
+    NoteAdded: _note,
+    LogGap: _gap,
+}
+
+SPEED_METRICS = ("runtime", "per_second", "epoch", "flos")
+"""Parts of the names of figures that say how fast an evaluation was, not how good."""
+
+
+def _metrics(metrics: Mapping[str, float]) -> str:
+    shown = {k: v for k, v in metrics.items() if not any(part in k for part in SPEED_METRICS)}
+    return _pairs(shown or metrics)
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {number(value)}" for name, value in values.items())
+
+
+def command_words(command: Mapping[str, Any]) -> str:
+    """Such as `update_optimizer lr 0.05`: the kind and the arguments that were given."""
+    given = {k: v for k, v in command.items() if k != "kind" and v not in (None, {}, "effective")}
+    return f"{command['kind']} {_pairs(given)}".strip()

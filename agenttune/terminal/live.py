@@ -1,0 +1,221 @@
+"""The live screen: header, progress, loss curve, figures, and the newest lines of the log."""
+
+from __future__ import annotations
+
+import textwrap
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from agenttune.journal import MetricAt
+from agenttune.terminal.chart import MIN_HEIGHT, loss_chart
+from agenttune.terminal.feed import RunFeed, Snapshot
+from agenttune.terminal.lines import BAD_STATUS, Line
+from agenttune.terminal.text import clean, duration, number
+
+KEPT_LINES = 200
+MAX_HEIGHT = 34
+"""Taller terminals keep the rest for what was there before."""
+SIDE_BY_SIDE = 70
+"""From this width on, the figures stand beside the curve, and below it under this width."""
+FIGURES_WIDTH = 31
+MAX_CHART_HEIGHT = 14
+MARK_WIDTH = 9
+MAX_ROWS = 3
+"""Of one line of the list; a longer reason is in the report."""
+QUIET_AFTER_S = 5.0
+"""Without a step for so long, the speed of the past says nothing."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture of the screen; lays itself out for the size it is drawn at."""
+
+    now: Snapshot
+    lines: Sequence[Line]
+    subject: str
+    url: str
+    at_s: float
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield _layout(self, options.max_width, min(console.size.height - 1, MAX_HEIGHT))
+
+
+class LiveScreen:
+    """Redraws a frame at every refresh.
+
+    Args:
+        console: A terminal.
+        feed: The run.
+        subject: What runs.
+        url: Of the control server.
+        clock: Unix time in seconds.
+    """
+
+    def __init__(
+        self, console: Console, feed: RunFeed, subject: str, url: str, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._feed = feed
+        self._subject, self._url, self._clock = subject, url, clock
+        self._lines: deque[Line] = deque(maxlen=KEPT_LINES)
+        self._live = Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+        self._live.start()
+
+    def refresh(self) -> None:
+        self._lines.extend(self._feed.read())
+        self._live.update(self.frame(), refresh=True)
+
+    def frame(self) -> Frame:
+        return Frame(self._feed.now, list(self._lines), self._subject, self._url, self._clock())
+
+    def notice(self, text: str) -> None:
+        self._lines.append(Line(self._clock(), None, "agenttune", clean(text), "bold cyan"))
+        self._live.update(self.frame(), refresh=True)
+
+    def close(self) -> None:
+        try:
+            self.refresh()
+        finally:
+            self._live.stop()
+            self._feed.close()
+
+
+def _layout(frame: Frame, width: int, height: int) -> RenderableType:
+    head = [_title(frame, width), _subtitle(frame, width), _progress(frame, width)]
+    figures = _figures(frame.now)
+    left = height - len(head) - 1
+    if width >= SIDE_BY_SIDE and left >= 2 * len(figures):
+        chart_height = max(len(figures), min(MAX_CHART_HEIGHT, left * 9 // 20))
+        body, used = [_side_by_side(frame.now, figures, width, chart_height)], chart_height
+    else:
+        body, used = _stacked(frame.now, figures, width, left)
+    rest = max(0, left - used)
+    return Group(*head, *body, Text("─" * width, style="dim"), *_newest(frame.lines, width, rest))
+
+
+def _cut(text: Text, width: int) -> Text:
+    text.truncate(width, overflow="ellipsis")
+    text.no_wrap = True
+    return text
+
+
+def _title(frame: Frame, width: int) -> Text:
+    info = frame.now.info
+    style = "bold red" if info.status in BAD_STATUS else "bold green"
+    text = Text.assemble((clean(info.run_id, 60), "bold"), "  ", (info.status, style), "  ", ("policy ", "dim"))
+    text.append(clean(frame.now.policy, 40) or "not attached yet")
+    return _cut(text, width)
+
+
+def _subtitle(frame: Frame, width: int) -> Text:
+    url = frame.url
+    text = Text(clean(frame.subject), style="dim")
+    text.truncate(max(10, width - len(url) - 2), overflow="ellipsis")
+    text.append("  " + url, style="dim cyan")
+    return _cut(text, width)
+
+
+def _progress(frame: Frame, width: int) -> RenderableType:
+    now = frame.now
+    total = now.info.max_steps
+    words = _progress_words(frame)
+    if total is None:
+        return _cut(Text(f"step {now.info.step}  {words}"), width)
+    percent = f"{100 * now.info.step // max(total, 1)}%"
+    line = Table.grid(padding=(0, 1))
+    line.add_row(
+        ProgressBar(total=max(total, 1), completed=min(now.info.step, total), width=max(8, width - len(words) - 24)),
+        Text(f"{now.info.step}/{total}", style="bold", no_wrap=True),
+        Text(percent, no_wrap=True),
+        Text(words, style="dim", no_wrap=True, overflow="ellipsis"),
+    )
+    return line
+
+
+def _progress_words(frame: Frame) -> str:
+    now = frame.now
+    if not now.info.is_live:
+        return "ended"
+    if now.last_step_at_s is None:
+        return "waiting for the first step"
+    quiet_s = frame.at_s - now.last_step_at_s
+    if quiet_s > QUIET_AFTER_S:
+        return f"no step for {duration(quiet_s)}"
+    speed = f"{now.steps_per_s:.3g} steps/s" if now.steps_per_s else ""
+    return speed if now.seconds_left is None else f"{speed}  {duration(now.seconds_left)} left"
+
+
+def _figures(now: Snapshot) -> list[tuple[str, str]]:
+    """Name and value of what is worth a look, one row each."""
+    goal = now.info.goal_metric
+    return [
+        ("loss", _value(now.loss)),
+        (clean(goal, 16), _value(now.goal_last)),
+        ("  best", "-" if now.goal_best is None else f"{number(now.goal_best.value)} at {now.goal_best.step}"),
+        ("lr", _number(now.lr)),
+        ("  base", _number(now.base_lr)),
+        ("grad norm", _number(now.grad_norm)),
+        ("applied", f"{now.applied} command{'' if now.applied == 1 else 's'}"),
+    ]
+
+
+def _value(metric: MetricAt | None) -> str:
+    return "-" if metric is None else number(metric.value)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else number(value)
+
+
+def _side_by_side(now: Snapshot, figures: Sequence[tuple[str, str]], width: int, height: int) -> RenderableType:
+    grid = Table.grid(padding=(0, 1))
+    chart_width = width - FIGURES_WIDTH - 2
+    grid.add_column(width=chart_width)
+    grid.add_column(width=FIGURES_WIDTH)
+    chart = loss_chart(now.curve, now.evaluations, chart_width, height)
+    grid.add_row(chart, _figure_table(figures))
+    return grid
+
+
+def _stacked(
+    now: Snapshot, figures: Sequence[tuple[str, str]], width: int, left: int
+) -> tuple[list[RenderableType], int]:
+    """Curve above, figures in running text below, as far as there is room; and the rows they take."""
+    rows = Text("  ".join(f"{name.strip()} {value}" for name, value in figures)).wrap(Console(), width)[: left // 3]
+    height = min(MAX_CHART_HEIGHT, (left - len(rows)) // 2)
+    if height < MIN_HEIGHT:
+        return list(rows), len(rows)
+    return [loss_chart(now.curve, now.evaluations, width, height), *rows], height + len(rows)
+
+
+def _figure_table(figures: Sequence[tuple[str, str]]) -> Table:
+    table = Table.grid(padding=(0, 1))
+    for name, value in figures:
+        table.add_row(Text(name, style="dim"), Text(value, style="bold", no_wrap=True, overflow="ellipsis"))
+    return table
+
+
+def _newest(lines: Sequence[Line], width: int, height: int) -> list[Text]:
+    """The newest lines that fit, oldest first; long ones take up to three rows."""
+    rows: list[Text] = []
+    for line in reversed(lines):
+        own = _rows_of(line, width)
+        if len(rows) + len(own) > height:
+            return rows
+        rows = [*own, *rows]
+    return rows
+
+
+def _rows_of(line: Line, width: int) -> list[Text]:
+    step = "" if line.step is None else str(line.step)
+    head = Text.assemble((f"{step:>6} ", "dim"), (clean(line.mark, MARK_WIDTH).ljust(MARK_WIDTH + 1), line.style))
+    wrapped = textwrap.wrap(line.text, max(10, width - len(head)), max_lines=MAX_ROWS, placeholder=" …") or [""]
+    rows = [head + wrapped[0], *(Text(" " * len(head) + more) for more in wrapped[1:])]
+    return [_cut(row, width) for row in rows]

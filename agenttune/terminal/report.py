@@ -1,0 +1,163 @@
+"""The report of a run: what it reached, what was changed, why, and what came of it. Reads, never writes."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from agenttune.events import RunInfo
+from agenttune.journal import Intervention, MetricAt, RunSummary, Score
+from agenttune.processes import is_alive
+from agenttune.proposals import State
+from agenttune.store import LOG_NAME
+from agenttune.terminal.lines import BAD_STATUS, SEVERITY_STYLE, command_words
+from agenttune.terminal.text import clean, duration, number
+
+REFUSED = frozenset({State.REJECTED, State.SUPERSEDED})
+DONE = frozenset({State.APPLIED, State.KEPT, State.REVERTED})
+LABEL_WIDTH = 10
+SHOWN_FINDINGS = 12
+"""The first findings of a run tell its story; the log holds all."""
+DEFAULT_RUNS_DIR = "runs"
+
+
+def report_command(run_id: str, runs_dir: Path) -> str:
+    """The command that shows a run's report, as it can be typed in the current folder."""
+    if runs_dir.resolve() == Path(DEFAULT_RUNS_DIR).resolve():
+        return f"agenttune report {shlex.quote(run_id)}"
+    return f"agenttune report {shlex.quote(run_id)} --runs-dir {shlex.quote(str(runs_dir))}"
+
+
+def print_report(console: Console, summary: RunSummary) -> None:
+    """Show a report."""
+    info = summary.run
+    console.print(_headline(info, summary.duration_s))
+    for line in _scores(summary.score, info):
+        console.print(line)
+    for policy in dict.fromkeys(summary.policies):
+        console.print(_labelled("policy", clean(policy)))
+    _print_findings(console, summary)
+    metric = summary.score.metric if summary.score else summary.run.goal_metric
+    _print_changes(console, [i for i in summary.interventions if i.state not in REFUSED], metric)
+    _print_refusals(console, [i for i in summary.interventions if i.state in REFUSED])
+    for note in summary.notes:
+        console.print(_labelled("note", clean(note)))
+    # Not in a grid: a path that is cut into lines cannot be copied.
+    console.print(Text.assemble((f"{'log':<{LABEL_WIDTH}} ", "dim"), str(Path(info.path) / LOG_NAME)), soft_wrap=True)
+
+
+def _labelled(label: str, text: str | Text) -> Table:
+    """A line with a label in front; what does not fit goes on under its beginning."""
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_column(width=LABEL_WIDTH)
+    grid.add_column(overflow="fold")
+    grid.add_row(Text(clean(label, LABEL_WIDTH), style="dim"), Text(text) if isinstance(text, str) else text)
+    return grid
+
+
+def _headline(info: RunInfo, duration_s: float) -> Text:
+    style = "bold red" if info.status in BAD_STATUS else "bold green"
+    of = "" if info.max_steps is None else f" of {info.max_steps}"
+    text = Text.assemble((clean(info.run_id), "bold"), " ", (info.status, style))
+    if info.status_reason:
+        text.append(f": {clean(info.status_reason)}")
+    text.append(f"\n{'steps':<{LABEL_WIDTH}} ", style="dim")
+    text.append(f"{info.step}{of} in {duration(duration_s)}")
+    if info.is_live and info.pid is not None and not is_alive(info.pid, info.pid_started_s):
+        text.append(f"\nits process {info.pid} is gone without having closed the log", style="bold red")
+    return text
+
+
+def _scores(score: Score | None, info: RunInfo) -> list[Table]:
+    if score is None:
+        return [_labelled("metric", "no loss was logged")]
+    words = "less" if score.direction == "minimize" else "more"
+    shown = [
+        _labelled(score.metric, Text.assemble("final ", (_at(score.last), "bold"), f" ({words} is better)")),
+        _labelled("", f"best  {_at(score.best)}"),
+        _labelled("", f"first {_at(score.first)}"),
+    ]
+    if score.metric != info.goal_metric:
+        shown.append(_labelled("", f"(the goal, {clean(info.goal_metric, 40)}, was never logged)"))
+    return shown
+
+
+def _at(point: MetricAt) -> str:
+    return f"{number(point.value)} at step {point.step}"
+
+
+def _print_findings(console: Console, summary: RunSummary) -> None:
+    for index, entry in enumerate(summary.findings):
+        if index == SHOWN_FINDINGS:
+            console.print(_labelled("", f"... and {len(summary.findings) - SHOWN_FINDINGS} more findings in the log"))
+            return
+        finding = entry.finding
+        what = Text.assemble(
+            f"step {finding.step} ",
+            (finding.kind, SEVERITY_STYLE[finding.severity]),
+            f": {clean(finding.summary)}",
+        )
+        console.print(_labelled("found" if index == 0 else "", what))
+
+
+def _print_changes(console: Console, interventions: Sequence[Intervention], metric: str) -> None:
+    if not interventions:
+        console.print(_labelled("changed", "nothing"))
+        return
+    table = Table(title="What was changed, why, and what came of it", title_justify="left", title_style="bold")
+    table.add_column("step", justify="right", no_wrap=True)
+    for heading in ("by", "change", "why", clean(metric, 30)):
+        table.add_column(heading, overflow="fold")
+    for item in interventions:
+        step = item.applied_at_step if item.applied_at_step is not None else item.proposed_at_step
+        table.add_row(
+            "-" if step is None else str(step),
+            Text(clean(item.author, 30)),
+            _change(item),
+            Text(clean(item.rationale) or "-"),
+            Text(_effect(item)),
+        )
+    console.print(table)
+
+
+def _change(item: Intervention) -> Text:
+    style = "" if item.state in DONE else "red"
+    text = clean(item.summary)
+    return Text(text if item.state in DONE and " -> " in text else f"{item.kind}: {text}", style=style)
+
+
+def _effect(item: Intervention) -> str:
+    if item.metric_before is None and item.metric_after is None:
+        return "-"
+    before, after = ("-" if m is None else number(m.value) for m in (item.metric_before, item.metric_after))
+    return f"{before} -> {after}"
+
+
+def _print_refusals(console: Console, refused: Sequence[Intervention]) -> None:
+    for index, item in enumerate(refused):
+        asked = f"{command_words({'kind': item.kind, **item.arguments})} (asked by {clean(item.author, 30)})"
+        why = f"{clean(item.decided_by)}: {clean(item.decision_reason)}"
+        console.print(_labelled("refused" if index == 0 else "", f"{asked} by {why}"))
+
+
+def print_runs(console: Console, runs: Sequence[RunInfo]) -> None:
+    """A table of runs, one line each."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("run", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    table.add_column("step", justify="right", no_wrap=True)
+    table.add_column("started", no_wrap=True)
+    table.add_column("why", overflow="ellipsis", no_wrap=True)
+    for info in runs:
+        started = time.strftime("%Y-%m-%d %H:%M", time.localtime(info.created_at_s))
+        steps = str(info.step) if info.max_steps is None else f"{info.step}/{info.max_steps}"
+        style = "red" if info.status in BAD_STATUS else "green"
+        status, why = Text(info.status, style=style), Text(clean(info.status_reason, 80))
+        table.add_row(Text(clean(info.run_id)), status, steps, started, why)
+    console.print(table)

@@ -1,0 +1,43 @@
+"""The two ways to follow a run: a live screen, or plain lines where there is no screen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from rich.console import Console
+
+from agenttune.terminal.feed import RunFeed
+from agenttune.terminal.live import LiveScreen
+from agenttune.terminal.plain import PlainLines
+
+
+class View(Protocol):
+    """Shows a run until it is closed."""
+
+    def refresh(self) -> None:
+        """Read the log and show what is new."""
+        ...
+
+    def notice(self, text: str) -> None:
+        """Show a line that is not in the log, such as that a process was restarted."""
+        ...
+
+    def close(self) -> None:
+        """Show the last state and give the terminal back."""
+        ...
+
+
+def view_for(console: Console, folder: Path, subject: str, url: str) -> View:
+    """A live screen on a terminal, plain lines anywhere else.
+
+    Args:
+        console: Where to show it.
+        folder: Of the run.
+        subject: What runs, such as the script with its arguments.
+        url: Of the control server.
+    """
+    feed = RunFeed(folder)
+    if console.is_terminal and not console.is_dumb_terminal:
+        return LiveScreen(console, feed, subject, url)
+    return PlainLines(console, feed, subject, url)

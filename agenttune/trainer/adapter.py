@@ -1,0 +1,79 @@
+"""What a session needs from a training loop. One class per loop implements it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch.optim import Optimizer
+
+from agenttune.events import KnobState
+
+SettingValue = int | float
+"""A setting of the loop: `max_grad_norm`, `gradient_accumulation_steps` or `max_steps`."""
+
+
+class Adapter(Protocol):
+    """A training loop, as the session sees it at a step boundary."""
+
+    framework: str
+    """The loop and its version, such as `transformers.Trainer 5.23.0`."""
+    capabilities: tuple[str, ...]
+    """Kinds of the commands that this loop can apply."""
+    refusal: str
+    """What a command outside of `capabilities` is told."""
+
+    def optimizer(self) -> Optimizer:
+        """The optimizer, as the loop steps it."""
+        ...
+
+    def scheduler(self) -> object | None:
+        """The learning-rate scheduler, if there is one."""
+        ...
+
+    def update_was_skipped(self) -> bool:
+        """Whether the last update was dropped (an overflow in mixed precision), and the schedule with it."""
+        ...
+
+    def max_steps(self) -> int | None:
+        """The step at which training ends, if that is known."""
+        ...
+
+    def settings(self) -> list[KnobState]:
+        """The loop's own tunable values, named as in `update_training`."""
+        ...
+
+    def check_setting(self, name: str, value: SettingValue, step: int) -> str:
+        """What else changing a setting means, for the ack's message.
+
+        Raises:
+            UserError: It cannot be set to this; says why and what can be.
+        """
+        ...
+
+    def is_ready_for(self, name: str, value: SettingValue) -> bool:
+        """Whether the setting can change at this very boundary; if not, the command waits."""
+        ...
+
+    def change_setting(self, name: str, value: SettingValue) -> None:
+        """Write one setting; checked and ready before."""
+        ...
+
+    def can_end_here(self) -> bool:
+        """Whether a save or a stop asked for now takes effect at this boundary."""
+        ...
+
+    def request_save(self) -> None:
+        """Have the loop save a checkpoint of this step; it reports to `Session.checkpoint_saved`."""
+        ...
+
+    def request_stop(self) -> None:
+        """Have the loop end after this step."""
+        ...
+
+    def evaluate(self) -> dict[str, float]:
+        """Evaluate now, leaving random states, schedules and early stopping as they were.
+
+        Raises:
+            UserError: There is nothing to evaluate on.
+        """
+        ...

@@ -1,0 +1,156 @@
+"""One function per command: check everything, then write, then read back.
+
+A function that raises has changed nothing; the session turns the error into a failed ack and training goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from agenttune.commands import AddNote, CommandBase, SaveCheckpoint, SetKnob, StopTraining, UpdateTraining
+from agenttune.errors import NotSupported, UserError
+from agenttune.events import NoteAdded, StatusChanged
+from agenttune.proposals import Change, CommandRecord
+from agenttune.trainer.adapter import Adapter
+from agenttune.trainer.optimizers import same
+from agenttune.trainer.outcomes import AwaitSave, Done, Expectation, NotYet, Outcome
+from agenttune.trainer.rates import update_optimizer
+from agenttune.trainer.replan import update_schedule
+from agenttune.trainer.steering import Steering
+
+LATER_ISSUE = frozenset(
+    {
+        "load_checkpoint",
+        "update_dataset",
+        "update_dataset_runtime_hyperparameters",
+        "model_layer_operation",
+        "model_layer_parameter_update",
+    }
+)
+"""Commands that are defined, and that no trainer applies yet."""
+
+
+Handler = Callable[[Steering, CommandRecord, Any], Outcome]
+
+
+def apply_command(steering: Steering, record: CommandRecord) -> Outcome:
+    """Apply one command.
+
+    Raises:
+        UserError: It cannot be applied as asked; nothing has changed.
+        Exception: A defect; what was written has been put back.
+    """
+    command: CommandBase = record.proposal.command
+    if command.kind in LATER_ISSUE:
+        raise NotSupported(f"{command.kind} is not supported yet by this trainer")
+    if command.kind not in steering.adapter.capabilities:
+        raise NotSupported(f"{command.kind}: {steering.adapter.refusal}")
+    return HANDLERS[command.kind](steering, record, command)
+
+
+# -- the loop ------------------------------------------------------------------------------------------------------
+
+_SETTINGS = ("max_grad_norm", "gradient_accumulation_steps", "max_steps")
+
+
+def update_training(steering: Steering, record: CommandRecord, command: UpdateTraining) -> Outcome:
+    adapter = steering.adapter
+    asked = {name: getattr(command, name) for name in _SETTINGS if getattr(command, name) is not None}
+    notes = [adapter.check_setting(name, value, steering.step) for name, value in asked.items()]
+    if not all(adapter.is_ready_for(name, value) for name, value in asked.items()):
+        return NotYet()
+    before = _read_settings(adapter)
+    try:
+        for name, value in asked.items():
+            adapter.change_setting(name, value)
+        after = _read_settings(adapter)
+        wrong = [name for name, value in asked.items() if not same(after[name], value)]
+        if wrong:
+            raise UserError(f"did not read back as written, all put back: {', '.join(wrong)}")
+    except BaseException:
+        for name in asked:
+            adapter.change_setting(name, before[name])
+        raise
+    changes = [
+        Change(name=name, previous=before[name], requested=value, effective=after[name])
+        for name, value in asked.items()
+    ]
+    expectations = [_expect_setting(steering, name, value) for name, value in asked.items()]
+    return Done(" ".join(filter(None, notes)), changes, expectations=expectations)
+
+
+def _read_settings(adapter: Adapter) -> dict[str, Any]:
+    return {knob.name: knob.effective for knob in adapter.settings()}
+
+
+def _expect_setting(steering: Steering, name: str, value: Any) -> Expectation:
+    return Expectation(name, [value], lambda: [_read_settings(steering.adapter)[name]])
+
+
+def set_knob(steering: Steering, record: CommandRecord, command: SetKnob) -> Outcome:
+    change, read = steering.registry.set(command.name, command.value)
+    expected = Expectation(command.name, [change.effective], lambda: [read()])
+    return Done(changes=[change], expectations=[expected])
+
+
+def save_checkpoint(steering: Steering, record: CommandRecord, command: SaveCheckpoint) -> Outcome:
+    if not steering.adapter.can_end_here():
+        return NotYet()
+    steering.adapter.request_save()
+    return AwaitSave(tag=command.tag)
+
+
+def do_evaluate(steering: Steering, record: CommandRecord, command: CommandBase) -> Outcome:
+    metrics = steering.adapter.evaluate()
+    return Done(result=dict(metrics))
+
+
+def pause_training(steering: Steering, record: CommandRecord, command: CommandBase) -> Outcome:
+    if steering.paused:
+        return Done("was already paused")
+    steering.paused = True
+    reason = f"paused by {record.proposal.author.name}"
+    return Done(events=(StatusChanged(status="paused", reason=reason),))
+
+
+def resume_training(steering: Steering, record: CommandRecord, command: CommandBase) -> Outcome:
+    if not steering.paused:
+        return Done("was not paused")
+    steering.paused = False
+    reason = f"resumed by {record.proposal.author.name}"
+    return Done(events=(StatusChanged(status="running", reason=reason),))
+
+
+def stop_training(steering: Steering, record: CommandRecord, command: StopTraining) -> Outcome:
+    adapter = steering.adapter
+    if not adapter.can_end_here():
+        # The loop cannot end before its first step; a pause would keep it from that step.
+        steering.paused = False
+        return NotYet()
+    steering.paused = False
+    steering.stop_reason = f"stopped by {record.proposal.author.name}"
+    adapter.request_stop()
+    if not command.save:
+        return Done("training ends after this step")
+    adapter.request_save()
+    return AwaitSave("training ends after this step")
+
+
+def add_note(steering: Steering, record: CommandRecord, command: AddNote) -> Outcome:
+    return Done(events=(NoteAdded(text=command.text, author=record.proposal.author.name),))
+
+
+HANDLERS: dict[str, Handler] = {
+    "update_optimizer": update_optimizer,
+    "update_schedule": update_schedule,
+    "update_training": update_training,
+    "set_knob": set_knob,
+    "save_checkpoint": save_checkpoint,
+    "do_evaluate": do_evaluate,
+    "pause_training": pause_training,
+    "resume_training": resume_training,
+    "stop_training": stop_training,
+    "add_note": add_note,
+}
+"""How each command is applied."""

@@ -1,0 +1,128 @@
+"""Epochs and gradient accumulation of transformers' loop, when steps are steered.
+
+The loop works out epochs and updates per epoch once, at the start. Two things therefore need care: a run that is
+given more steps must not end with its planned epochs, and a changed accumulation must neither skip data nor scale a
+gradient by the wrong count. Only public methods are overridden (see hf_trainer.py).
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import TrainerCallback
+
+OPEN_ENDED = 2**31
+"""Epochs that the loop is told of, so that it can outlive its plan; `EpochKeeper` ends it where the plan does."""
+
+Fetch = Callable[[Iterator[Any], int, Any], tuple[list[Any], Any]]
+
+
+@dataclass
+class EpochPlan:
+    """What the loop planned when it started.
+
+    Attributes:
+        epochs: Epochs planned; None if the data has no length and the loop goes by steps alone.
+        updates: Optimizer steps in an epoch, as planned.
+        batches: Micro-batches in an epoch.
+        is_extended: The run goes on until `max_steps`, however many epochs that takes.
+    """
+
+    epochs: int | None = None
+    updates: int = 1
+    batches: int = 1
+    is_extended: bool = False
+
+    def read(self, values: tuple[Any, ...], accumulation: int) -> tuple[Any, ...]:
+        """Take note of `set_initial_training_values`, and leave the number of epochs open."""
+        epochs, updates, batches, max_steps = values[0], values[1], values[5], values[6]
+        sized = batches is not None and epochs != sys.maxsize
+        self.epochs = epochs if sized else None
+        self.updates = updates
+        self.batches = batches if batches is not None else max(1, max_steps * accumulation)
+        self.is_extended = False
+        return (OPEN_ENDED, *values[1:]) if sized else values
+
+
+class EpochKeeper(TrainerCallback):  # type: ignore[misc]
+    """Shows the planned number of epochs, and ends training with the last of them. Stands first among callbacks."""
+
+    def __init__(self, plan: EpochPlan) -> None:
+        self._plan = plan
+        self._done = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._done = state.global_step // max(1, self._plan.updates)
+        if self._plan.epochs is not None:
+            state.num_train_epochs = self._plan.epochs
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._done += 1
+        if self._plan.epochs is not None and self._done >= self._plan.epochs and not self._plan.is_extended:
+            control.should_training_stop = True
+
+
+@dataclass
+class Group:
+    """Micro-batches of one optimizer step that are still to be trained on."""
+
+    size: int
+    items: Any
+    left: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.left = self.size
+
+
+class Accumulation:
+    """Hands out micro-batches in groups of the accumulation in force.
+
+    Until the accumulation is changed, the loop's own fetching is used as it is. After a change each fetch returns
+    whole groups, at least as many batches as the loop's plan counts on, so that an epoch still sees all of its data;
+    an epoch that is used up early ends with empty fetches, which the loop passes over.
+    """
+
+    def __init__(self) -> None:
+        self.is_changed = False
+        self._planned = 1
+        self._groups: deque[Group] = deque()
+
+    def start_epoch(self, accumulation: int, first: bool) -> None:
+        """Note what the loop counts on: what it had at the start (5.x), or at the epoch's start (4.x)."""
+        self._planned = accumulation if first else max(self._planned, accumulation)
+        self._groups.clear()
+
+    @property
+    def is_between_groups(self) -> bool:
+        """Whether no fetched batch waits for its step."""
+        return not self._groups
+
+    def fetch(self, fetch: Fetch, batches: Iterator[Any], count: int, device: Any, now: int) -> tuple[list[Any], Any]:
+        """What `get_batch_samples` returns."""
+        if not self.is_changed:
+            return fetch(batches, count, device)
+        wanted = math.ceil(max(self._planned, 1) / now) * now
+        fetched: list[Any] = []
+        while len(fetched) < wanted:
+            group, items = fetch(batches, now, device)
+            if group:
+                self._groups.append(Group(len(group), items))
+                fetched += group
+            if len(group) < now:
+                break
+        return fetched, None
+
+    def take(self) -> Group | None:
+        """The group of the next micro-batch; None while the loop's own counting holds."""
+        if not self._groups:
+            return None
+        group = self._groups[0]
+        group.left -= 1
+        if group.left == 0:
+            self._groups.popleft()
+        return group

@@ -1,0 +1,273 @@
+"""The callback that connects transformers' Trainer to a session."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from agenttune.events import Point, RunStatus, StatusChanged
+from agenttune.serving import ensure_server
+from agenttune.store import RunLog
+from agenttune.trainer.checkpoints import find_checkpoint
+from agenttune.trainer.exchange import leads_here, make_exchange
+from agenttune.trainer.hf_adapter import HfAdapter
+from agenttune.trainer.knobs import Knob, KnobRegistry
+from agenttune.trainer.meter import StepMeter
+from agenttune.trainer.options import SERVER_URL, Options, open_run
+from agenttune.trainer.session import Session
+
+logger = logging.getLogger("agenttune")
+
+
+class InteractiveCallback(TrainerCallback):  # type: ignore[misc]
+    """Makes a training run observable and steerable: `trainer.add_callback(InteractiveCallback())`.
+
+    Without access to the trainer it can neither evaluate on demand, nor change gradient accumulation, nor go past
+    the planned epochs; those commands are refused and say so. `make_interactive` has no such limits.
+
+    Args:
+        options: Where to record, and whether to start a control server.
+        adapter: For `make_interactive`: the adapter that knows the trainer.
+    """
+
+    def __init__(self, options: Options | None = None, adapter: HfAdapter | None = None) -> None:
+        self.options = options or Options()
+        self.adapter = adapter or HfAdapter()
+        self.registry = KnobRegistry()
+        self.session: Session | None = None
+        self.meter: StepMeter | None = None
+        self._log: RunLog | None = None
+        self._is_open = False
+        self._hook: Any = None
+
+    def register_knob(
+        self,
+        name: str,
+        get: Callable[[], Any],
+        set: Callable[[Any], object],  # noqa: A002 - reads best where it is called
+        *,
+        unit: str = "",
+        minimum: float | None = None,
+        maximum: float | None = None,
+        description: str = "",
+    ) -> None:
+        """Offer a value of your own for the `set_knob` command.
+
+        Args:
+            name: Its name, for agents and the dashboard.
+            get: Reads it: a number, true/false or a text.
+            set: Writes it; called between two steps, in the training thread.
+            unit: Such as `s` or `tokens`.
+            minimum: Smallest value allowed.
+            maximum: Largest value allowed.
+            description: What it does, for whoever decides to change it.
+
+        Raises:
+            UserError: It cannot be read, or is of another type.
+        """
+        knob = Knob(name, get, set, unit, minimum, maximum, description)
+        if self.session is not None:
+            self.session.register_knob(knob)
+        else:
+            self.registry.register(knob)
+
+    # -- opening and closing ----------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Open the run's log, with a control server beside it; before anything is trained.
+
+        Raises:
+            PortInUse: The server's port is taken.
+            StoreFault: The log cannot be written.
+        """
+        if self._is_open:
+            return
+        if leads_here():
+            if self.options.server and not os.environ.get(SERVER_URL):
+                address = ensure_server(self.options.folder(), self.options.host, self.options.port)
+                _visible(f"control server at {address.url}")
+            self._log = open_run(self.options)
+            _visible(f"run {self._log.folder.name} is recorded in {self._log.folder}")
+        self._is_open = True
+
+    def close(self, status: RunStatus, reason: str = "") -> None:
+        """Record how the run ended; once."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        atexit.unregister(self._close_at_exit)
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+        if self.session is not None:
+            self._drain()
+            self.session.end(status, reason)
+        elif self._log is not None:  # it ended before training began
+            self._log.append(StatusChanged(status=status, reason=reason))
+            self._log.close()
+        self.session = self.meter = self._log = None
+
+    def close_after(self, error: BaseException) -> None:
+        """Record the exception that ended training: its type and message, nothing else."""
+        interrupted = isinstance(error, (KeyboardInterrupt, SystemExit))
+        self.close("interrupted" if interrupted else "failed", f"{type(error).__name__}: {error}".rstrip(": "))
+
+    def close_normally(self) -> None:
+        """Record that training came to its end, or was stopped by command."""
+        stop_reason = self.session.steering.stop_reason if self.session is not None else None
+        self.close("stopped" if stop_reason else "finished", stop_reason or "")
+
+    def _close_at_exit(self) -> None:
+        """A callback is not told of an exception that ends training; the interpreter still knows it at exit."""
+        error = getattr(sys, "last_value", None)
+        if isinstance(error, BaseException):
+            self.close_after(error)
+        else:
+            self.close("interrupted", "the process ended while training")
+
+    # -- events of the loop -----------------------------------------------------------------------------------
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.open()
+        self.adapter.bind(args, state, control, kwargs)
+        self.adapter.note_first_step()
+        self.meter = StepMeter(args.device.type != "cpu", args.world_size)
+        if self.session is None:
+            self.session = Session(self._log, self.adapter, self.registry, make_exchange())
+            self._watch_loss(kwargs["model"])
+            if self.adapter.trainer is None:
+                atexit.register(self._close_at_exit)
+            with self._never_fatal():
+                self.session.begin(state.global_step, _details(args, kwargs))
+        self.meter.skip()
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        first = int(state.global_step) == self.adapter.first_step
+        self.adapter.accumulation.start_epoch(args.gradient_accumulation_steps, first)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.session is not None:
+            with self._never_fatal():
+                self.session.before_update()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        session, meter = self.session, self.meter
+        if session is None or meter is None:
+            return
+        self.adapter.follow(control, kwargs)
+        with self._never_fatal():
+            for point in meter.finish(state.global_step, session.lr, session.base_lr):
+                session.add_point(point)
+            session.boundary(state.global_step)
+        meter.skip()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if self.session is None or logs is None or _is_evaluation(logs):
+            return
+        with self._never_fatal():
+            self._drain()
+            values = _numbers(logs)
+            # The Trainer's own filter logs a finite loss after a NaN (0.0 in the end).
+            if self.meter is not None and self.meter.take_nonfinite() and "loss" in values:
+                values["loss"] = math.nan
+            self.session.logged(_point(state.global_step, values, "log"))
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        if self.session is None or self.meter is None or metrics is None:
+            return
+        with self._never_fatal():
+            self.session.evaluated(_point(state.global_step, _numbers(metrics), "eval"))
+        self.meter.skip()
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.session is None or self.meter is None:
+            return
+        self.adapter.follow(control, kwargs)
+        with self._never_fatal():
+            self.session.checkpoint_saved(find_checkpoint(Path(args.output_dir), state.global_step))
+        self.meter.skip()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.adapter.trainer is None:
+            self.close_normally()
+
+    # -- inside -----------------------------------------------------------------------------------------------
+
+    def _drain(self) -> None:
+        if self.session is not None and self.meter is not None:
+            for point in self.meter.drain():
+                self.session.add_point(point)
+
+    def _watch_loss(self, model: torch.nn.Module) -> None:
+        """Without the trainer, the loss of a step is read off the model's own output."""
+        if self.adapter.trainer is None and self._hook is None:
+            self._hook = model.register_forward_hook(self._take_loss, with_kwargs=True)
+
+    def _take_loss(self, model: torch.nn.Module, inputs: Any, kwargs: dict[str, Any], output: Any) -> None:
+        if not model.training or self.meter is None or not torch.is_grad_enabled():
+            return
+        loss = output.get("loss") if isinstance(output, dict) else getattr(output, "loss", None)
+        if isinstance(loss, torch.Tensor) and loss.numel() == 1:
+            shares = 1 if kwargs.get("num_items_in_batch") is not None else self.adapter.accumulation_steps
+            self.meter.add_loss(loss.detach() / shares)
+            self.meter.add_batch(kwargs)
+
+    @contextlib.contextmanager
+    def _never_fatal(self) -> Iterator[None]:
+        """A defect of ours is reported, and the user's training goes on."""
+        try:
+            yield
+        except Exception:
+            logger.exception("agenttune failed at this step; training goes on")
+
+
+def _point(step: int, values: dict[str, float], source: Any) -> Point:
+    return Point(step=step, at_s=time.time(), values=values, source=source)
+
+
+def _numbers(row: dict[str, Any]) -> dict[str, float]:
+    return {
+        name: float(value)
+        for name, value in row.items()
+        if isinstance(value, (int, float)) or (isinstance(value, torch.Tensor) and value.numel() == 1)
+    }
+
+
+def _is_evaluation(row: dict[str, Any]) -> bool:
+    """Rows of an evaluation come with `on_evaluate` too."""
+    return any(name.endswith("_runtime") and name != "train_runtime" for name in row)
+
+
+def _details(args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    model = kwargs["model"]
+    return {
+        "model": type(model).__name__,
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "optimizer": type(getattr(kwargs["optimizer"], "optimizer", kwargs["optimizer"])).__name__,
+        "schedule": type(kwargs["lr_scheduler"]).__name__,
+        "output_dir": str(Path(args.output_dir).absolute()),
+        "world_size": args.world_size,
+        "seed": args.seed,
+    }
+
+
+def _visible(message: str) -> None:
+    """Log a line that the user should see, whether or not the program has set up logging."""
+    if not logger.hasHandlers():
+        logger.addHandler(logging.StreamHandler())
+    if logger.getEffectiveLevel() > logging.INFO and logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
+    logger.info(message)

@@ -1,0 +1,90 @@
+"""`make_interactive`: any transformers Trainer class, steerable. Public methods and callbacks only, no copied loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from agenttune.trainer.epochs import EpochKeeper
+from agenttune.trainer.hf import InteractiveCallback
+from agenttune.trainer.hf_adapter import HfAdapter
+from agenttune.trainer.options import Options
+from agenttune.trainer.plans import make_steerable
+
+
+def make_interactive(trainer_class: type[Any]) -> type[Any]:
+    """A subclass of a Trainer whose runs are recorded and can be steered while they train.
+
+    Same constructor, with one more keyword, `agenttune: Options | None`. With no command issued, losses are
+    bit-identical to those of `trainer_class`.
+
+    Args:
+        trainer_class: `transformers.Trainer` or a subclass of it, such as those of TRL.
+
+    Returns:
+        The subclass; its trainers also have `register_knob`.
+    """
+
+    class Interactive(trainer_class):  # type: ignore[misc]
+        def __init__(self, *args: Any, agenttune: Options | None = None, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            adapter = HfAdapter(self)
+            self.interactive = InteractiveCallback(agenttune, adapter)
+            self.callback_handler.callbacks.insert(0, EpochKeeper(adapter.plan))
+            self.add_callback(self.interactive)
+
+        @property
+        def register_knob(self) -> Callable[..., None]:
+            """See `InteractiveCallback.register_knob`."""
+            return self.interactive.register_knob
+
+        def train(self, *args: Any, **kwargs: Any) -> Any:
+            self.interactive.open()
+            accelerator = self.accelerator
+            clip = accelerator.clip_grad_norm_
+
+            def clip_and_note(*clip_args: Any, **clip_kwargs: Any) -> Any:
+                norm = clip(*clip_args, **clip_kwargs)
+                if self.interactive.meter is not None:
+                    self.interactive.meter.set_norm(norm)
+                return norm
+
+            accelerator.clip_grad_norm_ = clip_and_note
+            try:
+                output = super().train(*args, **kwargs)
+            except BaseException as error:
+                self.interactive.close_after(error)
+                raise
+            finally:
+                del accelerator.clip_grad_norm_
+            self.interactive.close_normally()
+            return output
+
+        def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+            meter, group = self.interactive.meter, self.interactive.adapter.accumulation.take()
+            if group is not None:
+                num_items_in_batch = group.items
+                self.current_gradient_accumulation_steps = group.size
+            if meter is None:
+                return super().training_step(model, inputs, num_items_in_batch)
+            meter.add_batch(inputs)
+            loss = super().training_step(model, inputs, num_items_in_batch)
+            meter.add_loss(loss)
+            return loss
+
+        def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Any:
+            accumulation = self.interactive.adapter.accumulation
+            now = self.args.gradient_accumulation_steps
+            return accumulation.fetch(super().get_batch_samples, epoch_iterator, num_batches, device, now)
+
+        def set_initial_training_values(self, *args: Any, **kwargs: Any) -> Any:
+            values = super().set_initial_training_values(*args, **kwargs)
+            return self.interactive.adapter.plan.read(values, self.args.gradient_accumulation_steps)
+
+        def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
+            scheduler = super().create_scheduler(*args, **kwargs)
+            make_steerable(scheduler)
+            return scheduler
+
+    Interactive.__name__ = Interactive.__qualname__ = f"Interactive{trainer_class.__name__}"
+    return Interactive

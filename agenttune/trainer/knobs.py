@@ -1,0 +1,151 @@
+"""Knobs: values that users register, and the reading of every live-tunable value of a run."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from agenttune.errors import UserError
+from agenttune.events import KnobState
+from agenttune.proposals import Change
+from agenttune.trainer.adapter import Adapter
+from agenttune.trainer.optimizers import read_value, same, tunable_names
+from agenttune.trainer.schedules import Kind, Schedule
+
+logger = logging.getLogger("agenttune")
+
+KnobValue = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A value that the user lets others set while training runs."""
+
+    name: str
+    read: Callable[[], Any]
+    write: Callable[[Any], object]
+    unit: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    description: str = ""
+
+    def state(self) -> KnobState:
+        return KnobState(
+            name=self.name,
+            unit=self.unit,
+            description=self.description,
+            effective=self.read(),
+            minimum=self.minimum,
+            maximum=self.maximum,
+        )
+
+
+class KnobRegistry:
+    """The user's knobs, by name."""
+
+    def __init__(self) -> None:
+        self._knobs: dict[str, Knob] = {}
+
+    def register(self, knob: Knob) -> None:
+        """Add a knob, replacing one of the same name.
+
+        Raises:
+            UserError: It cannot be read, or holds neither a number, a truth value nor a text.
+        """
+        value = knob.read()
+        if not isinstance(value, (bool, int, float, str)):
+            raise UserError(
+                f"knob {knob.name!r} reads as {type(value).__name__}; a knob is a number, true/false or text",
+                field="get",
+            )
+        self._knobs[knob.name] = knob
+
+    def states(self) -> list[KnobState]:
+        """All knobs as they read; one whose `get` raises is shown without a value, and the reason is logged."""
+        return [_state_or_blank(knob) for knob in self._knobs.values()]
+
+    def set(self, name: str, value: KnobValue) -> tuple[Change, Callable[[], Any]]:
+        """Check, write and read back one knob; on any trouble its old value is written again.
+
+        Raises:
+            UserError: Unknown name, wrong type, out of bounds, or the value did not hold.
+        """
+        knob = self._find(name)
+        previous = knob.read()
+        fitted = _fitted(knob, previous, value)
+        try:
+            knob.write(fitted)
+            found = knob.read()
+            if not same(found, fitted):
+                raise UserError(f"knob {name!r} was set to {fitted!r} but reads {found!r}; put back to {previous!r}")
+        except BaseException:
+            knob.write(previous)
+            raise
+        change = Change(name=name, unit=knob.unit, previous=previous, requested=value, effective=found)
+        return change, knob.read
+
+    def _find(self, name: str) -> Knob:
+        if name not in self._knobs:
+            known = sorted(self._knobs)
+            raise UserError(
+                f"no knob {name!r}; registered: {', '.join(known) or 'none (see register_knob)'}",
+                field="name",
+                allowed=known,
+            )
+        return self._knobs[name]
+
+
+def _state_or_blank(knob: Knob) -> KnobState:
+    try:
+        return knob.state()
+    except Exception as error:  # the user's code; not worth the user's training
+        logger.exception("knob %r cannot be read", knob.name)
+        return KnobState(name=knob.name, unit=knob.unit, description=f"cannot be read: {error}")
+
+
+def _fitted(knob: Knob, previous: Any, value: KnobValue) -> KnobValue:
+    """`value` in the type of the knob and within its bounds, or a UserError."""
+    wanted = type(previous)
+    if wanted is float and type(value) is int:
+        value = float(value)
+    if type(value) is not wanted:
+        raise UserError(f"knob {knob.name!r} is a {wanted.__name__} (now {previous!r}), not {value!r}", field="value")
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        low, high = knob.minimum, knob.maximum
+        inside = math.isfinite(value) and (low is None or value >= low) and (high is None or value <= high)
+        if not inside:
+            raise UserError(
+                f"knob {knob.name!r} takes {low if low is not None else '-inf'} to "
+                f"{high if high is not None else 'inf'}, not {value!r}",
+                field="value",
+                allowed={"minimum": low, "maximum": high},
+            )
+    return value
+
+
+def read_knobs(adapter: Adapter, registry: KnobRegistry) -> list[KnobState]:
+    """Every live-tunable value, read from where it is used."""
+    optimizer = adapter.optimizer()
+    schedule = Schedule(optimizer, adapter.scheduler())
+    rates = schedule.effective()
+    knobs = []
+    if schedule.kind is not Kind.OWN:
+        knobs.append(
+            KnobState(
+                name="lr",
+                description=f"learning rate of the first parameter group; schedule: {schedule.name}",
+                base=schedule.base()[0],
+                effective=rates[0],
+                groups=rates,
+                minimum=0.0,
+                maximum=100.0,
+                command="update_optimizer",
+            )
+        )
+    for name in tunable_names(optimizer):
+        values = read_value(optimizer, name)
+        knobs.append(KnobState(name=name, effective=values[0], groups=values, command="update_optimizer"))
+    return [*knobs, *adapter.settings(), *registry.states()]

@@ -1,0 +1,103 @@
+"""Where a run is recorded: options of the user, the launcher's environment, and the run's folder."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from agenttune.config import DEFAULT_PORT
+from agenttune.errors import StoreFault, UserError
+from agenttune.events import RunInfo
+from agenttune.processes import started_s
+from agenttune.store import LOG_NAME, RunLog
+
+RUN_ID = "AGENTTUNE_RUN_ID"
+RUNS_DIR = "AGENTTUNE_RUNS_DIR"
+SERVER_URL = "AGENTTUNE_SERVER_URL"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,40}")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a training process records itself.
+
+    Attributes:
+        run_name: The run's id is this name with the time of its start. Default: `run`.
+        runs_dir: Folder for one sub-folder a run, on a local disk. Default: `AGENTTUNE_RUNS_DIR`, else `./runs`.
+        host: Address of the control server, where one has to be started.
+        port: Its port; 0 takes a free one.
+        server: False for no control server; the log alone is written and read.
+    """
+
+    run_name: str | None = None
+    runs_dir: str | Path | None = None
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    server: bool = True
+
+    def __post_init__(self) -> None:
+        if self.run_name is not None and not _NAME.fullmatch(self.run_name):
+            raise UserError(
+                f"run_name {self.run_name!r} cannot be a folder name; use letters, digits, '.', '_' and '-', "
+                "at most 41, starting with a letter or digit",
+                field="run_name",
+            )
+
+    def folder(self, environ: Mapping[str, str] = os.environ) -> Path:
+        """The runs folder: the argument, else the environment, else `./runs`."""
+        return Path(self.runs_dir or environ.get(RUNS_DIR) or "runs").absolute()
+
+
+def open_run(options: Options, environ: Mapping[str, str] = os.environ) -> RunLog:
+    """Open the log that the launcher made, or create one.
+
+    A run that has begun or ended is never continued: the next `train()` of the same process gets `<id>-2`.
+
+    Raises:
+        StoreFault: The log cannot be written there.
+    """
+    runs_dir = options.folder(environ)
+    given = environ.get(RUN_ID)
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    first = given or f"{options.run_name or 'run'}-{stamp}"
+    for number in itertools.count(1):
+        run_id = first if number == 1 else f"{first}-{number}"
+        folder = runs_dir / run_id
+        log = _take(folder) if (folder / LOG_NAME).exists() else _create(folder, run_id, options.run_name)
+        if log is not None:
+            return log
+    raise AssertionError("count() does not end")
+
+
+def _take(folder: Path) -> RunLog | None:
+    """The log of a run that waits for its trainer; None if the run is somebody's already."""
+    log = RunLog.open(folder)
+    info = log.info()
+    if info.status != "starting" or info.started_at_s is not None:
+        log.close()
+        return None
+    log.update_info(**_identity())
+    return log
+
+
+def _create(folder: Path, run_id: str, name: str | None) -> RunLog | None:
+    now_s = time.time()
+    info = RunInfo(run_id=run_id, name=name or run_id, status="starting", created_at_s=now_s)
+    with contextlib.suppress(FileExistsError):
+        try:
+            return RunLog.create(folder, info.model_copy(update=_identity()))
+        except StoreFault:
+            if not (folder / LOG_NAME).exists():
+                raise
+    return None  # another process took the same second's id: try the next number
+
+
+def _identity() -> dict[str, object]:
+    pid = os.getpid()
+    return {"pid": pid, "pid_started_s": started_s(pid), "started_at_s": time.time()}

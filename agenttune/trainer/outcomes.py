@@ -1,0 +1,75 @@
+"""What came of applying a command: an answer now, or a thing to wait for before the answer is true."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from agenttune.events import KnobsRead
+from agenttune.proposals import Change, CommandRecord, Record
+
+
+@dataclass
+class Expectation:
+    """A value that should still stand a few steps later."""
+
+    name: str
+    expected: list[Any]
+    read: Callable[[], list[Any] | None]
+    """None: something that may change the value by right (an evaluation-driven schedule) has done so."""
+    groups: frozenset[int] = frozenset({0})
+
+
+@dataclass
+class Done:
+    """Applied and read back; the ack can be written."""
+
+    message: str = ""
+    changes: list[Change] = field(default_factory=list)
+    result: dict[str, Any] = field(default_factory=dict)
+    events: tuple[Record, ...] = ()
+    expectations: list[Expectation] = field(default_factory=list)
+
+
+@dataclass
+class AwaitRate:
+    """Applied and read back once; the schedule's next step has to leave it in force."""
+
+    done: Done
+    groups: frozenset[int]
+    now: list[float]
+    """Per group, the rate that the next update must use."""
+    next: list[float] | None
+    """Per group, the rate that the schedule must give after it; None if that cannot be foretold."""
+    clock: int
+    """The schedule's own count when the command was applied."""
+    undo: Callable[[], None]
+    """Puts back what else the command changed, should the rate not hold."""
+
+
+@dataclass
+class AwaitSave:
+    """The loop was asked to save; the ack comes with the path."""
+
+    message: str = ""
+    tag: str | None = None
+
+
+class NotYet:
+    """The command has to wait for a later boundary."""
+
+
+Outcome = Done | AwaitRate | AwaitSave | NotYet
+
+
+@dataclass
+class Waiting:
+    """A command whose ack has to wait for the loop."""
+
+    record: CommandRecord
+    step: int
+    outcome: AwaitRate | AwaitSave
+    knobs: KnobsRead | None = None
+    """As read when the command was applied."""
+    problem: str = ""

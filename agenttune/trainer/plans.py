@@ -1,0 +1,67 @@
+"""Learning-rate plans that a running `LambdaLR` can be given, and that its checkpoints keep."""
+
+from __future__ import annotations
+
+import functools
+import math
+import types
+from collections.abc import Callable
+from typing import Any
+
+from torch.optim.lr_scheduler import LambdaLR
+
+RateLambda = Callable[[int], float]
+
+
+class SteerableRate:
+    """A rate function that follows the original schedule until it is given a plan.
+
+    `LambdaLR` saves and loads the `__dict__` of callable objects, so the plan lives there and survives a resume; the
+    original function is kept in a slot, out of the checkpoint.
+    """
+
+    __slots__ = ("__dict__", "_original")
+
+    def __init__(self, original: RateLambda) -> None:
+        self._original = original
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """The plan in force, empty if there is none: plain numbers and the name of the shape."""
+        return self.__dict__
+
+    def __call__(self, t: int) -> float:
+        return planned_factor(self.__dict__, t) if self.__dict__ else self._original(t)
+
+
+def planned_factor(plan: dict[str, Any], t: float) -> float:
+    """The rate at scheduler step `t` as a multiple of the plan's peak.
+
+    Args:
+        plan: shape; start_t, start (factor there); peak_t (end of the warm-up); decay_t (wsd only); end_t, final.
+        t: Scheduler steps done.
+    """
+    start_t, peak_t, end_t = plan["start_t"], plan["peak_t"], plan["end_t"]
+    if t < peak_t:
+        return float(plan["start"] + (1.0 - plan["start"]) * max(0.0, t - start_t) / (peak_t - start_t))
+    if plan["shape"] == "constant":
+        return 1.0
+    if t >= end_t:
+        return float(plan["final"])
+    if plan["shape"] == "wsd":
+        peak_t = plan["decay_t"]
+    progress = max(0.0, (t - peak_t) / (end_t - peak_t))
+    left = 0.5 * (1.0 + math.cos(math.pi * progress)) if plan["shape"] == "cosine" else 1.0 - progress
+    return float(plan["final"] + (1.0 - plan["final"]) * left)
+
+
+def make_steerable(scheduler: object) -> None:
+    """Let a `LambdaLR` carry a plan, from its creation, so that a resume can restore one.
+
+    Callables with a state of their own are left alone: wrapping would change what their checkpoints hold.
+    """
+    if isinstance(scheduler, LambdaLR) and type(scheduler).get_lr is LambdaLR.get_lr:
+        scheduler.lr_lambdas = [
+            SteerableRate(fn) if isinstance(fn, (types.FunctionType, functools.partial)) else fn
+            for fn in scheduler.lr_lambdas
+        ]

@@ -1,0 +1,115 @@
+"""`update_schedule`: a new plan for the learning rate, from this step to a new end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agenttune.commands import UpdateSchedule
+from agenttune.errors import UserError
+from agenttune.proposals import Change, CommandRecord
+from agenttune.trainer.optimizers import same
+from agenttune.trainer.outcomes import Done, Expectation, Outcome
+from agenttune.trainer.rates import await_rate, nothing
+from agenttune.trainer.schedules import Schedule
+from agenttune.trainer.steering import Steering
+
+DEFAULT_DECAY_FRAC = 0.2
+"""wsd: the share of the remaining steps in which the rate decays (as the command's description promises)."""
+
+
+def update_schedule(steering: Steering, record: CommandRecord, command: UpdateSchedule) -> Outcome:
+    schedule = steering.schedule()
+    schedule.refuse_unplannable()
+    before, base_before = schedule.effective(), schedule.base()
+    peak = command.peak_lr if command.peak_lr is not None else before[0]
+    if peak <= 0:
+        raise UserError("the effective rate is 0 now, so the plan needs a peak_lr", field="peak_lr")
+    plan = _plan(command, steering, schedule.clock, peak, before[0])
+    old_plan = _plan_in_force(schedule)
+    undo = schedule.snapshot()
+    try:
+        schedule.install_plan(_bases(schedule, peak, before), plan)
+        wanted = before[0] if command.warmup_steps else peak
+        found = schedule.effective()[0]
+        if not same(found, wanted):
+            raise UserError(f"the plan starts at {wanted:g} but the rate reads {found:g}; put back")
+    except BaseException:
+        undo()
+        raise
+    effective = schedule.effective()
+    rate = Change(
+        name="lr",
+        previous=before[0],
+        requested=peak,
+        effective=effective[0],
+        previous_base=base_before[0],
+        base=schedule.base()[0],
+        groups=effective,
+    )
+    planned = Change(
+        name="schedule", previous=old_plan, requested=command.arguments(), effective=_plan_in_force(schedule)
+    )
+    done = Done(changes=[rate, planned], expectations=[_expect_plan(steering, plan)])
+    return await_rate(steering, done, None, nothing)
+
+
+def _plan(command: UpdateSchedule, steering: Steering, clock: int, peak: float, now: float) -> dict[str, Any]:
+    """The plan in the scheduler's own steps, rates as multiples of the peak."""
+    left = _steps_left(command, steering)
+    decay = command.decay_steps or max(1, round(DEFAULT_DECAY_FRAC * left))
+    if command.shape != "constant" and command.warmup_steps >= left:
+        raise UserError(
+            f"warmup_steps {command.warmup_steps} leaves nothing of the {left} steps to the plan's end",
+            field="warmup_steps",
+            allowed={"maximum": left - 1},
+        )
+    if command.shape == "wsd" and command.decay_steps and decay > left - command.warmup_steps:
+        raise UserError(
+            f"decay_steps {decay} is more than the {left - command.warmup_steps} steps after the warm-up",
+            field="decay_steps",
+            allowed={"maximum": left - command.warmup_steps},
+        )
+    peak_t = clock + command.warmup_steps
+    return {
+        "shape": command.shape,
+        "start_t": clock,
+        "start": now / peak,
+        "peak_t": peak_t,
+        "decay_t": max(peak_t, clock + left - decay),
+        "end_t": clock + left,
+        "final": command.final_lr / peak,
+    }
+
+
+def _steps_left(command: UpdateSchedule, steering: Steering) -> int:
+    end = command.end_step or steering.adapter.max_steps()
+    if command.shape == "constant":
+        end = max(end or 0, steering.step + command.warmup_steps + 1)
+    if end is None:
+        raise UserError("the run's last step is not known; give end_step", field="end_step")
+    if end <= steering.step:
+        raise UserError(
+            f"end_step {end} is not after the current step {steering.step}",
+            field="end_step",
+            allowed={"minimum": steering.step + 1},
+        )
+    return end - steering.step
+
+
+def _bases(schedule: Schedule, peak: float, rates: list[float]) -> list[float]:
+    """The peak of each group, in the ratio that the groups' rates have now."""
+    if rates[0] > 0:
+        return [peak * rate / rates[0] for rate in rates]
+    ratios = schedule.current_ratios()
+    if ratios is None and len(rates) > 1:
+        raise UserError("all rates are 0, so the groups' ratio is not known; set a rate with update_optimizer first")
+    return [peak * ratio for ratio in ratios or [1.0]]
+
+
+def _plan_in_force(schedule: Schedule) -> dict[str, Any] | str:
+    plan = getattr(schedule.scheduler.lr_lambdas[0], "plan", None)
+    return dict(plan) if plan else schedule.name
+
+
+def _expect_plan(steering: Steering, plan: dict[str, Any]) -> Expectation:
+    return Expectation("schedule", [dict(plan)], lambda: [_plan_in_force(steering.schedule())])

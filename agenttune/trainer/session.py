@@ -1,0 +1,410 @@
+"""A training process' side of a run: it owns the log there, applies commands, and answers for what it did."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from agenttune.errors import StoreFault, UserError
+from agenttune.events import (
+    CheckpointSaved,
+    Evaluated,
+    KnobsRead,
+    KnobState,
+    Logged,
+    Point,
+    RunStarted,
+    RunStatus,
+    StatusChanged,
+)
+from agenttune.proposals import Ack, CommandRecord, Record, State
+from agenttune.store import RunLog
+from agenttune.trainer.adapter import Adapter
+from agenttune.trainer.apply import apply_command
+from agenttune.trainer.checkpoints import SavedCheckpoint
+from agenttune.trainer.confirm import ReadBacks, check_after_step, check_before_update
+from agenttune.trainer.exchange import Alone, Exchange
+from agenttune.trainer.knobs import Knob, KnobRegistry, read_knobs
+from agenttune.trainer.outcomes import AwaitRate, AwaitSave, Done, NotYet, Outcome, Waiting
+from agenttune.trainer.schedules import as_float
+from agenttune.trainer.steering import Steering
+from agenttune.trainer.writer import BackgroundWriter
+
+logger = logging.getLogger("agenttune")
+
+POLL_S = 0.02
+"""How often a paused run looks for commands."""
+REASON_CHARACTERS = 500
+"""Longest reason kept of an error that ended a run."""
+
+Place = Literal["boundary", "saved"]
+
+
+class Session:
+    """Steers one run from inside its training process.
+
+    Call order: `begin`, then for each step `before_update` and `boundary`, and `end` once. All calls come from the
+    training thread; nothing but a pause ever makes it wait.
+
+    Args:
+        log: The run's log, for reading; None on ranks that only follow.
+        adapter: The training loop.
+        registry: Knobs of the user.
+        exchange: How ranks agree; one process by default.
+        writer: Writes the log; by default a thread of its own.
+    """
+
+    def __init__(
+        self,
+        log: RunLog | None,
+        adapter: Adapter,
+        registry: KnobRegistry | None = None,
+        exchange: Exchange | None = None,
+        writer: BackgroundWriter | None = None,
+    ) -> None:
+        self._log = log
+        self._writer = writer or (BackgroundWriter(log.folder) if log is not None else None)
+        self._exchange = exchange or Alone()
+        self.registry = registry or KnobRegistry()
+        self.steering = Steering(adapter, self.registry)
+        self.status: RunStatus = "starting"
+        self.lr = self.base_lr = float("nan")
+        self._taken: set[str] = set()
+        self._queue: list[CommandRecord] = []
+        self._version = -1
+        self._log_fault = False
+        self._rates: list[Waiting] = []
+        self._saves: list[Waiting] = []
+        self._read_backs = ReadBacks()
+        self._evaluating: str | None = None
+        self._place: Place = "boundary"
+        self._checkpoint: SavedCheckpoint | None = None
+        self._max_steps: int | None = None
+        self._idle = threading.Event()
+
+    # -- the run's life ---------------------------------------------------------------------------------------
+
+    def begin(self, step: int, details: Mapping[str, Any]) -> None:
+        """Record that training starts, and apply what was asked for before its first step."""
+        adapter = self.steering.adapter
+        self.steering.step = step
+        self.steering.learn_groups()
+        self.status = "running"
+        self._max_steps = adapter.max_steps()
+        started = RunStarted(
+            framework=adapter.framework,
+            pid=os.getpid(),
+            max_steps=self._max_steps,
+            capabilities=list(adapter.capabilities),
+            details=dict(details),
+        )
+        if self._max_steps is not None:
+            self._update_info(max_steps=self._max_steps)
+        self._record(started, StatusChanged(status="running"), self._knobs())
+        self._serve("boundary")
+
+    def end(self, status: RunStatus, reason: str = "") -> None:
+        """Answer what is still open, record how the run ended, and close the log. Further calls do nothing."""
+        if self._ended:
+            return
+        self.status = status
+        self._settle_rates(f"read back; the run is {status} before another step could confirm it")
+        for waiting in self._saves:
+            self._answer(waiting.record, "failed", message=f"the run is {status}, no checkpoint was saved")
+        self._saves = []
+        self._record(StatusChanged(status=status, reason=reason[:REASON_CHARACTERS]))
+        if self._writer is not None:
+            self._writer.close()
+        if self._log is not None:
+            self._log.close()
+
+    @property
+    def _ended(self) -> bool:
+        return self.status not in ("starting", "running", "paused")
+
+    @property
+    def run_id(self) -> str | None:
+        return self._log.folder.name if self._log is not None else None
+
+    def register_knob(self, knob: Knob) -> None:
+        """Offer a value of the user's for `set_knob`.
+
+        Raises:
+            UserError: It cannot be read, or is no number, truth value or text.
+        """
+        self.registry.register(knob)
+        if self.status != "starting":
+            self._record(self._knobs())
+
+    # -- what the loop reports --------------------------------------------------------------------------------
+
+    def before_update(self) -> None:
+        """Just before the optimizer's update: which rate does it really use?"""
+        adapter = self.steering.adapter
+        self.lr = as_float(adapter.optimizer().param_groups[0]["lr"])
+        bases = getattr(adapter.scheduler(), "base_lrs", None)
+        self.base_lr = as_float(bases[0]) if bases else self.lr
+        if self._rates:
+            schedule = self.steering.schedule()
+            for waiting in self._rates:
+                check_before_update(waiting, schedule)
+
+    def boundary(self, step: int) -> None:
+        """Between two steps: confirm what was changed, then apply what was asked for; holds here while paused."""
+        self.steering.step = step
+        if self._rates and not self.steering.adapter.update_was_skipped():
+            self._confirm_rates()
+        if self._read_backs:
+            for record, result in self._read_backs.due(step):
+                self._record(result, command_id=record.command_id)
+        if self._saves:  # the loop dropped the request, as save_strategy "best" does
+            self.steering.adapter.request_save()
+        self._serve("boundary")
+
+    def add_point(self, point: Point) -> None:
+        """A row of metrics; written in the background."""
+        if self._writer is not None:
+            self._writer.add_point(point)
+
+    def logged(self, point: Point) -> None:
+        """A row of the loop's own log."""
+        self.add_point(point)
+        self._record(Logged(metrics=point.values), step=point.step)
+
+    def evaluated(self, point: Point) -> None:
+        """The metrics of an evaluation, by command or by the loop's own plan."""
+        self.add_point(point)
+        self._record(Evaluated(metrics=point.values, command_id=self._evaluating), command_id=self._evaluating)
+
+    def checkpoint_saved(self, checkpoint: SavedCheckpoint | str) -> None:
+        """A checkpoint lies on disk, or does not, for the reason given; answers who asked for it."""
+        saves, self._saves = self._saves, []
+        if isinstance(checkpoint, str):
+            for waiting in saves:
+                self._answer(waiting.record, "failed", message=checkpoint)
+            return
+        self._checkpoint = checkpoint
+        for waiting in saves:
+            self._answer_save(waiting, checkpoint)
+        if not saves:
+            self._record(CheckpointSaved(checkpoint_id=checkpoint.new_id(), path=checkpoint.path))
+        if self.steering.paused:
+            self._serve("saved")
+
+    # -- commands ---------------------------------------------------------------------------------------------
+
+    def _serve(self, place: Place) -> None:
+        """Apply what is queued; while paused, stay and go on serving."""
+        self._place = place
+        self._apply_queued()
+        if self.steering.paused:
+            self._hold()
+
+    def _hold(self) -> None:
+        self.status = "paused"
+        self._settle_rates("read back; training is paused before another step could confirm it")
+        # A save is the loop's work: let it out for that, `checkpoint_saved` takes up the pause again.
+        while self.steering.paused and not (self._saves and self._place == "boundary" and self._can_save()):
+            self._idle.wait(POLL_S)
+            self._apply_queued()
+        self.status = "paused" if self.steering.paused else "running"
+
+    def _can_save(self) -> bool:
+        return self.steering.adapter.can_end_here()
+
+    def _apply_queued(self) -> None:
+        for record in self._exchange.share(self._fetch()):
+            if record.command_id not in self._taken:
+                self._apply(record)
+
+    def _fetch(self) -> list[CommandRecord]:
+        """Queued commands in order of acceptance; asks the log only if somebody wrote to it."""
+        if self._log is None:
+            return []
+        try:
+            version = self._log.data_version()
+            if version != self._version:
+                self._queue = self._log.commands(State.QUEUED)
+                self._version = version
+        except (StoreFault, sqlite3.Error) as fault:
+            if not self._log_fault:
+                logger.warning("commands cannot be read (%s); training goes on", fault)
+            self._log_fault = True
+            return []
+        self._log_fault = False
+        self._queue = [record for record in self._queue if record.command_id not in self._taken]
+        return self._queue
+
+    def _apply(self, record: CommandRecord) -> None:
+        step, until = self.steering.step, record.proposal.valid_until_step
+        if until is not None and step > until:
+            message = f"valid until step {until}, the run is at step {step}; not applied"
+            self._answer(record, "expired", message=message)
+            return
+        was_paused = self.steering.paused
+        self._evaluating = record.command_id
+        try:
+            outcome: Outcome = apply_command(self.steering, record)
+        except UserError as error:
+            self._answer(record, "failed", message=error.message)
+            return
+        except Exception as error:  # whatever it is, it is not worth the user's training
+            logger.exception("%s %s failed", record.proposal.command.kind, record.command_id)
+            self._answer(record, "failed", message=f"{type(error).__name__}: {error}"[:REASON_CHARACTERS])
+            return
+        finally:
+            self._evaluating = None
+        if self.steering.paused and not was_paused:
+            self._settle_rates("read back; training is paused before another step could confirm it")
+        self._accept(record, outcome)
+
+    def _accept(self, record: CommandRecord, outcome: Outcome) -> None:
+        if isinstance(outcome, NotYet):
+            return
+        waiting = None if isinstance(outcome, Done) else Waiting(record, self.steering.step, outcome)
+        self._taken.add(record.command_id)
+        if isinstance(outcome, Done):
+            self._answer_done(record, outcome, self._knobs() if outcome.changes else None, self.steering.step)
+        elif waiting is not None and isinstance(outcome, AwaitSave):
+            self._accept_save(waiting)
+        elif waiting is not None and isinstance(outcome, AwaitRate):
+            self._accept_rate(waiting, outcome)
+
+    def _accept_save(self, waiting: Waiting) -> None:
+        saved = self._checkpoint
+        if self._place == "saved" and saved is not None and saved.step == self.steering.step and saved.is_current:
+            self._answer_save(waiting, saved)
+        else:
+            self._saves.append(waiting)
+
+    def _accept_rate(self, waiting: Waiting, outcome: AwaitRate) -> None:
+        schedule = self.steering.schedule()
+        overridden = [w for w in self._rates if _groups(w) & outcome.groups]
+        self._rates = [w for w in self._rates if w not in overridden]
+        for other in overridden:
+            message = f"overridden by {waiting.record.command_id} in the same step, before an update used it"
+            self._finish_rate(other, message)
+        for other in self._rates:  # untouched groups; a plan may have moved what comes next
+            if isinstance(other.outcome, AwaitRate):
+                other.outcome.next = schedule.next_effective()
+        self._note_change()
+        waiting.knobs = self._knobs()
+        if self.steering.paused:
+            self._finish_rate(waiting, "read back; training is paused before another step could confirm it")
+        else:
+            self._rates.append(waiting)
+
+    # -- answers ----------------------------------------------------------------------------------------------
+
+    def _confirm_rates(self) -> None:
+        rates, self._rates = self._rates, []
+        schedule = self.steering.schedule()
+        for waiting in rates:
+            message = check_after_step(waiting, schedule)
+            if waiting.problem:
+                self._fail_rate(waiting)
+            else:
+                self._finish_rate(waiting, message, confirmed_step=self.steering.step)
+
+    def _settle_rates(self, message: str) -> None:
+        rates, self._rates = self._rates, []
+        for waiting in rates:
+            self._finish_rate(waiting, message)
+
+    def _finish_rate(self, waiting: Waiting, message: str, confirmed_step: int | None = None) -> None:
+        if isinstance(waiting.outcome, AwaitRate):
+            done = waiting.outcome.done
+            done.message = " ".join(filter(None, [done.message, message]))
+            self._answer_done(waiting.record, done, waiting.knobs, waiting.step, confirmed_step)
+
+    def _fail_rate(self, waiting: Waiting) -> None:
+        if not isinstance(waiting.outcome, AwaitRate):
+            return
+        waiting.outcome.undo()
+        others = "" if len(waiting.outcome.done.changes) < 2 else "; what else it changed was put back"
+        self._answer(waiting.record, "failed", message=waiting.problem + others, events=(self._knobs(),))
+
+    def _answer_done(
+        self,
+        record: CommandRecord,
+        done: Done,
+        knobs: KnobsRead | None,
+        step: int,
+        confirmed_step: int | None = None,
+    ) -> None:
+        self._read_backs.expect(record, step, done.expectations)
+        events = (*done.events, *([knobs] if knobs is not None else []))
+        ack = Ack(
+            outcome="applied",
+            step=step,
+            changes=done.changes,
+            result=done.result,
+            confirmed_step=confirmed_step,
+            message=done.message,
+        )
+        self._acknowledge(record, ack, events)
+        if done.changes:
+            self._note_change()
+
+    def _note_change(self) -> None:
+        """A checkpoint of this step, if there is one, no longer holds the values in force."""
+        if self._checkpoint is not None:
+            self._checkpoint.is_current = False
+        end = self.steering.adapter.max_steps()
+        if end != self._max_steps:
+            self._max_steps = end
+            self._update_info(max_steps=end)
+
+    def _answer_save(self, waiting: Waiting, saved: SavedCheckpoint) -> None:
+        outcome = waiting.outcome
+        tag = outcome.tag if isinstance(outcome, AwaitSave) else None
+        message = outcome.message if isinstance(outcome, AwaitSave) else ""
+        checkpoint_id = saved.new_id()
+        event = CheckpointSaved(
+            checkpoint_id=checkpoint_id, path=saved.path, tag=tag, command_id=waiting.record.command_id
+        )
+        result = {"checkpoint_id": checkpoint_id, "path": saved.path}
+        self._acknowledge(
+            waiting.record, Ack(outcome="applied", step=saved.step, result=result, message=message), (event,)
+        )
+
+    def _answer(
+        self,
+        record: CommandRecord,
+        outcome: Literal["failed", "expired"],
+        message: str,
+        events: tuple[Record, ...] = (),
+    ) -> None:
+        self._acknowledge(record, Ack(outcome=outcome, step=self.steering.step, message=message), events)
+
+    def _acknowledge(self, record: CommandRecord, ack: Ack, events: tuple[Record, ...]) -> None:
+        self._taken.add(record.command_id)
+        self._submit(lambda log: log.acknowledge(record.command_id, ack, *events))
+
+    # -- the log ----------------------------------------------------------------------------------------------
+
+    def _knobs(self) -> KnobsRead:
+        return KnobsRead(knobs=self.knobs())
+
+    def knobs(self) -> list[KnobState]:
+        """Every live-tunable value, as read now."""
+        return read_knobs(self.steering.adapter, self.registry)
+
+    def _record(self, *bodies: Record, command_id: str | None = None, step: int | None = None) -> None:
+        at = self.steering.step if step is None else step
+        self._submit(lambda log: log.append(*bodies, step=at, command_id=command_id))
+
+    def _update_info(self, **fields: object) -> None:
+        self._submit(lambda log: log.update_info(**fields))
+
+    def _submit(self, job: Callable[[RunLog], object]) -> None:
+        if self._writer is not None:
+            self._writer.submit(job)
+
+
+def _groups(waiting: Waiting) -> frozenset[int]:
+    return waiting.outcome.groups if isinstance(waiting.outcome, AwaitRate) else frozenset()

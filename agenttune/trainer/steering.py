@@ -1,0 +1,44 @@
+"""What commands act on, and what they leave behind between steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agenttune.trainer.adapter import Adapter
+from agenttune.trainer.knobs import KnobRegistry
+from agenttune.trainer.optimizers import exempt_groups
+from agenttune.trainer.schedules import Kind, Schedule
+
+
+@dataclass
+class Steering:
+    """The state of steering one run.
+
+    Attributes:
+        step: Completed optimizer steps.
+        paused: Whether training is held at a boundary.
+        stop_reason: Why training ends early, once that was asked for.
+        exempt: Parameter groups meant to have no weight decay.
+        ratios: Last known ratio of each group's base rate to the first group's.
+    """
+
+    adapter: Adapter
+    registry: KnobRegistry
+    step: int = 0
+    paused: bool = False
+    stop_reason: str | None = None
+    exempt: frozenset[int] = frozenset()
+    ratios: list[float] | None = None
+
+    def learn_groups(self) -> None:
+        """Note at the start which groups are exempt from decay, and the groups' ratios."""
+        self.exempt = exempt_groups(self.adapter.optimizer())
+        self.schedule()
+
+    def schedule(self) -> Schedule:
+        """The rates as they stand; keeps the last known ratios for a return from a rate of 0."""
+        schedule = Schedule(self.adapter.optimizer(), self.adapter.scheduler(), self.ratios)
+        if schedule.kind is not Kind.OWN:
+            self.ratios = schedule.current_ratios()
+            schedule.ratios = self.ratios
+        return schedule

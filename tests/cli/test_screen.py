@@ -1,0 +1,267 @@
+"""What a person must see on the screen, at the sizes that terminals have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from agenttune.commands import UpdateOptimizer
+from agenttune.events import Found, NoteAdded, Point, RunStarted, StatusChanged
+from agenttune.findings import Finding
+from agenttune.journal import MetricAt
+from agenttune.proposals import Author, Proposal, Verdict
+from agenttune.store import RunLog
+from agenttune.terminal import LiveScreen, PlainLines, clean, view_for
+from agenttune.terminal.chart import loss_chart, value_range
+from agenttune.terminal.feed import RunFeed
+from agenttune.terminal.text import duration, number
+from tests.cli.history import AT_S, HOSTILE, finish, lowered, new_log, point, rescued_run
+
+URL = "http://127.0.0.1:7007"
+
+
+@pytest.fixture
+def rescued(tmp_path: Path) -> Iterator[RunLog]:
+    log = rescued_run(tmp_path / "demo-1")
+    yield log
+    log.close()
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Iterator[RunLog]:
+    log = new_log(tmp_path / "demo-2", status="starting")
+    yield log
+    log.close()
+
+
+def screen(log: RunLog, width: int, height: int = 24, now_s: float = AT_S + 2.5) -> str:
+    """The screen's last picture as text, without colours."""
+    quiet = Console(file=StringIO(), force_terminal=True, width=width, height=height)
+    live = LiveScreen(quiet, RunFeed(log.folder, clock=lambda: now_s), "train.py --lr 0.5", URL, clock=lambda: now_s)
+    live.refresh()
+    frame = live.frame()
+    live.close()
+    page = Console(file=StringIO(), record=True, width=width, height=height, force_terminal=True)
+    page.print(frame)
+    return page.export_text()
+
+
+def plain(log: RunLog) -> str:
+    out = StringIO()
+    view = view_for(Console(file=out, width=80), log.folder, "train.py", URL)
+    assert isinstance(view, PlainLines)
+    view.refresh()
+    view.close()
+    return out.getvalue()
+
+
+def test_screen_shows_state_and_story_at_80_columns(rescued: RunLog) -> None:
+    shown = screen(rescued, 80)
+    for expected in (
+        "demo-1",
+        "running",
+        "policy guardian",
+        "train.py --lr 0.5",
+        URL,
+        "100/200",
+        "50%",
+        "50 steps/s",
+        "2.0 s left",
+        "2.25 at 100",
+        "non_finite: step_loss is NaN",
+        "guardian: update_optimizer lr 0.05 because the loss left the",
+        "lr 0.5 -> 0.05 at step 61, read back at 62",
+        "refused",
+        "checkpoint-100",
+    ):
+        assert expected in shown, f"{expected!r} is missing in\n{shown}"
+
+
+def test_base_and_effective_rate_are_both_shown(rescued: RunLog) -> None:
+    rows = [line.split() for line in screen(rescued, 80).splitlines()]
+    assert any(row[-2:] == ["lr", "0.05"] for row in rows)
+    assert any(row[-2:] == ["base", "0.5"] for row in rows)
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (60, 24), (60, 10), (40, 8), (200, 60), (20, 5)])
+def test_screen_fits_the_terminal(rescued: RunLog, width: int, height: int) -> None:
+    lines = screen(rescued, width, height).splitlines()
+    assert len(lines) < height
+    assert max(map(len, lines)) <= width
+
+
+def test_newest_lines_stay_visible_in_a_small_terminal(rescued: RunLog) -> None:
+    for index in range(300):
+        rescued.append(NoteAdded(text=f"remark {index}", author="me"), step=100)
+    shown = screen(rescued, 60)
+    assert "remark 299" in shown
+    assert "remark 100" not in shown
+
+
+def test_run_without_a_step_says_that_it_waits(empty: RunLog) -> None:
+    empty.append(RunStarted(framework="a test", pid=1, max_steps=10))
+    shown = screen(empty, 80)
+    assert "waiting for the first step" in shown
+    assert "waiting for the first loss" in shown
+    assert "not attached yet" in shown
+
+
+def test_run_that_stands_still_does_not_pretend_a_speed(rescued: RunLog) -> None:
+    shown = screen(rescued, 80, now_s=AT_S + 2 + 65)
+    assert "no step for 1 min 05 s" in shown
+    assert "steps/s" not in shown
+
+
+def test_run_of_unknown_length_is_shown(empty: RunLog) -> None:
+    empty.append(RunStarted(framework="a test", pid=1, max_steps=None))
+    empty.append_points([point(7, 1.0)])
+    assert "step 7" in screen(empty, 80)
+
+
+def test_loss_of_nan_is_named(empty: RunLog) -> None:
+    empty.append(RunStarted(framework="a test", pid=1, max_steps=10))
+    empty.append_points(point(step, math.nan) for step in range(1, 5))
+    shown = screen(empty, 80)
+    assert "NaN" in shown
+    assert "the loss is not finite" in shown
+
+
+def test_an_undone_change_is_reported(rescued: RunLog) -> None:
+    from agenttune.events import ReadBack
+
+    rescued.append(ReadBack(held=False, expected={"lr": 0.05}, found={"lr": 0.5}), step=70, command_id="c1")
+    assert "expected lr 0.05, found lr 0.5" in screen(rescued, 80)
+
+
+def test_a_refusal_names_the_nearest_allowed_value(rescued: RunLog) -> None:
+    asked = Proposal(command=UpdateOptimizer(lr=99.0), author=Author(principal="agent", name="guardian"))
+    verdict = Verdict(
+        decision="rejected", decided_by="guardrail:bounds", reason="too much", nearest_allowed={"lr": 10.0}
+    )
+    rescued.submit(asked, verdict)
+    assert "update_optimizer lr 99 by guardrail:bounds: too much; nearest allowed: lr 10" in screen(rescued, 120)
+
+
+def hostile_events(log: RunLog) -> None:
+    log.append(NoteAdded(text=HOSTILE, author=HOSTILE[:60]), step=100)
+    finding = Finding(kind="spike", severity="warning", metric="loss", step=100, summary=HOSTILE)
+    log.append(Found(finding=finding), step=100)
+    log.append(StatusChanged(status="failed", reason=HOSTILE), step=100)
+
+
+@pytest.mark.parametrize("width", [80, 60])
+def test_hostile_text_cannot_steer_the_terminal(rescued: RunLog, width: int) -> None:
+    hostile_events(rescued)
+    out = StringIO()
+    console = Console(file=out, force_terminal=True, width=width, height=24)
+    live = LiveScreen(console, RunFeed(rescued.folder), HOSTILE, URL)
+    live.refresh()
+    live.close()
+    written = out.getvalue()
+    for forbidden in ("\x1b[2J", "\x1b]0;", "\x07", "\u202e", "\x9b"):
+        assert forbidden not in written
+    assert "[bold red]click[/bold red]" in written, "markup must be shown, not obeyed"
+
+
+def test_plain_lines_carry_no_control_codes(rescued: RunLog) -> None:
+    hostile_events(rescued)
+    written = plain(rescued)
+    assert all(c == "\n" or c.isprintable() for c in written)
+    assert "step 61 applied: lr 0.5 -> 0.05 at step 61, read back at 62" in written
+    assert "step 60 found: non_finite: step_loss is NaN" in written
+
+
+def test_plain_lines_print_each_event_once(rescued: RunLog) -> None:
+    out = StringIO()
+    view = PlainLines(Console(file=out), RunFeed(rescued.folder), "train.py", URL)
+    view.refresh()
+    view.refresh()
+    rescued.append(NoteAdded(text="later", author="me"), step=101)
+    view.close()
+    assert out.getvalue().count("read back at 62") == 1
+    assert out.getvalue().count("note: me: later") == 1
+
+
+def test_plain_progress_comes_every_ten_seconds(rescued: RunLog) -> None:
+    out, clock = StringIO(), [AT_S]
+    view = PlainLines(Console(file=out), RunFeed(rescued.folder), "train.py", URL, clock=lambda: clock[0])
+    view.refresh()
+    assert "step 100/200" not in out.getvalue()
+    clock[0] += 10
+    view.close()
+    assert "step 100/200, 50 steps/s, 2.0 s left, loss" in out.getvalue()
+    assert "lr 0.05" in out.getvalue()
+
+
+def test_long_run_is_followed_in_bounded_memory(empty: RunLog) -> None:
+    feed = RunFeed(empty.folder)
+    empty.append_points(Point(step=s, at_s=AT_S + s, values={"step_loss": 1.0, "lr": 0.1}) for s in range(1, 10_001))
+    feed.read()
+    feed.close()
+    assert feed.now.info.step == 10_000
+    assert feed.now.loss is not None
+    assert feed.now.loss.step == 10_000
+    assert feed.now.curve is not None
+    assert len(feed.now.curve.steps) <= 160
+
+
+def test_best_value_follows_the_goal_direction(tmp_path: Path) -> None:
+    log = new_log(tmp_path / "demo-3", goal_metric="accuracy", goal_direction="maximize")
+    feed = RunFeed(log.folder)
+    for step, value in ((1, 0.2), (2, 0.9), (3, math.nan), (4, 0.5)):
+        log.append_points([Point(step=step, at_s=AT_S, values={"accuracy": value})])
+        feed.read()
+    feed.close()
+    log.close()
+    assert feed.now.goal_best == MetricAt(step=2, value=0.9)
+    assert feed.now.goal_last == MetricAt(step=4, value=0.5)
+
+
+def test_one_spike_does_not_flatten_the_curve() -> None:
+    low, high = value_range([*[2.0 + i / 100 for i in range(99)], 1e9], newest=2.5)
+    assert 1.5 < low < 2.1
+    assert high < 10
+
+
+def test_the_newest_value_is_always_in_range() -> None:
+    low, high = value_range([*[1.0] * 99, 50.0], newest=50.0)
+    assert low < 1.0 < 50.0 < high
+
+
+def test_chart_keeps_its_size_whatever_is_drawn(rescued: RunLog) -> None:
+    curve = rescued.curve("step_loss", max_points=160)
+    for width, height in ((40, 9), (16, 4), (120, 14)):
+        lines = loss_chart(curve, [MetricAt(step=60, value=8.5)], width, height).plain.splitlines()
+        assert len(lines) <= height
+        assert max(map(len, lines)) <= width
+    assert not loss_chart(curve, [], 5, 2).plain
+
+
+def test_ended_run_shows_its_end(rescued: RunLog) -> None:
+    finish(rescued)
+    shown = screen(rescued, 80)
+    assert "finished" in shown
+    assert "ended" in shown
+
+
+def test_numbers_and_durations_are_short() -> None:
+    assert [number(v) for v in (0.123456, 3e-9, math.inf, -math.inf, math.nan, 7)] == [
+        "0.1235",
+        "3e-09",
+        "inf",
+        "-inf",
+        "NaN",
+        "7",
+    ]
+    assert [duration(s) for s in (8.25, 42.4, 65, 7620)] == ["8.2 s", "42 s", "1 min 05 s", "2 h 07 min"]
+
+
+def test_clean_cuts_and_keeps_what_can_be_read() -> None:
+    assert clean("größer\n\nals  \u4e2d\u6587") == "größer als \u4e2d\u6587"
+    assert clean("x" * 500, 10) == "x" * 9 + "…"
+    assert lowered(rationale="why").rationale == "why"

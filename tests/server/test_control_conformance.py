@@ -1,0 +1,216 @@
+"""The loop, the page and the command line must not notice whether a server is in between."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agenttune.client import HttpControl
+from agenttune.control import AgentRecord, Control, LocalControl
+from agenttune.errors import CommandIdReused, RunEnded, UnknownCommandId, UnknownRun, UserError
+from agenttune.events import Decided, Found, Logged, NoteAdded, Point, PolicyAttached, PolicyDetached, StatusChanged
+from agenttune.findings import Finding
+from agenttune.proposals import Ack, Author, Proposal, State
+from agenttune.serving import ServerAddress
+from agenttune.store import RunLog
+
+AnyControl = LocalControl | HttpControl
+_names = (f"run{i}" for i in itertools.count())
+
+
+@pytest.fixture(params=["local", "http"])
+def control(request: pytest.FixtureRequest, shared_runs: Path, shared_server: ServerAddress) -> AnyControl:
+    return LocalControl(shared_runs) if request.param == "local" else HttpControl(shared_server.url)
+
+
+@pytest.fixture
+def log(shared_runs: Path, new_run: Callable[..., RunLog]) -> RunLog:
+    return new_run(shared_runs, next(_names))
+
+
+def lower_rate(lr: float = 5e-4, command_id: str = "c1", **fields: object) -> Proposal:
+    command = {"kind": "update_optimizer", "lr": lr}
+    body = {"command": command, "command_id": command_id, "author": Author(principal="agent", name="rules"), **fields}
+    return Proposal.model_validate(body)
+
+
+def test_both_are_controls(control: AnyControl) -> None:
+    checked: Control = control
+    assert checked is control
+
+
+def test_runs_come_newest_first(control: AnyControl, log: RunLog, shared_runs: Path) -> None:
+    runs = control.runs()
+    assert runs[0].run_id == log.folder.name
+    assert runs == LocalControl(shared_runs).runs()
+    assert [r.created_at_s for r in runs] == sorted((r.created_at_s for r in runs), reverse=True)
+
+
+def test_a_run_is_described(control: AnyControl, log: RunLog) -> None:
+    info = control.info(log.folder.name)
+    assert (info.status, info.step, info.max_steps) == ("running", 100, 1000)
+    assert info.path == str(log.folder)
+
+
+@pytest.mark.parametrize("run_id", ["nope", "..", ".", "a/b", "x" * 5000, "ü", "%2e%2e"])
+def test_an_unknown_run_is_named(control: AnyControl, log: RunLog, run_id: str) -> None:
+    if isinstance(control, LocalControl) and len(run_id) > 255:
+        pytest.skip("no file system takes such a name")
+    with pytest.raises(UserError):
+        control.info(run_id)
+
+
+def test_an_unknown_run_lists_the_newest(control: AnyControl, log: RunLog) -> None:
+    with pytest.raises(UnknownRun) as caught:
+        control.observe("nope")
+    assert caught.value.field == "run_id"
+    assert isinstance(caught.value.allowed, list)
+    assert log.folder.name in caught.value.allowed
+
+
+def test_an_approved_command_is_queued_for_the_trainer(control: AnyControl, log: RunLog) -> None:
+    record = control.submit(log.folder.name, lower_rate(rationale="too high", based_on_step=99))
+    assert (record.state, record.submitted_step, record.proposal.rationale) == (State.QUEUED, 100, "too high")
+    assert [queued.command_id for queued in log.commands(State.QUEUED)] == ["c1"]
+    assert control.command(log.folder.name, "c1") == record == log.command("c1")
+
+
+def test_the_same_id_gets_the_same_answer(control: AnyControl, log: RunLog) -> None:
+    first = control.submit(log.folder.name, lower_rate())
+    log.acknowledge("c1", Ack(outcome="applied", step=101))
+    again = control.submit(log.folder.name, lower_rate())
+    assert again.submitted_seq == first.submitted_seq
+    assert again.state == State.APPLIED
+    assert len(log.commands()) == 1
+
+
+def test_an_id_means_one_command(control: AnyControl, log: RunLog) -> None:
+    control.submit(log.folder.name, lower_rate(5e-4))
+    with pytest.raises(CommandIdReused) as caught:
+        control.submit(log.folder.name, lower_rate(6e-4))
+    assert caught.value.field == "command_id"
+    assert len(log.commands()) == 1
+
+
+def test_the_gate_refuses_and_says_what_would_pass(control: AnyControl, log: RunLog) -> None:
+    record = control.submit(log.folder.name, lower_rate(lr=1.0))
+    assert record.state == State.REJECTED
+    assert record.verdict is not None
+    assert record.verdict.nearest_allowed == {"lr": 1e-2}
+    assert log.commands(State.QUEUED) == []
+
+
+def test_a_command_for_a_world_gone_by_expires(control: AnyControl, log: RunLog) -> None:
+    assert control.submit(log.folder.name, lower_rate(valid_until_step=99)).state == State.EXPIRED
+
+
+def test_a_dry_run_judges_and_leaves_no_trace(control: AnyControl, log: RunLog) -> None:
+    before = log.last_seq()
+    assert control.dry_run(log.folder.name, lower_rate()).decision == "approved"
+    assert control.dry_run(log.folder.name, lower_rate(lr=1.0)).decision == "rejected"
+    assert (log.last_seq(), log.commands()) == (before, [])
+
+
+def test_an_ended_run_takes_no_commands_but_answers_for_old_ones(control: AnyControl, log: RunLog) -> None:
+    control.submit(log.folder.name, lower_rate())
+    log.append(StatusChanged(status="finished"), step=100)
+    with pytest.raises(RunEnded, match="finished"):
+        control.submit(log.folder.name, lower_rate(command_id="c2"))
+    assert control.submit(log.folder.name, lower_rate()).state == State.EXPIRED
+    assert control.commands(log.folder.name) == log.commands()
+
+
+def test_an_unknown_command_is_named(control: AnyControl, log: RunLog) -> None:
+    with pytest.raises(UnknownCommandId, match="nope"):
+        control.command(log.folder.name, "nope")
+
+
+def test_commands_are_the_newest_oldest_first(control: AnyControl, log: RunLog) -> None:
+    for i in range(5):
+        control.submit(log.folder.name, lower_rate(command_id=f"c{i}", lr=1.0 if i == 3 else 5e-4))
+    run_id = log.folder.name
+    assert [r.command_id for r in control.commands(run_id, limit=2)] == ["c3", "c4"]
+    assert [r.command_id for r in control.commands(run_id, [State.REJECTED])] == ["c3"]
+    assert [r.command_id for r in control.commands(run_id, [State.REJECTED, State.QUEUED], 4)] == [
+        *("c1", "c2", "c3", "c4")
+    ]
+
+
+def test_events_follow_a_cursor(control: AnyControl, log: RunLog) -> None:
+    log.append(*(NoteAdded(text=str(i), author="me") for i in range(30)), step=5)
+    run_id = log.folder.name
+    assert control.events(run_id) == log.events()
+    assert [e.seq for e in control.events(run_id, since=10, limit=7)] == list(range(11, 18))
+    assert {e.body.kind for e in control.events(run_id, kinds=["run_started", "knobs_read"])} == {
+        *("run_started", "knobs_read")
+    }
+    assert control.events(run_id, since=log.last_seq()) == []
+    assert control.events(run_id, since=10**9) == []
+
+
+def test_more_events_than_a_page_come_whole(control: AnyControl, log: RunLog) -> None:
+    log.append(*(NoteAdded(text="x", author="me") for _ in range(10_500)))
+    assert [e.seq for e in control.events(log.folder.name, limit=20_000)] == list(range(1, log.last_seq() + 1))
+
+
+def test_waiting_ends_with_the_first_event_of_the_kind(control: AnyControl, log: RunLog, shared_runs: Path) -> None:
+    def write() -> None:
+        trainer = RunLog.open(log.folder)
+        trainer.append_points([Point(step=101, at_s=time.time(), values={"loss": 0.5})])
+        trainer.append(Logged(metrics={"loss": 0.5}))
+        trainer.append(NoteAdded(text="now", author="me"))
+        trainer.close()
+
+    timer = threading.Timer(0.2, write)
+    timer.start()
+    found = control.events(log.folder.name, since=log.last_seq(), wait_s=30, kinds=["note_added"])
+    timer.join()
+    assert [e.body.text for e in found if isinstance(e.body, NoteAdded)] == ["now"]
+
+
+def test_waiting_for_nothing_ends(control: AnyControl, log: RunLog) -> None:
+    assert control.events(log.folder.name, since=log.last_seq(), wait_s=0.1) == []
+
+
+def test_an_agent_records_what_it_saw_and_decided(control: AnyControl, log: RunLog) -> None:
+    finding = Finding(kind="divergence", severity="critical", metric="loss", step=90, summary="up", evidence={"x": 1.5})
+    bodies: list[AgentRecord] = [
+        PolicyAttached(policy="guardian", details={"rules": ["a"]}),
+        Found(finding=finding),
+        Decided(policy="guardian", woken_by="finding", command_ids=["c1"], reason="halve"),
+        PolicyDetached(policy="guardian"),
+    ]
+    begin = log.last_seq()
+    assert [control.record(log.folder.name, body, step=90) for body in bodies] == list(range(begin + 1, begin + 5))
+    assert [e.body for e in log.events(begin)] == bodies
+    assert {e.step for e in log.events(begin)} == {90}
+
+
+def test_an_observation_carries_nan_honestly(control: AnyControl, log: RunLog) -> None:
+    log.append_points([Point(step=101, at_s=time.time(), values={"loss": math.nan, "step_grad_norm": math.inf})])
+    seen = control.observe(log.folder.name)
+    assert math.isnan(seen.series["loss"].values[-1])
+    assert seen.series["step_grad_norm"].values == [math.inf]
+    assert (seen.step, seen.last_seq) == (101, log.last_seq())
+
+
+def test_metrics_and_knobs_are_the_same_on_both_sides(control: AnyControl, log: RunLog, shared_runs: Path) -> None:
+    local, run_id = LocalControl(shared_runs), log.folder.name
+    assert control.series(run_id) == local.series(run_id)
+    assert control.curve(run_id, "train/loss", max_points=10) == local.curve(run_id, "train/loss", max_points=10)
+    assert control.curve(run_id, "loss", first_step=10, last_step=12).steps == [10, 11, 12]
+    assert [p.point_id for p in control.points(run_id, since=40, limit=3)] == [41, 42, 43]
+    assert control.knobs(run_id) == local.knobs(run_id)
+    assert [b.name for b in control.branches(run_id)] == ["main"]
+
+
+def test_an_unknown_metric_lists_those_there_are(control: AnyControl, log: RunLog) -> None:
+    with pytest.raises(UserError) as caught:
+        control.curve(log.folder.name, "accuracy")
+    assert caught.value.allowed == ["loss", "train/loss"]

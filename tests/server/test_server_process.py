@@ -1,0 +1,172 @@
+"""One server per runs folder: found, started once, ended cleanly, and honest about a taken port."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import psutil
+import pytest
+from websockets.sync.client import connect
+
+from agenttune.client import HttpControl
+from agenttune.errors import PortInUse, ServerUnreachable, UserError
+from agenttune.events import StatusChanged
+from agenttune.server import serve
+from agenttune.serving import ServerAddress, ask_health, find_server
+from tests.server.conftest import StartServer, make_run
+from tests.server.test_live import live, never_read
+
+
+def test_a_server_is_started_once_and_found_again(tmp_path: Path, start_server: StartServer) -> None:
+    runs_dir = tmp_path / "new" / "runs"
+    assert find_server(runs_dir) is None
+    first = start_server(runs_dir)
+    assert first.started
+    assert find_server(runs_dir) == ServerAddress(first.url, first.pid, started=False)
+    assert start_server(runs_dir, port=1) == ServerAddress(first.url, first.pid, started=False)
+    note = json.loads((runs_dir / "server.json").read_text())
+    assert (note["url"], note["pid"], note["runs_dir"]) == (first.url, first.pid, str(runs_dir))
+    with pytest.raises(UserError, match=first.url):
+        serve(runs_dir, "127.0.0.1", 0)
+
+
+def test_it_is_a_process_of_its_own(tmp_path: Path, start_server: StartServer) -> None:
+    """Ctrl-C in the terminal of the run must not end the server under other runs."""
+    code = "import sys; from pathlib import Path; from agenttune.serving import ensure_server as e; "
+    code += "print(e(Path(sys.argv[1]), port=0).pid); assert 'torch' not in sys.modules; "
+    code += "assert 'fastapi' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    address = start_server(tmp_path)
+    assert not address.started
+    assert address.pid == int(done.stdout)
+    assert psutil.Process(address.pid).terminal() is None
+
+
+def test_starters_at_the_same_time_end_with_one_server(tmp_path: Path, start_server: StartServer) -> None:
+    code = "import sys; from pathlib import Path; from agenttune.serving import ensure_server as e; "
+    code += "a = e(Path(sys.argv[1]), port=0); print(a.pid, a.started)"
+    starters = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    answers = [starter.communicate(timeout=60)[0].split() for starter in starters]
+    address = start_server(tmp_path)
+    assert {int(pid) for pid, _ in answers} == {address.pid}
+    assert sorted(started for _, started in answers) == ["False", "False", "False", "True"]
+
+
+def test_a_note_left_by_a_killed_server_misleads_nobody(tmp_path: Path, start_server: StartServer) -> None:
+    first = start_server(tmp_path)
+    process = psutil.Process(first.pid)
+    process.kill()
+    process.wait(10)
+    assert (tmp_path / "server.json").exists()
+    assert find_server(tmp_path) is None
+    second = start_server(tmp_path)
+    assert second.started
+    assert find_server(tmp_path) is not None
+
+
+@pytest.mark.parametrize("note", ["", "{", "[]", "{}", '{"url": 5, "pid": "x", "pid_started_s": 0, "instance": 1}'])
+def test_a_broken_note_is_no_server(tmp_path: Path, note: str) -> None:
+    (tmp_path / "server.json").write_text(note)
+    assert find_server(tmp_path) is None
+
+
+def test_a_port_taken_by_another_program_is_named(tmp_path: Path, start_server: StartServer) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        taken.settimeout(0)
+        port = taken.getsockname()[1]
+        with pytest.raises(PortInUse) as caught:
+            start_server(tmp_path, port=port)
+    message = str(caught.value)
+    assert f"port {port}" in message
+    assert "server.port" in message
+    assert "--port" in message
+    assert caught.value.field == "server.port"
+
+
+def test_a_port_taken_by_another_folders_server_says_whose(tmp_path: Path, start_server: StartServer) -> None:
+    first = start_server(tmp_path / "a")
+    with pytest.raises(PortInUse, match=str(tmp_path / "a")):
+        start_server(tmp_path / "b", port=urlsplit(first.url).port)
+    assert find_server(tmp_path / "a") is not None
+
+
+def test_a_server_that_cannot_start_says_why(tmp_path: Path, start_server: StartServer) -> None:
+    with pytest.raises(ServerUnreachable, match="AGENTTUNE_TOKEN"):
+        start_server(tmp_path, host="0.0.0.0")
+    with pytest.raises(ServerUnreachable, match="cannot bind"):
+        start_server(tmp_path, host="192.0.2.1", token_env="PATH")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="runs folder"):
+        start_server(tmp_path / "file")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_cleanly_with_clients_connected(
+    tmp_path: Path, start_server: StartServer, number: signal.Signals
+) -> None:
+    log = make_run(tmp_path)
+    log.append(*[StatusChanged(status="running", reason="x" * 3000)] * 2000)
+    address = start_server(tmp_path)
+    stuck = never_read(address, "one")
+    with connect(live(address)) as client, httpx.Client() as idle:
+        idle.get(f"{address.url}/api/v1/health")
+        client.recv(timeout=20)
+        process = psutil.Process(address.pid)
+        process.send_signal(number)
+        process.wait(5)
+    stuck.close()
+    assert not (tmp_path / "server.json").exists()
+    log_text = (tmp_path / "server.log").read_text()
+    assert "Traceback" not in log_text
+    assert "ERROR" not in log_text
+
+
+def test_it_lingers_while_a_run_lives_and_ends_after_the_last(tmp_path: Path, start_server: StartServer) -> None:
+    log = make_run(tmp_path / "busy")
+    busy = psutil.Process(start_server(tmp_path / "busy", linger_s=0.3).pid)
+    # Each of these ends only after 0.3 s without use, so the busy one has been idle for longer than that, twice.
+    for name in ("idle1", "idle2"):
+        psutil.Process(start_server(tmp_path / name, linger_s=0.3).pid).wait(10)
+    assert busy.is_running()
+    log.append(StatusChanged(status="finished"), step=100)
+    busy.wait(10)
+    assert not (tmp_path / "busy" / "server.json").exists()
+
+
+def test_a_live_client_keeps_it(tmp_path: Path, start_server: StartServer) -> None:
+    log = make_run(tmp_path / "watched")
+    log.append(StatusChanged(status="finished"), step=100)
+    watched = start_server(tmp_path / "watched", linger_s=0.3)
+    with connect(live(watched)):
+        for name in ("idle1", "idle2"):
+            psutil.Process(start_server(tmp_path / name, linger_s=0.3).pid).wait(10)
+        assert psutil.Process(watched.pid).is_running()
+    psutil.Process(watched.pid).wait(10)
+
+
+def test_no_server_is_said_plainly(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    assert ask_health(f"http://127.0.0.1:{port}") is None
+    with pytest.raises(ServerUnreachable, match=f"127.0.0.1:{port}"):
+        HttpControl(f"http://127.0.0.1:{port}").runs()
+
+
+def test_a_proxy_of_the_environment_is_not_asked_for_loopback(
+    shared_server: ServerAddress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert HttpControl(shared_server.url).runs() == []
+    assert ask_health(shared_server.url) is not None
