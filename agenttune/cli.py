@@ -137,13 +137,13 @@ def _runs_dir(given: Path | None) -> Path:
 
 def _find_run(folder: Path, name: str) -> str:
     """The run that a user means: the newest, an id, or the beginning of exactly one id."""
-    from agenttune.store import list_runs
+    from agenttune.store import LOG_NAME, list_runs
 
+    if name and Path(name).name == name and (folder / name / LOG_NAME).is_file():
+        return name  # whole, so that a log which cannot be read says why
     ids = [info.run_id for info in list_runs(folder)]
     matches = [i for i in ids if i.startswith(name)]
-    if name in ids or (matches and not name):
-        return name or matches[0]
-    if len(matches) == 1:
+    if len(matches) == 1 or (matches and not name):
         return matches[0]
     if matches:
         problem = f"{len(matches)} runs begin with {name!r}: {', '.join(matches[:10])}"

@@ -30,7 +30,7 @@ from agenttune.events import (
     StatusChanged,
     StoredPoint,
 )
-from agenttune.gate import Gate
+from agenttune.gate import TAKEN, Gate
 from agenttune.observation import HISTORY, RECENT_POINTS, THINNED_POINTS, Evaluation, Observation, SeriesView
 from agenttune.processes import is_alive
 from agenttune.proposals import CommandRecord, Proposal, State, Verdict
@@ -192,7 +192,8 @@ class LocalControl:
         if step is not None and step < info.step:
             reason = f"valid until step {step}, the run is at step {info.step}"
             return Verdict(decision="expired", decided_by="clock", reason=reason)
-        return Gate.of(info).judge(proposal, info, log.commands(newest=True))
+        history, taken = _taken_by_agents(log) if proposal.author.principal == "agent" else ([], 0)
+        return Gate.of(info).judge(proposal, info, history, taken)
 
     def command(self, run_id: str, command_id: str) -> CommandRecord:
         return self.log(run_id).command(command_id)
@@ -235,6 +236,12 @@ class LocalControl:
         return started if any(b.name == "main" for b in started) else [BranchStarted(name="main"), *started]
 
 
+def _taken_by_agents(log: RunLog) -> tuple[list[CommandRecord], int]:
+    """The newest commands of agents that count against cooldown and budget, and how many there are in all."""
+    history = log.commands(*TAKEN, principal="agent", limit=HISTORY, newest=True)
+    return history, log.count_commands(*TAKEN, principal="agent")
+
+
 def _no_verdict() -> Verdict:
     return Verdict(decision="rejected", decided_by="store", reason="no verdict recorded")
 
@@ -255,7 +262,7 @@ def observe(log: RunLog, info: RunInfo, now_s: float) -> Observation:
     found = log.events(kinds=["found"], limit=HISTORY, newest=True)
     evaluated = log.events(kinds=["evaluated"], limit=HISTORY, newest=True)
     commands = log.commands(limit=HISTORY, newest=True)
-    used = len([r for r in log.commands(newest=True) if _counts(r)])
+    used = log.count_commands(*TAKEN, principal="agent")
     limit = Gate.of(info).budgets.max_commands
     steps = [p for p in recent if p.source == "step"] or recent
     return Observation(
@@ -278,15 +285,6 @@ def observe(log: RunLog, info: RunInfo, now_s: float) -> Observation:
         capabilities=info.capabilities,
         commands_left=None if limit is None else max(0, limit - used),
         last_seq=log.last_seq(),
-    )
-
-
-def _counts(record: CommandRecord) -> bool:
-    return record.proposal.author.principal == "agent" and record.state in (
-        State.QUEUED,
-        State.APPLIED,
-        State.KEPT,
-        State.REVERTED,
     )
 
 

@@ -1,7 +1,7 @@
 """The agent loop: wake, observe, detect, decide, submit, record.
 
 Nothing in it is needed after a restart: what was found, asked and answered is in the observation. A `tick` that fails
-half-way because the server is away can therefore simply be done again.
+half-way because the server is away is simply done again: what it had decided is kept and sent under the same ids.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from tenacity import Retrying, retry_if_exception_type, stop_when_event_set, wait_exponential_jitter
+from tenacity import Retrying, retry_if_exception_type, stop_when_event_set, wait_exponential
 from tenacity.nap import sleep_using_event
 
 from agenttune.config import WakeSettings
@@ -62,6 +63,18 @@ class AgentControl(Protocol):
     ) -> int: ...
 
 
+@dataclass
+class _Turn:
+    """One decision on its way into the log."""
+
+    woken_by: str
+    step: int
+    reason: str
+    unsent: list[Proposal]
+    ids: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+
+
 class AgentLoop:
     """Puts a policy beside a run.
 
@@ -96,17 +109,22 @@ class AgentLoop:
         self._looked_step, self._look_again_s, self._looked_s = -1, 0.0, clock_s()
         self._decided_step, self._said = 0, ""
         self._reasons: list[str] = []
+        self._turn: _Turn | None = None
 
     def run(self, stop: threading.Event | None = None) -> None:
         """Tick until the run has ended or `stop` is set; a server that is away is waited for."""
         stop = stop or threading.Event()
         while not stop.is_set() and self._patient_tick(stop):
             stop.wait(self.wake.poll_s)
+        try:
+            self.detach("the agent was stopped")
+        except ServerUnreachable:
+            log.warning("the control server does not answer; the end of policy %s is not recorded", self.policy.name)
 
     def _patient_tick(self, stop: threading.Event) -> bool:
         retrying = Retrying(
             retry=retry_if_exception_type(ServerUnreachable),
-            wait=wait_exponential_jitter(RETRY_FIRST_S, RETRY_MAX_S, jitter=RETRY_FIRST_S),
+            wait=wait_exponential(multiplier=RETRY_FIRST_S, max=RETRY_MAX_S),
             stop=stop_when_event_set(stop),
             sleep=sleep_using_event(stop),
             before_sleep=lambda state: log.warning("the control server does not answer; trying again"),
@@ -125,13 +143,13 @@ class AgentLoop:
         """
         self._attach()
         self._flush()
+        self._finish_turn()
         info = self.control.info(self.run_id)
         if not info.is_live:
             self.detach(f"the run is {info.status}")
             return False
-        news = self._news()
-        if news or self._is_due(info):
-            self._look(news)
+        if self._has_news() or self._is_due(info):
+            self._look()
         return True
 
     def _attach(self) -> None:
@@ -140,7 +158,7 @@ class AgentLoop:
             self._send(PolicyAttached(policy=self.policy.name, details=self._details), None)
 
     def detach(self, reason: str) -> None:
-        """Record that the policy no longer watches; harmless if it never did."""
+        """Record that the policy no longer watches; does nothing if it does not."""
         if self._attached:
             self._attached = False
             self._send(PolicyDetached(policy=self.policy.name, reason=reason), None)
@@ -155,59 +173,75 @@ class AgentLoop:
             self.control.record(self.run_id, *self._outbox[0])
             self._outbox.pop(0)
 
-    def _news(self) -> list[str]:
-        """Reasons to wake among events that are new."""
+    def _has_news(self) -> bool:
+        """Whether there was an evaluation since the last poll."""
         if self._cursor is None:
             self._cursor = self.control.observe(self.run_id).last_seq
         events = self.control.events(self.run_id, self._cursor, PAGE, kinds=("evaluated",))
         self._cursor = max([self._cursor, *(event.seq for event in events)])
-        return [f"evaluation at step {e.step}" for e in events] if self.wake.on_evaluation else []
+        if self.wake.on_evaluation:
+            self._reasons += [f"evaluation at step {event.step}" for event in events]
+        return bool(events) and self.wake.on_evaluation
 
     def _is_due(self, info: RunInfo) -> bool:
-        now = self._clock_s()
-        if info.step != self._looked_step:
-            return now >= self._look_again_s
-        return now - self._looked_s > self.wake.stall_after_s
+        now_s = self._clock_s()
+        if info.step != self._looked_step or self._reasons:
+            return now_s >= self._look_again_s
+        return now_s - self._looked_s > self.wake.stall_after_s
 
-    def _look(self, news: list[str]) -> None:
-        began = self._clock_s()
+    def _look(self) -> None:
+        began_s = self._clock_s()
         observation = self.control.observe(self.run_id)
         self._looked_s = self._clock_s()
-        self._look_again_s = self._looked_s + (self._looked_s - began) / LOOK_FRAC
+        self._look_again_s = self._looked_s + (self._looked_s - began_s) / LOOK_FRAC
         self._looked_step = observation.step
         fresh = [f for f in detect(observation, self.wake.stall_after_s) if is_new(f, observation)]
-        for finding in fresh:
-            self._send(Found(finding=finding), observation.step)
-        found = [f"finding {f.kind}" for f in fresh] if self.wake.on_finding else []
-        self._reasons += [reason for reason in (*news, *found) if reason not in self._reasons]
-        if observation.step - self._decided_step >= self.wake.every_steps:
-            self._reasons.append(f"{self.wake.every_steps} steps")
-        if self._reasons and not self._in_flight(observation):
-            if fresh:
-                observation = observation.model_copy(update={"findings": [*observation.findings, *fresh]})
-            self._decide(observation)
+        self._reasons += [f"finding {f.kind}" for f in fresh if self.wake.on_finding]
+        self._outbox += [(Found(finding=finding), observation.step) for finding in fresh]
+        self._flush()
+        is_time = observation.step - self._decided_step >= self.wake.every_steps
+        if (self._reasons or is_time) and not self._in_flight(observation):
+            reasons = self._reasons or [f"{self.wake.every_steps} steps"]
+            known = [*observation.findings, *fresh]
+            self._decide(observation.model_copy(update={"findings": known}), ", ".join(dict.fromkeys(reasons)))
 
     def _in_flight(self, observation: Observation) -> bool:
         return any(c.state in IN_FLIGHT and c.proposal.author == self.author for c in observation.commands)
 
-    def _decide(self, observation: Observation) -> None:
-        woken_by, self._reasons = ", ".join(dict.fromkeys(self._reasons)), []
-        self._decided_step = observation.step
+    def _decide(self, observation: Observation, woken_by: str) -> None:
         decision = self._ask(observation)
-        ids, refused = [], []
-        for draft in decision.proposals:
+        proposals = [self._proposal(draft, observation) for draft in decision.proposals]
+        self._turn = _Turn(woken_by, observation.step, decision.reason, proposals)
+        self._reasons, self._decided_step = [], observation.step
+        self._finish_turn()
+
+    def _finish_turn(self) -> None:
+        """Submit what a decision asks for and record it; what was cut short goes on at the next tick."""
+        turn = self._turn
+        if turn is None:
+            return
+        while turn.unsent:
+            proposal = turn.unsent[0]
             try:
-                ids.append(self._submit(draft, observation))
-            except RunEnded:
-                return
+                # The same id again is the same command, so that a lost answer does not double it.
+                turn.ids.append(self.control.submit(self.run_id, proposal).command_id)
+            except RunEnded as error:
+                turn.unsent.clear()
+                turn.refused.append(error.message)
+                break
             except UserError as error:
-                refused.append(f"{draft.command.kind} refused: {error.message}")
-        reason = "; ".join([decision.reason, *refused])
+                turn.refused.append(f"{proposal.command.kind} refused: {error.message}")
+            turn.unsent.pop(0)
+        self._turn = None
+        self._tell(turn)
+
+    def _tell(self, turn: _Turn) -> None:
+        reason = "; ".join([turn.reason, *turn.refused])
         # A policy that says the same nothing every few steps would fill the log with it.
-        if ids or refused or reason != self._said or "finding" in woken_by:
-            self._said = "" if ids else reason
-            body = Decided(policy=self.policy.name, woken_by=woken_by, command_ids=ids, reason=reason)
-            self._send(body, observation.step)
+        if turn.ids or turn.refused or reason != self._said or "finding" in turn.woken_by:
+            self._said = "" if turn.ids else reason
+            body = Decided(policy=self.policy.name, woken_by=turn.woken_by, command_ids=turn.ids, reason=reason)
+            self._send(body, turn.step)
 
     def _ask(self, observation: Observation) -> Decision:
         try:
@@ -216,16 +250,15 @@ class AgentLoop:
             log.exception("policy %s failed at step %d", self.policy.name, observation.step)
             return Decision(reason=f"the policy failed: {type(error).__name__}: {error}"[:2000])
 
-    def _submit(self, draft: Draft, observation: Observation) -> str:
+    def _proposal(self, draft: Draft, observation: Observation) -> Proposal:
         valid = None if draft.valid_for_steps is None else observation.step + draft.valid_for_steps
-        proposal = Proposal(
+        return Proposal(
             command=draft.command,
             author=self.author,
             rationale=draft.rationale[:4000],
             based_on_step=observation.step,
             valid_until_step=valid,
         )
-        return self.control.submit(self.run_id, proposal).command_id
 
 
 def is_new(finding: Finding, observation: Observation) -> bool:

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from agenttune.config import DEFAULT_PORT
 from agenttune.errors import PortInUse, ServerUnreachable, UserError
 from agenttune.processes import is_alive
@@ -40,6 +42,25 @@ _started: list[subprocess.Popen[bytes]] = []
 """Kept so that the interpreter neither warns about a child left running nor leaves it a zombie when it ends."""
 
 
+class Note(BaseModel):
+    """The content of `server.json`.
+
+    Attributes:
+        url: Where the server listens.
+        pid: Its process.
+        pid_started_s: Start of that process, in seconds after boot: tells it from a later one of the same pid.
+        runs_dir: The folder it serves.
+        instance: What its `/health` calls itself.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    url: str = Field(pattern=r"^http://\S+:\d{1,5}$")
+    pid: int = Field(ge=1, lt=2**31)
+    pid_started_s: float | None
+    runs_dir: str
+    instance: str
+
+
 @dataclass(frozen=True)
 class ServerAddress:
     """A control server that answers.
@@ -57,16 +78,21 @@ class ServerAddress:
 
 def find_server(runs_dir: Path) -> ServerAddress | None:
     """The healthy control server of a runs folder, if there is one."""
-    try:
-        noted = json.loads((runs_dir / SERVER_FILE).read_text(encoding="utf-8"))
-        url, pid, pid_started_s = noted["url"], noted["pid"], noted["pid_started_s"]
-        instance = noted["instance"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # none, or one that a killed process left half written: the same as none
-    if not is_alive(pid, pid_started_s):
+    note = read_note(runs_dir)
+    if note is None or not is_alive(note.pid, note.pid_started_s):
         return None
-    health = ask_health(url)
-    return ServerAddress(url, pid) if health is not None and health.get("instance") == instance else None
+    health = ask_health(note.url)
+    if health is None or health.get("instance") != note.instance:
+        return None
+    return ServerAddress(note.url, note.pid)
+
+
+def read_note(runs_dir: Path) -> Note | None:
+    """What the last server of a runs folder noted; None if there is no note, or nothing that one could use."""
+    try:
+        return Note.model_validate_json((runs_dir / SERVER_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def ask_health(url: str) -> dict[str, Any] | None:
@@ -108,18 +134,19 @@ def ensure_server(
         ServerUnreachable: It did not come up; the message ends with its log's tail.
     """
     runs_dir = runs_dir.resolve()
-    try:
-        runs_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot use {runs_dir} as the runs folder: {error.strerror}", field="store.runs_dir") from None
-    with _locked(runs_dir / LOCK_FILE):
+    with _locked(runs_dir):
         return find_server(runs_dir) or _start(runs_dir, host, port, token_env, linger_s)
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a file lock; the kernel lets go of it if this process dies."""
-    with path.open("a", encoding="utf-8") as file:
+def _locked(runs_dir: Path) -> Iterator[None]:
+    """Hold the folder's lock; the kernel lets go of it if this process dies."""
+    try:
+        runs_dir.mkdir(parents=True, exist_ok=True)
+        file = (runs_dir / LOCK_FILE).open("a", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot use {runs_dir} as the runs folder: {error.strerror}", field="store.runs_dir") from None
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -38,10 +38,12 @@ from agenttune.events import (
 )
 from agenttune.filesystem import refuse_network_file_system
 from agenttune.points import POINTS_SCHEMA, SOURCES, PointTable
-from agenttune.proposals import NEXT, Ack, CommandRecord, Proposal, Record, State, Verdict
+from agenttune.proposals import NEXT, Ack, CommandRecord, Principal, Proposal, Record, State, Verdict
 
 LOG_NAME = "log.db"
 FORMAT = 1
+NAME_BYTES = 255
+"""Longest file name that Linux file systems take."""
 BUSY_TIMEOUT_S = 10.0
 
 _SCHEMA = """
@@ -53,10 +55,11 @@ CREATE TABLE events (
 CREATE INDEX events_by_kind ON events (kind, seq);
 CREATE INDEX events_by_command ON events (command_id, seq) WHERE command_id IS NOT NULL;
 CREATE TABLE commands (
-    command_id TEXT PRIMARY KEY, state TEXT NOT NULL, digest TEXT NOT NULL, submitted_seq INTEGER NOT NULL,
-    record TEXT NOT NULL
+    command_id TEXT PRIMARY KEY, state TEXT NOT NULL, principal TEXT NOT NULL, digest TEXT NOT NULL,
+    submitted_seq INTEGER NOT NULL, record TEXT NOT NULL
 );
 CREATE INDEX commands_by_state ON commands (state, submitted_seq);
+CREATE INDEX commands_by_principal ON commands (principal, submitted_seq);
 """
 
 
@@ -67,7 +70,8 @@ def run_folder(runs_dir: Path, run_id: str) -> Path:
         UnknownRun: No log there; lists the newest runs.
     """
     folder = runs_dir / run_id
-    if run_id in ("", ".", "..") or Path(run_id).name != run_id or not (folder / LOG_NAME).is_file():
+    is_name = run_id not in ("", ".", "..") and Path(run_id).name == run_id and len(os.fsencode(run_id)) <= NAME_BYTES
+    if not is_name or not (folder / LOG_NAME).is_file():
         known = [info.run_id for info in list_runs(runs_dir)[:10]]
         raise UnknownRun(
             f"no run {run_id!r} in {runs_dir}; newest: {', '.join(known) or 'none'}",
@@ -180,7 +184,9 @@ class RunLog:
         with _storing(self.folder):
             row = self._db.execute("SELECT info FROM run").fetchone()
         info = RunInfo.model_validate_json(row[0])
-        return info.model_copy(update={"path": str(self.folder), "step": max(info.step, self._last_step())})
+        # The folder's name is the run's id, also after somebody renamed or copied it.
+        now = {"run_id": self.folder.name, "path": str(self.folder), "step": max(info.step, self._last_step())}
+        return info.model_copy(update=now)
 
     def _last_step(self) -> int:
         row = self._db.execute("SELECT step FROM points ORDER BY point_id DESC LIMIT 1").fetchone()
@@ -301,8 +307,15 @@ class RunLog:
                 submitted_step=step,
             )
             self._db.execute(
-                "INSERT INTO commands VALUES (?, ?, ?, ?, ?)",
-                (proposal.command_id, record.state.value, proposal.digest(), seq, record.model_dump_json()),
+                "INSERT INTO commands VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    proposal.command_id,
+                    record.state.value,
+                    proposal.author.principal,
+                    proposal.digest(),
+                    seq,
+                    record.model_dump_json(),
+                ),
             )
             return record
 
@@ -329,14 +342,22 @@ class RunLog:
         )
         return self._insert_event(body, step, branch, command_id)
 
-    def commands(self, *states: State, limit: int = 1000, newest: bool = False) -> list[CommandRecord]:
+    def commands(
+        self, *states: State, limit: int = 1000, newest: bool = False, principal: Principal | None = None
+    ) -> list[CommandRecord]:
         """Commands in order of submission, of all states or of those named; `newest`: the last `limit` of them."""
-        where = f"WHERE state IN ({','.join('?' * len(states))})" if states else ""
+        where, arguments = _where(states, principal)
         sql = f"SELECT record FROM commands {where} ORDER BY submitted_seq {'DESC' if newest else 'ASC'} LIMIT ?"
         with _storing(self.folder):
-            rows = self._db.execute(sql, (*[s.value for s in states], limit)).fetchall()
+            rows = self._db.execute(sql, (*arguments, limit)).fetchall()
         records = [CommandRecord.model_validate_json(row[0]) for row in rows]
         return records[::-1] if newest else records
+
+    def count_commands(self, *states: State, principal: Principal | None = None) -> int:
+        """How many commands there are, of all states or of those named."""
+        where, arguments = _where(states, principal)
+        with _storing(self.folder):
+            return int(self._db.execute(f"SELECT count(*) FROM commands {where}", arguments).fetchone()[0])
 
     def command(self, command_id: str) -> CommandRecord:
         """Raises UnknownCommandId if there is none of that id."""
@@ -389,6 +410,16 @@ class RunLog:
         """
         with _storing(self.folder):
             return self._points.curve(name, branch, first_step, last_step, max_points)
+
+
+def _where(states: Sequence[State], principal: Principal | None) -> tuple[str, list[str]]:
+    """The condition of a query over commands, with its arguments."""
+    parts = [f"state IN ({','.join('?' * len(states))})"] if states else []
+    arguments = [state.value for state in states]
+    if principal is not None:
+        parts.append("principal = ?")
+        arguments.append(principal)
+    return f"WHERE {' AND '.join(parts)}" if parts else "", arguments
 
 
 def _event(row: tuple[Any, ...]) -> Event:

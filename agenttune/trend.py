@@ -24,6 +24,8 @@ NOISE_STEPS = 64
 """Points from which the noise is estimated; fewer make the estimate itself noisy (guess)."""
 MAD_TO_SIGMA = 1.4826
 """Scale of a normal distribution by its median absolute deviation (textbook)."""
+MEDIAN_ERROR = 1.2533
+"""Standard error of a median in units of that of a mean (textbook)."""
 LOSS_NAMES = ("step_loss", "loss")
 GRAD_NAMES = ("step_grad_norm", "grad_norm")
 STEERING = (UpdateOptimizer, UpdateSchedule, UpdateTraining)
@@ -96,6 +98,10 @@ class Trend:
     def height(self, value: float) -> float:
         """The logarithm where the curve is positive, else the value itself."""
         return math.log(value) if self.is_positive else value
+
+    def factor(self, factor: float) -> float:
+        """A factor of a positive metric as a difference of heights; curves that cross zero go by noise alone."""
+        return math.log(factor) if self.is_positive else 0.0
 
     @cached_property
     def heights(self) -> tuple[float, ...]:

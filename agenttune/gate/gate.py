@@ -33,15 +33,19 @@ class Gate:
             BudgetSettings.model_validate(info.rules.get("budgets", {})),
         )
 
-    def judge(self, proposal: Proposal, info: RunInfo, history: Sequence[CommandRecord]) -> Verdict:
+    def judge(
+        self, proposal: Proposal, info: RunInfo, history: Sequence[CommandRecord] = (), taken: int | None = None
+    ) -> Verdict:
         """The verdict on a proposal.
 
         Args:
             proposal: What is asked.
             info: The run as it stands, with its knobs.
-            history: The run's newest commands, oldest first.
+            history: The newest commands of agents in a state of `TAKEN`, oldest first.
+            taken: How many such commands there are in all; default: as many as in `history`.
         """
-        world = World(info=info, history=history, settings=self.settings, budgets=self.budgets)
+        taken = len(history) if taken is None else taken
+        world = World(info=info, history=history, taken=taken, settings=self.settings, budgets=self.budgets)
         for guardrail in self.guardrails:
             refusal = guardrail(proposal, world)
             if refusal is not None:

@@ -18,15 +18,21 @@ TAKEN = frozenset({State.QUEUED, State.APPLIED, State.KEPT, State.REVERTED})
 
 @dataclass(frozen=True)
 class World:
-    """What a guardrail may look at."""
+    """What a guardrail may look at.
+
+    Attributes:
+        info: The run as it stands.
+        history: The newest commands of agents that the trainer took or will take, oldest first.
+        taken: How many there are in all.
+        settings: The run's limits.
+        budgets: The run's budgets.
+    """
 
     info: RunInfo
     history: Sequence[CommandRecord]
+    taken: int
     settings: GateSettings
     budgets: BudgetSettings
-
-    def taken_by_agents(self) -> list[CommandRecord]:
-        return [r for r in self.history if r.state in TAKEN and r.proposal.author.principal == "agent"]
 
 
 Guardrail = Callable[[Proposal, World], Verdict | None]
@@ -76,7 +82,7 @@ def cooldown(proposal: Proposal, world: World) -> Verdict | None:
     if wait == 0 or proposal.author.principal != "agent":
         return None
     asked = {target.knob for target in targets_of(proposal.command, world.info)}
-    for record in reversed(world.taken_by_agents()):
+    for record in reversed(world.history):
         same = asked & {target.knob for target in targets_of(record.proposal.command, world.info)}
         since = world.info.step - (record.ack.step if record.ack else record.submitted_step or 0)
         if same and since < wait:
@@ -88,7 +94,7 @@ def cooldown(proposal: Proposal, world: World) -> Verdict | None:
 def budget(proposal: Proposal, world: World) -> Verdict | None:
     """Commands of agents in one run."""
     limit = world.budgets.max_commands
-    if limit is None or proposal.author.principal != "agent" or len(world.taken_by_agents()) < limit:
+    if limit is None or proposal.author.principal != "agent" or world.taken < limit:
         return None
     return _refuse("budget", f"the budget of {limit} agent commands is used up (budgets.max_commands)")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -141,7 +142,7 @@ class Session:
         except BaseException:
             self.stop_children()
             raise
-        self._stopping = Stopping(self._trainer, self._ask_to_stop)
+        self._stopping = Stopping(self._trainer.signal, self._ask_to_stop)
 
     def _start_trainer(self) -> TrainingProcess:
         run = self._run
@@ -182,20 +183,25 @@ class Session:
                 self._look_after(view)
                 view.refresh()
             self._agent.stop()
+        except SystemFault as error:
+            pid = self._trainer.pid
+            raise SystemFault(f"{error}; training goes on by itself in process {pid} (kill {pid} ends it)") from error
         finally:
             view.close()
         if self._trainer.fault is not None:
+            if self._ending is not None:
+                self._explain(self._ending)
             raise self._trainer.fault
         return self._conclude()
 
     def _look_after(self, view: View) -> None:
+        if self._stopping is not None and (words := self._stopping.step(self._interrupts.count)):
+            view.notice(words)
         said = [self._server.restart_if_dead()]
-        if self._stopping is not None:
-            said.append(self._stopping.step(self._interrupts.count))
         if self._run.log.info().is_live:
             said.append(self._agent.restart_if_dead())
         for words in filter(None, said):
-            view.notice(words)
+            # Into the log, from where the view takes it: the report tells it too.
             self._run.log.append(NoteAdded(text=words, author=LAUNCHER), step=self._run.log.info().step)
 
     def _ask_to_stop(self) -> tuple[str, bool]:
@@ -206,7 +212,7 @@ class Session:
         proposal = Proposal(
             command=StopTraining(save=True),
             author=Author(principal="operator", name=LAUNCHER),
-            rationale=f"{(self._interrupts.first or 'an interrupt')!s} in the terminal",
+            rationale=f"{(self._interrupts.first or signal.SIGINT).name} in the terminal",
         )
         try:
             record = LocalControl(self._run.plan.runs_dir).submit(self._run.run_id, proposal)

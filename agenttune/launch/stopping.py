@@ -9,8 +9,6 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from agenttune.launch.children import TrainingProcess
-
 ASK_S = 60.0
 """A checkpoint of a large model on a slow disk takes tens of seconds (a guess)."""
 TERM_S = 10.0
@@ -49,18 +47,18 @@ class Stopping:
     """Ends the training process: asks first, kills at the second interrupt, and loses patience by itself.
 
     Args:
-        trainer: The training process.
+        send: Sends a signal to the training process.
         ask: Asks the trainer to stop and keep a checkpoint; returns what to tell the user, and whether it was taken.
         clock: Seconds, monotonic.
     """
 
     def __init__(
         self,
-        trainer: TrainingProcess,
+        send: Callable[[signal.Signals], None],
         ask: Callable[[], tuple[str, bool]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._trainer, self._ask, self._clock = trainer, ask, clock
+        self._send, self._ask, self._clock = send, ask, clock
         self._sent: signal.Signals | None = None
         self._asked = False
         self._deadline_s = 0.0
@@ -72,26 +70,26 @@ class Stopping:
         if interrupts == 0 or self._sent is signal.SIGKILL:
             return ""
         if interrupts > 1:
-            return self._send(signal.SIGKILL, "killed at the second interrupt")
+            return self._force(signal.SIGKILL, "killed at the second interrupt")
         if not self._asked:
             return self._ask_once()
         if self._clock() < self._deadline_s:
             return ""
         if self._sent is None:
-            return self._send(signal.SIGTERM, f"it did not stop within {ASK_S:.0f} s")
-        return self._send(signal.SIGKILL, f"it did not end within {TERM_S:.0f} s of SIGTERM")
+            return self._force(signal.SIGTERM, f"it did not stop within {ASK_S:.0f} s")
+        return self._force(signal.SIGKILL, f"it did not end within {TERM_S:.0f} s of SIGTERM")
 
     def _ask_once(self) -> str:
         self._asked = True
         words, taken = self._ask()
         if not taken:
-            return self._send(signal.SIGTERM, words)
+            return self._force(signal.SIGTERM, words)
         self._deadline_s = self._clock() + ASK_S
         return f"{words} (Ctrl-C again kills it)"
 
-    def _send(self, number: signal.Signals, why: str) -> str:
+    def _force(self, number: signal.Signals, why: str) -> str:
         self._sent = number
         self._deadline_s = self._clock() + TERM_S
         self.forced = why
-        self._trainer.signal(number)
+        self._send(number)
         return f"{number.name} sent to the training process: {why}"

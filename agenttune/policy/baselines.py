@@ -18,7 +18,8 @@ from agenttune.commands import UpdateOptimizer
 from agenttune.config import Settings
 from agenttune.observation import Observation
 from agenttune.policy.base import Decision, Draft, asked_at_step, by_agents
-from agenttune.trend import LOSS_NAMES, Trend
+from agenttune.proposals import CommandRecord
+from agenttune.trend import LOSS_NAMES
 
 
 class NoopFile(Settings):
@@ -175,14 +176,12 @@ class GreedyLr:
 
     def _counts(self, observation: Observation) -> tuple[int, int]:
         """Averages in a row that improved, or did not, since the newest own change and its quiet time."""
-        turns = [(asked_at_step(c), c.proposal.command) for c in by_agents(observation)]
+        turns = by_agents(observation)
         best, good, bad, quiet, used = math.inf, 0, 0, 0, 0
-        rate = self._first_rate(observation)
         for step, value in windows(observation, self.settings.window_steps):
-            while used < len(turns) and turns[used][0] < step:
-                at = getattr(turns[used][1], "lr", None) or rate
-                quiet = self.settings.warmup if at > rate else self.settings.cooldown
-                good, bad, rate, used = 0, 0, at, used + 1
+            while used < len(turns) and asked_at_step(turns[used]) < step:
+                quiet = self.settings.warmup if _raised(turns[used]) else self.settings.cooldown
+                good, bad, used = 0, 0, used + 1
             if quiet > 0:
                 quiet -= 1
             elif value < best - self.settings.threshold:
@@ -191,9 +190,11 @@ class GreedyLr:
                 good, bad = 0, bad + 1
         return good, bad
 
-    def _first_rate(self, observation: Observation) -> float:
-        trend = Trend.of(observation, ("lr", "learning_rate"))
-        return trend.start if trend is not None else math.inf
+
+def _raised(record: CommandRecord) -> bool:
+    """Whether a command raised the rate, by what was read back."""
+    changes = record.ack.changes if record.ack is not None else []
+    return any(change.name == "lr" and change.effective > change.previous for change in changes)
 
 
 @dataclass(frozen=True)

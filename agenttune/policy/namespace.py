@@ -124,12 +124,12 @@ def _base_lr(observation: Observation) -> float:
 
 
 def _found(observation: Observation) -> dict[str, str]:
-    now = {finding.kind: finding.severity for finding in reversed(detect(observation))}
+    now: dict[str, str] = {f.kind: f.severity for f in reversed(detect(observation))}
     return {kind: now.get(kind, "") for kind in KINDS}
 
 
 def _since(observation: Observation) -> dict[str, float]:
-    steps = {finding.kind: finding.step for finding in observation.findings}
+    steps: dict[str, int] = {f.kind: f.step for f in observation.findings}
     return {kind: observation.step - steps[kind] if kind in steps else math.inf for kind in KINDS}
 
 

@@ -7,7 +7,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI, WebSocket
+from starlette.exceptions import HTTPException
 
 from agenttune import __version__
 from agenttune.control import LocalControl
@@ -49,9 +50,14 @@ def create_app(runs_dir: Path, *, token: str | None = None, allowed_hosts: Colle
     for part in (runs, submitting, following):
         api.include_router(part.router)
     app.include_router(api)
+    app.add_api_websocket_route("/{path:path}", _no_such_stream)  # else refused without a word
     problems.install(app)
     app.add_middleware(StrictBodies)
     app.add_middleware(Guard, token=token, allowed_hosts=allowed_hosts)
     app.add_middleware(CrashGuard)
     app.add_middleware(app.state.presence.middleware)  # the last one added is the outermost
     return app
+
+
+async def _no_such_stream(socket: WebSocket, path: str) -> None:
+    raise HTTPException(404)

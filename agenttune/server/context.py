@@ -11,13 +11,13 @@ from typing import Annotated
 from fastapi import Depends, Path
 from fastapi.dependencies.models import Dependant
 from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from agenttune.control import LocalControl
 from agenttune.errors import UnknownRun, UserError
 from agenttune.server.live import Hub
-from agenttune.store import run_folder
 
 LATEST = "latest"
 """In place of a run id: the newest run."""
@@ -48,20 +48,23 @@ async def _context(connection: HTTPConnection) -> Context:
 Ctx = Annotated[Context, Depends(_context)]
 
 
-def _existing_run(context: Ctx, run_id: Annotated[str, Path(description="A run's id, or `latest`.")]) -> str:
-    runs_dir = context.control.runs_dir
+async def _run_id(context: Ctx, run_id: Annotated[str, Path(description="A run's id, or `latest`.")]) -> str:
+    """The id with `latest` resolved. Whether there is such a run is left to whoever opens its log."""
     if run_id == LATEST:
-        newest = next(iter(context.control.runs()), None)
-        if newest is None:
-            raise UnknownRun(f"no run in {runs_dir} yet", field="run_id", allowed=[])
-        return newest.run_id
+        return await run_in_threadpool(_newest, context.control)
     if len(run_id.encode()) > MAX_RUN_ID_BYTES:
-        raise UnknownRun(f"no run {run_id[:40]!r}... in {runs_dir}", field="run_id")
-    run_folder(runs_dir, run_id)
+        raise UnknownRun(f"no run {run_id[:40]!r}... in {context.control.runs_dir}", field="run_id")
     return run_id
 
 
-RunId = Annotated[str, Depends(_existing_run)]
+def _newest(control: LocalControl) -> str:
+    newest = next(iter(control.runs()), None)
+    if newest is None:
+        raise UnknownRun(f"no run in {control.runs_dir} yet", field="run_id", allowed=[])
+    return newest.run_id
+
+
+RunId = Annotated[str, Depends(_run_id)]
 
 
 async def known_parameters_only(connection: HTTPConnection) -> None:

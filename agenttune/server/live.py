@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from agenttune.control import LocalControl
-from agenttune.errors import AgenttuneError
+from agenttune.errors import AgenttuneError, SystemFault
 from agenttune.events import Event, StoredPoint
 from agenttune.server.models import EventFrame, PointsFrame
 from agenttune.store import RunLog, run_folder
@@ -118,6 +118,9 @@ class Tail:
         self._task = asyncio.create_task(self._follow())
 
     def stop(self) -> None:
+        """End the following, and with it every wait for it."""
+        if self.stopped:
+            return
         self.stopped = True
         self._task.cancel()
         self._announce()
@@ -193,6 +196,8 @@ class Hub:
     async def follow(self, run_id: str) -> AsyncIterator[Tail]:
         """A run's live end, shared with everyone who follows it; nothing is read once nobody does."""
         async with self._starting:
+            if self.closing.is_set():
+                raise SystemFault("the control server is going down; ask again")
             tail = self._tails.get(run_id)
             if tail is None or tail.fault is not None:
                 tail = Tail(run_id, self._control, self._executor)
@@ -213,4 +218,4 @@ class Hub:
         self.closing.set()
         for tail in self._tails.values():
             tail.stop()
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        self._executor.shutdown(wait=False)

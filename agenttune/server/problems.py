@@ -19,7 +19,6 @@ from agenttune.errors import (
     AgenttuneError,
     CommandIdReused,
     RunEnded,
-    StoreFault,
     SystemFault,
     UnknownCommandId,
     UnknownRun,
@@ -34,8 +33,7 @@ STATUS: dict[type[AgenttuneError], int] = {
     RunEnded: 409,
     CommandIdReused: 409,
     UserError: 422,
-    StoreFault: 503,
-    SystemFault: 500,
+    SystemFault: 503,
 }
 """HTTP status by error class; the nearest ancestor counts."""
 CLOSE_FAULT = 1011

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import json
 import logging
+import math
 import os
 import signal
 import socket
@@ -18,13 +18,13 @@ import uvicorn
 from fastapi import FastAPI
 
 from agenttune.control import LocalControl
-from agenttune.errors import PortInUse, UserError
+from agenttune.errors import PortInUse, StoreFault, UserError
 from agenttune.processes import started_s
 from agenttune.server.app import create_app
 from agenttune.server.guard import ANY_HOST, is_loopback
 from agenttune.server.live import Hub
 from agenttune.server.presence import Presence
-from agenttune.serving import SERVER_FILE, TOKEN_ENV, ask_health, find_server
+from agenttune.serving import SERVER_FILE, TOKEN_ENV, Note, ask_health, find_server, read_note
 
 logger = logging.getLogger(__name__)
 WILDCARDS = frozenset({"0.0.0.0", "::"})
@@ -35,7 +35,7 @@ STOP_PATIENCE_S = 0.5
 """Connections that are not closed by then are left to the operating system: the server ends within a second."""
 LINGER_CHECKS = 4
 """Looks per `linger_s` at whether it is time to end."""
-MAX_CHECK_S = 5.0
+MIN_CHECK_S, MAX_CHECK_S = 0.05, 5.0
 
 
 def serve(
@@ -62,6 +62,7 @@ def serve(
     """
     runs_dir = runs_dir.resolve()
     _check_token(host, token)
+    _check_linger(linger_s)
     _make_folder(runs_dir)
     existing = find_server(runs_dir)
     if existing is not None:
@@ -83,6 +84,7 @@ class _Server(uvicorn.Server):
     def __init__(self, app: FastAPI, linger_s: float | None) -> None:
         config = uvicorn.Config(
             app,
+            lifespan="off",
             log_config=None,
             log_level="warning",
             access_log=False,
@@ -108,7 +110,7 @@ class _Server(uvicorn.Server):
 
     async def _linger(self, linger_s: float) -> None:
         while not self.should_exit:
-            await asyncio.sleep(min(linger_s / LINGER_CHECKS, MAX_CHECK_S))
+            await asyncio.sleep(min(max(linger_s / LINGER_CHECKS, MIN_CHECK_S), MAX_CHECK_S))
             if self._presence.quiet_s() < linger_s:
                 continue
             if await asyncio.to_thread(self._has_live_run):
@@ -130,6 +132,11 @@ def _check_token(host: str, token: str | None) -> None:
             field="server.host",
             allowed=["127.0.0.1", "localhost", "::1"],
         )
+
+
+def _check_linger(linger_s: float | None) -> None:
+    if linger_s is not None and not (math.isfinite(linger_s) and linger_s >= 0):
+        raise UserError(f"linger_s is {linger_s}; give seconds from 0 up, or leave it out to stay", field="linger_s")
 
 
 def _make_folder(runs_dir: Path) -> None:
@@ -180,18 +187,20 @@ def _url(host: str, port: int) -> str:
 def _noted(runs_dir: Path, url: str, instance: str) -> Iterator[None]:
     """Keep a note in the runs folder of where this server listens, readable by its owner only."""
     pid = os.getpid()
-    note = {"url": url, "pid": pid, "pid_started_s": started_s(pid), "runs_dir": str(runs_dir), "instance": instance}
+    note = Note(url=url, pid=pid, pid_started_s=started_s(pid), runs_dir=str(runs_dir), instance=instance)
     path, aside = runs_dir / SERVER_FILE, runs_dir / f".{SERVER_FILE}.{pid}"
-    aside.unlink(missing_ok=True)
-    with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        json.dump(note, file)
-    aside.replace(path)
+    try:
+        aside.unlink(missing_ok=True)
+        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.write(note.model_dump_json())
+        aside.replace(path)
+    except OSError as error:
+        raise StoreFault(f"cannot write {path}: {error.strerror}") from error
     try:
         yield
     finally:
-        with contextlib.suppress(OSError, ValueError, KeyError):  # gone or another's already: nothing to tidy up
-            if json.loads(path.read_text(encoding="utf-8"))["instance"] == instance:
-                path.unlink()
+        if read_note(runs_dir) == note:
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

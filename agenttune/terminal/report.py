@@ -22,6 +22,8 @@ from agenttune.terminal.text import clean, duration, number
 REFUSED = frozenset({State.REJECTED, State.SUPERSEDED})
 DONE = frozenset({State.APPLIED, State.KEPT, State.REVERTED})
 LABEL_WIDTH = 10
+RESULT_CHARACTERS = 40
+"""Of what a command gave back, such as a long path; the log has the whole."""
 SHOWN_FINDINGS = 12
 """The first findings of a run tell its story; the log holds all."""
 DEFAULT_RUNS_DIR = "runs"
@@ -49,7 +51,9 @@ def print_report(console: Console, summary: RunSummary) -> None:
     for note in summary.notes:
         console.print(_labelled("note", clean(note)))
     # Not in a grid: a path that is cut into lines cannot be copied.
-    console.print(Text.assemble((f"{'log':<{LABEL_WIDTH}} ", "dim"), str(Path(info.path) / LOG_NAME)), soft_wrap=True)
+    console.print(
+        Text.assemble((f"{'log':<{LABEL_WIDTH}} ", "dim"), str(Path(info.path).resolve() / LOG_NAME)), soft_wrap=True
+    )
 
 
 def _labelled(label: str, text: str | Text) -> Table:
@@ -127,15 +131,16 @@ def _print_changes(console: Console, interventions: Sequence[Intervention], metr
 
 
 def _change(item: Intervention) -> Text:
-    style = "" if item.state in DONE else "red"
+    if item.state not in DONE:
+        return Text(f"{item.kind}: {clean(item.summary)}", style="red")
     text = clean(item.summary)
-    return Text(text if item.state in DONE and " -> " in text else f"{item.kind}: {text}", style=style)
+    return Text(text if " -> " in text else f"{item.kind}: {clean(text, RESULT_CHARACTERS)}")
 
 
 def _effect(item: Intervention) -> str:
-    if item.metric_before is None and item.metric_after is None:
-        return "-"
-    before, after = ("-" if m is None else number(m.value) for m in (item.metric_before, item.metric_after))
+    before, after = (None if m is None else number(m.value) for m in (item.metric_before, item.metric_after))
+    if before is None or after is None:
+        return f"{after} after" if after else (f"{before} before" if before else "-")
     return f"{before} -> {after}"
 
 

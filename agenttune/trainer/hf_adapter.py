@@ -121,10 +121,10 @@ class HfAdapter:
 
     def _steps_of_planned_epochs(self) -> int | None:
         try:
-            batches = len(self._data)
+            batches: int = len(self._data)
         except TypeError:  # no length: the loop goes by steps alone
             return None
-        updates = max(1, math.ceil(batches / self._args.gradient_accumulation_steps))
+        updates = max(1, math.ceil(batches / self.accumulation_steps))
         epochs: int = self._state.num_train_epochs
         return updates * epochs
 

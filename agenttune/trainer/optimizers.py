@@ -173,9 +173,11 @@ def _try_constructor(optimizer: Optimizer, writes: list[Write]) -> None:
     accepted = inspect.signature(type(inner)).parameters
     for index in {write.group for write in writes}:
         group = inner.param_groups[index]
-        values = {k: _plain(v) for k, v in group.items() if k in accepted and k not in STRUCTURAL}
+        values = {k: _plain(v) for k, v in group.items() if k in accepted and k not in STRUCTURAL | {"params"}}
         values |= {w.name: w.value for w in writes if w.group == index}
         values |= {k: group[k] for k in ("relative_step", "warmup_init") if k in group}
+        if group.get("relative_step"):  # its schedule writes the rate it computed into the group
+            values["lr"] = None
         try:
             type(inner)([torch.zeros(1, requires_grad=True)], **values)
         except ValueError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ from agenttune.observation import HISTORY, RECENT_POINTS
 from agenttune.processes import is_alive, started_s
 from agenttune.proposals import Ack, State
 from agenttune.store import RunLog
-from tests.core.conftest import propose
+from tests.core.conftest import OPERATOR, propose
 
 
 @pytest.fixture
@@ -34,6 +35,30 @@ def test_a_refusal_is_recorded_like_an_approval(control: LocalControl, log: RunL
     assert record.verdict.nearest_allowed == pytest.approx({"lr": 0.05})
     assert [e.body.kind for e in log.events(command_id=record.command_id)] == ["proposed", "judged"]
     assert control.commands("r1", [State.QUEUED]) == []
+
+
+def test_only_what_reaches_the_trainer_counts_against_budget_and_cooldown(control: LocalControl, log: RunLog) -> None:
+    log.update_info(rules={"gate": {"cooldown_steps": 100}, "budgets": {"max_commands": 2}})
+    assert control.submit("r1", propose(lr=1e-4, author=OPERATOR)).state is State.QUEUED
+    failed = control.submit("r1", propose(lr=1e-4))
+    log.acknowledge(failed.command_id, Ack(outcome="failed", step=0))
+    assert control.submit("r1", propose(lr=1e-4)).state is State.QUEUED
+    refused = control.submit("r1", propose(lr=2e-4))
+    assert refused.verdict is not None
+    assert refused.verdict.decided_by == "guardrail:cooldown"
+    assert control.submit("r1", propose(weight_decay=0.1)).state is State.QUEUED
+    refused = control.submit("r1", propose("do_evaluate"))
+    assert refused.verdict is not None
+    assert refused.verdict.decided_by == "guardrail:budget"
+    assert control.observe("r1").commands_left == 0
+
+
+def test_a_copied_run_goes_by_its_folder_and_long_ids_are_unknown(control: LocalControl, log: RunLog) -> None:
+    log.append(RunStarted(framework="test", pid=2**22 + 1))
+    shutil.copytree(log.folder, log.folder.parent / "copy")
+    assert {info.run_id: info.status for info in control.runs()} == {"r1": "lost", "copy": "lost"}
+    with pytest.raises(UnknownRun):
+        control.info("x" * 300)
 
 
 def test_a_dry_run_leaves_no_trace(control: LocalControl, log: RunLog) -> None:

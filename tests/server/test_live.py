@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import socket as sockets
 import threading
@@ -27,6 +28,7 @@ from agenttune.store import RunLog
 from tests.server.conftest import StartServer, make_run
 
 CLIENTS = 20
+_names = (f"run{i}" for i in itertools.count())
 NOTES = [NoteAdded(text="x" * 3000, author="me")] * 100
 
 
@@ -42,8 +44,8 @@ def receive_seq(client: ClientConnection) -> int:
 
 
 @pytest.fixture
-def log(shared_runs: Path, request: pytest.FixtureRequest) -> RunLog:
-    return make_run(shared_runs, request.node.name[:80])
+def log(shared_runs: Path) -> RunLog:
+    return make_run(shared_runs, next(_names))
 
 
 def test_a_client_gets_the_past_and_then_the_present(shared_server: ServerAddress, log: RunLog) -> None:
@@ -73,7 +75,7 @@ def test_points_come_only_if_asked_for(shared_server: ServerAddress, log: RunLog
 
 @pytest.mark.parametrize(
     ("query", "run_id", "status"),
-    [("?since=-1", "", 422), ("?since=x", "", 422), ("?sinse=1", "", 422), ("", "nope", 404)],
+    [("?since=-1", "", 422), ("?since=x", "", 422), ("?sinse=1", "", 422), ("", "nope", 404), ("/x", "", 404)],
 )
 def test_a_bad_request_is_answered_before_the_stream(
     shared_server: ServerAddress, log: RunLog, query: str, run_id: str, status: int

@@ -17,7 +17,7 @@ from websockets.sync.client import connect
 
 from agenttune.client import HttpControl
 from agenttune.errors import PortInUse, ServerUnreachable, UserError
-from agenttune.events import StatusChanged
+from agenttune.events import NoteAdded, StatusChanged
 from agenttune.server import serve
 from agenttune.serving import ServerAddress, ask_health, find_server
 from tests.server.conftest import StartServer, make_run
@@ -108,6 +108,15 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path, start_server: Start
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="runs folder"):
         start_server(tmp_path / "file")
+    (tmp_path / "locked" / ".server.lock").mkdir(parents=True)
+    with pytest.raises(UserError, match="runs folder"):
+        start_server(tmp_path / "locked")
+
+
+@pytest.mark.parametrize("linger_s", [-1.0, float("nan"), float("inf")])
+def test_a_senseless_linger_time_is_refused(tmp_path: Path, linger_s: float) -> None:
+    with pytest.raises(UserError, match="linger_s"):
+        serve(tmp_path, "127.0.0.1", 0, linger_s=linger_s)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -115,10 +124,10 @@ def test_it_ends_cleanly_with_clients_connected(
     tmp_path: Path, start_server: StartServer, number: signal.Signals
 ) -> None:
     log = make_run(tmp_path)
-    log.append(*[StatusChanged(status="running", reason="x" * 3000)] * 2000)
+    log.append(*[NoteAdded(text="x" * 3000, author="me")] * 2000)
     address = start_server(tmp_path)
     stuck = never_read(address, "one")
-    with connect(live(address)) as client, httpx.Client() as idle:
+    with connect(live(address), close_timeout=0.1) as client, httpx.Client() as idle:
         idle.get(f"{address.url}/api/v1/health")
         client.recv(timeout=20)
         process = psutil.Process(address.pid)
@@ -134,9 +143,8 @@ def test_it_ends_cleanly_with_clients_connected(
 def test_it_lingers_while_a_run_lives_and_ends_after_the_last(tmp_path: Path, start_server: StartServer) -> None:
     log = make_run(tmp_path / "busy")
     busy = psutil.Process(start_server(tmp_path / "busy", linger_s=0.3).pid)
-    # Each of these ends only after 0.3 s without use, so the busy one has been idle for longer than that, twice.
-    for name in ("idle1", "idle2"):
-        psutil.Process(start_server(tmp_path / name, linger_s=0.3).pid).wait(10)
+    # This one ends only after 0.6 s without use, so the busy one, started before it, has been idle for longer.
+    psutil.Process(start_server(tmp_path / "idle", linger_s=0.6).pid).wait(10)
     assert busy.is_running()
     log.append(StatusChanged(status="finished"), step=100)
     busy.wait(10)
@@ -148,8 +156,7 @@ def test_a_live_client_keeps_it(tmp_path: Path, start_server: StartServer) -> No
     log.append(StatusChanged(status="finished"), step=100)
     watched = start_server(tmp_path / "watched", linger_s=0.3)
     with connect(live(watched)):
-        for name in ("idle1", "idle2"):
-            psutil.Process(start_server(tmp_path / name, linger_s=0.3).pid).wait(10)
+        psutil.Process(start_server(tmp_path / "idle", linger_s=0.6).pid).wait(10)
         assert psutil.Process(watched.pid).is_running()
     psutil.Process(watched.pid).wait(10)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -17,7 +17,6 @@ from agenttune.errors import UserError
 from agenttune.server import serve
 from agenttune.server.guard import is_loopback
 from agenttune.serving import ServerAddress, ensure_server
-from agenttune.store import RunLog
 from tests.server.conftest import make_run, stop
 
 TOKEN = "a-secret-0123456789"
@@ -122,8 +121,10 @@ def test_a_rebound_name_is_refused(open_server: ServerAddress, host: str) -> Non
 
 @pytest.mark.parametrize(
     ("host", "expected"),
-    [("127.0.0.1", True), ("127.8.8.8", True), ("localhost", True), ("[::1]", True), ("LOCALHOST", True)]
-    + [("0.0.0.0", False), ("192.168.0.1", False), ("localhost.evil.example", False), ("", False)],
+    [
+        *((own, True) for own in ("127.0.0.1", "127.8.8.8", "localhost", "[::1]", "LOCALHOST")),
+        *((foreign, False) for foreign in ("0.0.0.0", "192.168.0.1", "localhost.evil.example", "")),
+    ],
 )
 def test_loopback_is_told_from_the_world(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
@@ -139,9 +140,7 @@ def test_the_world_gets_no_server_without_a_token(tmp_path: Path, host: str) -> 
     assert not (tmp_path / "server.json").exists()
 
 
-def test_a_page_cannot_post_a_form(
-    open_server: ServerAddress, shared_runs: Path, new_run: Callable[..., RunLog]
-) -> None:
+def test_a_page_cannot_post_a_form(open_server: ServerAddress) -> None:
     body = '{"command": {"kind": "stop_training"}}'
     headers = {"Content-Type": "text/plain"}
     response = httpx.post(f"{open_server.url}/api/v1/runs/one/commands", content=body, headers=headers)

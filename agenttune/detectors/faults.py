@@ -1,0 +1,115 @@
+"""Things that go wrong at once: non-finite numbers, spikes, exploding gradients, a standstill."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from statistics import median
+
+from agenttune.findings import Finding
+from agenttune.observation import Observation, SeriesView
+from agenttune.trend import GRAD_NAMES, LOSS_NAMES, Trend, series, spread
+
+NONFINITE_GRADS = 3
+"""Gradient norms in a row: mixed precision makes a single infinite one now and then, and skips that step (known)."""
+SPIKE_WINDOW = 50
+"""Points before a spike that say what is usual (guess)."""
+SPIKE_SIGMAS = 8.0
+"""Two points in a row so far above the usual level (tuned)."""
+SPIKE_FACTOR = 1.3
+"""And as a factor of a positive loss (tuned)."""
+SPIKE_FALL_FRAC = 0.1
+"""And as a part of all that had been gained: near zero, factors mean little (tuned)."""
+SPIKE_FRESH_POINTS = 10
+"""Only spikes among so many newest points are reported (guess)."""
+GRAD_WINDOW = 50
+"""Points before a jump of the gradient norm that say what is usual (guess)."""
+GRAD_MIN_POINTS = 5
+"""Fewest of them."""
+GRAD_FACTOR = 100.0
+"""Jump over the usual norm; in healthy runs the norm grows up to thirty times from its first value (tuned)."""
+GRAD_SIGMAS = 8.0
+"""And in standard deviations of its logarithm (tuned)."""
+
+
+def non_finite(observation: Observation) -> Iterator[Finding]:
+    """The newest losses, or several newest gradient norms, are NaN or infinite."""
+    for names, fewest in ((LOSS_NAMES, 1), (GRAD_NAMES, NONFINITE_GRADS)):
+        view = series(observation, names)
+        count = _nonfinite_tail(view) if view else 0
+        if view is not None and count >= fewest:
+            since = view.steps[-count]
+            yield Finding(
+                kind="non_finite",
+                severity="critical",
+                metric=view.name,
+                step=view.steps[-1],
+                summary=f"{view.name} is {view.values[-1]:g} since step {since} ({count} steps in a row)",
+                evidence={"count": count, "since_step": since},
+            )
+            return
+
+
+def _nonfinite_tail(view: SeriesView) -> int:
+    finite = (i for i, value in enumerate(reversed(view.values)) if math.isfinite(value))
+    return next(finite, len(view.values))
+
+
+def spike(observation: Observation) -> Iterator[Finding]:
+    """Two or more points in a row far above the usual noise."""
+    trend = Trend.of(observation)
+    if trend is None or len(trend) < SPIKE_WINDOW // 2:
+        return
+    for i in range(max(SPIKE_WINDOW // 2, len(trend) - SPIKE_FRESH_POINTS), len(trend) - 1):
+        before = trend.heights[max(0, i - SPIKE_WINDOW) : i]
+        usual = median(before)
+        limit = usual + max(SPIKE_SIGMAS * spread(before), trend.factor(SPIKE_FACTOR))
+        level = median(trend.values[max(0, i - SPIKE_WINDOW) : i])
+        low = min(trend.values[i], trend.values[i + 1])
+        if trend.height(low) > limit and low - level > SPIKE_FALL_FRAC * abs(trend.start - level):
+            top = max(trend.values[i:])
+            yield Finding(
+                kind="spike",
+                severity="warning",
+                metric=trend.name,
+                step=trend.steps[i],
+                summary=f"{trend.name} jumped from about {level:.4g} to {top:.4g} at step {trend.steps[i]}",
+                evidence={"usual": level, "top": top},
+            )
+            return
+
+
+def gradient_explosion(observation: Observation) -> Iterator[Finding]:
+    """The gradient norm jumps by orders of magnitude."""
+    trend = Trend.of(observation, GRAD_NAMES)
+    if trend is None or len(trend) <= GRAD_MIN_POINTS or not trend.is_positive:
+        return
+    for i in range(max(GRAD_MIN_POINTS, len(trend) - SPIKE_FRESH_POINTS), len(trend)):
+        before = trend.heights[max(0, i - GRAD_WINDOW) : i]
+        usual = median(before)
+        if trend.heights[i] - usual > max(math.log(GRAD_FACTOR), GRAD_SIGMAS * spread(before)):
+            yield Finding(
+                kind="gradient_explosion",
+                severity="warning",
+                metric=trend.name,
+                step=trend.steps[i],
+                summary=f"{trend.name} jumped from about {math.exp(usual):.3g} to {trend.values[i]:.3g}",
+                evidence={"usual": math.exp(usual), "norm": trend.values[i]},
+            )
+            return
+
+
+def stall(observation: Observation, stall_after_s: float) -> Iterator[Finding]:
+    """A running trainer has made no step for too long."""
+    if observation.status != "running" or observation.last_step_at_s is None:
+        return
+    idle_s = observation.at_s - observation.last_step_at_s
+    if idle_s > stall_after_s:
+        yield Finding(
+            kind="stall",
+            severity="warning",
+            metric="step",
+            step=observation.step,
+            summary=f"no step for {idle_s:.0f} s (limit {stall_after_s:g} s)",
+            evidence={"idle_s": idle_s},
+        )

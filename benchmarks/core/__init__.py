@@ -1,0 +1,1 @@
+"""What agenttune costs and how fast it answers: `python -m benchmarks.core`."""

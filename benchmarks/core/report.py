@@ -1,0 +1,182 @@
+"""The figures on paper: a JSON file, and a section of `benchmarks/RESULTS.md`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.core.curves import CurveRequest
+from benchmarks.core.followers import Followers
+from benchmarks.core.identity import Identity
+from benchmarks.core.latency import Latency
+from benchmarks.core.throughput import Throughput
+
+BENCHMARKS = Path(__file__).resolve().parents[1]
+BEGIN, END = "<!-- core: begin -->", "<!-- core: end -->"
+PACKAGES = ("agenttune-toolkit", "torch", "transformers", "fastapi", "uvicorn", "websockets")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and with what it was measured."""
+
+    date: str
+    processor: str
+    cores: int
+    memory_gib: float
+    system: str
+    python: str
+    versions: dict[str, str]
+    load_before: float
+
+
+@dataclass(frozen=True)
+class Report:
+    machine: Machine
+    quick: bool
+    throughput: list[Throughput]
+    latency: list[Latency]
+    identity: Identity
+    curve: CurveRequest
+    followers: Followers
+
+
+@dataclass(frozen=True)
+class Row:
+    """A goal and what came of it."""
+
+    what: str
+    goal: str
+    measured: str
+    met: bool
+
+
+def describe_machine() -> Machine:
+    return Machine(
+        date=time.strftime("%Y-%m-%d", time.gmtime()),
+        processor=_processor(),
+        cores=os.cpu_count() or 1,
+        memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
+        system=f"{platform.system()} {platform.release()}",
+        python=platform.python_version(),
+        versions={name: _version(name) for name in PACKAGES},
+        load_before=round(os.getloadavg()[0], 2),
+    )
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*:\s*(.+)", path.read_text()) if path.exists() else None
+    return found[1] if found else platform.processor() or "unknown"
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def write(report: Report, folder: Path = BENCHMARKS) -> None:
+    """Write `results/core.json` and replace this benchmark's section of `RESULTS.md`."""
+    (folder / "results").mkdir(exist_ok=True)
+    (folder / "results" / "core.json").write_text(json.dumps(_short(asdict(report)), indent=1) + "\n")
+    page = folder / "RESULTS.md"
+    old = page.read_text(encoding="utf-8") if page.exists() else "# Results\n"
+    before, _, rest = old.partition(BEGIN)
+    after = rest.partition(END)[2]
+    page.write_text(f"{before.rstrip()}\n\n{BEGIN}\n{section(report)}{END}\n{after.lstrip()}", encoding="utf-8")
+
+
+def _short(value: Any) -> Any:
+    """Floats to five digits: more would be noise."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: _short(item) for key, item in value.items()}
+    return [_short(item) for item in value] if isinstance(value, list) else value
+
+
+def section(report: Report) -> str:
+    """The section in Markdown."""
+    m = report.machine
+    versions = ", ".join(f"{name} {version}" for name, version in m.versions.items())
+    lines = [
+        "## Core: what it costs and how fast it answers",
+        "",
+        f"`make bench-core`, {m.date}: {m.processor}, {m.cores} cores, {m.memory_gib:g} GiB, {m.system}, "
+        f"Python {m.python}, {versions}. Load before the start: {m.load_before:g}.",
+        *(["", "**A quick trial: too few and too short runs to rely on.**"] if report.quick else []),
+        "",
+        "| what | goal | measured | met |",
+        "|---|---|---|---|",
+        *(f"| {r.what} | {r.goal} | {r.measured} | {'yes' if r.met else '**no**'} |" for r in rows(report)),
+        "",
+        "Throughput is the plain Trainer's median step time over the attended one's, pair by pair, alternating runs in "
+        "processes of their own; attended: control server, agent (policy `noop`) and one live client. Raw figures: "
+        "`results/core.json`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def rows(report: Report) -> list[Row]:
+    return [
+        *map(_throughput_row, report.throughput),
+        *(row for latency in report.latency for row in _latency_rows(latency)),
+        _identity_row(report.identity),
+        *_curve_rows(report.curve),
+        _followers_row(report.followers),
+    ]
+
+
+def _throughput_row(t: Throughput) -> Row:
+    spread = f"{min(t.ratios):.3f} to {max(t.ratios):.3f}"
+    measured = (
+        f"{t.median_ratio:.3f} ({spread}, {len(t.ratios)} pairs of {t.steps} steps; by mean step time "
+        f"{t.mean_ratio:.3f}; plain runs differ among themselves by {(t.plain_noise - 1) * 100:.1f} %)"
+    )
+    return Row(f"throughput at steps of {t.plain_ms[0]:.1f} ms", "at least 0.99", measured, t.median_ratio >= 0.99)
+
+
+def _latency_rows(x: Latency) -> list[Row]:
+    name = f"POST to effect at steps of {x.step_ms:.1f} ms"
+    median = f"{x.median_ms:.1f} ms = {x.median_ms / x.step_ms:.2f} steps ({x.commands} commands)"
+    p95 = f"{x.p95_ms:.1f} ms = {x.p95_ms / x.step_ms:.2f} steps"
+    return [
+        Row(f"{name}, median", "one step + 5 ms", median, x.median_over_step_ms <= 5),
+        Row(f"{name}, p95", "two steps", p95, x.p95_ms <= 2 * x.step_ms),
+    ]
+
+
+def _identity_row(x: Identity) -> Row:
+    weights = "equal" if x.equal_weights else "different"
+    measured = f"{x.equal_losses} of {x.steps} equal to the last bit, final weights {weights}"
+    met = x.equal_losses == x.steps and x.equal_weights
+    return Row("losses with no command, dropout and shuffling on", "bit-identical to plain", measured, met)
+
+
+def _curve_rows(x: CurveRequest) -> list[Row]:
+    name = f"curve of one metric, {x.points:,} points logged"
+    time_ms = f"{x.median_ms:.1f} ms (median of 20; worst {x.worst_ms:.1f}), {x.entries} entries"
+    size = f"{x.answer_bytes / 1000:.1f} kB"
+    return [
+        Row(name, "under 50 ms", time_ms, x.median_ms < 50),
+        Row(name, "under 100 kB", size, x.answer_bytes < 100_000),
+    ]
+
+
+def _followers_row(x: Followers) -> Row:
+    measured = (
+        f"{x.complete_clients} of {x.clients} clients, {x.events} events each; lag {x.median_lag_ms:.0f} ms, "
+        f"p95 {x.p95_lag_ms:.0f} ms"
+    )
+    return Row("WebSocket clients that get every event in order", "all", measured, x.complete_clients == x.clients)

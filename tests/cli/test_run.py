@@ -1,0 +1,249 @@
+"""`agenttune run` with a fake trainer: endings, interrupts, and the death of each process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+from pathlib import Path
+
+import psutil
+import pytest
+
+from agenttune.processes import is_alive
+from agenttune.serving import find_server
+from agenttune.store import list_runs
+from tests.cli.conftest import Project, agenttune, wait_for
+
+FOREVER = "[]"
+
+
+def gone(pid: int) -> bool:
+    return not is_alive(pid, None)
+
+
+def test_a_run_ends_with_a_summary_and_leaves_no_process(project: Project) -> None:
+    project.write(args="[--steps, 60]", more="gate: {max_change_factor: 3}\nbudgets: {max_commands: 7}\n")
+    launched = project.start()
+    launched.wait_for_step(1)
+    agent = launched.child("attach")
+    result = launched.end()
+    info = launched.info()
+    assert result.code == 0, result.err
+    assert info.status == "finished"
+    assert "step 20 evaluated: eval_loss" in result.out
+    assert "eval_loss  final" in result.out
+    assert f"agenttune report {info.run_id}" in result.out
+    assert info.path in result.out
+    assert gone(agent.pid)
+    assert find_server(project.runs_dir) is None
+    assert "\x1b" not in result.out
+    assert info.rules["gate"]["max_change_factor"] == 3
+    assert info.rules["budgets"]["max_commands"] == 7
+    assert Path(info.path, "config.yaml").read_bytes() == (project.folder / "config.yaml").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "said"),
+    [
+        ("[--ending, raise, --steps, 5]", "failed", "RuntimeError: the data [31mran out"),
+        ("[--ending, vanish, --steps, 5]", "lost", "ended with exit code 0 without closing its log"),
+        ("[--ending, after, --steps, 5]", "finished", "training finished, but then the script ended with exit code 1"),
+    ],
+)
+def test_a_script_that_ends_badly_is_told_apart(project: Project, args: str, status: str, said: str) -> None:
+    project.write(args=args)
+    result = project.run()
+    info = list_runs(project.runs_dir)[0]
+    assert result.code == 1
+    assert said in result.err
+    # A reader of the log may have seen first that the process is gone, and have called the run lost.
+    assert info.status in (status, "lost")
+    assert "trainer.log" in result.err
+    assert f"agenttune report {info.run_id}" in result.out
+    assert "\x1b" not in result.err
+    if info.status_reason not in result.err:
+        assert "the script" in agenttune("report", cwd=project.folder).out
+
+
+def test_a_script_that_crashes_at_import_shows_its_traceback(project: Project) -> None:
+    project.write("broken.py", "[]")
+    (project.folder / "broken.py").write_text("import no_such_module_here\n", encoding="utf-8")
+    result = project.run()
+    assert result.code == 1
+    assert "ModuleNotFoundError: No module named 'no_such_module_here'" in result.err
+    assert 'File "' in result.err
+    assert "before any training began" in result.err
+    assert list_runs(project.runs_dir)[0].status in ("failed", "lost")
+
+
+def test_a_script_that_never_trains_is_told_what_to_do(project: Project) -> None:
+    project.write("idle.py", "[]")
+    (project.folder / "idle.py").write_text("print('hello')\n", encoding="utf-8")
+    result = project.run()
+    assert result.code == 1
+    assert "make_interactive(Trainer)" in result.err
+    assert "hello" in result.err
+
+
+def test_a_module_runs_like_a_script(project: Project) -> None:
+    text = (project.folder / "config.yaml").read_text(encoding="utf-8")
+    first = text.splitlines()[0]
+    (project.folder / "config.yaml").write_text(
+        text.replace(first, "run: {module: tests.cli.fake_trainer, args: [--steps, 3]}"), encoding="utf-8"
+    )
+    result = project.run()
+    assert result.code == 0, result.err
+    assert list_runs(project.runs_dir)[0].run_id.startswith("run-")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupt_stops_the_trainer_and_keeps_a_checkpoint(
+    project: Project, number: signal.Signals, code: int
+) -> None:
+    project.write(args=FOREVER)
+    launched = project.start()
+    launched.wait_for_step(5)
+    trainer, agent = launched.child("fake_trainer"), launched.child("attach")
+    launched.send(number)
+    result = launched.end()
+    info = launched.info()
+    assert result.code == code, result.err
+    assert info.status == "stopped"
+    assert launched.events("checkpoint_saved")
+    assert "Ctrl-C again kills it" in result.out
+    assert "stop_training save True" in result.out
+    assert "stopped: stop_training by agenttune run" in result.out
+    assert gone(trainer.pid)
+    assert gone(agent.pid)
+    assert find_server(project.runs_dir) is None
+
+
+def test_second_interrupt_kills_a_trainer_that_does_not_listen(project: Project) -> None:
+    project.write(args="[--deaf]")
+    launched = project.start()
+    launched.wait_for_step(2)
+    trainer = launched.child("fake_trainer")
+    launched.send(signal.SIGINT)
+    launched.wait_for_event("proposed")
+    launched.send(signal.SIGINT)
+    result = launched.end()
+    assert result.code == 130
+    assert gone(trainer.pid)
+    assert launched.info().status in ("interrupted", "lost")
+    assert "killed at the second interrupt" in result.out
+
+
+def test_interrupt_before_training_began_ends_at_once(project: Project) -> None:
+    project.write(args="[--idle]")
+    launched = project.start()
+    trainer = launched.child("fake_trainer")
+    wait_for("the run's process", lambda: launched.info().pid)
+    launched.send(signal.SIGINT)
+    result = launched.end()
+    assert result.code == 130
+    assert gone(trainer.pid)
+    assert launched.info().status in ("interrupted", "lost")
+    assert "interrupted before training began" in result.out
+
+
+def test_refused_stop_ends_the_process_all_the_same(project: Project) -> None:
+    project.write(args=FOREVER, more="gate: {forbid: [stop_training]}\n")
+    launched = project.start()
+    launched.wait_for_step(2)
+    launched.send(signal.SIGINT)
+    result = launched.end()
+    assert result.code == 130
+    assert "stop_training was refused" in result.out
+
+
+def test_killed_agent_is_started_again(project: Project) -> None:
+    project.write(args=FOREVER)
+    launched = project.start()
+    launched.wait_for_event("policy_attached")
+    killed = launched.child("attach")
+    killed.kill()
+    wait_for("a second agent", lambda: len(launched.events("policy_attached")) >= 2)
+    assert launched.child("attach").pid != killed.pid
+    launched.send(signal.SIGINT)
+    result = launched.end()
+    assert "the agent ended (exit status -9) and was started again" in result.out
+    assert launched.info().status == "stopped"
+
+
+def test_killed_server_is_started_again_on_its_port(project: Project) -> None:
+    project.write(args=FOREVER)
+    launched = project.start()
+    launched.wait_for_step(2)
+    before = find_server(project.runs_dir)
+    assert before is not None
+    os.kill(before.pid, signal.SIGKILL)
+    wait_for("a new server", lambda: (s := find_server(project.runs_dir)) is not None and s.pid != before.pid)
+    after = find_server(project.runs_dir)
+    assert after is not None
+    assert after.url == before.url
+    launched.send(signal.SIGINT)
+    result = launched.end()
+    assert result.code == 130
+    assert "the control server died and was started again" in result.out
+    assert find_server(project.runs_dir) is None
+
+
+def test_training_outlives_a_killed_launcher(project: Project) -> None:
+    project.write(args="[--steps, 400]")
+    launched = project.start()
+    launched.wait_for_event("policy_attached")
+    trainer, agent = launched.child("fake_trainer"), launched.child("attach")
+    launched.process.kill()
+    launched.process.communicate()
+    wait_for("the end of the run", lambda: launched.info().status == "finished")
+    wait_for("the end of the agent", lambda: gone(agent.pid))
+    assert gone(trainer.pid)
+    assert launched.info().step == 400
+    assert launched.events("policy_detached")
+    server = find_server(project.runs_dir)
+    assert server is not None, "the server lingers for a while"
+    psutil.Process(server.pid).terminate()
+
+
+def test_killed_trainer_is_reported_and_not_started_again(project: Project) -> None:
+    project.write(args=FOREVER)
+    launched = project.start()
+    launched.wait_for_step(2)
+    launched.child("fake_trainer").kill()
+    result = launched.end()
+    assert result.code == 1
+    assert "was killed by SIGKILL (the kernel does this when memory runs out)" in result.err
+    assert launched.info().status == "lost"
+    assert len(launched.events("run_started")) == 1
+
+
+def test_port_in_use_is_named_before_training_starts(project: Project) -> None:
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+        text = (project.folder / "config.yaml").read_text(encoding="utf-8").replace("port: 0", f"port: {port}")
+        (project.folder / "config.yaml").write_text(text, encoding="utf-8")
+        result = project.run()
+    info = list_runs(project.runs_dir)[0]
+    assert result.code == 2
+    assert str(port) in result.err
+    assert "server.port" in result.err or "--port" in result.err
+    assert "Traceback" not in result.err
+    assert info.status == "failed"
+    assert str(port) in info.status_reason
+
+
+def test_two_runs_of_one_second_get_two_folders(project: Project) -> None:
+    first, second = project.start(), project.start()
+    assert {first.end().code, second.end().code} == {0}
+    assert len(list_runs(project.runs_dir)) == 2
+
+
+def test_unwritable_runs_folder_is_one_line(project: Project) -> None:
+    project.runs_dir.write_text("a file is in the way", encoding="utf-8")
+    result = project.run()
+    assert result.code == 2
+    assert result.err.startswith("error: ")
+    assert str(project.runs_dir) in result.err
+    assert len(result.err.splitlines()) == 1

@@ -1,0 +1,39 @@
+"""The reference pages say what the code does, and every example in them is valid."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from agenttune.commands import COMMAND_KINDS, parse_command
+from docs.generate import DOCS, EXAMPLES, PAGES
+
+ROOT = DOCS.parent
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_reference_pages_are_current(name: str) -> None:
+    assert (DOCS / name).read_text(encoding="utf-8") == PAGES[name](), "run python docs/generate.py"
+
+
+def test_every_command_has_a_valid_example() -> None:
+    assert set(EXAMPLES) == set(COMMAND_KINDS)
+    for kind, text in EXAMPLES.items():
+        assert parse_command(json.loads(text)).kind == kind
+
+
+def test_command_bodies_in_the_readme_are_valid() -> None:
+    bodies = re.findall(r"-d '(\{.*?\})'", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert bodies
+    for body in bodies:
+        parse_command(json.loads(body)["command"])
+
+
+def test_links_in_the_docs_lead_somewhere() -> None:
+    pages = [ROOT / "README.md", *DOCS.glob("*.md")]
+    links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))]
+    missing = [(page.name, link) for page, link in links if "://" not in link and not Path(page.parent, link).exists()]
+    assert missing == []

@@ -1,0 +1,221 @@
+"""Rules are written by hand: what is wrong in them must be said with file, line and key, before the run starts."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from agenttune.commands import UpdateOptimizer
+from agenttune.errors import ConfigError, UserError
+from agenttune.findings import Finding
+from agenttune.policy.base import Decision, NoopPolicy, Policy
+from agenttune.policy.expressions import check, evaluate, render
+from agenttune.policy.load import load_policy, open_policy
+from agenttune.policy.namespace import DOCUMENTED, DOCUMENTED_FUNCTIONS, describe, functions_of, names_of
+from agenttune.proposals import State
+from agenttune.resources import find_resource, list_resources
+from tests.policy.conftest import applied, decay, observe
+
+GOOD = """\
+type: rules
+rules:
+  - name: halve
+    when: loss.level > 0.5 and lr > 1e-6
+    do:
+      command: update_optimizer
+      lr: =lr / 2
+    because: the loss is {loss.level:.2f}
+    cooldown_steps: 20
+    max_times: 2
+    valid_for_steps: 10
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def load(folder: Path, text: str) -> Policy:
+    return load_policy(str(write(folder, text)))
+
+
+def complaint(folder: Path, text: str) -> str:
+    path = write(folder, text)
+    with pytest.raises(ConfigError) as caught:
+        load_policy(str(path))
+    message = caught.value.message
+    assert message.startswith(f"{path}:")
+    return message.removeprefix(f"{path}:")
+
+
+def test_a_rule_proposes_its_command_with_figures_in_the_reason(tmp_path: Path) -> None:
+    [draft] = load(tmp_path, GOOD).decide(observe([2.0] * 50, lr=0.01)).proposals
+    assert draft.command == UpdateOptimizer(lr=0.005)
+    assert draft.rationale == "halve: the loss is 2.00"
+    assert draft.valid_for_steps == 10
+
+
+def test_a_rule_whose_condition_is_false_or_unknown_does_nothing(tmp_path: Path) -> None:
+    policy = load(tmp_path, GOOD)
+    assert policy.decide(observe([0.1] * 50)).proposals == []
+    assert policy.decide(observe([])).proposals == []
+
+
+def test_cooldown_and_max_times_are_read_from_the_history(tmp_path: Path) -> None:
+    policy, losses = load(tmp_path, GOOD), [2.0] * 50
+    earlier = [applied(10, 0.01, "halve: x")]
+    assert policy.decide(observe(losses, commands=earlier)).proposals
+    recent = [applied(40, 0.01, "halve: x")]
+    assert "waits 20" in policy.decide(observe(losses, commands=recent)).reason
+    assert "acted 2 times" in policy.decide(observe(losses, commands=earlier * 2)).reason
+
+
+def test_a_refused_command_does_not_count_as_acted_but_is_not_asked_again_at_once(tmp_path: Path) -> None:
+    policy = load(tmp_path, GOOD)
+    refused = [applied(5, 0.01, "halve: x", state=State.REJECTED)] * 3
+    assert policy.decide(observe([2.0] * 50, commands=refused)).proposals
+    assert not policy.decide(observe([2.0] * 15, commands=refused)).proposals
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "words"),
+    [
+        ("cooldown_steps", "cooldown_step", 9, "did you mean 'cooldown_steps'"),
+        ("loss.level > 0.5", "loss.lvel > 0.5", 4, "did you mean 'level'"),
+        ("lr > 1e-6", "lrr > 1e-6", 4, "did you mean 'lr'"),
+        ("lr > 1e-6", "lr >", 4, "not an expression"),
+        ("lr > 1e-6", "sqr(lr) > 1", 4, "did you mean 'sqrt'"),
+        ("lr > 1e-6", "found", 4, "'found' is a group"),
+        ("=lr / 2", "=rate / 2", 7, "unknown name 'rate'"),
+        ("update_optimizer", "update_optimiser", 5, "did you mean 'update_optimizer'"),
+        ("      lr: =", "      lrr: =", 5, "no argument 'lrr'; did you mean 'lr'"),
+        ("=lr / 2", "-1", 5, "greater than or equal to 0"),
+        ("{loss.level:.2f}", "{loss.levl:.2f}", 8, "did you mean 'level'"),
+        ("{loss.level:.2f}", "{loss.level:>999999999}", 8, "a format looks like"),
+        ("max_times: 2", "max_times: 0", 10, "greater than or equal to 1"),
+        ("type: rules", "type: rule", 1, "did you mean 'rules'"),
+        ("type: rules", "kind: rules", 1, "required"),
+    ],
+)
+def test_a_wrong_key_or_expression_is_named_with_its_line(
+    tmp_path: Path, old: str, new: str, line: int, words: str
+) -> None:
+    assert old in GOOD
+    message = complaint(tmp_path, GOOD.replace(old, new, 1))
+    assert message.startswith(f"{line}: "), message
+    assert words in message
+
+
+def test_two_rules_of_one_name_are_refused(tmp_path: Path) -> None:
+    twice = GOOD + GOOD.split("rules:\n", 1)[1]
+    assert "two rules are named 'halve'" in complaint(tmp_path, twice)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "lr.__class__",
+        "(1).real",
+        "found.__class__",
+        "__import__('os')",
+        "[x for x in (1, 2)]",
+        "lambda: 1",
+        "lr := 1",
+        "'a' * 10 ** 9 if True else open('x')",
+        "knob('lr').real",
+        "f'{lr}'",
+        "[1, 2][0]",
+        "loss['level']",
+        "lr if",
+        "import os",
+        "x" * 501,
+        "(" * 400 + ")" * 400,
+    ],
+)
+def test_an_expression_can_do_arithmetic_and_nothing_else(text: str) -> None:
+    with pytest.raises(UserError):
+        check(text, DOCUMENTED, DOCUMENTED_FUNCTIONS)
+
+
+@pytest.mark.parametrize(
+    "text", ["9 ** 9 ** 9", "2.0 ** 1e9", "'a' * 1000000", "1 / 0", "sqrt(0 - 1)", "log(0)", "exp(9999)"]
+)
+def test_an_expression_that_cannot_be_computed_is_an_error_at_once(text: str) -> None:
+    observation = observe(decay(50))
+    with pytest.raises(UserError, match="`"):
+        evaluate(text, names_of(observation), functions_of(observation))
+
+
+def test_every_documented_name_is_there_and_no_other() -> None:
+    for observation in (observe([]), observe(decay(50), grads=decay(50), commands=[applied(20, 0.1)])):
+        names = names_of(observation)
+        assert set(names) == set(DOCUMENTED)
+        for group, fields in DOCUMENTED.items():
+            if isinstance(fields, dict):
+                assert set(names[group]) == set(fields), group
+        assert set(functions_of(observation)) == set(DOCUMENTED_FUNCTIONS)
+    assert ("loss.level", "median of the newest 16") in describe()
+
+
+def test_names_tell_what_they_promise() -> None:
+    losses = [*([4.0] * 30), *([2.0] * 30)]
+    observation = observe(
+        losses, lr=0.02, max_steps=120, evals=[(20, 1.0), (40, 0.5), (60, 0.7)], commands=[applied(30, 0.02, "cut: x")]
+    )
+    names, functions = names_of(observation), functions_of(observation)
+
+    def value(text: str) -> float:
+        return float(evaluate(text, names, functions))
+
+    assert value("progress") == 0.5
+    assert value("steps_left") == value("steps_since_change") * 2 == 60
+    assert (value("loss.start"), value("loss.level"), value("loss.best")) == (4.0, 2.0, 2.0)
+    assert (value("evals.count"), value("evals.last"), value("evals.best"), value("evals.since_best")) == (
+        3,
+        0.7,
+        0.5,
+        1,
+    )
+    assert (value("fired('cut')"), value("fired('other')"), value("changed('update_optimizer')")) == (1, 0, 1)
+    assert value("steps_since('cut')") == 30
+    assert math.isinf(value("steps_since('other')"))
+    assert value("knob('lr')") == 0.02
+    assert math.isnan(value("knob('nothing')"))
+    assert value("clamp(5, 0, 3)") == 3
+    assert render("at {step}: {lr:.1e}", names, functions) == "at 60: 2.0e-02"
+
+
+def test_a_recorded_finding_is_known_by_its_age() -> None:
+    finding = Finding(kind="spike", severity="warning", metric="loss", step=10, summary="x")
+    assert names_of(observe(decay(50), findings=[finding]))["since"]["spike"] == 40
+
+
+@pytest.mark.parametrize("name", ["guardian", "noop", "reduce_on_plateau", "greedy_lr", "random"])
+def test_every_shipped_policy_loads_by_name_and_leaves_an_empty_run_alone(name: str, tmp_path: Path) -> None:
+    loaded = open_policy(name, tmp_path)
+    assert loaded.policy.name == name
+    assert len(loaded.details["sha256"]) == 64
+    assert loaded.policy.decide(observe([])).proposals == []
+
+
+def test_the_projects_own_policy_wins_over_a_shipped_one(tmp_path: Path) -> None:
+    (tmp_path / "policies").mkdir()
+    own = tmp_path / "policies" / "guardian.yaml"
+    own.write_text("type: noop\n", encoding="utf-8")
+    assert find_resource("policies", "guardian", tmp_path) == own
+    assert isinstance(load_policy("guardian", tmp_path), NoopPolicy)
+    assert load_policy("policies/guardian.yaml", tmp_path).decide(observe([2.0])) == Decision(
+        [], "this policy only watches"
+    )
+
+
+def test_an_unknown_policy_is_answered_with_those_there_are(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no policy .gardian.; there are: .*guardian") as caught:
+        load_policy("gardian", tmp_path)
+    assert caught.value.allowed == list_resources("policies", tmp_path)
+    with pytest.raises(ConfigError, match="no policy"):
+        load_policy("../outside", tmp_path)
