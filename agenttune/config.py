@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from agenttune.commands import COMMAND_KINDS
 from agenttune.errors import ConfigError
@@ -26,6 +26,20 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
+def _as_strings(value: object) -> object:
+    return [str(v) if isinstance(v, (int, float)) else v for v in value] if isinstance(value, list) else value
+
+
+def _from_pair(value: object) -> object:
+    if isinstance(value, (list, tuple)) and len(value) == 2:
+        return {"minimum": value[0], "maximum": value[1]}
+    return value
+
+
+Arguments = Annotated[list[str], BeforeValidator(_as_strings, json_schema_input_type=list[str | int | float])]
+"""Command-line arguments; numbers need no quotes."""
+
+
 class RunSettings(Settings):
     """What to train."""
 
@@ -33,17 +47,12 @@ class RunSettings(Settings):
     """Path of a Python script, from the folder of the config file."""
     module: str | None = None
     """Or a module, as for `python -m`."""
-    args: list[str] = Field(default_factory=list)
+    args: Arguments = Field(default_factory=list)
     """Arguments of the script."""
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,40}$")
     """The run's id is this name with the time of its start."""
     env: dict[str, str] = Field(default_factory=dict)
     """Extra environment variables of the script."""
-
-    @field_validator("args", mode="before")
-    @classmethod
-    def _as_strings(cls, value: object) -> object:
-        return [str(v) if isinstance(v, (int, float)) else v for v in value] if isinstance(value, list) else value
 
     @model_validator(mode="after")
     def _one_of_both(self) -> RunSettings:
@@ -84,13 +93,6 @@ class Bounds(Settings):
     maximum: float | None = None
     """Largest allowed value."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _from_pair(cls, value: object) -> object:
-        if isinstance(value, (list, tuple)) and len(value) == 2:
-            return {"minimum": value[0], "maximum": value[1]}
-        return value
-
     @model_validator(mode="after")
     def _in_order(self) -> Bounds:
         if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
@@ -98,10 +100,14 @@ class Bounds(Settings):
         return self
 
 
+Pair = tuple[float | None, float | None]
+BoundsOrPair = Annotated[Bounds, BeforeValidator(_from_pair, json_schema_input_type=Bounds | Pair)]
+
+
 class GateSettings(Settings):
     """What commands may do. Bounds and `forbid` hold for everyone, the rest for agents."""
 
-    bounds: dict[str, Bounds] = Field(default_factory=dict)
+    bounds: dict[str, BoundsOrPair] = Field(default_factory=dict)
     """Absolute bounds by knob name, as [min, max]; for `lr` they hold for base and effective rate."""
     max_change_factor: float | None = Field(None, gt=1)
     """Largest factor by which one command of an agent may change a knob, up or down; null for no limit."""

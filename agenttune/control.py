@@ -40,6 +40,9 @@ OPEN_LOGS_PER_THREAD = 32
 FOLLOW_POLL_S = 0.02
 """How often a waiting reader looks at the log's version, which costs microseconds."""
 
+LOST_AFTER_S = 2.0
+"""Whoever started a process may record how it ended for so long, before it is recorded as lost (guess)."""
+
 AgentRecord = Found | Decided | PolicyAttached | PolicyDetached
 """What an agent may write into a log beside its proposals."""
 
@@ -105,6 +108,7 @@ class LocalControl:
     Args:
         runs_dir: The folder of runs; may not exist yet.
         clock: Unix time in seconds.
+        monotonic: A clock that nobody sets, in seconds.
         sleep: Waits for so many seconds.
     """
 
@@ -112,10 +116,13 @@ class LocalControl:
         self,
         runs_dir: Path,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.runs_dir = runs_dir
         self._clock = clock
+        self._monotonic = monotonic
+        self._gone: dict[str, float] = {}
         self._sleep = sleep
         self._local = threading.local()
 
@@ -137,11 +144,14 @@ class LocalControl:
         return self._checked(self.log(run_id).info())
 
     def _checked(self, info: RunInfo) -> RunInfo:
-        """Close the log of a run whose process is gone: nobody else will."""
+        """Tell, and after a grace record, that a run's process is gone: nobody else will close its log."""
         if not info.is_live or info.pid is None or is_alive(info.pid, info.pid_started_s):
             return info
-        log = self.log(info.run_id)
         reason = f"its process {info.pid} ended without closing the log"
+        first_seen_s = self._gone.setdefault(info.run_id, self._monotonic())
+        if self._monotonic() - first_seen_s < LOST_AFTER_S:
+            return info.model_copy(update={"status": "lost", "status_reason": reason})
+        log = self.log(info.run_id)
         log.append(StatusChanged(status="lost", reason=reason), step=info.step, branch=info.branch)
         return log.info()
 
@@ -157,12 +167,12 @@ class LocalControl:
         kinds: Sequence[str] | None = None,
     ) -> list[Event]:
         log = self.log(run_id)
-        deadline = time.monotonic() + wait_s
+        deadline = self._monotonic() + wait_s
         version = None
         while True:
             if version != (version := log.data_version()) and (found := log.events(since, limit, kinds)):
                 return found
-            left = deadline - time.monotonic()
+            left = deadline - self._monotonic()
             if left <= 0:
                 return []
             self._sleep(min(FOLLOW_POLL_S, left))

@@ -48,7 +48,6 @@ def test_a_run_ends_with_a_summary_and_leaves_no_process(project: Project) -> No
     ("args", "status", "said"),
     [
         ("[--ending, raise, --steps, 5]", "failed", "RuntimeError: the data [31mran out"),
-        ("[--ending, vanish, --steps, 5]", "lost", "ended with exit code 0 without closing its log"),
         ("[--ending, after, --steps, 5]", "finished", "training finished, but then the script ended with exit code 1"),
     ],
 )

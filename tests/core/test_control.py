@@ -85,7 +85,9 @@ def test_an_ended_run_takes_no_commands_but_repeats_its_answers(control: LocalCo
         control.submit("r2", propose(lr=1e-3))
 
 
-def test_a_run_whose_process_is_gone_is_lost_and_its_queue_expires(control: LocalControl, log: RunLog) -> None:
+def test_a_run_whose_process_is_gone_is_lost_and_its_queue_expires(log: RunLog) -> None:
+    now_s = [0.0]
+    control = LocalControl(log.folder.parent, monotonic=lambda: now_s[0])
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     log.append(RunStarted(framework="test", pid=process.pid))
     log.update_info(pid_started_s=started_s(process.pid))
@@ -96,6 +98,12 @@ def test_a_run_whose_process_is_gone_is_lost_and_its_queue_expires(control: Loca
     info = control.info("r1")
     assert info.status == "lost"
     assert str(process.pid) in info.status_reason
+    with pytest.raises(RunEnded):
+        control.submit("r1", propose(lr=1e-3))
+    assert log.info().status == "running"  # whoever started it may still say how it ended
+    now_s[0] = 10.0
+    assert control.info("r1").status == "lost"
+    assert log.info().status == "lost"
     assert control.command("r1", "a").state is State.EXPIRED
 
 
