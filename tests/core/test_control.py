@@ -90,7 +90,6 @@ def test_a_run_whose_process_is_gone_is_lost_and_its_queue_expires(log: RunLog) 
     control = LocalControl(log.folder.parent, monotonic=lambda: now_s[0])
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     log.append(RunStarted(framework="test", pid=process.pid))
-    log.update_info(pid_started_s=started_s(process.pid))
     control.submit("r1", propose(lr=1e-3, command_id="a"))
     assert control.info("r1").status == "running"
     process.kill()
