@@ -66,7 +66,7 @@ def describe_machine() -> Machine:
         processor=_processor(),
         cores=os.cpu_count() or 1,
         memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
-        system=f"{platform.system()} {platform.release()}",
+        system=platform.system(),
         python=platform.python_version(),
         versions={name: _version(name) for name in PACKAGES},
         load_before=round(os.getloadavg()[0], 2),
