@@ -1,4 +1,7 @@
-"""Metrics in a log: one row a step, and closed buckets beside them for quick curves."""
+"""Metrics in a log: one row a step, and closed buckets beside them for quick curves.
+
+The training process writes rows only. Series and buckets are derived from them by whoever reads.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,10 @@ from agenttune.events import Curve, Point, SeriesInfo, StoredPoint, encode_numbe
 from agenttune.rollups import FAN, LEVELS, Bucket, Rollup, thin
 
 SOURCES = ("step", "log", "eval")
+INDEX_ROWS = 2000
+"""Rows indexed in one transaction: about 20 ms, in which the training process's writer thread waits (measured)."""
+LAST = 2**62
+"""Past every step and row."""
 POINTS_SCHEMA = """
 CREATE TABLE points (
     point_id INTEGER PRIMARY KEY AUTOINCREMENT, branch TEXT NOT NULL, step INTEGER NOT NULL, at_s REAL NOT NULL,
@@ -29,6 +36,8 @@ CREATE TABLE buckets (
     low REAL, high REAL, nonfinite INTEGER NOT NULL,
     PRIMARY KEY (branch, name, level, last_point)
 ) WITHOUT ROWID;
+CREATE TABLE indexed (point_id INTEGER NOT NULL);
+INSERT INTO indexed VALUES (0);
 """
 
 
@@ -38,52 +47,80 @@ class PointTable:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
         self._rollups: dict[tuple[str, str], Rollup] = {}
+        self._known_to = -1
 
     def forget(self) -> None:
         """Drop the open buckets, after a transaction that was undone; they are rebuilt when needed."""
         self._rollups = {}
+        self._known_to = -1
 
     def append(self, points: Iterable[Point]) -> None:
-        """Insert rows, with the buckets that they fill. The caller holds a transaction.
+        """Insert rows, and nothing else: the training process pays for it. The caller holds a transaction."""
+        self._db.executemany(
+            "INSERT INTO points (branch, step, at_s, source, metrics) VALUES (?, ?, ?, ?, ?)",
+            [(p.branch, p.step, p.at_s, p.source, _metrics_json(p.values)) for p in points],
+        )
 
-        One process writes a run's points. It keeps the open buckets in memory; after a crash the next writer
-        rebuilds them from the rows after the last closed bucket.
+    def is_behind(self) -> bool:
+        """Whether there are rows that `index` has not seen."""
+        return self._indexed_to() < self.last_id()
+
+    def index(self, limit: int = INDEX_ROWS) -> bool:
+        """Take the next `limit` rows into series and buckets; returns whether there are more.
+
+        These tables are a cache that any reader brings up to date. The caller holds a transaction, so two readers
+        never take the same row; one that finds another was faster rebuilds its open buckets from the file.
         """
-        next_id = int(self._db.execute("SELECT coalesce(max(point_id), 0) FROM points").fetchone()[0])
-        rows: list[tuple[object, ...]] = []
+        start = self._indexed_to()
+        if start != self._known_to:
+            self.forget()
         closed: list[tuple[object, ...]] = []
-        touched: dict[tuple[str, str, str], list[int]] = {}
-        for next_id, point in enumerate(points, start=next_id + 1):  # noqa: B020
-            rows.append((next_id, point.branch, point.step, point.at_s, point.source, _metrics_json(point.values)))
-            for name, value in point.values.items():
-                rollup = self._rollup(point.branch, name)
-                closed += [(point.branch, name, *b.row()) for b in rollup.add(value, point.step, next_id)]
-                span = touched.setdefault((point.branch, name, point.source), [0, point.step, point.step])
+        spans: dict[tuple[str, str, str], list[int]] = {}
+        count, point_id = 0, start
+        newer = (
+            "SELECT point_id, branch, step, source, metrics FROM points WHERE point_id > ? ORDER BY point_id LIMIT ?"
+        )
+        for point_id, branch, step, source, metrics in self._db.execute(newer, (start, limit)).fetchall():
+            count += 1
+            for name, value in json.loads(metrics).items():
+                rollup = self._rollup(branch, name, start)
+                closed += [(branch, name, *b.row()) for b in rollup.add(float(value), step, point_id)]
+                span = spans.setdefault((branch, name, source), [0, step, step])
                 span[0] += 1
-                span[1], span[2] = min(span[1], point.step), max(span[2], point.step)
-        self._db.executemany("INSERT INTO points VALUES (?, ?, ?, ?, ?, ?)", rows)
+                span[1], span[2] = min(span[1], step), max(span[2], step)
+        self._write_index(closed, spans, point_id)
+        return count == limit
+
+    def _indexed_to(self) -> int:
+        return int(self._db.execute("SELECT point_id FROM indexed").fetchone()[0])
+
+    def _write_index(
+        self, closed: list[tuple[object, ...]], spans: dict[tuple[str, str, str], list[int]], to: int
+    ) -> None:
         self._db.executemany("INSERT INTO buckets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", closed)
         self._db.executemany(
             "INSERT INTO series VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count,"
             " first_step = min(first_step, excluded.first_step), last_step = max(last_step, excluded.last_step)",
-            [(*key, *span) for key, span in touched.items()],
+            [(*key, *span) for key, span in spans.items()],
         )
+        self._db.execute("UPDATE indexed SET point_id = ?", (to,))
+        self._known_to = to
 
-    def _rollup(self, branch: str, name: str) -> Rollup:
+    def _rollup(self, branch: str, name: str, until: int) -> Rollup:
         key = (branch, name)
         if key not in self._rollups:
-            self._rollups[key] = self._rebuild_rollup(branch, name)
+            self._rollups[key] = self._rebuild_rollup(branch, name, until)
         return self._rollups[key]
 
-    def _rebuild_rollup(self, branch: str, name: str) -> Rollup:
-        """The open buckets of a series, from what follows the last closed bucket of each level."""
+    def _rebuild_rollup(self, branch: str, name: str, until: int) -> Rollup:
+        """The open buckets of a series as of row `until`, from what follows the last closed one of each level."""
         rollup = Rollup()
         after = self._last_bucketed(branch, name, LEVELS[-1])
         for level in reversed(LEVELS[:-1]):
             for bucket in self._buckets(branch, name, level, after):
                 rollup.absorb(bucket)
                 after = bucket.last_point
-        for point_id, step, value in self._raw(branch, name, after):
+        for point_id, step, value in self._raw(branch, name, after, until=until):
             rollup.add(value, step, point_id)
         return rollup
 
@@ -95,7 +132,7 @@ class PointTable:
         return int(row[0] or 0)
 
     def _buckets(
-        self, branch: str, name: str, level: int, after: int, first: int = 0, last: int = 2**62
+        self, branch: str, name: str, level: int, after: int, first: int = 0, last: int = LAST
     ) -> list[Bucket]:
         rows = self._db.execute(
             "SELECT level, last_step, first_step, last_point, count, total, coalesce(low, 9e999), "
@@ -107,16 +144,16 @@ class PointTable:
         return [Bucket(*row) for row in rows]
 
     def _raw(
-        self, branch: str, name: str, after: int, first: int = 0, last: int = 2**62
+        self, branch: str, name: str, after: int, first: int = 0, last: int = LAST, until: int = LAST
     ) -> list[tuple[int, int, float]]:
         """(point_id, step, value) of one metric, in order of writing."""
         # After a known row, walk the table from there; SQLite would otherwise sort out the whole run by its index.
         table, order = ("points", "step, point_id") if after == 0 else ("points NOT INDEXED", "point_id")
         rows = self._db.execute(
             f"SELECT point_id, step, (SELECT value FROM json_each(metrics) WHERE key = ?) FROM {table} "
-            "WHERE branch = ? AND point_id > ? AND step BETWEEN ? AND ? "
+            "WHERE branch = ? AND point_id > ? AND point_id <= ? AND step BETWEEN ? AND ? "
             f"AND source IN (SELECT source FROM series WHERE branch = ? AND name = ?) ORDER BY {order}",
-            (name, branch, after, first, last, branch, name),
+            (name, branch, after, until, first, last, branch, name),
         )
         return [(i, step, float(value)) for i, step, value in rows if value is not None]
 

@@ -2,8 +2,8 @@
 
 Events are append-only. `commands` and `run` are projections of the events, changed in the same transaction as the
 event that changes them, so that "what is queued" is one indexed look-up. Points (metrics) are rows of their own:
-one row a step, and closed buckets of 16, 256, 4096, ... points beside them, so that the curve of a million points
-is read from about a thousand rows.
+one row a step. Buckets of 16, 256, 4096, ... points, a cache that readers keep, let the curve of a million points be
+read from a few thousand rows.
 
 WAL mode: readers never block the writer. `synchronous=NORMAL`: a killed process loses nothing that was committed;
 a power cut may lose the last moments but never corrupts (https://www.sqlite.org/pragma.html#pragma_synchronous).
@@ -390,8 +390,18 @@ class RunLog:
         with _storing(self.folder):
             return self._points.last_id()
 
+    def index_points(self, max_transactions: int = 1_000_000) -> None:
+        """Bring the curves' cache up to date; done by readers, in transactions of a few milliseconds."""
+        for _ in range(max_transactions):
+            with _storing(self.folder):
+                if not self._points.is_behind():
+                    return
+            with self.transaction():
+                self._points.index()
+
     def series(self, branch: str = "main") -> list[SeriesInfo]:
         """Every metric of a branch with its extent."""
+        self.index_points()
         with _storing(self.folder):
             return self._points.series(branch)
 
@@ -408,6 +418,7 @@ class RunLog:
         Raises:
             UserError: No such metric in that branch; lists those there are.
         """
+        self.index_points()
         with _storing(self.folder):
             return self._points.curve(name, branch, first_step, last_step, max_points)
 
