@@ -9,7 +9,7 @@ import json
 import math
 import sqlite3
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from agenttune.errors import UserError
 from agenttune.events import Curve, Point, SeriesInfo, StoredPoint, encode_number
@@ -41,6 +41,16 @@ INSERT INTO indexed VALUES (0);
 """
 
 
+class Row(NamedTuple):
+    """A `Point` without its checks, for the training process: made in a tenth of the time."""
+
+    step: int
+    at_s: float
+    values: dict[str, float]
+    source: str = "step"
+    branch: str = "main"
+
+
 class PointTable:
     """Reads and writes the metric tables over one connection. Its errors are sqlite3's own."""
 
@@ -54,7 +64,7 @@ class PointTable:
         self._rollups = {}
         self._known_to = -1
 
-    def append(self, points: Iterable[Point]) -> None:
+    def append(self, points: Iterable[Point | Row]) -> None:
         """Insert rows, and nothing else: the training process pays for it. The caller holds a transaction."""
         self._db.executemany(
             "INSERT INTO points (branch, step, at_s, source, metrics) VALUES (?, ?, ?, ?, ?)",

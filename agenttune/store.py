@@ -37,7 +37,7 @@ from agenttune.events import (
     StoredPoint,
 )
 from agenttune.filesystem import refuse_network_file_system
-from agenttune.points import POINTS_SCHEMA, SOURCES, PointTable
+from agenttune.points import POINTS_SCHEMA, SOURCES, PointTable, Row
 from agenttune.proposals import NEXT, Ack, CommandRecord, Principal, Proposal, Record, State, Verdict
 
 LOG_NAME = "log.db"
@@ -371,7 +371,7 @@ class RunLog:
             row = self._db.execute("SELECT record FROM commands WHERE command_id = ?", (command_id,)).fetchone()
         return CommandRecord.model_validate_json(row[0]) if row else None
 
-    def append_points(self, points: Iterable[Point]) -> None:
+    def append_points(self, points: Iterable[Point | Row]) -> None:
         """Append metric rows in one transaction. One process writes a run's points."""
         with self.transaction():
             self._points.append(points)

@@ -14,7 +14,7 @@ from agenttune.config import Config
 
 EXAMPLE_SCRIPT = "examples/char_gpt.py"
 EXAMPLE: dict[str, Any] = {
-    "run": {"script": EXAMPLE_SCRIPT, "args": ["--lr", "0.3"], "name": "char-gpt"},
+    "run": {"script": EXAMPLE_SCRIPT, "args": ["--lr", "0.1"], "name": "char-gpt"},
     "gate": {"bounds": {"lr": [1e-8, 10.0]}, "max_change_factor": 100.0},
 }
 """The shipped `config.yaml`: a learning rate that is a hundred times too high, for the guardian to notice."""

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from agenttune.events import Point, RunStatus, StatusChanged
+from agenttune.events import RunStatus, StatusChanged
+from agenttune.points import Row
 from agenttune.serving import ensure_server
 from agenttune.store import RunLog
 from agenttune.trainer.checkpoints import find_checkpoint
@@ -158,18 +159,22 @@ class InteractiveCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.session is not None:
-            with self._never_fatal():
+            try:  # not `_never_fatal`: at every step, a context manager costs more than what it guards
                 self.session.before_update()
+            except Exception:
+                _report_own_failure()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         session, meter = self.session, self.meter
         if session is None or meter is None:
             return
         self.adapter.follow(control, kwargs)
-        with self._never_fatal():
+        try:
             for point in meter.finish(state.global_step, session.lr, session.base_lr):
                 session.add_point(point)
             session.boundary(state.global_step)
+        except Exception:
+            _report_own_failure()
         meter.skip()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
@@ -181,7 +186,7 @@ class InteractiveCallback(TrainerCallback):  # type: ignore[misc]
             # The Trainer's own filter logs a finite loss after a NaN (0.0 in the end).
             if self.meter is not None and self.meter.take_nonfinite() and "loss" in values:
                 values["loss"] = math.nan
-            self.session.logged(_point(state.global_step, values, "log"))
+            self.session.logged(_row(state.global_step, values, "log"))
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: dict[str, Any] | None = None, **kwargs: Any
@@ -189,7 +194,7 @@ class InteractiveCallback(TrainerCallback):  # type: ignore[misc]
         if self.session is None or self.meter is None or metrics is None:
             return
         with self._never_fatal():
-            self.session.evaluated(_point(state.global_step, _numbers(metrics), "eval"))
+            self.session.evaluated(_row(state.global_step, _numbers(metrics), "eval"))
         self.meter.skip()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -231,11 +236,15 @@ class InteractiveCallback(TrainerCallback):  # type: ignore[misc]
         try:
             yield
         except Exception:
-            logger.exception("agenttune failed at this step; training goes on")
+            _report_own_failure()
 
 
-def _point(step: int, values: dict[str, float], source: Any) -> Point:
-    return Point(step=step, at_s=time.time(), values=values, source=source)
+def _report_own_failure() -> None:
+    logger.exception("agenttune failed at this step; training goes on")
+
+
+def _row(step: int, values: dict[str, float], source: str) -> Row:
+    return Row(step, time.time(), values, source)
 
 
 def _numbers(row: dict[str, Any]) -> dict[str, float]:

@@ -21,8 +21,9 @@ from agenttune.events import (
     RunStatus,
     StatusChanged,
 )
+from agenttune.points import Row
 from agenttune.proposals import Ack, CommandRecord, Record, State
-from agenttune.store import RunLog
+from agenttune.store import LOG_NAME, RunLog
 from agenttune.trainer.adapter import Adapter
 from agenttune.trainer.apply import apply_command
 from agenttune.trainer.checkpoints import SavedCheckpoint
@@ -33,6 +34,7 @@ from agenttune.trainer.outcomes import AwaitRate, AwaitSave, Done, NotYet, Outco
 from agenttune.trainer.schedules import as_float
 from agenttune.trainer.steering import Steering
 from agenttune.trainer.writer import BackgroundWriter
+from agenttune.walwatch import WalWatch
 
 logger = logging.getLogger("agenttune")
 
@@ -75,7 +77,7 @@ class Session:
         self.lr = self.base_lr = float("nan")
         self._taken: set[str] = set()
         self._queue: list[CommandRecord] = []
-        self._version = -1
+        self._watch = WalWatch(log.folder / LOG_NAME) if log is not None else None
         self._log_fault = False
         self._rates: list[Waiting] = []
         self._saves: list[Waiting] = []
@@ -119,6 +121,8 @@ class Session:
         self._record(StatusChanged(status=status, reason=reason[:REASON_CHARACTERS]))
         if self._writer is not None:
             self._writer.close()
+        if self._watch is not None:
+            self._watch.close()
         if self._log is not None:
             self._log.close()
 
@@ -165,17 +169,18 @@ class Session:
             self.steering.adapter.request_save()
         self._serve("boundary")
 
-    def add_point(self, point: Point) -> None:
+    def add_point(self, point: Point | Row) -> None:
         """A row of metrics; written in the background."""
         if self._writer is not None:
             self._writer.add_point(point)
 
-    def logged(self, point: Point) -> None:
+    def logged(self, point: Point | Row) -> None:
         """A row of the loop's own log."""
         self.add_point(point)
-        self._record(Logged(metrics=point.values), step=point.step)
+        if self._writer is not None:
+            self._writer.submit(lambda log: log.append(Logged(metrics=point.values), step=point.step), urgent=False)
 
-    def evaluated(self, point: Point) -> None:
+    def evaluated(self, point: Point | Row) -> None:
         """The metrics of an evaluation, by command or by the loop's own plan."""
         self.add_point(point)
         self._record(Evaluated(metrics=point.values, command_id=self._evaluating), command_id=self._evaluating)
@@ -223,13 +228,12 @@ class Session:
 
     def _fetch(self) -> list[CommandRecord]:
         """Queued commands in order of acceptance; asks the log only if somebody wrote to it."""
-        if self._log is None:
+        if self._log is None or self._watch is None:
             return []
+        if not self._log_fault and not self._watch.may_have_changed():
+            return self._queue
         try:
-            version = self._log.data_version()
-            if version != self._version:
-                self._queue = self._log.commands(State.QUEUED)
-                self._version = version
+            self._queue = self._log.commands(State.QUEUED)
         except (StoreFault, sqlite3.Error) as fault:
             if not self._log_fault:
                 logger.warning("commands cannot be read (%s); training goes on", fault)

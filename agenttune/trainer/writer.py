@@ -11,6 +11,7 @@ from pathlib import Path
 
 from agenttune.errors import StoreFault, UserError
 from agenttune.events import LogGap, Point
+from agenttune.points import Row
 from agenttune.store import RunLog
 
 logger = logging.getLogger("agenttune")
@@ -45,8 +46,8 @@ class BackgroundWriter:
         self._open_log = open_log
         self._interval_s = interval_s
         self._capacity_rows = capacity_rows
-        self._points: deque[Point] = deque()
-        self._batch: list[Point] = []
+        self._points: deque[Point | Row] = deque()
+        self._batch: list[Point | Row] = []
         self._jobs: deque[Job] = deque()
         self._dropped_rows = 0
         self._fault: StoreFault | None = None
@@ -57,7 +58,7 @@ class BackgroundWriter:
         self._thread = threading.Thread(target=self._run, name="agenttune-writer", daemon=True)
         self._thread.start()
 
-    def add_point(self, point: Point) -> None:
+    def add_point(self, point: Point | Row) -> None:
         """Hand over one metric row; written within `interval_s`."""
         if len(self._points) + len(self._batch) >= self._capacity_rows:
             self._drop_one()
@@ -70,10 +71,11 @@ class BackgroundWriter:
             return
         self._dropped_rows += 1
 
-    def submit(self, job: Job) -> None:
-        """Hand over any other write; done at once, after the rows handed over before it."""
+    def submit(self, job: Job, urgent: bool = True) -> None:
+        """Hand over any other write, done after the rows handed over before it; if `urgent` at once."""
         self._jobs.append(job)
-        self._wake.set()
+        if urgent:
+            self._wake.set()
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
         """Write what is left and stop the thread. False, with an error in the program's log, if that failed."""
