@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import OrderedDict
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from agenttune.errors import RunEnded
+from agenttune.errors import RunEnded, StoreFault
 from agenttune.events import (
     BranchStarted,
     CheckpointSaved,
@@ -34,7 +35,9 @@ from agenttune.gate import TAKEN, Gate
 from agenttune.observation import HISTORY, RECENT_POINTS, THINNED_POINTS, Evaluation, Observation, SeriesView
 from agenttune.processes import is_alive
 from agenttune.proposals import CommandRecord, Proposal, State, Verdict
-from agenttune.store import RunLog, list_runs, run_folder
+from agenttune.store import LOG_NAME, RunLog, list_runs, run_folder
+
+logger = logging.getLogger(__name__)
 
 OPEN_LOGS_PER_THREAD = 32
 FOLLOW_POLL_S = 0.02
@@ -123,6 +126,7 @@ class LocalControl:
         self._clock = clock
         self._monotonic = monotonic
         self._gone: dict[str, float] = {}
+        self._indexed: set[str] = set()
         self._sleep = sleep
         self._local = threading.local()
 
@@ -234,6 +238,22 @@ class LocalControl:
 
     def points(self, run_id: str, since: int = 0, limit: int = 1000) -> list[StoredPoint]:
         return self.log(run_id).points(since, limit)
+
+    def index_runs(self) -> None:
+        """Bring the curves' caches of all runs up to date, so that no client waits for it."""
+        for path in self.runs_dir.glob(f"*/{LOG_NAME}"):
+            run_id = path.parent.name
+            if run_id in self._indexed:
+                continue
+            try:
+                log = self.log(run_id)
+                was_live = log.info().is_live
+                log.index_points()
+            except StoreFault as fault:
+                logger.warning("%s: its curves are not kept ready", fault)
+                was_live = False
+            if not was_live:
+                self._indexed.add(run_id)
 
     def checkpoints(self, run_id: str) -> list[Event]:
         """`checkpoint_saved` events, oldest first."""

@@ -33,6 +33,8 @@ MAX_CLIENT_FRAME_BYTES = 1 << 16
 """Live clients have nothing to say; larger frames end the connection."""
 STOP_PATIENCE_S = 0.5
 """Connections that are not closed by then are left to the operating system: the server ends within a second."""
+INDEX_INTERVAL_S = 2.0
+"""Between two rounds of keeping curves ready; a request takes in what is newer (guess)."""
 LINGER_CHECKS = 4
 """Looks per `linger_s` at whether it is time to end."""
 MIN_CHECK_S, MAX_CHECK_S = 0.05, 5.0
@@ -100,6 +102,7 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        self._indexing = asyncio.create_task(self._index())
         if self._linger_s is not None:
             self._lingering = asyncio.create_task(self._linger(self._linger_s))
 
@@ -107,6 +110,11 @@ class _Server(uvicorn.Server):
         self._hub.close()
         asyncio.get_running_loop().call_later(STOP_PATIENCE_S, setattr, self, "force_exit", True)
         await super().shutdown(sockets)
+
+    async def _index(self) -> None:
+        while not self.should_exit:
+            await asyncio.to_thread(self._control.index_runs)
+            await asyncio.sleep(INDEX_INTERVAL_S)
 
     async def _linger(self, linger_s: float) -> None:
         while not self.should_exit:

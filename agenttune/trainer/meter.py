@@ -73,7 +73,7 @@ class StepMeter:
         if type(inputs) is not dict and not isinstance(inputs, Mapping):
             return
         ids = inputs.get("input_ids")
-        shape = getattr(next(iter(inputs.values()), None) if ids is None else ids, "shape", ())
+        shape: Any = getattr(next(iter(inputs.values()), None) if ids is None else ids, "shape", ())
         if len(shape):
             self._samples += shape[0]
         if ids is not None:

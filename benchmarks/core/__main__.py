@@ -14,6 +14,7 @@ from benchmarks.core.identity import measure_identity
 from benchmarks.core.latency import measure_latency
 from benchmarks.core.sizing import depth_for
 from benchmarks.core.throughput import measure_throughput
+from benchmarks.page import describe_machine
 
 STEP_TARGETS_MS = (5.0, 50.0)
 
@@ -45,7 +46,7 @@ def main() -> None:
 
 
 def measure(folders: _Folders, extent: Extent, quick: bool) -> report.Report:
-    machine = report.describe_machine()
+    machine = describe_machine()
     identity = measure_identity(folders.next("bit-identity"))
     curve = measure_curve(folders.next("curve"), extent.points)
     followers = measure_followers(folders.next("followers"), events=extent.events)

@@ -2,41 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import os
-import platform
-import re
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from benchmarks.core.curves import CurveRequest
 from benchmarks.core.followers import Followers
 from benchmarks.core.identity import Identity
 from benchmarks.core.latency import Latency
 from benchmarks.core.throughput import Throughput
-
-BENCHMARKS = Path(__file__).resolve().parents[1]
-BEGIN, END = "<!-- core: begin -->", "<!-- core: end -->"
-PACKAGES = ("agenttune-toolkit", "torch", "transformers", "fastapi", "uvicorn", "websockets")
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where and with what it was measured."""
-
-    date: str
-    processor: str
-    cores: int
-    memory_gib: float
-    system: str
-    python: str
-    versions: dict[str, str]
-    load_before: float
+from benchmarks.page import BENCHMARKS, Machine, write_section
 
 
 @dataclass(frozen=True)
@@ -60,41 +36,11 @@ class Row:
     met: bool
 
 
-def describe_machine() -> Machine:
-    return Machine(
-        date=time.strftime("%Y-%m-%d", time.gmtime()),
-        processor=_processor(),
-        cores=os.cpu_count() or 1,
-        memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
-        system=platform.system(),
-        python=platform.python_version(),
-        versions={name: _version(name) for name in PACKAGES},
-        load_before=round(os.getloadavg()[0], 2),
-    )
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", path.read_text()) if path.exists() else None
-    return found[1] if found else platform.processor() or "unknown"
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
 def write(report: Report, folder: Path = BENCHMARKS) -> None:
     """Write `results/core.json` and replace this benchmark's section of `RESULTS.md`."""
     (folder / "results").mkdir(exist_ok=True)
     (folder / "results" / "core.json").write_text(json.dumps(_short(asdict(report)), indent=1) + "\n")
-    page = folder / "RESULTS.md"
-    old = page.read_text(encoding="utf-8") if page.exists() else "# Results\n"
-    before, _, rest = old.partition(BEGIN)
-    after = rest.partition(END)[2]
-    page.write_text(f"{before.rstrip()}\n\n{BEGIN}\n{section(report)}{END}\n{after.lstrip()}", encoding="utf-8")
+    write_section("core", section(report), folder)
 
 
 def _short(value: Any) -> Any:
@@ -108,13 +54,10 @@ def _short(value: Any) -> Any:
 
 def section(report: Report) -> str:
     """The section in Markdown."""
-    m = report.machine
-    versions = ", ".join(f"{name} {version}" for name, version in m.versions.items())
     lines = [
         "## Core: what it costs and how fast it answers",
         "",
-        f"`make bench-core`, {m.date}: {m.processor}, {m.cores} cores, {m.memory_gib:g} GiB, {m.system}, "
-        f"Python {m.python}, {versions}. Load before the start: {m.load_before:g}.",
+        f"`make bench-core`, {report.machine.line()}",
         *(["", "**A quick trial: too few and too short runs to rely on.**"] if report.quick else []),
         "",
         "| what | goal | measured | met |",

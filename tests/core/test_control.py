@@ -146,6 +146,15 @@ def test_knobs_are_as_the_trainer_read_them_last(control: LocalControl, log: Run
     assert [k.effective for k in control.knobs("r1")] == [0.7]
 
 
+def test_curves_are_kept_ready_for_all_runs(control: LocalControl, log: RunLog) -> None:
+    log.append_points([Point(step=i, at_s=0.0, values={"loss": 1.0}) for i in range(100)])
+    control.index_runs()
+    assert not log._points.is_behind()
+    log.append_points([Point(step=100, at_s=0.0, values={"loss": 1.0})])
+    control.index_runs()
+    assert not log._points.is_behind()
+
+
 def test_waiting_for_events_ends_when_one_comes(control: LocalControl, folder: Path) -> None:
     since = control.log("r1").last_seq()
     assert control.events("r1", since=since) == []
