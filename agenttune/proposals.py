@@ -55,6 +55,10 @@ NEXT: dict[State, frozenset[State]] = {
 """Which state may follow which; the store refuses every other step."""
 
 
+TAKEN = frozenset({State.QUEUED, State.APPLIED, State.KEPT, State.REVERTED})
+"""Commands that the gate let through and that did not fail: these count against cooldown and budget."""
+
+
 class Proposal(Record):
     """A command that somebody asks for, with the world it was meant for."""
 

@@ -10,10 +10,7 @@ from typing import Any
 from agenttune.config import Bounds, BudgetSettings, GateSettings
 from agenttune.events import RunInfo
 from agenttune.gate.targets import Target, targets_of
-from agenttune.proposals import CommandRecord, Proposal, State, Verdict
-
-TAKEN = frozenset({State.QUEUED, State.APPLIED, State.KEPT, State.REVERTED})
-"""States of a command that the gate let through and that did not fail: these count against cooldown and budget."""
+from agenttune.proposals import CommandRecord, Proposal, Verdict
 
 
 @dataclass(frozen=True)
