@@ -7,7 +7,7 @@ OLDEST_BIN := .venv-oldest/bin
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := run
-.PHONY: run test test-oldest bench-core format clean
+.PHONY: run test test-oldest bench-core bench-rescue format clean
 
 run: .venv/.installed
 	$(BIN)/agenttune run config.yaml
@@ -24,6 +24,9 @@ test-oldest: .venv-oldest/.installed-dev
 
 bench-core: .venv/.installed
 	$(BIN)/python -m benchmarks.core
+
+bench-rescue: .venv/.installed
+	$(BIN)/python -m benchmarks.rescue
 
 format: .venv/.installed-dev
 	$(BIN)/ruff format .

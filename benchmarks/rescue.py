@@ -75,7 +75,7 @@ def section(outcomes: list[Outcome], steps: int, machine: Machine) -> str:
     lines = [
         "## Rescue: what guardian makes of the example",
         "",
-        f"`python -m benchmarks.rescue`, {machine.line()}",
+        f"`make bench-rescue`, {machine.line()}",
         "",
         f"`examples/char_gpt.py`, {steps} steps, final evaluation loss in nats a character. Alone: the plain Trainer.",
         "",
