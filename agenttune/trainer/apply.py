@@ -19,7 +19,7 @@ from agenttune.trainer.rates import update_optimizer
 from agenttune.trainer.replan import update_schedule
 from agenttune.trainer.steering import Steering
 
-LATER_ISSUE = frozenset(
+NOT_YET = frozenset(
     {
         "load_checkpoint",
         "update_dataset",
@@ -42,7 +42,7 @@ def apply_command(steering: Steering, record: CommandRecord) -> Outcome:
         Exception: A defect; what was written has been put back.
     """
     command: CommandBase = record.proposal.command
-    if command.kind in LATER_ISSUE:
+    if command.kind in NOT_YET:
         raise NotSupported(f"{command.kind} is not supported yet by this trainer")
     if command.kind not in steering.adapter.capabilities:
         raise NotSupported(f"{command.kind}: {steering.adapter.refusal}")

