@@ -21,6 +21,7 @@ from benchmarks.core.training import Trace
 
 ROOT = Path(__file__).resolve().parents[2]
 END_TIMEOUT_S = 20.0
+LINGER_S = 3600.0
 ATTACH_TIMEOUT_S = 60.0
 LOOK_S = 0.05
 
@@ -50,7 +51,8 @@ class Bench:
 @contextlib.contextmanager
 def bench(folder: Path) -> Iterator[Bench]:
     """Start a control server of its own for the block, on a free port."""
-    address = ensure_server(folder / "runs", port=0)
+    # Two plain runs in a row leave it without a client for longer than it would wait by itself.
+    address = ensure_server(folder / "runs", port=0, linger_s=LINGER_S)
     server = psutil.Process(address.pid)
     try:
         yield Bench(folder, address.url, address.pid)
