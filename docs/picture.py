@@ -33,7 +33,8 @@ def record(command: str, after_s: float) -> str:
         screen = tmux("capture-pane", "-e", "-p", "-t", SESSION)
         tmux("send-keys", "-t", SESSION, "C-c")
         time.sleep(10)
-        return screen
+        # Not the prompt, which tells of this machine: only what was typed and what came of it.
+        return f"$ agenttune run config.yaml{screen.partition(command)[2]}"
     finally:
         tmux("kill-session", "-t", SESSION)
 

@@ -134,8 +134,8 @@ def test_a_crowd_gets_everything_in_order_beside_one_that_never_reads(
     last = 2 + batches * len(NOTES)
     received = asyncio.run(_crowd(live(shared_server, run_id=log.folder.name), last, write))
     assert received == [list(range(1, last + 1))] * CLIENTS
-    # 21 clients x 2,000 events x 3 kB are 126 MB; a server that queued them for the stuck one alone would hold 6 MB.
-    assert server.memory_info().rss - before_bytes < 60_000_000
+    # 21 clients x 2,000 events x 3 kB are 126 MB: a server that queued everything for everybody would hold them.
+    assert server.memory_info().rss - before_bytes < 100_000_000
     stuck.close()
 
 
