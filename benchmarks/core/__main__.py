@@ -1,4 +1,4 @@
-"""Measure everything and write it down: `python -m benchmarks.core`, about 15 minutes; `--quick`, about one."""
+"""Measure everything and write it down: `python -m benchmarks.core`, about ten minutes; `--quick`, about one."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Extent:
     """How much is measured."""
 
     step_targets_ms: tuple[float, ...] = STEP_TARGETS_MS
-    pairs: int = 8
-    run_s: float = 15.0
+    pairs: int = 6
+    run_s: float = 10.0
     commands: int = 100
     points: int = 1_000_000
     events: int = 1000
