@@ -79,7 +79,7 @@ class WakeSettings(Settings):
     """Also whenever a detector reports something new."""
     on_evaluation: bool = True
     """Also after each evaluation."""
-    poll_s: Positive = 0.2
+    poll_s: Positive = 0.5
     """How often the agent looks for new log rows, in seconds."""
     stall_after_s: Positive = 120.0
     """No step for so many seconds counts as a stall."""

@@ -32,7 +32,7 @@ from agenttune.events import (
 )
 from agenttune.gate import Gate
 from agenttune.observation import HISTORY, Observation
-from agenttune.observe import live_knobs, observe
+from agenttune.observe import Observer, live_knobs
 from agenttune.processes import is_alive
 from agenttune.proposals import TAKEN, CommandRecord, Proposal, State, Verdict
 from agenttune.store import LOG_NAME, RunLog, list_runs, run_folder
@@ -127,6 +127,7 @@ class LocalControl:
         self._monotonic = monotonic
         self._gone: dict[str, float] = {}
         self._indexed: set[str] = set()
+        self._observers: dict[str, Observer] = {}
         self._sleep = sleep
         self._local = threading.local()
 
@@ -161,7 +162,8 @@ class LocalControl:
 
     def observe(self, run_id: str) -> Observation:
         info = self.info(run_id)
-        return observe(self.log(run_id), info, self._clock(), Gate.of(info).budgets.max_commands)
+        observer = self._observers.setdefault(run_id, Observer())
+        return observer.observe(self.log(run_id), info, self._clock(), Gate.of(info).budgets.max_commands)
 
     def events(
         self,

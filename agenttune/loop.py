@@ -26,8 +26,8 @@ from agenttune.policy.base import Decision, Draft, Policy
 from agenttune.proposals import Author, CommandRecord, Proposal, State
 from agenttune.trend import last_change_step
 
-LOOK_FRAC = 0.05
-"""Largest part of the time that is spent on observing: a look of 10 ms is followed by 200 ms without one (guess)."""
+LOOK_FRAC = 0.02
+"""Largest part of the time that is spent on observing: a look of 10 ms is followed by 500 ms without one (guess)."""
 REARM_STEPS = 200
 """A finding that stays true without any change is reported again after so many steps, then after doubling times."""
 EFFECT_STEPS = 30

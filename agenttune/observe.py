@@ -2,80 +2,202 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import threading
+from collections import deque
+from collections.abc import Iterable
 
-from agenttune.events import Evaluated, Found, KnobState, RunInfo, StoredPoint
+from agenttune.errors import UserError
+from agenttune.events import BranchStarted, Curve, Evaluated, Found, KnobState, RunInfo, StoredPoint
 from agenttune.observation import HISTORY, RECENT_POINTS, THINNED_POINTS, Evaluation, Observation, SeriesView
 from agenttune.proposals import TAKEN
 from agenttune.store import RunLog
 
-THINNED = frozenset({"step_loss", "loss", "step_grad_norm", "grad_norm", "lr"})
+THINNED = ("step_loss", "loss", "step_grad_norm", "grad_norm", "lr")
 """Series whose whole history a policy gets, thinned; the others are given for the newest steps only."""
+SOURCES = ("step", "log")
+PAGE = 1000
+MOST_PAGES = 5
+"""Further behind than this, an observer reads the newest rows and the curves instead of all that it missed."""
 
 
 def live_knobs(log: RunLog, info: RunInfo) -> list[KnobState]:
     """The knobs as last read, with the learning rates of the newest step (a schedule moves them every step)."""
-    newest = log.recent_points(1, branch=info.branch)
-    if not newest:
-        return info.knobs
-    values = newest[0].values
-    rates = {"effective": values["lr"], "base": values.get("base_lr")} if "lr" in values else {}
-    return [knob.model_copy(update=rates) if knob.name == "lr" else knob for knob in info.knobs]
+    return _with_rates(info.knobs, log.recent_points(1, branch=info.branch))
 
 
-def observe(log: RunLog, info: RunInfo, now_s: float, max_commands: int | None) -> Observation:
-    """Fold a run's log into what a policy sees.
+def _with_rates(knobs: list[KnobState], newest: list[StoredPoint]) -> list[KnobState]:
+    if not newest or "lr" not in newest[-1].values:
+        return knobs
+    values = newest[-1].values
+    rates = {"effective": values["lr"], "base": values.get("base_lr")}
+    return [knob.model_copy(update=rates) if knob.name == "lr" else knob for knob in knobs]
 
-    Args:
-        log: The run's log.
-        info: The run as it stands.
-        now_s: Unix time.
-        max_commands: The budget of agent commands; None for no limit.
+
+def lineage(log: RunLog, branch: str) -> list[tuple[str, int | None]]:
+    """The branches that a branch goes back to, oldest first, each with the last step that counts (None: all).
+
+    A branch that stands on another takes over its history up to the step of the checkpoint.
     """
-    recent = log.recent_points(RECENT_POINTS, ("step", "log"), info.branch)
-    found = log.events(kinds=["found"], limit=HISTORY, newest=True)
-    evaluated = log.events(kinds=["evaluated"], limit=HISTORY, newest=True)
-    commands = log.commands(limit=HISTORY, newest=True)
-    used = log.count_commands(*TAKEN, principal="agent")
-    steps = [p for p in recent if p.source == "step"] or recent
-    return Observation(
-        run_id=info.run_id,
-        status=info.status,
-        step=info.step,
-        max_steps=info.max_steps,
-        branch=info.branch,
-        at_s=now_s,
-        last_step_at_s=steps[-1].at_s if steps else None,
-        goal_metric=info.goal_metric,
-        goal_direction=info.goal_direction,
-        knobs=live_knobs(log, info),
-        series=_series_views(log, info, recent),
-        evaluations=[
-            Evaluation(step=e.step or 0, metrics=e.body.metrics) for e in evaluated if isinstance(e.body, Evaluated)
-        ],
-        findings=[e.body.finding for e in found if isinstance(e.body, Found)],
-        commands=commands,
-        capabilities=info.capabilities,
-        commands_left=None if max_commands is None else max(0, max_commands - used),
-        last_seq=log.last_seq(),
-    )
+    bodies = (event.body for event in log.events(kinds=["branch_started"], limit=100_000))
+    started = {body.name: body for body in bodies if isinstance(body, BranchStarted)}
+    found: list[tuple[str, int | None]] = [(branch, None)]
+    until: float = math.inf
+    while (start := started.get(found[-1][0])) is not None and start.parent is not None:
+        until = min(until, start.from_step)
+        found.append((start.parent, int(until)))
+    return found[::-1]
 
 
-def _series_views(log: RunLog, info: RunInfo, recent: Sequence[StoredPoint]) -> dict[str, SeriesView]:
-    raw: dict[str, tuple[list[int], list[float]]] = {}
-    for point in recent:
-        for name, value in point.values.items():
-            steps, values = raw.setdefault(name, ([], []))
-            steps.append(point.step)
-            values.append(value)
-    views = {}
-    for name, (steps, values) in raw.items():
-        long = log.curve(name, info.branch, max_points=THINNED_POINTS) if name in THINNED else None
-        views[name] = SeriesView(
-            name=name,
-            steps=steps,
-            values=values,
-            thinned_steps=long.steps if long else [],
-            thinned_values=long.mean if long else [],
+class Thinned:
+    """A metric's whole history in at most `THINNED_POINTS` means; a full list is halved by merging neighbours."""
+
+    def __init__(self) -> None:
+        self._steps: list[int] = []
+        self._sums: list[float] = []
+        self._counts: list[int] = []
+        self._stride = 1
+        self._open = 0
+
+    def add(self, step: int, value: float, count: int = 1) -> None:
+        """Take in a value, or a mean of `count` of them; one that is not finite counts for nothing but its step."""
+        if self._open == 0:
+            self._make_room()
+            self._steps.append(step)
+            self._sums.append(0.0)
+            self._counts.append(0)
+        self._steps[-1] = step
+        if math.isfinite(value):
+            self._sums[-1] += value * count
+            self._counts[-1] += count
+        self._open = (self._open + count) % self._stride if count < self._stride else 0
+
+    def _make_room(self) -> None:
+        if len(self._steps) < THINNED_POINTS:
+            return
+        self._stride *= 2
+        self._steps = self._steps[1::2]
+        self._sums = [a + b for a, b in zip(self._sums[::2], self._sums[1::2], strict=True)]
+        self._counts = [a + b for a, b in zip(self._counts[::2], self._counts[1::2], strict=True)]
+
+    def seed(self, curve: Curve) -> None:
+        """Begin with a curve from the log."""
+        self._stride = max(self._stride, curve.bucket_points)
+        for step, mean in zip(curve.steps, curve.mean, strict=True):
+            self.add(step, mean, curve.bucket_points)
+
+    @property
+    def steps(self) -> list[int]:
+        return list(self._steps)
+
+    @property
+    def means(self) -> list[float]:
+        return [total / n if n else math.nan for total, n in zip(self._sums, self._counts, strict=True)]
+
+
+class Observer:
+    """One run as a policy sees it, kept up to date row by row instead of read anew. Safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._branch: str | None = None
+        self._upto = 0
+        self._rows: deque[StoredPoint] = deque(maxlen=RECENT_POINTS)
+        self._thinned: dict[str, Thinned] = {}
+
+    def observe(self, log: RunLog, info: RunInfo, now_s: float, max_commands: int | None) -> Observation:
+        """Fold a run's log into what a policy sees.
+
+        Args:
+            log: The run's log.
+            info: The run as it stands.
+            now_s: Unix time.
+            max_commands: The budget of agent commands; None for no limit.
+        """
+        with self._lock:
+            self._catch_up(log, info.branch)
+            recent = list(self._rows)
+            series = self._series_views(recent)
+        found = log.events(kinds=["found"], limit=HISTORY, newest=True)
+        evaluated = log.events(kinds=["evaluated"], limit=HISTORY, newest=True)
+        commands = log.commands(limit=HISTORY, newest=True)
+        used = log.count_commands(*TAKEN, principal="agent")
+        steps = [p for p in recent if p.source == "step"] or recent
+        return Observation(
+            run_id=info.run_id,
+            status=info.status,
+            step=info.step,
+            max_steps=info.max_steps,
+            branch=info.branch,
+            at_s=now_s,
+            last_step_at_s=steps[-1].at_s if steps else None,
+            goal_metric=info.goal_metric,
+            goal_direction=info.goal_direction,
+            knobs=_with_rates(info.knobs, steps),
+            series=series,
+            evaluations=[
+                Evaluation(step=e.step or 0, metrics=e.body.metrics) for e in evaluated if isinstance(e.body, Evaluated)
+            ],
+            findings=[e.body.finding for e in found if isinstance(e.body, Found)],
+            commands=commands,
+            capabilities=info.capabilities,
+            commands_left=None if max_commands is None else max(0, max_commands - used),
+            last_seq=log.last_seq(),
         )
-    return views
+
+    def _catch_up(self, log: RunLog, branch: str) -> None:
+        behind = log.last_point_id() - self._upto
+        if branch != self._branch or behind > PAGE * MOST_PAGES:
+            self._begin(log, branch)
+        while rows := log.points(self._upto, PAGE):
+            self._upto = rows[-1].point_id
+            self._take([row for row in rows if row.branch == branch])
+            if len(rows) < PAGE:
+                break
+
+    def _take(self, rows: Iterable[StoredPoint]) -> None:
+        for row in rows:
+            if row.source in SOURCES:
+                self._rows.append(row)
+                for name in THINNED:
+                    if name in row.values:
+                        self._thinned.setdefault(name, Thinned()).add(row.step, row.values[name])
+
+    def _begin(self, log: RunLog, branch: str) -> None:
+        """Start from what the log holds now, the branches that this one stands on included."""
+        self._upto = log.last_point_id()
+        self._branch, self._thinned = branch, {}
+        self._rows.clear()
+        segments = lineage(log, branch)
+        for name, until in segments:
+            rows = log.recent_points(RECENT_POINTS, SOURCES, name, until)
+            self._rows.extend(row for row in rows if row.point_id <= self._upto)
+        if not self._rows:
+            return
+        newest = self._rows[-1].step
+        for segment, until in segments:
+            for name in THINNED:
+                try:
+                    curve = log.curve(name, segment, 0, newest if until is None else until, THINNED_POINTS)
+                except UserError:  # not measured in this branch
+                    continue
+                self._thinned.setdefault(name, Thinned()).seed(curve)
+
+    def _series_views(self, recent: list[StoredPoint]) -> dict[str, SeriesView]:
+        raw: dict[str, tuple[list[int], list[float]]] = {}
+        for point in recent:
+            for name, value in point.values.items():
+                steps, values = raw.setdefault(name, ([], []))
+                steps.append(point.step)
+                values.append(value)
+        views = {}
+        for name, (steps, values) in raw.items():
+            old = self._thinned.get(name)
+            views[name] = SeriesView.model_construct(
+                name=name,
+                steps=steps,
+                values=values,
+                thinned_steps=old.steps if old else [],
+                thinned_values=old.means if old else [],
+            )
+        return views

@@ -176,12 +176,14 @@ class PointTable:
         ).fetchall()
         return [_point(row) for row in rows]
 
-    def recent(self, limit: int, sources: Sequence[str] = ("step",), branch: str = "main") -> list[StoredPoint]:
-        """The last `limit` rows of a branch, oldest first."""
+    def recent(
+        self, limit: int, sources: Sequence[str] = ("step",), branch: str = "main", last_step: int | None = None
+    ) -> list[StoredPoint]:
+        """The last `limit` rows of a branch, up to a step, oldest first."""
         rows = self._db.execute(
-            "SELECT point_id, branch, step, at_s, source, metrics FROM points WHERE branch = ? "
+            "SELECT point_id, branch, step, at_s, source, metrics FROM points WHERE branch = ? AND step <= ? "
             f"AND source IN ({','.join('?' * len(sources))}) ORDER BY point_id DESC LIMIT ?",
-            (branch, *sources, limit),
+            (branch, LAST if last_step is None else last_step, *sources, limit),
         ).fetchall()
         return [_point(row) for row in reversed(rows)]
 

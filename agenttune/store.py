@@ -381,10 +381,12 @@ class RunLog:
         with _storing(self.folder):
             return self._points.rows(since, limit, sources)
 
-    def recent_points(self, limit: int, sources: Sequence[str] = ("step",), branch: str = "main") -> list[StoredPoint]:
-        """The last `limit` rows of a branch, oldest first."""
+    def recent_points(
+        self, limit: int, sources: Sequence[str] = ("step",), branch: str = "main", last_step: int | None = None
+    ) -> list[StoredPoint]:
+        """The last `limit` rows of a branch, up to a step, oldest first."""
         with _storing(self.folder):
-            return self._points.recent(limit, sources, branch)
+            return self._points.recent(limit, sources, branch, last_step)
 
     def last_point_id(self) -> int:
         with _storing(self.folder):

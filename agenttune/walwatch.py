@@ -29,6 +29,10 @@ class WalWatch:
         with contextlib.suppress(OSError, ValueError), open(f"{database}-shm", "rb") as shm:
             self._map = mmap.mmap(shm.fileno(), HEADER_BYTES, access=mmap.ACCESS_READ)
 
+    def is_unchanged(self) -> bool:
+        """Whether the header is what it was when `may_have_changed` was last asked."""
+        return self._map is not None and self._map[:HEADER_BYTES] == self._seen
+
     def may_have_changed(self) -> bool:
         """Whether the header differs from what it was at the last call; True when that cannot be told."""
         if self._map is None:

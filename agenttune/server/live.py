@@ -1,8 +1,8 @@
 """Following runs for many clients: one reader per followed run, one cursor per client.
 
-The reader asks the log's version every 20 ms, and only while somebody listens. What is new is encoded once and kept
-in a ring of bounded size; a client takes from the ring what follows its own cursor, and reads from the store if it
-has fallen behind. So a slow client delays nobody and costs no memory.
+The reader looks every 20 ms whether the log was written to, and only while somebody listens. What is new is encoded
+once and kept in a ring of bounded size; a client takes from the ring what follows its own cursor, and reads from the
+store if it has fallen behind. So a slow client delays nobody and costs no memory.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from agenttune.control import LocalControl
 from agenttune.errors import AgenttuneError, SystemFault
 from agenttune.events import Event, StoredPoint
 from agenttune.server.models import EventFrame, PointsFrame
-from agenttune.store import RunLog, run_folder
+from agenttune.store import LOG_NAME, RunLog, run_folder
+from agenttune.walwatch import WalWatch
 
 POLL_S = 0.02
 STATUS_POLL_S = 2.0
@@ -33,11 +34,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Entry:
-    """A frame, and the cursors before and after it."""
+    """A frame, the cursors before and after it, and how many events or rows are in it."""
 
     after: int
     upto: int
     text: str
+    count: int = 1
 
 
 class Ring:
@@ -81,14 +83,7 @@ def point_entries(after: int, points: list[StoredPoint]) -> list[Entry]:
     if not points:
         return []
     upto = points[-1].point_id
-    return [Entry(after, upto, PointsFrame(points=points, next=upto).model_dump_json())]
-
-
-@dataclass(frozen=True)
-class _News:
-    version: int | None
-    events: list[Entry]
-    points: list[Entry]
+    return [Entry(after, upto, PointsFrame(points=points, next=upto).model_dump_json(), len(points))]
 
 
 class Tail:
@@ -107,7 +102,6 @@ class Tail:
         self.stopped = False
         self._control = control
         self._executor = executor
-        self._version: int | None = None
         self._status_at = time.monotonic()
 
     async def start(self) -> None:
@@ -115,6 +109,7 @@ class Tail:
         self._log = await self._in_thread(lambda: RunLog.open(run_folder(self._control.runs_dir, self.run_id)))
         last_seq, last_point = await self._in_thread(lambda: (self._log.last_seq(), self._log.last_point_id()))
         self.events, self.points = Ring(last_seq), Ring(last_point)
+        self._watch = WalWatch(self._log.folder / LOG_NAME)
         self._task = asyncio.create_task(self._follow())
 
     def stop(self) -> None:
@@ -124,6 +119,7 @@ class Tail:
         self.stopped = True
         self._task.cancel()
         self._announce()
+        self._watch.close()
         self._executor.submit(self._log.close)
 
     async def past(self, seq: int, deadline: float) -> bool:
@@ -148,33 +144,33 @@ class Tail:
     async def _follow(self) -> None:
         try:
             while True:
-                news = await self._in_thread(self._poll)
-                if news is None:
-                    await asyncio.sleep(POLL_S)
-                    continue
-                self._version = news.version
-                for entry in news.events:
-                    self.events.add(entry)
-                for entry in news.points:
-                    self.points.add(entry)
-                if news.events or news.points:
-                    self._announce()
+                if time.monotonic() - self._status_at > STATUS_POLL_S:
+                    self._status_at = time.monotonic()
+                    await self._in_thread(lambda: self._control.info(self.run_id))
+                if self._watch.may_have_changed():
+                    await self._take_news()
+                await asyncio.sleep(POLL_S)
         except AgenttuneError as error:
             self.fault = error
             self._announce()
 
-    def _poll(self) -> _News | None:
-        """What is new; None if the log has not changed. Runs in the hub's thread."""
-        if time.monotonic() - self._status_at > STATUS_POLL_S:
-            self._status_at = time.monotonic()
-            self._control.info(self.run_id)
-        version = self._log.data_version()
-        if version == self._version:
-            return None
+    async def _take_news(self) -> None:
+        """Read on until nothing is left, page by page."""
+        more = True
+        while more:
+            events, points = await self._in_thread(self._read)
+            for entry in events:
+                self.events.add(entry)
+            for entry in points:
+                self.points.add(entry)
+            if events or points:
+                self._announce()
+            more = len(events) == PAGE or any(entry.count == PAGE for entry in points)
+
+    def _read(self) -> tuple[list[Entry], list[Entry]]:
+        """The next page of both streams. Runs in the hub's thread."""
         events = event_entries(self._log.events(self.events.top, PAGE))
-        points = point_entries(self.points.top, self._log.points(self.points.top, PAGE))
-        more = len(events) == PAGE or any(entry.upto - entry.after >= PAGE for entry in points)
-        return _News(None if more else version, events, points)
+        return events, point_entries(self.points.top, self._log.points(self.points.top, PAGE))
 
     def _announce(self) -> None:
         changed, self.changed = self.changed, asyncio.Event()

@@ -59,24 +59,21 @@ class ReadBacks:
     """Changes that will be read again; a newer change of the same value replaces an older one's check."""
 
     def __init__(self) -> None:
-        self._checks: list[Check] = []
-
-    def __bool__(self) -> bool:
-        return bool(self._checks)
+        self.checks: list[Check] = []
 
     def expect(self, record: CommandRecord, step: int, expectations: list[Expectation]) -> None:
         for new in expectations:
-            for check in self._checks:
+            for check in self.checks:
                 check.expectations = [
                     old for old in check.expectations if old.name != new.name or not old.groups & new.groups
                 ]
         if expectations:
-            self._checks.append(Check(step + READ_BACK_STEPS, record, list(expectations)))
+            self.checks.append(Check(step + READ_BACK_STEPS, record, list(expectations)))
 
     def due(self, step: int) -> list[tuple[CommandRecord, ReadBack]]:
         """Read what is due; a check with nothing left to compare is dropped."""
-        due = [check for check in self._checks if check.due_step <= step]
-        self._checks = [check for check in self._checks if check.due_step > step]
+        due = [check for check in self.checks if check.due_step <= step]
+        self.checks = [check for check in self.checks if check.due_step > step]
         compared = [(check.record, _compare(check.expectations)) for check in due]
         return [(record, result) for record, result in compared if result is not None]
 

@@ -17,7 +17,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 OPEN_ENDED = 2**31
-"""Epochs that the loop is told of, so that it can outlive its plan; `EpochKeeper` ends it where the plan does."""
+"""Epochs that the loop is told of, so that it can outlive its plan; `EpochPlan.end_epoch` knows where that ends."""
 
 Fetch = Callable[[Iterator[Any], int, Any], tuple[list[Any], Any]]
 
@@ -31,12 +31,14 @@ class EpochPlan:
         updates: Optimizer steps in an epoch, as planned.
         batches: Micro-batches in an epoch.
         is_extended: The run goes on until `max_steps`, however many epochs that takes.
+        done: Epochs that are over.
     """
 
     epochs: int | None = None
     updates: int = 1
     batches: int = 1
     is_extended: bool = False
+    done: int = 0
 
     def read(self, values: tuple[Any, ...], accumulation: int) -> tuple[Any, ...]:
         """Take note of `set_initial_training_values`, and leave the number of epochs open."""
@@ -48,23 +50,31 @@ class EpochPlan:
         self.is_extended = False
         return (OPEN_ENDED, *values[1:]) if sized else values
 
+    def end_epoch(self) -> bool:
+        """Count an epoch; whether it was the last one planned."""
+        self.done += 1
+        return self.epochs is not None and self.done >= self.epochs and not self.is_extended
 
-class EpochKeeper(TrainerCallback):  # type: ignore[misc]
-    """Shows the planned number of epochs, and ends training with the last of them. Stands first among callbacks."""
 
-    def __init__(self, plan: EpochPlan) -> None:
+class PlannedEpochs(TrainerCallback):  # type: ignore[misc]
+    """Shows the other callbacks the planned number of epochs; stands first among them, and leaves when it has.
+
+    Args:
+        plan: What the loop planned.
+        handler: The trainer's callback handler; a callback that stays in it costs every step a little.
+    """
+
+    def __init__(self, plan: EpochPlan, handler: Any) -> None:
         self._plan = plan
-        self._done = 0
+        self._handler = handler
+        handler.callbacks.insert(0, self)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._done = state.global_step // max(1, self._plan.updates)
+        self._plan.done = state.global_step // max(1, self._plan.updates)
         if self._plan.epochs is not None:
             state.num_train_epochs = self._plan.epochs
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._done += 1
-        if self._plan.epochs is not None and self._done >= self._plan.epochs and not self._plan.is_extended:
-            control.should_training_stop = True
+        # A new list: the handler is walking through the old one.
+        self._handler.callbacks = [callback for callback in self._handler.callbacks if callback is not self]
 
 
 @dataclass
@@ -102,10 +112,8 @@ class Accumulation:
         """Whether no fetched batch waits for its step."""
         return not self._groups
 
-    def fetch(self, fetch: Fetch, batches: Iterator[Any], count: int, device: Any, now: int) -> tuple[list[Any], Any]:
-        """What `get_batch_samples` returns."""
-        if not self.is_changed:
-            return fetch(batches, count, device)
+    def fetch(self, fetch: Fetch, batches: Iterator[Any], device: Any, now: int) -> tuple[list[Any], Any]:
+        """What `get_batch_samples` returns once the accumulation is changed."""
         wanted = math.ceil(max(self._planned, 1) / now) * now
         fetched: list[Any] = []
         while len(fetched) < wanted:

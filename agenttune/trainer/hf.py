@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
-import math
 import os
 import sys
 import time
@@ -112,7 +111,6 @@ class InteractiveCallback(TrainerCallback):  # type: ignore[misc]
             self._hook.remove()
             self._hook = None
         if self.session is not None:
-            self._drain()
             self.session.end(status, reason)
         elif self._log is not None:  # it ended before training began
             self._log.append(StatusChanged(status=status, reason=reason))
@@ -143,7 +141,7 @@ class InteractiveCallback(TrainerCallback):  # type: ignore[misc]
         self.open()
         self.adapter.bind(args, state, control, kwargs)
         self.adapter.note_first_step()
-        self.meter = StepMeter(args.device.type != "cpu", args.world_size)
+        self.meter = StepMeter(args.world_size) if self._log is not None else None
         if self.session is None:
             self.session = Session(self._log, self.adapter, self.registry, make_exchange())
             self._watch_loss(kwargs["model"])
@@ -151,11 +149,15 @@ class InteractiveCallback(TrainerCallback):  # type: ignore[misc]
                 atexit.register(self._close_at_exit)
             with self._never_fatal():
                 self.session.begin(state.global_step, _details(args, kwargs))
-        self.meter.skip()
+        self._skip()
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         first = int(state.global_step) == self.adapter.first_step
         self.adapter.accumulation.start_epoch(args.gradient_accumulation_steps, first)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.adapter.plan.end_epoch():
+            control.should_training_stop = True
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.session is not None:
@@ -166,44 +168,40 @@ class InteractiveCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         session, meter = self.session, self.meter
-        if session is None or meter is None:
+        if session is None:
             return
         self.adapter.follow(control, kwargs)
         try:
-            for point in meter.finish(state.global_step, session.lr, session.base_lr):
-                session.add_point(point)
+            if meter is not None:
+                session.add_point(meter.finish(state.global_step, session.lr, session.base_lr))
             session.boundary(state.global_step)
         except Exception:
             _report_own_failure()
-        meter.skip()
+        if meter is not None:
+            meter.skip()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if self.session is None or logs is None or _is_evaluation(logs):
             return
         with self._never_fatal():
-            self._drain()
-            values = _numbers(logs)
-            # The Trainer's own filter logs a finite loss after a NaN (0.0 in the end).
-            if self.meter is not None and self.meter.take_nonfinite() and "loss" in values:
-                values["loss"] = math.nan
-            self.session.logged(_row(state.global_step, values, "log"))
+            self.session.logged(_row(state.global_step, _numbers(logs), "log"))
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
-        if self.session is None or self.meter is None or metrics is None:
+        if self.session is None or metrics is None:
             return
         with self._never_fatal():
             self.session.evaluated(_row(state.global_step, _numbers(metrics), "eval"))
-        self.meter.skip()
+        self._skip()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.session is None or self.meter is None:
+        if self.session is None:
             return
         self.adapter.follow(control, kwargs)
         with self._never_fatal():
             self.session.checkpoint_saved(find_checkpoint(Path(args.output_dir), state.global_step))
-        self.meter.skip()
+        self._skip()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.adapter.trainer is None:
@@ -211,10 +209,9 @@ class InteractiveCallback(TrainerCallback):  # type: ignore[misc]
 
     # -- inside -----------------------------------------------------------------------------------------------
 
-    def _drain(self) -> None:
-        if self.session is not None and self.meter is not None:
-            for point in self.meter.drain():
-                self.session.add_point(point)
+    def _skip(self) -> None:
+        if self.meter is not None:
+            self.meter.skip()
 
     def _watch_loss(self, model: torch.nn.Module) -> None:
         """Without the trainer, the loss of a step is read off the model's own output."""

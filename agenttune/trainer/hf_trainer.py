@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from agenttune.trainer.epochs import EpochKeeper
+from agenttune.trainer.epochs import PlannedEpochs
 from agenttune.trainer.hf import InteractiveCallback
 from agenttune.trainer.hf_adapter import HfAdapter
 from agenttune.trainer.options import Options
@@ -30,7 +30,6 @@ def make_interactive(trainer_class: type[Any]) -> type[Any]:
             super().__init__(*args, **kwargs)
             adapter = HfAdapter(self)
             self.interactive = InteractiveCallback(agenttune, adapter)
-            self.callback_handler.callbacks.insert(0, EpochKeeper(adapter.plan))
             self.add_callback(self.interactive)
 
         @property
@@ -40,6 +39,7 @@ def make_interactive(trainer_class: type[Any]) -> type[Any]:
 
         def train(self, *args: Any, **kwargs: Any) -> Any:
             self.interactive.open()
+            PlannedEpochs(self.interactive.adapter.plan, self.callback_handler)
             accelerator = self.accelerator
             clip = accelerator.clip_grad_norm_
 
@@ -61,8 +61,8 @@ def make_interactive(trainer_class: type[Any]) -> type[Any]:
             return output
 
         def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
-            meter, group = self.interactive.meter, self.interactive.adapter.accumulation.take()
-            if group is not None:
+            meter, accumulation = self.interactive.meter, self.interactive.adapter.accumulation
+            if accumulation.is_changed and (group := accumulation.take()) is not None:
                 num_items_in_batch = group.items
                 self.current_gradient_accumulation_steps = group.size
             if meter is None:
@@ -74,8 +74,10 @@ def make_interactive(trainer_class: type[Any]) -> type[Any]:
 
         def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Any:
             accumulation = self.interactive.adapter.accumulation
+            if not accumulation.is_changed:
+                return super().get_batch_samples(epoch_iterator, num_batches, device)
             now = self.args.gradient_accumulation_steps
-            return accumulation.fetch(super().get_batch_samples, epoch_iterator, num_batches, device, now)
+            return accumulation.fetch(super().get_batch_samples, epoch_iterator, device, now)
 
         def set_initial_training_values(self, *args: Any, **kwargs: Any) -> Any:
             values = super().set_initial_training_values(*args, **kwargs)

@@ -30,6 +30,7 @@ from agenttune.trainer.checkpoints import SavedCheckpoint
 from agenttune.trainer.confirm import ReadBacks, check_after_step, check_before_update
 from agenttune.trainer.exchange import Alone, Exchange
 from agenttune.trainer.knobs import Knob, KnobRegistry, read_knobs
+from agenttune.trainer.meter import Metrics
 from agenttune.trainer.outcomes import AwaitRate, AwaitSave, Done, NotYet, Outcome, Waiting
 from agenttune.trainer.schedules import as_float
 from agenttune.trainer.steering import Steering
@@ -149,7 +150,8 @@ class Session:
     def before_update(self) -> None:
         """Just before the optimizer's update: which rate does it really use?"""
         adapter = self.steering.adapter
-        self.lr = as_float(adapter.optimizer().param_groups[0]["lr"])
+        lr = adapter.optimizer().param_groups[0]["lr"]
+        self.lr = lr if type(lr) is float else as_float(lr)
         bases = getattr(adapter.scheduler(), "base_lrs", None)
         self.base_lr = as_float(bases[0]) if bases else self.lr
         if self._rates:
@@ -160,17 +162,25 @@ class Session:
     def boundary(self, step: int) -> None:
         """Between two steps: confirm what was changed, then apply what was asked for; holds here while paused."""
         self.steering.step = step
+        if self._is_quiet():
+            return
         if self._rates and not self.steering.adapter.update_was_skipped():
             self._confirm_rates()
-        if self._read_backs:
+        if self._read_backs.checks:
             for record, result in self._read_backs.due(step):
                 self._record(result, command_id=record.command_id)
         if self._saves:  # the loop dropped the request, as save_strategy "best" does
             self.steering.adapter.request_save()
         self._serve("boundary")
 
-    def add_point(self, point: Point | Row) -> None:
-        """A row of metrics; written in the background."""
+    def _is_quiet(self) -> bool:
+        """Whether nothing is open and nobody has written to the log: the case of nearly every step, told cheaply."""
+        if self._rates or self._saves or self._queue or self._read_backs.checks or self.steering.paused:
+            return False
+        return type(self._exchange) is Alone and self._watch is not None and self._watch.is_unchanged()
+
+    def add_point(self, point: Metrics) -> None:
+        """A row of metrics, or what a step left behind; written in the background."""
         if self._writer is not None:
             self._writer.add_point(point)
 

@@ -6,13 +6,14 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from agenttune.errors import StoreFault, UserError
 from agenttune.events import LogGap, Point
 from agenttune.points import Row
 from agenttune.store import RunLog
+from agenttune.trainer.meter import Metrics, RowMaker
 
 logger = logging.getLogger("agenttune")
 
@@ -26,6 +27,7 @@ CLOSE_TIMEOUT_S = 15.0
 """Longer than the store waits for a lock, so that a busy log is not given up."""
 
 Job = Callable[[RunLog], object]
+MakeRows = Callable[[Sequence[Metrics]], list[Point | Row]]
 
 
 class BackgroundWriter:
@@ -33,6 +35,13 @@ class BackgroundWriter:
 
     When the log cannot be written (a full disk), everything is kept and tried again; the oldest metric rows go first
     if the buffer is full, and the log says how many. Acks and events are never dropped.
+
+    Args:
+        folder: The run's.
+        open_log: Opens its log, in the thread.
+        interval_s: Time between commits of metrics.
+        capacity_rows: Metric rows kept while the log cannot be written.
+        make_rows: Makes rows of metrics as they were handed over, in the thread.
     """
 
     def __init__(
@@ -41,12 +50,14 @@ class BackgroundWriter:
         open_log: Callable[[Path], RunLog] = RunLog.open,
         interval_s: float = INTERVAL_S,
         capacity_rows: int = CAPACITY_ROWS,
+        make_rows: MakeRows | None = None,
     ) -> None:
         self._folder = folder
         self._open_log = open_log
         self._interval_s = interval_s
         self._capacity_rows = capacity_rows
-        self._points: deque[Point | Row] = deque()
+        self._make_rows = make_rows or RowMaker()
+        self._points: deque[Metrics] = deque()
         self._batch: list[Point | Row] = []
         self._jobs: deque[Job] = deque()
         self._dropped_rows = 0
@@ -58,8 +69,8 @@ class BackgroundWriter:
         self._thread = threading.Thread(target=self._run, name="agenttune-writer", daemon=True)
         self._thread.start()
 
-    def add_point(self, point: Point | Row) -> None:
-        """Hand over one metric row; written within `interval_s`."""
+    def add_point(self, point: Metrics) -> None:
+        """Hand over the metrics of one step, or a row; written within `interval_s`."""
         if len(self._points) + len(self._batch) >= self._capacity_rows:
             self._drop_one()
         self._points.append(point)
@@ -129,19 +140,22 @@ class BackgroundWriter:
     def _drain(self) -> None:
         if self._log is None:
             self._log = self._open_log(self._folder)
-        while self._points or self._batch:
-            self._write_rows(self._log)
+        self._write_rows(self._log)
         while self._jobs:
+            self._write_rows(self._log)  # those handed over before this job
             self._write_job(self._log, self._jobs[0])
             self._jobs.popleft()
         if self._fault is not None:
             self._recover(self._log)
 
     def _write_rows(self, log: RunLog) -> None:
-        while self._points and len(self._batch) < BATCH_ROWS:
-            self._batch.append(self._points.popleft())
-        log.append_points(self._batch)
-        self._batch = []
+        while self._points or self._batch:
+            taken: list[Metrics] = []
+            while self._points and len(self._batch) + len(taken) < BATCH_ROWS:
+                taken.append(self._points.popleft())
+            self._batch += self._make_rows(taken)
+            log.append_points(self._batch)
+            self._batch = []
 
     def _write_job(self, log: RunLog, job: Job) -> None:
         try:

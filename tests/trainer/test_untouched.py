@@ -54,7 +54,7 @@ def test_a_row_holds_what_the_step_really_used(bench: Bench) -> None:
     norms = [row["grad_norm"] for row in result.trainer.state.log_history if "grad_norm" in row]
     assert [point.values["step_grad_norm"] for point in points] == pytest.approx(norms)
     assert all(point.values["step_time_s"] > 0 and point.values["samples_per_s"] > 0 for point in points)
-    assert points[0].values["memory_bytes"] > 1e7
+    assert max(point.values.get("memory_bytes", 0.0) for point in points) > 1e7
     assert result.series("learning_rate", "log") == [used[0] for used in result.witness.used]
 
 
