@@ -168,6 +168,10 @@ class SaveCheckpoint(CommandBase):
     risk = Risk.DISRUPT
     kind: Literal["save_checkpoint"] = "save_checkpoint"
     tag: Name | None = Field(None, description="A label to find it by.")
+    keep_in: Literal["disk", "memory"] = Field(
+        "disk", description="`memory`: a snapshot for a quick return, gone when the process ends."
+    )
+    pin: Bool = Field(False, description="Never delete it to keep within the disk cap.")
 
 
 class LoadCheckpoint(CommandBase):
@@ -175,7 +179,9 @@ class LoadCheckpoint(CommandBase):
 
     risk = Risk.DANGER
     kind: Literal["load_checkpoint"] = "load_checkpoint"
-    checkpoint_id: Name
+    checkpoint_id: Text = Field(
+        min_length=1, max_length=200, description="Its id, or its tag (the newest of that tag)."
+    )
     branch_name: Name | None = Field(None, description="Name of the new branch. Default: one is given.")
 
 
@@ -244,6 +250,15 @@ class ModelLayerParameterUpdate(CommandBase):
     value: Scalar | list[Float]
 
 
+class ReadModel(CommandBase):
+    """Read the model's layers, with parameter counts and what is trainable; the ack carries the tree."""
+
+    risk = Risk.OBSERVE
+    kind: Literal["read_model"] = "read_model"
+    layer_name: Text = Field("", max_length=512, description="Only this layer and what is in it. Default: all.")
+    norms: Bool = Field(False, description="Also the norms of weights and of the last gradients, layer by layer.")
+
+
 class AddNote(CommandBase):
     """Write a remark into the run's log."""
 
@@ -268,6 +283,7 @@ Command = Annotated[
         UpdateDatasetRuntimeHyperparameters,
         ModelLayerOperation,
         ModelLayerParameterUpdate,
+        ReadModel,
         AddNote,
     ],
     Field(discriminator="kind"),

@@ -80,11 +80,25 @@ class Evaluated(Record):
 
 
 class CheckpointSaved(Record):
+    """A checkpoint is complete. Its step and branch are the event's."""
+
     kind: Literal["checkpoint_saved"] = "checkpoint_saved"
     checkpoint_id: str
-    path: str
+    path: str = Field(description="Its folder; empty for a snapshot in memory.")
     tag: str | None = None
     command_id: str | None = None
+    keep_in: Literal["disk", "memory"] = "disk"
+    size_bytes: int | None = None
+    metric: Metric | None = Field(None, description="The goal metric as last evaluated before it.")
+    pinned: bool = False
+
+
+class CheckpointDeleted(Record):
+    """A checkpoint is gone: by the disk cap's keep rule, or with the process that held it in memory."""
+
+    kind: Literal["checkpoint_deleted"] = "checkpoint_deleted"
+    checkpoint_id: str
+    reason: str
 
 
 class BranchStarted(Record):
@@ -93,6 +107,48 @@ class BranchStarted(Record):
     parent: str | None = None
     from_step: int = 0
     checkpoint_id: str | None = None
+
+
+class ParameterInfo(Record):
+    """A hyperparameter of a layer that `model_layer_parameter_update` can change."""
+
+    name: str
+    value: Any
+    type: str = Field(description="`float`, `int`, `bool`, `str` or `tensor`.")
+
+
+class ModuleInfo(Record):
+    """A layer and what is in it."""
+
+    name: str = Field(description="Dotted path from the model; empty for the model itself.")
+    type: str = Field(description="Class name.")
+    parameters: int = Field(description="Parameters in it and below, each counted once.")
+    trainable: int = Field(description="Those of them that are trained.")
+    operations: list[str] = Field(default_factory=list, description="What `model_layer_operation` can run on it.")
+    hyperparameters: list[ParameterInfo] = Field(default_factory=list)
+    weight_norm: Metric | None = None
+    grad_norm: Metric | None = None
+    children: list[ModuleInfo] = Field(default_factory=list)
+
+
+class ModelRead(Record):
+    """The model's layers, as read at the start and after each change of a layer."""
+
+    kind: Literal["model_read"] = "model_read"
+    model: ModuleInfo
+
+
+class DatasetRead(Record):
+    """The training dataset and its parameters, as read at the start and after each change."""
+
+    kind: Literal["dataset_read"] = "dataset_read"
+    type: str = Field(description="Class name.")
+    size: int | None = Field(None, description="Samples, where it has a length.")
+    interactive: bool = Field(description="Whether it was made by `make_interactive_dataset` or is a mixture.")
+    initialization: dict[str, Any] = Field(default_factory=dict, description="What `update_dataset` can change.")
+    runtime: dict[str, Any] = Field(
+        default_factory=dict, description="What `update_dataset_runtime_hyperparameters` can change."
+    )
 
 
 class KnobsRead(Record):
@@ -178,7 +234,10 @@ Body = Annotated[
         Logged,
         Evaluated,
         CheckpointSaved,
+        CheckpointDeleted,
         BranchStarted,
+        ModelRead,
+        DatasetRead,
         KnobsRead,
         Proposed,
         Judged,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from torch import nn
 from torch.optim import Optimizer
 
 from agenttune.events import KnobState
@@ -21,6 +22,33 @@ class Adapter(Protocol):
     """Kinds of the commands that this loop can apply."""
     refusal: str
     """What a command outside of `capabilities` is told."""
+
+    def model(self) -> nn.Module:
+        """The model in training, without wrappers."""
+        ...
+
+    def train_dataset(self) -> object | None:
+        """The training dataset; None where the loop does not know it."""
+        ...
+
+    def replace_dataset(self, dataset: object) -> str:
+        """Draw from another dataset from the next batch on; steps, optimizer and schedule stay.
+
+        Returns:
+            What else this means, for the ack's message.
+
+        Raises:
+            UserError: This loop cannot; nothing has changed.
+        """
+        ...
+
+    def redraw(self) -> str:
+        """Draw the next batch anew: what was fetched ahead was made before a dataset's parameter changed.
+
+        Returns:
+            For the ack's message; says so where batches made before the change will still be used.
+        """
+        ...
 
     def optimizer(self) -> Optimizer:
         """The optimizer, as the loop steps it."""
