@@ -132,6 +132,19 @@ class BudgetSettings(Settings):
     """Commands of agents that reach the trainer; null for no limit."""
 
 
+class CheckpointSettings(Settings):
+    """What is kept of the checkpoints that commands save; the trainer's own are its own affair."""
+
+    max_gib: float | None = Field(20.0, gt=0)
+    """Disk that they may take, in GiB; null for no limit."""
+    memory_gib: float = Field(4.0, gt=0)
+    """Memory that snapshots may take, in GiB."""
+    keep_last: int = Field(2, ge=1)
+    """How many of the newest are never deleted."""
+    keep_best: int = Field(1, ge=0)
+    """How many of the best by the goal metric are never deleted."""
+
+
 class ServerSettings(Settings):
     """The control server."""
 
@@ -165,6 +178,8 @@ class Config(Settings):
     """What no command may do."""
     budgets: BudgetSettings = BudgetSettings()
     """What the agent may use up."""
+    checkpoints: CheckpointSettings = CheckpointSettings()
+    """What is kept of the checkpoints that commands save."""
     server: ServerSettings = ServerSettings()
     """The control server."""
     store: StoreSettings = StoreSettings()

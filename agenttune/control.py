@@ -17,6 +17,7 @@ from typing import Protocol
 from agenttune.errors import RunEnded, StoreFault
 from agenttune.events import (
     BranchStarted,
+    CheckpointDeleted,
     CheckpointSaved,
     Curve,
     Decided,
@@ -45,6 +46,10 @@ FOLLOW_POLL_S = 0.02
 
 LOST_AFTER_S = 2.0
 """Whoever started a process may record how it ended for so long, before it is recorded as lost (guess)."""
+
+CHECKPOINT_KINDS = ("checkpoint_saved", "checkpoint_deleted")
+MOST_CHECKPOINTS = 20_000
+"""Events about checkpoints that are read of one run (guess: far more than a disk holds)."""
 
 AgentRecord = Found | Decided | PolicyAttached | PolicyDetached
 """What an agent may write into a log beside its proposals."""
@@ -219,7 +224,8 @@ class LocalControl:
         return self.log(run_id).commands(*states, limit=limit, newest=True)
 
     def record(self, run_id: str, body: AgentRecord, step: int | None = None) -> int:
-        return self.log(run_id).append(body, step=step)[0]
+        log = self.log(run_id)
+        return log.append(body, step=step, branch=log.info().branch)[0]
 
     def knobs(self, run_id: str) -> list[KnobState]:
         """Knobs as last read, the rates as of the newest step."""
@@ -258,15 +264,31 @@ class LocalControl:
             if not was_live:
                 self._indexed.add(run_id)
 
+    def newest(self, run_id: str, kind: str) -> Event | None:
+        """The last event of a kind, such as `model_read`."""
+        found = self.log(run_id).events(kinds=[kind], limit=1, newest=True)
+        return found[0] if found else None
+
     def checkpoints(self, run_id: str) -> list[Event]:
-        """`checkpoint_saved` events, oldest first."""
-        return self.log(run_id).events(kinds=[CheckpointSaved.model_fields["kind"].default], limit=10_000)
+        """`checkpoint_saved` events of the checkpoints that still exist, oldest first."""
+        return existing_checkpoints(self.log(run_id).events(kinds=CHECKPOINT_KINDS, limit=MOST_CHECKPOINTS))
 
     def branches(self, run_id: str) -> list[BranchStarted]:
         """Branches in order of their start; `main` is always the first."""
         events = self.log(run_id).events(kinds=[BranchStarted.model_fields["kind"].default], limit=10_000)
         started = [e.body for e in events if isinstance(e.body, BranchStarted)]
         return started if any(b.name == "main" for b in started) else [BranchStarted(name="main"), *started]
+
+
+def existing_checkpoints(events: Sequence[Event]) -> list[Event]:
+    """Of events of `CHECKPOINT_KINDS`, those that tell of a checkpoint which nobody has deleted since."""
+    left: dict[str, Event] = {}
+    for event in events:
+        if isinstance(event.body, CheckpointSaved):
+            left[event.body.checkpoint_id] = event
+        elif isinstance(event.body, CheckpointDeleted):
+            left.pop(event.body.checkpoint_id, None)
+    return list(left.values())
 
 
 def _taken_by_agents(log: RunLog) -> tuple[list[CommandRecord], int]:

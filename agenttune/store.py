@@ -24,6 +24,7 @@ from agenttune.events import (
     BODY,
     LIVE,
     Acked,
+    BranchStarted,
     Curve,
     Event,
     Judged,
@@ -192,6 +193,11 @@ class RunLog:
         row = self._db.execute("SELECT step FROM points ORDER BY point_id DESC LIMIT 1").fetchone()
         return int(row[0]) if row else 0
 
+    def _branch(self) -> str:
+        """The branch that the run is on."""
+        row = self._db.execute("SELECT json_extract(info, '$.branch') FROM run").fetchone()
+        return str(row[0])
+
     def _update_info(self, **fields: object) -> None:
         info = RunInfo.model_validate_json(self._db.execute("SELECT info FROM run").fetchone()[0])
         self._db.execute("UPDATE run SET info = ?", (info.model_copy(update=fields).model_dump_json(),))
@@ -206,7 +212,7 @@ class RunLog:
     ) -> list[int]:
         """Append events in one transaction and return their `seq`.
 
-        `RunStarted`, `KnobsRead` and `StatusChanged` also update the identity card. A final status is never
+        `RunStarted`, `KnobsRead`, `BranchStarted` and `StatusChanged` also update the identity card. A final status is never
         followed by another one: a later one is not written. Queued commands of a run that ends expire in the same
         transaction.
         """
@@ -218,6 +224,8 @@ class RunLog:
             return self._append_status(body, step, branch)
         if isinstance(body, KnobsRead):
             self._update_info(knobs=body.knobs)
+        elif isinstance(body, BranchStarted):
+            self._update_info(branch=body.name)
         elif isinstance(body, RunStarted):
             self._update_info(
                 capabilities=body.capabilities,
@@ -296,9 +304,9 @@ class RunLog:
                         field="command_id",
                     )
                 return known
-            step = self._last_step()
-            seq = self._insert_event(Proposed(proposal=proposal), step, "main", proposal.command_id)
-            self._insert_event(Judged(verdict=verdict), step, "main", proposal.command_id)
+            step, branch = self._last_step(), self._branch()
+            seq = self._insert_event(Proposed(proposal=proposal), step, branch, proposal.command_id)
+            self._insert_event(Judged(verdict=verdict), step, branch, proposal.command_id)
             record = CommandRecord(
                 proposal=proposal,
                 state=State.QUEUED if verdict.decision in ("approved", "edited") else State(verdict.decision),

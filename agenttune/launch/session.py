@@ -86,7 +86,7 @@ def create_run(plan: Plan) -> Run:
         created_at_s=time.time(),
         goal_metric=config.goal.metric,
         goal_direction=config.goal.direction,
-        rules={"gate": config.gate.model_dump(mode="json"), "budgets": config.budgets.model_dump(mode="json")},
+        rules={name: getattr(config, name).model_dump(mode="json") for name in ("gate", "budgets", "checkpoints")},
     )
     log = RunLog.create(folder, info)
     (folder / CONFIG_COPY).write_bytes(plan.path.read_bytes())

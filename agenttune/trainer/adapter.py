@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 from torch import nn
 from torch.optim import Optimizer
 
 from agenttune.events import KnobState
+from agenttune.trainer.state import TrainingState
 
 SettingValue = int | float
 """A setting of the loop: `max_grad_norm`, `gradient_accumulation_steps` or `max_steps`."""
@@ -84,6 +87,38 @@ class Adapter(Protocol):
 
     def change_setting(self, name: str, value: SettingValue) -> None:
         """Write one setting; checked and ready before."""
+        ...
+
+    def checkpoint_refusal(self) -> str:
+        """Why the state cannot be taken and put back from here; empty if it can."""
+        ...
+
+    def found_checkpoints(self) -> list[Path]:
+        """Folders that earlier runs of this loop left where it saves."""
+        ...
+
+    def is_settled(self) -> bool:
+        """Whether the loop is done with this step: no log, evaluation or save of it is still to come."""
+        ...
+
+    def capture(self) -> TrainingState:
+        """The state as it stands; its tensors are the live ones. Only where it is settled."""
+        ...
+
+    def write_model(self, folder: Path) -> None:
+        """Write the model's files into a folder, as the loop's users know them."""
+        ...
+
+    def check_state(self, state: TrainingState) -> None:
+        """Refuse a state that this run cannot continue from.
+
+        Raises:
+            UserError: It belongs to another run, or would not continue exactly.
+        """
+        ...
+
+    def jump(self, state: TrainingState, arrived: Callable[[], None]) -> None:
+        """Continue from a state, which was checked: put it back, now or between two steps, then call `arrived`."""
         ...
 
     def can_end_here(self) -> bool:

@@ -8,24 +8,31 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from agenttune.commands import AddNote, CommandBase, SaveCheckpoint, SetKnob, StopTraining, UpdateTraining
+from agenttune.commands import (
+    AddNote,
+    CommandBase,
+    LoadCheckpoint,
+    SaveCheckpoint,
+    SetKnob,
+    StopTraining,
+    UpdateTraining,
+)
 from agenttune.errors import NotSupported, UserError
 from agenttune.events import NoteAdded, StatusChanged
 from agenttune.proposals import Change, CommandRecord
 from agenttune.trainer.adapter import Adapter
+from agenttune.trainer.layers import operate_on_layer, read_layers, update_layer_parameter
 from agenttune.trainer.optimizers import same
-from agenttune.trainer.outcomes import AwaitSave, Done, Expectation, NotYet, Outcome
+from agenttune.trainer.outcomes import AwaitCapture, AwaitJump, AwaitSave, Done, Expectation, NotYet, Outcome
 from agenttune.trainer.rates import update_optimizer
 from agenttune.trainer.replan import update_schedule
+from agenttune.trainer.state import check_model
 from agenttune.trainer.steering import Steering
 
 NOT_YET = frozenset(
     {
-        "load_checkpoint",
         "update_dataset",
         "update_dataset_runtime_hyperparameters",
-        "model_layer_operation",
-        "model_layer_parameter_update",
     }
 )
 """Commands that are defined, and that no trainer applies yet."""
@@ -95,10 +102,29 @@ def set_knob(steering: Steering, record: CommandRecord, command: SetKnob) -> Out
 
 
 def save_checkpoint(steering: Steering, record: CommandRecord, command: SaveCheckpoint) -> Outcome:
-    if not steering.adapter.can_end_here():
+    adapter = steering.adapter
+    refusal = adapter.checkpoint_refusal()
+    if not refusal:
+        return AwaitCapture(command.keep_in, command.tag, command.pin)
+    if command.keep_in == "memory":
+        raise NotSupported(f"a snapshot in memory: {refusal}")
+    if not adapter.can_end_here():
         return NotYet()
-    steering.adapter.request_save()
+    adapter.request_save()
     return AwaitSave(tag=command.tag)
+
+
+def load_checkpoint(steering: Steering, record: CommandRecord, command: LoadCheckpoint) -> Outcome:
+    adapter, checkpoints = steering.adapter, steering.checkpoints
+    refusal = adapter.checkpoint_refusal()
+    if refusal:
+        raise NotSupported(f"load_checkpoint: {refusal}")
+    branch = checkpoints.branch_name(command.branch_name)
+    checkpoint = checkpoints.find(command.checkpoint_id)
+    model = adapter.model()
+    state = checkpoints.read(checkpoint, lambda shapes: check_model(model, shapes))
+    adapter.check_state(state)
+    return AwaitJump(checkpoint, branch, state)
 
 
 def do_evaluate(steering: Steering, record: CommandRecord, command: CommandBase) -> Outcome:
@@ -130,11 +156,14 @@ def stop_training(steering: Steering, record: CommandRecord, command: StopTraini
         return NotYet()
     steering.paused = False
     steering.stop_reason = f"stopped by {record.proposal.author.name}"
+    ending = "training ends after this step"
+    if command.save and not adapter.checkpoint_refusal():
+        return AwaitCapture(message=ending, then=adapter.request_stop)
     adapter.request_stop()
     if not command.save:
-        return Done("training ends after this step")
+        return Done(ending)
     adapter.request_save()
-    return AwaitSave("training ends after this step")
+    return AwaitSave(ending)
 
 
 def add_note(steering: Steering, record: CommandRecord, command: AddNote) -> Outcome:
@@ -147,10 +176,14 @@ HANDLERS: dict[str, Handler] = {
     "update_training": update_training,
     "set_knob": set_knob,
     "save_checkpoint": save_checkpoint,
+    "load_checkpoint": load_checkpoint,
     "do_evaluate": do_evaluate,
     "pause_training": pause_training,
     "resume_training": resume_training,
     "stop_training": stop_training,
+    "model_layer_operation": operate_on_layer,
+    "model_layer_parameter_update": update_layer_parameter,
+    "read_model": read_layers,
     "add_note": add_note,
 }
 """How each command is applied."""

@@ -1,42 +1,303 @@
-"""Checkpoints on disk, as the training loop wrote them."""
+"""The checkpoints and branches of one run, as its training process knows them."""
 
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
-STATE_NAME = "trainer_state.json"
-"""Written last by transformers, so that a folder that has it is complete."""
+from agenttune.config import CheckpointSettings
+from agenttune.errors import UserError
+from agenttune.events import BranchStarted, CheckpointDeleted, CheckpointSaved
+from agenttune.trainer.checkpoint_files import (
+    LOOP_STATE,
+    is_complete,
+    read_manifest,
+    read_shapes,
+    read_state,
+    remove_leftovers,
+    write_state,
+)
+from agenttune.trainer.state import TrainingState
+
+FOLDER = "checkpoints"
+"""Beside the run's log."""
+MAIN = "main"
+GIB = 2**30
+SHOWN = 20
+BRANCH_CHARACTERS = 40
+"""Of a branch's name in the ids of its checkpoints."""
 
 
 @dataclass
 class SavedCheckpoint:
-    """A checkpoint that was seen on disk.
+    """A checkpoint that is complete.
 
     Attributes:
+        path: Its folder; None for a snapshot in memory.
+        is_own: Written by a command, so that the keep rule may delete it.
         is_current: No value was changed since it was saved.
+        state: What a snapshot holds.
     """
 
-    path: str
+    path: str | None
     step: int
-    branch: str = "main"
+    branch: str = MAIN
+    checkpoint_id: str = ""
+    tag: str | None = None
+    size_bytes: int | None = None
+    metric: float | None = None
+    pinned: bool = False
+    is_own: bool = False
     is_current: bool = True
+    state: TrainingState | None = None
 
-    def new_id(self) -> str:
-        """A name for it that is unique in the run and safe as a file name."""
-        return f"{self.branch}-{self.step}-{secrets.token_hex(3)}"
+    def __post_init__(self) -> None:
+        if not self.checkpoint_id:
+            self.checkpoint_id = f"{self.branch[:BRANCH_CHARACTERS]}-{self.step}-{secrets.token_hex(3)}"
+
+    def saved_event(self, command_id: str | None = None) -> CheckpointSaved:
+        return CheckpointSaved(
+            checkpoint_id=self.checkpoint_id,
+            path=self.path or "",
+            tag=self.tag,
+            command_id=command_id,
+            keep_in="memory" if self.state is not None else "disk",
+            size_bytes=self.size_bytes,
+            metric=self.metric,
+            pinned=self.pinned,
+        )
 
 
-def find_checkpoint(output_dir: Path, step: int) -> SavedCheckpoint | str:
+@dataclass
+class Branch:
+    """A line of steps: `parent` up to `from_step`, then its own."""
+
+    name: str
+    parent: str | None = None
+    from_step: int = 0
+    checkpoint_id: str | None = None
+
+
+@dataclass
+class Checkpoints:
+    """What was saved, where, and which branches stand on it.
+
+    Args:
+        root: Folder for those on disk; made when it is needed. None where none can be written.
+        settings: Caps and what is kept.
+        prefers_low: Whether less of the goal metric is better.
+    """
+
+    root: Path | None = None
+    settings: CheckpointSettings = field(default_factory=CheckpointSettings)
+    prefers_low: bool = True
+    known: dict[str, SavedCheckpoint] = field(default_factory=dict)
+    branches: dict[str, Branch] = field(default_factory=lambda: {MAIN: Branch(MAIN)})
+    branch: str = MAIN
+    metric: float | None = None
+
+    # -- finding ----------------------------------------------------------------------------------------------
+
+    def add(self, checkpoint: SavedCheckpoint) -> None:
+        """Take note of a checkpoint that is complete."""
+        self.known[checkpoint.checkpoint_id] = checkpoint
+
+    def add_found(self, folders: Iterable[Path]) -> list[SavedCheckpoint]:
+        """Take note of what a plain Trainer left on disk: `checkpoint-20` and the like, in order of steps."""
+        found = []
+        for folder in folders:
+            step = folder.name.rpartition("-")[2]
+            if step.isdigit() and is_complete(folder):
+                found.append(SavedCheckpoint(str(folder.absolute()), int(step), checkpoint_id=folder.name))
+        found.sort(key=lambda checkpoint: checkpoint.step)
+        for checkpoint in found:
+            self.add(checkpoint)
+        return found
+
+    def find(self, name: str) -> SavedCheckpoint:
+        """The checkpoint of an id, or the newest of a tag.
+
+        Raises:
+            UserError: There is none; lists the newest ones.
+        """
+        if name in self.known:
+            return self.known[name]
+        tagged = [checkpoint for checkpoint in self.known.values() if checkpoint.tag == name]
+        if tagged:
+            return tagged[-1]
+        ids = list(self.known)[-SHOWN:][::-1]
+        raise UserError(
+            f"no checkpoint {name!r} in this run; newest: {', '.join(ids) or 'none, save one with save_checkpoint'}",
+            field="checkpoint_id",
+            allowed=ids,
+        )
+
+    def read(self, checkpoint: SavedCheckpoint, check: Callable[[dict[str, tuple[int, ...]]], None]) -> TrainingState:
+        """A checkpoint's state, checked first without reading the weights.
+
+        Args:
+            checkpoint: One of `known`.
+            check: Refuses, with a UserError, the shapes of another model's weights.
+
+        Raises:
+            UserError: It is gone, damaged, or of another model.
+        """
+        if checkpoint.state is not None:
+            return checkpoint.state
+        folder = Path(checkpoint.path or "")
+        if not folder.is_dir():
+            raise UserError(
+                f"checkpoint {checkpoint.checkpoint_id} is gone: {folder} was deleted",
+                field="checkpoint_id",
+                allowed=[c.checkpoint_id for c in self.known.values() if c is not checkpoint][-SHOWN:],
+            )
+        if not is_complete(folder):
+            raise UserError(f"{folder} is no complete checkpoint: it has no {LOOP_STATE}", field="checkpoint_id")
+        read_manifest(folder)
+        check(read_shapes(folder))
+        return read_state(folder)
+
+    # -- branches ---------------------------------------------------------------------------------------------
+
+    def branch_name(self, asked: str | None) -> str:
+        """The name for a new branch.
+
+        Raises:
+            UserError: There is a branch of that name.
+        """
+        if asked is None:
+            number = len(self.branches)
+            while f"branch-{number}" in self.branches:
+                number += 1
+            return f"branch-{number}"
+        if asked in self.branches:
+            raise UserError(
+                f"there is a branch {asked!r} already; choose another name than {', '.join(self.branches)}",
+                field="branch_name",
+            )
+        return asked
+
+    def start_branch(self, name: str, checkpoint: SavedCheckpoint) -> BranchStarted:
+        """Go on as a new branch that stands on a checkpoint."""
+        self.branches[name] = Branch(name, checkpoint.branch, checkpoint.step, checkpoint.checkpoint_id)
+        self.branch = name
+        return BranchStarted(
+            name=name, parent=checkpoint.branch, from_step=checkpoint.step, checkpoint_id=checkpoint.checkpoint_id
+        )
+
+    # -- saving -----------------------------------------------------------------------------------------------
+
+    def save(
+        self,
+        state: TrainingState,
+        write_model: Callable[[Path], None],
+        keep_in: str,
+        tag: str | None,
+        pinned: bool,
+    ) -> tuple[SavedCheckpoint, list[tuple[SavedCheckpoint, CheckpointDeleted]]]:
+        """Keep a state, which may refer to live tensors; then make room if the cap is passed.
+
+        Returns:
+            The checkpoint, and those deleted to stay within the cap.
+
+        Raises:
+            UserError: A snapshot would not fit into the memory allowed.
+            SystemFault: The disk did not take it.
+        """
+        checkpoint = SavedCheckpoint(
+            None, state.step, self.branch, tag=tag, metric=self.metric, pinned=pinned, is_own=True
+        )
+        if keep_in == "memory":
+            if state.tensor_bytes > self.settings.memory_gib * GIB:
+                raise UserError(
+                    f"a snapshot takes {state.tensor_bytes / GIB:.1f} GiB, checkpoints.memory_gib allows "
+                    f"{self.settings.memory_gib:g}; raise it, or keep it on disk",
+                    field="keep_in",
+                    allowed=["disk"],
+                )
+            deleted = self._make_room(state.tensor_bytes, in_memory=True)
+            checkpoint.state = state.copied(deleted[0][0].state if deleted else None)
+            checkpoint.size_bytes = state.tensor_bytes
+        else:
+            if self.root is None:
+                raise UserError("this run has no folder for checkpoints", field="keep_in", allowed=["memory"])
+            self.root.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(self.root)
+            folder = self.root / checkpoint.checkpoint_id
+            checkpoint.size_bytes = write_state(folder, state, self.branch, write_model)
+            checkpoint.path = str(folder.absolute())
+            deleted = self._make_room(checkpoint.size_bytes, in_memory=False)
+        self.add(checkpoint)
+        return checkpoint, deleted
+
+    def _make_room(self, needed: int, in_memory: bool) -> list[tuple[SavedCheckpoint, CheckpointDeleted]]:
+        """Delete the oldest that nothing protects, until a new one of `needed` bytes is within the cap."""
+        cap_gib = self.settings.memory_gib if in_memory else self.settings.max_gib
+        if cap_gib is None:
+            return []
+        kind = [c for c in self.known.values() if c.is_own and (c.state is not None) == in_memory]
+        total = needed + sum(c.size_bytes or 0 for c in kind)
+        protected = self._protected(kind)
+        deleted = []
+        for checkpoint in kind:
+            if total <= cap_gib * GIB:
+                break
+            if checkpoint.checkpoint_id not in protected:
+                total -= checkpoint.size_bytes or 0
+                deleted.append((checkpoint, self._delete(checkpoint, cap_gib)))
+        return deleted
+
+    def _protected(self, kind: list[SavedCheckpoint]) -> set[str]:
+        """What the keep rule never deletes: pinned, what a branch stands on, the newest, the best."""
+        ids = {c.checkpoint_id for c in kind if c.pinned}
+        ids |= {b.checkpoint_id for b in self.branches.values() if b.checkpoint_id is not None}
+        if self.settings.keep_last > 1:  # the one that is being saved is the newest
+            ids |= {c.checkpoint_id for c in kind[-(self.settings.keep_last - 1) :]}
+        measured = [c for c in kind if c.metric is not None and c.metric == c.metric]
+        measured.sort(key=lambda c: c.metric or 0.0, reverse=not self.prefers_low)
+        return ids | {c.checkpoint_id for c in measured[: self.settings.keep_best]}
+
+    def _delete(self, checkpoint: SavedCheckpoint, cap_gib: float) -> CheckpointDeleted:
+        del self.known[checkpoint.checkpoint_id]
+        if checkpoint.path is not None:
+            shutil.rmtree(checkpoint.path, ignore_errors=True)
+        where = "memory" if checkpoint.path is None else "disk"
+        return CheckpointDeleted(
+            checkpoint_id=checkpoint.checkpoint_id, reason=f"to stay within {cap_gib:g} GiB of {where}"
+        )
+
+    def drop_vanished(self, but_for: str | None = None) -> list[CheckpointDeleted]:
+        """Forget checkpoints that somebody else deleted, as the Trainer does with its own old ones.
+
+        Args:
+            but_for: A folder that has just been written; what lay there before is gone.
+        """
+        gone = [
+            c for c in self.known.values() if c.path is not None and (c.path == but_for or not Path(c.path).is_dir())
+        ]
+        for checkpoint in gone:
+            del self.known[checkpoint.checkpoint_id]
+        return [
+            CheckpointDeleted(
+                checkpoint_id=c.checkpoint_id,
+                reason=f"{c.path} was {'written over' if c.path == but_for else 'deleted'}",
+            )
+            for c in gone
+        ]
+
+
+def find_checkpoint(output_dir: Path, step: int, branch: str = MAIN) -> SavedCheckpoint | str:
     """The complete checkpoint of a step under `output_dir` (one level deeper for a hyperparameter search).
 
     Returns:
         The checkpoint, or why there is none.
     """
     name = f"checkpoint-{step}"
-    complete = [*output_dir.glob(f"{name}/{STATE_NAME}"), *output_dir.glob(f"*/{name}/{STATE_NAME}")]
+    complete = [*output_dir.glob(f"{name}/{LOOP_STATE}"), *output_dir.glob(f"*/{name}/{LOOP_STATE}")]
     if not complete:
-        return f"the trainer reported a save, but {output_dir / name} holds no {STATE_NAME}"
+        return f"the trainer reported a save, but {output_dir / name} holds no {LOOP_STATE}"
     newest = max(complete, key=lambda path: path.stat().st_mtime)
-    return SavedCheckpoint(str(newest.parent.absolute()), step)
+    return SavedCheckpoint(str(newest.parent.absolute()), step, branch)

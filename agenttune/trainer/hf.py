@@ -44,6 +44,7 @@ class InteractiveCallback(TrainerCallback):  # type: ignore[misc]
     def __init__(self, options: Options | None = None, adapter: HfAdapter | None = None) -> None:
         self.options = options or Options()
         self.adapter = adapter or HfAdapter()
+        self.adapter.after_arrival = self._arrived
         self.registry = KnobRegistry()
         self.session: Session | None = None
         self.meter: StepMeter | None = None
@@ -154,10 +155,14 @@ class InteractiveCallback(TrainerCallback):  # type: ignore[misc]
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         first = int(state.global_step) == self.adapter.first_step
         self.adapter.accumulation.start_epoch(args.gradient_accumulation_steps, first)
+        self.adapter.feed.start_epoch()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.adapter.plan.end_epoch():
+        if self.adapter.feed.is_seeking:  # the epoch does not end, it is left
+            control.should_evaluate = control.should_save = False
+        elif self.adapter.plan.end_epoch():
             control.should_training_stop = True
+        self._aim_save()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.session is not None:
@@ -179,12 +184,43 @@ class InteractiveCallback(TrainerCallback):  # type: ignore[misc]
             _report_own_failure()
         if meter is not None:
             meter.skip()
+        if control.should_save:
+            self._aim_save()
+
+    def _aim_save(self) -> None:
+        if self.session is not None:
+            self.adapter.aim_save(self.session.branch)
+
+    def between(self) -> bool:
+        """Between two steps, with work that had to wait for it.
+
+        Returns:
+            Whether the loop shall draw nothing more for now: training ends, or goes on elsewhere.
+        """
+        if self.session is None:
+            return False
+        self.adapter.settled = True
+        try:
+            self.session.between()
+        except Exception:
+            _report_own_failure()
+        finally:
+            self.adapter.settled = False
+        self._skip()
+        control = self.adapter.trainer.control
+        return bool(control.should_training_stop or control.should_epoch_stop)
+
+    def _arrived(self) -> None:
+        """Training stands elsewhere; what is measured from here on belongs to the new branch."""
+        if self.meter is not None and self.session is not None:
+            self.meter.branch = self.session.branch
+            self.meter.skip()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if self.session is None or logs is None or _is_evaluation(logs):
             return
         with self._never_fatal():
-            self.session.logged(_row(state.global_step, _numbers(logs), "log"))
+            self.session.logged(self._row(state.global_step, _numbers(logs), "log"))
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: dict[str, Any] | None = None, **kwargs: Any
@@ -192,7 +228,7 @@ class InteractiveCallback(TrainerCallback):  # type: ignore[misc]
         if self.session is None or metrics is None:
             return
         with self._never_fatal():
-            self.session.evaluated(_row(state.global_step, _numbers(metrics), "eval"))
+            self.session.evaluated(self._row(state.global_step, _numbers(metrics), "eval"))
         self._skip()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -200,7 +236,8 @@ class InteractiveCallback(TrainerCallback):  # type: ignore[misc]
             return
         self.adapter.follow(control, kwargs)
         with self._never_fatal():
-            self.session.checkpoint_saved(find_checkpoint(Path(args.output_dir), state.global_step))
+            folder, branch = self.adapter.saved_in(), self.session.branch
+            self.session.checkpoint_saved(find_checkpoint(folder, state.global_step, branch))
         self._skip()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -208,6 +245,10 @@ class InteractiveCallback(TrainerCallback):  # type: ignore[misc]
             self.close_normally()
 
     # -- inside -----------------------------------------------------------------------------------------------
+
+    def _row(self, step: int, values: dict[str, float], source: str) -> Row:
+        branch = self.session.branch if self.session is not None else "main"
+        return Row(step, time.time(), values, source, branch)
 
     def _skip(self) -> None:
         if self.meter is not None:
@@ -238,10 +279,6 @@ class InteractiveCallback(TrainerCallback):  # type: ignore[misc]
 
 def _report_own_failure() -> None:
     logger.exception("agenttune failed at this step; training goes on")
-
-
-def _row(step: int, values: dict[str, float], source: str) -> Row:
-    return Row(step, time.time(), values, source)
 
 
 def _numbers(row: dict[str, Any]) -> dict[str, float]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import transformers
+from torch import nn
 from torch.optim import Optimizer
 
 from agenttune.commands import COMMAND_KINDS
@@ -13,11 +16,17 @@ from agenttune.errors import NotSupported, UserError
 from agenttune.events import KnobState
 from agenttune.trainer.adapter import SettingValue
 from agenttune.trainer.apply import NOT_YET
+from agenttune.trainer.checkpoints import MAIN
 from agenttune.trainer.epochs import Accumulation, EpochPlan
+from agenttune.trainer.hf_state import EpochMender, HfState
+from agenttune.trainer.seekable import Feed, Seek
+from agenttune.trainer.state import TrainingState
 from agenttune.trainer.undisturbed import undisturbed
 
 ALL = tuple(kind for kind in COMMAND_KINDS if kind not in NOT_YET)
-WITHOUT_TRAINER = tuple(kind for kind in ALL if kind != "do_evaluate")
+NEED_TRAINER = ("do_evaluate", "load_checkpoint", "update_dataset")
+WITHOUT_TRAINER = tuple(kind for kind in ALL if kind not in NEED_TRAINER)
+AHEAD = "batches that were fetched ahead are still used"
 REFUSAL = (
     "the callback alone has no access to the trainer; build the trainer with "
     "agenttune.make_interactive(Trainer) for this"
@@ -37,6 +46,11 @@ class HfAdapter:
         self.trainer = trainer
         self.plan = EpochPlan()
         self.accumulation = Accumulation()
+        self.feed = Feed()
+        self.state = HfState(trainer, self.feed) if trainer is not None else None
+        self.settled = False
+        self.after_arrival: Callable[[], None] = lambda: None
+        self._output_dir: str | None = None
         self.capabilities = WITHOUT_TRAINER if trainer is None else ALL
         name = "Trainer" if trainer is None else type(trainer).__mro__[1].__name__
         self.framework = f"transformers {transformers.__version__} {name}"
@@ -46,6 +60,7 @@ class HfAdapter:
         self._optimizer: Any
         self._scheduler: Any
         self._data: Any
+        self._model: Any = None
         self._args = self._state = self._control = self._optimizer = self._scheduler = self._data = None
         self._planned_steps = 0
         self.first_step = 0
@@ -59,11 +74,26 @@ class HfAdapter:
         self._args, self._state, self._control = args, state, control
         self._optimizer, self._scheduler = kwargs["optimizer"], kwargs["lr_scheduler"]
         self._data = kwargs.get("train_dataloader")
+        self._model = kwargs["model"]
         self._planned_steps = state.max_steps
+        self._begin_data(int(state.global_step))
+
+    def _begin_data(self, step: int) -> None:
+        """Tell the feed where a resumed run begins, as the loop works it out."""
+        updates = max(1, self.plan.updates)
+        done = 0 if self._args.ignore_data_skip else (step % updates) * self.accumulation_steps
+        self.feed.begin(step // updates, done)
+        self.feed.is_over = lambda: bool(self._control.should_training_stop)
+        if self.state is not None:
+            self.state.batches = self.plan.batches
 
     def follow(self, control: Any, kwargs: dict[str, Any]) -> None:
         """Take the objects of this step; a callback or a loaded checkpoint may have replaced them."""
         self._control, self._optimizer, self._scheduler = control, kwargs["optimizer"], kwargs["lr_scheduler"]
+
+    def model(self) -> nn.Module:
+        model: nn.Module = self._model if self.state is None else self.state.model()
+        return model
 
     def optimizer(self) -> Optimizer:
         optimizer: Optimizer = self._optimizer
@@ -168,6 +198,121 @@ class HfAdapter:
         updates = math.ceil(self.plan.batches / self._args.gradient_accumulation_steps)
         left = (self._state.max_steps - self._state.global_step) / updates
         self._state.num_train_epochs = math.ceil(round((self._state.epoch or 0.0) + left, 6))
+
+    # -- data -------------------------------------------------------------------------------------------------
+
+    def train_dataset(self) -> object | None:
+        dataset: object | None = getattr(
+            self.trainer or self._data, "train_dataset" if self.trainer else "dataset", None
+        )
+        return dataset
+
+    def replace_dataset(self, dataset: object) -> str:
+        if self.trainer is None:
+            raise NotSupported(f"replacing the dataset: {self.refusal}")
+        if self.feed.refusal():
+            raise NotSupported(f"replacing the dataset: {self.feed.refusal()}")
+        old = self.trainer.train_dataset
+        self.trainer.train_dataset = dataset
+        try:
+            loader = self.trainer.make_train_dataloader()
+        except Exception as error:
+            self.trainer.train_dataset = old
+            raise UserError(f"no data loader can be made of it, the old one stays: {error}") from error
+        self.feed.replace(loader)
+        self._leave_plan()
+        try:
+            self.plan.batches = len(loader)
+        except TypeError:
+            return "the new data has no length"
+        if self.state is not None:
+            self.state.batches = self.plan.batches
+        return f"an epoch now has {self.plan.batches} batches; the run still ends at step {self._state.max_steps}"
+
+    def _leave_plan(self) -> None:
+        """The loop's own epochs no longer are the data's."""
+        self.plan.is_extended = self.plan.is_extended or self.plan.epochs is not None
+        self._mend_epochs()
+        if not self.feed.is_open:
+            self._end_epoch()
+
+    def redraw(self) -> str:
+        if self.feed.refusal():
+            return AHEAD
+        if self.feed.is_open:
+            self.feed.redraw()
+        else:
+            self.feed.seek(Seek(self.feed.epoch, self.feed.batch, {}, lambda: None))
+            self._mend_epochs()
+            self._end_epoch()
+        return ""
+
+    def _end_epoch(self) -> None:
+        """Have the loop open its data anew; what it has not logged is logged now, so that nothing is mixed."""
+        self._control.should_epoch_stop = self._control.should_log = True
+
+    def _mend_epochs(self) -> None:
+        """From now on the epoch that callbacks see is the data's."""
+        callbacks = self.trainer.callback_handler.callbacks
+        if self.state is not None and not any(isinstance(callback, EpochMender) for callback in callbacks):
+            self.trainer.callback_handler.callbacks = [EpochMender(self.feed, self.state), *callbacks]
+
+    # -- checkpoints ------------------------------------------------------------------------------------------
+
+    def checkpoint_refusal(self) -> str:
+        if self.state is None:
+            return self.refusal
+        return self.state.refusal() or self.feed.refusal()
+
+    def found_checkpoints(self) -> list[Path]:
+        return list(Path(self._args.output_dir).glob("checkpoint-*"))
+
+    def is_settled(self) -> bool:
+        return self.settled or bool(self._control.should_training_stop)
+
+    def _own_state(self) -> HfState:
+        if self.state is None:
+            raise NotSupported(self.refusal)
+        return self.state
+
+    def capture(self) -> TrainingState:
+        return self._own_state().capture()
+
+    def write_model(self, folder: Path) -> None:
+        self._own_state().write_model(folder)
+
+    def check_state(self, state: TrainingState) -> None:
+        self._own_state().check(state)
+
+    def jump(self, state: TrainingState, arrived: Callable[[], None]) -> None:
+        def arrive() -> None:
+            self.plan.done = self.feed.epoch
+            self.first_step = -1  # flags are heeded from here on
+            self._mend_epochs()
+            self._state.epoch = self.feed.epoch + self.feed.batch / max(1, self.plan.batches)
+            self.settled = True
+            try:
+                arrived()
+            finally:
+                self.settled = False
+                self.after_arrival()
+
+        self._own_state().request(state, arrive)
+        if self.feed.must_end_epoch:
+            self._end_epoch()
+
+    def aim_save(self, branch: str) -> None:
+        """Have the loop's own save of this step go to a folder of its branch, not over another branch's."""
+        if branch != MAIN and self._control.should_save and self._output_dir is None:
+            self._output_dir = self._args.output_dir
+            self._args.output_dir = str(Path(self._output_dir) / "branches" / branch)
+
+    def saved_in(self) -> Path:
+        """The folder of the save that has just been made; the loop's own folder is set again."""
+        folder = Path(self._args.output_dir)
+        if self._output_dir is not None:
+            self._args.output_dir, self._output_dir = self._output_dir, None
+        return folder
 
     # -- actions ----------------------------------------------------------------------------------------------
 

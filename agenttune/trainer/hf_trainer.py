@@ -73,11 +73,27 @@ def make_interactive(trainer_class: type[Any]) -> type[Any]:
             return loss
 
         def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Any:
-            accumulation = self.interactive.adapter.accumulation
-            if not accumulation.is_changed:
-                return super().get_batch_samples(epoch_iterator, num_batches, device)
-            now = self.args.gradient_accumulation_steps
-            return accumulation.fetch(super().get_batch_samples, epoch_iterator, device, now)
+            interactive = self.interactive
+            if interactive.session is not None and interactive.session.waits_between and interactive.between():
+                return [], None
+            adapter = interactive.adapter
+            if adapter.accumulation.is_changed:
+                now = self.args.gradient_accumulation_steps
+                fetched = adapter.accumulation.fetch(super().get_batch_samples, epoch_iterator, device, now)
+            else:
+                fetched = super().get_batch_samples(epoch_iterator, num_batches, device)
+            if not adapter.feed.is_open:
+                adapter.feed.count(len(fetched[0]))
+            return fetched
+
+        def get_train_dataloader(self) -> Any:
+            loader = self.make_train_dataloader()
+            self.interactive.adapter.feed.attach(loader)
+            return loader
+
+        def make_train_dataloader(self) -> Any:
+            """A loader of the training dataset as it is now, that nobody follows."""
+            return super().get_train_dataloader()
 
         def set_initial_training_values(self, *args: Any, **kwargs: Any) -> Any:
             values = super().set_initial_training_values(*args, **kwargs)

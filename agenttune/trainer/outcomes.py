@@ -8,6 +8,8 @@ from typing import Any
 
 from agenttune.events import KnobsRead
 from agenttune.proposals import Change, CommandRecord, Record
+from agenttune.trainer.checkpoints import SavedCheckpoint
+from agenttune.trainer.state import TrainingState
 
 
 @dataclass
@@ -56,11 +58,32 @@ class AwaitSave:
     tag: str | None = None
 
 
+@dataclass
+class AwaitCapture:
+    """The state is to be kept once the loop is done with this step."""
+
+    keep_in: str = "disk"
+    tag: str | None = None
+    pinned: bool = False
+    message: str = ""
+    then: Callable[[], None] | None = None
+    """What comes after it, such as the end of training."""
+
+
+@dataclass
+class AwaitJump:
+    """The loop was asked to go back; the ack comes when it is there."""
+
+    checkpoint: SavedCheckpoint
+    branch: str
+    state: TrainingState
+
+
 class NotYet:
     """The command has to wait for a later boundary."""
 
 
-Outcome = Done | AwaitRate | AwaitSave | NotYet
+Outcome = Done | AwaitRate | AwaitSave | AwaitCapture | AwaitJump | NotYet
 
 
 @dataclass
@@ -69,7 +92,7 @@ class Waiting:
 
     record: CommandRecord
     step: int
-    outcome: AwaitRate | AwaitSave
+    outcome: AwaitRate | AwaitSave | AwaitCapture | AwaitJump
     knobs: KnobsRead | None = None
     """As read when the command was applied."""
     problem: str = ""

@@ -7,11 +7,13 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
-from agenttune.errors import StoreFault, UserError
+from agenttune.config import CheckpointSettings
+from agenttune.errors import AgenttuneError, StoreFault, UserError
 from agenttune.events import (
-    CheckpointSaved,
+    CheckpointDeleted,
     Evaluated,
     KnobsRead,
     KnobState,
@@ -26,13 +28,15 @@ from agenttune.proposals import Ack, CommandRecord, Record, State
 from agenttune.store import LOG_NAME, RunLog
 from agenttune.trainer.adapter import Adapter
 from agenttune.trainer.apply import apply_command
-from agenttune.trainer.checkpoints import SavedCheckpoint
+from agenttune.trainer.checkpoint_files import write_manifest
+from agenttune.trainer.checkpoints import FOLDER, Checkpoints, SavedCheckpoint
 from agenttune.trainer.confirm import ReadBacks, check_after_step, check_before_update
 from agenttune.trainer.exchange import Alone, Exchange
 from agenttune.trainer.knobs import Knob, KnobRegistry, read_knobs
 from agenttune.trainer.meter import Metrics
-from agenttune.trainer.outcomes import AwaitRate, AwaitSave, Done, NotYet, Outcome, Waiting
+from agenttune.trainer.outcomes import AwaitCapture, AwaitJump, AwaitRate, AwaitSave, Done, NotYet, Outcome, Waiting
 from agenttune.trainer.schedules import as_float
+from agenttune.trainer.steered import capture_steered, restore_steered
 from agenttune.trainer.steering import Steering
 from agenttune.trainer.writer import BackgroundWriter
 from agenttune.walwatch import WalWatch
@@ -44,7 +48,7 @@ POLL_S = 0.02
 REASON_CHARACTERS = 500
 """Longest reason kept of an error that ended a run."""
 
-Place = Literal["boundary", "saved"]
+Place = Literal["boundary", "saved", "between"]
 
 
 class Session:
@@ -74,6 +78,10 @@ class Session:
         self._exchange = exchange or Alone()
         self.registry = registry or KnobRegistry()
         self.steering = Steering(adapter, self.registry)
+        self._goal_metric = ""
+        if log is not None:
+            self._goal_metric = log.info().goal_metric
+            self.steering.checkpoints = _checkpoints_of(log)
         self.status: RunStatus = "starting"
         self.lr = self.base_lr = float("nan")
         self._taken: set[str] = set()
@@ -82,6 +90,8 @@ class Session:
         self._log_fault = False
         self._rates: list[Waiting] = []
         self._saves: list[Waiting] = []
+        self._captures: list[Waiting] = []
+        self._jump: Waiting | None = None
         self._read_backs = ReadBacks()
         self._evaluating: str | None = None
         self._place: Place = "boundary"
@@ -108,6 +118,8 @@ class Session:
         if self._max_steps is not None:
             self._update_info(max_steps=self._max_steps)
         self._record(started, StatusChanged(status="running"), self._knobs())
+        for found in self.steering.checkpoints.add_found(adapter.found_checkpoints()):
+            self._record(found.saved_event(), step=found.step)
         self._serve("boundary")
 
     def end(self, status: RunStatus, reason: str = "") -> None:
@@ -116,9 +128,7 @@ class Session:
             return
         self.status = status
         self._settle_rates(f"read back; the run is {status} before another step could confirm it")
-        for waiting in self._saves:
-            self._answer(waiting.record, "failed", message=f"the run is {status}, no checkpoint was saved")
-        self._saves = []
+        self._fail_open(status)
         self._record(StatusChanged(status=status, reason=reason[:REASON_CHARACTERS]))
         if self._writer is not None:
             self._writer.close()
@@ -126,6 +136,13 @@ class Session:
             self._watch.close()
         if self._log is not None:
             self._log.close()
+
+    def _fail_open(self, status: str) -> None:
+        for waiting in [*self._saves, *self._captures]:
+            self._answer(waiting.record, "failed", message=f"the run is {status}, no checkpoint was saved")
+        if self._jump is not None:
+            self._answer(self._jump.record, "failed", message=f"the run is {status} before it could go back")
+        self._saves, self._captures, self._jump = [], [], None
 
     @property
     def _ended(self) -> bool:
@@ -160,7 +177,7 @@ class Session:
                 check_before_update(waiting, schedule)
 
     def boundary(self, step: int) -> None:
-        """Between two steps: confirm what was changed, then apply what was asked for; holds here while paused."""
+        """At the end of a step: confirm what was changed, then apply what was asked for; holds here while paused."""
         self.steering.step = step
         if self._is_quiet():
             return
@@ -173,9 +190,18 @@ class Session:
             self.steering.adapter.request_save()
         self._serve("boundary")
 
+    @property
+    def waits_between(self) -> bool:
+        """Whether `between` has something to do."""
+        return bool(self._captures) or self.steering.paused
+
+    def between(self) -> None:
+        """Between two steps, when the loop is done with the one and has not drawn data for the other."""
+        self._serve("between")
+
     def _is_quiet(self) -> bool:
         """Whether nothing is open and nobody has written to the log: the case of nearly every step, told cheaply."""
-        if self._rates or self._saves or self._queue or self._read_backs.checks or self.steering.paused:
+        if self._rates or self._saves or self._queue or self._read_backs.checks or self.waits_between:
             return False
         return type(self._exchange) is Alone and self._watch is not None and self._watch.is_unchanged()
 
@@ -188,33 +214,53 @@ class Session:
         """A row of the loop's own log."""
         self.add_point(point)
         if self._writer is not None:
-            self._writer.submit(lambda log: log.append(Logged(metrics=point.values), step=point.step), urgent=False)
+            step, branch = point.step, point.branch
+            self._writer.submit(
+                lambda log: log.append(Logged(metrics=point.values), step=step, branch=branch), urgent=False
+            )
 
     def evaluated(self, point: Point | Row) -> None:
         """The metrics of an evaluation, by command or by the loop's own plan."""
         self.add_point(point)
+        if self._goal_metric in point.values:
+            self.steering.checkpoints.metric = float(point.values[self._goal_metric])
         self._record(Evaluated(metrics=point.values, command_id=self._evaluating), command_id=self._evaluating)
 
     def checkpoint_saved(self, checkpoint: SavedCheckpoint | str) -> None:
-        """A checkpoint lies on disk, or does not, for the reason given; answers who asked for it."""
+        """The loop has saved a checkpoint, or has not, for the reason given; answers who asked for it."""
         saves, self._saves = self._saves, []
         if isinstance(checkpoint, str):
             for waiting in saves:
                 self._answer(waiting.record, "failed", message=checkpoint)
             return
         self._checkpoint = checkpoint
+        self._complete(checkpoint)
         for waiting in saves:
             self._answer_save(waiting, checkpoint)
         if not saves:
-            self._record(CheckpointSaved(checkpoint_id=checkpoint.new_id(), path=checkpoint.path))
+            self._record(checkpoint.saved_event())
         if self.steering.paused:
             self._serve("saved")
+
+    def _complete(self, checkpoint: SavedCheckpoint) -> None:
+        """Add to the loop's own checkpoint what it does not hold, and note it."""
+        checkpoints, adapter = self.steering.checkpoints, self.steering.adapter
+        checkpoint.metric = checkpoints.metric
+        gone = checkpoints.drop_vanished(but_for=checkpoint.path)
+        if gone:
+            self._record(*gone)
+        if not adapter.checkpoint_refusal() and checkpoint.path is not None and self._log is not None:
+            state = adapter.capture()
+            state.steered = capture_steered(self.steering)
+            write_manifest(Path(checkpoint.path), state, checkpoint.branch)
+        checkpoints.add(checkpoint)
 
     # -- commands ---------------------------------------------------------------------------------------------
 
     def _serve(self, place: Place) -> None:
         """Apply what is queued; while paused, stay and go on serving."""
         self._place = place
+        self._take_captures()
         self._apply_queued()
         if self.steering.paused:
             self._hold()
@@ -222,17 +268,23 @@ class Session:
     def _hold(self) -> None:
         self.status = "paused"
         self._settle_rates("read back; training is paused before another step could confirm it")
-        # A save is the loop's work: let it out for that, `checkpoint_saved` takes up the pause again.
-        while self.steering.paused and not (self._saves and self._place == "boundary" and self._can_save()):
+        # Some work is the loop's: let it out for that; it comes back here in `checkpoint_saved` or `between`.
+        while self.steering.paused and not self._waits_for_loop:
             self._idle.wait(POLL_S)
             self._apply_queued()
         self.status = "paused" if self.steering.paused else "running"
 
-    def _can_save(self) -> bool:
-        return self.steering.adapter.can_end_here()
+    @property
+    def _waits_for_loop(self) -> bool:
+        if self._captures or self._jump is not None:
+            return True
+        return bool(self._saves) and self._place == "boundary" and self.steering.adapter.can_end_here()
 
     def _apply_queued(self) -> None:
+        """Apply in order of acceptance; what comes after a save or a return waits until that is done."""
         for record in self._exchange.share(self._fetch()):
+            if self._captures or self._jump is not None:
+                break
             if record.command_id not in self._taken:
                 self._apply(record)
 
@@ -287,6 +339,11 @@ class Session:
             self._accept_save(waiting)
         elif waiting is not None and isinstance(outcome, AwaitRate):
             self._accept_rate(waiting, outcome)
+        elif waiting is not None and isinstance(outcome, AwaitCapture):
+            self._captures.append(waiting)
+            self._take_captures()
+        elif waiting is not None and isinstance(outcome, AwaitJump):
+            self._accept_jump(waiting, outcome)
 
     def _accept_save(self, waiting: Waiting) -> None:
         saved = self._checkpoint
@@ -311,6 +368,79 @@ class Session:
             self._finish_rate(waiting, "read back; training is paused before another step could confirm it")
         else:
             self._rates.append(waiting)
+
+    # -- checkpoints ------------------------------------------------------------------------------------------
+
+    def _take_captures(self) -> None:
+        """Keep the state for who asked, once the loop is done with this step."""
+        if not self._captures or not self.steering.adapter.is_settled():
+            return
+        captures, self._captures = self._captures, []
+        for waiting in captures:
+            if isinstance(waiting.outcome, AwaitCapture):
+                self._take_capture(waiting, waiting.outcome)
+
+    def _take_capture(self, waiting: Waiting, outcome: AwaitCapture) -> None:
+        try:
+            saved, deleted = self._save_state(outcome)
+        except AgenttuneError as error:
+            self._answer(waiting.record, "failed", message=str(error))
+        except Exception as error:  # the user's training is worth more than this checkpoint
+            logger.exception("checkpoint not saved")
+            self._answer(waiting.record, "failed", message=f"{type(error).__name__}: {error}"[:REASON_CHARACTERS])
+        else:
+            event = saved.saved_event(waiting.record.command_id)
+            result = {"checkpoint_id": saved.checkpoint_id, "path": saved.path, "size_bytes": saved.size_bytes}
+            ack = Ack(outcome="applied", step=self.steering.step, result=result, message=outcome.message)
+            self._acknowledge(waiting.record, ack, (event, *deleted))
+        if outcome.then is not None:
+            outcome.then()
+
+    def _save_state(self, outcome: AwaitCapture) -> tuple[SavedCheckpoint, list[CheckpointDeleted]]:
+        checkpoints, adapter = self.steering.checkpoints, self.steering.adapter
+        vanished = checkpoints.drop_vanished()
+        state = adapter.capture()
+        state.steered = capture_steered(self.steering)
+        saved, deleted = checkpoints.save(state, adapter.write_model, outcome.keep_in, outcome.tag, outcome.pinned)
+        return saved, [*vanished, *(event for _, event in deleted)]
+
+    def _accept_jump(self, waiting: Waiting, outcome: AwaitJump) -> None:
+        self._settle_rates("read back; the run goes back before another step could confirm it")
+        self._jump = waiting
+        try:
+            self.steering.adapter.jump(outcome.state, self._arrived)
+        except UserError as error:
+            self._jump = None
+            self._answer(waiting.record, "failed", message=error.message)
+
+    def _arrived(self) -> None:
+        """The loop stands where it was asked to; what is left to put back is ours."""
+        waiting, self._jump = self._jump, None
+        if waiting is None or not isinstance(waiting.outcome, AwaitJump):
+            return
+        checkpoint, steering = waiting.outcome.checkpoint, self.steering
+        left_step, left_branch = steering.step, self.branch
+        steering.step = waiting.outcome.state.step
+        self._read_backs = ReadBacks()
+        changes = restore_steered(steering, waiting.outcome.state.steered)
+        started = steering.checkpoints.start_branch(waiting.outcome.branch, checkpoint)
+        steering.schedule()
+        self._note_change()
+        result = {
+            "branch": started.name,
+            "parent": started.parent,
+            "checkpoint_id": checkpoint.checkpoint_id,
+            "from_step": left_step,
+            "from_branch": left_branch,
+        }
+        ack = Ack(outcome="applied", step=steering.step, branch=started.name, changes=changes, result=result)
+        self._acknowledge(waiting.record, ack, (started, self._knobs()))
+        self._serve("between")
+
+    @property
+    def branch(self) -> str:
+        """The branch that training is on."""
+        return self.steering.checkpoints.branch
 
     # -- answers ----------------------------------------------------------------------------------------------
 
@@ -375,13 +505,10 @@ class Session:
 
     def _answer_save(self, waiting: Waiting, saved: SavedCheckpoint) -> None:
         outcome = waiting.outcome
-        tag = outcome.tag if isinstance(outcome, AwaitSave) else None
+        saved.tag = outcome.tag if isinstance(outcome, AwaitSave) else None
         message = outcome.message if isinstance(outcome, AwaitSave) else ""
-        checkpoint_id = saved.new_id()
-        event = CheckpointSaved(
-            checkpoint_id=checkpoint_id, path=saved.path, tag=tag, command_id=waiting.record.command_id
-        )
-        result = {"checkpoint_id": checkpoint_id, "path": saved.path}
+        event = saved.saved_event(waiting.record.command_id)
+        result = {"checkpoint_id": saved.checkpoint_id, "path": saved.path}
         self._acknowledge(
             waiting.record, Ack(outcome="applied", step=saved.step, result=result, message=message), (event,)
         )
@@ -397,6 +524,7 @@ class Session:
 
     def _acknowledge(self, record: CommandRecord, ack: Ack, events: tuple[Record, ...]) -> None:
         self._taken.add(record.command_id)
+        ack = ack.model_copy(update={"branch": self.branch})
         self._submit(lambda log: log.acknowledge(record.command_id, ack, *events))
 
     # -- the log ----------------------------------------------------------------------------------------------
@@ -409,8 +537,8 @@ class Session:
         return read_knobs(self.steering.adapter, self.registry)
 
     def _record(self, *bodies: Record, command_id: str | None = None, step: int | None = None) -> None:
-        at = self.steering.step if step is None else step
-        self._submit(lambda log: log.append(*bodies, step=at, command_id=command_id))
+        at, branch = self.steering.step if step is None else step, self.branch
+        self._submit(lambda log: log.append(*bodies, step=at, branch=branch, command_id=command_id))
 
     def _update_info(self, **fields: object) -> None:
         self._submit(lambda log: log.update_info(**fields))
@@ -418,6 +546,12 @@ class Session:
     def _submit(self, job: Callable[[RunLog], object]) -> None:
         if self._writer is not None:
             self._writer.submit(job)
+
+
+def _checkpoints_of(log: RunLog) -> Checkpoints:
+    info = log.info()
+    settings = CheckpointSettings.model_validate(info.rules.get("checkpoints", {}))
+    return Checkpoints(log.folder / FOLDER, settings, info.goal_direction == "minimize")
 
 
 def _groups(waiting: Waiting) -> frozenset[int]:

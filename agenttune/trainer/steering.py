@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agenttune.trainer.adapter import Adapter
+from agenttune.trainer.checkpoints import Checkpoints
 from agenttune.trainer.knobs import KnobRegistry
+from agenttune.trainer.layer_changes import LayerChanges
+from agenttune.trainer.model_tree import GradientWatch
 from agenttune.trainer.optimizers import exempt_groups
 from agenttune.trainer.schedules import Kind, Schedule
 
@@ -20,6 +23,9 @@ class Steering:
         stop_reason: Why training ends early, once that was asked for.
         exempt: Parameter groups meant to have no weight decay.
         ratios: Last known ratio of each group's base rate to the first group's.
+        checkpoints: What was saved, and the branches that stand on it.
+        gradients: Watches the next update's gradients, while somebody wants their norms.
+        layers: What commands have changed about layers.
     """
 
     adapter: Adapter
@@ -29,6 +35,12 @@ class Steering:
     stop_reason: str | None = None
     exempt: frozenset[int] = frozenset()
     ratios: list[float] | None = None
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    gradients: GradientWatch | None = None
+    layers: LayerChanges = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.layers = LayerChanges(self.adapter)
 
     def learn_groups(self) -> None:
         """Note at the start which groups are exempt from decay, and the groups' ratios."""

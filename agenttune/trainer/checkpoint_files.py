@@ -1,0 +1,274 @@
+"""A training state as a folder of files, under the names that transformers uses, so that its Trainer can resume too.
+
+A folder is built aside and renamed: one that has its name is complete. `agenttune.json` holds what no other file
+does; a folder without it was written by a Trainer of its own accord, and is read as far as its files go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from pydantic import BaseModel, Field, ValidationError
+from safetensors.torch import load_file, save_file
+
+from agenttune.errors import SystemFault, UserError
+from agenttune.trainer.state import TrainingState
+
+MANIFEST = "agenttune.json"
+LOOP_STATE = "trainer_state.json"
+WEIGHTS = "model.safetensors"
+OLD_WEIGHTS = "pytorch_model.bin"
+FORMAT = 1
+
+DISK_ERRORS = (OSError, RuntimeError, safetensors.SafetensorError)
+"""What torch and safetensors raise when a file cannot be read or written."""
+
+WriteModel = Callable[[Path], None]
+
+
+class Manifest(BaseModel):
+    """What `agenttune.json` holds.
+
+    Attributes:
+        files: Size in bytes of each file beside it; a folder whose files differ is damaged.
+    """
+
+    format: int = FORMAT
+    step: int
+    branch: str
+    loop: dict[str, Any] = Field(default_factory=dict)
+    steered: dict[str, Any] = Field(default_factory=dict)
+    files: dict[str, int] = Field(default_factory=dict)
+
+
+def write_state(folder: Path, state: TrainingState, branch: str, write_model: WriteModel) -> int:
+    """Write a state into a new folder; returns its size in bytes.
+
+    Args:
+        folder: Does not exist yet.
+        state: May hold references to live tensors.
+        branch: The branch that it is a step of.
+        write_model: Writes the model's files into a folder.
+
+    Raises:
+        SystemFault: The disk did not take it; nothing is left of the try.
+    """
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        with _removed_on_error(aside):
+            aside.mkdir(parents=True)
+            write_model(aside)
+            torch.save(state.optimizer, aside / "optimizer.pt")
+            for name, part in state.parts.items():
+                torch.save(part, aside / f"{name}.pt")
+            torch.save(state.rng, aside / "rng_state.pth")
+            if "trainer_state" in state.loop:
+                (aside / LOOP_STATE).write_text(json.dumps(state.loop["trainer_state"], indent=2) + "\n")
+            write_manifest(aside, state, branch)
+            aside.rename(folder)
+    except (
+        OSError,
+        RuntimeError,
+        safetensors.SafetensorError,
+    ) as error:  # torch and safetensors have errors of their own
+        raise SystemFault(f"the checkpoint could not be written to {folder}: {error}") from error
+    return folder_bytes(folder)
+
+
+@contextlib.contextmanager
+def _removed_on_error(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def write_manifest(folder: Path, state: TrainingState, branch: str) -> None:
+    """Write `agenttune.json`, the last file of a checkpoint, whole or not at all."""
+    files = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
+    loop = {name: value for name, value in state.loop.items() if name != "trainer_state"}
+    manifest = Manifest(step=state.step, branch=branch, loop=loop, steered=state.steered, files=files)
+    aside = folder / f".{MANIFEST}.{os.getpid()}"
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(manifest.model_dump_json(indent=2))
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(folder / MANIFEST)
+
+
+def write_plain_model(model: torch.nn.Module, folder: Path) -> None:
+    """Weights and buffers of any model; tied tensors are stored once."""
+    tensors: dict[str, torch.Tensor] = {}
+    seen: set[tuple[int, torch.Size, tuple[int, ...]]] = set()
+    state = model.state_dict()
+    if any(not isinstance(value, torch.Tensor) for value in state.values()):
+        torch.save(state, folder / OLD_WEIGHTS)
+        return
+    for name, tensor in state.items():
+        key = (tensor.data_ptr(), tensor.shape, tensor.stride())
+        if tensor.numel() and key in seen:
+            continue
+        seen.add(key)
+        tensors[name] = tensor.contiguous()
+    try:
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    except RuntimeError:  # views of one storage, which safetensors refuses
+        torch.save(state, folder / OLD_WEIGHTS)
+
+
+def remove_leftovers(root: Path) -> None:
+    """Delete what a process that was killed while it wrote has left behind."""
+    for path in root.glob(".*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def folder_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+# -- reading -------------------------------------------------------------------------------------------------------
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """What `agenttune.json` says; None where there is none.
+
+    Raises:
+        UserError: It is damaged, of a newer version, or the files beside it are not those that it names.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValidationError, UnicodeDecodeError) as error:
+        raise _damaged(folder, f"{MANIFEST} cannot be read ({str(error).splitlines()[0]})") from None
+    if manifest.format > FORMAT:
+        raise UserError(
+            f"the checkpoint in {folder} has format {manifest.format}, this agenttune reads up to {FORMAT}",
+            field="checkpoint_id",
+        )
+    for name, size in manifest.files.items():
+        found = (folder / name).stat().st_size if (folder / name).is_file() else None
+        if found != size:
+            is_now = "missing" if found is None else f"{found} bytes"
+            raise _damaged(folder, f"{name} should have {size} bytes and is {is_now}")
+    return manifest
+
+
+def _damaged(folder: Path, what: str) -> UserError:
+    return UserError(f"the checkpoint in {folder} is damaged: {what}", field="checkpoint_id")
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a folder looks like a whole checkpoint; transformers writes its loop's state last."""
+    return (folder / MANIFEST).is_file() or (folder / LOOP_STATE).is_file()
+
+
+def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the weights; of safetensors files only their heads are read.
+
+    Raises:
+        UserError: There are none, or they cannot be read.
+    """
+    with _reading(folder):
+        shapes: dict[str, tuple[int, ...]] = {}
+        for path in _weight_files(folder):
+            if path.suffix == ".safetensors":
+                with safetensors.safe_open(path, framework="pt") as file:
+                    shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            else:
+                loaded = torch.load(path, map_location="meta", weights_only=True)
+                shapes |= {n: tuple(t.shape) for n, t in loaded.items() if isinstance(t, torch.Tensor)}
+    return shapes
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    for index in (f"{WEIGHTS}.index.json", f"{OLD_WEIGHTS}.index.json"):
+        if (folder / index).is_file():
+            names = json.loads((folder / index).read_text())["weight_map"].values()
+            return [folder / name for name in dict.fromkeys(names)]
+    found = [folder / name for name in (WEIGHTS, OLD_WEIGHTS) if (folder / name).is_file()]
+    if not found:
+        hint = "; adapters alone cannot be loaded yet" if (folder / "adapter_config.json").is_file() else ""
+        raise UserError(
+            f"the checkpoint in {folder} has no {WEIGHTS} and no {OLD_WEIGHTS}{hint}", field="checkpoint_id"
+        )
+    return found[:1]
+
+
+def read_state(folder: Path) -> TrainingState:
+    """Read a whole checkpoint into memory.
+
+    Raises:
+        UserError: A file is missing or damaged.
+    """
+    manifest = read_manifest(folder)
+    with _reading(folder):
+        model: dict[str, Any] = {}
+        for path in _weight_files(folder):
+            model |= load_file(path) if path.suffix == ".safetensors" else _load(path)
+        loop_state = json.loads((folder / LOOP_STATE).read_text()) if (folder / LOOP_STATE).is_file() else None
+        parts = {name: _load(folder / f"{name}.pt") for name in ("scheduler", "scaler") if _has(folder, f"{name}.pt")}
+        rng_file = folder / "rng_state.pth"
+        state = TrainingState(
+            step=manifest.step if manifest is not None else int((loop_state or {}).get("global_step", -1)),
+            model=model,
+            optimizer=_load(folder / "optimizer.pt"),
+            parts=parts,
+            rng=_load(rng_file) if rng_file.is_file() else {},
+            loop=dict(manifest.loop) if manifest is not None else {},
+            steered=dict(manifest.steered) if manifest is not None else {},
+        )
+    if loop_state is not None:
+        state.loop["trainer_state"] = loop_state
+    if state.step < 0:
+        raise _damaged(folder, f"it has no {MANIFEST} and no step in {LOOP_STATE}")
+    return state
+
+
+def _has(folder: Path, name: str) -> bool:
+    return (folder / name).is_file()
+
+
+def _load(path: Path) -> Any:
+    with torch.serialization.safe_globals(_numpy_globals()):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _numpy_globals() -> list[Any]:
+    """What numpy's random state is made of; harmless, and not among torch's own safe types."""
+    try:
+        import numpy as np
+    except ImportError:
+        return []
+    core = getattr(np, "_core", None) or np.core
+    return [core.multiarray._reconstruct, np.ndarray, np.dtype, type(np.dtype(np.uint32))]
+
+
+@contextlib.contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise _damaged(folder, f"{Path(error.filename or '?').name} is missing") from None
+    except (
+        OSError,
+        EOFError,
+        RuntimeError,
+        ValueError,
+        KeyError,
+        pickle.UnpicklingError,
+        safetensors.SafetensorError,
+    ) as error:
+        raise _damaged(folder, str(error).splitlines()[0] if str(error) else type(error).__name__) from None
