@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agenttune.config import CheckpointSettings
@@ -57,6 +57,10 @@ class SavedCheckpoint:
     def __post_init__(self) -> None:
         if not self.checkpoint_id:
             self.checkpoint_id = f"{self.branch[:BRANCH_CHARACTERS]}-{self.step}-{secrets.token_hex(3)}"
+
+    def named(self, tag: str | None) -> SavedCheckpoint:
+        """The same checkpoint under a new id and a tag: two commands asked for one save."""
+        return replace(self, checkpoint_id="", tag=tag)
 
     def saved_event(self, command_id: str | None = None) -> CheckpointSaved:
         return CheckpointSaved(

@@ -238,6 +238,7 @@ class Session:
         for waiting in saves:
             self._answer_save(waiting, checkpoint)
         if not saves:
+            self.steering.checkpoints.add(checkpoint)
             self._record(checkpoint.saved_event())
         if self.steering.paused:
             self._serve("saved")
@@ -253,7 +254,6 @@ class Session:
             state = adapter.capture()
             state.steered = capture_steered(self.steering)
             write_manifest(Path(checkpoint.path), state, checkpoint.branch)
-        checkpoints.add(checkpoint)
 
     # -- commands ---------------------------------------------------------------------------------------------
 
@@ -433,7 +433,8 @@ class Session:
             "from_step": left_step,
             "from_branch": left_branch,
         }
-        ack = Ack(outcome="applied", step=steering.step, branch=started.name, changes=changes, result=result)
+        message = steering.adapter.jump_note(waiting.outcome.state)
+        ack = Ack(outcome="applied", step=steering.step, changes=changes, result=result, message=message)
         self._acknowledge(waiting.record, ack, (started, self._knobs()))
         self._serve("between")
 
@@ -505,7 +506,8 @@ class Session:
 
     def _answer_save(self, waiting: Waiting, saved: SavedCheckpoint) -> None:
         outcome = waiting.outcome
-        saved.tag = outcome.tag if isinstance(outcome, AwaitSave) else None
+        saved = saved.named(outcome.tag if isinstance(outcome, AwaitSave) else None)
+        self.steering.checkpoints.add(saved)
         message = outcome.message if isinstance(outcome, AwaitSave) else ""
         event = saved.saved_event(waiting.record.command_id)
         result = {"checkpoint_id": saved.checkpoint_id, "path": saved.path}

@@ -25,7 +25,7 @@ SEED_COMMANDS = {
     "model_layer_operation",
     "model_layer_parameter_update",
 }
-OURS = {"set_knob", "update_schedule", "update_training", "add_note"}
+OURS = {"set_knob", "update_schedule", "update_training", "add_note", "read_model"}
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -68,7 +68,7 @@ def test_the_seeds_own_documented_example_is_accepted() -> None:
         ({"kind": "update_schedule", "shape": "linear", "decay_steps": 5}, None, ["wsd"]),
         ({"kind": "update_training", "max_steps": 1.5}, "max_steps", ["integer"]),
         ({"kind": "save_checkpoint", "tag": "../../evil"}, "tag", ["pattern"]),
-        ({"kind": "load_checkpoint", "checkpoint_id": "../x"}, "checkpoint_id", ["pattern"]),
+        ({"kind": "load_checkpoint", "checkpoint_id": "x", "branch_name": "../x"}, "branch_name", ["pattern"]),
         ({"kind": "set_knob", "name": "x"}, "value", ["required"]),
         ({"kind": "update_dataset", "values": {}}, "values", ["at least 1"]),
         ({"kind": "add_note", "text": ""}, "text", ["at least 1"]),
