@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from agenttune.trainer import InteractiveCallback, make_interactive
+    from agenttune.trainer import InteractiveCallback, LightningCallback, TrainingStopped, autopatch, make_interactive
+    from agenttune.trainer.datasets import Mixture, make_interactive_dataset
+    from agenttune.trainer.loops.plain import session
 
-__all__ = ["InteractiveCallback", "__version__", "make_interactive"]
+__all__ = [
+    "InteractiveCallback",
+    "LightningCallback",
+    "Mixture",
+    "TrainingStopped",
+    "__version__",
+    "autopatch",
+    "make_interactive",
+    "make_interactive_dataset",
+    "session",
+]
+
+_HOMES = {
+    "InteractiveCallback": "agenttune.trainer",
+    "LightningCallback": "agenttune.trainer",
+    "Mixture": "agenttune.trainer.datasets",
+    "TrainingStopped": "agenttune.trainer",
+    "autopatch": "agenttune.trainer",
+    "make_interactive": "agenttune.trainer",
+    "make_interactive_dataset": "agenttune.trainer.datasets",
+    "session": "agenttune.trainer.loops.plain",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Load the trainer side, and with it torch, only when it is asked for: the command line starts fast."""
-    if name in ("InteractiveCallback", "make_interactive"):
-        from agenttune import trainer
-
-        return getattr(trainer, name)
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'agenttune' has no attribute {name!r}")

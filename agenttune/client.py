@@ -13,9 +13,19 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from agenttune import errors
-from agenttune.control import AgentRecord
+from agenttune.control import CHECKPOINT_KINDS, MOST_CHECKPOINTS, AgentRecord, existing_checkpoints
 from agenttune.errors import AgenttuneError, ServerUnreachable, SystemFault, UnknownRun, UserError
-from agenttune.events import BranchStarted, Curve, Event, KnobState, RunInfo, SeriesInfo, StoredPoint
+from agenttune.events import (
+    BranchStarted,
+    Curve,
+    DatasetRead,
+    Event,
+    KnobState,
+    ModuleInfo,
+    RunInfo,
+    SeriesInfo,
+    StoredPoint,
+)
 from agenttune.observation import Observation
 from agenttune.proposals import CommandRecord, Proposal, State, Verdict
 
@@ -140,6 +150,20 @@ class HttpControl:
     def points(self, run_id: str, since: int = 0, limit: int = 1000) -> list[StoredPoint]:
         body = self._get(_run(run_id, "points"), since=since, limit=min(limit, PAGE))
         return _models(StoredPoint, body["points"])
+
+    def checkpoints(self, run_id: str) -> list[Event]:
+        """`checkpoint_saved` events of the checkpoints that still exist, oldest first."""
+        return existing_checkpoints(self.events(run_id, limit=MOST_CHECKPOINTS, kinds=CHECKPOINT_KINDS))
+
+    def model(self, run_id: str, *, norms: bool = False, layer: str = "", wait_s: float = 10.0) -> ModuleInfo | None:
+        """The model's layers as last read; with `norms`, as the trainer measures them now, within `wait_s` (<= 60)."""
+        body = self._get(_run(run_id, "model"), norms=norms, layer=layer, wait_s=wait_s)["model"]
+        return None if body is None else _model(ModuleInfo, body)
+
+    def dataset(self, run_id: str) -> DatasetRead | None:
+        """The training dataset as last read."""
+        body = self._get(_run(run_id, "dataset"))["dataset"]
+        return None if body is None else _model(DatasetRead, body)
 
     def branches(self, run_id: str) -> list[BranchStarted]:
         return _models(BranchStarted, self._get(_run(run_id, "branches"))["branches"])

@@ -53,6 +53,8 @@ class CommandBase(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     risk: ClassVar[Risk]
+    example: ClassVar[dict[str, Any]]
+    """One that is valid, for the docs and for whoever writes one by hand."""
     kind: str
 
     def arguments(self) -> dict[str, Any]:
@@ -79,6 +81,7 @@ class UpdateOptimizer(_AtLeastOne):
 
     risk = Risk.TUNE
     modifiers = frozenset({"lr_sets", "param_group"})
+    example = {"kind": "update_optimizer", "lr": 1e-4, "weight_decay": 0.01}
     kind: Literal["update_optimizer"] = "update_optimizer"
     lr: Annotated[Float, Field(ge=0, le=100)] | None = Field(
         None,
@@ -109,6 +112,7 @@ class UpdateSchedule(CommandBase):
     """Re-plan the learning rate from this step to a new end."""
 
     risk = Risk.TUNE
+    example = {"kind": "update_schedule", "shape": "cosine", "final_lr": 1e-5, "end_step": 5000}
     kind: Literal["update_schedule"] = "update_schedule"
     shape: Literal["constant", "linear", "cosine", "wsd"] = Field(
         description="Shape after the warm-up. wsd: stable, then linear decay over the last `decay_steps`."
@@ -140,6 +144,7 @@ class UpdateTraining(_AtLeastOne):
     """Change gradient clipping, gradient accumulation or the number of steps."""
 
     risk = Risk.TUNE
+    example = {"kind": "update_training", "max_grad_norm": 0.5, "max_steps": 8000}
     kind: Literal["update_training"] = "update_training"
     max_grad_norm: Annotated[Float, Field(ge=0, le=1e6)] | None = Field(
         None,
@@ -157,6 +162,7 @@ class SetKnob(CommandBase):
     """Set a value that the user registered with `register_knob`."""
 
     risk = Risk.TUNE
+    example = {"kind": "set_knob", "name": "label_smoothing", "value": 0.1}
     kind: Literal["set_knob"] = "set_knob"
     name: Text = Field(min_length=1, max_length=128)
     value: Scalar
@@ -166,6 +172,7 @@ class SaveCheckpoint(CommandBase):
     """Save a checkpoint at this step."""
 
     risk = Risk.DISRUPT
+    example = {"kind": "save_checkpoint", "tag": "before-the-cut", "keep_in": "memory"}
     kind: Literal["save_checkpoint"] = "save_checkpoint"
     tag: Name | None = Field(None, description="A label to find it by.")
     keep_in: Literal["disk", "memory"] = Field(
@@ -178,6 +185,7 @@ class LoadCheckpoint(CommandBase):
     """Go back to a checkpoint and continue from there as a new branch."""
 
     risk = Risk.DANGER
+    example = {"kind": "load_checkpoint", "checkpoint_id": "before-the-cut", "branch_name": "retry"}
     kind: Literal["load_checkpoint"] = "load_checkpoint"
     checkpoint_id: Text = Field(
         min_length=1, max_length=200, description="Its id, or its tag (the newest of that tag)."
@@ -189,6 +197,7 @@ class PauseTraining(CommandBase):
     """Hold training at the step boundary until `resume_training`."""
 
     risk = Risk.DISRUPT
+    example = {"kind": "pause_training"}
     kind: Literal["pause_training"] = "pause_training"
 
 
@@ -196,6 +205,7 @@ class ResumeTraining(CommandBase):
     """Go on after a pause."""
 
     risk = Risk.DISRUPT
+    example = {"kind": "resume_training"}
     kind: Literal["resume_training"] = "resume_training"
 
 
@@ -203,6 +213,7 @@ class StopTraining(CommandBase):
     """End training at this step."""
 
     risk = Risk.DANGER
+    example = {"kind": "stop_training", "save": True}
     kind: Literal["stop_training"] = "stop_training"
     save: Bool = Field(True, description="Save a checkpoint first.")
 
@@ -211,6 +222,7 @@ class DoEvaluate(CommandBase):
     """Evaluate now, without disturbing the run; the ack carries the metrics."""
 
     risk = Risk.DISRUPT
+    example = {"kind": "do_evaluate"}
     kind: Literal["do_evaluate"] = "do_evaluate"
 
 
@@ -218,6 +230,7 @@ class UpdateDataset(CommandBase):
     """Rebuild the training dataset with other initialization parameters."""
 
     risk = Risk.DANGER
+    example = {"kind": "update_dataset", "values": {"block_tokens": 256}}
     kind: Literal["update_dataset"] = "update_dataset"
     values: dict[Text, Free] = Field(min_length=1)
 
@@ -226,6 +239,10 @@ class UpdateDatasetRuntimeHyperparameters(CommandBase):
     """Change runtime parameters of the training dataset, from the next batch on."""
 
     risk = Risk.TUNE
+    example = {
+        "kind": "update_dataset_runtime_hyperparameters",
+        "values": {"weights": {"wikitext": 0.9, "gsm8k": 0.1}},
+    }
     kind: Literal["update_dataset_runtime_hyperparameters"] = "update_dataset_runtime_hyperparameters"
     values: dict[Text, Free] = Field(min_length=1)
 
@@ -234,6 +251,11 @@ class ModelLayerOperation(CommandBase):
     """Run an allowed operation on one layer."""
 
     risk = Risk.DANGER
+    example = {
+        "kind": "model_layer_operation",
+        "layer_name": "transformer.h.1.mlp.c_fc",
+        "operation_name": "reset_parameters",
+    }
     kind: Literal["model_layer_operation"] = "model_layer_operation"
     layer_name: Text = Field(max_length=512)
     operation_name: Text = Field(max_length=128)
@@ -244,6 +266,12 @@ class ModelLayerParameterUpdate(CommandBase):
     """Change a hyperparameter of one layer, such as dropout's `p`."""
 
     risk = Risk.DANGER
+    example = {
+        "kind": "model_layer_parameter_update",
+        "layer_name": "transformer.drop",
+        "param_name": "p",
+        "value": 0.2,
+    }
     kind: Literal["model_layer_parameter_update"] = "model_layer_parameter_update"
     layer_name: Text = Field(max_length=512)
     param_name: Text = Field(max_length=128)
@@ -254,6 +282,7 @@ class ReadModel(CommandBase):
     """Read the model's layers, with parameter counts and what is trainable; the ack carries the tree."""
 
     risk = Risk.OBSERVE
+    example = {"kind": "read_model", "layer_name": "transformer.h.0", "norms": True}
     kind: Literal["read_model"] = "read_model"
     layer_name: Text = Field("", max_length=512, description="Only this layer and what is in it. Default: all.")
     norms: Bool = Field(False, description="Also the norms of weights and of the last gradients, layer by layer.")
@@ -263,6 +292,7 @@ class AddNote(CommandBase):
     """Write a remark into the run's log."""
 
     risk = Risk.OBSERVE
+    example = {"kind": "add_note", "text": "the data loader was restarted here"}
     kind: Literal["add_note"] = "add_note"
     text: Text = Field(min_length=1, max_length=4000)
 

@@ -76,12 +76,12 @@ def summarize(log: RunLog) -> RunSummary:
     """Fold a run's log into a report."""
     info = log.info()
     bodies = log.events(kinds=["found", "policy_attached", "note_added"], limit=EVERYTHING)
-    values = goal_values(log, info)
+    values = goal_values(log, info, info.branch)
     return RunSummary(
         run=info,
         duration_s=_duration_s(log, info),
         score=score_of(values, info),
-        interventions=_interventions(log.commands(limit=EVERYTHING), values[1] if values else []),
+        interventions=_interventions(log, info),
         findings=[FindingAt(at_s=e.at_s, finding=e.body.finding) for e in bodies if isinstance(e.body, Found)],
         policies=[e.body.policy for e in bodies if isinstance(e.body, PolicyAttached)],
         notes=[e.body.text for e in bodies if isinstance(e.body, NoteAdded)],
@@ -89,27 +89,34 @@ def summarize(log: RunLog) -> RunSummary:
 
 
 def _duration_s(log: RunLog, info: RunInfo) -> float:
-    newest = log.recent_points(1, branch=info.branch)
-    until_s = info.ended_at_s or (newest[0].at_s if newest else info.created_at_s)
+    newest = [p for name, until in log.lineage(info.branch) for p in log.recent_points(1, branch=name, last_step=until)]
+    until_s = info.ended_at_s or (newest[-1].at_s if newest else info.created_at_s)
     return max(0.0, until_s - (info.started_at_s or info.created_at_s))
 
 
-def goal_values(log: RunLog, info: RunInfo) -> tuple[str, list[MetricAt]] | None:
-    """The goal metric's name and values, or those of the first loss that the run logged."""
-    names = {s.name for s in log.series(info.branch)}
+def goal_values(log: RunLog, info: RunInfo, branch: str) -> tuple[str, list[MetricAt]] | None:
+    """The goal metric's name and its values on a branch and what it stands on, or those of the first loss logged."""
+    line = log.lineage(branch)
+    names = {s.name for name, _ in line for s in log.series(name)}
     found = next((n for n in (info.goal_metric, *FALLBACK_METRICS) if n in names), None)
     if found is None:
         return None
-    evaluations = [e for e in log.events(kinds=["evaluated"], limit=EVERYTHING) if isinstance(e.body, Evaluated)]
-    values = [
-        MetricAt(step=e.step or 0, value=e.body.metrics[found])
-        for e in evaluations
-        if isinstance(e.body, Evaluated) and found in e.body.metrics
-    ]
+    values = _evaluated(log, found, line)
     if values:
         return found, values
-    curve = log.curve(found, info.branch, max_points=2000)
-    return found, [MetricAt(step=s, value=v) for s, v in zip(curve.steps, curve.mean, strict=True)]
+    measured = [(name, until) for name, until in line if found in {s.name for s in log.series(name)}]
+    curves = [log.curve(found, name, last_step=until, max_points=2000) for name, until in measured]
+    return found, [MetricAt(step=s, value=v) for c in curves for s, v in zip(c.steps, c.mean, strict=True)]
+
+
+def _evaluated(log: RunLog, metric: str, line: Sequence[tuple[str, int | None]]) -> list[MetricAt]:
+    last = dict(line)
+    values = []
+    for event in log.events(kinds=["evaluated"], limit=EVERYTHING):
+        step, until = event.step or 0, last.get(event.branch, -1)
+        if isinstance(event.body, Evaluated) and metric in event.body.metrics and (until is None or step <= until):
+            values.append(MetricAt(step=step, value=event.body.metrics[metric]))
+    return values
 
 
 def score_of(values: tuple[str, list[MetricAt]] | None, info: RunInfo) -> Score | None:
@@ -124,9 +131,23 @@ def score_of(values: tuple[str, list[MetricAt]] | None, info: RunInfo) -> Score 
     return Score(metric=name, direction=direction, first=points[0], last=points[-1], best=best)
 
 
-def _interventions(records: Sequence[CommandRecord], values: Sequence[MetricAt]) -> list[Intervention]:
-    changed_at = [r.ack.step for r in records if r.ack is not None and r.ack.outcome == "applied" and r.ack.changes]
-    return [_intervention(record, values, changed_at) for record in records]
+def _interventions(log: RunLog, info: RunInfo) -> list[Intervention]:
+    """Every command, each measured on the branch that it took effect on."""
+    records = log.commands(limit=EVERYTHING)
+    by_branch: dict[str, list[MetricAt]] = {}
+    found = []
+    for record in records:
+        branch = record.ack.branch if record.ack is not None else info.branch
+        if branch not in by_branch:
+            values = goal_values(log, info, branch)
+            by_branch[branch] = values[1] if values else []
+        found.append(_intervention(record, by_branch[branch], _changed_at(records, branch)))
+    return found
+
+
+def _changed_at(records: Sequence[CommandRecord], branch: str) -> list[int]:
+    acks = [record.ack for record in records if record.ack is not None and record.ack.branch == branch]
+    return [ack.step for ack in acks if ack.outcome == "applied" and ack.changes]
 
 
 def _intervention(record: CommandRecord, values: Sequence[MetricAt], changed_at: Sequence[int]) -> Intervention:

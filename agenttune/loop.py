@@ -199,6 +199,7 @@ class AgentLoop:
         self._reasons += [f"finding {f.kind}" for f in fresh if self.wake.on_finding]
         self._outbox += [(Found(finding=finding), observation.step) for finding in fresh]
         self._flush()
+        self._decided_step = min(self._decided_step, observation.step)  # the run may have gone back
         is_time = observation.step - self._decided_step >= self.wake.every_steps
         if (self._reasons or is_time) and not self._in_flight(observation):
             reasons = self._reasons or [f"{self.wake.every_steps} steps"]

@@ -32,6 +32,26 @@ class SeriesView(Record):
     thinned_values: list[Metric] = Field(default_factory=list)
 
 
+class Segment(Record):
+    """A branch that a run stands on, up to a step."""
+
+    branch: str
+    last_step: int | None = Field(None, description="The step at which the next segment left it; none for the last.")
+
+
+class Lineage(Record):
+    """The branches that a run stands on, oldest first; empty says nothing, and has everything."""
+
+    segments: list[Segment] = Field(default_factory=list)
+
+    def has(self, branch: str, step: int) -> bool:
+        """Whether a step of a branch is among those that led here."""
+        for segment in self.segments:
+            if segment.branch == branch:
+                return segment.last_step is None or step <= segment.last_step
+        return not self.segments
+
+
 class Evaluation(Record):
     step: int
     metrics: dict[str, Metric]
@@ -45,6 +65,7 @@ class Observation(Record):
     step: int = Field(description="Completed optimizer steps.")
     max_steps: int | None = None
     branch: str = "main"
+    lineage: Lineage = Field(default_factory=Lineage, description="The branches that this one stands on.")
     at_s: float = Field(description="Unix time at which this was taken.")
     last_step_at_s: float | None = Field(None, description="Unix time of the newest step.")
     goal_metric: str

@@ -8,8 +8,17 @@ from collections import deque
 from collections.abc import Iterable
 
 from agenttune.errors import UserError
-from agenttune.events import BranchStarted, Curve, Evaluated, Found, KnobState, RunInfo, StoredPoint
-from agenttune.observation import HISTORY, RECENT_POINTS, THINNED_POINTS, Evaluation, Observation, SeriesView
+from agenttune.events import Curve, Evaluated, Event, Found, KnobState, RunInfo, StoredPoint
+from agenttune.observation import (
+    HISTORY,
+    RECENT_POINTS,
+    THINNED_POINTS,
+    Evaluation,
+    Lineage,
+    Observation,
+    Segment,
+    SeriesView,
+)
 from agenttune.proposals import TAKEN
 from agenttune.store import RunLog
 
@@ -34,19 +43,9 @@ def _with_rates(knobs: list[KnobState], newest: list[StoredPoint]) -> list[KnobS
     return [knob.model_copy(update=rates) if knob.name == "lr" else knob for knob in knobs]
 
 
-def lineage(log: RunLog, branch: str) -> list[tuple[str, int | None]]:
-    """The branches that a branch goes back to, oldest first, each with the last step that counts (None: all).
-
-    A branch that stands on another takes over its history up to the step of the checkpoint.
-    """
-    bodies = (event.body for event in log.events(kinds=["branch_started"], limit=100_000))
-    started = {body.name: body for body in bodies if isinstance(body, BranchStarted)}
-    found: list[tuple[str, int | None]] = [(branch, None)]
-    until: float = math.inf
-    while (start := started.get(found[-1][0])) is not None and start.parent is not None:
-        until = min(until, start.from_step)
-        found.append((start.parent, int(until)))
-    return found[::-1]
+def _on(line: Lineage, events: list[Event]) -> list[Event]:
+    """Those that belong to the steps that the run stands on; what a branch left behind says nothing of it now."""
+    return [event for event in events if line.has(event.branch, event.step or 0)]
 
 
 class Thinned:
@@ -118,8 +117,9 @@ class Observer:
             self._catch_up(log, info.branch)
             recent = list(self._rows)
             series = self._series_views(recent)
-        found = log.events(kinds=["found"], limit=HISTORY, newest=True)
-        evaluated = log.events(kinds=["evaluated"], limit=HISTORY, newest=True)
+        line = Lineage(segments=[Segment(branch=name, last_step=until) for name, until in log.lineage(info.branch)])
+        found = _on(line, log.events(kinds=["found"], limit=HISTORY, newest=True))
+        evaluated = _on(line, log.events(kinds=["evaluated"], limit=HISTORY, newest=True))
         commands = log.commands(limit=HISTORY, newest=True)
         used = log.count_commands(*TAKEN, principal="agent")
         steps = [p for p in recent if p.source == "step"] or recent
@@ -129,6 +129,7 @@ class Observer:
             step=info.step,
             max_steps=info.max_steps,
             branch=info.branch,
+            lineage=line,
             at_s=now_s,
             last_step_at_s=steps[-1].at_s if steps else None,
             goal_metric=info.goal_metric,
@@ -168,7 +169,7 @@ class Observer:
         self._upto = log.last_point_id()
         self._branch, self._thinned = branch, {}
         self._rows.clear()
-        segments = lineage(log, branch)
+        segments = log.lineage(branch)
         for name, until in segments:
             rows = log.recent_points(RECENT_POINTS, SOURCES, name, until)
             self._rows.extend(row for row in rows if row.point_id <= self._upto)

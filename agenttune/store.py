@@ -212,9 +212,9 @@ class RunLog:
     ) -> list[int]:
         """Append events in one transaction and return their `seq`.
 
-        `RunStarted`, `KnobsRead`, `BranchStarted` and `StatusChanged` also update the identity card. A final status is never
-        followed by another one: a later one is not written. Queued commands of a run that ends expire in the same
-        transaction.
+        `RunStarted`, `KnobsRead`, `BranchStarted` and `StatusChanged` also update the identity card. A final status
+        is never followed by another one: a later one is not written. Queued commands of a run that ends expire in
+        the same transaction.
         """
         with self.transaction():
             return [seq for body in bodies for seq in self._append(body, step, branch, command_id)]
@@ -281,6 +281,20 @@ class RunLog:
             rows = self._db.execute(sql, (*arguments, limit)).fetchall()
         events = [_event(row) for row in rows]
         return events[::-1] if newest else events
+
+    def lineage(self, branch: str) -> list[tuple[str, int | None]]:
+        """The branches that a branch stands on, oldest first, each with the last step that counts (None: all).
+
+        A branch takes over the history of its parent up to the step of the checkpoint that it stands on.
+        """
+        bodies = (event.body for event in self.events(kinds=["branch_started"], limit=100_000))
+        started = {body.name: body for body in bodies if isinstance(body, BranchStarted)}
+        found: list[tuple[str, int | None]] = [(branch, None)]
+        until: int | None = None
+        while (start := started.get(found[-1][0])) is not None and start.parent is not None:
+            until = start.from_step if until is None else min(until, start.from_step)
+            found.append((start.parent, until))
+        return found[::-1]
 
     def last_seq(self) -> int:
         row = self._db.execute("SELECT max(seq) FROM events").fetchone()

@@ -39,9 +39,11 @@ def series(observation: Observation, names: Sequence[str]) -> SeriesView | None:
 
 
 def changes(observation: Observation) -> list[CommandRecord]:
-    """Commands of anybody that took effect on training, oldest first."""
+    """Commands of anybody that took effect on the training that led here, oldest first."""
     done = [c for c in observation.commands if c.ack is not None and c.ack.outcome == "applied"]
-    return [c for c in done if isinstance(c.proposal.command, STEERING)]
+    line = observation.lineage
+    here = [c for c in done if c.ack is not None and line.has(c.ack.branch, c.ack.step)]
+    return [c for c in here if isinstance(c.proposal.command, STEERING)]
 
 
 def last_change_step(observation: Observation) -> int:

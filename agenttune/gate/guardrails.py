@@ -82,7 +82,8 @@ def cooldown(proposal: Proposal, world: World) -> Verdict | None:
     for record in reversed(world.history):
         same = asked & {target.knob for target in targets_of(record.proposal.command, world.info)}
         since = world.info.step - (record.ack.step if record.ack else record.submitted_step or 0)
-        if same and since < wait:
+        # A change at a later step was left behind by going back to a checkpoint.
+        if same and 0 <= since < wait:
             reason = f"{', '.join(sorted(same))} was changed {since} steps ago; gate.cooldown_steps is {wait}"
             return _refuse("cooldown", reason, {"based_on_step": world.info.step + wait - since})
     return None

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agenttune.errors import UserError
-from agenttune.events import Acked, Curve, Evaluated, Event, PolicyAttached, RunInfo, StoredPoint
+from agenttune.events import Acked, BranchStarted, Curve, Evaluated, Event, PolicyAttached, RunInfo, StoredPoint
 from agenttune.journal import MetricAt, goal_values, score_of
 from agenttune.store import RunLog
 from agenttune.terminal.lines import Line, lines_of
@@ -69,7 +69,7 @@ class RunFeed:
         self._curve_at_s = -math.inf
         self._speed: deque[tuple[int, float]] = deque(maxlen=SPEED_WINDOW)
         self.now = Snapshot(info=log.info())
-        known = score_of(goal_values(log, self.now.info), self.now.info)
+        known = score_of(goal_values(log, self.now.info, self.now.info.branch), self.now.info)
         if known is not None and known.metric == self.now.info.goal_metric:
             self.now.goal_best = known.best
 
@@ -135,6 +135,10 @@ class RunFeed:
                 self._take_goal(event.step or 0, body.metrics[self.now.info.goal_metric])
             if "eval_loss" in body.metrics:
                 self.now.evaluations.append(MetricAt(step=event.step or 0, value=body.metrics["eval_loss"]))
+        elif isinstance(body, BranchStarted):
+            kept = [e for e in self.now.evaluations if e.step <= body.from_step]
+            self.now.evaluations.clear()
+            self.now.evaluations.extend(kept)
         elif isinstance(body, PolicyAttached):
             self.now.policy = body.policy
         elif isinstance(body, Acked) and body.ack.outcome == "applied":

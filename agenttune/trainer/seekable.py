@@ -228,8 +228,9 @@ def _set_epoch(loader: Any, epoch: int) -> None:
     """Tell a loader, and the samplers below it, which epoch comes next; as the loop does at each of its own."""
     below = getattr(getattr(loader, "batch_sampler", None), "batch_sampler", None)
     for target in (loader, below):
-        if hasattr(target, "set_epoch"):
-            target.set_epoch(epoch)
+        set_epoch = getattr(target, "set_epoch", None)
+        if set_epoch is not None:
+            set_epoch(epoch)
 
 
 class _Followed:

@@ -14,7 +14,6 @@ import torch
 from torch.utils.data import IterableDataset
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
-from agenttune.observe import lineage
 from agenttune.proposals import Ack
 from agenttune.store import RunLog
 from agenttune.trainer.checkpoint_files import MANIFEST
@@ -187,7 +186,7 @@ def test_the_lineage_is_in_the_log(bench: Bench) -> None:
         ("branch-3", "main", 10, first),
     ]
     assert log.info().branch == "branch-3"
-    assert lineage(log, "branch-2") == [("main", 10), ("lower", 30), ("branch-2", None)]
+    assert log.lineage("branch-2") == [("main", 10), ("lower", 30), ("branch-2", None)]
     assert [ack.branch for ack in result.acks()] == ["main", "lower", "lower", "branch-2", "branch-3"]
     steps = {branch: (min(found), max(found)) for branch, found in losses(result).items()}
     assert steps == {"main": (1, 20), "lower": (11, 40), "branch-2": (31, 50), "branch-3": (11, 60)}
