@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 
 OPEN_ENDED = 2**31
@@ -134,3 +135,49 @@ class Accumulation:
         if group.left == 0:
             self._groups.popleft()
         return group
+
+
+NEVER = 2**62
+"""An accumulation that no number of micro-batches completes."""
+
+
+class Alignment:
+    """Brings the loop's count of micro-batches to where the data stands, after a return into the midst of an epoch.
+
+    The loop completes an epoch's last, smaller group by its own count, which begins at 0. So its first group there is
+    led by as many batches as were done before, which are passed over: nothing is computed for them, and no update
+    made. Only epochs that end with a smaller group need that.
+    """
+
+    def __init__(self) -> None:
+        self.due = 0
+        """Batches to pass over in the next group."""
+        self.is_active = False
+        self._left = 0
+        self._accumulation = 1
+        self._group = 0
+        self._counts: tuple[Any, Any] = (0, 0)
+
+    def pad(self, fetched: tuple[list[Any], Any], trainer: Any) -> tuple[list[Any], Any]:
+        """The first group, led by batches to pass over."""
+        batches, items = fetched
+        if not batches:
+            return fetched
+        self._left, self.due, self._group = self.due, 0, len(batches)
+        self._accumulation = trainer.args.gradient_accumulation_steps
+        self._counts = trainer.current_flos, trainer.state.num_input_tokens_seen
+        trainer.args.gradient_accumulation_steps = NEVER
+        self.is_active = True
+        return [batches[0]] * self._left + batches, items
+
+    def pass_over(self, trainer: Any) -> torch.Tensor | None:
+        """What a batch that is passed over has for a loss; None for the first one that counts."""
+        if self._left:
+            self._left -= 1
+            if self._left == 0:
+                trainer.args.gradient_accumulation_steps = self._accumulation
+            return torch.zeros((), device=trainer.args.device)
+        self.is_active = False
+        trainer.current_gradient_accumulation_steps = self._group
+        trainer.current_flos, trainer.state.num_input_tokens_seen = self._counts
+        return None

@@ -17,7 +17,7 @@ from agenttune.events import KnobState
 from agenttune.trainer.adapter import SettingValue
 from agenttune.trainer.apply import NOT_YET
 from agenttune.trainer.checkpoints import MAIN
-from agenttune.trainer.epochs import Accumulation, EpochPlan
+from agenttune.trainer.epochs import Accumulation, Alignment, EpochPlan
 from agenttune.trainer.hf_state import EpochMender, HfState
 from agenttune.trainer.seekable import Feed, Seek
 from agenttune.trainer.state import TrainingState
@@ -46,6 +46,7 @@ class HfAdapter:
         self.trainer = trainer
         self.plan = EpochPlan()
         self.accumulation = Accumulation()
+        self.alignment = Alignment()
         self.feed = Feed()
         self.state = HfState(trainer, self.feed) if trainer is not None else None
         self.settled = False
@@ -287,6 +288,8 @@ class HfAdapter:
     def jump(self, state: TrainingState, arrived: Callable[[], None]) -> None:
         def arrive() -> None:
             self.plan.done = self.feed.epoch
+            ends_ragged = self.plan.epochs is not None and self.plan.batches % self.accumulation_steps
+            self.alignment.due = self.feed.batch % self.plan.batches if ends_ragged else 0
             self.first_step = -1  # flags are heeded from here on
             self._mend_epochs()
             self._state.epoch = self.feed.epoch + self.feed.batch / max(1, self.plan.batches)
@@ -300,6 +303,9 @@ class HfAdapter:
         self._own_state().request(state, arrive)
         if self.feed.must_end_epoch:
             self._end_epoch()
+
+    def jump_note(self, state: TrainingState) -> str:
+        return ""
 
     def aim_save(self, branch: str) -> None:
         """Have the loop's own save of this step go to a folder of its branch, not over another branch's."""

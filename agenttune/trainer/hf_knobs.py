@@ -86,7 +86,7 @@ def _neftune(trainer: Any) -> Iterator[Knob]:
     noisy = [m for m in model.modules() if isinstance(m, nn.Embedding) and hasattr(m, "neftune_noise_alpha")]
     if len(noisy) != 1:
         return
-    (embedding,) = noisy
+    embedding: Any = noisy[0]
     embedding.neftune_noise_alpha = float(embedding.neftune_noise_alpha)
     yield make_knob(
         "neftune_noise_alpha",

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState, TrainerControl
 
-from agenttune.errors import NotSupported, UserError
+from agenttune.errors import UserError
 from agenttune.trainer.checkpoint_files import write_plain_model
 from agenttune.trainer.seekable import Feed, Seek
 from agenttune.trainer.state import (
@@ -110,23 +110,13 @@ class HfState:
         """Refuse a state that does not belong to this run.
 
         Raises:
-            UserError: Its optimizer has other groups, or its data position is not known.
-            NotSupported: The loop cannot continue exactly from there.
+            UserError: Its optimizer has other groups, or its files do not tell where the loop stood.
         """
         check_optimizer(self.trainer.optimizer, state.optimizer)
         if "scheduler" not in state.parts:
             raise UserError("the checkpoint has no scheduler.pt", field="checkpoint_id")
         if "trainer_state" not in state.loop:
             raise UserError("the checkpoint has no trainer_state.json", field="checkpoint_id")
-        count = int(state.steered.get("settings", {}).get("gradient_accumulation_steps", 0)) or int(
-            self.trainer.args.gradient_accumulation_steps
-        )
-        _, batch = self.position(state, count)
-        if batch % self.batches and self.batches % count:
-            raise NotSupported(
-                f"an epoch of {self.batches} batches ends with a smaller group of {self.batches % count} when "
-                f"{count} are accumulated; of such a run only checkpoints at the end of an epoch can be loaded"
-            )
 
     def position(self, state: TrainingState, accumulation: int) -> tuple[int, int]:
         """Epoch and batch at which a state's data stands, by its own account or, for a plain Trainer's, by its step."""

@@ -62,6 +62,9 @@ def make_interactive(trainer_class: type[Any]) -> type[Any]:
 
         def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
             meter, accumulation = self.interactive.meter, self.interactive.adapter.accumulation
+            alignment = self.interactive.adapter.alignment
+            if alignment.is_active and (nothing := alignment.pass_over(self)) is not None:
+                return nothing
             if accumulation.is_changed and (group := accumulation.take()) is not None:
                 num_items_in_batch = group.items
                 self.current_gradient_accumulation_steps = group.size
@@ -84,7 +87,7 @@ def make_interactive(trainer_class: type[Any]) -> type[Any]:
                 fetched = super().get_batch_samples(epoch_iterator, num_batches, device)
             if not adapter.feed.is_open:
                 adapter.feed.count(len(fetched[0]))
-            return fetched
+            return adapter.alignment.pad(fetched, self) if adapter.alignment.due else fetched
 
         def get_train_dataloader(self) -> Any:
             loader = self.make_train_dataloader()

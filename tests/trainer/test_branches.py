@@ -82,6 +82,7 @@ CASES: dict[str, dict[str, Any]] = {
     "saved at the end of an epoch": {"save_at": 30},
     "left at the end of an epoch": {"leave_at": 40},
     "accumulation": {"gradient_accumulation_steps": 2},
+    "epochs that end with a smaller group": {"gradient_accumulation_steps": 4, "save_at": 26},
     "warm-up and cosine": {"lr_scheduler_type": "cosine", "warmup_steps": 5},
     "planned evaluations": {"eval_strategy": "steps", "eval_steps": 9},
     "reduce on plateau": {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "steps", "eval_steps": 3},
