@@ -5,9 +5,11 @@ python docs/generate.py
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+from agenttune.commands import BY_KIND, COMMAND_KINDS
 from agenttune.policy.namespace import describe
 from agenttune.server import create_app
 from agenttune.surface import COMMAND_SURFACES, CommandSurface, command_table
@@ -22,8 +24,8 @@ finite; unknown fields are refused.
 Risk classes: *observe* writes to the log only, *tune* is a reversible change, *disrupt* costs time, *danger* cannot be
 taken back by writing the old value.
 
-`load_checkpoint`, `update_dataset`, `update_dataset_runtime_hyperparameters`, `model_layer_operation` and
-`model_layer_parameter_update` are checked and recorded, and the trainer answers `failed: not supported yet`.
+An example is the command as it is sent: the value of `"command"` in a `POST` to `/api/v1/runs/latest/commands`. Names
+of layers, sources and checkpoints depend on the run.
 
 """
 
@@ -88,42 +90,34 @@ expression after `=`. In `because`, `{...}` is filled in, with Python's format a
 
 
 def commands_page() -> str:
-    examples = "\n".join(f"```json\n{EXAMPLES[s.kind]}\n```" for s in COMMAND_SURFACES)
-    return (
-        COMMANDS_HEAD
-        + command_table()
-        + "\n## Fields\n\n"
-        + "\n".join(map(_fields, COMMAND_SURFACES))
-        + ("\n## Examples\n\n" + examples + "\n")
-    )
+    return COMMANDS_HEAD + command_table_with_examples() + "\n## Fields\n\n" + "\n".join(map(_fields, COMMAND_SURFACES))
+
+
+def command_table_with_examples() -> str:
+    """Every command with its risk class, fields and one valid example: a row each."""
+    head, rule, *rows = command_table().splitlines()
+    lines = [f"{row} `{example_json(kind)}` |" for row, kind in zip(rows, COMMAND_KINDS, strict=True)]
+    return "\n".join([f"{head} example |", f"{rule}---|", *lines]) + "\n"
+
+
+def short_command_table() -> str:
+    """The same for the README: parameters by name only."""
+    rows = ["| command | parameters | risk | example |", "|---|---|---|---|"]
+    for surface in COMMAND_SURFACES:
+        fields = ", ".join(f"`{field.name}`{'' if field.required else '?'}" for field in surface.fields)
+        rows.append(f"| `{surface.kind}` | {fields} | {surface.risk.value} | `{example_json(surface.kind)}` |")
+    return "\n".join(rows) + "\n"
+
+
+def example_json(kind: str) -> str:
+    """A command's own example, as it goes over the wire."""
+    return json.dumps(BY_KIND[kind].example)
 
 
 def _fields(surface: CommandSurface) -> str:
     lines = [f"- `{f.name}`: {f.description}" for f in surface.fields if f.description]
-    return f"### {surface.kind}\n\n{surface.description}\n\n" + ("\n".join(lines) + "\n" if lines else "")
-
-
-EXAMPLES = {
-    "update_optimizer": '{"kind": "update_optimizer", "lr": 1e-4, "weight_decay": 0.01}',
-    "update_schedule": '{"kind": "update_schedule", "shape": "cosine", "final_lr": 1e-5, "end_step": 5000}',
-    "update_training": '{"kind": "update_training", "max_grad_norm": 0.5, "max_steps": 8000}',
-    "set_knob": '{"kind": "set_knob", "name": "label_smoothing", "value": 0.1}',
-    "save_checkpoint": '{"kind": "save_checkpoint", "tag": "before-the-cut"}',
-    "load_checkpoint": '{"kind": "load_checkpoint", "checkpoint_id": "main-500-1a2b3c", "branch_name": "retry"}',
-    "pause_training": '{"kind": "pause_training"}',
-    "resume_training": '{"kind": "resume_training"}',
-    "stop_training": '{"kind": "stop_training", "save": true}',
-    "do_evaluate": '{"kind": "do_evaluate"}',
-    "update_dataset": '{"kind": "update_dataset", "values": {"data_source": ["openai/gsm8k", "juletxara/mgsm"]}}',
-    "update_dataset_runtime_hyperparameters": '{"kind": "update_dataset_runtime_hyperparameters", '
-    '"values": {"sample_prob": [0.9, 0.1]}}',
-    "model_layer_operation": '{"kind": "model_layer_operation", "layer_name": "transformer.h.0.mlp", '
-    '"operation_name": "reset_parameters"}',
-    "model_layer_parameter_update": '{"kind": "model_layer_parameter_update", "layer_name": "transformer.drop", '
-    '"param_name": "p", "value": 0.2}',
-    "add_note": '{"kind": "add_note", "text": "the data loader was restarted here"}',
-}
-"""One valid command of each kind; a test parses them."""
+    parts = [f"### {surface.kind}", surface.description, *(["\n".join(lines)] if lines else [])]
+    return "\n\n".join(parts) + "\n"
 
 
 def rest_page() -> str:

@@ -12,13 +12,14 @@ from starlette.exceptions import HTTPException
 
 from agenttune import __version__
 from agenttune.control import LocalControl
-from agenttune.server import following, problems, runs, submitting
+from agenttune.server import following, layers, problems, runs, seed_api, submitting
 from agenttune.server.bodies import StrictBodies
 from agenttune.server.context import Context, known_parameters_only
 from agenttune.server.guard import Guard
 from agenttune.server.live import Hub
 from agenttune.server.presence import Presence
 from agenttune.server.problems import CrashGuard, ErrorBody
+from agenttune.server.seed_events import Translator
 
 PREFIX = "/api/v1"
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -43,16 +44,17 @@ def create_app(runs_dir: Path, *, token: str | None = None, allowed_hosts: Colle
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.context = Context(control, Hub(control))
+    app.state.context = Context(control, Hub(control), Translator(control))
     app.state.pid = os.getpid()
     app.state.presence = Presence()
     api = APIRouter(prefix=PREFIX, dependencies=[Depends(known_parameters_only)], responses=_ERRORS)
-    for part in (runs, submitting, following):
+    for part in (runs, layers, submitting, following):
         api.include_router(part.router)
     app.include_router(api)
+    app.include_router(seed_api.router)
     app.add_api_websocket_route("/{path:path}", _no_such_stream)  # else refused without a word
     problems.install(app)
-    app.add_middleware(StrictBodies)
+    app.add_middleware(StrictBodies, judged_by_route={seed_api.COMMAND_PATH})
     app.add_middleware(Guard, token=token, allowed_hosts=allowed_hosts)
     app.add_middleware(CrashGuard)
     app.add_middleware(app.state.presence.middleware)  # the last one added is the outermost

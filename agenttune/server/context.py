@@ -18,6 +18,7 @@ from starlette.responses import Response
 from agenttune.control import LocalControl
 from agenttune.errors import UnknownRun, UserError
 from agenttune.server.live import Hub
+from agenttune.server.seed_events import Translator
 
 LATEST = "latest"
 """In place of a run id: the newest run."""
@@ -32,11 +33,13 @@ class Context:
     Attributes:
         control: The door to the runs folder.
         hub: Follows runs for live clients.
+        translator: Makes the seed's frames of events.
         instance: Tells this start of the server from every other.
     """
 
     control: LocalControl
     hub: Hub
+    translator: Translator
     instance: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
@@ -52,9 +55,14 @@ async def _run_id(context: Ctx, run_id: Annotated[str, Path(description="A run's
     """The id with `latest` resolved. Whether there is such a run is left to whoever opens its log."""
     if run_id == LATEST:
         return await run_in_threadpool(_newest, context.control)
-    if len(run_id.encode()) > MAX_RUN_ID_BYTES:
-        raise UnknownRun(f"no run {run_id[:40]!r}... in {context.control.runs_dir}", field="run_id")
+    check_length(context.control, run_id)
     return run_id
+
+
+def check_length(control: LocalControl, run_id: str) -> None:
+    """Raises UnknownRun for a name that no file system would take."""
+    if len(run_id.encode()) > MAX_RUN_ID_BYTES:
+        raise UnknownRun(f"no run {run_id[:40]!r}... in {control.runs_dir}", field="run_id")
 
 
 def _newest(control: LocalControl) -> str:

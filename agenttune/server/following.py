@@ -71,16 +71,16 @@ async def live(
     """
     async with context.hub.follow(run_id) as tail:
         await socket.accept(chosen_subprotocol(socket))
-        streams = [_event_stream(context, tail, since)]
+        streams = [event_stream(context, tail, since)]
         if points:
             streams.append(_point_stream(context, tail, tail.points.top if points_since is None else points_since))
         # A send to a client that reads nothing never returns, so the end of the server must end it from outside.
         closing = context.hub.closing.wait()
-        await _until_first([_send_all(socket, tail, streams), _until_gone(socket), closing])
+        await until_first([_send_all(socket, tail, streams), until_gone(socket), closing])
 
 
 @dataclass
-class _Stream:
+class Stream:
     """One client's place in one stream."""
 
     ring: Ring
@@ -95,21 +95,21 @@ class _Stream:
         return entries[:BATCH]
 
 
-def _event_stream(context: Context, tail: Tail, since: int) -> _Stream:
+def event_stream(context: Context, tail: Tail, since: int) -> Stream:
     def read(cursor: int) -> list[Entry]:
         return event_entries(context.control.events(tail.run_id, cursor, BATCH))
 
-    return _Stream(tail.events, since, read)
+    return Stream(tail.events, since, read)
 
 
-def _point_stream(context: Context, tail: Tail, since: int) -> _Stream:
+def _point_stream(context: Context, tail: Tail, since: int) -> Stream:
     def read(cursor: int) -> list[Entry]:
         return point_entries(cursor, context.control.points(tail.run_id, cursor, PAGE))
 
-    return _Stream(tail.points, since, read)
+    return Stream(tail.points, since, read)
 
 
-async def _send_all(socket: WebSocket, tail: Tail, streams: list[_Stream]) -> None:
+async def _send_all(socket: WebSocket, tail: Tail, streams: list[Stream]) -> None:
     """Send what there is, wait for more, for ever."""
     while not tail.stopped:
         if tail.fault is not None:
@@ -129,13 +129,13 @@ async def _send(socket: WebSocket, entries: list[Entry]) -> None:
         await socket.send_text(entry.text)
 
 
-async def _until_gone(socket: WebSocket) -> None:
+async def until_gone(socket: WebSocket) -> None:
     """Drop what the client says; returns when it leaves."""
     while (await socket.receive())["type"] != "websocket.disconnect":
         pass
 
 
-async def _until_first(works: list[Coroutine[Any, Any, object]]) -> None:
+async def until_first(works: list[Coroutine[Any, Any, object]]) -> None:
     """Run all until one ends, then end the others; a client that leaves or hangs is no error."""
     tasks = [asyncio.create_task(work) for work in works]
     try:

@@ -9,10 +9,13 @@ from pydantic import BeforeValidator, Field
 from agenttune.commands import Command, Int, parse_command
 from agenttune.events import (
     BranchStarted,
+    DatasetRead,
     Decided,
     Event,
     Found,
     KnobState,
+    Metric,
+    ModuleInfo,
     PolicyAttached,
     PolicyDetached,
     RunInfo,
@@ -69,8 +72,12 @@ class Surfaces(Record):
 
 class Checkpoint(Record):
     checkpoint_id: str
-    path: str
+    path: str = Field(description="Its folder; empty for a snapshot in memory.")
     tag: str | None
+    keep_in: Literal["disk", "memory"]
+    size_bytes: int | None
+    metric: Metric | None = Field(description="The goal metric as last evaluated before it.")
+    pinned: bool = Field(description="Never deleted to keep within the disk cap.")
     step: int | None
     branch: str
     at_s: float = Field(description="Unix time.")
@@ -79,11 +86,41 @@ class Checkpoint(Record):
 
 
 class Checkpoints(Record):
-    checkpoints: list[Checkpoint]
+    checkpoints: list[Checkpoint] = Field(description="Those that still exist, oldest first.")
+
+
+class Branch(Record):
+    """A branch and those that go off it."""
+
+    name: str
+    parent: str | None
+    from_step: int
+    checkpoint_id: str | None = Field(description="The checkpoint it stands on.")
+    is_current: bool
+    children: list[Branch]
 
 
 class Branches(Record):
-    branches: list[BranchStarted]
+    branches: list[BranchStarted] = Field(description="In order of their start; `main` is always the first.")
+    current: str = Field(description="The branch that is being trained, or was last.")
+    tree: list[Branch] = Field(description="The same branches as a tree; one root unless a run has several.")
+
+
+class Model(Record):
+    """The model's layers as last read; all null if the trainer has not told."""
+
+    step: int | None = None
+    at_s: float | None = Field(None, description="Unix time at which it was read.")
+    model: ModuleInfo | None = None
+    message: str = Field("", description="What the trainer said of norms that it could not measure.")
+
+
+class Dataset(Record):
+    """The training dataset as last read; all null if the trainer has not told."""
+
+    step: int | None = None
+    at_s: float | None = Field(None, description="Unix time at which it was read.")
+    dataset: DatasetRead | None = None
 
 
 class ClaimedAuthor(Record):

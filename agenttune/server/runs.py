@@ -10,14 +10,16 @@ from starlette.responses import Response
 
 from agenttune import __version__
 from agenttune.errors import UserError
-from agenttune.events import EVENT_KINDS, CheckpointSaved, Curve, Event, RunInfo, RunStatus
+from agenttune.events import EVENT_KINDS, BranchStarted, CheckpointSaved, Curve, DatasetRead, Event, RunInfo, RunStatus
 from agenttune.observation import Observation
 from agenttune.server.context import Ctx, RunId, answer
 from agenttune.server.models import (
     MAX_STEP,
+    Branch,
     Branches,
     Checkpoint,
     Checkpoints,
+    Dataset,
     Health,
     Knobs,
     Points,
@@ -31,7 +33,7 @@ router = APIRouter()
 Cursor = Annotated[int, Query(ge=0, le=MAX_STEP, description="Only what follows this cursor.")]
 Limit = Annotated[int, Query(ge=1, le=10_000, description="At most so many.")]
 StepBound = Annotated[int, Query(ge=0, le=MAX_STEP)]
-Branch = Annotated[str, Query(max_length=200)]
+BranchName = Annotated[str, Query(max_length=200)]
 
 
 @router.get("/health", response_model=Health)
@@ -74,7 +76,7 @@ def observation(run_id: RunId, context: Ctx) -> Response:
 
 
 @router.get("/runs/{run_id}/metrics", response_model=Series)
-def metrics(run_id: RunId, context: Ctx, branch: Branch = "main") -> Response:
+def metrics(run_id: RunId, context: Ctx, branch: BranchName = "main") -> Response:
     """The metrics there are, with their extent."""
     return answer(Series(series=context.control.series(run_id, branch)))
 
@@ -84,7 +86,7 @@ def curve(
     run_id: RunId,
     context: Ctx,
     name: str,
-    branch: Branch = "main",
+    branch: BranchName = "main",
     first_step: StepBound = 0,
     last_step: StepBound | None = None,
     max_points: Limit = 1000,
@@ -110,14 +112,44 @@ def knobs(run_id: RunId, context: Ctx) -> Response:
 
 @router.get("/runs/{run_id}/checkpoints", response_model=Checkpoints)
 def checkpoints(run_id: RunId, context: Ctx) -> Response:
-    """Checkpoints in order of saving."""
+    """Checkpoints that still exist, in order of saving."""
     return answer(Checkpoints(checkpoints=[_checkpoint(event) for event in context.control.checkpoints(run_id)]))
 
 
 @router.get("/runs/{run_id}/branches", response_model=Branches)
 def branches(run_id: RunId, context: Ctx) -> Response:
-    """Branches in order of their start; `main` is always the first."""
-    return answer(Branches(branches=context.control.branches(run_id)))
+    """Every branch: which it went off, at which step, from which checkpoint; as a list and as a tree."""
+    found = context.control.branches(run_id)
+    current = found[-1].name
+    return answer(Branches(branches=found, current=current, tree=_tree(found, current)))
+
+
+@router.get("/runs/{run_id}/dataset", response_model=Dataset)
+def dataset(run_id: RunId, context: Ctx) -> Response:
+    """The training dataset and its parameters, as last read."""
+    event = context.control.newest(run_id, "dataset_read")
+    if event is None or not isinstance(event.body, DatasetRead):
+        return answer(Dataset())
+    return answer(Dataset(step=event.step, at_s=event.at_s, dataset=event.body))
+
+
+def _tree(branches: list[BranchStarted], current: str) -> list[Branch]:
+    """Branches under those they went off; one whose parent is not known is a root."""
+    made: dict[str, Branch] = {}
+    roots: list[Branch] = []
+    for started in branches:
+        branch = Branch(
+            name=started.name,
+            parent=started.parent,
+            from_step=started.from_step,
+            checkpoint_id=started.checkpoint_id,
+            is_current=started.name == current,
+            children=[],
+        )
+        siblings = made[started.parent].children if started.parent in made else roots
+        siblings.append(branch)
+        made[started.name] = branch
+    return roots
 
 
 def _checkpoint(event: Event) -> Checkpoint:
@@ -128,6 +160,10 @@ def _checkpoint(event: Event) -> Checkpoint:
         checkpoint_id=saved.checkpoint_id,
         path=saved.path,
         tag=saved.tag,
+        keep_in=saved.keep_in,
+        size_bytes=saved.size_bytes,
+        metric=saved.metric,
+        pinned=saved.pinned,
         step=event.step,
         branch=event.branch,
         at_s=event.at_s,

@@ -43,7 +43,7 @@ async def submit(
     record = await run_in_threadpool(context.control.submit, run_id, proposal)
     # The log keeps the first proposal of an id, with its own time.
     status = 202 if record.proposal.created_at_s == proposal.created_at_s else 200
-    return answer(await _acked(context, run_id, record, wait_s), status)
+    return answer(await acked(context, run_id, record, wait_s), status)
 
 
 @router.get("/runs/{run_id}/commands", response_model=Commands)
@@ -61,7 +61,7 @@ def commands(
 async def command(run_id: RunId, context: Ctx, command_id: str, wait_s: Wait = 0.0) -> Response:
     """One command and all that is known of it; with `wait_s`, waits for the trainer's ack."""
     record = await run_in_threadpool(context.control.command, run_id, command_id)
-    return answer(await _acked(context, run_id, record, wait_s))
+    return answer(await acked(context, run_id, record, wait_s))
 
 
 @router.post("/runs/{run_id}/records", status_code=201, response_model=Recorded)
@@ -83,7 +83,7 @@ def _proposal(submission: Submission) -> Proposal:
     )
 
 
-async def _acked(context: Context, run_id: str, record: CommandRecord, wait_s: float) -> CommandRecord:
+async def acked(context: Context, run_id: str, record: CommandRecord, wait_s: float) -> CommandRecord:
     """The record once it has its ack or needs none, or as it stands when the time is up."""
     if wait_s == 0 or not _waits(record):
         return record

@@ -34,8 +34,12 @@ class Adapter(Protocol):
         """The training dataset; None where the loop does not know it."""
         ...
 
-    def replace_dataset(self, dataset: object) -> str:
+    def replace_dataset(self, dataset: object, keeps_place: bool = False) -> str:
         """Draw from another dataset from the next batch on; steps, optimizer and schedule stay.
+
+        Args:
+            dataset: The other dataset.
+            keeps_place: Go on at the place that a checkpoint knows, instead of beginning an epoch.
 
         Returns:
             What else this means, for the ack's message.
@@ -119,6 +123,10 @@ class Adapter(Protocol):
 
     def jump(self, state: TrainingState, arrived: Callable[[], None]) -> None:
         """Continue from a state, which was checked: put it back, now or between two steps, then call `arrived`."""
+        ...
+
+    def jump_note(self, state: TrainingState) -> str:
+        """What does not go back with a state, for the ack's message; empty if all does."""
         ...
 
     def can_end_here(self) -> bool:

@@ -21,20 +21,17 @@ from agenttune.errors import NotSupported, UserError
 from agenttune.events import NoteAdded, StatusChanged
 from agenttune.proposals import Change, CommandRecord
 from agenttune.trainer.adapter import Adapter
+from agenttune.trainer.datasets.handlers import update_dataset, update_dataset_runtime_hyperparameters
 from agenttune.trainer.layers import operate_on_layer, read_layers, update_layer_parameter
 from agenttune.trainer.optimizers import same
 from agenttune.trainer.outcomes import AwaitCapture, AwaitJump, AwaitSave, Done, Expectation, NotYet, Outcome
 from agenttune.trainer.rates import update_optimizer
 from agenttune.trainer.replan import update_schedule
 from agenttune.trainer.state import check_model
+from agenttune.trainer.steered import prepare_dataset
 from agenttune.trainer.steering import Steering
 
-NOT_YET = frozenset(
-    {
-        "update_dataset",
-        "update_dataset_runtime_hyperparameters",
-    }
-)
+NOT_YET: frozenset[str] = frozenset()
 """Commands that are defined, and that no trainer applies yet."""
 
 
@@ -124,7 +121,7 @@ def load_checkpoint(steering: Steering, record: CommandRecord, command: LoadChec
     model = adapter.model()
     state = checkpoints.read(checkpoint, lambda shapes: check_model(model, shapes))
     adapter.check_state(state)
-    return AwaitJump(checkpoint, branch, state)
+    return AwaitJump(checkpoint, branch, state, prepare_dataset(steering, state.steered))
 
 
 def do_evaluate(steering: Steering, record: CommandRecord, command: CommandBase) -> Outcome:
@@ -181,6 +178,8 @@ HANDLERS: dict[str, Handler] = {
     "pause_training": pause_training,
     "resume_training": resume_training,
     "stop_training": stop_training,
+    "update_dataset": update_dataset,
+    "update_dataset_runtime_hyperparameters": update_dataset_runtime_hyperparameters,
     "model_layer_operation": operate_on_layer,
     "model_layer_parameter_update": update_layer_parameter,
     "read_model": read_layers,

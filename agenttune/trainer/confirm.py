@@ -17,8 +17,11 @@ READ_BACK_STEPS = 5
 def check_before_update(waiting: Waiting, schedule: Schedule) -> None:
     """Note it if the update about to happen uses another rate than the one that was set."""
     outcome = waiting.outcome
-    if isinstance(outcome, AwaitRate) and not _moved(outcome, schedule):
-        waiting.problem = _difference(outcome, outcome.now, schedule.effective(), "the next update used")
+    if not isinstance(outcome, AwaitRate) or _moved(outcome, schedule):
+        return
+    expected = _expected(outcome, schedule)
+    if expected is not None:
+        waiting.problem = _difference(outcome, expected, schedule.effective(), "the next update used")
 
 
 def check_after_step(waiting: Waiting, schedule: Schedule) -> str:
@@ -29,9 +32,22 @@ def check_after_step(waiting: Waiting, schedule: Schedule) -> str:
     found = schedule.effective()
     if _moved(outcome, schedule):
         return f"an evaluation has since moved the rate to {found[min(outcome.groups)]:g}, as {schedule.name} does"
-    if not waiting.problem and outcome.next is not None:
-        waiting.problem = _difference(outcome, outcome.next, found, "after the schedule's next step the rate is")
-    return "" if outcome.next is not None else f"{schedule.name} cannot be foretold; the rate held for one update"
+    expected = _expected(outcome, schedule)
+    if not waiting.problem and expected is not None:
+        waiting.problem = _difference(outcome, expected, found, "after the schedule's next step the rate is")
+    if expected is None:
+        return f"{schedule.name} cannot be foretold; the rate held for one update"
+    if schedule.counts and schedule.clock == outcome.clock:
+        return f"the rate held for one update; {schedule.name} has not stepped since"
+    return ""
+
+
+def _expected(outcome: AwaitRate, schedule: Schedule) -> list[float] | None:
+    """The rates by what the schedule has counted since: a loop may step it before or after the boundary, or not yet."""
+    if not schedule.counts:
+        return outcome.next
+    steps = schedule.clock - outcome.clock
+    return outcome.now if steps == 0 else outcome.next if steps == 1 else None
 
 
 def _moved(outcome: AwaitRate, schedule: Schedule) -> bool:

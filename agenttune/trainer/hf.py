@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ from agenttune.points import Row
 from agenttune.serving import ensure_server
 from agenttune.store import RunLog
 from agenttune.trainer.checkpoints import find_checkpoint
+from agenttune.trainer.datasets.sources import SourceLosses, attach_sources
 from agenttune.trainer.exchange import leads_here, make_exchange
 from agenttune.trainer.hf_adapter import HfAdapter
-from agenttune.trainer.knobs import Knob, KnobRegistry
+from agenttune.trainer.hf_knobs import register_trainer_knobs
+from agenttune.trainer.loops.offering import Offers
 from agenttune.trainer.meter import StepMeter
 from agenttune.trainer.options import SERVER_URL, Options, open_run
 from agenttune.trainer.session import Session
@@ -30,7 +32,7 @@ from agenttune.trainer.session import Session
 logger = logging.getLogger("agenttune")
 
 
-class InteractiveCallback(TrainerCallback):  # type: ignore[misc]
+class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
     """Makes a training run observable and steerable: `trainer.add_callback(InteractiveCallback())`.
 
     Without access to the trainer it can neither evaluate on demand, nor change gradient accumulation, nor go past
@@ -42,46 +44,20 @@ class InteractiveCallback(TrainerCallback):  # type: ignore[misc]
     """
 
     def __init__(self, options: Options | None = None, adapter: HfAdapter | None = None) -> None:
+        super().__init__()
         self.options = options or Options()
         self.adapter = adapter or HfAdapter()
         self.adapter.after_arrival = self._arrived
-        self.registry = KnobRegistry()
         self.session: Session | None = None
         self.meter: StepMeter | None = None
+        self.sources: SourceLosses | None = None
         self._log: RunLog | None = None
         self._is_open = False
         self._hook: Any = None
+        self._source_hook: Any = None
 
-    def register_knob(
-        self,
-        name: str,
-        get: Callable[[], Any],
-        set: Callable[[Any], object],  # noqa: A002 - reads best where it is called
-        *,
-        unit: str = "",
-        minimum: float | None = None,
-        maximum: float | None = None,
-        description: str = "",
-    ) -> None:
-        """Offer a value of your own for the `set_knob` command.
-
-        Args:
-            name: Its name, for agents and the dashboard.
-            get: Reads it: a number, true/false or a text.
-            set: Writes it; called between two steps, in the training thread.
-            unit: Such as `s` or `tokens`.
-            minimum: Smallest value allowed.
-            maximum: Largest value allowed.
-            description: What it does, for whoever decides to change it.
-
-        Raises:
-            UserError: It cannot be read, or is of another type.
-        """
-        knob = Knob(name, get, set, unit, minimum, maximum, description)
-        if self.session is not None:
-            self.session.register_knob(knob)
-        else:
-            self.registry.register(knob)
+    def _live_session(self) -> Session | None:
+        return self.session
 
     # -- opening and closing ----------------------------------------------------------------------------------
 
@@ -108,9 +84,9 @@ class InteractiveCallback(TrainerCallback):  # type: ignore[misc]
             return
         self._is_open = False
         atexit.unregister(self._close_at_exit)
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
+        for hook in filter(None, (self._hook, self._source_hook)):
+            hook.remove()
+        self._hook = self._source_hook = None
         if self.session is not None:
             self.session.end(status, reason)
         elif self._log is not None:  # it ended before training began
@@ -149,6 +125,8 @@ class InteractiveCallback(TrainerCallback):  # type: ignore[misc]
             if self.adapter.trainer is None:
                 atexit.register(self._close_at_exit)
             with self._never_fatal():
+                if self.adapter.trainer is not None:
+                    register_trainer_knobs(self.adapter.trainer, self.registry)
                 self.session.begin(state.global_step, _details(args, kwargs))
         self._skip()
 
@@ -177,6 +155,8 @@ class InteractiveCallback(TrainerCallback):  # type: ignore[misc]
             return
         self.adapter.follow(control, kwargs)
         try:
+            if self.sources is not None and meter is not None:
+                meter.add_values(self.sources.finish())
             if meter is not None:
                 session.add_point(meter.finish(state.global_step, session.lr, session.base_lr))
             session.boundary(state.global_step)
@@ -253,6 +233,17 @@ class InteractiveCallback(TrainerCallback):  # type: ignore[misc]
     def _skip(self) -> None:
         if self.meter is not None:
             self.meter.skip()
+
+    def watch_sources(self, loader: Any, dataset: Any) -> None:
+        """Measure the loss of each source of a mixture; there is nothing to it for any other dataset."""
+        self.sources = attach_sources(loader, dataset)
+        if self.sources is not None and self._source_hook is None:
+            model = self.adapter.trainer.model
+            self._source_hook = model.register_forward_hook(self._take_source_losses)
+
+    def _take_source_losses(self, model: torch.nn.Module, inputs: Any, output: Any) -> None:
+        if self.sources is not None and self.sources.is_waiting and model.training:
+            self.sources.add(model, output)
 
     def _watch_loss(self, model: torch.nn.Module) -> None:
         """Without the trainer, the loss of a step is read off the model's own output."""

@@ -208,7 +208,7 @@ class HfAdapter:
         )
         return dataset
 
-    def replace_dataset(self, dataset: object) -> str:
+    def replace_dataset(self, dataset: object, keeps_place: bool = False) -> str:
         if self.trainer is None:
             raise NotSupported(f"replacing the dataset: {self.refusal}")
         if self.feed.refusal():
@@ -220,7 +220,7 @@ class HfAdapter:
         except Exception as error:
             self.trainer.train_dataset = old
             raise UserError(f"no data loader can be made of it, the old one stays: {error}") from error
-        self.feed.replace(loader)
+        self.feed.replace(loader, keeps_place)
         self._leave_plan()
         try:
             self.plan.batches = len(loader)

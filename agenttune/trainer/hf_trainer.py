@@ -37,6 +37,16 @@ def make_interactive(trainer_class: type[Any]) -> type[Any]:
             """See `InteractiveCallback.register_knob`."""
             return self.interactive.register_knob
 
+        @property
+        def allow_layer_operation(self) -> Callable[..., None]:
+            """See `InteractiveCallback.allow_layer_operation`."""
+            return self.interactive.allow_layer_operation
+
+        @property
+        def allow_layer_parameter(self) -> Callable[..., None]:
+            """See `InteractiveCallback.allow_layer_parameter`."""
+            return self.interactive.allow_layer_parameter
+
         def train(self, *args: Any, **kwargs: Any) -> Any:
             self.interactive.open()
             PlannedEpochs(self.interactive.adapter.plan, self.callback_handler)
@@ -68,6 +78,8 @@ def make_interactive(trainer_class: type[Any]) -> type[Any]:
             if accumulation.is_changed and (group := accumulation.take()) is not None:
                 num_items_in_batch = group.items
                 self.current_gradient_accumulation_steps = group.size
+            if self.interactive.sources is not None:
+                self.interactive.sources.begin(inputs)
             if meter is None:
                 return super().training_step(model, inputs, num_items_in_batch)
             meter.add_batch(inputs)
@@ -96,7 +108,9 @@ def make_interactive(trainer_class: type[Any]) -> type[Any]:
 
         def make_train_dataloader(self) -> Any:
             """A loader of the training dataset as it is now, that nobody follows."""
-            return super().get_train_dataloader()
+            loader = super().get_train_dataloader()
+            self.interactive.watch_sources(loader, self.train_dataset)
+            return loader
 
         def set_initial_training_values(self, *args: Any, **kwargs: Any) -> Any:
             values = super().set_initial_training_values(*args, **kwargs)

@@ -12,12 +12,17 @@ from agenttune.errors import UserError
 from agenttune.events import KnobState
 from agenttune.proposals import Change
 from agenttune.trainer.adapter import Adapter
+from agenttune.trainer.layer_rules import LayerRules
 from agenttune.trainer.optimizers import read_value, same, tunable_names
 from agenttune.trainer.schedules import Kind, Schedule
 
 logger = logging.getLogger("agenttune")
 
 KnobValue = bool | int | float | str
+Bounds = tuple[float | None, float | None]
+"""Smallest and largest value allowed; None: no bound on that side."""
+NAME_CHARACTERS = 128
+"""Longest name that `set_knob` takes."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +48,65 @@ class Knob:
         )
 
 
+def make_knob(
+    name: str,
+    get: Callable[[], Any],
+    set: Callable[[Any], object],  # noqa: A002 - reads best where it is called
+    unit: str = "",
+    bounds: Bounds | None = None,
+    description: str = "",
+) -> Knob:
+    """A knob, as users register one.
+
+    Args:
+        name: Its name, for agents and the dashboard.
+        get: Reads it: a number, true/false or a text.
+        set: Writes it; called between two steps, in the training thread.
+        unit: Such as `s` or `tokens`.
+        bounds: Smallest and largest value allowed; None for no bound on that side, or at all.
+        description: What it does, for whoever decides to change it.
+
+    Raises:
+        UserError: The name is empty or too long, or the bounds are none.
+    """
+    if not name or len(name) > NAME_CHARACTERS:
+        raise UserError(f"a knob's name has 1 to {NAME_CHARACTERS} characters, not {len(name)}", field="name")
+    if not callable(get) or not callable(set):
+        raise UserError(f"knob {name!r} needs two functions, one that gets its value and one that sets it", field="get")
+    low, high = _checked_bounds(name, bounds)
+    return Knob(name, get, set, unit, low, high, description)
+
+
+def _checked_bounds(name: str, bounds: Bounds | None) -> Bounds:
+    if bounds is None:
+        return None, None
+    numbers = isinstance(bounds, (tuple, list)) and len(bounds) == 2 and all(map(_is_bound, bounds))
+    if not numbers:
+        raise UserError(f"bounds of knob {name!r} are a pair such as (0, 1), not {bounds!r}", field="bounds")
+    low, high = (None if b is None or math.isinf(b) else b for b in bounds)
+    if low is not None and high is not None and low > high:
+        raise UserError(f"bounds of knob {name!r} are (smallest, largest), not {bounds!r}", field="bounds")
+    return low, high
+
+
+def _is_bound(value: object) -> bool:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value is None or (is_number and not math.isnan(value))  # type: ignore[arg-type]
+
+
 class KnobRegistry:
-    """The user's knobs, by name."""
+    """What the user offers for live change: knobs by name, and what is allowed on layers.
+
+    Attributes:
+        layers: Operations and attributes of layers that the user allows.
+    """
 
     def __init__(self) -> None:
         self._knobs: dict[str, Knob] = {}
+        self.layers = LayerRules()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._knobs
 
     def register(self, knob: Knob) -> None:
         """Add a knob, replacing one of the same name.

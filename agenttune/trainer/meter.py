@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import psutil
@@ -22,7 +22,7 @@ MEMORY_INTERVAL_S = 1.0
 
 
 class Held(NamedTuple):
-    """What a step left behind. Losses (one a micro-batch) and norm may be tensors on a device."""
+    """What a step left behind. Losses (one a micro-batch), norm and extra values may be tensors on a device."""
 
     step: int
     branch: str
@@ -34,7 +34,7 @@ class Held(NamedTuple):
     tokens: int
     losses: list[torch.Tensor]
     norm: Any
-    extra: dict[str, float]
+    extra: dict[str, float | torch.Tensor]
 
 
 Metrics = Point | Row | Held
@@ -51,7 +51,7 @@ class StepMeter:
         self.branch = "main"
         self._replicas = replicas
         self._losses: list[torch.Tensor] = []
-        self._extra: dict[str, float] = {}
+        self._extra: dict[str, float | torch.Tensor] = {}
         self._norm: Any = None
         self._samples = 0
         self._tokens = 0
@@ -73,9 +73,10 @@ class StepMeter:
             if self._key == "input_ids":
                 self._tokens += math.prod(shape)
 
-    def add_values(self, values: dict[str, float]) -> None:
-        """More metrics of this step, as numbers."""
-        self._extra |= values
+    def add_values(self, values: Mapping[str, float | torch.Tensor]) -> None:
+        """More metrics of this step: numbers, or detached one-element tensors that nobody writes to any more."""
+        # Not in place: what the last step left behind may hold this very dict, while it is empty.
+        self._extra = {**self._extra, **values}
 
     def set_norm(self, norm: object) -> None:
         """The gradient norm before clipping."""
@@ -115,12 +116,15 @@ class RowMaker:
     def __call__(self, metrics: Sequence[Metrics]) -> list[Point | Row]:
         """Rows, in order; numbers that lie on a device are fetched in one copy."""
         held = [m for m in metrics if isinstance(m, Held)]
-        tensors = [t for h in held for t in (*h.losses, h.norm) if isinstance(t, torch.Tensor)]
+        left = [value for h in held for value in (*h.losses, h.norm, *h.extra.values())]
+        tensors = [value for value in left if isinstance(value, torch.Tensor)]
         fetched = iter(_fetch(tensors))
         rows: list[Point | Row] = []
         for m in metrics:
             if isinstance(m, Held):
-                rows.append(self._row(m, [next(fetched) for _ in m.losses], _norm(m.norm, fetched)))
+                losses, norm = [next(fetched) for _ in m.losses], _number(m.norm, fetched)
+                extra = {name: _number(value, fetched) for name, value in m.extra.items()}
+                rows.append(self._row(m, losses, norm, extra))
             else:
                 self._mend_loss(m)
                 rows.append(m)
@@ -137,7 +141,7 @@ class RowMaker:
                 row.values["loss"] = math.nan
             self._loss_was_nonfinite = False
 
-    def _row(self, held: Held, losses: list[float], norm: float | None) -> Row:
+    def _row(self, held: Held, losses: list[float], norm: float | None, extra: dict[str, float]) -> Row:
         values = {"lr": held.lr, "base_lr": held.base_lr, "step_time_s": held.took_s}
         if held.took_s > 0 and held.samples:
             values["samples_per_s"] = held.samples / held.took_s
@@ -149,7 +153,7 @@ class RowMaker:
                 self._loss_was_nonfinite = True
         if norm is not None:
             values["step_grad_norm"] = norm
-        return Row(held.step, held.at_s, values | held.extra, "step", held.branch)
+        return Row(held.step, held.at_s, values | extra, "step", held.branch)
 
     def _memory_bytes(self, tensors: list[torch.Tensor]) -> float:
         if any(t.is_cuda for t in tensors):
@@ -166,7 +170,6 @@ def _fetch(tensors: list[torch.Tensor]) -> list[float]:
     return values
 
 
-def _norm(norm: Any, fetched: Any) -> float | None:
-    if norm is None:
-        return None
-    return float(next(fetched)) if isinstance(norm, torch.Tensor) else float(norm)
+def _number(value: Any, fetched: Iterator[float]) -> Any:
+    """A number as it is, and the next fetched one for a tensor."""
+    return next(fetched) if isinstance(value, torch.Tensor) else value if value is None else float(value)

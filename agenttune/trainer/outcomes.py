@@ -77,6 +77,8 @@ class AwaitJump:
     checkpoint: SavedCheckpoint
     branch: str
     state: TrainingState
+    dataset: object | None = None
+    """The training dataset of that time, if it has been rebuilt since."""
 
 
 class NotYet:

@@ -94,7 +94,12 @@ class Schedule:
     @property
     def clock(self) -> int:
         """Steps that the schedule has counted."""
-        return int(getattr(self.scheduler, "last_epoch", 0))
+        return next((int(m.last_epoch) for m in _members(self.scheduler) if hasattr(m, "last_epoch")), 0)
+
+    @property
+    def counts(self) -> bool:
+        """Whether there is a schedule that counts its steps."""
+        return any(hasattr(m, "last_epoch") for m in _members(self.scheduler))
 
     # -- reading ----------------------------------------------------------------------------------------------
 

@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader
 from agenttune.errors import NotSupported
 from agenttune.trainer.state import put_rng, read_rng
 
-
 _set_class = object.__dict__["__class__"].__set__
 """Accelerate's loaders say that they are of another class, by a property that plain assignment does not get past."""
 
@@ -137,11 +136,12 @@ class Feed:
             self.batch += batches
             self.handed += batches
 
-    def replace(self, loader: Any) -> None:
+    def replace(self, loader: Any, keeps_place: bool = False) -> None:
         """Hand out another loader's batches from the next one on, epoch after epoch: the loop planned for the old."""
         self._loader, self._endless = loader, True
-        self.epoch, self.batch = self.epoch + 1, 0
         self.has_jumped = self._redraw = True
+        if not keeps_place:
+            self.epoch, self.batch = self.epoch + 1, 0
 
     # -- handing out ------------------------------------------------------------------------------------------
 

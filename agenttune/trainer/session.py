@@ -31,9 +31,11 @@ from agenttune.trainer.apply import apply_command
 from agenttune.trainer.checkpoint_files import write_manifest
 from agenttune.trainer.checkpoints import FOLDER, Checkpoints, SavedCheckpoint
 from agenttune.trainer.confirm import ReadBacks, check_after_step, check_before_update
+from agenttune.trainer.datasets.record import read_dataset
 from agenttune.trainer.exchange import Alone, Exchange
 from agenttune.trainer.knobs import Knob, KnobRegistry, read_knobs
 from agenttune.trainer.meter import Metrics
+from agenttune.trainer.model_tree import model_read
 from agenttune.trainer.outcomes import AwaitCapture, AwaitJump, AwaitRate, AwaitSave, Done, NotYet, Outcome, Waiting
 from agenttune.trainer.schedules import as_float
 from agenttune.trainer.steered import capture_steered, restore_steered
@@ -117,7 +119,7 @@ class Session:
         )
         if self._max_steps is not None:
             self._update_info(max_steps=self._max_steps)
-        self._record(started, StatusChanged(status="running"), self._knobs())
+        self._record(started, StatusChanged(status="running"), self._knobs(), *self._read_whole())
         for found in self.steering.checkpoints.add_found(adapter.found_checkpoints()):
             self._record(found.saved_event(), step=found.step)
         self._serve("boundary")
@@ -422,7 +424,7 @@ class Session:
         left_step, left_branch = steering.step, self.branch
         steering.step = waiting.outcome.state.step
         self._read_backs = ReadBacks()
-        changes = restore_steered(steering, waiting.outcome.state.steered)
+        changes = restore_steered(steering, waiting.outcome.state.steered, waiting.outcome.dataset)
         started = steering.checkpoints.start_branch(waiting.outcome.branch, checkpoint)
         steering.schedule()
         self._note_change()
@@ -435,7 +437,7 @@ class Session:
         }
         message = steering.adapter.jump_note(waiting.outcome.state)
         ack = Ack(outcome="applied", step=steering.step, changes=changes, result=result, message=message)
-        self._acknowledge(waiting.record, ack, (started, self._knobs()))
+        self._acknowledge(waiting.record, ack, (started, self._knobs(), *self._read_whole()))
         self._serve("between")
 
     @property
@@ -537,6 +539,18 @@ class Session:
     def knobs(self) -> list[KnobState]:
         """Every live-tunable value, as read now."""
         return read_knobs(self.steering.adapter, self.registry)
+
+    def _read_whole(self) -> list[Record]:
+        """The model's layers and the training dataset, as they are now."""
+        adapter, found = self.steering.adapter, list[Record]()
+        try:
+            found.append(model_read(adapter, self.registry.layers))
+            dataset = adapter.train_dataset()
+            if dataset is not None:
+                found.append(read_dataset(dataset))
+        except Exception:  # the user's model and dataset can be anything; training is worth more than their picture
+            logger.exception("the model or the dataset cannot be read for the log")
+        return found
 
     def _record(self, *bodies: Record, command_id: str | None = None, step: int | None = None) -> None:
         at, branch = self.steering.step if step is None else step, self.branch

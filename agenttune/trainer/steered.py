@@ -5,33 +5,67 @@ from __future__ import annotations
 from typing import Any
 
 from agenttune.proposals import Change
+from agenttune.trainer.datasets.record import capture_dataset, dataset_as_captured, is_rebuilt_since, restore_dataset
 from agenttune.trainer.optimizers import same
 from agenttune.trainer.steering import Steering
 
 
 def capture_steered(steering: Steering) -> dict[str, Any]:
-    """Settings of the loop and registered knobs, as they read now."""
+    """Settings of the loop, registered knobs, layers and the training dataset, as they are now."""
+    dataset = steering.adapter.train_dataset()
     return {
         "settings": {knob.name: knob.effective for knob in steering.adapter.settings()},
         "knobs": {knob.name: knob.effective for knob in steering.registry.states() if knob.effective is not None},
+        "layers": steering.layers.capture(),
+        "dataset": capture_dataset(dataset) if dataset is not None else {},
     }
 
 
-def restore_steered(steering: Steering, saved: dict[str, Any]) -> list[Change]:
-    """Write back what differs; what the checkpoint does not know stays as it is.
+def prepare_dataset(steering: Steering, saved: dict[str, Any]) -> object | None:
+    """The training dataset that a checkpoint was drawn from, built anew if it has been rebuilt since; else None.
 
     Raises:
-        UserError: A knob did not take its old value.
+        UserError: It was another dataset, or can no longer be built.
     """
-    changes = []
-    adapter = steering.adapter
-    before = {knob.name: knob.effective for knob in adapter.settings()}
-    for name, value in saved.get("settings", {}).items():
-        if name in before and not same(before[name], value):
-            adapter.change_setting(name, value)
-            changes.append(Change(name=name, previous=before[name], requested=value, effective=value))
+    dataset, captured = steering.adapter.train_dataset(), saved.get("dataset")
+    if captured is None or dataset is None or not is_rebuilt_since(dataset, captured):
+        return None
+    return dataset_as_captured(dataset, captured)
+
+
+def restore_steered(steering: Steering, saved: dict[str, Any], dataset: object | None) -> list[Change]:
+    """Write back what differs; what the checkpoint does not know stays as it is.
+
+    Args:
+        steering: The run.
+        saved: From `capture_steered`.
+        dataset: From `prepare_dataset`.
+
+    Raises:
+        UserError: A value was not taken.
+    """
+    changes = _restore_settings(steering, saved.get("settings", {}))
     now = {knob.name: knob.effective for knob in steering.registry.states()}
     for name, value in saved.get("knobs", {}).items():
         if name in now and not same(now[name], value):
             changes.append(steering.registry.set(name, value)[0])
+    changes += steering.layers.restore(saved.get("layers", {}))
+    current = steering.adapter.train_dataset()
+    if dataset is not None:
+        steering.adapter.replace_dataset(dataset, keeps_place=True)
+    elif current is not None and "dataset" in saved:
+        restore_dataset(current, saved["dataset"])
     return changes
+
+
+def _restore_settings(steering: Steering, saved: dict[str, Any]) -> list[Change]:
+    adapter = steering.adapter
+    before = {knob.name: knob.effective for knob in adapter.settings()}
+    differing = {name: value for name, value in saved.items() if name in before and not same(before[name], value)}
+    for name, value in differing.items():
+        adapter.change_setting(name, value)
+    after = {knob.name: knob.effective for knob in adapter.settings()}
+    return [
+        Change(name=name, previous=before[name], requested=value, effective=after[name])
+        for name, value in differing.items()
+    ]

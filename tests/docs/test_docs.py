@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agenttune.commands import COMMAND_KINDS, parse_command
-from docs.generate import DOCS, EXAMPLES, PAGES
+from docs.generate import DOCS, PAGES, commands_page, short_command_table
 
 ROOT = DOCS.parent
 
@@ -19,10 +19,16 @@ def test_reference_pages_are_current(name: str) -> None:
     assert (DOCS / name).read_text(encoding="utf-8") == PAGES[name](), "run python docs/generate.py"
 
 
-def test_every_command_has_a_valid_example() -> None:
-    assert set(EXAMPLES) == set(COMMAND_KINDS)
-    for kind, text in EXAMPLES.items():
-        assert parse_command(json.loads(text)).kind == kind
+@pytest.mark.parametrize("kind", COMMAND_KINDS)
+def test_every_command_stands_in_the_tables_with_an_example_that_can_be_sent(kind: str) -> None:
+    for table in (commands_page(), short_command_table()):
+        [row] = [line for line in table.splitlines() if line.startswith(f"| `{kind}` |")]
+        [example] = re.findall(r"`(\{.*\})` \|$", row)
+        command = parse_command(json.loads(example))
+        assert command.kind == kind
+        assert f"| {command.risk.value} |" in row
+        for field in type(command).model_fields.keys() - {"kind"}:
+            assert f"`{field}`" in row
 
 
 def test_command_bodies_in_the_readme_are_valid() -> None:

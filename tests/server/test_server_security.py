@@ -47,7 +47,8 @@ def live_url(address: ServerAddress) -> str:
 
 def test_the_token_is_wanted_on_every_route_but_health(locked: tuple[ServerAddress, Path]) -> None:
     url = locked[0].url
-    for path in ("/api/v1/runs", "/api/v1/openapi.json", "/api/v1/docs", "/nope", "/api/v1/health/"):
+    ours = ("/api/v1/runs", "/api/v1/openapi.json", "/api/v1/docs", "/nope", "/api/v1/health/")
+    for path in (*ours, "/api/get_info/", "/api/get_logs/"):
         response = httpx.get(url + path)
         assert (response.status_code, response.json()["error"]["type"]) == (401, "Unauthorized"), path
     health = httpx.get(f"{url}/api/v1/health").json()
@@ -80,6 +81,8 @@ def test_the_token_is_in_no_file(locked: tuple[ServerAddress, Path]) -> None:
 
 def test_a_live_client_needs_the_token_and_may_send_it_as_a_browser_can(locked: tuple[ServerAddress, Path]) -> None:
     url = live_url(locked[0])
+    with pytest.raises(InvalidStatus):
+        connect(locked[0].url.replace("http", "ws") + "/ws/message/")
     for protocols in (None, [Subprotocol("bearer.wrong")]):
         with pytest.raises(InvalidStatus) as caught:
             connect(url, subprotocols=protocols)

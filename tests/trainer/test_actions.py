@@ -231,8 +231,7 @@ def test_a_registered_knob_is_set_within_its_bounds_and_read_back(bench: Bench) 
         lambda: held["temperature"],
         lambda v: held.update(temperature=v),
         unit="K",
-        minimum=0.1,
-        maximum=2.0,
+        bounds=(0.1, 2.0),
     )
     result.trainer.register_knob("deaf", lambda: 1.0, lambda v: None)
     result.trainer.train()

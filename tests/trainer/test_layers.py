@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -158,6 +163,44 @@ def test_the_last_trained_layer_cannot_be_frozen(bench: Bench) -> None:
     assert [ack.outcome for ack in run.result.acks()] == ["failed", "applied", "applied", "failed"]
     assert "nothing would be left to train" in run.result.acks()[0].message
     assert run.has_moved("second.weight", 5, 12)
+
+
+@pytest.mark.parametrize("build", [sgd, lambda m: (torch.optim.AdamW(m.parameters(), weight_decay=0.5), None)])
+def test_a_gradient_that_is_already_there_moves_nothing_once_the_layer_is_frozen(build: Any) -> None:
+    """A plain loop may drop gradients only after the boundary."""
+    model = TinyModel(0.0)
+    optimizer, _ = build(model)
+    loop: Any = type("Loop", (), {"model": lambda self: model, "optimizer": lambda self: optimizer})()
+    for _ in range(2):
+        model(torch.ones(2, 4), torch.zeros(2))["loss"].backward()
+        optimizer.step()
+    before = model.first.weight.detach().clone()
+    other = model.second.weight.detach().clone()
+    apply(steering_of(loop), freeze("first"))
+    optimizer.step()
+    assert torch.equal(model.first.weight, before)
+    assert not torch.equal(model.second.weight, other)
+
+
+def test_a_layer_that_something_else_moves_is_reported(bench: Bench) -> None:
+    class Meddler(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 6:
+                kwargs["model"].first.weight.data[0, 0] += 1e-7
+
+    result = bench.run([At(3, freeze("first"))], callbacks=[Meddler()])
+    (check,) = result.bodies("read_back")
+    assert not check.held
+    assert check.expected["first.weights"] != check.found["first.weights"]
+
+
+def test_embeddings_under_reentrant_checkpointing_stay_trained(bench: Bench) -> None:
+    """Frozen, they would leave nothing that needs a gradient at the blocks' inputs, and nothing would be trained."""
+    reentrant = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
+    run = token_run(bench, [At(2, freeze("transformer.wte"))], tiny_gpt2(), max_steps=4, **reentrant)
+    assert run.ack.outcome == "failed"
+    assert "use_reentrant" in run.ack.message
+    assert run.has_moved("transformer.h.0.mlp.c_fc.weight", 2, 4)
 
 
 # -- new weights ---------------------------------------------------------------------------------------------------
@@ -429,6 +472,25 @@ def test_bert_names_the_dropout_that_its_attention_uses() -> None:
     assert torch.equal(model(ids).logits, model(ids).logits)
 
 
+@pytest.mark.parametrize("how", ["torch_compile", "in place"])
+def test_a_compiled_model_takes_the_change(bench: Bench, how: str) -> None:
+    model = TinyModel(0.0)
+    orders = [At(3, update("drop", "p", 0.5)), At(3, freeze("first")), At(3, operation("second", "reset_parameters"))]
+    changes: dict[str, Any] = {"torch_compile": True, "torch_compile_backend": "eager"}
+    if how == "in place":
+        model.compile(backend="eager")
+        changes = {}
+    run = Watched(bench, orders, model=model, learning_rate=1e-6, max_steps=6, **changes).run()
+    assert [ack.outcome for ack in run.result.acks()] == ["applied"] * 3, run.result.acks()
+    assert "compiled anew" in run.result.acks()[0].message
+    assert not run.has_moved("first.weight", 3, 6)
+    assert float((run.at(4, "second.weight") - run.at(2, "second.weight")).abs().max()) > 1e-3
+    losses = [row["loss"] for row in run.result.trainer.state.log_history if "loss" in row]
+    plain = bench.run(model=TinyModel(0.0), learning_rate=1e-6, max_steps=6).losses
+    assert losses[:3] == pytest.approx(plain[:3], rel=1e-3)
+    assert losses[3:] != pytest.approx(plain[3:], rel=1e-3)
+
+
 # -- tensors -------------------------------------------------------------------------------------------------------
 
 
@@ -568,3 +630,58 @@ def test_a_new_process_takes_over_what_a_checkpoint_says() -> None:
     changes.restore({"drop": {"p": 0.6}, "first.weight": {"requires_grad": False}})
     assert (model.drop.p, model.first.weight.requires_grad) == (0.6, False)
     assert changes.capture() == {"drop": {"p": 0.6}, "first.weight": {"requires_grad": False}}
+
+
+# -- several processes ---------------------------------------------------------------------------------------------
+
+SCRIPT = """
+    import json, os, sys
+    from pathlib import Path
+    import torch
+    from tests.trainer.conftest import At, Bench, Submitter, TinyModel
+    from tests.trainer.test_layers import freeze, operation
+
+    torch.set_num_threads(1)
+    folder, rank, unused = Path(sys.argv[1]), int(os.environ["RANK"]), sys.argv[2] == "True"
+    model = TinyModel()
+    model.norm.requires_grad_(False)
+    build = lambda m: (torch.optim.SGD(m.parameters(), lr=0.1), None)
+    orders = [
+        At(3, freeze("first")),
+        At(5, operation("second", "reset_parameters")),
+        At(7, operation("first", "requires_grad_", requires_grad=True)),
+        At(7, operation("norm", "requires_grad_", requires_grad=True)),
+    ]
+    how = {"ddp_backend": "gloo", "ddp_find_unused_parameters": unused, "seed": 7}
+    result = Bench(folder).trainer(orders, model=model, build=build, max_steps=10, **how)
+    if rank:
+        result.trainer.remove_callback(Submitter)
+        torch.manual_seed(rank)
+    result.trainer.train()
+    (folder / f"rank{rank}.json").write_text(json.dumps([p.tolist() for p in model.parameters()]))
+"""
+
+
+@pytest.mark.parametrize("unused", [True, False])
+def test_ranks_stay_the_same(tmp_path: Path, unused: bool) -> None:
+    """Each rank draws its own random numbers, and DDP shares only what was trained when it was set up."""
+    script, root = tmp_path / "train.py", Path(__file__).parents[2]
+    script.write_text(textwrap.dedent(SCRIPT))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*launcher, str(script), str(tmp_path), str(unused)],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        timeout=150,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    acks = Result(None, None, tmp_path / "runs").acks()  # type: ignore[arg-type]
+    frozen, fresh, thawed, late = acks
+    assert [frozen.outcome, thawed.outcome] == (["applied"] * 2 if unused else ["failed", "applied"]), frozen.message
+    assert unused or "find_unused_parameters" in frozen.message
+    assert (fresh.outcome, late.outcome) == ("applied", "failed")
+    assert "wrapped for several processes" in late.message

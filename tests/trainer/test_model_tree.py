@@ -129,6 +129,16 @@ def test_norms_are_those_of_the_weights_and_of_the_last_update(bench: Bench, for
     assert not optimizer._optimizer_step_pre_hooks  # nothing stays behind
 
 
+def test_each_question_gets_the_update_after_it(bench: Bench) -> None:
+    seen = Gradients()
+    result = bench.run([At(3, NORMS), At(7, NORMS)], callbacks=[seen], max_grad_norm=0.0)
+    for ack, step in zip(result.acks(), (4, 8), strict=True):
+        layers = by_name(ModuleInfo.model_validate(ack.result))
+        of_step = seen.steps[step - 1]
+        assert ack.step == step
+        assert layers["first"].grad_norm == pytest.approx(math.hypot(of_step["first.weight"], of_step["first.bias"]))
+
+
 def test_a_frozen_layer_has_no_gradient(bench: Bench) -> None:
     result = bench.run([At(2, freeze("first")), At(3, NORMS)])
     layers = by_name(ModuleInfo.model_validate(result.acks()[1].result))

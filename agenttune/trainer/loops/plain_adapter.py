@@ -1,0 +1,83 @@
+"""A loop written by hand, as a session sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from agenttune.errors import NotSupported
+from agenttune.trainer.loops.adapter import Evaluate, LoopAdapter
+from agenttune.trainer.loops.batches import Batches, Place
+from agenttune.trainer.loops.evaluation import undisturbed
+from agenttune.trainer.state import TrainingState
+
+
+class PlainAdapter(LoopAdapter):
+    """A loop written by hand."""
+
+    ends_with_process = False
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        scheduler: object | None,
+        dataset: object | None,
+        evaluate: Evaluate | None,
+        max_steps: int | None,
+        scaler: Any,
+    ) -> None:
+        lacking = {}
+        if evaluate is None:
+            lacking["do_evaluate"] = "agenttune.session was given no evaluate= (a function that returns metrics)"
+        super().__init__(f"PyTorch {torch.__version__} loop", optimizer, lacking, model, scheduler, max_steps, scaler)
+        self._dataset, self._evaluate = dataset, evaluate
+        self.batches: Batches | None = None
+
+    def train_dataset(self) -> object | None:
+        return self.batches.dataset if self.batches is not None else self._dataset
+
+    def replace_dataset(self, dataset: object, keeps_place: bool = False) -> str:
+        if self.batches is None:
+            raise NotSupported("this loop draws its batches itself; iterate over s.batches(loader) to reload its data")
+        return self.batches.replace(dataset)
+
+    def redraw(self) -> str:
+        return super().redraw() if self.batches is None else self.batches.redraw()
+
+    def evaluate(self) -> dict[str, float]:
+        if self._evaluate is None:
+            raise NotSupported(self.refusal)
+        with undisturbed(self.model()):
+            return self.report(self._evaluate())
+
+    def capture(self) -> TrainingState:
+        state = super().capture()
+        if self.batches is not None:
+            place = self.batches.place()
+            state.loop |= {"epoch": place.epoch, "batch": place.batch}
+            state.rng |= {"opened": place.opened, "generators": place.rng["generators"]}
+        return state
+
+    def jump(self, state: TrainingState, arrived: Callable[[], None]) -> None:
+        if self.knows_place(state) and self.batches is not None:
+            self.batches.seek(Place(state.loop["epoch"], state.loop["batch"], state.rng["opened"], state.rng))
+        super().jump(state, arrived)
+
+    def jump_note(self, state: TrainingState) -> str:
+        if self.knows_place(state):
+            return ""
+        if self.batches is None:
+            return f"{super().jump_note(state)}; draw it with s.batches(loader) to have it go back too"
+        return super().jump_note(state)
+
+    def knows_place(self, state: TrainingState) -> bool:
+        """Whether the data goes back with the rest."""
+        return self.batches is not None and self.batches.can_seek and "batch" in state.loop
+
+    def should_stop(self) -> bool:
+        return self.wants_stop or (self._max_steps is not None and self.step >= self._max_steps)
