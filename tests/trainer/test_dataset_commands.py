@@ -21,7 +21,7 @@ from agenttune.trainer.datasets import Mixture, attach_sources, make_interactive
 from agenttune.trainer.knobs import KnobRegistry
 from agenttune.trainer.outcomes import Done
 from agenttune.trainer.steering import Steering
-from tests.trainer.conftest import AUTHOR, At, Bench, Points, Result
+from tests.trainer.conftest import AUTHOR, At, Bench, Points, Result, Submitter
 
 pytestmark = pytest.mark.trainer
 
@@ -333,6 +333,14 @@ def test_a_hub_dataset_trains_with_its_unknown_columns_removed_after_the_transfo
     assert result.trainer.fed[0]["labels"].tolist() == [3.0] * 4
 
 
+class Once(Submitter):
+    """Each order is given the first time only that its step ends."""
+
+    def submit(self, step: int) -> None:
+        super().submit(step)
+        self.orders = [order for order in self.orders if order.step != step]
+
+
 class PerSource(Watching):
     """What `make_interactive` does for a mixture."""
 
@@ -381,3 +389,42 @@ def test_weights_change_under_a_real_trainer(bench: Bench) -> None:
     result = train(bench, dataset, orders, dataloader_num_workers=2)
     assert marks(result) == [1.0] * 5 + [5.0] * 7
     assert result.bodies("dataset_read")[-1].runtime == {"weights": {"low": 0.0, "high": 1.0}}
+
+
+def test_a_jump_back_puts_weights_epoch_and_an_earlier_dataset_back(bench: Bench) -> None:
+    """Both passes over the steps after the checkpoint draw the same, whatever was changed in between."""
+    dataset = Mixture({"low": Marked(rows=20), "high": Marked(rows=20, mark=5.0)}, weights={"low": 1, "high": 1})
+    orders = [
+        At(4, command(RUNTIME, weights={"low": 1, "high": 3})),
+        At(13, {"kind": "save_checkpoint", "tag": "mark"}),
+        At(15, command(RUNTIME, weights={"low": 0, "high": 1})),
+        At(17, command(RELOAD, size=16)),
+        At(21, {"kind": "load_checkpoint", "checkpoint_id": "mark"}),
+    ]
+    result = train(bench, dataset, [], callbacks=[Once(bench.runs_dir, orders)], max_steps=24, data_seed=3)
+    steady = train(
+        Bench(bench.path / "steady"),
+        Mixture({"low": Marked(rows=20), "high": Marked(rows=20, mark=5.0)}, weights={"low": 1, "high": 1}),
+        orders[:1],
+        max_steps=24,
+        data_seed=3,
+    )
+    assert [ack.outcome for ack in result.acks()] == ["applied"] * 5
+    fed = [batch["x"].tolist() for batch in result.trainer.fed]
+    expected = [batch["x"].tolist() for batch in steady.trainer.fed]
+    assert len(fed) == 21 + 11
+    assert fed[:15] == expected[:15]
+    assert fed[15:21] != expected[15:21]
+    assert fed[21:] == expected[13:]
+
+
+def test_the_loss_of_each_source_is_among_the_metrics_of_a_run(bench: Bench) -> None:
+    dataset = Mixture({"low": Marked(rows=40), "high": Marked(rows=40, mark=5.0)})
+    result = train(bench, dataset, [])
+    found = {name: result.series(f"loss/{name}") for name in dataset.names}
+    assert all(len(values) >= 6 for values in found.values())
+    points = result.log().points(limit=100, sources=["step"])
+    for fed, point in zip(result.trainer.fed, points, strict=True):
+        low = int((fed["x"][:, 0] == 1.0).sum())
+        total = low * point.values.get("loss/low", 0.0) + (4 - low) * point.values.get("loss/high", 0.0)
+        assert total / 4 == pytest.approx(point.values["step_loss"], rel=1e-4)

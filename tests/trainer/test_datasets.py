@@ -22,6 +22,7 @@ from agenttune.trainer.datasets import (
     restore_dataset,
 )
 from agenttune.trainer.datasets.parameters import Parameters, parameters_of
+from agenttune.trainer.datasets.shared import SharedValues
 from agenttune.trainer.datasets.values import decode, encode, fit
 
 pytestmark = pytest.mark.trainer
@@ -341,6 +342,17 @@ def test_a_value_too_large_for_the_shared_block_is_refused() -> None:
     assert dataset.tag == "t"
     change(dataset, tag="x" * 30_000)
     assert len(given(dataset).reread()["tag"]) == 30_000
+
+
+def test_a_change_cut_off_half_way_leaves_the_old_values() -> None:
+    """Killed before the version is written, with half a payload in the idle half of the block."""
+    values = SharedValues({"a": 1})
+    values.write({"a": 2})
+    idle = values._halves[(values._head[0] + 1) % 2]
+    idle[:20] = bytes(range(20))
+    assert values.reread() == {"a": 2}
+    values.write({"a": 3})
+    assert values.reread() == {"a": 3}
 
 
 @pytest.mark.parametrize(
