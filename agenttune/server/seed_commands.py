@@ -16,6 +16,7 @@ from agenttune.events import DatasetRead, ModelRead, ModuleInfo, RunInfo
 from agenttune.proposals import Author, Proposal
 from agenttune.server.bodies import BadJson, parse_json
 from agenttune.server.seed_shapes import Json, knob_value, optimizer_knobs, to_json
+from agenttune.server.seed_values import fit, fit_all
 
 KINDS = (
     *("update_optimizer", "save_checkpoint", "load_checkpoint", "pause_training", "resume_training", "stop_training"),
@@ -199,52 +200,6 @@ _READERS: dict[str, Callable[[Json, LocalControl, RunInfo], Json]] = {
     "model_layer_parameter_update": _parameter,
 }
 """Commands with arguments; those of all others are ignored, as the seed did."""
-
-
-# -- values that come as texts -------------------------------------------------------------------------------------
-
-
-def fit_all(given: Json, current: Mapping[str, Any]) -> Json:
-    return {name: fit(value, current.get(name), name) for name, value in given.items()}
-
-
-def fit(value: Any, current: Any, name: str) -> Any:
-    """A text as the type of the current value; whatever else it is, the trainer judges.
-
-    Raises:
-        CommandError: The text cannot be read as that type.
-    """
-    if not isinstance(value, str) or current is None or isinstance(current, str):
-        return value
-    text = value.strip()
-    if isinstance(current, (list, tuple)) and not text.startswith(("[", "{")):
-        text = f"[{text.strip('()')}]"
-    if isinstance(current, bool):
-        text = text.lower()
-    try:
-        read = parse_json(text.encode())
-    except (BadJson, UnicodeEncodeError):
-        read = _number(text)
-    if not _is_like(read, current):
-        message = f"{name} is {type(current).__name__} (now {current!r:.80}); the text {value!r:.80} is none"
-        raise CommandError(message, field=f"args.{name}")
-    return read
-
-
-def _number(text: str) -> float | None:
-    """Numbers that Python writes and JSON does not, such as `1.` and `.5`; NaN is refused where it is checked."""
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
-def _is_like(read: object, current: object) -> bool:
-    if isinstance(current, bool) or isinstance(read, bool):
-        return isinstance(current, bool) and isinstance(read, bool)
-    if isinstance(current, (int, float)):
-        return isinstance(read, (int, float))
-    return isinstance(read, (list, dict))
 
 
 # -- and back ------------------------------------------------------------------------------------------------------

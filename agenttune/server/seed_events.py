@@ -100,19 +100,24 @@ class Translator:
             return _refusal(body)
         if isinstance(body, CheckpointSaved):
             return [_notice(run_id, event, "checkpoint_info_update", checkpoint(event))]
-        if isinstance(body, DatasetRead) and not self._is_of_load(run_id, event):
-            return [self._dataset(run_id, event)]
-        if isinstance(body, ModelRead) and not self._is_of_load(run_id, event):
-            return [self._state(run_id, event)]
+        if isinstance(body, (DatasetRead, ModelRead)):
+            return self._reading(run_id, event)
         return []
+
+    def _reading(self, run_id: str, event: Event) -> list[Json]:
+        """Model and dataset are told after each change, and at the start together, the dataset first."""
+        at_start = event.command_id is None
+        if isinstance(event.body, ModelRead) and at_start:
+            return [self._dataset(run_id, event), self._state(run_id, event)]
+        if at_start or self._is_of_load(run_id, event):  # told with the model; told with the answer to the load
+            return []
+        return [self._state(run_id, event) if isinstance(event.body, ModelRead) else self._dataset(run_id, event)]
 
     def _record(self, run_id: str, event: Event) -> CommandRecord:
         return self._control.command(run_id, event.command_id or "")
 
     def _is_of_load(self, run_id: str, event: Event) -> bool:
         """Whether the event belongs to a load, whose answer is followed by model and dataset anyway."""
-        if event.command_id is None:
-            return False
         return self._record(run_id, event).proposal.command.kind == "load_checkpoint"
 
     def _log_update(self, run_id: str, event: Event) -> Json:

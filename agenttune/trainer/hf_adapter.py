@@ -17,6 +17,7 @@ from agenttune.events import KnobState
 from agenttune.trainer.adapter import SettingValue
 from agenttune.trainer.apply import NOT_YET
 from agenttune.trainer.checkpoints import MAIN
+from agenttune.trainer.datasets.mixture import Mixture
 from agenttune.trainer.epochs import Accumulation, Alignment, EpochPlan
 from agenttune.trainer.hf_state import EpochMender, HfState
 from agenttune.trainer.seekable import Feed, Seek
@@ -84,6 +85,9 @@ class HfAdapter:
         updates = max(1, self.plan.updates)
         done = 0 if self._args.ignore_data_skip else (step % updates) * self.accumulation_steps
         self.feed.begin(step // updates, done)
+        dataset = self.train_dataset()
+        if isinstance(dataset, Mixture):  # a loader that skips batches does not tell it
+            dataset.set_epoch(self.feed.epoch)
         self.feed.is_over = lambda: bool(self._control.should_training_stop)
         if self.state is not None:
             self.state.batches = self.plan.batches

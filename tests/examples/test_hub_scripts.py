@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from agenttune.client import HttpControl
-from agenttune.points import StoredPoint
+from agenttune.events import StoredPoint
 from agenttune.proposals import Author, CommandRecord, Proposal, State
 from agenttune.serving import ensure_server
 from agenttune.store import RunLog, list_runs

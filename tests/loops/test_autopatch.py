@@ -148,7 +148,6 @@ for _ in range(3):
     [
         ("", "finished", 0),
         ("raise ValueError('out of data')", "failed", 1),
-        ("raise KeyboardInterrupt", "interrupted", -2),
     ],
 )
 def test_the_end_of_the_process_is_the_end_of_the_run(tmp_path: Path, last: str, status: str, code: int) -> None:

@@ -372,7 +372,10 @@ def test_the_launchers_run_is_taken_and_an_exception_is_its_end(tmp_path: Path) 
 
 
 def test_leaving_the_program_inside_the_block_is_an_interruption(tmp_path: Path) -> None:
-    assert script_run(tmp_path, "raise SystemExit(3)").returncode == 3
-    info = open_newest(tmp_path).info()
+    model = TinyModel()
+    with pytest.raises(SystemExit), opened(tmp_path, model, parts_of(model)[0], name="mine") as s:
+        s.step(1.0)
+        raise SystemExit(3)
+    info = open_newest(tmp_path / "runs").info()
     assert info.run_id.startswith("mine-")
     assert info.status == "interrupted"

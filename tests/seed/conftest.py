@@ -80,7 +80,7 @@ class Trainer:
 
     def begin(self) -> None:
         started = RunStarted(framework="test", pid=self.log.info().pid or 0, details={"optimizer": "AdamW"})
-        reads = (KnobsRead(knobs=KNOBS), DATASET, ModelRead(model=MODEL))
+        reads = (KnobsRead(knobs=KNOBS), ModelRead(model=MODEL), DATASET)
         self.log.append(started, StatusChanged(status="running"), *reads, step=0)
 
     def row(self, **metrics: float) -> None:
@@ -121,7 +121,7 @@ class Trainer:
         """Apply a load, as the trainer does: answer, branch and readings in one transaction."""
         parent, self.branch, self.step = self.branch, name, to
         started = BranchStarted(name=name, parent=parent, from_step=to, checkpoint_id=checkpoint)
-        return self.apply(started, DATASET, ModelRead(model=MODEL))
+        return self.apply(started, ModelRead(model=MODEL), DATASET)
 
     def end(self) -> None:
         self.log.append(StatusChanged(status="stopped", reason="asked"), step=self.step)

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from agenttune.commands import parse_command
-from agenttune.events import BranchStarted, CheckpointSaved, Evaluated, StatusChanged
-from agenttune.proposals import Author, Change, Proposal, State, Verdict
+from agenttune.events import BranchStarted, CheckpointSaved, Evaluated, ModelRead, StatusChanged
+from agenttune.proposals import Author, Change, Proposal, Record, State, Verdict
 from tests.seed.client import SeedClient, args_of
-from tests.seed.conftest import Trainer
+from tests.seed.conftest import DATASET, MODEL, Trainer
 
 LAYER = {"layer_name": "drop"}
 
@@ -207,6 +207,19 @@ def test_a_load_tells_its_branch_and_then_the_state(client: SeedClient, trainer:
     ]
     assert (row["command"], args_of(row)["branch_id"]) == ("log_update", "branch-1")
     assert client.get("info")["start_time"] == info["wall_time"]
+
+
+def test_a_changed_layer_or_dataset_is_shown(client: SeedClient, trainer: Trainer) -> None:
+    dropout: dict[str, Any] = LAYER | {"param_name": "p", "value": 0.5}
+    cases: list[tuple[str, dict[str, Any], Record, str]] = [
+        ("update_dataset", {"limit": 5}, DATASET, "initial_dataset_information"),
+        ("model_layer_parameter_update", dropout, ModelRead(model=MODEL), "train_state_update"),
+    ]
+    for command, args, read, shown in cases:
+        identity, _ = client.post(command, args)
+        trainer.apply(read)
+        assert client.outcome(identity)["status"] == "success"
+        assert client.next()["command"] == shown
 
 
 def test_the_same_uuid_runs_twice(client: SeedClient, trainer: Trainer) -> None:

@@ -453,3 +453,29 @@ def test_nothing_of_the_log_is_lost_on_the_way(bench: Bench) -> None:
     log: RunLog = result.log()
     assert [e.seq for e in log.events(limit=10_000)] == list(range(1, log.last_seq() + 1))
     assert len(log.points(limit=1000, sources=["step"])) == 45 + 35
+
+
+def test_layers_go_back_too(bench: Bench) -> None:
+    """Dropout, what is trained, re-made weights and their moments: a branch stands where the checkpoint stood."""
+    plain = bench.run([], max_steps=60, rows=40, data_seed=3)
+    expected = losses(plain)["main"]
+    shutil.rmtree(bench.path)
+    layer = {"kind": "model_layer_operation", "layer_name": "first"}
+    orders = [
+        At(25, SAVE),
+        At(30, {"kind": "model_layer_parameter_update", "layer_name": "drop", "param_name": "p", "value": 0.5}),
+        At(32, {**layer, "operation_name": "reset_parameters"}),
+        At(34, {**layer, "operation_name": "requires_grad_", "params": {"requires_grad": False}}),
+        At(45, LOAD),
+    ]
+    result = steered(bench, orders)
+    assert [ack.outcome for ack in result.acks()] == ["applied"] * 5
+    branch = losses(result)["branch-1"]
+    assert branch == {step: expected[step] for step in branch}
+    assert losses(result)["main"][40] != expected[40]
+    assert all(torch.equal(a, b) for a, b in zip(weights(result), weights(plain), strict=True))
+    assert {c.name for c in result.acks()[-1].changes} == {
+        "drop.p",
+        "first.weight.requires_grad",
+        "first.bias.requires_grad",
+    }
