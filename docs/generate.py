@@ -137,12 +137,24 @@ def rules_page() -> str:
     return RULES_HEAD + "".join(f"| `{name}` | {meaning} |\n" for name, meaning in describe())
 
 
+README = DOCS.parent / "README.md"
+BEGIN, END = "<!-- commands: begin -->\n", "<!-- commands: end -->"
+
+
+def readme_with_table(text: str) -> str:
+    """The README with its table of commands as it should be."""
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    return before + BEGIN + short_command_table() + END + after
+
+
 PAGES = {"commands.md": commands_page, "rest.md": rest_page, "rules.md": rules_page}
 
 
 def main() -> None:
     for name, page in PAGES.items():
         (DOCS / name).write_text(page(), encoding="utf-8")
+    README.write_text(readme_with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

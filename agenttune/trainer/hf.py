@@ -26,6 +26,7 @@ from agenttune.trainer.hf_adapter import HfAdapter
 from agenttune.trainer.hf_knobs import register_trainer_knobs
 from agenttune.trainer.loops.offering import Offers
 from agenttune.trainer.meter import StepMeter
+from agenttune.trainer.optimizers import inner_optimizer
 from agenttune.trainer.options import SERVER_URL, Options, open_run
 from agenttune.trainer.session import Session
 
@@ -286,11 +287,12 @@ def _is_evaluation(row: dict[str, Any]) -> bool:
 
 
 def _details(args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    model = kwargs["model"]
+    model, optimizer = kwargs["model"], type(inner_optimizer(kwargs["optimizer"]))
     return {
         "model": type(model).__name__,
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "optimizer": type(getattr(kwargs["optimizer"], "optimizer", kwargs["optimizer"])).__name__,
+        "optimizer": optimizer.__name__,
+        "optimizer_type": f"{optimizer.__module__}.{optimizer.__qualname__}",
         "schedule": type(kwargs["lr_scheduler"]).__name__,
         "output_dir": str(Path(args.output_dir).absolute()),
         "world_size": args.world_size,

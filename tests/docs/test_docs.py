@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agenttune.commands import COMMAND_KINDS, parse_command
-from docs.generate import DOCS, PAGES, commands_page, short_command_table
+from docs.generate import DOCS, PAGES, README, commands_page, readme_with_table, short_command_table
 
 ROOT = DOCS.parent
 
@@ -29,6 +29,11 @@ def test_every_command_stands_in_the_tables_with_an_example_that_can_be_sent(kin
         assert f"| {command.risk.value} |" in row
         for field in type(command).model_fields.keys() - {"kind"}:
             assert f"`{field}`" in row
+
+
+def test_the_table_in_the_readme_is_current() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert text == readme_with_table(text), "run python docs/generate.py"
 
 
 def test_command_bodies_in_the_readme_are_valid() -> None:

@@ -21,6 +21,7 @@ from agenttune.trainer.loops.adapter import LoopAdapter
 from agenttune.trainer.loops.metrics import Number, evaluation_row
 from agenttune.trainer.loops.opening import open_log
 from agenttune.trainer.meter import StepMeter
+from agenttune.trainer.optimizers import inner_optimizer
 from agenttune.trainer.options import Options
 from agenttune.trainer.session import Session
 
@@ -71,7 +72,12 @@ class LoopRun:
     def _details(self) -> dict[str, Any]:
         adapter = self.adapter
         model, scheduler = adapter.known_model(), adapter.scheduler()
-        known = {"optimizer": type(adapter.optimizer()).__name__, "schedule": type(scheduler).__name__}
+        optimizer = type(inner_optimizer(adapter.optimizer()))
+        known = {
+            "optimizer": optimizer.__name__,
+            "optimizer_type": f"{optimizer.__module__}.{optimizer.__qualname__}",
+            "schedule": type(scheduler).__name__,
+        }
         if model is not None:
             known |= {"model": type(model).__name__}
         return known | ({"parameters": _count(model)} if model is not None else {})
