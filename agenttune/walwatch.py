@@ -4,15 +4,37 @@ In WAL mode SQLite keeps a header in the shared-memory file `log.db-shm`; its ch
 after every commit of any connection (https://www.sqlite.org/walformat.html#the_wal_index_header). Reading it from a
 memory map takes under a microsecond, where `PRAGMA data_version`, which reads the same header, takes locks: 4 us in
 a hot loop and 60 us between two training steps, when the caches hold the model (measured).
+
+The file is opened once a process and never closed: POSIX drops all locks that a process holds on a file when it closes
+any descriptor of it, SQLite's own among them, and another process would then cut the shared memory off under our feet
+(measured: SIGBUS; https://www.sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_).
 """
 
 from __future__ import annotations
 
 import contextlib
 import mmap
+import os
+import threading
 from pathlib import Path
 
 HEADER_BYTES = 48
+_maps: dict[tuple[int, int], mmap.mmap] = {}
+"""By device and inode, for as long as the process lives; a map holds a descriptor of its own."""
+_descriptors: list[int] = []
+_lock = threading.Lock()
+
+
+def _header_of(path: str) -> mmap.mmap | None:
+    """The header of a shared-memory file; None where there is no such file (another file system layer)."""
+    with contextlib.suppress(OSError, ValueError), _lock:
+        status = os.stat(path)
+        key = status.st_dev, status.st_ino
+        if key not in _maps:
+            _descriptors.append(descriptor := os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            _maps[key] = mmap.mmap(descriptor, HEADER_BYTES, access=mmap.ACCESS_READ)
+        return _maps[key]
+    return None
 
 
 class WalWatch:
@@ -23,11 +45,9 @@ class WalWatch:
     """
 
     def __init__(self, database: Path) -> None:
-        self._map: mmap.mmap | None = None
+        # Without the file, every question is answered with "perhaps".
+        self._map = _header_of(f"{database}-shm")
         self._seen = b""
-        # Where there is no such file (another file system layer), every question is answered with "perhaps".
-        with contextlib.suppress(OSError, ValueError), open(f"{database}-shm", "rb") as shm:
-            self._map = mmap.mmap(shm.fileno(), HEADER_BYTES, access=mmap.ACCESS_READ)
 
     def is_unchanged(self) -> bool:
         """Whether the header is what it was when `may_have_changed` was last asked."""
@@ -42,8 +62,3 @@ class WalWatch:
             return False
         self._seen = header
         return True
-
-    def close(self) -> None:
-        if self._map is not None:
-            self._map.close()
-            self._map = None

@@ -119,7 +119,6 @@ class Tail:
         self.stopped = True
         self._task.cancel()
         self._announce()
-        self._watch.close()
         self._executor.submit(self._log.close)
 
     async def past(self, seq: int, deadline: float) -> bool:

@@ -134,8 +134,6 @@ class Session:
         self._record(StatusChanged(status=status, reason=reason[:REASON_CHARACTERS]))
         if self._writer is not None:
             self._writer.close()
-        if self._watch is not None:
-            self._watch.close()
         if self._log is not None:
             self._log.close()
 

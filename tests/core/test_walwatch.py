@@ -1,0 +1,81 @@
+"""Watching a log must not take SQLite's locks away, or another process cuts the shared memory off under a trainer."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from agenttune.events import NoteAdded, RunInfo
+from agenttune.store import LOG_NAME, RunLog
+from agenttune.walwatch import WalWatch
+
+WRITER = """
+import sys
+from pathlib import Path
+from agenttune.events import NoteAdded
+from agenttune.store import LOG_NAME, RunLog
+from agenttune.walwatch import WalWatch
+
+log = RunLog.open(Path(sys.argv[1]))
+for _ in range(3):
+    watch = WalWatch(Path(sys.argv[1]) / LOG_NAME)
+    watch.may_have_changed()
+    del watch
+print("ready", flush=True)
+for number in range(3000):
+    log.append(NoteAdded(text=str(number), author="writer"))
+"""
+
+
+def new_log(folder: Path) -> RunLog:
+    return RunLog.create(folder, RunInfo(run_id=folder.name, name="r", status="starting", created_at_s=time.time()))
+
+
+def test_a_change_is_seen_once(tmp_path: Path) -> None:
+    log = new_log(tmp_path / "r")
+    other = RunLog.open(tmp_path / "r")
+    watch = WalWatch(tmp_path / "r" / LOG_NAME)
+    assert watch.may_have_changed()
+    assert watch.is_unchanged()
+    other.append(NoteAdded(text="x", author="y"))
+    assert not watch.is_unchanged()
+    assert [watch.may_have_changed(), watch.may_have_changed()] == [True, False]
+    log.close()
+    other.close()
+
+
+def locks_on(path: Path) -> int:
+    inode = f":{path.stat().st_ino} "
+    return sum(inode in line for line in Path("/proc/locks").read_text().splitlines())
+
+
+@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="only Linux lists locks")
+def test_sqlites_locks_stay(tmp_path: Path) -> None:
+    log = new_log(tmp_path / "r")
+    shm = tmp_path / "r" / f"{LOG_NAME}-shm"
+    before = locks_on(shm)
+    for _ in range(3):
+        WalWatch(tmp_path / "r" / LOG_NAME).may_have_changed()
+    assert locks_on(shm) == before > 0
+    log.close()
+
+
+def test_a_watched_log_survives_that_others_come_and_go(tmp_path: Path) -> None:
+    """Whoever opens the log last and finds no lock takes itself for alone, and truncates the shared memory."""
+    new_log(tmp_path / "r").close()
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "r")], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None
+    writer.stdout.readline()
+    while writer.poll() is None:
+        other = RunLog.open(tmp_path / "r")
+        other.last_seq()
+        other.close()
+    assert writer.returncode == 0
+    left = RunLog.open(tmp_path / "r")
+    assert left.last_seq() == 3000
+    left.close()
+    writer.stdout.close()
