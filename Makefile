@@ -6,8 +6,11 @@ OLDEST_BIN := .venv-oldest/bin
 # A thread per core in every test process would make each wait for the others.
 export OMP_NUM_THREADS ?= 1
 
+# Two test processes; a file's tests stay together, as some share a server or a training run.
+PARALLEL := -n 2 --dist loadfile
+
 .DEFAULT_GOAL := run
-.PHONY: run test test-oldest bench-core bench-rescue format clean
+.PHONY: run test test-oldest bench-core bench-jump bench-rescue format clean
 
 run: .venv/.installed
 	$(BIN)/agenttune run config.yaml
@@ -17,13 +20,16 @@ test: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
 
 test-oldest: .venv-oldest/.installed-dev
-	$(OLDEST_BIN)/pytest -m trainer
+	$(OLDEST_BIN)/pytest $(PARALLEL) -m trainer
 
 bench-core: .venv/.installed
 	$(BIN)/python -m benchmarks.core
+
+bench-jump: .venv/.installed
+	$(BIN)/python -m benchmarks.jump
 
 bench-rescue: .venv/.installed
 	$(BIN)/python -m benchmarks.rescue

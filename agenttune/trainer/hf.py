@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -17,17 +16,17 @@ from transformers import TrainerCallback
 
 from agenttune.events import RunStatus, StatusChanged
 from agenttune.points import Row
-from agenttune.serving import ensure_server
 from agenttune.store import RunLog
 from agenttune.trainer.checkpoints import find_checkpoint
 from agenttune.trainer.datasets.sources import SourceLosses, attach_sources
-from agenttune.trainer.exchange import leads_here, make_exchange
+from agenttune.trainer.exchange import make_exchange
 from agenttune.trainer.hf_adapter import HfAdapter
 from agenttune.trainer.hf_knobs import register_trainer_knobs
 from agenttune.trainer.loops.offering import Offers
+from agenttune.trainer.loops.opening import open_log
 from agenttune.trainer.meter import StepMeter
 from agenttune.trainer.optimizers import inner_optimizer
-from agenttune.trainer.options import SERVER_URL, Options, open_run
+from agenttune.trainer.options import Options
 from agenttune.trainer.session import Session
 
 logger = logging.getLogger("agenttune")
@@ -71,12 +70,7 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
         """
         if self._is_open:
             return
-        if leads_here():
-            if self.options.server and not os.environ.get(SERVER_URL):
-                address = ensure_server(self.options.folder(), self.options.host, self.options.port)
-                _visible(f"control server at {address.url}")
-            self._log = open_run(self.options)
-            _visible(f"run {self._log.folder.name} is recorded in {self._log.folder}")
+        self._log = open_log(self.options)
         self._is_open = True
 
     def close(self, status: RunStatus, reason: str = "") -> None:
@@ -298,12 +292,3 @@ def _details(args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         "world_size": args.world_size,
         "seed": args.seed,
     }
-
-
-def _visible(message: str) -> None:
-    """Log a line that the user should see, whether or not the program has set up logging."""
-    if not logger.hasHandlers():
-        logger.addHandler(logging.StreamHandler())
-    if logger.getEffectiveLevel() > logging.INFO and logger.level == logging.NOTSET:
-        logger.setLevel(logging.INFO)
-    logger.info(message)

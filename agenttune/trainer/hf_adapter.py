@@ -309,7 +309,7 @@ class HfAdapter:
             self._end_epoch()
 
     def jump_note(self, state: TrainingState) -> str:
-        return ""
+        return "what data-loader workers draw at random by themselves is drawn anew" if self.feed.workers else ""
 
     def aim_save(self, branch: str) -> None:
         """Have the loop's own save of this step go to a folder of its branch, not over another branch's."""

@@ -82,6 +82,11 @@ class Feed:
         """Why the data cannot be put elsewhere; empty if it can."""
         return "" if self._loader is not None else "the training data does not come from a torch DataLoader"
 
+    @property
+    def workers(self) -> int:
+        """Processes that fetch data ahead."""
+        return int(getattr(self._loader, "num_workers", 0))
+
     def begin(self, epoch: int, batch: int) -> None:
         """Training begins here; a resumed run does not begin at the start."""
         self.epoch, self.batch = epoch, batch
