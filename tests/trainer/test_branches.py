@@ -298,15 +298,16 @@ def test_checkpoints_of_a_plain_trainer_are_a_first_branch(bench: Bench) -> None
 
 def test_the_trainers_own_checkpoints_of_two_branches_do_not_mix(bench: Bench) -> None:
     result = steered(bench, [At(25, SAVE), At(45, LOAD)], save_strategy="steps", save_steps=20)
-    saved = [(Path(e.body.path).name, e.branch) for e in result.events("checkpoint_saved") if e.body.tag is None]
+    events: list[tuple[Any, Any]] = [(event, event.body) for event in result.events("checkpoint_saved")]
+    saved = [(Path(body.path).name, event.branch) for event, body in events if body.tag is None]
     assert saved == [
         ("checkpoint-20", "main"),
         ("checkpoint-40", "main"),
         ("checkpoint-40", "branch-1"),
         ("checkpoint-60", "branch-1"),
     ]
-    for event in result.events("checkpoint_saved"):
-        manifest = json.loads((Path(event.body.path) / MANIFEST).read_text())
+    for event, body in events:
+        manifest = json.loads((Path(body.path) / MANIFEST).read_text())
         assert (manifest["step"], manifest["branch"]) == (event.step, event.branch)
     assert result.trainer.args.output_dir == str(bench.path / "out")
 
