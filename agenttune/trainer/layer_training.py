@@ -87,13 +87,23 @@ def _check_freezable(steering: Steering, layer: Layer, parameters: dict[str, nn.
     _check_checkpointing(layer, ours)
     if not is_spread():
         return
-    wrapped = getattr(getattr(steering.adapter, "trainer", None), "model_wrapped", None)
-    if isinstance(wrapped, DistributedDataParallel) and wrapped.find_unused_parameters and not wrapped.static_graph:
+    wrappers = _wrappers(getattr(steering.adapter, "trainer", None))
+    spread = [w for w in wrappers if isinstance(w, DistributedDataParallel)]
+    if spread and all(w.find_unused_parameters and not w.static_graph for w in spread):
         return
+    found = ", ".join(f"{type(w).__name__} {getattr(w, 'find_unused_parameters', '')}".strip() for w in wrappers)
     raise NotSupported(
         "in a run of several processes, a layer can be frozen live only under DDP with find_unused_parameters=True "
-        "(ddp_find_unused_parameters of TrainingArguments): otherwise the next step waits for its gradients"
+        "(ddp_find_unused_parameters of TrainingArguments): otherwise the next step waits for its gradients; "
+        f"found: {found or 'no trainer'}"
     )
+
+
+def _wrappers(trainer: Any) -> list[Any]:
+    """The models that a Trainer runs, as wrapped for several processes."""
+    prepared = getattr(getattr(trainer, "accelerator", None), "_models", [])
+    models = [getattr(trainer, "model_wrapped", None), *prepared]
+    return list({id(m): m for m in models if m is not None}.values())
 
 
 def _check_checkpointing(layer: Layer, ours: set[int]) -> None:
