@@ -31,10 +31,6 @@ from agenttune.trainer.state import check_model
 from agenttune.trainer.steered import prepare_dataset
 from agenttune.trainer.steering import Steering
 
-NOT_YET: frozenset[str] = frozenset()
-"""Commands that are defined, and that no trainer applies yet."""
-
-
 Handler = Callable[[Steering, CommandRecord, Any], Outcome]
 
 
@@ -46,8 +42,6 @@ def apply_command(steering: Steering, record: CommandRecord) -> Outcome:
         Exception: A defect; what was written has been put back.
     """
     command: CommandBase = record.proposal.command
-    if command.kind in NOT_YET:
-        raise NotSupported(f"{command.kind} is not supported yet by this trainer")
     if command.kind not in steering.adapter.capabilities:
         raise NotSupported(f"{command.kind}: {steering.adapter.refusal}")
     return HANDLERS[command.kind](steering, record, command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import shutil
 from collections.abc import Callable, Iterable
@@ -21,6 +22,8 @@ from agenttune.trainer.checkpoint_files import (
     write_state,
 )
 from agenttune.trainer.state import TrainingState
+
+logger = logging.getLogger("agenttune")
 
 FOLDER = "checkpoints"
 """Beside the run's log."""
@@ -249,9 +252,12 @@ class Checkpoints:
         for checkpoint in kind:
             if total <= cap_gib * GIB:
                 break
-            if checkpoint.checkpoint_id not in protected:
+            if checkpoint.checkpoint_id not in protected and _is_removed(checkpoint):
+                del self.known[checkpoint.checkpoint_id]
                 total -= checkpoint.size_bytes or 0
-                deleted.append((checkpoint, self._delete(checkpoint, cap_gib)))
+                where = "memory" if in_memory else "disk"
+                reason = f"to stay within {cap_gib:g} GiB of {where}"
+                deleted.append((checkpoint, CheckpointDeleted(checkpoint_id=checkpoint.checkpoint_id, reason=reason)))
         return deleted
 
     def _protected(self, kind: list[SavedCheckpoint]) -> set[str]:
@@ -263,15 +269,6 @@ class Checkpoints:
         measured = [c for c in kind if c.metric is not None and c.metric == c.metric]
         measured.sort(key=lambda c: c.metric or 0.0, reverse=not self.prefers_low)
         return ids | {c.checkpoint_id for c in measured[: self.settings.keep_best]}
-
-    def _delete(self, checkpoint: SavedCheckpoint, cap_gib: float) -> CheckpointDeleted:
-        del self.known[checkpoint.checkpoint_id]
-        if checkpoint.path is not None:
-            shutil.rmtree(checkpoint.path, ignore_errors=True)
-        where = "memory" if checkpoint.path is None else "disk"
-        return CheckpointDeleted(
-            checkpoint_id=checkpoint.checkpoint_id, reason=f"to stay within {cap_gib:g} GiB of {where}"
-        )
 
     def drop_vanished(self, but_for: str | None = None) -> list[CheckpointDeleted]:
         """Forget checkpoints that somebody else deleted, as the Trainer does with its own old ones.
@@ -291,6 +288,19 @@ class Checkpoints:
             )
             for c in gone
         ]
+
+
+def _is_removed(checkpoint: SavedCheckpoint) -> bool:
+    """Remove its files; False, with a warning, where the disk does not let go of them."""
+    try:
+        if checkpoint.path is not None:
+            shutil.rmtree(checkpoint.path)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        logger.warning("checkpoint %s cannot be deleted: %s", checkpoint.checkpoint_id, error)
+        return False
+    return True
 
 
 def find_checkpoint(output_dir: Path, step: int, branch: str = MAIN) -> SavedCheckpoint | str:

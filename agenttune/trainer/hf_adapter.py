@@ -15,7 +15,6 @@ from agenttune.commands import COMMAND_KINDS
 from agenttune.errors import NotSupported, UserError
 from agenttune.events import KnobState
 from agenttune.trainer.adapter import SettingValue
-from agenttune.trainer.apply import NOT_YET
 from agenttune.trainer.checkpoints import MAIN
 from agenttune.trainer.datasets.mixture import Mixture
 from agenttune.trainer.epochs import Accumulation, Alignment, EpochPlan
@@ -24,9 +23,8 @@ from agenttune.trainer.seekable import Feed, Seek
 from agenttune.trainer.state import TrainingState
 from agenttune.trainer.undisturbed import undisturbed
 
-ALL = tuple(kind for kind in COMMAND_KINDS if kind not in NOT_YET)
 NEED_TRAINER = ("do_evaluate", "load_checkpoint", "update_dataset")
-WITHOUT_TRAINER = tuple(kind for kind in ALL if kind not in NEED_TRAINER)
+WITHOUT_TRAINER = tuple(kind for kind in COMMAND_KINDS if kind not in NEED_TRAINER)
 AHEAD = "batches that were fetched ahead are still used"
 REFUSAL = (
     "the callback alone has no access to the trainer; build the trainer with "
@@ -53,7 +51,7 @@ class HfAdapter:
         self.settled = False
         self.after_arrival: Callable[[], None] = lambda: None
         self._output_dir: str | None = None
-        self.capabilities = WITHOUT_TRAINER if trainer is None else ALL
+        self.capabilities = WITHOUT_TRAINER if trainer is None else COMMAND_KINDS
         name = "Trainer" if trainer is None else type(trainer).__mro__[1].__name__
         self.framework = f"transformers {transformers.__version__} {name}"
         self._args: Any

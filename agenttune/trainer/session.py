@@ -24,7 +24,7 @@ from agenttune.events import (
     StatusChanged,
 )
 from agenttune.points import Row
-from agenttune.proposals import Ack, CommandRecord, Record, State
+from agenttune.proposals import Ack, Change, CommandRecord, Record, State
 from agenttune.store import LOG_NAME, RunLog
 from agenttune.trainer.adapter import Adapter
 from agenttune.trainer.apply import apply_command
@@ -38,6 +38,7 @@ from agenttune.trainer.meter import Metrics
 from agenttune.trainer.model_tree import model_read
 from agenttune.trainer.outcomes import AwaitCapture, AwaitJump, AwaitRate, AwaitSave, Done, NotYet, Outcome, Waiting
 from agenttune.trainer.schedules import as_float
+from agenttune.trainer.state import not_as_saved
 from agenttune.trainer.steered import capture_steered, restore_steered
 from agenttune.trainer.steering import Steering
 from agenttune.trainer.writer import BackgroundWriter
@@ -422,21 +423,37 @@ class Session:
         left_step, left_branch = steering.step, self.branch
         steering.step = waiting.outcome.state.step
         self._read_backs = ReadBacks()
-        changes = restore_steered(steering, waiting.outcome.state.steered, waiting.outcome.dataset)
         started = steering.checkpoints.start_branch(waiting.outcome.branch, checkpoint)
+        changes, problem = self._put_steered(waiting.outcome)
         steering.schedule()
         self._note_change()
-        result = {
-            "branch": started.name,
-            "parent": started.parent,
-            "checkpoint_id": checkpoint.checkpoint_id,
-            "from_step": left_step,
-            "from_branch": left_branch,
-        }
-        message = steering.adapter.jump_note(waiting.outcome.state)
-        ack = Ack(outcome="applied", step=steering.step, changes=changes, result=result, message=message)
-        self._acknowledge(waiting.record, ack, (started, self._knobs(), *self._read_whole()))
+        events = (started, self._knobs(), *self._read_whole())
+        if problem:
+            self._answer(waiting.record, "failed", f"went back as branch {started.name}, but {problem}", events)
+        else:
+            result = {
+                "branch": started.name,
+                "parent": started.parent,
+                "checkpoint_id": checkpoint.checkpoint_id,
+                "from_step": left_step,
+                "from_branch": left_branch,
+            }
+            message = steering.adapter.jump_note(waiting.outcome.state)
+            ack = Ack(outcome="applied", step=steering.step, changes=changes, result=result, message=message)
+            self._acknowledge(waiting.record, ack, events)
         self._serve("between")
+
+    def _put_steered(self, outcome: AwaitJump) -> tuple[list[Change], str]:
+        """Read back what the loop has put back, then put back what is ours; and what did not go as it should."""
+        adapter = self.steering.adapter
+        try:
+            wrong = not_as_saved(adapter.model(), adapter.optimizer(), outcome.state)
+            if wrong:
+                return [], f"these do not stand as saved: {', '.join(wrong)}"[:REASON_CHARACTERS]
+            return restore_steered(self.steering, outcome.state.steered, outcome.dataset), ""
+        except Exception as error:  # training stands in the midst of the return; it must not end with it
+            logger.exception("not all went back with %s", outcome.checkpoint.checkpoint_id)
+            return [], f"not all went back: {type(error).__name__}: {error}"[:REASON_CHARACTERS]
 
     @property
     def branch(self) -> str:

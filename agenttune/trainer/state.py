@@ -194,6 +194,27 @@ def _put_entries(own: dict[Any, Any], saved: Mapping[Any, Any]) -> None:
             own[name] = _copied(value, None)
 
 
+def not_as_saved(model: nn.Module, optimizer: Any, saved: TrainingState) -> list[str]:
+    """Read back, after a state was put: names of what does not stand as saved, none if all does."""
+    own = model.state_dict()
+    wrong = [n for n, t in saved.model.items() if n in own and isinstance(t, torch.Tensor) and not _equal(own[n], t)]
+    groups = zip(optimizer.param_groups, saved.optimizer["param_groups"], strict=True)
+    for i, (group, entry) in enumerate(groups):
+        wrong += [f"{name} of group {i}" for name in ("lr", "weight_decay") if not _same_number(group, entry, name)]
+    return wrong
+
+
+def _equal(own: torch.Tensor, saved: torch.Tensor) -> bool:
+    saved = saved.to(own.device)
+    return torch.equal(own, saved) or bool(((own == saved) | ((own != own) & (saved != saved))).all())
+
+
+def _same_number(group: Mapping[str, Any], entry: Mapping[str, Any], name: str) -> bool:
+    if entry.get(name) is None:
+        return True
+    return group.get(name) is not None and float(group[name]) == float(entry[name])
+
+
 def read_rng() -> dict[str, Any]:
     """Random states of this process, under the names that transformers uses in `rng_state.pth`."""
     states: dict[str, Any] = {"python": random.getstate(), "cpu": torch.random.get_rng_state()}

@@ -480,3 +480,30 @@ def test_layers_go_back_too(bench: Bench) -> None:
         "first.weight.requires_grad",
         "first.bias.requires_grad",
     }
+
+
+def test_a_value_that_does_not_go_back_is_told_and_training_goes_on(bench: Bench) -> None:
+    held = {"valve": 1.0}
+
+    def write(value: float) -> None:
+        if value == 1.0 and held["valve"] == 2.0:
+            raise OSError("the valve is stuck")
+        held["valve"] = value
+
+    orders = [At(25, SAVE), At(30, {"kind": "set_knob", "name": "valve", "value": 2.0}), At(45, LOAD)]
+    result = bench.trainer([], callbacks=[Once(bench.runs_dir, orders)], max_steps=60, rows=40)
+    result.trainer.register_knob("valve", lambda: held["valve"], write)
+    result.trainer.train()
+    ack = result.acks()[-1]
+    assert (ack.outcome, ack.branch, ack.step) == ("failed", "branch-1", 25)
+    assert "went back as branch branch-1, but not all went back: OSError: the valve is stuck" in ack.message
+    assert list(losses(result)["branch-1"]) == list(range(26, 61))
+
+
+def test_a_return_is_read_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that were not put back are no applied return."""
+    monkeypatch.setattr("agenttune.trainer.hf_state.put_model", lambda model, saved: None)
+    result = steered(bench, [At(25, SAVE), At(45, LOAD)])
+    ack = result.acks()[-1]
+    assert ack.outcome == "failed"
+    assert "do not stand as saved: first.bias, first.weight" in ack.message
