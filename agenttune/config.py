@@ -138,7 +138,7 @@ class CheckpointSettings(Settings):
     max_gib: float | None = Field(20.0, gt=0)
     """Disk that they may take, in GiB; null for no limit."""
     memory_gib: float = Field(4.0, gt=0)
-    """Memory that snapshots may take, in GiB."""
+    """Memory that snapshots may take, in GiB, with that made ready for the next one."""
     keep_last: int = Field(2, ge=1)
     """How many of the newest are never deleted."""
     keep_best: int = Field(1, ge=0)

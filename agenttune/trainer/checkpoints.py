@@ -21,6 +21,7 @@ from agenttune.trainer.checkpoint_files import (
     remove_leftovers,
     write_state,
 )
+from agenttune.trainer.spare import Spare
 from agenttune.trainer.state import TrainingState
 
 logger = logging.getLogger("agenttune")
@@ -105,6 +106,7 @@ class Checkpoints:
     branches: dict[str, Branch] = field(default_factory=lambda: {MAIN: Branch(MAIN)})
     branch: str = MAIN
     metric: float | None = None
+    spare: Spare = field(default_factory=Spare)
 
     # -- finding ----------------------------------------------------------------------------------------------
 
@@ -225,9 +227,14 @@ class Checkpoints:
                     field="keep_in",
                     allowed=["disk"],
                 )
-            deleted = self._make_room(state.tensor_bytes, in_memory=True)
-            checkpoint.state = state.copied(deleted[0][0].state if deleted else None)
-            checkpoint.size_bytes = state.tensor_bytes
+            size_bytes = checkpoint.size_bytes = state.tensor_bytes
+            buffers = self.spare.take()
+            deleted = self._make_room(size_bytes, in_memory=True)
+            if buffers is None and deleted:
+                buffers = deleted[0][0].state
+            checkpoint.state = state.copied(buffers)
+            if self._in_memory_bytes() + 2 * size_bytes <= self.settings.memory_gib * GIB:
+                self.spare.prepare(checkpoint.state)
         else:
             if self.root is None:
                 raise UserError("this run has no folder for checkpoints", field="keep_in", allowed=["memory"])
@@ -239,6 +246,9 @@ class Checkpoints:
             deleted = self._make_room(checkpoint.size_bytes, in_memory=False)
         self.add(checkpoint)
         return checkpoint, deleted
+
+    def _in_memory_bytes(self) -> int:
+        return sum(c.size_bytes or 0 for c in self.known.values() if c.state is not None)
 
     def _make_room(self, needed: int, in_memory: bool) -> list[tuple[SavedCheckpoint, CheckpointDeleted]]:
         """Delete the oldest that nothing protects, until a new one of `needed` bytes is within the cap."""

@@ -103,7 +103,9 @@ def _wrappers(trainer: Any) -> list[Any]:
     """The models that a Trainer runs, as wrapped for several processes."""
     prepared = getattr(getattr(trainer, "accelerator", None), "_models", [])
     models = [getattr(trainer, "model_wrapped", None), *prepared]
-    return list({id(m): m for m in models if m is not None}.values())
+    # torch.compile puts a module of its own around DDP's, with this name inside.
+    bare = [getattr(m, "_orig_mod", m) for m in models if m is not None]
+    return list({id(m): m for m in bare}.values())
 
 
 def _check_checkpointing(layer: Layer, ours: set[int]) -> None:

@@ -434,6 +434,17 @@ def test_a_snapshot_is_not_changed_by_training(bench: Bench) -> None:
     assert len(first) == 20
 
 
+def test_snapshots_do_not_share_memory(bench: Bench) -> None:
+    """The memory of the next one is made ready in advance, and each has its own."""
+    orders = [At(step, {**SAVE, "tag": f"at-{step}", "keep_in": "memory"}) for step in (10, 20, 30)]
+    loads = [At(35, {"kind": "load_checkpoint", "checkpoint_id": f"at-{step}"}) for step in (10, 20, 30)]
+    result = steered(bench, [*orders, *loads])
+    plain, found = losses(result)["main"], losses(result)
+    assert [ack.outcome for ack in result.acks()] == ["applied"] * 6
+    assert all(found["branch-3"][step] == plain[step] for step in range(31, 36))
+    assert [result.bodies("branch_started")[i].from_step for i in range(3)] == [10, 20, 30]
+
+
 def test_a_loop_that_cannot_says_so(bench: Bench) -> None:
     result = steered(bench, [At(10, SAVE), At(20, LOAD)], form="callback")
     assert [ack.outcome for ack in result.acks()] == ["applied", "failed"]
