@@ -68,6 +68,10 @@ class GoalSettings(Settings):
     """A metric of the trainer's log."""
     direction: Literal["minimize", "maximize"] = "minimize"
     """Whether less or more of it is better."""
+    constraints: list[str] = Field(default_factory=list)
+    """What must not be given up for it, in words, for a language model."""
+    context: str = ""
+    """Anything else that a language model should know of this training, in words."""
 
 
 class WakeSettings(Settings):
@@ -79,6 +83,12 @@ class WakeSettings(Settings):
     """Also whenever a detector reports something new."""
     on_evaluation: bool = True
     """Also after each evaluation."""
+    on_answer: bool = True
+    """Also on an operator's decision or note, and when the probation of a change ends."""
+    mode: Literal["async", "lockstep"] = "async"
+    """Whether training goes on while the policy decides, or waits for it every so many steps."""
+    lockstep_limit_s: Positive = 60.0
+    """lockstep: how long training waits for one decision, in seconds."""
     poll_s: Positive = 0.5
     """How often the agent looks for new log rows, in seconds."""
     stall_after_s: Positive = 120.0
@@ -130,6 +140,86 @@ class BudgetSettings(Settings):
 
     max_commands: int | None = Field(100, ge=0)
     """Commands of agents that reach the trainer; null for no limit."""
+    max_usd: float | None = Field(None, gt=0)
+    """Money for calls of a language model, in US dollars; needs its price in `llm.prices`; null for no limit."""
+    max_calls: int | None = Field(None, ge=0)
+    """Calls of a language model; null for no limit."""
+    max_tokens: int | None = Field(None, ge=0)
+    """Tokens of such calls, input and output together; null for no limit."""
+
+
+class Price(Settings):
+    """What a model costs, in US dollars per million tokens."""
+
+    input_usd: float = Field(ge=0)
+    """Input."""
+    output_usd: float = Field(ge=0)
+    """Output."""
+    cached_input_usd: float | None = Field(None, ge=0)
+    """Input that the provider had in its cache; null: as other input."""
+
+
+class LlmSettings(Settings):
+    """The language model that policies may use, behind any endpoint that speaks OpenAI's Chat Completions."""
+
+    model: str | None = None
+    """Its name at the endpoint; without one, policies go by their rules alone."""
+    base_url: str | None = None
+    """The endpoint, such as http://127.0.0.1:8080/v1; without one, OPENAI_BASE_URL or OpenAI itself."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Name of the environment variable that holds the key."""
+    protocol: Literal["auto", "tools", "json"] = "auto"
+    """How it answers: with tool calls, or with JSON after a schema; auto finds out with a small call at the start."""
+    temperature: float | None = Field(None, ge=0, le=2)
+    """Sampling temperature; null: the endpoint's own."""
+    max_output_tokens: int = Field(2000, ge=16)
+    """Longest answer, in tokens."""
+    timeout_s: Positive = 120.0
+    """How long one attempt may take, in seconds."""
+    max_attempts: int = Field(4, ge=1)
+    """Attempts of one call, on errors that may pass."""
+    prices: dict[str, Price] = Field(default_factory=dict)
+    """Prices by model name."""
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of each request, such as a provider's own options."""
+
+
+class RoundParameter(Settings):
+    """A parameter of the script that a language model may choose at the start of a round."""
+
+    argument: str = Field(pattern=r"^--?[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """The script's option, such as --lr."""
+    minimum: float
+    """Smallest allowed value."""
+    maximum: float
+    """Largest allowed value."""
+    type: Literal["float", "int"] = "float"
+    """Kind of number."""
+    description: str = ""
+    """What it is, for the model."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> RoundParameter:
+        if self.minimum > self.maximum:
+            raise ValueError(f"the minimum {self.minimum} is above the maximum {self.maximum}")
+        return self
+
+
+def _from_count(value: object) -> object:
+    return {"count": value} if isinstance(value, int) else value
+
+
+class RoundsSettings(Settings):
+    """Several runs in a row: round 0 is left alone, later ones are planned, steered and reflected on."""
+
+    count: int = Field(0, ge=0)
+    """Rounds after round 0; 0: one run, no rounds."""
+    parameters: dict[str, RoundParameter] = Field(default_factory=dict)
+    """What a plan may choose, by name."""
+    references: list[str] = Field(default_factory=lambda: ["guardian"])
+    """Policies whose runs, from the file's own start, stand beside the rounds."""
+    plan_only: bool = True
+    """Also run each round's plan without acting, so that good starts are not counted as good steering."""
 
 
 class CheckpointSettings(Settings):
@@ -174,16 +264,35 @@ class Config(Settings):
     """A policy: a name in `policies/`, or the path of a policy file."""
     wake: WakeSettings = WakeSettings()
     """When the policy looks at the run."""
+    llm: LlmSettings = LlmSettings()
+    """The language model."""
     gate: GateSettings = GateSettings()
     """What no command may do."""
     budgets: BudgetSettings = BudgetSettings()
     """What the agent may use up."""
+    rounds: Annotated[RoundsSettings, BeforeValidator(_from_count)] = RoundsSettings()
+    """Several runs in a row."""
     checkpoints: CheckpointSettings = CheckpointSettings()
     """What is kept of the checkpoints that commands save."""
     server: ServerSettings = ServerSettings()
     """The control server."""
     store: StoreSettings = StoreSettings()
     """Where logs are kept."""
+
+
+class AttachSettings(Settings):
+    """What an agent needs beside a run that was started without a config file: the defaults of `Config`."""
+
+    goal: GoalSettings = GoalSettings()
+    """What counts as good."""
+    wake: WakeSettings = WakeSettings()
+    """When the policy looks at the run."""
+    llm: LlmSettings = LlmSettings()
+    """The language model."""
+    budgets: BudgetSettings = BudgetSettings()
+    """What the agent may use up."""
+    server: ServerSettings = ServerSettings()
+    """The control server."""
 
 
 S = TypeVar("S", bound=BaseModel)

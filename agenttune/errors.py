@@ -9,10 +9,12 @@ AgenttuneError
 │   ├── UnknownCommandId     no such command in the run's log
 │   ├── RunEnded             the run no longer takes commands
 │   ├── PortInUse            the control server's port is taken
+│   ├── BudgetSpent          a cap on calls, tokens or money is reached
 │   └── NotSupported         this trainer cannot do that (yet)
 └── SystemFault              the machine or another process failed
     ├── StoreFault           the run's log cannot be read or written
     ├── ServerUnreachable    the control server does not answer
+    ├── ModelUnavailable     the language model's endpoint does not answer, or not with an answer
     └── RunFailed            the training process ended with an error
 """
 
@@ -67,6 +69,10 @@ class PortInUse(UserError):
     """Another process listens on the control server's port."""
 
 
+class BudgetSpent(UserError):
+    """A cap on calls, tokens or money of the language model is reached."""
+
+
 class NotSupported(UserError):
     """The attached trainer cannot do what the command asks."""
 
@@ -81,6 +87,10 @@ class StoreFault(SystemFault):
 
 class ServerUnreachable(SystemFault):
     """The control server does not answer."""
+
+
+class ModelUnavailable(SystemFault):
+    """The language model's endpoint does not answer, or not with an answer; retries were made."""
 
 
 class RunFailed(SystemFault):

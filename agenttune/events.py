@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal, Union, get_args
 
-from pydantic import BeforeValidator, Field, PlainSerializer, TypeAdapter
+from pydantic import BeforeValidator, Field, PlainSerializer, SerializeAsAny, TypeAdapter, field_validator
 
+from agenttune.commands import CommandBase, parse_command
 from agenttune.findings import Finding
 from agenttune.proposals import Ack, Proposal, Record, Verdict
+from agenttune.transcripts import ModelCalled
 
 JsonNumber = float | int | str
 
@@ -203,6 +205,18 @@ class PolicyDetached(Record):
     reason: str = ""
 
 
+class Shadowed(Record):
+    """A command that a policy would have asked for, had it been allowed to act."""
+
+    command: SerializeAsAny[CommandBase]
+    rationale: str = ""
+
+    @field_validator("command", mode="before")
+    @classmethod
+    def _parse(cls, raw: object) -> CommandBase:
+        return raw if isinstance(raw, CommandBase) else parse_command(raw)
+
+
 class Decided(Record):
     """A policy looked at the run and proposed something, or nothing."""
 
@@ -211,6 +225,16 @@ class Decided(Record):
     woken_by: str
     command_ids: list[str] = Field(default_factory=list)
     reason: str = ""
+    based_on_step: int | None = Field(None, description="Step of the observation that it rests on.")
+    shadowed: list[Shadowed] = Field(default_factory=list, description="What a policy in shadow would have asked.")
+
+
+class PolicyRequested(Record):
+    """An operator wants another policy beside this run, or none; the agent that watches it obeys."""
+
+    kind: Literal["policy_requested"] = "policy_requested"
+    policy: str | None = Field(description="Name or path, as for `agenttune attach`; None: detach.")
+    author: str = ""
 
 
 class NoteAdded(Record):
@@ -246,7 +270,9 @@ Body = Annotated[
         Found,
         PolicyAttached,
         PolicyDetached,
+        PolicyRequested,
         Decided,
+        ModelCalled,
         NoteAdded,
         LogGap,
     ],

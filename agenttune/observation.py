@@ -78,6 +78,8 @@ class Observation(Record):
     capabilities: list[str] = Field(default_factory=list, description="Commands this trainer can apply.")
     commands_left: int | None = Field(None, description="What is left of the budget of agent commands.")
     last_seq: int = Field(0, description="Newest event this view contains.")
+    woken_by: list[str] = Field(default_factory=list, description="Why the policy is asked now.")
+    notes: list[str] = Field(default_factory=list, description="Remarks of operators, newest last.")
 
     def knob(self, name: str) -> KnobState | None:
         return next((knob for knob in self.knobs if knob.name == name), None)

@@ -21,6 +21,23 @@ class FieldSurface(BaseModel):
     accepts: str
 
 
+class ToolShape(BaseModel):
+    """A tool as language models and MCP clients see it.
+
+    Attributes:
+        parameters: JSON schema of its arguments, an object.
+        is_read_only: It changes nothing.
+        is_destructive: What it does cannot be taken back by writing the old value.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    name: str
+    description: str
+    parameters: dict[str, Any]
+    is_read_only: bool = False
+    is_destructive: bool = False
+
+
 class CommandSurface(BaseModel):
     """One command as the outside sees it."""
 

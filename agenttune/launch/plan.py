@@ -10,6 +10,7 @@ from pathlib import Path
 
 from agenttune.config import Config, RunSettings, load_config
 from agenttune.errors import ConfigError
+from agenttune.policy.base import PolicyContext
 from agenttune.policy.load import load_policy
 
 
@@ -54,7 +55,7 @@ def make_plan(path: Path, runs_dir: Path | None = None) -> Plan:
     """
     path = path.resolve()
     config = load_config(path)
-    load_policy(config.policy, path.parent)
+    load_policy(config.policy, PolicyContext(path.parent, config.goal, config.llm, config.budgets))
     folder = (path.parent / config.store.runs_dir) if runs_dir is None else runs_dir
     return Plan(config, path, folder.resolve(), _command(config.run, path))
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from agenttune.commands import CommandBase
+from agenttune.config import BudgetSettings, GoalSettings, LlmSettings
 from agenttune.observation import Observation
 from agenttune.proposals import CommandRecord
+from agenttune.reading import RunReader
+from agenttune.transcripts import ModelCalled
 
 
 @dataclass(frozen=True)
@@ -27,10 +34,21 @@ class Draft:
 
 @dataclass(frozen=True)
 class Decision:
-    """A policy's answer: drafts, possibly none, and the reason for either."""
+    """A policy's answer: drafts, possibly none, and the reason for either.
+
+    Attributes:
+        proposals: What it asks for.
+        reason: Why, or why nothing.
+        shadowed: What it would have asked for, were it not in shadow.
+        calls: The calls of language models that led here, for the log.
+        later: The answer proper, which is still being worked on; then nothing else is set but `reason`.
+    """
 
     proposals: list[Draft] = field(default_factory=list)
     reason: str = ""
+    shadowed: list[Draft] = field(default_factory=list)
+    calls: list[ModelCalled] = field(default_factory=list)
+    later: Future[Decision] | None = None
 
 
 class Policy(Protocol):
@@ -44,6 +62,27 @@ class Policy(Protocol):
     def name(self) -> str: ...
 
     def decide(self, observation: Observation) -> Decision: ...
+
+
+@dataclass(frozen=True)
+class PolicyContext:
+    """What a policy may be made with beside its file.
+
+    Attributes:
+        project: The user's folder, for policies and prompts of their own.
+        goal: What counts as good.
+        llm: The language model.
+        budgets: Its caps.
+        reader: Reads the run that is steered; None while a policy is only checked.
+        environ: Environment variables, for the key.
+    """
+
+    project: Path | None = None
+    goal: GoalSettings = field(default_factory=GoalSettings)
+    llm: LlmSettings = field(default_factory=LlmSettings)
+    budgets: BudgetSettings = field(default_factory=BudgetSettings)
+    reader: RunReader | None = None
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pydantic import ConfigDict
 
 from agenttune.config import Settings, load_yaml
 from agenttune.errors import ConfigError
-from agenttune.policy.base import NoopPolicy, Policy
+from agenttune.policy.base import NoopPolicy, Policy, PolicyContext
 from agenttune.policy.baselines import (
     GreedyLr,
     GreedyLrFile,
@@ -29,17 +29,18 @@ from agenttune.policy.wrappers import Cooldown
 from agenttune.resources import find_resource
 
 
-def _rules(name: str, file: RulesFile) -> Policy:
+def _rules(name: str, file: RulesFile, context: PolicyContext) -> Policy:
     policy = RulePolicy(name, tuple(file.rules))
     return Cooldown(policy, file.cooldown_steps) if file.cooldown_steps else policy
 
 
-TYPES: dict[str, tuple[type[Settings], Callable[[str, Any], Policy]]] = {
+Make = Callable[[str, Any, PolicyContext], Policy]
+TYPES: dict[str, tuple[type[Settings], Make]] = {
     "rules": (RulesFile, _rules),
-    "noop": (NoopFile, lambda name, _: NoopPolicy(name)),
-    "reduce_on_plateau": (ReduceOnPlateauFile, ReduceOnPlateau),
-    "greedy_lr": (GreedyLrFile, GreedyLr),
-    "random": (RandomFile, RandomPolicy),
+    "noop": (NoopFile, lambda name, file, context: NoopPolicy(name)),
+    "reduce_on_plateau": (ReduceOnPlateauFile, lambda name, file, context: ReduceOnPlateau(name, file)),
+    "greedy_lr": (GreedyLrFile, lambda name, file, context: GreedyLr(name, file)),
+    "random": (RandomFile, lambda name, file, context: RandomPolicy(name, file)),
 }
 """`type:` of a policy file -> its settings and how to make the policy."""
 
@@ -71,23 +72,24 @@ class LoadedPolicy:
         return {"path": str(self.path), "sha256": self.sha256}
 
 
-def load_policy(name_or_path: str, project: Path | None = None) -> Policy:
+def load_policy(name_or_path: str, context: PolicyContext | None = None) -> Policy:
     """A ready-made policy by its name, or one from a file.
 
     Raises:
         ConfigError: No such policy (lists those there are), or its file is wrong (`file:line: key: problem`).
     """
-    return open_policy(name_or_path, project).policy
+    return open_policy(name_or_path, context).policy
 
 
-def open_policy(name_or_path: str, project: Path | None = None) -> LoadedPolicy:
+def open_policy(name_or_path: str, context: PolicyContext | None = None) -> LoadedPolicy:
     """As `load_policy`, with the file's path and checksum for the log."""
-    path = find_resource("policies", name_or_path, project)
+    context = context or PolicyContext()
+    path = find_resource("policies", name_or_path, context.project)
     kind = load_yaml(path, _TypeOnly).type
     if kind not in TYPES:
         raise _unknown_type(path, kind)
     settings, make = TYPES[kind]
-    policy = make(path.stem, load_yaml(path, settings))
+    policy = make(path.stem, load_yaml(path, settings), context)
     return LoadedPolicy(policy, path, hashlib.sha256(path.read_bytes()).hexdigest())
 
 

@@ -9,7 +9,7 @@ import plotext
 from rich.text import Text
 
 from agenttune.events import Curve
-from agenttune.journal import MetricAt
+from agenttune.summary import MetricAt
 
 LOW_QUANTILE, HIGH_QUANTILE = 0.02, 0.95
 """The y-axis covers this part of the values, so that one spike does not flatten the rest (a guess, tried by eye)."""

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from agenttune.errors import UserError
 from agenttune.events import Acked, BranchStarted, Curve, Evaluated, Event, PolicyAttached, RunInfo, StoredPoint
-from agenttune.journal import MetricAt, goal_values, score_of
+from agenttune.journal import goal_values, score_of
 from agenttune.store import RunLog
+from agenttune.summary import MetricAt
 from agenttune.terminal.lines import Line, lines_of
 
 LOSSES = ("step_loss", "loss")

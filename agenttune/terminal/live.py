@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from agenttune.journal import MetricAt
+from agenttune.summary import MetricAt
 from agenttune.terminal.chart import MIN_HEIGHT, loss_chart
 from agenttune.terminal.feed import RunFeed, Snapshot
 from agenttune.terminal.lines import BAD_STATUS, Line

@@ -12,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from agenttune.events import RunInfo
-from agenttune.journal import Intervention, MetricAt, RunSummary, Score
 from agenttune.processes import is_alive
 from agenttune.proposals import State
 from agenttune.store import LOG_NAME
+from agenttune.summary import Intervention, MetricAt, RunSummary, Score
 from agenttune.terminal.lines import BAD_STATUS, SEVERITY_STYLE, command_words
 from agenttune.terminal.text import clean, duration, number
 

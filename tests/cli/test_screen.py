@@ -13,9 +13,9 @@ from rich.console import Console
 from agenttune.commands import UpdateOptimizer
 from agenttune.events import Found, NoteAdded, Point, RunStarted, StatusChanged
 from agenttune.findings import Finding
-from agenttune.journal import MetricAt
 from agenttune.proposals import Author, Proposal, Verdict
 from agenttune.store import RunLog
+from agenttune.summary import MetricAt
 from agenttune.terminal import LiveScreen, PlainLines, clean, view_for
 from agenttune.terminal.chart import loss_chart, value_range
 from agenttune.terminal.feed import RunFeed

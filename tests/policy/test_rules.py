@@ -10,7 +10,7 @@ import pytest
 from agenttune.commands import UpdateOptimizer
 from agenttune.errors import ConfigError, UserError
 from agenttune.findings import Finding
-from agenttune.policy.base import Decision, NoopPolicy, Policy
+from agenttune.policy.base import Decision, NoopPolicy, Policy, PolicyContext
 from agenttune.policy.expressions import check, evaluate, render
 from agenttune.policy.load import load_policy, open_policy
 from agenttune.policy.namespace import DOCUMENTED, DOCUMENTED_FUNCTIONS, describe, functions_of, names_of
@@ -196,7 +196,7 @@ def test_a_recorded_finding_is_known_by_its_age() -> None:
 
 @pytest.mark.parametrize("name", ["guardian", "noop", "reduce_on_plateau", "greedy_lr", "random"])
 def test_every_shipped_policy_loads_by_name_and_leaves_an_empty_run_alone(name: str, tmp_path: Path) -> None:
-    loaded = open_policy(name, tmp_path)
+    loaded = open_policy(name, PolicyContext(tmp_path))
     assert loaded.policy.name == name
     assert len(loaded.details["sha256"]) == 64
     assert loaded.policy.decide(observe([])).proposals == []
@@ -207,15 +207,15 @@ def test_the_projects_own_policy_wins_over_a_shipped_one(tmp_path: Path) -> None
     own = tmp_path / "policies" / "guardian.yaml"
     own.write_text("type: noop\n", encoding="utf-8")
     assert find_resource("policies", "guardian", tmp_path) == own
-    assert isinstance(load_policy("guardian", tmp_path), NoopPolicy)
-    assert load_policy("policies/guardian.yaml", tmp_path).decide(observe([2.0])) == Decision(
+    assert isinstance(load_policy("guardian", PolicyContext(tmp_path)), NoopPolicy)
+    assert load_policy("policies/guardian.yaml", PolicyContext(tmp_path)).decide(observe([2.0])) == Decision(
         [], "this policy only watches"
     )
 
 
 def test_an_unknown_policy_is_answered_with_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no policy .gardian.; there are: .*guardian") as caught:
-        load_policy("gardian", tmp_path)
+        load_policy("gardian", PolicyContext(tmp_path))
     assert caught.value.allowed == list_resources("policies", tmp_path)
     with pytest.raises(ConfigError, match="no policy"):
-        load_policy("../outside", tmp_path)
+        load_policy("../outside", PolicyContext(tmp_path))

@@ -1,0 +1,38 @@
+"""The command line. Starts fast: torch is never loaded here, and the server's parts only where they are needed."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import NoReturn
+
+from rich.console import Console
+from rich.text import Text
+
+from agenttune.cli import attaching, running, serving, showing
+from agenttune.cli.app import app
+from agenttune.errors import AgenttuneError, UserError
+
+__all__ = ["app", "attaching", "main", "running", "serving", "showing"]
+
+USER_ERROR, FAULT = 2, 1
+"""Exit codes: the request was wrong; the machine or another process failed."""
+
+
+def main() -> NoReturn:
+    """Entry point: runs a command and turns expected errors into one line and an exit code."""
+    try:
+        app()
+    except AgenttuneError as error:
+        Console(stderr=True).print(Text(f"error: {_safe(str(error))}"), soft_wrap=True, highlight=False)
+        sys.exit(USER_ERROR if isinstance(error, UserError) else FAULT)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    sys.exit(0)
+
+
+def _safe(message: str) -> str:
+    """A message may quote files and other processes; its line breaks stay, nothing else that moves the cursor."""
+    from agenttune.terminal import clean
+
+    return "\n".join(clean(line, 4000) for line in message.splitlines())

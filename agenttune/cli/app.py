@@ -1,0 +1,81 @@
+"""The command line's root, and the options and lookups that its commands share."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from agenttune import __version__
+from agenttune.errors import UnknownRun
+
+app = typer.Typer(
+    help="An agent beside your training run.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="Path of the config file.")]
+RunsDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--runs-dir", envvar="AGENTTUNE_RUNS_DIR", help="Folder of runs. Default: the config file's, or runs."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"agenttune {__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")]
+
+
+@app.callback()
+def _root(version: Version = False) -> None:
+    """An agent beside your training run."""
+
+
+def runs_dir_of(given: Path | None) -> Path:
+    return Path("runs") if given is None else given
+
+
+def find_run(folder: Path, name: str) -> str:
+    """The run that a user means: the newest, an id, or the beginning of exactly one id."""
+    from agenttune.store import LOG_NAME, list_runs
+
+    if name and Path(name).name == name and (folder / name / LOG_NAME).is_file():
+        return name  # whole, so that a log which cannot be read says why
+    ids = [info.run_id for info in list_runs(folder)]
+    matches = [i for i in ids if i.startswith(name)]
+    if len(matches) == 1 or (matches and not name):
+        return matches[0]
+    if matches:
+        problem = f"{len(matches)} runs begin with {name!r}: {', '.join(matches[:10])}"
+    elif ids:
+        problem = f"no run {name!r} in {folder}; there are: {', '.join(ids[:10])}"
+    else:
+        problem = f"no runs in {folder} yet; start one with: agenttune run config.yaml"
+    raise UnknownRun(problem, field="run", allowed=ids[:10])
+
+
+def stop_on_signals(stop: threading.Event) -> list[int]:
+    """Set `stop` on Ctrl-C and SIGTERM; returns the list that collects the signals."""
+    got: list[int] = []
+
+    def take(number: int, frame: FrameType | None) -> None:
+        got.append(number)
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, take)
+    return got

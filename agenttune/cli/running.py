@@ -1,0 +1,66 @@
+"""Commands about a config file: run it, check it, write one, print its schema."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from agenttune.cli.app import ConfigPath, RunsDir, app
+from agenttune.errors import UserError
+
+
+@app.command()
+def run(config: ConfigPath = Path("config.yaml"), runs_dir: RunsDir = None) -> None:
+    """Run a training script with an agent beside it."""
+    from agenttune.launch import launch, make_plan
+
+    raise typer.Exit(launch(make_plan(config, runs_dir), Console(), Console(stderr=True)))
+
+
+@app.command()
+def check(config: ConfigPath = Path("config.yaml"), runs_dir: RunsDir = None) -> None:
+    """Check a config file, its policy and its script without running anything."""
+    from agenttune.launch import make_plan
+
+    plan = make_plan(config, runs_dir)
+    goal = plan.config.goal
+    typer.echo(f"{config}: fine\nwould run  {plan.subject}\nin         {plan.folder}")
+    typer.echo(f"goal       {goal.direction} {goal.metric}\npolicy     {plan.config.policy}")
+    typer.echo(f"logs in    {plan.runs_dir}")
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("config.yaml"),
+    script: Annotated[str | None, typer.Option(help="Your training script. Default: the shipped example.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
+) -> None:
+    """Write a config file in which every key is documented."""
+    from agenttune.launch import EXAMPLE, config_text
+
+    values = EXAMPLE if script is None else {**EXAMPLE, "run": {"script": script}}
+    path = path / "config.yaml" if path.is_dir() else path
+    try:
+        with path.open("w" if force else "x", encoding="utf-8") as file:
+            file.write(config_text(values))
+    except FileExistsError:
+        raise UserError(f"{path} exists already; choose another name, or overwrite it with --force") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None
+    typer.echo(f"wrote {path}; check it with: agenttune check {path}")
+
+
+@app.command()
+def schema(
+    commands: Annotated[bool, typer.Option("--commands", help="The commands' schemas instead, by kind.")] = False,
+) -> None:
+    """Print the JSON schema of the config file."""
+    from agenttune.config import Config
+    from agenttune.surface import COMMAND_SURFACES
+
+    content = {s.kind: s.json_schema for s in COMMAND_SURFACES} if commands else Config.model_json_schema()
+    typer.echo(json.dumps(content, indent=2))

@@ -1,0 +1,30 @@
+"""The control server by itself."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from agenttune.cli.app import RunsDir, app, runs_dir_of
+
+
+@app.command()
+def serve(
+    runs_dir: RunsDir = None,
+    host: Annotated[str, typer.Option(help="Address to bind; anything but loopback needs a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 7007,
+    linger_s: Annotated[
+        float | None, typer.Option(min=0, help="End after so many idle seconds; default: never.")
+    ] = None,
+) -> None:
+    """Serve a folder of runs; the token is taken from AGENTTUNE_TOKEN."""
+    from agenttune import server
+    from agenttune.serving import TOKEN_ENV
+
+    def say(url: str) -> None:
+        typer.echo(f"control server at {url}, Ctrl-C ends it")
+
+    token = os.environ.get(TOKEN_ENV)
+    server.serve(runs_dir_of(runs_dir), host, port, token, linger_s, on_ready=say)
