@@ -24,14 +24,14 @@ class Extent:
     """How much is measured."""
 
     step_targets_ms: tuple[float, ...] = STEP_TARGETS_MS
-    pairs: int = 6
-    run_s: float = 10.0
+    pairs: int = 4
+    rounds: int = 4
     commands: int = 100
     points: int = 1_000_000
     events: int = 1000
 
 
-QUICK = Extent(STEP_TARGETS_MS[:1], pairs=1, run_s=1.0, commands=10, points=50_000, events=200)
+QUICK = Extent(STEP_TARGETS_MS[:1], pairs=1, rounds=1, commands=10, points=50_000, events=200)
 
 
 def main() -> None:
@@ -56,7 +56,7 @@ def measure(folders: _Folders, extent: Extent, quick: bool) -> report.Report:
         folder = folders.next(f"latency, {target_ms:g} ms")
         latency.append(measure_latency(folder, target_ms, depth, extent.commands))
         folder = folders.next(f"throughput, {target_ms:g} ms")
-        throughput.append(measure_throughput(folder, target_ms, depth, extent.pairs, extent.run_s))
+        throughput.append(measure_throughput(folder, target_ms, depth, extent.pairs, extent.rounds))
     return report.Report(machine, quick, throughput, latency, identity, curve, followers)
 
 

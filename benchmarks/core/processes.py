@@ -76,6 +76,14 @@ class Process:
                 env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **(env or {})},
             )
 
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    def ask_to_end(self) -> None:
+        """Tell a training process to end after its present step."""
+        self._popen.send_signal(signal.SIGUSR1)
+
     def wait(self, timeout_s: float) -> None:
         """Wait for a good end.
 
@@ -130,6 +138,7 @@ def start_interactive(server: Bench, run_id: str, depth: int, steps: int) -> Pro
 def _start_training(folder: Path, name: str, depth: int, steps: int, env: dict[str, str], *flags: str) -> Process:
     out = folder / f"{name}.json"
     out.unlink(missing_ok=True)
+    out.with_suffix(".started").unlink(missing_ok=True)
     sizes = ["--depth", str(depth), "--steps", str(steps), "--out", str(out)]
     return Process(["-m", "benchmarks.core.training", *sizes, *flags], folder / f"{name}.out", env)
 
@@ -139,17 +148,19 @@ def read_trace(folder: Path, name: str) -> Trace:
 
 
 @contextlib.contextmanager
-def attended(server: Bench, run_id: str) -> Iterator[None]:
-    """An agent with the policy that does nothing, and one live client, attached to a run for the block."""
+def attended(
+    server: Bench, run_id: str, policy: tuple[str, ...] = ("--policy", "noop")
+) -> Iterator[tuple[Process, Process]]:
+    """An agent, by default with the policy that does nothing, and one live client, attached for the block."""
     agent = Process(
-        ["-m", "agenttune", "attach", server.url, "--run", run_id, "--policy", "noop"],
+        ["-m", "agenttune", "attach", server.url, "--run", run_id, *policy],
         server.folder / f"{run_id}.agent.out",
     )
     client = Process(["-m", "benchmarks.core.live_client", server.url, run_id], server.folder / f"{run_id}.client.out")
     try:
         with contextlib.closing(RunLog.open(server.runs_dir / run_id)) as log:
             _wait_for_policy(log, agent)
-        yield
+        yield agent, client
         agent.check()
         client.check()
     finally:

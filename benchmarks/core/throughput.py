@@ -3,71 +3,98 @@
 from __future__ import annotations
 
 import statistics
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.core.processes import Bench, attended, bench, read_trace, start_interactive
-from benchmarks.core.sizing import TRAINING_TIMEOUT_S, run_plain, step_times_ms
+from benchmarks.core.processes import (
+    LOOK_S,
+    Bench,
+    Process,
+    attended,
+    bench,
+    read_trace,
+    start_interactive,
+    start_plain,
+)
+from benchmarks.core.sizing import TRAINING_TIMEOUT_S
+from benchmarks.core.slices import ratios, take_turns
+
+UNTIL_STOPPED = 10_000_000
+"""Steps of a run that is ended from outside."""
+NOOP = ("--policy", "noop")
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """Ratios are plain over attended, pair by pair: 1 is no cost, 0.99 is a step that takes 1 % longer.
+    """Ratios are plain over attended: 1 is no cost, 0.99 is a step that takes 1 % longer.
 
     Attributes:
         target_ms: The step time aimed at.
         depth: Layers of the model that gave it.
-        steps: Steps of each run.
-        plain_ms: Median step time of each plain run, in order of running.
+        pairs: Pairs of processes; two processes of the same program differ too, by where their memory lies.
+        plain_ms: Mean step time of the plain training, round by round, all pairs.
         attended_ms: The same with everything attached.
-        ratios: `plain_ms / attended_ms`, pair by pair.
-        median_ratio: Their median.
-        mean_ratio: Median over pairs of the ratio of mean step times, which sees rare long steps as well.
-        plain_noise: Median step times of the plain runs, the largest over the smallest.
+        pair_ratios: Median ratio of the rounds of each pair.
+        ratio: Median over all rounds.
     """
 
     target_ms: float
     depth: int
-    steps: int
+    pairs: int
     plain_ms: list[float]
     attended_ms: list[float]
-    ratios: list[float]
-    median_ratio: float
-    mean_ratio: float
-    plain_noise: float
+    pair_ratios: list[float]
+    ratio: float
 
 
-def measure_throughput(folder: Path, target_ms: float, depth: int, pairs: int, run_s: float) -> Throughput:
-    """Alternate plain and attended runs of about `run_s` seconds, each in a process of its own."""
-    steps = max(50, round(run_s * 1e3 / target_ms))
-    plain: list[list[float]] = []
-    watched: list[list[float]] = []
-    with bench(folder) as server:
-        for pair in range(pairs):
-            # Which one goes first alternates too: a machine that slows down by and by favours neither.
-            for is_plain in (pair % 2 == 0, pair % 2 == 1):
-                if is_plain:
-                    plain.append(step_times_ms(run_plain(folder, depth, steps)))
-                else:
-                    watched.append(_attended_run(server, f"at-{target_ms:g}-{pair}", depth, steps))
-    plain_ms, attended_ms = [statistics.median(run) for run in plain], [statistics.median(run) for run in watched]
-    ratios = [p / a for p, a in zip(plain_ms, attended_ms, strict=True)]
-    means = [statistics.fmean(p) / statistics.fmean(a) for p, a in zip(plain, watched, strict=True)]
+def measure_throughput(
+    folder: Path, target_ms: float, depth: int, pairs: int, rounds: int, agent: tuple[str, ...] = NOOP
+) -> Throughput:
+    """Measure `pairs` pairs of processes in `rounds` rounds of turns each.
+
+    Args:
+        folder: For logs.
+        target_ms: The step time aimed at.
+        depth: Layers of the model.
+        pairs: Pairs of processes.
+        rounds: Rounds of four turns.
+        agent: Further arguments of `agenttune attach`.
+    """
+    measured: list[list[tuple[float, float]]] = []
+    for pair in range(pairs):
+        place = folder / f"pair-{pair}"
+        place.mkdir()
+        with bench(place) as server:
+            measured.append(_pair(server, f"at-{target_ms:g}-{pair}", depth, rounds, agent))
+    flat = [row for rows in measured for row in rows]
     return Throughput(
         target_ms=target_ms,
         depth=depth,
-        steps=steps,
-        plain_ms=plain_ms,
-        attended_ms=attended_ms,
-        ratios=ratios,
-        median_ratio=statistics.median(ratios),
-        mean_ratio=statistics.median(means),
-        plain_noise=max(plain_ms) / min(plain_ms),
+        pairs=pairs,
+        plain_ms=[plain for plain, _ in flat],
+        attended_ms=[watched for _, watched in flat],
+        pair_ratios=[statistics.median(p / a for p, a in rows) for rows in measured],
+        ratio=statistics.median(p / a for p, a in flat),
     )
 
 
-def _attended_run(server: Bench, run_id: str, depth: int, steps: int) -> list[float]:
+def _pair(server: Bench, run_id: str, depth: int, rounds: int, agent: tuple[str, ...]) -> list[tuple[float, float]]:
     server.new_run(run_id).close()
-    with attended(server, run_id):
-        start_interactive(server, run_id, depth, steps).wait(TRAINING_TIMEOUT_S)
-    return step_times_ms(read_trace(server.folder, run_id))
+    with attended(server, run_id, agent) as beside:
+        watched = start_interactive(server, run_id, depth, UNTIL_STOPPED)
+        plain = start_plain(server.folder, depth, UNTIL_STOPPED)
+        for training, name in ((watched, run_id), (plain, "plain")):
+            _wait_for_steps(training, server.folder / f"{name}.started")
+        others = [process.pid for process in beside]
+        turns = take_turns([plain.pid], [watched.pid, server.server_pid, *others], rounds)
+        for training in (watched, plain):
+            training.ask_to_end()
+            training.wait(TRAINING_TIMEOUT_S)
+    return ratios(turns, read_trace(server.folder, "plain").ends_at_s, read_trace(server.folder, run_id).ends_at_s)
+
+
+def _wait_for_steps(training: Process, mark: Path) -> None:
+    while not mark.exists():
+        training.check()
+        time.sleep(LOOK_S)

@@ -1,13 +1,15 @@
 """The training process that is measured: `python -m benchmarks.core.training`, once plain and once with agenttune.
 
 It writes what it saw to a JSON file: when each step began and ended, the loss of each step, each change of the
-optimizer's learning rate, and a hash of the final weights.
+optimizer's learning rate, and a hash of the final weights. A file ending in `.started` appears beside it after the
+first steps; SIGUSR1 ends the training after the step.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ import agenttune
 WIDTH = 256
 CLASSES = 10
 BATCH = 64
+FIRST_STEPS = 20
 
 
 class RateChange(BaseModel):
@@ -83,9 +86,15 @@ class Perceptron(nn.Module):
 class Watcher(TrainerCallback):  # type: ignore[misc]
     """Notes the time of each step and of each change of the learning rate, in both kinds of run alike."""
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Trace, started: Path) -> None:
         self._trace = trace
+        self._started = started
         self._lr: float | None = None
+        self._is_over = False
+        signal.signal(signal.SIGUSR1, self._end)
+
+    def _end(self, number: int, frame: object) -> None:
+        self._is_over = True
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._look(kwargs["optimizer"])
@@ -94,6 +103,9 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         self._trace.ends_s.append(time.perf_counter())
         self._trace.ends_at_s.append(time.time())
         self._look(kwargs["optimizer"])
+        if len(self._trace.ends_s) == FIRST_STEPS:
+            self._started.touch()
+        control.should_training_stop = control.should_training_stop or self._is_over
 
     def _look(self, optimizer: torch.optim.Optimizer) -> None:
         lr = float(optimizer.param_groups[0]["lr"])
@@ -102,8 +114,8 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
             self._trace.rates.append(RateChange(at_s=time.time(), lr=lr))
 
 
-def train(depth: int, steps: int, plain: bool, folder: Path) -> Trace:
-    """One run of `steps` steps on one thread."""
+def train(depth: int, steps: int, plain: bool, folder: Path, started: Path) -> Trace:
+    """One run of at most `steps` steps on one thread."""
     torch.set_num_threads(1)
     set_seed(0)
     trace, losses = Trace(), list[torch.Tensor]()
@@ -125,7 +137,7 @@ def train(depth: int, steps: int, plain: bool, folder: Path) -> Trace:
             disable_tqdm=True,
         ),
         train_dataset=Noise(),
-        callbacks=[Watcher(trace)],
+        callbacks=[Watcher(trace, started)],
     )
     trainer.train()
     trace.losses = [float(loss).hex() for loss in losses]
@@ -147,7 +159,7 @@ def main() -> None:
     parser.add_argument("--plain", action="store_true")
     parser.add_argument("--out", type=Path, required=True, help="the trace's JSON file")
     args = parser.parse_args()
-    trace = train(args.depth, args.steps, args.plain, args.out.parent / "checkpoints")
+    trace = train(args.depth, args.steps, args.plain, args.out.parent / "checkpoints", args.out.with_suffix(".started"))
     args.out.write_text(trace.model_dump_json())
 
 
