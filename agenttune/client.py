@@ -28,6 +28,8 @@ from agenttune.events import (
 )
 from agenttune.observation import Observation
 from agenttune.proposals import CommandRecord, Proposal, State, Verdict
+from agenttune.summary import Intervention
+from agenttune.transcripts import ModelCalled
 
 M = TypeVar("M", bound=BaseModel)
 PAGE = 10_000
@@ -164,6 +166,13 @@ class HttpControl:
         """The training dataset as last read."""
         body = self._get(_run(run_id, "dataset"))["dataset"]
         return None if body is None else _model(DatasetRead, body)
+
+    def history(self, run_id: str, limit: int = 50) -> list[Intervention]:
+        body = self._get(_run(run_id, "history"), limit=min(limit, PAGE))
+        return _models(Intervention, body["history"])
+
+    def model_calls(self, run_id: str) -> list[ModelCalled]:
+        return _models(ModelCalled, self._get(_run(run_id, "model-calls"))["calls"])
 
     def branches(self, run_id: str) -> list[BranchStarted]:
         return _models(BranchStarted, self._get(_run(run_id, "branches"))["branches"])

@@ -202,6 +202,8 @@ class RoundParameter(Settings):
     def _in_order(self) -> RoundParameter:
         if self.minimum > self.maximum:
             raise ValueError(f"the minimum {self.minimum} is above the maximum {self.maximum}")
+        if self.type == "int" and not (self.minimum.is_integer() and self.maximum.is_integer()):
+            raise ValueError(f"the bounds of an int must be whole numbers, not {self.minimum} and {self.maximum}")
         return self
 
 
@@ -220,6 +222,15 @@ class RoundsSettings(Settings):
     """Policies whose runs, from the file's own start, stand beside the rounds."""
     plan_only: bool = True
     """Also run each round's plan without acting, so that good starts are not counted as good steering."""
+
+    @field_validator("parameters")
+    @classmethod
+    def _one_each(cls, parameters: dict[str, RoundParameter]) -> dict[str, RoundParameter]:
+        options = [parameter.argument for parameter in parameters.values()]
+        for option in options:
+            if options.count(option) > 1:
+                raise ValueError(f"two parameters set {option}; give each an option of its own")
+        return parameters
 
 
 class CheckpointSettings(Settings):
@@ -260,8 +271,9 @@ class Config(Settings):
     """What to train."""
     goal: GoalSettings = GoalSettings()
     """What counts as good."""
-    policy: str = "guardian"
-    """A policy: a name in `policies/`, or the path of a policy file."""
+    policy: str = "default"
+    """A policy: a name in `policies/`, or the path of a policy file. default: the guardian's rules, then the language
+    model where they have nothing to say, if one is configured."""
     wake: WakeSettings = WakeSettings()
     """When the policy looks at the run."""
     llm: LlmSettings = LlmSettings()
@@ -307,8 +319,12 @@ def load_config(path: Path) -> Config:
     return load_yaml(path, Config)
 
 
-def load_yaml(path: Path, model: type[S]) -> S:
-    """Read a YAML file into a pydantic model; errors name file, line and key.
+Place = tuple[int | str, ...]
+"""The keys and list indices that lead to a part of a YAML file; empty for the whole."""
+
+
+def load_yaml(path: Path, model: type[S], at: Place = ()) -> S:
+    """Read a YAML file, or the part of it at a place, into a pydantic model; errors name file, line and key.
 
     Raises:
         ConfigError: As for `load_config`.
@@ -331,17 +347,26 @@ def load_yaml(path: Path, model: type[S]) -> S:
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
     if duplicate is not None:
         raise ConfigError(f"{path}:{duplicate.start_mark.line + 1}: {duplicate.value}: this key stands here twice")
+    for part in at:
+        data = data[part]
     try:
         return model.model_validate({} if data is None else data)
     except ValidationError as error:
-        raise _config_error(path, root, error, model) from None
+        raise _config_error(path, root, error, model, at) from None
 
 
-def _config_error(path: Path, root: yaml.Node | None, error: ValidationError, model: type[BaseModel]) -> ConfigError:
+def line_of(path: Path, place: Place) -> int:
+    """The line (from 1) of a part of a YAML file that was read before."""
+    return _line_of(yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader), place)
+
+
+def _config_error(
+    path: Path, root: yaml.Node | None, error: ValidationError, model: type[BaseModel], at: Place
+) -> ConfigError:
     first = error.errors(include_url=False)[0]
     loc = first["loc"]
-    key = ".".join(str(part) for part in loc) or "(top level)"
-    line = _line_of(root, loc)
+    key = ".".join(str(part) for part in (*at, *loc)) or "(top level)"
+    line = _line_of(root, (*at, *loc))
     problem = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         names = _names_at(model, loc[:-1])
@@ -367,7 +392,7 @@ def _duplicate_keys(node: yaml.Node) -> Iterator[yaml.ScalarNode]:
             yield from _duplicate_keys(item)
 
 
-def _line_of(node: yaml.Node | None, loc: tuple[int | str, ...]) -> int:
+def _line_of(node: yaml.Node | None, loc: Place) -> int:
     """The line (from 1) of the deepest part of `loc` that stands in the file."""
     line = node.start_mark.line if node is not None else 0
     for part in loc:
@@ -382,7 +407,7 @@ def _line_of(node: yaml.Node | None, loc: tuple[int | str, ...]) -> int:
     return line + 1
 
 
-def _names_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+def _names_at(model: type[BaseModel], loc: Place) -> list[str]:
     """The keys that a model allows at a place, following nested models, lists and mappings of models."""
     current: Any = model
     for part in loc:

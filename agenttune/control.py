@@ -14,29 +14,38 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from agenttune.commands import ReadModel
 from agenttune.errors import RunEnded, StoreFault
 from agenttune.events import (
     BranchStarted,
     CheckpointDeleted,
     CheckpointSaved,
     Curve,
+    DatasetRead,
     Decided,
     Event,
     Found,
     KnobState,
+    ModelRead,
+    ModuleInfo,
     PolicyAttached,
     PolicyDetached,
+    PolicyRequested,
     RunInfo,
     SeriesInfo,
     StatusChanged,
     StoredPoint,
 )
 from agenttune.gate import Gate
+from agenttune.journal import model_calls, newest_interventions
 from agenttune.observation import HISTORY, Observation
 from agenttune.observe import Observer, live_knobs
 from agenttune.processes import is_alive
-from agenttune.proposals import TAKEN, CommandRecord, Proposal, State, Verdict
+from agenttune.proposals import TAKEN, Author, CommandRecord, Proposal, State, Verdict
+from agenttune.reading import find_layer, measured_model, settled
 from agenttune.store import LOG_NAME, RunLog, list_runs, run_folder
+from agenttune.summary import Intervention
+from agenttune.transcripts import ModelCalled
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +60,11 @@ CHECKPOINT_KINDS = ("checkpoint_saved", "checkpoint_deleted")
 MOST_CHECKPOINTS = 20_000
 """Events about checkpoints that are read of one run (guess: far more than a disk holds)."""
 
-AgentRecord = Found | Decided | PolicyAttached | PolicyDetached
-"""What an agent may write into a log beside its proposals."""
+READER = Author(principal="viewer", name="reader")
+"""Asks the trainer to measure, which changes nothing."""
+
+AgentRecord = Found | Decided | PolicyAttached | PolicyDetached | PolicyRequested | ModelCalled
+"""What may be written into a log beside proposals: by an agent, and an operator's wish for another policy."""
 
 
 class Control(Protocol):
@@ -107,6 +119,53 @@ class Control(Protocol):
 
     def record(self, run_id: str, body: AgentRecord, step: int | None = None) -> int:
         """Write a finding or a decision into the log; returns its `seq`."""
+        ...
+
+    def knobs(self, run_id: str) -> list[KnobState]:
+        """Every live-tunable value as it stands."""
+        ...
+
+    def series(self, run_id: str, branch: str = "main") -> list[SeriesInfo]: ...
+
+    def curve(
+        self,
+        run_id: str,
+        metric: str,
+        branch: str = "main",
+        first_step: int = 0,
+        last_step: int | None = None,
+        max_points: int = 1000,
+    ) -> Curve:
+        """A metric of one branch, thinned; raises UserError if that branch has none of that name."""
+        ...
+
+    def checkpoints(self, run_id: str) -> list[Event]:
+        """`checkpoint_saved` events of the checkpoints that still exist, oldest first."""
+        ...
+
+    def branches(self, run_id: str) -> list[BranchStarted]:
+        """Branches in order of their start; `main` is always the first."""
+        ...
+
+    def history(self, run_id: str, limit: int = 50) -> list[Intervention]:
+        """The newest commands with their measured effect, oldest first."""
+        ...
+
+    def model(self, run_id: str, *, norms: bool = False, layer: str = "", wait_s: float = 10.0) -> ModuleInfo | None:
+        """The model's layers as last read; with `norms`, as the trainer measures them now, within `wait_s`.
+
+        Raises:
+            UserError: No such layer, or the trainer refuses to measure.
+            SystemFault: It did not measure in time.
+        """
+        ...
+
+    def dataset(self, run_id: str) -> DatasetRead | None:
+        """The training dataset as last read."""
+        ...
+
+    def model_calls(self, run_id: str) -> list[ModelCalled]:
+        """Calls of language models, oldest first; without the messages and the answer."""
         ...
 
 
@@ -268,6 +327,24 @@ class LocalControl:
         """The last event of a kind, such as `model_read`."""
         found = self.log(run_id).events(kinds=[kind], limit=1, newest=True)
         return found[0] if found else None
+
+    def history(self, run_id: str, limit: int = 50) -> list[Intervention]:
+        return newest_interventions(self.log(run_id), self.info(run_id), limit)
+
+    def model(self, run_id: str, *, norms: bool = False, layer: str = "", wait_s: float = 10.0) -> ModuleInfo | None:
+        if not norms:
+            event = self.newest(run_id, "model_read")
+            return find_layer(event.body.model, layer) if event and isinstance(event.body, ModelRead) else None
+        command = ReadModel(layer_name=layer, norms=True)
+        record = self.submit(run_id, Proposal(command=command, author=READER, rationale="asked for norms"))
+        return measured_model(settled(self, run_id, record, wait_s, self._monotonic), layer, wait_s)
+
+    def dataset(self, run_id: str) -> DatasetRead | None:
+        event = self.newest(run_id, "dataset_read")
+        return event.body if event and isinstance(event.body, DatasetRead) else None
+
+    def model_calls(self, run_id: str) -> list[ModelCalled]:
+        return model_calls(self.log(run_id))
 
     def checkpoints(self, run_id: str) -> list[Event]:
         """`checkpoint_saved` events of the checkpoints that still exist, oldest first."""

@@ -20,6 +20,8 @@ AgenttuneError
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class AgenttuneError(Exception):
     """Base of all errors raised on purpose by agenttune."""
@@ -90,7 +92,16 @@ class ServerUnreachable(SystemFault):
 
 
 class ModelUnavailable(SystemFault):
-    """The language model's endpoint does not answer, or not with an answer; retries were made."""
+    """The language model's endpoint does not answer, or not with an answer; retries were made.
+
+    Args:
+        message: What went wrong.
+        call: The record of the failed call, for the log.
+    """
+
+    def __init__(self, message: str, call: Any = None) -> None:
+        super().__init__(message)
+        self.call = call
 
 
 class RunFailed(SystemFault):

@@ -229,6 +229,14 @@ class Decided(Record):
     shadowed: list[Shadowed] = Field(default_factory=list, description="What a policy in shadow would have asked.")
 
 
+class DecisionAwaited(Record):
+    """Training stands at the event's step until the agent has decided, or `limit_s` has passed (`wake.mode`)."""
+
+    kind: Literal["decision_awaited"] = "decision_awaited"
+    reason: str
+    limit_s: float = Field(description="In seconds.")
+
+
 class PolicyRequested(Record):
     """An operator wants another policy beside this run, or none; the agent that watches it obeys."""
 
@@ -271,6 +279,7 @@ Body = Annotated[
         PolicyAttached,
         PolicyDetached,
         PolicyRequested,
+        DecisionAwaited,
         Decided,
         ModelCalled,
         NoteAdded,
@@ -359,7 +368,7 @@ class RunInfo(Record):
     path: str = ""
     capabilities: list[str] = Field(default_factory=list, description="Commands this trainer can apply.")
     knobs: list[KnobState] = Field(default_factory=list, description="As last read from the trainer.")
-    rules: dict[str, Any] = Field(default_factory=dict, description="The run's `gate` and `budgets` settings.")
+    rules: dict[str, Any] = Field(default_factory=dict, description="Settings that others obey, such as `gate`.")
     goal_metric: str = "eval_loss"
     goal_direction: Literal["minimize", "maximize"] = "minimize"
 

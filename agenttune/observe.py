@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable
 
+from agenttune.commands import AddNote
 from agenttune.errors import UserError
 from agenttune.events import Curve, Evaluated, Event, Found, KnobState, RunInfo, StoredPoint
 from agenttune.observation import (
@@ -19,12 +20,15 @@ from agenttune.observation import (
     Segment,
     SeriesView,
 )
-from agenttune.proposals import TAKEN
+from agenttune.proposals import TAKEN, State
 from agenttune.store import RunLog
 
 THINNED = ("step_loss", "loss", "step_grad_norm", "grad_norm", "lr")
 """Series whose whole history a policy gets, thinned; the others are given for the newest steps only."""
 SOURCES = ("step", "log")
+NOTES = 10
+"""Newest remarks of operators that a policy gets, each cut to so many characters (a guess):"""
+NOTE_CHARACTERS = 500
 PAGE = 1000
 MOST_PAGES = 5
 """Further behind than this, an observer reads the newest rows and the curves instead of all that it missed."""
@@ -41,6 +45,14 @@ def _with_rates(knobs: list[KnobState], newest: list[StoredPoint]) -> list[KnobS
     values = newest[-1].values
     rates = {"effective": values["lr"], "base": values.get("base_lr")}
     return [knob.model_copy(update=rates) if knob.name == "lr" else knob for knob in knobs]
+
+
+def _notes(log: RunLog) -> list[str]:
+    """The newest remarks of operators; what agents and the system note is not for policies to obey."""
+    noted = log.commands(State.APPLIED, State.KEPT, principal="operator", limit=HISTORY, newest=True)
+    notes = [(c.proposal.command, c.proposal.author.name) for c in noted]
+    texts = [f"{name}: {command.text}" for command, name in notes if isinstance(command, AddNote)]
+    return [text[:NOTE_CHARACTERS] for text in texts[-NOTES:]]
 
 
 def _on(line: Lineage, events: list[Event]) -> list[Event]:
@@ -144,6 +156,7 @@ class Observer:
             capabilities=info.capabilities,
             commands_left=None if max_commands is None else max(0, max_commands - used),
             last_seq=log.last_seq(),
+            notes=_notes(log),
         )
 
     def _catch_up(self, log: RunLog, branch: str) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from agenttune.events import Metric, RunInfo
 from agenttune.findings import Finding
-from agenttune.proposals import Record, State
+from agenttune.proposals import CommandRecord, Record, State
 
 
 class MetricAt(Record):
@@ -52,6 +52,74 @@ class FindingAt(Record):
     finding: Finding
 
 
+class Cost(Record):
+    """What calls of language models took. Nothing is guessed: what is not known is said.
+
+    Attributes:
+        usd: US dollars of the calls whose price is known; failed calls count where the server told their tokens.
+        unpriced: Models whose price is not in `llm.prices`; with any, `usd` is not the whole.
+        uncounted_calls: Answered calls of which the server did not tell the tokens.
+    """
+
+    calls: int = 0
+    failed_calls: int = 0
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    output_tokens: int = 0
+    usd: float = 0.0
+    unpriced: list[str] = Field(default_factory=list)
+    uncounted_calls: int = 0
+    models: list[str] = Field(default_factory=list)
+    mean_latency_s: float | None = Field(None, description="Of the answered calls, with waiting times; none if none.")
+
+    @property
+    def tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
+
+class DecisionCost(Record):
+    """What one decision took; `step` is that of the observation it rests on."""
+
+    step: int | None
+    policy: str
+    cost: Cost
+
+
+Hindsight = Literal["agreed", "opposed", "alone"]
+
+
+class ShadowedProposal(Record):
+    """What a policy in shadow would have asked for, beside what happened.
+
+    Attributes:
+        done: What others had applied within the window, of the same kind if there was any such; empty for nothing.
+        hindsight: `agreed`: the same kind of change in the same direction; `opposed`: in the other; `alone`: no such.
+        critical_after: Whether a detector reported something critical within the window.
+    """
+
+    step: int
+    policy: str
+    kind: str
+    arguments: dict[str, Any]
+    rationale: str
+    done: str = ""
+    hindsight: Hindsight
+    metric_before: MetricAt | None = None
+    metric_after: MetricAt | None = None
+    critical_after: bool = False
+
+
+class ShadowScore(Record):
+    """How what a policy in shadow would have done compares to what was done."""
+
+    window_steps: int
+    proposals: list[ShadowedProposal]
+    agreed: int
+    opposed: int
+    alone: int
+    alone_before_critical: int = Field(description="Of `alone`: followed by a critical finding.")
+
+
 class RunSummary(Record):
     """What a report shows."""
 
@@ -62,3 +130,21 @@ class RunSummary(Record):
     findings: list[FindingAt]
     policies: list[str]
     notes: list[str]
+    cost: Cost = Field(default_factory=Cost)
+    decision_costs: list[DecisionCost] = Field(default_factory=list, description="Decisions that took calls.")
+    shadow: ShadowScore | None = Field(None, description="None if no policy in shadow proposed anything.")
+
+
+def outcome_line(record: CommandRecord) -> str:
+    """What became of a command, in one line."""
+    if record.ack is None:
+        return record.verdict.reason if record.verdict and record.verdict.reason else record.state.value
+    if record.ack.outcome != "applied":
+        return f"{record.ack.outcome}: {record.ack.message}"
+    parts = [f"{c.name} {_short(c.previous)} -> {_short(c.effective)}" for c in record.ack.changes]
+    parts += [f"{name} {_short(value)}" for name, value in record.ack.result.items()]
+    return ", ".join(parts) or record.ack.message or "applied"
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,46 +1,203 @@
-"""An agent beside a run that somebody else started."""
+"""An agent beside a run: put one there, send it away, or have it follow another policy."""
 
 from __future__ import annotations
 
 import logging
 import os
-import signal
 import threading
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from agenttune.cli.app import app, stop_on_signals
+from agenttune.errors import UnknownRun, UserError
+
+if TYPE_CHECKING:
+    from agenttune.client import HttpControl
+    from agenttune.config import AttachSettings, Config
+    from agenttune.events import Event
+
+Url = Annotated[str, typer.Argument(help="Of the control server, such as http://127.0.0.1:7007.")]
+RunOption = Annotated[str, typer.Option("--run", help="Id of the run. Default: the newest that is live.")]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="Config file for `goal`, `wake`, `llm`, `budgets` and `server`.")
+]
+DETACHED = 0
+"""Exit code of an agent that was sent away, or whose run has ended: it need not be started again."""
+ANSWER_S = 15.0
+"""How long an agent is given to obey; it looks twice a second unless `wake.poll_s` says otherwise (guess)."""
+POLICY_EVENTS = ("policy_attached", "policy_detached", "policy_requested")
 
 
 @app.command()
 def attach(
-    url: Annotated[str, typer.Argument(help="Of the control server, such as http://127.0.0.1:7007.")],
-    run: Annotated[str, typer.Option("--run", help="Id of the run.")],
+    url: Url,
+    run: RunOption = "",
     policy: Annotated[str, typer.Option("--policy", help="Name or path of a policy.")] = "guardian",
-    config: Annotated[Path | None, typer.Option("--config", help="Config file for `wake` and `server`.")] = None,
+    config: ConfigOption = None,
+    model: Annotated[str | None, typer.Option("--model", help="Language model, instead of `llm.model`.")] = None,
+    base_url: Annotated[str | None, typer.Option("--base-url", help="Its endpoint, instead of `llm.base_url`.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", hidden=True, help="Take up what was asked for last.")] = False,
 ) -> None:
     """Put an agent beside a run until the run ends; Ctrl-C takes it away again."""
-    from agenttune.client import HttpControl
-    from agenttune.config import AttachSettings, load_config
     from agenttune.loop import AgentLoop
     from agenttune.policy.base import PolicyContext
     from agenttune.policy.load import open_policy
+    from agenttune.reading import ControlReader
 
-    settings = AttachSettings() if config is None else load_config(config)
-    token = os.environ.get(settings.server.token_env)
-    context = PolicyContext(
-        project=config.resolve().parent if config else None,
-        goal=settings.goal,
-        llm=settings.llm,
-        budgets=settings.budgets,
-    )
-    loaded = open_policy(policy, context)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
-    stop = threading.Event()
-    got = stop_on_signals(stop)
-    with HttpControl(url, token) as control:
-        AgentLoop(control, run, loaded.policy, settings.wake, details=loaded.details).run(stop)
-    if signal.SIGINT in got:
-        raise typer.Exit(128 + signal.SIGINT)
+    settings = _settings(config)
+    given = {name: value for name, value in (("model", model), ("base_url", base_url)) if value is not None}
+    with _control(url, settings) as control:
+        run_id = _live_run(control, run)
+        context = PolicyContext(
+            project=(config.resolve().parent if config else Path.cwd()),
+            goal=settings.goal,
+            llm=settings.llm.model_copy(update=given),
+            budgets=settings.budgets,
+            reader=ControlReader(control, run_id),
+        )
+        if resume:
+            last = _last_policy(control, run_id, policy)
+            if last is None:
+                raise typer.Exit(DETACHED)
+            policy = last
+        loaded = open_policy(policy, context)
+        stop = threading.Event()
+        got = stop_on_signals(stop)
+        agent = AgentLoop(
+            control,
+            run_id,
+            loaded.policy,
+            settings.wake,
+            details=loaded.details,
+            load=lambda name: open_policy(name, context),
+        )
+        agent.run(stop)
+    if got:
+        raise typer.Exit(128 + got[0])
+
+
+@app.command()
+def detach(url: Url, run: RunOption = "", config: ConfigOption = None) -> None:
+    """Send the agent of a run away; training goes on."""
+    _request(url, run, config, None)
+
+
+@app.command()
+def swap(
+    url: Url,
+    policy: Annotated[
+        str, typer.Option("--policy", help="Name or path; a relative path counts from the agent's own folder.")
+    ],
+    run: RunOption = "",
+    config: ConfigOption = None,
+) -> None:
+    """Have the agent of a run follow another policy; a policy that cannot be loaded leaves the old one in place."""
+    _request(url, run, config, policy)
+
+
+def _settings(config: Path | None) -> AttachSettings | Config:
+    from agenttune.config import AttachSettings, load_config
+
+    return AttachSettings() if config is None else load_config(config)
+
+
+def _control(url: str, settings: AttachSettings | Config) -> HttpControl:
+    from agenttune.client import HttpControl
+
+    return HttpControl(url, os.environ.get(settings.server.token_env))
+
+
+def _live_run(control: HttpControl, run: str) -> str:
+    """The run that is meant: the one named, else the newest that is live."""
+    if run:
+        return control.info(run).run_id
+    runs = control.runs()
+    live = [info.run_id for info in runs if info.is_live]
+    if live:
+        return live[0]
+    ended = ", ".join(info.run_id for info in runs[:5])
+    problem = f"no run is live at {control.url}" + (f"; ended: {ended}" if ended else "; there are no runs at all")
+    raise UnknownRun(f"{problem}. Start one, or name it with --run", field="run")
+
+
+def _events(control: HttpControl, run_id: str) -> list[Event]:
+    """What happened to the policies of a run."""
+    found: list[Event] = []
+    while page := control.events(run_id, found[-1].seq if found else 0, kinds=POLICY_EVENTS):
+        found += page
+    return found
+
+
+def _last_policy(control: HttpControl, run_id: str, given: str) -> str | None:
+    """What an agent that died would follow now: the policy it had taken up; None if it was sent away."""
+    from agenttune.events import PolicyAttached, PolicyRequested
+
+    policy: str | None = given
+    for event in _events(control, run_id):
+        if isinstance(event.body, PolicyAttached):
+            policy = event.body.details.get("path", given)
+        elif isinstance(event.body, PolicyRequested) and event.body.policy is None:
+            policy = None
+    return policy
+
+
+def _request(url: str, run: str, config: Path | None, policy: str | None) -> None:
+    from agenttune.events import PolicyRequested
+
+    with _control(url, _settings(config)) as control:
+        run_id = _live_run(control, run)
+        info = control.info(run_id)
+        if not info.is_live:
+            raise UserError(f"run {run_id} is {info.status}; no policy watches it any more", field="run")
+        _refuse_if_unattended(control, run_id)
+        asked = control.record(run_id, PolicyRequested(policy=policy, author=_user()), info.step)
+        answer = _answer(control, run_id, asked, policy)
+    if answer is None:
+        what = "left" if policy is None else "taken it up"
+        raise UserError(f"asked, but within {ANSWER_S:g} s the agent of run {run_id} has not {what}; it may be gone")
+    typer.echo(answer)
+
+
+def _refuse_if_unattended(control: HttpControl, run_id: str) -> None:
+    from agenttune.events import PolicyRequested
+
+    events = [event.body for event in _events(control, run_id) if not isinstance(event.body, PolicyRequested)]
+    if not events or events[-1].kind == "policy_detached":
+        raise UserError(
+            f"no policy is attached to run {run_id}; attach one with: agenttune attach {control.url} --run {run_id}",
+            field="run",
+        )
+
+
+def _answer(control: HttpControl, run_id: str, asked: int, policy: str | None) -> str | None:
+    """What the agent did about a request, in words; None if it did nothing in time."""
+    until_s = time.monotonic() + ANSWER_S
+    kinds = ("policy_attached", "policy_detached", "decided")
+    while (left_s := until_s - time.monotonic()) > 0:
+        for event in control.events(run_id, asked, wait_s=left_s, kinds=kinds):
+            asked = event.seq
+            if words := _obeyed(event, policy):
+                return f"{words} run {run_id}"
+    return None
+
+
+def _obeyed(event: Event, policy: str | None) -> str:
+    """Whether an event says that an agent did as it was asked, in words."""
+    from agenttune.events import Decided, PolicyAttached, PolicyDetached
+
+    body = event.body
+    if isinstance(body, PolicyDetached) and policy is None:
+        return f"{body.policy} left"
+    if isinstance(body, PolicyAttached) and policy is not None:
+        return f"{body.policy} attached to"
+    if isinstance(body, Decided) and body.woken_by.startswith(f"policy {policy} was asked for"):
+        raise UserError(body.reason, field="policy")
+    return ""
+
+
+def _user() -> str:
+    return os.environ.get("USER") or os.environ.get("USERNAME") or "operator"

@@ -12,13 +12,25 @@ from rich.console import Console
 from agenttune.cli.app import ConfigPath, RunsDir, app
 from agenttune.errors import UserError
 
+Resume = Annotated[
+    str | None,
+    typer.Option("--resume", metavar="STUDY", help="Continue this study of several rounds, by its id's beginning."),
+]
+
 
 @app.command()
-def run(config: ConfigPath = Path("config.yaml"), runs_dir: RunsDir = None) -> None:
-    """Run a training script with an agent beside it."""
+def run(config: ConfigPath = Path("config.yaml"), runs_dir: RunsDir = None, resume: Resume = None) -> None:
+    """Run a training script with an agent beside it; several times with `rounds` in the config file."""
     from agenttune.launch import launch, make_plan
 
-    raise typer.Exit(launch(make_plan(config, runs_dir), Console(), Console(stderr=True)))
+    plan = make_plan(config, runs_dir)
+    if plan.config.rounds.count:
+        from agenttune.launch.study import run_study
+
+        raise typer.Exit(run_study(plan, Console(), Console(stderr=True), resume))
+    if resume is not None:
+        raise UserError(f"--resume continues a study, and rounds.count is 0 in {config}", field="resume")
+    raise typer.Exit(launch(plan, Console(), Console(stderr=True)))
 
 
 @app.command()
@@ -30,6 +42,8 @@ def check(config: ConfigPath = Path("config.yaml"), runs_dir: RunsDir = None) ->
     goal = plan.config.goal
     typer.echo(f"{config}: fine\nwould run  {plan.subject}\nin         {plan.folder}")
     typer.echo(f"goal       {goal.direction} {goal.metric}\npolicy     {plan.config.policy}")
+    if plan.notice:
+        typer.echo(f"note       {plan.notice}")
     typer.echo(f"logs in    {plan.runs_dir}")
 
 

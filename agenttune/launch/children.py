@@ -26,6 +26,8 @@ RESTART_WINDOW_S = 60.0
 """More than five deaths a minute is not bad luck (a guess)."""
 AGENT_GRACE_S = 5.0
 """The agent looks for the end of its run five times a second; it gets this long to write its last words."""
+RESUME = "--resume"
+"""Tells an agent that is started again to go on with the policy that it was last given."""
 SERVER_LINGER_S = 60.0
 """The server ends itself so long after the last run, should nobody be left to stop it."""
 
@@ -97,7 +99,7 @@ class TrainingProcess:
 
 
 class AgentProcess:
-    """The agent: started again when it dies while its run lives.
+    """The agent: started again when it dies while its run lives, unless it ended in peace.
 
     Args:
         command: As for `subprocess`.
@@ -112,9 +114,12 @@ class AgentProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        self._spawn(self._command)
+
+    def _spawn(self, command: list[str]) -> None:
         # The agent runs this very agenttune, wherever it was imported from.
         env = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        self._process = spawn(self._command, self._cwd, self.log, env)
+        self._process = spawn(command, self._cwd, self.log, env)
 
     @property
     def pid(self) -> int | None:
@@ -124,11 +129,14 @@ class AgentProcess:
         """What happened, in words; empty while it lives or after it was given up."""
         if self._process is None or self._process.poll() is None:
             return ""
+        if self._process.returncode == 0:  # it was sent away, which the log tells
+            self._process = None
+            return ""
         how = f"the agent ended (exit status {self._process.returncode})"
         if not self._budget.take():
             self._process = None
             return f"{how}, {RESTARTS + 1} times within a minute: given up, training goes on without it; see {self.log}"
-        self.start()
+        self._spawn([*self._command, RESUME])
         return f"{how} and was started again; see {self.log}"
 
     def stop(self, grace_s: float = AGENT_GRACE_S) -> None:

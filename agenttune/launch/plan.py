@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.machinery import PathFinder
 from pathlib import Path
 
 from agenttune.config import Config, RunSettings, load_config
 from agenttune.errors import ConfigError
 from agenttune.policy.base import PolicyContext
-from agenttune.policy.load import load_policy
+from agenttune.policy.load import open_policy
+from agenttune.rounds.records import Place
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,14 @@ class Plan:
         path: The config file, absolute.
         runs_dir: Folder of runs, absolute.
         command: The training process, as for `subprocess`.
+        place: Where the run stands in its study, if it belongs to one.
     """
 
     config: Config
     path: Path
     runs_dir: Path
     command: list[str]
+    place: Place | None = None
 
     @property
     def folder(self) -> Path:
@@ -40,7 +43,19 @@ class Plan:
         """The script with its arguments, for people."""
         run = self.config.run
         what = run.script if run.script is not None else f"-m {run.module}"
-        return f"{what} {shlex.join(run.args)}".strip()
+        script = f"{what} {shlex.join(run.args)}".strip()
+        return script if self.place is None else f"{self.place.words}: {script}"
+
+    @property
+    def notice(self) -> str:
+        """What the policy has to say before it starts, such as that it goes by rules alone; or nothing."""
+        return open_policy(self.config.policy, _policy_context(self.config, self.folder)).notice
+
+    def with_run(self, args: list[str], policy: str, place: Place) -> Plan:
+        """The same script with other arguments and another policy, as one run of a study."""
+        run = self.config.run.model_copy(update={"args": args})
+        config = self.config.model_copy(update={"run": run, "policy": policy})
+        return replace(self, config=config, command=_command(run, self.path), place=place)
 
 
 def make_plan(path: Path, runs_dir: Path | None = None) -> Plan:
@@ -55,9 +70,15 @@ def make_plan(path: Path, runs_dir: Path | None = None) -> Plan:
     """
     path = path.resolve()
     config = load_config(path)
-    load_policy(config.policy, PolicyContext(path.parent, config.goal, config.llm, config.budgets))
+    references = config.rounds.references if config.rounds.count else []
+    for policy in (config.policy, *references):
+        open_policy(policy, _policy_context(config, path.parent))
     folder = (path.parent / config.store.runs_dir) if runs_dir is None else runs_dir
     return Plan(config, path, folder.resolve(), _command(config.run, path))
+
+
+def _policy_context(config: Config, folder: Path) -> PolicyContext:
+    return PolicyContext(folder, config.goal, config.llm, config.budgets)
 
 
 def _command(run: RunSettings, path: Path) -> list[str]:

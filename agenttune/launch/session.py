@@ -29,6 +29,8 @@ from agenttune.terminal import View, print_report, report_command, view_for
 TICK_S = 0.25
 """Four looks a second: smooth to the eye, and under 1 % of one core (measured)."""
 LAUNCHER = "agenttune run"
+SHARED_SETTINGS = ("gate", "budgets", "checkpoints", "wake")
+"""Parts of the config that the run's log holds: other processes obey them too."""
 TRAINER_LOG, AGENT_LOG, CONFIG_COPY = "trainer.log", "agent.log", "config.yaml"
 
 
@@ -62,23 +64,28 @@ def launch(plan: Plan, console: Console, errors: Console) -> int:
         AgenttuneError: It could not be started; the run's log says so too.
     """
     with Interrupts() as interrupts:
-        run = create_run(plan)
-        try:
-            session = Session(run, console, errors, interrupts)
-        except AgenttuneError as error:
-            run.log.append(StatusChanged(status="failed", reason=str(error)))
-            raise
-        try:
-            return session.follow()
-        finally:
-            session.stop_children()
-            run.log.close()
+        return supervise(create_run(plan), console, errors, interrupts)
+
+
+def supervise(run: Run, console: Console, errors: Console, interrupts: Interrupts) -> int:
+    """Start the processes of a run that has a log, and follow it to its end; as `launch`. Closes the log."""
+    try:
+        session = Session(run, console, errors, interrupts)
+    except AgenttuneError as error:
+        run.log.append(StatusChanged(status="failed", reason=str(error)))
+        raise
+    try:
+        return session.follow()
+    finally:
+        session.stop_children()
+        run.log.close()
 
 
 def create_run(plan: Plan) -> Run:
     """Make the run's folder, its log, and a copy of the config file."""
     config = plan.config
-    run_id, folder = _claim_folder(plan)
+    run_id, folder = claim_folder(plan.runs_dir, config.run.name)
+    place = {} if plan.place is None else {"study": plan.place.model_dump(mode="json")}
     info = RunInfo(
         run_id=run_id,
         name=config.run.name,
@@ -86,26 +93,26 @@ def create_run(plan: Plan) -> Run:
         created_at_s=time.time(),
         goal_metric=config.goal.metric,
         goal_direction=config.goal.direction,
-        rules={name: getattr(config, name).model_dump(mode="json") for name in ("gate", "budgets", "checkpoints")},
+        rules={name: getattr(config, name).model_dump(mode="json") for name in SHARED_SETTINGS} | place,
     )
     log = RunLog.create(folder, info)
     (folder / CONFIG_COPY).write_bytes(plan.path.read_bytes())
     return Run(plan, run_id, folder, log)
 
 
-def _claim_folder(plan: Plan) -> tuple[str, Path]:
-    """A new folder; its name is free however many runs start in the same second."""
-    for run_id in _run_ids(plan.config.run.name):
-        folder = plan.runs_dir / run_id
+def claim_folder(runs_dir: Path, name: str) -> tuple[str, Path]:
+    """A new folder and its name, which is free however many are made in the same second."""
+    for run_id in _run_ids(name):
+        folder = runs_dir / run_id
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
             if not folder.exists():
-                problem = f"{plan.runs_dir} cannot be the folder of runs: a file is in the way"
+                problem = f"{runs_dir} cannot be the folder of runs: a file is in the way"
                 raise UserError(problem, field="store.runs_dir") from None
             continue
         except OSError as error:
-            problem = f"cannot use {plan.runs_dir} as the runs folder: {error.strerror}"
+            problem = f"cannot use {runs_dir} as the runs folder: {error.strerror}"
             raise UserError(problem, field="store.runs_dir") from None
         return run_id, folder
     raise AssertionError("the endless supply of run ids ended")
@@ -179,6 +186,8 @@ class Session:
         run = self._run
         view = view_for(self._console, run.folder, run.plan.subject, self._server.url)
         try:
+            if run.plan.notice:
+                view.notice(run.plan.notice)
             while not self._trainer.ended.wait(TICK_S):
                 self._look_after(view)
                 view.refresh()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from agenttune.commands import CommandBase
 from agenttune.config import BudgetSettings, GoalSettings, LlmSettings
@@ -15,6 +16,9 @@ from agenttune.observation import Observation
 from agenttune.proposals import CommandRecord
 from agenttune.reading import RunReader
 from agenttune.transcripts import ModelCalled
+
+if TYPE_CHECKING:
+    from agenttune.chat import Spent
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Decision:
         shadowed: What it would have asked for, were it not in shadow.
         calls: The calls of language models that led here, for the log.
         later: The answer proper, which is still being worked on; then nothing else is set but `reason`.
+        skipped: Nothing was weighed: it is not the policy's turn, or it still works on the last question.
     """
 
     proposals: list[Draft] = field(default_factory=list)
@@ -49,6 +54,36 @@ class Decision:
     shadowed: list[Draft] = field(default_factory=list)
     calls: list[ModelCalled] = field(default_factory=list)
     later: Future[Decision] | None = None
+    skipped: bool = False
+
+    def then(self, change: Callable[[Decision], Decision]) -> Decision:
+        """What `change` makes of the answer: at once, or when the answer proper is there, in the thread that made it.
+
+        `change` may itself answer later.
+        """
+        if self.later is None:
+            return change(self)
+        changed: Future[Decision] = Future()
+        self.later.add_done_callback(lambda done: _pass_on(done, change, changed))
+        return Decision(reason=self.reason, later=changed)
+
+
+def _pass_on(done: Future[Decision], change: Callable[[Decision], Decision], to: Future[Decision]) -> None:
+    if to.set_running_or_notify_cancel():
+        _finish(to, lambda: change(done.result()))
+
+
+def _finish(to: Future[Decision], answer: Callable[[], Decision]) -> None:
+    """Finish a future with an answer or with the error that came instead; an answer may again come later."""
+    try:
+        decision = answer()
+    except BaseException as error:
+        to.set_exception(error)
+        return
+    if decision.later is None:
+        to.set_result(decision)
+    else:
+        decision.later.add_done_callback(lambda last: _finish(to, last.result))
 
 
 class Policy(Protocol):
@@ -83,6 +118,13 @@ class PolicyContext:
     budgets: BudgetSettings = field(default_factory=BudgetSettings)
     reader: RunReader | None = None
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
+
+    @cached_property
+    def spent(self) -> Spent:
+        """What the run's calls of language models have used up: one ledger for all the models of a policy."""
+        from agenttune.chat import Spent  # loads the client, half a second that most commands do not need
+
+        return Spent() if self.reader is None else Spent.of(self.reader.model_calls())
 
 
 @dataclass(frozen=True)

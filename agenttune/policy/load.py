@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ConfigDict
 
-from agenttune.config import Settings, load_yaml
+from agenttune.config import Place, Settings, line_of, load_yaml
 from agenttune.errors import ConfigError
 from agenttune.policy.base import NoopPolicy, Policy, PolicyContext
 from agenttune.policy.baselines import (
@@ -23,9 +22,13 @@ from agenttune.policy.baselines import (
     ReduceOnPlateau,
     ReduceOnPlateauFile,
 )
+from agenttune.policy.composites import COMPOSITES
+from agenttune.policy.cooldown import Cooldown
 from agenttune.policy.expressions import did_you_mean
+from agenttune.policy.llm import LlmFile, make_llm
 from agenttune.policy.rules import RulePolicy, RulesFile
-from agenttune.policy.wrappers import Cooldown
+from agenttune.policy.schedule import ScheduleFile, SchedulePolicy
+from agenttune.policy.wrappers import notice_of
 from agenttune.resources import find_resource
 
 
@@ -41,6 +44,8 @@ TYPES: dict[str, tuple[type[Settings], Make]] = {
     "reduce_on_plateau": (ReduceOnPlateauFile, lambda name, file, context: ReduceOnPlateau(name, file)),
     "greedy_lr": (GreedyLrFile, lambda name, file, context: GreedyLr(name, file)),
     "random": (RandomFile, lambda name, file, context: RandomPolicy(name, file)),
+    "llm": (LlmFile, make_llm),
+    "schedule": (ScheduleFile, lambda name, file, context: SchedulePolicy(name, file)),
 }
 """`type:` of a policy file -> its settings and how to make the policy."""
 
@@ -60,16 +65,24 @@ class LoadedPolicy:
         policy: The policy.
         path: Its file.
         sha256: Of the file's bytes.
+        parts: SHA-256 of the files of the policies that it is made of, by path.
     """
 
     policy: Policy
     path: Path
     sha256: str
+    parts: dict[str, str] = field(default_factory=dict)
 
     @property
-    def details(self) -> dict[str, str]:
+    def notice(self) -> str:
+        """One line for whoever starts the run, such as that it goes by rules alone; or nothing."""
+        return notice_of(self.policy)
+
+    @property
+    def details(self) -> dict[str, Any]:
         """What is recorded when it is attached to a run."""
-        return {"path": str(self.path), "sha256": self.sha256}
+        known = {"path": str(self.path), "sha256": self.sha256, "parts": self.parts, "notice": self.notice}
+        return {name: value for name, value in known.items() if value}
 
 
 def load_policy(name_or_path: str, context: PolicyContext | None = None) -> Policy:
@@ -85,24 +98,67 @@ def open_policy(name_or_path: str, context: PolicyContext | None = None) -> Load
     """As `load_policy`, with the file's path and checksum for the log."""
     context = context or PolicyContext()
     path = find_resource("policies", name_or_path, context.project)
-    kind = load_yaml(path, _TypeOnly).type
-    if kind not in TYPES:
-        raise _unknown_type(path, kind)
-    settings, make = TYPES[kind]
-    policy = make(path.stem, load_yaml(path, settings), context)
-    return LoadedPolicy(policy, path, hashlib.sha256(path.read_bytes()).hexdigest())
+    opening = _Opening(context)
+    policy = opening.file(path, ())
+    parts = {str(other): sha256 for other, sha256 in opening.sha256.items() if other != path}
+    return LoadedPolicy(policy, path, opening.sha256[path], parts)
 
 
-def _unknown_type(path: Path, kind: Any) -> ConfigError:
-    problem = f"unknown type {kind!r}{did_you_mean(str(kind), list(TYPES))}"
+@dataclass(frozen=True)
+class _Opening:
+    """Opens a policy and the policies that it is made of.
+
+    Attributes:
+        context: For all of them.
+        sha256: Of the files read so far.
+    """
+
+    context: PolicyContext
+    sha256: dict[Path, str] = field(default_factory=dict)
+
+    def file(self, path: Path, chain: tuple[Path, ...]) -> Policy:
+        """The policy of a file that the files of `chain` lead to."""
+        policy = self._place(path, (), path.stem, (*chain, path.resolve()))
+        self.sha256[path] = hashlib.sha256(path.read_bytes()).hexdigest()
+        return policy
+
+    def _place(self, path: Path, at: Place, name: str, chain: tuple[Path, ...]) -> Policy:
+        kind = load_yaml(path, _TypeOnly, at).type
+        if kind in COMPOSITES:
+            settings, make_of_parts = COMPOSITES[kind]
+
+            def part(reference: Any, *keys: str | int) -> Policy:
+                return self._part(reference, path, (*at, *keys), chain)
+
+            return make_of_parts(name, load_yaml(path, settings, at), self.context, part)
+        if kind not in TYPES:
+            raise _unknown_type(path, at, kind)
+        settings, make = TYPES[kind]
+        return make(name, load_yaml(path, settings, at), self.context)
+
+    def _part(self, reference: Any, path: Path, at: Place, chain: tuple[Path, ...]) -> Policy:
+        if not isinstance(reference, str):
+            return self._place(path, at, str(reference["type"]), chain)
+        where = f"{path}:{line_of(path, at)}: {'.'.join(map(str, at))}"
+        try:
+            beside = path.parent / reference
+            found = beside if beside.is_file() else find_resource("policies", reference, self.context.project)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error.message}", field="policy", allowed=error.allowed) from None
+        if found.resolve() in chain:
+            circle = [*chain[chain.index(found.resolve()) :], found.resolve()]
+            raise ConfigError(
+                f"{where}: a policy cannot be a part of itself: {' -> '.join(p.name for p in circle)}; name another one"
+            )
+        return self.file(found, chain)
+
+
+def _unknown_type(path: Path, at: Place, kind: Any) -> ConfigError:
+    known = [*TYPES, *COMPOSITES]
+    problem = f"unknown type {kind!r}{did_you_mean(str(kind), known)}"
     if kind is None:
         problem = "this key is required"
-    message = f"{path}:{_line_of_type(path)}: type: {problem}; known: {', '.join(TYPES)}"
-    return ConfigError(message, field="type", allowed=list(TYPES))
-
-
-def _line_of_type(path: Path) -> int:
-    """The line (from 1) of the key `type`, 1 if it is missing."""
-    root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    pairs = root.value if isinstance(root, yaml.MappingNode) else []
-    return next((key.start_mark.line + 1 for key, _ in pairs if key.value == "type"), 1)
+    place = (*at, "type")
+    key = ".".join(map(str, place))
+    message = f"{path}:{line_of(path, place)}: {key}: {problem}; known: {', '.join(known)}"
+    return ConfigError(message, field="type", allowed=known)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from agenttune.commands import Command, Int, parse_command
 from agenttune.events import (
@@ -18,12 +18,15 @@ from agenttune.events import (
     ModuleInfo,
     PolicyAttached,
     PolicyDetached,
+    PolicyRequested,
     RunInfo,
     SeriesInfo,
     StoredPoint,
 )
 from agenttune.proposals import CommandId, CommandRecord, Record
+from agenttune.summary import Intervention
 from agenttune.surface import CommandSurface
+from agenttune.transcripts import ModelCalled
 
 MAX_STEP = 2**53
 """Largest step taken in: every JSON reader still counts exactly up to here."""
@@ -64,6 +67,14 @@ class Knobs(Record):
 
 class Commands(Record):
     commands: list[CommandRecord] = Field(description="The newest ones, oldest first.")
+
+
+class History(Record):
+    history: list[Intervention] = Field(description="The newest commands with their effect, oldest first.")
+
+
+class ModelCalls(Record):
+    calls: list[ModelCalled] = Field(description="Oldest first, without messages and answers.")
 
 
 class Surfaces(Record):
@@ -141,11 +152,35 @@ class Submission(Record):
     valid_until_step: Step | None = Field(None, description="Never applied after this step.")
 
 
-class RecordEntry(Record):
-    """Something that an agent writes into the log."""
+MAX_POLICY = 1000
+"""Longest name or path of a policy, in characters."""
 
-    record: Annotated[Found | Decided | PolicyAttached | PolicyDetached, Field(discriminator="kind")]
+
+class RecordEntry(Record):
+    """Something that an agent writes into the log, or an operator's wish for another policy."""
+
+    record: Annotated[
+        Found | Decided | PolicyAttached | PolicyDetached | PolicyRequested | ModelCalled, Field(discriminator="kind")
+    ]
     step: Step | None = None
+
+    @field_validator("record")
+    @classmethod
+    def _names_a_policy(cls, record: Record) -> Record:
+        if isinstance(record, PolicyRequested):
+            _check_line("author", record.author, 128)
+            if record.policy is not None:
+                _check_line("policy", record.policy, MAX_POLICY)
+                if not record.policy.strip():
+                    raise ValueError("'policy' is empty; give a name or a path, or null to send the policy away")
+        return record
+
+
+def _check_line(name: str, text: str, most: int) -> None:
+    if len(text) > most:
+        raise ValueError(f"{name!r} has {len(text)} characters; at most {most} are allowed")
+    if not text.isprintable():
+        raise ValueError(f"{name!r} holds control characters; give one line of plain text")
 
 
 class Recorded(Record):

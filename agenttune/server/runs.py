@@ -21,7 +21,9 @@ from agenttune.server.models import (
     Checkpoints,
     Dataset,
     Health,
+    History,
     Knobs,
+    ModelCalls,
     Points,
     Runs,
     Series,
@@ -131,6 +133,18 @@ def dataset(run_id: RunId, context: Ctx) -> Response:
     if event is None or not isinstance(event.body, DatasetRead):
         return answer(Dataset())
     return answer(Dataset(step=event.step, at_s=event.at_s, dataset=event.body))
+
+
+@router.get("/runs/{run_id}/history", response_model=History)
+def history(run_id: RunId, context: Ctx, limit: Limit = 50) -> Response:
+    """The newest commands, what became of them, and the goal metric before and after each."""
+    return answer(History(history=context.control.history(run_id, limit)))
+
+
+@router.get("/runs/{run_id}/model-calls", response_model=ModelCalls)
+def model_calls(run_id: RunId, context: Ctx) -> Response:
+    """Calls of language models with their tokens and cost, without what was said."""
+    return answer(ModelCalls(calls=context.control.model_calls(run_id)))
 
 
 def _tree(branches: list[BranchStarted], current: str) -> list[Branch]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import plotext
 from rich.text import Text
@@ -20,7 +22,17 @@ RAW, SMOOTH, EVALUATION = "gray", "cyan+", "orange+"
 MIN_WIDTH, MIN_HEIGHT = 16, 4
 
 
-def loss_chart(curve: Curve | None, evaluations: Sequence[MetricAt], width: int, height: int) -> Text:
+class Marks(NamedTuple):
+    """Places on the curve to point at, with one character each."""
+
+    steps: Sequence[int]
+    character: str
+    colour: str
+
+
+def loss_chart(
+    curve: Curve | None, evaluations: Sequence[MetricAt], width: int, height: int, marks: Sequence[Marks] = ()
+) -> Text:
     """The loss over steps as text of at most `width` x `height` characters.
 
     Values outside the range shown lie on its edge; non-finite values are gaps.
@@ -38,6 +50,8 @@ def loss_chart(curve: Curve | None, evaluations: Sequence[MetricAt], width: int,
     _draw(curve.steps, [_clip(v, low, high) for v in values], RAW)
     _draw(curve.steps, [_clip(v, low, high) for v in smoothed(values)], SMOOTH)
     _draw_dots(evaluations, low, high)
+    for mark in marks:
+        _draw_marks(mark, curve, low, high)
     _ticks(curve.steps, low, high, height)
     return Text.from_ansi(plotext.build().rstrip("\n"))
 
@@ -95,6 +109,15 @@ def _draw_dots(evaluations: Sequence[MetricAt], low: float, high: float) -> None
     dots = [(e.step, _clip(e.value, low, high)) for e in evaluations if math.isfinite(e.value)]
     if dots:
         plotext.scatter([s for s, _ in dots], [v for _, v in dots], marker="dot", color=EVALUATION)
+
+
+def _draw_marks(mark: Marks, curve: Curve, low: float, high: float) -> None:
+    """On the drawn curve, at the bucket of each step; on the upper edge where the loss is not finite."""
+    levels = [_clip(value, low, high) for value in smoothed(curve.mean)]
+    places = [min(bisect.bisect_left(curve.steps, step), len(levels) - 1) for step in mark.steps]
+    if places:
+        heights = [levels[i] if math.isfinite(levels[i]) else high for i in places]
+        plotext.scatter([curve.steps[i] for i in places], heights, marker=mark.character, color=mark.colour)
 
 
 def _ticks(steps: Sequence[int], low: float, high: float, height: int) -> None:

@@ -6,15 +6,29 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from agenttune.costs import cost_of
 from agenttune.errors import UserError
-from agenttune.events import Acked, BranchStarted, Curve, Evaluated, Event, PolicyAttached, RunInfo, StoredPoint
-from agenttune.journal import goal_values, score_of
+from agenttune.events import (
+    Acked,
+    BranchStarted,
+    Curve,
+    Decided,
+    Evaluated,
+    Event,
+    PolicyAttached,
+    Proposed,
+    RunInfo,
+    StoredPoint,
+)
+from agenttune.goals import goal_values, score_of
 from agenttune.store import RunLog
 from agenttune.summary import MetricAt
+from agenttune.terminal.costs import cost_words
 from agenttune.terminal.lines import Line, lines_of
+from agenttune.transcripts import ModelCalled
 
 LOSSES = ("step_loss", "loss")
 BATCH_ROWS = 2000
@@ -69,6 +83,7 @@ class RunFeed:
         self._version: int | None = None
         self._curve_at_s = -math.inf
         self._speed: deque[tuple[int, float]] = deque(maxlen=SPEED_WINDOW)
+        self._calls: list[ModelCalled] = []
         self.now = Snapshot(info=log.info())
         known = score_of(goal_values(log, self.now.info, self.now.info.branch), self.now.info)
         if known is not None and known.metric == self.now.info.goal_metric:
@@ -144,7 +159,16 @@ class RunFeed:
             self.now.policy = body.policy
         elif isinstance(body, Acked) and body.ack.outcome == "applied":
             self.now.applied += 1
-        return lines_of(event, self._log.find_command)
+        return self._with_cost(event, lines_of(event, self._log.find_command))
+
+    def _with_cost(self, event: Event, lines: list[Line]) -> list[Line]:
+        """A decision's first line, with what the calls before it took."""
+        if isinstance(event.body, ModelCalled):
+            self._calls.append(event.body.model_copy(update={"messages": [], "answer": None}))
+        elif self._calls and lines and _decides(event):
+            words, self._calls = cost_words(cost_of(self._calls)), []
+            return [replace(lines[0], text=f"{lines[0].text} [{words}]"), *lines[1:]]
+        return lines
 
     def _take_speed(self, points: list[StoredPoint]) -> None:
         if not points:
@@ -175,3 +199,9 @@ class RunFeed:
             self.now.curve = self._log.curve(name, branch, max_points=CURVE_POINTS)
         except UserError:
             self.now.curve = None  # the branch was left between the two reads
+
+
+def _decides(event: Event) -> bool:
+    """Whether an event tells of an agent's decision."""
+    body = event.body
+    return isinstance(body, Decided) or (isinstance(body, Proposed) and body.proposal.author.principal == "agent")

@@ -19,13 +19,14 @@ from agenttune.events import (
     NoteAdded,
     PolicyAttached,
     PolicyDetached,
+    PolicyRequested,
     Proposed,
     ReadBack,
     RunStarted,
     StatusChanged,
 )
-from agenttune.journal import outcome_line
 from agenttune.proposals import CommandRecord
+from agenttune.summary import outcome_line
 from agenttune.terminal.text import clean, number
 
 SEVERITY_STYLE = {"info": "cyan", "warning": "yellow", "critical": "bold red"}
@@ -149,6 +150,11 @@ def _detached(body: PolicyDetached, record: CommandRecord | None) -> Parts:
     yield "policy", f"{body.policy} left" + (f": {body.reason}" if body.reason else ""), "magenta"
 
 
+def _requested(body: PolicyRequested, record: CommandRecord | None) -> Parts:
+    what = "no policy" if body.policy is None else f"policy {body.policy}"
+    yield "asked", f"{body.author or 'somebody'}: {what} from here on", "blue"
+
+
 def _note(body: NoteAdded, record: CommandRecord | None) -> Parts:
     yield "note", f"{body.author}: {body.text}", "blue"
 
@@ -171,6 +177,7 @@ _MAKERS: Mapping[type, Callable[[Any, CommandRecord | None], Parts]] = {
     ReadBack: _read_back,
     PolicyAttached: _attached,
     PolicyDetached: _detached,
+    PolicyRequested: _requested,
     NoteAdded: _note,
     LogGap: _gap,
 }

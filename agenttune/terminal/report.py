@@ -16,7 +16,9 @@ from agenttune.processes import is_alive
 from agenttune.proposals import State
 from agenttune.store import LOG_NAME
 from agenttune.summary import Intervention, MetricAt, RunSummary, Score
+from agenttune.terminal.costs import cost_report
 from agenttune.terminal.lines import BAD_STATUS, SEVERITY_STYLE, command_words
+from agenttune.terminal.shadow import print_shadow
 from agenttune.terminal.text import clean, duration, number
 
 REFUSED = frozenset({State.REJECTED, State.SUPERSEDED})
@@ -48,6 +50,10 @@ def print_report(console: Console, summary: RunSummary) -> None:
     metric = summary.score.metric if summary.score else summary.run.goal_metric
     _print_changes(console, [i for i in summary.interventions if i.state not in REFUSED], metric)
     _print_refusals(console, [i for i in summary.interventions if i.state in REFUSED])
+    if summary.shadow is not None:
+        print_shadow(console, summary.shadow, metric)
+    for index, words in enumerate(cost_report(summary.cost, summary.decision_costs)):
+        console.print(_labelled("cost" if index == 0 else "", words))
     for note in summary.notes:
         console.print(_labelled("note", clean(note)))
     # Not in a grid: a path that is cut into lines cannot be copied.

@@ -34,6 +34,7 @@ from agenttune.trainer.confirm import ReadBacks, check_after_step, check_before_
 from agenttune.trainer.datasets.record import read_dataset
 from agenttune.trainer.exchange import Alone, Exchange
 from agenttune.trainer.knobs import Knob, KnobRegistry, read_knobs
+from agenttune.trainer.lockstep import Lockstep
 from agenttune.trainer.meter import Metrics
 from agenttune.trainer.model_tree import model_read
 from agenttune.trainer.outcomes import AwaitCapture, AwaitJump, AwaitRate, AwaitSave, Done, NotYet, Outcome, Waiting
@@ -58,7 +59,7 @@ class Session:
     """Steers one run from inside its training process.
 
     Call order: `begin`, then for each step `before_update` and `boundary`, and `end` once. All calls come from the
-    training thread; nothing but a pause ever makes it wait.
+    training thread; nothing but a pause ever makes it wait, unless the run is in lockstep with its agent.
 
     Args:
         log: The run's log, for reading; None on ranks that only follow.
@@ -91,6 +92,7 @@ class Session:
         self._queue: list[CommandRecord] = []
         self._watch = WalWatch(log.folder / LOG_NAME) if log is not None else None
         self._log_fault = False
+        self._lockstep = Lockstep.of(log, self._submit)
         self._rates: list[Waiting] = []
         self._saves: list[Waiting] = []
         self._captures: list[Waiting] = []
@@ -180,6 +182,8 @@ class Session:
     def boundary(self, step: int) -> None:
         """At the end of a step: confirm what was changed, then apply what was asked for; holds here while paused."""
         self.steering.step = step
+        if self._lockstep is not None:
+            self._lockstep.reach(step)
         if self._is_quiet():
             return
         if self._rates and not self.steering.adapter.update_was_skipped():
@@ -194,6 +198,8 @@ class Session:
     @property
     def waits_between(self) -> bool:
         """Whether `between` has something to do."""
+        if self._lockstep is not None and self._lockstep.is_due and type(self._exchange) is Alone:
+            return True  # of several ranks only the leader knows; they all meet at the next boundary
         return bool(self._captures) or self.steering.paused
 
     def between(self) -> None:
@@ -226,6 +232,8 @@ class Session:
         if self._goal_metric in point.values:
             self.steering.checkpoints.metric = float(point.values[self._goal_metric])
         self._record(Evaluated(metrics=point.values, command_id=self._evaluating), command_id=self._evaluating)
+        if self._lockstep is not None:
+            self._lockstep.evaluated(point.step)
 
     def checkpoint_saved(self, checkpoint: SavedCheckpoint | str) -> None:
         """The loop has saved a checkpoint, or has not, for the reason given; answers who asked for it."""
@@ -262,9 +270,15 @@ class Session:
         """Apply what is queued; while paused, stay and go on serving."""
         self._place = place
         self._take_captures()
+        if self._lockstep is not None and self._lockstep.is_due and self._may_wait:
+            self._lockstep.hold(self.steering.step, self.branch)
         self._apply_queued()
         if self.steering.paused:
             self._hold()
+
+    @property
+    def _may_wait(self) -> bool:
+        return self._place != "saved" and not self.steering.paused and self.steering.stop_reason is None
 
     def _hold(self) -> None:
         self.status = "paused"

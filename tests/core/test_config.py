@@ -21,7 +21,7 @@ def write(tmp_path: Path, text: str) -> Path:
 def test_the_smallest_config(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, GOOD))
     assert config.run.args == ["--lr", "0.1", "--steps", "5"]
-    assert config.policy == "guardian"
+    assert config.policy == "default"
     assert config.server.port == 7007
 
 

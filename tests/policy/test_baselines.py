@@ -10,7 +10,7 @@ from agenttune.commands import UpdateOptimizer
 from agenttune.observation import Observation
 from agenttune.policy.base import Policy
 from agenttune.policy.load import load_policy
-from agenttune.policy.wrappers import Cooldown
+from agenttune.policy.cooldown import Cooldown
 from tests.policy.conftest import applied, observe
 
 FLAT = [1.0] * 40

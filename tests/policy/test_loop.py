@@ -17,6 +17,7 @@ from agenttune.errors import ServerUnreachable
 from agenttune.events import Decided, Evaluated, Event, Found, PolicyAttached, PolicyDetached, RunInfo
 from agenttune.findings import Finding
 from agenttune.loop import EFFECT_STEPS, REARM_STEPS, AgentLoop, is_new
+from agenttune.loop.door import AgentEntry
 from agenttune.observation import Observation
 from agenttune.policy.base import Decision, Draft, NoopPolicy
 from agenttune.proposals import CommandRecord, Proposal, State
@@ -71,9 +72,7 @@ class Flaky:
         self._reach()
         return self.inner.submit(run_id, proposal)
 
-    def record(
-        self, run_id: str, body: Found | Decided | PolicyAttached | PolicyDetached, step: int | None = None
-    ) -> int:
+    def record(self, run_id: str, body: AgentEntry, step: int | None = None) -> int:
         self._reach()
         return self.inner.record(run_id, body, step)
 

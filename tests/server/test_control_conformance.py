@@ -13,12 +13,27 @@ import pytest
 
 from agenttune.client import HttpControl
 from agenttune.control import AgentRecord, Control, LocalControl
-from agenttune.errors import CommandIdReused, RunEnded, UnknownCommandId, UnknownRun, UserError
-from agenttune.events import Decided, Found, Logged, NoteAdded, Point, PolicyAttached, PolicyDetached, StatusChanged
+from agenttune.errors import CommandIdReused, RunEnded, SystemFault, UnknownCommandId, UnknownRun, UserError
+from agenttune.events import (
+    BranchStarted,
+    DatasetRead,
+    Decided,
+    Found,
+    Logged,
+    ModelRead,
+    ModuleInfo,
+    NoteAdded,
+    Point,
+    PolicyAttached,
+    PolicyDetached,
+    StatusChanged,
+)
 from agenttune.findings import Finding
-from agenttune.proposals import Ack, Author, Proposal, State
+from agenttune.proposals import Ack, Author, Change, Proposal, State
+from agenttune.reading import ControlReader, RunReader, settled
 from agenttune.serving import ServerAddress
 from agenttune.store import RunLog
+from agenttune.transcripts import ChatMessage, ModelCalled, Usage
 
 AnyControl = LocalControl | HttpControl
 _names = (f"run{i}" for i in itertools.count())
@@ -214,3 +229,103 @@ def test_an_unknown_metric_lists_those_there_are(control: AnyControl, log: RunLo
     with pytest.raises(UserError) as caught:
         control.curve(log.folder.name, "accuracy")
     assert caught.value.allowed == ["loss", "train/loss"]
+
+
+def test_history_tells_what_was_tried_and_what_came_of_it(control: AnyControl, log: RunLog) -> None:
+    run_id = log.folder.name
+    for i in range(3):
+        control.submit(run_id, lower_rate(command_id=f"c{i}", lr=1.0 if i == 2 else 5e-4))
+    change = Change(name="lr", previous=1e-3, requested=5e-4, effective=5e-4)
+    log.acknowledge("c1", Ack(outcome="applied", step=100, changes=[change]))
+    log.append_points([Point(step=101, at_s=time.time(), values={"loss": 0.5})])
+    tried = control.history(run_id, limit=2)
+    assert [(row.command_id, row.state) for row in tried] == [("c1", State.APPLIED), ("c2", State.REJECTED)]
+    assert tried[0].metric_before is not None
+    assert tried[0].metric_after is not None
+    assert (tried[0].metric_before.value, tried[0].metric_after.value) == (0.01, 0.5)
+    assert [row.command_id for row in control.history(run_id)] == ["c0", "c1", "c2"]
+
+
+def test_calls_of_models_come_without_what_was_said(control: AnyControl, log: RunLog) -> None:
+    said = ChatMessage(role="user", content="x" * 1000)
+    call = ModelCalled(
+        policy="llm",
+        purpose="decide",
+        model="m",
+        endpoint="http://127.0.0.1:1",
+        protocol="tools",
+        messages=[said],
+        answer=said,
+        usage=Usage(input_tokens=7, output_tokens=3),
+        usd=0.25,
+    )
+    log.append(*(call.model_copy(update={"attempts": i}) for i in range(1, 251)))
+    calls = control.model_calls(log.folder.name)
+    assert [c.attempts for c in calls] == list(range(1, 251))
+    assert calls[0] == call.model_copy(update={"messages": [], "answer": None})
+
+
+def test_model_and_dataset_are_as_last_read(control: AnyControl, log: RunLog) -> None:
+    run_id = log.folder.name
+    assert (control.model(run_id), control.dataset(run_id)) == (None, None)
+    inner = ModuleInfo(name="fc", type="Linear", parameters=6, trainable=6)
+    root = ModuleInfo(name="", type="Net", parameters=6, trainable=6, children=[inner])
+    dataset = DatasetRead(type="Corpus", size=10, interactive=False)
+    log.append(ModelRead(model=root), dataset)
+    assert (control.model(run_id), control.model(run_id, layer="fc")) == (root, inner)
+    assert control.dataset(run_id) == dataset
+    with pytest.raises(UserError, match="no layer 'nope'") as caught:
+        control.model(run_id, layer="nope")
+    assert caught.value.allowed == ["fc"]
+
+
+def test_norms_are_measured_by_the_trainer_or_not_at_all(control: AnyControl, log: RunLog) -> None:
+    run_id = log.folder.name
+
+    def trainer() -> None:
+        mine = RunLog.open(log.folder)
+        while not (queued := mine.commands(State.QUEUED)):
+            time.sleep(0.01)
+        measured = ModuleInfo(name="", type="Net", parameters=6, trainable=6, weight_norm=1.5)
+        result = measured.model_dump(mode="json")
+        mine.acknowledge(queued[0].command_id, Ack(outcome="applied", step=100, result=result))
+        mine.close()
+
+    thread = threading.Thread(target=trainer)
+    thread.start()
+    measured = control.model(run_id, norms=True, wait_s=30)
+    thread.join()
+    assert measured is not None
+    assert measured.weight_norm == 1.5
+    with pytest.raises(SystemFault, match="did not measure within"):
+        control.model(run_id, norms=True, wait_s=0.1)
+
+
+def test_a_command_is_followed_to_its_ack(control: AnyControl, log: RunLog) -> None:
+    run_id = log.folder.name
+    record = control.submit(run_id, lower_rate())
+    assert settled(control, run_id, record, 0.05).ack is None
+
+    def acknowledge() -> None:
+        mine = RunLog.open(log.folder)
+        mine.acknowledge("c1", Ack(outcome="applied", step=101))
+        mine.close()
+
+    timer = threading.Timer(0.2, acknowledge)
+    timer.start()
+    assert settled(control, run_id, record, 30).state is State.APPLIED
+    timer.join()
+
+
+def test_a_reader_sees_the_steps_that_the_run_stands_on(control: AnyControl, log: RunLog) -> None:
+    log.append(BranchStarted(name="retry", parent="main", from_step=60, checkpoint_id="k"), step=60, branch="retry")
+    points = [Point(step=i, at_s=time.time(), values={"loss": 9.0}, branch="retry") for i in range(61, 71)]
+    log.append_points(points)
+    reader: RunReader = ControlReader(control, log.folder.name)
+    curve = reader.curve("loss", first_step=59)
+    assert curve.steps == [59, 60, *range(61, 71)]
+    assert curve.mean[-1] == 9.0
+    assert {s.name: s.last_step for s in reader.series()}["loss"] == 70
+    assert len(reader.curve("loss", max_points=10).steps) <= 10
+    with pytest.raises(UserError, match="accuracy"):
+        reader.curve("accuracy")

@@ -1,0 +1,148 @@
+"""One call over the wire, with its attempts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import openai
+from openai.types.chat import ChatCompletion
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
+
+from agenttune.chat.answers import NoAnswer, read_answer, read_usage
+from agenttune.chat.failures import Failure, Lasting, Passing, of_status, wait_s
+from agenttune.transcripts import ChatMessage, Usage
+
+DROPPABLE = frozenset({"temperature", "max_tokens", "max_completion_tokens"})
+"""Options that some models do not take; a server that names one of them gets the request without it."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How attempts follow each other; tests bring their own clock.
+
+    Attributes:
+        max_attempts: Of one call.
+        timeout_s: How long one attempt may take.
+        now_s: Unix time in seconds.
+        sleep: Waits for so many seconds.
+        jitter: A random number from 0 to 1.
+    """
+
+    max_attempts: int
+    timeout_s: float
+    now_s: Callable[[], float]
+    sleep: Callable[[float], None]
+    jitter: Callable[[], float]
+
+    def retrying(self) -> Retrying:
+        return Retrying(
+            retry=retry_if_exception_type(Passing),
+            stop=stop_after_attempt(self.max_attempts),
+            wait=self._wait_s,
+            sleep=self.sleep,
+            reraise=True,
+        )
+
+    def _wait_s(self, state: RetryCallState) -> float:
+        failure = state.outcome.exception() if state.outcome else None
+        return wait_s(failure, state.attempt_number, self.jitter())
+
+
+@dataclass
+class Attempts:
+    """All attempts of one call, and what came of them.
+
+    Attributes:
+        answer: None if every attempt failed; then `failure` says why.
+        usage: Tokens of all attempts, as far as they were told.
+        unanswered_usage: The part of them that brought no answer.
+    """
+
+    client: openai.OpenAI
+    pace: Pace
+    unsupported: set[str]
+    offered: Collection[str]
+    count: int = 0
+    answer: ChatMessage | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+    usage: Usage | None = None
+    unanswered_usage: Usage | None = None
+    failure: Failure | None = None
+
+    def make(self, request: Mapping[str, Any]) -> None:
+        """Try until there is an answer, or there will be none."""
+        try:
+            self.pace.retrying()(self._attempt, request)
+        except Failure as failure:
+            self.failure = failure
+            if failure.status:
+                self.details["status"] = failure.status
+        if self.unanswered_usage is not None:
+            self.details["unanswered_usage"] = self.unanswered_usage.model_dump()
+
+    def _attempt(self, request: Mapping[str, Any]) -> None:
+        self.count += 1
+        completion = self._completion(_without(request, self.unsupported))
+        usage = read_usage(completion.usage)
+        self.usage = plus(self.usage, usage)
+        try:
+            self.answer, self.details = read_answer(completion, self.offered)
+        except NoAnswer as error:
+            self.unanswered_usage = plus(self.unanswered_usage, usage)
+            if error.is_too_long:
+                raise Lasting(f"{error}; raise llm.max_output_tokens") from None
+            raise Passing(str(error)) from None
+        self.details["served_by"] = completion.model
+
+    def _completion(self, request: dict[str, Any]) -> ChatCompletion:
+        """The server's answer.
+
+        Raises:
+            Failure: There is none, or not of the protocol.
+        """
+        try:
+            completion = self.client.chat.completions.create(**request)
+        except openai.APIStatusError as error:
+            if self._can_do_without(error, request):
+                return self._completion(_without(request, self.unsupported))
+            raise of_status(error, self.pace.now_s()) from None
+        except openai.APITimeoutError:
+            raise Passing(f"no answer within {self.pace.timeout_s:g} s") from None
+        except openai.APIError as error:
+            cause = error.__cause__
+            raise Passing(f"{error}{f' ({cause})' if cause else ''}") from None
+        except (ValueError, TypeError, AttributeError) as error:  # a body that is no JSON
+            raise Passing(f"the answer cannot be read: {type(error).__name__}: {error}") from None
+        if not isinstance(completion, ChatCompletion):
+            raise Passing(f"the server's answer is no chat completion but {type(completion).__name__}")
+        return completion
+
+    def _can_do_without(self, error: openai.APIStatusError, request: Mapping[str, Any]) -> bool:
+        """Whether the server refuses an option that can be left out; it is from now on."""
+        refused = str(error.param or "")
+        if error.status_code != 400 or refused not in DROPPABLE & set(request):
+            return False
+        self.unsupported.add(refused)
+        return True
+
+
+def _without(request: Mapping[str, Any], unsupported: Collection[str]) -> dict[str, Any]:
+    """The request with these options left out; the bound on the answer's length keeps under its other name."""
+    sent = {name: value for name, value in request.items() if name not in unsupported}
+    for old, new in (("max_tokens", "max_completion_tokens"), ("max_completion_tokens", "max_tokens")):
+        if old in request and old in unsupported and new not in unsupported:
+            sent[new] = request[old]
+    return sent
+
+
+def plus(one: Usage | None, other: Usage | None) -> Usage | None:
+    """The sum; None only if neither is known."""
+    if one is None or other is None:
+        return other if one is None else one
+    return Usage(
+        input_tokens=one.input_tokens + other.input_tokens,
+        cached_input_tokens=one.cached_input_tokens + other.cached_input_tokens,
+        output_tokens=one.output_tokens + other.output_tokens,
+    )

@@ -1,0 +1,53 @@
+"""What a run's calls of language models took: a fold of the log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from agenttune.events import Decided
+from agenttune.store import RunLog
+from agenttune.summary import Cost, DecisionCost
+from agenttune.transcripts import ModelCalled, Usage
+
+PAGE = 100
+"""Events in memory at once: a transcript may hold megabytes."""
+
+
+def cost_of(calls: Sequence[ModelCalled]) -> Cost:
+    """Add up calls; a price or a count that is not known is named, not guessed."""
+    usages = [call.usage or Usage() for call in calls]
+    answered = [call for call in calls if not call.error]
+    unpriced = [call.model for call in calls if call.usd is None and (call.usage is not None or not call.error)]
+    return Cost(
+        calls=len(calls),
+        failed_calls=len(calls) - len(answered),
+        input_tokens=sum(usage.input_tokens for usage in usages),
+        cached_input_tokens=sum(usage.cached_input_tokens for usage in usages),
+        output_tokens=sum(usage.output_tokens for usage in usages),
+        usd=sum(call.usd or 0.0 for call in calls),
+        unpriced=list(dict.fromkeys(unpriced)),
+        uncounted_calls=sum(call.usage is None for call in answered),
+        models=list(dict.fromkeys(call.model for call in calls)),
+        mean_latency_s=sum(call.latency_s for call in answered) / len(answered) if answered else None,
+    )
+
+
+def costs_of_run(log: RunLog) -> tuple[Cost, list[DecisionCost]]:
+    """What a run's calls took, all together and decision by decision.
+
+    A decision's calls stand before it in the log. Those after the last one, such as a plan's, count in the whole only.
+    """
+    calls: list[ModelCalled] = []
+    pending: list[ModelCalled] = []
+    decisions = []
+    since = 0
+    while page := log.events(since, PAGE, kinds=["model_called", "decided"]):
+        since = page[-1].seq
+        for event in page:
+            if isinstance(event.body, ModelCalled):
+                pending.append(event.body.model_copy(update={"messages": [], "answer": None}))
+            elif isinstance(event.body, Decided) and pending:
+                step = event.step if event.body.based_on_step is None else event.body.based_on_step
+                decisions.append(DecisionCost(step=step, policy=event.body.policy, cost=cost_of(pending)))
+                calls, pending = calls + pending, []
+    return cost_of(calls + pending), decisions

@@ -1,0 +1,119 @@
+"""Why a policy is asked now."""
+
+from __future__ import annotations
+
+from agenttune.config import WakeSettings
+from agenttune.events import DecisionAwaited, Evaluated, Event, PolicyRequested
+from agenttune.findings import Finding
+from agenttune.loop.door import AgentControl
+from agenttune.observation import Observation
+from agenttune.proposals import Author, CommandRecord, State
+from agenttune.trend import last_change_step
+
+REARM_STEPS = 200
+"""A finding that stays true without any change is reported again after so many steps, then after doubling times."""
+EFFECT_STEPS = 30
+"""Steps after a change before a finding that is true again counts as new: the change had its chance (tuned)."""
+PAGE = 1000
+KINDS = ("evaluated", "judged", "note_added", "policy_requested", "decision_awaited")
+OUTCOMES = frozenset({State.KEPT, State.REVERTED})
+"""How the probation of a change can end."""
+
+
+class Wakes:
+    """Follows a run's log and keeps what a policy should be woken for until it was.
+
+    Attributes:
+        reasons: Why the policy should be asked; empty if there is no reason.
+        request: The newest wish of an operator for another policy, or for none.
+        awaited: The step at which training waits for a decision, if it does.
+        wants_look: Something happened that only an observation tells.
+    """
+
+    def __init__(self, control: AgentControl, run_id: str, wake: WakeSettings) -> None:
+        self._control, self._run_id, self._wake = control, run_id, wake
+        self._cursor: int | None = None
+        self._states: dict[str, State] | None = None
+        self.reasons: list[str] = []
+        self.request: PolicyRequested | None = None
+        self.awaited: Event | None = None
+        self.wants_look = False
+
+    def start(self) -> None:
+        """Follow from here on; a step that training already waits at is found."""
+        if self._cursor is not None:
+            return
+        cursor = self._control.observe(self._run_id).last_seq
+        self.awaited = self._unanswered(cursor)
+        self._cursor = cursor
+
+    def _unanswered(self, until: int) -> Event | None:
+        """The step that was waited at last, if no decision followed."""
+        last: Event | None = None
+        since = 0
+        while page := self._control.events(self._run_id, since, PAGE, kinds=("decision_awaited", "decided")):
+            since = page[-1].seq
+            last = next((event for event in reversed(page) if event.seq <= until), last)
+        return last if last is not None and isinstance(last.body, DecisionAwaited) else None
+
+    def poll(self, wait_s: float = 0.0) -> bool:
+        """Read what is new, waiting so long for the first of it.
+
+        Returns:
+            Whether the policy should be asked at once.
+        """
+        self.start()
+        events = self._control.events(self._run_id, self._cursor or 0, PAGE, wait_s, KINDS)
+        self._cursor = max([self._cursor or 0, *(event.seq for event in events)])
+        for event in events:
+            self._take(event)
+        return self._wake.on_evaluation and any(isinstance(event.body, Evaluated) for event in events)
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event.body, Evaluated):
+            if self._wake.on_evaluation:
+                self.reasons.append(f"evaluation at step {event.step}")
+        elif isinstance(event.body, PolicyRequested):
+            self.request = event.body
+        elif isinstance(event.body, DecisionAwaited):
+            self.awaited = event
+        else:
+            self.wants_look = self.wants_look or self._wake.on_answer
+
+    def submitted(self, record: CommandRecord) -> None:
+        """An own command as the gate left it; a later verdict is then news."""
+        if self._states is not None:
+            self._states[record.command_id] = record.state
+
+    def look(self, observation: Observation, author: Author) -> None:
+        """Add what an observation tells: answers to own commands, remarks of operators."""
+        before, self._states = self._states, {c.command_id: c.state for c in observation.commands}
+        self.wants_look = False
+        if before is not None and self._wake.on_answer:
+            answers = [_answer(c, before.get(c.command_id), author) for c in observation.commands]
+            self.reasons += filter(None, answers)
+
+
+def _answer(record: CommandRecord, was: State | None, author: Author) -> str:
+    """What a command's new state says to an agent; empty if nothing that it waits for."""
+    command, by = record.proposal.command, record.proposal.author
+    if record.state is was:
+        return ""
+    if command.kind == "add_note":
+        return f"note by {by.name}" if by.principal == "operator" and record.state is State.APPLIED else ""
+    if by == author and (was is State.PROPOSED or (record.state in OUTCOMES and was is not None)):
+        return f"{command.kind} {record.state.value}"
+    return ""
+
+
+def is_new(finding: Finding, observation: Observation) -> bool:
+    """Whether a finding says more than the last recorded one of its kind."""
+    known = [f for f in observation.findings if f.kind == finding.kind]
+    if not known:
+        return True
+    last, changed = known[-1], last_change_step(observation)
+    if changed >= last.step:
+        return finding.step >= changed + EFFECT_STEPS
+    if finding.severity == "critical" != last.severity:
+        return True
+    return finding.step - last.step >= max(REARM_STEPS, last.step - changed)

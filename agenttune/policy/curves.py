@@ -1,0 +1,115 @@
+"""A metric's curve in words and figures, as many however long the run: recent points dense, older ones thinned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from statistics import median
+
+from agenttune.observation import Observation, SeriesView
+from agenttune.prompting import fenced
+from agenttune.trend import GRAD_NAMES, LEVEL_STEPS, LOSS_NAMES, Trend
+
+LATEST, MIDDLE, OLDER = 10, 8, 8
+"""Entries of a full curve: newest points raw, medians of the rest of the newest, means of all before them (guess)."""
+BRIEF = 4
+"""Entries of the curve of a metric that matters less."""
+FULL = (*LOSS_NAMES, *GRAD_NAMES)
+MOST_SERIES = 10
+"""Metrics that are shown; of further ones only the names (guess)."""
+MOST_NAMES = 20
+NAME_LETTERS, VALUE_LETTERS = 64, 120
+
+Point = tuple[int, float]
+
+
+def number(value: object) -> str:
+    """A number with 4 significant digits; what is not finite says so; anything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if math.isfinite(value):
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+
+
+def curves(observation: Observation) -> list[str]:
+    """A few lines for each metric, those that matter most first."""
+    names = sorted((n for n, view in observation.series.items() if view.values), key=lambda n: _rank(n, observation))
+    shown, rest = names[:MOST_SERIES], names[MOST_SERIES:]
+    lines = [line for name in shown for line in _curve(observation, name)]
+    if rest:
+        listed = ", ".join(fenced(name, NAME_LETTERS) for name in rest[:MOST_NAMES])
+        lines.append(f"and {len(rest)} more metrics, such as {listed}")
+    return lines
+
+
+def _rank(name: str, observation: Observation) -> tuple[int, str]:
+    first = (*LOSS_NAMES, observation.goal_metric, *GRAD_NAMES, "lr", "base_lr", "learning_rate")
+    return (first.index(name) if name in first else len(first), name)
+
+
+def _curve(observation: Observation, name: str) -> Iterator[str]:
+    view = observation.series[name]
+    yield f"- {fenced(name, NAME_LETTERS)}: {_summary(observation, view)}"
+    if name in FULL or name == observation.goal_metric:
+        for label, points in (
+            ("older", _older(view, OLDER)),
+            ("before", _middle(view, MIDDLE)),
+            ("latest", _latest(view, LATEST)),
+        ):
+            if points:
+                yield f"  {label}: {_listed(points)}"
+    elif len(view.values) > 1:
+        yield f"  {_listed([*_older(view, BRIEF), *_middle(view, BRIEF)])}"
+
+
+def _summary(observation: Observation, view: SeriesView) -> str:
+    bad = sum(not math.isfinite(value) for value in view.values)
+    trend = Trend.of(observation, (view.name,))
+    if trend is None:
+        return f"not finite at any of the last {len(view.values)} points, last {number(view.values[-1])}"
+    parts = [
+        f"now {number(trend.level)} (median of {min(LEVEL_STEPS, len(trend))}, last {number(view.values[-1])})",
+        f"noise {number(trend.noise_value)}",
+        f"slope {number(trend.slope())} per step",
+        f"lowest level {number(trend.best)}",
+        f"first {number(trend.start)} at step {trend.all_steps[0]}",
+    ]
+    parts += [f"{bad} of the last {len(view.values)} points NOT FINITE"] if bad else []
+    return ", ".join(parts)
+
+
+def _points(view: SeriesView) -> list[Point]:
+    return list(zip(view.steps, view.values, strict=True))
+
+
+def _latest(view: SeriesView, count: int) -> list[Point]:
+    return _points(view)[-count:]
+
+
+def _middle(view: SeriesView, count: int) -> list[Point]:
+    """Medians of equal parts of the newest points that `_latest` leaves out; a part of NaN is NaN."""
+    return [(part[-1][0], _median(part)) for part in _parts(_points(view)[:-LATEST], count)]
+
+
+def _older(view: SeriesView, count: int) -> list[Point]:
+    """What came before the newest points."""
+    first = view.steps[0] if view.steps else 0
+    old = [(s, v) for s, v in zip(view.thinned_steps, view.thinned_values, strict=True) if s < first]
+    return [(part[-1][0], _median(part)) for part in _parts(old, count)]
+
+
+def _parts(points: Sequence[Point], count: int) -> list[Sequence[Point]]:
+    count = min(count, len(points))
+    edges = [round(i * len(points) / count) for i in range(count + 1)] if count else []
+    return [points[a:b] for a, b in pairwise(edges)]
+
+
+def _median(part: Sequence[Point]) -> float:
+    finite = [value for _, value in part if math.isfinite(value)]
+    return median(finite) if finite else part[-1][1]
+
+
+def _listed(points: Sequence[Point]) -> str:
+    return " ".join(f"{step}:{number(value)}" for step, value in points)

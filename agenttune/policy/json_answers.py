@@ -1,0 +1,82 @@
+"""Tools for models that answer with JSON instead of calling them: the same tools, as one bounded answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from agenttune.errors import UserError
+from agenttune.surface import ToolShape
+from agenttune.transcripts import ToolUse
+
+MOST_ACTIONS = 4
+REASON_LETTERS = 600
+"""Bounds of an answer: without them small models write on for ever (measured)."""
+
+
+def answer_schema(shapes: Sequence[ToolShape]) -> dict[str, Any]:
+    """JSON schema of `{"reason": ..., "actions": [{"tool": ..., "arguments": ...}]}`."""
+    definitions: dict[str, Any] = {}
+    choices = [_choice(shape, definitions) for shape in shapes]
+    schema = {
+        "type": "object",
+        "properties": {
+            "reason": {"type": "string", "maxLength": REASON_LETTERS},
+            "actions": {"type": "array", "maxItems": MOST_ACTIONS, "items": {"anyOf": choices}},
+        },
+        "required": ["reason", "actions"],
+        "additionalProperties": False,
+    }
+    return {**schema, "$defs": definitions} if definitions else schema
+
+
+def _choice(shape: ToolShape, definitions: dict[str, Any]) -> dict[str, Any]:
+    parameters = dict(shape.parameters)
+    definitions.update(parameters.pop("$defs", {}))  # references in a schema count from its root
+    return {
+        "type": "object",
+        "properties": {"tool": {"type": "string", "enum": [shape.name]}, "arguments": parameters},
+        "required": ["tool", "arguments"],
+        "additionalProperties": False,
+    }
+
+
+def read_answer(text: str) -> tuple[str, list[ToolUse]]:
+    """The reason and the tools asked for; an answer that is not valid JSON may have words around it.
+
+    Raises:
+        UserError: There is no such object in the text; says what it must look like.
+    """
+    found = _first_object(text)
+    actions = found.get("actions", [])
+    if not isinstance(actions, list):
+        raise _malformed(f"'actions' is {type(actions).__name__}, not a list")
+    return str(found.get("reason", "")), [_use(number, action) for number, action in enumerate(actions, 1)]
+
+
+def _use(number: int, action: object) -> ToolUse:
+    if not isinstance(action, dict) or not isinstance(action.get("tool"), str):
+        raise _malformed(f"action {number} has no 'tool'")
+    arguments = action.get("arguments", {})
+    return ToolUse(id=f"action_{number}", name=action["tool"], arguments=json.dumps(arguments))
+
+
+def _first_object(text: str) -> dict[str, Any]:
+    decoder, start = json.JSONDecoder(), text.find("{")
+    problem = "it holds no JSON object"
+    if start >= 0:
+        try:
+            found, _ = decoder.raw_decode(text, start)
+            return dict(found)
+        except (ValueError, RecursionError) as error:
+            problem = f"its JSON is broken: {error}"
+    raise _malformed(problem)
+
+
+def _malformed(problem: str) -> UserError:
+    return UserError(
+        f"your answer could not be read: {problem}. Answer with one JSON object only: "
+        '{"reason": "...", "actions": [{"tool": "...", "arguments": {...}}]}; an empty list of actions changes nothing',
+        field="answer",
+    )

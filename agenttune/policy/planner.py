@@ -1,0 +1,237 @@
+"""A language model between runs: it proposes the start of a round, and writes down what a round has taught."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from agenttune.config import GoalSettings
+from agenttune.errors import ModelUnavailable, UserError
+from agenttune.events import encode_number
+from agenttune.prompting import Prompts, Rendered
+from agenttune.rounds.fold import RoundRun, Study
+from agenttune.rounds.records import Start
+from agenttune.rounds.start import REASONING_CHARACTERS, Parameters, check_start, plan_schema, value_in
+from agenttune.summary import Intervention, MetricAt, RunSummary
+from agenttune.transcripts import ChatMessage, ModelCalled, Purpose
+
+if TYPE_CHECKING:
+    from agenttune.chat import ChatModel
+
+PLANNER = "planner"
+"""What calls are recorded under."""
+MENDS = 2
+"""How often a plan that was refused may be mended."""
+REFLECTION_CHARACTERS = 1500
+"""About 350 tokens a round: ten rounds still fit any context (a guess)."""
+SHOWN_COMMANDS = 30
+SHOWN_FINDINGS = 20
+SHOWN_RUNS = 60
+"""Of each, the newest: a prompt stays of bounded size however long the study."""
+
+GOAL_VARIABLES = ("goal_metric", "goal_direction", "constraints", "context", "round", "count", "runs")
+PLAN_VARIABLES = (*GOAL_VARIABLES, "subject", "parameters", "reflections", "reasoning_characters")
+REFLECT_VARIABLES = (*GOAL_VARIABLES, "reasoning", "commands", "findings", "notes", "characters")
+"""What the templates may use."""
+
+RecordCall = Callable[[ModelCalled], object]
+
+
+@dataclass(frozen=True)
+class PlanAnswer:
+    """What came of asking for a plan.
+
+    Attributes:
+        start: The values; None if every answer was refused.
+        reasoning: The model's.
+        refused: Why answers were refused, in order.
+    """
+
+    start: Start | None
+    reasoning: str = ""
+    refused: list[str] = field(default_factory=list)
+
+
+class Planner:
+    """Plans and reflects.
+
+    Args:
+        model: The language model; its caps hold over the whole study.
+        prompts: Where `plan` and `reflect` come from.
+        goal: What counts as good.
+        parameters: What a plan may choose.
+        args: The script's own arguments.
+        record: Called with every call, before its answer is used.
+    """
+
+    def __init__(
+        self,
+        model: ChatModel,
+        prompts: Prompts,
+        goal: GoalSettings,
+        parameters: Parameters,
+        args: Sequence[str],
+        record: RecordCall,
+    ) -> None:
+        self._model, self._prompts, self._goal = model, prompts, goal
+        self._parameters, self._args, self._record = parameters, list(args), record
+        self._is_probed = False
+
+    def check(self) -> None:
+        """Find what is wrong with the prompts before anything runs.
+
+        Raises:
+            ConfigError: A template of the user's is wrong.
+        """
+        self._prompts.check("plan", PLAN_VARIABLES)
+        self._prompts.check("reflect", REFLECT_VARIABLES)
+
+    def unavailable(self) -> str:
+        """Why no call would be made now; empty if all is well."""
+        return self._model.unavailable()
+
+    def plan(self, study: Study, number: int, subject: str) -> PlanAnswer:
+        """Ask for the start of a round; a wrong answer is sent back with the error, at most twice.
+
+        Raises:
+            BudgetSpent, ModelUnavailable: There was no answer.
+        """
+        prompt = self._prompts.render("plan", **self._plan_variables(study, number, subject))
+        messages = [ChatMessage(role="user", content=prompt.text)]
+        refused: list[str] = []
+        for _ in range(1 + MENDS):
+            answer = self._ask(messages, prompt, "plan", plan_schema(self._parameters))
+            try:
+                start, reasoning = self._read(answer)
+                return PlanAnswer(start, reasoning, refused)
+            except UserError as error:
+                refused.append(str(error))
+                said = f"This plan was refused: {error}. Answer again with the whole JSON object."
+                again = [ChatMessage(role="assistant", content=answer), ChatMessage(role="user", content=said)]
+                messages = [*messages, *again]
+        return PlanAnswer(None, refused=refused)
+
+    def reflect(self, study: Study, number: int, summary: RunSummary) -> str:
+        """Ask what a round has taught; the answer is cut to a bounded length.
+
+        Raises:
+            BudgetSpent, ModelUnavailable: There was no answer.
+        """
+        prompt = self._prompts.render("reflect", **self._reflect_variables(study, number, summary))
+        text = self._ask([ChatMessage(role="user", content=prompt.text)], prompt, "reflect").strip()
+        return text if len(text) <= REFLECTION_CHARACTERS else text[: REFLECTION_CHARACTERS - 1] + "…"
+
+    def _ask(
+        self, messages: Sequence[ChatMessage], prompt: Rendered, purpose: Purpose, schema: dict[str, Any] | None = None
+    ) -> str:
+        """The answer's text, with the call recorded whether it came or not."""
+        try:
+            self._probe()
+            call = self._model.ask(messages, policy=PLANNER, purpose=purpose, schema=schema, prompts=[prompt.used])
+        except ModelUnavailable as error:
+            failed = getattr(error, "call", None)
+            if isinstance(failed, ModelCalled):
+                self._record(failed)
+            raise
+        self._record(call)
+        return (call.answer.content or "") if call.answer is not None else ""
+
+    def _probe(self) -> None:
+        if not self._is_probed:
+            for call in self._model.probe(PLANNER):
+                self._record(call)
+            self._is_probed = True
+
+    def _read(self, answer: str) -> tuple[Start, str]:
+        try:
+            raw = json.loads(answer, parse_constant=_refuse_constant)
+        except ValueError as error:
+            raise UserError(f"the answer is not JSON: {error}") from None
+        if not isinstance(raw, dict) or "start" not in raw:
+            raise UserError('the answer must be an object with the keys "reasoning" and "start"')
+        reasoning = raw.get("reasoning", "")
+        return check_start(raw["start"], self._parameters), str(reasoning)[:REASONING_CHARACTERS]
+
+    def _goal_variables(self) -> dict[str, Any]:
+        goal = self._goal
+        return {
+            "goal_metric": goal.metric,
+            "goal_direction": goal.direction,
+            "constraints": goal.constraints,
+            "context": goal.context,
+        }
+
+    def _plan_variables(self, study: Study, number: int, subject: str) -> dict[str, Any]:
+        parameters = [
+            {"name": name, **p.model_dump(), "own": value_in(self._args, p.argument) or "the script's default"}
+            for name, p in self._parameters.items()
+        ]
+        # Round 0 is what the rest is measured against: it stays however many runs there were.
+        shown = [*study.runs[:1], *study.runs[1:][-SHOWN_RUNS:]]
+        return {
+            **self._goal_variables(),
+            "subject": subject,
+            "round": number,
+            "count": study.count,
+            "parameters": parameters,
+            "runs": [run_words(run) for run in shown],
+            "reflections": [r.model_dump() for r in study.reflections[-SHOWN_RUNS:]],
+            "reasoning_characters": REASONING_CHARACTERS,
+        }
+
+    def _reflect_variables(self, study: Study, number: int, summary: RunSummary) -> dict[str, Any]:
+        plan = study.plan(number)
+        return {
+            **self._goal_variables(),
+            "round": number,
+            "count": study.count,
+            "reasoning": plan.reasoning if plan is not None else "",
+            "runs": [run_words(run) for run in study.runs if run.counts and run.round in (0, number)],
+            "commands": [_command_words(i) for i in summary.interventions[-SHOWN_COMMANDS:]],
+            "findings": [f"step {f.finding.step}: {f.finding.summary}" for f in summary.findings[-SHOWN_FINDINGS:]],
+            "notes": summary.notes[-SHOWN_FINDINGS:],
+            "characters": REFLECTION_CHARACTERS,
+        }
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def run_words(run: RoundRun) -> dict[str, Any]:
+    """A run as a prompt shows it."""
+    score = run.score
+    return {
+        "round": run.round,
+        "arm": run.arm,
+        "policy": run.policy,
+        "start": json.dumps(run.start) if run.start else "the file's own",
+        "outcome": run.outcome or "not ended",
+        "reason": run.reason,
+        "final": _metric(score.last if score else None),
+        "best": _metric(score.best if score else None),
+        "change": "no change known" if run.change_percent is None else f"{run.change_percent:+.2f} %",
+        "commands": run.commands,
+        "steps": run.steps,
+    }
+
+
+def _metric(point: MetricAt | None) -> str:
+    if point is None:
+        return "none"
+    value = encode_number(point.value)
+    return f"{value:.6g} at step {point.step}" if isinstance(value, float) else f"{value} at step {point.step}"
+
+
+def _command_words(item: Intervention) -> dict[str, str]:
+    step = item.applied_at_step if item.applied_at_step is not None else item.proposed_at_step
+    return {
+        "when": "before step 1" if step is None else f"step {step}",
+        "what": f"{item.kind}: {item.summary}",
+        "state": item.state.value,
+        "before": _metric(item.metric_before),
+        "after": _metric(item.metric_after),
+        "why": item.rationale,
+    }

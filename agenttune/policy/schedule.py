@@ -1,0 +1,144 @@
+"""A plan made beforehand: commands at steps, no judgement and no model. `agenttune distill` writes such files.
+
+Nothing is kept between decisions: a command that an entry asked for carries the entry's mark in its rationale, so
+that the history in the observation tells which entries are done.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from agenttune.commands import BY_KIND, COMMAND_KINDS, CommandBase, parse_command
+from agenttune.config import Settings
+from agenttune.errors import UserError
+from agenttune.observation import Observation
+from agenttune.policy.base import Decision, Draft, asked_at_step, by_agents
+from agenttune.policy.expressions import did_you_mean
+from agenttune.policy.namespace import mark
+from agenttune.proposals import CommandRecord
+
+DEFAULT_TOLERANCE_STEPS = 50
+"""More than the 20 steps between two looks of an agent and what a fast run makes of a poll of 0.5 s (guess)."""
+RATIONALE_CHARACTERS = 4000
+NOT_IN_A_SCHEDULE = {
+    "load_checkpoint": "it would go back to a checkpoint of one run, and then over the same entries again",
+    "pause_training": "it waits for a person",
+    "resume_training": "it is a person's answer to a pause",
+}
+"""Commands that a plan made beforehand cannot give, and why."""
+
+
+class EntrySettings(Settings):
+    """One command of a schedule."""
+
+    at_step: int = Field(ge=0)
+    """Completed optimizer steps at which it takes effect."""
+    do: dict[str, Any]
+    """`command:` its kind, and the command's arguments."""
+    because: str = Field("", max_length=RATIONALE_CHARACTERS)
+    """Why."""
+
+    @field_validator("do")
+    @classmethod
+    def _is_a_command(cls, do: dict[str, Any]) -> dict[str, Any]:
+        kind = do.get("command")
+        if kind not in BY_KIND:
+            hint = did_you_mean(str(kind), list(COMMAND_KINDS))
+            raise ValueError(f"'command' is {kind!r}, not a command{hint}; known: {', '.join(COMMAND_KINDS)}")
+        if kind in NOT_IN_A_SCHEDULE:
+            raise ValueError(f"{kind} cannot stand in a schedule: {NOT_IN_A_SCHEDULE[kind]}")
+        try:
+            command_of(do)
+        except UserError as error:
+            raise ValueError(error.message) from None
+        return do
+
+
+class ScheduleFile(Settings):
+    """A policy file of `type: schedule`."""
+
+    type: Literal["schedule"] = "schedule"
+    """Kind of policy."""
+    description: str = ""
+    """What it is for."""
+    tolerance_steps: int = Field(DEFAULT_TOLERANCE_STEPS, ge=0)
+    """An entry that cannot be applied within so many steps after its own is dropped."""
+    entries: list[EntrySettings]
+    """Commands; those of one step are given in the order of the file."""
+
+
+def command_of(do: dict[str, Any]) -> CommandBase:
+    """The command of an entry.
+
+    Raises:
+        UserError: It is refused.
+    """
+    return parse_command({"kind": do["command"], **{name: value for name, value in do.items() if name != "command"}})
+
+
+@dataclass(frozen=True)
+class _Entry:
+    mark: str
+    settings: EntrySettings
+
+
+class SchedulePolicy:
+    """Gives each command of a schedule at its step, or says that it was too late for it."""
+
+    def __init__(self, name: str, file: ScheduleFile) -> None:
+        self.name = name
+        self._tolerance_steps = file.tolerance_steps
+        self._entries = _marked(file.entries)
+
+    def decide(self, observation: Observation) -> Decision:
+        left = self._entries[self._done(observation) :]
+        due = [entry for entry in left if entry.settings.at_step <= observation.step]
+        late = [e for e in due if e.settings.at_step + self._tolerance_steps < observation.step]
+        drafts = [self._draft(entry, observation.step) for entry in due if entry not in late]
+        return Decision(drafts, self._reason(drafts, late, left[len(due) :]))
+
+    def _done(self, observation: Observation) -> int:
+        """How many entries are behind: up to the newest that was asked for on the steps that the run stands on.
+
+        An observation holds the newest commands only; what came before the newest entry in it is done or was dropped.
+        """
+        told = [c.proposal.rationale for c in by_agents(observation) if _counts(c, observation)]
+        done = (i for i, entry in enumerate(self._entries, 1) if any(t.startswith(entry.mark) for t in told))
+        return max(done, default=0)
+
+    def _draft(self, entry: _Entry, step: int) -> Draft:
+        rationale = (entry.mark + entry.settings.because)[:RATIONALE_CHARACTERS]
+        valid_for_steps = entry.settings.at_step + self._tolerance_steps - step
+        return Draft(command_of(entry.settings.do), rationale, valid_for_steps)
+
+    def _reason(self, drafts: Sequence[Draft], late: Sequence[_Entry], ahead: Sequence[_Entry]) -> str:
+        parts = [draft.rationale for draft in drafts]
+        if late:
+            steps = ", ".join(f"{e.settings.do['command']} at step {e.settings.at_step}" for e in late)
+            parts.append(f"dropped, more than {self._tolerance_steps} steps late: {steps}")
+        if not drafts:
+            parts.append(f"next at step {ahead[0].settings.at_step}" if ahead else "the schedule is at its end")
+        return "; ".join(parts)
+
+
+def _marked(entries: Sequence[EntrySettings]) -> tuple[_Entry, ...]:
+    """The entries in order of their steps, each with the beginning of its rationale."""
+    seen: Counter[int] = Counter()
+    marked = []
+    for entry in sorted(entries, key=lambda entry: entry.at_step):
+        seen[entry.at_step] += 1
+        number = "" if seen[entry.at_step] == 1 else f"_{seen[entry.at_step]}"
+        marked.append(_Entry(mark(f"at_{entry.at_step}{number}"), entry))
+    return tuple(marked)
+
+
+def _counts(record: CommandRecord, observation: Observation) -> bool:
+    """Whether a command belongs to the steps that the run stands on, and not to those that a return left behind."""
+    if record.ack is not None:
+        return observation.lineage.has(record.ack.branch, record.ack.step)
+    return asked_at_step(record) <= observation.step

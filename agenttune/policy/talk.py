@@ -1,0 +1,115 @@
+"""One decision's conversation with a language model, and what has come of it so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from agenttune.commands import CommandBase
+from agenttune.errors import ModelUnavailable
+from agenttune.observation import Observation
+from agenttune.policy.base import Decision, Draft
+from agenttune.policy.pacing import describe
+from agenttune.prompting import cleaned
+from agenttune.surface import ToolShape
+from agenttune.tools import Wait
+from agenttune.transcripts import ChatMessage, ModelCalled, PromptUsed
+
+if TYPE_CHECKING:  # its client takes seconds to import, and most runs have no model
+    from agenttune.chat import ChatModel
+
+MENDS = 2
+"""How often a decision goes on after something wrong, with the error for an answer."""
+REASON_LETTERS, RATIONALE_LETTERS, TROUBLE_LETTERS, ECHO_LETTERS = 1000, 2000, 300, 8000
+"""Longest texts of a model in a decision, in a command, in a complaint, and repeated to itself."""
+
+
+@dataclass
+class Talk:
+    """One conversation.
+
+    Attributes:
+        chat: The model.
+        policy: Name of the policy, for transcripts.
+        observation: What the decision rests on.
+        messages: Said so far.
+        prompts: Templates that went into them.
+        temperature: None: as configured.
+        valid_for_steps: Of drafts that do not say.
+        calls: Made so far, the failed one included.
+        said: The model's own words.
+        troubles: What went wrong, for the log.
+    """
+
+    chat: ChatModel
+    policy: str
+    observation: Observation
+    messages: list[ChatMessage]
+    prompts: Sequence[PromptUsed] = ()
+    temperature: float | None = None
+    valid_for_steps: int | None = None
+    calls: list[ModelCalled] = field(default_factory=list)
+    drafts: list[Draft] = field(default_factory=list)
+    said: str = ""
+    wait: Wait | None = None
+    troubles: list[str] = field(default_factory=list)
+
+    def ask(self, tools: Sequence[ToolShape] = (), schema: dict[str, Any] | None = None) -> ChatMessage:
+        """The model's next message, which is taken into the conversation.
+
+        Raises:
+            BudgetSpent: No call was made.
+            ModelUnavailable: No answer; the failed call is among `calls`.
+        """
+        try:
+            called = self.chat.ask(
+                self.messages,
+                policy=self.policy,
+                purpose="decide",
+                tools=tools,
+                schema=schema,
+                prompts=self.prompts,
+                temperature=self.temperature,
+            )
+        except ModelUnavailable as error:
+            self.add_failed(error)
+            raise
+        self.calls.append(called)
+        answer = called.answer or ChatMessage(role="assistant")
+        if not answer.tool_uses and not (answer.content or "").strip():
+            self.troubles.append(_nothing(called))
+        self.messages.append(answer.model_copy(update={"content": cleaned(answer.content or "", ECHO_LETTERS, True)}))
+        return answer
+
+    def add_failed(self, error: ModelUnavailable) -> None:
+        """Keep the call behind an error, for the log."""
+        if isinstance(error.call, ModelCalled):
+            self.calls.append(error.call)
+
+    def tell(self, text: str) -> None:
+        """Say something to the model."""
+        self.messages.append(ChatMessage(role="user", content=text))
+
+    def draft(self, command: CommandBase, rationale: str, valid_for_steps: int | None = None) -> None:
+        """Take in a command that the gate lets through as things stand."""
+        valid = self.valid_for_steps if valid_for_steps is None else valid_for_steps
+        self.drafts.append(Draft(command, cleaned(rationale, RATIONALE_LETTERS) or "no reason given", valid))
+
+    def trouble(self, text: str) -> None:
+        self.troubles.append(cleaned(text, TROUBLE_LETTERS))
+
+    def decision(self) -> Decision:
+        """What has come of it."""
+        words = cleaned(self.said, REASON_LETTERS) or "; ".join(draft.rationale for draft in self.drafts)
+        parts = [words[: 2 * REASON_LETTERS], describe(self.wait) if self.wait else "", *self.troubles]
+        reason = "; ".join(part for part in parts if part) or "the model wants nothing and gives no reason"
+        return Decision(list(self.drafts), reason, calls=list(self.calls))
+
+
+def _nothing(called: ModelCalled) -> str:
+    """An answer without text or tools: the refusal, or how it ended, if the server says."""
+    refusal, ended = called.details.get("refusal"), called.details.get("finish_reason")
+    if refusal:
+        return cleaned(f"the model refused: {refusal}", TROUBLE_LETTERS)
+    return cleaned(f"the model answered nothing{f' (finish reason: {ended})' if ended else ''}", TROUBLE_LETTERS)

@@ -1,0 +1,135 @@
+"""The full form of a language-model policy: it reads with tools, and asks for commands with tools."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agenttune.errors import UserError
+from agenttune.policy.json_answers import answer_schema, read_answer
+from agenttune.policy.talk import ECHO_LETTERS, MENDS, Talk
+from agenttune.prompting import cleaned, fenced
+from agenttune.surface import ToolShape
+from agenttune.tools import Outcome, Toolbox
+from agenttune.transcripts import ChatMessage, ToolUse
+
+MOST_USES = 16
+"""Tools that are called of one answer; a model that asks for more is told so."""
+ERROR_LETTERS = 1000
+LAST_TURN = "This was the last reading: answer now with a command, with `wait`, or with nothing."
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What one use of a tool gave."""
+
+    use: ToolUse
+    text: str
+    is_wrong: bool = False
+    was_reading: bool = False
+
+
+@dataclass(frozen=True)
+class ToolForm:
+    """Reads, asks, is corrected.
+
+    Attributes:
+        max_turns: Calls of the model in one decision.
+        max_commands: Commands of one decision.
+    """
+
+    max_turns: int
+    max_commands: int
+
+    def hold(self, talk: Talk, toolbox: Toolbox) -> None:
+        """Talk until the model has decided, or may not go on.
+
+        Raises:
+            BudgetSpent, ModelUnavailable: In the middle; what was decided before is in the talk.
+        """
+        shapes, wrong_turns = toolbox.shapes(), 0
+        for turns_left in reversed(range(self.max_turns)):
+            results = self._turn(talk, toolbox, shapes)
+            wrong = [result for result in results if result.is_wrong]
+            wrong_turns += bool(wrong)
+            if not wrong and not any(result.was_reading for result in results):
+                return
+            if wrong_turns > MENDS:
+                talk.trouble(f"given up after {MENDS} corrections: {wrong[0].text}")
+                return
+            if turns_left:
+                _answer(talk, results, LAST_TURN if turns_left == 1 else "")
+        talk.trouble(f"stopped after {self.max_turns} turns")
+
+    def _turn(self, talk: Talk, toolbox: Toolbox, shapes: Sequence[ToolShape]) -> list[_Result]:
+        try:
+            uses = self._uses(talk, shapes)
+        except UserError as error:
+            if error.field != "answer":
+                raise
+            return [_Result(ToolUse(id="answer", name="", arguments=""), error.message, is_wrong=True)]
+        return [self._use(use, talk, toolbox, nth) for nth, use in enumerate(uses)]
+
+    def _uses(self, talk: Talk, shapes: Sequence[ToolShape]) -> list[ToolUse]:
+        """What the model asks for; its words become the reason."""
+        if talk.chat.protocol == "tools":
+            answer = talk.ask(tools=shapes)
+            talk.said = answer.content or talk.said
+            return answer.tool_uses
+        # In words, the system prompt has said all that a schema would.
+        answer = talk.ask(schema=answer_schema(shapes) if talk.chat.protocol == "json" else None)
+        if not (answer.content or "").strip():
+            return []
+        talk.said, uses = read_answer(answer.content or "")
+        return uses
+
+    def _use(self, use: ToolUse, talk: Talk, toolbox: Toolbox, nth: int) -> _Result:
+        try:
+            if nth >= MOST_USES:
+                raise UserError(f"not done: at most {MOST_USES} tools at a time")
+            outcome = toolbox.call(use.name, use.arguments)
+            if outcome.command is not None:
+                return _Result(use, self._draft(outcome, talk))
+        except UserError as error:
+            return _Result(use, f"ERROR in {cleaned(use.name, 64)}: {error.message}", is_wrong=True)
+        if outcome.wait is not None:
+            talk.wait, talk.said = outcome.wait, talk.said or outcome.rationale
+        return _Result(use, outcome.text, was_reading=outcome.wait is None)
+
+    def _draft(self, outcome: Outcome, talk: Talk) -> str:
+        command = outcome.command
+        assert command is not None  # narrowed by the caller
+        if any(draft.command == command for draft in talk.drafts):
+            return "already noted"
+        if len(talk.drafts) >= self.max_commands:
+            raise UserError(f"at most {self.max_commands} commands in one decision; this one was left out")
+        talk.draft(command, outcome.rationale, outcome.valid_for_steps)
+        return "noted; it is submitted when this decision ends"
+
+
+def _answer(talk: Talk, results: Sequence[_Result], remark: str) -> None:
+    """Tell the model what its tools gave: in the messages that its protocol has for that."""
+    texts = [_shown(result) for result in results]
+    if talk.chat.protocol != "tools":
+        listed = [f"{cleaned(r.use.name, 64)}: {text}" for r, text in zip(results, texts, strict=True)]
+        talk.tell("\n".join(["Results:", *listed, *([remark] if remark else [])]))
+        return
+    for result, text in zip(results, texts, strict=True):
+        talk.messages.append(ChatMessage(role="tool", content=text, tool_use_id=result.use.id))
+    if remark:
+        talk.tell(remark)
+
+
+def _shown(result: _Result) -> str:
+    """Results hold names from the log, and so do errors."""
+    return fenced(result.text, ERROR_LETTERS if result.is_wrong else ECHO_LETTERS)
+
+
+def tool_texts(shapes: Sequence[ToolShape]) -> list[dict[str, Any]]:
+    """Tools as a prompt lists them, for models that are not given them otherwise."""
+    return [
+        {"name": s.name, "description": " ".join(s.description.split()), "parameters": json.dumps(s.parameters)}
+        for s in shapes
+    ]

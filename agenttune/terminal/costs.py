@@ -1,0 +1,65 @@
+"""What language models cost, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from agenttune.summary import Cost, DecisionCost
+from agenttune.terminal.text import clean, duration
+
+
+def cost_words(cost: Cost) -> str:
+    """Such as `2 calls, 5.3k tokens, $0.0021`; a price that is not known is said."""
+    calls = f"{cost.calls} call{'' if cost.calls == 1 else 's'}"
+    failed = f", {cost.failed_calls} failed" if cost.failed_calls else ""
+    return f"{calls}{failed}, {tokens(cost.tokens)} tokens, {price(cost)}"
+
+
+def price(cost: Cost) -> str:
+    """The money, as far as it is known, and what is not known of it."""
+    unknown = [f"unknown price of {', '.join(clean(model, 60) for model in cost.unpriced)}"] if cost.unpriced else []
+    unknown += ["tokens not told"] if cost.uncounted_calls else []
+    known = [] if unknown and cost.usd == 0 else [dollars(cost.usd)]
+    return " + ".join([*known, *unknown])
+
+
+def dollars(usd: float) -> str:
+    """Such as `$1.20`, `$0.0021` or `$0`."""
+    if usd == 0:
+        return "$0"
+    return f"${usd:.2f}" if usd >= 1 else f"${usd:.2g}"
+
+
+def tokens(count: float) -> str:
+    """Such as `870`, `5.3k` or `1.2M`."""
+    if count < 1000:
+        return f"{count:.0f}"
+    return f"{count / 1000:.3g}k" if count < 1_000_000 else f"{count / 1_000_000:.3g}M"
+
+
+def cost_report(cost: Cost, decisions: Sequence[DecisionCost]) -> list[str]:
+    """The lines of a report; none if no language model was called."""
+    if not cost.calls:
+        return []
+    failed = f" ({cost.failed_calls} failed)" if cost.failed_calls else ""
+    latency = "" if cost.mean_latency_s is None else f", {duration(cost.mean_latency_s)} a call"
+    cached = f" ({tokens(cost.cached_input_tokens)} cached)" if cost.cached_input_tokens else ""
+    models = ", ".join(clean(model, 60) for model in cost.models)
+    lines = [
+        f"{cost.calls} call{'' if cost.calls == 1 else 's'}{failed} of {models}: {price(cost)}{latency}",
+        f"{tokens(cost.input_tokens)} tokens in{cached}, {tokens(cost.output_tokens)} out",
+    ]
+    if decisions:
+        lines.append(_per_decision([decision.cost for decision in decisions]))
+    if cost.uncounted_calls:
+        lines.append(f"the server did not tell the tokens of {cost.uncounted_calls} calls")
+    return lines
+
+
+def _per_decision(costs: Sequence[Cost]) -> str:
+    count = len(costs)
+    mean, most = sum(cost.tokens for cost in costs) / count, max(cost.tokens for cost in costs)
+    whole = not any(cost.unpriced or cost.uncounted_calls for cost in costs)
+    money = f", {dollars(sum(cost.usd for cost in costs) / count)}" if whole else ""
+    word = "decision" if count == 1 else "decisions"
+    return f"{count} {word} by language models: {tokens(mean)} tokens{money} each, the dearest {tokens(most)} tokens"

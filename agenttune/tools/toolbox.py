@@ -1,0 +1,266 @@
+"""The tools of one run: reads are answered, writes become commands that the gate was asked about."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, NoReturn, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from agenttune.commands import Bool, CommandBase, Int, SetKnob, Text, parse_command
+from agenttune.errors import CommandError, NotSupported
+from agenttune.observation import Observation
+from agenttune.proposals import Author, Proposal, Verdict
+from agenttune.reading import RunReader
+from agenttune.surface import ToolShape
+from agenttune.tools.answers import encode
+from agenttune.tools.reads import READS, Step
+from agenttune.tools.shapes import (
+    MAX_TEXT,
+    MAX_VALID_FOR_STEPS,
+    REASON,
+    WRITE_KINDS,
+    plain_schema,
+    write_shape,
+)
+
+AUTHOR = Author(principal="agent", name="tools")
+MAX_ARGUMENTS_CHARACTERS = 100_000
+"""Of a call's arguments (guess: no command needs a tenth)."""
+ACCEPTED_NOTE = "well formed, and the gate lets it through as things stand; get_history tells what comes of it"
+Reason = Annotated[Text, Field(min_length=1, max_length=MAX_TEXT, description=REASON["description"])]
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Wait:
+    """What to wait for; nothing named means: until the next time the agent is woken anyway."""
+
+    until_step: int | None = None
+    until_evaluation: bool = False
+    until_finding: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a call.
+
+    Attributes:
+        text: JSON for the model.
+        command: The command that it asked for, not yet submitted.
+        rationale: Its reason.
+        valid_for_steps: How long the command makes sense; None for no limit.
+        wait: What it wants to wait for.
+    """
+
+    text: str
+    command: CommandBase | None = None
+    rationale: str = ""
+    valid_for_steps: int | None = None
+    wait: Wait | None = None
+
+
+class WaitFor(BaseModel):
+    """Change nothing now. Ask to be woken at a step, after the next evaluation, or at the next finding.
+
+    What comes first wakes you; with none of them, the usual times of waking hold.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    reason: Reason
+    until_step: Step | None = Field(None, description="A step later than now.")
+    until_evaluation: Bool = Field(False, description="The next evaluation.")
+    until_finding: Bool = Field(False, description="The next finding of a detector.")
+
+
+class Said(BaseModel):
+    """What every write tool takes beside the command's fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    reason: Reason
+    valid_for_steps: Annotated[Int, Field(ge=1, le=MAX_VALID_FOR_STEPS)] | None = None
+
+
+def wait_shape() -> ToolShape:
+    parameters = {k: v for k, v in plain_schema(WaitFor.model_json_schema()).items() if k != "description"}
+    return ToolShape(
+        name="wait", description=" ".join((WaitFor.__doc__ or "").split()), parameters=parameters, is_read_only=True
+    )
+
+
+class Toolbox:
+    """The tools of one run at one moment.
+
+    Args:
+        reader: The run.
+        observation: What the decision rests on: its capabilities and knobs decide which tools there are.
+        author: In whose name the gate is asked.
+    """
+
+    def __init__(self, reader: RunReader, observation: Observation, author: Author = AUTHOR) -> None:
+        self._reader = reader
+        self._observation = observation
+        self._author = author
+        self._knobs = [knob for knob in observation.knobs if knob.command == "set_knob"]
+
+    def shapes(self) -> list[ToolShape]:
+        """Write tools, read tools, `wait`; the same at every step, as long as the knobs are."""
+        writes = [write_shape(kind, self._knobs if kind == "set_knob" else None) for kind in self._kinds()]
+        return [*writes, *(read.shape() for read in READS.values()), wait_shape()]
+
+    def _kinds(self) -> list[str]:
+        able = self._observation.capabilities
+        return [kind for kind in WRITE_KINDS if kind in able and (kind != "set_knob" or self._knobs)]
+
+    def call(self, name: str, arguments: str | Mapping[str, Any]) -> Outcome:
+        """Carry out a read, or check a write and ask the gate about it; nothing is submitted.
+
+        Args:
+            name: The tool.
+            arguments: JSON text, or decoded.
+
+        Raises:
+            CommandError: No such tool, wrong arguments, or the gate would refuse: with the field and what is allowed.
+            UserError: There is no such metric, layer, ...
+        """
+        outcome = self.parse(name, arguments)
+        if outcome.command is not None:
+            self._ask_gate(outcome, outcome.command)
+        return outcome
+
+    def parse(self, name: str, arguments: str | Mapping[str, Any]) -> Outcome:
+        """As `call`, without asking the gate."""
+        given = decoded(name, arguments)
+        if name in READS:
+            return Outcome(text=checked(name, READS[name], given).answer(self._reader))
+        if name == "wait":
+            return self._wait(checked(name, WaitFor, given))
+        self._check_kind(name)
+        return self._write(name, given)
+
+    def _check_kind(self, name: str) -> None:
+        kinds = self._kinds()
+        if name in kinds:
+            return
+        known = [*kinds, *READS, "wait"]
+        if name in WRITE_KINDS:
+            why = "no knob is registered" if name in self._observation.capabilities else "this trainer cannot do it"
+            raise NotSupported(f"no {name} in this run: {why}; tools: {', '.join(known)}", field="tool", allowed=known)
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise CommandError(f"no tool {name!r:.80}{hint} Tools: {', '.join(known)}", field="tool", allowed=known)
+
+    def _write(self, kind: str, given: dict[str, Any]) -> Outcome:
+        said = checked(kind, Said, {key: given.pop(key) for key in Said.model_fields if key in given})
+        _check_fields(kind, given)
+        command = parse_command({"kind": kind, **given})
+        if isinstance(command, SetKnob) and command.name not in (names := [knob.name for knob in self._knobs]):
+            raise CommandError(f"no knob {command.name!r:.80}; knobs: {', '.join(names)}", field="name", allowed=names)
+        told = {"accepted": kind, "arguments": command.arguments(), "note": ACCEPTED_NOTE}
+        return Outcome(encode(told), command, said.reason, said.valid_for_steps)
+
+    def _wait(self, asked: WaitFor) -> Outcome:
+        step = self._observation.step
+        if asked.until_step is not None and asked.until_step <= step:
+            message = f"wait: until_step {asked.until_step} is not later than now, step {step}"
+            raise CommandError(message, field="until_step", allowed={"minimum": step + 1})
+        wait = Wait(asked.until_step, asked.until_evaluation, asked.until_finding)
+        return Outcome(encode({"waiting": True, "at_step": step}), rationale=asked.reason, wait=wait)
+
+    def _ask_gate(self, outcome: Outcome, command: CommandBase) -> None:
+        step, valid = self._observation.step, outcome.valid_for_steps
+        proposal = Proposal(
+            command=command,
+            author=self._author,
+            rationale=outcome.rationale,
+            based_on_step=step,
+            valid_until_step=None if valid is None else step + valid,
+        )
+        verdict = self._reader.dry_run(proposal)
+        if verdict.decision not in ("approved", "edited"):
+            raise refusal(command.kind, verdict)
+
+
+def refusal(kind: str, verdict: Verdict) -> CommandError:
+    """The gate's no, with the nearest arguments that would pass."""
+    nearest = verdict.nearest_allowed
+    hint = f"; nearest allowed: {json.dumps(nearest)}" if nearest else ""
+    field = next(iter(nearest), None) if nearest else None
+    return CommandError(f"{kind} is {verdict.decision}: {verdict.reason}{hint}", field=field, allowed=nearest)
+
+
+def decoded(name: str, arguments: str | Mapping[str, Any]) -> dict[str, Any]:
+    """A call's arguments as an object; none at all are an empty one.
+
+    Raises:
+        CommandError: Not JSON, not an object, a name given twice, NaN or an infinity, or no text that could be kept.
+    """
+    given = dict(arguments) if isinstance(arguments, Mapping) else _object(name, arguments)
+    try:
+        json.dumps(given, ensure_ascii=False, default=str).encode("utf-8")
+    except UnicodeEncodeError:
+        message = f"{name}: a text holds half a surrogate pair, which no log can keep"
+        raise CommandError(message, field="arguments", allowed="valid Unicode text") from None
+    return given
+
+
+def _object(name: str, arguments: str) -> dict[str, Any]:
+    if len(arguments) > MAX_ARGUMENTS_CHARACTERS:
+        raise CommandError(f"{name}: {len(arguments)} characters of arguments; at most {MAX_ARGUMENTS_CHARACTERS}")
+    try:
+        given = json.loads(arguments or "{}", parse_constant=_refuse_constant, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        message = f"{name}: the arguments are no JSON object: {error}"
+        raise CommandError(message, field="arguments", allowed={"type": "object"}) from None
+    if not isinstance(given, dict):
+        message = f"{name}: the arguments are a JSON {type(given).__name__}, not an object"
+        raise CommandError(message, field="arguments", allowed={"type": "object"})
+    return given
+
+
+def _refuse_constant(token: str) -> NoReturn:
+    raise ValueError(f"{token} is not JSON; give a finite number")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name is given twice")
+    return found
+
+
+def checked(name: str, model: type[M], given: dict[str, Any]) -> M:
+    """Arguments as a model; null is the same as left out.
+
+    Raises:
+        CommandError: Unknown field, wrong type or out of bounds; names the field and what is allowed there.
+    """
+    try:
+        return model.model_validate({key: value for key, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = str(first["loc"][0]) if first["loc"] else None
+        fields = plain_schema(model.model_json_schema()).get("properties", {})
+        allowed: Any = list(fields) if first["type"] == "extra_forbidden" else fields.get(field)
+        got = "" if first["type"] == "missing" else f" (got {first['input']!r:.80})"
+        raise CommandError(f"{name}.{field}: {first['msg']}{got}", field=field, allowed=allowed) from None
+
+
+def _check_fields(kind: str, given: dict[str, Any]) -> None:
+    """What the tool's schema forbids and a command would take: its own kind, and very long texts."""
+    if "kind" in given:
+        raise CommandError(f"{kind}: the tool's name is the kind; leave out 'kind'", field="kind")
+    for name, value in given.items():
+        if _longest(value) > MAX_TEXT:
+            message = f"{kind}.{name}: a text is longer than {MAX_TEXT} characters"
+            raise CommandError(message, field=name, allowed={"maxLength": MAX_TEXT})
+
+
+def _longest(value: object) -> int:
+    if isinstance(value, str):
+        return len(value)
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return max(map(_longest, inside), default=0)
