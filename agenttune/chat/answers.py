@@ -140,8 +140,9 @@ def read_usage(usage: CompletionUsage | None) -> Usage | None:
         return None
     details = usage.prompt_tokens_details
     cached = details.cached_tokens if details is not None else None
+    sent = max(0, usage.prompt_tokens or 0)
     return Usage(
-        input_tokens=max(0, usage.prompt_tokens or 0),
-        cached_input_tokens=max(0, cached or 0),
+        input_tokens=sent,
+        cached_input_tokens=min(sent, max(0, cached or 0)),
         output_tokens=max(0, usage.completion_tokens or 0),
     )

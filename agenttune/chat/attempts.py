@@ -84,7 +84,12 @@ class Attempts:
 
     def _attempt(self, request: Mapping[str, Any]) -> None:
         self.count += 1
-        completion = self._completion(_without(request, self.unsupported))
+        try:
+            self._take(self._completion(_without(request, self.unsupported)))
+        except (ValueError, TypeError, AttributeError) as error:  # a body that is no JSON, or of another shape
+            raise Passing(f"the answer cannot be read: {type(error).__name__}: {error}") from None
+
+    def _take(self, completion: ChatCompletion) -> None:
         usage = read_usage(completion.usage)
         self.usage = plus(self.usage, usage)
         try:
@@ -94,7 +99,7 @@ class Attempts:
             if error.is_too_long:
                 raise Lasting(f"{error}; raise llm.max_output_tokens") from None
             raise Passing(str(error)) from None
-        self.details["served_by"] = completion.model
+        self.details["served_by"] = str(completion.model)
 
     def _completion(self, request: dict[str, Any]) -> ChatCompletion:
         """The server's answer.
@@ -113,8 +118,6 @@ class Attempts:
         except openai.APIError as error:
             cause = error.__cause__
             raise Passing(f"{error}{f' ({cause})' if cause else ''}") from None
-        except (ValueError, TypeError, AttributeError) as error:  # a body that is no JSON
-            raise Passing(f"the answer cannot be read: {type(error).__name__}: {error}") from None
         if not isinstance(completion, ChatCompletion):
             raise Passing(f"the server's answer is no chat completion but {type(completion).__name__}")
         return completion

@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from agenttune.chat import REMOTE_ENV
 from agenttune.cli import main
 from agenttune.events import RunInfo
 from agenttune.store import RunLog, list_runs
@@ -28,7 +29,8 @@ PATIENCE_S = 60.0
 
 
 def environment() -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("AGENTTUNE_") and k not in ("COLUMNS", "LINES")}
+    kept = {k: v for k, v in os.environ.items() if k == REMOTE_ENV or not k.startswith("AGENTTUNE_")}
+    kept.pop("LINES", None)
     return {**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
 
 

