@@ -13,7 +13,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from agenttune import errors
-from agenttune.control import CHECKPOINT_KINDS, MOST_CHECKPOINTS, AgentRecord, existing_checkpoints
+from agenttune.control import CHECKPOINT_KINDS, MOST_CHECKPOINTS, AgentRecord, Decision, existing_checkpoints
 from agenttune.errors import AgenttuneError, ServerUnreachable, SystemFault, UnknownRun, UserError
 from agenttune.events import (
     BranchStarted,
@@ -115,6 +115,15 @@ class HttpControl:
     def dry_run(self, run_id: str, proposal: Proposal) -> Verdict:
         body = self._post(_run(run_id, "commands"), _submission(proposal), dry_run=True)
         return _model(Verdict, body)
+
+    def pending(self, run_id: str) -> list[CommandRecord]:
+        return _models(CommandRecord, self._get(_run(run_id, "approvals"))["commands"])
+
+    def decide(self, run_id: str, command_id: str, decision: Decision) -> CommandRecord:
+        """Decide on a proposal that waits; the server takes whoever asks it for an operator."""
+        body = decision.model_dump(mode="json", exclude={"author"}, exclude_none=True)
+        body["name"] = decision.author.name
+        return _model(CommandRecord, self._post(_run(run_id, "approvals", command_id), body))
 
     def command(self, run_id: str, command_id: str, wait_s: float = 0.0) -> CommandRecord:
         """One command; with `wait_s` (at most 60), waits for its ack."""

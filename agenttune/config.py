@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from agenttune.commands import COMMAND_KINDS
+from agenttune.commands import COMMAND_KINDS, Risk
 from agenttune.errors import ConfigError
 
 DEFAULT_PORT = 7007
@@ -114,6 +114,45 @@ Pair = tuple[float | None, float | None]
 BoundsOrPair = Annotated[Bounds, BeforeValidator(_from_pair, json_schema_input_type=Bounds | Pair)]
 
 
+class WindowSettings(Settings):
+    """What agents may do within so many steps, all their commands together."""
+
+    steps: int = Field(200, ge=1)
+    """Length of the window, in steps, up to now."""
+    max_change_factor: float | None = Field(None, gt=1)
+    """Largest factor by which a knob may have changed over the window; null for no limit."""
+    max_commands: int | None = Field(None, ge=0)
+    """Commands in the window; null for no limit."""
+
+
+class ApprovalRule(Settings):
+    """Which commands of agents it speaks of, and who decides on them. What is left out does not matter."""
+
+    name: str = Field("", pattern=r"^[A-Za-z0-9 _.-]{0,60}$")
+    """For the log; default: its place in the list."""
+    commands: list[str] = Field(default_factory=list)
+    """Kinds of commands."""
+    risks: list[Risk] = Field(default_factory=list)
+    """Risk classes."""
+    knobs: list[str] = Field(default_factory=list)
+    """It changes none but these."""
+    max_factor: float | None = Field(None, gt=1)
+    """It changes each by no more than this factor, up or down."""
+    approvers: list[Literal["auto", "model", "human"]] = Field(min_length=1)
+    """Who is asked, in this order, until one approves, edits or rejects; auto approves at once."""
+    timeout_s: Positive = 900.0
+    """How long a person is waited for, in seconds."""
+    on_timeout: Literal["reject", "approve"] = "reject"
+    """What nobody's answer means."""
+    training: Literal["continue", "pause"] = "continue"
+    """Whether training goes on while it waits."""
+
+    @field_validator("commands")
+    @classmethod
+    def _known(cls, kinds: list[str]) -> list[str]:
+        return _known_kinds(kinds)
+
+
 class GateSettings(Settings):
     """What commands may do. Bounds and `forbid` hold for everyone, the rest for agents."""
 
@@ -123,16 +162,53 @@ class GateSettings(Settings):
     """Largest factor by which one command of an agent may change a knob, up or down; null for no limit."""
     cooldown_steps: int = Field(0, ge=0)
     """Steps that must pass between two changes of the same knob by an agent."""
+    window: WindowSettings = WindowSettings()
+    """What agents may do within so many steps."""
     forbid: list[str] = Field(default_factory=list)
     """Commands that are refused, by kind."""
+    allowed_layers: list[str] = Field(default_factory=list)
+    """Layers that agents may change, as patterns such as transformer.h.*; none given: all."""
+    quiet_first_steps: int = Field(0, ge=0)
+    """First steps of the run, such as warm-up, in which agents change nothing."""
+    quiet_last_steps: int = Field(0, ge=0)
+    """The same for the last steps."""
+    clamp: bool = False
+    """Whether a value of an agent beyond a bound or factor becomes the nearest allowed one instead of being refused."""
+    repeat_cooldown_steps: int = Field(50, ge=0)
+    """Steps in which an agent's proposal that was refused is refused again unread."""
+    max_per_minute: int = Field(120, ge=1)
+    """Proposals of agents that are looked at in a minute; more are turned away unrecorded."""
+    approval: list[ApprovalRule] = Field(default_factory=list)
+    """Who decides on commands of agents: the first rule that fits, nobody if none does. No rules: all are approved."""
 
     @field_validator("forbid")
     @classmethod
     def _known(cls, kinds: list[str]) -> list[str]:
-        for kind in kinds:
-            if kind not in COMMAND_KINDS:
-                raise ValueError(f"unknown command {kind!r}{_did_you_mean(kind, COMMAND_KINDS)}")
-        return kinds
+        return _known_kinds(kinds)
+
+
+def _known_kinds(kinds: list[str]) -> list[str]:
+    for kind in kinds:
+        if kind not in COMMAND_KINDS:
+            raise ValueError(f"unknown command {kind!r}{_did_you_mean(kind, COMMAND_KINDS)}")
+    return kinds
+
+
+class ProbationSettings(Settings):
+    """How changes by agents are watched, and undone if they hurt."""
+
+    steps: int = Field(0, ge=0)
+    """Steps for which a change is watched; 0: none is."""
+    depth: Literal["knob", "state"] = "knob"
+    """What a revert puts back: the changed values, or the whole state of before the change, weights and all."""
+    keep_in: Literal["memory", "disk"] = "memory"
+    """Where the snapshot of before the change is kept; one that does not fit in memory goes to disk."""
+    tolerance: float = Field(3.0, gt=0)
+    """By how many standard errors the loss must be above its forecast to count as hurt."""
+    min_rise_frac: float = Field(0.02, ge=0)
+    """And by which part of its size at least."""
+    cooldown_steps: int = Field(100, ge=0)
+    """Steps after a revert in which agents may not change the same knob."""
 
 
 class BudgetSettings(Settings):
@@ -280,6 +356,8 @@ class Config(Settings):
     """The language model."""
     gate: GateSettings = GateSettings()
     """What no command may do."""
+    probation: ProbationSettings = ProbationSettings()
+    """How changes are watched and undone."""
     budgets: BudgetSettings = BudgetSettings()
     """What the agent may use up."""
     rounds: Annotated[RoundsSettings, BeforeValidator(_from_count)] = RoundsSettings()

@@ -6,16 +6,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
-from agenttune.commands import ReadModel
-from agenttune.errors import RunEnded, StoreFault
+from pydantic import Field, SerializeAsAny, field_validator
+
+from agenttune.commands import CommandBase, ReadModel, parse_command
+from agenttune.errors import AlreadyDecided, RunEnded, StoreFault, TooManyProposals, UserError
 from agenttune.events import (
     BranchStarted,
     CheckpointDeleted,
@@ -23,6 +27,7 @@ from agenttune.events import (
     Curve,
     DatasetRead,
     Decided,
+    Evaluated,
     Event,
     Found,
     KnobState,
@@ -36,12 +41,12 @@ from agenttune.events import (
     StatusChanged,
     StoredPoint,
 )
-from agenttune.gate import Gate
+from agenttune.gate import Gate, History, Moment, person, stale, timed_out, touched_by
 from agenttune.journal import model_calls, newest_interventions
 from agenttune.observation import HISTORY, Observation
 from agenttune.observe import Observer, live_knobs
 from agenttune.processes import is_alive
-from agenttune.proposals import TAKEN, Author, CommandRecord, Proposal, State, Verdict
+from agenttune.proposals import TAKEN, ApprovalRequest, Author, CommandRecord, Proposal, Record, State, Verdict
 from agenttune.reading import find_layer, measured_model, settled
 from agenttune.store import LOG_NAME, RunLog, list_runs, run_folder
 from agenttune.summary import Intervention
@@ -60,11 +65,35 @@ CHECKPOINT_KINDS = ("checkpoint_saved", "checkpoint_deleted")
 MOST_CHECKPOINTS = 20_000
 """Events about checkpoints that are read of one run (guess: far more than a disk holds)."""
 
+REFUSED = 20
+"""Newest refused proposals of agents that are compared with a new one (guess: more than a model repeats in turn)."""
+MINUTE_S = 60.0
+
 READER = Author(principal="viewer", name="reader")
 """Asks the trainer to measure, which changes nothing."""
 
 AgentRecord = Found | Decided | PolicyAttached | PolicyDetached | PolicyRequested | ModelCalled
 """What may be written into a log beside proposals: by an agent, and an operator's wish for another policy."""
+
+
+class Decision(Record):
+    """What somebody decided on a proposal that waits.
+
+    Attributes:
+        digest: Of the proposal, as shown: what was shown is what runs.
+        command: `edit`: what is to run instead.
+    """
+
+    verdict: Literal["approve", "edit", "reject"]
+    digest: str = Field(max_length=128)
+    author: Author
+    reason: str = Field("", max_length=2000)
+    command: SerializeAsAny[CommandBase] | None = None
+
+    @field_validator("command", mode="before")
+    @classmethod
+    def _parse(cls, raw: object) -> CommandBase | None:
+        return raw if raw is None or isinstance(raw, CommandBase) else parse_command(raw)
 
 
 class Control(Protocol):
@@ -106,7 +135,20 @@ class Control(Protocol):
         ...
 
     def dry_run(self, run_id: str, proposal: Proposal) -> Verdict:
-        """The verdict that `submit` would give, without submitting."""
+        """The verdict that `submit` would give, without submitting; `approved` if it would wait for somebody."""
+        ...
+
+    def pending(self, run_id: str) -> list[CommandRecord]:
+        """Proposals that wait for a decision, oldest first; those whose time is up are decided first."""
+        ...
+
+    def decide(self, run_id: str, command_id: str, decision: Decision) -> CommandRecord:
+        """Decide on a proposal that waits; guardrails and staleness are checked again, and the first answer is final.
+
+        Raises:
+            AlreadyDecided: It does not wait (any more).
+            UserError: The decision does not fit the proposal: another digest, an edit that the guardrails refuse.
+        """
         ...
 
     def command(self, run_id: str, command_id: str) -> CommandRecord:
@@ -260,21 +302,123 @@ class LocalControl:
                 field="run_id",
                 allowed=self._live_runs(),
             )
-        return log.submit(proposal, self._judge(log, info, proposal))
+        if proposal.author.principal == "agent" and log.find_command(proposal.command_id) is None:
+            self._limit_rate(log, Gate.of(info).settings.max_per_minute)
+        record = log.submit(proposal, self._judge(log, info, proposal))
+        if record.state in (State.PROPOSED, State.QUEUED):
+            self._supersede(log, record)
+        return record
+
+    def _supersede(self, log: RunLog, newer: CommandRecord) -> None:
+        """Older proposals that wait and would change what a newer command changes are no longer wanted."""
+        touched = touched_by(newer.command)
+        for record in log.commands(State.PROPOSED) if touched else ():
+            if record.submitted_seq < newer.submitted_seq and touched & touched_by(record.command):
+                reason = (
+                    f"{newer.command_id} changes the same: {', '.join(sorted(touched & touched_by(record.command)))}"
+                )
+                with contextlib.suppress(AlreadyDecided):
+                    log.decide(
+                        record.command_id, Verdict(decision="superseded", decided_by="newer request", reason=reason)
+                    )
+
+    def _limit_rate(self, log: RunLog, most: int) -> None:
+        """Turn away an agent that asks more often than anybody could follow; people's commands still pass.
+
+        Raises:
+            TooManyProposals: Says when to ask again.
+        """
+        newest = log.agent_proposals_since(self._clock() - MINUTE_S)
+        if newest >= most:
+            raise TooManyProposals(
+                f"agents proposed {newest} commands within a minute, gate.max_per_minute is {most}; ask again later",
+                field="command",
+            )
 
     def _live_runs(self) -> list[str]:
         return [info.run_id for info in self.runs() if info.is_live]
 
     def dry_run(self, run_id: str, proposal: Proposal) -> Verdict:
-        return self._judge(self.log(run_id), self.info(run_id), proposal)
+        ruling = self._judge(self.log(run_id), self.info(run_id), proposal)
+        if isinstance(ruling, Verdict):
+            return ruling
+        who = " and ".join(ruling.approvers)
+        return Verdict(decision="approved", decided_by="guardrails", reason=f"would wait for {who} ({ruling.rule})")
 
-    def _judge(self, log: RunLog, info: RunInfo, proposal: Proposal) -> Verdict:
+    def _judge(self, log: RunLog, info: RunInfo, proposal: Proposal) -> Verdict | ApprovalRequest:
         step = proposal.valid_until_step
         if step is not None and step < info.step:
             reason = f"valid until step {step}, the run is at step {info.step}"
             return Verdict(decision="expired", decided_by="clock", reason=reason)
-        history, taken = _taken_by_agents(log) if proposal.author.principal == "agent" else ([], 0)
-        return Gate.of(info).judge(proposal, info, history, taken)
+        return Gate.of(info).judge(proposal, self._moment(log, info), _history(log, proposal.author))
+
+    def _moment(self, log: RunLog, info: RunInfo) -> Moment:
+        evaluated = log.events(kinds=["evaluated"], limit=1, newest=True)
+        body = evaluated[0].body if evaluated else None
+        value = body.metrics.get(info.goal_metric) if isinstance(body, Evaluated) else None
+        return Moment(info.model_copy(update={"knobs": live_knobs(log, info)}), self._clock(), value)
+
+    def pending(self, run_id: str) -> list[CommandRecord]:
+        log, info = self.log(run_id), self.info(run_id)
+        left = []
+        for record in log.commands(State.PROPOSED):
+            verdict = self._overdue(log, info, record)
+            if verdict is None:
+                left.append(record)
+            else:
+                with contextlib.suppress(AlreadyDecided):
+                    log.decide(record.command_id, verdict)
+        return left
+
+    def _overdue(self, log: RunLog, info: RunInfo, record: CommandRecord) -> Verdict | None:
+        """The verdict on a request that is stale or whose time is up; None if it still waits."""
+        request = record.request
+        if request is None:
+            return None
+        verdict = stale(request, record.proposal, info) or timed_out(request, self._clock())
+        if verdict is not None and verdict.decision == "approved":
+            return self._again(log, info, record.proposal) or verdict
+        return verdict
+
+    def _again(self, log: RunLog, info: RunInfo, proposal: Proposal) -> Verdict | None:
+        """What the guardrails say now, on a proposal that waited."""
+        history = replace(_history(log, proposal.author), waiting=())
+        return Gate.of(info).refusal(proposal, self._moment(log, info).info, history)
+
+    def decide(self, run_id: str, command_id: str, decision: Decision) -> CommandRecord:
+        log, info = self.log(run_id), self.info(run_id)
+        record = log.command(command_id)
+        request = record.request
+        if request is None or record.state is not State.PROPOSED:
+            return log.decide(command_id, _no_verdict())  # raises: it does not wait
+        if decision.digest != request.digest:
+            raise UserError(
+                "the decision is bound to another command than the one that waits; look at it again and decide on its "
+                "digest",
+                field="digest",
+                allowed=request.digest,
+            )
+        overdue = self._overdue(log, info, record)
+        if overdue is not None:
+            return log.decide(command_id, overdue)
+        return log.decide(command_id, self._verdict_of(log, info, record.proposal, decision))
+
+    def _verdict_of(self, log: RunLog, info: RunInfo, proposal: Proposal, decision: Decision) -> Verdict:
+        by = person(decision.author)
+        if decision.verdict == "reject":
+            return Verdict(decision="rejected", decided_by=by, reason=decision.reason)
+        edited = decision.command if decision.verdict == "edit" else None
+        if decision.verdict == "edit" and edited is None:
+            raise UserError("an edit needs the command as it is to be", field="command")
+        wanted = proposal if edited is None else proposal.model_copy(update={"command": edited})
+        refusal = self._again(log, info, wanted)
+        if refusal is None:
+            kind: Literal["approved", "edited"] = "approved" if edited is None else "edited"
+            return Verdict(decision=kind, decided_by=by, reason=decision.reason, edited=edited)
+        if edited is not None:
+            nearest = f"; nearest allowed: {refusal.nearest_allowed}" if refusal.nearest_allowed else ""
+            raise UserError(f"the edit is refused: {refusal.reason}{nearest}", allowed=refusal.nearest_allowed)
+        return refusal.model_copy(update={"reason": f"approved by {by}, but since then: {refusal.reason}"})
 
     def command(self, run_id: str, command_id: str) -> CommandRecord:
         return self.log(run_id).command(command_id)
@@ -306,6 +450,23 @@ class LocalControl:
 
     def points(self, run_id: str, since: int = 0, limit: int = 1000) -> list[StoredPoint]:
         return self.log(run_id).points(since, limit)
+
+    def look_after_runs(self) -> None:
+        """What a server does every few seconds: requests whose time is up are decided, curves are kept ready."""
+        self.index_runs()
+        for run_id in self._waiting_in():
+            self.pending(run_id)
+
+    def _waiting_in(self) -> list[str]:
+        """Live runs with proposals that wait for a decision."""
+        found = []
+        for path in self.runs_dir.glob(f"*/{LOG_NAME}"):
+            run_id = path.parent.name
+            if run_id not in self._indexed:
+                with contextlib.suppress(StoreFault):
+                    if self.log(run_id).count_commands(State.PROPOSED):
+                        found.append(run_id)
+        return found
 
     def index_runs(self) -> None:
         """Bring the curves' caches of all runs up to date, so that no client waits for it."""
@@ -368,10 +529,16 @@ def existing_checkpoints(events: Sequence[Event]) -> list[Event]:
     return list(left.values())
 
 
-def _taken_by_agents(log: RunLog) -> tuple[list[CommandRecord], int]:
-    """The newest commands of agents that count against cooldown and budget, and how many there are in all."""
-    history = log.commands(*TAKEN, principal="agent", limit=HISTORY, newest=True)
-    return history, log.count_commands(*TAKEN, principal="agent")
+def _history(log: RunLog, author: Author) -> History:
+    """What agents did so far; nothing of it matters to anybody else."""
+    if author.principal != "agent":
+        return History()
+    return History(
+        commands=log.commands(*TAKEN, principal="agent", limit=HISTORY, newest=True),
+        taken=log.count_commands(*TAKEN, principal="agent"),
+        refused=log.commands(State.REJECTED, principal="agent", limit=REFUSED, newest=True),
+        waiting=log.commands(State.PROPOSED, principal="agent", limit=HISTORY, newest=True),
+    )
 
 
 def _no_verdict() -> Verdict:

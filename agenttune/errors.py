@@ -5,6 +5,8 @@ AgenttuneError
 │   ├── ConfigError          a config or policy file is wrong (file, line, key)
 │   ├── CommandError         a command is malformed, unknown or out of bounds
 │   │   └── CommandIdReused  the id belongs to a different command
+│   ├── AlreadyDecided       somebody decided on this proposal before, or it no longer waits
+│   ├── TooManyProposals     an agent asks for more than the gate takes in a minute
 │   ├── UnknownRun           no such run in the runs folder
 │   ├── UnknownCommandId     no such command in the run's log
 │   ├── RunEnded             the run no longer takes commands
@@ -53,6 +55,14 @@ class CommandError(UserError):
 
 class CommandIdReused(CommandError):
     """The `command_id` was already used for a different command."""
+
+
+class AlreadyDecided(UserError):
+    """Somebody decided on this proposal before, or it no longer waits for a decision."""
+
+
+class TooManyProposals(UserError):
+    """An agent asks for more than the gate takes in a minute; nothing was recorded."""
 
 
 class UnknownRun(UserError):

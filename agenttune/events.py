@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, SerializeAsAny, Ty
 
 from agenttune.commands import CommandBase, parse_command
 from agenttune.findings import Finding
-from agenttune.proposals import Ack, Proposal, Record, Verdict
+from agenttune.proposals import Ack, ApprovalRequest, Proposal, Record, Verdict
 from agenttune.transcripts import ModelCalled
 
 JsonNumber = float | int | str
@@ -165,6 +165,30 @@ class Proposed(Record):
     proposal: Proposal
 
 
+class ApprovalRequested(Record):
+    """A proposal waits for a decision."""
+
+    kind: Literal["approval_requested"] = "approval_requested"
+    request: ApprovalRequest
+
+
+class Settled(Record):
+    """The probation of a change has ended.
+
+    Attributes:
+        outcome: `reverted` names the command that undid it.
+    """
+
+    kind: Literal["settled"] = "settled"
+    outcome: Literal["kept", "reverted"]
+    reason: str
+    forecast: Metric | None = Field(None, description="Where the metric was going without the change.")
+    found: Metric | None = Field(None, description="Where it went.")
+    noise: Metric | None = Field(None, description="Standard error of that comparison.")
+    metric: str = ""
+    reverted_by: str | None = None
+
+
 class Judged(Record):
     """The gate's verdict."""
 
@@ -272,8 +296,10 @@ Body = Annotated[
         DatasetRead,
         KnobsRead,
         Proposed,
+        ApprovalRequested,
         Judged,
         Acked,
+        Settled,
         ReadBack,
         Found,
         PolicyAttached,

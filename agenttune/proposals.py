@@ -9,7 +9,7 @@ import uuid
 from enum import Enum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator
 
 from agenttune.commands import CommandBase, parse_command
 
@@ -20,6 +20,8 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
+JsonFloat = Annotated[float, BeforeValidator(float)]
+"""A float that may be NaN or infinite; JSON has it as a string."""
 Principal = Literal["trainer", "viewer", "agent", "operator"]
 CommandId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,64}$")]
 
@@ -91,6 +93,46 @@ class Verdict(Record):
     decided_by: str = Field(description="The guardrail, approver or person that decided.")
     reason: str = ""
     nearest_allowed: dict[str, Any] | None = Field(None, description="Arguments that would have passed.")
+    edited: SerializeAsAny[CommandBase] | None = Field(None, description="`edited`: what runs instead.")
+
+    @field_validator("edited", mode="before")
+    @classmethod
+    def _parse(cls, raw: object) -> CommandBase | None:
+        return raw if raw is None or isinstance(raw, CommandBase) else parse_command(raw)
+
+
+class Difference(Record):
+    """One value that a command would change, for whoever is asked."""
+
+    name: str
+    before: Any
+    after: Any
+
+
+class ApprovalRequest(Record):
+    """A proposal waits for somebody to decide.
+
+    Attributes:
+        digest: Of the proposal: who decides binds the decision to what was shown.
+        rule: Which rule of `gate.approval` demands it.
+        approvers: Who may decide, in the order they are asked: `model`, `human`.
+        expires_at_s: Unix time after which nobody's silence has become an answer.
+        on_timeout: That answer.
+        training: Whether training goes on meanwhile.
+    """
+
+    digest: str
+    rule: str
+    approvers: list[Literal["model", "human"]]
+    requested_at_s: float
+    expires_at_s: float
+    on_timeout: Literal["reject", "approve"] = "reject"
+    training: Literal["continue", "pause"] = "continue"
+    step: int = Field(description="Completed steps when it was asked.")
+    branch: str = "main"
+    metric: str = ""
+    metric_value: JsonFloat | None = Field(None, description="The goal metric as last known then.")
+    differences: list[Difference] = Field(default_factory=list)
 
 
 class Change(Record):
@@ -123,6 +165,7 @@ class CommandRecord(Record):
 
     proposal: Proposal
     state: State
+    request: ApprovalRequest | None = Field(None, description="If it waits, or waited, for somebody to decide.")
     verdict: Verdict | None = None
     ack: Ack | None = None
     submitted_seq: int = Field(description="Sequence number of the event that recorded the proposal.")
@@ -131,6 +174,12 @@ class CommandRecord(Record):
     @property
     def command_id(self) -> str:
         return self.proposal.command_id
+
+    @property
+    def command(self) -> CommandBase:
+        """What runs: the proposal's command, or what the verdict made of it."""
+        edited = self.verdict.edited if self.verdict is not None else None
+        return self.proposal.command if edited is None else edited
 
     @property
     def is_final(self) -> bool:

@@ -19,11 +19,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from agenttune.errors import CommandIdReused, StoreFault, UnknownCommandId, UnknownRun, UserError
+from agenttune.errors import AlreadyDecided, CommandIdReused, StoreFault, UnknownCommandId, UnknownRun, UserError
 from agenttune.events import (
     BODY,
     LIVE,
     Acked,
+    ApprovalRequested,
     BranchStarted,
     Curve,
     Event,
@@ -34,12 +35,13 @@ from agenttune.events import (
     RunInfo,
     RunStarted,
     SeriesInfo,
+    Settled,
     StatusChanged,
     StoredPoint,
 )
 from agenttune.filesystem import refuse_network_file_system
 from agenttune.points import POINTS_SCHEMA, SOURCES, PointTable, Row
-from agenttune.proposals import NEXT, Ack, CommandRecord, Principal, Proposal, Record, State, Verdict
+from agenttune.proposals import NEXT, Ack, ApprovalRequest, CommandRecord, Principal, Proposal, Record, State, Verdict
 
 LOG_NAME = "log.db"
 FORMAT = 1
@@ -226,6 +228,7 @@ class RunLog:
             self._update_info(knobs=body.knobs)
         elif isinstance(body, BranchStarted):
             self._update_info(branch=body.name)
+            self._supersede_waiting(f"the run went back to another branch, {body.name}", step, branch)
         elif isinstance(body, RunStarted):
             self._update_info(
                 capabilities=body.capabilities,
@@ -234,6 +237,13 @@ class RunLog:
                 started_at_s=time.time(),
             )
         return [self._insert_event(body, step, branch, command_id)]
+
+    def _supersede_waiting(self, reason: str, step: int | None, branch: str) -> None:
+        """What waits for a decision was asked of a world that is no longer there."""
+        verdict = Verdict(decision="superseded", decided_by="restore", reason=reason)
+        for record in self.commands(State.PROPOSED):
+            self._put_record(_judged(record, verdict))
+            self._insert_event(Judged(verdict=verdict), step, branch, record.command_id)
 
     def _insert_event(self, body: Record, step: int | None, branch: str, command_id: str | None) -> int:
         cursor = self._db.execute(
@@ -300,8 +310,8 @@ class RunLog:
         row = self._db.execute("SELECT max(seq) FROM events").fetchone()
         return int(row[0] or 0)
 
-    def submit(self, proposal: Proposal, verdict: Verdict) -> CommandRecord:
-        """Record a proposal with the gate's verdict; approved ones are queued for the trainer.
+    def submit(self, proposal: Proposal, answer: Verdict | ApprovalRequest) -> CommandRecord:
+        """Record a proposal with the gate's answer: approved ones are queued for the trainer, others may wait.
 
         The same `command_id` again returns the record as it stands, whatever came of it.
 
@@ -320,14 +330,13 @@ class RunLog:
                 return known
             step, branch = self._last_step(), self._branch()
             seq = self._insert_event(Proposed(proposal=proposal), step, branch, proposal.command_id)
-            self._insert_event(Judged(verdict=verdict), step, branch, proposal.command_id)
-            record = CommandRecord(
-                proposal=proposal,
-                state=State.QUEUED if verdict.decision in ("approved", "edited") else State(verdict.decision),
-                verdict=verdict,
-                submitted_seq=seq,
-                submitted_step=step,
-            )
+            record = CommandRecord(proposal=proposal, state=State.PROPOSED, submitted_seq=seq, submitted_step=step)
+            if isinstance(answer, Verdict):
+                record = _judged(record, answer)
+                self._insert_event(Judged(verdict=answer), step, branch, proposal.command_id)
+            else:
+                record = record.model_copy(update={"request": answer})
+                self._insert_event(ApprovalRequested(request=answer), step, branch, proposal.command_id)
             self._db.execute(
                 "INSERT INTO commands VALUES (?, ?, ?, ?, ?, ?)",
                 (
@@ -341,6 +350,41 @@ class RunLog:
             )
             return record
 
+    def decide(self, command_id: str, verdict: Verdict) -> CommandRecord:
+        """Record the verdict on a proposal that waits for one; the first one is final.
+
+        Raises:
+            UnknownCommandId: There is none of that id.
+            AlreadyDecided: It does not wait (any more); says what became of it.
+        """
+        with self.transaction():
+            record = self.command(command_id)
+            if record.state is not State.PROPOSED:
+                by = f" by {record.verdict.decided_by}" if record.verdict else ""
+                raise AlreadyDecided(
+                    f"command {command_id} does not wait for a decision: it is {record.state.value}, decided{by}",
+                    field="command_id",
+                )
+            record = _judged(record, verdict)
+            self._put_record(record)
+            self._insert_event(Judged(verdict=verdict), self._last_step(), self._branch(), command_id)
+            return record
+
+    def settle(self, command_id: str, settled: Settled, step: int, branch: str) -> int:
+        """Record how the probation of an applied command ended.
+
+        Raises:
+            UserError: The command is not in force (it was settled before).
+        """
+        with self.transaction():
+            return self._advance(command_id, State(settled.outcome), settled, step, branch)
+
+    def _put_record(self, record: CommandRecord) -> None:
+        self._db.execute(
+            "UPDATE commands SET state = ?, record = ? WHERE command_id = ?",
+            (record.state.value, record.model_dump_json(), record.command_id),
+        )
+
     def acknowledge(self, command_id: str, ack: Ack, *also: Record) -> int:
         """Record the trainer's answer, the command's new state and `also`, in one transaction.
 
@@ -353,15 +397,12 @@ class RunLog:
                 self._append(body, ack.step, ack.branch, command_id)
             return seq
 
-    def _advance(self, command_id: str, state: State, body: Acked, step: int | None, branch: str) -> int:
+    def _advance(self, command_id: str, state: State, body: Acked | Settled, step: int | None, branch: str) -> int:
         record = self.command(command_id)
         if state not in NEXT[record.state]:
             raise UserError(f"command {command_id} is {record.state.value}, it cannot become {state.value}")
-        record = record.model_copy(update={"state": state, "ack": body.ack})
-        self._db.execute(
-            "UPDATE commands SET state = ?, record = ? WHERE command_id = ?",
-            (state.value, record.model_dump_json(), command_id),
-        )
+        ack = {"ack": body.ack} if isinstance(body, Acked) else {}
+        self._put_record(record.model_copy(update={"state": state, **ack}))
         return self._insert_event(body, step, branch, command_id)
 
     def commands(
@@ -380,6 +421,15 @@ class RunLog:
         where, arguments = _where(states, principal)
         with _storing(self.folder):
             return int(self._db.execute(f"SELECT count(*) FROM commands {where}", arguments).fetchone()[0])
+
+    def agent_proposals_since(self, at_s: float) -> int:
+        """How many proposals of agents were recorded after a moment (Unix time)."""
+        sql = (
+            "SELECT count(*) FROM commands JOIN events ON events.seq = commands.submitted_seq "
+            "WHERE commands.principal = 'agent' AND events.at_s > ?"
+        )
+        with _storing(self.folder):
+            return int(self._db.execute(sql, (at_s,)).fetchone()[0])
 
     def command(self, command_id: str) -> CommandRecord:
         """Raises UnknownCommandId if there is none of that id."""
@@ -445,6 +495,11 @@ class RunLog:
         self.index_points()
         with _storing(self.folder):
             return self._points.curve(name, branch, first_step, last_step, max_points)
+
+
+def _judged(record: CommandRecord, verdict: Verdict) -> CommandRecord:
+    state = State.QUEUED if verdict.decision in ("approved", "edited") else State(verdict.decision)
+    return record.model_copy(update={"state": state, "verdict": verdict})
 
 
 def _where(states: Sequence[State], principal: Principal | None) -> tuple[str, list[str]]:

@@ -171,7 +171,7 @@ class OpenAIChat:
         reached = cap_reached(self._budgets, self._spent)
         if reached:
             raise BudgetSpent(reached, field="budgets")
-        pass
+        check_allowed(self._url)
         told = sendable(messages) if schema is None or protocol == "json" else as_told(messages, schema)
         heat = self._llm.temperature if temperature is None else temperature
         request = build_request(self._llm, told, tools, schema, protocol, heat, forced, self._is_openai)

@@ -9,11 +9,23 @@ from typing import NoReturn
 from rich.console import Console
 from rich.text import Text
 
-from agenttune.cli import attaching, estimating, replaying, rounds, running, sending, serving, showing
+from agenttune.cli import approving, attaching, estimating, replaying, rounds, running, sending, serving, showing
 from agenttune.cli.app import app
 from agenttune.errors import AgenttuneError, UserError
 
-__all__ = ["app", "attaching", "estimating", "main", "replaying", "rounds", "running", "sending", "serving", "showing"]
+__all__ = [
+    "app",
+    "approving",
+    "attaching",
+    "estimating",
+    "main",
+    "replaying",
+    "rounds",
+    "running",
+    "sending",
+    "serving",
+    "showing",
+]
 
 USER_ERROR, FAULT = 2, 1
 """Exit codes: the request was wrong; the machine or another process failed."""

@@ -1,14 +1,38 @@
-"""Guardrails first, then whoever approves; a proposal that nobody refuses is approved."""
+"""Guardrails first, then whoever approves; nothing reaches the trainer without a verdict from here."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from agenttune.config import BudgetSettings, GateSettings
+from agenttune.commands import CommandBase, parse_command
+from agenttune.config import BudgetSettings, GateSettings, ProbationSettings
+from agenttune.errors import UserError
 from agenttune.events import RunInfo
-from agenttune.gate.guardrails import GUARDRAILS, Guardrail, World
-from agenttune.proposals import CommandRecord, Proposal, Verdict
+from agenttune.gate.approval import Moment, rule_on
+from agenttune.gate.guardrails import CLAMPING, GUARDRAILS, Guardrail, World
+from agenttune.proposals import ApprovalRequest, CommandRecord, Proposal, Verdict
+
+MOST_CLAMPS = 8
+"""Values of one command that are brought within limits (guess: more than a command has)."""
+
+
+@dataclass(frozen=True)
+class History:
+    """What agents did so far in a run.
+
+    Attributes:
+        commands: The newest that were let through and did not fail, oldest first.
+        taken: How many there are in all.
+        refused: The newest that were refused, oldest first.
+        waiting: Those that wait for a decision.
+    """
+
+    commands: Sequence[CommandRecord] = ()
+    taken: int = 0
+    refused: Sequence[CommandRecord] = ()
+    waiting: Sequence[CommandRecord] = ()
 
 
 @dataclass(frozen=True)
@@ -16,13 +40,15 @@ class Gate:
     """Judges proposals by the run's settings.
 
     Attributes:
-        settings: Bounds, cooldown and forbidden commands.
+        settings: Limits, and who approves.
         budgets: What agents may use up.
+        probation: How changes are watched.
         guardrails: Asked in order; the first refusal is the verdict.
     """
 
     settings: GateSettings
     budgets: BudgetSettings
+    probation: ProbationSettings = field(default_factory=ProbationSettings)
     guardrails: Sequence[Guardrail] = GUARDRAILS
 
     @classmethod
@@ -31,23 +57,76 @@ class Gate:
         return cls(
             GateSettings.model_validate(info.rules.get("gate", {})),
             BudgetSettings.model_validate(info.rules.get("budgets", {})),
+            ProbationSettings.model_validate(info.rules.get("probation", {})),
         )
 
-    def judge(
-        self, proposal: Proposal, info: RunInfo, history: Sequence[CommandRecord] = (), taken: int | None = None
-    ) -> Verdict:
-        """The verdict on a proposal.
-
-        Args:
-            proposal: What is asked.
-            info: The run as it stands, with its knobs.
-            history: The newest commands of agents in a state of `TAKEN`, oldest first.
-            taken: How many such commands there are in all; default: as many as in `history`.
-        """
-        taken = len(history) if taken is None else taken
-        world = World(info=info, history=history, taken=taken, settings=self.settings, budgets=self.budgets)
+    def refusal(self, proposal: Proposal, info: RunInfo, history: History) -> Verdict | None:
+        """The first guardrail's refusal, if one refuses; asked at submit, at approval and before applying."""
+        world = World(
+            info=info,
+            history=history.commands,
+            taken=history.taken,
+            settings=self.settings,
+            budgets=self.budgets,
+            probation=self.probation,
+            refused=history.refused,
+            waiting=history.waiting,
+        )
         for guardrail in self.guardrails:
             refusal = guardrail(proposal, world)
             if refusal is not None:
                 return refusal
-        return Verdict(decision="approved", decided_by="auto")
+        return None
+
+    def judge(self, proposal: Proposal, moment: Moment, history: History) -> Verdict | ApprovalRequest:
+        """The verdict on a proposal, or whom to ask for it.
+
+        Args:
+            proposal: What is asked.
+            moment: The run as it stands, with its knobs.
+            history: What agents did so far.
+        """
+        refusal = self.refusal(proposal, moment.info, history)
+        if refusal is None:
+            return rule_on(proposal, self.settings.approval, moment)
+        if not self.settings.clamp or proposal.author.principal != "agent":
+            return refusal
+        return self._clamped(proposal, refusal, moment, history)
+
+    def _clamped(
+        self, proposal: Proposal, refusal: Verdict, moment: Moment, history: History
+    ) -> Verdict | ApprovalRequest:
+        """The proposal with the nearest allowed values, where that makes it allowed; else the refusal as it was."""
+        edited, said = proposal, list[str]()
+        for _ in range(MOST_CLAMPS):
+            if refusal.decided_by not in CLAMPING or not refusal.nearest_allowed:
+                return refusal
+            try:
+                command = with_arguments(edited.command, refusal.nearest_allowed)
+            except UserError:
+                return refusal
+            edited, said = edited.model_copy(update={"command": command}), [*said, refusal.reason]
+            again = self.refusal(edited, moment.info, history)
+            if again is None:
+                break
+            refusal = again
+        else:
+            return refusal
+        ruling = rule_on(edited, self.settings.approval, moment)
+        if isinstance(ruling, Verdict) and ruling.decision == "approved":
+            reason = f"clamped (gate.clamp): {'; '.join(said)}"
+            return Verdict(decision="edited", decided_by=refusal.decided_by, reason=reason, edited=edited.command)
+        return refusal
+
+
+def with_arguments(command: CommandBase, arguments: Mapping[str, Any]) -> CommandBase:
+    """A command with some arguments replaced; a dotted name reaches into a mapping (`other.alpha`).
+
+    Raises:
+        CommandError: The result is no valid command.
+    """
+    raw = {"kind": command.kind, **command.arguments()}
+    for name, value in arguments.items():
+        outer, _, inner = name.partition(".")
+        raw[outer] = {**raw.get(outer, {}), inner: value} if inner else value
+    return parse_command(raw)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
-from agenttune.config import Bounds, BudgetSettings, GateSettings
+from agenttune.commands import ModelLayerOperation, ModelLayerParameterUpdate, Risk
+from agenttune.config import Bounds, BudgetSettings, GateSettings, ProbationSettings
 from agenttune.events import RunInfo
 from agenttune.gate.targets import Target, targets_of
-from agenttune.proposals import CommandRecord, Proposal, Verdict
+from agenttune.proposals import CommandRecord, Proposal, State, Verdict
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,9 @@ class World:
         taken: How many there are in all.
         settings: The run's limits.
         budgets: The run's budgets.
+        probation: How changes are watched.
+        refused: The newest commands of agents that were refused, oldest first.
+        waiting: Those that wait for a decision.
     """
 
     info: RunInfo
@@ -30,6 +35,9 @@ class World:
     taken: int
     settings: GateSettings
     budgets: BudgetSettings
+    probation: ProbationSettings = field(default_factory=ProbationSettings)
+    refused: Sequence[CommandRecord] = ()
+    waiting: Sequence[CommandRecord] = ()
 
 
 Guardrail = Callable[[Proposal, World], Verdict | None]
@@ -80,12 +88,32 @@ def cooldown(proposal: Proposal, world: World) -> Verdict | None:
         return None
     asked = {target.knob for target in targets_of(proposal.command, world.info)}
     for record in reversed(world.history):
-        same = asked & {target.knob for target in targets_of(record.proposal.command, world.info)}
-        since = world.info.step - (record.ack.step if record.ack else record.submitted_step or 0)
+        same = asked & {target.knob for target in targets_of(record.command, world.info)}
+        since = world.info.step - _step_of(record)
         # A change at a later step was left behind by going back to a checkpoint.
         if same and 0 <= since < wait:
             reason = f"{', '.join(sorted(same))} was changed {since} steps ago; gate.cooldown_steps is {wait}"
             return _refuse("cooldown", reason, {"based_on_step": world.info.step + wait - since})
+    return None
+
+
+def after_revert(proposal: Proposal, world: World) -> Verdict | None:
+    """A knob whose last change was undone rests for a while."""
+    wait = world.probation.cooldown_steps
+    if wait == 0 or proposal.author.principal != "agent":
+        return None
+    asked = {target.knob for target in targets_of(proposal.command, world.info)}
+    for record in reversed(world.history):
+        if record.state is not State.REVERTED:
+            continue
+        same = asked & {target.knob for target in targets_of(record.command, world.info)}
+        since = world.info.step - _step_of(record)
+        if same and since < wait:
+            reason = (
+                f"a change of {', '.join(sorted(same))} at step {_step_of(record)} hurt and was undone; "
+                f"probation.cooldown_steps is {wait}"
+            )
+            return _refuse("after_revert", reason, {"based_on_step": world.info.step + wait - max(since, 0)})
     return None
 
 
@@ -97,7 +125,131 @@ def budget(proposal: Proposal, world: World) -> Verdict | None:
     return _refuse("budget", f"the budget of {limit} agent commands is used up (budgets.max_commands)")
 
 
-GUARDRAILS: tuple[Guardrail, ...] = (forbidden, budget, bounds, change_factor, cooldown)
+def repeated(proposal: Proposal, world: World) -> Verdict | None:
+    """The same command again, soon after it was refused: whoever asks has not read the reason."""
+    wait = world.settings.repeat_cooldown_steps
+    if wait == 0 or proposal.author.principal != "agent":
+        return None
+    if any(record.proposal.command == proposal.command for record in world.waiting):
+        return _refuse("repeated", "the same waits for a decision already")
+    for record in reversed(world.refused):
+        since = world.info.step - (record.submitted_step or 0)
+        if record.proposal.command == proposal.command and 0 <= since < wait:
+            why = record.verdict.reason if record.verdict else ""
+            reason = (
+                f"the same was refused {since} steps ago ({why}); "
+                f"gate.repeat_cooldown_steps is {wait}, ask for something else"
+            )
+            return _refuse("repeated", reason)
+    return None
+
+
+def quiet_steps(proposal: Proposal, world: World) -> Verdict | None:
+    """The first and last steps of a run, in which agents change nothing."""
+    if proposal.author.principal != "agent" or proposal.command.risk is Risk.OBSERVE:
+        return None
+    first, last, info = world.settings.quiet_first_steps, world.settings.quiet_last_steps, world.info
+    if info.step < first:
+        return _refuse(
+            "quiet_steps",
+            f"agents change nothing before step {first} (gate.quiet_first_steps); the run is at step {info.step}",
+            {"based_on_step": first},
+        )
+    if last and info.max_steps is not None and info.step >= info.max_steps - last:
+        return _refuse(
+            "quiet_steps",
+            f"agents change nothing in the last {last} steps (gate.quiet_last_steps); the run is at step {info.step} "
+            f"of {info.max_steps}",
+        )
+    return None
+
+
+def layers(proposal: Proposal, world: World) -> Verdict | None:
+    """Layers that agents may touch."""
+    allowed, command = world.settings.allowed_layers, proposal.command
+    if not allowed or proposal.author.principal != "agent":
+        return None
+    if not isinstance(command, (ModelLayerOperation, ModelLayerParameterUpdate)):
+        return None
+    if any(fnmatchcase(command.layer_name, pattern) for pattern in allowed):
+        return None
+    return _refuse(
+        "layers",
+        f"agents may not change layer {command.layer_name!r:.120}; gate.allowed_layers is {', '.join(allowed)}",
+        {"layer_name": allowed},
+    )
+
+
+def window_commands(proposal: Proposal, world: World) -> Verdict | None:
+    """Commands of agents within the newest steps."""
+    window = world.settings.window
+    if window.max_commands is None or proposal.author.principal != "agent":
+        return None
+    recent = [record for record in world.history if _is_recent(record, world)]
+    if len(recent) < window.max_commands:
+        return None
+    reason = (
+        f"{len(recent)} commands of agents within the last {window.steps} steps; "
+        f"gate.window.max_commands is {window.max_commands}"
+    )
+    return _refuse("window", reason)
+
+
+def window_factor(proposal: Proposal, world: World) -> Verdict | None:
+    """The largest relative change of a knob by agents over the newest steps."""
+    window = world.settings.window
+    factor = window.max_change_factor
+    if factor is None or proposal.author.principal != "agent":
+        return None
+    for target in targets_of(proposal.command, world.info):
+        first = _value_before(target.knob, world)
+        start = target.current if first is None else first
+        if not start or start < 0 or target.value <= 0:
+            continue
+        allowed = _clip(target.value, Bounds(minimum=start / factor, maximum=start * factor))
+        if allowed != target.value:
+            reason = (
+                f"{target.knob} was {start:g} within the last {window.steps} steps and would be {target.value:g}, a "
+                f"change by more than a factor of {factor:g} (gate.window.max_change_factor)"
+            )
+            return _refuse("window", reason, {target.field: allowed})
+    return None
+
+
+def _is_recent(record: CommandRecord, world: World) -> bool:
+    return 0 <= world.info.step - _step_of(record) < world.settings.window.steps
+
+
+def _step_of(record: CommandRecord) -> int:
+    return record.ack.step if record.ack else record.submitted_step or 0
+
+
+def _value_before(knob: str, world: World) -> float | None:
+    """What a knob was before the first change of it within the window; None if there was none."""
+    for record in world.history:
+        if record.ack is None or not _is_recent(record, world):
+            continue
+        for change in record.ack.changes:
+            if change.name == knob and isinstance(change.previous, (int, float)):
+                return float(change.previous)
+    return None
+
+
+GUARDRAILS: tuple[Guardrail, ...] = (
+    forbidden,
+    budget,
+    repeated,
+    quiet_steps,
+    layers,
+    window_commands,
+    bounds,
+    change_factor,
+    window_factor,
+    cooldown,
+    after_revert,
+)
+CLAMPING = frozenset({"guardrail:bounds", "guardrail:change_factor", "guardrail:window"})
+"""Guardrails whose nearest allowed value may be taken instead, where `gate.clamp` asks for it."""
 
 
 def _limits(target: Target, world: World) -> Iterator[tuple[str, Bounds]]:

@@ -67,6 +67,8 @@ def _documentation(part: FieldInfo, default: object, value: object) -> str:
 
 def _yaml(value: object) -> str:
     """A value on one line."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
     return yaml.safe_dump(value, default_flow_style=True, width=1000, allow_unicode=True).split("\n...")[0].strip()
 
 

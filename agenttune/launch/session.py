@@ -29,7 +29,7 @@ from agenttune.terminal import View, print_report, report_command, view_for
 TICK_S = 0.25
 """Four looks a second: smooth to the eye, and under 1 % of one core (measured)."""
 LAUNCHER = "agenttune run"
-SHARED_SETTINGS = ("gate", "budgets", "checkpoints", "wake")
+SHARED_SETTINGS = ("gate", "budgets", "checkpoints", "probation", "wake")
 """Parts of the config that the run's log holds: other processes obey them too."""
 TRAINER_LOG, AGENT_LOG, CONFIG_COPY = "trainer.log", "agent.log", "config.yaml"
 

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from agenttune import __version__
 from agenttune.control import LocalControl
-from agenttune.server import following, layers, problems, runs, seed_api, submitting
+from agenttune.server import approving, following, layers, problems, runs, seed_api, submitting
 from agenttune.server.bodies import StrictBodies
 from agenttune.server.context import Context, known_parameters_only
 from agenttune.server.guard import Guard
@@ -48,7 +48,7 @@ def create_app(runs_dir: Path, *, token: str | None = None, allowed_hosts: Colle
     app.state.pid = os.getpid()
     app.state.presence = Presence()
     api = APIRouter(prefix=PREFIX, dependencies=[Depends(known_parameters_only)], responses=_ERRORS)
-    for part in (runs, layers, submitting, following):
+    for part in (runs, layers, submitting, approving, following):
         api.include_router(part.router)
     app.include_router(api)
     app.include_router(seed_api.router)

@@ -17,9 +17,11 @@ from starlette.websockets import WebSocket, WebSocketState
 
 from agenttune.errors import (
     AgenttuneError,
+    AlreadyDecided,
     CommandIdReused,
     RunEnded,
     SystemFault,
+    TooManyProposals,
     UnknownCommandId,
     UnknownRun,
     UserError,
@@ -31,6 +33,8 @@ STATUS: dict[type[AgenttuneError], int] = {
     UnknownRun: 404,
     UnknownCommandId: 404,
     RunEnded: 409,
+    AlreadyDecided: 409,
+    TooManyProposals: 429,
     CommandIdReused: 409,
     UserError: 422,
     SystemFault: 503,

@@ -113,7 +113,7 @@ class _Server(uvicorn.Server):
 
     async def _index(self) -> None:
         while not self.should_exit:
-            await asyncio.to_thread(self._control.index_runs)
+            await asyncio.to_thread(self._control.look_after_runs)
             await asyncio.sleep(INDEX_INTERVAL_S)
 
     async def _linger(self, linger_s: float) -> None:

@@ -41,7 +41,7 @@ def apply_command(steering: Steering, record: CommandRecord) -> Outcome:
         UserError: It cannot be applied as asked; nothing has changed.
         Exception: A defect; what was written has been put back.
     """
-    command: CommandBase = record.proposal.command
+    command: CommandBase = record.command
     if command.kind not in steering.adapter.capabilities:
         raise NotSupported(f"{command.kind}: {steering.adapter.refusal}")
     return HANDLERS[command.kind](steering, record, command)

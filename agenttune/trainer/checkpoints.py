@@ -280,6 +280,14 @@ class Checkpoints:
         measured.sort(key=lambda c: c.metric or 0.0, reverse=not self.prefers_low)
         return ids | {c.checkpoint_id for c in measured[: self.settings.keep_best]}
 
+    def release(self, checkpoint_id: str, reason: str) -> CheckpointDeleted | None:
+        """Delete one that was kept for a purpose that is over, also if a branch stands on it."""
+        checkpoint = self.known.get(checkpoint_id)
+        if checkpoint is None or checkpoint.pinned or not _is_removed(checkpoint):
+            return None
+        del self.known[checkpoint_id]
+        return CheckpointDeleted(checkpoint_id=checkpoint_id, reason=reason)
+
     def drop_vanished(self, but_for: str | None = None) -> list[CheckpointDeleted]:
         """Forget checkpoints that somebody else deleted, as the Trainer does with its own old ones.
 

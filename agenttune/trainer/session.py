@@ -6,11 +6,12 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from agenttune.config import CheckpointSettings
+from agenttune.config import CheckpointSettings, ProbationSettings
 from agenttune.errors import AgenttuneError, StoreFault, UserError
 from agenttune.events import (
     CheckpointDeleted,
@@ -21,12 +22,15 @@ from agenttune.events import (
     Point,
     RunStarted,
     RunStatus,
+    Settled,
     StatusChanged,
 )
+from agenttune.gate import Gate, History, Moment
 from agenttune.points import Row
-from agenttune.proposals import Ack, Change, CommandRecord, Record, State
+from agenttune.proposals import Ack, ApprovalRequest, Change, CommandRecord, Proposal, Record, State, Verdict
 from agenttune.store import LOG_NAME, RunLog
 from agenttune.trainer.adapter import Adapter
+from agenttune.trainer.admission import Admission
 from agenttune.trainer.apply import apply_command
 from agenttune.trainer.checkpoint_files import write_manifest
 from agenttune.trainer.checkpoints import FOLDER, Checkpoints, SavedCheckpoint
@@ -35,9 +39,10 @@ from agenttune.trainer.datasets.record import read_dataset
 from agenttune.trainer.exchange import Alone, Exchange
 from agenttune.trainer.knobs import Knob, KnobRegistry, read_knobs
 from agenttune.trainer.lockstep import Lockstep
-from agenttune.trainer.meter import Metrics
+from agenttune.trainer.meter import Held, Metrics
 from agenttune.trainer.model_tree import model_read
 from agenttune.trainer.outcomes import AwaitCapture, AwaitJump, AwaitRate, AwaitSave, Done, NotYet, Outcome, Waiting
+from agenttune.trainer.probation import Probation
 from agenttune.trainer.schedules import as_float
 from agenttune.trainer.state import not_as_saved
 from agenttune.trainer.steered import capture_steered, restore_steered
@@ -93,6 +98,8 @@ class Session:
         self._watch = WalWatch(log.folder / LOG_NAME) if log is not None else None
         self._log_fault = False
         self._lockstep = Lockstep.of(log, self._submit)
+        self._probation = self._make_probation(log)
+        self._admission = Admission(log) if log is not None else None
         self._rates: list[Waiting] = []
         self._saves: list[Waiting] = []
         self._captures: list[Waiting] = []
@@ -103,6 +110,12 @@ class Session:
         self._checkpoint: SavedCheckpoint | None = None
         self._max_steps: int | None = None
         self._idle = threading.Event()
+
+    def _make_probation(self, log: RunLog | None) -> Probation | None:
+        """None where no change is watched."""
+        rules = log.info().rules if log is not None else {}
+        settings = ProbationSettings.model_validate(rules.get("probation", {}))
+        return Probation(settings, self._ask, self._settle, self._release) if settings.steps else None
 
     # -- the run's life ---------------------------------------------------------------------------------------
 
@@ -134,6 +147,8 @@ class Session:
         self.status = status
         self._settle_rates(f"read back; the run is {status} before another step could confirm it")
         self._fail_open(status)
+        if self._probation is not None:
+            self._probation.finish(status)
         self._record(StatusChanged(status=status, reason=reason[:REASON_CHARACTERS]))
         if self._writer is not None:
             self._writer.close()
@@ -191,6 +206,8 @@ class Session:
         if self._read_backs.checks:
             for record, result in self._read_backs.due(step):
                 self._record(result, command_id=record.command_id)
+        if self._probation is not None:
+            self._probation.look(step)
         if self._saves:  # the loop dropped the request, as save_strategy "best" does
             self.steering.adapter.request_save()
         self._serve("boundary")
@@ -200,7 +217,7 @@ class Session:
         """Whether `between` has something to do."""
         if self._lockstep is not None and self._lockstep.is_due and type(self._exchange) is Alone:
             return True  # of several ranks only the leader knows; they all meet at the next boundary
-        return bool(self._captures) or self.steering.paused
+        return bool(self._captures) or self.steering.paused or self._is_held
 
     def between(self) -> None:
         """Between two steps, when the loop is done with the one and has not drawn data for the other."""
@@ -210,12 +227,16 @@ class Session:
         """Whether nothing is open and nobody has written to the log: the case of nearly every step, told cheaply."""
         if self._rates or self._saves or self._queue or self._read_backs.checks or self.waits_between:
             return False
+        if self._probation is not None and self._probation.is_watching:
+            return False
         return type(self._exchange) is Alone and self._watch is not None and self._watch.is_unchanged()
 
     def add_point(self, point: Metrics) -> None:
         """A row of metrics, or what a step left behind; written in the background."""
         if self._writer is not None:
             self._writer.add_point(point)
+        if self._probation is not None and isinstance(point, Held):
+            self._probation.add(point)
 
     def logged(self, point: Point | Row) -> None:
         """A row of the loop's own log."""
@@ -273,7 +294,7 @@ class Session:
         if self._lockstep is not None and self._lockstep.is_due and self._may_wait:
             self._lockstep.hold(self.steering.step, self.branch)
         self._apply_queued()
-        if self.steering.paused:
+        if self.steering.paused or self._is_held:
             self._hold()
 
     @property
@@ -282,12 +303,17 @@ class Session:
 
     def _hold(self) -> None:
         self.status = "paused"
+        if not self.steering.paused:
+            self._record(StatusChanged(status="paused", reason="a command waits for approval"))
         self._settle_rates("read back; training is paused before another step could confirm it")
         # Some work is the loop's: let it out for that; it comes back here in `checkpoint_saved` or `between`.
-        while self.steering.paused and not self._waits_for_loop:
+        was_paused = self.steering.paused
+        while (self.steering.paused or self._is_held) and not self._waits_for_loop:
             self._idle.wait(POLL_S)
             self._apply_queued()
         self.status = "paused" if self.steering.paused else "running"
+        if not was_paused and not self.steering.paused:
+            self._record(StatusChanged(status="running", reason="decided"))
 
     @property
     def _waits_for_loop(self) -> bool:
@@ -301,7 +327,12 @@ class Session:
             if self._captures or self._jump is not None:
                 break
             if record.command_id not in self._taken:
+                if self._probation is not None and self._must_keep_state(record, self._probation):
+                    break
                 self._apply(record)
+
+    def _must_keep_state(self, record: CommandRecord, probation: Probation) -> bool:
+        return not self.steering.adapter.checkpoint_refusal() and probation.must_wait(record)
 
     def _fetch(self) -> list[CommandRecord]:
         """Queued commands in order of acceptance; asks the log only if somebody wrote to it."""
@@ -310,7 +341,7 @@ class Session:
         if not self._log_fault and not self._watch.may_have_changed():
             return self._queue
         try:
-            self._queue = self._log.commands(State.QUEUED)
+            self._queue = self._admitted(self._log.commands(State.QUEUED))
         except (StoreFault, sqlite3.Error) as fault:
             if not self._log_fault:
                 logger.warning("commands cannot be read (%s); training goes on", fault)
@@ -318,7 +349,30 @@ class Session:
             return []
         self._log_fault = False
         self._queue = [record for record in self._queue if record.command_id not in self._taken]
+        # What the trainer itself asks for, the state of before a change or the way back, comes before the next change.
+        self._queue.sort(key=lambda record: record.proposal.author.principal != "trainer")
         return self._queue
+
+    def _admitted(self, records: list[CommandRecord]) -> list[CommandRecord]:
+        """Those that the guardrails still let through; the others are answered."""
+        if self._admission is None:
+            return records
+        self._admission.look_for_requests()
+        left = []
+        for record in records:
+            if record.command_id in self._taken:
+                continue
+            refusal = self._admission.refusal(record, self.knobs(), self.steering.step)
+            if refusal:
+                self._answer(record, "failed", message=refusal)
+            else:
+                left.append(record)
+        return left
+
+    @property
+    def _is_held(self) -> bool:
+        """Whether a request for approval wants training to wait; ranks that only follow know nothing of it."""
+        return self._admission is not None and self._admission.is_held and type(self._exchange) is Alone
 
     def _apply(self, record: CommandRecord) -> None:
         step, until = self.steering.step, record.proposal.valid_until_step
@@ -559,6 +613,28 @@ class Session:
         self._taken.add(record.command_id)
         ack = ack.model_copy(update={"branch": self.branch})
         self._submit(lambda log: log.acknowledge(record.command_id, ack, *events))
+        if self._probation is not None:
+            self._probation.acked(record, ack)
+
+    # -- probation --------------------------------------------------------------------------------------------
+
+    def _ask(self, proposal: Proposal) -> str:
+        """Ask for a command of our own, through the gate; returns why it is refused."""
+        if self._log is None:
+            raise AssertionError("only the process that records the run asks for commands")
+        info = self._log.info().model_copy(update={"knobs": self.knobs(), "step": self.steering.step})
+        verdict = Gate.of(info).judge(proposal, Moment(info, time.time()), History())
+        self._submit(lambda log: log.submit(proposal, verdict))
+        return "" if isinstance(verdict, Verdict) and verdict.decision == "approved" else _reason(verdict)
+
+    def _settle(self, command_id: str, settled: Settled) -> None:
+        step, branch = self.steering.step, self.branch
+        self._submit(lambda log: log.settle(command_id, settled, step, branch))
+
+    def _release(self, checkpoint_id: str) -> None:
+        gone = self.steering.checkpoints.release(checkpoint_id, "the probation that it was kept for is over")
+        if gone is not None:
+            self._record(gone)
 
     # -- the log ----------------------------------------------------------------------------------------------
 
@@ -597,6 +673,10 @@ def _checkpoints_of(log: RunLog) -> Checkpoints:
     info = log.info()
     settings = CheckpointSettings.model_validate(info.rules.get("checkpoints", {}))
     return Checkpoints(log.folder / FOLDER, settings, info.goal_direction == "minimize")
+
+
+def _reason(ruling: Verdict | ApprovalRequest) -> str:
+    return ruling.reason if isinstance(ruling, Verdict) else f"it would wait for {', '.join(ruling.approvers)}"
 
 
 def _groups(waiting: Waiting) -> frozenset[int]:

@@ -8,7 +8,7 @@ import pytest
 
 from agenttune.config import BudgetSettings, GateSettings
 from agenttune.events import RunInfo
-from agenttune.gate import Gate
+from agenttune.gate import Gate, History, Moment
 from agenttune.proposals import CommandRecord, Proposal, State, Verdict
 from agenttune.store import RunLog
 from tests.core.conftest import APPROVED, OPERATOR, propose
@@ -22,7 +22,10 @@ def judge(
     **settings: Any,
 ) -> Verdict:
     gate = Gate(GateSettings.model_validate(settings), budgets or BudgetSettings())
-    return gate.judge(proposal, info, history or [])
+    known = history or []
+    ruling = gate.judge(proposal, Moment(info, 0.0), History(known, len(known)))
+    assert isinstance(ruling, Verdict)
+    return ruling
 
 
 @pytest.fixture

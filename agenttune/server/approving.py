@@ -1,0 +1,57 @@
+"""Routes for proposals that wait for a decision."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter
+from pydantic import BeforeValidator, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from agenttune.commands import Command, parse_command
+from agenttune.control import Decision
+from agenttune.proposals import Author, CommandRecord, Record
+from agenttune.server.context import Ctx, RunId, answer
+from agenttune.server.models import Commands
+
+router = APIRouter()
+
+
+def _parse(raw: object) -> object:
+    return raw if raw is None else parse_command(raw)
+
+
+class DecisionBody(Record):
+    """A decision on one proposal."""
+
+    verdict: Literal["approve", "edit", "reject"]
+    digest: str = Field(max_length=128, description="The request's, as shown: what was shown is what runs.")
+    reason: str = Field("", max_length=2000, description="Goes back to who asked.")
+    name: str = Field("rest", max_length=128, description="Who decides.")
+    command: Annotated[Command | None, BeforeValidator(_parse)] = Field(
+        None, description="With `edit`: what is to run instead."
+    )
+
+
+@router.get("/runs/{run_id}/approvals", response_model=Commands)
+async def approvals(run_id: RunId, context: Ctx) -> Response:
+    """Proposals that wait for a decision, oldest first, each with its `request`."""
+    return answer(Commands(commands=await run_in_threadpool(context.control.pending, run_id)))
+
+
+@router.post("/runs/{run_id}/approvals/{command_id}", response_model=CommandRecord)
+async def decide(run_id: RunId, context: Ctx, command_id: str, body: DecisionBody) -> Response:
+    """Decide on a proposal that waits.
+
+    The guardrails and the proposal's age are checked again: an approved command may come back refused or expired, and
+    its record says why. The first decision is final; a later one is told so (409).
+    """
+    decision = Decision(
+        verdict=body.verdict,
+        digest=body.digest,
+        author=Author(principal="operator", name=body.name),
+        reason=body.reason,
+        command=body.command,
+    )
+    return answer(await run_in_threadpool(context.control.decide, run_id, command_id, decision))

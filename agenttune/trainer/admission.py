@@ -1,0 +1,51 @@
+"""The gate once more, just before a command is applied: the world may have changed since it was let through."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from agenttune.events import KnobState
+from agenttune.gate import Gate, History
+from agenttune.observation import HISTORY
+from agenttune.proposals import TAKEN, CommandRecord, State
+from agenttune.store import RunLog
+
+
+class Admission:
+    """Looks at queued commands of agents once each, and at requests that want training to wait for them.
+
+    Args:
+        log: The run's log, for reading.
+    """
+
+    def __init__(self, log: RunLog) -> None:
+        self._log = log
+        self._passed: set[str] = set()
+        self._held_until_s = 0.0
+
+    def refusal(self, record: CommandRecord, knobs: Sequence[KnobState], step: int) -> str:
+        """Why a guardrail refuses a command now; empty if none does, or if it was looked at before."""
+        if record.proposal.author.principal != "agent" or record.command_id in self._passed:
+            return ""
+        info = self._log.info().model_copy(update={"knobs": list(knobs), "step": step})
+        taken = self._log.commands(*TAKEN, principal="agent", limit=HISTORY, newest=True)
+        count = self._log.count_commands(*TAKEN, principal="agent")
+        others = [other for other in taken if other.command_id != record.command_id]
+        proposal = record.proposal.model_copy(update={"command": record.command})
+        refusal = Gate.of(info).refusal(proposal, info, History(others, count - 1))
+        if refusal is None:
+            self._passed.add(record.command_id)
+            return ""
+        return f"refused before it was applied: {refusal.reason}"
+
+    def look_for_requests(self) -> None:
+        """Note until when a request wants training to wait."""
+        waiting = self._log.commands(State.PROPOSED)
+        ends_s = [r.request.expires_at_s for r in waiting if r.request is not None and r.request.training == "pause"]
+        self._held_until_s = max(ends_s, default=0.0)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether training is to wait for a decision; never longer than the request's own time."""
+        return self._held_until_s > 0 and time.time() < self._held_until_s

@@ -1,0 +1,116 @@
+"""The gate is asked once more before a command is applied, and a request can hold training until somebody decides."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+from transformers import TrainerCallback
+
+from agenttune.control import Decision, LocalControl
+from agenttune.events import KnobsRead, KnobState, RunInfo
+from agenttune.proposals import Author, Proposal, State
+from agenttune.store import RunLog
+from tests.trainer.conftest import Bench, Result
+
+pytestmark = pytest.mark.trainer
+AGENT = Author(principal="agent", name="tests")
+PERSON = Author(principal="operator", name="anna")
+PATIENCE_S = 60.0
+
+
+def make_run(bench: Bench, monkeypatch: pytest.MonkeyPatch, **gate: Any) -> RunLog:
+    info = RunInfo(run_id="r", name="r", status="starting", created_at_s=time.time(), rules={"gate": gate})
+    monkeypatch.setenv("AGENTTUNE_RUN_ID", "r")
+    log = RunLog.create(bench.runs_dir / "r", info)
+    log.append(KnobsRead(knobs=[KnobState(name="lr", base=1e-3, effective=1e-3)]))
+    return log
+
+
+class Ask(TrainerCallback):  # type: ignore[misc]
+    def __init__(self, bench: Bench, orders: dict[int, dict[str, Any]]) -> None:
+        self._control, self._orders = LocalControl(bench.runs_dir), orders
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step in self._orders:
+            proposal = Proposal.model_validate({"command": self._orders[state.global_step], "author": AGENT})
+            self._control.submit("r", proposal)
+
+
+def test_a_world_that_changed_since_the_approval(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked before training begins, when the rate was thought to be 1e-3; it begins at 1e-5."""
+    make_run(bench, monkeypatch, max_change_factor=3)
+    proposal = Proposal.model_validate({"command": {"kind": "update_optimizer", "lr": 2e-3}, "author": AGENT})
+    assert LocalControl(bench.runs_dir).submit("r", proposal).state is State.QUEUED
+    result = bench.run(learning_rate=1e-5)
+    (record,) = result.records()
+    assert record.state is State.FAILED
+    assert record.ack is not None
+    assert "refused before it was applied" in record.ack.message
+    assert "more than a factor of 3" in record.ack.message
+    assert max(result.series("lr")) <= 1e-5
+
+
+def test_an_edited_command_is_what_is_applied(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run(bench, monkeypatch, bounds={"lr": [1e-6, 5e-3]}, clamp=True)
+    orders = {3: {"kind": "update_optimizer", "lr": 0.5}}
+    result = bench.run(callbacks=[Ask(bench, orders)], lr_scheduler_type="constant")
+    (record,) = result.records()
+    assert record.state is State.APPLIED
+    assert record.ack is not None
+    assert record.ack.changes[0].effective == pytest.approx(5e-3)
+    assert record.verdict is not None
+    assert "clamped" in record.verdict.reason
+
+
+class Anna(threading.Thread):
+    """Decides on the first request she sees, and notes at which step training stood when she did."""
+
+    def __init__(self, bench: Bench, verdict: str, after_s: float = 0.3) -> None:
+        super().__init__(daemon=True)
+        self._control, self._verdict, self._after_s = LocalControl(bench.runs_dir), verdict, after_s
+        self.steps: list[int] = []
+
+    def run(self) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not (waiting := self._control.pending("r")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        for _ in range(2):
+            time.sleep(self._after_s)
+            self.steps.append(self._control.info("r").step)
+        request = waiting[0].request
+        assert request is not None
+        body = {"verdict": self._verdict, "digest": request.digest, "author": PERSON}
+        self._control.decide("r", waiting[0].command_id, Decision.model_validate(body))
+
+
+@pytest.mark.parametrize("verdict", ["approve", "reject"])
+def test_training_waits_where_the_rule_says_so(bench: Bench, monkeypatch: pytest.MonkeyPatch, verdict: str) -> None:
+    rule = {"approvers": ["human"], "training": "pause", "timeout_s": PATIENCE_S}
+    make_run(bench, monkeypatch, approval=[rule])
+    anna = Anna(bench, verdict)
+    anna.start()
+    result = _run(bench, {5: {"kind": "update_optimizer", "lr": 2e-3}})
+    anna.join(PATIENCE_S)
+    assert anna.steps == [5, 5], "training went on while it should have waited"
+    (record,) = result.records()
+    assert record.state is (State.APPLIED if verdict == "approve" else State.REJECTED)
+    statuses = [(e.body.status, e.step) for e in result.events("status_changed")]  # type: ignore[union-attr]
+    assert ("paused", 5) in statuses
+    assert result.trainer.state.global_step == 12
+
+
+def test_training_waits_no_longer_than_the_request(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody answers, and nobody is there to say that the time is up."""
+    make_run(bench, monkeypatch, approval=[{"approvers": ["human"], "training": "pause", "timeout_s": 1.0}])
+    result = _run(bench, {5: {"kind": "update_optimizer", "lr": 2e-3}})
+    assert result.trainer.state.global_step == 12
+    (record,) = result.records()
+    assert record.state is State.EXPIRED
+    assert max(result.series("lr")) <= 1e-3
+
+
+def _run(bench: Bench, orders: dict[int, dict[str, Any]]) -> Result:
+    return bench.run(callbacks=[Ask(bench, orders)])

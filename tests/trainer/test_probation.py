@@ -1,0 +1,213 @@
+"""A change of an agent is watched, kept if it did no harm, and taken back if it did: by its values, or by the state."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import TrainerCallback
+
+from agenttune.control import LocalControl
+from agenttune.events import RunInfo, Settled
+from agenttune.forecast import compare
+from agenttune.proposals import Author, Proposal, State
+from agenttune.store import RunLog
+from tests.trainer.conftest import Bench, Result
+
+pytestmark = pytest.mark.trainer
+AGENT = Author(principal="agent", name="tests")
+PERSON = Author(principal="operator", name="tests")
+BAD, FINE = {"kind": "update_optimizer", "lr": 0.6}, {"kind": "update_optimizer", "lr": 0.02}
+
+
+class Line(nn.Module):
+    """A linear model: SGD at 0.01 learns it, at 0.6 it blows up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.weights = nn.Linear(4, 1)
+        self.drop = nn.Dropout(0.1)
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"loss": nn.functional.mse_loss(self.weights(self.drop(x)).squeeze(-1), labels)}
+
+
+class Asker(TrainerCallback):  # type: ignore[misc]
+    """Asks through the gate, as an agent does."""
+
+    def __init__(self, bench: Bench, orders: list[tuple[int, dict[str, Any], Author]]) -> None:
+        self._control, self._orders = LocalControl(bench.runs_dir), orders
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        while self._orders and self._orders[0][0] == state.global_step:
+            _, command, author = self._orders.pop(0)
+            self._control.submit("r", Proposal.model_validate({"command": command, "author": author}))
+
+
+@pytest.fixture
+def watch(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Any:
+    def run(
+        *orders: tuple[int, dict[str, Any], Author],
+        steps: int = 120,
+        gate: dict[str, Any] | None = None,
+        scheduler: str = "constant",
+        **probation: Any,
+    ) -> Result:
+        torch.set_num_threads(1)
+        rules = {"probation": {"steps": 24, **probation}, "gate": gate or {}}
+        info = RunInfo(run_id="r", name="r", status="starting", created_at_s=time.time(), rules=rules)
+        RunLog.create(bench.runs_dir / "r", info).close()
+        monkeypatch.setenv("AGENTTUNE_RUN_ID", "r")
+        return bench.run(
+            callbacks=[Asker(bench, list(orders))],
+            build=lambda model: (torch.optim.SGD(model.parameters(), lr=0.01), None),
+            model=Line(),
+            max_steps=steps,
+            learning_rate=0.01,
+            lr_scheduler_type=scheduler,
+            max_grad_norm=0.0,
+            rows=400,
+        )
+
+    return run
+
+
+def settled(result: Result) -> list[Settled]:
+    return result.bodies("settled")
+
+
+def by_kind(result: Result, kind: str) -> list[Any]:
+    return [record for record in result.records() if record.proposal.command.kind == kind]
+
+
+def test_a_harmless_change_is_kept(watch: Any) -> None:
+    result = watch((40, FINE, AGENT))
+    (end,) = settled(result)
+    assert (end.outcome, end.metric, end.reverted_by) == ("kept", "step_loss", None)
+    assert end.forecast is not None
+    assert "was going to" in end.reason
+    (record,) = result.records()
+    assert record.state is State.KEPT
+    assert result.events("settled")[0].step == 64
+    assert result.knob("lr").effective == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize("scheduler", ["constant", "linear"])
+def test_a_change_that_hurts_is_taken_back(watch: Any, scheduler: str) -> None:
+    plain = 0.01
+    result = watch((40, BAD, AGENT), scheduler=scheduler)
+    changed, way_back = by_kind(result, "update_optimizer")
+    assert (changed.state, way_back.state) == (State.REVERTED, State.APPLIED)
+    assert way_back.proposal.author == Author(principal="trainer", name="probation")
+    assert changed.command_id in way_back.proposal.rationale
+    (end,) = settled(result)
+    assert (end.outcome, end.reverted_by) == ("reverted", way_back.command_id)
+    assert result.series("base_lr")[-1] == pytest.approx(plain)
+    if scheduler == "linear":  # the schedule stands where it would have stood without the change
+        assert result.series("lr")[-1] == pytest.approx(plain / 120, rel=1e-6)
+
+
+def test_the_state_of_before_comes_back(watch: Any) -> None:
+    result = watch((40, BAD, AGENT), depth="state")
+    save, load = by_kind(result, "save_checkpoint")[0], by_kind(result, "load_checkpoint")[0]
+    assert (save.state, load.state) == (State.APPLIED, State.APPLIED)
+    (changed,) = by_kind(result, "update_optimizer")
+    assert changed.state is State.REVERTED
+    assert changed.ack.step > 40
+    assert result.bodies("branch_started")[0].parent == "main"
+    assert result.series("base_lr")[-1] == pytest.approx(0.01)
+    losses = result.series("step_loss")
+    assert all(map(math.isfinite, losses[-10:]))
+    assert sum(losses[-10:]) / 10 < 0.7 * sum(losses[:10]) / 10, "weights too are those of before"
+    assert result.bodies("checkpoint_deleted")[0].checkpoint_id == save.ack.result["checkpoint_id"]
+
+
+def test_a_loss_that_is_not_finite_is_not_watched_to_the_end(watch: Any) -> None:
+    result = watch((40, {"kind": "update_optimizer", "lr": 90.0}, AGENT), depth="state", steps=200)
+    (end,) = settled(result)
+    assert end.outcome == "reverted"
+    assert by_kind(result, "load_checkpoint")[0].ack is not None
+    left_at = by_kind(result, "load_checkpoint")[0].ack.result["from_step"]
+    assert left_at < 40 + 24
+    assert math.isfinite(result.series("step_loss")[-1])
+
+
+def test_what_people_change_is_theirs(watch: Any) -> None:
+    result = watch((40, BAD, PERSON))
+    assert settled(result) == []
+    assert [record.state for record in result.records()] == [State.APPLIED]
+
+
+def test_a_change_that_was_taken_back_rests(watch: Any) -> None:
+    result = watch((40, BAD, AGENT), (80, {"kind": "update_optimizer", "lr": 0.5}, AGENT))
+    changed = [r for r in by_kind(result, "update_optimizer") if r.proposal.author == AGENT]
+    assert [r.state for r in changed] == [State.REVERTED, State.REJECTED]
+    assert "hurt and was undone" in changed[1].verdict.reason
+
+
+def test_the_gate_may_refuse_the_way_back(watch: Any) -> None:
+    result = watch((40, BAD, AGENT), depth="state", gate={"forbid": ["load_checkpoint"]})
+    (end,) = settled(result)
+    assert end.outcome == "kept"
+    assert "taking it back is refused: load_checkpoint is forbidden" in end.reason
+
+
+def test_a_run_that_ends_says_so_of_what_was_watched(watch: Any) -> None:
+    result = watch((110, FINE, AGENT))
+    (end,) = settled(result)
+    assert (end.outcome, end.reason) == ("kept", "the run is finished before its probation was over")
+
+
+def test_nothing_is_watched_where_nothing_was_asked(watch: Any, bench: Bench) -> None:
+    watched = watch()
+    plain = Bench(bench.path / "plain").run(
+        build=lambda model: (torch.optim.SGD(model.parameters(), lr=0.01), None),
+        model=Line(),
+        max_steps=120,
+        learning_rate=0.01,
+        lr_scheduler_type="constant",
+        max_grad_norm=0.0,
+        rows=400,
+        form="plain",
+    )
+    assert watched.losses == plain.losses
+
+
+# -- the forecast ------------------------------------------------------------------------------------------------------
+
+
+def curve(level: float, slope: float, noise: float, count: int, seed: int) -> list[float]:
+    draw = random.Random(seed)
+    return [level + slope * i + draw.gauss(0, noise) for i in range(count)]
+
+
+def test_how_often_the_forecast_cries_wolf() -> None:
+    """A run that goes on as it was is taken for worse in at most 2 of 100 cases; a clear rise nearly always is."""
+    false = missed = 0
+    for seed in range(300):
+        before = curve(2.0, -0.001, 0.1, 64, seed)
+        same = compare(before, curve(2.0 - 0.064, -0.0005, 0.1, 50, seed + 1000))
+        worse = compare(before, curve(2.3, 0.0, 0.1, 50, seed + 2000))
+        assert same is not None
+        assert worse is not None
+        false += same.is_worse(3.0, 0.02)
+        missed += not worse.is_worse(3.0, 0.02)
+    assert false <= 6
+    assert missed <= 6
+
+
+def test_spikes_and_short_histories_decide_nothing() -> None:
+    before = curve(2.0, 0.0, 0.05, 64, 1)
+    spiked = curve(2.0, 0.0, 0.05, 50, 2)
+    spiked[30] = spiked[40] = 100.0
+    found = compare(before, spiked)
+    assert found is not None
+    assert not found.is_worse(3.0, 0.02)
+    assert compare(before[:3], spiked) is None
+    assert compare([math.nan] * 64, spiked) is None
