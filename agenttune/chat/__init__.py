@@ -1,12 +1,22 @@
-"""Language models behind endpoints that speak OpenAI's Chat Completions."""
+"""Language models behind endpoints that speak OpenAI's Chat Completions.
+
+The client itself, `OpenAIChat`, is loaded when it is first asked for: importing the `openai` package takes seconds
+(measured: 3 s on two cores), which a run without a model need not wait for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from agenttune.chat.base import ChatModel, Protocol_, Spent, is_configured
 from agenttune.chat.budget import cost_usd
 from agenttune.chat.guard import REMOTE_ENV
-from agenttune.chat.openai_chat import OpenAIChat
-from agenttune.chat.probing import PROBE_TEXT
-from agenttune.chat.request import unwrapped
+from agenttune.chat.json_text import unwrapped
 from agenttune.chat.transcript import resolve
+
+if TYPE_CHECKING:
+    from agenttune.chat.openai_chat import OpenAIChat
+    from agenttune.chat.probing import PROBE_TEXT
 
 __all__ = [
     "PROBE_TEXT",
@@ -20,3 +30,15 @@ __all__ = [
     "resolve",
     "unwrapped",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "OpenAIChat":
+        from agenttune.chat.openai_chat import OpenAIChat
+
+        return OpenAIChat
+    if name == "PROBE_TEXT":
+        from agenttune.chat.probing import PROBE_TEXT
+
+        return PROBE_TEXT
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agenttune.chat.base import Protocol_
-from agenttune.chat.request import unwrapped
+from agenttune.chat.json_text import unwrapped
 from agenttune.surface import ToolShape
 from agenttune.transcripts import ChatMessage, ModelCalled
 

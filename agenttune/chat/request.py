@@ -15,7 +15,6 @@ from agenttune.transcripts import ChatMessage
 
 ANSWER_TOOL = "answer"
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")
-_FENCE = re.compile(r"```(?:json)?\s*\n(.*?)\n```", re.DOTALL)
 
 
 def answer_tool(schema: dict[str, Any]) -> ToolShape:
@@ -101,17 +100,3 @@ def _is_strict(schema: Any) -> bool:
         if schema.get("additionalProperties") is not False or set(schema.get("required", [])) != fields:
             return False
     return all(map(_is_strict, schema.values()))
-
-
-def unwrapped(text: str | None) -> Any:
-    """The JSON value of a text: the whole of it, a fenced block, or the outermost braces; None if there is none."""
-    if not text:
-        return None
-    fenced = _FENCE.search(text)
-    braces = text[text.find("{") : text.rfind("}") + 1]
-    for candidate in (text, fenced[1] if fenced else "", braces):
-        try:
-            return json.loads(candidate)
-        except ValueError:
-            continue
-    return None

@@ -51,7 +51,7 @@ def recorded(project: Project, name: str, calls: int, status: str = "finished", 
             policy="llm", purpose="decide", model="gpt-x", endpoint="http://h", protocol="tools", usage=usage, usd=0.0
         )
         log.append(call, Decided(policy="default", woken_by=f"evaluation at step {index}"), step=index)
-    log.append(StatusChanged(status=status), step=step)  # type: ignore[arg-type]
+    log.append(StatusChanged(status=status), step=step)
     log.update_info(step=step)
     log.close()
 

@@ -34,7 +34,7 @@ def call(input_tokens: int = 1000, output_tokens: int = 50, usd: float | None = 
     return ModelCalled.model_validate(made | fields)
 
 
-FAILED = {"error": "no answer", "answer": None, "usage": None, "usd": None, "latency_s": 60.0}
+FAILED: dict[str, Any] = {"error": "no answer", "answer": None, "usage": None, "usd": None, "latency_s": 60.0}
 
 
 def decided(step: int) -> Decided:

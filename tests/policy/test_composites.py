@@ -137,7 +137,7 @@ def test_escalation_is_limited_to_occasions(woken_by: str, occasion: str) -> Non
     assert occasion_of(woken_by) == occasion
     for wanted in ("finding", "evaluation", "cadence", "answer"):
         second = Told([NOTHING], "second")
-        escalation = Escalation("e", (Told([NOTHING]), second), frozenset([wanted]))  # type: ignore[list-item]
+        escalation = Escalation("e", (Told([NOTHING]), second), frozenset([wanted]))
         escalation.decide(at(20, woken_by))
         assert bool(second.asked) is (wanted == occasion)
 
