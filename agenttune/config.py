@@ -369,6 +369,15 @@ class Config(Settings):
     store: StoreSettings = StoreSettings()
     """Where logs are kept."""
 
+    @model_validator(mode="after")
+    def _price_is_known(self) -> Config:
+        if self.budgets.max_usd is not None and self.llm.model and self.llm.model not in self.llm.prices:
+            raise ValueError(
+                f"budgets.max_usd needs the price of {self.llm.model} in llm.prices (input_usd and output_usd per "
+                "million tokens); or use budgets.max_calls or max_tokens"
+            )
+        return self
+
 
 class AttachSettings(Settings):
     """What an agent needs beside a run that was started without a config file: the defaults of `Config`."""

@@ -145,14 +145,14 @@ def section(decisions: list[Decisions], slow: Throughput, machine: Machine) -> s
         f"A decision of `policies/llm.yaml` behind a scripted endpoint that answers at once (real HTTP); tokens are "
         f"characters over {CHARACTERS_PER_TOKEN}, an estimate.",
         "",
-        "| run length | decisions | from a step to the request | sent, with tools | thereof the part that is new each time |",
+        "| run length | decisions | from a step to the request | sent, with tools | thereof new each time |",
         "|---|---|---|---|---|",
         *map(_row, decisions),
         "",
         f"Throughput with `policies/default.yaml` in async mode, an endpoint that takes {SLOW_S:g} s, server and a "
-        f"live client, over the plain Trainer at steps of {statistics.median(slow.plain_ms):.0f} ms: **{slow.ratio:.3f}** "
-        f"(goal 0.99; median of {len(slow.plain_ms)} rounds in turns of {TURN_S:g} s; by pair of processes "
-        f"{', '.join(f'{ratio:.3f}' for ratio in slow.pair_ratios)}).",
+        f"live client, over the plain Trainer at steps of {statistics.median(slow.plain_ms):.0f} ms: "
+        f"**{slow.ratio:.3f}** (goal 0.99; median of {len(slow.plain_ms)} rounds in turns of {TURN_S:g} s; by pair of "
+        f"processes {', '.join(f'{ratio:.3f}' for ratio in slow.pair_ratios)}).",
     ]
     return "\n".join(lines) + "\n"
 

@@ -35,7 +35,7 @@ POLICY_EVENTS = ("policy_attached", "policy_detached", "policy_requested")
 def attach(
     url: Url,
     run: RunOption = "",
-    policy: Annotated[str, typer.Option("--policy", help="Name or path of a policy.")] = "guardian",
+    policy: Annotated[str, typer.Option("--policy", help="Name or path of a policy.")] = "default",
     config: ConfigOption = None,
     model: Annotated[str | None, typer.Option("--model", help="Language model, instead of `llm.model`.")] = None,
     base_url: Annotated[str | None, typer.Option("--base-url", help="Its endpoint, instead of `llm.base_url`.")] = None,
