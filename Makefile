@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 PARALLEL := -n 2 --dist loadfile
 
 .DEFAULT_GOAL := run
-.PHONY: run test test-oldest test-llm bench-core bench-jump bench-rescue format clean
+.PHONY: run test test-oldest test-llm bench-core bench-jump bench-rescue bench-agent bench-probation format clean
 
 run: .venv/.installed
 	$(BIN)/agenttune run config.yaml
@@ -37,6 +37,12 @@ bench-jump: .venv/.installed
 
 bench-rescue: .venv/.installed
 	$(BIN)/python -m benchmarks.rescue
+
+bench-agent: .venv/.installed
+	$(BIN)/python -m benchmarks.agent
+
+bench-probation: .venv/.installed-dev
+	$(BIN)/python -m benchmarks.probation
 
 format: .venv/.installed-dev
 	$(BIN)/ruff format .

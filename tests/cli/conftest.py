@@ -94,8 +94,8 @@ class Launched:
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    def end(self) -> Result:
-        out, err = self.process.communicate(timeout=PATIENCE_S)
+    def end(self, patience_s: float = PATIENCE_S) -> Result:
+        out, err = self.process.communicate(timeout=patience_s)
         return Result(self.process.returncode, out, err)
 
     def child(self, word: str) -> psutil.Process:

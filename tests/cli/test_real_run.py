@@ -20,7 +20,7 @@ def test_the_guardian_rescues_the_example(project: Project) -> None:
     config = project.folder / "config.yaml"
     config.write_text(config.read_text(encoding="utf-8").replace("noop", "guardian"), encoding="utf-8")
     launched = project.start()
-    result = launched.end()
+    result = launched.end(150.0)
     assert result.code == 0, result.err + result.out
     with contextlib.closing(RunLog.open(project.runs_dir / launched.info().run_id)) as log:
         summary = summarize(log)

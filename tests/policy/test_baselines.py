@@ -9,8 +9,8 @@ import pytest
 from agenttune.commands import UpdateOptimizer
 from agenttune.observation import Observation
 from agenttune.policy.base import Policy
-from agenttune.policy.load import load_policy
 from agenttune.policy.cooldown import Cooldown
+from agenttune.policy.load import load_policy
 from tests.policy.conftest import applied, observe
 
 FLAT = [1.0] * 40
