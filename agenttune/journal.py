@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from agenttune.costs import costs_of_run
-from agenttune.events import Found, NoteAdded, PolicyAttached, RunInfo
+from agenttune.events import Found, NoteAdded, PolicyAttached, RunInfo, Settled
 from agenttune.goals import EVERYTHING, goal_values, score_of
 from agenttune.hindsight import shadow_score
 from agenttune.proposals import CommandRecord
@@ -62,13 +62,16 @@ def model_calls(log: RunLog) -> list[ModelCalled]:
 
 def _interventions(log: RunLog, info: RunInfo, records: Sequence[CommandRecord]) -> list[Intervention]:
     by_branch: dict[str, list[MetricAt]] = {}
+    events = log.events(kinds=["settled"], limit=EVERYTHING)
+    settled = {event.command_id: event.body.reason for event in events if isinstance(event.body, Settled)}
     found = []
     for record in records:
         branch = record.ack.branch if record.ack is not None else info.branch
         if branch not in by_branch:
             values = goal_values(log, info, branch)
             by_branch[branch] = values[1] if values else []
-        found.append(_intervention(record, by_branch[branch], _changed_at(records, branch)))
+        intervention = _intervention(record, by_branch[branch], _changed_at(records, branch))
+        found.append(intervention.model_copy(update={"probation": settled.get(record.command_id, "")}))
     return found
 
 

@@ -42,6 +42,7 @@ class Intervention(Record):
     decided_by: str = ""
     decision_reason: str = ""
     applied_at_step: int | None = None
+    probation: str = Field("", description="Why the change was kept or reverted, once its probation is over.")
     summary: str = Field(description="The change in one line: before -> after, or why there was none.")
     metric_before: MetricAt | None = Field(None, description="Goal metric, last value before it was applied.")
     metric_after: MetricAt | None = Field(None, description="Goal metric, last value before the next change.")

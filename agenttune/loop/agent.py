@@ -29,14 +29,13 @@ from agenttune.events import (
     PolicyRequested,
     RunInfo,
 )
-from agenttune.loop.answers import IN_FLIGHT
 from agenttune.loop.door import AgentControl, Outbox
 from agenttune.loop.turns import Turns
 from agenttune.loop.wakes import Wakes, is_new
 from agenttune.observation import Observation
 from agenttune.policy.base import Decision, Policy
 from agenttune.policy.load import LoadedPolicy
-from agenttune.proposals import Author
+from agenttune.proposals import Author, State
 
 LOOK_FRAC = 0.02
 """Largest part of the time that is spent on observing: a look of 10 ms is followed by 500 ms without one (guess)."""
@@ -234,7 +233,8 @@ class AgentLoop:
         """Ask the policy, if there is a reason and nothing of its own is still on its way."""
         self._decided_step = min(self._decided_step, observation.step)  # the run may have gone back
         is_time = observation.step - self._decided_step >= self.wake.every_steps
-        in_flight = any(c.state in IN_FLIGHT and c.proposal.author == self.author for c in observation.commands)
+        # What waits for a person does not hold up the rules: it may wait long.
+        in_flight = any(c.state is State.QUEUED and c.proposal.author == self.author for c in observation.commands)
         if awaited is not None:
             self._wakes.awaited = None
             if in_flight:

@@ -8,6 +8,7 @@ from typing import Any
 
 from agenttune.events import (
     Acked,
+    ApprovalRequested,
     BranchStarted,
     CheckpointSaved,
     Decided,
@@ -23,6 +24,7 @@ from agenttune.events import (
     Proposed,
     ReadBack,
     RunStarted,
+    Settled,
     StatusChanged,
 )
 from agenttune.proposals import CommandRecord
@@ -105,11 +107,32 @@ def _proposed(body: Proposed, record: CommandRecord | None) -> Parts:
 def _judged(body: Judged, record: CommandRecord | None) -> Parts:
     verdict = body.verdict
     if verdict.decision not in REFUSALS:
+        if record is not None and (record.request is not None or verdict.decision == "edited"):
+            now = f": {command_words(record.command.model_dump(mode='json'))}" if verdict.decision == "edited" else ""
+            why = f", {verdict.reason}" if verdict.reason else ""
+            yield verdict.decision, f"{record.proposal.command.kind} by {verdict.decided_by}{now}{why}", "green"
         return
     what = command_words(record.proposal.command.model_dump(mode="json")) if record else "a command"
     nearest = f"; nearest allowed: {_pairs(verdict.nearest_allowed)}" if verdict.nearest_allowed else ""
     word = "refused" if verdict.decision == "rejected" else verdict.decision
     yield word, f"{what} by {verdict.decided_by}: {verdict.reason}{nearest}", "bold yellow"
+
+
+def _waits(body: ApprovalRequested, record: CommandRecord | None) -> Parts:
+    request, kind = body.request, record.proposal.command.kind if record else "a command"
+    seconds = request.expires_at_s - request.requested_at_s
+    held = ", training is held" if request.training == "pause" else ""
+    yield (
+        "waits",
+        f"{kind} for {' and '.join(request.approvers)}, {seconds:.0f} s, then {request.on_timeout}{held}: "
+        "agenttune approve list",
+        "bold yellow",
+    )
+
+
+def _settled(body: Settled, record: CommandRecord | None) -> Parts:
+    kind = record.proposal.command.kind if record else "a command"
+    yield body.outcome, f"{kind}: {body.reason}", "green" if body.outcome == "kept" else "bold yellow"
 
 
 def _acked(body: Acked, record: CommandRecord | None) -> Parts:
@@ -169,8 +192,10 @@ _MAKERS: Mapping[type, Callable[[Any, CommandRecord | None], Parts]] = {
     Found: _found,
     Decided: _decided,
     Proposed: _proposed,
+    ApprovalRequested: _waits,
     Judged: _judged,
     Acked: _acked,
+    Settled: _settled,
     Evaluated: _evaluated,
     CheckpointSaved: _checkpoint,
     BranchStarted: _branch,

@@ -144,6 +144,11 @@ def _change(item: Intervention) -> Text:
 
 
 def _effect(item: Intervention) -> str:
+    effect = _movement(item)
+    return f"{effect}; {item.state.value}: {clean(item.probation)}" if item.probation else effect
+
+
+def _movement(item: Intervention) -> str:
     before, after = (None if m is None else number(m.value) for m in (item.metric_before, item.metric_after))
     if before is None or after is None:
         return f"{after} after" if after else (f"{before} before" if before else "-")

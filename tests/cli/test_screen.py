@@ -11,14 +11,15 @@ import pytest
 from rich.console import Console
 
 from agenttune.commands import UpdateOptimizer
-from agenttune.events import Found, NoteAdded, Point, RunStarted, StatusChanged
+from agenttune.events import ApprovalRequested, Event, Found, NoteAdded, Point, RunStarted, Settled, StatusChanged
 from agenttune.findings import Finding
-from agenttune.proposals import Author, Proposal, Verdict
+from agenttune.proposals import ApprovalRequest, Author, CommandRecord, Proposal, State, Verdict
 from agenttune.store import RunLog
 from agenttune.summary import MetricAt
 from agenttune.terminal import LiveScreen, PlainLines, clean, view_for
 from agenttune.terminal.chart import loss_chart, value_range
 from agenttune.terminal.feed import RunFeed
+from agenttune.terminal.lines import lines_of
 from agenttune.terminal.text import duration, number
 from tests.cli.history import AT_S, HOSTILE, finish, lowered, new_log, point, rescued_run
 
@@ -265,3 +266,30 @@ def test_clean_cuts_and_keeps_what_can_be_read() -> None:
     assert clean("größer\n\nals  \u4e2d\u6587") == "größer als \u4e2d\u6587"
     assert clean("x" * 500, 10) == "x" * 9 + "…"
     assert lowered(rationale="why").rationale == "why"
+
+
+def test_requests_and_probation_have_their_lines() -> None:
+    """A person sees what waits for them, and what became of a change that was watched."""
+    asked = Proposal.model_validate(
+        {
+            "command": {"kind": "update_optimizer", "lr": 0.1},
+            "author": {"principal": "agent", "name": "llm"},
+        }
+    )
+    request = ApprovalRequest(
+        digest=asked.digest(),
+        rule="ask",
+        approvers=["human"],
+        requested_at_s=0.0,
+        expires_at_s=60.0,
+        step=5,
+        training="pause",
+    )
+    record = CommandRecord(proposal=asked, state=State.PROPOSED, request=request, submitted_seq=1)
+    settled = Settled(outcome="reverted", reason="the loss was going to 1 and came to 2")
+    bodies = [ApprovalRequested(request=request), settled]
+    events = [Event(seq=i, at_s=0.0, step=5, command_id=asked.command_id, body=body) for i, body in enumerate(bodies)]
+    (waits,), (reverted,) = (lines_of(event, lambda command_id: record) for event in events)
+    assert (waits.mark, reverted.mark) == ("waits", "reverted")
+    assert "update_optimizer for human, 60 s, then reject, training is held" in waits.text
+    assert reverted.text == "update_optimizer: the loss was going to 1 and came to 2"
