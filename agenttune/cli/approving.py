@@ -146,11 +146,11 @@ def _why(record: Any) -> str:
 
 def _line(record: Any) -> str:
     from agenttune.terminal import clean
+    from agenttune.terminal.lines import command_words
 
     left_s = record.request.expires_at_s - time.time()
-    asked = json.dumps(record.proposal.command.arguments())
     who = clean(record.proposal.author.name, 60)
-    what = clean(f"{record.proposal.command.kind} {asked}", 200)
+    what = clean(command_words(record.proposal.command.model_dump(mode="json")), 200)
     return f"{record.command_id[:8]}  {left_s:4.0f} s left  {who}: {what}"
 
 

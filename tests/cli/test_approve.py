@@ -1,0 +1,104 @@
+"""A person decides from another shell, or a script over HTTP; whoever comes second is told so."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from agenttune.proposals import State
+from agenttune.serving import ensure_server
+from tests.cli.conftest import Result, agenttune
+from tests.core.test_approval import ASK, Desk
+
+
+class Shell:
+    """A desk whose clock is the real one, behind a real server, and commands that go there."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.folder, self.url = folder, url
+        self.desk = Desk(folder / "runs", approval=[{**ASK, "timeout_s": 600}], bounds={"lr": [1e-6, 0.5]})
+        self.desk.now_s = time.time()
+
+    def run(self, *words: str) -> Result:
+        return agenttune("approve", *words, "--url", self.url, cwd=self.folder)
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    (tmp_path / "runs").mkdir()
+    address = ensure_server(tmp_path / "runs", port=0, linger_s=60.0)
+    yield Shell(tmp_path, address.url)
+    psutil.Process(address.pid).terminate()
+
+
+def test_a_persons_path(shell: Shell) -> None:
+    assert shell.run("list").out.strip() == "nothing waits for a decision"
+    first = shell.desk.ask(lr=0.1)
+    second = shell.desk.ask(kind="do_evaluate")
+    third = shell.desk.ask(weight_decay=0.2)
+    listed = shell.run("list").out
+    assert listed.count("model: ") == 3
+    assert "model: update_optimizer lr 0.1" in listed
+    shown = shell.run("show", first.command_id[:8]).out
+    assert "lr: 0.01 -> 0.1" in shown
+    assert "if nobody answers: reject" in shown
+    assert shell.run("yes", first.command_id).out.strip() == "queued"
+    refused = shell.run("no", second.command_id, "--reason", "it takes an hour")
+    assert refused.out.strip() == "rejected: it takes an hour"
+    wrong = shell.run("edit", third.command_id, '{"weight_decay": -1}')
+    assert wrong.code == 2
+    assert "greater than or equal to 0" in wrong.err
+    edited = shell.run("edit", third.command_id, '{"weight_decay": 0.15}')
+    assert edited.out.strip() == "queued"
+    assert shell.desk.control.command("r1", third.command_id).command.arguments() == {
+        "lr_sets": "effective",
+        "weight_decay": 0.15,
+        "other": {},
+    }
+    late = shell.run("yes", first.command_id)
+    assert late.code == 2
+    assert "nothing waits" in late.err
+
+
+def test_json_for_machines(shell: Shell) -> None:
+    asked = shell.desk.ask(lr=0.1)
+    (row,) = json.loads(shell.run("list", "--json").out)
+    assert row["request"]["digest"] == asked.proposal.digest()
+
+
+def test_over_http(shell: Shell) -> None:
+    asked = shell.desk.ask(lr=0.1)
+    path = f"{shell.url}/api/v1/runs/latest/approvals"
+    (waiting,) = httpx.get(path).json()["commands"]
+    digest = waiting["request"]["digest"]
+    wrong = httpx.post(f"{path}/{asked.command_id}", json={"verdict": "approve", "digest": "0" * 64})
+    assert wrong.status_code == 422
+    assert "bound to another command" in wrong.json()["error"]["message"]
+    body = {"verdict": "approve", "digest": digest, "name": "anna"}
+    assert httpx.post(f"{path}/{asked.command_id}", json=body).json()["state"] == "queued"
+    second = httpx.post(f"{path}/{asked.command_id}", json={**body, "verdict": "reject", "name": "ben"})
+    assert second.status_code == 409
+    assert "decided by operator:anna" in second.json()["error"]["message"]
+    assert httpx.post(f"{path}/nobody", json=body).status_code == 404
+    assert shell.desk.state(asked) is State.QUEUED
+
+
+def test_the_server_ends_what_nobody_decided(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    address = ensure_server(tmp_path / "runs", port=0, linger_s=60.0)
+    try:
+        desk = Desk(tmp_path / "runs", approval=[{**ASK, "timeout_s": 1.0}])
+        desk.now_s = time.time()
+        asked = desk.ask(lr=0.1)
+        deadline = time.monotonic() + 30
+        while desk.state(asked) is State.PROPOSED and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert desk.state(asked) is State.EXPIRED
+    finally:
+        psutil.Process(address.pid).terminate()
