@@ -180,12 +180,14 @@ class PointTable:
         self, limit: int, sources: Sequence[str] = ("step",), branch: str = "main", last_step: int | None = None
     ) -> list[StoredPoint]:
         """The last `limit` rows of a branch, up to a step, oldest first."""
-        rows = self._db.execute(
-            "SELECT point_id, branch, step, at_s, source, metrics FROM points WHERE branch = ? AND step <= ? "
-            f"AND source IN ({','.join('?' * len(sources))}) ORDER BY point_id DESC LIMIT ?",
-            (branch, LAST if last_step is None else last_step, *sources, limit),
-        ).fetchall()
-        return [_point(row) for row in reversed(rows)]
+        # Source by source: only then does the index give the newest first; else SQLite reads and sorts them all.
+        sql = (
+            "SELECT point_id, branch, step, at_s, source, metrics FROM points WHERE branch = ? AND source = ? "
+            "AND step <= ? ORDER BY step DESC, point_id DESC LIMIT ?"
+        )
+        until = LAST if last_step is None else last_step
+        rows = [row for source in sources for row in self._db.execute(sql, (branch, source, until, limit))]
+        return [_point(row) for row in sorted(rows)[-limit:]]
 
     def last_id(self) -> int:
         return int(self._db.execute("SELECT coalesce(max(point_id), 0) FROM points").fetchone()[0])

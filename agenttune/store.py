@@ -16,6 +16,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,8 @@ FORMAT = 1
 NAME_BYTES = 255
 """Longest file name that Linux file systems take."""
 BUSY_TIMEOUT_S = 10.0
+RECORDS_KEPT = 2048
+"""Parsed command records kept, about 10 MB (guess: the newest of many runs)."""
 
 _SCHEMA = """
 CREATE TABLE run (id INTEGER PRIMARY KEY CHECK (id = 1), info TEXT NOT NULL);
@@ -413,7 +416,7 @@ class RunLog:
         sql = f"SELECT record FROM commands {where} ORDER BY submitted_seq {'DESC' if newest else 'ASC'} LIMIT ?"
         with _storing(self.folder):
             rows = self._db.execute(sql, (*arguments, limit)).fetchall()
-        records = [CommandRecord.model_validate_json(row[0]) for row in rows]
+        records = [_record(row[0]) for row in rows]
         return records[::-1] if newest else records
 
     def count_commands(self, *states: State, principal: Principal | None = None) -> int:
@@ -441,7 +444,7 @@ class RunLog:
     def find_command(self, command_id: str) -> CommandRecord | None:
         with _storing(self.folder):
             row = self._db.execute("SELECT record FROM commands WHERE command_id = ?", (command_id,)).fetchone()
-        return CommandRecord.model_validate_json(row[0]) if row else None
+        return _record(row[0]) if row else None
 
     def append_points(self, points: Iterable[Point | Row]) -> None:
         """Append metric rows in one transaction. One process writes a run's points."""
@@ -495,6 +498,12 @@ class RunLog:
         self.index_points()
         with _storing(self.folder):
             return self._points.curve(name, branch, first_step, last_step, max_points)
+
+
+@lru_cache(RECORDS_KEPT)
+def _record(text: str) -> CommandRecord:
+    """A command's record; the same newest ones are read again at every look and every submission."""
+    return CommandRecord.model_validate_json(text)
 
 
 def _judged(record: CommandRecord, verdict: Verdict) -> CommandRecord:

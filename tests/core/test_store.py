@@ -265,3 +265,20 @@ def test_info_tells_the_newest_step(log: RunLog) -> None:
     log.append_points(loss_points([1.0, 2.0], first_step=41))
     assert log.info().step == 42
     assert time.time() - log.info().created_at_s < 60
+
+
+@pytest.mark.parametrize("last_step", [None, 5_000])
+def test_the_newest_rows_are_found_without_reading_the_others(log: RunLog, last_step: int | None) -> None:
+    """Every observation and every submission asks for them: a long run must not make that slow."""
+    log.append_points([Point(step=s, at_s=1.0, values={"loss": 1.0}) for s in range(1, 20_001)])
+    log.append_points([Point(step=s, at_s=1.0, values={"eval_loss": 1.0}, source="eval") for s in (10, 5_000, 20_000)])
+    work: list[int] = []
+    log._db.set_progress_handler(lambda: work.append(1) or 0, 1000)
+    try:
+        rows = log.recent_points(3, ("step", "eval"), last_step=last_step)
+    finally:
+        log._db.set_progress_handler(None, 0)
+    evals = [(step, "eval") for step in (10, 5_000, 20_000)]
+    expected = evals if last_step is None else [(last_step, "step"), *evals[:2]]
+    assert [(row.step, row.source) for row in rows] == expected, "in order of writing"
+    assert len(work) < 5, f"{len(work)} thousand operations of SQLite's machine"
