@@ -1,7 +1,8 @@
 """Where a metric was going before a change, and whether it came out worse than that.
 
-The forecast is the level of the newest points before the change. A fall is carried on by half, since curves flatten; a
-rise is not, so that a run which was getting worse is not taken as the measure. Levels are medians, so that single
+The forecast is the level of the newest points before the change. A fall is carried on by half, as curves flatten, and
+never below what was seen already: a run that comes down from a spike is not going to go on like that. A rise is not
+carried on, so that a run which was getting worse is not taken as the measure. Levels are medians, so that single
 spikes decide nothing, and errors are those of medians of correlated points.
 """
 
@@ -20,6 +21,8 @@ FEWEST = 8
 """Points on each side below which nothing is said."""
 FALL_KEPT_FRAC = 0.5
 """Part of the fall before the change that is expected after it (guess)."""
+LOWEST_FRAC = 0.1
+"""Part of the newest points that may lie below the lowest forecast: a single low one is no level (guess)."""
 MOST_NOISE = 3.0
 """A change may make the loss noisier, but a loss that explodes is no noise: so many times that of before (guess)."""
 CORRELATION = 2.0
@@ -67,9 +70,10 @@ def compare(before: Sequence[float], after: Sequence[float]) -> Comparison | Non
         return None
     half = len(old) // 2
     early, late = median(old[:half]), median(old[half:])
+    lowest = sorted(old[half:])[int(LOWEST_FRAC * (len(old) - half))]
     slope = min(0.0, (late - early) / half)
     ahead = half / 2 + len(new) - len(later) / 2
     calm = spread(old)
     noise = max(calm, min(spread(later), MOST_NOISE * calm))
     error = MEDIAN_ERROR * noise * math.sqrt(CORRELATION * (1 / (len(old) - half) + 1 / len(later)))
-    return Comparison(late + FALL_KEPT_FRAC * slope * ahead, median(later), error)
+    return Comparison(max(late + FALL_KEPT_FRAC * slope * ahead, lowest), median(later), error)

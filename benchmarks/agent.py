@@ -172,7 +172,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="agenttune-bench-") as name:
             decisions.append(measure_decisions(Path(name), steps, 5 if quick else 30))
     with tempfile.TemporaryDirectory(prefix="agenttune-bench-") as name:
-        slow = measure_slow(Path(name), pairs=1 if quick else 4, rounds=1 if quick else 4)
+        slow = measure_slow(Path(name), pairs=1 if quick else 3, rounds=1 if quick else 3)
     text = section(decisions, slow, machine)
     print(text)
     if not quick:

@@ -24,8 +24,8 @@ class Extent:
     """How much is measured."""
 
     step_targets_ms: tuple[float, ...] = STEP_TARGETS_MS
-    pairs: int = 4
-    rounds: int = 4
+    pairs: int = 3
+    rounds: int = 3
     commands: int = 100
     points: int = 1_000_000
     events: int = 1000

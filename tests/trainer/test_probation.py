@@ -202,6 +202,14 @@ def test_how_often_the_forecast_cries_wolf() -> None:
     assert missed <= 6
 
 
+def test_a_run_that_comes_down_from_a_spike_is_not_expected_to_go_on_like_that() -> None:
+    """Seen: a cut that was right was taken back, since the loss was expected to fall from 16 through 3.3 to 2.6."""
+    before = [16.3 * math.exp(-i / 6) + 3.3 for i in range(40)]
+    found = compare(before, curve(3.2, 0.0, 0.02, 40, 3))
+    assert found is not None
+    assert not found.is_worse(3.0, 0.02)
+
+
 def test_spikes_and_short_histories_decide_nothing() -> None:
     before = curve(2.0, 0.0, 0.05, 64, 1)
     spiked = curve(2.0, 0.0, 0.05, 50, 2)
