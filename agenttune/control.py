@@ -328,7 +328,7 @@ class LocalControl:
         Raises:
             TooManyProposals: Says when to ask again.
         """
-        newest = log.agent_proposals_since(self._clock() - MINUTE_S)
+        newest = log.agent_proposals_since(self._clock() - MINUTE_S, most)
         if newest >= most:
             raise TooManyProposals(
                 f"agents proposed {newest} commands within a minute, gate.max_per_minute is {most}; ask again later",

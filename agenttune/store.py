@@ -66,6 +66,7 @@ CREATE TABLE commands (
 );
 CREATE INDEX commands_by_state ON commands (state, submitted_seq);
 CREATE INDEX commands_by_principal ON commands (principal, submitted_seq);
+CREATE INDEX commands_by_both ON commands (principal, state, submitted_seq);
 """
 
 
@@ -412,12 +413,16 @@ class RunLog:
         self, *states: State, limit: int = 1000, newest: bool = False, principal: Principal | None = None
     ) -> list[CommandRecord]:
         """Commands in order of submission, of all states or of those named; `newest`: the last `limit` of them."""
-        where, arguments = _where(states, principal)
-        sql = f"SELECT record FROM commands {where} ORDER BY submitted_seq {'DESC' if newest else 'ASC'} LIMIT ?"
-        with _storing(self.folder):
-            rows = self._db.execute(sql, (*arguments, limit)).fetchall()
-        records = [_record(row[0]) for row in rows]
-        return records[::-1] if newest else records
+        order = "DESC" if newest else "ASC"
+        rows: list[tuple[int, str]] = []
+        # State by state: only then does the index give the newest first; else SQLite reads and sorts them all.
+        for state in dict.fromkeys(states) or [None]:
+            where, arguments = _where(() if state is None else (state,), principal)
+            sql = f"SELECT submitted_seq, record FROM commands {where} ORDER BY submitted_seq {order} LIMIT ?"
+            with _storing(self.folder):
+                rows += self._db.execute(sql, (*arguments, limit)).fetchall()
+        rows.sort()
+        return [_record(text) for _, text in (rows[-limit:] if newest else rows[:limit])]
 
     def count_commands(self, *states: State, principal: Principal | None = None) -> int:
         """How many commands there are, of all states or of those named."""
@@ -425,14 +430,14 @@ class RunLog:
         with _storing(self.folder):
             return int(self._db.execute(f"SELECT count(*) FROM commands {where}", arguments).fetchone()[0])
 
-    def agent_proposals_since(self, at_s: float) -> int:
-        """How many proposals of agents were recorded after a moment (Unix time)."""
+    def agent_proposals_since(self, at_s: float, most: int) -> int:
+        """How many of the newest `most` proposals of agents were recorded after a moment (Unix time)."""
         sql = (
-            "SELECT count(*) FROM commands JOIN events ON events.seq = commands.submitted_seq "
-            "WHERE commands.principal = 'agent' AND events.at_s > ?"
+            "SELECT count(*) FROM (SELECT submitted_seq FROM commands WHERE principal = 'agent' "
+            "ORDER BY submitted_seq DESC LIMIT ?) JOIN events ON events.seq = submitted_seq WHERE events.at_s > ?"
         )
         with _storing(self.folder):
-            return int(self._db.execute(sql, (at_s,)).fetchone()[0])
+            return int(self._db.execute(sql, (most, at_s)).fetchone()[0])
 
     def command(self, command_id: str) -> CommandRecord:
         """Raises UnknownCommandId if there is none of that id."""

@@ -27,7 +27,6 @@ RULES = {
         "bounds": {"lr": [1e-6, 1.0]},
         "max_change_factor": 10,
         "window": {"steps": 200, "max_change_factor": 100, "max_commands": 10_000},
-        "max_per_minute": 1_000_000,
         "approval": [
             {"commands": ["update_optimizer"], "knobs": ["lr"], "max_factor": 2, "approvers": ["auto"]},
             {"approvers": ["human"]},
@@ -53,7 +52,8 @@ def measure(before: int, count: int) -> Times:
         log = RunLog.create(Path(name) / "r", info)
         log.append(KnobsRead(knobs=[KnobState(name="lr", base=0.01, effective=0.01, command="update_optimizer")]))
         log.append_points([Point(step=s, at_s=time.time(), values={"step_loss": 1.0}) for s in range(1, 10_001)])
-        control = LocalControl(Path(name))
+        # By its clock the others were long ago: nobody submits as fast as this, and `max_per_minute` is not the subject.
+        control = LocalControl(Path(name), clock=lambda: time.time() + 3600)
         taken_ms = []
         for number in range(before + count):
             command = {"kind": "update_optimizer", "lr": 0.01 * (1 + (number % 10) / 20)}
