@@ -52,7 +52,7 @@ def measure(before: int, count: int) -> Times:
         log = RunLog.create(Path(name) / "r", info)
         log.append(KnobsRead(knobs=[KnobState(name="lr", base=0.01, effective=0.01, command="update_optimizer")]))
         log.append_points([Point(step=s, at_s=time.time(), values={"step_loss": 1.0}) for s in range(1, 10_001)])
-        # By its clock the others were long ago: nobody submits as fast as this, and `max_per_minute` is not the subject.
+        # By its clock the others were long ago: `max_per_minute` is not the subject here.
         control = LocalControl(Path(name), clock=lambda: time.time() + 3600)
         taken_ms = []
         for number in range(before + count):
