@@ -273,7 +273,12 @@ def test_the_newest_rows_are_found_without_reading_the_others(log: RunLog, last_
     log.append_points([Point(step=s, at_s=1.0, values={"loss": 1.0}) for s in range(1, 20_001)])
     log.append_points([Point(step=s, at_s=1.0, values={"eval_loss": 1.0}, source="eval") for s in (10, 5_000, 20_000)])
     work: list[int] = []
-    log._db.set_progress_handler(lambda: work.append(1) or 0, 1000)
+
+    def count() -> int:
+        work.append(1)
+        return 0  # anything else would interrupt the query
+
+    log._db.set_progress_handler(count, 1000)
     try:
         rows = log.recent_points(3, ("step", "eval"), last_step=last_step)
     finally:
