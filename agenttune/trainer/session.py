@@ -54,6 +54,8 @@ logger = logging.getLogger("agenttune")
 
 POLL_S = 0.02
 """How often a paused run looks for commands."""
+OWN_COMMAND_S = 1.0
+"""How long training waits for a command of its own to be in the log; milliseconds unless the disk is full."""
 REASON_CHARACTERS = 500
 """Longest reason kept of an error that ended a run."""
 
@@ -624,7 +626,15 @@ class Session:
             raise AssertionError("only the process that records the run asks for commands")
         info = self._log.info().model_copy(update={"knobs": self.knobs(), "step": self.steering.step})
         verdict = Gate.of(info).judge(proposal, Moment(info, time.time()), History())
-        self._submit(lambda log: log.submit(proposal, verdict))
+        written = threading.Event()
+
+        def write(log: RunLog) -> None:
+            log.submit(proposal, verdict)
+            written.set()
+
+        self._submit(write)
+        # Otherwise training would be some steps further, more on a busy machine, before it sees its own command.
+        written.wait(OWN_COMMAND_S)
         return "" if isinstance(verdict, Verdict) and verdict.decision == "approved" else _reason(verdict)
 
     def _settle(self, command_id: str, settled: Settled) -> None:
