@@ -138,8 +138,8 @@ class ApprovalRule(Settings):
     """It changes none but these."""
     max_factor: float | None = Field(None, gt=1)
     """It changes each by no more than this factor, up or down."""
-    approvers: list[Literal["auto", "model", "human"]] = Field(min_length=1)
-    """Who is asked, in this order, until one approves, edits or rejects; auto approves at once."""
+    approvers: list[Literal["auto", "human"]] = Field(min_length=1, max_length=1)
+    """Who decides: auto approves at once, human waits for a person."""
     timeout_s: Positive = 900.0
     """How long a person is waited for, in seconds."""
     on_timeout: Literal["reject", "approve"] = "reject"

@@ -382,7 +382,8 @@ class LocalControl:
 
     def _again(self, log: RunLog, info: RunInfo, proposal: Proposal) -> Verdict | None:
         """What the guardrails say now, on a proposal that waited."""
-        history = replace(_history(log, proposal.author), waiting=())
+        # What was asked again meanwhile, and refused for that, says nothing against the one that waited.
+        history = replace(_history(log, proposal.author), waiting=(), refused=())
         return Gate.of(info).refusal(proposal, self._moment(log, info).info, history)
 
     def decide(self, run_id: str, command_id: str, decision: Decision) -> CommandRecord:

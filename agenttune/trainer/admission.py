@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 
 from agenttune.events import KnobState
 from agenttune.gate import Gate, History
@@ -24,11 +24,11 @@ class Admission:
         self._passed: set[str] = set()
         self._held_until_s = 0.0
 
-    def refusal(self, record: CommandRecord, knobs: Sequence[KnobState], step: int) -> str:
+    def refusal(self, record: CommandRecord, read_knobs: Callable[[], list[KnobState]], step: int) -> str:
         """Why a guardrail refuses a command now; empty if none does, or if it was looked at before."""
         if record.proposal.author.principal != "agent" or record.command_id in self._passed:
             return ""
-        info = self._log.info().model_copy(update={"knobs": list(knobs), "step": step})
+        info = self._log.info().model_copy(update={"knobs": read_knobs(), "step": step})
         taken = self._log.commands(*TAKEN, principal="agent", limit=HISTORY, newest=True)
         count = self._log.count_commands(*TAKEN, principal="agent")
         others = [other for other in taken if other.command_id != record.command_id]

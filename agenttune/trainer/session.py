@@ -364,7 +364,7 @@ class Session:
         for record in records:
             if record.command_id in self._taken:
                 continue
-            refusal = self._admission.refusal(record, self.knobs(), self.steering.step)
+            refusal = self._admission.refusal(record, self.knobs, self.steering.step)
             if refusal:
                 self._answer(record, "failed", message=refusal)
             else:

@@ -143,6 +143,13 @@ def test_an_edit_runs_instead_and_passes_the_same_guardrails(make: Callable[...,
     assert desk.log.commands(State.QUEUED)[0].command.arguments()["lr"] == 0.02
 
 
+def test_asking_again_does_not_spoil_the_request_that_waits(make: Callable[..., Desk]) -> None:
+    desk = make(approval=[ASK])
+    waiting = desk.ask(lr=0.1)
+    assert desk.ask(lr=0.1).state is State.REJECTED
+    assert desk.decide(waiting, "approve").state is State.QUEUED
+
+
 def test_guardrails_are_asked_again(make: Callable[..., Desk]) -> None:
     desk = make(approval=[ASK], quiet_last_steps=100)
     waiting = desk.ask(kind="update_training", max_grad_norm=0.5)
