@@ -27,7 +27,7 @@ from agenttune.events import (
     StoredPoint,
 )
 from agenttune.observation import Observation
-from agenttune.proposals import CommandRecord, Proposal, State, Verdict
+from agenttune.proposals import Author, CommandRecord, Proposal, Standing, State, Verdict
 from agenttune.summary import Intervention
 from agenttune.transcripts import ModelCalled
 
@@ -120,10 +120,14 @@ class HttpControl:
         return _models(CommandRecord, self._get(_run(run_id, "approvals"))["commands"])
 
     def decide(self, run_id: str, command_id: str, decision: Decision) -> CommandRecord:
-        """Decide on a proposal that waits; the server takes whoever asks it for an operator."""
-        body = decision.model_dump(mode="json", exclude={"author"}, exclude_none=True)
+        """Decide on a proposal that waits, as a person: models decide beside the log, not over HTTP."""
+        body = decision.model_dump(mode="json", exclude={"author", "approver"}, exclude_none=True)
         body["name"] = decision.author.name
         return _model(CommandRecord, self._post(_run(run_id, "approvals", command_id), body))
+
+    def end_standing(self, run_id: str, kind: str, author: Author) -> list[Standing]:
+        body = self._ask("DELETE", _run(run_id, "approvals", "always", kind), 0.0, params={"name": author.name})
+        return _models(Standing, body["standing"])
 
     def command(self, run_id: str, command_id: str, wait_s: float = 0.0) -> CommandRecord:
         """One command; with `wait_s` (at most 60), waits for its ack."""

@@ -13,8 +13,11 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from agenttune import approval_names
 from agenttune.commands import COMMAND_KINDS, Risk
-from agenttune.errors import ConfigError
+from agenttune.errors import ConfigError, UserError
+from agenttune.expressions import check
+from agenttune.proposals import Approver
 
 DEFAULT_PORT = 7007
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -138,12 +141,17 @@ class ApprovalRule(Settings):
     """It changes none but these."""
     max_factor: float | None = Field(None, gt=1)
     """It changes each by no more than this factor, up or down."""
-    approvers: list[Literal["auto", "human"]] = Field(min_length=1, max_length=1)
-    """Who decides: auto approves at once, human waits for a person."""
+    approvers: list[Approver] = Field(min_length=1)
+    """Who is asked, one after the other until one decides: auto approves at once, rule goes by the two conditions
+    below, model asks a second language model, human waits for a person. Nobody decided: rejected."""
+    approve_if: str = ""
+    """rule: approves where this holds, such as factor <= 2 and steps_left > 100."""
+    reject_if: str = ""
+    """rule: rejects where this holds, which is looked at first; where neither holds, the next one is asked."""
     timeout_s: Positive = 900.0
-    """How long a person is waited for, in seconds."""
+    """How long all of them together are waited for, in seconds."""
     on_timeout: Literal["reject", "approve"] = "reject"
-    """What nobody's answer means."""
+    """What a person's silence means; that of a model is never a yes."""
     training: Literal["continue", "pause"] = "continue"
     """Whether training goes on while it waits."""
 
@@ -151,6 +159,61 @@ class ApprovalRule(Settings):
     @classmethod
     def _known(cls, kinds: list[str]) -> list[str]:
         return _known_kinds(kinds)
+
+    @field_validator("approvers")
+    @classmethod
+    def _in_order(cls, approvers: list[Approver]) -> list[Approver]:
+        if len(set(approvers)) < len(approvers):
+            raise ValueError(f"each approver can be asked once, not {', '.join(approvers)}")
+        if "auto" in approvers[:-1]:
+            raise ValueError("auto always approves, so nobody after it would be asked; put it last")
+        return approvers
+
+    @field_validator("approve_if", "reject_if")
+    @classmethod
+    def _can_be_read(cls, condition: str) -> str:
+        try:
+            if condition:
+                check(condition, approval_names.DOCUMENTED, approval_names.DOCUMENTED_FUNCTIONS)
+        except UserError as error:
+            raise ValueError(error.message) from None
+        return condition
+
+    @model_validator(mode="after")
+    def _conditions_are_asked(self) -> ApprovalRule:
+        has_condition = bool(self.approve_if or self.reject_if)
+        if "rule" in self.approvers and not has_condition:
+            raise ValueError("the approver 'rule' needs approve_if or reject_if")
+        if has_condition and "rule" not in self.approvers:
+            raise ValueError("approve_if and reject_if are looked at only if 'rule' is among the approvers")
+        return self
+
+
+class ReviewerSettings(Settings):
+    """A model that reviews what another proposes; what is not given is as in `llm` of the config file."""
+
+    model: str | None = None
+    """Its name at the endpoint; better another model than the one that proposes."""
+    base_url: str | None = None
+    """Its endpoint."""
+    api_key_env: str | None = None
+    """Name of the environment variable that holds its key."""
+    temperature: float | None = Field(0.0, ge=0, le=2)
+    """Sampling temperature; null: the endpoint's own."""
+    prompt: str = "review"
+    """A template's name or path."""
+
+    def llm(self, llm: LlmSettings) -> LlmSettings:
+        """The settings of the model."""
+        given = {name: value for name in ("model", "base_url", "api_key_env") if (value := getattr(self, name))}
+        return llm.model_copy(update=given)
+
+
+class GateReviewerSettings(ReviewerSettings):
+    """The model that the approver `model` of a rule asks."""
+
+    prompt: str = "approve"
+    """A template's name or path."""
 
 
 class GateSettings(Settings):
@@ -180,11 +243,34 @@ class GateSettings(Settings):
     """Proposals of agents that are looked at in a minute; more are turned away unrecorded."""
     approval: list[ApprovalRule] = Field(default_factory=list)
     """Who decides on commands of agents: the first rule that fits, nobody if none does. No rules: all are approved."""
+    reviewer: GateReviewerSettings = GateReviewerSettings()
+    """The language model that the approver `model` asks."""
+    usd_per_hour: float | None = Field(None, ge=0)
+    """What the machine costs, in US dollars an hour: a request that holds training says what the waiting costs."""
 
     @field_validator("forbid")
     @classmethod
     def _known(cls, kinds: list[str]) -> list[str]:
         return _known_kinds(kinds)
+
+    @field_validator("approval")
+    @classmethod
+    def _told_apart(cls, rules: list[ApprovalRule]) -> list[ApprovalRule]:
+        names = [rule_name(rule, number) for number, rule in enumerate(rules, 1)]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two rules are called {twice!r}; give each a name of its own")
+        return rules
+
+    @property
+    def asks_model(self) -> bool:
+        """Whether a rule asks a language model."""
+        return any("model" in rule.approvers for rule in self.approval)
+
+
+def rule_name(rule: ApprovalRule, number: int) -> str:
+    """What a rule is called in the log; `number` is its place in the list, from 1."""
+    return rule.name or f"rule {number}"
 
 
 def _known_kinds(kinds: list[str]) -> list[str]:
@@ -368,6 +454,12 @@ class Config(Settings):
     """The control server."""
     store: StoreSettings = StoreSettings()
     """Where logs are kept."""
+
+    @model_validator(mode="after")
+    def _reviewer_is_known(self) -> Config:
+        if self.gate.asks_model and not self.gate.reviewer.llm(self.llm).model:
+            raise ValueError("a rule of gate.approval asks a model, but none is named: set gate.reviewer.model")
+        return self
 
     @model_validator(mode="after")
     def _price_is_known(self) -> Config:

@@ -41,12 +41,23 @@ from agenttune.events import (
     StatusChanged,
     StoredPoint,
 )
-from agenttune.gate import Gate, History, Moment, person, stale, timed_out, touched_by
+from agenttune.gate import Gate, History, Moment, allowed_before, person, stale, timed_out, touched_by
 from agenttune.journal import model_calls, newest_interventions
 from agenttune.observation import HISTORY, Observation
 from agenttune.observe import Observer, live_knobs
 from agenttune.processes import is_alive
-from agenttune.proposals import TAKEN, ApprovalRequest, Author, CommandRecord, Proposal, Record, State, Verdict
+from agenttune.proposals import (
+    TAKEN,
+    ApprovalRequest,
+    Author,
+    CommandRecord,
+    Passed,
+    Proposal,
+    Record,
+    Standing,
+    State,
+    Verdict,
+)
 from agenttune.reading import find_layer, measured_model, settled
 from agenttune.store import LOG_NAME, RunLog, list_runs, run_folder
 from agenttune.summary import Intervention
@@ -80,15 +91,20 @@ class Decision(Record):
     """What somebody decided on a proposal that waits.
 
     Attributes:
+        verdict: `escalate` leaves it to the next who is asked; if there is none, it is rejected.
         digest: Of the proposal, as shown: what was shown is what runs.
         command: `edit`: what is to run instead.
+        always: `approve`: further commands of this kind that wait under the same rule are approved too, in this run.
+        approver: Which approver of the rule this is. A person may decide at any time, a model when it is its turn.
     """
 
-    verdict: Literal["approve", "edit", "reject"]
+    verdict: Literal["approve", "edit", "reject", "escalate"]
     digest: str = Field(max_length=128)
     author: Author
     reason: str = Field("", max_length=2000)
     command: SerializeAsAny[CommandBase] | None = None
+    always: bool = False
+    approver: Literal["human", "model"] = "human"
 
     @field_validator("command", mode="before")
     @classmethod
@@ -148,6 +164,14 @@ class Control(Protocol):
         Raises:
             AlreadyDecided: It does not wait (any more).
             UserError: The decision does not fit the proposal: another digest, an edit that the guardrails refuse.
+        """
+        ...
+
+    def end_standing(self, run_id: str, kind: str, author: Author) -> list[Standing]:
+        """Take back that a person has always allowed a kind of command; returns what was taken back.
+
+        Raises:
+            UserError: It was not allowed.
         """
         ...
 
@@ -342,8 +366,8 @@ class LocalControl:
         ruling = self._judge(self.log(run_id), self.info(run_id), proposal)
         if isinstance(ruling, Verdict):
             return ruling
-        who = " and ".join(ruling.approvers)
-        return Verdict(decision="approved", decided_by="guardrails", reason=f"would wait for {who} ({ruling.rule})")
+        reason = f"would wait for {ruling.asked} ({ruling.rule})"
+        return Verdict(decision="approved", decided_by="guardrails", reason=reason)
 
     def _judge(self, log: RunLog, info: RunInfo, proposal: Proposal) -> Verdict | ApprovalRequest:
         step = proposal.valid_until_step
@@ -375,7 +399,8 @@ class LocalControl:
         request = record.request
         if request is None:
             return None
-        verdict = stale(request, record.proposal, info) or timed_out(request, self._clock())
+        allowed = allowed_before(request, record.proposal, info) if request.asked == "human" else None
+        verdict = stale(request, record.proposal, info) or allowed or timed_out(request, self._clock())
         if verdict is not None and verdict.decision == "approved":
             return self._again(log, info, record.proposal) or verdict
         return verdict
@@ -399,13 +424,42 @@ class LocalControl:
                 field="digest",
                 allowed=request.digest,
             )
+        _refuse_misfit(decision, request)
         overdue = self._overdue(log, info, record)
         if overdue is not None:
             return log.decide(command_id, overdue)
-        return log.decide(command_id, self._verdict_of(log, info, record.proposal, decision))
+        if decision.verdict == "escalate":
+            return self._escalate(log, info, record.proposal, request, decision)
+        verdict = self._verdict_of(log, info, record.proposal, decision)
+        if not decision.always or verdict.decision != "approved":
+            return log.decide(command_id, verdict)
+        kind, by = record.proposal.command.kind, person(decision.author)
+        return log.decide(command_id, verdict, Standing(kind=kind, rule=request.rule, by=by, since_step=info.step))
+
+    def _escalate(
+        self, log: RunLog, info: RunInfo, proposal: Proposal, request: ApprovalRequest, decision: Decision
+    ) -> CommandRecord:
+        by = Passed(by=_decider(decision), reason=decision.reason)
+        moment, history = self._moment(log, info), _history(log, proposal.author)
+        answer = Gate.of(info).escalated(request, by, proposal, moment, history)
+        if isinstance(answer, ApprovalRequest):
+            return log.escalate(proposal.command_id, answer)
+        if answer.decision == "approved":
+            answer = self._again(log, info, proposal) or answer
+        return log.decide(proposal.command_id, answer)
+
+    def end_standing(self, run_id: str, kind: str, author: Author) -> list[Standing]:
+        log = self.log(run_id)
+        allowed = sorted({standing.kind for standing in log.info().standing})
+        if kind not in allowed:
+            there_are = ", ".join(allowed) or "nothing is"
+            raise UserError(
+                f"{kind!r:.80} is not always allowed in this run; {there_are}", field="kind", allowed=allowed
+            )
+        return log.end_standing(kind, person(author))
 
     def _verdict_of(self, log: RunLog, info: RunInfo, proposal: Proposal, decision: Decision) -> Verdict:
-        by = person(decision.author)
+        by = _decider(decision)
         if decision.verdict == "reject":
             return Verdict(decision="rejected", decided_by=by, reason=decision.reason)
         edited = decision.command if decision.verdict == "edit" else None
@@ -517,6 +571,19 @@ class LocalControl:
         events = self.log(run_id).events(kinds=[BranchStarted.model_fields["kind"].default], limit=10_000)
         started = [e.body for e in events if isinstance(e.body, BranchStarted)]
         return started if any(b.name == "main" for b in started) else [BranchStarted(name="main"), *started]
+
+
+def _refuse_misfit(decision: Decision, request: ApprovalRequest) -> None:
+    """Raises for a decision that this approver cannot make, or not now."""
+    if decision.approver == "model" and request.asked != "model":
+        raise AlreadyDecided(f"it is not the model's turn: {request.asked} is asked", field="approver")
+    if decision.always and (decision.verdict != "approve" or decision.approver != "human"):
+        raise UserError("'always' goes with a person's 'approve' only", field="always", allowed=["approve"])
+
+
+def _decider(decision: Decision) -> str:
+    """How a verdict names who gave it."""
+    return f"model:{decision.author.name}" if decision.approver == "model" else person(decision.author)
 
 
 def existing_checkpoints(events: Sequence[Event]) -> list[Event]:

@@ -21,8 +21,9 @@ from agenttune.policy.base import Policy, PolicyContext
 from agenttune.policy.escalation import Escalation
 from agenttune.policy.llm import LlmFile, LlmPolicy
 from agenttune.policy.load import open_policy
+from agenttune.policy.reviewer import Reviewer
 from agenttune.policy.sample import opening_tokens, review_tokens
-from agenttune.policy.second_opinion import Reviewer, SecondOpinion
+from agenttune.policy.second_opinion import SecondOpinion
 from agenttune.policy.wrappers import walk
 from agenttune.proposals import Record
 from agenttune.store import RunLog, list_runs, run_folder

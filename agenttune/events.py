@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, SerializeAsAny, Ty
 
 from agenttune.commands import CommandBase, parse_command
 from agenttune.findings import Finding
-from agenttune.proposals import Ack, ApprovalRequest, Proposal, Record, Verdict
+from agenttune.proposals import Ack, ApprovalRequest, Proposal, Record, Standing, Verdict
 from agenttune.transcripts import ModelCalled
 
 JsonNumber = float | int | str
@@ -172,6 +172,21 @@ class ApprovalRequested(Record):
     request: ApprovalRequest
 
 
+class Escalated(Record):
+    """An approver did not decide; the next one is asked."""
+
+    kind: Literal["escalated"] = "escalated"
+    request: ApprovalRequest = Field(description="As it stands now.")
+
+
+class StandingChanged(Record):
+    """A person allowed every further command of a kind under a rule, or took that back."""
+
+    kind: Literal["standing_changed"] = "standing_changed"
+    standing: Standing
+    ended_by: str | None = None
+
+
 class Settled(Record):
     """The probation of a change has ended.
 
@@ -297,6 +312,8 @@ Body = Annotated[
         KnobsRead,
         Proposed,
         ApprovalRequested,
+        Escalated,
+        StandingChanged,
         Judged,
         Acked,
         Settled,
@@ -395,6 +412,7 @@ class RunInfo(Record):
     capabilities: list[str] = Field(default_factory=list, description="Commands this trainer can apply.")
     knobs: list[KnobState] = Field(default_factory=list, description="As last read from the trainer.")
     rules: dict[str, Any] = Field(default_factory=dict, description="Settings that others obey, such as `gate`.")
+    standing: list[Standing] = Field(default_factory=list, description="What a person allowed from then on.")
     goal_metric: str = "eval_loss"
     goal_direction: Literal["minimize", "maximize"] = "minimize"
 

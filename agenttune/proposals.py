@@ -109,13 +109,34 @@ class Difference(Record):
     after: Any
 
 
+Approver = Literal["auto", "rule", "model", "human"]
+"""Who decides on a proposal: nobody needs to, the rule's own conditions, a second language model, a person."""
+
+
+class Passed(Record):
+    """An approver did not decide and left it to the next."""
+
+    by: str
+    reason: str = ""
+
+
+class Standing(Record):
+    """A person's yes to every further command of a kind that waits under the same rule, for this run."""
+
+    kind: str
+    rule: str
+    by: str
+    since_step: int
+
+
 class ApprovalRequest(Record):
     """A proposal waits for somebody to decide.
 
     Attributes:
         digest: Of the proposal: who decides binds the decision to what was shown.
         rule: Which rule of `gate.approval` demands it.
-        approvers: Who may decide, in the order they are asked: `model`, `human`.
+        approvers: Who is asked, one after the other until one decides.
+        passed: Those of them that left it to the next, oldest first.
         expires_at_s: Unix time after which nobody's silence has become an answer.
         on_timeout: That answer.
         training: Whether training goes on meanwhile.
@@ -123,7 +144,8 @@ class ApprovalRequest(Record):
 
     digest: str
     rule: str
-    approvers: list[Literal["model", "human"]]
+    approvers: list[Approver]
+    passed: list[Passed] = Field(default_factory=list)
     requested_at_s: float
     expires_at_s: float
     on_timeout: Literal["reject", "approve"] = "reject"
@@ -133,6 +155,11 @@ class ApprovalRequest(Record):
     metric: str = ""
     metric_value: JsonFloat | None = Field(None, description="The goal metric as last known then.")
     differences: list[Difference] = Field(default_factory=list)
+
+    @property
+    def asked(self) -> Approver:
+        """Whose turn it is."""
+        return self.approvers[len(self.passed)]
 
 
 class Change(Record):

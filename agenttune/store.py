@@ -28,6 +28,7 @@ from agenttune.events import (
     ApprovalRequested,
     BranchStarted,
     Curve,
+    Escalated,
     Event,
     Judged,
     KnobsRead,
@@ -37,12 +38,24 @@ from agenttune.events import (
     RunStarted,
     SeriesInfo,
     Settled,
+    StandingChanged,
     StatusChanged,
     StoredPoint,
 )
 from agenttune.filesystem import refuse_network_file_system
 from agenttune.points import POINTS_SCHEMA, SOURCES, PointTable, Row
-from agenttune.proposals import NEXT, Ack, ApprovalRequest, CommandRecord, Principal, Proposal, Record, State, Verdict
+from agenttune.proposals import (
+    NEXT,
+    Ack,
+    ApprovalRequest,
+    CommandRecord,
+    Principal,
+    Proposal,
+    Record,
+    Standing,
+    State,
+    Verdict,
+)
 
 LOG_NAME = "log.db"
 FORMAT = 1
@@ -354,25 +367,68 @@ class RunLog:
             )
             return record
 
-    def decide(self, command_id: str, verdict: Verdict) -> CommandRecord:
+    def decide(self, command_id: str, verdict: Verdict, standing: Standing | None = None) -> CommandRecord:
         """Record the verdict on a proposal that waits for one; the first one is final.
+
+        Args:
+            command_id: Of the proposal.
+            verdict: What was decided.
+            standing: What is allowed with it from now on, in the same transaction.
 
         Raises:
             UnknownCommandId: There is none of that id.
             AlreadyDecided: It does not wait (any more); says what became of it.
         """
         with self.transaction():
-            record = self.command(command_id)
-            if record.state is not State.PROPOSED:
-                by = f" by {record.verdict.decided_by}" if record.verdict else ""
-                raise AlreadyDecided(
-                    f"command {command_id} does not wait for a decision: it is {record.state.value}, decided{by}",
-                    field="command_id",
-                )
-            record = _judged(record, verdict)
+            record = _judged(self._waiting(command_id), verdict)
             self._put_record(record)
             self._insert_event(Judged(verdict=verdict), self._last_step(), self._branch(), command_id)
+            if standing is not None:
+                self._stand(standing, command_id)
             return record
+
+    def _waiting(self, command_id: str) -> CommandRecord:
+        record = self.command(command_id)
+        if record.state is not State.PROPOSED:
+            by = f" by {record.verdict.decided_by}" if record.verdict else ""
+            raise AlreadyDecided(
+                f"command {command_id} does not wait for a decision: it is {record.state.value}, decided{by}",
+                field="command_id",
+            )
+        return record
+
+    def escalate(self, command_id: str, request: ApprovalRequest) -> CommandRecord:
+        """Record that the approver who was asked left a proposal to the next.
+
+        Raises:
+            UnknownCommandId: There is none of that id.
+            AlreadyDecided: It was decided, or passed on, meanwhile.
+        """
+        with self.transaction():
+            record = self._waiting(command_id)
+            before = [] if record.request is None else record.request.passed
+            if request.passed[: len(before)] != before or len(request.passed) == len(before):
+                raise AlreadyDecided(f"command {command_id} was passed on meanwhile", field="command_id")
+            record = record.model_copy(update={"request": request})
+            self._put_record(record)
+            self._insert_event(Escalated(request=request), self._last_step(), self._branch(), command_id)
+            return record
+
+    def _stand(self, standing: Standing, command_id: str | None = None, ended_by: str | None = None) -> None:
+        info = RunInfo.model_validate_json(self._db.execute("SELECT info FROM run").fetchone()[0])
+        others = [s for s in info.standing if (s.kind, s.rule) != (standing.kind, standing.rule)]
+        self._update_info(standing=[*others, standing] if ended_by is None else others)
+        body = StandingChanged(standing=standing, ended_by=ended_by)
+        self._insert_event(body, self._last_step(), self._branch(), command_id)
+
+    def end_standing(self, kind: str, ended_by: str) -> list[Standing]:
+        """Take back what was allowed for a kind of command; returns what that was."""
+        with self.transaction():
+            info = RunInfo.model_validate_json(self._db.execute("SELECT info FROM run").fetchone()[0])
+            ended = [standing for standing in info.standing if standing.kind == kind]
+            for standing in ended:
+                self._stand(standing, ended_by=ended_by)
+            return ended
 
     def settle(self, command_id: str, settled: Settled, step: int, branch: str) -> int:
         """Record how the probation of an applied command ended.

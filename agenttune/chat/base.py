@@ -47,6 +47,13 @@ class Spent:
             return  # what brought neither answer nor count is taken to be free
         self.usd = None if call.usd is None or self.usd is None else self.usd + call.usd
 
+    def catch_up(self, known: Spent) -> None:
+        """Take over what was spent elsewhere; calls that only one of both ledgers has yet are not lost."""
+        self.calls = max(self.calls, known.calls)
+        self.tokens = max(self.tokens, known.tokens)
+        self.uncounted_calls = max(self.uncounted_calls, known.uncounted_calls)
+        self.usd = None if self.usd is None or known.usd is None else max(self.usd, known.usd)
+
 
 class ChatModel(Protocol):
     """A language model with its ledger."""

@@ -9,7 +9,18 @@ from typing import NoReturn
 from rich.console import Console
 from rich.text import Text
 
-from agenttune.cli import approving, attaching, estimating, replaying, rounds, running, sending, serving, showing
+from agenttune.cli import (
+    approving,
+    attaching,
+    estimating,
+    replaying,
+    reviewing,
+    rounds,
+    running,
+    sending,
+    serving,
+    showing,
+)
 from agenttune.cli.app import app
 from agenttune.errors import AgenttuneError, UserError
 
@@ -20,6 +31,7 @@ __all__ = [
     "estimating",
     "main",
     "replaying",
+    "reviewing",
     "rounds",
     "running",
     "sending",

@@ -28,7 +28,7 @@ WATCH_POLL_S = 1.0
 def list_(url: Url = DEFAULT_URL, run: RunName = "latest", json_: Json = False) -> None:
     """List what waits for a decision."""
     with _control(url) as control:
-        waiting = control.pending(run)
+        waiting, allowed = control.pending(run), control.info(run).standing
     if json_:
         typer.echo(json.dumps([record.model_dump(mode="json") for record in waiting], indent=2))
         return
@@ -36,6 +36,8 @@ def list_(url: Url = DEFAULT_URL, run: RunName = "latest", json_: Json = False) 
         typer.echo("nothing waits for a decision")
     for record in waiting:
         typer.echo(_line(record))
+    for standing in allowed:
+        typer.echo(f"always approved: {standing.kind} under {standing.rule}, by {_clean(standing.by)}")
 
 
 @group.command()
@@ -51,15 +53,44 @@ def show(command_id: CommandName, url: Url = DEFAULT_URL, run: RunName = "latest
 
 
 @group.command()
-def yes(command_id: CommandName, reason: Reason = "", url: Url = DEFAULT_URL, run: RunName = "latest") -> None:
+def yes(
+    command_id: CommandName,
+    reason: Reason = "",
+    always: Annotated[bool, typer.Option("--always", help="Also all further ones of its kind and rule.")] = False,
+    url: Url = DEFAULT_URL,
+    run: RunName = "latest",
+) -> None:
     """Approve a command as it was shown."""
-    _decide(url, run, command_id, "approve", reason)
+    with _control(url) as control:
+        _send(control, run, _find(control, run, command_id), "approve", reason, None, always)
+
+
+@group.command()
+def never(
+    kind: Annotated[str, typer.Argument(help="Kind of command, such as update_optimizer.")],
+    url: Url = DEFAULT_URL,
+    run: RunName = "latest",
+) -> None:
+    """Take back `yes --always`: commands of a kind wait for a person again."""
+    from agenttune.proposals import Author
+
+    with _control(url) as control:
+        for standing in control.end_standing(run, kind, Author(principal="operator", name=getpass.getuser())):
+            typer.echo(f"{standing.kind} under {standing.rule} waits for a person again")
 
 
 @group.command()
 def no(command_id: CommandName, reason: Reason = "", url: Url = DEFAULT_URL, run: RunName = "latest") -> None:
     """Reject a command; the reason goes back to who asked."""
-    _decide(url, run, command_id, "reject", reason)
+    with _control(url) as control:
+        _send(control, run, _find(control, run, command_id), "reject", reason)
+
+
+@group.command()
+def escalate(command_id: CommandName, reason: Reason = "", url: Url = DEFAULT_URL, run: RunName = "latest") -> None:
+    """Leave a command to the next approver of its rule; if there is none, it is rejected."""
+    with _control(url) as control:
+        _send(control, run, _find(control, run, command_id), "escalate", reason)
 
 
 @group.command()
@@ -116,12 +147,9 @@ def _find(control: Any, run: str, name: str) -> Any:
     raise UserError(f"{problem} that waits begins with {name!r:.80}; there are: {listed}", field="id", allowed=ids)
 
 
-def _decide(url: str, run: str, name: str, verdict: str, reason: str) -> None:
-    with _control(url) as control:
-        _send(control, run, _find(control, run, name), verdict, reason, None)
-
-
-def _send(control: Any, run: str, record: Any, verdict: str, reason: str, command: Any) -> None:
+def _send(
+    control: Any, run: str, record: Any, verdict: str, reason: str, command: Any = None, always: bool = False
+) -> None:
     from agenttune.control import Decision
     from agenttune.proposals import Author
 
@@ -132,10 +160,12 @@ def _send(control: Any, run: str, record: Any, verdict: str, reason: str, comman
             "author": Author(principal="operator", name=getpass.getuser()),
             "reason": reason,
             "command": command,
+            "always": always,
         }
     )
     decided = control.decide(run, record.command_id, decision)
-    typer.echo(f"{decided.state.value}{_why(decided)}")
+    waits = f", waits for {decided.request.asked}" if decided.state.value == "proposed" else ""
+    typer.echo(f"{decided.state.value}{waits}{_why(decided)}")
 
 
 def _why(record: Any) -> str:

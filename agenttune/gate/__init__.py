@@ -1,9 +1,10 @@
 """The gate: every proposal gets a verdict here before the trainer may see it."""
 
-from agenttune.gate.approval import Moment, person, stale, timed_out, touched_by
+from agenttune.gate.approval import person, stale, timed_out
+from agenttune.gate.chain import Moment, allowed_before
 from agenttune.gate.gate import Gate, History, with_arguments
 from agenttune.gate.guardrails import GUARDRAILS, Guardrail
-from agenttune.gate.targets import Target, targets_of
+from agenttune.gate.targets import Target, targets_of, touched_by
 
 __all__ = [
     "GUARDRAILS",
@@ -12,6 +13,7 @@ __all__ = [
     "History",
     "Moment",
     "Target",
+    "allowed_before",
     "person",
     "stale",
     "targets_of",

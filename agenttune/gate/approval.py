@@ -3,40 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from agenttune.commands import CommandBase, SetKnob, UpdateOptimizer, UpdateSchedule, UpdateTraining
-from agenttune.config import ApprovalRule
+from agenttune.config import ApprovalRule, rule_name
 from agenttune.events import RunInfo
-from agenttune.gate.targets import Target, targets_of
-from agenttune.proposals import ApprovalRequest, Author, Difference, Proposal, Verdict
+from agenttune.gate.chain import Moment, Situation, along
+from agenttune.gate.targets import factor_of, targets_of, touched_by
+from agenttune.proposals import ApprovalRequest, Author, Difference, Passed, Proposal, Verdict
 
 
-@dataclass(frozen=True)
-class Moment:
-    """The run as it stands when somebody asks.
-
-    Attributes:
-        info: The run.
-        now_s: Unix time.
-        metric_value: The goal metric as last known.
-    """
-
-    info: RunInfo
-    now_s: float
-    metric_value: float | None = None
-
-
-def rule_on(proposal: Proposal, rules: Sequence[ApprovalRule], moment: Moment) -> Verdict | ApprovalRequest:
+def rule_on(proposal: Proposal, rules: Sequence[ApprovalRule], situation: Situation) -> Verdict | ApprovalRequest:
     """What the rules say: approved at once, to be asked, or rejected since no rule covers it."""
     if not rules or proposal.author.principal != "agent":
         return Verdict(decision="approved", decided_by="auto")
     for number, rule in enumerate(rules, 1):
-        if fits(rule, proposal, moment.info):
-            name = rule.name or f"rule {number}"
-            if rule.approvers[0] == "auto":
-                return Verdict(decision="approved", decided_by=f"rule:{name}")
-            return _request(proposal, rule, name, moment)
+        if fits(rule, proposal, situation.moment.info):
+            request = _request(proposal, rule, rule_name(rule, number), situation.moment)
+            return along(request, rule, proposal, situation)
     return Verdict(
         decision="rejected",
         decided_by="rule:none",
@@ -58,32 +40,7 @@ def fits(rule: ApprovalRule, proposal: Proposal, info: RunInfo) -> bool:
         return False  # something in it is no number that could be compared
     if rule.knobs and touched - set(rule.knobs):
         return False
-    return rule.max_factor is None or _is_small(command, targets, rule.max_factor)
-
-
-def touched_by(command: CommandBase) -> set[str]:
-    """Names of all knobs that a command changes, also those that are no numbers."""
-    if isinstance(command, UpdateOptimizer):
-        own = set(command.arguments()) - {"other"} - command.modifiers
-        return own | set(command.other)
-    if isinstance(command, UpdateTraining):
-        return set(command.arguments())
-    if isinstance(command, UpdateSchedule):
-        return {"lr"}
-    return {command.name} if isinstance(command, SetKnob) else set()
-
-
-def _is_small(command: CommandBase, targets: Sequence[Target], factor: float) -> bool:
-    if isinstance(command, UpdateSchedule) and command.shape != "constant" and command.final_lr == 0:
-        return False  # a rate that ends at zero is within no factor
-    return all(_within(target.current, target.value, factor) for target in targets)
-
-
-def _within(current: float | None, value: float, factor: float) -> bool:
-    """Whether a change is within a factor; one that cannot be told is not."""
-    if current == value:
-        return True
-    return current is not None and current > 0 and value > 0 and 1 / factor <= value / current <= factor
+    return rule.max_factor is None or factor_of(command, info) <= rule.max_factor
 
 
 def _request(proposal: Proposal, rule: ApprovalRule, name: str, moment: Moment) -> ApprovalRequest:
@@ -91,7 +48,7 @@ def _request(proposal: Proposal, rule: ApprovalRule, name: str, moment: Moment) 
     return ApprovalRequest(
         digest=proposal.digest(),
         rule=name,
-        approvers=[who for who in rule.approvers if who != "auto"],
+        approvers=rule.approvers,
         requested_at_s=moment.now_s,
         expires_at_s=moment.now_s + rule.timeout_s,
         on_timeout=rule.on_timeout,
@@ -123,7 +80,7 @@ def timed_out(request: ApprovalRequest, now_s: float) -> Verdict | None:
     if now_s < request.expires_at_s:
         return None
     waited = f"nobody decided within {request.expires_at_s - request.requested_at_s:g} s"
-    if request.on_timeout == "approve":
+    if request.on_timeout == "approve" and request.asked == "human":
         return Verdict(decision="approved", decided_by="timeout", reason=f"{waited}; the rule says to go on then")
     return Verdict(decision="expired", decided_by="timeout", reason=waited)
 
@@ -131,3 +88,12 @@ def timed_out(request: ApprovalRequest, now_s: float) -> Verdict | None:
 def person(author: Author) -> str:
     """How a verdict names who gave it."""
     return f"{author.principal}:{author.name}"
+
+
+def escalated(
+    request: ApprovalRequest, by: Passed, proposal: Proposal, rules: Sequence[ApprovalRule], situation: Situation
+) -> Verdict | ApprovalRequest:
+    """What follows when whoever was asked leaves the decision to the next."""
+    passed = request.model_copy(update={"passed": [*request.passed, by]})
+    rule = next((r for number, r in enumerate(rules, 1) if rule_name(r, number) == request.rule), None)
+    return along(passed, rule, proposal, situation)

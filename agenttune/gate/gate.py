@@ -10,9 +10,10 @@ from agenttune.commands import CommandBase, parse_command
 from agenttune.config import BudgetSettings, GateSettings, ProbationSettings
 from agenttune.errors import UserError
 from agenttune.events import RunInfo
-from agenttune.gate.approval import Moment, rule_on
+from agenttune.gate.approval import escalated, rule_on
+from agenttune.gate.chain import Moment, Situation
 from agenttune.gate.guardrails import CLAMPING, GUARDRAILS, Guardrail, World
-from agenttune.proposals import ApprovalRequest, CommandRecord, Proposal, Verdict
+from agenttune.proposals import ApprovalRequest, CommandRecord, Passed, Proposal, Verdict
 
 MOST_CLAMPS = 8
 """Values of one command that are brought within limits (guess: more than a command has)."""
@@ -33,6 +34,10 @@ class History:
     taken: int = 0
     refused: Sequence[CommandRecord] = ()
     waiting: Sequence[CommandRecord] = ()
+
+    def with_moment(self, moment: Moment) -> Situation:
+        """What the conditions of approval rules can speak of."""
+        return Situation(moment, self.commands, self.taken)
 
 
 @dataclass(frozen=True)
@@ -88,10 +93,16 @@ class Gate:
         """
         refusal = self.refusal(proposal, moment.info, history)
         if refusal is None:
-            return rule_on(proposal, self.settings.approval, moment)
+            return rule_on(proposal, self.settings.approval, history.with_moment(moment))
         if not self.settings.clamp or proposal.author.principal != "agent":
             return refusal
         return self._clamped(proposal, refusal, moment, history)
+
+    def escalated(
+        self, request: ApprovalRequest, by: Passed, proposal: Proposal, moment: Moment, history: History
+    ) -> Verdict | ApprovalRequest:
+        """What follows when whoever was asked leaves the decision to the next: a verdict, or the request for them."""
+        return escalated(request, by, proposal, self.settings.approval, history.with_moment(moment))
 
     def _clamped(
         self, proposal: Proposal, refusal: Verdict, moment: Moment, history: History
@@ -112,7 +123,7 @@ class Gate:
             refusal = again
         else:
             return refusal
-        ruling = rule_on(edited, self.settings.approval, moment)
+        ruling = rule_on(edited, self.settings.approval, history.with_moment(moment))
         if isinstance(ruling, Verdict) and ruling.decision == "approved":
             reason = f"clamped (gate.clamp): {'; '.join(said)}"
             return Verdict(decision="edited", decided_by=refusal.decided_by, reason=reason, edited=edited.command)

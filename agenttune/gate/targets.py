@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from agenttune.commands import CommandBase, SetKnob, UpdateOptimizer, UpdateSchedule, UpdateTraining
@@ -70,3 +71,33 @@ def _rate_target(rate: float, sets_base: bool, knob: KnobState | None) -> Target
 def _effective(knobs: dict[str, KnobState], name: str) -> float | None:
     value = knobs[name].effective if name in knobs else None
     return float(value) if isinstance(value, (int, float)) else None
+
+
+def touched_by(command: CommandBase) -> set[str]:
+    """Names of all knobs that a command changes, also those that are no numbers."""
+    if isinstance(command, UpdateOptimizer):
+        own = set(command.arguments()) - {"other"} - command.modifiers
+        return own | set(command.other)
+    if isinstance(command, UpdateTraining):
+        return set(command.arguments())
+    if isinstance(command, UpdateSchedule):
+        return {"lr"}
+    return {command.name} if isinstance(command, SetKnob) else set()
+
+
+def factor_of(command: CommandBase, info: RunInfo) -> float:
+    """The largest factor by which a command changes a knob, up or down; infinite where that cannot be told."""
+    targets, touched = targets_of(command, info), touched_by(command)
+    if not touched or touched - {target.knob for target in targets}:
+        return math.inf
+    if isinstance(command, UpdateSchedule) and command.shape != "constant" and command.final_lr == 0:
+        return math.inf  # a rate that ends at zero
+    return max((_change(target) for target in targets), default=math.inf)
+
+
+def _change(target: Target) -> float:
+    if target.current == target.value:
+        return 1.0
+    if target.current is None or target.current <= 0 or target.value <= 0:
+        return math.inf
+    return max(target.value / target.current, target.current / target.value)

@@ -99,17 +99,20 @@ class TrainingProcess:
 
 
 class AgentProcess:
-    """The agent: started again when it dies while its run lives, unless it ended in peace.
+    """The agent, or a reviewer: started again when it dies while its run lives, unless it ended in peace.
 
     Args:
         command: As for `subprocess`.
         cwd: Its working folder.
         log: File for its output.
         budget: How often it may be started again.
+        name: What it is called in messages.
     """
 
-    def __init__(self, command: list[str], cwd: Path, log: Path, budget: RestartBudget | None = None) -> None:
-        self._command, self._cwd, self.log = command, cwd, log
+    def __init__(
+        self, command: list[str], cwd: Path, log: Path, budget: RestartBudget | None = None, name: str = "the agent"
+    ) -> None:
+        self._command, self._cwd, self.log, self._name = command, cwd, log, name
         self._budget = budget or RestartBudget()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -132,7 +135,7 @@ class AgentProcess:
         if self._process.returncode == 0:  # it was sent away, which the log tells
             self._process = None
             return ""
-        how = f"the agent ended (exit status {self._process.returncode})"
+        how = f"{self._name} ended (exit status {self._process.returncode})"
         if not self._budget.take():
             self._process = None
             return f"{how}, {RESTARTS + 1} times within a minute: given up, training goes on without it; see {self.log}"

@@ -12,6 +12,7 @@ from agenttune.config import Config, RunSettings, load_config
 from agenttune.errors import ConfigError
 from agenttune.policy.base import PolicyContext
 from agenttune.policy.load import open_policy
+from agenttune.policy.reviewer import Reviewer
 from agenttune.rounds.records import Place
 
 
@@ -73,8 +74,18 @@ def make_plan(path: Path, runs_dir: Path | None = None) -> Plan:
     references = config.rounds.references if config.rounds.count else []
     for policy in (config.policy, *references):
         open_policy(policy, _policy_context(config, path.parent))
+    _check_reviewer(config, path)
     folder = (path.parent / config.store.runs_dir) if runs_dir is None else runs_dir
     return Plan(config, path, folder.resolve(), _command(config.run, path))
+
+
+def _check_reviewer(config: Config, path: Path) -> None:
+    """Raises ConfigError where a rule asks a model that cannot be asked: all it decides on would be refused."""
+    if not config.gate.asks_model:
+        return
+    why_not = Reviewer("gate", config.gate.reviewer, _policy_context(config, path.parent)).why_not
+    if why_not:
+        raise ConfigError(f"{path}: gate.approval asks a model: {why_not}", field="gate.reviewer")
 
 
 def _policy_context(config: Config, folder: Path) -> PolicyContext:

@@ -31,7 +31,7 @@ TICK_S = 0.25
 LAUNCHER = "agenttune run"
 SHARED_SETTINGS = ("gate", "budgets", "checkpoints", "probation", "wake")
 """Parts of the config that the run's log holds: other processes obey them too."""
-TRAINER_LOG, AGENT_LOG, CONFIG_COPY = "trainer.log", "agent.log", "config.yaml"
+TRAINER_LOG, AGENT_LOG, REVIEWER_LOG, CONFIG_COPY = "trainer.log", "agent.log", "reviewer.log", "config.yaml"
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,11 @@ class Session:
         self._stopping: Stopping | None = None  # a script can end before there is one
         self._server = ServerProcess(run.plan.runs_dir, run.plan.config.server)
         self._agent = AgentProcess(_agent_command(run, self._server.url), run.plan.folder, run.folder / AGENT_LOG)
+        self._reviewer = _reviewer_of(run)
         try:
             self._agent.start()
+            if self._reviewer is not None:
+                self._reviewer.start()
             self._trainer = self._start_trainer()
         except BaseException:
             self.stop_children()
@@ -208,7 +211,7 @@ class Session:
             view.notice(words)
         said = [self._server.restart_if_dead()]
         if self._run.log.info().is_live:
-            said.append(self._agent.restart_if_dead())
+            said += [self._agent.restart_if_dead(), self._reviewer.restart_if_dead() if self._reviewer else ""]
         for words in filter(None, said):
             # Into the log, from where the view takes it: the report tells it too.
             self._run.log.append(NoteAdded(text=words, author=LAUNCHER), step=self._run.log.info().step)
@@ -257,8 +260,10 @@ class Session:
         self._errors.print(Text(f"the script's whole output: {path}"), soft_wrap=True)
 
     def stop_children(self) -> None:
-        """End the agent, and the server unless other runs need it."""
+        """End the agent and the reviewer, and the server unless other runs need it."""
         self._agent.stop()
+        if self._reviewer is not None:
+            self._reviewer.stop()
         live = {info.run_id for info in list_runs(self._run.plan.runs_dir) if info.is_live}
         if not live - {self._run.run_id}:
             self._server.stop()
@@ -268,3 +273,13 @@ def _agent_command(run: Run, url: str) -> list[str]:
     plan = run.plan
     command = [sys.executable, "-m", "agenttune", "attach", url, "--run", run.run_id]
     return [*command, "--policy", plan.config.policy, "--config", str(plan.path)]
+
+
+def _reviewer_of(run: Run) -> AgentProcess | None:
+    """The process of the approver `model`, if a rule asks one."""
+    plan = run.plan
+    if not plan.config.gate.asks_model:
+        return None
+    command = [sys.executable, "-m", "agenttune", "review", "--run", run.run_id, "--config", str(plan.path)]
+    command += ["--runs-dir", str(plan.runs_dir)]
+    return AgentProcess(command, plan.folder, run.folder / REVIEWER_LOG, name="the reviewer")

@@ -126,6 +126,13 @@ class PolicyContext:
 
         return Spent() if self.reader is None else Spent.of(self.reader.model_calls())
 
+    def catch_up(self) -> None:
+        """Count what other processes, such as a reviewer, have spent on the run meanwhile."""
+        from agenttune.chat import Spent
+
+        if self.reader is not None:
+            self.spent.catch_up(Spent.of(self.reader.model_calls()))
+
 
 @dataclass(frozen=True)
 class NoopPolicy:

@@ -8,14 +8,15 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BeforeValidator, Field
 
-from agenttune.config import Settings, load_yaml
+from agenttune.config import ReviewerSettings, Settings, load_yaml
 from agenttune.policy.background import Background
 from agenttune.policy.base import Policy, PolicyContext
 from agenttune.policy.cooldown import Cooldown
 from agenttune.policy.escalation import OCCASIONS, Escalation, Occasion
 from agenttune.policy.fallback import Fallback
 from agenttune.policy.patience import Patience
-from agenttune.policy.second_opinion import Reviewer, ReviewerSettings, SecondOpinion
+from agenttune.policy.reviewer import Reviewer
+from agenttune.policy.second_opinion import SecondOpinion
 from agenttune.policy.shadow import Shadow
 
 

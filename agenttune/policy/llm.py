@@ -150,6 +150,7 @@ class LlmPolicy:
             valid_for_steps=self._file.valid_for_steps,
         )
         try:
+            self._context.catch_up()
             self._probe(talk)
             self._hold(talk, reader)
         except (UserError, SystemFault) as error:

@@ -12,6 +12,7 @@ from pydantic import ConfigDict
 
 from agenttune.config import Place, Settings, line_of, load_yaml
 from agenttune.errors import ConfigError
+from agenttune.expressions import did_you_mean
 from agenttune.policy.base import NoopPolicy, Policy, PolicyContext
 from agenttune.policy.baselines import (
     GreedyLr,
@@ -24,7 +25,6 @@ from agenttune.policy.baselines import (
 )
 from agenttune.policy.composites import COMPOSITES
 from agenttune.policy.cooldown import Cooldown
-from agenttune.policy.expressions import did_you_mean
 from agenttune.policy.llm import LlmFile, make_llm
 from agenttune.policy.rules import RulePolicy, RulesFile
 from agenttune.policy.schedule import ScheduleFile, SchedulePolicy

@@ -15,9 +15,9 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from agenttune.commands import BY_KIND, COMMAND_KINDS, CommandBase, parse_command
 from agenttune.config import Settings
 from agenttune.errors import UserError
+from agenttune.expressions import Names, check, did_you_mean, evaluate, fields_of, is_true, render
 from agenttune.observation import Observation
 from agenttune.policy.base import Decision, Draft
-from agenttune.policy.expressions import Names, check, did_you_mean, evaluate, fields_of, is_true, render
 from agenttune.policy.namespace import DOCUMENTED, DOCUMENTED_FUNCTIONS, functions_of, mark, names_of
 
 Functions = Mapping[str, Callable[..., Any]]

@@ -12,7 +12,7 @@ from agenttune.observation import Evaluation, Observation, SeriesView
 from agenttune.policy.base import Draft
 from agenttune.policy.digest import tokens_estimate
 from agenttune.policy.llm import LlmPolicy, messages_of
-from agenttune.policy.second_opinion import Reviewer
+from agenttune.policy.reviewer import Reviewer
 from agenttune.surface import ToolShape
 from agenttune.tools import READS, WRITE_KINDS, write_shape
 

@@ -16,9 +16,9 @@ from pydantic import Field, field_validator
 from agenttune.commands import BY_KIND, COMMAND_KINDS, CommandBase, parse_command
 from agenttune.config import Settings
 from agenttune.errors import UserError
+from agenttune.expressions import did_you_mean
 from agenttune.observation import Observation
 from agenttune.policy.base import Decision, Draft, asked_at_step, by_agents
-from agenttune.policy.expressions import did_you_mean
 from agenttune.policy.namespace import mark
 from agenttune.proposals import CommandRecord
 

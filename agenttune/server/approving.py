@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from pydantic import BeforeValidator, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from agenttune.commands import Command, parse_command
 from agenttune.control import Decision
-from agenttune.proposals import Author, CommandRecord, Record
+from agenttune.proposals import Author, CommandRecord, Record, Standing
 from agenttune.server.context import Ctx, RunId, answer
 from agenttune.server.models import Commands
 
@@ -25,13 +25,27 @@ def _parse(raw: object) -> object:
 class DecisionBody(Record):
     """A decision on one proposal."""
 
-    verdict: Literal["approve", "edit", "reject"]
+    verdict: Literal["approve", "edit", "reject", "escalate"] = Field(
+        description="`escalate` leaves it to the next approver of the rule; if there is none, it is rejected."
+    )
     digest: str = Field(max_length=128, description="The request's, as shown: what was shown is what runs.")
     reason: str = Field("", max_length=2000, description="Goes back to who asked.")
     name: str = Field("rest", max_length=128, description="Who decides.")
     command: Annotated[Command | None, BeforeValidator(_parse)] = Field(
         None, description="With `edit`: what is to run instead."
     )
+    always: bool = Field(
+        False, description="With `approve`: also approve all further commands of this kind under the same rule."
+    )
+
+
+class StandingApprovals(Record):
+    """What people have allowed from some step on."""
+
+    standing: list[Standing]
+
+
+Name = Annotated[str, Query(max_length=128, description="Who decides.")]
 
 
 @router.get("/runs/{run_id}/approvals", response_model=Commands)
@@ -53,5 +67,14 @@ async def decide(run_id: RunId, context: Ctx, command_id: str, body: DecisionBod
         author=Author(principal="operator", name=body.name),
         reason=body.reason,
         command=body.command,
+        always=body.always,
     )
     return answer(await run_in_threadpool(context.control.decide, run_id, command_id, decision))
+
+
+@router.delete("/runs/{run_id}/approvals/always/{kind}", response_model=StandingApprovals)
+async def end_standing(run_id: RunId, context: Ctx, kind: str, name: Name = "rest") -> Response:
+    """Take back that a kind of command is always approved; answers with what was taken back."""
+    author = Author(principal="operator", name=name)
+    ended = await run_in_threadpool(context.control.end_standing, run_id, kind, author)
+    return answer(StandingApprovals(standing=ended))

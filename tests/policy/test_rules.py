@@ -9,9 +9,9 @@ import pytest
 
 from agenttune.commands import UpdateOptimizer
 from agenttune.errors import ConfigError, UserError
+from agenttune.expressions import check, evaluate, render
 from agenttune.findings import Finding
 from agenttune.policy.base import Decision, NoopPolicy, Policy, PolicyContext
-from agenttune.policy.expressions import check, evaluate, render
 from agenttune.policy.load import load_policy, open_policy
 from agenttune.policy.namespace import DOCUMENTED, DOCUMENTED_FUNCTIONS, describe, functions_of, names_of
 from agenttune.proposals import State

@@ -10,14 +10,15 @@ import pytest
 
 from agenttune.chat import OpenAIChat
 from agenttune.commands import UpdateOptimizer
-from agenttune.config import BudgetSettings, LlmSettings
+from agenttune.config import BudgetSettings, LlmSettings, ReviewerSettings
 from agenttune.observation import Observation
 from agenttune.policy.background import Background
 from agenttune.policy.base import Decision, PolicyContext
 from agenttune.policy.escalation import Escalation
 from agenttune.policy.llm import LlmFile, LlmPolicy
 from agenttune.policy.load import load_policy
-from agenttune.policy.second_opinion import Reviewer, ReviewerSettings, SecondOpinion
+from agenttune.policy.reviewer import Reviewer
+from agenttune.policy.second_opinion import SecondOpinion
 from agenttune.policy.wrappers import unavailable
 from agenttune.testing import ScriptedEndpoint, Step, answers_nothing, calls, cuts, fails, gives, says
 from tests.llm.fakes import FakeReader

@@ -1,0 +1,130 @@
+"""Along the approvers of a rule: each decides, or leaves it to the next; a model and a person have to be waited for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agenttune.config import ApprovalRule
+from agenttune.errors import UserError
+from agenttune.events import RunInfo
+from agenttune.expressions import evaluate, is_true
+from agenttune.gate.targets import factor_of, targets_of
+from agenttune.proposals import ApprovalRequest, CommandRecord, Passed, Proposal, Verdict
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The run as it stands when somebody asks.
+
+    Attributes:
+        info: The run.
+        now_s: Unix time.
+        metric_value: The goal metric as last known.
+    """
+
+    info: RunInfo
+    now_s: float
+    metric_value: float | None = None
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What the conditions of a rule can speak of.
+
+    Attributes:
+        moment: The run as it stands.
+        done: Commands of agents that were let through, oldest first.
+        taken: How many there are in all.
+    """
+
+    moment: Moment
+    done: Sequence[CommandRecord] = ()
+    taken: int = 0
+
+
+def along(
+    request: ApprovalRequest, rule: ApprovalRule | None, proposal: Proposal, situation: Situation
+) -> Verdict | ApprovalRequest:
+    """The first verdict on the way, or the request as it waits for the next one who has to be asked.
+
+    Args:
+        request: With those who left it to the next.
+        rule: Its rule; None if the run has none of that name any more, which then decides nothing.
+        proposal: What is asked.
+        situation: For the rule's conditions.
+    """
+    while len(request.passed) < len(request.approvers):
+        asked = request.asked
+        if asked == "auto":
+            return Verdict(decision="approved", decided_by=f"rule:{request.rule}")
+        if asked == "rule":
+            answer = _by_conditions(request.rule, rule, proposal, situation)
+            if isinstance(answer, Verdict):
+                return answer
+            passed = [*request.passed, answer]
+            request = request.model_copy(update={"passed": passed})
+            continue
+        if asked == "human" and (allowed := allowed_before(request, proposal, situation.moment.info)):
+            return allowed
+        return request
+    words = "; ".join(f"{by.by}: {by.reason or 'no reason given'}" for by in request.passed)
+    return Verdict(decision="rejected", decided_by="nobody", reason=f"nobody decided ({words})")
+
+
+def allowed_before(request: ApprovalRequest, proposal: Proposal, info: RunInfo) -> Verdict | None:
+    """The verdict of a person who said yes to all further commands of the kind, if one did."""
+    for standing in info.standing:
+        if (standing.kind, standing.rule) == (proposal.command.kind, request.rule):
+            reason = f"always allowed since step {standing.since_step}"
+            return Verdict(decision="approved", decided_by=standing.by, reason=reason)
+    return None
+
+
+def _by_conditions(name: str, rule: ApprovalRule | None, proposal: Proposal, situation: Situation) -> Verdict | Passed:
+    """A rule's own verdict, or why it has none."""
+    by = f"rule:{name}"
+    if rule is None:
+        return Passed(by=by, reason="the run has no such rule any more")
+    names, functions = names_of(proposal, situation), _functions(proposal, situation.moment.info)
+    try:
+        if rule.reject_if and is_true(evaluate(rule.reject_if, names, functions)):
+            return Verdict(decision="rejected", decided_by=by, reason=f"reject_if holds: {rule.reject_if}")
+        if rule.approve_if and is_true(evaluate(rule.approve_if, names, functions)):
+            return Verdict(decision="approved", decided_by=by, reason=f"approve_if holds: {rule.approve_if}")
+    except UserError as error:
+        return Passed(by=by, reason=f"its condition cannot be computed: {error.message}")
+    return Passed(by=by, reason="none of its conditions holds")
+
+
+def names_of(proposal: Proposal, situation: Situation) -> Mapping[str, Any]:
+    """The values of `approval_names.DOCUMENTED`."""
+    moment, info = situation.moment, situation.moment.info
+    total = info.max_steps
+    steps = [record.ack.step if record.ack else record.submitted_step or 0 for record in situation.done]
+    return {
+        "step": info.step,
+        "max_steps": math.nan if total is None else total,
+        "steps_left": math.nan if total is None else total - info.step,
+        "progress": info.step / total if total else math.nan,
+        "metric": math.nan if moment.metric_value is None else moment.metric_value,
+        "factor": factor_of(proposal.command, info),
+        "commands": situation.taken,
+        "steps_since_command": info.step - max(steps) if steps else math.inf,
+    }
+
+
+def _functions(proposal: Proposal, info: RunInfo) -> dict[str, Callable[..., Any]]:
+    targets = {target.knob: target for target in targets_of(proposal.command, info)}
+    knobs = {knob.name: knob.effective for knob in info.knobs}
+
+    def now(name: str) -> float:
+        value = knobs.get(name)
+        return float(value) if isinstance(value, (int, float)) else math.nan
+
+    def to(name: str) -> float:
+        return targets[name].value if name in targets else math.nan
+
+    return {"now": now, "to": to, "is_finite": math.isfinite, "abs": abs, "min": min, "max": max}
