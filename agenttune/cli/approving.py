@@ -27,6 +27,8 @@ WATCH_POLL_S = 1.0
 @group.command("list")
 def list_(url: Url = DEFAULT_URL, run: RunName = "latest", json_: Json = False) -> None:
     """List what waits for a decision."""
+    from agenttune.terminal import clean
+
     with _control(url) as control:
         waiting, allowed = control.pending(run), control.info(run).standing
     if json_:
@@ -37,18 +39,18 @@ def list_(url: Url = DEFAULT_URL, run: RunName = "latest", json_: Json = False) 
     for record in waiting:
         typer.echo(_line(record))
     for standing in allowed:
-        typer.echo(f"always approved: {standing.kind} under {standing.rule}, by {_clean(standing.by)}")
+        typer.echo(f"always approved: {standing.kind} under {standing.rule}, by {clean(standing.by, 60)}")
 
 
 @group.command()
 def show(command_id: CommandName, url: Url = DEFAULT_URL, run: RunName = "latest", json_: Json = False) -> None:
     """Show one request: what it would change, on which evidence, and what happens if nobody answers."""
     with _control(url) as control:
-        record = _find(control, run, command_id)
+        record, info = _find(control, run, command_id), control.info(run)
     if json_:
         typer.echo(record.model_dump_json(indent=2))
         return
-    for line in _details(record):
+    for line in _details(record, info):
         typer.echo(line)
 
 
@@ -124,7 +126,7 @@ def watch(url: Url = DEFAULT_URL, run: RunName = "latest") -> None:
             for record in control.pending(run):
                 if record.command_id not in seen:
                     seen.add(record.command_id)
-                    for line in [*_details(record), ""]:
+                    for line in [*_details(record, control.info(run)), ""]:
                         typer.echo(line)
             time.sleep(WATCH_POLL_S)
 
@@ -175,30 +177,13 @@ def _why(record: Any) -> str:
 
 
 def _line(record: Any) -> str:
-    from agenttune.terminal import clean
-    from agenttune.terminal.lines import command_words
+    from agenttune.terminal.requests import headline
 
-    left_s = record.request.expires_at_s - time.time()
-    who = clean(record.proposal.author.name, 60)
-    what = clean(command_words(record.proposal.command.model_dump(mode="json")), 200)
-    return f"{record.command_id[:8]}  {left_s:4.0f} s left  {who}: {what}"
+    return headline(record, time.time())
 
 
-def _details(record: Any) -> list[str]:
-    from agenttune.terminal import clean
+def _details(record: Any, info: Any) -> list[str]:
+    from agenttune.terminal.requests import parts_of, price_of
 
-    request, proposal = record.request, record.proposal
-    changes = [f"  {clean(d.name, 80)}: {_short(d.before)} -> {_short(d.after)}" for d in request.differences]
-    meanwhile = "training goes on meanwhile" if request.training == "continue" else "training is held meanwhile"
-    return [
-        _line(record),
-        *changes,
-        f"  because: {clean(proposal.rationale, 1000) or 'no reason given'}",
-        f"  based on step {request.step}, branch {clean(request.branch, 80)}, "
-        f"{clean(request.metric, 80)} {_short(request.metric_value)}",
-        f"  rule {clean(request.rule, 60)}; if nobody answers: {request.on_timeout}; {meanwhile}",
-    ]
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    parts = parts_of(record, record.request, time.time(), usd_per_hour=price_of(info.rules))
+    return [_line(record), *(f"  {part.label}: {part.text}" for part in parts)]

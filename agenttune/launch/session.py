@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import signal
 import sys
 import time
@@ -24,10 +25,8 @@ from agenttune.launch.stopping import Interrupts, Stopping
 from agenttune.processes import started_s
 from agenttune.proposals import Author, Proposal, State
 from agenttune.store import RunLog, list_runs
-from agenttune.terminal import View, print_report, report_command, view_for
+from agenttune.terminal import Desk, View, print_report, report_command, view_for
 
-TICK_S = 0.25
-"""Four looks a second: smooth to the eye, and under 1 % of one core (measured)."""
 LAUNCHER = "agenttune run"
 SHARED_SETTINGS = ("gate", "budgets", "checkpoints", "probation", "wake")
 """Parts of the config that the run's log holds: other processes obey them too."""
@@ -187,11 +186,12 @@ class Session:
     def follow(self) -> int:
         """Show the run until its script ends; returns the exit code."""
         run = self._run
-        view = view_for(self._console, run.folder, run.plan.subject, self._server.url)
+        desk = Desk(LocalControl(run.plan.runs_dir), run.run_id, getpass.getuser())
+        view = view_for(self._console, run.folder, run.plan.subject, self._server.url, desk)
         try:
             if run.plan.notice:
                 view.notice(run.plan.notice)
-            while not self._trainer.ended.wait(TICK_S):
+            while not self._trainer.ended.wait(view.patience_s):
                 self._look_after(view)
                 view.refresh()
             self._agent.stop()

@@ -1,5 +1,6 @@
 """What a person sees in the terminal: a run while it lives, and the report afterwards."""
 
+from agenttune.terminal.desk import Desk
 from agenttune.terminal.live import LiveScreen
 from agenttune.terminal.plain import PlainLines
 from agenttune.terminal.report import print_report, print_runs, report_command
@@ -7,6 +8,7 @@ from agenttune.terminal.text import clean
 from agenttune.terminal.view import View, view_for
 
 __all__ = [
+    "Desk",
     "LiveScreen",
     "PlainLines",
     "View",

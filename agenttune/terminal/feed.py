@@ -36,6 +36,8 @@ BATCH_ROWS = 2000
 CURVE_POINTS = 160
 """Points of the loss curve: two for each of 80 columns."""
 CURVE_EVERY_S = 1.0
+AROUND_STEPS = 200
+"""Steps before a request that the curve shows while it waits (guess: what a person looks back on)."""
 SPEED_WINDOW = 40
 """Looks over which the speed is taken: 10 s at four looks a second."""
 
@@ -82,6 +84,7 @@ class RunFeed:
         self._point_id = max(0, log.last_point_id() - BATCH_ROWS)
         self._version: int | None = None
         self._curve_at_s = -math.inf
+        self._curve_from = 0
         self._speed: deque[tuple[int, float]] = deque(maxlen=SPEED_WINDOW)
         self._calls: list[ModelCalled] = []
         self.now = Snapshot(info=log.info())
@@ -103,6 +106,12 @@ class RunFeed:
         self._take_speed(points)
         self._take_curve()
         return lines
+
+    def look_around(self, step: int | None) -> None:
+        """Show the curve from shortly before a step on; None: all of it."""
+        first = 0 if step is None else max(0, step - AROUND_STEPS)
+        if first != self._curve_from:
+            self._curve_from, self._curve_at_s, self._version = first, -math.inf, None
 
     def close(self) -> None:
         self._log.close()
@@ -196,7 +205,7 @@ class RunFeed:
         if name is None:
             return
         try:
-            self.now.curve = self._log.curve(name, branch, max_points=CURVE_POINTS)
+            self.now.curve = self._log.curve(name, branch, self._curve_from, max_points=CURVE_POINTS)
         except UserError:
             self.now.curve = None  # the branch was left between the two reads
 

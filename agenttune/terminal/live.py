@@ -15,9 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from agenttune.summary import MetricAt
-from agenttune.terminal.chart import MIN_HEIGHT, loss_chart
+from agenttune.terminal.chart import MIN_HEIGHT, Marks, loss_chart
+from agenttune.terminal.desk import Asked, Desk
 from agenttune.terminal.feed import RunFeed, Snapshot
+from agenttune.terminal.keys import Keys, NoKeys
 from agenttune.terminal.lines import BAD_STATUS, Line
+from agenttune.terminal.requests import headline, parts_of, price_of
 from agenttune.terminal.text import clean, duration, number
 
 KEPT_LINES = 200
@@ -30,6 +33,9 @@ MAX_CHART_HEIGHT = 14
 MARK_WIDTH = 9
 MAX_ROWS = 3
 """Of one line of the list; a longer reason is in the report."""
+LOOKING_S, TYPING_S = 0.25, 0.05
+"""Between two pictures: smooth to the eye and under 1 % of one core (measured); what one types shows sooner."""
+LABEL_WIDTH = 11
 QUIET_AFTER_S = 5.0
 """Without a step for so long, the speed of the past says nothing."""
 
@@ -43,6 +49,8 @@ class Frame:
     subject: str
     url: str
     at_s: float
+    asked: Asked | None = None
+    said: str = ""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield _layout(self, options.max_width, min(console.size.height - 1, MAX_HEIGHT))
@@ -57,23 +65,42 @@ class LiveScreen:
         subject: What runs.
         url: Of the control server.
         clock: Unix time in seconds.
+        desk: What waits for a person.
+        keys: What that person presses.
     """
 
     def __init__(
-        self, console: Console, feed: RunFeed, subject: str, url: str, clock: Callable[[], float] = time.time
+        self,
+        console: Console,
+        feed: RunFeed,
+        subject: str,
+        url: str,
+        clock: Callable[[], float] = time.time,
+        desk: Desk | None = None,
+        keys: Keys | NoKeys | None = None,
     ) -> None:
-        self._feed = feed
+        self._feed, self._desk, self._keys = feed, desk, keys or NoKeys()
         self._subject, self._url, self._clock = subject, url, clock
         self._lines: deque[Line] = deque(maxlen=KEPT_LINES)
         self._live = Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
         self._live.start()
 
+    @property
+    def patience_s(self) -> float:
+        """How long to wait before the next refresh."""
+        return TYPING_S if self._desk is not None and self._desk.is_typing else LOOKING_S
+
     def refresh(self) -> None:
+        typed = self._keys.read()
+        if self._desk is not None:
+            self._desk.refresh(typed)
+            self._feed.look_around(self._desk.asked.request.step if self._desk.asked else None)
         self._lines.extend(self._feed.read())
         self._live.update(self.frame(), refresh=True)
 
     def frame(self) -> Frame:
-        return Frame(self._feed.now, list(self._lines), self._subject, self._url, self._clock())
+        asked, said = (self._desk.asked, self._desk.said) if self._desk is not None else (None, "")
+        return Frame(self._feed.now, list(self._lines), self._subject, self._url, self._clock(), asked, said)
 
     def notice(self, text: str) -> None:
         self._lines.append(Line(self._clock(), None, "agenttune", clean(text), "bold cyan"))
@@ -83,6 +110,7 @@ class LiveScreen:
         try:
             self.refresh()
         finally:
+            self._keys.close()
             self._live.stop()
             self._feed.close()
 
@@ -91,13 +119,16 @@ def _layout(frame: Frame, width: int, height: int) -> RenderableType:
     head = [_title(frame, width), _subtitle(frame, width), _progress(frame, width)]
     figures = _figures(frame.now)
     left = height - len(head) - 1
+    marks = [] if frame.asked is None else [Marks([frame.asked.request.step], "?", "yellow+")]
     if width >= SIDE_BY_SIDE and left >= 2 * len(figures):
         chart_height = max(len(figures), min(MAX_CHART_HEIGHT, left * 9 // 20))
-        body, used = [_side_by_side(frame.now, figures, width, chart_height)], chart_height
+        body, used = [_side_by_side(frame.now, figures, width, chart_height, marks)], chart_height
     else:
-        body, used = _stacked(frame.now, figures, width, left)
+        body, used = _stacked(frame.now, figures, width, left, marks)
     rest = max(0, left - used)
-    return Group(*head, *body, Text("─" * width, style="dim"), *_newest(frame.lines, width, rest))
+    request = request_rows(frame, width, rest)
+    lines = _newest(frame.lines, width, max(0, rest - len(request)))
+    return Group(*head, *body, Text("─" * width, style="dim"), *request, *lines)
 
 
 def _cut(text: Text, width: int) -> Text:
@@ -174,25 +205,33 @@ def _number(value: float | None) -> str:
     return "-" if value is None else number(value)
 
 
-def _side_by_side(now: Snapshot, figures: Sequence[tuple[str, str]], width: int, height: int) -> RenderableType:
+def _side_by_side(
+    now: Snapshot, figures: Sequence[tuple[str, str]], width: int, height: int, marks: Sequence[Marks]
+) -> RenderableType:
     grid = Table.grid(padding=(0, 1))
     chart_width = width - FIGURES_WIDTH - 2
     grid.add_column(width=chart_width)
     grid.add_column(width=FIGURES_WIDTH)
-    chart = loss_chart(now.curve, now.evaluations, chart_width, height)
+    chart = loss_chart(now.curve, _within(now), chart_width, height, marks)
     grid.add_row(chart, _figure_table(figures))
     return grid
 
 
 def _stacked(
-    now: Snapshot, figures: Sequence[tuple[str, str]], width: int, left: int
+    now: Snapshot, figures: Sequence[tuple[str, str]], width: int, left: int, marks: Sequence[Marks]
 ) -> tuple[list[RenderableType], int]:
     """Curve above, figures in running text below, as far as there is room; and the rows they take."""
     rows = Text("  ".join(f"{name.strip()} {value}" for name, value in figures)).wrap(Console(), width)[: left // 3]
     height = min(MAX_CHART_HEIGHT, (left - len(rows)) // 2)
     if height < MIN_HEIGHT:
         return list(rows), len(rows)
-    return [loss_chart(now.curve, now.evaluations, width, height), *rows], height + len(rows)
+    return [loss_chart(now.curve, _within(now), width, height, marks), *rows], height + len(rows)
+
+
+def _within(now: Snapshot) -> list[MetricAt]:
+    """The evaluations of the steps that the curve shows."""
+    first = now.curve.steps[0] if now.curve is not None and now.curve.steps else 0
+    return [evaluation for evaluation in now.evaluations if evaluation.step >= first]
 
 
 def _figure_table(figures: Sequence[tuple[str, str]]) -> Table:
@@ -219,3 +258,40 @@ def _rows_of(line: Line, width: int) -> list[Text]:
     wrapped = textwrap.wrap(line.text, max(10, width - len(head)), max_lines=MAX_ROWS, placeholder=" …") or [""]
     rows = [head + wrapped[0], *(Text(" " * len(head) + more) for more in wrapped[1:])]
     return [_cut(row, width) for row in rows]
+
+
+def request_rows(frame: Frame, width: int, height: int) -> list[Text]:
+    """What waits for a person, the keys below it, and what came of the last one; as far as there is room."""
+    said = [_cut(Text(f"  {frame.said}", style="bold cyan"), width)] if frame.said else []
+    asked = frame.asked
+    if asked is None:
+        return said[:height]
+    title = textwrap.wrap(headline(asked.record, frame.at_s), max(10, width - 4), max_lines=MAX_ROWS)
+    head = [Text.assemble((" ? ", "black on yellow"), " ", (title[0], "bold yellow"))]
+    head += [Text(f"    {more}", style="bold yellow") for more in title[1:]]
+    speed, price = frame.now.steps_per_s, price_of(frame.now.info.rules)
+    parts = parts_of(asked.record, asked.request, frame.at_s, speed, price)
+    rows = [row for part in parts for row in _part_rows(part.label, part.text, width)]
+    foot = [*said, *(_cut(row, width) for row in _prompt(asked, width))]
+    return [*(_cut(row, width) for row in head), *rows[: max(0, height - len(head) - len(foot))], *foot][:height]
+
+
+def _part_rows(label: str, text: str, width: int) -> list[Text]:
+    wrapped = textwrap.wrap(text, max(10, width - LABEL_WIDTH), max_lines=MAX_ROWS, placeholder=" …") or [""]
+    head = Text(label.rjust(LABEL_WIDTH - 1) + " ", style="dim")
+    return [_cut(head + wrapped[0], width), *(_cut(Text(" " * LABEL_WIDTH + more), width) for more in wrapped[1:])]
+
+
+def _prompt(asked: Asked, width: int) -> list[Text]:
+    kind = asked.record.proposal.command.kind
+    if asked.mode == "choose":
+        more = f"   ({asked.others} more)" if asked.others else ""
+        keys = (("y", "yes"), ("n", "no"), ("e", "edit"), ("a", f"always for {kind} in this run"))
+        pairs = [part for key, what in keys for part in ((f" {key} ", "black on white"), f" {what}  ")]
+        return [Text.assemble(*pairs, (more, "dim"))]
+    question = "reason (may be empty)" if asked.mode == "reason" else "run it with"
+    shown = asked.typed[-max(8, width - len(question) - 6) :]
+    return [Text.assemble((f" {question}: ", "bold"), shown, ("▏", "bold")), _HINT]
+
+
+_HINT = Text("  Enter sends, Esc goes back", style="dim")

@@ -13,6 +13,7 @@ from agenttune.terminal.lines import Line
 from agenttune.terminal.text import clean, duration, number
 
 PROGRESS_EVERY_S = 10.0
+LOOKING_S = 0.25
 
 
 class PlainLines:
@@ -35,6 +36,11 @@ class PlainLines:
         self._progress_at_s = clock()
         self._print(f"run {feed.now.info.run_id}: {subject}")
         self._print(f"control server {url}")
+
+    @property
+    def patience_s(self) -> float:
+        """How long to wait before the next refresh."""
+        return LOOKING_S
 
     def refresh(self) -> None:
         for line in self._feed.read():

@@ -7,13 +7,20 @@ from typing import Protocol
 
 from rich.console import Console
 
+from agenttune.terminal.desk import Desk
 from agenttune.terminal.feed import RunFeed
+from agenttune.terminal.keys import keys_of
 from agenttune.terminal.live import LiveScreen
 from agenttune.terminal.plain import PlainLines
 
 
 class View(Protocol):
     """Shows a run until it is closed."""
+
+    @property
+    def patience_s(self) -> float:
+        """How long to wait before the next refresh, in seconds."""
+        ...
 
     def refresh(self) -> None:
         """Read the log and show what is new."""
@@ -28,7 +35,7 @@ class View(Protocol):
         ...
 
 
-def view_for(console: Console, folder: Path, subject: str, url: str) -> View:
+def view_for(console: Console, folder: Path, subject: str, url: str, desk: Desk | None = None) -> View:
     """A live screen on a terminal, plain lines anywhere else.
 
     Args:
@@ -36,8 +43,9 @@ def view_for(console: Console, folder: Path, subject: str, url: str) -> View:
         folder: Of the run.
         subject: What runs, such as the script with its arguments.
         url: Of the control server.
+        desk: What waits for a person, who answers with keys on a live screen.
     """
     feed = RunFeed(folder)
     if console.is_terminal and not console.is_dumb_terminal:
-        return LiveScreen(console, feed, subject, url)
+        return LiveScreen(console, feed, subject, url, desk=desk, keys=keys_of() if desk is not None else None)
     return PlainLines(console, feed, subject, url)

@@ -46,8 +46,8 @@ def test_a_persons_path(shell: Shell) -> None:
     assert listed.count("model: ") == 3
     assert "model: update_optimizer lr 0.1" in listed
     shown = shell.run("show", first.command_id[:8]).out
-    assert "lr: 0.01 -> 0.1" in shown
-    assert "if nobody answers: reject" in shown
+    assert "change: lr 0.01 -> 0.1  (x10)" in shown
+    assert "it does not run (rule ask, asked: human)" in shown
     assert shell.run("yes", first.command_id).out.strip() == "queued"
     refused = shell.run("no", second.command_id, "--reason", "it takes an hour")
     assert refused.out.strip() == "rejected: it takes an hour"

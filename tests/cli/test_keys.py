@@ -1,0 +1,273 @@
+"""A person answers in the live view: by keys, on what is shown, in a real terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from agenttune.client import HttpControl
+from agenttune.control import LocalControl
+from agenttune.errors import UserError
+from agenttune.proposals import Author, CommandRecord, Proposal, State
+from agenttune.serving import find_server
+from agenttune.terminal import LiveScreen
+from agenttune.terminal.desk import ARM_S, Desk, read_arguments
+from agenttune.terminal.feed import RunFeed
+from agenttune.terminal.keys import Keys
+from tests.cli.conftest import Launched, Project, environment, wait_for
+from tests.cli.history import HOSTILE
+from tests.core.test_approval import AGENT, ASK
+from tests.core.test_approval import Desk as Rules
+
+ENTER, ESCAPE, BACKSPACE = "\n", "\x1b", "\x7f"
+
+
+class Person:
+    """Somebody before a screen whose clock they turn."""
+
+    def __init__(self, folder: Path, **gate: Any) -> None:
+        self.rules = Rules(folder, **{"approval": [ASK], **gate})
+        self.at_s = 0.0
+        self.desk = Desk(self.rules.control, "r1", "anna", clock=lambda: self.at_s)
+
+    def look(self) -> None:
+        self.at_s += 2 * ARM_S
+        self.desk.refresh("")
+        self.at_s += 2 * ARM_S
+
+    def press(self, keys: str) -> None:
+        self.desk.refresh(keys)
+
+    def record(self, record: CommandRecord) -> CommandRecord:
+        return self.rules.control.command("r1", record.command_id)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., Person]:
+    return lambda **gate: Person(tmp_path, **gate)
+
+
+@pytest.mark.parametrize(
+    ("keys", "state", "reason"),
+    [
+        ("y", State.QUEUED, ""),
+        (f"n{ENTER}", State.REJECTED, ""),
+        (f"nit is late{ENTER}", State.REJECTED, "it is late"),
+        (f"nit is lats{BACKSPACE}e{ENTER}", State.REJECTED, "it is late"),
+        (f"nno{ESCAPE}y", State.QUEUED, ""),
+    ],
+)
+def test_keys_decide(make: Callable[..., Person], keys: str, state: State, reason: str) -> None:
+    person = make()
+    asked = person.rules.ask(lr=0.1)
+    person.look()
+    person.press(keys)
+    record = person.record(asked)
+    assert record.state is state
+    assert record.verdict is not None
+    assert (record.verdict.decided_by, record.verdict.reason) == ("operator:anna", reason)
+    assert person.desk.asked is None
+    assert state.value in person.desk.said
+
+
+def test_an_edit_starts_from_what_was_asked_and_a_wrong_one_stays_to_be_mended(make: Callable[..., Person]) -> None:
+    person = make(bounds={"lr": [1e-6, 0.5]})
+    asked = person.rules.ask(lr=0.1)
+    person.look()
+    person.press("e")
+    assert person.desk.asked is not None
+    assert person.desk.asked.typed == "lr=0.1"
+    person.press(BACKSPACE * 3 + f"7.5{ENTER}")
+    assert "the edit is refused" in person.desk.said
+    assert person.desk.asked.typed == "lr=7.5"
+    assert person.record(asked).state is State.PROPOSED
+    person.press(BACKSPACE * 3 + f"2e-2{ENTER}")
+    record = person.record(asked)
+    assert (record.state, record.command.arguments()["lr"]) == (State.QUEUED, 0.02)
+
+
+def test_always_lets_the_next_of_its_kind_pass(make: Callable[..., Person]) -> None:
+    person = make()
+    person.rules.ask(lr=0.1)
+    person.look()
+    person.press("a")
+    assert person.rules.ask(lr=0.05).state is State.QUEUED
+
+
+def test_a_key_meant_for_what_stood_there_before_is_not_taken(make: Callable[..., Person]) -> None:
+    person = make()
+    first, second = person.rules.ask(lr=0.1), person.rules.ask(weight_decay=0.2)
+    person.look()
+    person.press("yy")
+    assert person.record(first).state is State.QUEUED
+    person.desk.refresh("y")  # the second has just appeared
+    assert person.record(second).state is State.PROPOSED
+    person.look()
+    person.press("y")
+    assert person.record(second).state is State.QUEUED
+
+
+def test_a_request_that_ends_meanwhile_leaves_the_screen_with_what_was_typed_for_it(
+    make: Callable[..., Person],
+) -> None:
+    person = make()
+    asked = person.rules.ask(lr=0.1)
+    person.look()
+    person.press("nbecau")
+    person.rules.decide(asked, "approve")
+    person.look()
+    assert person.desk.asked is None
+    assert "is gone" in person.desk.said
+
+
+def test_two_people_at_once_one_is_told(make: Callable[..., Person]) -> None:
+    person = make()
+    asked = person.rules.ask(lr=0.1)
+    person.look()
+    person.press("")
+    person.rules.decide(asked, "reject")
+    person.press("y")
+    assert "rejected, decided by operator:anna" in person.desk.said
+    assert person.record(asked).state is State.REJECTED
+
+
+@pytest.mark.parametrize("line", ["", "lr", "lr=", "=3", "lr 3"])
+def test_a_line_that_changes_nothing_is_refused(line: str) -> None:
+    with pytest.raises(UserError, match=r"lr=0\.001"):
+        read_arguments(line)
+
+
+@pytest.mark.parametrize(("width", "height"), [(120, 40), (80, 24), (60, 24), (40, 12)])
+def test_the_screen_shows_the_request_and_what_it_rests_on(
+    make: Callable[..., Person], width: int, height: int
+) -> None:
+    person = make(approval=[{**ASK, "training": "pause"}], usd_per_hour=36)
+    raw = {"command": {"kind": "update_optimizer", "lr": 0.1}, "author": AGENT, "rationale": HOSTILE}
+    person.rules.control.submit("r1", Proposal.model_validate({**raw, "based_on_step": 98}))
+    person.look()
+    now_s = person.rules.now_s + 50
+    quiet = Console(file=StringIO(), force_terminal=True, width=width, height=height)
+    feed = RunFeed(person.rules.log.folder, clock=lambda: now_s)
+    live = LiveScreen(quiet, feed, "train.py", "http://127.0.0.1:1", clock=lambda: now_s, desk=person.desk)
+    live.refresh()
+    frame = live.frame()
+    live.close()
+    page = Console(file=StringIO(), record=True, width=width, height=height, force_terminal=True)
+    page.print(frame)
+    shown = page.export_text()
+    assert len(shown.splitlines()) < height
+    assert "\x1b" not in shown
+    assert "\u202e" not in shown
+    for expected in ("model: update_optimizer lr 0.1", " y ", " n ", " e ", " a "):
+        assert expected in " ".join(shown.split()) or expected in shown, shown
+    if height >= 24:
+        for expected in ("lr 0.01 -> 0.1  (x10)", "10 s left", "does not run", "stands still", "0.50 USD", "step 98"):
+            assert expected in " ".join(shown.split()).replace("  ", " ") or expected in shown, shown
+
+
+# -- a real terminal ---------------------------------------------------------------------------------------------------
+
+
+ON_ITS_TERMINAL = """
+import fcntl, os, sys, termios
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+"""Makes standard input the controlling terminal, as a terminal emulator does, and becomes the program."""
+
+
+class Terminal:
+    """`agenttune run` on a terminal of its own, with everything that it wrote there."""
+
+    def __init__(self, project: Project) -> None:
+        self._master, child = pty.openpty()
+        self.shown = ""
+        process = subprocess.Popen(
+            [sys.executable, "-c", ON_ITS_TERMINAL, sys.executable, "-m", "agenttune", "run", "config.yaml"],
+            cwd=project.folder,
+            env={**environment(), "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"},
+            stdin=child,
+            stdout=child,
+            stderr=child,
+            text=True,
+        )
+        os.close(child)
+        self.launched = Launched(process, project.runs_dir)
+        project.launched.append(self.launched)
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError):  # the terminal's other side is closed
+            while data := os.read(self._master, 65536):
+                self.shown += data.decode(errors="replace")
+
+    def type(self, keys: str) -> None:
+        os.write(self._master, keys.encode())
+
+
+@pytest.fixture
+def terminal(project: Project) -> Iterator[Terminal]:
+    project.write(args="[]", more="gate: {approval: [{name: ask, approvers: [human], timeout_s: 600}]}\n")
+    terminal = Terminal(project)
+    terminal.launched.wait_for_step(1)
+    yield terminal
+    terminal.launched.process.terminate()
+
+
+def test_a_persons_path_in_a_real_terminal(terminal: Terminal, project: Project) -> None:
+    control = LocalControl(project.runs_dir)
+    run_id = terminal.launched.info().run_id
+    wait_for("a server", lambda: find_server(project.runs_dir))
+    server = find_server(project.runs_dir)
+    assert server is not None
+
+    def ask(**arguments: object) -> str:
+        raw = {"command": {"kind": "update_optimizer", **arguments}, "author": AGENT, "rationale": "it is flat"}
+        with HttpControl(server.url) as agent:
+            return agent.submit(run_id, Proposal.model_validate(raw)).command_id
+
+    def answered(command_id: str, keys: str) -> CommandRecord:
+        wait_for("the request on the screen", lambda: command_id[:8] in terminal.shown)
+        time.sleep(1.5 * ARM_S)  # a person's pause: keys are not taken before
+        terminal.type(keys)
+        wait_for("a decision", lambda: control.command(run_id, command_id).state is not State.PROPOSED)
+        return control.command(run_id, command_id)
+
+    edited = answered(ask(lr=0.2), "e" + BACKSPACE + "5\r")
+    assert edited.command.arguments()["lr"] == 0.5
+    refused = answered(ask(weight_decay=0.5), "n\x1b[Atoo much\r")
+    assert refused.verdict is not None
+    assert refused.verdict.reason == "too much"
+    always = answered(ask(lr=0.3), "a")
+    assert always.state is State.QUEUED
+    assert control.command(run_id, ask(lr=0.4)).state is State.QUEUED
+    author = Author(principal="operator", name="test")
+    control.submit(run_id, Proposal.model_validate({"command": {"kind": "stop_training"}, "author": author}))
+    assert terminal.launched.process.wait(60) == 0
+
+
+def test_keys_leave_the_terminal_as_it_was() -> None:
+    import termios
+
+    master, child = pty.openpty()
+    before = termios.tcgetattr(child)
+    with os.fdopen(child, "r", closefd=True) as terminal:
+        keys = Keys(terminal)
+        assert keys.read() == ""  # in the background: this process does not own that terminal
+        assert termios.tcgetattr(child) == before
+        keys.close()
+        assert termios.tcgetattr(child) == before
+    os.close(master)
