@@ -66,6 +66,19 @@ def test_a_persons_path(shell: Shell) -> None:
     assert "nothing waits" in late.err
 
 
+def test_always_and_never_from_a_shell(shell: Shell) -> None:
+    first = shell.desk.ask(lr=0.1)
+    assert shell.run("yes", first.command_id, "--always").out.strip() == "queued"
+    assert shell.desk.ask(lr=0.05).state is State.QUEUED
+    assert "always approved: update_optimizer under ask, by operator:" in shell.run("list").out
+    assert shell.run("never", "update_optimizer").out.strip() == "update_optimizer under ask waits for a person again"
+    again = shell.desk.ask(lr=0.02)
+    assert again.state is State.PROPOSED
+    assert shell.run("never", "update_optimizer").code == 2
+    passed_on = shell.run("escalate", again.command_id, "--reason", "not mine")
+    assert passed_on.out.startswith("rejected: nobody decided (operator:")
+
+
 def test_json_for_machines(shell: Shell) -> None:
     asked = shell.desk.ask(lr=0.1)
     (row,) = json.loads(shell.run("list", "--json").out)

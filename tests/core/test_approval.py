@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from agenttune.control import Decision, LocalControl
 from agenttune.errors import AlreadyDecided, CommandIdReused, TooManyProposals, UserError
 from agenttune.events import Acked, BranchStarted, KnobsRead, KnobState, Point, RunInfo, StatusChanged
-from agenttune.proposals import Ack, Author, CommandRecord, Proposal, State
+from agenttune.proposals import Ack, Author, CommandRecord, Proposal, Standing, State
 from agenttune.store import RunLog
 
 AGENT = Author(principal="agent", name="model")
@@ -323,19 +324,38 @@ class Life(RuleBasedStateMachine):
         import tempfile
 
         self._held = tempfile.TemporaryDirectory()
-        self.desk = Desk(Path(self._held.name), approval=[SMALL, ASK], repeat_cooldown_steps=0)
+        chain = {**ASK, "name": "chain", "knobs": ["lr"], "approvers": ["model", "human"]}
+        self.desk = Desk(Path(self._held.name), approval=[SMALL, chain, ASK], repeat_cooldown_steps=0)
         self.step, self.branches = 100, 0
         self.records: list[CommandRecord] = []
         self.approved: set[str] = set()
+        self.ever_allowed: list[Standing] = []
 
     def teardown(self) -> None:
         if hasattr(self, "_held"):
+            self.desk.log.append(StatusChanged(status="finished"), step=self.step)
+            left = {self.desk.state(record) for record in self.records}
+            assert not left & {State.PROPOSED, State.QUEUED}
             self.desk.log.close()
             self._held.cleanup()
 
-    @rule(lr=st.sampled_from([0.005, 0.015, 0.1, 0.5]), until=st.sampled_from([None, 105, 130]))
-    def submit(self, lr: float, until: int | None) -> None:
-        self.records.append(self.desk.ask(lr=lr, until=until))
+    @rule(
+        change=st.sampled_from([{"lr": lr} for lr in (0.005, 0.015, 0.1, 0.5)] + [{"weight_decay": 0.3}]),
+        until=st.sampled_from([None, 105, 130]),
+    )
+    def submit(self, change: dict[str, float], until: int | None) -> None:
+        self.records.append(self.desk.ask(until=until, **change))
+        self.allow_standing()
+
+    def allow_standing(self) -> None:
+        """What a person always allows needs nobody else once it is a person's turn."""
+        for record in self.records:
+            now = self.desk.control.command("r1", record.command_id)
+            if now.verdict is not None and now.verdict.reason.startswith("always allowed since"):
+                assert record.request is not None or now.request is None
+                allowed = {s.rule for s in self.ever_allowed}
+                assert (now.request.rule if now.request else "ask") in allowed
+                self.approved.add(record.command_id)
 
     @rule(data=st.data())
     @precondition(lambda self: self.records)
@@ -347,25 +367,39 @@ class Life(RuleBasedStateMachine):
         with pytest.raises(CommandIdReused):
             self.desk.control.submit("r1", other)
 
-    @rule(data=st.data(), verdict=st.sampled_from(["approve", "reject"]))
+    @rule(data=st.data(), verdict=st.sampled_from(["approve", "always", "reject", "escalate"]), by_model=st.booleans())
     @precondition(lambda self: self.records)
-    def decide(self, data: st.DataObject, verdict: str) -> None:
+    def decide(self, data: st.DataObject, verdict: str, by_model: bool) -> None:
         record = data.draw(st.sampled_from(self.records))
-        waits = self.desk.state(record) is State.PROPOSED
+        before = self.desk.control.command("r1", record.command_id)
+        asked = before.request.asked if before.request and before.state is State.PROPOSED else None
+        always = verdict == "always" and not by_model
+        word = "approve" if verdict == "always" else verdict
         try:
-            decided = self.desk.decide(record, verdict)
+            decided = self.desk.decide(record, word, always=always, approver="model" if by_model else "human")
         except AlreadyDecided:
-            assert not waits
+            assert asked is None or (by_model and asked == "human")
             return
-        assert waits
+        assert asked is not None
+        self.ever_allowed += self.desk.log.info().standing
         if decided.state is State.QUEUED:
-            assert verdict == "approve"
+            # A model that leaves it to a person finds that the person has always allowed it.
+            assert word == "approve" or (decided.verdict and decided.verdict.reason.startswith("always allowed since"))
             self.approved.add(record.command_id)
+        if decided.state is State.PROPOSED:
+            assert (word, asked) == ("escalate", "model")
+
+    @rule()
+    def take_back_what_is_always_allowed(self) -> None:
+        for standing in self.desk.log.info().standing:
+            with contextlib.suppress(UserError):
+                self.desk.control.end_standing("r1", standing.kind, BEN)
 
     @rule(seconds=st.sampled_from([1.0, 40.0, -500.0]))
     def turn_the_clock(self, seconds: float) -> None:
         self.desk.now_s += seconds
         self.desk.control.pending("r1")
+        self.allow_standing()
 
     @rule(steps=st.integers(1, 20))
     def train(self, steps: int) -> None:
@@ -402,5 +436,5 @@ class Life(RuleBasedStateMachine):
             assert json.loads(record.model_dump_json())["state"] == record.state.value
 
 
-Life.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+Life.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
 TestLife = Life.TestCase
