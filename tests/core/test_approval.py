@@ -343,7 +343,7 @@ class Life(RuleBasedStateMachine):
         change=st.sampled_from([{"lr": lr} for lr in (0.005, 0.015, 0.1, 0.5)] + [{"weight_decay": 0.3}]),
         until=st.sampled_from([None, 105, 130]),
     )
-    def submit(self, change: dict[str, float], until: int | None) -> None:
+    def submit(self, change: dict[str, Any], until: int | None) -> None:
         self.records.append(self.desk.ask(until=until, **change))
         self.allow_standing()
 
