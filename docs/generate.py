@@ -6,9 +6,11 @@ python docs/generate.py
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from agenttune.approval_names import DOCUMENTED, DOCUMENTED_FUNCTIONS
 from agenttune.commands import BY_KIND, COMMAND_KINDS
 from agenttune.policy.namespace import describe
 from agenttune.server import create_app
@@ -134,8 +136,22 @@ def _route(method: str, path: str, operation: dict[str, Any]) -> str:
 
 
 def rules_page() -> str:
-    return RULES_HEAD + "".join(f"| `{name}` | {meaning} |\n" for name, meaning in describe())
+    return RULES_HEAD + _rows(dict(describe())) + APPROVAL_HEAD + _rows(DOCUMENTED | DOCUMENTED_FUNCTIONS)
 
+
+def _rows(meanings: Mapping[str, str]) -> str:
+    return "".join(f"| `{name}` | {meaning} |\n" for name, meaning in meanings.items())
+
+
+APPROVAL_HEAD = """
+## Conditions of approval rules
+
+`approve_if` and `reject_if` in `gate.approval` ([gate.md](gate.md)) are written the same way, and know other names, from
+`agenttune/approval_names.py`:
+
+| name | what it is |
+|---|---|
+"""
 
 README = DOCS.parent / "README.md"
 BEGIN, END = "<!-- commands: begin -->\n", "<!-- commands: end -->"

@@ -12,6 +12,7 @@ from agenttune.events import (
     BranchStarted,
     CheckpointSaved,
     Decided,
+    Escalated,
     Evaluated,
     Event,
     Found,
@@ -25,6 +26,7 @@ from agenttune.events import (
     ReadBack,
     RunStarted,
     Settled,
+    StandingChanged,
     StatusChanged,
 )
 from agenttune.proposals import CommandRecord
@@ -124,10 +126,23 @@ def _waits(body: ApprovalRequested, record: CommandRecord | None) -> Parts:
     held = ", training is held" if request.training == "pause" else ""
     yield (
         "waits",
-        f"{kind} for {' and '.join(request.approvers)}, {seconds:.0f} s, then {request.on_timeout}{held}: "
-        "agenttune approve list",
+        f"{kind} for {request.asked}, {seconds:.0f} s, then {request.on_timeout}{held}: agenttune approve list",
         "bold yellow",
     )
+
+
+def _escalated(body: Escalated, record: CommandRecord | None) -> Parts:
+    kind, passed = record.proposal.command.kind if record else "a command", body.request.passed[-1]
+    why = f": {passed.reason}" if passed.reason else ""
+    yield "waits", f"{kind} for {body.request.asked}, left open by {passed.by}{why}", "bold yellow"
+
+
+def _standing(body: StandingChanged, record: CommandRecord | None) -> Parts:
+    standing = body.standing
+    if body.ended_by is None:
+        yield "always", f"{standing.kind} under {standing.rule} is approved from here on, by {standing.by}", "green"
+    else:
+        yield "asks", f"{standing.kind} under {standing.rule} waits for a person again, by {body.ended_by}", "green"
 
 
 def _settled(body: Settled, record: CommandRecord | None) -> Parts:
@@ -193,6 +208,8 @@ _MAKERS: Mapping[type, Callable[[Any, CommandRecord | None], Parts]] = {
     Decided: _decided,
     Proposed: _proposed,
     ApprovalRequested: _waits,
+    Escalated: _escalated,
+    StandingChanged: _standing,
     Judged: _judged,
     Acked: _acked,
     Settled: _settled,

@@ -278,8 +278,8 @@ def request_rows(frame: Frame, width: int, height: int) -> list[Text]:
 
 def _part_rows(label: str, text: str, width: int) -> list[Text]:
     wrapped = textwrap.wrap(text, max(10, width - LABEL_WIDTH), max_lines=MAX_ROWS, placeholder=" …") or [""]
-    head = Text(label.rjust(LABEL_WIDTH - 1) + " ", style="dim")
-    return [_cut(head + wrapped[0], width), *(_cut(Text(" " * LABEL_WIDTH + more), width) for more in wrapped[1:])]
+    head = Text.assemble((label.rjust(LABEL_WIDTH - 1) + " ", "dim"), wrapped[0])
+    return [_cut(head, width), *(_cut(Text(" " * LABEL_WIDTH + more), width) for more in wrapped[1:])]
 
 
 def _prompt(asked: Asked, width: int) -> list[Text]:
