@@ -146,8 +146,8 @@ def _rows(meanings: Mapping[str, str]) -> str:
 APPROVAL_HEAD = """
 ## Conditions of approval rules
 
-`approve_if` and `reject_if` in `gate.approval` ([gate.md](gate.md)) are written the same way, and know other names, from
-`agenttune/approval_names.py`:
+`approve_if` and `reject_if` in `gate.approval` ([gate.md](gate.md)) are written the same way, and know other names,
+from `agenttune/approval_names.py`:
 
 | name | what it is |
 |---|---|
