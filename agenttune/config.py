@@ -6,6 +6,7 @@ Reading YAML lives here too, because only the parser knows the line that a wrong
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -297,6 +298,48 @@ class ProbationSettings(Settings):
     """Steps after a revert in which agents may not change the same knob."""
 
 
+class NotifySettings(Settings):
+    """Who is told when nobody watches, through apprise (`pip install agenttune-toolkit[notify]`)."""
+
+    on: list[Literal["approval", "reverted", "ended"]] = Field(default_factory=list)
+    """What is told: approval (a command waits for a person), reverted (probation undid a change), ended (the run did).
+    None given: nobody is told anything."""
+    url_env: str = Field("AGENTTUNE_NOTIFY_URLS", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """Name of the environment variable with apprise's URLs, such as ntfys://my-topic, between commas or spaces."""
+    links: bool = False
+    """Whether a message about a request carries a link to a page that approves or rejects it; see notifications.md."""
+    public_url: str | None = None
+    """Where those who get a link reach the control server, such as https://my-tunnel.example; null: its own address."""
+    link_minutes: Positive = 60.0
+    """How long a link works, in minutes; never longer than its request waits."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_on(cls, raw: object) -> object:
+        # In YAML 1.1 a bare `on` is the value true, also as a key.
+        return {"on" if key is True else key: value for key, value in raw.items()} if isinstance(raw, dict) else raw
+
+    @field_validator("public_url")
+    @classmethod
+    def _address(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        if not _ADDRESS.fullmatch(url):
+            raise ValueError(f"{url!r:.120} is no address such as https://host:port, without user, query or fragment")
+        return url.rstrip("/")
+
+    @model_validator(mode="after")
+    def _links_are_sent(self) -> NotifySettings:
+        if self.links and "approval" not in self.on:
+            raise ValueError("links come with messages about approval; add it to 'on'")
+        return self
+
+
+_ADDRESS = re.compile(
+    r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?|https?://\[[0-9A-Fa-f:]+\](:[0-9]{1,5})?/?"
+)
+
+
 class BudgetSettings(Settings):
     """What the agent may use up in one run."""
 
@@ -444,6 +487,8 @@ class Config(Settings):
     """What no command may do."""
     probation: ProbationSettings = ProbationSettings()
     """How changes are watched and undone."""
+    notify: NotifySettings = NotifySettings()
+    """Who is told when nobody watches."""
     budgets: BudgetSettings = BudgetSettings()
     """What the agent may use up."""
     rounds: Annotated[RoundsSettings, BeforeValidator(_from_count)] = RoundsSettings()

@@ -261,6 +261,10 @@ class LocalControl:
         self._sleep = sleep
         self._local = threading.local()
 
+    def now_s(self) -> float:
+        """Unix time by this control's clock, which also decides what has expired."""
+        return self._clock()
+
     def log(self, run_id: str) -> RunLog:
         """This thread's connection to a run's log."""
         opened: OrderedDict[str, RunLog] = self._local.__dict__.setdefault("opened", OrderedDict())

@@ -290,6 +290,23 @@ class NoteAdded(Record):
     author: str
 
 
+class Notified(Record):
+    """People were told of something, or could not be; the command it was about is the event's.
+
+    Attributes:
+        what: `setup`: the control server has no channels to tell anything through.
+        channels: How many it was sent through.
+        error: Which channels failed, by the names of their services; never an address, which may hold a password.
+    """
+
+    kind: Literal["notified"] = "notified"
+    what: Literal["approval", "reverted", "ended", "setup"]
+    channels: int = 0
+    ok: bool
+    attempts: int = 1
+    error: str = ""
+
+
 class LogGap(Record):
     """Rows that could not be written in time (a full disk) and were dropped."""
 
@@ -326,6 +343,7 @@ Body = Annotated[
         Decided,
         ModelCalled,
         NoteAdded,
+        Notified,
         LogGap,
     ],
     Field(discriminator="kind"),

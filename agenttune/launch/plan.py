@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from importlib.machinery import PathFinder
 from pathlib import Path
 
+from agenttune.channels import open_channels
 from agenttune.config import Config, RunSettings, load_config
-from agenttune.errors import ConfigError
+from agenttune.errors import ConfigError, UserError
 from agenttune.policy.base import PolicyContext
 from agenttune.policy.load import open_policy
 from agenttune.policy.reviewer import Reviewer
@@ -71,6 +72,7 @@ def make_plan(path: Path, runs_dir: Path | None = None) -> Plan:
     """
     path = path.resolve()
     config = load_config(path)
+    _check_channels(config, path)
     references = config.rounds.references if config.rounds.count else []
     for policy in (config.policy, *references):
         open_policy(policy, _policy_context(config, path.parent))
@@ -86,6 +88,15 @@ def _check_reviewer(config: Config, path: Path) -> None:
     why_not = Reviewer("gate", config.gate.reviewer, _policy_context(config, path.parent)).why_not
     if why_not:
         raise ConfigError(f"{path}: gate.approval asks a model: {why_not}", field="gate.reviewer")
+
+
+def _check_channels(config: Config, path: Path) -> None:
+    """Refuse to start what could not tell anybody: at night it would be found out too late."""
+    if config.notify.on:
+        try:
+            open_channels(config.notify.url_env)
+        except UserError as error:
+            raise ConfigError(f"{path}: {error}", field=error.field) from None
 
 
 def _policy_context(config: Config, folder: Path) -> PolicyContext:

@@ -28,7 +28,7 @@ from agenttune.store import RunLog, list_runs
 from agenttune.terminal import Desk, View, print_report, report_command, view_for
 
 LAUNCHER = "agenttune run"
-SHARED_SETTINGS = ("gate", "budgets", "checkpoints", "probation", "wake")
+SHARED_SETTINGS = ("gate", "budgets", "checkpoints", "probation", "wake", "notify")
 """Parts of the config that the run's log holds: other processes obey them too."""
 TRAINER_LOG, AGENT_LOG, REVIEWER_LOG, CONFIG_COPY = "trainer.log", "agent.log", "reviewer.log", "config.yaml"
 

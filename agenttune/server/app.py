@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from agenttune import __version__
 from agenttune.control import LocalControl
-from agenttune.server import approving, following, layers, problems, runs, seed_api, submitting
+from agenttune.server import approving, following, layers, links, local, problems, runs, seed_api, submitting
 from agenttune.server.bodies import StrictBodies
 from agenttune.server.context import Context, known_parameters_only
 from agenttune.server.guard import Guard
@@ -52,9 +52,11 @@ def create_app(runs_dir: Path, *, token: str | None = None, allowed_hosts: Colle
         api.include_router(part.router)
     app.include_router(api)
     app.include_router(seed_api.router)
+    app.include_router(links.router)
+    app.include_router(local.router)
     app.add_api_websocket_route("/{path:path}", _no_such_stream)  # else refused without a word
     problems.install(app)
-    app.add_middleware(StrictBodies, judged_by_route={seed_api.COMMAND_PATH})
+    app.add_middleware(StrictBodies, judged_by_route={seed_api.COMMAND_PATH}, forms=(links.PREFIX, local.PREFIX))
     app.add_middleware(Guard, token=token, allowed_hosts=allowed_hosts)
     app.add_middleware(CrashGuard)
     app.add_middleware(app.state.presence.middleware)  # the last one added is the outermost

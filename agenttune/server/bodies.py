@@ -79,11 +79,13 @@ class StrictBodies:
     Args:
         app: What is guarded.
         judged_by_route: Paths whose routes refuse what is no good JSON themselves, in a shape of their own.
+        forms: Beginnings of paths that take forms of HTML instead.
     """
 
-    def __init__(self, app: ASGIApp, judged_by_route: Collection[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, judged_by_route: Collection[str] = (), forms: Collection[str] = ()) -> None:
         self._app = app
         self._judged_by_route = frozenset(judged_by_route)
+        self._forms = tuple(forms)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "PATCH", "DELETE"):
@@ -94,7 +96,7 @@ class StrictBodies:
             message = f"the body is larger than {MAX_BODY_BYTES} bytes"
             await problem(413, "TooLarge", message, "body", headers={"Connection": "close"})(scope, receive, send)
             return
-        if scope["path"] in self._judged_by_route:
+        if scope["path"] in self._judged_by_route or scope["path"].startswith(self._forms):
             await self._app(scope, _replay(body, receive), send)
             return
         media = Headers(scope=scope).get("content-type", "").split(";")[0].strip().lower()

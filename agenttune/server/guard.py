@@ -16,6 +16,9 @@ from agenttune.server.problems import problem
 from agenttune.serving import HEALTH_PATH, TOKEN_ENV
 
 ANY_HOST = "*"
+SIGNED_PATHS = "/links/"
+"""Beginning of paths that carry their own proof, which names the one thing that it lets its holder do. Who does not
+know it gains nothing by another Host or Origin; and a form on a page that sends no referrer has the Origin `null`."""
 SUBPROTOCOL_PREFIX = "bearer."
 """A browser cannot set headers on a WebSocket; it names the token as a subprotocol, `bearer.<token>`."""
 
@@ -48,6 +51,9 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] == "http" and scope["path"].startswith(SIGNED_PATHS):
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)

@@ -23,6 +23,7 @@ from agenttune.processes import started_s
 from agenttune.server.app import create_app
 from agenttune.server.guard import ANY_HOST, is_loopback
 from agenttune.server.live import Hub
+from agenttune.server.notifier import Notifier
 from agenttune.server.presence import Presence
 from agenttune.serving import SERVER_FILE, TOKEN_ENV, Note, ask_health, find_server, read_note
 
@@ -33,6 +34,8 @@ MAX_CLIENT_FRAME_BYTES = 1 << 16
 """Live clients have nothing to say; larger frames end the connection."""
 STOP_PATIENCE_S = 0.5
 """Connections that are not closed by then are left to the operating system: the server ends within a second."""
+LAST_WORDS_S = 3.0
+"""A message that waits to be sent when the server is told to end gets so long; whoever ends it waits 5 s."""
 INDEX_INTERVAL_S = 2.0
 """Between two rounds of keeping curves ready; a request takes in what is newer (guess)."""
 LINGER_CHECKS = 4
@@ -77,13 +80,14 @@ def serve(
             logger.info("control server of %s at %s", runs_dir, url)
             if on_ready is not None:
                 on_ready(url)
-            _Server(app, linger_s).run(sockets=[listener])
+            notifier = Notifier(app.state.context.control, url)
+            _Server(app, linger_s, notifier).run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
     """uvicorn, made to end within a second whatever its clients do, and by itself when nobody needs it."""
 
-    def __init__(self, app: FastAPI, linger_s: float | None) -> None:
+    def __init__(self, app: FastAPI, linger_s: float | None, notifier: Notifier) -> None:
         config = uvicorn.Config(
             app,
             lifespan="off",
@@ -99,21 +103,25 @@ class _Server(uvicorn.Server):
         self._presence: Presence = app.state.presence
         self._control: LocalControl = app.state.context.control
         self._linger_s = linger_s
+        self._notifier = notifier
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        self._notifier.start()
         self._indexing = asyncio.create_task(self._index())
         if self._linger_s is not None:
             self._lingering = asyncio.create_task(self._linger(self._linger_s))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._hub.close()
+        await asyncio.to_thread(self._notifier.close, LAST_WORDS_S)
         asyncio.get_running_loop().call_later(STOP_PATIENCE_S, setattr, self, "force_exit", True)
         await super().shutdown(sockets)
 
     async def _index(self) -> None:
         while not self.should_exit:
             await asyncio.to_thread(self._control.look_after_runs)
+            await asyncio.to_thread(self._notifier.look)
             await asyncio.sleep(INDEX_INTERVAL_S)
 
     async def _linger(self, linger_s: float) -> None:
@@ -121,7 +129,7 @@ class _Server(uvicorn.Server):
             await asyncio.sleep(min(max(linger_s / LINGER_CHECKS, MIN_CHECK_S), MAX_CHECK_S))
             if self._presence.quiet_s() < linger_s:
                 continue
-            if await asyncio.to_thread(self._has_live_run):
+            if self._notifier.busy or await asyncio.to_thread(self._has_live_run):
                 self._presence.touch()
             else:
                 logger.info("no live run and no client for %g s: ending", linger_s)

@@ -19,6 +19,7 @@ from agenttune.events import (
     Judged,
     LogGap,
     NoteAdded,
+    Notified,
     PolicyAttached,
     PolicyDetached,
     PolicyRequested,
@@ -197,6 +198,13 @@ def _note(body: NoteAdded, record: CommandRecord | None) -> Parts:
     yield "note", f"{body.author}: {body.text}", "blue"
 
 
+def _notified(body: Notified, record: CommandRecord | None) -> Parts:
+    if body.ok:
+        yield "told", f"{body.what}, through {body.channels} channels", "dim"
+    else:
+        yield "untold", f"{body.what}: {body.error}", "bold yellow"
+
+
 def _gap(body: LogGap, record: CommandRecord | None) -> Parts:
     yield "log", f"{body.dropped_rows} rows were lost: {body.reason}", "bold red"
 
@@ -221,6 +229,7 @@ _MAKERS: Mapping[type, Callable[[Any, CommandRecord | None], Parts]] = {
     PolicyDetached: _detached,
     PolicyRequested: _requested,
     NoteAdded: _note,
+    Notified: _notified,
     LogGap: _gap,
 }
 

@@ -1,0 +1,135 @@
+"""A request for approval as people are shown it: in a message, and on the page."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from agenttune.control import LocalControl
+from agenttune.errors import UserError
+from agenttune.events import RunInfo
+from agenttune.prompting import cleaned
+from agenttune.proposals import ApprovalRequest, CommandRecord, Proposal, State
+from agenttune.server.drawing import Drawing, draw
+from agenttune.trend import LOSS_NAMES
+from agenttune.wording import clean, duration, number
+
+NAME_CHARACTERS = 120
+CURVE_STEPS = 500
+"""Steps before a request that its curves show (a guess at what tells a trend from noise)."""
+CURVE_POINTS = 240
+MOST_CURVES = 2
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request in words. All foreign text is free of what cannot be seen; markup is the reader's own affair.
+
+    Attributes:
+        who: Author, and what kind of principal it is.
+        changes: Name, value before, value after.
+        exact: The command as JSON in ASCII: nothing in it can look like something else.
+        reason: May have several lines.
+        evidence: What it rests on, as label and value.
+        silence: What happens if nobody answers, and when.
+        cost: What waiting costs.
+    """
+
+    command_id: str
+    digest: str
+    who: str
+    kind: str
+    risk: str
+    changes: list[tuple[str, str, str]]
+    exact: str
+    reason: str
+    evidence: list[tuple[str, str]]
+    silence: str
+    cost: str
+
+
+def asks_a_person(record: CommandRecord) -> bool:
+    """Whether it is a person's turn to decide."""
+    request = record.request
+    if request is None or record.state is not State.PROPOSED:
+        return False
+    asked = getattr(request, "asked", None)
+    return "human" in request.approvers if asked is None else asked == "human"
+
+
+def asked_of(record: CommandRecord, request: ApprovalRequest, info: RunInfo, now_s: float) -> Asked:
+    """A request in words, as of now."""
+    proposal = record.proposal
+    return Asked(
+        command_id=record.command_id,
+        digest=request.digest,
+        who=f"{clean(proposal.author.name, NAME_CHARACTERS)} ({proposal.author.principal})",
+        kind=proposal.command.kind,
+        risk=proposal.command.risk.value,
+        changes=[
+            (clean(change.name, NAME_CHARACTERS), number(change.before), number(change.after))
+            for change in request.differences
+        ],
+        exact=_exact(proposal),
+        reason=cleaned(proposal.rationale, len(proposal.rationale), lines=True),
+        evidence=list(_evidence(request, proposal, info)),
+        silence=_silence(request, proposal, now_s),
+        cost=_cost(request, now_s),
+    )
+
+
+def _exact(proposal: Proposal) -> str:
+    command = {k: v for k, v in proposal.command.model_dump(mode="json").items() if v is not None}
+    return json.dumps(command, indent=2)
+
+
+def _evidence(request: ApprovalRequest, proposal: Proposal, info: RunInfo) -> Iterator[tuple[str, str]]:
+    seen = proposal.based_on_step
+    yield "asked at step", str(request.step) + (f", on what was seen at step {seen}" if seen is not None else "")
+    of = f" of {info.max_steps}" if info.max_steps is not None else ""
+    yield "the run is now", f"{info.status}, at step {info.step}{of}"
+    yield "branch", clean(request.branch, NAME_CHARACTERS)
+    if request.metric:
+        value = "not evaluated yet" if request.metric_value is None else number(request.metric_value)
+        yield clean(request.metric, NAME_CHARACTERS), value
+    yield "rule", clean(request.rule, NAME_CHARACTERS)
+
+
+def _silence(request: ApprovalRequest, proposal: Proposal, now_s: float) -> str:
+    then = "it is approved" if request.on_timeout == "approve" else "it is not done, and recorded as expired"
+    words = f"If nobody answers by {moment(request.expires_at_s)} ({_left(request.expires_at_s - now_s)}), {then}."
+    until = proposal.valid_until_step
+    return words if until is None else f"{words} It also expires after step {until}."
+
+
+def _left(left_s: float) -> str:
+    return f"in {duration(left_s)}" if left_s > 0 else "now"
+
+
+def _cost(request: ApprovalRequest, now_s: float) -> str:
+    if request.training == "continue":
+        return "Training goes on meanwhile."
+    idle_s = max(0.0, min(now_s, request.expires_at_s) - request.requested_at_s)
+    left_s = max(0.0, request.expires_at_s - now_s)
+    return f"Training is held meanwhile: {duration(idle_s)} so far, at most {duration(left_s)} more."
+
+
+def moment(at_s: float) -> str:
+    """A Unix time for people anywhere."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at_s))
+
+
+def curves_around(control: LocalControl, info: RunInfo, request: ApprovalRequest) -> list[Drawing]:
+    """The goal metric and the loss around the step of a request, of those that its branch has."""
+    first = max(0, request.step - CURVE_STEPS)
+    drawings: list[Drawing] = []
+    for metric in dict.fromkeys((info.goal_metric, *LOSS_NAMES)):
+        with contextlib.suppress(UserError):  # there is none of that name
+            curve = control.curve(info.run_id, metric, request.branch, first, None, CURVE_POINTS)
+            drawing = draw(curve, request.step)
+            if drawing is not None and len(drawings) < MOST_CURVES:
+                drawings.append(drawing)
+    return drawings

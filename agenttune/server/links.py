@@ -1,0 +1,87 @@
+"""The page behind a signed link: `GET` shows one request and decides nothing, `POST` decides on it.
+
+Chat services and mail filters open every link they see. So opening one changes nothing, however often.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from fastapi import APIRouter
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from agenttune.control import Decision, LocalControl
+from agenttune.errors import AlreadyDecided, SystemFault, UnknownCommandId, UnknownRun, UserError
+from agenttune.links import Link, find_key, read
+from agenttune.proposals import Author, CommandRecord, State
+from agenttune.server.asking import asked_of, curves_around, moment
+from agenttune.server.context import Ctx
+from agenttune.server.rendering import Form, Shown, decided_page, message_page, read_form, requests_page
+
+logger = logging.getLogger(__name__)
+router = APIRouter(include_in_schema=False)
+PREFIX = "/links/"
+HOLDER = Author(principal="operator", name="link")
+"""Who decides through a link: whoever holds it; nothing is known of them."""
+
+
+@router.api_route(f"{PREFIX}{{token}}", methods=["GET", "HEAD"])
+def show(token: str, context: Ctx) -> Response:
+    """The request that a link is for."""
+    return _answer(context.control, token, None)
+
+
+@router.post(f"{PREFIX}{{token}}")
+async def decide(token: str, request: Request, context: Ctx) -> Response:
+    """Decide on that request, once."""
+    try:
+        form = await read_form(request)
+    except UserError as error:
+        return message_page(400, "Nothing was decided", str(error))
+    return await run_in_threadpool(_answer, context.control, token, form)
+
+
+def _answer(control: LocalControl, token: str, form: Form | None) -> Response:
+    try:
+        key = find_key(control.runs_dir)
+        link = None if key is None else read(token, key)
+        if link is None:
+            return message_page(403, "This link is not valid", "It is incomplete, or was not made by this server.")
+        return _for_link(control, link, form)
+    except AlreadyDecided as error:
+        return message_page(409, "This was decided already", str(error))
+    except (UnknownRun, UnknownCommandId):
+        return message_page(410, "This request is no longer there")
+    except UserError as error:
+        return message_page(409, "Nothing was decided", str(error))
+    except SystemFault as fault:
+        logger.error("a link could not be followed: %s", fault)
+        return message_page(503, "This server cannot read the run's log now", "Try again later.")
+
+
+def _for_link(control: LocalControl, link: Link, form: Form | None) -> Response:
+    record = control.command(link.run_id, link.command_id)
+    if record.state is not State.PROPOSED or record.request is None:
+        return _no_longer(record)
+    if record.request.digest != link.digest:
+        return message_page(409, "Nothing was decided", "The request is not the one that this link was made for.")
+    ends_s = min(link.expires_at_s, record.request.expires_at_s)
+    if control.now_s() >= ends_s:
+        words = f"It worked until {moment(ends_s)}. If the request still waits: agenttune approve list."
+        return message_page(410, "This link has expired", words)
+    if form is None:
+        info = control.info(link.run_id)
+        asked = asked_of(record, record.request, info, control.now_s())
+        note = f"This page works once, until {moment(ends_s)}."
+        return requests_page(link.run_id, [Shown(asked, curves_around(control, info, record.request))], note)
+    decision = Decision(verdict=form.verdict, digest=link.digest, author=HOLDER, reason=form.reason)
+    return decided_page(control.decide(link.run_id, link.command_id, decision), form.verdict)
+
+
+def _no_longer(record: CommandRecord) -> Response:
+    by = f" by {record.verdict.decided_by}" if record.verdict is not None else ""
+    status = 410 if record.state in (State.EXPIRED, State.SUPERSEDED) else 409
+    kind = record.proposal.command.kind
+    return message_page(status, "This no longer waits for a decision", f"{kind} is {record.state.value}{by}.")

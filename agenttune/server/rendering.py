@@ -1,0 +1,145 @@
+"""The small page: HTML without scripts, in which whatever comes from a run is text and nothing else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any, Literal
+from urllib.parse import parse_qs
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+from starlette.requests import Request
+from starlette.responses import Response
+
+from agenttune.errors import UserError
+from agenttune.proposals import CommandRecord, State
+from agenttune.server.asking import Asked
+from agenttune.server.drawing import Drawing
+from agenttune.wording import clean
+
+FORM = "application/x-www-form-urlencoded"
+MOST_FIELDS = 8
+REASON_CHARACTERS = 2000
+"""As for every decision."""
+ReferrerPolicy = Literal["no-referrer", "same-origin"]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One request on the page.
+
+    Attributes:
+        action: Where its form goes, from the page's own address; empty for that address itself.
+    """
+
+    asked: Asked
+    drawings: Sequence[Drawing]
+    action: str = ""
+
+
+@lru_cache(1)
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("agenttune.server", "pages"),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+@lru_cache(1)
+def _style() -> str:
+    return (files("agenttune.server") / "pages" / "page.css").read_text(encoding="utf-8")
+
+
+@lru_cache(1)
+def _policy() -> str:
+    digest = base64.b64encode(hashlib.sha256(_style().encode()).digest()).decode()
+    return (
+        f"default-src 'none'; style-src 'sha256-{digest}'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    )
+
+
+def _respond(template: str, status: int, referrer: ReferrerPolicy, **content: Any) -> Response:
+    html = _environment().get_template(template).render(style=Markup(_style()), **content)  # our own file
+    headers = {
+        "Cache-Control": "no-store",
+        "Referrer-Policy": referrer,
+        "Content-Security-Policy": _policy(),
+        "X-Frame-Options": "DENY",
+        "X-Content-Type-Options": "nosniff",
+        "X-Robots-Tag": "noindex, nofollow",
+        "Cross-Origin-Opener-Policy": "same-origin",
+    }
+    return Response(html, status, headers, "text/html")
+
+
+def requests_page(run_id: str, shown: Sequence[Shown], note: str, referrer: ReferrerPolicy = "no-referrer") -> Response:
+    """Requests, each with its form."""
+    return _respond("requests.html.j2", 200, referrer, run_id=clean(run_id), shown=shown, note=note)
+
+
+def message_page(
+    status: int, title: str, words: str = "", back: str = "", referrer: ReferrerPolicy = "no-referrer"
+) -> Response:
+    """A plain page that says something."""
+    return _respond("message.html.j2", status, referrer, title=title, words=clean(words, 1000), back=back)
+
+
+def decided_page(
+    record: CommandRecord, asked_for: str, back: str = "", referrer: ReferrerPolicy = "no-referrer"
+) -> Response:
+    """What came of a decision."""
+    verdict = record.verdict
+    why = verdict.reason if verdict is not None else ""
+    kind = record.proposal.command.kind
+    if record.state is State.QUEUED and asked_for == "approve":
+        return message_page(200, f"Approved: {kind}", "It goes to the trainer now.", back, referrer)
+    if record.state is State.REJECTED and asked_for == "reject":
+        return message_page(200, f"Rejected: {kind}", "Whoever asked is told so, with your reason.", back, referrer)
+    status = 410 if record.state in (State.EXPIRED, State.SUPERSEDED) else 409
+    return message_page(status, f"Not done: {kind} is {record.state.value}", why, back, referrer)
+
+
+@dataclass(frozen=True)
+class Form:
+    """What somebody sent from the page."""
+
+    verdict: Literal["approve", "reject"]
+    reason: str
+    digest: str | None
+
+
+async def read_form(request: Request) -> Form:
+    """The decision in a form.
+
+    Raises:
+        UserError: It is none; nothing was decided.
+    """
+    media = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    try:
+        fields = parse_qs(
+            (await request.body()).decode("ascii"),
+            keep_blank_values=True,
+            strict_parsing=True,
+            errors="strict",
+            max_num_fields=MOST_FIELDS,
+        )
+    except ValueError:
+        fields = {}
+    verdict, reason, digest = (fields.pop(name, [""]) for name in ("verdict", "reason", "digest"))
+    if media != FORM or fields or any(len(values) != 1 for values in (verdict, reason, digest)):
+        raise UserError("this is not what the page's form sends; nothing was decided")
+    if len(reason[0]) > REASON_CHARACTERS:
+        raise UserError(f"the reason is longer than {REASON_CHARACTERS} characters; nothing was decided")
+    if verdict[0] == "approve":
+        return Form("approve", reason[0], digest[0] or None)
+    if verdict[0] == "reject":
+        return Form("reject", reason[0], digest[0] or None)
+    raise UserError("a decision is approve or reject; nothing was decided")

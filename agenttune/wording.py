@@ -1,0 +1,43 @@
+"""Numbers and foreign text as a person may be shown them, on a screen or in a message."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+
+MAX_CHARACTERS = 400
+"""Longer texts are cut: a line of the screen, not a document (a guess at what a person reads)."""
+FORBIDDEN = frozenset({"Cc", "Cf", "Cs", "Co"})
+"""Unicode categories that could move the cursor, recolour, or reverse the direction of what follows."""
+
+
+def clean(text: str, limit: int = MAX_CHARACTERS) -> str:
+    """Foreign text on one line: no control characters, no escape sequences, white space folded, cut at `limit`.
+
+    Markup is not this function's matter: the screen never parses text as markup.
+    """
+    spaced = " ".join(text.split())
+    line = "".join(c for c in spaced if unicodedata.category(c) not in FORBIDDEN)
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def number(value: object) -> str:
+    """A value in at most four significant digits; NaN and infinity are named."""
+    if isinstance(value, float):
+        if math.isnan(value):
+            return "NaN"
+        if math.isinf(value):
+            return "inf" if value > 0 else "-inf"
+        return f"{value:.4g}"
+    return clean(str(value), 60)
+
+
+def duration(seconds: float) -> str:
+    """Such as `8.2 s`, `1 min 05 s` or `2 h 07 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest_s = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest_s:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min"
