@@ -44,6 +44,8 @@ def check(config: ConfigPath = Path("config.yaml"), runs_dir: RunsDir = None) ->
     typer.echo(f"goal       {goal.direction} {goal.metric}\npolicy     {plan.config.policy}")
     if plan.notice:
         typer.echo(f"note       {plan.notice}")
+    if plan.config.notify.on:
+        typer.echo(f"notify     {', '.join(plan.config.notify.on)}")
     typer.echo(f"logs in    {plan.runs_dir}")
 
 

@@ -122,7 +122,8 @@ class Notifier:
             self._silent.add(run_id)
             return
         watched, channels = known
-        ended = self._control.log(run_id).info().ended_at_s is not None
+        # Asked of the control, which also finds out that a run's process is gone.
+        ended = self._control.info(run_id).ended_at_s is not None
         news = news_of(self._control, watched)
         for item in news:
             if item.what != "approval" or self._may_ask(run_id):
@@ -184,10 +185,10 @@ class Notifier:
         for job in due:
             try:
                 self._attempt(job)
-            except AgenttuneError as error:
+            except (AgenttuneError, ValueError) as error:
                 self._give_up(job, error)
 
-    def _give_up(self, job: Job, error: AgenttuneError) -> None:
+    def _give_up(self, job: Job, error: Exception) -> None:
         """What cannot be told for another reason than its channels; said in the log if that can be written."""
         logger.warning("%s: %s was not told: %s", job.news.run_id, job.news.what, error)
         if job in self._jobs:

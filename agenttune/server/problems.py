@@ -162,6 +162,8 @@ class CrashGuard:
         except Exception:
             if begun:
                 raise
-            logger.exception("%s %s failed", scope["method"], scope["path"])
+            # A signed link is a secret: whoever may read the server's log may not decide.
+            path = "/links/..." if scope["path"].startswith("/links/") else scope["path"]
+            logger.exception("%s %s failed", scope["method"], path)
             message = "the control server met an unexpected error; its log has the details"
             await problem(500, "InternalError", message)(scope, receive, send)
