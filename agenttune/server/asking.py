@@ -70,7 +70,7 @@ def asked_of(record: CommandRecord, request: ApprovalRequest, info: RunInfo, now
         kind=proposal.command.kind,
         risk=proposal.command.risk.value,
         changes=[
-            (clean(change.name, NAME_CHARACTERS), number(change.before), number(change.after))
+            (clean(change.name, NAME_CHARACTERS), _value(change.before), _value(change.after))
             for change in request.differences
         ],
         exact=_exact(proposal),
@@ -79,6 +79,10 @@ def asked_of(record: CommandRecord, request: ApprovalRequest, info: RunInfo, now
         silence=_silence(request, proposal, now_s),
         cost=_cost(request, now_s),
     )
+
+
+def _value(value: object) -> str:
+    return "not known" if value is None else number(value)
 
 
 def _exact(proposal: Proposal) -> str:

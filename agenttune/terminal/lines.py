@@ -200,7 +200,7 @@ def _note(body: NoteAdded, record: CommandRecord | None) -> Parts:
 
 def _notified(body: Notified, record: CommandRecord | None) -> Parts:
     if body.ok:
-        yield "told", f"{body.what}, through {body.channels} channels", "dim"
+        yield "told", f"{body.what}, through {body.channels} channel{'s' * (body.channels != 1)}", "dim"
     else:
         yield "untold", f"{body.what}: {body.error}", "bold yellow"
 

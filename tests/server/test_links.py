@@ -354,11 +354,20 @@ HOSTILE = (
 
 def test_the_page_says_what_is_asked(tmp_path: Path) -> None:
     desk = Desk(tmp_path, training="pause")
-    record = desk.ask("the loss is flat since step 60")
+    record = desk.ask("the loss is flat since step 60", lr=0.02, weight_decay=0.05)
     desk.now_s += 65
     page = Page(desk.browser.get(desk.link(record)).text)
     for words in (
-        *("model (agent)", "update_optimizer", "tune", "0.01", "0.02", "the loss is flat since step 60"),
+        *(
+            "model (agent)",
+            "update_optimizer",
+            "tune",
+            "0.01",
+            "0.02",
+            "weight_decay",
+            "not known",
+            "the loss is flat since step 60",
+        ),
         *("asked at step", "100", "main", "If nobody answers by 1970-01-12 15:46:40 UTC (in 1 h 58 min)"),
         *("it is not done, and recorded as expired", "Training is held meanwhile: 1 min 05 s so far"),
         *("Approve", "Reject", "step_loss", "eval_loss"),
