@@ -183,7 +183,8 @@ def _line(record: Any) -> str:
 
 
 def _details(record: Any, info: Any) -> list[str]:
-    from agenttune.terminal.requests import parts_of, price_of
+    from agenttune.gate import usd_per_hour
+    from agenttune.terminal.requests import parts_of
 
-    parts = parts_of(record, record.request, time.time(), usd_per_hour=price_of(info.rules))
+    parts = parts_of(record, record.request, time.time(), usd_per_hour=usd_per_hour(info))
     return [_line(record), *(f"  {part.label}: {part.text}" for part in parts)]

@@ -2,7 +2,7 @@
 
 from agenttune.gate.approval import person, stale, timed_out
 from agenttune.gate.chain import Moment, allowed_before
-from agenttune.gate.gate import Gate, History, with_arguments
+from agenttune.gate.gate import Gate, History, usd_per_hour, with_arguments
 from agenttune.gate.guardrails import GUARDRAILS, Guardrail
 from agenttune.gate.targets import Target, targets_of, touched_by
 
@@ -19,5 +19,6 @@ __all__ = [
     "targets_of",
     "timed_out",
     "touched_by",
+    "usd_per_hour",
     "with_arguments",
 ]

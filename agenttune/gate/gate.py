@@ -141,3 +141,10 @@ def with_arguments(command: CommandBase, arguments: Mapping[str, Any]) -> Comman
         outer, _, inner = name.partition(".")
         raw[outer] = {**raw.get(outer, {}), inner: value} if inner else value
     return parse_command(raw)
+
+
+def usd_per_hour(info: RunInfo) -> float | None:
+    """What the run's machine costs, if its settings say so."""
+    gate = info.rules.get("gate")
+    price = gate.get("usd_per_hour") if isinstance(gate, dict) else None
+    return float(price) if isinstance(price, (int, float)) else None

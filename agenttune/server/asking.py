@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from agenttune.control import LocalControl
 from agenttune.errors import UserError
 from agenttune.events import RunInfo
+from agenttune.gate import usd_per_hour
 from agenttune.prompting import cleaned
 from agenttune.proposals import ApprovalRequest, CommandRecord, Proposal, State
 from agenttune.server.drawing import Drawing, draw
@@ -54,10 +55,7 @@ class Asked:
 def asks_a_person(record: CommandRecord) -> bool:
     """Whether it is a person's turn to decide."""
     request = record.request
-    if request is None or record.state is not State.PROPOSED:
-        return False
-    asked = getattr(request, "asked", None)
-    return "human" in request.approvers if asked is None else asked == "human"
+    return request is not None and record.state is State.PROPOSED and request.asked == "human"
 
 
 def asked_of(record: CommandRecord, request: ApprovalRequest, info: RunInfo, now_s: float) -> Asked:
@@ -77,7 +75,7 @@ def asked_of(record: CommandRecord, request: ApprovalRequest, info: RunInfo, now
         reason=cleaned(proposal.rationale, len(proposal.rationale), lines=True),
         evidence=list(_evidence(request, proposal, info)),
         silence=_silence(request, proposal, now_s),
-        cost=_cost(request, now_s),
+        cost=_cost(request, now_s, info),
     )
 
 
@@ -100,6 +98,9 @@ def _evidence(request: ApprovalRequest, proposal: Proposal, info: RunInfo) -> It
         value = "not evaluated yet" if request.metric_value is None else number(request.metric_value)
         yield clean(request.metric, NAME_CHARACTERS), value
     yield "rule", clean(request.rule, NAME_CHARACTERS)
+    for passed in request.passed:
+        by, why = clean(passed.by, NAME_CHARACTERS), clean(passed.reason) or "no reason given"
+        yield "left open by", f"{by}: {why}"
 
 
 def _silence(request: ApprovalRequest, proposal: Proposal, now_s: float) -> str:
@@ -113,12 +114,14 @@ def _left(left_s: float) -> str:
     return f"in {duration(left_s)}" if left_s > 0 else "now"
 
 
-def _cost(request: ApprovalRequest, now_s: float) -> str:
+def _cost(request: ApprovalRequest, now_s: float, info: RunInfo) -> str:
     if request.training == "continue":
         return "Training goes on meanwhile."
     idle_s = max(0.0, min(now_s, request.expires_at_s) - request.requested_at_s)
     left_s = max(0.0, request.expires_at_s - now_s)
-    return f"Training is held meanwhile: {duration(idle_s)} so far, at most {duration(left_s)} more."
+    price = usd_per_hour(info)
+    usd = f" ({idle_s / 3600 * price:.2f} USD)" if price else ""
+    return f"Training is held meanwhile: {duration(idle_s)} so far{usd}, at most {duration(left_s)} more."
 
 
 def moment(at_s: float) -> str:

@@ -14,13 +14,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from agenttune.gate import usd_per_hour
 from agenttune.summary import MetricAt
 from agenttune.terminal.chart import MIN_HEIGHT, Marks, loss_chart
 from agenttune.terminal.desk import Asked, Desk
 from agenttune.terminal.feed import RunFeed, Snapshot
 from agenttune.terminal.keys import Keys, NoKeys
 from agenttune.terminal.lines import BAD_STATUS, Line
-from agenttune.terminal.requests import headline, parts_of, price_of
+from agenttune.terminal.requests import headline, parts_of
 from agenttune.terminal.text import clean, duration, number
 
 KEPT_LINES = 200
@@ -269,7 +270,7 @@ def request_rows(frame: Frame, width: int, height: int) -> list[Text]:
     title = textwrap.wrap(headline(asked.record, frame.at_s), max(10, width - 4), max_lines=MAX_ROWS)
     head = [Text.assemble((" ? ", "black on yellow"), " ", (title[0], "bold yellow"))]
     head += [Text(f"    {more}", style="bold yellow") for more in title[1:]]
-    speed, price = frame.now.steps_per_s, price_of(frame.now.info.rules)
+    speed, price = frame.now.steps_per_s, usd_per_hour(frame.now.info)
     parts = parts_of(asked.record, asked.request, frame.at_s, speed, price)
     rows = [row for part in parts for row in _part_rows(part.label, part.text, width)]
     foot = [*said, *(_cut(row, width) for row in _prompt(asked, width))]

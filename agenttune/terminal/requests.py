@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from agenttune.proposals import ApprovalRequest, CommandRecord, Difference
 from agenttune.terminal.lines import command_words
@@ -84,10 +83,3 @@ def _meanwhile(request: ApprovalRequest, now_s: float, steps_per_s: float | None
     if usd_per_hour:
         words.append(f"{waited_s / 3600 * usd_per_hour:.2f} USD")
     return ", ".join(words) + " so far"
-
-
-def price_of(rules: Mapping[str, Any]) -> float | None:
-    """What the run's machine costs, in US dollars an hour, if its settings say so."""
-    gate = rules.get("gate")
-    price = gate.get("usd_per_hour") if isinstance(gate, dict) else None
-    return float(price) if isinstance(price, (int, float)) else None
