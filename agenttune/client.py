@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
@@ -32,6 +32,7 @@ from agenttune.summary import Intervention
 from agenttune.transcripts import ModelCalled
 
 M = TypeVar("M", bound=BaseModel)
+TokenSource = Callable[[], str | None]
 PAGE = 10_000
 """Most entries that the server gives at once."""
 WAIT_S = 30.0
@@ -46,7 +47,7 @@ class HttpControl:
 
     Args:
         url: The server's address, such as `http://127.0.0.1:7007`.
-        token: Its bearer token, if it has one.
+        token: A bearer token, or what gives one for each request, such as `owner.OwnerToken`; None: without.
         timeout_s: Longest time to connect, and to wait for an answer beyond what was asked to wait for.
 
     Raises:
@@ -54,12 +55,12 @@ class HttpControl:
         UserError: Any method, as the server's own classes: `UnknownRun`, `RunEnded`, `CommandError`, ...
     """
 
-    def __init__(self, url: str, token: str | None = None, timeout_s: float = 10.0) -> None:
+    def __init__(self, url: str, token: TokenSource | str | None = None, timeout_s: float = 10.0) -> None:
         self.url = url.rstrip("/")
+        self._token = token
         self._timeout_s = timeout_s
         self._http = httpx.Client(
             base_url=f"{self.url}/api/v1",
-            headers={"Authorization": f"Bearer {token}"} if token else {},
             timeout=timeout_s,
             # A proxy of the environment is for the outside world; it cannot reach this machine's loopback.
             trust_env=urlsplit(url).hostname not in LOOPBACK,
@@ -120,7 +121,7 @@ class HttpControl:
         return _models(CommandRecord, self._get(_run(run_id, "approvals"))["commands"])
 
     def decide(self, run_id: str, command_id: str, decision: Decision) -> CommandRecord:
-        """Decide on a proposal that waits, as a person: models decide beside the log, not over HTTP."""
+        """Decide on a proposal that waits, as a person with an operator's token: models decide beside the log."""
         body = decision.model_dump(mode="json", exclude={"author", "approver"}, exclude_none=True)
         body["name"] = decision.author.name
         return _model(CommandRecord, self._post(_run(run_id, "approvals", command_id), body))
@@ -199,13 +200,17 @@ class HttpControl:
     def _ask(self, method: str, path: str, wait_s: float, **request: Any) -> Any:
         try:
             timeout = httpx.Timeout(self._timeout_s, read=self._timeout_s + wait_s)
-            response = self._http.request(method, path, timeout=timeout, **request)
+            response = self._http.request(method, path, timeout=timeout, headers=self._headers(), **request)
         except httpx.HTTPError as error:
             what = str(error) or type(error).__name__
             raise ServerUnreachable(f"the control server at {self.url} does not answer: {what}") from error
         if response.is_success:
             return _decoded(response)
         raise _error(response)
+
+    def _headers(self) -> dict[str, str]:
+        token = self._token() if callable(self._token) else self._token
+        return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 def _run(run_id: str, *parts: str) -> str:
@@ -230,7 +235,7 @@ def _models(model: type[M], rows: list[Any]) -> list[M]:
 
 
 def _submission(proposal: Proposal) -> dict[str, Any]:
-    body: dict[str, Any] = json.loads(proposal.model_dump_json(exclude={"created_at_s"}))
+    body: dict[str, Any] = json.loads(proposal.model_dump_json(exclude={"created_at_s": True, "author": {"via"}}))
     return body
 
 

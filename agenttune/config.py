@@ -460,6 +460,8 @@ class ServerSettings(Settings):
     """0 takes a free port."""
     token_env: str = "AGENTTUNE_TOKEN"
     """Name of the environment variable that holds the bearer token, if there is one."""
+    local_role: Literal["agent", "viewer", "none"] = "agent"
+    """As whom a program on this machine acts that sends no token, where the server wants none; none: not at all."""
 
 
 class StoreSettings(Settings):

@@ -11,10 +11,13 @@ AgenttuneError
 │   ├── UnknownCommandId     no such command in the run's log
 │   ├── RunEnded             the run no longer takes commands
 │   ├── PortInUse            the control server's port is taken
+│   ├── Unauthorized         no token, or one that does not (any longer) count
+│   ├── Forbidden            the role of who asks does not allow it
 │   ├── BudgetSpent          a cap on calls, tokens or money is reached
 │   └── NotSupported         this trainer cannot do that (yet)
 └── SystemFault              the machine or another process failed
     ├── StoreFault           the run's log cannot be read or written
+    ├── TokensUnusable       the folder's tokens cannot be read, or others could have read or written them
     ├── ServerUnreachable    the control server does not answer
     ├── ModelUnavailable     the language model's endpoint does not answer, or not with an answer
     └── RunFailed            the training process ended with an error
@@ -81,6 +84,14 @@ class PortInUse(UserError):
     """Another process listens on the control server's port."""
 
 
+class Unauthorized(UserError):
+    """No token, or one that does not (any longer) count."""
+
+
+class Forbidden(UserError):
+    """The role of who asks does not allow it."""
+
+
 class BudgetSpent(UserError):
     """A cap on calls, tokens or money of the language model is reached."""
 
@@ -95,6 +106,10 @@ class SystemFault(AgenttuneError):
 
 class StoreFault(SystemFault):
     """The run's log cannot be read or written."""
+
+
+class TokensUnusable(SystemFault):
+    """The tokens of a runs folder cannot be read, or others than their owner could have read or written them."""
 
 
 class ServerUnreachable(SystemFault):

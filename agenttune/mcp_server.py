@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agenttune import __version__
@@ -16,6 +17,8 @@ from agenttune.surface import ToolShape
 if TYPE_CHECKING:
     import mcp_types as types
     from mcp.server import Server, ServerRequestContext
+
+    from agenttune.server.identity import Identity
 
 INSTRUCTIONS = (
     "Reads and steers live training runs. Read before you change: get_run, get_metrics, get_history. Every change "
@@ -45,18 +48,18 @@ def make_server(tools: RunTools) -> Server[Any]:
     import mcp_types as types
     from mcp.server import Server
 
-    shapes = [_tool(shape) for shape in tools.shapes()]
-
     async def list_tools(
         context: ServerRequestContext[Any], params: types.PaginatedRequestParams | None
     ) -> types.ListToolsResult:
-        return types.ListToolsResult(tools=shapes)
+        return types.ListToolsResult(tools=[_tool(shape) for shape in _allowed(tools, context).shapes()])
 
     async def call_tool(
         context: ServerRequestContext[Any], params: types.CallToolRequestParams
     ) -> types.CallToolResult:
         client = _client(context)
-        answer = await anyio.to_thread.run_sync(tools.call, params.name, params.arguments or {}, client)
+        answer = await anyio.to_thread.run_sync(
+            _allowed(tools, context).call, params.name, params.arguments or {}, client
+        )
         text = types.TextContent(type="text", text=answer.text)
         return types.CallToolResult(content=[text], is_error=answer.is_error)
 
@@ -67,6 +70,18 @@ def make_server(tools: RunTools) -> Server[Any]:
         on_list_tools=list_tools,
         on_call_tool=call_tool,
     )
+
+
+def _allowed(tools: RunTools, context: ServerRequestContext[Any]) -> RunTools:
+    """The tools for who asks: over HTTP the guard has found out; on standard input it is who started us."""
+    state = getattr(context.request, "scope", {}).get("state", {})
+    identity: Identity | None = state.get("identity")
+    if identity is None:
+        return tools
+    from agenttune.server.rights import ROLES, Right
+
+    may_propose = Right.PROPOSE in ROLES[identity.principal]
+    return tools.limited(is_read_only=not may_propose, sees=identity.sees, via=identity.via)
 
 
 def _client(context: ServerRequestContext[Any]) -> str:
@@ -100,7 +115,12 @@ def serve_stdio(tools: RunTools) -> None:
 
 
 def serve_http(
-    tools: RunTools, host: str, port: int, token: str | None, on_ready: Callable[[str], None] | None = None
+    tools: RunTools,
+    host: str,
+    port: int,
+    token: str | None,
+    on_ready: Callable[[str], None] | None = None,
+    runs_dir: Path | None = None,
 ) -> None:
     """Serve clients over streamable HTTP until SIGINT or SIGTERM.
 
@@ -108,17 +128,22 @@ def serve_http(
         tools: What is served.
         host: Address to bind; anything but loopback needs a token.
         port: 0 takes a free one.
-        token: Bearer token that clients must send; None lets every program on this machine in.
+        token: The owner's bearer token, which clients must send; None lets every program on this machine in.
         on_ready: Called with the endpoint's URL once it listens.
+        runs_dir: Folder whose tokens are good here too, if it is known.
 
     Raises:
         UserError: The address needs a token, or cannot be had.
     """
     from agenttune.server.guard import ANY_HOST, Guard, is_loopback
+    from agenttune.server.identity import Access, anonymous
+    from agenttune.tokens import TokenBook
 
     if token is not None and not token.strip():
         raise UserError(f"the token in {TOKEN_ENV} is empty; set one or unset it", field=TOKEN_ENV)
-    if token is None and not is_loopback(host):
+    book = None if runs_dir is None else TokenBook(runs_dir)
+    is_wanted = token is not None or not is_loopback(host)
+    if token is None and is_wanted and not (book is not None and book.has_operator()):
         message = f"binding {host} lets other machines steer your runs: set a token in {TOKEN_ENV}, or use 127.0.0.1"
         raise UserError(message, field="host", allowed=["127.0.0.1", "localhost", "::1"])
     import uvicorn
@@ -126,7 +151,8 @@ def serve_http(
     server = make_server(tools)
     names = [ANY_HOST] if host in WILDCARDS else [host]
     # Host, Origin and token are checked by the control server's own guard, also where the SDK would not.
-    app = Guard(server.streamable_http_app(streamable_http_path=MCP_PATH, host=host), token, names)
+    access = Access(book, token, anonymous("agent", is_wanted), TOKEN_ENV)
+    app = Guard(server.streamable_http_app(streamable_http_path=MCP_PATH, host=host), access, names)
     with contextlib.closing(_listen(host, port)) as listener:
         shown = f"[{host}]" if ":" in host else host
         if on_ready is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,8 @@ class RunTools:
         is_read_only: No tool changes anything.
         ack_wait_s: Longest wait for the ack of a command.
         wait_s: Longest that `wait` holds a call.
+        sees: Which runs there are for this client, by id; None: all.
+        via: The token that the client came with, for the log.
     """
 
     def __init__(
@@ -70,12 +72,24 @@ class RunTools:
         is_read_only: bool = False,
         ack_wait_s: float = ACK_WAIT_S,
         wait_s: float = WAIT_S,
+        sees: Callable[[str], bool] | None = None,
+        via: str = "",
     ) -> None:
         self._control = control
         self._run = run
         self._is_read_only = is_read_only
         self._ack_wait_s = ack_wait_s
         self._wait_s = wait_s
+        self._sees = sees
+        self._via = via
+
+    def limited(self, is_read_only: bool, sees: Callable[[str], bool], via: str) -> RunTools:
+        """The same tools for a client that may do no more than this."""
+        read_only = self._is_read_only or is_read_only
+        return RunTools(self._control, self._run, read_only, self._ack_wait_s, self._wait_s, sees, via)
+
+    def _runs(self) -> list[RunInfo]:
+        return [info for info in self._control.runs() if self._sees is None or self._sees(info.run_id)]
 
     def shapes(self) -> list[ToolShape]:
         """All tools there can be; one that a run's trainer does not have says so when it is called."""
@@ -97,11 +111,11 @@ class RunTools:
             raise CommandError(f"no tool {name!r:.80}; {why}", field="tool", allowed=known)
         if name == LIST_RUNS.name:
             _refuse_more(name, given)
-            return Answer(encode({"runs": [_row(i) for i in self._control.runs()[:MOST_RUNS]]}, "runs", True))
+            return Answer(encode({"runs": [_row(i) for i in self._runs()[:MOST_RUNS]]}, "runs", True))
         run = given.pop("run", None) or self._run
         if not isinstance(run, str):
             raise CommandError(f"{name}.run: a text is wanted (got {run!r:.80})", field="run", allowed=RUN)
-        run_id = choose_run(self._control.runs(), run)
+        run_id = choose_run(self._runs(), run)
         if name == GET_RUN.name:
             _refuse_more(name, given)
             return Answer(self._overview(run_id))
@@ -119,7 +133,7 @@ class RunTools:
             raise TypeError("an outcome without a command cannot be submitted")
         proposal = Proposal(
             command=outcome.command,
-            author=Author(principal="agent", name=f"mcp:{client}"[:128]),
+            author=Author(principal="agent", name=f"mcp:{client}"[:128], via=self._via),
             rationale=outcome.rationale,
             based_on_step=step,
             valid_until_step=None if outcome.valid_for_steps is None else step + outcome.valid_for_steps,

@@ -31,6 +31,11 @@ class Author(Record):
 
     principal: Principal
     name: str = Field(max_length=128)
+    via: str = Field("", max_length=128, description="The token it came with: name and id; empty: none.")
+
+    def is_same(self, other: Author) -> bool:
+        """Whether both are the same author, whichever way they came in."""
+        return (self.principal, self.name) == (other.principal, other.name)
 
 
 class State(str, Enum):

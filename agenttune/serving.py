@@ -29,6 +29,8 @@ LOCK_FILE = ".server.lock"
 TOKEN_ENV = "AGENTTUNE_TOKEN"
 SERVICE = "agenttune"
 HEALTH_PATH = "/api/v1/health"
+LOCAL_PREFIX = "/local/"
+"""Begins the paths of a run's pages for who sits at this machine."""
 HEALTH_TIMEOUT_S = 3.0
 """A loopback answer takes about 2 ms (measured); a busy machine gets a thousand times that."""
 START_TIMEOUT_S = 20.0
@@ -118,6 +120,7 @@ def ensure_server(
     port: int = DEFAULT_PORT,
     token_env: str = TOKEN_ENV,
     linger_s: float = 60,
+    local_role: str = "agent",
 ) -> ServerAddress:
     """Reuse the runs folder's healthy server, or start one as a process of its own that outlives this one.
 
@@ -127,6 +130,7 @@ def ensure_server(
         port: Port to bind if one is started; 0 takes a free one.
         token_env: Environment variable that holds the token, if there is one.
         linger_s: The server ends itself after so many seconds without a live run and without a client.
+        local_role: As whom a program on this machine acts that sends no token, if one is started.
 
     Raises:
         PortInUse: Somebody else listens on the port.
@@ -135,7 +139,7 @@ def ensure_server(
     """
     runs_dir = runs_dir.resolve()
     with _locked(runs_dir):
-        return find_server(runs_dir) or _start(runs_dir, host, port, token_env, linger_s)
+        return find_server(runs_dir) or _start(runs_dir, host, port, token_env, linger_s, local_role)
 
 
 @contextlib.contextmanager
@@ -151,9 +155,10 @@ def _locked(runs_dir: Path) -> Iterator[None]:
         yield
 
 
-def _start(runs_dir: Path, host: str, port: int, token_env: str, linger_s: float) -> ServerAddress:
+def _start(runs_dir: Path, host: str, port: int, token_env: str, linger_s: float, local_role: str) -> ServerAddress:
     command = [sys.executable, "-m", "agenttune.server", "--runs-dir", str(runs_dir), "--host", host]
     command += ["--port", str(port), "--linger-s", str(linger_s), "--token-env", token_env]
+    command += ["--local-role", local_role]
     log = runs_dir / LOG_FILE
     with log.open("ab") as output:
         begin = output.tell()

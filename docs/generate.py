@@ -14,6 +14,7 @@ from agenttune.approval_names import DOCUMENTED, DOCUMENTED_FUNCTIONS
 from agenttune.commands import BY_KIND, COMMAND_KINDS
 from agenttune.policy.namespace import describe
 from agenttune.server import create_app
+from agenttune.server.rights import PREFIX, ROLES, ROUTES, Right
 from agenttune.surface import COMMAND_SURFACES, CommandSurface, command_table
 
 DOCS = Path(__file__).resolve().parent
@@ -45,12 +46,14 @@ fields, and NaN and infinities in numbers, are refused. In answers, metrics that
 | 200 | an answer; for a submitted command: its id was known already, or it was a dry run |
 | 202 | the command was recorded now; `state` tells whether the gate let it through |
 | 400, 413, 415, 422 | the request is malformed, too large, not JSON, or not valid |
-| 401, 403 | the token is missing or wrong; the request comes from a foreign origin or host |
+| 401, 403 | a token is missing or does not count; the role may not; the request comes from a foreign origin or host |
 | 404, 409 | no such run, command or path; the run has ended, or the id belongs to another command |
 | 503 | the run's log cannot be read or written |
 
-| method | path | what it does | parameters |
-|---|---|---|---|
+"Roles" are those that may ([security.md](security.md)).
+
+| method | path | what it does | parameters | roles |
+|---|---|---|---|---|
 """
 
 LIVE = """
@@ -129,10 +132,17 @@ def rest_page() -> str:
     return REST_HEAD + "\n".join(rows) + "\n" + LIVE
 
 
+RIGHTS = {(method, path.replace(":path", "")): right for (method, path), right in ROUTES.items()}
+"""By paths as the OpenAPI description has them."""
+
+
 def _route(method: str, path: str, operation: dict[str, Any]) -> str:
     names = [f"`{p['name']}`" for p in operation.get("parameters", []) if p["in"] == "query"]
     first = operation.get("description", "").split("\n\n")[0].replace("\n", " ")
-    return f"| {method.upper()} | `{path}` | {first} | {', '.join(names)} |"
+    right = RIGHTS[method.upper(), path.removeprefix(PREFIX)]
+    able = [role for role, rights in ROLES.items() if right in rights]
+    roles = "all" if right is Right.READ else "anybody" if right is Right.OPEN else ", ".join(able)
+    return f"| {method.upper()} | `{path}` | {first} | {', '.join(names)} | {roles} |"
 
 
 def rules_page() -> str:

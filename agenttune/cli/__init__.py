@@ -20,6 +20,7 @@ from agenttune.cli import (
     sending,
     serving,
     showing,
+    tokens,
 )
 from agenttune.cli.app import app
 from agenttune.errors import AgenttuneError, UserError
@@ -37,6 +38,7 @@ __all__ = [
     "sending",
     "serving",
     "showing",
+    "tokens",
 ]
 
 USER_ERROR, FAULT = 2, 1

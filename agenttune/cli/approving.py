@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import json
-import os
 import time
 from typing import Annotated, Any
 
@@ -133,9 +132,9 @@ def watch(url: Url = DEFAULT_URL, run: RunName = "latest") -> None:
 
 def _control(url: str) -> Any:
     from agenttune.client import HttpControl
-    from agenttune.serving import TOKEN_ENV
+    from agenttune.owner import OwnerToken
 
-    return HttpControl(url, os.environ.get(TOKEN_ENV))
+    return HttpControl(url, OwnerToken(url))
 
 
 def _find(control: Any, run: str, name: str) -> Any:

@@ -60,7 +60,7 @@ def attach(
             reader=ControlReader(control, run_id),
         )
         if resume:
-            last = _last_policy(control, run_id, policy)
+            last = _last_policy(control, run_id, policy, context.project)
             if last is None:
                 raise typer.Exit(DETACHED)
             policy = last
@@ -111,6 +111,13 @@ def _control(url: str, settings: AttachSettings | Config) -> HttpControl:
     return HttpControl(url, os.environ.get(settings.server.token_env))
 
 
+def _as_owner(url: str, settings: AttachSettings | Config) -> HttpControl:
+    from agenttune.client import HttpControl
+    from agenttune.owner import OwnerToken
+
+    return HttpControl(url, OwnerToken(url, token_env=settings.server.token_env))
+
+
 def _live_run(control: HttpControl, run: str) -> str:
     """The run that is meant: the one named, else the newest that is live."""
     if run:
@@ -132,23 +139,40 @@ def _events(control: HttpControl, run_id: str) -> list[Event]:
     return found
 
 
-def _last_policy(control: HttpControl, run_id: str, given: str) -> str | None:
-    """What an agent that died would follow now: the policy it had taken up; None if it was sent away."""
+def _last_policy(control: HttpControl, run_id: str, given: str, project: Path | None) -> str | None:
+    """What an agent that died would follow now: the policy it had taken up; None if it was sent away.
+
+    Only what its command line named or an operator asked for counts: what an agent writes into the log must not choose
+    the next agent's policy.
+    """
     from agenttune.events import PolicyAttached, PolicyRequested
 
     policy: str | None = given
+    wanted = {_path_of(given, project)}
     for event in _events(control, run_id):
         if isinstance(event.body, PolicyAttached):
-            policy = event.body.details.get("path", given)
-        elif isinstance(event.body, PolicyRequested) and event.body.policy is None:
-            policy = None
+            path = event.body.details.get("path", given)
+            policy = path if path in wanted else policy
+        elif isinstance(event.body, PolicyRequested):
+            policy = None if event.body.policy is None else policy
+            wanted.add(_path_of(event.body.policy or given, project))
     return policy
+
+
+def _path_of(name: str, project: Path | None) -> str:
+    """As an attached policy names its file; the name itself if there is no such policy."""
+    from agenttune.resources import find_resource
+
+    try:
+        return str(find_resource("policies", name, project))
+    except UserError:
+        return name
 
 
 def _request(url: str, run: str, config: Path | None, policy: str | None) -> None:
     from agenttune.events import PolicyRequested
 
-    with _control(url, _settings(config)) as control:
+    with _as_owner(url, _settings(config)) as control:
         run_id = _live_run(control, run)
         info = control.info(run_id)
         if not info.is_live:

@@ -127,26 +127,32 @@ def mcp(
 
     require_sdk()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING, stream=sys.stderr)
-    with _control(url, runs_dir) as control:
+    with _control(url, runs_dir, is_owner=False) as control:
         tools = RunTools(control, run, read_only)
         if http:
             token = os.environ.get(TOKEN_ENV)
-            serve_http(tools, host, port, token, lambda at: typer.echo(f"MCP server at {at}, Ctrl-C ends it", err=True))
+            folder = None if url else runs_dir_of(runs_dir)
+
+            def say(at: str) -> None:
+                typer.echo(f"MCP server at {at}, Ctrl-C ends it", err=True)
+
+            serve_http(tools, host, port, token, say, folder)
         else:
             serve_stdio(tools)
 
 
 @contextlib.contextmanager
-def _control(url: str, runs_dir: Path | None) -> Iterator[LocalControl | HttpControl]:
+def _control(url: str, runs_dir: Path | None, is_owner: bool = True) -> Iterator[LocalControl | HttpControl]:
     if not url:
         from agenttune.control import LocalControl
 
         yield LocalControl(runs_dir_of(runs_dir))
         return
     from agenttune.client import HttpControl
+    from agenttune.owner import OwnerToken
     from agenttune.serving import TOKEN_ENV
 
-    with HttpControl(url, os.environ.get(TOKEN_ENV)) as control:
+    with HttpControl(url, OwnerToken(url, runs_dir) if is_owner else os.environ.get(TOKEN_ENV)) as control:
         yield control
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from agenttune.cli.app import RunsDir, app, runs_dir_of
+
+LocalRole = Literal["agent", "viewer", "none"]
 
 
 @app.command()
@@ -18,8 +20,9 @@ def serve(
     linger_s: Annotated[
         float | None, typer.Option(min=0, help="End after so many idle seconds; default: never.")
     ] = None,
+    local_role: Annotated[LocalRole, typer.Option(help="As whom a local program acts that sends no token.")] = "agent",
 ) -> None:
-    """Serve a folder of runs; the token is taken from AGENTTUNE_TOKEN."""
+    """Serve a folder of runs; the owner's token is taken from AGENTTUNE_TOKEN."""
     from agenttune import server
     from agenttune.serving import TOKEN_ENV
 
@@ -27,4 +30,4 @@ def serve(
         typer.echo(f"control server at {url}, Ctrl-C ends it")
 
     token = os.environ.get(TOKEN_ENV)
-    server.serve(runs_dir_of(runs_dir), host, port, token, linger_s, on_ready=say)
+    server.serve(runs_dir_of(runs_dir), host, port, token, linger_s, on_ready=say, local_role=local_role)

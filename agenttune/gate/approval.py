@@ -87,7 +87,8 @@ def timed_out(request: ApprovalRequest, now_s: float) -> Verdict | None:
 
 def person(author: Author) -> str:
     """How a verdict names who gave it."""
-    return f"{author.principal}:{author.name}"
+    via = f" via {author.via}" if author.via else ""
+    return f"{author.principal}:{author.name}{via}"
 
 
 def escalated(

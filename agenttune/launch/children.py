@@ -106,13 +106,21 @@ class AgentProcess:
         cwd: Its working folder.
         log: File for its output.
         budget: How often it may be started again.
+        env: Environment variables beside ours, or in their place.
         name: What it is called in messages.
     """
 
     def __init__(
-        self, command: list[str], cwd: Path, log: Path, budget: RestartBudget | None = None, name: str = "the agent"
+        self,
+        command: list[str],
+        cwd: Path,
+        log: Path,
+        budget: RestartBudget | None = None,
+        env: Mapping[str, str] | None = None,
+        name: str = "the agent",
     ) -> None:
         self._command, self._cwd, self.log, self._name = command, cwd, log, name
+        self._env = dict(env or {})
         self._budget = budget or RestartBudget()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -121,7 +129,7 @@ class AgentProcess:
 
     def _spawn(self, command: list[str]) -> None:
         # The agent runs this very agenttune, wherever it was imported from.
-        env = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        env = {**self._env, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self._process = spawn(command, self._cwd, self.log, env)
 
     @property
@@ -172,7 +180,12 @@ class ServerProcess:
 
     def _start(self) -> None:
         self.address: ServerAddress = ensure_server(
-            self._runs_dir, self._settings.host, self._port, self._settings.token_env, SERVER_LINGER_S
+            self._runs_dir,
+            self._settings.host,
+            self._port,
+            self._settings.token_env,
+            SERVER_LINGER_S,
+            self._settings.local_role,
         )
         self._started_s = started_s(self.address.pid)
         self._port = urlsplit(self.address.url).port or self._port

@@ -19,6 +19,7 @@ from agenttune.errors import AgenttuneError, RunEnded, SystemFault, UserError
 from agenttune.events import NoteAdded, RunInfo, StatusChanged
 from agenttune.journal import summarize
 from agenttune.launch.children import AgentProcess, ServerProcess, TrainingProcess, spawn
+from agenttune.launch.credentials import RunTokens
 from agenttune.launch.ending import Ending, ending_of, tail
 from agenttune.launch.plan import Plan
 from agenttune.launch.stopping import Interrupts, Stopping
@@ -141,7 +142,10 @@ class Session:
         self._ending: Ending | None = None
         self._stopping: Stopping | None = None  # a script can end before there is one
         self._server = ServerProcess(run.plan.runs_dir, run.plan.config.server)
-        self._agent = AgentProcess(_agent_command(run, self._server.url), run.plan.folder, run.folder / AGENT_LOG)
+        self._tokens = RunTokens(run.plan.runs_dir, run.run_id)
+        env = self._tokens.environment(run.plan.config.server.token_env)
+        command, output = _agent_command(run, self._server.url), run.folder / AGENT_LOG
+        self._agent = AgentProcess(command, run.plan.folder, output, env=env)
         self._reviewer = _reviewer_of(run)
         try:
             self._agent.start()
@@ -186,8 +190,10 @@ class Session:
     def follow(self) -> int:
         """Show the run until its script ends; returns the exit code."""
         run = self._run
+        # A file or a pipe is no place for a key.
+        url = self._tokens.link(self._server.url) if self._console.is_terminal else self._server.url
         desk = Desk(LocalControl(run.plan.runs_dir), run.run_id, getpass.getuser())
-        view = view_for(self._console, run.folder, run.plan.subject, self._server.url, desk)
+        view = view_for(self._console, run.folder, run.plan.subject, url, desk)
         try:
             if run.plan.notice:
                 view.notice(run.plan.notice)
@@ -264,6 +270,7 @@ class Session:
         self._agent.stop()
         if self._reviewer is not None:
             self._reviewer.stop()
+        self._tokens.revoke()
         live = {info.run_id for info in list_runs(self._run.plan.runs_dir) if info.is_live}
         if not live - {self._run.run_id}:
             self._server.stop()

@@ -234,7 +234,9 @@ class AgentLoop:
         self._decided_step = min(self._decided_step, observation.step)  # the run may have gone back
         is_time = observation.step - self._decided_step >= self.wake.every_steps
         # What waits for a person does not hold up the rules: it may wait long.
-        in_flight = any(c.state is State.QUEUED and c.proposal.author == self.author for c in observation.commands)
+        in_flight = any(
+            c.state is State.QUEUED and c.proposal.author.is_same(self.author) for c in observation.commands
+        )
         if awaited is not None:
             self._wakes.awaited = None
             if in_flight:

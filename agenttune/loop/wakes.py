@@ -101,7 +101,7 @@ def _answer(record: CommandRecord, was: State | None, author: Author) -> str:
         return ""
     if command.kind == "add_note":
         return f"note by {by.name}" if by.principal == "operator" and record.state is State.APPLIED else ""
-    if by == author and (was is State.PROPOSED or (record.state in OUTCOMES and was is not None)):
+    if by.is_same(author) and (was is State.PROPOSED or (record.state in OUTCOMES and was is not None)):
         return f"{command.kind} {record.state.value}"
     return ""
 

@@ -7,10 +7,12 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import get_args
 
 from agenttune.config import DEFAULT_PORT
 from agenttune.errors import AgenttuneError, PortInUse
 from agenttune.server import serve
+from agenttune.server.identity import LocalRole
 from agenttune.serving import PORT_IN_USE_EXIT, TOKEN_ENV
 
 
@@ -21,10 +23,20 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 takes a free one")
     parser.add_argument("--linger-s", type=float, default=None, help="end after so many seconds without use")
     parser.add_argument("--token-env", default=TOKEN_ENV, help="environment variable that holds the token")
+    roles = get_args(LocalRole)
+    parser.add_argument("--local-role", choices=roles, default="agent", help="role of who sends no token")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        serve(given.runs_dir, given.host, given.port, os.environ.get(given.token_env), given.linger_s)
+        serve(
+            given.runs_dir,
+            given.host,
+            given.port,
+            os.environ.get(given.token_env),
+            given.linger_s,
+            local_role=given.local_role,
+            token_env=given.token_env,
+        )
     except AgenttuneError as error:
         sys.stderr.write(f"{error}\n")
         return PORT_IN_USE_EXIT if isinstance(error, PortInUse) else 2

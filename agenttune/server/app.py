@@ -16,24 +16,36 @@ from agenttune.server import approving, following, layers, links, local, problem
 from agenttune.server.bodies import StrictBodies
 from agenttune.server.context import Context, known_parameters_only
 from agenttune.server.guard import Guard
+from agenttune.server.identity import Access, LocalRole, anonymous
 from agenttune.server.live import Hub
 from agenttune.server.presence import Presence
 from agenttune.server.problems import CrashGuard, ErrorBody
+from agenttune.server.rights import PREFIX, authorise
 from agenttune.server.seed_events import Translator
+from agenttune.serving import TOKEN_ENV
+from agenttune.tokens import TokenBook
 
-PREFIX = "/api/v1"
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody} for status in (400, 401, 403, 404, 409, 413, 415, 422, 500, 503)
 }
 
 
-def create_app(runs_dir: Path, *, token: str | None = None, allowed_hosts: Collection[str] = ()) -> FastAPI:
+def create_app(
+    runs_dir: Path,
+    *,
+    token: str | None = None,
+    allowed_hosts: Collection[str] = (),
+    local_role: LocalRole = "agent",
+    token_env: str = TOKEN_ENV,
+) -> FastAPI:
     """Build the server's application.
 
     Args:
         runs_dir: The folder of runs.
-        token: Bearer token that every request but `/health` must carry; None lets every local program in.
+        token: The owner's bearer token; with it, a request without a token gets no further than `/health`.
         allowed_hosts: Names beside the loopback ones that may stand in the Host header; `*` for any.
+        local_role: As whom a request without a token acts, if the owner has none.
+        token_env: What the log calls the owner's token.
     """
     control = LocalControl(runs_dir)
     app = FastAPI(
@@ -43,6 +55,7 @@ def create_app(runs_dir: Path, *, token: str | None = None, allowed_hosts: Colle
         docs_url=f"{PREFIX}/docs",
         redoc_url=None,
         redirect_slashes=False,
+        dependencies=[Depends(authorise)],
     )
     app.state.context = Context(control, Hub(control), Translator(control))
     app.state.pid = os.getpid()
@@ -57,7 +70,8 @@ def create_app(runs_dir: Path, *, token: str | None = None, allowed_hosts: Colle
     app.add_api_websocket_route("/{path:path}", _no_such_stream)  # else refused without a word
     problems.install(app)
     app.add_middleware(StrictBodies, judged_by_route={seed_api.COMMAND_PATH}, forms=(links.PREFIX, local.PREFIX))
-    app.add_middleware(Guard, token=token, allowed_hosts=allowed_hosts)
+    access = Access(TokenBook(runs_dir), token, anonymous(local_role, token is not None), token_env)
+    app.add_middleware(Guard, access=access, allowed_hosts=allowed_hosts)
     app.add_middleware(CrashGuard)
     app.add_middleware(app.state.presence.middleware)  # the last one added is the outermost
     return app

@@ -11,8 +11,8 @@ from starlette.responses import Response
 
 from agenttune.commands import Command, parse_command
 from agenttune.control import Decision
-from agenttune.proposals import Author, CommandRecord, Record, Standing
-from agenttune.server.context import Ctx, RunId, answer
+from agenttune.proposals import CommandRecord, Record, Standing
+from agenttune.server.context import Ctx, RunId, Who, answer
 from agenttune.server.models import Commands
 
 router = APIRouter()
@@ -30,7 +30,7 @@ class DecisionBody(Record):
     )
     digest: str = Field(max_length=128, description="The request's, as shown: what was shown is what runs.")
     reason: str = Field("", max_length=2000, description="Goes back to who asked.")
-    name: str = Field("rest", max_length=128, description="Who decides.")
+    name: str = Field("", max_length=128, description="Who decides; default: the token's name.")
     command: Annotated[Command | None, BeforeValidator(_parse)] = Field(
         None, description="With `edit`: what is to run instead."
     )
@@ -45,7 +45,7 @@ class StandingApprovals(Record):
     standing: list[Standing]
 
 
-Name = Annotated[str, Query(max_length=128, description="Who decides.")]
+Name = Annotated[str, Query(max_length=128, description="Who decides; default: the token's name.")]
 
 
 @router.get("/runs/{run_id}/approvals", response_model=Commands)
@@ -55,7 +55,7 @@ async def approvals(run_id: RunId, context: Ctx) -> Response:
 
 
 @router.post("/runs/{run_id}/approvals/{command_id}", response_model=CommandRecord)
-async def decide(run_id: RunId, context: Ctx, command_id: str, body: DecisionBody) -> Response:
+async def decide(run_id: RunId, context: Ctx, who: Who, command_id: str, body: DecisionBody) -> Response:
     """Decide on a proposal that waits.
 
     The guardrails and the proposal's age are checked again: an approved command may come back refused or expired, and
@@ -64,7 +64,7 @@ async def decide(run_id: RunId, context: Ctx, command_id: str, body: DecisionBod
     decision = Decision(
         verdict=body.verdict,
         digest=body.digest,
-        author=Author(principal="operator", name=body.name),
+        author=who.author(name=body.name),
         reason=body.reason,
         command=body.command,
         always=body.always,
@@ -73,8 +73,7 @@ async def decide(run_id: RunId, context: Ctx, command_id: str, body: DecisionBod
 
 
 @router.delete("/runs/{run_id}/approvals/always/{kind}", response_model=StandingApprovals)
-async def end_standing(run_id: RunId, context: Ctx, kind: str, name: Name = "rest") -> Response:
+async def end_standing(run_id: RunId, context: Ctx, who: Who, kind: str, name: Name = "") -> Response:
     """Take back that a kind of command is always approved; answers with what was taken back."""
-    author = Author(principal="operator", name=name)
-    ended = await run_in_threadpool(context.control.end_standing, run_id, kind, author)
+    ended = await run_in_threadpool(context.control.end_standing, run_id, kind, who.author(name=name))
     return answer(StandingApprovals(standing=ended))

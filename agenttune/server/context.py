@@ -16,7 +16,8 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from agenttune.control import LocalControl
-from agenttune.errors import UnknownRun, UserError
+from agenttune.errors import Unauthorized, UnknownRun, UserError
+from agenttune.server.identity import Identity
 from agenttune.server.live import Hub
 from agenttune.server.seed_events import Translator
 
@@ -51,10 +52,21 @@ async def _context(connection: HTTPConnection) -> Context:
 Ctx = Annotated[Context, Depends(_context)]
 
 
-async def _run_id(context: Ctx, run_id: Annotated[str, Path(description="A run's id, or `latest`.")]) -> str:
+async def _identity(connection: HTTPConnection) -> Identity:
+    """Who asks; routes that take nobody have been left by then."""
+    identity: Identity | None = connection.state.identity
+    if identity is None:
+        raise Unauthorized("this server wants a token", field="Authorization")
+    return identity
+
+
+Who = Annotated[Identity, Depends(_identity)]
+
+
+async def _run_id(context: Ctx, who: Who, run_id: Annotated[str, Path(description="A run's id, or `latest`.")]) -> str:
     """The id with `latest` resolved. Whether there is such a run is left to whoever opens its log."""
     if run_id == LATEST:
-        return await run_in_threadpool(_newest, context.control)
+        return await run_in_threadpool(_newest, context.control, who)
     check_length(context.control, run_id)
     return run_id
 
@@ -65,8 +77,8 @@ def check_length(control: LocalControl, run_id: str) -> None:
         raise UnknownRun(f"no run {run_id[:40]!r}... in {control.runs_dir}", field="run_id")
 
 
-def _newest(control: LocalControl) -> str:
-    newest = next(iter(control.runs()), None)
+def _newest(control: LocalControl, who: Identity) -> str:
+    newest = next((info for info in control.runs() if who.sees(info.run_id)), None)
     if newest is None:
         raise UnknownRun(f"no run in {control.runs_dir} yet", field="run_id", allowed=[])
     return newest.run_id

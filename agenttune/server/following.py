@@ -14,10 +14,12 @@ from starlette.responses import Response
 from starlette.websockets import WebSocketDisconnect
 
 from agenttune.events import Event
-from agenttune.server.context import Context, Ctx, RunId, answer
+from agenttune.server.context import Context, Ctx, RunId, Who, answer
 from agenttune.server.guard import chosen_subprotocol
+from agenttune.server.identity import Identity
 from agenttune.server.live import PAGE, Entry, Ring, Tail, event_entries, point_entries
 from agenttune.server.models import Events
+from agenttune.server.rights import shown_events
 from agenttune.server.runs import Cursor, Limit, known_kinds
 from agenttune.server.submitting import Wait
 
@@ -31,6 +33,7 @@ SEND_TIMEOUT_S = 60.0
 async def events(
     run_id: RunId,
     context: Ctx,
+    who: Who,
     since: Cursor = 0,
     limit: Limit = 1000,
     kinds: Annotated[list[str], Query(description="Only events of these kinds.")] = [],  # noqa: B006
@@ -51,7 +54,7 @@ async def events(
                 seen = tail.events.top
                 found = await read()
                 more = bool(found) or await tail.past(seen, deadline)
-    page = Events(events=found, next=found[-1].seq if found else since)
+    page = Events(events=shown_events(found, who), next=found[-1].seq if found else since)
     return await run_in_threadpool(answer, page)
 
 
@@ -60,6 +63,7 @@ async def live(
     socket: WebSocket,
     run_id: RunId,
     context: Ctx,
+    who: Who,
     since: Cursor = 0,
     points: bool = False,
     points_since: Annotated[int | None, Query(ge=0)] = None,
@@ -76,7 +80,7 @@ async def live(
             streams.append(_point_stream(context, tail, tail.points.top if points_since is None else points_since))
         # A send to a client that reads nothing never returns, so the end of the server must end it from outside.
         closing = context.hub.closing.wait()
-        await until_first([_send_all(socket, tail, streams), until_gone(socket), closing])
+        await until_first([_send_all(socket, tail, streams, who), until_gone(socket), closing])
 
 
 @dataclass
@@ -109,7 +113,7 @@ def _point_stream(context: Context, tail: Tail, since: int) -> Stream:
     return Stream(tail.points, since, read)
 
 
-async def _send_all(socket: WebSocket, tail: Tail, streams: list[Stream]) -> None:
+async def _send_all(socket: WebSocket, tail: Tail, streams: list[Stream], who: Identity) -> None:
     """Send what there is, wait for more, for ever."""
     while not tail.stopped:
         if tail.fault is not None:
@@ -118,15 +122,15 @@ async def _send_all(socket: WebSocket, tail: Tail, streams: list[Stream]) -> Non
         for stream in streams:
             entries = await stream.upcoming()
             if entries:
-                await asyncio.wait_for(_send(socket, entries), SEND_TIMEOUT_S)
+                await asyncio.wait_for(_send(socket, entries, who), SEND_TIMEOUT_S)
                 stream.cursor, idle = entries[-1].upto, False
         if idle:
             await changed.wait()
 
 
-async def _send(socket: WebSocket, entries: list[Entry]) -> None:
+async def _send(socket: WebSocket, entries: list[Entry], who: Identity) -> None:
     for entry in entries:
-        await socket.send_text(entry.text)
+        await socket.send_text(entry.text_for(who))
 
 
 async def until_gone(socket: WebSocket) -> None:

@@ -1,24 +1,32 @@
-"""Who may talk to the server: checks of Host, Origin and bearer token before any route runs."""
+"""Who talks to the server: checks of Host, Origin, bearer token and cookie before any route runs."""
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
+import logging
 from collections.abc import Collection, Sequence
 
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from agenttune.server.problems import problem
+from agenttune.errors import AgenttuneError, Unauthorized
+from agenttune.server.identity import Access, Identity
+from agenttune.server.local_link import by_cookie, exchange
+from agenttune.server.problems import problem, problem_of
 from agenttune.serving import HEALTH_PATH, TOKEN_ENV
+
+logger = logging.getLogger(__name__)
 
 ANY_HOST = "*"
 SIGNED_PATHS = "/links/"
 """Beginning of paths that carry their own proof, which names the one thing that it lets its holder do. Who does not
 know it gains nothing by another Host or Origin; and a form on a page that sends no referrer has the Origin `null`."""
+POLICY_VIOLATION = 1008
+"""WebSocket close code (RFC 6455)."""
+SAYING = frozenset({"http.response.start", "http.response.body", "websocket.accept", "websocket.send"})
 SUBPROTOCOL_PREFIX = "bearer."
 """A browser cannot set headers on a WebSocket; it names the token as a subprotocol, `bearer.<token>`."""
 
@@ -35,18 +43,20 @@ def is_loopback(host: str) -> bool:
 
 
 class Guard:
-    """ASGI middleware: refuses foreign hosts (DNS rebinding), foreign origins (other pages) and missing tokens.
+    """ASGI middleware: refuses foreign hosts (DNS rebinding) and foreign origins (other pages), and finds out who asks.
+
+    What it found is in `scope["state"]["identity"]`: an `Identity`, or None where only `/health` answers.
 
     Args:
         app: What is guarded.
-        token: The bearer token; None lets every local program in.
+        access: Whose the tokens are.
         allowed_hosts: Host names that may stand in the Host header beside loopback ones; `*` for any, for a server
-            that is bound to all addresses and protected by its token.
+            that is bound to all addresses and protected by its tokens.
     """
 
-    def __init__(self, app: ASGIApp, token: str | None, allowed_hosts: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, access: Access, allowed_hosts: Collection[str]) -> None:
         self._app = app
-        self._token = token
+        self._access = access
         self._hosts = {host.lower() for host in allowed_hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -56,18 +66,73 @@ class Guard:
         if scope["type"] == "http" and scope["path"].startswith(SIGNED_PATHS):
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        known = self._token is None or self._has_token(headers, scope.get("subprotocols", []))
-        refusal = self._refuse_place(headers)
-        if refusal is None and not known and scope["path"] != HEALTH_PATH:
-            refusal = _unauthorized()
-        if refusal is None:
-            scope.setdefault("state", {})["authorized"] = known
-            await self._app(scope, receive, send)
+        answer = self._answer(scope)
+        if answer is None:
+            await self._app(scope, receive, self._while_it_counts(scope, receive, send))
         elif scope["type"] == "websocket":
-            await WebSocket(scope, receive, send).send_denial_response(refusal)
+            await WebSocket(scope, receive, send).send_denial_response(answer)
         else:
-            await refusal(scope, receive, send)
+            await answer(scope, receive, send)
+
+    def _answer(self, scope: Scope) -> Response | None:
+        """An answer that needs no route: a refusal, or a cookie for a key. Else notes who asks."""
+        headers = Headers(scope=scope)
+        refusal = self._refuse_place(headers)
+        if refusal is not None:
+            return refusal
+        try:
+            answer = exchange(scope, self._access)
+            if answer is None:
+                scope.setdefault("state", {})["identity"] = self._identify(scope, headers)
+        except AgenttuneError as error:
+            return problem_of(error)
+        return answer
+
+    def _identify(self, scope: Scope, headers: Headers) -> Identity | None:
+        """Who asks. A token that does not count is not as good as none: its holder is told.
+
+        Raises:
+            Unauthorized: The token does not count, or there is none and one is wanted.
+        """
+        offers = _offers(headers, scope.get("subprotocols", []))
+        if offers:
+            identity = next(filter(None, map(self._access.of, offers)), None)
+        else:
+            identity = by_cookie(scope, self._access) or self._access.anonymous
+        if identity is None and scope["path"] != HEALTH_PATH:
+            raise _unauthorized(bool(offers))
+        return identity
+
+    def _while_it_counts(self, scope: Scope, receive: Receive, send: Send) -> Send:
+        """`send`, which says no more to a follower or a long wait once its token is revoked or has expired."""
+        identity: Identity | None = scope["state"]["identity"]
+        if identity is None or not identity.token_id or scope.get("method", "GET") != "GET":
+            return send
+        ended = False
+
+        async def checked(message: Message) -> None:
+            nonlocal ended
+            if ended:
+                return
+            if message["type"] not in SAYING or self._holds(identity):
+                await send(message)
+                return
+            ended = True
+            if message["type"] == "http.response.body":
+                await send({"type": "http.response.body", "body": b""})
+            elif scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": "the token has ended"})
+            else:
+                await problem_of(_unauthorized(True))(scope, receive, send)
+
+        return checked
+
+    def _holds(self, identity: Identity) -> bool:
+        try:
+            return self._access.holds(identity)
+        except AgenttuneError as error:
+            logger.error("%s", error)
+            return False
 
     def _refuse_place(self, headers: Headers) -> Response | None:
         hosts, origins = headers.getlist("host"), headers.getlist("origin")
@@ -86,12 +151,12 @@ class Guard:
             name = name.rpartition(":")[0]
         return is_loopback(name) or name.strip("[]") in self._hosts or ANY_HOST in self._hosts
 
-    def _has_token(self, headers: Headers, subprotocols: Sequence[str]) -> bool:
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        offers = [given.strip()] if scheme.lower() == "bearer" else []
-        offers += [p.removeprefix(SUBPROTOCOL_PREFIX) for p in subprotocols if p.startswith(SUBPROTOCOL_PREFIX)]
-        token = (self._token or "").encode()
-        return any(hmac.compare_digest(offer.encode("utf-8", "replace"), token) for offer in offers)
+
+def _offers(headers: Headers, subprotocols: Sequence[str]) -> list[str]:
+    """The tokens that a request carries."""
+    scheme, _, given = headers.get("authorization", "").partition(" ")
+    offers = [given.strip()] if scheme.lower() == "bearer" else []
+    return offers + [p.removeprefix(SUBPROTOCOL_PREFIX) for p in subprotocols if p.startswith(SUBPROTOCOL_PREFIX)]
 
 
 def chosen_subprotocol(connection: HTTPConnection) -> str | None:
@@ -101,6 +166,11 @@ def chosen_subprotocol(connection: HTTPConnection) -> str | None:
     return next(iter([*plain, *offered]), None)
 
 
-def _unauthorized() -> Response:
-    message = f"this server wants its token: send 'Authorization: Bearer <token>' (the server's {TOKEN_ENV})"
-    return problem(401, "Unauthorized", message, "Authorization", headers={"WWW-Authenticate": "Bearer"})
+def _unauthorized(is_given: bool) -> Unauthorized:
+    """Says nothing of why a token does not count: whoever guesses learns nothing."""
+    problem = "this token does not count (any longer)" if is_given else "this server wants a token"
+    return Unauthorized(
+        f"{problem}: send 'Authorization: Bearer <token>', with the server's own ({TOKEN_ENV} where it was started) or "
+        "one of: agenttune token create --role ROLE --name NAME",
+        field="Authorization",
+    )

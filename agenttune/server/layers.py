@@ -13,8 +13,9 @@ from agenttune.control import READER
 from agenttune.events import ModelRead
 from agenttune.proposals import Proposal
 from agenttune.reading import find_layer, measured_model
-from agenttune.server.context import Context, Ctx, RunId, answer
+from agenttune.server.context import Context, Ctx, RunId, Who, answer
 from agenttune.server.models import Model
+from agenttune.server.rights import Right, require
 from agenttune.server.submitting import Wait, acked
 
 router = APIRouter()
@@ -24,6 +25,7 @@ router = APIRouter()
 async def model(
     run_id: RunId,
     context: Ctx,
+    who: Who,
     norms: Annotated[bool, Query(description="Ask the trainer for the norms of weights and last gradients.")] = False,
     layer: Annotated[str, Query(max_length=512, description="Only this layer and what is in it.")] = "",
     wait_s: Wait = 10.0,
@@ -31,11 +33,13 @@ async def model(
     """The model's layers: parameter counts, what is trainable, what can be done to each.
 
     As last read by the trainer. With `norms` the trainer is asked to measure, and the answer waits for it up to
-    `wait_s`.
+    `wait_s`; that takes time from training, so it wants a role that may propose commands.
     """
     if not norms:
         return await run_in_threadpool(lambda: answer(_last_read(context, run_id, layer)))
-    proposal = Proposal(command=ReadModel(layer_name=layer, norms=True), author=READER, rationale="asked for norms")
+    require(who, Right.PROPOSE)
+    author = READER.model_copy(update={"via": who.via})
+    proposal = Proposal(command=ReadModel(layer_name=layer, norms=True), author=author, rationale="asked for norms")
     record = await run_in_threadpool(context.control.submit, run_id, proposal)
     record = await acked(context, run_id, record, wait_s)
     measured, ack = measured_model(record, layer, wait_s), record.ack

@@ -19,7 +19,9 @@ from typing import TypeVar
 from agenttune.control import LocalControl
 from agenttune.errors import AgenttuneError, SystemFault
 from agenttune.events import Event, StoredPoint
+from agenttune.server.identity import Identity
 from agenttune.server.models import EventFrame, PointsFrame
+from agenttune.server.rights import ROLES, Right, without_texts
 from agenttune.store import LOG_NAME, RunLog, run_folder
 from agenttune.walwatch import WalWatch
 
@@ -34,12 +36,24 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Entry:
-    """A frame, the cursors before and after it, and how many events or rows are in it."""
+    """A frame, the cursors before and after it, and how many events or rows are in it.
+
+    Attributes:
+        public: The frame for those who may not read what was said to models; None: the same.
+    """
 
     after: int
     upto: int
     text: str
     count: int = 1
+    public: str | None = None
+
+    @property
+    def chars(self) -> int:
+        return len(self.text) + len(self.public or "")
+
+    def text_for(self, identity: Identity) -> str:
+        return self.text if self.public is None or Right.RULES in ROLES[identity.principal] else self.public
 
 
 class Ring:
@@ -52,11 +66,11 @@ class Ring:
 
     def add(self, entry: Entry) -> None:
         self._entries.append(entry)
-        self._chars += len(entry.text)
+        self._chars += entry.chars
         self.top = entry.upto
         while len(self._entries) > RING_ENTRIES or self._chars > RING_CHARS:
             oldest = self._entries.popleft()
-            self._chars -= len(oldest.text)
+            self._chars -= oldest.chars
             self.floor = oldest.upto
 
     def after(self, cursor: int) -> list[Entry] | None:
@@ -75,7 +89,13 @@ class Ring:
 
 def event_entries(events: list[Event]) -> list[Entry]:
     """One frame per event."""
-    return [Entry(e.seq - 1, e.seq, EventFrame(event=e).model_dump_json()) for e in events]
+    return [_event_entry(event) for event in events]
+
+
+def _event_entry(event: Event) -> Entry:
+    public = without_texts(event)
+    said = None if public is event else EventFrame(event=public).model_dump_json()
+    return Entry(event.seq - 1, event.seq, EventFrame(event=event).model_dump_json(), public=said)
 
 
 def point_entries(after: int, points: list[StoredPoint]) -> list[Entry]:

@@ -18,6 +18,7 @@ from agenttune.errors import AlreadyDecided, UnknownCommandId, UserError
 from agenttune.proposals import Author
 from agenttune.server.asking import asked_of, asks_a_person, curves_around
 from agenttune.server.context import Ctx, RunId
+from agenttune.server.identity import Identity
 from agenttune.server.rendering import (
     Form,
     ReferrerPolicy,
@@ -84,10 +85,8 @@ def _decide(control: LocalControl, run_id: str, command_id: str, form: Form, aut
 
 
 def _operator(request: Request) -> Author | None:
-    identity = getattr(request.state, "identity", None)
-    if identity is None or identity.principal != "operator":
-        return None
-    return Author(principal="operator", name=identity.name)
+    identity: Identity | None = request.state.identity
+    return identity.author() if identity is not None and identity.principal == "operator" else None
 
 
 def _refusal() -> Response:

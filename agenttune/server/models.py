@@ -135,10 +135,10 @@ class Dataset(Record):
 
 
 class ClaimedAuthor(Record):
-    """Who asks. The trainer and viewers do not submit commands."""
+    """Who asks, if not simply whoever has the token."""
 
-    principal: Literal["operator", "agent"] = "operator"
-    name: str = Field("rest", max_length=128)
+    principal: Literal["operator", "agent"] | None = Field(None, description="Never above the token's role.")
+    name: str = Field("", max_length=128, description="For the journal; default: the token's.")
 
 
 class Submission(Record):

@@ -19,13 +19,16 @@ from agenttune.errors import (
     AgenttuneError,
     AlreadyDecided,
     CommandIdReused,
+    Forbidden,
     RunEnded,
     SystemFault,
     TooManyProposals,
+    Unauthorized,
     UnknownCommandId,
     UnknownRun,
     UserError,
 )
+from agenttune.server.identity import Identity
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +38,8 @@ STATUS: dict[type[AgenttuneError], int] = {
     RunEnded: 409,
     AlreadyDecided: 409,
     TooManyProposals: 429,
+    Unauthorized: 401,
+    Forbidden: 403,
     CommandIdReused: 409,
     UserError: 422,
     SystemFault: 503,
@@ -94,12 +99,35 @@ async def _answer(connection: HTTPConnection, response: Response, message: str) 
     return response
 
 
-async def _on_error(connection: HTTPConnection, error: Exception) -> Response:
+def problem_of(error: AgenttuneError) -> Response:
+    """The answer that an error makes."""
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
     field, allowed = getattr(error, "field", None), getattr(error, "allowed", None)
-    if status >= 500:
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+    return problem(status, type(error).__name__, str(error), field, allowed, headers)
+
+
+async def _on_error(connection: HTTPConnection, error: Exception) -> Response:
+    if not isinstance(error, AgenttuneError):
+        raise error
+    error = _discreet(error, connection.scope.get("state", {}).get("identity"))
+    answer = problem_of(error)
+    if answer.status_code >= 500:
         logger.error("%s %s: %s", connection.scope.get("method", "WS"), connection.url.path, error)
-    return await _answer(connection, problem(status, type(error).__name__, str(error), field, allowed), str(error))
+    return await _answer(connection, answer, str(error))
+
+
+def _discreet(error: AgenttuneError, identity: Identity | None) -> AgenttuneError:
+    """Errors about runs list others, which a token for some runs is not told of."""
+    if identity is None or not identity.runs or not isinstance(error, (UnknownRun, RunEnded)):
+        return error
+    if isinstance(error, UnknownRun):
+        return UnknownRun("no such run among those that this token is for", field=error.field, allowed=[])
+    return RunEnded(error.message, field=error.field, allowed=_seen(error.allowed, identity))
+
+
+def _seen(run_ids: object, identity: Identity) -> list[str]:
+    return [name for name in run_ids if identity.sees(name)] if isinstance(run_ids, list) else []
 
 
 async def _on_http_exception(connection: HTTPConnection, error: Exception) -> Response:

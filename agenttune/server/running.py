@@ -22,10 +22,12 @@ from agenttune.errors import PortInUse, StoreFault, UserError
 from agenttune.processes import started_s
 from agenttune.server.app import create_app
 from agenttune.server.guard import ANY_HOST, is_loopback
+from agenttune.server.identity import LocalRole
 from agenttune.server.live import Hub
 from agenttune.server.notifier import Notifier
 from agenttune.server.presence import Presence
 from agenttune.serving import SERVER_FILE, TOKEN_ENV, Note, ask_health, find_server, read_note
+from agenttune.tokens import TokenBook
 
 logger = logging.getLogger(__name__)
 WILDCARDS = frozenset({"0.0.0.0", "::"})
@@ -50,6 +52,8 @@ def serve(
     token: str | None = None,
     linger_s: float | None = None,
     on_ready: Callable[[str], None] | None = None,
+    local_role: LocalRole = "agent",
+    token_env: str = TOKEN_ENV,
 ) -> None:
     """Serve a folder of runs until SIGTERM, SIGINT, or nobody needs it any more.
 
@@ -57,23 +61,26 @@ def serve(
         runs_dir: The folder of runs; made if missing.
         host: Address to bind; anything but loopback needs a token.
         port: 0 takes a free one.
-        token: Bearer token; None lets every program on this machine in.
+        token: The owner's bearer token; None lets every program on this machine in, as `local_role`.
         linger_s: End after so many seconds without a live run and without a client; None for never.
         on_ready: Called with the server's URL once it listens.
+        local_role: As whom a program acts that sends no token, on a loopback address without an owner's token.
+        token_env: Where the owner's token came from, for the log.
 
     Raises:
         PortInUse: Somebody else listens there.
         UserError: The folder has a server already, or the address cannot be had, or it needs a token.
     """
     runs_dir = runs_dir.resolve()
-    _check_token(host, token)
+    _check_token(host, token, runs_dir)
     _check_linger(linger_s)
     _make_folder(runs_dir)
     existing = find_server(runs_dir)
     if existing is not None:
         raise UserError(f"{runs_dir} has a control server already, at {existing.url} (process {existing.pid})")
     allowed = [ANY_HOST] if host in WILDCARDS else [host]
-    app = create_app(runs_dir, token=token, allowed_hosts=allowed)
+    role: LocalRole = local_role if is_loopback(host) else "none"
+    app = create_app(runs_dir, token=token, allowed_hosts=allowed, local_role=role, token_env=token_env)
     with contextlib.closing(_listen(host, port)) as listener:
         url = _url(host, listener.getsockname()[1])
         with _noted(runs_dir, url, app.state.context.instance), _signals_kept():
@@ -139,12 +146,13 @@ class _Server(uvicorn.Server):
         return any(info.is_live for info in self._control.runs())
 
 
-def _check_token(host: str, token: str | None) -> None:
+def _check_token(host: str, token: str | None, runs_dir: Path) -> None:
     if token is not None and not token.strip():
         raise UserError(f"the token in {TOKEN_ENV} is empty; set one or unset it", field=TOKEN_ENV)
-    if token is None and not is_loopback(host):
+    if token is None and not is_loopback(host) and not TokenBook(runs_dir).has_operator():
         raise UserError(
-            f"binding {host} lets other machines steer your runs: set a token in {TOKEN_ENV}, or use 127.0.0.1",
+            f"binding {host} lets other machines steer your runs: set a token in {TOKEN_ENV}, or make one first with "
+            "`agenttune token create --role operator --name NAME`, or use 127.0.0.1",
             field="server.host",
             allowed=["127.0.0.1", "localhost", "::1"],
         )

@@ -12,7 +12,7 @@ from agenttune import __version__
 from agenttune.errors import UserError
 from agenttune.events import EVENT_KINDS, BranchStarted, CheckpointSaved, Curve, DatasetRead, Event, RunInfo, RunStatus
 from agenttune.observation import Observation
-from agenttune.server.context import Ctx, RunId, answer
+from agenttune.server.context import Ctx, RunId, Who, answer
 from agenttune.server.models import (
     MAX_STEP,
     Branch,
@@ -29,6 +29,7 @@ from agenttune.server.models import (
     Series,
     Surfaces,
 )
+from agenttune.server.rights import shown_info
 from agenttune.surface import COMMAND_SURFACES
 
 router = APIRouter()
@@ -42,7 +43,7 @@ BranchName = Annotated[str, Query(max_length=200)]
 def health(request: Request, context: Ctx) -> Response:
     """A sign of life; without the token it tells less."""
     seen = Health(version=__version__, instance=context.instance)
-    if request.state.authorized:
+    if request.state.identity is not None:
         runs_dir = str(context.control.runs_dir)
         seen = seen.model_copy(update={"pid": request.app.state.pid, "runs_dir": runs_dir})
     return answer(seen)
@@ -57,18 +58,19 @@ def command_surfaces() -> Response:
 @router.get("/runs", response_model=Runs)
 def runs(
     context: Ctx,
+    who: Who,
     limit: Limit = 100,
     status: Annotated[list[RunStatus], Query(description="Only runs of these statuses.")] = [],  # noqa: B006
 ) -> Response:
-    """All runs, newest first."""
-    found = [info for info in context.control.runs() if not status or info.status in status]
-    return answer(Runs(runs=found[:limit]))
+    """All runs that the token is for, newest first; what the gate obeys is shown to operators only."""
+    found = [info for info in context.control.runs() if who.sees(info.run_id) and (not status or info.status in status)]
+    return answer(Runs(runs=[shown_info(info, who) for info in found[:limit]]))
 
 
 @router.get("/runs/{run_id}", response_model=RunInfo)
-def run_info(run_id: RunId, context: Ctx) -> Response:
+def run_info(run_id: RunId, context: Ctx, who: Who) -> Response:
     """One run."""
-    return answer(context.control.info(run_id))
+    return answer(shown_info(context.control.info(run_id), who))
 
 
 @router.get("/runs/{run_id}/observation", response_model=Observation)

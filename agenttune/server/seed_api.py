@@ -8,7 +8,8 @@ Everything goes through the same door as `/api/v1`. What differs from the seed, 
 - `lr` is the base rate, which the schedule scales, both when read and when set.
 - A WebSocket client gets each event from its connection on, once and in order, whatever other clients do; with
   `?since=0` also all that came before. It is closed with 1012 when the run ends.
-- No other page may use the server: there is no `Access-Control-Allow-Origin`, and the token is wanted if there is one.
+- No other page may use the server: there is no `Access-Control-Allow-Origin`, and the token is wanted if there is one;
+  who sends none acts as the server's `local_role`, so its commands are judged like an agent's.
 - The seed's `reset_layer` and `wrapper_resume_load_checkpoint` did nothing and are unknown here. Our commands that the
   seed lacks (such as `update_schedule`) make no event here; those it knows do, whoever sent them.
 """
@@ -29,11 +30,13 @@ from agenttune.errors import UnknownRun, UserError
 from agenttune.events import NoteAdded, RunInfo
 from agenttune.proposals import State
 from agenttune.server.bodies import BadJson, parse_json
-from agenttune.server.context import LATEST, Context, Ctx, check_length
+from agenttune.server.context import LATEST, Context, Ctx, Who, check_length
 from agenttune.server.following import SEND_TIMEOUT_S, Stream, event_stream, until_first, until_gone
 from agenttune.server.guard import chosen_subprotocol
+from agenttune.server.identity import Identity
 from agenttune.server.live import Tail
 from agenttune.server.models import MAX_STEP
+from agenttune.server.rights import require_run
 from agenttune.server.seed_commands import AUTHOR, KINDS, Sent, keep, propose
 from agenttune.server.seed_events import ends_run
 from agenttune.server.seed_shapes import (
@@ -55,17 +58,18 @@ MAX_ARGS_CHARS = 200_000
 
 
 async def _run_id(
-    context: Ctx, run: Annotated[str | None, Query(description="Default: the newest live run.")] = None
+    context: Ctx, who: Who, run: Annotated[str | None, Query(description="Default: the newest live run.")] = None
 ) -> str:
     if run is None or run == LATEST:
-        return await run_in_threadpool(_newest, context.control)
+        return await run_in_threadpool(_newest, context.control, who)
     check_length(context.control, run)
+    require_run(who, run)
     return run
 
 
-def _newest(control: LocalControl) -> str:
+def _newest(control: LocalControl, who: Identity) -> str:
     """The newest run that is live, else the newest."""
-    runs = control.runs()
+    runs = [info for info in control.runs() if who.sees(info.run_id)]
     chosen = next((info for info in runs if info.is_live), next(iter(runs), None))
     if chosen is None:
         raise UnknownRun(f"no run in {control.runs_dir} yet", field="run", allowed=[])
@@ -119,7 +123,7 @@ def get_logs(run_id: RunId, context: Ctx) -> Response:
 
 
 @router.post(COMMAND_PATH)
-async def command(request: Request, run_id: RunId, context: Ctx) -> Response:
+async def command(request: Request, run_id: RunId, context: Ctx, who: Who) -> Response:
     """Ask for a command. `success` means that it is queued; the WebSocket tells what came of it."""
     try:
         sent = _read(request, await request.body())
@@ -130,7 +134,7 @@ async def command(request: Request, run_id: RunId, context: Ctx) -> Response:
         return _answer({"detail": [_detail(problem) for problem in error.errors(include_url=False)]}, 422)
     if sent.command not in KINDS:
         return _error("Unknown command type")
-    return await run_in_threadpool(_submit, context.control, run_id, sent)
+    return await run_in_threadpool(_submit, context.control, run_id, sent, who)
 
 
 def _read(request: Request, body: bytes) -> Sent:
@@ -149,12 +153,12 @@ def _error(message: str) -> Response:
     return _answer({"status": "error", "message": message})
 
 
-def _submit(control: LocalControl, run_id: str, sent: Sent) -> Response:
+def _submit(control: LocalControl, run_id: str, sent: Sent, who: Identity) -> Response:
     if len(sent.args or "") > MAX_ARGS_CHARS:
         return _error(f"args has more than {MAX_ARGS_CHARS} characters")
     info = control.info(run_id)
     try:
-        proposal = propose(sent, control, info)
+        proposal = propose(sent, control, info, who.author(name=AUTHOR.name))
     except UserError as error:
         return _refuse(control, info, sent, error.message)
     try:

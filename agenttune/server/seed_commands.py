@@ -79,7 +79,7 @@ def keep(sent: Sent, refused: str = "") -> str:
     return MARK + kept.model_dump_json(exclude_defaults=True)
 
 
-def propose(sent: Sent, control: LocalControl, info: RunInfo) -> Proposal:
+def propose(sent: Sent, control: LocalControl, info: RunInfo, author: Author = AUTHOR) -> Proposal:
     """A proposal with an id of its own: the seed runs a uuid that is sent twice twice.
 
     Raises:
@@ -89,7 +89,7 @@ def propose(sent: Sent, control: LocalControl, info: RunInfo) -> Proposal:
     return Proposal(
         command_id=uuid.uuid4().hex,
         command=translate(sent.command, sent.args, control, info),
-        author=AUTHOR,
+        author=author,
         rationale=kept if len(kept) <= RATIONALE_CHARS else "",
     )
 
@@ -210,7 +210,7 @@ def request_of(proposal: Proposal) -> Sent | None:
     kind = proposal.command.kind
     if kind not in KINDS:
         return None
-    kept = Kept.read(proposal.rationale) if proposal.author == AUTHOR else None
+    kept = Kept.read(proposal.rationale) if proposal.author.name == AUTHOR.name else None
     if kept is not None:
         return kept.sent()
     return Sent(

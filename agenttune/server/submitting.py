@@ -10,10 +10,15 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from agenttune.control import AgentRecord
-from agenttune.proposals import Author, CommandRecord, Proposal, State, Verdict
-from agenttune.server.context import Context, Ctx, RunId, answer
+from agenttune.errors import UserError
+from agenttune.events import PolicyRequested
+from agenttune.proposals import CommandRecord, Proposal, State, Verdict
+from agenttune.server.context import Context, Ctx, RunId, Who, answer
+from agenttune.server.identity import Identity
 from agenttune.server.models import Commands, Recorded, RecordEntry, Submission
+from agenttune.server.rights import RECORDS, require, require_author
 from agenttune.server.runs import Limit
+from agenttune.server.seed_commands import AUTHOR as SEED_CLIENT
 
 router = APIRouter()
 MAX_WAIT_S = 60.0
@@ -28,7 +33,7 @@ Wait = Annotated[float, Query(ge=0, le=MAX_WAIT_S, allow_inf_nan=False, descript
     responses={200: {"description": "The command_id was known: the record as it stands. Or a dry run's verdict."}},
 )
 async def submit(
-    run_id: RunId, context: Ctx, submission: Submission, dry_run: bool = False, wait_s: Wait = 0.0
+    run_id: RunId, context: Ctx, who: Who, submission: Submission, dry_run: bool = False, wait_s: Wait = 0.0
 ) -> Response:
     """Ask for a command.
 
@@ -37,7 +42,7 @@ async def submit(
     error of the request. 200: the `command_id` was known already; the record as it stands. With `dry_run`, nothing is
     recorded and the answer is the verdict. With `wait_s`, the answer waits for the trainer's ack.
     """
-    proposal = _proposal(submission)
+    proposal = _proposal(submission, who)
     if dry_run:
         return answer(await run_in_threadpool(context.control.dry_run, run_id, proposal))
     record = await run_in_threadpool(context.control.submit, run_id, proposal)
@@ -65,17 +70,25 @@ async def command(run_id: RunId, context: Ctx, command_id: str, wait_s: Wait = 0
 
 
 @router.post("/runs/{run_id}/records", status_code=201, response_model=Recorded)
-def record(run_id: RunId, context: Ctx, entry: RecordEntry) -> Response:
-    """Write a finding, a decision, or a policy's coming and going into the log."""
+def record(run_id: RunId, context: Ctx, who: Who, entry: RecordEntry) -> Response:
+    """Write a finding, a decision, or a policy's coming and going into the log; another policy only operators want."""
     body: AgentRecord = entry.record
+    require(who, RECORDS[body.kind])
+    if isinstance(body, PolicyRequested) and who.via:
+        body = body.model_copy(update={"author": f"{body.author or who.name} via {who.via}"})
     return answer(Recorded(seq=context.control.record(run_id, body, entry.step)), 201)
 
 
-def _proposal(submission: Submission) -> Proposal:
+def _proposal(submission: Submission, who: Identity) -> Proposal:
+    claimed = submission.author
+    if claimed.name == SEED_CLIENT.name:
+        raise UserError(
+            f"the name {claimed.name!r} marks what came by the seed's API; take another", field="author.name"
+        )
     chosen = {"command_id": submission.command_id} if submission.command_id is not None else {}
     return Proposal(
         command=submission.command,
-        author=Author(principal=submission.author.principal, name=submission.author.name),
+        author=require_author(who, who.author(claimed.principal, claimed.name)),
         rationale=submission.rationale,
         based_on_step=submission.based_on_step,
         valid_until_step=submission.valid_until_step,

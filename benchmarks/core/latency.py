@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 
 from agenttune.store import RunLog
+from agenttune.tokens import create_token
 from benchmarks.core.processes import (
     LOOK_S,
     Bench,
@@ -81,7 +82,9 @@ def _post_all(server: Bench, run_id: str, training: Process, commands: int, step
         while log.last_point_id() == 0:
             training.check()
             time.sleep(LOOK_S)
-    with httpx.Client(base_url=server.url, trust_env=False) as client:
+    token, _ = create_token(server.runs_dir, "operator", "benchmark", lasts_s=3600)
+    headers = {"Authorization": f"Bearer {token}"}
+    with httpx.Client(base_url=server.url, trust_env=False, headers=headers) as client:
         for index in range(commands):
             time.sleep(pauses.uniform(*PAUSE_STEPS) * step_ms / 1e3)
             lr = FIRST_LR * LR_FACTOR ** (index + 1)

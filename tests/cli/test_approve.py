@@ -90,15 +90,22 @@ def test_over_http(shell: Shell) -> None:
     path = f"{shell.url}/api/v1/runs/latest/approvals"
     (waiting,) = httpx.get(path).json()["commands"]
     digest = waiting["request"]["digest"]
-    wrong = httpx.post(f"{path}/{asked.command_id}", json={"verdict": "approve", "digest": "0" * 64})
+    nobody = httpx.post(f"{path}/{asked.command_id}", json={"verdict": "approve", "digest": digest})
+    assert nobody.status_code == 403
+    assert "agenttune token create --role operator" in nobody.json()["error"]["message"]
+    made = agenttune("token", "create", "--role", "operator", "--name", "a page", cwd=shell.folder)
+    operator = {"Authorization": f"Bearer {made.out.strip()}"}
+    wrong = httpx.post(f"{path}/{asked.command_id}", json={"verdict": "approve", "digest": "0" * 64}, headers=operator)
     assert wrong.status_code == 422
     assert "bound to another command" in wrong.json()["error"]["message"]
     body = {"verdict": "approve", "digest": digest, "name": "anna"}
-    assert httpx.post(f"{path}/{asked.command_id}", json=body).json()["state"] == "queued"
-    second = httpx.post(f"{path}/{asked.command_id}", json={**body, "verdict": "reject", "name": "ben"})
+    assert httpx.post(f"{path}/{asked.command_id}", json=body, headers=operator).json()["state"] == "queued"
+    second = httpx.post(
+        f"{path}/{asked.command_id}", json={**body, "verdict": "reject", "name": "ben"}, headers=operator
+    )
     assert second.status_code == 409
-    assert "decided by operator:anna" in second.json()["error"]["message"]
-    assert httpx.post(f"{path}/nobody", json=body).status_code == 404
+    assert "decided by operator:anna via a page (" in second.json()["error"]["message"]
+    assert httpx.post(f"{path}/nobody", json=body, headers=operator).status_code == 404
     assert shell.desk.state(asked) is State.QUEUED
 
 

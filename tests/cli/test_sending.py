@@ -55,7 +55,7 @@ def test_a_rate_is_sent_and_acknowledged(live: Path) -> None:
     assert sent.code == 0, sent.err
     record = json.loads(sent.out)
     assert (record["state"], record["ack"]["changes"][0]["effective"]) == ("applied", 0.05)
-    assert record["proposal"]["author"] == {"principal": "operator", "name": "cli"}
+    assert record["proposal"]["author"] == {"principal": "operator", "name": "cli", "via": ""}
     assert record["proposal"]["rationale"] == "too high"
     words = agenttune("send", "r", "update_optimizer", "--lr", ".02", "--valid-until-step", "1000000", cwd=live)
     assert words.code == 0

@@ -18,6 +18,7 @@ import pytest
 
 from agenttune.client import HttpControl
 from agenttune.events import StoredPoint
+from agenttune.owner import OwnerToken
 from agenttune.proposals import Author, CommandRecord, Proposal, State
 from agenttune.serving import ensure_server
 from agenttune.store import RunLog, list_runs
@@ -176,7 +177,7 @@ def mixing(tmp_path: Path) -> Iterator[Steered]:
         command, cwd=tmp_path, env=_environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         try:
-            with HttpControl(address.url) as control:
+            with HttpControl(address.url, OwnerToken(address.url)) as control:
                 yield Steered(control, process, runs_dir)
         finally:
             process.kill()

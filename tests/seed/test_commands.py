@@ -73,7 +73,7 @@ def test_a_command_reaches_the_trainer_as_meant(
     assert (pending["command"], pending["uuid"], pending["status"]) == (command, identity, "pending")
     record = trainer.queued()
     assert record.proposal.command == parse_command({"kind": command, **expected})
-    assert (record.proposal.author.principal, record.proposal.author.name) == ("operator", "seed client")
+    assert (record.proposal.author.principal, record.proposal.author.name) == ("agent", "seed client")
 
 
 @pytest.mark.parametrize(

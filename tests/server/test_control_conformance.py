@@ -29,6 +29,7 @@ from agenttune.events import (
     StatusChanged,
 )
 from agenttune.findings import Finding
+from agenttune.owner import OwnerToken
 from agenttune.proposals import Ack, Author, Change, Proposal, State
 from agenttune.reading import ControlReader, RunReader, settled
 from agenttune.serving import ServerAddress
@@ -41,7 +42,9 @@ _names = (f"run{i}" for i in itertools.count())
 
 @pytest.fixture(params=["local", "http"])
 def control(request: pytest.FixtureRequest, shared_runs: Path, shared_server: ServerAddress) -> AnyControl:
-    return LocalControl(shared_runs) if request.param == "local" else HttpControl(shared_server.url)
+    if request.param == "local":
+        return LocalControl(shared_runs)
+    return HttpControl(shared_server.url, OwnerToken(shared_server.url))
 
 
 @pytest.fixture

@@ -173,7 +173,7 @@ def test_new_known_reused_and_rejected_commands_are_told_apart(api: httpx.Client
     assert api.post("/runs/one/commands", json=body).status_code == 202
     known = api.post("/runs/one/commands", json=body)
     assert (known.status_code, known.json()["state"]) == (200, "queued")
-    assert known.json()["proposal"]["author"] == {"principal": "operator", "name": "rest"}
+    assert known.json()["proposal"]["author"] == {"principal": "agent", "name": "rest", "via": ""}
     reused = api.post("/runs/one/commands", json={**body, "command": {"kind": "do_evaluate"}})
     assert (reused.status_code, problem(reused)["type"]) == (409, "CommandIdReused")
     rejected = api.post("/runs/one/commands", json={"command": {"kind": "update_optimizer", "lr": 1.0}})

@@ -13,10 +13,12 @@ from typing import Any
 
 import anyio
 import httpx
+import httpx2
 import pytest
 from mcp import StdioServerParameters
 from mcp.client.client import Client
 from mcp.client.stdio import stdio_client
+from mcp.client.streamable_http import streamable_http_client
 from mcp_types import Implementation, TextContent
 
 from agenttune.control import LocalControl
@@ -24,6 +26,7 @@ from agenttune.errors import UserError
 from agenttune.mcp_server import serve_http
 from agenttune.mcp_tools import RunTools
 from agenttune.proposals import State
+from agenttune.tokens import create_token
 from agenttune.tools import READS, WRITE_KINDS
 from tests.tools.conftest import Trainer
 
@@ -160,6 +163,40 @@ def test_the_http_endpoint_lets_in_only_those_who_may(runs_dir: Path, http_serve
     assert httpx.post(guarded, json=hello, headers=accept).status_code == 401
     known = {**accept, "Authorization": "Bearer secret-token"}
     assert httpx.post(guarded, json=hello, headers=known).status_code not in (401, 403)
+
+
+def test_a_token_says_what_a_client_may(runs_dir: Path, live: Trainer, http_server: Callable[..., str]) -> None:
+    """Also an operator's: what comes by MCP is an agent's, and its record says by which token."""
+    url = http_server()
+    told: dict[str, tuple[set[str], Any, bool]] = {}
+
+    def visit_as(token: str) -> None:
+        async def main() -> None:
+            client = httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"})
+            async with Client(
+                streamable_http_client(url, http_client=client), client_info=ME, mode="legacy"
+            ) as visitor:
+                names = {tool.name for tool in (await visitor.list_tools()).tools}
+                told[token] = (names, *await ask(visitor, "update_optimizer", lr=0.05, reason="a test"))
+
+        anyio.run(main)
+
+    viewer = create_token(runs_dir, "viewer", "viewer")[0]
+    stranger = create_token(runs_dir, "agent", "agent", ["another"])[0]
+    operator = create_token(runs_dir, "operator", "operator", ["r1"])[0]
+    for token in (viewer, stranger, operator):
+        visit_as(token)
+    names, refused, is_error = told[viewer]
+    assert not names & set(WRITE_KINDS)
+    assert is_error
+    assert "read-only" in refused["error"]
+    names, unknown, is_error = told[stranger]
+    assert set(WRITE_KINDS) <= names
+    assert is_error
+    assert "r1" not in json.dumps(unknown)
+    assert told[operator][1]["state"] == "applied"
+    [record] = LocalControl(runs_dir).commands("r1")
+    assert (record.proposal.author.principal, record.proposal.author.via[:10]) == ("agent", "operator (")
 
 
 def test_other_machines_need_a_token(runs_dir: Path) -> None:

@@ -1,0 +1,54 @@
+"""The two tokens of a run: the agent's, and the key of the link for who sits at this machine. They end with the run."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+from pathlib import Path
+
+from agenttune.errors import UserError
+from agenttune.owner import user_name
+from agenttune.proposals import Principal
+from agenttune.serving import LOCAL_PREFIX, TOKEN_ENV
+from agenttune.tokens import Token, create_token, revoke_token
+
+LASTS_S = 30 * 86_400.0
+"""A launcher that is killed revokes nothing, and its training goes on: so long may that take (guess)."""
+
+
+class RunTokens:
+    """Tokens that are good for one run.
+
+    Args:
+        runs_dir: The folder of runs.
+        run_id: The run.
+
+    Raises:
+        AgenttuneError: The folder's tokens cannot be written.
+    """
+
+    def __init__(self, runs_dir: Path, run_id: str) -> None:
+        self._runs_dir, self._run_id = runs_dir, run_id
+        self._made: list[Token] = []
+        self._agent = self._make("agent", "agent")
+        self._key = self._make("operator", user_name())
+
+    def _make(self, role: Principal, name: str) -> str:
+        pattern = glob.escape(self._run_id)
+        text, token = create_token(self._runs_dir, role, name, [pattern], LASTS_S)
+        self._made.append(token)
+        return text
+
+    def environment(self, token_env: str) -> dict[str, str]:
+        """For the agent: its own token in the place of the owner's, which it is not to have."""
+        return {TOKEN_ENV: self._agent, token_env: self._agent}
+
+    def link(self, url: str) -> str:
+        """The run's page for whoever sees this terminal."""
+        return f"{url}{LOCAL_PREFIX}{self._run_id}?key={self._key}"
+
+    def revoke(self) -> None:
+        """End both; one that is gone already is no matter."""
+        while self._made:
+            with contextlib.suppress(UserError):
+                revoke_token(self._runs_dir, self._made.pop().id)
