@@ -13,6 +13,7 @@ from agenttune.client import HttpControl
 from agenttune.control import Decision, LocalControl
 from agenttune.errors import TooManyProposals
 from agenttune.events import Acked
+from agenttune.owner import OwnerToken
 from agenttune.proposals import Author, CommandRecord, Proposal, State
 from agenttune.serving import find_server
 from tests.cli.conftest import ROOT, Launched, Project, wait_for
@@ -58,7 +59,7 @@ def test_a_server_killed_between_approval_and_applying_changes_nothing(project: 
     record = ask(project, info.run_id)
     os.kill(info.pid, signal.SIGSTOP)  # the trainer cannot have seen it yet
     try:
-        with HttpControl(server.url) as http:
+        with HttpControl(server.url, OwnerToken(server.url, project.runs_dir)) as http:
             approve(http, info.run_id, record)
         os.kill(server.pid, signal.SIGKILL)
     finally:

@@ -11,20 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
-from starlette.types import Receive, Scope, Send
 
 from agenttune.control import Decision, LocalControl
 from agenttune.errors import UserError
 from agenttune.events import BranchStarted, KnobsRead, KnobState, Point, RunInfo, StatusChanged
 from agenttune.links import KEY_FILE, Link, find_key, make_key, read, sign
-from agenttune.proposals import Author, CommandRecord, Proposal, State
+from agenttune.proposals import Author, CommandRecord, Principal, Proposal, State
 from agenttune.server import create_app
 from agenttune.server.context import Context
 from agenttune.store import RunLog
+from agenttune.tokens import create_token
 
 AGENT = Author(principal="agent", name="model")
 ANNA = Author(principal="operator", name="anna")
@@ -418,32 +417,28 @@ def test_no_text_changes_what_the_page_is_made_of(desk: Desk, reason: str, name:
 # -- the local user interface ------------------------------------------------------------------------------------------
 
 
-class As:
-    """ASGI: every request comes from this identity."""
-
-    def __init__(self, app: FastAPI, principal: str | None) -> None:
-        self._app, self._principal = app, principal
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._principal is not None:
-            identity = type("Identity", (), {"principal": self._principal, "name": "anna", "via": "local"})()
-            scope.setdefault("state", {})["identity"] = identity
-        await self._app(scope, receive, send)
+OURS = {"Origin": "http://127.0.0.1"}
 
 
-def local(desk: Desk, principal: str | None) -> TestClient:
-    headers = {"Authorization": "Bearer the-servers-token"}
-    return TestClient(As(desk.app, principal), base_url="http://127.0.0.1", headers=headers)
+def local(desk: Desk, role: Principal | None) -> TestClient:
+    """A browser that has opened the link of `agenttune run`; or somebody with another token, or none."""
+    browser = TestClient(desk.app, base_url="http://127.0.0.1")
+    if role == "operator":
+        key, _ = create_token(desk.runs_dir, "operator", "anna", ["r1"])
+        assert "key" not in str(browser.get("/local/r1", params={"key": key}).url)
+    elif role is not None:
+        browser.headers["Authorization"] = f"Bearer {create_token(desk.runs_dir, role, 'other')[0]}"
+    return browser
 
 
-@pytest.mark.parametrize("principal", [None, "agent", "viewer"])
-def test_the_local_page_is_the_operators(desk: Desk, principal: str | None) -> None:
+@pytest.mark.parametrize("role", [None, "agent", "viewer"])
+def test_the_local_page_is_the_operators(desk: Desk, role: Principal | None) -> None:
     record = desk.ask()
-    browser = local(desk, principal)
+    browser, refusal = local(desk, role), 401 if role is None else 403
     shown = browser.get("/local/r1")
-    assert (shown.status_code, "update_optimizer" in shown.text) == (403, False)
+    assert (shown.status_code, "update_optimizer" in shown.text) == (refusal, False)
     sent = {"verdict": "approve", "digest": record.request.digest if record.request else ""}
-    assert browser.post(f"/local/r1/{record.command_id}", data=sent).status_code == 403
+    assert browser.post(f"/local/r1/{record.command_id}", data=sent, headers=OURS).status_code == refusal
     assert desk.record(record).state is State.PROPOSED
 
 
@@ -456,17 +451,22 @@ def test_the_local_page_lists_what_waits_and_decides(desk: Desk) -> None:
     actions = [value for name, value in page.attributes if name == "action"]
     assert actions == [f"r1/{first.command_id}", f"r1/{second.command_id}"]
     sent = {"verdict": "approve", "digest": "0" * 64, "reason": ""}
-    assert browser.post(f"/local/{actions[0]}", data=sent).status_code == 409
+    assert browser.post(f"/local/{actions[0]}", data=sent, headers=OURS).status_code == 409
     sent["digest"] = first.request.digest if first.request else ""
-    assert browser.post(f"/local/{actions[0]}", data=sent, headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
+    assert (
+        browser.post(f"/local/{actions[0]}", data=sent, headers={**OURS, "Sec-Fetch-Site": "cross-site"}).status_code
+        == 403
+    )
+    assert browser.post(f"/local/{actions[0]}", data=sent).status_code == 403
     assert browser.post(f"/local/{actions[0]}", data=sent, headers={"Origin": "http://evil.example"}).status_code == 403
     assert desk.record(first).state is State.PROPOSED
-    done = browser.post(f"/local/{actions[0]}", data=sent, headers={"Origin": "http://127.0.0.1"})
+    done = browser.post(f"/local/{actions[0]}", data=sent, headers=OURS)
     assert (done.status_code, 'href="../r1"' in done.text) == (200, True)
     verdict = desk.record(first).verdict
     assert verdict is not None
-    assert (verdict.decision, verdict.decided_by) == ("approved", "operator:anna")
-    assert browser.post(f"/local/{actions[0]}", data=sent).status_code == 409
-    assert browser.post("/local/r1/nope", data=sent).status_code == 404
+    assert verdict.decision == "approved"
+    assert verdict.decided_by.startswith("operator:anna via anna (")
+    assert browser.post(f"/local/{actions[0]}", data=sent, headers=OURS).status_code == 409
+    assert browser.post("/local/r1/nope", data=sent, headers=OURS).status_code == 404
     assert desk.record(second).state is State.PROPOSED
-    assert Page(browser.get("/local/latest").text).tags.count("form") == 1
+    assert Page(browser.get("/local/r1").text).tags.count("form") == 1
