@@ -97,6 +97,9 @@ class Checkpoints:
         root: Folder for those on disk; made when it is needed. None where none can be written.
         settings: Caps and what is kept.
         prefers_low: Whether less of the goal metric is better.
+
+    Attributes:
+        newest_of_loop: The last one that the loop itself saved.
     """
 
     root: Path | None = None
@@ -106,6 +109,7 @@ class Checkpoints:
     branches: dict[str, Branch] = field(default_factory=lambda: {MAIN: Branch(MAIN)})
     branch: str = MAIN
     metric: float | None = None
+    newest_of_loop: SavedCheckpoint | None = None
     spare: Spare = field(default_factory=Spare)
 
     # -- finding ----------------------------------------------------------------------------------------------

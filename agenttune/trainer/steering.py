@@ -42,6 +42,11 @@ class Steering:
     def __post_init__(self) -> None:
         self.layers = LayerChanges(self.adapter)
 
+    @property
+    def branch(self) -> str:
+        """The branch that training is on."""
+        return self.checkpoints.branch
+
     def learn_groups(self) -> None:
         """Note at the start which groups are exempt from decay, and the groups' ratios."""
         self.exempt = exempt_groups(self.adapter.optimizer())

@@ -1,0 +1,82 @@
+"""Commands as they come in: read from the log only if somebody wrote to it, and past the guardrails once more."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+
+from agenttune.errors import StoreFault
+from agenttune.proposals import CommandRecord, State
+from agenttune.store import LOG_NAME, RunLog
+from agenttune.trainer.admission import Admission
+from agenttune.trainer.answers import Answers
+from agenttune.trainer.recorder import Recorder
+from agenttune.trainer.steering import Steering
+from agenttune.walwatch import WalWatch
+
+logger = logging.getLogger("agenttune")
+
+
+class Intake:
+    """The queue of one run; empty on ranks that only follow.
+
+    Args:
+        log: The run's log, for reading.
+        steering: The run.
+        answers: Answers what is refused.
+        recorder: Reads the knobs.
+    """
+
+    def __init__(self, log: RunLog | None, steering: Steering, answers: Answers, recorder: Recorder) -> None:
+        self._log = log
+        self._steering = steering
+        self._answers = answers
+        self._recorder = recorder
+        self._watch = WalWatch(log.folder / LOG_NAME) if log is not None else None
+        self._admission = Admission(log) if log is not None else None
+        self._has_fault = False
+        self.queue: list[CommandRecord] = []
+
+    def is_unchanged(self) -> bool:
+        """Whether nobody has written to the log, told in microseconds."""
+        return self._watch is not None and self._watch.is_unchanged()
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a request for approval wants training to wait; ranks that only follow know nothing of it."""
+        return self._admission is not None and self._admission.is_held
+
+    def fetch(self) -> list[CommandRecord]:
+        """Queued commands in order of acceptance; asks the log only if somebody wrote to it."""
+        if self._log is None or self._watch is None:
+            return []
+        if not self._has_fault and not self._watch.may_have_changed():
+            return self.queue
+        try:
+            self.queue = self._admitted(self._log.commands(State.QUEUED))
+        except (StoreFault, sqlite3.Error) as fault:
+            if not self._has_fault:
+                logger.warning("commands cannot be read (%s); training goes on", fault)
+            self._has_fault = True
+            return []
+        self._has_fault = False
+        self.queue = [record for record in self.queue if record.command_id not in self._answers.taken]
+        # What the trainer itself asks for, the state of before a change or the way back, comes before the next change.
+        self.queue.sort(key=lambda record: record.proposal.author.principal != "trainer")
+        return self.queue
+
+    def _admitted(self, records: list[CommandRecord]) -> list[CommandRecord]:
+        """Those that the guardrails still let through; the others are answered."""
+        if self._admission is None:
+            return records
+        self._admission.look_for_requests()
+        left = []
+        for record in records:
+            if record.command_id in self._answers.taken:
+                continue
+            refusal = self._admission.refusal(record, self._recorder.knobs, self._steering.step)
+            if refusal:
+                self._answers.refuse(record, refusal)
+            else:
+                left.append(record)
+        return left

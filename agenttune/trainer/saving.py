@@ -1,0 +1,147 @@
+"""Checkpoints of a run as its session makes them: by the loop's own saving, or from the state between two steps."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from agenttune.errors import AgenttuneError
+from agenttune.events import CheckpointDeleted
+from agenttune.proposals import Ack
+from agenttune.trainer.answers import Answers
+from agenttune.trainer.checkpoint_files import write_manifest
+from agenttune.trainer.checkpoints import SavedCheckpoint
+from agenttune.trainer.outcomes import AwaitCapture, AwaitSave, Waiting
+from agenttune.trainer.recorder import Recorder
+from agenttune.trainer.steered import capture_steered
+from agenttune.trainer.steering import Steering
+
+logger = logging.getLogger("agenttune")
+
+REASON_CHARACTERS = 500
+"""Longest text kept of an error."""
+
+
+class Saving:
+    """Who waits for a checkpoint, and what is done when there is one.
+
+    Args:
+        steering: The run.
+        answers: Answers who asked.
+        recorder: Writes the log.
+    """
+
+    def __init__(self, steering: Steering, answers: Answers, recorder: Recorder) -> None:
+        self._steering = steering
+        self._answers = answers
+        self._recorder = recorder
+        self.saves: list[Waiting] = []
+        self.captures: list[Waiting] = []
+
+    def accept_save(self, waiting: Waiting, is_just_saved: bool) -> None:
+        """Wait for the loop's own save, unless it has just made one that holds the values in force."""
+        saved = self._steering.checkpoints.newest_of_loop
+        if is_just_saved and saved is not None and saved.step == self._steering.step and saved.is_current:
+            self._answer_save(waiting, saved)
+        else:
+            self.saves.append(waiting)
+
+    def accept_capture(self, waiting: Waiting) -> None:
+        """Keep the state as soon as the loop is done with this step."""
+        self.captures.append(waiting)
+        self.take_captures()
+
+    def fail_open(self, status: str) -> None:
+        """The run ends; nobody saves any more."""
+        for waiting in [*self.saves, *self.captures]:
+            self._answers.refuse(waiting.record, f"the run is {status}, no checkpoint was saved")
+        self.saves, self.captures = [], []
+
+    # -- the loop's own -----------------------------------------------------------------------------------------
+
+    def saved(self, checkpoint: SavedCheckpoint | str) -> None:
+        """The loop has saved a checkpoint, or has not, for the reason given; answers who asked for it."""
+        saves, self.saves = self.saves, []
+        if isinstance(checkpoint, str):
+            for waiting in saves:
+                self._answers.refuse(waiting.record, checkpoint)
+            return
+        self._steering.checkpoints.newest_of_loop = checkpoint
+        self._complete(checkpoint)
+        for waiting in saves:
+            self._answer_save(waiting, checkpoint)
+        if not saves:
+            self._steering.checkpoints.add(checkpoint)
+            self._recorder.record(checkpoint.saved_event())
+
+    def _complete(self, checkpoint: SavedCheckpoint) -> None:
+        """Add to the loop's own checkpoint what it does not hold, and note it."""
+        checkpoints, adapter = self._steering.checkpoints, self._steering.adapter
+        checkpoint.metric = checkpoints.metric
+        gone = checkpoints.drop_vanished(but_for=checkpoint.path)
+        if gone:
+            self._recorder.record(*gone)
+        # Without a folder of its own this process does not record the run: another rank writes the manifest.
+        if not adapter.checkpoint_refusal() and checkpoint.path is not None and checkpoints.root is not None:
+            state = adapter.capture()
+            state.steered = capture_steered(self._steering)
+            write_manifest(Path(checkpoint.path), state, checkpoint.branch)
+
+    def _answer_save(self, waiting: Waiting, saved: SavedCheckpoint) -> None:
+        outcome = waiting.outcome
+        saved = saved.named(outcome.tag if isinstance(outcome, AwaitSave) else None)
+        self._steering.checkpoints.add(saved)
+        message = outcome.message if isinstance(outcome, AwaitSave) else ""
+        event = saved.saved_event(waiting.record.command_id)
+        result = {"checkpoint_id": saved.checkpoint_id, "path": saved.path}
+        ack = Ack(outcome="applied", step=saved.step, result=result, message=message)
+        self._answers.acknowledge(waiting.record, ack, (event,))
+
+    # -- from the state -----------------------------------------------------------------------------------------
+
+    def take_captures(self) -> None:
+        """Keep the state for who asked, once the loop is done with this step."""
+        if not self.captures or not self._steering.adapter.is_settled():
+            return
+        captures, self.captures = self.captures, []
+        for waiting in captures:
+            if isinstance(waiting.outcome, AwaitCapture):
+                self._take(waiting, waiting.outcome)
+
+    def _take(self, waiting: Waiting, outcome: AwaitCapture) -> None:
+        try:
+            saved, deleted = self.keep_state(outcome)
+        except AgenttuneError as error:
+            self._answers.refuse(waiting.record, str(error))
+        except Exception as error:  # the user's training is worth more than this checkpoint
+            logger.exception("checkpoint not saved")
+            self._answers.refuse(waiting.record, f"{type(error).__name__}: {error}"[:REASON_CHARACTERS])
+        else:
+            event = saved.saved_event(waiting.record.command_id)
+            result = {"checkpoint_id": saved.checkpoint_id, "path": saved.path, "size_bytes": saved.size_bytes}
+            ack = Ack(outcome="applied", step=self._steering.step, result=result, message=outcome.message)
+            self._answers.acknowledge(waiting.record, ack, (event, *deleted))
+        if outcome.then is not None:
+            outcome.then()
+
+    def keep_state(self, outcome: AwaitCapture) -> tuple[SavedCheckpoint, list[CheckpointDeleted]]:
+        """Keep the state as it stands; only where the loop is settled.
+
+        Returns:
+            The checkpoint, and what is gone.
+
+        Raises:
+            AgenttuneError: It cannot be kept there.
+        """
+        checkpoints, adapter = self._steering.checkpoints, self._steering.adapter
+        vanished = checkpoints.drop_vanished()
+        state = adapter.capture()
+        state.steered = capture_steered(self._steering)
+        saved, deleted = checkpoints.save(state, adapter.write_model, outcome.keep_in, outcome.tag, outcome.pinned)
+        return saved, [*vanished, *(event for _, event in deleted)]
+
+    def release(self, checkpoint_id: str, reason: str) -> None:
+        """Delete a checkpoint that was kept for a purpose that is over."""
+        gone = self._steering.checkpoints.release(checkpoint_id, reason)
+        if gone is not None:
+            self._recorder.record(gone)
