@@ -10,7 +10,17 @@ import math
 from enum import Enum
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    Strict,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
 from agenttune.errors import CommandError
 
@@ -226,6 +236,79 @@ class DoEvaluate(CommandBase):
     kind: Literal["do_evaluate"] = "do_evaluate"
 
 
+Candidate = Annotated[
+    Union[UpdateOptimizer, UpdateSchedule, UpdateTraining, SetKnob],
+    Field(discriminator="kind"),
+]
+CANDIDATE_TYPES: tuple[type[CommandBase], ...] = get_args(get_args(Candidate)[0])
+MAX_CANDIDATES = 8
+MAX_EXTRA_STEPS = 5000
+"""Of one probe (guess: more says nothing that a run of its own would not say better)."""
+_CANDIDATES_SCHEMA = {
+    "type": "array",
+    "minItems": 1,
+    "maxItems": MAX_CANDIDATES,
+    "items": {
+        "type": "object",
+        "properties": {
+            "kind": {"type": "string", "enum": [t.model_fields["kind"].default for t in CANDIDATE_TYPES]},
+        },
+        "required": ["kind"],
+    },
+}
+"""Their own fields are described where the commands themselves are; a model pays for each word twice otherwise."""
+
+
+class Probe(CommandBase):
+    """Try changes for some steps each from the state of now, on the same batches; go back, and adopt the best.
+
+    Nothing is left of the trials but the answer. They cost `steps` extra training steps for each candidate, and as
+    many for changing nothing. Few steps favour what helps at once: a lower rate looks better than it is.
+    """
+
+    risk = Risk.DISRUPT
+    example = {
+        "kind": "probe",
+        "candidates": [{"kind": "update_optimizer", "lr": 5e-4}, {"kind": "update_optimizer", "lr": 2e-3}],
+        "steps": 20,
+    }
+    kind: Literal["probe"] = "probe"
+    candidates: Annotated[tuple[Candidate, ...], WithJsonSchema(_CANDIDATES_SCHEMA)] = Field(
+        min_length=1,
+        max_length=MAX_CANDIDATES,
+        description="Commands with their `kind` and fields, as they would be sent alone.",
+    )
+    steps: Annotated[Int, Field(ge=2, le=1000)] = Field(20, description="Training steps of each trial.")
+    metric: Literal["loss", "goal"] = Field(
+        "loss",
+        description="What is compared. `loss`: the mean training loss over the second half of each trial. `goal`: the "
+        "goal metric, evaluated at the end of each.",
+    )
+    include_current: Bool = Field(
+        True, description="Try changing nothing too; a candidate is adopted only if it is better than that."
+    )
+    min_gain_frac: Annotated[Float, Field(ge=0, le=1)] = Field(
+        0.01, description="By which part of the value, at least, it has to be better than changing nothing."
+    )
+
+    @property
+    def extra_steps(self) -> int:
+        """Training steps that all trials take together."""
+        return self.steps * (len(self.candidates) + self.include_current)
+
+    @model_validator(mode="after")
+    def _can_be_tried(self) -> Probe:
+        for number, candidate in enumerate(self.candidates):
+            if candidate in self.candidates[:number]:
+                raise ValueError(f"candidate {number} (from 0) stands there twice")
+            fixed = {"max_steps", "gradient_accumulation_steps"} & candidate.arguments().keys()
+            if fixed:
+                raise ValueError(f"candidate {number} (from 0): {fixed.pop()} cannot be tried; max_grad_norm can")
+        if self.extra_steps > MAX_EXTRA_STEPS:
+            raise ValueError(f"{self.extra_steps} extra steps in all; at most {MAX_EXTRA_STEPS} in one probe")
+        return self
+
+
 class UpdateDataset(CommandBase):
     """Rebuild the training dataset with other initialization parameters."""
 
@@ -309,6 +392,7 @@ Command = Annotated[
         ResumeTraining,
         StopTraining,
         DoEvaluate,
+        Probe,
         UpdateDataset,
         UpdateDatasetRuntimeHyperparameters,
         ModelLayerOperation,

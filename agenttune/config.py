@@ -345,6 +345,10 @@ class BudgetSettings(Settings):
 
     max_commands: int | None = Field(100, ge=0)
     """Commands of agents that reach the trainer; null for no limit."""
+    max_probe_frac: float | None = Field(0.2, ge=0)
+    """Extra training steps of agents' probes, as a part of the run's steps; null for no limit."""
+    max_probe_steps: int | None = Field(None, ge=0)
+    """The same as a number of steps, whichever is reached first; null for no limit."""
     max_usd: float | None = Field(None, gt=0)
     """Money for calls of a language model, in US dollars; needs its price in `llm.prices`; null for no limit."""
     max_calls: int | None = Field(None, ge=0)

@@ -610,6 +610,7 @@ def _history(log: RunLog, author: Author) -> History:
         taken=log.count_commands(*TAKEN, principal="agent"),
         refused=log.commands(State.REJECTED, principal="agent", limit=REFUSED, newest=True),
         waiting=log.commands(State.PROPOSED, principal="agent", limit=HISTORY, newest=True),
+        extra_steps=log.extra_steps(),
     )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agenttune.events import Decided
+from agenttune.events import Decided, Probed
 from agenttune.store import RunLog
-from agenttune.summary import Cost, DecisionCost
+from agenttune.summary import Cost, DecisionCost, ProbeCost
 from agenttune.transcripts import ModelCalled, Usage
 
 PAGE = 100
@@ -29,6 +29,18 @@ def cost_of(calls: Sequence[ModelCalled]) -> Cost:
         uncounted_calls=sum(call.usage is None for call in answered),
         models=list(dict.fromkeys(call.model for call in calls)),
         mean_latency_s=sum(call.latency_s for call in answered) / len(answered) if answered else None,
+    )
+
+
+def probe_cost(log: RunLog) -> ProbeCost:
+    """What the probes of a run took."""
+    bodies = [event.body for event in log.events(kinds=["probed"], limit=100_000)]
+    probed = [body for body in bodies if isinstance(body, Probed)]
+    return ProbeCost(
+        probes=len(probed),
+        adopted=sum(body.adopted is not None for body in probed),
+        extra_steps=sum(body.extra_steps for body in probed),
+        extra_s=sum(body.extra_s for body in probed),
     )
 
 

@@ -111,6 +111,74 @@ class BranchStarted(Record):
     checkpoint_id: str | None = None
 
 
+TRIAL_PREFIX = "probe:"
+"""How the names of the branches begin that a probe's trials are recorded on; no branch of a user's can be named so."""
+
+
+def is_trial(branch: str) -> bool:
+    """Whether what is recorded on a branch belongs to a trial, which the run does not stand on."""
+    return branch.startswith(TRIAL_PREFIX)
+
+
+class TrialStarted(Record):
+    """A probe tries something; its steps are recorded on a branch of their own, and taken back."""
+
+    kind: Literal["trial_started"] = "trial_started"
+    name: str = Field(description="The branch that its steps are recorded on.")
+    parent: str
+    from_step: int
+    command: SerializeAsAny[CommandBase] | None = Field(None, description="What is tried; none: changing nothing.")
+
+    @field_validator("command", mode="before")
+    @classmethod
+    def _parse(cls, raw: object) -> CommandBase | None:
+        return raw if raw is None or isinstance(raw, CommandBase) else parse_command(raw)
+
+
+class Trial(Record):
+    """What came of one trial.
+
+    Attributes:
+        name: The branch that its steps are recorded on.
+        command: What was tried; none: changing nothing.
+        start: The training loss of the trial's first step.
+        value: What was compared; none for a trial that cannot win.
+        steps: Training steps that it took.
+        took_s: Time that it took, in seconds.
+        problem: Why it cannot win.
+    """
+
+    name: str
+    command: SerializeAsAny[CommandBase] | None = None
+    start: Metric | None = None
+    value: Metric | None = None
+    steps: int = 0
+    took_s: float = 0.0
+    problem: str = ""
+
+    @field_validator("command", mode="before")
+    @classmethod
+    def _parse(cls, raw: object) -> CommandBase | None:
+        return raw if raw is None or isinstance(raw, CommandBase) else parse_command(raw)
+
+
+class Probed(Record):
+    """The trials of a probe are over, and the run stands where it stood before them.
+
+    Attributes:
+        adopted: Which trial's command was taken, from 0; none: nothing was changed.
+        extra_s: Time that all of it took, with going back, in seconds.
+    """
+
+    kind: Literal["probed"] = "probed"
+    trials: list[Trial]
+    adopted: int | None = None
+    metric: str = ""
+    extra_steps: int
+    extra_s: float
+    reason: str = ""
+
+
 class ParameterInfo(Record):
     """A hyperparameter of a layer that `model_layer_parameter_update` can change."""
 
@@ -324,6 +392,8 @@ Body = Annotated[
         CheckpointSaved,
         CheckpointDeleted,
         BranchStarted,
+        TrialStarted,
+        Probed,
         ModelRead,
         DatasetRead,
         KnobsRead,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from agenttune.costs import costs_of_run
+from agenttune.costs import costs_of_run, probe_cost
 from agenttune.events import Found, NoteAdded, PolicyAttached, RunInfo, Settled
 from agenttune.goals import EVERYTHING, goal_values, score_of
 from agenttune.hindsight import shadow_score
@@ -33,6 +33,7 @@ def summarize(log: RunLog) -> RunSummary:
         policies=[e.body.policy for e in bodies if isinstance(e.body, PolicyAttached)],
         notes=[e.body.text for e in bodies if isinstance(e.body, NoteAdded)],
         cost=cost,
+        probing=probe_cost(log),
         decision_costs=decision_costs,
         shadow=shadow_score(log),
     )

@@ -114,6 +114,8 @@ class Observer:
         self._branch: str | None = None
         self._upto = 0
         self._rows: deque[StoredPoint] = deque(maxlen=RECENT_POINTS)
+        self._last_at_s: float | None = None
+        """Unix time of the newest row on any branch: in a trial of a probe, training does not stand still."""
         self._thinned: dict[str, Thinned] = {}
 
     def observe(self, log: RunLog, info: RunInfo, now_s: float, max_commands: int | None) -> Observation:
@@ -129,6 +131,7 @@ class Observer:
             self._catch_up(log, info.branch)
             recent = list(self._rows)
             series = self._series_views(recent)
+            newest_at_s = self._last_at_s
         line = Lineage(segments=[Segment(branch=name, last_step=until) for name, until in log.lineage(info.branch)])
         found = _on(line, log.events(kinds=["found"], limit=HISTORY, newest=True))
         evaluated = _on(line, log.events(kinds=["evaluated"], limit=HISTORY, newest=True))
@@ -143,7 +146,7 @@ class Observer:
             branch=info.branch,
             lineage=line,
             at_s=now_s,
-            last_step_at_s=steps[-1].at_s if steps else None,
+            last_step_at_s=max(steps[-1].at_s, newest_at_s or 0.0) if steps else None,
             goal_metric=info.goal_metric,
             goal_direction=info.goal_direction,
             knobs=_with_rates(info.knobs, steps),
@@ -164,7 +167,7 @@ class Observer:
         if branch != self._branch or behind > PAGE * MOST_PAGES:
             self._begin(log, branch)
         while rows := log.points(self._upto, PAGE):
-            self._upto = rows[-1].point_id
+            self._upto, self._last_at_s = rows[-1].point_id, rows[-1].at_s
             self._take([row for row in rows if row.branch == branch])
             if len(rows) < PAGE:
                 break

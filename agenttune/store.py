@@ -24,6 +24,7 @@ from agenttune.errors import AlreadyDecided, CommandIdReused, StoreFault, Unknow
 from agenttune.events import (
     BODY,
     LIVE,
+    TRIAL_PREFIX,
     Acked,
     ApprovalRequested,
     BranchStarted,
@@ -209,7 +210,10 @@ class RunLog:
         return info.model_copy(update=now)
 
     def _last_step(self) -> int:
-        row = self._db.execute("SELECT step FROM points ORDER BY point_id DESC LIMIT 1").fetchone()
+        # Trials of a probe are at steps that the run does not stand at.
+        row = self._db.execute(
+            "SELECT step FROM points WHERE branch NOT LIKE ? ORDER BY point_id DESC LIMIT 1", (f"{TRIAL_PREFIX}%",)
+        ).fetchone()
         return int(row[0]) if row else 0
 
     def _branch(self) -> str:
@@ -326,6 +330,12 @@ class RunLog:
     def last_seq(self) -> int:
         row = self._db.execute("SELECT max(seq) FROM events").fetchone()
         return int(row[0] or 0)
+
+    def extra_steps(self) -> int:
+        """Training steps that probes took and gave back."""
+        sql = "SELECT coalesce(sum(json_extract(body, '$.extra_steps')), 0) FROM events WHERE kind = 'probed'"
+        with _storing(self.folder):
+            return int(self._db.execute(sql).fetchone()[0])
 
     def submit(self, proposal: Proposal, answer: Verdict | ApprovalRequest) -> CommandRecord:
         """Record a proposal with the gate's answer: approved ones are queued for the trainer, others may wait.

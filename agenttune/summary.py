@@ -78,6 +78,20 @@ class Cost(Record):
         return self.input_tokens + self.output_tokens
 
 
+class ProbeCost(Record):
+    """What probes took beside the run's own steps.
+
+    Attributes:
+        extra_s: Time, in seconds, with going back.
+        adopted: Probes after which something was changed.
+    """
+
+    probes: int = 0
+    adopted: int = 0
+    extra_steps: int = 0
+    extra_s: float = 0.0
+
+
 class DecisionCost(Record):
     """What one decision took; `step` is that of the observation it rests on."""
 
@@ -132,6 +146,7 @@ class RunSummary(Record):
     policies: list[str]
     notes: list[str]
     cost: Cost = Field(default_factory=Cost)
+    probing: ProbeCost = Field(default_factory=ProbeCost)
     decision_costs: list[DecisionCost] = Field(default_factory=list, description="Decisions that took calls.")
     shadow: ShadowScore | None = Field(None, description="None if no policy in shadow proposed anything.")
 
@@ -143,7 +158,9 @@ def outcome_line(record: CommandRecord) -> str:
     if record.ack.outcome != "applied":
         return f"{record.ack.outcome}: {record.ack.message}"
     parts = [f"{c.name} {_short(c.previous)} -> {_short(c.effective)}" for c in record.ack.changes]
-    parts += [f"{name} {_short(value)}" for name, value in record.ack.result.items()]
+    # Tables, such as a probe's trials, are no part of a line.
+    told = {name: value for name, value in record.ack.result.items() if not isinstance(value, (list, dict, type(None)))}
+    parts += [f"{name} {_short(value)}" for name, value in told.items()]
     return ", ".join(parts) or record.ack.message or "applied"
 
 

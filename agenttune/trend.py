@@ -14,7 +14,7 @@ from functools import cached_property
 from itertools import pairwise
 from statistics import median
 
-from agenttune.commands import UpdateOptimizer, UpdateSchedule, UpdateTraining
+from agenttune.commands import Probe, UpdateOptimizer, UpdateSchedule, UpdateTraining
 from agenttune.observation import Observation, SeriesView
 from agenttune.proposals import CommandRecord
 
@@ -43,7 +43,11 @@ def changes(observation: Observation) -> list[CommandRecord]:
     done = [c for c in observation.commands if c.ack is not None and c.ack.outcome == "applied"]
     line = observation.lineage
     here = [c for c in done if c.ack is not None and line.has(c.ack.branch, c.ack.step)]
-    return [c for c in here if isinstance(c.proposal.command, STEERING)]
+    return [c for c in here if isinstance(c.proposal.command, STEERING) or _has_adopted(c)]
+
+
+def _has_adopted(record: CommandRecord) -> bool:
+    return isinstance(record.proposal.command, Probe) and record.ack is not None and bool(record.ack.changes)
 
 
 def last_change_step(observation: Observation) -> int:

@@ -12,7 +12,8 @@ from agenttune.errors import UserError
 from agenttune.events import RunInfo
 from agenttune.gate.approval import escalated, rule_on
 from agenttune.gate.chain import Moment, Situation
-from agenttune.gate.guardrails import CLAMPING, GUARDRAILS, Guardrail, World
+from agenttune.gate.guardrails import CLAMPING, GUARDRAILS, PER_KNOB, Guardrail, World
+from agenttune.gate.probes import about, alone, strictest
 from agenttune.proposals import ApprovalRequest, CommandRecord, Passed, Proposal, Verdict
 
 MOST_CLAMPS = 8
@@ -28,12 +29,14 @@ class History:
         taken: How many there are in all.
         refused: The newest that were refused, oldest first.
         waiting: Those that wait for a decision.
+        extra_steps: Training steps that probes have taken so far.
     """
 
     commands: Sequence[CommandRecord] = ()
     taken: int = 0
     refused: Sequence[CommandRecord] = ()
     waiting: Sequence[CommandRecord] = ()
+    extra_steps: int = 0
 
     def with_moment(self, moment: Moment) -> Situation:
         """What the conditions of approval rules can speak of."""
@@ -76,12 +79,25 @@ class Gate:
             probation=self.probation,
             refused=history.refused,
             waiting=history.waiting,
+            extra_steps=history.extra_steps,
         )
-        for guardrail in self.guardrails:
-            refusal = guardrail(proposal, world)
-            if refusal is not None:
-                return refusal
-        return None
+        refusal = self._first_refusal(proposal, world)
+        if refusal is not None and refusal.decided_by not in PER_KNOB:
+            return refusal
+        for number, candidate in alone(proposal):
+            own = self._first_refusal(candidate, world)
+            if own is not None:
+                return about(own, proposal.command, number)
+        return refusal
+
+    def _first_refusal(self, proposal: Proposal, world: World) -> Verdict | None:
+        refusals = (guardrail(proposal, world) for guardrail in self.guardrails)
+        return next((refusal for refusal in refusals if refusal is not None), None)
+
+    def _rule_on(self, proposal: Proposal, situation: Situation) -> Verdict | ApprovalRequest:
+        """What the rules say; of a probe, also on each of its candidates."""
+        each = [proposal, *(candidate for _, candidate in alone(proposal))]
+        return strictest(proposal, [rule_on(one, self.settings.approval, situation) for one in each])
 
     def judge(self, proposal: Proposal, moment: Moment, history: History) -> Verdict | ApprovalRequest:
         """The verdict on a proposal, or whom to ask for it.
@@ -93,7 +109,7 @@ class Gate:
         """
         refusal = self.refusal(proposal, moment.info, history)
         if refusal is None:
-            return rule_on(proposal, self.settings.approval, history.with_moment(moment))
+            return self._rule_on(proposal, history.with_moment(moment))
         if not self.settings.clamp or proposal.author.principal != "agent":
             return refusal
         return self._clamped(proposal, refusal, moment, history)
@@ -123,7 +139,7 @@ class Gate:
             refusal = again
         else:
             return refusal
-        ruling = rule_on(edited, self.settings.approval, history.with_moment(moment))
+        ruling = self._rule_on(edited, history.with_moment(moment))
         if isinstance(ruling, Verdict) and ruling.decision == "approved":
             reason = f"clamped (gate.clamp): {'; '.join(said)}"
             return Verdict(decision="edited", decided_by=refusal.decided_by, reason=reason, edited=edited.command)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from agenttune.commands import ModelLayerOperation, ModelLayerParameterUpdate, Risk
+from agenttune.commands import ModelLayerOperation, ModelLayerParameterUpdate, Probe, Risk
 from agenttune.config import Bounds, BudgetSettings, GateSettings, ProbationSettings
 from agenttune.events import RunInfo
-from agenttune.gate.targets import Target, targets_of
+from agenttune.gate.targets import Target, changed_by, targets_of
 from agenttune.proposals import CommandRecord, Proposal, State, Verdict
 
 
@@ -28,6 +28,7 @@ class World:
         probation: How changes are watched.
         refused: The newest commands of agents that were refused, oldest first.
         waiting: Those that wait for a decision.
+        extra_steps: Training steps that probes have taken so far.
     """
 
     info: RunInfo
@@ -38,8 +39,11 @@ class World:
     probation: ProbationSettings = field(default_factory=ProbationSettings)
     refused: Sequence[CommandRecord] = ()
     waiting: Sequence[CommandRecord] = ()
+    extra_steps: int = 0
 
 
+FEWEST_TRIAL_STEPS = 2
+"""That a probe takes for a trial."""
 Guardrail = Callable[[Proposal, World], Verdict | None]
 
 
@@ -88,7 +92,7 @@ def cooldown(proposal: Proposal, world: World) -> Verdict | None:
         return None
     asked = {target.knob for target in targets_of(proposal.command, world.info)}
     for record in reversed(world.history):
-        same = asked & {target.knob for target in targets_of(record.command, world.info)}
+        same = asked & changed_by(record, world.info)
         since = world.info.step - _step_of(record)
         # A change at a later step was left behind by going back to a checkpoint.
         if same and 0 <= since < wait:
@@ -106,7 +110,7 @@ def after_revert(proposal: Proposal, world: World) -> Verdict | None:
     for record in reversed(world.history):
         if record.state is not State.REVERTED:
             continue
-        same = asked & {target.knob for target in targets_of(record.command, world.info)}
+        same = asked & changed_by(record, world.info)
         since = world.info.step - _step_of(record)
         if same and since < wait:
             reason = (
@@ -123,6 +127,36 @@ def budget(proposal: Proposal, world: World) -> Verdict | None:
     if limit is None or proposal.author.principal != "agent" or world.taken < limit:
         return None
     return _refuse("budget", f"the budget of {limit} agent commands is used up (budgets.max_commands)")
+
+
+def extra_steps(proposal: Proposal, world: World) -> Verdict | None:
+    """Training steps that the probes of a run take beside its own, and those that would reach its end."""
+    command, info = proposal.command, world.info
+    if not isinstance(command, Probe):
+        return None
+    if info.max_steps is not None and info.step + command.steps >= info.max_steps:
+        left = max(0, info.max_steps - info.step - 1)
+        reason = f"trials of {command.steps} steps would reach the run's end; {left} are left at step {info.step}"
+        return _refuse("extra_steps", reason, {"steps": left} if left >= FEWEST_TRIAL_STEPS else None)
+    if proposal.author.principal != "agent":
+        return None
+    for source, limit in _extra_limits(world):
+        if world.extra_steps + command.extra_steps > limit:
+            used = f"{command.extra_steps} extra steps, with {world.extra_steps} used up"
+            reason = f"{used}; {source} allows {limit} in this run"
+            each = (limit - world.extra_steps) // (command.extra_steps // command.steps)
+            return _refuse("extra_steps", reason, {"steps": each} if each >= FEWEST_TRIAL_STEPS else None)
+    return None
+
+
+def _extra_limits(world: World) -> Iterator[tuple[str, int]]:
+    budgets, info = world.budgets, world.info
+    if budgets.max_probe_steps is not None:
+        yield "budgets.max_probe_steps", budgets.max_probe_steps
+    if budgets.max_probe_frac is not None:
+        # Without a known end, a part of what has been done.
+        whole = info.step if info.max_steps is None else info.max_steps
+        yield f"budgets.max_probe_frac ({budgets.max_probe_frac:g})", int(budgets.max_probe_frac * whole)
 
 
 def repeated(proposal: Proposal, world: World) -> Verdict | None:
@@ -238,6 +272,7 @@ def _value_before(knob: str, world: World) -> float | None:
 GUARDRAILS: tuple[Guardrail, ...] = (
     forbidden,
     budget,
+    extra_steps,
     repeated,
     quiet_steps,
     layers,
@@ -250,6 +285,8 @@ GUARDRAILS: tuple[Guardrail, ...] = (
 )
 CLAMPING = frozenset({"guardrail:bounds", "guardrail:change_factor", "guardrail:window"})
 """Guardrails whose nearest allowed value may be taken instead, where `gate.clamp` asks for it."""
+PER_KNOB = CLAMPING | {"guardrail:cooldown", "guardrail:after_revert"}
+"""Guardrails that speak of single values; of a probe, of those of one candidate."""
 
 
 def _limits(target: Target, world: World) -> Iterator[tuple[str, Bounds]]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from agenttune.commands import CommandBase, SetKnob, UpdateOptimizer, UpdateSchedule, UpdateTraining
+from agenttune.commands import CommandBase, Probe, SetKnob, UpdateOptimizer, UpdateSchedule, UpdateTraining
 from agenttune.events import KnobState, RunInfo
+from agenttune.proposals import CommandRecord
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,12 @@ class Target:
 
 
 def targets_of(command: CommandBase, info: RunInfo) -> list[Target]:
-    """Every number that a command would put into force; empty for commands that change no number."""
+    """Every number that a command would put into force; empty for commands that change no number.
+
+    A probe may put any of its candidates into force.
+    """
+    if isinstance(command, Probe):
+        return [target for candidate in command.candidates for target in targets_of(candidate, info)]
     knobs = {knob.name: knob for knob in info.knobs}
     if isinstance(command, UpdateOptimizer):
         return _optimizer_targets(command, knobs)
@@ -42,6 +48,13 @@ def targets_of(command: CommandBase, info: RunInfo) -> list[Target]:
     if isinstance(command, SetKnob) and isinstance(command.value, (int, float)):
         return [Target(command.name, "value", float(command.value), _effective(knobs, command.name))]
     return []
+
+
+def changed_by(record: CommandRecord, info: RunInfo) -> set[str]:
+    """Knobs that a command of the past has changed, or will; of a probe those that it adopted."""
+    if isinstance(record.command, Probe) and record.ack is not None:
+        return {change.name for change in record.ack.changes}
+    return {target.knob for target in targets_of(record.command, info)}
 
 
 def _optimizer_targets(command: UpdateOptimizer, knobs: dict[str, KnobState]) -> list[Target]:
@@ -75,6 +88,8 @@ def _effective(knobs: dict[str, KnobState], name: str) -> float | None:
 
 def touched_by(command: CommandBase) -> set[str]:
     """Names of all knobs that a command changes, also those that are no numbers."""
+    if isinstance(command, Probe):
+        return {name for candidate in command.candidates for name in touched_by(candidate)}
     if isinstance(command, UpdateOptimizer):
         own = set(command.arguments()) - {"other"} - command.modifiers
         return own | set(command.other)
@@ -87,6 +102,8 @@ def touched_by(command: CommandBase) -> set[str]:
 
 def factor_of(command: CommandBase, info: RunInfo) -> float:
     """The largest factor by which a command changes a knob, up or down; infinite where that cannot be told."""
+    if isinstance(command, Probe):
+        return max(factor_of(candidate, info) for candidate in command.candidates)
     targets, touched = targets_of(command, info), touched_by(command)
     if not touched or touched - {target.knob for target in targets}:
         return math.inf

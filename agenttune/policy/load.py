@@ -26,6 +26,7 @@ from agenttune.policy.baselines import (
 from agenttune.policy.composites import COMPOSITES
 from agenttune.policy.cooldown import Cooldown
 from agenttune.policy.llm import LlmFile, make_llm
+from agenttune.policy.lookahead import Lookahead, LookaheadFile
 from agenttune.policy.rules import RulePolicy, RulesFile
 from agenttune.policy.schedule import ScheduleFile, SchedulePolicy
 from agenttune.policy.wrappers import notice_of
@@ -44,6 +45,7 @@ TYPES: dict[str, tuple[type[Settings], Make]] = {
     "reduce_on_plateau": (ReduceOnPlateauFile, lambda name, file, context: ReduceOnPlateau(name, file)),
     "greedy_lr": (GreedyLrFile, lambda name, file, context: GreedyLr(name, file)),
     "random": (RandomFile, lambda name, file, context: RandomPolicy(name, file)),
+    "lookahead": (LookaheadFile, lambda name, file, context: Lookahead(name, file)),
     "llm": (LlmFile, make_llm),
     "schedule": (ScheduleFile, lambda name, file, context: SchedulePolicy(name, file)),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agenttune.summary import Cost, DecisionCost
+from agenttune.summary import Cost, DecisionCost, ProbeCost
 from agenttune.terminal.text import clean, duration
 
 
@@ -54,6 +54,18 @@ def cost_report(cost: Cost, decisions: Sequence[DecisionCost]) -> list[str]:
     if cost.uncounted_calls:
         lines.append(f"the server did not tell the tokens of {cost.uncounted_calls} calls")
     return lines
+
+
+def probe_line(probing: ProbeCost, steps: int) -> str:
+    """What probes took beside the run's own steps; empty if there were none."""
+    if not probing.probes:
+        return ""
+    word = "probe" if probing.probes == 1 else "probes"
+    share = f" ({100 * probing.extra_steps / steps:.0f} % of the run's {steps})" if steps else ""
+    return (
+        f"{probing.probes} {word}, {probing.adopted} adopted: {probing.extra_steps} extra steps{share}, "
+        f"{duration(probing.extra_s)}"
+    )
 
 
 def _per_decision(costs: Sequence[Cost]) -> str:

@@ -22,6 +22,7 @@ from agenttune.events import (
     Proposed,
     RunInfo,
     StoredPoint,
+    is_trial,
 )
 from agenttune.goals import goal_values, score_of
 from agenttune.store import RunLog
@@ -100,10 +101,11 @@ class RunFeed:
         self._version = version
         points = self._new_points()
         for point in points:
-            self._take_point(point)
+            if not is_trial(point.branch):
+                self._take_point(point)
         lines = [line for event in self._new_events() for line in self._take_event(event)]
         self.now.info = self._log.info()
-        self._take_speed(points)
+        self._take_speed([point for point in points if not is_trial(point.branch)])
         self._take_curve()
         return lines
 

@@ -23,12 +23,14 @@ from agenttune.events import (
     PolicyAttached,
     PolicyDetached,
     PolicyRequested,
+    Probed,
     Proposed,
     ReadBack,
     RunStarted,
     Settled,
     StandingChanged,
     StatusChanged,
+    Trial,
 )
 from agenttune.proposals import CommandRecord
 from agenttune.summary import outcome_line
@@ -176,6 +178,15 @@ def _branch(body: BranchStarted, record: CommandRecord | None) -> Parts:
         yield "branch", f"{body.name} from {body.parent} at step {body.from_step}", "green"
 
 
+def _probed(body: Probed, record: CommandRecord | None) -> Parts:
+    tried = ", ".join(f"{_tried(t)}: {t.problem or number(t.value)}" for t in body.trials)
+    yield "probed", f"{tried}; {body.extra_steps} extra steps; {body.reason}", "blue"
+
+
+def _tried(trial: Trial) -> str:
+    return "as it is" if trial.command is None else command_words(trial.command.model_dump(mode="json"))
+
+
 def _read_back(body: ReadBack, record: CommandRecord | None) -> Parts:
     if not body.held:
         yield "undone", f"expected {_pairs(body.expected)}, found {_pairs(body.found)}", "bold red"
@@ -224,6 +235,7 @@ _MAKERS: Mapping[type, Callable[[Any, CommandRecord | None], Parts]] = {
     Evaluated: _evaluated,
     CheckpointSaved: _checkpoint,
     BranchStarted: _branch,
+    Probed: _probed,
     ReadBack: _read_back,
     PolicyAttached: _attached,
     PolicyDetached: _detached,

@@ -16,7 +16,7 @@ from agenttune.processes import is_alive
 from agenttune.proposals import State
 from agenttune.store import LOG_NAME
 from agenttune.summary import Intervention, MetricAt, RunSummary, Score
-from agenttune.terminal.costs import cost_report
+from agenttune.terminal.costs import cost_report, probe_line
 from agenttune.terminal.lines import BAD_STATUS, SEVERITY_STYLE, command_words
 from agenttune.terminal.shadow import print_shadow
 from agenttune.terminal.text import clean, duration, number
@@ -54,6 +54,8 @@ def print_report(console: Console, summary: RunSummary) -> None:
         print_shadow(console, summary.shadow, metric)
     for index, words in enumerate(cost_report(summary.cost, summary.decision_costs)):
         console.print(_labelled("cost" if index == 0 else "", words))
+    if words := probe_line(summary.probing, summary.run.step):
+        console.print(_labelled("probes", words))
     for note in summary.notes:
         console.print(_labelled("note", clean(note)))
     # Not in a grid: a path that is cut into lines cannot be copied.

@@ -129,6 +129,22 @@ class Adapter(Protocol):
         """What does not go back with a state, for the ack's message; empty if all does."""
         ...
 
+    def trial_refusal(self) -> str:
+        """Why steps cannot be taken and taken back, the data and the loop's end with them; empty if they can."""
+        ...
+
+    def begin_trials(self, asked_to_end: Callable[[str], None]) -> None:
+        """Steps that will be taken back follow: no evaluation, save or end of the loop's own until `end_trials`.
+
+        Args:
+            asked_to_end: Called if somebody else than a command wants training to end; that waits.
+        """
+        ...
+
+    def end_trials(self) -> None:
+        """What follows counts again."""
+        ...
+
     def can_end_here(self) -> bool:
         """Whether a save or a stop asked for now takes effect at this boundary."""
         ...

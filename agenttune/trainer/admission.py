@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from agenttune.commands import Probe
 from agenttune.events import KnobState
 from agenttune.gate import Gate, History
 from agenttune.observation import HISTORY
@@ -33,9 +34,10 @@ class Admission:
         count = self._log.count_commands(*TAKEN, principal="agent")
         others = [other for other in taken if other.command_id != record.command_id]
         proposal = record.proposal.model_copy(update={"command": record.command})
-        refusal = Gate.of(info).refusal(proposal, info, History(others, count - 1))
+        refusal = Gate.of(info).refusal(proposal, info, History(others, count - 1, extra_steps=self._log.extra_steps()))
         if refusal is None:
-            self._passed.add(record.command_id)
+            if not isinstance(record.command, Probe):  # another probe may use up the steps while it waits
+                self._passed.add(record.command_id)
             return ""
         return f"refused before it was applied: {refusal.reason}"
 

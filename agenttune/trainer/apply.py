@@ -12,6 +12,7 @@ from agenttune.commands import (
     AddNote,
     CommandBase,
     LoadCheckpoint,
+    Probe,
     SaveCheckpoint,
     SetKnob,
     StopTraining,
@@ -24,7 +25,16 @@ from agenttune.trainer.adapter import Adapter
 from agenttune.trainer.datasets.handlers import update_dataset, update_dataset_runtime_hyperparameters
 from agenttune.trainer.layers import operate_on_layer, read_layers, update_layer_parameter
 from agenttune.trainer.optimizers import same
-from agenttune.trainer.outcomes import AwaitCapture, AwaitJump, AwaitSave, Done, Expectation, NotYet, Outcome
+from agenttune.trainer.outcomes import (
+    AwaitCapture,
+    AwaitJump,
+    AwaitProbe,
+    AwaitSave,
+    Done,
+    Expectation,
+    NotYet,
+    Outcome,
+)
 from agenttune.trainer.rates import update_optimizer
 from agenttune.trainer.replan import update_schedule
 from agenttune.trainer.state import check_model
@@ -34,14 +44,19 @@ from agenttune.trainer.steering import Steering
 Handler = Callable[[Steering, CommandRecord, Any], Outcome]
 
 
-def apply_command(steering: Steering, record: CommandRecord) -> Outcome:
+def apply_command(steering: Steering, record: CommandRecord, candidate: CommandBase | None = None) -> Outcome:
     """Apply one command.
+
+    Args:
+        steering: The run.
+        record: The command.
+        candidate: Of a probe: apply this one of it.
 
     Raises:
         UserError: It cannot be applied as asked; nothing has changed.
         Exception: A defect; what was written has been put back.
     """
-    command: CommandBase = record.command
+    command = record.command if candidate is None else candidate
     if command.kind not in steering.adapter.capabilities:
         raise NotSupported(f"{command.kind}: {steering.adapter.refusal}")
     return HANDLERS[command.kind](steering, record, command)
@@ -118,6 +133,26 @@ def load_checkpoint(steering: Steering, record: CommandRecord, command: LoadChec
     return AwaitJump(checkpoint, branch, state, prepare_dataset(steering, state.steered))
 
 
+def probe(steering: Steering, record: CommandRecord, command: Probe) -> Outcome:
+    adapter = steering.adapter
+    refusal = adapter.trial_refusal()
+    if refusal:
+        raise NotSupported(f"probe: {refusal}")
+    if steering.paused:
+        raise UserError("a probe trains, and training is paused; resume_training first")
+    end = adapter.max_steps()
+    if end is not None and steering.step + command.steps >= end:
+        raise UserError(
+            f"trials of {command.steps} steps would reach the run's end at step {end}; it is at step {steering.step}",
+            field="steps",
+            allowed={"maximum": max(0, end - steering.step - 1)},
+        )
+    lacking = [c.kind for c in command.candidates if c.kind not in adapter.capabilities]
+    if lacking:
+        raise NotSupported(f"{lacking[0]}: {adapter.refusal}")
+    return AwaitProbe(command)
+
+
 def do_evaluate(steering: Steering, record: CommandRecord, command: CommandBase) -> Outcome:
     metrics = steering.adapter.evaluate()
     return Done(result=dict(metrics))
@@ -169,6 +204,7 @@ HANDLERS: dict[str, Handler] = {
     "save_checkpoint": save_checkpoint,
     "load_checkpoint": load_checkpoint,
     "do_evaluate": do_evaluate,
+    "probe": probe,
     "pause_training": pause_training,
     "resume_training": resume_training,
     "stop_training": stop_training,

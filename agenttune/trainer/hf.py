@@ -181,9 +181,13 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
             _report_own_failure()
         finally:
             self.adapter.settled = False
-        self._skip()
+        self._arrived()  # a trial may have begun, or ended without a step
         control = self.adapter.trainer.control
         return bool(control.should_training_stop or control.should_epoch_stop)
+
+    def is_trial_over(self, error: Exception) -> bool:
+        """Whether an error of the training step belongs to a trial, which it ends and which is taken back."""
+        return self.session is not None and self.session.fail_trial(error)
 
     def _arrived(self) -> None:
         """Training stands elsewhere; what is measured from here on belongs to the new branch."""

@@ -19,11 +19,12 @@ from agenttune.trainer.checkpoints import MAIN
 from agenttune.trainer.datasets.mixture import Mixture
 from agenttune.trainer.epochs import Accumulation, Alignment, EpochPlan
 from agenttune.trainer.hf_state import EpochMender, HfState
+from agenttune.trainer.hf_trials import TrialGuard
 from agenttune.trainer.seekable import Feed, Seek
 from agenttune.trainer.state import TrainingState
 from agenttune.trainer.undisturbed import undisturbed
 
-NEED_TRAINER = ("do_evaluate", "load_checkpoint", "update_dataset")
+NEED_TRAINER = ("do_evaluate", "load_checkpoint", "probe", "update_dataset")
 WITHOUT_TRAINER = tuple(kind for kind in COMMAND_KINDS if kind not in NEED_TRAINER)
 AHEAD = "batches that were fetched ahead are still used"
 REFUSAL = (
@@ -49,6 +50,7 @@ class HfAdapter:
         self.feed = Feed()
         self.state = HfState(trainer, self.feed) if trainer is not None else None
         self.settled = False
+        self._guard: TrialGuard | None = None
         self.after_arrival: Callable[[], None] = lambda: None
         self._output_dir: str | None = None
         self.capabilities = WITHOUT_TRAINER if trainer is None else COMMAND_KINDS
@@ -321,6 +323,23 @@ class HfAdapter:
         if self._output_dir is not None:
             self._args.output_dir, self._output_dir = self._output_dir, None
         return folder
+
+    # -- trials -----------------------------------------------------------------------------------------------
+
+    def trial_refusal(self) -> str:
+        if self._control.should_training_stop:
+            return "training ends at this step"
+        return self.checkpoint_refusal()
+
+    def begin_trials(self, asked_to_end: Callable[[str], None]) -> None:
+        self._guard = TrialGuard(asked_to_end, keeps_log=not hasattr(self.trainer, "_tr_loss"))
+        # A new list: the handler may be walking through the old one.
+        self.trainer.callback_handler.callbacks = [*self.trainer.callback_handler.callbacks, self._guard]
+
+    def end_trials(self) -> None:
+        callbacks = self.trainer.callback_handler.callbacks
+        self.trainer.callback_handler.callbacks = [c for c in callbacks if c is not self._guard]
+        self._guard = None
 
     # -- actions ----------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from transformers.trainer_callback import ExportableState, TrainerControl
 
 from agenttune.errors import UserError
 from agenttune.trainer.checkpoint_files import write_plain_model
+from agenttune.trainer.plans import put_scheduler
 from agenttune.trainer.seekable import Feed, Seek
 from agenttune.trainer.state import (
     TrainingState,
@@ -139,7 +140,7 @@ class HfState:
         trainer = self.trainer
         put_model(self.model(), state.model)
         put_optimizer(trainer.optimizer, state.optimizer)
-        trainer.lr_scheduler.load_state_dict(dict(state.parts["scheduler"]))
+        put_scheduler(trainer.lr_scheduler, state.parts["scheduler"])
         scaler = getattr(trainer.accelerator, "scaler", None)
         if scaler is not None and "scaler" in state.parts:
             scaler.load_state_dict(state.parts["scaler"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
+
 from agenttune.trainer.epochs import PlannedEpochs
 from agenttune.trainer.hf import InteractiveCallback
 from agenttune.trainer.hf_adapter import HfAdapter
@@ -83,7 +85,12 @@ def make_interactive(trainer_class: type[Any]) -> type[Any]:
             if meter is None:
                 return super().training_step(model, inputs, num_items_in_batch)
             meter.add_batch(inputs)
-            loss = super().training_step(model, inputs, num_items_in_batch)
+            try:
+                loss = super().training_step(model, inputs, num_items_in_batch)
+            except Exception as error:
+                if not self.interactive.is_trial_over(error):
+                    raise
+                return torch.zeros((), device=self.args.device)
             meter.add_loss(loss)
             return loss
 

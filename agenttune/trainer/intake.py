@@ -16,6 +16,9 @@ from agenttune.walwatch import WalWatch
 
 logger = logging.getLogger("agenttune")
 
+INTERRUPTING = frozenset({"pause_training", "stop_training"})
+"""Commands of a person that a probe is broken off for."""
+
 
 class Intake:
     """The queue of one run; empty on ranks that only follow.
@@ -64,6 +67,17 @@ class Intake:
         # What the trainer itself asks for, the state of before a change or the way back, comes before the next change.
         self.queue.sort(key=lambda record: record.proposal.author.principal != "trainer")
         return self.queue
+
+    def interruption(self) -> CommandRecord | None:
+        """A person's wish to pause or stop, while everything else has to wait; takes nothing off the queue."""
+        if self._log is None or self.is_unchanged():
+            return None
+        try:
+            queued = self._log.commands(State.QUEUED)
+        except (StoreFault, sqlite3.Error):  # `fetch` tells of it
+            return None
+        new = [record for record in queued if record.command_id not in self._answers.taken]
+        return next((r for r in new if r.proposal.author.principal != "agent" and r.command.kind in INTERRUPTING), None)
 
     def _admitted(self, records: list[CommandRecord]) -> list[CommandRecord]:
         """Those that the guardrails still let through; the others are answered."""

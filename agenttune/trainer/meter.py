@@ -111,7 +111,8 @@ class RowMaker:
     def __init__(self) -> None:
         self._process = psutil.Process()
         self._memory_due_s = 0.0
-        self._loss_was_nonfinite = False
+        self._nonfinite_on: str | None = None
+        """The branch of the last step whose loss was not finite, until its row is logged."""
 
     def __call__(self, metrics: Sequence[Metrics]) -> list[Point | Row]:
         """Rows, in order; numbers that lie on a device are fetched in one copy."""
@@ -137,9 +138,9 @@ class RowMaker:
     def _mend_loss(self, row: Point | Row) -> None:
         """The Trainer's own filter logs a finite loss after a NaN (0.0 in the end)."""
         if row.source == "log":
-            if self._loss_was_nonfinite and "loss" in row.values:
+            if self._nonfinite_on == row.branch and "loss" in row.values:
                 row.values["loss"] = math.nan
-            self._loss_was_nonfinite = False
+            self._nonfinite_on = None
 
     def _row(self, held: Held, losses: list[float], norm: float | None, extra: dict[str, float]) -> Row:
         values = {"lr": held.lr, "base_lr": held.base_lr, "step_time_s": held.took_s}
@@ -150,7 +151,7 @@ class RowMaker:
         if losses:
             values["step_loss"] = loss = sum(losses)
             if not math.isfinite(loss):
-                self._loss_was_nonfinite = True
+                self._nonfinite_on = held.branch
         if norm is not None:
             values["step_grad_norm"] = norm
         return Row(held.step, held.at_s, values | extra, "step", held.branch)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from agenttune.commands import Probe
 from agenttune.events import KnobsRead
 from agenttune.proposals import Change, CommandRecord, Record
 from agenttune.trainer.checkpoints import SavedCheckpoint
@@ -81,11 +82,18 @@ class AwaitJump:
     """The training dataset of that time, if it has been rebuilt since."""
 
 
+@dataclass
+class AwaitProbe:
+    """Candidates are to be tried once the loop is done with this step; the ack comes when the best is in force."""
+
+    command: Probe
+
+
 class NotYet:
     """The command has to wait for a later boundary."""
 
 
-Outcome = Done | AwaitRate | AwaitSave | AwaitCapture | AwaitJump | NotYet
+Outcome = Done | AwaitRate | AwaitSave | AwaitCapture | AwaitJump | AwaitProbe | NotYet
 
 
 @dataclass
@@ -94,7 +102,7 @@ class Waiting:
 
     record: CommandRecord
     step: int
-    outcome: AwaitRate | AwaitSave | AwaitCapture | AwaitJump
+    outcome: AwaitRate | AwaitSave | AwaitCapture | AwaitJump | AwaitProbe
     knobs: KnobsRead | None = None
     """As read when the command was applied."""
     problem: str = ""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch.optim.lr_scheduler import LambdaLR
@@ -65,3 +66,15 @@ def make_steerable(scheduler: object) -> None:
             SteerableRate(fn) if isinstance(fn, (types.FunctionType, functools.partial)) else fn
             for fn in scheduler.lr_lambdas
         ]
+
+
+def put_scheduler(scheduler: Any, saved: Mapping[str, Any]) -> None:
+    """Put a schedule's state back, which stays as it is; a plan that was made since then is gone.
+
+    `LambdaLR` only adds what a saved callable holds to what it holds now, so a plan would outlive the return.
+    """
+    inner = getattr(scheduler, "scheduler", scheduler)  # within accelerate's wrapper
+    for fn in getattr(inner, "lr_lambdas", ()):
+        if isinstance(fn, SteerableRate):
+            fn.plan.clear()
+    scheduler.load_state_dict(copy.deepcopy(dict(saved)))

@@ -24,9 +24,20 @@ from agenttune.trainer.intake import Intake
 from agenttune.trainer.knobs import Knob, KnobRegistry
 from agenttune.trainer.lockstep import Lockstep
 from agenttune.trainer.meter import Held, Metrics
-from agenttune.trainer.outcomes import AwaitCapture, AwaitJump, AwaitRate, AwaitSave, Done, NotYet, Outcome, Waiting
+from agenttune.trainer.outcomes import (
+    AwaitCapture,
+    AwaitJump,
+    AwaitProbe,
+    AwaitRate,
+    AwaitSave,
+    Done,
+    NotYet,
+    Outcome,
+    Waiting,
+)
 from agenttune.trainer.own_commands import OwnCommands
 from agenttune.trainer.probation import Probation
+from agenttune.trainer.probing import Probing
 from agenttune.trainer.rate_watch import RateWatch
 from agenttune.trainer.recorder import Recorder
 from agenttune.trainer.saving import REASON_CHARACTERS, Saving
@@ -81,9 +92,20 @@ class Session:
         self._rates = RateWatch(self.steering, answers, recorder)
         self._saving = Saving(self.steering, answers, recorder)
         self._going_back = GoingBack(self.steering, answers, recorder, lambda: self._serve("between"))
+        self._probing = Probing(
+            self.steering,
+            answers,
+            recorder,
+            self._saving,
+            self._intake,
+            self._accept,
+            lambda: self._serve("between"),
+        )
         self._lockstep = Lockstep.of(log, recorder.submit)
         self._probation = self._make_probation(log)
         self._evaluating: str | None = None
+        if log is not None:
+            self._probing.aim(log.info())
         self._place: Place = "boundary"
         self._idle = threading.Event()
 
@@ -130,6 +152,7 @@ class Session:
         self._rates.settle(f"read back; the run is {status} before another step could confirm it")
         self._saving.fail_open(status)
         self._going_back.fail_open(status)
+        self._probing.fail_open(status)
         if self._probation is not None:
             self._probation.finish(status)
         self._recorder.record(StatusChanged(status=status, reason=reason[:REASON_CHARACTERS]))
@@ -170,9 +193,17 @@ class Session:
         bases = getattr(adapter.scheduler(), "base_lrs", None)
         self.base_lr = as_float(bases[0]) if bases else self.lr
         self._rates.before_update()
+        self._probing.before_update()
+
+    def fail_trial(self, error: Exception) -> bool:
+        """An error of the loop's own; whether it belongs to a trial, which ends with this step and is taken back."""
+        return self._probing.fail(error)
 
     def boundary(self, step: int) -> None:
         """At the end of a step: confirm what was changed, then apply what was asked for; holds here while paused."""
+        if self._probing.is_trying:
+            self._probing.step(step)
+            return
         self.steering.step = step
         if self._lockstep is not None:
             self._lockstep.reach(step)
@@ -193,7 +224,7 @@ class Session:
         """Whether `between` has something to do."""
         if self._lockstep is not None and self._lockstep.is_due and type(self._exchange) is Alone:
             return True  # of several ranks only the leader knows; they all meet at the next boundary
-        return bool(self._saving.captures) or self.steering.paused or self._is_held
+        return self._has_work_between or self.steering.paused or self._is_held
 
     def between(self) -> None:
         """Between two steps, when the loop is done with the one and has not drawn data for the other."""
@@ -207,15 +238,25 @@ class Session:
             return False
         return type(self._exchange) is Alone and self._intake.is_unchanged()
 
+    @property
+    def _has_work_between(self) -> bool:
+        return bool(self._saving.captures) or self._probing.is_wanted
+
     def add_point(self, point: Metrics) -> None:
         """A row of metrics, or what a step left behind; written in the background."""
         self._recorder.add_point(point)
+        if self._probing.is_trying:
+            if isinstance(point, Held):
+                self._probing.add(point)
+            return
         if self._probation is not None and isinstance(point, Held):
             self._probation.add(point)
 
     def logged(self, point: Point | Row) -> None:
         """A row of the loop's own log."""
         self.add_point(point)
+        if self._probing.is_trying:
+            return
         step, branch = point.step, point.branch
         self._recorder.submit(
             lambda log: log.append(Logged(metrics=point.values), step=step, branch=branch), urgent=False
@@ -224,6 +265,8 @@ class Session:
     def evaluated(self, point: Point | Row) -> None:
         """The metrics of an evaluation, by command or by the loop's own plan."""
         self.add_point(point)
+        if self._probing.is_trying:
+            return
         if self._goal_metric in point.values:
             self.steering.checkpoints.metric = float(point.values[self._goal_metric])
         self._recorder.record(Evaluated(metrics=point.values, command_id=self._evaluating), command_id=self._evaluating)
@@ -247,6 +290,7 @@ class Session:
         self._apply_queued()
         if self.steering.paused or self._is_held:
             self._hold()
+        self._probing.start()
 
     @property
     def _may_wait(self) -> bool:
@@ -273,14 +317,14 @@ class Session:
 
     @property
     def _waits_for_loop(self) -> bool:
-        if self._is_busy:
+        if self._saving.captures or self._going_back.is_under_way:
             return True
         return bool(self._saving.saves) and self._place == "boundary" and self.steering.adapter.can_end_here()
 
     @property
     def _is_busy(self) -> bool:
         """Whether what comes after a save or a return has to wait until that is done."""
-        return bool(self._saving.captures) or self._going_back.is_under_way
+        return self._has_work_between or self._going_back.is_under_way or self._probing.is_trying
 
     def _apply_queued(self) -> None:
         """Apply in order of acceptance; what comes after a save or a return waits until that is done."""
@@ -325,6 +369,10 @@ class Session:
         if isinstance(outcome, Done):
             knobs = self._recorder.knobs_read() if outcome.changes else None
             self._answers.done(record, outcome, knobs, self.steering.step)
+            return
+        if isinstance(outcome, AwaitProbe):
+            self._rates.settle("read back; a probe goes back here before another step could confirm it")
+            self._probing.accept(record)
             return
         waiting = Waiting(record, self.steering.step, outcome)
         if isinstance(outcome, AwaitSave):

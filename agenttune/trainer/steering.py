@@ -26,6 +26,7 @@ class Steering:
         checkpoints: What was saved, and the branches that stand on it.
         gradients: Watches the next update's gradients, while somebody wants their norms.
         layers: What commands have changed about layers.
+        trial: The branch of the trial that is going on, if one is; what it does is taken back.
     """
 
     adapter: Adapter
@@ -38,6 +39,7 @@ class Steering:
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     gradients: GradientWatch | None = None
     layers: LayerChanges = field(init=False)
+    trial: str | None = None
 
     def __post_init__(self) -> None:
         self.layers = LayerChanges(self.adapter)
@@ -45,7 +47,7 @@ class Steering:
     @property
     def branch(self) -> str:
         """The branch that training is on."""
-        return self.checkpoints.branch
+        return self.checkpoints.branch if self.trial is None else self.trial
 
     def learn_groups(self) -> None:
         """Note at the start which groups are exempt from decay, and the groups' ratios."""

@@ -7,6 +7,7 @@ from typing import Any
 from agenttune.commands import (
     CommandBase,
     ModelLayerParameterUpdate,
+    Probe,
     SetKnob,
     UpdateDatasetRuntimeHyperparameters,
     UpdateOptimizer,
@@ -24,6 +25,8 @@ def inverse_of(record: CommandRecord) -> CommandBase | None:
     command, ack = record.command, record.ack
     if ack is None or not ack.changes:
         return None
+    if isinstance(command, Probe):
+        command = _adopted(ack)
     raw = _raw(command, ack)
     if raw is None:
         return None
@@ -31,6 +34,11 @@ def inverse_of(record: CommandRecord) -> CommandBase | None:
         return parse_command(raw)
     except CommandError:
         return None
+
+
+def _adopted(ack: Ack) -> CommandBase:
+    """The candidate of a probe that was taken."""
+    return parse_command(ack.result.get("adopted"))
 
 
 def _raw(command: CommandBase, ack: Ack) -> dict[str, Any] | None:

@@ -25,7 +25,7 @@ SEED_COMMANDS = {
     "model_layer_operation",
     "model_layer_parameter_update",
 }
-OURS = {"set_knob", "update_schedule", "update_training", "add_note", "read_model"}
+OURS = {"set_knob", "update_schedule", "update_training", "add_note", "read_model", "probe"}
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -70,6 +70,15 @@ def test_the_seeds_own_documented_example_is_accepted() -> None:
         ({"kind": "save_checkpoint", "tag": "../../evil"}, "tag", ["pattern"]),
         ({"kind": "load_checkpoint", "checkpoint_id": "x", "branch_name": "../x"}, "branch_name", ["pattern"]),
         ({"kind": "set_knob", "name": "x"}, "value", ["required"]),
+        ({"kind": "probe", "candidates": []}, "candidates", ["at least 1"]),
+        ({"kind": "probe", "candidates": [{"kind": "stop_training"}]}, "candidates.0", ["'update_optimizer'"]),
+        (
+            {"kind": "probe", "candidates": [{"kind": "update_optimizer", "lr": -1.0}]},
+            "candidates.0.lr",
+            ["equal to 0"],
+        ),
+        ({"kind": "probe", "candidates": [{"kind": "update_training", "max_steps": 9}]}, None, ["cannot be tried"]),
+        ({"kind": "probe", "candidates": [{"kind": "set_knob", "name": "a", "value": 1}] * 2}, None, ["twice"]),
         ({"kind": "update_dataset", "values": {}}, "values", ["at least 1"]),
         ({"kind": "add_note", "text": ""}, "text", ["at least 1"]),
         ({"kind": "lower_the_rate"}, "kind", ["unknown command", "update_optimizer"]),

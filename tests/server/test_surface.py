@@ -27,6 +27,7 @@ def parse_command_example(kind: str) -> CommandBase:
         "model_layer_operation": {"layer_name": "a", "operation_name": "b"},
         "model_layer_parameter_update": {"layer_name": "a", "param_name": "p", "value": 0.1},
         "add_note": {"text": "a"},
+        "probe": {"candidates": [{"kind": "update_optimizer", "lr": 0.1}]},
     }
     return parse_command({"kind": kind, **examples.get(kind, {})})
 

@@ -192,13 +192,13 @@ def test_a_disk_that_stays_full_is_named_at_the_end(tmp_path: Path, caplog: pyte
 KILLED = """
     import os, signal, sys
     from pathlib import Path
-    from agenttune.trainer import session
+    from agenttune.trainer import answers
     from tests.trainer.conftest import At, Bench
 
     def die(*args, **kwargs):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    session.Session._acknowledge = die
+    answers.Answers.acknowledge = die
     Bench(Path(sys.argv[1])).run([At(3, {"kind": "update_optimizer", "lr": 5e-4})])
 """
 

@@ -17,7 +17,7 @@ from agenttune.events import KnobState
 from agenttune.trainer.adapter import SettingValue
 from agenttune.trainer.checkpoint_files import write_plain_model
 from agenttune.trainer.loops.metrics import Number
-from agenttune.trainer.plans import make_steerable
+from agenttune.trainer.plans import make_steerable, put_scheduler
 from agenttune.trainer.state import TrainingState, check_optimizer, put_model, put_optimizer, put_rng, read_rng
 
 Evaluate = Callable[[], Mapping[str, Number]]
@@ -177,7 +177,10 @@ class LoopAdapter:
         put_model(self.model(), state.model)
         put_optimizer(self.optimizer(), state.optimizer)
         for name, part in self.parts().items():
-            part.load_state_dict(copy.deepcopy(state.parts[name]))
+            if name.startswith("scheduler"):
+                put_scheduler(part, state.parts[name])
+            else:
+                part.load_state_dict(copy.deepcopy(state.parts[name]))
         self.model().zero_grad()
         put_rng(state.rng)
         self.step = state.step
@@ -185,6 +188,17 @@ class LoopAdapter:
 
     def jump_note(self, state: TrainingState) -> str:
         return "the order of the data does not go back: the loop draws on from where it stands"
+
+    # -- trials ---------------------------------------------------------------------------------------------
+
+    def trial_refusal(self) -> str:
+        return self.checkpoint_refusal() or "the data of this loop does not go back"
+
+    def begin_trials(self, asked_to_end: Callable[[str], None]) -> None:
+        """This loop does nothing by itself."""
+
+    def end_trials(self) -> None:
+        """Nothing was held back."""
 
     # -- actions ----------------------------------------------------------------------------------------------
 

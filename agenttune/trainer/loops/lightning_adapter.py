@@ -22,7 +22,10 @@ from agenttune.trainer.state import TrainingState
 OWN_FILE = "lightning.ckpt"
 """What `Trainer.fit(ckpt_path=...)` reads, beside the files that a jump reads."""
 VALIDATION_PREFIXES = ("val_", "val/", "valid_", "valid/", "validation_", "validation/")
-LACKING = {"update_dataset": "Lightning draws from loaders of its own, whose dataset cannot be replaced"}
+LACKING = {
+    "update_dataset": "Lightning draws from loaders of its own, whose dataset cannot be replaced",
+    "probe": "steps cannot be taken back: Lightning's data, epochs and callbacks would not go back with them",
+}
 
 
 def as_evaluation(metrics: Mapping[str, Any]) -> dict[str, Number]:

@@ -75,6 +75,15 @@ class PlainAdapter(LoopAdapter):
             return f"{super().jump_note(state)}; draw it with s.batches(loader) to have it go back too"
         return super().jump_note(state)
 
+    def trial_refusal(self) -> str:
+        if self.checkpoint_refusal() or self.should_stop():
+            return self.checkpoint_refusal() or "training ends at this step"
+        if self._max_steps is None:
+            return "the loop's end would not go back; give agenttune.session max_steps, and end when step() says so"
+        if self.batches is None or not self.batches.can_seek:
+            return "the data would not go back; draw it with s.batches(loader) from a torch DataLoader"
+        return ""
+
     def knows_place(self, state: TrainingState) -> bool:
         """Whether the data goes back with the rest."""
         return self.batches is not None and self.batches.can_seek and "batch" in state.loop

@@ -1,0 +1,61 @@
+"""A probe at the gate: each of its candidates as if it were asked for alone, and the strictest answer counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from agenttune.commands import CommandBase, Probe, parse_command
+from agenttune.errors import CommandError
+from agenttune.proposals import ApprovalRequest, Difference, Proposal, Verdict
+
+
+def alone(proposal: Proposal) -> Iterator[tuple[int, Proposal]]:
+    """The candidates of a probe, each as a proposal of its own; none for other commands."""
+    if isinstance(proposal.command, Probe):
+        for number, candidate in enumerate(proposal.command.candidates):
+            yield number, proposal.model_copy(update={"command": candidate})
+
+
+def about(refusal: Verdict, probe: CommandBase, number: int) -> Verdict:
+    """A candidate's refusal as the probe's: says which one, and the candidates that would have passed."""
+    if not isinstance(probe, Probe):
+        return refusal
+    reason = f"candidate {number} (from 0): {refusal.reason}"
+    raw = [{"kind": candidate.kind, **candidate.arguments()} for candidate in probe.candidates]
+    nearest = refusal.nearest_allowed
+    if nearest:
+        raw[number] |= nearest
+        nearest = {"candidates": raw} if _is_valid(raw[number]) else nearest
+    return refusal.model_copy(update={"reason": reason, "nearest_allowed": nearest})
+
+
+def _is_valid(raw: dict[str, object]) -> bool:
+    try:
+        parse_command(raw)
+    except CommandError:  # such as a step from which on it would be allowed, which is no field of it
+        return False
+    return True
+
+
+def strictest(proposal: Proposal, rulings: Sequence[Verdict | ApprovalRequest]) -> Verdict | ApprovalRequest:
+    """A no before a question, a question before a yes; of questions the one that asks most.
+
+    Args:
+        proposal: The probe.
+        rulings: On the probe itself, then on each candidate.
+    """
+    verdicts = [ruling for ruling in rulings if isinstance(ruling, Verdict)]
+    refused = next((verdict for verdict in verdicts if verdict.decision != "approved"), None)
+    if refused is not None:
+        return refused
+    requests = [ruling for ruling in rulings if isinstance(ruling, ApprovalRequest)]
+    if not requests:
+        return verdicts[0]
+    # A person's yes counts for whatever a model could have said, and not the other way round.
+    most = max(requests, key=lambda request: (request.asked == "human", len(request.approvers)))
+    on_timeout = "reject" if any(request.on_timeout == "reject" for request in requests) else "approve"
+    differences: list[Difference] = []
+    for ruling in requests:
+        differences += [difference for difference in ruling.differences if difference not in differences]
+    update = {"digest": proposal.digest(), "on_timeout": on_timeout, "differences": differences}
+    return most.model_copy(update=update)
