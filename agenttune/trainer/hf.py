@@ -185,6 +185,11 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
         control = self.adapter.trainer.control
         return bool(control.should_training_stop or control.should_epoch_stop)
 
+    @property
+    def is_trying(self) -> bool:
+        """Whether the steps that are taken now are taken back."""
+        return self.session is not None and self.session.is_trying
+
     def is_trial_over(self, error: Exception) -> bool:
         """Whether an error of the training step belongs to a trial, which it ends and which is taken back."""
         return self.session is not None and self.session.fail_trial(error)

@@ -332,14 +332,17 @@ class HfAdapter:
         return self.checkpoint_refusal()
 
     def begin_trials(self, asked_to_end: Callable[[str], None]) -> None:
-        self._guard = TrialGuard(asked_to_end, keeps_log=not hasattr(self.trainer, "_tr_loss"))
+        self._guard = TrialGuard(asked_to_end, int(self.trainer._globalstep_last_logged))
         # A new list: the handler may be walking through the old one.
         self.trainer.callback_handler.callbacks = [*self.trainer.callback_handler.callbacks, self._guard]
 
     def end_trials(self) -> None:
+        guard, self._guard = self._guard, None
+        if guard is None:
+            return
         callbacks = self.trainer.callback_handler.callbacks
-        self.trainer.callback_handler.callbacks = [c for c in callbacks if c is not self._guard]
-        self._guard = None
+        self.trainer.callback_handler.callbacks = [c for c in callbacks if c is not guard]
+        self.trainer._globalstep_last_logged = guard.last_logged
 
     # -- actions ----------------------------------------------------------------------------------------------
 

@@ -92,7 +92,8 @@ def make_interactive(trainer_class: type[Any]) -> type[Any]:
                     raise
                 return torch.zeros((), device=self.args.device)
             meter.add_loss(loss)
-            return loss
+            # The loop adds it up for its own log, in transformers 4 where nobody can put it back.
+            return torch.zeros_like(loss) if self.interactive.is_trying else loss
 
         def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Any:
             interactive = self.interactive

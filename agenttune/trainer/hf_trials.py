@@ -16,13 +16,12 @@ class TrialGuard(TrainerCallback):  # type: ignore[misc]
 
     Args:
         asked_to_end: Told if a callback wants training to end; that waits until the run stands where it stood.
-        keeps_log: Let the loop log where it leaves an epoch. transformers 4 adds up the loss in a variable of its own,
-            which only a log empties; there, each trial ends with a row of it.
+        last_logged: Step of the loop's last log, which no state of transformers 4 holds.
     """
 
-    def __init__(self, asked_to_end: Callable[[str], None], keeps_log: bool) -> None:
+    def __init__(self, asked_to_end: Callable[[str], None], last_logged: int) -> None:
         self._asked_to_end = asked_to_end
-        self._keeps_log = keeps_log
+        self.last_logged = last_logged
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if control.should_training_stop:
@@ -37,6 +36,4 @@ class TrialGuard(TrainerCallback):  # type: ignore[misc]
         self._clear(control)
 
     def _clear(self, control: Any) -> None:
-        control.should_evaluate = control.should_save = False
-        if not (self._keeps_log and control.should_epoch_stop):
-            control.should_log = False
+        control.should_evaluate = control.should_save = control.should_log = False

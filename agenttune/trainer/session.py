@@ -195,6 +195,11 @@ class Session:
         self._rates.before_update()
         self._probing.before_update()
 
+    @property
+    def is_trying(self) -> bool:
+        """Whether the steps that are taken now are taken back."""
+        return self._probing.is_trying
+
     def fail_trial(self, error: Exception) -> bool:
         """An error of the loop's own; whether it belongs to a trial, which ends with this step and is taken back."""
         return self._probing.fail(error)

@@ -216,6 +216,7 @@ class CallbackLoop(TrainerLoop):
     lacking = {  # noqa: RUF012
         "do_evaluate": "make_interactive",
         "load_checkpoint": "make_interactive",
+        "probe": "make_interactive",
         "update_dataset": "make_interactive",
     }
     tells_end = False
@@ -415,7 +416,7 @@ class PatchedLoop(Loop):
 class LightningLoop(Loop):
     name = "Lightning"
     goes_back = "but for the data's order"
-    lacking = {"update_dataset": "Lightning"}  # noqa: RUF012
+    lacking = {"probe": "Lightning", "update_dataset": "Lightning"}  # noqa: RUF012
     layer, dropout = "net.first", "net.drop"
 
     def _train(self, trained: Trained, desk: Desk, path: Path, dataset: Any, attached: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,25 @@ def test_a_snapshot_in_memory_is_gone_back_to(loop: Loop, tmp_path: Path) -> Non
         assert trained.witness.losses[8:12] == trained.witness.losses[4:8]
 
 
+def test_a_probe_leaves_the_loop_as_it_was_or_is_refused_with_the_reason(
+    loop: Loop, alone: Trained, tmp_path: Path
+) -> None:
+    rates = [{"kind": "update_optimizer", "lr": 1e-9}, {"kind": "update_optimizer", "lr": 1e-8}]
+    order = {"kind": "probe", "candidates": rates, "steps": 3, "min_gain_frac": 1.0}
+    trained = loop.train(tmp_path, [At(4, order, "probe")])
+    ack = trained.ack("probe")
+    if loop.goes_back != "exactly":
+        assert ack.outcome == "failed"
+        assert re.search("would not go back|does not go back|no access", ack.message)
+        assert trained.witness.losses == alone.witness.losses[: trained.steps]
+        return
+    assert (ack.outcome, ack.step, ack.changes, ack.result["extra_steps"]) == ("applied", 4, [], 9)
+    assert trained.steps == alone.steps + 9
+    assert trained.witness.losses[:4] + trained.witness.losses[13:] == alone.witness.losses
+    rows = [row.step for row in trained.step_rows() if row.branch == "main"]
+    assert rows == list(range(1, alone.steps + 1))
+
+
 def test_a_checkpoint_that_is_not_there_is_refused(loop: Loop, alone: Trained, tmp_path: Path) -> None:
     trained = loop.train(tmp_path, [At(4, {"kind": "load_checkpoint", "checkpoint_id": "nowhere"}, "load")])
     assert trained.ack("load").outcome == "failed"
@@ -259,6 +279,7 @@ def test_a_command_outside_of_the_loops_capabilities_is_refused_with_its_reason(
     commands: dict[str, dict[str, Any]] = {
         "do_evaluate": {},
         "load_checkpoint": {"checkpoint_id": "main-1-abc"},
+        "probe": {"candidates": [{"kind": "update_optimizer", "lr": 0.1}]},
         "update_training": {"max_steps": 20},
         "update_dataset": {"values": {"count": 32}},
         "update_dataset_runtime_hyperparameters": {"values": {"extra": 1.0}},

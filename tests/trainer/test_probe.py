@@ -111,8 +111,7 @@ def test_with_nothing_adopted_training_goes_on_as_if_nothing_had_been_tried(benc
         [(row["step"], row["loss"], row["epoch"]) for row in r.trainer.state.log_history if "loss" in row]
         for r in (result, plain)
     )
-    if hasattr(result.trainer, "_tr_loss"):  # transformers 4 keeps the loss it adds up where nobody can put it back
-        assert ours == theirs
+    assert ours == theirs
 
 
 def test_the_best_of_three_rates_is_adopted_and_read_back(bench: Bench) -> None:
