@@ -50,7 +50,7 @@ def asked(observation: Observation, name: str = "lookahead") -> Probe | None:
 def test_it_tries_the_base_rate_times_its_factors_and_says_what_that_costs() -> None:
     (draft,) = decide(at(50)).proposals
     assert isinstance(draft.command, Probe)
-    assert [c.arguments()["lr"] for c in draft.command.candidates] == [5e-4, 2e-3]
+    assert [c.arguments()["lr"] for c in draft.command.candidates] == pytest.approx([3e-4, 3e-3])
     assert {c.arguments()["lr_sets"] for c in draft.command.candidates} == {"base"}
     assert draft.command.include_current
     assert "30 extra steps" in draft.rationale
