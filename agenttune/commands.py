@@ -124,8 +124,9 @@ class UpdateSchedule(CommandBase):
     risk = Risk.TUNE
     example = {"kind": "update_schedule", "shape": "cosine", "final_lr": 1e-5, "end_step": 5000}
     kind: Literal["update_schedule"] = "update_schedule"
-    shape: Literal["constant", "linear", "cosine", "wsd"] = Field(
-        description="Shape after the warm-up. wsd: stable, then linear decay over the last `decay_steps`."
+    shape: Literal["constant", "linear", "cosine", "wsd", "previous"] = Field(
+        description="Shape after the warm-up. wsd: stable, then linear decay over the last `decay_steps`. previous: "
+        "the schedule of before the newest plan, where it would stand now; takes no other arguments."
     )
     peak_lr: Annotated[Float, Field(gt=0, le=100)] | None = Field(
         None, description="Effective rate at the start of the shape. Default: the effective rate now."
@@ -147,6 +148,13 @@ class UpdateSchedule(CommandBase):
     def _decay_belongs_to_wsd(self) -> UpdateSchedule:
         if self.decay_steps is not None and self.shape != "wsd":
             raise ValueError(f"decay_steps belongs to shape 'wsd', not to '{self.shape}'")
+        return self
+
+    @model_validator(mode="after")
+    def _previous_is_as_it_was(self) -> UpdateSchedule:
+        given = self.model_dump(exclude={"kind", "shape"}, exclude_defaults=True)
+        if self.shape == "previous" and given:
+            raise ValueError(f"shape 'previous' takes no other arguments, not {', '.join(given)}")
         return self
 
 

@@ -281,11 +281,26 @@ def _known_kinds(kinds: list[str]) -> list[str]:
     return kinds
 
 
+STALL_WINDOWS = 16
+"""Windows of probation after which a stall that noise still hides is no longer looked for (guess)."""
+
+
 class ProbationSettings(Settings):
     """How changes by agents are watched, and undone if they hurt."""
 
     steps: int = Field(0, ge=0)
-    """Steps for which a change is watched; 0: none is."""
+    """Steps for which the training loss is watched after a change; 0: it is not."""
+    stall_steps: int | None = Field(None, ge=0)
+    """Steps for which it is watched on while noise may hide that the change has stalled the run; null: 16 times
+    `steps`, 0: never."""
+    in_doubt: Literal["keep", "revert"] = "keep"
+    """What happens to a change that may have stalled the run for all that could be seen in so many steps."""
+    evaluations: int = Field(0, ge=0)
+    """Evaluations for which a metric is watched after a change, beside the loss or instead of it; 0: it is not."""
+    metric: str | None = None
+    """The metric of evaluations that is watched; null: the goal's."""
+    direction: Literal["minimize", "maximize"] | None = None
+    """Which way that metric should go; null: as the goal."""
     depth: Literal["knob", "state"] = "knob"
     """What a revert puts back: the changed values, or the whole state of before the change, weights and all."""
     keep_in: Literal["memory", "disk"] = "memory"
@@ -296,6 +311,26 @@ class ProbationSettings(Settings):
     """And by which part of its size at least."""
     cooldown_steps: int = Field(100, ge=0)
     """Steps after a revert in which agents may not change the same knob."""
+
+    @property
+    def is_on(self) -> bool:
+        """Whether changes are watched at all."""
+        return self.steps > 0 or self.evaluations > 0
+
+    @property
+    def longest_steps(self) -> int:
+        """Steps after which nothing more is waited for."""
+        stall_steps = STALL_WINDOWS * self.steps if self.stall_steps is None else self.stall_steps
+        return max(self.steps, stall_steps)
+
+    @model_validator(mode="after")
+    def _metric_is_evaluated(self) -> ProbationSettings:
+        if (self.metric or self.direction) and not self.evaluations:
+            raise ValueError(
+                "metric and direction are of evaluations: set evaluations to how many are awaited after a change; "
+                "steps always watch the training loss"
+            )
+        return self
 
 
 class NotifySettings(Settings):
@@ -510,6 +545,16 @@ class Config(Settings):
     def _reviewer_is_known(self) -> Config:
         if self.gate.asks_model and not self.gate.reviewer.llm(self.llm).model:
             raise ValueError("a rule of gate.approval asks a model, but none is named: set gate.reviewer.model")
+        return self
+
+    @model_validator(mode="after")
+    def _direction_is_known(self) -> Config:
+        metric = self.probation.metric
+        if metric is not None and metric != self.goal.metric and self.probation.direction is None:
+            raise ValueError(
+                f"probation.metric {metric!r} is not the goal's ({self.goal.metric!r}), so which way it should go is "
+                "not known; set probation.direction to minimize or maximize"
+            )
         return self
 
     @model_validator(mode="after")

@@ -268,6 +268,7 @@ class Settled(Record):
     forecast: Metric | None = Field(None, description="Where the metric was going without the change.")
     found: Metric | None = Field(None, description="Where it went.")
     noise: Metric | None = Field(None, description="Standard error of that comparison.")
+    points: int | None = Field(None, description="Values after the change that it rests on; none: it was not judged.")
     metric: str = ""
     reverted_by: str | None = None
 

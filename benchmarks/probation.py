@@ -39,7 +39,7 @@ STEPS, EVERY = 10_000, 200
 LOWEST, HIGHEST = 1e-6, 10.0
 """Guardrails: rates that the policy may ask for. SGD on this task blows up above about 1."""
 LARGEST_FACTOR = 100.0
-PROBATION = {"steps": 60, "depth": "state", "cooldown_steps": 0}
+PROBATION = {"steps": 60, "in_doubt": "revert", "depth": "state", "cooldown_steps": 0}
 AGENT = Author(principal="agent", name="random")
 ARMS = ("alone", "random", "random with probation")
 
@@ -154,7 +154,8 @@ def section(outcomes: list[Outcome], steps: int, machine: Machine) -> str:
         "",
         f"Digits of scikit-learn, SGD at 0.05, {steps:,} steps, held-out loss in nats at the end. The random policy "
         f"asks every {EVERY} steps for a rate up to {LARGEST_FACTOR:g} times higher or lower, within [{LOWEST:g}, "
-        f"{HIGHEST:g}]; probation: {PROBATION['steps']} steps, depth {PROBATION['depth']}.",
+        f"{HIGHEST:g}]; probation: {PROBATION['steps']} steps, depth {PROBATION['depth']}, in doubt "
+        f"{PROBATION['in_doubt']}.",
         "",
         "| seed | alone | random | random with probation | against alone | changes asked, reverted |",
         "|---|---|---|---|---|---|",

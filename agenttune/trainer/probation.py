@@ -8,207 +8,219 @@ acknowledged; the log then says of the change that it was kept or reverted, and 
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
-
-from agenttune.commands import CommandBase, LoadCheckpoint, Risk, SaveCheckpoint
+from agenttune.commands import CommandBase, LoadCheckpoint, Risk
 from agenttune.config import ProbationSettings
-from agenttune.events import Settled
-from agenttune.forecast import BEFORE_STEPS, FEWEST, Comparison, compare
-from agenttune.proposals import Ack, Author, CommandRecord, Proposal
+from agenttune.events import RunInfo, Settled
+from agenttune.proposals import Ack, CommandRecord, Proposal
+from agenttune.trainer.before import AUTHOR, StatesBefore
+from agenttune.trainer.measures import BEFORE_STEPS, METRIC, Evaluations, EvaluationWatch, Sight, StepWatch, Watch
 from agenttune.trainer.meter import Held
+from agenttune.trainer.trail import Trail
 from agenttune.trainer.undo import inverse_of
 
-AUTHOR = Author(principal="trainer", name="probation")
-METRIC = "step_loss"
 NON_FINITE = 3
 """Losses in a row that are not finite, after which nothing is waited for: one may be an overflow (guess)."""
+LOOK_STEPS, SELDOM_STEPS = 4, 32
+"""Steps between two looks for such losses in the window of a change, and after it: a look may wait for a device."""
 NEVER_WATCHED = frozenset(
     {"save_checkpoint", "load_checkpoint", "pause_training", "resume_training", "stop_training", "do_evaluate"}
 )
 """Commands that change nothing that a loss could tell of."""
-EARLY_FRAC = 0.25
-"""Part of the window after which a change that hurts badly is not watched to the end."""
-EARLY_TOLERANCE = 4.0
-"""How many times the tolerance "badly" is (guess)."""
-EARLY_RISE_FRAC = 0.5
-"""And by which part of the loss at least."""
 
 
-class Trail:
-    """The losses of the newest steps, kept as the steps left them; they are read only while a change is watched."""
-
-    def __init__(self, steps: int) -> None:
-        self._held: deque[Held] = deque(maxlen=steps)
-
-    def add(self, held: Held) -> None:
-        self._held.append(held)
-
-    def cut(self, step: int) -> None:
-        """Forget the steps after one that the run went back to."""
-        while self._held and self._held[-1].step > step:
-            self._held.pop()
-
-    def until(self, step: int) -> list[float]:
-        """Losses of the newest steps up to one, oldest first."""
-        return [_loss(h) for h in self._held if h.step <= step and h.losses][-BEFORE_STEPS:]
-
-    def after(self, step: int) -> list[float]:
-        """Losses of the steps after one, oldest first."""
-        return [_loss(h) for h in self._held if h.step > step and h.losses]
-
-
-def _loss(held: Held) -> float:
-    return sum(float(loss.detach()) if isinstance(loss, torch.Tensor) else float(loss) for loss in held.losses)
-
-
-@dataclass
+@dataclass(eq=False)
 class Watched:
     """A change on probation.
 
     Attributes:
         record: The command, with its ack.
         step: At which it took effect.
-        before: Losses up to then.
+        open: Measures that have not said anything yet.
         snapshot: The checkpoint of before it, if there is one.
+        seen: What the other measures said.
+        until: The last step that tells of it; later ones tell of something that came after it.
         revert_id: The command that takes it back, once that was asked for.
-        comparison: What the verdict rests on.
         reason: Why it is taken back.
+        looked: Step of the last look at it.
     """
 
     record: CommandRecord
     step: int
-    before: list[float]
+    open: list[Watch]
     snapshot: str | None = None
+    seen: list[Sight] = field(default_factory=list)
+    until: int | None = None
     revert_id: str | None = None
-    comparison: Comparison | None = None
     reason: str = ""
+    looked: int = 0
+
+    @property
+    def is_young(self) -> bool:
+        """Whether its own window is not over."""
+        return any(isinstance(watch, StepWatch) and not watch.passed() for watch in self.open)
+
+    @property
+    def look_step(self) -> int:
+        """Step of the next look at it."""
+        often = LOOK_STEPS if self.is_young else SELDOM_STEPS
+        return min([self.looked + often, *(watch.next_step for watch in self.open)])
 
 
 @dataclass
 class Probation:
     """All changes of a run that are watched.
 
+    Changes that overlap are a chain: what a run does after a change tells of the later ones too, so a change that is
+    taken back takes those with it that were made on top of it. A later change is not held against an earlier one
+    before its own window is over, and one that is taken back alone, or somebody's own change, ends what later steps
+    tell of earlier ones.
+
     Args:
         settings: How long, and what counts as hurt.
+        info: The run's goal.
         submit: Asks for a command; returns why the gate refuses it, empty if it does not.
         settle: Records how the probation of a command ended.
         release: Lets go of a snapshot that nobody needs any more.
     """
 
     settings: ProbationSettings
+    info: RunInfo
     submit: Callable[[Proposal], str]
     settle: Callable[[str, Settled], None]
     release: Callable[[str], None]
     trail: Trail = field(init=False)
+    evaluations: Evaluations = field(init=False)
+    before: StatesBefore = field(init=False)
     _watched: list[Watched] = field(default_factory=list)
-    _snapshots: dict[str, str] = field(default_factory=dict)
-    _wanted: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.trail = Trail(self.settings.steps + BEFORE_STEPS)
+        self.before = StatesBefore(self.settings.keep_in, self.submit)
+        # A change's steps, as many before it, and as many again for how low the loss has been.
+        self.trail = Trail(3 * max(self.settings.longest_steps, BEFORE_STEPS))
+        metric = self.settings.metric or self.info.goal_metric
+        is_goal = metric == self.info.goal_metric
+        direction = self.settings.direction or (self.info.goal_direction if is_goal else "minimize")
+        self.evaluations = Evaluations(metric, direction == "maximize")
 
     @property
     def is_watching(self) -> bool:
-        return bool(self._watched)
+        """Whether the next step may end the probation of a change."""
+        next_step = self.trail.newest + 1
+        return any(w.revert_id is None and w.look_step <= next_step for w in self._watched)
 
     def add(self, held: Held) -> None:
         """The numbers of a step."""
         self.trail.add(held)
 
-    # -- the state of before --------------------------------------------------------------------------------------
+    def evaluated(self, step: int, values: Mapping[str, float]) -> None:
+        """The metrics of an evaluation."""
+        self.evaluations.add(step, values)
 
     def must_wait(self, record: CommandRecord) -> bool:
         """Whether the state of before this command has to be kept first; asks for that once."""
-        if self.settings.depth != "state" or record.proposal.author.principal != "agent":
+        is_watched = record.command.risk is not Risk.OBSERVE and record.command.kind not in NEVER_WATCHED
+        if self.settings.depth != "state" or record.proposal.author.principal != "agent" or not is_watched:
             return False
-        if record.command.risk is Risk.OBSERVE or record.command.kind in NEVER_WATCHED:
-            return False
-        if record.command_id in self._snapshots:
-            return False
-        if record.command_id not in self._wanted.values():
-            self._want(record.command_id, self.settings.keep_in)
-        return record.command_id not in self._snapshots
-
-    def _want(self, command_id: str, keep_in: Literal["memory", "disk"]) -> None:
-        rationale = f"the state of before {command_id}, should it have to be taken back"
-        command = SaveCheckpoint(keep_in=keep_in, tag=f"before-{command_id}"[:64])
-        proposal = Proposal(command=command, author=AUTHOR, rationale=rationale)
-        self._wanted[proposal.command_id] = command_id
-        if self.submit(proposal):
-            del self._wanted[proposal.command_id]
-            self._snapshots[command_id] = ""
-
-    def _kept(self, record: CommandRecord, ack: Ack) -> None:
-        """A snapshot was taken, or was not: then on disk, and if that fails too the change goes without."""
-        wanted_for = self._wanted.pop(record.command_id)
-        if ack.outcome == "applied":
-            self._snapshots[wanted_for] = str(ack.result["checkpoint_id"])
-        elif isinstance(record.command, SaveCheckpoint) and record.command.keep_in == "memory":
-            self._want(wanted_for, "disk")
-        else:
-            self._snapshots[wanted_for] = ""
+        return not self.before.has(record.command_id)
 
     # -- watching -------------------------------------------------------------------------------------------------
 
     def acked(self, record: CommandRecord, ack: Ack) -> None:
         """Some command got its ack: a snapshot, a way back, or a change to watch from now on."""
-        if record.command_id in self._wanted:
-            self._kept(record, ack)
+        if self.before.answers(record.command_id):
+            self.before.kept(record, ack)
         elif ack.outcome == "applied" and isinstance(record.command, LoadCheckpoint):
             self._went_back(record, ack)
         elif any(watched.revert_id == record.command_id for watched in self._watched):
             self._answered(record, ack)
         elif record.proposal.author.principal == "agent":
             self._begin(record, ack)
+        elif ack.outcome == "applied" and ack.changes:
+            self._spoil(ack.step)
 
     def _begin(self, record: CommandRecord, ack: Ack) -> None:
-        snapshot = self._snapshots.pop(record.command_id, "")
+        snapshot = self.before.take(record.command_id)
         if ack.outcome != "applied" or not ack.changes:
             if snapshot:
                 self.release(snapshot)
             return
+        watches: list[Watch] = []
+        if self.settings.evaluations:
+            watches.append(EvaluationWatch(self.evaluations, self.settings, ack.step))
+        if self.settings.steps:
+            watches.append(StepWatch(self.trail, self.settings, ack.step))
         record = record.model_copy(update={"ack": ack})
-        self._watched.append(Watched(record, ack.step, self.trail.until(ack.step), snapshot or None))
+        self._watched.append(Watched(record, ack.step, watches, snapshot or None, looked=ack.step))
+
+    def _spoil(self, step: int, before: int | None = None) -> None:
+        """Later steps tell of something else than the changes (before the one at `before`) that are watched."""
+        for watched in self._watched:
+            if watched.revert_id is None and (before is None or watched.step < before):
+                watched.until = step if watched.until is None else min(step, watched.until)
+                watched.looked = step - SELDOM_STEPS
 
     def look(self, step: int) -> None:
         """At a step boundary: decide on the changes whose time has come."""
         for watched in list(self._watched):
-            if watched.revert_id is None:
+            if watched in self._watched and watched.revert_id is None and watched.look_step <= step:
+                watched.looked = step
                 self._look(watched, step)
 
     def _look(self, watched: Watched, step: int) -> None:
-        count = step - watched.step
-        if count < min(FEWEST, self.settings.steps):
+        tail = self.trail.until(step, NON_FINITE) if step - watched.step >= NON_FINITE else []
+        is_broken = len(tail) == NON_FINITE and not any(map(math.isfinite, tail))
+        if is_broken and watched.until is None:  # else somebody's own change may have broken it
+            if watched is self._watched[-1]:
+                self._revert(watched, Sight("worse", f"the last {NON_FINITE} losses are not finite", METRIC))
             return
-        after = self.trail.after(watched.step)
-        tail = after[-NON_FINITE:]
-        if len(tail) == NON_FINITE and not any(map(math.isfinite, tail)):
-            self._revert(watched, f"the last {NON_FINITE} losses are not finite")
-            return
-        is_over = count >= self.settings.steps
-        if not is_over and count < max(2 * FEWEST, EARLY_FRAC * self.settings.steps):
-            return
-        watched.comparison = comparison = compare(watched.before, after)
-        if comparison is None:
-            if is_over:
-                self._end(watched, "kept", f"too few finite losses to compare ({len(watched.before)}, {len(after)})")
-        elif is_over:
-            worse = comparison.is_worse(self.settings.tolerance, self.settings.min_rise_frac)
-            said = _said(comparison)
-            self._revert(watched, said) if worse else self._end(watched, "kept", said)
-        elif comparison.is_worse(EARLY_TOLERANCE * self.settings.tolerance, EARLY_RISE_FRAC):
-            self._revert(watched, f"{_said(comparison)}, so badly that the window was cut short after {count} steps")
+        until = self._until(watched, step)
+        for watch in list(watched.open):
+            sight = watch.look(step, until, is_over=watched.until is not None)
+            if sight is None:
+                continue
+            if sight.outcome == "worse":
+                self._revert(watched, sight)
+                return
+            watched.open.remove(watch)
+            watched.seen.append(sight)
+        if not watched.open:
+            self._end(watched, "kept", _together(watched.seen))
 
-    def _revert(self, watched: Watched, reason: str) -> None:
-        command = self._way_back(watched)
+    def _until(self, watched: Watched, step: int) -> int:
+        """The last step that tells of a change: a later one in its own window is first judged by itself."""
+        if watched.until is not None:
+            return watched.until
+        later = self._watched[self._watched.index(watched) + 1 :]
+        young = min((w.step for w in later if w.is_young), default=step)
+        return young if young - watched.step >= self.settings.steps else step
+
+    # -- the way back ---------------------------------------------------------------------------------------------
+
+    def _revert(self, watched: Watched, sight: Sight) -> None:
+        """Take a change back, with those that were made on top of it."""
+        watched.seen.append(sight)
+        if watched.snapshot is not None:
+            self._ask(watched, LoadCheckpoint(checkpoint_id=watched.snapshot), sight.said)
+            return
+        chain = self._watched[self._watched.index(watched) :]
+        kind, step = watched.record.command.kind, watched.step
+        for later in reversed(chain[1:]):
+            if later.revert_id is None:
+                self._write_back(later, f"made on top of {kind} of step {step}, which is taken back")
+        self._write_back(watched, sight.said)
+
+    def _write_back(self, watched: Watched, reason: str) -> None:
+        command = inverse_of(watched.record)
         if command is None:
             self._end(watched, "kept", f"{reason}; but no command takes it back, and there is no snapshot")
-            return
+        else:
+            self._ask(watched, command, reason)
+
+    def _ask(self, watched: Watched, command: CommandBase, reason: str) -> None:
         kind, step = watched.record.command.kind, watched.step
         rationale = f"takes back {kind} of step {step} ({watched.record.command_id}): {reason}"
         proposal = Proposal(command=command, author=AUTHOR, rationale=rationale[:4000], based_on_step=step)
@@ -218,21 +230,22 @@ class Probation:
         else:
             watched.revert_id, watched.reason = proposal.command_id, reason
 
-    def _way_back(self, watched: Watched) -> CommandBase | None:
-        if watched.snapshot is not None:
-            return LoadCheckpoint(checkpoint_id=watched.snapshot)
-        return inverse_of(watched.record)
-
     def _answered(self, record: CommandRecord, ack: Ack) -> None:
         for watched in [w for w in self._watched if w.revert_id == record.command_id]:
             if ack.outcome == "applied":
                 self._end(watched, "reverted", watched.reason, record.command_id)
+                self._spoil(watched.step, before=watched.step)
+            elif watched.snapshot is not None:
+                self.release(watched.snapshot)
+                watched.snapshot = watched.revert_id = None
+                self._write_back(watched, f"{watched.reason}; the state of before {ack.outcome}: {ack.message}")
             else:
                 self._end(watched, "kept", f"{watched.reason}; taking it back {ack.outcome}: {ack.message}")
 
     def _went_back(self, record: CommandRecord, ack: Ack) -> None:
         """The run stands at an earlier step: changes since then are no longer in force."""
         self.trail.cut(ack.step)
+        self.evaluations.cut(ack.step)
         for watched in [w for w in self._watched if w.step >= ack.step]:
             own = watched.revert_id == record.command_id
             reason = watched.reason if own else "left behind with the steps that the run went back over"
@@ -243,25 +256,31 @@ class Probation:
         for watched in list(self._watched):
             self._end(watched, "kept", f"the run is {status} before its probation was over")
 
-    def _end(self, watched: Watched, outcome: str, reason: str, reverted_by: str | None = None) -> None:
+    def _end(self, watched: Watched, outcome: Literal["kept", "reverted"], reason: str, by: str | None = None) -> None:
         self._watched.remove(watched)
-        found = watched.comparison
-        settled = Settled(
-            outcome="reverted" if outcome == "reverted" else "kept",
-            reason=reason[:1000],
-            metric=METRIC,
-            forecast=found.forecast if found else None,
-            found=found.found if found else None,
-            noise=found.error if found else None,
-            reverted_by=reverted_by,
-        )
-        self.settle(watched.record.command_id, settled)
+        self.settle(watched.record.command_id, _settled(watched.seen, outcome, reason, by))
         if watched.snapshot is not None:
             self.release(watched.snapshot)
 
 
-def _said(comparison: Comparison) -> str:
-    return (
-        f"the loss was going to {comparison.forecast:.4g} and came to {comparison.found:.4g} "
-        f"(standard error {comparison.error:.2g})"
+def _together(seen: list[Sight]) -> str:
+    """What all measures said, those that could judge first."""
+    ordered = sorted(seen, key=lambda sight: sight.outcome == "not judged")
+    return "; ".join(f"not judged: {s.said}" if s.outcome == "not judged" else s.said for s in ordered)
+
+
+def _settled(seen: list[Sight], outcome: Literal["kept", "reverted"], reason: str, by: str | None) -> Settled:
+    """The event: with the figures of the measure that decided, or else of the first that could judge."""
+    ranked = sorted(seen, key=lambda sight: (sight.outcome != "worse", sight.comparison is None))
+    sight = ranked[0] if ranked else None
+    found, sign = (sight.comparison, sight.sign) if sight is not None else (None, 1)
+    return Settled(
+        outcome=outcome,
+        reason=reason[:1000],
+        metric=sight.metric if sight is not None else "",
+        forecast=sign * found.forecast if found else None,
+        found=sign * found.found if found else None,
+        noise=found.noise if found else None,
+        points=found.points[1] if found else None,
+        reverted_by=by,
     )

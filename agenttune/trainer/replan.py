@@ -15,23 +15,21 @@ from agenttune.trainer.steering import Steering
 
 DEFAULT_DECAY_FRAC = 0.2
 """wsd: the share of the remaining steps in which the rate decays (as the command's description promises)."""
+PREVIOUS = "previous"
+"""Where a plan keeps the one it replaced, and that one's bases: with it, checkpoints hold all that is needed."""
 
 
 def update_schedule(steering: Steering, record: CommandRecord, command: UpdateSchedule) -> Outcome:
     schedule = steering.schedule()
     schedule.refuse_unplannable()
     before, base_before = schedule.effective(), schedule.base()
-    peak = command.peak_lr if command.peak_lr is not None else before[0]
-    if peak <= 0:
-        raise UserError("the effective rate is 0 now, so the plan needs a peak_lr", field="peak_lr")
-    plan = _plan(command, steering, schedule.clock, peak, before[0])
     old_plan = _plan_in_force(schedule)
+    plan, bases, wanted = _previous(schedule) if command.shape == "previous" else _new(command, steering, schedule)
     undo = schedule.snapshot()
     try:
-        schedule.install_plan(_bases(schedule, peak, before), plan)
-        wanted = before[0] if command.warmup_steps else peak
+        schedule.install_plan(bases, plan)
         found = schedule.effective()[0]
-        if not same(found, wanted):
+        if wanted is not None and not same(found, wanted):
             raise UserError(f"the plan starts at {wanted:g} but the rate reads {found:g}; put back")
     except BaseException:
         undo()
@@ -40,7 +38,7 @@ def update_schedule(steering: Steering, record: CommandRecord, command: UpdateSc
     rate = Change(
         name="lr",
         previous=before[0],
-        requested=peak,
+        requested=wanted if command.peak_lr is None else command.peak_lr,
         effective=effective[0],
         previous_base=base_before[0],
         base=schedule.base()[0],
@@ -49,8 +47,29 @@ def update_schedule(steering: Steering, record: CommandRecord, command: UpdateSc
     planned = Change(
         name="schedule", previous=old_plan, requested=command.arguments(), effective=_plan_in_force(schedule)
     )
-    done = Done(changes=[rate, planned], expectations=[_expect_plan(steering, plan)])
+    done = Done(changes=[rate, planned], expectations=[_expect_plan(steering, _plan_in_force(schedule))])
     return await_rate(steering, done, None, nothing)
+
+
+def _new(
+    command: UpdateSchedule, steering: Steering, schedule: Schedule
+) -> tuple[dict[str, Any], list[float], float | None]:
+    """The plan asked for, its bases, and the rate that it starts at; it remembers the schedule that it replaces."""
+    now = schedule.effective()
+    peak = command.peak_lr if command.peak_lr is not None else now[0]
+    if peak <= 0:
+        raise UserError("the effective rate is 0 now, so the plan needs a peak_lr", field="peak_lr")
+    plan = _plan(command, steering, schedule.clock, peak, now[0])
+    plan[PREVIOUS] = {"plan": _whole_plan(schedule), "bases": schedule.base()}
+    return plan, _bases(schedule, peak, now), now[0] if command.warmup_steps else peak
+
+
+def _previous(schedule: Schedule) -> tuple[dict[str, Any], list[float], float | None]:
+    """The plan that the one in force replaced, empty for the run's own schedule, and its bases."""
+    found = _whole_plan(schedule).get(PREVIOUS)
+    if found is None:
+        raise UserError("the run follows its own schedule; there is no plan to go back from", field="shape")
+    return dict(found["plan"]), list(found["bases"]), None
 
 
 def _plan(command: UpdateSchedule, steering: Steering, clock: int, peak: float, now: float) -> dict[str, Any]:
@@ -106,10 +125,16 @@ def _bases(schedule: Schedule, peak: float, rates: list[float]) -> list[float]:
     return [peak * ratio for ratio in ratios or [1.0]]
 
 
+def _whole_plan(schedule: Schedule) -> dict[str, Any]:
+    return dict(getattr(schedule.scheduler.lr_lambdas[0], "plan", None) or {})
+
+
 def _plan_in_force(schedule: Schedule) -> dict[str, Any] | str:
-    plan = getattr(schedule.scheduler.lr_lambdas[0], "plan", None)
-    return dict(plan) if plan else schedule.name
+    """For people: without what it replaced."""
+    plan = _whole_plan(schedule)
+    plan.pop(PREVIOUS, None)
+    return plan or schedule.name
 
 
-def _expect_plan(steering: Steering, plan: dict[str, Any]) -> Expectation:
-    return Expectation("schedule", [dict(plan)], lambda: [_plan_in_force(steering.schedule())])
+def _expect_plan(steering: Steering, plan: dict[str, Any] | str) -> Expectation:
+    return Expectation("schedule", [plan], lambda: [_plan_in_force(steering.schedule())])

@@ -111,13 +111,14 @@ class Session:
 
     def _make_probation(self, log: RunLog | None) -> Probation | None:
         """None where no change is watched."""
-        rules = log.info().rules if log is not None else {}
-        settings = ProbationSettings.model_validate(rules.get("probation", {}))
-        if log is None or not settings.steps:
+        if log is None:
             return None
-        probation = Probation(
-            settings, OwnCommands(log, self.steering, self._recorder).ask, self._settle, self._release
-        )
+        info = log.info()
+        settings = ProbationSettings.model_validate(info.rules.get("probation", {}))
+        if not settings.is_on:
+            return None
+        ask = OwnCommands(log, self.steering, self._recorder).ask
+        probation = Probation(settings, info, ask, self._settle, self._release)
         self._answers.on_ack = probation.acked
         return probation
 
@@ -275,6 +276,8 @@ class Session:
         if self._goal_metric in point.values:
             self.steering.checkpoints.metric = float(point.values[self._goal_metric])
         self._recorder.record(Evaluated(metrics=point.values, command_id=self._evaluating), command_id=self._evaluating)
+        if self._probation is not None:
+            self._probation.evaluated(point.step, point.values)
         if self._lockstep is not None:
             self._lockstep.evaluated(point.step)
 

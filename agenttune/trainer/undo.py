@@ -6,17 +6,21 @@ from typing import Any
 
 from agenttune.commands import (
     CommandBase,
+    ModelLayerOperation,
     ModelLayerParameterUpdate,
     Probe,
     SetKnob,
+    UpdateDataset,
     UpdateDatasetRuntimeHyperparameters,
     UpdateOptimizer,
+    UpdateSchedule,
     UpdateTraining,
     parse_command,
 )
 from agenttune.errors import CommandError
 from agenttune.proposals import Ack, CommandRecord
 
+FREEZE = "requires_grad_"
 OPTIMIZER_FIELDS = ("weight_decay", "betas", "eps", "momentum")
 
 
@@ -52,9 +56,20 @@ def _raw(command: CommandBase, ack: Ack) -> dict[str, Any] | None:
     if isinstance(command, ModelLayerParameterUpdate) and len(ack.changes) == 1:
         place = {"layer_name": command.layer_name, "param_name": command.param_name}
         return {"kind": command.kind, **place, "value": ack.changes[0].previous}
-    if isinstance(command, UpdateDatasetRuntimeHyperparameters):
+    if isinstance(command, (UpdateDataset, UpdateDatasetRuntimeHyperparameters)):
         return {"kind": command.kind, "values": before}
+    if isinstance(command, UpdateSchedule):
+        return {"kind": command.kind, "shape": "previous"}
+    if isinstance(command, ModelLayerOperation) and command.operation_name == FREEZE:
+        return _freeze(command, ack)
     return None
+
+
+def _freeze(command: ModelLayerOperation, ack: Ack) -> dict[str, Any] | None:
+    """Training a layer or not; not where some of it was trained before."""
+    was = ack.changes[0].previous
+    place = {"kind": command.kind, "layer_name": command.layer_name, "operation_name": FREEZE}
+    return {**place, "params": {"requires_grad": was}} if isinstance(was, bool) else None
 
 
 def _optimizer(command: UpdateOptimizer, ack: Ack, before: dict[str, Any]) -> dict[str, Any]:

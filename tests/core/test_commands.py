@@ -100,7 +100,7 @@ def test_the_error_says_what_would_be_allowed() -> None:
     assert caught.value.allowed == {"maximum": 100, "minimum": 0, "type": "number"}
     with pytest.raises(CommandError) as caught:
         parse_command({"kind": "update_schedule", "shape": "spiral"})
-    assert caught.value.allowed == ["constant", "linear", "cosine", "wsd"]
+    assert caught.value.allowed == ["constant", "linear", "cosine", "wsd", "previous"]
 
 
 @given(kind=st.sampled_from(COMMAND_KINDS), body=st.dictionaries(st.text(max_size=12), json_values, max_size=4))

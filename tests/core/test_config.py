@@ -34,6 +34,8 @@ def test_the_smallest_config(tmp_path: Path) -> None:
         (GOOD + "goal:\n  direction: up\n", [":5: goal.direction", "'minimize' or 'maximize'"]),
         (GOOD + "gate:\n  bounds:\n    lr: [1.0, 0.1]\n", [":6: gate.bounds.lr", "minimum 1.0 is above"]),
         (GOOD + "gate:\n  forbid: [stop_trainin]\n", [":5: gate.forbid", "did you mean 'stop_training'"]),
+        (GOOD + "probation:\n  metric: eval_loss\n", [":4: probation", "set evaluations to how many"]),
+        (GOOD + "probation: {metric: f1, evaluations: 2}\n", ["'f1' is not the goal's", "probation.direction"]),
         (GOOD + "wake:\n  poll_s: .nan\n", [":5: wake.poll_s", "got nan"]),
         (GOOD + "run:\n  script: other.py\n", [":4: run: this key stands here twice"]),
         ("goal: {}\n", [": run: this key is required"]),

@@ -102,3 +102,22 @@ def test_a_resumed_run_follows_the_plan(bench: Bench) -> None:
     resumed.trainer.train(resume_from_checkpoint=path)
     assert resumed.witness.used == whole.witness.used[9:]
     assert resumed.witness.used[0] == pytest.approx([3.6e-4, 3.6e-4])
+
+
+def test_two_plans_are_taken_back_one_by_one(bench: Bench) -> None:
+    previous = {"kind": "update_schedule", "shape": "previous"}
+    orders = [
+        At(SET_AT, {"kind": "update_schedule", "shape": "linear", "peak_lr": 6e-4}),
+        At(8, {"kind": "update_schedule", "shape": "constant", "peak_lr": 9e-4}),
+        At(11, previous),
+        At(14, previous),
+        At(16, previous),
+    ]
+    result = bench.run(orders, max_steps=STEPS, lr_scheduler_type="cosine", weight_decay=0.1)
+    used = [rates_[0] for rates_ in result.witness.used]
+    assert used[11:14] == pytest.approx([6e-4 * (1 - k / 15) for k in range(6, 9)])
+    plain = bench.run(form="plain", max_steps=STEPS, lr_scheduler_type="cosine", weight_decay=0.1)
+    assert used[14:] == pytest.approx([rates_[0] for rates_ in plain.witness.used[14:]])
+    assert [ack.outcome for ack in result.acks()] == ["applied"] * 4 + ["failed"]
+    assert "no plan to go back from" in result.acks()[-1].message
+    assert all(body.held for body in result.bodies("read_back"))
