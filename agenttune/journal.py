@@ -65,13 +65,15 @@ def _interventions(log: RunLog, info: RunInfo, records: Sequence[CommandRecord])
     by_branch: dict[str, list[MetricAt]] = {}
     events = log.events(kinds=["settled"], limit=EVERYTHING)
     settled = {event.command_id: event.body.reason for event in events if isinstance(event.body, Settled)}
+    changed_at: dict[str, list[int]] = {}
     found = []
     for record in records:
         branch = record.ack.branch if record.ack is not None else info.branch
         if branch not in by_branch:
             values = goal_values(log, info, branch)
             by_branch[branch] = values[1] if values else []
-        intervention = _intervention(record, by_branch[branch], _changed_at(records, branch))
+            changed_at[branch] = _changed_at(records, branch)
+        intervention = _intervention(record, by_branch[branch], changed_at[branch])
         found.append(intervention.model_copy(update={"probation": settled.get(record.command_id, "")}))
     return found
 
@@ -81,12 +83,18 @@ def _changed_at(records: Sequence[CommandRecord], branch: str) -> list[int]:
     return [ack.step for ack in acks if ack.outcome == "applied" and ack.changes]
 
 
+def _around(
+    values: Sequence[MetricAt], applied: int, changed_at: Sequence[int]
+) -> tuple[list[MetricAt], list[MetricAt]]:
+    """The values up to a change, and those between it and the next one."""
+    until = min((step for step in changed_at if step > applied), default=math.inf)
+    return [v for v in values if v.step <= applied], [v for v in values if applied < v.step <= until]
+
+
 def _intervention(record: CommandRecord, values: Sequence[MetricAt], changed_at: Sequence[int]) -> Intervention:
     proposal, verdict, ack = record.proposal, record.verdict, record.ack
     applied = ack.step if ack is not None and ack.outcome == "applied" else None
-    until = min((s for s in changed_at if applied is not None and s > applied), default=math.inf)
-    before = [v for v in values if applied is not None and v.step <= applied]
-    after = [v for v in values if applied is not None and applied < v.step <= until]
+    before, after = ([], []) if applied is None else _around(values, applied, changed_at)
     return Intervention(
         command_id=proposal.command_id,
         kind=proposal.command.kind,

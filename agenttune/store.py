@@ -20,6 +20,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from agenttune.archived import connect_read_only, private_copy
 from agenttune.errors import AlreadyDecided, CommandIdReused, StoreFault, UnknownCommandId, UnknownRun, UserError
 from agenttune.events import (
     BODY,
@@ -63,6 +66,8 @@ FORMAT = 1
 NAME_BYTES = 255
 """Longest file name that Linux file systems take."""
 BUSY_TIMEOUT_S = 10.0
+EVENT_ROWS = 100
+"""Events in memory at once where all of them are read: a transcript may hold megabytes."""
 RECORDS_KEPT = 2048
 """Parsed command records kept, about 10 MB (guess: the newest of many runs)."""
 
@@ -106,7 +111,7 @@ def list_runs(runs_dir: Path) -> list[RunInfo]:
     """Identity cards of all runs in a folder, newest first. A log that cannot be read is left out."""
     infos = []
     for path in runs_dir.glob(f"*/{LOG_NAME}"):
-        with contextlib.suppress(StoreFault), contextlib.closing(RunLog.open(path.parent)) as log:
+        with contextlib.suppress(StoreFault), contextlib.closing(RunLog.open_to_read(path.parent)) as log:
             infos.append(log.info())
     return sorted(infos, key=lambda info: info.created_at_s, reverse=True)
 
@@ -125,6 +130,7 @@ class RunLog:
         self.folder = folder
         self._db = connection
         self._points = PointTable(connection)
+        self._is_archived = False
 
     @classmethod
     def create(cls, folder: Path, info: RunInfo) -> RunLog:
@@ -174,11 +180,34 @@ class RunLog:
                 cached_statements=256,
             )
             connection.execute("PRAGMA synchronous=NORMAL")
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version != FORMAT:
-            connection.close()
-            raise StoreFault(f"{path} has format {version}, this agenttune reads format {FORMAT}")
+            _check_format(connection, path)
         return cls(folder, connection)
+
+    @classmethod
+    def open_to_read(cls, folder: Path) -> RunLog:
+        """Open a log for reading; also one in an archive where nobody may write.
+
+        Raises:
+            StoreFault: As for `open`.
+        """
+        path = folder / LOG_NAME
+        if not path.is_file() or (os.access(folder, os.W_OK) and os.access(path, os.W_OK)):
+            return cls.open(folder)
+        return cls.open_archived(folder)
+
+    @classmethod
+    def open_archived(cls, folder: Path) -> RunLog:
+        """Open a log without writing beside or into it. Writing to what this returns is refused.
+
+        Raises:
+            StoreFault: It cannot be read, or was written by a newer agenttune.
+        """
+        with _storing(folder):
+            connection = connect_read_only(folder / LOG_NAME)
+            _check_format(connection, folder / LOG_NAME)
+        log = cls(folder, connection)
+        log._is_archived = True
+        return log
 
     def close(self) -> None:
         self._db.close()
@@ -204,7 +233,7 @@ class RunLog:
     def info(self) -> RunInfo:
         with _storing(self.folder):
             row = self._db.execute("SELECT info FROM run").fetchone()
-        info = RunInfo.model_validate_json(row[0])
+            info = RunInfo.model_validate_json(row[0])
         # The folder's name is the run's id, also after somebody renamed or copied it.
         now = {"run_id": self.folder.name, "path": str(self.folder), "step": max(info.step, self._last_step())}
         return info.model_copy(update=now)
@@ -310,8 +339,26 @@ class RunLog:
         )
         with _storing(self.folder):
             rows = self._db.execute(sql, (*arguments, limit)).fetchall()
-        events = [_event(row) for row in rows]
+            events = [_event(row) for row in rows]
         return events[::-1] if newest else events
+
+    def event_rows(self, since: int, until: int) -> Iterator[tuple[Any, ...]]:
+        """Events with `since < seq <= until` as they lie in the file, one at a time: memory does not grow.
+
+        Yields:
+            (seq, at_s, step, branch, command_id, kind, body); the body is JSON text.
+        """
+        sql = (
+            "SELECT seq, at_s, step, branch, command_id, kind, body FROM events WHERE seq > ? AND seq <= ? "
+            "ORDER BY seq LIMIT ?"
+        )
+        while True:
+            with _storing(self.folder):
+                rows = self._db.execute(sql, (since, until, EVENT_ROWS)).fetchall()
+            if not rows:
+                return
+            yield from rows
+            since = rows[-1][0]
 
     def lineage(self, branch: str) -> list[tuple[str, int | None]]:
         """The branches that a branch stands on, oldest first, each with the last step that counts (None: all).
@@ -540,12 +587,27 @@ class RunLog:
 
     def index_points(self, max_transactions: int = 1_000_000) -> None:
         """Bring the curves' cache up to date; done by readers, in transactions of a few milliseconds."""
+        if self._is_archived:
+            self._index_copy()
+            return
         for _ in range(max_transactions):
             with _storing(self.folder):
                 if not self._points.is_behind():
                     return
             with self.transaction():
                 self._points.index()
+
+    def _index_copy(self) -> None:
+        """Where nobody may write, the cache is brought up to date in a copy of our own, which ends with us."""
+        with _storing(self.folder):
+            if not self._points.is_behind():
+                return
+            copy = private_copy(self._db)
+            self._db.close()
+            self._db, self._points = copy, PointTable(copy)
+            while self._points.is_behind():
+                self._points.index()
+            copy.execute("PRAGMA query_only=ON")
 
     def series(self, branch: str = "main") -> list[SeriesInfo]:
         """Every metric of a branch with its extent."""
@@ -569,6 +631,13 @@ class RunLog:
         self.index_points()
         with _storing(self.folder):
             return self._points.curve(name, branch, first_step, last_step, max_points)
+
+
+def _check_format(connection: sqlite3.Connection, path: Path) -> None:
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version != FORMAT:
+        connection.close()
+        raise StoreFault(f"{path} has format {version}, this agenttune reads format {FORMAT}")
 
 
 @lru_cache(RECORDS_KEPT)
@@ -604,3 +673,10 @@ def _storing(folder: Path) -> Iterator[None]:
         yield
     except (sqlite3.Error, OSError) as error:
         raise StoreFault(f"the log in {folder}: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise StoreFault(
+            f"the log in {folder} is damaged or was written by another version of agenttune: "
+            f"{error.title} {where}: {first['msg']}"
+        ) from error

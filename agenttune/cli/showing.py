@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,28 +12,33 @@ from rich.console import Console
 
 from agenttune.cli.app import Json, RunsDir, app, find_run, runs_dir_of
 
+Format = Annotated[
+    str,
+    typer.Option("--format", help="terminal, markdown, html or jsonl. Default: by the output's suffix, else terminal."),
+]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file instead of the screen.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite the output file.")]
+Since = Annotated[int | None, typer.Option("--since", metavar="SEQ", help="jsonl: only events after this one.")]
+
 
 @app.command()
 def report(
     run: Annotated[str, typer.Argument(metavar="[RUN]", help="A run's id or its beginning; default: the newest.")] = "",
+    format_: Format = "",
+    output: Output = None,
+    force: Force = False,
+    since: Since = None,
     json_: Json = False,
     runs_dir: RunsDir = None,
 ) -> None:
-    """Show what a run reached, what was changed in it, and why."""
-    from agenttune.journal import summarize
+    """Show what a run reached, what was changed in it, and why; or write it as Markdown, HTML or JSON lines."""
+    from agenttune.cli.writing import chosen_format, write
     from agenttune.store import RunLog
-    from agenttune.terminal import print_report
 
+    chosen = chosen_format(format_, output, json_, since)
     folder = runs_dir_of(runs_dir)
-    log = RunLog.open(folder / find_run(folder, run))
-    try:
-        summary = summarize(log)
-    finally:
-        log.close()
-    if json_:
-        typer.echo(summary.model_dump_json(indent=2))
-    else:
-        print_report(Console(), summary)
+    with closing(RunLog.open_to_read(folder / find_run(folder, run))) as log:
+        write(log, chosen, output, force, since or 0)
 
 
 @app.command()

@@ -1,0 +1,204 @@
+"""Folds a log into the journal that a report shows. Reads, never writes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from agenttune.events import (
+    Acked,
+    BranchStarted,
+    CheckpointDeleted,
+    Decided,
+    DecisionAwaited,
+    Event,
+    Found,
+    Judged,
+    LogGap,
+    NoteAdded,
+    PolicyAttached,
+    PolicyDetached,
+    PolicyRequested,
+    Proposed,
+    ReadBack,
+    RunInfo,
+    RunStarted,
+    Settled,
+    StatusChanged,
+)
+from agenttune.findings import Finding
+from agenttune.goals import EVERYTHING
+from agenttune.journal import summarize
+from agenttune.processes import is_alive
+from agenttune.reporting.entries import Check, Entry, Evidence, Happening, Journal, Settlement, Stretch, Times
+from agenttune.store import RunLog
+from agenttune.summary import Intervention, RunSummary
+from agenttune.terminal.lines import lines_of
+from agenttune.transcripts import ModelCalled
+
+PAGE = 100
+"""Events in memory at once: a transcript may hold megabytes."""
+EVIDENCE_FINDINGS = 6
+"""Of what was found since the last request, the newest; a guess at what a person reads."""
+TOLD = (RunStarted, StatusChanged, PolicyAttached, PolicyDetached, PolicyRequested, BranchStarted, LogGap, NoteAdded)
+"""Events that become happenings."""
+READ = (*TOLD, Proposed, Judged, Acked, ReadBack, Settled, Found, ModelCalled, Decided, CheckpointDeleted)
+KINDS = [str(body.model_fields["kind"].default) for body in (*READ, DecisionAwaited)]
+
+
+def read_journal(log: RunLog, now_s: float | None = None) -> Journal:
+    """Fold a run's log into its journal.
+
+    Raises:
+        StoreFault: The log is damaged, or was written by another version.
+    """
+    summary = summarize(log)
+    reader = _Reader()
+    for event in _pages(log):
+        reader.take(event)
+    branches = _branches(log, summary.run, reader.started)
+    return Journal(
+        summary=summary,
+        entries=_entries(log, summary, reader, {b.name: b for b in branches}),
+        branches=branches,
+        happenings=reader.happenings,
+        looks=reader.looks,
+        holds=reader.holds,
+        last_seq=log.last_seq(),
+        last_event_at_s=reader.last_at_s,
+        process_is_gone=_is_gone(summary.run),
+        made_at_s=time.time() if now_s is None else now_s,
+    )
+
+
+def _is_gone(info: RunInfo) -> bool:
+    return info.is_live and info.pid is not None and not is_alive(info.pid, info.pid_started_s)
+
+
+def _pages(log: RunLog) -> Iterator[Event]:
+    since = 0
+    while page := log.events(since, PAGE, kinds=KINDS):
+        since = page[-1].seq
+        yield from page
+
+
+@dataclass
+class _Reader:
+    """What is remembered while the log goes by, once and in order."""
+
+    times: dict[str, Times] = field(default_factory=dict)
+    checks: dict[str, Check] = field(default_factory=dict)
+    settlements: dict[str, Settlement] = field(default_factory=dict)
+    evidence: dict[str, Evidence] = field(default_factory=dict)
+    happenings: list[Happening] = field(default_factory=list)
+    started: list[Event] = field(default_factory=list)
+    looks: int = 0
+    holds: int = 0
+    last_at_s: float | None = None
+    _findings: list[Finding] = field(default_factory=list)
+    _calls: list[ModelCalled] = field(default_factory=list)
+
+    def take(self, event: Event) -> None:
+        body, self.last_at_s = event.body, event.at_s
+        if event.command_id is not None:
+            self._take_command(event, event.command_id)
+        if isinstance(body, Found):
+            self._findings = [*self._findings, body.finding][-EVIDENCE_FINDINGS:]
+        elif isinstance(body, ModelCalled):
+            self._calls.append(body.model_copy(update={"messages": [], "answer": None}))
+        elif isinstance(body, Decided):
+            self._take_decision(body)
+        elif isinstance(body, TOLD):
+            self._tell(event)
+
+    def _take_command(self, event: Event, command_id: str) -> None:
+        body = event.body
+        if isinstance(body, Proposed):
+            self.times[command_id] = Times(proposed_at_s=event.at_s)
+        elif isinstance(body, Judged):
+            self._time(command_id, judged_at_s=event.at_s)
+        elif isinstance(body, Acked):
+            self._time(command_id, acked_at_s=event.at_s)
+        elif isinstance(body, ReadBack):
+            self.checks[command_id] = Check(read=body, step=event.step)
+        elif isinstance(body, Settled):
+            self.settlements[command_id] = Settlement(settled=body, step=event.step)
+
+    def _time(self, command_id: str, **known: float) -> None:
+        self.times[command_id] = self.times.get(command_id, Times()).model_copy(update=known)
+
+    def _take_decision(self, body: Decided) -> None:
+        self.looks += 1
+        self.holds += not body.command_ids
+        calls, self._calls = self._calls, []
+        if not body.command_ids:
+            return
+        evidence = Evidence(
+            policy=body.policy,
+            woken_by=body.woken_by,
+            reason=body.reason,
+            based_on_step=body.based_on_step,
+            findings=self._findings,
+            calls=calls,
+        )
+        self._findings = []
+        self.evidence |= dict.fromkeys(body.command_ids, evidence)
+
+    def _tell(self, event: Event) -> None:
+        if isinstance(event.body, BranchStarted):
+            self.started.append(event)
+        lines = lines_of(event, lambda command_id: None)
+        self.happenings += [Happening(at_s=event.at_s, step=event.step, mark=x.mark, text=x.text) for x in lines]
+
+
+def _entries(log: RunLog, summary: RunSummary, reader: _Reader, branches: dict[str, Stretch]) -> list[Entry]:
+    effects = {effect.command_id: effect for effect in summary.interventions}
+    entries = []
+    # A live run goes on between two readings: only what both know.
+    records = [record for record in log.commands(limit=EVERYTHING) if record.command_id in effects]
+    for number, record in enumerate(records, 1):
+        effect, command_id = effects[record.command_id], record.command_id
+        entries.append(
+            Entry(
+                number=number,
+                effect=effect,
+                record=record,
+                times=reader.times.get(command_id, Times()),
+                evidence=reader.evidence.get(command_id),
+                check=reader.checks.get(command_id),
+                settlement=reader.settlements.get(command_id),
+                is_abandoned=record.ack is not None and _is_abandoned(effect, branches.get(record.ack.branch)),
+            )
+        )
+    return entries
+
+
+def _is_abandoned(effect: Intervention, branch: Stretch | None) -> bool:
+    if branch is None or branch.stands_to is None or effect.applied_at_step is None:
+        return False
+    return effect.applied_at_step > branch.stands_to
+
+
+def _branches(log: RunLog, info: RunInfo, started: list[Event]) -> list[Stretch]:
+    """Every branch in order of its start; a log that never left `main` may not name it."""
+    stands = dict(log.lineage(info.branch))
+    bodies = {event.body.name: (event.body, event.at_s) for event in started if isinstance(event.body, BranchStarted)}
+    names = list(dict.fromkeys([*(["main"] if "main" in stands or not bodies else []), *bodies, info.branch]))
+    found = []
+    for name in names:
+        body, at_s = bodies.get(name, (BranchStarted(name=name), None))
+        points = log.recent_points(1, branch=name)
+        found.append(
+            Stretch(
+                name=name,
+                parent=body.parent,
+                from_step=body.from_step,
+                checkpoint_id=body.checkpoint_id,
+                started_at_s=at_s,
+                last_step=max(points[-1].step if points else 0, body.from_step),
+                stands_to=stands.get(name, -1),
+                is_current=name == info.branch,
+            )
+        )
+    return found

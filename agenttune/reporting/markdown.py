@@ -1,0 +1,107 @@
+"""The report as Markdown. Text from runs is escaped: it can be no markup, no link and no HTML."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from agenttune import __version__
+from agenttune.reporting import words
+from agenttune.reporting.choosing import Choice, Fold, choose
+from agenttune.reporting.entries import Entry, Journal
+from agenttune.reporting.words import Fact
+from agenttune.summary import FindingAt
+from agenttune.terminal.text import clean
+
+SHOWN_FINDINGS = 100
+SHOWN_HAPPENINGS = 100
+_SPECIAL = re.compile(r"[\\`*_{}\[\]<>|#~&!$@^]|://|(?<=[wW]{3})\.|^[-+=]|^\d+(?=[.)])")
+"""What CommonMark, GitHub's tables and bare links, or maths could read as markup."""
+
+
+def escaped(text: str, limit: int = words.LONG) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    return _SPECIAL.sub(_escape, clean(text, limit))
+
+
+def _escape(match: re.Match[str]) -> str:
+    found = match.group()
+    # A number at the start of a line would begin a list; a digit cannot be escaped, the space before it is nothing.
+    return f"&#{ord(found[0])};{found[1:]}" if found[0].isdigit() else f"\\{found}"
+
+
+def markdown(journal: Journal) -> str:
+    """The report."""
+    return "\n".join(_lines(journal)) + "\n"
+
+
+def _lines(journal: Journal) -> Iterator[str]:
+    info = journal.summary.run
+    score = journal.summary.score
+    choice = choose(journal.entries)
+    yield f"# Report of {escaped(info.run_id)}\n"
+    for warning in words.warnings(journal):
+        yield f"> **{escaped(warning)}**\n"
+    yield from _table(words.head(journal))
+    if len(journal.branches) > 1:
+        yield "\n## Branches\n"
+        yield from (f"- {escaped(words.branch_words(branch))}" for branch in journal.branches)
+    yield "\n## Decisions\n"
+    yield f"{escaped(words.counts(journal))}\n"
+    yield from _decisions(choice, score.metric if score is not None else info.goal_metric)
+    yield from _findings(journal.summary.findings)
+    yield "\n## Course of the run\n"
+    yield from (f"- {escaped(words.happening_words(h))}" for h in journal.happenings[:SHOWN_HAPPENINGS])
+    yield from _rest(len(journal.happenings) - SHOWN_HAPPENINGS)
+    yield (
+        f"\n---\n\nMade by agenttune {__version__} on {words.when(journal.made_at_s)} from {journal.last_seq} events. "
+        f"Times are {escaped(words.zone(journal.made_at_s))}."
+    )
+
+
+def _table(facts: Sequence[Fact]) -> Iterator[str]:
+    yield "| | |"
+    yield "|---|---|"
+    yield from (f"| {escaped(fact.label)} | {escaped(fact.text)} |" for fact in facts)
+
+
+def _decisions(choice: Choice, metric: str) -> Iterator[str]:
+    if choice.left_out:
+        yield f"**{choice.left_out} decisions from the middle are left out here; the JSONL export has all.**\n"
+    for entry in choice.entries:
+        yield from _entry(entry, metric)
+    for fold in choice.folds:
+        yield from _fold(fold, metric)
+    if choice.left_out_folds:
+        yield f"\n{choice.left_out_folds} refusals of rarer kinds are left out."
+
+
+def _entry(entry: Entry, metric: str) -> Iterator[str]:
+    where = words.at_step(entry.step)
+    yield f"\n### {where}, {entry.outcome}: {escaped(words.title(entry))}\n"
+    yield from _table(words.facts(entry, metric))
+
+
+def _fold(fold: Fold, metric: str) -> Iterator[str]:
+    first, last = (words.at_step(fold.entries[i].step) for i in (0, -1))
+    yield (
+        f"\n### {len(fold.entries)} times {fold.outcome}: {escaped(fold.kind)} asked by {escaped(fold.author)}, "
+        f"{fold.outcome} by {escaped(fold.decided_by)}, {first} to {last}\n"
+    )
+    yield "The first one:\n"
+    yield from _table(words.facts(fold.entries[0], metric))
+
+
+def _findings(findings: Sequence[FindingAt]) -> Iterator[str]:
+    yield "\n## Findings\n"
+    if not findings:
+        yield "The detectors found nothing."
+    for found in findings[:SHOWN_FINDINGS]:
+        finding = found.finding
+        yield f"- step {finding.step}, {escaped(finding.kind)} ({finding.severity}): {escaped(finding.summary)}"
+    yield from _rest(len(findings) - SHOWN_FINDINGS)
+
+
+def _rest(count: int) -> Iterator[str]:
+    if count > 0:
+        yield f"- and {count} more in the log"

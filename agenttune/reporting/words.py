@@ -1,0 +1,309 @@
+"""The journal in words: labelled plain text, cleaned of control characters. Renderers escape it for their page."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from agenttune.commands import CommandBase
+from agenttune.proposals import Change
+from agenttune.reporting.entries import Entry, Evidence, Happening, Journal, Outcome, Stretch
+from agenttune.summary import MetricAt, outcome_line
+from agenttune.terminal.costs import cost_report, dollars, tokens
+from agenttune.terminal.lines import command_words
+from agenttune.terminal.text import clean, duration, number
+from agenttune.transcripts import ModelCalled
+
+LONG = 2000
+"""Characters of a reason; a proposal's rationale may have 4000, the log has the whole."""
+SHORT = 200
+MEANING: Mapping[Outcome, str] = {
+    "applied": "in force, never settled by a probation",
+    "kept": "applied, watched and kept",
+    "reverted": "applied, watched and taken back",
+    "refused": "refused by a guardrail, a rule, a reviewer or a person",
+    "expired": "ran out of time or was superseded before it took effect",
+    "failed": "the trainer tried and it did not take effect",
+    "waiting": "no decision or no answer of the trainer is recorded",
+}
+
+
+class Fact(NamedTuple):
+    """A line of a report: `text` is plain and on one line."""
+
+    label: str
+    text: str
+
+
+def when(at_s: float | None) -> str:
+    """Local time, such as `2026-11-22 23:44:43`."""
+    return "-" if at_s is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_s))
+
+
+def zone(at_s: float) -> str:
+    """The time zone that `when` uses."""
+    return time.strftime("%Z (UTC%z)", time.localtime(at_s))
+
+
+def words_of(command: CommandBase) -> str:
+    return clean(command_words(command.model_dump(mode="json")), LONG)
+
+
+def at_step(step: int | None) -> str:
+    return "before the first step" if step is None else f"step {step}"
+
+
+def title(entry: Entry) -> str:
+    """A decision in one line: what was done, or what was asked."""
+    record = entry.record
+    if record.ack is not None and record.ack.outcome == "applied":
+        done = clean(outcome_line(record), SHORT)
+        return done if record.ack.changes else f"{record.command.kind}: {done}"
+    return clean(words_of(record.proposal.command), SHORT)
+
+
+def author(entry: Entry) -> str:
+    who = entry.record.proposal.author
+    return f"{clean(who.name, 60)} ({who.principal})"
+
+
+def facts(entry: Entry, metric: str) -> list[Fact]:
+    """Everything about a decision, in the order in which it happened."""
+    return [Fact(clean(label, 60), clean(text, LONG)) for label, text in _facts(entry, metric) if text]
+
+
+def _facts(entry: Entry, metric: str) -> Iterator[tuple[str, str]]:
+    proposal = entry.record.proposal
+    asked_at = f"{at_step(entry.record.submitted_step)}, {when(entry.times.proposed_at_s)}"
+    yield "asked", f"{words_of(proposal.command)}, by {author(entry)} at {asked_at}"
+    yield "because", proposal.rationale or "no reason was given"
+    yield from _basis(entry)
+    yield from _decision(entry)
+    yield from _execution(entry)
+    yield from _consequence(entry, metric)
+
+
+def _basis(entry: Entry) -> Iterator[tuple[str, str]]:
+    proposal, evidence = entry.record.proposal, entry.evidence
+    if proposal.based_on_step is not None:
+        yield "based on", f"the observation at step {proposal.based_on_step}"
+    if proposal.valid_until_step is not None:
+        yield "valid until", f"step {proposal.valid_until_step}"
+    if evidence is None:
+        return
+    reason = f": {evidence.reason}" if evidence.reason and evidence.reason != proposal.rationale else ""
+    yield "decided by policy", f"{evidence.policy}, woken by {evidence.woken_by}{reason}"
+    yield from _shown_evidence(evidence)
+
+
+def _shown_evidence(evidence: Evidence) -> Iterator[tuple[str, str]]:
+    for finding in evidence.findings:
+        yield "found before", f"step {finding.step}, {finding.kind} ({finding.severity}): {finding.summary}"
+    for call in evidence.calls:
+        yield "model call", call_words(call)
+
+
+def call_words(call: ModelCalled) -> str:
+    """A call of a language model: which, for what, with which prompts, at what price."""
+    usage = "tokens not told" if call.usage is None else f"{tokens(call.usage.total_tokens)} tokens"
+    money = "price unknown" if call.usd is None else dollars(call.usd)
+    prompts = "".join(f", prompt {p.name} sha256 {p.sha256[:16]}" for p in call.prompts)
+    error = f", failed: {call.error}" if call.error else ""
+    what = f"{call.purpose} by {call.model} ({call.protocol}), {usage}, {money}, {duration(call.latency_s)}"
+    return f"{what}{prompts}{error}"
+
+
+def _decision(entry: Entry) -> Iterator[tuple[str, str]]:
+    record, times = entry.record, entry.times
+    yield from _request(entry)
+    verdict = record.verdict
+    if verdict is None:
+        yield "decided", _undecided(entry)
+        return
+    waited = ""
+    if record.request is not None and times.judged_at_s is not None:
+        waited = f" after {duration(max(0.0, times.judged_at_s - record.request.requested_at_s))}"
+    reason = f": {verdict.reason}" if verdict.reason else ""
+    yield "decided", f"{verdict.decision} by {verdict.decided_by}{waited}{reason}"
+    if verdict.edited is not None:
+        yield "edited", f"{words_of(record.proposal.command)} -> {words_of(verdict.edited)}"
+    if verdict.nearest_allowed:
+        yield "nearest allowed", _pairs(verdict.nearest_allowed)
+
+
+def _request(entry: Entry) -> Iterator[tuple[str, str]]:
+    request = entry.record.request
+    if request is None:
+        return
+    seconds = duration(max(0.0, request.expires_at_s - request.requested_at_s))
+    held = "training was held" if request.training == "pause" else "training went on"
+    known = "" if request.metric_value is None else f"; {request.metric} was {number(request.metric_value)}"
+    yield (
+        "asked for",
+        f"a decision by {', then '.join(request.approvers)} (rule {request.rule}) at {at_step(request.step)}, "
+        f"{when(request.requested_at_s)}; without one after {seconds}: {request.on_timeout}; {held}{known}",
+    )
+    for line in request.differences:
+        yield "shown as", f"{line.name} {number(line.before)} -> {number(line.after)}"
+
+
+def _undecided(entry: Entry) -> str:
+    ack = entry.record.ack
+    if ack is not None:
+        return f"never: {ack.message or ack.outcome}"
+    return "not yet, or never: the log has no decision"
+
+
+def _execution(entry: Entry) -> Iterator[tuple[str, str]]:
+    record = entry.record
+    ack = record.ack
+    if ack is None:
+        if record.verdict is not None and entry.outcome == "waiting":
+            yield "answer", "none of the trainer is recorded: it may have been lost with the process"
+        return
+    back = "" if ack.confirmed_step is None else f", read back at step {ack.confirmed_step}"
+    message = f": {ack.message}" if ack.message else ""
+    place = f"at {at_step(ack.step)} on branch {ack.branch}, {when(entry.times.acked_at_s)}"
+    yield ack.outcome, f"{place}{back}{message}"
+    for change in ack.changes:
+        yield "change", change_words(change)
+    if ack.result:
+        yield "result", _pairs(ack.result)
+    if entry.check is not None:
+        read = entry.check.read
+        word = "still in force" if read.held else "NOT in force any more"
+        found = "" if read.held else f": expected {_pairs(read.expected)}, found {_pairs(read.found)}"
+        yield "read again", f"at {at_step(entry.check.step)}: {word}{found}"
+
+
+def change_words(change: Change) -> str:
+    """Such as `lr: 0.5 -> asked 0.05 -> effective 0.05 (base 0.5 -> 0.05)`."""
+    base = ""
+    if change.previous_base is not None and change.base is not None:
+        base = f" (base {number(change.previous_base)} -> {number(change.base)})"
+    unit = f" {change.unit}" if change.unit else ""
+    asked = f"asked {_value(change.requested)} -> effective {_value(change.effective)}"
+    return f"{change.name}: {_value(change.previous)} -> {asked}{unit}{base}"
+
+
+def _consequence(entry: Entry, metric: str) -> Iterator[tuple[str, str]]:
+    if entry.is_abandoned:
+        yield "left behind", "the run went back to a checkpoint from before this"
+    before, after = entry.effect.metric_before, entry.effect.metric_after
+    if before is not None or after is not None:
+        yield metric, f"{point_words(before)} -> {point_words(after)} (the last value before the next change)"
+    if entry.settlement is None:
+        return
+    settled = entry.settlement.settled
+    yield settled.outcome, f"at {at_step(entry.settlement.step)}: {settled.reason}"
+    if settled.forecast is not None and settled.found is not None:
+        noise = "" if settled.noise is None else f", standard error {number(settled.noise)}"
+        yield (
+            "forecast",
+            f"{settled.metric} {number(settled.forecast)} without the change, seen {number(settled.found)}{noise}",
+        )
+    if settled.reverted_by:
+        yield "taken back by", f"command {settled.reverted_by}"
+
+
+def point_words(point: MetricAt | None) -> str:
+    return "not measured" if point is None else f"{number(point.value)} at step {point.step}"
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {_value(value)}" for name, value in values.items())
+
+
+def _value(value: object) -> str:
+    return number(value) if isinstance(value, float) else clean(str(value), SHORT)
+
+
+# -- the run as a whole ------------------------------------------------------------------------------------------------
+
+
+def head(journal: Journal) -> list[Fact]:
+    """The run in a few lines."""
+    return [Fact(label, clean(text, LONG)) for label, text in _head(journal) if text]
+
+
+def _head(journal: Journal) -> Iterator[tuple[str, str]]:
+    summary = journal.summary
+    info = summary.run
+    of = "" if info.max_steps is None else f" of {info.max_steps}"
+    yield "status", info.status + (f": {info.status_reason}" if info.status_reason else "")
+    yield "steps", f"{info.step}{of} in {duration(summary.duration_s)}"
+    yield "started", f"{when(info.started_at_s or info.created_at_s)} {zone(info.created_at_s)}"
+    yield "ended", when(info.ended_at_s) if info.ended_at_s is not None else "no end is recorded"
+    yield from _scores(journal)
+    policies = ", then ".join(dict.fromkeys(summary.policies))
+    yield "policy", policies or "none was attached"
+    yield "decisions", counts(journal)
+    if journal.looks:
+        yield "looks", f"policies looked {journal.looks} times and asked for nothing {journal.holds} times"
+    for line in cost_report(summary.cost, summary.decision_costs) or ["no language model was called"]:
+        yield "cost", line
+
+
+def _scores(journal: Journal) -> Iterator[tuple[str, str]]:
+    score, info = journal.summary.score, journal.summary.run
+    if score is None:
+        yield "goal", f"{info.goal_direction} {info.goal_metric}, but no loss was logged"
+        return
+    less = "less" if score.direction == "minimize" else "more"
+    yield (
+        "goal",
+        f"{info.goal_direction} {info.goal_metric}"
+        + ("" if score.metric == info.goal_metric else f", which was never logged; shown instead: {score.metric}"),
+    )
+    yield "result", f"{score.metric} {point_words(score.last)} ({less} is better)"
+    yield "best", point_words(score.best)
+    yield "first", point_words(score.first)
+
+
+def counts(journal: Journal) -> str:
+    """Such as `5: 1 kept, 2 reverted, 2 refused`."""
+    if not journal.entries:
+        return "none: nothing was asked for and nothing was changed"
+    found: dict[Outcome, int] = {}
+    for entry in journal.entries:
+        found[entry.outcome] = found.get(entry.outcome, 0) + 1
+    return f"{len(journal.entries)}: " + ", ".join(f"{n} {outcome}" for outcome, n in found.items())
+
+
+def warnings(journal: Journal) -> list[str]:
+    """What a reader must know before anything else."""
+    info, found = journal.summary.run, []
+    if journal.process_is_gone:
+        found.append(f"This run was never closed: its process {info.pid} is gone. What follows is what it left.")
+    elif journal.is_open:
+        found.append(f"This run has not ended: it is {info.status}. The report tells what is known so far.")
+    elif info.status in ("failed", "lost", "interrupted"):
+        found.append(clean(f"The run did not end well: it is {info.status}. {info.status_reason}"))
+    lost = [entry for entry in journal.entries if entry.outcome == "waiting"]
+    if lost and (journal.process_is_gone or not journal.is_open):
+        found.append(f"{len(lost)} commands were never decided or never answered; they are marked as waiting.")
+    undone = sum(entry.check is not None and not entry.check.read.held for entry in journal.entries)
+    if undone:
+        found.append(f"{undone} changes were no longer in force when they were read again some steps later.")
+    return found
+
+
+def branch_words(branch: Stretch) -> str:
+    """How a branch began, and what of it the run stands on."""
+    start = "" if branch.parent is None else f" from {clean(branch.parent, 60)} at step {branch.from_step}"
+    checkpoint = f" (checkpoint {clean(branch.checkpoint_id, 80)})" if branch.checkpoint_id else ""
+    if branch.is_current:
+        state = "the run is here"
+    elif branch.stands_to is None:
+        state = "the run stands on all of it"
+    elif branch.stands_to < 0:
+        state = "left behind"
+    else:
+        state = f"the run stands on it to step {branch.stands_to}, the rest was left behind"
+    return f"{clean(branch.name, 60)}{start}{checkpoint}: to step {branch.last_step}, {state}"
+
+
+def happening_words(happening: Happening) -> str:
+    step = "" if happening.step is None else f", step {happening.step}"
+    return f"{when(happening.at_s)}{step}, {happening.mark}: {clean(happening.text)}"
