@@ -81,12 +81,24 @@ def _lines(
     budget = max(FEWEST_POINTS, MAX_POINTS // max(1, len(pieces)) * (2 if len(pieces) > 1 else 1))
     found = []
     for metric, label in names:
+        standing = []
         for piece in pieces:
             if metric in series[piece.branch]:
                 curve = log.curve(metric, piece.branch, piece.first, piece.last, min(MAX_POINTS, budget))
-                if curve.steps:
-                    found.append(Line(label, curve, piece.is_abandoned))
+                if curve.steps and piece.is_abandoned:
+                    found.append(Line(label, curve, is_abandoned=True))
+                elif curve.steps:
+                    standing.append(curve)
+        if standing:
+            found.append(Line(label, _joined(standing), is_abandoned=False))
     return found
+
+
+def _joined(curves: Sequence[Curve]) -> Curve:
+    """What the run stands on is one trajectory, over however many branches."""
+    lists = ("steps", "mean", "low", "high", "nonfinite")
+    whole = {name: [value for curve in curves for value in getattr(curve, name)] for name in lists}
+    return curves[-1].model_copy(update={**whole, "bucket_points": max(curve.bucket_points for curve in curves)})
 
 
 def wants_log_scale(values: Sequence[float]) -> bool:

@@ -15,7 +15,7 @@ from agenttune.terminal.text import clean
 
 SHOWN_FINDINGS = 100
 SHOWN_HAPPENINGS = 100
-_SPECIAL = re.compile(r"[\\`*_{}\[\]<>|#~&!$@^]|://|(?<=[wW]{3})\.|^[-+=]|^\d+(?=[.)])")
+_SPECIAL = re.compile(r"[\\`*_{}\[\]<>|#~&!$@^]|://|(?<=[wW]{3})\.|^[-+=]|^\d+(?=[.)]($|\s))")
 """What CommonMark, GitHub's tables and bare links, or maths could read as markup."""
 
 
@@ -47,7 +47,7 @@ def _lines(journal: Journal) -> Iterator[str]:
         yield "\n## Branches\n"
         yield from (f"- {escaped(words.branch_words(branch))}" for branch in journal.branches)
     yield "\n## Decisions\n"
-    yield f"{escaped(words.counts(journal))}\n"
+    yield escaped(words.counts(journal))
     yield from _decisions(choice, score.metric if score is not None else info.goal_metric)
     yield from _findings(journal.summary.findings)
     yield "\n## Course of the run\n"
@@ -67,7 +67,7 @@ def _table(facts: Sequence[Fact]) -> Iterator[str]:
 
 def _decisions(choice: Choice, metric: str) -> Iterator[str]:
     if choice.left_out:
-        yield f"**{choice.left_out} decisions from the middle are left out here; the JSONL export has all.**\n"
+        yield f"\n**{choice.left_out} decisions from the middle are left out here; the JSONL export has all.**"
     for entry in choice.entries:
         yield from _entry(entry, metric)
     for fold in choice.folds:

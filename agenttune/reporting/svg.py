@@ -12,10 +12,11 @@ from agenttune.reporting.curves import Line, Panel, wants_log_scale
 from agenttune.reporting.entries import OUTCOMES, Outcome
 from agenttune.terminal.text import clean, number
 
-WIDTH, HEIGHT = 900, 260
-LEFT, RIGHT, TOP, BOTTOM = 62, 12, 12, 52
-"""Margins in pixels; the marks of decisions have a lane of their own below the axis."""
-LANE = HEIGHT - 12
+WIDTH, HEIGHT = 900, 300
+LEFT, RIGHT, TOP, BOTTOM = 62, 12, 12, 86
+"""Margins in pixels; the marks of decisions have lanes of their own below the axis."""
+LANES = (HEIGHT - 52, HEIGHT - 38, HEIGHT - 24, HEIGHT - 10)
+"""Middles of the lanes: marks of different outcomes at one step stand below each other."""
 LARGEST = 1e300
 """Values beyond are drawn there: their differences must stay finite."""
 SHAPES: dict[Outcome, str] = {
@@ -96,7 +97,7 @@ def _y_scale(panel: Panel) -> Scale:
 
 
 def _axes(x: Scale, y: Scale) -> Iterator[Markup]:
-    for value in _log_ticks(y) if y.is_log else _ticks(y.low, y.high, 5):
+    for value in _log_ticks(y) if y.is_log else _ticks(y.low, y.high, 6):
         yield Markup('<path class="grid" d="M{a} {y:.1f}H{b}"/><text x="{t}" y="{z:.1f}" class="yt">{v}</text>').format(
             a=LEFT, b=WIDTH - RIGHT, y=y.at(value), t=LEFT - 6, z=y.at(value) + 4, v=number(float(value))
         )
@@ -186,16 +187,19 @@ def _marks(marks: Sequence[Mark], x: Scale) -> Iterator[Markup]:
     for mark in marks:
         if x.low <= mark.step <= x.high:
             merged.setdefault((round(x.at(mark.step) / 3), mark.outcome), []).append(mark)
-    for (_, outcome), group in sorted(merged.items(), key=lambda item: OUTCOMES.index(item[0][1]), reverse=True):
-        yield _mark(outcome, group, x.at(group[0].step))
+    taken: dict[int, int] = {}
+    for (column, outcome), group in sorted(merged.items(), key=lambda item: OUTCOMES.index(item[0][1])):
+        lane = LANES[taken.get(column, 0) % len(LANES)]
+        taken |= {near: taken.get(near, 0) + 1 for near in range(column - 3, column + 4)}
+        yield _mark(outcome, group, x.at(group[0].step), lane)
 
 
-def _mark(outcome: Outcome, group: Sequence[Mark], at: float) -> Markup:
+def _mark(outcome: Outcome, group: Sequence[Mark], at: float, lane: int) -> Markup:
     more = f" and {len(group) - 1} more {outcome} nearby" if len(group) > 1 else ""
     words = clean(f"step {group[0].step}, {outcome}: {group[0].words}{more}", 300)
     rule = Markup('<path class="rule" d="M{x:.1f} {t}V{b}"/>').format(x=at, t=TOP, b=HEIGHT - BOTTOM)
     shape = Markup('<path class="shape" transform="translate({x:.1f} {y})" d="{d}"/>').format(
-        x=at, y=LANE, d=SHAPES[outcome]
+        x=at, y=lane, d=SHAPES[outcome]
     )
     inner = Markup("<title>{t}</title>{r}{s}").format(t=words, r=rule if outcome in DONE else Markup(""), s=shape)
     gone = " off" if all(mark.is_abandoned for mark in group) else ""

@@ -122,8 +122,8 @@ def _decision(entry: Entry) -> Iterator[tuple[str, str]]:
         yield "decided", _undecided(entry)
         return
     waited = ""
-    if record.request is not None and times.judged_at_s is not None:
-        waited = f" after {duration(max(0.0, times.judged_at_s - record.request.requested_at_s))}"
+    if record.request is not None and times.judged_at_s is not None and times.proposed_at_s is not None:
+        waited = f" after {duration(max(0.0, times.judged_at_s - times.proposed_at_s))}"
     reason = f": {verdict.reason}" if verdict.reason else ""
     yield "decided", f"{verdict.decision} by {verdict.decided_by}{waited}{reason}"
     if verdict.edited is not None:
@@ -140,8 +140,8 @@ def _request(entry: Entry) -> Iterator[tuple[str, str]]:
     held = "training was held" if request.training == "pause" else "training went on"
     known = "" if request.metric_value is None else f"; {request.metric} was {number(request.metric_value)}"
     yield (
-        "asked for",
-        f"a decision by {', then '.join(request.approvers)} (rule {request.rule}) at {at_step(request.step)}, "
+        "put to",
+        f"{', then '.join(request.approvers)} by rule {request.rule} at {at_step(request.step)}, "
         f"{when(request.requested_at_s)}; without one after {seconds}: {request.on_timeout}; {held}{known}",
     )
     for line in request.differences:
@@ -178,12 +178,12 @@ def _execution(entry: Entry) -> Iterator[tuple[str, str]]:
 
 
 def change_words(change: Change) -> str:
-    """Such as `lr: 0.5 -> asked 0.05 -> effective 0.05 (base 0.5 -> 0.05)`."""
+    """Such as `lr: 0.5 -> requested 0.05 -> effective 0.05 (base 0.5 -> 0.05)`."""
     base = ""
     if change.previous_base is not None and change.base is not None:
         base = f" (base {number(change.previous_base)} -> {number(change.base)})"
     unit = f" {change.unit}" if change.unit else ""
-    asked = f"asked {_value(change.requested)} -> effective {_value(change.effective)}"
+    asked = f"requested {_value(change.requested)} -> effective {_value(change.effective)}"
     return f"{change.name}: {_value(change.previous)} -> {asked}{unit}{base}"
 
 
@@ -191,7 +191,9 @@ def _consequence(entry: Entry, metric: str) -> Iterator[tuple[str, str]]:
     if entry.is_abandoned:
         yield "left behind", "the run went back to a checkpoint from before this"
     before, after = entry.effect.metric_before, entry.effect.metric_after
-    if before is not None or after is not None:
+    ack = entry.record.ack
+    is_change = ack is not None and (bool(ack.changes) or entry.record.command.kind == "load_checkpoint")
+    if is_change and (before is not None or after is not None):
         yield metric, f"{point_words(before)} -> {point_words(after)} (the last value before the next change)"
     if entry.settlement is None:
         return
@@ -240,7 +242,7 @@ def _head(journal: Journal) -> Iterator[tuple[str, str]]:
     yield "policy", policies or "none was attached"
     yield "decisions", counts(journal)
     if journal.looks:
-        yield "looks", f"policies looked {journal.looks} times and asked for nothing {journal.holds} times"
+        yield "looks", f"{journal.looks} by policies, {journal.holds} of which asked for nothing"
     for line in cost_report(summary.cost, summary.decision_costs) or ["no language model was called"]:
         yield "cost", line
 
@@ -262,13 +264,13 @@ def _scores(journal: Journal) -> Iterator[tuple[str, str]]:
 
 
 def counts(journal: Journal) -> str:
-    """Such as `5: 1 kept, 2 reverted, 2 refused`."""
+    """Such as `5 (1 kept, 2 reverted, 2 refused)`."""
     if not journal.entries:
         return "none: nothing was asked for and nothing was changed"
     found: dict[Outcome, int] = {}
     for entry in journal.entries:
         found[entry.outcome] = found.get(entry.outcome, 0) + 1
-    return f"{len(journal.entries)}: " + ", ".join(f"{n} {outcome}" for outcome, n in found.items())
+    return f"{len(journal.entries)} ({', '.join(f'{n} {outcome}' for outcome, n in found.items())})"
 
 
 def warnings(journal: Journal) -> list[str]:
@@ -282,11 +284,15 @@ def warnings(journal: Journal) -> list[str]:
         found.append(clean(f"The run did not end well: it is {info.status}. {info.status_reason}"))
     lost = [entry for entry in journal.entries if entry.outcome == "waiting"]
     if lost and (journal.process_is_gone or not journal.is_open):
-        found.append(f"{len(lost)} commands were never decided or never answered; they are marked as waiting.")
+        found.append(f"{_times(len(lost), 'command')} never decided or never answered: marked as waiting.")
     undone = sum(entry.check is not None and not entry.check.read.held for entry in journal.entries)
     if undone:
-        found.append(f"{undone} changes were no longer in force when they were read again some steps later.")
+        found.append(f"{_times(undone, 'change')} no longer in force when read again some steps later.")
     return found
+
+
+def _times(count: int, what: str) -> str:
+    return f"1 {what} was" if count == 1 else f"{count} {what}s were"
 
 
 def branch_words(branch: Stretch) -> str:
