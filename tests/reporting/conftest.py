@@ -63,6 +63,11 @@ class Night:
     def rate(self, lr: float) -> None:
         self.log.append(KnobsRead(knobs=[KnobState(name="lr", base=lr, effective=lr)]), branch=self.branch)
 
+    def close(self) -> None:
+        """As when every process has ended: one file is left."""
+        self.control.log(self.folder.name).close()
+        self.log.close()
+
     def steps(self, first: int, last: int, loss: float = 2.0, lr: float = 0.01) -> None:
         values = {"lr": lr, "base_lr": lr}
         self.log.append_points(
