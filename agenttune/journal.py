@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 
 from agenttune.costs import costs_of_run, probe_cost
-from agenttune.events import Found, NoteAdded, PolicyAttached, RunInfo, Settled
+from agenttune.events import BranchStarted, Event, Found, NoteAdded, PolicyAttached, RunInfo, Settled
 from agenttune.goals import EVERYTHING, goal_values, score_of
 from agenttune.hindsight import shadow_score
 from agenttune.proposals import CommandRecord
 from agenttune.store import RunLog
-from agenttune.summary import FindingAt, Intervention, MetricAt, RunSummary, outcome_line
+from agenttune.summary import FindingAt, Intervention, MetricAt, RunSummary, Stretch, outcome_line
 from agenttune.transcripts import ModelCalled
 
 CALLS_PAGE = 100
@@ -21,7 +21,7 @@ CALLS_PAGE = 100
 def summarize(log: RunLog) -> RunSummary:
     """Fold a run's log into a report."""
     info = log.info()
-    bodies = log.events(kinds=["found", "policy_attached", "note_added"], limit=EVERYTHING)
+    bodies = log.events(kinds=["found", "policy_attached", "note_added", "branch_started"], limit=EVERYTHING)
     values = goal_values(log, info, info.branch)
     cost, decision_costs = costs_of_run(log)
     return RunSummary(
@@ -32,11 +32,36 @@ def summarize(log: RunLog) -> RunSummary:
         findings=[FindingAt(at_s=e.at_s, finding=e.body.finding) for e in bodies if isinstance(e.body, Found)],
         policies=[e.body.policy for e in bodies if isinstance(e.body, PolicyAttached)],
         notes=[e.body.text for e in bodies if isinstance(e.body, NoteAdded)],
+        branches=_branches(log, info, bodies),
         cost=cost,
         probing=probe_cost(log),
         decision_costs=decision_costs,
         shadow=shadow_score(log),
     )
+
+
+def _branches(log: RunLog, info: RunInfo, started: Sequence[Event]) -> list[Stretch]:
+    """Every branch in order of its start; a log that never left `main` may not name it."""
+    stands = dict(log.lineage(info.branch))
+    bodies = {event.body.name: (event.body, event.at_s) for event in started if isinstance(event.body, BranchStarted)}
+    names = list(dict.fromkeys([*(["main"] if "main" in stands or not bodies else []), *bodies, info.branch]))
+    found = []
+    for name in names:
+        body, at_s = bodies.get(name, (BranchStarted(name=name), None))
+        points = log.recent_points(1, branch=name)
+        found.append(
+            Stretch(
+                name=name,
+                parent=body.parent,
+                from_step=body.from_step,
+                checkpoint_id=body.checkpoint_id,
+                started_at_s=at_s,
+                last_step=max(points[-1].step if points else 0, body.from_step),
+                stands_to=stands.get(name, -1),
+                is_current=name == info.branch,
+            )
+        )
+    return found
 
 
 def _duration_s(log: RunLog, info: RunInfo) -> float:
@@ -104,9 +129,11 @@ def _intervention(record: CommandRecord, values: Sequence[MetricAt], changed_at:
         rationale=proposal.rationale,
         proposed_at_step=proposal.based_on_step if proposal.based_on_step is not None else record.submitted_step,
         state=record.state,
+        decision=verdict.decision if verdict else "",
         decided_by=verdict.decided_by if verdict else "",
         decision_reason=verdict.reason if verdict else "",
         applied_at_step=applied,
+        edited=verdict.edited.arguments() if verdict is not None and verdict.edited is not None else None,
         summary=outcome_line(record),
         metric_before=before[-1] if before else None,
         metric_after=after[-1] if after else None,

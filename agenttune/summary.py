@@ -39,10 +39,14 @@ class Intervention(Record):
     rationale: str
     proposed_at_step: int | None
     state: State
+    decision: str = Field("", description="The verdict's word; empty if there was none.")
     decided_by: str = ""
     decision_reason: str = ""
     applied_at_step: int | None = None
     probation: str = Field("", description="Why the change was kept or reverted, once its probation is over.")
+    edited: dict[str, Any] | None = Field(
+        None, description="Arguments that ran instead, where the verdict changed them."
+    )
     summary: str = Field(description="The change in one line: before -> after, or why there was none.")
     metric_before: MetricAt | None = Field(None, description="Goal metric, last value before it was applied.")
     metric_after: MetricAt | None = Field(None, description="Goal metric, last value before the next change.")
@@ -135,6 +139,23 @@ class ShadowScore(Record):
     alone_before_critical: int = Field(description="Of `alone`: followed by a critical finding.")
 
 
+class Stretch(Record):
+    """A branch: where it began and how far it went.
+
+    Attributes:
+        stands_to: Last step of it that the run still stands on: None for all, -1 for none.
+    """
+
+    name: str
+    parent: str | None = None
+    from_step: int = 0
+    checkpoint_id: str | None = None
+    started_at_s: float | None = None
+    last_step: int = 0
+    stands_to: int | None = None
+    is_current: bool = False
+
+
 class RunSummary(Record):
     """What a report shows."""
 
@@ -145,6 +166,7 @@ class RunSummary(Record):
     findings: list[FindingAt]
     policies: list[str]
     notes: list[str]
+    branches: list[Stretch] = Field(default_factory=list, description="In order of their start.")
     cost: Cost = Field(default_factory=Cost)
     probing: ProbeCost = Field(default_factory=ProbeCost)
     decision_costs: list[DecisionCost] = Field(default_factory=list, description="Decisions that took calls.")

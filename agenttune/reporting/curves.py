@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from agenttune.events import Curve
 from agenttune.goals import FALLBACK_METRICS
-from agenttune.reporting.entries import Journal, Stretch
+from agenttune.reporting.entries import Journal
 from agenttune.store import RunLog
+from agenttune.summary import Stretch
 
 MAX_POINTS = 1000
 """Entries of one curve: about one a pixel of a wide screen."""
@@ -47,7 +48,7 @@ class _Piece(NamedTuple):
 
 def panels(log: RunLog, journal: Journal) -> list[Panel]:
     """Training loss, goal metric and learning rate, as far as they were logged."""
-    pieces, left_out = _pieces(journal.branches)
+    pieces, left_out = _pieces(journal.summary.branches)
     series = {name: {s.name for s in log.series(name)} for name in {piece.branch for piece in pieces}}
     known = {metric for names in series.values() for metric in names}
     loss = next((name for name in TRAINING_LOSSES if name in known), None)

@@ -90,23 +90,6 @@ class Entry(Record):
         return self.record.submitted_step if self.record.submitted_step is not None else self.effect.proposed_at_step
 
 
-class Stretch(Record):
-    """A branch: where it began and how far it went.
-
-    Attributes:
-        stands_to: Last step of it that the run still stands on: None for all, -1 for none.
-    """
-
-    name: str
-    parent: str | None = None
-    from_step: int = 0
-    checkpoint_id: str | None = None
-    started_at_s: float | None = None
-    last_step: int = 0
-    stands_to: int | None = None
-    is_current: bool = False
-
-
 class Happening(Record):
     """Something else that the log tells: a status, a policy that came or left, a process that died, a note."""
 
@@ -127,7 +110,6 @@ class Journal(Record):
 
     summary: RunSummary
     entries: list[Entry]
-    branches: list[Stretch]
     happenings: list[Happening]
     looks: int = 0
     holds: int = 0

@@ -31,9 +31,9 @@ from agenttune.findings import Finding
 from agenttune.goals import EVERYTHING
 from agenttune.journal import summarize
 from agenttune.processes import is_alive
-from agenttune.reporting.entries import Check, Entry, Evidence, Happening, Journal, Settlement, Stretch, Times
+from agenttune.reporting.entries import Check, Entry, Evidence, Happening, Journal, Settlement, Times
 from agenttune.store import RunLog
-from agenttune.summary import Intervention, RunSummary
+from agenttune.summary import Intervention, RunSummary, Stretch
 from agenttune.terminal.lines import lines_of
 from agenttune.transcripts import ModelCalled
 
@@ -57,16 +57,14 @@ def read_journal(log: RunLog, now_s: float | None = None) -> Journal:
     reader = _Reader()
     for event in _pages(log):
         reader.take(event)
-    branches = _branches(log, summary.run, reader.started)
     return Journal(
         summary=summary,
-        entries=_entries(log, summary, reader, {b.name: b for b in branches}),
-        branches=branches,
+        entries=_entries(log, summary, reader, {b.name: b for b in summary.branches}),
         happenings=reader.happenings,
         looks=reader.looks,
         holds=reader.holds,
         last_seq=log.last_seq(),
-        last_event_at_s=reader.last_at_s,
+        last_event_at_s=next((event.at_s for event in log.events(limit=1, newest=True)), None),
         process_is_gone=_is_gone(summary.run),
         made_at_s=time.time() if now_s is None else now_s,
     )
@@ -92,15 +90,13 @@ class _Reader:
     settlements: dict[str, Settlement] = field(default_factory=dict)
     evidence: dict[str, Evidence] = field(default_factory=dict)
     happenings: list[Happening] = field(default_factory=list)
-    started: list[Event] = field(default_factory=list)
     looks: int = 0
     holds: int = 0
-    last_at_s: float | None = None
     _findings: list[Finding] = field(default_factory=list)
     _calls: list[ModelCalled] = field(default_factory=list)
 
     def take(self, event: Event) -> None:
-        body, self.last_at_s = event.body, event.at_s
+        body = event.body
         if event.command_id is not None:
             self._take_command(event, event.command_id)
         if isinstance(body, Found):
@@ -146,8 +142,6 @@ class _Reader:
         self.evidence |= dict.fromkeys(body.command_ids, evidence)
 
     def _tell(self, event: Event) -> None:
-        if isinstance(event.body, BranchStarted):
-            self.started.append(event)
         lines = lines_of(event, lambda command_id: None)
         self.happenings += [Happening(at_s=event.at_s, step=event.step, mark=x.mark, text=x.text) for x in lines]
 
@@ -178,27 +172,3 @@ def _is_abandoned(effect: Intervention, branch: Stretch | None) -> bool:
     if branch is None or branch.stands_to is None or effect.applied_at_step is None:
         return False
     return effect.applied_at_step > branch.stands_to
-
-
-def _branches(log: RunLog, info: RunInfo, started: list[Event]) -> list[Stretch]:
-    """Every branch in order of its start; a log that never left `main` may not name it."""
-    stands = dict(log.lineage(info.branch))
-    bodies = {event.body.name: (event.body, event.at_s) for event in started if isinstance(event.body, BranchStarted)}
-    names = list(dict.fromkeys([*(["main"] if "main" in stands or not bodies else []), *bodies, info.branch]))
-    found = []
-    for name in names:
-        body, at_s = bodies.get(name, (BranchStarted(name=name), None))
-        points = log.recent_points(1, branch=name)
-        found.append(
-            Stretch(
-                name=name,
-                parent=body.parent,
-                from_step=body.from_step,
-                checkpoint_id=body.checkpoint_id,
-                started_at_s=at_s,
-                last_step=max(points[-1].step if points else 0, body.from_step),
-                stands_to=stands.get(name, -1),
-                is_current=name == info.branch,
-            )
-        )
-    return found

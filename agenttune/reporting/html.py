@@ -14,6 +14,7 @@ from agenttune.reporting.curves import MAX_POINTS, Panel, panels
 from agenttune.reporting.entries import OUTCOMES, Entry, Journal
 from agenttune.reporting.svg import Mark, draw, is_log, sample
 from agenttune.store import RunLog
+from agenttune.terminal.branches import branch_words
 from agenttune.terminal.text import clean
 
 SHOWN_FINDINGS = 200
@@ -38,11 +39,12 @@ def html(log: RunLog, journal: Journal) -> str:
     return environment.get_template("report.html.j2").render(
         journal=journal,
         words=words,
+        branch_words=branch_words,
         metric=metric,
         choice=choice,
         drawings=_drawings(panels(log, journal), _marks(journal.entries, choice), journal),
         legend=[(outcome, sample(outcome), words.MEANING[outcome]) for outcome in OUTCOMES],
-        branches=journal.branches[-SHOWN_HAPPENINGS:],
+        branches=journal.summary.branches[-SHOWN_HAPPENINGS:],
         findings=journal.summary.findings[:SHOWN_FINDINGS],
         happenings=_ends(journal.happenings),
         shadow=journal.summary.shadow,

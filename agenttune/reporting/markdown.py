@@ -11,6 +11,7 @@ from agenttune.reporting.choosing import Choice, Fold, choose
 from agenttune.reporting.entries import Entry, Journal
 from agenttune.reporting.words import Fact
 from agenttune.summary import FindingAt
+from agenttune.terminal.branches import branch_words
 from agenttune.terminal.text import clean
 
 SHOWN_FINDINGS = 100
@@ -43,9 +44,9 @@ def _lines(journal: Journal) -> Iterator[str]:
     for warning in words.warnings(journal):
         yield f"> **{escaped(warning)}**\n"
     yield from _table(words.head(journal))
-    if len(journal.branches) > 1:
+    if len(journal.summary.branches) > 1:
         yield "\n## Branches\n"
-        yield from (f"- {escaped(words.branch_words(branch))}" for branch in journal.branches)
+        yield from (f"- {escaped(branch_words(branch))}" for branch in journal.summary.branches[-SHOWN_HAPPENINGS:])
     yield "\n## Decisions\n"
     yield escaped(words.counts(journal))
     yield from _decisions(choice, score.metric if score is not None else info.goal_metric)

@@ -12,11 +12,10 @@ from agenttune.reporting.curves import Line, Panel, wants_log_scale
 from agenttune.reporting.entries import OUTCOMES, Outcome
 from agenttune.terminal.text import clean, number
 
-WIDTH, HEIGHT = 900, 300
-LEFT, RIGHT, TOP, BOTTOM = 62, 12, 12, 86
-"""Margins in pixels; the marks of decisions have lanes of their own below the axis."""
-LANES = (HEIGHT - 52, HEIGHT - 38, HEIGHT - 24, HEIGHT - 10)
-"""Middles of the lanes: marks of different outcomes at one step stand below each other."""
+WIDTH, LEFT, RIGHT, TOP, FLOOR = 900, 62, 34, 12, 214
+"""Edges of the plot in pixels; below it are the steps, and lanes for the marks of decisions."""
+LANE, LANES = 14, 4
+"""Marks of different outcomes at one step stand below each other; a fifth shares the first lane."""
 LARGEST = 1e300
 """Values beyond are drawn there: their differences must stay finite."""
 SHAPES: dict[Outcome, str] = {
@@ -68,10 +67,12 @@ def draw(panel: Panel, marks: Sequence[Mark], last_step: int) -> Markup:
     parts = [*_axes(x, y), *_nonfinite(panel.lines, x)]
     for line in panel.lines:
         parts += _curve(line, x, y, dashed=line.label == "base")
-    parts += _marks(marks, x)
+    marked = list(_marks(marks, x))
+    lanes = max((lane + 1 for lane, _ in marked), default=0)
+    parts += [mark for _, mark in marked]
     return Markup(
         '<svg viewBox="0 0 {w} {h}" role="img" aria-label="{title}" preserveAspectRatio="xMidYMid meet">{body}</svg>'
-    ).format(w=WIDTH, h=HEIGHT, title=clean(panel.title, 100), body=Markup("").join(parts))
+    ).format(w=WIDTH, h=FLOOR + 24 + LANE * lanes, title=clean(panel.title, 100), body=Markup("").join(parts))
 
 
 def is_log(panel: Panel) -> bool:
@@ -91,9 +92,9 @@ def _y_scale(panel: Panel) -> Scale:
     values = _values(panel) or [0.0]
     low, high = min(values), max(values)
     if wants_log_scale(values):
-        return Scale(low / 1.1, high * 1.1, HEIGHT - BOTTOM, TOP, is_log=True)
+        return Scale(low / 1.1, high * 1.1, FLOOR, TOP, is_log=True)
     room = (high - low) * 0.05 or abs(high) * 0.1 or 1.0
-    return Scale(low - room, high + room, HEIGHT - BOTTOM, TOP)
+    return Scale(low - room, high + room, FLOOR, TOP)
 
 
 def _axes(x: Scale, y: Scale) -> Iterator[Markup]:
@@ -103,9 +104,9 @@ def _axes(x: Scale, y: Scale) -> Iterator[Markup]:
         )
     for value in (tick for tick in _ticks(x.low, x.high, 8) if tick == int(tick)):
         yield Markup('<text x="{x:.1f}" y="{y}" class="xt">{v}</text>').format(
-            x=x.at(value), y=HEIGHT - BOTTOM + 16, v=f"{int(value):,}"
+            x=x.at(value), y=FLOOR + 16, v=f"{int(value):,}"
         )
-    yield Markup('<path class="axis" d="M{a} {t}V{y}H{b}"/>').format(a=LEFT, b=WIDTH - RIGHT, t=TOP, y=HEIGHT - BOTTOM)
+    yield Markup('<path class="axis" d="M{a} {t}V{y}H{b}"/>').format(a=LEFT, b=WIDTH - RIGHT, t=TOP, y=FLOOR)
 
 
 def _ticks(low: float, high: float, about: int) -> list[float]:
@@ -181,7 +182,7 @@ def _nonfinite(lines: Sequence[Line], x: Scale) -> Iterator[Markup]:
             )
 
 
-def _marks(marks: Sequence[Mark], x: Scale) -> Iterator[Markup]:
+def _marks(marks: Sequence[Mark], x: Scale) -> Iterator[tuple[int, Markup]]:
     """Marks of one outcome on one pixel are one mark: the page stays bounded however many decisions there are."""
     merged: dict[tuple[int, Outcome], list[Mark]] = {}
     for mark in marks:
@@ -189,17 +190,17 @@ def _marks(marks: Sequence[Mark], x: Scale) -> Iterator[Markup]:
             merged.setdefault((round(x.at(mark.step) / 3), mark.outcome), []).append(mark)
     taken: dict[int, int] = {}
     for (column, outcome), group in sorted(merged.items(), key=lambda item: OUTCOMES.index(item[0][1])):
-        lane = LANES[taken.get(column, 0) % len(LANES)]
+        lane = taken.get(column, 0) % LANES
         taken |= {near: taken.get(near, 0) + 1 for near in range(column - 3, column + 4)}
-        yield _mark(outcome, group, x.at(group[0].step), lane)
+        yield lane, _mark(outcome, group, x.at(group[0].step), lane)
 
 
 def _mark(outcome: Outcome, group: Sequence[Mark], at: float, lane: int) -> Markup:
     more = f" and {len(group) - 1} more {outcome} nearby" if len(group) > 1 else ""
     words = clean(f"step {group[0].step}, {outcome}: {group[0].words}{more}", 300)
-    rule = Markup('<path class="rule" d="M{x:.1f} {t}V{b}"/>').format(x=at, t=TOP, b=HEIGHT - BOTTOM)
+    rule = Markup('<path class="rule" d="M{x:.1f} {t}V{b}"/>').format(x=at, t=TOP, b=FLOOR)
     shape = Markup('<path class="shape" transform="translate({x:.1f} {y})" d="{d}"/>').format(
-        x=at, y=lane, d=SHAPES[outcome]
+        x=at, y=FLOOR + 32 + LANE * lane, d=SHAPES[outcome]
     )
     inner = Markup("<title>{t}</title>{r}{s}").format(t=words, r=rule if outcome in DONE else Markup(""), s=shape)
     gone = " off" if all(mark.is_abandoned for mark in group) else ""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from agenttune.commands import CommandBase
 from agenttune.proposals import Change
-from agenttune.reporting.entries import Entry, Evidence, Happening, Journal, Outcome, Stretch
+from agenttune.reporting.entries import Entry, Evidence, Happening, Journal, Outcome
 from agenttune.summary import MetricAt, outcome_line
 from agenttune.terminal.costs import cost_report, dollars, tokens
 from agenttune.terminal.lines import command_words
@@ -293,21 +293,6 @@ def warnings(journal: Journal) -> list[str]:
 
 def _times(count: int, what: str) -> str:
     return f"1 {what} was" if count == 1 else f"{count} {what}s were"
-
-
-def branch_words(branch: Stretch) -> str:
-    """How a branch began, and what of it the run stands on."""
-    start = "" if branch.parent is None else f" from {clean(branch.parent, 60)} at step {branch.from_step}"
-    checkpoint = f" (checkpoint {clean(branch.checkpoint_id, 80)})" if branch.checkpoint_id else ""
-    if branch.is_current:
-        state = "the run is here"
-    elif branch.stands_to is None:
-        state = "the run stands on all of it"
-    elif branch.stands_to < 0:
-        state = "left behind"
-    else:
-        state = f"the run stands on it to step {branch.stands_to}, the rest was left behind"
-    return f"{clean(branch.name, 60)}{start}{checkpoint}: to step {branch.last_step}, {state}"
 
 
 def happening_words(happening: Happening) -> str:

@@ -16,16 +16,20 @@ from agenttune.processes import is_alive
 from agenttune.proposals import State
 from agenttune.store import LOG_NAME
 from agenttune.summary import Intervention, MetricAt, RunSummary, Score
+from agenttune.terminal.branches import branch_words
 from agenttune.terminal.costs import cost_report, probe_line
 from agenttune.terminal.lines import BAD_STATUS, SEVERITY_STYLE, command_words
 from agenttune.terminal.shadow import print_shadow
 from agenttune.terminal.text import clean, duration, number
 
-REFUSED = frozenset({State.REJECTED, State.SUPERSEDED})
+REFUSED = frozenset({State.REJECTED, State.SUPERSEDED, State.EXPIRED})
 DONE = frozenset({State.APPLIED, State.KEPT, State.REVERTED})
 LABEL_WIDTH = 10
 RESULT_CHARACTERS = 40
 """Of what a command gave back, such as a long path; the log has the whole."""
+SHOWN_BRANCHES = 12
+FOLDED_REFUSALS = 3
+"""As many of one kind are shown one by one; of more the first is, and the others are counted."""
 SHOWN_FINDINGS = 12
 """The first findings of a run tell its story; the log holds all."""
 DEFAULT_RUNS_DIR = "runs"
@@ -46,6 +50,7 @@ def print_report(console: Console, summary: RunSummary) -> None:
         console.print(line)
     for policy in dict.fromkeys(summary.policies):
         console.print(_labelled("policy", clean(policy)))
+    _print_branches(console, summary)
     _print_findings(console, summary)
     metric = summary.score.metric if summary.score else summary.run.goal_metric
     _print_changes(console, [i for i in summary.interventions if i.state not in REFUSED], metric)
@@ -104,6 +109,16 @@ def _at(point: MetricAt) -> str:
     return f"{number(point.value)} at step {point.step}"
 
 
+def _print_branches(console: Console, summary: RunSummary) -> None:
+    """Only of a run that went back: one branch says nothing."""
+    branches = summary.branches if len(summary.branches) > 1 else []
+    left_out = max(0, len(branches) - SHOWN_BRANCHES)
+    if left_out:
+        console.print(_labelled("branches", f"{left_out} earlier ones, then"))
+    for index, branch in enumerate(branches[left_out:]):
+        console.print(_labelled("" if index or left_out else "branches", branch_words(branch)))
+
+
 def _print_findings(console: Console, summary: RunSummary) -> None:
     for index, entry in enumerate(summary.findings):
         if index == SHOWN_FINDINGS:
@@ -142,7 +157,15 @@ def _change(item: Intervention) -> Text:
     if item.state not in DONE:
         return Text(f"{item.kind}: {clean(item.summary)}", style="red")
     text = clean(item.summary)
-    return Text(text if " -> " in text else f"{item.kind}: {clean(text, RESULT_CHARACTERS)}")
+    done = text if " -> " in text else f"{item.kind}: {clean(text, RESULT_CHARACTERS)}"
+    return Text(done + _edit(item))
+
+
+def _edit(item: Intervention) -> str:
+    if item.edited is None:
+        return ""
+    asked = command_words({"kind": item.kind, **item.arguments})
+    return f" (edited by {clean(item.decided_by, 30)}; asked: {clean(asked)})"
 
 
 def _effect(item: Intervention) -> str:
@@ -158,10 +181,28 @@ def _movement(item: Intervention) -> str:
 
 
 def _print_refusals(console: Console, refused: Sequence[Intervention]) -> None:
-    for index, item in enumerate(refused):
-        asked = f"{command_words({'kind': item.kind, **item.arguments})} (asked by {clean(item.author, 30)})"
-        why = f"{clean(item.decided_by)}: {clean(item.decision_reason)}"
-        console.print(_labelled("refused" if index == 0 else "", f"{asked} by {why}"))
+    groups: dict[tuple[str, ...], list[Intervention]] = {}
+    for item in refused:
+        groups.setdefault((item.state.value, item.kind, item.author, item.decided_by), []).append(item)
+    lines = [line for group in groups.values() for line in _refusals(group)]
+    for index, line in enumerate(lines):
+        console.print(_labelled("refused" if index == 0 else "", line))
+
+
+def _refusals(group: Sequence[Intervention]) -> list[str]:
+    """The lines of refusals of one kind."""
+    if len(group) <= FOLDED_REFUSALS:
+        return [_refusal(item) for item in group]
+    return [f"{_refusal(group[0])} (and {len(group) - 1} more such)"]
+
+
+def _refusal(item: Intervention) -> str:
+    asked = f"{command_words({'kind': item.kind, **item.arguments})} (asked by {clean(item.author, 30)})"
+    if item.decision in ("", "approved", "edited"):
+        said = f"{item.decision} by {clean(item.decided_by)}" if item.decision else "never decided"
+        return f"{asked} {said}, {clean(item.summary)}"
+    word = "" if item.state is State.REJECTED else f" {item.state.value}"
+    return f"{asked}{word} by {clean(item.decided_by)}: {clean(item.decision_reason)}"
 
 
 def print_runs(console: Console, runs: Sequence[RunInfo]) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from agenttune.journal import summarize
 from agenttune.proposals import State
+from agenttune.reporting import html, read_journal
 from agenttune.store import RunLog
 from tests.cli.conftest import ROOT, Project
 
@@ -24,6 +25,7 @@ def test_the_guardian_rescues_the_example(project: Project) -> None:
     assert result.code == 0, result.err + result.out
     with contextlib.closing(RunLog.open(project.runs_dir / launched.info().run_id)) as log:
         summary = summarize(log)
+        page = html(log, read_journal(log))
     cuts = [i for i in summary.interventions if i.kind == "update_optimizer" and i.state in (State.APPLIED, State.KEPT)]
     assert summary.run.status == "finished"
     assert summary.run.step == 120
@@ -35,3 +37,8 @@ def test_the_guardian_rescues_the_example(project: Project) -> None:
     assert cuts[0].rationale[:40] in " ".join(result.out.split())
     assert "lr 0.3 -> " in result.out
     assert "read back at" in result.out
+    assert 'figure class="loss"' in page
+    assert 'figure class="goal"' in page
+    assert 'figure class="lr"' in page
+    assert 'class="mark applied" href="#d' in page
+    assert "woken by" in page

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from agenttune.events import Point, StatusChanged
-from agenttune.proposals import Author
+from agenttune.journal import summarize
+from agenttune.proposals import Ack, Author
 from agenttune.reporting import html, markdown, read_journal
 from agenttune.store import RunLog
+from agenttune.terminal import print_report
 from tests.reporting.conftest import EVIL, Night, eventful
 from tests.reporting.pages import ALLOWED, MARKDOWN, Page, rendered
 
@@ -199,3 +203,18 @@ def test_a_page_of_two_thousand_decisions_is_bounded_and_says_what_it_leaves_out
     assert len(text) < 1_500_000
     assert {link[1:] for link in page.links} <= set(page.ids), "a mark of what is left out leads nowhere"
     assert len(markdown(read_journal(night.log))) < 1_000_000
+
+
+def test_the_terminal_report_tells_edits_branches_and_folds_refusals(night: Night) -> None:
+    late = night.ask(Author(principal="operator", name="anna"), lr=0.05, until=301)
+    ack = Ack(outcome="expired", step=302, branch="retry", message="it was valid until step 301")
+    night.log.acknowledge(late.command_id, ack)
+    out = io.StringIO()
+    print_report(Console(file=out, width=400), summarize(night.log))
+    said = " ".join(out.getvalue().split())
+    assert "lr 0.015 -> 0.1 (edited by operator:anna; asked: update_optimizer lr 0.4)" in said
+    assert "retry from main at step 200 (checkpoint checkpoint-200): to step 300, the run is here" in said
+    assert "(and 7 more such)" in said
+    assert "expired by timeout: nobody decided within 60 s" in said
+    assert "superseded by restore" in said
+    assert "approved by auto, expired: it was valid until step 301" in said
