@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from agenttune import __version__
-from agenttune.reporting import words
+from agenttune.reporting import overview, words
 from agenttune.reporting.choosing import Choice, choose
 from agenttune.reporting.curves import MAX_POINTS, Panel, panels
 from agenttune.reporting.entries import OUTCOMES, Entry, Journal
@@ -39,6 +39,7 @@ def html(log: RunLog, journal: Journal) -> str:
     return environment.get_template("report.html.j2").render(
         journal=journal,
         words=words,
+        overview=overview,
         branch_words=branch_words,
         metric=metric,
         choice=choice,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from agenttune import __version__
-from agenttune.reporting import words
+from agenttune.reporting import overview, words
 from agenttune.reporting.choosing import Choice, Fold, choose
 from agenttune.reporting.entries import Entry, Journal
 from agenttune.reporting.words import Fact
@@ -41,18 +41,18 @@ def _lines(journal: Journal) -> Iterator[str]:
     score = journal.summary.score
     choice = choose(journal.entries)
     yield f"# Report of {escaped(info.run_id)}\n"
-    for warning in words.warnings(journal):
+    for warning in overview.warnings(journal):
         yield f"> **{escaped(warning)}**\n"
-    yield from _table(words.head(journal))
+    yield from _table(overview.head(journal))
     if len(journal.summary.branches) > 1:
         yield "\n## Branches\n"
         yield from (f"- {escaped(branch_words(branch))}" for branch in journal.summary.branches[-SHOWN_HAPPENINGS:])
     yield "\n## Decisions\n"
-    yield escaped(words.counts(journal))
+    yield escaped(overview.counts(journal))
     yield from _decisions(choice, score.metric if score is not None else info.goal_metric)
     yield from _findings(journal.summary.findings)
     yield "\n## Course of the run\n"
-    yield from (f"- {escaped(words.happening_words(h))}" for h in journal.happenings[:SHOWN_HAPPENINGS])
+    yield from (f"- {escaped(overview.happening_words(h))}" for h in journal.happenings[:SHOWN_HAPPENINGS])
     yield from _rest(len(journal.happenings) - SHOWN_HAPPENINGS)
     yield (
         f"\n---\n\nMade by agenttune {__version__} on {words.when(journal.made_at_s)} from {journal.last_seq} events. "

@@ -1,4 +1,4 @@
-"""The journal in words: labelled plain text, cleaned of control characters. Renderers escape it for their page."""
+"""A decision in words: labelled plain text, cleaned of control characters. Renderers escape it for their page."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from agenttune.commands import CommandBase
 from agenttune.proposals import Change
-from agenttune.reporting.entries import Entry, Evidence, Happening, Journal, Outcome
+from agenttune.reporting.entries import Entry, Evidence, Outcome
 from agenttune.summary import MetricAt, outcome_line
-from agenttune.terminal.costs import cost_report, dollars, tokens
+from agenttune.terminal.costs import dollars, tokens
 from agenttune.terminal.lines import command_words
 from agenttune.terminal.text import clean, duration, number
 from agenttune.transcripts import ModelCalled
@@ -78,6 +78,7 @@ def _facts(entry: Entry, metric: str) -> Iterator[tuple[str, str]]:
     asked_at = f"{at_step(entry.record.submitted_step)}, {when(entry.times.proposed_at_s)}"
     yield "asked", f"{words_of(proposal.command)}, by {author(entry)} at {asked_at}"
     yield "because", proposal.rationale or "no reason was given"
+    yield "command", entry.record.command_id
     yield from _basis(entry)
     yield from _decision(entry)
     yield from _execution(entry)
@@ -219,82 +220,3 @@ def _pairs(values: Mapping[str, Any]) -> str:
 
 def _value(value: object) -> str:
     return number(value) if isinstance(value, float) else clean(str(value), SHORT)
-
-
-# -- the run as a whole ------------------------------------------------------------------------------------------------
-
-
-def head(journal: Journal) -> list[Fact]:
-    """The run in a few lines."""
-    return [Fact(label, clean(text, LONG)) for label, text in _head(journal) if text]
-
-
-def _head(journal: Journal) -> Iterator[tuple[str, str]]:
-    summary = journal.summary
-    info = summary.run
-    of = "" if info.max_steps is None else f" of {info.max_steps}"
-    yield "status", info.status + (f": {info.status_reason}" if info.status_reason else "")
-    yield "steps", f"{info.step}{of} in {duration(summary.duration_s)}"
-    yield "started", f"{when(info.started_at_s or info.created_at_s)} {zone(info.created_at_s)}"
-    yield "ended", when(info.ended_at_s) if info.ended_at_s is not None else "no end is recorded"
-    yield from _scores(journal)
-    policies = ", then ".join(dict.fromkeys(summary.policies))
-    yield "policy", policies or "none was attached"
-    yield "decisions", counts(journal)
-    if journal.looks:
-        yield "looks", f"{journal.looks} by policies, {journal.holds} of which asked for nothing"
-    for line in cost_report(summary.cost, summary.decision_costs) or ["no language model was called"]:
-        yield "cost", line
-
-
-def _scores(journal: Journal) -> Iterator[tuple[str, str]]:
-    score, info = journal.summary.score, journal.summary.run
-    if score is None:
-        yield "goal", f"{info.goal_direction} {info.goal_metric}, but no loss was logged"
-        return
-    less = "less" if score.direction == "minimize" else "more"
-    yield (
-        "goal",
-        f"{info.goal_direction} {info.goal_metric}"
-        + ("" if score.metric == info.goal_metric else f", which was never logged; shown instead: {score.metric}"),
-    )
-    yield "result", f"{score.metric} {point_words(score.last)} ({less} is better)"
-    yield "best", point_words(score.best)
-    yield "first", point_words(score.first)
-
-
-def counts(journal: Journal) -> str:
-    """Such as `5 (1 kept, 2 reverted, 2 refused)`."""
-    if not journal.entries:
-        return "none: nothing was asked for and nothing was changed"
-    found: dict[Outcome, int] = {}
-    for entry in journal.entries:
-        found[entry.outcome] = found.get(entry.outcome, 0) + 1
-    return f"{len(journal.entries)} ({', '.join(f'{n} {outcome}' for outcome, n in found.items())})"
-
-
-def warnings(journal: Journal) -> list[str]:
-    """What a reader must know before anything else."""
-    info, found = journal.summary.run, []
-    if journal.process_is_gone:
-        found.append(f"This run was never closed: its process {info.pid} is gone. What follows is what it left.")
-    elif journal.is_open:
-        found.append(f"This run has not ended: it is {info.status}. The report tells what is known so far.")
-    elif info.status in ("failed", "lost", "interrupted"):
-        found.append(clean(f"The run did not end well: it is {info.status}. {info.status_reason}"))
-    lost = [entry for entry in journal.entries if entry.outcome == "waiting"]
-    if lost and (journal.process_is_gone or not journal.is_open):
-        found.append(f"{_times(len(lost), 'command')} never decided or never answered: marked as waiting.")
-    undone = sum(entry.check is not None and not entry.check.read.held for entry in journal.entries)
-    if undone:
-        found.append(f"{_times(undone, 'change')} no longer in force when read again some steps later.")
-    return found
-
-
-def _times(count: int, what: str) -> str:
-    return f"1 {what} was" if count == 1 else f"{count} {what}s were"
-
-
-def happening_words(happening: Happening) -> str:
-    step = "" if happening.step is None else f", step {happening.step}"
-    return f"{when(happening.at_s)}{step}, {happening.mark}: {clean(happening.text)}"
