@@ -17,6 +17,7 @@ from agenttune.events import (
     Judged,
     LogGap,
     NoteAdded,
+    Notified,
     PolicyAttached,
     PolicyDetached,
     PolicyRequested,
@@ -25,6 +26,7 @@ from agenttune.events import (
     RunInfo,
     RunStarted,
     Settled,
+    StandingChanged,
     StatusChanged,
 )
 from agenttune.findings import Finding
@@ -41,7 +43,10 @@ PAGE = 100
 """Events in memory at once: a transcript may hold megabytes."""
 EVIDENCE_FINDINGS = 6
 """Of what was found since the last request, the newest; a guess at what a person reads."""
-TOLD = (RunStarted, StatusChanged, PolicyAttached, PolicyDetached, PolicyRequested, BranchStarted, LogGap, NoteAdded)
+TOLD = (
+    *(RunStarted, StatusChanged, PolicyAttached, PolicyDetached, PolicyRequested, BranchStarted, LogGap, NoteAdded),
+    *(StandingChanged, Notified),
+)
 """Events that become happenings."""
 READ = (*TOLD, Proposed, Judged, Acked, ReadBack, Settled, Found, ModelCalled, Decided, CheckpointDeleted)
 KINDS = [str(body.model_fields["kind"].default) for body in (*READ, DecisionAwaited)]

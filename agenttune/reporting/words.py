@@ -65,7 +65,8 @@ def title(entry: Entry) -> str:
 
 def author(entry: Entry) -> str:
     who = entry.record.proposal.author
-    return f"{clean(who.name, 60)} ({who.principal})"
+    via = f" via {clean(who.via, 60)}" if who.via else ""
+    return f"{clean(who.name, 60)} ({who.principal}{via})"
 
 
 def facts(entry: Entry, metric: str) -> list[Fact]:
@@ -145,6 +146,8 @@ def _request(entry: Entry) -> Iterator[tuple[str, str]]:
         f"{', then '.join(request.approvers)} by rule {request.rule} at {at_step(request.step)}, "
         f"{when(request.requested_at_s)}; without one after {seconds}: {request.on_timeout}; {held}{known}",
     )
+    for passed in request.passed:
+        yield "left open", f"by {passed.by}: {passed.reason or 'no reason given'}"
     for line in request.differences:
         yield "shown as", f"{line.name} {number(line.before)} -> {number(line.after)}"
 
@@ -169,13 +172,25 @@ def _execution(entry: Entry) -> Iterator[tuple[str, str]]:
     yield ack.outcome, f"{place}{back}{message}"
     for change in ack.changes:
         yield "change", change_words(change)
-    if ack.result:
-        yield "result", _pairs(ack.result)
+    result = {name: value for name, value in ack.result.items() if name != "trials"}
+    if result:
+        yield "result", _pairs(result)
+    for trial in ack.result.get("trials", ()):
+        yield "tried", _trial(trial)
     if entry.check is not None:
         read = entry.check.read
         word = "still in force" if read.held else "NOT in force any more"
         found = "" if read.held else f": expected {_pairs(read.expected)}, found {_pairs(read.found)}"
         yield "read again", f"at {at_step(entry.check.step)}: {word}{found}"
+
+
+def _trial(trial: Mapping[str, Any]) -> str:
+    """One candidate of a probe and what came of it."""
+    command = trial.get("command")
+    what = "changing nothing" if command is None else command_words(command)
+    value = trial.get("value")
+    found = str(trial.get("problem", "no value")) if value is None else number(float(value))
+    return f"{what}: {found} after {trial.get('steps')} steps, {duration(float(trial.get('took_s') or 0.0))}"
 
 
 def change_words(change: Change) -> str:
