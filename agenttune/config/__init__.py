@@ -1,0 +1,45 @@
+"""`config.yaml` as typed settings. Every key is documented in `config.yaml` itself; unknown keys are refused."""
+
+from agenttune.config.base import Settings
+from agenttune.config.gate import ApprovalRule, Bounds, BudgetSettings, GateSettings, ProbationSettings, rule_name
+from agenttune.config.models import GateReviewerSettings, LlmSettings, Price, ReviewerSettings
+from agenttune.config.running import (
+    DEFAULT_PORT,
+    CheckpointSettings,
+    GoalSettings,
+    NotifySettings,
+    RoundParameter,
+    RunSettings,
+    ServerSettings,
+    WakeSettings,
+)
+from agenttune.config.whole import AttachSettings, Config, load_config
+from agenttune.config.yaml_files import Place, line_of, load_yaml
+
+__all__ = [
+    "DEFAULT_PORT",
+    "ApprovalRule",
+    "AttachSettings",
+    "Bounds",
+    "BudgetSettings",
+    "CheckpointSettings",
+    "Config",
+    "GateReviewerSettings",
+    "GateSettings",
+    "GoalSettings",
+    "LlmSettings",
+    "NotifySettings",
+    "Place",
+    "Price",
+    "ProbationSettings",
+    "ReviewerSettings",
+    "RoundParameter",
+    "RunSettings",
+    "ServerSettings",
+    "Settings",
+    "WakeSettings",
+    "line_of",
+    "load_config",
+    "load_yaml",
+    "rule_name",
+]
