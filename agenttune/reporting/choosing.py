@@ -1,4 +1,4 @@
-"""What of many decisions a page of bounded size shows: what was done one by one, what was refused in groups."""
+"""What of many decisions a page of bounded size shows: changes one by one, refusals and snapshots in groups."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from agenttune.terminal.text import clean
 SHOWN_ENTRIES = 300
 """Decisions told one by one, about 1 MB of HTML (measured): half of them the first, half the newest."""
 SINGLE = 3
-"""As many refusals of one kind are told one by one; more are folded."""
+"""As many refusals or snapshots of one kind are told one by one; more are folded."""
 EXAMPLES = 3
 """Of each fold: the first ones, in full."""
 SHOWN_FOLDS = 50
@@ -19,7 +19,7 @@ FOLDED: frozenset[Outcome] = frozenset({"refused", "expired"})
 
 
 class Fold(NamedTuple):
-    """Refusals of one kind: the same outcome, command and author, decided by the same."""
+    """Refusals, or snapshots, of one kind: the same outcome, command and author, decided by the same."""
 
     outcome: Outcome
     kind: str
@@ -56,7 +56,7 @@ def choose(entries: Sequence[Entry], most: int = SHOWN_ENTRIES) -> Choice:
     """Choose what a page shows of a run's decisions."""
     groups: dict[tuple[str, ...], list[Entry]] = {}
     for entry in entries:
-        if entry.outcome in FOLDED:
+        if entry.outcome in FOLDED or entry.is_housekeeping:
             groups.setdefault(_key(entry), []).append(entry)
     folded = [group for group in groups.values() if len(group) > SINGLE]
     numbers = {entry.number for group in folded for entry in group}

@@ -83,6 +83,12 @@ class Entry(Record):
         return OF_STATE[self.record.state]
 
     @property
+    def is_housekeeping(self) -> bool:
+        """A snapshot that the trainer took by itself, to go back to if need be."""
+        proposal = self.record.proposal
+        return proposal.author.principal == "trainer" and proposal.command.kind == "save_checkpoint"
+
+    @property
     def step(self) -> int | None:
         ack = self.record.ack
         if ack is not None and ack.outcome == "applied":

@@ -66,7 +66,7 @@ def _marks(entries: Sequence[Entry], choice: Choice) -> list[Mark]:
     return [
         Mark(entry.step, entry.outcome, words.title(entry), anchors.get(entry.number, ""), entry.is_abandoned)
         for entry in entries
-        if entry.step is not None
+        if entry.step is not None and not entry.is_housekeeping
     ]
 
 

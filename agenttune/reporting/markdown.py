@@ -74,7 +74,7 @@ def _decisions(choice: Choice, metric: str) -> Iterator[str]:
     for fold in choice.folds:
         yield from _fold(fold, metric)
     if choice.left_out_folds:
-        yield f"\n{choice.left_out_folds} refusals of rarer kinds are left out."
+        yield f"\n{choice.left_out_folds} decisions of rarer kinds are left out."
 
 
 def _entry(entry: Entry, metric: str) -> Iterator[str]:
@@ -87,7 +87,7 @@ def _fold(fold: Fold, metric: str) -> Iterator[str]:
     first, last = (words.at_step(fold.entries[i].step) for i in (0, -1))
     yield (
         f"\n### {len(fold.entries)} times {fold.outcome}: {escaped(fold.kind)} asked by {escaped(fold.author)}, "
-        f"{fold.outcome} by {escaped(fold.decided_by)}, {first} to {last}\n"
+        f"decided by {escaped(fold.decided_by)}, {first} to {last}\n"
     )
     yield "The first one:\n"
     yield from _table(words.facts(fold.entries[0], metric))

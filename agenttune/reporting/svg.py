@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from agenttune.reporting.curves import Line, Panel, wants_log_scale
 from agenttune.reporting.entries import OUTCOMES, Outcome
@@ -14,8 +14,10 @@ from agenttune.terminal.text import clean, number
 
 WIDTH, LEFT, RIGHT, TOP, FLOOR = 900, 62, 34, 12, 214
 """Edges of the plot in pixels; below it are the steps, and lanes for the marks of decisions."""
-LANE, LANES = 14, 4
-"""Marks of different outcomes at one step stand below each other; a fifth shares the first lane."""
+LANE = 14
+"""Each outcome that occurs has a lane of its own."""
+MOST_RULES = 60
+"""With more changes than these, upright lines would cover the curve: the marks alone are drawn."""
 LARGEST = 1e300
 """Values beyond are drawn there: their differences must stay finite."""
 SHAPES: dict[Outcome, str] = {
@@ -67,12 +69,11 @@ def draw(panel: Panel, marks: Sequence[Mark], last_step: int) -> Markup:
     parts = [*_axes(x, y), *_nonfinite(panel.lines, x)]
     for line in panel.lines:
         parts += _curve(line, x, y, dashed=line.label == "base")
-    marked = list(_marks(marks, x))
-    lanes = max((lane + 1 for lane, _ in marked), default=0)
-    parts += [mark for _, mark in marked]
+    lanes = [outcome for outcome in OUTCOMES if any(mark.outcome == outcome for mark in marks)]
+    parts += _marks(marks, x, lanes)
     return Markup(
         '<svg viewBox="0 0 {w} {h}" role="img" aria-label="{title}" preserveAspectRatio="xMidYMid meet">{body}</svg>'
-    ).format(w=WIDTH, h=FLOOR + 24 + LANE * lanes, title=clean(panel.title, 100), body=Markup("").join(parts))
+    ).format(w=WIDTH, h=FLOOR + 24 + LANE * len(lanes), title=clean(panel.title, 100), body=Markup("").join(parts))
 
 
 def is_log(panel: Panel) -> bool:
@@ -182,33 +183,32 @@ def _nonfinite(lines: Sequence[Line], x: Scale) -> Iterator[Markup]:
             )
 
 
-def _marks(marks: Sequence[Mark], x: Scale) -> Iterator[tuple[int, Markup]]:
+def _marks(marks: Sequence[Mark], x: Scale, lanes: Sequence[Outcome]) -> Iterator[Markup]:
     """Marks of one outcome on one pixel are one mark: the page stays bounded however many decisions there are."""
     merged: dict[tuple[int, Outcome], list[Mark]] = {}
     for mark in marks:
         if x.low <= mark.step <= x.high:
             merged.setdefault((round(x.at(mark.step) / 3), mark.outcome), []).append(mark)
-    taken: dict[int, int] = {}
-    for (column, outcome), group in sorted(merged.items(), key=lambda item: OUTCOMES.index(item[0][1])):
-        lane = taken.get(column, 0) % LANES
-        taken |= {near: taken.get(near, 0) + 1 for near in range(column - 3, column + 4)}
-        yield lane, _mark(outcome, group, x.at(group[0].step), lane)
+    with_rules = sum(outcome in DONE for _, outcome in merged) <= MOST_RULES
+    for (_, outcome), group in merged.items():
+        at, lane = x.at(group[0].step), FLOOR + 32 + LANE * lanes.index(outcome)
+        yield _mark(outcome, group, at, lane, with_rules and outcome in DONE)
 
 
-def _mark(outcome: Outcome, group: Sequence[Mark], at: float, lane: int) -> Markup:
+def _mark(outcome: Outcome, group: Sequence[Mark], at: float, lane: int, with_rule: bool) -> Markup:
     more = f" and {len(group) - 1} more {outcome} nearby" if len(group) > 1 else ""
     words = clean(f"step {group[0].step}, {outcome}: {group[0].words}{more}", 300)
     rule = Markup('<path class="rule" d="M{x:.1f} {t}V{b}"/>').format(x=at, t=TOP, b=FLOOR)
     shape = Markup('<path class="shape" transform="translate({x:.1f} {y})" d="{d}"/>').format(
-        x=at, y=FLOOR + 32 + LANE * lane, d=SHAPES[outcome]
+        x=at, y=lane, d=SHAPES[outcome]
     )
-    inner = Markup("<title>{t}</title>{r}{s}").format(t=words, r=rule if outcome in DONE else Markup(""), s=shape)
+    inner = Markup("<title>{t}</title>{r}{s}").format(t=words, r=rule if with_rule else Markup(""), s=shape)
     gone = " off" if all(mark.is_abandoned for mark in group) else ""
     anchor = next((mark.anchor for mark in group if mark.anchor), "")
     if not anchor:
         return Markup('<g class="mark {o}{g}">{i}</g>').format(o=outcome, g=gone, i=inner)
     return Markup('<a class="mark {o}{g}" href="#{a}" aria-label="{t}">{i}</a>').format(
-        o=outcome, g=gone, a=escape(anchor), t=words, i=inner
+        o=outcome, g=gone, a=anchor, t=words, i=inner
     )
 
 

@@ -79,7 +79,7 @@ def test_what_was_refused_many_times_is_counted_and_folded(render: Render, night
     said = render(night.log).said
     assert "15 (1 kept, 1 reverted, 2 expired, 9 refused, 1 failed, 1 waiting)" in said
     assert "8 times" in said
-    assert "by guardrail:" in said
+    assert "decided by guardrail:" in said
 
 
 @BOTH
