@@ -9,7 +9,7 @@ from agenttune.reporting.entries import Entry, Outcome
 from agenttune.terminal.text import clean
 
 SHOWN_ENTRIES = 300
-"""Decisions told one by one, about 1 MB of HTML (measured): half of them the first, half the newest."""
+"""Decisions told one by one, at most 1 MB of HTML (measured): half of them the first, half the newest."""
 SINGLE = 3
 """As many refusals or snapshots of one kind are told one by one; more are folded."""
 EXAMPLES = 3

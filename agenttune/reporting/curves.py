@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from agenttune.events import Curve
-from agenttune.goals import FALLBACK_METRICS
 from agenttune.reporting.entries import Journal
 from agenttune.store import RunLog
 from agenttune.summary import Stretch
@@ -57,9 +56,9 @@ def panels(log: RunLog, journal: Journal) -> list[Panel]:
     wanted: list[tuple[str, str, Sequence[tuple[str, str]]]] = []
     if loss is not None:
         wanted.append(("loss", f"Training loss ({loss}, every step)", [(loss, loss)]))
-    if goal is not None and goal != loss:
-        kind = "at evaluations" if goal == journal.summary.run.goal_metric or goal not in FALLBACK_METRICS[1:] else ""
-        wanted.append(("goal", f"{goal} {kind}".strip(), [(goal, goal)]))
+    is_goal = goal == journal.summary.run.goal_metric
+    if goal is not None and goal != loss and (is_goal or goal not in TRAINING_LOSSES):
+        wanted.append(("goal", goal if goal in TRAINING_LOSSES else f"{goal} at evaluations", [(goal, goal)]))
     wanted.append(("lr", "Learning rate", [(name, label) for name, label in RATES if name in known]))
     notes = [f"{left_out} more left-behind branches are not drawn"] if left_out else []
     found = [Panel(key, title, _lines(log, pieces, series, names), notes) for key, title, names in wanted]
