@@ -190,10 +190,10 @@ class Session:
     def follow(self) -> int:
         """Show the run until its script ends; returns the exit code."""
         run = self._run
-        # A file or a pipe is no place for a key.
-        url = self._tokens.link(self._server.url) if self._console.is_terminal else self._server.url
+        if self._console.is_terminal:  # a file or a pipe is no place for a key
+            self._console.print(Text(f"page  {self._tokens.link(self._server.url)}", style="dim"), soft_wrap=True)
         desk = Desk(LocalControl(run.plan.runs_dir), run.run_id, getpass.getuser())
-        view = view_for(self._console, run.folder, run.plan.subject, url, desk)
+        view = view_for(self._console, run.folder, run.plan.subject, self._server.url, desk)
         try:
             if run.plan.notice:
                 view.notice(run.plan.notice)

@@ -36,9 +36,9 @@ class Drawing:
 
 
 def draw(curve: Curve, marked_step: int) -> Drawing | None:
-    """The curve's means; None if there is nothing finite to draw."""
+    """The curve's means; None if there is no line to draw."""
     finite = [value for value in curve.mean if math.isfinite(value)]
-    if not finite:
+    if len(finite) < 2:
         return None
     low, high = min(finite), max(finite)
     first, last = curve.steps[0], curve.steps[-1]
