@@ -1,0 +1,199 @@
+"""What becomes of the proposals of one run: judged, put to whoever has to be asked, decided."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from agenttune.control.door import Decision
+from agenttune.errors import AlreadyDecided, TooManyProposals, UserError
+from agenttune.events import Evaluated, RunInfo
+from agenttune.gate import Gate, History, Moment, allowed_before, person, stale, timed_out, touched_by
+from agenttune.observation import HISTORY
+from agenttune.observe import live_knobs
+from agenttune.proposals import (
+    TAKEN,
+    ApprovalRequest,
+    Author,
+    CommandRecord,
+    Passed,
+    Proposal,
+    Standing,
+    State,
+    Verdict,
+)
+from agenttune.store import RunLog
+
+REFUSED = 20
+"""Newest refused proposals of agents that are compared with a new one (guess: more than a model repeats in turn)."""
+MINUTE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """The gate over one run's log, at one moment.
+
+    Attributes:
+        log: The run's log.
+        info: The run as it stands.
+        now_s: Unix time.
+    """
+
+    log: RunLog
+    info: RunInfo
+    now_s: float
+
+    def supersede(self, newer: CommandRecord) -> None:
+        """Older proposals that wait and would change what a newer command changes are no longer wanted."""
+        touched = touched_by(newer.command)
+        for record in self.log.commands(State.PROPOSED) if touched else ():
+            if record.submitted_seq < newer.submitted_seq and touched & touched_by(record.command):
+                reason = (
+                    f"{newer.command_id} changes the same: {', '.join(sorted(touched & touched_by(record.command)))}"
+                )
+                with contextlib.suppress(AlreadyDecided):
+                    self.log.decide(
+                        record.command_id, Verdict(decision="superseded", decided_by="newer request", reason=reason)
+                    )
+
+    def limit_rate(self) -> None:
+        """Turn away an agent that asks more often than anybody could follow; people's commands still pass.
+
+        Raises:
+            TooManyProposals: Says when to ask again.
+        """
+        most = Gate.of(self.info).settings.max_per_minute
+        newest = self.log.agent_proposals_since(self.now_s - MINUTE_S, most)
+        if newest >= most:
+            raise TooManyProposals(
+                f"agents proposed {newest} commands within a minute, gate.max_per_minute is {most}; ask again later",
+                field="command",
+            )
+
+    def judge(self, proposal: Proposal) -> Verdict | ApprovalRequest:
+        """The gate's answer to a proposal: a verdict, or the request for whoever has to be asked."""
+        step = proposal.valid_until_step
+        if step is not None and step < self.info.step:
+            reason = f"valid until step {step}, the run is at step {self.info.step}"
+            return Verdict(decision="expired", decided_by="clock", reason=reason)
+        return Gate.of(self.info).judge(proposal, self._moment(), history_of(self.log, proposal.author))
+
+    def _moment(self) -> Moment:
+        log, info = self.log, self.info
+        evaluated = log.events(kinds=["evaluated"], limit=1, newest=True)
+        body = evaluated[0].body if evaluated else None
+        value = body.metrics.get(info.goal_metric) if isinstance(body, Evaluated) else None
+        return Moment(info.model_copy(update={"knobs": live_knobs(log, info)}), self.now_s, value)
+
+    def pending(self) -> list[CommandRecord]:
+        """Proposals that wait for a decision; those whose time is up are decided first."""
+        log, left = self.log, list[CommandRecord]()
+        for record in log.commands(State.PROPOSED):
+            verdict = self._overdue(record)
+            if verdict is None:
+                left.append(record)
+            else:
+                with contextlib.suppress(AlreadyDecided):
+                    log.decide(record.command_id, verdict)
+        return left
+
+    def _overdue(self, record: CommandRecord) -> Verdict | None:
+        """The verdict on a request that is stale or whose time is up; None if it still waits."""
+        request = record.request
+        if request is None:
+            return None
+        allowed = allowed_before(request, record.proposal, self.info) if request.asked == "human" else None
+        verdict = stale(request, record.proposal, self.info) or allowed or timed_out(request, self.now_s)
+        if verdict is not None and verdict.decision == "approved":
+            return self._again(record.proposal) or verdict
+        return verdict
+
+    def _again(self, proposal: Proposal) -> Verdict | None:
+        """What the guardrails say now, on a proposal that waited."""
+        # What was asked again meanwhile, and refused for that, says nothing against the one that waited.
+        history = replace(history_of(self.log, proposal.author), waiting=(), refused=())
+        return Gate.of(self.info).refusal(proposal, self._moment().info, history)
+
+    def decide(self, command_id: str, decision: Decision) -> CommandRecord:
+        """As `Control.decide`."""
+        log, info = self.log, self.info
+        record = log.command(command_id)
+        request = record.request
+        if request is None or record.state is not State.PROPOSED:
+            return log.decide(command_id, no_verdict())  # raises: it does not wait
+        if decision.digest != request.digest:
+            raise UserError(
+                "the decision is bound to another command than the one that waits; look at it again and decide on its "
+                "digest",
+                field="digest",
+                allowed=request.digest,
+            )
+        _refuse_misfit(decision, request)
+        overdue = self._overdue(record)
+        if overdue is not None:
+            return log.decide(command_id, overdue)
+        if decision.verdict == "escalate":
+            return self._escalate(record.proposal, request, decision)
+        verdict = self._verdict_of(record.proposal, decision)
+        if not decision.always or verdict.decision != "approved":
+            return log.decide(command_id, verdict)
+        kind, by = record.proposal.command.kind, person(decision.author)
+        return log.decide(command_id, verdict, Standing(kind=kind, rule=request.rule, by=by, since_step=info.step))
+
+    def _escalate(self, proposal: Proposal, request: ApprovalRequest, decision: Decision) -> CommandRecord:
+        by = Passed(by=_decider(decision), reason=decision.reason)
+        moment, history = self._moment(), history_of(self.log, proposal.author)
+        answer = Gate.of(self.info).escalated(request, by, proposal, moment, history)
+        if isinstance(answer, ApprovalRequest):
+            return self.log.escalate(proposal.command_id, answer)
+        if answer.decision == "approved":
+            answer = self._again(proposal) or answer
+        return self.log.decide(proposal.command_id, answer)
+
+    def _verdict_of(self, proposal: Proposal, decision: Decision) -> Verdict:
+        by = _decider(decision)
+        if decision.verdict == "reject":
+            return Verdict(decision="rejected", decided_by=by, reason=decision.reason)
+        edited = decision.command if decision.verdict == "edit" else None
+        if decision.verdict == "edit" and edited is None:
+            raise UserError("an edit needs the command as it is to be", field="command")
+        wanted = proposal if edited is None else proposal.model_copy(update={"command": edited})
+        refusal = self._again(wanted)
+        if refusal is None:
+            kind: Literal["approved", "edited"] = "approved" if edited is None else "edited"
+            return Verdict(decision=kind, decided_by=by, reason=decision.reason, edited=edited)
+        if edited is not None:
+            nearest = f"; nearest allowed: {refusal.nearest_allowed}" if refusal.nearest_allowed else ""
+            raise UserError(f"the edit is refused: {refusal.reason}{nearest}", allowed=refusal.nearest_allowed)
+        return refusal.model_copy(update={"reason": f"approved by {by}, but since then: {refusal.reason}"})
+
+
+def _refuse_misfit(decision: Decision, request: ApprovalRequest) -> None:
+    """Raises for a decision that this approver cannot make, or not now."""
+    if decision.approver == "model" and request.asked != "model":
+        raise AlreadyDecided(f"it is not the model's turn: {request.asked} is asked", field="approver")
+    if decision.always and (decision.verdict != "approve" or decision.approver != "human"):
+        raise UserError("'always' goes with a person's 'approve' only", field="always", allowed=["approve"])
+
+
+def _decider(decision: Decision) -> str:
+    """How a verdict names who gave it."""
+    return f"model:{decision.author.name}" if decision.approver == "model" else person(decision.author)
+
+
+def history_of(log: RunLog, author: Author) -> History:
+    """What agents did so far; nothing of it matters to anybody else."""
+    if author.principal != "agent":
+        return History()
+    return History(
+        commands=log.commands(*TAKEN, principal="agent", limit=HISTORY, newest=True),
+        taken=log.count_commands(*TAKEN, principal="agent"),
+        refused=log.commands(State.REJECTED, principal="agent", limit=REFUSED, newest=True),
+        waiting=log.commands(State.PROPOSED, principal="agent", limit=HISTORY, newest=True),
+        extra_steps=log.extra_steps(),
+    )
+
+
+def no_verdict() -> Verdict:
+    return Verdict(decision="rejected", decided_by="store", reason="no verdict recorded")
