@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from agenttune import __version__
-from agenttune.commands import Risk, UpdateOptimizer, UpdateSchedule
+from agenttune.commands import Probe, Risk, UpdateOptimizer, UpdateSchedule
 from agenttune.events import RunInfo
 from agenttune.goals import goal_values, score_of
 from agenttune.policy.schedule import DEFAULT_TOLERANCE_STEPS, NOT_IN_A_SCHEDULE, EntrySettings
@@ -100,25 +100,35 @@ def _why_not(record: CommandRecord, is_here: Callable[[str, int], bool]) -> str:
         return f"the run went back and left branch {ack.branch} before this step"
     if record.state is State.REVERTED:
         return "it was reverted"
+    if isinstance(command, Probe) and adopted_of(record) is None:
+        return "it adopted nothing"
     return "it changes nothing in the training" if command.risk is Risk.OBSERVE else ""
 
 
+def adopted_of(record: CommandRecord) -> dict[str, Any] | None:
+    """Kind and arguments of the candidate that a probe has adopted, if it has."""
+    return record.ack.result.get("adopted") if record.ack is not None else None
+
+
 def _entry(record: CommandRecord) -> EntrySettings:
-    do = {"command": record.proposal.command.kind, **in_force(record)}
+    adopted = adopted_of(record) if isinstance(record.command, Probe) else None
+    do = {"command": record.command.kind, **in_force(record)}
+    if adopted is not None:
+        do = {"command": adopted["kind"], **{name: value for name, value in adopted.items() if name != "kind"}}
     because = OWN_MARK.sub("", " ".join(record.proposal.rationale.split()))
     return EntrySettings(at_step=_step_of(record), do=do, because=because)
 
 
 def in_force(record: CommandRecord) -> dict[str, Any]:
     """A command's arguments with the values that were read back, not those that were asked for."""
-    command = record.proposal.command
+    command = record.command
     given = command.arguments()
     if not given.get("other", True):
         del given["other"]  # an empty default
     changes = {c.name: c for c in record.ack.changes} if record.ack is not None else {}
     if isinstance(command, UpdateSchedule):
         # Without one, the peak was the rate of that moment: here it is written down.
-        return {**given, "peak_lr": changes["lr"].requested} if "lr" in changes else given
+        return {"peak_lr": changes["lr"].requested, **given} if "lr" in changes else given
     if isinstance(command, UpdateOptimizer) and command.lr_sets == "base":
         base = changes["lr"].base if "lr" in changes else None
         rest = {name: change for name, change in changes.items() if name != "lr"}

@@ -4,7 +4,7 @@ from agenttune.gate.approval import person, stale, timed_out
 from agenttune.gate.chain import Moment, allowed_before
 from agenttune.gate.gate import Gate, History, usd_per_hour, with_arguments
 from agenttune.gate.guardrails import GUARDRAILS, Guardrail
-from agenttune.gate.targets import Target, targets_of, touched_by
+from agenttune.gate.targets import Target, targets_of, touched_by, values_of
 
 __all__ = [
     "GUARDRAILS",
@@ -20,5 +20,6 @@ __all__ = [
     "timed_out",
     "touched_by",
     "usd_per_hour",
+    "values_of",
     "with_arguments",
 ]

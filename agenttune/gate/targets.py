@@ -118,3 +118,9 @@ def _change(target: Target) -> float:
     if target.current is None or target.current <= 0 or target.value <= 0:
         return math.inf
     return max(target.value / target.current, target.current / target.value)
+
+
+def values_of(command: CommandBase) -> dict[str, float]:
+    """The numbers that a command asks for, by knob."""
+    nothing_known = RunInfo(run_id="", name="", status="running", created_at_s=0.0)
+    return {target.knob: target.value for target in targets_of(command, nothing_known)}

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from agenttune.events import KnobsRead
+from agenttune.gate import values_of
 from agenttune.proposals import Ack, CommandRecord, Record
 from agenttune.trainer.confirm import ReadBacks
 from agenttune.trainer.outcomes import Done
@@ -71,7 +72,7 @@ class Answers:
     def acknowledge(self, record: CommandRecord, ack: Ack, events: tuple[Record, ...]) -> None:
         """Write an ack, with events that belong to it."""
         self.taken.add(record.command_id)
-        ack = ack.model_copy(update={"branch": self._steering.branch})
+        ack = as_asked(record, ack).model_copy(update={"branch": self._steering.branch})
         self._recorder.submit(lambda log: log.acknowledge(record.command_id, ack, *events))
         if self.on_ack is not None:
             self.on_ack(record, ack)
@@ -90,3 +91,15 @@ class Answers:
         """Read back what is due."""
         for record, result in self.read_backs.due(step):
             self._recorder.record(result, command_id=record.command_id)
+
+
+def as_asked(record: CommandRecord, ack: Ack) -> Ack:
+    """An ack whose changes say what was asked for, where a limit or a person made another value of it."""
+    if record.verdict is None or record.verdict.edited is None:
+        return ack
+    asked = values_of(record.proposal.command)
+    changes = [
+        change.model_copy(update={"requested": asked[change.name]}) if change.name in asked else change
+        for change in ack.changes
+    ]
+    return ack.model_copy(update={"changes": changes})

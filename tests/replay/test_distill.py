@@ -8,7 +8,7 @@ import pytest
 
 from agenttune.commands import LoadCheckpoint, UpdateOptimizer, UpdateSchedule, UpdateTraining
 from agenttune.config import load_yaml
-from agenttune.distilling import distill, in_force
+from agenttune.distilling import _entry, _why_not, adopted_of, distill, in_force
 from agenttune.errors import UserError
 from agenttune.events import BranchStarted, Point, RunInfo
 from agenttune.policy.base import Policy
@@ -188,3 +188,22 @@ def test_in_lockstep_the_schedule_of_a_steered_trainer_lands_at_the_very_steps(
     steps = [[r.ack.step for r in log.commands() if r.ack is not None] for log in (first, second)]
     assert steps == [[3, 7], [3, 7]]
     assert again == losses
+
+
+def test_a_probe_is_what_it_adopted_and_one_that_adopted_nothing_is_left_out() -> None:
+    candidates = [{"kind": "update_optimizer", "lr": 0.1}, {"kind": "update_optimizer", "lr": 0.2}]
+    proposal = Proposal.model_validate(
+        {
+            "command": {"kind": "probe", "candidates": candidates, "steps": 5},
+            "author": Author(principal="agent", name="x"),
+        }
+    )
+
+    def ended(adopted: dict[str, object] | None) -> CommandRecord:
+        ack = Ack(outcome="applied", step=7, result={"adopted": adopted})
+        return CommandRecord(proposal=proposal, state=State.APPLIED, ack=ack, submitted_seq=1)
+
+    assert adopted_of(ended(None)) is None
+    assert _entry(ended({"kind": "update_optimizer", "lr": 0.2})).do == {"command": "update_optimizer", "lr": 0.2}
+    assert _why_not(ended(None), lambda branch, step: True) == "it adopted nothing"
+    assert _why_not(ended({"kind": "update_optimizer", "lr": 0.2}), lambda branch, step: True) == ""

@@ -60,6 +60,7 @@ def test_an_edited_command_is_what_is_applied(bench: Bench, monkeypatch: pytest.
     (record,) = result.records()
     assert record.state is State.APPLIED
     assert record.ack is not None
+    assert record.ack.changes[0].requested == 0.5
     assert record.ack.changes[0].effective == pytest.approx(5e-3)
     assert record.verdict is not None
     assert "clamped" in record.verdict.reason
