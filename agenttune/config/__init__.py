@@ -1,7 +1,16 @@
 """`config.yaml` as typed settings. Every key is documented in `config.yaml` itself; unknown keys are refused."""
 
 from agenttune.config.base import Settings
-from agenttune.config.gate import ApprovalRule, Bounds, BudgetSettings, GateSettings, ProbationSettings, rule_name
+from agenttune.config.gate import (
+    ApprovalRule,
+    Bounds,
+    BudgetSettings,
+    GateSettings,
+    PolicyFile,
+    ProbationSettings,
+    rule_name,
+    with_limits_of,
+)
 from agenttune.config.models import GateReviewerSettings, LlmSettings, Price, ReviewerSettings
 from agenttune.config.running import (
     DEFAULT_PORT,
@@ -30,6 +39,7 @@ __all__ = [
     "LlmSettings",
     "NotifySettings",
     "Place",
+    "PolicyFile",
     "Price",
     "ProbationSettings",
     "ReviewerSettings",
@@ -42,4 +52,5 @@ __all__ = [
     "load_config",
     "load_yaml",
     "rule_name",
+    "with_limits_of",
 ]

@@ -236,3 +236,18 @@ class BudgetSettings(Settings):
     """Calls of a language model; null for no limit."""
     max_tokens: int | None = Field(None, ge=0)
     """Tokens of such calls, input and output together; null for no limit."""
+
+
+class PolicyFile(Settings):
+    """What all policy files have in common."""
+
+    gate: GateSettings | None = None
+    """Limits that hold where the config file sets none of its own, with the keys of `gate` there."""
+
+
+def with_limits_of(policy: GateSettings | None, config: GateSettings) -> GateSettings:
+    """The limits of a run: the config file's, and the policy file's where that is silent."""
+    if policy is None:
+        return config
+    given = {**policy.model_dump(exclude_unset=True), **config.model_dump(exclude_unset=True)}
+    return GateSettings.model_validate(given)

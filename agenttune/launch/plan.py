@@ -9,7 +9,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 from agenttune.channels import open_channels
-from agenttune.config import Config, RunSettings, load_config
+from agenttune.config import Config, RunSettings, load_config, with_limits_of
 from agenttune.errors import ConfigError, UserError
 from agenttune.policy.base import PolicyContext
 from agenttune.policy.load import open_policy
@@ -74,8 +74,10 @@ def make_plan(path: Path, runs_dir: Path | None = None) -> Plan:
     config = load_config(path)
     _check_channels(config, path)
     references = config.rounds.references if config.rounds.count else []
-    for policy in (config.policy, *references):
+    for policy in references:
         open_policy(policy, _policy_context(config, path.parent))
+    limits = open_policy(config.policy, _policy_context(config, path.parent)).gate
+    config = config.model_copy(update={"gate": with_limits_of(limits, config.gate)})
     _check_reviewer(config, path)
     folder = (path.parent / config.store.runs_dir) if runs_dir is None else runs_dir
     return Plan(config, path, folder.resolve(), _command(config.run, path))

@@ -15,14 +15,14 @@ from typing import Literal
 from pydantic import Field
 
 from agenttune.commands import UpdateOptimizer
-from agenttune.config import Settings
+from agenttune.config import PolicyFile
 from agenttune.observation import Observation
 from agenttune.policy.base import Decision, Draft, asked_at_step, by_agents
 from agenttune.proposals import CommandRecord
 from agenttune.trend import LOSS_NAMES
 
 
-class NoopFile(Settings):
+class NoopFile(PolicyFile):
     """A policy file of `type: noop`."""
 
     type: Literal["noop"]
@@ -31,7 +31,7 @@ class NoopFile(Settings):
     """What it is for."""
 
 
-class RateFile(Settings):
+class RateFile(PolicyFile):
     """What all policies that only turn the rate have in common."""
 
     description: str = ""

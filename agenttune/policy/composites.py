@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BeforeValidator, Field
 
-from agenttune.config import ReviewerSettings, Settings, load_yaml
+from agenttune.config import PolicyFile, ReviewerSettings, Settings, load_yaml
 from agenttune.policy.background import Background
 from agenttune.policy.base import Policy, PolicyContext
 from agenttune.policy.cooldown import Cooldown
@@ -30,7 +30,7 @@ Reference = Annotated[Any, BeforeValidator(_reference, json_schema_input_type=st
 """Another policy: its name, the path of its file, or what would stand in that file."""
 
 
-class CompositeFile(Settings):
+class CompositeFile(PolicyFile):
     """What all policies around others have in common."""
 
     description: str = ""

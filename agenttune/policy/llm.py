@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from agenttune.config import LlmSettings, Settings
+from agenttune.config import LlmSettings, PolicyFile
 from agenttune.errors import ModelUnavailable, SystemFault, UserError
 from agenttune.observation import Observation
 from agenttune.policy.background import Background
@@ -40,7 +40,7 @@ OBSERVATION_VARIABLES = (
 """What templates may declare."""
 
 
-class LlmFile(Settings):
+class LlmFile(PolicyFile):
     """A policy file of `type: llm`."""
 
     type: Literal["llm"]

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ConfigDict
 
-from agenttune.config import Place, Settings, line_of, load_yaml
+from agenttune.config import GateSettings, Place, PolicyFile, Settings, line_of, load_yaml
 from agenttune.errors import ConfigError
 from agenttune.expressions import did_you_mean
 from agenttune.policy.base import NoopPolicy, Policy, PolicyContext
@@ -57,6 +57,13 @@ class _TypeOnly(Settings):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
     type: Any = None
+    gate: Any = None
+
+
+class _Limits(PolicyFile):
+    """The limits of a policy file, whatever else it has."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 @dataclass(frozen=True)
@@ -68,12 +75,14 @@ class LoadedPolicy:
         path: Its file.
         sha256: Of the file's bytes.
         parts: SHA-256 of the files of the policies that it is made of, by path.
+        gate: Its limits, for what a run's config file leaves open.
     """
 
     policy: Policy
     path: Path
     sha256: str
     parts: dict[str, str] = field(default_factory=dict)
+    gate: GateSettings | None = None
 
     @property
     def notice(self) -> str:
@@ -103,7 +112,7 @@ def open_policy(name_or_path: str, context: PolicyContext | None = None) -> Load
     opening = _Opening(context)
     policy = opening.file(path, ())
     parts = {str(other): sha256 for other, sha256 in opening.sha256.items() if other != path}
-    return LoadedPolicy(policy, path, opening.sha256[path], parts)
+    return LoadedPolicy(policy, path, opening.sha256[path], parts, load_yaml(path, _Limits).gate)
 
 
 @dataclass(frozen=True)
@@ -125,7 +134,12 @@ class _Opening:
         return policy
 
     def _place(self, path: Path, at: Place, name: str, chain: tuple[Path, ...]) -> Policy:
-        kind = load_yaml(path, _TypeOnly, at).type
+        own = load_yaml(path, _TypeOnly, at)
+        kind = own.type
+        if own.gate is not None and (at or len(chain) > 1):
+            key, line = ".".join(map(str, (*at, "gate"))), line_of(path, (*at, "gate"))
+            where = f"set them in {chain[0].name} or in the config file"
+            raise ConfigError(f"{path}:{line}: {key}: a part of another policy cannot set limits; {where}", field=key)
         if kind in COMPOSITES:
             settings, make_of_parts = COMPOSITES[kind]
 

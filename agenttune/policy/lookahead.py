@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from agenttune.commands import Candidate, Probe, SetKnob, UpdateOptimizer, UpdateTraining
-from agenttune.config import Settings
+from agenttune.config import PolicyFile
 from agenttune.errors import UserError
 from agenttune.events import KnobState
 from agenttune.findings import FindingKind
@@ -23,7 +23,7 @@ VALID_FOR_STEPS = 20
 """Steps after the look for which the candidates make sense (guess: the rate they start from moves with a schedule)."""
 
 
-class LookaheadFile(Settings):
+class LookaheadFile(PolicyFile):
     """A policy file of `type: lookahead`."""
 
     type: Literal["lookahead"]

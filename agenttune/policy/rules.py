@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from agenttune.commands import BY_KIND, COMMAND_KINDS, CommandBase, parse_command
-from agenttune.config import Settings
+from agenttune.config import PolicyFile, Settings
 from agenttune.errors import UserError
 from agenttune.expressions import Names, check, did_you_mean, evaluate, fields_of, is_true, render
 from agenttune.observation import Observation
@@ -87,7 +87,7 @@ class RuleSettings(Settings):
         return do
 
 
-class RulesFile(Settings):
+class RulesFile(PolicyFile):
     """A policy file of `type: rules`."""
 
     type: Literal["rules"] = "rules"

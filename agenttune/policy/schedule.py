@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from agenttune.commands import BY_KIND, COMMAND_KINDS, CommandBase, parse_command
-from agenttune.config import Settings
+from agenttune.config import PolicyFile, Settings
 from agenttune.errors import UserError
 from agenttune.expressions import did_you_mean
 from agenttune.observation import Observation
@@ -59,7 +59,7 @@ class EntrySettings(Settings):
         return do
 
 
-class ScheduleFile(Settings):
+class ScheduleFile(PolicyFile):
     """A policy file of `type: schedule`."""
 
     type: Literal["schedule"] = "schedule"
