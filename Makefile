@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 PARALLEL := -n 2 --dist loadfile
 
 .DEFAULT_GOAL := run
-.PHONY: run test test-oldest test-llm bench-core bench-jump bench-rescue bench-agent bench-gate bench-probation format clean
+.PHONY: run test test-oldest test-llm bench-core bench-jump bench-rescue bench-agent bench-gate bench-lookahead bench-probation format clean
 
 run: .venv/.installed
 	$(BIN)/agenttune run config.yaml
@@ -43,6 +43,9 @@ bench-agent: .venv/.installed
 
 bench-gate: .venv/.installed
 	$(BIN)/python -m benchmarks.gate
+
+bench-lookahead: .venv/.installed
+	$(BIN)/python -m benchmarks.lookahead
 
 bench-probation: .venv/.installed-dev
 	$(BIN)/python -m benchmarks.probation

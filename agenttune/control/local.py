@@ -90,7 +90,7 @@ class LocalControl:
     def log(self, run_id: str) -> RunLog:
         """This thread's connection to a run's log."""
         opened: OrderedDict[str, RunLog] = self._local.__dict__.setdefault("opened", OrderedDict())
-        folder = run_folder(self.runs_dir, run_id)
+        folder = run_folder(self.runs_dir, run_id)  # also of an open log: its folder may be gone
         if run_id not in opened:
             opened[run_id] = RunLog.open(folder)
         opened.move_to_end(run_id)
@@ -176,7 +176,8 @@ class LocalControl:
         return self._ruling(run_id).decide(command_id, decision)
 
     def _ruling(self, run_id: str) -> Ruling:
-        return Ruling(self.log(run_id), self.info(run_id), self._clock())
+        log = self.log(run_id)
+        return Ruling(log, self._checked(log.info()), self._clock())
 
     def end_standing(self, run_id: str, kind: str, author: Author) -> list[Standing]:
         log = self.log(run_id)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
+from agenttune.commands import Probe
 from agenttune.control.door import Decision
 from agenttune.errors import AlreadyDecided, TooManyProposals, UserError
 from agenttune.events import Evaluated, RunInfo
@@ -15,7 +17,6 @@ from agenttune.observe import live_knobs
 from agenttune.proposals import (
     TAKEN,
     ApprovalRequest,
-    Author,
     CommandRecord,
     Passed,
     Proposal,
@@ -44,6 +45,11 @@ class Ruling:
     info: RunInfo
     now_s: float
 
+    @cached_property
+    def gate(self) -> Gate:
+        """With the settings that the run was started with."""
+        return Gate.of(self.info)
+
     def supersede(self, newer: CommandRecord) -> None:
         """Older proposals that wait and would change what a newer command changes are no longer wanted."""
         touched = touched_by(newer.command)
@@ -63,7 +69,7 @@ class Ruling:
         Raises:
             TooManyProposals: Says when to ask again.
         """
-        most = Gate.of(self.info).settings.max_per_minute
+        most = self.gate.settings.max_per_minute
         newest = self.log.agent_proposals_since(self.now_s - MINUTE_S, most)
         if newest >= most:
             raise TooManyProposals(
@@ -77,7 +83,7 @@ class Ruling:
         if step is not None and step < self.info.step:
             reason = f"valid until step {step}, the run is at step {self.info.step}"
             return Verdict(decision="expired", decided_by="clock", reason=reason)
-        return Gate.of(self.info).judge(proposal, self._moment(), history_of(self.log, proposal.author))
+        return self.gate.judge(proposal, self._moment(), history_of(self.log, proposal))
 
     def _moment(self) -> Moment:
         log, info = self.log, self.info
@@ -112,8 +118,8 @@ class Ruling:
     def _again(self, proposal: Proposal) -> Verdict | None:
         """What the guardrails say now, on a proposal that waited."""
         # What was asked again meanwhile, and refused for that, says nothing against the one that waited.
-        history = replace(history_of(self.log, proposal.author), waiting=(), refused=())
-        return Gate.of(self.info).refusal(proposal, self._moment().info, history)
+        history = replace(history_of(self.log, proposal), waiting=(), refused=())
+        return self.gate.refusal(proposal, self._moment().info, history)
 
     def decide(self, command_id: str, decision: Decision) -> CommandRecord:
         """As `Control.decide`."""
@@ -143,8 +149,8 @@ class Ruling:
 
     def _escalate(self, proposal: Proposal, request: ApprovalRequest, decision: Decision) -> CommandRecord:
         by = Passed(by=_decider(decision), reason=decision.reason)
-        moment, history = self._moment(), history_of(self.log, proposal.author)
-        answer = Gate.of(self.info).escalated(request, by, proposal, moment, history)
+        moment, history = self._moment(), history_of(self.log, proposal)
+        answer = self.gate.escalated(request, by, proposal, moment, history)
         if isinstance(answer, ApprovalRequest):
             return self.log.escalate(proposal.command_id, answer)
         if answer.decision == "approved":
@@ -182,16 +188,16 @@ def _decider(decision: Decision) -> str:
     return f"model:{decision.author.name}" if decision.approver == "model" else person(decision.author)
 
 
-def history_of(log: RunLog, author: Author) -> History:
-    """What agents did so far; nothing of it matters to anybody else."""
-    if author.principal != "agent":
+def history_of(log: RunLog, proposal: Proposal) -> History:
+    """What agents did so far; nothing of it matters to anybody else's proposal."""
+    if proposal.author.principal != "agent":
         return History()
     return History(
         commands=log.commands(*TAKEN, principal="agent", limit=HISTORY, newest=True),
         taken=log.count_commands(*TAKEN, principal="agent"),
         refused=log.commands(State.REJECTED, principal="agent", limit=REFUSED, newest=True),
         waiting=log.commands(State.PROPOSED, principal="agent", limit=HISTORY, newest=True),
-        extra_steps=log.extra_steps(),
+        extra_steps=log.extra_steps() if isinstance(proposal.command, Probe) else 0,
     )
 
 

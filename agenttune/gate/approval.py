@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from agenttune.config import ApprovalRule, rule_name
 from agenttune.events import RunInfo
-from agenttune.gate.chain import Moment, Situation, along
+from agenttune.gate.chain import Moment, Situation, along, automatic
 from agenttune.gate.targets import factor_of, targets_of, touched_by
 from agenttune.proposals import ApprovalRequest, Author, Difference, Passed, Proposal, Verdict
 
@@ -17,8 +17,10 @@ def rule_on(proposal: Proposal, rules: Sequence[ApprovalRule], situation: Situat
         return Verdict(decision="approved", decided_by="auto")
     for number, rule in enumerate(rules, 1):
         if fits(rule, proposal, situation.moment.info):
-            request = _request(proposal, rule, rule_name(rule, number), situation.moment)
-            return along(request, rule, proposal, situation)
+            name = rule_name(rule, number)
+            if rule.approvers[0] == "auto":
+                return automatic(name)
+            return along(_request(proposal, rule, name, situation.moment), rule, proposal, situation)
     return Verdict(
         decision="rejected",
         decided_by="rule:none",

@@ -59,7 +59,7 @@ def along(
     while len(request.passed) < len(request.approvers):
         asked = request.asked
         if asked == "auto":
-            return Verdict(decision="approved", decided_by=f"rule:{request.rule}")
+            return automatic(request.rule)
         if asked == "rule":
             answer = _by_conditions(request.rule, rule, proposal, situation)
             if isinstance(answer, Verdict):
@@ -72,6 +72,11 @@ def along(
         return request
     words = "; ".join(f"{by.by}: {by.reason or 'no reason given'}" for by in request.passed)
     return Verdict(decision="rejected", decided_by="nobody", reason=f"nobody decided ({words})")
+
+
+def automatic(rule: str) -> Verdict:
+    """The verdict of a rule that asks nobody."""
+    return Verdict(decision="approved", decided_by=f"rule:{rule}")
 
 
 def allowed_before(request: ApprovalRequest, proposal: Proposal, info: RunInfo) -> Verdict | None:
