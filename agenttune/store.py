@@ -16,13 +16,13 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from agenttune.archived import connect_read_only, private_copy
+from agenttune.command_table import COMMANDS_SCHEMA, CommandTable
 from agenttune.errors import AlreadyDecided, CommandIdReused, StoreFault, UnknownCommandId, UnknownRun, UserError
 from agenttune.events import (
     BODY,
@@ -68,8 +68,6 @@ NAME_BYTES = 255
 BUSY_TIMEOUT_S = 10.0
 EVENT_ROWS = 100
 """Events in memory at once where all of them are read: a transcript may hold megabytes."""
-RECORDS_KEPT = 2048
-"""Parsed command records kept, about 10 MB (guess: the newest of many runs)."""
 
 _SCHEMA = """
 CREATE TABLE run (id INTEGER PRIMARY KEY CHECK (id = 1), info TEXT NOT NULL);
@@ -79,13 +77,6 @@ CREATE TABLE events (
 );
 CREATE INDEX events_by_kind ON events (kind, seq);
 CREATE INDEX events_by_command ON events (command_id, seq) WHERE command_id IS NOT NULL;
-CREATE TABLE commands (
-    command_id TEXT PRIMARY KEY, state TEXT NOT NULL, principal TEXT NOT NULL, digest TEXT NOT NULL,
-    submitted_seq INTEGER NOT NULL, record TEXT NOT NULL
-);
-CREATE INDEX commands_by_state ON commands (state, submitted_seq);
-CREATE INDEX commands_by_principal ON commands (principal, submitted_seq);
-CREATE INDEX commands_by_both ON commands (principal, state, submitted_seq);
 """
 
 
@@ -128,9 +119,13 @@ class RunLog:
 
     def __init__(self, folder: Path, connection: sqlite3.Connection) -> None:
         self.folder = folder
+        self._connect(connection)
+        self._is_archived = False
+
+    def _connect(self, connection: sqlite3.Connection) -> None:
         self._db = connection
         self._points = PointTable(connection)
-        self._is_archived = False
+        self._commands = CommandTable(connection)
 
     @classmethod
     def create(cls, folder: Path, info: RunInfo) -> RunLog:
@@ -152,7 +147,7 @@ class RunLog:
             connection = sqlite3.connect(aside)
             try:
                 connection.execute("PRAGMA journal_mode=WAL")
-                connection.executescript(_SCHEMA + POINTS_SCHEMA)
+                connection.executescript(_SCHEMA + COMMANDS_SCHEMA + POINTS_SCHEMA)
                 connection.execute(f"PRAGMA user_version={FORMAT}")
                 connection.execute("INSERT INTO run VALUES (1, ?)", (info.model_dump_json(),))
                 connection.commit()
@@ -292,7 +287,7 @@ class RunLog:
         """What waits for a decision was asked of a world that is no longer there."""
         verdict = Verdict(decision="superseded", decided_by="restore", reason=reason)
         for record in self.commands(State.PROPOSED):
-            self._put_record(_judged(record, verdict))
+            self._commands.replace(_judged(record, verdict))
             self._insert_event(Judged(verdict=verdict), step, branch, record.command_id)
 
     def _insert_event(self, body: Record, step: int | None, branch: str, command_id: str | None) -> int:
@@ -411,17 +406,7 @@ class RunLog:
             else:
                 record = record.model_copy(update={"request": answer})
                 self._insert_event(ApprovalRequested(request=answer), step, branch, proposal.command_id)
-            self._db.execute(
-                "INSERT INTO commands VALUES (?, ?, ?, ?, ?, ?)",
-                (
-                    proposal.command_id,
-                    record.state.value,
-                    proposal.author.principal,
-                    proposal.digest(),
-                    seq,
-                    record.model_dump_json(),
-                ),
-            )
+            self._commands.add(record)
             return record
 
     def decide(self, command_id: str, verdict: Verdict, standing: Standing | None = None) -> CommandRecord:
@@ -438,7 +423,7 @@ class RunLog:
         """
         with self.transaction():
             record = _judged(self._waiting(command_id), verdict)
-            self._put_record(record)
+            self._commands.replace(record)
             self._insert_event(Judged(verdict=verdict), self._last_step(), self._branch(), command_id)
             if standing is not None:
                 self._stand(standing, command_id)
@@ -467,7 +452,7 @@ class RunLog:
             if request.passed[: len(before)] != before or len(request.passed) == len(before):
                 raise AlreadyDecided(f"command {command_id} was passed on meanwhile", field="command_id")
             record = record.model_copy(update={"request": request})
-            self._put_record(record)
+            self._commands.replace(record)
             self._insert_event(Escalated(request=request), self._last_step(), self._branch(), command_id)
             return record
 
@@ -496,12 +481,6 @@ class RunLog:
         with self.transaction():
             return self._advance(command_id, State(settled.outcome), settled, step, branch)
 
-    def _put_record(self, record: CommandRecord) -> None:
-        self._db.execute(
-            "UPDATE commands SET state = ?, record = ? WHERE command_id = ?",
-            (record.state.value, record.model_dump_json(), record.command_id),
-        )
-
     def acknowledge(self, command_id: str, ack: Ack, *also: Record) -> int:
         """Record the trainer's answer, the command's new state and `also`, in one transaction.
 
@@ -519,38 +498,26 @@ class RunLog:
         if state not in NEXT[record.state]:
             raise UserError(f"command {command_id} is {record.state.value}, it cannot become {state.value}")
         ack = {"ack": body.ack} if isinstance(body, Acked) else {}
-        self._put_record(record.model_copy(update={"state": state, **ack}))
+        self._commands.replace(record.model_copy(update={"state": state, **ack}))
         return self._insert_event(body, step, branch, command_id)
 
     def commands(
         self, *states: State, limit: int = 1000, newest: bool = False, principal: Principal | None = None
     ) -> list[CommandRecord]:
         """Commands in order of submission, of all states or of those named; `newest`: the last `limit` of them."""
-        order = "DESC" if newest else "ASC"
-        rows: list[tuple[int, str]] = []
-        # State by state: only then does the index give the newest first; else SQLite reads and sorts them all.
-        for state in dict.fromkeys(states) or [None]:
-            where, arguments = _where(() if state is None else (state,), principal)
-            sql = f"SELECT submitted_seq, record FROM commands {where} ORDER BY submitted_seq {order} LIMIT ?"
-            with _storing(self.folder):
-                rows += self._db.execute(sql, (*arguments, limit)).fetchall()
-        rows.sort()
-        return [_record(text) for _, text in (rows[-limit:] if newest else rows[:limit])]
+        with _storing(self.folder):
+            read = self._commands.newest if newest else self._commands.oldest
+            return read(states, principal, limit)
 
     def count_commands(self, *states: State, principal: Principal | None = None) -> int:
         """How many commands there are, of all states or of those named."""
-        where, arguments = _where(states, principal)
         with _storing(self.folder):
-            return int(self._db.execute(f"SELECT count(*) FROM commands {where}", arguments).fetchone()[0])
+            return self._commands.count(states, principal)
 
     def agent_proposals_since(self, at_s: float, most: int) -> int:
         """How many of the newest `most` proposals of agents were recorded after a moment (Unix time)."""
-        sql = (
-            "SELECT count(*) FROM (SELECT submitted_seq FROM commands WHERE principal = 'agent' "
-            "ORDER BY submitted_seq DESC LIMIT ?) JOIN events ON events.seq = submitted_seq WHERE events.at_s > ?"
-        )
         with _storing(self.folder):
-            return int(self._db.execute(sql, (most, at_s)).fetchone()[0])
+            return self._commands.agents_since(at_s, most)
 
     def command(self, command_id: str) -> CommandRecord:
         """Raises UnknownCommandId if there is none of that id."""
@@ -561,8 +528,7 @@ class RunLog:
 
     def find_command(self, command_id: str) -> CommandRecord | None:
         with _storing(self.folder):
-            row = self._db.execute("SELECT record FROM commands WHERE command_id = ?", (command_id,)).fetchone()
-        return _record(row[0]) if row else None
+            return self._commands.find(command_id)
 
     def append_points(self, points: Iterable[Point | Row]) -> None:
         """Append metric rows in one transaction. One process writes a run's points."""
@@ -604,7 +570,7 @@ class RunLog:
                 return
             copy = private_copy(self._db)
             self._db.close()
-            self._db, self._points = copy, PointTable(copy)
+            self._connect(copy)
             while self._points.is_behind():
                 self._points.index()
             copy.execute("PRAGMA query_only=ON")
@@ -640,25 +606,9 @@ def _check_format(connection: sqlite3.Connection, path: Path) -> None:
         raise StoreFault(f"{path} has format {version}, this agenttune reads format {FORMAT}")
 
 
-@lru_cache(RECORDS_KEPT)
-def _record(text: str) -> CommandRecord:
-    """A command's record; the same newest ones are read again at every look and every submission."""
-    return CommandRecord.model_validate_json(text)
-
-
 def _judged(record: CommandRecord, verdict: Verdict) -> CommandRecord:
     state = State.QUEUED if verdict.decision in ("approved", "edited") else State(verdict.decision)
     return record.model_copy(update={"state": state, "verdict": verdict})
-
-
-def _where(states: Sequence[State], principal: Principal | None) -> tuple[str, list[str]]:
-    """The condition of a query over commands, with its arguments."""
-    parts = [f"state IN ({','.join('?' * len(states))})"] if states else []
-    arguments = [state.value for state in states]
-    if principal is not None:
-        parts.append("principal = ?")
-        arguments.append(principal)
-    return f"WHERE {' AND '.join(parts)}" if parts else "", arguments
 
 
 def _event(row: tuple[Any, ...]) -> Event:
