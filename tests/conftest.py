@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import ssl
 
 from agenttune.chat import REMOTE_ENV
 
@@ -10,3 +12,6 @@ from agenttune.chat import REMOTE_ENV
 os.environ[REMOTE_ENV] = "off"
 for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
     os.environ.pop(name, None)
+
+# Reading all certificate authorities takes 50 ms, for each of a thousand clients of which none speaks TLS.
+ssl.create_default_context = functools.cache(ssl.create_default_context)  # type: ignore[assignment]

@@ -21,7 +21,7 @@ from tests.core.test_approval import AGENT
 
 ANNA = Author(principal="operator", name="anna")
 ASK = "gate: {approval: [{name: ask, approvers: [human], timeout_s: 600}]}\n"
-MANY, OVER_HTTP = 2_000, 500
+MANY, OVER_HTTP = 2_000, 200
 
 
 def start(project: Project) -> Launched:
@@ -50,42 +50,34 @@ def stop(project: Project, run_id: str) -> None:
 
 
 @pytest.mark.trainer
-def test_a_server_killed_between_approval_and_applying_changes_nothing(project: Project) -> None:
+def test_who_dies_between_approval_and_applying_makes_nothing_run_twice_and_loses_nothing(project: Project) -> None:
     launched = start(project)
-    info = launched.info()
-    server = find_server(project.runs_dir)
+    info, server = launched.info(), find_server(project.runs_dir)
     assert server is not None
     assert info.pid is not None
-    record = ask(project, info.run_id)
+    control = LocalControl(project.runs_dir)
+
+    first = ask(project, info.run_id)
     os.kill(info.pid, signal.SIGSTOP)  # the trainer cannot have seen it yet
     try:
         with HttpControl(server.url, OwnerToken(server.url, project.runs_dir)) as http:
-            approve(http, info.run_id, record)
+            approve(http, info.run_id, first)
         os.kill(server.pid, signal.SIGKILL)
     finally:
         os.kill(info.pid, signal.SIGCONT)
-    control = LocalControl(project.runs_dir)
-    wait_for("the ack", lambda: control.command(info.run_id, record.command_id).ack)
-    stop(project, info.run_id)
-    wait_for("the end", lambda: not control.info(info.run_id).is_live)
-    acks = [e for e in control.events(info.run_id, limit=100_000) if isinstance(e.body, Acked)]
-    assert [e.command_id for e in acks].count(record.command_id) == 1
-    assert control.command(info.run_id, record.command_id).state is State.APPLIED
+    wait_for("the ack", lambda: control.command(info.run_id, first.command_id).ack)
+    assert control.command(info.run_id, first.command_id).state is State.APPLIED
 
-
-@pytest.mark.trainer
-def test_a_trainer_killed_before_applying_leaves_an_expired_command(project: Project) -> None:
-    launched = start(project)
-    info = launched.info()
-    assert info.pid is not None
-    record = ask(project, info.run_id)
+    second = ask(project, info.run_id)
     os.kill(info.pid, signal.SIGSTOP)
-    control = LocalControl(project.runs_dir)
-    approve(control, info.run_id, record)
+    approve(control, info.run_id, second)
     os.kill(info.pid, signal.SIGKILL)
     assert launched.end().code == 1
-    assert control.command(info.run_id, record.command_id).state is State.EXPIRED
-    assert not [e for e in control.events(info.run_id) if isinstance(e.body, Acked) and e.body.ack.outcome == "applied"]
+    assert control.command(info.run_id, second.command_id).state is State.EXPIRED
+    acks = [e for e in control.events(info.run_id, limit=100_000) if isinstance(e.body, Acked)]
+    applied = [e.command_id for e in acks if isinstance(e.body, Acked) and e.body.ack.outcome == "applied"]
+    assert applied == [first.command_id]
+    assert [e.command_id for e in acks].count(second.command_id) == 1
 
 
 def test_a_mad_agent_is_turned_away_and_a_person_still_gets_through(project: Project) -> None:
