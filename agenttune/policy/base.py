@@ -18,7 +18,7 @@ from agenttune.reading import RunReader
 from agenttune.transcripts import ModelCalled
 
 if TYPE_CHECKING:
-    from agenttune.chat import Spent
+    from agenttune.chat import ChatModel, Spent
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,15 @@ class PolicyContext:
         from agenttune.chat import Spent  # loads the client, half a second that most commands do not need
 
         return Spent() if self.reader is None else Spent.of(self.reader.model_calls())
+
+    def open_chat(self, llm: LlmSettings) -> tuple[str, ChatModel | None]:
+        """Why there is no model; or the model, with what was spent on this run before. Neither without a run."""
+        from agenttune.chat import OpenAIChat, is_configured
+
+        why_not = is_configured(llm, self.environ)
+        if why_not or self.reader is None:
+            return why_not, None
+        return "", OpenAIChat(llm, self.budgets, self.spent, self.environ)
 
     def catch_up(self) -> None:
         """Count what other processes, such as a reviewer, have spent on the run meanwhile."""

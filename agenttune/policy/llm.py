@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from agenttune.config import LlmSettings, PolicyFile
+from agenttune.config import PolicyFile
 from agenttune.errors import ModelUnavailable, SystemFault, UserError
 from agenttune.observation import Observation
 from agenttune.policy.background import Background
@@ -100,20 +100,10 @@ class LlmPolicy:
         self._prompts.check(file.prompts[0], SYSTEM_VARIABLES)
         self._prompts.check(file.prompts[1], OBSERVATION_VARIABLES)
         llm = context.llm.model_copy(update={"model": file.model}) if file.model else context.llm
-        self._why_not, self._chat = ("", chat) if chat is not None else self._made(llm)
+        self._why_not, self._chat = ("", chat) if chat is not None else context.open_chat(llm)
         self._temperature = 0.0 if file.temperature is None and file.form == "compact" else file.temperature
         self._pacing = Pacing(file.every_steps, file.early_every_steps, file.early_until_step, file.max_wait_steps)
         self._probed = False
-
-    def _made(self, llm: LlmSettings) -> tuple[str, ChatModel | None]:
-        """Why there is no model; or the model, with what was spent on this run before. Neither without a run."""
-        from agenttune.chat import OpenAIChat, is_configured  # its client takes seconds to import
-
-        context = self._context
-        why_not = is_configured(llm, context.environ)
-        if why_not or context.reader is None:
-            return why_not, None
-        return "", OpenAIChat(llm, context.budgets, context.spent, context.environ)
 
     @property
     def settings(self) -> LlmFile:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
-from agenttune.config import LlmSettings, ReviewerSettings, Settings
+from agenttune.config import ReviewerSettings, Settings
 from agenttune.errors import ModelUnavailable, SystemFault, UserError
 from agenttune.observation import Observation
 from agenttune.policy.base import Draft, PolicyContext
@@ -50,17 +50,7 @@ class Reviewer:
         self._name, self._settings, self._context = name, settings, context
         self._prompts = Prompts(context.project)
         self._prompts.check(settings.prompt, VARIABLES)
-        self.why_not, self._chat = ("", chat) if chat is not None else self._made(settings.llm(context.llm))
-
-    def _made(self, llm: LlmSettings) -> tuple[str, ChatModel | None]:
-        """Why there is no model; or the model. Neither without a run."""
-        from agenttune.chat import OpenAIChat, is_configured  # its client is slow to import
-
-        context = self._context
-        why_not = is_configured(llm, context.environ)
-        if why_not or context.reader is None:
-            return why_not, None
-        return "", OpenAIChat(llm, context.budgets, context.spent, context.environ)
+        self.why_not, self._chat = ("", chat) if chat is not None else context.open_chat(settings.llm(context.llm))
 
     @property
     def model(self) -> str:
