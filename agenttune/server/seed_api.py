@@ -191,10 +191,16 @@ async def message(
     """The run's events in the seed's shapes."""
     async with context.hub.follow(run_id) as tail:
         has_ended = not (await run_in_threadpool(context.control.info, run_id)).is_live
+        # Of the log itself: a tail that was started for others may be behind it.
+        newest = await run_in_threadpool(_last_seq, context.control, run_id)
         await socket.accept(chosen_subprotocol(socket))
-        stream = event_stream(context, tail, tail.events.top if since is None else since)
+        stream = event_stream(context, tail, newest if since is None else since)
         sending = _send_all(socket, context, tail, stream, has_ended)
         await until_first([sending, until_gone(socket), context.hub.closing.wait()])
+
+
+def _last_seq(control: LocalControl, run_id: str) -> int:
+    return control.log(run_id).last_seq()
 
 
 async def _send_all(socket: WebSocket, context: Context, tail: Tail, stream: Stream, has_ended: bool) -> None:
