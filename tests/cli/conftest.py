@@ -19,8 +19,12 @@ import pytest
 
 from agenttune.chat import REMOTE_ENV
 from agenttune.cli import main
+from agenttune.control.local import LocalControl
 from agenttune.events import RunInfo
+from agenttune.journal import summarize
+from agenttune.proposals import Proposal
 from agenttune.store import RunLog, list_runs
+from agenttune.summary import RunSummary
 
 ROOT = Path(__file__).resolve().parents[2]
 FAKE = Path(__file__).with_name("fake_trainer.py")
@@ -34,11 +38,11 @@ def environment() -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
 
 
-def wait_for(what: str, is_so: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
+def wait_for(what: str, is_so: Callable[[], object], patience_s: float = PATIENCE_S) -> None:
+    deadline = time.monotonic() + patience_s
     while not is_so():
         if time.monotonic() > deadline:
-            pytest.fail(f"waited {PATIENCE_S:.0f} s in vain for {what}")
+            pytest.fail(f"waited {patience_s:.0f} s in vain for {what}")
         time.sleep(0.02)
 
 
@@ -91,8 +95,17 @@ class Launched:
         with contextlib.closing(RunLog.open(Path(self.info().path))) as log:
             return [event.body.model_dump_json() for event in log.events(kinds=[kind])]
 
+    def summary(self) -> RunSummary:
+        with contextlib.closing(RunLog.open(Path(self.info().path))) as log:
+            return summarize(log)
+
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
+
+    def stop_training(self) -> None:
+        """As the operator, over the files: for a run that trains until a test has seen enough."""
+        proposal = {"command": {"kind": "stop_training"}, "author": {"name": "test", "principal": "operator"}}
+        LocalControl(self.runs_dir).submit(self.info().run_id, Proposal.model_validate(proposal))
 
     def end(self, patience_s: float = PATIENCE_S) -> Result:
         out, err = self.process.communicate(timeout=patience_s)

@@ -25,7 +25,7 @@ MANY, OVER_HTTP = 2_000, 200
 
 
 def start(project: Project) -> Launched:
-    args = f"[--steps, 2000, --eval-every, 500, --out, {project.folder / 'out'}]"
+    args = f"[--steps, 200000, --eval-every, 200000, --out, {project.folder / 'out'}]"
     project.write(ROOT / "examples" / "char_gpt.py", args, ASK)
     launched = project.start()
     launched.wait_for_step(1)
