@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
-import getpass
+import contextlib
 import json
 import time
-from typing import Annotated, Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from agenttune.cli.app import Json, app
+from agenttune.cli.app import Json, RunsDir, app
+from agenttune.cli.opening import Url, choose_run, open_control
 from agenttune.errors import UserError
+
+if TYPE_CHECKING:
+    from agenttune.client import HttpControl
+    from agenttune.control import LocalControl
+    from agenttune.events import RunInfo
+    from agenttune.proposals import Author, CommandRecord
 
 group = typer.Typer(help="Decide on commands that wait for a person.", no_args_is_help=True, add_completion=False)
 app.add_typer(group, name="approve")
 
-Url = Annotated[str, typer.Option("--url", help="Of the control server.")]
-RunName = Annotated[str, typer.Option("--run", help="Id of the run; default: the newest.")]
+RunName = Annotated[str, typer.Option("--run", help="A run's id, the beginning of one, or `latest`.")]
 CommandName = Annotated[str, typer.Argument(metavar="ID", help="The command's id, or its beginning.")]
 Reason = Annotated[str, typer.Option("--reason", help="Goes back to who asked.")]
-DEFAULT_URL = "http://127.0.0.1:7007"
 WATCH_POLL_S = 1.0
 
 
 @group.command("list")
-def list_(url: Url = DEFAULT_URL, run: RunName = "latest", json_: Json = False) -> None:
+def list_(run: RunName = "latest", url: Url = "", runs_dir: RunsDir = None, json_: Json = False) -> None:
     """List what waits for a decision."""
     from agenttune.terminal import clean
 
-    with _control(url) as control:
-        waiting, allowed = control.pending(run), control.info(run).standing
+    with _desk(run, url, runs_dir) as desk:
+        waiting, allowed = desk.waiting(), desk.info().standing
     if json_:
         typer.echo(json.dumps([record.model_dump(mode="json") for record in waiting], indent=2))
         return
@@ -42,10 +50,12 @@ def list_(url: Url = DEFAULT_URL, run: RunName = "latest", json_: Json = False) 
 
 
 @group.command()
-def show(command_id: CommandName, url: Url = DEFAULT_URL, run: RunName = "latest", json_: Json = False) -> None:
+def show(
+    command_id: CommandName, run: RunName = "latest", url: Url = "", runs_dir: RunsDir = None, json_: Json = False
+) -> None:
     """Show one request: what it would change, on which evidence, and what happens if nobody answers."""
-    with _control(url) as control:
-        record, info = _find(control, run, command_id), control.info(run)
+    with _desk(run, url, runs_dir) as desk:
+        record, info = desk.find(command_id), desk.info()
     if json_:
         typer.echo(record.model_dump_json(indent=2))
         return
@@ -58,40 +68,44 @@ def yes(
     command_id: CommandName,
     reason: Reason = "",
     always: Annotated[bool, typer.Option("--always", help="Also all further ones of its kind and rule.")] = False,
-    url: Url = DEFAULT_URL,
     run: RunName = "latest",
+    url: Url = "",
+    runs_dir: RunsDir = None,
 ) -> None:
     """Approve a command as it was shown."""
-    with _control(url) as control:
-        _send(control, run, _find(control, run, command_id), "approve", reason, None, always)
+    with _desk(run, url, runs_dir) as desk:
+        desk.decide(command_id, "approve", reason, always=always)
 
 
 @group.command()
 def never(
     kind: Annotated[str, typer.Argument(help="Kind of command, such as update_optimizer.")],
-    url: Url = DEFAULT_URL,
     run: RunName = "latest",
+    url: Url = "",
+    runs_dir: RunsDir = None,
 ) -> None:
     """Take back `yes --always`: commands of a kind wait for a person again."""
-    from agenttune.proposals import Author
-
-    with _control(url) as control:
-        for standing in control.end_standing(run, kind, Author(principal="operator", name=getpass.getuser())):
+    with _desk(run, url, runs_dir) as desk:
+        for standing in desk.control.end_standing(desk.run_id, kind, _me()):
             typer.echo(f"{standing.kind} under {standing.rule} waits for a person again")
 
 
 @group.command()
-def no(command_id: CommandName, reason: Reason = "", url: Url = DEFAULT_URL, run: RunName = "latest") -> None:
+def no(
+    command_id: CommandName, reason: Reason = "", run: RunName = "latest", url: Url = "", runs_dir: RunsDir = None
+) -> None:
     """Reject a command; the reason goes back to who asked."""
-    with _control(url) as control:
-        _send(control, run, _find(control, run, command_id), "reject", reason)
+    with _desk(run, url, runs_dir) as desk:
+        desk.decide(command_id, "reject", reason)
 
 
 @group.command()
-def escalate(command_id: CommandName, reason: Reason = "", url: Url = DEFAULT_URL, run: RunName = "latest") -> None:
+def escalate(
+    command_id: CommandName, reason: Reason = "", run: RunName = "latest", url: Url = "", runs_dir: RunsDir = None
+) -> None:
     """Leave a command to the next approver of its rule; if there is none, it is rejected."""
-    with _control(url) as control:
-        _send(control, run, _find(control, run, command_id), "escalate", reason)
+    with _desk(run, url, runs_dir) as desk:
+        desk.decide(command_id, "escalate", reason)
 
 
 @group.command()
@@ -99,91 +113,119 @@ def edit(
     command_id: CommandName,
     arguments: Annotated[str, typer.Argument(help='Arguments to replace, as JSON: {"lr": 0.001}.')],
     reason: Reason = "",
-    url: Url = DEFAULT_URL,
     run: RunName = "latest",
+    url: Url = "",
+    runs_dir: RunsDir = None,
 ) -> None:
     """Approve a command with other arguments; the same schema and guardrails hold for them."""
-    from agenttune.gate import with_arguments
-
     try:
         changed = json.loads(arguments)
     except ValueError as error:
         raise UserError(f"the arguments are not JSON: {error}", field="arguments") from None
     if not isinstance(changed, dict):
         raise UserError('the arguments are a JSON object, such as {"lr": 0.001}', field="arguments")
-    with _control(url) as control:
-        record = _find(control, run, command_id)
-        _send(control, run, record, "edit", reason, with_arguments(record.proposal.command, changed))
+    with _desk(run, url, runs_dir) as desk:
+        desk.decide(command_id, "edit", reason, changed)
 
 
 @group.command()
-def watch(url: Url = DEFAULT_URL, run: RunName = "latest") -> None:
+def watch(run: RunName = "latest", url: Url = "", runs_dir: RunsDir = None) -> None:
     """Print requests as they come, until Ctrl-C."""
     seen: set[str] = set()
-    with _control(url) as control:
+    with _desk(run, url, runs_dir) as desk:
         while True:
-            for record in control.pending(run):
+            for record in desk.waiting():
                 if record.command_id not in seen:
                     seen.add(record.command_id)
-                    for line in [*_details(record, control.info(run)), ""]:
+                    for line in [*_details(record, desk.info()), ""]:
                         typer.echo(line)
             time.sleep(WATCH_POLL_S)
 
 
-def _control(url: str) -> Any:
-    from agenttune.client import HttpControl
-    from agenttune.owner import OwnerToken
+@dataclass(frozen=True)
+class _Desk:
+    """What waits in one run, and who sits before it."""
 
-    return HttpControl(url, OwnerToken(url))
+    control: LocalControl | HttpControl
+    run_id: str
+
+    def waiting(self) -> list[CommandRecord]:
+        return self.control.pending(self.run_id)
+
+    def info(self) -> RunInfo:
+        return self.control.info(self.run_id)
+
+    def find(self, name: str) -> CommandRecord:
+        """The one request whose command's id begins so; raises UserError if there is none, or more than one."""
+        waiting = self.waiting()
+        found = [record for record in waiting if record.command_id.startswith(name)]
+        if len(found) == 1:
+            return found[0]
+        ids = [record.command_id for record in waiting]
+        problem = "no command" if not found else f"{len(found)} commands"
+        listed = ", ".join(ids) or "nothing waits"
+        raise UserError(f"{problem} that waits begins with {name!r:.80}; there are: {listed}", field="id", allowed=ids)
+
+    def decide(
+        self,
+        name: str,
+        verdict: Literal["approve", "edit", "reject", "escalate"],
+        reason: str,
+        changed: Mapping[str, Any] | None = None,
+        always: bool = False,
+    ) -> None:
+        """Decide, and tell what came of it; `changed` are arguments that an edit replaces."""
+        from agenttune.control import Decision
+        from agenttune.gate import with_arguments
+
+        record = self.find(name)
+        if record.request is None:
+            raise UserError(f"command {record.command_id} does not wait for anybody", field="id")
+        command = None if changed is None else with_arguments(record.proposal.command, changed)
+        decision = Decision(
+            verdict=verdict,
+            digest=record.request.digest,
+            author=_me(),
+            reason=reason,
+            command=command,
+            always=always,
+        )
+        typer.echo(_what_came(self.control.decide(self.run_id, record.command_id, decision)))
 
 
-def _find(control: Any, run: str, name: str) -> Any:
-    waiting = control.pending(run)
-    found = [record for record in waiting if record.command_id.startswith(name)]
-    if len(found) == 1:
-        return found[0]
-    ids = [record.command_id for record in waiting]
-    problem = "no command" if not found else f"{len(found)} commands"
-    listed = ", ".join(ids) or "nothing waits"
-    raise UserError(f"{problem} that waits begins with {name!r:.80}; there are: {listed}", field="id", allowed=ids)
+@contextlib.contextmanager
+def _desk(run: str, url: str, runs_dir: Path | None) -> Iterator[_Desk]:
+    with open_control(url, runs_dir) as control:
+        yield _Desk(control, choose_run(control, run))
 
 
-def _send(
-    control: Any, run: str, record: Any, verdict: str, reason: str, command: Any = None, always: bool = False
-) -> None:
-    from agenttune.control import Decision
+def _me() -> Author:
+    from agenttune.owner import user_name
     from agenttune.proposals import Author
 
-    decision = Decision.model_validate(
-        {
-            "verdict": verdict,
-            "digest": record.request.digest,
-            "author": Author(principal="operator", name=getpass.getuser()),
-            "reason": reason,
-            "command": command,
-            "always": always,
-        }
-    )
-    decided = control.decide(run, record.command_id, decision)
-    waits = f", waits for {decided.request.asked}" if decided.state.value == "proposed" else ""
-    typer.echo(f"{decided.state.value}{waits}{_why(decided)}")
+    return Author(principal="operator", name=user_name())
 
 
-def _why(record: Any) -> str:
+def _what_came(decided: CommandRecord) -> str:
     from agenttune.terminal import clean
 
-    return f": {clean(record.verdict.reason, 500)}" if record.verdict and record.verdict.reason else ""
+    waits = decided.request if decided.state.value == "proposed" else None
+    next_ = f", waits for {waits.asked}" if waits is not None else ""
+    why = f": {clean(decided.verdict.reason, 500)}" if decided.verdict and decided.verdict.reason else ""
+    return f"{decided.state.value}{next_}{why}"
 
 
-def _line(record: Any) -> str:
+def _line(record: CommandRecord) -> str:
     from agenttune.terminal.requests import headline
 
     return headline(record, time.time())
 
 
-def _details(record: Any, info: Any) -> list[str]:
+def _details(record: CommandRecord, info: RunInfo) -> list[str]:
     from agenttune.gate import usd_per_hour
     from agenttune.terminal.requests import parts_of
 
+    if record.request is None:
+        return [_line(record)]
     parts = parts_of(record, record.request, time.time(), usd_per_hour=usd_per_hour(info))
     return [_line(record), *(f"  {part.label}: {part.text}" for part in parts)]

@@ -171,6 +171,7 @@ def _path_of(name: str, project: Path | None) -> str:
 
 def _request(url: str, run: str, config: Path | None, policy: str | None) -> None:
     from agenttune.events import PolicyRequested
+    from agenttune.owner import user_name
 
     with _as_owner(url, _settings(config)) as control:
         run_id = _live_run(control, run)
@@ -178,7 +179,7 @@ def _request(url: str, run: str, config: Path | None, policy: str | None) -> Non
         if not info.is_live:
             raise UserError(f"run {run_id} is {info.status}; no policy watches it any more", field="run")
         _refuse_if_unattended(control, run_id)
-        asked = control.record(run_id, PolicyRequested(policy=policy, author=_user()), info.step)
+        asked = control.record(run_id, PolicyRequested(policy=policy, author=user_name()), info.step)
         answer = _answer(control, run_id, asked, policy)
     if answer is None:
         what = "left" if policy is None else "taken it up"
@@ -221,7 +222,3 @@ def _obeyed(event: Event, policy: str | None) -> str:
     if isinstance(body, Decided) and body.woken_by.startswith(f"policy {policy} was asked for"):
         raise UserError(body.reason, field="policy")
     return ""
-
-
-def _user() -> str:
-    return os.environ.get("USER") or os.environ.get("USERNAME") or "operator"

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -16,12 +14,11 @@ from rich.console import Console
 from rich.text import Text
 
 from agenttune.cli.app import Json, RunsDir, app, runs_dir_of
+from agenttune.cli.opening import Url, choose_run, open_control
 from agenttune.errors import UserError
 
 if TYPE_CHECKING:
-    from agenttune.client import HttpControl
     from agenttune.commands import CommandBase
-    from agenttune.control import LocalControl
     from agenttune.proposals import CommandRecord, Verdict
 
 FAILED, REFUSED = 1, 2
@@ -38,7 +35,6 @@ SHOWN = {
     "branches": "list_branches",
     "history": "get_history",
 }
-Url = Annotated[str, typer.Option("--url", help="Of a control server. Default: the runs folder directly.")]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the beginning of one, or `latest`.")]
 Help = Annotated[bool, typer.Option("--help", help="Show this, or after a command's name its options.")]
 
@@ -62,16 +58,17 @@ def send(
     help_: Help = False,
 ) -> None:
     """Send a command to a run, such as: agenttune send latest update_optimizer --lr 1e-4 --reason "too high"."""
+    from agenttune.owner import user_name
     from agenttune.proposals import Author, Proposal
     from agenttune.reading import settled
 
     if help_ or not run or not command:
         _help(context, _command_help(command), is_asked=help_)
     asked = _command(command, context.args)
-    author = Author(principal="operator", name="cli")
+    author = Author(principal="operator", name=user_name())
     proposal = Proposal(command=asked, author=author, rationale=reason, valid_until_step=valid_until_step)
-    with _control(url, runs_dir) as control:
-        run_id = _choose(control, run)
+    with open_control(url, runs_dir) as control:
+        run_id = choose_run(control, run)
         if dry_run:
             _end(_tell_verdict(control.dry_run(run_id, proposal), json_))
         record = settled(control, run_id, control.submit(run_id, proposal), wait_s)
@@ -100,8 +97,8 @@ def show(
 
     read = READS[SHOWN[what]]
     given = _parsed(what, read.shape().parameters, context.args)
-    with _control(url, runs_dir) as control:
-        answer = checked(what, read, given).answer(ControlReader(control, _choose(control, run)))
+    with open_control(url, runs_dir) as control:
+        answer = checked(what, read, given).answer(ControlReader(control, choose_run(control, run)))
     if json_:
         typer.echo(answer)
     else:
@@ -127,7 +124,7 @@ def mcp(
 
     require_sdk()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING, stream=sys.stderr)
-    with _control(url, runs_dir, is_owner=False) as control:
+    with open_control(url, runs_dir, is_owner=False) as control:
         tools = RunTools(control, run, read_only)
         if http:
             token = os.environ.get(TOKEN_ENV)
@@ -139,27 +136,6 @@ def mcp(
             serve_http(tools, host, port, token, say, folder)
         else:
             serve_stdio(tools)
-
-
-@contextlib.contextmanager
-def _control(url: str, runs_dir: Path | None, is_owner: bool = True) -> Iterator[LocalControl | HttpControl]:
-    if not url:
-        from agenttune.control import LocalControl
-
-        yield LocalControl(runs_dir_of(runs_dir))
-        return
-    from agenttune.client import HttpControl
-    from agenttune.owner import OwnerToken
-    from agenttune.serving import TOKEN_ENV
-
-    with HttpControl(url, OwnerToken(url, runs_dir) if is_owner else os.environ.get(TOKEN_ENV)) as control:
-        yield control
-
-
-def _choose(control: LocalControl | HttpControl, run: str) -> str:
-    from agenttune.mcp_tools import choose_run
-
-    return choose_run(control.runs(), run)
 
 
 def _command(name: str, rest: list[str]) -> CommandBase:

@@ -11,6 +11,7 @@ import httpx
 import psutil
 import pytest
 
+from agenttune.owner import user_name
 from agenttune.proposals import State
 from agenttune.serving import ensure_server
 from tests.cli.conftest import Result, agenttune
@@ -27,6 +28,10 @@ class Shell:
 
     def run(self, *words: str) -> Result:
         return agenttune("approve", *words, "--url", self.url, cwd=self.folder)
+
+    def run_here(self, *words: str) -> Result:
+        """In the folder, without a server."""
+        return agenttune("approve", *words, cwd=self.folder)
 
 
 @pytest.fixture
@@ -77,6 +82,32 @@ def test_always_and_never_from_a_shell(shell: Shell) -> None:
     assert shell.run("never", "update_optimizer").code == 2
     passed_on = shell.run("escalate", again.command_id, "--reason", "not mine")
     assert passed_on.out.startswith("rejected: nobody decided (operator:")
+
+
+def test_without_a_url_the_folder_is_asked_whether_or_not_a_server_runs(shell: Shell) -> None:
+    first, second = shell.desk.ask(lr=0.1), shell.desk.ask(kind="do_evaluate")
+    assert shell.run_here("list").out.count("model: ") == 2
+    assert shell.run_here("yes", first.command_id, "--run", "r").out.strip() == "queued"
+    wrong = shell.run_here("edit", second.command_id, "[1]")
+    assert wrong.code == 2
+    assert "a JSON object" in wrong.err
+    assert shell.run_here("no", second.command_id, "--reason", "later").out.strip() == "rejected: later"
+    by = shell.desk.control.command("r1", second.command_id).verdict
+    assert by is not None
+    assert by.decided_by == f"operator:{user_name()}"
+    elsewhere = agenttune("approve", "list", cwd=shell.folder / "runs")
+    assert elsewhere.code == 2
+    assert "no runs in runs yet" in elsewhere.err
+    assert "--runs-dir" in elsewhere.err
+
+
+def test_a_user_without_a_name_decides_too(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found: 1234")
+
+    monkeypatch.setattr("getpass.getuser", nobody)
+    asked = shell.desk.ask(lr=0.1)
+    assert shell.run_here("yes", asked.command_id).out.strip() == "queued"
 
 
 def test_json_for_machines(shell: Shell) -> None:

@@ -15,6 +15,7 @@ from agenttune.cli.sending import SHOWN, _command
 from agenttune.commands import BY_KIND, COMMAND_KINDS
 from agenttune.control import LocalControl
 from agenttune.errors import UserError
+from agenttune.owner import user_name
 from agenttune.serving import ServerAddress, ensure_server
 from agenttune.tools import READS
 from tests.cli.conftest import agenttune
@@ -55,7 +56,7 @@ def test_a_rate_is_sent_and_acknowledged(live: Path) -> None:
     assert sent.code == 0, sent.err
     record = json.loads(sent.out)
     assert (record["state"], record["ack"]["changes"][0]["effective"]) == ("applied", 0.05)
-    assert record["proposal"]["author"] == {"principal": "operator", "name": "cli", "via": ""}
+    assert record["proposal"]["author"] == {"principal": "operator", "name": user_name(), "via": ""}
     assert record["proposal"]["rationale"] == "too high"
     words = agenttune("send", "r", "update_optimizer", "--lr", ".02", "--valid-until-step", "1000000", cwd=live)
     assert words.code == 0
