@@ -181,8 +181,9 @@ class ProbationSettings(Settings):
     stall_steps: int | None = Field(None, ge=0)
     """Steps for which it is watched on while noise may hide that the change has stalled the run; null: 16 times
     `steps`, 0: never."""
-    in_doubt: Literal["keep", "revert"] = "keep"
-    """What happens to a change that may have stalled the run for all that could be seen in so many steps."""
+    in_doubt: Literal["keep", "put_back", "revert"] = "put_back"
+    """What happens to a change that may have stalled the run for all that could be seen in so many steps: it is kept,
+    its old values are put back, or it is reverted as deep as `depth` says, which repeats those steps."""
     evaluations: int = Field(0, ge=0)
     """Evaluations for which a metric is watched after a change, beside the loss or instead of it; 0: it is not."""
     metric: str | None = None

@@ -47,13 +47,13 @@ class Sight:
     """What was seen of a change.
 
     Attributes:
-        outcome: Whether it came out worse, or not, or cannot be told.
+        outcome: Whether it came out worse, or not, or might have stalled for all that can be seen, or cannot be judged.
         said: In words.
         metric: By which it was judged.
         sign: -1 where more is better: `comparison` is of negated values.
     """
 
-    outcome: Literal["worse", "fine", "not judged"]
+    outcome: Literal["worse", "fine", "in doubt", "not judged"]
     said: str
     metric: str
     comparison: Comparison | None = None
@@ -154,10 +154,9 @@ class StepWatch:
         if comparison.shows_a_stall(*limits) or comparison.keeps_up(*limits):
             return Sight("fine", said, METRIC, comparison)
         if is_over or count >= self._longest:
+            was_looked_for = not is_over and self._settings.steps < self._settings.longest_steps <= count
             said = f"{said}; a stall would not show in this noise"
-            if self._settings.in_doubt == "revert" and not is_over:
-                return Sight("worse", f"{said}, and in doubt it is taken back", METRIC, comparison)
-            return Sight("fine", said, METRIC, comparison)
+            return Sight("in doubt" if was_looked_for else "fine", said, METRIC, comparison)
         self._due = min(max(round(AGAIN * count), count + 1), self._longest)
         return None
 

@@ -182,7 +182,7 @@ class Probation:
             sight = watch.look(step, until, is_over=watched.until is not None)
             if sight is None:
                 continue
-            if sight.outcome == "worse":
+            if sight.outcome == "worse" or (sight.outcome == "in doubt" and self.settings.in_doubt != "keep"):
                 self._revert(watched, sight)
                 return
             watched.open.remove(watch)
@@ -203,20 +203,28 @@ class Probation:
     def _revert(self, watched: Watched, sight: Sight) -> None:
         """Take a change back, with those that were made on top of it."""
         watched.seen.append(sight)
-        if watched.snapshot is not None:
-            self._ask(watched, LoadCheckpoint(checkpoint_id=watched.snapshot), sight.said)
-            return
-        chain = self._watched[self._watched.index(watched) :]
+        is_doubt = sight.outcome == "in doubt"
+        reason = f"{sight.said}, and in doubt it is taken back" if is_doubt else sight.said
+        if watched.snapshot is not None and not (is_doubt and self.settings.in_doubt == "put_back"):
+            self._ask(watched, LoadCheckpoint(checkpoint_id=watched.snapshot), reason)
+        else:
+            self._put_back(watched, reason)
+
+    def _put_back(self, watched: Watched, reason: str) -> None:
+        """By its values, and the state stays as it is."""
         kind, step = watched.record.command.kind, watched.step
-        for later in reversed(chain[1:]):
+        for later in reversed(self._watched[self._watched.index(watched) + 1 :]):
             if later.revert_id is None:
                 self._write_back(later, f"made on top of {kind} of step {step}, which is taken back")
-        self._write_back(watched, sight.said)
+        self._write_back(watched, reason)
 
     def _write_back(self, watched: Watched, reason: str) -> None:
+        if watched.snapshot is not None:
+            self.release(watched.snapshot)
+            watched.snapshot = None
         command = inverse_of(watched.record)
         if command is None:
-            self._end(watched, "kept", f"{reason}; but no command takes it back, and there is no snapshot")
+            self._end(watched, "kept", f"{reason}; but no command puts its values back")
         else:
             self._ask(watched, command, reason)
 
@@ -236,8 +244,7 @@ class Probation:
                 self._end(watched, "reverted", watched.reason, record.command_id)
                 self._spoil(watched.step, before=watched.step)
             elif watched.snapshot is not None:
-                self.release(watched.snapshot)
-                watched.snapshot = watched.revert_id = None
+                watched.revert_id = None
                 self._write_back(watched, f"{watched.reason}; the state of before {ack.outcome}: {ack.message}")
             else:
                 self._end(watched, "kept", f"{watched.reason}; taking it back {ack.outcome}: {ack.message}")

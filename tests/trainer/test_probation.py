@@ -200,6 +200,26 @@ def test_a_run_that_may_have_stalled_is_watched_on(watch: Any) -> None:
     assert result.series("base_lr")[-1] == pytest.approx(0.01)
 
 
+@pytest.mark.parametrize("in_doubt", ["keep", "put_back", "revert"])
+def test_what_noise_hides_to_the_end_goes_where_that_was_asked_for(watch: Any, in_doubt: str) -> None:
+    """The run has arrived, and nothing can tell whether it would have fallen further."""
+    harmless = {"kind": "update_optimizer", "lr": 0.009}
+    result = watch((200, harmless, AGENT), steps=320, stall_steps=60, depth="state", in_doubt=in_doubt)
+    (end,) = settled(result)
+    assert "a stall would not show in this noise" in end.reason
+    assert end.outcome == ("kept" if in_doubt == "keep" else "reverted")
+    assert result.series("base_lr")[-1] == pytest.approx(0.009 if in_doubt == "keep" else 0.01)
+    assert bool(by_kind(result, "load_checkpoint")) is (in_doubt == "revert")
+
+
+@pytest.mark.parametrize(("at", "stall_steps"), [(200, 0), (25, 200)])
+def test_what_was_not_looked_for_to_the_end_is_not_in_doubt(watch: Any, at: int, stall_steps: int) -> None:
+    """Without `stall_steps`, or with too little known of the run before: that no harm was seen is all there is."""
+    result = watch((at, {"kind": "update_optimizer", "lr": 0.009}, AGENT), steps=300, stall_steps=stall_steps)
+    (end,) = settled(result)
+    assert end.outcome == "kept"
+
+
 EVALUATES = {"eval_strategy": "steps", "eval_steps": 5}
 
 
