@@ -142,7 +142,9 @@ class ApprovalRequest(Record):
         rule: Which rule of `gate.approval` demands it.
         approvers: Who is asked, one after the other until one decides.
         passed: Those of them that left it to the next, oldest first.
-        expires_at_s: Unix time after which nobody's silence has become an answer.
+        expires_at_s: Unix time after which nobody's silence has become an answer, if nobody sets the clock meanwhile.
+        boot_id: The start of the machine since which it waits; empty where that is not known.
+        requested_boot_s: Seconds from that start to the request: `expires_at_s` holds by this clock as long as it runs.
         on_timeout: That answer.
         training: Whether training goes on meanwhile.
     """
@@ -153,6 +155,8 @@ class ApprovalRequest(Record):
     passed: list[Passed] = Field(default_factory=list)
     requested_at_s: float
     expires_at_s: float
+    boot_id: str = ""
+    requested_boot_s: float = 0.0
     on_timeout: Literal["reject", "approve"] = "reject"
     training: Literal["continue", "pause"] = "continue"
     step: int = Field(description="Completed steps when it was asked.")

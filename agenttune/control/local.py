@@ -34,6 +34,7 @@ from agenttune.events import (
     StoredPoint,
 )
 from agenttune.gate import Gate, person
+from agenttune.instants import BootTime, Instant, boot_time
 from agenttune.journal import model_calls, newest_interventions
 from agenttune.observation import Observation
 from agenttune.observe import Observer, live_knobs
@@ -65,6 +66,7 @@ class LocalControl:
         clock: Unix time in seconds.
         monotonic: A clock that nobody sets, in seconds.
         sleep: Waits for so many seconds.
+        boot: Time since the machine was started, by which requests wait.
     """
 
     def __init__(
@@ -73,9 +75,11 @@ class LocalControl:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        boot: Callable[[], BootTime] = boot_time,
     ) -> None:
         self.runs_dir = runs_dir
         self._clock = clock
+        self._boot = boot
         self._monotonic = monotonic
         self._gone: dict[str, float] = {}
         self._indexed: set[str] = set()
@@ -84,8 +88,12 @@ class LocalControl:
         self._local = threading.local()
 
     def now_s(self) -> float:
-        """Unix time by this control's clock, which also decides what has expired."""
+        """Unix time by this control's clock."""
         return self._clock()
+
+    def now(self) -> Instant:
+        """Now by both of this control's clocks, which decides what has expired."""
+        return Instant(self._clock(), self._boot())
 
     def log(self, run_id: str) -> RunLog:
         """This thread's connection to a run's log."""
@@ -177,7 +185,7 @@ class LocalControl:
 
     def _ruling(self, run_id: str) -> Ruling:
         log = self.log(run_id)
-        return Ruling(log, self._checked(log.info()), self._clock())
+        return Ruling(log, self._checked(log.info()), self.now())
 
     def end_standing(self, run_id: str, kind: str, author: Author) -> list[Standing]:
         log = self.log(run_id)

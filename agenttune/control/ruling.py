@@ -12,6 +12,7 @@ from agenttune.control.door import Decision
 from agenttune.errors import AlreadyDecided, TooManyProposals, UserError
 from agenttune.events import Evaluated, RunInfo
 from agenttune.gate import Gate, History, Moment, allowed_before, person, stale, timed_out, touched_by
+from agenttune.instants import Instant
 from agenttune.observation import HISTORY
 from agenttune.observe import live_knobs
 from agenttune.proposals import (
@@ -38,12 +39,12 @@ class Ruling:
     Attributes:
         log: The run's log.
         info: The run as it stands.
-        now_s: Unix time.
+        now: By both clocks.
     """
 
     log: RunLog
     info: RunInfo
-    now_s: float
+    now: Instant
 
     @cached_property
     def gate(self) -> Gate:
@@ -70,7 +71,7 @@ class Ruling:
             TooManyProposals: Says when to ask again.
         """
         most = self.gate.settings.max_per_minute
-        newest = self.log.agent_proposals_since(self.now_s - MINUTE_S, most)
+        newest = self.log.agent_proposals_since(self.now.unix_s - MINUTE_S, most)
         if newest >= most:
             raise TooManyProposals(
                 f"agents proposed {newest} commands within a minute, gate.max_per_minute is {most}; ask again later",
@@ -90,7 +91,7 @@ class Ruling:
         evaluated = log.events(kinds=["evaluated"], limit=1, newest=True)
         body = evaluated[0].body if evaluated else None
         value = body.metrics.get(info.goal_metric) if isinstance(body, Evaluated) else None
-        return Moment(info.model_copy(update={"knobs": live_knobs(log, info)}), self.now_s, value)
+        return Moment(info.model_copy(update={"knobs": live_knobs(log, info)}), self.now, value)
 
     def pending(self) -> list[CommandRecord]:
         """Proposals that wait for a decision; those whose time is up are decided first."""
@@ -110,7 +111,7 @@ class Ruling:
         if request is None:
             return None
         allowed = allowed_before(request, record.proposal, self.info) if request.asked == "human" else None
-        verdict = stale(request, record.proposal, self.info) or allowed or timed_out(request, self.now_s)
+        verdict = stale(request, record.proposal, self.info) or allowed or timed_out(request, self.now)
         if verdict is not None and verdict.decision == "approved":
             return self._again(record.proposal) or verdict
         return verdict

@@ -8,6 +8,7 @@ from agenttune.config import ApprovalRule, rule_name
 from agenttune.events import RunInfo
 from agenttune.gate.chain import Moment, Situation, along, automatic
 from agenttune.gate.targets import factor_of, targets_of, touched_by
+from agenttune.instants import Instant, is_over, was_timed
 from agenttune.proposals import ApprovalRequest, Author, Difference, Passed, Proposal, Verdict
 
 
@@ -51,8 +52,10 @@ def _request(proposal: Proposal, rule: ApprovalRule, name: str, moment: Moment) 
         digest=proposal.digest(),
         rule=name,
         approvers=rule.approvers,
-        requested_at_s=moment.now_s,
-        expires_at_s=moment.now_s + rule.timeout_s,
+        requested_at_s=moment.now.unix_s,
+        expires_at_s=moment.now.unix_s + rule.timeout_s,
+        boot_id=moment.now.boot.boot_id,
+        requested_boot_s=moment.now.boot.at_s,
         on_timeout=rule.on_timeout,
         training=rule.training,
         step=info.step,
@@ -77,13 +80,15 @@ def stale(request: ApprovalRequest, proposal: Proposal, info: RunInfo) -> Verdic
     return None
 
 
-def timed_out(request: ApprovalRequest, now_s: float) -> Verdict | None:
+def timed_out(request: ApprovalRequest, now: Instant) -> Verdict | None:
     """The verdict of nobody's answer, once the time is up."""
-    if now_s < request.expires_at_s:
+    if not is_over(request, now):
         return None
     waited = f"nobody decided within {request.expires_at_s - request.requested_at_s:g} s"
     if request.on_timeout == "approve" and request.asked == "human":
-        return Verdict(decision="approved", decided_by="timeout", reason=f"{waited}; the rule says to go on then")
+        if was_timed(request, now):
+            return Verdict(decision="approved", decided_by="timeout", reason=f"{waited}; the rule says to go on then")
+        waited += " by the wall clock alone (the machine was started anew), which is not enough for a silent yes"
     return Verdict(decision="expired", decided_by="timeout", reason=waited)
 
 

@@ -12,6 +12,7 @@ from agenttune.errors import UserError
 from agenttune.events import RunInfo
 from agenttune.expressions import evaluate, is_true
 from agenttune.gate.targets import factor_of, targets_of
+from agenttune.instants import Instant
 from agenttune.proposals import ApprovalRequest, CommandRecord, Passed, Proposal, Verdict
 
 
@@ -21,12 +22,12 @@ class Moment:
 
     Attributes:
         info: The run.
-        now_s: Unix time.
+        now: By both clocks.
         metric_value: The goal metric as last known.
     """
 
     info: RunInfo
-    now_s: float
+    now: Instant
     metric_value: float | None = None
 
 

@@ -59,7 +59,7 @@ def asks_a_person(record: CommandRecord) -> bool:
 
 
 def asked_of(record: CommandRecord, request: ApprovalRequest, info: RunInfo, now_s: float) -> Asked:
-    """A request in words, as of now."""
+    """A request in words, as of now by its own clock (`instants.now_for`)."""
     proposal = record.proposal
     return Asked(
         command_id=record.command_id,

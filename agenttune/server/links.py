@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from agenttune.control import Decision, LocalControl
 from agenttune.errors import AlreadyDecided, SystemFault, UnknownCommandId, UnknownRun, UserError
+from agenttune.instants import is_over, now_for
 from agenttune.links import Link, find_key, read
 from agenttune.proposals import Author, CommandRecord, State
 from agenttune.server.asking import asked_of, curves_around, moment
@@ -68,12 +69,12 @@ def _for_link(control: LocalControl, link: Link, form: Form | None) -> Response:
     if record.request.digest != link.digest:
         return message_page(409, "Nothing was decided", "The request is not the one that this link was made for.")
     ends_s = min(link.expires_at_s, record.request.expires_at_s)
-    if control.now_s() >= ends_s:
+    if control.now_s() >= link.expires_at_s or is_over(record.request, control.now()):
         words = f"It worked until {moment(ends_s)}. If the request still waits: agenttune approve list."
         return message_page(410, "This link has expired", words)
     if form is None:
         info = control.info(link.run_id)
-        asked = asked_of(record, record.request, info, control.now_s())
+        asked = asked_of(record, record.request, info, now_for(record.request, control.now()))
         note = f"This page works once, until {moment(ends_s)}."
         return requests_page(link.run_id, [Shown(asked, curves_around(control, info, record.request))], note)
     decision = Decision(verdict=form.verdict, digest=link.digest, author=HOLDER, reason=form.reason)

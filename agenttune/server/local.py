@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from agenttune.control import Decision, LocalControl
 from agenttune.errors import AlreadyDecided, UnknownCommandId, UserError
+from agenttune.instants import now_for
 from agenttune.proposals import Author
 from agenttune.server.asking import asked_of, asks_a_person, curves_around
 from agenttune.server.context import Ctx, RunId
@@ -57,10 +58,10 @@ async def decide(run_id: RunId, command_id: str, request: Request, context: Ctx)
 
 
 def _list(control: LocalControl, run_id: str) -> Response:
-    info, now_s = control.info(run_id), control.now_s()
+    info, now = control.info(run_id), control.now()
     shown = [
         Shown(
-            asked_of(record, request, info, now_s),
+            asked_of(record, request, info, now_for(request, now)),
             curves_around(control, info, request),
             f"{quote(run_id)}/{record.command_id}",
         )

@@ -8,6 +8,7 @@ from typing import Literal
 from agenttune.config import NotifySettings
 from agenttune.control import LocalControl
 from agenttune.events import Evaluated, Notified, Settled
+from agenttune.instants import is_over, now_for
 from agenttune.links import Link, make_key, sign
 from agenttune.proposals import CommandRecord, State
 from agenttune.server.asking import asked_of, asks_a_person
@@ -102,15 +103,16 @@ def notice_of(control: LocalControl, news: News, settings: NotifySettings, url: 
 def _approval(
     control: LocalControl, news: News, record: CommandRecord, settings: NotifySettings, url: str
 ) -> Notice | None:
-    request, now_s = record.request, control.now_s()
-    if request is None or not asks_a_person(record) or now_s >= request.expires_at_s:
+    request, now = record.request, control.now()
+    if request is None or not asks_a_person(record) or is_over(request, now):
         return None
     address = ""
     if settings.links:
-        ends_s = min(now_s + 60 * settings.link_minutes, request.expires_at_s)
+        left_s = request.expires_at_s - now_for(request, now)
+        ends_s = now.unix_s + min(60 * settings.link_minutes, left_s)
         link = Link(run_id=news.run_id, command_id=record.command_id, digest=request.digest, expires_at_s=ends_s)
         address = f"{settings.public_url or url}/links/{sign(link, make_key(control.runs_dir))}"
-    asked = asked_of(record, request, control.info(news.run_id), now_s)
+    asked = asked_of(record, request, control.info(news.run_id), now_for(request, now))
     return approval_notice(asked, news.run_id, url, address)
 
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agenttune.gate import usd_per_hour
+from agenttune.instants import Instant, boot_time, now_for
 from agenttune.summary import MetricAt
 from agenttune.terminal.chart import MIN_HEIGHT, Marks, loss_chart
 from agenttune.terminal.desk import Asked, Desk
@@ -267,11 +268,12 @@ def request_rows(frame: Frame, width: int, height: int) -> list[Text]:
     asked = frame.asked
     if asked is None:
         return said[:height]
-    title = textwrap.wrap(headline(asked.record, frame.at_s), max(10, width - 4), max_lines=MAX_ROWS)
+    at_s = now_for(asked.request, Instant(frame.at_s, boot_time()))
+    title = textwrap.wrap(headline(asked.record, at_s), max(10, width - 4), max_lines=MAX_ROWS)
     head = [Text.assemble((" ? ", "black on yellow"), " ", (title[0], "bold yellow"))]
     head += [Text(f"    {more}", style="bold yellow") for more in title[1:]]
     speed, price = frame.now.steps_per_s, usd_per_hour(frame.now.info)
-    parts = parts_of(asked.record, asked.request, frame.at_s, speed, price)
+    parts = parts_of(asked.record, asked.request, at_s, speed, price)
     rows = [row for part in parts for row in _part_rows(part.label, part.text, width)]
     foot = [*said, *(_cut(row, width) for row in _prompt(asked, width))]
     return [*(_cut(row, width) for row in head), *rows[: max(0, height - len(head) - len(foot))], *foot][:height]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from agenttune.commands import Probe
 from agenttune.events import KnobState
 from agenttune.gate import Gate, History
+from agenttune.instants import Instant, instant, is_over
 from agenttune.observation import HISTORY
-from agenttune.proposals import TAKEN, CommandRecord, State
+from agenttune.proposals import TAKEN, ApprovalRequest, CommandRecord, State
 from agenttune.store import RunLog
 
 
@@ -18,12 +18,13 @@ class Admission:
 
     Args:
         log: The run's log, for reading.
+        now: By both clocks.
     """
 
-    def __init__(self, log: RunLog) -> None:
-        self._log = log
+    def __init__(self, log: RunLog, now: Callable[[], Instant] = instant) -> None:
+        self._log, self._now = log, now
         self._passed: set[str] = set()
-        self._held_until_s = 0.0
+        self._holding: list[ApprovalRequest] = []
 
     def refusal(self, record: CommandRecord, read_knobs: Callable[[], list[KnobState]], step: int) -> str:
         """Why a guardrail refuses a command now; empty if none does, or if it was looked at before."""
@@ -42,12 +43,11 @@ class Admission:
         return f"refused before it was applied: {refusal.reason}"
 
     def look_for_requests(self) -> None:
-        """Note until when a request wants training to wait."""
-        waiting = self._log.commands(State.PROPOSED)
-        ends_s = [r.request.expires_at_s for r in waiting if r.request is not None and r.request.training == "pause"]
-        self._held_until_s = max(ends_s, default=0.0)
+        """Note the requests that want training to wait."""
+        requests = [record.request for record in self._log.commands(State.PROPOSED)]
+        self._holding = [request for request in requests if request is not None and request.training == "pause"]
 
     @property
     def is_held(self) -> bool:
         """Whether training is to wait for a decision; never longer than the request's own time."""
-        return self._held_until_s > 0 and time.time() < self._held_until_s
+        return any(not is_over(request, self._now()) for request in self._holding)

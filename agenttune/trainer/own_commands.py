@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-import time
 
 from agenttune.gate import Gate, History, Moment
+from agenttune.instants import instant
 from agenttune.proposals import ApprovalRequest, Proposal, Verdict
 from agenttune.store import RunLog
 from agenttune.trainer.recorder import Recorder
@@ -32,7 +32,7 @@ class OwnCommands:
     def ask(self, proposal: Proposal) -> str:
         """Ask for a command; returns why the gate refuses it, empty if it does not."""
         info = self._log.info().model_copy(update={"knobs": self._recorder.knobs(), "step": self._steering.step})
-        verdict = Gate.of(info).judge(proposal, Moment(info, time.time()), History())
+        verdict = Gate.of(info).judge(proposal, Moment(info, instant()), History())
         written = threading.Event()
 
         def write(log: RunLog) -> None:

@@ -16,28 +16,38 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from agenttune.control import Decision, LocalControl
 from agenttune.errors import AlreadyDecided, CommandIdReused, TooManyProposals, UserError
 from agenttune.events import Acked, BranchStarted, KnobsRead, KnobState, Point, RunInfo, StatusChanged
+from agenttune.instants import BootTime
 from agenttune.proposals import Ack, Author, CommandRecord, Proposal, Standing, State
 from agenttune.store import RunLog
 
 AGENT = Author(principal="agent", name="model")
 ANNA = Author(principal="operator", name="anna")
 BEN = Author(principal="operator", name="ben")
-ASK = {"name": "ask", "approvers": ["human"], "timeout_s": 60}
+ASK_S = 60
+ASK = {"name": "ask", "approvers": ["human"], "timeout_s": ASK_S}
 SMALL = {"name": "small", "commands": ["update_optimizer"], "knobs": ["lr"], "max_factor": 2, "approvers": ["auto"]}
 
 
 class Desk:
-    """A run at step 100 with a rate of 0.01, its control, and a clock to turn."""
+    """A run at step 100 with a rate of 0.01, its control, and a machine whose time passes by hand."""
 
     def __init__(self, runs_dir: Path, **gate: Any) -> None:
-        self.now_s = 1_000_000.0
+        self.now_s, self.ahead_s, self.boot_id = 1_000_000.0, 0.0, "first"
         info = RunInfo(run_id="r1", name="r1", status="running", created_at_s=1.0, max_steps=1000, rules={"gate": gate})
         self.log = RunLog.create(runs_dir / "r1", info)
         rate = KnobState(name="lr", base=0.01, effective=0.01, command="update_optimizer")
         decay = KnobState(name="weight_decay", effective=0.1, command="update_optimizer")
         self.log.append(KnobsRead(knobs=[rate, decay]), step=100)
         self.at(100)
-        self.control = LocalControl(runs_dir, clock=lambda: self.now_s)
+        self.control = self.process()
+
+    def process(self) -> LocalControl:
+        """A control as a new process has it; its wall clock may be wrong, its time since the start is not."""
+        return LocalControl(
+            self.log.folder.parent,
+            clock=lambda: self.now_s + self.ahead_s,
+            boot=lambda: BootTime(self.boot_id, self.now_s),
+        )
 
     def at(self, step: int) -> None:
         self.log.append_points([Point(step=step, at_s=self.now_s, values={"step_loss": 1.0})])
@@ -220,7 +230,7 @@ def test_a_newer_request_for_the_same_takes_its_place(make: Callable[..., Desk])
 def test_requests_survive_the_server_and_end_with_the_run(make: Callable[..., Desk]) -> None:
     desk = make(approval=[ASK])
     kept, ended = desk.ask(lr=0.1), desk.ask(kind="do_evaluate")
-    desk.control = LocalControl(desk.control.runs_dir, clock=lambda: desk.now_s)
+    desk.control = desk.process()
     assert desk.decide(kept, "approve").state is State.QUEUED
     desk.log.append(StatusChanged(status="finished"), step=100)
     assert [desk.state(r) for r in (kept, ended)] == [State.EXPIRED, State.EXPIRED]
@@ -315,7 +325,7 @@ def test_a_mad_agent_does_not_keep_people_waiting(make: Callable[..., Desk]) -> 
 
 
 class Life(RuleBasedStateMachine):
-    """Submit, decide, expire, crash, go back and apply in any order."""
+    """Submit, decide, expire, set the clock, crash, go back and apply in any order."""
 
     folder: Path
 
@@ -330,6 +340,7 @@ class Life(RuleBasedStateMachine):
         self.records: list[CommandRecord] = []
         self.approved: set[str] = set()
         self.ever_allowed: list[Standing] = []
+        self.asked_s: dict[str, float] = {}
 
     def teardown(self) -> None:
         if hasattr(self, "_held"):
@@ -345,6 +356,7 @@ class Life(RuleBasedStateMachine):
     )
     def submit(self, change: dict[str, Any], until: int | None) -> None:
         self.records.append(self.desk.ask(until=until, **change))
+        self.asked_s[self.records[-1].command_id] = self.desk.now_s
         self.allow_standing()
 
     def allow_standing(self) -> None:
@@ -395,8 +407,14 @@ class Life(RuleBasedStateMachine):
             with contextlib.suppress(UserError):
                 self.desk.control.end_standing("r1", standing.kind, BEN)
 
-    @rule(seconds=st.sampled_from([1.0, 40.0, -500.0]))
-    def turn_the_clock(self, seconds: float) -> None:
+    @rule(by_s=st.sampled_from([-500.0, 4000.0]))
+    def set_the_wall_clock(self, by_s: float) -> None:
+        self.desk.ahead_s += by_s
+        self.desk.control.pending("r1")
+        self.allow_standing()
+
+    @rule(seconds=st.sampled_from([1.0, 40.0]))
+    def wait(self, seconds: float) -> None:
         self.desk.now_s += seconds
         self.desk.control.pending("r1")
         self.allow_standing()
@@ -408,7 +426,7 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def crash_the_server(self) -> None:
-        self.desk.control = LocalControl(self.desk.control.runs_dir, clock=lambda: self.desk.now_s)
+        self.desk.control = self.desk.process()
 
     @rule()
     def go_back(self) -> None:
@@ -431,6 +449,8 @@ class Life(RuleBasedStateMachine):
             assert len(acks) <= 1
             verdicts = self.desk.log.events(command_id=first.command_id, kinds=["judged"])
             assert len(verdicts) == (record.state is not State.PROPOSED)
+            if record.verdict is not None and record.verdict.decided_by == "timeout":
+                assert self.desk.now_s - self.asked_s[first.command_id] >= ASK_S
             if record.state in (State.QUEUED, State.APPLIED, State.FAILED) and first.request is not None:
                 assert first.command_id in self.approved
             assert json.loads(record.model_dump_json())["state"] == record.state.value

@@ -14,6 +14,7 @@ from agenttune.config import ApprovalRule, Config, GateSettings
 from agenttune.errors import AlreadyDecided, UserError
 from agenttune.events import Escalated, StandingChanged
 from agenttune.gate.chain import Moment, Situation, names_of
+from agenttune.instants import Instant
 from agenttune.proposals import Author, CommandRecord, Proposal, State
 from tests.core.test_approval import AGENT, ANNA, ASK, BEN, Desk
 
@@ -194,7 +195,7 @@ def test_every_documented_name_has_a_value(make: Callable[..., Desk]) -> None:
 
     desk = make()
     proposal = Proposal.model_validate({"command": {"kind": "stop_training"}, "author": AGENT})
-    moment = Moment(desk.control.info("r1"), 0.0)
+    moment = Moment(desk.control.info("r1"), Instant(0.0))
     names = names_of(proposal, Situation(moment))
     assert names.keys() == DOCUMENTED.keys()
     assert names["factor"] == math.inf

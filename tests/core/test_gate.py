@@ -9,6 +9,7 @@ import pytest
 from agenttune.config import BudgetSettings, GateSettings
 from agenttune.events import RunInfo
 from agenttune.gate import Gate, History, Moment
+from agenttune.instants import Instant
 from agenttune.proposals import CommandRecord, Proposal, State, Verdict
 from agenttune.store import RunLog
 from tests.core.conftest import APPROVED, OPERATOR, propose
@@ -23,7 +24,7 @@ def judge(
 ) -> Verdict:
     gate = Gate(GateSettings.model_validate(settings), budgets or BudgetSettings())
     known = history or []
-    ruling = gate.judge(proposal, Moment(info, 0.0), History(known, len(known)))
+    ruling = gate.judge(proposal, Moment(info, Instant(0.0)), History(known, len(known)))
     assert isinstance(ruling, Verdict)
     return ruling
 

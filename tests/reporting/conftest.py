@@ -30,6 +30,7 @@ from agenttune.events import (
     StatusChanged,
 )
 from agenttune.findings import Finding
+from agenttune.instants import BootTime
 from agenttune.proposals import Ack, Author, Change, CommandRecord, Proposal
 from agenttune.store import RunLog
 from agenttune.transcripts import ChatMessage, ModelCalled, PromptUsed, Usage
@@ -53,7 +54,7 @@ class Night:
         info = RunInfo(run_id=name, name=name, status="running", created_at_s=1.0, max_steps=1000, rules=rules)
         self.folder = runs_dir / name
         self.log = RunLog.create(self.folder, info)
-        self.control = LocalControl(runs_dir, clock=lambda: self.now_s)
+        self.control = LocalControl(runs_dir, clock=lambda: self.now_s, boot=lambda: BootTime("first", self.now_s))
         self.branch = "main"
         self.log.append(
             RunStarted(framework="a test", pid=os.getpid(), max_steps=1000), StatusChanged(status="running")

@@ -18,6 +18,7 @@ from starlette.testclient import TestClient
 from agenttune.control import Decision, LocalControl
 from agenttune.errors import UserError
 from agenttune.events import BranchStarted, KnobsRead, KnobState, Point, RunInfo, StatusChanged
+from agenttune.instants import BootTime
 from agenttune.links import KEY_FILE, Link, find_key, make_key, read, sign
 from agenttune.proposals import Author, CommandRecord, Principal, Proposal, State
 from agenttune.server import create_app
@@ -46,7 +47,7 @@ class Desk:
         self.log.append_points(
             [Point(step=i, at_s=self.now_s, values={"step_loss": 3 / i, "eval_loss": 1.0}) for i in range(1, 101)]
         )
-        self.control = LocalControl(runs_dir, clock=lambda: self.now_s)
+        self.control = LocalControl(runs_dir, clock=lambda: self.now_s, boot=lambda: BootTime("first", self.now_s))
         self.app = create_app(runs_dir, token="the-servers-token")
         context: Context = self.app.state.context
         context.control = self.control

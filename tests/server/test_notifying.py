@@ -19,6 +19,7 @@ from agenttune.config import NotifySettings, load_config
 from agenttune.control import Decision, LocalControl
 from agenttune.errors import ConfigError, UserError
 from agenttune.events import KnobsRead, KnobState, Notified, Point, RunInfo, Settled, StatusChanged
+from agenttune.instants import BootTime
 from agenttune.launch import make_plan
 from agenttune.links import Link, find_key, read
 from agenttune.proposals import Ack, ApprovalRequest, Author, CommandRecord, Proposal, State
@@ -59,13 +60,13 @@ class Desk:
         rate = KnobState(name="lr", base=0.01, effective=0.01, command="update_optimizer")
         self.log.append(KnobsRead(knobs=[rate]), step=100)
         self.log.append_points([Point(step=100, at_s=self.unix_s, values={"step_loss": 1.0})])
-        self.control = LocalControl(runs_dir, clock=lambda: self.unix_s)
+        self.control = LocalControl(runs_dir, clock=lambda: self.unix_s, boot=lambda: BootTime("first", self.unix_s))
         self.notifier = self.server()
 
     def server(self, **environment: str) -> Notifier:
         """As a server that starts has it."""
         return Notifier(
-            LocalControl(self.runs_dir, clock=lambda: self.unix_s),
+            LocalControl(self.runs_dir, clock=lambda: self.unix_s, boot=lambda: BootTime("first", self.unix_s)),
             "http://127.0.0.1:7007",
             environment or {URLS: self.urls},
             lambda: self.tick_s,

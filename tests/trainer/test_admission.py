@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from agenttune.control import Decision, LocalControl
 from agenttune.events import KnobsRead, KnobState, RunInfo
 from agenttune.proposals import Author, Proposal, State
 from agenttune.store import RunLog
+from agenttune.trainer.admission import Admission
+from tests.core.test_approval import ASK, Desk
 from tests.trainer.conftest import Bench, Result
 
 pytestmark = pytest.mark.trainer
@@ -111,6 +114,21 @@ def test_training_waits_no_longer_than_the_request(bench: Bench, monkeypatch: py
     (record,) = result.records()
     assert record.state is State.EXPIRED
     assert max(result.series("lr")) <= 1e-3
+
+
+@pytest.mark.parametrize("jump_s", [3600.0, -3600.0])
+def test_a_clock_that_jumps_neither_ends_nor_prolongs_the_wait(tmp_path: Path, jump_s: float) -> None:
+    """Set back, it would keep an expensive machine idle; set ahead, training would go on undecided."""
+    desk = Desk(tmp_path, approval=[{**ASK, "training": "pause"}])
+    desk.ask(lr=0.1)
+    admission = Admission(desk.log, desk.process().now)
+    admission.look_for_requests()
+    desk.ahead_s = jump_s
+    desk.now_s += 59
+    assert admission.is_held
+    desk.now_s += 1
+    assert not admission.is_held
+    desk.log.close()
 
 
 def _run(bench: Bench, orders: dict[int, dict[str, Any]]) -> Result:

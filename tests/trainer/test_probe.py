@@ -18,6 +18,7 @@ from transformers import TrainerCallback
 
 from agenttune.events import Probed
 from agenttune.gate import Gate, History, Moment
+from agenttune.instants import Instant
 from agenttune.proposals import Author, CommandRecord, Proposal, State, Verdict
 from agenttune.store import RunLog, list_runs, run_folder
 from tests.trainer.conftest import At, Bench, Result, TinyModel, submit
@@ -335,7 +336,7 @@ def test_what_is_adopted_is_watched_and_taken_back_if_it_hurts(bench: Bench, dep
 def judged(command: dict[str, Any], rules: dict[str, Any], log: RunLog, history: History | None = None) -> Any:
     info = log.info().model_copy(update={"rules": rules, "step": 20, "max_steps": 1000})
     proposal = Proposal.model_validate({"command": command, "author": AGENT})
-    return Gate.of(info).judge(proposal, Moment(info, 0.0), history or History()), proposal
+    return Gate.of(info).judge(proposal, Moment(info, Instant(0.0)), history or History()), proposal
 
 
 def test_a_probe_is_no_way_around_the_gate(bench: Bench) -> None:
