@@ -135,13 +135,14 @@ def serve_http(
     Raises:
         UserError: The address needs a token, or cannot be had.
     """
+    from agenttune.run_ends import RunEnds
     from agenttune.server.guard import ANY_HOST, Guard, is_loopback
     from agenttune.server.identity import Access, anonymous
     from agenttune.tokens import TokenBook
 
     if token is not None and not token.strip():
         raise UserError(f"the token in {TOKEN_ENV} is empty; set one or unset it", field=TOKEN_ENV)
-    book = None if runs_dir is None else TokenBook(runs_dir)
+    book = None if runs_dir is None else TokenBook(runs_dir, is_over=RunEnds(runs_dir))
     is_wanted = token is not None or not is_loopback(host)
     if token is None and is_wanted and not (book is not None and book.has_operator()):
         message = f"binding {host} lets other machines steer your runs: set a token in {TOKEN_ENV}, or use 127.0.0.1"

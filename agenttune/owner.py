@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from agenttune.processes import is_alive
+from agenttune.run_ends import RunEnds
 from agenttune.serving import SERVER_FILE, TOKEN_ENV, ask_health, read_note
 from agenttune.tokens import MAX_NAME, create_token
 
@@ -65,7 +66,9 @@ class OwnerToken:
             self._folder = self._folder or self._find()
             if self._folder is None:
                 return None
-            self._text, _ = create_token(self._folder, "operator", user_name(), lasts_s=LASTS_S, clock=self._clock)
+            self._text, _ = create_token(
+                self._folder, "operator", user_name(), (), LASTS_S, self._clock, is_over=RunEnds(self._folder)
+            )
             self._until_s = self._clock() + LASTS_S - MARGIN_S
         return self._text
 

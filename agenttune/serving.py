@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,7 @@ def ensure_server(
     token_env: str = TOKEN_ENV,
     linger_s: float = 60,
     local_role: str = "agent",
+    hidden: Collection[str] = (),
 ) -> ServerAddress:
     """Reuse the runs folder's healthy server, or start one as a process of its own that outlives this one.
 
@@ -131,6 +132,7 @@ def ensure_server(
         token_env: Environment variable that holds the token, if there is one.
         linger_s: The server ends itself after so many seconds without a live run and without a client.
         local_role: As whom a program on this machine acts that sends no token, if one is started.
+        hidden: Environment variables of ours that it does not inherit, if one is started.
 
     Raises:
         PortInUse: Somebody else listens on the port.
@@ -139,7 +141,7 @@ def ensure_server(
     """
     runs_dir = runs_dir.resolve()
     with _locked(runs_dir):
-        return find_server(runs_dir) or _start(runs_dir, host, port, token_env, linger_s, local_role)
+        return find_server(runs_dir) or _start(runs_dir, host, port, token_env, linger_s, local_role, hidden)
 
 
 @contextlib.contextmanager
@@ -155,7 +157,15 @@ def _locked(runs_dir: Path) -> Iterator[None]:
         yield
 
 
-def _start(runs_dir: Path, host: str, port: int, token_env: str, linger_s: float, local_role: str) -> ServerAddress:
+def _start(
+    runs_dir: Path,
+    host: str,
+    port: int,
+    token_env: str,
+    linger_s: float,
+    local_role: str,
+    hidden: Collection[str],
+) -> ServerAddress:
     command = [sys.executable, "-m", "agenttune.server", "--runs-dir", str(runs_dir), "--host", host]
     command += ["--port", str(port), "--linger-s", str(linger_s), "--token-env", token_env]
     command += ["--local-role", local_role]
@@ -169,7 +179,7 @@ def _start(runs_dir: Path, host: str, port: int, token_env: str, linger_s: float
             stderr=output,
             start_new_session=True,
             cwd=runs_dir,  # `-m` puts it first on sys.path: the user's own `random.py` must not be found there
-            env=_environment(),
+            env=_environment(hidden),
         )
     _started.append(process)
     deadline = time.monotonic() + START_TIMEOUT_S
@@ -185,13 +195,14 @@ def _start(runs_dir: Path, host: str, port: int, token_env: str, linger_s: float
     raise ServerUnreachable(f"the control server did not answer within {START_TIMEOUT_S:g} s; {_tail(log, begin)}")
 
 
-def _environment() -> dict[str, str]:
-    """This process's environment, with a module path that finds the same agenttune from another folder."""
+def _environment(hidden: Collection[str]) -> dict[str, str]:
+    """This process's environment but what is hidden, with a module path that finds the same agenttune anywhere."""
     paths = [os.path.abspath(p) for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
     root = Path(__file__).resolve().parents[1]
     if root.name not in ("site-packages", "dist-packages"):
         paths.append(str(root))
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    inherited = {name: value for name, value in os.environ.items() if name not in hidden}
+    return {**inherited, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _failure(status: int, log: Path, begin: int) -> PortInUse | ServerUnreachable:

@@ -1,4 +1,4 @@
-"""Bearer tokens of a runs folder: who has which role, for which runs, until when.
+"""Bearer tokens of a runs folder: who has which role, for which runs, until when or until which run is over.
 
 `tokens.json` holds SHA-256 of every secret, never a secret. A fast hash is right for these: a slow one makes it dear to
 guess what a person has thought up, but nobody guesses 256 random bits at any speed, and each request hashes once.
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from agenttune.errors import TokensUnusable, UserError
+from agenttune.errors import StoreFault, TokensUnusable, UserError
 from agenttune.proposals import Principal
 
 TOKENS_FILE = "tokens.json"
@@ -33,6 +33,8 @@ NOBODYS = hashlib.sha256(b"").hexdigest()
 MAX_NAME, MAX_PATTERN = 64, 200
 PRIVATE = 0o600
 Clock = Callable[[], float]
+IsOver = Callable[[str], bool]
+"""Whether the run of this id is over, as `RunEnds` tells; raises StoreFault where that cannot be told."""
 
 
 def _one_line(name: str, text: str, most: int) -> str:
@@ -46,6 +48,7 @@ class Token(BaseModel):
 
     Attributes:
         runs: Patterns of run ids, such as `mnist-*`; empty for all runs.
+        ends_with_run: It counts no longer once this run is over; empty if it hangs on none.
         expires_at_s: Unix time; None for never.
         sha256: Of its secret.
     """
@@ -55,6 +58,7 @@ class Token(BaseModel):
     role: Principal
     name: str
     runs: tuple[str, ...] = ()
+    ends_with_run: str = ""
     created_at_s: float
     expires_at_s: float | None
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -69,12 +73,20 @@ class Token(BaseModel):
     def _are_patterns(cls, runs: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(_one_line("a pattern of runs", pattern, MAX_PATTERN) for pattern in runs)
 
+    @field_validator("ends_with_run")
+    @classmethod
+    def _is_a_folder(cls, run_id: str) -> str:
+        if run_id and (Path(run_id).name != run_id or run_id == ".."):
+            raise ValueError(f"{run_id!r:.80} is no id of a run")
+        return run_id
+
     @property
     def label(self) -> str:
         """For logs: its name and id."""
         return f"{self.name} ({self.id})"
 
     def is_live(self, now_s: float) -> bool:
+        """Whether its time is not up; its run is another matter."""
         return self.expires_at_s is None or now_s < self.expires_at_s
 
 
@@ -95,6 +107,8 @@ def create_token(
     runs: Sequence[str] = (),
     lasts_s: float | None = None,
     clock: Clock = time.time,
+    ends_with_run: str = "",
+    is_over: IsOver | None = None,
 ) -> tuple[str, Token]:
     """Make a token; its text is told here and never again.
 
@@ -105,6 +119,8 @@ def create_token(
         runs: Patterns of run ids that it is good for; none: all.
         lasts_s: Seconds until it expires; None for never.
         clock: Unix time in seconds.
+        ends_with_run: A run whose end ends the token too.
+        is_over: To sweep what ended with its run; None keeps it.
 
     Raises:
         UserError: A bad name or pattern, or a folder that cannot be written.
@@ -114,31 +130,33 @@ def create_token(
         raise UserError("a trainer's token is for its own run: name the run, with --run", field="run")
     secret, now_s = secrets.token_urlsafe(SECRET_BYTES), clock()
     known = {"id": secrets.token_hex(ID_BYTES), "role": role, "name": name, "runs": tuple(runs)}
+    known["ends_with_run"] = ends_with_run
     ends_s = None if lasts_s is None else now_s + lasts_s
     try:
         token = Token.model_validate({**known, "created_at_s": now_s, "expires_at_s": ends_s, "sha256": _hash(secret)})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise UserError(first["msg"].removeprefix("Value error, "), field=str(first["loc"][0])) from None
-    with _changing(runs_dir, now_s) as tokens:
+    with _changing(runs_dir, now_s, is_over) as tokens:
         tokens.append(token)
     return f"{PREFIX}_{token.id}_{secret}", token
 
 
-def revoke_token(runs_dir: Path, token_id: str, clock: Clock = time.time) -> Token:
+def revoke_token(runs_dir: Path, token_id: str, clock: Clock = time.time, is_over: IsOver | None = None) -> Token:
     """Make a token worthless at once.
 
     Args:
         runs_dir: The folder of runs.
         token_id: Its id, or its whole text.
         clock: Unix time in seconds.
+        is_over: As for `create_token`.
 
     Raises:
         UserError: There is none of that id.
         TokensUnusable: As for `create_token`.
     """
     token_id = _parts(token_id)[0] or token_id
-    with _changing(runs_dir, clock()) as tokens:
+    with _changing(runs_dir, clock(), is_over) as tokens:
         found = [token for token in tokens if token.id == token_id]
         if not found:
             ids = [token.id for token in tokens]
@@ -191,13 +209,14 @@ class TokenBook:
     Args:
         runs_dir: The folder of runs.
         clock: Unix time in seconds.
+        is_over: Which runs are over; without it, what ends with a run does not count.
 
     Raises:
-        TokensUnusable: Any method, as for `read_tokens`.
+        TokensUnusable: Any method, as for `read_tokens`; or it cannot be told whether a token's run is over.
     """
 
-    def __init__(self, runs_dir: Path, clock: Clock = time.time) -> None:
-        self._runs_dir, self._clock = runs_dir, clock
+    def __init__(self, runs_dir: Path, clock: Clock = time.time, is_over: IsOver | None = None) -> None:
+        self._runs_dir, self._clock, self._is_over = runs_dir, clock, is_over
         self._seen: tuple[int, ...] | None = None
         self._known: dict[str, Token] = {}
 
@@ -206,17 +225,30 @@ class TokenBook:
         token_id, secret = _parts(text)
         token = self._tokens().get(token_id)
         is_same = hmac.compare_digest(_hash(secret), NOBODYS if token is None else token.sha256)
-        return token if token is not None and is_same and token.is_live(self._clock()) else None
+        return token if token is not None and is_same and self.is_good(token) else None
 
     def counts(self, token_id: str) -> bool:
         """Whether a token that was found before still counts."""
         token = self._tokens().get(token_id)
-        return token is not None and token.is_live(self._clock())
+        return token is not None and self.is_good(token)
+
+    def is_good(self, token: Token) -> bool:
+        """Whether neither a token's time is up nor its run over."""
+        if not token.is_live(self._clock()):
+            return False
+        if not token.ends_with_run:
+            return True
+        try:
+            return self._is_over is not None and not self._is_over(token.ends_with_run)
+        except StoreFault as fault:
+            problem = f"whether the run {token.ends_with_run} is over cannot be told"
+            raise TokensUnusable(f"{problem}, so its tokens do not count: {fault}") from None
 
     def has_operator(self) -> bool:
-        """Whether there is a live token with which somebody could do everything."""
+        """Whether there is a live token with which somebody could do everything, whatever becomes of a run."""
         now_s = self._clock()
-        return any(t.role == "operator" and t.is_live(now_s) for t in self._tokens().values())
+        lasting = [token for token in self._tokens().values() if not token.ends_with_run]
+        return any(token.role == "operator" and token.is_live(now_s) for token in lasting)
 
     def _tokens(self) -> dict[str, Token]:
         try:
@@ -246,8 +278,8 @@ def _hash(secret: str) -> str:
 
 
 @contextlib.contextmanager
-def _changing(runs_dir: Path, now_s: float) -> Iterator[list[Token]]:
-    """The tokens, to be changed in place while nobody else changes them; expired ones are swept."""
+def _changing(runs_dir: Path, now_s: float, is_over: IsOver | None) -> Iterator[list[Token]]:
+    """The tokens, to be changed in place while nobody else changes them; those that ended are swept."""
     path = runs_dir / TOKENS_FILE
     try:
         runs_dir.mkdir(parents=True, exist_ok=True)
@@ -259,9 +291,20 @@ def _changing(runs_dir: Path, now_s: float) -> Iterator[list[Token]]:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go of it if this process dies
         tokens = read_tokens(runs_dir)
         yield tokens
-        _replace(path, _File(tokens=[token for token in tokens if token.is_live(now_s)]))
+        _replace(path, _File(tokens=[token for token in tokens if not _has_ended(token, now_s, is_over)]))
     finally:
         os.close(lock)
+
+
+def _has_ended(token: Token, now_s: float, is_over: IsOver | None) -> bool:
+    if not token.is_live(now_s):
+        return True
+    if not token.ends_with_run or is_over is None:
+        return False
+    try:
+        return is_over(token.ends_with_run)
+    except StoreFault:  # it opens nothing as long as that is so, and is swept when it can be told
+        return False
 
 
 def _replace(path: Path, content: _File) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 import time
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from agenttune.cli.app import Json, RunsDir, app, runs_dir_of
-from agenttune.errors import UserError
+from agenttune.errors import StoreFault, UserError
+
+if TYPE_CHECKING:
+    from agenttune.tokens import IsOver, Token
 
 group = typer.Typer(help="Bearer tokens for the control server.", no_args_is_help=True, add_completion=False)
 app.add_typer(group, name="token")
@@ -31,10 +34,11 @@ def create(
     runs_dir: RunsDir = None,
 ) -> None:
     """Make a token and print it, this once: only a hash of it is kept."""
+    from agenttune.run_ends import RunEnds
     from agenttune.tokens import create_token
 
     folder = runs_dir_of(runs_dir)
-    text, token = create_token(folder, role, name, run or (), seconds(expires))
+    text, token = create_token(folder, role, name, run or (), seconds(expires), is_over=RunEnds(folder))
     typer.echo(text)
     until = "for ever" if token.expires_at_s is None else f"until {_when(token.expires_at_s)}"
     typer.echo(f"{token.role}, {_runs(token.runs)}, {until}; it is shown only now. Keep it like a password;", err=True)
@@ -44,18 +48,21 @@ def create(
 @group.command("list")
 def list_(runs_dir: RunsDir = None, json_: Json = False) -> None:
     """List the tokens of a folder of runs; their texts are not kept anywhere."""
+    from agenttune.run_ends import RunEnds
     from agenttune.tokens import read_tokens
 
-    tokens = read_tokens(runs_dir_of(runs_dir))
+    folder = runs_dir_of(runs_dir)
+    tokens, is_over = read_tokens(folder), RunEnds(folder)
     if json_:
-        typer.echo(json.dumps([token.model_dump(mode="json", exclude={"sha256"}) for token in tokens], indent=2))
+        shown = [
+            {**token.model_dump(mode="json", exclude={"sha256"}), "ends": _ends(token, is_over)} for token in tokens
+        ]
+        typer.echo(json.dumps(shown, indent=2))
         return
     if not tokens:
         typer.echo("no tokens; make one with: agenttune token create --role ROLE --name NAME")
     for token in tokens:
-        ends = "never expires" if token.expires_at_s is None else f"expires {_when(token.expires_at_s)}"
-        ends = ends if token.is_live(time.time()) else "has expired"
-        typer.echo(f"{token.id}  {token.role:8}  {token.name}  {_runs(token.runs)}, {ends}")
+        typer.echo(f"{token.id}  {token.role:8}  {token.name}  {_runs(token.runs)}, {_ends(token, is_over)}")
 
 
 @group.command()
@@ -63,9 +70,11 @@ def revoke(
     token_id: Annotated[str, typer.Argument(metavar="ID", help="As `list` shows it.")], runs_dir: RunsDir = None
 ) -> None:
     """End a token: it opens nothing from now on."""
+    from agenttune.run_ends import RunEnds
     from agenttune.tokens import revoke_token
 
-    token = revoke_token(runs_dir_of(runs_dir), token_id)
+    folder = runs_dir_of(runs_dir)
+    token = revoke_token(folder, token_id, is_over=RunEnds(folder))
     typer.echo(f"revoked {token.id}, {token.name}")
 
 
@@ -78,6 +87,21 @@ def seconds(time_: str) -> float | None:
         problem = f"{time_!r:.40} is no time to expire after; give a number and s, m, h or d, such as 30d, or never"
         raise UserError(problem, field="expires", allowed=["45m", "12h", "30d", NEVER])
     return int(found[1]) * UNITS_S[found[2]]
+
+
+def _ends(token: Token, is_over: IsOver) -> str:
+    """Until when a token counts, in words."""
+    if not token.is_live(time.time()):
+        return "has expired"
+    until = "never expires" if token.expires_at_s is None else f"expires {_when(token.expires_at_s)}"
+    if not token.ends_with_run:
+        return until
+    try:
+        if is_over(token.ends_with_run):
+            return f"has ended with its run {token.ends_with_run}"
+    except StoreFault as fault:
+        return f"opens nothing while its run's log cannot be read ({fault})"
+    return f"ends with its run {token.ends_with_run}, {until} at the latest"
 
 
 def _when(at_s: float) -> str:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -52,8 +52,14 @@ class RestartBudget:
         return True
 
 
-def spawn(command: list[str], cwd: Path, log: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start a process in a session of its own, so that a terminal's Ctrl-C does not reach it, writing to `log`."""
+def spawn(
+    command: list[str], cwd: Path, log: Path, env: Mapping[str, str], hidden: Collection[str] = ()
+) -> subprocess.Popen[bytes]:
+    """Start a process in a session of its own, so that a terminal's Ctrl-C does not reach it, writing to `log`.
+
+    It inherits our environment but what is `hidden`, and gets `env`.
+    """
+    inherited = {name: value for name, value in os.environ.items() if name not in hidden}
     with log.open("ab") as output:
         return subprocess.Popen(
             command,
@@ -62,7 +68,7 @@ def spawn(command: list[str], cwd: Path, log: Path, env: Mapping[str, str]) -> s
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **env},
+            env={**inherited, "PYTHONUNBUFFERED": "1", **env},
         )
 
 
@@ -108,6 +114,7 @@ class AgentProcess:
         budget: How often it may be started again.
         env: Environment variables beside ours, or in their place.
         name: What it is called in messages.
+        hidden: Environment variables of ours that it does not inherit.
     """
 
     def __init__(
@@ -118,9 +125,10 @@ class AgentProcess:
         budget: RestartBudget | None = None,
         env: Mapping[str, str] | None = None,
         name: str = "the agent",
+        hidden: Collection[str] = (),
     ) -> None:
         self._command, self._cwd, self.log, self._name = command, cwd, log, name
-        self._env = dict(env or {})
+        self._env, self._hidden = dict(env or {}), hidden
         self._budget = budget or RestartBudget()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -130,7 +138,7 @@ class AgentProcess:
     def _spawn(self, command: list[str]) -> None:
         # The agent runs this very agenttune, wherever it was imported from.
         env = {**self._env, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        self._process = spawn(command, self._cwd, self.log, env)
+        self._process = spawn(command, self._cwd, self.log, env, self._hidden)
 
     @property
     def pid(self) -> int | None:
@@ -169,10 +177,17 @@ class ServerProcess:
     Args:
         runs_dir: The folder of runs.
         settings: Where it listens.
+        hidden: Environment variables of ours that it does not inherit.
     """
 
-    def __init__(self, runs_dir: Path, settings: ServerSettings, budget: RestartBudget | None = None) -> None:
-        self._runs_dir, self._settings = runs_dir, settings
+    def __init__(
+        self,
+        runs_dir: Path,
+        settings: ServerSettings,
+        budget: RestartBudget | None = None,
+        hidden: Collection[str] = (),
+    ) -> None:
+        self._runs_dir, self._settings, self._hidden = runs_dir, settings, hidden
         self._budget = budget or RestartBudget()
         self._port = settings.port
         self._given_up = False
@@ -186,6 +201,7 @@ class ServerProcess:
             self._settings.token_env,
             SERVER_LINGER_S,
             self._settings.local_role,
+            self._hidden,
         )
         self._started_s = started_s(self.address.pid)
         self._port = urlsplit(self.address.url).port or self._port

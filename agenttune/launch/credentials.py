@@ -1,4 +1,8 @@
-"""The two tokens of a run: the agent's, and the key of the link for who sits at this machine. They end with the run."""
+"""The two tokens of a run: the agent's, and the key of the link for who sits at this machine. They end with the run.
+
+The launcher revokes them when it ends. If it is killed, training and agent go on, and so do the tokens, until the run
+is over.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,12 @@ from pathlib import Path
 from agenttune.errors import UserError
 from agenttune.owner import user_name
 from agenttune.proposals import Principal
+from agenttune.run_ends import RunEnds
 from agenttune.serving import LOCAL_PREFIX, TOKEN_ENV
 from agenttune.tokens import Token, create_token, revoke_token
 
 LASTS_S = 30 * 86_400.0
-"""A launcher that is killed revokes nothing, and its training goes on: so long may that take (guess)."""
+"""No run takes longer, whatever its log says (guess)."""
 
 
 class RunTokens:
@@ -28,14 +33,16 @@ class RunTokens:
     """
 
     def __init__(self, runs_dir: Path, run_id: str) -> None:
-        self._runs_dir, self._run_id = runs_dir, run_id
+        self._runs_dir, self._run_id, self._is_over = runs_dir, run_id, RunEnds(runs_dir)
         self._made: list[Token] = []
         self._agent = self._make("agent", "agent")
         self._key = self._make("operator", user_name())
 
     def _make(self, role: Principal, name: str) -> str:
         pattern = glob.escape(self._run_id)
-        text, token = create_token(self._runs_dir, role, name, [pattern], LASTS_S)
+        text, token = create_token(
+            self._runs_dir, role, name, [pattern], LASTS_S, ends_with_run=self._run_id, is_over=self._is_over
+        )
         self._made.append(token)
         return text
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
+import os
 import signal
 import sys
 import time
@@ -21,8 +21,10 @@ from agenttune.journal import summarize
 from agenttune.launch.children import AgentProcess, ServerProcess, TrainingProcess, spawn
 from agenttune.launch.credentials import RunTokens
 from agenttune.launch.ending import Ending, ending_of, tail
+from agenttune.launch.inheritance import not_for_agent, not_for_script, not_for_server
 from agenttune.launch.plan import Plan
 from agenttune.launch.stopping import Interrupts, Stopping
+from agenttune.owner import user_name
 from agenttune.processes import started_s
 from agenttune.proposals import Author, Proposal, State
 from agenttune.store import RunLog, list_runs
@@ -93,6 +95,8 @@ def create_run(plan: Plan) -> Run:
         created_at_s=time.time(),
         goal_metric=config.goal.metric,
         goal_direction=config.goal.direction,
+        pid=os.getpid(),  # until there is a script: were we killed before, nobody else would say that the run is lost
+        pid_started_s=started_s(os.getpid()),
         rules={name: getattr(config, name).model_dump(mode="json") for name in SHARED_SETTINGS} | place,
     )
     log = RunLog.create(folder, info)
@@ -141,11 +145,12 @@ class Session:
         self._run, self._console, self._errors, self._interrupts = run, console, errors, interrupts
         self._ending: Ending | None = None
         self._stopping: Stopping | None = None  # a script can end before there is one
-        self._server = ServerProcess(run.plan.runs_dir, run.plan.config.server)
+        config = run.plan.config
+        self._server = ServerProcess(run.plan.runs_dir, config.server, hidden=not_for_server(config))
         self._tokens = RunTokens(run.plan.runs_dir, run.run_id)
-        env = self._tokens.environment(run.plan.config.server.token_env)
+        env = self._tokens.environment(config.server.token_env)
         command, output = _agent_command(run, self._server.url), run.folder / AGENT_LOG
-        self._agent = AgentProcess(command, run.plan.folder, output, env=env)
+        self._agent = AgentProcess(command, run.plan.folder, output, env=env, hidden=not_for_agent(config))
         self._reviewer = _reviewer_of(run)
         try:
             self._agent.start()
@@ -165,8 +170,11 @@ class Session:
             "AGENTTUNE_RUNS_DIR": str(run.plan.runs_dir),
             "AGENTTUNE_SERVER_URL": self._server.url,
         }
+        # Killed between the script's start and the note of its pid, we must not have the run called lost: it trains.
+        run.log.update_info(pid=None, pid_started_s=None)
         try:
-            process = spawn(run.plan.command, run.plan.folder, run.folder / TRAINER_LOG, env)
+            hidden = not_for_script(run.plan.config)
+            process = spawn(run.plan.command, run.plan.folder, run.folder / TRAINER_LOG, env, hidden)
         except OSError as error:
             raise SystemFault(f"the script could not be started: {error}") from None
         run.log.update_info(pid=process.pid, pid_started_s=started_s(process.pid))
@@ -192,7 +200,7 @@ class Session:
         run = self._run
         if self._console.is_terminal:  # a file or a pipe is no place for a key
             self._console.print(Text(f"page  {self._tokens.link(self._server.url)}", style="dim"), soft_wrap=True)
-        desk = Desk(LocalControl(run.plan.runs_dir), run.run_id, getpass.getuser())
+        desk = Desk(LocalControl(run.plan.runs_dir), run.run_id, user_name())
         view = view_for(self._console, run.folder, run.plan.subject, self._server.url, desk)
         try:
             if run.plan.notice:
@@ -289,4 +297,5 @@ def _reviewer_of(run: Run) -> AgentProcess | None:
         return None
     command = [sys.executable, "-m", "agenttune", "review", "--run", run.run_id, "--config", str(plan.path)]
     command += ["--runs-dir", str(plan.runs_dir)]
-    return AgentProcess(command, plan.folder, run.folder / REVIEWER_LOG, name="the reviewer")
+    hidden = not_for_script(plan.config)
+    return AgentProcess(command, plan.folder, run.folder / REVIEWER_LOG, name="the reviewer", hidden=hidden)

@@ -20,6 +20,7 @@ from agenttune.config import Config
 from agenttune.errors import AgenttuneError, UnknownRun, UserError
 from agenttune.launch.children import ServerProcess
 from agenttune.launch.concluding import conclusion
+from agenttune.launch.inheritance import not_for_server
 from agenttune.launch.plan import Plan
 from agenttune.launch.rounds import CarryOut, Halt, Launched, Rounds, study_of
 from agenttune.launch.session import claim_folder, create_run, supervise
@@ -173,7 +174,7 @@ def _carry_on(plan: Plan, journal: StudyJournal, console: Console, errors: Conso
     server: ServerProcess | None = None
     try:
         # One server for the whole study: runs find it, and leave it to us.
-        server = ServerProcess(plan.runs_dir, plan.config.server)
+        server = ServerProcess(plan.runs_dir, plan.config.server, hidden=not_for_server(plan.config))
         code = Rounds(plan, journal, planner_for(plan, journal), _carry_out(console, errors), _sayer(console)).go()
         journal.append(StudyEnded(status="finished"))
     except Halt as halt:

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from agenttune import __version__
 from agenttune.control import LocalControl
+from agenttune.run_ends import RunEnds
 from agenttune.server import approving, following, layers, links, local, problems, runs, seed_api, submitting
 from agenttune.server.bodies import StrictBodies
 from agenttune.server.context import Context, known_parameters_only
@@ -70,7 +71,8 @@ def create_app(
     app.add_api_websocket_route("/{path:path}", _no_such_stream)  # else refused without a word
     problems.install(app)
     app.add_middleware(StrictBodies, judged_by_route={seed_api.COMMAND_PATH}, forms=(links.PREFIX, local.PREFIX))
-    access = Access(TokenBook(runs_dir), token, anonymous(local_role, token is not None), token_env)
+    book = TokenBook(runs_dir, is_over=RunEnds(runs_dir))
+    access = Access(book, token, anonymous(local_role, token is not None), token_env)
     app.add_middleware(Guard, access=access, allowed_hosts=allowed_hosts)
     app.add_middleware(CrashGuard)
     app.add_middleware(app.state.presence.middleware)  # the last one added is the outermost
