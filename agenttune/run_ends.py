@@ -67,7 +67,8 @@ class RunEnds:
     def _look(self, path: Path, inode: int) -> _Look:
         with contextlib.closing(RunLog.open_to_read(path.parent)) as log:
             info = log.info()
-        is_over = not _is_running(info) and not 0 <= self._clock() - _ended_s(info, path) < LAST_WORDS_S
+        # Either way: a clock set far back must not open again what was over.
+        is_over = not _is_running(info) and abs(self._clock() - _ended_s(info, path)) >= LAST_WORDS_S
         # What is recorded as ended stays so; a process that seems gone may yet turn out to have handed over.
         is_final = is_over and not info.is_live
         return _Look(inode, is_over, math.inf if is_final else self._monotonic() + LOOK_EVERY_S)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import pty
@@ -9,12 +11,16 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
 import pytest
 
-from agenttune.serving import find_server
+from agenttune.control import LocalControl
+from agenttune.run_ends import LAST_WORDS_S
+from agenttune.serving import LOCK_FILE, find_server
+from agenttune.store import RunLog
 from agenttune.tokens import TOKENS_FILE, TokenBook, read_tokens
 from tests.cli.conftest import Launched, Project, agenttune, environment, wait_for
 
@@ -87,6 +93,16 @@ def start_on_a_terminal(project: Project, **more: str) -> tuple[Launched, int]:
     return project.launched[-1], ours
 
 
+def end_on_a_terminal(launched: Launched, terminal: int) -> None:
+    """Ctrl-C, and read what it says until its end."""
+    launched.send(signal.SIGINT)
+    with contextlib.suppress(OSError):  # what a terminal says when its last program has gone
+        while os.read(terminal, 65536):
+            pass
+    launched.process.wait(60)
+    os.close(terminal)
+
+
 def test_a_run_gives_its_agent_and_its_terminal_a_token_each(project: Project) -> None:
     """The agent never holds the owner's token; the link is good for this run, and nothing is left of either."""
     project.write(args="[]")
@@ -109,18 +125,87 @@ def test_a_run_gives_its_agent_and_its_terminal_a_token_each(project: Project) -
     as_agent = httpx.post(path, json=body, headers={"Authorization": f"Bearer {environ['AGENTTUNE_TOKEN']}"})
     as_operator = httpx.post(path, json=body, headers={"Authorization": f"Bearer {key}"})
     assert (as_agent.status_code, as_operator.status_code) == (403, 404)
-    launched.send(signal.SIGINT)
-    try:
-        while os.read(terminal, 65536):
-            pass
-    except OSError:
-        pass  # what a terminal says when its last program has gone
-    launched.process.wait(60)
-    os.close(terminal)
+    end_on_a_terminal(launched, terminal)
     assert read_tokens(project.runs_dir) == []
     secrets = [key.encode(), environ["AGENTTUNE_TOKEN"].encode(), b"the-owners-own"]
     for file in (f for f in project.runs_dir.rglob("*") if f.is_file()):
         assert not [s for s in secrets if s in file.read_bytes()], file
+
+
+def test_a_killed_launcher_leaves_tokens_that_end_with_the_run(project: Project) -> None:
+    """Training and agent go on, and need theirs; a key that outlived the run would be an operator's, left about."""
+    project.write(args="[]")
+    launched = project.start()
+    launched.wait_for_event("policy_attached")
+    text, run_id = environ_of(launched, "attach")["AGENTTUNE_TOKEN"], launched.info().run_id
+    server = find_server(project.runs_dir)
+    assert server is not None
+    launched.process.kill()
+    launched.process.communicate(timeout=60)
+
+    def answer() -> int:
+        path = f"{server.url}/api/v1/runs/{run_id}"
+        return httpx.get(path, headers={"Authorization": f"Bearer {text}"}).status_code
+
+    try:
+        assert answer() == 200
+        assert f"ends with its run {run_id}" in agenttune("token", "list", cwd=project.folder).out
+        launched.stop_training()
+        launched.wait_for_event("policy_detached")  # what the agent wrote last still came through
+        with contextlib.closing(RunLog.open(project.runs_dir / run_id)) as log:
+            log.update_info(ended_at_s=time.time() - LAST_WORDS_S)
+        wait_for("the token's end", lambda: answer() == 401)
+        listed = agenttune("token", "list", cwd=project.folder).out
+        assert listed.count(f"has ended with its run {run_id}") == 2
+        agenttune("token", "create", "--role", "viewer", "--name", "next", cwd=project.folder)
+        assert [token.name for token in read_tokens(project.runs_dir)] == ["next"]
+    finally:
+        os.kill(server.pid, signal.SIGTERM)
+
+
+def test_a_launcher_killed_before_its_script_began_leaves_no_run_that_seems_to_start(project: Project) -> None:
+    """Nobody else would ever say that it is lost, and its tokens would stay good for a month."""
+    project.runs_dir.mkdir()
+    with (project.runs_dir / LOCK_FILE).open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # so that it waits for the server, and never comes to its script
+        launched = project.start()
+        info = launched.info()
+        assert (info.status, info.pid) == ("starting", launched.process.pid)
+        launched.process.kill()
+        launched.process.communicate(timeout=60)
+    assert LocalControl(project.runs_dir).info(info.run_id).status == "lost"
+
+
+def test_no_process_inherits_a_secret_that_is_not_its_own(project: Project) -> None:
+    """A tracker in the script may upload its whole environment."""
+    model = "{model: m, base_url: 'http://127.0.0.1:9/v1', api_key_env: MODEL_KEY}"
+    gate = f"gate: {{approval: [{{approvers: [model]}}], reviewer: {model}}}\nllm: {model}\n"
+    project.write(args="[]", more=gate)
+    text = (project.folder / "config.yaml").read_text()
+    text = text.replace("server: {port: 0}", "server: {port: 0, token_env: OURS}\nnotify: {url_env: CHANNELS}")
+    (project.folder / "config.yaml").write_text(text.replace("name: demo}", "name: demo, env: {MINE: m}}"))
+    secrets = {"AGENTTUNE_TOKEN": "another", "OURS": "the-owners", "CHANNELS": "ntfy://us", "MODEL_KEY": "sk-1"}
+    launched, terminal = start_on_a_terminal(project, **secrets, TRACKER_KEY="theirs")
+    try:
+        launched.wait_for_event("policy_attached")
+        held = {word: environ_of(launched, word) for word in ("fake_trainer", "attach", "review", "agenttune.server")}
+    finally:
+        end_on_a_terminal(launched, terminal)
+    kept = {word: {n for n, value in secrets.items() if env.get(n) == value} for word, env in held.items()}
+    assert kept == {
+        "fake_trainer": {"MODEL_KEY"},  # many a script asks a model of its own by the same key
+        "attach": {"MODEL_KEY"},
+        "review": {"MODEL_KEY"},
+        "agenttune.server": {"OURS", "CHANNELS"},
+    }
+    script = held["fake_trainer"]
+    assert (script["MINE"], script["TRACKER_KEY"], script["AGENTTUNE_RUNS_DIR"]) == (
+        "m",
+        "theirs",
+        str(project.runs_dir),
+    )
+    assert "OURS" not in script
+    assert held["attach"]["OURS"].startswith("att_")
 
 
 def test_no_key_is_written_into_a_file_or_a_pipe(project: Project) -> None:
