@@ -187,6 +187,7 @@ def test_a_run_that_was_cut_off_is_recorded_and_repeated_and_the_rest_is_not(lab
     def dies_in_round_1(plan: Plan, launched: Launched) -> int:
         if plan.place is not None and plan.place.round == 1:
             run = create_run(plan)
+            run.log.update_info(pid_started_s=1.0)  # a launcher that is gone; this process is not
             launched(run.run_id)
             run.log.close()
             raise Killed

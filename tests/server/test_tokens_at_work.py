@@ -18,7 +18,7 @@ from agenttune.client import HttpControl
 from agenttune.control import Decision, LocalControl
 from agenttune.errors import Forbidden, Unauthorized
 from agenttune.events import NoteAdded
-from agenttune.owner import LASTS_S, OwnerToken
+from agenttune.owner import LASTS_S, OwnerToken, user_name
 from agenttune.proposals import Author, Principal, Proposal
 from agenttune.serving import SERVER_FILE, ServerAddress, read_note
 from agenttune.tokens import TOKENS_FILE, create_token, read_tokens, revoke_token
@@ -146,6 +146,14 @@ def test_the_environments_token_comes_first(served: tuple[str, Path], monkeypatc
     monkeypatch.setenv("AGENTTUNE_TOKEN", "mine")
     assert OwnerToken(url)() == "mine"
     assert not (runs_dir / TOKENS_FILE).exists()
+
+
+def test_a_user_without_a_name_has_one_in_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that was started under a bare number."""
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 4_242_424)
+    assert user_name() == "operator"
 
 
 def _impostor(runs_dir: Path, instance: str) -> HTTPServer:
