@@ -215,10 +215,17 @@ def _what_came(decided: CommandRecord) -> str:
     return f"{decided.state.value}{next_}{why}"
 
 
+def _now_s(record: CommandRecord) -> float:
+    """Unix time by the clock that the request waits by."""
+    from agenttune.instants import instant, now_for
+
+    return time.time() if record.request is None else now_for(record.request, instant())
+
+
 def _line(record: CommandRecord) -> str:
     from agenttune.terminal.requests import headline
 
-    return headline(record, time.time())
+    return headline(record, _now_s(record))
 
 
 def _details(record: CommandRecord, info: RunInfo) -> list[str]:
@@ -227,5 +234,5 @@ def _details(record: CommandRecord, info: RunInfo) -> list[str]:
 
     if record.request is None:
         return [_line(record)]
-    parts = parts_of(record, record.request, time.time(), usd_per_hour=usd_per_hour(info))
+    parts = parts_of(record, record.request, _now_s(record), usd_per_hour=usd_per_hour(info))
     return [_line(record), *(f"  {part.label}: {part.text}" for part in parts)]
