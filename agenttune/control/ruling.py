@@ -171,7 +171,8 @@ class Ruling:
             kind: Literal["approved", "edited"] = "approved" if edited is None else "edited"
             return Verdict(decision=kind, decided_by=by, reason=decision.reason, edited=edited)
         if edited is not None:
-            nearest = f"; nearest allowed: {refusal.nearest_allowed}" if refusal.nearest_allowed else ""
+            allowed = ", ".join(f"{name} {value}" for name, value in (refusal.nearest_allowed or {}).items())
+            nearest = f"; nearest allowed: {allowed}" if allowed else ""
             raise UserError(f"the edit is refused: {refusal.reason}{nearest}", allowed=refusal.nearest_allowed)
         return refusal.model_copy(update={"reason": f"approved by {by}, but since then: {refusal.reason}"})
 

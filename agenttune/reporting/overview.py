@@ -19,14 +19,14 @@ def _head(journal: Journal) -> Iterator[tuple[str, str]]:
     summary = journal.summary
     info = summary.run
     of = "" if info.max_steps is None else f" of {info.max_steps}"
+    yield from _scores(journal)
+    yield "decisions", counts(journal)
     yield "status", info.status + (f": {info.status_reason}" if info.status_reason else "")
     yield "steps", f"{info.step}{of} in {duration(summary.duration_s)}"
     yield "started", f"{when(info.started_at_s or info.created_at_s)} {zone(info.created_at_s)}"
     yield "ended", when(info.ended_at_s) if info.ended_at_s is not None else "no end is recorded"
-    yield from _scores(journal)
     policies = ", then ".join(dict.fromkeys(summary.policies))
     yield "policy", policies or "none was attached"
-    yield "decisions", counts(journal)
     if journal.looks:
         yield "looks", f"{journal.looks} by policies, {journal.holds} of which asked for nothing"
     for line in cost_report(summary.cost, summary.decision_costs) or ["no language model was called"]:
@@ -39,14 +39,14 @@ def _scores(journal: Journal) -> Iterator[tuple[str, str]]:
         yield "goal", f"{info.goal_direction} {info.goal_metric}, but no loss was logged"
         return
     less = "less" if score.direction == "minimize" else "more"
+    yield "result", f"{score.metric} {point_words(score.last)} ({less} is better)"
+    yield "best", point_words(score.best)
+    yield "first", point_words(score.first)
     yield (
         "goal",
         f"{info.goal_direction} {info.goal_metric}"
         + ("" if score.metric == info.goal_metric else f", which was never logged; shown instead: {score.metric}"),
     )
-    yield "result", f"{score.metric} {point_words(score.last)} ({less} is better)"
-    yield "best", point_words(score.best)
-    yield "first", point_words(score.first)
 
 
 def counts(journal: Journal) -> str:

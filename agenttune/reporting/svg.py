@@ -12,10 +12,12 @@ from agenttune.reporting.curves import Line, Panel, wants_log_scale
 from agenttune.reporting.entries import OUTCOMES, Outcome
 from agenttune.terminal.text import clean, number
 
-WIDTH, LEFT, RIGHT, TOP, FLOOR = 900, 62, 34, 12, 214
+WIDTH, LEFT, RIGHT, TOP, FLOOR = 900, 70, 34, 12, 214
 """Edges of the plot in pixels; below it are the steps, and lanes for the marks of decisions."""
 LANE = 14
 """Each outcome that occurs has a lane of its own."""
+HIT = "M-10 -7H10V7H-10Z"
+"""Around a mark, for a finger; as high as its lane."""
 MOST_RULES = 60
 """With more changes than these, upright lines would cover the curve: the marks alone are drawn."""
 LARGEST = 1e300
@@ -73,7 +75,7 @@ def draw(panel: Panel, marks: Sequence[Mark], last_step: int) -> Markup:
     parts += _marks(marks, x, lanes)
     return Markup(
         '<svg viewBox="0 0 {w} {h}" role="img" aria-label="{title}" preserveAspectRatio="xMidYMid meet">{body}</svg>'
-    ).format(w=WIDTH, h=FLOOR + 24 + LANE * len(lanes), title=clean(panel.title, 100), body=Markup("").join(parts))
+    ).format(w=WIDTH, h=FLOOR + 30 + LANE * len(lanes), title=clean(panel.title, 100), body=Markup("").join(parts))
 
 
 def is_log(panel: Panel) -> bool:
@@ -105,7 +107,7 @@ def _axes(x: Scale, y: Scale) -> Iterator[Markup]:
         )
     for value in (tick for tick in _ticks(x.low, x.high, 8) if tick == int(tick)):
         yield Markup('<text x="{x:.1f}" y="{y}" class="xt">{v}</text>').format(
-            x=x.at(value), y=FLOOR + 16, v=f"{int(value):,}"
+            x=x.at(value), y=FLOOR + 18, v=f"{int(value):,}"
         )
     yield Markup('<path class="axis" d="M{a} {t}V{y}H{b}"/>').format(a=LEFT, b=WIDTH - RIGHT, t=TOP, y=FLOOR)
 
@@ -191,7 +193,7 @@ def _marks(marks: Sequence[Mark], x: Scale, lanes: Sequence[Outcome]) -> Iterato
             merged.setdefault((round(x.at(mark.step) / 3), mark.outcome), []).append(mark)
     with_rules = sum(outcome in DONE for _, outcome in merged) <= MOST_RULES
     for (_, outcome), group in merged.items():
-        at, lane = x.at(group[0].step), FLOOR + 32 + LANE * lanes.index(outcome)
+        at, lane = x.at(group[0].step), FLOOR + 36 + LANE * lanes.index(outcome)
         yield _mark(outcome, group, at, lane, with_rules and outcome in DONE)
 
 
@@ -202,7 +204,8 @@ def _mark(outcome: Outcome, group: Sequence[Mark], at: float, lane: int, with_ru
     shape = Markup('<path class="shape" transform="translate({x:.1f} {y})" d="{d}"/>').format(
         x=at, y=lane, d=SHAPES[outcome]
     )
-    inner = Markup("<title>{t}</title>{r}{s}").format(t=words, r=rule if with_rule else Markup(""), s=shape)
+    hit = Markup('<path class="hit" transform="translate({x:.1f} {y})" d="{d}"/>').format(x=at, y=lane, d=HIT)
+    inner = Markup("<title>{t}</title>{r}{s}{h}").format(t=words, r=rule if with_rule else Markup(""), s=shape, h=hit)
     gone = " off" if all(mark.is_abandoned for mark in group) else ""
     anchor = next((mark.anchor for mark in group if mark.anchor), "")
     if not anchor:

@@ -15,7 +15,7 @@ from starlette.websockets import WebSocket
 from agenttune.errors import AgenttuneError, Unauthorized
 from agenttune.server.identity import Access, Identity
 from agenttune.server.local_link import by_cookie, exchange
-from agenttune.server.problems import problem, problem_of
+from agenttune.server.problems import problem, problem_of, wants_page
 from agenttune.serving import HEALTH_PATH, TOKEN_ENV
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class Guard:
             if answer is None:
                 scope.setdefault("state", {})["identity"] = self._identify(scope, headers)
         except AgenttuneError as error:
-            return problem_of(error)
+            return problem_of(error, wants_page(scope))
         return answer
 
     def _identify(self, scope: Scope, headers: Headers) -> Identity | None:

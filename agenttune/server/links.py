@@ -12,14 +12,15 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from agenttune.control import Decision, LocalControl
+from agenttune.control import LocalControl
 from agenttune.errors import AlreadyDecided, SystemFault, UnknownCommandId, UnknownRun, UserError
-from agenttune.instants import is_over, now_for
+from agenttune.instants import is_over
 from agenttune.links import Link, find_key, read
 from agenttune.proposals import Author, CommandRecord, State
-from agenttune.server.asking import asked_of, curves_around, moment
+from agenttune.server.asking import moment
 from agenttune.server.context import Ctx
-from agenttune.server.rendering import Form, Shown, decided_page, message_page, read_form, requests_page
+from agenttune.server.deciding import NotDecided, decide_by_form, shown, shown_again
+from agenttune.server.rendering import Form, decided_page, message_page, read_form, requests_page
 
 logger = logging.getLogger(__name__)
 router = APIRouter(include_in_schema=False)
@@ -72,17 +73,20 @@ def _for_link(control: LocalControl, link: Link, form: Form | None) -> Response:
     if control.now_s() >= link.expires_at_s or is_over(record.request, control.now()):
         words = f"It worked until {moment(ends_s)}. If the request still waits: agenttune approve list."
         return message_page(410, "This link has expired", words)
+    info, note = control.info(link.run_id), f"This page works once, until {moment(ends_s)}."
     if form is None:
-        info = control.info(link.run_id)
-        asked = asked_of(record, record.request, info, now_for(record.request, control.now()))
-        note = f"This page works once, until {moment(ends_s)}."
-        return requests_page(link.run_id, [Shown(asked, curves_around(control, info, record.request))], note)
-    decision = Decision(verdict=form.verdict, digest=link.digest, author=HOLDER, reason=form.reason)
-    return decided_page(control.decide(link.run_id, link.command_id, decision), form.verdict)
+        return requests_page(link.run_id, [shown(control, info, record, record.request)], note)
+    try:
+        decided = decide_by_form(control, link.run_id, record, form, link.digest, HOLDER)
+    except NotDecided as wrong:
+        return requests_page(link.run_id, [shown_again(control, info, record, record.request, form, wrong)], note)
+    return decided_page(decided, form.verdict)
 
 
 def _no_longer(record: CommandRecord) -> Response:
-    by = f" by {record.verdict.decided_by}" if record.verdict is not None else ""
-    status = 410 if record.state in (State.EXPIRED, State.SUPERSEDED) else 409
-    kind = record.proposal.command.kind
-    return message_page(status, "This no longer waits for a decision", f"{kind} is {record.state.value}{by}.")
+    kind, state, verdict = record.proposal.command.kind, record.state, record.verdict
+    words = f"{kind} was {verdict.decision} by {verdict.decided_by}." if verdict is not None else ""
+    if verdict is not None and state.value not in (State.QUEUED, verdict.decision):
+        words += f" It is {state.value} now."
+    status = 410 if state in (State.EXPIRED, State.SUPERSEDED) else 409
+    return message_page(status, "This no longer waits for a decision", words)

@@ -13,17 +13,17 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from agenttune.control import Decision, LocalControl
-from agenttune.errors import AlreadyDecided, UnknownCommandId, UserError
-from agenttune.instants import now_for
-from agenttune.proposals import Author
-from agenttune.server.asking import asked_of, asks_a_person, curves_around
+from agenttune.control import LocalControl
+from agenttune.errors import AlreadyDecided, Forbidden, UnknownCommandId, UserError
+from agenttune.proposals import Author, CommandRecord, State
+from agenttune.server.asking import asks_a_person
 from agenttune.server.context import Ctx, RunId
+from agenttune.server.deciding import NotDecided, decide_by_form, shown, shown_again
 from agenttune.server.identity import Identity
+from agenttune.server.problems import problem_of
 from agenttune.server.rendering import (
     Form,
     ReferrerPolicy,
-    Shown,
     decided_page,
     message_page,
     read_form,
@@ -58,31 +58,39 @@ async def decide(run_id: RunId, command_id: str, request: Request, context: Ctx)
 
 
 def _list(control: LocalControl, run_id: str) -> Response:
-    info, now = control.info(run_id), control.now()
-    shown = [
-        Shown(
-            asked_of(record, request, info, now_for(request, now)),
-            curves_around(control, info, request),
-            f"{quote(run_id)}/{record.command_id}",
-        )
+    info = control.info(run_id)
+    waiting = [
+        shown(control, info, record, request, f"{quote(run_id)}/{record.command_id}")
         for record in control.pending(run_id)
         if asks_a_person(record) and (request := record.request) is not None
     ]
-    note = "" if shown else f"Nothing waits for a decision. The run is {info.status}, at step {info.step}."
-    return requests_page(run_id, shown, note, REFERRER)
+    note = "" if waiting else f"Nothing waits for a decision. The run is {info.status}, at step {info.step}."
+    return requests_page(run_id, waiting, note, referrer=REFERRER)
 
 
 def _decide(control: LocalControl, run_id: str, command_id: str, form: Form, author: Author, back: str) -> Response:
-    decision = Decision(verdict=form.verdict, digest=form.digest or "", author=author, reason=form.reason)
     try:
-        record = control.decide(run_id, command_id, decision)
+        record = control.command(run_id, command_id)
+        decided = decide_by_form(control, run_id, record, form, form.digest or "", author)
+    except NotDecided as wrong:
+        return _again(control, run_id, record, form, wrong, back)
     except AlreadyDecided as error:
         return message_page(409, "This was decided already", str(error), back, REFERRER)
     except UnknownCommandId as error:
         return message_page(404, "There is no such request", str(error), back, REFERRER)
     except UserError as error:
         return message_page(409, "Nothing was decided", str(error), back, REFERRER)
-    return decided_page(record, form.verdict, back, REFERRER)
+    return decided_page(decided, form.verdict, back, REFERRER)
+
+
+def _again(
+    control: LocalControl, run_id: str, record: CommandRecord, form: Form, wrong: NotDecided, back: str
+) -> Response:
+    """The same request, to be mended. It may have been decided meanwhile, which is then what there is to say."""
+    if record.request is None or record.state is not State.PROPOSED or record.request.digest != form.digest:
+        return message_page(409, "Nothing was decided", str(wrong), back, REFERRER)
+    item = shown_again(control, control.info(run_id), record, record.request, form, wrong)
+    return requests_page(run_id, [item], "", back, REFERRER)
 
 
 def _operator(request: Request) -> Author | None:
@@ -91,5 +99,4 @@ def _operator(request: Request) -> Author | None:
 
 
 def _refusal() -> Response:
-    words = "Open it with the address that agenttune run has shown; it carries a secret of this run."
-    return message_page(403, "This page is for the person who started the run", words, referrer=REFERRER)
+    return problem_of(Forbidden("only an operator decides here, from this page itself"), as_page=True)

@@ -34,7 +34,8 @@ def exchange(scope: Scope, access: Access) -> Response | None:
     # No link that leaves the page, and no cache, may carry the key on.
     headers = {"Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
     answer = RedirectResponse(page.group(), 303, headers)
-    answer.set_cookie(COOKIE, keys[0], path=page.group(), httponly=True, samesite="strict")
+    # Not `strict`: terminals that are themselves pages, of notebooks and editors, lead here from another site.
+    answer.set_cookie(COOKIE, keys[0], path=page.group(), httponly=True, samesite="lax")
     return answer
 
 

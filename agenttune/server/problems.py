@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from pydantic import BaseModel, ConfigDict
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
@@ -29,6 +30,8 @@ from agenttune.errors import (
     UserError,
 )
 from agenttune.server.identity import Identity
+from agenttune.server.rendering import message_page
+from agenttune.serving import LOCAL_PREFIX
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +48,7 @@ STATUS: dict[type[AgenttuneError], int] = {
     SystemFault: 503,
 }
 """HTTP status by error class; the nearest ancestor counts."""
+OWNERS_ONLY = "This page is for the person who started the run"
 CLOSE_FAULT = 1011
 """WebSocket close code: the server met a fault."""
 CLOSE_REASON_BYTES = 120
@@ -99,19 +103,33 @@ async def _answer(connection: HTTPConnection, response: Response, message: str) 
     return response
 
 
-def problem_of(error: AgenttuneError) -> Response:
+def wants_page(scope: Scope) -> bool:
+    """Whether a person looks at a page of this server; programs that ask for it get what they get everywhere."""
+    return scope["path"].startswith(LOCAL_PREFIX) and "text/html" in Headers(scope=scope).get("accept", "")
+
+
+def problem_of(error: AgenttuneError, as_page: bool = False) -> Response:
     """The answer that an error makes."""
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+    if as_page:
+        return _page_of(error, status)
     field, allowed = getattr(error, "field", None), getattr(error, "allowed", None)
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
     return problem(status, type(error).__name__, str(error), field, allowed, headers)
+
+
+def _page_of(error: AgenttuneError, status: int) -> Response:
+    if status == 403:  # what to do about roles and tokens is for programs
+        words = "Open it with the address that agenttune run has shown; it carries a secret of this run."
+        return message_page(status, OWNERS_ONLY, words)
+    return message_page(status, OWNERS_ONLY if status == 401 else "This page cannot be shown", str(error))
 
 
 async def _on_error(connection: HTTPConnection, error: Exception) -> Response:
     if not isinstance(error, AgenttuneError):
         raise error
     error = _discreet(error, connection.scope.get("state", {}).get("identity"))
-    answer = problem_of(error)
+    answer = problem_of(error, wants_page(connection.scope))
     if answer.status_code >= 500:
         logger.error("%s %s: %s", connection.scope.get("method", "WS"), connection.url.path, error)
     return await _answer(connection, answer, str(error))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from urllib.parse import parse_qs
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
@@ -20,10 +20,15 @@ from agenttune.errors import UserError
 from agenttune.proposals import CommandRecord, State
 from agenttune.server.asking import Asked
 from agenttune.server.drawing import Drawing
+from agenttune.server.editing import Field, in_words
 from agenttune.wording import clean
 
 FORM = "application/x-www-form-urlencoded"
-MOST_FIELDS = 8
+MOST_FIELDS = 40
+"""The decision's own, and one for each argument: no command has half as many."""
+VALUE_CHARACTERS = 2000
+VALUE_PREFIX = "set."
+"""Begins the names of fields that edit an argument."""
 REASON_CHARACTERS = 2000
 """As for every decision."""
 ReferrerPolicy = Literal["no-referrer", "same-origin"]
@@ -34,12 +39,18 @@ class Shown:
     """One request on the page.
 
     Attributes:
+        fields: To run it with other values.
         action: Where its form goes, from the page's own address; empty for that address itself.
+        reason: What somebody typed before, when nothing could be decided.
+        error: Why not.
     """
 
     asked: Asked
     drawings: Sequence[Drawing]
+    fields: Sequence[Field] = ()
     action: str = ""
+    reason: str = ""
+    error: str = ""
 
 
 @lru_cache(1)
@@ -80,9 +91,13 @@ def _respond(template: str, status: int, referrer: ReferrerPolicy, **content: An
     return Response(html, status, headers, "text/html")
 
 
-def requests_page(run_id: str, shown: Sequence[Shown], note: str, referrer: ReferrerPolicy = "no-referrer") -> Response:
+def requests_page(
+    run_id: str, shown: Sequence[Shown], note: str, back: str = "", referrer: ReferrerPolicy = "no-referrer"
+) -> Response:
     """Requests, each with its form."""
-    return _respond("requests.html.j2", 200, referrer, run_id=clean(run_id), shown=shown, note=note)
+    status = 422 if any(item.error for item in shown) else 200
+    content = {"run_id": clean(run_id), "shown": shown, "note": note, "back": back, "prefix": VALUE_PREFIX}
+    return _respond("requests.html.j2", status, referrer, **content, value_characters=VALUE_CHARACTERS)
 
 
 def message_page(
@@ -101,6 +116,9 @@ def decided_page(
     kind = record.proposal.command.kind
     if record.state is State.QUEUED and asked_for == "approve":
         return message_page(200, f"Approved: {kind}", "It goes to the trainer now.", back, referrer)
+    if record.state is State.QUEUED and asked_for == "edit" and verdict is not None and verdict.edited is not None:
+        words = f"It goes to the trainer now with {in_words(verdict.edited)}."
+        return message_page(200, f"Edited and approved: {kind}", words, back, referrer)
     if record.state is State.REJECTED and asked_for == "reject":
         return message_page(200, f"Rejected: {kind}", "Whoever asked is told so, with your reason.", back, referrer)
     status = 410 if record.state in (State.EXPIRED, State.SUPERSEDED) else 409
@@ -109,11 +127,16 @@ def decided_page(
 
 @dataclass(frozen=True)
 class Form:
-    """What somebody sent from the page."""
+    """What somebody sent from the page.
 
-    verdict: Literal["approve", "reject"]
+    Attributes:
+        values: What stood in the fields of the arguments, by name.
+    """
+
+    verdict: Literal["approve", "edit", "reject"]
     reason: str
     digest: str | None
+    values: dict[str, str]
 
 
 async def read_form(request: Request) -> Form:
@@ -133,13 +156,21 @@ async def read_form(request: Request) -> Form:
         )
     except ValueError:
         fields = {}
+    values = {name: fields.pop(name) for name in list(fields) if name.startswith(VALUE_PREFIX)}
     verdict, reason, digest = (fields.pop(name, [""]) for name in ("verdict", "reason", "digest"))
-    if media != FORM or fields or any(len(values) != 1 for values in (verdict, reason, digest)):
+    if media != FORM or fields or any(len(given) != 1 for given in (verdict, reason, digest, *values.values())):
         raise UserError("this is not what the page's form sends; nothing was decided")
-    if len(reason[0]) > REASON_CHARACTERS:
+    # A form sends two characters for an end of line; the page's field counts one.
+    reason_text = reason[0].replace("\r\n", "\n")
+    if len(reason_text) > REASON_CHARACTERS:
         raise UserError(f"the reason is longer than {REASON_CHARACTERS} characters; nothing was decided")
-    if verdict[0] == "approve":
-        return Form("approve", reason[0], digest[0] or None)
-    if verdict[0] == "reject":
-        return Form("reject", reason[0], digest[0] or None)
-    raise UserError("a decision is approve or reject; nothing was decided")
+    if any(len(given[0]) > VALUE_CHARACTERS for given in values.values()):
+        raise UserError(f"a value is longer than {VALUE_CHARACTERS} characters; nothing was decided")
+    named = {name.removeprefix(VALUE_PREFIX): given[0] for name, given in values.items()}
+    return Form(_verdict(verdict[0]), reason_text, digest[0] or None, named)
+
+
+def _verdict(word: str) -> Literal["approve", "edit", "reject"]:
+    if word not in ("approve", "edit", "reject"):
+        raise UserError("a decision is approve, edit or reject; nothing was decided")
+    return cast(Literal["approve", "edit", "reject"], word)

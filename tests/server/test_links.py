@@ -113,6 +113,44 @@ def test_a_rejection_goes_back_with_its_reason(desk: Desk) -> None:
     assert (verdict.decision, verdict.reason) == ("rejected", "it is warming up")
 
 
+def test_an_edit_runs_what_was_typed_and_the_log_has_both(desk: Desk) -> None:
+    record = desk.ask(lr=0.02, weight_decay=0.1)
+    sent = {"verdict": "edit", "reason": "half", "set.lr": " 0.015 ", "set.weight_decay": "0.1"}
+    done = desk.browser.post(desk.link(record), data=sent)
+    assert (done.status_code, "Edited and approved" in done.text) == (200, True)
+    verdict = desk.record(record).verdict
+    assert verdict is not None
+    assert (verdict.decision, verdict.decided_by, verdict.reason) == ("edited", "operator:link", "half")
+    assert verdict.edited == record.proposal.command.model_copy(update={"lr": 0.015})
+
+
+@pytest.mark.parametrize(
+    ("sent", "why"),
+    [
+        ({"verdict": "edit", "set.lr": "9"}, "outside"),
+        ({"verdict": "edit", "set.lr": "-Infinity"}, "finite"),
+        ({"verdict": "edit", "set.lr": "<b>"}, "valid number"),
+        ({"verdict": "edit", "set.lr": ""}, "lr is empty"),
+        ({"verdict": "edit", "set.lr": "0.02"}, "the values that were asked for"),
+        ({"verdict": "approve", "set.lr": "0.015"}, "you changed a value"),
+        ({"verdict": "edit", "set.weight_decay": "1"}, "not what the page"),
+        ({"verdict": "edit", "set.kind": "stop_training"}, "not what the page"),
+    ],
+)
+def test_a_wrong_edit_decides_nothing_and_comes_back_to_be_mended(desk: Desk, sent: dict[str, str], why: str) -> None:
+    rules = {"gate": {**desk.log.info().rules["gate"], "bounds": {"lr": [1e-6, 0.5]}}}
+    desk.log.update_info(rules=rules)
+    record = desk.ask(lr=0.02)
+    before = desk.log.last_seq()
+    answer = desk.browser.post(desk.link(record), data={**sent, "reason": "my <i>words</i>"})
+    page = Page(answer.text)
+    assert (answer.status_code, why in page.text, "my <i>words</i>" in page.text) == (422, True, True)
+    assert page.tags.count("form") == 1
+    if "set.lr" in sent:
+        assert ("value", sent["set.lr"]) in page.attributes
+    assert (desk.record(record).state, desk.log.last_seq()) == (State.PROPOSED, before)
+
+
 @pytest.mark.parametrize("origin", ["null", "https://my-tunnel.example", None])
 def test_the_form_of_a_page_without_referrer_gets_through(desk: Desk, origin: str | None) -> None:
     headers = {} if origin is None else {"Origin": origin}
@@ -411,7 +449,7 @@ def test_no_text_changes_what_the_page_is_made_of(desk: Desk, reason: str, name:
         desk.control.decide("r1", waiting.command_id, no)
     page = Page(desk.browser.get(desk.link(desk.control.submit("r1", proposal))).text)
     assert [tag for tag in page.tags if tag in ("script", "img", "svg", "form", "button", "style")] == [
-        *("style", "svg", "svg", "form", "button", "button")
+        *("style", "svg", "svg", "form", "button", "button", "button")
     ]
 
 
