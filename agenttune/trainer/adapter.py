@@ -16,6 +16,27 @@ SettingValue = int | float
 """A setting of the loop: `max_grad_norm`, `gradient_accumulation_steps` or `max_steps`."""
 
 
+class Trials(Protocol):
+    """Whoever has steps taken that will be taken back."""
+
+    def asked_to_end(self, why: str) -> None:
+        """Somebody else than a command wants training to end; that waits until the run stands where it stood."""
+        ...
+
+    def fail(self, error: Exception) -> bool:
+        """An error within a step; whether it belongs to a trial, which ends with this step then."""
+        ...
+
+    def lose(self, error: Exception) -> bool:
+        """An error between two steps; whether it belongs to a trial, which ends at once: the loop was asked to go."""
+        ...
+
+
+def not_ours(error: Exception) -> bool:
+    """What becomes of an error of the loop's own while nothing is tried: it is the run's."""
+    return False
+
+
 class Adapter(Protocol):
     """A training loop, as the session sees it at a step boundary."""
 
@@ -133,16 +154,20 @@ class Adapter(Protocol):
         """Why steps cannot be taken and taken back, the data and the loop's end with them; empty if they can."""
         ...
 
-    def begin_trials(self, asked_to_end: Callable[[str], None]) -> None:
+    def begin_trials(self, trials: Trials) -> None:
         """Steps that will be taken back follow: no evaluation, save or end of the loop's own until `end_trials`.
 
         Args:
-            asked_to_end: Called if somebody else than a command wants training to end; that waits.
+            trials: Told of what would end training or a step.
         """
         ...
 
     def end_trials(self) -> None:
         """What follows counts again."""
+        ...
+
+    def put_back(self, state: TrainingState) -> None:
+        """Put a state back where the loop has ended and will not go on from it: all but data and random states."""
         ...
 
     def can_end_here(self) -> bool:

@@ -14,12 +14,12 @@ from torch.optim import Optimizer
 from agenttune.commands import COMMAND_KINDS
 from agenttune.errors import NotSupported, UserError
 from agenttune.events import KnobState
-from agenttune.trainer.adapter import SettingValue
+from agenttune.trainer.adapter import SettingValue, Trials, not_ours
 from agenttune.trainer.checkpoints import MAIN
 from agenttune.trainer.datasets.mixture import Mixture
 from agenttune.trainer.epochs import Accumulation, Alignment, EpochPlan
 from agenttune.trainer.hf_state import EpochMender, HfState
-from agenttune.trainer.hf_trials import TrialGuard
+from agenttune.trainer.hf_trials import EVENTS, Shield, TrialGuard
 from agenttune.trainer.seekable import Feed, Seek
 from agenttune.trainer.state import TrainingState
 from agenttune.trainer.undisturbed import undisturbed
@@ -51,6 +51,7 @@ class HfAdapter:
         self.state = HfState(trainer, self.feed) if trainer is not None else None
         self.settled = False
         self._guard: TrialGuard | None = None
+        self._shield: Shield | None = None
         self.after_arrival: Callable[[], None] = lambda: None
         self._output_dir: str | None = None
         self.capabilities = WITHOUT_TRAINER if trainer is None else COMMAND_KINDS
@@ -308,6 +309,9 @@ class HfAdapter:
         if self.feed.must_end_epoch:
             self._end_epoch()
 
+    def put_back(self, state: TrainingState) -> None:
+        self._own_state().put(state)
+
     def jump_note(self, state: TrainingState) -> str:
         return "what data-loader workers draw at random by themselves is drawn anew" if self.feed.workers else ""
 
@@ -331,15 +335,26 @@ class HfAdapter:
             return "training ends at this step"
         return self.checkpoint_refusal()
 
-    def begin_trials(self, asked_to_end: Callable[[str], None]) -> None:
-        self._guard = TrialGuard(asked_to_end, int(self.trainer._globalstep_last_logged))
+    def begin_trials(self, trials: Trials) -> None:
+        callbacks = self.trainer.callback_handler.callbacks
+        self._guard = TrialGuard(trials, int(self.trainer._globalstep_last_logged))
+        self._shield = Shield(trials.fail)
+        for callback in callbacks:
+            if callback is not self.trainer.interactive:
+                self._shield.cover(callback, EVENTS)
+        self._shield.cover(self._optimizer, ["step"])
+        self._shield.cover(self._scheduler, ["step"])
+        self.feed.failed = trials.lose
         # A new list: the handler may be walking through the old one.
-        self.trainer.callback_handler.callbacks = [*self.trainer.callback_handler.callbacks, self._guard]
+        self.trainer.callback_handler.callbacks = [*callbacks, self._guard]
 
     def end_trials(self) -> None:
-        guard, self._guard = self._guard, None
-        if guard is None:
+        guard, shield = self._guard, self._shield
+        if guard is None or shield is None:
             return
+        self._guard = self._shield = None
+        shield.lift()
+        self.feed.failed = not_ours
         callbacks = self.trainer.callback_handler.callbacks
         self.trainer.callback_handler.callbacks = [c for c in callbacks if c is not guard]
         self.trainer._globalstep_last_logged = guard.last_logged

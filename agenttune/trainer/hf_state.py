@@ -131,12 +131,13 @@ class HfState:
         epoch, batch = self.position(state, int(self.trainer.args.gradient_accumulation_steps))
 
         def arrive() -> None:
-            self._put(state)
+            self.put(state)
             arrived()
 
         self.feed.seek(Seek(epoch, batch, state.rng, arrive))
 
-    def _put(self, state: TrainingState) -> None:
+    def put(self, state: TrainingState) -> None:
+        """Put all back but the place in the data and the random states."""
         trainer = self.trainer
         put_model(self.model(), state.model)
         put_optimizer(trainer.optimizer, state.optimizer)
@@ -144,6 +145,8 @@ class HfState:
         scaler = getattr(trainer.accelerator, "scaler", None)
         if scaler is not None and "scaler" in state.parts:
             scaler.load_state_dict(state.parts["scaler"])
+            if scaler._scale is not None:  # an update that broke off leaves it in the midst of a step
+                scaler.update(scaler.get_scale())
         trainer.model.zero_grad()
         self._put_trainer_state(state)
 

@@ -56,7 +56,12 @@ def make_interactive(trainer_class: type[Any]) -> type[Any]:
             clip = accelerator.clip_grad_norm_
 
             def clip_and_note(*clip_args: Any, **clip_kwargs: Any) -> Any:
-                norm = clip(*clip_args, **clip_kwargs)
+                try:
+                    norm = clip(*clip_args, **clip_kwargs)
+                except Exception as error:
+                    if not self.interactive.is_trial_over(error):
+                        raise
+                    return torch.zeros((), device=self.args.device)
                 if self.interactive.meter is not None:
                     self.interactive.meter.set_norm(norm)
                 return norm
@@ -77,6 +82,8 @@ def make_interactive(trainer_class: type[Any]) -> type[Any]:
             alignment = self.interactive.adapter.alignment
             if alignment.is_active and (nothing := alignment.pass_over(self)) is not None:
                 return nothing
+            if self.interactive.adapter.feed.is_seeking:  # its data failed; the loop leaves after this batch
+                return torch.zeros((), device=self.args.device)
             if accumulation.is_changed and (group := accumulation.take()) is not None:
                 num_items_in_batch = group.items
                 self.current_gradient_accumulation_steps = group.size
@@ -107,6 +114,8 @@ def make_interactive(trainer_class: type[Any]) -> type[Any]:
                 fetched = super().get_batch_samples(epoch_iterator, num_batches, device)
             if not adapter.feed.is_open:
                 adapter.feed.count(len(fetched[0]))
+            if adapter.feed.is_seeking:
+                return fetched
             return adapter.alignment.pad(fetched, self) if adapter.alignment.due else fetched
 
         def get_train_dataloader(self) -> Any:

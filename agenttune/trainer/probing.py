@@ -123,16 +123,36 @@ class Probing:
         """Begin as soon as the loop is done with this step."""
         self._wanted = record
 
-    def fail_open(self, status: str) -> None:
-        """The run ends in the middle: what was tried counts for nothing, but it cost what it cost."""
+    def fail_open(self, status: str) -> str:
+        """The run ends in the middle: what was tried counts for nothing, but it cost what it cost.
+
+        Returns:
+            Where the run stands, if that has to be said.
+        """
         record, self._wanted = self._wanted, None
         if record is not None:
             self._answers.refuse(record, f"the run is {status} before anything was tried")
         course = self._course
-        if course is not None:
-            course.fault = f"the run is {status} in the middle of trial {course.attempt.branch}"
-            self._put_step(course)
-            self._end(course)
+        if course is None:
+            return ""
+        said = f"in the middle of trial {course.attempt.branch}; {self._put_back(course)}"
+        logger.warning("training ended %s", said)
+        course.fault = f"the run is {status} {said}"[:REASON_CHARACTERS]
+        self._end(course)
+        return said
+
+    def _put_back(self, course: Course) -> str:
+        """Leave the model as the run had it, for whoever saves it after an error; where it stands then."""
+        step = course.state.step
+        try:
+            self._steering.adapter.put_back(course.state)
+            problem = put_steered(self._steering, course.state, None)[1]
+        except Exception as error:  # training has ended by another error, which must not be hidden
+            logger.exception("the state of step %d could not be put back", step)
+            problem = f"{type(error).__name__}: {error}"
+        if problem:
+            return f"the model in memory is the trial's, not that of step {step} ({problem})"
+        return f"model and optimizer were put back to step {step}"
 
     # -- the trials ---------------------------------------------------------------------------------------------
 
@@ -157,7 +177,7 @@ class Probing:
         self._count += 1
         attempts = attempts_of(record.command, self._count)
         self._course = Course(record, record.command, saved, state, self._steering.ratios, attempts)
-        adapter.begin_trials(self._asked_to_end)
+        adapter.begin_trials(self)
         self._try(self._course)
 
     def _keep(self, record: CommandRecord) -> SavedCheckpoint:
@@ -251,13 +271,25 @@ class Probing:
             attempt.problem = f"the evaluation has no {self._goal_metric}"
 
     def fail(self, error: Exception) -> bool:
-        """An error of the training step; whether it belongs to a trial, which ends with this step then."""
+        """An error within a step; whether it belongs to a trial, which ends with this step then."""
         if self._course is None:
             return False
-        self._course.attempt.problem = f"{type(error).__name__}: {error}"[:REASON_CHARACTERS]
+        attempt = self._course.attempt
+        attempt.problem = attempt.problem or f"{type(error).__name__}: {error}"[:REASON_CHARACTERS]
+        logger.warning("an error in trial %s, which is lost; training goes on", attempt.branch, exc_info=error)
         return True
 
-    def _asked_to_end(self, why: str) -> None:
+    def lose(self, error: Exception) -> bool:
+        """An error between two steps; whether it belongs to a trial, which ends at once."""
+        course = self._course
+        if course is None or not self.fail(error):
+            return False
+        if not course.is_leaving:
+            self._leave(course)
+        return True
+
+    def asked_to_end(self, why: str) -> None:
+        """Somebody else than a command wants training to end; that waits until the run stands where it stood."""
         course = self._course
         if course is None:
             return

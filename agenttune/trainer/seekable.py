@@ -16,6 +16,7 @@ from accelerate import skip_first_batches
 from torch.utils.data import DataLoader
 
 from agenttune.errors import NotSupported
+from agenttune.trainer.adapter import not_ours
 from agenttune.trainer.state import put_rng, read_rng
 
 _set_class = object.__dict__["__class__"].__set__
@@ -63,6 +64,8 @@ class Feed:
         self._is_foreign = False
         self.is_over: Callable[[], bool] = lambda: False
         """Whether training has ended, asked after an arrival."""
+        self.failed: Callable[[Exception], bool] = not_ours
+        """Told of an error of the loader; whether the data is put elsewhere because of it, by `seek`."""
 
     # -- what the loop tells ----------------------------------------------------------------------------------
 
@@ -166,18 +169,26 @@ class Feed:
                 continue
             if self._redraw:
                 self._source = self._reopened(plain)
-            batch = _first(self._source)
-            if not batch and not self._endless:
-                return
-            if not batch:
+            batch = self._fetch(self._source)
+            if not batch and self._endless and not self.is_seeking:
                 self.epoch, self.batch = self.epoch + 1, 0
                 self._source = self._open(plain)
-                batch = _first(self._source)
-                if not batch:
-                    return
-            self.batch += 1
-            self.handed += 1
-            yield batch[0]
+                batch = self._fetch(self._source)
+            if batch:
+                self.batch += 1
+                self.handed += 1
+                yield batch[0]
+            elif self.handed or not self.is_seeking:
+                return
+
+    def _fetch(self, source: Iterator[Any]) -> list[Any]:
+        """The next batch, in a list; empty if there is none, or if it failed and the data is put elsewhere."""
+        try:
+            return _first(source)
+        except Exception as error:
+            if not (self.failed(error) and self.is_seeking):
+                raise
+            return []
 
     def _arrive(self, plain: Callable[[], Iterator[Any]]) -> Iterator[Any]:
         """Put the state back and continue from there; whoever is told may ask to go elsewhere at once."""
@@ -192,9 +203,9 @@ class Feed:
         if self.batch == 0:
             return self._open(plain)
         source = self._open(plain)
-        first = _first(source)
+        first = self._fetch(source)
         put_rng(rng)
-        if first:
+        if first or self.is_seeking:
             return _chained(first, source)
         self.epoch, self.batch = self.epoch + 1, 0  # it stood at the end of an epoch
         return self._open(plain)
@@ -212,7 +223,7 @@ class Feed:
         self._redraw, self.has_jumped = False, True
         rng = read_rng()
         source = self._open(plain)
-        first = _first(source)
+        first = self._fetch(source)
         put_rng(rng)
         return _chained(first, source)
 

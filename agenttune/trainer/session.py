@@ -153,9 +153,10 @@ class Session:
         self._rates.settle(f"read back; the run is {status} before another step could confirm it")
         self._saving.fail_open(status)
         self._going_back.fail_open(status)
-        self._probing.fail_open(status)
+        where = self._probing.fail_open(status)
         if self._probation is not None:
             self._probation.finish(status)
+        reason = "; ".join(filter(None, [reason[: REASON_CHARACTERS // 2] if where else reason, where]))
         self._recorder.record(StatusChanged(status=status, reason=reason[:REASON_CHARACTERS]))
         self._recorder.close()
         if self._log is not None:

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from agenttune.commands import COMMAND_KINDS
 from agenttune.errors import NotSupported, UserError
 from agenttune.events import KnobState
-from agenttune.trainer.adapter import SettingValue
+from agenttune.trainer.adapter import SettingValue, Trials
 from agenttune.trainer.checkpoint_files import write_plain_model
 from agenttune.trainer.loops.metrics import Number
 from agenttune.trainer.plans import make_steerable, put_scheduler
@@ -174,6 +174,11 @@ class LoopAdapter:
             raise UserError(f"the checkpoint has no state of {', '.join(sorted(lacking))}", field="checkpoint_id")
 
     def jump(self, state: TrainingState, arrived: Callable[[], None]) -> None:
+        self.put_back(state)
+        put_rng(state.rng)
+        arrived()
+
+    def put_back(self, state: TrainingState) -> None:
         put_model(self.model(), state.model)
         put_optimizer(self.optimizer(), state.optimizer)
         for name, part in self.parts().items():
@@ -182,9 +187,7 @@ class LoopAdapter:
             else:
                 part.load_state_dict(copy.deepcopy(state.parts[name]))
         self.model().zero_grad()
-        put_rng(state.rng)
         self.step = state.step
-        arrived()
 
     def jump_note(self, state: TrainingState) -> str:
         return "the order of the data does not go back: the loop draws on from where it stands"
@@ -194,7 +197,7 @@ class LoopAdapter:
     def trial_refusal(self) -> str:
         return self.checkpoint_refusal() or "the data of this loop does not go back"
 
-    def begin_trials(self, asked_to_end: Callable[[str], None]) -> None:
+    def begin_trials(self, trials: Trials) -> None:
         """This loop does nothing by itself."""
 
     def end_trials(self) -> None:

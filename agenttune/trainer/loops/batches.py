@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
 from agenttune.errors import NotSupported, UserError
+from agenttune.trainer.adapter import not_ours
 from agenttune.trainer.state import put_rng, read_rng
 
 MakeLoader = Callable[[Any], Any]
@@ -62,6 +63,9 @@ class Batches:
         self._place = Place()
         self._seek: Place | None = None
         self._new_epoch = False
+        self._drawn = 0
+        self.failed: Callable[[Exception], bool] = not_ours
+        """Told of an error of the loader between two steps; whether the data was put elsewhere because of it."""
 
     @property
     def dataset(self) -> object | None:
@@ -115,9 +119,19 @@ class Batches:
                     raise UserError("the loader has no batches") from None
                 source = self._next_epoch()
                 continue
+            except Exception as error:
+                # In the midst of a step, the loop's own count of micro-batches would not go back.
+                if self._drawn or not self.failed(error):
+                    raise
+                continue
             self._place.batch += 1
+            self._drawn += 1
             self._note(batch)
             yield batch
+
+    def begin_step(self) -> None:
+        """The batches that follow belong to another step."""
+        self._drawn = 0
 
     def _next_epoch(self) -> Iterator[Any]:
         self._new_epoch = False

@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from agenttune.errors import NotSupported
+from agenttune.trainer.adapter import Trials, not_ours
 from agenttune.trainer.loops.adapter import Evaluate, LoopAdapter
 from agenttune.trainer.loops.batches import Batches, Place
 from agenttune.trainer.loops.evaluation import undisturbed
@@ -83,6 +84,19 @@ class PlainAdapter(LoopAdapter):
         if self.batches is None or not self.batches.can_seek:
             return "the data would not go back; draw it with s.batches(loader) from a torch DataLoader"
         return ""
+
+    def begin_trials(self, trials: Trials) -> None:
+        if self.batches is not None:
+            self.batches.failed = trials.lose
+
+    def end_trials(self) -> None:
+        if self.batches is not None:
+            self.batches.failed = not_ours
+
+    def end_boundary(self) -> None:
+        super().end_boundary()
+        if self.batches is not None:
+            self.batches.begin_step()
 
     def knows_place(self, state: TrainingState) -> bool:
         """Whether the data goes back with the rest."""
