@@ -10,7 +10,7 @@ import typer
 from agenttune.cli.app import ConfigPath, Json, RunsDir, app
 
 if TYPE_CHECKING:
-    from agenttune.estimating import Estimate, ModelEstimate, Range
+    from agenttune.estimating import Estimate, ModelEstimate, ProbeEstimate, Range
 
 
 @app.command()
@@ -23,7 +23,7 @@ def estimate(
     json_: Json = False,
     runs_dir: RunsDir = None,
 ) -> None:
-    """Estimate what the language models of a run will cost, without calling any."""
+    """Estimate what the language models and the probes of a run will cost, without calling any."""
     from agenttune.estimating import estimate as estimate_run
     from agenttune.launch import make_plan
 
@@ -39,7 +39,7 @@ def estimate(
 def _lines(found: Estimate) -> list[str]:
     lines = [f"policy     {found.policy}", f"steps      {found.steps} ({found.steps_from})"]
     if not found.models:
-        lines.append("calls      0: it costs nothing")
+        lines.append("calls      0: it costs nothing" if found.probes is None else "calls      0")
     for model in found.models:
         lines += _model_lines(model)
     for cap in found.caps:
@@ -48,6 +48,8 @@ def _lines(found: Estimate) -> list[str]:
             f"cap        {cap.cap} {cap.limit:g} is reached about step {cap.at_step_busy} of a busy run, {quiet}; "
             "from there the rules go on alone"
         )
+    if found.probes is not None:
+        lines += _probe_lines(found.probes, found.steps)
     return lines + [f"note       {note}" for note in found.notes]
 
 
@@ -65,6 +67,25 @@ def _model_lines(model: ModelEstimate) -> list[str]:
         f"{tokens(model.output_tokens.low)} to {tokens(model.output_tokens.high)} out, {source}",
         f"money      {money}",
     ]
+
+
+def _probe_lines(probes: ProbeEstimate, steps: int) -> list[str]:
+    from agenttune.terminal.costs import dollars
+    from agenttune.terminal.text import duration
+
+    who, extra = ", ".join(probes.policies), probes.extra_steps
+    if extra is None:
+        lines = [f"probes     of {who}: any number of extra steps"]
+    else:
+        count = "" if probes.probes is None else f"{_range(probes.probes)} wanted by "
+        share = f"{_range(extra.scaled(100 / steps))} % of the run's"
+        end = f", at most {round(extra.high)} by {probes.cap}" if probes.capped else ""
+        lines = [f"probes     {count or 'of '}{who}: {_range(extra)} extra steps ({share}){end}"]
+    if probes.seconds is not None:
+        money = "" if probes.usd is None else f", {dollars(probes.usd.low)} to {dollars(probes.usd.high)}"
+        time = f"{duration(probes.seconds.low)} to {duration(probes.seconds.high)}"
+        lines.append(f"their time {time}{money}, as {probes.timed_by}")
+    return lines + [f"not known  {why}" for why in probes.unknown]
 
 
 def _range(values: Range) -> str:

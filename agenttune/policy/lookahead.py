@@ -62,6 +62,16 @@ class LookaheadFile(PolicyFile):
             raise ValueError("factors are above 0 and not 1: changing nothing is tried anyway")
         return factors
 
+    @property
+    def extra_steps(self) -> int:
+        """Training steps of one probe, with all candidates within their bounds."""
+        return self.steps * (len(self.factors) + 1)
+
+    def wait_steps(self, vain: int) -> int:
+        """Steps from the last probe to the next, after so many in a row that adopted nothing."""
+        # A shift by many would be a number of thousands of digits.
+        return max(min(self.every_steps << min(vain, 32), self.max_every_steps), self.every_steps)
+
 
 class Lookahead:
     """Proposes one probe at a time."""
@@ -69,6 +79,11 @@ class Lookahead:
     def __init__(self, name: str, file: LookaheadFile) -> None:
         self.name = name
         self._file = file
+
+    @property
+    def settings(self) -> LookaheadFile:
+        """Its file."""
+        return self._file
 
     def decide(self, observation: Observation) -> Decision:
         if "probe" not in observation.capabilities:
@@ -102,9 +117,7 @@ class Lookahead:
             if record.ack is not None and record.ack.changes:
                 break
             vain += 1
-        # A shift by many would be a number of thousands of digits.
-        wait = min(self._file.every_steps << min(vain, 32), self._file.max_every_steps)
-        return asked_at_step(mine[-1]) + max(wait, self._file.every_steps)
+        return asked_at_step(mine[-1]) + self._file.wait_steps(vain)
 
     def _draft(self, observation: Observation, why: str) -> Draft:
         file, knob = self._file, observation.knob(self._file.knob)

@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 
 from agenttune.config import WakeSettings
-from agenttune.estimating import paced
-from agenttune.events import Decided, StatusChanged
+from agenttune.estimating import paced, probes_ahead
+from agenttune.events import Decided, Found, KnobState, Point, Probed, StatusChanged, Trial
+from agenttune.findings import Finding
 from agenttune.policy.llm import LlmFile
+from agenttune.policy.lookahead import Lookahead, LookaheadFile
 from agenttune.policy.pacing import Pacing
+from agenttune.proposals import Ack, Author, Change, CommandRecord, Proposal, State
 from agenttune.transcripts import ModelCalled, Usage
 from tests.cli.conftest import Project, agenttune
 from tests.cli.history import new_log
@@ -142,6 +145,87 @@ def test_the_pace_is_that_of_the_loop_and_of_the_policy(steps: int, every: int, 
             pacing.asked(step)
             asked += 1
     assert asked == count, "the policy itself has another pace"
+
+
+AHEAD = LookaheadFile(type="lookahead", factors=[0.3, 3.0])
+BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "lookahead.json"
+
+
+@pytest.mark.parametrize("adopts", [False, True])
+@pytest.mark.parametrize(("steps", "pace"), [(60, 20), (81, 20), (500, 20), (3000, 20), (3000, 1)])
+def test_probes_are_counted_as_the_policy_asks_for_them(steps: int, pace: int, adopts: bool) -> None:
+    policy, asked = Lookahead("lookahead", AHEAD), list[CommandRecord]()
+    rate = KnobState(name="lr", base=1e-3, effective=1e-3)
+    for step in range(pace, steps + 1, pace):
+        seen = observe([1.0] * step, commands=asked, max_steps=steps)
+        seen = seen.model_copy(update={"capabilities": ["probe"], "knobs": [rate]})
+        for draft in policy.decide(seen).proposals:
+            changes = [Change(name="lr", previous=1.0, requested=2.0, effective=2.0)] if adopts else []
+            proposal = Proposal(command=draft.command, author=Author(principal="agent", name="a"), based_on_step=step)
+            ack = Ack(outcome="applied", step=step, changes=changes)
+            asked.append(
+                CommandRecord(proposal=proposal, state=State.APPLIED, ack=ack, submitted_seq=step, submitted_step=step)
+            )
+    assert probes_ahead(AHEAD, steps, pace, adopts) == len(asked)
+
+
+def test_what_probes_really_took_lies_within_the_estimate(project: Project) -> None:
+    config(project, "lookahead")
+    measured = json.loads(BENCHMARK.read_text(encoding="utf-8"))
+    probes = estimated(project, "--steps", str(measured["steps"]))["probes"]
+    taken = {outcome["extra_steps"] for outcome in measured["outcomes"]}
+    assert probes["extra_steps"]["low"] <= min(taken)
+    assert max(taken) <= probes["extra_steps"]["high"]
+    assert probes["probes"]["low"] <= 4 <= probes["probes"]["high"]
+
+
+def test_extra_steps_end_where_the_budget_ends_them(project: Project) -> None:
+    config(project, "lookahead", "budgets: {max_probe_frac: 0.1, max_probe_steps: 170}\n")
+    probes = estimated(project, "--steps", "2000")["probes"]
+    assert (probes["cap"], probes["capped"]) == ("budgets.max_probe_steps", True)
+    assert probes["extra_steps"]["high"] == 150, "the gate refuses what does not fit as a whole"
+    text = agenttune("estimate", "--steps", "2000", cwd=project.folder).out
+    assert "at most 150 by budgets.max_probe_steps" in text
+    assert "it costs nothing" not in text
+    config(project, "lookahead", "gate: {forbid: [probe]}\n")
+    assert estimated(project, "--steps", "2000")["probes"] is None
+
+
+def test_time_and_money_of_probes_come_from_a_former_run_and_the_price_of_an_hour(project: Project) -> None:
+    config(project, "lookahead")
+    unknown = estimated(project, "--steps", "1000")["probes"]
+    assert (unknown["seconds"], unknown["usd"]) == (None, None)
+    assert any("no former run" in why for why in unknown["unknown"])
+    assert any("gate.usd_per_hour" in why for why in unknown["unknown"])
+    log = new_log(project.runs_dir / "demo-1")
+    log.append_points([Point(step=n, at_s=0.0, values={"step_time_s": 0.5}) for n in range(1, 400)])
+    plateau = Finding(kind="plateau", severity="warning", metric="step_loss", step=200, summary="flat")
+    log.append(*[Found(finding=plateau)] * 3, StatusChanged(status="finished"), step=400)
+    log.update_info(step=400)
+    config(project, "lookahead", "gate: {usd_per_hour: 3.6}\n")
+    priced = estimated(project, "--steps", "1000")["probes"]
+    paced_only = probes_ahead(AHEAD, 1000, 1, adopts=True)
+    assert priced["probes"]["high"] == round(paced_only + 3 * 1000 / 400)
+    assert (priced["step_s"], priced["timed_by"][:19]) == (0.5, "the steps of demo-1")
+    for side in ("low", "high"):
+        assert priced["usd"][side] == pytest.approx(priced["extra_steps"][side] * 0.5 * 3.6 / 3600)
+    trials = [Trial(name="probe:1:0", steps=10, took_s=6.0)]
+    log.append(Probed(trials=trials, extra_steps=10, extra_s=8.0), step=300)
+    log.close()
+    assert estimated(project, "--steps", "1000")["probes"]["step_s"] == 0.8, "with going back"
+    assert "as the probes of demo-1" in agenttune("estimate", "--steps", "1000", cwd=project.folder).out
+
+
+def test_a_model_may_probe_as_it_likes_up_to_the_cap_and_that_is_said(project: Project) -> None:
+    config(project, "llm", MODEL)
+    probes = estimated(project, "--steps", "1000")["probes"]
+    assert (probes["probes"], probes["extra_steps"]) == (None, {"low": 0, "high": 200})
+    assert any("as it likes; budgets.max_probe_frac is the only limit" in why for why in probes["unknown"])
+    config(project, "llm", MODEL + "budgets: {max_probe_frac: null}\n")
+    assert estimated(project, "--steps", "1000")["probes"]["extra_steps"] is None
+    assert "any number of extra steps" in agenttune("estimate", "--steps", "1000", cwd=project.folder).out
+    config(project, "guardian")
+    assert estimated(project, "--steps", "1000")["probes"] is None
 
 
 def test_check_and_run_say_that_the_rules_are_alone(project: Project) -> None:

@@ -1,0 +1,112 @@
+"""A run's estimate: calls of language models, steps of probes, and which caps they reach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pydantic import Field
+
+from agenttune.config import BudgetSettings, Config
+from agenttune.errors import UserError
+from agenttune.estimating.calls import ModelEstimate, estimate_models
+from agenttune.estimating.former import Former
+from agenttune.estimating.probes import ProbeEstimate, estimate_probes
+from agenttune.estimating.ranges import ZERO, Range
+from agenttune.events import RunInfo
+from agenttune.policy.base import PolicyContext
+from agenttune.policy.load import open_policy
+from agenttune.proposals import Record
+from agenttune.store import list_runs, run_folder
+
+FORMER_RUNS = 5
+"""Newest runs of the same name that are looked through for records."""
+
+
+class CapReached(Record):
+    """A cap of `budgets` that a run may reach; from there on it goes by its rules."""
+
+    cap: str
+    limit: float
+    at_step_busy: int
+    at_step_quiet: int | None = Field(None, description="None: not reached in a quiet run.")
+
+
+class Estimate(Record):
+    """What a run will ask of language models, without regard to the caps, and of the trainer for probes."""
+
+    policy: str
+    steps: int
+    steps_from: str
+    models: list[ModelEstimate] = Field(default_factory=list)
+    probes: ProbeEstimate | None = Field(None, description="None: no part of the policy probes.")
+    caps: list[CapReached] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
+
+
+def estimate(config: Config, folder: Path, runs_dir: Path, steps: int | None = None) -> Estimate:
+    """Estimate a run.
+
+    Args:
+        config: Its settings.
+        folder: The config file's.
+        runs_dir: Where former runs are.
+        steps: How long it will be; default: as the newest finished run of the same name.
+
+    Raises:
+        ConfigError: The policy is wrong.
+        UserError: No run of that name has finished, and no number of steps is given.
+    """
+    loaded = open_policy(config.policy, PolicyContext(folder, config.goal, config.llm, config.budgets))
+    former = [info for info in list_runs(runs_dir) if info.name == config.run.name and info.step > 0]
+    count, steps_from = (steps, "given") if steps is not None else _steps_of(former, config.run.name)
+    records = [Former.of(run_folder(runs_dir, info.run_id), info) for info in former[:FORMER_RUNS]]
+    models = list(estimate_models(loaded.policy, config, count, records))
+    notes = [loaded.notice] if loaded.notice else []
+    return Estimate(
+        policy=loaded.policy.name,
+        steps=count,
+        steps_from=steps_from,
+        models=models,
+        probes=estimate_probes(loaded.policy, config, count, records),
+        caps=list(_caps(models, config.budgets, count)),
+        notes=[*notes, *_notes(models, config)],
+    )
+
+
+def _steps_of(former: Sequence[RunInfo], name: str) -> tuple[int, str]:
+    finished = next((info for info in former if info.status == "finished"), None)
+    if finished is None:
+        raise UserError(
+            f"how many steps the run has is not known before it starts, and no run named {name!r} has finished yet; "
+            "give them with --steps",
+            field="steps",
+        )
+    return finished.step, f"as in {finished.run_id}"
+
+
+def _caps(models: Sequence[ModelEstimate], budgets: BudgetSettings, steps: int) -> Iterator[CapReached]:
+    totals: dict[str, tuple[float | None, Range]] = {
+        "max_calls": (budgets.max_calls, sum((m.calls for m in models), ZERO)),
+        "max_tokens": (budgets.max_tokens, sum((m.tokens for m in models), ZERO)),
+        "max_usd": (budgets.max_usd, sum((m.usd for m in models if m.usd is not None), ZERO)),
+    }
+    for cap, (limit, total) in totals.items():
+        if limit is not None and total.high > limit:
+            quiet = int(steps * limit / total.low) if total.low > limit else None
+            yield CapReached(cap=cap, limit=limit, at_step_busy=int(steps * limit / total.high), at_step_quiet=quiet)
+
+
+def _notes(models: Sequence[ModelEstimate], config: Config) -> Iterator[str]:
+    if not models:
+        yield "no language model will be called"
+        return
+    if any(not model.recorded_calls for model in models):
+        yield "without records of former runs, tokens are those of rendered prompts at four letters a token"
+    unpriced = dict.fromkeys(model.model for model in models if model.usd is None)
+    if unpriced:
+        yield f"unknown price of {', '.join(unpriced)}: add it under llm.prices"
+    else:
+        yield "cached input, which costs less, is not taken into account"
+    if config.rounds.count:
+        yield f"this is for one run; rounds.count is {config.rounds.count}, and plans and reflections cost calls too"
