@@ -10,20 +10,16 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import yaml
-
+from benchmarks.char_gpt import FAR_TOO_LOW, GOOD, train_alone, train_under
 from benchmarks.page import BENCHMARKS, Machine, describe_machine, write_section
-from benchmarks.rescue import GOOD, SCRIPT, train_alone
 
-FAR_TOO_LOW = 1e-4
-"""Learning rate of the example, AdamW, constant: a thirtieth of the best of a sweep."""
+LOCKSTEP = {"mode": "lockstep"}
+"""The same steps whatever else the machine does."""
 
 
 @dataclass(frozen=True)
@@ -51,30 +47,12 @@ class Outcome:
     extra_s: float
 
 
-def train_ahead(lr: float, seed: int, steps: int, folder: Path) -> tuple[float, dict[str, float]]:
-    """The final evaluation loss, and what the probes took."""
-    arguments = ["--lr", str(lr), "--seed", str(seed), "--steps", str(steps), "--out", str(folder / "out")]
-    config = {
-        "run": {"script": str(SCRIPT), "args": arguments},
-        "policy": "lookahead",
-        "wake": {"mode": "lockstep"},  # the same steps whatever else the machine does
-        "server": {"port": 0},
-        "store": {"runs_dir": str(folder / "runs")},
-    }
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(config), encoding="utf-8")
-    agenttune = [sys.executable, "-m", "agenttune"]
-    subprocess.run([*agenttune, "run", str(path)], check=True, capture_output=True)
-    report = [*agenttune, "report", "--json", "--runs-dir", str(folder / "runs")]
-    summary = json.loads(subprocess.run(report, check=True, capture_output=True, text=True).stdout)
-    return float(summary["score"]["last"]["value"]), summary["probing"]
-
-
 def measure(lr: float, seed: int, steps: int) -> Outcome:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         alone = train_alone(lr, seed, steps, folder / "alone")
-        ahead, cost = train_ahead(lr, seed, steps, folder)
+        ahead, summary = train_under("lookahead", lr, seed, steps, folder, wake=LOCKSTEP)
+        cost = summary["probing"]
         extra = int(cost["extra_steps"])
         longer = train_alone(lr, seed, steps + extra, folder / "longer") if extra else alone
     probes, adopted = int(cost["probes"]), int(cost["adopted"])

@@ -8,23 +8,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import statistics
-import subprocess
-import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import yaml
-
+from benchmarks.char_gpt import FAR_TOO_HIGH, GOOD, train_alone, train_under
 from benchmarks.page import Machine, describe_machine, write_section
-
-ROOT = Path(__file__).resolve().parents[1]
-SCRIPT = ROOT / "examples" / "char_gpt.py"
-FAR_TOO_HIGH, GOOD = 0.1, 0.003
-"""Learning rates of the example, AdamW, constant (chosen by a sweep; 0.003 is the best of it)."""
 
 
 @dataclass(frozen=True)
@@ -38,37 +29,13 @@ class Outcome:
     commands: int
 
 
-def train_alone(lr: float, seed: int, steps: int, folder: Path) -> float:
-    arguments = ["--lr", str(lr), "--seed", str(seed), "--steps", str(steps), "--plain", "--out", str(folder)]
-    done = subprocess.run([sys.executable, str(SCRIPT), *arguments], check=True, capture_output=True, text=True)
-    return float(re.findall(r"final evaluation loss: ([0-9.a-z]+)", done.stdout)[-1])
-
-
-def train_guarded(lr: float, seed: int, steps: int, folder: Path) -> tuple[float, int]:
-    """The final evaluation loss and the number of commands that were applied."""
-    arguments = ["--lr", str(lr), "--seed", str(seed), "--steps", str(steps), "--out", str(folder / "out")]
-    config = {
-        "run": {"script": str(SCRIPT), "args": arguments},
-        "policy": "guardian",
-        "server": {"port": 0},
-        "store": {"runs_dir": str(folder / "runs")},
-    }
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(config), encoding="utf-8")
-    agenttune = [sys.executable, "-m", "agenttune"]
-    subprocess.run([*agenttune, "run", str(path)], check=True, capture_output=True)
-    report = [*agenttune, "report", "--json", "--runs-dir", str(folder / "runs")]
-    summary = json.loads(subprocess.run(report, check=True, capture_output=True, text=True).stdout)
-    applied = [i for i in summary["interventions"] if i["state"] == "applied"]
-    return float(summary["score"]["last"]["value"]), len(applied)
-
-
 def measure(lr: float, seed: int, steps: int) -> Outcome:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         alone = train_alone(lr, seed, steps, folder / "alone")
-        guarded, commands = train_guarded(lr, seed, steps, folder)
-    return Outcome(lr, seed, alone, guarded, commands)
+        guarded, summary = train_under("guardian", lr, seed, steps, folder)
+    applied = [i for i in summary["interventions"] if i["state"] == "applied"]
+    return Outcome(lr, seed, alone, guarded, len(applied))
 
 
 def section(outcomes: list[Outcome], steps: int, machine: Machine) -> str:
