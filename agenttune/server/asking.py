@@ -14,11 +14,11 @@ from agenttune.events import RunInfo
 from agenttune.gate import usd_per_hour
 from agenttune.prompting import cleaned
 from agenttune.proposals import ApprovalRequest, CommandRecord, Proposal, State
+from agenttune.requests import NAME_CHARACTERS, RequestFacts, facts_of
 from agenttune.server.drawing import Drawing, draw
 from agenttune.trend import LOSS_NAMES
-from agenttune.wording import clean, duration, number
+from agenttune.wording import clean, duration
 
-NAME_CHARACTERS = 120
 CURVE_STEPS = 500
 """Steps before a request that its curves show (a guess at what tells a trend from noise)."""
 CURVE_POINTS = 240
@@ -61,26 +61,20 @@ def asks_a_person(record: CommandRecord) -> bool:
 def asked_of(record: CommandRecord, request: ApprovalRequest, info: RunInfo, now_s: float) -> Asked:
     """A request in words, as of now by its own clock (`instants.now_for`)."""
     proposal = record.proposal
+    facts = facts_of(record, request, now_s, usd_per_hour=usd_per_hour(info))
     return Asked(
         command_id=record.command_id,
         digest=request.digest,
         who=f"{clean(proposal.author.name, NAME_CHARACTERS)} ({proposal.author.principal})",
         kind=proposal.command.kind,
         risk=proposal.command.risk.value,
-        changes=[
-            (clean(change.name, NAME_CHARACTERS), _value(change.before), _value(change.after))
-            for change in request.differences
-        ],
+        changes=[(change.name, change.before, change.after) for change in facts.changes],
         exact=_exact(proposal),
         reason=cleaned(proposal.rationale, len(proposal.rationale), lines=True),
-        evidence=list(_evidence(request, proposal, info)),
-        silence=_silence(request, proposal, now_s),
-        cost=_cost(request, now_s, info),
+        evidence=list(_evidence(facts, info)),
+        silence=_silence(facts, request.expires_at_s, proposal.valid_until_step),
+        cost=_cost(facts),
     )
-
-
-def _value(value: object) -> str:
-    return "not known" if value is None else number(value)
 
 
 def _exact(proposal: Proposal) -> str:
@@ -88,40 +82,32 @@ def _exact(proposal: Proposal) -> str:
     return json.dumps(command, indent=2)
 
 
-def _evidence(request: ApprovalRequest, proposal: Proposal, info: RunInfo) -> Iterator[tuple[str, str]]:
-    seen = proposal.based_on_step
-    yield "asked at step", str(request.step) + (f", on what was seen at step {seen}" if seen is not None else "")
+def _evidence(facts: RequestFacts, info: RunInfo) -> Iterator[tuple[str, str]]:
+    seen = facts.based_on_step
+    yield "asked at step", str(facts.step) + (f", on what was seen at step {seen}" if seen is not None else "")
     of = f" of {info.max_steps}" if info.max_steps is not None else ""
     yield "the run is now", f"{info.status}, at step {info.step}{of}"
-    yield "branch", clean(request.branch, NAME_CHARACTERS)
-    if request.metric:
-        value = "not evaluated yet" if request.metric_value is None else number(request.metric_value)
-        yield clean(request.metric, NAME_CHARACTERS), value
-    yield "rule", clean(request.rule, NAME_CHARACTERS)
-    for passed in request.passed:
-        by, why = clean(passed.by, NAME_CHARACTERS), clean(passed.reason) or "no reason given"
+    yield "branch", facts.branch
+    if facts.metric:
+        yield facts.metric, facts.metric_value or "not evaluated yet"
+    yield "rule", facts.rule
+    for by, why in facts.passed:
         yield "left open by", f"{by}: {why}"
 
 
-def _silence(request: ApprovalRequest, proposal: Proposal, now_s: float) -> str:
-    then = "it is approved" if request.on_timeout == "approve" else "it is not done, and recorded as expired"
-    words = f"If nobody answers by {moment(request.expires_at_s)} ({_left(request.expires_at_s - now_s)}), {then}."
-    until = proposal.valid_until_step
+def _silence(facts: RequestFacts, expires_at_s: float, until: int | None) -> str:
+    then = "it is approved" if facts.runs_unanswered else "it is not done, and recorded as expired"
+    left = f"in {duration(facts.left_s)}" if facts.left_s > 0 else "now"
+    words = f"If nobody answers by {moment(expires_at_s)} ({left}), {then}."
     return words if until is None else f"{words} It also expires after step {until}."
 
 
-def _left(left_s: float) -> str:
-    return f"in {duration(left_s)}" if left_s > 0 else "now"
-
-
-def _cost(request: ApprovalRequest, now_s: float, info: RunInfo) -> str:
-    if request.training == "continue":
+def _cost(facts: RequestFacts) -> str:
+    if not facts.holds_training:
         return "Training goes on meanwhile."
-    idle_s = max(0.0, min(now_s, request.expires_at_s) - request.requested_at_s)
-    left_s = max(0.0, request.expires_at_s - now_s)
-    price = usd_per_hour(info)
-    usd = f" ({idle_s / 3600 * price:.2f} USD)" if price else ""
-    return f"Training is held meanwhile: {duration(idle_s)} so far{usd}, at most {duration(left_s)} more."
+    usd = "" if facts.waited_usd is None else f" ({facts.waited_usd:.2f} USD)"
+    so_far, more = duration(facts.waited_s), duration(facts.left_s)
+    return f"Training is held meanwhile: {so_far} so far{usd}, at most {more} more."
 
 
 def moment(at_s: float) -> str:

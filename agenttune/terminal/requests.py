@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from agenttune.proposals import ApprovalRequest, CommandRecord, Difference
+from agenttune.proposals import ApprovalRequest, CommandRecord
+from agenttune.requests import ChangeAsked, RequestFacts, facts_of
 from agenttune.terminal.lines import command_words
-from agenttune.terminal.text import clean, duration, number
+from agenttune.terminal.text import clean, duration
 
 SHORT_ID = 8
 """Characters of an id that are shown; they nearly always tell it apart."""
@@ -43,43 +44,36 @@ def parts_of(
         steps_per_s: Speed of the training, for what waiting costs.
         usd_per_hour: Price of the machine, for the same.
     """
-    proposal = record.proposal
-    metric = f", {clean(request.metric, 40)} {number(request.metric_value)}" if request.metric_value is not None else ""
+    facts = facts_of(record, request, now_s, steps_per_s, usd_per_hour)
+    metric = f", {clean(facts.metric, 40)} {facts.metric_value}" if facts.metric_value else ""
+    seen = facts.step if facts.based_on_step is None else facts.based_on_step
     return [
-        *(Part("change", _difference(d)) for d in request.differences),
-        Part("because", clean(proposal.rationale, 1000) or "no reason given"),
-        Part("based on", f"step {_step(proposal.based_on_step, request)}, branch {clean(request.branch, 40)}{metric}"),
-        *(Part("passed on", f"{clean(p.by, 80)}: {clean(p.reason, 300) or 'no reason given'}") for p in request.passed),
-        Part("else", _silence(request, now_s)),
-        Part("meanwhile", _meanwhile(request, now_s, steps_per_s, usd_per_hour)),
+        *(Part("change", _change(change)) for change in facts.changes),
+        Part("because", clean(record.proposal.rationale, 1000) or "no reason given"),
+        Part("based on", f"step {seen}, branch {clean(facts.branch, 40)}{metric}"),
+        *(Part("passed on", f"{clean(by, 80)}: {clean(why, 300)}") for by, why in facts.passed),
+        Part("else", _silence(facts)),
+        Part("meanwhile", _meanwhile(facts)),
     ]
 
 
-def _step(based_on_step: int | None, request: ApprovalRequest) -> int:
-    return request.step if based_on_step is None else based_on_step
+def _change(change: ChangeAsked) -> str:
+    factor = "" if change.factor is None else f"  (x{change.factor:.3g})"
+    return f"{clean(change.name, 60)} {change.before} -> {change.after}{factor}"
 
 
-def _difference(change: Difference) -> str:
-    before, after = change.before, change.after
-    numbers = isinstance(before, (int, float)) and isinstance(after, (int, float)) and before > 0 and after > 0
-    factor = f"  (x{after / before:.3g})" if numbers and after != before else ""
-    return f"{clean(change.name, 60)} {number(before)} -> {number(after)}{factor}"
+def _silence(facts: RequestFacts) -> str:
+    what = "it runs" if facts.runs_unanswered else "it does not run"
+    asked = ", then ".join(facts.asked_next)
+    return f"nobody's answer in {duration(facts.left_s)}: {what} (rule {clean(facts.rule, 60)}, asked: {asked})"
 
 
-def _silence(request: ApprovalRequest, now_s: float) -> str:
-    left = duration(max(0.0, request.expires_at_s - now_s))
-    what = "it runs" if request.on_timeout == "approve" and request.asked == "human" else "it does not run"
-    left_over = request.approvers[len(request.passed) :]
-    return f"nobody's answer in {left}: {what} (rule {clean(request.rule, 60)}, asked: {', then '.join(left_over)})"
-
-
-def _meanwhile(request: ApprovalRequest, now_s: float, steps_per_s: float | None, usd_per_hour: float | None) -> str:
-    waited_s = max(0.0, now_s - request.requested_at_s)
-    if request.training == "continue":
-        return f"training goes on; asked {duration(waited_s)} ago"
-    words = [f"training stands still: {duration(waited_s)}"]
-    if steps_per_s:
-        words.append(f"about {round(waited_s * steps_per_s):,} steps")
-    if usd_per_hour:
-        words.append(f"{waited_s / 3600 * usd_per_hour:.2f} USD")
+def _meanwhile(facts: RequestFacts) -> str:
+    if not facts.holds_training:
+        return f"training goes on; asked {duration(facts.waited_s)} ago"
+    words = [f"training stands still: {duration(facts.waited_s)}"]
+    if facts.waited_steps is not None:
+        words.append(f"about {facts.waited_steps:,} steps")
+    if facts.waited_usd is not None:
+        words.append(f"{facts.waited_usd:.2f} USD")
     return ", ".join(words) + " so far"

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -237,6 +242,22 @@ class Bench:
         result.trainer.train()
         result.losses = [row["loss"] for row in result.trainer.state.log_history if "loss" in row]
         return result
+
+
+def run_to_its_death(script: str, folder: Path) -> RunLog:
+    """Run a script that kills itself in the middle of a training in `folder`; the log that it left."""
+    path, root = folder / "killed.py", Path(__file__).parents[2]
+    path.write_text(textwrap.dedent(script), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(path), str(folder)],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
+    return RunLog.open(run_folder(folder / "runs", list_runs(folder / "runs")[0].run_id))
 
 
 @pytest.fixture

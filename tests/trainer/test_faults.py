@@ -5,9 +5,6 @@ from __future__ import annotations
 import math
 import os
 import socket
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 from pathlib import Path
@@ -19,10 +16,10 @@ from transformers import Trainer, TrainerCallback
 from agenttune.errors import PortInUse, UserError
 from agenttune.events import LogGap, Point, RunInfo, StatusChanged
 from agenttune.proposals import State
-from agenttune.store import RunLog, list_runs, run_folder
+from agenttune.store import RunLog, list_runs
 from agenttune.trainer import Options, make_interactive
 from agenttune.trainer.writer import BackgroundWriter
-from tests.trainer.conftest import At, Bench, Points, TinyModel
+from tests.trainer.conftest import At, Bench, Points, TinyModel, run_to_its_death
 
 pytestmark = pytest.mark.trainer
 
@@ -204,19 +201,7 @@ KILLED = """
 
 
 def test_a_process_killed_between_change_and_ack_leaves_no_false_ack(tmp_path: Path) -> None:
-    script = tmp_path / "killed.py"
-    script.write_text(textwrap.dedent(KILLED))
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root)},
-        capture_output=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == -9, done.stderr.decode()[-2000:]
-    log = RunLog.open(run_folder(tmp_path / "runs", list_runs(tmp_path / "runs")[0].run_id))
+    log = run_to_its_death(KILLED, tmp_path)
     (record,) = log.commands()
     assert (record.state, record.ack) == (State.QUEUED, None)
     assert log.events(kinds=["acked"]) == []

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
-import subprocess
-import sys
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +17,7 @@ from agenttune.gate import Gate, History, Moment
 from agenttune.instants import Instant
 from agenttune.proposals import Author, CommandRecord, Proposal, State, Verdict
 from agenttune.store import RunLog, list_runs, run_folder
-from tests.trainer.conftest import At, Bench, Result, TinyModel, submit
+from tests.trainer.conftest import At, Bench, Result, TinyModel, run_to_its_death, submit
 from tests.trainer.test_branches import Doing, Once, losses, steered, weights
 
 pytestmark = pytest.mark.trainer
@@ -263,19 +259,7 @@ KILLED = """
 
 
 def test_killed_in_the_middle_nothing_of_a_trial_is_taken_for_true(tmp_path: Path) -> None:
-    script = tmp_path / "killed.py"
-    script.write_text(textwrap.dedent(KILLED))
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root)},
-        capture_output=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == -9, done.stderr.decode()[-2000:]
-    log = RunLog.open(run_folder(tmp_path / "runs", list_runs(tmp_path / "runs")[0].run_id))
+    log = run_to_its_death(KILLED, tmp_path)
     (record,) = log.commands()
     assert (record.state, record.ack) == (State.QUEUED, None)
     assert log.info().step <= 5
