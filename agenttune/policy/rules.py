@@ -52,6 +52,19 @@ Template = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_
 Argument = Annotated[Any, AfterValidator(_argument)]
 
 
+def kind_of(do: dict[str, Any]) -> str:
+    """The kind of the command that a policy file's `do` is for.
+
+    Raises:
+        ValueError: There is no such command; for pydantic, which adds file, line and key.
+    """
+    kind = do.get("command")
+    if not isinstance(kind, str) or kind not in BY_KIND:
+        hint = did_you_mean(str(kind), list(COMMAND_KINDS))
+        raise ValueError(f"'command' is {kind!r}, not a command{hint}; known: {', '.join(COMMAND_KINDS)}")
+    return kind
+
+
 class RuleSettings(Settings):
     """One rule."""
 
@@ -73,10 +86,7 @@ class RuleSettings(Settings):
     @field_validator("do")
     @classmethod
     def _is_a_command(cls, do: dict[str, Any]) -> dict[str, Any]:
-        kind = do.get("command")
-        if kind not in BY_KIND:
-            hint = did_you_mean(str(kind), list(COMMAND_KINDS))
-            raise ValueError(f"'command' is {kind!r}, not a command{hint}; known: {', '.join(COMMAND_KINDS)}")
+        kind = kind_of(do)
         fields = [name for name in BY_KIND[kind].model_fields if name != "kind"]
         for name in do:
             if name != "command" and name not in fields:

@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from agenttune.commands import BY_KIND, COMMAND_KINDS, CommandBase, parse_command
+from agenttune.commands import CommandBase, parse_command
 from agenttune.config import PolicyFile, Settings
 from agenttune.errors import UserError
-from agenttune.expressions import did_you_mean
 from agenttune.observation import Observation
 from agenttune.policy.base import Decision, Draft, asked_at_step, by_agents
 from agenttune.policy.namespace import mark
+from agenttune.policy.rules import kind_of
 from agenttune.proposals import CommandRecord
 
 DEFAULT_TOLERANCE_STEPS = 50
@@ -46,10 +46,7 @@ class EntrySettings(Settings):
     @field_validator("do")
     @classmethod
     def _is_a_command(cls, do: dict[str, Any]) -> dict[str, Any]:
-        kind = do.get("command")
-        if kind not in BY_KIND:
-            hint = did_you_mean(str(kind), list(COMMAND_KINDS))
-            raise ValueError(f"'command' is {kind!r}, not a command{hint}; known: {', '.join(COMMAND_KINDS)}")
+        kind = kind_of(do)
         if kind in NOT_IN_A_SCHEDULE:
             raise ValueError(f"{kind} cannot stand in a schedule: {NOT_IN_A_SCHEDULE[kind]}")
         try:

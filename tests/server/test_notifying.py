@@ -27,6 +27,7 @@ from agenttune.server.asking import asked_of
 from agenttune.server.notices import approval_notice, plain
 from agenttune.server.notifier import MOST_PER_MINUTE, RETRY_AFTER_S, Notifier
 from agenttune.store import RunLog
+from agenttune.terminal.requests import parts_of
 from tests.server.conftest import StartServer, make_run, stop
 from tests.server.receiving import Receiver, receiving
 
@@ -272,6 +273,23 @@ def test_a_message_is_bounded_however_long_the_texts_are(tmp_path: Path) -> None
     notice = approval_notice(asked, "r" * 250, "http://127.0.0.1:7007", "https://x/links/" + "t" * 800)
     assert len(notice.title) <= 120
     assert len(notice.body) < 4000
+
+
+@pytest.mark.parametrize(
+    ("approvers", "on_timeout", "runs"),
+    [(["human"], "approve", True), (["human"], "reject", False), (["model", "human"], "approve", False)],
+)
+def test_page_and_screen_say_alike_what_silence_does(
+    tmp_path: Path, approvers: list[str], on_timeout: str, runs: bool
+) -> None:
+    desk = Desk(tmp_path, "json://127.0.0.1")
+    record = desk.ask()
+    assert record.request is not None
+    request = record.request.model_copy(update={"approvers": approvers, "on_timeout": on_timeout})
+    page = asked_of(record, request, desk.control.info("r1"), desk.unix_s).silence
+    screen = {part.label: part.text for part in parts_of(record, request, desk.unix_s)}["else"]
+    assert ("it is approved" in page, "it is not done" in page) == (runs, not runs)
+    assert ("it runs" in screen, "it does not run" in screen) == (runs, not runs)
 
 
 # -- settings ----------------------------------------------------------------------------------------------------------
