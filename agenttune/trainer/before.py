@@ -30,6 +30,16 @@ class StatesBefore:
             self._want(command_id, self._keep_in)
         return command_id in self._ids
 
+    def drop(self) -> list[str]:
+        """The run went back: states of before changes that were not made yet are not of before them any more.
+
+        Returns:
+            Their checkpoints, which are the caller's from now on.
+        """
+        dropped = [checkpoint for checkpoint in self._ids.values() if checkpoint]
+        self._ids.clear()
+        return dropped
+
     def take(self, command_id: str) -> str:
         """The checkpoint of before a command, empty if there is none; it is the caller's from now on."""
         return self._ids.pop(command_id, "")

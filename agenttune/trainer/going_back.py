@@ -27,6 +27,9 @@ class GoingBack:
         answers: Answers who asked.
         recorder: Writes the log.
         then: Called when the run stands there and that was answered.
+
+    Attributes:
+        newest_seq: Of the proposal of the last return, 0 if there was none.
     """
 
     def __init__(self, steering: Steering, answers: Answers, recorder: Recorder, then: Callable[[], None]) -> None:
@@ -35,6 +38,7 @@ class GoingBack:
         self._recorder = recorder
         self._then = then
         self._waiting: Waiting | None = None
+        self.newest_seq = 0
 
     @property
     def is_under_way(self) -> bool:
@@ -63,6 +67,7 @@ class GoingBack:
         checkpoint, steering = waiting.outcome.checkpoint, self._steering
         left_step, left_branch = steering.step, steering.branch
         steering.step = waiting.outcome.state.step
+        self.newest_seq = waiting.record.submitted_seq
         self._answers.read_backs = ReadBacks()
         started = steering.checkpoints.start_branch(waiting.outcome.branch, checkpoint)
         changes, problem = put_steered(steering, waiting.outcome.state, waiting.outcome.dataset)

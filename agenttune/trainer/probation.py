@@ -253,6 +253,8 @@ class Probation:
         """The run stands at an earlier step: changes since then are no longer in force."""
         self.trail.cut(ack.step)
         self.evaluations.cut(ack.step)
+        for checkpoint_id in self.before.drop():
+            self.release(checkpoint_id)
         for watched in [w for w in self._watched if w.step >= ack.step]:
             own = watched.revert_id == record.command_id
             reason = watched.reason if own else "left behind with the steps that the run went back over"

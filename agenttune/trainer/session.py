@@ -340,20 +340,30 @@ class Session:
         for record in self._exchange.share(self._intake.fetch()):
             if self._is_busy:
                 break
-            if record.command_id not in self._answers.taken:
-                if self._probation is not None and self._must_keep_state(record, self._probation):
-                    break
-                self._apply(record)
+            if record.command_id in self._answers.taken:
+                continue
+            if why_not := self._too_late(record):
+                self._answers.refuse(record, why_not, outcome="expired")
+                continue
+            if self._probation is not None and self._must_keep_state(record, self._probation):
+                break
+            self._apply(record)
+
+    def _too_late(self, record: CommandRecord) -> str:
+        """Why a command was meant for what is no longer there; empty if it was not."""
+        step, until = self.steering.step, record.proposal.valid_until_step
+        if until is not None and step > until:
+            return f"valid until step {until}, the run is at step {step}; not applied"
+        # The trainer's own return comes before what others asked for earlier, and a person knows where the run stands.
+        is_agents = record.proposal.author.principal == "agent"
+        if is_agents and record.submitted_seq < self._going_back.newest_seq:
+            return f"asked for before the run went back to step {step}, of what it left behind; not applied"
+        return ""
 
     def _must_keep_state(self, record: CommandRecord, probation: Probation) -> bool:
         return not self.steering.adapter.checkpoint_refusal() and probation.must_wait(record)
 
     def _apply(self, record: CommandRecord) -> None:
-        step, until = self.steering.step, record.proposal.valid_until_step
-        if until is not None and step > until:
-            message = f"valid until step {until}, the run is at step {step}; not applied"
-            self._answers.refuse(record, message, outcome="expired")
-            return
         was_paused = self.steering.paused
         self._evaluating = record.command_id
         try:

@@ -200,6 +200,18 @@ def test_a_run_that_may_have_stalled_is_watched_on(watch: Any) -> None:
     assert result.series("base_lr")[-1] == pytest.approx(0.01)
 
 
+def test_what_was_asked_before_a_return_is_not_applied_after_it(watch: Any) -> None:
+    """Seen: the next change came with a state of before it that still had the bad one in it, and went back to that."""
+    others = [(s, {"kind": "update_training", "max_grad_norm": 5.0 + s}, AGENT) for s in range(41, 66)]
+    result = watch((40, BAD, AGENT), *others, depth="state", cooldown_steps=0)
+    back = by_kind(result, "load_checkpoint")[0]
+    before = [r for r in result.records() if r.proposal.author == AGENT and r.submitted_seq < back.submitted_seq]
+    assert {record.state for record in before} == {State.REVERTED, State.EXPIRED}
+    late = [record for record in before if record.state is State.EXPIRED]
+    assert all("before the run went back to step" in record.ack.message for record in late)
+    assert result.series("base_lr")[-1] == pytest.approx(0.01)
+
+
 @pytest.mark.parametrize("in_doubt", ["keep", "put_back", "revert"])
 def test_what_noise_hides_to_the_end_goes_where_that_was_asked_for(watch: Any, in_doubt: str) -> None:
     """The run has arrived, and nothing can tell whether it would have fallen further."""
