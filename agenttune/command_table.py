@@ -58,34 +58,35 @@ class CommandTable:
 
     def oldest(self, states: Sequence[State], principal: Principal | None, limit: int) -> list[CommandRecord]:
         """The first ones in these states (none given: all), in order of submission."""
-        return [_record(text) for _, text in self._rows(states, principal, limit, "ASC")[:limit]]
+        return [_record(text) for _, text in self._rows(states, principal, limit, "ASC")]
 
     def newest(self, states: Sequence[State], principal: Principal | None, limit: int) -> list[CommandRecord]:
         """The last ones in these states (none given: all), in order of submission."""
-        return [_record(text) for _, text in self._rows(states, principal, limit, "DESC")[-limit:]]
+        return [_record(text) for _, text in reversed(self._rows(states, principal, limit, "DESC"))]
 
     def _rows(
         self, states: Sequence[State], principal: Principal | None, limit: int, order: str
     ) -> list[tuple[int, str]]:
-        rows: list[tuple[int, str]] = []
-        # State by state: only then does the index give the newest first; else SQLite reads and sorts them all.
-        for state in dict.fromkeys(states) or [None]:
-            where, arguments = _where(() if state is None else (state,), principal)
-            sql = f"SELECT submitted_seq, record FROM commands {where} ORDER BY submitted_seq {order} LIMIT ?"
-            rows += self._db.execute(sql, (*arguments, limit)).fetchall()
-        return sorted(rows)
+        # State by state: only then does the index give each state's in order, and SQLite merges them up to the limit;
+        # with `state IN (...)` it reads and sorts them all.
+        each = [_where((state,), principal) for state in dict.fromkeys(states)] or [_where((), principal)]
+        selects = " UNION ALL ".join(f"SELECT submitted_seq, record FROM commands {where}" for where, _ in each)
+        arguments = [argument for _, given in each for argument in given]
+        sql = f"{selects} ORDER BY submitted_seq {order} LIMIT ?"
+        return self._db.execute(sql, (*arguments, limit)).fetchall()
 
     def count(self, states: Sequence[State], principal: Principal | None) -> int:
         where, arguments = _where(states, principal)
         return int(self._db.execute(f"SELECT count(*) FROM commands {where}", arguments).fetchone()[0])
 
-    def agents_since(self, at_s: float, most: int) -> int:
-        """How many of the newest `most` proposals of agents were recorded after a moment (Unix time)."""
+    def agent_proposed_at_s(self, back: int) -> float | None:
+        """Unix time at which an agent made the proposal that is `back` before the newest; None if there are fewer."""
         sql = (
-            "SELECT count(*) FROM (SELECT submitted_seq FROM commands WHERE principal = 'agent' "
-            "ORDER BY submitted_seq DESC LIMIT ?) JOIN events ON events.seq = submitted_seq WHERE events.at_s > ?"
+            "SELECT at_s FROM events WHERE seq = (SELECT submitted_seq FROM commands WHERE principal = 'agent' "
+            "ORDER BY submitted_seq DESC LIMIT 1 OFFSET ?)"
         )
-        return int(self._db.execute(sql, (most, at_s)).fetchone()[0])
+        row = self._db.execute(sql, (back,)).fetchone()
+        return float(row[0]) if row else None
 
 
 @lru_cache(RECORDS_KEPT)

@@ -16,6 +16,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,8 @@ FORMAT = 1
 NAME_BYTES = 255
 """Longest file name that Linux file systems take."""
 BUSY_TIMEOUT_S = 10.0
+INFOS_KEPT = 64
+"""Parsed identity cards kept, about 2 MB (guess: more than the runs that one process looks at in turn)."""
 EVENT_ROWS = 100
 """Events in memory at once where all of them are read: a transcript may hold megabytes."""
 
@@ -78,6 +81,11 @@ CREATE TABLE events (
 CREATE INDEX events_by_kind ON events (kind, seq);
 CREATE INDEX events_by_command ON events (command_id, seq) WHERE command_id IS NOT NULL;
 """
+
+_LAST_STEP = (
+    # Trials of a probe are at steps that the run does not stand at.
+    f"coalesce((SELECT step FROM points WHERE branch NOT LIKE '{TRIAL_PREFIX}%' ORDER BY point_id DESC LIMIT 1), 0)"
+)
 
 
 def run_folder(runs_dir: Path, run_id: str) -> Path:
@@ -227,27 +235,23 @@ class RunLog:
 
     def info(self) -> RunInfo:
         with _storing(self.folder):
-            row = self._db.execute("SELECT info FROM run").fetchone()
-            info = RunInfo.model_validate_json(row[0])
+            text, step = self._db.execute(f"SELECT info, {_LAST_STEP} FROM run").fetchone()
+            info = _info(text)
         # The folder's name is the run's id, also after somebody renamed or copied it.
-        now = {"run_id": self.folder.name, "path": str(self.folder), "step": max(info.step, self._last_step())}
+        now = {"run_id": self.folder.name, "path": str(self.folder), "step": max(info.step, step)}
         return info.model_copy(update=now)
 
-    def _last_step(self) -> int:
-        # Trials of a probe are at steps that the run does not stand at.
-        row = self._db.execute(
-            "SELECT step FROM points WHERE branch NOT LIKE ? ORDER BY point_id DESC LIMIT 1", (f"{TRIAL_PREFIX}%",)
-        ).fetchone()
-        return int(row[0]) if row else 0
+    def _place(self) -> tuple[int, str]:
+        """The step and the branch that the run stands at."""
+        row = self._db.execute(f"SELECT {_LAST_STEP}, json_extract(info, '$.branch') FROM run").fetchone()
+        return int(row[0]), str(row[1])
 
-    def _branch(self) -> str:
-        """The branch that the run is on."""
-        row = self._db.execute("SELECT json_extract(info, '$.branch') FROM run").fetchone()
-        return str(row[0])
+    def _stored_info(self) -> RunInfo:
+        return _info(self._db.execute("SELECT info FROM run").fetchone()[0])
 
     def _update_info(self, **fields: object) -> None:
-        info = RunInfo.model_validate_json(self._db.execute("SELECT info FROM run").fetchone()[0])
-        self._db.execute("UPDATE run SET info = ?", (info.model_copy(update=fields).model_dump_json(),))
+        info = self._stored_info().model_copy(update=fields)
+        self._db.execute("UPDATE run SET info = ?", (info.model_dump_json(),))
 
     def update_info(self, **fields: object) -> None:
         """Change fields of the identity card (not of the history)."""
@@ -298,13 +302,13 @@ class RunLog:
         return int(cursor.lastrowid or 0)
 
     def _append_status(self, body: StatusChanged, step: int | None, branch: str) -> list[int]:
-        info = RunInfo.model_validate_json(self._db.execute("SELECT info FROM run").fetchone()[0])
+        info = self._stored_info()
         if not info.is_live:
             return []
         seqs = []
         fields: dict[str, object] = {"status": body.status, "status_reason": body.reason}
         if body.status not in LIVE:
-            fields |= {"ended_at_s": time.time(), "step": max(step or 0, info.step, self._last_step())}
+            fields |= {"ended_at_s": time.time(), "step": max(step or 0, info.step, self._place()[0])}
             for record in self.commands(State.PROPOSED, State.QUEUED):
                 ack = Ack(outcome="expired", step=step or 0, branch=branch, message=f"the run is {body.status}")
                 seqs.append(self._advance(record.command_id, State.EXPIRED, Acked(ack=ack), step, branch))
@@ -397,7 +401,7 @@ class RunLog:
                         field="command_id",
                     )
                 return known
-            step, branch = self._last_step(), self._branch()
+            step, branch = self._place()
             seq = self._insert_event(Proposed(proposal=proposal), step, branch, proposal.command_id)
             record = CommandRecord(proposal=proposal, state=State.PROPOSED, submitted_seq=seq, submitted_step=step)
             if isinstance(answer, Verdict):
@@ -424,7 +428,7 @@ class RunLog:
         with self.transaction():
             record = _judged(self._waiting(command_id), verdict)
             self._commands.replace(record)
-            self._insert_event(Judged(verdict=verdict), self._last_step(), self._branch(), command_id)
+            self._insert_event(Judged(verdict=verdict), *self._place(), command_id)
             if standing is not None:
                 self._stand(standing, command_id)
             return record
@@ -453,20 +457,20 @@ class RunLog:
                 raise AlreadyDecided(f"command {command_id} was passed on meanwhile", field="command_id")
             record = record.model_copy(update={"request": request})
             self._commands.replace(record)
-            self._insert_event(Escalated(request=request), self._last_step(), self._branch(), command_id)
+            self._insert_event(Escalated(request=request), *self._place(), command_id)
             return record
 
     def _stand(self, standing: Standing, command_id: str | None = None, ended_by: str | None = None) -> None:
-        info = RunInfo.model_validate_json(self._db.execute("SELECT info FROM run").fetchone()[0])
+        info = self._stored_info()
         others = [s for s in info.standing if (s.kind, s.rule) != (standing.kind, standing.rule)]
         self._update_info(standing=[*others, standing] if ended_by is None else others)
         body = StandingChanged(standing=standing, ended_by=ended_by)
-        self._insert_event(body, self._last_step(), self._branch(), command_id)
+        self._insert_event(body, *self._place(), command_id)
 
     def end_standing(self, kind: str, ended_by: str) -> list[Standing]:
         """Take back what was allowed for a kind of command; returns what that was."""
         with self.transaction():
-            info = RunInfo.model_validate_json(self._db.execute("SELECT info FROM run").fetchone()[0])
+            info = self._stored_info()
             ended = [standing for standing in info.standing if standing.kind == kind]
             for standing in ended:
                 self._stand(standing, ended_by=ended_by)
@@ -514,10 +518,10 @@ class RunLog:
         with _storing(self.folder):
             return self._commands.count(states, principal)
 
-    def agent_proposals_since(self, at_s: float, most: int) -> int:
-        """How many of the newest `most` proposals of agents were recorded after a moment (Unix time)."""
+    def agent_proposed_at_s(self, back: int) -> float | None:
+        """Unix time at which an agent made the proposal that is `back` before the newest; None if there are fewer."""
         with _storing(self.folder):
-            return self._commands.agents_since(at_s, most)
+            return self._commands.agent_proposed_at_s(back)
 
     def command(self, command_id: str) -> CommandRecord:
         """Raises UnknownCommandId if there is none of that id."""
@@ -604,6 +608,12 @@ def _check_format(connection: sqlite3.Connection, path: Path) -> None:
     if version != FORMAT:
         connection.close()
         raise StoreFault(f"{path} has format {version}, this agenttune reads format {FORMAT}")
+
+
+@lru_cache(INFOS_KEPT)
+def _info(text: str) -> RunInfo:
+    """An identity card; the same one is read again at every look and every submission."""
+    return RunInfo.model_validate_json(text)
 
 
 def _judged(record: CommandRecord, verdict: Verdict) -> CommandRecord:

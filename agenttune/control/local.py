@@ -160,8 +160,7 @@ class LocalControl:
                 field="run_id",
                 allowed=self._live_runs(),
             )
-        if proposal.author.principal == "agent" and log.find_command(proposal.command_id) is None:
-            ruling.limit_rate()
+        ruling.limit_rate(proposal)
         record = log.submit(proposal, ruling.judge(proposal))
         if record.state in (State.PROPOSED, State.QUEUED):
             ruling.supersede(record)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 from agenttune.commands import Probe
@@ -64,19 +64,23 @@ class Ruling:
                         record.command_id, Verdict(decision="superseded", decided_by="newer request", reason=reason)
                     )
 
-    def limit_rate(self) -> None:
+    def limit_rate(self, proposal: Proposal) -> None:
         """Turn away an agent that asks more often than anybody could follow; people's commands still pass.
 
         Raises:
             TooManyProposals: Says when to ask again.
         """
+        if proposal.author.principal != "agent":
+            return
         most = self.gate.settings.max_per_minute
-        newest = self.log.agent_proposals_since(self.now.unix_s - MINUTE_S, most)
-        if newest >= most:
-            raise TooManyProposals(
-                f"agents proposed {newest} commands within a minute, gate.max_per_minute is {most}; ask again later",
-                field="command",
-            )
+        at_s, now_s = self.log.agent_proposed_at_s(most - 1), self.now.unix_s
+        # A moment that is still to come was written before somebody set the clock back.
+        if at_s is None or not now_s - MINUTE_S < at_s <= now_s or self.log.find_command(proposal.command_id):
+            return
+        raise TooManyProposals(
+            f"agents proposed {most} commands within a minute, gate.max_per_minute is {most}; ask again later",
+            field="command",
+        )
 
     def judge(self, proposal: Proposal) -> Verdict | ApprovalRequest:
         """The gate's answer to a proposal: a verdict, or the request for whoever has to be asked."""
@@ -196,7 +200,7 @@ def history_of(log: RunLog, proposal: Proposal) -> History:
         return History()
     return History(
         commands=log.commands(*TAKEN, principal="agent", limit=HISTORY, newest=True),
-        taken=log.count_commands(*TAKEN, principal="agent"),
+        count_taken=partial(log.count_commands, *TAKEN, principal="agent"),
         refused=log.commands(State.REJECTED, principal="agent", limit=REFUSED, newest=True),
         waiting=log.commands(State.PROPOSED, principal="agent", limit=HISTORY, newest=True),
         extra_steps=log.extra_steps() if isinstance(proposal.command, Probe) else 0,

@@ -38,12 +38,12 @@ class Situation:
     Attributes:
         moment: The run as it stands.
         done: Commands of agents that were let through, oldest first.
-        taken: How many there are in all.
+        count_taken: Counts them all; asked only where a condition is computed.
     """
 
     moment: Moment
     done: Sequence[CommandRecord] = ()
-    taken: int = 0
+    count_taken: Callable[[], int] = int
 
 
 def along(
@@ -117,7 +117,7 @@ def names_of(proposal: Proposal, situation: Situation) -> Mapping[str, Any]:
         "progress": info.step / total if total else math.nan,
         "metric": math.nan if moment.metric_value is None else moment.metric_value,
         "factor": factor_of(proposal.command, info),
-        "commands": situation.taken,
+        "commands": situation.count_taken(),
         "steps_since_command": info.step - max(steps) if steps else math.inf,
     }
 

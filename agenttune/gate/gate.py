@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,21 +26,21 @@ class History:
 
     Attributes:
         commands: The newest that were let through and did not fail, oldest first.
-        taken: How many there are in all.
+        count_taken: Counts them all; asked only where a limit or a condition depends on it.
         refused: The newest that were refused, oldest first.
         waiting: Those that wait for a decision.
         extra_steps: Training steps that probes have taken so far.
     """
 
     commands: Sequence[CommandRecord] = ()
-    taken: int = 0
+    count_taken: Callable[[], int] = int
     refused: Sequence[CommandRecord] = ()
     waiting: Sequence[CommandRecord] = ()
     extra_steps: int = 0
 
     def with_moment(self, moment: Moment) -> Situation:
         """What the conditions of approval rules can speak of."""
-        return Situation(moment, self.commands, self.taken)
+        return Situation(moment, self.commands, self.count_taken)
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Gate:
         world = World(
             info=info,
             history=history.commands,
-            taken=history.taken,
+            count_taken=history.count_taken,
             settings=self.settings,
             budgets=self.budgets,
             probation=self.probation,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Any
 
 from agenttune.commands import ModelLayerOperation, ModelLayerParameterUpdate, Probe, Risk
@@ -22,7 +23,7 @@ class World:
     Attributes:
         info: The run as it stands.
         history: The newest commands of agents that the trainer took or will take, oldest first.
-        taken: How many there are in all.
+        count_taken: Counts them all.
         settings: The run's limits.
         budgets: The run's budgets.
         probation: How changes are watched.
@@ -33,13 +34,19 @@ class World:
 
     info: RunInfo
     history: Sequence[CommandRecord]
-    taken: int
+    count_taken: Callable[[], int]
     settings: GateSettings
     budgets: BudgetSettings
     probation: ProbationSettings = field(default_factory=ProbationSettings)
     refused: Sequence[CommandRecord] = ()
     waiting: Sequence[CommandRecord] = ()
     extra_steps: int = 0
+
+    @cached_property
+    def recent(self) -> list[CommandRecord]:
+        """Commands of `history` within `gate.window.steps`, oldest first."""
+        now, steps = self.info.step, self.settings.window.steps
+        return [record for record in self.history if 0 <= now - _step_of(record) < steps]
 
 
 FEWEST_TRIAL_STEPS = 2
@@ -124,7 +131,7 @@ def after_revert(proposal: Proposal, world: World) -> Verdict | None:
 def budget(proposal: Proposal, world: World) -> Verdict | None:
     """Commands of agents in one run."""
     limit = world.budgets.max_commands
-    if limit is None or proposal.author.principal != "agent" or world.taken < limit:
+    if limit is None or proposal.author.principal != "agent" or world.count_taken() < limit:
         return None
     return _refuse("budget", f"the budget of {limit} agent commands is used up (budgets.max_commands)")
 
@@ -219,11 +226,10 @@ def window_commands(proposal: Proposal, world: World) -> Verdict | None:
     window = world.settings.window
     if window.max_commands is None or proposal.author.principal != "agent":
         return None
-    recent = [record for record in world.history if _is_recent(record, world)]
-    if len(recent) < window.max_commands:
+    if len(world.recent) < window.max_commands:
         return None
     reason = (
-        f"{len(recent)} commands of agents within the last {window.steps} steps; "
+        f"{len(world.recent)} commands of agents within the last {window.steps} steps; "
         f"gate.window.max_commands is {window.max_commands}"
     )
     return _refuse("window", reason)
@@ -250,20 +256,14 @@ def window_factor(proposal: Proposal, world: World) -> Verdict | None:
     return None
 
 
-def _is_recent(record: CommandRecord, world: World) -> bool:
-    return 0 <= world.info.step - _step_of(record) < world.settings.window.steps
-
-
 def _step_of(record: CommandRecord) -> int:
     return record.ack.step if record.ack else record.submitted_step or 0
 
 
 def _value_before(knob: str, world: World) -> float | None:
     """What a knob was before the first change of it within the window; None if there was none."""
-    for record in world.history:
-        if record.ack is None or not _is_recent(record, world):
-            continue
-        for change in record.ack.changes:
+    for record in world.recent:
+        for change in record.ack.changes if record.ack is not None else ():
             if change.name == knob and isinstance(change.previous, (int, float)):
                 return float(change.previous)
     return None

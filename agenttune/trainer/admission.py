@@ -32,15 +32,19 @@ class Admission:
             return ""
         info = self._log.info().model_copy(update={"knobs": read_knobs(), "step": step})
         taken = self._log.commands(*TAKEN, principal="agent", limit=HISTORY, newest=True)
-        count = self._log.count_commands(*TAKEN, principal="agent")
         others = [other for other in taken if other.command_id != record.command_id]
         proposal = record.proposal.model_copy(update={"command": record.command})
-        refusal = Gate.of(info).refusal(proposal, info, History(others, count - 1, extra_steps=self._log.extra_steps()))
+        history = History(others, self._count_others, extra_steps=self._log.extra_steps())
+        refusal = Gate.of(info).refusal(proposal, info, history)
         if refusal is None:
             if not isinstance(record.command, Probe):  # another probe may use up the steps while it waits
                 self._passed.add(record.command_id)
             return ""
         return f"refused before it was applied: {refusal.reason}"
+
+    def _count_others(self) -> int:
+        """How many commands of agents were let through beside the one that is looked at."""
+        return self._log.count_commands(*TAKEN, principal="agent") - 1
 
     def look_for_requests(self) -> None:
         """Note the requests that want training to wait."""

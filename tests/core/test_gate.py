@@ -24,7 +24,7 @@ def judge(
 ) -> Verdict:
     gate = Gate(GateSettings.model_validate(settings), budgets or BudgetSettings())
     known = history or []
-    ruling = gate.judge(proposal, Moment(info, Instant(0.0)), History(known, len(known)))
+    ruling = gate.judge(proposal, Moment(info, Instant(0.0)), History(known, lambda: len(known)))
     assert isinstance(ruling, Verdict)
     return ruling
 
