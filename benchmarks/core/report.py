@@ -68,8 +68,9 @@ def section(report: Report) -> str:
         "",
         "Throughput is the plain Trainer's mean step time over the attended one's; attended: control server, agent "
         "(policy `noop`) and one live client. Both trainings are there all the time and get the machine in turns of "
-        f"{TURN_S:g} s (plain, attended, attended, plain: a round), stopped in between. Raw figures: "
-        "`results/core.json`.",
+        f"{TURN_S:g} s (plain, attended, attended, plain: a round), stopped in between. The training process's own "
+        "processor time is that of all its threads; what throughput loses beyond it is what server, agent and client "
+        "take of the cores. Raw figures: `results/core.json`.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -86,7 +87,10 @@ def rows(report: Report) -> list[Row]:
 
 def _throughput_row(t: Throughput) -> Row:
     pairs = ", ".join(f"{ratio:.3f}" for ratio in t.pair_ratios)
-    measured = f"{t.ratio:.3f} (median of {len(t.plain_ms)} rounds; by pair of processes {pairs})"
+    measured = (
+        f"{t.ratio:.3f} (median of {len(t.plain_ms)} rounds; by pair of processes {pairs}); the training process's own "
+        f"processor time per step: {t.own_us:+.0f} us"
+    )
     return Row(
         f"throughput at steps of {statistics.median(t.plain_ms):.1f} ms", "at least 0.99", measured, t.ratio >= 0.99
     )

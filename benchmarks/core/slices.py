@@ -17,6 +17,8 @@ from dataclasses import dataclass
 
 import psutil
 
+from benchmarks.core.training import Trace
+
 TURN_S = 3.0
 SETTLE_S = 0.5
 """First part of a turn that is left out: caches and late answers (guess)."""
@@ -61,21 +63,40 @@ def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None
             process.send_signal(number)
 
 
-def step_ms(ends_at_s: list[float], turn: Turn) -> float | None:
-    """Mean time of the steps that began and ended within a turn; None if there were fewer than three."""
-    inside = ends_at_s[bisect_left(ends_at_s, turn.begin_s) : bisect_left(ends_at_s, turn.end_s)]
-    return (inside[-1] - inside[0]) / (len(inside) - 1) * 1e3 if len(inside) > 3 else None
+@dataclass(frozen=True)
+class StepTime:
+    """A mean step, in milliseconds: by the clock, and of the training process's own processor time, all threads.
+
+    The clock's has in it what other processes take of the cores; the other has only what the process does itself.
+    """
+
+    wall_ms: float
+    cpu_ms: float
 
 
-def ratios(turns: list[Turn], plain_ends_s: list[float], attended_ends_s: list[float]) -> list[tuple[float, float]]:
-    """Plain and attended step time in milliseconds, round by round (two turns each)."""
+def step_time(trace: Trace, turn: Turn) -> StepTime | None:
+    """Of the steps that began and ended within a turn; None if there were fewer than three."""
+    first = bisect_left(trace.ends_at_s, turn.begin_s)
+    last = bisect_left(trace.ends_at_s, turn.end_s) - 1
+    if last - first < 3:
+        return None
+    wall_ms, cpu_ms = ((t[last] - t[first]) / (last - first) * 1e3 for t in (trace.ends_at_s, trace.cpu_s))
+    return StepTime(wall_ms, cpu_ms)
+
+
+def by_round(turns: list[Turn], plain: Trace, attended: Trace) -> list[tuple[StepTime, StepTime]]:
+    """A plain and an attended step, round by round (two turns each)."""
     found = []
     for i in range(0, len(turns), 4):
-        sides: dict[bool, list[float]] = {True: [], False: []}
+        sides: dict[bool, list[StepTime]] = {True: [], False: []}
         for turn in turns[i : i + 4]:
-            value = step_ms(plain_ends_s if turn.is_plain else attended_ends_s, turn)
+            value = step_time(plain if turn.is_plain else attended, turn)
             if value is not None:
                 sides[turn.is_plain].append(value)
         if len(sides[True]) == len(sides[False]) == 2:
-            found.append((statistics.fmean(sides[True]), statistics.fmean(sides[False])))
+            found.append((_mean(sides[True]), _mean(sides[False])))
     return found
+
+
+def _mean(times: list[StepTime]) -> StepTime:
+    return StepTime(statistics.fmean(t.wall_ms for t in times), statistics.fmean(t.cpu_ms for t in times))

@@ -18,7 +18,7 @@ from benchmarks.core.processes import (
     start_plain,
 )
 from benchmarks.core.sizing import TRAINING_TIMEOUT_S
-from benchmarks.core.slices import ratios, take_turns
+from benchmarks.core.slices import StepTime, by_round, take_turns
 
 UNTIL_STOPPED = 10_000_000
 """Steps of a run that is ended from outside."""
@@ -37,6 +37,9 @@ class Throughput:
         attended_ms: The same with everything attached.
         pair_ratios: Median ratio of the rounds of each pair.
         ratio: Median over all rounds.
+        own_us: What a step of the attended training costs its process more than a plain one, in microseconds of
+            processor time, all threads; median over all rounds. What is missing beyond that in `ratio` is what other
+            processes take.
     """
 
     target_ms: float
@@ -46,6 +49,7 @@ class Throughput:
     attended_ms: list[float]
     pair_ratios: list[float]
     ratio: float
+    own_us: float
 
 
 def measure_throughput(
@@ -61,7 +65,7 @@ def measure_throughput(
         rounds: Rounds of four turns.
         agent: Further arguments of `agenttune attach`.
     """
-    measured: list[list[tuple[float, float]]] = []
+    measured: list[list[tuple[StepTime, StepTime]]] = []
     for pair in range(pairs):
         place = folder / f"pair-{pair}"
         place.mkdir()
@@ -72,14 +76,17 @@ def measure_throughput(
         target_ms=target_ms,
         depth=depth,
         pairs=pairs,
-        plain_ms=[plain for plain, _ in flat],
-        attended_ms=[watched for _, watched in flat],
-        pair_ratios=[statistics.median(p / a for p, a in rows) for rows in measured],
-        ratio=statistics.median(p / a for p, a in flat),
+        plain_ms=[plain.wall_ms for plain, _ in flat],
+        attended_ms=[watched.wall_ms for _, watched in flat],
+        pair_ratios=[statistics.median(p.wall_ms / a.wall_ms for p, a in rows) for rows in measured],
+        ratio=statistics.median(p.wall_ms / a.wall_ms for p, a in flat),
+        own_us=statistics.median(a.cpu_ms - p.cpu_ms for p, a in flat) * 1e3,
     )
 
 
-def _pair(server: Bench, run_id: str, depth: int, rounds: int, agent: tuple[str, ...]) -> list[tuple[float, float]]:
+def _pair(
+    server: Bench, run_id: str, depth: int, rounds: int, agent: tuple[str, ...]
+) -> list[tuple[StepTime, StepTime]]:
     server.new_run(run_id).close()
     with attended(server, run_id, agent) as beside:
         watched = start_interactive(server, run_id, depth, UNTIL_STOPPED)
@@ -91,7 +98,7 @@ def _pair(server: Bench, run_id: str, depth: int, rounds: int, agent: tuple[str,
         for training in (watched, plain):
             training.ask_to_end()
             training.wait(TRAINING_TIMEOUT_S)
-    return ratios(turns, read_trace(server.folder, "plain").ends_at_s, read_trace(server.folder, run_id).ends_at_s)
+    return by_round(turns, read_trace(server.folder, "plain"), read_trace(server.folder, run_id))
 
 
 def _wait_for_steps(training: Process, mark: Path) -> None:

@@ -41,6 +41,7 @@ class Trace(BaseModel):
     Attributes:
         ends_s: End of each step, in seconds of the process's own clock.
         ends_at_s: The same in Unix time, to compare with other processes.
+        cpu_s: Processor time of the process, all threads, at the end of each step.
         losses: Loss of each step, as hexadecimal floats: exact.
         rates: Changes of the learning rate.
         weights: SHA-256 of the final weights.
@@ -48,6 +49,7 @@ class Trace(BaseModel):
 
     ends_s: list[float] = []
     ends_at_s: list[float] = []
+    cpu_s: list[float] = []
     losses: list[str] = []
     rates: list[RateChange] = []
     weights: str = ""
@@ -102,6 +104,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._trace.ends_s.append(time.perf_counter())
         self._trace.ends_at_s.append(time.time())
+        self._trace.cpu_s.append(time.process_time())
         self._look(kwargs["optimizer"])
         if len(self._trace.ends_s) == FIRST_STEPS:
             self._started.touch()
