@@ -16,19 +16,15 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from agenttune.archived import connect_read_only, private_copy
-from agenttune.command_table import COMMANDS_SCHEMA, CommandTable
+from agenttune.archived import private_copy
+from agenttune.command_table import CommandTable
 from agenttune.errors import AlreadyDecided, CommandIdReused, StoreFault, UnknownCommandId, UnknownRun, UserError
+from agenttune.event_table import EventTable
 from agenttune.events import (
-    BODY,
     LIVE,
-    TRIAL_PREFIX,
     Acked,
     ApprovalRequested,
     BranchStarted,
@@ -47,8 +43,8 @@ from agenttune.events import (
     StatusChanged,
     StoredPoint,
 )
-from agenttune.filesystem import refuse_network_file_system
-from agenttune.points import POINTS_SCHEMA, SOURCES, PointTable, Row
+from agenttune.log_file import LOG_NAME, connect, connect_archived, make_file, may_write, storing
+from agenttune.points import SOURCES, PointTable, Row
 from agenttune.proposals import (
     NEXT,
     Ack,
@@ -61,31 +57,14 @@ from agenttune.proposals import (
     State,
     Verdict,
 )
+from agenttune.run_card import RunCard
 
-LOG_NAME = "log.db"
-FORMAT = 1
+__all__ = ["LOG_NAME", "RunLog", "list_runs", "run_folder"]
+
 NAME_BYTES = 255
 """Longest file name that Linux file systems take."""
-BUSY_TIMEOUT_S = 10.0
-INFOS_KEPT = 64
-"""Parsed identity cards kept, about 2 MB (guess: more than the runs that one process looks at in turn)."""
 EVENT_ROWS = 100
 """Events in memory at once where all of them are read: a transcript may hold megabytes."""
-
-_SCHEMA = """
-CREATE TABLE run (id INTEGER PRIMARY KEY CHECK (id = 1), info TEXT NOT NULL);
-CREATE TABLE events (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, at_s REAL NOT NULL, kind TEXT NOT NULL, step INTEGER,
-    branch TEXT NOT NULL, command_id TEXT, body TEXT NOT NULL
-);
-CREATE INDEX events_by_kind ON events (kind, seq);
-CREATE INDEX events_by_command ON events (command_id, seq) WHERE command_id IS NOT NULL;
-"""
-
-_LAST_STEP = (
-    # Trials of a probe are at steps that the run does not stand at.
-    f"coalesce((SELECT step FROM points WHERE branch NOT LIKE '{TRIAL_PREFIX}%' ORDER BY point_id DESC LIMIT 1), 0)"
-)
 
 
 def run_folder(runs_dir: Path, run_id: str) -> Path:
@@ -132,6 +111,8 @@ class RunLog:
 
     def _connect(self, connection: sqlite3.Connection) -> None:
         self._db = connection
+        self._card = RunCard(connection)
+        self._events = EventTable(connection)
         self._points = PointTable(connection)
         self._commands = CommandTable(connection)
 
@@ -142,26 +123,7 @@ class RunLog:
         Raises:
             StoreFault: There is a log already, or the folder is on a network file system.
         """
-        with _storing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        refuse_network_file_system(folder)
-        path = folder / LOG_NAME
-        if path.exists():
-            raise StoreFault(f"there is a run in {folder} already; choose another name")
-        # Build aside, then rename: a log that exists is complete, whoever is killed in between.
-        aside = folder / f".{LOG_NAME}.{os.getpid()}"
-        with _storing(folder):
-            aside.unlink(missing_ok=True)
-            connection = sqlite3.connect(aside)
-            try:
-                connection.execute("PRAGMA journal_mode=WAL")
-                connection.executescript(_SCHEMA + COMMANDS_SCHEMA + POINTS_SCHEMA)
-                connection.execute(f"PRAGMA user_version={FORMAT}")
-                connection.execute("INSERT INTO run VALUES (1, ?)", (info.model_dump_json(),))
-                connection.commit()
-            finally:
-                connection.close()
-            aside.rename(path)
+        make_file(folder, info)
         return cls.open(folder)
 
     @classmethod
@@ -171,20 +133,7 @@ class RunLog:
         Raises:
             StoreFault: There is none, or it was written by a newer agenttune.
         """
-        path = folder / LOG_NAME
-        if not path.is_file():
-            raise StoreFault(f"no log at {path}")
-        with _storing(folder):
-            connection = sqlite3.connect(
-                path,
-                timeout=BUSY_TIMEOUT_S,
-                isolation_level=None,
-                check_same_thread=False,
-                cached_statements=256,
-            )
-            connection.execute("PRAGMA synchronous=NORMAL")
-            _check_format(connection, path)
-        return cls(folder, connection)
+        return cls(folder, connect(folder))
 
     @classmethod
     def open_to_read(cls, folder: Path) -> RunLog:
@@ -193,10 +142,7 @@ class RunLog:
         Raises:
             StoreFault: As for `open`.
         """
-        path = folder / LOG_NAME
-        if not path.is_file() or (os.access(folder, os.W_OK) and os.access(path, os.W_OK)):
-            return cls.open(folder)
-        return cls.open_archived(folder)
+        return cls.open(folder) if may_write(folder) else cls.open_archived(folder)
 
     @classmethod
     def open_archived(cls, folder: Path) -> RunLog:
@@ -205,10 +151,7 @@ class RunLog:
         Raises:
             StoreFault: It cannot be read, or was written by a newer agenttune.
         """
-        with _storing(folder):
-            connection = connect_read_only(folder / LOG_NAME)
-            _check_format(connection, folder / LOG_NAME)
-        log = cls(folder, connection)
+        log = cls(folder, connect_archived(folder))
         log._is_archived = True
         return log
 
@@ -218,7 +161,7 @@ class RunLog:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """Group writes: all are committed at the end, none if the block raises. Does not nest."""
-        with _storing(self.folder):
+        with storing(self.folder):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -234,29 +177,15 @@ class RunLog:
         return int(self._db.execute("PRAGMA data_version").fetchone()[0])
 
     def info(self) -> RunInfo:
-        with _storing(self.folder):
-            text, step = self._db.execute(f"SELECT info, {_LAST_STEP} FROM run").fetchone()
-            info = _info(text)
+        with storing(self.folder):
+            info = self._card.read()
         # The folder's name is the run's id, also after somebody renamed or copied it.
-        now = {"run_id": self.folder.name, "path": str(self.folder), "step": max(info.step, step)}
-        return info.model_copy(update=now)
-
-    def _place(self) -> tuple[int, str]:
-        """The step and the branch that the run stands at."""
-        row = self._db.execute(f"SELECT {_LAST_STEP}, json_extract(info, '$.branch') FROM run").fetchone()
-        return int(row[0]), str(row[1])
-
-    def _stored_info(self) -> RunInfo:
-        return _info(self._db.execute("SELECT info FROM run").fetchone()[0])
-
-    def _update_info(self, **fields: object) -> None:
-        info = self._stored_info().model_copy(update=fields)
-        self._db.execute("UPDATE run SET info = ?", (info.model_dump_json(),))
+        return info.model_copy(update={"run_id": self.folder.name, "path": str(self.folder)})
 
     def update_info(self, **fields: object) -> None:
         """Change fields of the identity card (not of the history)."""
         with self.transaction():
-            self._update_info(**fields)
+            self._card.update(**fields)
 
     def append(
         self, *bodies: Record, step: int | None = None, branch: str = "main", command_id: str | None = None
@@ -274,46 +203,39 @@ class RunLog:
         if isinstance(body, StatusChanged):
             return self._append_status(body, step, branch)
         if isinstance(body, KnobsRead):
-            self._update_info(knobs=body.knobs)
+            self._card.update(knobs=body.knobs)
         elif isinstance(body, BranchStarted):
-            self._update_info(branch=body.name)
+            self._card.update(branch=body.name)
             self._supersede_waiting(f"the run went back to another branch, {body.name}", step, branch)
         elif isinstance(body, RunStarted):
-            self._update_info(
+            self._card.update(
                 capabilities=body.capabilities,
                 pid=body.pid,
                 max_steps=body.max_steps,
                 started_at_s=time.time(),
             )
-        return [self._insert_event(body, step, branch, command_id)]
+        return [self._events.add(body, step, branch, command_id)]
 
     def _supersede_waiting(self, reason: str, step: int | None, branch: str) -> None:
         """What waits for a decision was asked of a world that is no longer there."""
         verdict = Verdict(decision="superseded", decided_by="restore", reason=reason)
         for record in self.commands(State.PROPOSED):
             self._commands.replace(_judged(record, verdict))
-            self._insert_event(Judged(verdict=verdict), step, branch, record.command_id)
-
-    def _insert_event(self, body: Record, step: int | None, branch: str, command_id: str | None) -> int:
-        cursor = self._db.execute(
-            "INSERT INTO events (at_s, kind, step, branch, command_id, body) VALUES (?, ?, ?, ?, ?, ?)",
-            (time.time(), getattr(body, "kind"), step, branch, command_id, body.model_dump_json()),
-        )
-        return int(cursor.lastrowid or 0)
+            self._events.add(Judged(verdict=verdict), step, branch, record.command_id)
 
     def _append_status(self, body: StatusChanged, step: int | None, branch: str) -> list[int]:
-        info = self._stored_info()
+        info = self._card.stored()
         if not info.is_live:
             return []
         seqs = []
         fields: dict[str, object] = {"status": body.status, "status_reason": body.reason}
         if body.status not in LIVE:
-            fields |= {"ended_at_s": time.time(), "step": max(step or 0, info.step, self._place()[0])}
+            fields |= {"ended_at_s": time.time(), "step": max(step or 0, info.step, self._card.place()[0])}
             for record in self.commands(State.PROPOSED, State.QUEUED):
                 ack = Ack(outcome="expired", step=step or 0, branch=branch, message=f"the run is {body.status}")
                 seqs.append(self._advance(record.command_id, State.EXPIRED, Acked(ack=ack), step, branch))
-        self._update_info(**fields)
-        return [*seqs, self._insert_event(body, step, branch, None)]
+        self._card.update(**fields)
+        return [*seqs, self._events.add(body, step, branch, None)]
 
     def events(
         self,
@@ -324,22 +246,8 @@ class RunLog:
         newest: bool = False,
     ) -> list[Event]:
         """Events with `seq > since`, oldest first; with `newest`, the last `limit` of them (still oldest first)."""
-        where, arguments = ["seq > ?"], [since]  # type: tuple[list[str], list[Any]]
-        if kinds is not None:
-            where.append(f"kind IN ({','.join('?' * len(kinds))})")
-            arguments += list(kinds)
-        if command_id is not None:
-            where.append("command_id = ?")
-            arguments.append(command_id)
-        order = "DESC" if newest else "ASC"
-        sql = (
-            "SELECT seq, at_s, step, branch, command_id, body FROM events "
-            f"WHERE {' AND '.join(where)} ORDER BY seq {order} LIMIT ?"
-        )
-        with _storing(self.folder):
-            rows = self._db.execute(sql, (*arguments, limit)).fetchall()
-            events = [_event(row) for row in rows]
-        return events[::-1] if newest else events
+        with storing(self.folder):
+            return self._events.read(since, limit, kinds, command_id, newest)
 
     def event_rows(self, since: int, until: int) -> Iterator[tuple[Any, ...]]:
         """Events with `since < seq <= until` as they lie in the file, one at a time: memory does not grow.
@@ -347,13 +255,9 @@ class RunLog:
         Yields:
             (seq, at_s, step, branch, command_id, kind, body); the body is JSON text.
         """
-        sql = (
-            "SELECT seq, at_s, step, branch, command_id, kind, body FROM events WHERE seq > ? AND seq <= ? "
-            "ORDER BY seq LIMIT ?"
-        )
         while True:
-            with _storing(self.folder):
-                rows = self._db.execute(sql, (since, until, EVENT_ROWS)).fetchall()
+            with storing(self.folder):
+                rows = self._events.rows(since, until, EVENT_ROWS)
             if not rows:
                 return
             yield from rows
@@ -364,24 +268,16 @@ class RunLog:
 
         A branch takes over the history of its parent up to the step of the checkpoint that it stands on.
         """
-        bodies = (event.body for event in self.events(kinds=["branch_started"], limit=100_000))
-        started = {body.name: body for body in bodies if isinstance(body, BranchStarted)}
-        found: list[tuple[str, int | None]] = [(branch, None)]
-        until: int | None = None
-        while (start := started.get(found[-1][0])) is not None and start.parent is not None:
-            until = start.from_step if until is None else min(until, start.from_step)
-            found.append((start.parent, until))
-        return found[::-1]
+        with storing(self.folder):
+            return self._events.lineage(branch)
 
     def last_seq(self) -> int:
-        row = self._db.execute("SELECT max(seq) FROM events").fetchone()
-        return int(row[0] or 0)
+        return self._events.last_seq()
 
     def extra_steps(self) -> int:
         """Training steps that probes took and gave back."""
-        sql = "SELECT coalesce(sum(json_extract(body, '$.extra_steps')), 0) FROM events WHERE kind = 'probed'"
-        with _storing(self.folder):
-            return int(self._db.execute(sql).fetchone()[0])
+        with storing(self.folder):
+            return self._events.extra_steps()
 
     def submit(self, proposal: Proposal, answer: Verdict | ApprovalRequest) -> CommandRecord:
         """Record a proposal with the gate's answer: approved ones are queued for the trainer, others may wait.
@@ -401,15 +297,15 @@ class RunLog:
                         field="command_id",
                     )
                 return known
-            step, branch = self._place()
-            seq = self._insert_event(Proposed(proposal=proposal), step, branch, proposal.command_id)
+            step, branch = self._card.place()
+            seq = self._events.add(Proposed(proposal=proposal), step, branch, proposal.command_id)
             record = CommandRecord(proposal=proposal, state=State.PROPOSED, submitted_seq=seq, submitted_step=step)
             if isinstance(answer, Verdict):
                 record = _judged(record, answer)
-                self._insert_event(Judged(verdict=answer), step, branch, proposal.command_id)
+                self._events.add(Judged(verdict=answer), step, branch, proposal.command_id)
             else:
                 record = record.model_copy(update={"request": answer})
-                self._insert_event(ApprovalRequested(request=answer), step, branch, proposal.command_id)
+                self._events.add(ApprovalRequested(request=answer), step, branch, proposal.command_id)
             self._commands.add(record)
             return record
 
@@ -428,7 +324,7 @@ class RunLog:
         with self.transaction():
             record = _judged(self._waiting(command_id), verdict)
             self._commands.replace(record)
-            self._insert_event(Judged(verdict=verdict), *self._place(), command_id)
+            self._events.add(Judged(verdict=verdict), *self._card.place(), command_id)
             if standing is not None:
                 self._stand(standing, command_id)
             return record
@@ -457,20 +353,20 @@ class RunLog:
                 raise AlreadyDecided(f"command {command_id} was passed on meanwhile", field="command_id")
             record = record.model_copy(update={"request": request})
             self._commands.replace(record)
-            self._insert_event(Escalated(request=request), *self._place(), command_id)
+            self._events.add(Escalated(request=request), *self._card.place(), command_id)
             return record
 
     def _stand(self, standing: Standing, command_id: str | None = None, ended_by: str | None = None) -> None:
-        info = self._stored_info()
+        info = self._card.stored()
         others = [s for s in info.standing if (s.kind, s.rule) != (standing.kind, standing.rule)]
-        self._update_info(standing=[*others, standing] if ended_by is None else others)
+        self._card.update(standing=[*others, standing] if ended_by is None else others)
         body = StandingChanged(standing=standing, ended_by=ended_by)
-        self._insert_event(body, *self._place(), command_id)
+        self._events.add(body, *self._card.place(), command_id)
 
     def end_standing(self, kind: str, ended_by: str) -> list[Standing]:
         """Take back what was allowed for a kind of command; returns what that was."""
         with self.transaction():
-            info = self._stored_info()
+            info = self._card.stored()
             ended = [standing for standing in info.standing if standing.kind == kind]
             for standing in ended:
                 self._stand(standing, ended_by=ended_by)
@@ -503,24 +399,24 @@ class RunLog:
             raise UserError(f"command {command_id} is {record.state.value}, it cannot become {state.value}")
         ack = {"ack": body.ack} if isinstance(body, Acked) else {}
         self._commands.replace(record.model_copy(update={"state": state, **ack}))
-        return self._insert_event(body, step, branch, command_id)
+        return self._events.add(body, step, branch, command_id)
 
     def commands(
         self, *states: State, limit: int = 1000, newest: bool = False, principal: Principal | None = None
     ) -> list[CommandRecord]:
         """Commands in order of submission, of all states or of those named; `newest`: the last `limit` of them."""
-        with _storing(self.folder):
+        with storing(self.folder):
             read = self._commands.newest if newest else self._commands.oldest
             return read(states, principal, limit)
 
     def count_commands(self, *states: State, principal: Principal | None = None) -> int:
         """How many commands there are, of all states or of those named."""
-        with _storing(self.folder):
+        with storing(self.folder):
             return self._commands.count(states, principal)
 
     def agent_proposed_at_s(self, back: int) -> float | None:
         """Unix time at which an agent made the proposal that is `back` before the newest; None if there are fewer."""
-        with _storing(self.folder):
+        with storing(self.folder):
             return self._commands.agent_proposed_at_s(back)
 
     def command(self, command_id: str) -> CommandRecord:
@@ -531,7 +427,7 @@ class RunLog:
         return record
 
     def find_command(self, command_id: str) -> CommandRecord | None:
-        with _storing(self.folder):
+        with storing(self.folder):
             return self._commands.find(command_id)
 
     def append_points(self, points: Iterable[Point | Row]) -> None:
@@ -541,18 +437,18 @@ class RunLog:
 
     def points(self, since: int = 0, limit: int = 1000, sources: Sequence[str] = SOURCES) -> list[StoredPoint]:
         """Whole rows with `point_id > since`, in order of writing."""
-        with _storing(self.folder):
+        with storing(self.folder):
             return self._points.rows(since, limit, sources)
 
     def recent_points(
         self, limit: int, sources: Sequence[str] = ("step",), branch: str = "main", last_step: int | None = None
     ) -> list[StoredPoint]:
         """The last `limit` rows of a branch, up to a step, oldest first."""
-        with _storing(self.folder):
+        with storing(self.folder):
             return self._points.recent(limit, sources, branch, last_step)
 
     def last_point_id(self) -> int:
-        with _storing(self.folder):
+        with storing(self.folder):
             return self._points.last_id()
 
     def index_points(self, max_transactions: int = 1_000_000) -> None:
@@ -561,7 +457,7 @@ class RunLog:
             self._index_copy()
             return
         for _ in range(max_transactions):
-            with _storing(self.folder):
+            with storing(self.folder):
                 if not self._points.is_behind():
                     return
             with self.transaction():
@@ -569,7 +465,7 @@ class RunLog:
 
     def _index_copy(self) -> None:
         """Where nobody may write, the cache is brought up to date in a copy of our own, which ends with us."""
-        with _storing(self.folder):
+        with storing(self.folder):
             if not self._points.is_behind():
                 return
             copy = private_copy(self._db)
@@ -582,7 +478,7 @@ class RunLog:
     def series(self, branch: str = "main") -> list[SeriesInfo]:
         """Every metric of a branch with its extent."""
         self.index_points()
-        with _storing(self.folder):
+        with storing(self.folder):
             return self._points.series(branch)
 
     def curve(
@@ -599,44 +495,10 @@ class RunLog:
             UserError: No such metric in that branch; lists those there are.
         """
         self.index_points()
-        with _storing(self.folder):
+        with storing(self.folder):
             return self._points.curve(name, branch, first_step, last_step, max_points)
-
-
-def _check_format(connection: sqlite3.Connection, path: Path) -> None:
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version != FORMAT:
-        connection.close()
-        raise StoreFault(f"{path} has format {version}, this agenttune reads format {FORMAT}")
-
-
-@lru_cache(INFOS_KEPT)
-def _info(text: str) -> RunInfo:
-    """An identity card; the same one is read again at every look and every submission."""
-    return RunInfo.model_validate_json(text)
 
 
 def _judged(record: CommandRecord, verdict: Verdict) -> CommandRecord:
     state = State.QUEUED if verdict.decision in ("approved", "edited") else State(verdict.decision)
     return record.model_copy(update={"state": state, "verdict": verdict})
-
-
-def _event(row: tuple[Any, ...]) -> Event:
-    seq, at_s, step, branch, command_id, body = row
-    return Event(seq=seq, at_s=at_s, step=step, branch=branch, command_id=command_id, body=BODY.validate_json(body))
-
-
-@contextlib.contextmanager
-def _storing(folder: Path) -> Iterator[None]:
-    """Turn SQLite's and the disk's errors into ours, with the file's name."""
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        raise StoreFault(f"the log in {folder}: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise StoreFault(
-            f"the log in {folder} is damaged or was written by another version of agenttune: "
-            f"{error.title} {where}: {first['msg']}"
-        ) from error
