@@ -311,14 +311,44 @@ def test_a_refused_proposal_is_not_read_again_for_a_while(make: Callable[..., De
 def test_a_mad_agent_does_not_keep_people_waiting(make: Callable[..., Desk]) -> None:
     desk = make(max_per_minute=10)
     desk.now_s = desk.log.events(limit=1)[0].at_s
-    for _ in range(10):
-        desk.ask(kind="do_evaluate")
+    asked = [desk.ask(kind="do_evaluate") for _ in range(10)]
     before = desk.log.last_seq()
     for _ in range(100):
         with pytest.raises(TooManyProposals, match=r"gate\.max_per_minute is 10"):
             desk.ask(kind="do_evaluate")
+    assert desk.control.submit("r1", asked[0].proposal) == asked[0], "the same id gets the same answer"
     assert desk.log.last_seq() == before
     assert desk.ask(ANNA, kind="do_evaluate").state is State.QUEUED
+
+
+def test_the_gate_does_not_get_slower_with_the_commands_behind_it(make: Callable[..., Desk]) -> None:
+    window = {"steps": 50, "max_change_factor": 100}
+    desk = make(approval=[SMALL, ASK], window=window)
+    desk.now_s = 1e10  # by its clock, all that was asked is long ago
+    desk.log.update_info(rules={**desk.log.info().rules, "budgets": {"max_commands": None}})
+    fewer, more = _work_of_asking(desk, after=200), _work_of_asking(desk, after=600)
+    assert more < 1.2 * fewer, "operations of SQLite's machine, in tens"
+
+
+def _work_of_asking(desk: Desk, after: int) -> int:
+    """What it takes to ask once more when so many commands have been applied."""
+    for step in range(100 + desk.log.count_commands(), 100 + after):
+        desk.at(step)
+        desk.log.acknowledge(desk.ask(lr=0.011).command_id, Ack(outcome="applied", step=step))
+    desk.at(1000 + after)
+    work: list[int] = []
+
+    def count() -> int:
+        work.append(1)
+        return 0  # anything else would interrupt the query
+
+    reading = desk.control.log("r1")._db
+    reading.set_progress_handler(count, 10)
+    try:
+        assert desk.ask(lr=0.011).state is State.QUEUED
+    finally:
+        reading.set_progress_handler(None, 0)
+    return len(work)
 
 
 # -- any interleaving --------------------------------------------------------------------------------------------------
