@@ -69,8 +69,9 @@ def section(report: Report) -> str:
         "Throughput is the plain Trainer's mean step time over the attended one's; attended: control server, agent "
         "(policy `noop`) and one live client. Both trainings are there all the time and get the machine in turns of "
         f"{TURN_S:g} s (plain, attended, attended, plain: a round), stopped in between. The training process's own "
-        "processor time is that of all its threads; what throughput loses beyond it is what server, agent and client "
-        "take of the cores. Raw figures: `results/core.json`.",
+        "processor time is that of all its threads, so that what server, agent and client take of the cores is not in "
+        "it; that the shared processor itself is faster in one turn than in the other still is. Raw figures: "
+        "`results/core.json`.",
     ]
     return "\n".join(lines) + "\n"
 

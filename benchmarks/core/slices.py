@@ -67,7 +67,8 @@ def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None
 class StepTime:
     """A mean step, in milliseconds: by the clock, and of the training process's own processor time, all threads.
 
-    The clock's has in it what other processes take of the cores; the other has only what the process does itself.
+    The clock's has in it what other processes take of the cores; the other has only what the process does itself, at
+    whatever speed the shared processor runs in that turn.
     """
 
     wall_ms: float

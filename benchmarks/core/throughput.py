@@ -38,8 +38,7 @@ class Throughput:
         pair_ratios: Median ratio of the rounds of each pair.
         ratio: Median over all rounds.
         own_us: What a step of the attended training costs its process more than a plain one, in microseconds of
-            processor time, all threads; median over all rounds. What is missing beyond that in `ratio` is what other
-            processes take.
+            processor time, all threads; median over all rounds. Time in which others had the core is not in it.
     """
 
     target_ms: float
