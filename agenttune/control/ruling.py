@@ -74,8 +74,8 @@ class Ruling:
             return
         most = self.gate.settings.max_per_minute
         at_s, now_s = self.log.agent_proposed_at_s(most - 1), self.now.unix_s
-        # A moment that is still to come was written before somebody set the clock back.
-        if at_s is None or not now_s - MINUTE_S < at_s <= now_s or self.log.find_command(proposal.command_id):
+        # Either way: what is far in the future was written before somebody set the clock back.
+        if at_s is None or abs(now_s - at_s) >= MINUTE_S or self.log.find_command(proposal.command_id):
             return
         raise TooManyProposals(
             f"agents proposed {most} commands within a minute, gate.max_per_minute is {most}; ask again later",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import httpx
@@ -107,6 +108,7 @@ def test_turning_away_costs_no_memory(tmp_path: Path) -> None:
     from tests.core.test_approval import Desk
 
     desk = Desk(tmp_path, max_per_minute=5)
+    desk.now_s = time.time()
     for _ in range(5):
         desk.ask(lr=0.0101)
     tracemalloc.start()

@@ -321,6 +321,18 @@ def test_a_mad_agent_does_not_keep_people_waiting(make: Callable[..., Desk]) -> 
     assert desk.ask(ANNA, kind="do_evaluate").state is State.QUEUED
 
 
+@pytest.mark.parametrize("jump_s", [3600.0, -3600.0])
+def test_a_clock_that_was_set_does_not_turn_everybody_away(make: Callable[..., Desk], jump_s: float) -> None:
+    desk = make(max_per_minute=3)
+    desk.now_s = desk.log.events(limit=1)[0].at_s
+    for _ in range(3):
+        desk.ask(kind="do_evaluate")
+    with pytest.raises(TooManyProposals):
+        desk.ask(kind="do_evaluate")
+    desk.now_s += jump_s
+    assert desk.ask(kind="do_evaluate").state is State.QUEUED
+
+
 def test_the_gate_does_not_get_slower_with_the_commands_behind_it(make: Callable[..., Desk]) -> None:
     window = {"steps": 50, "max_change_factor": 100}
     desk = make(approval=[SMALL, ASK], window=window)
