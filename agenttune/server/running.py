@@ -122,8 +122,15 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._hub.close()
         await asyncio.to_thread(self._notifier.close, LAST_WORDS_S)
-        asyncio.get_running_loop().call_later(STOP_PATIENCE_S, setattr, self, "force_exit", True)
+        asyncio.get_running_loop().call_later(STOP_PATIENCE_S, self._let_go)
         await super().shutdown(sockets)
+
+    def _let_go(self) -> None:
+        """Wait no longer; a client that reads nothing would keep Python 3.12 and later waiting for ever."""
+        self.force_exit = True
+        for connection in list(self.server_state.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
 
     async def _index(self) -> None:
         while not self.should_exit:
