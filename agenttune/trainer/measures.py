@@ -154,9 +154,13 @@ class StepWatch:
         if comparison.shows_a_stall(*limits) or comparison.keeps_up(*limits):
             return Sight("fine", said, METRIC, comparison)
         if is_over or count >= self._longest:
-            was_looked_for = not is_over and self._settings.steps < self._settings.longest_steps <= count
-            said = f"{said}; a stall would not show in this noise"
-            return Sight("in doubt" if was_looked_for else "fine", said, METRIC, comparison)
+            said, wanted = f"{said}; a stall would not show in this noise", self._settings.longest_steps
+            if is_over or wanted == self._settings.steps:
+                return Sight("fine", said, METRIC, comparison)
+            if count < wanted:
+                said = f"{said}, and too little is known of the run before it to look longer"
+                return Sight("fine", said, METRIC, comparison)
+            return Sight("in doubt", said, METRIC, comparison)
         self._due = min(max(round(AGAIN * count), count + 1), self._longest)
         return None
 

@@ -280,7 +280,7 @@ def _together(seen: list[Sight]) -> str:
 
 def _settled(seen: list[Sight], outcome: Literal["kept", "reverted"], reason: str, by: str | None) -> Settled:
     """The event: with the figures of the measure that decided, or else of the first that could judge."""
-    ranked = sorted(seen, key=lambda sight: (sight.outcome != "worse", sight.comparison is None))
+    ranked = sorted(seen, key=lambda sight: (sight.outcome not in ("worse", "in doubt"), sight.comparison is None))
     sight = ranked[0] if ranked else None
     found, sign = (sight.comparison, sight.sign) if sight is not None else (None, 1)
     return Settled(
