@@ -25,7 +25,24 @@ from pydantic import (
 from agenttune.errors import CommandError
 
 Float = Annotated[float, Strict()]
-Int = Annotated[int, Strict()]
+MAX_INT = 2**53
+"""Largest integer of a command: every JSON reader still counts exactly up to here."""
+
+
+def _countable(value: int) -> int:
+    # No part of the schema: a model that is offered the command would pay for it in every prompt.
+    if not -MAX_INT <= value <= MAX_INT:
+        raise ValueError(f"Input should be an integer from -{MAX_INT} to {MAX_INT}")
+    return value
+
+
+Int = Annotated[int, Strict(), AfterValidator(_countable)]
+MAX_STEPS = 10**9
+"""Largest step of a command (guess: a thousand times the longest training); sums and products of it stay far within the
+64 bits of SQLite and torch."""
+Steps = Annotated[int, Strict(), Field(le=MAX_STEPS)]
+MAX_GROUP = 10_000
+"""Largest parameter group (guess: no optimizer has as many)."""
 Bool = Annotated[bool, Strict()]
 Text = Annotated[str, Strict()]
 Name = Annotated[str, Strict(), Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -33,17 +50,19 @@ Name = Annotated[str, Strict(), Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}
 Scalar = Bool | Int | Float | Text
 
 
-def _refuse_non_finite(value: object) -> object:
-    """Free-form values hold NaN and infinities that no type would stop."""
+def _refuse_unsayable(value: object) -> object:
+    """Free-form values hold NaN, infinities and endless integers that no type would stop."""
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("Input should be a finite number")
+    if isinstance(value, int):
+        _countable(value)
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     for item in inside:
-        _refuse_non_finite(item)
+        _refuse_unsayable(item)
     return value
 
 
-Free = Annotated[Any, AfterValidator(_refuse_non_finite)]
+Free = Annotated[Any, AfterValidator(_refuse_unsayable)]
 """Any JSON value; what it may be is known to the trainer only."""
 Betas = tuple[Annotated[Float, Field(ge=0, lt=1)], Annotated[Float, Field(ge=0, lt=1)]]
 Beta = Annotated[Float, Field(ge=0, lt=1)]
@@ -112,7 +131,7 @@ class UpdateOptimizer(_AtLeastOne):
         default_factory=dict,
         description="Any other hyperparameter that this optimizer has in its `defaults`, by its own name.",
     )
-    param_group: Annotated[Int, Field(ge=0)] | None = Field(
+    param_group: Annotated[int, Strict(), Field(ge=0, le=MAX_GROUP)] | None = Field(
         None,
         description="Change only this parameter group (0-based). Default: all groups, as described above.",
     )
@@ -134,13 +153,13 @@ class UpdateSchedule(CommandBase):
     final_lr: Annotated[Float, Field(ge=0, le=100)] = Field(
         0.0, description="Effective rate at `end_step` and after (ignored by `constant`)."
     )
-    warmup_steps: Annotated[Int, Field(ge=0)] = Field(
+    warmup_steps: Annotated[Steps, Field(ge=0)] = Field(
         0, description="Steps over which the rate goes linearly from its value now to `peak_lr`."
     )
-    decay_steps: Annotated[Int, Field(ge=1)] | None = Field(
+    decay_steps: Annotated[Steps, Field(ge=1)] | None = Field(
         None, description="wsd only: length of the final decay. Default: a fifth of the steps to `end_step`."
     )
-    end_step: Annotated[Int, Field(ge=1)] | None = Field(
+    end_step: Annotated[Steps, Field(ge=1)] | None = Field(
         None, description="Step at which the plan ends. Default: the run's last step."
     )
 
@@ -171,7 +190,7 @@ class UpdateTraining(_AtLeastOne):
     gradient_accumulation_steps: Annotated[Int, Field(ge=1, le=65536)] | None = Field(
         None, description="Micro-batches per optimizer step."
     )
-    max_steps: Annotated[Int, Field(ge=1)] | None = Field(
+    max_steps: Annotated[Steps, Field(ge=1)] | None = Field(
         None, description="Step at which training ends; the schedule stays as it is (see update_schedule)."
     )
 

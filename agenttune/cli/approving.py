@@ -15,6 +15,7 @@ import typer
 from agenttune.cli.app import Json, RunsDir, app
 from agenttune.cli.opening import Url, choose_run, open_control
 from agenttune.errors import UserError
+from agenttune.strict_json import once
 
 if TYPE_CHECKING:
     from agenttune.client import HttpControl
@@ -119,7 +120,7 @@ def edit(
 ) -> None:
     """Approve a command with other arguments; the same schema and guardrails hold for them."""
     try:
-        changed = json.loads(arguments)
+        changed = json.loads(arguments, object_pairs_hook=once)
     except ValueError as error:
         raise UserError(f"the arguments are not JSON: {error}", field="arguments") from None
     if not isinstance(changed, dict):

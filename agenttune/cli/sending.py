@@ -16,6 +16,7 @@ from rich.text import Text
 from agenttune.cli.app import Json, RunsDir, app, runs_dir_of
 from agenttune.cli.opening import Url, choose_run, open_control
 from agenttune.errors import UserError
+from agenttune.strict_json import KeyTwice, once
 
 if TYPE_CHECKING:
     from agenttune.commands import CommandBase
@@ -194,7 +195,9 @@ def _value(field: str, part: Mapping[str, Any], typed: Any) -> Any:
     if not isinstance(typed, str) or kinds == "string":
         return typed
     try:
-        return json.loads(typed, parse_constant=float)
+        return json.loads(typed, parse_constant=float, object_pairs_hook=once)
+    except KeyTwice as error:
+        raise UserError(f"{field}: {error}", field=field) from None
     except ValueError:
         if "string" in kinds:
             return typed

@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from agenttune.commands import COMMAND_KINDS
+from agenttune.commands import COMMAND_KINDS, MAX_INT
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -16,6 +16,13 @@ class Settings(BaseModel):
     """Base of all settings: frozen, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @field_validator("*")
+    @classmethod
+    def _countable(cls, value: object) -> object:
+        if isinstance(value, int) and abs(value) > MAX_INT:
+            raise ValueError(f"an integer from -{MAX_INT} to {MAX_INT} is wanted, not {str(value):.40}")
+        return value
 
 
 def known_kinds(kinds: list[str]) -> list[str]:

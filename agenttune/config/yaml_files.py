@@ -41,6 +41,8 @@ def load_yaml(path: Path, model: type[S], at: Place = ()) -> S:
         raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    except ValueError as error:  # a number of thousands of digits, a date that there is not
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
     if duplicate is not None:
         raise ConfigError(f"{path}:{duplicate.start_mark.line + 1}: {duplicate.value}: this key stands here twice")
     for part in at:

@@ -8,9 +8,11 @@ from collections.abc import Collection
 from typing import Any, NoReturn
 
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agenttune.server.problems import problem
+from agenttune.strict_json import KeyTwice, once
 
 MAX_BODY_BYTES = 1 << 20
 MAX_DEPTH = 64
@@ -23,15 +25,19 @@ class BadJson(Exception):
 
 
 def parse_json(raw: bytes) -> Any:
-    """Decode a JSON body; Python's own reader would take NaN, infinities, and integers of any size.
+    """Decode a JSON body; Python's own reader would take NaN, infinities, integers of any size, and a key twice.
 
     Raises:
-        BadJson: Not JSON, not UTF-8, a non-finite number, an integer beyond 64 bits, half a surrogate pair, or
-            nested deeper than `MAX_DEPTH`.
+        BadJson: Not JSON, not UTF-8, a non-finite number, an integer beyond 64 bits, half a surrogate pair, a key that
+            stands twice in one object, or nested deeper than `MAX_DEPTH`.
     """
     try:
         value = json.loads(
-            raw.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite, parse_int=_bounded
+            raw.decode("utf-8"),
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            parse_int=_bounded,
+            object_pairs_hook=once,
         )
         _check_depth(value, 1)
         json.dumps(value, ensure_ascii=False).encode("utf-8")
@@ -41,6 +47,8 @@ def parse_json(raw: bytes) -> Any:
         raise BadJson("the body is not UTF-8") from None
     except UnicodeEncodeError:
         raise BadJson("a string holds half a surrogate pair, which is not text") from None
+    except KeyTwice as error:
+        raise BadJson(str(error)) from None
     except json.JSONDecodeError as error:
         raise BadJson(f"not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
     return value
@@ -91,7 +99,10 @@ class StrictBodies:
         if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "PATCH", "DELETE"):
             await self._app(scope, receive, send)
             return
-        body = await _read(receive)
+        try:
+            body = await _read(receive)
+        except ClientDisconnect:
+            return  # half a body asks for nothing
         if body is None:
             message = f"the body is larger than {MAX_BODY_BYTES} bytes"
             await problem(413, "TooLarge", message, "body", headers={"Connection": "close"})(scope, receive, send)
@@ -114,11 +125,17 @@ class StrictBodies:
 
 
 async def _read(receive: Receive) -> bytes | None:
-    """The whole body; None if it is larger than allowed. Also ends if the client goes away."""
+    """The whole body; None if it is larger than allowed.
+
+    Raises:
+        ClientDisconnect: The client left before its end.
+    """
     chunks: list[bytes] = []
     size = 0
     while True:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
         chunks.append(message.get("body", b""))
         size += len(chunks[-1])
         if size > MAX_BODY_BYTES:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from agenttune.commands import CommandBase
 from agenttune.errors import UserError
 from agenttune.gate import with_arguments
+from agenttune.strict_json import once
 from agenttune.wording import clean
 
 DEFAULTS: tuple[object, ...] = (None, {}, [], "effective")
@@ -62,7 +63,7 @@ def in_words(command: CommandBase) -> str:
 def _value(text: str, is_word: bool) -> object:
     """What is no JSON is a word; so is any JSON but a quoted word where a word was asked for."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=once)
     except ValueError:
         return text  # where no word is wanted, the command's schema says what is
     return text if is_word and not isinstance(value, str) else value

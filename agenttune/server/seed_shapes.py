@@ -1,6 +1,7 @@
 """What the log knows, in the shapes of the seed's API: field for field, in its order.
 
-A number that is not finite is null there: the seed wrote a bare NaN, which no browser reads.
+A number that is not finite is left out: the seed wrote a bare NaN, which no browser reads, and its clients take null for
+a loss of 0.
 """
 
 from __future__ import annotations
@@ -38,19 +39,23 @@ NO_DATASET: Json = {"initialization_parameters": {}, "interactive_parameters": {
 
 
 def to_json(content: object) -> str:
-    """Compact JSON, null for numbers that are not finite."""
+    """Compact JSON without the numbers that are not finite."""
     return json.dumps(plain(content), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def plain(value: Any) -> Any:
-    """The same with None for every number that is not finite."""
+    """The same without every number that is not finite, and its key; in a list, where places count, it is None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {name: plain(inner) for name, inner in value.items()}
+        return {name: plain(inner) for name, inner in value.items() if not _is_unsayable(inner)}
     if isinstance(value, (list, tuple)):
         return [plain(inner) for inner in value]
     return value
+
+
+def _is_unsayable(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def run_info(control: LocalControl, info: RunInfo) -> Json:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agenttune.errors import CommandError
@@ -15,11 +15,15 @@ def fit_all(given: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, A
 
 
 def fit(value: Any, current: Any, name: str) -> Any:
-    """A text as the type of the current value; whatever else it is, the trainer judges.
+    """A text as the type of the current value, also inside lists and objects; whatever else it is, the trainer judges.
 
     Raises:
         CommandError: The text cannot be read as that type.
     """
+    if isinstance(value, list) and isinstance(current, (list, tuple)):
+        return _fit_list(value, current, name)
+    if isinstance(value, dict) and isinstance(current, Mapping):
+        return {key: fit(item, current.get(key), f"{name}.{key}") for key, item in value.items()}
     if not isinstance(value, str) or current is None or isinstance(current, str):
         return value
     text = value.strip()
@@ -34,7 +38,14 @@ def fit(value: Any, current: Any, name: str) -> Any:
     if not _is_like(read, current):
         message = f"{name} is {type(current).__name__} (now {current!r:.80}); the text {value!r:.80} is none"
         raise CommandError(message, field=f"args.{name}")
-    return read
+    return fit(read, current, name) if isinstance(read, (list, dict)) else read
+
+
+def _fit_list(value: list[Any], current: Sequence[Any], name: str) -> list[Any]:
+    """Element by element; further ones are like the last there is."""
+    if not current:
+        return value
+    return [fit(item, current[min(i, len(current) - 1)], f"{name}[{i}]") for i, item in enumerate(value)]
 
 
 def _number(text: str) -> float | None:

@@ -12,6 +12,7 @@ from agenttune.control import Decision
 from agenttune.errors import AgenttuneError, UserError
 from agenttune.gate import with_arguments
 from agenttune.proposals import ApprovalRequest, Author, CommandRecord
+from agenttune.strict_json import once
 from agenttune.terminal.keys import BACKSPACE, ENTER, ESCAPE
 from agenttune.terminal.text import clean
 
@@ -178,8 +179,10 @@ def read_arguments(line: str) -> dict[str, object]:
         name, equals, text = word.partition("=")
         if not (name and equals and text):
             raise UserError(f"{word!r:.80} is not name=value, such as lr=0.001", field="arguments")
+        if name in found:
+            raise UserError(f"{name!r:.80} is given twice; give it once", field="arguments")
         try:
-            found[name] = json.loads(text)
+            found[name] = json.loads(text, object_pairs_hook=once)
         except ValueError:
             found[name] = text
     if not found:

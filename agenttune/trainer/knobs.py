@@ -168,6 +168,8 @@ def _state_or_blank(knob: Knob) -> KnobState:
 def _fitted(knob: Knob, previous: Any, value: KnobValue) -> KnobValue:
     """`value` in the type of the knob and within its bounds, or a UserError."""
     wanted = type(previous)
+    if wanted is int and type(value) is float and isinstance(knob.minimum, float) and isinstance(knob.maximum, float):
+        wanted = float  # bounds such as (0.0, 1.0) say that a 0 that stands there now is no count
     if wanted is float and type(value) is int:
         value = float(value)
     if type(value) is not wanted:

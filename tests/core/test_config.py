@@ -31,6 +31,8 @@ def test_the_smallest_config(tmp_path: Path) -> None:
         (GOOD + "wakee:\n  every_steps: 3\n", [":4: wakee: unknown key", "did you mean 'wake'"]),
         (GOOD + "wake:\n  every_step: 3\n", [":5: wake.every_step: unknown key", "did you mean 'every_steps'"]),
         (GOOD + "wake:\n  every_steps: 0\n", [":5: wake.every_steps", "greater than or equal to 1", "got 0"]),
+        (GOOD + f"wake:\n  every_steps: {10**30}\n", [":5: wake.every_steps", "9007199254740992"]),
+        (GOOD + f"wake:\n  every_steps: {'9' * 5000}\n", ["not valid YAML"]),
         (GOOD + "goal:\n  direction: up\n", [":5: goal.direction", "'minimize' or 'maximize'"]),
         (GOOD + "gate:\n  bounds:\n    lr: [1.0, 0.1]\n", [":6: gate.bounds.lr", "minimum 1.0 is above"]),
         (GOOD + "gate:\n  forbid: [stop_trainin]\n", [":5: gate.forbid", "did you mean 'stop_training'"]),

@@ -41,6 +41,9 @@ LAYER = {"layer_name": "drop"}
         ("update_dataset", {"source": ["a", "b"]}, {"values": {"source": ["a", "b"]}}),
         ("update_dataset_runtime_hyperparameters", {"noise": "0.5"}, {"values": {"noise": 0.5}}),
         ("update_dataset_runtime_hyperparameters", {"mix": "0.5, 0.5"}, {"values": {"mix": [0.5, 0.5]}}),
+        ("update_dataset_runtime_hyperparameters", {"mix": ["0.5", " .5 "]}, {"values": {"mix": [0.5, 0.5]}}),
+        ("update_dataset_runtime_hyperparameters", {"mix": '["0.5", 1]'}, {"values": {"mix": [0.5, 1]}}),
+        ("update_optimizer", {"betas": {"value": ["0.8", "0.95"]}}, {"betas": [0.8, 0.95]}),
         (
             "model_layer_operation",
             {"layer_name": "f1", "operation_name": "reset_parameters"},
@@ -80,6 +83,9 @@ def test_a_command_reaches_the_trainer_as_meant(
     ("command", "args", "reason"),
     [
         ("update_optimizer", "{lr: 1}", "not valid JSON"),
+        ("update_optimizer", '{"lr": 1e-4, "lr": 2e-4}', "twice"),
+        ("update_optimizer", '{"lr": {"value": 1e-4, "value": 2e-4}}', "twice"),
+        ("update_dataset", '{"limit": 5, "limit": 6}', "twice"),
         ("update_optimizer", "", "not valid JSON"),
         ("update_optimizer", None, "not valid JSON"),
         ("update_optimizer", [1], "JSON object"),
@@ -104,6 +110,7 @@ def test_a_command_reaches_the_trainer_as_meant(
         ("update_dataset", {}, "values"),
         ("update_dataset", {"limit": "many"}, "limit is int"),
         ("update_dataset_runtime_hyperparameters", {"noise": "loud"}, "noise is float"),
+        ("update_dataset_runtime_hyperparameters", {"mix": ["0.5", "loud"]}, "mix[1] is float"),
         ("model_layer_operation", {"layer_name": "f1"}, "operation_name is missing"),
         ("model_layer_operation", {"layer_name": "f1", "operation_name": "x", "params": None}, "params"),
         ("model_layer_parameter_update", LAYER | {"param_name": "p"}, "value is missing"),

@@ -71,6 +71,17 @@ def test_a_bound_may_be_open() -> None:
     assert make_knob("x", lambda: 1, print, bounds=(0, float("inf"))).maximum is None
 
 
+def test_a_whole_number_under_fractional_bounds_is_no_count() -> None:
+    held: dict[str, Any] = {"share": 0, "rows": 3}
+    registry = KnobRegistry()
+    registry.register(make_knob("share", lambda: held["share"], lambda v: held.update(share=v), bounds=(0.0, 1.0)))
+    registry.register(make_knob("rows", lambda: held["rows"], lambda v: held.update(rows=v), bounds=(0, 9)))
+    registry.set("share", 0.25)
+    assert held["share"] == 0.25
+    with pytest.raises(UserError, match="is a int"):
+        registry.set("rows", 2.5)
+
+
 @pytest.mark.parametrize("bounds", [(1, 0), (0,), (0, 1, 2), "01", (0, "1"), (float("nan"), 1), (True, 2), 5])
 def test_what_is_no_pair_of_bounds_is_refused(bounds: Any) -> None:
     with pytest.raises(UserError, match="bounds"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from agenttune.errors import UserError
@@ -26,7 +26,8 @@ def fit(name: str, value: Any, current: Any, *, optional: bool = False, any_leng
     """`value` in the type of the current one.
 
     An integer becomes a float where the current value is one; true and false are no numbers. Lists are compared
-    element by element. A value that is None now takes any type.
+    element by element; in a list of numbers with a float in it, each may be one: a list of shares written `[1.0, 0]`
+    holds no counts. A value that is None now takes any type.
 
     Args:
         name: For messages; a dotted path.
@@ -69,12 +70,31 @@ def _fit_list(name: str, value: Any, current: Any, any_length: bool) -> Any:
         return type(current)(value) if type(current) in (list, tuple) else list(value)
     if not any_length and len(value) != len(current):
         raise _refusal(name, value, current, f"a list of {len(current)} elements")
-    pattern = [current[min(i, len(current) - 1)] for i in range(len(value))]
+    known = _floats(current) if _is_mixed(current) else current
+    pattern = [known[min(i, len(known) - 1)] for i in range(len(value))]
     fitted = [
         fit(f"{name}[{i}]", item, old, any_length=any_length)
         for i, (item, old) in enumerate(zip(value, pattern, strict=True))
     ]
     return tuple(fitted) if isinstance(current, tuple) else fitted
+
+
+def _is_mixed(value: object) -> bool:
+    """Whether a list holds nothing but numbers, in lists of any depth, and a float among them."""
+    kinds = set(map(type, _leaves(value)))
+    return float in kinds and kinds <= {int, float}
+
+
+def _leaves(value: object) -> Iterator[object]:
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _leaves(item)
+    else:
+        yield value
+
+
+def _floats(value: Any) -> Any:
+    return type(value)(map(_floats, value)) if isinstance(value, (list, tuple)) else float(value)
 
 
 def _fit_dict(name: str, value: Any, current: dict[Any, Any], any_length: bool) -> dict[Any, Any]:
