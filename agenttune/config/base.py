@@ -21,7 +21,7 @@ class Settings(BaseModel):
     @classmethod
     def _countable(cls, value: object) -> object:
         if isinstance(value, int) and abs(value) > MAX_INT:
-            raise ValueError(f"an integer from -{MAX_INT} to {MAX_INT} is wanted, not {str(value):.40}")
+            raise ValueError(f"an integer from -{MAX_INT} to {MAX_INT} is wanted, not {value!s:.40}")
         return value
 
 

@@ -1,7 +1,7 @@
 """What the log knows, in the shapes of the seed's API: field for field, in its order.
 
-A number that is not finite is left out: the seed wrote a bare NaN, which no browser reads, and its clients take null for
-a loss of 0.
+A number that is not finite is left out: the seed wrote a bare NaN, which no browser reads, and its clients take null
+for a loss of 0.
 """
 
 from __future__ import annotations

@@ -109,7 +109,12 @@ NESTED = '{"command": ' + "[" * 500 + "]" * 500 + "}"
         (b"\xff\xfe", 400, "MalformedJson", "body"),
         ('{"command": NaN}', 400, "MalformedJson", "body"),
         ('{"command": {"kind": "update_optimizer", "lr": 1e-4, "lr": 10.0}}', 400, "MalformedJson", "body"),
-        ('{"command": {"kind": "add_note", "text": "a"}, "command": {"kind": "pause_training"}}', 400, "MalformedJson", "body"),
+        (
+            '{"command": {"kind": "add_note", "text": "a"}, "command": {"kind": "pause_training"}}',
+            400,
+            "MalformedJson",
+            "body",
+        ),
         ('{"command": {"kind": "update_optimizer", "lr": NaN}}', 400, "MalformedJson", "body"),
         ('{"command": {"kind": "update_optimizer", "lr": -Infinity}}', 400, "MalformedJson", "body"),
         ('{"command": {"kind": "update_optimizer", "lr": 1e999}}', 400, "MalformedJson", "body"),
