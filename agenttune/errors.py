@@ -17,6 +17,7 @@ AgenttuneError
 │   └── NotSupported         this trainer cannot do that (yet)
 └── SystemFault              the machine or another process failed
     ├── StoreFault           the run's log cannot be read or written
+    │   └── LogExists        there is a log in that folder already
     ├── TokensUnusable       the folder's tokens cannot be read, or others could have read or written them
     ├── ServerUnreachable    the control server does not answer
     ├── ModelUnavailable     the language model's endpoint does not answer, or not with an answer
@@ -106,6 +107,10 @@ class SystemFault(AgenttuneError):
 
 class StoreFault(SystemFault):
     """The run's log cannot be read or written."""
+
+
+class LogExists(StoreFault):
+    """There is a log in that folder already: another run's."""
 
 
 class TokensUnusable(SystemFault):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from pydantic import ValidationError
 
 from agenttune.archived import connect_read_only
 from agenttune.command_table import COMMANDS_SCHEMA
-from agenttune.errors import StoreFault
+from agenttune.errors import LogExists, StoreFault
 from agenttune.event_table import EVENTS_SCHEMA
 from agenttune.events import RunInfo
 from agenttune.filesystem import refuse_network_file_system
@@ -20,36 +22,57 @@ from agenttune.points import POINTS_SCHEMA
 from agenttune.run_card import RUN_SCHEMA, RunCard
 
 LOG_NAME = "log.db"
+CLAIM_NAME = ".log.claim"
+"""Where there are no hard links: whoever makes this file may make the log."""
 FORMAT = 1
 BUSY_TIMEOUT_S = 10.0
+NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+"""What file systems without hard links answer, such as FAT and some in user space."""
 
 
 def make_file(folder: Path, info: RunInfo) -> None:
     """Make the file of a new log with `info` as the run's identity card.
 
+    Of any number of processes that make the same file at once, one succeeds.
+
     Raises:
-        StoreFault: There is one already, or the folder is on a network file system.
+        LogExists: There is one already.
+        StoreFault: The folder is on a network file system, or the disk refuses.
     """
     with storing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     refuse_network_file_system(folder)
-    path = folder / LOG_NAME
-    if path.exists():
-        raise StoreFault(f"there is a run in {folder} already; choose another name")
-    # Build aside, then rename: a log that exists is complete, whoever is killed in between.
-    aside = folder / f".{LOG_NAME}.{os.getpid()}"
-    with storing(folder):
+    # Build aside, then give it its name: a log that exists is complete, whoever is killed in between.
+    aside = folder / f".{LOG_NAME}.{uuid.uuid4().hex}"
+    try:
+        with storing(folder):
+            _build(aside, info)
+            _publish(aside, folder / LOG_NAME)
+    finally:
         aside.unlink(missing_ok=True)
-        connection = sqlite3.connect(aside)
+
+
+def _build(aside: Path, info: RunInfo) -> None:
+    with contextlib.closing(sqlite3.connect(aside)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.executescript(RUN_SCHEMA + EVENTS_SCHEMA + COMMANDS_SCHEMA + POINTS_SCHEMA)
+        connection.execute(f"PRAGMA user_version={FORMAT}")
+        RunCard(connection).make(info)
+        connection.commit()
+
+
+def _publish(aside: Path, path: Path) -> None:
+    """Give a finished file its name, unless somebody has that name already: a rename would replace theirs."""
+    try:
         try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.executescript(RUN_SCHEMA + EVENTS_SCHEMA + COMMANDS_SCHEMA + POINTS_SCHEMA)
-            connection.execute(f"PRAGMA user_version={FORMAT}")
-            RunCard(connection).make(info)
-            connection.commit()
-        finally:
-            connection.close()
-        aside.rename(path)
+            os.link(aside, path)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            os.close(os.open(path.with_name(CLAIM_NAME), os.O_CREAT | os.O_EXCL))
+            aside.replace(path)
+    except FileExistsError:
+        raise LogExists(f"there is a run in {path.parent} already; choose another name") from None
 
 
 def connect(folder: Path) -> sqlite3.Connection:

@@ -182,6 +182,15 @@ class RunLog:
         # The folder's name is the run's id, also after somebody renamed or copied it.
         return info.model_copy(update={"run_id": self.folder.name, "path": str(self.folder)})
 
+    def take(self, **fields: object) -> bool:
+        """Make a run that waits for its trainer ours, by fields of its card; False if it is somebody's already."""
+        with self.transaction():
+            info = self._card.stored()
+            if info.status != "starting" or info.started_at_s is not None:
+                return False
+            self._card.update(**fields)
+            return True
+
     def update_info(self, **fields: object) -> None:
         """Change fields of the identity card (not of the history)."""
         with self.transaction():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import re
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agenttune.config import DEFAULT_PORT
-from agenttune.errors import StoreFault, UserError
+from agenttune.errors import LogExists, UserError
 from agenttune.events import RunInfo
 from agenttune.processes import started_s
 from agenttune.store import LOG_NAME, RunLog
@@ -78,24 +77,19 @@ def open_run(options: Options, environ: Mapping[str, str] = os.environ) -> RunLo
 def _take(folder: Path) -> RunLog | None:
     """The log of a run that waits for its trainer; None if the run is somebody's already."""
     log = RunLog.open(folder)
-    info = log.info()
-    if info.status != "starting" or info.started_at_s is not None:
-        log.close()
-        return None
-    log.update_info(**_identity())
-    return log
+    if log.take(**_identity()):
+        return log
+    log.close()
+    return None
 
 
 def _create(folder: Path, run_id: str, name: str | None) -> RunLog | None:
     now_s = time.time()
     info = RunInfo(run_id=run_id, name=name or run_id, status="starting", created_at_s=now_s)
-    with contextlib.suppress(FileExistsError):
-        try:
-            return RunLog.create(folder, info.model_copy(update=_identity()))
-        except StoreFault:
-            if not (folder / LOG_NAME).exists():
-                raise
-    return None  # another process took the same second's id: try the next number
+    try:
+        return RunLog.create(folder, info.model_copy(update=_identity()))
+    except LogExists:
+        return None  # another process took the same second's id: try the next number
 
 
 def _identity() -> dict[str, object]:
