@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -71,11 +71,13 @@ class ServerAddress:
         url: Such as `http://127.0.0.1:7007`.
         pid: Its process.
         started: Whether this call started it.
+        notice: Why it is not where it was asked for, in a line; empty if it is.
     """
 
     url: str
     pid: int
     started: bool = False
+    notice: str = ""
 
 
 def find_server(runs_dir: Path) -> ServerAddress | None:
@@ -117,7 +119,7 @@ def ask_health(url: str) -> dict[str, Any] | None:
 def ensure_server(
     runs_dir: Path,
     host: str = "127.0.0.1",
-    port: int = DEFAULT_PORT,
+    port: int | None = None,
     token_env: str = TOKEN_ENV,
     linger_s: float = 60,
     local_role: str = "agent",
@@ -128,20 +130,34 @@ def ensure_server(
     Args:
         runs_dir: The folder of runs; made if missing.
         host: Address to bind if one is started.
-        port: Port to bind if one is started; 0 takes a free one.
+        port: Port to bind if one is started; 0 takes a free one, None 7007 or the next one that is free.
         token_env: Environment variable that holds the token, if there is one.
         linger_s: The server ends itself after so many seconds without a live run and without a client.
         local_role: As whom a program on this machine acts that sends no token, if one is started.
         hidden: Environment variables of ours that it does not inherit, if one is started.
 
     Raises:
-        PortInUse: Somebody else listens on the port.
+        PortInUse: Somebody else listens on the port that was asked for.
         UserError: The server refuses these settings.
         ServerUnreachable: It did not come up; the message ends with its log's tail.
     """
     runs_dir = runs_dir.resolve()
     with _locked(runs_dir):
-        return find_server(runs_dir) or _start(runs_dir, host, port, token_env, linger_s, local_role, hidden)
+        found = find_server(runs_dir) or _start(runs_dir, host, port, token_env, linger_s, local_role, hidden)
+        return replace(found, notice=_notice(found, port))
+
+
+def _notice(found: ServerAddress, asked: int | None) -> str:
+    """What somebody has to know who expects the server at the port asked for."""
+    port = urlsplit(found.url).port
+    if asked is None and found.started and port != DEFAULT_PORT:
+        return f"port {DEFAULT_PORT} is taken, so the control server of this folder listens on {port}"
+    if asked and not found.started and port != asked:
+        return (
+            f"port {asked} is not used: the runs folder has a control server already, at {found.url} "
+            "(another store.runs_dir gets one of its own)"
+        )
+    return ""
 
 
 @contextlib.contextmanager
@@ -160,15 +176,15 @@ def _locked(runs_dir: Path) -> Iterator[None]:
 def _start(
     runs_dir: Path,
     host: str,
-    port: int,
+    port: int | None,
     token_env: str,
     linger_s: float,
     local_role: str,
     hidden: Collection[str],
 ) -> ServerAddress:
     command = [sys.executable, "-m", "agenttune.server", "--runs-dir", str(runs_dir), "--host", host]
-    command += ["--port", str(port), "--linger-s", str(linger_s), "--token-env", token_env]
-    command += ["--local-role", local_role]
+    command += ["--linger-s", str(linger_s), "--token-env", token_env, "--local-role", local_role]
+    command += [] if port is None else ["--port", str(port)]
     log = runs_dir / LOG_FILE
     with log.open("ab") as output:
         begin = output.tell()

@@ -16,7 +16,9 @@ LocalRole = Literal["agent", "viewer", "none"]
 def serve(
     runs_dir: RunsDir = None,
     host: Annotated[str, typer.Option(help="Address to bind; anything but loopback needs a token.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 7007,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port; 0 takes a free one. Default: 7007 or the next free one.")
+    ] = None,
     linger_s: Annotated[
         float | None, typer.Option(min=0, help="End after so many idle seconds; default: never.")
     ] = None,

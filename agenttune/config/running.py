@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from agenttune.config.base import Positive, Settings
 
 DEFAULT_PORT = 7007
+"""Of Interactive Training v1 too. Taken where nobody asked for a port, or the next one that is free."""
 
 
 def _as_strings(value: object) -> object:
@@ -184,8 +185,8 @@ class ServerSettings(Settings):
 
     host: str = "127.0.0.1"
     """Address to bind; anything but loopback needs a token."""
-    port: int = Field(DEFAULT_PORT, ge=0, le=65535)
-    """0 takes a free port."""
+    port: int | None = Field(None, ge=0, le=65535)
+    """A port that is taken is then an error; null takes 7007, or the next one that is free; 0 any that is free."""
     token_env: str = "AGENTTUNE_TOKEN"
     """Name of the environment variable that holds the bearer token, if there is one."""
     local_role: Literal["agent", "viewer", "none"] = "agent"

@@ -203,8 +203,8 @@ class Session:
         desk = Desk(LocalControl(run.plan.runs_dir), run.run_id, user_name())
         view = view_for(self._console, run.folder, run.plan.subject, self._server.url, desk)
         try:
-            if run.plan.notice:
-                view.notice(run.plan.notice)
+            for notice in filter(None, (run.plan.notice, self._server.address.notice)):
+                view.notice(notice)
             while not self._trainer.ended.wait(view.patience_s):
                 self._look_after(view)
                 view.refresh()

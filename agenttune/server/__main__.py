@@ -20,7 +20,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m agenttune.server", description="Serve a folder of runs.")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of runs")
     parser.add_argument("--host", default="127.0.0.1", help="address to bind; anything but loopback needs a token")
-    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 takes a free one")
+    parser.add_argument(
+        "--port", type=int, default=None, help=f"0 takes a free one; default: {DEFAULT_PORT} or the next"
+    )
     parser.add_argument("--linger-s", type=float, default=None, help="end after so many seconds without use")
     parser.add_argument("--token-env", default=TOKEN_ENV, help="environment variable that holds the token")
     roles = get_args(LocalRole)

@@ -17,6 +17,7 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
+from agenttune.config import DEFAULT_PORT
 from agenttune.control import LocalControl
 from agenttune.errors import PortInUse, StoreFault, UserError
 from agenttune.processes import started_s
@@ -32,6 +33,8 @@ from agenttune.tokens import TokenBook
 logger = logging.getLogger(__name__)
 WILDCARDS = frozenset({"0.0.0.0", "::"})
 BACKLOG = 2048
+PORTS_TRIED = 100
+"""From the usual port on, where nobody asked for one; then any that is free (guess)."""
 MAX_CLIENT_FRAME_BYTES = 1 << 16
 """Live clients have nothing to say; larger frames end the connection."""
 STOP_PATIENCE_S = 0.5
@@ -48,7 +51,7 @@ MIN_CHECK_S, MAX_CHECK_S = 0.05, 5.0
 def serve(
     runs_dir: Path,
     host: str,
-    port: int,
+    port: int | None,
     token: str | None = None,
     linger_s: float | None = None,
     on_ready: Callable[[str], None] | None = None,
@@ -60,7 +63,7 @@ def serve(
     Args:
         runs_dir: The folder of runs; made if missing.
         host: Address to bind; anything but loopback needs a token.
-        port: 0 takes a free one.
+        port: 0 takes a free one, None 7007 or the next one that is free.
         token: The owner's bearer token; None lets every program on this machine in, as `local_role`.
         linger_s: End after so many seconds without a live run and without a client; None for never.
         on_ready: Called with the server's URL once it listens.
@@ -68,7 +71,7 @@ def serve(
         token_env: Where the owner's token came from, for the log.
 
     Raises:
-        PortInUse: Somebody else listens there.
+        PortInUse: Somebody else listens on the port asked for.
         UserError: The folder has a server already, or the address cannot be had, or it needs a token.
     """
     runs_dir = runs_dir.resolve()
@@ -177,7 +180,16 @@ def _make_folder(runs_dir: Path) -> None:
         raise UserError(f"cannot use {runs_dir} as the runs folder: {error.strerror}", field="store.runs_dir") from None
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int | None) -> socket.socket:
+    if port is not None:
+        return _bind(host, port)
+    for free in range(DEFAULT_PORT, DEFAULT_PORT + PORTS_TRIED):
+        with contextlib.suppress(PortInUse):
+            return _bind(host, free)
+    return _bind(host, 0)
+
+
+def _bind(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (socket.gaierror, UnicodeError, OverflowError) as error:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from agenttune.config import DEFAULT_PORT
 from agenttune.errors import LogExists, UserError
 from agenttune.events import RunInfo
 from agenttune.processes import started_s
@@ -30,14 +29,14 @@ class Options:
         run_name: The run's id is this name with the time of its start. Default: `run`.
         runs_dir: Folder for one sub-folder a run, on a local disk. Default: `AGENTTUNE_RUNS_DIR`, else `./runs`.
         host: Address of the control server, where one has to be started.
-        port: Its port; 0 takes a free one.
+        port: Its port, which is an error if it is taken; 0 takes a free one, None 7007 or the next one that is free.
         server: False for no control server; the log alone is written and read.
     """
 
     run_name: str | None = None
     runs_dir: str | Path | None = None
     host: str = "127.0.0.1"
-    port: int = DEFAULT_PORT
+    port: int | None = None
     server: bool = True
 
     def __post_init__(self) -> None:

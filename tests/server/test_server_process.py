@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,9 +18,11 @@ import pytest
 from websockets.sync.client import connect
 
 from agenttune.client import HttpControl
+from agenttune.config import DEFAULT_PORT
 from agenttune.errors import PortInUse, ServerUnreachable, UserError
 from agenttune.events import NoteAdded, StatusChanged
 from agenttune.server import serve
+from agenttune.server.running import PORTS_TRIED
 from agenttune.serving import ServerAddress, ask_health, find_server
 from tests.server.conftest import StartServer, make_run
 from tests.server.test_live import live, never_read
@@ -30,7 +34,7 @@ def test_a_server_is_started_once_and_found_again(tmp_path: Path, start_server: 
     first = start_server(runs_dir)
     assert first.started
     assert find_server(runs_dir) == ServerAddress(first.url, first.pid, started=False)
-    assert start_server(runs_dir, port=1) == ServerAddress(first.url, first.pid, started=False)
+    assert replace(start_server(runs_dir, port=1), notice="") == ServerAddress(first.url, first.pid, started=False)
     note = json.loads((runs_dir / "server.json").read_text())
     assert (note["url"], note["pid"], note["runs_dir"]) == (first.url, first.pid, str(runs_dir))
     with pytest.raises(UserError, match=first.url):
@@ -91,6 +95,31 @@ def test_a_port_taken_by_another_program_is_named(tmp_path: Path, start_server: 
     assert "server.port" in message
     assert "--port" in message
     assert caught.value.field == "server.port"
+
+
+def test_where_nobody_asked_for_a_port_the_next_free_one_is_taken_and_named(
+    tmp_path: Path, start_server: StartServer
+) -> None:
+    host = f"127.77.{os.getpid() % 250}.{os.getpid() // 250 % 250}"  # loopback too, and nobody else's ports
+    with socket.create_server((host, DEFAULT_PORT)):
+        first, second = (start_server(tmp_path / name, host=host, port=None) for name in "ab")
+        ports = [urlsplit(address.url).port or 0 for address in (first, second)]
+        assert ports[0] != ports[1]
+        assert all(DEFAULT_PORT < port < DEFAULT_PORT + PORTS_TRIED for port in ports)
+        for address, port in zip((first, second), ports, strict=True):
+            assert "\n" not in address.notice
+            assert f"port {DEFAULT_PORT} is taken" in address.notice
+            assert str(port) in address.notice
+        again = start_server(tmp_path / "a", host=host, port=None)
+        assert again == ServerAddress(first.url, first.pid, started=False)
+
+
+def test_a_folder_whose_server_listens_elsewhere_than_asked_says_so(tmp_path: Path, start_server: StartServer) -> None:
+    first = start_server(tmp_path)
+    again = start_server(tmp_path, port=1)
+    assert (again.url, again.started) == (first.url, False)
+    assert "port 1 is not used" in again.notice
+    assert first.url in again.notice
 
 
 def test_a_port_taken_by_another_folders_server_says_whose(tmp_path: Path, start_server: StartServer) -> None:

@@ -17,7 +17,7 @@ def open_log(options: Options) -> RunLog | None:
     """The run's log, with a control server beside it; None on ranks that only follow.
 
     Raises:
-        PortInUse: The server's port is taken.
+        PortInUse: The port that was asked for is taken.
         StoreFault: The log cannot be written.
     """
     if not leads_here():
@@ -25,6 +25,8 @@ def open_log(options: Options) -> RunLog | None:
     if options.server and not os.environ.get(SERVER_URL):
         address = ensure_server(options.folder(), options.host, options.port)
         say(f"control server at {address.url}")
+        if address.notice:
+            say(address.notice)
     log = open_run(options)
     say(f"run {log.folder.name} is recorded in {log.folder}")
     return log
