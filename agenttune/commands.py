@@ -77,6 +77,11 @@ class Risk(str, Enum):
     DANGER = "danger"  # cannot be taken back by writing the old value: load, stop, layers, dataset reload
 
 
+Redefines = Literal["nothing", "training", "every_loss"]
+"""Which losses a change gives another meaning, so that values of before and after are not of one curve. `training`:
+what is measured on training batches. `every_loss`: evaluated losses too, for it changes how a loss is computed."""
+
+
 class CommandBase(BaseModel):
     """What every command shares. Unknown fields, NaN and infinities are refused."""
 
@@ -84,7 +89,13 @@ class CommandBase(BaseModel):
     risk: ClassVar[Risk]
     example: ClassVar[dict[str, Any]]
     """One that is valid, for the docs and for whoever writes one by hand."""
+    redefines: ClassVar[Redefines] = "nothing"
+    """Which losses it can give another meaning."""
     kind: str
+
+    def redefines_by(self, changed: str) -> Redefines:
+        """Which losses mean something else once this value of it has changed."""
+        return self.redefines
 
     def arguments(self) -> dict[str, Any]:
         """The fields that were given, as plain JSON values, without `kind`."""
@@ -194,11 +205,16 @@ class UpdateTraining(_AtLeastOne):
         None, description="Step at which training ends; the schedule stays as it is (see update_schedule)."
     )
 
+    def redefines_by(self, changed: str) -> Redefines:
+        # More or fewer samples a step: the noise is another one, and for some losses the level too.
+        return "training" if changed == "gradient_accumulation_steps" else "nothing"
+
 
 class SetKnob(CommandBase):
     """Set a value that the user registered with `register_knob`."""
 
     risk = Risk.TUNE
+    redefines = "every_loss"
     example = {"kind": "set_knob", "name": "label_smoothing", "value": 0.1}
     kind: Literal["set_knob"] = "set_knob"
     name: Text = Field(min_length=1, max_length=128)
@@ -340,6 +356,7 @@ class UpdateDataset(CommandBase):
     """Rebuild the training dataset with other initialization parameters."""
 
     risk = Risk.DANGER
+    redefines = "training"
     example = {"kind": "update_dataset", "values": {"block_tokens": 256}}
     kind: Literal["update_dataset"] = "update_dataset"
     values: dict[Text, Free] = Field(min_length=1)
@@ -349,6 +366,7 @@ class UpdateDatasetRuntimeHyperparameters(CommandBase):
     """Change runtime parameters of the training dataset, from the next batch on."""
 
     risk = Risk.TUNE
+    redefines = "training"
     example = {
         "kind": "update_dataset_runtime_hyperparameters",
         "values": {"weights": {"wikitext": 0.9, "gsm8k": 0.1}},
@@ -357,10 +375,15 @@ class UpdateDatasetRuntimeHyperparameters(CommandBase):
     values: dict[Text, Free] = Field(min_length=1)
 
 
+FREEZE = "requires_grad_"
+"""The layer operation that lets a layer be trained, or not."""
+
+
 class ModelLayerOperation(CommandBase):
     """Run an allowed operation on one layer."""
 
     risk = Risk.DANGER
+    redefines = "training"
     example = {
         "kind": "model_layer_operation",
         "layer_name": "transformer.h.1.mlp.c_fc",
@@ -371,11 +394,16 @@ class ModelLayerOperation(CommandBase):
     operation_name: Text = Field(max_length=128)
     params: dict[Text, Free] = Field(default_factory=dict)
 
+    def redefines_by(self, changed: str) -> Redefines:
+        # Frozen or not, a layer computes what it did.
+        return "nothing" if self.operation_name == FREEZE else self.redefines
+
 
 class ModelLayerParameterUpdate(CommandBase):
     """Change a hyperparameter of one layer, such as dropout's `p`."""
 
     risk = Risk.DANGER
+    redefines = "training"
     example = {
         "kind": "model_layer_parameter_update",
         "layer_name": "transformer.drop",

@@ -9,7 +9,16 @@ from pydantic import Field
 from agenttune.proposals import Record
 
 FindingKind = Literal[
-    "non_finite", "spike", "divergence", "plateau", "overfitting", "gradient_explosion", "stall", "slow_start"
+    "non_finite",
+    "spike",
+    "divergence",
+    "plateau",
+    "overfitting",
+    "gradient_explosion",
+    "stall",
+    "slow_start",
+    "goal_plateau",
+    "goal_missing",
 ]
 
 

@@ -13,6 +13,7 @@ from pydantic import Field
 from agenttune.events import KnobState, Metric, RunStatus
 from agenttune.findings import Finding
 from agenttune.proposals import CommandRecord, Record
+from agenttune.redefining import Redefinition
 
 RECENT_POINTS = 512
 """Newest points of a series that an observation carries raw; detectors need a few hundred to tell noise from trend."""
@@ -75,11 +76,20 @@ class Observation(Record):
     evaluations: list[Evaluation] = Field(default_factory=list)
     findings: list[Finding] = Field(default_factory=list, description="Recorded so far, newest last.")
     commands: list[CommandRecord] = Field(default_factory=list, description="Submitted so far, newest last.")
+    redefinitions: list[Redefinition] = Field(
+        default_factory=list,
+        description="Commands since which the loss means something else, on the steps that led here, newest last: the "
+        "newest of all, and the newest that redefined evaluated losses too.",
+    )
     capabilities: list[str] = Field(default_factory=list, description="Commands this trainer can apply.")
     commands_left: int | None = Field(None, description="What is left of the budget of agent commands.")
     last_seq: int = Field(0, description="Newest event this view contains.")
     woken_by: list[str] = Field(default_factory=list, description="Why the policy is asked now.")
     notes: list[str] = Field(default_factory=list, description="Remarks of operators, newest last.")
+
+    def redefined_step(self, metric: str) -> int:
+        """The step after which a metric's values mean what they do now; 0: they always did."""
+        return max((r.step for r in self.redefinitions if r.touches(metric)), default=0)
 
     def knob(self, name: str) -> KnobState | None:
         return next((knob for knob in self.knobs if knob.name == name), None)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from agenttune.commands import AddNote
 from agenttune.errors import UserError
-from agenttune.events import Curve, Evaluated, Event, Found, KnobState, RunInfo, StoredPoint
+from agenttune.events import Acked, Curve, Evaluated, Event, Found, KnobState, RunInfo, StoredPoint
 from agenttune.observation import (
     HISTORY,
     RECENT_POINTS,
@@ -21,6 +21,7 @@ from agenttune.observation import (
     SeriesView,
 )
 from agenttune.proposals import TAKEN, State
+from agenttune.redefining import Redefinition, newest_of, redefinition
 from agenttune.store import RunLog
 
 THINNED = ("step_loss", "loss", "step_grad_norm", "grad_norm", "lr")
@@ -117,6 +118,9 @@ class Observer:
         self._last_at_s: float | None = None
         """Unix time of the newest row on any branch: in a trial of a probe, training does not stand still."""
         self._thinned: dict[str, Thinned] = {}
+        self._acked_seq = 0
+        self._redefinitions: list[Redefinition] = []
+        """Of all branches, in the order of their acks."""
 
     def observe(self, log: RunLog, info: RunInfo, now_s: float, max_commands: int | None) -> Observation:
         """Fold a run's log into what a policy sees.
@@ -132,6 +136,8 @@ class Observer:
             recent = list(self._rows)
             series = self._series_views(recent)
             newest_at_s = self._last_at_s
+            self._follow_acks(log)
+            redefinitions = list(self._redefinitions)
         line = Lineage(segments=[Segment(branch=name, last_step=until) for name, until in log.lineage(info.branch)])
         found = _on(line, log.events(kinds=["found"], limit=HISTORY, newest=True))
         evaluated = _on(line, log.events(kinds=["evaluated"], limit=HISTORY, newest=True))
@@ -156,6 +162,7 @@ class Observer:
             ],
             findings=[e.body.finding for e in found if isinstance(e.body, Found)],
             commands=commands,
+            redefinitions=newest_of([r for r in redefinitions if line.has(r.branch, r.step)]),
             capabilities=info.capabilities,
             commands_left=None if max_commands is None else max(0, max_commands - used),
             last_seq=log.last_seq(),
@@ -171,6 +178,16 @@ class Observer:
             self._take([row for row in rows if row.branch == branch])
             if len(rows) < PAGE:
                 break
+
+    def _follow_acks(self, log: RunLog) -> None:
+        """The newest commands alone would not do: the loss keeps its meaning however much was asked for since."""
+        while events := log.events(self._acked_seq, PAGE, kinds=["acked"]):
+            self._acked_seq = events[-1].seq
+            for event in events:
+                if event.command_id is None or not isinstance(event.body, Acked) or not event.body.ack.changes:
+                    continue
+                found = redefinition(log.command(event.command_id), event.body.ack)
+                self._redefinitions += [] if found is None else [found]
 
     def _take(self, rows: Iterable[StoredPoint]) -> None:
         for row in rows:

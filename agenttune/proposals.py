@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator
 
-from agenttune.commands import CommandBase, parse_command
+from agenttune.commands import CommandBase, Redefines, parse_command
 
 
 class Record(BaseModel):
@@ -182,6 +182,10 @@ class Change(Record):
     previous_base: float | None = Field(None, description="Learning rate: what the schedule scaled before.")
     base: float | None = Field(None, description="Learning rate: what the schedule scales now.")
     groups: list[Any] | None = None
+    redefines: Redefines | None = Field(
+        None,
+        description="Losses that mean something else since, as the knob's owner says; none: as its command has it.",
+    )
 
 
 class Ack(Record):

@@ -17,9 +17,12 @@ from statistics import median
 from agenttune.commands import Probe, UpdateOptimizer, UpdateSchedule, UpdateTraining
 from agenttune.observation import Observation, SeriesView
 from agenttune.proposals import CommandRecord
+from agenttune.redefining import redefinition
 
 LEVEL_STEPS = 16
 """Points whose median is "the level now": a third of the noise of one, and still quick to react (guess)."""
+FIRST_STEPS = 8
+"""Points whose median is where a redefined loss began: unlike the run's first loss, a single one may be lucky (guess)."""
 NOISE_STEPS = 64
 """Points from which the noise is estimated; fewer make the estimate itself noisy (guess)."""
 MAD_TO_SIGMA = 1.4826
@@ -43,7 +46,7 @@ def changes(observation: Observation) -> list[CommandRecord]:
     done = [c for c in observation.commands if c.ack is not None and c.ack.outcome == "applied"]
     line = observation.lineage
     here = [c for c in done if c.ack is not None and line.has(c.ack.branch, c.ack.step)]
-    return [c for c in here if isinstance(c.proposal.command, STEERING) or _has_adopted(c)]
+    return [c for c in here if isinstance(c.command, STEERING) or _has_adopted(c) or redefinition(c) is not None]
 
 
 def _has_adopted(record: CommandRecord) -> bool:
@@ -52,7 +55,8 @@ def _has_adopted(record: CommandRecord) -> bool:
 
 def last_change_step(observation: Observation) -> int:
     """Step of the newest change, 0 if nothing was changed."""
-    return max((c.ack.step for c in changes(observation) if c.ack is not None), default=0)
+    known = [c.ack.step for c in changes(observation) if c.ack is not None]
+    return max(known + [r.step for r in observation.redefinitions], default=0)
 
 
 @dataclass(frozen=True)
@@ -65,18 +69,22 @@ class Trend:
     old_steps: tuple[int, ...] = ()
     old_values: tuple[float, ...] = ()
     changed_step: int = 0
+    redefined_step: int = 0
 
     @classmethod
     def of(cls, observation: Observation, names: Sequence[str] = LOSS_NAMES) -> Trend | None:
-        """The loss curve of a run, or None while there are no finite points."""
+        """The loss curve of a run since the loss means what it does now; None while it has no finite points."""
         view = series(observation, names)
         if view is None:
             return None
-        points = [(s, v) for s, v in zip(view.steps, view.values, strict=True) if math.isfinite(v)]
+        since = observation.redefined_step(view.name)
+        points = [(s, v) for s, v in zip(view.steps, view.values, strict=True) if s > since and math.isfinite(v)]
         if not points:
             return None
         thinned = zip(view.thinned_steps, view.thinned_values, strict=True)
         old = [(s, v) for s, v in thinned if s < points[0][0] and math.isfinite(v)]
+        if since:  # a mean that ends after the redefinition may have begun before it
+            old = [(s, v) for (t, _), (s, v) in pairwise([(0, 0.0), *old]) if t >= since]
         return cls(
             view.name,
             tuple(s for s, _ in points),
@@ -84,6 +92,7 @@ class Trend:
             tuple(s for s, _ in old),
             tuple(v for _, v in old),
             last_change_step(observation),
+            since,
         )
 
     def __len__(self) -> int:
@@ -127,8 +136,8 @@ class Trend:
 
     @property
     def start(self) -> float:
-        """Where the run began."""
-        return self.all_values[0]
+        """Where the curve began: with the run's first loss, or after a redefinition with the level of its first ones."""
+        return median(self.all_values[:FIRST_STEPS]) if self.redefined_step else self.all_values[0]
 
     @property
     def last(self) -> float:
@@ -160,6 +169,14 @@ class Trend:
     def best(self) -> float:
         """The lowest level so far."""
         return min((*self.running, self.level))
+
+    @property
+    def best_step(self) -> int:
+        """The last step of the points that have the lowest level."""
+        width = min(LEVEL_STEPS, len(self.values))
+        lasts = self.steps[width - 1 :: width // 4 or 1]
+        known = zip((*self.running, self.level), (*self.old_steps, *lasts, self.steps[-1]), strict=True)
+        return min(known, key=lambda entry: entry[0])[1]
 
     def fall(self) -> float:
         """How far the level has come down from the start; negative if it has risen."""

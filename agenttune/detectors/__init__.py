@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from agenttune.detectors.divergence import divergence
+from agenttune.detectors.evaluations import goal_plateau, overfitting
 from agenttune.detectors.faults import gradient_explosion, non_finite, spike, stall
-from agenttune.detectors.progress import overfitting, plateau, slow_start
+from agenttune.detectors.progress import plateau, slow_start
 from agenttune.findings import Finding
 from agenttune.observation import Observation
 
@@ -20,6 +21,7 @@ __all__ = [
     "Detector",
     "detect",
     "divergence",
+    "goal_plateau",
     "gradient_explosion",
     "non_finite",
     "overfitting",
@@ -38,6 +40,7 @@ DETECTORS: tuple[Detector, ...] = (
     plateau,
     overfitting,
     slow_start,
+    goal_plateau,
 )
 """All detectors that need nothing but the observation."""
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from statistics import median
+from typing import Literal
 
+from agenttune.detectors.evaluations import improvement_since
 from agenttune.findings import Finding
 from agenttune.observation import Observation, SeriesView
-from agenttune.trend import GRAD_NAMES, LOSS_NAMES, Trend, series, spread
+from agenttune.trend import GRAD_NAMES, LEVEL_STEPS, LOSS_NAMES, MEDIAN_ERROR, Trend, series, spread
 
 NONFINITE_GRADS = 3
 """Gradient norms in a row: mixed precision makes a single infinite one now and then, and skips that step (known)."""
@@ -22,6 +24,10 @@ SPIKE_FALL_FRAC = 0.1
 """And as a part of all that had been gained: near zero, factors mean little (tuned)."""
 SPIKE_FRESH_POINTS = 10
 """Only spikes among so many newest points are reported (guess)."""
+SPIKE_TOLD_POINTS = 48
+"""One that healed is told of for so many points (guess)."""
+SPIKE_HEALED_POINTS = 8
+"""Points after the last high one, back at the level of before, after which a spike has healed (guess)."""
 GRAD_WINDOW = 50
 """Points before a jump of the gradient norm that say what is usual (guess)."""
 GRAD_MIN_POINTS = 5
@@ -56,27 +62,52 @@ def _nonfinite_tail(view: SeriesView) -> int:
 
 
 def spike(observation: Observation) -> Iterator[Finding]:
-    """Two or more points in a row far above the usual noise."""
+    """Two or more points in a row far above the usual noise: fresh, or healed by itself, or of bad batches only."""
     trend = Trend.of(observation)
     if trend is None or len(trend) < SPIKE_WINDOW // 2:
         return
-    for i in range(max(SPIKE_WINDOW // 2, len(trend) - SPIKE_FRESH_POINTS), len(trend) - 1):
+    for i in range(max(SPIKE_WINDOW // 2, len(trend) - SPIKE_TOLD_POINTS), len(trend) - 1):
         before = trend.heights[max(0, i - SPIKE_WINDOW) : i]
         usual = median(before)
         limit = usual + max(SPIKE_SIGMAS * spread(before), trend.factor(SPIKE_FACTOR))
         level = median(trend.values[max(0, i - SPIKE_WINDOW) : i])
         low = min(trend.values[i], trend.values[i + 1])
-        if trend.height(low) > limit and low - level > SPIKE_FALL_FRAC * abs(trend.start - level):
-            top = max(trend.values[i:])
+        if trend.height(low) <= limit or low - level <= SPIKE_FALL_FRAC * abs(trend.start - level):
+            continue
+        top, high = max(trend.values[i:]), [j for j in range(i, len(trend)) if trend.heights[j] > limit]
+        named = _name_spike(observation, trend, high, level, i)
+        if named is not None:
+            cause, severity, words = named
             yield Finding(
                 kind="spike",
-                severity="warning",
+                severity=severity,
                 metric=trend.name,
                 step=trend.steps[i],
-                summary=f"{trend.name} jumped from about {level:.4g} to {top:.4g} at step {trend.steps[i]}",
-                evidence={"usual": level, "top": top},
+                summary=f"{trend.name} jumped from about {level:.4g} to {top:.4g} at step {trend.steps[i]}{words}",
+                evidence={"cause": cause, "usual": level, "top": top, "steps": len(high)},
             )
-            return
+        return
+
+
+def _name_spike(
+    observation: Observation, trend: Trend, high: list[int], level: float, first: int
+) -> tuple[str, Literal["info", "warning"], str] | None:
+    """What became of it, how bad that is, and in words; None for one that is old and did not heal: a divergence."""
+    after = trend.values[high[-1] + 1 :]
+    improved = improvement_since(observation, trend.steps[high[-1]])
+    if len(after) >= SPIKE_HEALED_POINTS:
+        now = median(after[-LEVEL_STEPS:])
+        error = MEDIAN_ERROR * trend.noise / math.sqrt(min(len(after), LEVEL_STEPS))
+        if trend.height(now) <= trend.height(level) + 2 * error:
+            return "healed", "info", f" and healed by itself: {now:.4g} now"
+    if after and improved is not None:
+        was, is_now = improved
+        name = observation.goal_metric
+        words = f", {len(high)} bad batches: {name} has improved since, {was:.4g} -> {is_now:.4g}"
+        return "bad_batches", "info", words
+    if first < len(trend) - SPIKE_FRESH_POINTS:
+        return None
+    return "fresh", "warning", "; whether it stays there is not seen yet"
 
 
 def gradient_explosion(observation: Observation) -> Iterator[Finding]:

@@ -1,15 +1,14 @@
-"""How well it goes: a plateau, overfitting, a start that is far too slow."""
+"""How well it goes: a plateau, a start that is far too slow."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import pairwise
 from statistics import median
 
 from agenttune.findings import Finding
 from agenttune.observation import Observation
-from agenttune.trend import LEVEL_STEPS, MEDIAN_ERROR, Trend, series
+from agenttune.trend import MEDIAN_ERROR, Trend, series
 
 PLATEAU_STEPS = 80
 """Fewest points of a plateau (tuned)."""
@@ -23,6 +22,8 @@ FLAT_FRAC = 0.015
 """A flat half-window surely gains less than this part of all that was gained, or of a quarter of the start (tuned)."""
 FLAT_SIGMAS = 2.0
 """Surely: with this many standard errors added to the gain (tuned)."""
+RISEN_SIGMAS = 2.0
+"""Standard errors above which the loss has not stopped but risen (textbook)."""
 PREMATURE_T90_FRAC = 0.25
 """Nine tenths of the gain came in this first part of the steps so far: the loss fell and then stopped (tuned)."""
 PREMATURE_LEVEL_FRAC = 0.5
@@ -32,10 +33,6 @@ PREMATURE_FALL_FRAC = 0.15
 PREMATURE_FALL_SIGMAS = 4.0
 """And by this many standard deviations of one step: the start is a single point (tuned)."""
 
-OVERFIT_EVALS = 3
-"""Evaluations in a row that are each worse than the one before (guess; two are often noise)."""
-OVERFIT_RISE_FRAC = 0.02
-"""Least worsening from the best evaluation, as a part of it (guess)."""
 SLOW_MIN_STEPS = 50
 """Points without a change before a rate is called too low (tuned)."""
 SLOW_START_FRAC = 0.5
@@ -64,16 +61,17 @@ def plateau(observation: Observation) -> Iterator[Finding]:
     if len(newest) < points:
         return
     gain = median(newest[:half]) - median(newest[half:])
-    if not _is_flat(trend, gain, half):
+    if not _is_flat(trend, gain, half) or _has_risen(trend, gain, half):
         return
     premature = _is_premature(trend)
     words = "fell early and has stopped while still high" if premature else "is flat"
+    gained = f"{gain:.3g} gained" if gain > 0 else "nothing gained"
     yield Finding(
         kind="plateau",
         severity="warning" if premature else "info",
         metric=trend.name,
         step=trend.steps[-1],
-        summary=f"{trend.name} {words}: {gain:.3g} gained in {half} steps, now {trend.level:.4g}",
+        summary=f"{trend.name} {words}: {gained} in {half} points, now {trend.level:.4g}",
         evidence={"gain": gain, "steps": half, "level": trend.level, "start": trend.start},
     )
 
@@ -87,6 +85,13 @@ def _is_flat(trend: Trend, gain: float, half: int) -> bool:
     limit = FLAT_FRAC * max(trend.fall(), abs(trend.start) / 4)
     finished = trend.is_positive and trend.level < PLATEAU_LEVEL_FRAC * trend.start
     return not finished and gain + FLAT_SIGMAS * error < limit
+
+
+def _has_risen(trend: Trend, gain: float, half: int) -> bool:
+    """Whether the loss went up within the points looked at, or stands above where it began: that is no plateau."""
+    error = MEDIAN_ERROR * trend.noise_value / math.sqrt(half)
+    above = trend.height(trend.level) - trend.height(trend.start)
+    return -gain > RISEN_SIGMAS * error or above > RISEN_SIGMAS * trend.noise
 
 
 def _is_premature(trend: Trend) -> bool:
@@ -108,34 +113,12 @@ def t90_steps(trend: Trend) -> int:
     return steps[next(reached, len(values) - 1)] - steps[0]
 
 
-def overfitting(observation: Observation) -> Iterator[Finding]:
-    """Evaluations get worse, one after the other, while the training loss still falls."""
-    name, sign = observation.goal_metric, 1 if observation.goal_direction == "minimize" else -1
-    pairs = [(e.step, sign * e.metrics[name]) for e in observation.evaluations if name in e.metrics]
-    evals = [(step, value) for step, value in pairs if math.isfinite(value)]
-    tail = evals[-OVERFIT_EVALS - 1 :]
-    trend = Trend.of(observation)
-    if trend is None or len(tail) <= OVERFIT_EVALS or any(b[1] <= a[1] for a, b in pairwise(tail)):
-        return
-    best, newest = tail[0][1], tail[-1][1]
-    before = [v for s, v in zip(trend.all_steps, trend.all_values, strict=True) if s <= tail[0][0]][-LEVEL_STEPS:]
-    if newest - best < OVERFIT_RISE_FRAC * abs(best) or not before or trend.level >= median(before):
-        return
-    yield Finding(
-        kind="overfitting",
-        severity="warning",
-        metric=name,
-        step=tail[-1][0],
-        summary=f"{name} went from {sign * best:.4g} to {sign * newest:.4g} over {OVERFIT_EVALS} evaluations "
-        f"while {trend.name} fell to {trend.level:.4g}",
-        evidence={"best": sign * best, "now": sign * newest, "train": trend.level},
-    )
-
-
 def slow_start(observation: Observation) -> Iterator[Finding]:
     """The loss falls steadily, nearly without noise, and far too slowly for the steps that are left."""
     trend = Trend.of(observation)
     if trend is None or observation.max_steps is None or _is_warming_up(observation, SLOW_MIN_STEPS):
+        return
+    if trend.redefined_step > SLOW_MIN_STEPS:  # what has begun anew there is a curve, not the run
         return
     now, left = trend.since_change, observation.max_steps - observation.step
     if len(now) < SLOW_MIN_STEPS or observation.step > SLOW_START_FRAC * observation.max_steps:

@@ -101,12 +101,15 @@ def own_steps(observation: Observation) -> list[int]:
 def windows(observation: Observation, window_steps: int) -> list[tuple[int, float]]:
     """Mean training loss of each full window, with the step at which it ends; non-finite points make it NaN.
 
-    Only the newest points are known raw, so a long run has the windows of those.
+    Only the newest points are known raw, so a long run has the windows of those; and only windows in which the loss
+    means what it does now.
     """
     view = next((observation.series[n] for n in LOSS_NAMES if n in observation.series), None)
+    since = 0 if view is None else observation.redefined_step(view.name)
     groups: dict[int, list[float]] = {}
     for step, value in zip(view.steps, view.values, strict=True) if view else ():
-        groups.setdefault((step - 1) // window_steps, []).append(value)
+        if (step - 1) // window_steps * window_steps >= since:
+            groups.setdefault((step - 1) // window_steps, []).append(value)
     return [((i + 1) * window_steps, fmean(v)) for i, v in groups.items() if (i + 1) * window_steps <= observation.step]
 
 
@@ -140,8 +143,9 @@ class ReduceOnPlateau:
             yield from windows(observation, self.settings.window_steps)
             return
         sign = 1 if observation.goal_direction == "minimize" else -1
+        since = observation.redefined_step(observation.goal_metric)
         for evaluation in observation.evaluations:
-            if observation.goal_metric in evaluation.metrics:
+            if evaluation.step > since and observation.goal_metric in evaluation.metrics:
                 yield evaluation.step, sign * evaluation.metrics[observation.goal_metric]
 
     def _bad_values(self, observation: Observation) -> int:

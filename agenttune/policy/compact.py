@@ -36,6 +36,7 @@ STATES = {
     "slow_start": "TOO SLOW, the loss falls steadily but far too slowly",
     "overfitting": "OVERFITTING, evaluations get worse while the training loss falls",
     "plateau": "PLATEAU, the loss has stopped falling",
+    "goal_plateau": "NO PROGRESS, the goal metric has not moved for several evaluations",
     "spike": "SPIKE, the loss jumped for a moment",
     "stall": "STALLED, no step for a long time",
 }
@@ -48,7 +49,8 @@ IN_FORCE = frozenset({State.APPLIED, State.KEPT})
 
 def state_of(observation: Observation) -> str:
     """What the curve does, in one of a few phrases."""
-    kinds = {finding.kind for finding in detect(observation)}
+    # A spike that is none any more says nothing of how the run does now.
+    kinds = {f.kind for f in detect(observation) if f.kind != "spike" or f.severity != "info"}
     for kind, words in STATES.items():
         if kind in kinds:
             return words

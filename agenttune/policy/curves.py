@@ -9,6 +9,7 @@ from statistics import median
 
 from agenttune.observation import Observation, SeriesView
 from agenttune.prompting import fenced
+from agenttune.redefining import Redefinition
 from agenttune.trend import GRAD_NAMES, LEVEL_STEPS, LOSS_NAMES, Trend
 
 LATEST, MIDDLE, OLDER = 10, 8, 8
@@ -37,11 +38,20 @@ def curves(observation: Observation) -> list[str]:
     """A few lines for each metric, those that matter most first."""
     names = sorted((n for n, view in observation.series.items() if view.values), key=lambda n: _rank(n, observation))
     shown, rest = names[:MOST_SERIES], names[MOST_SERIES:]
-    lines = [line for name in shown for line in _curve(observation, name)]
+    lines = [_redefined(redefinition) for redefinition in observation.redefinitions]
+    lines += [line for name in shown for line in _curve(observation, name)]
     if rest:
         listed = ", ".join(fenced(name, NAME_LETTERS) for name in rest[:MOST_NAMES])
         lines.append(f"and {len(rest)} more metrics, such as {listed}")
     return lines
+
+
+def _redefined(redefinition: Redefinition) -> str:
+    what = "training and evaluated losses mean" if redefinition.evaluations else "the training loss means"
+    return (
+        f"- since step {redefinition.step} {what} something else, by {fenced(redefinition.what, VALUE_LETTERS)}: "
+        "do not compare their values of before and after; lowest and first are of since then"
+    )
 
 
 def _rank(name: str, observation: Observation) -> tuple[int, str]:

@@ -112,10 +112,11 @@ def _evaluation(evaluation: Evaluation, observation: Observation, mark: str) -> 
 
 
 def _best(observation: Observation) -> Evaluation | None:
-    """The evaluation with the best finite goal metric."""
+    """The evaluation with the best finite goal metric, since that means what it does now."""
     sign = 1 if observation.goal_direction == "minimize" else -1
     name = observation.goal_metric
-    known = [e for e in observation.evaluations if abs(e.metrics.get(name, float("nan"))) < float("inf")]
+    since = [e for e in observation.evaluations if e.step > observation.redefined_step(name)]
+    known = [e for e in since if abs(e.metrics.get(name, float("nan"))) < float("inf")]
     return min(known, key=lambda e: sign * e.metrics[name], default=None)
 
 

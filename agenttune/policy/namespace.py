@@ -32,7 +32,7 @@ DOCUMENTED: dict[str, Any] = {
     "weight_decay": "weight decay now",
     "max_grad_norm": "gradient clipping now; 0 is off",
     "commands_left": "what is left of the budget of agent commands",
-    "changes": "changes of optimizer, schedule or training so far, by anybody",
+    "changes": "changes of optimizer, schedule, training, knobs, data or layers so far, by anybody",
     "steps_since_change": "steps since the newest of them, or since the start",
     "found": {
         kind: f'severity of a finding of {kind} as things stand ("critical", "warning", "info"), else ""'
@@ -42,7 +42,7 @@ DOCUMENTED: dict[str, Any] = {
     "loss": {
         "last": "newest finite training loss",
         "level": "median of the newest 16",
-        "start": "first",
+        "start": "first; all of `loss` begins anew where a command gives the loss another meaning",
         "best": "lowest level so far",
         "peak": "highest of the newest finite losses since the newest change",
         "noise": "standard deviation of one step around the trend, in units of the loss",
@@ -178,8 +178,10 @@ def _evals(observation: Observation) -> dict[str, float]:
 
 
 def goal_values(observation: Observation) -> list[float]:
-    """Finite values of the goal metric, oldest first."""
-    values = (e.metrics.get(observation.goal_metric, NAN) for e in observation.evaluations)
+    """Finite values of the goal metric since it means what it does now, oldest first."""
+    since = observation.redefined_step(observation.goal_metric)
+    known = [e.metrics for e in observation.evaluations if e.step > since]
+    values = (metrics.get(observation.goal_metric, NAN) for metrics in known)
     return [v for v in values if math.isfinite(v)]
 
 

@@ -94,6 +94,7 @@ def _neftune(trainer: Any) -> Iterator[Knob]:
         lambda value: setattr(embedding, "neftune_noise_alpha", value),
         bounds=(0, None),
         description="Size of the noise on input embeddings while training (NEFTune).",
+        redefines="training",
     )
 
 
@@ -119,6 +120,7 @@ def _interval(trainer: Any, name: str) -> Knob:
         unit="steps",
         bounds=(1, None),
         description=f"Steps between {what[name]}.",
+        redefines="nothing",
     )
 
 
@@ -128,4 +130,5 @@ def _nan_filter(trainer: Any) -> Knob:
         lambda: bool(trainer.args.logging_nan_inf_filter),
         lambda value: setattr(trainer.args, "logging_nan_inf_filter", value),
         description="Whether the trainer's log leaves out losses that are NaN or infinite, and so looks healthy.",
+        redefines="nothing",
     )

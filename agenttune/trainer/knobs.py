@@ -6,8 +6,9 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
+from agenttune.commands import Redefines
 from agenttune.errors import UserError
 from agenttune.events import KnobState
 from agenttune.proposals import Change
@@ -36,6 +37,7 @@ class Knob:
     minimum: float | None = None
     maximum: float | None = None
     description: str = ""
+    redefines: Redefines = "every_loss"
 
     def state(self) -> KnobState:
         return KnobState(
@@ -55,6 +57,7 @@ def make_knob(
     unit: str = "",
     bounds: Bounds | None = None,
     description: str = "",
+    redefines: Redefines = "every_loss",
 ) -> Knob:
     """A knob, as users register one.
 
@@ -65,6 +68,8 @@ def make_knob(
         unit: Such as `s` or `tokens`.
         bounds: Smallest and largest value allowed; None for no bound on that side, or at all.
         description: What it does, for whoever decides to change it.
+        redefines: Which losses mean something else once it was changed, so that nobody compares them with those of
+            before: `every_loss` (evaluated ones too), `training` or `nothing`.
 
     Raises:
         UserError: The name is empty or too long, or the bounds are none.
@@ -73,8 +78,15 @@ def make_knob(
         raise UserError(f"a knob's name has 1 to {NAME_CHARACTERS} characters, not {len(name)}", field="name")
     if not callable(get) or not callable(set):
         raise UserError(f"knob {name!r} needs two functions, one that gets its value and one that sets it", field="get")
+    if redefines not in get_args(Redefines):
+        allowed = list(get_args(Redefines))
+        raise UserError(
+            f"redefines of knob {name!r} is one of {', '.join(allowed)}, not {redefines!r}",
+            field="redefines",
+            allowed=allowed,
+        )
     low, high = _checked_bounds(name, bounds)
-    return Knob(name, get, set, unit, low, high, description)
+    return Knob(name, get, set, unit, low, high, description, redefines)
 
 
 def _checked_bounds(name: str, bounds: Bounds | None) -> Bounds:
@@ -143,7 +155,14 @@ class KnobRegistry:
         except BaseException:
             knob.write(previous)
             raise
-        change = Change(name=name, unit=knob.unit, previous=previous, requested=value, effective=found)
+        change = Change(
+            name=name,
+            unit=knob.unit,
+            previous=previous,
+            requested=value,
+            effective=found,
+            redefines=knob.redefines,
+        )
         return change, knob.read
 
     def _find(self, name: str) -> Knob:

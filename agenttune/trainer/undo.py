@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from agenttune.commands import (
+    FREEZE,
     CommandBase,
     ModelLayerOperation,
     ModelLayerParameterUpdate,
@@ -20,7 +21,6 @@ from agenttune.commands import (
 from agenttune.errors import CommandError
 from agenttune.proposals import Ack, CommandRecord
 
-FREEZE = "requires_grad_"
 OPTIMIZER_FIELDS = ("weight_decay", "betas", "eps", "momentum")
 
 

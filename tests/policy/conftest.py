@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from agenttune.events import KnobsRead, KnobState, Point, RunInfo, StatusChanged
 from agenttune.findings import Finding
 from agenttune.observation import RECENT_POINTS, THINNED_POINTS, Evaluation, Observation, SeriesView
 from agenttune.proposals import Ack, Author, Change, CommandRecord, Proposal, State
+from agenttune.redefining import newest_of, redefinition
 from agenttune.store import RunLog
 
 AGENT = Author(principal="agent", name="tests")
@@ -47,6 +49,7 @@ def observe(
     loss_name: str = "step_loss",
 ) -> Observation:
     """The observation of a run with these losses, one a step."""
+    redefined = [found for record in commands if (found := redefinition(record)) is not None]
     rates = [lr] * len(losses)
     given = {loss_name: losses, "step_grad_norm": grads, "lr": rates}
     return Observation(
@@ -63,6 +66,7 @@ def observe(
         evaluations=[Evaluation(step=step, metrics={"eval_loss": value}) for step, value in evals],
         commands=list(commands),
         findings=list(findings),
+        redefinitions=newest_of(redefined),
         commands_left=100,
     )
 
@@ -80,6 +84,15 @@ def applied(
     proposal = Proposal(command=UpdateOptimizer(lr=lr), author=author, rationale=rationale, based_on_step=step)
     ack = Ack(outcome="applied", step=step, changes=[change]) if state is State.APPLIED else None
     return CommandRecord(proposal=proposal, state=state, ack=ack, submitted_seq=1, submitted_step=step)
+
+
+def took_effect(
+    step: int, command: dict[str, Any], changes: Sequence[Change], author: Author = AGENT, branch: str = "main"
+) -> CommandRecord:
+    """Any command that took effect at a step."""
+    proposal = Proposal.model_validate({"command": command, "author": author, "based_on_step": step})
+    ack = Ack(outcome="applied", step=step, branch=branch, changes=list(changes))
+    return CommandRecord(proposal=proposal, state=State.APPLIED, ack=ack, submitted_seq=1, submitted_step=step)
 
 
 def decay(

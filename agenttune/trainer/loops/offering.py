@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from agenttune.commands import Redefines
 from agenttune.trainer.knobs import Bounds, KnobRegistry, make_knob
 from agenttune.trainer.layer_rules import Operation
 from agenttune.trainer.session import Session
@@ -32,6 +33,7 @@ class Offers:
         unit: str = "",
         bounds: Bounds | None = None,
         description: str = "",
+        redefines: Redefines = "every_loss",
     ) -> None:
         """Offer a value of your own for the `set_knob` command.
 
@@ -42,13 +44,15 @@ class Offers:
             unit: Such as `s` or `tokens`.
             bounds: Smallest and largest value allowed; None for no bound on that side, or at all.
             description: What it does, for whoever decides to change it.
+            redefines: Which losses mean something else once it was changed, so that nobody compares them with those
+                of before: `every_loss` (evaluated ones too), `training` or `nothing`.
 
         Raises:
             UserError: It cannot be read, or is of another type.
         """
         session = self._live_session()
         register = session.register_knob if session is not None else self.registry.register
-        register(make_knob(name, get, set, unit, bounds, description))
+        register(make_knob(name, get, set, unit, bounds, description, redefines))
 
     def allow_layer_operation(self, name: str, function: Operation | None = None) -> None:
         """Allow one more operation on layers for `model_layer_operation`.

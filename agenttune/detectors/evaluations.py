@@ -1,0 +1,92 @@
+"""What evaluations say: no progress of the goal for long, or overfitting; and whether they contradict a bad loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+from statistics import median
+
+from agenttune.findings import Finding
+from agenttune.observation import Observation
+from agenttune.trend import LEVEL_STEPS, MEDIAN_ERROR, Trend, spread
+
+GOAL_PLATEAU_EVALS = 6
+"""Evaluations in a row within which the goal metric has not moved (asked for by users; fewer are often noise)."""
+GOAL_NOISE_SIGMAS = 2.0
+"""A move of less than so many standard errors is none (textbook)."""
+GOAL_FLAT_FRAC = 0.015
+"""Nor is one of less than this part of all that was gained so far (as `FLAT_FRAC` of the training loss)."""
+OVERFIT_EVALS = 3
+"""Evaluations in a row that are each worse than the one before (guess; two are often noise)."""
+OVERFIT_RISE_FRAC = 0.02
+"""Least worsening from the best evaluation, as a part of it (guess)."""
+
+
+def goal_evaluations(observation: Observation) -> list[tuple[int, float]]:
+    """Step and finite value of the goal metric since it means what it does now; less is better in all of them."""
+    name, sign = observation.goal_metric, 1 if observation.goal_direction == "minimize" else -1
+    since = observation.redefined_step(name)
+    pairs = [(e.step, sign * e.metrics[name]) for e in observation.evaluations if name in e.metrics and e.step > since]
+    return [(step, value) for step, value in pairs if math.isfinite(value)]
+
+
+def improvement_since(observation: Observation, step: int) -> tuple[float, float] | None:
+    """The goal metric before a step and now, if it has improved since; None if it has not, or that is not known."""
+    sign = 1 if observation.goal_direction == "minimize" else -1
+    evals = goal_evaluations(observation)
+    before, after = [v for s, v in evals if s < step], [v for s, v in evals if s >= step]
+    if not before or not after or after[-1] >= before[-1]:
+        return None
+    return sign * before[-1], sign * after[-1]
+
+
+def goal_plateau(observation: Observation) -> Iterator[Finding]:
+    """The goal metric has not moved, beyond its noise, over the last evaluations; a warning if it never did."""
+    sign = 1 if observation.goal_direction == "minimize" else -1
+    evals = goal_evaluations(observation)
+    tail = evals[-GOAL_PLATEAU_EVALS:]
+    if len(tail) < GOAL_PLATEAU_EVALS:
+        return
+    values, half = [value for _, value in tail], GOAL_PLATEAU_EVALS // 2
+    moved = abs(median(values[:half]) - median(values[half:]))
+    # Of values that swing, differences of neighbours have the noise; of few, their own spread is surer.
+    error = MEDIAN_ERROR * spread(values) * math.sqrt(2 / half)
+    first, best = evals[0][1], min(value for _, value in evals)
+    gained = first - best
+    if moved > max(GOAL_NOISE_SIGMAS * error, GOAL_FLAT_FRAC * gained):
+        return
+    never = len(evals) > len(tail) and gained <= GOAL_NOISE_SIGMAS * spread(values)
+    low, high = sorted((sign * min(values), sign * max(values)))
+    words = " and never has" if never else ""
+    yield Finding(
+        kind="goal_plateau",
+        severity="warning" if never else "info",
+        metric=observation.goal_metric,
+        step=tail[-1][0],
+        summary=f"{observation.goal_metric} has not moved beyond its noise over the last {len(tail)} evaluations{words}: "
+        f"between {low:.4g} and {high:.4g} since step {tail[0][0]}",
+        evidence={"evaluations": len(tail), "low": low, "high": high, "since_step": tail[0][0]},
+    )
+
+
+def overfitting(observation: Observation) -> Iterator[Finding]:
+    """Evaluations get worse, one after the other, while the training loss still falls."""
+    name, sign = observation.goal_metric, 1 if observation.goal_direction == "minimize" else -1
+    tail = goal_evaluations(observation)[-OVERFIT_EVALS - 1 :]
+    trend = Trend.of(observation)
+    if trend is None or len(tail) <= OVERFIT_EVALS or any(b[1] <= a[1] for a, b in pairwise(tail)):
+        return
+    best, newest = tail[0][1], tail[-1][1]
+    before = [v for s, v in zip(trend.all_steps, trend.all_values, strict=True) if s <= tail[0][0]][-LEVEL_STEPS:]
+    if newest - best < OVERFIT_RISE_FRAC * abs(best) or not before or trend.level >= median(before):
+        return
+    yield Finding(
+        kind="overfitting",
+        severity="warning",
+        metric=name,
+        step=tail[-1][0],
+        summary=f"{name} went from {sign * best:.4g} to {sign * newest:.4g} over {OVERFIT_EVALS} evaluations "
+        f"while {trend.name} fell to {trend.level:.4g}",
+        evidence={"best": sign * best, "now": sign * newest, "train": trend.level},
+    )
