@@ -22,7 +22,7 @@ from agenttune.redefining import redefinition
 LEVEL_STEPS = 16
 """Points whose median is "the level now": a third of the noise of one, and still quick to react (guess)."""
 FIRST_STEPS = 8
-"""Points whose median is where a redefined loss began: unlike the run's first loss, a single one may be lucky (guess)."""
+"""Points whose median is where a redefined loss began: unlike the first of a run, a single one may be lucky (guess)."""
 NOISE_STEPS = 64
 """Points from which the noise is estimated; fewer make the estimate itself noisy (guess)."""
 MAD_TO_SIGMA = 1.4826
@@ -136,7 +136,7 @@ class Trend:
 
     @property
     def start(self) -> float:
-        """Where the curve began: with the run's first loss, or after a redefinition with the level of its first ones."""
+        """Where the curve began: the run's first loss, or the level of the first ones after a redefinition."""
         return median(self.all_values[:FIRST_STEPS]) if self.redefined_step else self.all_values[0]
 
     @property

@@ -1,8 +1,9 @@
 """The loss goes up and stays up, or never comes down: the rate is too high.
 
 Divergence seldom shows as NaN. Mostly the loss jumps within a few steps, then comes down to what a broken network
-still can do and stays there; so a jump far above the start is reported until it has healed for good, or evaluations show that
-only the batches were bad. What is found is named: a jump within one step, a rise over many, a network that is stuck.
+still can do and stays there; so a jump far above the start is reported until it has healed for good, or evaluations
+show that only the batches were bad. What is found is named: a jump within one step, a rise over many, a network that
+is stuck.
 """
 
 from __future__ import annotations

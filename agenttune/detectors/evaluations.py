@@ -64,8 +64,8 @@ def goal_plateau(observation: Observation) -> Iterator[Finding]:
         severity="warning" if never else "info",
         metric=observation.goal_metric,
         step=tail[-1][0],
-        summary=f"{observation.goal_metric} has not moved beyond its noise over the last {len(tail)} evaluations{words}: "
-        f"between {low:.4g} and {high:.4g} since step {tail[0][0]}",
+        summary=f"{observation.goal_metric} has not moved beyond its noise over the last {len(tail)} evaluations{words}"
+        f": between {low:.4g} and {high:.4g} since step {tail[0][0]}",
         evidence={"evaluations": len(tail), "low": low, "high": high, "since_step": tail[0][0]},
     )
 
