@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from agenttune.chat.answer_text import Unread, answer_in, spoken
 from agenttune.chat.base import ChatModel, Protocol_, Spent, is_configured
 from agenttune.chat.budget import cost_usd
 from agenttune.chat.guard import REMOTE_ENV
-from agenttune.chat.json_text import unwrapped
 from agenttune.chat.transcript import resolve
 
 if TYPE_CHECKING:
@@ -25,10 +25,12 @@ __all__ = [
     "OpenAIChat",
     "Protocol_",
     "Spent",
+    "Unread",
+    "answer_in",
     "cost_usd",
     "is_configured",
     "resolve",
-    "unwrapped",
+    "spoken",
 ]
 
 

@@ -1,9 +1,8 @@
-"""From a server's answer to a message: tool calls as they are, or as weak servers write them into the text."""
+"""From a server's answer to a message: its text, and its tool calls as they are or as they were left in the text."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection
 from typing import Any
 
@@ -11,12 +10,14 @@ from openai.types import CompletionUsage
 from openai.types.chat import ChatCompletion, ChatCompletionMessage
 from openai.types.chat.chat_completion import Choice
 
+from agenttune.chat.written_calls import written_calls
 from agenttune.transcripts import ChatMessage, ToolUse, Usage
 
 MAX_CHARACTERS = 20_000
 """Longest text of an answer that is kept and handed on: ten times what a decision needs (guess)."""
 MAX_TOOL_USES = 16
-_FENCE = re.compile(r"\A```(?:json)?\s*\n(.*)\n```\Z", re.DOTALL)
+MALFORMED = "malformed"
+"""Key of `details`: why a text that tries to call tools can neither be carried out nor be taken for words."""
 
 
 class NoAnswer(Exception):
@@ -71,13 +72,30 @@ def _uses_and_text(
     message: ChatCompletionMessage, offered: Collection[str], details: dict[str, Any]
 ) -> tuple[list[ToolUse], str | None]:
     uses = [_use(call, number) for number, call in enumerate(message.tool_calls or [])]
-    text = valid(message.content) if isinstance(message.content, str) else None
+    text = _text_of(message.content)
     if uses or not text or not offered:
         return uses, text
-    written = written_uses(text, offered)
-    if written:
-        details["tool_calls_in_text"] = True
-    return written, None if written else text
+    written = written_calls(text[:MAX_CHARACTERS], offered)
+    if written.problem:
+        details[MALFORMED] = written.problem
+    if not written.uses:
+        return [], text
+    details["tool_calls_in_text"] = True
+    details["written"] = text[:MAX_CHARACTERS]
+    return written.uses, written.words or None
+
+
+def _text_of(content: Any) -> str | None:
+    """The text of a message; of one in parts, those that are text, for some servers hand thinking over as a part.
+
+    Other fields, such as `reasoning_content`, are never read: thinking is no answer.
+    """
+    if isinstance(content, str):
+        return valid(content)
+    if not isinstance(content, list):
+        return None
+    parts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
+    return valid("".join(part["text"] for part in parts if isinstance(part.get("text"), str)))
 
 
 def _distinct(uses: list[ToolUse]) -> list[ToolUse]:
@@ -101,37 +119,6 @@ def _bounded(text: str, details: dict[str, Any]) -> str:
     if len(text) > MAX_CHARACTERS:
         details["cut_from_characters"] = len(text)
     return text[:MAX_CHARACTERS]
-
-
-def written_uses(text: str, offered: Collection[str]) -> list[ToolUse]:
-    """Tool calls that a server left in the text: exactly JSON, of a shape that names an offered tool."""
-    stripped = text.strip()
-    fenced = _FENCE.match(stripped)
-    for tag in ("<tool_call>", "</tool_call>"):
-        stripped = stripped.removeprefix(tag).removesuffix(tag).strip()
-    try:
-        value = json.loads(fenced[1] if fenced else stripped)
-    except ValueError:
-        return []
-    if isinstance(value, dict) and isinstance(value.get("tool_calls"), list):
-        value = value["tool_calls"]
-    entries = value if isinstance(value, list) else [value]
-    uses = [_written(entry, number) for number, entry in enumerate(entries)]
-    known = [use for use in uses if use is not None and use.name in offered]
-    return known if known and len(known) == len(entries) else []
-
-
-def _written(entry: Any, number: int) -> ToolUse | None:
-    if not isinstance(entry, dict):
-        return None
-    function = entry.get("function")
-    inner: dict[str, Any] = function if isinstance(function, dict) else entry
-    name = inner.get("name") or inner.get("tool")
-    arguments = inner.get("arguments", inner.get("parameters", {}))
-    if not isinstance(name, str):
-        return None
-    text = arguments if isinstance(arguments, str) else json.dumps(arguments)
-    return ToolUse(id=f"written_{number}", name=name, arguments=text[:MAX_CHARACTERS])
 
 
 def read_usage(usage: CompletionUsage | None) -> Usage | None:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import openai
 
+from agenttune.chat.answer_text import spoken
 from agenttune.chat.attempts import Attempts, Pace
 from agenttune.chat.base import Protocol_, Spent, is_configured
 from agenttune.chat.breaker import Breaker
@@ -193,10 +194,13 @@ class OpenAIChat:
             latency_s=self._clock_s() - began_s,
             attempts=attempts.count,
             error=self._said(attempts),
-            details=attempts.details,
+            details=self._clean_details(attempts.details),
         )
         self._spent.add(call)
         return call
+
+    def _clean_details(self, details: dict[str, Any]) -> dict[str, Any]:
+        return {name: self._transcript.clean(part) if isinstance(part, str) else part for name, part in details.items()}
 
     @property
     def _is_openai(self) -> bool:
@@ -209,8 +213,9 @@ class OpenAIChat:
 
 
 def _answer(attempts: Attempts) -> ChatMessage | None:
-    """The answer; what came as arguments of the tool made for it becomes its text."""
+    """The answer; what came as arguments of the tool made for it becomes its text: all of it, should it differ."""
     answer = attempts.answer
-    if answer is None or not answer.tool_uses or answer.tool_uses[0].name != ANSWER_TOOL:
+    if answer is None or not any(use.name == ANSWER_TOOL for use in answer.tool_uses):
         return answer
-    return ChatMessage(role="assistant", content=answer.tool_uses[0].arguments)
+    parts = [spoken(answer.content), *(use.arguments for use in answer.tool_uses)]
+    return ChatMessage(role="assistant", content="\n".join(filter(None, parts)))

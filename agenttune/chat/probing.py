@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from agenttune.chat.answer_text import Unread, answer_in
 from agenttune.chat.base import Protocol_
-from agenttune.chat.json_text import unwrapped
 from agenttune.surface import ToolShape
 from agenttune.transcripts import ChatMessage, ModelCalled
 
@@ -33,9 +33,16 @@ def is_understood(call: ModelCalled, protocol: Protocol_) -> bool:
     if protocol == "text":
         return True
     if protocol == "json":
-        return bool(unwrapped(call.answer.content) == {"state": "ready"})
+        return _says_ready(call.answer.content)
     uses = call.answer.tool_uses
-    return bool(uses) and uses[0].name == PROBE_TOOL.name and unwrapped(uses[0].arguments) == {"state": "ready"}
+    return bool(uses) and uses[0].name == PROBE_TOOL.name and _says_ready(uses[0].arguments)
+
+
+def _says_ready(text: str | None) -> bool:
+    try:
+        return answer_in(text, "state") == {"state": "ready"}
+    except Unread:
+        return False
 
 
 def is_refused(call: ModelCalled) -> bool:

@@ -5,12 +5,11 @@ For models that cannot read raw curves: they are told in words what the curve do
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from agenttune.chat.answer_text import answer_in, spoken
 from agenttune.commands import CommandBase, DoEvaluate, SaveCheckpoint, UpdateOptimizer
 from agenttune.detectors import detect
 from agenttune.errors import UserError
@@ -181,21 +180,16 @@ def action_schema(actions: Sequence[str]) -> dict[str, Any]:
 
 
 def read_action(text: str) -> tuple[str, str]:
-    """The action and why: from JSON, or the first word in a text that is one.
+    """The action and why, of the JSON answer: never a word out of thinking, of a reason, or beside the answer.
 
     Raises:
-        UserError: There is none.
+        UserError: There is none, or not just one.
     """
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        found = None
-    if isinstance(found, dict) and found.get("action") in ACTIONS:
-        return str(found["action"]), str(found.get("why", ""))
-    word = re.search(rf"\b({'|'.join(ACTIONS)})\b", text)
-    if word is None:
-        raise UserError(f"your answer names no action; choose one of {', '.join(ACTIONS)}")
-    return word[1], text
+    found = answer_in(text, "action", choices=ACTIONS)
+    action = str(found.get("action", "")).strip().lower()
+    if action not in ACTIONS:
+        raise UserError(f"{action!r:.80} is no action; choose one of {', '.join(ACTIONS)}", field="answer")
+    return action, str(found.get("why", ""))
 
 
 def choose(talk: Talk, toolbox: Toolbox) -> None:
@@ -211,7 +205,7 @@ def choose(talk: Talk, toolbox: Toolbox) -> None:
     actions = allowed_now(talk.observation)
     for corrections_left in reversed(range(MENDS + 1)):
         answer = talk.ask(schema=action_schema(actions))
-        if not (answer.content or "").strip():
+        if not spoken(answer.content):
             return
         try:
             _take(talk, toolbox, answer.content or "", actions)

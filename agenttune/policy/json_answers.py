@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from agenttune.chat.answer_text import Unread, answer_in
 from agenttune.errors import UserError
 from agenttune.surface import ToolShape
 from agenttune.transcripts import ToolUse
@@ -43,13 +44,16 @@ def _choice(shape: ToolShape, definitions: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_answer(text: str) -> tuple[str, list[ToolUse]]:
-    """The reason and the tools asked for; an answer that is not valid JSON may have words around it.
+    """The reason and the tools asked for; an answer that is not held to a schema may have words around it.
 
     Raises:
         UserError: There is no such object in the text; says what it must look like.
     """
-    found = _first_object(text)
-    actions = found.get("actions", [])
+    try:
+        found = answer_in(text, "actions")
+    except Unread as error:
+        raise _malformed(error.problem) from None
+    actions = found.get("actions")
     if not isinstance(actions, list):
         raise _malformed(f"'actions' is {type(actions).__name__}, not a list")
     return str(found.get("reason", "")), [_use(number, action) for number, action in enumerate(actions, 1)]
@@ -58,20 +62,10 @@ def read_answer(text: str) -> tuple[str, list[ToolUse]]:
 def _use(number: int, action: object) -> ToolUse:
     if not isinstance(action, dict) or not isinstance(action.get("tool"), str):
         raise _malformed(f"action {number} has no 'tool'")
-    arguments = action.get("arguments", {})
-    return ToolUse(id=f"action_{number}", name=action["tool"], arguments=json.dumps(arguments))
-
-
-def _first_object(text: str) -> dict[str, Any]:
-    decoder, start = json.JSONDecoder(), text.find("{")
-    problem = "it holds no JSON object"
-    if start >= 0:
-        try:
-            found, _ = decoder.raw_decode(text, start)
-            return dict(found)
-        except (ValueError, RecursionError) as error:
-            problem = f"its JSON is broken: {error}"
-    raise _malformed(problem)
+    arguments = action.get("arguments")
+    return ToolUse(
+        id=f"action_{number}", name=action["tool"], arguments=json.dumps({} if arguments is None else arguments)
+    )
 
 
 def _malformed(problem: str) -> UserError:

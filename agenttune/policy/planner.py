@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from agenttune.chat.answer_text import Unread, answer_in, spoken
 from agenttune.config import GoalSettings
 from agenttune.errors import ModelUnavailable, UserError
 from agenttune.events import encode_number
@@ -120,7 +121,8 @@ class Planner:
             BudgetSpent, ModelUnavailable: There was no answer.
         """
         prompt = self._prompts.render("reflect", **self._reflect_variables(study, number, summary))
-        text = self._ask([ChatMessage(role="user", content=prompt.text)], prompt, "reflect").strip()
+        text = self._ask([ChatMessage(role="user", content=prompt.text)], prompt, "reflect")
+        text = spoken(text)
         return text if len(text) <= REFLECTION_CHARACTERS else text[: REFLECTION_CHARACTERS - 1] + "…"
 
     def _ask(
@@ -146,13 +148,12 @@ class Planner:
 
     def _read(self, answer: str) -> tuple[Start, str]:
         try:
-            raw = json.loads(answer, parse_constant=_refuse_constant)
-        except ValueError as error:
-            raise UserError(f"the answer is not JSON: {error}") from None
-        if not isinstance(raw, dict) or "start" not in raw:
-            raise UserError('the answer must be an object with the keys "reasoning" and "start"')
+            raw = answer_in(answer, "start")
+        except Unread as error:
+            problem = f'{error}; it must be one JSON object with the keys "reasoning" and "start"'
+            raise UserError(problem, field="answer") from None
         reasoning = raw.get("reasoning", "")
-        return check_start(raw["start"], self._parameters), str(reasoning)[:REASONING_CHARACTERS]
+        return check_start(raw.get("start"), self._parameters), str(reasoning)[:REASONING_CHARACTERS]
 
     def _goal_variables(self) -> dict[str, Any]:
         goal = self._goal
@@ -194,10 +195,6 @@ class Planner:
             "notes": summary.notes[-SHOWN_FINDINGS:],
             "characters": REFLECTION_CHARACTERS,
         }
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
 
 
 def run_words(run: RoundRun) -> dict[str, Any]:

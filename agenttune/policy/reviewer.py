@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
+from agenttune.chat.answer_text import Unread, answer_in
 from agenttune.config import ReviewerSettings, Settings
 from agenttune.errors import ModelUnavailable, SystemFault, UserError
 from agenttune.observation import Observation
@@ -95,6 +96,8 @@ class Reviewer:
                 temperature=self._settings.temperature,
             )
             calls.append(called)
+            if called.details.get("finish_reason") == "length":
+                return without("its answer was cut at llm.max_output_tokens"), calls
             return _read(called, answer, without), calls
         except ModelUnavailable as error:
             failed = getattr(error, "call", None)
@@ -119,10 +122,13 @@ class Reviewer:
 
 
 def _read(called: ModelCalled, answer: type[A], without: Callable[[str], A]) -> A:
-    from agenttune.chat import unwrapped
-
+    """The verdict of an answer: the one that it holds, on lines of its own; without one, nobody has decided."""
     content = called.answer.content if called.answer is not None else None
     try:
-        return answer.model_validate(unwrapped(content))
+        verdicts = get_args(answer.model_fields["verdict"].annotation)
+        found = answer_in(content, "verdict", "arguments", choices=verdicts, alone=True)
+        return answer.model_validate(found)
+    except Unread as error:
+        return without(f"{error.problem}; it said {content!r:.200}" if content else "it said nothing")
     except ValidationError:
-        return without(f"it said {content!r:.200} instead of a verdict" if content else "it said nothing")
+        return without(f"it said {content!r:.200} instead of a verdict")

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from agenttune.chat.answer_text import spoken
 from agenttune.commands import CommandBase
-from agenttune.errors import ModelUnavailable
+from agenttune.errors import ModelUnavailable, UserError
 from agenttune.observation import Observation
 from agenttune.policy.base import Decision, Draft
 from agenttune.policy.pacing import describe
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # its client takes seconds to import, and most runs have no m
 
 MENDS = 2
 """How often a decision goes on after something wrong, with the error for an answer."""
+MALFORMED_CALL = "your tool calls could not be read, and nothing was done"
 REASON_LETTERS, RATIONALE_LETTERS, TROUBLE_LETTERS, ECHO_LETTERS = 1000, 2000, 300, 8000
 """Longest texts of a model in a decision, in a command, in a complaint, and repeated to itself."""
 
@@ -61,6 +63,7 @@ class Talk:
         Raises:
             BudgetSpent: No call was made.
             ModelUnavailable: No answer; the failed call is among `calls`.
+            UserError: It tries to call tools in its text, and none can be carried out; of the field `answer`.
         """
         try:
             called = self.chat.ask(
@@ -77,9 +80,14 @@ class Talk:
             raise
         self.calls.append(called)
         answer = called.answer or ChatMessage(role="assistant")
-        if not answer.tool_uses and not (answer.content or "").strip():
+        malformed = called.details.get("malformed")
+        if not malformed and not answer.tool_uses and not spoken(answer.content):
             self.troubles.append(_nothing(called))
-        self.messages.append(answer.model_copy(update={"content": cleaned(answer.content or "", ECHO_LETTERS, True)}))
+        # What was thought is not repeated to the model: it is long, and no part of what was said.
+        words = cleaned(spoken(answer.content) or answer.content or "", ECHO_LETTERS, True)
+        self.messages.append(answer.model_copy(update={"content": words}))
+        if malformed:
+            raise UserError(f"{MALFORMED_CALL}: {malformed}", field="answer")
         return answer
 
     def add_failed(self, error: ModelUnavailable) -> None:
@@ -109,7 +117,9 @@ class Talk:
 
 def _nothing(called: ModelCalled) -> str:
     """An answer without text or tools: the refusal, or how it ended, if the server says."""
+    thought = called.answer is not None and bool((called.answer.content or "").strip())
     refusal, ended = called.details.get("refusal"), called.details.get("finish_reason")
     if refusal:
         return cleaned(f"the model refused: {refusal}", TROUBLE_LETTERS)
-    return cleaned(f"the model answered nothing{f' (finish reason: {ended})' if ended else ''}", TROUBLE_LETTERS)
+    what = "only thought aloud, without an answer" if thought else "answered nothing"
+    return cleaned(f"the model {what}{f' (finish reason: {ended})' if ended else ''}", TROUBLE_LETTERS)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from agenttune.chat.answer_text import spoken
 from agenttune.errors import UserError
 from agenttune.policy.json_answers import answer_schema, read_answer
 from agenttune.policy.talk import ECHO_LETTERS, MENDS, Talk
@@ -18,6 +19,8 @@ from agenttune.transcripts import ChatMessage, ToolUse
 MOST_USES = 16
 """Tools that are called of one answer; a model that asks for more is told so."""
 ERROR_LETTERS = 1000
+UNREAD = ToolUse(id="answer", name="", arguments="")
+"""Stands for an answer that could not be read, and so has called nothing."""
 LAST_TURN = "This was the last reading: answer now with a command, with `wait`, or with nothing."
 
 
@@ -69,18 +72,18 @@ class ToolForm:
         except UserError as error:
             if error.field != "answer":
                 raise
-            return [_Result(ToolUse(id="answer", name="", arguments=""), error.message, is_wrong=True)]
+            return [_Result(UNREAD, error.message, is_wrong=True)]
         return [self._use(use, talk, toolbox, nth) for nth, use in enumerate(uses)]
 
     def _uses(self, talk: Talk, shapes: Sequence[ToolShape]) -> list[ToolUse]:
         """What the model asks for; its words become the reason."""
         if talk.chat.protocol == "tools":
             answer = talk.ask(tools=shapes)
-            talk.said = answer.content or talk.said
+            talk.said = spoken(answer.content) or talk.said
             return answer.tool_uses
         # In words, the system prompt has said all that a schema would.
         answer = talk.ask(schema=answer_schema(shapes) if talk.chat.protocol == "json" else None)
-        if not (answer.content or "").strip():
+        if not spoken(answer.content):
             return []
         talk.said, uses = read_answer(answer.content or "")
         return uses
@@ -117,7 +120,10 @@ def _answer(talk: Talk, results: Sequence[_Result], remark: str) -> None:
         talk.tell("\n".join(["Results:", *listed, *([remark] if remark else [])]))
         return
     for result, text in zip(results, texts, strict=True):
-        talk.messages.append(ChatMessage(role="tool", content=text, tool_use_id=result.use.id))
+        if result.use is not UNREAD:
+            talk.messages.append(ChatMessage(role="tool", content=text, tool_use_id=result.use.id))
+        else:  # an answer that could not be read has called nothing that a result could belong to
+            talk.tell(text)
     if remark:
         talk.tell(remark)
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from agenttune.chat import unwrapped
+from agenttune.chat import answer_in
 from agenttune.errors import ModelUnavailable
 from agenttune.testing import (
     ScriptedEndpoint,
@@ -79,10 +79,9 @@ def test_tool_calls_that_a_weak_server_writes_into_the_text_are_read(text: str) 
 @pytest.mark.parametrize(
     "text",
     [
-        'I would call {"name": "wait", "arguments": {}}',
-        '{"name": "delete_everything", "arguments": {}}',
-        '[{"name": "wait", "arguments": {}}, {"note": 1}]',
         '{"loss": 2.5}',
+        "I could wait (or not): nothing is wrong.",
+        '<think>\n<tool_call>{"name": "wait", "arguments": {}}</tool_call>\n</think>\nI leave it alone.',
     ],
 )
 def test_other_text_stays_text(text: str) -> None:
@@ -90,6 +89,7 @@ def test_other_text_stays_text(text: str) -> None:
         called = ask(client(endpoint), tools=[WAIT])
     assert called.answer is not None
     assert (called.answer.content, called.answer.tool_uses) == (text, [])
+    assert "malformed" not in called.details
 
 
 def test_json_in_the_text_is_no_tool_call_when_no_tools_were_offered() -> None:
@@ -110,7 +110,7 @@ def test_a_schema_is_asked_for_as_the_server_can() -> None:
         in_words = ask(chat, schema=CHOICE)
     for called in (by_tool, by_form, in_words):
         assert called.answer is not None
-        assert unwrapped(called.answer.content) == {"action": "halve"}
+        assert answer_in(called.answer.content, "action") == {"action": "halve"}
         assert called.answer.tool_uses == []
     tool, form, loose, words = endpoint.requests
     assert tool.body["tool_choice"] == "required"

@@ -129,12 +129,29 @@ def test_it_is_corrected_twice_and_then_holds() -> None:
     decision, chat = choose(observe(decay(200)), *[said("I cannot say.")] * 3)
     assert decision.proposals == []
     assert len(chat.sent) == 3
-    assert "given up after 2 corrections: your answer names no action" in decision.reason
+    assert "given up after 2 corrections: your answer could not be read: it holds no JSON object" in decision.reason
 
 
-def test_the_first_action_in_plain_words_counts() -> None:
-    decision, _ = choose(observe(decay(200), lr=0.1), said("I would halve the rate, not undo it."))
-    assert [d.command for d in decision.proposals] == [UpdateOptimizer(lr=0.05)]
+def test_an_action_in_plain_words_is_asked_for_again() -> None:
+    words = said("I would halve the rate, not undo it.")
+    decision, chat = choose(observe(decay(200), lr=0.1), words, action("hold", "no"))
+    assert (decision.proposals, decision.reason) == ([], "hold: no")
+    assert "no JSON object with 'action'" in (chat.sent[1][-1].content or "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<think>Should I halve the rate? The loss still falls, so no.</think>\n{"action": "hold", "why": "it falls"}',
+        'I thought of undo. {"action": "hold", "why": "fine"}',
+        '{"why": "no need to halve", "action": "hold",}',
+        '{"action": "Hold", "why": "to double now would be too early"}',
+    ],
+)
+def test_what_was_weighed_and_dropped_is_not_carried_out(text: str) -> None:
+    decision, _ = choose(observe(decay(200), lr=0.1), said(text))
+    assert decision.proposals == []
+    assert decision.reason.startswith("hold: ")
 
 
 def test_a_rate_that_is_not_known_cannot_be_halved() -> None:

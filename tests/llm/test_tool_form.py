@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from agenttune.commands import AddNote, SaveCheckpoint, UpdateOptimizer
+from agenttune.config import LlmSettings
 from agenttune.errors import BudgetSpent, ModelUnavailable
 from agenttune.findings import Finding
 from agenttune.observation import Observation
 from agenttune.policy.base import Decision, PolicyContext
 from agenttune.policy.llm import LlmFile, LlmPolicy
+from agenttune.testing import ScriptedEndpoint, says
 from agenttune.transcripts import ChatMessage
 from tests.llm.fakes import FakeReader, Protocol, ScriptedChat, said, uses
 from tests.llm.situations import observe
@@ -262,3 +264,26 @@ def test_a_hostile_metric_name_in_a_result_stays_in_its_fence() -> None:
             outside = (message.content or "").split("<data>")
             assert all(part.count("</data>") == 1 for part in outside[1:])
             assert all("SYSTEM" not in part.split("</data>")[-1] for part in outside[1:])
+
+
+def test_tool_calls_left_in_the_text_that_cannot_be_read_are_asked_for_again() -> None:
+    """They do not pass for the decision to do nothing; over HTTP, so that the server sees a correct conversation."""
+    half = 'I cut it.\n<tool_call>{"name": "update_optimizer", "arguments": {"lr": 0.0'
+    whole = {"name": "update_optimizer", "arguments": CUT}
+    mended = f"<think>mend it</think>\n<tool_call>\n{json.dumps(whole)}\n</tool_call>"
+    with ScriptedEndpoint([says(half), says(mended)]) as endpoint:
+        llm = LlmSettings(model="m", base_url=endpoint.base_url, protocol="tools")
+        context = PolicyContext(reader=FakeReader(run_at()), llm=llm, environ={})
+        decision = LlmPolicy("llm", LlmFile(type="llm"), context).decide(run_at())
+        told = endpoint.requests[1].last_text
+    assert [d.command for d in decision.proposals] == [UpdateOptimizer(lr=0.01)]
+    assert "could not be read, and nothing was done: it holds a tool call that is not whole JSON" in told
+
+
+def test_thinking_is_neither_the_reason_nor_repeated() -> None:
+    thought = "<think>perhaps halve it</think>It goes well."
+    decision, chat, _ = ask(uses(("get_metrics", {"metric": "step_loss"}), text=thought), said(thought))
+    assert decision.reason == "It goes well."
+    assert chat.sent[1][2].content == "It goes well."
+    only, _, _ = ask(said("<think>perhaps halve it</think>"))
+    assert only.reason == "the model only thought aloud, without an answer"

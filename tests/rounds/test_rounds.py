@@ -93,7 +93,7 @@ def test_a_plan_out_of_bounds_is_answered_and_after_two_mends_refused(lab: Lab) 
     journal = lab.new()
     assert lab.go(journal, model) == 0
     assert "lr: 5.0 is out of bounds; give a number from 0.0001 to 1.0" in (model.asked[3][-1].content or "")
-    assert "not JSON" in (model.asked[4][-1].content or "")
+    assert "no JSON object with 'start'" in (model.asked[4][-1].content or "")
     study = lab.study(journal)
     second = study.plan(2)
     assert second is not None

@@ -1,0 +1,291 @@
+"""The answer proper in a model's text: its thinking cut away, and of the rest one whole JSON object, or none.
+
+This is the one reader of what models write: verdicts, actions, JSON answers, tool calls that a server left in the text,
+plans and reflections all go through it. It never guesses. What is not whole, or stands twice and differs, is no answer.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from agenttune.errors import UserError
+
+MOST_BROKEN = 50
+"""Braces that begin no JSON before a text is given up (guess: an answer has none); keeps the reading linear."""
+
+_NAMES = "think|thinking|thought|thoughts|reasoning|reflection|analysis|scratchpad|inner_monologue|seed:think"
+_PARTS = (
+    # How a thinking part begins, and how that kind of part ends. `\g` stands for the tag's own name.
+    (rf"<(?:{_NAMES})(?:\s[^<>]*)?>", r"</\g\s*>"),
+    (r"\[THINK\]", r"\[/THINK\]"),  # Magistral
+    (r"◁think▷", r"◁/think▷"),  # Kimi-VL
+    (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),  # Sky-T1
+    (r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),  # Command A
+    (r"<unused94>", r"<unused95>"),  # MedGemma
+    # Harmony (gpt-oss). A channel with `to=` is a tool call, and the final one is the answer.
+    (
+        r"<\|channel\|>\s*(?:analysis|commentary)(?![^<]*\bto=)[^<]*<\|message\|>",
+        r"<\|end\|>|<\|channel\|>\s*final[^<]*<\|message\|>|<\|channel\|>(?=\s*commentary\s+to=)",
+    ),
+)
+_CLOSES = (
+    rf"</(?:{_NAMES})\s*>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|<\|END_THINKING\|>|<unused95>"
+    r"|<\|channel\|>\s*final[^<]*<\|message\|>"
+)
+_TOKEN = re.compile(
+    "|".join(
+        [r"(?P<brace>\{)", *(f"(?P<part{n}>{begin})" for n, (begin, _) in enumerate(_PARTS)), f"(?P<close>{_CLOSES})"]
+    ),
+    re.IGNORECASE,
+)
+_BARE_CHANNELS = re.compile(r"\A\s*analysis(?=[^a-z]).*?assistantfinal", re.DOTALL)
+"""Harmony as servers leave it that drop special tokens."""
+_STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\Z)|//[^\n]*|/\*.*?(?:\*/|\Z)|[{}\[\]]', re.DOTALL)
+_COMMENT = re.compile(r'("(?:[^"\\]|\\.)*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
+_LAST_COMMA = re.compile(r'("(?:[^"\\]|\\.)*")|,(?=\s*[}\]])', re.DOTALL)
+_MARKUP = r"(?:\s|```\w*|<[^<>\n]*>)*"
+_ALONE_BEFORE, _ALONE_AFTER = re.compile(rf"\A{_MARKUP}\Z"), re.compile(rf"\A{_MARKUP}\Z")
+
+
+class Unread(UserError):
+    """A text holds no answer, or not just one; the message says why, for the model to mend."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"your answer could not be read: {problem}", field="answer")
+        self.problem = problem
+
+
+@dataclass(frozen=True)
+class Found:
+    """A whole JSON object and where in the text it stands."""
+
+    value: dict[str, Any]
+    start: int
+    end: int
+
+
+@dataclass
+class Reading:
+    """A text taken apart.
+
+    Attributes:
+        text: The whole of it.
+        objects: Whole JSON objects outside of thinking, the outermost ones, in order.
+        doubts: Whole objects that may be thinking or not: before a lone closing tag, or in thinking after an answer.
+        broken: Brace groups outside of thinking that are no JSON: start and end; an end of -1 is never closed.
+        kept: Parts of the text that are no thinking: start and end.
+        is_cut: It ends inside a thinking part.
+    """
+
+    text: str
+    objects: list[Found] = field(default_factory=list)
+    doubts: list[Found] = field(default_factory=list)
+    broken: list[tuple[int, int]] = field(default_factory=list)
+    kept: list[tuple[int, int]] = field(default_factory=list)
+    is_cut: bool = False
+
+    @property
+    def spoken(self) -> str:
+        """The text without thinking."""
+        return "".join(self.text[start:end] for start, end in self.kept).strip()
+
+
+def take_apart(text: str) -> Reading:
+    """Find what a text holds; tags inside the strings of whole objects are text, not tags."""
+    reading, at, since = Reading(text), 0, 0
+    bare = _BARE_CHANNELS.match(text)
+    if bare:
+        at = since = bare.end()
+    while (token := _TOKEN.search(text, at)) is not None:
+        kind = token.lastgroup or ""
+        if kind == "brace":
+            at = _take_object(reading, token.start())
+            continue
+        reading.kept.append((since, token.start()))
+        if kind == "close":
+            # Servers leave the closing tag alone where the prompt held the opening one: what was before is thinking.
+            # A quotation may hold one too, so what stood there as an answer still counts against another.
+            reading.doubts += reading.objects
+            reading.objects, reading.broken, reading.kept = [], [], []
+            at = token.end()
+        else:
+            at = _leave_thinking(reading, token)
+        since = at
+    reading.kept.append((since, len(text)))
+    return reading
+
+
+def _take_object(reading: Reading, start: int) -> int:
+    """Take in the object that begins here; returns where to go on."""
+    if len(reading.broken) >= MOST_BROKEN:
+        return len(reading.text)
+    value, end = _object_at(reading.text, start)
+    if value is not None:
+        reading.objects.append(Found(value, start, end))
+        return end
+    reading.broken.append((start, end))
+    return start + 1 if end < 0 else end
+
+
+def _leave_thinking(reading: Reading, token: re.Match[str]) -> int:
+    """Where a thinking part ends. What it holds counts only against an answer that came before it."""
+    text, (_, ends) = reading.text, _PARTS[int((token.lastgroup or "").removeprefix("part"))]
+    name = re.match(r"<([\w:]+)", token[0])
+    close = re.compile(ends.replace(r"\g", name[1] if name else ""), re.IGNORECASE).search(text, token.end())
+    reading.is_cut = close is None
+    inside = text[token.end() : len(text) if close is None else close.start()]
+    if reading.objects:
+        reading.doubts += take_apart(inside).objects
+    return len(text) if close is None else close.end()
+
+
+def _object_at(text: str, start: int) -> tuple[dict[str, Any] | None, int]:
+    """The whole object that begins at a brace, and its end; or None, and the end of the brace group (-1: none)."""
+    try:
+        value, end = _DECODER.raw_decode(text, start)
+        return value, end
+    except (ValueError, RecursionError):
+        end = _group_end(text, start)
+    if end < 0:
+        return None, end
+    try:
+        return _DECODER.decode(_tidied(text[start:end])), end
+    except (ValueError, RecursionError):
+        return None, end
+
+
+def _group_end(text: str, start: int) -> int:
+    depth = 0
+    for token in _STRUCTURE.finditer(text, start):
+        depth += {"{": 1, "[": 1, "}": -1, "]": -1}.get(token[0], 0)
+        if depth == 0:
+            return token.end()
+    return -1
+
+
+def _tidied(text: str) -> str:
+    """JSON without comments and commas before a closing bracket: what models add, and what changes no meaning."""
+    return _LAST_COMMA.sub(lambda m: m[1] or "", _COMMENT.sub(lambda m: m[1] or " ", text))
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name is given twice")
+    return found
+
+
+def _refuse(token: str) -> NoReturn:
+    raise ValueError(f"{token} is no number of JSON")
+
+
+def _finite(token: str) -> float:
+    value = float(token)
+    return value if math.isfinite(value) else _refuse(token)
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_refuse, parse_float=_finite, strict=False)
+"""Takes line breaks inside strings, which small models write; refuses names given twice, NaN and infinities."""
+
+
+def spoken(text: str | None) -> str:
+    """A text without the parts in which the model thinks aloud; a part that is not closed goes to the end."""
+    return take_apart(text or "").spoken
+
+
+def answer_in(
+    text: str | None,
+    *decisive: str,
+    choices: Collection[str] = (),
+    alone: bool = False,
+) -> dict[str, Any]:
+    """The JSON object that is a model's answer.
+
+    Args:
+        text: What the model wrote.
+        decisive: Keys whose values make an answer; the first one makes an object an answer at all. Objects without it
+            are something else, such as a quoted command.
+        choices: Values that the first key may have: words behind the answer that name another one put it in doubt.
+        alone: It has to stand on lines of its own, so that what a sentence quotes is no answer.
+
+    Raises:
+        Unread: There is none; it is not whole; or there are several that differ.
+    """
+    reading, key = take_apart(text or ""), decisive[0]
+    _check_whole(reading, key)
+    shaped = [found for found in reading.objects if _has(found.value, key)]
+    able = [found for found in shaped if not alone or _stands_alone(reading, found)]
+    if not able:
+        raise Unread(f"it holds no JSON object with {key!r}{' on lines of its own' if shaped else ''}")
+    final = able[-1]
+    said = _said(final.value, decisive)
+    others = [answer for other in (*reading.objects, *reading.doubts) for answer in _answers_in(other.value, key)]
+    if any(_said(answer, decisive) != said for answer in others):
+        raise Unread("it holds several answers that differ; give one, and nothing else")
+    other = _named_after(reading, final, choices, str(_folded(final.value).get(key, "")))
+    if other:
+        raise Unread(f"after the answer it says {other!r}; give one answer, and nothing after it")
+    return final.value
+
+
+def _check_whole(reading: Reading, key: str) -> None:
+    if reading.is_cut:
+        raise Unread("it ends inside a thinking part")
+    for start, end in reading.broken:
+        # A group that never closes may hold anything; one that speaks of the answer may be the answer.
+        if end < 0 or key.casefold() in reading.text[start:end].casefold():
+            raise Unread("its JSON is broken: not closed, not valid, or a name is given twice")
+    if len(reading.broken) >= MOST_BROKEN:
+        raise Unread("it is full of braces that are no JSON")
+
+
+def _has(value: dict[str, Any], key: str) -> bool:
+    return key in _folded(value)
+
+
+def _folded(value: dict[str, Any]) -> dict[str, Any]:
+    return {name.strip().casefold(): part for name, part in value.items()}
+
+
+def _said(value: dict[str, Any], decisive: Collection[str]) -> str:
+    """What an answer says, for comparing: a JSON text, as in Python True is 1 and in JSON it is not."""
+    folded = _folded(value)
+    return json.dumps([_plain(folded.get(name)) for name in decisive], sort_keys=True)
+
+
+def _plain(value: Any) -> Any:
+    return value.strip().casefold() if isinstance(value, str) else value
+
+
+def _answers_in(value: Any, key: str) -> Iterator[dict[str, Any]]:
+    """The outermost objects in a value that are answers, so that one wrapped in another counts against it."""
+    if isinstance(value, dict) and _has(value, key):
+        yield value
+        return
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for part in inner:
+        yield from _answers_in(part, key)
+
+
+def _stands_alone(reading: Reading, found: Found) -> bool:
+    """Whether nothing but markup is beside an object on its lines; `> ` before it makes it a quotation."""
+    begins = max(start for start, _ in reading.kept if start <= found.start)
+    ends = min(end for _, end in reading.kept if end >= found.end)
+    before = reading.text[begins : found.start].rpartition("\n")[2]
+    after = reading.text[found.end : ends].partition("\n")[0]
+    return bool(_ALONE_BEFORE.match(before) and _ALONE_AFTER.match(after))
+
+
+def _named_after(reading: Reading, found: Found, choices: Collection[str], chosen: str) -> str:
+    """The first of the other choices that the words after an answer name; empty if none."""
+    others = [re.escape(choice) for choice in choices if choice.casefold() != chosen.strip().casefold()]
+    if not others:
+        return ""
+    after = "".join(reading.text[max(start, found.end) : end] for start, end in reading.kept if end > found.end)
+    named = re.search(rf"\b(?:{'|'.join(others)})\w*", after, re.IGNORECASE)
+    return named[0] if named else ""
