@@ -19,6 +19,7 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
     WithJsonSchema,
+    field_validator,
     model_validator,
 )
 
@@ -59,6 +60,20 @@ def _refuse_unsayable(value: object) -> object:
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     for item in inside:
         _refuse_unsayable(item)
+    return value
+
+
+SMALLEST = 2.0**-126
+"""The smallest normal number of 32 bits; what is below it is lost in the optimizer's tensors, and ratios overflow."""
+
+
+def _refuse_denormals(value: object) -> object:
+    """A rate below it divides everything that is scaled by it into infinity."""
+    if isinstance(value, float) and 0 < abs(value) < SMALLEST:
+        raise ValueError(f"Input should be 0 or at least {SMALLEST:.3g}: the tensors of a model hold nothing smaller")
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    for item in inside:
+        _refuse_denormals(item)
     return value
 
 
@@ -122,6 +137,7 @@ class UpdateOptimizer(_AtLeastOne):
     risk = Risk.TUNE
     modifiers = frozenset({"lr_sets", "param_group"})
     example = {"kind": "update_optimizer", "lr": 1e-4, "weight_decay": 0.01}
+    _is_normal = field_validator("*")(_refuse_denormals)
     kind: Literal["update_optimizer"] = "update_optimizer"
     lr: Annotated[Float, Field(ge=0, le=100)] | None = Field(
         None,
@@ -153,6 +169,7 @@ class UpdateSchedule(CommandBase):
 
     risk = Risk.TUNE
     example = {"kind": "update_schedule", "shape": "cosine", "final_lr": 1e-5, "end_step": 5000}
+    _is_normal = field_validator("*")(_refuse_denormals)
     kind: Literal["update_schedule"] = "update_schedule"
     shape: Literal["constant", "linear", "cosine", "wsd", "previous"] = Field(
         description="Shape after the warm-up. wsd: stable, then linear decay over the last `decay_steps`. previous: "
@@ -165,7 +182,10 @@ class UpdateSchedule(CommandBase):
         0.0, description="Effective rate at `end_step` and after (ignored by `constant`)."
     )
     warmup_steps: Annotated[Steps, Field(ge=0)] = Field(
-        0, description="Steps over which the rate goes linearly from its value now to `peak_lr`."
+        0, description="Steps over which the rate first rises linearly from `start_lr` to `peak_lr`."
+    )
+    start_lr: Annotated[Float, Field(ge=0, le=100)] | None = Field(
+        None, description="Where the warm-up starts; at most `peak_lr`. Default: 0."
     )
     decay_steps: Annotated[Steps, Field(ge=1)] | None = Field(
         None, description="wsd only: length of the final decay. Default: a fifth of the steps to `end_step`."
@@ -181,6 +201,16 @@ class UpdateSchedule(CommandBase):
         return self
 
     @model_validator(mode="after")
+    def _warm_up_goes_up(self) -> UpdateSchedule:
+        if self.start_lr is None:
+            return self
+        if not self.warmup_steps:
+            raise ValueError("start_lr is where a warm-up starts: give warmup_steps too")
+        if self.peak_lr is not None and self.start_lr > self.peak_lr:
+            raise ValueError(f"a warm-up from start_lr {self.start_lr:g} to peak_lr {self.peak_lr:g} would go down")
+        return self
+
+    @model_validator(mode="after")
     def _previous_is_as_it_was(self) -> UpdateSchedule:
         given = self.model_dump(exclude={"kind", "shape"}, exclude_defaults=True)
         if self.shape == "previous" and given:
@@ -193,6 +223,7 @@ class UpdateTraining(_AtLeastOne):
 
     risk = Risk.TUNE
     example = {"kind": "update_training", "max_grad_norm": 0.5, "max_steps": 8000}
+    _is_normal = field_validator("*")(_refuse_denormals)
     kind: Literal["update_training"] = "update_training"
     max_grad_norm: Annotated[Float, Field(ge=0, le=1e6)] | None = Field(
         None,

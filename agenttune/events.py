@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args
 from pydantic import BeforeValidator, Field, PlainSerializer, SerializeAsAny, TypeAdapter, field_validator
 
 from agenttune.commands import CommandBase, parse_command
+from agenttune.courses import Course
 from agenttune.findings import Finding
 from agenttune.proposals import Ack, ApprovalRequest, Proposal, Record, Standing, Verdict
 from agenttune.transcripts import ModelCalled
@@ -48,6 +49,13 @@ class KnobState(Record):
     base: float | None = None
     effective: Any = None
     groups: list[Any] | None = Field(None, description="Effective value per optimizer parameter group.")
+    base_groups: list[float] | None = Field(None, description="Base value per optimizer parameter group.")
+    ratios: list[float] | None = Field(
+        None, description="Learning rate: base of each group over the first one's, as last known where that is 0."
+    )
+    exempt_groups: list[int] = Field(
+        default_factory=list, description="Groups that stay as they are unless a command names them."
+    )
     minimum: float | None = None
     maximum: float | None = None
     command: str = Field("set_knob", description="The command that sets it.")
@@ -226,6 +234,7 @@ class KnobsRead(Record):
 
     kind: Literal["knobs_read"] = "knobs_read"
     knobs: list[KnobState]
+    schedule: Course | None = Field(None, description="The learning rate to come; none: not known.")
 
 
 class Proposed(Record):
@@ -451,6 +460,11 @@ class Point(Record):
     branch: str = "main"
 
 
+def rate_name(name: str, group: int) -> str:
+    """What the rate of a parameter group is called in a row; only those that differ from the first one's are in it."""
+    return name if group == 0 else f"{name}_{group}"
+
+
 class StoredPoint(Point):
     point_id: int = Field(description="Cursor: increases with every row of the run.")
 
@@ -499,7 +513,11 @@ class RunInfo(Record):
     pid_started_s: float | None = Field(None, description="Start of that process, in seconds after boot.")
     path: str = ""
     capabilities: list[str] = Field(default_factory=list, description="Commands this trainer can apply.")
-    knobs: list[KnobState] = Field(default_factory=list, description="As last read from the trainer.")
+    knobs: list[KnobState] = Field(
+        default_factory=list, description="As last read; learning rates as of the newest step, all groups at once."
+    )
+    knobs_point_id: int = Field(0, description="The newest row of metrics when they were read.")
+    schedule: Course | None = Field(None, description="The learning rate to come, as read with the knobs.")
     rules: dict[str, Any] = Field(default_factory=dict, description="Settings that others obey, such as `gate`.")
     standing: list[Standing] = Field(default_factory=list, description="What a person allowed from then on.")
     goal_metric: str = "eval_loss"

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from agenttune.commands import AddNote
 from agenttune.errors import UserError
-from agenttune.events import Acked, Curve, Evaluated, Event, Found, KnobState, RunInfo, StoredPoint
+from agenttune.events import Acked, Curve, Evaluated, Event, Found, RunInfo, StoredPoint
 from agenttune.observation import (
     HISTORY,
     RECENT_POINTS,
@@ -33,19 +33,6 @@ NOTE_CHARACTERS = 500
 PAGE = 1000
 MOST_PAGES = 5
 """Further behind than this, an observer reads the newest rows and the curves instead of all that it missed."""
-
-
-def live_knobs(log: RunLog, info: RunInfo) -> list[KnobState]:
-    """The knobs as last read, with the learning rates of the newest step (a schedule moves them every step)."""
-    return _with_rates(info.knobs, log.recent_points(1, branch=info.branch))
-
-
-def _with_rates(knobs: list[KnobState], newest: list[StoredPoint]) -> list[KnobState]:
-    if not newest or "lr" not in newest[-1].values:
-        return knobs
-    values = newest[-1].values
-    rates = {"effective": values["lr"], "base": values.get("base_lr")}
-    return [knob.model_copy(update=rates) if knob.name == "lr" else knob for knob in knobs]
 
 
 def _notes(log: RunLog) -> list[str]:
@@ -155,7 +142,7 @@ class Observer:
             last_step_at_s=max(steps[-1].at_s, newest_at_s or 0.0) if steps else None,
             goal_metric=info.goal_metric,
             goal_direction=info.goal_direction,
-            knobs=_with_rates(info.knobs, steps),
+            knobs=info.knobs,
             series=series,
             evaluations=[
                 Evaluation(step=e.step or 0, metrics=e.body.metrics) for e in evaluated if isinstance(e.body, Evaluated)

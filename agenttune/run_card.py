@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from functools import lru_cache
 
-from agenttune.events import TRIAL_PREFIX, RunInfo
+from agenttune.events import TRIAL_PREFIX, KnobState, RunInfo, decode_number, rate_name
 
 INFOS_KEPT = 64
 """Parsed identity cards kept, about 2 MB (guess: more than the runs that one process looks at in turn)."""
@@ -41,7 +42,19 @@ class RunCard:
         """With the step that the run stands at."""
         text, step = self._db.execute(f"SELECT info, {_LAST_STEP} FROM run").fetchone()
         info = _info(text)
-        return info.model_copy(update={"step": max(info.step, step)})
+        return info.model_copy(update={"step": max(info.step, step), "knobs": self._with_rates(info)})
+
+    def _with_rates(self, info: RunInfo) -> list[KnobState]:
+        """The knobs, with the rates of the newest step: a schedule moves them, and all groups are read at once."""
+        if not any(knob.name == "lr" for knob in info.knobs):
+            return info.knobs
+        row = self._db.execute(
+            "SELECT metrics FROM points WHERE point_id > ? AND branch = ? AND source = 'step' "
+            "ORDER BY point_id DESC LIMIT 1",
+            (info.knobs_point_id, info.branch),
+        ).fetchone()
+        values = {} if row is None else {name: decode_number(value) for name, value in json.loads(row[0]).items()}
+        return [_as_of(knob, values) if knob.name == "lr" else knob for knob in info.knobs]
 
     def place(self) -> tuple[int, str]:
         """The step and the branch that the run stands at."""
@@ -51,6 +64,20 @@ class RunCard:
     def update(self, **fields: object) -> None:
         info = self.stored().model_copy(update=fields)
         self._db.execute("UPDATE run SET info = ?", (info.model_dump_json(),))
+
+
+def _as_of(knob: KnobState, values: dict[str, float]) -> KnobState:
+    """The learning rates as a step left them."""
+    if "lr" not in values:
+        return knob
+    base = values.get("base_lr", knob.base)
+    fields: dict[str, object] = {"effective": values["lr"], "base": base}
+    if knob.base_groups is None:  # an older version's, whose rows tell of the first group only
+        return knob.model_copy(update={**fields, "groups": None})
+    groups = range(len(knob.base_groups))
+    fields["groups"] = [values.get(rate_name("lr", group), values["lr"]) for group in groups]
+    fields["base_groups"] = [values.get(rate_name("base_lr", group), base) for group in groups]
+    return knob.model_copy(update=fields)
 
 
 @lru_cache(INFOS_KEPT)

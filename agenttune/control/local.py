@@ -37,7 +37,7 @@ from agenttune.gate import Gate, person
 from agenttune.instants import BootTime, Instant, boot_time
 from agenttune.journal import model_calls, newest_interventions
 from agenttune.observation import Observation
-from agenttune.observe import Observer, live_knobs
+from agenttune.observe import Observer
 from agenttune.processes import is_alive
 from agenttune.proposals import Author, CommandRecord, Proposal, Standing, State, Verdict
 from agenttune.reading import find_layer, measured_model, settled
@@ -207,8 +207,8 @@ class LocalControl:
         return log.append(body, step=step, branch=log.info().branch)[0]
 
     def knobs(self, run_id: str) -> list[KnobState]:
-        """Knobs as last read, the rates as of the newest step."""
-        return live_knobs(self.log(run_id), self.info(run_id))
+        """Knobs as last read, the rates of all groups as of the newest step."""
+        return self.info(run_id).knobs
 
     def series(self, run_id: str, branch: str = "main") -> list[SeriesInfo]:
         return self.log(run_id).series(branch)

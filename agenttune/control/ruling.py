@@ -14,7 +14,6 @@ from agenttune.events import Evaluated, RunInfo
 from agenttune.gate import Gate, History, Moment, allowed_before, person, stale, timed_out, touched_by
 from agenttune.instants import Instant
 from agenttune.observation import HISTORY
-from agenttune.observe import live_knobs
 from agenttune.proposals import (
     TAKEN,
     ApprovalRequest,
@@ -95,7 +94,7 @@ class Ruling:
         evaluated = log.events(kinds=["evaluated"], limit=1, newest=True)
         body = evaluated[0].body if evaluated else None
         value = body.metrics.get(info.goal_metric) if isinstance(body, Evaluated) else None
-        return Moment(info.model_copy(update={"knobs": live_knobs(log, info)}), self.now, value)
+        return Moment(info, self.now, value)
 
     def pending(self) -> list[CommandRecord]:
         """Proposals that wait for a decision; those whose time is up are decided first."""

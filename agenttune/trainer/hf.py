@@ -153,7 +153,7 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
             if self.sources is not None and meter is not None:
                 meter.add_values(self.sources.finish())
             if meter is not None:
-                session.add_point(meter.finish(state.global_step, session.lr, session.base_lr))
+                session.add_point(meter.finish(state.global_step, session.lr, session.base_lr, session.other_rates))
             session.boundary(state.global_step)
         except Exception:
             _report_own_failure()

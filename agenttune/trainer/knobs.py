@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -206,20 +206,31 @@ def _fitted(knob: Knob, previous: Any, value: KnobValue) -> KnobValue:
     return value
 
 
-def read_knobs(adapter: Adapter, registry: KnobRegistry) -> list[KnobState]:
-    """Every live-tunable value, read from where it is used."""
+def read_knobs(
+    adapter: Adapter, registry: KnobRegistry, ratios: list[float] | None = None, exempt: Iterable[int] = ()
+) -> list[KnobState]:
+    """Every live-tunable value, read from where it is used.
+
+    Args:
+        adapter: The training loop.
+        registry: What the user offers.
+        ratios: Last known ratio of each group's base rate to the first one's.
+        exempt: Groups meant to have no weight decay.
+    """
     optimizer = adapter.optimizer()
-    schedule = Schedule(optimizer, adapter.scheduler())
-    rates = schedule.effective()
+    schedule = Schedule(optimizer, adapter.scheduler(), ratios)
+    rates, bases = schedule.effective(), schedule.base()
     knobs = []
     if schedule.kind is not Kind.OWN:
         knobs.append(
             KnobState(
                 name="lr",
                 description=f"learning rate of the first parameter group; schedule: {schedule.name}",
-                base=schedule.base()[0],
+                base=bases[0],
                 effective=rates[0],
                 groups=rates,
+                base_groups=bases,
+                ratios=schedule.current_ratios(),
                 minimum=0.0,
                 maximum=100.0,
                 command="update_optimizer",
@@ -227,5 +238,8 @@ def read_knobs(adapter: Adapter, registry: KnobRegistry) -> list[KnobState]:
         )
     for name in tunable_names(optimizer):
         values = read_value(optimizer, name)
-        knobs.append(KnobState(name=name, effective=values[0], groups=values, command="update_optimizer"))
+        kept = sorted(exempt) if name == "weight_decay" else []
+        knobs.append(
+            KnobState(name=name, effective=values[0], groups=values, exempt_groups=kept, command="update_optimizer")
+        )
     return [*knobs, *adapter.settings(), *registry.states()]

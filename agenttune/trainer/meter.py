@@ -86,10 +86,12 @@ class StepMeter:
         """What took place since the last mark (an evaluation, a save, a pause) is not part of the step."""
         self._mark_s = time.perf_counter()
 
-    def finish(self, step: int, lr: float, base_lr: float) -> Held:
-        """Close a step."""
+    def finish(self, step: int, lr: float, base_lr: float, other_rates: Mapping[str, float] | None = None) -> Held:
+        """Close a step, with the rates of its update; `other_rates` are of the other parameter groups, by name."""
         samples, tokens = self._samples * self._replicas, self._tokens * self._replicas
         took_s, losses, extra = time.perf_counter() - self._mark_s, self._losses, self._extra
+        if other_rates:
+            extra = {**extra, **other_rates}
         held = Held(step, self.branch, time.time(), took_s, lr, base_lr, samples, tokens, losses, self._norm, extra)
         self._losses, self._norm, self._samples, self._tokens = [], None, 0, 0
         if extra:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import functools
-import math
 import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch.optim.lr_scheduler import LambdaLR
 
+from agenttune.rate_plans import planned_factor
+
 RateLambda = Callable[[int], float]
+PREVIOUS = "previous"
+"""Where a plan keeps the one it replaced, and that one's bases: with it, checkpoints hold all that is needed."""
 
 
 class SteerableRate:
@@ -31,29 +34,13 @@ class SteerableRate:
         """The plan in force, empty if there is none: plain numbers and the name of the shape."""
         return self.__dict__
 
+    @property
+    def original(self) -> RateLambda:
+        """What is followed while there is no plan."""
+        return self._original
+
     def __call__(self, t: int) -> float:
         return planned_factor(self.__dict__, t) if self.__dict__ else self._original(t)
-
-
-def planned_factor(plan: dict[str, Any], t: float) -> float:
-    """The rate at scheduler step `t` as a multiple of the plan's peak.
-
-    Args:
-        plan: shape; start_t, start (factor there); peak_t (end of the warm-up); decay_t (wsd only); end_t, final.
-        t: Scheduler steps done.
-    """
-    start_t, peak_t, end_t = plan["start_t"], plan["peak_t"], plan["end_t"]
-    if t < peak_t:
-        return float(plan["start"] + (1.0 - plan["start"]) * max(0.0, t - start_t) / (peak_t - start_t))
-    if plan["shape"] == "constant":
-        return 1.0
-    if t >= end_t:
-        return float(plan["final"])
-    if plan["shape"] == "wsd":
-        peak_t = plan["decay_t"]
-    progress = max(0.0, (t - peak_t) / (end_t - peak_t))
-    left = 0.5 * (1.0 + math.cos(math.pi * progress)) if plan["shape"] == "cosine" else 1.0 - progress
-    return float(plan["final"] + (1.0 - plan["final"]) * left)
 
 
 def make_steerable(scheduler: object) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from agenttune.courses import Course
 from agenttune.events import KnobsRead, KnobState
 from agenttune.proposals import Record
 from agenttune.store import RunLog
+from agenttune.trainer.course import PUBLISHED_POINTS, course_of
 from agenttune.trainer.datasets.record import read_dataset
 from agenttune.trainer.knobs import read_knobs
 from agenttune.trainer.meter import Metrics
@@ -58,11 +60,17 @@ class Recorder:
 
     def knobs(self) -> list[KnobState]:
         """Every live-tunable value, as read now."""
-        return read_knobs(self._steering.adapter, self._steering.registry)
+        steering = self._steering
+        return read_knobs(steering.adapter, steering.registry, steering.ratios, steering.exempt)
+
+    def course(self, points: int = PUBLISHED_POINTS) -> Course | None:
+        """The learning rate to come."""
+        steering = self._steering
+        return course_of(steering.schedule(), steering.step, steering.adapter.max_steps(), points)
 
     def knobs_read(self) -> KnobsRead:
-        """The same as an event."""
-        return KnobsRead(knobs=self.knobs())
+        """Both as an event."""
+        return KnobsRead(knobs=self.knobs(), schedule=self.course())
 
     def whole_read(self) -> list[Record]:
         """The model's layers and the training dataset, as they are now."""

@@ -7,16 +7,13 @@ from typing import Any
 from agenttune.commands import UpdateSchedule
 from agenttune.errors import UserError
 from agenttune.proposals import Change, CommandRecord
+from agenttune.rate_plans import make_plan
 from agenttune.trainer.optimizers import same
 from agenttune.trainer.outcomes import Done, Expectation, Outcome
+from agenttune.trainer.plans import PREVIOUS
 from agenttune.trainer.rates import await_rate, nothing
 from agenttune.trainer.schedules import Schedule
 from agenttune.trainer.steering import Steering
-
-DEFAULT_DECAY_FRAC = 0.2
-"""wsd: the share of the remaining steps in which the rate decays (as the command's description promises)."""
-PREVIOUS = "previous"
-"""Where a plan keeps the one it replaced, and that one's bases: with it, checkpoints hold all that is needed."""
 
 
 def update_schedule(steering: Steering, record: CommandRecord, command: UpdateSchedule) -> Outcome:
@@ -59,9 +56,9 @@ def _new(
     peak = command.peak_lr if command.peak_lr is not None else now[0]
     if peak <= 0:
         raise UserError("the effective rate is 0 now, so the plan needs a peak_lr", field="peak_lr")
-    plan = _plan(command, steering, schedule.clock, peak, now[0])
+    plan = make_plan(command, steering.step, steering.adapter.max_steps(), peak, schedule.clock)
     plan[PREVIOUS] = {"plan": _whole_plan(schedule), "bases": schedule.base()}
-    return plan, _bases(schedule, peak, now), now[0] if command.warmup_steps else peak
+    return plan, _bases(schedule, peak, now), plan["start"] * peak if command.warmup_steps else peak
 
 
 def _previous(schedule: Schedule) -> tuple[dict[str, Any], list[float], float | None]:
@@ -70,49 +67,6 @@ def _previous(schedule: Schedule) -> tuple[dict[str, Any], list[float], float | 
     if found is None:
         raise UserError("the run follows its own schedule; there is no plan to go back from", field="shape")
     return dict(found["plan"]), list(found["bases"]), None
-
-
-def _plan(command: UpdateSchedule, steering: Steering, clock: int, peak: float, now: float) -> dict[str, Any]:
-    """The plan in the scheduler's own steps, rates as multiples of the peak."""
-    left = _steps_left(command, steering)
-    decay = command.decay_steps or max(1, round(DEFAULT_DECAY_FRAC * left))
-    if command.shape != "constant" and command.warmup_steps >= left:
-        raise UserError(
-            f"warmup_steps {command.warmup_steps} leaves nothing of the {left} steps to the plan's end",
-            field="warmup_steps",
-            allowed={"maximum": left - 1},
-        )
-    if command.shape == "wsd" and command.decay_steps and decay > left - command.warmup_steps:
-        raise UserError(
-            f"decay_steps {decay} is more than the {left - command.warmup_steps} steps after the warm-up",
-            field="decay_steps",
-            allowed={"maximum": left - command.warmup_steps},
-        )
-    peak_t = clock + command.warmup_steps
-    return {
-        "shape": command.shape,
-        "start_t": clock,
-        "start": now / peak,
-        "peak_t": peak_t,
-        "decay_t": max(peak_t, clock + left - decay),
-        "end_t": clock + left,
-        "final": command.final_lr / peak,
-    }
-
-
-def _steps_left(command: UpdateSchedule, steering: Steering) -> int:
-    end = command.end_step or steering.adapter.max_steps()
-    if command.shape == "constant":
-        end = max(end or 0, steering.step + command.warmup_steps + 1)
-    if end is None:
-        raise UserError("the run's last step is not known; give end_step", field="end_step")
-    if end <= steering.step:
-        raise UserError(
-            f"end_step {end} is not after the current step {steering.step}",
-            field="end_step",
-            allowed={"minimum": steering.step + 1},
-        )
-    return end - steering.step
 
 
 def _bases(schedule: Schedule, peak: float, rates: list[float]) -> list[float]:

@@ -131,20 +131,23 @@ class Schedule:
             return self.effective()
         if self.kind is Kind.LAMBDA:
             return [b * fn(self.clock + 1) for b, fn in zip(self.base(), self.scheduler.lr_lambdas, strict=True)]
-        return self._rehearse() if self.kind is Kind.SCALING else None
+        rehearsed = self.rehearse(1) if self.kind is Kind.SCALING else []
+        return rehearsed[1] if len(rehearsed) > 1 else None
 
-    def _rehearse(self) -> list[float] | None:
-        """Step the scheduler, read, and put everything back."""
-        undo = self.snapshot()
+    def rehearse(self, steps: int) -> list[list[float]]:
+        """The rates of now and after each of the next steps, for as far as the schedule goes; nothing is changed."""
+        undo, found = self.snapshot(), [self.effective()]
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch warns of a step before the first update
-                self.scheduler.step()
-            return self.effective()
+                for _ in range(steps):
+                    self.scheduler.step()
+                    found.append(self.effective())
         except ValueError:  # OneCycleLR refuses to go past its end
-            return None
+            pass
         finally:
             undo()
+        return found
 
     def snapshot(self) -> Callable[[], None]:
         """Remember all rates and the scheduler's state; returns the function that puts them back."""
@@ -218,11 +221,17 @@ class Schedule:
     def refuse_unplannable(self) -> None:
         """Raises NotSupported unless `install_plan` can work."""
         self._refuse_foreign()
-        if self.kind is not Kind.LAMBDA:
-            raise NotSupported(
-                f"update_schedule works with LambdaLR schedules (all of transformers' but reduce_lr_on_plateau and "
-                f"greedy); this run has {self.name}, {self.kind.value}; change its rate with update_optimizer"
-            )
+        if problem := self.unplannable():
+            raise NotSupported(problem)
+
+    def unplannable(self) -> str:
+        """Why `update_schedule` cannot work here; empty if it can."""
+        if self.kind is Kind.LAMBDA:
+            return ""
+        return (
+            f"update_schedule works with LambdaLR schedules (all of transformers' but reduce_lr_on_plateau and "
+            f"greedy); this run has {self.name}, {self.kind.value}; change its rate with update_optimizer"
+        )
 
     def _refuse_foreign(self) -> None:
         if self.kind is Kind.OWN:
@@ -307,6 +316,21 @@ class Schedule:
             if getattr(member, "eta_min", 0):
                 member.eta_min *= ratio
         self._publish()
+
+
+class RateReader:
+    """Reads the rates of all groups at each step, at little cost: what kind of schedule it is, is found out once."""
+
+    def __init__(self) -> None:
+        self._schedule: Schedule | None = None
+        self._given: tuple[Optimizer, object | None] | None = None
+
+    def read(self, optimizer: Optimizer, scheduler: object | None) -> tuple[list[float], list[float]]:
+        """Per group, effective and base rate of this moment."""
+        given = self._given
+        if self._schedule is None or given is None or given[0] is not optimizer or given[1] is not scheduler:
+            self._schedule, self._given = Schedule(optimizer, scheduler), (optimizer, scheduler)
+        return self._schedule.effective(), self._schedule.base()
 
 
 def _steerable(fn: object) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from agenttune.config import CheckpointSettings, ProbationSettings
 from agenttune.errors import UserError
-from agenttune.events import Evaluated, Logged, Point, RunStarted, RunStatus, Settled, StatusChanged
+from agenttune.events import Evaluated, Logged, Point, RunStarted, RunStatus, Settled, StatusChanged, rate_name
 from agenttune.points import Row
 from agenttune.proposals import CommandRecord
 from agenttune.store import RunLog
@@ -41,7 +41,7 @@ from agenttune.trainer.probing import Probing
 from agenttune.trainer.rate_watch import RateWatch
 from agenttune.trainer.recorder import Recorder
 from agenttune.trainer.saving import REASON_CHARACTERS, Saving
-from agenttune.trainer.schedules import as_float
+from agenttune.trainer.schedules import RateReader
 from agenttune.trainer.steering import Steering
 from agenttune.trainer.writer import BackgroundWriter
 
@@ -85,6 +85,8 @@ class Session:
             self.steering.checkpoints = _checkpoints_of(log)
         self.status: RunStatus = "starting"
         self.lr = self.base_lr = float("nan")
+        self.other_rates: dict[str, float] = {}
+        self._rate_reader = RateReader()
         recorder = Recorder(self.steering, writer or (BackgroundWriter(log.folder) if log is not None else None))
         answers = Answers(self.steering, recorder)
         self._recorder, self._answers = recorder, answers
@@ -190,10 +192,9 @@ class Session:
     def before_update(self) -> None:
         """Just before the optimizer's update: which rate does it really use?"""
         adapter = self.steering.adapter
-        lr = adapter.optimizer().param_groups[0]["lr"]
-        self.lr = lr if type(lr) is float else as_float(lr)
-        bases = getattr(adapter.scheduler(), "base_lrs", None)
-        self.base_lr = as_float(bases[0]) if bases else self.lr
+        rates, bases = self._rate_reader.read(adapter.optimizer(), adapter.scheduler())
+        self.lr, self.base_lr = rates[0], bases[0]
+        self.other_rates = _others(rates, bases) if len(rates) > 1 else {}
         self._rates.before_update()
         self._probing.before_update()
 
@@ -412,6 +413,16 @@ class Session:
 
     def _release(self, checkpoint_id: str) -> None:
         self._saving.release(checkpoint_id, "the probation that it was kept for is over")
+
+
+def _others(rates: list[float], bases: list[float]) -> dict[str, float]:
+    """The rates of parameter groups that differ from the first one's, as a row of metrics names them."""
+    found = {}
+    for name, values in (("lr", rates), ("base_lr", bases)):
+        for group, value in enumerate(values):
+            if value != values[0]:
+                found[rate_name(name, group)] = value
+    return found
 
 
 def _checkpoints_of(log: RunLog) -> Checkpoints:

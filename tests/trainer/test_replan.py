@@ -32,13 +32,16 @@ def test_linear_goes_to_the_runs_last_step(bench: Bench) -> None:
     assert result.bodies("read_back")[0].held is True
 
 
-def test_cosine_after_a_warm_up_from_the_rate_now(bench: Bench) -> None:
-    result = replan(bench, shape="cosine", peak_lr=2e-3, warmup_steps=5, end_step=18)
-    now = result.ack.changes[0].previous
-    warm = [now + (2e-3 - now) * k / 5 for k in range(5)]
-    fall = [2e-3 * 0.5 * (1 + math.cos(math.pi * k / 8)) for k in range(8)]
+@pytest.mark.parametrize("start", [None, 4e-4])
+def test_a_warm_up_rises_from_zero_or_a_given_rate(bench: Bench, start: float | None) -> None:
+    """It used to start at the rate of now, so that a warm-up to a lower peak went down."""
+    begin = {} if start is None else {"start_lr": start}
+    result = replan(bench, shape="cosine", peak_lr=5e-4, warmup_steps=5, end_step=18, **begin)
+    low = start or 0.0
+    warm = [low + (5e-4 - low) * k / 5 for k in range(5)]
+    fall = [5e-4 * 0.5 * (1 + math.cos(math.pi * k / 8)) for k in range(8)]
     assert rates(result) == pytest.approx([*warm, *fall, 0.0, 0.0])
-    assert result.witness.used[SET_AT][0] == pytest.approx(now)
+    assert result.ack.confirmed_step == SET_AT + 1
 
 
 def test_wsd_is_stable_then_decays(bench: Bench) -> None:
@@ -56,6 +59,7 @@ def test_constant_holds_the_rate_of_now(bench: Bench) -> None:
     [
         ({"shape": "linear", "end_step": SET_AT}, "end_step 5 is not after the current step 5"),
         ({"shape": "cosine", "warmup_steps": 15}, "leaves nothing"),
+        ({"shape": "cosine", "warmup_steps": 5, "start_lr": 0.1}, "would go down"),
         ({"shape": "wsd", "decay_steps": 16}, "more than the 15 steps"),
     ],
 )

@@ -138,7 +138,8 @@ class LoopRun:
         if self.session is not None:
             self.meter.branch = self.session.branch
             self.meter.add_values(values)
-            held = self.meter.finish(self.adapter.step, self.session.lr, self.session.base_lr)
+            session = self.session
+            held = self.meter.finish(self.adapter.step, session.lr, session.base_lr, session.other_rates)
             self.session.add_point(held)
 
     def boundary(self) -> None:
