@@ -48,8 +48,9 @@ class RunCard:
         """The knobs, with the rates of the newest step: a schedule moves them, and all groups are read at once."""
         if not any(knob.name == "lr" for knob in info.knobs):
             return info.knobs
+        # The plus signs keep SQLite from sorting what an index of branches finds: the newest row is the first it meets.
         row = self._db.execute(
-            "SELECT metrics FROM points WHERE point_id > ? AND branch = ? AND source = 'step' "
+            "SELECT metrics FROM points WHERE point_id > ? AND +branch = ? AND +source = 'step' "
             "ORDER BY point_id DESC LIMIT 1",
             (info.knobs_point_id, info.branch),
         ).fetchone()
