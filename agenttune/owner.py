@@ -1,27 +1,33 @@
 """Acting as the owner of a runs folder from any shell of the same user, without having to carry a token there.
 
 Whoever may write the folder as the user whose server it is could write its logs too, and is trusted: for them a token
-is made that lasts some minutes. A program that can merely reach the port has no such way.
+is made that lasts some minutes, or for an agent of theirs, as long as its run. A program that can merely reach the port
+has no such way.
 """
 
 from __future__ import annotations
 
+import contextlib
 import getpass
+import glob
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from agenttune.errors import UserError
 from agenttune.processes import is_alive
 from agenttune.run_ends import RunEnds
 from agenttune.serving import SERVER_FILE, TOKEN_ENV, ask_health, read_note
-from agenttune.tokens import MAX_NAME, create_token
+from agenttune.tokens import MAX_NAME, create_token, revoke_token
 
 LASTS_S = 300.0
 """Long enough for a command and its answer (guess); longer work has it made anew."""
 MARGIN_S = 60.0
 """Made anew when so little is left: no request may outlive it (they wait 60 s at most)."""
+AGENT_LASTS_S = 30 * 86_400.0
+"""No agent stays longer, whatever its run's log says (guess)."""
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -73,10 +79,42 @@ class OwnerToken:
         return self._text
 
     def _find(self) -> Path | None:
-        given = [self._given] if self._given is not None else []
-        told = (ask_health(self._url) or {}).get("runs_dir") if not given else None
-        usual = [Path(os.environ.get("AGENTTUNE_RUNS_DIR") or "runs")] if not given else []
-        return next((f for f in [*given, *([Path(told)] if told else []), *usual] if _is_ours(f, self._url)), None)
+        return _our_folder(self._url, self._given)
+
+
+@contextlib.contextmanager
+def agent_token(url: str, run_id: str, token_env: str = TOKEN_ENV) -> Iterator[str | None]:
+    """The token of a run's own agent: that of the environment, else one made for the occasion, which ends with it.
+
+    None where neither can be had: the server then takes the agent for anybody.
+
+    Raises:
+        TokensUnusable: The folder is ours but its tokens are damaged.
+    """
+    given = os.environ.get(token_env)
+    folder = None if given else _our_folder(url)
+    if folder is None:
+        yield given or None
+        return
+    pattern = glob.escape(run_id)
+    text, token = create_token(
+        folder, "agent", "agent", [pattern], AGENT_LASTS_S, ends_with_run=run_id, is_over=RunEnds(folder)
+    )
+    try:
+        yield text
+    finally:
+        with contextlib.suppress(UserError):  # it is gone already: the run is over
+            revoke_token(folder, token.id)
+
+
+def _our_folder(url: str, given: Path | None = None) -> Path | None:
+    """The folder of the server at `url`, if it is ours: the one given, else as the server says, else the usual one."""
+    if given is not None:
+        folders = [given]
+    else:
+        told = (ask_health(url) or {}).get("runs_dir")
+        folders = [*([Path(told)] if told else []), Path(os.environ.get("AGENTTUNE_RUNS_DIR") or "runs")]
+    return next((folder for folder in folders if _is_ours(folder, url)), None)
 
 
 def _is_ours(folder: Path, url: str) -> bool:

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import math
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from agenttune.proposals import Record
 
 Purpose = Literal["probe", "decide", "review", "plan", "reflect"]
 Role = Literal["system", "user", "assistant", "tool"]
+
+
+def _if_possible(usd: float | None) -> float | None:
+    """A cost that is none, in a log from before such were refused, is not known: a cap on money counts as reached."""
+    return usd if usd is not None and math.isfinite(usd) and usd >= 0 else None
+
+
+def _not_negative(count: int) -> int:
+    return max(0, count)
+
+
+Tokens = Annotated[int, AfterValidator(_not_negative)]
 
 
 class ToolUse(Record):
@@ -46,9 +59,9 @@ class PromptUsed(Record):
 class Usage(Record):
     """Tokens of one call as the provider counted them; `cached_input` is a part of `input`."""
 
-    input_tokens: int = 0
-    cached_input_tokens: int = 0
-    output_tokens: int = 0
+    input_tokens: Tokens = 0
+    cached_input_tokens: Tokens = 0
+    output_tokens: Tokens = 0
 
     @property
     def total_tokens(self) -> int:
@@ -69,7 +82,9 @@ class ModelCalled(Record):
     messages: list[ChatMessage] = Field(default_factory=list, description="What was sent.")
     answer: ChatMessage | None = None
     usage: Usage | None = Field(None, description="None where the server did not say.")
-    usd: float | None = Field(None, description="None: the price of this model is not in the config.")
+    usd: Annotated[float | None, AfterValidator(_if_possible)] = Field(
+        None, description="None: the price of this model is not in the config."
+    )
     latency_s: float = Field(0.0, description="With waiting times between attempts.")
     attempts: int = 1
     error: str = ""

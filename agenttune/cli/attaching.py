@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import os
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,8 +51,9 @@ def attach(
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     settings = _settings(config)
     given = {name: value for name, value in (("model", model), ("base_url", base_url)) if value is not None}
-    with _control(url, settings) as control:
-        run_id = _live_run(control, run)
+    with _as_owner(url, settings) as owner:
+        run_id = _live_run(owner, run)
+    with _as_agent(url, run_id, settings) as control:
         context = PolicyContext(
             project=(config.resolve().parent if config else Path.cwd()),
             goal=settings.goal,
@@ -105,10 +107,14 @@ def _settings(config: Path | None) -> AttachSettings | Config:
     return AttachSettings() if config is None else load_config(config)
 
 
-def _control(url: str, settings: AttachSettings | Config) -> HttpControl:
+@contextlib.contextmanager
+def _as_agent(url: str, run_id: str, settings: AttachSettings | Config) -> Iterator[HttpControl]:
+    """As the run's own agent: what it records is taken from nobody else."""
     from agenttune.client import HttpControl
+    from agenttune.owner import agent_token
 
-    return HttpControl(url, os.environ.get(settings.server.token_env))
+    with agent_token(url, run_id, settings.server.token_env) as token, HttpControl(url, token) as control:
+        yield control
 
 
 def _as_owner(url: str, settings: AttachSettings | Config) -> HttpControl:

@@ -15,6 +15,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from agenttune.events import Event
 from agenttune.server.context import Context, Ctx, RunId, Who, answer
+from agenttune.server.entries import MAX_STEP
 from agenttune.server.guard import chosen_subprotocol
 from agenttune.server.identity import Identity
 from agenttune.server.live import PAGE, Entry, Ring, Tail, event_entries, point_entries
@@ -66,7 +67,7 @@ async def live(
     who: Who,
     since: Cursor = 0,
     points: bool = False,
-    points_since: Annotated[int | None, Query(ge=0)] = None,
+    points_since: Annotated[int | None, Query(ge=0, le=MAX_STEP)] = None,
 ) -> None:
     """Every event after a cursor, in order, each exactly once, one JSON frame each: `{"type": "event", "event": ...}`.
 

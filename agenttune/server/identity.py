@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hmac
 from dataclasses import dataclass
 from typing import Literal
@@ -38,6 +39,10 @@ class Identity:
 
     def sees(self, run_id: str) -> bool:
         return covers(self.runs, run_id)
+
+    def is_for(self, run_id: str) -> bool:
+        """Whether the token was made for this one run, as that which `agenttune run` and `attach` hand to an agent."""
+        return self.runs == (glob.escape(run_id),)
 
     def author(self, principal: Principal | None = None, name: str = "") -> Author:
         """As whom this one writes into the log; by default as what it is."""

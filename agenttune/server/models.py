@@ -4,33 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field
 
-from agenttune.commands import Command, Int, parse_command
+from agenttune.commands import Command, parse_command
 from agenttune.events import (
     BranchStarted,
     DatasetRead,
-    Decided,
     Event,
-    Found,
     KnobState,
     Metric,
     ModuleInfo,
-    PolicyAttached,
-    PolicyDetached,
-    PolicyRequested,
     RunInfo,
     SeriesInfo,
     StoredPoint,
 )
 from agenttune.proposals import CommandId, CommandRecord, Record
+from agenttune.server.entries import Step
 from agenttune.summary import Intervention
 from agenttune.surface import CommandSurface
 from agenttune.transcripts import ModelCalled
-
-MAX_STEP = 2**53
-"""Largest step taken in: every JSON reader still counts exactly up to here."""
-Step = Annotated[Int, Field(ge=0, le=MAX_STEP)]
 
 
 class Health(Record):
@@ -150,37 +142,6 @@ class Submission(Record):
     author: ClaimedAuthor = ClaimedAuthor()
     based_on_step: Step | None = Field(None, description="Step of the observation this rests on.")
     valid_until_step: Step | None = Field(None, description="Never applied after this step.")
-
-
-MAX_POLICY = 1000
-"""Longest name or path of a policy, in characters."""
-
-
-class RecordEntry(Record):
-    """Something that an agent writes into the log, or an operator's wish for another policy."""
-
-    record: Annotated[
-        Found | Decided | PolicyAttached | PolicyDetached | PolicyRequested | ModelCalled, Field(discriminator="kind")
-    ]
-    step: Step | None = None
-
-    @field_validator("record")
-    @classmethod
-    def _names_a_policy(cls, record: Record) -> Record:
-        if isinstance(record, PolicyRequested):
-            _check_line("author", record.author, 128)
-            if record.policy is not None:
-                _check_line("policy", record.policy, MAX_POLICY)
-                if not record.policy.strip():
-                    raise ValueError("'policy' is empty; give a name or a path, or null to send the policy away")
-        return record
-
-
-def _check_line(name: str, text: str, most: int) -> None:
-    if len(text) > most:
-        raise ValueError(f"{name!r} has {len(text)} characters; at most {most} are allowed")
-    if not text.isprintable():
-        raise ValueError(f"{name!r} holds control characters; give one line of plain text")
 
 
 class Recorded(Record):

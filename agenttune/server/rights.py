@@ -89,6 +89,23 @@ def require(identity: Identity | None, right: Right) -> Identity:
     return identity
 
 
+def require_recorder(identity: Identity, run_id: str, kind: str) -> None:
+    """Raises Forbidden for who may not write such a record into this run's log.
+
+    What others obey (costs count against budgets, decisions let training go on, findings wake policies) is taken from
+    the run's own agent, not from every program that may propose commands.
+    """
+    require(identity, RECORDS[kind])
+    if identity.principal == "agent" and not identity.is_for(run_id):
+        raise Forbidden(
+            f"a record {kind!r} is taken from the run's own agent, the one that `agenttune run` or `agenttune attach` "
+            "has started there, which has a token for this run alone; make one with: "
+            f"agenttune token create --role agent --name NAME --run {run_id}",
+            field="Authorization",
+            allowed=["operator", f"agent, for {run_id} alone"],
+        )
+
+
 def require_run(identity: Identity, run_id: str) -> None:
     """Raises UnknownRun for a run that the token is not for: whether there is one is not told."""
     if not identity.sees(run_id):

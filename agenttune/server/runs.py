@@ -13,8 +13,8 @@ from agenttune.errors import UserError
 from agenttune.events import EVENT_KINDS, BranchStarted, CheckpointSaved, Curve, DatasetRead, Event, RunInfo, RunStatus
 from agenttune.observation import Observation
 from agenttune.server.context import Ctx, RunId, Who, answer
+from agenttune.server.entries import MAX_STEP
 from agenttune.server.models import (
-    MAX_STEP,
     Branch,
     Branches,
     Checkpoint,

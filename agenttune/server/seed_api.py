@@ -31,11 +31,11 @@ from agenttune.events import NoteAdded, RunInfo
 from agenttune.proposals import State
 from agenttune.server.bodies import BadJson, parse_json
 from agenttune.server.context import LATEST, Context, Ctx, Who, check_length
+from agenttune.server.entries import MAX_STEP
 from agenttune.server.following import SEND_TIMEOUT_S, Stream, event_stream, until_first, until_gone
 from agenttune.server.guard import chosen_subprotocol
 from agenttune.server.identity import Identity
 from agenttune.server.live import Tail
-from agenttune.server.models import MAX_STEP
 from agenttune.server.rights import require_run
 from agenttune.server.seed_commands import AUTHOR, KINDS, Sent, keep, propose
 from agenttune.server.seed_events import ends_run

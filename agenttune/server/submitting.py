@@ -14,9 +14,10 @@ from agenttune.errors import UserError
 from agenttune.events import PolicyRequested
 from agenttune.proposals import CommandRecord, Proposal, State, Verdict
 from agenttune.server.context import Context, Ctx, RunId, Who, answer
+from agenttune.server.entries import RecordEntry
 from agenttune.server.identity import Identity
-from agenttune.server.models import Commands, Recorded, RecordEntry, Submission
-from agenttune.server.rights import RECORDS, require, require_author
+from agenttune.server.models import Commands, Recorded, Submission
+from agenttune.server.rights import require_author, require_recorder
 from agenttune.server.runs import Limit
 from agenttune.server.seed_commands import AUTHOR as SEED_CLIENT
 
@@ -71,9 +72,12 @@ async def command(run_id: RunId, context: Ctx, command_id: str, wait_s: Wait = 0
 
 @router.post("/runs/{run_id}/records", status_code=201, response_model=Recorded)
 def record(run_id: RunId, context: Ctx, who: Who, entry: RecordEntry) -> Response:
-    """Write a finding, a decision, or a policy's coming and going into the log; another policy only operators want."""
+    """Write a finding, a decision, a call of a model, or a policy's coming and going into the log.
+
+    Of agents, the run's own may: others obey these records. Another policy only operators want.
+    """
     body: AgentRecord = entry.record
-    require(who, RECORDS[body.kind])
+    require_recorder(who, run_id, body.kind)
     if isinstance(body, PolicyRequested) and who.via:
         body = body.model_copy(update={"author": f"{body.author or who.name} via {who.via}"})
     return answer(Recorded(seq=context.control.record(run_id, body, entry.step)), 201)

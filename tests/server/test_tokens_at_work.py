@@ -262,7 +262,7 @@ def test_an_agent_that_writes_into_the_log_does_not_choose_its_next_policy(serve
     url, runs_dir = served
     policy = runs_dir / "mine.yaml"
     policy.write_text("type: rules\nrules: []\n")
-    anybody = HttpControl(url)
+    anybody = HttpControl(url, create_token(runs_dir, "agent", "agent", ["one"])[0])
     anybody.record("one", PolicyAttached(policy="evil", details={"path": "/tmp/evil.yaml"}))
     assert _last_policy(anybody, "one", "guardian", runs_dir) == "guardian"
     with pytest.raises(Forbidden):
