@@ -15,6 +15,7 @@ from agenttune.commands import CommandBase, parse_command
 from agenttune.courses import Course
 from agenttune.findings import Finding
 from agenttune.proposals import Ack, ApprovalRequest, Proposal, Record, Standing, Verdict
+from agenttune.run_facts import RunFacts
 from agenttune.transcripts import ModelCalled
 
 JsonNumber = float | int | str
@@ -235,6 +236,7 @@ class KnobsRead(Record):
     kind: Literal["knobs_read"] = "knobs_read"
     knobs: list[KnobState]
     schedule: Course | None = Field(None, description="The learning rate to come; none: not known.")
+    facts: RunFacts | None = Field(None, description="What else there is to know of the training, as it is now.")
 
 
 class Proposed(Record):
@@ -518,6 +520,7 @@ class RunInfo(Record):
     )
     knobs_point_id: int = Field(0, description="The newest row of metrics when they were read.")
     schedule: Course | None = Field(None, description="The learning rate to come, as read with the knobs.")
+    facts: RunFacts | None = Field(None, description="Model, data, batch and plan, as last read from the trainer.")
     rules: dict[str, Any] = Field(default_factory=dict, description="Settings that others obey, such as `gate`.")
     standing: list[Standing] = Field(default_factory=list, description="What a person allowed from then on.")
     goal_metric: str = "eval_loss"

@@ -14,6 +14,7 @@ from agenttune.events import KnobState, Metric, RunStatus
 from agenttune.findings import Finding
 from agenttune.proposals import CommandRecord, Record
 from agenttune.redefining import Redefinition
+from agenttune.run_facts import RunFacts
 
 RECENT_POINTS = 512
 """Newest points of a series that an observation carries raw; detectors need a few hundred to tell noise from trend."""
@@ -58,6 +59,25 @@ class Evaluation(Record):
     metrics: dict[str, Metric]
 
 
+class CheckpointView(Record):
+    """A state that can be returned to, as `load_checkpoint` takes it."""
+
+    checkpoint_id: str
+    step: int
+    branch: str = "main"
+    tag: str | None = None
+    metric: Metric | None = Field(None, description="The goal metric as last evaluated before it.")
+    keep_in: Literal["disk", "memory"] = "disk"
+
+
+class Resolution(Record):
+    """What a policy decided, and what became of that beside its commands."""
+
+    policy: str
+    step: int | None = Field(None, description="Of the observation that it rested on.")
+    reason: str = Field(description="In the policy's words, and why what it asked for was not submitted.")
+
+
 class Observation(Record):
     """The compact view of a run that a policy gets."""
 
@@ -82,7 +102,18 @@ class Observation(Record):
         "newest of all, and the newest that redefined evaluated losses too.",
     )
     capabilities: list[str] = Field(default_factory=list, description="Commands this trainer can apply.")
+    not_offered: dict[str, str] = Field(
+        default_factory=dict, description="Of those, what this run or its gate leaves nothing to do for, and why."
+    )
     commands_left: int | None = Field(None, description="What is left of the budget of agent commands.")
+    probe_steps_left: int | None = Field(None, description="What is left of the extra steps of agents' probes.")
+    facts: RunFacts | None = Field(None, description="Model, data, batch and plan, as last read from the trainer.")
+    started_at_s: float | None = Field(None, description="Unix time at which training began.")
+    steps_per_s: float | None = Field(None, description="Pace of the newest steps, pauses and evaluations included.")
+    checkpoints: list[CheckpointView] = Field(
+        default_factory=list, description="Newest states that can be returned to, newest last."
+    )
+    last_decision: Resolution | None = Field(None, description="The newest one that was recorded.")
     last_seq: int = Field(0, description="Newest event this view contains.")
     woken_by: list[str] = Field(default_factory=list, description="Why the policy is asked now.")
     notes: list[str] = Field(default_factory=list, description="Remarks of operators, newest last.")

@@ -30,9 +30,19 @@ SOURCES = ("step", "log")
 NOTES = 10
 """Newest remarks of operators that a policy gets, each cut to so many characters (a guess):"""
 NOTE_CHARACTERS = 500
+PACE_ROWS = 256
+"""Newest rows that tell the pace (guess: enough to hold an evaluation or two)."""
 PAGE = 1000
 MOST_PAGES = 5
 """Further behind than this, an observer reads the newest rows and the curves instead of all that it missed."""
+
+
+def _pace(rows: list[StoredPoint]) -> float | None:
+    """Steps per second over the newest rows, with all that came between; None before there are two."""
+    newest = rows[-PACE_ROWS:]
+    took_s = newest[-1].at_s - newest[0].at_s if newest else 0.0
+    steps = newest[-1].step - newest[0].step if newest else 0
+    return steps / took_s if took_s > 0 and steps > 0 else None
 
 
 def _notes(log: RunLog) -> list[str]:
@@ -151,6 +161,9 @@ class Observer:
             commands=commands,
             redefinitions=newest_of([r for r in redefinitions if line.has(r.branch, r.step)]),
             capabilities=info.capabilities,
+            facts=info.facts,
+            started_at_s=info.started_at_s,
+            steps_per_s=_pace(steps),
             commands_left=None if max_commands is None else max(0, max_commands - used),
             last_seq=log.last_seq(),
             notes=_notes(log),

@@ -212,7 +212,9 @@ class RunLog:
         if isinstance(body, StatusChanged):
             return self._append_status(body, step, branch)
         if isinstance(body, KnobsRead):
-            self._card.update(knobs=body.knobs, schedule=body.schedule, knobs_point_id=self._points.last_id())
+            facts = {} if body.facts is None else {"facts": body.facts}
+            last_id = self._points.last_id()
+            self._card.update(knobs=body.knobs, schedule=body.schedule, knobs_point_id=last_id, **facts)
         elif isinstance(body, BranchStarted):
             self._card.update(branch=body.name)
             self._supersede_waiting(f"the run went back to another branch, {body.name}", step, branch)

@@ -19,6 +19,7 @@ from agenttune.control.door import (
     existing_checkpoints,
 )
 from agenttune.control.ruling import Ruling, no_verdict
+from agenttune.control.telling import told
 from agenttune.errors import RunEnded, StoreFault, UserError
 from agenttune.events import (
     BranchStarted,
@@ -127,7 +128,8 @@ class LocalControl:
     def observe(self, run_id: str) -> Observation:
         info = self.info(run_id)
         observer = self._observers.setdefault(run_id, Observer())
-        return observer.observe(self.log(run_id), info, self._clock(), Gate.of(info).budgets.max_commands)
+        log = self.log(run_id)
+        return told(observer.observe(log, info, self._clock(), Gate.of(info).budgets.max_commands), log, info)
 
     def events(
         self,

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Literal
 
-from agenttune.commands import Probe
-from agenttune.control.door import Decision
+from agenttune.commands import LoadCheckpoint, Probe, SaveCheckpoint
+from agenttune.control.door import CHECKPOINT_KINDS, MOST_CHECKPOINTS, Decision, existing_checkpoints
 from agenttune.errors import AlreadyDecided, TooManyProposals, UserError
-from agenttune.events import Evaluated, RunInfo
+from agenttune.events import CheckpointSaved, Evaluated, RunInfo
 from agenttune.gate import Gate, History, Moment, allowed_before, person, stale, timed_out, touched_by
 from agenttune.instants import Instant
 from agenttune.observation import HISTORY
@@ -29,6 +29,10 @@ from agenttune.store import RunLog
 REFUSED = 20
 """Newest refused proposals of agents that are compared with a new one (guess: more than a model repeats in turn)."""
 MINUTE_S = 60.0
+NO_CHECKPOINT = "checkpoints"
+"""Who refuses what does not exist; once it does, that refusal says nothing against asking again."""
+SHOWN_CHECKPOINTS = 10
+"""Newest ones that a refusal names (guess)."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,31 @@ class Ruling:
         if step is not None and step < self.info.step:
             reason = f"valid until step {step}, the run is at step {self.info.step}"
             return Verdict(decision="expired", decided_by="clock", reason=reason)
+        unknown = self._unknown_checkpoint(proposal)
+        if unknown is not None:
+            return unknown
         return self.gate.judge(proposal, self._moment(), history_of(self.log, proposal))
+
+    def _unknown_checkpoint(self, proposal: Proposal) -> Verdict | None:
+        """A refusal for a checkpoint that does not exist: the trainer could only fail, some steps later."""
+        command = proposal.command
+        if not isinstance(command, LoadCheckpoint):
+            return None
+        events = self.log.events(kinds=CHECKPOINT_KINDS, limit=MOST_CHECKPOINTS, newest=True)
+        bodies = [event.body for event in existing_checkpoints(events)]
+        saved = [body for body in bodies if isinstance(body, CheckpointSaved)]
+        names = {name for body in saved for name in (body.checkpoint_id, body.tag)}
+        if command.checkpoint_id in names or self._is_being_saved():
+            return None
+        ids = [body.checkpoint_id for body in saved][: -SHOWN_CHECKPOINTS - 1 : -1]
+        there = ", ".join(ids) or "none, save one with save_checkpoint"
+        reason = f"no checkpoint {command.checkpoint_id!r} in this run; newest: {there}"
+        nearest = {"checkpoint_id": ids} if ids else None
+        return Verdict(decision="rejected", decided_by=NO_CHECKPOINT, reason=reason, nearest_allowed=nearest)
+
+    def _is_being_saved(self) -> bool:
+        """Whether a save comes before it in the trainer's queue, whose id or tag may be what is meant."""
+        return any(isinstance(record.command, SaveCheckpoint) for record in self.log.commands(State.QUEUED))
 
     def _moment(self) -> Moment:
         log, info = self.log, self.info
@@ -169,7 +197,7 @@ class Ruling:
         if decision.verdict == "edit" and edited is None:
             raise UserError("an edit needs the command as it is to be", field="command")
         wanted = proposal if edited is None else proposal.model_copy(update={"command": edited})
-        refusal = self._again(wanted)
+        refusal = self._unknown_checkpoint(wanted) or self._again(wanted)
         if refusal is None:
             kind: Literal["approved", "edited"] = "approved" if edited is None else "edited"
             return Verdict(decision=kind, decided_by=by, reason=decision.reason, edited=edited)
@@ -200,10 +228,14 @@ def history_of(log: RunLog, proposal: Proposal) -> History:
     return History(
         commands=log.commands(*TAKEN, principal="agent", limit=HISTORY, newest=True),
         count_taken=partial(log.count_commands, *TAKEN, principal="agent"),
-        refused=log.commands(State.REJECTED, principal="agent", limit=REFUSED, newest=True),
+        refused=[r for r in _refused(log) if r.verdict is None or r.verdict.decided_by != NO_CHECKPOINT],
         waiting=log.commands(State.PROPOSED, principal="agent", limit=HISTORY, newest=True),
         extra_steps=log.extra_steps() if isinstance(proposal.command, Probe) else 0,
     )
+
+
+def _refused(log: RunLog) -> list[CommandRecord]:
+    return log.commands(State.REJECTED, principal="agent", limit=REFUSED, newest=True)
 
 
 def no_verdict() -> Verdict:

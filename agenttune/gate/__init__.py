@@ -4,6 +4,7 @@ from agenttune.gate.approval import person, stale, timed_out
 from agenttune.gate.chain import Moment, allowed_before
 from agenttune.gate.gate import Gate, History, usd_per_hour, with_arguments
 from agenttune.gate.guardrails import GUARDRAILS, Guardrail
+from agenttune.gate.offers import not_offered, probe_steps_left
 from agenttune.gate.targets import Target, targets_of, touched_by, values_of
 
 __all__ = [
@@ -14,7 +15,9 @@ __all__ = [
     "Moment",
     "Target",
     "allowed_before",
+    "not_offered",
     "person",
+    "probe_steps_left",
     "stale",
     "targets_of",
     "timed_out",

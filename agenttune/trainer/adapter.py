@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from agenttune.events import KnobState
+from agenttune.run_facts import RunFacts
 from agenttune.trainer.state import TrainingState
 
 SettingValue = int | float
@@ -92,6 +93,10 @@ class Adapter(Protocol):
 
     def max_steps(self) -> int | None:
         """The step at which training ends, if that is known."""
+        ...
+
+    def facts(self) -> RunFacts:
+        """What an expert would ask first of this training, as it is now; what is not known is left out."""
         ...
 
     def settings(self) -> list[KnobState]:

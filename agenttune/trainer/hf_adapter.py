@@ -14,10 +14,12 @@ from torch.optim import Optimizer
 from agenttune.commands import COMMAND_KINDS
 from agenttune.errors import NotSupported, UserError
 from agenttune.events import KnobState
+from agenttune.run_facts import RunFacts
 from agenttune.trainer.adapter import SettingValue, Trials, not_ours
 from agenttune.trainer.checkpoints import MAIN
 from agenttune.trainer.datasets.mixture import Mixture
 from agenttune.trainer.epochs import Accumulation, Alignment, EpochPlan
+from agenttune.trainer.hf_facts import hf_facts
 from agenttune.trainer.hf_state import EpochMender, HfState
 from agenttune.trainer.hf_trials import EVENTS, Shield, TrialGuard
 from agenttune.trainer.seekable import Feed, Seek
@@ -117,6 +119,9 @@ class HfAdapter:
         return steps if steps > 0 else None
 
     # -- settings ---------------------------------------------------------------------------------------------
+
+    def facts(self) -> RunFacts:
+        return hf_facts(self.trainer, self._args, self._state, self._data, self.model(), self._optimizer, self.plan)
 
     def settings(self) -> list[KnobState]:
         values = {

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from agenttune.courses import Course
 from agenttune.events import KnobsRead, KnobState
 from agenttune.proposals import Record
+from agenttune.run_facts import RunFacts
 from agenttune.store import RunLog
 from agenttune.trainer.course import PUBLISHED_POINTS, course_of
 from agenttune.trainer.datasets.record import read_dataset
@@ -69,8 +70,15 @@ class Recorder:
         return course_of(steering.schedule(), steering.step, steering.adapter.max_steps(), points)
 
     def knobs_read(self) -> KnobsRead:
-        """Both as an event."""
-        return KnobsRead(knobs=self.knobs(), schedule=self.course())
+        """Both as an event, with what else there is to know of the training."""
+        return KnobsRead(knobs=self.knobs(), schedule=self.course(), facts=self._facts())
+
+    def _facts(self) -> RunFacts | None:
+        try:
+            return self._steering.adapter.facts()
+        except Exception:  # the user's model and data can be anything; training is worth more than what is told of them
+            logger.exception("what there is to know of this training cannot be read")
+            return None
 
     def whole_read(self) -> list[Record]:
         """The model's layers and the training dataset, as they are now."""

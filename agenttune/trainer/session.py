@@ -187,6 +187,11 @@ class Session:
         if self.status != "starting":
             self._recorder.record(self._recorder.knobs_read())
 
+    def data_opened(self) -> None:
+        """The loop has only now told what data it draws from."""
+        if self.status != "starting" and not self._ended:
+            self._recorder.record(self._recorder.knobs_read(), *self._recorder.whole_read())
+
     # -- what the loop reports --------------------------------------------------------------------------------
 
     def before_update(self) -> None:

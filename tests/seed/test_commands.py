@@ -69,6 +69,9 @@ LAYER = {"layer_name": "drop"}
 def test_a_command_reaches_the_trainer_as_meant(
     client: SeedClient, trainer: Trainer, command: str, args: Any, expected: dict[str, Any]
 ) -> None:
+    if command == "load_checkpoint":  # one that does not exist is refused
+        trainer.save("c1")
+        assert client.next()["command"] == "checkpoint_info_update"
     identity, answer = client.post(command, args)
     assert answer == {"status": "success"}
     pending = client.next()

@@ -10,7 +10,7 @@ import pytest
 
 from agenttune.commands import COMMAND_KINDS
 from agenttune.control import LocalControl
-from agenttune.events import KnobsRead, KnobState
+from agenttune.events import CheckpointSaved, DatasetRead, KnobsRead, KnobState
 from agenttune.reading import ControlReader
 from agenttune.tools import Toolbox
 from tests.policy.conftest import SteeredRun, Valley
@@ -67,7 +67,12 @@ def run(runs_dir: Path) -> Iterator[SteeredRun]:
     steered.log.update_info(capabilities=list(COMMAND_KINDS))
     for _ in range(30):
         steered.step()
-    steered.log.append(KnobsRead(knobs=KNOBS), step=30)
+    saved = CheckpointSaved(checkpoint_id="main-20-abc123", path="/out/20", tag="before-the-cut")
+    corpus = DatasetRead(
+        type="Corpus", interactive=True, initialization={"block_tokens": 128}, runtime={"weights": {"wikitext": 1.0}}
+    )
+    steered.log.append(saved, step=20)
+    steered.log.append(KnobsRead(knobs=KNOBS), corpus, step=30)
     yield steered
     steered.close()
 

@@ -14,8 +14,10 @@ from torch.optim import Optimizer
 from agenttune.commands import COMMAND_KINDS
 from agenttune.errors import NotSupported, UserError
 from agenttune.events import KnobState
+from agenttune.run_facts import RunFacts
 from agenttune.trainer.adapter import SettingValue, Trials
 from agenttune.trainer.checkpoint_files import write_plain_model
+from agenttune.trainer.facts import facts_of, length_of
 from agenttune.trainer.loops.metrics import Number
 from agenttune.trainer.plans import make_steerable, put_scheduler
 from agenttune.trainer.state import TrainingState, check_optimizer, put_model, put_optimizer, put_rng, read_rng
@@ -108,6 +110,9 @@ class LoopAdapter:
         return self._max_steps
 
     # -- settings ---------------------------------------------------------------------------------------------
+
+    def facts(self) -> RunFacts:
+        return facts_of(self.optimizer(), self.known_model(), samples=length_of(self.train_dataset()))
 
     def settings(self) -> list[KnobState]:
         return [KnobState(name="max_steps", unit="steps", effective=self._max_steps, command="update_training")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from torch.optim import Optimizer
 
 from agenttune.errors import NotSupported, UserError
 from agenttune.events import KnobState
+from agenttune.run_facts import Rhythm, RunFacts
 from agenttune.trainer.adapter import SettingValue
+from agenttune.trainer.facts import facts_of, loader_facts
 from agenttune.trainer.loops.adapter import LoopAdapter
 from agenttune.trainer.loops.evaluation import undisturbed
 from agenttune.trainer.loops.metrics import Number
@@ -82,6 +85,36 @@ class LightningAdapter(LoopAdapter):
     def max_steps(self) -> int | None:
         steps = int(self.trainer.max_steps)
         return steps if steps > 0 else None
+
+    def facts(self) -> RunFacts:
+        trainer = self.trainer
+        group, batches = trainer.accumulate_grad_batches, trainer.num_training_batches
+        data = loader_facts(trainer.train_dataloader, group)
+        if math.isfinite(batches):
+            data["epoch_steps"] = max(1, math.ceil(batches / group))
+        epochs = trainer.max_epochs if trainer.max_epochs not in (None, -1) else None
+        every = trainer.log_every_n_steps
+        return facts_of(
+            self.optimizer(),
+            self.model(),
+            **data,
+            replicas=trainer.world_size,
+            epochs=epochs,
+            evaluation=self._evaluations() if trainer.enable_validation else None,
+            logging=Rhythm(every=every) if every else None,
+        )
+
+    def _evaluations(self) -> Rhythm | None:
+        """As Lightning plans them: at ends of epochs, or after so many micro-batches."""
+        trainer, every = self.trainer, self.trainer.val_check_batch
+        epochs, batches = trainer.check_val_every_n_epoch, trainer.num_training_batches
+        if every is None:  # it goes by the clock
+            return None
+        if epochs is not None and every >= batches:
+            return Rhythm(every=epochs, unit="epochs")
+        # Within an epoch it counts from the epoch's start, which only agrees with this where it divides it.
+        fits = epochs is None or (epochs == 1 and batches % every == 0)
+        return Rhythm(every=max(1, round(every / trainer.accumulate_grad_batches))) if fits else None
 
     def settings(self) -> list[KnobState]:
         trainer = self.trainer

@@ -182,6 +182,8 @@ class PlainSession(Offers):
         """
         drawn = Batches(loader, self._adapter.train_dataset(), lambda: not self.should_stop, self.run.meter.add_batch)
         self._adapter.batches = drawn
+        if self.run.session is not None:
+            self.run.session.data_opened()
         return iter(drawn)
 
     def log_eval(self, metrics: Mapping[str, Number]) -> None:

@@ -10,7 +10,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from agenttune.errors import NotSupported
+from agenttune.run_facts import RunFacts
 from agenttune.trainer.adapter import Trials, not_ours
+from agenttune.trainer.facts import facts_of, loader_facts
 from agenttune.trainer.loops.adapter import Evaluate, LoopAdapter
 from agenttune.trainer.loops.batches import Batches, Place
 from agenttune.trainer.loops.evaluation import undisturbed
@@ -41,6 +43,14 @@ class PlainAdapter(LoopAdapter):
 
     def train_dataset(self) -> object | None:
         return self.batches.dataset if self.batches is not None else self._dataset
+
+    def facts(self) -> RunFacts:
+        if self.batches is None:
+            return super().facts()
+        data = loader_facts(self.batches.loader)
+        length = data["epoch_steps"]
+        epochs = self._max_steps / length if length and self._max_steps is not None else None
+        return facts_of(self.optimizer(), self.model(), **data, epochs=epochs)
 
     def replace_dataset(self, dataset: object, keeps_place: bool = False) -> str:
         if self.batches is None:
