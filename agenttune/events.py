@@ -82,11 +82,13 @@ class Logged(Record):
 
     kind: Literal["logged"] = "logged"
     metrics: dict[str, Metric]
+    texts: dict[str, str] = Field(default_factory=dict, description="What it says that is no number.")
 
 
 class Evaluated(Record):
     kind: Literal["evaluated"] = "evaluated"
     metrics: dict[str, Metric]
+    texts: dict[str, str] = Field(default_factory=dict, description="What it says that is no number.")
     command_id: str | None = Field(None, description="The command that asked for it, if one did.")
 
 
@@ -102,6 +104,16 @@ class CheckpointSaved(Record):
     size_bytes: int | None = None
     metric: Metric | None = Field(None, description="The goal metric as last evaluated before it.")
     pinned: bool = False
+    is_before: bool = Field(False, description="It lay there when the run began: of another run, or another try.")
+    problem: str = Field("", description="Why it cannot be loaded again; empty if it can.")
+
+
+class CheckpointMoved(Record):
+    """A checkpoint of a branch that the run has left, or has come back to, has another folder now."""
+
+    kind: Literal["checkpoint_moved"] = "checkpoint_moved"
+    checkpoint_id: str
+    path: str
 
 
 class CheckpointDeleted(Record):
@@ -402,6 +414,7 @@ Body = Annotated[
         Logged,
         Evaluated,
         CheckpointSaved,
+        CheckpointMoved,
         CheckpointDeleted,
         BranchStarted,
         TrialStarted,

@@ -9,7 +9,17 @@ from typing import Protocol
 from pydantic import ValidationError
 
 from agenttune.errors import RunEnded, SystemFault, UserError
-from agenttune.events import BranchStarted, Curve, DatasetRead, Event, KnobState, ModuleInfo, RunInfo, SeriesInfo
+from agenttune.events import (
+    BranchStarted,
+    CheckpointSaved,
+    Curve,
+    DatasetRead,
+    Event,
+    KnobState,
+    ModuleInfo,
+    RunInfo,
+    SeriesInfo,
+)
 from agenttune.observation import Observation, Segment
 from agenttune.proposals import CommandRecord, Proposal, State, Verdict
 from agenttune.summary import Intervention
@@ -44,7 +54,9 @@ class RunReader(Protocol):
 
     def dataset(self) -> DatasetRead | None: ...
 
-    def checkpoints(self) -> list[Event]: ...
+    def checkpoints(self) -> list[Event]:
+        """Those that still exist, oldest first; for an agent, none of before the run."""
+        ...
 
     def branches(self) -> list[BranchStarted]: ...
 
@@ -110,11 +122,18 @@ class ReadableControl(Protocol):
 
 
 class ControlReader:
-    """A run of a control, read only. As safe to share between threads as the control is."""
+    """A run of a control, read only. As safe to share between threads as the control is.
 
-    def __init__(self, control: ReadableControl, run_id: str) -> None:
+    Args:
+        control: The control.
+        run_id: The run.
+        is_operators: Also show what is not for agents: checkpoints of before the run.
+    """
+
+    def __init__(self, control: ReadableControl, run_id: str, is_operators: bool = False) -> None:
         self._control = control
         self._run_id = run_id
+        self._is_operators = is_operators
 
     def observation(self) -> Observation:
         return self._control.observe(self._run_id)
@@ -150,7 +169,8 @@ class ControlReader:
         return self._control.dataset(self._run_id)
 
     def checkpoints(self) -> list[Event]:
-        return self._control.checkpoints(self._run_id)
+        found = self._control.checkpoints(self._run_id)
+        return [event for event in found if self._is_operators or not is_of_before(event)]
 
     def branches(self) -> list[BranchStarted]:
         return self._control.branches(self._run_id)
@@ -166,6 +186,11 @@ class ControlReader:
 
     def _lineage(self) -> list[Segment]:
         return lineage_of(self._control.info(self._run_id).branch, self._control.branches(self._run_id))
+
+
+def is_of_before(event: Event) -> bool:
+    """Whether an event tells of a checkpoint that lay there when the run began; agents are never offered those."""
+    return isinstance(event.body, CheckpointSaved) and event.body.is_before
 
 
 def lineage_of(branch: str, branches: Sequence[BranchStarted]) -> list[Segment]:

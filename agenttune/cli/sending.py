@@ -99,7 +99,7 @@ def show(
     read = READS[SHOWN[what]]
     given = _parsed(what, read.shape().parameters, context.args)
     with open_control(url, runs_dir) as control:
-        answer = checked(what, read, given).answer(ControlReader(control, choose_run(control, run)))
+        answer = checked(what, read, given).answer(ControlReader(control, choose_run(control, run), is_operators=True))
     if json_:
         typer.echo(answer)
     else:

@@ -11,6 +11,7 @@ from agenttune.commands import CommandBase, parse_command
 from agenttune.events import (
     BranchStarted,
     CheckpointDeleted,
+    CheckpointMoved,
     CheckpointSaved,
     Curve,
     DatasetRead,
@@ -30,7 +31,7 @@ from agenttune.proposals import Author, CommandRecord, Proposal, Record, Standin
 from agenttune.summary import Intervention
 from agenttune.transcripts import ModelCalled
 
-CHECKPOINT_KINDS = ("checkpoint_saved", "checkpoint_deleted")
+CHECKPOINT_KINDS = ("checkpoint_saved", "checkpoint_moved", "checkpoint_deleted")
 MOST_CHECKPOINTS = 20_000
 """Events about checkpoints that are read of one run (guess: far more than a disk holds)."""
 
@@ -187,11 +188,15 @@ class Control(Protocol):
 
 
 def existing_checkpoints(events: Sequence[Event]) -> list[Event]:
-    """Of events of `CHECKPOINT_KINDS`, those that tell of a checkpoint which nobody has deleted since."""
+    """Of events of `CHECKPOINT_KINDS`, those that tell of a checkpoint which nobody has deleted since, where it is."""
     left: dict[str, Event] = {}
     for event in events:
         if isinstance(event.body, CheckpointSaved):
             left[event.body.checkpoint_id] = event
         elif isinstance(event.body, CheckpointDeleted):
             left.pop(event.body.checkpoint_id, None)
+        elif isinstance(event.body, CheckpointMoved) and event.body.checkpoint_id in left:
+            saved = left[event.body.checkpoint_id]
+            body = saved.body.model_copy(update={"path": event.body.path})
+            left[event.body.checkpoint_id] = saved.model_copy(update={"body": body})
     return list(left.values())

@@ -81,6 +81,8 @@ class Checkpoint(Record):
     size_bytes: int | None
     metric: Metric | None = Field(description="The goal metric as last evaluated before it.")
     pinned: bool = Field(description="Never deleted to keep within the disk cap.")
+    is_before: bool = Field(description="It lay there when the run began, and is not for agents.")
+    problem: str = Field(description="Why it cannot be loaded again; empty if it can.")
     step: int | None
     branch: str
     at_s: float = Field(description="Unix time.")

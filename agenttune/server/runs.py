@@ -180,6 +180,8 @@ def _checkpoint(event: Event) -> Checkpoint:
         size_bytes=saved.size_bytes,
         metric=saved.metric,
         pinned=saved.pinned,
+        is_before=saved.is_before,
+        problem=saved.problem,
         step=event.step,
         branch=event.branch,
         at_s=event.at_s,

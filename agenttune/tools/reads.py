@@ -206,7 +206,9 @@ def _layers(root: ModuleInfo, depth: int) -> Iterator[dict[str, Any]]:
 def _checkpoint(event: Event) -> dict[str, Any]:
     row = {"step": event.step, "branch": event.branch}
     if isinstance(event.body, CheckpointSaved):
-        row |= event.body.model_dump(mode="json", exclude={"kind", "path", "command_id"}, exclude_none=True)
+        left_out = {"kind", "path", "command_id", *(() if event.body.problem else ("problem",))}
+        left_out |= set() if event.body.is_before else {"is_before"}
+        row |= event.body.model_dump(mode="json", exclude=left_out, exclude_none=True)
     return row
 
 

@@ -124,7 +124,11 @@ class Adapter(Protocol):
         ...
 
     def found_checkpoints(self) -> list[Path]:
-        """Folders that earlier runs of this loop left where it saves."""
+        """Folders that earlier runs of this loop left where it saves, and the one that it resumed from."""
+        ...
+
+    def resumed_from(self) -> Path | None:
+        """The folder of the checkpoint that this run began from; None if it began anew."""
         ...
 
     def is_settled(self) -> bool:

@@ -126,7 +126,7 @@ def load_checkpoint(steering: Steering, record: CommandRecord, command: LoadChec
     if refusal:
         raise NotSupported(f"load_checkpoint: {refusal}")
     branch = checkpoints.branch_name(command.branch_name)
-    checkpoint = checkpoints.find(command.checkpoint_id)
+    checkpoint = checkpoints.find(command.checkpoint_id, record.proposal.author.principal == "agent")
     model = adapter.model()
     state = checkpoints.read(checkpoint, lambda shapes: check_model(model, shapes))
     adapter.check_state(state)

@@ -43,6 +43,8 @@ class SavedCheckpoint:
         path: Its folder; None for a snapshot in memory.
         is_own: Written by a command, so that the keep rule may delete it.
         is_current: No value was changed since it was saved.
+        is_before: It lay there when the run began, and the run did not begin from it.
+        problem: Why it cannot be loaded again; empty if it can.
         state: What a snapshot holds.
     """
 
@@ -56,6 +58,8 @@ class SavedCheckpoint:
     pinned: bool = False
     is_own: bool = False
     is_current: bool = True
+    is_before: bool = False
+    problem: str = ""
     state: TrainingState | None = None
 
     def __post_init__(self) -> None:
@@ -76,6 +80,8 @@ class SavedCheckpoint:
             size_bytes=self.size_bytes,
             metric=self.metric,
             pinned=self.pinned,
+            is_before=self.is_before,
+            problem=self.problem,
         )
 
 
@@ -118,30 +124,51 @@ class Checkpoints:
         """Take note of a checkpoint that is complete."""
         self.known[checkpoint.checkpoint_id] = checkpoint
 
-    def add_found(self, folders: Iterable[Path]) -> list[SavedCheckpoint]:
-        """Take note of what a plain Trainer left on disk: `checkpoint-20` and the like, in order of steps."""
+    def add_found(self, folders: Iterable[Path], resumed_from: Path | None = None) -> list[SavedCheckpoint]:
+        """Take note of what lies on disk when the run begins: `checkpoint-20` and the like, in order of steps.
+
+        Args:
+            folders: Where they lie.
+            resumed_from: The one that the run began from, which is a part of it; the others are of before.
+        """
         found = []
         for folder in folders:
             step = folder.name.rpartition("-")[2]
             if step.isdigit() and is_complete(folder):
-                found.append(SavedCheckpoint(str(folder.absolute()), int(step), checkpoint_id=folder.name))
-        found.sort(key=lambda checkpoint: checkpoint.step)
+                is_before = folder != resumed_from
+                path = str(folder.absolute())
+                found.append(SavedCheckpoint(path, int(step), checkpoint_id=folder.name, is_before=is_before))
+        found.sort(key=lambda checkpoint: (checkpoint.step, not checkpoint.is_before))
+        for twin in found:  # resumed from a folder elsewhere that has the name of one here
+            if twin.is_before and any(c.checkpoint_id == twin.checkpoint_id and not c.is_before for c in found):
+                twin.checkpoint_id = f"before-{twin.checkpoint_id}"
         for checkpoint in found:
             self.add(checkpoint)
         return found
 
-    def find(self, name: str) -> SavedCheckpoint:
+    def find(self, name: str, is_agents: bool = False) -> SavedCheckpoint:
         """The checkpoint of an id, or the newest of a tag.
 
+        Args:
+            name: The id or tag.
+            is_agents: An agent asks, who stays within its run.
+
         Raises:
-            UserError: There is none; lists the newest ones.
+            UserError: There is none, or it is not for an agent; lists the newest ones.
         """
-        if name in self.known:
-            return self.known[name]
         tagged = [checkpoint for checkpoint in self.known.values() if checkpoint.tag == name]
-        if tagged:
-            return tagged[-1]
-        ids = list(self.known)[-SHOWN:][::-1]
+        found = self.known.get(name) or (tagged[-1] if tagged else None)
+        ids = [name for name, c in self.known.items() if not (is_agents and c.is_before)][-SHOWN:][::-1]
+        if found is not None and found.is_before and is_agents:
+            raise UserError(
+                f"checkpoint {name!r} is of before this run: {found.path} lay there when it began, and may be of "
+                f"another training; an operator can load it, an agent loads one of this run's: "
+                f"{', '.join(ids) or 'none yet, save one with save_checkpoint'}",
+                field="checkpoint_id",
+                allowed=ids,
+            )
+        if found is not None:
+            return found
         raise UserError(
             f"no checkpoint {name!r} in this run; newest: {', '.join(ids) or 'none, save one with save_checkpoint'}",
             field="checkpoint_id",

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from agenttune.trainer.exchange import make_exchange
 from agenttune.trainer.hf_adapter import HfAdapter
 from agenttune.trainer.hf_knobs import register_trainer_knobs
 from agenttune.trainer.loops.offering import Offers
+from agenttune.trainer.logged_rows import LoggedRows, split
 from agenttune.trainer.loops.opening import open_log
 from agenttune.trainer.meter import StepMeter
 from agenttune.trainer.optimizers import inner_optimizer
@@ -55,6 +56,7 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
         self._is_open = False
         self._hook: Any = None
         self._source_hook: Any = None
+        self._rows = LoggedRows(self._logged, self._evaluated)
 
     def _live_session(self) -> Session | None:
         return self.session
@@ -82,6 +84,7 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
         for hook in filter(None, (self._hook, self._source_hook)):
             hook.remove()
         self._hook = self._source_hook = None
+        self._flush_rows()
         if self.session is not None:
             self.session.end(status, reason)
         elif self._log is not None:  # it ended before training began
@@ -144,10 +147,14 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
             except Exception:
                 _report_own_failure()
 
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._flush_rows()
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         session, meter = self.session, self.meter
         if session is None:
             return
+        self._flush_rows()
         self.adapter.follow(control, kwargs)
         try:
             if self.sources is not None and meter is not None:
@@ -174,6 +181,7 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
         """
         if self.session is None:
             return False
+        self._flush_rows()
         self.adapter.settled = True
         try:
             self.session.between()
@@ -201,10 +209,10 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
             self.meter.skip()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        if self.session is None or logs is None or _is_evaluation(logs):
+        if self.session is None or logs is None:
             return
         with self._never_fatal():
-            self.session.logged(self._row(state.global_step, _numbers(logs), "log"))
+            self._rows.log(logs, int(state.global_step))
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: dict[str, Any] | None = None, **kwargs: Any
@@ -212,12 +220,28 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
         if self.session is None or metrics is None:
             return
         with self._never_fatal():
-            self.session.evaluated(self._row(state.global_step, _numbers(metrics), "eval"))
+            self._rows.evaluate(metrics, int(state.global_step))
         self._skip()
+
+    def _flush_rows(self) -> None:
+        if self._rows.is_holding:
+            with self._never_fatal():
+                self._rows.flush()
+
+    def _logged(self, row: Mapping[str, Any], step: int) -> None:
+        if self.session is not None:
+            values, texts = split(row)
+            self.session.logged(self._row(step, values, "log"), texts)
+
+    def _evaluated(self, row: Mapping[str, Any], step: int) -> None:
+        if self.session is not None:
+            values, texts = split(row)
+            self.session.evaluated(self._row(step, values, "eval"), texts)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.session is None:
             return
+        self._flush_rows()
         self.adapter.follow(control, kwargs)
         with self._never_fatal():
             folder, branch = self.adapter.saved_in(), self.session.branch
@@ -274,19 +298,6 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
 
 def _report_own_failure() -> None:
     logger.exception("agenttune failed at this step; training goes on")
-
-
-def _numbers(row: dict[str, Any]) -> dict[str, float]:
-    return {
-        name: float(value)
-        for name, value in row.items()
-        if isinstance(value, (int, float)) or (isinstance(value, torch.Tensor) and value.numel() == 1)
-    }
-
-
-def _is_evaluation(row: dict[str, Any]) -> bool:
-    """Rows of an evaluation come with `on_evaluate` too."""
-    return any(name.endswith("_runtime") and name != "train_runtime" for name in row)
 
 
 def _details(args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import transformers
 from torch import nn
 from torch.optim import Optimizer
+from transformers.trainer_utils import get_last_checkpoint
 
 from agenttune.commands import COMMAND_KINDS
 from agenttune.errors import NotSupported, UserError
@@ -22,6 +23,7 @@ from agenttune.trainer.epochs import Accumulation, Alignment, EpochPlan
 from agenttune.trainer.hf_facts import hf_facts
 from agenttune.trainer.hf_state import EpochMender, HfState
 from agenttune.trainer.hf_trials import EVENTS, Shield, TrialGuard
+from agenttune.trainer.logged_rows import numbers_of
 from agenttune.trainer.seekable import Feed, Seek
 from agenttune.trainer.state import TrainingState
 from agenttune.trainer.undisturbed import undisturbed
@@ -56,6 +58,7 @@ class HfAdapter:
         self._shield: Shield | None = None
         self.after_arrival: Callable[[], None] = lambda: None
         self._output_dir: str | None = None
+        self.resumed: Path | None = None
         self.capabilities = WITHOUT_TRAINER if trainer is None else COMMAND_KINDS
         name = "Trainer" if trainer is None else type(trainer).__mro__[1].__name__
         self.framework = f"transformers {transformers.__version__} {name}"
@@ -276,7 +279,22 @@ class HfAdapter:
         return self.state.refusal() or self.feed.refusal()
 
     def found_checkpoints(self) -> list[Path]:
-        return list(Path(self._args.output_dir).glob("checkpoint-*"))
+        found = {path.absolute() for path in Path(self._args.output_dir).glob("checkpoint-*")}
+        return list(found if self.resumed is None else found | {self.resumed})
+
+    def resumed_from(self) -> Path | None:
+        return self.resumed
+
+    def note_resume(self, asked: object) -> None:
+        """Take note of what `train(resume_from_checkpoint=...)` was given, read as the Trainer reads it.
+
+        Args:
+            asked: A path, or True for the newest in the output folder; anything else begins anew.
+        """
+        if asked is True:
+            output_dir = self.trainer.args.output_dir
+            asked = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
+        self.resumed = Path(asked).absolute() if isinstance(asked, (str, Path)) else None
 
     def is_settled(self) -> bool:
         return self.settled or bool(self._control.should_training_stop)
@@ -386,4 +404,4 @@ class HfAdapter:
             raise UserError("the trainer has no eval_dataset to evaluate on; give it one when it is built")
         with undisturbed(trainer):
             metrics = trainer.evaluate()
-        return {name: float(value) for name, value in metrics.items() if isinstance(value, (int, float))}
+        return numbers_of(metrics)

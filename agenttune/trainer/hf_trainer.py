@@ -50,6 +50,7 @@ def make_interactive(trainer_class: type[Any]) -> type[Any]:
             return self.interactive.allow_layer_parameter
 
         def train(self, *args: Any, **kwargs: Any) -> Any:
+            self.interactive.adapter.note_resume(args[0] if args else kwargs.get("resume_from_checkpoint"))
             self.interactive.open()
             PlannedEpochs(self.interactive.adapter.plan, self.callback_handler)
             accelerator = self.accelerator

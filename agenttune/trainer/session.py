@@ -143,7 +143,7 @@ class Session:
         if max_steps is not None:
             recorder.update_info(max_steps=max_steps)
         recorder.record(started, StatusChanged(status="running"), recorder.knobs_read(), *recorder.whole_read())
-        for found in self.steering.checkpoints.add_found(adapter.found_checkpoints()):
+        for found in self.steering.checkpoints.add_found(adapter.found_checkpoints(), adapter.resumed_from()):
             recorder.record(found.saved_event(), step=found.step)
         self._serve("boundary")
 
@@ -265,24 +265,24 @@ class Session:
         if self._probation is not None and isinstance(point, Held):
             self._probation.add(point)
 
-    def logged(self, point: Point | Row) -> None:
-        """A row of the loop's own log."""
+    def logged(self, point: Point | Row, texts: Mapping[str, str] | None = None) -> None:
+        """A row of the loop's own log, and what of it is no number."""
         self.add_point(point)
         if self._probing.is_trying:
             return
         step, branch = point.step, point.branch
-        self._recorder.submit(
-            lambda log: log.append(Logged(metrics=point.values), step=step, branch=branch), urgent=False
-        )
+        body = Logged(metrics=point.values, texts=dict(texts or {}))
+        self._recorder.submit(lambda log: log.append(body, step=step, branch=branch), urgent=False)
 
-    def evaluated(self, point: Point | Row) -> None:
-        """The metrics of an evaluation, by command or by the loop's own plan."""
+    def evaluated(self, point: Point | Row, texts: Mapping[str, str] | None = None) -> None:
+        """The metrics of an evaluation, by command or by the loop's own plan, and what of them is no number."""
         self.add_point(point)
         if self._probing.is_trying:
             return
         if self._goal_metric in point.values:
             self.steering.checkpoints.metric = float(point.values[self._goal_metric])
-        self._recorder.record(Evaluated(metrics=point.values, command_id=self._evaluating), command_id=self._evaluating)
+        body = Evaluated(metrics=point.values, texts=dict(texts or {}), command_id=self._evaluating)
+        self._recorder.record(body, command_id=self._evaluating)
         if self._probation is not None:
             self._probation.evaluated(point.step, point.values)
         if self._lockstep is not None:

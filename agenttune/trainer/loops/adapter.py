@@ -148,6 +148,9 @@ class LoopAdapter:
     def found_checkpoints(self) -> list[Path]:
         return []
 
+    def resumed_from(self) -> Path | None:
+        return None
+
     def is_settled(self) -> bool:
         return True
 

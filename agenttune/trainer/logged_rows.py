@@ -1,0 +1,104 @@
+"""Rows that a user's program logs: what is in them, and which of them tell of an evaluation that is told otherwise too.
+
+transformers' Trainer logs the metrics of an evaluation, and then tells of the evaluation itself. Nothing in a row's
+names says which kind it is: a row with `generate_runtime` may be the user's own, `eval_reward` too. So the newest row is
+held until what comes next: if that is the evaluation whose metrics these are, the row is its own.
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+TEXT_CHARACTERS = 500
+"""Longest text kept of a value that is no number."""
+DEEPEST = 5
+"""Levels of nested rows that are taken apart; what lies deeper is kept as text."""
+
+
+def as_number(value: Any) -> float | None:
+    """A value as a number: Python's, numpy's and one-element tensors; None if it is none."""
+    if isinstance(value, torch.Tensor) and (value.numel() != 1 or value.is_complex()):
+        return None
+    is_real = isinstance(value, numbers.Real)  # truth values and numpy's numbers are among these
+    if not is_real and (isinstance(value, (str, bytes)) or not hasattr(value, "item")):
+        return None
+    try:
+        return float(value if is_real else value.item())
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # arrays of several, numbers beyond any float
+        return None
+
+
+def numbers_of(row: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers in a row; those of rows within it as `outer/inner`."""
+    return split(row)[0]
+
+
+def split(row: Mapping[str, Any], prefix: str = "", depth: int = 0) -> tuple[dict[str, float], dict[str, str]]:
+    """A row's numbers, and the rest as text; those of rows within it as `outer/inner`."""
+    values: dict[str, float] = {}
+    texts: dict[str, str] = {}
+    for key, value in row.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and depth < DEEPEST:
+            inner = split(value, f"{name}/", depth + 1)
+            values |= inner[0]
+            texts |= inner[1]
+        elif (number := as_number(value)) is not None:
+            values[name] = number
+        elif value is not None:
+            texts[name] = str(value)[:TEXT_CHARACTERS]
+    return values, texts
+
+
+class LoggedRows:
+    """Tells each row of a loop once: as logged, or as an evaluation's.
+
+    Args:
+        logged: Takes a row of the loop's own log, and the step it was logged at.
+        evaluated: Takes the metrics of an evaluation, and its step.
+    """
+
+    def __init__(
+        self, logged: Callable[[Mapping[str, Any], int], None], evaluated: Callable[[Mapping[str, Any], int], None]
+    ) -> None:
+        self._logged = logged
+        self._evaluated = evaluated
+        self._row: Mapping[str, Any] | None = None
+        self._same: Mapping[str, Any] = {}
+        self._step = 0
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether a row waits for what comes next."""
+        return self._row is not None
+
+    def log(self, row: Mapping[str, Any], step: int) -> None:
+        """A row was logged."""
+        self.flush()
+        # The row itself tells it apart; a copy holds what it said, which a program may change later.
+        self._row, self._same, self._step = dict(row), row, step
+
+    def evaluate(self, metrics: Mapping[str, Any], step: int) -> None:
+        """An evaluation is complete; the row just logged is its own, or that of a Trainer that adds to it."""
+        row = self._row
+        if row is not None and step == self._step and (self._same is metrics or _contains(row, metrics)):
+            self._row = None
+            self._evaluated({**row, **metrics}, step)
+        else:
+            self.flush()
+            self._evaluated(metrics, step)
+
+    def flush(self) -> None:
+        """What comes next is no evaluation: the row is the user's, or the loop's."""
+        row, self._row, self._same = self._row, None, {}
+        if row is not None:
+            self._logged(row, self._step)
+
+
+def _contains(row: Mapping[str, Any], metrics: Mapping[str, Any]) -> bool:
+    """Whether all metrics are in a row, the very values."""
+    return bool(metrics) and all(name in row and row[name] is value for name, value in metrics.items())
