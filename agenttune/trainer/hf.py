@@ -22,8 +22,8 @@ from agenttune.trainer.datasets.sources import SourceLosses, attach_sources
 from agenttune.trainer.exchange import make_exchange
 from agenttune.trainer.hf_adapter import HfAdapter
 from agenttune.trainer.hf_knobs import register_trainer_knobs
-from agenttune.trainer.loops.offering import Offers
 from agenttune.trainer.logged_rows import LoggedRows, split
+from agenttune.trainer.loops.offering import Offers
 from agenttune.trainer.loops.opening import open_log
 from agenttune.trainer.meter import StepMeter
 from agenttune.trainer.optimizers import inner_optimizer

@@ -1,8 +1,8 @@
 """Rows that a user's program logs: what is in them, and which of them tell of an evaluation that is told otherwise too.
 
 transformers' Trainer logs the metrics of an evaluation, and then tells of the evaluation itself. Nothing in a row's
-names says which kind it is: a row with `generate_runtime` may be the user's own, `eval_reward` too. So the newest row is
-held until what comes next: if that is the evaluation whose metrics these are, the row is its own.
+names says which kind it is: a row with `generate_runtime` may be the user's own, `eval_reward` too. So the newest row
+is held until what comes next: if that is the evaluation whose metrics these are, the row is its own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a user's program logs is in the run's log: whatever its names and kinds, once, and never taken for another row."""
+"""What a user's program logs is in the run's log: whatever its names, once, and never taken for another row."""
 
 from __future__ import annotations
 
