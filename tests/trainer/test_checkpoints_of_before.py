@@ -32,7 +32,7 @@ def load(bench: Bench, checkpoint_id: str, principal: str) -> None:
     proposal = Proposal.model_validate(
         {
             "command": {"kind": "load_checkpoint", "checkpoint_id": checkpoint_id},
-            "author": Author(principal=principal, name="x"),  # type: ignore[arg-type]
+            "author": Author(principal=principal, name="x"),
         }
     )
     log.submit(proposal, Verdict(decision="approved", decided_by="test"))
