@@ -22,7 +22,7 @@ def test_the_smallest_config(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, GOOD))
     assert config.run.args == ["--lr", "0.1", "--steps", "5"]
     assert config.policy == "default"
-    assert config.server.port == 7007
+    assert config.server.port is None
 
 
 @pytest.mark.parametrize(
