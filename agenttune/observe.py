@@ -33,6 +33,10 @@ NOTE_CHARACTERS = 500
 PACE_ROWS = 256
 """Newest rows that tell the pace (guess: enough to hold an evaluation or two)."""
 PAGE = 1000
+MOST_UNSEEN = 5000
+"""Rows that an observation takes into the curves first: about 0.2 s (measured)."""
+SAMPLES = 4 * THINNED_POINTS
+"""Rows of a long run that stand for it where its curves are not ready; four to a point of what a policy gets."""
 MOST_PAGES = 5
 """Further behind than this, an observer reads the newest rows and the curves instead of all that it missed."""
 
@@ -209,13 +213,25 @@ class Observer:
         if not self._rows:
             return
         newest = self._rows[-1].step
+        # A policy must not wait for the curves of a long run that nobody has drawn yet: seconds for 200,000 steps.
+        seed = self._seed_by_curves if log.index_lag() <= MOST_UNSEEN else self._seed_by_samples
         for segment, until in segments:
+            seed(log, segment, newest if until is None else until)
+
+    def _seed_by_curves(self, log: RunLog, segment: str, last_step: int) -> None:
+        for name in THINNED:
+            try:
+                curve = log.curve(name, segment, 0, last_step, THINNED_POINTS)
+            except UserError:  # not measured in this branch
+                continue
+            self._thinned.setdefault(name, Thinned()).seed(curve)
+
+    def _seed_by_samples(self, log: RunLog, segment: str, last_step: int) -> None:
+        """Every so many steps a row, for lack of the means between them."""
+        for row in log.sampled_points(SAMPLES, SOURCES, segment, last_step):
             for name in THINNED:
-                try:
-                    curve = log.curve(name, segment, 0, newest if until is None else until, THINNED_POINTS)
-                except UserError:  # not measured in this branch
-                    continue
-                self._thinned.setdefault(name, Thinned()).seed(curve)
+                if name in row.values:
+                    self._thinned.setdefault(name, Thinned()).add(row.step, row.values[name])
 
     def _series_views(self, recent: list[StoredPoint]) -> dict[str, SeriesView]:
         raw: dict[str, tuple[list[int], list[float]]] = {}

@@ -189,6 +189,37 @@ class PointTable:
         rows = [row for source in sources for row in self._db.execute(sql, (branch, source, until, limit))]
         return [_point(row) for row in sorted(rows)[-limit:]]
 
+    def sample(
+        self, count: int, sources: Sequence[str] = ("step",), branch: str = "main", last_step: int | None = None
+    ) -> list[StoredPoint]:
+        """About `count` rows of each source, evenly over the steps of a branch: costs the same however many there are.
+
+        Not the buckets, which a reader would first have to bring up to date.
+        """
+        found: dict[int, StoredPoint] = {}
+        for source in sources:
+            for step in self._even_steps(count, source, branch, LAST if last_step is None else last_step):
+                row = self._db.execute(
+                    "SELECT point_id, branch, step, at_s, source, metrics FROM points WHERE branch = ? AND source = ? "
+                    "AND step >= ? ORDER BY step, point_id LIMIT 1",
+                    (branch, source, step),
+                ).fetchone()
+                found[row[0]] = _point(row)
+        return [found[point_id] for point_id in sorted(found)]
+
+    def _even_steps(self, count: int, source: str, branch: str, until: int) -> list[int]:
+        """Steps from the first to the last one of a source, the last included."""
+        ends = "SELECT min(step), max(step) FROM points WHERE branch = ? AND source = ? AND step <= ?"
+        first, last = self._db.execute(ends, (branch, source, until)).fetchone()
+        if first is None:
+            return []
+        most = max(1, min(count - 1, last - first))
+        return [first + (last - first) * i // most for i in range(most + 1)]
+
+    def lag(self) -> int:
+        """Rows, at most, that `index` has not seen."""
+        return self.last_id() - self._indexed_to()
+
     def last_id(self) -> int:
         return int(self._db.execute("SELECT coalesce(max(point_id), 0) FROM points").fetchone()[0])
 

@@ -458,6 +458,18 @@ class RunLog:
         with storing(self.folder):
             return self._points.recent(limit, sources, branch, last_step)
 
+    def sampled_points(
+        self, count: int, sources: Sequence[str] = ("step",), branch: str = "main", last_step: int | None = None
+    ) -> list[StoredPoint]:
+        """About `count` rows of each source, evenly over the steps of a branch up to one; in order of writing."""
+        with storing(self.folder):
+            return self._points.sample(count, sources, branch, last_step)
+
+    def index_lag(self) -> int:
+        """Rows, at most, that a curve would first have to take in."""
+        with storing(self.folder):
+            return self._points.lag()
+
     def last_point_id(self) -> int:
         with storing(self.folder):
             return self._points.last_id()
