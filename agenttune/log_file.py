@@ -20,8 +20,8 @@ from agenttune.events import RunInfo
 from agenttune.filesystem import refuse_network_file_system
 from agenttune.points import POINTS_SCHEMA
 from agenttune.run_card import RUN_SCHEMA, RunCard
+from agenttune.run_folders import LOG_NAME
 
-LOG_NAME = "log.db"
 CLAIM_NAME = ".log.claim"
 """Where there are no hard links: whoever makes this file may make the log."""
 FORMAT = 1

@@ -37,6 +37,8 @@ MOST_UNSEEN = 5000
 """Rows that an observation takes into the curves first: about 0.2 s (measured)."""
 SAMPLES = 4 * THINNED_POINTS
 """Rows of a long run that stand for it where its curves are not ready; four to a point of what a policy gets."""
+MOST_ACKS = 2000
+"""Answers that a first look goes back by, for what gave the loss another meaning: about 0.2 s (measured)."""
 MOST_PAGES = 5
 """Further behind than this, an observer reads the newest rows and the curves instead of all that it missed."""
 
@@ -185,6 +187,9 @@ class Observer:
 
     def _follow_acks(self, log: RunLog) -> None:
         """The newest commands alone would not do: the loss keeps its meaning however much was asked for since."""
+        if self._acked_seq == 0:
+            newest = log.events(kinds=["acked"], limit=MOST_ACKS, newest=True)
+            self._acked_seq = newest[0].seq - 1 if newest else 0
         while events := log.events(self._acked_seq, PAGE, kinds=["acked"]):
             self._acked_seq = events[-1].seq
             for event in events:

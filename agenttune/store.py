@@ -43,7 +43,7 @@ from agenttune.events import (
     StatusChanged,
     StoredPoint,
 )
-from agenttune.log_file import LOG_NAME, connect, connect_archived, make_file, may_write, storing
+from agenttune.log_file import connect, connect_archived, make_file, may_write, storing
 from agenttune.points import SOURCES, PointTable, Row
 from agenttune.proposals import (
     NEXT,
@@ -58,6 +58,7 @@ from agenttune.proposals import (
     Verdict,
 )
 from agenttune.run_card import RunCard
+from agenttune.run_folders import LOG_NAME, newest_names
 
 __all__ = ["LOG_NAME", "RunLog", "list_runs", "run_folder"]
 
@@ -76,7 +77,7 @@ def run_folder(runs_dir: Path, run_id: str) -> Path:
     folder = runs_dir / run_id
     is_name = run_id not in ("", ".", "..") and Path(run_id).name == run_id and len(os.fsencode(run_id)) <= NAME_BYTES
     if not is_name or not (folder / LOG_NAME).is_file():
-        known = [info.run_id for info in list_runs(runs_dir)[:10]]
+        known = newest_names(runs_dir, 10)
         raise UnknownRun(
             f"no run {run_id!r} in {runs_dir}; newest: {', '.join(known) or 'none'}",
             field="run_id",

@@ -51,13 +51,17 @@ def runs_dir_of(given: Path | None) -> Path:
 
 def find_run(folder: Path, name: str) -> str:
     """The run that a user means: the newest, an id, or the beginning of exactly one id."""
-    from agenttune.store import LOG_NAME, list_runs
+    from agenttune.run_catalog import RunCatalog
+    from agenttune.run_folders import LOG_NAME, newest_names
 
     if name and Path(name).name == name and (folder / name / LOG_NAME).is_file():
         return name  # whole, so that a log which cannot be read says why
-    ids = [info.run_id for info in list_runs(folder)]
-    matches = [i for i in ids if i.startswith(name)]
-    if len(matches) == 1 or (matches and not name):
+    newest = None if name else RunCatalog(folder).newest()
+    if newest is not None:
+        return newest
+    ids = newest_names(folder)
+    matches = [i for i in ids if i.startswith(name)] if name else []
+    if len(matches) == 1:
         return matches[0]
     if matches:
         problem = f"{len(matches)} runs begin with {name!r}: {', '.join(matches[:10])}"

@@ -44,10 +44,10 @@ def report(
 @app.command()
 def runs(json_: Json = False, runs_dir: RunsDir = None) -> None:
     """List the runs, newest first."""
-    from agenttune.store import list_runs
+    from agenttune.control import LocalControl
     from agenttune.terminal import print_runs
 
-    found = list_runs(runs_dir_of(runs_dir))
+    found = LocalControl(runs_dir_of(runs_dir)).runs()  # which tells of live runs whether their process still is
     if json_:
         typer.echo(json.dumps([info.model_dump(mode="json") for info in found], indent=2))
     elif found:

@@ -42,7 +42,8 @@ from agenttune.observe import Observer
 from agenttune.processes import is_alive
 from agenttune.proposals import Author, CommandRecord, Proposal, Standing, State, Verdict
 from agenttune.reading import find_layer, measured_model, settled
-from agenttune.store import LOG_NAME, RunLog, list_runs, run_folder
+from agenttune.run_catalog import RunCatalog
+from agenttune.store import LOG_NAME, RunLog, run_folder
 from agenttune.summary import Intervention
 from agenttune.transcripts import ModelCalled
 
@@ -82,6 +83,7 @@ class LocalControl:
         self._clock = clock
         self._boot = boot
         self._monotonic = monotonic
+        self._catalog = RunCatalog(runs_dir)
         self._gone: dict[str, float] = {}
         self._indexed: set[str] = set()
         self._observers: dict[str, Observer] = {}
@@ -108,7 +110,11 @@ class LocalControl:
         return opened[run_id]
 
     def runs(self) -> list[RunInfo]:
-        return [self._checked(info) for info in list_runs(self.runs_dir)]
+        return [self._checked(info) for info in self._catalog.infos()]
+
+    def newest_run(self, is_seen: Callable[[str], bool] = lambda run_id: True) -> str | None:
+        """The id of the run that was made last, of those that `is_seen` lets pass; however many there are."""
+        return self._catalog.newest(is_seen)
 
     def info(self, run_id: str) -> RunInfo:
         return self._checked(self.log(run_id).info())

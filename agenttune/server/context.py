@@ -78,10 +78,10 @@ def check_length(control: LocalControl, run_id: str) -> None:
 
 
 def _newest(control: LocalControl, who: Identity) -> str:
-    newest = next((info for info in control.runs() if who.sees(info.run_id)), None)
+    newest = control.newest_run(who.sees)
     if newest is None:
         raise UnknownRun(f"no run in {control.runs_dir} yet", field="run_id", allowed=[])
-    return newest.run_id
+    return newest
 
 
 RunId = Annotated[str, Depends(_run_id)]

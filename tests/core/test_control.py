@@ -175,3 +175,15 @@ def test_agents_record_what_they_decided(control: LocalControl, log: RunLog) -> 
     seq = control.record("r1", Decided(policy="guardian", woken_by="finding", reason="nothing to do"), step=7)
     event = log.events(since=seq - 1)[0]
     assert (event.step, event.body.kind) == (7, "decided")
+
+
+def test_a_first_look_at_a_long_run_does_not_wait_for_its_curves(log: RunLog, folder: Path) -> None:
+    log.append_points([Point(step=s, at_s=1.0, values={"step_loss": 1000.0 / s, "lr": 1e-3}) for s in range(1, 20_001)])
+    behind = log.index_lag()
+    seen = LocalControl(folder.parent).observe("r1")
+    assert log.index_lag() == behind == 20_000, "nobody has drawn a curve, and looking does not"
+    loss = seen.series["step_loss"]
+    assert loss.steps[-1] == loss.thinned_steps[-1] == 20_000
+    assert loss.thinned_steps == sorted(set(loss.thinned_steps))
+    for step, mean in zip(loss.thinned_steps[5:], loss.thinned_values[5:], strict=True):
+        assert 1000.0 / step <= mean < 1300.0 / step, "a mean of few rows up to that step"
