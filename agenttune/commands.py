@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from agenttune.errors import CommandError
+from agenttune.invalid_values import did_you_mean, why
 
 Float = Annotated[float, Strict()]
 MAX_INT = 2**53
@@ -33,7 +34,7 @@ MAX_INT = 2**53
 def _countable(value: int) -> int:
     # No part of the schema: a model that is offered the command would pay for it in every prompt.
     if not -MAX_INT <= value <= MAX_INT:
-        raise ValueError(f"Input should be an integer from -{MAX_INT} to {MAX_INT}")
+        raise ValueError(f"must be an integer from -{MAX_INT} to {MAX_INT}")
     return value
 
 
@@ -54,7 +55,7 @@ Scalar = Bool | Int | Float | Text
 def _refuse_unsayable(value: object) -> object:
     """Free-form values hold NaN, infinities and endless integers that no type would stop."""
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("Input should be a finite number")
+        raise ValueError("must be a finite number")
     if isinstance(value, int):
         _countable(value)
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
@@ -525,10 +526,11 @@ def command_error(error: ValidationError, model: type[CommandBase], raw: dict[st
     else:
         allowed = _limits(model, path[0]) if path else None
     # A union reports one problem a member; together they say what would have been accepted.
-    here = [p["msg"].removeprefix("Value error, ") for p in problems if _path(p["loc"], raw) == path]
+    here = [why(p) for p in problems if _path(p["loc"], raw) == path]
     problem = ", or: ".join(dict.fromkeys(here))
     got = "" if first["type"] == "missing" or not path else f" (got {first['input']!r:.80})"
-    hint = f"; allowed: {', '.join(map(str, allowed))}" if isinstance(allowed, list) else ""
+    meant = did_you_mean(path[-1], allowed) if first["type"] == "extra_forbidden" and isinstance(allowed, list) else ""
+    hint = f"{meant}; allowed: {', '.join(map(str, allowed))}" if isinstance(allowed, list) else ""
     where = ".".join([kind, *path])
     return CommandError(f"{where}: {problem}{got}{hint}", field=".".join(path) or None, allowed=allowed)
 

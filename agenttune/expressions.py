@@ -7,7 +7,6 @@ enough to be harmless. What can be checked is checked when a file is loaded, not
 from __future__ import annotations
 
 import ast
-import difflib
 import math
 import re
 import string
@@ -17,6 +16,7 @@ from typing import Any
 from simpleeval import DEFAULT_OPERATORS, InvalidExpression, SimpleEval  # type: ignore[import-untyped]
 
 from agenttune.errors import UserError
+from agenttune.invalid_values import did_you_mean
 
 MAX_LENGTH = 500
 """Characters of an expression (guess: nobody reads a longer one)."""
@@ -145,12 +145,6 @@ def _check_field(node: ast.Attribute, names: Names) -> None:
         raise UserError(
             f"unknown name {ast.unparse(node)!r}{hint}; known: {', '.join(group)}", field=node.attr, allowed=list(group)
         )
-
-
-def did_you_mean(name: str, known: Mapping[str, Any] | list[str]) -> str:
-    """A hint with the most similar known name, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def fields_of(template: str) -> list[tuple[str, str, str]]:

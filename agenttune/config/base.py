@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from agenttune.commands import COMMAND_KINDS, MAX_INT
+from agenttune.invalid_values import did_you_mean
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -17,6 +18,22 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_is_all_defaults(cls, given: object) -> object:
+        """A section whose keys are all commented out has no value in YAML."""
+        return {} if given is None else given
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_number_is_a_switch(cls, value: object, info: ValidationInfo) -> object:
+        """To Python true is 1, and YAML reads a bare `on` or `yes` as true."""
+        if isinstance(value, bool):
+            types = list(_types_in(cls.model_fields[str(info.field_name)].annotation))
+            if bool not in types and (int in types or float in types):
+                raise ValueError(f"must be a number, not {str(value).lower()}")
+        return value
+
     @field_validator("*")
     @classmethod
     def _countable(cls, value: object) -> object:
@@ -25,13 +42,14 @@ class Settings(BaseModel):
         return value
 
 
+def _types_in(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for part in get_args(annotation):
+        yield from _types_in(part)
+
+
 def known_kinds(kinds: list[str]) -> list[str]:
     for kind in kinds:
         if kind not in COMMAND_KINDS:
             raise ValueError(f"unknown command {kind!r}{did_you_mean(kind, COMMAND_KINDS)}")
     return kinds
-
-
-def did_you_mean(name: str, names: list[str] | tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""

@@ -12,12 +12,15 @@ from agenttune.config.base import Positive, Settings, known_kinds
 from agenttune.config.models import GateReviewerSettings
 from agenttune.errors import UserError
 from agenttune.expressions import check
+from agenttune.invalid_values import shape
 from agenttune.proposals import Approver
 
 
 def _from_pair(value: object) -> object:
     if isinstance(value, (list, tuple)) and len(value) == 2:
         return {"minimum": value[0], "maximum": value[1]}
+    if not isinstance(value, (dict, Bounds)):
+        raise ValueError(f"must be [minimum, maximum], where null leaves an end open, not {value!r:.80}")
     return value
 
 
@@ -54,7 +57,9 @@ class WindowSettings(Settings):
 class ApprovalRule(Settings):
     """Which commands of agents it speaks of, and who decides on them. What is left out does not matter."""
 
-    name: str = Field("", pattern=r"^[A-Za-z0-9 _.-]{0,60}$")
+    name: str = Field(
+        "", pattern=shape(r"^[A-Za-z0-9 _.-]{0,60}$", "at most 60 letters, digits, blanks and any of _ . -")
+    )
     """For the log; default: its place in the list."""
     commands: list[str] = Field(default_factory=list)
     """Kinds of commands."""

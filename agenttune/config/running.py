@@ -8,17 +8,23 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from agenttune.config.base import Positive, Settings
+from agenttune.invalid_values import shape
 
 DEFAULT_PORT = 7007
 """Of Interactive Training v1 too. Taken where nobody asked for a port, or the next one that is free."""
+RUN_NAME = shape(
+    r"^[A-Za-z0-9][A-Za-z0-9._-]{0,40}$", "at most 41 letters, digits and any of . _ -, and begin with letter or digit"
+)
 
 
-def _as_strings(value: object) -> object:
-    return [str(v) if isinstance(v, (int, float)) else v for v in value] if isinstance(value, list) else value
+def _as_text(value: object) -> object:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, (int, float)) else value
 
 
-Arguments = Annotated[list[str], BeforeValidator(_as_strings, json_schema_input_type=list[str | int | float])]
-"""Command-line arguments; numbers need no quotes."""
+Word = Annotated[str, BeforeValidator(_as_text, json_schema_input_type=str | bool | int | float)]
+"""What a process gets as text; quotes are not needed. From a YAML file it comes as it is written there."""
 
 
 class RunSettings(Settings):
@@ -28,11 +34,11 @@ class RunSettings(Settings):
     """Path of a Python script, from the folder of the config file."""
     module: str | None = None
     """Or a module, as for `python -m`."""
-    args: Arguments = Field(default_factory=list)
-    """Arguments of the script."""
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,40}$")
+    args: list[Word] = Field(default_factory=list)
+    """Arguments of the script, each as it is written here."""
+    name: str = Field("run", pattern=RUN_NAME)
     """The run's id is this name with the time of its start."""
-    env: dict[str, str] = Field(default_factory=dict)
+    env: dict[str, Word] = Field(default_factory=dict)
     """Extra environment variables of the script."""
 
     @model_validator(mode="after")
@@ -82,7 +88,9 @@ class NotifySettings(Settings):
     on: list[Literal["approval", "reverted", "ended"]] = Field(default_factory=list)
     """What is told: approval (a command waits for a person), reverted (probation undid a change), ended (the run did).
     None given: nobody is told anything."""
-    url_env: str = Field("AGENTTUNE_NOTIFY_URLS", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    url_env: str = Field(
+        "AGENTTUNE_NOTIFY_URLS", pattern=shape(r"^[A-Za-z_][A-Za-z0-9_]*$", "the name of an environment variable")
+    )
     """Name of the environment variable with apprise's URLs, such as ntfys://my-topic, between commas or spaces."""
     links: bool = False
     """Whether a message about a request carries a link to a page that approves or rejects it; see notifications.md."""
@@ -121,7 +129,7 @@ _ADDRESS = re.compile(
 class RoundParameter(Settings):
     """A parameter of the script that a language model may choose at the start of a round."""
 
-    argument: str = Field(pattern=r"^--?[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    argument: str = Field(pattern=shape(r"^--?[A-Za-z0-9][A-Za-z0-9_.-]*$", "an option of the script, such as --lr"))
     """The script's option, such as --lr."""
     minimum: float
     """Smallest allowed value."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from dataclasses import dataclass, replace
-from importlib.machinery import PathFinder
 from pathlib import Path
 
 from agenttune.channels import open_channels
 from agenttune.config import Config, RunSettings, load_config, with_limits_of
 from agenttune.errors import ConfigError, UserError
+from agenttune.invalid_values import did_you_mean
+from agenttune.launch.modules import not_runnable
 from agenttune.policy.base import PolicyContext
 from agenttune.policy.load import open_policy
 from agenttune.policy.reviewer import Reviewer
@@ -109,13 +111,15 @@ def _command(run: RunSettings, path: Path) -> list[str]:
     if run.script is not None:
         script = path.parent / run.script
         if not script.is_file():
-            raise ConfigError(f"{path}: run.script: there is no file {script}", field="run.script")
+            raise ConfigError(f"{path}: run.script: there is no file {script}{_near(script)}", field="run.script")
         return [sys.executable, str(script), *run.args]
     module = str(run.module)
-    top = module.partition(".")[0]
-    if PathFinder.find_spec(top, [str(path.parent), *sys.path]) is None:
-        raise ConfigError(
-            f"{path}: run.module: there is no module {top!r}, neither in {path.parent} nor installed",
-            field="run.module",
-        )
+    extra = [str(path.parent / part) for part in run.env.get("PYTHONPATH", "").split(os.pathsep) if part]
+    if why_not := not_runnable(module, [str(path.parent), *extra]):
+        raise ConfigError(f"{path}: run.module: {why_not}", field="run.module")
     return [sys.executable, "-m", module, *run.args]
+
+
+def _near(script: Path) -> str:
+    """The script beside it that was probably meant."""
+    return did_you_mean(script.name, sorted(p.name for p in script.parent.glob("*.py")))

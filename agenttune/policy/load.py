@@ -12,7 +12,7 @@ from pydantic import ConfigDict
 
 from agenttune.config import GateSettings, Place, PolicyFile, Settings, line_of, load_yaml
 from agenttune.errors import ConfigError
-from agenttune.expressions import did_you_mean
+from agenttune.invalid_values import did_you_mean
 from agenttune.policy.base import NoopPolicy, Policy, PolicyContext
 from agenttune.policy.baselines import (
     GreedyLr,

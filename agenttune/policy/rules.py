@@ -15,7 +15,8 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from agenttune.commands import BY_KIND, COMMAND_KINDS, CommandBase, parse_command
 from agenttune.config import PolicyFile, Settings
 from agenttune.errors import UserError
-from agenttune.expressions import Names, check, did_you_mean, evaluate, fields_of, is_true, render
+from agenttune.expressions import Names, check, evaluate, fields_of, is_true, render
+from agenttune.invalid_values import did_you_mean, shape
 from agenttune.observation import Observation
 from agenttune.policy.base import Decision, Draft
 from agenttune.policy.namespace import DOCUMENTED, DOCUMENTED_FUNCTIONS, functions_of, mark, names_of
@@ -65,10 +66,13 @@ def kind_of(do: dict[str, Any]) -> str:
     return kind
 
 
+RULE_NAME = shape(r"^[a-z][a-z0-9_]{0,47}$", "at most 48 of a to z, 0 to 9 and _, and begin with a letter")
+
+
 class RuleSettings(Settings):
     """One rule."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,47}$")
+    name: str = Field(pattern=RULE_NAME)
     """Short name; its commands carry it."""
     when: Expression
     """Condition; true means the command is proposed."""

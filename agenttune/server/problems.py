@@ -29,6 +29,7 @@ from agenttune.errors import (
     UnknownRun,
     UserError,
 )
+from agenttune.invalid_values import why
 from agenttune.server.identity import Identity
 from agenttune.server.rendering import message_page
 from agenttune.serving import LOCAL_PREFIX
@@ -171,7 +172,7 @@ async def _on_invalid(connection: HTTPConnection, error: Exception) -> Response:
     first = error.errors()[0]
     place = [str(part) for part in first["loc"]]
     where, field = place[0], ".".join(place[1:]) or None
-    text = first["msg"].removeprefix("Value error, ")
+    text = why(first)
     got = "" if first["type"] in ("missing", "value_error") else f" (got {first.get('input')!r:.80})"
     limits: object = {name: value for name, value in first.get("ctx", {}).items() if name != "error"} or None
     if first["type"] == "extra_forbidden" and len(place) == 2:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agenttune.commands import Bool, CommandBase, Int, SetKnob, Text, parse_command
 from agenttune.errors import CommandError, NotSupported
+from agenttune.invalid_values import why
 from agenttune.observation import Observation
 from agenttune.proposals import Author, Proposal, Verdict
 from agenttune.reading import RunReader
@@ -246,7 +247,7 @@ def checked(name: str, model: type[M], given: dict[str, Any]) -> M:
         fields = plain_schema(model.model_json_schema()).get("properties", {})
         allowed: Any = list(fields) if first["type"] == "extra_forbidden" else fields.get(field)
         got = "" if first["type"] == "missing" else f" (got {first['input']!r:.80})"
-        raise CommandError(f"{name}.{field}: {first['msg']}{got}", field=field, allowed=allowed) from None
+        raise CommandError(f"{name}.{field}: {why(first)}{got}", field=field, allowed=allowed) from None
 
 
 def _check_fields(kind: str, given: dict[str, Any]) -> None:

@@ -84,6 +84,11 @@ def test_init_does_not_overwrite(tmp_path: Path) -> None:
         ("run: {script: x.py}\npolicy: gaurdian\n", "no policy 'gaurdian'; there are:"),
         ("run: {script: x.py}\n", "run.script: there is no file"),
         ("run: {module: no_such_module_x}\n", "run.module: there is no module 'no_such_module_x'"),
+        ("run: {module: json.nothing}\n", "run.module: there is no module 'nothing' in 'json'"),
+        ("run: {module: json.tool.deeper}\n", "run.module: there is no module 'deeper' in 'json.tool'"),
+        ("run: {module: collections}\n", "'collections' is a package without a __main__ module"),
+        ("run: {module: train.py}\n", "'train.py' is a file's name; set run.script to it"),
+        ("run: {module: ''}\n", "'' is no name of a module"),
         ("run: [\n", "not valid YAML"),
     ],
 )
@@ -95,6 +100,23 @@ def test_wrong_config_is_one_line_and_nothing_starts(tmp_path: Path, text: str, 
     assert result.err.startswith("error: ")
     assert len(result.err.splitlines()) == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_module_is_looked_for_and_not_imported(tmp_path: Path) -> None:
+    for folder, module, text in (("lab", "lab.train", "raise SystemExit('imported')"), ("plain", "plain.go.train", "")):
+        path = (tmp_path / folder).joinpath(*module.split(".")[1:]).with_suffix(".py")
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+        if text:
+            (tmp_path / folder / "__init__.py").write_text(text)
+        (tmp_path / "config.yaml").write_text(f"run: {{module: {module}}}\n", encoding="utf-8")
+        assert f"-m {module}" in agenttune("check", cwd=tmp_path).out
+
+
+def test_a_script_that_is_not_there_is_looked_for_under_a_similar_name(tmp_path: Path) -> None:
+    (tmp_path / "train.py").touch()
+    (tmp_path / "config.yaml").write_text("run: {script: trian.py}\n", encoding="utf-8")
+    assert "did you mean 'train.py'?" in agenttune("check", cwd=tmp_path).err
 
 
 def test_missing_config_is_one_line(tmp_path: Path) -> None:

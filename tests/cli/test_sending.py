@@ -100,7 +100,7 @@ def test_nobody_answers_and_the_command_waits(live: Path) -> None:
     [
         (("latest", "update_optimiser"), "unknown command 'update_optimiser'"),
         (("latest", "update_optimizer", "--learning-rate", "1"), "--learning-rate"),
-        (("latest", "update_optimizer", "--lr", "low"), "lr: Input should be a valid number"),
+        (("latest", "update_optimizer", "--lr", "low"), "lr: must be a valid number"),
         (("latest", "update_optimizer", "--lr", "NaN"), "finite"),
         (("latest", "update_optimizer", "--betas", "0.9,0.99"), "is no JSON"),
         (("latest", "update_optimizer"), "nothing to change"),

@@ -75,3 +75,86 @@ def test_every_key_is_documented() -> None:
         return missing
 
     assert undocumented(Config) == []
+
+
+# -- what a file says reaches its reader -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "scalar",
+    ["true", "True", "yes", "on", "1e-4", "0.10", "007", "1_000", "null", "~", "2024-01-01", "12:30", "3", "--x"],
+)
+def test_an_argument_and_a_variable_reach_the_script_as_they_are_written(tmp_path: Path, scalar: str) -> None:
+    text = f"run:\n  script: train.py\n  args: [--spy, {scalar}]\n  env: {{A: {scalar}}}\n"
+    run = load_config(write(tmp_path, text)).run
+    assert (run.args, run.env) == (["--spy", scalar], {"A": scalar})
+
+
+def test_arguments_of_an_anchor_are_as_written_too(tmp_path: Path) -> None:
+    text = "run: {script: train.py, args: &a [--spy, true], env: {A: }}\ngoal: {constraints: *a, metric: 404}\n"
+    config = load_config(write(tmp_path, text))
+    assert (config.run.args, config.goal.constraints) == (["--spy", "true"], ["--spy", "true"])
+    assert (config.run.env, config.goal.metric) == ({"A": ""}, "404")
+
+
+def test_a_section_whose_keys_are_all_commented_out_has_its_defaults(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, GOOD + "wake:\n  # every_steps: 3\n")).wake.every_steps == 20
+
+
+def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, "run: {script: a.py, nmae: x}\ngaol: {}\nwake:\n  poll_s: fast\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    places = [line.removeprefix(f"{path}:").split(": ")[:2] for line in str(caught.value).splitlines()]
+    assert places == [["1", "run.nmae"], ["2", "gaol"], ["4", "wake.poll_s"]]
+
+
+def test_a_key_under_a_wrong_name_is_told_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, GOOD + "gate: {approval: [{approver: [human]}]}\n"))
+    assert "did you mean 'approvers'?" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+LIBRARY_WORDS = (
+    "Input should",
+    "valid dictionary",
+    "instance of",
+    "not permitted",
+    "should have",
+    "validation",
+    "parse string",
+)
+WRONG = [
+    "[]",
+    "{}",
+    "''",
+    "nonsense",
+    "-1",
+    "1e400",
+    ".nan",
+    "true",
+    "[[1]]",
+    "{a: {b: c}}",
+    "[a, {b: 1}]",
+    "2024-01-01",
+    "",
+]
+
+
+def keys_of(model: type, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    fields = getattr(model, "model_fields", {})
+    inside = [key for name, field in fields.items() for key in keys_of(field.annotation, (*prefix, name))]
+    return [*([prefix] if prefix else []), *inside]
+
+
+@pytest.mark.parametrize("key", keys_of(Config), ids=".".join)
+def test_no_wrong_value_is_explained_in_words_of_the_library(tmp_path: Path, key: tuple[str, ...]) -> None:
+    for value in WRONG:
+        nested = "".join(f"{'  ' * depth}{part}:\n" for depth, part in enumerate(key)).rstrip("\n") + f" {value}\n"
+        try:
+            load_config(write(tmp_path, nested if key[0] == "run" else GOOD + nested))
+        except ConfigError as error:
+            said = str(error).removeprefix(str(tmp_path))
+            assert ".".join(key[:1]) in said or "(top level)" in said
+            assert not [words for words in LIBRARY_WORDS if words in said], said
