@@ -44,14 +44,11 @@ def load_yaml(path: Path, model: type[S], at: Place = ()) -> S:
 
 def _parsed(path: Path, text: str) -> tuple[yaml.Node | None, Any]:
     """The parser's tree, which knows lines and what is written there, and the data."""
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
         duplicate = next(_duplicate_keys(root), None) if root is not None else None
-        if duplicate is not None:
-            line = duplicate.start_mark.line + 1
-            raise ConfigError(f"{path}:{line}: {duplicate.value}: this key stands here twice")
-        return root, None if root is None else loader.construct_document(root)  # type: ignore[no-untyped-call]
+        data = None if root is None else loader.construct_document(root)  # type: ignore[no-untyped-call]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
@@ -60,8 +57,9 @@ def _parsed(path: Path, text: str) -> tuple[yaml.Node | None, Any]:
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
     except ValueError as error:  # a number of thousands of digits, a date that there is not
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
-    finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+    if duplicate is not None:
+        raise ConfigError(f"{path}:{duplicate.start_mark.line + 1}: {duplicate.value}: this key stands here twice")
+    return root, data
 
 
 def line_of(path: Path, place: Place) -> int:

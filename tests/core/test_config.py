@@ -44,6 +44,7 @@ def test_the_smallest_config(tmp_path: Path) -> None:
         ("run: {}\n", [":1: run", "give either 'script' or 'module'"]),
         ("run: [\n", ["not valid YAML"]),
         ("run: !!python/object:os.system {}\n", ["not valid YAML"]),
+        ("run: {script: \x07}\n", ["not valid YAML"]),
         ("just text\n", [":1: (top level)"]),
         ("", [": run: this key is required"]),
     ],
