@@ -48,7 +48,7 @@ def _parsed(path: Path, text: str) -> tuple[yaml.Node | None, Any]:
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
         duplicate = next(_duplicate_keys(root), None) if root is not None else None
-        data = None if root is None else loader.construct_document(root)  # type: ignore[no-untyped-call]
+        data = None if root is None else loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from agenttune.control import Decision
 from agenttune.errors import AgenttuneError, UserError
 from agenttune.gate import with_arguments
 from agenttune.proposals import ApprovalRequest, Author, CommandRecord
-from agenttune.strict_json import once
-from agenttune.terminal.keys import BACKSPACE, ENTER, ESCAPE
+from agenttune.terminal.arguments import Editable
+from agenttune.terminal.field import EMPTY, Field
+from agenttune.terminal.keys import ENTER, ESCAPE
 from agenttune.terminal.text import clean
 
 POLL_S = 0.5
 """How often it looks for requests (guess: no slower than a person)."""
 ARM_S = 1.0
 """Keys are not taken so soon after a request appears: they were meant for what stood there before (guess)."""
-MOST_TYPED = 500
 SHOWN_S = 8.0
 """How long the answer to a key stays on the screen (guess: long enough to read)."""
 
@@ -44,14 +43,24 @@ class Asked:
         request: As it was shown: a decision is bound to its digest.
         others: How many more wait.
         mode: Whether a key chooses, or a line is typed.
-        typed: That line so far.
+        field: That line so far.
     """
 
     record: CommandRecord
     request: ApprovalRequest
     others: int = 0
     mode: Mode = "choose"
-    typed: str = ""
+    field: Field = EMPTY
+
+    @property
+    def typed(self) -> str:
+        """What stands in the line."""
+        return self.field.text
+
+    @property
+    def editable(self) -> Editable:
+        """The command's arguments, for an edit."""
+        return Editable(self.record.proposal.command)
 
 
 class Desk:
@@ -94,7 +103,7 @@ class Desk:
         ours = [r for r in waiting if r.request is not None and "human" in r.request.approvers]
         same = [r for r in ours if self.asked is not None and r.command_id == self.asked.record.command_id]
         if same and self.asked is not None and same[0].request == self.asked.request:
-            self._show(self.asked.mode, self.asked.typed, others=len(ours) - 1)
+            self.asked = replace(self.asked, others=len(ours) - 1)
             return
         if self.is_typing:
             self._say("what you typed was for a request that is gone")
@@ -106,10 +115,8 @@ class Desk:
             return
         self.asked, self._armed_s = Asked(first, first.request, len(ours) - 1), self._clock() + ARM_S
 
-    def _show(self, mode: Mode, typed: str = "", others: int | None = None) -> None:
-        if self.asked is not None:
-            left = self.asked.others if others is None else others
-            self.asked = Asked(self.asked.record, self.asked.request, left, mode, typed[:MOST_TYPED])
+    def _show(self, asked: Asked, mode: Mode, field: Field | None = None) -> None:
+        self.asked = replace(asked, mode=mode, field=field or EMPTY)
 
     def _say(self, words: str) -> None:
         self._said, self._said_s = clean(words, 300), self._clock()
@@ -125,30 +132,31 @@ class Desk:
         elif key in ("a", "A"):
             self._decide(asked, verdict="approve", always=True)
         elif key in ("n", "N"):
-            self._show("reason")
+            self._show(asked, "reason")
         elif key in ("e", "E"):
-            self._show("edit", arguments_line(asked.record))
+            self._show(asked, "edit", Field(asked.editable.offered, is_offered=True))
 
     def _type(self, asked: Asked, key: str) -> None:
         if key == ESCAPE:
-            self._show("choose")
-        elif key == BACKSPACE:
-            self._show(asked.mode, asked.typed[:-1])
+            self._show(asked, "choose")
         elif key == ENTER:
             self._enter(asked)
-        elif key.isprintable():
-            self._show(asked.mode, asked.typed + key)
+        else:
+            self.asked = replace(asked, field=asked.field.press(key))
 
     def _enter(self, asked: Asked) -> None:
         if asked.mode == "reason":
             self._decide(asked, verdict="reject", reason=asked.typed)
             return
         try:
-            command = with_arguments(asked.record.proposal.command, read_arguments(asked.typed))
+            command = with_arguments(asked.record.proposal.command, asked.editable.read(asked.typed))
         except UserError as error:
             self._say(str(error))
             return
-        self._decide(asked, verdict="edit", command=command)
+        if command == asked.record.proposal.command:
+            self._decide(asked, verdict="approve")
+        else:
+            self._decide(asked, verdict="edit", command=command)
 
     def _decide(self, asked: Asked, **fields: object) -> None:
         body = {"digest": asked.request.digest, "author": self._author, **fields}
@@ -160,31 +168,3 @@ class Desk:
         why = record.verdict.reason if record.verdict is not None else ""
         self._say(f"{record.proposal.command.kind}: {record.state.value}" + (f", {why}" if why else ""))
         self.asked, self._polled_s = None, -POLL_S
-
-
-def arguments_line(record: CommandRecord) -> str:
-    """A command's arguments as a person would type them: `lr=0.001 betas=[0.9,0.95]`."""
-    given = {k: v for k, v in record.proposal.command.arguments().items() if v not in (None, {}, [], "effective")}
-    return " ".join(f"{name}={json.dumps(value, separators=(',', ':'))}" for name, value in given.items())
-
-
-def read_arguments(line: str) -> dict[str, object]:
-    """What a person typed, as arguments; a value that is no JSON is a word.
-
-    Raises:
-        UserError: It is not a list of `name=value`.
-    """
-    found: dict[str, object] = {}
-    for word in line.split():
-        name, equals, text = word.partition("=")
-        if not (name and equals and text):
-            raise UserError(f"{word!r:.80} is not name=value, such as lr=0.001", field="arguments")
-        if name in found:
-            raise UserError(f"{name!r:.80} is given twice; give it once", field="arguments")
-        try:
-            found[name] = json.loads(text, object_pairs_hook=once)
-        except ValueError:
-            found[name] = text
-    if not found:
-        raise UserError("nothing to change: type name=value, such as lr=0.001", field="arguments")
-    return found

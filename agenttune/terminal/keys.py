@@ -11,6 +11,8 @@ import termios
 from typing import Any, TextIO
 
 ESCAPE, ENTER, BACKSPACE = "\x1b", "\n", "\x7f"
+CLEAR, CLEAR_WORD = "\x15", "\x17"
+"""Ctrl-U and Ctrl-W, as in every shell."""
 SEQUENCE = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|O.)")
 """What arrow and function keys send (ECMA-48, control sequences, and the SS3 form of the VT100)."""
 MOST_BYTES = 4096

@@ -292,9 +292,12 @@ def _prompt(asked: Asked, width: int) -> list[Text]:
         keys = (("y", "yes"), ("n", "no"), ("e", "edit"), ("a", f"always for {kind} in this run"))
         pairs = [part for key, what in keys for part in ((f" {key} ", "black on white"), f" {what}  ")]
         return [Text.assemble(*pairs, (more, "dim"))]
-    question = "reason (may be empty)" if asked.mode == "reason" else "run it with"
+    name = asked.editable.name
+    question = "reason (may be empty):" if asked.mode == "reason" else f"run it with {name}=" if name else "run it with"
     shown = asked.typed[-max(8, width - len(question) - 6) :]
-    return [Text.assemble((f" {question}: ", "bold"), shown, ("▏", "bold")), _HINT]
+    # What we offer looks marked, as in a browser's address line: the first key replaces it.
+    style = "reverse" if asked.field.is_offered else ""
+    return [Text.assemble((f" {question} ", "bold"), (shown, style), ("▏", "bold")), _HINT]
 
 
-_HINT = Text("  Enter sends, Esc goes back", style="dim")
+_HINT = Text("  Enter sends, Esc back, Ctrl-U clears", style="dim")

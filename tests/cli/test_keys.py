@@ -20,12 +20,15 @@ from rich.console import Console
 from agenttune.client import HttpControl
 from agenttune.control import LocalControl
 from agenttune.errors import UserError
+from agenttune.gate import with_arguments
 from agenttune.proposals import Author, CommandRecord, Proposal, State
 from agenttune.serving import find_server
 from agenttune.terminal import LiveScreen
-from agenttune.terminal.desk import ARM_S, Desk, read_arguments
+from agenttune.terminal.arguments import Editable, read_texts
+from agenttune.terminal.desk import ARM_S, Desk
 from agenttune.terminal.feed import RunFeed
-from agenttune.terminal.keys import Keys
+from agenttune.terminal.keys import CLEAR, CLEAR_WORD, Keys
+from agenttune.terminal.live import _prompt
 from tests.cli.conftest import Launched, Project, environment, wait_for
 from tests.cli.history import HOSTILE
 from tests.core.test_approval import AGENT, ASK
@@ -88,14 +91,92 @@ def test_an_edit_starts_from_what_was_asked_and_a_wrong_one_stays_to_be_mended(m
     person.look()
     person.press("e")
     assert person.desk.asked is not None
-    assert person.desk.asked.typed == "lr=0.1"
-    person.press(BACKSPACE * 3 + f"7.5{ENTER}")
+    assert person.desk.asked.typed == "0.1"
+    person.press(f"7.5{ENTER}")
     assert "the edit is refused" in person.desk.said
-    assert person.desk.asked.typed == "lr=7.5"
+    assert person.desk.asked.typed == "7.5"
     assert person.record(asked).state is State.PROPOSED
-    person.press(BACKSPACE * 3 + f"2e-2{ENTER}")
+    person.press(f"{CLEAR}2e-2{ENTER}")
     record = person.record(asked)
     assert (record.state, record.command.arguments()["lr"]) == (State.QUEUED, 0.02)
+
+
+LONG = 0.012345678901234567
+
+
+@pytest.mark.parametrize(
+    ("asked", "keys", "runs"),
+    [
+        ({"lr": LONG}, "", {"lr": LONG}),  # untouched: all its digits
+        ({"lr": LONG}, "0.02", {"lr": 0.02}),  # typing replaces
+        ({"lr": LONG}, "lr=0.02", {"lr": 0.02}),
+        ({"lr": LONG}, "lr=0.02 weight_decay=0.1", {"lr": 0.02, "weight_decay": 0.1}),
+        ({"lr": LONG}, f"{BACKSPACE}9", {"lr": 0.0123459}),  # rounded to what a person types
+        ({"lr": LONG}, f"{BACKSPACE}{CLEAR}3e-3", {"lr": 0.003}),
+        ({"lr": LONG, "weight_decay": 0.5}, "weight_decay=0.1", {"lr": LONG, "weight_decay": 0.1}),
+        ({"lr": LONG, "weight_decay": 0.5}, f"{CLEAR_WORD}weight_decay=0.1", {"lr": LONG, "weight_decay": 0.1}),
+        ({"lr": LONG, "weight_decay": 0.5}, f"{BACKSPACE}4", {"lr": LONG, "weight_decay": 0.4}),
+        ({"betas": [0.9, LONG]}, "", {"betas": [0.9, LONG]}),
+        ({"betas": [0.9, LONG]}, "[0.8, 0.99]", {"betas": [0.8, 0.99]}),
+        ({"betas": [0.9, LONG]}, "betas=[0.8, 0.99] lr=1e-3", {"betas": [0.8, 0.99], "lr": 0.001}),
+    ],
+)
+def test_what_is_typed_replaces_what_is_offered(
+    make: Callable[..., Person], asked: dict[str, object], keys: str, runs: dict[str, object]
+) -> None:
+    person = make()
+    record = person.rules.ask(**asked)
+    person.look()
+    person.press(f"e{keys}{ENTER}")
+    decided = person.record(record)
+    assert decided.state is State.QUEUED, person.desk.said
+    assert decided.command.arguments() == {"lr_sets": "effective", "other": {}, **runs}
+    assert decided.verdict is not None
+    assert decided.verdict.decision == ("edited" if keys else "approved")
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_the_offered_value_is_short_and_marked_until_a_key_is_pressed(make: Callable[..., Person], width: int) -> None:
+    person = make()
+    person.rules.ask(lr=LONG)
+    person.look()
+    person.press("e")
+
+    def shown() -> str:
+        assert person.desk.asked is not None
+        file = StringIO()
+        page = Console(file=file, force_terminal=True, width=width, color_system="standard")
+        page.print(*_prompt(person.desk.asked, width), sep="\n")
+        return file.getvalue()
+
+    assert "run it with lr=" in shown()
+    assert "\x1b[7m0.0123457\x1b" in shown()
+    assert "Ctrl-U" in shown()
+    person.press("7")
+    assert "\x1b[7m" not in shown()
+    assert "0.0123457" not in shown()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"checkpoint_id": "true", "branch_name": "a"},
+        {"text": "the data = new; lr=3"},
+        {"text": "12"},
+        {"text": 'a "quoted" \u00fcmlaut'},
+        {"candidates": [{"kind": "update_optimizer", "lr": 1e-3}], "steps": 20},
+        {"name": "label_smoothing", "value": True},
+        {"values": {"weights": {"wiki text": 0.9, "b": 0.1}}},
+    ],
+)
+def test_what_is_offered_is_read_as_what_was_asked(arguments: dict[str, object]) -> None:
+    kinds = {"checkpoint_id": "load_checkpoint", "text": "add_note", "candidates": "probe", "name": "set_knob"}
+    kind = next((kinds[name] for name in arguments if name in kinds), "update_dataset")
+    raw = {"command": {"kind": kind, **arguments}, "author": AGENT}
+    command = Proposal.model_validate(raw).command
+    editable = Editable(command)
+    read = editable.read(editable.offered)
+    assert with_arguments(command, read) == command
 
 
 def test_always_lets_the_next_of_its_kind_pass(make: Callable[..., Person]) -> None:
@@ -143,10 +224,20 @@ def test_two_people_at_once_one_is_told(make: Callable[..., Person]) -> None:
     assert person.record(asked).state is State.REJECTED
 
 
-@pytest.mark.parametrize("line", ["", "lr", "lr=", "=3", "lr 3"])
+@pytest.mark.parametrize("line", ["", "lr", "lr=", "=3", "lr 3", "lr= 3"])
 def test_a_line_that_changes_nothing_is_refused(line: str) -> None:
     with pytest.raises(UserError, match=r"lr=0\.001"):
-        read_arguments(line)
+        read_texts(line)
+
+
+def test_a_name_or_key_that_stands_twice_is_refused(make: Callable[..., Person]) -> None:
+    person = make()
+    person.rules.ask(lr=0.1)
+    person.look()
+    person.press(f"elr=0.1 lr=0.2{ENTER}")
+    assert "given twice" in person.desk.said
+    person.press(f'{CLEAR}other={{"a": 1, "a": 2}}{ENTER}')
+    assert "stands twice" in person.desk.said
 
 
 @pytest.mark.parametrize(("width", "height"), [(120, 40), (80, 24), (60, 24), (40, 12)])
@@ -246,7 +337,7 @@ def test_a_persons_path_in_a_real_terminal(terminal: Terminal, project: Project)
         wait_for("a decision", lambda: control.command(run_id, command_id).state is not State.PROPOSED)
         return control.command(run_id, command_id)
 
-    edited = answered(ask(lr=0.2), "e" + BACKSPACE + "5\r")
+    edited = answered(ask(lr=0.2 + 1e-12), "e0.7\x155\x7f0.5\r")
     assert edited.command.arguments()["lr"] == 0.5
     refused = answered(ask(weight_decay=0.5), "n\x1b[Atoo much\r")
     assert refused.verdict is not None
