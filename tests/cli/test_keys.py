@@ -122,7 +122,7 @@ LONG = 0.012345678901234567
     ],
 )
 def test_what_is_typed_replaces_what_is_offered(
-    make: Callable[..., Person], asked: dict[str, object], keys: str, runs: dict[str, object]
+    make: Callable[..., Person], asked: dict[str, Any], keys: str, runs: dict[str, object]
 ) -> None:
     person = make()
     record = person.rules.ask(**asked)
