@@ -22,6 +22,7 @@ from agenttune.server.live import Hub
 from agenttune.server.presence import Presence
 from agenttune.server.problems import CrashGuard, ErrorBody
 from agenttune.server.rights import PREFIX, authorise
+from agenttune.server.seed_clients import SeedClients
 from agenttune.server.seed_events import Translator
 from agenttune.serving import TOKEN_ENV
 from agenttune.tokens import TokenBook
@@ -60,6 +61,7 @@ def create_app(
     )
     app.state.context = Context(control, Hub(control), Translator(control))
     app.state.pid = os.getpid()
+    app.state.seed_clients = SeedClients(control)
     app.state.presence = Presence()
     api = APIRouter(prefix=PREFIX, dependencies=[Depends(known_parameters_only)], responses=_ERRORS)
     for part in (runs, layers, submitting, approving, following):

@@ -8,7 +8,9 @@ Everything goes through the same door as `/api/v1`. What differs from the seed, 
 - `lr` is the base rate, which the schedule scales, both when read and when set.
 - A WebSocket client gets each event from its connection on, once and in order, whatever other clients do; with
   `?since=0` also all that came before. It is closed with 1012 when the run ends.
-- No other page may use the server: there is no `Access-Control-Allow-Origin`, and the token is wanted if there is one;
+- A client stays with the run that it was shown, and while several are live a command without `?run=` is refused:
+  see `seed_clients.py`.
+- Only pages of `server.allowed_origins` may use the server beside its own, and the token is wanted if there is one;
   who sends none acts as the server's `local_role`, so its commands are judged like an agent's.
 - The seed's `reset_layer` and `wrapper_resume_load_checkpoint` did nothing and are unknown here. Our commands that the
   seed lacks (such as `update_schedule`) make no event here; those it knows do, whoever sent them.
@@ -22,7 +24,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, WebSocket
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from agenttune.control import LocalControl
@@ -30,13 +32,13 @@ from agenttune.errors import UnknownRun, UserError
 from agenttune.events import NoteAdded, RunInfo
 from agenttune.proposals import State
 from agenttune.server.bodies import BadJson, parse_json
-from agenttune.server.context import LATEST, Context, Ctx, Who, check_length
+from agenttune.server.context import Context, Ctx, Who
 from agenttune.server.entries import MAX_STEP
 from agenttune.server.following import SEND_TIMEOUT_S, Stream, event_stream, until_first, until_gone
 from agenttune.server.guard import chosen_subprotocol
 from agenttune.server.identity import Identity
 from agenttune.server.live import Tail
-from agenttune.server.rights import require_run
+from agenttune.server.seed_clients import SeedClients
 from agenttune.server.seed_commands import AUTHOR, KINDS, Sent, keep, propose
 from agenttune.server.seed_events import ends_run
 from agenttune.server.seed_shapes import (
@@ -57,23 +59,16 @@ MAX_ARGS_CHARS = 200_000
 """A request that cannot be understood is kept in the log, for its answer to reach every client (guess)."""
 
 
-async def _run_id(
-    context: Ctx, who: Who, run: Annotated[str | None, Query(description="Default: the newest live run.")] = None
-) -> str:
-    if run is None or run == LATEST:
-        return await run_in_threadpool(_newest, context.control, who)
-    check_length(context.control, run)
-    require_run(who, run)
-    return run
+RunQuery = Annotated[str | None, Query(description="Default: the run that the client was shown, else the newest live.")]
 
 
-def _newest(control: LocalControl, who: Identity) -> str:
-    """The newest run that is live, else the newest."""
-    runs = [info for info in control.runs() if who.sees(info.run_id)]
-    chosen = next((info for info in runs if info.is_live), next(iter(runs), None))
-    if chosen is None:
-        raise UnknownRun(f"no run in {control.runs_dir} yet", field="run", allowed=[])
-    return chosen.run_id
+def _clients(connection: HTTPConnection) -> SeedClients:
+    clients: SeedClients = connection.app.state.seed_clients
+    return clients
+
+
+async def _run_id(connection: HTTPConnection, who: Who, run: RunQuery = None) -> str:
+    return await run_in_threadpool(_clients(connection).to_read, connection, who)
 
 
 RunId = Annotated[str, Depends(_run_id)]
@@ -84,9 +79,12 @@ def _answer(content: object, status: int = 200) -> Response:
 
 
 @router.get("/api/get_info/")
-def get_info(run_id: RunId, context: Ctx) -> Response:
-    """Start, status and name of the run."""
-    return _answer(run_info(context.control, context.control.info(run_id)))
+def get_info(request: Request, context: Ctx, who: Who, run: RunQuery = None) -> Response:
+    """Start, status and name of the run; with it begins what the client is shown."""
+    run_id = _clients(request).to_read(request, who, anew=True)
+    answer = _answer(run_info(context.control, context.control.info(run_id)))
+    _clients(request).remember(answer, run_id)
+    return answer
 
 
 @router.get("/api/get_dataset_info/")
@@ -123,7 +121,7 @@ def get_logs(run_id: RunId, context: Ctx) -> Response:
 
 
 @router.post(COMMAND_PATH)
-async def command(request: Request, run_id: RunId, context: Ctx, who: Who) -> Response:
+async def command(request: Request, context: Ctx, who: Who, run: RunQuery = None) -> Response:
     """Ask for a command. `success` means that it is queued; the WebSocket tells what came of it."""
     try:
         sent = _read(request, await request.body())
@@ -134,7 +132,7 @@ async def command(request: Request, run_id: RunId, context: Ctx, who: Who) -> Re
         return _answer({"detail": [_detail(problem) for problem in error.errors(include_url=False)]}, 422)
     if sent.command not in KINDS:
         return _error("Unknown command type")
-    return await run_in_threadpool(_submit, context.control, run_id, sent, who)
+    return await run_in_threadpool(_submit, request, context.control, sent, who)
 
 
 def _read(request: Request, body: bytes) -> Sent:
@@ -153,9 +151,15 @@ def _error(message: str) -> Response:
     return _answer({"status": "error", "message": message})
 
 
-def _submit(control: LocalControl, run_id: str, sent: Sent, who: Identity) -> Response:
+def _submit(request: Request, control: LocalControl, sent: Sent, who: Identity) -> Response:
     if len(sent.args or "") > MAX_ARGS_CHARS:
         return _error(f"args has more than {MAX_ARGS_CHARS} characters")
+    try:
+        run_id = _clients(request).to_command(request, who, sent.uuid)
+    except UnknownRun:
+        raise
+    except UserError as error:
+        return _error(error.message)
     info = control.info(run_id)
     try:
         proposal = propose(sent, control, info, who.author(name=AUTHOR.name))
@@ -184,11 +188,13 @@ def _refuse(control: LocalControl, info: RunInfo, sent: Sent, reason: str) -> Re
 @router.websocket("/ws/message/")
 async def message(
     socket: WebSocket,
-    run_id: RunId,
     context: Ctx,
+    who: Who,
+    run: RunQuery = None,
     since: Annotated[int | None, Query(ge=0, le=MAX_STEP, description="Also what follows this `seq`.")] = None,
 ) -> None:
     """The run's events in the seed's shapes."""
+    run_id = await run_in_threadpool(_clients(socket).to_read, socket, who, True)
     async with context.hub.follow(run_id) as tail:
         has_ended = not (await run_in_threadpool(context.control.info, run_id)).is_live
         # Of the log itself: a tail that was started for others may be behind it.
