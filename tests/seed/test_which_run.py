@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ from fastapi.testclient import TestClient
 
 from agenttune.events import StatusChanged
 from agenttune.server import create_app
+from agenttune.serving import ensure_server
 from agenttune.store import RunLog
-from tests.server.conftest import make_run
+from tests.seed.client import SeedClient
+from tests.server.conftest import make_run, stop
 
 ORIGIN = {"Origin": "http://127.0.0.1:7007"}
-STREAM = "ws://127.0.0.1:7007/ws/message/"
 NewClient = Callable[..., TestClient]
 
 
@@ -152,17 +153,24 @@ def test_a_page_does_not_take_over_what_a_program_was_shown(runs: Runs, new_clie
     assert post(plain(program)) == {"status": "success"}
 
 
-def test_a_stream_shows_a_run_too(runs: Runs, new_client: NewClient) -> None:
+@pytest.fixture
+def url(runs: Runs) -> Iterator[str]:
+    address = ensure_server(runs.folder, port=0)
+    yield address.url
+    stop(address)
+
+
+def test_a_stream_shows_a_run_too(runs: Runs, url: str) -> None:
+    with SeedClient(url):
+        runs.end("a")
     runs.begin("b")
-    runs.end("b")
-    with new_client() as client:  # one event loop for both streams, as a server has
-        with client.websocket_connect(STREAM):  # of a, the only one that lives
-            runs.end("a")
+    with SeedClient(url) as tuner:
+        assert tuner.post("do_evaluate")[1] == {"status": "success"}
+        runs.end("b")
+        assert tuner.rest()[0]["status"] == "pending"
         runs.begin("c")
-        assert post(client)["status"] == "error"
-        with client.websocket_connect(STREAM):
-            assert post(client) == {"status": "success"}
-    assert runs.commanded() == ["c"]
+        assert tuner.post("do_evaluate")[1]["status"] == "error"
+    assert runs.commanded() == ["b"]
 
 
 def test_a_cookie_of_no_run_and_a_run_named_twice(runs: Runs, new_client: NewClient) -> None:
