@@ -83,7 +83,8 @@ def test_checkpoints_are_those_that_exist_by_step(client: SeedClient, trainer: T
 def test_logs_come_by_branch(client: SeedClient, trainer: Trainer) -> None:
     trainer.row(loss=2.0, learning_rate=1e-3)
     trainer.evaluation(eval_loss=2.5)
-    client.post("load_checkpoint", {"uuid": "c", "branch_name": "b1"})
+    trainer.save("c")
+    assert client.post("load_checkpoint", {"uuid": "c", "branch_name": "b1"})[1] == {"status": "success"}
     trainer.jump(0, "b1", "c")
     trainer.row(loss=NAN)
     found = client.get("logs")
