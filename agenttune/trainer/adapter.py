@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from agenttune.events import KnobState
 from agenttune.run_facts import RunFacts
+from agenttune.trainer.branch_folders import LoopFolder
 from agenttune.trainer.state import TrainingState
 
 SettingValue = int | float
@@ -129,6 +130,10 @@ class Adapter(Protocol):
 
     def resumed_from(self) -> Path | None:
         """The folder of the checkpoint that this run began from; None if it began anew."""
+        ...
+
+    def loop_folder(self) -> LoopFolder | None:
+        """Where the loop saves by itself, and a restart of it looks; None if this loop has no such place."""
         ...
 
     def is_settled(self) -> bool:

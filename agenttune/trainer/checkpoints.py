@@ -228,6 +228,17 @@ class Checkpoints:
             name=name, parent=checkpoint.branch, from_step=checkpoint.step, checkpoint_id=checkpoint.checkpoint_id
         )
 
+    def lineage(self) -> dict[str, int | None]:
+        """The branches that training stands on, each with the last step of it that counts (None: all)."""
+        last: dict[str, int | None] = {self.branch: None}
+        branch = self.branches[self.branch]
+        while branch.parent is not None and branch.parent in self.branches:
+            # Of a branch that was gone back in before its own start, less counts than its child stands on.
+            later = last[branch.name]
+            last[branch.parent] = branch.from_step if later is None else min(branch.from_step, later)
+            branch = self.branches[branch.parent]
+        return last
+
     # -- saving -----------------------------------------------------------------------------------------------
 
     def save(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from agenttune.errors import UserError
 from agenttune.proposals import Ack, Change
 from agenttune.trainer.answers import Answers
+from agenttune.trainer.branch_folders import Arranged, arrange
 from agenttune.trainer.confirm import ReadBacks
 from agenttune.trainer.outcomes import AwaitJump, Waiting
 from agenttune.trainer.recorder import Recorder
@@ -73,18 +74,22 @@ class GoingBack:
         changes, problem = put_steered(steering, waiting.outcome.state, waiting.outcome.dataset)
         steering.schedule()
         self._answers.note_change()
-        events = (started, self._recorder.knobs_read(), *self._recorder.whole_read())
+        folder = steering.adapter.loop_folder()
+        arranged = arrange(folder, steering.checkpoints, checkpoint) if folder is not None else Arranged()
+        events = (started, *arranged.moved, self._recorder.knobs_read(), *self._recorder.whole_read())
         if problem:
             self._answers.refuse(waiting.record, f"went back as branch {started.name}, but {problem}", events)
         else:
-            result = {
+            result: dict[str, object] = {
                 "branch": started.name,
                 "parent": started.parent,
                 "checkpoint_id": checkpoint.checkpoint_id,
                 "from_step": left_step,
                 "from_branch": left_branch,
             }
-            message = steering.adapter.jump_note(waiting.outcome.state)
+            if folder is not None:
+                result["restart_from"] = None if arranged.restart_from is None else str(arranged.restart_from)
+            message = "; ".join(filter(None, [steering.adapter.jump_note(waiting.outcome.state), arranged.note]))
             ack = Ack(outcome="applied", step=steering.step, changes=changes, result=result, message=message)
             self._answers.acknowledge(waiting.record, ack, events)
         self._then()

@@ -138,7 +138,6 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
             control.should_evaluate = control.should_save = False
         elif self.adapter.plan.end_epoch():
             control.should_training_stop = True
-        self._aim_save()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.session is not None:
@@ -166,12 +165,6 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
             _report_own_failure()
         if meter is not None:
             meter.skip()
-        if control.should_save:
-            self._aim_save()
-
-    def _aim_save(self) -> None:
-        if self.session is not None:
-            self.adapter.aim_save(self.session.branch)
 
     def between(self) -> bool:
         """Between two steps, with work that had to wait for it.
@@ -244,8 +237,8 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
         self._flush_rows()
         self.adapter.follow(control, kwargs)
         with self._never_fatal():
-            folder, branch = self.adapter.saved_in(), self.session.branch
-            self.session.checkpoint_saved(find_checkpoint(folder, state.global_step, branch))
+            folder = self.adapter.output_dir()
+            self.session.checkpoint_saved(find_checkpoint(folder, state.global_step, self.session.branch))
         self._skip()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -17,7 +17,7 @@ from agenttune.errors import NotSupported, UserError
 from agenttune.events import KnobState
 from agenttune.run_facts import RunFacts
 from agenttune.trainer.adapter import SettingValue, Trials, not_ours
-from agenttune.trainer.checkpoints import MAIN
+from agenttune.trainer.branch_folders import LoopFolder
 from agenttune.trainer.datasets.mixture import Mixture
 from agenttune.trainer.epochs import Accumulation, Alignment, EpochPlan
 from agenttune.trainer.hf_facts import hf_facts
@@ -57,7 +57,6 @@ class HfAdapter:
         self._guard: TrialGuard | None = None
         self._shield: Shield | None = None
         self.after_arrival: Callable[[], None] = lambda: None
-        self._output_dir: str | None = None
         self.resumed: Path | None = None
         self.capabilities = WITHOUT_TRAINER if trainer is None else COMMAND_KINDS
         name = "Trainer" if trainer is None else type(trainer).__mro__[1].__name__
@@ -338,18 +337,15 @@ class HfAdapter:
     def jump_note(self, state: TrainingState) -> str:
         return "what data-loader workers draw at random by themselves is drawn anew" if self.feed.workers else ""
 
-    def aim_save(self, branch: str) -> None:
-        """Have the loop's own save of this step go to a folder of its branch, not over another branch's."""
-        if branch != MAIN and self._control.should_save and self._output_dir is None:
-            self._output_dir = self._args.output_dir
-            self._args.output_dir = str(Path(self._output_dir) / "branches" / branch)
+    def output_dir(self) -> Path:
+        """Where the loop saves, or one level below in a hyperparameter search."""
+        return Path(self._args.output_dir).absolute()
 
-    def saved_in(self) -> Path:
-        """The folder of the save that has just been made; the loop's own folder is set again."""
-        folder = Path(self._args.output_dir)
-        if self._output_dir is not None:
-            self._args.output_dir, self._output_dir = self._output_dir, None
-        return folder
+    def loop_folder(self) -> LoopFolder:
+        folder = self.output_dir()
+        if self.trainer is not None:  # in a hyperparameter search, that of the trial
+            folder = Path(self.trainer._get_output_dir(getattr(self.trainer, "_trial", None))).absolute()
+        return LoopFolder(folder, self._args.save_total_limit)
 
     # -- trials -----------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from agenttune.errors import AgenttuneError
 from agenttune.events import CheckpointDeleted
 from agenttune.proposals import Ack
 from agenttune.trainer.answers import Answers
+from agenttune.trainer.branch_folders import keep_within
 from agenttune.trainer.checkpoint_files import write_manifest
 from agenttune.trainer.checkpoints import SavedCheckpoint
 from agenttune.trainer.outcomes import AwaitCapture, AwaitSave, Waiting
@@ -73,6 +74,10 @@ class Saving:
         if not saves:
             self._steering.checkpoints.add(checkpoint)
             self._recorder.record(checkpoint.saved_event())
+        folder = self._steering.adapter.loop_folder()
+        deleted = keep_within(folder, self._steering.checkpoints) if folder is not None else []
+        if deleted:
+            self._recorder.record(*deleted)
 
     def _complete(self, checkpoint: SavedCheckpoint) -> None:
         """Add to the loop's own checkpoint what it does not hold, and note it."""

@@ -299,17 +299,18 @@ def test_checkpoints_of_a_plain_trainer_are_a_first_branch(bench: Bench) -> None
 def test_the_trainers_own_checkpoints_of_two_branches_do_not_mix(bench: Bench) -> None:
     result = steered(bench, [At(25, SAVE), At(45, LOAD)], save_strategy="steps", save_steps=20)
     events: list[tuple[Any, Any]] = [(event, event.body) for event in result.events("checkpoint_saved")]
-    saved = [(Path(body.path).name, event.branch) for event, body in events if body.tag is None]
-    assert saved == [
-        ("checkpoint-20", "main"),
-        ("checkpoint-40", "main"),
-        ("checkpoint-40", "branch-1"),
-        ("checkpoint-60", "branch-1"),
+    moved = {body.checkpoint_id: Path(body.path) for body in result.bodies("checkpoint_moved")}
+    output_dir = bench.path / "out"
+    lies = [(moved.get(body.checkpoint_id, Path(body.path)), event.step, event.branch) for event, body in events]
+    assert [(path.relative_to(output_dir), branch) for path, _, branch in lies if output_dir in path.parents] == [
+        (Path("checkpoint-20"), "main"),
+        (Path("branches/main/checkpoint-40"), "main"),
+        (Path("checkpoint-40"), "branch-1"),
+        (Path("checkpoint-60"), "branch-1"),
     ]
-    for event, body in events:
-        manifest = json.loads((Path(body.path) / MANIFEST).read_text())
-        assert (manifest["step"], manifest["branch"]) == (event.step, event.branch)
-    assert result.trainer.args.output_dir == str(bench.path / "out")
+    for path, step, branch in lies:
+        manifest = json.loads((path / MANIFEST).read_text())
+        assert (manifest["step"], manifest["branch"]) == (step, branch)
 
 
 def test_a_resumed_run_can_go_back_before_its_start(bench: Bench) -> None:

@@ -16,6 +16,7 @@ from agenttune.errors import NotSupported, UserError
 from agenttune.events import KnobState
 from agenttune.run_facts import RunFacts
 from agenttune.trainer.adapter import SettingValue, Trials
+from agenttune.trainer.branch_folders import LoopFolder
 from agenttune.trainer.checkpoint_files import write_plain_model
 from agenttune.trainer.facts import facts_of, length_of
 from agenttune.trainer.loops.metrics import Number
@@ -149,6 +150,9 @@ class LoopAdapter:
         return []
 
     def resumed_from(self) -> Path | None:
+        return None
+
+    def loop_folder(self) -> LoopFolder | None:
         return None
 
     def is_settled(self) -> bool:
