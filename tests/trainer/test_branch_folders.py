@@ -223,11 +223,8 @@ def test_several_returns_to_the_trainers_own_checkpoints(bench: Bench) -> None:
             if self.left and state.global_step == self.left[0][0]:
                 _, branch, step = self.left.pop(0)
                 log = result.log()
-                ids = [
-                    e.body.checkpoint_id
-                    for e in log.events(kinds=["checkpoint_saved"])
-                    if e.step == step and e.branch == branch
-                ]
+                found: list[Any] = log.events(kinds=["checkpoint_saved"])
+                ids = [e.body.checkpoint_id for e in found if (e.step, e.branch) == (step, branch)]
                 submit(log, {**LOAD, "checkpoint_id": ids[-1]})
                 log.close()
 
