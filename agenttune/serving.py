@@ -39,6 +39,8 @@ START_POLL_S = 0.05
 PORT_IN_USE_EXIT = 98
 """Exit status of the server process if its port is taken: Linux's EADDRINUSE."""
 LOG_TAIL_BYTES = 4000
+LOG_BYTES = 5_000_000
+"""A longer server.log is put aside at the next start (guess)."""
 
 _started: list[subprocess.Popen[bytes]] = []
 """Kept so that the interpreter neither warns about a child left running nor leaves it a zombie when it ends."""
@@ -186,6 +188,7 @@ def _start(
     command += ["--linger-s", str(linger_s), "--token-env", token_env, "--local-role", local_role]
     command += [] if port is None else ["--port", str(port)]
     log = runs_dir / LOG_FILE
+    _make_room(log)
     with log.open("ab") as output:
         begin = output.tell()
         process = subprocess.Popen(
@@ -209,6 +212,13 @@ def _start(
         time.sleep(START_POLL_S)
     process.terminate()
     raise ServerUnreachable(f"the control server did not answer within {START_TIMEOUT_S:g} s; {_tail(log, begin)}")
+
+
+def _make_room(log: Path) -> None:
+    """Put a long log aside, in place of the one that was put aside before."""
+    with contextlib.suppress(FileNotFoundError):
+        if log.stat().st_size > LOG_BYTES:
+            log.replace(log.with_name(f"{log.name}.1"))
 
 
 def _environment(hidden: Collection[str]) -> dict[str, str]:

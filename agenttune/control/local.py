@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from agenttune import open_files
 from agenttune.commands import ReadModel
 from agenttune.control.door import (
     CHECKPOINT_KINDS,
@@ -49,7 +50,6 @@ from agenttune.transcripts import ModelCalled
 
 logger = logging.getLogger(__name__)
 
-OPEN_LOGS_PER_THREAD = 32
 FOLLOW_POLL_S = 0.02
 """How often a waiting reader looks at the log's version, which costs microseconds."""
 
@@ -89,6 +89,7 @@ class LocalControl:
         self._observers: dict[str, Observer] = {}
         self._sleep = sleep
         self._local = threading.local()
+        self._most_open = open_files.logs_per_thread_for(open_files.limit())
 
     def now_s(self) -> float:
         """Unix time by this control's clock."""
@@ -103,11 +104,23 @@ class LocalControl:
         opened: OrderedDict[str, RunLog] = self._local.__dict__.setdefault("opened", OrderedDict())
         folder = run_folder(self.runs_dir, run_id)  # also of an open log: its folder may be gone
         if run_id not in opened:
-            opened[run_id] = RunLog.open(folder)
+            while len(opened) >= self._most_open:
+                opened.popitem(last=False)[1].close()
+            opened[run_id] = self._open(folder, opened)
         opened.move_to_end(run_id)
-        while len(opened) > OPEN_LOGS_PER_THREAD:
-            opened.popitem(last=False)[1].close()
         return opened[run_id]
+
+    @staticmethod
+    def _open(folder: Path, others: OrderedDict[str, RunLog]) -> RunLog:
+        """Open a log; where no more files can be opened, those that this thread keeps make room for it."""
+        try:
+            return RunLog.open(folder)
+        except StoreFault:
+            if not others:
+                raise
+            while others:
+                others.popitem()[1].close()
+            return RunLog.open(folder)
 
     def runs(self) -> list[RunInfo]:
         return [self._checked(info) for info in self._catalog.infos()]

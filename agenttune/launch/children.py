@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import psutil
 
 from agenttune.config import ServerSettings
-from agenttune.errors import AgenttuneError
+from agenttune.errors import AgenttuneError, SystemFault
 from agenttune.processes import is_alive, started_s
 from agenttune.serving import ServerAddress, ensure_server
 
@@ -94,7 +94,9 @@ class TrainingProcess:
         try:
             self._on_end(self.exit_status)
         except AgenttuneError as error:
-            self.fault = error  # for the main thread, which raises it
+            self.fault = error  # for the main thread, which tells it
+        except OSError as error:
+            self.fault = SystemFault(f"the end of the script could not be recorded: {error}")
         finally:
             self.ended.set()
 
@@ -155,7 +157,10 @@ class AgentProcess:
         if not self._budget.take():
             self._process = None
             return f"{how}, {RESTARTS + 1} times within a minute: given up, training goes on without it; see {self.log}"
-        self._spawn([*self._command, RESUME])
+        try:
+            self._spawn([*self._command, RESUME])
+        except OSError as error:
+            return f"{how} and could not be started again: {error}"
         return f"{how} and was started again; see {self.log}"
 
     def stop(self, grace_s: float = AGENT_GRACE_S) -> None:
@@ -219,7 +224,7 @@ class ServerProcess:
             return f"the server died {RESTARTS + 1} times within a minute: given up, training goes on without it"
         try:
             self._start()
-        except AgenttuneError as error:
+        except (AgenttuneError, OSError) as error:
             return f"the control server died and could not be started again: {error}"
         return f"the control server died and was started again at {self.url}"
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from rich.console import Console
 from rich.text import Text
 
 from agenttune.commands import StopTraining
 from agenttune.control import LocalControl
-from agenttune.errors import AgenttuneError, RunEnded, SystemFault, UserError
+from agenttune.errors import AgenttuneError, RunEnded, StoreFault, SystemFault, UserError
 from agenttune.events import NoteAdded, RunInfo, StatusChanged
 from agenttune.journal import summarize
 from agenttune.launch.children import AgentProcess, ServerProcess, TrainingProcess, spawn
@@ -74,13 +76,29 @@ def supervise(run: Run, console: Console, errors: Console, interrupts: Interrupt
     try:
         session = Session(run, console, errors, interrupts)
     except AgenttuneError as error:
-        run.log.append(StatusChanged(status="failed", reason=str(error)))
+        with contextlib.suppress(StoreFault):  # a full disk is then the error's own cause, which is told
+            run.log.append(StatusChanged(status="failed", reason=str(error)))
         raise
     try:
         return session.follow()
     finally:
         session.stop_children()
         run.log.close()
+
+
+def do_all(steps: Mapping[str, Callable[[], object]]) -> list[str]:
+    """Do every step, whatever becomes of the others; returns what failed, in words.
+
+    Args:
+        steps: Each under what it does, such as "ending the agent".
+    """
+    failed = []
+    for name, step in steps.items():
+        try:
+            step()
+        except (AgenttuneError, OSError, psutil.Error) as error:
+            failed.append(f"{name} failed: {error}")
+    return failed
 
 
 def create_run(plan: Plan) -> Run:
@@ -214,11 +232,13 @@ class Session:
             raise SystemFault(f"{error}; training goes on by itself in process {pid} (kill {pid} ends it)") from error
         finally:
             view.close()
-        if self._trainer.fault is not None:
-            if self._ending is not None:
-                self._explain(self._ending)
-            raise self._trainer.fault
-        return self._conclude()
+        fault = self._trainer.fault
+        if fault is None:
+            return self._conclude()
+        if self._ending is None:
+            raise fault
+        self._errors.print(Text(f"error: {fault}", style="bold red"), soft_wrap=True)
+        return self._conclude() or 1
 
     def _look_after(self, view: View) -> None:
         if self._stopping is not None and (words := self._stopping.step(self._interrupts.count)):
@@ -227,8 +247,11 @@ class Session:
         if self._run.log.info().is_live:
             said += [self._agent.restart_if_dead(), self._reviewer.restart_if_dead() if self._reviewer else ""]
         for words in filter(None, said):
-            # Into the log, from where the view takes it: the report tells it too.
-            self._run.log.append(NoteAdded(text=words, author=LAUNCHER), step=self._run.log.info().step)
+            try:
+                # Into the log, from where the view takes it: the report tells it too.
+                self._run.log.append(NoteAdded(text=words, author=LAUNCHER), step=self._run.log.info().step)
+            except StoreFault as fault:
+                view.notice(f"{words} (not in the log: {fault})")
 
     def _ask_to_stop(self) -> tuple[str, bool]:
         """Ask the trainer to stop, through the same gate as everybody; a run that never began is just ended."""
@@ -274,11 +297,16 @@ class Session:
         self._errors.print(Text(f"the script's whole output: {path}"), soft_wrap=True)
 
     def stop_children(self) -> None:
-        """End the agent and the reviewer, and the server unless other runs need it."""
-        self._agent.stop()
+        """End the agent and the reviewer, and the server unless other runs need it. What fails is told on the way."""
+        steps: dict[str, Callable[[], object]] = {"ending the agent": self._agent.stop}
         if self._reviewer is not None:
-            self._reviewer.stop()
-        self._tokens.revoke()
+            steps["ending the reviewer"] = self._reviewer.stop
+        # Tokens that cannot be taken back end a minute after their run all the same.
+        steps |= {"taking back the run's tokens": self._tokens.revoke, "ending the control server": self._stop_server}
+        for words in do_all(steps):
+            self._errors.print(Text(words, style="yellow"), soft_wrap=True)
+
+    def _stop_server(self) -> None:
         live = {info.run_id for info in list_runs(self._run.plan.runs_dir) if info.is_live}
         if not live - {self._run.run_id}:
             self._server.stop()

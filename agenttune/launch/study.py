@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shlex
@@ -17,7 +18,7 @@ from rich.text import Text
 
 from agenttune import __version__
 from agenttune.config import Config
-from agenttune.errors import AgenttuneError, UnknownRun, UserError
+from agenttune.errors import AgenttuneError, StoreFault, UnknownRun, UserError
 from agenttune.launch.children import ServerProcess
 from agenttune.launch.concluding import conclusion
 from agenttune.launch.inheritance import not_for_server
@@ -184,7 +185,8 @@ def _carry_on(plan: Plan, journal: StudyJournal, console: Console, errors: Conso
         code = interrupted.exit_code
         journal.append(StudyEnded(status="interrupted", reason="interrupted between two runs"))
     except AgenttuneError as error:
-        journal.append(StudyEnded(status="stopped", reason=str(error)))
+        with contextlib.suppress(StoreFault):  # a full disk is then the error's own cause, which is told
+            journal.append(StudyEnded(status="stopped", reason=str(error)))
         raise
     finally:
         if server is not None and not any(info.is_live for info in list_runs(plan.runs_dir)):

@@ -13,6 +13,7 @@ from agenttune.config import DEFAULT_PORT
 from agenttune.errors import AgenttuneError, PortInUse
 from agenttune.server import serve
 from agenttune.server.identity import LocalRole
+from agenttune.server.repeats import Repeats
 from agenttune.serving import PORT_IN_USE_EXIT, TOKEN_ENV
 
 
@@ -29,6 +30,8 @@ def main() -> int:
     parser.add_argument("--local-role", choices=roles, default="agent", help="role of who sends no token")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(Repeats())
     try:
         serve(
             given.runs_dir,

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, FastAPI, WebSocket
 from starlette.exceptions import HTTPException
 
-from agenttune import __version__
+from agenttune import __version__, open_files
 from agenttune.control import LocalControl
 from agenttune.run_ends import RunEnds
 from agenttune.server import approving, following, layers, links, local, problems, runs, seed_api, submitting
@@ -62,7 +62,7 @@ def create_app(
     app.state.context = Context(control, Hub(control), Translator(control))
     app.state.pid = os.getpid()
     app.state.seed_clients = SeedClients(control)
-    app.state.presence = Presence()
+    app.state.presence = Presence(open_files.clients_for(open_files.limit()))
     api = APIRouter(prefix=PREFIX, dependencies=[Depends(known_parameters_only)], responses=_ERRORS)
     for part in (runs, layers, submitting, approving, following):
         api.include_router(part.router)

@@ -13,10 +13,13 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import anyio.to_thread
 import uvicorn
 from fastapi import FastAPI
 
+from agenttune import open_files
 from agenttune.config import DEFAULT_PORT
 from agenttune.control import LocalControl
 from agenttune.errors import PortInUse, StoreFault, UserError
@@ -75,6 +78,7 @@ def serve(
         UserError: The folder has a server already, or the address cannot be had, or it needs a token.
     """
     runs_dir = runs_dir.resolve()
+    open_files.raise_limit()
     _check_token(host, token, runs_dir)
     _check_linger(linger_s)
     _make_folder(runs_dir)
@@ -104,6 +108,7 @@ class _Server(uvicorn.Server):
             log_config=None,
             log_level="warning",
             access_log=False,
+            limit_concurrency=open_files.clients_for(open_files.limit()),
             server_header=False,
             ws_max_size=MAX_CLIENT_FRAME_BYTES,
             ws_per_message_deflate=False,  # loopback has bandwidth; a hundred clients have no processor to spare
@@ -116,6 +121,9 @@ class _Server(uvicorn.Server):
         self._notifier = notifier
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_log_fault)
+        anyio.to_thread.current_default_thread_limiter().total_tokens = open_files.threads_for(open_files.limit())
         await super().startup(sockets)
         self._notifier.start()
         self._indexing = asyncio.create_task(self._index())
@@ -154,6 +162,18 @@ class _Server(uvicorn.Server):
 
     def _has_live_run(self) -> bool:
         return any(info.is_live for info in self._control.runs())
+
+
+def _log_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """As the loop's own, but from one line of code of ours, so that a fault that repeats does not fill the log.
+
+    With no file left to open, the loop reports one for each client that waits, thousands a second.
+    """
+    error = context.get("exception")
+    if isinstance(error, OSError):
+        logger.error("%s: %s", context.get("message"), error)
+    else:
+        logger.error("%s", context.get("message"), exc_info=error)
 
 
 def _check_token(host: str, token: str | None, runs_dir: Path) -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from agenttune.errors import StoreFault
 from agenttune.events import RunInfo, RunStatus
 from agenttune.launch.children import RESTARTS, RestartBudget
 from agenttune.launch.ending import ending_of, tail
+from agenttune.launch.session import do_all
 from agenttune.launch.stopping import ASK_S, TERM_S, Stopping
 
 
@@ -115,3 +117,14 @@ def test_refused_stop_is_a_sigterm() -> None:
     target = Target()
     assert "refused" in stopping(target, lambda: 0.0, taken=False).step(1)
     assert target.got == [signal.SIGTERM]
+
+
+def test_an_error_at_the_end_does_not_skip_the_rest_of_the_ending() -> None:
+    done: list[str] = []
+
+    def fail() -> None:
+        raise StoreFault("the disk is full")
+
+    steps = {"ending the agent": fail, "taking back tokens": fail, "ending the server": lambda: done.append("server")}
+    assert do_all(steps) == ["ending the agent failed: the disk is full", "taking back tokens failed: the disk is full"]
+    assert done == ["server"]
