@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,10 +13,12 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 
 from agenttune.chat.answers import NoAnswer, read_answer, read_usage
 from agenttune.chat.failures import Failure, Lasting, Passing, of_status, wait_s
+from agenttune.chat.options import refused_option, told, without
 from agenttune.transcripts import ChatMessage, Usage
 
-DROPPABLE = frozenset({"temperature", "max_tokens", "max_completion_tokens"})
-"""Options that some models do not take; a server that names one of them gets the request without it."""
+LEFT_OUT = "left_out"
+"""Key of `details`: what a server refused and the request now does without, told once."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,17 @@ class Attempts:
         answer: None if every attempt failed; then `failure` says why.
         usage: Tokens of all attempts, as far as they were told.
         unanswered_usage: The part of them that brought no answer.
+        unsupported: Options that the server has refused; grows.
+        fixed: Options that this request cannot do without.
+        left_out: What was refused in this call, in words.
     """
 
     client: openai.OpenAI
     pace: Pace
     unsupported: set[str]
     offered: Collection[str]
+    fixed: Collection[str] = ()
+    left_out: list[str] = field(default_factory=list)
     count: int = 0
     answer: ChatMessage | None = None
     details: dict[str, Any] = field(default_factory=dict)
@@ -79,13 +87,18 @@ class Attempts:
             self.failure = failure
             if failure.status:
                 self.details["status"] = failure.status
+        except Exception as error:  # of the HTTP library or the client: no reason for a policy to die
+            log.exception("a call of a language model failed in an unexpected way")
+            self.failure = Lasting(f"{type(error).__name__}: {error}")
+        if self.left_out:
+            self.details[LEFT_OUT] = self.left_out
         if self.unanswered_usage is not None:
             self.details["unanswered_usage"] = self.unanswered_usage.model_dump()
 
     def _attempt(self, request: Mapping[str, Any]) -> None:
         self.count += 1
         try:
-            self._take(self._completion(_without(request, self.unsupported)))
+            self._take(self._completion(request))
         except (ValueError, TypeError, AttributeError) as error:  # a body that is no JSON, or of another shape
             raise Passing(f"the answer cannot be read: {type(error).__name__}: {error}") from None
 
@@ -101,43 +114,40 @@ class Attempts:
             raise Passing(str(error)) from None
         self.details["served_by"] = str(completion.model)
 
-    def _completion(self, request: dict[str, Any]) -> ChatCompletion:
-        """The server's answer.
+    def _completion(self, request: Mapping[str, Any]) -> ChatCompletion:
+        """The server's answer, to the request without what it has refused.
 
         Raises:
             Failure: There is none, or not of the protocol.
         """
-        try:
-            completion = self.client.chat.completions.create(**request)
-        except openai.APIStatusError as error:
-            if self._can_do_without(error, request):
-                return self._completion(_without(request, self.unsupported))
-            raise of_status(error, self.pace.now_s()) from None
-        except openai.APITimeoutError:
-            raise Passing(f"no answer within {self.pace.timeout_s:g} s") from None
-        except openai.APIError as error:
-            cause = error.__cause__
-            raise Passing(f"{error}{f' ({cause})' if cause else ''}") from None
+        while True:
+            sent = without(request, self.unsupported)
+            try:
+                completion = self.client.chat.completions.create(**sent)
+            except openai.APIStatusError as error:
+                if not self._can_do_without(error, sent):
+                    raise of_status(error, self.pace.now_s()) from None
+            except openai.APITimeoutError:
+                raise Passing(f"no answer within {self.pace.timeout_s:g} s") from None
+            except openai.APIError as error:
+                cause = error.__cause__
+                raise Passing(f"{error}{f' ({cause})' if cause else ''}") from None
+            else:
+                break
         if not isinstance(completion, ChatCompletion):
             raise Passing(f"the server's answer is no chat completion but {type(completion).__name__}")
         return completion
 
-    def _can_do_without(self, error: openai.APIStatusError, request: Mapping[str, Any]) -> bool:
-        """Whether the server refuses an option that can be left out; it is from now on."""
-        refused = str(error.param or "")
-        if error.status_code != 400 or refused not in DROPPABLE & set(request):
+    def _can_do_without(self, error: openai.APIStatusError, sent: Mapping[str, Any]) -> bool:
+        """Whether the server refuses an option that can be left out; it is from now on, so that this ends."""
+        option = refused_option(error.status_code, error.message, error.param, error.body, sent)
+        if option is None or option in self.fixed or option in self.unsupported:
             return False
-        self.unsupported.add(refused)
+        self.unsupported.add(option)
+        words = told(option, sent)
+        log.warning("the server of %s refuses an option (%s): %s", sent.get("model"), error.status_code, words)
+        self.left_out.append(words)
         return True
-
-
-def _without(request: Mapping[str, Any], unsupported: Collection[str]) -> dict[str, Any]:
-    """The request with these options left out; the bound on the answer's length keeps under its other name."""
-    sent = {name: value for name, value in request.items() if name not in unsupported}
-    for old, new in (("max_tokens", "max_completion_tokens"), ("max_completion_tokens", "max_tokens")):
-        if old in request and old in unsupported and new not in unsupported:
-            sent[new] = request[old]
-    return sent
 
 
 def plus(one: Usage | None, other: Usage | None) -> Usage | None:

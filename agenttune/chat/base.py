@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from agenttune.chat.redact import redacted
+from agenttune.chat.transport import why_no_client
 from agenttune.config import LlmSettings
 from agenttune.surface import ToolShape
 from agenttune.transcripts import ChatMessage, ModelCalled, PromptUsed, Purpose
 
+OPENAI_URL = "https://api.openai.com/v1"
 Protocol_ = Literal["tools", "json", "text"]
 """How a model answers: with tool calls, with JSON that the server holds to a schema, or in words."""
 
@@ -121,6 +123,6 @@ def is_configured(llm: LlmSettings, environ: Mapping[str, str]) -> str:
     url = llm.base_url or environ.get("OPENAI_BASE_URL") or ""
     if url and not url.startswith(("http://", "https://")):
         return f"the endpoint {redacted(url)!r} is no URL: write it as http://127.0.0.1:8080/v1 (llm.base_url)"
-    if url or environ.get(llm.api_key_env):
-        return ""
-    return f"no key for {llm.model}: set {llm.api_key_env}, or llm.base_url for a server that needs none"
+    if not url and not environ.get(llm.api_key_env):
+        return f"no key for {llm.model}: set {llm.api_key_env}, or llm.base_url for a server that needs none"
+    return why_no_client(url or OPENAI_URL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import socket
 from urllib.parse import urlsplit
 
 from agenttune.chat.redact import endpoint_of
@@ -29,10 +30,24 @@ def check_allowed(url: str) -> None:
 
 def is_local(url: str) -> bool:
     """Whether a URL names this machine's loopback."""
-    host = urlsplit(url).hostname or ""
-    if host == "localhost":
+    try:
+        host = (urlsplit(url).hostname or "").rstrip(".")
+    except ValueError:  # no URL at all; whoever calls it will say so
+        return False
+    if host == "localhost" or host.endswith(".localhost"):  # RFC 6761: never a name of the outside world
         return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
     except ValueError:
+        return _is_short_loopback(host)
+    inner = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    # To connect to 0.0.0.0 or :: is to connect to this machine: servers print such addresses of themselves.
+    return any(one.is_loopback or one.is_unspecified for one in (address, inner) if one is not None)
+
+
+def _is_short_loopback(host: str) -> bool:
+    """Whether a host is an IPv4 address in one of its short forms, such as 127.1, and loopback."""
+    try:
+        return bool(host) and host[0].isdigit() and socket.inet_aton(host)[0] == 127
+    except OSError:
         return False

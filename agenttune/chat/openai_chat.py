@@ -13,7 +13,7 @@ import openai
 
 from agenttune.chat.answer_text import spoken
 from agenttune.chat.attempts import Attempts, Pace
-from agenttune.chat.base import Protocol_, Spent, is_configured
+from agenttune.chat.base import OPENAI_URL, Protocol_, Spent, is_configured
 from agenttune.chat.breaker import Breaker
 from agenttune.chat.budget import cap_reached, check_price, cost_usd
 from agenttune.chat.guard import check_allowed
@@ -21,12 +21,12 @@ from agenttune.chat.probing import PROBE_TOOL, is_refused, is_understood, questi
 from agenttune.chat.redact import endpoint_of, secrets_of
 from agenttune.chat.request import ANSWER_TOOL, answer_tool, as_told, build_request, sendable
 from agenttune.chat.transcript import Transcript
+from agenttune.chat.transport import http_client
 from agenttune.config import BudgetSettings, LlmSettings
 from agenttune.errors import BudgetSpent, ConfigError, ModelUnavailable
 from agenttune.surface import ToolShape
 from agenttune.transcripts import ChatMessage, ModelCalled, PromptUsed, Purpose
 
-OPENAI_URL = "https://api.openai.com/v1"
 NO_KEY = "none-needed"
 """Sent to servers that need no key; the client refuses to send none."""
 ERROR_CHARACTERS = 500
@@ -70,7 +70,13 @@ class OpenAIChat:
         key = environ.get(llm.api_key_env)
         self._transcript = Transcript(*([key] if key else []), *secrets_of(self._url))
         # Retries are ours: they are counted, told in the log, and wait as long as the server says.
-        self._client = openai.OpenAI(api_key=key or NO_KEY, base_url=self._url, max_retries=0, timeout=llm.timeout_s)
+        self._client = openai.OpenAI(
+            api_key=key or NO_KEY,
+            base_url=self._url,
+            max_retries=0,
+            timeout=llm.timeout_s,
+            http_client=http_client(self._url),
+        )
         self._pace = Pace(llm.max_attempts, llm.timeout_s, now_s, sleep, jitter)
         self._breaker = Breaker(clock_s)
         self._protocol: Protocol_ | None = None if llm.protocol == "auto" else llm.protocol
@@ -176,7 +182,9 @@ class OpenAIChat:
         told = sendable(messages) if schema is None or protocol == "json" else as_told(messages, schema)
         heat = self._llm.temperature if temperature is None else temperature
         request = build_request(self._llm, told, tools, schema, protocol, heat, forced, self._is_openai)
-        attempts = Attempts(self._client, self._pace, self._unsupported, [tool.name for tool in tools])
+        # A probe asks what the server can do: there, a refused form is the answer.
+        fixed = {"response_format", "tools"} if purpose == "probe" else set[str]()
+        attempts = Attempts(self._client, self._pace, self._unsupported, [tool.name for tool in tools], fixed)
         began_s = self._clock_s()
         attempts.make(request)
         call = ModelCalled(

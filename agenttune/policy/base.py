@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from agenttune.commands import CommandBase
 from agenttune.config import BudgetSettings, GoalSettings, LlmSettings
+from agenttune.errors import AgenttuneError
 from agenttune.observation import Observation
 from agenttune.proposals import CommandRecord
 from agenttune.reading import RunReader
@@ -19,6 +21,8 @@ from agenttune.transcripts import ModelCalled
 
 if TYPE_CHECKING:
     from agenttune.chat import ChatModel, Spent
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -127,13 +131,27 @@ class PolicyContext:
         return Spent() if self.reader is None else Spent.of(self.reader.model_calls())
 
     def open_chat(self, llm: LlmSettings) -> tuple[str, ChatModel | None]:
-        """Why there is no model; or the model, with what was spent on this run before. Neither without a run."""
+        """Why there is no model; or the model, with what was spent on this run before. Neither without a run.
+
+        Raises:
+            ConfigError: A cap on money is set and the model's price is not.
+        """
         from agenttune.chat import OpenAIChat, is_configured
+        from agenttune.chat.budget import check_price
 
         why_not = is_configured(llm, self.environ)
-        if why_not or self.reader is None:
+        if why_not:
             return why_not, None
-        return "", OpenAIChat(llm, self.budgets, self.spent, self.environ)
+        check_price(llm, self.budgets)
+        if self.reader is None:
+            return "", None
+        try:
+            return "", OpenAIChat(llm, self.budgets, self.spent, self.environ)
+        except AgenttuneError:
+            raise
+        except Exception as error:  # whatever its libraries say: rules need no model, and go on
+            log.exception("the language model's client cannot be made")
+            return f"the language model's client cannot be made: {type(error).__name__}: {error}", None
 
     def catch_up(self) -> None:
         """Count what other processes, such as a reviewer, have spent on the run meanwhile."""
