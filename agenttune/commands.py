@@ -109,6 +109,16 @@ class CommandBase(BaseModel):
     """Which losses it can give another meaning."""
     kind: str
 
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_left_out(cls, raw: Any) -> Any:
+        # Models fill what they do not need with null. No field of a command has null for a value of its own: where it
+        # may mean something, it stands inside a mapping, such as `other`.
+        if not isinstance(raw, dict):
+            return raw
+        optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
+        return {name: value for name, value in raw.items() if value is not None or name not in optional}
+
     def redefines_by(self, changed: str) -> Redefines:
         """Which losses mean something else once this value of it has changed."""
         return self.redefines

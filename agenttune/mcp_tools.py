@@ -100,7 +100,7 @@ class RunTools:
     def call(self, name: str, arguments: Mapping[str, Any], client: str) -> Answer:
         """Carry out a call; what is wrong with it comes back as an answer that says how to mend it."""
         try:
-            return self._call(name, dict(arguments), client)
+            return self._call(name, {key: part for key, part in arguments.items() if part is not None}, client)
         except AgenttuneError as error:
             return Answer(error_text(error), is_error=True)
 

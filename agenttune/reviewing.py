@@ -121,9 +121,11 @@ def _no_answer(why: str) -> Ruling:
 def _edited(command: CommandBase, ruling: Ruling) -> CommandBase | None:
     if ruling.verdict != "edit":
         return None
-    if not ruling.arguments:
+    # A model fills what it does not want to change with null: that stays.
+    given = {name: value for name, value in (ruling.arguments or {}).items() if value is not None}
+    if not given:
         raise UserError("an edit needs arguments", field="arguments")
-    return with_arguments(command, ruling.arguments)
+    return with_arguments(command, given)
 
 
 def request_lines(request: ApprovalRequest) -> Sequence[str]:

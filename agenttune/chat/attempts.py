@@ -144,7 +144,7 @@ class Attempts:
         if option is None or option in self.fixed or option in self.unsupported:
             return False
         self.unsupported.add(option)
-        words = told(option, sent)
+        words = told(option, sent, self.unsupported)
         log.warning("the server of %s refuses an option (%s): %s", sent.get("model"), error.status_code, words)
         self.left_out.append(words)
         return True

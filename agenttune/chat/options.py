@@ -22,9 +22,9 @@ AUTO = "tool_choice=auto"
 """That the model chooses whether to call a tool; some servers can only be told that it must."""
 
 _UNSUPPORTED = re.compile(
-    r"unsupported|not.{0,12}support|unrecogni[sz]ed|unknown|unexpected|extra (?:inputs?|fields?)|not permitted|forbidden"
-    r"|not allowed|not available|additional propert|no such|cannot find field|deprecated|instead|requires|invalid param"
-    r"|not implemented|both be|does not (?:exist|accept|take)",
+    r"unsupported|not.{0,12}support|unrecogni[sz]ed|unknown|unexpected|extra (?:inputs?|fields?)|not permitted"
+    r"|forbidden|not allowed|not available|additional propert|no such|cannot find field|deprecated|instead|requires"
+    r"|invalid param|not implemented|both be|does not (?:exist|accept|take)",
     re.IGNORECASE | re.DOTALL,
 )
 _OF_A_VALUE = re.compile(r"must be|only|invalid|out of range|between|expected|less than|greater than", re.IGNORECASE)
@@ -75,9 +75,9 @@ def without(request: Mapping[str, Any], unsupported: Collection[str]) -> dict[st
     return sent
 
 
-def told(option: str, request: Mapping[str, Any]) -> str:
-    """What is done about a refused option, in a few words for the log."""
-    if option in BOUNDS and any(name in without(request, {option}) for name in BOUNDS):
+def told(option: str, request: Mapping[str, Any], unsupported: Collection[str]) -> str:
+    """What is done about a refused option, in a few words for the log; `unsupported` are all that were refused."""
+    if option in BOUNDS and any(name in without(request, unsupported) for name in BOUNDS):
         return f"{option} goes by its other name"
     if option in BOUNDS:
         return f"{option} is left out: the server's own bound on an answer's length holds"

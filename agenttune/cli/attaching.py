@@ -44,6 +44,7 @@ def attach(
 ) -> None:
     """Put an agent beside a run until the run ends; Ctrl-C takes it away again."""
     from agenttune.loop import AgentLoop
+    from agenttune.policy.availability import check_can_act
     from agenttune.policy.base import PolicyContext
     from agenttune.policy.load import open_policy
     from agenttune.reading import ControlReader
@@ -67,6 +68,8 @@ def attach(
                 raise typer.Exit(DETACHED)
             policy = last
         loaded = open_policy(policy, context)
+        if not resume:
+            check_can_act(loaded.policy, policy)
         stop = threading.Event()
         got = stop_on_signals(stop)
         agent = AgentLoop(

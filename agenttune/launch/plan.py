@@ -13,8 +13,9 @@ from agenttune.config import Config, RunSettings, load_config, with_limits_of
 from agenttune.errors import ConfigError, UserError
 from agenttune.invalid_values import did_you_mean
 from agenttune.launch.modules import not_runnable
+from agenttune.policy.availability import check_can_act
 from agenttune.policy.base import PolicyContext
-from agenttune.policy.load import open_policy
+from agenttune.policy.load import LoadedPolicy, open_policy
 from agenttune.policy.reviewer import Reviewer
 from agenttune.rounds.records import Place
 
@@ -77,12 +78,22 @@ def make_plan(path: Path, runs_dir: Path | None = None) -> Plan:
     _check_channels(config, path)
     references = config.rounds.references if config.rounds.count else []
     for policy in references:
-        open_policy(policy, _policy_context(config, path.parent))
-    limits = open_policy(config.policy, _policy_context(config, path.parent)).gate
+        _open_acting(policy, config, path)
+    limits = _open_acting(config.policy, config, path).gate
     config = config.model_copy(update={"gate": with_limits_of(limits, config.gate)})
     _check_reviewer(config, path)
     folder = (path.parent / config.store.runs_dir) if runs_dir is None else runs_dir
     return Plan(config, path, folder.resolve(), _command(config.run, path))
+
+
+def _open_acting(name: str, config: Config, path: Path) -> LoadedPolicy:
+    """A policy that can do something; ConfigError where it never could, such as a model alone without a model."""
+    loaded = open_policy(name, _policy_context(config, path.parent))
+    try:
+        check_can_act(loaded.policy, name)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}", field="policy") from None
+    return loaded
 
 
 def _check_reviewer(config: Config, path: Path) -> None:

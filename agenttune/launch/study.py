@@ -238,7 +238,7 @@ def planner_for(plan: Plan, journal: StudyJournal, environ: Mapping[str, str] = 
     from agenttune.chat import OpenAIChat, Spent, is_configured
 
     config = plan.config
-    if why := is_configured(config.llm, environ):
+    if why := is_configured(config.llm, environ):  # which makes a client once, to see that it can be made
         return why
     spent = Spent.of(entry.body for entry in journal.entries if isinstance(entry.body, ModelCalled))
     model = OpenAIChat(config.llm, config.budgets, spent, environ)

@@ -33,6 +33,7 @@ from agenttune.loop.door import AgentControl, Outbox
 from agenttune.loop.turns import Turns
 from agenttune.loop.wakes import Wakes, is_new
 from agenttune.observation import Observation
+from agenttune.policy.availability import check_can_act
 from agenttune.policy.base import Decision, Policy
 from agenttune.policy.load import LoadedPolicy
 from agenttune.proposals import Author, State
@@ -191,7 +192,9 @@ class AgentLoop:
         if self._load is None:
             return "this agent has only the policy that it was started with"
         try:
-            return self._load(name)
+            loaded = self._load(name)
+            check_can_act(loaded.policy, name)
+            return loaded
         except AgenttuneError as error:
             return str(error)
         except Exception as error:  # a policy that cannot even be made is no reason to lose the one there is

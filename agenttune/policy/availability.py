@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from agenttune.errors import ConfigError
 from agenttune.policy.base import Decision, Policy
 from agenttune.policy.wrappers import Composite, Interruptible, notice_of, unavailable, walk
 
@@ -36,6 +37,24 @@ class Availability:
 def lost(policy: Policy) -> str:
     """Why a policy cannot decide from the start, such as that no model is configured; nothing if it can."""
     return unavailable(policy) and notice_of(policy)
+
+
+def check_can_act(policy: Policy, name: str) -> None:
+    """A policy that nothing could ever bring to act is no policy to put beside a run.
+
+    Args:
+        policy: As loaded.
+        name: As it was asked for.
+
+    Raises:
+        ConfigError: All of it needs a language model, and there is none.
+    """
+    why = lost(policy)
+    if why:
+        raise ConfigError(
+            f"policy {name} could never act: {why}; or choose one with rules, such as default, which go on without",
+            field="policy",
+        )
 
 
 def notice_among(policies: Sequence[Policy]) -> str:

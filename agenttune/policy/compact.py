@@ -189,7 +189,7 @@ def read_action(text: str) -> tuple[str, str]:
     action = str(found.get("action", "")).strip().lower()
     if action not in ACTIONS:
         raise UserError(f"{action!r:.80} is no action; choose one of {', '.join(ACTIONS)}", field="answer")
-    return action, str(found.get("why", ""))
+    return action, str(found.get("why") or "")
 
 
 def choose(talk: Talk, toolbox: Toolbox) -> None:

@@ -56,7 +56,7 @@ def read_answer(text: str) -> tuple[str, list[ToolUse]]:
     actions = found.get("actions")
     if not isinstance(actions, list):
         raise _malformed(f"'actions' is {type(actions).__name__}, not a list")
-    return str(found.get("reason", "")), [_use(number, action) for number, action in enumerate(actions, 1)]
+    return str(found.get("reason") or ""), [_use(number, action) for number, action in enumerate(actions, 1)]
 
 
 def _use(number: int, action: object) -> ToolUse:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -26,6 +27,7 @@ from agenttune.transcripts import ChatMessage
 if TYPE_CHECKING:
     from agenttune.chat import ChatModel
 
+log = logging.getLogger(__name__)
 HISTORY = 50
 """Commands that are looked through for what was tried."""
 CONTEXT_LETTERS = 8000
@@ -146,6 +148,10 @@ class LlmPolicy:
         except (UserError, SystemFault) as error:
             # Of the model, the budget, the server or a template: the decision ends with what there is.
             talk.trouble(str(error))
+            self._pacing.failed()
+        except Exception as error:  # a fault of ours or of a library: told, and what was decided before it is kept
+            log.exception("policy %s failed at step %d", self.name, observation.step)
+            talk.trouble(f"the policy failed: {type(error).__name__}: {error}")
             self._pacing.failed()
         else:
             self._pacing.asked(observation.step, talk.wait)

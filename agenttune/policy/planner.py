@@ -152,7 +152,7 @@ class Planner:
         except Unread as error:
             problem = f'{error}; it must be one JSON object with the keys "reasoning" and "start"'
             raise UserError(problem, field="answer") from None
-        reasoning = raw.get("reasoning", "")
+        reasoning = raw.get("reasoning") or ""
         return check_start(raw.get("start"), self._parameters), str(reasoning)[:REASONING_CHARACTERS]
 
     def _goal_variables(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
@@ -30,6 +31,7 @@ VARIABLES = (
 """What a template may declare."""
 
 A = TypeVar("A", bound=Settings)
+log = logging.getLogger(__name__)
 
 
 class Reviewer:
@@ -104,6 +106,9 @@ class Reviewer:
             return without(str(error)), [*calls, *([failed] if isinstance(failed, ModelCalled) else [])]
         except (UserError, SystemFault) as error:  # the budget, the control server, or a template that was changed
             return without(str(error)), calls
+        except Exception as error:  # whatever it is, nobody has decided; the next one is asked
+            log.exception("the reviewer %s failed", self._name)
+            return without(f"{type(error).__name__}: {error}"), calls
 
     def prompt(self, draft: Draft, observation: Observation, request: Sequence[str] = ()) -> Rendered:
         """What the reviewer is asked."""

@@ -41,7 +41,9 @@ def test_the_developers_own_key_is_not_in_the_tests_environment() -> None:
 
 def test_what_counts_as_this_machine() -> None:
     assert all(map(is_local, ["http://127.0.0.1:1/v1", "http://localhost/v1", "http://[::1]:8/v1"]))
-    assert all(map(is_local, ["http://0.0.0.0:1/v1", "http://vllm.localhost:8/", "http://LOCALHOST./", "http://127.1/"]))
+    assert all(
+        map(is_local, ["http://0.0.0.0:1/v1", "http://vllm.localhost:8/", "http://LOCALHOST./", "http://127.1/"])
+    )
     assert all(map(is_local, ["https://[::ffff:127.0.0.1]/v1", "http://[::]:8000/v1", "http://127.8.9.10/v1"]))
     assert not any(map(is_local, ["http://[::1", "http://", "http://1.127/", ""]))
     assert not any(

@@ -128,3 +128,32 @@ def test_non_finite_numbers_pass_nowhere(kind: str, field: str, bad: float) -> N
     for value in (bad, [bad], {"x": bad}, {"x": [bad]}):
         with pytest.raises(CommandError):
             parse_command({"kind": kind, field: value})
+
+
+def _with_nulls(command: dict[str, Any]) -> dict[str, Any]:
+    """A command as many models write it: every option that is not needed is null."""
+    fields = BY_KIND[command["kind"]].model_fields
+    nulls = {name: None for name, field in fields.items() if not field.is_required()}
+    candidates = {"candidates": [_with_nulls(one) for one in command["candidates"]]} if "candidates" in command else {}
+    return {**nulls, **command, **candidates}
+
+
+@pytest.mark.parametrize("kind", COMMAND_KINDS)
+def test_null_for_an_option_is_the_same_as_leaving_it_out(kind: str) -> None:
+    """In every command, so at every door: tools, MCP, REST; and in the candidates of a probe."""
+    example = BY_KIND[kind].example
+    assert parse_command(_with_nulls(example)) == parse_command(example)
+
+
+def test_null_where_it_means_something_or_is_wrong_stays_null() -> None:
+    kept = parse_command({"kind": "update_optimizer", "other": {"foreach": None}})
+    assert kept.arguments() == {"lr_sets": "effective", "other": {"foreach": None}}
+    free = {"kind": "update_dataset", "values": {"limit": None}}
+    assert parse_command(free).model_dump()["values"] == {"limit": None}
+    for wrong in (
+        {"kind": "set_knob", "name": "a", "value": None},
+        {"kind": "update_optimizer", "lr": None},
+        {"kind": "update_optimizer", "lr": 0.1, "learning_rate": None},
+    ):
+        with pytest.raises(CommandError):
+            parse_command(wrong)
