@@ -64,6 +64,9 @@ class Watch(Protocol):
     """One change under one measure."""
 
     @property
+    def metric(self) -> str: ...
+
+    @property
     def next_step(self) -> int:
         """The step at which there is something to look at again."""
         ...
@@ -105,6 +108,10 @@ class StepWatch:
         self._longest = max(settings.steps, min(settings.longest_steps, FURTHER * self._known))
         self._due = self._early = max(2 * FEWEST_STEPS, round(EARLY_FRAC * settings.steps))
         self._due = min(self._due, settings.steps)
+
+    @property
+    def metric(self) -> str:
+        return METRIC
 
     @property
     def next_step(self) -> int:
@@ -165,6 +172,36 @@ class StepWatch:
         return None
 
 
+class NoWatch:
+    """A metric to which the change itself gave another meaning: what it was says nothing of what it is.
+
+    It stays open for the window, for a loss that is not finite tells of harm in any meaning.
+
+    Args:
+        metric: That cannot judge.
+        what: The change, in words.
+        start: The step at which it took effect.
+        steps: The window.
+    """
+
+    def __init__(self, metric: str, what: str, start: int, steps: int) -> None:
+        self.metric, self._what, self._end = metric, what, start + steps
+
+    @property
+    def next_step(self) -> int:
+        return self._end
+
+    def passed(self) -> bool:
+        return False
+
+    def look(self, now: int, until: int, is_over: bool) -> Sight | None:
+        if now < self._end and not is_over:
+            return None
+        name = "the training loss" if self.metric == METRIC else self.metric
+        said = f"{self._what} gave {name} another meaning, so that it cannot be compared with what it was"
+        return Sight("not judged", said, self.metric)
+
+
 class Evaluations:
     """The values of one metric, evaluation by evaluation, on the steps that the run stands on.
 
@@ -177,6 +214,7 @@ class Evaluations:
         self.metric, self.sign = metric, -1 if maximize else 1
         self.other_names: set[str] = set()
         self._points: deque[tuple[int, float]] = deque(maxlen=EVALUATIONS_KEPT)
+        self._redefined: list[int] = []
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """The metrics of an evaluation."""
@@ -190,6 +228,15 @@ class Evaluations:
         """Forget the evaluations after a step."""
         while self._points and self._points[-1][0] > step:
             self._points.pop()
+        self._redefined = [redefined for redefined in self._redefined if redefined <= step]
+
+    def redefine(self, step: int) -> None:
+        """After a step the metric means something else; values up to it say nothing of later ones."""
+        self._redefined.append(step)
+
+    def until(self, step: int) -> list[tuple[int, float]]:
+        """Steps and values up to a step of the evaluations that mean the same."""
+        return self.between(max((r for r in self._redefined if r <= step), default=-1), step)
 
     def between(self, step: int, last: float = math.inf) -> list[tuple[int, float]]:
         """Steps and values after one step up to another."""
@@ -207,8 +254,12 @@ class EvaluationWatch:
 
     def __init__(self, evaluations: Evaluations, settings: ProbationSettings, start: int) -> None:
         self._all, self._settings, self._start = evaluations, settings, start
-        self._before = evaluations.between(-1, start)[-RECENT_EVALUATIONS:]
+        self._before = evaluations.until(start)[-RECENT_EVALUATIONS:]
         self._next = start
+
+    @property
+    def metric(self) -> str:
+        return self._all.metric
 
     @property
     def next_step(self) -> int:

@@ -16,8 +16,18 @@ from agenttune.commands import CommandBase, LoadCheckpoint, Risk
 from agenttune.config import ProbationSettings
 from agenttune.events import RunInfo, Settled
 from agenttune.proposals import Ack, CommandRecord, Proposal
+from agenttune.redefining import Redefinition, redefinition
 from agenttune.trainer.before import AUTHOR, StatesBefore
-from agenttune.trainer.measures import BEFORE_STEPS, METRIC, Evaluations, EvaluationWatch, Sight, StepWatch, Watch
+from agenttune.trainer.measures import (
+    BEFORE_STEPS,
+    METRIC,
+    Evaluations,
+    EvaluationWatch,
+    NoWatch,
+    Sight,
+    StepWatch,
+    Watch,
+)
 from agenttune.trainer.meter import Held
 from agenttune.trainer.trail import Trail
 from agenttune.trainer.undo import inverse_of
@@ -61,11 +71,13 @@ class Watched:
     @property
     def is_young(self) -> bool:
         """Whether its own window is not over."""
-        return any(isinstance(watch, StepWatch) and not watch.passed() for watch in self.open)
+        return any(isinstance(watch, (StepWatch, NoWatch)) and not watch.passed() for watch in self.open)
 
     @property
     def look_step(self) -> int:
         """Step of the next look at it."""
+        if not self.open:
+            return self.looked
         often = LOOK_STEPS if self.is_young else SELDOM_STEPS
         return min([self.looked + often, *(watch.next_step for watch in self.open)])
 
@@ -131,6 +143,9 @@ class Probation:
 
     def acked(self, record: CommandRecord, ack: Ack) -> None:
         """Some command got its ack: a snapshot, a way back, or a change to watch from now on."""
+        redefined = redefinition(record, ack)
+        if redefined is not None:
+            self._redefine(redefined)
         if self.before.answers(record.command_id):
             self.before.kept(record, ack)
         elif ack.outcome == "applied" and isinstance(record.command, LoadCheckpoint):
@@ -138,23 +153,44 @@ class Probation:
         elif any(watched.revert_id == record.command_id for watched in self._watched):
             self._answered(record, ack)
         elif record.proposal.author.principal == "agent":
-            self._begin(record, ack)
+            self._begin(record, ack, redefined)
         elif ack.outcome == "applied" and ack.changes:
             self._spoil(ack.step)
 
-    def _begin(self, record: CommandRecord, ack: Ack) -> None:
+    def _redefine(self, redefined: Redefinition) -> None:
+        """The loss means something else from here on: what is judged by it is judged by what there is of it."""
+        for watched in [w for w in self._watched if w.revert_id is None]:
+            for watch in [w for w in watched.open if redefined.touches(w.metric)]:
+                sight = watch.look(redefined.step, self._until(watched, redefined.step), is_over=True)
+                if sight is not None and self._hear(watched, watch, sight):
+                    break
+        self.trail.redefine(redefined.step)
+        if redefined.touches(self.evaluations.metric):
+            self.evaluations.redefine(redefined.step)
+
+    def _begin(self, record: CommandRecord, ack: Ack, redefined: Redefinition | None) -> None:
         snapshot = self.before.take(record.command_id)
         if ack.outcome != "applied" or not ack.changes:
             if snapshot:
                 self.release(snapshot)
             return
-        watches: list[Watch] = []
-        if self.settings.evaluations:
-            watches.append(EvaluationWatch(self.evaluations, self.settings, ack.step))
-        if self.settings.steps:
-            watches.append(StepWatch(self.trail, self.settings, ack.step))
         record = record.model_copy(update={"ack": ack})
+        watches = self._watches(ack.step, redefined)
         self._watched.append(Watched(record, ack.step, watches, snapshot or None, looked=ack.step))
+
+    def _watches(self, step: int, redefined: Redefinition | None) -> list[Watch]:
+        """What a change is judged by; a metric that it gave another meaning cannot judge it."""
+        watches: list[Watch] = []
+        metric = self.evaluations.metric
+        if self.settings.evaluations and redefined is not None and redefined.touches(metric):
+            watches.append(NoWatch(metric, redefined.what, step, 0))
+        elif self.settings.evaluations:
+            watches.append(EvaluationWatch(self.evaluations, self.settings, step))
+        if self.settings.steps and redefined is not None:
+            watches.append(NoWatch(METRIC, redefined.what, step, self.settings.steps))
+        elif self.settings.steps:
+            watches.append(StepWatch(self.trail, self.settings, step))
+        return watches
 
     def _spoil(self, step: int, before: int | None = None) -> None:
         """Later steps tell of something else than the changes (before the one at `before`) that are watched."""
@@ -180,15 +216,19 @@ class Probation:
         until = self._until(watched, step)
         for watch in list(watched.open):
             sight = watch.look(step, until, is_over=watched.until is not None)
-            if sight is None:
-                continue
-            if sight.outcome == "worse" or (sight.outcome == "in doubt" and self.settings.in_doubt != "keep"):
-                self._revert(watched, sight)
+            if sight is not None and self._hear(watched, watch, sight):
                 return
-            watched.open.remove(watch)
-            watched.seen.append(sight)
         if not watched.open:
             self._end(watched, "kept", _together(watched.seen))
+
+    def _hear(self, watched: Watched, watch: Watch, sight: Sight) -> bool:
+        """Take in what a watch has seen; whether the change is taken back for it."""
+        if sight.outcome == "worse" or (sight.outcome == "in doubt" and self.settings.in_doubt != "keep"):
+            self._revert(watched, sight)
+            return True
+        watched.open.remove(watch)
+        watched.seen.append(sight)
+        return False
 
     def _until(self, watched: Watched, step: int) -> int:
         """The last step that tells of a change: a later one in its own window is first judged by itself."""

@@ -21,6 +21,8 @@ class Trail:
     def __init__(self, steps: int) -> None:
         self._steps: deque[int] = deque(maxlen=steps)
         self._losses: deque[Any] = deque(maxlen=steps)
+        self._redefined: list[int] = []
+        """Steps after each of which the losses mean something else."""
 
     @property
     def newest(self) -> int:
@@ -38,25 +40,40 @@ class Trail:
         while self._steps and self._steps[-1] > step:
             self._steps.pop()
             self._losses.pop()
+        self._redefined = [redefined for redefined in self._redefined if redefined <= step]
+
+    def redefine(self, step: int) -> None:
+        """After a step the losses mean something else; those up to it say nothing of later ones."""
+        self._redefined = [*(r for r in self._redefined if self._steps and r >= self._steps[0]), step]
 
     def count(self, until: int) -> int:
-        """How many losses there are up to a step."""
-        return len(self._steps) - self._newer_than(until)
+        """How many losses there are up to a step that mean what they did then."""
+        return self._end(until) - self._first(until)
 
     def until(self, step: int, count: int) -> list[float]:
-        """Losses of the newest `count` steps up to one, oldest first."""
-        end = self.count(step)
-        return self._read(max(0, end - count), end)
+        """Losses of the newest `count` steps up to one that mean the same, oldest first."""
+        end = self._end(step)
+        return self._read(max(self._first(step), end - count), end)
 
     def between(self, step: int, last: int) -> list[float]:
         """Losses of the steps after one up to another, oldest first."""
-        return self._read(self.count(step), self.count(last))
+        return self._read(self._end(step), self._end(last))
 
     def lowest(self, step: int, but: int, width: int) -> float | None:
         """The lowest level, a median of `width` neighbours, of the losses up to a step but for the newest ones."""
-        older = self._read(0, max(0, self.count(step) - but))
+        first = self._first(step)
+        older = self._read(first, max(first, self._end(step) - but))
         levels = [median(older[i : i + width]) for i in range(0, len(older) - width + 1, width)]
         return min(levels, default=None)
+
+    def _first(self, step: int) -> int:
+        """Index of the first loss that means what the one of a step does."""
+        redefined = max((r for r in self._redefined if r <= step), default=None)
+        return 0 if redefined is None else self._end(redefined)
+
+    def _end(self, step: int) -> int:
+        """Index of the first loss after a step."""
+        return len(self._steps) - self._newer_than(step)
 
     def _newer_than(self, step: int) -> int:
         """Counted from the end: whoever asks, asks about steps near it."""
