@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args
 
 from pydantic import BeforeValidator, Field, PlainSerializer, SerializeAsAny, TypeAdapter, field_validator
 
-from agenttune.commands import CommandBase, parse_command
+from agenttune.commands import CommandBase, Redefines, parse_command
 from agenttune.courses import Course
 from agenttune.findings import Finding
 from agenttune.proposals import Ack, ApprovalRequest, Proposal, Record, Standing, Verdict
@@ -60,6 +60,7 @@ class KnobState(Record):
     minimum: float | None = None
     maximum: float | None = None
     command: str = Field("set_knob", description="The command that sets it.")
+    redefines: Redefines = Field("nothing", description="Losses that mean something else once it was changed.")
 
 
 class RunStarted(Record):

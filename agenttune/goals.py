@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from agenttune.events import Evaluated, RunInfo
+from agenttune.goal_names import is_goal, resolve
 from agenttune.store import RunLog
 from agenttune.summary import MetricAt, Score
 
@@ -19,7 +20,8 @@ def goal_values(log: RunLog, info: RunInfo, branch: str) -> tuple[str, list[Metr
     """The goal metric's name and its values on a branch and what it stands on, or those of the first loss logged."""
     line = log.lineage(branch)
     names = {s.name for name, _ in line for s in log.series(name)}
-    found = next((n for n in (info.goal_metric, *FALLBACK_METRICS) if n in names), None)
+    goal = resolve(info.goal_metric, names)
+    found = goal or next((n for n in FALLBACK_METRICS if n in names), None)
     if found is None:
         return None
     values = _evaluated(log, found, line)
@@ -45,7 +47,7 @@ def score_of(values: tuple[str, list[MetricAt]] | None, info: RunInfo) -> Score 
     if values is None or not values[1]:
         return None
     name, points = values
-    maximize = name == info.goal_metric and info.goal_direction == "maximize"
+    maximize = is_goal(name, info.goal_metric) and info.goal_direction == "maximize"
     finite = [p for p in points if math.isfinite(p.value)] or points[:1]
     best = (max if maximize else min)(finite, key=lambda p: p.value)
     direction = "maximize" if maximize else "minimize"

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from agenttune.commands import AddNote
 from agenttune.errors import UserError
 from agenttune.events import Acked, Curve, Evaluated, Event, Found, RunInfo, StoredPoint
+from agenttune.goal_names import resolve
 from agenttune.observation import (
     HISTORY,
     RECENT_POINTS,
@@ -57,6 +58,12 @@ def _notes(log: RunLog) -> list[str]:
     notes = [(c.proposal.command, c.proposal.author.name) for c in noted]
     texts = [f"{name}: {command.text}" for command, name in notes if isinstance(command, AddNote)]
     return [text[:NOTE_CHARACTERS] for text in texts[-NOTES:]]
+
+
+def _goal_name(info: RunInfo, evaluated: list[Event], series: dict[str, SeriesView]) -> str:
+    """The goal metric by the name that it is evaluated by; as it was asked for while it was not seen."""
+    names = {name for event in evaluated if isinstance(event.body, Evaluated) for name in event.body.metrics}
+    return resolve(info.goal_metric, names) or resolve(info.goal_metric, series) or info.goal_metric
 
 
 def _on(line: Lineage, events: list[Event]) -> list[Event]:
@@ -156,7 +163,7 @@ class Observer:
             lineage=line,
             at_s=now_s,
             last_step_at_s=max(steps[-1].at_s, newest_at_s or 0.0) if steps else None,
-            goal_metric=info.goal_metric,
+            goal_metric=_goal_name(info, evaluated, series),
             goal_direction=info.goal_direction,
             knobs=info.knobs,
             series=series,

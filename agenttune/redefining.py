@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from agenttune.commands import CommandBase, Probe, parse_command
+from agenttune.commands import CommandBase, Probe, Redefines, parse_command
 from agenttune.errors import CommandError
 from agenttune.proposals import Ack, Change, CommandRecord, Record
 
@@ -39,7 +39,14 @@ class Redefinition(Record):
 
     def touches(self, metric: str) -> bool:
         """Whether a metric means something else since."""
-        return metric in TRAINING_METRICS or (self.evaluations and is_a_loss(metric))
+        return touches("every_loss" if self.evaluations else "training", metric)
+
+
+def touches(redefined: Redefines, metric: str) -> bool:
+    """Whether a change that redefines these losses gives a metric another meaning."""
+    if redefined == "nothing":
+        return False
+    return metric in TRAINING_METRICS or (redefined == "every_loss" and is_a_loss(metric))
 
 
 def is_a_loss(metric: str) -> bool:

@@ -12,6 +12,7 @@ from agenttune.control.door import CHECKPOINT_KINDS, MOST_CHECKPOINTS, Decision,
 from agenttune.errors import AlreadyDecided, TooManyProposals, UserError
 from agenttune.events import CheckpointSaved, Evaluated, RunInfo
 from agenttune.gate import Gate, History, Moment, allowed_before, person, stale, timed_out, touched_by
+from agenttune.goal_names import value_of
 from agenttune.instants import Instant
 from agenttune.observation import HISTORY
 from agenttune.proposals import (
@@ -121,7 +122,7 @@ class Ruling:
         log, info = self.log, self.info
         evaluated = log.events(kinds=["evaluated"], limit=1, newest=True)
         body = evaluated[0].body if evaluated else None
-        value = body.metrics.get(info.goal_metric) if isinstance(body, Evaluated) else None
+        value = value_of(info.goal_metric, body.metrics) if isinstance(body, Evaluated) else None
         return Moment(info, self.now, value)
 
     def pending(self) -> list[CommandRecord]:

@@ -18,6 +18,7 @@ from agenttune.findings import FindingKind
 from agenttune.observation import Observation
 from agenttune.policy.base import Decision, Draft, asked_at_step, by_agents
 from agenttune.proposals import CommandRecord
+from agenttune.redefining import touches
 
 VALID_FOR_STEPS = 20
 """Steps after the look for which the candidates make sense (guess: the rate they start from moves with a schedule)."""
@@ -124,6 +125,12 @@ class Lookahead:
         if knob is None:
             known = ", ".join(knob.name for knob in observation.knobs)
             raise UserError(f"no knob {file.knob!r} in this run; knobs: {known}")
+        metric = "step_loss" if file.metric == "loss" else observation.goal_metric
+        if touches(knob.redefines, metric):
+            hint = "" if touches(knob.redefines, observation.goal_metric) else "; set metric: goal in the policy's file"
+            raise UserError(
+                f"{knob.name} gives {metric} another meaning, so that trials cannot be compared by it{hint}"
+            )
         candidates = self._candidates(knob)
         command = Probe(
             candidates=tuple(candidates), steps=file.steps, metric=file.metric, min_gain_frac=file.min_gain_frac

@@ -13,6 +13,7 @@ from statistics import median
 
 from agenttune.config import GoalSettings, WakeSettings
 from agenttune.events import Curve, Decided, Event, Found
+from agenttune.goal_names import value_of
 from agenttune.loop import AgentLoop
 from agenttune.observation import Observation
 from agenttune.policy.base import Decision, Policy
@@ -118,8 +119,8 @@ def _curve(control: ReplayControl) -> Curve | None:
 
 
 def _evaluations(recording: Recording, metric: str) -> list[MetricAt]:
-    found = recording.evaluations
-    return [MetricAt(step=e.step, value=e.metrics[metric]) for e in found if metric in e.metrics]
+    found = [(e.step, value_of(metric, e.metrics)) for e in recording.evaluations]
+    return [MetricAt(step=step, value=value) for step, value in found if value is not None]
 
 
 class _Account:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from agenttune.events import Curve
+from agenttune.goal_names import is_goal
 from agenttune.reporting.entries import Journal
 from agenttune.store import RunLog
 from agenttune.summary import Stretch
@@ -56,8 +57,8 @@ def panels(log: RunLog, journal: Journal) -> list[Panel]:
     wanted: list[tuple[str, str, Sequence[tuple[str, str]]]] = []
     if loss is not None:
         wanted.append(("loss", f"Training loss ({loss}, every step)", [(loss, loss)]))
-    is_goal = goal == journal.summary.run.goal_metric
-    if goal is not None and goal != loss and (is_goal or goal not in TRAINING_LOSSES):
+    is_asked = goal is not None and is_goal(goal, journal.summary.run.goal_metric)
+    if goal is not None and goal != loss and (is_asked or goal not in TRAINING_LOSSES):
         wanted.append(("goal", goal if goal in TRAINING_LOSSES else f"{goal} at evaluations", [(goal, goal)]))
     wanted.append(("lr", "Learning rate", [(name, label) for name, label in RATES if name in known]))
     notes = [f"{left_out} more left-behind branches are not drawn"] if left_out else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from agenttune.goal_names import is_goal
 from agenttune.reporting.entries import Happening, Journal, Outcome
 from agenttune.reporting.words import LONG, Fact, point_words, when, zone
 from agenttune.terminal.costs import cost_report
@@ -42,11 +43,9 @@ def _scores(journal: Journal) -> Iterator[tuple[str, str]]:
     yield "result", f"{score.metric} {point_words(score.last)} ({less} is better)"
     yield "best", point_words(score.best)
     yield "first", point_words(score.first)
-    yield (
-        "goal",
-        f"{info.goal_direction} {info.goal_metric}"
-        + ("" if score.metric == info.goal_metric else f", which was never logged; shown instead: {score.metric}"),
-    )
+    is_asked = is_goal(score.metric, info.goal_metric)
+    instead = "" if is_asked else f", which was never logged; shown instead: {score.metric}"
+    yield "goal", f"{info.goal_direction} {info.goal_metric}{instead}"
 
 
 def counts(journal: Journal) -> str:

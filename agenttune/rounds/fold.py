@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from agenttune.goal_names import is_goal
 from agenttune.proposals import Record
 from agenttune.rounds.records import (
     Arm,
@@ -130,7 +131,7 @@ class Study(Record):
 
     def is_goal(self, run: RoundRun) -> bool:
         """Whether its score is of the goal metric, and not of some other loss in its place."""
-        return run.score is not None and run.score.metric == self.goal_metric
+        return run.score is not None and is_goal(run.score.metric, self.goal_metric)
 
 
 def fold(entries: Sequence[Entry], start: StudyStarted, path: str, worked_on: bool) -> Study:

@@ -12,6 +12,7 @@ from agenttune.control import LocalControl
 from agenttune.errors import UserError
 from agenttune.events import RunInfo
 from agenttune.gate import usd_per_hour
+from agenttune.goal_names import resolve
 from agenttune.prompting import cleaned
 from agenttune.proposals import ApprovalRequest, CommandRecord, Proposal, State
 from agenttune.requests import NAME_CHARACTERS, RequestFacts, facts_of
@@ -119,7 +120,8 @@ def curves_around(control: LocalControl, info: RunInfo, request: ApprovalRequest
     """The goal metric and the loss around the step of a request, of those that its branch has."""
     first = max(0, request.step - CURVE_STEPS)
     drawings: list[Drawing] = []
-    for metric in dict.fromkeys((info.goal_metric, *LOSS_NAMES)):
+    known = [series.name for series in control.series(info.run_id, request.branch)]
+    for metric in dict.fromkeys((resolve(info.goal_metric, known) or info.goal_metric, *LOSS_NAMES)):
         with contextlib.suppress(UserError):  # there is none of that name
             curve = control.curve(info.run_id, metric, request.branch, first, None, CURVE_POINTS)
             drawing = draw(curve, request.step)

@@ -8,6 +8,7 @@ from typing import Literal
 from agenttune.config import NotifySettings
 from agenttune.control import LocalControl
 from agenttune.events import Evaluated, Notified, Settled
+from agenttune.goal_names import value_of
 from agenttune.instants import is_over, now_for
 from agenttune.links import Link, make_key, sign
 from agenttune.proposals import CommandRecord, State
@@ -119,4 +120,4 @@ def _approval(
 def _last_metric(log: RunLog) -> float | None:
     found = log.events(kinds=["evaluated"], limit=1, newest=True)
     body = found[0].body if found else None
-    return body.metrics.get(log.info().goal_metric) if isinstance(body, Evaluated) else None
+    return value_of(log.info().goal_metric, body.metrics) if isinstance(body, Evaluated) else None

@@ -24,6 +24,7 @@ from agenttune.events import (
     StoredPoint,
     is_trial,
 )
+from agenttune.goal_names import is_goal, resolve
 from agenttune.goals import goal_values, score_of
 from agenttune.store import RunLog
 from agenttune.summary import MetricAt
@@ -90,8 +91,9 @@ class RunFeed:
         self._calls: list[ModelCalled] = []
         self.now = Snapshot(info=log.info())
         known = score_of(goal_values(log, self.now.info, self.now.info.branch), self.now.info)
-        if known is not None and known.metric == self.now.info.goal_metric:
-            self.now.goal_best = known.best
+        self._goal = self.now.info.goal_metric
+        if known is not None and is_goal(known.metric, self._goal):
+            self._goal, self.now.goal_best = known.metric, known.best
 
     def read(self) -> list[Line]:
         """Bring `now` up to date and return the lines of the new events, oldest first."""
@@ -142,8 +144,8 @@ class RunFeed:
         self.now.base_lr = point.values.get("base_lr", self.now.base_lr)
         norm = point.values.get("step_grad_norm", point.values.get("grad_norm"))
         self.now.grad_norm = self.now.grad_norm if norm is None else norm
-        if self.now.info.goal_metric in point.values:
-            self._take_goal(point.step, point.values[self.now.info.goal_metric])
+        if self._goal in point.values:
+            self._take_goal(point.step, point.values[self._goal])
 
     def _take_goal(self, step: int, value: float) -> None:
         newest = MetricAt(step=step, value=value)
@@ -158,8 +160,11 @@ class RunFeed:
     def _take_event(self, event: Event) -> list[Line]:
         body = event.body
         if isinstance(body, Evaluated):
-            if self.now.info.goal_metric in body.metrics:
-                self._take_goal(event.step or 0, body.metrics[self.now.info.goal_metric])
+            found = resolve(self.now.info.goal_metric, body.metrics)
+            if found is not None and found != self._goal:  # what had its bare name until now was another metric
+                self._goal, self.now.goal_best = found, None
+            if found is not None:
+                self._take_goal(event.step or 0, body.metrics[found])
             if "eval_loss" in body.metrics:
                 self.now.evaluations.append(MetricAt(step=event.step or 0, value=body.metrics["eval_loss"]))
         elif isinstance(body, BranchStarted):

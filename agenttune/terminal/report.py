@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agenttune.events import RunInfo
+from agenttune.goal_names import is_goal
 from agenttune.processes import is_alive
 from agenttune.proposals import State
 from agenttune.store import LOG_NAME
@@ -100,7 +101,7 @@ def _scores(score: Score | None, info: RunInfo) -> list[Table]:
         _labelled("", f"best  {_at(score.best)}"),
         _labelled("", f"first {_at(score.first)}"),
     ]
-    if score.metric != info.goal_metric:
+    if not is_goal(score.metric, info.goal_metric):
         shown.append(_labelled("", f"(the goal, {clean(info.goal_metric, 40)}, was never logged)"))
     return shown
 

@@ -47,6 +47,7 @@ class Knob:
             effective=self.read(),
             minimum=self.minimum,
             maximum=self.maximum,
+            redefines=self.redefines,
         )
 
 
@@ -133,6 +134,10 @@ class KnobRegistry:
                 field="get",
             )
         self._knobs[knob.name] = knob
+
+    def redefines(self, name: str) -> Redefines:
+        """Which losses mean something else once a knob was changed; none for one that there is not."""
+        return self._knobs[name].redefines if name in self._knobs else "nothing"
 
     def states(self) -> list[KnobState]:
         """All knobs as they read; one whose `get` raises is shown without a value, and the reason is logged."""

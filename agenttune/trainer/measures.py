@@ -16,6 +16,7 @@ from typing import Literal, Protocol
 
 from agenttune.config import ProbationSettings
 from agenttune.forecast import Comparison, compare
+from agenttune.goal_names import resolve
 from agenttune.trainer.trail import Trail
 
 METRIC = "step_loss"
@@ -218,9 +219,11 @@ class Evaluations:
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """The metrics of an evaluation."""
-        if self.metric not in values:
+        found = resolve(self.metric, values)
+        if found is None:
             self.other_names.update(values)
             return
+        self.metric = found
         self.cut(step - 1)  # evaluated twice at one step: the newest counts
         self._points.append((step, self.sign * float(values[self.metric])))
 

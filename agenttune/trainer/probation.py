@@ -15,6 +15,7 @@ from typing import Literal
 from agenttune.commands import CommandBase, LoadCheckpoint, Risk
 from agenttune.config import ProbationSettings
 from agenttune.events import RunInfo, Settled
+from agenttune.goal_names import is_goal
 from agenttune.proposals import Ack, CommandRecord, Proposal
 from agenttune.redefining import Redefinition, redefinition
 from agenttune.trainer.before import AUTHOR, StatesBefore
@@ -114,8 +115,8 @@ class Probation:
         # A change's steps, as many before it, and as many again for how low the loss has been.
         self.trail = Trail(3 * max(self.settings.longest_steps, BEFORE_STEPS))
         metric = self.settings.metric or self.info.goal_metric
-        is_goal = metric == self.info.goal_metric
-        direction = self.settings.direction or (self.info.goal_direction if is_goal else "minimize")
+        same = is_goal(metric, self.info.goal_metric) or is_goal(self.info.goal_metric, metric)
+        direction = self.settings.direction or (self.info.goal_direction if same else "minimize")
         self.evaluations = Evaluations(metric, direction == "maximize")
 
     @property

@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from agenttune.commands import Probe
+from agenttune.commands import Probe, SetKnob
 from agenttune.errors import AgenttuneError, UserError
 from agenttune.events import Probed, RunInfo, TrialStarted
+from agenttune.goal_names import value_of
 from agenttune.proposals import CommandRecord
+from agenttune.redefining import touches
 from agenttune.trainer.answers import Answers
 from agenttune.trainer.apply import apply_command
 from agenttune.trainer.checkpoints import SavedCheckpoint
@@ -164,7 +166,7 @@ class Probing:
         self._wanted = None
         if not isinstance(record.command, Probe):
             return
-        refusal = adapter.trial_refusal()
+        refusal = adapter.trial_refusal() or self._incomparable(record.command)
         if refusal:
             self._answers.refuse(record, f"probe: {refusal}")
             return
@@ -179,6 +181,19 @@ class Probing:
         self._course = Course(record, record.command, saved, state, self._steering.ratios, attempts)
         adapter.begin_trials(self)
         self._try(self._course)
+
+    def _incomparable(self, command: Probe) -> str:
+        """Why the trials cannot be compared: a candidate changes what the compared loss means; empty if none does."""
+        metric = "step_loss" if command.metric == "loss" else self._goal_metric
+        for number, candidate in enumerate(command.candidates):
+            knob = isinstance(candidate, SetKnob) and self._steering.registry.redefines(candidate.name)
+            if not knob or not touches(knob, metric):
+                continue
+            said = f"candidate {number} (from 0), {candidate.kind}, gives {metric} another meaning"
+            if command.metric == "loss" and not touches(knob, self._goal_metric):
+                return f"{said}, so that trials cannot be compared by it; ask with metric 'goal' ({self._goal_metric})"
+            return f"{said}, so that trials cannot be compared by it"
+        return ""
 
     def _keep(self, record: CommandRecord) -> SavedCheckpoint:
         tag = f"before-{record.command_id}"[:64].replace(":", "-")
@@ -266,7 +281,7 @@ class Probing:
         except Exception as error:  # the user's evaluation can be anything
             attempt.problem = f"not evaluated: {error}"[:REASON_CHARACTERS]
             return
-        attempt.value = metrics.get(self._goal_metric)
+        attempt.value = value_of(self._goal_metric, metrics)
         if attempt.value is None:
             attempt.problem = f"the evaluation has no {self._goal_metric}"
 

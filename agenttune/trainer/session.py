@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from agenttune.config import CheckpointSettings, ProbationSettings
 from agenttune.errors import UserError
-from agenttune.events import Evaluated, Logged, Point, RunStarted, RunStatus, Settled, StatusChanged, rate_name
+from agenttune.events import Evaluated, Found, Logged, Point, RunStarted, RunStatus, Settled, StatusChanged, rate_name
 from agenttune.points import Row
 from agenttune.proposals import CommandRecord
 from agenttune.store import RunLog
@@ -19,6 +19,7 @@ from agenttune.trainer.answers import Answers
 from agenttune.trainer.apply import apply_command
 from agenttune.trainer.checkpoints import FOLDER, Checkpoints, SavedCheckpoint
 from agenttune.trainer.exchange import Alone, Exchange
+from agenttune.trainer.goal_check import GoalCheck
 from agenttune.trainer.going_back import GoingBack
 from agenttune.trainer.intake import Intake
 from agenttune.trainer.knobs import Knob, KnobRegistry
@@ -79,9 +80,8 @@ class Session:
         self._exchange = exchange or Alone()
         self.registry = registry or KnobRegistry()
         self.steering = Steering(adapter, self.registry)
-        self._goal_metric = ""
+        self._goal = GoalCheck("" if log is None else log.info().goal_metric)
         if log is not None:
-            self._goal_metric = log.info().goal_metric
             self.steering.checkpoints = _checkpoints_of(log)
         self.status: RunStatus = "starting"
         self.lr = self.base_lr = float("nan")
@@ -152,6 +152,7 @@ class Session:
         if self._ended:
             return
         self.status = status
+        self._check_goal(None)
         self._rates.settle(f"read back; the run is {status} before another step could confirm it")
         self._saving.fail_open(status)
         self._going_back.fail_open(status)
@@ -218,6 +219,7 @@ class Session:
             self._probing.step(step)
             return
         self.steering.step = step
+        self._check_goal(step)
         if self._lockstep is not None:
             self._lockstep.reach(step)
         if self._is_quiet():
@@ -279,14 +281,21 @@ class Session:
         self.add_point(point)
         if self._probing.is_trying:
             return
-        if self._goal_metric in point.values:
-            self.steering.checkpoints.metric = float(point.values[self._goal_metric])
+        value = self._goal.evaluated(point.step, point.values)
+        if value is not None:
+            self.steering.checkpoints.metric = value
         body = Evaluated(metrics=point.values, texts=dict(texts or {}), command_id=self._evaluating)
         self._recorder.record(body, command_id=self._evaluating)
         if self._probation is not None:
             self._probation.evaluated(point.step, point.values)
         if self._lockstep is not None:
             self._lockstep.evaluated(point.step)
+
+    def _check_goal(self, step: int | None) -> None:
+        found = self._goal.finding(step)
+        if found is not None:
+            logger.warning(found.summary)
+            self._recorder.record(Found(finding=found), step=found.step)
 
     def checkpoint_saved(self, checkpoint: SavedCheckpoint | str) -> None:
         """The loop has saved a checkpoint, or has not, for the reason given; answers who asked for it."""

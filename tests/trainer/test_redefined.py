@@ -254,4 +254,19 @@ def test_guardian_does_not_cut_a_good_run_after_an_operator_smoothed_the_labels(
     assert sum(losses[110:120]) > 1.5 * sum(losses[90:100])
     assert [record.command_id for record in result.records()] == ["smooth"]
     assert agent.seen[-1].redefined_step("step_loss") == 100
-    assert not [e.body.finding for e in result.events("found") if e.body.finding.kind in ("divergence", "spike")]
+    assert not [body for body in result.bodies("found") if body.finding.kind in ("divergence", "spike")]
+
+
+def test_a_probe_does_not_compare_losses_of_two_meanings(bench: Bench) -> None:
+    """A share of smoothed labels of 0 always has the lower loss."""
+    probes = [{"kind": "probe", "candidates": [KNOB], "steps": 3, "metric": metric} for metric in ("loss", "goal")]
+    model = Sorter()
+    result = bench.trainer([At(5, probes[0]), At(6, probes[1])], model=model, evaluates=False, max_steps=12)
+    result.trainer.train_dataset = Largest()
+    result.trainer.register_knob("label_smoothing", lambda: model.smoothing, lambda v: setattr(model, "smoothing", v))
+    result.trainer.train()
+    by_loss, by_goal = result.acks()
+    assert (by_loss.outcome, by_goal.outcome) == ("failed", "failed")
+    assert "gives step_loss another meaning" in by_loss.message
+    assert "gives eval_loss another meaning" in by_goal.message
+    assert result.bodies("trial_started") == []
