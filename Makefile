@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 PARALLEL := -n 2 --dist loadfile
 
 .DEFAULT_GOAL := run
-.PHONY: run test test-oldest test-llm test-browser bench-core bench-jump bench-rescue bench-agent bench-gate bench-lookahead bench-probation format clean
+.PHONY: run test test-oldest test-gpu test-llm test-browser bench-core bench-jump bench-rescue bench-agent bench-gate bench-lookahead bench-probation format clean
 
 run: .venv/.installed
 	$(BIN)/agenttune run config.yaml
@@ -32,6 +32,11 @@ test-llm: .venv/.installed-llm
 # A real Chromium over a real server; skipped, with the reason, where there is no browser.
 test-browser: .venv/.installed-browser
 	$(BIN)/pytest -rs -m browser tests/browser
+
+# The trainer's tests on an accelerator, with whatever Python has the torch for it: `make test-gpu GPU_PYTHON=python3`.
+GPU_PYTHON ?= python3
+test-gpu:
+	AGENTTUNE_TEST_DEVICE=cuda $(GPU_PYTHON) -m pytest -p no:cacheprovider -n 8 --dist loadfile -m trainer tests/trainer
 
 bench-core: .venv/.installed
 	$(BIN)/python -m benchmarks.core

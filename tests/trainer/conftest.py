@@ -24,6 +24,8 @@ from agenttune.proposals import Ack, Author, CommandRecord, Proposal, Verdict
 from agenttune.store import RunLog, list_runs, run_folder
 from agenttune.trainer import InteractiveCallback, Options, make_interactive
 
+ON_CPU = os.environ.get("AGENTTUNE_TEST_DEVICE", "cpu") == "cpu"
+"""`make test-gpu` runs these tests where there is an accelerator."""
 AUTHOR = Author(principal="operator", name="ann")
 APPROVED = Verdict(decision="approved", decided_by="test")
 
@@ -197,7 +199,7 @@ class Bench:
             "save_strategy": "no",
             "report_to": "none",
             "disable_tqdm": True,
-            "use_cpu": True,
+            "use_cpu": ON_CPU,
             "seed": 7,
             "dataloader_pin_memory": False,
             "logging_nan_inf_filter": False,
