@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from agenttune.cli.app import Json, RunsDir, app, find_run, runs_dir_of
+
+if TYPE_CHECKING:
+    from agenttune.events import RunInfo
+    from agenttune.summary import Score
 
 Format = Annotated[
     str,
@@ -41,6 +45,19 @@ def report(
         write(log, chosen, output, force, since or 0)
 
 
+def _score(info: RunInfo) -> Score | None:
+    """The goal metric of a run as it stands; None where its log cannot be read, which `report` explains."""
+    from agenttune.errors import StoreFault
+    from agenttune.goals import goal_values, score_of
+    from agenttune.store import RunLog
+
+    try:
+        with closing(RunLog.open_to_read(Path(info.path))) as log:
+            return score_of(goal_values(log, info, info.branch), info)
+    except StoreFault:
+        return None
+
+
 @app.command()
 def runs(json_: Json = False, runs_dir: RunsDir = None) -> None:
     """List the runs, newest first."""
@@ -51,6 +68,6 @@ def runs(json_: Json = False, runs_dir: RunsDir = None) -> None:
     if json_:
         typer.echo(json.dumps([info.model_dump(mode="json") for info in found], indent=2))
     elif found:
-        print_runs(Console(), found)
+        print_runs(Console(), [(info, _score(info)) for info in found])
     else:
         typer.echo(f"no runs in {runs_dir_of(runs_dir)} yet; start one with: agenttune run config.yaml")

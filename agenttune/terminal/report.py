@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,6 +32,8 @@ FOLDED_REFUSALS = 3
 """As many of one kind are shown one by one; of more the first is, and the others are counted."""
 SHOWN_FINDINGS = 12
 """The first findings of a run tell its story; the log holds all."""
+TABLE_COLUMNS = 100
+"""Narrower terminals get the changes as lines: a table of five columns would break names and numbers (tried by eye)."""
 DEFAULT_RUNS_DIR = "runs"
 
 
@@ -96,13 +97,15 @@ def _scores(score: Score | None, info: RunInfo) -> list[Table]:
     if score is None:
         return [_labelled("metric", "no loss was logged")]
     words = "less" if score.direction == "minimize" else "more"
+    metric = clean(score.metric, 100)
     shown = [
-        _labelled(score.metric, Text.assemble("final ", (_at(score.last), "bold"), f" ({words} is better)")),
+        _labelled("goal", Text.assemble((metric, "bold"), f" ({words} is better)")),
+        _labelled("", Text.assemble("final ", (_at(score.last), "bold"))),
         _labelled("", f"best  {_at(score.best)}"),
         _labelled("", f"first {_at(score.first)}"),
     ]
     if not is_goal(score.metric, info.goal_metric):
-        shown.append(_labelled("", f"(the goal, {clean(info.goal_metric, 40)}, was never logged)"))
+        shown.append(_labelled("", f"the goal that was set, {clean(info.goal_metric, 100)}, was never logged"))
     return shown
 
 
@@ -138,20 +141,36 @@ def _print_changes(console: Console, interventions: Sequence[Intervention], metr
     if not interventions:
         console.print(_labelled("changed", "nothing"))
         return
+    if console.width < TABLE_COLUMNS:
+        for index, item in enumerate(interventions):
+            _print_change(console, item, metric, "changed" if index == 0 else "")
+        return
     table = Table(title="What was changed, why, and what came of it", title_justify="left", title_style="bold")
     table.add_column("step", justify="right", no_wrap=True)
     for heading in ("by", "change", "why", clean(metric, 30)):
         table.add_column(heading, overflow="fold")
     for item in interventions:
-        step = item.applied_at_step if item.applied_at_step is not None else item.proposed_at_step
         table.add_row(
-            "-" if step is None else str(step),
+            _step(item),
             Text(clean(item.author, 30)),
             _change(item),
             Text(clean(item.rationale) or "-"),
             Text(_effect(item)),
         )
     console.print(table)
+
+
+def _print_change(console: Console, item: Intervention, metric: str, label: str) -> None:
+    """One change on lines of its own, for a terminal in which a table would cut its facts to pieces."""
+    what = Text.assemble((f"step {_step(item)} ", "bold"), _change(item), f", by {clean(item.author, 30)}")
+    console.print(_labelled(label, what))
+    console.print(_labelled("", f"{clean(metric, 100)} {_effect(item)}"))
+    console.print(_labelled("", f"because {clean(item.rationale) or 'no reason was given'}"))
+
+
+def _step(item: Intervention) -> str:
+    step = item.applied_at_step if item.applied_at_step is not None else item.proposed_at_step
+    return "-" if step is None else str(step)
 
 
 def _change(item: Intervention) -> Text:
@@ -204,20 +223,3 @@ def _refusal(item: Intervention) -> str:
         return f"{asked} {said}, {clean(item.summary)}"
     word = "" if item.state is State.REJECTED else f" {item.state.value}"
     return f"{asked}{word} by {clean(item.decided_by)}: {clean(item.decision_reason)}"
-
-
-def print_runs(console: Console, runs: Sequence[RunInfo]) -> None:
-    """A table of runs, one line each."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("run", no_wrap=True)
-    table.add_column("status", no_wrap=True)
-    table.add_column("step", justify="right", no_wrap=True)
-    table.add_column("started", no_wrap=True)
-    table.add_column("why", overflow="ellipsis", no_wrap=True)
-    for info in runs:
-        started = time.strftime("%Y-%m-%d %H:%M", time.localtime(info.created_at_s))
-        steps = str(info.step) if info.max_steps is None else f"{info.step}/{info.max_steps}"
-        style = "red" if info.status in BAD_STATUS else "green"
-        status, why = Text(info.status, style=style), Text(clean(info.status_reason, 80))
-        table.add_row(Text(clean(info.run_id)), status, steps, started, why)
-    console.print(table)
