@@ -9,15 +9,29 @@ from types import FrameType
 from typing import Annotated
 
 import typer
+from click import Context
+from typer.core import TyperGroup
 
 from agenttune import __version__
 from agenttune.errors import UnknownRun
 
+ORDER = ("init", "check", "estimate", "run", "runs", "report", "approve", "send", "show", "attach", "swap", "detach")
+"""Of the help: as a newcomer needs them; the others come after."""
+
+
+class InOrder(TyperGroup):
+    """A group that lists its commands in that order."""
+
+    def list_commands(self, ctx: Context) -> list[str]:
+        names = super().list_commands(ctx)
+        return [name for name in ORDER if name in names] + [name for name in names if name not in ORDER]
+
+
 app = typer.Typer(
+    cls=InOrder,
     help="An agent beside your training run.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode=None,
 )
 

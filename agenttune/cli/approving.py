@@ -27,7 +27,9 @@ group = typer.Typer(help="Decide on commands that wait for a person.", no_args_i
 app.add_typer(group, name="approve")
 
 RunName = Annotated[str, typer.Option("--run", help="A run's id, the beginning of one, or `latest`.")]
-CommandName = Annotated[str, typer.Argument(metavar="ID", help="The command's id, or its beginning.")]
+CommandName = Annotated[
+    str, typer.Argument(metavar="[ID]", help="The command's id, or its beginning. Default: the one that waits.")
+]
 Reason = Annotated[str, typer.Option("--reason", help="Goes back to who asked.")]
 WATCH_POLL_S = 1.0
 
@@ -52,7 +54,7 @@ def list_(run: RunName = "latest", url: Url = "", runs_dir: RunsDir = None, json
 
 @group.command()
 def show(
-    command_id: CommandName, run: RunName = "latest", url: Url = "", runs_dir: RunsDir = None, json_: Json = False
+    command_id: CommandName = "", run: RunName = "latest", url: Url = "", runs_dir: RunsDir = None, json_: Json = False
 ) -> None:
     """Show one request: what it would change, on which evidence, and what happens if nobody answers."""
     with _desk(run, url, runs_dir) as desk:
@@ -66,7 +68,7 @@ def show(
 
 @group.command()
 def yes(
-    command_id: CommandName,
+    command_id: CommandName = "",
     reason: Reason = "",
     always: Annotated[bool, typer.Option("--always", help="Also all further ones of its kind and rule.")] = False,
     run: RunName = "latest",
@@ -93,7 +95,7 @@ def never(
 
 @group.command()
 def no(
-    command_id: CommandName, reason: Reason = "", run: RunName = "latest", url: Url = "", runs_dir: RunsDir = None
+    command_id: CommandName = "", reason: Reason = "", run: RunName = "latest", url: Url = "", runs_dir: RunsDir = None
 ) -> None:
     """Reject a command; the reason goes back to who asked."""
     with _desk(run, url, runs_dir) as desk:
@@ -102,7 +104,7 @@ def no(
 
 @group.command()
 def escalate(
-    command_id: CommandName, reason: Reason = "", run: RunName = "latest", url: Url = "", runs_dir: RunsDir = None
+    command_id: CommandName = "", reason: Reason = "", run: RunName = "latest", url: Url = "", runs_dir: RunsDir = None
 ) -> None:
     """Leave a command to the next approver of its rule; if there is none, it is rejected."""
     with _desk(run, url, runs_dir) as desk:
@@ -111,14 +113,19 @@ def escalate(
 
 @group.command()
 def edit(
-    command_id: CommandName,
-    arguments: Annotated[str, typer.Argument(help='Arguments to replace, as JSON: {"lr": 0.001}.')],
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="[ID] JSON", help='The command\'s id, as above, and the arguments: {"lr": 0.001}.'),
+    ],
     reason: Reason = "",
     run: RunName = "latest",
     url: Url = "",
     runs_dir: RunsDir = None,
 ) -> None:
     """Approve a command with other arguments; the same schema and guardrails hold for them."""
+    *ids, arguments = words
+    if len(ids) > 1:
+        raise UserError("give one id and one JSON object, in quotes: '{\"lr\": 0.001}'", field="arguments")
     try:
         changed = json.loads(arguments, object_pairs_hook=once)
     except ValueError as error:
@@ -126,7 +133,7 @@ def edit(
     if not isinstance(changed, dict):
         raise UserError('the arguments are a JSON object, such as {"lr": 0.001}', field="arguments")
     with _desk(run, url, runs_dir) as desk:
-        desk.decide(command_id, "edit", reason, changed)
+        desk.decide(ids[0] if ids else "", "edit", reason, changed)
 
 
 @group.command()
@@ -159,6 +166,10 @@ class _Desk:
     def find(self, name: str) -> CommandRecord:
         """The one request whose command's id begins so; raises UserError if there is none, or more than one."""
         waiting = self.waiting()
+        if not name and len(waiting) != 1:
+            lines = "".join(f"\n  {_line(record)}" for record in waiting)
+            problem = f"{len(waiting)} commands wait; name one by its id:{lines}" if waiting else "nothing waits"
+            raise UserError(problem, field="id", allowed=[record.command_id for record in waiting])
         found = [record for record in waiting if record.command_id.startswith(name)]
         if len(found) == 1:
             return found[0]
@@ -191,7 +202,9 @@ class _Desk:
             command=command,
             always=always,
         )
-        typer.echo(_what_came(self.control.decide(self.run_id, record.command_id, decision)))
+        decided = self.control.decide(self.run_id, record.command_id, decision)
+        # Who did not name the command hears which one it was.
+        typer.echo(f"{'' if name else _what(record) + ': '}{_what_came(decided)}")
 
 
 @contextlib.contextmanager
@@ -214,6 +227,13 @@ def _what_came(decided: CommandRecord) -> str:
     next_ = f", waits for {waits.asked}" if waits is not None else ""
     why = f": {clean(decided.verdict.reason, 500)}" if decided.verdict and decided.verdict.reason else ""
     return f"{decided.state.value}{next_}{why}"
+
+
+def _what(record: CommandRecord) -> str:
+    from agenttune.terminal import clean
+    from agenttune.terminal.lines import command_words
+
+    return clean(command_words(record.proposal.command.model_dump(mode="json")))
 
 
 def _now_s(record: CommandRecord) -> float:

@@ -80,7 +80,9 @@ def attach(
             details=loaded.details,
             load=lambda name: open_policy(name, context),
         )
-        agent.run(stop)
+        typer.echo(f"{policy} beside run {run_id} at {url}; Ctrl-C takes it away, training goes on")
+        with _told(url, settings, run_id):
+            agent.run(stop)
     if got:
         raise typer.Exit(128 + got[0])
 
@@ -102,6 +104,21 @@ def swap(
 ) -> None:
     """Have the agent of a run follow another policy; a policy that cannot be loaded leaves the old one in place."""
     _request(url, run, config, policy)
+
+
+@contextlib.contextmanager
+def _told(url: str, settings: AttachSettings | Config, run_id: str) -> Iterator[None]:
+    """What the agent does is told from here on, over a connection of its own."""
+    from agenttune.cli.telling import Teller
+
+    with _as_owner(url, settings) as control:
+        before = _events(control, run_id)
+        teller = Teller(control, run_id, before[-1].seq if before else 0)
+        teller.start()
+        try:
+            yield
+        finally:
+            teller.close()
 
 
 def _settings(config: Path | None) -> AttachSettings | Config:

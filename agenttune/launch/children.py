@@ -215,9 +215,13 @@ class ServerProcess:
     def url(self) -> str:
         return self.address.url
 
-    def restart_if_dead(self) -> str:
-        """What happened, in words; empty while it lives or after it was given up."""
-        if self._given_up or is_alive(self.address.pid, self._started_s):
+    def restart_if_dead(self, is_needed: Callable[[], bool] = lambda: True) -> str:
+        """What happened, in words; empty while it lives, when it is not needed, or after it was given up.
+
+        Args:
+            is_needed: Asked when it was found dead, not before: who runs beside us ends it when our run is over too.
+        """
+        if self._given_up or is_alive(self.address.pid, self._started_s) or not is_needed():
             return ""
         if not self._budget.take():
             self._given_up = True

@@ -47,8 +47,11 @@ def ending_of(exit_status: int, info: RunInfo, trained: bool, interrupted: str =
         return Ending("failed", _untrained(exit_status), ok=False)
     if info.is_live:
         return Ending("lost" if exit_status == 0 else "failed", f"the script {how} without closing its log", ok=False)
-    if exit_status != 0:
+    if exit_status != 0 and info.status in SUCCESSES:
         return Ending("failed", f"training {info.status}, but then the script {how}", ok=False)
+    if exit_status != 0:
+        why = info.status_reason or f"training {info.status}"
+        return Ending(info.status, f"{why}; the script {how}", ok=False)
     return Ending(info.status, info.status_reason, ok=info.status in SUCCESSES)
 
 

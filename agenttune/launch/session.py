@@ -205,7 +205,8 @@ class Session:
             trained = bool(log.events(kinds=["run_started"], limit=1))
             self._ending = ending_of(exit_status, log.info(), trained, self._why_interrupted())
             log.append(StatusChanged(status=self._ending.status, reason=self._ending.reason), step=log.info().step)
-            if log.info().status_reason != self._ending.reason and not self._ending.ok:
+            told = log.info().status_reason
+            if not self._ending.ok and not (told and told in self._ending.reason):
                 log.append(NoteAdded(text=self._ending.reason, author=LAUNCHER), step=log.info().step)
         finally:
             log.close()
@@ -243,7 +244,7 @@ class Session:
     def _look_after(self, view: View) -> None:
         if self._stopping is not None and (words := self._stopping.step(self._interrupts.count)):
             view.notice(words)
-        said = [self._server.restart_if_dead()]
+        said = [self._server.restart_if_dead(lambda: self._run.log.info().is_live)]
         if self._run.log.info().is_live:
             said += [self._agent.restart_if_dead(), self._reviewer.restart_if_dead() if self._reviewer else ""]
         for words in filter(None, said):

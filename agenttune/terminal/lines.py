@@ -64,12 +64,18 @@ CommandLookup = Callable[[str], "CommandRecord | None"]
 def lines_of(event: Event, find_command: CommandLookup) -> list[Line]:
     """The lines that an event is worth; most events are worth one or none."""
     make = _MAKERS.get(type(event.body))
-    if make is None:
+    if make is None or _says_nothing_new(event):
         return []
     record = find_command(event.command_id) if event.command_id else None
     return [
         Line(event.at_s, _step_of(event), mark, clean(text), style) for mark, text, style in make(event.body, record)
     ]
+
+
+def _says_nothing_new(event: Event) -> bool:
+    """That a run is running once its trainer has started."""
+    body = event.body
+    return isinstance(body, StatusChanged) and body.status == "running" and not body.reason and not event.step
 
 
 def _step_of(event: Event) -> int | None:

@@ -47,7 +47,7 @@ class PlainLines:
             self._print(plain_line(line))
         if self._clock() - self._progress_at_s >= PROGRESS_EVERY_S:
             self._progress_at_s = self._clock()
-            self._print(progress_words(self._feed.now))
+            self._print(progress_words(self._feed.now, self._clock()))
 
     def notice(self, text: str) -> None:
         self._print(f"agenttune: {text}")
@@ -65,12 +65,14 @@ class PlainLines:
 def plain_line(line: Line) -> str:
     """Such as `14:03:11 step 61 applied: lr 0.5 -> 0.05`."""
     clock = time.strftime("%H:%M:%S", time.localtime(line.at_s))
-    step = "" if line.step is None else f" step {line.step}"
+    step = f" step {line.step}" if line.step else ""
     return f"{clock}{step} {line.mark}: {line.text}"
 
 
-def progress_words(now: Snapshot) -> str:
-    """Step, speed, time left, loss and rate in one line."""
+def progress_words(now: Snapshot, at_s: float) -> str:
+    """Step, speed, time left, loss and rate in one line; before the first step, what is waited for and how long."""
+    if not now.info.step:
+        return f"waiting for the first step, {duration(max(0.0, at_s - now.info.created_at_s))} since the start"
     of = "" if now.info.max_steps is None else f"/{now.info.max_steps}"
     words = [f"step {now.info.step}{of}"]
     if now.steps_per_s:

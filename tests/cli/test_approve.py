@@ -71,6 +71,26 @@ def test_a_persons_path(shell: Shell) -> None:
     assert "nothing waits" in late.err
 
 
+def test_the_one_that_waits_needs_no_id(shell: Shell) -> None:
+    for words in (["yes"], ["no"], ["escalate"], ["show"], ["edit", '{"lr": 0.1}']):
+        none = shell.run(*words)
+        assert (none.code, "nothing waits" in none.err) == (2, True)
+    first = shell.desk.ask(lr=0.1)
+    assert "change: lr 0.01 -> 0.1" in shell.run("show").out
+    second = shell.desk.ask(weight_decay=0.2)
+    two = shell.run("yes")
+    assert two.code == 2
+    assert "2 commands wait; name one by its id" in two.err
+    assert first.command_id[:8] in two.err
+    assert second.command_id[:8] in two.err
+    assert shell.run("yes", first.command_id[:8]).out.strip() == "queued"
+    edited = shell.run("edit", '{"weight_decay": 0.15}')
+    assert edited.out.strip() == "update_optimizer weight_decay 0.2: queued"
+    assert shell.desk.control.command("r1", second.command_id).command.arguments()["weight_decay"] == 0.15
+    shell.desk.ask(kind="do_evaluate")
+    assert shell.run("no", "--reason", "late").out.strip() == "do_evaluate: rejected: late"
+
+
 def test_always_and_never_from_a_shell(shell: Shell) -> None:
     first = shell.desk.ask(lr=0.1)
     assert shell.run("yes", first.command_id, "--always").out.strip() == "queued"

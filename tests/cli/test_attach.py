@@ -89,6 +89,10 @@ def test_an_agent_is_sent_away_and_another_attached_and_swapped(live: Live) -> N
     assert (swapped.code, swapped.out) == (0, f"noop attached to run {live.run_id}\n")
     assert live.say("detach").code == 0
     assert agent.wait(PATIENCE_S) == 0
+    told = agent.communicate()[0]
+    assert f"guardian beside run {live.run_id} at {live.url}" in told
+    for line in ("policy: guardian attached", "policy: noop attached", "policy: noop left"):
+        assert line in told, "what it did stands in a file too"
     assert live.policies() == [
         *("attached noop", "requested None", "detached noop"),
         *("attached guardian", "requested noop", "detached guardian", "attached noop"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,29 @@ def test_version_and_help(tmp_path: Path) -> None:
     assert shown.code == 0
     for command in ("run", "check", "report", "runs", "init", "schema", "serve", "attach"):
         assert f"  {command} " in shown.out
+
+
+def test_help_begins_with_what_a_newcomer_needs(tmp_path: Path) -> None:
+    shown = agenttune("--help", cwd=tmp_path).out
+    places = [
+        shown.index(f"  {command} ") for command in ("init", "check", "run", "runs", "report", "approve", "serve")
+    ]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize(("typed", "offered"), [("rep", "report"), ("report --for", "--format"), ("approve ye", "yes")])
+def test_the_shell_completes(tmp_path: Path, typed: str, offered: str) -> None:
+    words = ["agenttune", *typed.split()]
+    script = (
+        'eval "$(_AGENTTUNE_COMPLETE=source_bash agenttune)"; '
+        f"COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; "
+        '_agenttune_completion agenttune; echo "${COMPREPLY[@]}"'
+    )
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    done = subprocess.run(
+        ["bash", "--norc", "-c", script], check=False, env={"PATH": path}, capture_output=True, text=True
+    )
+    assert offered in done.stdout.split(), done.stderr
 
 
 def test_unknown_option_is_refused(tmp_path: Path) -> None:

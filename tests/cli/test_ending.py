@@ -30,6 +30,8 @@ def run(status: RunStatus, reason: str = "") -> RunInfo:
         (3, "running", True, "failed", False, "ended with exit code 3 without closing its log"),
         (0, "running", True, "lost", False, "ended with exit code 0 without closing its log"),
         (1, "stopped", True, "failed", False, "training stopped, but then the script ended with exit code 1"),
+        (1, "failed", True, "failed", False, "why it stopped; the script ended with exit code 1"),
+        (130, "interrupted", True, "interrupted", False, "training interrupted; the script ended with exit code 130"),
         (-9, "running", True, "lost", False, "was killed by SIGKILL (the kernel does this when memory runs out)"),
         (-11, "starting", False, "lost", False, "was killed by SIGSEGV"),
         (1, "starting", False, "failed", False, "ended with exit code 1 before any training began"),

@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from agenttune.config import ServerSettings
+from agenttune.launch.children import ServerProcess
 from agenttune.processes import is_alive
 from agenttune.serving import find_server
 from agenttune.store import list_runs
@@ -155,6 +157,15 @@ def test_refused_stop_ends_the_process_all_the_same(project: Project) -> None:
     result = launched.end()
     assert result.code == 130
     assert "stop_training was refused" in result.out
+
+
+def test_a_server_that_nobody_needs_any_more_is_not_called_dead(tmp_path: Path) -> None:
+    server = ServerProcess(tmp_path / "runs", ServerSettings(port=0))
+    psutil.Process(server.address.pid).kill()
+    wait_for("its end", lambda: not is_alive(server.address.pid, None))
+    assert server.restart_if_dead(lambda: False) == "", "the run beside ours ended it: ours is over as well"
+    assert "was started again" in server.restart_if_dead(lambda: True)
+    server.stop()
 
 
 def test_killed_agent_is_started_again(project: Project) -> None:

@@ -199,6 +199,24 @@ def test_plain_progress_comes_every_ten_seconds(rescued: RunLog) -> None:
     assert "lr 0.05" in out.getvalue()
 
 
+def test_a_start_in_a_pipe_says_what_is_waited_for_and_no_step_0(empty: RunLog) -> None:
+    now_s = [empty.info().created_at_s]
+    output = StringIO()
+    feed = RunFeed(empty.folder)
+    lines = PlainLines(Console(file=output), feed, "train.py", "http://127.0.0.1:1", clock=lambda: now_s[0])
+    for _ in range(3):
+        now_s[0] += 15
+        lines.refresh()
+    empty.append(RunStarted(framework="a test", pid=1, max_steps=200), StatusChanged(status="running"), step=0)
+    now_s[0] += 5
+    lines.close()
+    shown = output.getvalue()
+    assert "waiting for the first step, 15 s since the start" in shown
+    assert "a test, 200 steps" in shown
+    assert "step 0" not in shown
+    assert "status: running" not in shown
+
+
 def test_long_run_is_followed_in_bounded_memory(empty: RunLog) -> None:
     feed = RunFeed(empty.folder)
     empty.append_points(Point(step=s, at_s=AT_S + s, values={"step_loss": 1.0, "lr": 0.1}) for s in range(1, 10_001))
