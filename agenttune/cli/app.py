@@ -6,10 +6,9 @@ import signal
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from click import Context
 from typer.core import TyperGroup
 
 from agenttune import __version__
@@ -22,7 +21,7 @@ ORDER = ("init", "check", "estimate", "run", "runs", "report", "approve", "send"
 class InOrder(TyperGroup):
     """A group that lists its commands in that order."""
 
-    def list_commands(self, ctx: Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         names = super().list_commands(ctx)
         return [name for name in ORDER if name in names] + [name for name in names if name not in ORDER]
 
