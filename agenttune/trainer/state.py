@@ -215,6 +215,10 @@ def _same_number(group: Mapping[str, Any], entry: Mapping[str, Any], name: str) 
     return group.get(name) is not None and float(group[name]) == float(entry[name])
 
 
+EVERY_DEVICE = "cuda_all"
+"""Key of the states of all devices that one process drives; transformers, which keeps one, does not look at it."""
+
+
 def read_rng() -> dict[str, Any]:
     """Random states of this process, under the names that transformers uses in `rng_state.pth`."""
     states: dict[str, Any] = {"python": random.getstate(), "cpu": torch.random.get_rng_state()}
@@ -222,7 +226,12 @@ def read_rng() -> dict[str, Any]:
     if numpy is not None:
         states["numpy"] = numpy.random.get_state()
     if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.random.get_rng_state_all()
+        every = torch.cuda.random.get_rng_state_all()
+        # transformers reads all of them in a distributed run, else the one of the device in use, and gives up on others.
+        is_alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+        states["cuda"] = every[torch.cuda.current_device()] if is_alone else every
+        if is_alone and len(every) > 1:
+            states[EVERY_DEVICE] = every
     return states
 
 
@@ -237,8 +246,7 @@ def put_rng(states: Mapping[str, Any]) -> None:
     if "numpy" in states and numpy is not None:
         numpy.random.set_state(states["numpy"])
     if "cuda" in states and torch.cuda.is_available():
-        cuda = states["cuda"]
-        # transformers saves one state when a process drives one device.
+        cuda = states.get(EVERY_DEVICE, states["cuda"])
         if isinstance(cuda, torch.Tensor):
             torch.cuda.random.set_rng_state(cuda)
         else:

@@ -253,7 +253,7 @@ def run_to_its_death(script: str, folder: Path) -> RunLog:
     done = subprocess.run(
         [sys.executable, str(path), str(folder)],
         cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))},
         capture_output=True,
         timeout=120,
         check=False,

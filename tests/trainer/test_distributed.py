@@ -47,7 +47,11 @@ def test_both_ranks_apply_the_same_commands_and_one_answers(tmp_path: Path) -> N
     done = subprocess.run(
         [*launcher, str(script), str(tmp_path)],
         cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH")))),
+            "OMP_NUM_THREADS": "1",
+        },
         capture_output=True,
         timeout=150,
         check=False,

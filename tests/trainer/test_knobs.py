@@ -115,7 +115,7 @@ def test_label_smoothing_changes_the_loss_that_is_trained(bench: Bench) -> None:
     orders = [At(2, knob("label_smoothing", 0.5)), At(4, knob("label_smoothing", 0.0))]
     result = run(bench, *orders, model=model, data=data, max_steps=6, **how)
     assert [ack.outcome for ack in result.acks()] == ["applied", "applied"], result.acks()
-    logits = model(data.rows).logits[:, :-1].detach().reshape(-1, 256)
+    logits = model.cpu()(data.rows).logits[:, :-1].detach().reshape(-1, 256)
     labels = data.rows[:, 1:].reshape(-1)
     plain = float(nn.functional.cross_entropy(logits, labels))
     smoothed = float(nn.functional.cross_entropy(logits, labels, label_smoothing=0.5))
