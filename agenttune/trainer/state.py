@@ -227,7 +227,7 @@ def read_rng() -> dict[str, Any]:
         states["numpy"] = numpy.random.get_state()
     if torch.cuda.is_available():
         every = torch.cuda.random.get_rng_state_all()
-        # transformers reads all of them in a distributed run, else the one of the device in use, and gives up on others.
+        # transformers reads all of them in a distributed run, else that of the device in use, and gives up on others.
         is_alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
         states["cuda"] = every[torch.cuda.current_device()] if is_alone else every
         if is_alone and len(every) > 1:
