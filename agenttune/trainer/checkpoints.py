@@ -228,6 +228,13 @@ class Checkpoints:
             name=name, parent=checkpoint.branch, from_step=checkpoint.step, checkpoint_id=checkpoint.checkpoint_id
         )
 
+    def start_branch_anew(self, name: str, step: int) -> BranchStarted:
+        """Go on as a new branch that the loop itself began, at a step of the branch that it left."""
+        parent = self.branch
+        self.branches[name] = Branch(name, parent, step)
+        self.branch = name
+        return BranchStarted(name=name, parent=parent, from_step=step)
+
     def lineage(self) -> dict[str, int | None]:
         """The branches that training stands on, each with the last step of it that counts (None: all)."""
         last: dict[str, int | None] = {self.branch: None}

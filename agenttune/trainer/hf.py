@@ -126,6 +126,13 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
                 if self.adapter.trainer is not None:
                     register_trainer_knobs(self.adapter.trainer, self.registry)
                 self.session.begin(state.global_step, _details(args, kwargs))
+        else:
+            # The same call of `train()` runs its loop anew with a smaller batch when it was out of memory.
+            reason = f"out of memory, now with batches of {state.train_batch_size}"
+            with self._never_fatal():
+                self._flush_rows()
+                self.session.begin_again(state.global_step, reason if args.auto_find_batch_size else "train() again")
+            self._arrived()
         self._skip()
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -10,14 +10,27 @@ from typing import Any, Literal
 
 from agenttune.config import CheckpointSettings, ProbationSettings
 from agenttune.errors import UserError
-from agenttune.events import Evaluated, Found, Logged, Point, RunStarted, RunStatus, Settled, StatusChanged, rate_name
+from agenttune.events import (
+    Evaluated,
+    Found,
+    Logged,
+    NoteAdded,
+    Point,
+    RunStarted,
+    RunStatus,
+    Settled,
+    StatusChanged,
+    rate_name,
+)
 from agenttune.points import Row
-from agenttune.proposals import CommandRecord
+from agenttune.proposals import CommandRecord, Record
 from agenttune.store import RunLog
 from agenttune.trainer.adapter import Adapter
 from agenttune.trainer.answers import Answers
 from agenttune.trainer.apply import apply_command
+from agenttune.trainer.branch_folders import arrange
 from agenttune.trainer.checkpoints import FOLDER, Checkpoints, SavedCheckpoint
+from agenttune.trainer.confirm import ReadBacks
 from agenttune.trainer.exchange import Alone, Exchange
 from agenttune.trainer.goal_check import GoalCheck
 from agenttune.trainer.going_back import GoingBack
@@ -146,6 +159,44 @@ class Session:
         for found in self.steering.checkpoints.add_found(adapter.found_checkpoints(), adapter.resumed_from()):
             recorder.record(found.saved_event(), step=found.step)
         self._serve("boundary")
+
+    def begin_again(self, step: int, reason: str) -> None:
+        """The loop has left what it trained and begins again, with a smaller batch after it ran out of memory.
+
+        What follows is a branch of its own, unless nothing was trained before; whoever waits is answered.
+
+        Args:
+            step: At which it begins.
+            reason: Why.
+        """
+        steering, recorder = self.steering, self._recorder
+        was = "begun again"
+        self._rates.settle("read back; the run was begun again before another step could confirm it")
+        self._saving.fail_open(was)
+        self._going_back.fail_open(was)
+        self._probing.fail_open(was)
+        if self._probation is not None:
+            self._probation.finish(was)
+            self._probation.trail.cut(step)
+        left = steering.step
+        steering.step = step
+        self._answers.read_backs = ReadBacks()
+        self._answers.max_steps = steering.adapter.max_steps()
+        bodies: list[Record] = [NoteAdded(text=self._begun_again(left, step, reason), author="agenttune")]
+        if left > step:
+            checkpoints = steering.checkpoints
+            bodies.append(checkpoints.start_branch_anew(checkpoints.branch_name(None), step))
+            folder = steering.adapter.loop_folder()
+            bodies += arrange(folder, checkpoints).moved if folder is not None else []
+        steering.learn_groups()
+        self._answers.note_change()
+        recorder.update_info(max_steps=self._answers.max_steps)
+        recorder.record(*bodies, recorder.knobs_read(), *recorder.whole_read())
+        self._serve("boundary")
+
+    def _begun_again(self, left: int, step: int, reason: str) -> str:
+        what = f"the loop began again at step {step}: {reason}; it keeps the weights as they stand"
+        return f"{what}; steps {step + 1} to {left} of {self.branch} are left behind" if left > step else what
 
     def end(self, status: RunStatus, reason: str = "") -> None:
         """Answer what is still open, record how the run ended, and close the log. Further calls do nothing."""
