@@ -37,7 +37,6 @@ from agenttune.trainer.outcomes import (
 )
 from agenttune.trainer.rates import update_optimizer
 from agenttune.trainer.replan import update_schedule
-from agenttune.trainer.state import check_model
 from agenttune.trainer.steered import prepare_dataset
 from agenttune.trainer.steering import Steering
 
@@ -127,8 +126,7 @@ def load_checkpoint(steering: Steering, record: CommandRecord, command: LoadChec
         raise NotSupported(f"load_checkpoint: {refusal}")
     branch = checkpoints.branch_name(command.branch_name)
     checkpoint = checkpoints.find(command.checkpoint_id, record.proposal.author.principal == "agent")
-    model = adapter.model()
-    state = checkpoints.read(checkpoint, lambda shapes: check_model(model, shapes))
+    state = checkpoints.read(checkpoint, adapter.model())
     adapter.check_state(state)
     return AwaitJump(checkpoint, branch, state, prepare_dataset(steering, state.steered))
 

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,14 +22,26 @@ from pydantic import BaseModel, Field, ValidationError
 from safetensors.torch import load_file, save_file
 
 from agenttune.errors import SystemFault, UserError
-from agenttune.trainer.state import TrainingState
+from agenttune.trainer.model_rest import (
+    ADAPTER_CONFIG,
+    OLD_WEIGHTS,
+    REST,
+    WEIGHTS,
+    changed_since,
+    frozen_names,
+    has_adapters,
+    read_adapters,
+    weight_files,
+    write_rest,
+)
+from agenttune.trainer.state import TrainingState, check_model
 
 MANIFEST = "agenttune.json"
 LOOP_STATE = "trainer_state.json"
-WEIGHTS = "model.safetensors"
-OLD_WEIGHTS = "pytorch_model.bin"
 FORMAT = 1
 
+PARTS = ("scheduler", "scaler")
+"""What else has a state dict, in a file each."""
 DISK_ERRORS = (OSError, RuntimeError, safetensors.SafetensorError)
 """What torch and safetensors raise when a file cannot be read or written."""
 
@@ -40,6 +53,8 @@ class Manifest(BaseModel):
 
     Attributes:
         files: Size in bytes of each file beside it; a folder whose files differ is damaged.
+        left_out: Weights that are stored nowhere, as they are not trained, with the sums of their bits.
+        other: Names in the model's own files that are not the model's, or not with its values.
     """
 
     format: int = FORMAT
@@ -48,6 +63,8 @@ class Manifest(BaseModel):
     loop: dict[str, Any] = Field(default_factory=dict)
     steered: dict[str, Any] = Field(default_factory=dict)
     files: dict[str, int] = Field(default_factory=dict)
+    left_out: dict[str, int] = Field(default_factory=dict)
+    other: list[str] = Field(default_factory=list)
 
 
 def write_state(folder: Path, state: TrainingState, branch: str, write_model: WriteModel) -> int:
@@ -61,6 +78,7 @@ def write_state(folder: Path, state: TrainingState, branch: str, write_model: Wr
 
     Raises:
         SystemFault: The disk did not take it; nothing is left of the try.
+        UserError: It could not be loaded again, and was not kept.
     """
     aside = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
@@ -74,6 +92,7 @@ def write_state(folder: Path, state: TrainingState, branch: str, write_model: Wr
             if "trainer_state" in state.loop:
                 (aside / LOOP_STATE).write_text(json.dumps(state.loop["trainer_state"], indent=2) + "\n")
             write_manifest(aside, state, branch)
+            check_readable(aside)
             aside.rename(folder)
     except (
         OSError,
@@ -94,10 +113,19 @@ def _removed_on_error(folder: Path) -> Iterator[None]:
 
 
 def write_manifest(folder: Path, state: TrainingState, branch: str) -> None:
-    """Write `agenttune.json`, the last file of a checkpoint, whole or not at all."""
+    """Write what no other file holds; `agenttune.json` is the last file of a checkpoint, whole or not at all."""
+    left_out, other = write_rest(folder, state.model, state.frozen)
     files = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
     loop = {name: value for name, value in state.loop.items() if name != "trainer_state"}
-    manifest = Manifest(step=state.step, branch=branch, loop=loop, steered=state.steered, files=files)
+    manifest = Manifest(
+        step=state.step,
+        branch=branch,
+        loop=loop,
+        steered=state.steered,
+        files=files,
+        left_out=left_out,
+        other=other,
+    )
     aside = folder / f".{MANIFEST}.{os.getpid()}"
     with aside.open("w", encoding="utf-8") as file:
         file.write(manifest.model_dump_json(indent=2))
@@ -166,8 +194,16 @@ def read_manifest(folder: Path) -> Manifest | None:
     return manifest
 
 
-def _damaged(folder: Path, what: str) -> UserError:
-    return UserError(f"the checkpoint in {folder} is damaged: {what}", field="checkpoint_id")
+def _reason(error: Exception) -> str:
+    """In one line; torch's own about objects that it does not read goes on for a page."""
+    foreign = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+    if foreign is not None:
+        return f"it holds a {foreign[1]}, which is not read from a file, as that would run its code"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _damaged(folder: Path, what: str, problem: str = "is damaged") -> UserError:
+    return UserError(f"the checkpoint in {folder} {problem}: {what}", field="checkpoint_id")
 
 
 def is_complete(folder: Path) -> bool:
@@ -175,55 +211,111 @@ def is_complete(folder: Path) -> bool:
     return (folder / MANIFEST).is_file() or (folder / LOOP_STATE).is_file()
 
 
+def check_readable(folder: Path) -> None:
+    """Refuse a checkpoint that could not be loaded again: what torch reads without running code is all there is.
+
+    Raises:
+        UserError: A file is missing, or holds an object of some library's own.
+    """
+    parts = [folder / f"{name}.pt" for name in PARTS]
+    for path in (folder / "optimizer.pt", *parts, folder / "rng_state.pth", folder / REST):
+        if path.is_file() or path.name == "optimizer.pt":
+            with _reading(folder, f"could not be loaded again, because of {path.name}"):
+                _load(path, mmap=True)
+
+
+def check_fits(folder: Path, model: torch.nn.Module) -> None:
+    """Refuse a checkpoint whose weights are not those of this model, without reading them.
+
+    Raises:
+        UserError: It is of another model, or weights that it does not hold are no longer what they were.
+    """
+    manifest = read_manifest(folder)
+    left_out = manifest.left_out if manifest is not None else {}
+    if not _has_weights(folder):
+        adapters = read_adapters(folder, model)
+        check_model(model, {name: tuple(t.shape) for name, t in adapters.items()}, frozen_names(model))
+        return
+    check_model(model, read_shapes(folder), left_out)
+    changed = changed_since(model, left_out)
+    if changed:
+        raise UserError(
+            f"the checkpoint in {folder} does not hold weights that were not trained when it was saved, and they have "
+            f"changed since: {', '.join(changed[:3])}{' and more' if len(changed) > 3 else ''}",
+            field="checkpoint_id",
+        )
+
+
 def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the weights; of safetensors files only their heads are read.
 
     Raises:
-        UserError: There are none, or they cannot be read.
+        UserError: They cannot be read.
     """
+    manifest = read_manifest(folder)
     with _reading(folder):
         shapes: dict[str, tuple[int, ...]] = {}
-        for path in _weight_files(folder):
+        for path in weight_files(folder):
             if path.suffix == ".safetensors":
                 with safetensors.safe_open(path, framework="pt") as file:
                     shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
             else:
-                loaded = torch.load(path, map_location="meta", weights_only=True)
-                shapes |= {n: tuple(t.shape) for n, t in loaded.items() if isinstance(t, torch.Tensor)}
-    return shapes
+                shapes |= _shapes_of(_load(path, mmap=True))
+        for name in manifest.other if manifest is not None else ():
+            shapes.pop(name, None)
+        return shapes | (_shapes_of(_load(folder / REST, mmap=True)) if _has(folder, REST) else {})
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    for index in (f"{WEIGHTS}.index.json", f"{OLD_WEIGHTS}.index.json"):
-        if (folder / index).is_file():
-            names = json.loads((folder / index).read_text())["weight_map"].values()
-            return [folder / name for name in dict.fromkeys(names)]
-    found = [folder / name for name in (WEIGHTS, OLD_WEIGHTS) if (folder / name).is_file()]
-    if not found:
-        hint = "; adapters alone cannot be loaded yet" if (folder / "adapter_config.json").is_file() else ""
+def _shapes_of(tensors: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(t.shape) for name, t in tensors.items() if isinstance(t, torch.Tensor)}
+
+
+def _has_weights(folder: Path) -> bool:
+    """Whether a model's weights are there, and not adapters alone.
+
+    Raises:
+        UserError: There is neither.
+    """
+    if weight_files(folder) or _has(folder, REST):
+        return True
+    if not has_adapters(folder):
         raise UserError(
-            f"the checkpoint in {folder} has no {WEIGHTS} and no {OLD_WEIGHTS}{hint}", field="checkpoint_id"
+            f"the checkpoint in {folder} has no {WEIGHTS}, no {OLD_WEIGHTS} and no {ADAPTER_CONFIG}",
+            field="checkpoint_id",
         )
-    return found[:1]
+    return False
 
 
-def read_state(folder: Path) -> TrainingState:
+def _read_weights(folder: Path, manifest: Manifest | None, model: torch.nn.Module | None) -> dict[str, Any]:
+    if model is not None and not _has_weights(folder):
+        return dict(read_adapters(folder, model))
+    weights: dict[str, Any] = {}
+    for path in weight_files(folder):
+        weights |= load_file(path) if path.suffix == ".safetensors" else _load(path)
+    for name in manifest.other if manifest is not None else ():
+        weights.pop(name, None)
+    return weights | (_load(folder / REST) if _has(folder, REST) else {})
+
+
+def read_state(folder: Path, model: torch.nn.Module | None = None) -> TrainingState:
     """Read a whole checkpoint into memory.
+
+    Args:
+        folder: The checkpoint's.
+        model: What it is for, where that has adapters whose names its files leave out.
 
     Raises:
         UserError: A file is missing or damaged.
     """
     manifest = read_manifest(folder)
     with _reading(folder):
-        model: dict[str, Any] = {}
-        for path in _weight_files(folder):
-            model |= load_file(path) if path.suffix == ".safetensors" else _load(path)
+        weights = _read_weights(folder, manifest, model)
         loop_state = json.loads((folder / LOOP_STATE).read_text()) if (folder / LOOP_STATE).is_file() else None
-        parts = {name: _load(folder / f"{name}.pt") for name in ("scheduler", "scaler") if _has(folder, f"{name}.pt")}
+        parts = {name: _load(folder / f"{name}.pt") for name in PARTS if _has(folder, f"{name}.pt")}
         rng_file = folder / "rng_state.pth"
         state = TrainingState(
             step=manifest.step if manifest is not None else int((loop_state or {}).get("global_step", -1)),
-            model=model,
+            model=weights,
             optimizer=_load(folder / "optimizer.pt"),
             parts=parts,
             rng=_load(rng_file) if rng_file.is_file() else {},
@@ -241,9 +333,9 @@ def _has(folder: Path, name: str) -> bool:
     return (folder / name).is_file()
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path, mmap: bool = False) -> Any:
     with torch.serialization.safe_globals(_numpy_globals()):
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
 
 def _numpy_globals() -> list[Any]:
@@ -257,11 +349,11 @@ def _numpy_globals() -> list[Any]:
 
 
 @contextlib.contextmanager
-def _reading(folder: Path) -> Iterator[None]:
+def _reading(folder: Path, problem: str = "is damaged") -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise _damaged(folder, f"{Path(error.filename or '?').name} is missing") from None
+        raise _damaged(folder, f"{Path(error.filename or '?').name} is missing", problem) from None
     except (
         OSError,
         EOFError,
@@ -271,4 +363,5 @@ def _reading(folder: Path) -> Iterator[None]:
         pickle.UnpicklingError,
         safetensors.SafetensorError,
     ) as error:
-        raise _damaged(folder, str(error).splitlines()[0] if str(error) else type(error).__name__) from None
+        what = _reason(error)
+        raise _damaged(folder, what, problem) from None

@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from torch import nn
+
 from agenttune.config import CheckpointSettings
 from agenttune.errors import UserError
 from agenttune.events import BranchStarted, CheckpointDeleted, CheckpointSaved
 from agenttune.trainer.checkpoint_files import (
     LOOP_STATE,
+    check_fits,
     is_complete,
-    read_manifest,
-    read_shapes,
     read_state,
     remove_leftovers,
     write_state,
@@ -175,12 +176,12 @@ class Checkpoints:
             allowed=ids,
         )
 
-    def read(self, checkpoint: SavedCheckpoint, check: Callable[[dict[str, tuple[int, ...]]], None]) -> TrainingState:
+    def read(self, checkpoint: SavedCheckpoint, model: nn.Module) -> TrainingState:
         """A checkpoint's state, checked first without reading the weights.
 
         Args:
             checkpoint: One of `known`.
-            check: Refuses, with a UserError, the shapes of another model's weights.
+            model: What it is for.
 
         Raises:
             UserError: It is gone, damaged, or of another model.
@@ -196,9 +197,8 @@ class Checkpoints:
             )
         if not is_complete(folder):
             raise UserError(f"{folder} is no complete checkpoint: it has no {LOOP_STATE}", field="checkpoint_id")
-        read_manifest(folder)
-        check(read_shapes(folder))
-        return read_state(folder)
+        check_fits(folder, model)
+        return read_state(folder, model)
 
     # -- branches ---------------------------------------------------------------------------------------------
 

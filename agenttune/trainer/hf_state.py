@@ -13,6 +13,7 @@ from transformers.trainer_callback import ExportableState, TrainerControl
 
 from agenttune.errors import UserError
 from agenttune.trainer.checkpoint_files import write_plain_model
+from agenttune.trainer.model_rest import frozen_names
 from agenttune.trainer.plans import put_scheduler
 from agenttune.trainer.seekable import Feed, Seek
 from agenttune.trainer.state import (
@@ -56,7 +57,9 @@ class HfState:
         return ""
 
     def model(self) -> Any:
-        return self.trainer.accelerator.unwrap_model(self.trainer.model)
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        # Out of torch.compile's wrapper, as the Trainer saves it: the names in its files are those without it.
+        return model._modules.get("_orig_mod", model)
 
     # -- taking -----------------------------------------------------------------------------------------------
 
@@ -84,6 +87,7 @@ class HfState:
             parts=parts,
             rng=read_rng(),
             loop=loop,
+            frozen=frozen_names(self.model()),
         )
 
     def _trainer_state(self) -> dict[str, Any]:

@@ -172,7 +172,7 @@ class Probing:
             return
         try:
             saved = self._keep(record)
-            state = self._steering.checkpoints.read(saved, lambda shapes: None)
+            state = self._steering.checkpoints.read(saved, adapter.model())
         except AgenttuneError as error:
             self._answers.refuse(record, f"the state of before cannot be kept: {error}")
             return

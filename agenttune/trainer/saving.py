@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from agenttune.errors import AgenttuneError
+from agenttune.errors import AgenttuneError, UserError
 from agenttune.events import CheckpointDeleted
 from agenttune.proposals import Ack
 from agenttune.trainer.answers import Answers
 from agenttune.trainer.branch_folders import keep_within
-from agenttune.trainer.checkpoint_files import write_manifest
+from agenttune.trainer.checkpoint_files import check_readable, write_manifest
 from agenttune.trainer.checkpoints import SavedCheckpoint
 from agenttune.trainer.outcomes import AwaitCapture, AwaitSave, Waiting
 from agenttune.trainer.recorder import Recorder
@@ -91,12 +91,16 @@ class Saving:
             state = adapter.capture()
             state.steered = capture_steered(self._steering)
             write_manifest(Path(checkpoint.path), state, checkpoint.branch)
+            try:
+                check_readable(Path(checkpoint.path))
+            except UserError as error:
+                checkpoint.problem = error.message
 
     def _answer_save(self, waiting: Waiting, saved: SavedCheckpoint) -> None:
         outcome = waiting.outcome
         saved = saved.named(outcome.tag if isinstance(outcome, AwaitSave) else None)
         self._steering.checkpoints.add(saved)
-        message = outcome.message if isinstance(outcome, AwaitSave) else ""
+        message = "; ".join(filter(None, [outcome.message if isinstance(outcome, AwaitSave) else "", saved.problem]))
         event = saved.saved_event(waiting.record.command_id)
         result = {"checkpoint_id": saved.checkpoint_id, "path": saved.path}
         ack = Ack(outcome="applied", step=saved.step, result=result, message=message)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -40,6 +40,7 @@ class TrainingState:
         rng: Random states, see `read_rng`.
         loop: What the loop alone understands: its own counters, and where the data stands.
         steered: Values that commands can change and that no state dict holds: settings, knobs, layers, dataset.
+        frozen: Parameters of the model that were not trained.
     """
 
     step: int
@@ -49,6 +50,7 @@ class TrainingState:
     rng: dict[str, Any] = field(default_factory=dict)
     loop: dict[str, Any] = field(default_factory=dict)
     steered: dict[str, Any] = field(default_factory=dict)
+    frozen: frozenset[str] = frozenset()
 
     def copied(self, buffers: TrainingState | None = None) -> TrainingState:
         """A copy that training does not change.
@@ -64,6 +66,7 @@ class TrainingState:
             rng=copy.deepcopy(self.rng),
             loop=_copied(self.loop, None),
             steered=copy.deepcopy(self.steered),
+            frozen=self.frozen,
         )
 
     @property
@@ -112,8 +115,15 @@ def put_model(model: nn.Module, saved: Mapping[str, Any]) -> None:
         model.load_state_dict(extra, strict=False)
 
 
-def check_model(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def check_model(
+    model: nn.Module, shapes: Mapping[str, tuple[int, ...]], left_out: Collection[str] = frozenset()
+) -> None:
     """Refuse the weights of another model.
+
+    Args:
+        model: This run's.
+        shapes: Of the weights that a checkpoint holds.
+        left_out: Names of those that it need not hold.
 
     Raises:
         UserError: A tensor is missing, unknown or of another shape; names the first few.
@@ -121,7 +131,7 @@ def check_model(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None
     own = {name: t for name, t in model.state_dict(keep_vars=True).items() if isinstance(t, torch.Tensor)}
     storages = {own[name].data_ptr() for name in shapes if name in own}
     # Tied weights are stored once.
-    missing = [name for name, t in own.items() if name not in shapes and t.data_ptr() not in storages]
+    missing = [n for n, t in own.items() if n not in shapes and n not in left_out and t.data_ptr() not in storages]
     unknown = [name for name in shapes if name not in own]
     other = [name for name, shape in shapes.items() if name in own and tuple(own[name].shape) != tuple(shape)]
     problems = [("lacks", missing), ("has unknown", unknown), ("has other shapes for", other)]

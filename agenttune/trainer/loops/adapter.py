@@ -20,6 +20,7 @@ from agenttune.trainer.branch_folders import LoopFolder
 from agenttune.trainer.checkpoint_files import write_plain_model
 from agenttune.trainer.facts import facts_of, length_of
 from agenttune.trainer.loops.metrics import Number
+from agenttune.trainer.model_rest import frozen_names
 from agenttune.trainer.plans import make_steerable, put_scheduler
 from agenttune.trainer.state import TrainingState, check_optimizer, put_model, put_optimizer, put_rng, read_rng
 
@@ -165,6 +166,7 @@ class LoopAdapter:
             optimizer=self.optimizer().state_dict(),
             parts={name: part.state_dict() for name, part in self.parts().items()},
             rng=read_rng(),
+            frozen=frozen_names(self.model()),
         )
 
     def parts(self) -> dict[str, Any]:
