@@ -201,7 +201,13 @@ class Back(TrainerCallback):  # type: ignore[misc]
 
 
 def adapters(bench: Bench, callbacks: list[Any], resume: Any = None, **more: Any) -> Result:
-    how: dict[str, Any] = {"max_steps": 10, "save_strategy": "steps", "save_steps": 3, "data_seed": 3, "learning_rate": 0.05}
+    how: dict[str, Any] = {
+        "max_steps": 10,
+        "save_strategy": "steps",
+        "save_steps": 3,
+        "data_seed": 3,
+        "learning_rate": 0.05,
+    }
     result = bench.trainer(callbacks=callbacks, model=lora(**more), evaluates=False, **how)
     for callback in callbacks:
         if isinstance(callback, Back):
