@@ -60,6 +60,14 @@ def costs_of_run(log: RunLog) -> tuple[Cost, list[DecisionCost]]:
                 pending.append(event.body.model_copy(update={"messages": [], "answer": None}))
             elif isinstance(event.body, Decided) and pending:
                 step = event.step if event.body.based_on_step is None else event.body.based_on_step
-                decisions.append(DecisionCost(step=step, policy=event.body.policy, cost=cost_of(pending)))
+                decisions.append(
+                    DecisionCost(
+                        step=step,
+                        policy=event.body.policy,
+                        cost=cost_of(pending),
+                        faults=event.body.faults,
+                        unusable=event.body.unusable,
+                    )
+                )
                 calls, pending = calls + pending, []
     return cost_of(calls + pending), decisions

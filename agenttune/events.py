@@ -359,6 +359,10 @@ class Decided(Record):
     reason: str = ""
     based_on_step: int | None = Field(None, description="Step of the observation that it rests on.")
     shadowed: list[Shadowed] = Field(default_factory=list, description="What a policy in shadow would have asked.")
+    faults: list[str] = Field(
+        default_factory=list, description="What went wrong in asking a language model, or was done without."
+    )
+    unusable: bool = Field(False, description="A model was asked, and nothing of what it said could be used.")
 
 
 class DecisionAwaited(Record):

@@ -97,11 +97,13 @@ class ProbeCost(Record):
 
 
 class DecisionCost(Record):
-    """What one decision took; `step` is that of the observation it rests on."""
+    """What one decision of a language model took and came to; `step` is that of the observation it rests on."""
 
     step: int | None
     policy: str
     cost: Cost
+    faults: list[str] = Field(default_factory=list, description="What went wrong, or was done without.")
+    unusable: bool = Field(False, description="Nothing of what the model said could be used.")
 
 
 Hindsight = Literal["agreed", "opposed", "alone"]

@@ -94,4 +94,5 @@ def failed(policy: str, step: int, error: BaseException) -> Decision:
     log.error("policy %s failed at step %d", policy, step, exc_info=error)
     call = getattr(error, "call", None)
     reason = f"the policy failed: {type(error).__name__}: {error}"[:ERROR_CHARACTERS]
-    return Decision(reason=reason, calls=[call] if isinstance(call, ModelCalled) else [])
+    calls = [call] if isinstance(call, ModelCalled) else []
+    return Decision(reason=reason, calls=calls, faults=[reason], unusable=bool(calls))

@@ -13,6 +13,8 @@ from agenttune.proposals import Author, CommandRecord, Proposal
 
 RATIONALE_CHARACTERS = 4000
 """As much as a proposal takes."""
+MOST_FAULTS, FAULT_CHARACTERS = 20, 500
+"""Of one decision, in the log."""
 
 
 @dataclass
@@ -28,6 +30,7 @@ class Turn:
         unsent: Proposals that the gate has not seen.
         shadowed: What it would have asked for.
         must_tell: It is recorded even if it says the same nothing as before.
+        faults, unusable: As of a decision.
     """
 
     policy: str
@@ -38,6 +41,8 @@ class Turn:
     unsent: list[Proposal]
     shadowed: list[Shadowed] = field(default_factory=list)
     must_tell: bool = False
+    faults: list[str] = field(default_factory=list)
+    unusable: bool = False
     ids: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
 
@@ -70,6 +75,8 @@ class Turn:
             reason="; ".join(filter(None, [self.reason, *self.refused])),
             based_on_step=self.based_on_step,
             shadowed=self.shadowed,
+            faults=[fault[:FAULT_CHARACTERS] for fault in self.faults[:MOST_FAULTS]],
+            unusable=self.unusable,
         )
 
     def is_worth_telling(self, said: str) -> bool:

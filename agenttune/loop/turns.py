@@ -66,7 +66,9 @@ class Turns:
             reason=decision.reason,
             unsent=proposals_of(decision.proposals, author, step),
             shadowed=shadowed_of(decision),
-            must_tell=must_tell,
+            must_tell=must_tell or bool(decision.calls),
+            faults=decision.faults,
+            unusable=decision.unusable,
         )
         self._put_calls(decision, step)
         self.finish()
@@ -144,4 +146,6 @@ def _turn_of(answer: Answer, decision: Decision, step: int) -> Turn:
         unsent=proposals_of(decision.proposals, answer.author, answer.asked.step),
         shadowed=shadowed_of(decision),
         must_tell=answer.awaited is not None or bool(decision.calls) or bool(answer.dropped),
+        faults=decision.faults,
+        unusable=decision.unusable,
     )

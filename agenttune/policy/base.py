@@ -51,6 +51,8 @@ class Decision:
         calls: The calls of language models that led here, for the log.
         later: The answer proper, which is still being worked on; then nothing else is set but `reason`.
         skipped: Nothing was weighed: it is not the policy's turn, or it still works on the last question.
+        faults: What went wrong in asking a language model, or was done without; each is also in `reason`.
+        unusable: A language model was asked, and nothing of what it said could be used.
     """
 
     proposals: list[Draft] = field(default_factory=list)
@@ -59,6 +61,8 @@ class Decision:
     calls: list[ModelCalled] = field(default_factory=list)
     later: Future[Decision] | None = None
     skipped: bool = False
+    faults: list[str] = field(default_factory=list)
+    unusable: bool = False
 
     def then(self, change: Callable[[Decision], Decision]) -> Decision:
         """What `change` makes of the answer: at once, or when the answer proper is there, in the thread that made it.

@@ -211,6 +211,7 @@ def choose(talk: Talk, toolbox: Toolbox) -> None:
             _take(talk, toolbox, answer.content or "", actions)
         except UserError as error:
             talk.said = ""
+            talk.refuse(error.message)
             if corrections_left:
                 talk.tell(f"{fenced(error.message)} Choose again, one of: {', '.join(actions)}")
             else:

@@ -88,4 +88,6 @@ def joined(first: Decision, second: Decision) -> Decision:
         shadowed=[*first.shadowed, *second.shadowed],
         calls=[*first.calls, *second.calls],
         skipped=first.skipped and second.skipped,
+        faults=[*first.faults, *second.faults],
+        unusable=first.unusable or second.unusable,
     )

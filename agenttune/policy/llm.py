@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from agenttune.chat import ChatModel
 
 log = logging.getLogger(__name__)
+FORMS_WITHOUT_TOOLS = {
+    "json": "the endpoint takes no tool calls: the model answers with JSON after a schema",
+    "text": "the endpoint takes neither tool calls nor a JSON schema: the model answers with JSON in words",
+}
 HISTORY = 50
 """Commands that are looked through for what was tried."""
 CONTEXT_LETTERS = 8000
@@ -167,6 +171,9 @@ class LlmPolicy:
             talk.add_failed(error)
             raise
         self._probed = True
+        forms = FORMS_WITHOUT_TOOLS if self._file.form == "tools" else {"text": FORMS_WITHOUT_TOOLS["text"]}
+        if any(call.purpose == "probe" for call in talk.calls) and talk.chat.protocol in forms:
+            talk.remarks.append(forms[talk.chat.protocol])
 
     def _hold(self, talk: Talk, reader: RunReader) -> None:
         toolbox = Toolbox(reader, talk.observation, Author(principal="agent", name=self.name))

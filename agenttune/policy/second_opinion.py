@@ -12,6 +12,8 @@ from agenttune.policy.reviewer import WHY_LETTERS, Reviewer
 from agenttune.policy.wrappers import Wrapper, unavailable
 from agenttune.prompting import cleaned
 
+NO_ANSWER = "no answer of the reviewer"
+
 
 class Review(Settings):
     """A reviewer's answer. The reason comes first, so that the verdict follows from it."""
@@ -23,7 +25,7 @@ class Review(Settings):
 
 
 def _veto(why: str) -> Review:
-    return Review(verdict="veto", why=cleaned(f"no answer of the reviewer: {why}", WHY_LETTERS))
+    return Review(verdict="veto", why=cleaned(f"{NO_ANSWER}: {why}", WHY_LETTERS))
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,15 @@ class SecondOpinion(Wrapper):
 
     def _reviewed(self, decision: Decision, observation: Observation) -> Decision:
         approved: list[Draft] = []
-        calls, words = list(decision.calls), [decision.reason]
+        calls, words, faults = list(decision.calls), [decision.reason], list(decision.faults)
         for draft in decision.proposals:
             review, made = self.reviewer.ask(draft, observation, Review, _veto)
             calls += made
             why = cleaned(review.why, WHY_LETTERS)
             words.append(f"{draft.command.kind} {'approved' if review.verdict == 'approve' else 'vetoed'}: {why}")
+            if review.why.startswith(NO_ANSWER):
+                faults.append(why)
             if review.verdict == "approve":
                 approved.append(replace(draft, rationale=f"{draft.rationale} (reviewed: {why})"))
-        return replace(decision, proposals=approved, calls=calls, reason="; ".join(filter(None, words)))
+        reason = "; ".join(filter(None, words))
+        return replace(decision, proposals=approved, calls=calls, reason=reason, faults=faults)

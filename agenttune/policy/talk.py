@@ -23,6 +23,8 @@ if TYPE_CHECKING:  # its client takes seconds to import, and most runs have no m
 MENDS = 2
 """How often a decision goes on after something wrong, with the error for an answer."""
 MALFORMED_CALL = "your tool calls could not be read, and nothing was done"
+FAULT_LETTERS, MOST_FAULTS, SAME_LETTERS = 200, 3, 60
+"""Of a call that was refused, how many of one decision are told, and what tells two apart."""
 REASON_LETTERS, RATIONALE_LETTERS, TROUBLE_LETTERS, ECHO_LETTERS = 1000, 2000, 300, 8000
 """Longest texts of a model in a decision, in a command, in a complaint, and repeated to itself."""
 
@@ -41,7 +43,9 @@ class Talk:
         valid_for_steps: Of drafts that do not say.
         calls: Made so far, the failed one included.
         said: The model's own words.
-        troubles: What went wrong, for the log.
+        refused: Calls of tools and answers that came back to the model with what was wrong about them.
+        remarks: What the endpoint does not take, and how one does without.
+        troubles: What ended the decision, or left it without an answer.
     """
 
     chat: ChatModel
@@ -55,6 +59,8 @@ class Talk:
     drafts: list[Draft] = field(default_factory=list)
     said: str = ""
     wait: Wait | None = None
+    refused: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)
 
     def ask(self, tools: Sequence[ToolShape] = (), schema: dict[str, Any] | None = None) -> ChatMessage:
@@ -107,12 +113,25 @@ class Talk:
     def trouble(self, text: str) -> None:
         self.troubles.append(cleaned(text, TROUBLE_LETTERS))
 
+    def refuse(self, text: str) -> None:
+        """Note what the model asked for in vain; it is told too, but whoever reads the log is not."""
+        self.refused.append(cleaned(text, FAULT_LETTERS))
+
+    def _faults(self) -> list[str]:
+        left_out = [words for call in self.calls for words in call.details.get("left_out", [])]
+        ended = " ".join(self.troubles)  # which names the last refusal, where a decision was given up
+        refused = [f"refused: {why}" for why in dict.fromkeys(self.refused) if why[:SAME_LETTERS] not in ended]
+        more = [f"{len(refused) - MOST_FAULTS} more refused"] if len(refused) > MOST_FAULTS else []
+        return [*self.remarks, *left_out, *refused[:MOST_FAULTS], *more, *self.troubles]
+
     def decision(self) -> Decision:
         """What has come of it."""
         words = cleaned(self.said, REASON_LETTERS) or "; ".join(draft.rationale for draft in self.drafts)
-        parts = [words[: 2 * REASON_LETTERS], describe(self.wait) if self.wait else "", *self.troubles]
+        faults = self._faults()
+        parts = [words[: 2 * REASON_LETTERS], describe(self.wait) if self.wait else "", *faults]
         reason = "; ".join(part for part in parts if part) or "the model wants nothing and gives no reason"
-        return Decision(list(self.drafts), reason, calls=list(self.calls))
+        unusable = bool(self.troubles) and not self.drafts
+        return Decision(list(self.drafts), reason, calls=list(self.calls), faults=faults, unusable=unusable)
 
 
 def _nothing(called: ModelCalled) -> str:

@@ -57,6 +57,8 @@ class ToolForm:
             results = self._turn(talk, toolbox, shapes)
             wrong = [result for result in results if result.is_wrong]
             wrong_turns += bool(wrong)
+            for result in wrong:
+                talk.refuse(result.text)
             if not wrong and not any(result.was_reading for result in results):
                 return
             if wrong_turns > MENDS:

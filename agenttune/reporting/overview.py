@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from agenttune.goal_names import is_goal
 from agenttune.reporting.entries import Happening, Journal, Outcome
 from agenttune.reporting.words import LONG, Fact, point_words, when, zone
-from agenttune.terminal.costs import cost_report
+from agenttune.terminal.costs import all_unusable, cost_report, model_report
 from agenttune.terminal.text import clean, duration
 
 
@@ -30,6 +30,8 @@ def _head(journal: Journal) -> Iterator[tuple[str, str]]:
     yield "policy", policies or "none was attached"
     if journal.looks:
         yield "looks", f"{journal.looks} by policies, {journal.holds} of which asked for nothing"
+    for line in model_report(summary.decision_costs):
+        yield "model", line
     for line in cost_report(summary.cost, summary.decision_costs) or ["no language model was called"]:
         yield "cost", line
 
@@ -70,6 +72,10 @@ def warnings(journal: Journal) -> list[str]:
     lost = [entry for entry in journal.entries if entry.outcome == "waiting"]
     if lost and (journal.process_is_gone or not journal.is_open):
         found.append(f"{_times(len(lost), 'command')} never decided or never answered: marked as waiting.")
+    if all_unusable(journal.summary.decision_costs):
+        found.append(
+            clean(f"The language model was of no use: {model_report(journal.summary.decision_costs)[0]}", LONG)
+        )
     undone = sum(entry.check is not None and not entry.check.read.held for entry in journal.entries)
     if undone:
         found.append(f"{_times(undone, 'change')} no longer in force when read again some steps later.")

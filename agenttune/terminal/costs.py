@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from agenttune.summary import Cost, DecisionCost, ProbeCost
 from agenttune.terminal.text import clean, duration
+
+SHOWN_WAYS, WAY_CHARACTERS = 3, 300
+"""Ways to fail that a report tells, and how long each is."""
 
 
 def cost_words(cost: Cost) -> str:
@@ -54,6 +58,32 @@ def cost_report(cost: Cost, decisions: Sequence[DecisionCost]) -> list[str]:
     if cost.uncounted_calls:
         lines.append(f"the server did not tell the tokens of {cost.uncounted_calls} calls")
     return lines
+
+
+def model_report(decisions: Sequence[DecisionCost]) -> list[str]:
+    """How the decisions of language models failed, the commonest way first; none if all went well."""
+    useless = [decision for decision in decisions if decision.unusable]
+    lines = []
+    if useless:
+        of = f"{len(useless)} of {len(decisions)} decision{'' if len(decisions) == 1 else 's'} of the model"
+        ways = Counter(decision.faults[-1] if decision.faults else "it gave no reason" for decision in useless)
+        first = [_way(words, count, len(useless)) for words, count in ways.most_common(SHOWN_WAYS)]
+        rest = len(useless) - sum(count for _, count in ways.most_common(SHOWN_WAYS))
+        more = [f"and {rest} in other ways"] if rest else []
+        lines.append(f"{of} {'was' if len(useless) == 1 else 'were'} unusable: {'; '.join([*first, *more])}")
+    others = Counter(fault for d in decisions for fault in (d.faults[:-1] if d.unusable else d.faults))
+    lines += [_way(words, count, 1) for words, count in others.most_common(SHOWN_WAYS)]
+    rest = sum(others.values()) - sum(count for _, count in others.most_common(SHOWN_WAYS))
+    return [*lines, *([f"and {rest} more faults in asking it, which the log has"] if rest else [])]
+
+
+def all_unusable(decisions: Sequence[DecisionCost]) -> bool:
+    """Whether a model was asked and never gave anything that could be used."""
+    return bool(decisions) and all(decision.unusable for decision in decisions)
+
+
+def _way(words: str, count: int, of: int) -> str:
+    return clean(words, WAY_CHARACTERS) + (f" ({count} times)" if count > 1 and count != of else "")
 
 
 def probe_line(probing: ProbeCost, steps: int) -> str:

@@ -104,7 +104,11 @@ def _found(body: Found, record: CommandRecord | None) -> Parts:
 
 def _decided(body: Decided, record: CommandRecord | None) -> Parts:
     # What it asked for has lines of its own, with the reason of each command.
-    if body.reason and not body.command_ids:
+    if body.unusable:
+        yield "unusable", f"{body.policy}: {body.reason}", "bold yellow"
+    elif body.command_ids and body.faults:
+        yield "model", f"{body.policy}: {'; '.join(body.faults)}", "yellow"
+    elif body.reason and not body.command_ids:
         yield "held", f"{body.policy}: {body.reason}", "dim magenta"
 
 

@@ -17,7 +17,7 @@ from agenttune.proposals import State
 from agenttune.store import LOG_NAME
 from agenttune.summary import Intervention, MetricAt, RunSummary, Score
 from agenttune.terminal.branches import branch_words
-from agenttune.terminal.costs import cost_report, probe_line
+from agenttune.terminal.costs import all_unusable, cost_report, model_report, probe_line
 from agenttune.terminal.lines import BAD_STATUS, SEVERITY_STYLE, command_words
 from agenttune.terminal.shadow import print_shadow
 from agenttune.terminal.text import clean, duration, number
@@ -55,7 +55,10 @@ def print_report(console: Console, summary: RunSummary) -> None:
     _print_branches(console, summary)
     _print_findings(console, summary)
     metric = summary.score.metric if summary.score else summary.run.goal_metric
-    _print_changes(console, [i for i in summary.interventions if i.state not in REFUSED], metric)
+    for index, words in enumerate(model_report(summary.decision_costs)):
+        console.print(_labelled("model" if index == 0 else "", Text(words, style="yellow")))
+    changes = [i for i in summary.interventions if i.state not in REFUSED]
+    _print_changes(console, changes, metric, all_unusable(summary.decision_costs))
     _print_refusals(console, [i for i in summary.interventions if i.state in REFUSED])
     if summary.shadow is not None:
         print_shadow(console, summary.shadow, metric)
@@ -137,9 +140,12 @@ def _print_findings(console: Console, summary: RunSummary) -> None:
         console.print(_labelled("found" if index == 0 else "", what))
 
 
-def _print_changes(console: Console, interventions: Sequence[Intervention], metric: str) -> None:
+def _print_changes(
+    console: Console, interventions: Sequence[Intervention], metric: str, model_failed: bool = False
+) -> None:
     if not interventions:
-        console.print(_labelled("changed", "nothing"))
+        why = ", for no decision of the model could be used" if model_failed else ""
+        console.print(_labelled("changed", f"nothing{why}"))
         return
     if console.width < TABLE_COLUMNS:
         for index, item in enumerate(interventions):

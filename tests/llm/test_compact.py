@@ -113,7 +113,7 @@ def test_undo_is_refused_where_it_would_override_a_person_or_has_nothing_to_take
     assert "undo" not in allowed_now(observe(decay(200), commands=[theirs]))
     assert "undo" in allowed_now(observe(decay(200), commands=[mine]))
     decision, chat = choose(observe(decay(200), commands=[theirs]), action("undo"), action("hold", "then not"))
-    assert decision.reason == "hold: then not"
+    assert decision.reason == "hold: then not; refused: undo cannot be done now"
     assert "undo cannot be done now" in (chat.sent[1][-1].content or "")
 
 
@@ -135,7 +135,8 @@ def test_it_is_corrected_twice_and_then_holds() -> None:
 def test_an_action_in_plain_words_is_asked_for_again() -> None:
     words = said("I would halve the rate, not undo it.")
     decision, chat = choose(observe(decay(200), lr=0.1), words, action("hold", "no"))
-    assert (decision.proposals, decision.reason) == ([], "hold: no")
+    assert decision.proposals == []
+    assert decision.reason.startswith("hold: no; refused: your answer could not be read: ")
     assert "no JSON object with 'action'" in (chat.sent[1][-1].content or "")
 
 

@@ -107,7 +107,9 @@ def test_it_is_corrected_twice_and_then_the_decision_ends_with_what_is_right() -
 def test_each_kind_of_wrong_call_is_explained(name: str, arguments: dict[str, object] | str, problem: str) -> None:
     decision, chat, _ = ask(uses((name, arguments)), said("Then I leave it alone."))
     assert decision.proposals == []
-    assert decision.reason == "Then I leave it alone."
+    assert decision.reason.startswith("Then I leave it alone.; refused: ")
+    assert problem in decision.faults[0]
+    assert not decision.unusable
     assert problem in (chat.sent[1][-1].content or "")
 
 
@@ -146,7 +148,7 @@ def test_an_empty_answer_is_a_hold_that_says_so(protocol: Protocol) -> None:
 
 def test_100_kb_of_text_are_bounded_everywhere() -> None:
     decision, chat, _ = ask(uses(("reboot", {}), text="word " * 20_000), said("x" * 100_000))
-    assert len(decision.reason) < 1100
+    assert len(decision.reason) < 1300
     assert all(len(message.content or "") < 10_000 for message in chat.sent[1])
 
 
@@ -168,7 +170,7 @@ def test_json_answers_do_the_same_as_tool_calls() -> None:
         protocol="json",
     )
     assert [d.command for d in decision.proposals] == [UpdateOptimizer(lr=0.01)]
-    assert decision.reason == "It diverges."
+    assert decision.reason.startswith("It diverges.; refused: ERROR in update_optimizer: ")
     assert "step_loss" in (chat.sent[1][-1].content or "")
     assert "lr 50 is outside [0, 1]" in (chat.sent[2][-1].content or "")
     assert {m.role for m in chat.sent[2]} == {"system", "user", "assistant"}
