@@ -182,6 +182,12 @@ class Change(Record):
     previous_base: float | None = Field(None, description="Learning rate: what the schedule scaled before.")
     base: float | None = Field(None, description="Learning rate: what the schedule scales now.")
     groups: list[Any] | None = None
+    previous_groups: list[Any] | None = Field(None, description="Effective value per parameter group before.")
+    factors: list[tuple[JsonFloat, JsonFloat]] | None = Field(
+        None,
+        description="Learning rate, per parameter group: how far the change takes the rates to come, down and up, as "
+        "multiples of what they would have been.",
+    )
     redefines: Redefines | None = Field(
         None,
         description="Losses that mean something else since, as the knob's owner says; none: as its command has it.",

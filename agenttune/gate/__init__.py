@@ -3,9 +3,11 @@
 from agenttune.gate.approval import person, stale, timed_out
 from agenttune.gate.chain import Moment, allowed_before
 from agenttune.gate.gate import Gate, History, usd_per_hour, with_arguments
-from agenttune.gate.guardrails import GUARDRAILS, Guardrail
+from agenttune.gate.guardrails import GUARDRAILS
 from agenttune.gate.offers import not_offered, probe_steps_left
+from agenttune.gate.prospects import prospects
 from agenttune.gate.targets import Target, targets_of, touched_by, values_of
+from agenttune.gate.world import Guardrail
 
 __all__ = [
     "GUARDRAILS",
@@ -18,6 +20,7 @@ __all__ = [
     "not_offered",
     "person",
     "probe_steps_left",
+    "prospects",
     "stale",
     "targets_of",
     "timed_out",

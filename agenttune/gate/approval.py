@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from agenttune.commands import CommandBase, Probe, UpdateSchedule
 from agenttune.config import ApprovalRule, rule_name
 from agenttune.events import RunInfo
 from agenttune.gate.chain import Moment, Situation, along, automatic
-from agenttune.gate.targets import factor_of, targets_of, touched_by
+from agenttune.gate.factors import differences_of, factor_of
+from agenttune.gate.targets import targets_of, touched_by
 from agenttune.instants import Instant, is_over, was_timed
-from agenttune.proposals import ApprovalRequest, Author, Difference, Passed, Proposal, Verdict
+from agenttune.proposals import ApprovalRequest, Author, Passed, Proposal, Verdict
 
 
 def rule_on(proposal: Proposal, rules: Sequence[ApprovalRule], situation: Situation) -> Verdict | ApprovalRequest:
@@ -38,12 +40,18 @@ def fits(rule: ApprovalRule, proposal: Proposal, info: RunInfo) -> bool:
         return False
     if not rule.knobs and rule.max_factor is None:
         return True
-    targets, touched = targets_of(command, info), touched_by(command)
-    if not touched or touched - {target.knob for target in targets}:
+    touched = touched_by(command)
+    if not touched or touched - {target.knob for target in targets_of(command, info)} - _of_schedules(command):
         return False  # something in it is no number that could be compared
     if rule.knobs and touched - set(rule.knobs):
         return False
     return rule.max_factor is None or factor_of(command, info) <= rule.max_factor
+
+
+def _of_schedules(command: CommandBase) -> set[str]:
+    """The rate is a number also where only its course is asked for; whether it can be compared, its factor tells."""
+    candidates = command.candidates if isinstance(command, Probe) else (command,)
+    return {"lr"} if any(isinstance(candidate, UpdateSchedule) for candidate in candidates) else set()
 
 
 def _request(proposal: Proposal, rule: ApprovalRule, name: str, moment: Moment) -> ApprovalRequest:
@@ -62,9 +70,7 @@ def _request(proposal: Proposal, rule: ApprovalRule, name: str, moment: Moment) 
         branch=info.branch,
         metric=info.goal_metric,
         metric_value=moment.metric_value,
-        differences=[
-            Difference(name=t.knob, before=t.current, after=t.value) for t in targets_of(proposal.command, info)
-        ],
+        differences=differences_of(proposal.command, info),
     )
 
 

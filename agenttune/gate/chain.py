@@ -11,7 +11,7 @@ from agenttune.config import ApprovalRule
 from agenttune.errors import UserError
 from agenttune.events import RunInfo
 from agenttune.expressions import evaluate, is_true
-from agenttune.gate.targets import factor_of, targets_of
+from agenttune.gate.factors import factor_of, value_after, value_before
 from agenttune.instants import Instant
 from agenttune.proposals import ApprovalRequest, CommandRecord, Passed, Proposal, Verdict
 
@@ -123,14 +123,12 @@ def names_of(proposal: Proposal, situation: Situation) -> Mapping[str, Any]:
 
 
 def _functions(proposal: Proposal, info: RunInfo) -> dict[str, Callable[..., Any]]:
-    targets = {target.knob: target for target in targets_of(proposal.command, info)}
-    knobs = {knob.name: knob.effective for knob in info.knobs}
+    command = proposal.command
 
     def now(name: str) -> float:
-        value = knobs.get(name)
-        return float(value) if isinstance(value, (int, float)) else math.nan
+        return value_before(name, command, info)
 
     def to(name: str) -> float:
-        return targets[name].value if name in targets else math.nan
+        return value_after(name, command, info)
 
     return {"now": now, "to": to, "is_finite": math.isfinite, "abs": abs, "min": min, "max": max}

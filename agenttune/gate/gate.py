@@ -12,8 +12,9 @@ from agenttune.errors import UserError
 from agenttune.events import RunInfo
 from agenttune.gate.approval import escalated, rule_on
 from agenttune.gate.chain import Moment, Situation
-from agenttune.gate.guardrails import CLAMPING, GUARDRAILS, PER_KNOB, Guardrail, World
+from agenttune.gate.guardrails import CLAMPING, GUARDRAILS, PER_KNOB
 from agenttune.gate.probes import about, alone, strictest
+from agenttune.gate.world import Guardrail, World
 from agenttune.proposals import ApprovalRequest, CommandRecord, Passed, Proposal, Verdict
 
 MOST_CLAMPS = 8

@@ -92,14 +92,14 @@ def _of_lambdas(schedule: Schedule, step: int, ahead: int, points: int) -> Cours
     lambdas, clock = schedule.scheduler.lr_lambdas, schedule.clock
     plan = dict(getattr(lambdas[0], "plan", None) or {})
     offsets = _offsets(ahead, lambdas, clock)
-    course = _course(_lambda_name(lambdas[0]), step, offsets, _rates(lambdas, schedule.base(), clock, offsets), points)
+    course = _course(lambda_name(lambdas[0]), step, offsets, _rates(lambdas, schedule.base(), clock, offsets), points)
     update: dict[str, Any] = {"can_be_planned": not schedule.unplannable()}
     before = plan.pop(PREVIOUS, None)
     if plan:
         update |= {"kind": plan["shape"], "text": plan_text(plan, schedule.base()[0], step - clock), "is_own": False}
     if before is not None:
         old = [_under(fn, before["plan"]) for fn in lambdas]
-        name = before["plan"].get("shape") or _lambda_name(lambdas[0])
+        name = before["plan"].get("shape") or lambda_name(lambdas[0])
         back = _course(name, step, offsets, _rates(old, before["bases"], clock, offsets), points)
         update["before"] = back.model_copy(update={"is_own": not before["plan"]})
     return course.model_copy(update=update)
@@ -145,7 +145,7 @@ def _offsets(ahead: int, lambdas: Sequence[Callable[[int], float]], clock: int) 
     return sorted(found)
 
 
-def _lambda_name(fn: object) -> str:
+def lambda_name(fn: object) -> str:
     """A schedule of transformers is a partial of a function that is named after it."""
     inner = fn.original if isinstance(fn, SteerableRate) else fn
     name = getattr(getattr(inner, "func", inner), "__name__", type(inner).__name__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -31,11 +32,13 @@ def update_optimizer(steering: Steering, record: CommandRecord, command: UpdateO
             "every parameter group is exempt from weight decay; name one with param_group", field="param_group"
         )
     schedule = steering.schedule()
+    rates = schedule.rates()
     undo_all = schedule.snapshot()
     before = {w.name: read_value(optimizer, w.name) for w in writes}
     undo_state: Callable[[], None] = nothing
     try:
         rate = _set_rate(schedule, command) if command.lr is not None else None
+        schedule.refuse_impossible()
         undo_state = apply_writes(optimizer, writes)
         wrong = differing(optimizer, writes)
         if wrong:
@@ -49,7 +52,10 @@ def update_optimizer(steering: Steering, record: CommandRecord, command: UpdateO
         return done
     done.changes.insert(0, rate)
 
+    groups = range(len(rates.base)) if command.param_group is None else [command.param_group]
+
     def undo() -> None:
+        steering.schedule().put_back(rates, groups)
         apply_writes(optimizer, [Write(w.group, w.name, _old(before, w)) for w in writes])
         undo_state()
 
@@ -90,16 +96,25 @@ def _set_rate(schedule: Schedule, command: UpdateOptimizer) -> Change:
 def _rate_change(
     schedule: Schedule, lead: int, before: list[float], base_before: list[float], requested: Any
 ) -> Change:
-    effective = schedule.effective()
+    effective, base = schedule.effective(), schedule.base()
     return Change(
         name="lr",
         previous=before[lead],
         requested=requested,
         effective=effective[lead],
         previous_base=base_before[lead],
-        base=schedule.base()[lead],
+        base=base[lead],
         groups=effective,
+        previous_groups=before,
+        factors=[_factors(*rates) for rates in zip(before, effective, base_before, base, strict=True)],
     )
+
+
+def _factors(before: float, now: float, base_before: float, base: float) -> tuple[float, float]:
+    """By what the rates to come are multiplied, down and up."""
+    old, new = (base_before, base) if base_before else (before, now)
+    factor = 1.0 if old == new else math.inf if old == 0 else new / old
+    return factor, factor
 
 
 def await_rate(steering: Steering, done: Done, only: int | None, undo: Callable[[], None]) -> AwaitRate:
@@ -132,7 +147,14 @@ def _changes(steering: Steering, writes: list[Write], before: dict[str, list[Any
         mine = [w for w in writes if w.name == name]
         now, lead = read_value(optimizer, name), mine[0].group
         changes.append(
-            Change(name=name, previous=before[name][lead], requested=mine[0].value, effective=now[lead], groups=now)
+            Change(
+                name=name,
+                previous=before[name][lead],
+                requested=mine[0].value,
+                effective=now[lead],
+                groups=now,
+                previous_groups=before[name],
+            )
         )
     return changes
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from agenttune.courses import Course
 from agenttune.events import KnobsRead, KnobState
 from agenttune.proposals import Record
 from agenttune.run_facts import RunFacts
 from agenttune.store import RunLog
-from agenttune.trainer.course import PUBLISHED_POINTS, course_of
 from agenttune.trainer.datasets.record import read_dataset
-from agenttune.trainer.knobs import read_knobs
 from agenttune.trainer.meter import Metrics
 from agenttune.trainer.model_tree import model_read
 from agenttune.trainer.steering import Steering
@@ -61,17 +58,11 @@ class Recorder:
 
     def knobs(self) -> list[KnobState]:
         """Every live-tunable value, as read now."""
-        steering = self._steering
-        return read_knobs(steering.adapter, steering.registry, steering.ratios, steering.exempt)
-
-    def course(self, points: int = PUBLISHED_POINTS) -> Course | None:
-        """The learning rate to come."""
-        steering = self._steering
-        return course_of(steering.schedule(), steering.step, steering.adapter.max_steps(), points)
+        return self._steering.knobs()
 
     def knobs_read(self) -> KnobsRead:
         """Both as an event, with what else there is to know of the training."""
-        return KnobsRead(knobs=self.knobs(), schedule=self.course(), facts=self._facts())
+        return KnobsRead(knobs=self.knobs(), schedule=self._steering.course(), facts=self._facts())
 
     def _facts(self) -> RunFacts | None:
         try:

@@ -6,12 +6,14 @@ from typing import Any
 
 from agenttune.commands import UpdateSchedule
 from agenttune.errors import UserError
+from agenttune.gate import prospects
 from agenttune.proposals import Change, CommandRecord
-from agenttune.rate_plans import make_plan
+from agenttune.rate_plans import make_plan, plan_text
+from agenttune.trainer.course import lambda_name
 from agenttune.trainer.optimizers import same
 from agenttune.trainer.outcomes import Done, Expectation, Outcome
 from agenttune.trainer.plans import PREVIOUS
-from agenttune.trainer.rates import await_rate, nothing
+from agenttune.trainer.rates import await_rate
 from agenttune.trainer.schedules import Schedule
 from agenttune.trainer.steering import Steering
 
@@ -19,12 +21,13 @@ from agenttune.trainer.steering import Steering
 def update_schedule(steering: Steering, record: CommandRecord, command: UpdateSchedule) -> Outcome:
     schedule = steering.schedule()
     schedule.refuse_unplannable()
-    before, base_before = schedule.effective(), schedule.base()
-    old_plan = _plan_in_force(schedule)
+    rates, old_plan, old_words = schedule.rates(), _plan_in_force(schedule), _words(schedule, steering.step)
+    factors = _factors(steering, command)
     plan, bases, wanted = _previous(schedule) if command.shape == "previous" else _new(command, steering, schedule)
     undo = schedule.snapshot()
     try:
         schedule.install_plan(bases, plan)
+        schedule.refuse_impossible()
         found = schedule.effective()[0]
         if wanted is not None and not same(found, wanted):
             raise UserError(f"the plan starts at {wanted:g} but the rate reads {found:g}; put back")
@@ -34,18 +37,40 @@ def update_schedule(steering: Steering, record: CommandRecord, command: UpdateSc
     effective = schedule.effective()
     rate = Change(
         name="lr",
-        previous=before[0],
+        previous=rates.effective[0],
         requested=wanted if command.peak_lr is None else command.peak_lr,
         effective=effective[0],
-        previous_base=base_before[0],
+        previous_base=rates.base[0],
         base=schedule.base()[0],
         groups=effective,
+        previous_groups=rates.effective,
+        factors=factors,
     )
-    planned = Change(
-        name="schedule", previous=old_plan, requested=command.arguments(), effective=_plan_in_force(schedule)
+    words = _words(schedule, steering.step)
+    planned = Change(name="schedule", previous=old_words, requested=command.shape, effective=words)
+    new_plan = _plan_in_force(schedule)
+    done = Done(
+        changes=[rate, planned],
+        result={"schedule": {"previous": old_plan, "requested": command.arguments(), "effective": new_plan}},
+        expectations=[_expect_plan(steering, new_plan)],
     )
-    done = Done(changes=[rate, planned], expectations=[_expect_plan(steering, _plan_in_force(schedule))])
-    return await_rate(steering, done, None, nothing)
+    everywhere = range(len(effective))
+    return await_rate(steering, done, None, lambda: steering.schedule().put_back(rates, everywhere))
+
+
+def _factors(steering: Steering, command: UpdateSchedule) -> list[tuple[float, float]] | None:
+    """How far each group's rates to come are moved, by the gate's own arithmetic; None where it cannot tell."""
+    info = steering.as_info()
+    found = prospects(command, info)
+    return [prospect.factors() for prospect in found] or None
+
+
+def _words(schedule: Schedule, step: int) -> str:
+    """The course in force, as people say it."""
+    plan = _whole_plan(schedule)
+    if plan:
+        return plan_text(plan, schedule.base()[0], step - schedule.clock)
+    return f"the run's own {lambda_name(schedule.scheduler.lr_lambdas[0])}, base {schedule.base()[0]:g}"
 
 
 def _new(

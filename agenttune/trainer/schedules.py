@@ -6,8 +6,10 @@ without the other is the usual defect: a schedule then overwrites the rate at th
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -15,10 +17,13 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
+from agenttune.commands import SMALLEST
 from agenttune.errors import NotSupported, UserError
 from agenttune.trainer.plans import SteerableRate
 
 NAN = float("nan")
+LARGEST = 100.0
+"""Largest rate that commands take."""
 
 
 class Kind(Enum):
@@ -66,6 +71,23 @@ def store(container: Any, key: Any, value: float) -> None:
         current.fill_(value)
     else:
         container[key] = value
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Rates per group as they once were, and what they followed, to be put back.
+
+    Attributes:
+        effective: Of the next update.
+        base: What the schedule scales.
+        plan: The plan in force; empty for the run's own schedule.
+        clock: What the schedule had counted.
+    """
+
+    effective: list[float]
+    base: list[float]
+    plan: dict[str, Any]
+    clock: int
 
 
 class Schedule:
@@ -209,13 +231,52 @@ class Schedule:
         else:
             self._scale(self._ratio(rate, self.base()[lead]), only)
 
+    def rates(self) -> Rates:
+        """What `put_back` puts back."""
+        first = self.scheduler.lr_lambdas[0] if self.kind is Kind.LAMBDA else None
+        plan = dict(first.plan) if isinstance(first, SteerableRate) else {}
+        return Rates(self.effective(), self.base(), plan, self.clock)
+
+    def put_back(self, rates: Rates, groups: Iterable[int]) -> None:
+        """Undo a change of some groups' rates, at a later step: the schedule stands where it would have stood."""
+        chosen = set(groups)
+        if self.kind is Kind.LAMBDA:
+            if len(chosen) == len(self.groups):
+                self._follow(rates.plan)
+            self._set_bases([rates.base[i] if i in chosen else rate for i, rate in enumerate(self.base())])
+        elif self.kind is Kind.NONE or (self.kind is Kind.METRIC and self.clock == rates.clock):
+            self._set_rates([rates.effective[i] if i in chosen else rate for i, rate in enumerate(self.effective())])
+        elif self.kind in (Kind.SCALING, Kind.UNKNOWN):
+            ratios = {i: rates.base[i] / self.base()[i] for i in chosen if self.base()[i] > 0}
+            if len(chosen) == len(self.groups) and len(set(ratios.values())) == 1:
+                self._scale(next(iter(ratios.values())), None)
+            else:
+                for i, ratio in ratios.items():
+                    self._scale(ratio, i)
+
+    def _follow(self, plan: Mapping[str, Any]) -> None:
+        for fn in self.scheduler.lr_lambdas:
+            if isinstance(fn, SteerableRate):
+                fn.plan.clear()
+                fn.plan.update(plan)
+
+    def refuse_impossible(self) -> None:
+        """Raises UserError if a rate is none that anybody can train with, or that could be changed again."""
+        for what, rates in (("effective", self.effective()), ("base", self.base())):
+            for group, rate in enumerate(rates):
+                if not math.isfinite(rate) or rate > LARGEST or 0 < rate < SMALLEST:
+                    raise UserError(
+                        f"the {what} rate of parameter group {group} would be {rate:g}; a rate is 0, or from "
+                        f"{SMALLEST:.3g} to {LARGEST:g}",
+                        field="lr",
+                        allowed={"minimum": SMALLEST, "maximum": LARGEST},
+                    )
+
     def install_plan(self, bases: list[float], plan: dict[str, Any]) -> None:
         """Let a `LambdaLR` follow `plan` from here, scaled by `bases`."""
         lambdas = self.scheduler.lr_lambdas
         lambdas[:] = [fn if _steerable(fn) else SteerableRate(fn) for fn in lambdas]
-        for fn in lambdas:
-            fn.plan.clear()
-            fn.plan.update(plan)
+        self._follow(plan)
         self._set_bases(bases)
 
     def refuse_unplannable(self) -> None:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from agenttune.courses import Course
+from agenttune.events import KnobState, RunInfo
 from agenttune.trainer.adapter import Adapter
 from agenttune.trainer.checkpoints import Checkpoints
-from agenttune.trainer.knobs import KnobRegistry
+from agenttune.trainer.course import PUBLISHED_POINTS, course_of
+from agenttune.trainer.knobs import KnobRegistry, read_knobs
 from agenttune.trainer.layer_changes import LayerChanges
 from agenttune.trainer.model_tree import GradientWatch
 from agenttune.trainer.optimizers import exempt_groups
 from agenttune.trainer.schedules import Kind, Schedule
+
+JUDGED_POINTS = 256
+"""Steps at which a course is told where a command is judged by it, just before it is applied."""
+NOBODYS = RunInfo(run_id="", name="", status="running", created_at_s=0.0)
 
 
 @dataclass
@@ -61,3 +68,16 @@ class Steering:
             self.ratios = schedule.current_ratios()
             schedule.ratios = self.ratios
         return schedule
+
+    def knobs(self) -> list[KnobState]:
+        """Every live-tunable value, as read now."""
+        return read_knobs(self.adapter, self.registry, self.ratios, self.exempt)
+
+    def course(self, points: int = PUBLISHED_POINTS) -> Course | None:
+        """The learning rate to come."""
+        return course_of(self.schedule(), self.step, self.adapter.max_steps(), points)
+
+    def as_info(self, info: RunInfo = NOBODYS) -> RunInfo:
+        """A run's card with everything that guardrails go by as it stands at this moment."""
+        fresh = {"step": self.step, "knobs": self.knobs(), "schedule": self.course(JUDGED_POINTS)}
+        return info.model_copy(update={**fresh, "max_steps": self.adapter.max_steps(), "knobs_point_id": 0})
