@@ -188,7 +188,10 @@ def _moves(world: World) -> Moves:
 
 def _moved(change: Change) -> Moves:
     if change.factors is not None:
-        return {(change.name, group, None): (low, high) for group, (low, high) in enumerate(change.factors)}
+        return {
+            (change.name, group, None): (low if _is_positive(low) else 1.0, high if _is_positive(high) else 1.0)
+            for group, (low, high) in enumerate(change.factors)
+        }
     before = change.previous_groups if change.previous_groups is not None else [change.previous]
     after = change.groups if change.groups is not None else [change.effective]
     if len(before) != len(after):  # an older version's ack tells of the first group only

@@ -1,20 +1,22 @@
-"""The gate once more, just before a command is applied: the world may have changed since it was let through."""
+"""The gate once more, just before a command is applied: the world may have changed since it was let through.
+
+This is the look that counts: at the values of this very moment, after whatever was applied before it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from agenttune.commands import Probe
-from agenttune.events import KnobState
-from agenttune.gate import Gate, History
+from agenttune.events import RunInfo
+from agenttune.gate import Gate, History, touched_by
 from agenttune.instants import Instant, instant, is_over
 from agenttune.observation import HISTORY
-from agenttune.proposals import TAKEN, ApprovalRequest, CommandRecord, State
+from agenttune.proposals import TAKEN, Ack, ApprovalRequest, Change, CommandRecord, State
 from agenttune.store import RunLog
 
 
 class Admission:
-    """Looks at queued commands of agents once each, and at requests that want training to wait for them.
+    """Looks at each queued command before its turn, and at requests that want training to wait for them.
 
     Args:
         log: The run's log, for reading.
@@ -23,24 +25,40 @@ class Admission:
 
     def __init__(self, log: RunLog, now: Callable[[], Instant] = instant) -> None:
         self._log, self._now = log, now
-        self._passed: set[str] = set()
         self._holding: list[ApprovalRequest] = []
+        self._unwritten: dict[str, Ack] = {}
 
-    def refusal(self, record: CommandRecord, read_knobs: Callable[[], list[KnobState]], step: int) -> str:
-        """Why a guardrail refuses a command now; empty if none does, or if it was looked at before."""
-        if record.proposal.author.principal != "agent" or record.command_id in self._passed:
+    def refusal(self, record: CommandRecord, as_of_now: Callable[[RunInfo], RunInfo]) -> str:
+        """Why a guardrail refuses a command now; empty if none does.
+
+        Args:
+            record: The command; what the training process itself asks for was judged by values of the same moment.
+            as_of_now: Brings the run's card up to this moment.
+        """
+        principal = record.proposal.author.principal
+        if principal == "trainer" or (not touched_by(record.command) and principal != "agent"):
             return ""
-        info = self._log.info().model_copy(update={"knobs": read_knobs(), "step": step})
-        taken = self._log.commands(*TAKEN, principal="agent", limit=HISTORY, newest=True)
-        others = [other for other in taken if other.command_id != record.command_id]
+        info = as_of_now(self._log.info())
+        history = self._history(record) if principal == "agent" else History()
         proposal = record.proposal.model_copy(update={"command": record.command})
-        history = History(others, self._count_others, extra_steps=self._log.extra_steps())
         refusal = Gate.of(info).refusal(proposal, info, history)
-        if refusal is None:
-            if not isinstance(record.command, Probe):  # another probe may use up the steps while it waits
-                self._passed.add(record.command_id)
-            return ""
-        return f"refused before it was applied: {refusal.reason}"
+        return f"refused before it was applied: {refusal.reason}" if refusal is not None else ""
+
+    def _history(self, record: CommandRecord) -> History:
+        taken = self._log.commands(*TAKEN, principal="agent", limit=HISTORY, newest=True)
+        others = [self._with_ack(other) for other in taken if other.command_id != record.command_id]
+        return History(others, self._count_others, extra_steps=self._log.extra_steps())
+
+    def note(self, record: CommandRecord, step: int, changes: list[Change]) -> None:
+        """What a command has changed; its own ack is in the log only when that is confirmed, a step later."""
+        self._unwritten[record.command_id] = Ack(outcome="applied", step=step, changes=changes)
+        while len(self._unwritten) > HISTORY:
+            del self._unwritten[next(iter(self._unwritten))]
+
+    def _with_ack(self, record: CommandRecord) -> CommandRecord:
+        if record.ack is not None or record.command_id not in self._unwritten:
+            return record
+        return record.model_copy(update={"ack": self._unwritten[record.command_id]})
 
     def _count_others(self) -> int:
         """How many commands of agents were let through beside the one that is looked at."""

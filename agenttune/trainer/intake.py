@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from collections.abc import Set
 
 from agenttune.errors import StoreFault
-from agenttune.proposals import CommandRecord, State
+from agenttune.proposals import Change, CommandRecord, State
 from agenttune.store import LOG_NAME, RunLog
 from agenttune.trainer.admission import Admission
 from agenttune.trainer.answers import Answers
@@ -56,7 +57,9 @@ class Intake:
         if not self._has_fault and not self._watch.may_have_changed():
             return self.queue
         try:
-            self.queue = self._admitted(self._log.commands(State.QUEUED))
+            self.queue = self._log.commands(State.QUEUED)
+            if self._admission is not None:
+                self._admission.look_for_requests()
         except (StoreFault, sqlite3.Error) as fault:
             if not self._has_fault:
                 logger.warning("commands cannot be read (%s); training goes on", fault)
@@ -79,18 +82,22 @@ class Intake:
         new = [record for record in queued if record.command_id not in self._answers.taken]
         return next((r for r in new if r.proposal.author.principal != "agent" and r.command.kind in INTERRUPTING), None)
 
-    def _admitted(self, records: list[CommandRecord]) -> list[CommandRecord]:
-        """Those that the guardrails still let through; the others are answered."""
-        if self._admission is None:
-            return records
-        self._admission.look_for_requests()
-        left = []
-        for record in records:
-            if record.command_id in self._answers.taken:
+    def next(self, tried: Set[str]) -> list[CommandRecord]:
+        """The next command, if there is one, past the guardrails as of this moment; what they refuse is answered.
+
+        Args:
+            tried: Ids of those that have had their turn at this boundary.
+        """
+        for record in self.fetch():
+            if record.command_id in self._answers.taken or record.command_id in tried:
                 continue
-            refusal = self._admission.refusal(record, self._recorder.knobs, self._steering.step)
-            if refusal:
-                self._answers.refuse(record, refusal)
-            else:
-                left.append(record)
-        return left
+            refusal = "" if self._admission is None else self._admission.refusal(record, self._steering.as_info)
+            if not refusal:
+                return [record]
+            self._answers.refuse(record, refusal)
+        return []
+
+    def note(self, record: CommandRecord, changes: list[Change]) -> None:
+        """A command has changed something; its ack comes later, when that is confirmed and written."""
+        if self._admission is not None and changes:
+            self._admission.note(record, self._steering.step, changes)

@@ -31,7 +31,7 @@ class OwnCommands:
 
     def ask(self, proposal: Proposal) -> str:
         """Ask for a command; returns why the gate refuses it, empty if it does not."""
-        info = self._log.info().model_copy(update={"knobs": self._recorder.knobs(), "step": self._steering.step})
+        info = self._steering.as_info(self._log.info())
         verdict = Gate.of(info).judge(proposal, Moment(info, instant()), History())
         written = threading.Event()
 

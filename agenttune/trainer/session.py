@@ -402,18 +402,22 @@ class Session:
         return self._has_work_between or self._going_back.is_under_way or self._probing.is_trying
 
     def _apply_queued(self) -> None:
-        """Apply in order of acceptance; what comes after a save or a return waits until that is done."""
-        for record in self._exchange.share(self._intake.fetch()):
+        """Apply in order of acceptance; what comes after a save or a return waits until that is done.
+
+        One after the other: each passes the guardrails on what the one before it has left.
+        """
+        tried: set[str] = set()
+        while shared := self._exchange.share(self._intake.next(tried)):
             if self._is_busy:
-                break
-            if record.command_id in self._answers.taken:
-                continue
-            if why_not := self._too_late(record):
-                self._answers.refuse(record, why_not, outcome="expired")
-                continue
-            if self._probation is not None and self._must_keep_state(record, self._probation):
-                break
-            self._apply(record)
+                return
+            for record in shared:
+                tried.add(record.command_id)
+                if why_not := self._too_late(record):
+                    self._answers.refuse(record, why_not, outcome="expired")
+                    continue
+                if self._probation is not None and self._must_keep_state(record, self._probation):
+                    return
+                self._apply(record)
 
     def _too_late(self, record: CommandRecord) -> str:
         """Why a command was meant for what is no longer there; empty if it was not."""
@@ -451,6 +455,9 @@ class Session:
         if isinstance(outcome, NotYet):
             return
         self._answers.taken.add(record.command_id)
+        done = outcome.done if isinstance(outcome, AwaitRate) else outcome
+        if isinstance(done, Done):
+            self._intake.note(record, done.changes)
         if isinstance(outcome, Done):
             knobs = self._recorder.knobs_read() if outcome.changes else None
             self._answers.done(record, outcome, knobs, self.steering.step)
