@@ -96,6 +96,8 @@ def prospects(command: CommandBase, info: RunInfo) -> list[Prospect]:
     if isinstance(command, UpdateOptimizer) and command.lr is not None:
         return _scaled(command, info, knob)
     if isinstance(command, UpdateSchedule):
+        if info.schedule is not None and not info.schedule.can_be_planned:
+            return []
         return _restored(info, knob) if command.shape == "previous" else _planned(command, info, knob)
     return []
 
