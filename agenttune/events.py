@@ -329,12 +329,16 @@ class PolicyAttached(Record):
     kind: Literal["policy_attached"] = "policy_attached"
     policy: str
     details: dict[str, Any] = Field(default_factory=dict)
+    pid: int | None = Field(None, description="The agent's process.")
+    pid_started_s: float | None = Field(None, description="Its start, in seconds after boot.")
+    host: str = Field("", description="The machine that it runs on.")
 
 
 class PolicyDetached(Record):
     kind: Literal["policy_detached"] = "policy_detached"
     policy: str
     reason: str = ""
+    successor: str | None = Field(None, description="The policy that takes over at once, if one does.")
 
 
 class Shadowed(Record):
@@ -363,6 +367,12 @@ class Decided(Record):
         default_factory=list, description="What went wrong in asking a language model, or was done without."
     )
     unusable: bool = Field(False, description="A model was asked, and nothing of what it said could be used.")
+    awaited_seq: int | None = Field(
+        None,
+        ge=0,
+        description="In lockstep: the `seq` of the decision_awaited that this answers; 0: of none. Not given: of the "
+        "one at `based_on_step`.",
+    )
 
 
 class DecisionAwaited(Record):
@@ -528,6 +538,7 @@ class RunInfo(Record):
     ended_at_s: float | None = None
     step: int = 0
     max_steps: int | None = None
+    evaluating_step: int | None = Field(None, description="The step whose evaluation is still to be finished.")
     branch: str = "main"
     pid: int | None = None
     pid_started_s: float | None = Field(None, description="Start of that process, in seconds after boot.")

@@ -85,6 +85,7 @@ class Observation(Record):
     status: RunStatus
     step: int = Field(description="Completed optimizer steps.")
     max_steps: int | None = None
+    evaluating_step: int | None = Field(None, description="The step whose evaluation is still to be finished.")
     branch: str = "main"
     lineage: Lineage = Field(default_factory=Lineage, description="The branches that this one stands on.")
     at_s: float = Field(description="Unix time at which this was taken.")

@@ -159,6 +159,7 @@ class Observer:
             status=info.status,
             step=info.step,
             max_steps=info.max_steps,
+            evaluating_step=info.evaluating_step,
             branch=info.branch,
             lineage=line,
             at_s=now_s,

@@ -30,6 +30,7 @@ from agenttune.events import (
     BranchStarted,
     Curve,
     Escalated,
+    Evaluated,
     Event,
     Judged,
     KnobsRead,
@@ -202,7 +203,7 @@ class RunLog:
     ) -> list[int]:
         """Append events in one transaction and return their `seq`.
 
-        `RunStarted`, `KnobsRead`, `BranchStarted` and `StatusChanged` also update the identity card. A final status
+        `RunStarted`, `KnobsRead`, `Evaluated`, `BranchStarted` and `StatusChanged` also update the identity card. A final status
         is never followed by another one: a later one is not written. Queued commands of a run that ends expire in
         the same transaction.
         """
@@ -216,8 +217,11 @@ class RunLog:
             facts = {} if body.facts is None else {"facts": body.facts}
             last_id = self._points.last_id()
             self._card.update(knobs=body.knobs, schedule=body.schedule, knobs_point_id=last_id, **facts)
+        elif isinstance(body, Evaluated):
+            if self._card.stored().evaluating_step is not None:
+                self._card.update(evaluating_step=None)
         elif isinstance(body, BranchStarted):
-            self._card.update(branch=body.name)
+            self._card.update(branch=body.name, evaluating_step=None)
             self._supersede_waiting(f"the run went back to another branch, {body.name}", step, branch)
         elif isinstance(body, RunStarted):
             self._card.update(

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import logging
+import os
+import platform
 import threading
 import time
 from collections.abc import Callable
@@ -36,6 +38,7 @@ from agenttune.observation import Observation
 from agenttune.policy.availability import check_can_act
 from agenttune.policy.base import Decision, Policy
 from agenttune.policy.load import LoadedPolicy
+from agenttune.processes import started_s
 from agenttune.proposals import Author, State
 
 LOOK_FRAC = 0.02
@@ -154,7 +157,8 @@ class AgentLoop:
         if not in_lockstep:
             if news or self._is_due(info):
                 self._look()
-        elif self._wakes.awaited is not None:
+        elif self._wakes.awaited is not None and not self._turns.thinking:
+            # Not while an earlier question is open: "still thinking" would be no decision about this step.
             self._look(self._wakes.awaited)
         elif self._is_stalled() and not self._turns.thinking:
             self._look()
@@ -163,7 +167,18 @@ class AgentLoop:
         if not self._attached:
             self._wakes.start()
             self._attached = True
-            self._outbox.send(PolicyAttached(policy=self.policy.name, details=self._details), None)
+            self._outbox.send(self._here(), None)
+
+    def _here(self) -> PolicyAttached:
+        """That the policy watches, and where: training that waits for it can see whether its process still lives."""
+        pid = os.getpid()
+        return PolicyAttached(
+            policy=self.policy.name,
+            details=self._details,
+            pid=pid,
+            pid_started_s=started_s(pid),
+            host=platform.node(),
+        )
 
     def detach(self, reason: str) -> None:
         """Record that the policy no longer watches; does nothing if it does not."""
@@ -203,9 +218,10 @@ class AgentLoop:
 
     def _swap(self, loaded: LoadedPolicy, reason: str) -> None:
         self._turns.drop(reason)
-        self._outbox.put(PolicyDetached(policy=self.policy.name, reason=reason), None)
+        successor = loaded.policy.name
+        self._outbox.put(PolicyDetached(policy=self.policy.name, reason=reason, successor=successor), None)
         self.policy, self._details = loaded.policy, dict(loaded.details)
-        self._outbox.send(PolicyAttached(policy=self.policy.name, details=self._details), None)
+        self._outbox.send(self._here(), None)
 
     # -- looking ----------------------------------------------------------------------------------------------
 
@@ -230,7 +246,19 @@ class AgentLoop:
             self._outbox.put(Found(finding=finding), observation.step)
         self._outbox.flush()
         observation = observation.model_copy(update={"findings": [*observation.findings, *fresh]})
-        self._consider(observation, awaited)
+        if awaited is not None or not self._must_wait(observation, any(f.severity == "critical" for f in fresh)):
+            self._consider(observation, awaited)
+
+    def _must_wait(self, observation: Observation, is_critical: bool) -> bool:
+        """Whether this is no time for a question: an evaluation's result is about to come, or the run ends here.
+
+        Reasons are kept for later. What is critical waits for no evaluation.
+        """
+        end, evaluating = observation.max_steps, observation.evaluating_step
+        if end is not None and observation.step >= end:
+            return True
+        known = any(evaluation.step == evaluating for evaluation in observation.evaluations)
+        return evaluating is not None and observation.step <= evaluating and not known and not is_critical
 
     def _consider(self, observation: Observation, awaited: Event | None) -> None:
         """Ask the policy, if there is a reason and nothing of its own is still on its way."""
@@ -245,7 +273,7 @@ class AgentLoop:
             if in_flight:
                 waits = Decision(reason="its last command still waits for the trainer's answer")
                 told = observation.model_copy(update={"woken_by": ["training waits"]})
-                self._turns.begin(waits, self.policy.name, self.author, told, must_tell=True)
+                self._turns.begin(waits, self.policy.name, self.author, told, awaited)
                 return
         if awaited is not None or (not in_flight and (self._wakes.reasons or is_time)):
             self._decide(observation, awaited)

@@ -31,6 +31,7 @@ class Turn:
         shadowed: What it would have asked for.
         must_tell: It is recorded even if it says the same nothing as before.
         faults, unusable: As of a decision.
+        awaited_seq: Of the event that says that training waits for this, 0 if it does not.
     """
 
     policy: str
@@ -43,6 +44,7 @@ class Turn:
     must_tell: bool = False
     faults: list[str] = field(default_factory=list)
     unusable: bool = False
+    awaited_seq: int = 0
     ids: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
 
@@ -77,6 +79,7 @@ class Turn:
             shadowed=self.shadowed,
             faults=[fault[:FAULT_CHARACTERS] for fault in self.faults[:MOST_FAULTS]],
             unusable=self.unusable,
+            awaited_seq=self.awaited_seq,
         )
 
     def is_worth_telling(self, said: str) -> bool:

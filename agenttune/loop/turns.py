@@ -49,13 +49,16 @@ class Turns:
             decision = replace(decision, later=None)
             if not (decision.proposals or decision.shadowed or decision.calls):
                 return  # it is told with the answer
+            awaited = None  # this is not all of it; training waits for the rest
         elif self.thinking and not decision.proposals:
             self._missed += reasons  # for when it is done with what it was asked before
             if not must_tell and not any(reason.startswith("finding") for reason in reasons):
                 return
-        self.begin(decision, policy.name, author, observation, must_tell)
+        self.begin(decision, policy.name, author, observation, awaited)
 
-    def begin(self, decision: Decision, policy: str, author: Author, observation: Observation, must_tell: bool) -> None:
+    def begin(
+        self, decision: Decision, policy: str, author: Author, observation: Observation, awaited: Event | None
+    ) -> None:
         """Submit and record a decision about an observation."""
         step = observation.step
         self._turn = Turn(
@@ -66,9 +69,10 @@ class Turns:
             reason=decision.reason,
             unsent=proposals_of(decision.proposals, author, step),
             shadowed=shadowed_of(decision),
-            must_tell=must_tell or bool(decision.calls),
+            must_tell=awaited is not None or bool(decision.calls),
             faults=decision.faults,
             unusable=decision.unusable,
+            awaited_seq=0 if awaited is None else awaited.seq,
         )
         self._put_calls(decision, step)
         self.finish()
@@ -148,4 +152,5 @@ def _turn_of(answer: Answer, decision: Decision, step: int) -> Turn:
         must_tell=answer.awaited is not None or bool(decision.calls) or bool(answer.dropped),
         faults=decision.faults,
         unusable=decision.unusable,
+        awaited_seq=0 if answer.awaited is None else answer.awaited.seq,
     )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from agenttune.config import WakeSettings
-from agenttune.events import DecisionAwaited, Evaluated, Event, PolicyRequested
+from agenttune.events import Decided, DecisionAwaited, Evaluated, Event, PolicyRequested
 from agenttune.findings import Finding
 from agenttune.loop.door import AgentControl
-from agenttune.observation import Observation
+from agenttune.observation import Evaluation, Observation
 from agenttune.proposals import Author, CommandRecord, State
 from agenttune.trend import last_change_step
 
@@ -34,6 +34,7 @@ class Wakes:
         self._control, self._run_id, self._wake = control, run_id, wake
         self._cursor: int | None = None
         self._states: dict[str, State] | None = None
+        self._evaluated: set[str] = set()
         self.reasons: list[str] = []
         self.request: PolicyRequested | None = None
         self.awaited: Event | None = None
@@ -43,18 +44,25 @@ class Wakes:
         """Follow from here on; a step that training already waits at is found."""
         if self._cursor is not None:
             return
-        cursor = self._control.observe(self._run_id).last_seq
-        self.awaited = self._unanswered(cursor)
-        self._cursor = cursor
+        now = self._control.observe(self._run_id)
+        last = self._unanswered(now.last_seq)
+        if last is not None and (last.step, last.branch) == (now.step, now.branch):
+            self.awaited = last
+        self._cursor = now.last_seq
+        self._evaluated = {_key(evaluation) for evaluation in now.evaluations}
 
     def _unanswered(self, until: int) -> Event | None:
-        """The step that was waited at last, if no decision followed."""
+        """The step that was waited at last, if nothing ended that."""
         last: Event | None = None
         since = 0
         while page := self._control.events(self._run_id, since, PAGE, kinds=("decision_awaited", "decided")):
             since = page[-1].seq
-            last = next((event for event in reversed(page) if event.seq <= until), last)
-        return last if last is not None and isinstance(last.body, DecisionAwaited) else None
+            for event in (event for event in page if event.seq <= until):
+                if isinstance(event.body, DecisionAwaited):
+                    last = event
+                elif last is not None and isinstance(event.body, Decided):
+                    last = None if event.body.awaited_seq in (None, last.seq) else last
+        return last
 
     def poll(self, wait_s: float = 0.0) -> bool:
         """Read what is new, waiting so long for the first of it.
@@ -71,8 +79,7 @@ class Wakes:
 
     def _take(self, event: Event) -> None:
         if isinstance(event.body, Evaluated):
-            if self._wake.on_evaluation:
-                self.reasons.append(f"evaluation at step {event.step}")
+            pass  # the next observation has it, and tells of it once
         elif isinstance(event.body, PolicyRequested):
             self.request = event.body
         elif isinstance(event.body, DecisionAwaited):
@@ -86,7 +93,11 @@ class Wakes:
             self._states[record.command_id] = record.state
 
     def look(self, observation: Observation, author: Author) -> None:
-        """Add what an observation tells: answers to own commands, remarks of operators."""
+        """Add what an observation tells: evaluations, answers to own commands, remarks of operators."""
+        known, self._evaluated = self._evaluated, {_key(evaluation) for evaluation in observation.evaluations}
+        if self._wake.on_evaluation:
+            new = [evaluation.step for evaluation in observation.evaluations if _key(evaluation) not in known]
+            self.reasons += [f"evaluation at step {step}" for step in new]
         before, self._states = self._states, {c.command_id: c.state for c in observation.commands}
         self.wants_look = False
         if before is not None and self._wake.on_answer:
@@ -104,6 +115,11 @@ def _answer(record: CommandRecord, was: State | None, author: Author) -> str:
     if by.is_same(author) and (was is State.PROPOSED or (record.state in OUTCOMES and was is not None)):
         return f"{command.kind} {record.state.value}"
     return ""
+
+
+def _key(evaluation: Evaluation) -> str:
+    """Tells an evaluation from others, also from another one of the same step; NaN is NaN here."""
+    return f"{evaluation.step} {evaluation.metrics}"
 
 
 def is_new(finding: Finding, observation: Observation) -> bool:

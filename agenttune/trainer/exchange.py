@@ -20,6 +20,14 @@ class Exchange(Protocol):
         """The leader's records, on every rank, in the same order."""
         ...
 
+    def agree(self, flag: bool) -> bool:
+        """The leader's flag, on every rank."""
+        ...
+
+    def tell(self, text: str) -> str:
+        """The leader's text, on every rank."""
+        ...
+
 
 class Alone:
     """One process."""
@@ -28,6 +36,12 @@ class Alone:
 
     def share(self, records: list[CommandRecord]) -> list[CommandRecord]:
         return records
+
+    def agree(self, flag: bool) -> bool:
+        return flag
+
+    def tell(self, text: str) -> str:
+        return text
 
 
 class Ranks:
@@ -48,6 +62,16 @@ class Ranks:
         texts: list[str | None] = [r.model_dump_json() for r in records] if self.leads else [None] * int(count)
         dist.broadcast_object_list(texts, src=0, group=self._group)
         return [CommandRecord.model_validate_json(text) for text in texts if text is not None]
+
+    def agree(self, flag: bool) -> bool:
+        shared = torch.tensor([int(flag)])
+        dist.broadcast(shared, src=0, group=self._group)
+        return bool(shared.item())
+
+    def tell(self, text: str) -> str:
+        texts = [text]
+        dist.broadcast_object_list(texts, src=0, group=self._group)
+        return texts[0]
 
 
 def make_exchange() -> Exchange:

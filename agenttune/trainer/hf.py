@@ -145,6 +145,20 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
             control.should_evaluate = control.should_save = False
         elif self.adapter.plan.end_epoch():
             control.should_training_stop = True
+        if control.should_evaluate and self.session is not None:
+            self.session.evaluation_follows()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Without the trainer, the first place after a step's log, evaluation and save."""
+        session = self.session
+        if session is None or self.adapter.trainer is not None or not session.waits_for_decision:
+            return
+        self.adapter.follow(control, kwargs)
+        self.adapter.has_begun_step = True
+        with self._never_fatal():
+            session.between()
+        self.adapter.has_begun_step = False
+        self._skip()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.session is not None:
@@ -168,6 +182,10 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
             if meter is not None:
                 session.add_point(meter.finish(state.global_step, session.lr, session.base_lr, session.other_rates))
             session.boundary(state.global_step)
+            if control.should_evaluate:
+                session.evaluation_follows()
+            if self.adapter.trainer is None and session.waits_for_decision and _is_complete(args, state, control):
+                session.between("boundary")
         except Exception:
             _report_own_failure()
         if meter is not None:
@@ -294,6 +312,14 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
             yield
         except Exception:
             _report_own_failure()
+
+
+def _is_complete(args: Any, state: Any, control: Any) -> bool:
+    """Whether the loop is done with this step: it neither logs, evaluates nor saves any more, and goes on."""
+    if control.should_log or control.should_evaluate or control.should_save or control.should_training_stop:
+        return False
+    by_epoch = "epoch" in (args.eval_strategy, args.save_strategy, args.logging_strategy)
+    return not (by_epoch and float(state.epoch or 0.0).is_integer())
 
 
 def _report_own_failure() -> None:

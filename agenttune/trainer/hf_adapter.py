@@ -54,6 +54,7 @@ class HfAdapter:
         self.feed = Feed()
         self.state = HfState(trainer, self.feed) if trainer is not None else None
         self.settled = False
+        self.has_begun_step = False
         self._guard: TrialGuard | None = None
         self._shield: Shield | None = None
         self.after_arrival: Callable[[], None] = lambda: None
@@ -381,7 +382,8 @@ class HfAdapter:
     # -- actions ----------------------------------------------------------------------------------------------
 
     def can_end_here(self) -> bool:
-        return int(self._state.global_step) > self.first_step
+        # Where the next step has begun, the loop looks at its flags after that step only.
+        return int(self._state.global_step) > self.first_step and not self.has_begun_step
 
     def note_first_step(self) -> None:
         """Flags set before a call's first step are cleared by the loop: nothing can be saved or ended there."""

@@ -231,6 +231,8 @@ def _gradients(steering: Steering) -> tuple[Squares | None, str] | NotYet:
 def _no_update_comes(steering: Steering) -> str:
     if steering.paused:
         return "training is paused, and gradients exist only while a step is made; ask again once it goes on"
+    if steering.awaits_agent:
+        return "training waits for the agent's decision, and gradients exist only while a step is made"
     end = steering.adapter.max_steps()
     if steering.stop_reason is not None or (end is not None and steering.step >= end):
         return "training ends with this step"

@@ -39,6 +39,9 @@ class RateWatch:
         waiting.knobs = self._recorder.knobs_read()
         if self._steering.paused:
             self._finish(waiting, "read back; training is paused before another step could confirm it")
+        elif self._steering.awaits_agent and waiting.record.proposal.author.principal != "agent":
+            # The agent may think for a minute; what it decides itself is confirmed by the step that follows.
+            self._finish(waiting, "read back; training waits for the agent before another step could confirm it")
         else:
             self.waiting.append(waiting)
 

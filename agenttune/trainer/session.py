@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 from collections.abc import Mapping
@@ -28,6 +29,7 @@ from agenttune.store import RunLog
 from agenttune.trainer.adapter import Adapter
 from agenttune.trainer.answers import Answers
 from agenttune.trainer.apply import apply_command
+from agenttune.trainer.awaiting import Awaiting
 from agenttune.trainer.branch_folders import arrange
 from agenttune.trainer.checkpoints import FOLDER, Checkpoints, SavedCheckpoint
 from agenttune.trainer.confirm import ReadBacks
@@ -63,6 +65,8 @@ logger = logging.getLogger("agenttune")
 
 POLL_S = 0.02
 """How often a paused run looks for commands."""
+ALARMING = ("loss", "grad_norm")
+"""Of a loop's own log: in lockstep the agent is asked at once when one of them is not finite."""
 
 Place = Literal["boundary", "saved", "between"]
 
@@ -106,7 +110,7 @@ class Session:
         self._intake = Intake(log, self.steering, answers, recorder)
         self._rates = RateWatch(self.steering, answers, recorder)
         self._saving = Saving(self.steering, answers, recorder)
-        self._going_back = GoingBack(self.steering, answers, recorder, lambda: self._serve("between"))
+        self._going_back = GoingBack(self.steering, answers, recorder, self.between)
         self._probing = Probing(
             self.steering,
             answers,
@@ -114,9 +118,17 @@ class Session:
             self._saving,
             self._intake,
             self._accept,
-            lambda: self._serve("between"),
+            self.between,
         )
-        self._lockstep = Lockstep.of(log, recorder.submit)
+        self._awaiting = Awaiting(
+            Lockstep.of(log, recorder.submit),
+            self._exchange,
+            self.steering,
+            recorder.submit,
+            self._serve_or_hold,
+            self._must_go_on,
+            self._is_stop_queued,
+        )
         self._probation = self._make_probation(log)
         self._evaluating: str | None = None
         if log is not None:
@@ -144,6 +156,7 @@ class Session:
         adapter, recorder = self.steering.adapter, self._recorder
         self.steering.step = step
         self.steering.learn_groups()
+        self._awaiting.learn()
         self.status = "running"
         max_steps = self._answers.max_steps = adapter.max_steps()
         started = RunStarted(
@@ -271,8 +284,7 @@ class Session:
             return
         self.steering.step = step
         self._check_goal(step)
-        if self._lockstep is not None:
-            self._lockstep.reach(step)
+        self._awaiting.reach(step, self._answers.max_steps)
         if self._is_quiet():
             return
         if self._rates.waiting and not self.steering.adapter.update_was_skipped():
@@ -288,13 +300,27 @@ class Session:
     @property
     def waits_between(self) -> bool:
         """Whether `between` has something to do."""
-        if self._lockstep is not None and self._lockstep.is_due and type(self._exchange) is Alone:
-            return True  # of several ranks only the leader knows; they all meet at the next boundary
-        return self._has_work_between or self.steering.paused or self._is_held
+        return self._has_work_between or self.steering.paused or self._is_held or self._awaiting.is_due
 
-    def between(self) -> None:
-        """Between two steps, when the loop is done with the one and has not drawn data for the other."""
-        self._serve("between")
+    @property
+    def waits_for_decision(self) -> bool:
+        """Whether training is to stand still for the agent once the loop is done with this step."""
+        return self._awaiting.is_due
+
+    @property
+    def is_in_lockstep(self) -> bool:
+        """Whether this run ever waits for its agent."""
+        return self._awaiting.is_on
+
+    def between(self, place: Place = "between") -> None:
+        """Between two steps, when the loop is done with the one: its log, evaluation and save are made.
+
+        Args:
+            place: `boundary` where the loop could still save and end after this very step.
+        """
+        self._serve(place)
+        self._awaiting.stand()
+        self._probing.start()
 
     def _is_quiet(self) -> bool:
         """Whether nothing is open and nobody has written to the log: the case of nearly every step, told cheaply."""
@@ -326,6 +352,15 @@ class Session:
         step, branch = point.step, point.branch
         body = Logged(metrics=point.values, texts=dict(texts or {}))
         self._recorder.submit(lambda log: log.append(body, step=step, branch=branch), urgent=False)
+        if self._awaiting.is_on:
+            told = [point.values[name] for name in ALARMING if name in point.values]
+            self._awaiting.logged(step, all(map(math.isfinite, told)))
+
+    def evaluation_follows(self) -> None:
+        """The loop is going to evaluate after this step; who is asked before it is over would not know its result."""
+        if not self._probing.is_trying:
+            step = self.steering.step
+            self._recorder.submit(lambda log: log.update_info(evaluating_step=step), urgent=False)
 
     def evaluated(self, point: Point | Row, texts: Mapping[str, str] | None = None) -> None:
         """The metrics of an evaluation, by command or by the loop's own plan, and what of them is no number."""
@@ -339,8 +374,7 @@ class Session:
         self._recorder.record(body, command_id=self._evaluating)
         if self._probation is not None:
             self._probation.evaluated(point.step, point.values)
-        if self._lockstep is not None:
-            self._lockstep.evaluated(point.step)
+        self._awaiting.evaluated(point.step)
 
     def _check_goal(self, step: int | None) -> None:
         found = self._goal.finding(step)
@@ -360,16 +394,22 @@ class Session:
         """Apply what is queued; while paused, stay and go on serving."""
         self._place = place
         self._saving.take_captures()
-        if self._lockstep is not None and self._lockstep.is_due and self._may_wait:
-            self._lockstep.hold(self.steering.step, self.branch)
+        self._serve_or_hold()
+        self._probing.start()
+
+    def _serve_or_hold(self) -> None:
         self._apply_queued()
         if self.steering.paused or self._is_held:
             self._hold()
-        self._probing.start()
 
-    @property
-    def _may_wait(self) -> bool:
-        return self._place != "saved" and not self.steering.paused and self.steering.stop_reason is None
+    def _must_go_on(self) -> bool:
+        """Whether something is asked for that only the loop can do, so that nobody may stand still here."""
+        return self.steering.stop_reason is not None or self.steering.paused or self._is_busy
+
+    def _is_stop_queued(self) -> bool:
+        """Whether somebody wants training to end, where the loop cannot end before its next step."""
+        queued = (record for record in self._intake.queue if record.command_id not in self._answers.taken)
+        return any(record.command.kind == "stop_training" for record in queued)
 
     @property
     def _is_held(self) -> bool:

@@ -27,6 +27,7 @@ class Steering:
     Attributes:
         step: Completed optimizer steps.
         paused: Whether training is held at a boundary.
+        awaits_agent: Whether it stands there until the agent has decided.
         stop_reason: Why training ends early, once that was asked for.
         exempt: Parameter groups meant to have no weight decay.
         ratios: Last known ratio of each group's base rate to the first group's.
@@ -40,6 +41,7 @@ class Steering:
     registry: KnobRegistry
     step: int = 0
     paused: bool = False
+    awaits_agent: bool = False
     stop_reason: str | None = None
     exempt: frozenset[int] = frozenset()
     ratios: list[float] | None = None

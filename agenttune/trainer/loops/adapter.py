@@ -44,6 +44,7 @@ class LoopAdapter:
 
     Attributes:
         step: Completed steps.
+        has_begun_step: Whether the loop has begun its next step, and looks at what it was told after that one only.
         updates: Updates of the optimizer that were seen.
         wants_stop: The loop is to end.
         report: Records the metrics of an evaluation.
@@ -69,6 +70,7 @@ class LoopAdapter:
         self._max_steps, self._scaler = max_steps, scaler
         make_steerable(scheduler)
         self.step = 0
+        self.has_begun_step = False
         self.updates = 0
         self._updates_at_boundary = 0
         self.wants_stop = False

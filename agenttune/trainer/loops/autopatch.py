@@ -202,6 +202,7 @@ class PatchedLoop(Offers):
         self._pending, self._at_boundary = False, True
         try:
             self.run.boundary()
+            self.run.between()
         finally:
             self._at_boundary = False
         if self._adapter.wants_stop:

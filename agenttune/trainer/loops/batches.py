@@ -48,10 +48,16 @@ class Batches:
         dataset: The dataset for such a function.
         goes_on: Whether another batch is wanted.
         note: Told of each batch.
+        between: Called before a batch is drawn.
     """
 
     def __init__(
-        self, loader: Any, dataset: object | None, goes_on: Callable[[], bool], note: Callable[[Any], None]
+        self,
+        loader: Any,
+        dataset: object | None,
+        goes_on: Callable[[], bool],
+        note: Callable[[Any], None],
+        between: Callable[[], None] = lambda: None,
     ) -> None:
         self._make: MakeLoader | None = None
         if callable(loader) and not hasattr(loader, "__iter__"):
@@ -59,7 +65,7 @@ class Batches:
                 raise UserError("batches() was given a function, which needs agenttune.session(dataset=...)")
             self._make, loader = loader, loader(dataset)
         self.loader: Any = loader
-        self._goes_on, self._note = goes_on, note
+        self._goes_on, self._note, self._between = goes_on, note, between
         self._place = Place()
         self._seek: Place | None = None
         self._new_epoch = False
@@ -108,6 +114,9 @@ class Batches:
     def __iter__(self) -> Iterator[Any]:
         source = self._open_epoch() if self._seek is None else iter(())
         while self._goes_on():
+            self._between()
+            if not self._goes_on():
+                return
             if self._seek is not None:
                 source = self._arrive(self._seek)
             elif self._new_epoch:

@@ -144,7 +144,7 @@ class LightningAdapter(LoopAdapter):
         if name != "gradient_accumulation_steps":
             return True
         ready: int = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        return ready % int(value) == 0
+        return (ready - int(self.has_begun_step)) % int(value) == 0
 
     def change_setting(self, name: str, value: SettingValue) -> None:
         if name == "max_steps":
@@ -194,7 +194,7 @@ class LightningAdapter(LoopAdapter):
 
     def can_end_here(self) -> bool:
         """Not before `min_steps` and `min_epochs`."""
-        return bool(self.trainer.fit_loop._can_stop_early)
+        return bool(self.trainer.fit_loop._can_stop_early) and not self.has_begun_step
 
     def request_stop(self) -> None:
         super().request_stop()

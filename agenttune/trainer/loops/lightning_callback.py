@@ -44,6 +44,10 @@ class LightningCallback(Offers, Callback):  # type: ignore[misc]
         self._unwatch = run.watch(adapter.optimizer())
         run.begin({"max_epochs": trainer.max_epochs, "optimizers": len(trainer.optimizers)})
 
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if self.run is not None:
+            self.run.between(has_begun_step=True)
+
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         run = self.run
         if run is None:
@@ -56,6 +60,10 @@ class LightningCallback(Offers, Callback):  # type: ignore[misc]
             run.adapter.step = trainer.global_step
             run.record_step({})
             run.boundary()
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        if self.run is not None and self.run.session is not None and not trainer.sanity_checking:
+            self.run.session.evaluation_follows()
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         if self.run is None or trainer.sanity_checking:

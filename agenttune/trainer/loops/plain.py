@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -94,15 +95,32 @@ class PlainSession(Offers):
         self.run = LoopRun(adapter, options, self.registry)
         self._unwatch: Callable[[], None] | None = None
         self._steps_without_update = 0
+        self._waits_in_step = False
 
     def __enter__(self) -> PlainSession:
-        self._unwatch = self.run.watch(self._adapter.optimizer())
+        unwatch = self._unwatch = self.run.watch(self._adapter.optimizer())
         try:
             self.run.begin({"max_steps": self._adapter.max_steps()})
         except BaseException:
             self._unwatch()
             raise
+        if self.run.session is not None and self.run.session.is_in_lockstep:
+            hook = self._adapter.model().register_forward_pre_hook(self._before_forward)
+
+            def unwatch_all() -> None:
+                unwatch()
+                hook.remove()
+
+            self._unwatch = unwatch_all
         return self
+
+    def _before_forward(self, model: nn.Module, inputs: Any) -> None:
+        """In lockstep: the first training pass after a step, when the loop's own evaluation of it is done."""
+        session = self.run.session
+        if session is not None and session.waits_for_decision and model.training and torch.is_grad_enabled():
+            self.run.between()
+            if self._adapter.wants_stop:
+                raise TrainingStopped
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -154,10 +172,14 @@ class PlainSession(Offers):
         if self._adapter.wants_stop:
             raise TrainingStopped
         values = taken(metrics)
+        # Neither a batch was drawn here nor the model called: such a loop shows itself at the end of a step only.
+        self._waits_in_step = self._waits_in_step or self.run.session.waits_for_decision
         self._adapter.step += 1
         self._check_updates()
         self.run.record_step(values)
         self.run.boundary()
+        if self._waits_in_step:
+            self.run.between()
         return self.should_stop
 
     def _check_updates(self) -> None:
@@ -180,7 +202,8 @@ class PlainSession(Offers):
             loader: A torch `DataLoader`; or a function that makes one of a dataset, with `session(dataset=...)`; or
                 any iterable, which cannot go back.
         """
-        drawn = Batches(loader, self._adapter.train_dataset(), lambda: not self.should_stop, self.run.meter.add_batch)
+        goes_on, note = lambda: not self.should_stop, self.run.meter.add_batch
+        drawn = Batches(loader, self._adapter.train_dataset(), goes_on, note, self.run.between)
         self._adapter.batches = drawn
         if self.run.session is not None:
             self.run.session.data_opened()

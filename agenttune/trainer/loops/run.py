@@ -153,6 +153,22 @@ class LoopRun:
         self.adapter.end_boundary()
         self.meter.skip()
 
+    def between(self, has_begun_step: bool = False) -> None:
+        """Where the loop is done with a step, its evaluation too: wait for the agent, if that is due.
+
+        Args:
+            has_begun_step: The loop has begun the next step, as far as stopping goes.
+        """
+        if self.session is None or not self.session.waits_for_decision:
+            return
+        self.adapter.has_begun_step = has_begun_step
+        try:
+            self.session.between()
+        except Exception:
+            report_own_failure()
+        self.adapter.has_begun_step = False
+        self.meter.skip()
+
     def log_evaluation(self, metrics: Mapping[str, Number]) -> dict[str, float]:
         """Record the metrics of an evaluation; returns them as recorded.
 
