@@ -203,9 +203,9 @@ class RunLog:
     ) -> list[int]:
         """Append events in one transaction and return their `seq`.
 
-        `RunStarted`, `KnobsRead`, `Evaluated`, `BranchStarted` and `StatusChanged` also update the identity card. A final status
-        is never followed by another one: a later one is not written. Queued commands of a run that ends expire in
-        the same transaction.
+        `RunStarted`, `KnobsRead`, `Evaluated`, `BranchStarted` and `StatusChanged` also update the identity card. A
+        final status is never followed by another one: a later one is not written. Queued commands of a run that ends
+        expire in the same transaction.
         """
         with self.transaction():
             return [seq for body in bodies for seq in self._append(body, step, branch, command_id)]

@@ -24,7 +24,7 @@ import agenttune
 from agenttune.commands import UpdateOptimizer
 from agenttune.config import WakeSettings
 from agenttune.control import READER, LocalControl
-from agenttune.events import Decided, Event, PolicyAttached, PolicyDetached, PolicyRequested
+from agenttune.events import Decided, PolicyAttached, PolicyDetached, PolicyRequested
 from agenttune.loop import AgentLoop
 from agenttune.observation import Observation
 from agenttune.policy.background import Background
@@ -241,7 +241,7 @@ def answered(log: RunLog) -> list[int | None]:
 
 
 def test_a_stop_lets_go_at_once(own: Path) -> None:
-    held, used = held_run(own, lambda held: stop(held))
+    held, used = held_run(own, stop)
     assert len(used) == EVERY
     assert held.log.info().status == "stopped"
 
@@ -301,7 +301,7 @@ SWAPPED = PolicyDetached(policy="p", reason="another was asked for", successor="
 HERE = PolicyAttached(policy="q", pid=os.getpid())
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(st.sampled_from(["read", "late", "none", "other", "gone", "swapped", "here", "mine", "old"]), max_size=8)
 )
@@ -366,7 +366,9 @@ def test_an_agent_whose_process_was_killed_is_waited_for_as_long_as_a_restart_ta
 def test_a_policy_that_takes_over_while_training_waits_is_asked_about_that_step(own: Path) -> None:
     log = lockstep_run(own, EVERY)
     control, slow, quick = LocalControl(own.parent), Asked(), Asked("quick")
-    loop = AgentLoop(control, "r1", slow, WakeSettings(poll_s=0.02), load=lambda name: LoadedPolicy(quick, {}))
+    loop = AgentLoop(
+        control, "r1", slow, WakeSettings(poll_s=0.02), load=lambda name: LoadedPolicy(quick, Path("quick"), "")
+    )
 
     def act() -> None:
         door = LocalControl(own.parent)
