@@ -84,7 +84,7 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
         for hook in filter(None, (self._hook, self._source_hook)):
             hook.remove()
         self._hook = self._source_hook = None
-        self._flush_rows()
+        self.flush_rows()
         if self.session is not None:
             self.session.end(status, reason)
         elif self._log is not None:  # it ended before training began
@@ -150,6 +150,7 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Without the trainer, the first place after a step's log, evaluation and save."""
+        self.flush_rows()
         session = self.session
         if session is None or self.adapter.trainer is not None or not session.waits_for_decision:
             return
@@ -167,14 +168,11 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
             except Exception:
                 _report_own_failure()
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._flush_rows()
-
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         session, meter = self.session, self.meter
         if session is None:
             return
-        self._flush_rows()
+        self.flush_rows()
         self.adapter.follow(control, kwargs)
         try:
             if self.sources is not None and meter is not None:
@@ -199,7 +197,7 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
         """
         if self.session is None:
             return False
-        self._flush_rows()
+        self.flush_rows()
         self.adapter.settled = True
         try:
             self.session.between()
@@ -241,7 +239,8 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
             self._rows.evaluate(metrics, int(state.global_step))
         self._skip()
 
-    def _flush_rows(self) -> None:
+    def flush_rows(self) -> None:
+        """Record what was logged last; nothing more is to come of that step."""
         if self._rows.is_holding:
             with self._never_fatal():
                 self._rows.flush()
@@ -259,7 +258,7 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.session is None:
             return
-        self._flush_rows()
+        self.flush_rows()
         self.adapter.follow(control, kwargs)
         with self._never_fatal():
             folder = self.adapter.output_dir()

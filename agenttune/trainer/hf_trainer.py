@@ -105,6 +105,7 @@ def make_interactive(trainer_class: type[Any]) -> type[Any]:
 
         def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Any:
             interactive = self.interactive
+            interactive.flush_rows()
             if interactive.session is not None and interactive.session.waits_between and interactive.between():
                 return [], None
             adapter = interactive.adapter

@@ -77,6 +77,22 @@ def test_one_question_a_step_and_it_knows_what_belongs_to_the_step(
         assert why == ([f"evaluation at step {step}"] if every and step % every == 0 else ["4 steps"])
 
 
+@pytest.mark.parametrize("form", ["make_interactive", "callback"])
+def test_a_loss_that_is_no_number_is_asked_about_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    bench = Bench(tmp_path)
+    lockstep_run(bench.runs_dir / "r1", every=50)
+    monkeypatch.setenv("AGENTTUNE_RUN_ID", "r1")
+    monkeypatch.setenv("AGENTTUNE_RUNS_DIR", str(bench.runs_dir))
+    policy = Notes()
+    with attended(bench.runs_dir, "r1", policy):
+        bench.trainer(model=TinyModel(poison_at=6), form=form).trainer.train()
+    ((step, _, logged, why),) = policy.seen
+    assert (step, logged) == (6, 6)
+    assert why[0].startswith("finding"), "and the agent sees for itself what is wrong"
+
+
 def test_a_loop_of_your_own_is_asked_after_its_own_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether it draws its batches with us or not."""
     for draws in (True, False):
@@ -251,7 +267,7 @@ def test_the_trainer_tells_that_an_evaluation_follows_and_that_it_is_over(tmp_pa
         (folder,) = bench.runs_dir.iterdir()
         return RunLog.open(folder)
 
-    how = {"max_steps": 6, "eval_strategy": "steps", "eval_steps": 3}
+    how: dict[str, Any] = {"max_steps": 6, "eval_strategy": "steps", "eval_steps": 3}
     result = bench.trainer(callbacks=[Looks()], **how)
     result.trainer.train()
     assert seen == [(3, 3), (6, 6)]

@@ -285,7 +285,10 @@ class LockstepBench:
         self.log, self.now_s = lockstep_run(folder, EVERY, limit_s), 0.0
         self.reading = RunLog.open(folder)
         wake = WakeSettings(mode="lockstep", every_steps=EVERY, lockstep_limit_s=limit_s)
-        self.lockstep = Lockstep(wake, self.reading, lambda job: job(self.log), lambda: self.now_s)
+        self.lockstep = Lockstep(wake, self.reading, self.write, lambda: self.now_s)
+
+    def write(self, job: Callable[[RunLog], object]) -> None:
+        job(self.log)
 
     def begin(self, step: int = 4) -> int:
         self.lockstep.reach(step, None)
