@@ -88,6 +88,7 @@ def test_two_runs_of_one_seed_and_policy_are_the_same_to_the_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     how = {"max_steps": 100, "learning_rate": 30.0, "eval_strategy": "steps", "eval_steps": 20, "optim": "sgd"}
+    how["lr_scheduler_type"] = "constant"
     runs = [train(tmp_path / name, monkeypatch, load_policy("guardian"), **how) for name in ("a", "b")]
     (losses, log), (again, other) = runs
     done = [[(c.proposal.command, c.proposal.based_on_step, c.ack) for c in r.commands()] for r in (log, other)]
