@@ -5,7 +5,8 @@ Everything goes through the same door as `/api/v1`. What differs from the seed, 
 - `success` is said once the trainer has applied and read back; what fails is `failed`, with a `message`. A POST whose
   args cannot be understood, or that the gate refuses, is answered `{"status": "error", "message": ...}` at once.
 - Every answer carries the uuid of its command. Each POST runs, also with a uuid that was used before.
-- `lr` is the base rate, which the schedule scales, both when read and when set.
+- `lr` is the base rate, which the schedule scales, both when read and when set. Set to the rate in use as it was last
+  told, it stays: that is how the seed's tuner says "Same" (`seed_rates.py`).
 - A WebSocket client gets each event from its connection on, once and in order, whatever other clients do; with
   `?since=0` also all that came before. It is closed with 1012 when the run ends.
 - A client stays with the run that it was shown, and while several are live a command without `?run=` is refused:
@@ -39,7 +40,7 @@ from agenttune.server.guard import chosen_subprotocol
 from agenttune.server.identity import Identity
 from agenttune.server.live import Tail
 from agenttune.server.seed_clients import SeedClients
-from agenttune.server.seed_commands import AUTHOR, KINDS, Sent, keep, propose
+from agenttune.server.seed_commands import AUTHOR, KINDS, Sent, Stays, keep, propose
 from agenttune.server.seed_events import ends_run
 from agenttune.server.seed_shapes import (
     checkpoints,
@@ -165,6 +166,8 @@ def _submit(request: Request, control: LocalControl, sent: Sent, who: Identity) 
         proposal = propose(sent, control, info, who.author(name=AUTHOR.name))
     except UserError as error:
         return _refuse(control, info, sent, error.message)
+    if isinstance(proposal, Stays):
+        return _leave(control, info, sent, proposal)
     try:
         record = control.submit(run_id, proposal)
     except UserError as error:  # the run has ended: there is nobody left to tell over its WebSocket
@@ -177,9 +180,20 @@ def _submit(request: Request, control: LocalControl, sent: Sent, who: Identity) 
 def _refuse(control: LocalControl, info: RunInfo, sent: Sent, reason: str) -> Response:
     """Tell who sent it, and through the log everybody else."""
     if info.is_live:
-        note = NoteAdded(text=keep(sent, reason), author=AUTHOR.name)
-        control.log(info.run_id).append(note, step=info.step, branch=info.branch)
+        _note(control, info, keep(sent, reason))
     return _error(reason)
+
+
+def _leave(control: LocalControl, info: RunInfo, sent: Sent, stays: Stays) -> Response:
+    """Nothing has to be done, which is told as success to who sent it, and through the log to everybody else."""
+    if not info.is_live:
+        return _error(f"run {info.run_id} is {info.status}; it takes no more commands")
+    _note(control, info, keep(sent, stays=stays))
+    return _answer({"status": "success"})
+
+
+def _note(control: LocalControl, info: RunInfo, text: str) -> None:
+    control.log(info.run_id).append(NoteAdded(text=text, author=AUTHOR.name), step=info.step, branch=info.branch)
 
 
 # -- events --------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -15,6 +16,7 @@ from agenttune.errors import CommandError
 from agenttune.events import DatasetRead, ModelRead, ModuleInfo, RunInfo
 from agenttune.proposals import Author, Proposal
 from agenttune.server.bodies import BadJson, parse_json
+from agenttune.server.seed_rates import told_again
 from agenttune.server.seed_shapes import Json, knob_value, optimizer_knobs, to_json
 from agenttune.server.seed_values import fit, fit_all
 
@@ -58,6 +60,8 @@ class Kept(BaseModel):
     time: float
     uuid: str
     refused: str = Field("", description="Why it was not even proposed: the reason for the client.")
+    said: str = Field("", description="What it asked for and need not be done, in words for the client.")
+    base_lr: float | None = Field(None, description="The base rate that stays, where a rate was asked for.")
 
     @classmethod
     def read(cls, text: str) -> Kept | None:
@@ -73,38 +77,67 @@ class Kept(BaseModel):
         return Sent(command=self.command, args=self.args, time=self.time, uuid=self.uuid, status="requested")
 
 
-def keep(sent: Sent, refused: str = "") -> str:
+def keep(sent: Sent, refused: str = "", stays: Stays | None = None) -> str:
     """A request as the log keeps it."""
     kept = Kept(command=sent.command, args=sent.args, time=sent.time, uuid=sent.uuid, refused=refused)
+    if stays is not None:
+        kept = kept.model_copy(update={"said": stays.words, "base_lr": stays.base})
     return MARK + kept.model_dump_json(exclude_defaults=True)
 
 
-def propose(sent: Sent, control: LocalControl, info: RunInfo, author: Author = AUTHOR) -> Proposal:
-    """A proposal with an id of its own: the seed runs a uuid that is sent twice twice.
+@dataclass(frozen=True)
+class Stays:
+    """A learning rate that a client sends back as it was told it: it is left as it is."""
+
+    told: float
+    base: float
+
+    @property
+    def words(self) -> str:
+        return (
+            f"lr {self.told:g} is the rate in use, as it was told, so nothing is changed; its base, which the schedule "
+            f"scales, stays {self.base:g}"
+        )
+
+
+def propose(sent: Sent, control: LocalControl, info: RunInfo, author: Author = AUTHOR) -> Proposal | Stays:
+    """A proposal with an id of its own: the seed runs a uuid that is sent twice twice; or why none is needed.
 
     Raises:
         CommandError: `args` cannot be understood, or ask for what cannot be; nothing was recorded.
     """
-    kept = keep(sent)
+    fields, stays = _fields(sent, control, info)
+    if stays is not None and not fields:
+        return stays
+    kept = keep(sent, stays=stays)
     return Proposal(
         command_id=uuid.uuid4().hex,
-        command=translate(sent.command, sent.args, control, info),
+        command=parse_command({"kind": sent.command, **fields}),
         author=author,
         rationale=kept if len(kept) <= RATIONALE_CHARS else "",
     )
 
 
-def translate(kind: str, args: str | None, control: LocalControl, info: RunInfo) -> CommandBase:
-    """The seed's command as ours.
+def _fields(sent: Sent, control: LocalControl, info: RunInfo) -> tuple[Json, Stays | None]:
+    """Our command's fields, without a learning rate that stays."""
+    reader = _READERS.get(sent.command)
+    if reader is None:
+        return ({"save": False} if sent.command == "stop_training" else {}), None  # the seed saved nothing at a stop
+    fields = reader(_decoded(sent.command, sent.args), control, info)
+    stays = _stays(fields, control, info) if sent.command == "update_optimizer" else None
+    if stays is not None:
+        fields = {name: value for name, value in fields.items() if name not in ("lr", "lr_sets")}
+    return fields, stays
 
-    Raises:
-        CommandError: See `propose`.
-    """
-    reader = _READERS.get(kind)
-    fields = {"save": False} if kind == "stop_training" else {}  # the seed saved nothing at a stop
-    if reader is not None:
-        fields = reader(_decoded(kind, args), control, info)
-    return parse_command({"kind": kind, **fields})
+
+def _stays(fields: Json, control: LocalControl, info: RunInfo) -> Stays | None:
+    """Whether the rate among the fields is the one in use, told before."""
+    asked = fields.get("lr")
+    told = told_again(asked, control, info) if isinstance(asked, float) else None
+    if told is None:
+        return None
+    knob = next((knob for knob in control.knobs(info.run_id) if knob.name == "lr"), None)
+    return Stays(told, knob.base if knob is not None and knob.base is not None else told)
 
 
 def _decoded(kind: str, args: str | None) -> Json:
@@ -205,12 +238,17 @@ _READERS: dict[str, Callable[[Json, LocalControl, RunInfo], Json]] = {
 # -- and back ------------------------------------------------------------------------------------------------------
 
 
+def kept_of(proposal: Proposal) -> Kept | None:
+    """The request that a proposal was made of; None if it came another way."""
+    return Kept.read(proposal.rationale) if proposal.author.name == AUTHOR.name else None
+
+
 def request_of(proposal: Proposal) -> Sent | None:
     """What an old client would have sent for a proposal, whoever made it; None for what the seed does not have."""
     kind = proposal.command.kind
     if kind not in KINDS:
         return None
-    kept = Kept.read(proposal.rationale) if proposal.author.name == AUTHOR.name else None
+    kept = kept_of(proposal)
     if kept is not None:
         return kept.sent()
     return Sent(

@@ -33,7 +33,7 @@ from agenttune.events import (
 from agenttune.proposals import Ack, CommandRecord
 from agenttune.server.live import Entry
 from agenttune.server.models import EventFrame
-from agenttune.server.seed_commands import AUTHOR, Kept, Sent, is_optimizer_form, optimizer_args, request_of
+from agenttune.server.seed_commands import AUTHOR, Kept, Sent, is_optimizer_form, kept_of, optimizer_args, request_of
 from agenttune.server.seed_shapes import (
     Json,
     branch_info,
@@ -97,7 +97,7 @@ class Translator:
         if isinstance(body, Acked):
             return self._answer(run_id, event, body.ack)
         if isinstance(body, NoteAdded):
-            return _refusal(body)
+            return _without_proposal(body)
         if isinstance(body, CheckpointSaved):
             return [_notice(run_id, event, "checkpoint_info_update", checkpoint(event))]
         if isinstance(body, (DatasetRead, ModelRead)):
@@ -140,7 +140,8 @@ class Translator:
     # -- answers ----------------------------------------------------------------------------------------------
 
     def _answer(self, run_id: str, event: Event, ack: Ack) -> list[Json]:
-        sent = request_of(self._record(run_id, event).proposal)
+        proposal = self._record(run_id, event).proposal
+        sent = request_of(proposal)
         if sent is None:
             return []
         if ack.outcome != "applied":
@@ -149,6 +150,10 @@ class Translator:
         if sent.command == "load_checkpoint":
             success = sent.event("success", args=to_json(self._loaded(run_id, event, sent)), **message)
             return [sent.event("running"), success, self._dataset(run_id, event), self._state(run_id, event)]
+        kept = kept_of(proposal)
+        if kept is not None and kept.said:
+            words = f"{ack.message}; {kept.said}" if ack.message else kept.said
+            return [sent.event("success", args=_with_base(kept), message=words)]
         if sent.command == "update_optimizer" and not is_optimizer_form(sent.args):
             return [sent.event("success", args=_in_force(ack), **message)]
         return [sent.event("success", **message)]
@@ -194,12 +199,21 @@ def _object(args: str | None) -> Json:
     return decoded if isinstance(decoded, dict) else {}
 
 
-def _refusal(note: NoteAdded) -> list[Json]:
-    """A request whose args could not be understood: it was never proposed, and its client must hear of it."""
+def _without_proposal(note: NoteAdded) -> list[Json]:
+    """A request that was never proposed, for it could not be understood or asks for nothing new: its client hears."""
     kept = Kept.read(note.text) if note.author == AUTHOR.name else None
     if kept is None:
         return []
-    return [kept.sent().event("pending"), kept.sent().event("failed", message=kept.refused)]
+    sent = kept.sent()
+    if kept.refused:
+        return [sent.event("pending"), sent.event("failed", message=kept.refused)]
+    return [sent.event("pending"), sent.event("success", args=_with_base(kept), message=kept.said)]
+
+
+def _with_base(kept: Kept) -> str | None:
+    """The args of a request with the base rate that stays, in the form that the seed's page reads."""
+    asked = {name: value["value"] if isinstance(value, dict) else value for name, value in _object(kept.args).items()}
+    return optimizer_args(asked | {"lr": kept.base_lr})
 
 
 def _in_force(ack: Ack) -> str:
