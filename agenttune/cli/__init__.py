@@ -20,6 +20,7 @@ from agenttune.cli import (
     sending,
     serving,
     showing,
+    starting,
     tokens,
 )
 from agenttune.cli.app import app
@@ -38,6 +39,7 @@ __all__ = [
     "sending",
     "serving",
     "showing",
+    "starting",
     "tokens",
 ]
 

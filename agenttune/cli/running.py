@@ -50,27 +50,6 @@ def check(config: ConfigPath = Path("config.yaml"), runs_dir: RunsDir = None) ->
 
 
 @app.command()
-def init(
-    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("config.yaml"),
-    script: Annotated[str | None, typer.Option(help="Your training script. Default: the shipped example.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
-) -> None:
-    """Write a config file in which every key is documented."""
-    from agenttune.launch import EXAMPLE, config_text
-
-    values = EXAMPLE if script is None else {**EXAMPLE, "run": {"script": script}}
-    path = path / "config.yaml" if path.is_dir() else path
-    try:
-        with path.open("w" if force else "x", encoding="utf-8") as file:
-            file.write(config_text(values))
-    except FileExistsError:
-        raise UserError(f"{path} exists already; choose another name, or overwrite it with --force") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from None
-    typer.echo(f"wrote {path}; check it with: agenttune check {path}")
-
-
-@app.command()
 def schema(
     commands: Annotated[bool, typer.Option("--commands", help="The commands' schemas instead, by kind.")] = False,
 ) -> None:

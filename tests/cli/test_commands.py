@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +16,7 @@ from agenttune.config import Config, load_config
 from agenttune.events import Point, RunInfo, RunStarted, StatusChanged
 from agenttune.launch import config_text
 from agenttune.store import RunLog
-from tests.cli.conftest import FAKE, ROOT, Project, agenttune
+from tests.cli.conftest import ROOT, Project, agenttune
 from tests.cli.history import finish, new_log, rescued_run
 
 
@@ -72,32 +71,6 @@ def test_shipped_config_documents_every_key_and_loads() -> None:
         for key, field in getattr(section.annotation, "model_fields", {}).items():
             assert f"  {key}:" in text or f"  # {key}:" in text, f"{name}.{key} is not in config.yaml"
             assert field.description, f"{name}.{key} has no words"
-
-
-def test_init_then_check_goes_round(tmp_path: Path) -> None:
-    written = agenttune("init", "--script", "train.py", cwd=tmp_path)
-    assert written.code == 0
-    assert "agenttune check config.yaml" in written.out
-    missing = agenttune("check", "config.yaml", cwd=tmp_path)
-    assert missing.code == 2
-    assert f"there is no file {tmp_path / 'train.py'}" in missing.err
-    shutil.copy(FAKE, tmp_path / "train.py")
-    fine = agenttune("check", "config.yaml", cwd=tmp_path)
-    assert fine.code == 0, fine.err
-    assert "train.py" in fine.out
-    assert "guardian" in fine.out
-    assert "minimize eval_loss" in fine.out
-    assert not (tmp_path / "runs").exists(), "check starts and writes nothing"
-
-
-def test_init_does_not_overwrite(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text("mine", encoding="utf-8")
-    refused = agenttune("init", cwd=tmp_path)
-    assert refused.code == 2
-    assert "--force" in refused.err
-    assert (tmp_path / "config.yaml").read_text(encoding="utf-8") == "mine"
-    assert agenttune("init", "--force", str(tmp_path), cwd=tmp_path).code == 0
-    assert (tmp_path / "config.yaml").read_text(encoding="utf-8") == config_text()
 
 
 @pytest.mark.parametrize(
