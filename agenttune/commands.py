@@ -31,14 +31,14 @@ MAX_INT = 2**53
 """Largest integer of a command: every JSON reader still counts exactly up to here."""
 
 
-def _countable(value: int) -> int:
+def _countable(value: object) -> object:
     # No part of the schema: a model that is offered the command would pay for it in every prompt.
-    if not -MAX_INT <= value <= MAX_INT:
+    if isinstance(value, int) and not -MAX_INT <= value <= MAX_INT:
         raise ValueError(f"must be an integer from -{MAX_INT} to {MAX_INT}")
     return value
 
 
-Int = Annotated[int, Strict(), AfterValidator(_countable)]
+Int = Annotated[int, Strict()]
 MAX_STEPS = 10**9
 """Largest step of a command (guess: a thousand times the longest training); sums and products of it stay far within the
 64 bits of SQLite and torch."""
@@ -107,6 +107,8 @@ class CommandBase(BaseModel):
     """One that is valid, for the docs and for whoever writes one by hand."""
     redefines: ClassVar[Redefines] = "nothing"
     """Which losses it can give another meaning."""
+    # Not part of the type `Int`: behind a function, pydantic writes bounds into schemas under names of its own.
+    _is_countable = field_validator("*")(_countable)
     kind: str
 
     @model_validator(mode="before")
@@ -156,8 +158,8 @@ class UpdateOptimizer(_AtLeastOne):
     )
     lr_sets: Literal["effective", "base"] = Field(
         "effective",
-        description="What `lr` sets. `effective`: the rate of the very next step, the schedule keeping its shape "
-        "from there. `base`: the value that the schedule scales.",
+        description="`effective`: `lr` is the rate of the very next step, the schedule keeping its shape from there; "
+        "`base`: what the schedule scales.",
     )
     weight_decay: Annotated[Float, Field(ge=0, le=10)] | None = Field(
         None, description="Weight decay; parameter groups that are exempt from decay stay exempt."
@@ -167,11 +169,11 @@ class UpdateOptimizer(_AtLeastOne):
     momentum: Beta | None = Field(None, description="Momentum of SGD and RMSprop.")
     other: dict[Text, Bool | Float | list[Float] | None] = Field(
         default_factory=dict,
-        description="Any other hyperparameter that this optimizer has in its `defaults`, by its own name.",
+        description="Other hyperparameters of this optimizer, by its own names.",
     )
     param_group: Annotated[int, Strict(), Field(ge=0, le=MAX_GROUP)] | None = Field(
         None,
-        description="Change only this parameter group (0-based). Default: all groups, as described above.",
+        description="Only this parameter group, from 0. Default: all, as described above.",
     )
 
 
@@ -183,26 +185,26 @@ class UpdateSchedule(CommandBase):
     _is_normal = field_validator("*")(_refuse_denormals)
     kind: Literal["update_schedule"] = "update_schedule"
     shape: Literal["constant", "linear", "cosine", "wsd", "previous"] = Field(
-        description="Shape after the warm-up. wsd: stable, then linear decay over the last `decay_steps`. previous: "
-        "the schedule of before the newest plan, where it would stand now; takes no other arguments."
+        description="wsd: stable, then linear decay over the last `decay_steps`; previous: what the newest plan "
+        "replaced, as it would stand now, without other arguments."
     )
     peak_lr: Annotated[Float, Field(gt=0, le=100)] | None = Field(
-        None, description="Effective rate at the start of the shape. Default: the effective rate now."
+        None, description="Effective rate where the shape starts; default: that of now."
     )
     final_lr: Annotated[Float, Field(ge=0, le=100)] = Field(
-        0.0, description="Effective rate at `end_step` and after (ignored by `constant`)."
+        0.0, description="At `end_step` and after; `constant` ignores it."
     )
     warmup_steps: Annotated[Steps, Field(ge=0)] = Field(
-        0, description="Steps over which the rate first rises linearly from `start_lr` to `peak_lr`."
+        0, description="Steps in which the rate first rises linearly from `start_lr` to `peak_lr`."
     )
     start_lr: Annotated[Float, Field(ge=0, le=100)] | None = Field(
-        None, description="Where the warm-up starts; at most `peak_lr`. Default: 0."
+        None, description="Where the warm-up starts; default: 0."
     )
     decay_steps: Annotated[Steps, Field(ge=1)] | None = Field(
-        None, description="wsd only: length of the final decay. Default: a fifth of the steps to `end_step`."
+        None, description="wsd: steps of the final decay; default: a fifth of the way to `end_step`."
     )
     end_step: Annotated[Steps, Field(ge=1)] | None = Field(
-        None, description="Step at which the plan ends. Default: the run's last step."
+        None, description="Where the plan ends; default: the run's last step."
     )
 
     @model_validator(mode="after")
@@ -238,13 +240,13 @@ class UpdateTraining(_AtLeastOne):
     kind: Literal["update_training"] = "update_training"
     max_grad_norm: Annotated[Float, Field(ge=0, le=1e6)] | None = Field(
         None,
-        description="Largest gradient norm, longer gradients are scaled down to it; 0 switches clipping off.",
+        description="Longer gradients are scaled down to this norm; 0 switches clipping off.",
     )
     gradient_accumulation_steps: Annotated[Int, Field(ge=1, le=65536)] | None = Field(
         None, description="Micro-batches per optimizer step."
     )
     max_steps: Annotated[Steps, Field(ge=1)] | None = Field(
-        None, description="Step at which training ends; the schedule stays as it is (see update_schedule)."
+        None, description="Where training ends; the schedule stays as it is."
     )
 
     def redefines_by(self, changed: str) -> Redefines:
@@ -271,7 +273,7 @@ class SaveCheckpoint(CommandBase):
     kind: Literal["save_checkpoint"] = "save_checkpoint"
     tag: Name | None = Field(None, description="A label to find it by.")
     keep_in: Literal["disk", "memory"] = Field(
-        "disk", description="`memory`: a snapshot for a quick return, gone when the process ends."
+        "disk", description="`memory`: for a quick return, gone when the process ends."
     )
     pin: Bool = Field(False, description="Never delete it to keep within the disk cap.")
 
@@ -282,10 +284,8 @@ class LoadCheckpoint(CommandBase):
     risk = Risk.DANGER
     example = {"kind": "load_checkpoint", "checkpoint_id": "before-the-cut", "branch_name": "retry"}
     kind: Literal["load_checkpoint"] = "load_checkpoint"
-    checkpoint_id: Text = Field(
-        min_length=1, max_length=200, description="Its id, or its tag (the newest of that tag)."
-    )
-    branch_name: Name | None = Field(None, description="Name of the new branch. Default: one is given.")
+    checkpoint_id: Text = Field(min_length=1, max_length=200, description="Its id, or its tag: the newest of that tag.")
+    branch_name: Name | None = Field(None, description="Of the new branch; default: one is given.")
 
 
 class PauseTraining(CommandBase):
@@ -347,8 +347,8 @@ _CANDIDATES_SCHEMA = {
 class Probe(CommandBase):
     """Try changes for some steps each from the state of now, on the same batches; go back, and adopt the best.
 
-    Nothing is left of the trials but the answer. They cost `steps` extra training steps for each candidate, and as
-    many for changing nothing. Few steps favour what helps at once: a lower rate looks better than it is.
+    Nothing is left of the trials but the answer. Costs `steps` extra steps for each candidate and for changing
+    nothing. Few steps favour what helps at once: a lower rate looks better than it is.
     """
 
     risk = Risk.DISRUPT
@@ -361,19 +361,17 @@ class Probe(CommandBase):
     candidates: Annotated[tuple[Candidate, ...], WithJsonSchema(_CANDIDATES_SCHEMA)] = Field(
         min_length=1,
         max_length=MAX_CANDIDATES,
-        description="Commands with their `kind` and fields, as they would be sent alone.",
+        description="Commands, each with its `kind` and fields.",
     )
     steps: Annotated[Int, Field(ge=2, le=1000)] = Field(20, description="Training steps of each trial.")
     metric: Literal["loss", "goal"] = Field(
         "loss",
-        description="What is compared. `loss`: the mean training loss over the second half of each trial. `goal`: the "
-        "goal metric, evaluated at the end of each.",
+        description="`loss`: mean training loss over the second half of each trial; `goal`: the goal metric, evaluated "
+        "at its end.",
     )
-    include_current: Bool = Field(
-        True, description="Try changing nothing too; a candidate is adopted only if it is better than that."
-    )
+    include_current: Bool = Field(True, description="Try changing nothing too, and adopt only what is better.")
     min_gain_frac: Annotated[Float, Field(ge=0, le=1)] = Field(
-        0.01, description="By which part of the value, at least, it has to be better than changing nothing."
+        0.01, description="By which part of the value, at least, it has to be better."
     )
 
     @property

@@ -42,6 +42,7 @@ class Talk:
         temperature: None: as configured.
         valid_for_steps: Of drafts that do not say.
         calls: Made so far, the failed one included.
+        noted: Commands to be submitted when the decision ends, by the number that the model knows them by.
         said: The model's own words.
         refused: Calls of tools and answers that came back to the model with what was wrong about them.
         remarks: What the endpoint does not take, and how one does without.
@@ -56,12 +57,13 @@ class Talk:
     temperature: float | None = None
     valid_for_steps: int | None = None
     calls: list[ModelCalled] = field(default_factory=list)
-    drafts: list[Draft] = field(default_factory=list)
+    noted: dict[int, Draft] = field(default_factory=dict)
     said: str = ""
     wait: Wait | None = None
     refused: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)
+    _numbers: int = field(default=0, init=False)
 
     def ask(self, tools: Sequence[ToolShape] = (), schema: dict[str, Any] | None = None) -> ChatMessage:
         """The model's next message, which is taken into the conversation.
@@ -105,10 +107,17 @@ class Talk:
         """Say something to the model."""
         self.messages.append(ChatMessage(role="user", content=text))
 
-    def draft(self, command: CommandBase, rationale: str, valid_for_steps: int | None = None) -> None:
-        """Take in a command that the gate lets through as things stand."""
+    def draft(self, command: CommandBase, rationale: str, valid_for_steps: int | None = None) -> int:
+        """Take in a command that the gate lets through as things stand; returns its number."""
         valid = self.valid_for_steps if valid_for_steps is None else valid_for_steps
-        self.drafts.append(Draft(command, cleaned(rationale, RATIONALE_LETTERS) or "no reason given", valid))
+        self._numbers += 1
+        self.noted[self._numbers] = Draft(command, cleaned(rationale, RATIONALE_LETTERS) or "no reason given", valid)
+        return self._numbers
+
+    @property
+    def drafts(self) -> list[Draft]:
+        """What is to be submitted, in the order in which it was asked for."""
+        return list(self.noted.values())
 
     def trouble(self, text: str) -> None:
         self.troubles.append(cleaned(text, TROUBLE_LETTERS))

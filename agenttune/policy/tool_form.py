@@ -10,15 +10,17 @@ from typing import Any
 from agenttune.chat.answer_text import spoken
 from agenttune.errors import UserError
 from agenttune.policy.json_answers import answer_schema, read_answer
-from agenttune.policy.talk import ECHO_LETTERS, MENDS, Talk
+from agenttune.policy.talk import MENDS, Talk
 from agenttune.prompting import cleaned, fenced
 from agenttune.surface import ToolShape
-from agenttune.tools import Outcome, Toolbox
+from agenttune.tools import MAX_ANSWER_CHARACTERS, Outcome, Toolbox
 from agenttune.transcripts import ChatMessage, ToolUse
 
 MOST_USES = 16
 """Tools that are called of one answer; a model that asks for more is told so."""
-ERROR_LETTERS = 1000
+ERROR_LETTERS = 4000
+RESULT_LETTERS = MAX_ANSWER_CHARACTERS
+"""What a tool answers is bounded where it is made; here nothing is cut off it."""
 UNREAD = ToolUse(id="answer", name="", arguments="")
 """Stands for an answer that could not be read, and so has called nothing."""
 LAST_TURN = "This was the last reading: answer now with a command, with `wait`, or with nothing."
@@ -95,10 +97,12 @@ class ToolForm:
             if nth >= MOST_USES:
                 raise UserError(f"not done: at most {MOST_USES} tools at a time")
             outcome = toolbox.call(use.name, use.arguments)
+            if outcome.withdrawn is not None:
+                return _Result(use, _withdraw(outcome.withdrawn, talk))
             if outcome.command is not None:
                 return _Result(use, self._draft(outcome, talk))
         except UserError as error:
-            return _Result(use, f"ERROR in {cleaned(use.name, 64)}: {error.message}", is_wrong=True)
+            return _Result(use, f"ERROR in {cleaned(use.name, 64)}: {_mended(error)}", is_wrong=True)
         if outcome.wait is not None:
             talk.wait, talk.said = outcome.wait, talk.said or outcome.rationale
         return _Result(use, outcome.text, was_reading=outcome.wait is None)
@@ -106,12 +110,28 @@ class ToolForm:
     def _draft(self, outcome: Outcome, talk: Talk) -> str:
         command = outcome.command
         assert command is not None  # narrowed by the caller
-        if any(draft.command == command for draft in talk.drafts):
-            return "already noted"
-        if len(talk.drafts) >= self.max_commands:
+        known = next((n for n, draft in talk.noted.items() if draft.command == command), None)
+        if known is not None:
+            return f"already noted as {known}"
+        if len(talk.noted) >= self.max_commands:
             raise UserError(f"at most {self.max_commands} commands in one decision; this one was left out")
-        talk.draft(command, outcome.rationale, outcome.valid_for_steps)
-        return "noted; it is submitted when this decision ends"
+        number = talk.draft(command, outcome.rationale, outcome.valid_for_steps)
+        return f"noted as {number}; it is submitted when this decision ends"
+
+
+def _mended(error: UserError) -> str:
+    """An error with what is allowed, where it does not say so itself."""
+    allowed = "" if error.allowed is None else json.dumps(error.allowed, default=str)
+    names = error.allowed if isinstance(error.allowed, list) else []
+    is_said = not allowed or allowed in error.message or (names and str(names[0]) in error.message)
+    return error.message if is_said else f"{error.message}; allowed: {allowed}"
+
+
+def _withdraw(number: int, talk: Talk) -> str:
+    if number not in talk.noted:
+        there = ", ".join(f"{n} ({draft.command.kind})" for n, draft in talk.noted.items()) or "none"
+        raise UserError(f"no command is noted as {number}; noted: {there}", field="number", allowed=list(talk.noted))
+    return f"{talk.noted.pop(number).command.kind} is withdrawn; it will not be submitted"
 
 
 def _answer(talk: Talk, results: Sequence[_Result], remark: str) -> None:
@@ -132,12 +152,16 @@ def _answer(talk: Talk, results: Sequence[_Result], remark: str) -> None:
 
 def _shown(result: _Result) -> str:
     """Results hold names from the log, and so do errors."""
-    return fenced(result.text, ERROR_LETTERS if result.is_wrong else ECHO_LETTERS)
+    return fenced(result.text, ERROR_LETTERS if result.is_wrong else RESULT_LETTERS)
 
 
 def tool_texts(shapes: Sequence[ToolShape]) -> list[dict[str, Any]]:
     """Tools as a prompt lists them, for models that are not given them otherwise."""
     return [
-        {"name": s.name, "description": " ".join(s.description.split()), "parameters": json.dumps(s.parameters)}
+        {"name": s.name, "description": " ".join(s.description.split()), "parameters": _compact(s.parameters)}
         for s in shapes
     ]
+
+
+def _compact(schema: dict[str, Any]) -> str:
+    return json.dumps(schema, ensure_ascii=False, separators=(",", ":"))

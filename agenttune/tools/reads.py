@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from agenttune.commands import Bool, Int, Text
-from agenttune.errors import NotSupported
+from agenttune.errors import CommandError, NotSupported
 from agenttune.events import CheckpointSaved, Event, ModuleInfo
 from agenttune.reading import RunReader
 from agenttune.summary import Intervention
 from agenttune.surface import ToolShape
 from agenttune.tools.answers import encode
+from agenttune.tools.offered import UNLISTED_FIELDS
 from agenttune.tools.shapes import MAX_TEXT, plain_schema
 
 MAX_POINTS = 200
+READ = "read"
+"""The one tool that a language model reads with; other clients have a tool for each."""
+READ_WORDS = {
+    "norms": "model: measure norms of weights and gradients",
+    "layer": "model: only this one",
+}
 Step = Annotated[Int, Field(ge=0, le=2**53)]
 Few = Annotated[Int, Field(ge=1, le=50)]
 
@@ -178,6 +185,51 @@ READS: dict[str, type[Read]] = {
         GetHistory,
     )
 }
+
+
+WHAT: dict[str, str] = {
+    "metrics": GetMetrics.tool,
+    "findings": GetFindings.tool,
+    "optimizer": GetOptimizer.tool,
+    "model": GetModelTree.tool,
+    "dataset": GetDataset.tool,
+    "checkpoints": ListCheckpoints.tool,
+    "branches": ListBranches.tool,
+    "history": GetHistory.tool,
+}
+"""What can be read, by a word."""
+
+
+def read_shape() -> ToolShape:
+    """All reads as one tool."""
+    fields: dict[str, Any] = {"what": {"type": "string", "enum": list(WHAT)}}
+    for what in WHAT:
+        for name, part in READS[WHAT[what]].shape().parameters["properties"].items():
+            if name not in UNLISTED_FIELDS:
+                words = {"description": READ_WORDS[name]} if name in READ_WORDS else {}
+                fields[name] = {k: v for k, v in part.items() if k in ("type", "maxLength")} | words
+    return ToolShape(
+        name=READ,
+        description="Look closer: metrics (without `metric`: which there are), model (its layers), history, ...",
+        parameters={"type": "object", "properties": fields, "required": ["what"]},
+        is_read_only=True,
+    )
+
+
+def read_of(given: Mapping[str, Any]) -> tuple[type[Read], dict[str, Any]]:
+    """Which read a call of the one tool is, with that one's own arguments.
+
+    Raises:
+        CommandError: `what` is none of `WHAT`.
+    """
+    rest = {name: value for name, value in given.items() if name != "what" and value is not None}
+    what = given.get("what")
+    if what in WHAT:
+        return READS[WHAT[what]], rest
+    if what in READS:  # by the name that other clients know it by
+        return READS[what], rest
+    known = list(WHAT)
+    raise CommandError(f"{READ}.what: one of {', '.join(known)} (got {what!r:.80})", field="what", allowed=known)
 
 
 def unit_of(metric: str) -> str:

@@ -25,6 +25,7 @@ RISK_WORDS = {
     Risk.DISRUPT: "Costs training time.",
     Risk.DANGER: "Cannot be taken back by setting the old value.",
 }
+"""For clients that read one tool at a time; a policy's prompt says it once for all of its tools."""
 REASON = {
     "type": "string",
     "minLength": 1,
@@ -37,6 +38,7 @@ VALID_FOR_STEPS = {
     "maximum": MAX_VALID_FOR_STEPS,
     "description": "Never applied later than so many steps from now. Default: no limit.",
 }
+"""For clients that send commands as they are; what a policy's tools take for granted, its prompt says."""
 
 
 def write_shape(kind: str, knobs: Sequence[KnobState] | None = None) -> ToolShape:
@@ -72,8 +74,9 @@ def knob_line(knob: KnobState) -> str:
     unit = f", in {_one_line(knob.unit)}" if knob.unit else ""
     low = "-inf" if knob.minimum is None else f"{knob.minimum:g}"
     high = "inf" if knob.maximum is None else f"{knob.maximum:g}"
+    bounds = "" if knob.minimum is None and knob.maximum is None else f" [{low}, {high}]"
     words = f": {_one_line(knob.description)}" if knob.description else ""
-    return f"- {_one_line(knob.name)} [{low}, {high}]{unit}{words}"
+    return f"- {_one_line(knob.name)}{bounds}{unit}{words}"
 
 
 def _one_line(text: str) -> str:

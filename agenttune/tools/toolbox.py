@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from agenttune.commands import Bool, CommandBase, Int, SetKnob, Text, parse_command
+from agenttune.commands import BY_KIND, Bool, CommandBase, Int, SetKnob, Text, parse_command
 from agenttune.errors import CommandError, NotSupported
 from agenttune.invalid_values import why
 from agenttune.observation import Observation
@@ -18,16 +18,11 @@ from agenttune.proposals import Author, Proposal, Verdict
 from agenttune.reading import RunReader
 from agenttune.surface import ToolShape
 from agenttune.tools.answers import encode
-from agenttune.tools.reads import READS, Step
-from agenttune.tools.shapes import (
-    MAX_TEXT,
-    MAX_VALID_FOR_STEPS,
-    REASON,
-    WRITE_KINDS,
-    plain_schema,
-    write_shape,
-)
+from agenttune.tools.offered import UNLISTED, briefs, offered_fields, offered_kinds, offered_shape
+from agenttune.tools.reads import READ, READS, Step, read_of, read_shape
+from agenttune.tools.shapes import MAX_TEXT, MAX_VALID_FOR_STEPS, REASON, WRITE_KINDS, plain_schema
 
+WAIT, WITHDRAW = "wait", "withdraw"
 AUTHOR = Author(principal="agent", name="tools")
 MAX_ARGUMENTS_CHARACTERS = 100_000
 """Of a call's arguments (guess: no command needs a tenth)."""
@@ -55,6 +50,7 @@ class Outcome:
         rationale: Its reason.
         valid_for_steps: How long the command makes sense; None for no limit.
         wait: What it wants to wait for.
+        withdrawn: Number of the noted command that it takes back.
     """
 
     text: str
@@ -62,19 +58,24 @@ class Outcome:
     rationale: str = ""
     valid_for_steps: int | None = None
     wait: Wait | None = None
+    withdrawn: int | None = None
 
 
 class WaitFor(BaseModel):
-    """Change nothing now. Ask to be woken at a step, after the next evaluation, or at the next finding.
-
-    What comes first wakes you; with none of them, the usual times of waking hold.
-    """
+    """Change nothing, and be asked again at a step, the next evaluation or finding; with none of them, as usual."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     reason: Reason
-    until_step: Step | None = Field(None, description="A step later than now.")
-    until_evaluation: Bool = Field(False, description="The next evaluation.")
-    until_finding: Bool = Field(False, description="The next finding of a detector.")
+    until_step: Step | None = None
+    until_evaluation: Bool = False
+    until_finding: Bool = False
+
+
+class Withdrawal(BaseModel):
+    """Take back a command noted in this decision, by its number."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    number: Annotated[Int, Field(ge=1)]
 
 
 class Said(BaseModel):
@@ -86,10 +87,15 @@ class Said(BaseModel):
 
 
 def wait_shape() -> ToolShape:
-    parameters = {k: v for k, v in plain_schema(WaitFor.model_json_schema()).items() if k != "description"}
-    return ToolShape(
-        name="wait", description=" ".join((WaitFor.__doc__ or "").split()), parameters=parameters, is_read_only=True
-    )
+    return _own_shape(WAIT, WaitFor)
+
+
+def _own_shape(name: str, model: type[BaseModel]) -> ToolShape:
+    schema = plain_schema(model.model_json_schema())
+    parameters = {"type": "object", "properties": briefs(schema["properties"])}
+    required = {"required": schema["required"]} if "required" in schema else {}
+    described = " ".join((model.__doc__ or "").split())
+    return ToolShape(name=name, description=described, parameters={**parameters, **required}, is_read_only=True)
 
 
 class Toolbox:
@@ -108,13 +114,16 @@ class Toolbox:
         self._knobs = [knob for knob in observation.knobs if knob.command == "set_knob"]
 
     def shapes(self) -> list[ToolShape]:
-        """Write tools, read tools, `wait`; the same at every step, as long as the knobs are."""
-        writes = [write_shape(kind, self._knobs if kind == "set_knob" else None) for kind in self._kinds()]
-        return [*writes, *(read.shape() for read in READS.values()), wait_shape()]
+        """Tools to act, to read, to wait and to take back; the same at every step, as long as the run can do the same.
+
+        A few more are understood: rare commands, and each read by a name of its own.
+        """
+        knobs = self._observation.knobs
+        writes = [offered_shape(kind, knobs) for kind in self._kinds() if kind not in UNLISTED]
+        return [*writes, read_shape(), wait_shape(), *([_own_shape(WITHDRAW, Withdrawal)] if writes else [])]
 
     def _kinds(self) -> list[str]:
-        able = self._observation.capabilities
-        return [kind for kind in WRITE_KINDS if kind in able and (kind != "set_knob" or self._knobs)]
+        return [kind for kind in offered_kinds(self._observation) if kind != "set_knob" or self._knobs]
 
     def call(self, name: str, arguments: str | Mapping[str, Any]) -> Outcome:
         """Carry out a read, or check a write and ask the gate about it; nothing is submitted.
@@ -135,10 +144,15 @@ class Toolbox:
     def parse(self, name: str, arguments: str | Mapping[str, Any]) -> Outcome:
         """As `call`, without asking the gate."""
         given = decoded(name, arguments)
+        if name == READ:
+            read, given = read_of(given)
+            return Outcome(text=checked(name, read, given).answer(self._reader))
         if name in READS:
             return Outcome(text=checked(name, READS[name], given).answer(self._reader))
-        if name == "wait":
+        if name == WAIT:
             return self._wait(checked(name, WaitFor, given))
+        if name == WITHDRAW:
+            return Outcome("", withdrawn=checked(name, Withdrawal, given).number)
         self._check_kind(name)
         return self._write(name, given)
 
@@ -146,22 +160,33 @@ class Toolbox:
         kinds = self._kinds()
         if name in kinds:
             return
-        known = [*kinds, *READS, "wait"]
+        known = [shape.name for shape in self.shapes()]
         if name in WRITE_KINDS:
-            why = "no knob is registered" if name in self._observation.capabilities else "this trainer cannot do it"
+            why = self._observation.not_offered.get(name, "")
+            if not why:
+                why = "no knob is registered" if name in self._observation.capabilities else "this trainer cannot do it"
             raise NotSupported(f"no {name} in this run: {why}; tools: {', '.join(known)}", field="tool", allowed=known)
-        close = difflib.get_close_matches(name, known, n=1)
+        close = difflib.get_close_matches(name, [*known, *READS, *kinds], n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise CommandError(f"no tool {name!r:.80}{hint} Tools: {', '.join(known)}", field="tool", allowed=known)
 
     def _write(self, kind: str, given: dict[str, Any]) -> Outcome:
         said = checked(kind, Said, {key: given.pop(key) for key in Said.model_fields if key in given})
         _check_fields(kind, given)
+        self._check_offered(kind, given)
         command = parse_command({"kind": kind, **given})
         if isinstance(command, SetKnob) and command.name not in (names := [knob.name for knob in self._knobs]):
             raise CommandError(f"no knob {command.name!r:.80}; knobs: {', '.join(names)}", field="name", allowed=names)
         told = {"accepted": kind, "arguments": command.arguments(), "note": ACCEPTED_NOTE}
         return Outcome(encode(told), command, said.reason, said.valid_for_steps)
+
+    def _check_offered(self, kind: str, given: dict[str, Any]) -> None:
+        """Refuse what the command takes and this run has nothing for, such as another optimizer's setting."""
+        offered = offered_fields(kind, self._observation.knobs)
+        for name in given:
+            if name in BY_KIND[kind].model_fields and name not in offered:
+                message = f"{kind}.{name}: this run has no such thing to set; there are: {', '.join(offered)}"
+                raise CommandError(message, field=name, allowed=offered)
 
     def _wait(self, asked: WaitFor) -> Outcome:
         step = self._observation.step
