@@ -339,16 +339,17 @@ _CANDIDATES_SCHEMA = {
             "kind": {"type": "string", "enum": [t.model_fields["kind"].default for t in CANDIDATE_TYPES]},
         },
         "required": ["kind"],
+        "additionalProperties": True,  # grammars of local servers take an object that does not say so for a closed one
     },
 }
 """Their own fields are described where the commands themselves are; a model pays for each word twice otherwise."""
 
 
 class Probe(CommandBase):
-    """Try changes for some steps each from the state of now, on the same batches; go back, and adopt the best.
+    """Try changes for `steps` steps each from the state of now, on the same batches; go back, and adopt the best.
 
-    Nothing is left of the trials but the answer. Costs `steps` extra steps for each candidate and for changing
-    nothing. Few steps favour what helps at once: a lower rate looks better than it is.
+    Costs `steps` extra steps for each candidate, and for changing nothing. Few steps favour what helps at once: a
+    lower rate looks better than it is.
     """
 
     risk = Risk.DISRUPT

@@ -11,7 +11,7 @@ from agenttune.goals import EVERYTHING, goal_values, score_of
 from agenttune.hindsight import shadow_score
 from agenttune.proposals import CommandRecord
 from agenttune.store import RunLog
-from agenttune.summary import FindingAt, Intervention, MetricAt, RunSummary, Stretch, outcome_line
+from agenttune.summary import FindingAt, Intervention, MetricAt, RunSummary, Stretch, outcome_line, result_of
 from agenttune.transcripts import ModelCalled
 
 CALLS_PAGE = 100
@@ -135,6 +135,8 @@ def _intervention(record: CommandRecord, values: Sequence[MetricAt], changed_at:
         applied_at_step=applied,
         edited=verdict.edited.arguments() if verdict is not None and verdict.edited is not None else None,
         summary=outcome_line(record),
+        message="" if ack is None else ack.message,
+        result=result_of(record),
         metric_before=before[-1] if before else None,
         metric_after=after[-1] if after else None,
     )

@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from agenttune.courses import Course
 from agenttune.events import KnobState, Metric, RunStatus
 from agenttune.findings import Finding
 from agenttune.proposals import CommandRecord, Record
@@ -108,6 +109,7 @@ class Observation(Record):
     )
     commands_left: int | None = Field(None, description="What is left of the budget of agent commands.")
     probe_steps_left: int | None = Field(None, description="What is left of the extra steps of agents' probes.")
+    schedule: Course | None = Field(None, description="The learning rate to come, as read with the knobs.")
     facts: RunFacts | None = Field(None, description="Model, data, batch and plan, as last read from the trainer.")
     started_at_s: float | None = Field(None, description="Unix time at which training began.")
     steps_per_s: float | None = Field(None, description="Pace of the newest steps, pauses and evaluations included.")

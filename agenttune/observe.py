@@ -175,6 +175,7 @@ class Observer:
             commands=commands,
             redefinitions=newest_of([r for r in redefinitions if line.has(r.branch, r.step)]),
             capabilities=info.capabilities,
+            schedule=info.schedule,
             facts=info.facts,
             started_at_s=info.started_at_s,
             steps_per_s=_pace(steps),

@@ -48,6 +48,10 @@ class Intervention(Record):
         None, description="Arguments that ran instead, where the verdict changed them."
     )
     summary: str = Field(description="The change in one line: before -> after, or why there was none.")
+    message: str = Field("", description="What the trainer said with its ack.")
+    result: dict[str, Any] = Field(
+        default_factory=dict, description="What the ack carries: metrics, a checkpoint's id, a probe's trials."
+    )
     metric_before: MetricAt | None = Field(None, description="Goal metric, last value before it was applied.")
     metric_after: MetricAt | None = Field(None, description="Goal metric, last value before the next change.")
 
@@ -185,7 +189,14 @@ def outcome_line(record: CommandRecord) -> str:
     # Tables, such as a probe's trials, are no part of a line.
     told = {name: value for name, value in record.ack.result.items() if not isinstance(value, (list, dict, type(None)))}
     parts += [f"{name} {_short(value)}" for name, value in told.items()]
-    return ", ".join(parts) or record.ack.message or "applied"
+    line = ", ".join(parts) or record.ack.message or "applied"
+    # A probe that adopts nothing has figures, and its reason is what matters.
+    return f"{line}; {record.ack.message}" if parts and not record.ack.changes and record.ack.message else line
+
+
+def result_of(record: CommandRecord) -> dict[str, Any]:
+    """What a command's ack carries, but for a model's layers: those were the answer to whoever asked for them."""
+    return {} if record.ack is None or record.command.kind == "read_model" else dict(record.ack.result)
 
 
 def _short(value: object) -> str:

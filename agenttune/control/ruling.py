@@ -104,7 +104,8 @@ class Ruling:
             return None
         events = self.log.events(kinds=CHECKPOINT_KINDS, limit=MOST_CHECKPOINTS, newest=True)
         bodies = [event.body for event in existing_checkpoints(events)]
-        saved = [body for body in bodies if isinstance(body, CheckpointSaved)]
+        for_all = proposal.author.principal != "agent"
+        saved = [body for body in bodies if isinstance(body, CheckpointSaved) and (for_all or not body.is_before)]
         names = {name for body in saved for name in (body.checkpoint_id, body.tag)}
         if command.checkpoint_id in names or self._is_being_saved():
             return None

@@ -43,12 +43,12 @@ def _newest(log: RunLog, kind: str) -> Event | None:
 
 def _checkpoints(log: RunLog) -> list[CheckpointView]:
     events = existing_checkpoints(log.events(kinds=CHECKPOINT_KINDS, limit=CHECKPOINT_EVENTS, newest=True))
-    return [view for event in events[-CHECKPOINTS:] if (view := _view(event)) is not None]
+    return [view for event in events if (view := _view(event)) is not None][-CHECKPOINTS:]
 
 
 def _view(event: Event) -> CheckpointView | None:
     body = event.body
-    if not isinstance(body, CheckpointSaved):
+    if not isinstance(body, CheckpointSaved) or body.is_before:  # of another run, and not for agents
         return None
     return CheckpointView(
         checkpoint_id=body.checkpoint_id,

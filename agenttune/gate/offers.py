@@ -28,8 +28,8 @@ def not_offered(
         found |= {kind: why for kind, why in _layers(settings.allowed_layers, model).items() if kind not in found}
     if not any(knob.command == "set_knob" for knob in info.knobs):
         found.setdefault("set_knob", "no knob is registered")
-    if info.status != "paused":
-        found.setdefault("resume_training", "the run is not paused")
+    if info.schedule is not None and not info.schedule.can_be_planned:
+        found.setdefault("update_schedule", f"the schedule is {info.schedule.kind}, which cannot be replanned")
     return {kind: why for kind, why in found.items() if kind in info.capabilities}
 
 

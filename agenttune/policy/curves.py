@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from statistics import median
@@ -12,14 +13,19 @@ from agenttune.prompting import fenced
 from agenttune.redefining import Redefinition
 from agenttune.trend import GRAD_NAMES, LEVEL_STEPS, LOSS_NAMES, Trend
 
-LATEST, MIDDLE, OLDER = 10, 8, 8
+LATEST, MIDDLE, OLDER = 8, 6, 6
 """Entries of a full curve: newest points raw, medians of the rest of the newest, means of all before them (guess)."""
 BRIEF = 4
 """Entries of the curve of a metric that matters less."""
 FULL = (*LOSS_NAMES, *GRAD_NAMES)
-MOST_SERIES = 10
+MOST_SERIES = 8
 """Metrics that are shown; of further ones only the names (guess)."""
-MOST_NAMES = 20
+MOST_NAMES = 10
+_SAYS_NOTHING = re.compile(
+    r"(eval_|train_)?(epoch|total_flos|num_input_tokens_seen|step_time_s|memory_bytes|(base_)?lr(_\d+)?|learning_rate)"
+    r"|.*(_runtime|_per_second|_per_s|_preparation_time|_memory_bytes)"
+)
+"""Metrics of the machine rather than of the model, and rates, which stand among the knobs."""
 NAME_LETTERS, VALUE_LETTERS = 64, 120
 
 Point = tuple[int, float]
@@ -36,7 +42,8 @@ def number(value: object) -> str:
 
 def curves(observation: Observation) -> list[str]:
     """A few lines for each metric, those that matter most first."""
-    names = sorted((n for n, view in observation.series.items() if view.values), key=lambda n: _rank(n, observation))
+    having = [name for name, view in observation.series.items() if view.values]
+    names = sorted(_different(having, observation.goal_metric), key=lambda n: _rank(n, observation))
     shown, rest = names[:MOST_SERIES], names[MOST_SERIES:]
     lines = [_redefined(redefinition) for redefinition in observation.redefinitions]
     lines += [line for name in shown for line in _curve(observation, name)]
@@ -44,6 +51,18 @@ def curves(observation: Observation) -> list[str]:
         listed = ", ".join(fenced(name, NAME_LETTERS) for name in rest[:MOST_NAMES])
         lines.append(f"and {len(rest)} more metrics, such as {listed}")
     return lines
+
+
+def says_something(name: str) -> bool:
+    """Whether a metric tells of the model."""
+    return not _SAYS_NOTHING.fullmatch(name)
+
+
+def _different(names: Sequence[str], goal: str) -> list[str]:
+    """Names without those that say the same as another: the first of the losses, and of the gradient norms."""
+    doubles = {name for group in (LOSS_NAMES, GRAD_NAMES) for name in [n for n in group if n in names][1:]}
+    doubles |= {"train_loss"} if set(LOSS_NAMES) & set(names) else set()
+    return [name for name in names if name == goal or (says_something(name) and name not in doubles)]
 
 
 def _redefined(redefinition: Redefinition) -> str:
@@ -55,14 +74,14 @@ def _redefined(redefinition: Redefinition) -> str:
 
 
 def _rank(name: str, observation: Observation) -> tuple[int, str]:
-    first = (*LOSS_NAMES, observation.goal_metric, *GRAD_NAMES, "lr", "base_lr", "learning_rate")
+    first = (*LOSS_NAMES, observation.goal_metric, *GRAD_NAMES)
     return (first.index(name) if name in first else len(first), name)
 
 
 def _curve(observation: Observation, name: str) -> Iterator[str]:
     view = observation.series[name]
     yield f"- {fenced(name, NAME_LETTERS)}: {_summary(observation, view)}"
-    if name in FULL or name == observation.goal_metric:
+    if name in LOSS_NAMES or name == observation.goal_metric:
         for label, points in (
             ("older", _older(view, OLDER)),
             ("before", _middle(view, MIDDLE)),
@@ -79,13 +98,16 @@ def _summary(observation: Observation, view: SeriesView) -> str:
     trend = Trend.of(observation, (view.name,))
     if trend is None:
         return f"not finite at any of the last {len(view.values)} points, last {number(view.values[-1])}"
-    parts = [
-        f"now {number(trend.level)} (median of {min(LEVEL_STEPS, len(trend))}, last {number(view.values[-1])})",
-        f"noise {number(trend.noise_value)}",
-        f"slope {number(trend.slope())} per step",
-        f"lowest level {number(trend.best)}",
-        f"first {number(trend.start)} at step {trend.all_steps[0]}",
-    ]
+    if view.name in FULL or view.name == observation.goal_metric:
+        parts = [
+            f"now {number(trend.level)} (median of {min(LEVEL_STEPS, len(trend))}; last {number(view.values[-1])})",
+            f"noise {number(trend.noise_value)}",
+            f"slope {number(trend.slope())}",
+            f"lowest level {number(trend.best)}",
+            f"first {number(trend.start)} at step {trend.all_steps[0]}",
+        ]
+    else:  # nobody knows whether it is noise that moves it, so nothing is smoothed
+        parts = [f"now {number(view.values[-1])}", f"first {number(trend.start)} at step {trend.all_steps[0]}"]
     parts += [f"{bad} of the last {len(view.values)} points NOT FINITE"] if bad else []
     return ", ".join(parts)
 

@@ -16,17 +16,24 @@ from agenttune.config import BudgetSettings
 from agenttune.events import KnobState
 from agenttune.findings import Finding
 from agenttune.observation import HISTORY, Evaluation, Observation
-from agenttune.policy.curves import NAME_LETTERS, VALUE_LETTERS, curves, number
+from agenttune.policy.briefing import by_group, progress, rates_to_come, states, training
+from agenttune.policy.curves import NAME_LETTERS, VALUE_LETTERS, curves, number, says_something
 from agenttune.policy.tried import history_of, tried
 from agenttune.prompting import fenced
 from agenttune.summary import Intervention
+from agenttune.tools.offered import UNLISTED_KNOBS
 
 LETTERS_PER_TOKEN = 4
 """English text and figures, roughly (rule of thumb; figures alone take more tokens)."""
-LAST_EVALUATIONS, MOST_METRICS = 5, 6
-MOST_FINDINGS, MOST_KNOBS, MOST_NOTES, MOST_REASONS = 6, 24, 5, 8
+LAST_EVALUATIONS, MOST_METRICS = 5, 5
+MOST_FINDINGS, MOST_KNOBS, MOST_NOTES, MOST_REASONS = 5, 24, 5, 8
 """Entries that are shown (guess)."""
-NOTE_LETTERS, FINDING_LETTERS = 500, 240
+NOTE_LETTERS, FINDING_LETTERS, DECISION_LETTERS = 500, 240, 300
+OWN_NAMES = frozenset(
+    {"lr", "weight_decay", "betas", "eps", "momentum", "max_grad_norm", "gradient_accumulation_steps", "max_steps"}
+    | {"label_smoothing", "eval_steps", "save_steps", "neftune_noise_alpha"}
+)
+"""Names of knobs that are known, and so need no fence."""
 
 
 def tokens_estimate(text: str) -> int:
@@ -47,7 +54,9 @@ class UsedUp:
 class Digest:
     """An observation in lines, section by section."""
 
+    training: list[str]
     progress: str
+    states: list[str]
     woken_by: list[str]
     goal: list[str]
     curves: list[str]
@@ -73,26 +82,25 @@ def digest(
         used: What was used up of them.
     """
     return Digest(
-        progress=_progress(observation),
+        training=training(observation),
+        progress=progress(observation),
+        states=states(observation.checkpoints, observation.goal_metric),
         woken_by=[fenced(reason, VALUE_LETTERS) for reason in observation.woken_by[:MOST_REASONS]],
         goal=_evaluations(observation),
         curves=curves(observation),
-        knobs=_knobs(observation.knobs),
+        knobs=[*_knobs(observation.knobs), *rates_to_come(observation.schedule, observation.step)],
         findings=_findings(observation),
-        tried=tried(observation, history_of(observation) if history is None else history),
+        tried=[
+            *tried(observation, history_of(observation) if history is None else history),
+            *_last_decision(observation),
+        ],
         notes=[fenced(note, NOTE_LETTERS, "note") for note in observation.notes[-MOST_NOTES:]],
         budget=_budget(observation, budgets or BudgetSettings(), used or UsedUp()),
     )
 
 
-def _progress(observation: Observation) -> str:
-    of = f" of {observation.max_steps}" if observation.max_steps else ""
-    part = f" ({100 * observation.step / observation.max_steps:.0f} %)" if observation.max_steps else ""
-    branch = "" if observation.branch == "main" else f", on branch {fenced(observation.branch, NAME_LETTERS)}"
-    return f"step {observation.step}{of}{part}, {observation.status}{branch}"
-
-
 def _evaluations(observation: Observation) -> list[str]:
+    """One line each, under a line that names the columns."""
     known = observation.evaluations
     if not known:
         return ["no evaluation yet"]
@@ -102,13 +110,21 @@ def _evaluations(observation: Observation) -> list[str]:
     if best is not None:
         marks[id(best)] = f"{marks[id(best)]}, best" if id(best) in marks else "best"
     shown = [e for i, e in enumerate(known) if id(e) in marks or i >= len(known) - LAST_EVALUATIONS]
-    return [_evaluation(e, observation, marks.get(id(e), "")) for e in shown]
+    names = _measured(shown, observation.goal_metric)
+    head = f"step: {', '.join(fenced(name, NAME_LETTERS) for name in names[:MOST_METRICS])}"
+    more = f" and {len(names) - MOST_METRICS} more" if len(names) > MOST_METRICS else ""
+    return [head + more, *(_evaluation(e, names[:MOST_METRICS], marks.get(id(e), "")) for e in shown)]
 
 
-def _evaluation(evaluation: Evaluation, observation: Observation, mark: str) -> str:
-    names = sorted(evaluation.metrics, key=lambda name: (name != observation.goal_metric, name))
-    values = [f"{fenced(name, NAME_LETTERS)} {number(evaluation.metrics[name])}" for name in names[:MOST_METRICS]]
-    return f"step {evaluation.step}: {', '.join(values)}{f' ({mark})' if mark else ''}"
+def _measured(evaluations: Sequence[Evaluation], goal: str) -> list[str]:
+    """What evaluations measured of the model, the goal first; not how long they took."""
+    names = {name for e in evaluations for name in e.metrics if name == goal or says_something(name)}
+    return sorted(names, key=lambda name: (name != goal, name))
+
+
+def _evaluation(evaluation: Evaluation, names: Sequence[str], mark: str) -> str:
+    values = [number(evaluation.metrics[name]) if name in evaluation.metrics else "-" for name in names]
+    return f"{evaluation.step}: {', '.join(values) or 'nothing'}{f' ({mark})' if mark else ''}"
 
 
 def _best(observation: Observation) -> Evaluation | None:
@@ -121,30 +137,43 @@ def _best(observation: Observation) -> Evaluation | None:
 
 
 def _knobs(knobs: Sequence[KnobState]) -> list[str]:
-    lines = [_knob(knob) for knob in knobs[:MOST_KNOBS]]
-    return lines + ([f"and {len(knobs) - MOST_KNOBS} more knobs"] if len(knobs) > MOST_KNOBS else [])
+    """One line for each command that sets some."""
+    lines: dict[str, list[str]] = {}
+    for knob in knobs[:MOST_KNOBS]:
+        is_switch = knob.command == "update_optimizer" and isinstance(knob.effective, bool)
+        if knob.name not in UNLISTED_KNOBS and not is_switch:
+            lines.setdefault(knob.command, []).append(_knob(knob))
+    told = [f"{_command(command)}: {'; '.join(values)}" for command, values in lines.items()]
+    return told + ([f"and {len(knobs) - MOST_KNOBS} more knobs"] if len(knobs) > MOST_KNOBS else [])
+
+
+def _command(name: str) -> str:
+    return name if name in COMMAND_KINDS else fenced(name, NAME_LETTERS)
 
 
 def _knob(knob: KnobState) -> str:
-    base = "" if knob.base is None else f", base {number(knob.base)}"
-    groups = f", by parameter group {_value(knob.groups)}" if knob.groups and len(knob.groups) > 1 else ""
-    unit = f" {fenced(knob.unit, 40)}" if knob.unit else ""
-    low = "-inf" if knob.minimum is None else number(knob.minimum)
-    high = "inf" if knob.maximum is None else number(knob.maximum)
-    bounds = "" if knob.minimum is None and knob.maximum is None else f", allowed {low} to {high}"
-    name = fenced(knob.name, NAME_LETTERS)
-    command = knob.command if knob.command in COMMAND_KINDS else fenced(knob.command, NAME_LETTERS)
-    return f"{name}: effective {_value(knob.effective)}{unit}{base}{groups}{bounds} ({command})"
+    name = knob.name if knob.name in OWN_NAMES else fenced(knob.name, NAME_LETTERS)
+    value = by_group(knob.groups) if knob.groups else _value(knob.effective)
+    base = "" if knob.base is None or knob.base == knob.effective else f" (base {number(knob.base)})"
+    unit = f" {fenced(knob.unit, 40)}" if knob.unit and knob.name not in OWN_NAMES else ""
+    return f"{name} {value}{base}{unit}"
 
 
 def _value(value: Any) -> str:
     """A value as it is told: numbers bare, everything else fenced."""
     if value is None or isinstance(value, (bool, int, float)):
         return number(value)
-    if isinstance(value, (list, tuple)) and all(isinstance(v, (int, float)) for v in value):
-        shown = ", ".join(number(v) for v in value[:8])
-        return f"[{shown}{', ...' if len(value) > 8 else ''}]"
-    return fenced(json.dumps(value, default=str) if isinstance(value, (dict, list)) else value, VALUE_LETTERS)
+    if isinstance(value, (list, tuple)):
+        return by_group([value])
+    return fenced(json.dumps(value, default=str) if isinstance(value, dict) else value, VALUE_LETTERS)
+
+
+def _last_decision(observation: Observation) -> list[str]:
+    """What was decided last; it may say that what was asked for came too late, which no command tells."""
+    last = observation.last_decision
+    if last is None or not last.reason:
+        return []
+    return [f"last decision, at step {last.step}: {fenced(last.reason, DECISION_LETTERS)}"]
 
 
 def _findings(observation: Observation) -> list[str]:
@@ -159,6 +188,9 @@ def _finding(finding: Finding, step: int) -> str:
 def _budget(observation: Observation, budgets: BudgetSettings, used: UsedUp) -> list[str]:
     left = observation.commands_left
     lines = ["commands left: no limit" if left is None else f"commands left: {left}"]
+    if "probe" in observation.capabilities and "probe" not in observation.not_offered:
+        steps = observation.probe_steps_left
+        lines.append("extra steps left for probes: " + ("no limit" if steps is None else str(steps)))
     if budgets.max_calls is not None:
         lines.append(f"calls of language models: {used.calls} of {budgets.max_calls} used")
     if budgets.max_tokens is not None:

@@ -33,7 +33,7 @@ def answer_schema(shapes: Sequence[ToolShape]) -> dict[str, Any]:
 
 
 def _choice(shape: ToolShape, definitions: dict[str, Any]) -> dict[str, Any]:
-    parameters = dict(shape.parameters)
+    parameters = _bounded({**shape.parameters, "additionalProperties": False})
     definitions.update(parameters.pop("$defs", {}))  # references in a schema count from its root
     return {
         "type": "object",
@@ -41,6 +41,20 @@ def _choice(shape: ToolShape, definitions: dict[str, Any]) -> dict[str, Any]:
         "required": ["tool", "arguments"],
         "additionalProperties": False,
     }
+
+
+def _bounded(part: Any) -> Any:
+    """A schema all of whose texts have a longest length: small models write on for ever otherwise (measured)."""
+    if isinstance(part, list):
+        return [_bounded(item) for item in part]
+    if not isinstance(part, dict):
+        return part
+    bounded = {key: _bounded(value) for key, value in part.items()}
+    kinds = bounded.get("type")
+    is_text = kinds == "string" or (isinstance(kinds, list) and "string" in kinds)
+    if is_text and not bounded.keys() & {"enum", "maxLength", "pattern"}:
+        bounded["maxLength"] = REASON_LETTERS
+    return bounded
 
 
 def read_answer(text: str) -> tuple[str, list[ToolUse]]:

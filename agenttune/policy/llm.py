@@ -40,7 +40,7 @@ SYSTEM_VARIABLES = (
     *("max_commands", "max_turns", "valid_for_steps"),
 )
 OBSERVATION_VARIABLES = (
-    *("progress", "woken_by", "goal", "curves", "knobs", "findings", "tried", "notes", "budget"),
+    *("training", "progress", "states", "woken_by", "goal", "curves", "knobs", "findings", "tried", "notes", "budget"),
     *("line", "allowed"),
 )
 """What templates may declare."""

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from agenttune.observation import Observation
 from agenttune.policy.base import asked_at_step
-from agenttune.policy.curves import NAME_LETTERS, VALUE_LETTERS, number
+from agenttune.policy.curves import NAME_LETTERS, VALUE_LETTERS, number, says_something
 from agenttune.prompting import fenced
 from agenttune.proposals import CommandRecord, Verdict
-from agenttune.summary import Intervention, MetricAt, outcome_line
+from agenttune.summary import Intervention, MetricAt, outcome_line, result_of
 
-MOST_TRIED = 10
-"""Entries that are shown (guess)."""
-WHY_LETTERS, OUTCOME_LETTERS = 160, 240
+MOST_TRIED, WHOLE = 8, 3
+"""Entries that are shown, and the newest of them that are shown whole (guess)."""
+WHY_LETTERS, OUTCOME_LETTERS, SHORT_LETTERS, WHOLE_LETTERS = 160, 240, 120, 1500
+CHANGE_NOTHING = frozenset({"save_checkpoint", "do_evaluate", "read_model", "add_note"})
+"""Commands that no metric can tell the effect of."""
+AS_USUAL = (
+    *(("lr_sets", "effective"), ("include_current", True), ("min_gain_frac", 0.01), ("metric", "loss")),
+    *(("pin", False), ("warmup_steps", 0)),
+)
+"""Arguments that go without saying."""
 
 
 def tried(observation: Observation, history: Sequence[Intervention]) -> list[str]:
@@ -24,41 +32,89 @@ def tried(observation: Observation, history: Sequence[Intervention]) -> list[str
     records = {record.command_id: record for record in observation.commands}
     shown = history[-MOST_TRIED:]
     left_out = [f"({len(history) - len(shown)} earlier ones are left out)"] if len(history) > len(shown) else []
-    return left_out + [_attempt(one, records.get(one.command_id)) for one in shown]
+    whole = {one.command_id for one in shown[-WHOLE:]}
+    return left_out + [_attempt(one, records.get(one.command_id), one.command_id in whole) for one in shown]
 
 
-def _attempt(one: Intervention, record: CommandRecord | None) -> str:
+def _attempt(one: Intervention, record: CommandRecord | None, is_whole: bool) -> str:
     step = "?" if one.proposed_at_step is None else one.proposed_at_step
-    asked = fenced(f"{one.kind}({_arguments(one)})", 2 * VALUE_LETTERS)
-    parts = [f"step {step}, {one.principal} {fenced(one.author, NAME_LETTERS)}: {asked} -> {_outcome(one, record)}"]
-    if one.applied_at_step is not None:
+    who = fenced(one.author, NAME_LETTERS)
+    who = who if one.principal == "agent" else f"{one.principal} {who}"
+    asked = fenced(f"{one.kind}({_arguments(one.arguments)})", 2 * VALUE_LETTERS)
+    outcome = _outcome(one, record, WHOLE_LETTERS if is_whole else SHORT_LETTERS)
+    parts = [f"step {step}, {who}: {asked} -> {outcome}"]
+    if one.applied_at_step is not None and one.kind not in CHANGE_NOTHING:
         parts.append(f"goal metric {_measured(one.metric_before)} before, {_measured(one.metric_after)} after")
-    if one.rationale:
+    if one.rationale and is_whole:
         parts.append(f"asked because {fenced(one.rationale, WHY_LETTERS)}")
     return "; ".join(parts)
 
 
-def _arguments(one: Intervention) -> str:
-    given = ((name, value) for name, value in one.arguments.items() if value not in ({}, [], None))
-    return ", ".join(f"{name}={number(value)}" for name, value in given)
+def _arguments(given: Mapping[str, Any]) -> str:
+    """What was asked for, without what nobody gave."""
+    return ", ".join(
+        f"{name}={_argument(value)}"
+        for name, value in given.items()
+        if value not in ({}, [], None) and (name, value) not in AS_USUAL
+    )
 
 
-def _outcome(one: Intervention, record: CommandRecord | None) -> str:
-    """Where it stands; a refusal with its reason and what would have been allowed."""
-    summary = fenced(one.summary, OUTCOME_LETTERS)
+def _argument(value: object) -> str:
+    if isinstance(value, dict) and "kind" in value:
+        return f"({_arguments({k: v for k, v in value.items() if k != 'kind'})})"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_argument, value))}]"
+    return number(value)
+
+
+def _outcome(one: Intervention, record: CommandRecord | None, letters: int) -> str:
+    """Where it stands and what it found; a refusal with its reason and what would have been allowed."""
     if one.applied_at_step is not None:
-        return f"{one.state.value} at step {one.applied_at_step}: {summary}"
+        at = "" if one.applied_at_step == one.proposed_at_step else f" at step {one.applied_at_step}"
+        return f"{one.state.value}{at}: {fenced(_found(one), letters)}"
     verdict = record.verdict if record is not None else None
     if verdict is not None and verdict.decision == "rejected":
         return f"REFUSED: {refusal(verdict)}"
-    return f"{one.state.value}: {summary}"
+    trials = _trials(one.result)
+    return f"{one.state.value}: {fenced('; '.join(filter(None, [one.summary, trials])), letters)}"
+
+
+def _found(one: Intervention) -> str:
+    """What a command that was applied changed, measured or left."""
+    told = one.result
+    if one.kind == "do_evaluate":
+        metrics = [f"{k} {number(v)}" for k, v in told.items() if isinstance(v, (int, float)) and says_something(k)]
+        return ", ".join(metrics) or one.summary
+    if "trials" in told:
+        return "; ".join(filter(None, [one.message, _trials(told)]))
+    if "checkpoint_id" in told and one.kind == "save_checkpoint":
+        return f"saved as {told['checkpoint_id']}"
+    return one.summary if one.message in one.summary else f"{one.summary}; {one.message}"
+
+
+def _trials(result: Mapping[str, Any]) -> str:
+    """What each trial of a probe came to."""
+    trials = result.get("trials")
+    if not isinstance(trials, list):
+        return ""
+    return (
+        f"{result.get('metric', 'value')} of each trial: {'; '.join(_trial(t) for t in trials if isinstance(t, dict))}"
+    )
+
+
+def _trial(trial: Mapping[str, Any]) -> str:
+    command = trial.get("command")
+    what = _argument(command) if isinstance(command, dict) else "(nothing changed)"
+    if trial.get("problem"):
+        return f"{what} lost: {trial['problem']}"
+    return f"{what} {number(trial.get('value'))}"
 
 
 def refusal(verdict: Verdict) -> str:
     """A refusal in words: by whom, why, and what would have passed."""
     nearest = verdict.nearest_allowed
     allowed = f"; allowed would have been {fenced(json.dumps(nearest), VALUE_LETTERS)}" if nearest else ""
-    return f"{fenced(verdict.decided_by, NAME_LETTERS)}: {fenced(verdict.reason, OUTCOME_LETTERS)}{allowed}"
+    return f"{fenced(verdict.decided_by, NAME_LETTERS)}: {fenced(verdict.reason, 2 * OUTCOME_LETTERS)}{allowed}"
 
 
 def _measured(metric: MetricAt | None) -> str:
@@ -90,6 +146,8 @@ def _intervention(record: CommandRecord, observation: Observation, changed: Sequ
         decision_reason=verdict.reason if verdict else "",
         applied_at_step=applied,
         summary=outcome_line(record),
+        message="" if ack is None else ack.message,
+        result=result_of(record),
         metric_before=before,
         metric_after=after,
     )

@@ -13,7 +13,7 @@ from agenttune.commands import Risk
 from agenttune.events import KnobState
 from agenttune.observation import Observation
 from agenttune.surface import ToolShape
-from agenttune.tools.shapes import MAX_TEXT, SURFACES, WRITE_KINDS, knob_line, plain_schema
+from agenttune.tools.shapes import SURFACES, WRITE_KINDS, knob_line, plain_schema
 
 UNLISTED = frozenset({"pause_training", "resume_training", "add_note"})
 """Commands that a policy hardly needs: training need not stand still for it, and its reasons are in the log anyway."""
@@ -21,15 +21,18 @@ UNLISTED_FIELDS = frozenset(
     {"include_current", "min_gain_frac", "pin", "branch_name", "save", "start_lr", "depth", "max_points"}
 )
 """Fields whose default is nearly always right; they are understood all the same."""
-PLAIN_FIELDS = frozenset({"reason", "betas", "eps", "momentum", "gradient_accumulation_steps", "steps", "tag", "metric"})
+PLAIN_FIELDS = frozenset(
+    {"reason", "weight_decay", "betas", "eps", "momentum", "gradient_accumulation_steps", "steps", "tag", "metric"}
+)
 """Fields whose name, or whose choices, say it all."""
-VAST = 100.0
-"""An upper bound from here on is no help, and costs as much as a word."""
 UNLISTED_KNOBS = frozenset({"logging_steps", "logging_nan_inf_filter"})
 """Of transformers' Trainer: how its own log looks, which a policy does not go by."""
 OPTIMIZER_FIELDS = ("weight_decay", "betas", "eps", "momentum")
-SHORT_REASON = {"type": "string", "maxLength": MAX_TEXT}
-SHORT_VALID = {"valid_for_steps": {"type": "integer", "minimum": 1}}
+SHORT_REASON = {"type": "string"}
+SHORT_VALID = {"valid_for_steps": {"type": "integer"}}
+KEPT = ("type", "enum", "items", "minimum", "exclusiveMinimum")
+"""Of a field's schema. Upper bounds are the gate's in any case; lengths are bounded where an answer is made after a
+schema (`policy/json_answers.py`)."""
 
 
 def offered_kinds(observation: Observation) -> list[str]:
@@ -49,11 +52,11 @@ def offered_shape(kind: str, knobs: Sequence[KnobState]) -> ToolShape:
     schema = plain_schema(surface.json_schema)
     offered = offered_fields(kind, knobs)
     fields = briefs({name: part for name, part in schema["properties"].items() if name in offered})
-    description = _first_sentence(surface.description) if kind != "probe" else " ".join(surface.description.split())
+    description = " ".join(surface.description.split()) if kind == "probe" else _first_sentence(surface.description)
     named = [knob for knob in knobs if knob.command == "set_knob" and knob.name not in UNLISTED_KNOBS]
     if kind == "set_knob" and named:
         fields["name"] = {"type": "string", "enum": [knob.name for knob in named]}
-        description += "\n" + "\n".join(map(knob_line, named))
+        description = "Set one of:\n" + "\n".join(map(knob_line, named))
     return ToolShape(
         name=kind,
         description=description,
@@ -72,7 +75,7 @@ def offered_fields(kind: str, knobs: Sequence[KnobState]) -> list[str]:
     mine = [knob for knob in knobs if knob.command == kind]
     if not mine or kind not in ("update_optimizer", "update_training"):
         return fields
-    has = {knob.name for knob in mine}
+    has = {knob.name for knob in mine if not isinstance(knob.effective, bool)}
     if kind == "update_training":
         return [name for name in fields if name in has]
     rate = next((knob for knob in mine if knob.name == "lr"), None)
@@ -91,14 +94,11 @@ def briefs(properties: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, A
 
 def _brief(name: str, part: Mapping[str, Any]) -> dict[str, Any]:
     """A field's schema without what says nothing, and with the first sentence of its description."""
-    dropped = ("default", "additionalProperties", "description", "pattern", "minItems", "minLength")
-    short = {key: value for key, value in part.items() if key not in dropped}
-    if part.get("maximum", 0) >= VAST:
-        del short["maximum"]
-    if part.get("type") == "object":
-        short.pop("items", None)
-    if "pattern" in part:
-        short["maxLength"] = 64
+    short = {key: value for key, value in part.items() if key in KEPT}
+    if part.get("type") in ("integer", "object"):
+        short = {key: value for key, value in short.items() if key in ("type", "enum")}
+    elif part.get("type") == "array" and part.get("items", {}).get("type") == "number":
+        short["items"] = {"type": "number"}
     if "description" in part and name not in PLAIN_FIELDS:
         short["description"] = _first_sentence(part["description"]).removesuffix(".")
     if part.get("default") and "default" not in short.get("description", "") and "enum" not in part:

@@ -207,7 +207,7 @@ def read_shape() -> ToolShape:
         for name, part in READS[WHAT[what]].shape().parameters["properties"].items():
             if name not in UNLISTED_FIELDS:
                 words = {"description": READ_WORDS[name]} if name in READ_WORDS else {}
-                fields[name] = {k: v for k, v in part.items() if k in ("type", "maxLength")} | words
+                fields[name] = {k: v for k, v in part.items() if k == "type"} | words
     return ToolShape(
         name=READ,
         description="Look closer: metrics (without `metric`: which there are), model (its layers), history, ...",

@@ -10,6 +10,7 @@ import pytest
 from agenttune.commands import COMMAND_KINDS, LoadCheckpoint, SaveCheckpoint
 from agenttune.config import BudgetSettings, GateSettings
 from agenttune.control import LocalControl
+from agenttune.courses import Course
 from agenttune.events import (
     CheckpointDeleted,
     CheckpointSaved,
@@ -91,12 +92,15 @@ def test_layer_commands_are_offered_if_an_allowed_layer_takes_them(log: RunLog, 
     assert not set(LAYERS) & seen(control).not_offered.keys()
 
 
-def test_knobs_and_resuming_are_offered_where_there_are_any_and_it_is_paused(log: RunLog) -> None:
+def test_knobs_are_offered_where_there_are_any_and_a_schedule_where_it_can_be_replanned(log: RunLog) -> None:
     info = log.info()
-    assert {"set_knob", "resume_training"} <= not_offered(GateSettings(), info, None, None).keys()
-    knob = KnobState(name="temperature", effective=1.0)
-    paused = info.model_copy(update={"status": "paused", "knobs": [knob]})
-    assert not {"set_knob", "resume_training"} & not_offered(GateSettings(), paused, None, None).keys()
+    assert "set_knob" in not_offered(GateSettings(), info, None, None)
+    assert "update_schedule" not in not_offered(GateSettings(), info, None, None)
+    fixed = Course(kind="OneCycleLR", steps=[], tracks=[], can_be_planned=False)
+    told = info.model_copy(update={"schedule": fixed, "knobs": [KnobState(name="temperature", effective=1.0)]})
+    found = not_offered(GateSettings(), told, None, None)
+    assert "set_knob" not in found
+    assert found["update_schedule"] == "the schedule is OneCycleLR, which cannot be replanned"
 
 
 @pytest.mark.parametrize(

@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import fields
+from typing import Any
 
 import pytest
 
-from agenttune.commands import UpdateOptimizer
+from agenttune.commands import UpdateOptimizer, parse_command
 from agenttune.config import BudgetSettings
+from agenttune.courses import Course, Track
 from agenttune.events import KnobState
 from agenttune.findings import Finding
-from agenttune.observation import Evaluation, Observation
+from agenttune.observation import CheckpointView, Evaluation, Observation, Resolution
 from agenttune.policy.curves import number
 from agenttune.policy.digest import Digest, UsedUp, digest, tokens_estimate
 from agenttune.prompting import Prompts
-from agenttune.proposals import Author, CommandRecord, Proposal, State, Verdict
+from agenttune.proposals import Ack, Author, CommandRecord, Proposal, State, Verdict
+from agenttune.run_facts import Rhythm, RunFacts
 from agenttune.summary import Intervention, MetricAt
 from tests.llm.test_prompting import HOSTILE
 from tests.policy.conftest import applied, decay, observe, view
@@ -86,24 +89,24 @@ def test_recent_points_are_dense_and_older_ones_thinned() -> None:
     steps = {
         line.split(":")[0].strip(): [int(s) for s in re.findall(r"(\d+):", line)] for line in (older, before, latest)
     }
-    assert steps["latest"] == list(range(4991, 5001))
-    assert steps["older"][-1] < steps["before"][0] <= steps["before"][-1] < 4991
+    assert steps["latest"] == list(range(4993, 5001))
+    assert steps["older"][-1] < steps["before"][0] <= steps["before"][-1] < 4993
     assert steps["older"][0] < 1000
 
 
 def test_first_best_and_newest_evaluations_stay() -> None:
     values = [(100 * i, 3.0 - i / 10 if i < 10 else 2.5) for i in range(1, 30)]
     lines = digest(observe(decay(3000), evals=values)).goal
-    assert lines[0] == "step 100: <data>eval_loss</data> 2.9 (first)"
-    assert "step 900: <data>eval_loss</data> 2.1 (best)" in lines
-    assert lines[-1] == "step 2900: <data>eval_loss</data> 2.5 (newest)"
-    assert len(lines) == 7
+    assert lines[:2] == ["step: <data>eval_loss</data>", "100: 2.9 (first)"]
+    assert "900: 2.1 (best)" in lines
+    assert lines[-1] == "2900: 2.5 (newest)"
+    assert len(lines) == 8
 
 
 def test_the_best_is_the_highest_where_more_is_better() -> None:
     seen = observe(decay(300), evals=[(100, 0.4), (200, 0.9), (300, math.nan)])
     lines = digest(seen.model_copy(update={"goal_direction": "maximize"})).goal
-    assert "step 200: <data>eval_loss</data> 0.9 (best)" in lines
+    assert "200: 0.9 (best)" in lines
 
 
 def test_a_refusal_is_shown_with_what_would_have_passed() -> None:
@@ -117,7 +120,10 @@ def test_a_change_is_shown_with_the_metric_before_and_after_it() -> None:
         decay(400), evals=[(100, 2.0), (200, 3.0), (300, 1.5)], commands=[applied(210, 0.01), applied(350, 0.005)]
     )
     first, second = digest(seen).tried
-    assert "applied at step 210: <data>lr 0.1 -> 0.01</data>" in first
+    assert (
+        "step 210, <data>guardian</data>: <data>update_optimizer(lr=0.01)</data> -> applied: <data>lr 0.1 -> 0.01</data>"
+        in first
+    )
     assert "goal metric 3 (step 200) before, 1.5 (step 300) after" in first
     assert "goal metric 1.5 (step 300) before, not measured after" in second
 
@@ -158,21 +164,208 @@ def test_findings_tell_their_age_and_budgets_what_is_left() -> None:
     ]
 
 
-def test_knobs_have_both_rates_bounds_and_unit() -> None:
-    rate = KnobState(
-        name="lr",
-        base=0.1,
-        effective=0.05,
-        minimum=0.0,
-        unit="1/step",
-        groups=[0.05, 0.005],
-        command="update_optimizer",
+def knob(name: str, effective: Any, command: str = "update_optimizer", **given: Any) -> KnobState:
+    return KnobState(name=name, effective=effective, command=command, **given)
+
+
+def knobs_told(*knobs: KnobState, **given: Any) -> list[str]:
+    return digest(observe([1.0]).model_copy(update={"knobs": list(knobs), **given})).knobs
+
+
+def test_values_stand_after_the_command_that_sets_them_for_every_parameter_group() -> None:
+    told = knobs_told(
+        knob("lr", 0.05, base=0.1, groups=[0.05, 0.005]),
+        knob("weight_decay", 0.0, groups=[0.0, 0.1]),
+        knob("betas", [0.9, 0.999], groups=[[0.9, 0.999], [0.9, 0.999]]),
+        knob("amsgrad", False, groups=[False, False]),
+        knob("max_grad_norm", 1.0, "update_training"),
+        knob("temperature", 0.7, "set_knob", unit="K", minimum=0),
+        knob("logging_steps", 10, "set_knob", unit="steps"),
     )
-    [line] = digest(observe([1.0]).model_copy(update={"knobs": [rate]})).knobs
-    assert line == (
-        "<data>lr</data>: effective 0.05 <data>1/step</data>, base 0.1, by parameter group [0.05, 0.005], "
-        "allowed 0 to inf (update_optimizer)"
+    assert told == [
+        "update_optimizer: lr [0.05, 0.005] by parameter group (base 0.1); weight_decay [0, 0.1] by parameter group; "
+        "betas (0.9, 0.999)",
+        "update_training: max_grad_norm 1",
+        "set_knob: <data>temperature</data> 0.7 <data>K</data>",
+    ]
+
+
+def test_many_parameter_groups_are_bounded_and_say_so() -> None:
+    [line] = knobs_told(knob("lr", 0.0, groups=[i / 1000 for i in range(60)]))
+    assert "[0, 0.001, 0.002, 0.003, 0.004, 0.005, 0.006, 0.007, ... 52 more] by parameter group" in line
+
+
+def track(groups: list[int], rates: list[float]) -> Track:
+    return Track(groups=groups, shares=[1.0] * len(groups), rates=rates, lowest=rates, highest=rates)
+
+
+def test_the_rates_to_come_are_told_for_all_groups_that_differ() -> None:
+    steps = list(range(0, 101, 10))
+    course = Course(
+        kind="cosine", steps=steps, tracks=[track([0, 2], [1.0 - s / 100 for s in steps]), track([1], [0.5] * 11)]
     )
+    seen = observe([1.0] * 35, max_steps=100).model_copy(update={"schedule": course})
+    assert digest(seen).knobs[-2:] == [
+        "schedule <data>cosine</data>, parameter group 0, 2: lr 0.6 at step 40, 0.4 at step 60, 0.2 at step 80, "
+        "0 at step 100",
+        "schedule <data>cosine</data>, parameter group 1: lr 0.5 at step 40, 0.5 at step 60, 0.5 at step 80, "
+        "0.5 at step 100",
+    ]
+    unknown = course.model_copy(update={"is_foretold": False, "kind": "ReduceLROnPlateau"})
+    assert "not known" in digest(seen.model_copy(update={"schedule": unknown})).knobs[-1]
+
+
+FACTS = RunFacts(
+    model="GPT2LMHeadModel",
+    parameters=124_439_808,
+    trainable=124_439_808,
+    tied=["lm_head.weight = transformer.wte.weight"],
+    optimizer="AdamW",
+    batch_size=8,
+    replicas=2,
+    samples=7000,
+    epoch_steps=220,
+    epochs=4.5,
+    chance_loss=math.log(50257),
+    chance_of="a uniform guess over 50257 tokens",
+    evaluation=Rhythm(every=100),
+    saving=Rhythm(every=1, unit="epochs"),
+    logging=Rhythm(every=10),
+)
+
+
+def test_what_an_expert_asks_first_is_told() -> None:
+    seen = observe(decay(330), max_steps=1000).model_copy(
+        update={
+            "facts": FACTS,
+            "knobs": [knob("gradient_accumulation_steps", 2, "update_training")],
+            "started_at_s": 1000.0,
+            "at_s": 1120.0,
+            "steps_per_s": 2.0,
+            "capabilities": ["probe"],
+            "probe_steps_left": 185,
+            "checkpoints": [
+                CheckpointView(checkpoint_id="main-200-ab", step=200, tag="good", metric=2.5),
+                CheckpointView(checkpoint_id="b-300-cd", step=300, branch="b", keep_in="memory"),
+            ],
+        }
+    )
+    told = digest(seen)
+    assert told.training == [
+        "model <data>GPT2LMHeadModel</data>, 124 M weights, all trained, tied: <data>lm_head.weight = "
+        "transformer.wte.weight</data>, optimizer <data>AdamW</data>",
+        "7000 training samples, batch 8 x accumulation 2 x 2 processes = 32 a step, 220 steps an epoch, "
+        "4.5 epochs planned",
+        "chance level of the loss: 10.82 nats (<data>a uniform guess over 50257 tokens</data>)",
+    ]
+    assert told.progress.splitlines() == [
+        "step 330 of 1000 (33 %), epoch 1.50, running",
+        "time: 2 min 00 s used, about 5 min 35 s left, 2 steps/s",
+        "the loop's next: evaluation at step 400 (every 100 steps), checkpoint at step 440 (every 1 epochs), "
+        "log at step 340 (every 10 steps)",
+    ]
+    assert told.states == [
+        "<data>main-200-ab</data>: step 200, tag <data>good</data>, <data>eval_loss</data> 2.5",
+        "<data>b-300-cd</data>: step 300 of branch <data>b</data>, in memory",
+    ]
+    assert told.budget == ["commands left: 100", "extra steps left for probes: 185"]
+    text = text_of(told)
+    assert all(line in text for line in (*told.training, *told.progress.splitlines(), told.states[0]))
+
+
+def test_what_the_loop_does_not_tell_is_left_out() -> None:
+    told = digest(observe(decay(100)).model_copy(update={"facts": RunFacts()}))
+    assert (told.training, told.progress) == ([], "step 100 of 1000 (10 %), running")
+    frozen = FACTS.model_copy(update={"trainable": 2_400_000, "evaluation": None})
+    seen = observe(decay(990)).model_copy(update={"facts": frozen})
+    assert "124 M weights, 2.4 M trained" in digest(seen).training[0]
+    assert "checkpoint at the end (every 1 epochs)" in digest(seen).progress
+    assert "it plans no evaluation" in digest(seen).progress
+
+
+def test_what_moves_by_schedule_or_clock_is_the_newest_value_and_no_median() -> None:
+    rates = [0.01 * 0.9**i for i in range(100)]
+    series = {name: view(name, rates) for name in ("lr", "base_lr_1", "epoch", "memory_bytes", "eval_runtime", "beta")}
+    seen = observe(decay(100)).model_copy(update={"series": {**observe(decay(100)).series, **series}})
+    shown = "\n".join(digest(seen).curves)
+    assert f"<data>beta</data>: now {number(rates[-1])}, first" in shown
+    assert "median of 16" in shown.split("<data>beta")[0]
+    assert not re.search("epoch|memory|runtime|lr", shown)
+
+
+def test_one_loss_and_one_gradient_norm_are_told_of_those_that_say_the_same() -> None:
+    names = ("step_loss", "loss", "train_loss", "step_grad_norm", "grad_norm")
+    seen = observe(decay(50)).model_copy(update={"series": {name: view(name, decay(50)) for name in names}})
+    shown = "\n".join(digest(seen).curves)
+    assert re.findall("<data>(.*?)</data>", shown) == ["step_loss", "step_grad_norm"]
+    goal = digest(seen.model_copy(update={"goal_metric": "loss"}))
+    assert re.findall("<data>(.*?)</data>", "\n".join(goal.curves)) == ["step_loss", "loss", "step_grad_norm"]
+
+
+def test_evaluations_tell_of_the_model_and_not_of_the_machine() -> None:
+    metrics = {
+        "eval_loss": 2.0,
+        "eval_runtime": 3.0,
+        "eval_samples_per_second": 9.0,
+        "epoch": 1.0,
+        "eval_accuracy": 0.5,
+    }
+    seen = observe(decay(100)).model_copy(update={"evaluations": [Evaluation(step=50, metrics=metrics)]})
+    assert digest(seen).goal == [
+        "step: <data>eval_loss</data>, <data>eval_accuracy</data>",
+        "50: 2, 0.5 (newest, best)",
+    ]
+
+
+def answered(kind: str, result: dict[str, Any], message: str = "", **arguments: Any) -> CommandRecord:
+    command = parse_command({"kind": kind, **arguments})
+    return CommandRecord(
+        proposal=Proposal(command=command, author=Author(principal="agent", name="llm"), rationale="why not"),
+        state=State.APPLIED,
+        verdict=Verdict(decision="approved", decided_by="auto"),
+        ack=Ack(outcome="applied", step=60, result=result, message=message),
+        submitted_seq=1,
+        submitted_step=60,
+    )
+
+
+def test_what_a_command_found_is_told() -> None:
+    trials = [
+        {"command": None, "value": 2.5, "steps": 5},
+        {"command": {"kind": "update_optimizer", "lr": 0.05, "lr_sets": "effective"}, "value": 2.251, "steps": 5},
+        {"command": {"kind": "update_optimizer", "lr": 9.0}, "value": None, "steps": 1, "problem": "the loss is NaN"},
+    ]
+    probed = answered(
+        "probe",
+        {"adopted": None, "metric": "training loss", "extra_steps": 11, "trials": trials},
+        "nothing was adopted: 2.251 is not 20 % better than 2.5",
+        candidates=[{"kind": "update_optimizer", "lr": 0.05}, {"kind": "update_optimizer", "lr": 9.0}],
+        min_gain_frac=0.2,
+    )
+    evaluated = answered("do_evaluate", {"eval_loss": 2.0, "eval_runtime": 1.0})
+    saved = answered("save_checkpoint", {"checkpoint_id": "main-60-ab", "path": "/x"})
+    first, second, third = digest(observe(decay(100), commands=[probed, evaluated, saved])).tried
+    assert "nothing was adopted: 2.251 is not 20 % better than 2.5" in first
+    assert "training loss of each trial: (nothing changed) 2.5; (lr=0.05) 2.251; (lr=9) lost: the loss is NaN" in first
+    assert "probe(candidates=[(lr=0.05), (lr=9)], steps=20, min_gain_frac=0.2)" in first
+    assert "<data>eval_loss 2</data>" in second
+    assert "<data>saved as main-60-ab</data>" in third
+
+
+def test_messages_and_failures_of_the_newest_commands_are_told_whole() -> None:
+    why = "the schedule is still planned for 100 steps; " * 20
+    failed = answered("do_evaluate", {}).model_copy(
+        update={"state": State.FAILED, "ack": Ack(outcome="failed", step=60, message=why)}
+    )
+    extended = answered("update_training", {}, why, max_steps=200)
+    for line in digest(observe(decay(100), commands=[failed, extended])).tried:
+        assert why.strip() in line
+
+
+def test_the_last_decision_says_what_came_of_it_beside_its_commands() -> None:
+    late = Resolution(policy="llm", step=40, reason="halve it; update_optimizer not asked for: it came too late")
+    told = digest(observe(decay(100)).model_copy(update={"last_decision": late})).tried
+    assert told[-1] == f"last decision, at step 40: <data>{late.reason}</data>"
 
 
 @pytest.mark.parametrize("text", HOSTILE)

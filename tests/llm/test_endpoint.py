@@ -52,7 +52,7 @@ def test_a_conversation_with_tools_over_http() -> None:
     assert [d.command for d in decision.proposals] == [SaveCheckpoint(tag="before"), UpdateOptimizer(lr=0.01)]
     assert decision.reason == "It diverges."
     assert [c.purpose for c in decision.calls] == ["probe", "decide", "decide"]
-    assert {"update_optimizer", "get_metrics", "wait"} <= set(first.tools)
+    assert {"update_optimizer", "read", "wait"} <= set(first.tools)
     assert second.messages[: len(first.messages)] == first.messages
     assert [m["role"] for m in second.messages[2:]] == ["assistant", "tool", "tool"]
 

@@ -183,7 +183,7 @@ def test_json_answers_are_bounded_by_a_schema_of_the_same_tools() -> None:
     assert schema is not None
     choices = schema["properties"]["actions"]["items"]["anyOf"]
     named = {choice["properties"]["tool"]["enum"][0] for choice in choices}
-    assert {"update_optimizer", "wait", "get_metrics"} <= named
+    assert {"update_optimizer", "wait", "read"} <= named
     assert schema["properties"]["actions"]["maxItems"] == 4
     assert schema["properties"]["reason"]["maxLength"] == 600
     assert all(name in (chat.sent[0][0].content or "") for name in named)

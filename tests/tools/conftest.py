@@ -17,7 +17,10 @@ from tests.policy.conftest import SteeredRun, Valley
 
 MakeToolbox = Callable[[], Toolbox]
 KNOBS = [
-    KnobState(name="lr", base=0.1, effective=0.1, command="update_optimizer"),
+    KnobState(name="lr", base=0.1, effective=0.1, groups=[0.1, 0.01], command="update_optimizer"),
+    KnobState(name="weight_decay", effective=0.0, groups=[0.0, 0.0], command="update_optimizer"),
+    KnobState(name="max_grad_norm", effective=1.0, command="update_training"),
+    KnobState(name="max_steps", effective=300, command="update_training"),
     KnobState(name="label_smoothing", unit="share", minimum=0, maximum=0.5, effective=0.0, description="of targets"),
 ]
 

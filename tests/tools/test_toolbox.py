@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from typing import Any
 
@@ -14,10 +15,23 @@ from jsonschema import Draft202012Validator
 
 from agenttune.commands import BY_KIND, COMMAND_KINDS, StopTraining, UpdateOptimizer
 from agenttune.errors import CommandError, NotSupported, UserError
-from agenttune.events import DatasetRead, Evaluated, Found, KnobsRead, ModelRead, ModuleInfo, NoteAdded, Point
+from agenttune.events import (
+    DatasetRead,
+    Evaluated,
+    Found,
+    KnobsRead,
+    KnobState,
+    ModelRead,
+    ModuleInfo,
+    NoteAdded,
+    Point,
+)
 from agenttune.findings import Finding
+from agenttune.policy.json_answers import answer_schema
 from agenttune.proposals import Author, Proposal, State, Verdict
-from agenttune.tools import MAX_ANSWER_CHARACTERS, READS, WRITE_KINDS, Toolbox, Wait, encode
+from agenttune.tools import MAX_ANSWER_CHARACTERS, READS, WRITE_KINDS, Toolbox, Wait, encode, write_shape
+from agenttune.tools.offered import UNLISTED, UNLISTED_FIELDS
+from agenttune.tools.reads import WHAT
 from tests.policy.conftest import SteeredRun
 from tests.tools.conftest import MakeToolbox
 
@@ -36,9 +50,9 @@ def schema_of(box: Toolbox, name: str) -> dict[str, Any]:
 def test_every_command_that_the_trainer_can_do_is_a_tool(toolbox: MakeToolbox) -> None:
     shapes = toolbox().shapes()
     names = [shape.name for shape in shapes]
-    assert names == [*WRITE_KINDS, *READS, "wait"]
+    assert names == [*(kind for kind in WRITE_KINDS if kind not in UNLISTED), "read", "wait", "withdraw"]
     assert set(WRITE_KINDS) == set(COMMAND_KINDS) - {"read_model"}
-    assert {s.name for s in shapes if s.is_read_only} == {*READS, "wait"}
+    assert {s.name for s in shapes if s.is_read_only} == {"read", "wait", "withdraw"}
     assert {s.name for s in shapes if s.is_destructive} == {
         kind for kind, command in BY_KIND.items() if command.risk.value == "danger"
     }
@@ -60,29 +74,38 @@ def test_what_the_trainer_cannot_do_is_no_tool(toolbox: MakeToolbox, run: Steere
 def test_the_example_of_every_command_passes_unchanged(toolbox: MakeToolbox, kind: str) -> None:
     box, command = toolbox(), BY_KIND[kind]
     arguments = {k: v for k, v in command.example.items() if k != "kind"} | {"reason": WHY, "valid_for_steps": 20}
-    Draft202012Validator(schema_of(box, kind)).validate(arguments)
+    if kind not in UNLISTED:
+        Draft202012Validator(schema_of(box, kind)).validate(arguments)
+    Draft202012Validator(write_shape(kind).parameters).validate(arguments)
     outcome = box.call(kind, json.dumps(arguments))
     assert outcome.command == command.model_validate(command.example)
     assert (outcome.rationale, outcome.valid_for_steps) == (WHY, 20)
-    assert set(schema_of(box, kind)["properties"]) == {*command.model_fields} - {"kind"} | {"reason", "valid_for_steps"}
+    fields = {*command.model_fields} - {"kind"} | {"reason", "valid_for_steps"}
+    assert set(write_shape(kind).parameters["properties"]) == fields
 
 
 def test_schemas_are_plain_enough_for_every_provider(toolbox: MakeToolbox) -> None:
-    def look(part: Any, in_properties: bool = False) -> None:
+    def look(part: Any, is_bounded: bool, in_properties: bool = False) -> None:
         if isinstance(part, dict):
             if not in_properties:
                 assert not part.keys() & {"$ref", "$defs", "anyOf", "oneOf", "allOf", "title", "const", "prefixItems"}
-                if part.get("type") == "string":
+                if is_bounded and part.get("type") == "string":
                     assert part.keys() & {"maxLength", "enum", "pattern"}, part
                 assert part.get("maxLength", 0) <= 2000
             for key, value in part.items():
-                look(value, in_properties=key == "properties" and not in_properties)
+                look(value, is_bounded, in_properties=key == "properties" and not in_properties)
 
     for shape in toolbox().shapes():
         Draft202012Validator.check_schema(shape.parameters)
         assert shape.parameters["type"] == "object"
+        look(shape.parameters, is_bounded=False)
+        [choice] = answer_schema([shape])["properties"]["actions"]["items"]["anyOf"]
+        assert choice["properties"]["arguments"]["additionalProperties"] is False
+        look(choice["properties"]["arguments"], is_bounded=True)
+    for kind in WRITE_KINDS:
+        shape = write_shape(kind)
         assert shape.parameters["additionalProperties"] is False
-        look(shape.parameters)
+        look(shape.parameters, is_bounded=True)
 
 
 def test_the_list_of_tools_stays_the_same_while_the_run_goes_on(toolbox: MakeToolbox, run: SteeredRun) -> None:
@@ -95,6 +118,65 @@ def test_the_list_of_tools_stays_the_same_while_the_run_goes_on(toolbox: MakeToo
     assert "label_smoothing [0, 0.5], in share: of targets" in knob_text["description"]
 
 
+def test_only_what_this_optimizer_and_loop_have_is_offered_to_be_set(toolbox: MakeToolbox, run: SteeredRun) -> None:
+    assert set(schema_of(toolbox(), "update_optimizer")["properties"]) == {
+        *("reason", "lr", "lr_sets", "weight_decay", "param_group", "valid_for_steps")
+    }
+    assert "gradient_accumulation_steps" not in schema_of(toolbox(), "update_training")["properties"]
+    with pytest.raises(CommandError, match="betas: this run has no such thing") as caught:
+        toolbox().call("update_optimizer", {"reason": WHY, "betas": [0.8, 0.9]})
+    assert caught.value.allowed == ["lr", "lr_sets", "weight_decay", "param_group"]
+    rate = KnobState(name="lr", effective=0.1, groups=[0.1], command="update_optimizer")
+    momentum = KnobState(name="momentum", effective=0.9, groups=[0.9], command="update_optimizer")
+    rho = KnobState(name="rho", effective=0.9, groups=[0.9], command="update_optimizer")
+    run.log.append(KnobsRead(knobs=[rate, momentum, rho]), step=31)
+    assert set(schema_of(toolbox(), "update_optimizer")["properties"]) == {
+        *("reason", "lr", "momentum", "other", "valid_for_steps")
+    }
+    run.log.append(KnobsRead(knobs=[]), step=31)
+    assert {"betas", "param_group", "other"} <= set(schema_of(toolbox(), "update_optimizer")["properties"])
+
+
+def test_what_the_run_leaves_nothing_for_is_neither_offered_nor_taken(toolbox: MakeToolbox, run: SteeredRun) -> None:
+    run.log.append(DatasetRead(type="Plain", interactive=False))
+    run.log.update_info(rules={"gate": {"forbid": ["stop_training"]}})
+    names = {shape.name for shape in toolbox().shapes()}
+    assert not names & {"update_dataset", "update_dataset_runtime_hyperparameters", "stop_training"}
+    for name, why in (("stop_training", "gate.forbid has it"), ("update_dataset", "the dataset is a plain one")):
+        with pytest.raises(NotSupported, match=why):
+            toolbox().call(name, {"reason": WHY})
+
+
+def test_one_tool_reads_what_the_others_do(toolbox: MakeToolbox) -> None:
+    box = toolbox()
+    for what, name in WHAT.items():
+        assert call(box, "read", what=what) == call(box, name)
+    curve = call(box, "read", what="metrics", metric="step_loss", last_step=9, norms=None)
+    assert curve == call(box, "get_metrics", metric="step_loss", last_step=9)
+    fields = {name for read in READS.values() for name in read.model_fields}
+    assert set(schema_of(box, "read")["properties"]) == {"what", *fields} - UNLISTED_FIELDS
+    for wrong, said in (
+        ({}, "one of metrics"),
+        ({"what": "x"}, "one of metrics"),
+        ({"what": "findings", "layer": "a"}, "layer"),
+    ):
+        with pytest.raises(CommandError, match=said):
+            box.call("read", wrong)
+
+
+def test_a_checkpoint_that_does_not_exist_is_refused_in_the_call(toolbox: MakeToolbox) -> None:
+    with pytest.raises(CommandError, match="no checkpoint 'nope' in this run; newest: main-20-abc123") as caught:
+        toolbox().call("load_checkpoint", {"reason": WHY, "checkpoint_id": "nope"})
+    assert caught.value.allowed == {"checkpoint_id": ["main-20-abc123"]}
+
+
+def test_schemas_hold_no_words_of_the_schema_library(toolbox: MakeToolbox) -> None:
+    """Bounds behind a function are written as `ge`, which no server knows."""
+    texts = [json.dumps(write_shape(kind).parameters) for kind in WRITE_KINDS]
+    texts += [json.dumps(shape.parameters) for shape in toolbox().shapes()]
+    assert not [text for text in texts if re.search(r'"(ge|le|gt|lt)"', text)]
+
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 70000) | st.floats() | st.text(max_size=8) | st.just("x" * 1001),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
@@ -103,7 +185,7 @@ VALUES = st.recursive(
 
 
 @QUIET
-@given(data=st.data(), kind=st.sampled_from(WRITE_KINDS))
+@given(data=st.data(), kind=st.sampled_from([kind for kind in WRITE_KINDS if kind not in UNLISTED]))
 def test_what_the_schema_forbids_is_refused(toolbox: MakeToolbox, data: st.DataObject, kind: str) -> None:
     box, example = toolbox(), dict(BY_KIND[kind].example)
     del example["kind"]
@@ -125,6 +207,7 @@ def test_what_the_schema_forbids_is_refused(toolbox: MakeToolbox, data: st.DataO
     [
         ("update_optimiser", "{}", "tool", "did you mean 'update_optimizer'?"),
         ("get_metric", "{}", "tool", "did you mean 'get_metrics'?"),
+        ("withdraw", "{}", "number", "required"),
         ("update_optimizer", "{lr: 1}", "arguments", "no JSON object"),
         ("update_optimizer", "[1]", "arguments", "a JSON list, not an object"),
         ("update_optimizer", '{"reason": "x", "lr": NaN}', "arguments", "NaN is not JSON"),

