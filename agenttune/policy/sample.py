@@ -14,7 +14,7 @@ from agenttune.policy.digest import tokens_estimate
 from agenttune.policy.llm import LlmPolicy, messages_of
 from agenttune.policy.reviewer import Reviewer
 from agenttune.surface import ToolShape
-from agenttune.tools import READS, WRITE_KINDS, write_shape
+from agenttune.tools import WRITE_KINDS, offered_tools
 
 STEPS = 500
 """Of the run; prompts are as long for any longer one."""
@@ -47,6 +47,7 @@ def sample_observation() -> Observation:
             for step in (300, 480)
         ],
         capabilities=list(WRITE_KINDS),
+        not_offered=dict.fromkeys(("update_dataset", "update_dataset_runtime_hyperparameters", "set_knob"), "none"),
         commands_left=100,
         woken_by=["finding plateau"],
     )
@@ -70,5 +71,5 @@ def review_tokens(reviewer: Reviewer) -> float:
 
 
 def sample_shapes() -> list[ToolShape]:
-    """The tools of a run that can do everything."""
-    return [*(write_shape(kind) for kind in WRITE_KINDS), *(read.shape() for read in READS.values())]
+    """The tools of a run that can do everything but change a plain dataset."""
+    return offered_tools(sample_observation())

@@ -98,7 +98,8 @@ class ToolForm:
                 raise UserError(f"not done: at most {MOST_USES} tools at a time")
             outcome = toolbox.call(use.name, use.arguments)
             if outcome.withdrawn is not None:
-                return _Result(use, _withdraw(outcome.withdrawn, talk))
+                # It goes on: what is withdrawn may be asked for otherwise.
+                return _Result(use, _withdraw(outcome.withdrawn, talk), was_reading=True)
             if outcome.command is not None:
                 return _Result(use, self._draft(outcome, talk))
         except UserError as error:

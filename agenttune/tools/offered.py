@@ -37,7 +37,9 @@ schema (`policy/json_answers.py`)."""
 
 def offered_kinds(observation: Observation) -> list[str]:
     """Commands that can come to something in this run."""
-    able, idle = observation.capabilities, observation.not_offered
+    able, idle = observation.capabilities, set(observation.not_offered)
+    if not any(knob.command == "set_knob" for knob in observation.knobs):
+        idle.add("set_knob")
     return [kind for kind in WRITE_KINDS if kind in able and kind not in idle]
 
 

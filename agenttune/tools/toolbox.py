@@ -98,6 +98,13 @@ def _own_shape(name: str, model: type[BaseModel]) -> ToolShape:
     return ToolShape(name=name, description=described, parameters={**parameters, **required}, is_read_only=True)
 
 
+def offered_tools(observation: Observation) -> list[ToolShape]:
+    """Tools to act, to read, to wait and to take back; the same at every step, as long as the run can do the same."""
+    kinds = [kind for kind in offered_kinds(observation) if kind not in UNLISTED]
+    writes = [offered_shape(kind, observation.knobs) for kind in kinds]
+    return [*writes, read_shape(), wait_shape(), *([_own_shape(WITHDRAW, Withdrawal)] if writes else [])]
+
+
 class Toolbox:
     """The tools of one run at one moment.
 
@@ -114,16 +121,11 @@ class Toolbox:
         self._knobs = [knob for knob in observation.knobs if knob.command == "set_knob"]
 
     def shapes(self) -> list[ToolShape]:
-        """Tools to act, to read, to wait and to take back; the same at every step, as long as the run can do the same.
-
-        A few more are understood: rare commands, and each read by a name of its own.
-        """
-        knobs = self._observation.knobs
-        writes = [offered_shape(kind, knobs) for kind in self._kinds() if kind not in UNLISTED]
-        return [*writes, read_shape(), wait_shape(), *([_own_shape(WITHDRAW, Withdrawal)] if writes else [])]
+        """As `offered_tools`. A few more are understood: rare commands, and each read by a name of its own."""
+        return offered_tools(self._observation)
 
     def _kinds(self) -> list[str]:
-        return [kind for kind in offered_kinds(self._observation) if kind != "set_knob" or self._knobs]
+        return offered_kinds(self._observation)
 
     def call(self, name: str, arguments: str | Mapping[str, Any]) -> Outcome:
         """Carry out a read, or check a write and ask the gate about it; nothing is submitted.

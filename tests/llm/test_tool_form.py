@@ -118,6 +118,50 @@ def test_a_command_asked_for_twice_is_one_command() -> None:
     assert len(decision.proposals) == 1
 
 
+def test_a_noted_command_can_be_withdrawn_within_the_decision() -> None:
+    halve = {"lr": 0.05, "reason": "on second thoughts"}
+    decision, chat, _ = ask(
+        uses(("update_optimizer", CUT), ("get_history", {})),
+        uses(("withdraw", {"number": 1}), ("update_optimizer", halve)),
+        uses(("withdraw", {"number": 1}), ("withdraw", {"number": 7})),
+        said("The second stays."),
+        max_commands=1,
+    )
+    assert [d.command for d in decision.proposals] == [UpdateOptimizer(lr=0.05)]
+    first, second, third = ([m.content or "" for m in messages if m.role == "tool"] for messages in chat.sent[1:])
+    assert "noted as 1" in first[0]
+    assert "update_optimizer is withdrawn; it will not be submitted" in second[2]
+    assert "noted as 2" in second[3], "a withdrawn command takes no room"
+    assert "no command is noted as 1; noted: 2 (update_optimizer)" in third[4]
+    assert len(chat.sent) == 4
+
+
+@pytest.mark.parametrize("protocol", ["json", "text"])
+def test_withdrawing_works_in_every_form_of_answer(protocol: Protocol) -> None:
+    decision, _, _ = ask(
+        as_json("cut", ("update_optimizer", CUT), ("read", {"what": "history"})),
+        as_json("no", ("withdraw", {"number": 1})),
+        as_json("nothing, then"),
+        protocol=protocol,
+    )
+    assert decision.proposals == []
+
+
+def test_an_answer_of_a_tool_reaches_the_model_whole() -> None:
+    seen = run_at().model_copy(update={"series": {f"metric_{i:03d}": run_at().series["step_loss"] for i in range(95)}})
+    _, chat, _ = ask(uses(("read", {"what": "metrics"})), said("fine"), observation=seen)
+    content = chat.sent[1][-1].content or ""
+    assert len(content) > 8000
+    told = json.loads(content.removeprefix("<data>").removesuffix("</data>"))
+    assert len(told["metrics"]) + told.get("left_out", 0) == 95
+
+
+def test_a_correction_names_what_is_allowed() -> None:
+    wrong = ("update_schedule", {"shape": "sawtooth", "reason": "r"})
+    _, chat, _ = ask(uses(wrong), said("fine"))
+    assert all(shape in (chat.sent[1][-1].content or "") for shape in ("constant", "cosine", "wsd", "previous"))
+
+
 def test_more_commands_than_allowed_are_refused() -> None:
     notes = [("add_note", {"text": f"note {i}", "reason": "r"}) for i in range(3)]
     decision, chat, _ = ask(uses(*notes), said("Fine."), max_commands=2)
