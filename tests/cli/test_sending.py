@@ -18,6 +18,7 @@ from agenttune.errors import UserError
 from agenttune.owner import user_name
 from agenttune.serving import ServerAddress, ensure_server
 from agenttune.tools import READS
+from agenttune.tools.reads import WHAT
 from tests.cli.conftest import agenttune
 from tests.policy.conftest import SteeredRun, Valley
 from tests.server.conftest import stop
@@ -144,7 +145,8 @@ def test_options_are_documented(tmp_path: Path) -> None:
 
 
 def test_every_read_tool_can_be_shown(live: Path) -> None:
-    assert set(SHOWN.values()) == set(READS)
+    assert SHOWN == WHAT
+    assert set(WHAT.values()) == set(READS)
     for what in SHOWN:
         shown = agenttune("show", "latest", what, cwd=live)
         assert shown.code == 0, shown.err
