@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from agenttune import approval_names
 from agenttune.commands import Risk
 from agenttune.config.base import Positive, Settings, known_kinds
+from agenttune.config.knob_names import checked_names, names_in
 from agenttune.config.models import GateReviewerSettings
 from agenttune.errors import UserError
 from agenttune.expressions import check
@@ -54,6 +55,15 @@ class WindowSettings(Settings):
     """Commands in the window; null for no limit."""
 
 
+AS_RECORDED = {"as_recorded": True}
+"""Context of settings from a run's log: what an older version let through is read as it is."""
+
+
+def _check_names(names: list[str], info: ValidationInfo) -> None:
+    if info.context != AS_RECORDED:
+        checked_names(names)
+
+
 class ApprovalRule(Settings):
     """Which commands of agents it speaks of, and who decides on them. What is left out does not matter."""
 
@@ -88,6 +98,12 @@ class ApprovalRule(Settings):
     def _known(cls, kinds: list[str]) -> list[str]:
         return known_kinds(kinds)
 
+    @field_validator("knobs")
+    @classmethod
+    def _knobs_known(cls, knobs: list[str], info: ValidationInfo) -> list[str]:
+        _check_names(knobs, info)
+        return knobs
+
     @field_validator("approvers")
     @classmethod
     def _in_order(cls, approvers: list[Approver]) -> list[Approver]:
@@ -99,12 +115,13 @@ class ApprovalRule(Settings):
 
     @field_validator("approve_if", "reject_if")
     @classmethod
-    def _can_be_read(cls, condition: str) -> str:
+    def _can_be_read(cls, condition: str, info: ValidationInfo) -> str:
         try:
             if condition:
                 check(condition, approval_names.DOCUMENTED, approval_names.DOCUMENTED_FUNCTIONS)
         except UserError as error:
             raise ValueError(error.message) from None
+        _check_names(names_in(condition), info)
         return condition
 
     @model_validator(mode="after")
@@ -149,6 +166,12 @@ class GateSettings(Settings):
     usd_per_hour: float | None = Field(None, ge=0)
     """What the machine costs, in US dollars an hour: a request that holds training says what the waiting costs."""
 
+    @field_validator("bounds")
+    @classmethod
+    def _bounds_protect(cls, bounds: dict[str, Bounds], info: ValidationInfo) -> dict[str, Bounds]:
+        _check_names(list(bounds), info)
+        return bounds
+
     @field_validator("forbid")
     @classmethod
     def _known(cls, kinds: list[str]) -> list[str]:
@@ -162,6 +185,15 @@ class GateSettings(Settings):
         if twice is not None:
             raise ValueError(f"two rules are called {twice!r}; give each a name of its own")
         return rules
+
+    @property
+    def knobs(self) -> dict[str, str]:
+        """Every knob that limits and rules speak of, with where."""
+        found = {name: f"gate.bounds.{name}" for name in self.bounds}
+        for number, rule in enumerate(self.approval, 1):
+            for name in (*rule.knobs, *names_in(rule.approve_if), *names_in(rule.reject_if)):
+                found.setdefault(name, f"gate.approval, {rule_name(rule, number)}")
+        return found
 
     @property
     def asks_model(self) -> bool:

@@ -7,6 +7,7 @@ from agenttune.gate.guardrails import GUARDRAILS
 from agenttune.gate.offers import not_offered, probe_steps_left
 from agenttune.gate.prospects import prospects
 from agenttune.gate.targets import Target, targets_of, touched_by, values_of
+from agenttune.gate.unguarded import guards_nothing
 from agenttune.gate.world import Guardrail
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Moment",
     "Target",
     "allowed_before",
+    "guards_nothing",
     "not_offered",
     "person",
     "probe_steps_left",

@@ -8,6 +8,7 @@ from typing import Any
 
 from agenttune.commands import CommandBase, parse_command
 from agenttune.config import BudgetSettings, GateSettings, ProbationSettings
+from agenttune.config.gate import AS_RECORDED
 from agenttune.errors import UserError
 from agenttune.events import RunInfo
 from agenttune.gate.approval import escalated, rule_on
@@ -64,7 +65,7 @@ class Gate:
     def of(cls, info: RunInfo) -> Gate:
         """The gate with the settings that the run was started with."""
         return cls(
-            GateSettings.model_validate(info.rules.get("gate", {})),
+            GateSettings.model_validate(info.rules.get("gate", {}), context=AS_RECORDED),
             BudgetSettings.model_validate(info.rules.get("budgets", {})),
             ProbationSettings.model_validate(info.rules.get("probation", {})),
         )

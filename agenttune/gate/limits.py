@@ -373,7 +373,8 @@ def _nearest(command: CommandBase, target: Target, span: Span) -> dict[str, Any]
     """The nearest value that passes; of a list, the list with it."""
     if not span:
         return None
-    value: Any = span.clip(target.value)
+    is_off = target.knob in OFF_IS_ZERO and target.value == 0
+    value: Any = span.high if is_off else span.clip(target.value)
     if target.index is not None:
         held = _list_in(command, target.field)
         if target.index >= len(held):

@@ -6,14 +6,16 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from agenttune.config import CheckpointSettings, ProbationSettings
 from agenttune.errors import UserError
 from agenttune.events import (
+    DatasetRead,
     Evaluated,
     Found,
+    KnobsRead,
     Logged,
     NoteAdded,
     Point,
@@ -23,6 +25,7 @@ from agenttune.events import (
     StatusChanged,
     rate_name,
 )
+from agenttune.gate import guards_nothing
 from agenttune.points import Row
 from agenttune.proposals import CommandRecord, Record
 from agenttune.store import RunLog
@@ -168,10 +171,21 @@ class Session:
         )
         if max_steps is not None:
             recorder.update_info(max_steps=max_steps)
-        recorder.record(started, StatusChanged(status="running"), recorder.knobs_read(), *recorder.whole_read())
+        knobs, whole = recorder.knobs_read(), recorder.whole_read()
+        recorder.record(started, StatusChanged(status="running"), knobs, *whole)
+        self._warn_of_limits(knobs, whole)
         for found in self.steering.checkpoints.add_found(adapter.found_checkpoints(), adapter.resumed_from()):
             recorder.record(found.saved_event(), step=found.step)
         self._serve("boundary")
+
+    def _warn_of_limits(self, knobs: KnobsRead, whole: Sequence[Record]) -> None:
+        """A limit that protects nothing is worse than none: it is trusted."""
+        if self._log is None:
+            return
+        dataset = next((body for body in whole if isinstance(body, DatasetRead)), None)
+        for sentence in guards_nothing(self._log.info(), knobs.knobs, dataset):
+            logger.warning(sentence)
+            self._recorder.record(NoteAdded(text=sentence, author="agenttune"))
 
     def begin_again(self, step: int, reason: str) -> None:
         """The loop has left what it trained and begins again, with a smaller batch after it ran out of memory.
