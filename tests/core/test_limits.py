@@ -183,13 +183,14 @@ def test_a_plan_that_is_at_zero_long_before_the_end_is_refused(limits: dict[str,
 @pytest.mark.parametrize("own", [flat, linear])
 def test_a_decay_to_the_end_of_the_run_is_no_way_around_a_limit(shape: str, own: Factor) -> None:
     info = run([1e-3, 1e-4], step=20, shape=own)
-    limits = {"bounds": {"lr": [1e-6, 1]}, "max_change_factor": 10}
+    limits: dict[str, Any] = {"bounds": {"lr": [1e-6, 1]}, "max_change_factor": 10}
     assert passes(info, propose("update_schedule", shape=shape), **limits)
     assert not passes(info, propose("update_schedule", shape=shape, peak_lr=0.02), **limits)
 
 
 def test_a_short_warm_up_may_begin_at_nothing_and_a_long_one_may_not() -> None:
-    info, limits = run([1e-3]), {"max_change_factor": 4}
+    info = run([1e-3])
+    limits: dict[str, Any] = {"max_change_factor": 4}
     assert passes(info, propose("update_schedule", shape="linear", warmup_steps=5), **limits)
     verdict = judge(info, propose("update_schedule", shape="linear", warmup_steps=80), **limits)
     assert verdict.decided_by == "guardrail:change_factor"
