@@ -95,7 +95,7 @@ class Meddler(TrainerCallback):  # type: ignore[misc]
 )
 def test_a_command_whose_rate_does_not_hold_is_undone_whole(bench: Bench, command: dict[str, Any]) -> None:
     """Seen before: acked as failed, and the new base or plan stayed in force."""
-    how = {"lr_scheduler_type": "cosine", "weight_decay": 0.1}
+    how: dict[str, Any] = {"lr_scheduler_type": "cosine", "weight_decay": 0.1}
     plain = bench.run(form="plain", **how)
     result = bench.run([At(5, command)], callbacks=[Meddler(5)], **how)
     assert result.ack.outcome == "failed"
