@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 
+from agenttune.errors import StoreFault, UnknownRun
 from agenttune.journal import model_calls, summarize
 from agenttune.launch.session import LAUNCHER
-from agenttune.rounds.fold import total_tokens, total_usd
+from agenttune.observe import Observer
+from agenttune.policy.past_runs import PastRun
+from agenttune.rounds.fold import RoundRun, total_tokens, total_usd
 from agenttune.rounds.records import Outcome, RunConcluded
 from agenttune.store import RunLog, run_folder
 from agenttune.summary import Intervention, RunSummary
+
+log = logging.getLogger(__name__)
 
 
 def summary_of(runs_dir: Path, run_id: str) -> RunSummary:
@@ -21,6 +28,24 @@ def summary_of(runs_dir: Path, run_id: str) -> RunSummary:
     """
     with contextlib.closing(RunLog.open(run_folder(runs_dir, run_id))) as log:
         return summarize(log)
+
+
+def past_runs(runs_dir: Path, runs: Sequence[RoundRun]) -> dict[str, PastRun]:
+    """The course of each of these runs, by its id; one whose log is gone or cannot be read is left out, and logged."""
+    found = {}
+    for run in runs:
+        try:
+            found[run.run_id] = _past_run(runs_dir, run)
+        except (UnknownRun, StoreFault) as error:
+            log.warning("run %s is shown without its curves: %s", run.run_id, error)
+    return found
+
+
+def _past_run(runs_dir: Path, run: RoundRun) -> PastRun:
+    with contextlib.closing(RunLog.open(run_folder(runs_dir, run.run_id))) as opened:
+        info = opened.info()
+        seen = Observer().observe(opened, info, info.ended_at_s or info.created_at_s, None)
+    return PastRun(seen, run.duration_s)
 
 
 def conclusion(runs_dir: Path, run_id: str, watched: bool, interrupted: bool = False) -> RunConcluded:

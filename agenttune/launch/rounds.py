@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from agenttune.errors import BudgetSpent, ModelUnavailable
-from agenttune.launch.concluding import conclusion, summary_of
+from agenttune.launch.concluding import conclusion, past_runs, summary_of
 from agenttune.launch.plan import Plan
-from agenttune.policy.planner import Planner
+from agenttune.policy.planner import Planner, compared_runs, detailed_runs
 from agenttune.rounds.fold import COMPLETE, RoundRun, Study, fold
 from agenttune.rounds.journal import StudyJournal, started
 from agenttune.rounds.records import (
@@ -122,7 +122,8 @@ class Rounds:
             return Planned(start={}, chosen_by="file", reasoning="rounds.parameters declares none to choose")
         self._say(f"round {number} of {self._settings.count}: planning")
         try:
-            answer = planner.plan(self.study, number, self._plan.subject)
+            past = past_runs(self._plan.runs_dir, detailed_runs(self.study))
+            answer = planner.plan(self.study, number, self._plan.subject, past)
         except (BudgetSpent, ModelUnavailable) as error:
             raise Halt(f"no plan for round {number}: {error}") from error
         if answer.start is not None:
@@ -149,7 +150,8 @@ class Rounds:
     def _reflect(self, planner: Planner, number: int, act: RoundRun) -> None:
         self._say(f"round {number} of {self._settings.count}: reflecting")
         try:
-            text = planner.reflect(self.study, number, summary_of(self._plan.runs_dir, act.run_id))
+            past = past_runs(self._plan.runs_dir, compared_runs(self.study, number))
+            text = planner.reflect(self.study, number, summary_of(self._plan.runs_dir, act.run_id), past)
         except (BudgetSpent, ModelUnavailable) as error:
             raise Halt(f"no reflection on round {number}: {error}") from error
         self._journal.append(Reflected(text=text or "(the model's answer was empty)"), number)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from agenttune.chat.answer_text import Unread, answer_in, spoken
 from agenttune.config import GoalSettings
 from agenttune.errors import ModelUnavailable, UserError
 from agenttune.events import encode_number
+from agenttune.policy.past_runs import PastRun, details, facts
 from agenttune.prompting import Prompts, Rendered
 from agenttune.rounds.fold import RoundRun, Study
 from agenttune.rounds.records import Start
@@ -31,8 +32,10 @@ SHOWN_COMMANDS = 30
 SHOWN_FINDINGS = 20
 SHOWN_RUNS = 60
 """Of each, the newest: a prompt stays of bounded size however long the study."""
+DETAILED_RUNS = 8
+"""Runs whose curves are shown: round 0, the best, and the newest."""
 
-GOAL_VARIABLES = ("goal_metric", "goal_direction", "constraints", "context", "round", "count", "runs")
+GOAL_VARIABLES = ("goal_metric", "goal_direction", "constraints", "context", "round", "count", "runs", "facts")
 PLAN_VARIABLES = (*GOAL_VARIABLES, "subject", "parameters", "reflections", "reasoning_characters")
 REFLECT_VARIABLES = (*GOAL_VARIABLES, "reasoning", "commands", "findings", "notes", "characters")
 """What the templates may use."""
@@ -93,13 +96,19 @@ class Planner:
         """Why no call would be made now; empty if all is well."""
         return self._model.unavailable()
 
-    def plan(self, study: Study, number: int, subject: str) -> PlanAnswer:
+    def plan(self, study: Study, number: int, subject: str, past: Mapping[str, PastRun]) -> PlanAnswer:
         """Ask for the start of a round; a wrong answer is sent back with the error, at most twice.
+
+        Args:
+            study: So far.
+            number: Of the round.
+            subject: The script, in words.
+            past: Its runs by their ids, as far as they are to be shown with their course.
 
         Raises:
             BudgetSpent, ModelUnavailable: There was no answer.
         """
-        prompt = self._prompts.render("plan", **self._plan_variables(study, number, subject))
+        prompt = self._prompts.render("plan", **self._plan_variables(study, number, subject, past))
         messages = [ChatMessage(role="user", content=prompt.text)]
         refused: list[str] = []
         for _ in range(1 + MENDS):
@@ -114,13 +123,13 @@ class Planner:
                 messages = [*messages, *again]
         return PlanAnswer(None, refused=refused)
 
-    def reflect(self, study: Study, number: int, summary: RunSummary) -> str:
+    def reflect(self, study: Study, number: int, summary: RunSummary, past: Mapping[str, PastRun]) -> str:
         """Ask what a round has taught; the answer is cut to a bounded length.
 
         Raises:
             BudgetSpent, ModelUnavailable: There was no answer.
         """
-        prompt = self._prompts.render("reflect", **self._reflect_variables(study, number, summary))
+        prompt = self._prompts.render("reflect", **self._reflect_variables(study, number, summary, past))
         text = self._ask([ChatMessage(role="user", content=prompt.text)], prompt, "reflect")
         text = spoken(text)
         return text if len(text) <= REFLECTION_CHARACTERS else text[: REFLECTION_CHARACTERS - 1] + "…"
@@ -164,7 +173,9 @@ class Planner:
             "context": goal.context,
         }
 
-    def _plan_variables(self, study: Study, number: int, subject: str) -> dict[str, Any]:
+    def _plan_variables(
+        self, study: Study, number: int, subject: str, past: Mapping[str, PastRun]
+    ) -> dict[str, Any]:
         parameters = [
             {"name": name, **p.model_dump(), "own": value_in(self._args, p.argument) or "the script's default"}
             for name, p in self._parameters.items()
@@ -177,19 +188,24 @@ class Planner:
             "round": number,
             "count": study.count,
             "parameters": parameters,
-            "runs": [run_words(run) for run in shown],
+            "runs": [run_words(run, past.get(run.run_id)) for run in shown],
+            "facts": _facts(study, past),
             "reflections": [r.model_dump() for r in study.reflections[-SHOWN_RUNS:]],
             "reasoning_characters": REASONING_CHARACTERS,
         }
 
-    def _reflect_variables(self, study: Study, number: int, summary: RunSummary) -> dict[str, Any]:
+    def _reflect_variables(
+        self, study: Study, number: int, summary: RunSummary, past: Mapping[str, PastRun]
+    ) -> dict[str, Any]:
         plan = study.plan(number)
+        compared = compared_runs(study, number)
         return {
             **self._goal_variables(),
             "round": number,
             "count": study.count,
             "reasoning": plan.reasoning if plan is not None else "",
-            "runs": [run_words(run) for run in study.runs if run.counts and run.round in (0, number)],
+            "runs": [run_words(run, past.get(run.run_id)) for run in compared],
+            "facts": _facts(study, past),
             "commands": [_command_words(i) for i in summary.interventions[-SHOWN_COMMANDS:]],
             "findings": [f"step {f.finding.step}: {f.finding.summary}" for f in summary.findings[-SHOWN_FINDINGS:]],
             "notes": summary.notes[-SHOWN_FINDINGS:],
@@ -197,8 +213,29 @@ class Planner:
         }
 
 
-def run_words(run: RoundRun) -> dict[str, Any]:
-    """A run as a prompt shows it."""
+def compared_runs(study: Study, number: int) -> list[RoundRun]:
+    """The runs that a reflection on a round is about."""
+    return [run for run in study.runs if run.counts and run.round in (0, number)]
+
+
+def detailed_runs(study: Study) -> list[RoundRun]:
+    """The runs whose course a plan is shown: round 0, the best one, and the newest."""
+    ended = [run for run in study.runs if run.counts]
+    first = [run for run in (study.reference, study.best()) if run is not None]
+    kept = {run.run_id for run in first}
+    newest = [run for run in ended if run.run_id not in kept][-(DETAILED_RUNS - len(kept)) :]
+    kept |= {run.run_id for run in newest}
+    return [run for run in ended if run.run_id in kept]
+
+
+def _facts(study: Study, past: Mapping[str, PastRun]) -> list[str]:
+    """Model and data, as the first run that is known has them: a study trains the same script again and again."""
+    known = (past[run.run_id] for run in study.runs if run.run_id in past)
+    return next((lines for run in known if (lines := facts(run))), [])
+
+
+def run_words(run: RoundRun, past: PastRun | None = None) -> dict[str, Any]:
+    """A run as a prompt shows it; `past` is its course, for the runs that are shown with it."""
     score = run.score
     return {
         "round": run.round,
@@ -212,6 +249,7 @@ def run_words(run: RoundRun) -> dict[str, Any]:
         "change": "no change known" if run.change_percent is None else f"{run.change_percent:+.2f} %",
         "commands": run.commands,
         "steps": run.steps,
+        "details": details(past) if past is not None else [],
     }
 
 
