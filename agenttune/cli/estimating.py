@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ import typer
 from agenttune.cli.app import ConfigPath, Json, RunsDir, app
 
 if TYPE_CHECKING:
-    from agenttune.estimating import Estimate, ModelEstimate, ProbeEstimate, Range
+    from agenttune.estimating import Estimate, ModelEstimate, ProbeEstimate, Range, StudyEstimate
 
 
 @app.command()
@@ -38,10 +39,14 @@ def estimate(
 
 def _lines(found: Estimate) -> list[str]:
     lines = [f"policy     {found.policy}", f"steps      {found.steps} ({found.steps_from})"]
+    if found.study is not None:
+        lines.append(_study_line(found.study))
     if not found.models:
         lines.append("calls      0: it costs nothing" if found.probes is None else "calls      0")
     for model in found.models:
-        lines += _model_lines(model)
+        lines += _model_lines(model, found.study is not None)
+    if len(found.models) > 1:
+        lines += _whole_lines(found.models)
     for cap in found.caps:
         quiet = "not in a quiet one" if cap.at_step_quiet is None else f"step {cap.at_step_quiet} of a quiet one"
         lines.append(
@@ -53,15 +58,36 @@ def _lines(found: Estimate) -> list[str]:
     return lines + [f"note       {note}" for note in found.notes]
 
 
-def _model_lines(model: ModelEstimate) -> list[str]:
+def _study_line(study: StudyEstimate) -> str:
+    runs = [f"{study.untouched} untouched"]
+    runs += [f"{len(study.references)} of {', '.join(study.references)}"] if study.references else []
+    runs += [f"{study.acting} with the policy"]
+    return f"study      {study.rounds} rounds, {study.runs} runs of so many steps each: {', '.join(runs)}"
+
+
+def _whole_lines(models: Sequence[ModelEstimate]) -> list[str]:
+    from agenttune.estimating import Range
+    from agenttune.terminal.costs import dollars, tokens
+
+    none = Range(low=0, high=0)
+    calls, whole = sum((m.calls for m in models), none), sum((m.tokens for m in models), none)
+    priced = [model.usd for model in models if model.usd is not None]
+    usd = sum(priced, none)
+    money = f", {dollars(usd.low)} to {dollars(usd.high)}" if len(priced) == len(models) else ""
+    return [f"together   {_range(calls)} calls, {tokens(whole.low)} to {tokens(whole.high)} tokens{money}"]
+
+
+def _model_lines(model: ModelEstimate, in_study: bool) -> list[str]:
     from agenttune.terminal.costs import dollars, tokens
 
     source = f"from {model.recorded_calls} recorded calls" if model.recorded_calls else "from rendered prompts"
     money = f"unknown price of {model.model}"
     if model.usd is not None:
         money = f"{dollars(model.usd.low)} to {dollars(model.usd.high)}"
+    what = {"plans": "plans", "reflects": "reflections"}.get(model.role, "decisions")
+    runs = f" over {model.runs} runs" if in_study and model.runs > 1 else ""
     return [
-        f"model      {model.model} {model.role} in {model.policy}: {_range(model.decisions)} decisions, "
+        f"model      {model.model} {model.role} in {model.policy}: {_range(model.decisions)} {what}{runs}, "
         f"{_range(model.calls)} calls",
         f"tokens     {tokens(model.input_tokens.low)} to {tokens(model.input_tokens.high)} in, "
         f"{tokens(model.output_tokens.low)} to {tokens(model.output_tokens.high)} out, {source}",

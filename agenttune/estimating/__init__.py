@@ -7,6 +7,17 @@ answers at once, and probes are in vain, to a busy one.
 from agenttune.estimating.calls import ModelEstimate, paced
 from agenttune.estimating.probes import ProbeEstimate, probes_ahead
 from agenttune.estimating.ranges import Range
+from agenttune.estimating.study import StudyEstimate
 from agenttune.estimating.whole import CapReached, Estimate, estimate
 
-__all__ = ["CapReached", "Estimate", "ModelEstimate", "ProbeEstimate", "Range", "estimate", "paced", "probes_ahead"]
+__all__ = [
+    "CapReached",
+    "Estimate",
+    "ModelEstimate",
+    "ProbeEstimate",
+    "Range",
+    "StudyEstimate",
+    "estimate",
+    "paced",
+    "probes_ahead",
+]

@@ -21,6 +21,7 @@ from agenttune.transcripts import ModelCalled
 BUSY_CALLS = 3.0
 """Calls of one decision that reads, or mends what was wrong, where no record tells (guess)."""
 OUTPUT_TOKENS = {"tools": (80.0, 400.0), "compact": (20.0, 80.0), "review": (60.0, 250.0)}
+OUTPUT_TOKENS |= {"plan": (100.0, 400.0), "reflect": (100.0, 400.0)}
 """Tokens of one answer, by form, where no record tells (guess; a model that thinks aloud takes more)."""
 
 
@@ -28,7 +29,8 @@ class ModelEstimate(Record):
     """What one model of a policy will be asked.
 
     Attributes:
-        role: `decides` or `reviews`.
+        role: `decides` or `reviews`; in a study also `plans` and `reflects`.
+        runs: How many runs of a study all this is for.
         recorded_calls: Calls of former runs that the figures rest on; 0: prompts were rendered, four letters a token.
         usd: None: the model's price is not in `llm.prices`.
     """
@@ -36,6 +38,7 @@ class ModelEstimate(Record):
     policy: str
     model: str
     role: str
+    runs: int = 1
     decisions: Range
     calls: Range
     input_tokens: Range
@@ -95,7 +98,7 @@ def _decides(part: LlmPolicy, decisions: Range, config: Config, records: Sequenc
     model, form = part.settings.model or config.llm.model or "", part.settings.form
     known = _recorded(records, model, "decide")
     a_decision = Range(low=1, high=1 if form == "compact" else BUSY_CALLS)
-    return _priced(part.name, model, "decides", decisions, a_decision, opening_tokens(part), form, known, config)
+    return priced(part.name, model, "decides", decisions, a_decision, opening_tokens(part), form, known, config)
 
 
 def _reviews(
@@ -104,15 +107,20 @@ def _reviews(
     known = _recorded(records, reviewer.model, "review")
     once = Range(low=1, high=1)
     tokens = review_tokens(reviewer)
-    return _priced(name, reviewer.model, "reviews", decisions, once, tokens, "review", known, config)
+    return priced(name, reviewer.model, "reviews", decisions, once, tokens, "review", known, config)
 
 
 def _recorded(records: Sequence[Former], model: str, purpose: str) -> list[ModelCalled]:
-    calls = [call for record in records for call in record.calls if call.model == model and call.purpose == purpose]
-    return [call for call in calls if call.usage is not None and not call.error]
+    return usable([call for record in records for call in record.calls], model, purpose)
 
 
-def _priced(
+def usable(calls: Sequence[ModelCalled], model: str, purpose: str) -> list[ModelCalled]:
+    """Those calls of a model for a purpose that were answered and whose tokens are known."""
+    fits = [call for call in calls if call.model == model and call.purpose == purpose]
+    return [call for call in fits if call.usage is not None and not call.error]
+
+
+def priced(
     policy: str,
     model: str,
     role: str,

@@ -13,9 +13,11 @@ from agenttune.estimating.calls import ModelEstimate, estimate_models
 from agenttune.estimating.former import Former
 from agenttune.estimating.probes import ProbeEstimate, estimate_probes
 from agenttune.estimating.ranges import ZERO, Range
+from agenttune.estimating.study import StudyEstimate, estimate_planner, study_of, times
 from agenttune.events import RunInfo
 from agenttune.policy.base import PolicyContext
 from agenttune.policy.load import open_policy
+from agenttune.policy.planner import PLANNER
 from agenttune.proposals import Record
 from agenttune.store import list_runs, run_folder
 
@@ -33,11 +35,17 @@ class CapReached(Record):
 
 
 class Estimate(Record):
-    """What a run will ask of language models, without regard to the caps, and of the trainer for probes."""
+    """What a run, or all runs of a study, will ask of language models, without regard to the caps; and of probes.
+
+    Attributes:
+        models: For the whole study, where there is one.
+        probes, caps: Of each run with the file's policy.
+    """
 
     policy: str
     steps: int
     steps_from: str
+    study: StudyEstimate | None = Field(None, description="None: it is a single run.")
     models: list[ModelEstimate] = Field(default_factory=list)
     probes: ProbeEstimate | None = Field(None, description="None: no part of the policy probes.")
     caps: list[CapReached] = Field(default_factory=list)
@@ -45,7 +53,7 @@ class Estimate(Record):
 
 
 def estimate(config: Config, folder: Path, runs_dir: Path, steps: int | None = None) -> Estimate:
-    """Estimate a run.
+    """Estimate a run, or a study of several.
 
     Args:
         config: Its settings.
@@ -57,20 +65,28 @@ def estimate(config: Config, folder: Path, runs_dir: Path, steps: int | None = N
         ConfigError: The policy is wrong.
         UserError: No run of that name has finished, and no number of steps is given.
     """
-    loaded = open_policy(config.policy, PolicyContext(folder, config.goal, config.llm, config.budgets))
+    context = PolicyContext(folder, config.goal, config.llm, config.budgets)
+    loaded, study = open_policy(config.policy, context), study_of(config)
     former = [info for info in list_runs(runs_dir) if info.name == config.run.name and info.step > 0]
     count, steps_from = (steps, "given") if steps is not None else _steps_of(former, config.run.name)
     records = [Former.of(run_folder(runs_dir, info.run_id), info) for info in former[:FORMER_RUNS]]
-    models = list(estimate_models(loaded.policy, config, count, records))
+    a_run = list(estimate_models(loaded.policy, config, count, records))
+    models = a_run
+    if study is not None:
+        models = [times(model, study.acting) for model in a_run if study.acting]
+        for name in study.references:
+            models += estimate_models(open_policy(name, context).policy, config, count, records)
+        models += estimate_planner(study, config, folder, runs_dir)
     notes = [loaded.notice] if loaded.notice else []
     return Estimate(
         policy=loaded.policy.name,
         steps=count,
         steps_from=steps_from,
+        study=study,
         models=models,
         probes=estimate_probes(loaded.policy, config, count, records),
-        caps=list(_caps(models, config.budgets, count)),
-        notes=[*notes, *_notes(models, config)],
+        caps=list(_caps(a_run, config.budgets, count)),
+        notes=[*notes, *_notes(models, config, study)],
     )
 
 
@@ -97,7 +113,9 @@ def _caps(models: Sequence[ModelEstimate], budgets: BudgetSettings, steps: int) 
             yield CapReached(cap=cap, limit=limit, at_step_busy=int(steps * limit / total.high), at_step_quiet=quiet)
 
 
-def _notes(models: Sequence[ModelEstimate], config: Config) -> Iterator[str]:
+def _notes(models: Sequence[ModelEstimate], config: Config, study: StudyEstimate | None) -> Iterator[str]:
+    if study is not None and study.why_no_plans:
+        yield f"no round can be planned: {study.why_no_plans}; the study ends after round 0 and the references"
     if not models:
         yield "no language model will be called"
         return
@@ -108,5 +126,15 @@ def _notes(models: Sequence[ModelEstimate], config: Config) -> Iterator[str]:
         yield f"unknown price of {', '.join(unpriced)}: add it under llm.prices"
     else:
         yield "cached input, which costs less, is not taken into account"
-    if config.rounds.count:
-        yield f"this is for one run; rounds.count is {config.rounds.count}, and plans and reflections cost calls too"
+    if study is not None and study.acting:
+        yield from _caps_of_plans(models, config.budgets)
+
+
+def _caps_of_plans(models: Sequence[ModelEstimate], budgets: BudgetSettings) -> Iterator[str]:
+    """Caps that plans and reflections, which have a ledger of their own, may reach; the study stops there."""
+    for cap in _caps([model for model in models if model.policy == PLANNER], budgets, steps=100):
+        quiet = "not in a quiet study" if cap.at_step_quiet is None else f"{cap.at_step_quiet} % of a quiet one"
+        yield (
+            f"{cap.cap} {cap.limit:g} is reached by plans and reflections after about {cap.at_step_busy} % of a busy "
+            f"study, {quiet}; it stops there and can be continued with --resume"
+        )

@@ -62,7 +62,7 @@ class Planner:
     """Plans and reflects.
 
     Args:
-        model: The language model; its caps hold over the whole study.
+        model: The language model; its caps hold over the whole study. None: nobody is asked, only prompts are made.
         prompts: Where `plan` and `reflect` come from.
         goal: What counts as good.
         parameters: What a plan may choose.
@@ -72,7 +72,7 @@ class Planner:
 
     def __init__(
         self,
-        model: ChatModel,
+        model: ChatModel | None,
         prompts: Prompts,
         goal: GoalSettings,
         parameters: Parameters,
@@ -94,7 +94,7 @@ class Planner:
 
     def unavailable(self) -> str:
         """Why no call would be made now; empty if all is well."""
-        return self._model.unavailable()
+        return "no language model" if self._model is None else self._model.unavailable()
 
     def plan(self, study: Study, number: int, subject: str, past: Mapping[str, PastRun]) -> PlanAnswer:
         """Ask for the start of a round; a wrong answer is sent back with the error, at most twice.
@@ -108,7 +108,7 @@ class Planner:
         Raises:
             BudgetSpent, ModelUnavailable: There was no answer.
         """
-        prompt = self._prompts.render("plan", **self._plan_variables(study, number, subject, past))
+        prompt = self.plan_prompt(study, number, subject, past)
         messages = [ChatMessage(role="user", content=prompt.text)]
         refused: list[str] = []
         for _ in range(1 + MENDS):
@@ -123,13 +123,21 @@ class Planner:
                 messages = [*messages, *again]
         return PlanAnswer(None, refused=refused)
 
+    def plan_prompt(self, study: Study, number: int, subject: str, past: Mapping[str, PastRun]) -> Rendered:
+        """What is asked for a plan."""
+        return self._prompts.render("plan", **self._plan_variables(study, number, subject, past))
+
+    def reflect_prompt(self, study: Study, number: int, summary: RunSummary, past: Mapping[str, PastRun]) -> Rendered:
+        """What is asked for a reflection."""
+        return self._prompts.render("reflect", **self._reflect_variables(study, number, summary, past))
+
     def reflect(self, study: Study, number: int, summary: RunSummary, past: Mapping[str, PastRun]) -> str:
         """Ask what a round has taught; the answer is cut to a bounded length.
 
         Raises:
             BudgetSpent, ModelUnavailable: There was no answer.
         """
-        prompt = self._prompts.render("reflect", **self._reflect_variables(study, number, summary, past))
+        prompt = self.reflect_prompt(study, number, summary, past)
         text = self._ask([ChatMessage(role="user", content=prompt.text)], prompt, "reflect")
         text = spoken(text)
         return text if len(text) <= REFLECTION_CHARACTERS else text[: REFLECTION_CHARACTERS - 1] + "…"
@@ -138,9 +146,12 @@ class Planner:
         self, messages: Sequence[ChatMessage], prompt: Rendered, purpose: Purpose, schema: dict[str, Any] | None = None
     ) -> str:
         """The answer's text, with the call recorded whether it came or not."""
+        model = self._model
+        if model is None:
+            raise ModelUnavailable("no language model")
         try:
-            self._probe()
-            call = self._model.ask(messages, policy=PLANNER, purpose=purpose, schema=schema, prompts=[prompt.used])
+            self._probe(model)
+            call = model.ask(messages, policy=PLANNER, purpose=purpose, schema=schema, prompts=[prompt.used])
         except ModelUnavailable as error:
             failed = getattr(error, "call", None)
             if isinstance(failed, ModelCalled):
@@ -149,9 +160,9 @@ class Planner:
         self._record(call)
         return (call.answer.content or "") if call.answer is not None else ""
 
-    def _probe(self) -> None:
+    def _probe(self, model: ChatModel) -> None:
         if not self._is_probed:
-            for call in self._model.probe(PLANNER):
+            for call in model.probe(PLANNER):
                 self._record(call)
             self._is_probed = True
 
@@ -173,9 +184,7 @@ class Planner:
             "context": goal.context,
         }
 
-    def _plan_variables(
-        self, study: Study, number: int, subject: str, past: Mapping[str, PastRun]
-    ) -> dict[str, Any]:
+    def _plan_variables(self, study: Study, number: int, subject: str, past: Mapping[str, PastRun]) -> dict[str, Any]:
         parameters = [
             {"name": name, **p.model_dump(), "own": value_in(self._args, p.argument) or "the script's default"}
             for name, p in self._parameters.items()

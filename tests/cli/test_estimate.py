@@ -12,10 +12,13 @@ from agenttune.config import WakeSettings
 from agenttune.estimating import paced, probes_ahead
 from agenttune.events import Decided, Found, KnobState, Point, Probed, StatusChanged, Trial
 from agenttune.findings import Finding
+from agenttune.launch import make_plan
+from agenttune.launch.study import study_started
 from agenttune.policy.llm import LlmFile
 from agenttune.policy.lookahead import Lookahead, LookaheadFile
 from agenttune.policy.pacing import Pacing
 from agenttune.proposals import Ack, Author, Change, CommandRecord, Proposal, State
+from agenttune.rounds.journal import StudyJournal
 from agenttune.transcripts import ModelCalled, Usage
 from tests.cli.conftest import Project, agenttune
 from tests.cli.history import new_log
@@ -244,3 +247,85 @@ def test_check_and_run_say_that_the_rules_are_alone(project: Project) -> None:
 def test_the_default_runs_without_a_key(tmp_path: Path, project: Project) -> None:
     config(project, "default", "\nllm: {model: gpt-x}\n")
     assert "OPENAI_API_KEY" in agenttune("check", cwd=project.folder).out
+
+
+# -- the rounds of a study ---------------------------------------------------------------------------------------------
+
+ROUNDS = """
+rounds:
+  count: {count}
+  references: {references}
+  plan_only: {plan_only}
+  parameters: {{lr: {{argument: --lr, minimum: 1.0e-4, maximum: 1.0}}}}
+"""
+
+
+def rounds(count: int = 4, references: str = "[guardian]", plan_only: str = "true") -> str:
+    return ROUNDS.format(count=count, references=references, plan_only=plan_only)
+
+
+def test_rounds_cost_their_plans_and_reflections_also_where_no_run_asks_a_model(project: Project) -> None:
+    """Under rules alone it said that no model would be called, for four rounds that call it at least eight times."""
+    config(project, "guardian", MODEL + PRICES + rounds())
+    found = estimated(project, "--steps", "1000")
+    assert not any("no language model will be called" in note for note in found["notes"])
+    plans, reflections = found["models"]
+    assert (plans["role"], plans["calls"]) == ("plans", {"low": 4, "high": 12})
+    assert (reflections["role"], reflections["calls"]) == ("reflects", {"low": 4, "high": 4})
+    assert 300 < plans["input_tokens"]["low"] / 4 < 10_000
+    assert plans["usd"]["low"] > 0
+    assert found["study"]["untouched"] == 5
+    text = agenttune("estimate", "--steps", "1000", cwd=project.folder).out
+    assert "study      4 rounds, 10 runs of so many steps each: 5 untouched, 1 of guardian, 4 with the policy" in text
+    assert "gpt-x plans in planner: 4 plans, 4 to 12 calls" in text
+    assert "together   8 to 16 calls" in text
+
+
+def test_a_study_is_estimated_as_a_whole(project: Project) -> None:
+    config(project, "llm", MODEL + PRICES)
+    one = estimated(project, "--steps", "1000")["models"][0]
+    config(project, "llm", MODEL + PRICES + rounds(3, "[guardian, llm]", "false"))
+    found = estimated(project, "--steps", "1000")
+    acting, reference, *planning = found["models"]
+    assert (acting["runs"], reference["runs"]) == (3, 1)
+    assert acting["calls"]["high"] == pytest.approx(3 * one["calls"]["high"])
+    assert acting["usd"]["low"] == pytest.approx(3 * one["usd"]["low"])
+    assert reference["calls"] == one["calls"]
+    assert [model["role"] for model in planning] == ["plans", "reflects"]
+    assert found["study"]["untouched"] == 1
+
+
+def test_later_plans_are_longer_and_caps_of_plans_are_told(project: Project) -> None:
+    def per_plan(count: int) -> float:
+        config(project, "guardian", MODEL + PRICES + rounds(count) + "budgets: {max_calls: 6}\n")
+        found = estimated(project, "--steps", "1000")
+        assert any("max_calls 6 is reached by plans and reflections" in note for note in found["notes"]) == (count > 1)
+        return float(found["models"][0]["input_tokens"]["low"]) / count
+
+    assert per_plan(1) < per_plan(4) < per_plan(40)
+
+
+def test_rounds_without_a_model_end_after_the_references_and_it_says_so(project: Project) -> None:
+    config(project, "guardian", rounds())
+    found = estimated(project, "--steps", "1000")
+    assert found["models"] == []
+    assert found["study"]["acting"] == 0
+    assert any("no round can be planned: no language model" in note for note in found["notes"])
+    assert "no language model will be called" in found["notes"]
+
+
+def test_records_of_a_former_study_make_plans_exact(project: Project) -> None:
+    config(project, "guardian", MODEL + PRICES + rounds())
+    folder = project.runs_dir / "demo-study-20260101-000000"
+    folder.mkdir(parents=True)
+    plan = make_plan(project.folder / "config.yaml")
+    journal = StudyJournal(folder)
+    journal.append(study_started(plan, folder.name))
+    for purpose in ("plan", "plan", "reflect"):
+        usage = Usage(input_tokens=1234, output_tokens=56)
+        body = {"policy": "planner", "purpose": purpose, "model": "gpt-x", "endpoint": "http://h", "protocol": "json"}
+        journal.append(ModelCalled.model_validate({**body, "usage": usage}), 1)
+    journal.close()
+    plans, reflections = estimated(project, "--steps", "1000")["models"]
+    assert (plans["recorded_calls"], reflections["recorded_calls"]) == (2, 1)
+    assert plans["input_tokens"]["low"] == 4 * 1234
