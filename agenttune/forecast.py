@@ -31,6 +31,11 @@ FEWEST = 4
 TAUS = (1 / 8, 1 / 4, 1 / 2, 1.0)
 """Times in which a fall flattens, over that of the points before. With 2.0 a loss that flattens as a power of time is
 taken for a stall: up to 7 of 100 untouched stretches, against 1 (measured on digits)."""
+LONG_TAUS = (2.0, 8.0)
+"""More of them for what would have been at best: a fall that hardly flattens, as of a run in full course."""
+SHAPE_FRAC = 0.4
+"""Part of the fall still expected by which the shape of the curve itself may be wrong (tuned on exponential, power
+and straight falls with noise of 1 to 30 %: at most 5 of 100 untouched stretches are then credited)."""
 CONTRADICTED = 1.0
 """By how many of its own variances the sum of squared residuals may be above the best before a curve is dropped: one
 standard error, as of a parameter (textbook)."""
@@ -94,6 +99,23 @@ class Comparison:
         """Whether it has fallen, beyond chance, about as far as was likely: no stall."""
         fell = self.above(self.level, self.found) > self.margin(tolerance, min_rise_frac)
         return fell and self.above(self.found, self.likely) <= self.error
+
+
+@dataclass(frozen=True)
+class Band:
+    """Where a metric would have been expected without a change, and where it was found; less is better.
+
+    Attributes:
+        low: As low as chance and the lowest curve that the points before do not contradict let it be.
+        likely: By the curve that fits best.
+        high: As high as chance and the highest such curve let it be.
+        found: Where it was: the level of the later half of the points after the change.
+    """
+
+    low: float
+    likely: float
+    high: float
+    found: float
 
 
 def student(tolerance: float, freedom: int) -> float:
@@ -173,12 +195,57 @@ def compare(before: Sequence[float], after: Sequence[float], lowest: float | Non
     )
 
 
+def band(before: Sequence[float], after: Sequence[float], tolerance: float) -> Band | None:
+    """What would have been without a change, between the lowest and the highest that the points before allow.
+
+    Unlike `compare`, which asks only whether a change did harm, this one also keeps ordinary training from being
+    taken for a gain: curves that hardly flatten are among those looked at.
+
+    Args:
+        before: Values at even intervals up to the change, newest last.
+        after: Values after it at the same intervals, newest last.
+        tolerance: Standard errors that chance may do.
+
+    Returns:
+        None if there are fewer than `FEWEST` finite points before, or any after is not finite, or none is.
+    """
+    old = [v for v in before if math.isfinite(v)]
+    if len(old) < FEWEST or not after or not all(map(math.isfinite, after)):
+        return None
+    if min(*old, *after) > 0:
+        logs = _band([math.log(v) for v in old], [math.log(v) for v in after], tolerance)
+        return Band(*(math.exp(v) for v in (logs.low, logs.likely, logs.high, logs.found)))
+    return _band(old, list(after), tolerance)
+
+
+def _band(old: list[float], new: list[float], tolerance: float) -> Band:
+    size = max(1, len(old) // BLOCKS)
+    times, levels = _blocks(old, size)
+    later = new[len(new) // 2 :]
+    ahead = len(new) - len(later) / 2
+    fits = _curves(times, levels, len(old), (*TAUS, *LONG_TAUS))
+    best = fits[0]
+    noise = _noise(best, times, levels)
+    found, variance = _level(later, size, noise)
+    wide = student(tolerance, len(levels) - 2)
+
+    def chance(curve: _Curve) -> float:
+        return wide * math.sqrt(noise**2 * curve.variance(ahead) + variance)
+
+    # Real curves are none of these; how much of a fall they leave to come is known to a part of it only.
+    shape = SHAPE_FRAC * abs(best.at(ahead) - best.at(0))
+    low = min(curve.at(ahead) - chance(curve) for curve in fits) - shape
+    high = max(curve.at(ahead) + chance(curve) for curve in fits) + shape
+    return Band(low, min(max(best.at(ahead), low), high), high, found)
+
+
 def _compare(old: list[float], new: list[float], lowest: float) -> Comparison:
     size = max(1, len(old) // BLOCKS)
     times, levels = _blocks(old, size)
     later = new[len(new) // 2 :]
     ahead = len(new) - len(later) / 2
-    best, highest = _curves(times, levels, len(old), ahead)
+    fits = _curves(times, levels, len(old), TAUS)
+    best, highest = fits[0], max(fits, key=lambda c: c.at(ahead))
     noise = _noise(best, times, levels)
     found, variance = _level(later, size, noise)
     # A curve that does not fit at its end would let a run fall that stands still.
@@ -195,12 +262,11 @@ def _compare(old: list[float], new: list[float], lowest: float) -> Comparison:
     )
 
 
-def _curves(times: Sequence[float], levels: Sequence[float], count: int, ahead: float) -> tuple[_Curve, _Curve]:
-    """The curve that fits best, and the highest so far ahead of those that the points do not contradict."""
-    curves = [_fit(times, levels, part * count) for part in TAUS]
-    best = min(curves, key=lambda c: c.squares)
-    most = best.squares * (1 + CONTRADICTED / (len(levels) - 2))
-    return best, max((c for c in curves if c.squares <= most), key=lambda c: c.at(ahead))
+def _curves(times: Sequence[float], levels: Sequence[float], count: int, taus: Sequence[float]) -> list[_Curve]:
+    """The curves that the points do not contradict, that which fits best first."""
+    curves = sorted((_fit(times, levels, part * count) for part in taus), key=lambda c: c.squares)
+    most = curves[0].squares * (1 + CONTRADICTED / (len(levels) - 2))
+    return [curve for curve in curves if curve.squares <= most]
 
 
 def _level(values: Sequence[float], size: int, noise: float) -> tuple[float, float]:

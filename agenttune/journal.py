@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from agenttune.commands import LoadCheckpoint
 from agenttune.costs import costs_of_run, probe_cost
+from agenttune.effects import EVALUATIONS, STEPS, Changes, Measure, effect_of, is_change
 from agenttune.events import BranchStarted, Event, Found, NoteAdded, PolicyAttached, RunInfo, Settled
+from agenttune.goal_names import is_goal
 from agenttune.goals import EVERYTHING, goal_values, score_of
 from agenttune.hindsight import shadow_score
+from agenttune.observation import HISTORY, Lineage, Segment
 from agenttune.proposals import CommandRecord
 from agenttune.store import RunLog
-from agenttune.summary import FindingAt, Intervention, MetricAt, RunSummary, Stretch, outcome_line, result_of
+from agenttune.summary import Effect, FindingAt, Intervention, MetricAt, RunSummary, Stretch, outcome_line, result_of
 from agenttune.transcripts import ModelCalled
+from agenttune.trend import LOSS_NAMES
 
+MOST_LOSSES = 2 * (STEPS.most_before + STEPS.most_after)
+"""Points of the training loss around a change that are read: more than there can be, so that none is thinned away."""
 CALLS_PAGE = 100
 """Calls of language models that are in memory with their messages at once."""
 
@@ -72,7 +80,8 @@ def _duration_s(log: RunLog, info: RunInfo) -> float:
 
 def newest_interventions(log: RunLog, info: RunInfo, limit: int) -> list[Intervention]:
     """The newest commands, oldest first, each measured on the branch that it took effect on."""
-    return _interventions(log, info, log.commands(limit=limit, newest=True))
+    records = log.commands(limit=limit + HISTORY, newest=True)  # what came just before them bounds what they did
+    return _interventions(log, info, records, limit)
 
 
 def model_calls(log: RunLog) -> list[ModelCalled]:
@@ -86,40 +95,75 @@ def model_calls(log: RunLog) -> list[ModelCalled]:
     return calls
 
 
-def _interventions(log: RunLog, info: RunInfo, records: Sequence[CommandRecord]) -> list[Intervention]:
-    by_branch: dict[str, list[MetricAt]] = {}
+def _interventions(
+    log: RunLog, info: RunInfo, records: Sequence[CommandRecord], limit: int = EVERYTHING
+) -> list[Intervention]:
+    """The newest of the commands as interventions; all of them say what else was changed around each."""
     events = log.events(kinds=["settled"], limit=EVERYTHING)
     settled = {event.command_id: event.body.reason for event in events if isinstance(event.body, Settled)}
-    changed_at: dict[str, list[int]] = {}
+    branches: dict[str, _Branch] = {}
     found = []
-    for record in records:
-        branch = record.ack.branch if record.ack is not None else info.branch
-        if branch not in by_branch:
-            values = goal_values(log, info, branch)
-            by_branch[branch] = values[1] if values else []
-            changed_at[branch] = _changed_at(records, branch)
-        intervention = _intervention(record, by_branch[branch], changed_at[branch])
+    for record in records[-limit:]:
+        name = record.ack.branch if record.ack is not None else info.branch
+        if name not in branches:
+            branches[name] = _Branch.of(log, info, records, name)
+        intervention = _intervention(record, branches[name])
         found.append(intervention.model_copy(update={"probation": settled.get(record.command_id, "")}))
     return found
 
 
-def _changed_at(records: Sequence[CommandRecord], branch: str) -> list[int]:
-    acks = [record.ack for record in records if record.ack is not None and record.ack.branch == branch]
-    return [ack.step for ack in acks if ack.outcome == "applied" and ack.changes]
+@dataclass(frozen=True)
+class _Branch:
+    """A branch with the steps that it stands on: what was measured there, and what was changed.
+
+    Attributes:
+        goal: The goal metric's values, or those of the first loss that was logged.
+        losses: The training loss, by name and with the steps between two of its points; empty if there is none.
+    """
+
+    log: RunLog
+    line: Lineage
+    goal: Measure
+    loss: str
+    loss_every_steps: float
+    changes: Changes
+
+    @classmethod
+    def of(cls, log: RunLog, info: RunInfo, records: Sequence[CommandRecord], branch: str) -> _Branch:
+        line = Lineage(segments=[Segment(branch=name, last_step=until) for name, until in log.lineage(branch)])
+        name, values = goal_values(log, info, branch) or (info.goal_metric, [])
+        reach = STEPS if name in LOSS_NAMES else EVALUATIONS
+        goal = Measure(name, values, reach, is_goal(name, info.goal_metric) and info.goal_direction == "maximize")
+        series = {s.name: s for segment in line.segments for s in log.series(segment.branch)}
+        loss = next((series[name] for name in LOSS_NAMES if name in series), None)
+        every = 1.0 if loss is None else (loss.last_step - loss.first_step) / max(1, loss.count - 1)
+        return cls(log, line, goal, "" if loss is None else loss.name, every, Changes.of(records, line.has))
+
+    def effect(self, step: int) -> Effect:
+        """What a change did."""
+        goal = [] if self.goal.name in LOSS_NAMES else [self.goal]
+        loss = [Measure(self.loss, self._losses(step), STEPS)] if self.loss else []
+        return effect_of(step, self.changes, [*goal, *loss])
+
+    def _losses(self, step: int) -> list[MetricAt]:
+        """The training loss around a step, every point of it."""
+        first = max(0, math.floor(step - STEPS.most_before * self.loss_every_steps))
+        last = math.ceil(step + STEPS.most_after * self.loss_every_steps)
+        found: list[MetricAt] = []
+        for segment in self.line.segments:
+            until = last if segment.last_step is None else min(last, segment.last_step)
+            if until < first or self.loss not in {s.name for s in self.log.series(segment.branch)}:
+                continue
+            curve = self.log.curve(self.loss, segment.branch, first, until, MOST_LOSSES)
+            found += [MetricAt(step=s, value=v) for s, v in zip(curve.steps, curve.mean, strict=True)]
+        return found
 
 
-def _around(
-    values: Sequence[MetricAt], applied: int, changed_at: Sequence[int]
-) -> tuple[list[MetricAt], list[MetricAt]]:
-    """The values up to a change, and those between it and the next one."""
-    until = min((step for step in changed_at if step > applied), default=math.inf)
-    return [v for v in values if v.step <= applied], [v for v in values if applied < v.step <= until]
-
-
-def _intervention(record: CommandRecord, values: Sequence[MetricAt], changed_at: Sequence[int]) -> Intervention:
+def _intervention(record: CommandRecord, branch: _Branch) -> Intervention:
     proposal, verdict, ack = record.proposal, record.verdict, record.ack
     applied = ack.step if ack is not None and ack.outcome == "applied" else None
-    before, after = ([], []) if applied is None else _around(values, applied, changed_at)
+    before = [] if applied is None else [v for v in branch.goal.points if v.step <= applied]
+    after = [] if applied is None else branch.changes.window(applied, branch.goal)
     return Intervention(
         command_id=proposal.command_id,
         kind=proposal.command.kind,
@@ -139,4 +183,15 @@ def _intervention(record: CommandRecord, values: Sequence[MetricAt], changed_at:
         result=result_of(record),
         metric_before=before[-1] if before else None,
         metric_after=after[-1] if after else None,
+        effect=_effect(record, branch),
     )
+
+
+def _effect(record: CommandRecord, branch: _Branch) -> Effect | None:
+    """What it did to the run; None for what changed nothing."""
+    ack = record.ack
+    if ack is None or ack.outcome != "applied":
+        return None
+    if isinstance(record.command, LoadCheckpoint):
+        return Effect(verdict="not known", reason="where the run that it left would have gone is not known")
+    return branch.effect(ack.step) if is_change(ack) else None

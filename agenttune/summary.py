@@ -28,6 +28,43 @@ class Score(Record):
     best: MetricAt
 
 
+EffectVerdict = Literal["better", "worse", "no clear effect", "not known"]
+
+
+class Effect(Record):
+    """What a change did, against what was to be expected without it. `effects.py` computes it, for all views.
+
+    Attributes:
+        metric: By which it is told; empty if none tells.
+        found: Where the metric was within the window, by its level.
+        expected: Where it was going without the change, by the points before it.
+        low: How low it may well have come without the change; with `high` the band of the forecast.
+        points: Values after the change that it rests on.
+        until_step: Step of the last of them: the window never reaches further than the next change.
+        reason: Why it is not known.
+    """
+
+    verdict: EffectVerdict
+    metric: str = ""
+    found: Metric | None = None
+    expected: Metric | None = None
+    low: Metric | None = None
+    high: Metric | None = None
+    points: int = 0
+    until_step: int | None = None
+    reason: str = ""
+
+    @property
+    def words(self) -> str:
+        """In one line, the same wherever it is told."""
+        if self.verdict == "not known":
+            return f"not known: {self.reason}"
+        if self.expected is None or self.found is None:
+            return f"{self.verdict}: {self.metric} {self.reason}"
+        without = f"{_short(self.expected)} expected without it ({_short(self.low)} to {_short(self.high)})"
+        return f"{self.verdict}: {self.metric} {_short(self.found)}, {without}, up to step {self.until_step}"
+
+
 class Intervention(Record):
     """One command from proposal to consequence."""
 
@@ -53,7 +90,10 @@ class Intervention(Record):
         default_factory=dict, description="What the ack carries: metrics, a checkpoint's id, a probe's trials."
     )
     metric_before: MetricAt | None = Field(None, description="Goal metric, last value before it was applied.")
-    metric_after: MetricAt | None = Field(None, description="Goal metric, last value before the next change.")
+    metric_after: MetricAt | None = Field(
+        None, description="Goal metric, last value of the window after it; the difference is no effect, see `effect`."
+    )
+    effect: Effect | None = Field(None, description="Against what was to be expected; None for what changed nothing.")
 
 
 class FindingAt(Record):

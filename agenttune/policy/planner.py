@@ -275,7 +275,6 @@ def _command_words(item: Intervention) -> dict[str, str]:
         "when": "before step 1" if step is None else f"step {step}",
         "what": f"{item.kind}: {item.summary}",
         "state": item.state.value,
-        "before": _metric(item.metric_before),
-        "after": _metric(item.metric_after),
+        "effect": item.effect.words if item.effect else "it changed nothing",
         "why": item.rationale,
     }

@@ -6,18 +6,17 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from agenttune.effects import Changes, Measure, effect_of, is_change, measures_of
 from agenttune.observation import Observation
 from agenttune.policy.base import asked_at_step
 from agenttune.policy.curves import NAME_LETTERS, VALUE_LETTERS, number, says_something
 from agenttune.prompting import fenced
 from agenttune.proposals import CommandRecord, Verdict
-from agenttune.summary import Intervention, MetricAt, outcome_line, result_of
+from agenttune.summary import Intervention, outcome_line, result_of
 
 MOST_TRIED, WHOLE = 8, 3
 """Entries that are shown, and the newest of them that are shown whole (guess)."""
 WHY_LETTERS, OUTCOME_LETTERS, SHORT_LETTERS, WHOLE_LETTERS = 160, 240, 120, 1500
-CHANGE_NOTHING = frozenset({"save_checkpoint", "do_evaluate", "read_model", "add_note"})
-"""Commands that no metric can tell the effect of."""
 AS_USUAL = (
     *(("lr_sets", "effective"), ("include_current", True), ("min_gain_frac", 0.01), ("metric", "loss")),
     *(("pin", False), ("warmup_steps", 0)),
@@ -43,8 +42,8 @@ def _attempt(one: Intervention, record: CommandRecord | None, is_whole: bool) ->
     asked = fenced(f"{one.kind}({_arguments(one.arguments)})", 2 * VALUE_LETTERS)
     outcome = _outcome(one, record, WHOLE_LETTERS if is_whole else SHORT_LETTERS)
     parts = [f"step {step}, {who}: {asked} -> {outcome}"]
-    if one.applied_at_step is not None and one.kind not in CHANGE_NOTHING:
-        parts.append(f"goal metric {_measured(one.metric_before)} before, {_measured(one.metric_after)} after")
+    if one.effect is not None:
+        parts.append(f"effect {fenced(one.effect.words, OUTCOME_LETTERS)}")
     if one.rationale and is_whole:
         parts.append(f"asked because {fenced(one.rationale, WHY_LETTERS)}")
     return "; ".join(parts)
@@ -117,22 +116,22 @@ def refusal(verdict: Verdict) -> str:
     return f"{fenced(verdict.decided_by, NAME_LETTERS)}: {fenced(verdict.reason, 2 * OUTCOME_LETTERS)}{allowed}"
 
 
-def _measured(metric: MetricAt | None) -> str:
-    return "not measured" if metric is None else f"{number(metric.value)} (step {metric.step})"
-
-
 def history_of(observation: Observation) -> list[Intervention]:
-    """The commands that an observation holds, with the goal metric as evaluated before and after each."""
-    changed = [c.ack.step for c in observation.commands if c.ack is not None and c.ack.changes]
-    return [_intervention(record, observation, changed) for record in observation.commands]
+    """The commands that an observation holds, each with its effect."""
+    changes = Changes.of(observation.commands, observation.lineage.has)
+    measures = measures_of(observation)
+    return [_intervention(record, observation, changes, measures) for record in observation.commands]
 
 
-def _intervention(record: CommandRecord, observation: Observation, changed: Sequence[int]) -> Intervention:
+def _intervention(
+    record: CommandRecord, observation: Observation, changes: Changes, measures: Sequence[Measure]
+) -> Intervention:
     proposal, verdict, ack = record.proposal, record.verdict, record.ack
     applied = ack.step if ack is not None and ack.outcome == "applied" else None
-    before, after = _around(
-        observation, applied, min((s for s in changed if applied is not None and s > applied), default=None)
-    )
+    goal = measures[0]
+    before = [] if applied is None else [m for m in goal.points if m.step <= applied]
+    after = [] if applied is None else changes.window(applied, goal)
+    is_here = ack is not None and is_change(ack) and observation.lineage.has(ack.branch, ack.step)
     return Intervention(
         command_id=record.command_id,
         kind=proposal.command.kind,
@@ -148,17 +147,7 @@ def _intervention(record: CommandRecord, observation: Observation, changed: Sequ
         summary=outcome_line(record),
         message="" if ack is None else ack.message,
         result=result_of(record),
-        metric_before=before,
-        metric_after=after,
+        metric_before=before[-1] if before else None,
+        metric_after=after[-1] if after else None,
+        effect=effect_of(ack.step, changes, measures) if ack is not None and is_here else None,
     )
-
-
-def _around(
-    observation: Observation, applied: int | None, until: int | None
-) -> tuple[MetricAt | None, MetricAt | None]:
-    """The goal metric's last values up to a change, and between it and the next one."""
-    name = observation.goal_metric
-    known = [MetricAt(step=e.step, value=e.metrics[name]) for e in observation.evaluations if name in e.metrics]
-    before = [m for m in known if applied is not None and m.step <= applied]
-    after = [m for m in known if applied is not None and m.step > applied and (until is None or m.step <= until)]
-    return (before[-1] if before else None, after[-1] if after else None)

@@ -148,7 +148,6 @@ def _decided(call: RecordedCall) -> Sequence[str]:
         return []
     lines = [clean(call.decision.reason)] if call.decision.reason else []
     for item in call.decision.asked_for:
-        before, after = item.metric_before, item.metric_after
-        effect = f", metric {number(before.value)} -> {number(after.value)}" if before and after else ""
+        effect = f"; effect {clean(item.effect.words)}" if item.effect is not None else ""
         lines.append(f"{item.kind} {item.state.value}: {clean(item.summary)}{effect}")
     return lines + [f"in shadow: {clean(command_words(command))}" for command in call.decision.shadowed]

@@ -33,15 +33,12 @@ def html(log: RunLog, journal: Journal) -> str:
         lstrip_blocks=True,
     )
     environment.filters["clean"] = clean
-    score = journal.summary.score
-    metric = score.metric if score is not None else journal.summary.run.goal_metric
     choice = choose(journal.entries)
     return environment.get_template("report.html.j2").render(
         journal=journal,
         words=words,
         overview=overview,
         branch_words=branch_words,
-        metric=metric,
         choice=choice,
         drawings=_drawings(panels(log, journal), _marks(journal.entries, choice), journal),
         legend=[(outcome, sample(outcome), words.MEANING[outcome]) for outcome in OUTCOMES],

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from agenttune import __version__
 from agenttune.errors import UserError
 from agenttune.events import Event
+from agenttune.journal import newest_interventions
 from agenttune.store import RunLog
 
 FORMAT_NAME = "agenttune-events"
 FORMAT_VERSION = 1
+MOST_EFFECTS = 1000
+"""Of the newest commands: each is a look at the curves around it."""
 
 
 def jsonl(log: RunLog, since: int = 0) -> Iterator[str]:
@@ -49,8 +53,15 @@ def _header(log: RunLog, since: int, last: int) -> str:
             "since": since,
             "last_seq": last,
             "run": info.model_dump(mode="json"),
+            "effects": effects(log),
         }
     )
+
+
+def effects(log: RunLog) -> dict[str, dict[str, Any]]:
+    """What each change did against what was to be expected without it, by command id; no event tells that."""
+    found = newest_interventions(log, log.info(), MOST_EFFECTS)
+    return {one.command_id: one.effect.model_dump(mode="json") for one in found if one.effect is not None}
 
 
 def read_jsonl(lines: Iterable[str]) -> Iterator[Event]:

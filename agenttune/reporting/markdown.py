@@ -38,7 +38,6 @@ def markdown(journal: Journal) -> str:
 
 def _lines(journal: Journal) -> Iterator[str]:
     info = journal.summary.run
-    score = journal.summary.score
     choice = choose(journal.entries)
     yield f"# Report of {escaped(info.run_id)}\n"
     for warning in overview.warnings(journal):
@@ -49,7 +48,7 @@ def _lines(journal: Journal) -> Iterator[str]:
         yield from (f"- {escaped(branch_words(branch))}" for branch in journal.summary.branches[-SHOWN_HAPPENINGS:])
     yield "\n## Decisions\n"
     yield escaped(overview.counts(journal))
-    yield from _decisions(choice, score.metric if score is not None else info.goal_metric)
+    yield from _decisions(choice)
     yield from _findings(journal.summary.findings)
     yield "\n## Course of the run\n"
     yield from (f"- {escaped(overview.happening_words(h))}" for h in journal.happenings[:SHOWN_HAPPENINGS])
@@ -66,31 +65,31 @@ def _table(facts: Sequence[Fact]) -> Iterator[str]:
     yield from (f"| {escaped(fact.label)} | {escaped(fact.text)} |" for fact in facts)
 
 
-def _decisions(choice: Choice, metric: str) -> Iterator[str]:
+def _decisions(choice: Choice) -> Iterator[str]:
     if choice.left_out:
         yield f"\n**{choice.left_out} decisions from the middle are left out here; the JSONL export has all.**"
     for entry in choice.entries:
-        yield from _entry(entry, metric)
+        yield from _entry(entry)
     for fold in choice.folds:
-        yield from _fold(fold, metric)
+        yield from _fold(fold)
     if choice.left_out_folds:
         yield f"\n{choice.left_out_folds} decisions of rarer kinds are left out."
 
 
-def _entry(entry: Entry, metric: str) -> Iterator[str]:
+def _entry(entry: Entry) -> Iterator[str]:
     where = words.at_step(entry.step)
     yield f"\n### {where}, {entry.outcome}: {escaped(words.title(entry))}\n"
-    yield from _table(words.facts(entry, metric))
+    yield from _table(words.facts(entry))
 
 
-def _fold(fold: Fold, metric: str) -> Iterator[str]:
+def _fold(fold: Fold) -> Iterator[str]:
     first, last = (words.at_step(fold.entries[i].step) for i in (0, -1))
     yield (
         f"\n### {len(fold.entries)} times {fold.outcome}: {escaped(fold.kind)} asked by {escaped(fold.author)}, "
         f"decided by {escaped(fold.decided_by)}, {first} to {last}\n"
     )
     yield "The first one:\n"
-    yield from _table(words.facts(fold.entries[0], metric))
+    yield from _table(words.facts(fold.entries[0]))
 
 
 def _findings(findings: Sequence[FindingAt]) -> Iterator[str]:

@@ -97,7 +97,8 @@ def _y_scale(panel: Panel) -> Scale:
     if wants_log_scale(values):
         return Scale(low / 1.1, high * 1.1, FLOOR, TOP, is_log=True)
     room = (high - low) * 0.05 or abs(high) * 0.1 or 1.0
-    return Scale(low - room, high + room, FLOOR, TOP)
+    # What is never below 0, as most losses and all rates, has no axis there.
+    return Scale(max(0.0, low - room) if low >= 0 else low - room, high + room, FLOOR, TOP)
 
 
 def _axes(x: Scale, y: Scale) -> Iterator[Markup]:

@@ -69,12 +69,12 @@ def author(entry: Entry) -> str:
     return f"{clean(who.name, 60)} ({who.principal}{via})"
 
 
-def facts(entry: Entry, metric: str) -> list[Fact]:
+def facts(entry: Entry) -> list[Fact]:
     """Everything about a decision, in the order in which it happened."""
-    return [Fact(clean(label, 60), clean(text, LONG)) for label, text in _facts(entry, metric) if text]
+    return [Fact(clean(label, 60), clean(text, LONG)) for label, text in _facts(entry) if text]
 
 
-def _facts(entry: Entry, metric: str) -> Iterator[tuple[str, str]]:
+def _facts(entry: Entry) -> Iterator[tuple[str, str]]:
     proposal = entry.record.proposal
     asked_at = f"{at_step(entry.record.submitted_step)}, {when(entry.times.proposed_at_s)}"
     yield "asked", f"{words_of(proposal.command)}, by {author(entry)} at {asked_at}"
@@ -83,7 +83,7 @@ def _facts(entry: Entry, metric: str) -> Iterator[tuple[str, str]]:
     yield from _basis(entry)
     yield from _decision(entry)
     yield from _execution(entry)
-    yield from _consequence(entry, metric)
+    yield from _consequence(entry)
 
 
 def _basis(entry: Entry) -> Iterator[tuple[str, str]]:
@@ -203,14 +203,11 @@ def change_words(change: Change) -> str:
     return f"{change.name}: {_value(change.previous)} -> {asked}{unit}{base}"
 
 
-def _consequence(entry: Entry, metric: str) -> Iterator[tuple[str, str]]:
+def _consequence(entry: Entry) -> Iterator[tuple[str, str]]:
     if entry.is_abandoned:
         yield "left behind", "the run went back to a checkpoint from before this"
-    before, after = entry.effect.metric_before, entry.effect.metric_after
-    ack = entry.record.ack
-    is_change = ack is not None and (bool(ack.changes) or entry.record.command.kind == "load_checkpoint")
-    if is_change and (before is not None or after is not None):
-        yield metric, f"{point_words(before)} -> {point_words(after)} (the last value before the next change)"
+    if entry.effect.effect is not None:
+        yield "effect", entry.effect.effect.words
     if entry.settlement is None:
         return
     settled = entry.settlement.settled

@@ -69,7 +69,8 @@ def value_range(values: Sequence[float], newest: float) -> tuple[float, float]:
     low = min(ordered[math.floor(LOW_QUANTILE * last)], newest)
     high = max(ordered[math.ceil(HIGH_QUANTILE * last)], newest)
     margin = (high - low) * MARGIN_FRAC or abs(high) * MARGIN_FRAC or 1.0
-    return low - margin, high + margin
+    # What is never below 0, as most losses, has no axis there.
+    return (max(0.0, low - margin) if ordered[0] >= 0 else low - margin), high + margin
 
 
 def smoothed(values: Sequence[float]) -> list[float]:

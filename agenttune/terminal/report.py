@@ -58,7 +58,7 @@ def print_report(console: Console, summary: RunSummary) -> None:
     for index, words in enumerate(model_report(summary.decision_costs)):
         console.print(_labelled("model" if index == 0 else "", Text(words, style="yellow")))
     changes = [i for i in summary.interventions if i.state not in REFUSED]
-    _print_changes(console, changes, metric, all_unusable(summary.decision_costs))
+    _print_changes(console, changes, all_unusable(summary.decision_costs))
     _print_refusals(console, [i for i in summary.interventions if i.state in REFUSED])
     if summary.shadow is not None:
         print_shadow(console, summary.shadow, metric)
@@ -140,20 +140,18 @@ def _print_findings(console: Console, summary: RunSummary) -> None:
         console.print(_labelled("found" if index == 0 else "", what))
 
 
-def _print_changes(
-    console: Console, interventions: Sequence[Intervention], metric: str, model_failed: bool = False
-) -> None:
+def _print_changes(console: Console, interventions: Sequence[Intervention], model_failed: bool = False) -> None:
     if not interventions:
         why = ", for no decision of the model could be used" if model_failed else ""
         console.print(_labelled("changed", f"nothing{why}"))
         return
     if console.width < TABLE_COLUMNS:
         for index, item in enumerate(interventions):
-            _print_change(console, item, metric, "changed" if index == 0 else "")
+            _print_change(console, item, "changed" if index == 0 else "")
         return
     table = Table(title="What was changed, why, and what came of it", title_justify="left", title_style="bold")
     table.add_column("step", justify="right", no_wrap=True)
-    for heading in ("by", "change", "why", clean(metric, 30)):
+    for heading in ("by", "change", "why", "effect"):
         table.add_column(heading, overflow="fold")
     for item in interventions:
         table.add_row(
@@ -166,11 +164,11 @@ def _print_changes(
     console.print(table)
 
 
-def _print_change(console: Console, item: Intervention, metric: str, label: str) -> None:
+def _print_change(console: Console, item: Intervention, label: str) -> None:
     """One change on lines of its own, for a terminal in which a table would cut its facts to pieces."""
     what = Text.assemble((f"step {_step(item)} ", "bold"), _change(item), f", by {clean(item.author, 30)}")
     console.print(_labelled(label, what))
-    console.print(_labelled("", f"{clean(metric, 100)} {_effect(item)}"))
+    console.print(_labelled("", f"effect {_effect(item)}"))
     console.print(_labelled("", f"because {clean(item.rationale) or 'no reason was given'}"))
 
 
@@ -195,15 +193,8 @@ def _edit(item: Intervention) -> str:
 
 
 def _effect(item: Intervention) -> str:
-    effect = _movement(item)
+    effect = "-" if item.effect is None else clean(item.effect.words)
     return f"{effect}; {item.state.value}: {clean(item.probation)}" if item.probation else effect
-
-
-def _movement(item: Intervention) -> str:
-    before, after = (None if m is None else number(m.value) for m in (item.metric_before, item.metric_after))
-    if before is None or after is None:
-        return f"{after} after" if after else (f"{before} before" if before else "-")
-    return f"{before} -> {after}"
 
 
 def _print_refusals(console: Console, refused: Sequence[Intervention]) -> None:

@@ -162,7 +162,7 @@ class ListBranches(Read):
 
 
 class GetHistory(Read):
-    """What was tried in this run and what came of it: state, verdict, change, goal metric before and after."""
+    """What was tried in this run and what came of it: state, verdict, change, effect against the forecast."""
 
     tool = "get_history"
     limit: Few = Field(10, description="At most so many, the newest.")
@@ -275,6 +275,5 @@ def _tried(row: Intervention) -> dict[str, Any]:
         "outcome": row.summary,
         "proposed_at_step": row.proposed_at_step,
         "applied_at_step": row.applied_at_step,
-        "goal_metric_before": row.metric_before.model_dump(mode="json") if row.metric_before else None,
-        "goal_metric_after": row.metric_after.model_dump(mode="json") if row.metric_after else None,
+        "effect": row.effect.words if row.effect else None,
     }

@@ -20,7 +20,7 @@ from agenttune.policy.digest import Digest, UsedUp, digest, tokens_estimate
 from agenttune.prompting import Prompts
 from agenttune.proposals import Ack, Author, CommandRecord, Proposal, State, Verdict
 from agenttune.run_facts import Rhythm, RunFacts
-from agenttune.summary import Intervention, MetricAt
+from agenttune.summary import Effect, Intervention
 from tests.llm.test_prompting import HOSTILE
 from tests.policy.conftest import applied, decay, observe, view
 
@@ -115,14 +115,14 @@ def test_a_refusal_is_shown_with_what_would_have_passed() -> None:
     assert '{"lr": 10.0}' in line
 
 
-def test_a_change_is_shown_with_the_metric_before_and_after_it() -> None:
+def test_a_change_is_shown_with_what_it_did_against_the_forecast() -> None:
     seen = observe(
         decay(400), evals=[(100, 2.0), (200, 3.0), (300, 1.5)], commands=[applied(210, 0.01), applied(350, 0.005)]
     )
     first, second = digest(seen).tried
     assert "step 210, <data>tests</data>: <data>update_optimizer(lr=0.01)</data> -> applied: <data>lr 0.1 ->" in first
-    assert "goal metric 3 (step 200) before, 1.5 (step 300) after" in first
-    assert "goal metric 1.5 (step 300) before, not measured after" in second
+    assert "effect <data>no clear effect: step_loss " in first
+    assert "effect <data>no clear effect: step_loss " in second
 
 
 def test_the_measured_history_of_the_log_comes_first() -> None:
@@ -137,12 +137,11 @@ def test_the_measured_history_of_the_log_comes_first() -> None:
         state=State.REVERTED,
         applied_at_step=6,
         summary="lr 0.1 -> 0.01",
-        metric_before=MetricAt(step=4, value=2.0),
-        metric_after=MetricAt(step=9, value=2.5),
+        effect=Effect(verdict="worse", metric="eval_loss", found=2.5, expected=2.0, low=1.9, high=2.1, until_step=9),
     )
     [line] = digest(observe(decay(100)), [measured]).tried
     assert "reverted at step 6" in line
-    assert "2 (step 4) before, 2.5 (step 9) after" in line
+    assert "worse: eval_loss 2.5, 2 expected without it (1.9 to 2.1), up to step 9" in line
 
 
 def test_findings_tell_their_age_and_budgets_what_is_left() -> None:

@@ -295,8 +295,7 @@ def test_history_tells_what_came_of_each_action(toolbox: MakeToolbox, run: Steer
     [row] = call(toolbox(), "get_history")["history"]
     assert row["command"] == "update_optimizer"
     assert (row["state"], row["outcome"], row["reason"]) == (State.APPLIED.value, "lr 0.1 -> 0.05", WHY)
-    assert row["goal_metric_before"] == {"step": 30, "value": 3.0}
-    assert row["goal_metric_after"] == {"step": 31, "value": 2.0}
+    assert row["effect"].startswith("not known: 1 values of eval_loss before it, 5 are needed")
 
 
 def test_findings_knobs_layers_dataset_and_branches_are_read(toolbox: MakeToolbox, run: SteeredRun) -> None:
