@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agenttune.commands import BY_KIND, Bool, CommandBase, Int, SetKnob, Text, parse_command
 from agenttune.errors import CommandError, NotSupported
+from agenttune.events import KnobState
 from agenttune.invalid_values import why
 from agenttune.observation import Observation
 from agenttune.proposals import Author, Proposal, Verdict
@@ -114,10 +115,14 @@ class Toolbox:
         author: In whose name the gate is asked.
     """
 
+    _told: Sequence[KnobState] = ()
+    """What can be set, as far as the trainer has told; nothing told holds nothing back."""
+
     def __init__(self, reader: RunReader, observation: Observation, author: Author = AUTHOR) -> None:
         self._reader = reader
         self._observation = observation
         self._author = author
+        self._told = observation.knobs
         self._knobs = [knob for knob in observation.knobs if knob.command == "set_knob"]
 
     def shapes(self) -> list[ToolShape]:
@@ -184,9 +189,10 @@ class Toolbox:
 
     def _check_offered(self, kind: str, given: dict[str, Any]) -> None:
         """Refuse what the command takes and this run has nothing for, such as another optimizer's setting."""
-        offered = offered_fields(kind, self._observation.knobs)
-        for name in given:
-            if name in BY_KIND[kind].model_fields and name not in offered:
+        offered = offered_fields(kind, self._told)
+        for name, value in given.items():
+            # Null is left out, also for what this run has nothing for.
+            if value is not None and name in BY_KIND[kind].model_fields and name not in offered:
                 message = f"{kind}.{name}: this run has no such thing to set; there are: {', '.join(offered)}"
                 raise CommandError(message, field=name, allowed=offered)
 

@@ -342,3 +342,29 @@ def test_every_answer_is_json_of_bounded_size(payload: dict[str, Any], rows: lis
     assert len(text) <= MAX_ANSWER_CHARACTERS
     back = json.loads(text, parse_constant=pytest.fail)
     assert len(back["rows"]) + back.get("left_out", 0) >= len(rows)
+
+
+def _with_nulls(kind: str, example: dict[str, Any]) -> dict[str, Any]:
+    fields = BY_KIND[kind].model_fields
+    nulls: dict[str, Any] = {name: None for name, field in fields.items() if not field.is_required()}
+    nulls.pop("kind", None)
+    return {**nulls, "valid_for_steps": None, **example}
+
+
+@pytest.mark.parametrize("kind", WRITE_KINDS)
+def test_a_model_may_fill_what_it_does_not_need_with_null(toolbox: MakeToolbox, kind: str) -> None:
+    """In every write tool, also for what this run has nothing to set for; models do so, and spent their corrections."""
+    example = {key: value for key, value in BY_KIND[kind].example.items() if key != "kind"}
+    if kind == "set_knob":
+        example = {"name": "label_smoothing", "value": 0.1}
+    given = {**_with_nulls(kind, example), "reason": "r"}
+    plain = toolbox().parse(kind, {**example, "reason": "r"})
+    assert toolbox().parse(kind, given).command == plain.command
+    assert toolbox().parse(kind, json.dumps(given)).command == plain.command
+
+
+@pytest.mark.parametrize("name", sorted(READS))
+def test_a_read_may_be_asked_with_nulls(toolbox: MakeToolbox, name: str) -> None:
+    fields = READS[name].model_fields
+    nulls = dict.fromkeys((field for field, info in fields.items() if not info.is_required()), None)
+    assert toolbox().parse(name, nulls).text == toolbox().parse(name, {}).text
