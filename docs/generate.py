@@ -105,15 +105,6 @@ def command_table_with_examples() -> str:
     return "\n".join([f"{head} example |", f"{rule}---|", *lines]) + "\n"
 
 
-def short_command_table() -> str:
-    """The same for the README: parameters by name only."""
-    rows = ["| command | parameters | risk | example |", "|---|---|---|---|"]
-    for surface in COMMAND_SURFACES:
-        fields = ", ".join(f"`{field.name}`{'' if field.required else '?'}" for field in surface.fields)
-        rows.append(f"| `{surface.kind}` | {fields} | {surface.risk.value} | `{example_json(surface.kind)}` |")
-    return "\n".join(rows) + "\n"
-
-
 def example_json(kind: str) -> str:
     """A command's own example, as it goes over the wire."""
     return json.dumps(BY_KIND[kind].example)
@@ -163,24 +154,12 @@ from `agenttune/approval_names.py`:
 |---|---|
 """
 
-README = DOCS.parent / "README.md"
-BEGIN, END = "<!-- commands: begin -->\n", "<!-- commands: end -->"
-
-
-def readme_with_table(text: str) -> str:
-    """The README with its table of commands as it should be."""
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    return before + BEGIN + short_command_table() + END + after
-
-
 PAGES = {"commands.md": commands_page, "rest.md": rest_page, "rules.md": rules_page}
 
 
 def main() -> None:
     for name, page in PAGES.items():
         (DOCS / name).write_text(page(), encoding="utf-8")
-    README.write_text(readme_with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -34,10 +34,13 @@ from agenttune import make_interactive
 
 data = [{"input_ids": (ids := [(i + k * (i % 7)) % 50 for k in range(32)]), "labels": ids} for i in range(500)]
 model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=32, n_embd=64, n_layer=2, n_head=2))
-args = TrainingArguments("out", learning_rate=0.03, max_steps=1000, eval_strategy="steps", eval_steps=100)
+args = TrainingArguments("out", learning_rate=0.1, weight_decay=1, max_steps=900, eval_strategy="steps", eval_steps=100)
 make_interactive(Trainer)(model=model, args=args, train_dataset=data, eval_dataset=data[:64]).train()
 """
-"""Trains a tiny GPT-2 on made-up sequences in about half a minute, at a rate that is ten times too high."""
+"""Trains a tiny GPT-2 on made-up sequences in about half a minute, at a rate that is far too high.
+
+Strong weight decay, so that weights which the rate has blown up can shrink again (measured: without it, the run ends at
+3.79 instead of 1.18 after the cut)."""
 
 
 @dataclass(frozen=True)

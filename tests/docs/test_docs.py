@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agenttune.commands import COMMAND_KINDS, parse_command
-from docs.generate import DOCS, PAGES, README, commands_page, readme_with_table, short_command_table
+from docs.generate import DOCS, PAGES, commands_page
 
 ROOT = DOCS.parent
 
@@ -20,20 +20,14 @@ def test_reference_pages_are_current(name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", COMMAND_KINDS)
-def test_every_command_stands_in_the_tables_with_an_example_that_can_be_sent(kind: str) -> None:
-    for table in (commands_page(), short_command_table()):
-        [row] = [line for line in table.splitlines() if line.startswith(f"| `{kind}` |")]
-        [example] = re.findall(r"`(\{.*\})` \|$", row)
-        command = parse_command(json.loads(example))
-        assert command.kind == kind
-        assert f"| {command.risk.value} |" in row
-        for field in type(command).model_fields.keys() - {"kind"}:
-            assert f"`{field}`" in row
-
-
-def test_the_table_in_the_readme_is_current() -> None:
-    text = README.read_text(encoding="utf-8")
-    assert text == readme_with_table(text), "run python docs/generate.py"
+def test_every_command_stands_in_the_table_with_an_example_that_can_be_sent(kind: str) -> None:
+    [row] = [line for line in commands_page().splitlines() if line.startswith(f"| `{kind}` |")]
+    [example] = re.findall(r"`(\{.*\})` \|$", row)
+    command = parse_command(json.loads(example))
+    assert command.kind == kind
+    assert f"| {command.risk.value} |" in row
+    for field in type(command).model_fields.keys() - {"kind"}:
+        assert f"`{field}`" in row
 
 
 def test_command_bodies_in_the_readme_are_valid() -> None:
