@@ -59,7 +59,7 @@ class Offers:
 
         Args:
             name: Its name; without a function, that of a method of the layers that have it.
-            function: Called with the layer and the command's `params`.
+            function: Called with the layer, and with the command's `params` by name.
 
         Raises:
             UserError: It cannot be an operation.
