@@ -8,15 +8,17 @@ DOCUMENTED = {
     "steps_left": "steps planned and not yet made",
     "progress": "part of the planned steps that is done, 0 to 1",
     "metric": "the goal metric as last known",
-    "factor": "largest factor by which the command changes a knob, up or down; infinite where that cannot be told",
+    "factor": "largest factor by which the command changes a knob in any group, of a rate at any step to come, up or "
+    "down; infinite where that cannot be told",
     "commands": "commands that agents had let through so far",
     "steps_since_command": "steps since the newest of them; infinite if there is none",
 }
 """Names, with their meaning. What is not known is NaN, and no comparison with it is true."""
 
 DOCUMENTED_FUNCTIONS = {
-    "now": "now('lr'): value of a knob as it stands",
-    "to": "to('lr'): value that the command would give it; NaN if it leaves the knob alone",
+    "now": "now('lr'): value of a knob as it stands, in the group that the command would make the largest",
+    "to": "to('lr'): largest value that the command would give it in any group, of a rate at any step to come; NaN if it "
+    "leaves the knob alone",
     "is_finite": "neither NaN nor infinite",
     "abs": "absolute value",
     "min": "smallest of its arguments",

@@ -138,7 +138,7 @@ class GateSettings(Settings):
     """What commands may do. Bounds and `forbid` hold for everyone, the rest for agents."""
 
     bounds: dict[str, BoundsOrPair] = Field(default_factory=dict)
-    """Absolute bounds by knob name, as [min, max]; for `lr` they hold for base and effective rate."""
+    """Absolute bounds by knob name, as [min, max], in every parameter group; for `lr` of every rate to come."""
     max_change_factor: float | None = Field(None, gt=1)
     """Largest factor by which one command of an agent may change a knob, up or down; null for no limit."""
     cooldown_steps: int = Field(0, ge=0)

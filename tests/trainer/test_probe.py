@@ -214,7 +214,7 @@ def test_a_callback_that_ends_training_or_saves_in_a_trial_leaves_no_trial_behin
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        (probe(*rates(1e-2), steps=40), "would reach the run's end at step 60; it is at step 20"),
+        (probe(*rates(1e-2), steps=40), "would reach the run's end; 39 are left at step 20"),
         (probe({"kind": "set_knob", "name": "nope", "value": 1.0}, include_current=False), "no candidate came through"),
     ],
 )
@@ -324,7 +324,7 @@ def judged(command: dict[str, Any], rules: dict[str, Any], log: RunLog, history:
 
 
 def test_a_probe_is_no_way_around_the_gate(bench: Bench) -> None:
-    log = bench.run([]).log()
+    log = bench.run([], lr_scheduler_type="constant").log()
     asked = probe(*rates(1e-3, 0.5))
     refused, _ = judged(asked, {"gate": {"bounds": {"lr": [1e-6, 1e-2]}}}, log)
     assert (refused.decision, refused.decided_by) == ("rejected", "guardrail:bounds")
