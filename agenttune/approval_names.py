@@ -17,7 +17,7 @@ DOCUMENTED = {
 
 DOCUMENTED_FUNCTIONS = {
     "now": "now('lr'): value of a knob as it stands, in the group that the command would make the largest",
-    "to": "to('lr'): largest value that the command would give it in any group, of a rate at any step to come; NaN if it "
+    "to": "to('lr'): largest value that the command would give it in any group, of a rate at any step; NaN if it "
     "leaves the knob alone",
     "is_finite": "neither NaN nor infinite",
     "abs": "absolute value",
