@@ -126,6 +126,8 @@ def ensure_server(
     linger_s: float = 60,
     local_role: str = "agent",
     hidden: Collection[str] = (),
+    request_s: float | None = None,
+    allowed_origins: Collection[str] = (),
 ) -> ServerAddress:
     """Reuse the runs folder's healthy server, or start one as a process of its own that outlives this one.
 
@@ -137,6 +139,8 @@ def ensure_server(
         linger_s: The server ends itself after so many seconds without a live run and without a client.
         local_role: As whom a program on this machine acts that sends no token, if one is started.
         hidden: Environment variables of ours that it does not inherit, if one is started.
+        request_s: Seconds that a client has for its whole request, if one is started; None for its default.
+        allowed_origins: Pages of other servers that may use it, if one is started.
 
     Raises:
         PortInUse: Somebody else listens on the port that was asked for.
@@ -144,8 +148,12 @@ def ensure_server(
         ServerUnreachable: It did not come up; the message ends with its log's tail.
     """
     runs_dir = runs_dir.resolve()
+    options = ["--host", host, "--linger-s", str(linger_s), "--token-env", token_env, "--local-role", local_role]
+    options += [] if port is None else ["--port", str(port)]
+    options += [] if request_s is None else ["--request-s", str(request_s)]
+    options += [word for origin in allowed_origins for word in ("--allow-origin", origin)]
     with _locked(runs_dir):
-        found = find_server(runs_dir) or _start(runs_dir, host, port, token_env, linger_s, local_role, hidden)
+        found = find_server(runs_dir) or _start(runs_dir, options, hidden)
         return replace(found, notice=_notice(found, port))
 
 
@@ -175,18 +183,8 @@ def _locked(runs_dir: Path) -> Iterator[None]:
         yield
 
 
-def _start(
-    runs_dir: Path,
-    host: str,
-    port: int | None,
-    token_env: str,
-    linger_s: float,
-    local_role: str,
-    hidden: Collection[str],
-) -> ServerAddress:
-    command = [sys.executable, "-m", "agenttune.server", "--runs-dir", str(runs_dir), "--host", host]
-    command += ["--linger-s", str(linger_s), "--token-env", token_env, "--local-role", local_role]
-    command += [] if port is None else ["--port", str(port)]
+def _start(runs_dir: Path, options: Collection[str], hidden: Collection[str]) -> ServerAddress:
+    command = [sys.executable, "-m", "agenttune.server", "--runs-dir", str(runs_dir), *options]
     log = runs_dir / LOG_FILE
     _make_room(log)
     with log.open("ab") as output:

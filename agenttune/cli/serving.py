@@ -23,6 +23,9 @@ def serve(
         float | None, typer.Option(min=0, help="End after so many idle seconds; default: never.")
     ] = None,
     local_role: Annotated[LocalRole, typer.Option(help="As whom a local program acts that sends no token.")] = "agent",
+    allow_origin: Annotated[
+        list[str] | None, typer.Option(help="A page of another server that may use this one, as http://localhost:5173.")
+    ] = None,
 ) -> None:
     """Serve a folder of runs; the owner's token is taken from AGENTTUNE_TOKEN."""
     from agenttune import server
@@ -32,4 +35,13 @@ def serve(
         typer.echo(f"control server at {url}, Ctrl-C ends it")
 
     token = os.environ.get(TOKEN_ENV)
-    server.serve(runs_dir_of(runs_dir), host, port, token, linger_s, on_ready=say, local_role=local_role)
+    server.serve(
+        runs_dir_of(runs_dir),
+        host,
+        port,
+        token,
+        linger_s,
+        on_ready=say,
+        local_role=local_role,
+        allowed_origins=allow_origin or (),
+    )

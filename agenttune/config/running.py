@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from agenttune.config.base import Positive, Settings
+from agenttune.errors import UserError
 from agenttune.invalid_values import shape
+from agenttune.origins import check_origins
 
 DEFAULT_PORT = 7007
 """Of Interactive Training v1 too. Taken where nobody asked for a port, or the next one that is free."""
@@ -199,6 +201,18 @@ class ServerSettings(Settings):
     """Name of the environment variable that holds the bearer token, if there is one."""
     local_role: Literal["agent", "viewer", "none"] = "agent"
     """As whom a program on this machine acts that sends no token, where the server wants none; none: not at all."""
+    request_s: Positive = 30.0
+    """Seconds that a client has for its whole request, and to take in some more of an answer."""
+    allowed_origins: list[str] = Field(default_factory=list)
+    """Pages of other servers that may use this one, such as http://localhost:5173; they act as local_role."""
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, origins: list[str]) -> list[str]:
+        try:
+            return check_origins(origins)
+        except UserError as error:
+            raise ValueError(error.message) from None
 
 
 class StoreSettings(Settings):

@@ -207,6 +207,8 @@ class ServerProcess:
             SERVER_LINGER_S,
             self._settings.local_role,
             self._hidden,
+            self._settings.request_s,
+            self._settings.allowed_origins,
         )
         self._started_s = started_s(self.address.pid)
         self._port = urlsplit(self.address.url).port or self._port

@@ -14,6 +14,7 @@ from agenttune.errors import AgenttuneError, PortInUse
 from agenttune.server import serve
 from agenttune.server.identity import LocalRole
 from agenttune.server.repeats import Repeats
+from agenttune.server.running import REQUEST_S
 from agenttune.serving import PORT_IN_USE_EXIT, TOKEN_ENV
 
 
@@ -28,6 +29,8 @@ def main() -> int:
     parser.add_argument("--token-env", default=TOKEN_ENV, help="environment variable that holds the token")
     roles = get_args(LocalRole)
     parser.add_argument("--local-role", choices=roles, default="agent", help="role of who sends no token")
+    parser.add_argument("--request-s", type=float, default=REQUEST_S, help="seconds that a client has for a request")
+    parser.add_argument("--allow-origin", action="append", default=[], help="of pages of others that may use it")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for handler in logging.getLogger().handlers:
@@ -41,6 +44,8 @@ def main() -> int:
             given.linger_s,
             local_role=given.local_role,
             token_env=given.token_env,
+            request_s=given.request_s,
+            allowed_origins=given.allow_origin,
         )
     except AgenttuneError as error:
         sys.stderr.write(f"{error}\n")

@@ -9,9 +9,11 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, WebSocket
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from agenttune import __version__, open_files
 from agenttune.control import LocalControl
+from agenttune.origins import check_origins
 from agenttune.run_ends import RunEnds
 from agenttune.server import approving, following, layers, links, local, problems, runs, seed_api, submitting
 from agenttune.server.bodies import StrictBodies
@@ -27,6 +29,9 @@ from agenttune.server.seed_events import Translator
 from agenttune.serving import TOKEN_ENV
 from agenttune.tokens import TokenBook
 
+METHODS = ("GET", "POST", "DELETE")
+HEADERS = ("Authorization", "Content-Type", "Access-Control-Allow-Origin")
+"""The last one the seed's page sends, where it means to receive it."""
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody} for status in (400, 401, 403, 404, 409, 413, 415, 422, 500, 503)
 }
@@ -39,6 +44,7 @@ def create_app(
     allowed_hosts: Collection[str] = (),
     local_role: LocalRole = "agent",
     token_env: str = TOKEN_ENV,
+    allowed_origins: Collection[str] = (),
 ) -> FastAPI:
     """Build the server's application.
 
@@ -48,7 +54,12 @@ def create_app(
         allowed_hosts: Names beside the loopback ones that may stand in the Host header; `*` for any.
         local_role: As whom a request without a token acts, if the owner has none.
         token_env: What the log calls the owner's token.
+        allowed_origins: Pages of other servers that may use this one; each is named, and sends no cookies.
+
+    Raises:
+        UserError: One of these is no origin.
     """
+    origins = check_origins(allowed_origins)
     control = LocalControl(runs_dir)
     app = FastAPI(
         title="agenttune control server",
@@ -75,7 +86,9 @@ def create_app(
     app.add_middleware(StrictBodies, judged_by_route={seed_api.COMMAND_PATH}, forms=(links.PREFIX, local.PREFIX))
     book = TokenBook(runs_dir, is_over=RunEnds(runs_dir))
     access = Access(book, token, anonymous(local_role, token is not None), token_env)
-    app.add_middleware(Guard, access=access, allowed_hosts=allowed_hosts)
+    app.add_middleware(Guard, access=access, allowed_hosts=allowed_hosts, allowed_origins=origins)
+    if origins:
+        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=METHODS, allow_headers=HEADERS)
     app.add_middleware(CrashGuard)
     app.add_middleware(app.state.presence.middleware)  # the last one added is the outermost
     return app

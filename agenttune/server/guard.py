@@ -52,10 +52,14 @@ class Guard:
         access: Whose the tokens are.
         allowed_hosts: Host names that may stand in the Host header beside loopback ones; `*` for any, for a server
             that is bound to all addresses and protected by its tokens.
+        allowed_origins: Pages of other servers that may use this one. No cookie counts that comes from them.
     """
 
-    def __init__(self, app: ASGIApp, access: Access, allowed_hosts: Collection[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, access: Access, allowed_hosts: Collection[str], allowed_origins: Collection[str] = ()
+    ) -> None:
         self._app = app
+        self._origins = frozenset(allowed_origins)
         self._access = access
         self._hosts = {host.lower() for host in allowed_hosts}
 
@@ -98,7 +102,9 @@ class Guard:
         if offers:
             identity = next(filter(None, map(self._access.of, offers)), None)
         else:
-            identity = by_cookie(scope, self._access) or self._access.anonymous
+            identity = (None if self._is_of_other_page(headers) else by_cookie(scope, self._access)) or (
+                self._access.anonymous
+            )
         if identity is None and scope["path"] != HEALTH_PATH:
             raise _unauthorized(bool(offers))
         return identity
@@ -139,17 +145,29 @@ class Guard:
         if len(hosts) != 1 or not self._is_own(hosts[0]):
             message = f"the Host header {', '.join(hosts)[:200]!r} is not this server; use its own address"
             return problem(403, "Forbidden", message, "Host", sorted({"localhost", "127.0.0.1", *self._hosts}))
-        own = (f"http://{hosts[0]}".lower(), f"https://{hosts[0]}".lower())
-        if any(origin.lower() not in own for origin in origins):
-            message = f"pages of {', '.join(origins)[:200]!r} may not use this server"
-            return problem(403, "Forbidden", message, "Origin", list(own))
+        own = _own_origins(hosts[0])
+        if any(origin.lower() not in (*own, *self._origins) for origin in origins):
+            message = (
+                f"pages of {', '.join(origins)[:200]!r} may not use this server; if they shall, name their origin in "
+                "server.allowed_origins"
+            )
+            return problem(403, "Forbidden", message, "Origin", [*own, *sorted(self._origins)])
         return None
+
+    def _is_of_other_page(self, headers: Headers) -> bool:
+        """Whether it comes from a page that is allowed in, but none of ours: ours alone act by cookie."""
+        own = _own_origins(headers["host"])
+        return any(origin.lower() not in own for origin in headers.getlist("origin"))
 
     def _is_own(self, host: str) -> bool:
         name = host.lower()
         if name.rpartition(":")[2].isdigit() and not name.endswith("]"):
             name = name.rpartition(":")[0]
         return is_loopback(name) or name.strip("[]") in self._hosts or ANY_HOST in self._hosts
+
+
+def _own_origins(host: str) -> tuple[str, str]:
+    return f"http://{host}".lower(), f"https://{host}".lower()
 
 
 def _offers(headers: Headers, subprotocols: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from starlette.websockets import WebSocket, WebSocketState
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from agenttune.errors import (
     AgenttuneError,
@@ -87,20 +88,29 @@ def problem(
 
 def install(app: FastAPI) -> None:
     """Answer every error of an app in the one shape."""
-    app.add_exception_handler(AgenttuneError, _on_error)
-    app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(RequestValidationError, _on_invalid)
-    app.add_exception_handler(WebSocketRequestValidationError, _on_invalid)
+    handlers: dict[type[Exception], Any] = {  # starlette's types know no handler of both HTTP and WebSockets
+        AgenttuneError: _on_error,
+        HTTPException: _on_http_exception,
+        RequestValidationError: _on_invalid,
+        WebSocketRequestValidationError: _on_invalid,
+    }
+    for kind, handler in handlers.items():
+        app.add_exception_handler(kind, handler)
 
 
-async def _answer(connection: HTTPConnection, response: Response, message: str) -> Response:
-    """Send the error also where a WebSocket was asked for: as its handshake's answer, or as its close reason."""
+async def _answer(connection: HTTPConnection, response: Response, message: str) -> Response | None:
+    """Send the error also where a WebSocket was asked for: as its handshake's answer, or as its close reason.
+
+    Returns:
+        What is left to send: starlette sends what a handler returns also to a WebSocket, which has been told by then.
+    """
     if isinstance(connection, WebSocket):
         if connection.application_state == WebSocketState.CONNECTING:
             await connection.send_denial_response(response)
         elif connection.application_state == WebSocketState.CONNECTED:
             reason = message.encode()[:CLOSE_REASON_BYTES].decode(errors="ignore")
             await connection.close(CLOSE_FAULT, reason)
+        return None
     return response
 
 
@@ -126,7 +136,7 @@ def _page_of(error: AgenttuneError, status: int) -> Response:
     return message_page(status, OWNERS_ONLY if status == 401 else "This page cannot be shown", str(error))
 
 
-async def _on_error(connection: HTTPConnection, error: Exception) -> Response:
+async def _on_error(connection: HTTPConnection, error: Exception) -> Response | None:
     if not isinstance(error, AgenttuneError):
         raise error
     error = _discreet(error, connection.scope.get("state", {}).get("identity"))
@@ -149,7 +159,7 @@ def _seen(run_ids: object, identity: Identity) -> list[str]:
     return [name for name in run_ids if identity.sees(name)] if isinstance(run_ids, list) else []
 
 
-async def _on_http_exception(connection: HTTPConnection, error: Exception) -> Response:
+async def _on_http_exception(connection: HTTPConnection, error: Exception) -> Response | None:
     if not isinstance(error, HTTPException):
         raise error
     method, path = connection.scope.get("method", "WS"), connection.url.path
@@ -166,7 +176,7 @@ async def _on_http_exception(connection: HTTPConnection, error: Exception) -> Re
     )
 
 
-async def _on_invalid(connection: HTTPConnection, error: Exception) -> Response:
+async def _on_invalid(connection: HTTPConnection, error: Exception) -> Response | None:
     if not isinstance(error, (RequestValidationError, WebSocketRequestValidationError)):
         raise error
     first = error.errors()[0]
@@ -188,12 +198,15 @@ def _body_fields(connection: HTTPConnection) -> list[str]:
 
 
 class CrashGuard:
-    """ASGI middleware: an error that nobody foresaw is logged and answered, and the connection stays usable."""
+    """ASGI middleware: an error that nobody foresaw is logged and answered, and an HTTP connection stays usable."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._stream(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -214,3 +227,34 @@ class CrashGuard:
             logger.exception("%s %s failed", scope["method"], path)
             message = "the control server met an unexpected error; its log has the details"
             await problem(500, "InternalError", message)(scope, receive, send)
+
+    async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A WebSocket; what goes wrong because its client has left is no news."""
+        gone = False
+
+        async def heard() -> Message:
+            nonlocal gone
+            message = await receive()
+            gone = gone or message["type"] == "websocket.disconnect"
+            return message
+
+        async def sent(message: Message) -> None:
+            nonlocal gone
+            try:
+                await send(message)
+            except OSError:
+                gone = True
+                raise
+
+        try:
+            await self._app(scope, heard, sent)
+        except (WebSocketDisconnect, OSError):
+            logger.debug("WS %s: its client left", scope["path"])
+        except Exception:
+            if gone:
+                logger.debug("WS %s: its client left", scope["path"], exc_info=True)
+                return
+            logger.exception("WS %s failed", scope["path"])
+            with contextlib.suppress(RuntimeError, OSError):  # it is closed already
+                reason = "the control server met an unexpected error"
+                await send({"type": "websocket.close", "code": CLOSE_FAULT, "reason": reason})

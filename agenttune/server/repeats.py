@@ -36,3 +36,12 @@ class Repeats(logging.Filter):
             self._seen.clear()
         self._seen[line] = (began_s, count + 1)
         return count < PER_MINUTE
+
+
+CLIENTS_FAULTS = ("Invalid UTF-8 sequence received", "ASGI callable returned without completing handshake")
+"""What uvicorn reports as errors, with a traceback, where a WebSocket's client asks wrongly or is refused."""
+
+
+def is_news(record: logging.LogRecord) -> bool:
+    """Whether a record of uvicorn's is about us; our own failures are told where they are met."""
+    return not record.getMessage().startswith(CLIENTS_FAULTS)

@@ -11,7 +11,8 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,16 @@ from agenttune.server.guard import ANY_HOST, is_loopback
 from agenttune.server.identity import LocalRole
 from agenttune.server.live import Hub
 from agenttune.server.notifier import Notifier
+from agenttune.server.patience import Patience
 from agenttune.server.presence import Presence
+from agenttune.server.repeats import is_news
 from agenttune.serving import SERVER_FILE, TOKEN_ENV, Note, ask_health, find_server, read_note
 from agenttune.tokens import TokenBook
 
 logger = logging.getLogger(__name__)
 WILDCARDS = frozenset({"0.0.0.0", "::"})
+REQUEST_S = 30.0
+"""Of the largest body that is taken, a slow line carries 35 KiB a second (guess)."""
 BACKLOG = 2048
 PORTS_TRIED = 100
 """From the usual port on, where nobody asked for one; then any that is free (guess)."""
@@ -60,6 +65,8 @@ def serve(
     on_ready: Callable[[str], None] | None = None,
     local_role: LocalRole = "agent",
     token_env: str = TOKEN_ENV,
+    request_s: float = REQUEST_S,
+    allowed_origins: Collection[str] = (),
 ) -> None:
     """Serve a folder of runs until SIGTERM, SIGINT, or nobody needs it any more.
 
@@ -72,6 +79,8 @@ def serve(
         on_ready: Called with the server's URL once it listens.
         local_role: As whom a program acts that sends no token, on a loopback address without an owner's token.
         token_env: Where the owner's token came from, for the log.
+        request_s: Seconds that a client has for its whole request, and to take in some more of an answer.
+        allowed_origins: Pages of other servers that may use this one, such as `http://localhost:5173`.
 
     Raises:
         PortInUse: Somebody else listens on the port asked for.
@@ -81,13 +90,22 @@ def serve(
     open_files.raise_limit()
     _check_token(host, token, runs_dir)
     _check_linger(linger_s)
+    if not (math.isfinite(request_s) and request_s > 0):
+        raise UserError(f"request_s is {request_s}; give seconds above 0", field="server.request_s")
     _make_folder(runs_dir)
     existing = find_server(runs_dir)
     if existing is not None:
         raise UserError(f"{runs_dir} has a control server already, at {existing.url} (process {existing.pid})")
     allowed = [ANY_HOST] if host in WILDCARDS else [host]
     role: LocalRole = local_role if is_loopback(host) else "none"
-    app = create_app(runs_dir, token=token, allowed_hosts=allowed, local_role=role, token_env=token_env)
+    app = create_app(
+        runs_dir,
+        token=token,
+        allowed_hosts=allowed,
+        local_role=role,
+        token_env=token_env,
+        allowed_origins=allowed_origins,
+    )
     with contextlib.closing(_listen(host, port)) as listener:
         url = _url(host, listener.getsockname()[1])
         with _noted(runs_dir, url, app.state.context.instance), _signals_kept():
@@ -95,13 +113,13 @@ def serve(
             if on_ready is not None:
                 on_ready(url)
             notifier = Notifier(app.state.context.control, url)
-            _Server(app, linger_s, notifier).run(sockets=[listener])
+            _Server(app, linger_s, notifier, request_s).run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
     """uvicorn, made to end within a second whatever its clients do, and by itself when nobody needs it."""
 
-    def __init__(self, app: FastAPI, linger_s: float | None, notifier: Notifier) -> None:
+    def __init__(self, app: FastAPI, linger_s: float | None, notifier: Notifier, request_s: float) -> None:
         config = uvicorn.Config(
             app,
             lifespan="off",
@@ -119,6 +137,8 @@ class _Server(uvicorn.Server):
         self._control: LocalControl = app.state.context.control
         self._linger_s = linger_s
         self._notifier = notifier
+        self._patience = Patience(request_s, time.monotonic)
+        logging.getLogger("uvicorn.error").addFilter(is_news)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         loop = asyncio.get_running_loop()
@@ -127,10 +147,12 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         self._notifier.start()
         self._indexing = asyncio.create_task(self._index())
+        self._watching = asyncio.create_task(self._patience.watch(self.server_state.connections))
         if self._linger_s is not None:
             self._lingering = asyncio.create_task(self._linger(self._linger_s))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._watching.cancel()
         self._hub.close()
         await asyncio.to_thread(self._notifier.close, LAST_WORDS_S)
         asyncio.get_running_loop().call_later(STOP_PATIENCE_S, self._let_go)

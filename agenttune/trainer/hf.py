@@ -63,6 +63,10 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
 
     # -- opening and closing ----------------------------------------------------------------------------------
 
+    def name_after(self, args: Any) -> None:
+        """Call the run what its user calls it in `TrainingArguments.run_name`, unless the options name it."""
+        self.options = self.options.named(getattr(args, "run_name", None), str(args.output_dir))
+
     def open(self) -> None:
         """Open the run's log, with a control server beside it; before anything is trained.
 
@@ -113,6 +117,7 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
     # -- events of the loop -----------------------------------------------------------------------------------
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.name_after(args)
         self.open()
         self.adapter.bind(args, state, control, kwargs)
         self.adapter.note_first_step()

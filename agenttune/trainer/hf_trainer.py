@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,24 +15,35 @@ from agenttune.trainer.options import Options
 from agenttune.trainer.plans import make_steerable
 
 
-def make_interactive(trainer_class: type[Any]) -> type[Any]:
+def make_interactive(trainer_class: type[Any], *, host: str | None = None, port: int | None = None) -> type[Any]:
     """A subclass of a Trainer whose runs are recorded and can be steered while they train.
 
-    Same constructor, with one more keyword, `agenttune: Options | None`. With no command issued, losses are
-    bit-identical to those of `trainer_class`.
+    Same constructor, with the keywords `agenttune: Options | None`, `host` and `port` besides. With no command issued,
+    losses are bit-identical to those of `trainer_class`.
 
     Args:
         trainer_class: `transformers.Trainer` or a subclass of it, such as those of TRL.
+        host: Address of the control server, where one has to be started; also a keyword of the constructor, as in v1.
+        port: Its port; the same.
 
     Returns:
         The subclass; its trainers also have `register_knob`.
     """
 
     class Interactive(trainer_class):  # type: ignore[misc]
-        def __init__(self, *args: Any, agenttune: Options | None = None, **kwargs: Any) -> None:
+        def __init__(
+            self,
+            *args: Any,
+            agenttune: Options | None = None,
+            host: str | None = host,
+            port: int | None = port,
+            **kwargs: Any,
+        ) -> None:
             super().__init__(*args, **kwargs)
             adapter = HfAdapter(self)
-            self.interactive = InteractiveCallback(agenttune, adapter)
+            asked: dict[str, Any] = {"host": host, "port": port}
+            given = {name: value for name, value in asked.items() if value is not None}
+            self.interactive = InteractiveCallback(replace(agenttune or Options(), **given), adapter)
             self.add_callback(self.interactive)
 
         @property
@@ -51,6 +63,7 @@ def make_interactive(trainer_class: type[Any]) -> type[Any]:
 
         def train(self, *args: Any, **kwargs: Any) -> Any:
             self.interactive.adapter.note_resume(args[0] if args else kwargs.get("resume_from_checkpoint"))
+            self.interactive.name_after(self.args)
             self.interactive.open()
             PlannedEpochs(self.interactive.adapter.plan, self.callback_handler)
             accelerator = self.accelerator

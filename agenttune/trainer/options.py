@@ -7,17 +7,19 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agenttune.errors import LogExists, UserError
 from agenttune.events import RunInfo
+from agenttune.origins import check_origins
 from agenttune.processes import started_s
 from agenttune.store import LOG_NAME, RunLog
 
 RUN_ID = "AGENTTUNE_RUN_ID"
 RUNS_DIR = "AGENTTUNE_RUNS_DIR"
 SERVER_URL = "AGENTTUNE_SERVER_URL"
+MAX_NAME = 41
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,40}")
 
 
@@ -31,6 +33,7 @@ class Options:
         host: Address of the control server, where one has to be started.
         port: Its port, which is an error if it is taken; 0 takes a free one, None 7007 or the next one that is free.
         server: False for no control server; the log alone is written and read.
+        allowed_origins: Pages of other servers that may use the control server, such as `http://localhost:5173`.
     """
 
     run_name: str | None = None
@@ -38,14 +41,29 @@ class Options:
     host: str = "127.0.0.1"
     port: int | None = None
     server: bool = True
+    allowed_origins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_origins(self.allowed_origins)
         if self.run_name is not None and not _NAME.fullmatch(self.run_name):
             raise UserError(
                 f"run_name {self.run_name!r} cannot be a folder name; use letters, digits, '.', '_' and '-', "
                 "at most 41, starting with a letter or digit",
                 field="run_name",
             )
+
+    def named(self, run_name: str | None, output_dir: str | None) -> Options:
+        """The same with the name that a Trainer's user gave to the run, as far as it can be a folder's.
+
+        Args:
+            run_name: `TrainingArguments.run_name`; transformers up to 4.5x set it to the output folder where nobody
+                gave it, later ones leave it None.
+            output_dir: That folder.
+        """
+        if self.run_name is not None or not run_name or run_name == output_dir:
+            return self
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", run_name).lstrip("._-")[:MAX_NAME].rstrip("-")
+        return replace(self, run_name=name) if name else self
 
     def folder(self, environ: Mapping[str, str] = os.environ) -> Path:
         """The runs folder: the argument, else the environment, else `./runs`."""

@@ -23,7 +23,7 @@ def open_log(options: Options) -> RunLog | None:
     if not leads_here():
         return None
     if options.server and not os.environ.get(SERVER_URL):
-        address = ensure_server(options.folder(), options.host, options.port)
+        address = ensure_server(options.folder(), options.host, options.port, allowed_origins=options.allowed_origins)
         say(f"control server at {address.url}")
         if address.notice:
             say(address.notice)

@@ -1,0 +1,60 @@
+"""Connections whose client does not go on: half a request, or an answer that nobody takes in.
+
+uvicorn limits how long a connection may be idle after an answer; one that never says its request to the end, byte by
+byte or not at all, it keeps for ever, and each takes a file descriptor and a place among those served at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any
+
+LOOKS = 4
+"""Looks per limit."""
+MIN_LOOK_S, MAX_LOOK_S = 0.05, 1.0
+Mark = tuple[Any, ...]
+"""How a connection stands; while it is the same, its client has not gone on."""
+
+
+class Patience:
+    """Ends connections of clients that do not go on.
+
+    Args:
+        limit_s: For a whole request, and for taking in some more of an answer.
+        clock_s: Monotonic time in seconds.
+    """
+
+    def __init__(self, limit_s: float, clock_s: Callable[[], float]) -> None:
+        self._limit_s, self._clock_s = limit_s, clock_s
+        self._since: dict[Any, tuple[Mark, float]] = {}
+
+    async def watch(self, connections: Iterable[Any]) -> None:
+        """Look after uvicorn's connections, for ever."""
+        while True:
+            self.look(list(connections))
+            await asyncio.sleep(min(max(self._limit_s / LOOKS, MIN_LOOK_S), MAX_LOOK_S))
+
+    def look(self, connections: Iterable[Any]) -> None:
+        """End those that stand as they stood `limit_s` ago, and wait for their client."""
+        now_s, before, self._since = self._clock_s(), self._since, {}
+        for connection in connections:
+            mark = _mark(connection)
+            if mark is None:
+                continue
+            known, since_s = before.get(connection, (None, now_s))
+            since_s = since_s if known == mark else now_s
+            self._since[connection] = mark, since_s
+            if now_s - since_s > self._limit_s:
+                connection.transport.abort()
+
+
+def _mark(connection: Any) -> Mark | None:
+    """None while it waits for us, and for a WebSocket, whose own pings find out whether its client is there."""
+    if not hasattr(connection, "cycle") or connection.transport is None:
+        return None
+    cycle = connection.cycle  # a new object for each request whose headers are complete
+    if cycle is None or cycle.response_complete or cycle.more_body:
+        return ("request", id(cycle))
+    unsent = connection.transport.get_write_buffer_size()
+    return ("answer", id(cycle), unsent) if unsent else None
