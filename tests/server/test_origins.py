@@ -10,6 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
+from websockets.typing import Origin
 
 from agenttune.config.running import ServerSettings
 from agenttune.errors import UserError
@@ -74,10 +75,10 @@ def server(tmp_path: Path) -> Iterator[ServerAddress]:
 
 def test_its_stream_opens_on_a_server_that_was_started_so(server: ServerAddress) -> None:
     address = f"{server.url.replace('http', 'ws')}/ws/message/"
-    with connect(address, origin=PAGE, proxy=None):  # type: ignore[arg-type]
+    with connect(address, origin=Origin(PAGE), proxy=None):
         pass
     with pytest.raises(InvalidStatus):
-        connect(address, origin="http://evil.example", proxy=None)  # type: ignore[arg-type]
+        connect(address, origin=Origin("http://evil.example"), proxy=None)
 
 
 @pytest.mark.parametrize("origin", ["*", "null", "localhost:5173", f"{PAGE}/", "http://*.example", "", "file://"])
