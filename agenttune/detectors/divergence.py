@@ -181,6 +181,8 @@ def _jump_step(trend: Trend, rise: float) -> int | None:
     at, (low, high) = max(enumerate(middles, side), key=lambda entry: entry[1][1] - entry[1][0])
     if high - low < JUMP_RISE_FRAC * rise:
         return None
+    near = range(max(1, at - side // 2), min(len(heights), at + side // 2 + 1))
+    at = max(near, key=lambda i: heights[i] - heights[i - 1])  # medians of neighbours do not tell to the step
     between = [low + part * (high - low) for part in JUMP_BETWEEN]
     inside = sum(between[0] < height < between[1] for height in heights[at - side : at + side])
     return trend.steps[at] if inside <= 1 else None

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import pairwise
-from statistics import median
+from statistics import median, stdev
 
 from agenttune.findings import Finding
 from agenttune.observation import Observation
-from agenttune.trend import LEVEL_STEPS, MEDIAN_ERROR, Trend, spread
+from agenttune.trend import LEVEL_STEPS, MEDIAN_ERROR, Trend
 
 GOAL_PLATEAU_EVALS = 6
 """Evaluations in a row within which the goal metric has not moved (asked for by users; fewer are often noise)."""
@@ -50,13 +50,14 @@ def goal_plateau(observation: Observation) -> Iterator[Finding]:
         return
     values, half = [value for _, value in tail], GOAL_PLATEAU_EVALS // 2
     moved = abs(median(values[:half]) - median(values[half:]))
-    # Of values that swing, differences of neighbours have the noise; of few, their own spread is surer.
-    error = MEDIAN_ERROR * spread(values) * math.sqrt(2 / half)
+    # Of so few values, many of them equal, medians of differences would tell of no noise.
+    noise = stdev(b - a for a, b in pairwise(values)) / math.sqrt(2)
+    error = MEDIAN_ERROR * noise * math.sqrt(2 / half)
     first, best = evals[0][1], min(value for _, value in evals)
     gained = first - best
     if moved > max(GOAL_NOISE_SIGMAS * error, GOAL_FLAT_FRAC * gained):
         return
-    never = len(evals) > len(tail) and gained <= GOAL_NOISE_SIGMAS * spread(values)
+    never = len(evals) > len(tail) and abs(first - median(values)) <= GOAL_NOISE_SIGMAS * noise
     low, high = sorted((sign * min(values), sign * max(values)))
     words = " and never has" if never else ""
     yield Finding(

@@ -62,11 +62,11 @@ def lifted(losses: list[float], step: int, factor: float) -> list[float]:
 def test_a_redefined_loss_of_a_good_run_alarms_nobody_and_guardian_does_not_cut(what: str, at: int) -> None:
     guardian = load_policy("guardian")
     command, changed = REDEFINING[what]
-    for seed, factor in ((0, 1.5), (1, 2.5), (2, 0.4), (3, 5.0)):
+    for seed, factor in ((0, 1.5), (2, 0.4), (3, 5.0)):
         losses = lifted(decay(500, 2.5, 0.6, 0.04, seed), at, factor)
         redefined = [took_effect(at, command, [changed], PERSON)]
         alarmed = 0
-        for n in [*range(at + 1, at + 60, 3), *range(at + 60, 500, 37)]:
+        for n in [*range(at + 1, at + 60, 6), *range(at + 60, 500, 61)]:
             known = observe(losses[:n], max_steps=500, commands=redefined)
             assert not [f for f in detect(known) if f.severity != "info"], n
             assert guardian.decide(known).proposals == []

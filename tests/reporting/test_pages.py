@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from agenttune.events import Point, StatusChanged
+from agenttune.events import Curve, Point, StatusChanged
 from agenttune.journal import summarize
 from agenttune.proposals import Ack, Author
 from agenttune.reporting import html, markdown, read_journal
+from agenttune.reporting.curves import Line, Panel
+from agenttune.reporting.svg import draw
 from agenttune.store import RunLog
 from agenttune.terminal import print_report
+from agenttune.terminal.chart import value_range
 from tests.reporting.conftest import EVIL, Night, eventful
 from tests.reporting.pages import ALLOWED, MARKDOWN, Page, rendered
 
@@ -218,3 +222,23 @@ def test_the_terminal_report_tells_edits_branches_and_folds_refusals(night: Nigh
     assert "expired by timeout: nobody decided within 60 s" in said
     assert "superseded by restore" in said
     assert "approved by auto, expired: it was valid until step 301" in said
+
+
+@pytest.mark.parametrize("values", [[0.0, 0.4, 0.001, 1.2], [0.02, 0.021, 0.02], [0.0, 0.0]])
+def test_what_is_never_below_zero_has_no_axis_there(values: list[float]) -> None:
+    low, high = value_range(values, values[-1])
+    assert 0 <= low < high
+    count = len(values)
+    curve = Curve(
+        name="loss",
+        branch="main",
+        bucket_points=1,
+        steps=list(range(1, count + 1)),
+        mean=values,
+        low=values,
+        high=values,
+        nonfinite=[0] * count,
+    )
+    drawn = str(draw(Panel("loss", "loss", [Line("loss", curve, False)], []), [], count))
+    assert not re.search(r'class="yt">-', drawn)
+    assert value_range([-1.0, 1.0], 0.0)[0] < -1

@@ -1,0 +1,156 @@
+"""A finding says what was seen, in words that agree with its own figures: no plateau that rose, no alarm that is over."""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agenttune.detectors import detect
+from agenttune.detectors.evaluations import GOAL_PLATEAU_EVALS
+from agenttune.findings import Finding
+from agenttune.observation import Evaluation, Observation
+from tests.policy.conftest import decay, observe
+
+
+def found(observation: Observation, kind: str) -> list[Finding]:
+    return [finding for finding in detect(observation) if finding.kind == kind]
+
+
+def noisy(level: float, count: int, noise: float = 0.02, seed: int = 1) -> list[float]:
+    draw = random.Random(seed)
+    return [level * math.exp(draw.gauss(0, noise)) for _ in range(count)]
+
+
+def test_a_loss_that_jumped_within_one_step_and_stays_is_called_so() -> None:
+    (finding,) = found(observe([*decay(150, 4.0, 1.0), *noisy(2.5, 30)]), "divergence")
+    assert (finding.evidence["cause"], finding.evidence["at_step"]) == ("jump", 151)
+    assert "within one step, at step 151, and stays there" in finding.summary
+
+
+def test_a_slow_rise_is_called_so_with_the_steps_it_took() -> None:
+    rise = [1.0 + 0.012 * i for i in range(100)]
+    (finding,) = found(observe([*decay(150, 4.0, 1.0), *rise]), "divergence")
+    assert finding.evidence["cause"] == "rise"
+    steps = re.search(r"over (\d+) steps", finding.summary)
+    assert steps is not None
+    assert 60 <= int(steps[1]) <= 120
+
+
+@pytest.mark.parametrize("height", [2.0, 4.0, 30.0])
+@pytest.mark.parametrize("bad", [2, 4])
+def test_a_spike_is_fresh_then_healed_and_never_critical_for_long(height: float, bad: int) -> None:
+    losses = [*decay(120, 4.0, 1.0, 0.02), *[1.0 * height] * bad, *noisy(1.0, 60)]
+    causes = []
+    for n in range(121, 182):
+        known = observe(losses[:n])
+        causes += [str(f.evidence["cause"]) for f in found(known, "spike")]
+        if n > 120 + bad + 16:
+            assert not [f for f in detect(known) if f.severity == "critical"]
+            assert not [f for f in found(known, "spike") if f.severity != "info"]
+    assert list(dict.fromkeys(causes)) == ["fresh", "healed"]
+    (told,) = found(observe(losses[:150]), "spike")
+    assert "healed by itself" in told.summary
+
+
+def test_bad_batches_while_evaluations_improve_are_no_critical_divergence() -> None:
+    """Seen: "critical divergence" for two bad batches of a fine-tuning whose evaluations went on improving."""
+    losses = [*decay(60, 1.2, 0.9, 0.03), 2.4, 2.6, *noisy(0.9, 6)]
+    before = [(20, 1.1), (40, 1.0), (60, 0.95)]
+    assert [f.severity for f in found(observe(losses, evals=before), "divergence")] == ["critical"]
+    known = observe(losses, evals=[*before, (66, 0.93)])
+    assert not [f for f in detect(known) if f.severity == "critical"]
+    (told,) = found(known, "spike")
+    assert (told.severity, told.evidence["cause"]) == ("info", "bad_batches")
+    assert "eval_loss has improved since, 0.95 -> 0.93" in told.summary
+    worse = observe(losses, evals=[*before, (66, 1.9)])
+    assert [f.severity for f in found(worse, "divergence")] == ["critical"]
+    stays = observe([*losses, *noisy(4.0, 20)], evals=[*before, (66, 0.93)])
+    assert [f.severity for f in found(stays, "divergence")] == ["critical"]
+
+
+def test_a_loss_that_rose_is_no_plateau() -> None:
+    """Seen: a plateau with "-1.34 gained" for a loss that rose fourfold."""
+    for losses in (
+        [*noisy(0.5, 60), *[0.5 + 0.012 * i for i in range(130)]],
+        [*noisy(0.5, 100), *noisy(2.0, 200)],
+        [*noisy(0.5, 8), *noisy(2.0, 300)],
+    ):
+        for n in range(90, len(losses), 10):
+            assert not found(observe(losses[:n], max_steps=None), "plateau"), n
+
+
+def goal(values: Sequence[float], maximize: bool = False) -> Observation:
+    known = observe([1.0] * 30 * len(values), max_steps=10_000)
+    evals = [Evaluation(step=30 * i + 30, metrics={"eval_x": value}) for i, value in enumerate(values)]
+    direction = "maximize" if maximize else "minimize"
+    return known.model_copy(update={"evaluations": evals, "goal_metric": "eval_x", "goal_direction": direction})
+
+
+@pytest.mark.parametrize(
+    ("values", "severity"),
+    [
+        ([0.5] * 6, "info"),
+        ([0.1, 0.3, 0.5, 0.502, 0.499, 0.501, 0.5, 0.498, 0.503], "info"),
+        ([0.5, 0.51, 0.49, 0.5, 0.51, 0.49, 0.5, 0.51], "warning"),
+        ([0.5] * 5, None),
+        ([0.1, 0.2, 0.3, 0.4, 0.45, 0.5], None),
+        ([0.50, 0.51, 0.52, 0.53, 0.54, 0.55, 0.56], None),
+        ([0.56, 0.55, 0.54, 0.53, 0.52, 0.51, 0.50], None),
+    ],
+    ids=["flat", "arrived", "never moved", "too few", "moves", "moves slowly", "gets worse"],
+)
+def test_a_goal_that_has_not_moved_for_six_evaluations_is_a_finding(values: list[float], severity: str | None) -> None:
+    for maximize in (True, False):
+        known = [f.severity for f in found(goal(values, maximize), "goal_plateau")]
+        assert known == ([] if severity is None else [severity])
+
+
+level = st.floats(min_value=0.05, max_value=50)
+
+
+@st.composite
+def curves(draw: st.DrawFn) -> list[float]:
+    """Pieces of curves: falls, flats, jumps, spikes and rises, with noise."""
+    random_ = random.Random(draw(st.integers(0, 10_000)))
+    noise, losses, at = draw(st.sampled_from([0.0, 0.02, 0.2])), list[float](), draw(level)
+    for _ in range(draw(st.integers(1, 5))):
+        to, count = draw(level), draw(st.integers(1, 80))
+        losses += [(at + (to - at) * i / count) * math.exp(random_.gauss(0, noise)) for i in range(count)]
+        at = draw(st.sampled_from([at, to]))
+    return losses
+
+
+@given(curves(), st.lists(level, max_size=12))
+@settings(max_examples=150, deadline=None)
+def test_the_words_of_every_finding_agree_with_its_figures(losses: list[float], values: list[float]) -> None:
+    every = max(1, len(losses) // max(1, len(values)))
+    evals = [(min(len(losses), every * (i + 1)), value) for i, value in enumerate(values)]
+    for finding in detect(observe(losses, max_steps=None, evals=evals)):
+        seen, words = finding.evidence, finding.summary
+        assert finding.step <= len(losses)
+        if finding.kind == "plateau":
+            assert "-" not in re.sub(r"e-\d+", "", words.split("gained")[0].split(": ")[1])
+            assert float(seen["level"]) <= float(seen["start"]) * 2
+        if finding.kind == "divergence" and seen["cause"] in ("jump", "rise"):
+            assert float(seen["level"]) > float(seen["best"])
+        if finding.kind == "spike":
+            assert float(seen["top"]) > float(seen["usual"])
+            assert (finding.severity == "info") == (seen["cause"] in ("healed", "bad_batches"))
+        if finding.kind == "goal_plateau":
+            assert len(values) >= GOAL_PLATEAU_EVALS
+            assert float(seen["low"]) <= float(seen["high"])
+
+
+@given(st.integers(0, 1000), st.integers(60, 200), st.integers(2, 4), st.floats(1.5, 60))
+@settings(max_examples=60, deadline=None)
+def test_a_spike_that_healed_is_never_critical(seed: int, at: int, bad: int, height: float) -> None:
+    losses = decay(320, 4.0, 1.0, 0.03, seed)
+    spiked = [loss * height if at <= i < at + bad else loss for i, loss in enumerate(losses)]
+    for n in (at + bad + 20, at + bad + 40, at + bad + 80):
+        assert not [f for f in detect(observe(spiked[:n], max_steps=None)) if f.severity != "info"], n
