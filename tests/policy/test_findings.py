@@ -1,4 +1,4 @@
-"""A finding says what was seen, in words that agree with its own figures: no plateau that rose, no alarm that is over."""
+"""A finding says what was seen, in words that agree with its figures: no plateau that rose, no alarm that is over."""
 
 from __future__ import annotations
 
