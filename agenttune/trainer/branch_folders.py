@@ -34,10 +34,12 @@ class LoopFolder:
     Attributes:
         path: The folder.
         limit: Most checkpoints that its user wants to keep; None for all.
+        is_used: Whether the loop saves by itself.
     """
 
     path: Path
     limit: int | None = None
+    is_used: bool = True
 
 
 @dataclass
@@ -80,7 +82,7 @@ def arrange(folder: LoopFolder, checkpoints: Checkpoints, stands_on: SavedCheckp
         arranged.moved += _followed(checkpoints, source, target)
     newest = _newest(folder.path)
     arranged.restart_from = newest
-    notes = [_restart_note(folder.path, newest, checkpoints, stands_on)]
+    notes = [_restart_note(folder.path, newest, checkpoints, stands_on)] if folder.is_used or newest is not None else []
     if aside:
         notes.append(f"later ones of what was left are in {', '.join(map(str, sorted(aside)))}")
     arranged.note = "; ".join([*notes, *filter(None, [arranged.problem])])

@@ -40,6 +40,8 @@ MANIFEST = "agenttune.json"
 LOOP_STATE = "trainer_state.json"
 FORMAT = 1
 
+EXTRA = "agenttune_extra.pt"
+"""What of `TrainingState.extra` there is."""
 PARTS = ("scheduler", "scaler")
 """What else has a state dict, in a file each."""
 DISK_ERRORS = (OSError, RuntimeError, safetensors.SafetensorError)
@@ -115,6 +117,7 @@ def _removed_on_error(folder: Path) -> Iterator[None]:
 def write_manifest(folder: Path, state: TrainingState, branch: str) -> None:
     """Write what no other file holds; `agenttune.json` is the last file of a checkpoint, whole or not at all."""
     left_out, other = write_rest(folder, state.model, state.frozen)
+    torch.save(state.extra, folder / EXTRA)
     files = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
     loop = {name: value for name, value in state.loop.items() if name != "trainer_state"}
     manifest = Manifest(
@@ -218,7 +221,7 @@ def check_readable(folder: Path) -> None:
         UserError: A file is missing, or holds an object of some library's own.
     """
     parts = [folder / f"{name}.pt" for name in PARTS]
-    for path in (folder / "optimizer.pt", *parts, folder / "rng_state.pth", folder / REST):
+    for path in (folder / "optimizer.pt", *parts, folder / "rng_state.pth", folder / REST, folder / EXTRA):
         if path.is_file() or path.name == "optimizer.pt":
             with _reading(folder, f"could not be loaded again, because of {path.name}"):
                 _load(path, mmap=True)
@@ -321,6 +324,7 @@ def read_state(folder: Path, model: torch.nn.Module | None = None) -> TrainingSt
             rng=_load(rng_file) if rng_file.is_file() else {},
             loop=dict(manifest.loop) if manifest is not None else {},
             steered=dict(manifest.steered) if manifest is not None else {},
+            extra=_load(folder / EXTRA) if _has(folder, EXTRA) else {},
         )
     if loop_state is not None:
         state.loop["trainer_state"] = loop_state

@@ -14,7 +14,7 @@ from agenttune.trainer.outcomes import AwaitJump, Waiting
 from agenttune.trainer.recorder import Recorder
 from agenttune.trainer.saving import REASON_CHARACTERS
 from agenttune.trainer.state import TrainingState, not_as_saved
-from agenttune.trainer.steered import restore_steered
+from agenttune.trainer.steered import restore_registered, restore_steered
 from agenttune.trainer.steering import Steering
 
 logger = logging.getLogger("agenttune")
@@ -89,10 +89,17 @@ class GoingBack:
             }
             if folder is not None:
                 result["restart_from"] = None if arranged.restart_from is None else str(arranged.restart_from)
-            message = "; ".join(filter(None, [steering.adapter.jump_note(waiting.outcome.state), arranged.note]))
+            message = "; ".join(filter(None, [_lost(steering, waiting.outcome.state), arranged.note]))
             ack = Ack(outcome="applied", step=steering.step, changes=changes, result=result, message=message)
             self._answers.acknowledge(waiting.record, ack, events)
         self._then()
+
+
+def _lost(steering: Steering, state: TrainingState) -> str:
+    """What did not go back, so that what follows may differ from what followed the first time."""
+    unknown = [n for n in steering.registry.held if n not in state.extra.get("registered", {})]
+    told = f"the checkpoint has no state of {', '.join(unknown)}, which was registered since" if unknown else ""
+    return "; ".join(filter(None, [steering.adapter.jump_note(state), told]))
 
 
 def put_steered(steering: Steering, state: TrainingState, dataset: object | None) -> tuple[list[Change], str]:
@@ -102,6 +109,7 @@ def put_steered(steering: Steering, state: TrainingState, dataset: object | None
         wrong = not_as_saved(adapter.model(), adapter.optimizer(), state)
         if wrong:
             return [], f"these do not stand as saved: {', '.join(wrong)}"[:REASON_CHARACTERS]
+        restore_registered(steering, state.extra.get("registered", {}))
         return restore_steered(steering, state.steered, dataset), ""
     except Exception as error:  # training stands in the midst of the return; it must not end with it
         logger.exception("not all went back to step %d", state.step)

@@ -24,8 +24,9 @@ from agenttune.trainer.hf_facts import hf_facts
 from agenttune.trainer.hf_state import EpochMender, HfState
 from agenttune.trainer.hf_trials import EVENTS, Shield, TrialGuard
 from agenttune.trainer.logged_rows import numbers_of
+from agenttune.trainer.model_extra import lost
 from agenttune.trainer.seekable import Feed, Seek
-from agenttune.trainer.state import TrainingState
+from agenttune.trainer.state import TrainingState, some
 from agenttune.trainer.undisturbed import undisturbed
 
 NEED_TRAINER = ("do_evaluate", "load_checkpoint", "probe", "update_dataset")
@@ -336,7 +337,15 @@ class HfAdapter:
         self._own_state().put(state)
 
     def jump_note(self, state: TrainingState) -> str:
-        return "what data-loader workers draw at random by themselves is drawn anew" if self.feed.workers else ""
+        draws = state.extra.get("draws", {})
+        _, batch = self._own_state().position(state, self.accumulation_steps)
+        notes = ["what data-loader workers draw at random by themselves is drawn anew"] if self.feed.workers else []
+        names = [*self.feed.lost(draws, batch), *lost(self.model(), state.extra)]
+        if names:
+            notes.append(f"the checkpoint does not tell these, which stay as they are: {some(names)}")
+        if batch and "opened" not in draws and self.feed.may_reorder:
+            notes.append("the rest of this epoch may come in another order: the checkpoint does not tell how it began")
+        return "; ".join(notes)
 
     def output_dir(self) -> Path:
         """Where the loop saves, or one level below in a hyperparameter search."""
@@ -346,7 +355,8 @@ class HfAdapter:
         folder = self.output_dir()
         if self.trainer is not None:  # in a hyperparameter search, that of the trial
             folder = Path(self.trainer._get_output_dir(getattr(self.trainer, "_trial", None))).absolute()
-        return LoopFolder(folder, self._args.save_total_limit)
+        is_used = str(getattr(self._args.save_strategy, "value", self._args.save_strategy)) != "no"
+        return LoopFolder(folder, self._args.save_total_limit, is_used)
 
     # -- trials -----------------------------------------------------------------------------------------------
 

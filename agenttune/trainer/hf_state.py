@@ -13,6 +13,7 @@ from transformers.trainer_callback import ExportableState, TrainerControl
 
 from agenttune.errors import UserError
 from agenttune.trainer.checkpoint_files import write_plain_model
+from agenttune.trainer.model_extra import model_extra, put_model_extra
 from agenttune.trainer.model_rest import frozen_names
 from agenttune.trainer.plans import put_scheduler
 from agenttune.trainer.seekable import Feed, Seek
@@ -88,6 +89,7 @@ class HfState:
             rng=read_rng(),
             loop=loop,
             frozen=frozen_names(self.model()),
+            extra={"draws": self.feed.draws(), **model_extra(self.model())},
         )
 
     def _trainer_state(self) -> dict[str, Any]:
@@ -138,12 +140,13 @@ class HfState:
             self.put(state)
             arrived()
 
-        self.feed.seek(Seek(epoch, batch, state.rng, arrive))
+        self.feed.seek(Seek(epoch, batch, state.rng, arrive, state.extra.get("draws", {})))
 
     def put(self, state: TrainingState) -> None:
         """Put all back but the place in the data and the random states."""
         trainer = self.trainer
         put_model(self.model(), state.model)
+        put_model_extra(self.model(), state.extra)
         put_optimizer(trainer.optimizer, state.optimizer)
         put_scheduler(trainer.lr_scheduler, state.parts["scheduler"])
         scaler = getattr(trainer.accelerator, "scaler", None)

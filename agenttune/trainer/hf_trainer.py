@@ -52,6 +52,11 @@ def make_interactive(trainer_class: type[Any], *, host: str | None = None, port:
             return self.interactive.register_knob
 
         @property
+        def register_state(self) -> Callable[..., None]:
+            """See `InteractiveCallback.register_state`."""
+            return self.interactive.register_state
+
+        @property
         def allow_layer_operation(self) -> Callable[..., None]:
             """See `InteractiveCallback.allow_layer_operation`."""
             return self.interactive.allow_layer_operation

@@ -16,6 +16,7 @@ from agenttune.trainer.adapter import Adapter
 from agenttune.trainer.layer_rules import LayerRules
 from agenttune.trainer.optimizers import read_value, same, tunable_names
 from agenttune.trainer.schedules import Kind, Schedule
+from agenttune.trainer.state import Stateful
 
 logger = logging.getLogger("agenttune")
 
@@ -112,11 +113,13 @@ class KnobRegistry:
 
     Attributes:
         layers: Operations and attributes of layers that the user allows.
+        held: What goes back with a checkpoint, by name.
     """
 
     def __init__(self) -> None:
         self._knobs: dict[str, Knob] = {}
         self.layers = LayerRules()
+        self.held: dict[str, Stateful] = {}
 
     def __contains__(self, name: str) -> bool:
         return name in self._knobs
@@ -134,6 +137,21 @@ class KnobRegistry:
                 field="get",
             )
         self._knobs[knob.name] = knob
+
+    def hold(self, name: str, held: Stateful) -> None:
+        """Have a state go back with every checkpoint.
+
+        Raises:
+            UserError: It has no state that can be read and put back, or another one has the name.
+        """
+        lacking = [part for part in ("state_dict", "load_state_dict") if not callable(getattr(held, part, None))]
+        if lacking:
+            raise UserError(
+                f"state {name!r} is a {type(held).__name__} without {' and '.join(lacking)}()", field="held"
+            )
+        if self.held.get(name, held) is not held:
+            raise UserError(f"another state is registered as {name!r}; choose another name", field="name")
+        self.held[name] = held
 
     def redefines(self, name: str) -> Redefines:
         """Which losses mean something else once a knob was changed; none for one that there is not."""

@@ -14,7 +14,7 @@ from agenttune.trainer.checkpoint_files import check_readable, write_manifest
 from agenttune.trainer.checkpoints import SavedCheckpoint
 from agenttune.trainer.outcomes import AwaitCapture, AwaitSave, Waiting
 from agenttune.trainer.recorder import Recorder
-from agenttune.trainer.steered import capture_steered
+from agenttune.trainer.steered import capture_registered, capture_steered
 from agenttune.trainer.steering import Steering
 
 logger = logging.getLogger("agenttune")
@@ -90,6 +90,7 @@ class Saving:
         if not adapter.checkpoint_refusal() and checkpoint.path is not None and checkpoints.root is not None:
             state = adapter.capture()
             state.steered = capture_steered(self._steering)
+            state.extra["registered"] = capture_registered(self._steering)
             write_manifest(Path(checkpoint.path), state, checkpoint.branch)
             try:
                 check_readable(Path(checkpoint.path))
@@ -146,6 +147,7 @@ class Saving:
         vanished = checkpoints.drop_vanished()
         state = adapter.capture()
         state.steered = capture_steered(self._steering)
+        state.extra["registered"] = capture_registered(self._steering)
         saved, deleted = checkpoints.save(state, adapter.write_model, outcome.keep_in, outcome.tag, outcome.pinned)
         return saved, [*vanished, *(event for _, event in deleted)]
 

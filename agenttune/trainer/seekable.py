@@ -8,17 +8,23 @@ come first; so they are in the original run (measured: bit-identical losses with
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from accelerate import skip_first_batches
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from agenttune.errors import NotSupported
+from agenttune.trainer import generators
 from agenttune.trainer.adapter import not_ours
-from agenttune.trainer.state import put_rng, read_rng
+from agenttune.trainer.state import put_rng, read_rng, same_rng
 
+KEPT_DRAWS = 4
+"""Batches whose random states are kept: the one fetched ahead, and some to spare."""
+CALM_FETCHES = 8
+"""After so many batches that changed no random state of the process nobody looks any more: 20 us each (guess)."""
 _set_class = object.__dict__["__class__"].__set__
 """Accelerate's loaders say that they are of another class, by a property that plain assignment does not get past."""
 
@@ -32,12 +38,14 @@ class Seek:
         batch: Batches of that epoch that are done.
         rng: Random states to put back.
         arrive: Puts everything else back; called between two steps, before a batch is drawn.
+        drawn: How its epoch was opened and drawn from, see `Feed.draws`.
     """
 
     epoch: int
     batch: int
     rng: dict[str, Any]
     arrive: Callable[[], None]
+    drawn: dict[str, Any] = field(default_factory=dict)
 
 
 class Feed:
@@ -61,7 +69,16 @@ class Feed:
         self._source: Iterator[Any] | None = None
         self._redraw = False
         self._keeps_epoch = False
+        self._is_fresh = True
         self._is_foreign = False
+        self._opened: dict[str, Any] | None = None
+        self._at: dict[int, dict[str, Any]] = {}
+        self._replayed: dict[int, dict[str, Any]] = {}
+        self._calm = 0
+        self._is_random = False
+        self._is_fresh = True
+        self._ordering: dict[str, Any] = {}
+        self._making: dict[str, Any] = {}
         self.is_over: Callable[[], bool] = lambda: False
         """Whether training has ended, asked after an arrival."""
         self.failed: Callable[[Exception], bool] = not_ours
@@ -80,6 +97,73 @@ class Feed:
         except TypeError:  # a class of another make; its runs cannot go back
             return
         self._loader = loader
+        self._look_for_generators()
+        self._watch_draws()
+
+    def _watch_draws(self) -> None:
+        """Be told of each batch before it is made."""
+        sampler = getattr(self._loader, "batch_sampler", None)
+        self._calm, self._is_random = (0, False) if sampler is not None else (CALM_FETCHES, False)
+        if sampler is None or getattr(sampler, "tells", None) is self:
+            return
+        with contextlib.suppress(TypeError):  # a class of another make; `lost` tells what that costs
+            sampler.__class__ = _told_of_draws(type(sampler), self)
+
+    def _look_for_generators(self) -> None:
+        """Those that say which items come, when an epoch is opened, and those that make the items."""
+        loader = self._loader
+        own = {name: getattr(loader, name, None) for name in ("generator", "sampler", "batch_sampler")}
+        made = {"dataset": getattr(loader, "dataset", None), "collator": getattr(loader, "collate_fn", None)}
+        is_stream = isinstance(made["dataset"], IterableDataset)
+        making = generators.find(made)
+        ordering = generators.find({"loader": own, **(made if is_stream else {})})
+        known = {id(generator) for generator in making.values()}
+        self._ordering = {n: g for n, g in ordering.items() if is_stream or id(g) not in known}
+        self._making = {} if is_stream else making
+
+    def draws(self) -> dict[str, Any]:
+        """Random states that the data at this place was ordered and is made with, beside those of the process now.
+
+        `opened`: those of the process and of the sampler's own generators when the epoch was opened; `ordering` and
+        `making`: the sampler's, and the dataset's and collator's own, as they are; `ahead`: those of before the next
+        batch was fetched, which a loader does one batch early.
+        """
+        drawn: dict[str, Any] = {
+            "ordering": generators.read(self._ordering),
+            "making": generators.read(self._making),
+        }
+        if self._opened is not None:
+            drawn["opened"] = self._opened
+        if self.batch in self._at:
+            drawn["ahead"] = self._at[self.batch]
+        return drawn
+
+    def lost(self, drawn: dict[str, Any], batch: int) -> list[str]:
+        """Names of generators whose states a place does not tell, so that they draw on from where they are."""
+        own = drawn.get("ordering", {}) if not batch else drawn.get("opened", {}).get("own", {})
+        making = drawn.get("ahead", {}).get("making", {}) if batch else drawn.get("making", {})
+        return [n for n in self._ordering if n not in own] + [n for n in self._making if n not in making]
+
+    @property
+    def may_reorder(self) -> bool:
+        """Whether the order of an epoch rests on random states of the process, and not on a seed and its number."""
+        sampler = getattr(self._loader, "sampler", None)
+        return type(sampler).__name__ not in ("SeedableRandomSampler", "SequentialSampler", "_InfiniteConstantSampler")
+
+    def drawing(self, index: int) -> None:
+        """The loader draws the batch of this index in its epoch, before it is made."""
+        states = self._replayed.pop(index, None)
+        if states is not None:
+            put_rng(states["rng"])
+            generators.put(self._making, states["making"])
+        if self._is_noting:
+            self._at[index] = {"rng": read_rng(), "making": generators.read(self._making)}
+            self._at.pop(index - KEPT_DRAWS, None)
+
+    @property
+    def _is_noting(self) -> bool:
+        """Whether making a batch may change random states; the workers' own are out of reach."""
+        return not self.workers and (bool(self._making) or self._is_random or self._calm < CALM_FETCHES)
 
     def refusal(self) -> str:
         """Why the data cannot be put elsewhere; empty if it can."""
@@ -95,6 +179,7 @@ class Feed:
         self.epoch, self.batch = epoch, batch
         self.has_jumped = self._redraw = False
         self._seek = self._source = None
+        self._opened = None
         self._keeps_epoch = True
         self._is_foreign = batch > 0
 
@@ -147,6 +232,7 @@ class Feed:
     def replace(self, loader: Any, keeps_place: bool = False) -> None:
         """Hand out another loader's batches from the next one on, epoch after epoch: the loop planned for the old."""
         self._loader, self._endless = loader, True
+        self._look_for_generators()
         self.has_jumped = self._redraw = True
         if not keeps_place:
             self.epoch, self.batch = self.epoch + 1, 0
@@ -162,7 +248,7 @@ class Feed:
         if self._seek is not None:
             self._source = self._arrive(plain)
         elif self._source is None or not self._endless:
-            self._source = self._open(plain)
+            self._source = self._open_noted(plain)
         while not self.is_over():
             if self._seek is not None and not self.handed:
                 self._source = self._arrive(plain)
@@ -172,7 +258,7 @@ class Feed:
             batch = self._fetch(self._source)
             if not batch and self._endless and not self.is_seeking:
                 self.epoch, self.batch = self.epoch + 1, 0
-                self._source = self._open(plain)
+                self._source = self._open_noted(plain)
                 batch = self._fetch(self._source)
             if batch:
                 self.batch += 1
@@ -183,16 +269,23 @@ class Feed:
 
     def _fetch(self, source: Iterator[Any]) -> list[Any]:
         """The next batch, in a list; empty if there is none, or if it failed and the data is put elsewhere."""
+        was = read_rng() if self._calm < CALM_FETCHES and not self._is_fresh and not self.workers else None
+        self._is_fresh = False
         try:
-            return _first(source)
+            found = _first(source)
         except Exception as error:
             if not (self.failed(error) and self.is_seeking):
                 raise
             return []
+        if was is not None:
+            is_same = same_rng(was, read_rng())
+            self._calm, self._is_random = self._calm + is_same, self._is_random or not is_same
+        return found
 
     def _arrive(self, plain: Callable[[], Iterator[Any]]) -> Iterator[Any]:
         """Put the state back and continue from there; whoever is told may ask to go elsewhere at once."""
         rng: dict[str, Any] = {}
+        drawn: dict[str, Any] = {}
         while self._seek is not None:
             seek, self._seek = self._seek, None
             self.has_jumped, self._redraw = True, False
@@ -200,14 +293,35 @@ class Feed:
             put_rng(seek.rng)
             seek.arrive()
             rng = read_rng()
+            drawn = seek.drawn
+        generators.put(self._making, drawn.get("making", {}))
+        self._at, self._replayed = {}, {}
         if self.batch == 0:
-            return self._open(plain)
+            generators.put(self._ordering, drawn.get("ordering", {}))
+            return self._open_noted(plain)
+        self._opened, self._is_fresh = drawn.get("opened"), True
+        if self._opened is not None:
+            put_rng(self._opened["rng"])
+            generators.put(self._ordering, self._opened["own"])
+        if "ahead" in drawn:
+            # The first fetch makes two batches: the one that had been fetched ahead, and the one after it.
+            now = {"rng": rng, "making": drawn.get("making", {})}
+            self._replayed = {self.batch: drawn["ahead"], self.batch + 1: now}
         source = self._open(plain)
         first = self._fetch(source)
-        put_rng(rng)
+        if "ahead" not in drawn or self._replayed:
+            put_rng(rng)
+        self._replayed = {}
         if first or self.is_seeking:
             return _chained(first, source)
         self.epoch, self.batch = self.epoch + 1, 0  # it stood at the end of an epoch
+        return self._open_noted(plain)
+
+    def _open_noted(self, plain: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+        """Open an epoch, and remember the random states that this is done in: a sampler may draw from any of them."""
+        self._opened = {"rng": read_rng(), "own": generators.read(self._ordering)} if not self.batch else None
+        self._is_fresh = True
+        self._at = {}
         return self._open(plain)
 
     def _open(self, plain: Callable[[], Iterator[Any]]) -> Iterator[Any]:
@@ -222,6 +336,7 @@ class Feed:
         """The same place, fetched anew; random states stay as they are."""
         self._redraw, self.has_jumped = False, True
         rng = read_rng()
+        self._is_fresh = True
         source = self._open(plain)
         first = self._fetch(source)
         put_rng(rng)
@@ -247,6 +362,20 @@ def _set_epoch(loader: Any, epoch: int) -> None:
         set_epoch = getattr(target, "set_epoch", None)
         if set_epoch is not None:
             set_epoch(epoch)
+
+
+def _told_of_draws(kind: type[Any], feed: Feed) -> type[Any]:
+    """A batch sampler's class whose feed is told of each batch before it is made.
+
+    No class is mixed in: an object of torch's own class could not become one of such a class.
+    """
+
+    def draw(self: Any) -> Iterator[Any]:
+        for index, items in enumerate(kind.__iter__(self)):
+            feed.drawing(index)
+            yield items
+
+    return type(kind.__name__, (kind,), {"__iter__": draw, "tells": feed})
 
 
 class _Followed:

@@ -41,6 +41,8 @@ class TrainingState:
         loop: What the loop alone understands: its own counters, and where the data stands.
         steered: Values that commands can change and that no state dict holds: settings, knobs, layers, dataset.
         frozen: Parameters of the model that were not trained.
+        extra: What neither of these holds: `draws` of the data, `generators` and `buffers` of the model, `registered`
+            states of the user's.
     """
 
     step: int
@@ -51,6 +53,7 @@ class TrainingState:
     loop: dict[str, Any] = field(default_factory=dict)
     steered: dict[str, Any] = field(default_factory=dict)
     frozen: frozenset[str] = frozenset()
+    extra: dict[str, Any] = field(default_factory=dict)
 
     def copied(self, buffers: TrainingState | None = None) -> TrainingState:
         """A copy that training does not change.
@@ -67,6 +70,7 @@ class TrainingState:
             loop=_copied(self.loop, None),
             steered=copy.deepcopy(self.steered),
             frozen=self.frozen,
+            extra=copy.deepcopy(self.extra),
         )
 
     @property
@@ -135,12 +139,13 @@ def check_model(
     unknown = [name for name in shapes if name not in own]
     other = [name for name, shape in shapes.items() if name in own and tuple(own[name].shape) != tuple(shape)]
     problems = [("lacks", missing), ("has unknown", unknown), ("has other shapes for", other)]
-    said = [f"{what} {_some(names)}" for what, names in problems if names]
+    said = [f"{what} {some(names)}" for what, names in problems if names]
     if said:
         raise UserError(f"it is a checkpoint of another model: it {', '.join(said)}", field="checkpoint_id")
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+    """The first few names, and how many more there are."""
     more = f" and {len(names) - MISSING_SHOWN} more" if len(names) > MISSING_SHOWN else ""
     return ", ".join(names[:MISSING_SHOWN]) + more
 
@@ -261,6 +266,14 @@ def put_rng(states: Mapping[str, Any]) -> None:
             torch.cuda.random.set_rng_state(cuda)
         else:
             torch.cuda.random.set_rng_state_all(cuda)
+
+
+def same_rng(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether two random states of the processor's generators are the same."""
+    if a["python"] != b["python"] or not torch.equal(a["cpu"], b["cpu"]):
+        return False
+    one, other = a.get("numpy"), b.get("numpy")
+    return one is None or other is None or (one[2] == other[2] and bool((one[1] == other[1]).all()))
 
 
 def _numpy() -> Any:

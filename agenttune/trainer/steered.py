@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from typing import Any
 
 from agenttune.proposals import Change
@@ -19,6 +21,18 @@ def capture_steered(steering: Steering) -> dict[str, Any]:
         "layers": steering.layers.capture(),
         "dataset": capture_dataset(dataset) if dataset is not None else {},
     }
+
+
+def capture_registered(steering: Steering) -> dict[str, Any]:
+    """The states of what the user has registered, as they are now: copies, which training does not change."""
+    return {name: copy.deepcopy(held.state_dict()) for name, held in steering.registry.held.items()}
+
+
+def restore_registered(steering: Steering, saved: Mapping[str, Any]) -> None:
+    """Put them back; those that the checkpoint does not know stay as they are."""
+    for name, held in steering.registry.held.items():
+        if name in saved:
+            held.load_state_dict(copy.deepcopy(saved[name]))
 
 
 def prepare_dataset(steering: Steering, saved: dict[str, Any]) -> object | None:

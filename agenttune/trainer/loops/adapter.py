@@ -20,6 +20,7 @@ from agenttune.trainer.branch_folders import LoopFolder
 from agenttune.trainer.checkpoint_files import write_plain_model
 from agenttune.trainer.facts import facts_of, length_of
 from agenttune.trainer.loops.metrics import Number
+from agenttune.trainer.model_extra import model_extra, put_model_extra
 from agenttune.trainer.model_rest import frozen_names
 from agenttune.trainer.plans import make_steerable, put_scheduler
 from agenttune.trainer.state import TrainingState, check_optimizer, put_model, put_optimizer, put_rng, read_rng
@@ -169,6 +170,7 @@ class LoopAdapter:
             parts={name: part.state_dict() for name, part in self.parts().items()},
             rng=read_rng(),
             frozen=frozen_names(self.model()),
+            extra=model_extra(self.model()),
         )
 
     def parts(self) -> dict[str, Any]:
@@ -196,6 +198,7 @@ class LoopAdapter:
 
     def put_back(self, state: TrainingState) -> None:
         put_model(self.model(), state.model)
+        put_model_extra(self.model(), state.extra)
         put_optimizer(self.optimizer(), state.optimizer)
         for name, part in self.parts().items():
             if name.startswith("scheduler"):

@@ -9,6 +9,7 @@ from agenttune.commands import Redefines
 from agenttune.trainer.knobs import Bounds, KnobRegistry, make_knob
 from agenttune.trainer.layer_rules import Operation
 from agenttune.trainer.session import Session
+from agenttune.trainer.state import Stateful
 
 
 class Offers:
@@ -53,6 +54,18 @@ class Offers:
         session = self._live_session()
         register = session.register_knob if session is not None else self.registry.register
         register(make_knob(name, get, set, unit, bounds, description, redefines))
+
+    def register_state(self, name: str, held: Stateful) -> None:
+        """Have something of your own go back with every return to a checkpoint: averaged weights, a buffer, a counter.
+
+        Args:
+            name: Its name.
+            held: Has `state_dict()`, of tensors, numbers, texts, lists and dictionaries, and `load_state_dict(state)`.
+
+        Raises:
+            UserError: It has no such methods, or another one has the name.
+        """
+        self.registry.hold(name, held)
 
     def allow_layer_operation(self, name: str, function: Operation | None = None) -> None:
         """Allow one more operation on layers for `model_layer_operation`.

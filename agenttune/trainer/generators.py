@@ -1,0 +1,95 @@
+"""Random generators that a user's dataset, sampler, collator or model holds: found, read and put back.
+
+The random states of the process go back with every return; a generator that somebody made of their own would draw on.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+DEPTH = 6
+"""Attributes of attributes that are looked at: a loader's sampler's dataset's transform."""
+MOST_ITEMS = 32
+"""Longest container that is looked into; longer ones are data."""
+SKIPPED = (str, bytes, int, float, bool, type(None), torch.Tensor, type)
+
+
+def find(roots: Mapping[str, object]) -> dict[str, Any]:
+    """Generators below some objects, each once, by where they were found, such as `dataset.rng`."""
+    found: dict[str, Any] = {}
+    seen: set[int] = set()
+    level: list[tuple[str, object]] = list(roots.items())
+    for _ in range(DEPTH):
+        below: list[tuple[str, object]] = []
+        for name, held in level:
+            if id(held) in seen or isinstance(held, SKIPPED):
+                continue
+            seen.add(id(held))
+            if is_generator(held):
+                found[name] = held
+            else:
+                below += _inside(name, held)
+        level = below
+    return found
+
+
+def find_in_model(model: nn.Module) -> dict[str, Any]:
+    """Generators that a model's layers hold."""
+    return {
+        f"{name}.{key}" if name else key: value
+        for name, module in model.named_modules()
+        for key, value in vars(module).items()
+        if is_generator(value)
+    }
+
+
+def _inside(name: str, held: object) -> Iterable[tuple[str, object]]:
+    if isinstance(held, (list, tuple, Mapping)):
+        if len(held) > MOST_ITEMS:
+            return []
+        pairs = held.items() if isinstance(held, Mapping) else enumerate(held)
+        return [(f"{name}.{key}", value) for key, value in pairs]
+    if isinstance(held, nn.Module):
+        return []
+    kept = getattr(held, "__dict__", None)
+    return [(f"{name}.{key}", value) for key, value in kept.items()] if isinstance(kept, dict) else []
+
+
+def is_generator(held: object) -> bool:
+    """Whether this is a random generator of torch, numpy or Python's."""
+    if isinstance(held, (torch.Generator, random.Random)):
+        return True
+    kind = type(held)
+    return kind.__module__.partition(".")[0] == "numpy" and kind.__name__ in ("Generator", "RandomState")
+
+
+def read(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Their states."""
+    return {name: _state(generator) for name, generator in found.items()}
+
+
+def _state(generator: Any) -> Any:
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    if hasattr(generator, "bit_generator"):
+        return generator.bit_generator.state
+    return generator.get_state()
+
+
+def put(found: Mapping[str, Any], states: Mapping[str, Any]) -> None:
+    """Put states back into those that have one."""
+    for name, generator in found.items():
+        if name not in states:
+            continue
+        if isinstance(generator, random.Random):
+            version, inner, gauss = states[name]
+            generator.setstate((version, tuple(inner), gauss))
+        elif hasattr(generator, "bit_generator"):
+            generator.bit_generator.state = states[name]
+        else:
+            generator.set_state(states[name])
