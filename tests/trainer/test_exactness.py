@@ -32,13 +32,14 @@ DRAWS: dict[str, Callable[[Any], float]] = {
 
 
 def made(kind: str) -> Any:
-    return {
+    makers: dict[str, Callable[[], Any]] = {
         "torch": lambda: torch.Generator().manual_seed(5),
         "numpy": lambda: np.random.default_rng(5),
         "old numpy": lambda: np.random.RandomState(5),
         "python": lambda: random.Random(5),
         "of the process": lambda: None,
-    }[kind]()
+    }
+    return makers[kind]()
 
 
 class Augmented(Points):
@@ -128,7 +129,11 @@ def assert_exact(result: Result, save_at: int) -> None:
 @pytest.mark.parametrize("part", ["dataset", "collator", "sampler"])
 def test_what_the_data_draws_is_drawn_again_alike(bench: Bench, part: str, kind: str) -> None:
     """In the midst of an epoch of six batches, from disk and, for one kind, at its edges and from memory."""
-    parts = {"dataset": Augmented, "collator": Masking, "sampler": lambda kind: Shuffled(24, kind)}
+    parts: dict[str, Callable[[str], Any]] = {
+        "dataset": Augmented,
+        "collator": Masking,
+        "sampler": lambda kind: Shuffled(24, kind),
+    }
     places = [("disk", 9)] if kind != "numpy" else [("disk", 7), ("memory", 6), ("memory", 5), ("disk", 1)]
     for i, (keep_in, save_at) in enumerate(places):
         given = {part: parts[part](kind)}
