@@ -5,7 +5,9 @@ The random states of the process go back with every return; a generator that som
 
 from __future__ import annotations
 
+import functools
 import random
+import types
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -57,7 +59,28 @@ def _inside(name: str, held: object) -> Iterable[tuple[str, object]]:
     if isinstance(held, nn.Module):
         return []
     kept = getattr(held, "__dict__", None)
-    return [(f"{name}.{key}", value) for key, value in kept.items()] if isinstance(kept, dict) else []
+    pairs = [*(kept.items() if isinstance(kept, dict) else ()), *_bound(held)]
+    return [(f"{name}.{key}", value) for key, value in pairs]
+
+
+def _bound(held: object) -> list[tuple[str, object]]:
+    """What a method, a partial function or a function within another carries with it."""
+    if isinstance(held, functools.partial):
+        return [("func", held.func), ("args", held.args), ("keywords", held.keywords)]
+    if isinstance(held, types.MethodType):
+        return [("self", held.__self__)]
+    if isinstance(held, types.FunctionType) and held.__closure__:
+        names = held.__code__.co_freevars
+        return [(n, c.cell_contents) for n, c in zip(names, held.__closure__, strict=True) if _is_filled(c)]
+    return []
+
+
+def _is_filled(cell: types.CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018 - an empty one raises
+    except ValueError:
+        return False
+    return True
 
 
 def is_generator(held: object) -> bool:

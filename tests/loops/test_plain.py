@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -249,6 +251,27 @@ class Noisy(Points):
         return {"x": row["x"] + 0.1 * torch.randn(4), "labels": row["labels"]}
 
 
+class OwnDraws(Points):
+    """Draws from generators of its own, for each row and for each batch."""
+
+    def __init__(self) -> None:
+        super().__init__(22)
+        self.rng, self.dice = np.random.default_rng(4), random.Random(4)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        row = super().__getitem__(index)
+        return {"x": row["x"] + 0.1 * float(self.rng.normal()), "labels": row["labels"]}
+
+    def scaled(self, rows: list[Any]) -> dict[str, torch.Tensor]:
+        batch: dict[str, torch.Tensor] = torch.utils.data.default_collate(rows)
+        return {**batch, "x": batch["x"] * self.dice.random()}
+
+
+def own_draws() -> DataLoader[Any]:
+    dataset = OwnDraws()
+    return DataLoader(dataset, batch_size=4, shuffle=True, collate_fn=dataset.scaled)
+
+
 def shuffled(**how: Any) -> DataLoader[Any]:
     return DataLoader(Points(22), batch_size=4, shuffle=True, **how)
 
@@ -257,6 +280,7 @@ LOADERS: dict[str, Callable[[], Any]] = {
     "shuffled": shuffled,
     "own generator": lambda: shuffled(generator=torch.Generator().manual_seed(3)),
     "augmented": lambda: DataLoader(Noisy(22), batch_size=4, shuffle=True),
+    "generators of the data's own": own_draws,
     "in order": lambda: DataLoader(Points(22), batch_size=4, drop_last=True),
     "weighted": lambda: DataLoader(
         Points(22), batch_size=4, sampler=WeightedRandomSampler([1.0 + i for i in range(22)], 22)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -125,8 +126,14 @@ def assert_exact(result: Result, save_at: int) -> None:
     assert "does not tell" not in ack.message
 
 
-@pytest.mark.parametrize("kind", DRAWS)
-@pytest.mark.parametrize("part", ["dataset", "collator", "sampler"])
+@pytest.mark.parametrize(
+    ("part", "kind"),
+    [
+        *(("dataset", kind) for kind in DRAWS),
+        *(("collator", kind) for kind in ("numpy", "of the process")),
+        *(("sampler", kind) for kind in ("numpy", "torch", "of the process")),
+    ],
+)
 def test_what_the_data_draws_is_drawn_again_alike(bench: Bench, part: str, kind: str) -> None:
     """In the midst of an epoch of six batches, from disk and, for one kind, at its edges and from memory."""
     parts: dict[str, Callable[[str], Any]] = {
@@ -217,3 +224,15 @@ def test_generators_are_found_where_users_put_them_and_data_is_not_searched() ->
     rows = [random.Random(1)] * 100_000
     found = generators.find({"dataset": {"wrapped": inner, "rows": rows, "rng": made("numpy"), "seed": 3}})
     assert set(found) == {"dataset.wrapped.transform.noise.0", "dataset.rng"}
+
+
+def test_generators_that_a_function_carries_with_it_are_found() -> None:
+    dice, urn, deck = made("python"), made("torch"), made("old numpy")
+
+    def collate(items: list[float]) -> float:
+        return sum(items) * dice.random()
+
+    masking = Masking("numpy")
+    carried = {"closure": collate, "partial": functools.partial(max, urn, key=deck), "method": masking.__call__}
+    found = generators.find(carried)
+    assert set(found) == {"closure.dice", "partial.args.0", "partial.keywords.key", "method.self.rng"}

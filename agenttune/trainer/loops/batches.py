@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
 from agenttune.errors import NotSupported, UserError
+from agenttune.trainer import generators
 from agenttune.trainer.adapter import not_ours
 from agenttune.trainer.state import put_rng, read_rng
 
@@ -217,22 +218,25 @@ def _settings(loader: DataLoader[Any]) -> dict[str, Any]:
     return {name: getattr(loader, name) for name in (*names, "multiprocessing_context")}
 
 
-def _generators(loader: Any) -> list[torch.Generator]:
-    """Random generators of a loader's own, each once."""
-    sampler, batch_sampler = getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)
-    holders = (loader, sampler, batch_sampler, getattr(batch_sampler, "sampler", None))
-    found = [getattr(holder, "generator", None) for holder in holders]
-    return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
+def _generators(loader: Any) -> dict[str, Any]:
+    """Random generators that the loader, its samplers, dataset or collator hold, each once."""
+    names = ("generator", "sampler", "batch_sampler", "dataset", "collate_fn")
+    return generators.find({name: getattr(loader, name, None) for name in names})
 
 
 def _read(loader: Any) -> dict[str, Any]:
-    return read_rng() | {"generators": [g.get_state() for g in _generators(loader)]}
+    return read_rng() | {"generators": generators.read(_generators(loader))}
 
 
 def _put(loader: Any, states: dict[str, Any]) -> None:
     put_rng(states)
-    for generator, state in zip(_generators(loader), states.get("generators", []), strict=False):
-        generator.set_state(state)
+    saved = states.get("generators", {})
+    if isinstance(saved, list):  # written by an older version: those of the loader and its samplers, in order
+        own = [held for held in _generators(loader).values() if isinstance(held, torch.Generator)]
+        for generator, state in zip(own, saved, strict=False):
+            generator.set_state(state)
+    else:
+        generators.put(_generators(loader), saved)
 
 
 def _set_epoch(loader: Any, epoch: int) -> None:
