@@ -59,8 +59,8 @@ def _inside(name: str, held: object) -> Iterable[tuple[str, object]]:
     if isinstance(held, nn.Module):
         return []
     kept = getattr(held, "__dict__", None)
-    pairs = [*(kept.items() if isinstance(kept, dict) else ()), *_bound(held)]
-    return [(f"{name}.{key}", value) for key, value in pairs]
+    inside = [*(kept.items() if isinstance(kept, dict) else ()), *_bound(held)]
+    return [(f"{name}.{key}", value) for key, value in inside]
 
 
 def _bound(held: object) -> list[tuple[str, object]]:

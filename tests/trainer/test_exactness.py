@@ -230,7 +230,7 @@ def test_generators_that_a_function_carries_with_it_are_found() -> None:
     dice, urn, deck = made("python"), made("torch"), made("old numpy")
 
     def collate(items: list[float]) -> float:
-        return sum(items) * dice.random()
+        return sum(items) * float(dice.random())
 
     masking = Masking("numpy")
     carried = {"closure": collate, "partial": functools.partial(max, urn, key=deck), "method": masking.__call__}
