@@ -22,6 +22,8 @@ from agenttune.trend import LOSS_NAMES
 
 MOST_LOSSES = 2 * (STEPS.most_before + STEPS.most_after)
 """Points of the training loss around a change that are read: more than there can be, so that none is thinned away."""
+MEASURED_FIRST, MEASURED_LAST = 50, 250
+"""Changes of a run whose effect is looked for (guess: more than anybody reads)."""
 CALLS_PAGE = 100
 """Calls of language models that are in memory with their messages at once."""
 
@@ -102,14 +104,22 @@ def _interventions(
     events = log.events(kinds=["settled"], limit=EVERYTHING)
     settled = {event.command_id: event.body.reason for event in events if isinstance(event.body, Settled)}
     branches: dict[str, _Branch] = {}
+    measured = _measured(records[-limit:])
     found = []
     for record in records[-limit:]:
         name = record.ack.branch if record.ack is not None else info.branch
-        if name not in branches:
+        if record.command_id in measured and name not in branches:
             branches[name] = _Branch.of(log, info, records, name)
-        intervention = _intervention(record, branches[name])
+        branch = branches[name] if record.command_id in measured else None
+        intervention = _intervention(record, branch)
         found.append(intervention.model_copy(update={"probation": settled.get(record.command_id, "")}))
     return found
+
+
+def _measured(records: Sequence[CommandRecord]) -> set[str]:
+    """Ids of the changes whose effect is looked for: each takes milliseconds, and a report shows no more than these."""
+    changes = [record.command_id for record in records if record.ack is not None and is_change(record.ack)]
+    return {*changes[:MEASURED_FIRST], *changes[-MEASURED_LAST:]}
 
 
 @dataclass(frozen=True)
@@ -159,11 +169,12 @@ class _Branch:
         return found
 
 
-def _intervention(record: CommandRecord, branch: _Branch) -> Intervention:
+def _intervention(record: CommandRecord, branch: _Branch | None) -> Intervention:
+    """A command as a report tells it; without a branch, one whose effect is not looked for."""
     proposal, verdict, ack = record.proposal, record.verdict, record.ack
     applied = ack.step if ack is not None and ack.outcome == "applied" else None
-    before = [] if applied is None else [v for v in branch.goal.points if v.step <= applied]
-    after = [] if applied is None else branch.changes.window(applied, branch.goal)
+    before = [] if applied is None or branch is None else [v for v in branch.goal.points if v.step <= applied]
+    after = [] if applied is None or branch is None else branch.changes.window(applied, branch.goal)
     return Intervention(
         command_id=proposal.command_id,
         kind=proposal.command.kind,
@@ -187,11 +198,16 @@ def _intervention(record: CommandRecord, branch: _Branch) -> Intervention:
     )
 
 
-def _effect(record: CommandRecord, branch: _Branch) -> Effect | None:
+def _effect(record: CommandRecord, branch: _Branch | None) -> Effect | None:
     """What it did to the run; None for what changed nothing."""
     ack = record.ack
     if ack is None or ack.outcome != "applied":
         return None
     if isinstance(record.command, LoadCheckpoint):
         return Effect(verdict="not known", reason="where the run that it left would have gone is not known")
-    return branch.effect(ack.step) if is_change(ack) else None
+    if not is_change(ack):
+        return None
+    if branch is None:
+        told = f"the first {MEASURED_FIRST} and the newest {MEASURED_LAST} changes"
+        return Effect(verdict="not known", reason=f"of so many changes, {told} are measured")
+    return branch.effect(ack.step)

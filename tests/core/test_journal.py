@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from agenttune.events import Evaluated, Point
-from agenttune.journal import summarize
+from agenttune.journal import MEASURED_FIRST, MEASURED_LAST, summarize
 from agenttune.proposals import Ack, Change, State, Verdict
 from agenttune.store import RunLog
 from tests.core.conftest import APPROVED, propose
@@ -67,3 +67,18 @@ def test_each_intervention_carries_its_effect(log: RunLog) -> None:
     assert next_one.metric_after is not None
     assert next_one.metric_after.value == 1.0
     assert (last.state, last.summary, last.applied_at_step) == (State.REJECTED, "too high", None)
+
+
+def test_a_report_of_very_many_changes_measures_the_first_and_the_newest(log: RunLog) -> None:
+    log.append_points([Point(step=s, at_s=1.0, values={"step_loss": 1.0 / s}) for s in range(1, 2001)])
+    count = MEASURED_FIRST + MEASURED_LAST + 40
+    for number in range(count):
+        record = log.submit(propose(lr=1e-4), APPROVED)
+        change = Change(name="lr", previous=1e-3, requested=1e-4, effective=1e-4)
+        log.acknowledge(record.command_id, Ack(outcome="applied", step=5 * number + 1, branch="main", changes=[change]))
+    told = summarize(log).interventions
+    assert len(told) == count, "none is left out"
+    reasons = [item.effect.reason if item.effect else "" for item in told]
+    unmeasured = [number for number, reason in enumerate(reasons) if "are measured" in reason]
+    assert unmeasured == list(range(MEASURED_FIRST, count - MEASURED_LAST))
+    assert told[unmeasured[0]].metric_before is None
