@@ -158,8 +158,8 @@ class UpdateOptimizer(_AtLeastOne):
     )
     lr_sets: Literal["effective", "base"] = Field(
         "effective",
-        description="`effective`: `lr` is the rate of the very next step, the schedule keeping its shape from there; "
-        "`base`: what the schedule scales.",
+        description="`effective`: the rate of the next step, the schedule keeping its shape from there; `base`: what "
+        "the schedule scales.",
     )
     weight_decay: Annotated[Float, Field(ge=0, le=10)] | None = Field(
         None, description="Weight decay; parameter groups that are exempt from decay stay exempt."
@@ -185,23 +185,23 @@ class UpdateSchedule(CommandBase):
     _is_normal = field_validator("*")(_refuse_denormals)
     kind: Literal["update_schedule"] = "update_schedule"
     shape: Literal["constant", "linear", "cosine", "wsd", "previous"] = Field(
-        description="wsd: stable, then linear decay over the last `decay_steps`; previous: what the newest plan "
-        "replaced, as it would stand now, without other arguments."
+        description="wsd: stable, then linear decay over the last `decay_steps`; previous, alone: what the newest plan "
+        "replaced, as it would stand now."
     )
     peak_lr: Annotated[Float, Field(gt=0, le=100)] | None = Field(
-        None, description="Effective rate where the shape starts; default: that of now."
+        None, description="Rate where the shape starts; default: that of now."
     )
     final_lr: Annotated[Float, Field(ge=0, le=100)] = Field(
         0.0, description="At `end_step` and after; `constant` ignores it."
     )
     warmup_steps: Annotated[Steps, Field(ge=0)] = Field(
-        0, description="Steps in which the rate first rises linearly from `start_lr` to `peak_lr`."
+        0, description="Steps of a linear rise to `peak_lr` before. It starts at `start_lr`."
     )
     start_lr: Annotated[Float, Field(ge=0, le=100)] | None = Field(
         None, description="Where the warm-up starts; default: 0."
     )
     decay_steps: Annotated[Steps, Field(ge=1)] | None = Field(
-        None, description="wsd: steps of the final decay; default: a fifth of the way to `end_step`."
+        None, description="For wsd; default: a fifth of the way to `end_step`."
     )
     end_step: Annotated[Steps, Field(ge=1)] | None = Field(
         None, description="Where the plan ends; default: the run's last step."
@@ -232,7 +232,7 @@ class UpdateSchedule(CommandBase):
 
 
 class UpdateTraining(_AtLeastOne):
-    """Change gradient clipping, gradient accumulation or the number of steps."""
+    """Change clipping, accumulation or the number of steps."""
 
     risk = Risk.TUNE
     example = {"kind": "update_training", "max_grad_norm": 0.5, "max_steps": 8000}

@@ -116,7 +116,9 @@ class Observation(Record):
     checkpoints: list[CheckpointView] = Field(
         default_factory=list, description="Newest states that can be returned to, newest last."
     )
-    last_decision: Resolution | None = Field(None, description="The newest one that was recorded.")
+    last_decision: Resolution | None = Field(
+        None, description="The newest of which something was not submitted, and why."
+    )
     last_seq: int = Field(0, description="Newest event this view contains.")
     woken_by: list[str] = Field(default_factory=list, description="Why the policy is asked now.")
     notes: list[str] = Field(default_factory=list, description="Remarks of operators, newest last.")

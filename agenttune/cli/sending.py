@@ -20,8 +20,10 @@ from agenttune.strict_json import KeyTwice, once
 
 if TYPE_CHECKING:
     from agenttune.commands import CommandBase
-    from agenttune.proposals import CommandRecord, Verdict
+    from agenttune.proposals import Ack, CommandRecord, Verdict
 
+MOST_CHARACTERS = 10_000
+"""Of one line (as much as a whole answer of a tool)."""
 FAILED, REFUSED = 1, 2
 """Exit codes of `send`: the trainer could not; the gate said no. 0: applied, or on its way."""
 REST = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -253,8 +255,18 @@ def _tell_record(record: CommandRecord, is_json: bool) -> int:
         nearest = verdict.nearest_allowed if verdict is not None else None
         hint = f"; nearest allowed: {json.dumps(nearest)}" if nearest else ""
         at = f" at step {record.ack.step}" if record.ack is not None else ""
-        _say(f"{record.state.value}{at}: {outcome_line(record)}{hint}")
+        line = outcome_line(record)
+        _say(f"{record.state.value}{at}: {line}{hint}")
+        if record.ack is not None:
+            _tell_answer(record.ack, line)
     return _exit_code(record)
+
+
+def _tell_answer(ack: Ack, said: str) -> None:
+    """What else the trainer answered: its message, and tables such as a probe's trials."""
+    if ack.message and ack.message not in said:
+        _say(ack.message)
+    _print_answer({name: value for name, value in ack.result.items() if isinstance(value, (list, dict)) and value})
 
 
 def _exit_code(record: CommandRecord) -> int:
@@ -288,4 +300,5 @@ def _say(line: str) -> None:
     """One line of foreign text: nothing in it can move the cursor or be read as markup."""
     from agenttune.terminal import clean
 
-    Console().print(Text(clean(line, 2000)), soft_wrap=True, highlight=False)
+    more = f" [{len(line) - MOST_CHARACTERS} more characters; --json has all]" if len(line) > MOST_CHARACTERS else ""
+    Console().print(Text(clean(line, MOST_CHARACTERS) + more), soft_wrap=True, highlight=False)

@@ -13,6 +13,10 @@ CHECKPOINTS = 8
 CHECKPOINT_EVENTS = 100
 """Newest ones that are looked through: what was deleted was deleted after it was saved."""
 REASON_CHARACTERS = 2000
+DECISIONS = 5
+"""Newest ones that are looked through."""
+UNSENT = ("not asked for", "refused")
+"""How the loop's words of a decision begin that say what did not come of it; a policy's own may be like them."""
 
 
 def told(observation: Observation, log: RunLog, info: RunInfo) -> Observation:
@@ -61,9 +65,13 @@ def _view(event: Event) -> CheckpointView | None:
 
 
 def _last_decision(log: RunLog) -> Resolution | None:
-    event = _newest(log, "decided")
-    if event is None or not isinstance(event.body, Decided):
+    """The newest of which something was not submitted: what was, is among the commands."""
+    events = log.events(kinds=["decided"], limit=DECISIONS, newest=True)
+    told = [e for e in events if isinstance(e.body, Decided) and any(word in e.body.reason for word in UNSENT)]
+    if not told:
         return None
+    event = told[-1]
     body = event.body
+    assert isinstance(body, Decided)  # narrowed above
     step = event.step if body.based_on_step is None else body.based_on_step
     return Resolution(policy=body.policy, step=step, reason=body.reason[:REASON_CHARACTERS])

@@ -13,7 +13,7 @@ from agenttune.prompting import fenced
 from agenttune.redefining import Redefinition
 from agenttune.trend import GRAD_NAMES, LEVEL_STEPS, LOSS_NAMES, Trend
 
-LATEST, MIDDLE, OLDER = 8, 6, 6
+LATEST, MIDDLE, OLDER = 8, 5, 5
 """Entries of a full curve: newest points raw, medians of the rest of the newest, means of all before them (guess)."""
 BRIEF = 4
 """Entries of the curve of a metric that matters less."""
@@ -102,8 +102,8 @@ def _summary(observation: Observation, view: SeriesView) -> str:
         parts = [
             f"now {number(trend.level)} (median of {min(LEVEL_STEPS, len(trend))}; last {number(view.values[-1])})",
             f"noise {number(trend.noise_value)}",
-            f"slope {number(trend.slope())}",
-            f"lowest level {number(trend.best)}",
+            *([] if view.name in GRAD_NAMES else [f"slope {number(trend.slope())}"]),
+            *([] if view.name in GRAD_NAMES else [f"lowest level {number(trend.best)}"]),
             f"first {number(trend.start)} at step {trend.all_steps[0]}",
         ]
     else:  # nobody knows whether it is noise that moves it, so nothing is smoothed

@@ -25,7 +25,7 @@ from agenttune.tools.offered import UNLISTED_KNOBS
 
 LETTERS_PER_TOKEN = 4
 """English text and figures, roughly (rule of thumb; figures alone take more tokens)."""
-LAST_EVALUATIONS, MOST_METRICS = 5, 5
+LAST_EVALUATIONS, MOST_METRICS = 4, 5
 MOST_FINDINGS, MOST_KNOBS, MOST_NOTES, MOST_REASONS = 5, 24, 5, 8
 """Entries that are shown (guess)."""
 NOTE_LETTERS, FINDING_LETTERS, DECISION_LETTERS = 500, 240, 300

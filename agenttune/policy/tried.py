@@ -14,7 +14,7 @@ from agenttune.prompting import fenced
 from agenttune.proposals import CommandRecord, Verdict
 from agenttune.summary import Intervention, outcome_line, result_of
 
-MOST_TRIED, WHOLE = 8, 3
+MOST_TRIED, WHOLE = 7, 2
 """Entries that are shown, and the newest of them that are shown whole (guess)."""
 WHY_LETTERS, OUTCOME_LETTERS, SHORT_LETTERS, WHOLE_LETTERS = 160, 240, 120, 1500
 AS_USUAL = (
@@ -32,16 +32,20 @@ def tried(observation: Observation, history: Sequence[Intervention]) -> list[str
     shown = history[-MOST_TRIED:]
     left_out = [f"({len(history) - len(shown)} earlier ones are left out)"] if len(history) > len(shown) else []
     whole = {one.command_id for one in shown[-WHOLE:]}
-    return left_out + [_attempt(one, records.get(one.command_id), one.command_id in whole) for one in shown]
+    agents = {one.author for one in history if one.principal == "agent"}
+    names = len(agents) > 1
+    return left_out + [_attempt(one, records.get(one.command_id), one.command_id in whole, names) for one in shown]
 
 
-def _attempt(one: Intervention, record: CommandRecord | None, is_whole: bool) -> str:
+def _attempt(one: Intervention, record: CommandRecord | None, is_whole: bool, names_agents: bool) -> str:
     step = "?" if one.proposed_at_step is None else one.proposed_at_step
-    who = fenced(one.author, NAME_LETTERS)
-    who = who if one.principal == "agent" else f"{one.principal} {who}"
+    is_known = one.principal == "agent" and not names_agents
+    who = "" if is_known else f", {one.principal} {fenced(one.author, NAME_LETTERS)}"
     asked = fenced(f"{one.kind}({_arguments(one.arguments)})", 2 * VALUE_LETTERS)
-    outcome = _outcome(one, record, WHOLE_LETTERS if is_whole else SHORT_LETTERS)
-    parts = [f"step {step}, {who}: {asked} -> {outcome}"]
+    # A probe's figures are dear, and nowhere else in the prompt.
+    short = SHORT_LETTERS if "trials" not in one.result else 3 * SHORT_LETTERS
+    outcome = _outcome(one, record, WHOLE_LETTERS if is_whole else short)
+    parts = [f"step {step}{who}: {asked} -> {outcome}"]
     if one.effect is not None:
         parts.append(f"effect {fenced(one.effect.words, OUTCOME_LETTERS)}")
     if one.rationale and is_whole:

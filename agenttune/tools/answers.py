@@ -26,7 +26,7 @@ class Cut:
     depth: int
 
 
-CUTS = (Cut(400, 60, 6), Cut(120, 20, 4), Cut(40, 8, 2), Cut(40, 4, 1))
+CUTS = (Cut(4000, 60, 6), Cut(400, 60, 6), Cut(120, 20, 4), Cut(40, 8, 2), Cut(20, 4, 1))
 """Tried in turn until an answer fits; the last always does, for up to 20 values of 4 entries each."""
 
 
@@ -45,6 +45,8 @@ def encode(payload: dict[str, Any], rows: str = "", keep_first: bool = False) ->
         if room < 0:
             continue
         kept = _fitting(entries if keep_first else entries[::-1], room)
+        if entries and not kept and cut is not CUTS[-1]:
+            continue  # one entry alone is too long: rather all of them shorter than none
         shown = entries[:kept] if keep_first else entries[len(entries) - kept :]
         left_out = {"left_out": len(entries) - kept} if kept < len(entries) else {}
         return _dumps({**fixed, **({rows: shown} if rows else {}), **left_out})
@@ -63,7 +65,7 @@ def _clip(value: Any, cut: Cut, depth: int) -> Any:
     if isinstance(value, float):
         return encode_number(value)
     if isinstance(value, str):
-        return value if len(value) <= cut.text else value[: cut.text] + "…"
+        return value if len(value) <= cut.text else f"{value[: cut.text]}… {len(value) - cut.text} more characters"
     if isinstance(value, dict):
         return _clip_dict(value, cut, depth)
     if isinstance(value, (list, tuple)):

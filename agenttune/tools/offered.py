@@ -29,7 +29,6 @@ UNLISTED_KNOBS = frozenset({"logging_steps", "logging_nan_inf_filter"})
 """Of transformers' Trainer: how its own log looks, which a policy does not go by."""
 OPTIMIZER_FIELDS = ("weight_decay", "betas", "eps", "momentum")
 SHORT_REASON = {"type": "string"}
-SHORT_VALID = {"valid_for_steps": {"type": "integer"}}
 KEPT = ("type", "enum", "items", "minimum", "exclusiveMinimum")
 """Of a field's schema. Upper bounds are the gate's in any case; lengths are bounded where an answer is made after a
 schema (`policy/json_answers.py`)."""
@@ -64,7 +63,7 @@ def offered_shape(kind: str, knobs: Sequence[KnobState]) -> ToolShape:
         description=description,
         parameters={
             "type": "object",
-            "properties": {"reason": SHORT_REASON, **fields, **(SHORT_VALID if surface.risk is Risk.TUNE else {})},
+            "properties": {"reason": SHORT_REASON, **fields},
             "required": ["reason", *(name for name in schema.get("required", []) if name != "kind")],
         },
         is_destructive=surface.risk is Risk.DANGER,

@@ -273,6 +273,8 @@ def _tried(row: Intervention) -> dict[str, Any]:
         "state": row.state.value,
         "decided_by": row.decided_by,
         "outcome": row.summary,
+        **({"message": row.message} if row.message and row.message not in row.summary else {}),
+        **({"result": row.result} if row.result else {}),
         "proposed_at_step": row.proposed_at_step,
         "applied_at_step": row.applied_at_step,
         "effect": row.effect.words if row.effect else None,

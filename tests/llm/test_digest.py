@@ -100,7 +100,7 @@ def test_first_best_and_newest_evaluations_stay() -> None:
     assert lines[:2] == ["step: <data>eval_loss</data>", "100: 2.9 (first)"]
     assert "900: 2.1 (best)" in lines
     assert lines[-1] == "2900: 2.5 (newest)"
-    assert len(lines) == 8
+    assert len(lines) == 7
 
 
 def test_the_best_is_the_highest_where_more_is_better() -> None:
@@ -120,7 +120,7 @@ def test_a_change_is_shown_with_what_it_did_against_the_forecast() -> None:
         decay(400), evals=[(100, 2.0), (200, 3.0), (300, 1.5)], commands=[applied(210, 0.01), applied(350, 0.005)]
     )
     first, second = digest(seen).tried
-    assert "step 210, <data>tests</data>: <data>update_optimizer(lr=0.01)</data> -> applied: <data>lr 0.1 ->" in first
+    assert "step 210: <data>update_optimizer(lr=0.01)</data> -> applied: <data>lr 0.1 ->" in first
     assert "effect <data>no clear effect: step_loss " in first
     assert "effect <data>no clear effect: step_loss " in second
 
@@ -316,7 +316,7 @@ def test_evaluations_tell_of_the_model_and_not_of_the_machine() -> None:
 def answered(kind: str, result: dict[str, Any], message: str = "", **arguments: Any) -> CommandRecord:
     command = parse_command({"kind": kind, **arguments})
     return CommandRecord(
-        proposal=Proposal(command=command, author=Author(principal="agent", name="llm"), rationale="why not"),
+        proposal=Proposal(command=command, author=Author(principal="agent", name="tests"), rationale="why not"),
         state=State.APPLIED,
         verdict=Verdict(decision="approved", decided_by="auto"),
         ack=Ack(outcome="applied", step=60, result=result, message=message),

@@ -120,7 +120,7 @@ def test_the_list_of_tools_stays_the_same_while_the_run_goes_on(toolbox: MakeToo
 
 def test_only_what_this_optimizer_and_loop_have_is_offered_to_be_set(toolbox: MakeToolbox, run: SteeredRun) -> None:
     assert set(schema_of(toolbox(), "update_optimizer")["properties"]) == {
-        *("reason", "lr", "lr_sets", "weight_decay", "param_group", "valid_for_steps")
+        *("reason", "lr", "lr_sets", "weight_decay", "param_group")
     }
     assert "gradient_accumulation_steps" not in schema_of(toolbox(), "update_training")["properties"]
     with pytest.raises(CommandError, match="betas: this run has no such thing") as caught:
@@ -130,9 +130,7 @@ def test_only_what_this_optimizer_and_loop_have_is_offered_to_be_set(toolbox: Ma
     momentum = KnobState(name="momentum", effective=0.9, groups=[0.9], command="update_optimizer")
     rho = KnobState(name="rho", effective=0.9, groups=[0.9], command="update_optimizer")
     run.log.append(KnobsRead(knobs=[rate, momentum, rho]), step=31)
-    assert set(schema_of(toolbox(), "update_optimizer")["properties"]) == {
-        *("reason", "lr", "momentum", "other", "valid_for_steps")
-    }
+    assert set(schema_of(toolbox(), "update_optimizer")["properties"]) == {*("reason", "lr", "momentum", "other")}
     run.log.append(KnobsRead(knobs=[]), step=31)
     assert {"betas", "param_group", "other"} <= set(schema_of(toolbox(), "update_optimizer")["properties"])
 
