@@ -122,17 +122,15 @@ def _when(rhythm: Rhythm, observation: Observation) -> str:
     return f"{'at the end' if end is not None and step > end else f'at step {step}'}{every}"
 
 
-def states(checkpoints: Sequence[CheckpointView], goal_metric: str) -> list[str]:
+def states(checkpoints: Sequence[CheckpointView]) -> list[str]:
     """The newest states that can be returned to."""
-    return [_state(checkpoint, goal_metric) for checkpoint in checkpoints[-MOST_STATES:]]
+    return [_state(checkpoint) for checkpoint in checkpoints[-MOST_STATES:]]
 
 
-def _state(checkpoint: CheckpointView, goal_metric: str) -> str:
+def _state(checkpoint: CheckpointView) -> str:
     tag = f", tag {fenced(checkpoint.tag, NAME_LETTERS)}" if checkpoint.tag else ""
     branch = f" of branch {fenced(checkpoint.branch, NAME_LETTERS)}" if checkpoint.branch != "main" else ""
-    metric = (
-        f", {fenced(goal_metric, NAME_LETTERS)} {number(checkpoint.metric)}" if checkpoint.metric is not None else ""
-    )
+    metric = f", goal {number(checkpoint.metric)}" if checkpoint.metric is not None else ""
     where = ", in memory" if checkpoint.keep_in == "memory" else ""
     return f"{fenced(checkpoint.checkpoint_id, NAME_LETTERS)}: step {checkpoint.step}{branch}{tag}{metric}{where}"
 
@@ -173,7 +171,7 @@ def by_group(values: Sequence[Any]) -> str:
     if len(set(shown)) == 1:
         return shown[0]
     more = f", ... {len(shown) - MOST_GROUPS} more" if len(shown) > MOST_GROUPS else ""
-    return f"[{', '.join(shown[:MOST_GROUPS])}{more}] by parameter group"
+    return f"[{', '.join(shown[:MOST_GROUPS])}{more}]"
 
 
 def _pair(value: Any) -> str:

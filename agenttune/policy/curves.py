@@ -88,7 +88,7 @@ def _curve(observation: Observation, name: str) -> Iterator[str]:
             ("latest", _latest(view, LATEST)),
         ):
             if points:
-                yield f"  {label}: {_listed(points)}"
+                yield f"  {label}: {_listed(points)}" if label != "latest" else f"  {_run(points)}"
     elif len(view.values) > 1:
         yield f"  {_listed([*_older(view, BRIEF), *_middle(view, BRIEF)])}"
 
@@ -141,6 +141,14 @@ def _parts(points: Sequence[Point], count: int) -> list[Sequence[Point]]:
 def _median(part: Sequence[Point]) -> float:
     finite = [value for _, value in part if math.isfinite(value)]
     return median(finite) if finite else part[-1][1]
+
+
+def _run(points: Sequence[Point]) -> str:
+    """The latest points, without the steps where they follow each other."""
+    first, last = points[0][0], points[-1][0]
+    if len(points) < 2 or last - first != len(points) - 1:
+        return f"latest: {_listed(points)}"
+    return f"latest, steps {first} to {last}: {' '.join(number(value) for _, value in points)}"
 
 
 def _listed(points: Sequence[Point]) -> str:

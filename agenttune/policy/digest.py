@@ -84,7 +84,7 @@ def digest(
     return Digest(
         training=training(observation),
         progress=progress(observation),
-        states=states(observation.checkpoints, observation.goal_metric),
+        states=states(observation.checkpoints),
         woken_by=[fenced(reason, VALUE_LETTERS) for reason in observation.woken_by[:MOST_REASONS]],
         goal=_evaluations(observation),
         curves=curves(observation),

@@ -14,7 +14,7 @@ from agenttune.prompting import fenced
 from agenttune.proposals import CommandRecord, Verdict
 from agenttune.summary import Intervention, outcome_line, result_of
 
-MOST_TRIED, WHOLE = 7, 2
+MOST_TRIED, WHOLE = 6, 2
 """Entries that are shown, and the newest of them that are shown whole (guess)."""
 WHY_LETTERS, OUTCOME_LETTERS, SHORT_LETTERS, WHOLE_LETTERS = 160, 240, 120, 1500
 AS_USUAL = (

@@ -22,7 +22,7 @@ from tests.llm.fakes import FakeReader, ScriptedChat
 from tests.llm.test_digest import FACTS, answered, knob
 from tests.policy.conftest import applied, decay, observe
 
-MOST_TOKENS, MARGIN = 3500, 150
+MOST_TOKENS, MARGIN = 3500, 100
 """What a decision may cost, and what is kept free for names longer than these."""
 GROUPS = {"lr": [1e-4, 1e-3, 2e-3], "weight_decay": [0.0, 0.1, 0.0], "eps": [1e-8] * 3}
 TRIALS = [{"command": None, "value": 2.31}, {"command": {"kind": "update_optimizer", "lr": 5e-4}, "value": 2.28}]
