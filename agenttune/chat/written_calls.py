@@ -8,9 +8,11 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from agenttune.chat.answer_text import Found, Reading, take_apart
+from agenttune.chat.answer_text import Found, Reading, spoken, take_apart
 from agenttune.transcripts import ToolUse
 
+MOST_OBJECTS = 64
+"""JSON objects in an answer that is looked through for calls (guess: four times the calls that are taken)."""
 _NAME = r"(?:functions\.)?(?P<name>[\w-]+)"
 _HEADERS = [
     re.compile(pattern + r"\s*(?:```(?:json)?\s*)?\Z", re.IGNORECASE)
@@ -70,6 +72,8 @@ def written_calls(text: str, offered: Collection[str]) -> Written:
         offered: Names of the tools that it has.
     """
     reading = take_apart(_XML_CALL.sub(_as_json, text))
+    if len(reading.objects) > MOST_OBJECTS:
+        return Written(text, problem=f"it holds {len(reading.objects)} JSON objects")
     found = _Finder(reading, offered)
     for entry in reading.objects:
         found.take(entry)
@@ -79,6 +83,17 @@ def written_calls(text: str, offered: Collection[str]) -> Written:
     if not found.uses:
         return Written(text)
     return Written(" ".join(filter(None, found.words)), found.uses)
+
+
+def has_markup(text: str) -> bool:
+    """Whether a text has the markup of tool calls in it: outside of thinking, and of the texts inside JSON."""
+    reading = take_apart(text)
+    at, words = 0, []
+    for found in reading.objects:
+        words.append(text[at : found.start])
+        at = found.end
+    beside = " ".join([*words, text[at:]])
+    return _TRIED.search(spoken(beside)) is not None
 
 
 def _as_json(call: re.Match[str]) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from agenttune.chat.answer_text import Unread, answer_in
+from agenttune.chat.written_calls import has_markup, written_calls
 from agenttune.errors import UserError
 from agenttune.surface import ToolShape
 from agenttune.transcripts import ToolUse
@@ -57,12 +58,23 @@ def _bounded(part: Any) -> Any:
     return bounded
 
 
-def read_answer(text: str) -> tuple[str, list[ToolUse]]:
+def read_answer(text: str, offered: Collection[str]) -> tuple[str, list[ToolUse]]:
     """The reason and the tools asked for; an answer that is not held to a schema may have words around it.
+
+    A model that writes the markup of its own tool calls instead is understood too, though never both at once.
+
+    Args:
+        text: What the model wrote.
+        offered: Names of the tools that it has.
 
     Raises:
         UserError: There is no such object in the text; says what it must look like.
     """
+    if has_markup(text):
+        written = written_calls(text, offered)
+        if written.problem:
+            raise _malformed(written.problem)
+        return written.words, written.uses
     try:
         found = answer_in(text, "actions")
     except Unread as error:

@@ -89,7 +89,7 @@ class ToolForm:
         answer = talk.ask(schema=answer_schema(shapes) if talk.chat.protocol == "json" else None)
         if not spoken(answer.content):
             return []
-        talk.said, uses = read_answer(answer.content or "")
+        talk.said, uses = read_answer(answer.content or "", [shape.name for shape in shapes])
         return uses
 
     def _use(self, use: ToolUse, talk: Talk, toolbox: Toolbox, nth: int) -> _Result:

@@ -333,3 +333,16 @@ def test_thinking_is_neither_the_reason_nor_repeated() -> None:
     assert chat.sent[1][2].content == "It goes well."
     only, _, _ = ask(said("<think>perhaps halve it</think>"))
     assert only.reason == "the model only thought aloud, without an answer"
+
+
+def test_a_model_that_is_asked_for_json_may_answer_in_the_markup_of_its_own_tool_calls() -> None:
+    call = f"<tool_call>\n{json.dumps({'name': 'update_optimizer', 'arguments': CUT})}\n</tool_call>"
+    decision, _, _ = ask(said(f"<think>hm</think>It diverges.\n{call}"), protocol="text")
+    assert [d.command for d in decision.proposals] == [UpdateOptimizer(lr=0.01)]
+    assert decision.reason == "It diverges."
+    decision, _, _ = ask(as_json("the note says <tool_call>"), protocol="text")
+    assert decision.reason == "the note says <tool_call>"
+    both = json.dumps({"reason": "r", "actions": []}) + f"\n{call}"
+    decision, chat, _ = ask(said(both), as_json("then not"), protocol="text")
+    assert decision.proposals == []
+    assert "your answer could not be read: beside a tool call" in (chat.sent[1][-1].content or "")
