@@ -105,6 +105,8 @@ def repeated(proposal: Proposal, world: World) -> Verdict | None:
     if any(record.proposal.command == proposal.command for record in world.waiting):
         return refused("repeated", "the same waits for a decision already")
     for record in reversed(world.refused):
+        if record.verdict is not None and record.verdict.decided_by == "guardrail:repeated":
+            continue  # what counts is the refusal that was repeated, and its reason
         since = world.info.step - (record.submitted_step or 0)
         if record.proposal.command == proposal.command and 0 <= since < wait:
             why = record.verdict.reason if record.verdict else ""

@@ -41,7 +41,7 @@ def bounds(proposal: Proposal, world: World) -> Verdict | None:
         for source, limit in _limits(target.knob, world):
             span = _allowed(target, limit)
             if not span.has(target.value):
-                reason = f"{_name(target)} {target.value:g} is outside {limit_text(limit)} ({source})"
+                reason = f"{_value(target)} is outside {limit_text(limit)} ({source})"
                 return refused("bounds", reason, _nearest(proposal.command, target, span))
     for source, limit in _limits("lr", world):
         refusal = _rate_bounds(proposal.command, [t for t in targets if t.knob == "lr"], limit, source, world)
@@ -102,7 +102,7 @@ def _scaling_bounds(
     for target in targets:
         own = span if target.is_asked else span.reaching(target.current)
         if not own.has(target.value):
-            problem = problem or f"{_name(target)} {target.value:g} is outside {limit_text(limit)} ({source})"
+            problem = problem or f"{_value(target)} is outside {limit_text(limit)} ({source})"
         ratio = target.ratio
         if not target.current or ratio is None:
             continue
@@ -112,7 +112,7 @@ def _scaling_bounds(
             ratios = ratios.within(implied.over(target.other))
             if not implied.has(target.other * ratio):
                 problem = problem or (
-                    f"{_name(target)} {target.value:g} means {target.other * ratio:g} for the other of base and "
+                    f"{_value(target)} means {target.other * ratio:g} for the other of base and "
                     f"effective rate, which is outside {limit_text(limit)} ({source})"
                 )
     for prospect in found:
@@ -359,6 +359,10 @@ def _plan_factor(
 
 def _name(target: Target) -> str:
     return target.knob if not target.group else f"{target.knob} of parameter group {target.group}"
+
+
+def _value(target: Target) -> str:
+    return f"{target.knob} {target.value:g}" + (f" of parameter group {target.group}" if target.group else "")
 
 
 def _rate(prospect: Prospect) -> str:

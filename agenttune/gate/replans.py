@@ -63,6 +63,8 @@ def _repair(command: UpdateSchedule, found: Sequence[Prospect], lows: Limits, hi
                     worst_low, where = part, (prospect, i, low[i])
     peak = _peak(command, found)
     if worst_high < 1:
+        if command.final_lr > peak and command.shape != "constant":  # it rises to its end
+            return {"final_lr": max(peak, command.final_lr * worst_high)}
         top = peak * worst_high
         return {"peak_lr": top, **({"final_lr": top} if command.final_lr > top else {}), **_start(command, top)}
     if where is None:
