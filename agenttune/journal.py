@@ -128,7 +128,9 @@ class _Branch:
 
     Attributes:
         goal: The goal metric's values, or those of the first loss that was logged.
-        losses: The training loss, by name and with the steps between two of its points; empty if there is none.
+        loss: The training loss, by name; empty if there is none.
+        loss_every_steps: Steps between two of its points.
+        with_loss: Branches that have it.
     """
 
     log: RunLog
@@ -136,6 +138,7 @@ class _Branch:
     goal: Measure
     loss: str
     loss_every_steps: float
+    with_loss: frozenset[str]
     changes: Changes
 
     @classmethod
@@ -144,10 +147,13 @@ class _Branch:
         name, values = goal_values(log, info, branch) or (info.goal_metric, [])
         reach = STEPS if name in LOSS_NAMES else EVALUATIONS
         goal = Measure(name, values, reach, is_goal(name, info.goal_metric) and info.goal_direction == "maximize")
-        series = {s.name: s for segment in line.segments for s in log.series(segment.branch)}
+        known = {segment.branch: {s.name: s for s in log.series(segment.branch)} for segment in line.segments}
+        series = {metric: known_of for found in known.values() for metric, known_of in found.items()}
         loss = next((series[name] for name in LOSS_NAMES if name in series), None)
         every = 1.0 if loss is None else (loss.last_step - loss.first_step) / max(1, loss.count - 1)
-        return cls(log, line, goal, "" if loss is None else loss.name, every, Changes.of(records, line.has))
+        having = frozenset(branch for branch, found in known.items() if loss is not None and loss.name in found)
+        name = "" if loss is None else loss.name
+        return cls(log, line, goal, name, every, having, Changes.of(records, line.has))
 
     def effect(self, step: int) -> Effect:
         """What a change did."""
@@ -162,7 +168,7 @@ class _Branch:
         found: list[MetricAt] = []
         for segment in self.line.segments:
             until = last if segment.last_step is None else min(last, segment.last_step)
-            if until < first or self.loss not in {s.name for s in self.log.series(segment.branch)}:
+            if until < first or segment.branch not in self.with_loss:
                 continue
             curve = self.log.curve(self.loss, segment.branch, first, until, MOST_LOSSES)
             found += [MetricAt(step=s, value=v) for s, v in zip(curve.steps, curve.mean, strict=True)]
