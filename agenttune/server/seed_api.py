@@ -29,7 +29,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from agenttune.control import LocalControl
-from agenttune.errors import UnknownRun, UserError
+from agenttune.errors import RunEnded, UnknownRun, UserError
 from agenttune.events import NoteAdded, RunInfo
 from agenttune.proposals import State
 from agenttune.server.bodies import BadJson, parse_json
@@ -170,8 +170,10 @@ def _submit(request: Request, control: LocalControl, sent: Sent, who: Identity) 
         return _leave(control, info, sent, proposal)
     try:
         record = control.submit(run_id, proposal)
-    except UserError as error:  # the run has ended: there is nobody left to tell over its WebSocket
+    except RunEnded as error:  # there is nobody left to tell over its WebSocket
         return _error(error.message)
+    except UserError as error:
+        return _refuse(control, info, sent, error.message)
     if record.state != State.QUEUED and record.ack is None and record.verdict is not None:
         return _error(record.verdict.reason)
     return _answer({"status": "success"})

@@ -167,9 +167,12 @@ def test_a_load_goes_back_and_on_as_a_branch(script: Script) -> None:
 
 def test_a_checkpoint_that_is_not_there_does_not_end_training(script: Script) -> None:
     """It did: `train()` returned, and the server was gone."""
-    done, before, after = script.apply("load_checkpoint", {"uuid": "nope", "branch_name": "b9"})
-    assert done["status"] == "failed"
-    assert "nope" in done["message"]
+    identity, answer = script.client.post("load_checkpoint", {"uuid": "nope", "branch_name": "b9"})
+    assert answer["status"] == "error"
+    assert "nope" in answer["message"]
+    done = script.client.outcome(identity)
+    assert (done["status"], done["message"]) == ("failed", answer["message"])
+    before, after = script.step(), script.step()
     assert after["step"] == before["step"] + 1
 
 
