@@ -447,7 +447,10 @@ class RunLog:
             return self._commands.find(command_id)
 
     def append_points(self, points: Iterable[Point | Row]) -> None:
-        """Append metric rows in one transaction. One process writes a run's points."""
+        """Append metric rows, and the events that some of them are, in one transaction.
+
+        One process writes a run's points.
+        """
         with self.transaction():
             self._points.append(points)
 

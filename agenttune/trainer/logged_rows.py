@@ -42,6 +42,9 @@ def split(row: Mapping[str, Any], prefix: str = "", depth: int = 0) -> tuple[dic
     values: dict[str, float] = {}
     texts: dict[str, str] = {}
     for key, value in row.items():
+        if type(value) is float and not prefix and type(key) is str:  # nearly all, at every step that is logged
+            values[key] = value
+            continue
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and depth < DEEPEST:
             inner = split(value, f"{name}/", depth + 1)

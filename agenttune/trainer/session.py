@@ -16,7 +16,6 @@ from agenttune.events import (
     Evaluated,
     Found,
     KnobsRead,
-    Logged,
     NoteAdded,
     Point,
     RunStarted,
@@ -358,15 +357,15 @@ class Session:
         if self._probation is not None and isinstance(point, Held):
             self._probation.add(point)
 
-    def logged(self, point: Point | Row, texts: Mapping[str, str] | None = None) -> None:
+    def logged(self, point: Row, texts: Mapping[str, str] | None = None) -> None:
         """A row of the loop's own log, and what of it is no number."""
-        self.add_point(point)
         if self._probing.is_trying:
+            self.add_point(point)
             return
-        step, branch = point.step, point.branch
-        body = Logged(metrics=point.values, texts=dict(texts or {}))
-        self._recorder.submit(lambda log: log.append(body, step=step, branch=branch), urgent=False)
+        # The row is an event too, and is written with the others: one transaction for many, no model for each.
+        self.add_point(point._replace(texts=dict(texts or {})))
         if self._awaiting.is_on:
+            step = point.step
             told = [point.values[name] for name in ALARMING if name in point.values]
             self._awaiting.logged(step, all(map(math.isfinite, told)))
 

@@ -59,8 +59,9 @@ class BackgroundWriter:
         self._make_rows = make_rows or RowMaker()
         self._points: deque[Metrics] = deque()
         self._batch: list[Point | Row] = []
-        self._jobs: deque[Job] = deque()
-        self._dropped_rows = 0
+        self._jobs: deque[tuple[int, Job]] = deque()
+        self._handed = self._taken = 0
+        self._dropped_rows = self._dropped_total = 0
         self._fault: StoreFault | None = None
         self._wake = threading.Event()
         self._closing = False
@@ -73,6 +74,7 @@ class BackgroundWriter:
         """Hand over the metrics of one step, or a row; written within `interval_s`."""
         if len(self._points) + len(self._batch) >= self._capacity_rows:
             self._drop_one()
+        self._handed += 1
         self._points.append(point)
 
     def _drop_one(self) -> None:
@@ -81,10 +83,11 @@ class BackgroundWriter:
         except IndexError:  # the writer has just taken them
             return
         self._dropped_rows += 1
+        self._dropped_total += 1
 
     def submit(self, job: Job, urgent: bool = True) -> None:
         """Hand over any other write, done after the rows handed over before it; if `urgent` at once."""
-        self._jobs.append(job)
+        self._jobs.append((self._handed, job))
         if urgent:
             self._wake.set()
 
@@ -140,19 +143,23 @@ class BackgroundWriter:
     def _drain(self) -> None:
         if self._log is None:
             self._log = self._open_log(self._folder)
-        self._write_rows(self._log)
         while self._jobs:
-            self._write_rows(self._log)  # those handed over before this job
-            self._write_job(self._log, self._jobs[0])
+            before, job = self._jobs[0]
+            self._write_rows(self._log, before)
+            self._write_job(self._log, job)
             self._jobs.popleft()
+        self._write_rows(self._log, self._handed)
         if self._fault is not None:
             self._recover(self._log)
 
-    def _write_rows(self, log: RunLog) -> None:
-        while self._points or self._batch:
+    def _write_rows(self, log: RunLog, until: int) -> None:
+        """Write the rows that were handed over before so many others, a batch a transaction."""
+        while (self._points and self._taken + self._dropped_total < until) or self._batch:
             taken: list[Metrics] = []
-            while self._points and len(self._batch) + len(taken) < BATCH_ROWS:
+            room = min(BATCH_ROWS - len(self._batch), until - self._taken - self._dropped_total)
+            while self._points and len(taken) < room:
                 taken.append(self._points.popleft())
+            self._taken += len(taken)
             self._batch += self._make_rows(taken)
             log.append_points(self._batch)
             self._batch = []
