@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 PARALLEL := -n 2 --dist loadfile
 
 .DEFAULT_GOAL := run
-.PHONY: run test test-oldest test-gpu test-llm test-browser bench-core bench-jump bench-rescue bench-agent bench-gate bench-lookahead bench-probation format clean
+.PHONY: run test test-oldest test-gpu test-llm test-browser bench-core bench-jump bench-rescue bench-agent bench-gate bench-lookahead bench-probation bench-cost format clean
 
 run: .venv/.installed
 	$(BIN)/agenttune run config.yaml
@@ -58,6 +58,9 @@ bench-lookahead: .venv/.installed
 
 bench-probation: .venv/.installed-dev
 	$(BIN)/python -m benchmarks.probation
+
+bench-cost: .venv/.installed
+	$(BIN)/python -m benchmarks.cost
 
 format: .venv/.installed-dev
 	$(BIN)/ruff format .

@@ -72,4 +72,4 @@ class Admission:
     @property
     def is_held(self) -> bool:
         """Whether training is to wait for a decision; never longer than the request's own time."""
-        return any(not is_over(request, self._now()) for request in self._holding)
+        return bool(self._holding) and any(not is_over(request, self._now()) for request in self._holding)

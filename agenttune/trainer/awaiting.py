@@ -65,8 +65,9 @@ class Awaiting:
     @property
     def is_due(self) -> bool:
         """Whether training is to stand still as soon as the loop is done with this step."""
-        lockstep, steering = self._lockstep, self._steering
-        return lockstep is not None and steering.trial is None and lockstep.is_due(steering.step)
+        if self._lockstep is None:
+            return False
+        return self._steering.trial is None and self._lockstep.is_due(self._steering.step)
 
     def stand(self) -> None:
         """Wait for the decision about this step, if that is due; after a return to the loop, go on waiting."""

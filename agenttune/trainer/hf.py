@@ -155,9 +155,11 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Without the trainer, the first place after a step's log, evaluation and save."""
+        if self.adapter.trainer is not None:
+            return  # it asks for batches, which is a better place
         self.flush_rows()
         session = self.session
-        if session is None or self.adapter.trainer is not None or not session.waits_for_decision:
+        if session is None or not session.waits_for_decision:
             return
         self.adapter.follow(control, kwargs)
         self.adapter.has_begun_step = True
@@ -232,8 +234,10 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if self.session is None or logs is None:
             return
-        with self._never_fatal():
+        try:  # not `_never_fatal`, as this may be at every step
             self._rows.log(logs, int(state.global_step))
+        except Exception:
+            _report_own_failure()
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: dict[str, Any] | None = None, **kwargs: Any
@@ -247,13 +251,15 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
     def flush_rows(self) -> None:
         """Record what was logged last; nothing more is to come of that step."""
         if self._rows.is_holding:
-            with self._never_fatal():
+            try:
                 self._rows.flush()
+            except Exception:
+                _report_own_failure()
 
     def _logged(self, row: Mapping[str, Any], step: int) -> None:
         if self.session is not None:
             values, texts = split(row)
-            self.session.logged(self._row(step, values, "log"), texts)
+            self.session.logged(Row(step, time.time(), values, "log", self.session.branch, texts))
 
     def _evaluated(self, row: Mapping[str, Any], step: int) -> None:
         if self.session is not None:

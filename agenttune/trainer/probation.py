@@ -122,6 +122,8 @@ class Probation:
     @property
     def is_watching(self) -> bool:
         """Whether the next step may end the probation of a change."""
+        if not self._watched:  # told cheaply: it is asked at every step
+            return False
         next_step = self.trail.newest + 1
         return any(w.revert_id is None and w.look_step <= next_step for w in self._watched)
 

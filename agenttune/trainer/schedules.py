@@ -385,13 +385,22 @@ class RateReader:
     def __init__(self) -> None:
         self._schedule: Schedule | None = None
         self._given: tuple[Optimizer, object | None] | None = None
+        self._is_unscaled = self._is_cyclic = False
 
     def read(self, optimizer: Optimizer, scheduler: object | None) -> tuple[list[float], list[float]]:
         """Per group, effective and base rate of this moment."""
         given = self._given
         if self._schedule is None or given is None or given[0] is not optimizer or given[1] is not scheduler:
             self._schedule, self._given = Schedule(optimizer, scheduler), (optimizer, scheduler)
-        return self._schedule.effective(), self._schedule.base()
+            self._is_unscaled = self._schedule.kind in (Kind.NONE, Kind.METRIC, Kind.OWN)
+            self._is_cyclic = isinstance(self._schedule.scheduler, (OneCycleLR, CyclicLR))
+        rates = [lr if type(lr := group["lr"]) is float else as_float(lr) for group in optimizer.param_groups]
+        if self._is_unscaled:
+            return rates, rates
+        bases = None if self._is_cyclic else getattr(self._schedule.scheduler, "base_lrs", None)
+        if type(bases) is list and len(bases) == len(rates):  # as in `Schedule.base`: the case of nearly all
+            return rates, [base if type(base) is float else as_float(base) for base in bases]
+        return rates, self._schedule.base()
 
 
 def _steerable(fn: object) -> bool:

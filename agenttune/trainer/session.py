@@ -97,6 +97,7 @@ class Session:
     ) -> None:
         self._log = log
         self._exchange = exchange or Alone()
+        self._is_alone = type(self._exchange) is Alone
         self.registry = registry or KnobRegistry()
         self.steering = Steering(adapter, self.registry)
         self._goal = GoalCheck("" if log is None else log.info().goal_metric)
@@ -277,9 +278,13 @@ class Session:
         adapter = self.steering.adapter
         rates, bases = self._rate_reader.read(adapter.optimizer(), adapter.scheduler())
         self.lr, self.base_lr = rates[0], bases[0]
-        self.other_rates = _others(rates, bases) if len(rates) > 1 else {}
-        self._rates.before_update()
-        self._probing.before_update()
+        count = len(rates)
+        is_one = count == 1 or (rates.count(rates[0]) == count and bases.count(bases[0]) == count)
+        self.other_rates = {} if is_one else _others(rates, bases)
+        if self._rates.waiting:
+            self._rates.before_update()
+        if self._probing.is_trying:
+            self._probing.before_update()
 
     @property
     def is_trying(self) -> bool:
@@ -313,7 +318,9 @@ class Session:
     @property
     def waits_between(self) -> bool:
         """Whether `between` has something to do."""
-        return self._has_work_between or self.steering.paused or self._is_held or self._awaiting.is_due
+        if self.steering.paused or self._saving.captures or self._awaiting.is_due or self._probing.is_wanted:
+            return True
+        return self._is_held
 
     @property
     def waits_for_decision(self) -> bool:
@@ -341,7 +348,7 @@ class Session:
             return False
         if self.waits_between or (self._probation is not None and self._probation.is_watching):
             return False
-        return type(self._exchange) is Alone and self._intake.is_unchanged()
+        return self._is_alone and self._intake.is_unchanged()
 
     @property
     def _has_work_between(self) -> bool:
@@ -357,13 +364,12 @@ class Session:
         if self._probation is not None and isinstance(point, Held):
             self._probation.add(point)
 
-    def logged(self, point: Row, texts: Mapping[str, str] | None = None) -> None:
-        """A row of the loop's own log, and what of it is no number."""
+    def logged(self, point: Row) -> None:
+        """A row of the loop's own log, with texts: an event too, written with the steps' rows."""
         if self._probing.is_trying:
-            self.add_point(point)
+            self.add_point(point._replace(texts=None))
             return
-        # The row is an event too, and is written with the others: one transaction for many, no model for each.
-        self.add_point(point._replace(texts=dict(texts or {})))
+        self.add_point(point)
         if self._awaiting.is_on:
             step = point.step
             told = [point.values[name] for name in ALARMING if name in point.values]
@@ -427,7 +433,7 @@ class Session:
     @property
     def _is_held(self) -> bool:
         """Whether a request for approval wants training to wait; of several ranks only the leader would."""
-        return self._intake.is_held and type(self._exchange) is Alone
+        return self._is_alone and self._intake.is_held
 
     def _hold(self) -> None:
         self.status = "paused"

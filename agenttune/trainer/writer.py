@@ -149,7 +149,7 @@ class BackgroundWriter:
             self._write_job(self._log, job)
             self._jobs.popleft()
         self._write_rows(self._log, self._handed)
-        if self._fault is not None:
+        if self._fault is not None or self._dropped_rows:
             self._recover(self._log)
 
     def _write_rows(self, log: RunLog, until: int) -> None:
@@ -176,7 +176,10 @@ class BackgroundWriter:
 
     def _recover(self, log: RunLog) -> None:
         if self._dropped_rows:
-            log.append(LogGap(dropped_rows=self._dropped_rows, reason=str(self._fault)))
+            reason = str(self._fault or "rows came faster than they could be written")
+            log.append(LogGap(dropped_rows=self._dropped_rows, reason=reason))
             self._dropped_rows = 0
+        if self._fault is None:
+            return
         logger.warning("%s: the log is written again", self._folder)
         self._fault = None

@@ -1,0 +1,122 @@
+"""The writer's thread: what is handed over comes into the log in order, many rows in one transaction."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agenttune.errors import StoreFault
+from agenttune.events import LogGap, Logged, NoteAdded, RunInfo
+from agenttune.points import Row
+from agenttune.store import RunLog
+from agenttune.trainer.writer import BackgroundWriter
+
+LONG_S = 30.0
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    info = RunInfo(run_id="r1", name="r", status="running", created_at_s=0.0)
+    RunLog.create(tmp_path / "r1", info).close()
+    return tmp_path / "r1"
+
+
+def logged(step: int, loss: float = 1.0) -> Row:
+    return Row(step, float(step), {"loss": loss}, "log", "main", {"task": "cola"})
+
+
+def note(text: str) -> Callable[[RunLog], object]:
+    return lambda log: log.append(NoteAdded(text=text, author="a"))
+
+
+def test_rows_of_the_loops_log_are_events_in_order_with_what_was_handed_over_between(folder: Path) -> None:
+    go = threading.Event()
+
+    def wait(log: RunLog) -> None:
+        go.wait(LONG_S)
+
+    writer = BackgroundWriter(folder, interval_s=LONG_S)
+    writer.submit(wait)  # all that follows is there when the thread comes to it
+    for step in (1, 2):
+        writer.add_point(Row(step, float(step), {"step_loss": 1.0}))
+        writer.add_point(logged(step))
+    writer.submit(note("between"))
+    writer.add_point(logged(3, math.nan))
+    writer.submit(note("last"))
+    writer.add_point(logged(4))
+    go.set()
+    assert writer.close()
+    events = RunLog.open(folder).events()
+    told = [e.step if isinstance(e.body, Logged) else e.body.model_dump()["text"] for e in events]
+    assert told == [1, 2, "between", 3, "last", 4]
+    assert [e.seq for e in events] == list(range(1, 7))
+    bodies = [e.body for e in events if isinstance(e.body, Logged)]
+    assert bodies[0] == Logged(metrics={"loss": 1.0}, texts={"task": "cola"})
+    assert math.isnan(bodies[2].metrics["loss"])
+    assert [(p.step, p.source) for p in RunLog.open(folder).points()] == [
+        *[(1, "step"), (1, "log"), (2, "step"), (2, "log")],
+        *[(3, "log"), (4, "log")],
+    ]
+
+
+def test_a_hundred_logged_steps_are_one_transaction(folder: Path) -> None:
+    keep = RunLog.open(folder)
+    writer = BackgroundWriter(folder, interval_s=LONG_S)
+    for step in range(100):
+        writer.add_point(Row(step, float(step), {"step_loss": 1.0}))
+        writer.add_point(logged(step))
+    before = commits(folder)
+    assert writer.close()
+    assert commits(folder) - before == 1
+    assert len(keep.events(limit=1000)) == 100
+
+
+def commits(folder: Path) -> int:
+    """SQLite's own count of commits, in the log's shared memory."""
+    return int.from_bytes((folder / "log.db-shm").read_bytes()[8:12], "little")
+
+
+def test_an_ack_waits_for_no_interval(folder: Path) -> None:
+    writer, written = BackgroundWriter(folder, interval_s=LONG_S), threading.Event()
+    writer.add_point(logged(1))
+
+    def ack(log: RunLog) -> None:
+        log.append(NoteAdded(text="ack", author="a"))
+        written.set()
+
+    writer.submit(ack)
+    assert written.wait(LONG_S / 2)
+    assert len(RunLog.open(folder).events()) == 2
+    writer.close()
+
+
+def test_while_the_disk_is_full_only_the_oldest_rows_go_and_the_order_stays(folder: Path) -> None:
+    full, tried = threading.Event(), threading.Event()
+    full.set()
+
+    class Full(RunLog):
+        def append_points(self, points: object) -> None:
+            tried.set()
+            if full.is_set():
+                raise StoreFault("database or disk is full")
+            super().append_points(points)  # type: ignore[arg-type]
+
+    writer = BackgroundWriter(folder, Full.open, interval_s=0.01, capacity_rows=4)
+    for step in range(10):
+        writer.add_point(logged(step))
+    writer.submit(note("kept"))
+    assert tried.wait(LONG_S)
+    writer.add_point(logged(10))
+    full.clear()
+    assert writer.close()
+    events = RunLog.open(folder).events()
+    rows = [e.step for e in events if isinstance(e.body, Logged)]
+    gap = next(e.body for e in events if isinstance(e.body, LogGap))
+    assert rows == sorted(rows, key=lambda step: step or 0)
+    assert rows[-1] == 10
+    assert len(rows) + gap.dropped_rows == 11
+    assert any(isinstance(e.body, NoteAdded) for e in events)
