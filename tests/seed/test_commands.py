@@ -51,6 +51,11 @@ LAYER = {"layer_name": "drop"}
         ),
         (
             "model_layer_operation",
+            {"layer_name": "f1", "operation_name": "reset_parameters", "params": None},
+            {"layer_name": "f1", "operation_name": "reset_parameters", "params": {}},
+        ),
+        (
+            "model_layer_operation",
             LAYER | {"operation_name": "requires_grad_", "params": {"requires_grad": "False"}},
             LAYER | {"operation_name": "requires_grad_", "params": {"requires_grad": False}},
         ),
@@ -115,7 +120,6 @@ def test_a_command_reaches_the_trainer_as_meant(
         ("update_dataset_runtime_hyperparameters", {"noise": "loud"}, "noise is float"),
         ("update_dataset_runtime_hyperparameters", {"mix": ["0.5", "loud"]}, "mix[1] is float"),
         ("model_layer_operation", {"layer_name": "f1"}, "operation_name is missing"),
-        ("model_layer_operation", {"layer_name": "f1", "operation_name": "x", "params": None}, "params"),
         ("model_layer_parameter_update", LAYER | {"param_name": "p"}, "value is missing"),
         ("model_layer_parameter_update", LAYER | {"param_name": "p", "value": None}, "value"),
         ("model_layer_parameter_update", LAYER | {"param_name": "p", "value": "abc"}, "p is float"),
