@@ -87,6 +87,32 @@ def test_validations_of_its_own_are_recorded_under_the_shared_name(tmp_path: Pat
     assert info.run_id.startswith("mine-")
 
 
+class Talkative(Module):
+    """Logs metrics of its own while it trains, by step, by epoch and both."""
+
+    def training_step(self, batch: Any, index: int) -> torch.Tensor:
+        loss = super().training_step(batch, index)
+        self.log("reward", 1.0)
+        self.log("accuracy", 0.5, on_step=False, on_epoch=True)
+        self.log("doubled", 2 * loss, on_step=True, on_epoch=True)
+        return loss
+
+
+def test_what_a_module_logs_in_training_is_recorded_once(tmp_path: Path) -> None:
+    trained, _ = fit(tmp_path, module=Talkative, max_epochs=2)
+    points = trained.log().points(limit=1000)
+    found = {
+        (name, source): [p.values[name] for p in points if p.source == source and name in p.values]
+        for name in ("reward", "accuracy", "doubled", "doubled_step", "doubled_epoch", "step_loss")
+        for source in ("step", "log")
+    }
+    assert found["reward", "step"] == [1.0] * 12
+    assert found["accuracy", "log"] == [0.5] * 2
+    assert found["doubled", "step"] == pytest.approx([2 * loss for loss in found["step_loss", "step"]])
+    assert len(found["doubled", "log"]) == 2
+    assert not any(found[name, source] for name in ("doubled_step", "doubled_epoch") for source in ("step", "log"))
+
+
 def test_an_evaluation_by_command_uses_up_no_patience_and_no_callback_metric(tmp_path: Path) -> None:
     orders = [At(step, {"kind": "do_evaluate"}, f"ask-{step}") for step in (2, 3, 4, 8)]
     losses = []

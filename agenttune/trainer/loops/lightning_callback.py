@@ -10,10 +10,20 @@ import torch
 from lightning.pytorch import Callback
 
 from agenttune.trainer.loops.lightning_adapter import LightningAdapter, as_evaluation
+from agenttune.trainer.loops.metrics import taken
 from agenttune.trainer.loops.offering import Offers
 from agenttune.trainer.loops.run import LoopRun, never_fatal
 from agenttune.trainer.options import Options
 from agenttune.trainer.session import Session
+
+
+def _logged(trainer: Any, on_step: bool) -> dict[str, Any]:
+    """What a module has logged in training, each once: asked for both, Lightning adds `x_step` and `x_epoch` to `x`."""
+    results = trainer._results
+    found: dict[str, Any] = results.metrics(on_step)["callback"] if results is not None else {}
+    found = {name: value for name, value in found.items() if not isinstance(value, torch.Tensor) or value.numel() == 1}
+    suffix = "_step" if on_step else "_epoch"
+    return {name: value for name, value in found.items() if name.removesuffix(suffix) not in set(found) - {name}}
 
 
 class LightningCallback(Offers, Callback):  # type: ignore[misc]
@@ -58,8 +68,14 @@ class LightningCallback(Offers, Callback):  # type: ignore[misc]
         run.meter.add_batch(batch)
         if trainer.global_step != run.adapter.step:
             run.adapter.step = trainer.global_step
-            run.record_step({})
+            with never_fatal():
+                run.record_step(taken(_logged(trainer, on_step=True)))
             run.boundary()
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        if self.run is not None:
+            with never_fatal():
+                self.run.log_row(_logged(trainer, on_step=False))
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         if self.run is not None and self.run.session is not None and not trainer.sanity_checking:

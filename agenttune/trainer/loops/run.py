@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -13,10 +14,12 @@ import torch
 from torch.optim import Optimizer
 
 from agenttune.events import RunStatus
+from agenttune.points import Row
 from agenttune.store import RunLog
 from agenttune.trainer.checkpoints import MAIN
 from agenttune.trainer.exchange import make_exchange
 from agenttune.trainer.knobs import KnobRegistry
+from agenttune.trainer.logged_rows import split
 from agenttune.trainer.loops.adapter import LoopAdapter
 from agenttune.trainer.loops.metrics import Number, evaluation_row
 from agenttune.trainer.loops.opening import open_log
@@ -141,6 +144,12 @@ class LoopRun:
             session = self.session
             held = self.meter.finish(self.adapter.step, session.lr, session.base_lr, session.other_rates)
             self.session.add_point(held)
+
+    def log_row(self, row: Mapping[str, Any]) -> None:
+        """Record a row of the loop's own log, such as an epoch's means."""
+        values, texts = split(row)
+        if self.session is not None and (values or texts):
+            self.session.logged(Row(self.adapter.step, time.time(), values, "log", self.session.branch), texts)
 
     def boundary(self) -> None:
         """Between two steps: confirm, apply what was asked for, stay while paused."""
