@@ -149,7 +149,7 @@ class LoopRun:
         """Record a row of the loop's own log, such as an epoch's means."""
         values, texts = split(row)
         if self.session is not None and (values or texts):
-            self.session.logged(Row(self.adapter.step, time.time(), values, "log", self.session.branch), texts)
+            self.session.logged(Row(self.adapter.step, time.time(), values, "log", self.session.branch, texts))
 
     def boundary(self) -> None:
         """Between two steps: confirm, apply what was asked for, stay while paused."""
