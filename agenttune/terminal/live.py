@@ -297,7 +297,8 @@ def _prompt(asked: Asked, width: int) -> list[Text]:
     shown = asked.typed[-max(8, width - len(question) - 6) :]
     # What we offer looks marked, as in a browser's address line: the first key replaces it.
     style = "reverse" if asked.field.is_offered else ""
-    return [Text.assemble((f" {question} ", "bold"), (shown, style), ("▏", "bold")), _HINT]
+    gap = "" if question.endswith("=") else " "
+    return [Text.assemble((f" {question}{gap}", "bold"), (shown, style), ("▏", "bold")), _HINT]
 
 
 _HINT = Text("  Enter sends, Esc back, Ctrl-U clears", style="dim")

@@ -168,7 +168,8 @@ def _print_change(console: Console, item: Intervention, label: str) -> None:
     """One change on lines of its own, for a terminal in which a table would cut its facts to pieces."""
     what = Text.assemble((f"step {_step(item)} ", "bold"), _change(item), f", by {clean(item.author, 30)}")
     console.print(_labelled(label, what))
-    console.print(_labelled("", f"effect {_effect(item)}"))
+    if item.effect is not None or item.probation:
+        console.print(_labelled("", f"effect: {_effect(item)}"))
     console.print(_labelled("", f"because {clean(item.rationale) or 'no reason was given'}"))
 
 

@@ -196,6 +196,14 @@ def test_report_finds_a_run_by_its_beginning(tmp_path: Path) -> None:
     assert "no run 'gamma' in elsewhere; there are:" in unknown.err
 
 
+def test_latest_is_the_newest_everywhere(tmp_path: Path) -> None:
+    for index in (1, 2):
+        info = RunInfo(run_id=f"demo-{index}", name="demo", status="running", created_at_s=1e9 + index)
+        RunLog.create(tmp_path / "runs" / info.run_id, info).close()
+    for words in (["report"], ["report", "latest"]):
+        assert "demo-2" in agenttune(*words, cwd=tmp_path).out
+
+
 def test_runs_are_listed_newest_first(tmp_path: Path) -> None:
     for index in (1, 2):
         info = RunInfo(run_id=f"demo-{index}", name="demo", status="running", created_at_s=1e9 + index)
