@@ -57,7 +57,13 @@ def test_the_report_keeps_its_facts(tmp_path: Path, width: int) -> None:
     file = StringIO()
     print_report(Console(file=file, width=width), summary)
     lines = [line.rstrip() for line in file.getvalue().splitlines()]
-    facts = ("demo-1 finished", "eval_loss (less is better)", "final 2.25 at step 100", "lr 0.5 -> 0.05", "no clear effect")
+    facts = (
+        "demo-1 finished",
+        "eval_loss (less is better)",
+        "final 2.25 at step 100",
+        "lr 0.5 -> 0.05",
+        "no clear effect",
+    )
     for fact in facts:
         assert any(fact in line for line in lines), f"{fact} is broken in\n" + "\n".join(lines)
     words = " ".join(file.getvalue().replace("│", " ").split()) if width < 100 else file.getvalue()
