@@ -12,6 +12,7 @@ from typing import Any
 
 from agenttune.approval_names import DOCUMENTED, DOCUMENTED_FUNCTIONS
 from agenttune.commands import BY_KIND, COMMAND_KINDS
+from agenttune.launch import config_text
 from agenttune.policy.namespace import describe
 from agenttune.server import create_app
 from agenttune.server.rights import PREFIX, ROLES, ROUTES, Right
@@ -160,6 +161,7 @@ PAGES = {"commands.md": commands_page, "rest.md": rest_page, "rules.md": rules_p
 def main() -> None:
     for name, page in PAGES.items():
         (DOCS / name).write_text(page(), encoding="utf-8")
+    (DOCS.parent / "config.yaml").write_text(config_text(), encoding="utf-8")
 
 
 if __name__ == "__main__":
