@@ -135,7 +135,7 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
             # The same call of `train()` runs its loop anew with a smaller batch when it was out of memory.
             reason = f"out of memory, now with batches of {state.train_batch_size}"
             with self._never_fatal():
-                self._flush_rows()
+                self.flush_rows()
                 self.session.begin_again(state.global_step, reason if args.auto_find_batch_size else "train() again")
             self._arrived()
         self._skip()
