@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import pairwise
-from statistics import median, stdev
+from statistics import mean, median, stdev
 
 from agenttune.findings import Finding
 from agenttune.observation import Observation
-from agenttune.trend import LEVEL_STEPS, MEDIAN_ERROR, Trend
+from agenttune.trend import LEVEL_STEPS, Trend
 
 GOAL_PLATEAU_EVALS = 6
 """Evaluations in a row within which the goal metric has not moved (asked for by users; fewer are often noise)."""
 GOAL_NOISE_SIGMAS = 2.0
 """A move of less than so many standard errors is none (textbook)."""
+GOAL_CLEAR_ORDER = 11
+"""Of the 15 pairs of six values: in noise, five sets of a hundred rise or fall so clearly (Mann-Kendall, two-sided)."""
+TRIMMED = 1.4
+"""What the largest of five differences of noise adds to their spread (simulated, normal noise)."""
 GOAL_FLAT_FRAC = 0.015
 """Nor is one of less than this part of all that was gained so far (as `FLAT_FRAC` of the training loss)."""
 OVERFIT_EVALS = 3
@@ -49,13 +53,12 @@ def goal_plateau(observation: Observation) -> Iterator[Finding]:
     if len(tail) < GOAL_PLATEAU_EVALS:
         return
     values, half = [value for _, value in tail], GOAL_PLATEAU_EVALS // 2
-    moved = abs(median(values[:half]) - median(values[half:]))
-    # Of so few values, many of them equal, medians of differences would tell of no noise.
-    noise = stdev(b - a for a, b in pairwise(values)) / math.sqrt(2)
-    error = MEDIAN_ERROR * noise * math.sqrt(2 / half)
+    moved = abs(mean(values[:half]) - mean(values[half:]))
+    noise = _noise(values)
     first, best = evals[0][1], min(value for _, value in evals)
-    gained = first - best
-    if moved > max(GOAL_NOISE_SIGMAS * error, GOAL_FLAT_FRAC * gained):
+    in_order = abs(_order(values)) >= GOAL_CLEAR_ORDER
+    is_beyond_noise = in_order or moved > GOAL_NOISE_SIGMAS * noise * math.sqrt(2 / half)
+    if is_beyond_noise and moved > GOAL_FLAT_FRAC * (first - best):
         return
     never = len(evals) > len(tail) and abs(first - median(values)) <= GOAL_NOISE_SIGMAS * noise
     low, high = sorted((sign * min(values), sign * max(values)))
@@ -69,6 +72,20 @@ def goal_plateau(observation: Observation) -> Iterator[Finding]:
         f": between {low:.4g} and {high:.4g} since step {tail[0][0]}",
         evidence={"evaluations": len(tail), "low": low, "high": high, "since_step": tail[0][0]},
     )
+
+
+def _noise(values: list[float]) -> float:
+    """Standard deviation about a level that one step may have moved: the largest difference counts for nothing.
+
+    Of so few values, many of them equal, medians of differences would tell of no noise.
+    """
+    differences = sorted((b - a for a, b in pairwise(values)), key=abs)[:-1]
+    return TRIMMED * stdev(differences) / math.sqrt(2)
+
+
+def _order(values: list[float]) -> int:
+    """Mann and Kendall's S: pairs of values that rise less those that fall."""
+    return sum((b > a) - (b < a) for n, a in enumerate(values) for b in values[n + 1 :])
 
 
 def overfitting(observation: Observation) -> Iterator[Finding]:

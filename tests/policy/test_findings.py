@@ -102,8 +102,12 @@ def goal(values: Sequence[float], maximize: bool = False) -> Observation:
         ([0.1, 0.2, 0.3, 0.4, 0.45, 0.5], None),
         ([0.50, 0.51, 0.52, 0.53, 0.54, 0.55, 0.56], None),
         ([0.56, 0.55, 0.54, 0.53, 0.52, 0.51, 0.50], None),
+        ([-3.795, -2.60, -2.31, -1.98, -1.80, -1.715], None),
+        ([-3.795, -1.72, -1.71, -1.73, -1.70, -1.715], None),
+        ([-3.795, -1.72, -1.71, -1.73, -1.70, -1.715, -1.72], "info"),
     ],
-    ids=["flat", "arrived", "never moved", "too few", "moves", "moves slowly", "gets worse"],
+    ids=["flat", "arrived", "never moved", "too few", "moves", "moves slowly", "gets worse"]
+    + ["falls, fast and then slowly", "has just arrived", "has arrived"],
 )
 def test_a_goal_that_has_not_moved_for_six_evaluations_is_a_finding(values: list[float], severity: str | None) -> None:
     for maximize in (True, False):
