@@ -106,9 +106,18 @@ def goal(values: Sequence[float], maximize: bool = False) -> Observation:
         ([-3.795, -1.72, -1.71, -1.73, -1.70, -1.715], None),
         ([-3.795, -1.72, -1.71, -1.73, -1.70, -1.715, -1.72], "info"),
     ],
-    ids="flat,arrived,never moved,too few,moves,moves slowly,gets worse,ever more slowly,just arrived,long arrived".split(
-        ","
-    ),
+    ids=[
+        "flat",
+        "arrived",
+        "never moved",
+        "too few",
+        "moves",
+        "moves slowly",
+        "gets worse",
+        "ever more slowly",
+        "just arrived",
+        "long arrived",
+    ],
 )
 def test_a_goal_that_has_not_moved_for_six_evaluations_is_a_finding(values: list[float], severity: str | None) -> None:
     for maximize in (True, False):
