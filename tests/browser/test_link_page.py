@@ -99,8 +99,8 @@ def test_values_out_of_bounds_decide_nothing_and_can_be_mended(desk: Desk, visit
     rate = visit.page.get_by_label("lr", exact=True)
     for wrong, why in (
         ("0.5", "lr 0.5 is outside [1e-06, 0.05]"),
-        ("fast", "should be a valid number (got 'fast')"),
-        ("NaN", "should be a finite number"),
+        ("fast", "must be a valid number (got 'fast')"),
+        ("NaN", "must be a finite number"),
         ("", "lr is empty"),
         ("0.02", "these are the values that were asked for"),
     ):
