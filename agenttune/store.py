@@ -15,7 +15,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ from agenttune.proposals import (
 )
 from agenttune.run_card import RunCard
 from agenttune.run_folders import LOG_NAME, newest_names
+from agenttune.walwatch import OwnCommits
 
 __all__ = ["LOG_NAME", "RunLog", "list_runs", "run_folder"]
 
@@ -110,6 +111,8 @@ class RunLog:
         self.folder = folder
         self._connect(connection)
         self._is_archived = False
+        self.own: OwnCommits | None = None
+        """Told of the commits of rows that are made here."""
 
     def _connect(self, connection: sqlite3.Connection) -> None:
         self._db = connection
@@ -446,13 +449,16 @@ class RunLog:
         with storing(self.folder):
             return self._commands.find(command_id)
 
-    def append_points(self, points: Iterable[Point | Row]) -> None:
+    def append_points(self, points: Sequence[Point | Row]) -> None:
         """Append metric rows, and the events that some of them are, in one transaction.
 
         One process writes a run's points.
         """
         with self.transaction():
             self._points.append(points)
+            number = self.own.next() if self.own is not None and points else None
+        if self.own is not None:
+            self.own.note(number)
 
     def points(self, since: int = 0, limit: int = 1000, sources: Sequence[str] = SOURCES) -> list[StoredPoint]:
         """Whole rows with `point_id > since`, in order of writing."""

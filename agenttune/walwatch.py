@@ -15,10 +15,13 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import sys
 import threading
 from pathlib import Path
 
 HEADER_BYTES = 48
+CHANGES = slice(8, 12)
+"""Where in the header the number of commits since the file was opened first stands, in the machine's byte order."""
 _maps: dict[tuple[int, int], mmap.mmap] = {}
 """By device and inode, for as long as the process lives; a map holds a descriptor of its own."""
 _descriptors: list[int] = []
@@ -37,28 +40,80 @@ def _header_of(path: str) -> mmap.mmap | None:
     return None
 
 
+class OwnCommits:
+    """Commits of this process that whoever watches need not look at: of metric rows, which nobody waits for.
+
+    The number of a commit is read in its transaction, while nobody else can commit, and told once it is made.
+
+    Args:
+        database: Path of the SQLite file, with a connection to it open.
+    """
+
+    def __init__(self, database: Path) -> None:
+        self._map = _header_of(f"{database}-shm")
+        self._run = (0, -1)  # replaced as a whole, as the reader is in another thread
+
+    def next(self) -> int | None:
+        """In a transaction that writes: the number of its commit, if it can be told."""
+        return None if self._map is None else _changes(self._map[:HEADER_BYTES]) + 1
+
+    def note(self, number: int | None) -> None:
+        """The commit of this number is made, and of rows only."""
+        if number is not None:
+            first, last = self._run
+            self._run = (first, number) if number == last + 1 else (number, number)
+
+    def are_all(self, seen: int, now: int) -> bool:
+        """Whether all commits after one, up to another, are such."""
+        first, last = self._run
+        return first <= seen + 1 and seen < now <= last
+
+    def forget(self) -> None:
+        """SQLite has begun to count anew."""
+        self._run = (0, -1)
+
+
 class WalWatch:
     """Tells cheaply whether a log in WAL mode may have changed.
 
     Args:
         database: Path of the SQLite file. A connection to it must stay open, or the shared memory may go away.
+        own: Commits that do not count as a change.
     """
 
-    def __init__(self, database: Path) -> None:
+    def __init__(self, database: Path, own: OwnCommits | None = None) -> None:
         # Without the file, every question is answered with "perhaps".
         self._map = _header_of(f"{database}-shm")
+        self._own = own
         self._seen = b""
 
     def is_unchanged(self) -> bool:
-        """Whether the header is what it was when `may_have_changed` was last asked."""
-        return self._map is not None and self._map[:HEADER_BYTES] == self._seen
+        """Whether the header is what it was when `may_have_changed` was last asked, but for our own commits."""
+        if self._map is None:
+            return False
+        header = self._map[:HEADER_BYTES]
+        return header == self._seen or (self._own is not None and self._is_own(header, self._own))
+
+    def _is_own(self, header: bytes, own: OwnCommits) -> bool:
+        if not self._seen:
+            return False
+        seen, now = _changes(self._seen), _changes(header)
+        if now < seen:
+            own.forget()
+        if not own.are_all(seen, now):
+            return False
+        self._seen = header
+        return True
 
     def may_have_changed(self) -> bool:
         """Whether the header differs from what it was at the last call; True when that cannot be told."""
         if self._map is None:
             return True
-        header = self._map[:HEADER_BYTES]
-        if header == self._seen:
+        if self.is_unchanged():
             return False
-        self._seen = header
+        self._seen = self._map[:HEADER_BYTES]
         return True
+
+
+def _changes(header: bytes) -> int:
+    return int.from_bytes(header[CHANGES], sys.byteorder)

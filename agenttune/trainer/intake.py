@@ -13,7 +13,7 @@ from agenttune.trainer.admission import Admission
 from agenttune.trainer.answers import Answers
 from agenttune.trainer.recorder import Recorder
 from agenttune.trainer.steering import Steering
-from agenttune.walwatch import WalWatch
+from agenttune.walwatch import OwnCommits, WalWatch
 
 logger = logging.getLogger("agenttune")
 
@@ -36,7 +36,9 @@ class Intake:
         self._steering = steering
         self._answers = answers
         self._recorder = recorder
-        self._watch = WalWatch(log.folder / LOG_NAME) if log is not None else None
+        self.own = OwnCommits(log.folder / LOG_NAME) if log is not None else None
+        """Commits that bring no commands: whoever writes them may tell of them."""
+        self._watch = WalWatch(log.folder / LOG_NAME, self.own) if log is not None else None
         self._admission = Admission(log) if log is not None else None
         self._has_fault = False
         self.queue: list[CommandRecord] = []

@@ -107,10 +107,13 @@ class Session:
         self.lr = self.base_lr = float("nan")
         self.other_rates: dict[str, float] = {}
         self._rate_reader = RateReader()
-        recorder = Recorder(self.steering, writer or (BackgroundWriter(log.folder) if log is not None else None))
+        writer = writer or (BackgroundWriter(log.folder) if log is not None else None)
+        recorder = Recorder(self.steering, writer)
         answers = Answers(self.steering, recorder)
         self._recorder, self._answers = recorder, answers
         self._intake = Intake(log, self.steering, answers, recorder)
+        if writer is not None:
+            writer.own = self._intake.own
         self._rates = RateWatch(self.steering, answers, recorder)
         self._saving = Saving(self.steering, answers, recorder)
         self._going_back = GoingBack(self.steering, answers, recorder, self.between)

@@ -14,6 +14,7 @@ from agenttune.events import LogGap, Point
 from agenttune.points import Row
 from agenttune.store import RunLog
 from agenttune.trainer.meter import Metrics, RowMaker
+from agenttune.walwatch import OwnCommits
 
 logger = logging.getLogger("agenttune")
 
@@ -67,6 +68,8 @@ class BackgroundWriter:
         self._closing = False
         self._close_by_s = 0.0
         self._log: RunLog | None = None
+        self.own: OwnCommits | None = None
+        """Told of the commits of rows."""
         self._thread = threading.Thread(target=self._run, name="agenttune-writer", daemon=True)
         self._thread.start()
 
@@ -154,6 +157,7 @@ class BackgroundWriter:
 
     def _write_rows(self, log: RunLog, until: int) -> None:
         """Write the rows that were handed over before so many others, a batch a transaction."""
+        log.own = self.own
         while (self._points and self._taken + self._dropped_total < until) or self._batch:
             taken: list[Metrics] = []
             room = min(BATCH_ROWS - len(self._batch), until - self._taken - self._dropped_total)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agenttune.events import NoteAdded, RunInfo
+from agenttune.points import Row
 from agenttune.store import LOG_NAME, RunLog
-from agenttune.walwatch import WalWatch
+from agenttune.walwatch import OwnCommits, WalWatch
 
 WRITER = """
 import sys
@@ -79,3 +84,46 @@ def test_a_watched_log_survives_that_others_come_and_go(tmp_path: Path) -> None:
     assert left.last_seq() == 3000
     left.close()
     writer.stdout.close()
+
+
+@settings(max_examples=25, deadline=None)
+@given(did=st.lists(st.sampled_from(["own rows", "own event", "other", "checkpoint", "no rows", "fault"]), max_size=25))
+def test_only_rows_of_ones_own_are_no_change(did: list[str]) -> None:
+    """A command that is missed would never be applied."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "r"
+        log, other = new_log(folder), RunLog.open(folder)
+        log.own = own = OwnCommits(folder / LOG_NAME)
+        raw = sqlite3.connect(folder / LOG_NAME)
+        watch = WalWatch(folder / LOG_NAME, own)
+        watch.may_have_changed()
+        for step, what in enumerate(did):
+            if what == "own rows":
+                log.append_points([Row(step, 0.0, {"loss": 1.0})])
+                assert watch.is_unchanged()
+            elif what == "no rows":
+                log.append_points([])
+                assert watch.is_unchanged()
+            elif what == "fault":
+                with pytest.raises(ZeroDivisionError):
+                    log.append_points([Row(step, 0.0, {"loss": Unreadable()})])  # type: ignore[dict-item]
+                assert watch.is_unchanged()
+            elif what == "checkpoint":
+                raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                watch.may_have_changed()  # it may look like one
+            else:
+                (log if what == "own event" else other).append(NoteAdded(text=what, author="x"))
+                log.append_points([Row(step, 0.0, {"loss": 1.0})])
+                assert not watch.is_unchanged()
+                assert watch.may_have_changed()
+        for opened in (log, other, raw):
+            opened.close()
+
+
+class Unreadable(float):
+    """Fails while it is written."""
+
+    def __add__(self, other: object) -> float:
+        raise ZeroDivisionError
+
+    __radd__ = __add__
