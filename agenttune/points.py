@@ -69,8 +69,12 @@ class PointTable:
         self._rollups = {}
         self._known_to = -1
 
-    def append(self, points: Iterable[Point | Row]) -> None:
-        """Insert rows, and nothing else: the training process pays for it. The caller holds a transaction."""
+    def append(self, points: Iterable[Point | Row]) -> int:
+        """Insert rows, and nothing else: the training process pays for it. The caller holds a transaction.
+
+        Returns:
+            How many they are.
+        """
         rows, logged = [], []
         for p in points:
             metrics = metrics_json(p.values)
@@ -85,6 +89,7 @@ class PointTable:
             self._db.executemany(
                 "INSERT INTO events (at_s, kind, step, branch, body) VALUES (?, 'logged', ?, ?, ?)", logged
             )
+        return len(rows)
 
     def is_behind(self) -> bool:
         """Whether there are rows that `index` has not seen."""

@@ -15,7 +15,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -449,14 +449,14 @@ class RunLog:
         with storing(self.folder):
             return self._commands.find(command_id)
 
-    def append_points(self, points: Sequence[Point | Row]) -> None:
+    def append_points(self, points: Iterable[Point | Row]) -> None:
         """Append metric rows, and the events that some of them are, in one transaction.
 
         One process writes a run's points.
         """
         with self.transaction():
-            self._points.append(points)
-            number = self.own.next() if self.own is not None and points else None
+            count = self._points.append(points)
+            number = self.own.next() if self.own is not None and count else None
         if self.own is not None:
             self.own.note(number)
 

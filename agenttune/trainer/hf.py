@@ -25,7 +25,7 @@ from agenttune.trainer.hf_knobs import register_trainer_knobs
 from agenttune.trainer.logged_rows import LoggedRows, split
 from agenttune.trainer.loops.offering import Offers
 from agenttune.trainer.loops.opening import open_log
-from agenttune.trainer.meter import StepMeter
+from agenttune.trainer.meter import RawRow, StepMeter
 from agenttune.trainer.optimizers import inner_optimizer
 from agenttune.trainer.options import Options
 from agenttune.trainer.session import Session
@@ -56,7 +56,7 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
         self._is_open = False
         self._hook: Any = None
         self._source_hook: Any = None
-        self._rows = LoggedRows(self._logged, self._evaluated)
+        self.rows = LoggedRows(self._logged, self._evaluated)
 
     def _live_session(self) -> Session | None:
         return self.session
@@ -179,7 +179,8 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
         session, meter = self.session, self.meter
         if session is None:
             return
-        self.flush_rows()
+        if self.rows.is_holding:
+            self.flush_rows()
         self.adapter.follow(control, kwargs)
         try:
             if self.sources is not None and meter is not None:
@@ -219,7 +220,8 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
     @property
     def is_trying(self) -> bool:
         """Whether the steps that are taken now are taken back."""
-        return self.session is not None and self.session.is_trying
+        session = self.session
+        return session is not None and not session.is_calm and session.is_trying
 
     def is_trial_over(self, error: Exception) -> bool:
         """Whether an error of the training step belongs to a trial, which it ends and which is taken back."""
@@ -235,7 +237,7 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
         if self.session is None or logs is None:
             return
         try:  # not `_never_fatal`, as this may be at every step
-            self._rows.log(logs, int(state.global_step))
+            self.rows.log(logs, int(state.global_step))
         except Exception:
             _report_own_failure()
 
@@ -245,21 +247,20 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
         if self.session is None or metrics is None:
             return
         with self._never_fatal():
-            self._rows.evaluate(metrics, int(state.global_step))
+            self.rows.evaluate(metrics, int(state.global_step))
         self._skip()
 
     def flush_rows(self) -> None:
         """Record what was logged last; nothing more is to come of that step."""
-        if self._rows.is_holding:
+        if self.rows.is_holding:
             try:
-                self._rows.flush()
+                self.rows.flush()
             except Exception:
                 _report_own_failure()
 
     def _logged(self, row: Mapping[str, Any], step: int) -> None:
         if self.session is not None:
-            values, texts = split(row)
-            self.session.logged(Row(step, time.time(), values, "log", self.session.branch, texts))
+            self.session.logged(RawRow(step, self.session.branch, time.time(), row))
 
     def _evaluated(self, row: Mapping[str, Any], step: int) -> None:
         if self.session is not None:

@@ -97,44 +97,47 @@ def make_interactive(trainer_class: type[Any], *, host: str | None = None, port:
             return output
 
         def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
-            meter, accumulation = self.interactive.meter, self.interactive.adapter.accumulation
-            alignment = self.interactive.adapter.alignment
+            interactive = self.interactive
+            meter, adapter = interactive.meter, interactive.adapter
+            accumulation, alignment = adapter.accumulation, adapter.alignment
             if alignment.is_active and (nothing := alignment.pass_over(self)) is not None:
                 return nothing
-            if self.interactive.adapter.feed.is_seeking:  # its data failed; the loop leaves after this batch
+            if adapter.feed.sought is not None:  # its data failed; the loop leaves after this batch
                 return torch.zeros((), device=self.args.device)
             if accumulation.is_changed and (group := accumulation.take()) is not None:
                 num_items_in_batch = group.items
                 self.current_gradient_accumulation_steps = group.size
-            if self.interactive.sources is not None:
-                self.interactive.sources.begin(inputs)
+            if interactive.sources is not None:
+                interactive.sources.begin(inputs)
             if meter is None:
                 return super().training_step(model, inputs, num_items_in_batch)
             meter.add_batch(inputs)
             try:
                 loss = super().training_step(model, inputs, num_items_in_batch)
             except Exception as error:
-                if not self.interactive.is_trial_over(error):
+                if not interactive.is_trial_over(error):
                     raise
                 return torch.zeros((), device=self.args.device)
-            meter.add_loss(loss)
+            meter.losses.append(loss)  # no call: between two steps each costs several times what it does elsewhere
             # The loop adds it up for its own log, in transformers 4 where nobody can put it back.
-            return torch.zeros_like(loss) if self.interactive.is_trying else loss
+            return torch.zeros_like(loss) if interactive.is_trying else loss
 
         def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Any:
             interactive = self.interactive
-            interactive.flush_rows()
-            if interactive.session is not None and interactive.session.waits_between and interactive.between():
+            session, adapter = interactive.session, interactive.adapter
+            if interactive.rows.is_holding:
+                interactive.flush_rows()
+            if session is not None and not session.is_calm and session.waits_between and interactive.between():
                 return [], None
-            adapter = interactive.adapter
             if adapter.accumulation.is_changed:
                 now = self.args.gradient_accumulation_steps
                 fetched = adapter.accumulation.fetch(super().get_batch_samples, epoch_iterator, device, now)
             else:
                 fetched = super().get_batch_samples(epoch_iterator, num_batches, device)
-            if not adapter.feed.is_open:
-                adapter.feed.count(len(fetched[0]))
-            if adapter.feed.is_seeking:
+            feed = adapter.feed
+            if not feed.is_open:
+                feed.count(len(fetched[0]))
+            if feed.sought is not None:
                 return fetched
             return adapter.alignment.pad(fetched, self) if adapter.alignment.due else fetched
 

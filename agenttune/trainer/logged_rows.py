@@ -17,6 +17,9 @@ TEXT_CHARACTERS = 500
 """Longest text kept of a value that is no number."""
 DEEPEST = 5
 """Levels of nested rows that are taken apart; what lies deeper is kept as text."""
+LASTING = frozenset({float, int, bool, str, type(None)})
+"""Types of values that nobody can change later."""
+_NOTHING: Mapping[str, Any] = {}
 
 
 def as_number(value: Any) -> float | None:
@@ -57,6 +60,11 @@ def split(row: Mapping[str, Any], prefix: str = "", depth: int = 0) -> tuple[dic
     return values, texts
 
 
+def is_lasting(row: Mapping[str, Any]) -> bool:
+    """Whether what a row says stays as it is, so that it may be taken apart later, in another thread."""
+    return set(map(type, row.values())) <= LASTING
+
+
 class LoggedRows:
     """Tells each row of a loop once: as logged, or as an evaluation's.
 
@@ -71,17 +79,16 @@ class LoggedRows:
         self._logged = logged
         self._evaluated = evaluated
         self._row: Mapping[str, Any] | None = None
-        self._same: Mapping[str, Any] = {}
+        self._same: Mapping[str, Any] = _NOTHING
         self._step = 0
-
-    @property
-    def is_holding(self) -> bool:
-        """Whether a row waits for what comes next."""
-        return self._row is not None
+        self.is_holding = False
+        """Whether a row waits for what comes next; no property, as it is asked several times a step."""
 
     def log(self, row: Mapping[str, Any], step: int) -> None:
         """A row was logged."""
-        self.flush()
+        if self.is_holding:
+            self.flush()
+        self.is_holding = True
         # The row itself tells it apart; a copy holds what it said, which a program may change later.
         self._row, self._same, self._step = dict(row), row, step
 
@@ -89,7 +96,7 @@ class LoggedRows:
         """An evaluation is complete; the row just logged is its own, or that of a Trainer that adds to it."""
         row = self._row
         if row is not None and step == self._step and (self._same is metrics or _contains(row, metrics)):
-            self._row = None
+            self._row, self.is_holding = None, False
             self._evaluated({**row, **metrics}, step)
         else:
             self.flush()
@@ -97,7 +104,7 @@ class LoggedRows:
 
     def flush(self) -> None:
         """What comes next is no evaluation: the row is the user's, or the loop's."""
-        row, self._row, self._same = self._row, None, {}
+        row, self._row, self._same, self.is_holding = self._row, None, _NOTHING, False
         if row is not None:
             self._logged(row, self._step)
 

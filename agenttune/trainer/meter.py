@@ -16,6 +16,7 @@ import torch
 
 from agenttune.events import Point
 from agenttune.points import Row
+from agenttune.trainer.logged_rows import split
 
 MEMORY_INTERVAL_S = 1.0
 """How often the process' memory is among a step's metrics: once a second is enough for eyes."""
@@ -37,7 +38,21 @@ class Held(NamedTuple):
     extra: dict[str, float | torch.Tensor]
 
 
-Metrics = Point | Row | Held
+class RawRow(NamedTuple):
+    """A row of the loop's own log, not taken apart yet."""
+
+    step: int
+    branch: str
+    at_s: float
+    row: Mapping[str, Any]
+
+    def read(self) -> Row:
+        """As it is recorded."""
+        values, texts = split(self.row)
+        return Row(self.step, self.at_s, values, "log", self.branch, texts)
+
+
+Metrics = Point | Row | Held | RawRow
 
 
 class StepMeter:
@@ -50,7 +65,7 @@ class StepMeter:
     def __init__(self, replicas: int = 1) -> None:
         self.branch = "main"
         self._replicas = replicas
-        self._losses: list[torch.Tensor] = []
+        self.losses: list[torch.Tensor] = []
         self._extra: dict[str, float | torch.Tensor] = {}
         self._norm: Any = None
         self._samples = 0
@@ -60,7 +75,7 @@ class StepMeter:
 
     def add_loss(self, loss: torch.Tensor) -> None:
         """The loss of one micro-batch, as its share of the step's loss; detached."""
-        self._losses.append(loss)
+        self.losses.append(loss)
 
     def add_batch(self, inputs: Any) -> None:
         """Count samples and tokens of one micro-batch from its shapes."""
@@ -89,11 +104,11 @@ class StepMeter:
     def finish(self, step: int, lr: float, base_lr: float, other_rates: Mapping[str, float] | None = None) -> Held:
         """Close a step, with the rates of its update; `other_rates` are of the other parameter groups, by name."""
         samples, tokens = self._samples * self._replicas, self._tokens * self._replicas
-        took_s, losses, extra = time.perf_counter() - self._mark_s, self._losses, self._extra
+        took_s, losses, extra = time.perf_counter() - self._mark_s, self.losses, self._extra
         if other_rates:
             extra = {**extra, **other_rates}
         held = Held(step, self.branch, time.time(), took_s, lr, base_lr, samples, tokens, losses, self._norm, extra)
-        self._losses, self._norm, self._samples, self._tokens = [], None, 0, 0
+        self.losses, self._norm, self._samples, self._tokens = [], None, 0, 0
         if extra:
             self._extra = {}
         return held
@@ -129,8 +144,9 @@ class RowMaker:
                 extra = {name: _number(value, fetched) for name, value in m.extra.items()}
                 rows.append(self._row(m, losses, norm, extra))
             else:
-                self._mend_loss(m)
-                rows.append(m)
+                row = m.read() if isinstance(m, RawRow) else m
+                self._mend_loss(row)
+                rows.append(row)
         if held and time.monotonic() >= self._memory_due_s:
             self._memory_due_s = time.monotonic() + MEMORY_INTERVAL_S
             newest = max(i for i, m in enumerate(metrics) if isinstance(m, Held))

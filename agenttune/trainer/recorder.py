@@ -29,6 +29,8 @@ class Recorder:
     def __init__(self, steering: Steering, writer: BackgroundWriter | None) -> None:
         self._steering = steering
         self._writer = writer
+        self.add_point: Callable[[Metrics], None] = writer.add_point if writer is not None else _pass_over
+        """Takes a row of metrics, or what a step left behind."""
 
     def record(self, *bodies: Record, command_id: str | None = None, step: int | None = None) -> None:
         """Write events of this step, or of another one."""
@@ -43,11 +45,6 @@ class Recorder:
         """Any other write."""
         if self._writer is not None:
             self._writer.submit(job, urgent)
-
-    def add_point(self, point: Metrics) -> None:
-        """A row of metrics, or what a step left behind."""
-        if self._writer is not None:
-            self._writer.add_point(point)
 
     def close(self) -> None:
         """Write what is left."""
@@ -82,3 +79,7 @@ class Recorder:
         except Exception:  # the user's model and dataset can be anything; training is worth more than their picture
             logger.exception("the model or the dataset cannot be read for the log")
         return found
+
+
+def _pass_over(point: Metrics) -> None:
+    """Ranks that only follow record nothing."""

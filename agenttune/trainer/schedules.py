@@ -385,6 +385,7 @@ class RateReader:
     def __init__(self) -> None:
         self._schedule: Schedule | None = None
         self._given: tuple[Optimizer, object | None] | None = None
+        self._holder: Any = None
         self._is_unscaled = self._is_cyclic = False
 
     def read(self, optimizer: Optimizer, scheduler: object | None) -> tuple[list[float], list[float]]:
@@ -394,7 +395,9 @@ class RateReader:
             self._schedule, self._given = Schedule(optimizer, scheduler), (optimizer, scheduler)
             self._is_unscaled = self._schedule.kind in (Kind.NONE, Kind.METRIC, Kind.OWN)
             self._is_cyclic = isinstance(self._schedule.scheduler, (OneCycleLR, CyclicLR))
-        rates = [lr if type(lr := group["lr"]) is float else as_float(lr) for group in optimizer.param_groups]
+            inner = getattr(optimizer, "optimizer", None)  # within accelerate's wrapper, whose groups are a property
+            self._holder = inner if getattr(inner, "param_groups", None) is optimizer.param_groups else optimizer
+        rates = [lr if type(lr := group["lr"]) is float else as_float(lr) for group in self._holder.param_groups]
         if self._is_unscaled:
             return rates, rates
         bases = None if self._is_cyclic else getattr(self._schedule.scheduler, "base_lrs", None)

@@ -56,6 +56,8 @@ class Feed:
         batch: Batches of it that were handed out.
         handed: Batches handed out in the loop's epoch.
         has_jumped: Whether the loop's own count of epochs no longer tells where the data stands.
+        sought: Where it is put next, if that is asked for.
+        is_open: Whether the loop draws from here (the first epoch of a resumed run comes from another loader).
     """
 
     def __init__(self) -> None:
@@ -63,14 +65,14 @@ class Feed:
         self.batch = 0
         self.handed = 0
         self.has_jumped = False
-        self._seek: Seek | None = None
+        self.sought: Seek | None = None
         self._loader: Any = None
         self._endless = False
         self._source: Iterator[Any] | None = None
         self._redraw = False
         self._keeps_epoch = False
         self._is_fresh = True
-        self._is_foreign = False
+        self.is_open = True
         self._opened: dict[str, Any] | None = None
         self._at: dict[int, dict[str, Any]] = {}
         self._replayed: dict[int, dict[str, Any]] = {}
@@ -178,10 +180,10 @@ class Feed:
         """Training begins here; a resumed run does not begin at the start."""
         self.epoch, self.batch = epoch, batch
         self.has_jumped = self._redraw = False
-        self._seek = self._source = None
+        self.sought = self._source = None
         self._opened = None
         self._keeps_epoch = True
-        self._is_foreign = batch > 0
+        self.is_open = batch == 0
 
     def start_epoch(self) -> None:
         """The loop starts an epoch of its own."""
@@ -189,19 +191,14 @@ class Feed:
         if self._keeps_epoch:
             self._keeps_epoch = False
             return
-        self._is_foreign = False
-        if self._seek is None and not self._endless:
+        self.is_open = True
+        if self.sought is None and not self._endless:
             self.epoch, self.batch = self.epoch + 1, 0
 
     @property
     def must_end_epoch(self) -> bool:
         """Whether the loop has to end its epoch before the data can be put elsewhere."""
-        return self.handed > 0 or self._is_foreign
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the loop draws from here (the first epoch of a resumed run comes from another loader)."""
-        return not self._is_foreign
+        return self.handed > 0 or not self.is_open
 
     # -- what is asked ----------------------------------------------------------------------------------------
 
@@ -213,11 +210,11 @@ class Feed:
         """
         if self.refusal():
             raise NotSupported(f"cannot go back: {self.refusal()}")
-        self._seek = seek
+        self.sought = seek
 
     @property
     def is_seeking(self) -> bool:
-        return self._seek is not None
+        return self.sought is not None
 
     def redraw(self) -> None:
         """Fetch again what was fetched ahead, before the next batch is handed out."""
@@ -245,12 +242,12 @@ class Feed:
         Args:
             plain: Opens the loader that the loop asks, as it is.
         """
-        if self._seek is not None:
+        if self.sought is not None:
             self._source = self._arrive(plain)
         elif self._source is None or not self._endless:
             self._source = self._open_noted(plain)
         while not self.is_over():
-            if self._seek is not None and not self.handed:
+            if self.sought is not None and not self.handed:
                 self._source = self._arrive(plain)
                 continue
             if self._redraw:
@@ -286,8 +283,8 @@ class Feed:
         """Put the state back and continue from there; whoever is told may ask to go elsewhere at once."""
         rng: dict[str, Any] = {}
         drawn: dict[str, Any] = {}
-        while self._seek is not None:
-            seek, self._seek = self._seek, None
+        while self.sought is not None:
+            seek, self.sought = self.sought, None
             self.has_jumped, self._redraw = True, False
             self.epoch, self.batch = seek.epoch, seek.batch
             put_rng(seek.rng)

@@ -41,7 +41,8 @@ from agenttune.trainer.going_back import GoingBack
 from agenttune.trainer.intake import Intake
 from agenttune.trainer.knobs import Knob, KnobRegistry
 from agenttune.trainer.lockstep import Lockstep
-from agenttune.trainer.meter import Held, Metrics
+from agenttune.trainer.logged_rows import is_lasting
+from agenttune.trainer.meter import Held, Metrics, RawRow
 from agenttune.trainer.outcomes import (
     AwaitCapture,
     AwaitJump,
@@ -98,6 +99,8 @@ class Session:
         self._log = log
         self._exchange = exchange or Alone()
         self._is_alone = type(self._exchange) is Alone
+        self.is_calm = False
+        """Whether the last boundary has found nothing open, and nothing has been applied since then: nearly always."""
         self.registry = registry or KnobRegistry()
         self.steering = Steering(adapter, self.registry)
         self._goal = GoalCheck("" if log is None else log.info().goal_metric)
@@ -284,6 +287,8 @@ class Session:
         count = len(rates)
         is_one = count == 1 or (rates.count(rates[0]) == count and bases.count(bases[0]) == count)
         self.other_rates = {} if is_one else _others(rates, bases)
+        if self.is_calm:
+            return
         if self._rates.waiting:
             self._rates.before_update()
         if self._probing.is_trying:
@@ -300,6 +305,12 @@ class Session:
 
     def boundary(self, step: int) -> None:
         """At the end of a step: confirm what was changed, then apply what was asked for; holds here while paused."""
+        if self.is_calm:  # a few look-ups instead of all those below, between two steps some 20 us
+            probation = self._probation
+            if self._intake.is_unchanged() and (probation is None or not probation.is_watching):
+                self.steering.step = step
+                return
+            self.is_calm = False
         if self._probing.is_trying:
             self._probing.step(step)
             return
@@ -307,6 +318,7 @@ class Session:
         self._check_goal(step)
         self._awaiting.reach(step, self._answers.max_steps)
         if self._is_quiet():
+            self.is_calm = not (self._awaiting.is_on or self._going_back.is_under_way)
             return
         if self._rates.waiting and not self.steering.adapter.update_was_skipped():
             self._rates.confirm()
@@ -321,6 +333,8 @@ class Session:
     @property
     def waits_between(self) -> bool:
         """Whether `between` has something to do."""
+        if self.is_calm:
+            return False
         if self.steering.paused or self._saving.captures or self._awaiting.is_due or self._probing.is_wanted:
             return True
         return self._is_held
@@ -360,15 +374,19 @@ class Session:
     def add_point(self, point: Metrics) -> None:
         """A row of metrics, or what a step left behind; written in the background."""
         self._recorder.add_point(point)
-        if self._probing.is_trying:
+        if not self.is_calm and self._probing.is_trying:
             if isinstance(point, Held):
                 self._probing.add(point)
             return
         if self._probation is not None and isinstance(point, Held):
             self._probation.add(point)
 
-    def logged(self, point: Row) -> None:
-        """A row of the loop's own log, with texts: an event too, written with the steps' rows."""
+    def logged(self, row: RawRow) -> None:
+        """A row of the loop's own log: an event too, written with the steps' rows."""
+        if self.is_calm and is_lasting(row.row):
+            self._recorder.add_point(row)
+            return
+        point = row.read()
         if self._probing.is_trying:
             self.add_point(point._replace(texts=None))
             return
@@ -387,6 +405,7 @@ class Session:
     def evaluated(self, point: Point | Row, texts: Mapping[str, str] | None = None) -> None:
         """The metrics of an evaluation, by command or by the loop's own plan, and what of them is no number."""
         self.add_point(point)
+        self.is_calm = False  # the goal may be missing among them
         if self._probing.is_trying:
             return
         value = self._goal.evaluated(point.step, point.values)
@@ -468,6 +487,7 @@ class Session:
 
         One after the other: each passes the guardrails on what the one before it has left.
         """
+        self.is_calm = False
         tried: set[str] = set()
         while shared := self._exchange.share(self._intake.next(tried)):
             if self._is_busy:

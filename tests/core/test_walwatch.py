@@ -106,7 +106,7 @@ def test_only_rows_of_ones_own_are_no_change(did: list[str]) -> None:
                 assert watch.is_unchanged()
             elif what == "fault":
                 with pytest.raises(ZeroDivisionError):
-                    log.append_points([Row(step, 0.0, {"loss": Unreadable()})])  # type: ignore[dict-item]
+                    log.append_points([Row(step, 0.0, {"loss": Unreadable()})])
                 assert watch.is_unchanged()
             elif what == "checkpoint":
                 raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

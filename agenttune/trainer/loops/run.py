@@ -14,16 +14,14 @@ import torch
 from torch.optim import Optimizer
 
 from agenttune.events import RunStatus
-from agenttune.points import Row
 from agenttune.store import RunLog
 from agenttune.trainer.checkpoints import MAIN
 from agenttune.trainer.exchange import make_exchange
 from agenttune.trainer.knobs import KnobRegistry
-from agenttune.trainer.logged_rows import split
 from agenttune.trainer.loops.adapter import LoopAdapter
 from agenttune.trainer.loops.metrics import Number, evaluation_row
 from agenttune.trainer.loops.opening import open_log
-from agenttune.trainer.meter import StepMeter
+from agenttune.trainer.meter import RawRow, StepMeter
 from agenttune.trainer.optimizers import inner_optimizer
 from agenttune.trainer.options import Options
 from agenttune.trainer.session import Session
@@ -147,9 +145,8 @@ class LoopRun:
 
     def log_row(self, row: Mapping[str, Any]) -> None:
         """Record a row of the loop's own log, such as an epoch's means."""
-        values, texts = split(row)
-        if self.session is not None and (values or texts):
-            self.session.logged(Row(self.adapter.step, time.time(), values, "log", self.session.branch, texts))
+        if self.session is not None and any(value is not None for value in row.values()):
+            self.session.logged(RawRow(self.adapter.step, self.session.branch, time.time(), dict(row)))
 
     def boundary(self) -> None:
         """Between two steps: confirm, apply what was asked for, stay while paused."""
