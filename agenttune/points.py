@@ -5,6 +5,7 @@ The training process writes rows only. Series and buckets are derived from them 
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import sqlite3
@@ -297,14 +298,23 @@ class PointTable:
 
 def metrics_json(values: dict[str, float]) -> str:
     """Metrics as they lie in the file."""
-    if math.isfinite(sum(values.values())):
+    numbers = tuple(values.values())
+    if math.isfinite(sum(numbers)):
+        if set(map(type, numbers)) == {float}:  # of nearly every row, with the names of the row before
+            return _template(tuple(values)) % numbers
         return json.dumps(values)
     return json.dumps({name: encode_number(value) for name, value in values.items()})
 
 
+@functools.lru_cache(maxsize=256)
+def _template(names: tuple[str, ...]) -> str:
+    """What finite floats of these names are as JSON, in a fifth of the time that `json.dumps` takes."""
+    return "{{{}}}".format(", ".join(f"{json.dumps(name).replace('%', '%%')}: %r" for name in names))
+
+
 def logged_json(metrics: str, texts: dict[str, str]) -> str:
     """The body of a `Logged` event, of metrics that were encoded already: one a step, so no model is built for it."""
-    return f'{{"kind": "logged", "metrics": {metrics}, "texts": {json.dumps(texts)}}}'
+    return f'{{"kind": "logged", "metrics": {metrics}, "texts": {json.dumps(texts) if texts else "{}"}}}'
 
 
 def _point(row: tuple[Any, ...]) -> StoredPoint:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import os
 import random
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from agenttune.errors import CommandIdReused, StoreFault, UnknownCommandId, UnknownRun, UserError
 from agenttune.events import Acked, NoteAdded, Point, RunInfo, StatusChanged
+from agenttune.points import metrics_json
 from agenttune.proposals import NEXT, Ack, Change, State
 from agenttune.rollups import Bucket, thin
 from agenttune.store import RunLog, list_runs, run_folder
@@ -287,3 +289,12 @@ def test_the_newest_rows_are_found_without_reading_the_others(log: RunLog, last_
     expected = evals if last_step is None else [(last_step, "step"), *evals[:2]]
     assert [(row.step, row.source) for row in rows] == expected, "in order of writing"
     assert len(work) < 5, f"{len(work)} thousand operations of SQLite's machine"
+
+
+@given(values=st.dictionaries(st.text(max_size=9), st.floats() | st.integers(-9, 9) | st.booleans(), max_size=6))
+def test_the_quick_way_writes_what_json_does(values: dict[str, float]) -> None:
+    """Whatever a user calls a metric: a quote, a per cent sign, a line's end."""
+    read = json.loads(metrics_json(values))
+    assert list(read) == list(values)
+    for name, value in values.items():
+        assert float(read[name]) == value or (math.isnan(float(read[name])) and math.isnan(value))
