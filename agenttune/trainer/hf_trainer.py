@@ -120,7 +120,8 @@ def make_interactive(trainer_class: type[Any], *, host: str | None = None, port:
                 return torch.zeros((), device=self.args.device)
             meter.losses.append(loss)  # no call: between two steps each costs several times what it does elsewhere
             # The loop adds it up for its own log, in transformers 4 where nobody can put it back.
-            return torch.zeros_like(loss) if interactive.is_trying else loss
+            session = interactive.session
+            return loss if session is None or session.is_calm or not session.is_trying else torch.zeros_like(loss)
 
         def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Any:
             interactive = self.interactive

@@ -39,13 +39,11 @@ class Intake:
         self.own = OwnCommits(log.folder / LOG_NAME) if log is not None else None
         """Commits that bring no commands: whoever writes them may tell of them."""
         self._watch = WalWatch(log.folder / LOG_NAME, self.own) if log is not None else None
+        self.is_unchanged = self._watch.is_unchanged if self._watch is not None else _never
+        """Tells in microseconds that nobody else has written to the log."""
         self._admission = Admission(log) if log is not None else None
         self._has_fault = False
         self.queue: list[CommandRecord] = []
-
-    def is_unchanged(self) -> bool:
-        """Whether nobody has written to the log, told in microseconds."""
-        return self._watch is not None and self._watch.is_unchanged()
 
     @property
     def is_held(self) -> bool:
@@ -103,3 +101,8 @@ class Intake:
         """A command has changed something; its ack comes later, when that is confirmed and written."""
         if self._admission is not None and changes:
             self._admission.note(record, self._steering.step, changes)
+
+
+def _never() -> bool:
+    """Ranks that only follow do not know."""
+    return False

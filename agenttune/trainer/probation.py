@@ -108,12 +108,15 @@ class Probation:
     trail: Trail = field(init=False)
     evaluations: Evaluations = field(init=False)
     before: StatesBefore = field(init=False)
-    _watched: list[Watched] = field(default_factory=list)
+    add: Callable[[Held], None] = field(init=False)
+    """Takes the numbers of a step."""
+    watched: list[Watched] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.before = StatesBefore(self.settings.keep_in, self.submit)
         # A change's steps, as many before it, and as many again for how low the loss has been.
         self.trail = Trail(3 * max(self.settings.longest_steps, BEFORE_STEPS))
+        self.add = self.trail.add
         metric = self.settings.metric or self.info.goal_metric
         same = is_goal(metric, self.info.goal_metric) or is_goal(self.info.goal_metric, metric)
         direction = self.settings.direction or (self.info.goal_direction if same else "minimize")
@@ -122,14 +125,10 @@ class Probation:
     @property
     def is_watching(self) -> bool:
         """Whether the next step may end the probation of a change."""
-        if not self._watched:  # told cheaply: it is asked at every step
+        if not self.watched:  # told cheaply: it is asked at every step
             return False
         next_step = self.trail.newest + 1
-        return any(w.revert_id is None and w.look_step <= next_step for w in self._watched)
-
-    def add(self, held: Held) -> None:
-        """The numbers of a step."""
-        self.trail.add(held)
+        return any(w.revert_id is None and w.look_step <= next_step for w in self.watched)
 
     def evaluated(self, step: int, values: Mapping[str, float]) -> None:
         """The metrics of an evaluation."""
@@ -153,7 +152,7 @@ class Probation:
             self.before.kept(record, ack)
         elif ack.outcome == "applied" and isinstance(record.command, LoadCheckpoint):
             self._went_back(record, ack)
-        elif any(watched.revert_id == record.command_id for watched in self._watched):
+        elif any(watched.revert_id == record.command_id for watched in self.watched):
             self._answered(record, ack)
         elif record.proposal.author.principal == "agent":
             self._begin(record, ack, redefined)
@@ -162,7 +161,7 @@ class Probation:
 
     def _redefine(self, redefined: Redefinition) -> None:
         """The loss means something else from here on: what is judged by it is judged by what there is of it."""
-        for watched in [w for w in self._watched if w.revert_id is None]:
+        for watched in [w for w in self.watched if w.revert_id is None]:
             for watch in [w for w in watched.open if redefined.touches(w.metric)]:
                 sight = watch.look(redefined.step, self._until(watched, redefined.step), is_over=True)
                 if sight is not None and self._hear(watched, watch, sight):
@@ -179,7 +178,7 @@ class Probation:
             return
         record = record.model_copy(update={"ack": ack})
         watches = self._watches(ack.step, redefined)
-        self._watched.append(Watched(record, ack.step, watches, snapshot or None, looked=ack.step))
+        self.watched.append(Watched(record, ack.step, watches, snapshot or None, looked=ack.step))
 
     def _watches(self, step: int, redefined: Redefinition | None) -> list[Watch]:
         """What a change is judged by; a metric that it gave another meaning cannot judge it."""
@@ -197,15 +196,15 @@ class Probation:
 
     def _spoil(self, step: int, before: int | None = None) -> None:
         """Later steps tell of something else than the changes (before the one at `before`) that are watched."""
-        for watched in self._watched:
+        for watched in self.watched:
             if watched.revert_id is None and (before is None or watched.step < before):
                 watched.until = step if watched.until is None else min(step, watched.until)
                 watched.looked = step - SELDOM_STEPS
 
     def look(self, step: int) -> None:
         """At a step boundary: decide on the changes whose time has come."""
-        for watched in list(self._watched):
-            if watched in self._watched and watched.revert_id is None and watched.look_step <= step:
+        for watched in list(self.watched):
+            if watched in self.watched and watched.revert_id is None and watched.look_step <= step:
                 watched.looked = step
                 self._look(watched, step)
 
@@ -213,7 +212,7 @@ class Probation:
         tail = self.trail.until(step, NON_FINITE) if step - watched.step >= NON_FINITE else []
         is_broken = len(tail) == NON_FINITE and not any(map(math.isfinite, tail))
         if is_broken and watched.until is None:  # else somebody's own change may have broken it
-            if watched is self._watched[-1]:
+            if watched is self.watched[-1]:
                 self._revert(watched, Sight("worse", f"the last {NON_FINITE} losses are not finite", METRIC))
             return
         until = self._until(watched, step)
@@ -237,7 +236,7 @@ class Probation:
         """The last step that tells of a change: a later one in its own window is first judged by itself."""
         if watched.until is not None:
             return watched.until
-        later = self._watched[self._watched.index(watched) + 1 :]
+        later = self.watched[self.watched.index(watched) + 1 :]
         young = min((w.step for w in later if w.is_young), default=step)
         return young if young - watched.step >= self.settings.steps else step
 
@@ -256,7 +255,7 @@ class Probation:
     def _put_back(self, watched: Watched, reason: str) -> None:
         """By its values, and the state stays as it is."""
         kind, step = watched.record.command.kind, watched.step
-        for later in reversed(self._watched[self._watched.index(watched) + 1 :]):
+        for later in reversed(self.watched[self.watched.index(watched) + 1 :]):
             if later.revert_id is None:
                 self._write_back(later, f"made on top of {kind} of step {step}, which is taken back")
         self._write_back(watched, reason)
@@ -282,7 +281,7 @@ class Probation:
             watched.revert_id, watched.reason = proposal.command_id, reason
 
     def _answered(self, record: CommandRecord, ack: Ack) -> None:
-        for watched in [w for w in self._watched if w.revert_id == record.command_id]:
+        for watched in [w for w in self.watched if w.revert_id == record.command_id]:
             if ack.outcome == "applied":
                 self._end(watched, "reverted", watched.reason, record.command_id)
                 self._spoil(watched.step, before=watched.step)
@@ -298,18 +297,18 @@ class Probation:
         self.evaluations.cut(ack.step)
         for checkpoint_id in self.before.drop():
             self.release(checkpoint_id)
-        for watched in [w for w in self._watched if w.step >= ack.step]:
+        for watched in [w for w in self.watched if w.step >= ack.step]:
             own = watched.revert_id == record.command_id
             reason = watched.reason if own else "left behind with the steps that the run went back over"
             self._end(watched, "reverted", reason, record.command_id)
 
     def finish(self, status: str) -> None:
         """The run ends; what is still watched stays as it is."""
-        for watched in list(self._watched):
+        for watched in list(self.watched):
             self._end(watched, "kept", f"the run is {status} before its probation was over")
 
     def _end(self, watched: Watched, outcome: Literal["kept", "reverted"], reason: str, by: str | None = None) -> None:
-        self._watched.remove(watched)
+        self.watched.remove(watched)
         self.settle(watched.record.command_id, _settled(watched.seen, outcome, reason, by))
         if watched.snapshot is not None:
             self.release(watched.snapshot)

@@ -397,12 +397,18 @@ class RateReader:
             self._is_cyclic = isinstance(self._schedule.scheduler, (OneCycleLR, CyclicLR))
             inner = getattr(optimizer, "optimizer", None)  # within accelerate's wrapper, whose groups are a property
             self._holder = inner if getattr(inner, "param_groups", None) is optimizer.param_groups else optimizer
-        rates = [lr if type(lr := group["lr"]) is float else as_float(lr) for group in self._holder.param_groups]
+        rates = []
+        for group in self._holder.param_groups:  # no comprehension: up to Python 3.11 it is a call
+            lr = group["lr"]
+            rates.append(lr if type(lr) is float else as_float(lr))
         if self._is_unscaled:
             return rates, rates
         bases = None if self._is_cyclic else getattr(self._schedule.scheduler, "base_lrs", None)
         if type(bases) is list and len(bases) == len(rates):  # as in `Schedule.base`: the case of nearly all
-            return rates, [base if type(base) is float else as_float(base) for base in bases]
+            found = []
+            for base in bases:
+                found.append(base if type(base) is float else as_float(base))
+            return rates, found
         return rates, self._schedule.base()
 
 

@@ -307,7 +307,8 @@ class Session:
         """At the end of a step: confirm what was changed, then apply what was asked for; holds here while paused."""
         if self.is_calm:  # a few look-ups instead of all those below, between two steps some 20 us
             probation = self._probation
-            if self._intake.is_unchanged() and (probation is None or not probation.is_watching):
+            is_idle = probation is None or not probation.watched or not probation.is_watching
+            if is_idle and self._intake.is_unchanged():
                 self.steering.step = step
                 return
             self.is_calm = False
