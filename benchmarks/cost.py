@@ -1,10 +1,10 @@
-"""What agenttune takes of a training process, by thread: `python -m benchmarks.cost`, about four minutes.
+"""What agenttune takes of a training process, by thread: `python -m benchmarks.cost`, about six minutes.
 
 A row of the loop's own log at every step, steps of about 5 ms. Processor time of each thread, by the thread's own
 clock (`time.thread_time`, `pthread_getcpuclockid`): it counts what the thread did and nothing else, so that it is
 steadier than the wall clock of a shared machine; other programs' use of its caches is still in it. The training thread
 is measured where it enters and leaves our code: each hook of the callback, and what `make_interactive` adds around a
-training step and the drawing of batches.
+training step and the drawing of batches. Beside it the same training with the plain Trainer, by the wall clock.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ class Cost:
     """Microseconds of processor time a step, but for the step itself.
 
     Attributes:
-        clients: Live clients at the control server.
+        clients: Live clients at the control server; None for the plain Trainer, where only the step takes time.
         training_us: Of the training thread, in our code.
         others_us: Of all other threads of ours.
         step_ms: What a step took of the training thread altogether, in milliseconds.
         wall_ms: By the clock.
     """
 
-    clients: int
+    clients: int | None
     training_us: float
     others_us: float
     step_ms: float
@@ -101,8 +101,8 @@ class Window(TrainerCallback):  # type: ignore[misc]
             )
 
 
-def measured(folder: Path, clients: int) -> Cost:
-    """Train here, and measure it."""
+def measured(folder: Path, clients: int | None) -> Cost:
+    """Train here, and measure it; with the plain Trainer if there is nobody to count clients of."""
     torch.set_num_threads(1)
     set_seed(0)
     meter = Meter()
@@ -121,7 +121,7 @@ def measured(folder: Path, clients: int) -> Cost:
             return fetched
 
     window = Window(meter)
-    trainer = agenttune.make_interactive(Inner)(
+    trainer = (Trainer if clients is None else agenttune.make_interactive(Inner))(
         model=Perceptron(DEPTH, []),
         args=TrainingArguments(
             output_dir=str(folder / "out"),
@@ -138,10 +138,11 @@ def measured(folder: Path, clients: int) -> Cost:
         train_dataset=Noise(),
         callbacks=[window],
     )
-    for name in [name for name in vars(type(trainer.interactive)) if name.startswith("on_")]:
-        setattr(trainer.interactive, name, meter.around(getattr(trainer.interactive, name)))
-    for name in ("training_step", "get_batch_samples"):
-        setattr(trainer, name, meter.around(getattr(trainer, name)))
+    if clients is not None:
+        for name in [name for name in vars(type(trainer.interactive)) if name.startswith("on_")]:
+            setattr(trainer.interactive, name, meter.around(getattr(trainer.interactive, name)))
+        for name in ("training_step", "get_batch_samples"):
+            setattr(trainer, name, meter.around(getattr(trainer, name)))
     trainer.train()
     first, last = window.seen
     own_s, others_s, thread_s, wall_s, calls = (b - a for a, b in zip(first, last, strict=True))
@@ -170,8 +171,11 @@ def followed(server: Bench, run_id: str, clients: int) -> Iterator[None]:
             process.terminate()
 
 
-def measure(folder: Path, clients: int) -> Cost:
+def measure(folder: Path, clients: int | None) -> Cost:
     """One run in a process of its own, with a control server beside it."""
+    if clients is None:
+        Process(["-m", "benchmarks.cost", "--child", str(folder)], folder / "child.out").wait(TIMEOUT_S)
+        return Cost(**json.loads((folder / "cost.json").read_text()))
     with bench(folder) as server:
         server.new_run("r").close()
         env = {"AGENTTUNE_RUN_ID": "r", "AGENTTUNE_RUNS_DIR": str(server.runs_dir), "AGENTTUNE_SERVER_URL": server.url}
@@ -183,13 +187,17 @@ def measure(folder: Path, clients: int) -> Cost:
 
 
 def section(costs: list[Cost], machine: Machine) -> str:
+    plain = [cost for cost in costs if cost.clients is None]
     rows = []
-    for clients in dict.fromkeys(cost.clients for cost in costs):
+    for clients in dict.fromkeys(cost.clients for cost in costs if cost.clients is not None):
         found = [cost for cost in costs if cost.clients == clients]
-        training, others, step = (
-            statistics.median(getattr(cost, name) for cost in found) for name in ("training_us", "others_us", "step_ms")
-        )
-        rows.append(f"| {clients} | {training:.0f} us | {others:.0f} us | {step:.1f} ms | {len(found)} |")
+        training, others = (_spread([getattr(c, name) for c in found]) for name in ("training_us", "others_us"))
+        step = statistics.median(cost.step_ms for cost in found)
+        ratios = [cost.wall_ms / beside.wall_ms for cost, beside in zip(found, plain, strict=True)]
+        ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        rows.append(f"| {clients} | {training} | {others} | {step:.1f} ms | {ratio} | {len(found)} |")
+    step = statistics.median(cost.step_ms for cost in plain)
+    rows.append(f"| plain Trainer | | | {step:.1f} ms | 1 | {len(plain)} |")
     return "\n".join(
         [
             "## Cost: processor time of each thread",
@@ -197,29 +205,37 @@ def section(costs: list[Cost], machine: Machine) -> str:
             f"`python -m benchmarks.cost`, {machine.line()}",
             "",
             "A step's processor time in our code, with a row of the loop's own log at every step (goal: at most 40 us "
-            "in the training thread and 40 us in our other threads, whatever the number of clients). Medians.",
+            "in the training thread and 40 us in our other threads, whatever the number of clients). Medians, with the "
+            "lowest and the highest run; the wall clock's ratio is to the plain Trainer's run of the same round. The "
+            "step is the training thread's whole processor time, with what measuring takes: a hook of ours that does "
+            "nothing but look at one attribute counts 2 to 3 us, as the caches are cold.",
             "",
-            "| live clients | training thread | our other threads | the step itself | runs |",
-            "|---|---|---|---|---|",
+            "| live clients | training thread | our other threads | the step | wall clock, of plain | runs |",
+            "|---|---|---|---|---|---|",
             *rows,
             "",
         ]
     )
 
 
+def _spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.0f} us ({min(values):.0f} to {max(values):.0f})"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a trial of the benchmark itself; nothing is written")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--child", nargs=2, metavar=("FOLDER", "CLIENTS"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs="+", metavar=("FOLDER", "CLIENTS"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
         folder = Path(args.child[0])
-        (folder / "cost.json").write_text(json.dumps(asdict(measured(folder, int(args.child[1])))))
+        clients = int(args.child[1]) if len(args.child) > 1 else None
+        (folder / "cost.json").write_text(json.dumps(asdict(measured(folder, clients))))
         return
     machine, costs = describe_machine(), []
     for number in range(1 if args.quick else args.rounds):
-        for clients in CLIENTS[:1] if args.quick else CLIENTS:
+        for clients in (None, *(CLIENTS[:1] if args.quick else CLIENTS)):
             with tempfile.TemporaryDirectory(prefix="agenttune-bench-") as name:
                 costs.append(measure(Path(name), clients))
             print(f"round {number + 1}: {costs[-1]}", flush=True)
