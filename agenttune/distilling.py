@@ -10,11 +10,12 @@ from typing import Any
 import yaml
 
 from agenttune import __version__
-from agenttune.commands import Probe, Risk, UpdateOptimizer, UpdateSchedule
+from agenttune.commands import Probe, Risk, StopTraining, UpdateOptimizer, UpdateSchedule
 from agenttune.events import RunInfo
 from agenttune.goals import goal_values, score_of
-from agenttune.policy.schedule import DEFAULT_TOLERANCE_STEPS, NOT_IN_A_SCHEDULE, EntrySettings
-from agenttune.proposals import Change, CommandRecord, State
+from agenttune.owner import LAUNCHER
+from agenttune.policy.schedule import AS_PLANNED, DEFAULT_TOLERANCE_STEPS, NOT_IN_A_SCHEDULE, EntrySettings
+from agenttune.proposals import Author, Change, CommandRecord, State
 from agenttune.recordings import is_on, line_of
 from agenttune.store import RunLog
 from agenttune.summary import outcome_line
@@ -100,6 +101,10 @@ def _why_not(record: CommandRecord, is_here: Callable[[str, int], bool]) -> str:
         return f"the run went back and left branch {ack.branch} before this step"
     if record.state is State.REVERTED:
         return "it was reverted"
+    if isinstance(command, StopTraining) and record.proposal.author.is_same(
+        Author(principal="operator", name=LAUNCHER)
+    ):
+        return f"somebody interrupted that run ({record.proposal.rationale})"
     if isinstance(command, Probe) and adopted_of(record) is None:
         return "it adopted nothing"
     return "it changes nothing in the training" if command.risk is Risk.OBSERVE else ""
@@ -116,7 +121,7 @@ def _entry(record: CommandRecord) -> EntrySettings:
     if adopted is not None:
         do = {"command": adopted["kind"], **{name: value for name, value in adopted.items() if name != "kind"}}
     because = OWN_MARK.sub("", " ".join(record.proposal.rationale.split()))
-    return EntrySettings(at_step=_step_of(record), do=do, because=because)
+    return EntrySettings(at_step=_step_of(record), do=do, because="" if because == AS_PLANNED else because)
 
 
 def in_force(record: CommandRecord) -> dict[str, Any]:

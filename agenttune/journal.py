@@ -14,6 +14,7 @@ from agenttune.goal_names import is_goal
 from agenttune.goals import EVERYTHING, goal_values, score_of
 from agenttune.hindsight import shadow_score
 from agenttune.observation import HISTORY, Lineage, Segment
+from agenttune.planned import not_carried_out, plan_in
 from agenttune.proposals import CommandRecord
 from agenttune.store import RunLog
 from agenttune.summary import Effect, FindingAt, Intervention, MetricAt, RunSummary, Stretch, outcome_line, result_of
@@ -32,15 +33,19 @@ def summarize(log: RunLog) -> RunSummary:
     """Fold a run's log into a report."""
     info = log.info()
     bodies = log.events(kinds=["found", "policy_attached", "note_added", "branch_started"], limit=EVERYTHING)
+    commands = log.commands(limit=EVERYTHING)
+    attached = [e.body for e in bodies if isinstance(e.body, PolicyAttached)]
+    plan = {entry.mark: entry for body in attached for entry in plan_in(body.details)}  # one that was attached twice
     values = goal_values(log, info, info.branch)
     cost, decision_costs = costs_of_run(log)
     return RunSummary(
         run=info,
         duration_s=_duration_s(log, info),
         score=score_of(values, info),
-        interventions=_interventions(log, info, log.commands(limit=EVERYTHING)),
+        interventions=_interventions(log, info, commands),
+        not_carried_out=list(not_carried_out(plan.values(), commands, info)),
         findings=[FindingAt(at_s=e.at_s, finding=e.body.finding) for e in bodies if isinstance(e.body, Found)],
-        policies=[e.body.policy for e in bodies if isinstance(e.body, PolicyAttached)],
+        policies=[body.policy for body in attached],
         notes=[e.body.text for e in bodies if isinstance(e.body, NoteAdded)],
         branches=_branches(log, info, bodies),
         cost=cost,

@@ -22,6 +22,8 @@ from agenttune.run_ends import RunEnds
 from agenttune.serving import SERVER_FILE, TOKEN_ENV, ask_health, read_note
 from agenttune.tokens import MAX_NAME, create_token, revoke_token
 
+LAUNCHER = "agenttune run"
+"""As whom the launcher asks for what its own terminal wants, such as a stop at Ctrl-C."""
 LASTS_S = 300.0
 """Long enough for a command and its answer (guess); longer work has it made anew."""
 MARGIN_S = 60.0

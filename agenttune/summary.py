@@ -62,7 +62,10 @@ class Effect(Record):
         if self.expected is None or self.found is None:
             return f"{self.verdict}: {self.metric} {self.reason}"
         without = f"{_short(self.expected)} expected without it ({_short(self.low)} to {_short(self.high)})"
-        return f"{self.verdict}: {self.metric} {_short(self.found)}, {without}, up to step {self.until_step}"
+        verdict = (
+            "not clear" if self.verdict == "no clear effect" else self.verdict
+        )  # it stands after the word "effect"
+        return f"{verdict}: {self.metric} {_short(self.found)}, {without}, up to step {self.until_step}"
 
 
 class Intervention(Record):
@@ -209,6 +212,7 @@ class RunSummary(Record):
     duration_s: float
     score: Score | None = Field(None, description="None if the run logged no loss at all.")
     interventions: list[Intervention]
+    not_carried_out: list[str] = Field(default_factory=list, description="Entries of a plan, each with why not.")
     findings: list[FindingAt]
     policies: list[str]
     notes: list[str]

@@ -203,8 +203,9 @@ class _Desk:
             always=always,
         )
         decided = self.control.decide(self.run_id, record.command_id, decision)
-        # Who did not name the command hears which one it was.
-        typer.echo(f"{'' if name else _what(record) + ': '}{_what_came(decided)}")
+        # Who did not name the command hears which one it was; what an edit made of it is told in any case.
+        of = "" if name and command is None else f"{_what(record if command is None else decided)}: "
+        typer.echo(f"{of}{_what_came(decided)}")
 
 
 @contextlib.contextmanager
@@ -233,7 +234,7 @@ def _what(record: CommandRecord) -> str:
     from agenttune.terminal import clean
     from agenttune.terminal.lines import command_words
 
-    return clean(command_words(record.proposal.command.model_dump(mode="json")))
+    return clean(command_words(record.command.model_dump(mode="json")))
 
 
 def _now_s(record: CommandRecord) -> float:

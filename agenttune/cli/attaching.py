@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agenttune.cli.app import app, stop_on_signals
+from agenttune.cli.app import RunsDir, app, stop_on_signals
 from agenttune.errors import UnknownRun, UserError
 
 if TYPE_CHECKING:
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from agenttune.events import Event
 
 Url = Annotated[str, typer.Argument(help="Of the control server, such as http://127.0.0.1:7007.")]
+Where = Annotated[
+    str,
+    typer.Argument(metavar="RUN|URL", help="A run of the folder, such as `latest`; or the URL of a control server."),
+]
 RunOption = Annotated[str, typer.Option("--run", help="Id of the run. Default: the newest that is live.")]
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="Config file for `goal`, `wake`, `llm`, `budgets` and `server`.")
@@ -43,6 +47,9 @@ def attach(
     resume: Annotated[bool, typer.Option("--resume", hidden=True, help="Take up what was asked for last.")] = False,
 ) -> None:
     """Put an agent beside a run until the run ends; Ctrl-C takes it away again."""
+    if not _is_url(url):
+        example = f"agenttune attach http://127.0.0.1:7007 --run {url}"
+        raise UserError(f"the URL of a control server is wanted, not {url!r:.80}; such as: {example}", field="url")
     from agenttune.loop import AgentLoop
     from agenttune.policy.availability import check_can_act
     from agenttune.policy.base import PolicyContext
@@ -88,22 +95,23 @@ def attach(
 
 
 @app.command()
-def detach(url: Url, run: RunOption = "", config: ConfigOption = None) -> None:
+def detach(where: Where, run: RunOption = "", config: ConfigOption = None, runs_dir: RunsDir = None) -> None:
     """Send the agent of a run away; training goes on."""
-    _request(url, run, config, None)
+    _request(where, run, config, None, runs_dir)
 
 
 @app.command()
 def swap(
-    url: Url,
+    where: Where,
     policy: Annotated[
         str, typer.Option("--policy", help="Name or path; a relative path counts from the agent's own folder.")
     ],
     run: RunOption = "",
     config: ConfigOption = None,
+    runs_dir: RunsDir = None,
 ) -> None:
     """Have the agent of a run follow another policy; a policy that cannot be loaded leaves the old one in place."""
-    _request(url, run, config, policy)
+    _request(where, run, config, policy, runs_dir)
 
 
 @contextlib.contextmanager
@@ -195,10 +203,36 @@ def _path_of(name: str, project: Path | None) -> str:
         return name
 
 
-def _request(url: str, run: str, config: Path | None, policy: str | None) -> None:
+def _is_url(where: str) -> bool:
+    return "://" in where
+
+
+def _place(where: str, run: str, runs_dir: Path | None) -> tuple[str, str]:
+    """URL and run that are meant by a URL, or by a run of the folder: that run's server is the folder's."""
+    from agenttune.cli.app import runs_dir_of
+    from agenttune.cli.opening import choose_run, open_control
+    from agenttune.serving import find_server
+
+    if _is_url(where):
+        return where, run
+    if run:
+        raise UserError(f"{where!r:.80} names a run, and --run another; give one of them", field="run")
+    folder = runs_dir_of(runs_dir)
+    with open_control("", folder) as control:
+        run_id = choose_run(control, where)
+    server = find_server(folder)
+    if server is None:
+        raise UserError(
+            f"no control server serves {folder}; start one: agenttune serve --runs-dir {folder}", field="url"
+        )
+    return server.url, run_id
+
+
+def _request(where: str, run: str, config: Path | None, policy: str | None, runs_dir: Path | None) -> None:
     from agenttune.events import PolicyRequested
     from agenttune.owner import user_name
 
+    url, run = _place(where, run, runs_dir)
     with _as_owner(url, _settings(config)) as control:
         run_id = _live_run(control, run)
         info = control.info(run_id)

@@ -37,8 +37,10 @@ def run(config: ConfigPath = Path("config.yaml"), runs_dir: RunsDir = None, resu
 def check(config: ConfigPath = Path("config.yaml"), runs_dir: RunsDir = None) -> None:
     """Check a config file, its policy and its script without running anything."""
     from agenttune.launch import make_plan
+    from agenttune.launch.session import check_runs_dir
 
     plan = make_plan(config, runs_dir)
+    check_runs_dir(plan.runs_dir)
     goal = plan.config.goal
     typer.echo(f"{config}: fine\nwould run  {plan.subject}\nin         {plan.folder}")
     typer.echo(f"goal       {goal.direction} {goal.metric}\npolicy     {plan.config.policy}")

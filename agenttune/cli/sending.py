@@ -256,7 +256,8 @@ def _tell_record(record: CommandRecord, is_json: bool) -> int:
         hint = f"; nearest allowed: {json.dumps(nearest)}" if nearest else ""
         at = f" at step {record.ack.step}" if record.ack is not None else ""
         line = outcome_line(record)
-        _say(f"{record.state.value}{at}: {line}{hint}")
+        said = "" if line == record.state.value else f": {line}"
+        _say(f"{record.state.value}{at}{said}{hint}")
         if record.ack is not None:
             _tell_answer(record.ack, line)
     return _exit_code(record)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from agenttune.config.base import Positive, Settings
 from agenttune.errors import UserError
-from agenttune.invalid_values import shape
+from agenttune.invalid_values import did_you_mean, shape
 from agenttune.origins import check_origins
 
 DEFAULT_PORT = 7007
@@ -29,6 +29,10 @@ Word = Annotated[str, BeforeValidator(_as_text, json_schema_input_type=str | boo
 """What a process gets as text; quotes are not needed. From a YAML file it comes as it is written there."""
 
 
+SCRIPT_FOLDER = "script_folder"
+"""In the context of a validation: the folder in which the script must exist."""
+
+
 class RunSettings(Settings):
     """What to train."""
 
@@ -42,6 +46,16 @@ class RunSettings(Settings):
     """The run's id is this name with the time of its start."""
     env: dict[str, Word] = Field(default_factory=dict)
     """Extra environment variables of the script."""
+
+    @field_validator("script")
+    @classmethod
+    def _script_exists(cls, script: str | None, info: ValidationInfo) -> str | None:
+        """Told with all other mistakes of the file, where whoever loads it says in which folder it runs."""
+        folder = (info.context or {}).get(SCRIPT_FOLDER)
+        if script is not None and folder is not None and not (path := folder / script).is_file():
+            near = did_you_mean(path.name, sorted(p.name for p in path.parent.glob("*.py")))
+            raise ValueError(f"there is no file {path}{near}")
+        return script
 
     @model_validator(mode="after")
     def _one_of_both(self) -> RunSettings:

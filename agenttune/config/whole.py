@@ -11,6 +11,7 @@ from agenttune.config.base import Settings
 from agenttune.config.gate import BudgetSettings, GateSettings, ProbationSettings
 from agenttune.config.models import LlmSettings
 from agenttune.config.running import (
+    SCRIPT_FOLDER,
     CheckpointSettings,
     GoalSettings,
     NotifySettings,
@@ -96,10 +97,14 @@ class AttachSettings(Settings):
     """The control server."""
 
 
-def load_config(path: Path) -> Config:
+def load_config(path: Path, is_run: bool = False) -> Config:
     """Read and check a config file.
+
+    Args:
+        path: The file.
+        is_run: Whether its script is to run, and so must exist.
 
     Raises:
         ConfigError: Missing file, broken YAML, unknown or missing key, wrong type; `file:line: key: problem`.
     """
-    return load_yaml(path, Config)
+    return load_yaml(path, Config, context={SCRIPT_FOLDER: path.parent} if is_run else None)

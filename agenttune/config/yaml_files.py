@@ -20,8 +20,14 @@ Place = tuple[int | str, ...]
 """The keys and list indices that lead to a part of a YAML file; empty for the whole."""
 
 
-def load_yaml(path: Path, model: type[S], at: Place = ()) -> S:
+def load_yaml(path: Path, model: type[S], at: Place = (), context: dict[str, Any] | None = None) -> S:
     """Read a YAML file, or the part of it at a place, into a pydantic model; errors name file, line and key.
+
+    Args:
+        path: The file.
+        model: What it is to be.
+        at: The place; empty: the whole.
+        context: For the model's own checks, such as the folder in which a script must exist.
 
     Raises:
         ConfigError: As for `load_config`.
@@ -36,7 +42,9 @@ def load_yaml(path: Path, model: type[S], at: Place = ()) -> S:
     for part in at:
         data = data[part]
     try:
-        return model.model_validate({} if data is None else as_written(_node_at(root, at), data, model))
+        return model.model_validate(
+            {} if data is None else as_written(_node_at(root, at), data, model), context=context
+        )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]["loc"]
         raise ConfigError("\n".join(_problems(path, root, error, model, at)), field=_key((*at, *first))) from None

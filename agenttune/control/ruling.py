@@ -205,8 +205,8 @@ class Ruling:
             return Verdict(decision=kind, decided_by=by, reason=decision.reason, edited=edited)
         if edited is not None:
             allowed = ", ".join(f"{name} {value}" for name, value in (refusal.nearest_allowed or {}).items())
-            nearest = f"; nearest allowed: {allowed}" if allowed else ""
-            raise UserError(f"the edit is refused: {refusal.reason}{nearest}", allowed=refusal.nearest_allowed)
+            nearest = f" (nearest allowed: {allowed})" if allowed else ""  # first: it is what one types next
+            raise UserError(f"the edit is refused{nearest}: {refusal.reason}", allowed=refusal.nearest_allowed)
         return refusal.model_copy(update={"reason": f"approved by {by}, but since then: {refusal.reason}"})
 
 

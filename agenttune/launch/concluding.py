@@ -9,8 +9,8 @@ from pathlib import Path
 
 from agenttune.errors import StoreFault, UnknownRun
 from agenttune.journal import model_calls, summarize
-from agenttune.launch.session import LAUNCHER
 from agenttune.observe import Observer
+from agenttune.owner import LAUNCHER
 from agenttune.policy.past_runs import PastRun
 from agenttune.rounds.fold import RoundRun, total_tokens, total_usd
 from agenttune.rounds.records import Outcome, RunConcluded

@@ -74,7 +74,7 @@ def make_plan(path: Path, runs_dir: Path | None = None) -> Plan:
         ConfigError: The file, its policy or its script is wrong; says where.
     """
     path = path.resolve()
-    config = load_config(path)
+    config = load_config(path, is_run=True)
     _check_channels(config, path)
     references = config.rounds.references if config.rounds.count else []
     for policy in references:

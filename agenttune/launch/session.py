@@ -26,13 +26,12 @@ from agenttune.launch.ending import Ending, ending_of, tail
 from agenttune.launch.inheritance import not_for_agent, not_for_script, not_for_server
 from agenttune.launch.plan import Plan
 from agenttune.launch.stopping import Interrupts, Stopping
-from agenttune.owner import user_name
+from agenttune.owner import LAUNCHER, user_name
 from agenttune.processes import started_s
 from agenttune.proposals import Author, Proposal, State
 from agenttune.store import RunLog, list_runs
 from agenttune.terminal import Desk, View, print_report, report_command, view_for
 
-LAUNCHER = "agenttune run"
 SHARED_SETTINGS = ("gate", "budgets", "checkpoints", "probation", "wake", "notify")
 """Parts of the config that the run's log holds: other processes obey them too."""
 TRAINER_LOG, AGENT_LOG, REVIEWER_LOG, CONFIG_COPY = "trainer.log", "agent.log", "reviewer.log", "config.yaml"
@@ -140,6 +139,16 @@ def claim_folder(runs_dir: Path, name: str) -> tuple[str, Path]:
     raise AssertionError("the endless supply of run ids ended")
 
 
+def check_runs_dir(runs_dir: Path) -> None:
+    """Raises UserError where `claim_folder` could not make a run's folder; makes nothing."""
+    there = next(folder for folder in (runs_dir, *runs_dir.parents) if folder.exists())
+    if not there.is_dir():
+        problem = f"{runs_dir} cannot be the folder of runs: the file {there} is in the way"
+        raise UserError(problem, field="store.runs_dir")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"cannot use {runs_dir} as the runs folder: {there} is not writable", field="store.runs_dir")
+
+
 def _run_ids(name: str) -> Iterator[str]:
     first = f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
     yield first
@@ -217,10 +226,11 @@ class Session:
     def follow(self) -> int:
         """Show the run until its script ends; returns the exit code."""
         run = self._run
-        if self._console.is_terminal:  # a file or a pipe is no place for a key
-            self._console.print(Text(f"page  {self._tokens.link(self._server.url)}", style="dim"), soft_wrap=True)
+        page = f"page  {self._tokens.link(self._server.url)}" if self._console.is_terminal else ""
+        if page:  # a file or a pipe is no place for a key
+            self._console.print(Text(page, style="dim"), soft_wrap=True)
         desk = Desk(LocalControl(run.plan.runs_dir), run.run_id, user_name())
-        view = view_for(self._console, run.folder, run.plan.subject, self._server.url, desk)
+        view = view_for(self._console, run.folder, run.plan.subject, self._server.url, desk, page)
         try:
             for notice in filter(None, (run.plan.notice, self._server.address.notice)):
                 view.notice(notice)

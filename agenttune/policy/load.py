@@ -13,6 +13,7 @@ from pydantic import ConfigDict
 from agenttune.config import GateSettings, Place, PolicyFile, Settings, line_of, load_yaml
 from agenttune.errors import ConfigError
 from agenttune.invalid_values import did_you_mean
+from agenttune.planned import DETAIL, PlanEntry
 from agenttune.policy.base import NoopPolicy, Policy, PolicyContext
 from agenttune.policy.baselines import (
     GreedyLr,
@@ -29,7 +30,7 @@ from agenttune.policy.llm import LlmFile, make_llm
 from agenttune.policy.lookahead import Lookahead, LookaheadFile
 from agenttune.policy.rules import RulePolicy, RulesFile
 from agenttune.policy.schedule import ScheduleFile, SchedulePolicy
-from agenttune.policy.wrappers import notice_of
+from agenttune.policy.wrappers import notice_of, walk
 from agenttune.resources import find_resource
 
 
@@ -92,8 +93,19 @@ class LoadedPolicy:
     @property
     def details(self) -> dict[str, Any]:
         """What is recorded when it is attached to a run."""
-        known = {"path": str(self.path), "sha256": self.sha256, "parts": self.parts, "notice": self.notice}
+        plan = [entry.model_dump(mode="json") for part in walk(self.policy) for entry in _plan_of(part)]
+        known = {
+            "path": str(self.path),
+            "sha256": self.sha256,
+            "parts": self.parts,
+            "notice": self.notice,
+            DETAIL: plan,
+        }
         return {name: value for name, value in known.items() if value}
+
+
+def _plan_of(policy: Policy) -> list[PlanEntry]:
+    return policy.plan if isinstance(policy, SchedulePolicy) else []
 
 
 def load_policy(name_or_path: str, context: PolicyContext | None = None) -> Policy:

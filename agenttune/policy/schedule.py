@@ -17,6 +17,7 @@ from agenttune.commands import CommandBase, parse_command
 from agenttune.config import PolicyFile, Settings
 from agenttune.errors import UserError
 from agenttune.observation import Observation
+from agenttune.planned import PlanEntry
 from agenttune.policy.base import Decision, Draft, asked_at_step, by_agents
 from agenttune.policy.namespace import mark
 from agenttune.policy.rules import kind_of
@@ -25,6 +26,8 @@ from agenttune.proposals import CommandRecord
 DEFAULT_TOLERANCE_STEPS = 50
 """More than the 20 steps between two looks of an agent and what a fast run makes of a poll of 0.5 s (guess)."""
 RATIONALE_CHARACTERS = 4000
+AS_PLANNED = "as planned"
+"""The reason of an entry that has none of its own."""
 NOT_IN_A_SCHEDULE = {
     "load_checkpoint": "it would go back to a checkpoint of one run, and then over the same entries again",
     "pause_training": "it waits for a person",
@@ -92,6 +95,19 @@ class SchedulePolicy:
         self._tolerance_steps = file.tolerance_steps
         self._entries = _marked(file.entries)
 
+    @property
+    def plan(self) -> list[PlanEntry]:
+        """Its entries, for the log: the report tells which of them were not carried out."""
+        return [
+            PlanEntry(
+                mark=entry.mark,
+                at_step=entry.settings.at_step,
+                tolerance_steps=self._tolerance_steps,
+                command=entry.settings.do,
+            )
+            for entry in self._entries
+        ]
+
     def decide(self, observation: Observation) -> Decision:
         left = self._entries[self._done(observation) :]
         due = [entry for entry in left if entry.settings.at_step <= observation.step]
@@ -109,7 +125,7 @@ class SchedulePolicy:
         return max(done, default=0)
 
     def _draft(self, entry: _Entry, step: int) -> Draft:
-        rationale = (entry.mark + entry.settings.because)[:RATIONALE_CHARACTERS]
+        rationale = (entry.mark + (entry.settings.because or AS_PLANNED))[:RATIONALE_CHARACTERS]
         valid_for_steps = entry.settings.at_step + self._tolerance_steps - step
         return Draft(command_of(entry.settings.do), rationale, valid_for_steps)
 

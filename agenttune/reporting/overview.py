@@ -76,6 +76,8 @@ def warnings(journal: Journal) -> list[str]:
         found.append(
             clean(f"The language model was of no use: {model_report(journal.summary.decision_costs)[0]}", LONG)
         )
+    if left := journal.summary.not_carried_out:
+        found.append(clean(f"Not carried out of the plan: {'; '.join(left)}", LONG))
     undone = sum(entry.check is not None and not entry.check.read.held for entry in journal.entries)
     if undone:
         found.append(f"{_times(undone, 'change')} no longer in force when read again some steps later.")

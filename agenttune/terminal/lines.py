@@ -170,6 +170,9 @@ def _acked(body: Acked, record: CommandRecord | None) -> Parts:
         yield ack.outcome, f"{kind}: {ack.message}", "bold red"
         return
     what = outcome_line(record) if record is not None and record.ack is not None else ack.message
+    if what in ("", ack.outcome):  # nothing to tell but that it was done
+        yield "applied", f"{kind} at step {ack.step}", "bold green"
+        return
     back = f", read back at {ack.confirmed_step}" if ack.confirmed_step is not None else ""
     head = "" if ack.changes else f"{kind}: "
     yield "applied", f"{head}{what} at step {ack.step}{back}", "bold green"

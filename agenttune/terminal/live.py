@@ -32,6 +32,8 @@ SIDE_BY_SIDE = 70
 """From this width on, the figures stand beside the curve, and below it under this width."""
 FIGURES_WIDTH = 31
 MAX_CHART_HEIGHT = 14
+ROOMY = 18
+"""Rows that the picture needs before it leaves what stands above it in sight (tried by eye at 80x24)."""
 MARK_WIDTH = 9
 MAX_ROWS = 3
 """Of one line of the list; a longer reason is in the report."""
@@ -53,9 +55,12 @@ class Frame:
     at_s: float
     asked: Asked | None = None
     said: str = ""
+    above: str = ""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield _layout(self, options.max_width, min(console.size.height - 1, MAX_HEIGHT))
+        room = console.size.height - 1
+        kept = -(-len(self.above) // max(1, options.max_width))  # rows that the terminal folds it into
+        yield _layout(self, options.max_width, min(room - kept if room - kept >= ROOMY else room, MAX_HEIGHT))
 
 
 class LiveScreen:
@@ -69,6 +74,7 @@ class LiveScreen:
         clock: Unix time in seconds.
         desk: What waits for a person.
         keys: What that person presses.
+        above: The line printed just before, such as the link to the run's page: it stays in sight while there is room.
     """
 
     def __init__(
@@ -80,9 +86,10 @@ class LiveScreen:
         clock: Callable[[], float] = time.time,
         desk: Desk | None = None,
         keys: Keys | NoKeys | None = None,
+        above: str = "",
     ) -> None:
         self._feed, self._desk, self._keys = feed, desk, keys or NoKeys()
-        self._subject, self._url, self._clock = subject, url, clock
+        self._subject, self._url, self._clock, self._above = subject, url, clock, above
         self._lines: deque[Line] = deque(maxlen=KEPT_LINES)
         self._live = Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
         self._live.start()
@@ -102,7 +109,9 @@ class LiveScreen:
 
     def frame(self) -> Frame:
         asked, said = (self._desk.asked, self._desk.said) if self._desk is not None else (None, "")
-        return Frame(self._feed.now, list(self._lines), self._subject, self._url, self._clock(), asked, said)
+        return Frame(
+            self._feed.now, list(self._lines), self._subject, self._url, self._clock(), asked, said, self._above
+        )
 
     def notice(self, text: str) -> None:
         self._lines.append(Line(self._clock(), None, "agenttune", clean(text), "bold cyan"))
@@ -264,7 +273,8 @@ def _rows_of(line: Line, width: int) -> list[Text]:
 
 def request_rows(frame: Frame, width: int, height: int) -> list[Text]:
     """What waits for a person, the keys below it, and what came of the last one; as far as there is room."""
-    said = [_cut(Text(f"  {frame.said}", style="bold cyan"), width)] if frame.said else []
+    words = textwrap.wrap(frame.said, max(10, width - 2), max_lines=MAX_ROWS, placeholder=" …")
+    said = [_cut(Text(f"  {row}", style="bold cyan"), width) for row in words]
     asked = frame.asked
     if asked is None:
         return said[:height]

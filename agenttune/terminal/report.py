@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from agenttune.commands import BY_KIND, Risk
 from agenttune.events import RunInfo
 from agenttune.goal_names import is_goal
 from agenttune.processes import is_alive
@@ -24,6 +25,12 @@ from agenttune.terminal.text import clean, duration, number
 
 REFUSED = frozenset({State.REJECTED, State.SUPERSEDED, State.EXPIRED})
 DONE = frozenset({State.APPLIED, State.KEPT, State.REVERTED})
+DONE_WORDS = frozenset(state.value for state in DONE)
+LOOKS = frozenset(kind for kind, command in BY_KIND.items() if command.risk is Risk.OBSERVE) | {
+    "do_evaluate",
+    "save_checkpoint",
+}
+"""Commands that look, note or save, and leave the run as it was."""
 LABEL_WIDTH = 10
 RESULT_CHARACTERS = 40
 """Of what a command gave back, such as a long path; the log has the whole."""
@@ -57,8 +64,13 @@ def print_report(console: Console, summary: RunSummary) -> None:
     metric = summary.score.metric if summary.score else summary.run.goal_metric
     for index, words in enumerate(model_report(summary.decision_costs)):
         console.print(_labelled("model" if index == 0 else "", Text(words, style="yellow")))
-    changes = [i for i in summary.interventions if i.state not in REFUSED]
+    told = [i for i in summary.interventions if i.state not in REFUSED]
+    changes = [i for i in told if i.state in DONE and i.kind not in LOOKS]
     _print_changes(console, changes, all_unusable(summary.decision_costs))
+    _print_others(console, "done", [i for i in told if i.state in DONE and i.kind in LOOKS])
+    _print_others(console, "asked", [i for i in told if i.state not in DONE])
+    for index, words in enumerate(summary.not_carried_out):
+        console.print(_labelled("not done" if index == 0 else "", Text(f"plan: {clean(words)}", style="yellow")))
     _print_refusals(console, [i for i in summary.interventions if i.state in REFUSED])
     if summary.shadow is not None:
         print_shadow(console, summary.shadow, metric)
@@ -173,6 +185,14 @@ def _print_change(console: Console, item: Intervention, label: str) -> None:
     console.print(_labelled("", f"because {clean(item.rationale) or 'no reason was given'}"))
 
 
+def _print_others(console: Console, label: str, interventions: Sequence[Intervention]) -> None:
+    """What left the run as it was, a line each; the reason only where there is one."""
+    for index, item in enumerate(interventions):
+        why = f", because {clean(item.rationale)}" if item.rationale else ""
+        what = Text.assemble((f"step {_step(item)} ", "bold"), _change(item), f", by {clean(item.author, 30)}{why}")
+        console.print(_labelled(label if index == 0 else "", what))
+
+
 def _step(item: Intervention) -> str:
     step = item.applied_at_step if item.applied_at_step is not None else item.proposed_at_step
     return "-" if step is None else str(step)
@@ -182,7 +202,8 @@ def _change(item: Intervention) -> Text:
     if item.state not in DONE:
         return Text(f"{item.kind}: {clean(item.summary)}", style="red")
     text = clean(item.summary)
-    done = text if " -> " in text else f"{item.kind}: {clean(text, RESULT_CHARACTERS)}"
+    result = f": {clean(text, RESULT_CHARACTERS)}" if text not in DONE_WORDS else ""  # `applied` is no result
+    done = text if " -> " in text else f"{item.kind}{result}"
     return Text(done + _edit(item))
 
 

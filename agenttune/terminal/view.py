@@ -35,7 +35,7 @@ class View(Protocol):
         ...
 
 
-def view_for(console: Console, folder: Path, subject: str, url: str, desk: Desk | None = None) -> View:
+def view_for(console: Console, folder: Path, subject: str, url: str, desk: Desk | None = None, above: str = "") -> View:
     """A live screen on a terminal, plain lines anywhere else.
 
     Args:
@@ -44,8 +44,10 @@ def view_for(console: Console, folder: Path, subject: str, url: str, desk: Desk 
         subject: What runs, such as the script with its arguments.
         url: Of the control server.
         desk: What waits for a person, who answers with keys on a live screen.
+        above: The line printed just before, which a live screen leaves in sight while there is room.
     """
     feed = RunFeed(folder)
     if console.is_terminal and not console.is_dumb_terminal:
-        return LiveScreen(console, feed, subject, url, desk=desk, keys=keys_of() if desk is not None else None)
+        keys = keys_of() if desk is not None else None
+        return LiveScreen(console, feed, subject, url, desk=desk, keys=keys, above=above)
     return PlainLines(console, feed, subject, url)

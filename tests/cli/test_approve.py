@@ -60,7 +60,7 @@ def test_a_persons_path(shell: Shell) -> None:
     assert wrong.code == 2
     assert "greater than or equal to 0" in wrong.err
     edited = shell.run("edit", third.command_id, '{"weight_decay": 0.15}')
-    assert edited.out.strip() == "queued"
+    assert edited.out.strip() == "update_optimizer weight_decay 0.15: queued"
     assert shell.desk.control.command("r1", third.command_id).command.arguments() == {
         "lr_sets": "effective",
         "weight_decay": 0.15,
@@ -85,7 +85,7 @@ def test_the_one_that_waits_needs_no_id(shell: Shell) -> None:
     assert second.command_id[:8] in two.err
     assert shell.run("yes", first.command_id[:8]).out.strip() == "queued"
     edited = shell.run("edit", '{"weight_decay": 0.15}')
-    assert edited.out.strip() == "update_optimizer weight_decay 0.2: queued"
+    assert edited.out.strip() == "update_optimizer weight_decay 0.15: queued"
     assert shell.desk.control.command("r1", second.command_id).command.arguments()["weight_decay"] == 0.15
     shell.desk.ask(kind="do_evaluate")
     assert shell.run("no", "--reason", "late").out.strip() == "do_evaluate: rejected: late"

@@ -143,7 +143,7 @@ def test_report_tells_what_changed_why_and_to_what_end(tmp_path: Path) -> None:
         "best 2.25 at step 100",
         "guardian",
         "lr 0.5 -> 0.05",
-        "no clear effect: step_loss",
+        "not clear: step_loss",
         "non_finite",
         "stop_training is forbidden by gate.forbid",
         str(tmp_path / "runs" / "demo-1" / "log.db"),

@@ -62,7 +62,7 @@ def test_the_report_keeps_its_facts(tmp_path: Path, width: int) -> None:
         "eval_loss (less is better)",
         "final 2.25 at step 100",
         "lr 0.5 -> 0.05",
-        "no clear effect",
+        "not clear",
     )
     for fact in facts:
         assert any(fact in line for line in lines), f"{fact} is broken in\n" + "\n".join(lines)

@@ -121,8 +121,8 @@ def test_a_change_is_shown_with_what_it_did_against_the_forecast() -> None:
     )
     first, second = digest(seen).tried
     assert "step 210: <data>update_optimizer(lr=0.01)</data> -> applied: <data>lr 0.1 ->" in first
-    assert "effect <data>no clear effect: step_loss " in first
-    assert "effect <data>no clear effect: step_loss " in second
+    assert "effect <data>not clear: step_loss " in first
+    assert "effect <data>not clear: step_loss " in second
 
 
 def test_the_measured_history_of_the_log_comes_first() -> None:
