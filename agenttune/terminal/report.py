@@ -41,6 +41,8 @@ SHOWN_FINDINGS = 12
 """The first findings of a run tell its story; the log holds all."""
 TABLE_COLUMNS = 100
 """Narrower terminals get the changes as lines: a table of five columns would break names and numbers (tried by eye)."""
+PATH_CHARACTERS = 5000
+"""Longer than any path (4096 on Linux)."""
 DEFAULT_RUNS_DIR = "runs"
 
 
@@ -80,10 +82,20 @@ def print_report(console: Console, summary: RunSummary) -> None:
         console.print(_labelled("probes", words))
     for note in summary.notes:
         console.print(_labelled("note", clean(note)))
-    # Not in a grid: a path that is cut into lines cannot be copied.
-    console.print(
-        Text.assemble((f"{'log':<{LABEL_WIDTH}} ", "dim"), str(Path(info.path).resolve() / LOG_NAME)), soft_wrap=True
-    )
+    if words := _to_go_on(summary):
+        _print_whole(console, "to go on", words)
+    _print_whole(console, "log", str(Path(info.path).resolve() / LOG_NAME))
+
+
+def _print_whole(console: Console, label: str, text: str) -> None:
+    """Not in a grid: a path that is cut into lines cannot be copied."""
+    console.print(Text.assemble((f"{label:<{LABEL_WIDTH}} ", "dim"), clean(text, PATH_CHARACTERS)), soft_wrap=True)
+
+
+def _to_go_on(summary: RunSummary) -> str:
+    """How a run that was stopped with a checkpoint can be gone on with, as its trainer said; empty for others."""
+    said = [i.result.get("to_go_on") for i in summary.interventions if i.kind == "stop_training" and i.state in DONE]
+    return str(said[-1]) if said and said[-1] and not summary.run.is_live else ""
 
 
 def _labelled(label: str, text: str | Text) -> Table:

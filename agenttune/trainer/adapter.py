@@ -136,6 +136,14 @@ class Adapter(Protocol):
         """Where the loop saves by itself, and a restart of it looks; None if this loop has no such place."""
         ...
 
+    def saves_for_restart(self) -> bool:
+        """Whether a save of the loop's own, asked for with the end of training, is one that a restart goes on from."""
+        ...
+
+    def resume_words(self, path: Path) -> str:
+        """What somebody gives the loop to go on from a checkpoint, as it is typed."""
+        ...
+
     def is_settled(self) -> bool:
         """Whether the loop is done with this step: no log, evaluation or save of it is still to come."""
         ...

@@ -181,13 +181,13 @@ def stop_training(steering: Steering, record: CommandRecord, command: StopTraini
     steering.paused = False
     steering.stop_reason = f"stopped by {record.proposal.author.name}"
     ending = "training ends after this step"
-    if command.save and not adapter.checkpoint_refusal():
-        return AwaitCapture(message=ending, then=adapter.request_stop)
+    if command.save and not adapter.checkpoint_refusal() and not adapter.saves_for_restart():
+        return AwaitCapture(message=ending, then=adapter.request_stop, is_last=True)
     adapter.request_stop()
     if not command.save:
         return Done(ending)
     adapter.request_save()
-    return AwaitSave(ending)
+    return AwaitSave(ending, is_last=True)
 
 
 def add_note(steering: Steering, record: CommandRecord, command: AddNote) -> Outcome:

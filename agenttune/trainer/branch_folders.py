@@ -144,13 +144,27 @@ def _followed(checkpoints: Checkpoints, source: Path, target: Path) -> list[Chec
 
 def _restart_note(home: Path, newest: Path | None, checkpoints: Checkpoints, stands_on: SavedCheckpoint | None) -> str:
     if newest is not None:
-        known = next((c for c in checkpoints.known.values() if c.path == str(newest)), None)
-        whose = "of before this run" if known is None or known.is_before else f"of {known.branch}"
+        whose = _whose(newest, checkpoints)
         return f"a restart with resume_from_checkpoint=True goes on from {newest.name}, {whose}"
     begins = f"until this branch saves one in {home}, a restart "
     if stands_on is None or stands_on.path is None:
         return f"{begins}begins anew"
     return f"{begins}needs resume_from_checkpoint={stands_on.path!r}"
+
+
+def _whose(path: Path, checkpoints: Checkpoints) -> str:
+    known = next((c for c in checkpoints.known.values() if c.path == str(path)), None)
+    return "of before this run" if known is None or known.is_before else f"of {known.branch}"
+
+
+def taken_instead(folder: LoopFolder | None, checkpoints: Checkpoints, saved: Path) -> str:
+    """What a restart takes that is not told what to take, in words; empty where that is what was saved."""
+    newest = None if folder is None else _newest(folder.path)
+    if folder is None or newest == saved:
+        return ""
+    if newest is None:
+        return f"resume_from_checkpoint=True finds nothing in {folder.path}"
+    return f"resume_from_checkpoint=True takes {newest.name}, {_whose(newest, checkpoints)}"
 
 
 def keep_within(folder: LoopFolder, checkpoints: Checkpoints) -> list[CheckpointDeleted]:

@@ -118,7 +118,8 @@ def write_manifest(folder: Path, state: TrainingState, branch: str) -> None:
     """Write what no other file holds; `agenttune.json` is the last file of a checkpoint, whole or not at all."""
     left_out, other = write_rest(folder, state.model, state.frozen)
     torch.save(state.extra, folder / EXTRA)
-    files = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
+    # Not itself: a loop that saves a step twice finds the first one's here.
+    files = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file() and path.name != MANIFEST}
     loop = {name: value for name, value in state.loop.items() if name != "trainer_state"}
     manifest = Manifest(
         step=state.step,
@@ -190,6 +191,8 @@ def read_manifest(folder: Path) -> Manifest | None:
             field="checkpoint_id",
         )
     for name, size in manifest.files.items():
+        if name == MANIFEST:  # older versions noted its size of before
+            continue
         found = (folder / name).stat().st_size if (folder / name).is_file() else None
         if found != size:
             is_now = "missing" if found is None else f"{found} bytes"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -337,14 +337,22 @@ class Checkpoints:
         del self.known[checkpoint_id]
         return CheckpointDeleted(checkpoint_id=checkpoint_id, reason=reason)
 
-    def drop_vanished(self, but_for: str | None = None) -> list[CheckpointDeleted]:
+    def saved_again(self, checkpoint: SavedCheckpoint) -> list[SavedCheckpoint]:
+        """What is known of the very step that the loop has now saved once more, as at the end of an epoch."""
+        where = (checkpoint.path, checkpoint.step, checkpoint.branch)
+        return [c for c in self.known.values() if (c.path, c.step, c.branch) == where and not c.is_before]
+
+    def drop_vanished(self, but_for: str | None = None, kept: Collection[str] = ()) -> list[CheckpointDeleted]:
         """Forget checkpoints that somebody else deleted, as the Trainer does with its own old ones.
 
         Args:
             but_for: A folder that has just been written; what lay there before is gone.
+            kept: Ids of what lies there as before.
         """
         gone = [
-            c for c in self.known.values() if c.path is not None and (c.path == but_for or not Path(c.path).is_dir())
+            c
+            for name, c in self.known.items()
+            if c.path is not None and name not in kept and (c.path == but_for or not Path(c.path).is_dir())
         ]
         for checkpoint in gone:
             del self.known[checkpoint.checkpoint_id]

@@ -297,6 +297,16 @@ class HfAdapter:
             asked = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
         self.resumed = Path(asked).absolute() if isinstance(asked, (str, Path)) else None
 
+    def saves_for_restart(self) -> bool:
+        strategy = str(getattr(self._args.save_strategy, "value", self._args.save_strategy))
+        if self.trainer is None or strategy == "best" or self._args.save_only_model:
+            return False  # "best" drops the request where it evaluates
+        # Once it has ended, the loop would delete the newest in favour of the best.
+        return not (self._args.load_best_model_at_end and self._args.save_total_limit == 1)
+
+    def resume_words(self, path: Path) -> str:
+        return f"resume_from_checkpoint={str(path)!r}"
+
     def is_settled(self) -> bool:
         return self.settled or bool(self._control.should_training_stop)
 

@@ -57,6 +57,8 @@ class AwaitSave:
 
     message: str = ""
     tag: str | None = None
+    is_last: bool = False
+    """Training ends with it; the ack says how to go on."""
 
 
 @dataclass
@@ -69,6 +71,8 @@ class AwaitCapture:
     message: str = ""
     then: Callable[[], None] | None = None
     """What comes after it, such as the end of training."""
+    is_last: bool = False
+    """As of `AwaitSave`."""
 
 
 @dataclass

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from agenttune.errors import AgenttuneError, UserError
 from agenttune.events import CheckpointDeleted
 from agenttune.proposals import Ack
 from agenttune.trainer.answers import Answers
-from agenttune.trainer.branch_folders import keep_within
+from agenttune.trainer.branch_folders import keep_within, taken_instead
 from agenttune.trainer.checkpoint_files import check_readable, write_manifest
 from agenttune.trainer.checkpoints import SavedCheckpoint
 from agenttune.trainer.outcomes import AwaitCapture, AwaitSave, Waiting
@@ -67,11 +68,12 @@ class Saving:
             for waiting in saves:
                 self._answers.refuse(waiting.record, checkpoint)
             return
+        again = self._steering.checkpoints.saved_again(checkpoint)
         self._steering.checkpoints.newest_of_loop = checkpoint
-        self._complete(checkpoint)
+        self._complete(checkpoint, [known.checkpoint_id for known in again])
         for waiting in saves:
             self._answer_save(waiting, checkpoint)
-        if not saves:
+        if not saves and not again:
             self._steering.checkpoints.add(checkpoint)
             self._recorder.record(checkpoint.saved_event())
         folder = self._steering.adapter.loop_folder()
@@ -79,11 +81,11 @@ class Saving:
         if deleted:
             self._recorder.record(*deleted)
 
-    def _complete(self, checkpoint: SavedCheckpoint) -> None:
-        """Add to the loop's own checkpoint what it does not hold, and note it."""
+    def _complete(self, checkpoint: SavedCheckpoint, again: list[str]) -> None:
+        """Add to the loop's own checkpoint what it does not hold, and forget what it has taken the place of."""
         checkpoints, adapter = self._steering.checkpoints, self._steering.adapter
         checkpoint.metric = checkpoints.metric
-        gone = checkpoints.drop_vanished(but_for=checkpoint.path)
+        gone = checkpoints.drop_vanished(but_for=checkpoint.path, kept=again)
         if gone:
             self._recorder.record(*gone)
         # Without a folder of its own this process does not record the run: another rank writes the manifest.
@@ -101,11 +103,23 @@ class Saving:
         outcome = waiting.outcome
         saved = saved.named(outcome.tag if isinstance(outcome, AwaitSave) else None)
         self._steering.checkpoints.add(saved)
-        message = "; ".join(filter(None, [outcome.message if isinstance(outcome, AwaitSave) else "", saved.problem]))
         event = saved.saved_event(waiting.record.command_id)
-        result = {"checkpoint_id": saved.checkpoint_id, "path": saved.path}
+        result: dict[str, Any] = {"checkpoint_id": saved.checkpoint_id, "path": saved.path}
+        message = outcome.message if isinstance(outcome, AwaitSave) else ""
+        if isinstance(outcome, AwaitSave) and outcome.is_last:
+            message = self._how_to_go_on(saved, message, result)
+        message = "; ".join(filter(None, [message, saved.problem]))
         ack = Ack(outcome="applied", step=saved.step, result=result, message=message)
         self._answers.acknowledge(waiting.record, ack, (event,))
+
+    def _how_to_go_on(self, saved: SavedCheckpoint, message: str, result: dict[str, Any]) -> str:
+        """Add to what a stop says how its run can be gone on with."""
+        adapter = self._steering.adapter
+        if saved.path is None or saved.problem:
+            return message
+        words = result["to_go_on"] = adapter.resume_words(Path(saved.path))
+        instead = taken_instead(adapter.loop_folder(), self._steering.checkpoints, Path(saved.path))
+        return "; ".join(filter(None, [message, f"to go on: {words}", instead]))
 
     # -- from the state -----------------------------------------------------------------------------------------
 
@@ -128,8 +142,10 @@ class Saving:
             self._answers.refuse(waiting.record, f"{type(error).__name__}: {error}"[:REASON_CHARACTERS])
         else:
             event = saved.saved_event(waiting.record.command_id)
-            result = {"checkpoint_id": saved.checkpoint_id, "path": saved.path, "size_bytes": saved.size_bytes}
-            ack = Ack(outcome="applied", step=self._steering.step, result=result, message=outcome.message)
+            result: dict[str, Any] = {"checkpoint_id": saved.checkpoint_id, "path": saved.path}
+            result["size_bytes"] = saved.size_bytes
+            message = self._how_to_go_on(saved, outcome.message, result) if outcome.is_last else outcome.message
+            ack = Ack(outcome="applied", step=self._steering.step, result=result, message=message)
             self._answers.acknowledge(waiting.record, ack, (event, *deleted))
         if outcome.then is not None:
             outcome.then()

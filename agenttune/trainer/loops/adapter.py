@@ -159,6 +159,12 @@ class LoopAdapter:
     def loop_folder(self) -> LoopFolder | None:
         return None
 
+    def saves_for_restart(self) -> bool:
+        return False
+
+    def resume_words(self, path: Path) -> str:
+        return f"load its weights, optimizer and schedule from {str(path)!r}"
+
     def is_settled(self) -> bool:
         return True
 

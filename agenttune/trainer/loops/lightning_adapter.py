@@ -176,6 +176,9 @@ class LightningAdapter(LoopAdapter):
         super().write_model(folder)
         self.trainer.save_checkpoint(folder / OWN_FILE)
 
+    def resume_words(self, path: Path) -> str:
+        return f"ckpt_path={str(path / OWN_FILE)!r}"
+
     def jump(self, state: TrainingState, arrived: Callable[[], None]) -> None:
         loop = self.trainer.fit_loop.epoch_loop
         counted = (

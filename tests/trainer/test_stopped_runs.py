@@ -1,0 +1,101 @@
+"""A run that was stopped with a checkpoint goes on where it was stopped: by the usual restart, or by the words said."""
+
+from __future__ import annotations
+
+import re
+import time
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from transformers.trainer_utils import get_last_checkpoint
+
+from agenttune.journal import summarize
+from agenttune.terminal import print_report
+from agenttune.trainer.checkpoint_files import read_state
+from tests.trainer.conftest import At, Bench, Result
+from tests.trainer.test_actions import paused_run
+
+pytestmark = pytest.mark.trainer
+STOP = {"kind": "stop_training", "save": True}
+
+
+def said(message: str) -> str:
+    """What a message says to resume from."""
+    found = re.search(r"to go on: resume_from_checkpoint='([^']+)'", message)
+    assert found is not None, message
+    return found[1]
+
+
+def goes_on(bench: Bench, resume: Any, at: int, **how: Any) -> Result:
+    """Train on to step 12 and look where that began."""
+    again = bench.trainer(**how)
+    again.trainer.train(resume_from_checkpoint=resume)
+    assert again.trainer.state.global_step == 12
+    log = max((path.parent for path in bench.runs_dir.glob("*/log.db")), key=lambda path: path.stat().st_ctime_ns)
+    assert log.is_dir()
+    first = min(point.step for point in again.log().points(limit=1000, sources=["step"]))
+    assert first == at + 1
+    return again
+
+
+@pytest.mark.parametrize("rows", [64, 20])
+@pytest.mark.parametrize("strategy", ["no", "steps", "epoch"])
+def test_the_usual_restart_goes_on_from_where_a_run_was_stopped(bench: Bench, strategy: str, rows: int) -> None:
+    how = {"save_strategy": strategy, "save_steps": 3, "rows": rows}
+    stopped = bench.run([At(5, STOP)], **how)
+    path = said(stopped.ack.message)
+    assert path == get_last_checkpoint(str(bench.path / "out")) == stopped.ack.result["path"]
+    assert read_state(Path(path)).step == 5
+    [saved] = [b for b in stopped.bodies("checkpoint_saved") if b.path == path]
+    assert saved.checkpoint_id == stopped.ack.result["checkpoint_id"]
+    time.sleep(1.1)  # run ids are told apart by their second
+    goes_on(bench, True, 5, **how)
+
+
+def test_a_paused_run_too(bench: Bench) -> None:
+    result, _ = paused_run(bench, [STOP])
+    assert said(result.acks()[1].message) == get_last_checkpoint(str(bench.path / "out"))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"save_strategy": "best", "eval_strategy": "steps", "eval_steps": 5, "metric_for_best_model": "loss"},
+        {"save_strategy": "steps", "save_steps": 3, "save_only_model": True},
+        {
+            "save_strategy": "steps",
+            "save_steps": 3,
+            "eval_strategy": "steps",
+            "eval_steps": 3,
+            "load_best_model_at_end": True,
+            "save_total_limit": 1,
+        },
+        {"form": "callback"},
+    ],
+    ids=["best", "only_model", "last_one_deleted", "callback"],
+)
+def test_where_the_loops_own_save_would_not_do_the_words_do(bench: Bench, how: dict[str, Any]) -> None:
+    stopped = bench.run([At(5, STOP)], **how)
+    assert stopped.ack.outcome == "applied"
+    path = said(stopped.ack.message)
+    time.sleep(1.1)
+    goes_on(bench, path, 5, **how)
+
+
+def test_what_a_restart_would_take_instead_is_named(bench: Bench) -> None:
+    bench.run(form="plain", max_steps=9, save_strategy="steps", save_steps=3)
+    stopped = bench.run([At(5, STOP)])
+    assert said(stopped.ack.message).endswith("checkpoint-5")
+    assert "resume_from_checkpoint=True takes checkpoint-9, of before this run" in stopped.ack.message
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_the_report_says_it_on_a_line_of_its_own(bench: Bench, width: int) -> None:
+    stopped = bench.run([At(5, STOP)])
+    file = StringIO()
+    print_report(Console(file=file, width=width), summarize(stopped.log()))
+    path = stopped.ack.result["path"]
+    assert f"to go on   resume_from_checkpoint='{path}'" in file.getvalue().splitlines()
