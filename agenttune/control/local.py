@@ -44,6 +44,7 @@ from agenttune.processes import is_alive
 from agenttune.proposals import Author, CommandRecord, Proposal, Standing, State, Verdict
 from agenttune.reading import find_layer, measured_model, settled
 from agenttune.run_catalog import RunCatalog
+from agenttune.run_folders import written_before_s
 from agenttune.store import LOG_NAME, RunLog, run_folder
 from agenttune.summary import Intervention
 from agenttune.transcripts import ModelCalled
@@ -53,6 +54,8 @@ logger = logging.getLogger(__name__)
 FOLLOW_POLL_S = 0.02
 """How often a waiting reader looks at the log's version, which costs microseconds."""
 
+SILENT_S = 600.0
+"""A run of an unknown process that has written nothing for so long holds no server (a guess)."""
 LOST_AFTER_S = 2.0
 """Whoever started a process may record how it ended for so long, before it is recorded as lost (guess)."""
 
@@ -128,6 +131,19 @@ class LocalControl:
     def newest_run(self, is_seen: Callable[[str], bool] = lambda run_id: True) -> str | None:
         """The id of the run that was made last, of those that `is_seen` lets pass; however many there are."""
         return self._catalog.newest(is_seen)
+
+    def has_running(self) -> bool:
+        """Whether a process trains any of these runs, as far as can be told; records nothing, and so cannot fail.
+
+        A run whose process is not known counts while its log is written.
+        """
+        return any(info.is_live and self._is_running(info) for info in self._catalog.infos())
+
+    def _is_running(self, info: RunInfo) -> bool:
+        if info.pid is not None:
+            return is_alive(info.pid, info.pid_started_s)
+        written_s = written_before_s(self.runs_dir / info.run_id)
+        return written_s is not None and self._clock() - written_s < SILENT_S
 
     def info(self, run_id: str) -> RunInfo:
         return self._checked(self.log(run_id).info())

@@ -23,7 +23,7 @@ from fastapi import FastAPI
 from agenttune import open_files
 from agenttune.config import DEFAULT_PORT
 from agenttune.control import LocalControl
-from agenttune.errors import PortInUse, StoreFault, UserError
+from agenttune.errors import AgenttuneError, PortInUse, StoreFault, UserError
 from agenttune.processes import started_s
 from agenttune.server.app import create_app
 from agenttune.server.guard import ANY_HOST, is_loopback
@@ -167,8 +167,8 @@ class _Server(uvicorn.Server):
 
     async def _index(self) -> None:
         while not self.should_exit:
-            await asyncio.to_thread(self._control.look_after_runs)
-            await asyncio.to_thread(self._notifier.look)
+            await _tried(self._control.look_after_runs)
+            await _tried(self._notifier.look)
             await asyncio.sleep(INDEX_INTERVAL_S)
 
     async def _linger(self, linger_s: float) -> None:
@@ -176,14 +176,23 @@ class _Server(uvicorn.Server):
             await asyncio.sleep(min(max(linger_s / LINGER_CHECKS, MIN_CHECK_S), MAX_CHECK_S))
             if self._presence.quiet_s() < linger_s:
                 continue
-            if self._notifier.busy or await asyncio.to_thread(self._has_live_run):
+            await _tried(self._control.runs)  # records which are lost
+            if await asyncio.to_thread(self._is_needed):
                 self._presence.touch()
             else:
                 logger.info("no live run and no client for %g s: ending", linger_s)
                 self.should_exit = True
 
-    def _has_live_run(self) -> bool:
-        return any(info.is_live for info in self._control.runs())
+    def _is_needed(self) -> bool:
+        return self._notifier.busy or self._control.has_running()
+
+
+async def _tried(work: Callable[[], object]) -> None:
+    """Do in a thread what is done again soon; a full disk or a held log must not end what comes after it for ever."""
+    try:
+        await asyncio.to_thread(work)
+    except (AgenttuneError, OSError) as error:
+        logger.warning("to be tried again: %s", error)
 
 
 def _log_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

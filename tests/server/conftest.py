@@ -24,10 +24,9 @@ GATE = {"gate": {"bounds": {"lr": [1e-6, 1e-2]}}}
 def make_run(runs_dir: Path, run_id: str = "one", steps: int = 100, **fields: Any) -> RunLog:
     """A run of this process, with a learning rate and `steps` points of `loss`."""
     pid = os.getpid()
-    known: dict[str, Any] = {"status": "running", "created_at_s": time.time(), "rules": GATE, **fields}
-    log = RunLog.create(
-        runs_dir / run_id, RunInfo(run_id=run_id, name=run_id, pid=pid, pid_started_s=started_s(pid), **known)
-    )
+    known: dict[str, Any] = {"status": "running", "created_at_s": time.time(), "rules": GATE}
+    known |= {"pid": pid, "pid_started_s": started_s(pid), **fields}
+    log = RunLog.create(runs_dir / run_id, RunInfo(run_id=run_id, name=run_id, **known))
     log.append(RunStarted(framework="test", pid=pid, max_steps=1000, capabilities=["update_optimizer"]), step=0)
     log.append(KnobsRead(knobs=[KnobState(name="lr", effective=1e-3, base=1e-3, command="update_optimizer")]), step=0)
     log.append_points(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -21,6 +24,7 @@ from agenttune.client import HttpControl
 from agenttune.config import DEFAULT_PORT
 from agenttune.errors import PortInUse, ServerUnreachable, UserError
 from agenttune.events import NoteAdded, StatusChanged
+from agenttune.processes import is_alive, started_s
 from agenttune.server import serve
 from agenttune.server.running import PORTS_TRIED
 from agenttune.serving import ServerAddress, ask_health, find_server
@@ -206,3 +210,26 @@ def test_a_proxy_of_the_environment_is_not_asked_for_loopback(
     monkeypatch.delenv("no_proxy", raising=False)
     assert HttpControl(shared_server.url).runs() == []
     assert ask_health(shared_server.url) is not None
+
+
+@pytest.mark.parametrize("case", ["dead", "dead and held", "unknown and silent"])
+def test_a_run_whose_process_is_gone_does_not_keep_it(tmp_path: Path, start_server: StartServer, case: str) -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    is_known = case != "unknown and silent"
+    pid, since_s = (process.pid, started_s(process.pid)) if is_known else (None, None)
+    log = make_run(tmp_path, pid=pid, pid_started_s=since_s)
+    address = start_server(tmp_path, linger_s=3.0 if case == "dead and held" else 0.3)
+    process.kill()
+    process.wait()
+    log.update_info(pid=pid, pid_started_s=since_s)
+    log.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "one" / "log.db")) as holder:
+        if case == "dead and held":
+            holder.execute("BEGIN IMMEDIATE")  # nobody can record that the run is lost, which is due after 2 s
+            httpx.get(f"{address.url}/api/v1/runs")
+        deadline = time.monotonic() + 60
+        while is_alive(address.pid, None) and time.monotonic() < deadline:
+            for path in [] if is_known else (tmp_path / "one").glob("log.db*"):
+                os.utime(path, (time.time() - 3600,) * 2)  # the server's own cache of the curves is a writing too
+            time.sleep(0.1)
+    assert not is_alive(address.pid, None)
