@@ -28,19 +28,22 @@ MAX_BYTES = 1_000_000
 
 EXAMPLE_NAME = "train.py"
 EXAMPLE_SCRIPT = """\
-from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments, set_seed
 
 from agenttune import make_interactive
 
-data = [{"input_ids": (ids := [(i + k * (i % 7)) % 50 for k in range(32)]), "labels": ids} for i in range(500)]
+set_seed(0)
+data = [{"input_ids": (ids := [(i + 3 * k) % 50 for k in range(32)]), "labels": ids} for i in range(500)]
 model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=32, n_embd=64, n_layer=2, n_head=2))
-args = TrainingArguments("out", learning_rate=0.1, weight_decay=1, max_steps=900, eval_strategy="steps", eval_steps=100)
+rate = {"learning_rate": 0.3, "weight_decay": 1, "lr_scheduler_type": "constant"}
+args = TrainingArguments("out", **rate, max_steps=600, eval_strategy="steps", eval_steps=100)
 make_interactive(Trainer)(model=model, args=args, train_dataset=data, eval_dataset=data[:64]).train()
 """
-"""Trains a tiny GPT-2 on made-up sequences in about half a minute, at a rate that is far too high.
+"""Trains a tiny GPT-2 on sequences that count in threes, in about half a minute, at a rate that is far too high.
 
-Strong weight decay, so that weights which the rate has blown up can shrink again (measured: without it, the run ends at
-3.79 instead of 1.18 after the cut)."""
+Left alone it stays where it starts (the rate is constant). It can be rescued whenever the cut comes: the task is easy,
+and strong weight decay lets weights shrink again that the rate has blown up. The README has what was measured.
+"""
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def test_an_edit_starts_from_what_was_asked_and_a_wrong_one_stays_to_be_mended(m
     assert person.desk.asked is not None
     assert person.desk.asked.typed == "0.1"
     person.press(f"7.5{ENTER}")
-    assert "the edit is refused" in person.desk.said
+    assert "the edit is refused (nearest allowed: lr 0.5)" in person.desk.said[:80], "80 columns show what to type"
     assert person.desk.asked.typed == "7.5"
     assert person.record(asked).state is State.PROPOSED
     person.press(f"{CLEAR}2e-2{ENTER}")

@@ -10,10 +10,20 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from agenttune.commands import UpdateOptimizer
-from agenttune.events import ApprovalRequested, Event, Found, NoteAdded, Point, RunStarted, Settled, StatusChanged
+from agenttune.commands import AddNote, UpdateOptimizer
+from agenttune.events import (
+    Acked,
+    ApprovalRequested,
+    Event,
+    Found,
+    NoteAdded,
+    Point,
+    RunStarted,
+    Settled,
+    StatusChanged,
+)
 from agenttune.findings import Finding
-from agenttune.proposals import ApprovalRequest, Author, CommandRecord, Proposal, State, Verdict
+from agenttune.proposals import Ack, ApprovalRequest, Author, CommandRecord, Proposal, State, Verdict
 from agenttune.store import RunLog
 from agenttune.summary import MetricAt
 from agenttune.terminal import LiveScreen, PlainLines, clean, view_for
@@ -40,10 +50,11 @@ def empty(tmp_path: Path) -> Iterator[RunLog]:
     log.close()
 
 
-def screen(log: RunLog, width: int, height: int = 24, now_s: float = AT_S + 2.5) -> str:
+def screen(log: RunLog, width: int, height: int = 24, now_s: float = AT_S + 2.5, above: str = "") -> str:
     """The screen's last picture as text, without colours."""
     quiet = Console(file=StringIO(), force_terminal=True, width=width, height=height)
-    live = LiveScreen(quiet, RunFeed(log.folder, clock=lambda: now_s), "train.py --lr 0.5", URL, clock=lambda: now_s)
+    feed = RunFeed(log.folder, clock=lambda: now_s)
+    live = LiveScreen(quiet, feed, "train.py --lr 0.5", URL, clock=lambda: now_s, above=above)
     live.refresh()
     frame = live.frame()
     live.close()
@@ -59,6 +70,27 @@ def plain(log: RunLog) -> str:
     view.refresh()
     view.close()
     return out.getvalue()
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (60, 24), (120, 30), (200, 50)])
+def test_the_link_printed_above_the_picture_stays_in_sight(rescued: RunLog, width: int, height: int) -> None:
+    link = "page  " + URL + "/local/demo-1?key=" + "k" * 70
+    with_link = screen(rescued, width, height, above=link).splitlines()
+    folded = -(-len(link) // width)
+    assert len(with_link) + folded <= height - 1
+    assert any("applied" in line for line in with_link), "and the story too"
+
+
+def test_a_small_terminal_keeps_the_picture(rescued: RunLog) -> None:
+    assert screen(rescued, 80, 16, above="page  " + "x" * 100) == screen(rescued, 80, 16)
+
+
+def test_what_was_only_done_is_said_once() -> None:
+    proposal = Proposal(command=AddNote(text="hello"), author=Author(principal="operator", name="ann"))
+    ack = Ack(outcome="applied", step=948)
+    record = CommandRecord(proposal=proposal, state=State.APPLIED, ack=ack, submitted_seq=1)
+    event = Event(seq=1, at_s=0.0, command_id=proposal.command_id, body=Acked(ack=ack))
+    assert [line.text for line in lines_of(event, lambda command_id: record)] == ["add_note at step 948"]
 
 
 def test_screen_shows_state_and_story_at_80_columns(rescued: RunLog) -> None:

@@ -33,7 +33,7 @@ def test_the_readme_shows_what_init_writes() -> None:
     assert blocks(README, "python") == [("", EXAMPLE_SCRIPT)]
     assert blocks(README, "yaml")[0] == ("", first_config(Script("train.py", is_open=True, evaluates=True)))
     statements = [line for line in EXAMPLE_SCRIPT.splitlines() if line]
-    assert len(statements) == 6
+    assert len(statements) == 8
 
 
 def test_the_readme_is_short_and_names_both_commands() -> None:
