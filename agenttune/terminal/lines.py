@@ -183,6 +183,8 @@ def _evaluated(body: Evaluated, record: CommandRecord | None) -> Parts:
 
 
 def _checkpoint(body: CheckpointSaved, record: CommandRecord | None) -> Parts:
+    if body.is_before:
+        return  # a folder may hold hundreds, which were not saved now; their number stands in a note
     yield "saved", f"{body.checkpoint_id} in {body.path}", "green"
 
 

@@ -54,6 +54,7 @@ class Manifest(BaseModel):
     """What `agenttune.json` holds.
 
     Attributes:
+        run: Id of the run that wrote it; empty in those of older versions.
         files: Size in bytes of each file beside it; a folder whose files differ is damaged.
         left_out: Weights that are stored nowhere, as they are not trained, with the sums of their bits.
         other: Names in the model's own files that are not the model's, or not with its values.
@@ -62,6 +63,7 @@ class Manifest(BaseModel):
     format: int = FORMAT
     step: int
     branch: str
+    run: str = ""
     loop: dict[str, Any] = Field(default_factory=dict)
     steered: dict[str, Any] = Field(default_factory=dict)
     files: dict[str, int] = Field(default_factory=dict)
@@ -114,7 +116,7 @@ def _removed_on_error(folder: Path) -> Iterator[None]:
         raise
 
 
-def write_manifest(folder: Path, state: TrainingState, branch: str) -> None:
+def write_manifest(folder: Path, state: TrainingState, branch: str, run: str = "") -> None:
     """Write what no other file holds; `agenttune.json` is the last file of a checkpoint, whole or not at all."""
     left_out, other = write_rest(folder, state.model, state.frozen)
     torch.save(state.extra, folder / EXTRA)
@@ -124,6 +126,7 @@ def write_manifest(folder: Path, state: TrainingState, branch: str) -> None:
     manifest = Manifest(
         step=state.step,
         branch=branch,
+        run=run,
         loop=loop,
         steered=state.steered,
         files=files,
@@ -198,6 +201,14 @@ def read_manifest(folder: Path) -> Manifest | None:
             is_now = "missing" if found is None else f"{found} bytes"
             raise _damaged(folder, f"{name} should have {size} bytes and is {is_now}")
     return manifest
+
+
+def written_by(folder: Path) -> str:
+    """The run that wrote a checkpoint; empty where that cannot be told."""
+    try:
+        return Manifest.model_validate_json((folder / MANIFEST).read_text(encoding="utf-8")).run
+    except (OSError, ValidationError, UnicodeDecodeError):
+        return ""
 
 
 def _reason(error: Exception) -> str:

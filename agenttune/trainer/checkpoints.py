@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import shutil
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from agenttune.trainer.checkpoint_files import (
     read_state,
     remove_leftovers,
     write_state,
+    written_by,
 )
 from agenttune.trainer.spare import Spare
 from agenttune.trainer.state import TrainingState
@@ -45,6 +46,7 @@ class SavedCheckpoint:
         is_own: Written by a command, so that the keep rule may delete it.
         is_current: No value was changed since it was saved.
         is_before: It lay there when the run began, and the run did not begin from it.
+        is_found: It lay there when the run began.
         problem: Why it cannot be loaded again; empty if it can.
         state: What a snapshot holds.
     """
@@ -60,6 +62,7 @@ class SavedCheckpoint:
     is_own: bool = False
     is_current: bool = True
     is_before: bool = False
+    is_found: bool = False
     problem: str = ""
     state: TrainingState | None = None
 
@@ -119,6 +122,18 @@ class Checkpoints:
     newest_of_loop: SavedCheckpoint | None = None
     spare: Spare = field(default_factory=Spare)
 
+    @property
+    def run_id(self) -> str:
+        """Of the run whose they are; empty where it has no folder."""
+        return "" if self.root is None else self.root.parent.name
+
+    def taken_by(self, checkpoint: SavedCheckpoint) -> str:
+        """The other run that has written over a checkpoint that this one's loop saved; empty if none has."""
+        if checkpoint.path is None or checkpoint.is_own or checkpoint.is_found or not self.run_id:
+            return ""
+        run = written_by(Path(checkpoint.path))
+        return run if run != self.run_id else ""
+
     # -- finding ----------------------------------------------------------------------------------------------
 
     def add(self, checkpoint: SavedCheckpoint) -> None:
@@ -138,7 +153,9 @@ class Checkpoints:
             if step.isdigit() and is_complete(folder):
                 is_before = folder != resumed_from
                 path = str(folder.absolute())
-                found.append(SavedCheckpoint(path, int(step), checkpoint_id=folder.name, is_before=is_before))
+                found.append(
+                    SavedCheckpoint(path, int(step), checkpoint_id=folder.name, is_before=is_before, is_found=True)
+                )
         found.sort(key=lambda checkpoint: (checkpoint.step, not checkpoint.is_before))
         for twin in found:  # resumed from a folder elsewhere that has the name of one here
             if twin.is_before and any(c.checkpoint_id == twin.checkpoint_id and not c.is_before for c in found):
@@ -197,6 +214,12 @@ class Checkpoints:
             )
         if not is_complete(folder):
             raise UserError(f"{folder} is no complete checkpoint: it has no {LOOP_STATE}", field="checkpoint_id")
+        if run := self.taken_by(checkpoint):
+            raise UserError(
+                f"checkpoint {checkpoint.checkpoint_id} is gone: {folder} was written by run {run}, which saves in the "
+                "same folder; give each run an output_dir of its own",
+                field="checkpoint_id",
+            )
         check_fits(folder, model)
         return read_state(folder, model)
 
@@ -354,15 +377,24 @@ class Checkpoints:
             for name, c in self.known.items()
             if c.path is not None and name not in kept and (c.path == but_for or not Path(c.path).is_dir())
         ]
+        taken = {c.checkpoint_id: run for c in self.known.values() if (run := self.taken_by(c))}
+        lost = {c.checkpoint_id for c in gone}
+        gone += [self.known[name] for name in taken if name not in kept and name not in lost]
         for checkpoint in gone:
             del self.known[checkpoint.checkpoint_id]
         return [
             CheckpointDeleted(
                 checkpoint_id=c.checkpoint_id,
-                reason=f"{c.path} was {'written over' if c.path == but_for else 'deleted'}",
+                reason=f"{c.path} was {_fate(c, but_for, taken)}",
             )
             for c in gone
         ]
+
+
+def _fate(checkpoint: SavedCheckpoint, but_for: str | None, taken: Mapping[str, str]) -> str:
+    if checkpoint.checkpoint_id in taken:
+        return f"written over by run {taken[checkpoint.checkpoint_id]}"
+    return "written over" if checkpoint.path == but_for else "deleted"
 
 
 def _is_removed(checkpoint: SavedCheckpoint) -> bool:

@@ -93,7 +93,7 @@ class Saving:
             state = adapter.capture()
             state.steered = capture_steered(self._steering)
             state.extra["registered"] = capture_registered(self._steering)
-            write_manifest(Path(checkpoint.path), state, checkpoint.branch)
+            write_manifest(Path(checkpoint.path), state, checkpoint.branch, checkpoints.run_id)
             try:
                 check_readable(Path(checkpoint.path))
             except UserError as error:

@@ -7,6 +7,7 @@ import math
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from agenttune.config import CheckpointSettings, ProbationSettings
@@ -54,6 +55,7 @@ from agenttune.trainer.outcomes import (
     Outcome,
     Waiting,
 )
+from agenttune.trainer.output_marker import claim, release
 from agenttune.trainer.own_commands import OwnCommands
 from agenttune.trainer.probation import Probation
 from agenttune.trainer.probing import Probing
@@ -144,6 +146,7 @@ class Session:
             self._probing.aim(log.info())
         self._place: Place = "boundary"
         self._idle = threading.Event()
+        self._output: Path | None = None
 
     def _make_probation(self, log: RunLog | None) -> Probation | None:
         """None where no change is watched."""
@@ -180,9 +183,37 @@ class Session:
         knobs, whole = recorder.knobs_read(), recorder.whole_read()
         recorder.record(started, StatusChanged(status="running"), knobs, *whole)
         self._warn_of_limits(knobs, whole)
-        for found in self.steering.checkpoints.add_found(adapter.found_checkpoints(), adapter.resumed_from()):
-            recorder.record(found.saved_event(), step=found.step)
+        self._note_found()
+        self._claim_output()
         self._serve("boundary")
+
+    def _note_found(self) -> None:
+        """Tell what lies where the loop saves: each for the catalog, and how many for people."""
+        adapter, recorder = self.steering.adapter, self._recorder
+        found = self.steering.checkpoints.add_found(adapter.found_checkpoints(), adapter.resumed_from())
+        for checkpoint in found:
+            recorder.record(checkpoint.saved_event(), step=checkpoint.step)
+        before = [checkpoint for checkpoint in found if checkpoint.is_before]
+        if before:
+            one = len(before) == 1
+            where = ", ".join(sorted({str(Path(checkpoint.path or "").parent) for checkpoint in before}))
+            text = f"{len(before)} checkpoint{'s' * (not one)} of before this run lie{'s' * one} in {where}"
+            recorder.record(NoteAdded(text=text, author="agenttune"))
+
+    def _claim_output(self) -> None:
+        """Two runs that save in one folder write over each other's checkpoints."""
+        folder = self.steering.adapter.loop_folder()
+        if folder is None or self.run_id is None:
+            return
+        self._output = folder.path
+        other = claim(folder.path, self.run_id)
+        if other is not None:
+            text = (
+                f"run {other.run_id} (process {other.pid}) trains now and saves in {folder.path} too: each writes over "
+                "the other's checkpoints; give one of them an output_dir of its own"
+            )
+            logger.warning(text)
+            self._recorder.record(NoteAdded(text=text, author="agenttune"))
 
     def _warn_of_limits(self, knobs: KnobsRead, whole: Sequence[Record]) -> None:
         """A limit that protects nothing is worse than none: it is trusted."""
@@ -246,6 +277,8 @@ class Session:
         reason = "; ".join(filter(None, [reason[: REASON_CHARACTERS // 2] if where else reason, where]))
         self._recorder.record(StatusChanged(status=status, reason=reason[:REASON_CHARACTERS]))
         self._recorder.close()
+        if self._output is not None and self.run_id is not None:
+            release(self._output, self.run_id)
         if self._log is not None:
             self._log.close()
 
