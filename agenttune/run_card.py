@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from functools import lru_cache
 
@@ -42,12 +43,16 @@ class RunCard:
         """With the step that the run stands at."""
         text, step = self._db.execute(f"SELECT info, {_LAST_STEP} FROM run").fetchone()
         info = _info(text)
-        return info.model_copy(update={"step": max(info.step, step), "knobs": self._with_rates(info)})
+        step = max(info.step, step)
+        return info.model_copy(update={"step": step, **self._with_rates(info, step)})
 
-    def _with_rates(self, info: RunInfo) -> list[KnobState]:
-        """The knobs, with the rates of the newest step: a schedule moves them, and all groups are read at once."""
+    def _with_rates(self, info: RunInfo, step: int) -> dict[str, object]:
+        """Knobs, with the rates of the newest step, which a schedule moves, and of the schedule what lies ahead of it.
+
+        The rates of all groups are read at once.
+        """
         if not any(knob.name == "lr" for knob in info.knobs):
-            return info.knobs
+            return {}
         # The plus signs keep SQLite from sorting what an index of branches finds: the newest row is the first it meets.
         row = self._db.execute(
             "SELECT metrics FROM points WHERE point_id > ? AND +branch = ? AND +source = 'step' "
@@ -55,7 +60,12 @@ class RunCard:
             (info.knobs_point_id, info.branch),
         ).fetchone()
         values = {} if row is None else {name: decode_number(value) for name, value in json.loads(row[0]).items()}
-        return [_as_of(knob, values) if knob.name == "lr" else knob for knob in info.knobs]
+        knobs = [_as_of(knob, values) if knob.name == "lr" else knob for knob in info.knobs]
+        if info.schedule is None:
+            return {"knobs": knobs}
+        rate = next(knob for knob in knobs if knob.name == "lr")
+        rates = (rate.groups or [rate.effective]) if math.isfinite(values.get("lr", math.nan)) else None
+        return {"knobs": knobs, "schedule": info.schedule.from_now(step, rates)}
 
     def place(self) -> tuple[int, str]:
         """The step and the branch that the run stands at."""

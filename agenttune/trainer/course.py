@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from agenttune.courses import Course, Track
+from agenttune.courses import Course, Track, course_text
 from agenttune.rate_plans import plan_text, planned_factor
 from agenttune.trainer.plans import PREVIOUS, SteerableRate
 from agenttune.trainer.schedules import Kind, Schedule
@@ -198,11 +198,9 @@ def _share(first: list[float], other: list[float]) -> float | None:
 
 
 def _text(kind: str, step: int, offsets: Sequence[int], rates: list[float]) -> str:
-    highest, lowest = max(rates), min(rates)
-    words = [f"{kind}: {rates[0]:g} now"]
-    for name, rate in (("highest", highest), ("lowest", lowest)):
-        if rate not in (rates[0], rates[-1]):
-            words.append(f"{name} {rate:g} at step {step + offsets[rates.index(rate)]}")
-    if highest == lowest:
-        return f"{kind}: {rates[0]:g} to the end"
-    return ", ".join([*words, f"{rates[-1]:g} at step {step + offsets[-1]}"])
+    turns = [
+        f"{name} {rate:g} at step {step + offsets[rates.index(rate)]}"
+        for name, rate in (("highest", max(rates)), ("lowest", min(rates)))
+        if rate not in (rates[0], rates[-1])
+    ]
+    return course_text(kind, rates, step + offsets[-1], turns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -68,6 +69,40 @@ def test_the_rates_to_come_are_those_that_come(name: str) -> None:
         assert min(course.lowest(group)) <= min(rates[group] for rates in used) * (1 + 1e-9)
     assert course.steps[0] == SEEN_AT
     assert f"{used[0][0]:g}" in course.text
+
+
+@pytest.mark.parametrize("name", MAKES)
+@pytest.mark.parametrize("points", [5, 24])
+def test_what_is_told_later_is_of_later(name: str, points: int) -> None:
+    """Seen before: "0 now, highest 0.001 at step 200" at step 1372, where the rate was 0.00086."""
+    optimizer = optimizer_of()
+    scheduler = MAKES[name](optimizer)
+    course = course_of(Schedule(optimizer, scheduler), 0, STEPS, points=points)
+    assert course is not None
+    for step in range(1, STEPS + 3):
+        train(optimizer, scheduler, 1) if step <= STEPS else None
+        now = [group["lr"] for group in optimizer.param_groups]
+        later = course.from_now(step, now)
+        assert later.steps == [step, *(at for at in course.steps if at > step)]
+        assert [later.rates(group)[0] for group in (0, 1)] == pytest.approx(now)
+        assert later.rates(1)[1:] == course.rates(1)[len(course.steps) - len(later.steps) + 1 :]
+        assert later.text.startswith(f"{course.kind}: {now[0]:g}")
+        assert all(int(at) >= step for at in re.findall(r"step (\d+)", later.text))
+        guessed = course.from_now(step).rates(0)[0]
+        assert min(course.lowest(0)) * (1 - 1e-9) <= guessed <= max(course.highest(0)) * (1 + 1e-9)
+        fresh = course_of(Schedule(optimizer, scheduler), step, STEPS, points=STEPS)
+        if fresh is not None and step < STEPS:
+            assert max(later.highest(0)) >= max(fresh.highest(0)) * (1 - 1e-9)
+            assert min(later.lowest(0)) <= min(fresh.lowest(0)) * (1 + 1e-9)
+
+
+def test_a_peak_that_is_past_is_not_told_and_one_ahead_is() -> None:
+    optimizer = optimizer_of()
+    course = course_of(Schedule(optimizer, get_scheduler("cosine", optimizer, 6, STEPS)), 0, STEPS, points=4)
+    assert course is not None
+    assert course.text == "cosine with warmup: 0 now, highest 0.001 at step 6, 0 at step 18"
+    assert course.from_now(3).text == "cosine with warmup: 0.0005 now, highest 0.001 at step 6, 0 at step 18"
+    assert course.from_now(9, [8.6e-4, 1.72e-4]).text == "cosine with warmup: 0.00086 now, 0 at step 18"
 
 
 def test_a_long_course_keeps_its_extremes() -> None:
@@ -139,6 +174,8 @@ def test_every_reader_sees_the_rates_of_now(bench: Bench) -> None:
     assert next(knob for knob in info.knobs if knob.name == "lr") == rate
     assert info.schedule is not None
     assert info.schedule.can_be_planned
+    assert info.schedule.steps[0] == info.step
+    assert [info.schedule.rates(group)[0] for group in (0, 1)] == pytest.approx(used)
     assert result.series("lr_1")[-1] == pytest.approx(used[1])
 
 
