@@ -134,9 +134,10 @@ def _retold(course: Course) -> str:
     opening, track = f"{course.kind}: ", course.tracks[0]
     if not course.text.startswith(opening):  # a plan's: it names the step of each of its rates
         return course.text
-    now, last = track.rates[0], track.rates[-1]
+    now = track.rates[0]
     if not course.is_foretold or " stays as it is" in course.text:
-        return re.sub(rf"^{re.escape(opening)}[^\s;]+", f"{opening}{now:g}", course.text)
+        rest = re.sub(r"^[^\s;]+", "", course.text.removeprefix(opening))
+        return f"{opening}{now:g}{rest}"
     if len(course.steps) == 1:
         return f"{opening}{now:g} now"
     turns = [_turn("highest", max, track.highest, course), _turn("lowest", min, track.lowest, course)]

@@ -225,14 +225,16 @@ def _decider(decision: Decision) -> str:
 
 def history_of(log: RunLog, proposal: Proposal) -> History:
     """What agents did so far; nothing of it matters to anybody else's proposal."""
+    queued = [record for record in log.commands(State.QUEUED) if record.command_id != proposal.command_id]
     if proposal.author.principal != "agent":
-        return History()
+        return History(queued=queued)
     return History(
         commands=log.commands(*TAKEN, principal="agent", limit=HISTORY, newest=True),
         count_taken=partial(log.count_commands, *TAKEN, principal="agent"),
         refused=[r for r in _refused(log) if r.verdict is None or r.verdict.decided_by != NO_CHECKPOINT],
         waiting=log.commands(State.PROPOSED, principal="agent", limit=HISTORY, newest=True),
         extra_steps=log.extra_steps() if isinstance(proposal.command, Probe) else 0,
+        queued=queued,
     )
 
 

@@ -7,7 +7,7 @@ import math
 from agenttune.commands import CommandBase, Probe, UpdateSchedule
 from agenttune.events import RunInfo
 from agenttune.gate.prospects import course_text, prospects
-from agenttune.gate.targets import Target, factor_between, targets_of, touched_by
+from agenttune.gate.targets import Target, targets_of, touched_by
 from agenttune.proposals import Difference
 
 
@@ -25,7 +25,7 @@ def factor_of(command: CommandBase, info: RunInfo) -> float:
     targets, touched = targets_of(command, info), touched_by(command)
     if not touched or touched - {target.knob for target in targets}:
         return math.inf
-    return max((factor_between(target.current, target.value) for target in targets), default=math.inf)
+    return max((target.factor() for target in targets), default=math.inf)
 
 
 def value_before(name: str, command: CommandBase, info: RunInfo) -> float:

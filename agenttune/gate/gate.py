@@ -13,8 +13,8 @@ from agenttune.errors import UserError
 from agenttune.events import RunInfo
 from agenttune.gate.approval import escalated, rule_on
 from agenttune.gate.chain import Moment, Situation
-from agenttune.gate.guardrails import CLAMPING, GUARDRAILS, PER_KNOB
-from agenttune.gate.probes import about, alone, strictest
+from agenttune.gate.guardrails import CLAMPING, GUARDRAILS, LIMITS, MENDED, PER_KNOB
+from agenttune.gate.probes import about, alone, replaced, strictest
 from agenttune.gate.world import Guardrail, World
 from agenttune.proposals import ApprovalRequest, CommandRecord, Passed, Proposal, Verdict
 
@@ -32,6 +32,7 @@ class History:
         refused: The newest that were refused, oldest first.
         waiting: Those that wait for a decision.
         extra_steps: Training steps that probes have taken so far.
+        queued: What the trainer will apply before, whoever asked for it.
     """
 
     commands: Sequence[CommandRecord] = ()
@@ -39,6 +40,7 @@ class History:
     refused: Sequence[CommandRecord] = ()
     waiting: Sequence[CommandRecord] = ()
     extra_steps: int = 0
+    queued: Sequence[CommandRecord] = ()
 
     def with_moment(self, moment: Moment) -> Situation:
         """What the conditions of approval rules can speak of."""
@@ -82,18 +84,41 @@ class Gate:
             refused=history.refused,
             waiting=history.waiting,
             extra_steps=history.extra_steps,
+            queued=history.queued,
         )
         refusal = self._first_refusal(proposal, world)
         if refusal is not None and refusal.decided_by not in PER_KNOB:
             return refusal
-        for number, candidate in alone(proposal):
-            own = self._first_refusal(candidate, world)
-            if own is not None:
-                return about(own, proposal.command, number)
-        return refusal
+        each = [(number, self._mended(candidate, world)) for number, candidate in alone(proposal)]
+        wrong = {number: own for number, own in each if own is not None}
+        if wrong:
+            return about(wrong, proposal.command)
+        return self._mended(proposal, world) if refusal is not None else None
 
-    def _first_refusal(self, proposal: Proposal, world: World) -> Verdict | None:
-        refusals = (guardrail(proposal, world) for guardrail in self.guardrails)
+    def _mended(self, proposal: Proposal, world: World) -> Verdict | None:
+        """The first refusal, with the nearest values that pass all limits together; with none where none are found."""
+        refusal = self._first_refusal(proposal, world)
+        if refusal is None or refusal.decided_by not in MENDED:
+            return refusal
+        edited, nearest, again = proposal, dict[str, Any](), refusal
+        for _ in range(MOST_CLAMPS):
+            if not again.nearest_allowed:
+                break
+            nearest |= again.nearest_allowed
+            try:
+                edited = proposal.model_copy(update={"command": with_arguments(proposal.command, nearest)})
+            except UserError:
+                break
+            limited = self._first_refusal(edited, world, LIMITS)
+            if limited is None:
+                return refusal.model_copy(update={"nearest_allowed": nearest})
+            again = limited
+        return refusal.model_copy(update={"nearest_allowed": None})
+
+    def _first_refusal(
+        self, proposal: Proposal, world: World, among: Sequence[Guardrail] = GUARDRAILS
+    ) -> Verdict | None:
+        refusals = (guardrail(proposal, world) for guardrail in self.guardrails if guardrail in among)
         return next((refusal for refusal in refusals if refusal is not None), None)
 
     def _rule_on(self, proposal: Proposal, situation: Situation) -> Verdict | ApprovalRequest:
@@ -154,11 +179,7 @@ def with_arguments(command: CommandBase, arguments: Mapping[str, Any]) -> Comman
     Raises:
         CommandError: The result is no valid command.
     """
-    raw = {"kind": command.kind, **command.arguments()}
-    for name, value in arguments.items():
-        outer, _, inner = name.partition(".")
-        raw[outer] = {**raw.get(outer, {}), inner: value} if inner else value
-    return parse_command(raw)
+    return parse_command(replaced({"kind": command.kind, **command.arguments()}, arguments))
 
 
 def usd_per_hour(info: RunInfo) -> float | None:

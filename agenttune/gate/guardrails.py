@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 from agenttune.commands import ModelLayerOperation, ModelLayerParameterUpdate, Probe, Risk
+from agenttune.gate.feasible import feasible
 from agenttune.gate.limits import bounds, change_factor, window_factor
 from agenttune.gate.targets import changed_by, touched_by
 from agenttune.gate.world import Guardrail, World, refused, step_of
@@ -176,13 +177,18 @@ GUARDRAILS: tuple[Guardrail, ...] = (
     quiet_steps,
     layers,
     window_commands,
+    feasible,
     bounds,
     change_factor,
     window_factor,
     cooldown,
     after_revert,
 )
+LIMITS: tuple[Guardrail, ...] = (feasible, bounds, change_factor, window_factor)
+"""What the nearest allowed value has to pass, all together."""
 CLAMPING = frozenset({"guardrail:bounds", "guardrail:change_factor", "guardrail:window"})
 """Guardrails whose nearest allowed value may be taken instead, where `gate.clamp` asks for it."""
-PER_KNOB = CLAMPING | {"guardrail:cooldown", "guardrail:after_revert"}
+MENDED = CLAMPING | {"guardrail:feasible"}
+"""Guardrails whose nearest allowed value is one that passes `LIMITS`."""
+PER_KNOB = MENDED | {"guardrail:cooldown", "guardrail:after_revert"}
 """Guardrails that speak of single values; of a probe, of those of one candidate."""

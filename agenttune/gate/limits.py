@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from agenttune.commands import CommandBase, UpdateSchedule
@@ -14,12 +15,14 @@ from agenttune.config import Bounds
 from agenttune.gate.prospects import Prospect, prospects
 from agenttune.gate.replans import nearest_plan
 from agenttune.gate.span import EVERYTHING, Span, above, below
-from agenttune.gate.targets import Target, targets_of
+from agenttune.gate.targets import NEAR_ONE, Target, targets_of
 from agenttune.gate.world import World, refused
 from agenttune.proposals import Change, Proposal, Verdict
 
 OFF_IS_ZERO = frozenset({"max_grad_norm"})
 """Knobs of which 0 is no small value but none at all: no clipping is clipping at infinity."""
+ULP = 2.0**-52
+"""Of numbers near 1: closer than that what is left to 1 cannot be told."""
 FROM_ZERO: dict[str, Span] = {
     "weight_decay": Span(0.0, 0.1),
     "momentum": Span(0.0, 0.95),
@@ -197,13 +200,21 @@ def _moved(change: Change) -> Moves:
     if len(before) != len(after):  # an older version's ack tells of the first group only
         before, after = [change.previous], [change.effective]
     found: Moves = {}
+    is_near_one = {change.name, f"other.{change.name}"} & NEAR_ONE
     for group, (old, new) in enumerate(zip(before, after, strict=True)):
         olds, news = _as_list(old), _as_list(new)
         for index, (a, b) in enumerate(zip(olds, news, strict=False)):
             if _is_positive(a) and _is_positive(b):
                 place = index if isinstance(new, (list, tuple)) else None
                 found[(change.name, group, place)] = (b / a, b / a)
+                if is_near_one and a < 1 and b < 1:
+                    rest = (1 - b) / (1 - a)
+                    found[(_rest_of(change.name), group, place)] = (rest, rest)
     return found
+
+
+def _rest_of(knob: str) -> str:
+    return f"1 - {knob}"
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -221,7 +232,7 @@ def _by_factor(
     others = [target for target in targets if target.knob != "lr"]
     allowed = {target: _span_of(target, world, factor, moves) for target in others}
     for target, (span, reason) in allowed.items():
-        if not span.has(target.value):
+        if not span.has(target.value) or not _has_rest(_rest_span(target, factor, moves), target.value):
             alike = [s for t, (s, _) in allowed.items() if (t.field, t.index) == (target.field, target.index)]
             together = EVERYTHING
             for one in alike:
@@ -241,6 +252,12 @@ def _span_of(target: Target, world: World, factor: float, moves: Moves) -> tuple
     is_off = target.knob in OFF_IS_ZERO
     if now is not None and now > 0:
         span = Span(now / (factor * down), now * factor / up)
+        if target.rest is not None:
+            rest = _rest_span(target, factor, moves)
+            span = span.within(Span(1 - rest.high, 1 - rest.low))
+            if not _has_rest(rest, target.value):
+                left = f"{target.rest:.3g} to {1 - target.value:.3g}"
+                return span, f"{name} would change from {now:.9g} to {target.value:.9g}, which is 1 less {left}"
         if target.value == 0 and is_off:
             return Span(span.low, span.high), f"{name} {now:g} would be switched off"
         if target.value <= 0:
@@ -252,9 +269,23 @@ def _span_of(target: Target, world: World, factor: float, moves: Moves) -> tuple
     last = last_value(target, world)
     if last is not None:
         span = Span(0.0, last * factor) if not is_off else Span(last / factor, last * factor)
+        if target.field in NEAR_ONE and last < 1:
+            span = span.within(Span(-math.inf, 1 - (1 - last) / factor))
         return span, f"{name} was {last:g} before it was set to 0, and would be {target.value:g}"
     span = FROM_ZERO.get(target.knob, _share_of_maximum(target, world, factor))
     return span, f"{name} would go from 0 to {target.value:g}, with no earlier value to compare it with"
+
+
+def _rest_span(target: Target, factor: float, moves: Moves) -> Span:
+    """Where what is left to 1 may go; it is compared by itself, since near 1 a limit's last digits are all of it."""
+    if target.rest is None:
+        return EVERYTHING
+    down, up = _moved_so_far(moves, replace(target, knob=_rest_of(target.knob)))
+    return Span(target.rest / (factor * down), target.rest * factor / up)
+
+
+def _has_rest(rest: Span, value: float) -> bool:
+    return any(rest.has(1 - value + off) for off in (0.0, ULP, -ULP))
 
 
 def _share_of_maximum(target: Target, world: World, factor: float) -> Span:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from agenttune.commands import CommandBase, Probe, parse_command
 from agenttune.errors import CommandError
@@ -16,17 +17,31 @@ def alone(proposal: Proposal) -> Iterator[tuple[int, Proposal]]:
             yield number, proposal.model_copy(update={"command": candidate})
 
 
-def about(refusal: Verdict, probe: CommandBase, number: int) -> Verdict:
-    """A candidate's refusal as the probe's: says which one, and the candidates that would have passed."""
-    if not isinstance(probe, Probe):
-        return refusal
+def about(wrong: Mapping[int, Verdict], probe: CommandBase) -> Verdict:
+    """The first refusal of a candidate as the probe's: says which one, and the candidates that would have passed.
+
+    Args:
+        wrong: Refusals by the candidates' numbers.
+        probe: All candidates.
+    """
+    number, refusal = min(wrong.items())
     reason = f"candidate {number} (from 0): {refusal.reason}"
-    raw = [{"kind": candidate.kind, **candidate.arguments()} for candidate in probe.candidates]
     nearest = refusal.nearest_allowed
-    if nearest:
-        raw[number] |= nearest
-        nearest = {"candidates": raw} if _is_valid(raw[number]) else nearest
+    if nearest and isinstance(probe, Probe):
+        raw = [{"kind": candidate.kind, **candidate.arguments()} for candidate in probe.candidates]
+        for other, own in wrong.items():
+            raw[other] = replaced(raw[other], own.nearest_allowed or {})
+        if all(map(_is_valid, raw)):
+            nearest = {"candidates": raw} if all(own.nearest_allowed for own in wrong.values()) else None
     return refusal.model_copy(update={"reason": reason, "nearest_allowed": nearest})
+
+
+def replaced(raw: dict[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments with some replaced; a dotted name reaches into a mapping."""
+    for name, value in arguments.items():
+        outer, _, inner = name.partition(".")
+        raw = {**raw, outer: {**raw.get(outer, {}), inner: value} if inner else value}
+    return raw
 
 
 def _is_valid(raw: dict[str, object]) -> bool:

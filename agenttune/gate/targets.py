@@ -22,6 +22,10 @@ from agenttune.commands import (
 from agenttune.events import KnobState, RunInfo
 from agenttune.proposals import CommandRecord
 
+NEAR_ONE = frozenset({"betas", "momentum", "other.alpha", "other.rho", "other.beta1", "other.beta2", "other.beta3"})
+"""Fields that say what share of an average is kept: from 0.999 to 0.9999999 it is as long as 10,000 times as many
+steps, so what is left to 1 counts as a value too."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -53,6 +57,18 @@ class Target:
         if self.current is None or self.current == 0:
             return 1.0 if self.current == self.value else None
         return self.value / self.current
+
+    @property
+    def rest(self) -> float | None:
+        """What is left from the value of now to 1, where that counts; None where it does not."""
+        if self.field not in NEAR_ONE or self.current is None or not 0 < self.current < 1:
+            return None
+        return 1 - self.current
+
+    def factor(self) -> float:
+        """By what factor it changes, up or down; infinite where that cannot be told."""
+        own = factor_between(self.current, self.value)
+        return own if self.rest is None else max(own, factor_between(self.rest, 1 - self.value))
 
 
 def targets_of(command: CommandBase, info: RunInfo) -> list[Target]:

@@ -26,6 +26,7 @@ class World:
         refused: The newest commands of agents that were refused, oldest first.
         waiting: Those that wait for a decision.
         extra_steps: Training steps that probes have taken so far.
+        queued: What the trainer will apply before, whoever asked for it.
     """
 
     info: RunInfo
@@ -37,6 +38,7 @@ class World:
     refused: Sequence[CommandRecord] = ()
     waiting: Sequence[CommandRecord] = ()
     extra_steps: int = 0
+    queued: Sequence[CommandRecord] = ()
 
     @cached_property
     def recent(self) -> list[CommandRecord]:

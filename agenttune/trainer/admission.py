@@ -6,13 +6,18 @@ This is the look that counts: at the values of this very moment, after whatever 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from agenttune.events import RunInfo
-from agenttune.gate import Gate, History, touched_by
+from agenttune.gate import GUARDRAILS, Gate, History, touched_by
+from agenttune.gate.feasible import feasible
 from agenttune.instants import Instant, instant, is_over
 from agenttune.observation import HISTORY
 from agenttune.proposals import TAKEN, Ack, ApprovalRequest, Change, CommandRecord, State
 from agenttune.store import RunLog
+
+AT_TRAINER = tuple(guardrail for guardrail in GUARDRAILS if guardrail is not feasible)
+"""What does not fit the run, the trainer finds itself, and says it best."""
 
 
 class Admission:
@@ -44,7 +49,8 @@ class Admission:
         info = as_of_now(info)
         history = self._history(record) if principal == "agent" else History()
         proposal = record.proposal.model_copy(update={"command": record.command})
-        refusal = Gate.of(info).refusal(proposal, info, history)
+        gate = replace(Gate.of(info), guardrails=AT_TRAINER)
+        refusal = gate.refusal(proposal, info, history)
         return f"refused before it was applied: {refusal.reason}" if refusal is not None else ""
 
     def _history(self, record: CommandRecord) -> History:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agenttune.commands import parse_command
 from agenttune.config import BudgetSettings, GateSettings
@@ -16,9 +18,9 @@ from agenttune.events import KnobState, RunInfo
 from agenttune.gate import Gate, History, Moment, guards_nothing
 from agenttune.gate.factors import differences_of, factor_of, value_after, value_before
 from agenttune.instants import Instant
-from agenttune.proposals import Ack, ApprovalRequest, Change, CommandRecord, State, Verdict
+from agenttune.proposals import Ack, ApprovalRequest, Author, Change, CommandRecord, State, Verdict
 from agenttune.rate_plans import make_plan, plan_text, planned_factor
-from tests.core.conftest import APPROVED, OPERATOR, propose
+from tests.core.conftest import AGENT, APPROVED, OPERATOR, propose
 
 STEPS = 100
 Factor = Callable[[float], float]
@@ -221,7 +223,7 @@ def test_what_the_run_was_started_with_may_come_back_whatever_the_bounds() -> No
 
 
 def test_a_schedule_rests_in_a_cooldown() -> None:
-    info = run([1e-3], step=10)
+    info = run([1e-3], step=10, before=flat)
     history = [done(5, lr=1e-3)]
     for shape in ("constant", "previous", "linear"):
         verdict = judge(info, propose("update_schedule", shape=shape), history, cooldown_steps=20)
@@ -374,7 +376,7 @@ def test_a_rate_of_zero_is_left_only_towards_a_value_that_was() -> None:
 )
 def test_a_cooldown_is_of_what_is_touched(kind: str, fields: dict[str, Any]) -> None:
     """Seen before: two changes of betas, 8 steps apart, passed a cooldown of 100."""
-    info, record = run([1e-3], step=13), done(5, kind=kind, **fields)
+    info, record = run([1e-3], step=13, mode="slow"), done(5, kind=kind, **fields)
     assert judge(info, propose(kind, **fields), [record], cooldown_steps=100).decided_by == "guardrail:cooldown"
     hurt = record.model_copy(update={"state": State.REVERTED})
     assert judge(info, propose(kind, **fields), [hurt]).decided_by == "guardrail:after_revert"
@@ -458,3 +460,209 @@ def test_a_limit_on_a_name_that_this_run_lacks_is_told() -> None:
 def test_settings_that_an_older_version_took_are_still_read() -> None:
     info = run([1e-3]).model_copy(update={"rules": {"gate": {"bounds": {"learning_rate": [0, 1]}}}})
     assert Gate.of(info).settings.bounds.keys() == {"learning_rate"}
+
+
+# -- the nearest value that passes -------------------------------------------------------------------------------------
+
+
+def test_the_nearest_value_passes_all_limits_together() -> None:
+    """Seen before: bounds named 0.0215 for 0.7, which the factor refused with 0.002175."""
+    info = run([7.25e-4])
+    limits: dict[str, Any] = {"bounds": {"lr": [1e-6, 0.0215]}, "max_change_factor": 3}
+    verdict = judge(info, propose(lr=0.7), **limits)
+    assert verdict.decided_by == "guardrail:bounds"
+    assert verdict.nearest_allowed == pytest.approx({"lr": 2.175e-3})
+    assert passes(info, propose(lr=2.175e-3), **limits)
+
+
+def test_where_no_value_passes_all_limits_none_is_named() -> None:
+    verdict = judge(run([1.0]), propose(lr=0.5), bounds={"lr": [1e-6, 0.1]}, max_change_factor=3)
+    assert verdict.decision == "rejected"
+    assert verdict.nearest_allowed is None
+
+
+def test_the_nearest_of_several_values_names_all_that_are_wrong() -> None:
+    info = run([1e-3], weight_decay=[0.1], betas=[[0.9, 0.999]])
+    limits: dict[str, Any] = {"max_change_factor": 2, "bounds": {"lr": [1e-6, 1.5e-3]}}
+    asked: dict[str, Any] = {"lr": 0.1, "weight_decay": 5.0, "betas": [0.1, 0.1]}
+    nearest = judge(info, propose(**asked), **limits).nearest_allowed
+    assert nearest == pytest.approx({"lr": 1.5e-3, "weight_decay": 0.2, "betas": pytest.approx([0.8, 0.998])})
+
+
+def test_the_nearest_probe_has_all_its_candidates_allowed() -> None:
+    info = run([1e-3])
+    asked = propose("probe", candidates=[{"kind": "update_optimizer", "lr": lr} for lr in (1e-3, 0.1, 0.5)], steps=5)
+    limits: dict[str, Any] = {"max_change_factor": 2}
+    verdict = judge(info, asked, **limits)
+    assert verdict.reason.startswith("candidate 1")
+    mended = propose("probe", steps=5, **(verdict.nearest_allowed or {}))
+    assert passes(info, mended, **limits)
+
+
+NUMBERS = st.floats(-5, 1).map(lambda exponent: 10**exponent)
+SHARES = st.sampled_from([0.1, 0.5, 0.9, 0.99, 0.999, 0.9999999])
+ASKED = st.one_of(
+    st.builds(lambda lr, sets: {"lr": lr, "lr_sets": sets}, NUMBERS, st.sampled_from(["base", "effective"])),
+    st.builds(lambda lr, group: {"lr": lr, "param_group": group}, NUMBERS, st.integers(0, 2)),
+    st.builds(lambda lr, decay: {"lr": lr, "weight_decay": decay}, NUMBERS, st.one_of(st.just(0.0), NUMBERS)),
+    st.builds(lambda a, b, m: {"betas": [a, b], "momentum": m}, SHARES, SHARES, SHARES),
+    st.builds(
+        lambda shape, peak, final, warm, end: {
+            "kind": "update_schedule",
+            "shape": shape,
+            "peak_lr": peak,
+            "final_lr": final,
+            "warmup_steps": warm,
+            "end_step": end,
+        },
+        st.sampled_from(["constant", "linear", "cosine", "wsd"]),
+        NUMBERS,
+        st.one_of(st.just(0.0), NUMBERS),
+        st.integers(0, 60),
+        st.integers(5, STEPS),
+    ),
+)
+
+
+@given(
+    asked=ASKED,
+    shape=st.sampled_from([flat, linear, warm]),
+    step=st.sampled_from([0, 20, 60]),
+    rates=st.lists(st.floats(1e-4, 1e-2), min_size=2, max_size=2),
+    top=st.sampled_from([2e-3, 0.0215, 1.0]),
+    factor=st.sampled_from([1.5, 3.0, 100.0]),
+    window=st.sampled_from([None, 2.0, 10.0]),
+)
+@settings(max_examples=150, deadline=None)
+def test_whatever_is_named_as_nearest_is_not_refused(
+    asked: dict[str, Any],
+    shape: Factor,
+    step: int,
+    rates: list[float],
+    top: float,
+    factor: float,
+    window: float | None,
+) -> None:
+    info = run(rates, step=step, shape=shape, weight_decay=[0.1, 0.01], betas=[[0.9, 0.999]] * 2, momentum=[0.9, 0.5])
+    limits: dict[str, Any] = {
+        "bounds": {"lr": [1e-6, top], "momentum": [0.3, 0.99]},
+        "max_change_factor": factor,
+        "window": {"steps": 50, "max_change_factor": window},
+    }
+    moved = Change(name="lr", previous=1e-3, requested=1.4e-3, effective=1.4e-3, factors=[(1.4, 1.4)] * 2)
+    history = [done(max(0, step - 3), moved, lr=1.4e-3)]
+    nearest = judge(info, propose(**asked), history, **limits).nearest_allowed
+    if nearest is not None:
+        assert passes(info, propose(**{**asked, **nearest}), history, **limits), nearest
+
+
+# -- values near 1 -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "nearest"),
+    [
+        ({"betas": [0.9, 0.9999999]}, {"betas": [0.9, 1 - 1e-3 / 3]}),
+        ({"betas": [0.5, 0.999]}, {"betas": [0.7, 0.999]}),
+        ({"momentum": 0.99999}, {"momentum": 1 - 0.1 / 3}),
+        ({"other": {"alpha": 0.99999}}, {"other.alpha": 1 - 0.01 / 3}),
+    ],
+)
+def test_of_values_near_1_what_is_left_to_1_counts(asked: dict[str, Any], nearest: dict[str, Any]) -> None:
+    """Seen before: 0.999 -> 0.9999999 counted as a factor of 1.001, and an average of 10,000 times as many steps."""
+    info = run([1e-3], betas=[[0.9, 0.999]], momentum=[0.9], alpha=[0.99])
+    verdict = judge(info, propose(**asked), max_change_factor=3)
+    assert verdict.decided_by == "guardrail:change_factor"
+    found = verdict.nearest_allowed or {}
+    assert found.keys() == nearest.keys()
+    for name, value in nearest.items():
+        assert found[name] == pytest.approx(value)
+    field, _, inner = next(iter(found)).partition(".")
+    again = {field: {inner: found[f"{field}.{inner}"]}} if inner else found
+    assert passes(info, propose(**again), max_change_factor=3)
+    assert not passes(info, propose(**asked), window={"steps": 50, "max_change_factor": 3})
+
+
+def test_values_near_1_go_no_further_in_small_steps_and_rules_see_their_factor() -> None:
+    info = run([1e-3], betas=[[0.9, 0.9999]])
+    change = Change(name="betas", previous=[0.9, 0.999], requested=[0.9, 0.9999], effective=[0.9, 0.9999])
+    groups = {"groups": [[0.9, 0.9999]], "previous_groups": [[0.9, 0.999]]}
+    record = done(0, change.model_copy(update=groups), betas=[0.9, 0.9999])
+    window = {"steps": 50, "max_change_factor": 20}
+    assert passes(info, propose(betas=[0.9, 0.99999]), window=window)
+    assert not passes(info, propose(betas=[0.9, 0.99999]), [record], window=window)
+    assert factor_of(propose(betas=[0.9, 0.9999999]).command, info) == pytest.approx(1000)
+
+
+@pytest.mark.parametrize("left", [1e-3, 1e-7, 1e-12])
+def test_the_nearest_value_near_1_passes_however_near(left: float) -> None:
+    info = run([1e-3], momentum=[1 - left])
+    nearest = judge(info, propose(momentum=1 - 1e-15), max_change_factor=2).nearest_allowed
+    assert nearest is not None
+    assert 1 - nearest["momentum"] == pytest.approx(left / 2, rel=1e-3)
+
+
+# -- what does not fit the run -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (
+            {"kind": "update_schedule", "shape": "cosine", "end_step": 20, "final_lr": 1e-5},
+            "not after the current step",
+        ),
+        ({"kind": "update_schedule", "shape": "linear", "end_step": 3}, "not after the current step"),
+        ({"kind": "update_schedule", "shape": "linear", "warmup_steps": 90}, "leaves nothing of the 80 steps"),
+        ({"kind": "update_schedule", "shape": "wsd", "decay_steps": 90}, "more than the 80 steps"),
+        ({"kind": "update_schedule", "shape": "linear", "warmup_steps": 5, "start_lr": 0.5}, "would go down"),
+        ({"kind": "update_schedule", "shape": "previous"}, "no plan to go back from"),
+        ({"lr": 1e-3, "param_group": 2}, "param_group 2 does not exist"),
+        ({"weight_decay": 0.1, "param_group": 7}, "param_group 7 does not exist"),
+        ({"other": {"amsgrad": 3}}, "amsgrad is true or false"),
+        ({"other": {"weight_decay": [0.1]}}, "weight_decay is a number"),
+        ({"kind": "set_knob", "name": "temprature", "value": 1.0}, "no knob 'temprature'"),
+        ({"kind": "set_knob", "name": "temperature", "value": "hot"}, "knob 'temperature' is a float"),
+        ({"kind": "set_knob", "name": "temperature", "value": True}, "knob 'temperature' is a float"),
+        ({"kind": "set_knob", "name": "mode", "value": 2}, "knob 'mode' is a str"),
+        ({"kind": "set_knob", "name": "rows", "value": 2.5}, "knob 'rows' is a int"),
+    ],
+)
+@pytest.mark.parametrize("author", [AGENT, OPERATOR])
+def test_what_does_not_fit_the_run_is_refused_before_anybody_is_asked(
+    asked: dict[str, Any], said: str, author: Author
+) -> None:
+    """Seen before: a person was asked, said yes, and the trainer failed; a plan that had ended was shown as x0.0116."""
+    info = run([1e-3, 1e-4], step=20, amsgrad=False, weight_decay=0.1, temperature=1.0, mode="slow", rows=3)
+    gate = Gate(
+        GateSettings.model_validate({"approval": [{"approvers": ["human"]}], "max_change_factor": 3}), BudgetSettings()
+    )
+    verdict = gate.judge(propose(author=author, **asked), Moment(info, Instant(0.0)), History())
+    assert isinstance(verdict, Verdict)
+    assert verdict.decided_by == "guardrail:feasible"
+    assert said in verdict.reason
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"kind": "set_knob", "name": "temperature", "value": 2},
+        {"kind": "set_knob", "name": "mode", "value": "fast"},
+        {"kind": "update_schedule", "shape": "constant", "end_step": 3},
+        {"kind": "update_schedule", "shape": "linear", "end_step": 21},
+        {"lr": 1e-3, "param_group": 1},
+    ],
+)
+def test_what_fits_the_run_is_let_through(asked: dict[str, Any]) -> None:
+    info = run([1e-3, 1e-4], step=20, temperature=1.0, mode="slow")
+    assert passes(info, propose(**asked))
+
+
+def test_what_a_queued_command_may_make_possible_is_left_to_the_trainer() -> None:
+    info, gate = run([1e-3], step=20), Gate(GateSettings(), BudgetSettings())
+    queued = CommandRecord(
+        proposal=propose("update_schedule", shape="linear"), state=State.QUEUED, verdict=APPROVED, submitted_seq=1
+    )
+    for asked in (propose("update_schedule", shape="previous"), propose("update_schedule", shape="linear", end_step=9)):
+        assert gate.refusal(asked, info, History()) is not None
+        assert gate.refusal(asked, info, History(queued=[queued])) is None
