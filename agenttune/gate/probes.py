@@ -32,7 +32,10 @@ def about(wrong: Mapping[int, Verdict], probe: CommandBase) -> Verdict:
         for other, own in wrong.items():
             raw[other] = replaced(raw[other], own.nearest_allowed or {})
         if all(map(_is_valid, raw)):
-            nearest = {"candidates": raw} if all(own.nearest_allowed for own in wrong.values()) else None
+            unlike = [one for i, one in enumerate(raw) if one not in raw[:i]]  # two may have the same limit
+            is_whole = all(own.nearest_allowed for own in wrong.values())
+            whole = {"kind": probe.kind, **probe.arguments(), "candidates": unlike}
+            nearest = {"candidates": unlike} if is_whole and _is_valid(whole) else None
     return refusal.model_copy(update={"reason": reason, "nearest_allowed": nearest})
 
 

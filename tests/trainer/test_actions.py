@@ -238,7 +238,7 @@ def test_a_registered_knob_is_set_within_its_bounds_and_read_back(bench: Bench) 
     applied, high, text, unknown, deaf = result.acks()
     assert (applied.outcome, held["temperature"]) == ("applied", 0.5)
     assert [ack.outcome for ack in (high, text, unknown, deaf)] == ["failed"] * 4
-    assert "0.1 to 2.0" in high.message
+    assert "[0.1, 2]" in high.message
     assert "is a float" in text.message
     assert "no knob 'temprature'; registered: deaf, " in unknown.message
     assert "reads 1.0" in deaf.message
