@@ -87,7 +87,8 @@ def test_an_agent_is_sent_away_and_another_attached_and_swapped(live: Live) -> N
     agent = live.attach("--policy", "guardian")  # the newest live run
     swapped = live.say("swap", "--policy", "noop", "--run", live.run_id)
     assert (swapped.code, swapped.out) == (0, f"noop attached to run {live.run_id}\n")
-    assert live.say("detach").code == 0
+    by_name = agenttune("detach", "latest", "--runs-dir", str(live.project.runs_dir), cwd=live.project.folder)
+    assert by_name.code == 0, by_name.err
     assert agent.wait(PATIENCE_S) == 0
     told = agent.communicate()[0]
     assert f"guardian beside run {live.run_id} at {live.url}" in told

@@ -80,7 +80,7 @@ def test_shipped_config_documents_every_key_and_loads() -> None:
         ("run: {}\n", "config.yaml:1: run: give either 'script' or 'module'"),
         ("run: {script: x.py}\nserver: {port: 99999}\n", "config.yaml:2: server.port"),
         ("run: {script: x.py}\npolicy: gaurdian\n", "no policy 'gaurdian'; there are:"),
-        ("run: {script: x.py}\n", "run.script: there is no file"),
+        ("run: {script: y.py}\n", "run.script: there is no file"),
         ("run: {module: no_such_module_x}\n", "run.module: there is no module 'no_such_module_x'"),
         ("run: {module: json.nothing}\n", "run.module: there is no module 'nothing' in 'json'"),
         ("run: {module: json.tool.deeper}\n", "run.module: there is no module 'deeper' in 'json.tool'"),
@@ -91,6 +91,7 @@ def test_shipped_config_documents_every_key_and_loads() -> None:
     ],
 )
 def test_wrong_config_is_one_line_and_nothing_starts(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "x.py").write_text("", encoding="utf-8")
     (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
     result = agenttune("run", "config.yaml", cwd=tmp_path)
     assert result.code == 2
