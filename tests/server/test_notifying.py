@@ -234,6 +234,8 @@ def test_a_server_without_the_variable_says_so_once(tmp_path: Path, receiver: Re
 
 def test_a_mad_agent_does_not_flood_people_and_the_end_still_passes(tmp_path: Path, receiver: Receiver) -> None:
     desk = Desk(tmp_path, receiver.url, {"repeat_cooldown_steps": 0})
+    knobs = [KnobState(name=f"k{number}", effective=0.0) for number in range(3 * MOST_PER_MINUTE)]
+    desk.log.append(KnobsRead(knobs=[*desk.log.info().knobs, *knobs]))
     for number in range(3 * MOST_PER_MINUTE):
         desk.ask(kind="set_knob", name=f"k{number}", value=1.0) if number else desk.ask()
     desk.work()
@@ -266,6 +268,7 @@ def test_foreign_text_in_a_message_is_no_markup(text: str) -> None:
 
 def test_a_message_is_bounded_however_long_the_texts_are(tmp_path: Path) -> None:
     desk = Desk(tmp_path, "json://127.0.0.1")
+    desk.log.append(KnobsRead(knobs=[KnobState(name="n" * 100, effective="")]))
     record = desk.ask("http://x " * 440, kind="set_knob", name="n" * 100, value="v" * 200)
     request: ApprovalRequest | None = record.request
     assert request is not None
