@@ -93,7 +93,7 @@ class Noisy(TinyModel):
     def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         if self.training:
             self.running.mul_(0.9).add_(x.detach().mean(dim=0), alpha=0.1)
-            x = x - self.running + 0.1 * torch.randn(x.shape, generator=self.rng)
+            x = x - self.running + 0.1 * torch.randn(x.shape, generator=self.rng).to(x.device)
         return super().forward(x, labels)
 
 
@@ -182,7 +182,7 @@ class Averaged:
         self.model, self.mean = model, torch.zeros(8)
 
     def update(self) -> None:
-        self.mean = 0.9 * self.mean + 0.1 * self.model.get_parameter("first.bias").detach()
+        self.mean = 0.9 * self.mean + 0.1 * self.model.get_parameter("first.bias").detach().cpu()
 
     def state_dict(self) -> dict[str, Any]:
         return {"mean": self.mean}
