@@ -43,10 +43,9 @@ class Admission:
         principal = record.proposal.author.principal
         if principal == "trainer" or (not touched_by(record.command) and principal != "agent"):
             return ""
-        info = self._log.info()
+        info = as_of_now(self._log.info())
         if info.capabilities and record.command.kind not in info.capabilities:
             return ""  # the loop says better why it cannot
-        info = as_of_now(info)
         history = self._history(record) if principal == "agent" else History()
         proposal = record.proposal.model_copy(update={"command": record.command})
         gate = replace(Gate.of(info), guardrails=AT_TRAINER)

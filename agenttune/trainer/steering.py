@@ -82,4 +82,5 @@ class Steering:
     def as_info(self, info: RunInfo = NOBODYS) -> RunInfo:
         """A run's card with everything that guardrails go by as it stands at this moment."""
         fresh = {"step": self.step, "knobs": self.knobs(), "schedule": self.course(JUDGED_POINTS)}
-        return info.model_copy(update={**fresh, "max_steps": self.adapter.max_steps(), "knobs_point_id": 0})
+        loop = {"max_steps": self.adapter.max_steps(), "capabilities": list(self.adapter.capabilities)}
+        return info.model_copy(update={**fresh, **loop, "knobs_point_id": 0})
