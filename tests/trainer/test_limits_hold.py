@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer, lr_scheduler
 
+from agenttune.commands import COMMAND_KINDS
 from agenttune.config import BudgetSettings, GateSettings
 from agenttune.errors import UserError
 from agenttune.events import KnobState, RunInfo
@@ -47,6 +48,8 @@ SCHEDULES: dict[str, Make] = {
 
 class Loop:
     """As much of a training loop as rates need."""
+
+    capabilities = COMMAND_KINDS
 
     def __init__(self, optimizer: Optimizer, scheduler: Any) -> None:
         self._optimizer, self._scheduler = optimizer, scheduler
