@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from agenttune.trainer import InteractiveCallback, LightningCallback, TrainingStopped, autopatch, make_interactive
     from agenttune.trainer.datasets import Mixture, make_interactive_dataset
-    from agenttune.trainer.loops.plain import session
+    from agenttune.trainer.integrations.plain_loop import session
 
 __all__ = [
     "InteractiveCallback",
@@ -32,7 +32,7 @@ _HOMES = {
     "autopatch": "agenttune.trainer",
     "make_interactive": "agenttune.trainer",
     "make_interactive_dataset": "agenttune.trainer.datasets",
-    "session": "agenttune.trainer.loops.plain",
+    "session": "agenttune.trainer.integrations.plain_loop",
 }
 
 

@@ -22,14 +22,14 @@ from pathlib import Path
 
 import yaml
 
+from agenttune.agent import AgentLoop
 from agenttune.config import BudgetSettings, LlmSettings, WakeSettings
 from agenttune.control import LocalControl
-from agenttune.events import KnobsRead, KnobState, Point, RunInfo
-from agenttune.loop import AgentLoop
+from agenttune.control.reader import ControlReader
 from agenttune.policy.base import PolicyContext
 from agenttune.policy.load import open_policy
-from agenttune.reading import ControlReader
-from agenttune.store import RunLog
+from agenttune.protocol.events import KnobsRead, KnobState, Point, RunInfo
+from agenttune.store.run_log import RunLog
 from agenttune.testing import ChatRequest, ScriptedEndpoint, says
 from benchmarks.core.sizing import depth_for
 from benchmarks.core.slices import TURN_S

@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from agenttune.control import LocalControl
-from agenttune.events import KnobsRead, KnobState, Point, RunInfo
-from agenttune.proposals import Ack, Author, Proposal, State
-from agenttune.store import RunLog
+from agenttune.protocol.events import KnobsRead, KnobState, Point, RunInfo
+from agenttune.protocol.proposals import Ack, Author, Proposal, State
+from agenttune.store.run_log import RunLog
 from benchmarks.page import BENCHMARKS, Machine, describe_machine, write_section
 
 AGENT = Author(principal="agent", name="benchmark")

@@ -26,8 +26,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 import agenttune
 from agenttune.control import LocalControl
-from agenttune.proposals import Author, Proposal, State
-from agenttune.store import list_runs
+from agenttune.protocol.proposals import Author, Proposal, State
+from agenttune.store.run_log import list_runs
 from agenttune.trainer import Options
 from benchmarks.page import BENCHMARKS, Machine, describe_machine, write_section
 

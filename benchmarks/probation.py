@@ -28,9 +28,9 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 import agenttune
 from agenttune.control import LocalControl
-from agenttune.events import RunInfo
-from agenttune.proposals import Author, Proposal, State
-from agenttune.store import RunLog
+from agenttune.protocol.events import RunInfo
+from agenttune.protocol.proposals import Author, Proposal, State
+from agenttune.store.run_log import RunLog
 from agenttune.trainer import Options
 from benchmarks.page import BENCHMARKS, Machine, describe_machine, write_section
 

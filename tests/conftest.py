@@ -6,7 +6,7 @@ import functools
 import os
 import ssl
 
-from agenttune.chat import REMOTE_ENV
+from agenttune.llm import REMOTE_ENV
 
 # Before any test module is read, so that processes started by tests inherit it.
 os.environ[REMOTE_ENV] = "off"

@@ -1,4 +1,7 @@
-"""The command line. Starts fast: torch is never loaded here, and the server's parts only where they are needed."""
+"""The command line, a file a theme. Starts fast: torch is never loaded here, and other parts where they are needed.
+
+It knows every room but the inside of `trainer/`, and decides nothing by itself.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,17 @@ from rich.console import Console
 from rich.text import Text
 
 from agenttune.cli import (
-    approving,
-    attaching,
-    estimating,
-    replaying,
-    reviewing,
-    rounds,
-    running,
-    sending,
-    serving,
-    showing,
-    starting,
+    approve,
+    attach,
+    estimate,
+    init,
+    model_approver,
+    replay,
+    run,
+    serve,
+    shell_tools,
+    show,
+    study,
     tokens,
 )
 from agenttune.cli.app import app
@@ -28,18 +31,18 @@ from agenttune.errors import AgenttuneError, UserError
 
 __all__ = [
     "app",
-    "approving",
-    "attaching",
-    "estimating",
+    "approve",
+    "attach",
+    "estimate",
+    "init",
     "main",
-    "replaying",
-    "reviewing",
-    "rounds",
-    "running",
-    "sending",
-    "serving",
-    "showing",
-    "starting",
+    "model_approver",
+    "replay",
+    "run",
+    "serve",
+    "shell_tools",
+    "show",
+    "study",
     "tokens",
 ]
 
@@ -61,6 +64,6 @@ def main() -> NoReturn:
 
 def _safe(message: str) -> str:
     """A message may quote files and other processes; its line breaks stay, nothing else that moves the cursor."""
-    from agenttune.terminal import clean
+    from agenttune.views.terminal import clean
 
     return "\n".join(clean(line, 4000) for line in message.splitlines())

@@ -64,8 +64,8 @@ def runs_dir_of(given: Path | None) -> Path:
 
 def find_run(folder: Path, name: str) -> str:
     """The run that a user means: the newest (nothing or `latest`), an id, or the beginning of exactly one id."""
-    from agenttune.run_catalog import RunCatalog
-    from agenttune.run_folders import LOG_NAME, newest_names
+    from agenttune.store.run_catalog import RunCatalog
+    from agenttune.store.run_folders import LOG_NAME, newest_names
 
     if name and Path(name).name == name and (folder / name / LOG_NAME).is_file():
         return name  # whole, so that a log which cannot be read says why

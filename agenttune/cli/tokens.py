@@ -13,7 +13,7 @@ from agenttune.cli.app import Json, RunsDir, app, runs_dir_of
 from agenttune.errors import StoreFault, UserError
 
 if TYPE_CHECKING:
-    from agenttune.tokens import IsOver, Token
+    from agenttune.control.tokens import IsOver, Token
 
 group = typer.Typer(help="Bearer tokens for the control server.", no_args_is_help=True, add_completion=False)
 app.add_typer(group, name="token")
@@ -34,8 +34,8 @@ def create(
     runs_dir: RunsDir = None,
 ) -> None:
     """Make a token and print it, this once: only a hash of it is kept."""
-    from agenttune.run_ends import RunEnds
-    from agenttune.tokens import create_token
+    from agenttune.control.tokens import create_token
+    from agenttune.store.run_ends import RunEnds
 
     folder = runs_dir_of(runs_dir)
     text, token = create_token(folder, role, name, run or (), seconds(expires), is_over=RunEnds(folder))
@@ -48,8 +48,8 @@ def create(
 @group.command("list")
 def list_(runs_dir: RunsDir = None, json_: Json = False) -> None:
     """List the tokens of a folder of runs; their texts are not kept anywhere."""
-    from agenttune.run_ends import RunEnds
-    from agenttune.tokens import read_tokens
+    from agenttune.control.tokens import read_tokens
+    from agenttune.store.run_ends import RunEnds
 
     folder = runs_dir_of(runs_dir)
     tokens, is_over = read_tokens(folder), RunEnds(folder)
@@ -70,8 +70,8 @@ def revoke(
     token_id: Annotated[str, typer.Argument(metavar="ID", help="As `list` shows it.")], runs_dir: RunsDir = None
 ) -> None:
     """End a token: it opens nothing from now on."""
-    from agenttune.run_ends import RunEnds
-    from agenttune.tokens import revoke_token
+    from agenttune.control.tokens import revoke_token
+    from agenttune.store.run_ends import RunEnds
 
     folder = runs_dir_of(runs_dir)
     token = revoke_token(folder, token_id, is_over=RunEnds(folder))

@@ -1,6 +1,9 @@
-"""`config.yaml` as typed settings. Every key is documented in `config.yaml` itself; unknown keys are refused."""
+"""`config.yaml` and policy files as typed settings; safe expressions; where prompts and policies are found.
 
-from agenttune.config.base import Settings
+Every key is documented in `config.yaml` itself; unknown keys are refused. Knows the protocol only.
+"""
+
+from agenttune.config.config import AttachSettings, Config, load_config
 from agenttune.config.gate import (
     ApprovalRule,
     Bounds,
@@ -11,8 +14,8 @@ from agenttune.config.gate import (
     rule_name,
     with_limits_of,
 )
-from agenttune.config.models import GateReviewerSettings, LlmSettings, Price, ReviewerSettings
-from agenttune.config.running import (
+from agenttune.config.llm import GateReviewerSettings, LlmSettings, Price, ReviewerSettings
+from agenttune.config.sections import (
     DEFAULT_PORT,
     CheckpointSettings,
     GoalSettings,
@@ -22,7 +25,7 @@ from agenttune.config.running import (
     ServerSettings,
     WakeSettings,
 )
-from agenttune.config.whole import AttachSettings, Config, load_config
+from agenttune.config.setting import Settings
 from agenttune.config.yaml_files import Place, line_of, load_yaml
 
 __all__ = [

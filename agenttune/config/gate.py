@@ -6,15 +6,15 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from agenttune import approval_names
-from agenttune.commands import Risk
-from agenttune.config.base import Positive, Settings, known_kinds
+from agenttune.config import condition_names
+from agenttune.config.expressions import check
 from agenttune.config.knob_names import checked_names, names_in
-from agenttune.config.models import GateReviewerSettings
+from agenttune.config.llm import GateReviewerSettings
+from agenttune.config.setting import Positive, Settings, known_kinds
 from agenttune.errors import UserError
-from agenttune.expressions import check
-from agenttune.invalid_values import shape
-from agenttune.proposals import Approver
+from agenttune.protocol.commands import Risk
+from agenttune.protocol.invalid_values import shape
+from agenttune.protocol.proposals import Approver
 
 
 def _from_pair(value: object) -> object:
@@ -118,7 +118,7 @@ class ApprovalRule(Settings):
     def _can_be_read(cls, condition: str, info: ValidationInfo) -> str:
         try:
             if condition:
-                check(condition, approval_names.DOCUMENTED, approval_names.DOCUMENTED_FUNCTIONS)
+                check(condition, condition_names.DOCUMENTED, condition_names.DOCUMENTED_FUNCTIONS)
         except UserError as error:
             raise ValueError(error.message) from None
         _check_names(names_in(condition), info)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 
-from agenttune.commands import UpdateOptimizer, UpdateTraining
+from agenttune.protocol.commands import UpdateOptimizer, UpdateTraining
 
 KNOWN = tuple(
     name

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from agenttune.errors import ConfigError
-from agenttune.invalid_values import did_you_mean, why_with_value
+from agenttune.protocol.invalid_values import did_you_mean, why_with_value
 
 S = TypeVar("S", bound=BaseModel)
 MOST_PROBLEMS = 8

@@ -1,10 +1,10 @@
 """The only door to a trainer: submit, observe, follow, decide, record.
 
 `Control` is what the agent loop, the page and the command line see. `LocalControl` works on the runs folder itself;
-`client.HttpControl` asks a control server, which uses a `LocalControl`. One gate serves all.
+`HttpControl` (`http.py`) asks a control server, which uses a `LocalControl`. One gate serves all.
 """
 
-from agenttune.control.door import (
+from agenttune.control.control import (
     CHECKPOINT_KINDS,
     MOST_CHECKPOINTS,
     AgentRecord,

@@ -10,19 +10,22 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from agenttune import open_files
-from agenttune.commands import ReadModel
-from agenttune.control.door import (
+from agenttune.control import open_files
+from agenttune.control.control import (
     CHECKPOINT_KINDS,
     MOST_CHECKPOINTS,
     AgentRecord,
     Decision,
     existing_checkpoints,
 )
-from agenttune.control.ruling import Ruling, no_verdict
-from agenttune.control.telling import told
+from agenttune.control.judging import Ruling, no_verdict
+from agenttune.control.reader import find_layer, measured_model, settled
+from agenttune.control.run_context import told
 from agenttune.errors import RunEnded, StoreFault, UserError
-from agenttune.events import (
+from agenttune.gate import Gate, person
+from agenttune.protocol.commands import ReadModel
+from agenttune.protocol.deadlines import BootTime, Instant, boot_time
+from agenttune.protocol.events import (
     BranchStarted,
     Curve,
     DatasetRead,
@@ -35,19 +38,16 @@ from agenttune.events import (
     StatusChanged,
     StoredPoint,
 )
-from agenttune.gate import Gate, person
-from agenttune.instants import BootTime, Instant, boot_time
-from agenttune.journal import model_calls, newest_interventions
-from agenttune.observation import Observation
-from agenttune.observe import Observer
-from agenttune.processes import is_alive
-from agenttune.proposals import Author, CommandRecord, Proposal, Standing, State, Verdict
-from agenttune.reading import find_layer, measured_model, settled
-from agenttune.run_catalog import RunCatalog
-from agenttune.run_folders import written_before_s
-from agenttune.store import LOG_NAME, RunLog, run_folder
-from agenttune.summary import Intervention
-from agenttune.transcripts import ModelCalled
+from agenttune.protocol.model_calls import ModelCalled
+from agenttune.protocol.observation import Observation
+from agenttune.protocol.proposals import Author, CommandRecord, Proposal, Standing, State, Verdict
+from agenttune.protocol.summary import Intervention
+from agenttune.store.journal.observer import Observer
+from agenttune.store.journal.run_summary import model_calls, newest_interventions
+from agenttune.store.process_liveness import is_alive
+from agenttune.store.run_catalog import RunCatalog
+from agenttune.store.run_folders import written_before_s
+from agenttune.store.run_log import LOG_NAME, RunLog, run_folder
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from agenttune.detectors.divergence import divergence
 from agenttune.detectors.evaluations import goal_plateau, overfitting
 from agenttune.detectors.faults import gradient_explosion, non_finite, spike, stall
 from agenttune.detectors.progress import plateau, slow_start
-from agenttune.findings import Finding
-from agenttune.observation import Observation
+from agenttune.protocol.findings import Finding
+from agenttune.protocol.observation import Observation
 
 __all__ = [
     "DETECTORS",

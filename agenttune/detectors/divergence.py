@@ -16,9 +16,9 @@ from typing import Literal
 
 from agenttune.detectors.evaluations import improvement_since
 from agenttune.detectors.faults import non_finite
-from agenttune.findings import Finding
-from agenttune.observation import Observation
-from agenttune.trend import LEVEL_STEPS, MEDIAN_ERROR, Trend, spread
+from agenttune.detectors.trend import LEVEL_STEPS, MEDIAN_ERROR, Trend, spread
+from agenttune.protocol.findings import Finding
+from agenttune.protocol.observation import Observation
 
 BLOW_UP_STEPS = 8
 """Points whose median must stand far above the start (tuned)."""

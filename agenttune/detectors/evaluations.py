@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from itertools import pairwise
 from statistics import mean, median, stdev
 
-from agenttune.findings import Finding
-from agenttune.observation import Observation
-from agenttune.trend import LEVEL_STEPS, Trend
+from agenttune.detectors.trend import LEVEL_STEPS, Trend
+from agenttune.protocol.findings import Finding
+from agenttune.protocol.observation import Observation
 
 GOAL_PLATEAU_EVALS = 6
 """Evaluations in a row within which the goal metric has not moved (asked for by users; fewer are often noise)."""

@@ -8,9 +8,9 @@ from statistics import median
 from typing import Literal
 
 from agenttune.detectors.evaluations import improvement_since
-from agenttune.findings import Finding
-from agenttune.observation import Observation, SeriesView
-from agenttune.trend import GRAD_NAMES, LEVEL_STEPS, LOSS_NAMES, MEDIAN_ERROR, Trend, series, spread
+from agenttune.detectors.trend import GRAD_NAMES, LEVEL_STEPS, LOSS_NAMES, MEDIAN_ERROR, Trend, series, spread
+from agenttune.protocol.findings import Finding
+from agenttune.protocol.observation import Observation, SeriesView
 
 NONFINITE_GRADS = 3
 """Gradient norms in a row: mixed precision makes a single infinite one now and then, and skips that step (known)."""

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator
 from statistics import median
 
-from agenttune.findings import Finding
-from agenttune.observation import Observation
-from agenttune.trend import MEDIAN_ERROR, Trend, series
+from agenttune.detectors.trend import MEDIAN_ERROR, Trend, series
+from agenttune.protocol.findings import Finding
+from agenttune.protocol.observation import Observation
 
 PLATEAU_STEPS = 80
 """Fewest points of a plateau (tuned)."""

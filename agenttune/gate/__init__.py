@@ -1,14 +1,18 @@
-"""The gate: every proposal gets a verdict here before the trainer may see it."""
+"""The gate: every proposal gets a verdict here before the trainer may see it.
 
-from agenttune.gate.approval import person, stale, timed_out
-from agenttune.gate.chain import Moment, allowed_before
+Guardrails come first, then whoever has to approve. Knows the log's records and the settings; nothing of who asks or how
+a command is carried out.
+"""
+
+from agenttune.gate.approval_rules import person, stale, timed_out
+from agenttune.gate.approvers import Moment, allowed_before
+from agenttune.gate.available_commands import not_offered, probe_steps_left
 from agenttune.gate.gate import Gate, History, usd_per_hour, with_arguments
+from agenttune.gate.guardrail_context import Guardrail
 from agenttune.gate.guardrails import GUARDRAILS
-from agenttune.gate.offers import not_offered, probe_steps_left
-from agenttune.gate.prospects import prospects
-from agenttune.gate.targets import Target, targets_of, touched_by, values_of
-from agenttune.gate.unguarded import guards_nothing
-from agenttune.gate.world import Guardrail
+from agenttune.gate.knob_targets import Target, targets_of, touched_by, values_of
+from agenttune.gate.lr_forecast import prospects
+from agenttune.gate.unused_limits import guards_nothing
 
 __all__ = [
     "GUARDRAILS",

@@ -6,17 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agenttune.commands import CommandBase, parse_command
 from agenttune.config import BudgetSettings, GateSettings, ProbationSettings
 from agenttune.config.gate import AS_RECORDED
 from agenttune.errors import UserError
-from agenttune.events import RunInfo
-from agenttune.gate.approval import escalated, rule_on
-from agenttune.gate.chain import Moment, Situation
+from agenttune.gate.approval_rules import escalated, rule_on
+from agenttune.gate.approvers import Moment, Situation
+from agenttune.gate.guardrail_context import Guardrail, World
 from agenttune.gate.guardrails import CLAMPING, GUARDRAILS, LIMITS, MENDED, PER_KNOB
-from agenttune.gate.probes import about, alone, replaced, strictest
-from agenttune.gate.world import Guardrail, World
-from agenttune.proposals import ApprovalRequest, CommandRecord, Passed, Proposal, Verdict
+from agenttune.gate.probe_candidates import about, alone, replaced, strictest
+from agenttune.protocol.commands import CommandBase, parse_command
+from agenttune.protocol.events import RunInfo
+from agenttune.protocol.proposals import ApprovalRequest, CommandRecord, Passed, Proposal, Verdict
 
 MOST_CLAMPS = 8
 """Values of one command that are brought within limits (guess: more than a command has)."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
-from agenttune.commands import ModelLayerOperation, ModelLayerParameterUpdate, Probe, Risk
-from agenttune.gate.feasible import feasible
-from agenttune.gate.limits import bounds, change_factor, window_factor
-from agenttune.gate.targets import changed_by, touched_by
-from agenttune.gate.world import Guardrail, World, refused, step_of
-from agenttune.proposals import Proposal, State, Verdict
+from agenttune.gate.feasibility import feasible
+from agenttune.gate.guardrail_context import Guardrail, World, refused, step_of
+from agenttune.gate.knob_targets import changed_by, touched_by
+from agenttune.gate.value_limits import bounds, change_factor, window_factor
+from agenttune.protocol.commands import ModelLayerOperation, ModelLayerParameterUpdate, Probe, Risk
+from agenttune.protocol.proposals import Proposal, State, Verdict
 
 FEWEST_TRIAL_STEPS = 2
 """That a probe takes for a trial."""

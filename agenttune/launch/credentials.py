@@ -10,12 +10,12 @@ import contextlib
 import glob
 from pathlib import Path
 
+from agenttune.control.discovery import LOCAL_PREFIX, TOKEN_ENV
+from agenttune.control.owner_token import user_name
+from agenttune.control.tokens import Token, create_token, revoke_token
 from agenttune.errors import UserError
-from agenttune.owner import user_name
-from agenttune.proposals import Principal
-from agenttune.run_ends import RunEnds
-from agenttune.serving import LOCAL_PREFIX, TOKEN_ENV
-from agenttune.tokens import Token, create_token, revoke_token
+from agenttune.protocol.proposals import Principal
+from agenttune.store.run_ends import RunEnds
 
 LASTS_S = 30 * 86_400.0
 """No run takes longer, whatever its log says (guess)."""

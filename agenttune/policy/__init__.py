@@ -1,1 +1,5 @@
-"""Policies: what to do about what is seen. None of them has a path to the trainer; they only propose."""
+"""Policies: what to do about what is seen. The extension point: each maps an observation to drafts of commands.
+
+Rules, lookahead, baselines and plans are here; `llm/` asks language models, `wrappers/` go around any policy. None of
+them has a path to the trainer or the log; they only propose.
+"""

@@ -11,16 +11,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from agenttune.commands import CommandBase
 from agenttune.config import BudgetSettings, GoalSettings, LlmSettings
 from agenttune.errors import AgenttuneError
-from agenttune.observation import Observation
-from agenttune.proposals import CommandRecord
-from agenttune.reading import RunReader
-from agenttune.transcripts import ModelCalled
+from agenttune.protocol.commands import CommandBase
+from agenttune.protocol.model_calls import ModelCalled
+from agenttune.protocol.observation import Observation
+from agenttune.protocol.proposals import CommandRecord
+from agenttune.protocol.run_reader import RunReader
 
 if TYPE_CHECKING:
-    from agenttune.chat import ChatModel, Spent
+    from agenttune.llm import ChatModel, Spent
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ class PolicyContext:
     @cached_property
     def spent(self) -> Spent:
         """What the run's calls of language models have used up: one ledger for all the models of a policy."""
-        from agenttune.chat import Spent  # loads the client, half a second that most commands do not need
+        from agenttune.llm import Spent  # loads the client, half a second that most commands do not need
 
         return Spent() if self.reader is None else Spent.of(self.reader.model_calls())
 
@@ -140,8 +140,8 @@ class PolicyContext:
         Raises:
             ConfigError: A cap on money is set and the model's price is not.
         """
-        from agenttune.chat import OpenAIChat, is_configured
-        from agenttune.chat.budget import check_price
+        from agenttune.llm import OpenAIChat, is_configured
+        from agenttune.llm.budget import check_price
 
         why_not = is_configured(llm, self.environ)
         if why_not:
@@ -159,7 +159,7 @@ class PolicyContext:
 
     def catch_up(self) -> None:
         """Count what other processes, such as a reviewer, have spent on the run meanwhile."""
-        from agenttune.chat import Spent
+        from agenttune.llm import Spent
 
         if self.reader is not None:
             self.spent.catch_up(Spent.of(self.reader.model_calls()))

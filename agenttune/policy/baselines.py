@@ -14,12 +14,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from agenttune.commands import UpdateOptimizer
 from agenttune.config import PolicyFile
-from agenttune.observation import Observation
+from agenttune.detectors.trend import LOSS_NAMES
 from agenttune.policy.base import Decision, Draft, asked_at_step, by_agents
-from agenttune.proposals import CommandRecord
-from agenttune.trend import LOSS_NAMES
+from agenttune.protocol.commands import UpdateOptimizer
+from agenttune.protocol.observation import Observation
+from agenttune.protocol.proposals import CommandRecord
 
 
 class NoopFile(PolicyFile):

@@ -11,9 +11,8 @@ from typing import Any
 from pydantic import ConfigDict
 
 from agenttune.config import GateSettings, Place, PolicyFile, Settings, line_of, load_yaml
+from agenttune.config.resources import find_resource
 from agenttune.errors import ConfigError
-from agenttune.invalid_values import did_you_mean
-from agenttune.planned import DETAIL, PlanEntry
 from agenttune.policy.base import NoopPolicy, Policy, PolicyContext
 from agenttune.policy.baselines import (
     GreedyLr,
@@ -24,14 +23,15 @@ from agenttune.policy.baselines import (
     ReduceOnPlateau,
     ReduceOnPlateauFile,
 )
-from agenttune.policy.composites import COMPOSITES
-from agenttune.policy.cooldown import Cooldown
-from agenttune.policy.llm import LlmFile, make_llm
+from agenttune.policy.llm.llm_policy import LlmFile, make_llm
 from agenttune.policy.lookahead import Lookahead, LookaheadFile
 from agenttune.policy.rules import RulePolicy, RulesFile
 from agenttune.policy.schedule import ScheduleFile, SchedulePolicy
-from agenttune.policy.wrappers import notice_of, walk
-from agenttune.resources import find_resource
+from agenttune.policy.wrappers.composites import COMPOSITES
+from agenttune.policy.wrappers.cooldown import Cooldown
+from agenttune.policy.wrappers.wrapper import notice_of, walk
+from agenttune.protocol.invalid_values import did_you_mean
+from agenttune.protocol.plan_entries import DETAIL, PlanEntry
 
 
 def _rules(name: str, file: RulesFile, context: PolicyContext) -> Policy:

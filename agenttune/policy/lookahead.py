@@ -10,15 +10,15 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from agenttune.commands import Candidate, Probe, SetKnob, UpdateOptimizer, UpdateTraining
 from agenttune.config import PolicyFile
 from agenttune.errors import UserError
-from agenttune.events import KnobState
-from agenttune.findings import FindingKind
-from agenttune.observation import Observation
 from agenttune.policy.base import Decision, Draft, asked_at_step, by_agents
-from agenttune.proposals import CommandRecord
-from agenttune.redefining import touches
+from agenttune.protocol.commands import Candidate, Probe, SetKnob, UpdateOptimizer, UpdateTraining
+from agenttune.protocol.events import KnobState
+from agenttune.protocol.findings import FindingKind
+from agenttune.protocol.observation import Observation
+from agenttune.protocol.proposals import CommandRecord
+from agenttune.protocol.redefining import touches
 
 VALID_FOR_STEPS = 20
 """Steps after the look for which the candidates make sense (guess: the rate they start from moves with a schedule)."""

@@ -12,14 +12,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from agenttune.commands import BY_KIND, COMMAND_KINDS, CommandBase, parse_command
 from agenttune.config import PolicyFile, Settings
+from agenttune.config.expressions import Names, check, evaluate, fields_of, is_true, render
 from agenttune.errors import UserError
-from agenttune.expressions import Names, check, evaluate, fields_of, is_true, render
-from agenttune.invalid_values import did_you_mean, shape
-from agenttune.observation import Observation
 from agenttune.policy.base import Decision, Draft
-from agenttune.policy.namespace import DOCUMENTED, DOCUMENTED_FUNCTIONS, functions_of, mark, names_of
+from agenttune.policy.rule_names import DOCUMENTED, DOCUMENTED_FUNCTIONS, functions_of, mark, names_of
+from agenttune.protocol.commands import BY_KIND, COMMAND_KINDS, CommandBase, parse_command
+from agenttune.protocol.invalid_values import did_you_mean, shape
+from agenttune.protocol.observation import Observation
 
 Functions = Mapping[str, Callable[..., Any]]
 

@@ -13,15 +13,15 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from agenttune.commands import CommandBase, parse_command
 from agenttune.config import PolicyFile, Settings
 from agenttune.errors import UserError
-from agenttune.observation import Observation
-from agenttune.planned import PlanEntry
 from agenttune.policy.base import Decision, Draft, asked_at_step, by_agents
-from agenttune.policy.namespace import mark
+from agenttune.policy.rule_names import mark
 from agenttune.policy.rules import kind_of
-from agenttune.proposals import CommandRecord
+from agenttune.protocol.commands import CommandBase, parse_command
+from agenttune.protocol.observation import Observation
+from agenttune.protocol.plan_entries import PlanEntry
+from agenttune.protocol.proposals import CommandRecord
 
 DEFAULT_TOLERANCE_STEPS = 50
 """More than the 20 steps between two looks of an agent and what a fast run makes of a poll of 0.5 s (guess)."""

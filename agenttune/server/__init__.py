@@ -1,6 +1,5 @@
-"""The control server: REST and live events over the runs folder, in a process of its own."""
+"""The control server: REST and live events over the runs folder, in a process of its own.
 
-from agenttune.server.app import create_app
-from agenttune.server.running import serve
-
-__all__ = ["create_app", "serve"]
+It knows runs only through the control interface. Nothing is imported here, so that `notify/` can be had without the
+web framework.
+"""

@@ -1,4 +1,4 @@
-"""`python -m agenttune.server`: the control server as `serving.ensure_server` starts it."""
+"""`python -m agenttune.server`: the control server as `control.discovery.ensure_server` starts it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import get_args
 
 from agenttune.config import DEFAULT_PORT
+from agenttune.control.discovery import PORT_IN_USE_EXIT, TOKEN_ENV
 from agenttune.errors import AgenttuneError, PortInUse
-from agenttune.server import serve
-from agenttune.server.identity import LocalRole
-from agenttune.server.repeats import Repeats
-from agenttune.server.running import REQUEST_S
-from agenttune.serving import PORT_IN_USE_EXIT, TOKEN_ENV
+from agenttune.server.auth.identity import LocalRole
+from agenttune.server.log_throttle import Repeats
+from agenttune.server.process import REQUEST_S, serve
 
 
 def main() -> int:

@@ -11,23 +11,26 @@ from fastapi import APIRouter, Depends, FastAPI, WebSocket
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from agenttune import __version__, open_files
-from agenttune.control import LocalControl
-from agenttune.origins import check_origins
-from agenttune.run_ends import RunEnds
-from agenttune.server import approving, following, layers, links, local, problems, runs, seed_api, submitting
-from agenttune.server.bodies import StrictBodies
+from agenttune import __version__
+from agenttune.config.origins import check_origins
+from agenttune.control import LocalControl, open_files
+from agenttune.control.discovery import TOKEN_ENV
+from agenttune.control.tokens import TokenBook
+from agenttune.server import error_responses
+from agenttune.server.auth.guard import Guard
+from agenttune.server.auth.identity import Access, LocalRole, anonymous
+from agenttune.server.auth.rights import PREFIX, authorise
 from agenttune.server.context import Context, known_parameters_only
-from agenttune.server.guard import Guard
-from agenttune.server.identity import Access, LocalRole, anonymous
-from agenttune.server.live import Hub
-from agenttune.server.presence import Presence
-from agenttune.server.problems import CrashGuard, ErrorBody
-from agenttune.server.rights import PREFIX, authorise
-from agenttune.server.seed_clients import SeedClients
-from agenttune.server.seed_events import Translator
-from agenttune.serving import TOKEN_ENV
-from agenttune.tokens import TokenBook
+from agenttune.server.error_responses import CrashGuard, ErrorBody
+from agenttune.server.idle import Presence
+from agenttune.server.live_hub import Hub
+from agenttune.server.pages import link_page, local_page
+from agenttune.server.routes import approvals, commands, layers, runs, streams
+from agenttune.server.strict_bodies import StrictBodies
+from agenttune.server.v1_compat import api as v1_api
+from agenttune.server.v1_compat.clients import SeedClients
+from agenttune.server.v1_compat.events import Translator
+from agenttune.store.run_ends import RunEnds
 
 METHODS = ("GET", "POST", "DELETE")
 HEADERS = ("Authorization", "Content-Type", "Access-Control-Allow-Origin")
@@ -75,15 +78,15 @@ def create_app(
     app.state.seed_clients = SeedClients(control)
     app.state.presence = Presence(open_files.clients_for(open_files.limit()))
     api = APIRouter(prefix=PREFIX, dependencies=[Depends(known_parameters_only)], responses=_ERRORS)
-    for part in (runs, layers, submitting, approving, following):
+    for part in (runs, layers, commands, approvals, streams):
         api.include_router(part.router)
     app.include_router(api)
-    app.include_router(seed_api.router)
-    app.include_router(links.router)
-    app.include_router(local.router)
+    app.include_router(v1_api.router)
+    app.include_router(link_page.router)
+    app.include_router(local_page.router)
     app.add_api_websocket_route("/{path:path}", _no_such_stream)  # else refused without a word
-    problems.install(app)
-    app.add_middleware(StrictBodies, judged_by_route={seed_api.COMMAND_PATH}, forms=(links.PREFIX, local.PREFIX))
+    error_responses.install(app)
+    app.add_middleware(StrictBodies, judged_by_route={v1_api.COMMAND_PATH}, forms=(link_page.PREFIX, local_page.PREFIX))
     book = TokenBook(runs_dir, is_over=RunEnds(runs_dir))
     access = Access(book, token, anonymous(local_role, token is not None), token_env)
     app.add_middleware(Guard, access=access, allowed_hosts=allowed_hosts, allowed_origins=origins)

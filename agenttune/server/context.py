@@ -17,9 +17,9 @@ from starlette.responses import Response
 
 from agenttune.control import LocalControl
 from agenttune.errors import Unauthorized, UnknownRun, UserError
-from agenttune.server.identity import Identity
-from agenttune.server.live import Hub
-from agenttune.server.seed_events import Translator
+from agenttune.server.auth.identity import Identity
+from agenttune.server.live_hub import Hub
+from agenttune.server.v1_compat.events import Translator
 
 LATEST = "latest"
 """In place of a run id: the newest run."""

@@ -1,7 +1,7 @@
 """Strict fakes for tests of agenttune and of what is built on it. They speak the real protocols; nothing is patched."""
 
+from agenttune.testing.chat_request import ChatRequest
 from agenttune.testing.endpoint import ScriptedEndpoint
-from agenttune.testing.requests import ChatRequest
 from agenttune.testing.steps import (
     Step,
     answers_nothing,

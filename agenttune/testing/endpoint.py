@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Literal
 
+from agenttune.protocol.model_calls import Usage
+from agenttune.testing.chat_request import BadRequest, ChatRequest, check
 from agenttune.testing.examples import example_of
-from agenttune.testing.requests import BadRequest, ChatRequest, check
 from agenttune.testing.steps import Step, fails, fits, says
 from agenttune.testing.wire import Wire
-from agenttune.transcripts import Usage
 
 Script = Iterable[Step] | Callable[[ChatRequest], Step]
 Supports = Literal["tools", "json", "text"]

@@ -7,7 +7,7 @@ import threading
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from agenttune.transcripts import Usage
+from agenttune.protocol.model_calls import Usage
 
 Shape = Literal["completion", "fitting", "error", "garbled", "cut", "no_choices"]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
 
-from agenttune.testing.requests import ChatRequest
+from agenttune.testing.chat_request import ChatRequest
 from agenttune.testing.steps import Step
 
 

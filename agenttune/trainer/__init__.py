@@ -1,4 +1,8 @@
-"""Inside the training process: what makes a run observable and steerable. The only room with torch."""
+"""Inside the training process: what makes a run observable and steerable. The only room with torch.
+
+It shares nothing with the other processes but the log; it knows `gate/` to look at each command once more before it is
+applied.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from agenttune.trainer.hf import InteractiveCallback
-    from agenttune.trainer.hf_trainer import make_interactive
-    from agenttune.trainer.loops.autopatch import PatchedLoop, autopatch
-    from agenttune.trainer.loops.lightning_callback import LightningCallback
-    from agenttune.trainer.loops.plain import PlainSession
-    from agenttune.trainer.loops.stopping import TrainingStopped
+    from agenttune.trainer.integrations.autopatch import PatchedLoop, autopatch
+    from agenttune.trainer.integrations.hf_callback import InteractiveCallback
+    from agenttune.trainer.integrations.hf_trainer import make_interactive
+    from agenttune.trainer.integrations.lightning_callback import LightningCallback
+    from agenttune.trainer.integrations.plain_loop import PlainSession
+    from agenttune.trainer.integrations.stopping import TrainingStopped
     from agenttune.trainer.options import Options
     from agenttune.trainer.session import Session
 
@@ -28,15 +32,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    "InteractiveCallback": "hf",
-    "LightningCallback": "loops.lightning_callback",
+    "InteractiveCallback": "integrations.hf_callback",
+    "LightningCallback": "integrations.lightning_callback",
     "Options": "options",
-    "PatchedLoop": "loops.autopatch",
-    "PlainSession": "loops.plain",
+    "PatchedLoop": "integrations.autopatch",
+    "PlainSession": "integrations.plain_loop",
     "Session": "session",
-    "TrainingStopped": "loops.stopping",
-    "autopatch": "loops.autopatch",
-    "make_interactive": "hf_trainer",
+    "TrainingStopped": "integrations.stopping",
+    "autopatch": "integrations.autopatch",
+    "make_interactive": "integrations.hf_trainer",
 }
 
 

@@ -9,10 +9,10 @@ from typing import Protocol
 from torch import nn
 from torch.optim import Optimizer
 
-from agenttune.events import KnobState
-from agenttune.run_facts import RunFacts
-from agenttune.trainer.branch_folders import LoopFolder
-from agenttune.trainer.state import TrainingState
+from agenttune.protocol.events import KnobState
+from agenttune.protocol.run_facts import RunFacts
+from agenttune.trainer.checkpoints.branch_folders import LoopFolder
+from agenttune.trainer.checkpoints.training_state import TrainingState
 
 SettingValue = int | float
 """A setting of the loop: `max_grad_norm`, `gradient_accumulation_steps` or `max_steps`."""

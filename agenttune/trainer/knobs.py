@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from agenttune.commands import Redefines
 from agenttune.errors import UserError
-from agenttune.events import KnobState
-from agenttune.proposals import Change
+from agenttune.protocol.commands import Redefines
+from agenttune.protocol.events import KnobState
+from agenttune.protocol.proposals import Change
 from agenttune.trainer.adapter import Adapter
-from agenttune.trainer.layer_rules import LayerRules
-from agenttune.trainer.optimizers import read_value, same, tunable_names
-from agenttune.trainer.schedules import Kind, Schedule
-from agenttune.trainer.state import Stateful
+from agenttune.trainer.checkpoints.training_state import Stateful
+from agenttune.trainer.layers.permissions import LayerRules
+from agenttune.trainer.lr.optimizers import read_value, same, tunable_names
+from agenttune.trainer.lr.schedules import Kind, Schedule
 
 logger = logging.getLogger("agenttune")
 

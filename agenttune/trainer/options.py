@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from agenttune.config.origins import check_origins
 from agenttune.errors import LogExists, UserError
-from agenttune.events import RunInfo
-from agenttune.origins import check_origins
-from agenttune.processes import started_s
-from agenttune.store import LOG_NAME, RunLog
+from agenttune.protocol.events import RunInfo
+from agenttune.store.process_liveness import started_s
+from agenttune.store.run_log import LOG_NAME, RunLog
 
 RUN_ID = "AGENTTUNE_RUN_ID"
 RUNS_DIR = "AGENTTUNE_RUNS_DIR"

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from agenttune.config import CheckpointSettings, ProbationSettings
 from agenttune.errors import UserError
-from agenttune.events import (
+from agenttune.gate import guards_nothing
+from agenttune.protocol.events import (
     DatasetRead,
     Evaluated,
     Found,
@@ -25,26 +26,15 @@ from agenttune.events import (
     StatusChanged,
     rate_name,
 )
-from agenttune.gate import guards_nothing
-from agenttune.points import Row
-from agenttune.proposals import CommandRecord, Record
-from agenttune.store import RunLog
+from agenttune.protocol.proposals import CommandRecord, Record
+from agenttune.store.metric_table import Row
+from agenttune.store.run_log import RunLog
 from agenttune.trainer.adapter import Adapter
-from agenttune.trainer.answers import Answers
-from agenttune.trainer.apply import apply_command
-from agenttune.trainer.awaiting import Awaiting
-from agenttune.trainer.branch_folders import arrange
-from agenttune.trainer.checkpoints import FOLDER, Checkpoints, SavedCheckpoint
-from agenttune.trainer.confirm import ReadBacks
-from agenttune.trainer.exchange import Alone, Exchange
-from agenttune.trainer.goal_check import GoalCheck
-from agenttune.trainer.going_back import GoingBack
-from agenttune.trainer.intake import Intake
-from agenttune.trainer.knobs import Knob, KnobRegistry
-from agenttune.trainer.lockstep import Lockstep
-from agenttune.trainer.logged_rows import is_lasting
-from agenttune.trainer.meter import Held, Metrics, RawRow
-from agenttune.trainer.outcomes import (
+from agenttune.trainer.checkpoints.branch_folders import arrange
+from agenttune.trainer.checkpoints.catalog import FOLDER, Checkpoints, SavedCheckpoint
+from agenttune.trainer.checkpoints.output_marker import claim, release
+from agenttune.trainer.commands.apply import apply_command
+from agenttune.trainer.commands.outcomes import (
     AwaitCapture,
     AwaitJump,
     AwaitProbe,
@@ -55,16 +45,26 @@ from agenttune.trainer.outcomes import (
     Outcome,
     Waiting,
 )
-from agenttune.trainer.output_marker import claim, release
-from agenttune.trainer.own_commands import OwnCommands
-from agenttune.trainer.probation import Probation
-from agenttune.trainer.probing import Probing
-from agenttune.trainer.rate_watch import RateWatch
-from agenttune.trainer.recorder import Recorder
-from agenttune.trainer.saving import REASON_CHARACTERS, Saving
-from agenttune.trainer.schedules import RateReader
-from agenttune.trainer.steering import Steering
-from agenttune.trainer.writer import BackgroundWriter
+from agenttune.trainer.distributed.exchange import Alone, Exchange
+from agenttune.trainer.execution.acks import Answers
+from agenttune.trainer.execution.lockstep import Lockstep
+from agenttune.trainer.execution.lockstep_wait import Awaiting
+from agenttune.trainer.execution.queue import Intake
+from agenttune.trainer.execution.rate_confirmation import RateWatch
+from agenttune.trainer.execution.read_back import ReadBacks
+from agenttune.trainer.execution.restoring import GoingBack
+from agenttune.trainer.execution.saving import REASON_CHARACTERS, Saving
+from agenttune.trainer.knobs import Knob, KnobRegistry
+from agenttune.trainer.lr.schedules import RateReader
+from agenttune.trainer.probation.own_commands import OwnCommands
+from agenttune.trainer.probation.probation import Probation
+from agenttune.trainer.probes.runner import Probing
+from agenttune.trainer.recording.background_writer import BackgroundWriter
+from agenttune.trainer.recording.goal_check import GoalCheck
+from agenttune.trainer.recording.logged_rows import is_lasting
+from agenttune.trainer.recording.recorder import Recorder
+from agenttune.trainer.recording.step_meter import Held, Metrics, RawRow
+from agenttune.trainer.run_state import Steering
 
 logger = logging.getLogger("agenttune")
 

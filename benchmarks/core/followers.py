@@ -11,8 +11,8 @@ from pathlib import Path
 
 from websockets.asyncio.client import connect
 
-from agenttune.events import NoteAdded
-from agenttune.store import RunLog
+from agenttune.protocol.events import NoteAdded
+from agenttune.store.run_log import RunLog
 from benchmarks.core.processes import bench
 
 PAUSE_S = 0.01

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import httpx
 
-from agenttune.store import RunLog
-from agenttune.tokens import create_token
+from agenttune.control.tokens import create_token
+from agenttune.store.run_log import RunLog
 from benchmarks.core.processes import (
     LOOK_S,
     Bench,

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import psutil
 
-from agenttune.events import RunInfo
-from agenttune.serving import ensure_server
-from agenttune.store import RunLog
+from agenttune.control.discovery import ensure_server
+from agenttune.protocol.events import RunInfo
+from agenttune.store.run_log import RunLog
 from benchmarks.core.training import Trace
 
 ROOT = Path(__file__).resolve().parents[2]

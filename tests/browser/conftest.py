@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from agenttune.serving import ServerAddress, ensure_server
+from agenttune.control.discovery import ServerAddress, ensure_server
 from tests.browser.desk import Desk
 from tests.browser.visits import PHONE, Visit
 from tests.server.conftest import stop

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from agenttune.control import Decision, LocalControl
-from agenttune.events import Evaluated, KnobsRead, KnobState, Point, RunInfo, RunStarted
-from agenttune.links import Link, make_key, sign
-from agenttune.processes import started_s
-from agenttune.proposals import Author, CommandRecord, Proposal, Verdict
-from agenttune.store import RunLog
-from agenttune.tokens import create_token
+from agenttune.control.tokens import create_token
+from agenttune.protocol.events import Evaluated, KnobsRead, KnobState, Point, RunInfo, RunStarted
+from agenttune.protocol.proposals import Author, CommandRecord, Proposal, Verdict
+from agenttune.server.pages.signed_links import Link, make_key, sign
+from agenttune.store.process_liveness import started_s
+from agenttune.store.run_log import RunLog
 
 AGENT = Author(principal="agent", name="model")
 ANNA = Author(principal="operator", name="anna")

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from agenttune.proposals import Author
+from agenttune.protocol.proposals import Author
 from tests.browser.desk import EVIL_HOST, HOSTILE, INVISIBLE, Desk
 from tests.browser.visits import PHONE, Visit
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agenttune.proposals import CommandRecord
+from agenttune.protocol.proposals import CommandRecord
 from tests.browser.desk import HOSTILE, Desk
 from tests.browser.visits import DESKTOP, PHONE, Visit
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from agenttune.reporting import html, read_journal
+from agenttune.views.report import html, read_journal
 from tests.browser.visits import DESKTOP, PHONE, Text, Visit
-from tests.reporting.conftest import EVIL, eventful
+from tests.report.conftest import EVIL, eventful
 
 pytestmark = pytest.mark.browser
 

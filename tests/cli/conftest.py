@@ -17,14 +17,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from agenttune.chat import REMOTE_ENV
 from agenttune.cli import main
 from agenttune.control.local import LocalControl
-from agenttune.events import RunInfo
-from agenttune.journal import summarize
-from agenttune.proposals import Proposal
-from agenttune.store import RunLog, list_runs
-from agenttune.summary import RunSummary
+from agenttune.llm import REMOTE_ENV
+from agenttune.protocol.events import RunInfo
+from agenttune.protocol.proposals import Proposal
+from agenttune.protocol.summary import RunSummary
+from agenttune.store.journal.run_summary import summarize
+from agenttune.store.run_log import RunLog, list_runs
 
 ROOT = Path(__file__).resolve().parents[2]
 FAKE = Path(__file__).with_name("fake_trainer.py")

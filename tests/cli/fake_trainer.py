@@ -16,10 +16,10 @@ import sys
 import time
 from pathlib import Path
 
-from agenttune.commands import StopTraining
-from agenttune.events import CheckpointSaved, Evaluated, KnobsRead, KnobState, Point, RunStarted, StatusChanged
-from agenttune.proposals import Ack, State
-from agenttune.store import RunLog
+from agenttune.protocol.commands import StopTraining
+from agenttune.protocol.events import CheckpointSaved, Evaluated, KnobsRead, KnobState, Point, RunStarted, StatusChanged
+from agenttune.protocol.proposals import Ack, State
+from agenttune.store.run_log import RunLog
 
 STEP_S = 0.01
 FOREVER = 1_000_000

@@ -6,8 +6,8 @@ import math
 import time
 from pathlib import Path
 
-from agenttune.commands import StopTraining, UpdateOptimizer
-from agenttune.events import (
+from agenttune.protocol.commands import StopTraining, UpdateOptimizer
+from agenttune.protocol.events import (
     CheckpointSaved,
     Decided,
     Evaluated,
@@ -20,9 +20,9 @@ from agenttune.events import (
     RunStarted,
     StatusChanged,
 )
-from agenttune.findings import Finding
-from agenttune.proposals import Ack, Author, Change, Proposal, Verdict
-from agenttune.store import RunLog
+from agenttune.protocol.findings import Finding
+from agenttune.protocol.proposals import Ack, Author, Change, Proposal, Verdict
+from agenttune.store.run_log import RunLog
 
 AGENT = Author(principal="agent", name="guardian")
 AT_S = 1_800_000_000.0

@@ -10,13 +10,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from agenttune.client import HttpControl
 from agenttune.control import Decision, LocalControl
+from agenttune.control.discovery import find_server
+from agenttune.control.http import HttpControl
+from agenttune.control.owner_token import OwnerToken
 from agenttune.errors import TooManyProposals
-from agenttune.events import Acked
-from agenttune.owner import OwnerToken
-from agenttune.proposals import Author, CommandRecord, Proposal, State
-from agenttune.serving import find_server
+from agenttune.protocol.events import Acked
+from agenttune.protocol.proposals import Author, CommandRecord, Proposal, State
 from tests.cli.conftest import ROOT, Launched, Project, wait_for
 from tests.core.test_approval import AGENT
 

@@ -11,9 +11,9 @@ import httpx
 import psutil
 import pytest
 
-from agenttune.owner import user_name
-from agenttune.proposals import State
-from agenttune.serving import ensure_server
+from agenttune.control.discovery import ensure_server
+from agenttune.control.owner_token import user_name
+from agenttune.protocol.proposals import State
 from tests.cli.conftest import Result, agenttune
 from tests.core.test_approval import ASK, Desk
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from agenttune.events import Event, PolicyRequested
-from agenttune.store import RunLog
-from agenttune.terminal.lines import lines_of
+from agenttune.protocol.events import Event, PolicyRequested
+from agenttune.store.run_log import RunLog
+from agenttune.views.event_lines import lines_of
 from tests.cli.conftest import PATIENCE_S, Launched, Project, Result, agenttune, environment, wait_for
 
 FOREVER = "[]"

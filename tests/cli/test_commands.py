@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from agenttune import __version__
-from agenttune.commands import COMMAND_KINDS
 from agenttune.config import Config, load_config
-from agenttune.events import Point, RunInfo, RunStarted, StatusChanged
 from agenttune.launch import config_text
-from agenttune.store import RunLog
+from agenttune.protocol.commands import COMMAND_KINDS
+from agenttune.protocol.events import Point, RunInfo, RunStarted, StatusChanged
+from agenttune.store.run_log import RunLog
 from tests.cli.conftest import ROOT, Project, agenttune
 from tests.cli.history import finish, new_log, rescued_run
 
@@ -229,7 +229,7 @@ def test_nothing_heavy_is_loaded_for_a_report(project: Project) -> None:
     import subprocess
     import sys
 
-    code = "import sys, agenttune.cli, agenttune.terminal, agenttune.launch; print([m for m in "
+    code = "import sys, agenttune.cli, agenttune.views.terminal, agenttune.launch; print([m for m in "
     code += "('torch', 'transformers', 'fastapi', 'uvicorn') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from agenttune.errors import StoreFault
-from agenttune.events import RunInfo, RunStatus
-from agenttune.launch.children import RESTARTS, RestartBudget
-from agenttune.launch.ending import ending_of, tail
-from agenttune.launch.session import do_all
-from agenttune.launch.stopping import ASK_S, TERM_S, Stopping
+from agenttune.launch.exit_reason import ending_of, tail
+from agenttune.launch.processes import RESTARTS, RestartBudget
+from agenttune.launch.shutdown import ASK_S, TERM_S, Stopping
+from agenttune.launch.supervisor import do_all
+from agenttune.protocol.events import RunInfo, RunStatus
 
 
 def run(status: RunStatus, reason: str = "") -> RunInfo:

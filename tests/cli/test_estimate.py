@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 
 from agenttune.config import WakeSettings
-from agenttune.estimating import paced, probes_ahead
-from agenttune.events import Decided, Found, KnobState, Point, Probed, StatusChanged, Trial
-from agenttune.findings import Finding
 from agenttune.launch import make_plan
-from agenttune.launch.study import study_started
-from agenttune.policy.llm import LlmFile
+from agenttune.launch.estimate import paced, probes_ahead
+from agenttune.launch.study.study import study_started
+from agenttune.launch.study.study_log import StudyJournal
+from agenttune.policy.llm.llm_policy import LlmFile
+from agenttune.policy.llm.pacing import Pacing
 from agenttune.policy.lookahead import Lookahead, LookaheadFile
-from agenttune.policy.pacing import Pacing
-from agenttune.proposals import Ack, Author, Change, CommandRecord, Proposal, State
-from agenttune.rounds.journal import StudyJournal
-from agenttune.transcripts import ModelCalled, Usage
+from agenttune.protocol.events import Decided, Found, KnobState, Point, Probed, StatusChanged, Trial
+from agenttune.protocol.findings import Finding
+from agenttune.protocol.model_calls import ModelCalled, Usage
+from agenttune.protocol.proposals import Ack, Author, Change, CommandRecord, Proposal, State
 from tests.cli.conftest import Project, agenttune
 from tests.cli.history import new_log
 from tests.policy.conftest import observe

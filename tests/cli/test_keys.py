@@ -17,18 +17,18 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from agenttune.client import HttpControl
 from agenttune.control import LocalControl
+from agenttune.control.discovery import find_server
+from agenttune.control.http import HttpControl
 from agenttune.errors import UserError
 from agenttune.gate import with_arguments
-from agenttune.proposals import Author, CommandRecord, Proposal, State
-from agenttune.serving import find_server
-from agenttune.terminal import LiveScreen
-from agenttune.terminal.arguments import Editable, read_texts
-from agenttune.terminal.desk import ARM_S, Desk
-from agenttune.terminal.feed import RunFeed
-from agenttune.terminal.keys import CLEAR, CLEAR_WORD, Keys
-from agenttune.terminal.live import _prompt
+from agenttune.protocol.proposals import Author, CommandRecord, Proposal, State
+from agenttune.views.terminal import LiveScreen
+from agenttune.views.terminal.approval_keys import ARM_S, Desk
+from agenttune.views.terminal.edit_arguments import Editable, read_texts
+from agenttune.views.terminal.keys import CLEAR, CLEAR_WORD, Keys
+from agenttune.views.terminal.run_feed import RunFeed
+from agenttune.views.terminal.screen import _prompt
 from tests.cli.conftest import Launched, Project, environment, wait_for
 from tests.cli.history import HOSTILE
 from tests.core.test_approval import AGENT, ASK

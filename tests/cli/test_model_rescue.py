@@ -10,12 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from agenttune.events import Point
-from agenttune.proposals import State
-from agenttune.store import RunLog
-from agenttune.summary import Intervention, RunSummary
+from agenttune.protocol.events import Point
+from agenttune.protocol.model_calls import ModelCalled
+from agenttune.protocol.proposals import State
+from agenttune.protocol.summary import Intervention, RunSummary
+from agenttune.store.run_log import RunLog
 from agenttune.testing import ChatRequest, ScriptedEndpoint, Step, calls, fails, says
-from agenttune.transcripts import ModelCalled
 from tests.cli.conftest import ROOT, Launched, Project, wait_for
 
 FAR_TOO_HIGH, GOOD = 0.3, 0.003

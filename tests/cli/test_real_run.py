@@ -6,10 +6,10 @@ import contextlib
 
 import pytest
 
-from agenttune.proposals import State
-from agenttune.reporting import html, read_journal
-from agenttune.store import RunLog
-from agenttune.summary import RunSummary
+from agenttune.protocol.proposals import State
+from agenttune.protocol.summary import RunSummary
+from agenttune.store.run_log import RunLog
+from agenttune.views.report import html, read_journal
 from tests.cli.conftest import ROOT, Project, wait_for
 
 pytestmark = pytest.mark.trainer

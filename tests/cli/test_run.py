@@ -12,10 +12,10 @@ import psutil
 import pytest
 
 from agenttune.config import ServerSettings
-from agenttune.launch.children import ServerProcess
-from agenttune.processes import is_alive
-from agenttune.serving import find_server
-from agenttune.store import list_runs
+from agenttune.control.discovery import find_server
+from agenttune.launch.processes import ServerProcess
+from agenttune.store.process_liveness import is_alive
+from agenttune.store.run_log import list_runs
 from tests.cli.conftest import Project, agenttune, wait_for
 
 FOREVER = "[]"

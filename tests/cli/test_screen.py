@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from agenttune.commands import AddNote, UpdateOptimizer
-from agenttune.events import (
+from agenttune.protocol.commands import AddNote, UpdateOptimizer
+from agenttune.protocol.events import (
     Acked,
     ApprovalRequested,
     Event,
@@ -22,15 +22,15 @@ from agenttune.events import (
     Settled,
     StatusChanged,
 )
-from agenttune.findings import Finding
-from agenttune.proposals import Ack, ApprovalRequest, Author, CommandRecord, Proposal, State, Verdict
-from agenttune.store import RunLog
-from agenttune.summary import MetricAt
-from agenttune.terminal import LiveScreen, PlainLines, clean, view_for
-from agenttune.terminal.chart import loss_chart, value_range
-from agenttune.terminal.feed import RunFeed
-from agenttune.terminal.lines import lines_of
-from agenttune.terminal.text import duration, number
+from agenttune.protocol.findings import Finding
+from agenttune.protocol.proposals import Ack, ApprovalRequest, Author, CommandRecord, Proposal, State, Verdict
+from agenttune.protocol.summary import MetricAt
+from agenttune.protocol.text import duration, number
+from agenttune.store.run_log import RunLog
+from agenttune.views.event_lines import lines_of
+from agenttune.views.terminal import LiveScreen, PlainLines, clean, view_for
+from agenttune.views.terminal.chart import loss_chart, value_range
+from agenttune.views.terminal.run_feed import RunFeed
 from tests.cli.history import AT_S, HOSTILE, finish, lowered, new_log, point, rescued_run
 
 URL = "http://127.0.0.1:7007"
@@ -165,7 +165,7 @@ def test_loss_of_nan_is_named(empty: RunLog) -> None:
 
 
 def test_an_undone_change_is_reported(rescued: RunLog) -> None:
-    from agenttune.events import ReadBack
+    from agenttune.protocol.events import ReadBack
 
     rescued.append(ReadBack(held=False, expected={"lr": 0.05}, found={"lr": 0.5}), step=70, command_id="c1")
     assert "expected lr 0.05, found lr 0.5" in screen(rescued, 80)

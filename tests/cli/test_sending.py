@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from agenttune.cli.sending import SHOWN, _command
-from agenttune.commands import BY_KIND, COMMAND_KINDS
+from agenttune.cli.shell_tools import SHOWN, _command
 from agenttune.control import LocalControl
+from agenttune.control.discovery import ServerAddress, ensure_server
+from agenttune.control.owner_token import user_name
 from agenttune.errors import UserError
-from agenttune.owner import user_name
-from agenttune.serving import ServerAddress, ensure_server
-from agenttune.tools import READS
-from agenttune.tools.reads import WHAT
+from agenttune.llm.tools import READS
+from agenttune.llm.tools.read_tools import WHAT
+from agenttune.protocol.commands import BY_KIND, COMMAND_KINDS
 from tests.cli.conftest import agenttune
 from tests.policy.conftest import SteeredRun, Valley
 from tests.server.conftest import stop

@@ -18,10 +18,10 @@ import httpx
 import pytest
 
 from agenttune.control import LocalControl
-from agenttune.run_ends import LAST_WORDS_S
-from agenttune.serving import LOCK_FILE, find_server
-from agenttune.store import RunLog
-from agenttune.tokens import TOKENS_FILE, TokenBook, read_tokens
+from agenttune.control.discovery import LOCK_FILE, find_server
+from agenttune.control.tokens import TOKENS_FILE, TokenBook, read_tokens
+from agenttune.store.run_ends import LAST_WORDS_S
+from agenttune.store.run_log import RunLog
 from tests.cli.conftest import Launched, Project, agenttune, environment, wait_for
 
 

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from agenttune.commands import AddNote, SetKnob, StopTraining, UpdateOptimizer
-from agenttune.distilling import distill
-from agenttune.events import PolicyAttached, StatusChanged
-from agenttune.journal import summarize
-from agenttune.owner import LAUNCHER
+from agenttune.control.owner_token import LAUNCHER
 from agenttune.policy.load import open_policy
-from agenttune.proposals import Ack, Author, Change, Proposal, Verdict
-from agenttune.store import RunLog
-from agenttune.terminal import print_report
+from agenttune.protocol.commands import AddNote, SetKnob, StopTraining, UpdateOptimizer
+from agenttune.protocol.events import PolicyAttached, StatusChanged
+from agenttune.protocol.proposals import Ack, Author, Change, Proposal, Verdict
+from agenttune.replay.distill import distill
+from agenttune.store.journal.run_summary import summarize
+from agenttune.store.run_log import RunLog
+from agenttune.views.terminal import print_report
 from tests.cli.conftest import agenttune
 from tests.cli.history import AGENT, new_log, rescued_run
 

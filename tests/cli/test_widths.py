@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from agenttune.events import RunInfo
-from agenttune.goals import goal_values, score_of
-from agenttune.journal import summarize
-from agenttune.summary import MetricAt, Score
-from agenttune.terminal import print_report, print_runs
+from agenttune.protocol.events import RunInfo
+from agenttune.protocol.summary import MetricAt, Score
+from agenttune.store.journal.goal_metric import goal_values, score_of
+from agenttune.store.journal.run_summary import summarize
+from agenttune.views.terminal import print_report, print_runs
 from tests.cli.conftest import agenttune
 from tests.cli.history import finish, rescued_run
 

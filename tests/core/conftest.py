@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from agenttune.events import KnobsRead, KnobState, RunInfo
-from agenttune.proposals import Author, Proposal, Verdict
-from agenttune.store import RunLog
+from agenttune.protocol.events import KnobsRead, KnobState, RunInfo
+from agenttune.protocol.proposals import Author, Proposal, Verdict
+from agenttune.store.run_log import RunLog
 
 APPROVED = Verdict(decision="approved", decided_by="auto")
 AGENT = Author(principal="agent", name="tests")

@@ -15,10 +15,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from agenttune.control import Decision, LocalControl
 from agenttune.errors import AlreadyDecided, CommandIdReused, TooManyProposals, UserError
-from agenttune.events import Acked, BranchStarted, KnobsRead, KnobState, Point, RunInfo, StatusChanged
-from agenttune.instants import BootTime
-from agenttune.proposals import Ack, Author, CommandRecord, Proposal, Standing, State
-from agenttune.store import RunLog
+from agenttune.protocol.deadlines import BootTime
+from agenttune.protocol.events import Acked, BranchStarted, KnobsRead, KnobState, Point, RunInfo, StatusChanged
+from agenttune.protocol.proposals import Ack, Author, CommandRecord, Proposal, Standing, State
+from agenttune.store.run_log import RunLog
 
 AGENT = Author(principal="agent", name="model")
 ANNA = Author(principal="operator", name="anna")

@@ -12,10 +12,10 @@ from pydantic import ValidationError
 
 from agenttune.config import ApprovalRule, Config, GateSettings
 from agenttune.errors import AlreadyDecided, UserError
-from agenttune.events import Escalated, StandingChanged
-from agenttune.gate.chain import Moment, Situation, names_of
-from agenttune.instants import Instant
-from agenttune.proposals import Author, CommandRecord, Proposal, State
+from agenttune.gate.approvers import Moment, Situation, names_of
+from agenttune.protocol.deadlines import Instant
+from agenttune.protocol.events import Escalated, StandingChanged
+from agenttune.protocol.proposals import Author, CommandRecord, Proposal, State
 from tests.core.test_approval import AGENT, ANNA, ASK, BEN, Desk
 
 CHAIN = {"name": "chain", "approvers": ["rule", "model", "human"], "timeout_s": 60}
@@ -191,7 +191,7 @@ def test_rules_have_names_of_their_own_and_a_model_needs_one() -> None:
 
 
 def test_every_documented_name_has_a_value(make: Callable[..., Desk]) -> None:
-    from agenttune.approval_names import DOCUMENTED
+    from agenttune.config.condition_names import DOCUMENTED
 
     desk = make()
     proposal = Proposal.model_validate({"command": {"kind": "stop_training"}, "author": AGENT})

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agenttune.commands import BY_KIND, COMMAND_KINDS, COMMAND_TYPES, parse_command
 from agenttune.errors import CommandError
+from agenttune.protocol.commands import BY_KIND, COMMAND_KINDS, COMMAND_TYPES, parse_command
 
 SEED_COMMANDS = {
     "update_optimizer",

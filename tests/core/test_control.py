@@ -13,12 +13,12 @@ import pytest
 
 from agenttune.control import LocalControl
 from agenttune.errors import RunEnded, UnknownRun
-from agenttune.events import Decided, Evaluated, Found, KnobsRead, NoteAdded, Point, RunStarted, StatusChanged
-from agenttune.findings import Finding
-from agenttune.observation import HISTORY, RECENT_POINTS
-from agenttune.processes import is_alive, started_s
-from agenttune.proposals import Ack, State
-from agenttune.store import RunLog
+from agenttune.protocol.events import Decided, Evaluated, Found, KnobsRead, NoteAdded, Point, RunStarted, StatusChanged
+from agenttune.protocol.findings import Finding
+from agenttune.protocol.observation import HISTORY, RECENT_POINTS
+from agenttune.protocol.proposals import Ack, State
+from agenttune.store.process_liveness import is_alive, started_s
+from agenttune.store.run_log import RunLog
 from tests.core.conftest import OPERATOR, propose
 
 

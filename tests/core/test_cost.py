@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from agenttune.costs import cost_of
-from agenttune.events import Decided
-from agenttune.journal import summarize
-from agenttune.store import RunLog
-from agenttune.summary import Cost
-from agenttune.terminal.costs import cost_report, cost_words, dollars, tokens
-from agenttune.terminal.feed import RunFeed
-from agenttune.transcripts import ChatMessage, ModelCalled, Usage
+from agenttune.protocol.events import Decided
+from agenttune.protocol.model_calls import ChatMessage, ModelCalled, Usage
+from agenttune.protocol.summary import Cost
+from agenttune.store.journal.costs import cost_of
+from agenttune.store.journal.run_summary import summarize
+from agenttune.store.run_log import RunLog
+from agenttune.views.report.cost_lines import cost_report, cost_words, dollars, tokens
+from agenttune.views.terminal.run_feed import RunFeed
 from tests.core.conftest import APPROVED, propose
 
 

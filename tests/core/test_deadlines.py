@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from agenttune.gate import timed_out
-from agenttune.instants import BootTime, Instant, boot_time, instant, is_over, now_for
-from agenttune.proposals import ApprovalRequest, CommandRecord, State
+from agenttune.protocol.deadlines import BootTime, Instant, boot_time, instant, is_over, now_for
+from agenttune.protocol.proposals import ApprovalRequest, CommandRecord, State
 from tests.core.test_approval import ASK, Desk
 
 HOUR_S = 3600.0

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from agenttune.config import BudgetSettings, GateSettings
-from agenttune.events import RunInfo
 from agenttune.gate import Gate, History, Moment
-from agenttune.instants import Instant
-from agenttune.proposals import CommandRecord, Proposal, State, Verdict
-from agenttune.store import RunLog
+from agenttune.protocol.deadlines import Instant
+from agenttune.protocol.events import RunInfo
+from agenttune.protocol.proposals import CommandRecord, Proposal, State, Verdict
+from agenttune.store.run_log import RunLog
 from tests.core.conftest import APPROVED, OPERATOR, propose
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from agenttune.events import Evaluated, Point
-from agenttune.journal import MEASURED_FIRST, MEASURED_LAST, summarize
-from agenttune.proposals import Ack, Change, State, Verdict
-from agenttune.store import RunLog
+from agenttune.protocol.events import Evaluated, Point
+from agenttune.protocol.proposals import Ack, Change, State, Verdict
+from agenttune.store.journal.run_summary import MEASURED_FIRST, MEASURED_LAST, summarize
+from agenttune.store.run_log import RunLog
 from tests.core.conftest import APPROVED, propose
 
 

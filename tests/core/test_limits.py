@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agenttune.commands import parse_command
 from agenttune.config import BudgetSettings, GateSettings
-from agenttune.courses import Course, Track
 from agenttune.errors import CommandError
-from agenttune.events import KnobState, RunInfo
 from agenttune.gate import Gate, History, Moment, guards_nothing
-from agenttune.gate.factors import differences_of, factor_of, value_after, value_before
-from agenttune.instants import Instant
-from agenttune.proposals import Ack, ApprovalRequest, Author, Change, CommandRecord, State, Verdict
-from agenttune.rate_plans import make_plan, plan_text, planned_factor
+from agenttune.gate.change_factors import differences_of, factor_of, value_after, value_before
+from agenttune.protocol.commands import parse_command
+from agenttune.protocol.deadlines import Instant
+from agenttune.protocol.events import KnobState, RunInfo
+from agenttune.protocol.lr_course import Course, Track
+from agenttune.protocol.lr_plans import make_plan, plan_text, planned_factor
+from agenttune.protocol.proposals import Ack, ApprovalRequest, Author, Change, CommandRecord, State, Verdict
 from tests.core.conftest import AGENT, APPROVED, OPERATOR, propose
 
 STEPS = 100

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agenttune.control import LocalControl
-from agenttune.events import RunInfo, StatusChanged
-from agenttune.run_catalog import RunCatalog
-from agenttune.store import RunLog, list_runs
+from agenttune.protocol.events import RunInfo, StatusChanged
+from agenttune.store.run_catalog import RunCatalog
+from agenttune.store.run_log import RunLog, list_runs
 
 _opened: list[str] = []
 _is_counting = False

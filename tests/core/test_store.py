@@ -19,11 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agenttune.errors import CommandIdReused, StoreFault, UnknownCommandId, UnknownRun, UserError
-from agenttune.events import Acked, NoteAdded, Point, RunInfo, StatusChanged
-from agenttune.points import metrics_json
-from agenttune.proposals import NEXT, Ack, Change, State
-from agenttune.rollups import Bucket, thin
-from agenttune.store import RunLog, list_runs, run_folder
+from agenttune.protocol.events import Acked, NoteAdded, Point, RunInfo, StatusChanged
+from agenttune.protocol.proposals import NEXT, Ack, Change, State
+from agenttune.store.downsampling import Bucket, thin
+from agenttune.store.metric_table import metrics_json
+from agenttune.store.run_log import RunLog, list_runs, run_folder
 from tests.core.conftest import APPROVED, propose
 
 APPLIED = Ack(outcome="applied", step=3, changes=[Change(name="lr", previous=0.1, requested=0.01, effective=0.01)])
@@ -181,8 +181,8 @@ def test_merging_buckets_keeps_totals() -> None:
 KILLED_WRITER = """
 import sys, time
 from pathlib import Path
-from agenttune.events import Point
-from agenttune.store import RunLog
+from agenttune.protocol.events import Point
+from agenttune.store.run_log import RunLog
 log = RunLog.open(Path(sys.argv[1]))
 for i in range(1_000_000):
     log.append_points([Point(step=i, at_s=0.0, values={"loss": float(i)})])

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from agenttune.commands import COMMAND_KINDS, LoadCheckpoint, SaveCheckpoint
 from agenttune.config import BudgetSettings, GateSettings
 from agenttune.control import LocalControl
-from agenttune.courses import Course
-from agenttune.events import (
+from agenttune.gate import not_offered, probe_steps_left
+from agenttune.protocol.commands import COMMAND_KINDS, LoadCheckpoint, SaveCheckpoint
+from agenttune.protocol.events import (
     CheckpointDeleted,
     CheckpointSaved,
     DatasetRead,
@@ -23,11 +23,11 @@ from agenttune.events import (
     Point,
     RunInfo,
 )
-from agenttune.gate import not_offered, probe_steps_left
-from agenttune.observation import Observation
-from agenttune.proposals import Author, Proposal, Verdict
-from agenttune.run_facts import RunFacts
-from agenttune.store import RunLog
+from agenttune.protocol.lr_course import Course
+from agenttune.protocol.observation import Observation
+from agenttune.protocol.proposals import Author, Proposal, Verdict
+from agenttune.protocol.run_facts import RunFacts
+from agenttune.store.run_log import RunLog
 
 AGENT, PERSON = Author(principal="agent", name="llm"), Author(principal="operator", name="ann")
 DATASET = ("update_dataset", "update_dataset_runtime_hyperparameters")

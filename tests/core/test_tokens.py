@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agenttune.control.tokens import LOCK_FILE, TOKENS_FILE, TokenBook, covers, create_token, read_tokens, revoke_token
 from agenttune.errors import TokensUnusable, UserError
-from agenttune.tokens import LOCK_FILE, TOKENS_FILE, TokenBook, covers, create_token, read_tokens, revoke_token
 
 SPAWN = multiprocessing.get_context("spawn")
 

@@ -13,17 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agenttune.events import NoteAdded, RunInfo
-from agenttune.points import Row
-from agenttune.store import LOG_NAME, RunLog
-from agenttune.walwatch import OwnCommits, WalWatch
+from agenttune.protocol.events import NoteAdded, RunInfo
+from agenttune.store.metric_table import Row
+from agenttune.store.run_log import LOG_NAME, RunLog
+from agenttune.store.wal_watch import OwnCommits, WalWatch
 
 WRITER = """
 import sys
 from pathlib import Path
-from agenttune.events import NoteAdded
-from agenttune.store import LOG_NAME, RunLog
-from agenttune.walwatch import WalWatch
+from agenttune.protocol.events import NoteAdded
+from agenttune.store.run_log import LOG_NAME, RunLog
+from agenttune.store.wal_watch import WalWatch
 
 log = RunLog.open(Path(sys.argv[1]))
 for _ in range(3):

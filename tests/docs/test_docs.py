@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agenttune.commands import COMMAND_KINDS, parse_command
+from agenttune.protocol.commands import COMMAND_KINDS, parse_command
 from docs.generate import DOCS, PAGES, commands_page
 
 ROOT = DOCS.parent

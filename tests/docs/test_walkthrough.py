@@ -11,8 +11,8 @@ import yaml
 
 from agenttune.config import Config, load_config
 from agenttune.launch.first_config import EXAMPLE_SCRIPT, Script, first_config
-from agenttune.proposals import State
-from agenttune.store import RunLog, list_runs
+from agenttune.protocol.proposals import State
+from agenttune.store.run_log import RunLog, list_runs
 from docs.generate import DOCS
 from docs.newcomer import BEGIN, END
 from tests.cli.conftest import Project, agenttune, project

@@ -16,12 +16,12 @@ from typing import Any
 import psutil
 import pytest
 
-from agenttune.client import HttpControl
-from agenttune.events import StoredPoint
-from agenttune.owner import OwnerToken
-from agenttune.proposals import Author, CommandRecord, Proposal, State
-from agenttune.serving import ensure_server
-from agenttune.store import RunLog, list_runs
+from agenttune.control.discovery import ensure_server
+from agenttune.control.http import HttpControl
+from agenttune.control.owner_token import OwnerToken
+from agenttune.protocol.events import StoredPoint
+from agenttune.protocol.proposals import Author, CommandRecord, Proposal, State
+from agenttune.store.run_log import RunLog, list_runs
 from tests.cli.conftest import wait_for
 
 pytestmark = pytest.mark.trainer

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agenttune.store import RunLog, list_runs
+from agenttune.store.run_log import RunLog, list_runs
 
 pytestmark = pytest.mark.trainer
 ROOT = Path(__file__).resolve().parents[2]

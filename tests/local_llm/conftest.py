@@ -15,8 +15,8 @@ import httpx
 import pytest
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from agenttune.chat import OpenAIChat
 from agenttune.config import BudgetSettings, LlmSettings, Price
+from agenttune.llm import OpenAIChat
 
 START_LIMIT_S = 60.0
 FREE = Price(input_usd=1.0, output_usd=4.0)

@@ -9,17 +9,17 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from agenttune.chat import OpenAIChat, Spent, resolve
 from agenttune.config import BudgetSettings, GoalSettings
 from agenttune.control import LocalControl
+from agenttune.control.reader import ControlReader
 from agenttune.errors import BudgetSpent, ModelUnavailable
-from agenttune.observation import Observation
+from agenttune.llm import OpenAIChat, Spent, resolve
 from agenttune.policy.base import Decision, Draft, PolicyContext
-from agenttune.policy.compact import ACTIONS, action_schema, command_for, line_of, read_action
-from agenttune.policy.llm import LlmFile, LlmPolicy
-from agenttune.proposals import Author, Proposal, State
-from agenttune.reading import ControlReader
-from agenttune.transcripts import ChatMessage
+from agenttune.policy.llm.compact import ACTIONS, action_schema, command_for, line_of, read_action
+from agenttune.policy.llm.llm_policy import LlmFile, LlmPolicy
+from agenttune.protocol.model_calls import ChatMessage
+from agenttune.protocol.observation import Observation
+from agenttune.protocol.proposals import Author, Proposal, State
 from tests.local_llm.conftest import LocalServer, started
 from tests.policy.conftest import SteeredRun, Valley
 

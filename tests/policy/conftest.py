@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from agenttune.commands import StopTraining, UpdateOptimizer
 from agenttune.control import LocalControl
-from agenttune.events import KnobsRead, KnobState, Point, RunInfo, StatusChanged
-from agenttune.findings import Finding
-from agenttune.observation import RECENT_POINTS, THINNED_POINTS, Evaluation, Observation, SeriesView
-from agenttune.proposals import Ack, Author, Change, CommandRecord, Proposal, State
-from agenttune.redefining import newest_of, redefinition
-from agenttune.store import RunLog
+from agenttune.protocol.commands import StopTraining, UpdateOptimizer
+from agenttune.protocol.events import KnobsRead, KnobState, Point, RunInfo, StatusChanged
+from agenttune.protocol.findings import Finding
+from agenttune.protocol.observation import RECENT_POINTS, THINNED_POINTS, Evaluation, Observation, SeriesView
+from agenttune.protocol.proposals import Ack, Author, Change, CommandRecord, Proposal, State
+from agenttune.protocol.redefining import newest_of, redefinition
+from agenttune.store.run_log import RunLog
 
 AGENT = Author(principal="agent", name="tests")
 

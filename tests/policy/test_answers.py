@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 
-from agenttune.commands import AddNote, UpdateOptimizer
+from agenttune.agent import AgentLoop
 from agenttune.config import WakeSettings
 from agenttune.control import LocalControl
 from agenttune.errors import ConfigError
-from agenttune.events import BranchStarted, Decided, Evaluated, PolicyAttached, PolicyDetached, PolicyRequested
-from agenttune.loop import AgentLoop
-from agenttune.observation import Observation
-from agenttune.policy.background import Background
 from agenttune.policy.base import Decision, Draft, NoopPolicy
 from agenttune.policy.load import LoadedPolicy, open_policy
-from agenttune.proposals import Author, Proposal, State, Verdict
-from agenttune.transcripts import ModelCalled, Usage
+from agenttune.policy.wrappers.background import Background
+from agenttune.protocol.commands import AddNote, UpdateOptimizer
+from agenttune.protocol.events import BranchStarted, Decided, Evaluated, PolicyAttached, PolicyDetached, PolicyRequested
+from agenttune.protocol.model_calls import ModelCalled, Usage
+from agenttune.protocol.observation import Observation
+from agenttune.protocol.proposals import Author, Proposal, State, Verdict
 from tests.policy.conftest import SteeredRun
 from tests.policy.test_loop import Scripted, bodies, set_lr, steps
 

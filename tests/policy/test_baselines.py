@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from agenttune.commands import UpdateOptimizer
-from agenttune.observation import Observation
 from agenttune.policy.base import Policy
-from agenttune.policy.cooldown import Cooldown
 from agenttune.policy.load import load_policy
+from agenttune.policy.wrappers.cooldown import Cooldown
+from agenttune.protocol.commands import UpdateOptimizer
+from agenttune.protocol.observation import Observation
 from tests.policy.conftest import applied, observe
 
 FLAT = [1.0] * 40

@@ -10,20 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from agenttune.commands import SaveCheckpoint, UpdateOptimizer
 from agenttune.config import GoalSettings, LlmSettings
 from agenttune.errors import ConfigError
-from agenttune.findings import Finding
-from agenttune.observation import Observation
-from agenttune.policy.availability import Availability
-from agenttune.policy.background import Background
 from agenttune.policy.base import Decision, Draft, PolicyContext
-from agenttune.policy.escalation import Escalation, occasion_of
-from agenttune.policy.fallback import Fallback
 from agenttune.policy.load import load_policy, open_policy
-from agenttune.policy.patience import Patience
-from agenttune.policy.shadow import Shadow
-from agenttune.policy.wrappers import unavailable, walk
+from agenttune.policy.wrappers.availability import Availability
+from agenttune.policy.wrappers.background import Background
+from agenttune.policy.wrappers.escalation import Escalation, occasion_of
+from agenttune.policy.wrappers.fallback import Fallback
+from agenttune.policy.wrappers.patience import Patience
+from agenttune.policy.wrappers.shadow import Shadow
+from agenttune.policy.wrappers.wrapper import unavailable, walk
+from agenttune.protocol.commands import SaveCheckpoint, UpdateOptimizer
+from agenttune.protocol.findings import Finding
+from agenttune.protocol.observation import Observation
 from tests.policy.conftest import applied, decay, observe
 
 CUT = Draft(UpdateOptimizer(lr=0.01), "too high")

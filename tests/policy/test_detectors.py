@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agenttune.detectors import detect
-from agenttune.findings import Finding
-from agenttune.observation import Observation
+from agenttune.protocol.findings import Finding
+from agenttune.protocol.observation import Observation
 from tests.policy.conftest import applied, decay, observe
 
 ALARMS = {"non_finite", "spike", "divergence", "gradient_explosion", "overfitting", "stall", "slow_start"}

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agenttune.effects import EVALUATIONS, STEPS, Changes, Measure, effect_of
-from agenttune.policy.digest import digest
-from agenttune.policy.tried import history_of
-from agenttune.proposals import Change
-from agenttune.redefining import Redefinition
-from agenttune.summary import Effect, MetricAt
+from agenttune.detectors.effects import EVALUATIONS, STEPS, Changes, Measure, effect_of
+from agenttune.policy.llm.digest import digest
+from agenttune.policy.llm.history import history_of
+from agenttune.protocol.proposals import Change
+from agenttune.protocol.redefining import Redefinition
+from agenttune.protocol.summary import Effect, MetricAt
 from tests.policy.conftest import applied, observe, took_effect
 
 Curve = Callable[[float], float]

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from agenttune.detectors import detect
 from agenttune.detectors.evaluations import GOAL_PLATEAU_EVALS
-from agenttune.findings import Finding
-from agenttune.observation import Evaluation, Observation
+from agenttune.protocol.findings import Finding
+from agenttune.protocol.observation import Evaluation, Observation
 from tests.policy.conftest import decay, observe
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from agenttune.commands import StopTraining, UpdateOptimizer
+from agenttune.agent import AgentLoop
 from agenttune.config import WakeSettings
 from agenttune.control import LocalControl
-from agenttune.events import Decided, Found
-from agenttune.loop import AgentLoop
 from agenttune.policy.load import load_policy
+from agenttune.protocol.commands import StopTraining, UpdateOptimizer
+from agenttune.protocol.events import Decided, Found
 from tests.policy.conftest import SteeredRun, Valley, applied, observe
 
 

@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
-from agenttune.commands import CommandBase, UpdateOptimizer
+from agenttune.agent import EFFECT_STEPS, REARM_STEPS, AgentLoop, is_new
+from agenttune.agent.outbox import AgentEntry
 from agenttune.config import WakeSettings
 from agenttune.control import LocalControl
 from agenttune.errors import ServerUnreachable
-from agenttune.events import Decided, Evaluated, Event, Found, PolicyAttached, PolicyDetached, RunInfo
-from agenttune.findings import Finding
-from agenttune.loop import EFFECT_STEPS, REARM_STEPS, AgentLoop, is_new
-from agenttune.loop.door import AgentEntry
-from agenttune.observation import Observation
 from agenttune.policy.base import Decision, Draft, NoopPolicy
-from agenttune.proposals import CommandRecord, Proposal, State
+from agenttune.protocol.commands import CommandBase, UpdateOptimizer
+from agenttune.protocol.events import Decided, Evaluated, Event, Found, PolicyAttached, PolicyDetached, RunInfo
+from agenttune.protocol.findings import Finding
+from agenttune.protocol.observation import Observation
+from agenttune.protocol.proposals import CommandRecord, Proposal, State
 from tests.policy.conftest import SteeredRun, applied, observe
 
 RARELY = WakeSettings(every_steps=10_000)

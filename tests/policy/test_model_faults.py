@@ -9,21 +9,21 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from agenttune.agent import AgentLoop
 from agenttune.config import LlmSettings, WakeSettings
 from agenttune.control import LocalControl
-from agenttune.events import Decided
-from agenttune.journal import summarize
-from agenttune.loop import AgentLoop
+from agenttune.control.reader import ControlReader
 from agenttune.policy.base import PolicyContext
-from agenttune.policy.llm import LlmFile, LlmPolicy
-from agenttune.reading import ControlReader
-from agenttune.reporting.fold import read_journal
-from agenttune.reporting.markdown import markdown
-from agenttune.store import run_folder
-from agenttune.terminal.feed import RunFeed
-from agenttune.terminal.plain import plain_line
-from agenttune.terminal.report import print_report
+from agenttune.policy.llm.llm_policy import LlmFile, LlmPolicy
+from agenttune.protocol.events import Decided
+from agenttune.store.journal.run_summary import summarize
+from agenttune.store.run_log import run_folder
 from agenttune.testing import ChatRequest, ScriptedEndpoint, Step, calls, fails, refuses, says
+from agenttune.views.report.decision_journal import read_journal
+from agenttune.views.report.markdown import markdown
+from agenttune.views.report.terminal import print_report
+from agenttune.views.terminal.plain import plain_line
+from agenttune.views.terminal.run_feed import RunFeed
 from tests.policy.conftest import SteeredRun
 
 DECISIONS = 3

@@ -12,14 +12,14 @@ import pytest
 
 from agenttune.control import LocalControl
 from agenttune.detectors import detect
-from agenttune.events import BranchStarted, Evaluated, Point, RunInfo
-from agenttune.observation import Observation
-from agenttune.policy.digest import digest
+from agenttune.detectors.trend import Trend
+from agenttune.policy.llm.digest import digest
 from agenttune.policy.load import load_policy
-from agenttune.proposals import Ack, Author, Change, Proposal, Verdict
-from agenttune.redefining import redefinition
-from agenttune.store import RunLog
-from agenttune.trend import Trend
+from agenttune.protocol.events import BranchStarted, Evaluated, Point, RunInfo
+from agenttune.protocol.observation import Observation
+from agenttune.protocol.proposals import Ack, Author, Change, Proposal, Verdict
+from agenttune.protocol.redefining import redefinition
+from agenttune.store.run_log import RunLog
 from tests.policy.conftest import applied, decay, observe, took_effect
 
 PERSON = Author(principal="operator", name="ann")

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from agenttune.commands import UpdateOptimizer
+from agenttune.config.expressions import check, evaluate, render
+from agenttune.config.resources import find_resource, list_resources
 from agenttune.errors import ConfigError, UserError
-from agenttune.expressions import check, evaluate, render
-from agenttune.findings import Finding
 from agenttune.policy.base import Decision, NoopPolicy, Policy, PolicyContext
 from agenttune.policy.load import load_policy, open_policy
-from agenttune.policy.namespace import DOCUMENTED, DOCUMENTED_FUNCTIONS, describe, functions_of, names_of
-from agenttune.proposals import State
-from agenttune.resources import find_resource, list_resources
+from agenttune.policy.rule_names import DOCUMENTED, DOCUMENTED_FUNCTIONS, describe, functions_of, names_of
+from agenttune.protocol.commands import UpdateOptimizer
+from agenttune.protocol.findings import Finding
+from agenttune.protocol.proposals import State
 from tests.policy.conftest import applied, decay, observe
 
 GOOD = """\

@@ -8,20 +8,20 @@ from typing import Any
 
 import pytest
 
-from agenttune.chat import OpenAIChat
-from agenttune.commands import UpdateOptimizer
 from agenttune.config import BudgetSettings, LlmSettings, ReviewerSettings
-from agenttune.observation import Observation
-from agenttune.policy.background import Background
+from agenttune.llm import OpenAIChat
 from agenttune.policy.base import Decision, PolicyContext
-from agenttune.policy.escalation import Escalation
-from agenttune.policy.llm import LlmFile, LlmPolicy
+from agenttune.policy.llm.llm_policy import LlmFile, LlmPolicy
+from agenttune.policy.llm.reviewer import Reviewer
 from agenttune.policy.load import load_policy
-from agenttune.policy.reviewer import Reviewer
-from agenttune.policy.second_opinion import SecondOpinion
-from agenttune.policy.wrappers import unavailable
+from agenttune.policy.wrappers.background import Background
+from agenttune.policy.wrappers.escalation import Escalation
+from agenttune.policy.wrappers.second_opinion import SecondOpinion
+from agenttune.policy.wrappers.wrapper import unavailable
+from agenttune.protocol.commands import UpdateOptimizer
+from agenttune.protocol.observation import Observation
 from agenttune.testing import ScriptedEndpoint, Step, answers_nothing, calls, cuts, fails, gives, says
-from tests.llm.fakes import FakeReader
+from tests.llm_policy.fakes import FakeReader
 from tests.policy.conftest import decay, observe
 from tests.policy.test_composites import CUT, SAVE, Told, situations, wants
 

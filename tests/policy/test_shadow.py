@@ -7,19 +7,19 @@ from pathlib import Path
 
 from rich.console import Console
 
-from agenttune.commands import CommandBase, DoEvaluate, SetKnob, UpdateOptimizer
+from agenttune.agent import AgentLoop
 from agenttune.config import WakeSettings
 from agenttune.control import LocalControl
-from agenttune.events import Decided, Evaluated, Found, KnobsRead, KnobState, Point, RunInfo, Shadowed
-from agenttune.findings import Finding
-from agenttune.hindsight import aims, shadow_score
-from agenttune.journal import summarize
-from agenttune.loop import AgentLoop
 from agenttune.policy.base import PolicyContext
 from agenttune.policy.load import load_policy
-from agenttune.proposals import Ack, Change, Proposal, Verdict
-from agenttune.store import RunLog
-from agenttune.terminal import print_report
+from agenttune.protocol.commands import CommandBase, DoEvaluate, SetKnob, UpdateOptimizer
+from agenttune.protocol.events import Decided, Evaluated, Found, KnobsRead, KnobState, Point, RunInfo, Shadowed
+from agenttune.protocol.findings import Finding
+from agenttune.protocol.proposals import Ack, Change, Proposal, Verdict
+from agenttune.store.journal.run_summary import summarize
+from agenttune.store.journal.shadow_score import aims, shadow_score
+from agenttune.store.run_log import RunLog
+from agenttune.views.terminal import print_report
 from tests.policy.conftest import AGENT, SteeredRun, Valley
 
 APPROVED = Verdict(decision="approved", decided_by="auto")

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from agenttune.agent import AgentLoop
 from agenttune.config import WakeSettings
 from agenttune.control import LocalControl
-from agenttune.loop import AgentLoop
 from agenttune.policy.base import Policy
 from tests.policy.conftest import SteeredRun, Valley
 

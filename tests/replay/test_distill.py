@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from agenttune.commands import LoadCheckpoint, UpdateOptimizer, UpdateSchedule, UpdateTraining
 from agenttune.config import load_yaml
-from agenttune.distilling import _entry, _why_not, adopted_of, distill, in_force
 from agenttune.errors import UserError
-from agenttune.events import BranchStarted, Point, RunInfo
 from agenttune.policy.base import Policy
 from agenttune.policy.load import load_policy
 from agenttune.policy.schedule import ScheduleFile
-from agenttune.proposals import Ack, Author, Change, CommandRecord, Proposal, State, Verdict
-from agenttune.store import RunLog
+from agenttune.protocol.commands import LoadCheckpoint, UpdateOptimizer, UpdateSchedule, UpdateTraining
+from agenttune.protocol.events import BranchStarted, Point, RunInfo
+from agenttune.protocol.proposals import Ack, Author, Change, CommandRecord, Proposal, State, Verdict
+from agenttune.replay.distill import _entry, _why_not, adopted_of, distill, in_force
+from agenttune.store.run_log import RunLog
 from tests.cli.conftest import agenttune
 from tests.replay.conftest import changes_of, steer
 

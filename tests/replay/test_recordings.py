@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from agenttune.errors import UserError
-from agenttune.events import BranchStarted, Evaluated, Point, RunInfo
-from agenttune.recordings import read_recording
-from agenttune.store import RunLog
+from agenttune.protocol.events import BranchStarted, Evaluated, Point, RunInfo
+from agenttune.replay.recordings import read_recording
+from agenttune.store.run_log import RunLog
 from tests.replay.conftest import diverging, history, write_state
 
 

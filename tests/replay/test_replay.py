@@ -10,21 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from agenttune.commands import CommandBase, DoEvaluate, UpdateOptimizer
 from agenttune.config import WakeSettings
+from agenttune.control.reader import ControlReader
 from agenttune.errors import UserError
-from agenttune.events import Decided
-from agenttune.observation import Observation
 from agenttune.policy.base import Decision, Draft, Policy, PolicyContext
 from agenttune.policy.load import load_policy
-from agenttune.proposals import Author, Proposal, Verdict
-from agenttune.reading import ControlReader
-from agenttune.recordings import Recording, read_log, read_recording
-from agenttune.replaying import Replay, ReplayControl, admit, replay
-from agenttune.replaying.permission import Admitted
-from agenttune.replaying.transcripts import transcripts_of
-from agenttune.store import RunLog
-from agenttune.transcripts import ChatMessage, ModelCalled, ToolUse, Usage
+from agenttune.protocol.commands import CommandBase, DoEvaluate, UpdateOptimizer
+from agenttune.protocol.events import Decided
+from agenttune.protocol.model_calls import ChatMessage, ModelCalled, ToolUse, Usage
+from agenttune.protocol.observation import Observation
+from agenttune.protocol.proposals import Author, Proposal, Verdict
+from agenttune.replay import Replay, ReplayControl, admit, replay
+from agenttune.replay.permission import Admitted
+from agenttune.replay.recordings import Recording, read_log, read_recording
+from agenttune.replay.transcripts import transcripts_of
+from agenttune.store.run_log import RunLog
 from tests.cli.conftest import agenttune
 from tests.policy.conftest import decay
 from tests.replay.conftest import EVERY_STEP, changes_of, diverging, history, steer, write_state

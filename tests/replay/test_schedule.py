@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from agenttune.commands import UpdateOptimizer
 from agenttune.config import load_yaml
 from agenttune.errors import ConfigError
-from agenttune.observation import Lineage, Segment
 from agenttune.policy.base import Decision, Policy
 from agenttune.policy.load import load_policy
 from agenttune.policy.schedule import ScheduleFile
-from agenttune.proposals import CommandRecord, State
+from agenttune.protocol.commands import UpdateOptimizer
+from agenttune.protocol.observation import Lineage, Segment
+from agenttune.protocol.proposals import CommandRecord, State
 from tests.policy.conftest import applied, observe
 from tests.replay.conftest import changes_of, steer
 

@@ -11,10 +11,10 @@ from typing import Any
 import psutil
 import pytest
 
-from agenttune.events import KnobsRead, KnobState, Point, RunInfo, RunStarted
-from agenttune.processes import started_s
-from agenttune.serving import ServerAddress, ensure_server
-from agenttune.store import RunLog
+from agenttune.control.discovery import ServerAddress, ensure_server
+from agenttune.protocol.events import KnobsRead, KnobState, Point, RunInfo, RunStarted
+from agenttune.store.process_liveness import started_s
+from agenttune.store.run_log import RunLog
 
 MakeRun = Callable[..., RunLog]
 StartServer = Callable[..., ServerAddress]

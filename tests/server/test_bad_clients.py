@@ -15,10 +15,10 @@ import httpx
 import pytest
 from websockets.sync.client import connect
 
-from agenttune.events import Logged
-from agenttune.server.patience import Patience
-from agenttune.serving import LOG_FILE, ServerAddress, ensure_server
-from agenttune.store import RunLog
+from agenttune.control.discovery import LOG_FILE, ServerAddress, ensure_server
+from agenttune.protocol.events import Logged
+from agenttune.server.slow_clients import Patience
+from agenttune.store.run_log import RunLog
 from tests.server.conftest import make_run, stop
 
 LIMIT_S = 0.4

@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from agenttune.client import HttpControl
 from agenttune.control import AgentRecord, Control, LocalControl
+from agenttune.control.discovery import ServerAddress
+from agenttune.control.http import HttpControl
+from agenttune.control.owner_token import OwnerToken
+from agenttune.control.reader import ControlReader, settled
 from agenttune.errors import CommandIdReused, RunEnded, SystemFault, UnknownCommandId, UnknownRun, UserError
-from agenttune.events import (
+from agenttune.protocol.events import (
     BranchStarted,
     DatasetRead,
     Decided,
@@ -28,13 +31,11 @@ from agenttune.events import (
     PolicyDetached,
     StatusChanged,
 )
-from agenttune.findings import Finding
-from agenttune.owner import OwnerToken
-from agenttune.proposals import Ack, Author, Change, Proposal, State
-from agenttune.reading import ControlReader, RunReader, settled
-from agenttune.serving import ServerAddress
-from agenttune.store import RunLog
-from agenttune.transcripts import ChatMessage, ModelCalled, Usage
+from agenttune.protocol.findings import Finding
+from agenttune.protocol.model_calls import ChatMessage, ModelCalled, Usage
+from agenttune.protocol.proposals import Ack, Author, Change, Proposal, State
+from agenttune.protocol.run_reader import RunReader
+from agenttune.store.run_log import RunLog
 
 AnyControl = LocalControl | HttpControl
 _names = (f"run{i}" for i in itertools.count())

@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from agenttune import open_files
-from agenttune.server.repeats import PER_MINUTE, WINDOW_S, Repeats
-from agenttune.serving import find_server
+from agenttune.control import open_files
+from agenttune.control.discovery import find_server
+from agenttune.server.log_throttle import PER_MINUTE, WINDOW_S, Repeats
 from tests.server.conftest import make_run
 
 FILES = 96

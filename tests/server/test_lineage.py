@@ -11,10 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
-from agenttune.client import HttpControl
 from agenttune.control import LocalControl
+from agenttune.control.discovery import ServerAddress
+from agenttune.control.http import HttpControl
 from agenttune.errors import RunEnded, SystemFault, UserError
-from agenttune.events import (
+from agenttune.protocol.events import (
     BranchStarted,
     CheckpointDeleted,
     CheckpointSaved,
@@ -23,9 +24,8 @@ from agenttune.events import (
     ModuleInfo,
     StatusChanged,
 )
-from agenttune.proposals import Ack, State
-from agenttune.serving import ServerAddress
-from agenttune.store import RunLog
+from agenttune.protocol.proposals import Ack, State
+from agenttune.store.run_log import RunLog
 from tests.server.conftest import make_run
 
 _names = (f"run{i}" for i in itertools.count())

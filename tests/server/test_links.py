@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from agenttune.control import Decision, LocalControl
+from agenttune.control.tokens import create_token
 from agenttune.errors import UserError
-from agenttune.events import BranchStarted, KnobsRead, KnobState, Point, RunInfo, StatusChanged
-from agenttune.instants import BootTime
-from agenttune.links import KEY_FILE, Link, find_key, make_key, read, sign
-from agenttune.proposals import Author, CommandRecord, Principal, Proposal, State
-from agenttune.server import create_app
+from agenttune.protocol.deadlines import BootTime
+from agenttune.protocol.events import BranchStarted, KnobsRead, KnobState, Point, RunInfo, StatusChanged
+from agenttune.protocol.proposals import Author, CommandRecord, Principal, Proposal, State
+from agenttune.server.app import create_app
 from agenttune.server.context import Context
-from agenttune.store import RunLog
-from agenttune.tokens import create_token
+from agenttune.server.pages.signed_links import KEY_FILE, Link, find_key, make_key, read, sign
+from agenttune.store.run_log import RunLog
 
 AGENT = Author(principal="agent", name="model")
 ANNA = Author(principal="operator", name="anna")

@@ -20,11 +20,11 @@ from websockets.asyncio.client import connect as connect_async
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from agenttune.events import NoteAdded, Point, RunInfo, StatusChanged
-from agenttune.proposals import Ack, Author, Proposal, Verdict
-from agenttune.server.live import RING_ENTRIES, Entry, Ring
-from agenttune.serving import ServerAddress
-from agenttune.store import RunLog
+from agenttune.control.discovery import ServerAddress
+from agenttune.protocol.events import NoteAdded, Point, RunInfo, StatusChanged
+from agenttune.protocol.proposals import Ack, Author, Proposal, Verdict
+from agenttune.server.live_hub import RING_ENTRIES, Entry, Ring
+from agenttune.store.run_log import RunLog
 from tests.server.conftest import StartServer, make_run
 
 CLIENTS = 20

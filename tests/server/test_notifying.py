@@ -13,21 +13,21 @@ import httpx
 import psutil
 import pytest
 
-from agenttune.channels import open_channels
-from agenttune.client import HttpControl
 from agenttune.config import NotifySettings, load_config
 from agenttune.control import Decision, LocalControl
+from agenttune.control.http import HttpControl
 from agenttune.errors import ConfigError, UserError
-from agenttune.events import KnobsRead, KnobState, Notified, Point, RunInfo, Settled, StatusChanged
-from agenttune.instants import BootTime
 from agenttune.launch import make_plan
-from agenttune.links import Link, find_key, read
-from agenttune.proposals import Ack, ApprovalRequest, Author, CommandRecord, Proposal, State
-from agenttune.server.asking import asked_of
-from agenttune.server.notices import approval_notice, plain
-from agenttune.server.notifier import MOST_PER_MINUTE, RETRY_AFTER_S, Notifier
-from agenttune.store import RunLog
-from agenttune.terminal.requests import parts_of
+from agenttune.protocol.deadlines import BootTime
+from agenttune.protocol.events import KnobsRead, KnobState, Notified, Point, RunInfo, Settled, StatusChanged
+from agenttune.protocol.proposals import Ack, ApprovalRequest, Author, CommandRecord, Proposal, State
+from agenttune.server.notify.channels import open_channels
+from agenttune.server.notify.notices import approval_notice, plain
+from agenttune.server.notify.notifier import MOST_PER_MINUTE, RETRY_AFTER_S, Notifier
+from agenttune.server.pages.request_text import asked_of
+from agenttune.server.pages.signed_links import Link, find_key, read
+from agenttune.store.run_log import RunLog
+from agenttune.views.terminal.approval_request import parts_of
 from tests.server.conftest import StartServer, make_run, stop
 from tests.server.receiving import Receiver, receiving
 

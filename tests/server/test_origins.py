@@ -12,11 +12,11 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
-from agenttune.config.running import ServerSettings
+from agenttune.config.sections import ServerSettings
+from agenttune.control.discovery import ServerAddress, ensure_server
+from agenttune.control.tokens import create_token
 from agenttune.errors import UserError
-from agenttune.server import create_app
-from agenttune.serving import ServerAddress, ensure_server
-from agenttune.tokens import create_token
+from agenttune.server.app import create_app
 from agenttune.trainer import Options
 from tests.server.conftest import make_run, stop
 

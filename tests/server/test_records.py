@@ -11,17 +11,17 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agenttune.chat.base import Spent
-from agenttune.chat.budget import cap_reached
 from agenttune.config import BudgetSettings
-from agenttune.costs import cost_of
-from agenttune.journal import model_calls
-from agenttune.owner import agent_token
-from agenttune.server import create_app
-from agenttune.serving import ServerAddress
-from agenttune.store import RunLog
-from agenttune.tokens import create_token, read_tokens
-from agenttune.transcripts import ModelCalled, Usage
+from agenttune.control.discovery import ServerAddress
+from agenttune.control.owner_token import agent_token
+from agenttune.control.tokens import create_token, read_tokens
+from agenttune.llm.budget import cap_reached
+from agenttune.llm.chat_model import Spent
+from agenttune.protocol.model_calls import ModelCalled, Usage
+from agenttune.server.app import create_app
+from agenttune.store.journal.costs import cost_of
+from agenttune.store.journal.run_summary import model_calls
+from agenttune.store.run_log import RunLog
 from tests.server.conftest import make_run
 from tests.server.test_rights import RECORD_BODIES, bearer
 

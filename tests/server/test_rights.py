@@ -14,13 +14,13 @@ from starlette.routing import BaseRoute
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from agenttune.proposals import Author, Principal, Proposal
-from agenttune.server import create_app
-from agenttune.server.rights import PREFIX, RECORDS, ROLES, ROUTES, Right
-from agenttune.serving import ensure_server
-from agenttune.store import RunLog
-from agenttune.tokens import create_token
-from agenttune.transcripts import ChatMessage, ModelCalled
+from agenttune.control.discovery import ensure_server
+from agenttune.control.tokens import create_token
+from agenttune.protocol.model_calls import ChatMessage, ModelCalled
+from agenttune.protocol.proposals import Author, Principal, Proposal
+from agenttune.server.app import create_app
+from agenttune.server.auth.rights import PREFIX, RECORDS, ROLES, ROUTES, Right
+from agenttune.store.run_log import RunLog
 from tests.server.conftest import make_run, stop
 
 ROLE_NAMES: list[Principal] = ["viewer", "trainer", "agent", "operator"]

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agenttune.commands import COMMAND_KINDS
 from agenttune.control import LocalControl
-from agenttune.events import Logged
-from agenttune.server import create_app
-from agenttune.serving import ServerAddress
-from agenttune.store import RunLog
+from agenttune.control.discovery import ServerAddress
+from agenttune.protocol.commands import COMMAND_KINDS
+from agenttune.protocol.events import Logged
+from agenttune.server.app import create_app
+from agenttune.store.run_log import RunLog
 from tests.server.conftest import make_run
 
 JSON_HEADER = {"Content-Type": "application/json"}

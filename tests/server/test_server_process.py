@@ -20,14 +20,13 @@ import psutil
 import pytest
 from websockets.sync.client import connect
 
-from agenttune.client import HttpControl
 from agenttune.config import DEFAULT_PORT
+from agenttune.control.discovery import ServerAddress, ask_health, find_server
+from agenttune.control.http import HttpControl
 from agenttune.errors import PortInUse, ServerUnreachable, UserError
-from agenttune.events import NoteAdded, StatusChanged
-from agenttune.processes import is_alive, started_s
-from agenttune.server import serve
-from agenttune.server.running import PORTS_TRIED
-from agenttune.serving import ServerAddress, ask_health, find_server
+from agenttune.protocol.events import NoteAdded, StatusChanged
+from agenttune.server.process import PORTS_TRIED, serve
+from agenttune.store.process_liveness import is_alive, started_s
 from tests.server.conftest import StartServer, make_run
 from tests.server.test_live import live, never_read
 
@@ -47,7 +46,7 @@ def test_a_server_is_started_once_and_found_again(tmp_path: Path, start_server: 
 
 def test_it_is_a_process_of_its_own(tmp_path: Path, start_server: StartServer) -> None:
     """Ctrl-C in the terminal of the run must not end the server under other runs."""
-    code = "import sys; from pathlib import Path; from agenttune.serving import ensure_server as e; "
+    code = "import sys; from pathlib import Path; from agenttune.control.discovery import ensure_server as e; "
     code += "print(e(Path(sys.argv[1]), port=0).pid); assert 'torch' not in sys.modules; "
     code += "assert 'fastapi' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
@@ -58,7 +57,7 @@ def test_it_is_a_process_of_its_own(tmp_path: Path, start_server: StartServer) -
 
 
 def test_starters_at_the_same_time_end_with_one_server(tmp_path: Path, start_server: StartServer) -> None:
-    code = "import sys; from pathlib import Path; from agenttune.serving import ensure_server as e; "
+    code = "import sys; from pathlib import Path; from agenttune.control.discovery import ensure_server as e; "
     code += "a = e(Path(sys.argv[1]), port=0); print(a.pid, a.started)"
     starters = [
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)

@@ -12,11 +12,11 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
 
-from agenttune.client import HttpControl
+from agenttune.control.discovery import ServerAddress, ensure_server
+from agenttune.control.http import HttpControl
 from agenttune.errors import UserError
-from agenttune.server import serve
-from agenttune.server.guard import is_loopback
-from agenttune.serving import ServerAddress, ensure_server
+from agenttune.server.auth.guard import is_loopback
+from agenttune.server.process import serve
 from tests.server.conftest import make_run, stop
 
 TOKEN = "a-secret-0123456789"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from agenttune.commands import COMMAND_KINDS, CommandBase, parse_command
-from agenttune.surface import COMMAND_SURFACES, command_table
+from agenttune.protocol.command_schemas import COMMAND_SURFACES, command_table
+from agenttune.protocol.commands import COMMAND_KINDS, CommandBase, parse_command
 
 
 def test_every_command_has_a_surface_with_its_fields() -> None:

@@ -14,14 +14,14 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from agenttune.client import HttpControl
 from agenttune.control import Decision, LocalControl
+from agenttune.control.discovery import SERVER_FILE, ServerAddress, read_note
+from agenttune.control.http import HttpControl
+from agenttune.control.owner_token import LASTS_S, OwnerToken, user_name
+from agenttune.control.tokens import TOKENS_FILE, create_token, read_tokens, revoke_token
 from agenttune.errors import Forbidden, Unauthorized
-from agenttune.events import NoteAdded
-from agenttune.owner import LASTS_S, OwnerToken, user_name
-from agenttune.proposals import Author, Principal, Proposal
-from agenttune.serving import SERVER_FILE, ServerAddress, read_note
-from agenttune.tokens import TOKENS_FILE, create_token, read_tokens, revoke_token
+from agenttune.protocol.events import NoteAdded
+from agenttune.protocol.proposals import Author, Principal, Proposal
 from tests.server.conftest import StartServer, make_run
 
 OPERATOR = Author(principal="operator", name="ann")
@@ -256,8 +256,8 @@ def test_a_cookie_opens_no_stream_without_the_pages_origin(served: tuple[str, Pa
 
 
 def test_an_agent_that_writes_into_the_log_does_not_choose_its_next_policy(served: tuple[str, Path]) -> None:
-    from agenttune.cli.attaching import _last_policy
-    from agenttune.events import PolicyAttached, PolicyRequested
+    from agenttune.cli.attach import _last_policy
+    from agenttune.protocol.events import PolicyAttached, PolicyRequested
 
     url, runs_dir = served
     policy = runs_dir / "mine.yaml"

@@ -13,12 +13,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from agenttune.control.discovery import ServerAddress
+from agenttune.control.tokens import TokenBook, create_token, read_tokens, revoke_token
 from agenttune.errors import TokensUnusable, UserError
-from agenttune.events import RunInfo, RunStatus, StatusChanged
-from agenttune.run_ends import LAST_WORDS_S, LOOK_EVERY_S, RunEnds
-from agenttune.serving import ServerAddress
-from agenttune.store import LOG_NAME, RunLog
-from agenttune.tokens import TokenBook, create_token, read_tokens, revoke_token
+from agenttune.protocol.events import RunInfo, RunStatus, StatusChanged
+from agenttune.store.run_ends import LAST_WORDS_S, LOOK_EVERY_S, RunEnds
+from agenttune.store.run_log import LOG_NAME, RunLog
 
 PATIENCE_S = 30.0
 ENDED: list[RunStatus] = ["finished", "stopped", "failed", "lost"]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from agenttune.commands import COMMAND_KINDS
 from agenttune.control import LocalControl
-from agenttune.events import CheckpointSaved, DatasetRead, KnobsRead, KnobState
-from agenttune.reading import ControlReader
-from agenttune.tools import Toolbox
+from agenttune.control.reader import ControlReader
+from agenttune.llm.tools import Toolbox
+from agenttune.protocol.commands import COMMAND_KINDS
+from agenttune.protocol.events import CheckpointSaved, DatasetRead, KnobsRead, KnobState
 from tests.policy.conftest import SteeredRun, Valley
 
 MakeToolbox = Callable[[], Toolbox]

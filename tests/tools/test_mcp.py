@@ -22,12 +22,12 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_types import Implementation, TextContent
 
 from agenttune.control import LocalControl
+from agenttune.control.tokens import create_token
 from agenttune.errors import UserError
-from agenttune.mcp_server import serve_http
-from agenttune.mcp_tools import RunTools
-from agenttune.proposals import State
-from agenttune.tokens import create_token
-from agenttune.tools import READS, WRITE_KINDS
+from agenttune.llm.tools import READS, WRITE_KINDS
+from agenttune.protocol.proposals import State
+from agenttune.server.mcp.mcp_server import serve_http
+from agenttune.server.mcp.tools import RunTools
 from tests.tools.conftest import Trainer
 
 Visit = Callable[[Client], Awaitable[None]]

@@ -13,9 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from agenttune.commands import BY_KIND, COMMAND_KINDS, StopTraining, UpdateOptimizer
 from agenttune.errors import CommandError, NotSupported, UserError
-from agenttune.events import (
+from agenttune.llm.tools import MAX_ANSWER_CHARACTERS, READS, WRITE_KINDS, Toolbox, Wait, encode, write_shape
+from agenttune.llm.tools.offered import UNLISTED, UNLISTED_FIELDS
+from agenttune.llm.tools.read_tools import WHAT
+from agenttune.policy.llm.json_answers import answer_schema
+from agenttune.protocol.commands import BY_KIND, COMMAND_KINDS, StopTraining, UpdateOptimizer
+from agenttune.protocol.events import (
     DatasetRead,
     Evaluated,
     Found,
@@ -26,12 +30,8 @@ from agenttune.events import (
     NoteAdded,
     Point,
 )
-from agenttune.findings import Finding
-from agenttune.policy.json_answers import answer_schema
-from agenttune.proposals import Author, Proposal, State, Verdict
-from agenttune.tools import MAX_ANSWER_CHARACTERS, READS, WRITE_KINDS, Toolbox, Wait, encode, write_shape
-from agenttune.tools.offered import UNLISTED, UNLISTED_FIELDS
-from agenttune.tools.reads import WHAT
+from agenttune.protocol.findings import Finding
+from agenttune.protocol.proposals import Author, Proposal, State, Verdict
 from tests.policy.conftest import SteeredRun
 from tests.tools.conftest import MakeToolbox
 

@@ -19,9 +19,9 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from agenttune.events import Event, KnobState
-from agenttune.proposals import Ack, Author, CommandRecord, Proposal, Verdict
-from agenttune.store import RunLog, list_runs, run_folder
+from agenttune.protocol.events import Event, KnobState
+from agenttune.protocol.proposals import Ack, Author, CommandRecord, Proposal, Verdict
+from agenttune.store.run_log import RunLog, list_runs, run_folder
 from agenttune.trainer import InteractiveCallback, Options, make_interactive
 
 ON_CPU = os.environ.get("AGENTTUNE_TEST_DEVICE", "cpu") == "cpu"

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from transformers import EarlyStoppingCallback, TrainerCallback
 
-from agenttune.events import LIVE
-from agenttune.proposals import State
-from agenttune.store import RunLog, list_runs, run_folder
-from agenttune.trainer.checkpoint_files import read_state
+from agenttune.protocol.events import LIVE
+from agenttune.protocol.proposals import State
+from agenttune.store.run_log import RunLog, list_runs, run_folder
+from agenttune.trainer.checkpoints.files import read_state
 from tests.trainer.conftest import At, Bench, Result, submit
 
 pytestmark = pytest.mark.trainer

@@ -11,10 +11,10 @@ import pytest
 from transformers import TrainerCallback
 
 from agenttune.control import Decision, LocalControl
-from agenttune.events import KnobsRead, KnobState, RunInfo
-from agenttune.proposals import Author, Proposal, State
-from agenttune.store import RunLog
-from agenttune.trainer.admission import Admission
+from agenttune.protocol.events import KnobsRead, KnobState, RunInfo
+from agenttune.protocol.proposals import Author, Proposal, State
+from agenttune.store.run_log import RunLog
+from agenttune.trainer.execution.recheck import Admission
 from tests.core.test_approval import ASK, Desk
 from tests.trainer.conftest import Bench, Result
 

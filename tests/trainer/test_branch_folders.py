@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from agenttune.trainer.branch_folders import LoopFolder, arrange, keep_within, planned_moves
-from agenttune.trainer.checkpoints import Checkpoints, SavedCheckpoint
+from agenttune.trainer.checkpoints.branch_folders import LoopFolder, arrange, keep_within, planned_moves
+from agenttune.trainer.checkpoints.catalog import Checkpoints, SavedCheckpoint
 from tests.trainer.conftest import At, Bench, Points, Result, TinyModel, submit
 from tests.trainer.test_branches import Once, weights
 

@@ -14,9 +14,9 @@ import torch
 from torch.utils.data import IterableDataset
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
-from agenttune.proposals import Ack
-from agenttune.store import RunLog
-from agenttune.trainer.checkpoint_files import MANIFEST
+from agenttune.protocol.proposals import Ack
+from agenttune.store.run_log import RunLog
+from agenttune.trainer.checkpoints.files import MANIFEST
 from tests.trainer.conftest import At, Bench, Points, Result, Submitter, TinyModel
 from tests.trainer.test_actions import paused_run
 
@@ -265,7 +265,7 @@ def test_a_save_that_the_disk_does_not_take_leaves_nothing_behind(
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("agenttune.trainer.checkpoint_files.torch.save", full)
+    monkeypatch.setattr("agenttune.trainer.checkpoints.files.torch.save", full)
     result = steered(bench, [At(20, SAVE)])
     assert "No space left on device" in refused(result).message
     assert list(bench.runs_dir.glob("*/checkpoints/*")) == []
@@ -403,7 +403,7 @@ class Sized(TinyModel):
 
 def test_the_disk_cap_keeps_what_matters(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Deleted are the oldest, but for the pinned, the best, the newest and those that a branch stands on."""
-    monkeypatch.setattr("agenttune.trainer.checkpoints.GIB", 20_000)  # the cap of 20 is 400 kB
+    monkeypatch.setattr("agenttune.trainer.checkpoints.catalog.GIB", 20_000)  # the cap of 20 is 400 kB
     orders = [At(step, {"kind": "save_checkpoint", "tag": f"at-{step}"}) for step in range(2, 60, 4)]
     orders += [At(3, {"kind": "save_checkpoint", "tag": "pinned", "pin": True})]
     orders += [At(8, {"kind": "load_checkpoint", "checkpoint_id": "at-6"})]
@@ -422,7 +422,7 @@ def test_the_disk_cap_keeps_what_matters(bench: Bench, monkeypatch: pytest.Monke
 
 
 def test_a_snapshot_too_large_for_its_budget_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agenttune.trainer.checkpoints.GIB", 100)
+    monkeypatch.setattr("agenttune.trainer.checkpoints.catalog.GIB", 100)
     result = steered(bench, [At(20, {**SAVE, "keep_in": "memory"})])
     assert "checkpoints.memory_gib allows 4" in refused(result).message
 
@@ -514,7 +514,7 @@ def test_a_value_that_does_not_go_back_is_told_and_training_goes_on(bench: Bench
 
 def test_a_return_is_read_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights that were not put back are no applied return."""
-    monkeypatch.setattr("agenttune.trainer.hf_state.put_model", lambda model, saved: None)
+    monkeypatch.setattr("agenttune.trainer.integrations.hf_state.put_model", lambda model, saved: None)
     result = steered(bench, [At(25, SAVE), At(45, LOAD)])
     ack = result.acks()[-1]
     assert ack.outcome == "failed"

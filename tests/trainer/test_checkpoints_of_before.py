@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from agenttune.control import LocalControl
-from agenttune.proposals import Ack, Author, Proposal, Verdict
-from agenttune.reading import ControlReader
-from agenttune.store import RunLog, list_runs, run_folder
-from agenttune.tools import READS
+from agenttune.control.reader import ControlReader
+from agenttune.llm.tools import READS
+from agenttune.protocol.proposals import Ack, Author, Proposal, Verdict
+from agenttune.store.run_log import RunLog, list_runs, run_folder
 from tests.trainer.conftest import Bench, Result
 from tests.trainer.test_branches import Doing
 

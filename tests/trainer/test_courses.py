@@ -13,9 +13,9 @@ from torch.optim import SGD, Optimizer, lr_scheduler
 from transformers.optimization import get_scheduler
 
 from agenttune.control import LocalControl
-from agenttune.courses import Course
-from agenttune.trainer.course import EXACT_STEPS, course_of
-from agenttune.trainer.schedules import RateReader, Schedule
+from agenttune.protocol.lr_course import Course
+from agenttune.trainer.lr.course import EXACT_STEPS, course_of
+from agenttune.trainer.lr.schedules import RateReader, Schedule
 from tests.trainer.conftest import At, Bench
 from tests.trainer.test_rates import TORCH, TRANSFORMERS, two_groups
 

@@ -13,14 +13,14 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from transformers import Trainer
 
 from agenttune.errors import NotSupported, UserError
-from agenttune.events import DatasetRead
-from agenttune.proposals import CommandRecord, Proposal, State
+from agenttune.protocol.events import DatasetRead
+from agenttune.protocol.proposals import CommandRecord, Proposal, State
 from agenttune.trainer.adapter import Adapter
-from agenttune.trainer.apply import apply_command
+from agenttune.trainer.commands.apply import apply_command
+from agenttune.trainer.commands.outcomes import Done
 from agenttune.trainer.datasets import Mixture, attach_sources, make_interactive_dataset
 from agenttune.trainer.knobs import KnobRegistry
-from agenttune.trainer.outcomes import Done
-from agenttune.trainer.steering import Steering
+from agenttune.trainer.run_state import Steering
 from tests.trainer.conftest import AUTHOR, At, Bench, Points, Result, Submitter
 
 pytestmark = pytest.mark.trainer

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agenttune.store import RunLog, list_runs, run_folder
+from agenttune.store.run_log import RunLog, list_runs, run_folder
 
 pytestmark = pytest.mark.trainer
 

@@ -15,7 +15,7 @@ from torch.utils.data import Sampler
 from transformers import Trainer
 
 from agenttune.errors import UserError
-from agenttune.trainer import generators
+from agenttune.trainer.checkpoints import generators
 from agenttune.trainer.knobs import KnobRegistry
 from tests.trainer.conftest import At, Bench, Points, Result, TinyModel
 from tests.trainer.test_branches import Once, losses

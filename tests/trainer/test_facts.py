@@ -21,11 +21,11 @@ from transformers import (
 )
 
 import agenttune
-from agenttune.run_facts import Rhythm, RunFacts
+from agenttune.protocol.run_facts import Rhythm, RunFacts
 from agenttune.trainer import Options
-from agenttune.trainer.facts import chance_of, model_facts
-from tests.loops.conftest import Trained, Witness, open_newest
-from tests.loops.lightning_module import Module
+from agenttune.trainer.integrations.model_facts import chance_of, model_facts
+from tests.integrations.conftest import Trained, Witness, open_newest
+from tests.integrations.lightning_module import Module
 from tests.trainer.conftest import At, Bench, Points, TinyModel
 
 pytestmark = pytest.mark.trainer

@@ -14,11 +14,11 @@ import pytest
 from transformers import Trainer, TrainerCallback
 
 from agenttune.errors import PortInUse, UserError
-from agenttune.events import LogGap, Point, RunInfo, StatusChanged
-from agenttune.proposals import State
-from agenttune.store import RunLog, list_runs
+from agenttune.protocol.events import LogGap, Point, RunInfo, StatusChanged
+from agenttune.protocol.proposals import State
+from agenttune.store.run_log import RunLog, list_runs
 from agenttune.trainer import Options, make_interactive
-from agenttune.trainer.writer import BackgroundWriter
+from agenttune.trainer.recording.background_writer import BackgroundWriter
 from tests.trainer.conftest import At, Bench, Points, TinyModel, run_to_its_death
 
 pytestmark = pytest.mark.trainer

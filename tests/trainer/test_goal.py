@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from agenttune.control import LocalControl
-from agenttune.events import RunInfo
-from agenttune.findings import Finding
-from agenttune.journal import summarize
-from agenttune.store import RunLog
-from agenttune.terminal.lines import lines_of
-from agenttune.trainer.goal_check import GoalCheck
+from agenttune.protocol.events import RunInfo
+from agenttune.protocol.findings import Finding
+from agenttune.store.journal.run_summary import summarize
+from agenttune.store.run_log import RunLog
+from agenttune.trainer.recording.goal_check import GoalCheck
+from agenttune.views.event_lines import lines_of
 from tests.trainer.conftest import Bench, Result
 
 pytestmark = pytest.mark.trainer

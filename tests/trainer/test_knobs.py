@@ -10,7 +10,7 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainerCallback
 
 from agenttune.errors import UserError
-from agenttune.trainer.hf_knobs import register_trainer_knobs
+from agenttune.trainer.integrations.hf_knobs import register_trainer_knobs
 from agenttune.trainer.knobs import KnobRegistry, make_knob
 from tests.trainer.conftest import At, Bench, Result, TinyModel
 from tests.trainer.test_layers import Tokens, tiny_gpt2

@@ -24,11 +24,11 @@ from transformers import (
     TrainerCallback,
 )
 
-from agenttune.proposals import Ack
-from agenttune.trainer.layer import find_layer
-from agenttune.trainer.layer_changes import LayerChanges
-from agenttune.trainer.layer_reset import clear_state, reset
-from agenttune.trainer.layer_training import _wrappers
+from agenttune.protocol.proposals import Ack
+from agenttune.trainer.commands.layer_freezing import _wrappers
+from agenttune.trainer.layers.changes import LayerChanges
+from agenttune.trainer.layers.layer import find_layer
+from agenttune.trainer.layers.reset import clear_state, reset
 from tests.trainer.conftest import At, Bench, Result, TinyModel
 
 pytestmark = pytest.mark.trainer
@@ -521,14 +521,14 @@ def test_weights_and_buffers_are_written_in_place(bench: Bench) -> None:
 
 def steering_of(loop: Any) -> Any:
     from agenttune.trainer.knobs import KnobRegistry
-    from agenttune.trainer.steering import Steering
+    from agenttune.trainer.run_state import Steering
 
     return Steering(loop, KnobRegistry())
 
 
 def apply(steering: Any, command: dict[str, Any]) -> Any:
-    from agenttune.commands import parse_command
-    from agenttune.trainer.apply import HANDLERS
+    from agenttune.protocol.commands import parse_command
+    from agenttune.trainer.commands.apply import HANDLERS
 
     return HANDLERS[command["kind"]](steering, None, parse_command(command))  # type: ignore[arg-type]
 
@@ -593,7 +593,7 @@ def test_attributes_of_a_users_layer(bench: Bench) -> None:
 
 @pytest.mark.parametrize("name", ["_apply", "requires_grad_", "a.b", ""])
 def test_only_a_plain_name_can_be_allowed(name: str) -> None:
-    from agenttune.trainer.layer_rules import LayerRules
+    from agenttune.trainer.layers.permissions import LayerRules
 
     with pytest.raises(Exception, match="name"):
         LayerRules().allow_operation(name)

@@ -16,20 +16,20 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer, lr_scheduler
 
-from agenttune.commands import COMMAND_KINDS
 from agenttune.config import BudgetSettings, GateSettings
 from agenttune.errors import UserError
-from agenttune.events import KnobState, RunInfo
 from agenttune.gate import Gate, History
-from agenttune.proposals import Ack, Author, CommandRecord, Proposal, State, Verdict
-from agenttune.trainer.course import course_of
+from agenttune.protocol.commands import COMMAND_KINDS
+from agenttune.protocol.events import KnobState, RunInfo
+from agenttune.protocol.proposals import Ack, Author, CommandRecord, Proposal, State, Verdict
+from agenttune.trainer.commands.outcomes import AwaitRate, Done
+from agenttune.trainer.commands.update_optimizer import update_optimizer
+from agenttune.trainer.commands.update_schedule import update_schedule
 from agenttune.trainer.knobs import KnobRegistry
-from agenttune.trainer.outcomes import AwaitRate, Done
-from agenttune.trainer.plans import make_steerable
-from agenttune.trainer.rates import update_optimizer
-from agenttune.trainer.replan import update_schedule
-from agenttune.trainer.schedules import Kind
-from agenttune.trainer.steering import Steering
+from agenttune.trainer.lr.course import course_of
+from agenttune.trainer.lr.planned_lr import make_steerable
+from agenttune.trainer.lr.schedules import Kind
+from agenttune.trainer.run_state import Steering
 from tests.trainer.test_courses import MAKES
 
 pytestmark = pytest.mark.trainer

@@ -13,19 +13,19 @@ import pytest
 import torch
 
 import agenttune
-from agenttune.commands import UpdateOptimizer
+from agenttune.agent import AgentLoop
 from agenttune.config import WakeSettings
 from agenttune.control import LocalControl
-from agenttune.events import Decided, Event, RunInfo
-from agenttune.loop import AgentLoop
-from agenttune.observation import Observation
-from agenttune.policy.background import Background
 from agenttune.policy.base import Decision, Draft, Policy
 from agenttune.policy.load import load_policy
-from agenttune.proposals import Author, Proposal
-from agenttune.store import RunLog
+from agenttune.policy.wrappers.background import Background
+from agenttune.protocol.commands import UpdateOptimizer
+from agenttune.protocol.events import Decided, Event, RunInfo
+from agenttune.protocol.observation import Observation
+from agenttune.protocol.proposals import Author, Proposal
+from agenttune.store.run_log import RunLog
 from agenttune.trainer import Options
-from agenttune.trainer.lockstep import Lockstep
+from agenttune.trainer.execution.lockstep import Lockstep
 from tests.trainer.conftest import Bench, Points, TinyModel
 
 pytestmark = pytest.mark.trainer

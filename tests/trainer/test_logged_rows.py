@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import Trainer
 
-from agenttune.trainer.logged_rows import LoggedRows, split
+from agenttune.trainer.recording.logged_rows import LoggedRows, split
 from tests.trainer.conftest import At, Bench
 
 pytestmark = pytest.mark.trainer

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agenttune.config import ProbationSettings
-from agenttune.events import RunInfo, Settled
-from agenttune.forecast import compare, student
-from agenttune.proposals import Ack, Author, Change, CommandRecord, Proposal, State
-from agenttune.trainer.measures import Evaluations, EvaluationWatch, Sight, StepWatch
-from agenttune.trainer.meter import Held
-from agenttune.trainer.probation import Probation
-from agenttune.trainer.trail import Trail
+from agenttune.detectors.forecast import compare, student
+from agenttune.protocol.events import RunInfo, Settled
+from agenttune.protocol.proposals import Ack, Author, Change, CommandRecord, Proposal, State
+from agenttune.trainer.probation.loss_trail import Trail
+from agenttune.trainer.probation.measures import Evaluations, EvaluationWatch, Sight, StepWatch
+from agenttune.trainer.probation.probation import Probation
+from agenttune.trainer.recording.step_meter import Held
 
 pytestmark = pytest.mark.trainer
 SETTINGS = ProbationSettings(steps=60, stall_steps=1440)

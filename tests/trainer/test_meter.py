@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from agenttune.points import Row
-from agenttune.trainer.meter import Held, RowMaker, StepMeter
+from agenttune.store.metric_table import Row
+from agenttune.trainer.recording.step_meter import Held, RowMaker, StepMeter
 
 pytestmark = pytest.mark.trainer
 

@@ -12,13 +12,13 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
-from agenttune.events import ModuleInfo
-from agenttune.trainer.apply import HANDLERS
+from agenttune.protocol.events import ModuleInfo
+from agenttune.trainer.commands.apply import HANDLERS
+from agenttune.trainer.commands.outcomes import Done
 from agenttune.trainer.knobs import KnobRegistry
-from agenttune.trainer.layer_rules import LayerRules
-from agenttune.trainer.model_tree import read_model
-from agenttune.trainer.outcomes import Done
-from agenttune.trainer.steering import Steering
+from agenttune.trainer.layers.model_tree import read_model
+from agenttune.trainer.layers.permissions import LayerRules
+from agenttune.trainer.run_state import Steering
 from tests.trainer.conftest import At, Bench, TinyModel
 from tests.trainer.test_layers import freeze, operation, tiny_gpt2, update
 
@@ -78,7 +78,7 @@ def test_everything_that_is_offered_is_accepted_and_nothing_else() -> None:
 
 
 def run(steering: Steering, command: dict[str, Any]) -> Any:
-    from agenttune.commands import parse_command
+    from agenttune.protocol.commands import parse_command
 
     return HANDLERS[command["kind"]](steering, None, parse_command(command))  # type: ignore[arg-type]
 

@@ -15,15 +15,15 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
 import agenttune
+from agenttune.agent import AgentLoop
 from agenttune.config import WakeSettings
 from agenttune.control import LocalControl
-from agenttune.events import Evaluated, KnobsRead, KnobState, Point, RunInfo
-from agenttune.loop import AgentLoop
-from agenttune.observation import Observation
 from agenttune.policy.base import Decision
-from agenttune.store import RunLog
+from agenttune.protocol.events import Evaluated, KnobsRead, KnobState, Point, RunInfo
+from agenttune.protocol.observation import Observation
+from agenttune.store.run_log import RunLog
 from agenttune.trainer import Options
-from tests.loops.lightning_module import Module
+from tests.integrations.lightning_module import Module
 from tests.trainer.conftest import Bench, Points, TinyModel
 from tests.trainer.test_lockstep import attended, awaited, decided, lockstep_run
 

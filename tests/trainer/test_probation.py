@@ -12,9 +12,9 @@ from torch import nn
 from transformers import TrainerCallback
 
 from agenttune.control import LocalControl
-from agenttune.events import RunInfo, Settled
-from agenttune.proposals import Author, Proposal, State
-from agenttune.store import RunLog
+from agenttune.protocol.events import RunInfo, Settled
+from agenttune.protocol.proposals import Author, Proposal, State
+from agenttune.store.run_log import RunLog
 from tests.trainer.conftest import Bench, Result
 
 pytestmark = pytest.mark.trainer

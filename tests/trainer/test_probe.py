@@ -12,11 +12,11 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from agenttune.events import Probed
 from agenttune.gate import Gate, History, Moment
-from agenttune.instants import Instant
-from agenttune.proposals import Author, CommandRecord, Proposal, State, Verdict
-from agenttune.store import RunLog, list_runs, run_folder
+from agenttune.protocol.deadlines import Instant
+from agenttune.protocol.events import Probed
+from agenttune.protocol.proposals import Author, CommandRecord, Proposal, State, Verdict
+from agenttune.store.run_log import RunLog, list_runs, run_folder
 from tests.trainer.conftest import At, Bench, Result, TinyModel, run_to_its_death, submit
 from tests.trainer.test_branches import Doing, Once, losses, steered, weights
 

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import TrainerCallback
 
 import agenttune
-from agenttune.events import Probed
-from agenttune.store import RunLog, list_runs, run_folder
+from agenttune.protocol.events import Probed
+from agenttune.store.run_log import RunLog, list_runs, run_folder
 from agenttune.trainer import Options
 from tests.trainer.conftest import At, Bench, Points, Result, TinyModel
 from tests.trainer.test_branches import Doing, Once, weights

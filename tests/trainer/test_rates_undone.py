@@ -14,10 +14,10 @@ from transformers import TrainerCallback
 
 from agenttune.control import LocalControl
 from agenttune.errors import UserError
-from agenttune.events import RunInfo
-from agenttune.proposals import Author, Proposal, State
-from agenttune.store import RunLog
-from agenttune.trainer.schedules import Schedule
+from agenttune.protocol.events import RunInfo
+from agenttune.protocol.proposals import Author, Proposal, State
+from agenttune.store.run_log import RunLog
+from agenttune.trainer.lr.schedules import Schedule
 from tests.trainer.conftest import At, Bench
 from tests.trainer.test_courses import MAKES, optimizer_of, train
 from tests.trainer.test_rates import two_groups

@@ -13,15 +13,15 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
+from agenttune.agent import AgentLoop
 from agenttune.config import ProbationSettings, WakeSettings
 from agenttune.control import LocalControl
-from agenttune.events import RunInfo, Settled
-from agenttune.loop import AgentLoop
-from agenttune.observation import Observation
 from agenttune.policy.load import load_policy
-from agenttune.proposals import Ack, Author, Change, CommandRecord, Proposal, State
-from agenttune.trainer.probation import Probation
-from agenttune.trainer.trail import Trail
+from agenttune.protocol.events import RunInfo, Settled
+from agenttune.protocol.observation import Observation
+from agenttune.protocol.proposals import Ack, Author, Change, CommandRecord, Proposal, State
+from agenttune.trainer.probation.loss_trail import Trail
+from agenttune.trainer.probation.probation import Probation
 from tests.trainer.conftest import At, Bench
 from tests.trainer.test_measures import held
 

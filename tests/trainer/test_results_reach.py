@@ -11,19 +11,19 @@ from typing import Any
 
 import pytest
 
-from agenttune.cli.sending import _tell_record
+from agenttune.agent import AgentLoop
+from agenttune.cli.shell_tools import _tell_record
 from agenttune.config import LlmSettings
 from agenttune.control import LocalControl
-from agenttune.loop import AgentLoop
-from agenttune.mcp_tools import RunTools
+from agenttune.control.reader import ControlReader
+from agenttune.llm.tools import Toolbox
 from agenttune.policy.base import PolicyContext
-from agenttune.policy.llm import LlmFile, LlmPolicy
-from agenttune.proposals import CommandRecord
-from agenttune.reading import ControlReader
-from agenttune.store import list_runs
+from agenttune.policy.llm.llm_policy import LlmFile, LlmPolicy
+from agenttune.protocol.proposals import CommandRecord
+from agenttune.server.mcp.tools import RunTools
+from agenttune.store.run_log import list_runs
 from agenttune.testing import ChatRequest, ScriptedEndpoint, calls, says
 from agenttune.testing.steps import Step
-from agenttune.tools import Toolbox
 from tests.trainer.conftest import Bench
 
 pytestmark = pytest.mark.trainer

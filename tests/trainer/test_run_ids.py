@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from agenttune.errors import LogExists
-from agenttune.events import RunInfo
-from agenttune.log_file import make_file
-from agenttune.store import RunLog, list_runs
+from agenttune.protocol.events import RunInfo
+from agenttune.store.run_log import RunLog, list_runs
+from agenttune.store.sqlite_file import make_file
 from agenttune.trainer.options import Options, open_run
 
 pytestmark = pytest.mark.trainer

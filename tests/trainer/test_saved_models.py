@@ -16,9 +16,9 @@ from torch.utils.data import Dataset
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback
 
 from agenttune.errors import UserError
-from agenttune.trainer.checkpoint_files import check_fits, read_state, write_plain_model, write_state
-from agenttune.trainer.model_rest import REST, bits_sum, frozen_names
-from agenttune.trainer.state import TrainingState, put_model
+from agenttune.trainer.checkpoints.files import check_fits, read_state, write_plain_model, write_state
+from agenttune.trainer.checkpoints.training_state import TrainingState, put_model
+from agenttune.trainer.checkpoints.unsaved_weights import REST, bits_sum, frozen_names
 from tests.trainer.conftest import At, Bench, Result, TinyModel, submit
 from tests.trainer.test_branches import Once, losses
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from agenttune.errors import UserError
-from agenttune.processes import started_s
-from agenttune.terminal.lines import lines_of
-from agenttune.trainer.checkpoint_files import MANIFEST
-from agenttune.trainer.checkpoints import Checkpoints, SavedCheckpoint
-from agenttune.trainer.output_marker import NAME, claim, release
+from agenttune.store.process_liveness import started_s
+from agenttune.trainer.checkpoints.catalog import Checkpoints, SavedCheckpoint
+from agenttune.trainer.checkpoints.files import MANIFEST
+from agenttune.trainer.checkpoints.output_marker import NAME, claim, release
+from agenttune.views.event_lines import lines_of
 from tests.trainer.conftest import Bench, TinyModel
 from tests.trainer.test_branches import Doing
 

@@ -12,9 +12,9 @@ import pytest
 from rich.console import Console
 from transformers.trainer_utils import get_last_checkpoint
 
-from agenttune.journal import summarize
-from agenttune.terminal import print_report
-from agenttune.trainer.checkpoint_files import read_state
+from agenttune.store.journal.run_summary import summarize
+from agenttune.trainer.checkpoints.files import read_state
+from agenttune.views.terminal import print_report
 from tests.trainer.conftest import At, Bench, Result
 from tests.trainer.test_actions import paused_run
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from agenttune.proposals import Ack, Author, Change, CommandRecord, Proposal, State
-from agenttune.trainer.undo import inverse_of
+from agenttune.protocol.proposals import Ack, Author, Change, CommandRecord, Proposal, State
+from agenttune.trainer.probation.inverse import inverse_of
 
 pytestmark = pytest.mark.trainer
 

@@ -10,7 +10,7 @@ from transformers import Trainer, TrainingArguments
 
 from agenttune import make_interactive
 from agenttune.trainer import Options
-from tests.seed.training import Net, Sums
+from tests.v1_compat.training import Net, Sums
 
 pytestmark = pytest.mark.trainer
 

@@ -21,21 +21,22 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 import agenttune
-from agenttune.commands import UpdateOptimizer
+from agenttune.agent import AgentLoop
 from agenttune.config import WakeSettings
 from agenttune.control import READER, LocalControl
-from agenttune.events import Decided, PolicyAttached, PolicyDetached, PolicyRequested
-from agenttune.loop import AgentLoop
-from agenttune.observation import Observation
-from agenttune.policy.background import Background
+from agenttune.control.reader import ControlReader
+from agenttune.llm.tools.read_tools import GetModelTree
 from agenttune.policy.base import Decision, Draft
 from agenttune.policy.load import LoadedPolicy
-from agenttune.proposals import Author, CommandRecord, Proposal
-from agenttune.reading import ControlReader, RunReader
-from agenttune.store import RunLog
-from agenttune.tools.reads import GetModelTree
+from agenttune.policy.wrappers.background import Background
+from agenttune.protocol.commands import UpdateOptimizer
+from agenttune.protocol.events import Decided, PolicyAttached, PolicyDetached, PolicyRequested
+from agenttune.protocol.observation import Observation
+from agenttune.protocol.proposals import Author, CommandRecord, Proposal
+from agenttune.protocol.run_reader import RunReader
+from agenttune.store.run_log import RunLog
 from agenttune.trainer import Options
-from agenttune.trainer.lockstep import RESTART_S, Lockstep
+from agenttune.trainer.execution.lockstep import RESTART_S, Lockstep
 from tests.trainer.conftest import Points, TinyModel
 from tests.trainer.test_lockstep import LONG_S, attended, awaited, decided, lockstep_run, own, train
 

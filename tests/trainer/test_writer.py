@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from agenttune.errors import StoreFault
-from agenttune.events import LogGap, Logged, NoteAdded, RunInfo
-from agenttune.points import Row
-from agenttune.store import RunLog
-from agenttune.trainer.writer import BackgroundWriter
+from agenttune.protocol.events import LogGap, Logged, NoteAdded, RunInfo
+from agenttune.store.metric_table import Row
+from agenttune.store.run_log import RunLog
+from agenttune.trainer.recording.background_writer import BackgroundWriter
 
 LONG_S = 30.0
 

@@ -1,8 +1,10 @@
-"""Training datasets whose parameters can be changed while a run draws from them."""
+"""Training datasets whose parameters can be changed while a run draws from them.
+
+They know nothing of commands: those are carried out in `trainer/commands/dataset.py`.
+"""
 
 from __future__ import annotations
 
-from agenttune.trainer.datasets.handlers import update_dataset, update_dataset_runtime_hyperparameters
 from agenttune.trainer.datasets.interactive import make_interactive_dataset
 from agenttune.trainer.datasets.mixture import Mixture
 from agenttune.trainer.datasets.record import capture_dataset, dataset_as_captured, read_dataset, restore_dataset
@@ -18,6 +20,4 @@ __all__ = [
     "make_interactive_dataset",
     "read_dataset",
     "restore_dataset",
-    "update_dataset",
-    "update_dataset_runtime_hyperparameters",
 ]

@@ -12,7 +12,7 @@ from agenttune.errors import UserError
 from agenttune.trainer.datasets.draws import DrawPlan, Span
 from agenttune.trainer.datasets.interactive import InteractiveType, RuntimeAttribute
 from agenttune.trainer.datasets.parameters import parameters_of
-from agenttune.trainer.datasets.sources import sourced
+from agenttune.trainer.datasets.sourced_samples import sourced
 
 
 class Mixture(Dataset[Any], metaclass=InteractiveType):

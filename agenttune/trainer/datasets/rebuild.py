@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agenttune.errors import UserError
+from agenttune.trainer.checkpoints.training_state import put_rng, read_rng
 from agenttune.trainer.datasets.parameters import ATTRIBUTE, Arguments, Parameters, parameters_of
 from agenttune.trainer.datasets.values import fit
-from agenttune.trainer.state import put_rng, read_rng
 
 
 @dataclass

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agenttune.errors import UserError
-from agenttune.events import DatasetRead
+from agenttune.protocol.events import DatasetRead
 from agenttune.trainer.datasets.parameters import Parameters, parameters_of
 from agenttune.trainer.datasets.rebuild import rebuilt
 from agenttune.trainer.datasets.values import decode, encode

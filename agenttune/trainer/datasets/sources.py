@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 from array import array
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
 
 import torch
 
+from agenttune.trainer.datasets.mixture import Mixture
 from agenttune.trainer.datasets.sample_losses import Kind, kind_of_loss, sample_losses
 
 logger = logging.getLogger("agenttune")
@@ -20,31 +21,6 @@ logger = logging.getLogger("agenttune")
 KEY = "_agenttune_sources"
 """The batch's entry that says of which source each sample is; bytes, which no loader moves or changes."""
 SampleLoss = Callable[[Any, Any], torch.Tensor]
-
-
-class SourcedDict(dict[Any, Any]):
-    """A sample that knows its source."""
-
-    agenttune_source: int
-
-
-class SourcedTuple(tuple[Any, ...]):
-    """A sample that knows its source."""
-
-    agenttune_source: int
-
-
-def sourced(sample: Any, source: int) -> Any:
-    """The sample, marked with its source; one that is neither a mapping nor a tuple stays as it is."""
-    marked: SourcedDict | SourcedTuple
-    if isinstance(sample, Mapping):
-        marked = SourcedDict(sample)
-    elif type(sample) is tuple:
-        marked = SourcedTuple(sample)
-    else:
-        return sample
-    marked.agenttune_source = source
-    return marked
 
 
 class SourceCollator:
@@ -157,8 +133,6 @@ class SourceLosses:
 
 def attach_sources(loader: Any, dataset: Any) -> SourceLosses | None:
     """Have a loader's batches say where their samples come from; None, and nothing done, if there is no mixture."""
-    from agenttune.trainer.datasets.mixture import Mixture
-
     if not isinstance(dataset, Mixture):
         return None
     inner = getattr(loader, "base_dataloader", loader)  # accelerate's loaders draw from one that they hold

@@ -1,0 +1,98 @@
+"""Decisions that come later, and whether they still hold when they come."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from agenttune.policy.base import Decision, Draft
+from agenttune.protocol.events import Event
+from agenttune.protocol.model_calls import ModelCalled
+from agenttune.protocol.observation import Observation
+from agenttune.protocol.proposals import Author, CommandRecord, State
+
+IN_FLIGHT = frozenset({State.PROPOSED, State.QUEUED})
+TAKE_NOTHING_AWAY = frozenset(
+    {"save_checkpoint", "do_evaluate", "pause_training", "resume_training", "read_model", "add_note"}
+)
+"""Commands after which an older answer still speaks of the run as it is."""
+ERROR_CHARACTERS = 2000
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Answer:
+    """An answer that was asked for and may have come.
+
+    Attributes:
+        later: The answer.
+        asked: What the policy was shown.
+        woken_by: Why it was asked.
+        policy: Who answers.
+        author: In whose name.
+        awaited: The step that training waits at for it, if it does.
+        dropped: Why nobody wants it any more; what it cost is recorded all the same.
+    """
+
+    later: Future[Decision]
+    asked: Observation
+    woken_by: str
+    policy: str
+    author: Author
+    awaited: Event | None = None
+    dropped: str = ""
+
+    def decision(self) -> Decision:
+        """The answer, or the policy's failure as one; it must have come."""
+        error = self.later.exception()
+        return self.later.result() if error is None else failed(self.policy, self.asked.step, error)
+
+    def why_stale(self, now: Observation) -> str:
+        """Why what it asks for no longer fits the run; empty if it does."""
+        if self.dropped:
+            return self.dropped
+        if now.branch != self.asked.branch:
+            return f"the run has gone to branch {now.branch} since step {self.asked.step}"
+        settled = {c.command_id for c in self.asked.commands if c.ack is not None}
+        newer = [c for c in now.commands if c.command_id not in settled and _changes_the_run(c)]
+        if not newer:
+            return ""
+        command = newer[-1].proposal
+        return f"{command.command.kind} by {command.author.name} came between"
+
+    def expired(self, draft: Draft, now: Observation) -> bool:
+        return draft.valid_for_steps is not None and now.step > self.asked.step + draft.valid_for_steps
+
+
+def _changes_the_run(record: CommandRecord) -> bool:
+    if record.proposal.command.kind in TAKE_NOTHING_AWAY:
+        return False
+    return record.state in IN_FLIGHT or (record.ack is not None and record.ack.outcome == "applied")
+
+
+def still_valid(answer: Answer, decision: Decision, now: Observation) -> tuple[list[Draft], str]:
+    """What of a late answer may be asked for, and in words what may not; empty if all may."""
+    if not decision.proposals:
+        return [], ""
+    stale = answer.why_stale(now)
+    if stale:
+        kinds = ", ".join(draft.command.kind for draft in decision.proposals)
+        return [], f"{kinds} not asked for: {stale}"
+    late = [draft for draft in decision.proposals if answer.expired(draft, now)]
+    words = [
+        f"{draft.command.kind} not asked for: valid until step {answer.asked.step + (draft.valid_for_steps or 0)}, "
+        f"the answer came at step {now.step}"
+        for draft in late
+    ]
+    return [draft for draft in decision.proposals if draft not in late], "; ".join(words)
+
+
+def failed(policy: str, step: int, error: BaseException) -> Decision:
+    """A policy's failure as a decision to do nothing, with the call of a language model that it may bring along."""
+    log.error("policy %s failed at step %d", policy, step, exc_info=error)
+    call = getattr(error, "call", None)
+    reason = f"the policy failed: {type(error).__name__}: {error}"[:ERROR_CHARACTERS]
+    calls = [call] if isinstance(call, ModelCalled) else []
+    return Decision(reason=reason, calls=calls, faults=[reason], unusable=bool(calls))

@@ -1,0 +1,288 @@
+"""The agent loop: wake, observe, detect, decide, submit, record.
+
+Nothing in it is needed after a restart: what was found, asked and answered is in the observation. A `tick` that fails
+half-way because the server is away is simply done again: what it had decided is kept and sent under the same ids.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tenacity import Retrying, retry_if_exception_type, stop_when_event_set, wait_exponential
+from tenacity.nap import sleep_using_event
+
+from agenttune.agent.outbox import AgentControl, Outbox
+from agenttune.agent.turns import Turns
+from agenttune.agent.wakeups import Wakes, is_new
+from agenttune.config import WakeSettings
+from agenttune.detectors import detect
+from agenttune.errors import AgenttuneError, ServerUnreachable
+from agenttune.policy.base import Decision, Policy
+from agenttune.policy.load import LoadedPolicy
+from agenttune.policy.wrappers.availability import check_can_act
+from agenttune.protocol.events import (
+    Decided,
+    DecisionAwaited,
+    Event,
+    Found,
+    PolicyAttached,
+    PolicyDetached,
+    PolicyRequested,
+    RunInfo,
+)
+from agenttune.protocol.observation import Observation
+from agenttune.protocol.proposals import Author, State
+from agenttune.store.process_liveness import started_s
+
+LOOK_FRAC = 0.02
+"""Largest part of the time that is spent on observing: a look of 10 ms is followed by 500 ms without one (guess)."""
+RETRY_FIRST_S, RETRY_MAX_S = 0.2, 5.0
+"""Waiting times while the server does not answer (guess)."""
+LAST_WORDS_S = 3.0
+"""How long an answer is waited for when a policy leaves, so that its cost is recorded; the launcher allows 5 s."""
+
+log = logging.getLogger(__name__)
+
+
+class AgentLoop:
+    """Puts a policy beside a run.
+
+    Args:
+        control: The door to the run, in this process or on a server.
+        run_id: The run.
+        policy: Decides.
+        wake: When to look and when to ask the policy. Whether training waits for it is the run's own setting.
+        author_name: Name of the agent in the log; default: the policy's.
+        details: Recorded with the policy when it is attached, such as the checksum of its file.
+        clock_s: Monotonic time in seconds.
+        load: Finds another policy by its name or path, when an operator asks for one.
+        last_words_s: How long an answer is waited for when the policy leaves.
+    """
+
+    def __init__(
+        self,
+        control: AgentControl,
+        run_id: str,
+        policy: Policy,
+        wake: WakeSettings | None = None,
+        author_name: str | None = None,
+        details: dict[str, Any] | None = None,
+        clock_s: Callable[[], float] = time.monotonic,
+        load: Callable[[str], LoadedPolicy] | None = None,
+        last_words_s: float = LAST_WORDS_S,
+    ) -> None:
+        self.control, self.run_id, self.policy = control, run_id, policy
+        self.wake = wake or WakeSettings()
+        self._author_name = author_name
+        self._details = details or {}
+        self._clock_s, self._load, self._last_words_s = clock_s, load, last_words_s
+        self._outbox = Outbox(control, run_id)
+        self._wakes = Wakes(control, run_id, self.wake)
+        self._turns = Turns(control, run_id, self._outbox, self._wakes)
+        self._attached = self._over = False
+        self._looked_step, self._look_again_s, self._looked_s = -1, 0.0, clock_s()
+        self._decided_step = 0
+
+    @property
+    def author(self) -> Author:
+        return Author(principal="agent", name=self._author_name or self.policy.name)
+
+    # -- the agent's life -------------------------------------------------------------------------------------
+
+    def run(self, stop: threading.Event | None = None) -> None:
+        """Tick until the run has ended, the policy was sent away, or `stop` is set; waits for a server that is away."""
+        stop = stop or threading.Event()
+        while not stop.is_set() and self._patient_tick(stop):
+            self._rest(stop)
+        try:
+            self.detach("the agent was stopped")
+        except ServerUnreachable:
+            log.warning("the control server does not answer; the end of policy %s is not recorded", self.policy.name)
+
+    def _patient_tick(self, stop: threading.Event) -> bool:
+        retrying = Retrying(
+            retry=retry_if_exception_type(ServerUnreachable),
+            wait=wait_exponential(multiplier=RETRY_FIRST_S, max=RETRY_MAX_S),
+            stop=stop_when_event_set(stop),
+            sleep=sleep_using_event(stop),
+            before_sleep=lambda state: log.warning("the control server does not answer; trying again"),
+            retry_error_callback=lambda state: False,
+        )
+        return bool(retrying(self.tick, self.wake.poll_s))
+
+    def _rest(self, stop: threading.Event) -> None:
+        thinking = [answer.later for answer in self._turns.thinking]
+        if thinking:
+            concurrent.futures.wait(thinking, self.wake.poll_s, concurrent.futures.FIRST_COMPLETED)
+        else:
+            stop.wait(self.wake.poll_s)
+
+    def tick(self, patience_s: float = 0.0) -> bool:
+        """One poll: look if there is something new, record findings, decide if woken.
+
+        Args:
+            patience_s: How long to wait for something new where training waits for decisions, in seconds.
+
+        Returns:
+            Whether there is still something to do.
+
+        Raises:
+            ServerUnreachable: Do it again later; nothing is lost.
+        """
+        self._outbox.flush()
+        if self._over:
+            return False
+        self._attach()
+        self._turns.finish()
+        self._turns.take_answers()
+        info = self.control.info(self.run_id)
+        if not info.is_live:
+            self.detach(f"the run is {info.status}")
+            return False
+        in_lockstep = info.rules.get("wake", {}).get("mode") == "lockstep"
+        news = self._wakes.poll(patience_s if in_lockstep and not self._turns.thinking else 0.0)
+        if self._wakes.request is not None and not self._obey(self._wakes.request):
+            return False
+        self._step_forward(info, in_lockstep, news)
+        return True
+
+    def _step_forward(self, info: RunInfo, in_lockstep: bool, news: bool) -> None:
+        if not in_lockstep:
+            if news or self._is_due(info):
+                self._look()
+        elif self._wakes.awaited is not None and not self._turns.thinking:
+            # Not while an earlier question is open: "still thinking" would be no decision about this step.
+            self._look(self._wakes.awaited)
+        elif self._is_stalled() and not self._turns.thinking:
+            self._look()
+
+    def _attach(self) -> None:
+        if not self._attached:
+            self._wakes.start()
+            self._attached = True
+            self._outbox.send(self._here(), None)
+
+    def _here(self) -> PolicyAttached:
+        """That the policy watches, and where: training that waits for it can see whether its process still lives."""
+        pid = os.getpid()
+        return PolicyAttached(
+            policy=self.policy.name,
+            details=self._details,
+            pid=pid,
+            pid_started_s=started_s(pid),
+            host=platform.node(),
+        )
+
+    def detach(self, reason: str) -> None:
+        """Record that the policy no longer watches; does nothing if it does not."""
+        if self._attached:
+            self._attached, self._over = False, True
+            self._turns.hear_last_words(self._last_words_s)
+            self._outbox.send(PolicyDetached(policy=self.policy.name, reason=reason), None)
+
+    def _obey(self, request: PolicyRequested) -> bool:
+        """Do as an operator asked; returns whether a policy is still attached."""
+        self._wakes.request = None
+        by = f" by {request.author}" if request.author else ""
+        if request.policy is None:
+            self.detach(f"sent away{by}")
+            return False
+        loaded = self._loaded(request.policy)
+        if isinstance(loaded, LoadedPolicy):
+            self._swap(loaded, f"{loaded.policy.name} was asked for{by}")
+        else:
+            reason = f"{self.policy.name} stays: {loaded}"
+            woken_by = f"policy {request.policy} was asked for{by}"
+            self._outbox.send(Decided(policy=self.policy.name, woken_by=woken_by, reason=reason), None)
+        return True
+
+    def _loaded(self, name: str) -> LoadedPolicy | str:
+        if self._load is None:
+            return "this agent has only the policy that it was started with"
+        try:
+            loaded = self._load(name)
+            check_can_act(loaded.policy, name)
+            return loaded
+        except AgenttuneError as error:
+            return str(error)
+        except Exception as error:  # a policy that cannot even be made is no reason to lose the one there is
+            log.exception("policy %s cannot be loaded", name)
+            return f"{type(error).__name__}: {error}"
+
+    def _swap(self, loaded: LoadedPolicy, reason: str) -> None:
+        self._turns.drop(reason)
+        successor = loaded.policy.name
+        self._outbox.put(PolicyDetached(policy=self.policy.name, reason=reason, successor=successor), None)
+        self.policy, self._details = loaded.policy, dict(loaded.details)
+        self._outbox.send(self._here(), None)
+
+    # -- looking ----------------------------------------------------------------------------------------------
+
+    def _is_due(self, info: RunInfo) -> bool:
+        if info.step != self._looked_step or self._wakes.reasons or self._wakes.wants_look:
+            return self._clock_s() >= self._look_again_s
+        return self._is_stalled()
+
+    def _is_stalled(self) -> bool:
+        return self._clock_s() - self._looked_s > self.wake.stall_after_s
+
+    def _look(self, awaited: Event | None = None) -> None:
+        began_s = self._clock_s()
+        observation = self.control.observe(self.run_id)
+        self._looked_s = self._clock_s()
+        self._look_again_s = self._looked_s + (self._looked_s - began_s) / LOOK_FRAC
+        self._looked_step = observation.step
+        fresh = [f for f in detect(observation, self.wake.stall_after_s) if is_new(f, observation)]
+        self._wakes.look(observation, self.author)
+        self._wakes.reasons += [f"finding {f.kind}" for f in fresh if self.wake.on_finding]
+        for finding in fresh:
+            self._outbox.put(Found(finding=finding), observation.step)
+        self._outbox.flush()
+        observation = observation.model_copy(update={"findings": [*observation.findings, *fresh]})
+        if awaited is not None or not self._must_wait(observation, any(f.severity == "critical" for f in fresh)):
+            self._consider(observation, awaited)
+
+    def _must_wait(self, observation: Observation, is_critical: bool) -> bool:
+        """Whether this is no time for a question: an evaluation's result is about to come, or the run ends here.
+
+        Reasons are kept for later. What is critical waits for no evaluation.
+        """
+        end, evaluating = observation.max_steps, observation.evaluating_step
+        if end is not None and observation.step >= end:
+            return True
+        known = any(evaluation.step == evaluating for evaluation in observation.evaluations)
+        return evaluating is not None and observation.step <= evaluating and not known and not is_critical
+
+    def _consider(self, observation: Observation, awaited: Event | None) -> None:
+        """Ask the policy, if there is a reason and nothing of its own is still on its way."""
+        self._decided_step = min(self._decided_step, observation.step)  # the run may have gone back
+        is_time = observation.step - self._decided_step >= self.wake.every_steps
+        # What waits for a person does not hold up the rules: it may wait long.
+        in_flight = any(
+            c.state is State.QUEUED and c.proposal.author.is_same(self.author) for c in observation.commands
+        )
+        if awaited is not None:
+            self._wakes.awaited = None
+            if in_flight:
+                waits = Decision(reason="its last command still waits for the trainer's answer")
+                told = observation.model_copy(update={"woken_by": ["training waits"]})
+                self._turns.begin(waits, self.policy.name, self.author, told, awaited)
+                return
+        if awaited is not None or (not in_flight and (self._wakes.reasons or is_time)):
+            self._decide(observation, awaited)
+
+    def _decide(self, observation: Observation, awaited: Event | None) -> None:
+        reasons = list(dict.fromkeys(self._wakes.reasons))
+        why = f"{self.wake.every_steps} steps"
+        if awaited is not None and isinstance(awaited.body, DecisionAwaited):
+            why = awaited.body.reason
+        self._wakes.reasons, self._decided_step = [], observation.step
+        observation = observation.model_copy(update={"woken_by": reasons or [why]})
+        self._turns.decide(self.policy, self.author, observation, awaited)

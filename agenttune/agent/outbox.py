@@ -1,0 +1,75 @@
+"""What an agent needs of the door to a run, and its entries on their way through it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from agenttune.errors import UserError
+from agenttune.protocol.events import Decided, Event, Found, PolicyAttached, PolicyDetached, RunInfo
+from agenttune.protocol.model_calls import ModelCalled
+from agenttune.protocol.observation import Observation
+from agenttune.protocol.proposals import CommandRecord, Proposal
+
+AgentEntry = Found | Decided | PolicyAttached | PolicyDetached | ModelCalled
+"""What the loop writes into a log beside its proposals."""
+
+
+class AgentControl(Protocol):
+    """The part of `control.Control` that an agent uses."""
+
+    def info(self, run_id: str) -> RunInfo: ...
+
+    def observe(self, run_id: str) -> Observation: ...
+
+    def events(
+        self,
+        run_id: str,
+        since: int = 0,
+        limit: int = 1000,
+        wait_s: float = 0.0,
+        kinds: Sequence[str] | None = None,
+    ) -> list[Event]: ...
+
+    def submit(self, run_id: str, proposal: Proposal) -> CommandRecord: ...
+
+    def record(self, run_id: str, body: AgentEntry, step: int | None = None) -> int: ...
+
+
+class Outbox:
+    """Entries in the order of writing; what the server did not take stays for the next try."""
+
+    def __init__(self, control: AgentControl, run_id: str) -> None:
+        self._control, self._run_id = control, run_id
+        self._entries: list[tuple[AgentEntry, int | None]] = []
+
+    def put(self, body: AgentEntry, step: int | None) -> None:
+        self._entries.append((body, step))
+
+    def send(self, body: AgentEntry, step: int | None) -> None:
+        self.put(body, step)
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what is not yet written.
+
+        Raises:
+            ServerUnreachable: Some of it is not; call again.
+        """
+        while self._entries:
+            self._write(*self._entries[0])
+            self._entries.pop(0)
+
+    def _write(self, body: AgentEntry, step: int | None) -> None:
+        try:
+            self._control.record(self._run_id, body, step)
+        except UserError as error:
+            if not isinstance(body, ModelCalled):
+                raise
+            # A transcript can be larger than the server takes; what the call cost must be in the log all the same.
+            self._control.record(self._run_id, _without_texts(body, error.message), step)
+
+
+def _without_texts(call: ModelCalled, reason: str) -> ModelCalled:
+    details = {"texts_not_recorded": reason[:500]}
+    return call.model_copy(update={"messages": [], "answer": None, "details": details})

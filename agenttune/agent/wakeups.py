@@ -1,0 +1,135 @@
+"""Why a policy is asked now."""
+
+from __future__ import annotations
+
+from agenttune.agent.outbox import AgentControl
+from agenttune.config import WakeSettings
+from agenttune.detectors.trend import last_change_step
+from agenttune.protocol.events import Decided, DecisionAwaited, Evaluated, Event, PolicyRequested
+from agenttune.protocol.findings import Finding
+from agenttune.protocol.observation import Evaluation, Observation
+from agenttune.protocol.proposals import Author, CommandRecord, State
+
+REARM_STEPS = 200
+"""A finding that stays true without any change is reported again after so many steps, then after doubling times."""
+EFFECT_STEPS = 30
+"""Steps after a change before a finding that is true again counts as new: the change had its chance (tuned)."""
+PAGE = 1000
+KINDS = ("evaluated", "judged", "note_added", "policy_requested", "decision_awaited")
+OUTCOMES = frozenset({State.KEPT, State.REVERTED})
+"""How the probation of a change can end."""
+
+
+class Wakes:
+    """Follows a run's log and keeps what a policy should be woken for until it was.
+
+    Attributes:
+        reasons: Why the policy should be asked; empty if there is no reason.
+        request: The newest wish of an operator for another policy, or for none.
+        awaited: The step at which training waits for a decision, if it does.
+        wants_look: Something happened that only an observation tells.
+    """
+
+    def __init__(self, control: AgentControl, run_id: str, wake: WakeSettings) -> None:
+        self._control, self._run_id, self._wake = control, run_id, wake
+        self._cursor: int | None = None
+        self._states: dict[str, State] | None = None
+        self._evaluated: set[str] = set()
+        self.reasons: list[str] = []
+        self.request: PolicyRequested | None = None
+        self.awaited: Event | None = None
+        self.wants_look = False
+
+    def start(self) -> None:
+        """Follow from here on; a step that training already waits at is found."""
+        if self._cursor is not None:
+            return
+        now = self._control.observe(self._run_id)
+        last = self._unanswered(now.last_seq)
+        if last is not None and (last.step, last.branch) == (now.step, now.branch):
+            self.awaited = last
+        self._cursor = now.last_seq
+        self._evaluated = {_key(evaluation) for evaluation in now.evaluations}
+
+    def _unanswered(self, until: int) -> Event | None:
+        """The step that was waited at last, if nothing ended that."""
+        last: Event | None = None
+        since = 0
+        while page := self._control.events(self._run_id, since, PAGE, kinds=("decision_awaited", "decided")):
+            since = page[-1].seq
+            for event in (event for event in page if event.seq <= until):
+                if isinstance(event.body, DecisionAwaited):
+                    last = event
+                elif last is not None and isinstance(event.body, Decided):
+                    last = None if event.body.awaited_seq in (None, last.seq) else last
+        return last
+
+    def poll(self, wait_s: float = 0.0) -> bool:
+        """Read what is new, waiting so long for the first of it.
+
+        Returns:
+            Whether the policy should be asked at once.
+        """
+        self.start()
+        events = self._control.events(self._run_id, self._cursor or 0, PAGE, wait_s, KINDS)
+        self._cursor = max([self._cursor or 0, *(event.seq for event in events)])
+        for event in events:
+            self._take(event)
+        return self._wake.on_evaluation and any(isinstance(event.body, Evaluated) for event in events)
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event.body, Evaluated):
+            pass  # the next observation has it, and tells of it once
+        elif isinstance(event.body, PolicyRequested):
+            self.request = event.body
+        elif isinstance(event.body, DecisionAwaited):
+            self.awaited = event
+        else:
+            self.wants_look = self.wants_look or self._wake.on_answer
+
+    def submitted(self, record: CommandRecord) -> None:
+        """An own command as the gate left it; a later verdict is then news."""
+        if self._states is not None:
+            self._states[record.command_id] = record.state
+
+    def look(self, observation: Observation, author: Author) -> None:
+        """Add what an observation tells: evaluations, answers to own commands, remarks of operators."""
+        known, self._evaluated = self._evaluated, {_key(evaluation) for evaluation in observation.evaluations}
+        if self._wake.on_evaluation:
+            new = [evaluation.step for evaluation in observation.evaluations if _key(evaluation) not in known]
+            self.reasons += [f"evaluation at step {step}" for step in new]
+        before, self._states = self._states, {c.command_id: c.state for c in observation.commands}
+        self.wants_look = False
+        if before is not None and self._wake.on_answer:
+            answers = [_answer(c, before.get(c.command_id), author) for c in observation.commands]
+            self.reasons += filter(None, answers)
+
+
+def _answer(record: CommandRecord, was: State | None, author: Author) -> str:
+    """What a command's new state says to an agent; empty if nothing that it waits for."""
+    command, by = record.proposal.command, record.proposal.author
+    if record.state is was:
+        return ""
+    if command.kind == "add_note":
+        return f"note by {by.name}" if by.principal == "operator" and record.state is State.APPLIED else ""
+    if by.is_same(author) and (was is State.PROPOSED or (record.state in OUTCOMES and was is not None)):
+        return f"{command.kind} {record.state.value}"
+    return ""
+
+
+def _key(evaluation: Evaluation) -> str:
+    """Tells an evaluation from others, also from another one of the same step; NaN is NaN here."""
+    return f"{evaluation.step} {evaluation.metrics}"
+
+
+def is_new(finding: Finding, observation: Observation) -> bool:
+    """Whether a finding says more than the last recorded one of its kind."""
+    known = [f for f in observation.findings if f.kind == finding.kind]
+    if not known:
+        return True
+    last, changed = known[-1], last_change_step(observation)
+    if changed >= last.step:
+        return finding.step >= changed + EFFECT_STEPS
+    if finding.severity == "critical" != last.severity:
+        return True
+    return finding.step - last.step >= max(REARM_STEPS, last.step - changed)

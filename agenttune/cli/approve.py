@@ -1,0 +1,260 @@
+"""Deciding on proposals that wait, from another shell."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from agenttune.cli.app import Json, RunsDir, app
+from agenttune.cli.connect import Url, choose_run, open_control
+from agenttune.errors import UserError
+from agenttune.protocol.strict_json import once
+
+if TYPE_CHECKING:
+    from agenttune.control import LocalControl
+    from agenttune.control.http import HttpControl
+    from agenttune.protocol.events import RunInfo
+    from agenttune.protocol.proposals import Author, CommandRecord
+
+group = typer.Typer(help="Decide on commands that wait for a person.", no_args_is_help=True, add_completion=False)
+app.add_typer(group, name="approve")
+
+RunName = Annotated[str, typer.Option("--run", help="A run's id, the beginning of one, or `latest`.")]
+CommandName = Annotated[
+    str, typer.Argument(metavar="[ID]", help="The command's id, or its beginning. Default: the one that waits.")
+]
+Reason = Annotated[str, typer.Option("--reason", help="Goes back to who asked.")]
+WATCH_POLL_S = 1.0
+
+
+@group.command("list")
+def list_(run: RunName = "latest", url: Url = "", runs_dir: RunsDir = None, json_: Json = False) -> None:
+    """List what waits for a decision."""
+    from agenttune.views.terminal import clean
+
+    with _desk(run, url, runs_dir) as desk:
+        waiting, allowed = desk.waiting(), desk.info().standing
+    if json_:
+        typer.echo(json.dumps([record.model_dump(mode="json") for record in waiting], indent=2))
+        return
+    if not waiting:
+        typer.echo("nothing waits for a decision")
+    for record in waiting:
+        typer.echo(_line(record))
+    for standing in allowed:
+        typer.echo(f"always approved: {standing.kind} under {standing.rule}, by {clean(standing.by, 60)}")
+
+
+@group.command()
+def show(
+    command_id: CommandName = "", run: RunName = "latest", url: Url = "", runs_dir: RunsDir = None, json_: Json = False
+) -> None:
+    """Show one request: what it would change, on which evidence, and what happens if nobody answers."""
+    with _desk(run, url, runs_dir) as desk:
+        record, info = desk.find(command_id), desk.info()
+    if json_:
+        typer.echo(record.model_dump_json(indent=2))
+        return
+    for line in _details(record, info):
+        typer.echo(line)
+
+
+@group.command()
+def yes(
+    command_id: CommandName = "",
+    reason: Reason = "",
+    always: Annotated[bool, typer.Option("--always", help="Also all further ones of its kind and rule.")] = False,
+    run: RunName = "latest",
+    url: Url = "",
+    runs_dir: RunsDir = None,
+) -> None:
+    """Approve a command as it was shown."""
+    with _desk(run, url, runs_dir) as desk:
+        desk.decide(command_id, "approve", reason, always=always)
+
+
+@group.command()
+def never(
+    kind: Annotated[str, typer.Argument(help="Kind of command, such as update_optimizer.")],
+    run: RunName = "latest",
+    url: Url = "",
+    runs_dir: RunsDir = None,
+) -> None:
+    """Take back `yes --always`: commands of a kind wait for a person again."""
+    with _desk(run, url, runs_dir) as desk:
+        for standing in desk.control.end_standing(desk.run_id, kind, _me()):
+            typer.echo(f"{standing.kind} under {standing.rule} waits for a person again")
+
+
+@group.command()
+def no(
+    command_id: CommandName = "", reason: Reason = "", run: RunName = "latest", url: Url = "", runs_dir: RunsDir = None
+) -> None:
+    """Reject a command; the reason goes back to who asked."""
+    with _desk(run, url, runs_dir) as desk:
+        desk.decide(command_id, "reject", reason)
+
+
+@group.command()
+def escalate(
+    command_id: CommandName = "", reason: Reason = "", run: RunName = "latest", url: Url = "", runs_dir: RunsDir = None
+) -> None:
+    """Leave a command to the next approver of its rule; if there is none, it is rejected."""
+    with _desk(run, url, runs_dir) as desk:
+        desk.decide(command_id, "escalate", reason)
+
+
+@group.command()
+def edit(
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="[ID] JSON", help='The command\'s id, as above, and the arguments: {"lr": 0.001}.'),
+    ],
+    reason: Reason = "",
+    run: RunName = "latest",
+    url: Url = "",
+    runs_dir: RunsDir = None,
+) -> None:
+    """Approve a command with other arguments; the same schema and guardrails hold for them."""
+    *ids, arguments = words
+    if len(ids) > 1:
+        raise UserError("give one id and one JSON object, in quotes: '{\"lr\": 0.001}'", field="arguments")
+    try:
+        changed = json.loads(arguments, object_pairs_hook=once)
+    except ValueError as error:
+        raise UserError(f"the arguments are not JSON: {error}", field="arguments") from None
+    if not isinstance(changed, dict):
+        raise UserError('the arguments are a JSON object, such as {"lr": 0.001}', field="arguments")
+    with _desk(run, url, runs_dir) as desk:
+        desk.decide(ids[0] if ids else "", "edit", reason, changed)
+
+
+@group.command()
+def watch(run: RunName = "latest", url: Url = "", runs_dir: RunsDir = None) -> None:
+    """Print requests as they come, until Ctrl-C."""
+    seen: set[str] = set()
+    with _desk(run, url, runs_dir) as desk:
+        while True:
+            for record in desk.waiting():
+                if record.command_id not in seen:
+                    seen.add(record.command_id)
+                    for line in [*_details(record, desk.info()), ""]:
+                        typer.echo(line)
+            time.sleep(WATCH_POLL_S)
+
+
+@dataclass(frozen=True)
+class _Desk:
+    """What waits in one run, and who sits before it."""
+
+    control: LocalControl | HttpControl
+    run_id: str
+
+    def waiting(self) -> list[CommandRecord]:
+        return self.control.pending(self.run_id)
+
+    def info(self) -> RunInfo:
+        return self.control.info(self.run_id)
+
+    def find(self, name: str) -> CommandRecord:
+        """The one request whose command's id begins so; raises UserError if there is none, or more than one."""
+        waiting = self.waiting()
+        if not name and len(waiting) != 1:
+            lines = "".join(f"\n  {_line(record)}" for record in waiting)
+            problem = f"{len(waiting)} commands wait; name one by its id:{lines}" if waiting else "nothing waits"
+            raise UserError(problem, field="id", allowed=[record.command_id for record in waiting])
+        found = [record for record in waiting if record.command_id.startswith(name)]
+        if len(found) == 1:
+            return found[0]
+        ids = [record.command_id for record in waiting]
+        problem = "no command" if not found else f"{len(found)} commands"
+        listed = ", ".join(ids) or "nothing waits"
+        raise UserError(f"{problem} that waits begins with {name!r:.80}; there are: {listed}", field="id", allowed=ids)
+
+    def decide(
+        self,
+        name: str,
+        verdict: Literal["approve", "edit", "reject", "escalate"],
+        reason: str,
+        changed: Mapping[str, Any] | None = None,
+        always: bool = False,
+    ) -> None:
+        """Decide, and tell what came of it; `changed` are arguments that an edit replaces."""
+        from agenttune.control import Decision
+        from agenttune.gate import with_arguments
+
+        record = self.find(name)
+        if record.request is None:
+            raise UserError(f"command {record.command_id} does not wait for anybody", field="id")
+        command = None if changed is None else with_arguments(record.proposal.command, changed)
+        decision = Decision(
+            verdict=verdict,
+            digest=record.request.digest,
+            author=_me(),
+            reason=reason,
+            command=command,
+            always=always,
+        )
+        decided = self.control.decide(self.run_id, record.command_id, decision)
+        # Who did not name the command hears which one it was; what an edit made of it is told in any case.
+        of = "" if name and command is None else f"{_what(record if command is None else decided)}: "
+        typer.echo(f"{of}{_what_came(decided)}")
+
+
+@contextlib.contextmanager
+def _desk(run: str, url: str, runs_dir: Path | None) -> Iterator[_Desk]:
+    with open_control(url, runs_dir) as control:
+        yield _Desk(control, choose_run(control, run))
+
+
+def _me() -> Author:
+    from agenttune.control.owner_token import user_name
+    from agenttune.protocol.proposals import Author
+
+    return Author(principal="operator", name=user_name())
+
+
+def _what_came(decided: CommandRecord) -> str:
+    from agenttune.views.terminal import clean
+
+    waits = decided.request if decided.state.value == "proposed" else None
+    next_ = f", waits for {waits.asked}" if waits is not None else ""
+    why = f": {clean(decided.verdict.reason, 500)}" if decided.verdict and decided.verdict.reason else ""
+    return f"{decided.state.value}{next_}{why}"
+
+
+def _what(record: CommandRecord) -> str:
+    from agenttune.views.event_lines import command_words
+    from agenttune.views.terminal import clean
+
+    return clean(command_words(record.command.model_dump(mode="json")))
+
+
+def _now_s(record: CommandRecord) -> float:
+    """Unix time by the clock that the request waits by."""
+    from agenttune.protocol.deadlines import instant, now_for
+
+    return time.time() if record.request is None else now_for(record.request, instant())
+
+
+def _line(record: CommandRecord) -> str:
+    from agenttune.views.terminal.approval_request import headline
+
+    return headline(record, _now_s(record))
+
+
+def _details(record: CommandRecord, info: RunInfo) -> list[str]:
+    from agenttune.gate import usd_per_hour
+    from agenttune.views.terminal.approval_request import parts_of
+
+    if record.request is None:
+        return [_line(record)]
+    parts = parts_of(record, record.request, _now_s(record), usd_per_hour=usd_per_hour(info))
+    return [_line(record), *(f"  {part.label}: {part.text}" for part in parts)]

@@ -1,0 +1,236 @@
+"""What is trained, watched and kept, and how people hear of it."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+
+from agenttune.config.origins import check_origins
+from agenttune.config.setting import Positive, Settings
+from agenttune.errors import UserError
+from agenttune.protocol.invalid_values import did_you_mean, shape
+
+DEFAULT_PORT = 7007
+"""Of Interactive Training v1 too. Taken where nobody asked for a port, or the next one that is free."""
+RUN_NAME = shape(
+    r"^[A-Za-z0-9][A-Za-z0-9._-]{0,40}$", "at most 41 letters, digits and any of . _ -, and begin with letter or digit"
+)
+
+
+def _as_text(value: object) -> object:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, (int, float)) else value
+
+
+Word = Annotated[str, BeforeValidator(_as_text, json_schema_input_type=str | bool | int | float)]
+"""What a process gets as text; quotes are not needed. From a YAML file it comes as it is written there."""
+
+
+SCRIPT_FOLDER = "script_folder"
+"""In the context of a validation: the folder in which the script must exist."""
+
+
+class RunSettings(Settings):
+    """What to train."""
+
+    script: str | None = None
+    """Path of a Python script, from the folder of the config file."""
+    module: str | None = None
+    """Or a module, as for `python -m`."""
+    args: list[Word] = Field(default_factory=list)
+    """Arguments of the script, each as it is written here."""
+    name: str = Field("run", pattern=RUN_NAME)
+    """The run's id is this name with the time of its start."""
+    env: dict[str, Word] = Field(default_factory=dict)
+    """Extra environment variables of the script."""
+
+    @field_validator("script")
+    @classmethod
+    def _script_exists(cls, script: str | None, info: ValidationInfo) -> str | None:
+        """Told with all other mistakes of the file, where whoever loads it says in which folder it runs."""
+        folder = (info.context or {}).get(SCRIPT_FOLDER)
+        if script is not None and folder is not None and not (path := folder / script).is_file():
+            near = did_you_mean(path.name, sorted(p.name for p in path.parent.glob("*.py")))
+            raise ValueError(f"there is no file {path}{near}")
+        return script
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> RunSettings:
+        if (self.script is None) == (self.module is None):
+            raise ValueError("give either 'script' or 'module'")
+        return self
+
+
+class GoalSettings(Settings):
+    """What counts as good."""
+
+    metric: str = "eval_loss"
+    """A metric of the trainer's log."""
+    direction: Literal["minimize", "maximize"] = "minimize"
+    """Whether less or more of it is better."""
+    constraints: list[str] = Field(default_factory=list)
+    """What must not be given up for it, in words, for a language model."""
+    context: str = ""
+    """Anything else that a language model should know of this training, in words."""
+
+
+class WakeSettings(Settings):
+    """When the policy looks at the run."""
+
+    every_steps: int = Field(20, ge=1)
+    """At least every so many optimizer steps."""
+    on_finding: bool = True
+    """Also whenever a detector reports something new."""
+    on_evaluation: bool = True
+    """Also after each evaluation."""
+    on_answer: bool = True
+    """Also on an operator's decision or note, and when the probation of a change ends."""
+    mode: Literal["async", "lockstep"] = "async"
+    """Whether training goes on while the policy decides, or waits for it every so many steps."""
+    lockstep_limit_s: Positive = 60.0
+    """lockstep: how long training waits for one decision, in seconds."""
+    poll_s: Positive = 0.5
+    """How often the agent looks for new log rows, in seconds."""
+    stall_after_s: Positive = 120.0
+    """No step for so many seconds counts as a stall."""
+
+
+class NotifySettings(Settings):
+    """Who is told when nobody watches, through apprise (`pip install agenttune-toolkit[notify]`)."""
+
+    on: list[Literal["approval", "reverted", "ended"]] = Field(default_factory=list)
+    """What is told: approval (a command waits for a person), reverted (probation undid a change), ended (the run did).
+    None given: nobody is told anything."""
+    url_env: str = Field(
+        "AGENTTUNE_NOTIFY_URLS", pattern=shape(r"^[A-Za-z_][A-Za-z0-9_]*$", "the name of an environment variable")
+    )
+    """Name of the environment variable with apprise's URLs, such as ntfys://my-topic, between commas or spaces."""
+    links: bool = False
+    """Whether a message about a request carries a link to a page that approves or rejects it; see notifications.md."""
+    public_url: str | None = None
+    """Where those who get a link reach the control server, such as https://my-tunnel.example; null: its own address."""
+    link_minutes: Positive = 60.0
+    """How long a link works, in minutes; never longer than its request waits."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_on(cls, raw: object) -> object:
+        # In YAML 1.1 a bare `on` is the value true, also as a key.
+        return {"on" if key is True else key: value for key, value in raw.items()} if isinstance(raw, dict) else raw
+
+    @field_validator("public_url")
+    @classmethod
+    def _address(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        if not _ADDRESS.fullmatch(url):
+            raise ValueError(f"{url!r:.120} is no address such as https://host:port, without user, query or fragment")
+        return url.rstrip("/")
+
+    @model_validator(mode="after")
+    def _links_are_sent(self) -> NotifySettings:
+        if self.links and "approval" not in self.on:
+            raise ValueError("links come with messages about approval; add it to 'on'")
+        return self
+
+
+_ADDRESS = re.compile(
+    r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?|https?://\[[0-9A-Fa-f:]+\](:[0-9]{1,5})?/?"
+)
+
+
+class RoundParameter(Settings):
+    """A parameter of the script that a language model may choose at the start of a round."""
+
+    argument: str = Field(pattern=shape(r"^--?[A-Za-z0-9][A-Za-z0-9_.-]*$", "an option of the script, such as --lr"))
+    """The script's option, such as --lr."""
+    minimum: float
+    """Smallest allowed value."""
+    maximum: float
+    """Largest allowed value."""
+    type: Literal["float", "int"] = "float"
+    """Kind of number."""
+    description: str = ""
+    """What it is, for the model."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> RoundParameter:
+        if self.minimum > self.maximum:
+            raise ValueError(f"the minimum {self.minimum} is above the maximum {self.maximum}")
+        if self.type == "int" and not (self.minimum.is_integer() and self.maximum.is_integer()):
+            raise ValueError(f"the bounds of an int must be whole numbers, not {self.minimum} and {self.maximum}")
+        return self
+
+
+def from_count(value: object) -> object:
+    return {"count": value} if isinstance(value, int) else value
+
+
+class RoundsSettings(Settings):
+    """Several runs in a row: round 0 is left alone, later ones are planned, steered and reflected on."""
+
+    count: int = Field(0, ge=0)
+    """Rounds after round 0; 0: one run, no rounds."""
+    parameters: dict[str, RoundParameter] = Field(default_factory=dict)
+    """What a plan may choose, by name."""
+    references: list[str] = Field(default_factory=lambda: ["guardian"])
+    """Policies whose runs, from the file's own start, stand beside the rounds."""
+    plan_only: bool = True
+    """Also run each round's plan without acting, so that good starts are not counted as good steering."""
+
+    @field_validator("parameters")
+    @classmethod
+    def _one_each(cls, parameters: dict[str, RoundParameter]) -> dict[str, RoundParameter]:
+        options = [parameter.argument for parameter in parameters.values()]
+        for option in options:
+            if options.count(option) > 1:
+                raise ValueError(f"two parameters set {option}; give each an option of its own")
+        return parameters
+
+
+class CheckpointSettings(Settings):
+    """What is kept of the checkpoints that commands save; the trainer's own are its own affair."""
+
+    max_gib: float | None = Field(20.0, gt=0)
+    """Disk that they may take, in GiB; null for no limit."""
+    memory_gib: float = Field(4.0, gt=0)
+    """Memory that snapshots may take, in GiB, with that made ready for the next one."""
+    keep_last: int = Field(2, ge=1)
+    """How many of the newest are never deleted."""
+    keep_best: int = Field(1, ge=0)
+    """How many of the best by the goal metric are never deleted."""
+
+
+class ServerSettings(Settings):
+    """The control server."""
+
+    host: str = "127.0.0.1"
+    """Address to bind; anything but loopback needs a token."""
+    port: int | None = Field(None, ge=0, le=65535)
+    """A port that is taken is then an error; null takes 7007, or the next one that is free; 0 any that is free."""
+    token_env: str = "AGENTTUNE_TOKEN"
+    """Name of the environment variable that holds the bearer token, if there is one."""
+    local_role: Literal["agent", "viewer", "none"] = "agent"
+    """As whom a program on this machine acts that sends no token, where the server wants none; none: not at all."""
+    request_s: Positive = 30.0
+    """Seconds that a client has for its whole request, and to take in some more of an answer."""
+    allowed_origins: list[str] = Field(default_factory=list)
+    """Pages of other servers that may use this one, such as http://localhost:5173; they act as local_role."""
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, origins: list[str]) -> list[str]:
+        try:
+            return check_origins(origins)
+        except UserError as error:
+            raise ValueError(error.message) from None
+
+
+class StoreSettings(Settings):
+    """Where logs are kept."""
+
+    runs_dir: str = "runs"
+    """Folder for one sub-folder a run, from the folder of the config file; on a local disk."""

@@ -1,0 +1,246 @@
+"""What becomes of the proposals of one run: judged, put to whoever has to be asked, decided."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Literal
+
+from agenttune.control.control import CHECKPOINT_KINDS, MOST_CHECKPOINTS, Decision, existing_checkpoints
+from agenttune.errors import AlreadyDecided, TooManyProposals, UserError
+from agenttune.gate import Gate, History, Moment, allowed_before, person, stale, timed_out, touched_by
+from agenttune.protocol.commands import LoadCheckpoint, Probe, SaveCheckpoint
+from agenttune.protocol.deadlines import Instant
+from agenttune.protocol.events import CheckpointSaved, Evaluated, RunInfo
+from agenttune.protocol.goal_names import value_of
+from agenttune.protocol.observation import HISTORY
+from agenttune.protocol.proposals import (
+    TAKEN,
+    ApprovalRequest,
+    CommandRecord,
+    Passed,
+    Proposal,
+    Standing,
+    State,
+    Verdict,
+)
+from agenttune.store.run_log import RunLog
+
+REFUSED = 20
+"""Newest refused proposals of agents that are compared with a new one (guess: more than a model repeats in turn)."""
+MINUTE_S = 60.0
+NO_CHECKPOINT = "checkpoints"
+"""Who refuses what does not exist; once it does, that refusal says nothing against asking again."""
+SHOWN_CHECKPOINTS = 10
+"""Newest ones that a refusal names (guess)."""
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """The gate over one run's log, at one moment.
+
+    Attributes:
+        log: The run's log.
+        info: The run as it stands.
+        now: By both clocks.
+    """
+
+    log: RunLog
+    info: RunInfo
+    now: Instant
+
+    @cached_property
+    def gate(self) -> Gate:
+        """With the settings that the run was started with."""
+        return Gate.of(self.info)
+
+    def supersede(self, newer: CommandRecord) -> None:
+        """Older proposals that wait and would change what a newer command changes are no longer wanted."""
+        touched = touched_by(newer.command)
+        for record in self.log.commands(State.PROPOSED) if touched else ():
+            if record.submitted_seq < newer.submitted_seq and touched & touched_by(record.command):
+                reason = (
+                    f"{newer.command_id} changes the same: {', '.join(sorted(touched & touched_by(record.command)))}"
+                )
+                with contextlib.suppress(AlreadyDecided):
+                    self.log.decide(
+                        record.command_id, Verdict(decision="superseded", decided_by="newer request", reason=reason)
+                    )
+
+    def limit_rate(self, proposal: Proposal) -> None:
+        """Turn away an agent that asks more often than anybody could follow; people's commands still pass.
+
+        Raises:
+            TooManyProposals: Says when to ask again.
+        """
+        if proposal.author.principal != "agent":
+            return
+        most = self.gate.settings.max_per_minute
+        at_s, now_s = self.log.agent_proposed_at_s(most - 1), self.now.unix_s
+        # Either way: what is far in the future was written before somebody set the clock back.
+        if at_s is None or abs(now_s - at_s) >= MINUTE_S or self.log.find_command(proposal.command_id):
+            return
+        raise TooManyProposals(
+            f"agents proposed {most} commands within a minute, gate.max_per_minute is {most}; ask again later",
+            field="command",
+        )
+
+    def judge(self, proposal: Proposal) -> Verdict | ApprovalRequest:
+        """The gate's answer to a proposal: a verdict, or the request for whoever has to be asked."""
+        step = proposal.valid_until_step
+        if step is not None and step < self.info.step:
+            reason = f"valid until step {step}, the run is at step {self.info.step}"
+            return Verdict(decision="expired", decided_by="clock", reason=reason)
+        unknown = self._unknown_checkpoint(proposal)
+        if unknown is not None:
+            return unknown
+        return self.gate.judge(proposal, self._moment(), history_of(self.log, proposal))
+
+    def _unknown_checkpoint(self, proposal: Proposal) -> Verdict | None:
+        """A refusal for a checkpoint that does not exist: the trainer could only fail, some steps later."""
+        command = proposal.command
+        if not isinstance(command, LoadCheckpoint):
+            return None
+        events = self.log.events(kinds=CHECKPOINT_KINDS, limit=MOST_CHECKPOINTS, newest=True)
+        bodies = [event.body for event in existing_checkpoints(events)]
+        for_all = proposal.author.principal != "agent"
+        saved = [body for body in bodies if isinstance(body, CheckpointSaved) and (for_all or not body.is_before)]
+        names = {name for body in saved for name in (body.checkpoint_id, body.tag)}
+        if command.checkpoint_id in names or self._is_being_saved():
+            return None
+        ids = [body.checkpoint_id for body in saved][: -SHOWN_CHECKPOINTS - 1 : -1]
+        there = ", ".join(ids) or "none, save one with save_checkpoint"
+        reason = f"no checkpoint {command.checkpoint_id!r} in this run; newest: {there}"
+        nearest = {"checkpoint_id": ids} if ids else None
+        return Verdict(decision="rejected", decided_by=NO_CHECKPOINT, reason=reason, nearest_allowed=nearest)
+
+    def _is_being_saved(self) -> bool:
+        """Whether a save comes before it in the trainer's queue, whose id or tag may be what is meant."""
+        return any(isinstance(record.command, SaveCheckpoint) for record in self.log.commands(State.QUEUED))
+
+    def _moment(self) -> Moment:
+        log, info = self.log, self.info
+        evaluated = log.events(kinds=["evaluated"], limit=1, newest=True)
+        body = evaluated[0].body if evaluated else None
+        value = value_of(info.goal_metric, body.metrics) if isinstance(body, Evaluated) else None
+        return Moment(info, self.now, value)
+
+    def pending(self) -> list[CommandRecord]:
+        """Proposals that wait for a decision; those whose time is up are decided first."""
+        log, left = self.log, list[CommandRecord]()
+        for record in log.commands(State.PROPOSED):
+            verdict = self._overdue(record)
+            if verdict is None:
+                left.append(record)
+            else:
+                with contextlib.suppress(AlreadyDecided):
+                    log.decide(record.command_id, verdict)
+        return left
+
+    def _overdue(self, record: CommandRecord) -> Verdict | None:
+        """The verdict on a request that is stale or whose time is up; None if it still waits."""
+        request = record.request
+        if request is None:
+            return None
+        allowed = allowed_before(request, record.proposal, self.info) if request.asked == "human" else None
+        verdict = stale(request, record.proposal, self.info) or allowed or timed_out(request, self.now)
+        if verdict is not None and verdict.decision == "approved":
+            return self._again(record.proposal) or verdict
+        return verdict
+
+    def _again(self, proposal: Proposal) -> Verdict | None:
+        """What the guardrails say now, on a proposal that waited."""
+        # What was asked again meanwhile, and refused for that, says nothing against the one that waited.
+        history = replace(history_of(self.log, proposal), waiting=(), refused=())
+        return self.gate.refusal(proposal, self._moment().info, history)
+
+    def decide(self, command_id: str, decision: Decision) -> CommandRecord:
+        """As `Control.decide`."""
+        log, info = self.log, self.info
+        record = log.command(command_id)
+        request = record.request
+        if request is None or record.state is not State.PROPOSED:
+            return log.decide(command_id, no_verdict())  # raises: it does not wait
+        if decision.digest != request.digest:
+            raise UserError(
+                "the decision is bound to another command than the one that waits; look at it again and decide on its "
+                "digest",
+                field="digest",
+                allowed=request.digest,
+            )
+        _refuse_misfit(decision, request)
+        overdue = self._overdue(record)
+        if overdue is not None:
+            return log.decide(command_id, overdue)
+        if decision.verdict == "escalate":
+            return self._escalate(record.proposal, request, decision)
+        verdict = self._verdict_of(record.proposal, decision)
+        if not decision.always or verdict.decision != "approved":
+            return log.decide(command_id, verdict)
+        kind, by = record.proposal.command.kind, person(decision.author)
+        return log.decide(command_id, verdict, Standing(kind=kind, rule=request.rule, by=by, since_step=info.step))
+
+    def _escalate(self, proposal: Proposal, request: ApprovalRequest, decision: Decision) -> CommandRecord:
+        by = Passed(by=_decider(decision), reason=decision.reason)
+        moment, history = self._moment(), history_of(self.log, proposal)
+        answer = self.gate.escalated(request, by, proposal, moment, history)
+        if isinstance(answer, ApprovalRequest):
+            return self.log.escalate(proposal.command_id, answer)
+        if answer.decision == "approved":
+            answer = self._again(proposal) or answer
+        return self.log.decide(proposal.command_id, answer)
+
+    def _verdict_of(self, proposal: Proposal, decision: Decision) -> Verdict:
+        by = _decider(decision)
+        if decision.verdict == "reject":
+            return Verdict(decision="rejected", decided_by=by, reason=decision.reason)
+        edited = decision.command if decision.verdict == "edit" else None
+        if decision.verdict == "edit" and edited is None:
+            raise UserError("an edit needs the command as it is to be", field="command")
+        wanted = proposal if edited is None else proposal.model_copy(update={"command": edited})
+        refusal = self._unknown_checkpoint(wanted) or self._again(wanted)
+        if refusal is None:
+            kind: Literal["approved", "edited"] = "approved" if edited is None else "edited"
+            return Verdict(decision=kind, decided_by=by, reason=decision.reason, edited=edited)
+        if edited is not None:
+            allowed = ", ".join(f"{name} {value}" for name, value in (refusal.nearest_allowed or {}).items())
+            nearest = f" (nearest allowed: {allowed})" if allowed else ""  # first: it is what one types next
+            raise UserError(f"the edit is refused{nearest}: {refusal.reason}", allowed=refusal.nearest_allowed)
+        return refusal.model_copy(update={"reason": f"approved by {by}, but since then: {refusal.reason}"})
+
+
+def _refuse_misfit(decision: Decision, request: ApprovalRequest) -> None:
+    """Raises for a decision that this approver cannot make, or not now."""
+    if decision.approver == "model" and request.asked != "model":
+        raise AlreadyDecided(f"it is not the model's turn: {request.asked} is asked", field="approver")
+    if decision.always and (decision.verdict != "approve" or decision.approver != "human"):
+        raise UserError("'always' goes with a person's 'approve' only", field="always", allowed=["approve"])
+
+
+def _decider(decision: Decision) -> str:
+    """How a verdict names who gave it."""
+    return f"model:{decision.author.name}" if decision.approver == "model" else person(decision.author)
+
+
+def history_of(log: RunLog, proposal: Proposal) -> History:
+    """What agents did so far; nothing of it matters to anybody else's proposal."""
+    queued = [record for record in log.commands(State.QUEUED) if record.command_id != proposal.command_id]
+    if proposal.author.principal != "agent":
+        return History(queued=queued)
+    return History(
+        commands=log.commands(*TAKEN, principal="agent", limit=HISTORY, newest=True),
+        count_taken=partial(log.count_commands, *TAKEN, principal="agent"),
+        refused=[r for r in _refused(log) if r.verdict is None or r.verdict.decided_by != NO_CHECKPOINT],
+        waiting=log.commands(State.PROPOSED, principal="agent", limit=HISTORY, newest=True),
+        extra_steps=log.extra_steps() if isinstance(proposal.command, Probe) else 0,
+        queued=queued,
+    )
+
+
+def _refused(log: RunLog) -> list[CommandRecord]:
+    return log.commands(State.REJECTED, principal="agent", limit=REFUSED, newest=True)
+
+
+def no_verdict() -> Verdict:
+    return Verdict(decision="rejected", decided_by="store", reason="no verdict recorded")

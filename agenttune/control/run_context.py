@@ -1,0 +1,77 @@
+"""What a policy is told of a run beside its curves: what it may ask for, where it can go back to, what it said last."""
+
+from __future__ import annotations
+
+from agenttune.control.control import CHECKPOINT_KINDS, existing_checkpoints
+from agenttune.gate import Gate, not_offered, probe_steps_left
+from agenttune.protocol.events import CheckpointSaved, DatasetRead, Decided, Event, ModelRead, RunInfo
+from agenttune.protocol.observation import CheckpointView, Observation, Resolution
+from agenttune.store.run_log import RunLog
+
+CHECKPOINTS = 8
+"""Newest ones that a policy is told of (guess); `list_checkpoints` has the rest."""
+CHECKPOINT_EVENTS = 100
+"""Newest ones that are looked through: what was deleted was deleted after it was saved."""
+REASON_CHARACTERS = 2000
+DECISIONS = 5
+"""Newest ones that are looked through."""
+UNSENT = ("not asked for", "refused")
+"""How the loop's words of a decision begin that say what did not come of it; a policy's own may be like them."""
+
+
+def told(observation: Observation, log: RunLog, info: RunInfo) -> Observation:
+    """An observation with what the log and the gate say of the commands that can be asked for."""
+    gate = Gate.of(info)
+    dataset = _newest(log, "dataset_read")
+    # The tree of a large model takes milliseconds to read, and only matters where layers are limited.
+    layers = _newest(log, "model_read") if gate.settings.allowed_layers else None
+    return observation.model_copy(
+        update={
+            "not_offered": not_offered(
+                gate.settings,
+                info,
+                dataset.body if dataset is not None and isinstance(dataset.body, DatasetRead) else None,
+                layers.body.model if layers is not None and isinstance(layers.body, ModelRead) else None,
+            ),
+            "probe_steps_left": probe_steps_left(info, gate.budgets, log.extra_steps()),
+            "checkpoints": _checkpoints(log),
+            "last_decision": _last_decision(log),
+        }
+    )
+
+
+def _newest(log: RunLog, kind: str) -> Event | None:
+    found = log.events(kinds=[kind], limit=1, newest=True)
+    return found[0] if found else None
+
+
+def _checkpoints(log: RunLog) -> list[CheckpointView]:
+    events = existing_checkpoints(log.events(kinds=CHECKPOINT_KINDS, limit=CHECKPOINT_EVENTS, newest=True))
+    return [view for event in events if (view := _view(event)) is not None][-CHECKPOINTS:]
+
+
+def _view(event: Event) -> CheckpointView | None:
+    body = event.body
+    if not isinstance(body, CheckpointSaved) or body.is_before:  # of another run, and not for agents
+        return None
+    return CheckpointView(
+        checkpoint_id=body.checkpoint_id,
+        step=event.step or 0,
+        branch=event.branch,
+        tag=body.tag,
+        metric=body.metric,
+        keep_in=body.keep_in,
+    )
+
+
+def _last_decision(log: RunLog) -> Resolution | None:
+    """The newest of which something was not submitted: what was, is among the commands."""
+    events = log.events(kinds=["decided"], limit=DECISIONS, newest=True)
+    told = [e for e in events if isinstance(e.body, Decided) and any(word in e.body.reason for word in UNSENT)]
+    if not told:
+        return None
+    event = told[-1]
+    body = event.body
+    assert isinstance(body, Decided)  # narrowed above
+    step = event.step if body.based_on_step is None else body.based_on_step
+    return Resolution(policy=body.policy, step=step, reason=body.reason[:REASON_CHARACTERS])

@@ -1,0 +1,200 @@
+"""What the shape of a loss curve says: level, noise, slope, best, start. Robust and scale-free.
+
+Losses that are all positive are compared as logarithms ("heights"), so that 0.01 and 1000 are treated alike; curves
+that cross zero are compared as they are. Noise is the median absolute deviation of step-to-step differences, which
+neither a trend nor a single spike moves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from statistics import median
+
+from agenttune.protocol.commands import Probe, UpdateOptimizer, UpdateSchedule, UpdateTraining
+from agenttune.protocol.observation import Observation, SeriesView
+from agenttune.protocol.proposals import CommandRecord
+from agenttune.protocol.redefining import redefinition
+
+LEVEL_STEPS = 16
+"""Points whose median is "the level now": a third of the noise of one, and still quick to react (guess)."""
+FIRST_STEPS = 8
+"""Points whose median is where a redefined loss began: unlike the first of a run, a single one may be lucky (guess)."""
+NOISE_STEPS = 64
+"""Points from which the noise is estimated; fewer make the estimate itself noisy (guess)."""
+MAD_TO_SIGMA = 1.4826
+"""Scale of a normal distribution by its median absolute deviation (textbook)."""
+MEDIAN_ERROR = 1.2533
+"""Standard error of a median in units of that of a mean (textbook)."""
+LOSS_NAMES = ("step_loss", "loss")
+GRAD_NAMES = ("step_grad_norm", "grad_norm")
+STEERING = (UpdateOptimizer, UpdateSchedule, UpdateTraining)
+"""Commands after which a curve may behave differently."""
+
+
+def series(observation: Observation, names: Sequence[str]) -> SeriesView | None:
+    """The first of the named series that has points: per-step values where the trainer gives them, else log rows."""
+    found = (observation.series.get(name) for name in names)
+    return next((view for view in found if view is not None and view.values), None)
+
+
+def changes(observation: Observation) -> list[CommandRecord]:
+    """Commands of anybody that took effect on the training that led here, oldest first."""
+    done = [c for c in observation.commands if c.ack is not None and c.ack.outcome == "applied"]
+    line = observation.lineage
+    here = [c for c in done if c.ack is not None and line.has(c.ack.branch, c.ack.step)]
+    return [c for c in here if isinstance(c.command, STEERING) or _has_adopted(c) or redefinition(c) is not None]
+
+
+def _has_adopted(record: CommandRecord) -> bool:
+    return isinstance(record.proposal.command, Probe) and record.ack is not None and bool(record.ack.changes)
+
+
+def last_change_step(observation: Observation) -> int:
+    """Step of the newest change, 0 if nothing was changed."""
+    known = [c.ack.step for c in changes(observation) if c.ack is not None]
+    return max(known + [r.step for r in observation.redefinitions], default=0)
+
+
+@dataclass(frozen=True)
+class Trend:
+    """One metric's curve: `steps` and `values` are the finite newest points, `old_*` thinned ones before them."""
+
+    name: str
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+    old_steps: tuple[int, ...] = ()
+    old_values: tuple[float, ...] = ()
+    changed_step: int = 0
+    redefined_step: int = 0
+
+    @classmethod
+    def of(cls, observation: Observation, names: Sequence[str] = LOSS_NAMES) -> Trend | None:
+        """The loss curve of a run since the loss means what it does now; None while it has no finite points."""
+        view = series(observation, names)
+        if view is None:
+            return None
+        since = observation.redefined_step(view.name)
+        points = [(s, v) for s, v in zip(view.steps, view.values, strict=True) if s > since and math.isfinite(v)]
+        if not points:
+            return None
+        thinned = zip(view.thinned_steps, view.thinned_values, strict=True)
+        old = [(s, v) for s, v in thinned if s < points[0][0] and math.isfinite(v)]
+        if since:  # a mean that ends after the redefinition may have begun before it
+            old = [(s, v) for (t, _), (s, v) in pairwise([(0, 0.0), *old]) if t >= since]
+        return cls(
+            view.name,
+            tuple(s for s, _ in points),
+            tuple(v for _, v in points),
+            tuple(s for s, _ in old),
+            tuple(v for _, v in old),
+            last_change_step(observation),
+            since,
+        )
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @cached_property
+    def all_steps(self) -> tuple[int, ...]:
+        return self.old_steps + self.steps
+
+    @cached_property
+    def all_values(self) -> tuple[float, ...]:
+        return self.old_values + self.values
+
+    @cached_property
+    def is_positive(self) -> bool:
+        return min(self.all_values) > 0
+
+    def height(self, value: float) -> float:
+        """The logarithm where the curve is positive, else the value itself."""
+        return math.log(value) if self.is_positive else value
+
+    def factor(self, factor: float) -> float:
+        """A factor of a positive metric as a difference of heights; curves that cross zero go by noise alone."""
+        return math.log(factor) if self.is_positive else 0.0
+
+    @cached_property
+    def heights(self) -> tuple[float, ...]:
+        return tuple(self.height(v) for v in self.values)
+
+    @cached_property
+    def since_change(self) -> Trend:
+        """The part of the newest points that lies after the newest change."""
+        first = next((i for i, s in enumerate(self.steps) if s > self.changed_step), len(self.steps) - 1)
+        return Trend(self.name, self.steps[first:], self.values[first:], changed_step=self.changed_step)
+
+    @cached_property
+    def before_change(self) -> Trend | None:
+        """The newest points before the newest change, None if there are fewer than 4."""
+        count = sum(s <= self.changed_step for s in self.steps)
+        return Trend(self.name, self.steps[:count], self.values[:count]) if count >= 4 else None
+
+    @property
+    def start(self) -> float:
+        """Where the curve began: the run's first loss, or the level of the first ones after a redefinition."""
+        return median(self.all_values[:FIRST_STEPS]) if self.redefined_step else self.all_values[0]
+
+    @property
+    def last(self) -> float:
+        return self.values[-1]
+
+    @property
+    def level(self) -> float:
+        """The loss now, without noise."""
+        return median(self.values[-LEVEL_STEPS:])
+
+    @cached_property
+    def noise(self) -> float:
+        """Standard deviation of one step's height around the trend."""
+        return spread(self.heights[-NOISE_STEPS:])
+
+    @property
+    def noise_value(self) -> float:
+        """The noise in units of the metric, at the level of now."""
+        return self.noise * abs(self.level) if self.is_positive else self.noise
+
+    @cached_property
+    def running(self) -> tuple[float, ...]:
+        """Medians of `LEVEL_STEPS` neighbours over the newest points, after the thinned means of older ones."""
+        width = min(LEVEL_STEPS, len(self.values))
+        medians = (median(self.values[i : i + width]) for i in range(0, len(self.values) - width + 1, width // 4 or 1))
+        return (*self.old_values, *medians)
+
+    @property
+    def best(self) -> float:
+        """The lowest level so far."""
+        return min((*self.running, self.level))
+
+    @property
+    def best_step(self) -> int:
+        """The last step of the points that have the lowest level."""
+        width = min(LEVEL_STEPS, len(self.values))
+        lasts = self.steps[width - 1 :: width // 4 or 1]
+        known = zip((*self.running, self.level), (*self.old_steps, *lasts, self.steps[-1]), strict=True)
+        return min(known, key=lambda entry: entry[0])[1]
+
+    def fall(self) -> float:
+        """How far the level has come down from the start; negative if it has risen."""
+        return self.start - self.level
+
+    def slope(self, steps: int = NOISE_STEPS) -> float:
+        """Change of the metric per step over the newest points (Theil-Sen between halves: medians, not means)."""
+        xs, ys = self.steps[-steps:], self.values[-steps:]
+        half = len(xs) // 2
+        if half < 1 or median(xs[half:]) == median(xs[:half]):
+            return 0.0
+        return (median(ys[half:]) - median(ys[:half])) / (median(xs[half:]) - median(xs[:half]))
+
+
+def spread(heights: Sequence[float]) -> float:
+    """Standard deviation of the noise, from differences of neighbours; 0 for fewer than 3 points."""
+    if len(heights) < 3:
+        return 0.0
+    steps = [b - a for a, b in pairwise(heights)]
+    middle = median(steps)
+    return MAD_TO_SIGMA * median(abs(s - middle) for s in steps) / math.sqrt(2)

@@ -1,0 +1,113 @@
+"""Who decides on a proposal that no guardrail refuses: the first rule of `gate.approval` that fits it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from agenttune.config import ApprovalRule, rule_name
+from agenttune.gate.approvers import Moment, Situation, along, automatic
+from agenttune.gate.change_factors import differences_of, factor_of
+from agenttune.gate.knob_targets import targets_of, touched_by
+from agenttune.protocol.commands import CommandBase, Probe, UpdateSchedule
+from agenttune.protocol.deadlines import Instant, is_over, was_timed
+from agenttune.protocol.events import RunInfo
+from agenttune.protocol.proposals import ApprovalRequest, Author, Passed, Proposal, Verdict
+
+
+def rule_on(proposal: Proposal, rules: Sequence[ApprovalRule], situation: Situation) -> Verdict | ApprovalRequest:
+    """What the rules say: approved at once, to be asked, or rejected since no rule covers it."""
+    if not rules or proposal.author.principal != "agent":
+        return Verdict(decision="approved", decided_by="auto")
+    for number, rule in enumerate(rules, 1):
+        if fits(rule, proposal, situation.moment.info):
+            name = rule_name(rule, number)
+            if rule.approvers[0] == "auto":
+                return automatic(name)
+            return along(_request(proposal, rule, name, situation.moment), rule, proposal, situation)
+    return Verdict(
+        decision="rejected",
+        decided_by="rule:none",
+        reason=f"no rule of gate.approval covers {proposal.command.kind}, so nobody could approve it",
+    )
+
+
+def fits(rule: ApprovalRule, proposal: Proposal, info: RunInfo) -> bool:
+    """Whether a rule speaks of a proposal."""
+    command = proposal.command
+    if rule.commands and command.kind not in rule.commands:
+        return False
+    if rule.risks and command.risk not in rule.risks:
+        return False
+    if not rule.knobs and rule.max_factor is None:
+        return True
+    touched = touched_by(command)
+    if not touched or touched - {target.knob for target in targets_of(command, info)} - _of_schedules(command):
+        return False  # something in it is no number that could be compared
+    if rule.knobs and touched - set(rule.knobs):
+        return False
+    return rule.max_factor is None or factor_of(command, info) <= rule.max_factor
+
+
+def _of_schedules(command: CommandBase) -> set[str]:
+    """The rate is a number also where only its course is asked for; whether it can be compared, its factor tells."""
+    candidates = command.candidates if isinstance(command, Probe) else (command,)
+    return {"lr"} if any(isinstance(candidate, UpdateSchedule) for candidate in candidates) else set()
+
+
+def _request(proposal: Proposal, rule: ApprovalRule, name: str, moment: Moment) -> ApprovalRequest:
+    info = moment.info
+    return ApprovalRequest(
+        digest=proposal.digest(),
+        rule=name,
+        approvers=rule.approvers,
+        requested_at_s=moment.now.unix_s,
+        expires_at_s=moment.now.unix_s + rule.timeout_s,
+        boot_id=moment.now.boot.boot_id,
+        requested_boot_s=moment.now.boot.at_s,
+        on_timeout=rule.on_timeout,
+        training=rule.training,
+        step=info.step,
+        branch=info.branch,
+        metric=info.goal_metric,
+        metric_value=moment.metric_value,
+        differences=differences_of(proposal.command, info),
+    )
+
+
+def stale(request: ApprovalRequest, proposal: Proposal, info: RunInfo) -> Verdict | None:
+    """Why a request is about a world that is gone, as a verdict; None if it is not."""
+    until = proposal.valid_until_step
+    if until is not None and info.step > until:
+        reason = f"valid until step {until}, the run is at step {info.step}"
+        return Verdict(decision="expired", decided_by="clock", reason=reason)
+    if request.branch != info.branch:
+        reason = f"asked on branch {request.branch} at step {request.step}; the run is on {info.branch}"
+        return Verdict(decision="superseded", decided_by="restore", reason=reason)
+    return None
+
+
+def timed_out(request: ApprovalRequest, now: Instant) -> Verdict | None:
+    """The verdict of nobody's answer, once the time is up."""
+    if not is_over(request, now):
+        return None
+    waited = f"nobody decided within {request.expires_at_s - request.requested_at_s:g} s"
+    if request.on_timeout == "approve" and request.asked == "human":
+        if was_timed(request, now):
+            return Verdict(decision="approved", decided_by="timeout", reason=f"{waited}; the rule says to go on then")
+        waited += " by the wall clock alone (the machine was started anew), which is not enough for a silent yes"
+    return Verdict(decision="expired", decided_by="timeout", reason=waited)
+
+
+def person(author: Author) -> str:
+    """How a verdict names who gave it."""
+    via = f" via {author.via}" if author.via else ""
+    return f"{author.principal}:{author.name}{via}"
+
+
+def escalated(
+    request: ApprovalRequest, by: Passed, proposal: Proposal, rules: Sequence[ApprovalRule], situation: Situation
+) -> Verdict | ApprovalRequest:
+    """What follows when whoever was asked leaves the decision to the next."""
+    passed = request.model_copy(update={"passed": [*request.passed, by]})
+    rule = next((r for number, r in enumerate(rules, 1) if rule_name(r, number) == request.rule), None)
+    return along(passed, rule, proposal, situation)

@@ -1,0 +1,134 @@
+"""Along the approvers of a rule: each decides, or leaves it to the next; a model and a person have to be waited for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agenttune.config import ApprovalRule
+from agenttune.config.expressions import evaluate, is_true
+from agenttune.errors import UserError
+from agenttune.gate.change_factors import factor_of, value_after, value_before
+from agenttune.protocol.deadlines import Instant
+from agenttune.protocol.events import RunInfo
+from agenttune.protocol.proposals import ApprovalRequest, CommandRecord, Passed, Proposal, Verdict
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The run as it stands when somebody asks.
+
+    Attributes:
+        info: The run.
+        now: By both clocks.
+        metric_value: The goal metric as last known.
+    """
+
+    info: RunInfo
+    now: Instant
+    metric_value: float | None = None
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What the conditions of a rule can speak of.
+
+    Attributes:
+        moment: The run as it stands.
+        done: Commands of agents that were let through, oldest first.
+        count_taken: Counts them all; asked only where a condition is computed.
+    """
+
+    moment: Moment
+    done: Sequence[CommandRecord] = ()
+    count_taken: Callable[[], int] = int
+
+
+def along(
+    request: ApprovalRequest, rule: ApprovalRule | None, proposal: Proposal, situation: Situation
+) -> Verdict | ApprovalRequest:
+    """The first verdict on the way, or the request as it waits for the next one who has to be asked.
+
+    Args:
+        request: With those who left it to the next.
+        rule: Its rule; None if the run has none of that name any more, which then decides nothing.
+        proposal: What is asked.
+        situation: For the rule's conditions.
+    """
+    while len(request.passed) < len(request.approvers):
+        asked = request.asked
+        if asked == "auto":
+            return automatic(request.rule)
+        if asked == "rule":
+            answer = _by_conditions(request.rule, rule, proposal, situation)
+            if isinstance(answer, Verdict):
+                return answer
+            passed = [*request.passed, answer]
+            request = request.model_copy(update={"passed": passed})
+            continue
+        if asked == "human" and (allowed := allowed_before(request, proposal, situation.moment.info)):
+            return allowed
+        return request
+    words = "; ".join(f"{by.by}: {by.reason or 'no reason given'}" for by in request.passed)
+    return Verdict(decision="rejected", decided_by="nobody", reason=f"nobody decided ({words})")
+
+
+def automatic(rule: str) -> Verdict:
+    """The verdict of a rule that asks nobody."""
+    return Verdict(decision="approved", decided_by=f"rule:{rule}")
+
+
+def allowed_before(request: ApprovalRequest, proposal: Proposal, info: RunInfo) -> Verdict | None:
+    """The verdict of a person who said yes to all further commands of the kind, if one did."""
+    for standing in info.standing:
+        if (standing.kind, standing.rule) == (proposal.command.kind, request.rule):
+            reason = f"always allowed since step {standing.since_step}"
+            return Verdict(decision="approved", decided_by=standing.by, reason=reason)
+    return None
+
+
+def _by_conditions(name: str, rule: ApprovalRule | None, proposal: Proposal, situation: Situation) -> Verdict | Passed:
+    """A rule's own verdict, or why it has none."""
+    by = f"rule:{name}"
+    if rule is None:
+        return Passed(by=by, reason="the run has no such rule any more")
+    names, functions = names_of(proposal, situation), _functions(proposal, situation.moment.info)
+    try:
+        if rule.reject_if and is_true(evaluate(rule.reject_if, names, functions)):
+            return Verdict(decision="rejected", decided_by=by, reason=f"reject_if holds: {rule.reject_if}")
+        if rule.approve_if and is_true(evaluate(rule.approve_if, names, functions)):
+            return Verdict(decision="approved", decided_by=by, reason=f"approve_if holds: {rule.approve_if}")
+    except UserError as error:
+        return Passed(by=by, reason=f"its condition cannot be computed: {error.message}")
+    return Passed(by=by, reason="none of its conditions holds")
+
+
+def names_of(proposal: Proposal, situation: Situation) -> Mapping[str, Any]:
+    """The values of `approval_names.DOCUMENTED`."""
+    moment, info = situation.moment, situation.moment.info
+    total = info.max_steps
+    steps = [record.ack.step if record.ack else record.submitted_step or 0 for record in situation.done]
+    return {
+        "step": info.step,
+        "max_steps": math.nan if total is None else total,
+        "steps_left": math.nan if total is None else total - info.step,
+        "progress": info.step / total if total else math.nan,
+        "metric": math.nan if moment.metric_value is None else moment.metric_value,
+        "factor": factor_of(proposal.command, info),
+        "commands": situation.count_taken(),
+        "steps_since_command": info.step - max(steps) if steps else math.inf,
+    }
+
+
+def _functions(proposal: Proposal, info: RunInfo) -> dict[str, Callable[..., Any]]:
+    command = proposal.command
+
+    def now(name: str) -> float:
+        return value_before(name, command, info)
+
+    def to(name: str) -> float:
+        return value_after(name, command, info)
+
+    return {"now": now, "to": to, "is_finite": math.isfinite, "abs": abs, "min": min, "max": max}

@@ -1,0 +1,71 @@
+"""What a run leaves for an agent to ask: commands that could only be refused are not offered, and why is said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+
+from agenttune.config import BudgetSettings, GateSettings
+from agenttune.protocol.events import DatasetRead, ModuleInfo, RunInfo
+
+PLAIN_DATASET = "the dataset is a plain one; make_interactive_dataset makes its parameters known"
+
+
+def not_offered(
+    settings: GateSettings, info: RunInfo, dataset: DatasetRead | None, model: ModuleInfo | None
+) -> dict[str, str]:
+    """Commands that this trainer could apply and that would come to nothing here, with why.
+
+    Args:
+        settings: The run's gate.
+        info: The run.
+        dataset: Its dataset as last read; None: not known, and then nothing is offered for it.
+        model: Its layers as last read, where `settings` limit them.
+    """
+    found = dict.fromkeys(settings.forbid, "gate.forbid has it")
+    found |= {kind: why for kind, why in _dataset(dataset).items() if kind not in found}
+    if settings.allowed_layers and model is not None:
+        found |= {kind: why for kind, why in _layers(settings.allowed_layers, model).items() if kind not in found}
+    if not any(knob.command == "set_knob" for knob in info.knobs):
+        found.setdefault("set_knob", "no knob is registered")
+    if info.schedule is not None and not info.schedule.can_be_planned:
+        found.setdefault("update_schedule", f"the schedule is {info.schedule.kind}, which cannot be replanned")
+    return {kind: why for kind, why in found.items() if kind in info.capabilities}
+
+
+def _dataset(dataset: DatasetRead | None) -> dict[str, str]:
+    if dataset is None or not dataset.interactive:
+        why = PLAIN_DATASET if dataset is not None else "the loop has not told its dataset"
+        return dict.fromkeys(("update_dataset", "update_dataset_runtime_hyperparameters"), why)
+    lacking = {}
+    if not dataset.initialization:
+        lacking["update_dataset"] = "the dataset has no parameters of initialization"
+    if not dataset.runtime:
+        lacking["update_dataset_runtime_hyperparameters"] = "the dataset has no runtime parameters"
+    return lacking
+
+
+def _layers(patterns: list[str], model: ModuleInfo) -> dict[str, str]:
+    """What `gate.allowed_layers` leaves nothing for."""
+    layers = [layer for layer in _all(model) if any(fnmatchcase(layer.name, pattern) for pattern in patterns)]
+    why = f"gate.allowed_layers ({', '.join(patterns)}) leaves no layer for it"
+    lacking = {}
+    if not any(layer.operations for layer in layers):
+        lacking["model_layer_operation"] = why
+    if not any(layer.hyperparameters for layer in layers):
+        lacking["model_layer_parameter_update"] = why
+    return lacking
+
+
+def _all(layer: ModuleInfo) -> Iterator[ModuleInfo]:
+    yield layer
+    for child in layer.children:
+        yield from _all(child)
+
+
+def probe_steps_left(info: RunInfo, budgets: BudgetSettings, used: int) -> int | None:
+    """Extra steps that agents' probes may still take; None for no limit."""
+    limits = [] if budgets.max_probe_steps is None else [budgets.max_probe_steps]
+    if budgets.max_probe_frac is not None:
+        limits.append(int(budgets.max_probe_frac * (info.step if info.max_steps is None else info.max_steps)))
+    return max(0, min(limits) - used) if limits else None

@@ -1,0 +1,73 @@
+"""By what factor a command changes what it changes, for approval rules; and what it changes, for whoever is asked."""
+
+from __future__ import annotations
+
+import math
+
+from agenttune.gate.knob_targets import Target, targets_of, touched_by
+from agenttune.gate.lr_forecast import course_text, prospects
+from agenttune.protocol.commands import CommandBase, Probe, UpdateSchedule
+from agenttune.protocol.events import RunInfo
+from agenttune.protocol.proposals import Difference
+
+
+def factor_of(command: CommandBase, info: RunInfo) -> float:
+    """The largest factor by which a command changes a knob in any group, up or down; infinite where none can be told.
+
+    Of the learning rate, every rate to come counts: of a plan, against what would have come at the same step.
+    """
+    if isinstance(command, Probe):
+        return max(factor_of(candidate, info) for candidate in command.candidates)
+    if isinstance(command, UpdateSchedule):
+        found = prospects(command, info)
+        known = bool(found) and info.schedule is not None
+        return max(p.strict_factor() for p in found) if known else math.inf
+    targets, touched = targets_of(command, info), touched_by(command)
+    if not touched or touched - {target.knob for target in targets}:
+        return math.inf
+    return max((target.factor() for target in targets), default=math.inf)
+
+
+def value_before(name: str, command: CommandBase, info: RunInfo) -> float:
+    """A knob as it stands, in the group that the command would make the largest; NaN where that is no number."""
+    target = _largest(name, command, info)
+    if target is not None and target.current is not None:
+        return target.current
+    value = next((knob.effective for knob in info.knobs if knob.name == name), None)
+    return float(value) if isinstance(value, (int, float)) else math.nan
+
+
+def value_after(name: str, command: CommandBase, info: RunInfo) -> float:
+    """The largest value that a command would give a knob in any group, of the rate at any step; NaN if none."""
+    if name == "lr":
+        for candidate in command.candidates if isinstance(command, Probe) else [command]:
+            if isinstance(candidate, UpdateSchedule) and (found := prospects(candidate, info)):
+                return max(max(prospect.after.high) for prospect in found)
+    target = _largest(name, command, info)
+    return math.nan if target is None else target.value
+
+
+def _largest(name: str, command: CommandBase, info: RunInfo) -> Target | None:
+    mine = [target for target in targets_of(command, info) if target.knob == name]
+    return max(mine, key=lambda target: target.value, default=None)
+
+
+def differences_of(command: CommandBase, info: RunInfo) -> list[Difference]:
+    """What a command would change, group by group where the groups differ; of a plan also the whole course."""
+    if isinstance(command, Probe):
+        return [difference for one in command.candidates for difference in differences_of(one, info)]
+    found: list[Difference] = []
+    if isinstance(command, UpdateSchedule):
+        before = info.schedule.text if info.schedule is not None else None
+        found = [Difference(name="schedule", before=before, after=course_text(command, info) or command.shape)]
+    targets = targets_of(command, info)
+    for target in targets:
+        alike = [t for t in targets if (t.knob, t.field, t.index) == (target.knob, target.field, target.index)]
+        same = len({(t.current, t.value) for t in alike}) == 1
+        if same and target is not alike[0]:
+            continue
+        place = "" if target.index is None else f"[{target.index}]"
+        group = "" if (same and len(alike) > 1) or target.group is None else f" (group {target.group})"
+        name = f"{target.knob}{place}{group if len(alike) > 1 or target.group else ''}"
+        found.append(Difference(name=name, before=target.current, after=target.value))
+    return found

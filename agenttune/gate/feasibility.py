@@ -1,0 +1,146 @@
+"""What the trainer could only fail at, known from the run's card: refused before anybody is asked for a yes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from agenttune.errors import UserError
+from agenttune.gate.guardrail_context import World, refused
+from agenttune.protocol.commands import (
+    CommandBase,
+    LoadCheckpoint,
+    Probe,
+    SetKnob,
+    UpdateOptimizer,
+    UpdateSchedule,
+    UpdateTraining,
+)
+from agenttune.protocol.events import KnobState, RunInfo
+from agenttune.protocol.lr_plans import make_plan
+from agenttune.protocol.proposals import Proposal, Verdict
+
+NOT_FINITE = frozenset({"NaN", "Infinity", "-Infinity"})
+"""As a log holds numbers that JSON has none for."""
+
+
+def feasible(proposal: Proposal, world: World) -> Verdict | None:
+    """Commands that fit the run: its steps, its schedule, its parameter groups, its knobs and their types."""
+    command = proposal.command
+    try:
+        if isinstance(command, UpdateSchedule):
+            _check_plan(command, world)
+        elif isinstance(command, UpdateOptimizer):
+            _check_group(command, world.info)
+            for name, value in _asked(command):
+                _check_type(name, value, world.info)
+        elif isinstance(command, SetKnob):
+            _check_knob(command, world.info)
+    except UserError as error:
+        nearest = _nearest(command, error)
+        return refused("feasible", str(error), nearest)
+    return None
+
+
+def _nearest(command: CommandBase, error: UserError) -> dict[str, Any] | None:
+    """The limit that the error names, for the field that is beyond it; which choices there are, its words say."""
+    limits = error.allowed
+    if error.field is None or not isinstance(limits, dict):
+        return None
+    value, most = command.arguments().get(error.field), limits.get("maximum")
+    limit = most if most is not None and (value is None or value > most) else limits.get("minimum")
+    return None if limit is None else {error.field: limit}
+
+
+# -- plans ---------------------------------------------------------------------------------------------------------
+
+
+def _check_plan(command: UpdateSchedule, world: World) -> None:
+    info = world.info
+    course = info.schedule
+    if course is not None and not course.can_be_planned:
+        raise UserError(f"the schedule is {course.kind}, which cannot be replanned; change its rate")
+    if _will_change(world):
+        return  # how the run will stand is the trainer's to see
+    if command.shape == "previous":
+        if course is not None and course.before is None:
+            raise UserError("the run follows its own schedule; there is no plan to go back from", field="shape")
+        return
+    knob = _knob("lr", info)
+    now = knob.effective if knob is not None else None
+    peak = command.peak_lr if command.peak_lr is not None else now
+    if not isinstance(peak, (int, float)):
+        # Of the rate nothing is known; the steps can still be looked at.
+        peak = max(command.start_lr or 0.0, 1.0)
+    if peak <= 0:
+        raise UserError("the effective rate is 0 now, so the plan needs a peak_lr", field="peak_lr")
+    if command.end_step is None and info.max_steps is None and not info.capabilities:
+        return  # it has not begun to tell where it ends
+    make_plan(command, info.step, info.max_steps, float(peak))
+
+
+def _will_change(world: World) -> bool:
+    """Whether something is queued after which the run has another step, end or schedule."""
+    kinds = (LoadCheckpoint, UpdateSchedule, UpdateTraining, Probe)
+    return any(isinstance(record.command, kinds) for record in world.queued)
+
+
+# -- parameter groups and knobs ------------------------------------------------------------------------------------
+
+
+def _knob(name: str, info: RunInfo) -> KnobState | None:
+    return next((knob for knob in info.knobs if knob.name == name), None)
+
+
+def _check_group(command: UpdateOptimizer, info: RunInfo) -> None:
+    count = max((len(knob.groups or ()) for knob in info.knobs), default=0)
+    if count and command.param_group is not None and command.param_group >= count:
+        raise UserError(
+            f"param_group {command.param_group} does not exist; this optimizer has {count}, 0 to {count - 1}",
+            field="param_group",
+            allowed=list(range(count)),
+        )
+
+
+def _asked(command: UpdateOptimizer) -> Sequence[tuple[str, Any]]:
+    own = {name: getattr(command, name) for name in ("weight_decay", "betas", "eps", "momentum")}
+    return [(name, value) for name, value in [*own.items(), *command.other.items()] if value is not None]
+
+
+def _check_type(name: str, value: Any, info: RunInfo) -> None:
+    knob = _knob(name, info)
+    now = knob.effective if knob is not None else None
+    if isinstance(now, (list, tuple)):
+        fits = isinstance(value, (list, tuple)) and len(value) == len(now)
+        what = f"a list of {len(now)} numbers"
+    elif isinstance(now, bool):
+        fits, what = isinstance(value, bool), "true or false"
+    elif isinstance(now, (int, float)):
+        fits, what = isinstance(value, (int, float)) and not isinstance(value, bool), "a number"
+    else:
+        return
+    if not fits:
+        raise UserError(f"{name} is {what} (now {now!r}), not {value!r}", field=name)
+
+
+def _check_knob(command: SetKnob, info: RunInfo) -> None:
+    if not info.knobs:
+        return  # the trainer has not told them yet
+    known = sorted(knob.name for knob in info.knobs if knob.command == "set_knob")
+    if command.name not in known:
+        other = _knob(command.name, info)
+        hint = f"; {other.command} sets it" if other is not None else ""
+        raise UserError(
+            f"no knob {command.name!r}{hint}; registered: {', '.join(known) or 'none (see register_knob)'}",
+            field="name",
+            allowed=known,
+        )
+    knob = _knob(command.name, info)
+    now, value = (knob.effective if knob is not None else None), command.value
+    if knob is None or now is None or (isinstance(now, str) and now in NOT_FINITE):
+        return
+    wanted: tuple[type, ...] = (type(now),)
+    if type(now) is float or (type(now) is int and knob.minimum is not None and knob.maximum is not None):
+        wanted = (int, float)  # of a count or not, bounds do not tell any more
+    if type(value) not in wanted:
+        raise UserError(f"knob {knob.name!r} is a {type(now).__name__} (now {now!r}), not {value!r}", field="value")

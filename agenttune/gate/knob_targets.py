@@ -1,0 +1,225 @@
+"""Which values a command would change, group by group, and to what."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeGuard
+
+from agenttune.protocol.commands import (
+    CommandBase,
+    ModelLayerOperation,
+    ModelLayerParameterUpdate,
+    Probe,
+    SetKnob,
+    UpdateDataset,
+    UpdateDatasetRuntimeHyperparameters,
+    UpdateOptimizer,
+    UpdateSchedule,
+    UpdateTraining,
+)
+from agenttune.protocol.events import KnobState, RunInfo
+from agenttune.protocol.proposals import CommandRecord
+
+NEAR_ONE = frozenset({"betas", "momentum", "other.alpha", "other.rho", "other.beta1", "other.beta2", "other.beta3"})
+"""Fields that say what share of an average is kept: from 0.999 to 0.9999999 it is as long as 10,000 times as many
+steps, so what is left to 1 counts as a value too."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One number that a command would put into force.
+
+    Attributes:
+        knob: The knob's name.
+        field: The command's field that asks for it.
+        value: The value that it would have.
+        current: The value now, of the same kind (base or effective) as `value`.
+        group: The parameter group, where there are groups.
+        index: The place in a list, such as the second of Adam's betas.
+        other: Of a rate: the other of base and effective rate as it is now, which moves in proportion.
+        is_asked: Whether the value is the one that stands in the command; else it follows from that.
+    """
+
+    knob: str
+    field: str
+    value: float
+    current: float | None = None
+    group: int | None = None
+    index: int | None = None
+    other: float | None = None
+    is_asked: bool = True
+
+    @property
+    def ratio(self) -> float | None:
+        """By what it is multiplied; None where that cannot be told."""
+        if self.current is None or self.current == 0:
+            return 1.0 if self.current == self.value else None
+        return self.value / self.current
+
+    @property
+    def rest(self) -> float | None:
+        """What is left from the value of now to 1, where that counts; None where it does not."""
+        if self.field not in NEAR_ONE or self.current is None or not 0 < self.current < 1:
+            return None
+        return 1 - self.current
+
+    def factor(self) -> float:
+        """By what factor it changes, up or down; infinite where that cannot be told."""
+        own = factor_between(self.current, self.value)
+        return own if self.rest is None else max(own, factor_between(self.rest, 1 - self.value))
+
+
+def targets_of(command: CommandBase, info: RunInfo) -> list[Target]:
+    """Every number that a command would put into force; empty for commands that change no number.
+
+    A probe may put any of its candidates into force.
+    """
+    if isinstance(command, Probe):
+        return [target for candidate in command.candidates for target in targets_of(candidate, info)]
+    knobs = {knob.name: knob for knob in info.knobs}
+    if isinstance(command, UpdateOptimizer):
+        return [*_rate_targets(command, knobs.get("lr")), *_optimizer_targets(command, knobs)]
+    if isinstance(command, UpdateSchedule):
+        asked = {"peak_lr": command.peak_lr, "final_lr": command.final_lr or None}
+        return [Target("lr", field, v, _effective(knobs, "lr")) for field, v in asked.items() if v is not None]
+    if isinstance(command, UpdateTraining):
+        return [Target(name, name, float(v), _effective(knobs, name)) for name, v in command.arguments().items()]
+    if isinstance(command, SetKnob):
+        return _numbers(command.name, "value", command.value, knobs, [None])
+    if isinstance(command, (UpdateDataset, UpdateDatasetRuntimeHyperparameters)):
+        values = command.values.items()
+        return [t for name, value in values for t in _numbers(name, f"values.{name}", value, {}, [None])]
+    return []
+
+
+def changed_by(record: CommandRecord) -> set[str]:
+    """What a command of the past has changed, or will; of a probe what it adopted."""
+    if isinstance(record.command, Probe) and record.ack is not None:
+        return {change.name for change in record.ack.changes}
+    return touched_by(record.command)
+
+
+def rate_factors(command: UpdateOptimizer, knob: KnobState) -> dict[int, float | None]:
+    """By what each parameter group's rates are multiplied; None where there is no rate to compare with."""
+    return {t.group or 0: t.ratio for t in _rate_targets(command, knob)}
+
+
+def _rate_targets(command: UpdateOptimizer, knob: KnobState | None) -> Iterator[Target]:
+    """Without `param_group` all groups keep their ratio to the first."""
+    if command.lr is None:
+        return
+    if knob is None or knob.effective is None:
+        yield Target("lr", "lr", command.lr)
+        return
+    effective = [float(rate) for rate in knob.groups or [knob.effective]]
+    one_group = [] if knob.base is None else [float(knob.base)]
+    base = knob.base_groups or (one_group if len(effective) == 1 else [])
+    sets_base = command.lr_sets == "base" and bool(base)
+    own, other = (base, effective) if sets_base else (effective, base)
+    lead = command.param_group or 0
+    if lead >= len(own):
+        return  # the trainer says which groups there are
+    for group in [lead] if command.param_group is not None else range(len(own)):
+        value = command.lr if group == lead else _in_ratio(command.lr, own, group, knob.ratios)
+        implied = other[group] if group < len(other) else None
+        yield Target("lr", "lr", value, own[group], group, None, implied, group == lead)
+
+
+def _in_ratio(rate: float, rates: list[float], group: int, ratios: list[float] | None) -> float:
+    if rates[0] > 0:
+        return rates[group] * (rate / rates[0])
+    return rate * ratios[group] if ratios is not None and group < len(ratios) else rate
+
+
+def _optimizer_targets(command: UpdateOptimizer, knobs: dict[str, KnobState]) -> Iterator[Target]:
+    asked: dict[str, object] = {
+        "weight_decay": command.weight_decay,
+        "betas": command.betas,
+        "eps": command.eps,
+        "momentum": command.momentum,
+        **{f"other.{name}": value for name, value in command.other.items()},
+    }
+    for field, value in asked.items():
+        name = field.removeprefix("other.")
+        yield from _numbers(name, field, value, knobs, _groups(command, knobs.get(name)))
+
+
+def _groups(command: UpdateOptimizer, knob: KnobState | None) -> Iterable[int | None]:
+    """Those that are written; an exempt one only if it is named."""
+    if command.param_group is not None:
+        return [command.param_group]
+    if knob is None or knob.groups is None:
+        return [None]
+    return [g for g, value in enumerate(knob.groups) if value is not None and g not in knob.exempt_groups]
+
+
+def _numbers(
+    name: str, field: str, value: object, knobs: dict[str, KnobState], groups: Iterable[int | None]
+) -> list[Target]:
+    """The numbers in one value, in each group: itself, or those of a list."""
+    parts = list(enumerate(value)) if isinstance(value, (list, tuple)) else [(None, value)]
+    found = []
+    for group in groups:
+        now = _current(knobs.get(name), group)
+        for index, part in parts:
+            if _is_number(part):
+                current = now[index] if isinstance(now, (list, tuple)) and index is not None else now
+                known = float(current) if _is_number(current) else None
+                found.append(Target(name, field, float(part), known, group, index))
+    return found
+
+
+def _current(knob: KnobState | None, group: int | None) -> object:
+    if knob is None:
+        return None
+    if group is None or knob.groups is None:
+        return knob.effective
+    return knob.groups[group] if group < len(knob.groups) else None
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _effective(knobs: dict[str, KnobState], name: str) -> float | None:
+    value = knobs[name].effective if name in knobs else None
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def touched_by(command: CommandBase) -> set[str]:
+    """Names of all that a command changes, also of what is no number."""
+    if isinstance(command, Probe):
+        return {name for candidate in command.candidates for name in touched_by(candidate)}
+    if isinstance(command, UpdateOptimizer):
+        own = set(command.arguments()) - {"other"} - command.modifiers
+        return own | set(command.other)
+    if isinstance(command, UpdateTraining):
+        return set(command.arguments())
+    if isinstance(command, UpdateSchedule):
+        return {"lr"}
+    if isinstance(command, (UpdateDataset, UpdateDatasetRuntimeHyperparameters)):
+        return set(command.values)
+    if isinstance(command, (ModelLayerOperation, ModelLayerParameterUpdate)):
+        return {f"layer {command.layer_name}"}
+    return {command.name} if isinstance(command, SetKnob) else set()
+
+
+def values_of(command: CommandBase) -> dict[str, float]:
+    """The numbers that a command asks for, by knob; of several the first."""
+    nothing_known = RunInfo(run_id="", name="", status="running", created_at_s=0.0)
+    found: dict[str, float] = {}
+    for target in targets_of(command, nothing_known):
+        if target.index is None:
+            found.setdefault(target.knob, target.value)
+    return found
+
+
+def factor_between(before: float | None, after: float) -> float:
+    """By what factor a value changes, up or down; infinite where that cannot be told."""
+    if before == after:
+        return 1.0
+    if before is None or before <= 0 or after <= 0:
+        return math.inf
+    return max(after / before, before / after)

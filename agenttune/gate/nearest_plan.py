@@ -1,0 +1,95 @@
+"""The nearest plan of the learning rate that keeps within limits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from agenttune.errors import CommandError
+from agenttune.gate.lr_forecast import Prospect, prospects
+from agenttune.gate.ranges import above, below
+from agenttune.protocol.commands import UpdateSchedule, parse_command
+from agenttune.protocol.events import RunInfo
+
+MOST_REPAIRS = 6
+"""Rounds of bringing the plan's rates within limits, one after the other (guess: it has three)."""
+Limits = Sequence[Sequence[float]]
+"""Per group, per stretch of steps."""
+
+
+def nearest_plan(
+    command: UpdateSchedule, found: Sequence[Prospect], lows: Limits, highs: Limits, info: RunInfo
+) -> dict[str, Any] | None:
+    """Rates of a plan of the same shape and length that pass in all groups; None if none of them is found.
+
+    Args:
+        command: That does not pass.
+        found: What it would lead to.
+        lows: Lowest rates allowed.
+        highs: Highest rates allowed.
+        info: The run.
+    """
+    if command.shape == "previous":
+        return None
+    changed: dict[str, Any] = {}
+    for _ in range(MOST_REPAIRS):
+        fields = _repair(command, found, lows, highs)
+        if not fields:
+            return changed or None
+        changed |= fields
+        try:
+            raw = {"kind": command.kind, **command.arguments(), **changed}
+            parsed = parse_command(raw)
+        except CommandError:
+            return None
+        if not isinstance(parsed, UpdateSchedule):
+            return None
+        command, found = parsed, prospects(parsed, info)
+        if not found or [len(p.edges) for p in found] != [len(row) for row in lows]:
+            return None
+    return None
+
+
+def _repair(command: UpdateSchedule, found: Sequence[Prospect], lows: Limits, highs: Limits) -> dict[str, Any]:
+    """The worst rate that is outside, brought to its limit; empty if none is."""
+    worst_high, worst_low, where = 1.0, 1.0, None
+    for prospect, low, high in zip(found, lows, highs, strict=True):
+        for i in range(len(prospect.edges)):
+            if above(prospect.after.high[i], high[i]):
+                worst_high = min(worst_high, high[i] / prospect.after.high[i])
+            elif below(prospect.after.low[i], low[i]) and low[i] > 0:
+                part = prospect.after.low[i] / low[i]
+                if part < worst_low:
+                    worst_low, where = part, (prospect, i, low[i])
+    peak = _peak(command, found)
+    if worst_high < 1:
+        if command.final_lr > peak and command.shape != "constant":  # it rises to its end
+            return {"final_lr": max(peak, command.final_lr * worst_high)}
+        top = peak * worst_high
+        return {"peak_lr": top, **({"final_lr": top} if command.final_lr > top else {}), **_start(command, top)}
+    if where is None:
+        return {}
+    prospect, i, limit = where
+    wanted = limit / prospect.share if prospect.share else 0.0
+    in_warm_up = prospect.edges[i] < prospect.edges[0] + command.warmup_steps
+    if in_warm_up:
+        return {"start_lr": min(wanted, peak)}
+    left = _left(prospect, i, command, peak)
+    if left >= 1 or wanted >= peak:
+        return {"peak_lr": wanted}
+    return {"final_lr": max(command.final_lr, (wanted - peak * left) / (1 - left))}
+
+
+def _start(command: UpdateSchedule, top: float) -> dict[str, Any]:
+    return {"start_lr": top} if command.start_lr is not None and command.start_lr > top else {}
+
+
+def _peak(command: UpdateSchedule, found: Sequence[Prospect]) -> float:
+    return command.peak_lr if command.peak_lr is not None else found[0].before.low[0] / (found[0].share or 1.0)
+
+
+def _left(prospect: Prospect, i: int, command: UpdateSchedule, peak: float) -> float:
+    """What part of the way from the final rate to the peak is left at a stretch's lowest."""
+    rate = prospect.after.low[i] / prospect.share if prospect.share else 0.0
+    whole = peak - command.final_lr
+    return 1.0 if whole <= 0 or command.shape == "constant" else (rate - command.final_lr) / whole

@@ -1,0 +1,161 @@
+"""Training steps that probes will take beside the run's own, as far as that can be told before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pydantic import Field
+
+from agenttune.config import BudgetSettings, Config, WakeSettings
+from agenttune.launch.estimate.figure_ranges import BUSY_FACTOR, ZERO, Range
+from agenttune.launch.estimate.past_usage import Former
+from agenttune.policy.base import Policy
+from agenttune.policy.llm.llm_policy import LlmPolicy
+from agenttune.policy.lookahead import VALID_FOR_STEPS, Lookahead, LookaheadFile
+from agenttune.policy.rules import RulePolicy
+from agenttune.policy.wrappers.shadow import Shadow
+from agenttune.policy.wrappers.wrapper import Composite
+from agenttune.protocol.proposals import Record
+
+
+class ProbeEstimate(Record):
+    """Extra steps of the probes of all parts of a policy, within the caps of `budgets`.
+
+    Attributes:
+        probes: That the policy would ask for, whatever the cap; None: a part decides by itself how many.
+        cap: The tightest of `budgets`; empty: there is none.
+        capped: Whether the cap, and not the policy, is what ends the probes of a busy run.
+        step_s: Time of an extra step, in seconds; None: no former run tells.
+        timed_by: What that rests on.
+        usd: None: there is no `gate.usd_per_hour`, or no time.
+        unknown: What cannot be known, and why.
+    """
+
+    policies: list[str]
+    probes: Range | None = None
+    extra_steps: Range | None = Field(None, description="None: unlimited, there is no cap.")
+    cap: str = ""
+    capped: bool = False
+    step_s: float | None = None
+    timed_by: str = ""
+    seconds: Range | None = None
+    usd: Range | None = None
+    unknown: list[str] = Field(default_factory=list)
+
+
+def probes_ahead(file: LookaheadFile, steps: int, pace: int, adopts: bool) -> int:
+    """Probes of a lookahead policy in a run without findings.
+
+    Args:
+        file: Its settings.
+        steps: How long the run is.
+        pace: How often the policy is asked, in steps.
+        adopts: Whether each probe adopts something, or none does.
+    """
+    count, step = 0, _woken(file.first_step, pace)
+    while step + file.steps + VALID_FOR_STEPS < steps:
+        count += 1
+        wait = max(file.wait_steps(0 if adopts else count), file.rest_steps)
+        step = _woken(step + wait, pace)
+    return count
+
+
+def _woken(step: int, pace: int) -> int:
+    return max(1, -(-step // pace)) * pace
+
+
+def estimate_probes(policy: Policy, config: Config, steps: int, former: Sequence[Former]) -> ProbeEstimate | None:
+    """The extra steps of a policy's probes; None if no part of it can ask for one."""
+    parts = list(_acting(policy))
+    ahead = [part for part in parts if isinstance(part, Lookahead)]
+    free = [part.name for part in parts if _is_free(part)]
+    if "probe" in config.gate.forbid or not (ahead or free):
+        return None
+    cap, limit = _cap(config.budgets, steps)
+    counts = [_probes(part.settings, config.wake, steps, former) for part in ahead]
+    each = [part.settings.extra_steps for part in ahead]
+    wanted = sum((count.scaled(extra) for count, extra in zip(counts, each, strict=True)), ZERO)
+    if limit is not None and len(each) == 1 and not free:
+        limit -= limit % each[0]  # the gate refuses what does not fit as a whole
+    most = limit if free or (limit is not None and wanted.high > limit) else wanted.high
+    found = ProbeEstimate(
+        policies=[part.name for part in ahead] + free,
+        probes=None if free else sum(counts, ZERO),
+        extra_steps=None if most is None else Range(low=min(wanted.low, most), high=most),
+        cap=cap,
+        capped=limit is not None and most == limit,
+        unknown=list(_unknown(free, cap)),
+    )
+    return _timed(found, config.gate.usd_per_hour, former)
+
+
+def _acting(policy: Policy) -> Iterator[Policy]:
+    """All parts of a policy whose proposals count."""
+    if isinstance(policy, Shadow):
+        return
+    yield policy
+    if isinstance(policy, Composite):
+        for part in policy.parts:
+            yield from _acting(part)
+
+
+def _is_free(part: Policy) -> bool:
+    """Whether a part asks for probes when it sees fit, and how many steps each takes is its own affair."""
+    if isinstance(part, LlmPolicy):
+        return part.settings.form == "tools" and not part.unavailable()
+    return isinstance(part, RulePolicy) and any(rule.do["command"] == "probe" for rule in part.rules)
+
+
+def _unknown(free: Sequence[str], cap: str) -> Iterator[str]:
+    if free:
+        end = f"{cap} is the only limit" if cap else "budgets.max_probe_frac and max_probe_steps are off: no limit"
+        yield f"{', '.join(free)} probes when it sees fit, with as many candidates and steps as it likes; {end}"
+
+
+def _cap(budgets: BudgetSettings, steps: int) -> tuple[str, int | None]:
+    caps: dict[str, int] = {}
+    if budgets.max_probe_frac is not None:
+        caps["budgets.max_probe_frac"] = int(budgets.max_probe_frac * steps)
+    if budgets.max_probe_steps is not None:
+        caps["budgets.max_probe_steps"] = budgets.max_probe_steps
+    name = min(caps, key=lambda cap: caps[cap], default="")
+    return name, caps.get(name)
+
+
+def _probes(file: LookaheadFile, wake: WakeSettings, steps: int, former: Sequence[Former]) -> Range:
+    """From each in vain to each adopted, with one more for each finding that former runs had."""
+    low, paced = (probes_ahead(file, steps, pace, adopts) for pace, adopts in ((wake.every_steps, False), (1, True)))
+    if not file.on_findings:
+        return Range(low=low, high=paced)
+    told = [sum(run.findings.get(kind, 0) for kind in file.on_findings) * steps / run.steps for run in former]
+    restless = file.model_copy(update={"every_steps": max(file.rest_steps, 1), "max_every_steps": 1})
+    busy = paced + max(told) if told else paced * BUSY_FACTOR
+    return Range(low=low, high=max(paced, min(round(busy), probes_ahead(restless, steps, 1, True))))
+
+
+def _timed(found: ProbeEstimate, usd_per_hour: float | None, former: Sequence[Former]) -> ProbeEstimate:
+    step_s, timed_by = _step_s(former)
+    unknown = list(found.unknown)
+    if step_s is None:
+        unknown.append("how long a step takes: no former run of this name has recorded one")
+    if usd_per_hour is None:
+        unknown.append("what an hour of the machine costs: set gate.usd_per_hour")
+    seconds = None
+    if step_s is not None and found.extra_steps is not None:
+        seconds = found.extra_steps.scaled(step_s)
+    usd = None
+    if seconds is not None and usd_per_hour is not None:
+        usd = seconds.scaled(usd_per_hour / 3600)
+    more = {"step_s": step_s, "timed_by": timed_by, "seconds": seconds, "usd": usd, "unknown": unknown}
+    return found.model_copy(update=more)
+
+
+def _step_s(former: Sequence[Former]) -> tuple[float | None, str]:
+    """Time of an extra step: as in the newest run with probes, going back included, else of a plain step."""
+    for run in former:
+        if run.probing.extra_steps:
+            return run.probing.extra_s / run.probing.extra_steps, f"the probes of {run.run_id}"
+    for run in former:
+        if run.step_s is not None:
+            return run.step_s, f"the steps of {run.run_id}, without the time of going back"
+    return None, ""

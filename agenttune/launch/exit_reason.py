@@ -1,0 +1,93 @@
+"""How a training process ended, in words."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from agenttune.protocol.events import RunInfo, RunStatus
+from agenttune.views.terminal import clean
+
+TAIL_LINES = 20
+TAIL_BYTES = 64_000
+SUCCESSES = frozenset({"finished", "stopped"})
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What the end of the training process means.
+
+    Attributes:
+        status: The run's final status, should its log not have one yet.
+        reason: One sentence.
+        ok: Whether the run did what was asked.
+    """
+
+    status: RunStatus
+    reason: str
+    ok: bool
+
+
+def ending_of(exit_status: int, info: RunInfo, trained: bool, interrupted: str = "") -> Ending:
+    """Judge the end of a training process.
+
+    Args:
+        exit_status: As `subprocess` gives it: negative for a signal.
+        info: The run as its log has it.
+        trained: Whether the log has the start of a training.
+        interrupted: Why we ended the process, if we did.
+    """
+    how = _how(exit_status)
+    if interrupted:
+        return Ending("interrupted", f"{interrupted}; the script {how}", ok=False)
+    if exit_status < 0:
+        return Ending("lost", f"the script {how}", ok=False)
+    if not trained:
+        return Ending("failed", _untrained(exit_status), ok=False)
+    if info.is_live:
+        return Ending("lost" if exit_status == 0 else "failed", f"the script {how} without closing its log", ok=False)
+    if exit_status != 0 and info.status in SUCCESSES:
+        return Ending("failed", f"training {info.status}, but then the script {how}", ok=False)
+    if exit_status != 0:
+        why = info.status_reason or f"training {info.status}"
+        return Ending(info.status, f"{why}; the script {how}", ok=False)
+    return Ending(info.status, info.status_reason, ok=info.status in SUCCESSES)
+
+
+def _untrained(exit_status: int) -> str:
+    if exit_status != 0:
+        return f"the script {_how(exit_status)} before any training began"
+    return (
+        "the script ended without training: agenttune saw no run start. Build the trainer with "
+        "`agenttune.make_interactive(Trainer)` (or add `agenttune.InteractiveCallback()`) and call `train()`"
+    )
+
+
+def _how(exit_status: int) -> str:
+    if exit_status >= 0:
+        return f"ended with exit code {exit_status}"
+    try:
+        name = signal.Signals(-exit_status).name
+    except ValueError:
+        name = f"signal {-exit_status}"
+    hint = " (the kernel does this when memory runs out)" if name == "SIGKILL" else ""
+    return f"was killed by {name}{hint}"
+
+
+def tail(path: Path, lines: int = TAIL_LINES) -> list[str]:
+    """The last lines of a log, safe to show; empty if there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
+            text = file.read().decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    return [_indented(line) for line in text.splitlines() if line.strip()][-lines:]
+
+
+def _indented(line: str) -> str:
+    """A line without control characters, its indentation kept: tracebacks need it."""
+    # A progress bar rewrites its line with carriage returns; the last version is the one that counts.
+    newest = line.rstrip().rpartition("\r")[2]
+    return newest[: len(newest) - len(newest.lstrip(" "))] + clean(newest, 1000)

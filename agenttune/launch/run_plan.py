@@ -1,0 +1,136 @@
+"""What a config file amounts to: checked settings, absolute paths, the command that will run."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from agenttune.config import Config, RunSettings, load_config, with_limits_of
+from agenttune.errors import ConfigError, UserError
+from agenttune.launch.modules import not_runnable
+from agenttune.launch.study.records import Place
+from agenttune.policy.base import PolicyContext
+from agenttune.policy.llm.reviewer import Reviewer
+from agenttune.policy.load import LoadedPolicy, open_policy
+from agenttune.policy.wrappers.availability import check_can_act
+from agenttune.protocol.invalid_values import did_you_mean
+from agenttune.server.notify.channels import open_channels
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that can be started.
+
+    Attributes:
+        config: The settings.
+        path: The config file, absolute.
+        runs_dir: Folder of runs, absolute.
+        command: The training process, as for `subprocess`.
+        place: Where the run stands in its study, if it belongs to one.
+    """
+
+    config: Config
+    path: Path
+    runs_dir: Path
+    command: list[str]
+    place: Place | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The config file's folder, where the script runs."""
+        return self.path.parent
+
+    @property
+    def subject(self) -> str:
+        """The script with its arguments, for people."""
+        run = self.config.run
+        what = run.script if run.script is not None else f"-m {run.module}"
+        script = f"{what} {shlex.join(run.args)}".strip()
+        return script if self.place is None else f"{self.place.words}: {script}"
+
+    @property
+    def notice(self) -> str:
+        """What the policy has to say before it starts, such as that it goes by rules alone; or nothing."""
+        return open_policy(self.config.policy, _policy_context(self.config, self.folder)).notice
+
+    def with_run(self, args: list[str], policy: str, place: Place) -> Plan:
+        """The same script with other arguments and another policy, as one run of a study."""
+        run = self.config.run.model_copy(update={"args": args})
+        config = self.config.model_copy(update={"run": run, "policy": policy})
+        return replace(self, config=config, command=_command(run, self.path), place=place)
+
+
+def make_plan(path: Path, runs_dir: Path | None = None) -> Plan:
+    """Read a config file and check everything that can be known before anything starts.
+
+    Args:
+        path: The config file.
+        runs_dir: Instead of the file's `store.runs_dir`.
+
+    Raises:
+        ConfigError: The file, its policy or its script is wrong; says where.
+    """
+    path = path.resolve()
+    config = load_config(path, is_run=True)
+    _check_channels(config, path)
+    references = config.rounds.references if config.rounds.count else []
+    for policy in references:
+        _open_acting(policy, config, path)
+    limits = _open_acting(config.policy, config, path).gate
+    config = config.model_copy(update={"gate": with_limits_of(limits, config.gate)})
+    _check_reviewer(config, path)
+    folder = (path.parent / config.store.runs_dir) if runs_dir is None else runs_dir
+    return Plan(config, path, folder.resolve(), _command(config.run, path))
+
+
+def _open_acting(name: str, config: Config, path: Path) -> LoadedPolicy:
+    """A policy that can do something; ConfigError where it never could, such as a model alone without a model."""
+    loaded = open_policy(name, _policy_context(config, path.parent))
+    try:
+        check_can_act(loaded.policy, name)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}", field="policy") from None
+    return loaded
+
+
+def _check_reviewer(config: Config, path: Path) -> None:
+    """Raises ConfigError where a rule asks a model that cannot be asked: all it decides on would be refused."""
+    if not config.gate.asks_model:
+        return
+    why_not = Reviewer("gate", config.gate.reviewer, _policy_context(config, path.parent)).why_not
+    if why_not:
+        raise ConfigError(f"{path}: gate.approval asks a model: {why_not}", field="gate.reviewer")
+
+
+def _check_channels(config: Config, path: Path) -> None:
+    """Refuse to start what could not tell anybody: at night it would be found out too late."""
+    if config.notify.on:
+        try:
+            open_channels(config.notify.url_env)
+        except UserError as error:
+            raise ConfigError(f"{path}: {error}", field=error.field) from None
+
+
+def _policy_context(config: Config, folder: Path) -> PolicyContext:
+    return PolicyContext(folder, config.goal, config.llm, config.budgets)
+
+
+def _command(run: RunSettings, path: Path) -> list[str]:
+    if run.script is not None:
+        script = path.parent / run.script
+        if not script.is_file():
+            raise ConfigError(f"{path}: run.script: there is no file {script}{_near(script)}", field="run.script")
+        return [sys.executable, str(script), *run.args]
+    module = str(run.module)
+    extra = [str(path.parent / part) for part in run.env.get("PYTHONPATH", "").split(os.pathsep) if part]
+    if why_not := not_runnable(module, [str(path.parent), *extra]):
+        raise ConfigError(f"{path}: run.module: {why_not}", field="run.module")
+    return [sys.executable, "-m", module, *run.args]
+
+
+def _near(script: Path) -> str:
+    """The script beside it that was probably meant."""
+    return did_you_mean(script.name, sorted(p.name for p in script.parent.glob("*.py")))

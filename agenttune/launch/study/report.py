@@ -1,0 +1,201 @@
+"""A study in the terminal: its runs as a table, and the scores by round as a picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import plotext
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from agenttune.launch.study.records import Arm, Start
+from agenttune.launch.study.state import COMPLETE, RoundRun, Study
+from agenttune.protocol.text import clean, number
+from agenttune.views.terminal.chart import MARGIN_FRAC, MIN_WIDTH
+
+HEIGHT, MAX_WIDTH = 14, 100
+"""Of the picture, in rows and columns (tried by eye)."""
+STATUS_STYLE = {"finished": "bold green", "running": "bold cyan"}
+ARM_WORDS: dict[Arm, str] = {
+    "untouched": "untouched",
+    "reference": "reference",
+    "act": "plan + act",
+    "plan_only": "plan only",
+}
+SERIES: dict[Arm, tuple[str, str]] = {"plan_only": ("orange+", "○"), "act": ("cyan+", "●")}
+"""Colour and mark, in the order of drawing."""
+LINES = ("gray", "green+", "magenta+", "blue+", "red+")
+"""Colours of round 0 and the references, in their order; then from the beginning again."""
+STYLES = {"gray": "bright_black", "orange+": "yellow"} | {
+    f"{name}+": f"bright_{name}" for name in ("cyan", "green", "magenta", "blue", "red")
+}
+"""rich's names for plotext's colours."""
+BOUND = 0.5
+"""How far the picture reaches to the left and right of the rounds, in rounds."""
+
+
+def print_study(console: Console, study: Study, reflections: bool = False) -> None:
+    """Show a study: table, picture, costs; with `reflections` also what was planned and learned."""
+    style = STATUS_STYLE.get(study.status, "bold red")
+    head = Text.assemble((clean(study.study), "bold"), " ", (study.status, style))
+    if study.reason:
+        head.append(f": {clean(study.reason)}")
+    console.print(head, soft_wrap=True)
+    console.print(_table(study))
+    console.print(_picture(study, min(console.width, MAX_WIDTH)))
+    for line in (*_not_drawn(study), _costs(study), *map(clean, study.notes)):
+        console.print(Text(line, style="dim"), soft_wrap=True)
+    if reflections:
+        _print_reasons(console, study)
+
+
+def _table(study: Study) -> Table:
+    words = "more" if study.goal_direction == "maximize" else "less"
+    table = Table(
+        title=f"{clean(study.goal_metric, 40)} by round ({words} is better)", title_justify="left", title_style="bold"
+    )
+    table.add_column("round", justify="right", no_wrap=True)
+    for heading in ("arm", "start", "policy"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("final", "best", "vs round 0", "commands", "tokens", "usd"):
+        table.add_column(heading, justify="right", overflow="fold")
+    best = study.best()
+    for run in study.runs:
+        table.add_row(*_row(study, run), style="bold" if best is not None and run.run_id == best.run_id else "")
+    return table
+
+
+def _row(study: Study, run: RoundRun) -> list[Text]:
+    final, best = _scores(study, run)
+    cells = [
+        str(run.round),
+        ARM_WORDS[run.arm],
+        start_words(run.start),
+        clean(run.policy, 30),
+        final,
+        best,
+        _change(run),
+        str(run.commands),
+        str(run.tokens) if run.calls else "-",
+        _usd(run.usd) if run.calls else "-",
+    ]
+    return [Text(cell) for cell in cells]
+
+
+def start_words(start: Start) -> str:
+    """Such as `lr 0.003, warmup 20`; a dash for the file's own start."""
+    return ", ".join(f"{clean(name, 30)} {number(value)}" for name, value in start.items()) or "-"
+
+
+def _scores(study: Study, run: RoundRun) -> tuple[str, str]:
+    """Final and best, or in their place what became of a run that is not complete."""
+    if run.outcome is None:
+        return ("running" if study.status == "running" else "cut off"), "-"
+    note = "" if run.outcome in COMPLETE else f" ({run.outcome})"
+    if run.score is None:
+        return f"none{note}", "-"
+    name = "" if study.is_goal(run) else f" {clean(run.score.metric, 20)}"
+    return f"{number(run.score.last.value)}{name}{note}", number(run.score.best.value)
+
+
+def _change(run: RoundRun) -> str:
+    return "-" if run.change_percent is None else f"{run.change_percent:+.1f} %"
+
+
+def _usd(usd: float | None) -> str:
+    return "unknown" if usd is None else f"{usd:.4f}"
+
+
+def _drawable(study: Study, run: RoundRun) -> bool:
+    return run.outcome in COMPLETE and study.is_goal(run) and run.final is not None and math.isfinite(run.final)
+
+
+def _points(study: Study, arm: Arm) -> list[tuple[int, float]]:
+    return [(r.round, r.final) for r in study.runs if r.arm == arm and r.final is not None and _drawable(study, r)]
+
+
+def _flat_lines(study: Study) -> list[tuple[str, float]]:
+    runs = [r for r in study.runs if r.arm in ("untouched", "reference") and _drawable(study, r)]
+    return [(r.policy if r.arm == "reference" else "round 0", r.final) for r in runs if r.final is not None]
+
+
+def _picture(study: Study, width: int) -> Text:
+    """Rounds to the right, final scores upward; round 0 and the references as lines across."""
+    flat = _flat_lines(study)
+    series = {arm: _points(study, arm) for arm in SERIES}
+    values = [v for _, v in flat] + [v for points in series.values() for _, v in points]
+    if not values or width < MIN_WIDTH:
+        return Text("no score to draw yet", style="dim")
+    low, high = _range(values)
+    last = max([1, *(r.round for r in study.runs)])
+    plotext.clear_figure()
+    plotext.theme("clear")
+    plotext.plotsize(width, HEIGHT)
+    plotext.ylim(low, high)
+    plotext.xlim(0, last + BOUND)
+    _draw(flat, series, last)
+    places = [low + (high - low) * i / 3 for i in range(4)]
+    plotext.yticks(places, [f"{place:.4g}" for place in places])
+    plotext.xticks(list(range(last + 1)), [str(i) for i in range(last + 1)])
+    return Text.from_ansi(plotext.build().rstrip("\n")) + Text("\n") + _legend(flat, series)
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    margin = (high - low) * MARGIN_FRAC or abs(high) * MARGIN_FRAC or 1.0
+    return low - margin, high + margin
+
+
+def _draw(flat: Sequence[tuple[str, float]], series: dict[Arm, list[tuple[int, float]]], last: int) -> None:
+    for index, (_, value) in enumerate(flat):
+        plotext.plot([0, last + BOUND], [value, value], marker="braille", color=LINES[index % len(LINES)])
+    for arm, points in series.items():
+        colour, mark = SERIES[arm]
+        for (x1, y1), (x2, y2) in pairwise(points) if arm == "act" else ():
+            if x2 == x1 + 1:  # a round without a score is a gap
+                plotext.plot([x1, x2], [y1, y2], marker="braille", color=colour)
+        if points:
+            plotext.scatter([x for x, _ in points], [y for _, y in points], marker=mark, color=colour)
+
+
+def _legend(flat: Sequence[tuple[str, float]], series: dict[Arm, list[tuple[int, float]]]) -> Text:
+    marks = [(*SERIES[arm], ARM_WORDS[arm]) for arm, points in series.items() if points]
+    lines = [(LINES[i % len(LINES)], "─", f"{clean(name, 30)} {number(value)}") for i, (name, value) in enumerate(flat)]
+    parts = [Text.assemble((mark, STYLES[colour]), f" {words}") for colour, mark, words in (*marks, *lines)]
+    return Text("   ").join(parts)
+
+
+def _not_drawn(study: Study) -> list[str]:
+    """Runs that have no point in the picture, and why."""
+    ended = [run for run in study.runs if run.outcome is not None and not _drawable(study, run)]
+    return [f"not drawn: round {r.round}, {ARM_WORDS[r.arm]} ({clean(r.policy, 30)}): {_why(study, r)}" for r in ended]
+
+
+def _why(study: Study, run: RoundRun) -> str:
+    if run.outcome not in COMPLETE:
+        return f"it {'was ' if run.outcome in ('interrupted', 'lost') else ''}{run.outcome}: {clean(run.reason, 200)}"
+    if run.score is None:
+        return "no loss was logged"
+    return f"{clean(run.score.metric, 30)} is {number(run.score.last.value)}"
+
+
+def _costs(study: Study) -> str:
+    if not study.calls:
+        return "planning and reflecting: no calls"
+    plural = "" if study.calls == 1 else "s"
+    return f"planning and reflecting: {study.calls} call{plural}, {study.tokens} tokens, {_usd(study.usd)} usd"
+
+
+def _print_reasons(console: Console, study: Study) -> None:
+    for plan in study.plans:
+        title = Text(f"\nround {plan.round}: {start_words(plan.start)}", style="bold")
+        console.print(title)
+        console.print(Text(f"why      {clean(plan.reasoning, 2000) or '-'}"))
+        for problem in plan.refused:
+            console.print(Text(f"refused  {clean(problem, 500)}", style="red"))
+        learned = study.reflection(plan.round)
+        if learned is not None:
+            console.print(Text(f"learned  {clean(learned.text, 2000)}"))

@@ -1,0 +1,46 @@
+"""Language models behind endpoints that speak OpenAI's Chat Completions.
+
+The client itself, `OpenAIChat`, is loaded when it is first asked for: importing the `openai` package takes seconds
+(measured: 3 s on two cores), which a run without a model need not wait for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from agenttune.llm.allowed_endpoints import REMOTE_ENV
+from agenttune.llm.answer_text import Unread, answer_in, spoken
+from agenttune.llm.budget import cost_usd
+from agenttune.llm.chat_model import ChatModel, Protocol_, Spent, is_configured
+from agenttune.llm.transcript import resolve
+
+if TYPE_CHECKING:
+    from agenttune.llm.capability_check import PROBE_TEXT
+    from agenttune.llm.openai_chat import OpenAIChat
+
+__all__ = [
+    "PROBE_TEXT",
+    "REMOTE_ENV",
+    "ChatModel",
+    "OpenAIChat",
+    "Protocol_",
+    "Spent",
+    "Unread",
+    "answer_in",
+    "cost_usd",
+    "is_configured",
+    "resolve",
+    "spoken",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "OpenAIChat":
+        from agenttune.llm.openai_chat import OpenAIChat
+
+        return OpenAIChat
+    if name == "PROBE_TEXT":
+        from agenttune.llm.capability_check import PROBE_TEXT
+
+        return PROBE_TEXT
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

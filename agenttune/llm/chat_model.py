@@ -1,0 +1,128 @@
+"""What a language model is to the rest: it can be asked, it costs, and it may not be there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from agenttune.config import LlmSettings
+from agenttune.llm.redact import redacted
+from agenttune.llm.transport import why_no_client
+from agenttune.protocol.command_schemas import ToolShape
+from agenttune.protocol.model_calls import ChatMessage, ModelCalled, PromptUsed, Purpose
+
+OPENAI_URL = "https://api.openai.com/v1"
+Protocol_ = Literal["tools", "json", "text"]
+"""How a model answers: with tool calls, with JSON that the server holds to a schema, or in words."""
+
+
+@dataclass
+class Spent:
+    """A ledger of calls.
+
+    Attributes:
+        usd: US dollars; None once the price of a call was not known.
+        calls: Calls, failed ones included.
+        tokens: Input and output together, as far as the server counted them.
+        uncounted_calls: Answered calls whose tokens the server did not count.
+    """
+
+    usd: float | None = 0.0
+    calls: int = 0
+    tokens: int = 0
+    uncounted_calls: int = 0
+
+    @classmethod
+    def of(cls, calls: Iterable[ModelCalled]) -> Spent:
+        """The sum of recorded calls."""
+        spent = cls()
+        for call in calls:
+            spent.add(call)
+        return spent
+
+    def add(self, call: ModelCalled) -> None:
+        self.calls += 1
+        self.tokens += call.usage.total_tokens if call.usage else 0
+        self.uncounted_calls += call.usage is None and not call.error
+        if call.usage is None and call.error:
+            return  # what brought neither answer nor count is taken to be free
+        self.usd = None if call.usd is None or self.usd is None else self.usd + call.usd
+
+    def catch_up(self, known: Spent) -> None:
+        """Take over what was spent elsewhere; calls that only one of both ledgers has yet are not lost."""
+        self.calls = max(self.calls, known.calls)
+        self.tokens = max(self.tokens, known.tokens)
+        self.uncounted_calls = max(self.uncounted_calls, known.uncounted_calls)
+        self.usd = None if self.usd is None or known.usd is None else max(self.usd, known.usd)
+
+
+class ChatModel(Protocol):
+    """A language model with its ledger."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def protocol(self) -> Protocol_:
+        """Known after `probe`; before, what the settings say."""
+        ...
+
+    @property
+    def spent(self) -> Spent: ...
+
+    def unavailable(self) -> str:
+        """Why no call would be made now: a cap is reached, or the endpoint has just failed; empty if one would."""
+        ...
+
+    def probe(self, policy: str) -> list[ModelCalled]:
+        """Find out, with small real calls, how the model answers; the calls made now, none if it is known.
+
+        Raises:
+            BudgetSpent: A cap is reached.
+            ModelUnavailable: The endpoint does not answer.
+        """
+        ...
+
+    def ask(
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        policy: str,
+        purpose: Purpose,
+        tools: Sequence[ToolShape] = (),
+        schema: dict[str, Any] | None = None,
+        prompts: Sequence[PromptUsed] = (),
+        temperature: float | None = None,
+    ) -> ModelCalled:
+        """One call, with its retries.
+
+        Args:
+            messages: The conversation so far.
+            policy: Who asks, for the log.
+            purpose: What for, for the log.
+            tools: Offered to the model; only with protocol `tools`.
+            schema: JSON schema of the answer wanted.
+            prompts: Templates that went into the messages, for the log.
+            temperature: Instead of the configured one.
+
+        Returns:
+            The call, with its answer.
+
+        Raises:
+            BudgetSpent: A cap is reached; no call was made.
+            ModelUnavailable: No answer came; it has the failed call for the log.
+        """
+        ...
+
+
+def is_configured(llm: LlmSettings, environ: Mapping[str, str]) -> str:
+    """Why there is no language model to ask, in one line; empty if there is."""
+    if not llm.model:
+        return "no language model: set llm.model in the config file"
+    url = llm.base_url or environ.get("OPENAI_BASE_URL") or ""
+    if url and not url.startswith(("http://", "https://")):
+        return f"the endpoint {redacted(url)!r} is no URL: write it as http://127.0.0.1:8080/v1 (llm.base_url)"
+    if not url and not environ.get(llm.api_key_env):
+        return f"no key for {llm.model}: set {llm.api_key_env}, or llm.base_url for a server that needs none"
+    return why_no_client(url or OPENAI_URL)

@@ -1,0 +1,112 @@
+"""The tools that a language model is offered for one run: only what can work there, in as few words as will do.
+
+A model reads every word of them in every decision. So descriptions are cut to their first sentence, what all tools
+share is said once in the prompt, rare commands are left out, and reading is one tool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agenttune.llm.tools.tool_schemas import SURFACES, WRITE_KINDS, knob_line, plain_schema
+from agenttune.protocol.command_schemas import ToolShape
+from agenttune.protocol.commands import Risk
+from agenttune.protocol.events import KnobState
+from agenttune.protocol.observation import Observation
+
+UNLISTED = frozenset({"pause_training", "resume_training", "add_note"})
+"""Commands that a policy hardly needs: training need not stand still for it, and its reasons are in the log anyway."""
+UNLISTED_FIELDS = frozenset(
+    {"include_current", "min_gain_frac", "pin", "branch_name", "save", "start_lr", "depth", "max_points"}
+)
+"""Fields whose default is nearly always right; they are understood all the same."""
+PLAIN_FIELDS = frozenset(
+    {"reason", "weight_decay", "betas", "eps", "momentum", "gradient_accumulation_steps", "steps", "tag", "metric"}
+)
+"""Fields whose name, or whose choices, say it all."""
+UNLISTED_KNOBS = frozenset({"logging_steps", "logging_nan_inf_filter"})
+"""Of transformers' Trainer: how its own log looks, which a policy does not go by."""
+OPTIMIZER_FIELDS = ("weight_decay", "betas", "eps", "momentum")
+SHORT_REASON = {"type": "string"}
+KEPT = ("type", "enum", "items", "minimum", "exclusiveMinimum")
+"""Of a field's schema. Upper bounds are the gate's in any case; lengths are bounded where an answer is made after a
+schema (`policy/json_answers.py`)."""
+
+
+def offered_kinds(observation: Observation) -> list[str]:
+    """Commands that can come to something in this run."""
+    able, idle = observation.capabilities, set(observation.not_offered)
+    if not any(knob.command == "set_knob" for knob in observation.knobs):
+        idle.add("set_knob")
+    return [kind for kind in WRITE_KINDS if kind in able and kind not in idle]
+
+
+def offered_shape(kind: str, knobs: Sequence[KnobState]) -> ToolShape:
+    """A command as a tool, with the fields that mean something in this run.
+
+    Args:
+        kind: A kind of `WRITE_KINDS`.
+        knobs: All knobs of the run; none: not known, and then every field is offered.
+    """
+    surface = SURFACES[kind]
+    schema = plain_schema(surface.json_schema)
+    offered = offered_fields(kind, knobs)
+    fields = briefs({name: part for name, part in schema["properties"].items() if name in offered})
+    description = " ".join(surface.description.split()) if kind == "probe" else _first_sentence(surface.description)
+    named = [knob for knob in knobs if knob.command == "set_knob" and knob.name not in UNLISTED_KNOBS]
+    if kind == "set_knob" and named:
+        fields["name"] = {"type": "string", "enum": [knob.name for knob in named]}
+        description = "Set one of:\n" + "\n".join(map(knob_line, named))
+    return ToolShape(
+        name=kind,
+        description=description,
+        parameters={
+            "type": "object",
+            "properties": {"reason": SHORT_REASON, **fields},
+            "required": ["reason", *(name for name in schema.get("required", []) if name != "kind")],
+        },
+        is_destructive=surface.risk is Risk.DANGER,
+    )
+
+
+def offered_fields(kind: str, knobs: Sequence[KnobState]) -> list[str]:
+    """A command's fields that this run has something for."""
+    fields = [name for name in SURFACES[kind].json_schema["properties"] if name != "kind"]
+    mine = [knob for knob in knobs if knob.command == kind]
+    if not mine or kind not in ("update_optimizer", "update_training"):
+        return fields
+    has = {knob.name for knob in mine if not isinstance(knob.effective, bool)}
+    if kind == "update_training":
+        return [name for name in fields if name in has]
+    rate = next((knob for knob in mine if knob.name == "lr"), None)
+    lacking = {name for name in OPTIMIZER_FIELDS if name not in has}
+    lacking |= set() if has - {"lr", *OPTIMIZER_FIELDS} else {"other"}
+    lacking |= {"lr"} if rate is None else set()
+    lacking |= {"lr_sets"} if rate is None or rate.base is None else set()
+    lacking |= {"param_group"} if all(len(knob.groups or ()) < 2 for knob in mine) else set()
+    return [name for name in fields if name not in lacking]
+
+
+def briefs(properties: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Fields as a model is offered them."""
+    return {name: _brief(name, part) for name, part in properties.items() if name not in UNLISTED_FIELDS}
+
+
+def _brief(name: str, part: Mapping[str, Any]) -> dict[str, Any]:
+    """A field's schema without what says nothing, and with the first sentence of its description."""
+    short = {key: value for key, value in part.items() if key in KEPT}
+    if part.get("type") in ("integer", "object"):
+        short = {key: value for key, value in short.items() if key in ("type", "enum")}
+    elif part.get("type") == "array" and part.get("items", {}).get("type") == "number":
+        short["items"] = {"type": "number"}
+    if "description" in part and name not in PLAIN_FIELDS:
+        short["description"] = _first_sentence(part["description"]).removesuffix(".")
+    if part.get("default") and "default" not in short.get("description", "") and "enum" not in part:
+        short["default"] = part["default"]
+    return short
+
+
+def _first_sentence(text: str) -> str:
+    head, stop, _ = " ".join(text.split()).partition(". ")
+    return head + "." if stop else head

@@ -1,0 +1,281 @@
+"""Tools that read: each is the model of its arguments, and knows how to answer from a `RunReader`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from agenttune.errors import CommandError, NotSupported
+from agenttune.llm.tools.offered import UNLISTED_FIELDS
+from agenttune.llm.tools.tool_results import encode
+from agenttune.llm.tools.tool_schemas import MAX_TEXT, plain_schema
+from agenttune.protocol.command_schemas import ToolShape
+from agenttune.protocol.commands import Bool, Int, Text
+from agenttune.protocol.events import CheckpointSaved, Event, ModuleInfo
+from agenttune.protocol.run_reader import RunReader
+from agenttune.protocol.summary import Intervention
+
+MAX_POINTS = 200
+READ = "read"
+"""The one tool that a language model reads with; other clients have a tool for each."""
+READ_WORDS = {
+    "norms": "model: measure norms of weights and gradients",
+    "layer": "model: only this one",
+}
+Step = Annotated[Int, Field(ge=0, le=2**53)]
+Few = Annotated[Int, Field(ge=1, le=50)]
+
+UNITS = {
+    "lr": "effective learning rate of the first parameter group",
+    "base_lr": "learning rate that the schedule scales",
+    "step_loss": "loss of one optimizer step, in nats for cross entropy",
+    "loss": "mean loss since the last log row, in nats for cross entropy",
+    "eval_loss": "loss on the evaluation data, in nats for cross entropy",
+    "step_grad_norm": "norm of the gradient before clipping",
+    "grad_norm": "norm of the gradient before clipping",
+}
+"""Of the metrics that the trainer itself measures; others tell by their suffix or not at all."""
+SUFFIXES = {"_per_s": "per second", "_per_second": "per second", "_s": "seconds", "_bytes": "bytes", "_frac": "share"}
+UNKNOWN_UNIT = "not stated"
+
+
+class Read(BaseModel):
+    """Arguments of a read tool. Unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    tool: ClassVar[str]
+
+    def answer(self, reader: RunReader) -> str:
+        """JSON of bounded size."""
+        raise NotImplementedError
+
+    @classmethod
+    def shape(cls) -> ToolShape:
+        parameters = {k: v for k, v in plain_schema(cls.model_json_schema()).items() if k != "description"}
+        described = inspect.cleandoc(cls.__doc__ or "")
+        return ToolShape(name=cls.tool, description=described, parameters=parameters, is_read_only=True)
+
+
+class GetMetrics(Read):
+    """Values of one metric over steps, thinned to at most `max_points`; without `metric`, which metrics there are.
+
+    A row is [last step of the bucket, mean, low, high]. Non-finite values are counted beside, not averaged.
+    """
+
+    tool = "get_metrics"
+    metric: Annotated[Text, Field(min_length=1, max_length=MAX_TEXT)] | None = Field(None, description="Its name.")
+    first_step: Step = Field(0, description="From this step on.")
+    last_step: Step | None = Field(None, description="Up to this step. Default: the newest.")
+    max_points: Annotated[Int, Field(ge=1, le=MAX_POINTS)] = Field(50, description="At most so many rows.")
+
+    def answer(self, reader: RunReader) -> str:
+        if self.metric is None:
+            found = [{**info.model_dump(exclude={"branch"}), "unit": unit_of(info.name)} for info in reader.series()]
+            return encode({"metrics": found}, rows="metrics", keep_first=True)
+        curve = reader.curve(self.metric, self.first_step, self.last_step, self.max_points)
+        values = zip(curve.steps, curve.mean, curve.low, curve.high, strict=True)
+        told = {
+            "metric": curve.name,
+            "unit": unit_of(curve.name),
+            "points_per_row": curve.bucket_points,
+            "non_finite_points": sum(curve.nonfinite),
+            "non_finite_up_to_steps": [s for s, n in zip(curve.steps, curve.nonfinite, strict=True) if n][:20],
+            "columns": ["step", "mean", "low", "high"],
+            "rows": [[step, *map(short, rest)] for step, *rest in values],
+        }
+        return encode(told, rows="rows")
+
+
+class GetFindings(Read):
+    """What the detectors saw, newest last: divergence, spikes, plateaus, non-finite values, overfitting."""
+
+    tool = "get_findings"
+    limit: Few = Field(10, description="At most so many, the newest.")
+
+    def answer(self, reader: RunReader) -> str:
+        seen = reader.observation()
+        found = [finding.model_dump(mode="json") for finding in seen.findings[-self.limit :]]
+        return encode({"at_step": seen.step, "findings": found}, rows="findings")
+
+
+class GetOptimizer(Read):
+    """Every value that can be tuned: base (what the schedule scales) and effective, unit, bounds, and by what tool."""
+
+    tool = "get_optimizer"
+
+    def answer(self, reader: RunReader) -> str:
+        knobs = [knob.model_dump(mode="json", exclude_none=True) for knob in reader.knobs()]
+        return encode({"knobs": knobs}, rows="knobs", keep_first=True)
+
+
+class GetModelTree(Read):
+    """The model's layers: parameters, how many are trained, what can be done to each; with `norms`, measured now."""
+
+    tool = "get_model_tree"
+    layer: Text = Field("", max_length=512, description="Only this layer and what is in it. Default: the whole model.")
+    norms: Bool = Field(False, description="Also the norms of weights and last gradients; asks the trainer.")
+    depth: Annotated[Int, Field(ge=0, le=8)] = Field(2, description="Levels below `layer` that are shown.")
+
+    def answer(self, reader: RunReader) -> str:
+        if self.norms and "read_model" not in reader.observation().capabilities:
+            raise NotSupported("this trainer cannot measure norms; leave out `norms`", field="norms", allowed=[False])
+        root = reader.model(self.layer, self.norms)
+        if root is None:
+            return encode({"layers": [], "note": "the trainer has not told its layers"}, rows="layers")
+        return encode({"layers": list(_layers(root, self.depth))}, rows="layers", keep_first=True)
+
+
+class GetDataset(Read):
+    """The training dataset: type, size, and the parameters that can be changed."""
+
+    tool = "get_dataset"
+
+    def answer(self, reader: RunReader) -> str:
+        dataset = reader.dataset()
+        if dataset is None:
+            return encode({"dataset": None, "note": "the trainer has not told its dataset"})
+        return encode({"dataset": dataset.model_dump(mode="json", exclude={"kind"})})
+
+
+class ListCheckpoints(Read):
+    """Checkpoints that still exist, newest last, with the goal metric as last evaluated before each."""
+
+    tool = "list_checkpoints"
+    limit: Few = Field(20, description="At most so many, the newest.")
+
+    def answer(self, reader: RunReader) -> str:
+        found = [_checkpoint(event) for event in reader.checkpoints()[-self.limit :]]
+        return encode({"checkpoints": found}, rows="checkpoints")
+
+
+class ListBranches(Read):
+    """The run's branches: each going back to a checkpoint began one."""
+
+    tool = "list_branches"
+
+    def answer(self, reader: RunReader) -> str:
+        found = [branch.model_dump(mode="json", exclude={"kind"}) for branch in reader.branches()]
+        return encode({"branches": found, "current": reader.observation().branch}, rows="branches")
+
+
+class GetHistory(Read):
+    """What was tried in this run and what came of it: state, verdict, change, effect against the forecast."""
+
+    tool = "get_history"
+    limit: Few = Field(10, description="At most so many, the newest.")
+
+    def answer(self, reader: RunReader) -> str:
+        tried = [row for row in reader.history(self.limit) if row.kind != "read_model"]
+        return encode({"history": [_tried(row) for row in tried]}, rows="history")
+
+
+READS: dict[str, type[Read]] = {
+    read.tool: read
+    for read in (
+        GetMetrics,
+        GetFindings,
+        GetOptimizer,
+        GetModelTree,
+        GetDataset,
+        ListCheckpoints,
+        ListBranches,
+        GetHistory,
+    )
+}
+
+
+WHAT: dict[str, str] = {
+    "metrics": GetMetrics.tool,
+    "findings": GetFindings.tool,
+    "optimizer": GetOptimizer.tool,
+    "model": GetModelTree.tool,
+    "dataset": GetDataset.tool,
+    "checkpoints": ListCheckpoints.tool,
+    "branches": ListBranches.tool,
+    "history": GetHistory.tool,
+}
+"""What can be read, by a word."""
+
+
+def read_shape() -> ToolShape:
+    """All reads as one tool."""
+    fields: dict[str, Any] = {"what": {"type": "string", "enum": list(WHAT)}}
+    for what in WHAT:
+        for name, part in READS[WHAT[what]].shape().parameters["properties"].items():
+            if name not in UNLISTED_FIELDS:
+                words = {"description": READ_WORDS[name]} if name in READ_WORDS else {}
+                fields[name] = {k: v for k, v in part.items() if k == "type"} | words
+    return ToolShape(
+        name=READ,
+        description="Look closer: metrics (without `metric`: which there are), model (its layers), history, ...",
+        parameters={"type": "object", "properties": fields, "required": ["what"]},
+        is_read_only=True,
+    )
+
+
+def read_of(given: Mapping[str, Any]) -> tuple[type[Read], dict[str, Any]]:
+    """Which read a call of the one tool is, with that one's own arguments.
+
+    Raises:
+        CommandError: `what` is none of `WHAT`.
+    """
+    rest = {name: value for name, value in given.items() if name != "what" and value is not None}
+    what = given.get("what")
+    if what in WHAT:
+        return READS[WHAT[what]], rest
+    if what in READS:  # by the name that other clients know it by
+        return READS[what], rest
+    known = list(WHAT)
+    raise CommandError(f"{READ}.what: one of {', '.join(known)} (got {what!r:.80})", field="what", allowed=known)
+
+
+def unit_of(metric: str) -> str:
+    """What a metric is measured in, where that is known."""
+    suffix = next((words for end, words in SUFFIXES.items() if metric.endswith(end)), UNKNOWN_UNIT)
+    return UNITS.get(metric, suffix)
+
+
+def short(value: float) -> float:
+    """Six significant digits: beyond what a loss means, and a third of the characters."""
+    return float(f"{value:.6g}")
+
+
+def _layers(root: ModuleInfo, depth: int) -> Iterator[dict[str, Any]]:
+    """Layers level by level, so that what is left out is the deepest."""
+    level = [root]
+    for below in range(depth + 1):
+        for layer in level:
+            row = layer.model_dump(mode="json", exclude={"children"}, exclude_none=True)
+            if below == depth and layer.children:
+                row["children"] = f"{len(layer.children)} not shown"
+            yield row
+        level = [child for layer in level for child in layer.children]
+
+
+def _checkpoint(event: Event) -> dict[str, Any]:
+    row = {"step": event.step, "branch": event.branch}
+    if isinstance(event.body, CheckpointSaved):
+        left_out = {"kind", "path", "command_id", *(() if event.body.problem else ("problem",))}
+        left_out |= set() if event.body.is_before else {"is_before"}
+        row |= event.body.model_dump(mode="json", exclude=left_out, exclude_none=True)
+    return row
+
+
+def _tried(row: Intervention) -> dict[str, Any]:
+    return {
+        "command": row.kind,
+        "arguments": row.arguments,
+        "by": f"{row.principal} {row.author}",
+        "reason": row.rationale,
+        "state": row.state.value,
+        "decided_by": row.decided_by,
+        "outcome": row.summary,
+        **({"message": row.message} if row.message and row.message not in row.summary else {}),
+        **({"result": row.result} if row.result else {}),
+        "proposed_at_step": row.proposed_at_step,
+        "applied_at_step": row.applied_at_step,
+        "effect": row.effect.words if row.effect else None,
+    }

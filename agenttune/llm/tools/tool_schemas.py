@@ -1,0 +1,126 @@
+"""Tool shapes: schemas plain enough for every provider, for grammars of local servers, and for MCP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from agenttune.protocol.command_schemas import COMMAND_SURFACES, CommandSurface, ToolShape
+from agenttune.protocol.commands import Risk
+from agenttune.protocol.events import KnobState
+
+MAX_TEXT = 1000
+"""Longest text that a tool takes; grammars of local servers refuse longer repetitions (llama.cpp: 2000)."""
+MAX_VALID_FOR_STEPS = 1_000_000
+MAX_DESCRIPTION = 200
+"""Of a knob, in characters: it comes from the training script."""
+
+SURFACES: dict[str, CommandSurface] = {s.kind: s for s in COMMAND_SURFACES}
+WRITE_KINDS: tuple[str, ...] = tuple(kind for kind in SURFACES if kind != "read_model")
+"""Commands that are write tools; `read_model` is the read tool `get_model_tree`."""
+
+RISK_WORDS = {
+    Risk.OBSERVE: "Changes nothing in training.",
+    Risk.TUNE: "Reversible by setting the old value.",
+    Risk.DISRUPT: "Costs training time.",
+    Risk.DANGER: "Cannot be taken back by setting the old value.",
+}
+"""For clients that read one tool at a time; a policy's prompt says it once for all of its tools."""
+REASON = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": MAX_TEXT,
+    "description": "Why, with the figures it rests on. Goes to the run's log.",
+}
+VALID_FOR_STEPS = {
+    "type": "integer",
+    "minimum": 1,
+    "maximum": MAX_VALID_FOR_STEPS,
+    "description": "Never applied later than so many steps from now. Default: no limit.",
+}
+"""For clients that send commands as they are; what a policy's tools take for granted, its prompt says."""
+
+
+def write_shape(kind: str, knobs: Sequence[KnobState] | None = None) -> ToolShape:
+    """The tool of a command, with a reason and a limit of validity beside the command's own fields.
+
+    Args:
+        kind: A kind of `WRITE_KINDS`.
+        knobs: For `set_knob`: the registered knobs; None leaves the name open.
+    """
+    surface = SURFACES[kind]
+    schema = plain_schema(surface.json_schema)
+    fields = {name: part for name, part in schema["properties"].items() if name != "kind"}
+    description = f"{surface.description} {RISK_WORDS[surface.risk]}"
+    if kind == "set_knob" and knobs is not None:
+        fields["name"] = {"type": "string", "enum": [knob.name for knob in knobs], "description": "Which knob."}
+        description += "\nKnobs:\n" + "\n".join(map(knob_line, knobs))
+    required = ["reason", *(name for name in schema.get("required", []) if name != "kind")]
+    return ToolShape(
+        name=kind,
+        description=description,
+        parameters={
+            "type": "object",
+            "properties": {"reason": REASON, **fields, "valid_for_steps": VALID_FOR_STEPS},
+            "required": required,
+            "additionalProperties": False,
+        },
+        is_destructive=surface.risk is Risk.DANGER,
+    )
+
+
+def knob_line(knob: KnobState) -> str:
+    """A knob without its value, which moves: lists of tools must not, or no provider caches them."""
+    unit = f", in {_one_line(knob.unit)}" if knob.unit else ""
+    low = "-inf" if knob.minimum is None else f"{knob.minimum:g}"
+    high = "inf" if knob.maximum is None else f"{knob.maximum:g}"
+    bounds = "" if knob.minimum is None and knob.maximum is None else f" [{low}, {high}]"
+    words = f": {_one_line(knob.description)}" if knob.description else ""
+    return f"- {_one_line(knob.name)}{bounds}{unit}{words}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:MAX_DESCRIPTION]
+
+
+def plain_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """A JSON schema without references, titles and choices between schemas; every text bounded."""
+    return _plain(schema, schema.get("$defs", {}), keep_null=False)
+
+
+def _plain(part: dict[str, Any], known: dict[str, Any], keep_null: bool) -> dict[str, Any]:
+    if "$ref" in part:
+        return _plain({**known[part["$ref"].rsplit("/", 1)[1]], **_words(part)}, known, keep_null)
+    if "anyOf" in part:
+        return {**_merged([_plain(p, known, True) for p in part["anyOf"]], keep_null), **_words(part)}
+    plain = {k: v for k, v in part.items() if k not in ("title", "$defs", "default", "prefixItems", "const")}
+    if "const" in part:
+        plain["enum"] = [part["const"]]
+    if plain.get("type") == "string" and not plain.keys() & {"enum", "pattern"}:
+        plain["maxLength"] = min(plain.get("maxLength", MAX_TEXT), MAX_TEXT)
+    if "prefixItems" in part:
+        plain["items"] = _plain(part["prefixItems"][0], known, False)
+    elif isinstance(part.get("items"), dict):
+        plain["items"] = _plain(part["items"], known, False)
+    if isinstance(part.get("additionalProperties"), dict):
+        plain["additionalProperties"] = _plain(part["additionalProperties"], known, True)
+    if "properties" in part:
+        plain["properties"] = {name: _plain(inner, known, False) for name, inner in part["properties"].items()}
+    return {**plain, **_words(part)}
+
+
+def _words(part: dict[str, Any]) -> dict[str, Any]:
+    kept = {"description": part["description"]} if "description" in part else {}
+    return {**kept, "default": part["default"]} if part.get("default") is not None else kept
+
+
+def _merged(choices: list[dict[str, Any]], keep_null: bool) -> dict[str, Any]:
+    """Choices between plain types as one schema with a list of types."""
+    kept = [choice for choice in choices if keep_null or choice.get("type") != "null"]
+    if len(kept) == 1:
+        return kept[0]
+    types = dict.fromkeys(choice["type"] for choice in kept)
+    if "number" in types:
+        types.pop("integer", None)
+    rest = {key: value for choice in kept for key, value in choice.items() if key != "type"}
+    return {"type": list(types), **rest}

@@ -1,0 +1,300 @@
+"""The tools of one run: reads are answered, writes become commands that the gate was asked about."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, NoReturn, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from agenttune.errors import CommandError, NotSupported
+from agenttune.llm.tools.offered import UNLISTED, briefs, offered_fields, offered_kinds, offered_shape
+from agenttune.llm.tools.read_tools import READ, READS, Step, read_of, read_shape
+from agenttune.llm.tools.tool_results import encode
+from agenttune.llm.tools.tool_schemas import MAX_TEXT, MAX_VALID_FOR_STEPS, REASON, WRITE_KINDS, plain_schema
+from agenttune.protocol.command_schemas import ToolShape
+from agenttune.protocol.commands import BY_KIND, Bool, CommandBase, Int, SetKnob, Text, parse_command
+from agenttune.protocol.events import KnobState
+from agenttune.protocol.invalid_values import why
+from agenttune.protocol.observation import Observation
+from agenttune.protocol.proposals import Author, Proposal, Verdict
+from agenttune.protocol.run_reader import RunReader
+
+WAIT, WITHDRAW = "wait", "withdraw"
+AUTHOR = Author(principal="agent", name="tools")
+MAX_ARGUMENTS_CHARACTERS = 100_000
+"""Of a call's arguments (guess: no command needs a tenth)."""
+ACCEPTED_NOTE = "well formed, and the gate lets it through as things stand; get_history tells what comes of it"
+Reason = Annotated[Text, Field(min_length=1, max_length=MAX_TEXT, description=REASON["description"])]
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Wait:
+    """What to wait for; nothing named means: until the next time the agent is woken anyway."""
+
+    until_step: int | None = None
+    until_evaluation: bool = False
+    until_finding: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a call.
+
+    Attributes:
+        text: JSON for the model.
+        command: The command that it asked for, not yet submitted.
+        rationale: Its reason.
+        valid_for_steps: How long the command makes sense; None for no limit.
+        wait: What it wants to wait for.
+        withdrawn: Number of the noted command that it takes back.
+    """
+
+    text: str
+    command: CommandBase | None = None
+    rationale: str = ""
+    valid_for_steps: int | None = None
+    wait: Wait | None = None
+    withdrawn: int | None = None
+
+
+class WaitFor(BaseModel):
+    """Change nothing, and be asked again at a step, the next evaluation or finding; with none of them, as usual."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    reason: Reason
+    until_step: Step | None = None
+    until_evaluation: Bool = False
+    until_finding: Bool = False
+
+
+class Withdrawal(BaseModel):
+    """Take back a command noted in this decision, by its number."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    number: Annotated[Int, Field(ge=1)]
+
+
+class Said(BaseModel):
+    """What every write tool takes beside the command's fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    reason: Reason
+    valid_for_steps: Annotated[Int, Field(ge=1, le=MAX_VALID_FOR_STEPS)] | None = None
+
+
+def wait_shape() -> ToolShape:
+    return _own_shape(WAIT, WaitFor)
+
+
+def _own_shape(name: str, model: type[BaseModel]) -> ToolShape:
+    schema = plain_schema(model.model_json_schema())
+    parameters = {"type": "object", "properties": briefs(schema["properties"])}
+    required = {"required": schema["required"]} if "required" in schema else {}
+    described = " ".join((model.__doc__ or "").split())
+    return ToolShape(name=name, description=described, parameters={**parameters, **required}, is_read_only=True)
+
+
+def offered_tools(observation: Observation) -> list[ToolShape]:
+    """Tools to act, to read, to wait and to take back; the same at every step, as long as the run can do the same."""
+    kinds = [kind for kind in offered_kinds(observation) if kind not in UNLISTED]
+    writes = [offered_shape(kind, observation.knobs) for kind in kinds]
+    return [*writes, read_shape(), wait_shape(), *([_own_shape(WITHDRAW, Withdrawal)] if writes else [])]
+
+
+class Toolbox:
+    """The tools of one run at one moment.
+
+    Args:
+        reader: The run.
+        observation: What the decision rests on: its capabilities and knobs decide which tools there are.
+        author: In whose name the gate is asked.
+    """
+
+    _told: Sequence[KnobState] = ()
+    """What can be set, as far as the trainer has told; nothing told holds nothing back."""
+
+    def __init__(self, reader: RunReader, observation: Observation, author: Author = AUTHOR) -> None:
+        self._reader = reader
+        self._observation = observation
+        self._author = author
+        self._told = observation.knobs
+        self._knobs = [knob for knob in observation.knobs if knob.command == "set_knob"]
+
+    def shapes(self) -> list[ToolShape]:
+        """As `offered_tools`. A few more are understood: rare commands, and each read by a name of its own."""
+        return offered_tools(self._observation)
+
+    def _kinds(self) -> list[str]:
+        return offered_kinds(self._observation)
+
+    def call(self, name: str, arguments: str | Mapping[str, Any]) -> Outcome:
+        """Carry out a read, or check a write and ask the gate about it; nothing is submitted.
+
+        Args:
+            name: The tool.
+            arguments: JSON text, or decoded.
+
+        Raises:
+            CommandError: No such tool, wrong arguments, or the gate would refuse: with the field and what is allowed.
+            UserError: There is no such metric, layer, ...
+        """
+        outcome = self.parse(name, arguments)
+        if outcome.command is not None:
+            self._ask_gate(outcome, outcome.command)
+        return outcome
+
+    def parse(self, name: str, arguments: str | Mapping[str, Any]) -> Outcome:
+        """As `call`, without asking the gate."""
+        given = decoded(name, arguments)
+        if name == READ:
+            read, given = read_of(given)
+            return Outcome(text=checked(name, read, given).answer(self._reader))
+        if name in READS:
+            return Outcome(text=checked(name, READS[name], given).answer(self._reader))
+        if name == WAIT:
+            return self._wait(checked(name, WaitFor, given))
+        if name == WITHDRAW:
+            return Outcome("", withdrawn=checked(name, Withdrawal, given).number)
+        self._check_kind(name)
+        return self._write(name, given)
+
+    def _check_kind(self, name: str) -> None:
+        kinds = self._kinds()
+        if name in kinds:
+            return
+        known = [shape.name for shape in self.shapes()]
+        if name in WRITE_KINDS:
+            why = self._observation.not_offered.get(name, "")
+            if not why:
+                why = "no knob is registered" if name in self._observation.capabilities else "this trainer cannot do it"
+            raise NotSupported(f"no {name} in this run: {why}; tools: {', '.join(known)}", field="tool", allowed=known)
+        close = difflib.get_close_matches(name, [*known, *READS, *kinds], n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise CommandError(f"no tool {name!r:.80}{hint} Tools: {', '.join(known)}", field="tool", allowed=known)
+
+    def _write(self, kind: str, given: dict[str, Any]) -> Outcome:
+        said = checked(kind, Said, {key: given.pop(key) for key in Said.model_fields if key in given})
+        _check_fields(kind, given)
+        self._check_offered(kind, given)
+        command = parse_command({"kind": kind, **given})
+        if isinstance(command, SetKnob) and command.name not in (names := [knob.name for knob in self._knobs]):
+            raise CommandError(f"no knob {command.name!r:.80}; knobs: {', '.join(names)}", field="name", allowed=names)
+        told = {"accepted": kind, "arguments": command.arguments(), "note": ACCEPTED_NOTE}
+        return Outcome(encode(told), command, said.reason, said.valid_for_steps)
+
+    def _check_offered(self, kind: str, given: dict[str, Any]) -> None:
+        """Refuse what the command takes and this run has nothing for, such as another optimizer's setting."""
+        offered = offered_fields(kind, self._told)
+        for name, value in given.items():
+            # Null is left out, also for what this run has nothing for.
+            if value is not None and name in BY_KIND[kind].model_fields and name not in offered:
+                message = f"{kind}.{name}: this run has no such thing to set; there are: {', '.join(offered)}"
+                raise CommandError(message, field=name, allowed=offered)
+
+    def _wait(self, asked: WaitFor) -> Outcome:
+        step = self._observation.step
+        if asked.until_step is not None and asked.until_step <= step:
+            message = f"wait: until_step {asked.until_step} is not later than now, step {step}"
+            raise CommandError(message, field="until_step", allowed={"minimum": step + 1})
+        wait = Wait(asked.until_step, asked.until_evaluation, asked.until_finding)
+        return Outcome(encode({"waiting": True, "at_step": step}), rationale=asked.reason, wait=wait)
+
+    def _ask_gate(self, outcome: Outcome, command: CommandBase) -> None:
+        step, valid = self._observation.step, outcome.valid_for_steps
+        proposal = Proposal(
+            command=command,
+            author=self._author,
+            rationale=outcome.rationale,
+            based_on_step=step,
+            valid_until_step=None if valid is None else step + valid,
+        )
+        verdict = self._reader.dry_run(proposal)
+        if verdict.decision not in ("approved", "edited"):
+            raise refusal(command.kind, verdict)
+
+
+def refusal(kind: str, verdict: Verdict) -> CommandError:
+    """The gate's no, with the nearest arguments that would pass."""
+    nearest = verdict.nearest_allowed
+    hint = f"; nearest allowed: {json.dumps(nearest)}" if nearest else ""
+    field = next(iter(nearest), None) if nearest else None
+    return CommandError(f"{kind} is {verdict.decision}: {verdict.reason}{hint}", field=field, allowed=nearest)
+
+
+def decoded(name: str, arguments: str | Mapping[str, Any]) -> dict[str, Any]:
+    """A call's arguments as an object; none at all are an empty one.
+
+    Raises:
+        CommandError: Not JSON, not an object, a name given twice, NaN or an infinity, or no text that could be kept.
+    """
+    given = dict(arguments) if isinstance(arguments, Mapping) else _object(name, arguments)
+    try:
+        json.dumps(given, ensure_ascii=False, default=str).encode("utf-8")
+    except UnicodeEncodeError:
+        message = f"{name}: a text holds half a surrogate pair, which no log can keep"
+        raise CommandError(message, field="arguments", allowed="valid Unicode text") from None
+    return given
+
+
+def _object(name: str, arguments: str) -> dict[str, Any]:
+    if len(arguments) > MAX_ARGUMENTS_CHARACTERS:
+        raise CommandError(f"{name}: {len(arguments)} characters of arguments; at most {MAX_ARGUMENTS_CHARACTERS}")
+    try:
+        given = json.loads(arguments or "{}", parse_constant=_refuse_constant, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        message = f"{name}: the arguments are no JSON object: {error}"
+        raise CommandError(message, field="arguments", allowed={"type": "object"}) from None
+    if not isinstance(given, dict):
+        message = f"{name}: the arguments are a JSON {type(given).__name__}, not an object"
+        raise CommandError(message, field="arguments", allowed={"type": "object"})
+    return given
+
+
+def _refuse_constant(token: str) -> NoReturn:
+    raise ValueError(f"{token} is not JSON; give a finite number")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name is given twice")
+    return found
+
+
+def checked(name: str, model: type[M], given: dict[str, Any]) -> M:
+    """Arguments as a model; null is the same as left out.
+
+    Raises:
+        CommandError: Unknown field, wrong type or out of bounds; names the field and what is allowed there.
+    """
+    try:
+        return model.model_validate({key: value for key, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = str(first["loc"][0]) if first["loc"] else None
+        fields = plain_schema(model.model_json_schema()).get("properties", {})
+        allowed: Any = list(fields) if first["type"] == "extra_forbidden" else fields.get(field)
+        got = "" if first["type"] == "missing" else f" (got {first['input']!r:.80})"
+        raise CommandError(f"{name}.{field}: {why(first)}{got}", field=field, allowed=allowed) from None
+
+
+def _check_fields(kind: str, given: dict[str, Any]) -> None:
+    """What the tool's schema forbids and a command would take: its own kind, and very long texts."""
+    if "kind" in given:
+        raise CommandError(f"{kind}: the tool's name is the kind; leave out 'kind'", field="kind")
+    for name, value in given.items():
+        if _longest(value) > MAX_TEXT:
+            message = f"{kind}.{name}: a text is longer than {MAX_TEXT} characters"
+            raise CommandError(message, field=name, allowed={"maxLength": MAX_TEXT})
+
+
+def _longest(value: object) -> int:
+    if isinstance(value, str):
+        return len(value)
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return max(map(_longest, inside), default=0)

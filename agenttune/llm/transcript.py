@@ -1,0 +1,63 @@
+"""Messages in the log: each text once, later ones by its checksum."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+from agenttune.llm.redact import redacted
+from agenttune.protocol.model_calls import ChatMessage, ModelCalled
+
+
+class Transcript:
+    """Turns messages into what the log keeps of them: redacted, and repeated texts by checksum alone.
+
+    Args:
+        secrets: Texts that must not be recorded.
+    """
+
+    def __init__(self, *secrets: str) -> None:
+        self._secrets = secrets
+        self._recorded: set[str] = set()
+
+    def clean(self, text: str) -> str:
+        return redacted(text, *self._secrets)
+
+    def clean_message(self, message: ChatMessage | None) -> ChatMessage | None:
+        """The same without secrets."""
+        if message is None:
+            return None
+        uses = [use.model_copy(update={"arguments": self.clean(use.arguments)}) for use in message.tool_uses]
+        content = None if message.content is None else self.clean(message.content)
+        return message.model_copy(update={"content": content, "tool_uses": uses})
+
+    def record(self, messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+        return [self._record(message) for message in messages]
+
+    def _record(self, message: ChatMessage) -> ChatMessage:
+        cleaned = self.clean_message(message)
+        if cleaned is None or cleaned.content is None:
+            return cleaned or message
+        sha256 = hashlib.sha256(cleaned.content.encode()).hexdigest()
+        content = None if sha256 in self._recorded else cleaned.content
+        self._recorded.add(sha256)
+        return cleaned.model_copy(update={"content": content, "sha256": sha256})
+
+
+def resolve(calls: Iterable[ModelCalled]) -> list[ModelCalled]:
+    """Recorded calls, in order, with every message's text put back.
+
+    A text that was recorded by a call that is not among these stays None.
+    """
+    known: dict[str, str] = {}
+    found = []
+    for call in calls:
+        for message in call.messages:
+            if message.content is not None and message.sha256 is not None:
+                known[message.sha256] = message.content
+        messages = [
+            m.model_copy(update={"content": known.get(m.sha256)}) if m.content is None and m.sha256 else m
+            for m in call.messages
+        ]
+        found.append(call.model_copy(update={"messages": messages}))
+    return found

@@ -1,0 +1,180 @@
+"""A training for a language model: what it is, how far it is, what its loop will do next, and the rates to come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from agenttune.llm.prompts import fenced
+from agenttune.policy.llm.curve_text import NAME_LETTERS, VALUE_LETTERS, number
+from agenttune.protocol.lr_course import Course, Track
+from agenttune.protocol.observation import CheckpointView, Observation
+from agenttune.protocol.run_facts import Rhythm, RunFacts
+from agenttune.protocol.text import duration
+
+FORETOLD = 4
+"""Steps at which the rate to come is told (guess)."""
+MOST_STATES = 6
+"""States to return to that are shown (guess)."""
+MOST_GROUPS = 8
+"""Parameter groups whose values are shown; `read` with `optimizer` has all."""
+
+
+def training(observation: Observation) -> list[str]:
+    """What an expert would ask first; nothing of what the loop does not tell."""
+    facts = observation.facts
+    if facts is None:
+        return []
+    lines = [_model(facts), _data(facts, observation), _chance(facts)]
+    return [line for line in lines if line]
+
+
+def _model(facts: RunFacts) -> str:
+    parts = []
+    if facts.model:
+        parts.append(f"model {fenced(facts.model, NAME_LETTERS)}")
+    if facts.parameters is not None:
+        trained = "all trained" if facts.trainable == facts.parameters else f"{_count(facts.trainable or 0)} trained"
+        parts.append(f"{_count(facts.parameters)} weights, {trained}")
+    if facts.tied:
+        parts.append(f"tied: {fenced('; '.join(facts.tied), VALUE_LETTERS)}")
+    if facts.optimizer:
+        parts.append(f"optimizer {fenced(facts.optimizer, NAME_LETTERS)}")
+    return ", ".join(parts)
+
+
+def _data(facts: RunFacts, observation: Observation) -> str:
+    parts = []
+    if facts.samples is not None:
+        parts.append(f"{facts.samples} training samples")
+    if facts.batch_size is not None:
+        knob = observation.knob("gradient_accumulation_steps")
+        group = knob.effective if knob is not None and isinstance(knob.effective, int) else 1
+        whole = facts.batch_size * group * facts.replicas
+        times = f" x {facts.replicas} processes" if facts.replicas > 1 else ""
+        parts.append(f"batch {facts.batch_size} x accumulation {group}{times} = {whole} a step")
+    if facts.epoch_steps is not None:
+        parts.append(f"{facts.epoch_steps} steps an epoch")
+    if facts.epochs is not None:
+        parts.append(f"{number(float(facts.epochs))} epochs planned")
+    return ", ".join(parts)
+
+
+def _chance(facts: RunFacts) -> str:
+    if facts.chance_loss is None:
+        return ""
+    return f"chance level of the loss: {number(facts.chance_loss)} nats ({fenced(facts.chance_of, VALUE_LETTERS)})"
+
+
+def _count(weights: int) -> str:
+    """A number of weights as people say it."""
+    for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if weights >= size:
+            return f"{weights / size:.3g} {letter}"
+    return str(weights)
+
+
+def progress(observation: Observation) -> str:
+    """Where the run stands, the time it takes, and what its loop does next."""
+    return "\n".join(line for line in (_place(observation), _time(observation), _due(observation)) if line)
+
+
+def _place(observation: Observation) -> str:
+    of = f" of {observation.max_steps}" if observation.max_steps else ""
+    part = f" ({100 * observation.step / observation.max_steps:.0f} %)" if observation.max_steps else ""
+    length = observation.facts.epoch_steps if observation.facts is not None else None
+    epoch = f", epoch {observation.step / length:.2f}" if length else ""
+    branch = "" if observation.branch == "main" else f", on branch {fenced(observation.branch, NAME_LETTERS)}"
+    return f"step {observation.step}{of}{part}{epoch}, {observation.status}{branch}"
+
+
+def _time(observation: Observation) -> str:
+    parts, pace = [], observation.steps_per_s
+    if observation.started_at_s is not None and observation.at_s > observation.started_at_s:
+        parts.append(f"{duration(observation.at_s - observation.started_at_s)} used")
+    if pace:
+        if observation.max_steps:
+            parts.append(f"about {duration(max(0, observation.max_steps - observation.step) / pace)} left")
+        parts.append(f"{pace:.3g} steps/s")
+    return f"time: {', '.join(parts)}" if parts else ""
+
+
+def _due(observation: Observation) -> str:
+    facts = observation.facts
+    if facts is None:
+        return ""
+    planned = {"evaluation": facts.evaluation, "checkpoint": facts.saving, "log": facts.logging}
+    words = [f"{what} {_when(rhythm, observation)}" for what, rhythm in planned.items() if rhythm is not None]
+    lacking = [f"no {what}" for what, rhythm in planned.items() if rhythm is None and what != "log"]
+    return (
+        f"the loop's next: {', '.join(words)}{'; it plans ' + ' and '.join(lacking) if lacking else ''}"
+        if words
+        else ""
+    )
+
+
+def _when(rhythm: Rhythm, observation: Observation) -> str:
+    facts, end = observation.facts, observation.max_steps
+    step = rhythm.next_after(observation.step, facts.epoch_steps if facts is not None else None)
+    if step is None:
+        return f"every {rhythm.every} epochs"
+    every = f" (every {rhythm.every} {rhythm.unit})"
+    return f"{'at the end' if end is not None and step > end else f'at step {step}'}{every}"
+
+
+def states(checkpoints: Sequence[CheckpointView]) -> list[str]:
+    """The newest states that can be returned to."""
+    return [_state(checkpoint) for checkpoint in checkpoints[-MOST_STATES:]]
+
+
+def _state(checkpoint: CheckpointView) -> str:
+    tag = f", tag {fenced(checkpoint.tag, NAME_LETTERS)}" if checkpoint.tag else ""
+    branch = f" of branch {fenced(checkpoint.branch, NAME_LETTERS)}" if checkpoint.branch != "main" else ""
+    metric = f", goal {number(checkpoint.metric)}" if checkpoint.metric is not None else ""
+    where = ", in memory" if checkpoint.keep_in == "memory" else ""
+    return f"{fenced(checkpoint.checkpoint_id, NAME_LETTERS)}: step {checkpoint.step}{branch}{tag}{metric}{where}"
+
+
+def rates_to_come(course: Course | None, step: int) -> Iterator[str]:
+    """The schedule, and the rates that it will give: one line for all parameter groups that go in proportion."""
+    if course is None:
+        return
+    kind = fenced(course.kind, NAME_LETTERS)
+    if not course.is_foretold:
+        yield f"schedule {kind}: goes by what is measured, so its rates are not known"
+        return
+    steps = _ahead(course.steps, step)
+    for track in course.tracks:
+        which = (
+            "" if len(course.tracks) == 1 else f", parameter group {', '.join(map(str, track.groups[:MOST_GROUPS]))}"
+        )
+        yield f"schedule {kind}{which}: {_rates(course, track, steps)}"
+
+
+def _ahead(steps: Sequence[int], step: int) -> list[int]:
+    """A few places among the steps to come, the last one with them."""
+    later = [i for i, at in enumerate(steps) if at > step]
+    if len(later) <= FORETOLD:
+        return later
+    return [later[round(i * (len(later) - 1) / (FORETOLD - 1))] for i in range(FORETOLD)]
+
+
+def _rates(course: Course, track: Track, places: Sequence[int]) -> str:
+    if not places:
+        return "at its end"
+    return "lr " + ", ".join(f"{number(float(track.rates[i]))} at step {course.steps[i]}" for i in places)
+
+
+def by_group(values: Sequence[Any]) -> str:
+    """Values of parameter groups, said once where they are all the same."""
+    shown = [number(value) if isinstance(value, (int, float)) else _pair(value) for value in values]
+    if len(set(shown)) == 1:
+        return shown[0]
+    more = f", ... {len(shown) - MOST_GROUPS} more" if len(shown) > MOST_GROUPS else ""
+    return f"[{', '.join(shown[:MOST_GROUPS])}{more}]"
+
+
+def _pair(value: Any) -> str:
+    if isinstance(value, (list, tuple)) and all(isinstance(v, (int, float)) for v in value):
+        return f"({', '.join(number(v) for v in value[:8])})"
+    return fenced(value, VALUE_LETTERS)

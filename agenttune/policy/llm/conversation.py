@@ -1,0 +1,153 @@
+"""One decision's conversation with a language model, and what has come of it so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from agenttune.errors import ModelUnavailable, UserError
+from agenttune.llm.answer_text import spoken
+from agenttune.llm.prompts import cleaned
+from agenttune.llm.tools import Wait
+from agenttune.policy.base import Decision, Draft
+from agenttune.policy.llm.pacing import describe
+from agenttune.protocol.command_schemas import ToolShape
+from agenttune.protocol.commands import CommandBase
+from agenttune.protocol.model_calls import ChatMessage, ModelCalled, PromptUsed
+from agenttune.protocol.observation import Observation
+
+if TYPE_CHECKING:  # its client takes seconds to import, and most runs have no model
+    from agenttune.llm import ChatModel
+
+MENDS = 2
+"""How often a decision goes on after something wrong, with the error for an answer."""
+MALFORMED_CALL = "your tool calls could not be read, and nothing was done"
+FAULT_LETTERS, MOST_FAULTS, SAME_LETTERS = 200, 3, 60
+"""Of a call that was refused, how many of one decision are told, and what tells two apart."""
+REASON_LETTERS, RATIONALE_LETTERS, TROUBLE_LETTERS, ECHO_LETTERS = 1000, 2000, 300, 8000
+"""Longest texts of a model in a decision, in a command, in a complaint, and repeated to itself."""
+
+
+@dataclass
+class Talk:
+    """One conversation.
+
+    Attributes:
+        chat: The model.
+        policy: Name of the policy, for transcripts.
+        observation: What the decision rests on.
+        messages: Said so far.
+        prompts: Templates that went into them.
+        temperature: None: as configured.
+        valid_for_steps: Of drafts that do not say.
+        calls: Made so far, the failed one included.
+        noted: Commands to be submitted when the decision ends, by the number that the model knows them by.
+        said: The model's own words.
+        refused: Calls of tools and answers that came back to the model with what was wrong about them.
+        remarks: What the endpoint does not take, and how one does without.
+        troubles: What ended the decision, or left it without an answer.
+    """
+
+    chat: ChatModel
+    policy: str
+    observation: Observation
+    messages: list[ChatMessage]
+    prompts: Sequence[PromptUsed] = ()
+    temperature: float | None = None
+    valid_for_steps: int | None = None
+    calls: list[ModelCalled] = field(default_factory=list)
+    noted: dict[int, Draft] = field(default_factory=dict)
+    said: str = ""
+    wait: Wait | None = None
+    refused: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    troubles: list[str] = field(default_factory=list)
+    _numbers: int = field(default=0, init=False)
+
+    def ask(self, tools: Sequence[ToolShape] = (), schema: dict[str, Any] | None = None) -> ChatMessage:
+        """The model's next message, which is taken into the conversation.
+
+        Raises:
+            BudgetSpent: No call was made.
+            ModelUnavailable: No answer; the failed call is among `calls`.
+            UserError: It tries to call tools in its text, and none can be carried out; of the field `answer`.
+        """
+        try:
+            called = self.chat.ask(
+                self.messages,
+                policy=self.policy,
+                purpose="decide",
+                tools=tools,
+                schema=schema,
+                prompts=self.prompts,
+                temperature=self.temperature,
+            )
+        except ModelUnavailable as error:
+            self.add_failed(error)
+            raise
+        self.calls.append(called)
+        answer = called.answer or ChatMessage(role="assistant")
+        malformed = called.details.get("malformed")
+        if not malformed and not answer.tool_uses and not spoken(answer.content):
+            self.troubles.append(_nothing(called))
+        # What was thought is not repeated to the model: it is long, and no part of what was said.
+        words = cleaned(spoken(answer.content) or answer.content or "", ECHO_LETTERS, True)
+        self.messages.append(answer.model_copy(update={"content": words}))
+        if malformed:
+            raise UserError(f"{MALFORMED_CALL}: {malformed}", field="answer")
+        return answer
+
+    def add_failed(self, error: ModelUnavailable) -> None:
+        """Keep the call behind an error, for the log."""
+        if isinstance(error.call, ModelCalled):
+            self.calls.append(error.call)
+
+    def tell(self, text: str) -> None:
+        """Say something to the model."""
+        self.messages.append(ChatMessage(role="user", content=text))
+
+    def draft(self, command: CommandBase, rationale: str, valid_for_steps: int | None = None) -> int:
+        """Take in a command that the gate lets through as things stand; returns its number."""
+        valid = self.valid_for_steps if valid_for_steps is None else valid_for_steps
+        self._numbers += 1
+        self.noted[self._numbers] = Draft(command, cleaned(rationale, RATIONALE_LETTERS) or "no reason given", valid)
+        return self._numbers
+
+    @property
+    def drafts(self) -> list[Draft]:
+        """What is to be submitted, in the order in which it was asked for."""
+        return list(self.noted.values())
+
+    def trouble(self, text: str) -> None:
+        self.troubles.append(cleaned(text, TROUBLE_LETTERS))
+
+    def refuse(self, text: str) -> None:
+        """Note what the model asked for in vain; it is told too, but whoever reads the log is not."""
+        self.refused.append(cleaned(text, FAULT_LETTERS))
+
+    def _faults(self) -> list[str]:
+        left_out = [words for call in self.calls for words in call.details.get("left_out", [])]
+        ended = " ".join(self.troubles)  # which names the last refusal, where a decision was given up
+        refused = [f"refused: {why}" for why in dict.fromkeys(self.refused) if why[:SAME_LETTERS] not in ended]
+        more = [f"{len(refused) - MOST_FAULTS} more refused"] if len(refused) > MOST_FAULTS else []
+        return [*self.remarks, *left_out, *refused[:MOST_FAULTS], *more, *self.troubles]
+
+    def decision(self) -> Decision:
+        """What has come of it."""
+        words = cleaned(self.said, REASON_LETTERS) or "; ".join(draft.rationale for draft in self.drafts)
+        faults = self._faults()
+        parts = [words[: 2 * REASON_LETTERS], describe(self.wait) if self.wait else "", *faults]
+        reason = "; ".join(part for part in parts if part) or "the model wants nothing and gives no reason"
+        unusable = bool(self.troubles) and not self.drafts
+        return Decision(list(self.drafts), reason, calls=list(self.calls), faults=faults, unusable=unusable)
+
+
+def _nothing(called: ModelCalled) -> str:
+    """An answer without text or tools: the refusal, or how it ended, if the server says."""
+    thought = called.answer is not None and bool((called.answer.content or "").strip())
+    refusal, ended = called.details.get("refusal"), called.details.get("finish_reason")
+    if refusal:
+        return cleaned(f"the model refused: {refusal}", TROUBLE_LETTERS)
+    what = "only thought aloud, without an answer" if thought else "answered nothing"
+    return cleaned(f"the model {what}{f' (finish reason: {ended})' if ended else ''}", TROUBLE_LETTERS)

@@ -1,0 +1,201 @@
+"""An observation as text for a language model: of the same size however long the run.
+
+Everything that came from a log, a name or a person is fenced. Lines are made here; the headings around them and their
+order are in the template `observation.j2`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agenttune.config import BudgetSettings
+from agenttune.llm.prompts import fenced
+from agenttune.llm.tools.offered import UNLISTED_KNOBS
+from agenttune.policy.llm.briefing import by_group, progress, rates_to_come, states, training
+from agenttune.policy.llm.curve_text import NAME_LETTERS, VALUE_LETTERS, curves, number, says_something
+from agenttune.policy.llm.history import history_of, tried
+from agenttune.protocol.commands import COMMAND_KINDS
+from agenttune.protocol.events import KnobState
+from agenttune.protocol.findings import Finding
+from agenttune.protocol.observation import HISTORY, Evaluation, Observation
+from agenttune.protocol.summary import Intervention
+
+LETTERS_PER_TOKEN = 4
+"""English text and figures, roughly (rule of thumb; figures alone take more tokens)."""
+LAST_EVALUATIONS, MOST_METRICS = 4, 5
+MOST_FINDINGS, MOST_KNOBS, MOST_NOTES, MOST_REASONS = 5, 24, 5, 8
+"""Entries that are shown (guess)."""
+NOTE_LETTERS, FINDING_LETTERS, DECISION_LETTERS = 500, 240, 300
+OWN_NAMES = frozenset(
+    {"lr", "weight_decay", "betas", "eps", "momentum", "max_grad_norm", "gradient_accumulation_steps", "max_steps"}
+    | {"label_smoothing", "eval_steps", "save_steps", "neftune_noise_alpha"}
+)
+"""Names of knobs that are known, and so need no fence."""
+
+
+def tokens_estimate(text: str) -> int:
+    """Tokens of a text, by its length: an estimate, to be said as one."""
+    return -(-len(text) // LETTERS_PER_TOKEN)
+
+
+@dataclass(frozen=True)
+class UsedUp:
+    """What a run's calls of language models have used up so far."""
+
+    calls: int = 0
+    tokens: int = 0
+    usd: float | None = 0.0
+
+
+@dataclass(frozen=True)
+class Digest:
+    """An observation in lines, section by section."""
+
+    training: list[str]
+    progress: str
+    states: list[str]
+    woken_by: list[str]
+    goal: list[str]
+    curves: list[str]
+    knobs: list[str]
+    findings: list[str]
+    tried: list[str]
+    notes: list[str]
+    budget: list[str]
+
+
+def digest(
+    observation: Observation,
+    history: Sequence[Intervention] | None = None,
+    budgets: BudgetSettings | None = None,
+    used: UsedUp | None = None,
+) -> Digest:
+    """What a model is told of a run.
+
+    Args:
+        observation: The run.
+        history: The commands with their effect as measured from the log; None: from the observation itself.
+        budgets: Caps on calls of language models.
+        used: What was used up of them.
+    """
+    return Digest(
+        training=training(observation),
+        progress=progress(observation),
+        states=states(observation.checkpoints),
+        woken_by=[fenced(reason, VALUE_LETTERS) for reason in observation.woken_by[:MOST_REASONS]],
+        goal=_evaluations(observation),
+        curves=curves(observation),
+        knobs=[*_knobs(observation.knobs), *rates_to_come(observation.schedule, observation.step)],
+        findings=_findings(observation),
+        tried=[
+            *tried(observation, history_of(observation) if history is None else history),
+            *_last_decision(observation),
+        ],
+        notes=[fenced(note, NOTE_LETTERS, "note") for note in observation.notes[-MOST_NOTES:]],
+        budget=_budget(observation, budgets or BudgetSettings(), used or UsedUp()),
+    )
+
+
+def _evaluations(observation: Observation) -> list[str]:
+    """One line each, under a line that names the columns."""
+    known = observation.evaluations
+    if not known:
+        return ["no evaluation yet"]
+    first = "first known" if len(known) >= HISTORY else "first"
+    best = _best(observation)
+    marks = {id(known[0]): first, id(known[-1]): "newest"}
+    if best is not None:
+        marks[id(best)] = f"{marks[id(best)]}, best" if id(best) in marks else "best"
+    shown = [e for i, e in enumerate(known) if id(e) in marks or i >= len(known) - LAST_EVALUATIONS]
+    names = _measured(shown, observation.goal_metric)
+    head = f"step: {', '.join(fenced(name, NAME_LETTERS) for name in names[:MOST_METRICS])}"
+    more = f" and {len(names) - MOST_METRICS} more" if len(names) > MOST_METRICS else ""
+    return [head + more, *(_evaluation(e, names[:MOST_METRICS], marks.get(id(e), "")) for e in shown)]
+
+
+def _measured(evaluations: Sequence[Evaluation], goal: str) -> list[str]:
+    """What evaluations measured of the model, the goal first; not how long they took."""
+    names = {name for e in evaluations for name in e.metrics if name == goal or says_something(name)}
+    return sorted(names, key=lambda name: (name != goal, name))
+
+
+def _evaluation(evaluation: Evaluation, names: Sequence[str], mark: str) -> str:
+    values = [number(evaluation.metrics[name]) if name in evaluation.metrics else "-" for name in names]
+    return f"{evaluation.step}: {', '.join(values) or 'nothing'}{f' ({mark})' if mark else ''}"
+
+
+def _best(observation: Observation) -> Evaluation | None:
+    """The evaluation with the best finite goal metric, since that means what it does now."""
+    sign = 1 if observation.goal_direction == "minimize" else -1
+    name = observation.goal_metric
+    since = [e for e in observation.evaluations if e.step > observation.redefined_step(name)]
+    known = [e for e in since if abs(e.metrics.get(name, float("nan"))) < float("inf")]
+    return min(known, key=lambda e: sign * e.metrics[name], default=None)
+
+
+def _knobs(knobs: Sequence[KnobState]) -> list[str]:
+    """One line for each command that sets some."""
+    lines: dict[str, list[str]] = {}
+    for knob in knobs[:MOST_KNOBS]:
+        is_switch = knob.command == "update_optimizer" and isinstance(knob.effective, bool)
+        if knob.name not in UNLISTED_KNOBS and not is_switch:
+            lines.setdefault(knob.command, []).append(_knob(knob))
+    told = [f"{_command(command)}: {'; '.join(values)}" for command, values in lines.items()]
+    return told + ([f"and {len(knobs) - MOST_KNOBS} more knobs"] if len(knobs) > MOST_KNOBS else [])
+
+
+def _command(name: str) -> str:
+    return name if name in COMMAND_KINDS else fenced(name, NAME_LETTERS)
+
+
+def _knob(knob: KnobState) -> str:
+    name = knob.name if knob.name in OWN_NAMES else fenced(knob.name, NAME_LETTERS)
+    value = by_group(knob.groups) if knob.groups else _value(knob.effective)
+    base = "" if knob.base is None or knob.base == knob.effective else f" (base {number(knob.base)})"
+    unit = f" {fenced(knob.unit, 40)}" if knob.unit and knob.name not in OWN_NAMES else ""
+    return f"{name} {value}{base}{unit}"
+
+
+def _value(value: Any) -> str:
+    """A value as it is told: numbers bare, everything else fenced."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return number(value)
+    if isinstance(value, (list, tuple)):
+        return by_group([value])
+    return fenced(json.dumps(value, default=str) if isinstance(value, dict) else value, VALUE_LETTERS)
+
+
+def _last_decision(observation: Observation) -> list[str]:
+    """What was decided last; it may say that what was asked for came too late, which no command tells."""
+    last = observation.last_decision
+    if last is None or not last.reason:
+        return []
+    return [f"last decision, at step {last.step}: {fenced(last.reason, DECISION_LETTERS)}"]
+
+
+def _findings(observation: Observation) -> list[str]:
+    return [_finding(finding, observation.step) for finding in observation.findings[-MOST_FINDINGS:]]
+
+
+def _finding(finding: Finding, step: int) -> str:
+    age = "now" if step <= finding.step else f"{step - finding.step} steps ago"
+    return f"{finding.severity} {finding.kind}, {age}: {fenced(finding.summary, FINDING_LETTERS)}"
+
+
+def _budget(observation: Observation, budgets: BudgetSettings, used: UsedUp) -> list[str]:
+    left = observation.commands_left
+    lines = ["commands left: no limit" if left is None else f"commands left: {left}"]
+    if "probe" in observation.capabilities and "probe" not in observation.not_offered:
+        steps = observation.probe_steps_left
+        lines.append("extra steps left for probes: " + ("no limit" if steps is None else str(steps)))
+    if budgets.max_calls is not None:
+        lines.append(f"calls of language models: {used.calls} of {budgets.max_calls} used")
+    if budgets.max_tokens is not None:
+        lines.append(f"tokens: {used.tokens} of {budgets.max_tokens} used")
+    if budgets.max_usd is not None:
+        spent = "an unknown part" if used.usd is None else f"{used.usd:.4f}"
+        lines.append(f"US dollars: {spent} of {budgets.max_usd:g} used")
+    return lines

@@ -1,0 +1,157 @@
+"""What was tried in a run and what came of it, as a language model reads it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agenttune.detectors.effects import Changes, Measure, effect_of, is_change, measures_of
+from agenttune.llm.prompts import fenced
+from agenttune.policy.base import asked_at_step
+from agenttune.policy.llm.curve_text import NAME_LETTERS, VALUE_LETTERS, number, says_something
+from agenttune.protocol.observation import Observation
+from agenttune.protocol.proposals import CommandRecord, Verdict
+from agenttune.protocol.summary import Intervention, outcome_line, result_of
+
+MOST_TRIED, WHOLE = 6, 2
+"""Entries that are shown, and the newest of them that are shown whole (guess)."""
+WHY_LETTERS, OUTCOME_LETTERS, SHORT_LETTERS, WHOLE_LETTERS = 160, 240, 120, 1500
+AS_USUAL = (
+    *(("lr_sets", "effective"), ("include_current", True), ("min_gain_frac", 0.01), ("metric", "loss")),
+    *(("pin", False), ("warmup_steps", 0)),
+)
+"""Arguments that go without saying."""
+
+
+def tried(observation: Observation, history: Sequence[Intervention]) -> list[str]:
+    """The newest commands, one a line, oldest first."""
+    if not history:
+        return ["nothing yet"]
+    records = {record.command_id: record for record in observation.commands}
+    shown = history[-MOST_TRIED:]
+    left_out = [f"({len(history) - len(shown)} earlier ones are left out)"] if len(history) > len(shown) else []
+    whole = {one.command_id for one in shown[-WHOLE:]}
+    agents = {one.author for one in history if one.principal == "agent"}
+    names = len(agents) > 1
+    return left_out + [_attempt(one, records.get(one.command_id), one.command_id in whole, names) for one in shown]
+
+
+def _attempt(one: Intervention, record: CommandRecord | None, is_whole: bool, names_agents: bool) -> str:
+    step = "?" if one.proposed_at_step is None else one.proposed_at_step
+    is_known = one.principal == "agent" and not names_agents
+    who = "" if is_known else f", {one.principal} {fenced(one.author, NAME_LETTERS)}"
+    asked = fenced(f"{one.kind}({_arguments(one.arguments)})", 2 * VALUE_LETTERS)
+    # A probe's figures are dear, and nowhere else in the prompt.
+    short = SHORT_LETTERS if "trials" not in one.result else 3 * SHORT_LETTERS
+    outcome = _outcome(one, record, WHOLE_LETTERS if is_whole else short)
+    parts = [f"step {step}{who}: {asked} -> {outcome}"]
+    if one.effect is not None:
+        parts.append(f"effect {fenced(one.effect.words, OUTCOME_LETTERS)}")
+    if one.rationale and is_whole:
+        parts.append(f"asked because {fenced(one.rationale, WHY_LETTERS)}")
+    return "; ".join(parts)
+
+
+def _arguments(given: Mapping[str, Any]) -> str:
+    """What was asked for, without what nobody gave."""
+    return ", ".join(
+        f"{name}={_argument(value)}"
+        for name, value in given.items()
+        if value not in ({}, [], None) and (name, value) not in AS_USUAL
+    )
+
+
+def _argument(value: object) -> str:
+    if isinstance(value, dict) and "kind" in value:
+        return f"({_arguments({k: v for k, v in value.items() if k != 'kind'})})"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_argument, value))}]"
+    return number(value)
+
+
+def _outcome(one: Intervention, record: CommandRecord | None, letters: int) -> str:
+    """Where it stands and what it found; a refusal with its reason and what would have been allowed."""
+    if one.applied_at_step is not None:
+        at = "" if one.applied_at_step == one.proposed_at_step else f" at step {one.applied_at_step}"
+        return f"{one.state.value}{at}: {fenced(_found(one), letters)}"
+    verdict = record.verdict if record is not None else None
+    if verdict is not None and verdict.decision == "rejected":
+        return f"REFUSED: {refusal(verdict)}"
+    trials = _trials(one.result)
+    return f"{one.state.value}: {fenced('; '.join(filter(None, [one.summary, trials])), letters)}"
+
+
+def _found(one: Intervention) -> str:
+    """What a command that was applied changed, measured or left."""
+    told = one.result
+    if one.kind == "do_evaluate":
+        metrics = [f"{k} {number(v)}" for k, v in told.items() if isinstance(v, (int, float)) and says_something(k)]
+        return ", ".join(metrics) or one.summary
+    if "trials" in told:
+        return "; ".join(filter(None, [one.message, _trials(told)]))
+    if "checkpoint_id" in told and one.kind == "save_checkpoint":
+        return f"saved as {told['checkpoint_id']}"
+    return one.summary if one.message in one.summary else f"{one.summary}; {one.message}"
+
+
+def _trials(result: Mapping[str, Any]) -> str:
+    """What each trial of a probe came to."""
+    trials = result.get("trials")
+    if not isinstance(trials, list):
+        return ""
+    return (
+        f"{result.get('metric', 'value')} of each trial: {'; '.join(_trial(t) for t in trials if isinstance(t, dict))}"
+    )
+
+
+def _trial(trial: Mapping[str, Any]) -> str:
+    command = trial.get("command")
+    what = _argument(command) if isinstance(command, dict) else "(nothing changed)"
+    if trial.get("problem"):
+        return f"{what} lost: {trial['problem']}"
+    return f"{what} {number(trial.get('value'))}"
+
+
+def refusal(verdict: Verdict) -> str:
+    """A refusal in words: by whom, why, and what would have passed."""
+    nearest = verdict.nearest_allowed
+    allowed = f"; allowed would have been {fenced(json.dumps(nearest), VALUE_LETTERS)}" if nearest else ""
+    return f"{fenced(verdict.decided_by, NAME_LETTERS)}: {fenced(verdict.reason, 2 * OUTCOME_LETTERS)}{allowed}"
+
+
+def history_of(observation: Observation) -> list[Intervention]:
+    """The commands that an observation holds, each with its effect."""
+    changes = Changes.of(observation.commands, observation.lineage.has)
+    measures = measures_of(observation)
+    return [_intervention(record, observation, changes, measures) for record in observation.commands]
+
+
+def _intervention(
+    record: CommandRecord, observation: Observation, changes: Changes, measures: Sequence[Measure]
+) -> Intervention:
+    proposal, verdict, ack = record.proposal, record.verdict, record.ack
+    applied = ack.step if ack is not None and ack.outcome == "applied" else None
+    goal = measures[0]
+    before = [] if applied is None else [m for m in goal.points if m.step <= applied]
+    after = [] if applied is None else changes.window(applied, goal)
+    is_here = ack is not None and is_change(ack) and observation.lineage.has(ack.branch, ack.step)
+    return Intervention(
+        command_id=record.command_id,
+        kind=proposal.command.kind,
+        arguments=proposal.command.arguments(),
+        author=proposal.author.name,
+        principal=proposal.author.principal,
+        rationale=proposal.rationale,
+        proposed_at_step=asked_at_step(record),
+        state=record.state,
+        decided_by=verdict.decided_by if verdict else "",
+        decision_reason=verdict.reason if verdict else "",
+        applied_at_step=applied,
+        summary=outcome_line(record),
+        message="" if ack is None else ack.message,
+        result=result_of(record),
+        metric_before=before[-1] if before else None,
+        metric_after=after[-1] if after else None,
+        effect=effect_of(ack.step, changes, measures) if ack is not None and is_here else None,
+    )

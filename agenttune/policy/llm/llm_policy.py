@@ -1,0 +1,238 @@
+"""The policy that asks a language model: when it is worth it, as long as it can, and at a known cost."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from agenttune.config import PolicyFile
+from agenttune.errors import ModelUnavailable, SystemFault, UserError
+from agenttune.llm.prompts import Prompts, Rendered, cleaned
+from agenttune.llm.tools import Toolbox
+from agenttune.policy.base import Decision, Policy, PolicyContext
+from agenttune.policy.llm.compact import ACTIONS, allowed_now, choose, line_of
+from agenttune.policy.llm.conversation import Talk
+from agenttune.policy.llm.digest import UsedUp, digest
+from agenttune.policy.llm.pacing import Pacing
+from agenttune.policy.llm.tool_calls import ToolForm, tool_texts
+from agenttune.policy.wrappers.background import Background
+from agenttune.protocol.command_schemas import ToolShape
+from agenttune.protocol.model_calls import ChatMessage
+from agenttune.protocol.observation import Observation
+from agenttune.protocol.proposals import Author
+from agenttune.protocol.run_reader import RunReader
+
+if TYPE_CHECKING:
+    from agenttune.llm import ChatModel
+
+log = logging.getLogger(__name__)
+FORMS_WITHOUT_TOOLS = {
+    "json": "the endpoint takes no tool calls: the model answers with JSON after a schema",
+    "text": "the endpoint takes neither tool calls nor a JSON schema: the model answers with JSON in words",
+}
+HISTORY = 50
+"""Commands that are looked through for what was tried."""
+CONTEXT_LETTERS = 8000
+SYSTEM_VARIABLES = (
+    *("goal_metric", "goal_direction", "constraints", "context", "tools", "protocol", "actions"),
+    *("max_commands", "max_turns", "valid_for_steps"),
+)
+OBSERVATION_VARIABLES = (
+    *("training", "progress", "states", "woken_by", "goal", "curves", "knobs", "findings", "tried", "notes", "budget"),
+    *("line", "allowed"),
+)
+"""What templates may declare."""
+
+
+class LlmFile(PolicyFile):
+    """A policy file of `type: llm`."""
+
+    type: Literal["llm"]
+    """Kind of policy."""
+    description: str = ""
+    """What it is for."""
+    form: Literal["tools", "compact"] = "tools"
+    """`tools`: reads and acts with tools. `compact`: one digested line, a few actions, for small models."""
+    model: str | None = None
+    """Its name at the endpoint; null: `llm.model` of the config file."""
+    temperature: float | None = Field(None, ge=0, le=2)
+    """Sampling temperature; null: 0 for `compact`, else as in the config file."""
+    every_steps: int = Field(100, ge=1)
+    """Steps between two calls when nothing happens; findings, evaluations and notes are answered at once."""
+    early_every_steps: int = Field(20, ge=1)
+    """The same, early in the run."""
+    early_until_step: int = Field(100, ge=0)
+    """What counts as early."""
+    max_wait_steps: int = Field(1000, ge=1)
+    """Longest time that the model may ask to be left alone, in steps."""
+    valid_for_steps: int = Field(50, ge=1)
+    """A command is dropped when it could only be applied later than this after the observation."""
+    max_turns: int = Field(6, ge=1)
+    """tools: calls of the model in one decision."""
+    max_commands: int = Field(3, ge=1)
+    """tools: commands in one decision."""
+    system_prompt: str | None = None
+    """A template's name or path; null: `llm_system`, for compact `llm_compact`."""
+    observation_prompt: str | None = None
+    """A template's name or path; null: `llm_observation`, for compact `llm_line`."""
+
+    @property
+    def prompts(self) -> tuple[str, str]:
+        """Names of the two templates."""
+        system, observation = (
+            ("llm_compact", "llm_line") if self.form == "compact" else ("llm_system", "llm_observation")
+        )
+        return self.system_prompt or system, self.observation_prompt or observation
+
+
+class LlmPolicy:
+    """Asks a language model, and holds when it cannot.
+
+    Args:
+        name: Of the policy, in the log.
+        file: Its settings.
+        context: Goal, model, budgets and the run to read.
+        chat: The model; default: as `context.llm` says.
+
+    Raises:
+        ConfigError: A template is missing or wrong.
+    """
+
+    def __init__(self, name: str, file: LlmFile, context: PolicyContext, chat: ChatModel | None = None) -> None:
+        self.name, self._file, self._context = name, file, context
+        self._prompts = Prompts(context.project)
+        self._prompts.check(file.prompts[0], SYSTEM_VARIABLES)
+        self._prompts.check(file.prompts[1], OBSERVATION_VARIABLES)
+        llm = context.llm.model_copy(update={"model": file.model}) if file.model else context.llm
+        self._why_not, self._chat = ("", chat) if chat is not None else context.open_chat(llm)
+        self._temperature = 0.0 if file.temperature is None and file.form == "compact" else file.temperature
+        self._pacing = Pacing(file.every_steps, file.early_every_steps, file.early_until_step, file.max_wait_steps)
+        self._probed = False
+
+    @property
+    def settings(self) -> LlmFile:
+        """Its file."""
+        return self._file
+
+    @property
+    def notice(self) -> str:
+        """One line for whoever starts the run: that there is no model."""
+        return self._why_not
+
+    def unavailable(self) -> str:
+        """Why no model would be asked now; empty if one would."""
+        return self._why_not or (self._chat.unavailable() if self._chat is not None else "")
+
+    def decide(self, observation: Observation) -> Decision:
+        """What the model wants; or why it was not asked, or did not answer."""
+        quiet = self._pacing.quiet(observation)
+        if quiet:
+            return Decision(reason=quiet, skipped=True)
+        why_not = self.unavailable()
+        if why_not or self._chat is None or self._context.reader is None:
+            self._pacing.failed()
+            return Decision(reason=cleaned(why_not, 300) or "there is no run to read", skipped=True)
+        return self._asked(self._chat, self._context.reader, observation)
+
+    def _asked(self, chat: ChatModel, reader: RunReader, observation: Observation) -> Decision:
+        talk = Talk(
+            chat,
+            self.name,
+            observation,
+            messages=[],
+            temperature=self._temperature,
+            valid_for_steps=self._file.valid_for_steps,
+        )
+        try:
+            self._context.catch_up()
+            self._probe(talk)
+            self._hold(talk, reader)
+        except (UserError, SystemFault) as error:
+            # Of the model, the budget, the server or a template: the decision ends with what there is.
+            talk.trouble(str(error))
+            self._pacing.failed()
+        except Exception as error:  # a fault of ours or of a library: told, and what was decided before it is kept
+            log.exception("policy %s failed at step %d", self.name, observation.step)
+            talk.trouble(f"the policy failed: {type(error).__name__}: {error}")
+            self._pacing.failed()
+        else:
+            self._pacing.asked(observation.step, talk.wait)
+        return talk.decision()
+
+    def _probe(self, talk: Talk) -> None:
+        """Find out once how the model answers."""
+        if self._probed:
+            return
+        try:
+            talk.calls += talk.chat.probe(self.name)
+        except ModelUnavailable as error:
+            talk.add_failed(error)
+            raise
+        self._probed = True
+        forms = FORMS_WITHOUT_TOOLS if self._file.form == "tools" else {"text": FORMS_WITHOUT_TOOLS["text"]}
+        if any(call.purpose == "probe" for call in talk.calls) and talk.chat.protocol in forms:
+            talk.remarks.append(forms[talk.chat.protocol])
+
+    def _hold(self, talk: Talk, reader: RunReader) -> None:
+        toolbox = Toolbox(reader, talk.observation, Author(principal="agent", name=self.name))
+        parts = self.opening(talk.observation, toolbox.shapes())
+        talk.prompts = [part.used for part in parts]
+        talk.messages += messages_of(parts)
+        if self._file.form == "compact":
+            choose(talk, toolbox)
+        else:
+            ToolForm(self._file.max_turns, self._file.max_commands).hold(talk, toolbox)
+
+    def opening(self, observation: Observation, shapes: list[ToolShape]) -> tuple[Rendered, Rendered]:
+        """What a decision begins with: the system prompt, the same each time, and the observation.
+
+        Args:
+            observation: The run.
+            shapes: The tools there are.
+        """
+        system, observed = self._file.prompts
+        return (
+            self._prompts.render(system, **self._system(shapes)),
+            self._prompts.render(observed, **self._observed(observation)),
+        )
+
+    def _system(self, shapes: list[ToolShape]) -> dict[str, Any]:
+        goal, file = self._context.goal, self._file
+        protocol = self._chat.protocol if self._chat is not None else "tools"
+        return {
+            "goal_metric": goal.metric,
+            "goal_direction": goal.direction,
+            "constraints": [cleaned(text, CONTEXT_LETTERS) for text in goal.constraints],
+            "context": cleaned(goal.context, CONTEXT_LETTERS, lines=True),
+            "protocol": protocol,
+            "tools": [] if protocol == "tools" else tool_texts(shapes),
+            "actions": list(ACTIONS),
+            "max_commands": file.max_commands,
+            "max_turns": file.max_turns,
+            "valid_for_steps": file.valid_for_steps,
+        }
+
+    def _observed(self, observation: Observation) -> dict[str, Any]:
+        reader, chat = self._context.reader, self._chat
+        history = None if reader is None else reader.history(HISTORY)
+        used = None if chat is None else UsedUp(chat.spent.calls, chat.spent.tokens, chat.spent.usd)
+        seen = digest(observation, history, self._context.budgets, used)
+        compact = self._file.form == "compact"
+        return {
+            **vars(seen),
+            "line": line_of(observation) if compact else "",
+            "allowed": allowed_now(observation) if compact else [],
+        }
+
+
+def messages_of(parts: tuple[Rendered, Rendered]) -> list[ChatMessage]:
+    """The opening of a decision as messages; all but the last are the same from decision to decision."""
+    system, observed = parts
+    return [ChatMessage(role="system", content=system.text), ChatMessage(role="user", content=observed.text)]
+
+
+def make_llm(name: str, file: LlmFile, context: PolicyContext) -> Policy:
+    """A policy file of `type: llm`: the model is asked in the background, so that nobody waits for it."""
+    return Background(LlmPolicy(name, file, context))

@@ -1,0 +1,73 @@
+"""When a language model is worth asking: something new, or enough steps since it was asked last."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from agenttune.llm.tools import Wait
+from agenttune.protocol.observation import Observation
+
+_CADENCE = re.compile(r"\d+ steps")
+"""How the loop names a wake-up that nothing but the number of steps caused."""
+
+
+@dataclass
+class Pacing:
+    """Remembers when the model was asked and what it wants to wait for. Lost at a restart, it costs one call.
+
+    Attributes:
+        every_steps: Steps between two calls without news.
+        early_every_steps: The same, early in a run.
+        early_until_step: What counts as early.
+        max_wait_steps: A wait for something that does not come ends after so many steps.
+    """
+
+    every_steps: int
+    early_every_steps: int
+    early_until_step: int
+    max_wait_steps: int
+    _asked_step: int | None = field(default=None, init=False)
+    _wait: Wait | None = field(default=None, init=False)
+
+    def asked(self, step: int, wait: Wait | None = None) -> None:
+        """The model has answered; a wait for nothing in particular leaves the usual times."""
+        ends = wait is not None and (wait.until_step is not None or wait.until_evaluation or wait.until_finding)
+        self._asked_step, self._wait = step, wait if ends else None
+
+    def failed(self) -> None:
+        """It has not: the next time is as good as the first."""
+        self._asked_step, self._wait = None, None
+
+    def quiet(self, observation: Observation) -> str:
+        """Why the model need not be asked now; empty if it should be."""
+        asked = self._asked_step
+        if asked is None or observation.step < asked:  # going back to a checkpoint is news
+            return ""
+        news = [reason for reason in observation.woken_by if not _CADENCE.fullmatch(reason)]
+        found = [f.severity for f in observation.findings if f.step > asked and f.severity != "info"]
+        if self._wait is not None and not self._is_over(self._wait, asked, observation.step, news, found):
+            return f"{describe(self._wait)}, as the model wanted at step {asked}"
+        if news or found or self._wait is not None:
+            return ""
+        due = asked + (self.early_every_steps if asked < self.early_until_step else self.every_steps)
+        return "" if observation.step >= due else f"nothing new; the model is asked again at step {due}"
+
+    def _is_over(self, wait: Wait, asked: int, step: int, news: Sequence[str], found: Sequence[str]) -> bool:
+        """Whether a wait has ended: by what it waits for, or by what no wait is for."""
+        if step >= asked + self.max_wait_steps or (wait.until_step is not None and step >= wait.until_step):
+            return True
+        evaluated = any(reason.startswith("evaluation") for reason in news)
+        finding = bool(found) or any(reason.startswith("finding") for reason in news)
+        other = any(not reason.startswith(("evaluation", "finding")) for reason in news)
+        waited_for = (wait.until_evaluation and evaluated) or (wait.until_finding and finding)
+        return waited_for or other or "critical" in found
+
+
+def describe(wait: Wait) -> str:
+    """A wait in words."""
+    ends = [f"step {wait.until_step}"] if wait.until_step is not None else []
+    ends += ["the next evaluation"] if wait.until_evaluation else []
+    ends += ["the next finding"] if wait.until_finding else []
+    return f"waiting until {' or '.join(ends) or 'asked again'}"

@@ -1,0 +1,168 @@
+"""The full form of a language-model policy: it reads with tools, and asks for commands with tools."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agenttune.errors import UserError
+from agenttune.llm.answer_text import spoken
+from agenttune.llm.prompts import cleaned, fenced
+from agenttune.llm.tools import MAX_ANSWER_CHARACTERS, Outcome, Toolbox
+from agenttune.policy.llm.conversation import MENDS, Talk
+from agenttune.policy.llm.json_answers import answer_schema, read_answer
+from agenttune.protocol.command_schemas import ToolShape
+from agenttune.protocol.model_calls import ChatMessage, ToolUse
+
+MOST_USES = 16
+"""Tools that are called of one answer; a model that asks for more is told so."""
+ERROR_LETTERS = 4000
+RESULT_LETTERS = MAX_ANSWER_CHARACTERS
+"""What a tool answers is bounded where it is made; here nothing is cut off it."""
+UNREAD = ToolUse(id="answer", name="", arguments="")
+"""Stands for an answer that could not be read, and so has called nothing."""
+LAST_TURN = "This was the last reading: answer now with a command, with `wait`, or with nothing."
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What one use of a tool gave."""
+
+    use: ToolUse
+    text: str
+    is_wrong: bool = False
+    was_reading: bool = False
+
+
+@dataclass(frozen=True)
+class ToolForm:
+    """Reads, asks, is corrected.
+
+    Attributes:
+        max_turns: Calls of the model in one decision.
+        max_commands: Commands of one decision.
+    """
+
+    max_turns: int
+    max_commands: int
+
+    def hold(self, talk: Talk, toolbox: Toolbox) -> None:
+        """Talk until the model has decided, or may not go on.
+
+        Raises:
+            BudgetSpent, ModelUnavailable: In the middle; what was decided before is in the talk.
+        """
+        shapes, wrong_turns = toolbox.shapes(), 0
+        for turns_left in reversed(range(self.max_turns)):
+            results = self._turn(talk, toolbox, shapes)
+            wrong = [result for result in results if result.is_wrong]
+            wrong_turns += bool(wrong)
+            for result in wrong:
+                talk.refuse(result.text)
+            if not wrong and not any(result.was_reading for result in results):
+                return
+            if wrong_turns > MENDS:
+                talk.trouble(f"given up after {MENDS} corrections: {wrong[0].text}")
+                return
+            if turns_left:
+                _answer(talk, results, LAST_TURN if turns_left == 1 else "")
+        talk.trouble(f"stopped after {self.max_turns} turns")
+
+    def _turn(self, talk: Talk, toolbox: Toolbox, shapes: Sequence[ToolShape]) -> list[_Result]:
+        try:
+            uses = self._uses(talk, shapes)
+        except UserError as error:
+            if error.field != "answer":
+                raise
+            return [_Result(UNREAD, error.message, is_wrong=True)]
+        return [self._use(use, talk, toolbox, nth) for nth, use in enumerate(uses)]
+
+    def _uses(self, talk: Talk, shapes: Sequence[ToolShape]) -> list[ToolUse]:
+        """What the model asks for; its words become the reason."""
+        if talk.chat.protocol == "tools":
+            answer = talk.ask(tools=shapes)
+            talk.said = spoken(answer.content) or talk.said
+            return answer.tool_uses
+        # In words, the system prompt has said all that a schema would.
+        answer = talk.ask(schema=answer_schema(shapes) if talk.chat.protocol == "json" else None)
+        if not spoken(answer.content):
+            return []
+        talk.said, uses = read_answer(answer.content or "", [shape.name for shape in shapes])
+        return uses
+
+    def _use(self, use: ToolUse, talk: Talk, toolbox: Toolbox, nth: int) -> _Result:
+        try:
+            if nth >= MOST_USES:
+                raise UserError(f"not done: at most {MOST_USES} tools at a time")
+            outcome = toolbox.call(use.name, use.arguments)
+            if outcome.withdrawn is not None:
+                # It goes on: what is withdrawn may be asked for otherwise.
+                return _Result(use, _withdraw(outcome.withdrawn, talk), was_reading=True)
+            if outcome.command is not None:
+                return _Result(use, self._draft(outcome, talk))
+        except UserError as error:
+            return _Result(use, f"ERROR in {cleaned(use.name, 64)}: {_mended(error)}", is_wrong=True)
+        if outcome.wait is not None:
+            talk.wait, talk.said = outcome.wait, talk.said or outcome.rationale
+        return _Result(use, outcome.text, was_reading=outcome.wait is None)
+
+    def _draft(self, outcome: Outcome, talk: Talk) -> str:
+        command = outcome.command
+        assert command is not None  # narrowed by the caller
+        known = next((n for n, draft in talk.noted.items() if draft.command == command), None)
+        if known is not None:
+            return f"already noted as {known}"
+        if len(talk.noted) >= self.max_commands:
+            raise UserError(f"at most {self.max_commands} commands in one decision; this one was left out")
+        number = talk.draft(command, outcome.rationale, outcome.valid_for_steps)
+        return f"noted as {number}; it is submitted when this decision ends"
+
+
+def _mended(error: UserError) -> str:
+    """An error with what is allowed, where it does not say so itself."""
+    allowed = "" if error.allowed is None else json.dumps(error.allowed, default=str)
+    names = error.allowed if isinstance(error.allowed, list) else []
+    is_said = not allowed or allowed in error.message or (names and str(names[0]) in error.message)
+    return error.message if is_said else f"{error.message}; allowed: {allowed}"
+
+
+def _withdraw(number: int, talk: Talk) -> str:
+    if number not in talk.noted:
+        there = ", ".join(f"{n} ({draft.command.kind})" for n, draft in talk.noted.items()) or "none"
+        raise UserError(f"no command is noted as {number}; noted: {there}", field="number", allowed=list(talk.noted))
+    return f"{talk.noted.pop(number).command.kind} is withdrawn; it will not be submitted"
+
+
+def _answer(talk: Talk, results: Sequence[_Result], remark: str) -> None:
+    """Tell the model what its tools gave: in the messages that its protocol has for that."""
+    texts = [_shown(result) for result in results]
+    if talk.chat.protocol != "tools":
+        listed = [f"{cleaned(r.use.name, 64)}: {text}" for r, text in zip(results, texts, strict=True)]
+        talk.tell("\n".join(["Results:", *listed, *([remark] if remark else [])]))
+        return
+    for result, text in zip(results, texts, strict=True):
+        if result.use is not UNREAD:
+            talk.messages.append(ChatMessage(role="tool", content=text, tool_use_id=result.use.id))
+        else:  # an answer that could not be read has called nothing that a result could belong to
+            talk.tell(text)
+    if remark:
+        talk.tell(remark)
+
+
+def _shown(result: _Result) -> str:
+    """Results hold names from the log, and so do errors."""
+    return fenced(result.text, ERROR_LETTERS if result.is_wrong else RESULT_LETTERS)
+
+
+def tool_texts(shapes: Sequence[ToolShape]) -> list[dict[str, Any]]:
+    """Tools as a prompt lists them, for models that are not given them otherwise."""
+    return [
+        {"name": s.name, "description": " ".join(s.description.split()), "parameters": _compact(s.parameters)}
+        for s in shapes
+    ]
+
+
+def _compact(schema: dict[str, Any]) -> str:
+    return json.dumps(schema, ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,230 @@
+"""The names that a rule can use, computed from an observation.
+
+Unknown numbers are NaN, and every comparison with NaN is false, so that a rule never fires on what is not known.
+`DOCUMENTED` describes every name; a test keeps it equal to what is computed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from statistics import median
+from typing import Any, get_args
+
+from agenttune.detectors import detect
+from agenttune.detectors.trend import GRAD_NAMES, LOSS_NAMES, NOISE_STEPS, Trend, changes, last_change_step, series
+from agenttune.policy.base import asked_at_step, by_agents
+from agenttune.protocol.findings import FindingKind
+from agenttune.protocol.observation import Observation
+from agenttune.protocol.proposals import State
+
+NAN = math.nan
+KINDS: tuple[str, ...] = get_args(FindingKind)
+ALLOWED_THROUGH = frozenset({State.QUEUED, State.APPLIED, State.KEPT, State.REVERTED})
+
+DOCUMENTED: dict[str, Any] = {
+    "step": "completed optimizer steps",
+    "max_steps": "steps planned",
+    "steps_left": "steps planned and not yet made",
+    "progress": "part of the planned steps that is done, 0 to 1",
+    "lr": "learning rate of the next step (effective)",
+    "base_lr": "learning rate that the schedule scales",
+    "weight_decay": "weight decay now",
+    "max_grad_norm": "gradient clipping now; 0 is off",
+    "commands_left": "what is left of the budget of agent commands",
+    "changes": "changes of optimizer, schedule, training, knobs, data or layers so far, by anybody",
+    "steps_since_change": "steps since the newest of them, or since the start",
+    "found": {
+        kind: f'severity of a finding of {kind} as things stand ("critical", "warning", "info"), else ""'
+        for kind in KINDS
+    },
+    "since": {kind: f"steps since {kind} was last recorded; infinite if never" for kind in KINDS},
+    "loss": {
+        "last": "newest finite training loss",
+        "level": "median of the newest 16",
+        "start": "first; all of `loss` begins anew where a command gives the loss another meaning",
+        "best": "lowest level so far",
+        "peak": "highest of the newest finite losses since the newest change",
+        "noise": "standard deviation of one step around the trend, in units of the loss",
+        "slope": f"change per step over the newest {NOISE_STEPS}",
+        "recent_slope": "change per step since the newest change",
+        "slope_before": f"change per step over the {NOISE_STEPS} steps before the newest change",
+        "noise_before": f"`noise` over the {NOISE_STEPS} steps before the newest change",
+        "points": "points known",
+        "nonfinite": "newest losses in a row that are NaN or infinite",
+    },
+    "grad": {"last": "newest finite gradient norm", "level": "median of the newest 16", "best": "lowest level so far"},
+    "evals": {
+        "count": "evaluations so far",
+        "last": "goal metric of the newest",
+        "best": "best goal metric so far",
+        "since_best": "evaluations since the best one",
+    },
+}
+"""Every name a rule can use, with its meaning."""
+
+DOCUMENTED_FUNCTIONS: dict[str, str] = {
+    "changed": "changed('update_optimizer'): commands of that kind that agents had applied or queued",
+    "fired": "fired('rule'): times that the rule's command was let through",
+    "steps_since": "steps_since('rule'): steps since the rule last asked for something; infinite if never",
+    "knob": "knob('name'): effective value of a knob, NaN if there is none of that name",
+    "min": "smallest of its arguments",
+    "max": "largest of its arguments",
+    "abs": "absolute value",
+    "sqrt": "square root",
+    "log": "natural logarithm",
+    "exp": "e to the power",
+    "round": "nearest whole number",
+    "clamp": "clamp(x, low, high): x within bounds",
+    "is_finite": "neither NaN nor infinite",
+}
+"""Every function a rule can call, with its meaning."""
+
+
+def describe() -> list[tuple[str, str]]:
+    """All names and functions with their meanings, for the docs."""
+    rows = []
+    for name, meaning in DOCUMENTED.items():
+        fields = meaning.items() if isinstance(meaning, dict) else ()
+        rows += [(f"{name}.{field}", text) for field, text in fields] or [(name, str(meaning))]
+    return rows + [(f"{name}()", text) for name, text in DOCUMENTED_FUNCTIONS.items()]
+
+
+def names_of(observation: Observation) -> dict[str, Any]:
+    """The values of `DOCUMENTED` for one observation."""
+    max_steps = observation.max_steps
+    return {
+        "step": observation.step,
+        "max_steps": max_steps if max_steps else NAN,
+        "steps_left": max_steps - observation.step if max_steps else NAN,
+        "progress": observation.step / max_steps if max_steps else NAN,
+        "lr": _effective(observation, "lr"),
+        "base_lr": _base_lr(observation),
+        "weight_decay": _effective(observation, "weight_decay"),
+        "max_grad_norm": _effective(observation, "max_grad_norm"),
+        "commands_left": math.inf if observation.commands_left is None else observation.commands_left,
+        "changes": len(changes(observation)),
+        "steps_since_change": observation.step - last_change_step(observation),
+        "found": _found(observation),
+        "since": _since(observation),
+        "loss": _loss(observation),
+        "grad": _grad(observation),
+        "evals": _evals(observation),
+    }
+
+
+def _effective(observation: Observation, name: str) -> float:
+    knob = observation.knob(name)
+    value = knob.effective if knob is not None else None
+    return float(value) if isinstance(value, (int, float)) else NAN
+
+
+def _base_lr(observation: Observation) -> float:
+    knob = observation.knob("lr")
+    return NAN if knob is None or knob.base is None else knob.base
+
+
+def _found(observation: Observation) -> dict[str, str]:
+    now: dict[str, str] = {f.kind: f.severity for f in reversed(detect(observation))}
+    return {kind: now.get(kind, "") for kind in KINDS}
+
+
+def _since(observation: Observation) -> dict[str, float]:
+    steps: dict[str, int] = {f.kind: f.step for f in observation.findings}
+    return {kind: observation.step - steps[kind] if kind in steps else math.inf for kind in KINDS}
+
+
+def _loss(observation: Observation) -> dict[str, float]:
+    trend = Trend.of(observation)
+    known = {"nonfinite": _nonfinite(observation)}
+    if trend is None:
+        return {name: known.get(name, NAN) for name in DOCUMENTED["loss"]} | {"points": 0}
+    before = trend.before_change
+    return known | {
+        "last": trend.last,
+        "level": trend.level,
+        "start": trend.start,
+        "best": trend.best,
+        "peak": max(trend.since_change.values),
+        "noise": trend.noise_value,
+        "slope": trend.slope(),
+        "recent_slope": trend.since_change.slope(len(trend)),
+        "slope_before": before.slope() if before else NAN,
+        "noise_before": before.noise_value if before else NAN,
+        "points": len(trend.all_values),
+    }
+
+
+def _nonfinite(observation: Observation) -> int:
+    view = series(observation, LOSS_NAMES)
+    values = view.values if view else []
+    return next((i for i, value in enumerate(reversed(values)) if math.isfinite(value)), len(values))
+
+
+def _grad(observation: Observation) -> dict[str, float]:
+    trend = Trend.of(observation, GRAD_NAMES)
+    if trend is None:
+        return dict.fromkeys(DOCUMENTED["grad"], NAN)
+    return {"last": trend.last, "level": trend.level, "best": trend.best}
+
+
+def _evals(observation: Observation) -> dict[str, float]:
+    values = goal_values(observation)
+    if not values:
+        return {"count": 0, "last": NAN, "best": NAN, "since_best": NAN}
+    best = min(values) if observation.goal_direction == "minimize" else max(values)
+    since = len(values) - 1 - values.index(best)
+    return {"count": len(values), "last": values[-1], "best": best, "since_best": since}
+
+
+def goal_values(observation: Observation) -> list[float]:
+    """Finite values of the goal metric since it means what it does now, oldest first."""
+    since = observation.redefined_step(observation.goal_metric)
+    known = [e.metrics for e in observation.evaluations if e.step > since]
+    values = (metrics.get(observation.goal_metric, NAN) for metrics in known)
+    return [v for v in values if math.isfinite(v)]
+
+
+def functions_of(observation: Observation) -> dict[str, Callable[..., Any]]:
+    """The functions of `DOCUMENTED_FUNCTIONS` for one observation."""
+    own = by_agents(observation)
+
+    def changed(kind: str) -> int:
+        return sum(c.proposal.command.kind == kind and c.state in ALLOWED_THROUGH for c in own)
+
+    def fired(rule: str) -> int:
+        return sum(c.proposal.rationale.startswith(mark(rule)) and c.state in ALLOWED_THROUGH for c in own)
+
+    def steps_since(rule: str) -> float:
+        steps = [asked_at_step(c) for c in own if c.proposal.rationale.startswith(mark(rule))]
+        return observation.step - max(steps) if steps else math.inf
+
+    return {
+        "changed": changed,
+        "fired": fired,
+        "steps_since": steps_since,
+        "knob": lambda name: _effective(observation, name),
+        **PLAIN_FUNCTIONS,
+    }
+
+
+def mark(rule: str) -> str:
+    """How a rule's commands begin their rationale; their history is read back by it."""
+    return f"{rule}: "
+
+
+def _clamp(value: float, low: float, high: float) -> float:
+    return float(median((low, value, high)))
+
+
+PLAIN_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "min": min,
+    "max": max,
+    "abs": abs,
+    "sqrt": math.sqrt,
+    "log": math.log,
+    "exp": math.exp,
+    "round": round,
+    "clamp": _clamp,
+    "is_finite": math.isfinite,
+}

@@ -1,0 +1,154 @@
+"""Policy files that are made of other policies: each names them, or has them inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import BeforeValidator, Field
+
+from agenttune.config import PolicyFile, ReviewerSettings, Settings, load_yaml
+from agenttune.policy.base import Policy, PolicyContext
+from agenttune.policy.llm.reviewer import Reviewer
+from agenttune.policy.wrappers.background import Background
+from agenttune.policy.wrappers.cooldown import Cooldown
+from agenttune.policy.wrappers.escalation import OCCASIONS, Escalation, Occasion
+from agenttune.policy.wrappers.fallback import Fallback
+from agenttune.policy.wrappers.patience import Patience
+from agenttune.policy.wrappers.second_opinion import SecondOpinion
+from agenttune.policy.wrappers.shadow import Shadow
+
+
+def _reference(value: object) -> object:
+    if (isinstance(value, str) and value) or (isinstance(value, dict) and "type" in value):
+        return value
+    raise ValueError(f"give the name or the path of a policy, or a policy with its 'type' (got {value!r:.80})")
+
+
+Reference = Annotated[Any, BeforeValidator(_reference, json_schema_input_type=str | dict[str, Any])]
+"""Another policy: its name, the path of its file, or what would stand in that file."""
+
+
+class CompositeFile(PolicyFile):
+    """What all policies around others have in common."""
+
+    description: str = ""
+    """What it is for."""
+
+
+class EscalationFile(CompositeFile):
+    """A policy file of `type: escalation`."""
+
+    type: Literal["escalation"]
+    """Kind of policy."""
+    policies: list[Reference] = Field(min_length=1)
+    """Asked in order; the next when those before have nothing to propose. One that cannot decide is left out."""
+    escalate_on: list[Occasion] = Field(default_factory=lambda: list(OCCASIONS), min_length=1)
+    """Occasions on which a policy after the first is asked."""
+
+
+class FallbackFile(CompositeFile):
+    """A policy file of `type: fallback`."""
+
+    type: Literal["fallback"]
+    """Kind of policy."""
+    policy: Reference
+    """Decides while it can."""
+    to: Reference
+    """Decides while the other cannot: its endpoint is down, its budget spent, or no model is configured."""
+
+
+class CooldownFile(CompositeFile):
+    """A policy file of `type: cooldown`."""
+
+    type: Literal["cooldown"]
+    """Kind of policy."""
+    policy: Reference
+    """Decides."""
+    steps: int = Field(ge=1)
+    """Steps after any command of an agent before it is asked again."""
+
+
+class PatienceFile(CompositeFile):
+    """A policy file of `type: patience`."""
+
+    type: Literal["patience"]
+    """Kind of policy."""
+    policy: Reference
+    """Decides."""
+    times: int = Field(2, ge=1)
+    """Decisions in a row that must ask for the same kind of command."""
+    steps: int = Field(200, ge=1)
+    """Within so many steps."""
+
+
+class ShadowFile(CompositeFile):
+    """A policy file of `type: shadow`."""
+
+    type: Literal["shadow"]
+    """Kind of policy."""
+    policy: Reference
+    """Is asked and listened to; nothing that it proposes is carried out."""
+
+
+class SecondOpinionFile(CompositeFile):
+    """A policy file of `type: second_opinion`."""
+
+    type: Literal["second_opinion"]
+    """Kind of policy."""
+    policy: Reference
+    """Proposes."""
+    reviewer: ReviewerSettings | str = ReviewerSettings()
+    """The model that reviews: its settings, or the path of a YAML file with them, from the config file's folder."""
+
+
+class Part(Protocol):
+    """Opens the policy that a file refers to."""
+
+    def __call__(self, reference: Any, *keys: str | int) -> Policy:
+        """The policy of a `Reference` that stands at these keys of the file."""
+        ...
+
+
+MakeComposite = Callable[[str, Any, PolicyContext, Part], Policy]
+
+
+def _escalation(name: str, file: EscalationFile, context: PolicyContext, part: Part) -> Policy:
+    policies = tuple(part(reference, "policies", index) for index, reference in enumerate(file.policies))
+    return Escalation(name, policies, frozenset(file.escalate_on))
+
+
+def _fallback(name: str, file: FallbackFile, context: PolicyContext, part: Part) -> Policy:
+    return Fallback(part(file.policy, "policy"), part(file.to, "to"), title=name)
+
+
+def _cooldown(name: str, file: CooldownFile, context: PolicyContext, part: Part) -> Policy:
+    return Cooldown(part(file.policy, "policy"), file.steps, title=name)
+
+
+def _patience(name: str, file: PatienceFile, context: PolicyContext, part: Part) -> Policy:
+    return Patience(part(file.policy, "policy"), file.times, file.steps, title=name)
+
+
+def _shadow(name: str, file: ShadowFile, context: PolicyContext, part: Part) -> Policy:
+    return Shadow(part(file.policy, "policy"), title=name)
+
+
+def _second_opinion(name: str, file: SecondOpinionFile, context: PolicyContext, part: Part) -> Policy:
+    settings = file.reviewer
+    if isinstance(settings, str):
+        settings = load_yaml((context.project or Path.cwd()) / settings, ReviewerSettings)
+    reviewer = Reviewer(name, settings, context)
+    return Background(SecondOpinion(part(file.policy, "policy"), title=name, reviewer=reviewer))
+
+
+COMPOSITES: dict[str, tuple[type[Settings], MakeComposite]] = {
+    "escalation": (EscalationFile, _escalation),
+    "fallback": (FallbackFile, _fallback),
+    "cooldown": (CooldownFile, _cooldown),
+    "patience": (PatienceFile, _patience),
+    "shadow": (ShadowFile, _shadow),
+    "second_opinion": (SecondOpinionFile, _second_opinion),
+}
+"""`type:` of a policy file made of others -> its settings and how to make the policy."""

@@ -1,0 +1,93 @@
+"""Several policies, from the cheapest to the dearest: the next is asked when those before have nothing to propose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from agenttune.policy.base import Decision, Policy
+from agenttune.policy.wrappers.availability import Availability, alone, notice_among, with_news
+from agenttune.policy.wrappers.wrapper import unavailable
+from agenttune.protocol.observation import Observation
+
+Occasion = Literal["finding", "evaluation", "cadence", "answer"]
+"""Why a policy is asked: a detector's finding, an evaluation, some steps passed, an operator's word or a probation."""
+OCCASIONS: tuple[Occasion, ...] = ("finding", "evaluation", "cadence", "answer")
+
+
+@dataclass(frozen=True)
+class Escalation:
+    """Asks its policies in order; the first that proposes something acts.
+
+    One that cannot decide now is passed over, which is said once, and once when it is asked again.
+
+    Attributes:
+        policies: From first to last.
+        escalate_on: Occasions on which a policy after the first is asked.
+    """
+
+    name: str
+    policies: tuple[Policy, ...]
+    escalate_on: frozenset[Occasion] = frozenset(OCCASIONS)
+    _known: tuple[Availability, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_known", tuple(Availability(policy) for policy in self.policies))
+
+    @property
+    def parts(self) -> tuple[Policy, ...]:
+        return self.policies
+
+    @property
+    def notice(self) -> str:
+        return notice_among(self.policies)
+
+    def _available(self) -> list[Policy]:
+        return [policy for policy in self.policies if not unavailable(policy)]
+
+    def unavailable(self) -> str:
+        return "" if self._available() else "; ".join(unavailable(policy) for policy in self.policies)
+
+    def decide(self, observation: Observation) -> Decision:
+        return self._ask(0, observation, Decision(skipped=True))
+
+    def _ask(self, index: int, observation: Observation, so_far: Decision) -> Decision:
+        if index == len(self.policies):
+            return so_far
+        known = self._known[index]
+        news = known.look()
+        if known.why_not:
+            words = news and f"{news}; running on {alone(self._available())}"
+            return self._ask(index + 1, observation, joined(so_far, Decision(reason=words, skipped=True)))
+        decision = known.policy.decide(observation)
+        return decision.then(lambda d: self._go_on(index, observation, joined(so_far, with_news(news, d))))
+
+    def _go_on(self, index: int, observation: Observation, so_far: Decision) -> Decision:
+        if so_far.proposals or not self._escalates(observation):
+            return so_far
+        return self._ask(index + 1, observation, so_far)
+
+    def _escalates(self, observation: Observation) -> bool:
+        occasions = {occasion_of(words) for words in observation.woken_by}
+        return not occasions or not self.escalate_on.isdisjoint(occasions)
+
+
+def occasion_of(woken_by: str) -> Occasion:
+    """What kind of reason the agent loop's words for waking give."""
+    if woken_by.startswith(("finding", "evaluation")):
+        return "finding" if woken_by.startswith("finding") else "evaluation"
+    return "cadence" if woken_by.endswith("steps") else "answer"
+
+
+def joined(first: Decision, second: Decision) -> Decision:
+    """Two answers to one question as one."""
+    return replace(
+        second,
+        proposals=[*first.proposals, *second.proposals],
+        reason="; ".join(filter(None, [first.reason, second.reason])),
+        shadowed=[*first.shadowed, *second.shadowed],
+        calls=[*first.calls, *second.calls],
+        skipped=first.skipped and second.skipped,
+        faults=[*first.faults, *second.faults],
+        unusable=first.unusable or second.unusable,
+    )

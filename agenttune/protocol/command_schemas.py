@@ -1,0 +1,98 @@
+"""The commands' outward shapes, derived from the models in `commands.py`: JSON schema, and a table for the docs."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from agenttune.protocol.commands import COMMAND_TYPES, CommandBase, Risk
+
+
+class FieldSurface(BaseModel):
+    """One field of a command."""
+
+    model_config = ConfigDict(frozen=True)
+    name: str
+    description: str
+    required: bool
+    accepts: str
+
+
+class ToolShape(BaseModel):
+    """A tool as language models and MCP clients see it.
+
+    Attributes:
+        parameters: JSON schema of its arguments, an object.
+        is_read_only: It changes nothing.
+        is_destructive: What it does cannot be taken back by writing the old value.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    name: str
+    description: str
+    parameters: dict[str, Any]
+    is_read_only: bool = False
+    is_destructive: bool = False
+
+
+class CommandSurface(BaseModel):
+    """One command as the outside sees it."""
+
+    model_config = ConfigDict(frozen=True)
+    kind: str
+    description: str
+    risk: Risk
+    json_schema: dict[str, Any]
+    fields: list[FieldSurface]
+
+
+def surface_of(command: type[CommandBase]) -> CommandSurface:
+    """Derive the outward shape of one command."""
+    schema = command.model_json_schema()
+    required = schema.get("required", [])
+    fields = [
+        FieldSurface(
+            name=name, description=part.get("description", ""), required=name in required, accepts=_accepts(part)
+        )
+        for name, part in schema["properties"].items()
+        if name != "kind"
+    ]
+    return CommandSurface(
+        kind=command.model_fields["kind"].default,
+        description=inspect.cleandoc(command.__doc__ or ""),
+        risk=command.risk,
+        json_schema=schema,
+        fields=fields,
+    )
+
+
+def command_table() -> str:
+    """All commands as a Markdown table."""
+    rows = ["| command | risk | what it does | fields |", "|---|---|---|---|"]
+    for surface in COMMAND_SURFACES:
+        fields = "<br>".join(_cell(f"`{f.name}`{'' if f.required else '?'}: {f.accepts}") for f in surface.fields)
+        rows.append(f"| `{surface.kind}` | {surface.risk.value} | {_cell(surface.description)} | {fields or '-'} |")
+    return "\n".join(rows) + "\n"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+_BOUNDS = (("minimum", ">="), ("exclusiveMinimum", ">"), ("maximum", "<="), ("exclusiveMaximum", "<"))
+
+
+def _accepts(schema: dict[str, Any]) -> str:
+    """A field's JSON schema in a few words, such as `number >= 0 <= 100`."""
+    if "anyOf" in schema:
+        return " or ".join(_accepts(choice) for choice in schema["anyOf"] if choice != {"type": "null"})
+    if "enum" in schema:
+        return ", ".join(json.dumps(value) for value in schema["enum"])
+    limits = "".join(f" {sign} {schema[key]}" for key, sign in _BOUNDS if key in schema)
+    return f"{schema.get('type', 'any value')}{limits}"
+
+
+COMMAND_SURFACES: tuple[CommandSurface, ...] = tuple(surface_of(command) for command in COMMAND_TYPES)

@@ -1,0 +1,560 @@
+"""Everything ever written to a run's log.
+
+An event is immutable and has a `seq`, dense and increasing within its run. Numbers are honest: a loss of NaN is
+stored, and sent over the wire, as the string "NaN" (JSON has no such number).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal, Union, get_args
+
+from pydantic import BeforeValidator, Field, PlainSerializer, SerializeAsAny, TypeAdapter, field_validator
+
+from agenttune.protocol.commands import CommandBase, Redefines, parse_command
+from agenttune.protocol.findings import Finding
+from agenttune.protocol.lr_course import Course
+from agenttune.protocol.model_calls import ModelCalled
+from agenttune.protocol.proposals import Ack, ApprovalRequest, Proposal, Record, Standing, Verdict
+from agenttune.protocol.run_facts import RunFacts
+
+JsonNumber = float | int | str
+
+
+def encode_number(value: float) -> JsonNumber:
+    """A float as JSON can carry it: finite as it is, else "NaN", "Infinity" or "-Infinity"."""
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+
+
+def decode_number(value: JsonNumber) -> float:
+    """The inverse of `encode_number`."""
+    return float(value)
+
+
+Metric = Annotated[float, BeforeValidator(decode_number), PlainSerializer(encode_number, when_used="json")]
+"""A float that may be NaN or infinite and says so in JSON."""
+
+RunStatus = Literal["starting", "running", "paused", "finished", "stopped", "interrupted", "failed", "lost"]
+LIVE: frozenset[str] = frozenset({"starting", "running", "paused"})
+"""Statuses in which a run takes commands; the others are final."""
+
+
+class KnobState(Record):
+    """A live-tunable value as it stands: `base` is what a schedule scales, `effective` what is used now."""
+
+    name: str
+    unit: str = ""
+    description: str = ""
+    base: float | None = None
+    effective: Any = None
+    groups: list[Any] | None = Field(None, description="Effective value per optimizer parameter group.")
+    base_groups: list[float] | None = Field(None, description="Base value per optimizer parameter group.")
+    ratios: list[float] | None = Field(
+        None, description="Learning rate: base of each group over the first one's, as last known where that is 0."
+    )
+    exempt_groups: list[int] = Field(
+        default_factory=list, description="Groups that stay as they are unless a command names them."
+    )
+    minimum: float | None = None
+    maximum: float | None = None
+    command: str = Field("set_knob", description="The command that sets it.")
+    redefines: Redefines = Field("nothing", description="Losses that mean something else once it was changed.")
+
+
+class RunStarted(Record):
+    kind: Literal["run_started"] = "run_started"
+    framework: str = Field(description="The training loop, with its version.")
+    pid: int
+    max_steps: int | None = None
+    capabilities: list[str] = Field(default_factory=list, description="Commands this trainer can apply.")
+    details: dict[str, Any] = Field(default_factory=dict)
+
+
+class StatusChanged(Record):
+    kind: Literal["status_changed"] = "status_changed"
+    status: RunStatus
+    reason: str = ""
+
+
+class Logged(Record):
+    """A row of the trainer's own log."""
+
+    kind: Literal["logged"] = "logged"
+    metrics: dict[str, Metric]
+    texts: dict[str, str] = Field(default_factory=dict, description="What it says that is no number.")
+
+
+class Evaluated(Record):
+    kind: Literal["evaluated"] = "evaluated"
+    metrics: dict[str, Metric]
+    texts: dict[str, str] = Field(default_factory=dict, description="What it says that is no number.")
+    command_id: str | None = Field(None, description="The command that asked for it, if one did.")
+
+
+class CheckpointSaved(Record):
+    """A checkpoint is complete. Its step and branch are the event's."""
+
+    kind: Literal["checkpoint_saved"] = "checkpoint_saved"
+    checkpoint_id: str
+    path: str = Field(description="Its folder; empty for a snapshot in memory.")
+    tag: str | None = None
+    command_id: str | None = None
+    keep_in: Literal["disk", "memory"] = "disk"
+    size_bytes: int | None = None
+    metric: Metric | None = Field(None, description="The goal metric as last evaluated before it.")
+    pinned: bool = False
+    is_before: bool = Field(False, description="It lay there when the run began: of another run, or another try.")
+    problem: str = Field("", description="Why it cannot be loaded again; empty if it can.")
+
+
+class CheckpointMoved(Record):
+    """A checkpoint of a branch that the run has left, or has come back to, has another folder now."""
+
+    kind: Literal["checkpoint_moved"] = "checkpoint_moved"
+    checkpoint_id: str
+    path: str
+
+
+class CheckpointDeleted(Record):
+    """A checkpoint is gone: by the disk cap's keep rule, or with the process that held it in memory."""
+
+    kind: Literal["checkpoint_deleted"] = "checkpoint_deleted"
+    checkpoint_id: str
+    reason: str
+
+
+class BranchStarted(Record):
+    kind: Literal["branch_started"] = "branch_started"
+    name: str
+    parent: str | None = None
+    from_step: int = 0
+    checkpoint_id: str | None = None
+
+
+TRIAL_PREFIX = "probe:"
+"""How the names of the branches begin that a probe's trials are recorded on; no branch of a user's can be named so."""
+
+
+def is_trial(branch: str) -> bool:
+    """Whether what is recorded on a branch belongs to a trial, which the run does not stand on."""
+    return branch.startswith(TRIAL_PREFIX)
+
+
+class TrialStarted(Record):
+    """A probe tries something; its steps are recorded on a branch of their own, and taken back."""
+
+    kind: Literal["trial_started"] = "trial_started"
+    name: str = Field(description="The branch that its steps are recorded on.")
+    parent: str
+    from_step: int
+    command: SerializeAsAny[CommandBase] | None = Field(None, description="What is tried; none: changing nothing.")
+
+    @field_validator("command", mode="before")
+    @classmethod
+    def _parse(cls, raw: object) -> CommandBase | None:
+        return raw if raw is None or isinstance(raw, CommandBase) else parse_command(raw)
+
+
+class Trial(Record):
+    """What came of one trial.
+
+    Attributes:
+        name: The branch that its steps are recorded on.
+        command: What was tried; none: changing nothing.
+        start: The training loss of the trial's first step.
+        value: What was compared; none for a trial that cannot win.
+        steps: Training steps that it took.
+        took_s: Time that it took, in seconds.
+        problem: Why it cannot win.
+    """
+
+    name: str
+    command: SerializeAsAny[CommandBase] | None = None
+    start: Metric | None = None
+    value: Metric | None = None
+    steps: int = 0
+    took_s: float = 0.0
+    problem: str = ""
+
+    @field_validator("command", mode="before")
+    @classmethod
+    def _parse(cls, raw: object) -> CommandBase | None:
+        return raw if raw is None or isinstance(raw, CommandBase) else parse_command(raw)
+
+
+class Probed(Record):
+    """The trials of a probe are over, and the run stands where it stood before them.
+
+    Attributes:
+        adopted: Which trial's command was taken, from 0; none: nothing was changed.
+        extra_s: Time that all of it took, with going back, in seconds.
+    """
+
+    kind: Literal["probed"] = "probed"
+    trials: list[Trial]
+    adopted: int | None = None
+    metric: str = ""
+    extra_steps: int
+    extra_s: float
+    reason: str = ""
+
+
+class ParameterInfo(Record):
+    """A hyperparameter of a layer that `model_layer_parameter_update` can change."""
+
+    name: str
+    value: Any
+    type: str = Field(description="`float`, `int`, `bool`, `str` or `tensor`.")
+
+
+class ModuleInfo(Record):
+    """A layer and what is in it."""
+
+    name: str = Field(description="Dotted path from the model; empty for the model itself.")
+    type: str = Field(description="Class name.")
+    parameters: int = Field(description="Parameters in it and below, each counted once.")
+    trainable: int = Field(description="Those of them that are trained.")
+    operations: list[str] = Field(default_factory=list, description="What `model_layer_operation` can run on it.")
+    hyperparameters: list[ParameterInfo] = Field(default_factory=list)
+    weight_norm: Metric | None = None
+    grad_norm: Metric | None = None
+    children: list[ModuleInfo] = Field(default_factory=list)
+
+
+class ModelRead(Record):
+    """The model's layers, as read at the start and after each change of a layer."""
+
+    kind: Literal["model_read"] = "model_read"
+    model: ModuleInfo
+
+
+class DatasetRead(Record):
+    """The training dataset and its parameters, as read at the start and after each change."""
+
+    kind: Literal["dataset_read"] = "dataset_read"
+    type: str = Field(description="Class name.")
+    size: int | None = Field(None, description="Samples, where it has a length.")
+    interactive: bool = Field(description="Whether it was made by `make_interactive_dataset` or is a mixture.")
+    initialization: dict[str, Any] = Field(default_factory=dict, description="What `update_dataset` can change.")
+    runtime: dict[str, Any] = Field(
+        default_factory=dict, description="What `update_dataset_runtime_hyperparameters` can change."
+    )
+
+
+class KnobsRead(Record):
+    """All knobs as read from the trainer: at the start and after every change."""
+
+    kind: Literal["knobs_read"] = "knobs_read"
+    knobs: list[KnobState]
+    schedule: Course | None = Field(None, description="The learning rate to come; none: not known.")
+    facts: RunFacts | None = Field(None, description="What else there is to know of the training, as it is now.")
+
+
+class Proposed(Record):
+    kind: Literal["proposed"] = "proposed"
+    proposal: Proposal
+
+
+class ApprovalRequested(Record):
+    """A proposal waits for a decision."""
+
+    kind: Literal["approval_requested"] = "approval_requested"
+    request: ApprovalRequest
+
+
+class Escalated(Record):
+    """An approver did not decide; the next one is asked."""
+
+    kind: Literal["escalated"] = "escalated"
+    request: ApprovalRequest = Field(description="As it stands now.")
+
+
+class StandingChanged(Record):
+    """A person allowed every further command of a kind under a rule, or took that back."""
+
+    kind: Literal["standing_changed"] = "standing_changed"
+    standing: Standing
+    ended_by: str | None = None
+
+
+class Settled(Record):
+    """The probation of a change has ended.
+
+    Attributes:
+        outcome: `reverted` names the command that undid it.
+    """
+
+    kind: Literal["settled"] = "settled"
+    outcome: Literal["kept", "reverted"]
+    reason: str
+    forecast: Metric | None = Field(None, description="Where the metric was going without the change.")
+    found: Metric | None = Field(None, description="Where it went.")
+    noise: Metric | None = Field(None, description="Standard error of that comparison.")
+    points: int | None = Field(None, description="Values after the change that it rests on; none: it was not judged.")
+    metric: str = ""
+    reverted_by: str | None = None
+
+
+class Judged(Record):
+    """The gate's verdict."""
+
+    kind: Literal["judged"] = "judged"
+    verdict: Verdict
+
+
+class Acked(Record):
+    kind: Literal["acked"] = "acked"
+    ack: Ack
+
+
+class ReadBack(Record):
+    """A few steps later: is the change still in force?"""
+
+    kind: Literal["read_back"] = "read_back"
+    held: bool
+    expected: dict[str, Any]
+    found: dict[str, Any]
+
+
+class Found(Record):
+    """A detector saw something."""
+
+    kind: Literal["found"] = "found"
+    finding: Finding
+
+
+class PolicyAttached(Record):
+    kind: Literal["policy_attached"] = "policy_attached"
+    policy: str
+    details: dict[str, Any] = Field(default_factory=dict)
+    pid: int | None = Field(None, description="The agent's process.")
+    pid_started_s: float | None = Field(None, description="Its start, in seconds after boot.")
+    host: str = Field("", description="The machine that it runs on.")
+
+
+class PolicyDetached(Record):
+    kind: Literal["policy_detached"] = "policy_detached"
+    policy: str
+    reason: str = ""
+    successor: str | None = Field(None, description="The policy that takes over at once, if one does.")
+
+
+class Shadowed(Record):
+    """A command that a policy would have asked for, had it been allowed to act."""
+
+    command: SerializeAsAny[CommandBase]
+    rationale: str = ""
+
+    @field_validator("command", mode="before")
+    @classmethod
+    def _parse(cls, raw: object) -> CommandBase:
+        return raw if isinstance(raw, CommandBase) else parse_command(raw)
+
+
+class Decided(Record):
+    """A policy looked at the run and proposed something, or nothing."""
+
+    kind: Literal["decided"] = "decided"
+    policy: str
+    woken_by: str
+    command_ids: list[str] = Field(default_factory=list)
+    reason: str = ""
+    based_on_step: int | None = Field(None, description="Step of the observation that it rests on.")
+    shadowed: list[Shadowed] = Field(default_factory=list, description="What a policy in shadow would have asked.")
+    faults: list[str] = Field(
+        default_factory=list, description="What went wrong in asking a language model, or was done without."
+    )
+    unusable: bool = Field(False, description="A model was asked, and nothing of what it said could be used.")
+    awaited_seq: int | None = Field(
+        None,
+        ge=0,
+        description="In lockstep: the `seq` of the decision_awaited that this answers; 0: of none. Not given: of the "
+        "one at `based_on_step`.",
+    )
+
+
+class DecisionAwaited(Record):
+    """Training stands at the event's step until the agent has decided, or `limit_s` has passed (`wake.mode`)."""
+
+    kind: Literal["decision_awaited"] = "decision_awaited"
+    reason: str
+    limit_s: float = Field(description="In seconds.")
+
+
+class PolicyRequested(Record):
+    """An operator wants another policy beside this run, or none; the agent that watches it obeys."""
+
+    kind: Literal["policy_requested"] = "policy_requested"
+    policy: str | None = Field(description="Name or path, as for `agenttune attach`; None: detach.")
+    author: str = ""
+
+
+class NoteAdded(Record):
+    kind: Literal["note_added"] = "note_added"
+    text: str
+    author: str
+
+
+class Notified(Record):
+    """People were told of something, or could not be; the command it was about is the event's.
+
+    Attributes:
+        what: `setup`: the control server has no channels to tell anything through.
+        channels: How many it was sent through.
+        error: Which channels failed, by the names of their services; never an address, which may hold a password.
+    """
+
+    kind: Literal["notified"] = "notified"
+    what: Literal["approval", "reverted", "ended", "setup"]
+    channels: int = 0
+    ok: bool
+    attempts: int = 1
+    error: str = ""
+
+
+class LogGap(Record):
+    """Rows that could not be written in time (a full disk) and were dropped."""
+
+    kind: Literal["log_gap"] = "log_gap"
+    dropped_rows: int
+    reason: str
+
+
+Body = Annotated[
+    Union[
+        RunStarted,
+        StatusChanged,
+        Logged,
+        Evaluated,
+        CheckpointSaved,
+        CheckpointMoved,
+        CheckpointDeleted,
+        BranchStarted,
+        TrialStarted,
+        Probed,
+        ModelRead,
+        DatasetRead,
+        KnobsRead,
+        Proposed,
+        ApprovalRequested,
+        Escalated,
+        StandingChanged,
+        Judged,
+        Acked,
+        Settled,
+        ReadBack,
+        Found,
+        PolicyAttached,
+        PolicyDetached,
+        PolicyRequested,
+        DecisionAwaited,
+        Decided,
+        ModelCalled,
+        NoteAdded,
+        Notified,
+        LogGap,
+    ],
+    Field(discriminator="kind"),
+]
+EVENT_KINDS: tuple[str, ...] = tuple(t.model_fields["kind"].default for t in get_args(get_args(Body)[0]))
+BODY: TypeAdapter[Any] = TypeAdapter(Body)
+
+
+class Event(Record):
+    """One entry of the log.
+
+    Attributes:
+        seq: Position in the run's log, from 1, without gaps.
+        at_s: Unix time at which it was written.
+        step: Completed optimizer steps of the run at that time; None before training begins.
+        command_id: The command it belongs to, if it belongs to one.
+    """
+
+    seq: int
+    at_s: float
+    step: int | None = None
+    branch: str = "main"
+    command_id: str | None = None
+    body: Body
+
+
+class Point(Record):
+    """The metrics of one step. `source`: `step` (every step), `log` (the trainer's own row), `eval`."""
+
+    step: int
+    at_s: float
+    values: dict[str, Metric]
+    source: Literal["step", "log", "eval"] = "step"
+    branch: str = "main"
+
+
+def rate_name(name: str, group: int) -> str:
+    """What the rate of a parameter group is called in a row; only those that differ from the first one's are in it."""
+    return name if group == 0 else f"{name}_{group}"
+
+
+class StoredPoint(Point):
+    point_id: int = Field(description="Cursor: increases with every row of the run.")
+
+
+class SeriesInfo(Record):
+    """What is known of one metric without reading it."""
+
+    name: str
+    branch: str
+    count: int
+    first_step: int
+    last_step: int
+
+
+class Curve(Record):
+    """A metric over steps, thinned to buckets; every list has the same length.
+
+    `bucket_steps` 1 means raw points: mean, low and high are then the same. Non-finite points count in `nonfinite`
+    and not in mean, low and high; a bucket of nothing but such points has mean NaN.
+    """
+
+    name: str
+    branch: str
+    bucket_points: int = Field(description="Largest number of points that one entry stands for.")
+    steps: list[int] = Field(description="Last step of each bucket.")
+    mean: list[Metric]
+    low: list[Metric]
+    high: list[Metric]
+    nonfinite: list[int]
+
+
+class RunInfo(Record):
+    """A run's identity card, kept up to date beside its events."""
+
+    run_id: str
+    name: str
+    status: RunStatus
+    status_reason: str = ""
+    created_at_s: float
+    started_at_s: float | None = None
+    ended_at_s: float | None = None
+    step: int = 0
+    max_steps: int | None = None
+    evaluating_step: int | None = Field(None, description="The step whose evaluation is still to be finished.")
+    branch: str = "main"
+    pid: int | None = None
+    pid_started_s: float | None = Field(None, description="Start of that process, in seconds after boot.")
+    path: str = ""
+    capabilities: list[str] = Field(default_factory=list, description="Commands this trainer can apply.")
+    knobs: list[KnobState] = Field(
+        default_factory=list, description="As last read; learning rates as of the newest step, all groups at once."
+    )
+    knobs_point_id: int = Field(0, description="The newest row of metrics when they were read.")
+    schedule: Course | None = Field(None, description="The learning rate to come, as read with the knobs.")
+    facts: RunFacts | None = Field(None, description="Model, data, batch and plan, as last read from the trainer.")
+    rules: dict[str, Any] = Field(default_factory=dict, description="Settings that others obey, such as `gate`.")
+    standing: list[Standing] = Field(default_factory=list, description="What a person allowed from then on.")
+    goal_metric: str = "eval_loss"
+    goal_direction: Literal["minimize", "maximize"] = "minimize"
+
+    @property
+    def is_live(self) -> bool:
+        return self.status in LIVE

@@ -1,0 +1,131 @@
+"""What a policy sees: a bounded view of a run at one step.
+
+Its size does not grow with the run: the newest points are dense, older ones thinned, histories are cut to the last
+entries. Everything carries its unit in its name and the step it was taken at.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from agenttune.protocol.events import KnobState, Metric, RunStatus
+from agenttune.protocol.findings import Finding
+from agenttune.protocol.lr_course import Course
+from agenttune.protocol.proposals import CommandRecord, Record
+from agenttune.protocol.redefining import Redefinition
+from agenttune.protocol.run_facts import RunFacts
+
+RECENT_POINTS = 512
+"""Newest points of a series that an observation carries raw; detectors need a few hundred to tell noise from trend."""
+THINNED_POINTS = 128
+"""Entries over the whole run beside them."""
+HISTORY = 50
+"""Newest commands, findings and evaluations that an observation carries."""
+
+
+class SeriesView(Record):
+    """One metric: the newest points raw, and the whole run thinned to bucket means."""
+
+    name: str
+    steps: list[int]
+    values: list[Metric]
+    thinned_steps: list[int] = Field(default_factory=list)
+    thinned_values: list[Metric] = Field(default_factory=list)
+
+
+class Segment(Record):
+    """A branch that a run stands on, up to a step."""
+
+    branch: str
+    last_step: int | None = Field(None, description="The step at which the next segment left it; none for the last.")
+
+
+class Lineage(Record):
+    """The branches that a run stands on, oldest first; empty says nothing, and has everything."""
+
+    segments: list[Segment] = Field(default_factory=list)
+
+    def has(self, branch: str, step: int) -> bool:
+        """Whether a step of a branch is among those that led here."""
+        for segment in self.segments:
+            if segment.branch == branch:
+                return segment.last_step is None or step <= segment.last_step
+        return not self.segments
+
+
+class Evaluation(Record):
+    step: int
+    metrics: dict[str, Metric]
+
+
+class CheckpointView(Record):
+    """A state that can be returned to, as `load_checkpoint` takes it."""
+
+    checkpoint_id: str
+    step: int
+    branch: str = "main"
+    tag: str | None = None
+    metric: Metric | None = Field(None, description="The goal metric as last evaluated before it.")
+    keep_in: Literal["disk", "memory"] = "disk"
+
+
+class Resolution(Record):
+    """What a policy decided, and what became of that beside its commands."""
+
+    policy: str
+    step: int | None = Field(None, description="Of the observation that it rested on.")
+    reason: str = Field(description="In the policy's words, and why what it asked for was not submitted.")
+
+
+class Observation(Record):
+    """The compact view of a run that a policy gets."""
+
+    run_id: str
+    status: RunStatus
+    step: int = Field(description="Completed optimizer steps.")
+    max_steps: int | None = None
+    evaluating_step: int | None = Field(None, description="The step whose evaluation is still to be finished.")
+    branch: str = "main"
+    lineage: Lineage = Field(default_factory=Lineage, description="The branches that this one stands on.")
+    at_s: float = Field(description="Unix time at which this was taken.")
+    last_step_at_s: float | None = Field(None, description="Unix time of the newest step.")
+    goal_metric: str
+    goal_direction: Literal["minimize", "maximize"]
+    knobs: list[KnobState] = Field(default_factory=list)
+    series: dict[str, SeriesView] = Field(default_factory=dict)
+    evaluations: list[Evaluation] = Field(default_factory=list)
+    findings: list[Finding] = Field(default_factory=list, description="Recorded so far, newest last.")
+    commands: list[CommandRecord] = Field(default_factory=list, description="Submitted so far, newest last.")
+    redefinitions: list[Redefinition] = Field(
+        default_factory=list,
+        description="Commands since which the loss means something else, on the steps that led here, newest last: the "
+        "newest of all, and the newest that redefined evaluated losses too.",
+    )
+    capabilities: list[str] = Field(default_factory=list, description="Commands this trainer can apply.")
+    not_offered: dict[str, str] = Field(
+        default_factory=dict, description="Of those, what this run or its gate leaves nothing to do for, and why."
+    )
+    commands_left: int | None = Field(None, description="What is left of the budget of agent commands.")
+    probe_steps_left: int | None = Field(None, description="What is left of the extra steps of agents' probes.")
+    schedule: Course | None = Field(None, description="The learning rate to come, as read with the knobs.")
+    facts: RunFacts | None = Field(None, description="Model, data, batch and plan, as last read from the trainer.")
+    started_at_s: float | None = Field(None, description="Unix time at which training began.")
+    steps_per_s: float | None = Field(None, description="Pace of the newest steps, pauses and evaluations included.")
+    checkpoints: list[CheckpointView] = Field(
+        default_factory=list, description="Newest states that can be returned to, newest last."
+    )
+    last_decision: Resolution | None = Field(
+        None, description="The newest of which something was not submitted, and why."
+    )
+    last_seq: int = Field(0, description="Newest event this view contains.")
+    woken_by: list[str] = Field(default_factory=list, description="Why the policy is asked now.")
+    notes: list[str] = Field(default_factory=list, description="Remarks of operators, newest last.")
+
+    def redefined_step(self, metric: str) -> int:
+        """The step after which a metric's values mean what they do now; 0: they always did."""
+        return max((r.step for r in self.redefinitions if r.touches(metric)), default=0)
+
+    def knob(self, name: str) -> KnobState | None:
+        return next((knob for knob in self.knobs if knob.name == name), None)

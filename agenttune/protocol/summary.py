@@ -1,0 +1,247 @@
+"""What a report tells of a run, as data. `store/journal/run_summary.py` folds a log into it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from agenttune.protocol.events import Metric, RunInfo
+from agenttune.protocol.findings import Finding
+from agenttune.protocol.proposals import CommandRecord, Record, State
+
+
+class MetricAt(Record):
+    """A value of a metric and the step it belongs to."""
+
+    step: int
+    value: Metric
+
+
+class Score(Record):
+    """How a metric began, ended and stood at its best."""
+
+    metric: str
+    direction: str
+    first: MetricAt
+    last: MetricAt
+    best: MetricAt
+
+
+EffectVerdict = Literal["better", "worse", "no clear effect", "not known"]
+
+
+class Effect(Record):
+    """What a change did, against what was to be expected without it. `detectors/effects.py` computes it, for all views.
+
+    Attributes:
+        metric: By which it is told; empty if none tells.
+        found: Where the metric was within the window, by its level.
+        expected: Where it was going without the change, by the points before it.
+        low: How low it may well have come without the change; with `high` the band of the forecast.
+        points: Values after the change that it rests on.
+        until_step: Step of the last of them: the window never reaches further than the next change.
+        reason: Why it is not known.
+    """
+
+    verdict: EffectVerdict
+    metric: str = ""
+    found: Metric | None = None
+    expected: Metric | None = None
+    low: Metric | None = None
+    high: Metric | None = None
+    points: int = 0
+    until_step: int | None = None
+    reason: str = ""
+
+    @property
+    def words(self) -> str:
+        """In one line, the same wherever it is told."""
+        if self.verdict == "not known":
+            return f"not known: {self.reason}"
+        if self.expected is None or self.found is None:
+            return f"{self.verdict}: {self.metric} {self.reason}"
+        without = f"{_short(self.expected)} expected without it ({_short(self.low)} to {_short(self.high)})"
+        verdict = (
+            "not clear" if self.verdict == "no clear effect" else self.verdict
+        )  # it stands after the word "effect"
+        return f"{verdict}: {self.metric} {_short(self.found)}, {without}, up to step {self.until_step}"
+
+
+class Intervention(Record):
+    """One command from proposal to consequence."""
+
+    command_id: str
+    kind: str
+    arguments: dict[str, Any]
+    author: str
+    principal: str
+    rationale: str
+    proposed_at_step: int | None
+    state: State
+    decision: str = Field("", description="The verdict's word; empty if there was none.")
+    decided_by: str = ""
+    decision_reason: str = ""
+    applied_at_step: int | None = None
+    probation: str = Field("", description="Why the change was kept or reverted, once its probation is over.")
+    edited: dict[str, Any] | None = Field(
+        None, description="Arguments that ran instead, where the verdict changed them."
+    )
+    summary: str = Field(description="The change in one line: before -> after, or why there was none.")
+    message: str = Field("", description="What the trainer said with its ack.")
+    result: dict[str, Any] = Field(
+        default_factory=dict, description="What the ack carries: metrics, a checkpoint's id, a probe's trials."
+    )
+    metric_before: MetricAt | None = Field(None, description="Goal metric, last value before it was applied.")
+    metric_after: MetricAt | None = Field(
+        None, description="Goal metric, last value of the window after it; the difference is no effect, see `effect`."
+    )
+    effect: Effect | None = Field(None, description="Against what was to be expected; None for what changed nothing.")
+
+
+class FindingAt(Record):
+    at_s: float
+    finding: Finding
+
+
+class Cost(Record):
+    """What calls of language models took. Nothing is guessed: what is not known is said.
+
+    Attributes:
+        usd: US dollars of the calls whose price is known; failed calls count where the server told their tokens.
+        unpriced: Models whose price is not in `llm.prices`; with any, `usd` is not the whole.
+        uncounted_calls: Answered calls of which the server did not tell the tokens.
+    """
+
+    calls: int = 0
+    failed_calls: int = 0
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    output_tokens: int = 0
+    usd: float = 0.0
+    unpriced: list[str] = Field(default_factory=list)
+    uncounted_calls: int = 0
+    models: list[str] = Field(default_factory=list)
+    mean_latency_s: float | None = Field(None, description="Of the answered calls, with waiting times; none if none.")
+
+    @property
+    def tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
+
+class ProbeCost(Record):
+    """What probes took beside the run's own steps.
+
+    Attributes:
+        extra_s: Time, in seconds, with going back.
+        adopted: Probes after which something was changed.
+    """
+
+    probes: int = 0
+    adopted: int = 0
+    extra_steps: int = 0
+    extra_s: float = 0.0
+
+
+class DecisionCost(Record):
+    """What one decision of a language model took and came to; `step` is that of the observation it rests on."""
+
+    step: int | None
+    policy: str
+    cost: Cost
+    faults: list[str] = Field(default_factory=list, description="What went wrong, or was done without.")
+    unusable: bool = Field(False, description="Nothing of what the model said could be used.")
+
+
+Hindsight = Literal["agreed", "opposed", "alone"]
+
+
+class ShadowedProposal(Record):
+    """What a policy in shadow would have asked for, beside what happened.
+
+    Attributes:
+        done: What others had applied within the window, of the same kind if there was any such; empty for nothing.
+        hindsight: `agreed`: the same kind of change in the same direction; `opposed`: in the other; `alone`: no such.
+        critical_after: Whether a detector reported something critical within the window.
+    """
+
+    step: int
+    policy: str
+    kind: str
+    arguments: dict[str, Any]
+    rationale: str
+    done: str = ""
+    hindsight: Hindsight
+    metric_before: MetricAt | None = None
+    metric_after: MetricAt | None = None
+    critical_after: bool = False
+
+
+class ShadowScore(Record):
+    """How what a policy in shadow would have done compares to what was done."""
+
+    window_steps: int
+    proposals: list[ShadowedProposal]
+    agreed: int
+    opposed: int
+    alone: int
+    alone_before_critical: int = Field(description="Of `alone`: followed by a critical finding.")
+
+
+class Stretch(Record):
+    """A branch: where it began and how far it went.
+
+    Attributes:
+        stands_to: Last step of it that the run still stands on: None for all, -1 for none.
+    """
+
+    name: str
+    parent: str | None = None
+    from_step: int = 0
+    checkpoint_id: str | None = None
+    started_at_s: float | None = None
+    last_step: int = 0
+    stands_to: int | None = None
+    is_current: bool = False
+
+
+class RunSummary(Record):
+    """What a report shows."""
+
+    run: RunInfo
+    duration_s: float
+    score: Score | None = Field(None, description="None if the run logged no loss at all.")
+    interventions: list[Intervention]
+    not_carried_out: list[str] = Field(default_factory=list, description="Entries of a plan, each with why not.")
+    findings: list[FindingAt]
+    policies: list[str]
+    notes: list[str]
+    branches: list[Stretch] = Field(default_factory=list, description="In order of their start.")
+    cost: Cost = Field(default_factory=Cost)
+    probing: ProbeCost = Field(default_factory=ProbeCost)
+    decision_costs: list[DecisionCost] = Field(default_factory=list, description="Decisions that took calls.")
+    shadow: ShadowScore | None = Field(None, description="None if no policy in shadow proposed anything.")
+
+
+def outcome_line(record: CommandRecord) -> str:
+    """What became of a command, in one line."""
+    if record.ack is None:
+        return record.verdict.reason if record.verdict and record.verdict.reason else record.state.value
+    if record.ack.outcome != "applied":
+        return f"{record.ack.outcome}: {record.ack.message}"
+    parts = [f"{c.name} {_short(c.previous)} -> {_short(c.effective)}" for c in record.ack.changes]
+    # Tables, such as a probe's trials, are no part of a line.
+    told = {name: value for name, value in record.ack.result.items() if not isinstance(value, (list, dict, type(None)))}
+    parts += [f"{name} {_short(value)}" for name, value in told.items()]
+    line = ", ".join(parts) or record.ack.message or "applied"
+    # A probe that adopts nothing has figures, and its reason is what matters.
+    return f"{line}; {record.ack.message}" if parts and not record.ack.changes and record.ack.message else line
+
+
+def result_of(record: CommandRecord) -> dict[str, Any]:
+    """What a command's ack carries, but for a model's layers: those were the answer to whoever asked for them."""
+    return {} if record.ack is None or record.command.kind == "read_model" else dict(record.ack.result)
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,119 @@
+"""A run's own log, as one line of steps: those that its branch stands on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from agenttune.errors import UserError
+from agenttune.protocol.events import BranchStarted, DatasetRead, Evaluated, KnobsRead, KnobState, ModelRead
+from agenttune.protocol.observation import Evaluation
+from agenttune.protocol.proposals import CommandRecord
+from agenttune.replay.recordings.recording import Recording
+from agenttune.store.metric_table import Row
+from agenttune.store.run_log import RunLog
+
+PAGE_ROWS = 5000
+EVERYTHING = 1_000_000
+"""More events of one kind, or commands, than a run has."""
+SOURCES = ("step", "log")
+
+Line = Sequence[tuple[str, "int | None"]]
+
+
+def line_of(log: RunLog, branch: str | None = None) -> list[tuple[str, int | None]]:
+    """The branches that a run's branch stands on, oldest first, each with its last step; default: its newest branch.
+
+    Raises:
+        UserError: No such branch; names those there are.
+    """
+    if branch is None:
+        return log.lineage(log.info().branch)
+    bodies = (event.body for event in log.events(kinds=["branch_started"], limit=EVERYTHING))
+    known = ["main", *(body.name for body in bodies if isinstance(body, BranchStarted) and body.name != "main")]
+    if branch not in known:
+        raise UserError(
+            f"no branch {branch!r} in run {log.info().run_id}; there are: {', '.join(known)}",
+            field="branch",
+            allowed=known,
+        )
+    return log.lineage(branch)
+
+
+def is_on(line: Line, branch: str, step: int) -> bool:
+    """Whether a step of a branch is among those of a line."""
+    last = dict(line)
+    until = last.get(branch, -1)
+    return until is None or step <= until
+
+
+def read_log(log: RunLog, branch: str | None = None) -> Recording:
+    """Read a run's log.
+
+    Raises:
+        UserError: Nothing was logged yet, or there is no such branch.
+    """
+    info, line = log.info(), line_of(log, branch)
+    rows = list(_rows(log, line))
+    evaluations = list(_evaluations(log, line))
+    if not rows and not evaluations:
+        raise UserError(f"run {info.run_id} has logged no step yet")
+    knobs = list(_knobs(log, line))
+    return Recording(
+        source="log",
+        name=info.run_id,
+        rows=rows,
+        evaluations=evaluations,
+        max_steps=info.max_steps,
+        knobs=knobs or ([(0, info.knobs)] if info.knobs else []),
+        commands=_commands(log, line),
+        capabilities=info.capabilities,
+        rules=info.rules,
+        goal_metric=info.goal_metric,
+        goal_direction=info.goal_direction,
+        about=_about(log),
+        notes=_notes(log, line),
+    )
+
+
+def _rows(log: RunLog, line: Line) -> Iterator[Row]:
+    """Rows of the line in order of steps; a branch's rows were written before those of the next."""
+    since = 0
+    while page := log.points(since, PAGE_ROWS, SOURCES):
+        for p in page:
+            if is_on(line, p.branch, p.step):
+                yield Row(p.step, p.at_s, p.values, p.source)
+        since = page[-1].point_id
+
+
+def _evaluations(log: RunLog, line: Line) -> Iterator[Evaluation]:
+    for event in log.events(kinds=["evaluated"], limit=EVERYTHING):
+        if isinstance(event.body, Evaluated) and is_on(line, event.branch, event.step or 0):
+            yield Evaluation(step=event.step or 0, metrics=event.body.metrics)
+
+
+def _knobs(log: RunLog, line: Line) -> Iterator[tuple[int, list[KnobState]]]:
+    for event in log.events(kinds=["knobs_read"], limit=EVERYTHING):
+        if isinstance(event.body, KnobsRead) and is_on(line, event.branch, event.step or 0):
+            yield event.step or 0, event.body.knobs
+
+
+def _commands(log: RunLog, line: Line) -> list[CommandRecord]:
+    """Commands that took effect on the line, and those that were refused or failed beside it."""
+    return [record for record in log.commands(limit=EVERYTHING) if record.ack is None or is_on(line, *_place(record))]
+
+
+def _place(record: CommandRecord) -> tuple[str, int]:
+    return (record.ack.branch, record.ack.step) if record.ack is not None else ("", 0)
+
+
+def _about(log: RunLog) -> list[ModelRead | DatasetRead]:
+    first = [log.events(kinds=[kind], limit=1) for kind in ("model_read", "dataset_read")]
+    bodies = [event.body for events in first for event in events]
+    return [body for body in bodies if isinstance(body, (ModelRead, DatasetRead))]
+
+
+def _notes(log: RunLog, line: Line) -> list[str]:
+    bodies = [event.body for event in log.events(kinds=["branch_started"], limit=EVERYTHING)]
+    returns = sum(isinstance(body, BranchStarted) and body.parent is not None for body in bodies)
+    names = " -> ".join(name for name, _ in line)
+    return [f"returns to a checkpoint: {returns}; what is shown are the steps of {names}"] if returns else []

@@ -1,0 +1,121 @@
+"""Signed one-time links: whoever holds one may decide on one request, as it was shown, until the link expires.
+
+A link works once because a request is decided once: the log refuses the second decision. So nothing is kept of links
+but the key that signs them, and a link stays good when the server is started again.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hmac
+import os
+import secrets
+import stat
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from agenttune.errors import StoreFault, UserError
+from agenttune.protocol.proposals import Record
+
+KEY_FILE = ".links.key"
+"""In the runs folder. Who can read it can make links; deleting it ends all links that were sent."""
+KEY_BYTES = 32
+"""As many as SHA-256 gives (RFC 2104 advises no fewer)."""
+VERSION = "1"
+MOST_CHARACTERS = 2000
+"""Longer tokens are not looked at; the longest real one has about 800 (a run's name may take 255 bytes)."""
+
+
+class Link(Record):
+    """What a link lets its holder do.
+
+    Attributes:
+        digest: Of the request's command: what was shown is what runs.
+        expires_at_s: Unix time from which it does nothing any more.
+    """
+
+    purpose: Literal["decide"] = "decide"
+    run_id: str
+    command_id: str
+    digest: str
+    expires_at_s: float
+
+
+def sign(link: Link, key: bytes) -> str:
+    """The link as a token of letters, digits, `.`, `-` and `_`."""
+    payload = _text(link.model_dump_json().encode())
+    return f"{VERSION}.{payload}.{_signature(payload, key)}"
+
+
+def read(token: str, key: bytes) -> Link | None:
+    """What a token says; None if this key did not sign it, whatever it says. Expiry is left to the caller."""
+    parts = token.split(".") if len(token) <= MOST_CHARACTERS else []
+    if len(parts) != 3 or parts[0] != VERSION:
+        return None
+    # As text: two texts may decode to the same bytes, and only one of them was signed.
+    if not hmac.compare_digest(parts[2].encode("utf-8", "replace"), _signature(parts[1], key).encode()):
+        return None
+    try:
+        return Link.model_validate_json(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+    except (ValidationError, ValueError):
+        return None  # signed by another version of agenttune
+
+
+def _signature(payload: str, key: bytes) -> str:
+    message = f"agenttune link {VERSION}.{payload}".encode("utf-8", "replace")
+    return _text(hmac.digest(key, message, "sha256"))
+
+
+def _text(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def find_key(runs_dir: Path) -> bytes | None:
+    """The key of a runs folder; None if no link was ever made there.
+
+    Raises:
+        UserError: Others may read it, or it is damaged.
+        StoreFault: It cannot be read.
+    """
+    path = runs_dir / KEY_FILE
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            key = file.read(KEY_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreFault(f"cannot read {path}: {error.strerror}") from error
+    if mode & 0o077:
+        raise UserError(f"others may read {path}, so they could make links: delete it, and new links get a new key")
+    if len(key) != KEY_BYTES:
+        raise UserError(f"{path} is damaged: delete it, and new links get a new key")
+    return key
+
+
+def make_key(runs_dir: Path) -> bytes:
+    """The key of a runs folder, made if there is none; of several makers at once one wins, and all get its key.
+
+    Raises:
+        UserError, StoreFault: As for `find_key`.
+    """
+    known = find_key(runs_dir)
+    if known is not None:
+        return known
+    aside = runs_dir / f"{KEY_FILE}.{os.getpid()}.{secrets.token_hex(4)}"
+    try:
+        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(secrets.token_bytes(KEY_BYTES))
+        with contextlib.suppress(FileExistsError):
+            os.link(aside, runs_dir / KEY_FILE)
+    except OSError as error:
+        raise StoreFault(f"cannot write {runs_dir / KEY_FILE}: {error.strerror}") from error
+    finally:
+        aside.unlink(missing_ok=True)
+    made = find_key(runs_dir)
+    if made is None:
+        raise StoreFault(f"{runs_dir / KEY_FILE} was deleted while it was made")
+    return made

@@ -1,0 +1,310 @@
+"""The server's process: its socket, its note in the runs folder, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import math
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+import uvicorn
+from fastapi import FastAPI
+
+from agenttune.config import DEFAULT_PORT
+from agenttune.control import LocalControl, open_files
+from agenttune.control.discovery import SERVER_FILE, TOKEN_ENV, Note, ask_health, find_server, read_note
+from agenttune.control.tokens import TokenBook
+from agenttune.errors import AgenttuneError, PortInUse, StoreFault, UserError
+from agenttune.server.app import create_app
+from agenttune.server.auth.guard import ANY_HOST, is_loopback
+from agenttune.server.auth.identity import LocalRole
+from agenttune.server.idle import Presence
+from agenttune.server.live_hub import Hub
+from agenttune.server.log_throttle import is_news
+from agenttune.server.notify.notifier import Notifier
+from agenttune.server.slow_clients import Patience
+from agenttune.store.process_liveness import started_s
+
+logger = logging.getLogger(__name__)
+WILDCARDS = frozenset({"0.0.0.0", "::"})
+REQUEST_S = 30.0
+"""Of the largest body that is taken, a slow line carries 35 KiB a second (guess)."""
+BACKLOG = 2048
+PORTS_TRIED = 100
+"""From the usual port on, where nobody asked for one; then any that is free (guess)."""
+MAX_CLIENT_FRAME_BYTES = 1 << 16
+"""Live clients have nothing to say; larger frames end the connection."""
+STOP_PATIENCE_S = 0.5
+"""Connections that are not closed by then are left to the operating system: the server ends within a second."""
+LAST_WORDS_S = 3.0
+"""A message that waits to be sent when the server is told to end gets so long; whoever ends it waits 5 s."""
+INDEX_INTERVAL_S = 2.0
+"""Between two rounds of keeping curves ready; a request takes in what is newer (guess)."""
+LINGER_CHECKS = 4
+"""Looks per `linger_s` at whether it is time to end."""
+MIN_CHECK_S, MAX_CHECK_S = 0.05, 5.0
+
+
+def serve(
+    runs_dir: Path,
+    host: str,
+    port: int | None,
+    token: str | None = None,
+    linger_s: float | None = None,
+    on_ready: Callable[[str], None] | None = None,
+    local_role: LocalRole = "agent",
+    token_env: str = TOKEN_ENV,
+    request_s: float = REQUEST_S,
+    allowed_origins: Collection[str] = (),
+) -> None:
+    """Serve a folder of runs until SIGTERM, SIGINT, or nobody needs it any more.
+
+    Args:
+        runs_dir: The folder of runs; made if missing.
+        host: Address to bind; anything but loopback needs a token.
+        port: 0 takes a free one, None 7007 or the next one that is free.
+        token: The owner's bearer token; None lets every program on this machine in, as `local_role`.
+        linger_s: End after so many seconds without a live run and without a client; None for never.
+        on_ready: Called with the server's URL once it listens.
+        local_role: As whom a program acts that sends no token, on a loopback address without an owner's token.
+        token_env: Where the owner's token came from, for the log.
+        request_s: Seconds that a client has for its whole request, and to take in some more of an answer.
+        allowed_origins: Pages of other servers that may use this one, such as `http://localhost:5173`.
+
+    Raises:
+        PortInUse: Somebody else listens on the port asked for.
+        UserError: The folder has a server already, or the address cannot be had, or it needs a token.
+    """
+    runs_dir = runs_dir.resolve()
+    open_files.raise_limit()
+    _check_token(host, token, runs_dir)
+    _check_linger(linger_s)
+    if not (math.isfinite(request_s) and request_s > 0):
+        raise UserError(f"request_s is {request_s}; give seconds above 0", field="server.request_s")
+    _make_folder(runs_dir)
+    existing = find_server(runs_dir)
+    if existing is not None:
+        raise UserError(f"{runs_dir} has a control server already, at {existing.url} (process {existing.pid})")
+    allowed = [ANY_HOST] if host in WILDCARDS else [host]
+    role: LocalRole = local_role if is_loopback(host) else "none"
+    app = create_app(
+        runs_dir,
+        token=token,
+        allowed_hosts=allowed,
+        local_role=role,
+        token_env=token_env,
+        allowed_origins=allowed_origins,
+    )
+    with contextlib.closing(_listen(host, port)) as listener:
+        url = _url(host, listener.getsockname()[1])
+        with _noted(runs_dir, url, app.state.context.instance), _signals_kept():
+            logger.info("control server of %s at %s", runs_dir, url)
+            if on_ready is not None:
+                on_ready(url)
+            notifier = Notifier(app.state.context.control, url)
+            _Server(app, linger_s, notifier, request_s).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, made to end within a second whatever its clients do, and by itself when nobody needs it."""
+
+    def __init__(self, app: FastAPI, linger_s: float | None, notifier: Notifier, request_s: float) -> None:
+        config = uvicorn.Config(
+            app,
+            lifespan="off",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            limit_concurrency=open_files.clients_for(open_files.limit()),
+            server_header=False,
+            ws_max_size=MAX_CLIENT_FRAME_BYTES,
+            ws_per_message_deflate=False,  # loopback has bandwidth; a hundred clients have no processor to spare
+        )
+        super().__init__(config)
+        self._hub: Hub = app.state.context.hub
+        self._presence: Presence = app.state.presence
+        self._control: LocalControl = app.state.context.control
+        self._linger_s = linger_s
+        self._notifier = notifier
+        self._patience = Patience(request_s, time.monotonic)
+        logging.getLogger("uvicorn.error").addFilter(is_news)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_log_fault)
+        anyio.to_thread.current_default_thread_limiter().total_tokens = open_files.threads_for(open_files.limit())
+        await super().startup(sockets)
+        self._notifier.start()
+        self._indexing = asyncio.create_task(self._index())
+        self._watching = asyncio.create_task(self._patience.watch(self.server_state.connections))
+        if self._linger_s is not None:
+            self._lingering = asyncio.create_task(self._linger(self._linger_s))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._watching.cancel()
+        self._hub.close()
+        await asyncio.to_thread(self._notifier.close, LAST_WORDS_S)
+        asyncio.get_running_loop().call_later(STOP_PATIENCE_S, self._let_go)
+        await super().shutdown(sockets)
+
+    def _let_go(self) -> None:
+        """Wait no longer; a client that reads nothing would keep Python 3.12 and later waiting for ever."""
+        self.force_exit = True
+        for connection in list(self.server_state.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+
+    async def _index(self) -> None:
+        while not self.should_exit:
+            await _tried(self._control.look_after_runs)
+            await _tried(self._notifier.look)
+            await asyncio.sleep(INDEX_INTERVAL_S)
+
+    async def _linger(self, linger_s: float) -> None:
+        while not self.should_exit:
+            await asyncio.sleep(min(max(linger_s / LINGER_CHECKS, MIN_CHECK_S), MAX_CHECK_S))
+            if self._presence.quiet_s() < linger_s:
+                continue
+            await _tried(self._control.runs)  # records which are lost
+            if await asyncio.to_thread(self._is_needed):
+                self._presence.touch()
+            else:
+                logger.info("no live run and no client for %g s: ending", linger_s)
+                self.should_exit = True
+
+    def _is_needed(self) -> bool:
+        return self._notifier.busy or self._control.has_running()
+
+
+async def _tried(work: Callable[[], object]) -> None:
+    """Do in a thread what is done again soon; a full disk or a held log must not end what comes after it for ever."""
+    try:
+        await asyncio.to_thread(work)
+    except (AgenttuneError, OSError) as error:
+        logger.warning("to be tried again: %s", error)
+
+
+def _log_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """As the loop's own, but from one line of code of ours, so that a fault that repeats does not fill the log.
+
+    With no file left to open, the loop reports one for each client that waits, thousands a second.
+    """
+    error = context.get("exception")
+    if isinstance(error, OSError):
+        logger.error("%s: %s", context.get("message"), error)
+    else:
+        logger.error("%s", context.get("message"), exc_info=error)
+
+
+def _check_token(host: str, token: str | None, runs_dir: Path) -> None:
+    if token is not None and not token.strip():
+        raise UserError(f"the token in {TOKEN_ENV} is empty; set one or unset it", field=TOKEN_ENV)
+    if token is None and not is_loopback(host) and not TokenBook(runs_dir).has_operator():
+        raise UserError(
+            f"binding {host} lets other machines steer your runs: set a token in {TOKEN_ENV}, or make one first with "
+            "`agenttune token create --role operator --name NAME`, or use 127.0.0.1",
+            field="server.host",
+            allowed=["127.0.0.1", "localhost", "::1"],
+        )
+
+
+def _check_linger(linger_s: float | None) -> None:
+    if linger_s is not None and not (math.isfinite(linger_s) and linger_s >= 0):
+        raise UserError(f"linger_s is {linger_s}; give seconds from 0 up, or leave it out to stay", field="linger_s")
+
+
+def _make_folder(runs_dir: Path) -> None:
+    try:
+        runs_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot use {runs_dir} as the runs folder: {error.strerror}", field="store.runs_dir") from None
+
+
+def _listen(host: str, port: int | None) -> socket.socket:
+    if port is not None:
+        return _bind(host, port)
+    for free in range(DEFAULT_PORT, DEFAULT_PORT + PORTS_TRIED):
+        with contextlib.suppress(PortInUse):
+            return _bind(host, free)
+    return _bind(host, 0)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (socket.gaierror, UnicodeError, OverflowError) as error:
+        raise UserError(f"cannot bind {host}:{port}: {error}", field="server.host") from None
+    listener = socket.socket(family, kind, protocol)
+    try:
+        # Without it a restart has to wait a minute for the old connections; it does not share a port in use.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise _port_in_use(host, port) from None
+        raise UserError(f"cannot bind {host}:{port}: {error.strerror}", field="server.host") from None
+    return listener
+
+
+def _port_in_use(host: str, port: int) -> PortInUse:
+    health = ask_health(_url(host, port))
+    who = "another program"
+    if health is not None:
+        details = f" of {health['runs_dir']} (process {health['pid']})" if health.get("runs_dir") else ""
+        who = f"the agenttune control server{details}"
+    return PortInUse(
+        f"port {port} on {host} is taken by {who}; choose another with server.port in config.yaml or --port "
+        "(0 takes a free one)",
+        field="server.port",
+    )
+
+
+def _url(host: str, port: int) -> str:
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+
+
+@contextlib.contextmanager
+def _noted(runs_dir: Path, url: str, instance: str) -> Iterator[None]:
+    """Keep a note in the runs folder of where this server listens, readable by its owner only."""
+    pid = os.getpid()
+    note = Note(url=url, pid=pid, pid_started_s=started_s(pid), runs_dir=str(runs_dir), instance=instance)
+    path, aside = runs_dir / SERVER_FILE, runs_dir / f".{SERVER_FILE}.{pid}"
+    try:
+        aside.unlink(missing_ok=True)
+        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.write(note.model_dump_json())
+        aside.replace(path)
+    except OSError as error:
+        raise StoreFault(f"cannot write {path}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        if read_note(runs_dir) == note:
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Once uvicorn has ended for a signal it raises the signal again, which would end us before we have tidied up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,117 @@
+"""Routes that ask for commands and follow them, and the agent's own entries in the log."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from agenttune.control import AgentRecord
+from agenttune.errors import UserError
+from agenttune.protocol.events import PolicyRequested
+from agenttune.protocol.proposals import CommandRecord, Proposal, State, Verdict
+from agenttune.server.agent_entries import RecordEntry
+from agenttune.server.auth.identity import Identity
+from agenttune.server.auth.rights import require_author, require_recorder
+from agenttune.server.context import Context, Ctx, RunId, Who, answer
+from agenttune.server.routes.runs import Limit
+from agenttune.server.schemas import Commands, Recorded, Submission
+from agenttune.server.v1_compat.commands import AUTHOR as SEED_CLIENT
+
+router = APIRouter()
+MAX_WAIT_S = 60.0
+"""Proxies and clients commonly give up after 60 s or more."""
+Wait = Annotated[float, Query(ge=0, le=MAX_WAIT_S, allow_inf_nan=False, description="Wait so many seconds for it.")]
+
+
+@router.post(
+    "/runs/{run_id}/commands",
+    status_code=202,
+    response_model=CommandRecord | Verdict,
+    responses={200: {"description": "The command_id was known: the record as it stands. Or a dry run's verdict."}},
+)
+async def submit(
+    run_id: RunId, context: Ctx, who: Who, submission: Submission, dry_run: bool = False, wait_s: Wait = 0.0
+) -> Response:
+    """Ask for a command.
+
+    202: it was recorded now. Its `state` tells what became of it: `queued` for the trainer, or `rejected` with the
+    reason and the nearest allowed values in `verdict`; a refusal by the gate is recorded like an approval and is no
+    error of the request. 200: the `command_id` was known already; the record as it stands. With `dry_run`, nothing is
+    recorded and the answer is the verdict. With `wait_s`, the answer waits for the trainer's ack.
+    """
+    proposal = _proposal(submission, who)
+    if dry_run:
+        return answer(await run_in_threadpool(context.control.dry_run, run_id, proposal))
+    record = await run_in_threadpool(context.control.submit, run_id, proposal)
+    # The log keeps the first proposal of an id, with its own time.
+    status = 202 if record.proposal.created_at_s == proposal.created_at_s else 200
+    return answer(await acked(context, run_id, record, wait_s), status)
+
+
+@router.get("/runs/{run_id}/commands", response_model=Commands)
+def commands(
+    run_id: RunId,
+    context: Ctx,
+    state: Annotated[list[State], Query(description="Only commands in these states.")] = [],  # noqa: B006
+    limit: Limit = 1000,
+) -> Response:
+    """The newest commands, oldest first."""
+    return answer(Commands(commands=context.control.commands(run_id, state, limit)))
+
+
+@router.get("/runs/{run_id}/commands/{command_id}", response_model=CommandRecord)
+async def command(run_id: RunId, context: Ctx, command_id: str, wait_s: Wait = 0.0) -> Response:
+    """One command and all that is known of it; with `wait_s`, waits for the trainer's ack."""
+    record = await run_in_threadpool(context.control.command, run_id, command_id)
+    return answer(await acked(context, run_id, record, wait_s))
+
+
+@router.post("/runs/{run_id}/records", status_code=201, response_model=Recorded)
+def record(run_id: RunId, context: Ctx, who: Who, entry: RecordEntry) -> Response:
+    """Write a finding, a decision, a call of a model, or a policy's coming and going into the log.
+
+    Of agents, the run's own may: others obey these records. Another policy only operators want.
+    """
+    body: AgentRecord = entry.record
+    require_recorder(who, run_id, body.kind)
+    if isinstance(body, PolicyRequested) and who.via:
+        body = body.model_copy(update={"author": f"{body.author or who.name} via {who.via}"})
+    return answer(Recorded(seq=context.control.record(run_id, body, entry.step)), 201)
+
+
+def _proposal(submission: Submission, who: Identity) -> Proposal:
+    claimed = submission.author
+    if claimed.name == SEED_CLIENT.name:
+        raise UserError(
+            f"the name {claimed.name!r} marks what came by the seed's API; take another", field="author.name"
+        )
+    chosen = {"command_id": submission.command_id} if submission.command_id is not None else {}
+    return Proposal(
+        command=submission.command,
+        author=require_author(who, who.author(claimed.principal, claimed.name)),
+        rationale=submission.rationale,
+        based_on_step=submission.based_on_step,
+        valid_until_step=submission.valid_until_step,
+        **chosen,
+    )
+
+
+async def acked(context: Context, run_id: str, record: CommandRecord, wait_s: float) -> CommandRecord:
+    """The record once it has its ack or needs none, or as it stands when the time is up."""
+    if wait_s == 0 or not _waits(record):
+        return record
+    deadline = time.monotonic() + wait_s
+    async with context.hub.follow(run_id) as tail:
+        while True:
+            seen = tail.events.top
+            record = await run_in_threadpool(context.control.command, run_id, record.command_id)
+            if not _waits(record) or not await tail.past(seen, deadline):
+                return record
+
+
+def _waits(record: CommandRecord) -> bool:
+    return record.ack is None and not record.is_final

@@ -1,0 +1,154 @@
+"""Routes that follow a run: events by cursor, by long-poll, and live over a WebSocket."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, WebSocket
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+from starlette.websockets import WebSocketDisconnect
+
+from agenttune.protocol.events import Event
+from agenttune.server.agent_entries import MAX_STEP
+from agenttune.server.auth.guard import chosen_subprotocol
+from agenttune.server.auth.identity import Identity
+from agenttune.server.auth.rights import shown_events
+from agenttune.server.context import Context, Ctx, RunId, Who, answer
+from agenttune.server.live_hub import PAGE, Entry, Ring, Tail, event_entries, point_entries
+from agenttune.server.routes.commands import Wait
+from agenttune.server.routes.runs import Cursor, Limit, known_kinds
+from agenttune.server.schemas import Events
+
+router = APIRouter()
+BATCH = 100
+SEND_TIMEOUT_S = 60.0
+"""A client that takes in nothing of a batch for so long is dropped (a guess: longer than any pause of a page)."""
+
+
+@router.get("/runs/{run_id}/events", response_model=Events)
+async def events(
+    run_id: RunId,
+    context: Ctx,
+    who: Who,
+    since: Cursor = 0,
+    limit: Limit = 1000,
+    kinds: Annotated[list[str], Query(description="Only events of these kinds.")] = [],  # noqa: B006
+    wait_s: Wait = 0.0,
+) -> Response:
+    """Events after a cursor, oldest first; with `wait_s`, waits for the first one."""
+    chosen = known_kinds(kinds) or None
+
+    async def read() -> list[Event]:
+        return await run_in_threadpool(context.control.events, run_id, since, limit, 0.0, chosen)
+
+    found = await read()
+    if not found and wait_s > 0:
+        deadline = time.monotonic() + wait_s
+        async with context.hub.follow(run_id) as tail:
+            more = True
+            while more and not found:
+                seen = tail.events.top
+                found = await read()
+                more = bool(found) or await tail.past(seen, deadline)
+    page = Events(events=shown_events(found, who), next=found[-1].seq if found else since)
+    return await run_in_threadpool(answer, page)
+
+
+@router.websocket("/runs/{run_id}/events/live")
+async def live(
+    socket: WebSocket,
+    run_id: RunId,
+    context: Ctx,
+    who: Who,
+    since: Cursor = 0,
+    points: bool = False,
+    points_since: Annotated[int | None, Query(ge=0, le=MAX_STEP)] = None,
+) -> None:
+    """Every event after a cursor, in order, each exactly once, one JSON frame each: `{"type": "event", "event": ...}`.
+
+    With `points`, also metric rows: `{"type": "points", "points": [...], "next": cursor}`; from `points_since` on, by
+    default from now.
+    """
+    async with context.hub.follow(run_id) as tail:
+        await socket.accept(chosen_subprotocol(socket))
+        streams = [event_stream(context, tail, since)]
+        if points:
+            streams.append(_point_stream(context, tail, tail.points.top if points_since is None else points_since))
+        # A send to a client that reads nothing never returns, so the end of the server must end it from outside.
+        closing = context.hub.closing.wait()
+        await until_first([_send_all(socket, tail, streams, who), until_gone(socket), closing])
+
+
+@dataclass
+class Stream:
+    """One client's place in one stream."""
+
+    ring: Ring
+    cursor: int
+    read: Callable[[int], list[Entry]]
+
+    async def upcoming(self) -> list[Entry]:
+        """The next frames: from the ring, or from the store for a client that has fallen behind."""
+        entries = self.ring.after(self.cursor)
+        if entries is None:
+            entries = await run_in_threadpool(self.read, self.cursor)
+        return entries[:BATCH]
+
+
+def event_stream(context: Context, tail: Tail, since: int) -> Stream:
+    def read(cursor: int) -> list[Entry]:
+        return event_entries(context.control.events(tail.run_id, cursor, BATCH))
+
+    return Stream(tail.events, since, read)
+
+
+def _point_stream(context: Context, tail: Tail, since: int) -> Stream:
+    def read(cursor: int) -> list[Entry]:
+        return point_entries(cursor, context.control.points(tail.run_id, cursor, PAGE))
+
+    return Stream(tail.points, since, read)
+
+
+async def _send_all(socket: WebSocket, tail: Tail, streams: list[Stream], who: Identity) -> None:
+    """Send what there is, wait for more, for ever."""
+    while not tail.stopped:
+        if tail.fault is not None:
+            raise tail.fault
+        changed, idle = tail.changed, True
+        for stream in streams:
+            entries = await stream.upcoming()
+            if entries:
+                await asyncio.wait_for(_send(socket, entries, who), SEND_TIMEOUT_S)
+                stream.cursor, idle = entries[-1].upto, False
+        if idle:
+            await changed.wait()
+
+
+async def _send(socket: WebSocket, entries: list[Entry], who: Identity) -> None:
+    for entry in entries:
+        await socket.send_text(entry.text_for(who))
+
+
+async def until_gone(socket: WebSocket) -> None:
+    """Drop what the client says; returns when it leaves."""
+    while (await socket.receive())["type"] != "websocket.disconnect":
+        pass
+
+
+async def until_first(works: list[Coroutine[Any, Any, object]]) -> None:
+    """Run all until one ends, then end the others; a client that leaves or hangs is no error."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+    for end in ends:
+        if isinstance(end, Exception) and not isinstance(end, (WebSocketDisconnect, asyncio.TimeoutError)):
+            raise end

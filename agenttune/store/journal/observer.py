@@ -1,0 +1,267 @@
+"""From a run's log to what a policy sees of it."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from collections.abc import Iterable
+
+from agenttune.errors import UserError
+from agenttune.protocol.commands import AddNote
+from agenttune.protocol.events import Acked, Curve, Evaluated, Event, Found, RunInfo, StoredPoint
+from agenttune.protocol.goal_names import resolve
+from agenttune.protocol.observation import (
+    HISTORY,
+    RECENT_POINTS,
+    THINNED_POINTS,
+    Evaluation,
+    Lineage,
+    Observation,
+    Segment,
+    SeriesView,
+)
+from agenttune.protocol.proposals import TAKEN, State
+from agenttune.protocol.redefining import Redefinition, newest_of, redefinition
+from agenttune.store.run_log import RunLog
+
+THINNED = ("step_loss", "loss", "step_grad_norm", "grad_norm", "lr")
+"""Series whose whole history a policy gets, thinned; the others are given for the newest steps only."""
+SOURCES = ("step", "log")
+NOTES = 10
+"""Newest remarks of operators that a policy gets, each cut to so many characters (a guess):"""
+NOTE_CHARACTERS = 500
+PACE_ROWS = 256
+"""Newest rows that tell the pace (guess: enough to hold an evaluation or two)."""
+PAGE = 1000
+MOST_UNSEEN = 5000
+"""Rows that an observation takes into the curves first: about 0.2 s (measured)."""
+SAMPLES = 4 * THINNED_POINTS
+"""Rows of a long run that stand for it where its curves are not ready; four to a point of what a policy gets."""
+MOST_ACKS = 2000
+"""Answers that a first look goes back by, for what gave the loss another meaning: about 0.2 s (measured)."""
+MOST_PAGES = 5
+"""Further behind than this, an observer reads the newest rows and the curves instead of all that it missed."""
+
+
+def _pace(rows: list[StoredPoint]) -> float | None:
+    """Steps per second over the newest rows, with all that came between; None before there are two."""
+    newest = rows[-PACE_ROWS:]
+    took_s = newest[-1].at_s - newest[0].at_s if newest else 0.0
+    steps = newest[-1].step - newest[0].step if newest else 0
+    return steps / took_s if took_s > 0 and steps > 0 else None
+
+
+def _notes(log: RunLog) -> list[str]:
+    """The newest remarks of operators; what agents and the system note is not for policies to obey."""
+    noted = log.commands(State.APPLIED, State.KEPT, principal="operator", limit=HISTORY, newest=True)
+    notes = [(c.proposal.command, c.proposal.author.name) for c in noted]
+    texts = [f"{name}: {command.text}" for command, name in notes if isinstance(command, AddNote)]
+    return [text[:NOTE_CHARACTERS] for text in texts[-NOTES:]]
+
+
+def _goal_name(info: RunInfo, evaluated: list[Event], series: dict[str, SeriesView]) -> str:
+    """The goal metric by the name that it is evaluated by; as it was asked for while it was not seen."""
+    names = {name for event in evaluated if isinstance(event.body, Evaluated) for name in event.body.metrics}
+    return resolve(info.goal_metric, names) or resolve(info.goal_metric, series) or info.goal_metric
+
+
+def _on(line: Lineage, events: list[Event]) -> list[Event]:
+    """Those that belong to the steps that the run stands on; what a branch left behind says nothing of it now."""
+    return [event for event in events if line.has(event.branch, event.step or 0)]
+
+
+class Thinned:
+    """A metric's whole history in at most `THINNED_POINTS` means; a full list is halved by merging neighbours."""
+
+    def __init__(self) -> None:
+        self._steps: list[int] = []
+        self._sums: list[float] = []
+        self._counts: list[int] = []
+        self._stride = 1
+        self._open = 0
+
+    def add(self, step: int, value: float, count: int = 1) -> None:
+        """Take in a value, or a mean of `count` of them; one that is not finite counts for nothing but its step."""
+        if self._open == 0:
+            self._make_room()
+            self._steps.append(step)
+            self._sums.append(0.0)
+            self._counts.append(0)
+        self._steps[-1] = step
+        if math.isfinite(value):
+            self._sums[-1] += value * count
+            self._counts[-1] += count
+        self._open = (self._open + count) % self._stride if count < self._stride else 0
+
+    def _make_room(self) -> None:
+        if len(self._steps) < THINNED_POINTS:
+            return
+        self._stride *= 2
+        self._steps = self._steps[1::2]
+        self._sums = [a + b for a, b in zip(self._sums[::2], self._sums[1::2], strict=True)]
+        self._counts = [a + b for a, b in zip(self._counts[::2], self._counts[1::2], strict=True)]
+
+    def seed(self, curve: Curve) -> None:
+        """Begin with a curve from the log."""
+        self._stride = max(self._stride, curve.bucket_points)
+        for step, mean in zip(curve.steps, curve.mean, strict=True):
+            self.add(step, mean, curve.bucket_points)
+
+    @property
+    def steps(self) -> list[int]:
+        return list(self._steps)
+
+    @property
+    def means(self) -> list[float]:
+        return [total / n if n else math.nan for total, n in zip(self._sums, self._counts, strict=True)]
+
+
+class Observer:
+    """One run as a policy sees it, kept up to date row by row instead of read anew. Safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._branch: str | None = None
+        self._upto = 0
+        self._rows: deque[StoredPoint] = deque(maxlen=RECENT_POINTS)
+        self._last_at_s: float | None = None
+        """Unix time of the newest row on any branch: in a trial of a probe, training does not stand still."""
+        self._thinned: dict[str, Thinned] = {}
+        self._acked_seq = 0
+        self._redefinitions: list[Redefinition] = []
+        """Of all branches, in the order of their acks."""
+
+    def observe(self, log: RunLog, info: RunInfo, now_s: float, max_commands: int | None) -> Observation:
+        """Fold a run's log into what a policy sees.
+
+        Args:
+            log: The run's log.
+            info: The run as it stands.
+            now_s: Unix time.
+            max_commands: The budget of agent commands; None for no limit.
+        """
+        with self._lock:
+            self._catch_up(log, info.branch)
+            recent = list(self._rows)
+            series = self._series_views(recent)
+            newest_at_s = self._last_at_s
+            self._follow_acks(log)
+            redefinitions = list(self._redefinitions)
+        line = Lineage(segments=[Segment(branch=name, last_step=until) for name, until in log.lineage(info.branch)])
+        found = _on(line, log.events(kinds=["found"], limit=HISTORY, newest=True))
+        evaluated = _on(line, log.events(kinds=["evaluated"], limit=HISTORY, newest=True))
+        commands = log.commands(limit=HISTORY, newest=True)
+        used = log.count_commands(*TAKEN, principal="agent")
+        steps = [p for p in recent if p.source == "step"] or recent
+        return Observation(
+            run_id=info.run_id,
+            status=info.status,
+            step=info.step,
+            max_steps=info.max_steps,
+            evaluating_step=info.evaluating_step,
+            branch=info.branch,
+            lineage=line,
+            at_s=now_s,
+            last_step_at_s=max(steps[-1].at_s, newest_at_s or 0.0) if steps else None,
+            goal_metric=_goal_name(info, evaluated, series),
+            goal_direction=info.goal_direction,
+            knobs=info.knobs,
+            series=series,
+            evaluations=[
+                Evaluation(step=e.step or 0, metrics=e.body.metrics) for e in evaluated if isinstance(e.body, Evaluated)
+            ],
+            findings=[e.body.finding for e in found if isinstance(e.body, Found)],
+            commands=commands,
+            redefinitions=newest_of([r for r in redefinitions if line.has(r.branch, r.step)]),
+            capabilities=info.capabilities,
+            schedule=info.schedule,
+            facts=info.facts,
+            started_at_s=info.started_at_s,
+            steps_per_s=_pace(steps),
+            commands_left=None if max_commands is None else max(0, max_commands - used),
+            last_seq=log.last_seq(),
+            notes=_notes(log),
+        )
+
+    def _catch_up(self, log: RunLog, branch: str) -> None:
+        behind = log.last_point_id() - self._upto
+        if branch != self._branch or behind > PAGE * MOST_PAGES:
+            self._begin(log, branch)
+        while rows := log.points(self._upto, PAGE):
+            self._upto, self._last_at_s = rows[-1].point_id, rows[-1].at_s
+            self._take([row for row in rows if row.branch == branch])
+            if len(rows) < PAGE:
+                break
+
+    def _follow_acks(self, log: RunLog) -> None:
+        """The newest commands alone would not do: the loss keeps its meaning however much was asked for since."""
+        if self._acked_seq == 0:
+            newest = log.events(kinds=["acked"], limit=MOST_ACKS, newest=True)
+            self._acked_seq = newest[0].seq - 1 if newest else 0
+        while events := log.events(self._acked_seq, PAGE, kinds=["acked"]):
+            self._acked_seq = events[-1].seq
+            for event in events:
+                if event.command_id is None or not isinstance(event.body, Acked) or not event.body.ack.changes:
+                    continue
+                found = redefinition(log.command(event.command_id), event.body.ack)
+                self._redefinitions += [] if found is None else [found]
+
+    def _take(self, rows: Iterable[StoredPoint]) -> None:
+        for row in rows:
+            if row.source in SOURCES:
+                self._rows.append(row)
+                for name in THINNED:
+                    if name in row.values:
+                        self._thinned.setdefault(name, Thinned()).add(row.step, row.values[name])
+
+    def _begin(self, log: RunLog, branch: str) -> None:
+        """Start from what the log holds now, the branches that this one stands on included."""
+        self._upto = log.last_point_id()
+        self._branch, self._thinned = branch, {}
+        self._rows.clear()
+        segments = log.lineage(branch)
+        for name, until in segments:
+            rows = log.recent_points(RECENT_POINTS, SOURCES, name, until)
+            self._rows.extend(row for row in rows if row.point_id <= self._upto)
+        if not self._rows:
+            return
+        newest = self._rows[-1].step
+        # A policy must not wait for the curves of a long run that nobody has drawn yet: seconds for 200,000 steps.
+        seed = self._seed_by_curves if log.index_lag() <= MOST_UNSEEN else self._seed_by_samples
+        for segment, until in segments:
+            seed(log, segment, newest if until is None else until)
+
+    def _seed_by_curves(self, log: RunLog, segment: str, last_step: int) -> None:
+        for name in THINNED:
+            try:
+                curve = log.curve(name, segment, 0, last_step, THINNED_POINTS)
+            except UserError:  # not measured in this branch
+                continue
+            self._thinned.setdefault(name, Thinned()).seed(curve)
+
+    def _seed_by_samples(self, log: RunLog, segment: str, last_step: int) -> None:
+        """Every so many steps a row, for lack of the means between them."""
+        for row in log.sampled_points(SAMPLES, SOURCES, segment, last_step):
+            for name in THINNED:
+                if name in row.values:
+                    self._thinned.setdefault(name, Thinned()).add(row.step, row.values[name])
+
+    def _series_views(self, recent: list[StoredPoint]) -> dict[str, SeriesView]:
+        raw: dict[str, tuple[list[int], list[float]]] = {}
+        for point in recent:
+            for name, value in point.values.items():
+                steps, values = raw.setdefault(name, ([], []))
+                steps.append(point.step)
+                values.append(value)
+        views = {}
+        for name, (steps, values) in raw.items():
+            old = self._thinned.get(name)
+            views[name] = SeriesView.model_construct(
+                name=name,
+                steps=steps,
+                values=values,
+                thinned_steps=old.steps if old else [],
+                thinned_values=old.means if old else [],
+            )
+        return views

@@ -1,0 +1,424 @@
+"""The checkpoints and branches of one run, as its training process knows them."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import shutil
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from torch import nn
+
+from agenttune.config import CheckpointSettings
+from agenttune.errors import UserError
+from agenttune.protocol.events import BranchStarted, CheckpointDeleted, CheckpointSaved
+from agenttune.trainer.checkpoints.files import (
+    LOOP_STATE,
+    check_fits,
+    is_complete,
+    read_state,
+    remove_leftovers,
+    write_state,
+    written_by,
+)
+from agenttune.trainer.checkpoints.spare_buffers import Spare
+from agenttune.trainer.checkpoints.training_state import TrainingState
+
+logger = logging.getLogger("agenttune")
+
+FOLDER = "checkpoints"
+"""Beside the run's log."""
+MAIN = "main"
+GIB = 2**30
+SHOWN = 20
+BRANCH_CHARACTERS = 40
+"""Of a branch's name in the ids of its checkpoints."""
+
+
+@dataclass
+class SavedCheckpoint:
+    """A checkpoint that is complete.
+
+    Attributes:
+        path: Its folder; None for a snapshot in memory.
+        is_own: Written by a command, so that the keep rule may delete it.
+        is_current: No value was changed since it was saved.
+        is_before: It lay there when the run began, and the run did not begin from it.
+        is_found: It lay there when the run began.
+        problem: Why it cannot be loaded again; empty if it can.
+        state: What a snapshot holds.
+    """
+
+    path: str | None
+    step: int
+    branch: str = MAIN
+    checkpoint_id: str = ""
+    tag: str | None = None
+    size_bytes: int | None = None
+    metric: float | None = None
+    pinned: bool = False
+    is_own: bool = False
+    is_current: bool = True
+    is_before: bool = False
+    is_found: bool = False
+    problem: str = ""
+    state: TrainingState | None = None
+
+    def __post_init__(self) -> None:
+        if not self.checkpoint_id:
+            self.checkpoint_id = f"{self.branch[:BRANCH_CHARACTERS]}-{self.step}-{secrets.token_hex(3)}"
+
+    def named(self, tag: str | None) -> SavedCheckpoint:
+        """The same checkpoint under a new id and a tag: two commands asked for one save."""
+        return replace(self, checkpoint_id="", tag=tag)
+
+    def saved_event(self, command_id: str | None = None) -> CheckpointSaved:
+        return CheckpointSaved(
+            checkpoint_id=self.checkpoint_id,
+            path=self.path or "",
+            tag=self.tag,
+            command_id=command_id,
+            keep_in="memory" if self.state is not None else "disk",
+            size_bytes=self.size_bytes,
+            metric=self.metric,
+            pinned=self.pinned,
+            is_before=self.is_before,
+            problem=self.problem,
+        )
+
+
+@dataclass
+class Branch:
+    """A line of steps: `parent` up to `from_step`, then its own."""
+
+    name: str
+    parent: str | None = None
+    from_step: int = 0
+    checkpoint_id: str | None = None
+
+
+@dataclass
+class Checkpoints:
+    """What was saved, where, and which branches stand on it.
+
+    Args:
+        root: Folder for those on disk; made when it is needed. None where none can be written.
+        settings: Caps and what is kept.
+        prefers_low: Whether less of the goal metric is better.
+
+    Attributes:
+        newest_of_loop: The last one that the loop itself saved.
+    """
+
+    root: Path | None = None
+    settings: CheckpointSettings = field(default_factory=CheckpointSettings)
+    prefers_low: bool = True
+    known: dict[str, SavedCheckpoint] = field(default_factory=dict)
+    branches: dict[str, Branch] = field(default_factory=lambda: {MAIN: Branch(MAIN)})
+    branch: str = MAIN
+    metric: float | None = None
+    newest_of_loop: SavedCheckpoint | None = None
+    spare: Spare = field(default_factory=Spare)
+
+    @property
+    def run_id(self) -> str:
+        """Of the run whose they are; empty where it has no folder."""
+        return "" if self.root is None else self.root.parent.name
+
+    def taken_by(self, checkpoint: SavedCheckpoint) -> str:
+        """The other run that has written over a checkpoint that this one's loop saved; empty if none has."""
+        if checkpoint.path is None or checkpoint.is_own or checkpoint.is_found or not self.run_id:
+            return ""
+        run = written_by(Path(checkpoint.path))
+        return run if run != self.run_id else ""
+
+    # -- finding ----------------------------------------------------------------------------------------------
+
+    def add(self, checkpoint: SavedCheckpoint) -> None:
+        """Take note of a checkpoint that is complete."""
+        self.known[checkpoint.checkpoint_id] = checkpoint
+
+    def add_found(self, folders: Iterable[Path], resumed_from: Path | None = None) -> list[SavedCheckpoint]:
+        """Take note of what lies on disk when the run begins: `checkpoint-20` and the like, in order of steps.
+
+        Args:
+            folders: Where they lie.
+            resumed_from: The one that the run began from, which is a part of it; the others are of before.
+        """
+        found = []
+        for folder in folders:
+            step = folder.name.rpartition("-")[2]
+            if step.isdigit() and is_complete(folder):
+                is_before = folder != resumed_from
+                path = str(folder.absolute())
+                found.append(
+                    SavedCheckpoint(path, int(step), checkpoint_id=folder.name, is_before=is_before, is_found=True)
+                )
+        found.sort(key=lambda checkpoint: (checkpoint.step, not checkpoint.is_before))
+        for twin in found:  # resumed from a folder elsewhere that has the name of one here
+            if twin.is_before and any(c.checkpoint_id == twin.checkpoint_id and not c.is_before for c in found):
+                twin.checkpoint_id = f"before-{twin.checkpoint_id}"
+        for checkpoint in found:
+            self.add(checkpoint)
+        return found
+
+    def find(self, name: str, is_agents: bool = False) -> SavedCheckpoint:
+        """The checkpoint of an id, or the newest of a tag.
+
+        Args:
+            name: The id or tag.
+            is_agents: An agent asks, who stays within its run.
+
+        Raises:
+            UserError: There is none, or it is not for an agent; lists the newest ones.
+        """
+        tagged = [checkpoint for checkpoint in self.known.values() if checkpoint.tag == name]
+        found = self.known.get(name) or (tagged[-1] if tagged else None)
+        ids = [name for name, c in self.known.items() if not (is_agents and c.is_before)][-SHOWN:][::-1]
+        if found is not None and found.is_before and is_agents:
+            raise UserError(
+                f"checkpoint {name!r} is of before this run: {found.path} lay there when it began, and may be of "
+                f"another training; an operator can load it, an agent loads one of this run's: "
+                f"{', '.join(ids) or 'none yet, save one with save_checkpoint'}",
+                field="checkpoint_id",
+                allowed=ids,
+            )
+        if found is not None:
+            return found
+        raise UserError(
+            f"no checkpoint {name!r} in this run; newest: {', '.join(ids) or 'none, save one with save_checkpoint'}",
+            field="checkpoint_id",
+            allowed=ids,
+        )
+
+    def read(self, checkpoint: SavedCheckpoint, model: nn.Module) -> TrainingState:
+        """A checkpoint's state, checked first without reading the weights.
+
+        Args:
+            checkpoint: One of `known`.
+            model: What it is for.
+
+        Raises:
+            UserError: It is gone, damaged, or of another model.
+        """
+        if checkpoint.state is not None:
+            return checkpoint.state
+        folder = Path(checkpoint.path or "")
+        if not folder.is_dir():
+            raise UserError(
+                f"checkpoint {checkpoint.checkpoint_id} is gone: {folder} was deleted",
+                field="checkpoint_id",
+                allowed=[c.checkpoint_id for c in self.known.values() if c is not checkpoint][-SHOWN:],
+            )
+        if not is_complete(folder):
+            raise UserError(f"{folder} is no complete checkpoint: it has no {LOOP_STATE}", field="checkpoint_id")
+        if run := self.taken_by(checkpoint):
+            raise UserError(
+                f"checkpoint {checkpoint.checkpoint_id} is gone: {folder} was written by run {run}, which saves in the "
+                "same folder; give each run an output_dir of its own",
+                field="checkpoint_id",
+            )
+        check_fits(folder, model)
+        return read_state(folder, model)
+
+    # -- branches ---------------------------------------------------------------------------------------------
+
+    def branch_name(self, asked: str | None) -> str:
+        """The name for a new branch.
+
+        Raises:
+            UserError: There is a branch of that name.
+        """
+        if asked is None:
+            number = len(self.branches)
+            while f"branch-{number}" in self.branches:
+                number += 1
+            return f"branch-{number}"
+        if asked in self.branches:
+            raise UserError(
+                f"there is a branch {asked!r} already; choose another name than {', '.join(self.branches)}",
+                field="branch_name",
+            )
+        return asked
+
+    def start_branch(self, name: str, checkpoint: SavedCheckpoint) -> BranchStarted:
+        """Go on as a new branch that stands on a checkpoint."""
+        self.branches[name] = Branch(name, checkpoint.branch, checkpoint.step, checkpoint.checkpoint_id)
+        self.branch = name
+        return BranchStarted(
+            name=name, parent=checkpoint.branch, from_step=checkpoint.step, checkpoint_id=checkpoint.checkpoint_id
+        )
+
+    def start_branch_anew(self, name: str, step: int) -> BranchStarted:
+        """Go on as a new branch that the loop itself began, at a step of the branch that it left."""
+        parent = self.branch
+        self.branches[name] = Branch(name, parent, step)
+        self.branch = name
+        return BranchStarted(name=name, parent=parent, from_step=step)
+
+    def lineage(self) -> dict[str, int | None]:
+        """The branches that training stands on, each with the last step of it that counts (None: all)."""
+        last: dict[str, int | None] = {self.branch: None}
+        branch = self.branches[self.branch]
+        while branch.parent is not None and branch.parent in self.branches:
+            # Of a branch that was gone back in before its own start, less counts than its child stands on.
+            later = last[branch.name]
+            last[branch.parent] = branch.from_step if later is None else min(branch.from_step, later)
+            branch = self.branches[branch.parent]
+        return last
+
+    # -- saving -----------------------------------------------------------------------------------------------
+
+    def save(
+        self,
+        state: TrainingState,
+        write_model: Callable[[Path], None],
+        keep_in: str,
+        tag: str | None,
+        pinned: bool,
+    ) -> tuple[SavedCheckpoint, list[tuple[SavedCheckpoint, CheckpointDeleted]]]:
+        """Keep a state, which may refer to live tensors; then make room if the cap is passed.
+
+        Returns:
+            The checkpoint, and those deleted to stay within the cap.
+
+        Raises:
+            UserError: A snapshot would not fit into the memory allowed.
+            SystemFault: The disk did not take it.
+        """
+        checkpoint = SavedCheckpoint(
+            None, state.step, self.branch, tag=tag, metric=self.metric, pinned=pinned, is_own=True
+        )
+        if keep_in == "memory":
+            if state.tensor_bytes > self.settings.memory_gib * GIB:
+                raise UserError(
+                    f"a snapshot takes {state.tensor_bytes / GIB:.1f} GiB, checkpoints.memory_gib allows "
+                    f"{self.settings.memory_gib:g}; raise it, or keep it on disk",
+                    field="keep_in",
+                    allowed=["disk"],
+                )
+            size_bytes = checkpoint.size_bytes = state.tensor_bytes
+            buffers = self.spare.take()
+            deleted = self._make_room(size_bytes, in_memory=True)
+            if buffers is None and deleted:
+                buffers = deleted[0][0].state
+            checkpoint.state = state.copied(buffers)
+            if self._in_memory_bytes() + 2 * size_bytes <= self.settings.memory_gib * GIB:
+                self.spare.prepare(checkpoint.state)
+        else:
+            if self.root is None:
+                raise UserError("this run has no folder for checkpoints", field="keep_in", allowed=["memory"])
+            self.root.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(self.root)
+            folder = self.root / checkpoint.checkpoint_id
+            checkpoint.size_bytes = write_state(folder, state, self.branch, write_model)
+            checkpoint.path = str(folder.absolute())
+            deleted = self._make_room(checkpoint.size_bytes, in_memory=False)
+        self.add(checkpoint)
+        return checkpoint, deleted
+
+    def _in_memory_bytes(self) -> int:
+        return sum(c.size_bytes or 0 for c in self.known.values() if c.state is not None)
+
+    def _make_room(self, needed: int, in_memory: bool) -> list[tuple[SavedCheckpoint, CheckpointDeleted]]:
+        """Delete the oldest that nothing protects, until a new one of `needed` bytes is within the cap."""
+        cap_gib = self.settings.memory_gib if in_memory else self.settings.max_gib
+        if cap_gib is None:
+            return []
+        kind = [c for c in self.known.values() if c.is_own and (c.state is not None) == in_memory]
+        total = needed + sum(c.size_bytes or 0 for c in kind)
+        protected = self._protected(kind)
+        deleted = []
+        for checkpoint in kind:
+            if total <= cap_gib * GIB:
+                break
+            if checkpoint.checkpoint_id not in protected and _is_removed(checkpoint):
+                del self.known[checkpoint.checkpoint_id]
+                total -= checkpoint.size_bytes or 0
+                where = "memory" if in_memory else "disk"
+                reason = f"to stay within {cap_gib:g} GiB of {where}"
+                deleted.append((checkpoint, CheckpointDeleted(checkpoint_id=checkpoint.checkpoint_id, reason=reason)))
+        return deleted
+
+    def _protected(self, kind: list[SavedCheckpoint]) -> set[str]:
+        """What the keep rule never deletes: pinned, what a branch stands on, the newest, the best."""
+        ids = {c.checkpoint_id for c in kind if c.pinned}
+        ids |= {b.checkpoint_id for b in self.branches.values() if b.checkpoint_id is not None}
+        if self.settings.keep_last > 1:  # the one that is being saved is the newest
+            ids |= {c.checkpoint_id for c in kind[-(self.settings.keep_last - 1) :]}
+        measured = [c for c in kind if c.metric is not None and c.metric == c.metric]
+        measured.sort(key=lambda c: c.metric or 0.0, reverse=not self.prefers_low)
+        return ids | {c.checkpoint_id for c in measured[: self.settings.keep_best]}
+
+    def release(self, checkpoint_id: str, reason: str) -> CheckpointDeleted | None:
+        """Delete one that was kept for a purpose that is over, also if a branch stands on it."""
+        checkpoint = self.known.get(checkpoint_id)
+        if checkpoint is None or checkpoint.pinned or not _is_removed(checkpoint):
+            return None
+        del self.known[checkpoint_id]
+        return CheckpointDeleted(checkpoint_id=checkpoint_id, reason=reason)
+
+    def saved_again(self, checkpoint: SavedCheckpoint) -> list[SavedCheckpoint]:
+        """What is known of the very step that the loop has now saved once more, as at the end of an epoch."""
+        where = (checkpoint.path, checkpoint.step, checkpoint.branch)
+        return [c for c in self.known.values() if (c.path, c.step, c.branch) == where and not c.is_before]
+
+    def drop_vanished(self, but_for: str | None = None, kept: Collection[str] = ()) -> list[CheckpointDeleted]:
+        """Forget checkpoints that somebody else deleted, as the Trainer does with its own old ones.
+
+        Args:
+            but_for: A folder that has just been written; what lay there before is gone.
+            kept: Ids of what lies there as before.
+        """
+        gone = [
+            c
+            for name, c in self.known.items()
+            if c.path is not None and name not in kept and (c.path == but_for or not Path(c.path).is_dir())
+        ]
+        taken = {c.checkpoint_id: run for c in self.known.values() if (run := self.taken_by(c))}
+        lost = {c.checkpoint_id for c in gone}
+        gone += [self.known[name] for name in taken if name not in kept and name not in lost]
+        for checkpoint in gone:
+            del self.known[checkpoint.checkpoint_id]
+        return [
+            CheckpointDeleted(
+                checkpoint_id=c.checkpoint_id,
+                reason=f"{c.path} was {_fate(c, but_for, taken)}",
+            )
+            for c in gone
+        ]
+
+
+def _fate(checkpoint: SavedCheckpoint, but_for: str | None, taken: Mapping[str, str]) -> str:
+    if checkpoint.checkpoint_id in taken:
+        return f"written over by run {taken[checkpoint.checkpoint_id]}"
+    return "written over" if checkpoint.path == but_for else "deleted"
+
+
+def _is_removed(checkpoint: SavedCheckpoint) -> bool:
+    """Remove its files; False, with a warning, where the disk does not let go of them."""
+    try:
+        if checkpoint.path is not None:
+            shutil.rmtree(checkpoint.path)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        logger.warning("checkpoint %s cannot be deleted: %s", checkpoint.checkpoint_id, error)
+        return False
+    return True
+
+
+def find_checkpoint(output_dir: Path, step: int, branch: str = MAIN) -> SavedCheckpoint | str:
+    """The complete checkpoint of a step under `output_dir` (one level deeper for a hyperparameter search).
+
+    Returns:
+        The checkpoint, or why there is none.
+    """
+    name = f"checkpoint-{step}"
+    complete = [*output_dir.glob(f"{name}/{LOOP_STATE}"), *output_dir.glob(f"*/{name}/{LOOP_STATE}")]
+    if not complete:
+        return f"the trainer reported a save, but {output_dir / name} holds no {LOOP_STATE}"
+    newest = max(complete, key=lambda path: path.stat().st_mtime)
+    return SavedCheckpoint(str(newest.parent.absolute()), step, branch)

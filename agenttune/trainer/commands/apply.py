@@ -1,0 +1,216 @@
+"""One function per command: check everything, then write, then read back.
+
+A function that raises has changed nothing; the session turns the error into a failed ack and training goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from agenttune.errors import NotSupported, UserError
+from agenttune.protocol.commands import (
+    AddNote,
+    CommandBase,
+    LoadCheckpoint,
+    Probe,
+    SaveCheckpoint,
+    SetKnob,
+    StopTraining,
+    UpdateTraining,
+)
+from agenttune.protocol.events import NoteAdded, StatusChanged
+from agenttune.protocol.proposals import Change, CommandRecord
+from agenttune.trainer.adapter import Adapter
+from agenttune.trainer.captured_values import prepare_dataset
+from agenttune.trainer.commands.dataset import update_dataset, update_dataset_runtime_hyperparameters
+from agenttune.trainer.commands.layers import operate_on_layer, read_layers, update_layer_parameter
+from agenttune.trainer.commands.outcomes import (
+    AwaitCapture,
+    AwaitJump,
+    AwaitProbe,
+    AwaitSave,
+    Done,
+    Expectation,
+    NotYet,
+    Outcome,
+)
+from agenttune.trainer.commands.update_optimizer import update_optimizer
+from agenttune.trainer.commands.update_schedule import update_schedule
+from agenttune.trainer.lr.optimizers import same
+from agenttune.trainer.run_state import Steering
+
+Handler = Callable[[Steering, CommandRecord, Any], Outcome]
+
+
+def apply_command(steering: Steering, record: CommandRecord, candidate: CommandBase | None = None) -> Outcome:
+    """Apply one command.
+
+    Args:
+        steering: The run.
+        record: The command.
+        candidate: Of a probe: apply this one of it.
+
+    Raises:
+        UserError: It cannot be applied as asked; nothing has changed.
+        Exception: A defect; what was written has been put back.
+    """
+    command = record.command if candidate is None else candidate
+    if command.kind not in steering.adapter.capabilities:
+        raise NotSupported(f"{command.kind}: {steering.adapter.refusal}")
+    return HANDLERS[command.kind](steering, record, command)
+
+
+# -- the loop ------------------------------------------------------------------------------------------------------
+
+_SETTINGS = ("max_grad_norm", "gradient_accumulation_steps", "max_steps")
+
+
+def update_training(steering: Steering, record: CommandRecord, command: UpdateTraining) -> Outcome:
+    adapter = steering.adapter
+    asked = {name: getattr(command, name) for name in _SETTINGS if getattr(command, name) is not None}
+    notes = [adapter.check_setting(name, value, steering.step) for name, value in asked.items()]
+    if not all(adapter.is_ready_for(name, value) for name, value in asked.items()):
+        return NotYet()
+    before = _read_settings(adapter)
+    try:
+        for name, value in asked.items():
+            adapter.change_setting(name, value)
+        after = _read_settings(adapter)
+        wrong = [name for name, value in asked.items() if not same(after[name], value)]
+        if wrong:
+            raise UserError(f"did not read back as written, all put back: {', '.join(wrong)}")
+    except BaseException:
+        for name in asked:
+            adapter.change_setting(name, before[name])
+        raise
+    changes = [
+        Change(name=name, previous=before[name], requested=value, effective=after[name])
+        for name, value in asked.items()
+    ]
+    expectations = [_expect_setting(steering, name, value) for name, value in asked.items()]
+    return Done(" ".join(filter(None, notes)), changes, expectations=expectations)
+
+
+def _read_settings(adapter: Adapter) -> dict[str, Any]:
+    return {knob.name: knob.effective for knob in adapter.settings()}
+
+
+def _expect_setting(steering: Steering, name: str, value: Any) -> Expectation:
+    return Expectation(name, [value], lambda: [_read_settings(steering.adapter)[name]])
+
+
+def set_knob(steering: Steering, record: CommandRecord, command: SetKnob) -> Outcome:
+    change, read = steering.registry.set(command.name, command.value)
+    expected = Expectation(command.name, [change.effective], lambda: [read()])
+    return Done(changes=[change], expectations=[expected])
+
+
+def save_checkpoint(steering: Steering, record: CommandRecord, command: SaveCheckpoint) -> Outcome:
+    adapter = steering.adapter
+    refusal = adapter.checkpoint_refusal()
+    if not refusal:
+        return AwaitCapture(command.keep_in, command.tag, command.pin)
+    if command.keep_in == "memory":
+        raise NotSupported(f"a snapshot in memory: {refusal}")
+    if not adapter.can_end_here():
+        return NotYet()
+    adapter.request_save()
+    return AwaitSave(tag=command.tag)
+
+
+def load_checkpoint(steering: Steering, record: CommandRecord, command: LoadCheckpoint) -> Outcome:
+    adapter, checkpoints = steering.adapter, steering.checkpoints
+    refusal = adapter.checkpoint_refusal()
+    if refusal:
+        raise NotSupported(f"load_checkpoint: {refusal}")
+    branch = checkpoints.branch_name(command.branch_name)
+    checkpoint = checkpoints.find(command.checkpoint_id, record.proposal.author.principal == "agent")
+    state = checkpoints.read(checkpoint, adapter.model())
+    adapter.check_state(state)
+    return AwaitJump(checkpoint, branch, state, prepare_dataset(steering, state.steered))
+
+
+def probe(steering: Steering, record: CommandRecord, command: Probe) -> Outcome:
+    adapter = steering.adapter
+    refusal = adapter.trial_refusal()
+    if refusal:
+        raise NotSupported(f"probe: {refusal}")
+    if steering.paused:
+        raise UserError("a probe trains, and training is paused; resume_training first")
+    end = adapter.max_steps()
+    if end is not None and steering.step + command.steps >= end:
+        raise UserError(
+            f"trials of {command.steps} steps would reach the run's end at step {end}; it is at step {steering.step}",
+            field="steps",
+            allowed={"maximum": max(0, end - steering.step - 1)},
+        )
+    lacking = [c.kind for c in command.candidates if c.kind not in adapter.capabilities]
+    if lacking:
+        raise NotSupported(f"{lacking[0]}: {adapter.refusal}")
+    return AwaitProbe(command)
+
+
+def do_evaluate(steering: Steering, record: CommandRecord, command: CommandBase) -> Outcome:
+    metrics = steering.adapter.evaluate()
+    return Done(result=dict(metrics))
+
+
+def pause_training(steering: Steering, record: CommandRecord, command: CommandBase) -> Outcome:
+    if steering.paused:
+        return Done("was already paused")
+    steering.paused = True
+    reason = f"paused by {record.proposal.author.name}"
+    return Done(events=(StatusChanged(status="paused", reason=reason),))
+
+
+def resume_training(steering: Steering, record: CommandRecord, command: CommandBase) -> Outcome:
+    if not steering.paused:
+        return Done("was not paused")
+    steering.paused = False
+    reason = f"resumed by {record.proposal.author.name}"
+    return Done(events=(StatusChanged(status="running", reason=reason),))
+
+
+def stop_training(steering: Steering, record: CommandRecord, command: StopTraining) -> Outcome:
+    adapter = steering.adapter
+    if not adapter.can_end_here():
+        # The loop cannot end before its first step; a pause would keep it from that step.
+        steering.paused = False
+        return NotYet()
+    steering.paused = False
+    steering.stop_reason = f"stopped by {record.proposal.author.name}"
+    ending = "training ends after this step"
+    if command.save and not adapter.checkpoint_refusal() and not adapter.saves_for_restart():
+        return AwaitCapture(message=ending, then=adapter.request_stop, is_last=True)
+    adapter.request_stop()
+    if not command.save:
+        return Done(ending)
+    adapter.request_save()
+    return AwaitSave(ending, is_last=True)
+
+
+def add_note(steering: Steering, record: CommandRecord, command: AddNote) -> Outcome:
+    return Done(events=(NoteAdded(text=command.text, author=record.proposal.author.name),))
+
+
+HANDLERS: dict[str, Handler] = {
+    "update_optimizer": update_optimizer,
+    "update_schedule": update_schedule,
+    "update_training": update_training,
+    "set_knob": set_knob,
+    "save_checkpoint": save_checkpoint,
+    "load_checkpoint": load_checkpoint,
+    "do_evaluate": do_evaluate,
+    "probe": probe,
+    "pause_training": pause_training,
+    "resume_training": resume_training,
+    "stop_training": stop_training,
+    "update_dataset": update_dataset,
+    "update_dataset_runtime_hyperparameters": update_dataset_runtime_hyperparameters,
+    "model_layer_operation": operate_on_layer,
+    "model_layer_parameter_update": update_layer_parameter,
+    "read_model": read_layers,
+    "add_note": add_note,
+}
+"""How each command is applied."""

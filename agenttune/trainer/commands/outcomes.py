@@ -1,0 +1,112 @@
+"""What came of applying a command: an answer now, or a thing to wait for before the answer is true."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from agenttune.protocol.commands import Probe
+from agenttune.protocol.events import KnobsRead
+from agenttune.protocol.proposals import Change, CommandRecord, Record
+from agenttune.trainer.checkpoints.catalog import SavedCheckpoint
+from agenttune.trainer.checkpoints.training_state import TrainingState
+
+
+@dataclass
+class Expectation:
+    """A value that should still stand a few steps later."""
+
+    name: str
+    expected: list[Any]
+    read: Callable[[], list[Any] | None]
+    """None: something that may change the value by right (an evaluation-driven schedule) has done so."""
+    groups: frozenset[int] = frozenset({0})
+
+
+@dataclass
+class Done:
+    """Applied and read back; the ack can be written."""
+
+    message: str = ""
+    changes: list[Change] = field(default_factory=list)
+    result: dict[str, Any] = field(default_factory=dict)
+    events: tuple[Record, ...] = ()
+    expectations: list[Expectation] = field(default_factory=list)
+
+
+@dataclass
+class AwaitRate:
+    """Applied and read back once; the schedule's next step has to leave it in force."""
+
+    done: Done
+    groups: frozenset[int]
+    now: list[float]
+    """Per group, the rate that the next update must use."""
+    next: list[float] | None
+    """Per group, the rate that the schedule must give after it; None if that cannot be foretold."""
+    clock: int
+    """The schedule's own count when the command was applied."""
+    undo: Callable[[], None]
+    """Puts back what else the command changed, should the rate not hold."""
+
+
+@dataclass
+class AwaitSave:
+    """The loop was asked to save; the ack comes with the path."""
+
+    message: str = ""
+    tag: str | None = None
+    is_last: bool = False
+    """Training ends with it; the ack says how to go on."""
+
+
+@dataclass
+class AwaitCapture:
+    """The state is to be kept once the loop is done with this step."""
+
+    keep_in: str = "disk"
+    tag: str | None = None
+    pinned: bool = False
+    message: str = ""
+    then: Callable[[], None] | None = None
+    """What comes after it, such as the end of training."""
+    is_last: bool = False
+    """As of `AwaitSave`."""
+
+
+@dataclass
+class AwaitJump:
+    """The loop was asked to go back; the ack comes when it is there."""
+
+    checkpoint: SavedCheckpoint
+    branch: str
+    state: TrainingState
+    dataset: object | None = None
+    """The training dataset of that time, if it has been rebuilt since."""
+
+
+@dataclass
+class AwaitProbe:
+    """Candidates are to be tried once the loop is done with this step; the ack comes when the best is in force."""
+
+    command: Probe
+
+
+class NotYet:
+    """The command has to wait for a later boundary."""
+
+
+Outcome = Done | AwaitRate | AwaitSave | AwaitCapture | AwaitJump | AwaitProbe | NotYet
+
+
+@dataclass
+class Waiting:
+    """A command whose ack has to wait for the loop."""
+
+    record: CommandRecord
+    step: int
+    outcome: AwaitRate | AwaitSave | AwaitCapture | AwaitJump | AwaitProbe
+    knobs: KnobsRead | None = None
+    """As read when the command was applied."""
+    problem: str = ""

@@ -1,0 +1,105 @@
+"""Answers to commands: each gets one, and what was changed is looked at again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from agenttune.gate import values_of
+from agenttune.protocol.events import KnobsRead
+from agenttune.protocol.proposals import Ack, CommandRecord, Record
+from agenttune.trainer.commands.outcomes import Done
+from agenttune.trainer.execution.read_back import ReadBacks
+from agenttune.trainer.recording.recorder import Recorder
+from agenttune.trainer.run_state import Steering
+
+
+class Answers:
+    """Writes acks.
+
+    Args:
+        steering: The run.
+        recorder: Writes the log.
+
+    Attributes:
+        taken: Ids of the commands that were applied or answered; none is taken twice.
+        read_backs: Changes that will be read again.
+        on_ack: Also told of each ack.
+        max_steps: The step at which training ends, as the log has it.
+    """
+
+    def __init__(self, steering: Steering, recorder: Recorder) -> None:
+        self._steering = steering
+        self._recorder = recorder
+        self.taken: set[str] = set()
+        self.read_backs = ReadBacks()
+        self.on_ack: Callable[[CommandRecord, Ack], None] | None = None
+        self.max_steps: int | None = None
+
+    def done(
+        self,
+        record: CommandRecord,
+        done: Done,
+        knobs: KnobsRead | None,
+        step: int,
+        confirmed_step: int | None = None,
+    ) -> None:
+        """It was applied at `step`, and read back."""
+        self.read_backs.expect(record, step, done.expectations)
+        events = (*done.events, *([knobs] if knobs is not None else []))
+        ack = Ack(
+            outcome="applied",
+            step=step,
+            changes=done.changes,
+            result=done.result,
+            confirmed_step=confirmed_step,
+            message=done.message,
+        )
+        self.acknowledge(record, ack, events)
+        if done.changes:
+            self.note_change()
+
+    def refuse(
+        self,
+        record: CommandRecord,
+        message: str,
+        events: tuple[Record, ...] = (),
+        outcome: Literal["failed", "expired"] = "failed",
+    ) -> None:
+        """It was not applied, for the reason given."""
+        self.acknowledge(record, Ack(outcome=outcome, step=self._steering.step, message=message), events)
+
+    def acknowledge(self, record: CommandRecord, ack: Ack, events: tuple[Record, ...]) -> None:
+        """Write an ack, with events that belong to it."""
+        self.taken.add(record.command_id)
+        ack = as_asked(record, ack).model_copy(update={"branch": self._steering.branch})
+        self._recorder.submit(lambda log: log.acknowledge(record.command_id, ack, *events))
+        if self.on_ack is not None:
+            self.on_ack(record, ack)
+
+    def note_change(self) -> None:
+        """A checkpoint of this step, if there is one, no longer holds the values in force."""
+        newest = self._steering.checkpoints.newest_of_loop
+        if newest is not None:
+            newest.is_current = False
+        end = self._steering.adapter.max_steps()
+        if end != self.max_steps:
+            self.max_steps = end
+            self._recorder.update_info(max_steps=end)
+
+    def look_again(self, step: int) -> None:
+        """Read back what is due."""
+        for record, result in self.read_backs.due(step):
+            self._recorder.record(result, command_id=record.command_id)
+
+
+def as_asked(record: CommandRecord, ack: Ack) -> Ack:
+    """An ack whose changes say what was asked for, where a limit or a person made another value of it."""
+    if record.verdict is None or record.verdict.edited is None:
+        return ack
+    asked = values_of(record.proposal.command)
+    changes = [
+        change.model_copy(update={"requested": asked[change.name]}) if change.name in asked else change
+        for change in ack.changes
+    ]
+    return ack.model_copy(update={"changes": changes})

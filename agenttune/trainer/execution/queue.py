@@ -1,0 +1,108 @@
+"""Commands as they come in: read from the log only if somebody wrote to it, and past the guardrails once more."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Set
+
+from agenttune.errors import StoreFault
+from agenttune.protocol.proposals import Change, CommandRecord, State
+from agenttune.store.run_log import LOG_NAME, RunLog
+from agenttune.store.wal_watch import OwnCommits, WalWatch
+from agenttune.trainer.execution.acks import Answers
+from agenttune.trainer.execution.recheck import Admission
+from agenttune.trainer.recording.recorder import Recorder
+from agenttune.trainer.run_state import Steering
+
+logger = logging.getLogger("agenttune")
+
+INTERRUPTING = frozenset({"pause_training", "stop_training"})
+"""Commands of a person that a probe is broken off for."""
+
+
+class Intake:
+    """The queue of one run; empty on ranks that only follow.
+
+    Args:
+        log: The run's log, for reading.
+        steering: The run.
+        answers: Answers what is refused.
+        recorder: Reads the knobs.
+    """
+
+    def __init__(self, log: RunLog | None, steering: Steering, answers: Answers, recorder: Recorder) -> None:
+        self._log = log
+        self._steering = steering
+        self._answers = answers
+        self._recorder = recorder
+        self.own = OwnCommits(log.folder / LOG_NAME) if log is not None else None
+        """Commits that bring no commands: whoever writes them may tell of them."""
+        self._watch = WalWatch(log.folder / LOG_NAME, self.own) if log is not None else None
+        self.is_unchanged = self._watch.is_unchanged if self._watch is not None else _never
+        """Tells in microseconds that nobody else has written to the log."""
+        self._admission = Admission(log) if log is not None else None
+        self._has_fault = False
+        self.queue: list[CommandRecord] = []
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a request for approval wants training to wait; ranks that only follow know nothing of it."""
+        return self._admission is not None and self._admission.is_held
+
+    def fetch(self) -> list[CommandRecord]:
+        """Queued commands in order of acceptance; asks the log only if somebody wrote to it."""
+        if self._log is None or self._watch is None:
+            return []
+        if not self._has_fault and not self._watch.may_have_changed():
+            return self.queue
+        try:
+            self.queue = self._log.commands(State.QUEUED)
+            if self._admission is not None:
+                self._admission.look_for_requests()
+        except (StoreFault, sqlite3.Error) as fault:
+            if not self._has_fault:
+                logger.warning("commands cannot be read (%s); training goes on", fault)
+            self._has_fault = True
+            return []
+        self._has_fault = False
+        self.queue = [record for record in self.queue if record.command_id not in self._answers.taken]
+        # What the trainer itself asks for, the state of before a change or the way back, comes before the next change.
+        self.queue.sort(key=lambda record: record.proposal.author.principal != "trainer")
+        return self.queue
+
+    def interruption(self) -> CommandRecord | None:
+        """A person's wish to pause or stop, while everything else has to wait; takes nothing off the queue."""
+        if self._log is None or self.is_unchanged():
+            return None
+        try:
+            queued = self._log.commands(State.QUEUED)
+        except (StoreFault, sqlite3.Error):  # `fetch` tells of it
+            return None
+        new = [record for record in queued if record.command_id not in self._answers.taken]
+        return next((r for r in new if r.proposal.author.principal != "agent" and r.command.kind in INTERRUPTING), None)
+
+    def next(self, tried: Set[str]) -> list[CommandRecord]:
+        """The next command, if there is one, past the guardrails as of this moment; what they refuse is answered.
+
+        Args:
+            tried: Ids of those that have had their turn at this boundary.
+        """
+        for record in self.fetch():
+            if record.command_id in self._answers.taken or record.command_id in tried:
+                continue
+            refusal = "" if self._admission is None else self._admission.refusal(record, self._steering.as_info)
+            if not refusal:
+                return [record]
+            self._answers.refuse(record, refusal)
+        return []
+
+    def note(self, record: CommandRecord, changes: list[Change]) -> None:
+        """A command has changed something; its ack comes later, when that is confirmed and written."""
+        if self._admission is not None and changes:
+            self._admission.note(record, self._steering.step, changes)
+
+
+def _never() -> bool:
+    """Ranks that only follow do not know."""
+    return False

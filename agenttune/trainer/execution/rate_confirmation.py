@@ -1,0 +1,87 @@
+"""Changes of the learning rate whose ack waits until the schedule's next step has left them in force."""
+
+from __future__ import annotations
+
+from agenttune.trainer.commands.outcomes import AwaitRate, Waiting
+from agenttune.trainer.execution.acks import Answers
+from agenttune.trainer.execution.read_back import check_after_step, check_before_update
+from agenttune.trainer.recording.recorder import Recorder
+from agenttune.trainer.run_state import Steering
+
+
+class RateWatch:
+    """Confirms rates, or fails them.
+
+    Args:
+        steering: The run.
+        answers: Answers who asked.
+        recorder: Reads the knobs.
+    """
+
+    def __init__(self, steering: Steering, answers: Answers, recorder: Recorder) -> None:
+        self._steering = steering
+        self._answers = answers
+        self._recorder = recorder
+        self.waiting: list[Waiting] = []
+
+    def accept(self, waiting: Waiting, outcome: AwaitRate) -> None:
+        """A rate was set; while paused there is no step to wait for."""
+        schedule = self._steering.schedule()
+        overridden = [w for w in self.waiting if _groups(w) & outcome.groups]
+        self.waiting = [w for w in self.waiting if w not in overridden]
+        for other in overridden:
+            message = f"overridden by {waiting.record.command_id} in the same step, before an update used it"
+            self._finish(other, message)
+        for other in self.waiting:  # untouched groups; a plan may have moved what comes next
+            if isinstance(other.outcome, AwaitRate):
+                other.outcome.next = schedule.next_effective()
+        self._answers.note_change()
+        waiting.knobs = self._recorder.knobs_read()
+        if self._steering.paused:
+            self._finish(waiting, "read back; training is paused before another step could confirm it")
+        elif self._steering.awaits_agent and waiting.record.proposal.author.principal != "agent":
+            # The agent may think for a minute; what it decides itself is confirmed by the step that follows.
+            self._finish(waiting, "read back; training waits for the agent before another step could confirm it")
+        else:
+            self.waiting.append(waiting)
+
+    def before_update(self) -> None:
+        """Just before the optimizer's update."""
+        if self.waiting:
+            schedule = self._steering.schedule()
+            for waiting in self.waiting:
+                check_before_update(waiting, schedule)
+
+    def confirm(self) -> None:
+        """At the end of a step: did they hold?"""
+        rates, self.waiting = self.waiting, []
+        schedule = self._steering.schedule()
+        for waiting in rates:
+            message = check_after_step(waiting, schedule)
+            if waiting.problem:
+                self._fail(waiting)
+            else:
+                self._finish(waiting, message, confirmed_step=self._steering.step)
+
+    def settle(self, message: str) -> None:
+        """Answer all without waiting any longer."""
+        rates, self.waiting = self.waiting, []
+        for waiting in rates:
+            self._finish(waiting, message)
+
+    def _finish(self, waiting: Waiting, message: str, confirmed_step: int | None = None) -> None:
+        if isinstance(waiting.outcome, AwaitRate):
+            done = waiting.outcome.done
+            done.message = " ".join(filter(None, [done.message, message]))
+            self._answers.done(waiting.record, done, waiting.knobs, waiting.step, confirmed_step)
+
+    def _fail(self, waiting: Waiting) -> None:
+        if not isinstance(waiting.outcome, AwaitRate):
+            return
+        waiting.outcome.undo()
+        others = "" if len(waiting.outcome.done.changes) < 2 else "; what else it changed was put back"
+        self._answers.refuse(waiting.record, waiting.problem + others, (self._recorder.knobs_read(),))
+
+
+def _groups(waiting: Waiting) -> frozenset[int]:
+    return waiting.outcome.groups if isinstance(waiting.outcome, AwaitRate) else frozenset()

@@ -1,0 +1,174 @@
+"""Checkpoints of a run as its session makes them: by the loop's own saving, or from the state between two steps."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from agenttune.errors import AgenttuneError, UserError
+from agenttune.protocol.events import CheckpointDeleted
+from agenttune.protocol.proposals import Ack
+from agenttune.trainer.captured_values import capture_registered, capture_steered
+from agenttune.trainer.checkpoints.branch_folders import keep_within, taken_instead
+from agenttune.trainer.checkpoints.catalog import SavedCheckpoint
+from agenttune.trainer.checkpoints.files import check_readable, write_manifest
+from agenttune.trainer.commands.outcomes import AwaitCapture, AwaitSave, Waiting
+from agenttune.trainer.execution.acks import Answers
+from agenttune.trainer.recording.recorder import Recorder
+from agenttune.trainer.run_state import Steering
+
+logger = logging.getLogger("agenttune")
+
+REASON_CHARACTERS = 500
+"""Longest text kept of an error."""
+
+
+class Saving:
+    """Who waits for a checkpoint, and what is done when there is one.
+
+    Args:
+        steering: The run.
+        answers: Answers who asked.
+        recorder: Writes the log.
+    """
+
+    def __init__(self, steering: Steering, answers: Answers, recorder: Recorder) -> None:
+        self._steering = steering
+        self._answers = answers
+        self._recorder = recorder
+        self.saves: list[Waiting] = []
+        self.captures: list[Waiting] = []
+
+    def accept_save(self, waiting: Waiting, is_just_saved: bool) -> None:
+        """Wait for the loop's own save, unless it has just made one that holds the values in force."""
+        saved = self._steering.checkpoints.newest_of_loop
+        if is_just_saved and saved is not None and saved.step == self._steering.step and saved.is_current:
+            self._answer_save(waiting, saved)
+        else:
+            self.saves.append(waiting)
+
+    def accept_capture(self, waiting: Waiting) -> None:
+        """Keep the state as soon as the loop is done with this step."""
+        self.captures.append(waiting)
+        self.take_captures()
+
+    def fail_open(self, status: str) -> None:
+        """The run ends; nobody saves any more."""
+        for waiting in [*self.saves, *self.captures]:
+            self._answers.refuse(waiting.record, f"the run is {status}, no checkpoint was saved")
+        self.saves, self.captures = [], []
+
+    # -- the loop's own -----------------------------------------------------------------------------------------
+
+    def saved(self, checkpoint: SavedCheckpoint | str) -> None:
+        """The loop has saved a checkpoint, or has not, for the reason given; answers who asked for it."""
+        saves, self.saves = self.saves, []
+        if isinstance(checkpoint, str):
+            for waiting in saves:
+                self._answers.refuse(waiting.record, checkpoint)
+            return
+        again = self._steering.checkpoints.saved_again(checkpoint)
+        self._steering.checkpoints.newest_of_loop = checkpoint
+        self._complete(checkpoint, [known.checkpoint_id for known in again])
+        for waiting in saves:
+            self._answer_save(waiting, checkpoint)
+        if not saves and not again:
+            self._steering.checkpoints.add(checkpoint)
+            self._recorder.record(checkpoint.saved_event())
+        folder = self._steering.adapter.loop_folder()
+        deleted = keep_within(folder, self._steering.checkpoints) if folder is not None else []
+        if deleted:
+            self._recorder.record(*deleted)
+
+    def _complete(self, checkpoint: SavedCheckpoint, again: list[str]) -> None:
+        """Add to the loop's own checkpoint what it does not hold, and forget what it has taken the place of."""
+        checkpoints, adapter = self._steering.checkpoints, self._steering.adapter
+        checkpoint.metric = checkpoints.metric
+        gone = checkpoints.drop_vanished(but_for=checkpoint.path, kept=again)
+        if gone:
+            self._recorder.record(*gone)
+        # Without a folder of its own this process does not record the run: another rank writes the manifest.
+        if not adapter.checkpoint_refusal() and checkpoint.path is not None and checkpoints.root is not None:
+            state = adapter.capture()
+            state.steered = capture_steered(self._steering)
+            state.extra["registered"] = capture_registered(self._steering)
+            write_manifest(Path(checkpoint.path), state, checkpoint.branch, checkpoints.run_id)
+            try:
+                check_readable(Path(checkpoint.path))
+            except UserError as error:
+                checkpoint.problem = error.message
+
+    def _answer_save(self, waiting: Waiting, saved: SavedCheckpoint) -> None:
+        outcome = waiting.outcome
+        saved = saved.named(outcome.tag if isinstance(outcome, AwaitSave) else None)
+        self._steering.checkpoints.add(saved)
+        event = saved.saved_event(waiting.record.command_id)
+        result: dict[str, Any] = {"checkpoint_id": saved.checkpoint_id, "path": saved.path}
+        message = outcome.message if isinstance(outcome, AwaitSave) else ""
+        if isinstance(outcome, AwaitSave) and outcome.is_last:
+            message = self._how_to_go_on(saved, message, result)
+        message = "; ".join(filter(None, [message, saved.problem]))
+        ack = Ack(outcome="applied", step=saved.step, result=result, message=message)
+        self._answers.acknowledge(waiting.record, ack, (event,))
+
+    def _how_to_go_on(self, saved: SavedCheckpoint, message: str, result: dict[str, Any]) -> str:
+        """Add to what a stop says how its run can be gone on with."""
+        adapter = self._steering.adapter
+        if saved.path is None or saved.problem:
+            return message
+        words = result["to_go_on"] = adapter.resume_words(Path(saved.path))
+        instead = taken_instead(adapter.loop_folder(), self._steering.checkpoints, Path(saved.path))
+        return "; ".join(filter(None, [message, f"to go on: {words}", instead]))
+
+    # -- from the state -----------------------------------------------------------------------------------------
+
+    def take_captures(self) -> None:
+        """Keep the state for who asked, once the loop is done with this step."""
+        if not self.captures or not self._steering.adapter.is_settled():
+            return
+        captures, self.captures = self.captures, []
+        for waiting in captures:
+            if isinstance(waiting.outcome, AwaitCapture):
+                self._take(waiting, waiting.outcome)
+
+    def _take(self, waiting: Waiting, outcome: AwaitCapture) -> None:
+        try:
+            saved, deleted = self.keep_state(outcome)
+        except AgenttuneError as error:
+            self._answers.refuse(waiting.record, str(error))
+        except Exception as error:  # the user's training is worth more than this checkpoint
+            logger.exception("checkpoint not saved")
+            self._answers.refuse(waiting.record, f"{type(error).__name__}: {error}"[:REASON_CHARACTERS])
+        else:
+            event = saved.saved_event(waiting.record.command_id)
+            result: dict[str, Any] = {"checkpoint_id": saved.checkpoint_id, "path": saved.path}
+            result["size_bytes"] = saved.size_bytes
+            message = self._how_to_go_on(saved, outcome.message, result) if outcome.is_last else outcome.message
+            ack = Ack(outcome="applied", step=self._steering.step, result=result, message=message)
+            self._answers.acknowledge(waiting.record, ack, (event, *deleted))
+        if outcome.then is not None:
+            outcome.then()
+
+    def keep_state(self, outcome: AwaitCapture) -> tuple[SavedCheckpoint, list[CheckpointDeleted]]:
+        """Keep the state as it stands; only where the loop is settled.
+
+        Returns:
+            The checkpoint, and what is gone.
+
+        Raises:
+            AgenttuneError: It cannot be kept there.
+        """
+        checkpoints, adapter = self._steering.checkpoints, self._steering.adapter
+        vanished = checkpoints.drop_vanished()
+        state = adapter.capture()
+        state.steered = capture_steered(self._steering)
+        state.extra["registered"] = capture_registered(self._steering)
+        saved, deleted = checkpoints.save(state, adapter.write_model, outcome.keep_in, outcome.tag, outcome.pinned)
+        return saved, [*vanished, *(event for _, event in deleted)]
+
+    def release(self, checkpoint_id: str, reason: str) -> None:
+        """Delete a checkpoint that was kept for a purpose that is over."""
+        gone = self._steering.checkpoints.release(checkpoint_id, reason)
+        if gone is not None:
+            self._recorder.record(gone)

@@ -1,0 +1,425 @@
+"""transformers' Trainer, as a session sees it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import transformers
+from torch import nn
+from torch.optim import Optimizer
+from transformers.trainer_utils import get_last_checkpoint
+
+from agenttune.errors import NotSupported, UserError
+from agenttune.protocol.commands import COMMAND_KINDS
+from agenttune.protocol.events import KnobState
+from agenttune.protocol.run_facts import RunFacts
+from agenttune.trainer.adapter import SettingValue, Trials, not_ours
+from agenttune.trainer.checkpoints.branch_folders import LoopFolder
+from agenttune.trainer.checkpoints.training_state import TrainingState, some
+from agenttune.trainer.checkpoints.unsaved_buffers import lost
+from agenttune.trainer.datasets.mixture import Mixture
+from agenttune.trainer.integrations.hf_epochs import Accumulation, Alignment, EpochPlan
+from agenttune.trainer.integrations.hf_facts import hf_facts
+from agenttune.trainer.integrations.hf_state import EpochMender, HfState
+from agenttune.trainer.integrations.hf_trials import EVENTS, Shield, TrialGuard
+from agenttune.trainer.integrations.seekable_loader import Feed, Seek
+from agenttune.trainer.integrations.undisturbed import undisturbed
+from agenttune.trainer.recording.logged_rows import numbers_of
+
+NEED_TRAINER = ("do_evaluate", "load_checkpoint", "probe", "update_dataset")
+WITHOUT_TRAINER = tuple(kind for kind in COMMAND_KINDS if kind not in NEED_TRAINER)
+AHEAD = "batches that were fetched ahead are still used"
+REFUSAL = (
+    "the callback alone has no access to the trainer; build the trainer with "
+    "agenttune.make_interactive(Trainer) for this"
+)
+
+
+class HfAdapter:
+    """Speaks to the loop through its control flags, its state, and public methods.
+
+    Args:
+        trainer: The trainer, from `make_interactive`; None for the callback alone.
+    """
+
+    refusal = REFUSAL
+
+    def __init__(self, trainer: Any = None) -> None:
+        self.trainer = trainer
+        self.plan = EpochPlan()
+        self.accumulation = Accumulation()
+        self.alignment = Alignment()
+        self.feed = Feed()
+        self.state = HfState(trainer, self.feed) if trainer is not None else None
+        self.settled = False
+        self.has_begun_step = False
+        self._guard: TrialGuard | None = None
+        self._shield: Shield | None = None
+        self.after_arrival: Callable[[], None] = lambda: None
+        self.resumed: Path | None = None
+        self.capabilities = WITHOUT_TRAINER if trainer is None else COMMAND_KINDS
+        name = "Trainer" if trainer is None else type(trainer).__mro__[1].__name__
+        self.framework = f"transformers {transformers.__version__} {name}"
+        self._args: Any
+        self._state: Any
+        self._control: Any
+        self._optimizer: Any
+        self._scheduler: Any
+        self._data: Any
+        self._model: Any = None
+        self._args = self._state = self._control = self._optimizer = self._scheduler = self._data = None
+        self._planned_steps = 0
+        self.first_step = 0
+
+    @property
+    def accumulation_steps(self) -> int:
+        return int(self._args.gradient_accumulation_steps)
+
+    def bind(self, args: Any, state: Any, control: Any, kwargs: dict[str, Any]) -> None:
+        """Take the objects of the training that begins."""
+        self._args, self._state, self._control = args, state, control
+        self._optimizer, self._scheduler = kwargs["optimizer"], kwargs["lr_scheduler"]
+        self._data = kwargs.get("train_dataloader")
+        self._model = kwargs["model"]
+        self._planned_steps = state.max_steps
+        self._begin_data(int(state.global_step))
+
+    def _begin_data(self, step: int) -> None:
+        """Tell the feed where a resumed run begins, as the loop works it out."""
+        updates = max(1, self.plan.updates)
+        done = 0 if self._args.ignore_data_skip else (step % updates) * self.accumulation_steps
+        self.feed.begin(step // updates, done)
+        dataset = self.train_dataset()
+        if isinstance(dataset, Mixture):  # a loader that skips batches does not tell it
+            dataset.set_epoch(self.feed.epoch)
+        self.feed.is_over = lambda: bool(self._control.should_training_stop)
+        if self.state is not None:
+            self.state.batches = self.plan.batches
+
+    def follow(self, control: Any, kwargs: dict[str, Any]) -> None:
+        """Take the objects of this step; a callback or a loaded checkpoint may have replaced them."""
+        self._control, self._optimizer, self._scheduler = control, kwargs["optimizer"], kwargs["lr_scheduler"]
+
+    def model(self) -> nn.Module:
+        model: nn.Module = self._model if self.state is None else self.state.model()
+        return model
+
+    def optimizer(self) -> Optimizer:
+        optimizer: Optimizer = self._optimizer
+        return optimizer
+
+    def scheduler(self) -> object | None:
+        scheduler: object | None = self._scheduler
+        return scheduler
+
+    def update_was_skipped(self) -> bool:
+        return bool(getattr(self._optimizer, "step_was_skipped", False))
+
+    def max_steps(self) -> int | None:
+        steps = int(self._state.max_steps)
+        return steps if steps > 0 else None
+
+    # -- settings ---------------------------------------------------------------------------------------------
+
+    def facts(self) -> RunFacts:
+        return hf_facts(self.trainer, self._args, self._state, self._data, self.model(), self._optimizer, self.plan)
+
+    def settings(self) -> list[KnobState]:
+        values = {
+            "max_grad_norm": self._args.max_grad_norm,
+            "gradient_accumulation_steps": self._args.gradient_accumulation_steps,
+            "max_steps": self._state.max_steps,
+        }
+        units = {"max_steps": "steps", "gradient_accumulation_steps": "micro-batches"}
+        return [
+            KnobState(name=name, unit=units.get(name, ""), effective=value, command="update_training")
+            for name, value in values.items()
+        ]
+
+    def check_setting(self, name: str, value: SettingValue, step: int) -> str:
+        if name == "max_steps":
+            return self._check_max_steps(int(value), step)
+        if name == "gradient_accumulation_steps":
+            return self._check_accumulation(int(value))
+        if str(getattr(getattr(self.trainer, "accelerator", None), "distributed_type", "")).endswith("DEEPSPEED"):
+            raise NotSupported("DeepSpeed clips gradients by its own configuration, read once")
+        return "gradients are no longer clipped" if value == 0 else ""
+
+    def _check_max_steps(self, steps: int, now: int) -> str:
+        if steps <= now:
+            raise UserError(
+                f"max_steps {steps} is not after the current step {now}; use stop_training to end now",
+                field="max_steps",
+                allowed={"minimum": now + 1},
+            )
+        if self._control.should_training_stop:
+            raise UserError(f"training is ending at this step ({now}); it can no longer be extended")
+        limit = None if self.trainer is not None else self._steps_of_planned_epochs()
+        if limit is not None and steps > limit:
+            raise NotSupported(f"max_steps above {limit}, the planned epochs' end: {self.refusal}")
+        if steps == self._planned_steps:
+            return ""
+        return f"the schedule is still planned for {self._planned_steps} steps; re-plan it with update_schedule"
+
+    def _steps_of_planned_epochs(self) -> int | None:
+        try:
+            batches: int = len(self._data)
+        except TypeError:  # no length: the loop goes by steps alone
+            return None
+        updates = max(1, math.ceil(batches / self.accumulation_steps))
+        epochs: int = self._state.num_train_epochs
+        return updates * epochs
+
+    def _check_accumulation(self, count: int) -> str:
+        if self.trainer is None:
+            raise NotSupported(f"gradient_accumulation_steps: {self.refusal}")
+        if self.plan.epochs is None:
+            return ""
+        updates = math.ceil(self.plan.batches / count)
+        return (
+            f"an epoch now has {updates} steps (planned: {self.plan.updates}); the run still ends at step "
+            f"{self._state.max_steps}"
+        )
+
+    def is_ready_for(self, name: str, value: SettingValue) -> bool:
+        """Accumulation changes only where the batches seen in this epoch are a multiple of the new count."""
+        if name != "gradient_accumulation_steps":
+            return True
+        seen = self._batches_seen()
+        return self.accumulation.is_between_groups and (seen in (0, self.plan.batches) or seen % int(value) == 0)
+
+    def _batches_seen(self) -> int:
+        """Micro-batches of the current epoch that are done; the state's epoch is exactly this share."""
+        return round(math.modf(float(self._state.epoch or 0.0))[0] * self.plan.batches)
+
+    def change_setting(self, name: str, value: SettingValue) -> None:
+        if name == "max_steps":
+            self._state.max_steps = int(value)
+            self.plan.is_extended = self.plan.is_extended or int(value) > self._planned_steps
+        elif name == "gradient_accumulation_steps":
+            self._args.gradient_accumulation_steps = int(value)
+            self.accumulation.is_changed = self.plan.is_extended = True
+        else:
+            self._args.max_grad_norm = value
+        self._show_epochs()
+
+    def _show_epochs(self) -> None:
+        """Keep the number of epochs in the state true, once the run no longer follows its plan."""
+        if self.trainer is None or self.plan.epochs is None or not self.plan.is_extended:
+            return
+        updates = math.ceil(self.plan.batches / self._args.gradient_accumulation_steps)
+        left = (self._state.max_steps - self._state.global_step) / updates
+        self._state.num_train_epochs = math.ceil(round((self._state.epoch or 0.0) + left, 6))
+
+    # -- data -------------------------------------------------------------------------------------------------
+
+    def train_dataset(self) -> object | None:
+        dataset: object | None = getattr(
+            self.trainer or self._data, "train_dataset" if self.trainer else "dataset", None
+        )
+        return dataset
+
+    def replace_dataset(self, dataset: object, keeps_place: bool = False) -> str:
+        if self.trainer is None:
+            raise NotSupported(f"replacing the dataset: {self.refusal}")
+        if self.feed.refusal():
+            raise NotSupported(f"replacing the dataset: {self.feed.refusal()}")
+        old = self.trainer.train_dataset
+        self.trainer.train_dataset = dataset
+        try:
+            loader = self.trainer.make_train_dataloader()
+        except Exception as error:
+            self.trainer.train_dataset = old
+            raise UserError(f"no data loader can be made of it, the old one stays: {error}") from error
+        self.feed.replace(loader, keeps_place)
+        self._leave_plan()
+        try:
+            self.plan.batches = len(loader)
+        except TypeError:
+            return "the new data has no length"
+        if self.state is not None:
+            self.state.batches = self.plan.batches
+        return f"an epoch now has {self.plan.batches} batches; the run still ends at step {self._state.max_steps}"
+
+    def _leave_plan(self) -> None:
+        """The loop's own epochs no longer are the data's."""
+        self.plan.is_extended = self.plan.is_extended or self.plan.epochs is not None
+        self._mend_epochs()
+        if not self.feed.is_open:
+            self._end_epoch()
+
+    def redraw(self) -> str:
+        if self.feed.refusal():
+            return AHEAD
+        if self.feed.is_open:
+            self.feed.redraw()
+        else:
+            self.feed.seek(Seek(self.feed.epoch, self.feed.batch, {}, lambda: None))
+            self._mend_epochs()
+            self._end_epoch()
+        return ""
+
+    def _end_epoch(self) -> None:
+        """Have the loop open its data anew; what it has not logged is logged now, so that nothing is mixed."""
+        self._control.should_epoch_stop = self._control.should_log = True
+
+    def _mend_epochs(self) -> None:
+        """From now on the epoch that callbacks see is the data's."""
+        callbacks = self.trainer.callback_handler.callbacks
+        if self.state is not None and not any(isinstance(callback, EpochMender) for callback in callbacks):
+            self.trainer.callback_handler.callbacks = [EpochMender(self.feed, self.state), *callbacks]
+
+    # -- checkpoints ------------------------------------------------------------------------------------------
+
+    def checkpoint_refusal(self) -> str:
+        if self.state is None:
+            return self.refusal
+        return self.state.refusal() or self.feed.refusal()
+
+    def found_checkpoints(self) -> list[Path]:
+        found = {path.absolute() for path in Path(self._args.output_dir).glob("checkpoint-*")}
+        return list(found if self.resumed is None else found | {self.resumed})
+
+    def resumed_from(self) -> Path | None:
+        return self.resumed
+
+    def note_resume(self, asked: object) -> None:
+        """Take note of what `train(resume_from_checkpoint=...)` was given, read as the Trainer reads it.
+
+        Args:
+            asked: A path, or True for the newest in the output folder; anything else begins anew.
+        """
+        if asked is True:
+            output_dir = self.trainer.args.output_dir
+            asked = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
+        self.resumed = Path(asked).absolute() if isinstance(asked, (str, Path)) else None
+
+    def saves_for_restart(self) -> bool:
+        strategy = str(getattr(self._args.save_strategy, "value", self._args.save_strategy))
+        if self.trainer is None or strategy == "best" or self._args.save_only_model:
+            return False  # "best" drops the request where it evaluates
+        # Once it has ended, the loop would delete the newest in favour of the best.
+        return not (self._args.load_best_model_at_end and self._args.save_total_limit == 1)
+
+    def resume_words(self, path: Path) -> str:
+        return f"resume_from_checkpoint={str(path)!r}"
+
+    def is_settled(self) -> bool:
+        return self.settled or bool(self._control.should_training_stop)
+
+    def _own_state(self) -> HfState:
+        if self.state is None:
+            raise NotSupported(self.refusal)
+        return self.state
+
+    def capture(self) -> TrainingState:
+        return self._own_state().capture()
+
+    def write_model(self, folder: Path) -> None:
+        self._own_state().write_model(folder)
+
+    def check_state(self, state: TrainingState) -> None:
+        self._own_state().check(state)
+
+    def jump(self, state: TrainingState, arrived: Callable[[], None]) -> None:
+        def arrive() -> None:
+            self.plan.done = self.feed.epoch
+            ends_ragged = self.plan.epochs is not None and self.plan.batches % self.accumulation_steps
+            self.alignment.due = self.feed.batch % self.plan.batches if ends_ragged else 0
+            self.first_step = -1  # flags are heeded from here on
+            self._mend_epochs()
+            self._state.epoch = self.feed.epoch + self.feed.batch / max(1, self.plan.batches)
+            self.settled = True
+            try:
+                arrived()
+            finally:
+                self.settled = False
+                self.after_arrival()
+
+        self._own_state().request(state, arrive)
+        if self.feed.must_end_epoch:
+            self._end_epoch()
+
+    def put_back(self, state: TrainingState) -> None:
+        self._own_state().put(state)
+
+    def jump_note(self, state: TrainingState) -> str:
+        draws = state.extra.get("draws", {})
+        _, batch = self._own_state().position(state, self.accumulation_steps)
+        notes = ["what data-loader workers draw at random by themselves is drawn anew"] if self.feed.workers else []
+        names = [*self.feed.lost(draws, batch), *lost(self.model(), state.extra)]
+        if names:
+            notes.append(f"the checkpoint does not tell these, which stay as they are: {some(names)}")
+        if batch and "opened" not in draws and self.feed.may_reorder:
+            notes.append("the rest of this epoch may come in another order: the checkpoint does not tell how it began")
+        return "; ".join(notes)
+
+    def output_dir(self) -> Path:
+        """Where the loop saves, or one level below in a hyperparameter search."""
+        return Path(self._args.output_dir).absolute()
+
+    def loop_folder(self) -> LoopFolder:
+        folder = self.output_dir()
+        if self.trainer is not None:  # in a hyperparameter search, that of the trial
+            folder = Path(self.trainer._get_output_dir(getattr(self.trainer, "_trial", None))).absolute()
+        is_used = str(getattr(self._args.save_strategy, "value", self._args.save_strategy)) != "no"
+        return LoopFolder(folder, self._args.save_total_limit, is_used)
+
+    # -- trials -----------------------------------------------------------------------------------------------
+
+    def trial_refusal(self) -> str:
+        if self._control.should_training_stop:
+            return "training ends at this step"
+        return self.checkpoint_refusal()
+
+    def begin_trials(self, trials: Trials) -> None:
+        callbacks = self.trainer.callback_handler.callbacks
+        self._guard = TrialGuard(trials, int(self.trainer._globalstep_last_logged))
+        self._shield = Shield(trials.fail)
+        for callback in callbacks:
+            if callback is not self.trainer.interactive:
+                self._shield.cover(callback, EVENTS)
+        self._shield.cover(self._optimizer, ["step"])
+        self._shield.cover(self._scheduler, ["step"])
+        self.feed.failed = trials.lose
+        # A new list: the handler may be walking through the old one.
+        self.trainer.callback_handler.callbacks = [*callbacks, self._guard]
+
+    def end_trials(self) -> None:
+        guard, shield = self._guard, self._shield
+        if guard is None or shield is None:
+            return
+        self._guard = self._shield = None
+        shield.lift()
+        self.feed.failed = not_ours
+        callbacks = self.trainer.callback_handler.callbacks
+        self.trainer.callback_handler.callbacks = [c for c in callbacks if c is not guard]
+        self.trainer._globalstep_last_logged = guard.last_logged
+
+    # -- actions ----------------------------------------------------------------------------------------------
+
+    def can_end_here(self) -> bool:
+        # Where the next step has begun, the loop looks at its flags after that step only.
+        return int(self._state.global_step) > self.first_step and not self.has_begun_step
+
+    def note_first_step(self) -> None:
+        """Flags set before a call's first step are cleared by the loop: nothing can be saved or ended there."""
+        self.first_step = int(self._state.global_step)
+
+    def request_save(self) -> None:
+        self._control.should_save = True
+
+    def request_stop(self) -> None:
+        self._control.should_training_stop = True
+
+    def evaluate(self) -> dict[str, float]:
+        trainer = self.trainer
+        own_loader = type(trainer).get_eval_dataloader is not transformers.Trainer.get_eval_dataloader
+        if trainer.eval_dataset is None and not own_loader:
+            raise UserError("the trainer has no eval_dataset to evaluate on; give it one when it is built")
+        with undisturbed(trainer):
+            metrics = trainer.evaluate()
+        return numbers_of(metrics)

@@ -1,0 +1,351 @@
+"""The callback that connects transformers' Trainer to a session."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from agenttune.protocol.events import RunStatus, StatusChanged
+from agenttune.store.metric_table import Row
+from agenttune.store.run_log import RunLog
+from agenttune.trainer.checkpoints.catalog import find_checkpoint
+from agenttune.trainer.datasets.sources import SourceLosses, attach_sources
+from agenttune.trainer.distributed.exchange import make_exchange
+from agenttune.trainer.integrations.hf_adapter import HfAdapter
+from agenttune.trainer.integrations.hf_knobs import register_trainer_knobs
+from agenttune.trainer.integrations.loop_capabilities import Offers
+from agenttune.trainer.integrations.open_log import open_log
+from agenttune.trainer.lr.optimizers import inner_optimizer
+from agenttune.trainer.options import Options
+from agenttune.trainer.recording.logged_rows import LoggedRows, split
+from agenttune.trainer.recording.step_meter import RawRow, StepMeter
+from agenttune.trainer.session import Session
+
+logger = logging.getLogger("agenttune")
+
+
+class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
+    """Makes a training run observable and steerable: `trainer.add_callback(InteractiveCallback())`.
+
+    Without access to the trainer it can neither evaluate on demand, nor change gradient accumulation, nor go past
+    the planned epochs; those commands are refused and say so. `make_interactive` has no such limits.
+
+    Args:
+        options: Where to record, and whether to start a control server.
+        adapter: For `make_interactive`: the adapter that knows the trainer.
+    """
+
+    def __init__(self, options: Options | None = None, adapter: HfAdapter | None = None) -> None:
+        super().__init__()
+        self.options = options or Options()
+        self.adapter = adapter or HfAdapter()
+        self.adapter.after_arrival = self._arrived
+        self.session: Session | None = None
+        self.meter: StepMeter | None = None
+        self.sources: SourceLosses | None = None
+        self._log: RunLog | None = None
+        self._is_open = False
+        self._hook: Any = None
+        self._source_hook: Any = None
+        self.rows = LoggedRows(self._logged, self._evaluated)
+
+    def _live_session(self) -> Session | None:
+        return self.session
+
+    # -- opening and closing ----------------------------------------------------------------------------------
+
+    def name_after(self, args: Any) -> None:
+        """Call the run what its user calls it in `TrainingArguments.run_name`, unless the options name it."""
+        self.options = self.options.named(getattr(args, "run_name", None), str(args.output_dir))
+
+    def open(self) -> None:
+        """Open the run's log, with a control server beside it; before anything is trained.
+
+        Raises:
+            PortInUse: The server's port is taken.
+            StoreFault: The log cannot be written.
+        """
+        if self._is_open:
+            return
+        self._log = open_log(self.options)
+        self._is_open = True
+
+    def close(self, status: RunStatus, reason: str = "") -> None:
+        """Record how the run ended; once."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        atexit.unregister(self._close_at_exit)
+        for hook in filter(None, (self._hook, self._source_hook)):
+            hook.remove()
+        self._hook = self._source_hook = None
+        self.flush_rows()
+        if self.session is not None:
+            self.session.end(status, reason)
+        elif self._log is not None:  # it ended before training began
+            self._log.append(StatusChanged(status=status, reason=reason))
+            self._log.close()
+        self.session = self.meter = self._log = None
+
+    def close_after(self, error: BaseException) -> None:
+        """Record the exception that ended training: its type and message, nothing else."""
+        interrupted = isinstance(error, (KeyboardInterrupt, SystemExit))
+        self.close("interrupted" if interrupted else "failed", f"{type(error).__name__}: {error}".rstrip(": "))
+
+    def close_normally(self) -> None:
+        """Record that training came to its end, or was stopped by command."""
+        stop_reason = self.session.steering.stop_reason if self.session is not None else None
+        self.close("stopped" if stop_reason else "finished", stop_reason or "")
+
+    def _close_at_exit(self) -> None:
+        """A callback is not told of an exception that ends training; the interpreter still knows it at exit."""
+        error = getattr(sys, "last_value", None)
+        if isinstance(error, BaseException):
+            self.close_after(error)
+        else:
+            self.close("interrupted", "the process ended while training")
+
+    # -- events of the loop -----------------------------------------------------------------------------------
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.name_after(args)
+        self.open()
+        self.adapter.bind(args, state, control, kwargs)
+        self.adapter.note_first_step()
+        self.meter = StepMeter(args.world_size) if self._log is not None else None
+        if self.session is None:
+            self.session = Session(self._log, self.adapter, self.registry, make_exchange())
+            self._watch_loss(kwargs["model"])
+            if self.adapter.trainer is None:
+                atexit.register(self._close_at_exit)
+            with self._never_fatal():
+                if self.adapter.trainer is not None:
+                    register_trainer_knobs(self.adapter.trainer, self.registry)
+                self.session.begin(state.global_step, _details(args, kwargs))
+        else:
+            # The same call of `train()` runs its loop anew with a smaller batch when it was out of memory.
+            reason = f"out of memory, now with batches of {state.train_batch_size}"
+            with self._never_fatal():
+                self.flush_rows()
+                self.session.begin_again(state.global_step, reason if args.auto_find_batch_size else "train() again")
+            self._arrived()
+        self._skip()
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        first = int(state.global_step) == self.adapter.first_step
+        self.adapter.accumulation.start_epoch(args.gradient_accumulation_steps, first)
+        self.adapter.feed.start_epoch()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.adapter.feed.is_seeking:  # the epoch does not end, it is left
+            control.should_evaluate = control.should_save = False
+        elif self.adapter.plan.end_epoch():
+            control.should_training_stop = True
+        if control.should_evaluate and self.session is not None:
+            self.session.evaluation_follows()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Without the trainer, the first place after a step's log, evaluation and save."""
+        if self.adapter.trainer is not None:
+            return  # it asks for batches, which is a better place
+        self.flush_rows()
+        session = self.session
+        if session is None or not session.waits_for_decision:
+            return
+        self.adapter.follow(control, kwargs)
+        self.adapter.has_begun_step = True
+        with self._never_fatal():
+            session.between()
+        self.adapter.has_begun_step = False
+        self._skip()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.session is not None:
+            try:  # not `_never_fatal`: at every step, a context manager costs more than what it guards
+                self.session.before_update()
+            except Exception:
+                _report_own_failure()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        session, meter = self.session, self.meter
+        if session is None:
+            return
+        if self.rows.is_holding:
+            self.flush_rows()
+        self.adapter.follow(control, kwargs)
+        try:
+            if self.sources is not None and meter is not None:
+                meter.add_values(self.sources.finish())
+            if meter is not None:
+                session.add_point(meter.finish(state.global_step, session.lr, session.base_lr, session.other_rates))
+            session.boundary(state.global_step)
+            if control.should_evaluate:
+                session.evaluation_follows()
+            if self.adapter.trainer is None and session.waits_for_decision and _is_complete(args, state, control):
+                session.between("boundary")
+        except Exception:
+            _report_own_failure()
+        if meter is not None:
+            meter.skip()
+
+    def between(self) -> bool:
+        """Between two steps, with work that had to wait for it.
+
+        Returns:
+            Whether the loop shall draw nothing more for now: training ends, or goes on elsewhere.
+        """
+        if self.session is None:
+            return False
+        self.flush_rows()
+        self.adapter.settled = True
+        try:
+            self.session.between()
+        except Exception:
+            _report_own_failure()
+        finally:
+            self.adapter.settled = False
+        self._arrived()  # a trial may have begun, or ended without a step
+        control = self.adapter.trainer.control
+        return bool(control.should_training_stop or control.should_epoch_stop)
+
+    @property
+    def is_trying(self) -> bool:
+        """Whether the steps that are taken now are taken back."""
+        session = self.session
+        return session is not None and not session.is_calm and session.is_trying
+
+    def is_trial_over(self, error: Exception) -> bool:
+        """Whether an error of the training step belongs to a trial, which it ends and which is taken back."""
+        return self.session is not None and self.session.fail_trial(error)
+
+    def _arrived(self) -> None:
+        """Training stands elsewhere; what is measured from here on belongs to the new branch."""
+        if self.meter is not None and self.session is not None:
+            self.meter.branch = self.session.branch
+            self.meter.skip()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if self.session is None or logs is None:
+            return
+        try:  # not `_never_fatal`, as this may be at every step
+            self.rows.log(logs, int(state.global_step))
+        except Exception:
+            _report_own_failure()
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        if self.session is None or metrics is None:
+            return
+        with self._never_fatal():
+            self.rows.evaluate(metrics, int(state.global_step))
+        self._skip()
+
+    def flush_rows(self) -> None:
+        """Record what was logged last; nothing more is to come of that step."""
+        if self.rows.is_holding:
+            try:
+                self.rows.flush()
+            except Exception:
+                _report_own_failure()
+
+    def _logged(self, row: Mapping[str, Any], step: int) -> None:
+        if self.session is not None:
+            self.session.logged(RawRow(step, self.session.branch, time.time(), row))
+
+    def _evaluated(self, row: Mapping[str, Any], step: int) -> None:
+        if self.session is not None:
+            values, texts = split(row)
+            self.session.evaluated(self._row(step, values, "eval"), texts)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.session is None:
+            return
+        self.flush_rows()
+        self.adapter.follow(control, kwargs)
+        with self._never_fatal():
+            folder = self.adapter.output_dir()
+            self.session.checkpoint_saved(find_checkpoint(folder, state.global_step, self.session.branch))
+        self._skip()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.adapter.trainer is None:
+            self.close_normally()
+
+    # -- inside -----------------------------------------------------------------------------------------------
+
+    def _row(self, step: int, values: dict[str, float], source: str) -> Row:
+        branch = self.session.branch if self.session is not None else "main"
+        return Row(step, time.time(), values, source, branch)
+
+    def _skip(self) -> None:
+        if self.meter is not None:
+            self.meter.skip()
+
+    def watch_sources(self, loader: Any, dataset: Any) -> None:
+        """Measure the loss of each source of a mixture; there is nothing to it for any other dataset."""
+        self.sources = attach_sources(loader, dataset)
+        if self.sources is not None and self._source_hook is None:
+            model = self.adapter.trainer.model
+            self._source_hook = model.register_forward_hook(self._take_source_losses)
+
+    def _take_source_losses(self, model: torch.nn.Module, inputs: Any, output: Any) -> None:
+        if self.sources is not None and self.sources.is_waiting and model.training:
+            self.sources.add(model, output)
+
+    def _watch_loss(self, model: torch.nn.Module) -> None:
+        """Without the trainer, the loss of a step is read off the model's own output."""
+        if self.adapter.trainer is None and self._hook is None:
+            self._hook = model.register_forward_hook(self._take_loss, with_kwargs=True)
+
+    def _take_loss(self, model: torch.nn.Module, inputs: Any, kwargs: dict[str, Any], output: Any) -> None:
+        if not model.training or self.meter is None or not torch.is_grad_enabled():
+            return
+        loss = output.get("loss") if isinstance(output, dict) else getattr(output, "loss", None)
+        if isinstance(loss, torch.Tensor) and loss.numel() == 1:
+            shares = 1 if kwargs.get("num_items_in_batch") is not None else self.adapter.accumulation_steps
+            self.meter.add_loss(loss.detach() / shares)
+            self.meter.add_batch(kwargs)
+
+    @contextlib.contextmanager
+    def _never_fatal(self) -> Iterator[None]:
+        """A defect of ours is reported, and the user's training goes on."""
+        try:
+            yield
+        except Exception:
+            _report_own_failure()
+
+
+def _is_complete(args: Any, state: Any, control: Any) -> bool:
+    """Whether the loop is done with this step: it neither logs, evaluates nor saves any more, and goes on."""
+    if control.should_log or control.should_evaluate or control.should_save or control.should_training_stop:
+        return False
+    by_epoch = "epoch" in (args.eval_strategy, args.save_strategy, args.logging_strategy)
+    return not (by_epoch and float(state.epoch or 0.0).is_integer())
+
+
+def _report_own_failure() -> None:
+    logger.exception("agenttune failed at this step; training goes on")
+
+
+def _details(args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    model, optimizer = kwargs["model"], type(inner_optimizer(kwargs["optimizer"]))
+    return {
+        "model": type(model).__name__,
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "optimizer": optimizer.__name__,
+        "optimizer_type": f"{optimizer.__module__}.{optimizer.__qualname__}",
+        "schedule": type(kwargs["lr_scheduler"]).__name__,
+        "output_dir": str(Path(args.output_dir).absolute()),
+        "world_size": args.world_size,
+        "seed": args.seed,
+    }

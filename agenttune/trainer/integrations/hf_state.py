@@ -1,0 +1,202 @@
+"""What transformers' Trainer has to get back to stand where it stood, taken and put back between two steps."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState, TrainerControl
+
+from agenttune.errors import UserError
+from agenttune.trainer.checkpoints.files import write_plain_model
+from agenttune.trainer.checkpoints.training_state import (
+    TrainingState,
+    check_optimizer,
+    put_model,
+    put_optimizer,
+    read_rng,
+)
+from agenttune.trainer.checkpoints.unsaved_buffers import model_extra, put_model_extra
+from agenttune.trainer.checkpoints.unsaved_weights import frozen_names
+from agenttune.trainer.integrations.seekable_loader import Feed, Seek
+from agenttune.trainer.lr.planned_lr import put_scheduler
+
+RESTORED = (
+    "global_step",
+    "num_input_tokens_seen",
+    "total_flos",
+    "best_metric",
+    "best_global_step",
+    "best_model_checkpoint",
+)
+"""Of the TrainerState, beside its history; the rest is the run's plan or its settings."""
+
+
+class HfState:
+    """Takes and puts back the state of one Trainer.
+
+    Args:
+        trainer: From `make_interactive`.
+        feed: Hands out its training data.
+    """
+
+    def __init__(self, trainer: Any, feed: Feed) -> None:
+        self.trainer = trainer
+        self.feed = feed
+        self.batches = 1
+        """Micro-batches in an epoch of the training data."""
+
+    def refusal(self) -> str:
+        """Why this Trainer's state cannot be taken and put back here; empty if it can."""
+        kind = str(getattr(self.trainer.accelerator, "distributed_type", "")).rpartition(".")[2]
+        if self.trainer.args.world_size > 1 or kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "XLA"):
+            return f"going back inside the process needs one process and whole weights, not {kind or 'several ranks'}"
+        return ""
+
+    def model(self) -> Any:
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        # Out of torch.compile's wrapper, as the Trainer saves it: the names in its files are those without it.
+        return model._modules.get("_orig_mod", model)
+
+    # -- taking -----------------------------------------------------------------------------------------------
+
+    def capture(self) -> TrainingState:
+        """The state as it stands; its tensors are the live ones."""
+        trainer = self.trainer
+        parts = {"scheduler": trainer.lr_scheduler.state_dict()}
+        scaler = getattr(trainer.accelerator, "scaler", None)
+        if scaler is not None:
+            parts["scaler"] = scaler.state_dict()
+        loop = {
+            "trainer_state": self._trainer_state(),
+            "epoch": self.feed.epoch,
+            "batch": self.feed.batch,
+            "total_loss": float(getattr(trainer, "_total_loss_scalar", 0.0)),
+            "flos": float(trainer.current_flos),
+        }
+        running = getattr(trainer, "_tr_loss", None)  # 4.57 keeps it in a local variable
+        if running is not None:
+            loop |= {"running_loss": float(running), "last_logged": int(trainer._globalstep_last_logged)}
+        return TrainingState(
+            step=int(trainer.state.global_step),
+            model=self.model().state_dict(),
+            optimizer=trainer.optimizer.state_dict(),
+            parts=parts,
+            rng=read_rng(),
+            loop=loop,
+            frozen=frozen_names(self.model()),
+            extra={"draws": self.feed.draws(), **model_extra(self.model())},
+        )
+
+    def _trainer_state(self) -> dict[str, Any]:
+        """As transformers writes it to `trainer_state.json`."""
+        state = self.trainer.state
+        values = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+        values["log_history"] = list(state.log_history)
+        values["stateful_callbacks"] = _callback_states(self._callbacks())
+        return values
+
+    def _callbacks(self) -> list[Any]:
+        callbacks = [*self.trainer.callback_handler.callbacks, self.trainer.control]
+        return [callback for callback in callbacks if isinstance(callback, ExportableState)]
+
+    def write_model(self, folder: Path) -> None:
+        """The model's files, as the Trainer writes them; never pushed anywhere."""
+        if hasattr(self.model(), "save_pretrained"):
+            self.trainer.save_model(str(folder), _internal_call=True)
+        else:
+            write_plain_model(self.model(), folder)
+
+    # -- putting back -----------------------------------------------------------------------------------------
+
+    def check(self, state: TrainingState) -> None:
+        """Refuse a state that does not belong to this run.
+
+        Raises:
+            UserError: Its optimizer has other groups, or its files do not tell where the loop stood.
+        """
+        check_optimizer(self.trainer.optimizer, state.optimizer)
+        if "scheduler" not in state.parts:
+            raise UserError("the checkpoint has no scheduler.pt", field="checkpoint_id")
+        if "trainer_state" not in state.loop:
+            raise UserError("the checkpoint has no trainer_state.json", field="checkpoint_id")
+
+    def position(self, state: TrainingState, accumulation: int) -> tuple[int, int]:
+        """Epoch and batch at which a state's data stands, by its own account or, for a plain Trainer's, by its step."""
+        if "epoch" in state.loop and "batch" in state.loop:
+            return int(state.loop["epoch"]), int(state.loop["batch"])
+        updates = max(1, math.ceil(self.batches / accumulation))
+        return state.step // updates, (state.step % updates) * accumulation
+
+    def request(self, state: TrainingState, arrived: Callable[[], None]) -> None:
+        """Go to a state at the next opening of the training data."""
+        epoch, batch = self.position(state, int(self.trainer.args.gradient_accumulation_steps))
+
+        def arrive() -> None:
+            self.put(state)
+            arrived()
+
+        self.feed.seek(Seek(epoch, batch, state.rng, arrive, state.extra.get("draws", {})))
+
+    def put(self, state: TrainingState) -> None:
+        """Put all back but the place in the data and the random states."""
+        trainer = self.trainer
+        put_model(self.model(), state.model)
+        put_model_extra(self.model(), state.extra)
+        put_optimizer(trainer.optimizer, state.optimizer)
+        put_scheduler(trainer.lr_scheduler, state.parts["scheduler"])
+        scaler = getattr(trainer.accelerator, "scaler", None)
+        if scaler is not None and "scaler" in state.parts:
+            scaler.load_state_dict(state.parts["scaler"])
+            if scaler._scale is not None:  # an update that broke off leaves it in the midst of a step
+                scaler.update(scaler.get_scale())
+        trainer.model.zero_grad()
+        self._put_trainer_state(state)
+
+    def _put_trainer_state(self, state: TrainingState) -> None:
+        trainer, saved = self.trainer, state.loop["trainer_state"]
+        for name in RESTORED:
+            if name in saved:
+                setattr(trainer.state, name, saved[name])
+        # The list itself is kept: callbacks may hold it.
+        trainer.state.log_history[:] = saved.get("log_history", [])
+        _put_callback_states(self._callbacks(), saved.get("stateful_callbacks", {}))
+        trainer.current_flos = state.loop.get("flos", 0.0)
+        # Where the loop remembers what it has logged; the names are the same in 4.57 and 5.x.
+        trainer._globalstep_last_logged = state.loop.get("last_logged", trainer.state.global_step)
+        trainer._total_loss_scalar = state.loop.get("total_loss", 0.0)
+        running = getattr(trainer, "_tr_loss", None)
+        if running is not None:
+            running.fill_(state.loop.get("running_loss", 0.0))
+
+
+def _callback_states(callbacks: list[Any]) -> dict[str, Any]:
+    states: dict[str, Any] = {}
+    for callback in callbacks:
+        states.setdefault(type(callback).__name__, []).append(callback.state())
+    return {name: found[0] if len(found) == 1 else found for name, found in states.items()}
+
+
+def _put_callback_states(callbacks: list[Any], states: dict[str, Any]) -> None:
+    """Put back what callbacks count, such as early stopping's patience."""
+    left = {name: list(found) if isinstance(found, list) else [found] for name, found in states.items()}
+    for callback in callbacks:
+        saved = left.get(type(callback).__name__)
+        if saved and not isinstance(callback, TrainerControl):
+            for attribute, value in saved.pop(0).get("attributes", {}).items():
+                setattr(callback, attribute, value)
+
+
+class EpochMender(TrainerCallback):  # type: ignore[misc]
+    """Once the data was put elsewhere, the loop's own epoch number is wrong; the other callbacks see the right one."""
+
+    def __init__(self, feed: Feed, state: HfState) -> None:
+        self._feed = feed
+        self._state = state
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        state.epoch = self._feed.epoch + self._feed.batch / max(1, self._state.batches)

@@ -1,0 +1,254 @@
+"""What loops beside transformers' Trainer share, as a session sees them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from torch import nn
+from torch.optim import Optimizer
+
+from agenttune.errors import NotSupported, UserError
+from agenttune.protocol.commands import COMMAND_KINDS
+from agenttune.protocol.events import KnobState
+from agenttune.protocol.run_facts import RunFacts
+from agenttune.trainer.adapter import SettingValue, Trials
+from agenttune.trainer.checkpoints.branch_folders import LoopFolder
+from agenttune.trainer.checkpoints.files import write_plain_model
+from agenttune.trainer.checkpoints.training_state import (
+    TrainingState,
+    check_optimizer,
+    put_model,
+    put_optimizer,
+    put_rng,
+    read_rng,
+)
+from agenttune.trainer.checkpoints.unsaved_buffers import model_extra, put_model_extra
+from agenttune.trainer.checkpoints.unsaved_weights import frozen_names
+from agenttune.trainer.integrations.logged_metrics import Number
+from agenttune.trainer.integrations.model_facts import facts_of, length_of
+from agenttune.trainer.lr.planned_lr import make_steerable, put_scheduler
+
+Evaluate = Callable[[], Mapping[str, Number]]
+
+DATASET_KINDS = ("update_dataset", "update_dataset_runtime_hyperparameters")
+LAYER_KINDS = ("model_layer_operation", "model_layer_parameter_update", "read_model")
+
+
+class LoopAdapter:
+    """One loop: its optimizer, what else is known of it, and what was asked of it.
+
+    Args:
+        framework: The loop and its version.
+        optimizer: As the loop steps it.
+        lacking: Why some kinds of commands cannot be applied.
+        model: The model, where it is known.
+        scheduler: The schedule, where it is known.
+        scaler: The gradient scaler of mixed precision, where there is one.
+        max_steps: The step at which training ends, where the loop asks this session for it.
+
+    Attributes:
+        step: Completed steps.
+        has_begun_step: Whether the loop has begun its next step, and looks at what it was told after that one only.
+        updates: Updates of the optimizer that were seen.
+        wants_stop: The loop is to end.
+        report: Records the metrics of an evaluation.
+    """
+
+    ends_with_process = False
+    """Whether the end of the process is the end of training, for a loop that tells nothing of it."""
+
+    def __init__(
+        self,
+        framework: str,
+        optimizer: Optimizer,
+        lacking: Mapping[str, str],
+        model: nn.Module | None = None,
+        scheduler: object | None = None,
+        max_steps: int | None = None,
+        scaler: Any = None,
+    ) -> None:
+        self.framework = framework
+        self.capabilities = tuple(kind for kind in COMMAND_KINDS if kind not in lacking)
+        self.refusal = "; ".join(dict.fromkeys(lacking.values()))
+        self._optimizer, self._model, self._scheduler = optimizer, model, scheduler
+        self._max_steps, self._scaler = max_steps, scaler
+        make_steerable(scheduler)
+        self.step = 0
+        self.has_begun_step = False
+        self.updates = 0
+        self._updates_at_boundary = 0
+        self.wants_stop = False
+        self.report: Callable[[Mapping[str, Number]], dict[str, float]] = _unrecorded
+
+    # -- what the loop consists of ----------------------------------------------------------------------------
+
+    def model(self) -> nn.Module:
+        if self._model is None:
+            raise NotSupported("the model is not known; give it with model=")
+        return self._model
+
+    def known_model(self) -> nn.Module | None:
+        return self._model
+
+    def optimizer(self) -> Optimizer:
+        return self._optimizer
+
+    def scheduler(self) -> object | None:
+        return self._scheduler
+
+    def train_dataset(self) -> object | None:
+        return None
+
+    def replace_dataset(self, dataset: object, keeps_place: bool = False) -> str:
+        raise NotSupported("this loop draws its batches itself; its dataset cannot be replaced while it runs")
+
+    def redraw(self) -> str:
+        return "batches that the loop has fetched ahead are still used"
+
+    # -- steps ------------------------------------------------------------------------------------------------
+
+    def update_was_skipped(self) -> bool:
+        return self.updates == self._updates_at_boundary
+
+    def end_boundary(self) -> None:
+        """The boundary is over; from here on updates belong to the next step."""
+        self._updates_at_boundary = self.updates
+
+    def max_steps(self) -> int | None:
+        return self._max_steps
+
+    # -- settings ---------------------------------------------------------------------------------------------
+
+    def facts(self) -> RunFacts:
+        return facts_of(self.optimizer(), self.known_model(), samples=length_of(self.train_dataset()))
+
+    def settings(self) -> list[KnobState]:
+        return [KnobState(name="max_steps", unit="steps", effective=self._max_steps, command="update_training")]
+
+    def check_setting(self, name: str, value: SettingValue, step: int) -> str:
+        if name != "max_steps":
+            raise NotSupported(
+                f"{name} is this loop's own; register it as a knob with register_knob({name!r}, get, set)"
+            )
+        if value <= step:
+            raise UserError(
+                f"max_steps {value} is not after the current step {step}; use stop_training to end now",
+                field="max_steps",
+                allowed={"minimum": step + 1},
+            )
+        return ""
+
+    def is_ready_for(self, name: str, value: SettingValue) -> bool:
+        return True
+
+    def change_setting(self, name: str, value: SettingValue) -> None:
+        self._max_steps = value if value is None else int(value)
+
+    # -- checkpoints ------------------------------------------------------------------------------------------
+
+    def checkpoint_refusal(self) -> str:
+        if self.known_model() is None:
+            return "the model is not known; give it with model="
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            return "going back inside the process is for one process"
+        return ""
+
+    def found_checkpoints(self) -> list[Path]:
+        return []
+
+    def resumed_from(self) -> Path | None:
+        return None
+
+    def loop_folder(self) -> LoopFolder | None:
+        return None
+
+    def saves_for_restart(self) -> bool:
+        return False
+
+    def resume_words(self, path: Path) -> str:
+        return f"load its weights, optimizer and schedule from {str(path)!r}"
+
+    def is_settled(self) -> bool:
+        return True
+
+    def capture(self) -> TrainingState:
+        return TrainingState(
+            step=self.step,
+            model=self.model().state_dict(),
+            optimizer=self.optimizer().state_dict(),
+            parts={name: part.state_dict() for name, part in self.parts().items()},
+            rng=read_rng(),
+            frozen=frozen_names(self.model()),
+            extra=model_extra(self.model()),
+        )
+
+    def parts(self) -> dict[str, Any]:
+        """What else has a state that training changes, by name."""
+        parts = {"scheduler": self.scheduler(), "scaler": self._scaler}
+        return {name: part for name, part in parts.items() if hasattr(part, "state_dict")}
+
+    def write_model(self, folder: Path) -> None:
+        model: Any = self.model()
+        if hasattr(model, "save_pretrained"):
+            model.save_pretrained(folder)
+        else:
+            write_plain_model(model, folder)
+
+    def check_state(self, state: TrainingState) -> None:
+        check_optimizer(self.optimizer(), state.optimizer)
+        lacking = self.parts().keys() - state.parts.keys()
+        if lacking:
+            raise UserError(f"the checkpoint has no state of {', '.join(sorted(lacking))}", field="checkpoint_id")
+
+    def jump(self, state: TrainingState, arrived: Callable[[], None]) -> None:
+        self.put_back(state)
+        put_rng(state.rng)
+        arrived()
+
+    def put_back(self, state: TrainingState) -> None:
+        put_model(self.model(), state.model)
+        put_model_extra(self.model(), state.extra)
+        put_optimizer(self.optimizer(), state.optimizer)
+        for name, part in self.parts().items():
+            if name.startswith("scheduler"):
+                put_scheduler(part, state.parts[name])
+            else:
+                part.load_state_dict(copy.deepcopy(state.parts[name]))
+        self.model().zero_grad()
+        self.step = state.step
+
+    def jump_note(self, state: TrainingState) -> str:
+        return "the order of the data does not go back: the loop draws on from where it stands"
+
+    # -- trials ---------------------------------------------------------------------------------------------
+
+    def trial_refusal(self) -> str:
+        return self.checkpoint_refusal() or "the data of this loop does not go back"
+
+    def begin_trials(self, trials: Trials) -> None:
+        """This loop does nothing by itself."""
+
+    def end_trials(self) -> None:
+        """Nothing was held back."""
+
+    # -- actions ----------------------------------------------------------------------------------------------
+
+    def can_end_here(self) -> bool:
+        return True
+
+    def request_save(self) -> None:
+        raise NotSupported(f"this loop does not save by itself, and {self.checkpoint_refusal()}")
+
+    def request_stop(self) -> None:
+        self.wants_stop = True
+
+    def evaluate(self) -> dict[str, float]:
+        raise NotSupported("this loop has no evaluation")
+
+
+def _unrecorded(metrics: Mapping[str, Number]) -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.items()}

@@ -1,0 +1,218 @@
+"""`agenttune.session`: a training loop of your own, with one call a step."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from agenttune.errors import UserError
+from agenttune.trainer.integrations.batches import Batches
+from agenttune.trainer.integrations.logged_metrics import Given, Number, taken
+from agenttune.trainer.integrations.loop_adapter import Evaluate
+from agenttune.trainer.integrations.loop_capabilities import Offers
+from agenttune.trainer.integrations.loop_run import LoopRun
+from agenttune.trainer.integrations.plain_adapter import PlainAdapter
+from agenttune.trainer.integrations.stopping import TrainingStopped
+from agenttune.trainer.options import Options
+from agenttune.trainer.session import Session
+
+logger = logging.getLogger("agenttune")
+
+STEPS_WITHOUT_UPDATE = 3
+"""Mixed precision skips one or two updates at its start; three in a row are no accident (guess)."""
+
+
+def session(
+    *,
+    model: nn.Module,
+    optimizer: Optimizer,
+    scheduler: object | None = None,
+    dataset: object | None = None,
+    evaluate: Evaluate | None = None,
+    max_steps: int | None = None,
+    scaler: Any = None,
+    name: str | None = None,
+    options: Options | None = None,
+) -> PlainSession:
+    """Record and steer a training loop of your own.
+
+        with agenttune.session(model=model, optimizer=optimizer, scheduler=scheduler, max_steps=1000) as s:
+            for batch in s.batches(loader):
+                loss = model(batch)
+                loss.backward()
+                optimizer.step()
+                scheduler.step()
+                optimizer.zero_grad()
+                if s.step({"loss": loss}):
+                    break
+
+    Call `step` once for each optimizer step, after `scheduler.step()`. With no command issued, losses are
+    bit-identical to those of the loop without it.
+
+    Args:
+        model: The model in training.
+        optimizer: The optimizer that the loop steps.
+        scheduler: Its learning-rate schedule, if there is one.
+        dataset: The training dataset, where `batches` is not used or is given a function.
+        evaluate: Returns metrics by name; called for `do_evaluate` with the model in evaluation mode and without
+            gradients. Afterwards random states and modes are put back.
+        max_steps: The step at which `step` says to stop. Without it, the loop ends as it likes.
+        scaler: The gradient scaler of mixed precision, where there is one; checkpoints keep its state.
+        name: The run's id is this name with the time of its start.
+        options: Where to record, and whether to start a control server.
+
+    Raises:
+        UserError: An argument is of the wrong kind.
+    """
+    if not isinstance(optimizer, Optimizer):
+        raise UserError(f"optimizer is a {type(optimizer).__name__}, not a torch.optim.Optimizer", field="optimizer")
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model is a {type(model).__name__}, not a torch.nn.Module", field="model")
+    if max_steps is not None and max_steps < 1:
+        raise UserError(f"max_steps is a number of steps from 1 on, not {max_steps}", field="max_steps")
+    if name is not None:
+        options = dataclasses.replace(options or Options(), run_name=name)
+    return PlainSession(PlainAdapter(model, optimizer, scheduler, dataset, evaluate, max_steps, scaler), options)
+
+
+class PlainSession(Offers):
+    """A run of a loop of your own; made by `agenttune.session`, used in a `with` block.
+
+    Attributes:
+        run: The run behind it.
+    """
+
+    def __init__(self, adapter: PlainAdapter, options: Options | None = None) -> None:
+        super().__init__()
+        self._adapter = adapter
+        self.run = LoopRun(adapter, options, self.registry)
+        self._unwatch: Callable[[], None] | None = None
+        self._steps_without_update = 0
+        self._waits_in_step = False
+
+    def __enter__(self) -> PlainSession:
+        unwatch = self._unwatch = self.run.watch(self._adapter.optimizer())
+        try:
+            self.run.begin({"max_steps": self._adapter.max_steps()})
+        except BaseException:
+            self._unwatch()
+            raise
+        if self.run.session is not None and self.run.session.is_in_lockstep:
+            hook = self._adapter.model().register_forward_pre_hook(self._before_forward)
+
+            def unwatch_all() -> None:
+                unwatch()
+                hook.remove()
+
+            self._unwatch = unwatch_all
+        return self
+
+    def _before_forward(self, model: nn.Module, inputs: Any) -> None:
+        """In lockstep: the first training pass after a step, when the loop's own evaluation of it is done."""
+        session = self.run.session
+        if session is not None and session.waits_for_decision and model.training and torch.is_grad_enabled():
+            self.run.between()
+            if self._adapter.wants_stop:
+                raise TrainingStopped
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if self._unwatch is not None:
+            self._unwatch()
+        stopped = isinstance(error, TrainingStopped)
+        if error is None or stopped:
+            self.run.close_normally()
+        else:
+            self.run.close_after(error)
+        return stopped
+
+    def _live_session(self) -> Session | None:
+        return self.run.session
+
+    @property
+    def run_id(self) -> str | None:
+        """The run's id; None outside of the `with` block."""
+        return self.run.run_id
+
+    @property
+    def global_step(self) -> int:
+        """Completed steps; after a return to a checkpoint, those of the checkpoint."""
+        return self._adapter.step
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether the loop should end now: told to, or at `max_steps`."""
+        return self._adapter.should_stop()
+
+    def step(self, metrics: Given = None) -> bool:
+        """One optimizer step is complete: record it, and apply what was asked for.
+
+        Args:
+            metrics: Numbers and one-element tensors by name, or the loss alone. Tensors are read in the background;
+                the device is not waited for. `loss` and `grad_norm` (before clipping) are the names that detectors
+                look at.
+
+        Returns:
+            Whether the loop should end now.
+
+        Raises:
+            UserError: Called outside of the `with` block, or with something that is no metric.
+            TrainingStopped: The loop was told to end, and went on; leaves the `with` block.
+        """
+        if self.run.session is None:
+            raise UserError("step() was called outside of `with agenttune.session(...) as s:`")
+        if self._adapter.wants_stop:
+            raise TrainingStopped
+        values = taken(metrics)
+        # Neither a batch was drawn here nor the model called: such a loop shows itself at the end of a step only.
+        self._waits_in_step = self._waits_in_step or self.run.session.waits_for_decision
+        self._adapter.step += 1
+        self._check_updates()
+        self.run.record_step(values)
+        self.run.boundary()
+        if self._waits_in_step:
+            self.run.between()
+        return self.should_stop
+
+    def _check_updates(self) -> None:
+        """Say once if steps come without updates: a loop that calls `step` for each micro-batch, for example."""
+        self._steps_without_update = self._steps_without_update + 1 if self._adapter.update_was_skipped() else 0
+        if self._steps_without_update == STEPS_WITHOUT_UPDATE:
+            logger.warning(
+                "agenttune: %d calls of step() with no optimizer.step() in between; call it once for each optimizer "
+                "step, of the optimizer that agenttune.session was given",
+                STEPS_WITHOUT_UPDATE,
+            )
+
+    def batches(self, loader: Any) -> Iterator[Any]:
+        """The batches of a loader, epoch after epoch, until the loop should end.
+
+        Drawn this way, a return to a checkpoint puts the data back too, shuffling included, and the dataset can be
+        changed while training runs. A sampler or dataset that has `set_epoch` is told of each epoch.
+
+        Args:
+            loader: A torch `DataLoader`; or a function that makes one of a dataset, with `session(dataset=...)`; or
+                any iterable, which cannot go back.
+        """
+        goes_on, note = lambda: not self.should_stop, self.run.meter.add_batch
+        drawn = Batches(loader, self._adapter.train_dataset(), goes_on, note, self.run.between)
+        self._adapter.batches = drawn
+        if self.run.session is not None:
+            self.run.session.data_opened()
+        return iter(drawn)
+
+    def log_eval(self, metrics: Mapping[str, Number]) -> None:
+        """Record an evaluation of the loop's own; its metrics get the prefix `eval_`, unless they have it.
+
+        Raises:
+            UserError: They are not numbers by name.
+        """
+        self.run.log_evaluation(metrics)

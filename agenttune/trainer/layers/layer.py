@@ -1,0 +1,84 @@
+"""A layer of the model in training, found by its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from agenttune.errors import UserError
+from agenttune.trainer.adapter import Adapter
+from agenttune.trainer.layers.changes import bare_model, dotted
+from agenttune.trainer.layers.permissions import offered_tensors, unknown
+
+NAMED = 5
+"""Tensors that a message names at most."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer and where it stands; `name` is empty for the model itself."""
+
+    model: nn.Module
+    name: str
+    module: nn.Module
+    parent: nn.Module | None
+    is_compiled: bool = False
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """By full name, each once."""
+        ours = {id(p) for p in self.module.parameters()}
+        return {name: p for name, p in self.model.named_parameters() if id(p) in ours}
+
+    def tied(self, tensors: list[torch.Tensor]) -> str:
+        """Says which of these are used elsewhere in the model too."""
+        ids, inside = {id(t) for t in tensors}, {id(m) for m in self.module.modules()}
+        outside = [
+            dotted(name, own)
+            for name, module in self.model.named_modules()
+            if id(module) not in inside
+            for own, p in module._parameters.items()
+            if id(p) in ids
+        ]
+        return f"tied, and changed with it: {shortened(outside)}" if outside else ""
+
+    def compiled(self) -> str:
+        """Says what a change of code paths costs a compiled model."""
+        return "the compiled model is compiled anew at the next step." if self.is_compiled else ""
+
+
+def _is_compiled(adapter: Adapter, model: nn.Module) -> bool:
+    """In place (`model.compile()`), or in the wrapper that transformers' `torch_compile` puts around it."""
+    arguments = getattr(getattr(adapter, "trainer", None), "args", None)
+    wrapped = adapter.model() is not model or bool(getattr(arguments, "torch_compile", False))
+    return wrapped or any(getattr(m, "_compiled_call_impl", None) is not None for m in model.modules())
+
+
+def shortened(names: list[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def find_layer(adapter: Adapter, name: str) -> Layer:
+    """The layer of that name; empty: the model itself.
+
+    Raises:
+        UserError: There is none; lists what there is.
+    """
+    model = bare_model(adapter)
+    names = {layer: layer_name for layer_name, layer in model.named_modules()}
+    known = dict(model.named_modules(remove_duplicate=False))
+    if name not in known:
+        owner, _, last = name.rpartition(".")
+        if owner in known and last in offered_tensors(known[owner]):
+            raise UserError(
+                f"{name!r} is a tensor of layer {owner!r}, no layer; name the layer, and {last!r} as its parameter",
+                field="layer_name",
+                allowed=[owner],
+            )
+        raise unknown("layer", name, names.values(), "layer_name")
+    layer = known[name]
+    canonical = names[layer]  # a layer used twice goes by its first name
+    parent = model.get_submodule(canonical.rpartition(".")[0]) if canonical else None
+    return Layer(model, canonical, layer, parent, _is_compiled(adapter, model))

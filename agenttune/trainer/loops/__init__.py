@@ -1,1 +1,0 @@
-"""Loops beside transformers' Trainer: a plain PyTorch loop, a loop nobody can edit, Lightning's."""

@@ -1,0 +1,455 @@
+"""Reading and moving the learning rate under whatever schedule drives it.
+
+Two rates: *effective* is `group["lr"]`, what the next update uses; *base* is what the schedule scales. Moving one
+without the other is the usual defect: a schedule then overwrites the rate at the next step.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
+
+from agenttune.errors import NotSupported, UserError
+from agenttune.protocol.commands import SMALLEST
+from agenttune.trainer.lr.planned_lr import SteerableRate
+
+NAN = float("nan")
+LARGEST = 100.0
+"""Largest rate that commands take."""
+
+
+class Kind(Enum):
+    """How a schedule determines the rate."""
+
+    NONE = "no schedule"
+    METRIC = "driven by evaluations"  # ReduceLROnPlateau, GreedyLR: the rate itself is the only state
+    LAMBDA = "a function of the step times a base"  # all other schedules of transformers
+    SCALING = "of torch"  # recursive or closed form; every rate it gives is proportional to the rates it holds
+    OWN = "the optimizer's own"  # Adafactor with relative steps
+    UNKNOWN = "of an unknown class"
+
+
+def bare_scheduler(scheduler: object | None) -> Any:
+    """The scheduler inside accelerate's wrapper."""
+    inner = getattr(scheduler, "scheduler", None)
+    return inner if isinstance(inner, LRScheduler) else scheduler
+
+
+def kind_of(optimizer: Optimizer, scheduler: object | None) -> Kind:
+    """Which rules hold for this pair."""
+    name = type(scheduler).__name__
+    if name == "AdafactorSchedule" or any(g.get("relative_step") or g["lr"] is None for g in optimizer.param_groups):
+        return Kind.OWN
+    if scheduler is None:
+        return Kind.NONE
+    if isinstance(scheduler, ReduceLROnPlateau) or name == "GreedyLR":
+        return Kind.METRIC
+    if isinstance(scheduler, LambdaLR) and type(scheduler).get_lr is LambdaLR.get_lr:
+        return Kind.LAMBDA
+    if isinstance(scheduler, LRScheduler) and type(scheduler).__module__.startswith("torch.optim"):
+        return Kind.SCALING
+    return Kind.UNKNOWN
+
+
+def as_float(value: Any) -> float:
+    """A number or one-element tensor; NaN for None (Adafactor's relative mode)."""
+    return NAN if value is None else float(value)
+
+
+def store(container: Any, key: Any, value: float) -> None:
+    """Write a number where a number or a tensor stands; tensors are filled in place, as captured graphs hold them."""
+    current = container[key]
+    if isinstance(current, torch.Tensor):
+        current.fill_(value)
+    else:
+        container[key] = value
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Rates per group as they once were, and what they followed, to be put back.
+
+    Attributes:
+        effective: Of the next update.
+        base: What the schedule scales.
+        plan: The plan in force; empty for the run's own schedule.
+        clock: What the schedule had counted.
+    """
+
+    effective: list[float]
+    base: list[float]
+    plan: dict[str, Any]
+    clock: int
+
+
+class Schedule:
+    """The rates of one optimizer, with the scheduler that drives them.
+
+    Args:
+        optimizer: Read afresh each time: loading a checkpoint replaces its group dicts.
+        scheduler: The scheduler or None.
+        ratios: Last known ratio of each group's base to the first group's, for a return from a rate of 0.
+    """
+
+    def __init__(self, optimizer: Optimizer, scheduler: object | None, ratios: list[float] | None = None) -> None:
+        self.optimizer = optimizer
+        self.scheduler = bare_scheduler(scheduler)
+        self.kind = kind_of(optimizer, self.scheduler)
+        self.ratios = ratios if ratios is not None and len(ratios) == len(optimizer.param_groups) else None
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        return self.optimizer.param_groups
+
+    @property
+    def name(self) -> str:
+        return "no schedule" if self.scheduler is None else type(self.scheduler).__name__
+
+    @property
+    def clock(self) -> int:
+        """Steps that the schedule has counted."""
+        return next((int(m.last_epoch) for m in _members(self.scheduler) if hasattr(m, "last_epoch")), 0)
+
+    @property
+    def counts(self) -> bool:
+        """Whether there is a schedule that counts its steps."""
+        return any(hasattr(m, "last_epoch") for m in _members(self.scheduler))
+
+    # -- reading ----------------------------------------------------------------------------------------------
+
+    def effective(self) -> list[float]:
+        """Per group, the rate of the next update."""
+        return [as_float(group["lr"]) for group in self.groups]
+
+    def base(self) -> list[float]:
+        """Per group, what the schedule scales; the rate itself where nothing scales it."""
+        if self.kind in (Kind.NONE, Kind.METRIC, Kind.OWN):
+            return self.effective()
+        if isinstance(self.scheduler, OneCycleLR):
+            return [as_float(group["max_lr"]) for group in self.groups]
+        if isinstance(self.scheduler, CyclicLR):
+            return [as_float(rate) for rate in self.scheduler.max_lrs]
+        listed = getattr(self.scheduler, "base_lrs", None)
+        if isinstance(listed, list) and len(listed) == len(self.groups):
+            return [as_float(rate) for rate in listed]
+        return [as_float(group.get("initial_lr", group["lr"])) for group in self.groups]
+
+    def current_ratios(self) -> list[float] | None:
+        """Each group's base over the first group's, or what was last known if that is 0."""
+        base = self.base()
+        return [rate / base[0] for rate in base] if base[0] > 0 else self.ratios
+
+    def next_effective(self) -> list[float] | None:
+        """The rates that the schedule gives after its next step; None if that cannot be foretold."""
+        if self.kind in (Kind.NONE, Kind.METRIC):
+            return self.effective()
+        if self.kind is Kind.LAMBDA:
+            return [b * fn(self.clock + 1) for b, fn in zip(self.base(), self.scheduler.lr_lambdas, strict=True)]
+        rehearsed = self.rehearse(1) if self.kind is Kind.SCALING else []
+        return rehearsed[1] if len(rehearsed) > 1 else None
+
+    def rehearse(self, steps: int) -> list[list[float]]:
+        """The rates of now and after each of the next steps, for as far as the schedule goes; nothing is changed."""
+        undo, found = self.snapshot(), [self.effective()]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch warns of a step before the first update
+                for _ in range(steps):
+                    self.scheduler.step()
+                    found.append(self.effective())
+        except ValueError:  # OneCycleLR refuses to go past its end
+            pass
+        finally:
+            undo()
+        return found
+
+    def snapshot(self) -> Callable[[], None]:
+        """Remember all rates and the scheduler's state; returns the function that puts them back."""
+        saved_groups = [_saved_group(group) for group in self.groups]
+        members = _members(self.scheduler)
+        saved_members = [_saved_state(member) for member in members]
+        plans = [(fn, dict(fn.plan)) for m in members for fn in getattr(m, "lr_lambdas", ()) if _steerable(fn)]
+
+        def undo() -> None:
+            for group, saved in zip(self.groups, saved_groups, strict=True):
+                _restore_group(group, saved)
+            for member, state in zip(members, saved_members, strict=True):
+                member.__dict__.clear()
+                member.__dict__.update(state)
+            for fn, plan in plans:
+                fn.plan.clear()
+                fn.plan.update(plan)
+
+        return undo
+
+    # -- writing ----------------------------------------------------------------------------------------------
+
+    def set_effective(self, rate: float, only: int | None) -> None:
+        """Make `rate` the next update's, the schedule keeping its shape from here.
+
+        Raises:
+            UserError: The schedule's factor is 0 here, or the ratio of the groups is lost.
+            NotSupported: Something else sets the rate.
+        """
+        self._refuse_foreign()
+        lead = only or 0
+        if self.kind is Kind.LAMBDA:
+            factor = self._factors()[lead]
+            if factor == 0:
+                raise UserError(
+                    f"the schedule's factor is 0 after step {self.clock}, so no base gives an effective rate of "
+                    f"{rate:g}; use lr_sets 'base', or re-plan with update_schedule",
+                    field="lr_sets",
+                )
+            self._set_bases(self._spread(self.base(), rate / factor, only))
+        elif self.kind in (Kind.NONE, Kind.METRIC):
+            self._set_rates(self._spread(self.effective(), rate, only))
+        else:
+            self._scale(self._ratio(rate, self.effective()[lead]), only)
+        self._pin(lead, rate)
+
+    def set_base(self, rate: float, only: int | None) -> None:
+        """Set what the schedule scales; the effective rate follows at once.
+
+        Raises:
+            UserError, NotSupported: As for `set_effective`.
+        """
+        self._refuse_foreign()
+        lead = only or 0
+        if self.kind is Kind.LAMBDA:
+            self._set_bases(self._spread(self.base(), rate, only))
+        elif self.kind in (Kind.NONE, Kind.METRIC):
+            self._set_rates(self._spread(self.effective(), rate, only))
+        else:
+            self._scale(self._ratio(rate, self.base()[lead]), only)
+
+    def rates(self) -> Rates:
+        """What `put_back` puts back."""
+        first = self.scheduler.lr_lambdas[0] if self.kind is Kind.LAMBDA else None
+        plan = dict(first.plan) if isinstance(first, SteerableRate) else {}
+        return Rates(self.effective(), self.base(), plan, self.clock)
+
+    def put_back(self, rates: Rates, groups: Iterable[int]) -> None:
+        """Undo a change of some groups' rates, at a later step: the schedule stands where it would have stood."""
+        chosen = set(groups)
+        if self.kind is Kind.LAMBDA:
+            if len(chosen) == len(self.groups):
+                self._follow(rates.plan)
+            self._set_bases([rates.base[i] if i in chosen else rate for i, rate in enumerate(self.base())])
+        elif self.kind is Kind.NONE or (self.kind is Kind.METRIC and self.clock == rates.clock):
+            self._set_rates([rates.effective[i] if i in chosen else rate for i, rate in enumerate(self.effective())])
+        elif self.kind in (Kind.SCALING, Kind.UNKNOWN):
+            ratios = {i: rates.base[i] / self.base()[i] for i in chosen if self.base()[i] > 0}
+            if len(chosen) == len(self.groups) and len(set(ratios.values())) == 1:
+                self._scale(next(iter(ratios.values())), None)
+            else:
+                for i, ratio in ratios.items():
+                    self._scale(ratio, i)
+
+    def _follow(self, plan: Mapping[str, Any]) -> None:
+        for fn in self.scheduler.lr_lambdas:
+            if isinstance(fn, SteerableRate):
+                fn.plan.clear()
+                fn.plan.update(plan)
+
+    def refuse_impossible(self) -> None:
+        """Raises UserError if a rate is none that anybody can train with, or that could be changed again."""
+        for what, rates in (("effective", self.effective()), ("base", self.base())):
+            for group, rate in enumerate(rates):
+                if not math.isfinite(rate) or rate > LARGEST or 0 < rate < SMALLEST:
+                    raise UserError(
+                        f"the {what} rate of parameter group {group} would be {rate:g}; a rate is 0, or from "
+                        f"{SMALLEST:.3g} to {LARGEST:g}",
+                        field="lr",
+                        allowed={"minimum": SMALLEST, "maximum": LARGEST},
+                    )
+
+    def install_plan(self, bases: list[float], plan: dict[str, Any]) -> None:
+        """Let a `LambdaLR` follow `plan` from here, scaled by `bases`."""
+        lambdas = self.scheduler.lr_lambdas
+        lambdas[:] = [fn if _steerable(fn) else SteerableRate(fn) for fn in lambdas]
+        self._follow(plan)
+        self._set_bases(bases)
+
+    def refuse_unplannable(self) -> None:
+        """Raises NotSupported unless `install_plan` can work."""
+        self._refuse_foreign()
+        if problem := self.unplannable():
+            raise NotSupported(problem)
+
+    def unplannable(self) -> str:
+        """Why `update_schedule` cannot work here; empty if it can."""
+        if self.kind is Kind.LAMBDA:
+            return ""
+        return (
+            f"update_schedule works with LambdaLR schedules (all of transformers' but reduce_lr_on_plateau and "
+            f"greedy); this run has {self.name}, {self.kind.value}; change its rate with update_optimizer"
+        )
+
+    def _refuse_foreign(self) -> None:
+        if self.kind is Kind.OWN:
+            raise NotSupported(
+                f"{_inner_name(self.optimizer)} computes its own rate here (relative_step); start it with "
+                "relative_step=False and a learning rate to steer it"
+            )
+        if _inner_name(self.optimizer) == "Rprop":
+            raise NotSupported("Rprop adapts a step size per weight and reads lr only at its first step")
+
+    def _factors(self) -> list[float]:
+        return [float(fn(self.clock)) for fn in self.scheduler.lr_lambdas]
+
+    def _spread(self, rates: list[float], lead_rate: float, only: int | None) -> list[float]:
+        """New rates: the named group alone, or all groups in their ratio to the first."""
+        if only is not None:
+            return [lead_rate if i == only else rate for i, rate in enumerate(rates)]
+        if rates[0] > 0:
+            return [rate * (lead_rate / rates[0]) for rate in rates]
+        if any(rate > 0 for rate in rates) or self.ratios is None:
+            if len(rates) == 1:
+                return [lead_rate]
+            raise UserError(
+                "the first group's rate is 0, so the other groups have no ratio to it; name one with param_group",
+                field="param_group",
+                allowed=list(range(len(rates))),
+            )
+        return [lead_rate * ratio for ratio in self.ratios]
+
+    def _ratio(self, rate: float, current: float) -> float:
+        if current == 0 or rate == 0:
+            raise UserError(
+                f"{self.name} multiplies the rate, so a rate of 0 could never be left again "
+                f"(now {current:g}, asked {rate:g}); use a very small rate instead",
+                field="lr",
+            )
+        return rate / current
+
+    def _set_bases(self, bases: list[float]) -> None:
+        for i, (group, rate) in enumerate(zip(self.groups, bases, strict=True)):
+            self.scheduler.base_lrs[i] = _like(self.scheduler.base_lrs[i], rate)
+            if "initial_lr" in group:
+                group["initial_lr"] = _like(group["initial_lr"], rate)
+        self._set_rates([b * f for b, f in zip(bases, self._factors(), strict=True)])
+
+    def _set_rates(self, rates: list[float]) -> None:
+        for group, rate in zip(self.groups, rates, strict=True):
+            store(group, "lr", rate)
+        self._publish()
+
+    def _publish(self) -> None:
+        """What `get_last_lr` says, which is what loggers show."""
+        for member in _members(self.scheduler):
+            if hasattr(member, "_last_lr"):
+                member._last_lr = [_like(group["lr"], as_float(group["lr"])) for group in self.groups]
+
+    def _pin(self, lead: int, rate: float) -> None:
+        """Remove the rounding of base times factor from the rate that was asked for."""
+        store(self.groups[lead], "lr", rate)
+        self._publish()
+
+    def _scale(self, ratio: float, only: int | None) -> None:
+        """Multiply everything that these schedules' rates are proportional to."""
+        members = _members(self.scheduler)
+        if only is not None and any(getattr(m, "eta_min", 0) for m in members):
+            raise UserError(
+                f"{self.name} has one eta_min for all groups, so one group alone cannot be scaled; leave out "
+                "param_group",
+                field="param_group",
+            )
+        chosen = range(len(self.groups)) if only is None else (only,)
+        one_cycle = any(isinstance(m, OneCycleLR) for m in members)
+        for i in chosen:
+            for key in ("lr", "initial_lr", *(("max_lr", "min_lr") if one_cycle else ())):
+                if key in self.groups[i]:
+                    store(self.groups[i], key, as_float(self.groups[i][key]) * ratio)
+        for member in members:
+            held = [getattr(member, name, None) for name in ("base_lrs", "max_lrs")]
+            for rates in [rates for rates in held if isinstance(rates, list)]:
+                for i in chosen:
+                    rates[i] = _like(rates[i], as_float(rates[i]) * ratio)
+            if getattr(member, "eta_min", 0):
+                member.eta_min *= ratio
+        self._publish()
+
+
+class RateReader:
+    """Reads the rates of all groups at each step, at little cost: what kind of schedule it is, is found out once."""
+
+    def __init__(self) -> None:
+        self._schedule: Schedule | None = None
+        self._given: tuple[Optimizer, object | None] | None = None
+        self._holder: Any = None
+        self._is_unscaled = self._is_cyclic = False
+
+    def read(self, optimizer: Optimizer, scheduler: object | None) -> tuple[list[float], list[float]]:
+        """Per group, effective and base rate of this moment."""
+        given = self._given
+        if self._schedule is None or given is None or given[0] is not optimizer or given[1] is not scheduler:
+            self._schedule, self._given = Schedule(optimizer, scheduler), (optimizer, scheduler)
+            self._is_unscaled = self._schedule.kind in (Kind.NONE, Kind.METRIC, Kind.OWN)
+            self._is_cyclic = isinstance(self._schedule.scheduler, (OneCycleLR, CyclicLR))
+            inner = getattr(optimizer, "optimizer", None)  # within accelerate's wrapper, whose groups are a property
+            self._holder = inner if getattr(inner, "param_groups", None) is optimizer.param_groups else optimizer
+        rates = []
+        for group in self._holder.param_groups:  # no comprehension: up to Python 3.11 it is a call
+            lr = group["lr"]
+            rates.append(lr if type(lr) is float else as_float(lr))
+        if self._is_unscaled:
+            return rates, rates
+        bases = None if self._is_cyclic else getattr(self._schedule.scheduler, "base_lrs", None)
+        if type(bases) is list and len(bases) == len(rates):  # as in `Schedule.base`: the case of nearly all
+            found = []
+            for base in bases:
+                found.append(base if type(base) is float else as_float(base))
+            return rates, found
+        return rates, self._schedule.base()
+
+
+def _steerable(fn: object) -> bool:
+    return isinstance(fn, SteerableRate)
+
+
+def _inner_name(optimizer: Optimizer) -> str:
+    return type(getattr(optimizer, "optimizer", optimizer)).__name__
+
+
+def _like(current: Any, value: float) -> Any:
+    return torch.full_like(current, value) if isinstance(current, torch.Tensor) else value
+
+
+def _members(scheduler: Any) -> list[Any]:
+    """A scheduler and those inside it (SequentialLR, ChainedScheduler)."""
+    if scheduler is None:
+        return []
+    inner = getattr(scheduler, "_schedulers", [])
+    return [scheduler, *(m for s in inner for m in _members(s))]
+
+
+def _saved_group(group: dict[str, Any]) -> dict[str, Any]:
+    return {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in group.items() if k != "params"}
+
+
+def _restore_group(group: dict[str, Any], saved: dict[str, Any]) -> None:
+    for key in [k for k in group if k != "params" and k not in saved]:
+        del group[key]
+    for key, value in saved.items():
+        current = group.get(key)
+        if isinstance(current, torch.Tensor) and isinstance(value, torch.Tensor):
+            current.copy_(value)
+        else:
+            group[key] = value
+
+
+def _saved_state(scheduler: Any) -> dict[str, Any]:
+    """One level of copies is enough: schedulers replace the numbers in their lists, they do not change them."""
+    return {
+        key: list(value) if isinstance(value, list) else dict(value) if isinstance(value, dict) else value
+        for key, value in scheduler.__dict__.items()
+    }

@@ -1,0 +1,95 @@
+"""The newest losses of the steps that a run stands on, for whoever compares before and after."""
+
+from __future__ import annotations
+
+from collections import deque
+from statistics import median
+from typing import Any
+
+import torch
+
+from agenttune.trainer.recording.step_meter import Held
+
+
+class Trail:
+    """Losses as the steps left them; they are fetched from their device only when they are read.
+
+    Args:
+        steps: How many of the newest are kept.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self._steps: deque[int] = deque(maxlen=steps)
+        self._losses: deque[Any] = deque(maxlen=steps)
+        self._redefined: list[int] = []
+        """Steps after each of which the losses mean something else."""
+
+    @property
+    def newest(self) -> int:
+        """The newest step with a loss; -1 if there is none."""
+        return self._steps[-1] if self._steps else -1
+
+    def add(self, held: Held) -> None:
+        """The losses of a step, one a micro-batch."""
+        if held.losses:
+            self._steps.append(held.step)
+            self._losses.append(held.losses)
+
+    def cut(self, step: int) -> None:
+        """Forget the steps after one that the run went back to."""
+        while self._steps and self._steps[-1] > step:
+            self._steps.pop()
+            self._losses.pop()
+        self._redefined = [redefined for redefined in self._redefined if redefined <= step]
+
+    def redefine(self, step: int) -> None:
+        """After a step the losses mean something else; those up to it say nothing of later ones."""
+        self._redefined = [*(r for r in self._redefined if self._steps and r >= self._steps[0]), step]
+
+    def count(self, until: int) -> int:
+        """How many losses there are up to a step that mean what they did then."""
+        return self._end(until) - self._first(until)
+
+    def until(self, step: int, count: int) -> list[float]:
+        """Losses of the newest `count` steps up to one that mean the same, oldest first."""
+        end = self._end(step)
+        return self._read(max(self._first(step), end - count), end)
+
+    def between(self, step: int, last: int) -> list[float]:
+        """Losses of the steps after one up to another, oldest first."""
+        return self._read(self._end(step), self._end(last))
+
+    def lowest(self, step: int, but: int, width: int) -> float | None:
+        """The lowest level, a median of `width` neighbours, of the losses up to a step but for the newest ones."""
+        first = self._first(step)
+        older = self._read(first, max(first, self._end(step) - but))
+        levels = [median(older[i : i + width]) for i in range(0, len(older) - width + 1, width)]
+        return min(levels, default=None)
+
+    def _first(self, step: int) -> int:
+        """Index of the first loss that means what the one of a step does."""
+        redefined = max((r for r in self._redefined if r <= step), default=None)
+        return 0 if redefined is None else self._end(redefined)
+
+    def _end(self, step: int) -> int:
+        """Index of the first loss after a step."""
+        return len(self._steps) - self._newer_than(step)
+
+    def _newer_than(self, step: int) -> int:
+        """Counted from the end: whoever asks, asks about steps near it."""
+        newer = 0
+        for known in reversed(self._steps):
+            if known <= step:
+                break
+            newer += 1
+        return newer
+
+    def _read(self, first: int, end: int) -> list[float]:
+        left = [i for i in range(first, end) if isinstance(self._losses[i], list)]
+        for i in left:
+            self._losses[i] = _sum(self._losses[i])
+        return [self._losses[i] for i in range(first, end)]
+
+
+def _sum(losses: list[Any]) -> float:
+    return sum(float(loss.detach()) if isinstance(loss, torch.Tensor) else float(loss) for loss in losses)

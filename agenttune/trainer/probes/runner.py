@@ -1,0 +1,418 @@
+"""Trying candidates from one state: a snapshot, some steps of each, back each time, and the best one applied.
+
+While a trial goes on, training is on a branch of the trial's own, commands wait, and nothing but that branch's rows
+is recorded. A person's `pause_training` or `stop_training` ends it; the run goes back first, and then obeys.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from agenttune.errors import AgenttuneError, UserError
+from agenttune.protocol.commands import Probe, SetKnob
+from agenttune.protocol.events import Probed, RunInfo, TrialStarted
+from agenttune.protocol.goal_names import value_of
+from agenttune.protocol.proposals import CommandRecord
+from agenttune.protocol.redefining import touches
+from agenttune.trainer.checkpoints.catalog import SavedCheckpoint
+from agenttune.trainer.checkpoints.training_state import TrainingState
+from agenttune.trainer.commands.apply import apply_command
+from agenttune.trainer.commands.outcomes import AwaitCapture, AwaitRate, Done, NotYet, Outcome, Waiting
+from agenttune.trainer.execution.acks import Answers
+from agenttune.trainer.execution.queue import Intake
+from agenttune.trainer.execution.read_back import check_after_step, check_before_update
+from agenttune.trainer.execution.restoring import put_steered
+from agenttune.trainer.execution.saving import REASON_CHARACTERS, Saving
+from agenttune.trainer.probes.trials import Attempt, attempts_of, choose
+from agenttune.trainer.recording.recorder import Recorder
+from agenttune.trainer.recording.step_meter import Held
+from agenttune.trainer.run_state import Steering
+
+logger = logging.getLogger("agenttune")
+
+Adopt = Callable[[CommandRecord, Outcome], None]
+"""Takes what came of applying a command, as of any other."""
+
+
+@dataclass
+class Course:
+    """A probe under way.
+
+    Attributes:
+        record: The command.
+        command: What it asks for.
+        saved: The snapshot's checkpoint.
+        state: What it holds.
+        ratios: Ratios of the groups' rates, which no state holds.
+        attempts: All trials.
+        at: Which of them is going on.
+        began_s: Monotonic time of its start.
+        fault: Why it ends before all trials are over.
+        ends_run: Somebody wanted training to end, and has to wait for the return.
+        is_leaving: The loop was asked to go back.
+    """
+
+    record: CommandRecord
+    command: Probe
+    saved: SavedCheckpoint
+    state: TrainingState
+    ratios: list[float] | None
+    attempts: list[Attempt]
+    at: int = 0
+    began_s: float = field(default_factory=time.monotonic)
+    fault: str = ""
+    ends_run: bool = False
+    is_leaving: bool = False
+
+    @property
+    def attempt(self) -> Attempt:
+        return self.attempts[self.at]
+
+    @property
+    def extra_steps(self) -> int:
+        return sum(attempt.steps for attempt in self.attempts)
+
+
+class Probing:
+    """One probe at a time.
+
+    Args:
+        steering: The run.
+        answers: Answers who asked.
+        recorder: Writes the log.
+        saving: Keeps the state.
+        intake: Tells whether a person wants training to pause or stop.
+        adopt: Takes the outcome of applying the best candidate.
+        then: Called when the run stands where it stood, and that was answered.
+    """
+
+    def __init__(
+        self,
+        steering: Steering,
+        answers: Answers,
+        recorder: Recorder,
+        saving: Saving,
+        intake: Intake,
+        adopt: Adopt,
+        then: Callable[[], None],
+    ) -> None:
+        self._steering, self._answers, self._recorder = steering, answers, recorder
+        self._saving, self._intake, self._adopt, self._then = saving, intake, adopt, then
+        self._goal_metric, self._prefers_low = "", True
+        self._wanted: CommandRecord | None = None
+        self._course: Course | None = None
+        self._count = 0
+
+    def aim(self, info: RunInfo) -> None:
+        """What counts as good in this run."""
+        self._goal_metric, self._prefers_low = info.goal_metric, info.goal_direction == "minimize"
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether a probe waits for the loop to be done with the step."""
+        return self._wanted is not None
+
+    @property
+    def is_trying(self) -> bool:
+        """Whether the steps that are taken now are taken back."""
+        return self._course is not None
+
+    def accept(self, record: CommandRecord) -> None:
+        """Begin as soon as the loop is done with this step."""
+        self._wanted = record
+
+    def fail_open(self, status: str) -> str:
+        """The run ends in the middle: what was tried counts for nothing, but it cost what it cost.
+
+        Returns:
+            Where the run stands, if that has to be said.
+        """
+        record, self._wanted = self._wanted, None
+        if record is not None:
+            self._answers.refuse(record, f"the run is {status} before anything was tried")
+        course = self._course
+        if course is None:
+            return ""
+        said = f"in the middle of trial {course.attempt.branch}; {self._put_back(course)}"
+        logger.warning("training ended %s", said)
+        course.fault = f"the run is {status} {said}"[:REASON_CHARACTERS]
+        self._end(course)
+        return said
+
+    def _put_back(self, course: Course) -> str:
+        """Leave the model as the run had it, for whoever saves it after an error; where it stands then."""
+        step = course.state.step
+        try:
+            self._steering.adapter.put_back(course.state)
+            problem = put_steered(self._steering, course.state, None)[1]
+        except Exception as error:  # training has ended by another error, which must not be hidden
+            logger.exception("the state of step %d could not be put back", step)
+            problem = f"{type(error).__name__}: {error}"
+        if problem:
+            return f"the model in memory is the trial's, not that of step {step} ({problem})"
+        return f"model and optimizer were put back to step {step}"
+
+    # -- the trials ---------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Take the snapshot and begin with the first trial, if the loop is done with this step."""
+        record, adapter = self._wanted, self._steering.adapter
+        if record is None or self._steering.paused or self._saving.saves or not adapter.is_settled():
+            return
+        self._wanted = None
+        if not isinstance(record.command, Probe):
+            return
+        refusal = adapter.trial_refusal() or self._incomparable(record.command)
+        if refusal:
+            self._answers.refuse(record, f"probe: {refusal}")
+            return
+        try:
+            saved = self._keep(record)
+            state = self._steering.checkpoints.read(saved, adapter.model())
+        except AgenttuneError as error:
+            self._answers.refuse(record, f"the state of before cannot be kept: {error}")
+            return
+        self._count += 1
+        attempts = attempts_of(record.command, self._count)
+        self._course = Course(record, record.command, saved, state, self._steering.ratios, attempts)
+        adapter.begin_trials(self)
+        self._try(self._course)
+
+    def _incomparable(self, command: Probe) -> str:
+        """Why the trials cannot be compared: a candidate changes what the compared loss means; empty if none does."""
+        metric = "step_loss" if command.metric == "loss" else self._goal_metric
+        for number, candidate in enumerate(command.candidates):
+            knob = isinstance(candidate, SetKnob) and self._steering.registry.redefines(candidate.name)
+            if not knob or not touches(knob, metric):
+                continue
+            said = f"candidate {number} (from 0), {candidate.kind}, gives {metric} another meaning"
+            if command.metric == "loss" and not touches(knob, self._goal_metric):
+                return f"{said}, so that trials cannot be compared by it; ask with metric 'goal' ({self._goal_metric})"
+            return f"{said}, so that trials cannot be compared by it"
+        return ""
+
+    def _keep(self, record: CommandRecord) -> SavedCheckpoint:
+        tag = f"before-{record.command_id}"[:64].replace(":", "-")
+        try:
+            saved, deleted = self._saving.keep_state(AwaitCapture("memory", tag))
+        except UserError:  # it does not fit
+            saved, deleted = self._saving.keep_state(AwaitCapture("disk", tag))
+        self._recorder.record(saved.saved_event(record.command_id), *deleted, command_id=record.command_id)
+        return saved
+
+    def _try(self, course: Course) -> None:
+        """Begin with the trial at hand; those that cannot begin are over at once."""
+        while course.at < len(course.attempts):
+            attempt = course.attempt
+            attempt.begin()
+            self._steering.trial = attempt.branch
+            parent, step = self._steering.checkpoints.branch, self._steering.step
+            started = TrialStarted(name=attempt.branch, parent=parent, from_step=step, command=attempt.command)
+            self._recorder.record(started, command_id=course.record.command_id)
+            self._apply(course, attempt)
+            if not attempt.problem:
+                return
+            attempt.end()
+            course.at += 1
+        self._end(course)
+
+    def _apply(self, course: Course, attempt: Attempt) -> None:
+        if attempt.command is None:
+            return
+        try:
+            outcome = apply_command(self._steering, course.record, attempt.command)
+        except UserError as error:
+            attempt.problem = error.message
+        except Exception as error:  # a defect of this candidate, not of the others
+            logger.exception("a candidate of %s failed", course.record.command_id)
+            attempt.problem = f"{type(error).__name__}: {error}"[:REASON_CHARACTERS]
+        else:
+            if isinstance(outcome, AwaitRate):
+                attempt.rate = Waiting(course.record, self._steering.step, outcome)
+            elif not isinstance(outcome, Done):
+                attempt.problem = "it cannot be applied at this step"
+
+    def add(self, held: Held) -> None:
+        """What a step of a trial left behind."""
+        if self._course is not None:
+            self._course.attempt.add(held)
+
+    def before_update(self) -> None:
+        """Just before the optimizer's update."""
+        if self._course is not None and self._course.attempt.rate is not None:
+            check_before_update(self._course.attempt.rate, self._steering.schedule())
+
+    def step(self, step: int) -> None:
+        """At the end of a step of a trial."""
+        course = self._course
+        if course is None or course.is_leaving:
+            return
+        self._steering.step = step
+        attempt = course.attempt
+        attempt.steps += 1
+        self._check_rate(attempt)
+        if not attempt.problem:
+            attempt.check()
+        course.fault = course.fault or self._interrupted()
+        if not (attempt.problem or course.fault) and attempt.steps >= course.command.steps:
+            self._measure(course, attempt)
+        if attempt.value is not None or attempt.problem or course.fault:
+            self._leave(course)
+
+    def _check_rate(self, attempt: Attempt) -> None:
+        if attempt.rate is not None and not self._steering.adapter.update_was_skipped():
+            check_after_step(attempt.rate, self._steering.schedule())
+            attempt.problem, attempt.rate = attempt.problem or attempt.rate.problem, None
+
+    def _interrupted(self) -> str:
+        record = self._intake.interruption()
+        return f"interrupted by {record.command.kind} of {record.proposal.author.name}" if record is not None else ""
+
+    def _measure(self, course: Course, attempt: Attempt) -> None:
+        if course.command.metric == "loss":
+            attempt.measure_loss()
+            return
+        try:
+            metrics = self._steering.adapter.evaluate()
+        except Exception as error:  # the user's evaluation can be anything
+            attempt.problem = f"not evaluated: {error}"[:REASON_CHARACTERS]
+            return
+        attempt.value = value_of(self._goal_metric, metrics)
+        if attempt.value is None:
+            attempt.problem = f"the evaluation has no {self._goal_metric}"
+
+    def fail(self, error: Exception) -> bool:
+        """An error within a step; whether it belongs to a trial, which ends with this step then."""
+        if self._course is None:
+            return False
+        attempt = self._course.attempt
+        attempt.problem = attempt.problem or f"{type(error).__name__}: {error}"[:REASON_CHARACTERS]
+        logger.warning("an error in trial %s, which is lost; training goes on", attempt.branch, exc_info=error)
+        return True
+
+    def lose(self, error: Exception) -> bool:
+        """An error between two steps; whether it belongs to a trial, which ends at once."""
+        course = self._course
+        if course is None or not self.fail(error):
+            return False
+        if not course.is_leaving:
+            self._leave(course)
+        return True
+
+    def asked_to_end(self, why: str) -> None:
+        """Somebody else than a command wants training to end; that waits until the run stands where it stood."""
+        course = self._course
+        if course is None:
+            return
+        course.fault, course.ends_run = course.fault or why, True
+        if not course.is_leaving:
+            self._leave(course)
+
+    # -- going back ---------------------------------------------------------------------------------------------
+
+    def _leave(self, course: Course) -> None:
+        course.attempt.end()
+        course.is_leaving = True
+        # A schedule takes over the lists of a state that it is given, and the next trial would write into them.
+        state = replace(
+            course.state,
+            parts=copy.deepcopy(course.state.parts),
+            loop=copy.deepcopy(course.state.loop),
+            steered=copy.deepcopy(course.state.steered),
+        )
+        self._steering.adapter.jump(state, self._arrived)
+
+    def _arrived(self) -> None:
+        """The loop stands where it stood."""
+        course = self._course
+        if course is None:
+            return
+        course.is_leaving = False
+        _, problem = put_steered(self._steering, course.state, None)
+        if problem:
+            course.fault = f"the run could not be put back as it was: {problem}"
+        self._put_step(course)
+        self._steering.ratios = course.ratios
+        self._steering.schedule()
+        course.at += 1
+        if course.fault or course.at == len(course.attempts):
+            self._end(course)
+        else:
+            self._try(course)
+        if self._course is None:
+            self._then()
+
+    def _put_step(self, course: Course) -> None:
+        self._steering.step, self._steering.trial = course.state.step, None
+
+    def _end(self, course: Course) -> None:
+        """All trials are over, or it was interrupted."""
+        self._course = None
+        self._put_step(course)
+        self._steering.adapter.end_trials()
+        best, reason = (None, course.fault) if course.fault else self._choose(course)
+        probed = Probed(
+            trials=[attempt.outcome() for attempt in course.attempts],
+            adopted=None if best is None else course.attempts.index(best),
+            metric=self._metric(course),
+            extra_steps=course.extra_steps,
+            extra_s=time.monotonic() - course.began_s,
+            reason=reason[:REASON_CHARACTERS],
+        )
+        self._recorder.record(probed, self._recorder.knobs_read(), command_id=course.record.command_id)
+        self._saving.release(course.saved.checkpoint_id, "the probe that it was kept for is over")
+        if course.fault:
+            self._answers.refuse(course.record, f"{course.fault}; nothing was adopted")
+        else:
+            self._take(course, best, probed)
+        if course.ends_run:
+            self._steering.adapter.request_stop()
+
+    def _choose(self, course: Course) -> tuple[Attempt | None, str]:
+        prefers_low = course.command.metric == "loss" or self._prefers_low
+        return choose(course.attempts, course.command, prefers_low)
+
+    def _metric(self, course: Course) -> str:
+        return "training loss" if course.command.metric == "loss" else self._goal_metric
+
+    def _take(self, course: Course, best: Attempt | None, probed: Probed) -> None:
+        """Apply the best candidate as a command of its own would be, or nothing; either way the ack has the figures."""
+        result = result_of(probed)
+        if best is None or best.command is None:
+            self._adopt(course.record, Done(f"nothing was adopted: {probed.reason}", result=result))
+            return
+        try:
+            outcome = apply_command(self._steering, course.record, best.command)
+        except UserError as error:
+            self._answers.refuse(course.record, f"{best.command.kind} was the best, but then: {error.message}")
+            return
+        done = outcome.done if isinstance(outcome, AwaitRate) else outcome
+        if isinstance(outcome, NotYet) or not isinstance(done, Done):
+            self._answers.refuse(course.record, f"{best.command.kind} was the best, but cannot be applied now")
+            return
+        done.result |= result
+        done.message = " ".join(filter(None, [f"adopted: {probed.reason}.", done.message]))
+        self._adopt(course.record, outcome)
+
+
+def result_of(probed: Probed) -> dict[str, object]:
+    """The figures of a probe for its ack, short enough for a language model."""
+    adopted = None if probed.adopted is None else probed.trials[probed.adopted].command
+    return {
+        "adopted": None if adopted is None else {"kind": adopted.kind, **adopted.arguments()},
+        "metric": probed.metric,
+        "extra_steps": probed.extra_steps,
+        "extra_s": round(probed.extra_s, 3),
+        "trials": [
+            {
+                "command": None if t.command is None else {"kind": t.command.kind, **t.command.arguments()},
+                **t.model_dump(mode="json", include={"start", "value", "steps", "took_s"}),
+                **({"problem": t.problem} if t.problem else {}),
+            }
+            for t in probed.trials
+        ],
+    }

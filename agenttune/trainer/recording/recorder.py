@@ -1,0 +1,85 @@
+"""What a training process writes into its run's log, in the background."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from agenttune.protocol.events import KnobsRead, KnobState
+from agenttune.protocol.proposals import Record
+from agenttune.protocol.run_facts import RunFacts
+from agenttune.store.run_log import RunLog
+from agenttune.trainer.datasets.record import read_dataset
+from agenttune.trainer.layers.model_tree import model_read
+from agenttune.trainer.recording.background_writer import BackgroundWriter
+from agenttune.trainer.recording.step_meter import Metrics
+from agenttune.trainer.run_state import Steering
+
+logger = logging.getLogger("agenttune")
+
+
+class Recorder:
+    """Writes events with the step and branch that training is at; on ranks that only follow, nothing.
+
+    Args:
+        steering: The run.
+        writer: Writes the log; None on ranks that only follow.
+    """
+
+    def __init__(self, steering: Steering, writer: BackgroundWriter | None) -> None:
+        self._steering = steering
+        self._writer = writer
+        self.add_point: Callable[[Metrics], None] = writer.add_point if writer is not None else _pass_over
+        """Takes a row of metrics, or what a step left behind."""
+
+    def record(self, *bodies: Record, command_id: str | None = None, step: int | None = None) -> None:
+        """Write events of this step, or of another one."""
+        at, branch = self._steering.step if step is None else step, self._steering.branch
+        self.submit(lambda log: log.append(*bodies, step=at, branch=branch, command_id=command_id))
+
+    def update_info(self, **fields: object) -> None:
+        """Change fields of the run's identity card."""
+        self.submit(lambda log: log.update_info(**fields))
+
+    def submit(self, job: Callable[[RunLog], object], urgent: bool = True) -> None:
+        """Any other write."""
+        if self._writer is not None:
+            self._writer.submit(job, urgent)
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._writer is not None:
+            self._writer.close()
+
+    # -- what is read for the log -----------------------------------------------------------------------------
+
+    def knobs(self) -> list[KnobState]:
+        """Every live-tunable value, as read now."""
+        return self._steering.knobs()
+
+    def knobs_read(self) -> KnobsRead:
+        """Both as an event, with what else there is to know of the training."""
+        return KnobsRead(knobs=self.knobs(), schedule=self._steering.course(), facts=self._facts())
+
+    def _facts(self) -> RunFacts | None:
+        try:
+            return self._steering.adapter.facts()
+        except Exception:  # the user's model and data can be anything; training is worth more than what is told of them
+            logger.exception("what there is to know of this training cannot be read")
+            return None
+
+    def whole_read(self) -> list[Record]:
+        """The model's layers and the training dataset, as they are now."""
+        adapter, found = self._steering.adapter, list[Record]()
+        try:
+            found.append(model_read(adapter, self._steering.registry.layers))
+            dataset = adapter.train_dataset()
+            if dataset is not None:
+                found.append(read_dataset(dataset))
+        except Exception:  # the user's model and dataset can be anything; training is worth more than their picture
+            logger.exception("the model or the dataset cannot be read for the log")
+        return found
+
+
+def _pass_over(point: Metrics) -> None:
+    """Ranks that only follow record nothing."""

@@ -1,0 +1,86 @@
+"""What commands act on, and what they leave behind between steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from agenttune.protocol.events import KnobState, RunInfo
+from agenttune.protocol.lr_course import Course
+from agenttune.trainer.adapter import Adapter
+from agenttune.trainer.checkpoints.catalog import Checkpoints
+from agenttune.trainer.knobs import KnobRegistry, read_knobs
+from agenttune.trainer.layers.changes import LayerChanges
+from agenttune.trainer.layers.model_tree import GradientWatch
+from agenttune.trainer.lr.course import PUBLISHED_POINTS, course_of
+from agenttune.trainer.lr.optimizers import exempt_groups
+from agenttune.trainer.lr.schedules import Kind, Schedule
+
+JUDGED_POINTS = 256
+"""Steps at which a course is told where a command is judged by it, just before it is applied."""
+NOBODYS = RunInfo(run_id="", name="", status="running", created_at_s=0.0)
+
+
+@dataclass
+class Steering:
+    """The state of steering one run.
+
+    Attributes:
+        step: Completed optimizer steps.
+        paused: Whether training is held at a boundary.
+        awaits_agent: Whether it stands there until the agent has decided.
+        stop_reason: Why training ends early, once that was asked for.
+        exempt: Parameter groups meant to have no weight decay.
+        ratios: Last known ratio of each group's base rate to the first group's.
+        checkpoints: What was saved, and the branches that stand on it.
+        gradients: Watches the next update's gradients, while somebody wants their norms.
+        layers: What commands have changed about layers.
+        trial: The branch of the trial that is going on, if one is; what it does is taken back.
+    """
+
+    adapter: Adapter
+    registry: KnobRegistry
+    step: int = 0
+    paused: bool = False
+    awaits_agent: bool = False
+    stop_reason: str | None = None
+    exempt: frozenset[int] = frozenset()
+    ratios: list[float] | None = None
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    gradients: GradientWatch | None = None
+    layers: LayerChanges = field(init=False)
+    trial: str | None = None
+
+    def __post_init__(self) -> None:
+        self.layers = LayerChanges(self.adapter)
+
+    @property
+    def branch(self) -> str:
+        """The branch that training is on."""
+        return self.checkpoints.branch if self.trial is None else self.trial
+
+    def learn_groups(self) -> None:
+        """Note at the start which groups are exempt from decay, and the groups' ratios."""
+        self.exempt = exempt_groups(self.adapter.optimizer())
+        self.schedule()
+
+    def schedule(self) -> Schedule:
+        """The rates as they stand; keeps the last known ratios for a return from a rate of 0."""
+        schedule = Schedule(self.adapter.optimizer(), self.adapter.scheduler(), self.ratios)
+        if schedule.kind is not Kind.OWN:
+            self.ratios = schedule.current_ratios()
+            schedule.ratios = self.ratios
+        return schedule
+
+    def knobs(self) -> list[KnobState]:
+        """Every live-tunable value, as read now."""
+        return read_knobs(self.adapter, self.registry, self.ratios, self.exempt)
+
+    def course(self, points: int = PUBLISHED_POINTS) -> Course | None:
+        """The learning rate to come."""
+        return course_of(self.schedule(), self.step, self.adapter.max_steps(), points)
+
+    def as_info(self, info: RunInfo = NOBODYS) -> RunInfo:
+        """A run's card with everything that guardrails go by as it stands at this moment."""
+        fresh = {"step": self.step, "knobs": self.knobs(), "schedule": self.course(JUDGED_POINTS)}
+        loop = {"max_steps": self.adapter.max_steps(), "capabilities": list(self.adapter.capabilities)}
+        return info.model_copy(update={**fresh, **loop, "knobs_point_id": 0})

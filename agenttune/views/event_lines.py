@@ -1,0 +1,279 @@
+"""Events as lines for a person: what was found, decided, refused, done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agenttune.protocol.events import (
+    Acked,
+    ApprovalRequested,
+    BranchStarted,
+    CheckpointSaved,
+    Decided,
+    Escalated,
+    Evaluated,
+    Event,
+    Found,
+    Judged,
+    LogGap,
+    NoteAdded,
+    Notified,
+    PolicyAttached,
+    PolicyDetached,
+    PolicyRequested,
+    Probed,
+    Proposed,
+    ReadBack,
+    RunStarted,
+    Settled,
+    StandingChanged,
+    StatusChanged,
+    Trial,
+)
+from agenttune.protocol.proposals import CommandRecord
+from agenttune.protocol.summary import outcome_line
+from agenttune.protocol.text import clean, number
+
+SEVERITY_STYLE = {"info": "cyan", "warning": "yellow", "critical": "bold red"}
+BAD_STATUS = frozenset({"failed", "lost", "interrupted"})
+REFUSALS = frozenset({"rejected", "expired", "superseded"})
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the list.
+
+    Attributes:
+        mark: One word for what it is, such as `found` or `refused`.
+        text: Cleaned; safe to show.
+        style: Style of the mark.
+    """
+
+    at_s: float
+    step: int | None
+    mark: str
+    text: str
+    style: str = ""
+
+
+CommandLookup = Callable[[str], "CommandRecord | None"]
+
+
+def lines_of(event: Event, find_command: CommandLookup) -> list[Line]:
+    """The lines that an event is worth; most events are worth one or none."""
+    make = _MAKERS.get(type(event.body))
+    if make is None or _says_nothing_new(event):
+        return []
+    record = find_command(event.command_id) if event.command_id else None
+    return [
+        Line(event.at_s, _step_of(event), mark, clean(text), style) for mark, text, style in make(event.body, record)
+    ]
+
+
+def _says_nothing_new(event: Event) -> bool:
+    """That a run is running once its trainer has started."""
+    body = event.body
+    return isinstance(body, StatusChanged) and body.status == "running" and not body.reason and not event.step
+
+
+def _step_of(event: Event) -> int | None:
+    if isinstance(event.body, Found):
+        return event.body.finding.step
+    return event.body.ack.step if isinstance(event.body, Acked) else event.step
+
+
+Parts = Iterable[tuple[str, str, str]]
+
+
+def _started(body: RunStarted, record: CommandRecord | None) -> Parts:
+    steps = "" if body.max_steps is None else f", {body.max_steps} steps"
+    yield "trainer", f"{body.framework}{steps}", "green"
+
+
+def _status(body: StatusChanged, record: CommandRecord | None) -> Parts:
+    style = "bold red" if body.status in BAD_STATUS else "green"
+    yield "status", body.status + (f": {body.reason}" if body.reason else ""), style
+
+
+def _found(body: Found, record: CommandRecord | None) -> Parts:
+    finding = body.finding
+    yield "found", f"{finding.kind}: {finding.summary}", SEVERITY_STYLE[finding.severity]
+
+
+def _decided(body: Decided, record: CommandRecord | None) -> Parts:
+    # What it asked for has lines of its own, with the reason of each command.
+    if body.unusable:
+        yield "unusable", f"{body.policy}: {body.reason}", "bold yellow"
+    elif body.command_ids and body.faults:
+        yield "model", f"{body.policy}: {'; '.join(body.faults)}", "yellow"
+    elif body.reason and not body.command_ids:
+        yield "held", f"{body.policy}: {body.reason}", "dim magenta"
+
+
+def _proposed(body: Proposed, record: CommandRecord | None) -> Parts:
+    proposal = body.proposal
+    mark, style = ("decided", "magenta") if proposal.author.principal == "agent" else ("asked", "blue")
+    why = f" because {proposal.rationale}" if proposal.rationale else ""
+    yield mark, f"{proposal.author.name}: {command_words(proposal.command.model_dump(mode='json'))}{why}", style
+
+
+def _judged(body: Judged, record: CommandRecord | None) -> Parts:
+    verdict = body.verdict
+    if verdict.decision not in REFUSALS:
+        if record is not None and (record.request is not None or verdict.decision == "edited"):
+            now = f": {command_words(record.command.model_dump(mode='json'))}" if verdict.decision == "edited" else ""
+            why = f", {verdict.reason}" if verdict.reason else ""
+            yield verdict.decision, f"{record.proposal.command.kind} by {verdict.decided_by}{now}{why}", "green"
+        return
+    what = command_words(record.proposal.command.model_dump(mode="json")) if record else "a command"
+    nearest = f"; nearest allowed: {_pairs(verdict.nearest_allowed)}" if verdict.nearest_allowed else ""
+    word = "refused" if verdict.decision == "rejected" else verdict.decision
+    yield word, f"{what} by {verdict.decided_by}: {verdict.reason}{nearest}", "bold yellow"
+
+
+def _waits(body: ApprovalRequested, record: CommandRecord | None) -> Parts:
+    request, kind = body.request, record.proposal.command.kind if record else "a command"
+    seconds = request.expires_at_s - request.requested_at_s
+    held = ", training is held" if request.training == "pause" else ""
+    yield (
+        "waits",
+        f"{kind} for {request.asked}, {seconds:.0f} s, then {request.on_timeout}{held}: agenttune approve list",
+        "bold yellow",
+    )
+
+
+def _escalated(body: Escalated, record: CommandRecord | None) -> Parts:
+    kind, passed = record.proposal.command.kind if record else "a command", body.request.passed[-1]
+    why = f": {passed.reason}" if passed.reason else ""
+    yield "waits", f"{kind} for {body.request.asked}, left open by {passed.by}{why}", "bold yellow"
+
+
+def _standing(body: StandingChanged, record: CommandRecord | None) -> Parts:
+    standing = body.standing
+    if body.ended_by is None:
+        yield "always", f"{standing.kind} under {standing.rule} is approved from here on, by {standing.by}", "green"
+    else:
+        yield "asks", f"{standing.kind} under {standing.rule} waits for a person again, by {body.ended_by}", "green"
+
+
+def _settled(body: Settled, record: CommandRecord | None) -> Parts:
+    kind = record.proposal.command.kind if record else "a command"
+    yield body.outcome, f"{kind}: {body.reason}", "green" if body.outcome == "kept" else "bold yellow"
+
+
+def _acked(body: Acked, record: CommandRecord | None) -> Parts:
+    kind = record.proposal.command.kind if record else "a command"
+    ack = body.ack
+    if ack.outcome != "applied":
+        yield ack.outcome, f"{kind}: {ack.message}", "bold red"
+        return
+    what = outcome_line(record) if record is not None and record.ack is not None else ack.message
+    if what in ("", ack.outcome):  # nothing to tell but that it was done
+        yield "applied", f"{kind} at step {ack.step}", "bold green"
+        return
+    back = f", read back at {ack.confirmed_step}" if ack.confirmed_step is not None else ""
+    head = "" if ack.changes else f"{kind}: "
+    yield "applied", f"{head}{what} at step {ack.step}{back}", "bold green"
+
+
+def _evaluated(body: Evaluated, record: CommandRecord | None) -> Parts:
+    yield "evaluated", _metrics(body.metrics), "blue"
+
+
+def _checkpoint(body: CheckpointSaved, record: CommandRecord | None) -> Parts:
+    if body.is_before:
+        return  # a folder may hold hundreds, which were not saved now; their number stands in a note
+    yield "saved", f"{body.checkpoint_id} in {body.path}", "green"
+
+
+def _branch(body: BranchStarted, record: CommandRecord | None) -> Parts:
+    if body.parent is not None:
+        yield "branch", f"{body.name} from {body.parent} at step {body.from_step}", "green"
+
+
+def _probed(body: Probed, record: CommandRecord | None) -> Parts:
+    tried = ", ".join(f"{_tried(t)}: {t.problem or number(t.value)}" for t in body.trials)
+    yield "probed", f"{tried}; {body.extra_steps} extra steps; {body.reason}", "blue"
+
+
+def _tried(trial: Trial) -> str:
+    return "as it is" if trial.command is None else command_words(trial.command.model_dump(mode="json"))
+
+
+def _read_back(body: ReadBack, record: CommandRecord | None) -> Parts:
+    if not body.held:
+        yield "undone", f"expected {_pairs(body.expected)}, found {_pairs(body.found)}", "bold red"
+
+
+def _attached(body: PolicyAttached, record: CommandRecord | None) -> Parts:
+    yield "policy", f"{body.policy} attached", "magenta"
+
+
+def _detached(body: PolicyDetached, record: CommandRecord | None) -> Parts:
+    yield "policy", f"{body.policy} left" + (f": {body.reason}" if body.reason else ""), "magenta"
+
+
+def _requested(body: PolicyRequested, record: CommandRecord | None) -> Parts:
+    what = "no policy" if body.policy is None else f"policy {body.policy}"
+    yield "asked", f"{body.author or 'somebody'}: {what} from here on", "blue"
+
+
+def _note(body: NoteAdded, record: CommandRecord | None) -> Parts:
+    yield "note", f"{body.author}: {body.text}", "blue"
+
+
+def _notified(body: Notified, record: CommandRecord | None) -> Parts:
+    if body.ok:
+        yield "told", f"{body.what}, through {body.channels} channel{'s' * (body.channels != 1)}", "dim"
+    else:
+        yield "untold", f"{body.what}: {body.error}", "bold yellow"
+
+
+def _gap(body: LogGap, record: CommandRecord | None) -> Parts:
+    yield "log", f"{body.dropped_rows} rows were lost: {body.reason}", "bold red"
+
+
+_MAKERS: Mapping[type, Callable[[Any, CommandRecord | None], Parts]] = {
+    RunStarted: _started,
+    StatusChanged: _status,
+    Found: _found,
+    Decided: _decided,
+    Proposed: _proposed,
+    ApprovalRequested: _waits,
+    Escalated: _escalated,
+    StandingChanged: _standing,
+    Judged: _judged,
+    Acked: _acked,
+    Settled: _settled,
+    Evaluated: _evaluated,
+    CheckpointSaved: _checkpoint,
+    BranchStarted: _branch,
+    Probed: _probed,
+    ReadBack: _read_back,
+    PolicyAttached: _attached,
+    PolicyDetached: _detached,
+    PolicyRequested: _requested,
+    NoteAdded: _note,
+    Notified: _notified,
+    LogGap: _gap,
+}
+
+SPEED_METRICS = ("runtime", "per_second", "epoch", "flos")
+"""Parts of the names of figures that say how fast an evaluation was, not how good."""
+
+
+def _metrics(metrics: Mapping[str, float]) -> str:
+    shown = {k: v for k, v in metrics.items() if not any(part in k for part in SPEED_METRICS)}
+    return _pairs(shown or metrics)
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {number(value)}" for name, value in values.items())
+
+
+def command_words(command: Mapping[str, Any]) -> str:
+    """Such as `update_optimizer lr 0.05`: the kind and the arguments that were given."""
+    given = {k: v for k, v in command.items() if k != "kind" and v not in (None, {}, "effective")}
+    return f"{command['kind']} {_pairs(given)}".strip()

@@ -1,0 +1,170 @@
+"""What waits for a person in the live view, and what their keys do about it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
+
+from agenttune.control import Decision
+from agenttune.errors import AgenttuneError, UserError
+from agenttune.gate import with_arguments
+from agenttune.protocol.proposals import ApprovalRequest, Author, CommandRecord
+from agenttune.protocol.text import clean
+from agenttune.views.terminal.edit_arguments import Editable
+from agenttune.views.terminal.keys import ENTER, ESCAPE
+from agenttune.views.terminal.text_field import EMPTY, Field
+
+POLL_S = 0.5
+"""How often it looks for requests (guess: no slower than a person)."""
+ARM_S = 1.0
+"""Keys are not taken so soon after a request appears: they were meant for what stood there before (guess)."""
+SHOWN_S = 8.0
+"""How long the answer to a key stays on the screen (guess: long enough to read)."""
+
+Mode = Literal["choose", "reason", "edit"]
+
+
+class Door(Protocol):
+    """What the desk needs of a control."""
+
+    def pending(self, run_id: str) -> list[CommandRecord]: ...
+
+    def decide(self, run_id: str, command_id: str, decision: Decision) -> CommandRecord: ...
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The request on the screen.
+
+    Attributes:
+        record: The command.
+        request: As it was shown: a decision is bound to its digest.
+        others: How many more wait.
+        mode: Whether a key chooses, or a line is typed.
+        field: That line so far.
+    """
+
+    record: CommandRecord
+    request: ApprovalRequest
+    others: int = 0
+    mode: Mode = "choose"
+    field: Field = EMPTY
+
+    @property
+    def typed(self) -> str:
+        """What stands in the line."""
+        return self.field.text
+
+    @property
+    def editable(self) -> Editable:
+        """The command's arguments, for an edit."""
+        return Editable(self.record.proposal.command)
+
+
+class Desk:
+    """Shows the oldest request and takes keys: y yes, n no with a reason, e edit, a always.
+
+    Args:
+        control: The door to the run, with an operator's rights.
+        run_id: The run.
+        who: The person, for the log.
+        clock: Monotonic time in seconds.
+    """
+
+    def __init__(self, control: Door, run_id: str, who: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._control, self._run_id, self._clock = control, run_id, clock
+        self._author = Author(principal="operator", name=who)
+        self._polled_s = self._armed_s = self._said_s = -POLL_S
+        self._said = ""
+        self.asked: Asked | None = None
+
+    @property
+    def said(self) -> str:
+        """What came of the last keys; empty after a while."""
+        return self._said if self._clock() - self._said_s < SHOWN_S else ""
+
+    @property
+    def is_typing(self) -> bool:
+        """Whether a line is being typed."""
+        return self.asked is not None and self.asked.mode != "choose"
+
+    def refresh(self, keys: Iterable[str]) -> None:
+        """Look what waits, and take keys that were pressed for it."""
+        if self._clock() - self._polled_s >= POLL_S:
+            self._poll()
+        for key in keys:
+            self._press(key)
+
+    def _poll(self) -> None:
+        self._polled_s = self._clock()
+        waiting = [r for r in self._control.pending(self._run_id) if r.request is not None]
+        ours = [r for r in waiting if r.request is not None and "human" in r.request.approvers]
+        same = [r for r in ours if self.asked is not None and r.command_id == self.asked.record.command_id]
+        if same and self.asked is not None and same[0].request == self.asked.request:
+            self.asked = replace(self.asked, others=len(ours) - 1)
+            return
+        if self.is_typing:
+            self._say("what you typed was for a request that is gone")
+        # Whose turn it is first: those that a model still looks at can wait.
+        ours.sort(key=lambda r: (r.request is None or r.request.asked != "human", r.submitted_seq))
+        first = next(iter(ours), None)
+        if first is None or first.request is None:
+            self.asked = None
+            return
+        self.asked, self._armed_s = Asked(first, first.request, len(ours) - 1), self._clock() + ARM_S
+
+    def _show(self, asked: Asked, mode: Mode, field: Field | None = None) -> None:
+        self.asked = replace(asked, mode=mode, field=field or EMPTY)
+
+    def _say(self, words: str) -> None:
+        self._said, self._said_s = clean(words, 300), self._clock()
+
+    def _press(self, key: str) -> None:
+        asked = self.asked
+        if asked is None or self._clock() < self._armed_s:
+            return
+        if asked.mode != "choose":
+            self._type(asked, key)
+        elif key in ("y", "Y"):
+            self._decide(asked, verdict="approve")
+        elif key in ("a", "A"):
+            self._decide(asked, verdict="approve", always=True)
+        elif key in ("n", "N"):
+            self._show(asked, "reason")
+        elif key in ("e", "E"):
+            self._show(asked, "edit", Field(asked.editable.offered, is_offered=True))
+
+    def _type(self, asked: Asked, key: str) -> None:
+        if key == ESCAPE:
+            self._show(asked, "choose")
+        elif key == ENTER:
+            self._enter(asked)
+        else:
+            self.asked = replace(asked, field=asked.field.press(key))
+
+    def _enter(self, asked: Asked) -> None:
+        if asked.mode == "reason":
+            self._decide(asked, verdict="reject", reason=asked.typed)
+            return
+        try:
+            command = with_arguments(asked.record.proposal.command, asked.editable.read(asked.typed))
+        except UserError as error:
+            self._say(str(error))
+            return
+        if command == asked.record.proposal.command:
+            self._decide(asked, verdict="approve")
+        else:
+            self._decide(asked, verdict="edit", command=command)
+
+    def _decide(self, asked: Asked, **fields: object) -> None:
+        body = {"digest": asked.request.digest, "author": self._author, **fields}
+        try:
+            record = self._control.decide(self._run_id, asked.record.command_id, Decision.model_validate(body))
+        except AgenttuneError as error:  # what was typed stays, to be mended
+            self._say(str(error))
+            return
+        why = record.verdict.reason if record.verdict is not None else ""
+        self._say(f"{record.proposal.command.kind}: {record.state.value}" + (f", {why}" if why else ""))
+        self.asked, self._polled_s = None, -POLL_S

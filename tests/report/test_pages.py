@@ -1,0 +1,244 @@
+"""Whoever opens the report in the morning finds every decision with its reasons, and nothing else on the page."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from agenttune.protocol.events import Curve, Point, StatusChanged
+from agenttune.protocol.proposals import Ack, Author
+from agenttune.store.journal.run_summary import summarize
+from agenttune.store.run_log import RunLog
+from agenttune.views.report import html, markdown, read_journal
+from agenttune.views.report.curves import Line, Panel
+from agenttune.views.report.svg import draw
+from agenttune.views.terminal import print_report
+from agenttune.views.terminal.chart import value_range
+from tests.report.conftest import EVIL, Night, eventful
+from tests.report.pages import ALLOWED, MARKDOWN, Page, rendered
+
+Render = Callable[[RunLog], Page]
+
+
+def as_html(log: RunLog) -> Page:
+    return Page(html(log, read_journal(log)))
+
+
+def as_markdown(log: RunLog) -> Page:
+    return rendered(markdown(read_journal(log)))
+
+
+BOTH = pytest.mark.parametrize("render", [as_html, as_markdown])
+
+
+@BOTH
+def test_a_decision_is_told_from_its_evidence_to_its_consequence(render: Render, night: Night) -> None:
+    said = render(night.log).said
+    for words in (
+        "update_optimizer lr 0.015, by model (agent) at step 50",
+        "step 90, spike (critical): the loss jumped",
+        "decide by a-model (tools), 1.23k tokens, $0.002, 1.5 s, prompt decide.md sha256 abababababababab",
+        "approved by rule:small",
+        "at step 101 on branch main",
+        "read back at step 102",
+        "lr: 0.01 -> requested 0.015 -> effective 0.015 (base 0.01 -> 0.015)",
+        "at step 106: still in force",
+        "better: step_loss 1.907, 2.014 expected without it (2.007 to 2.02), up to step 165",
+        "step_loss 2 without the change, seen 1.9, standard error 0.05",
+    ):
+        assert words in said
+    assert "a secret of the transcript" not in said
+
+
+@BOTH
+def test_people_clocks_and_returns_are_told_apart(render: Render, night: Night) -> None:
+    said = render(night.log).said
+    for words in (
+        "update_optimizer lr 0.4 -> update_optimizer lr 0.1",
+        "edited by operator:anna after",
+        "rejected by operator:anna after",
+        "not while I sleep",
+        "expired by timeout after",
+        "nobody decided within 60 s",
+        "superseded by restore",
+        "the run went back to a checkpoint from before this",
+        "taken back by command back",
+        "seen inf",
+        "the run stands on it to step 200, the rest was left behind",
+        "retry from main at step 200 (checkpoint checkpoint-200)",
+        "7 rows were lost: the disk was full",
+        "none of the trainer is recorded",
+    ):
+        assert words in said
+
+
+@BOTH
+def test_what_was_refused_many_times_is_counted_and_folded(render: Render, night: Night) -> None:
+    said = render(night.log).said
+    assert "15 (1 kept, 1 reverted, 2 expired, 9 refused, 1 failed, 1 waiting)" in said
+    assert "8 times" in said
+    assert "decided by guardrail:" in said
+
+
+@BOTH
+def test_text_from_a_run_is_only_text(render: Render, tmp_path: Path) -> None:
+    page = render(eventful(tmp_path / "runs", words=EVIL).log)
+    assert page.unclosed == []
+    assert page.tags <= ALLOWED | MARKDOWN
+    assert not {name for name in page.attributes if name.startswith("on")}
+    assert all(link.startswith("#") for link in page.links)
+    assert not set(page.said) & set("\x1b\u202e\x00")
+    assert "<script>alert(1)</script>" in page.said, "it is shown as it was written"
+    assert "**bold** | cell | https://evil.example www.evil.example" in page.said
+
+
+def test_markdown_tables_keep_their_shape_whatever_stands_in_them(tmp_path: Path) -> None:
+    text = markdown(read_journal(eventful(tmp_path / "runs", words=EVIL).log))
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    unescaped = [line.replace("\\\\", "").replace("\\|", "").count("|") for line in rows]
+    assert set(unescaped) == {3}
+    assert "https://" not in text, "a viewer would make a link of it"
+
+
+def test_the_page_needs_nothing_but_itself(night: Night) -> None:
+    text = html(night.log, read_journal(night.log))
+    assert "default-src 'none'" in text
+    for word in ("http://", "https://", "url(", "@import", "<script", "<link", "<img"):
+        assert word not in text
+    assert "prefers-color-scheme: dark" in text
+    assert "@media print" in text
+
+
+def test_every_mark_leads_to_its_decision(night: Night) -> None:
+    page = as_html(night.log)
+    marks = [link for link in page.links if link.startswith("#")]
+    assert len(set(marks)) >= 6
+    assert {link[1:] for link in marks} <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+    shown = " ".join(page.classes)
+    for outcome in ("kept", "reverted", "refused", "expired", "failed", "waiting"):
+        assert f"mark {outcome}" in shown
+    assert "step 201, reverted: lr 0.015 -> 0.1" in page.said, "the mark's title"
+
+
+def test_what_was_left_behind_is_drawn_but_faint(night: Night) -> None:
+    page = as_html(night.log)
+    assert "line off" in page.classes
+    assert "mark reverted off" in page.classes
+    assert "mark kept off" not in page.classes
+
+
+def test_no_number_of_a_drawing_is_not_a_number(night: Night) -> None:
+    page = as_html(night.log)
+    assert "19 values NaN or infinite" in page.said
+    assert "nan" in page.classes
+    assert page.paths
+    assert not [d for d in page.paths if "nan" in d.lower() or "inf" in d.lower()]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[], [2.0], [math.nan], [0.0, 0.0], [-1e308, 1e308], [1e-300, 1e300], [math.inf, -math.inf, 1.0], [5e-324, 1.0]],
+)
+def test_any_values_can_be_drawn(tmp_path: Path, values: list[float]) -> None:
+    night = Night(tmp_path / "runs")
+    night.log.append_points([Point(step=i, at_s=0.0, values={"step_loss": v, "lr": v}) for i, v in enumerate(values)])
+    page = as_html(night.log)
+    assert page.unclosed == []
+    assert not [d for d in page.paths if "nan" in d.lower() or "inf" in d.lower()]
+    assert ("No metric was logged." in page.said) == (not values)
+
+
+def test_two_decades_get_a_logarithmic_scale(tmp_path: Path) -> None:
+    night = Night(tmp_path / "runs")
+    night.steps(1, 50, 2.0)
+    assert "logarithmic" not in as_html(night.log).said
+    night.steps(51, 60, 5000.0)
+    assert "logarithmic scale" in as_html(night.log).said
+
+
+@BOTH
+def test_a_run_in_which_nothing_happened(render: Render, tmp_path: Path) -> None:
+    night = Night(tmp_path / "runs")
+    night.log.append(StatusChanged(status="finished"), step=0)
+    said = render(night.log).said
+    assert "nothing was asked for and nothing was changed" in said
+    assert "no loss was logged" in said
+    assert "no language model was called" in said
+    assert "finished" in said
+
+
+@BOTH
+def test_a_run_without_an_end_says_so(render: Render, night: Night) -> None:
+    assert "This run has not ended: it is running." in render(night.log).said
+    night.log.update_info(pid=2**22 + 1)
+    said = render(night.log).said
+    assert f"This run was never closed: its process {2**22 + 1} is gone." in said
+    assert "1 command was never decided or never answered" in said
+    night.log.append(StatusChanged(status="failed", reason="out of memory"), step=300, branch="retry")
+    said = render(night.log).said
+    assert "it is failed. out of memory" in said
+    assert "expired at step 300 on branch retry" in said
+    assert "the run is failed" in said
+    assert "never decided or never answered" not in said
+
+
+def test_a_page_of_two_thousand_decisions_is_bounded_and_says_what_it_leaves_out(tmp_path: Path) -> None:
+    night = Night(tmp_path / "runs")
+    night.steps(1, 2000)
+    anna = Author(principal="operator", name="anna")
+    lr = 0.01
+    for i in range(500):
+        night.apply(night.ask(anna, "x" * 300, lr=lr * 1.01), 4 * i + 1, lr, lr * 1.01)
+        night.ask(anna, lr=0.9 + i / 10)
+    text = html(night.log, read_journal(night.log))
+    page = Page(text)
+    assert "1000 (500 applied, 500 refused)" in page.said
+    assert "200 decisions from the middle of the run are left out here" in page.said
+    assert "500 times" in page.said
+    assert page.text.count("<article") == 303
+    assert page.text.count('class="mark applied') <= 3 * 300
+    assert len(text) < 1_500_000
+    assert {link[1:] for link in page.links} <= set(page.ids), "a mark of what is left out leads nowhere"
+    assert len(markdown(read_journal(night.log))) < 1_000_000
+
+
+def test_the_terminal_report_tells_edits_branches_and_folds_refusals(night: Night) -> None:
+    late = night.ask(Author(principal="operator", name="anna"), lr=0.05, until=301)
+    ack = Ack(outcome="expired", step=302, branch="retry", message="it was valid until step 301")
+    night.log.acknowledge(late.command_id, ack)
+    out = io.StringIO()
+    print_report(Console(file=out, width=400), summarize(night.log))
+    said = " ".join(out.getvalue().split())
+    assert "lr 0.015 -> 0.1 (edited by operator:anna; asked: update_optimizer lr 0.4)" in said
+    assert "retry from main at step 200 (checkpoint checkpoint-200): to step 300, the run is here" in said
+    assert "(and 7 more such)" in said
+    assert "expired by timeout: nobody decided within 60 s" in said
+    assert "superseded by restore" in said
+    assert "approved by auto, expired: it was valid until step 301" in said
+
+
+@pytest.mark.parametrize("values", [[0.0, 0.4, 0.001, 1.2], [0.02, 0.021, 0.02], [0.0, 0.0]])
+def test_what_is_never_below_zero_has_no_axis_there(values: list[float]) -> None:
+    low, high = value_range(values, values[-1])
+    assert 0 <= low < high
+    count = len(values)
+    curve = Curve(
+        name="loss",
+        branch="main",
+        bucket_points=1,
+        steps=list(range(1, count + 1)),
+        mean=values,
+        low=values,
+        high=values,
+        nonfinite=[0] * count,
+    )
+    drawn = str(draw(Panel("loss", "loss", [Line("loss", curve, False)], []), [], count))
+    assert not re.search(r'class="yt">-', drawn)
+    assert value_range([-1.0, 1.0], 0.0)[0] < -1
