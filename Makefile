@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 PARALLEL := -n 2 --dist loadfile
 
 .DEFAULT_GOAL := run
-.PHONY: run test test-oldest test-gpu test-llm test-browser bench-core bench-jump bench-rescue bench-agent bench-gate bench-lookahead bench-probation bench-cost format clean
+.PHONY: run test test-oldest test-gpu test-llm test-browser bench-core bench-restore bench-rescue bench-agent bench-gate bench-lookahead bench-probation bench-cost format clean
 
 run: .venv/.installed
 	$(BIN)/agenttune run config.yaml
@@ -41,8 +41,8 @@ test-gpu:
 bench-core: .venv/.installed
 	$(BIN)/python -m benchmarks.core
 
-bench-jump: .venv/.installed
-	$(BIN)/python -m benchmarks.jump
+bench-restore: .venv/.installed
+	$(BIN)/python -m benchmarks.restore
 
 bench-rescue: .venv/.installed
 	$(BIN)/python -m benchmarks.rescue

@@ -13,7 +13,7 @@ from typing import Any
 from agenttune.config.condition_names import DOCUMENTED, DOCUMENTED_FUNCTIONS
 from agenttune.launch import config_text
 from agenttune.policy.rule_names import describe
-from agenttune.protocol.command_schemas import COMMAND_SURFACES, CommandSurface, command_table
+from agenttune.protocol.command_schemas import COMMAND_SCHEMAS, CommandSchema, command_table
 from agenttune.protocol.commands import BY_KIND, COMMAND_KINDS
 from agenttune.server.app import create_app
 from agenttune.server.auth.rights import PREFIX, ROLES, ROUTES, Right
@@ -96,7 +96,7 @@ expression after `=`. In `because`, `{...}` is filled in, with Python's format a
 
 
 def commands_page() -> str:
-    return COMMANDS_HEAD + command_table_with_examples() + "\n## Fields\n\n" + "\n".join(map(_fields, COMMAND_SURFACES))
+    return COMMANDS_HEAD + command_table_with_examples() + "\n## Fields\n\n" + "\n".join(map(_fields, COMMAND_SCHEMAS))
 
 
 def command_table_with_examples() -> str:
@@ -111,7 +111,7 @@ def example_json(kind: str) -> str:
     return json.dumps(BY_KIND[kind].example)
 
 
-def _fields(surface: CommandSurface) -> str:
+def _fields(surface: CommandSchema) -> str:
     lines = [f"- `{f.name}`: {f.description}" for f in surface.fields if f.description]
     parts = [f"### {surface.kind}", surface.description, *(["\n".join(lines)] if lines else [])]
     return "\n\n".join(parts) + "\n"

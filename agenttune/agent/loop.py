@@ -63,7 +63,7 @@ class AgentLoop:
         details: Recorded with the policy when it is attached, such as the checksum of its file.
         clock_s: Monotonic time in seconds.
         load: Finds another policy by its name or path, when an operator asks for one.
-        last_words_s: How long an answer is waited for when the policy leaves.
+        shutdown_grace_s: How long an answer is waited for when the policy leaves.
     """
 
     def __init__(
@@ -76,13 +76,13 @@ class AgentLoop:
         details: dict[str, Any] | None = None,
         clock_s: Callable[[], float] = time.monotonic,
         load: Callable[[str], LoadedPolicy] | None = None,
-        last_words_s: float = LAST_WORDS_S,
+        shutdown_grace_s: float = LAST_WORDS_S,
     ) -> None:
         self.control, self.run_id, self.policy = control, run_id, policy
         self.wake = wake or WakeSettings()
         self._author_name = author_name
         self._details = details or {}
-        self._clock_s, self._load, self._last_words_s = clock_s, load, last_words_s
+        self._clock_s, self._load, self._shutdown_grace_s = clock_s, load, shutdown_grace_s
         self._outbox = Outbox(control, run_id)
         self._wakes = Wakes(control, run_id, self.wake)
         self._turns = Turns(control, run_id, self._outbox, self._wakes)
@@ -184,7 +184,7 @@ class AgentLoop:
         """Record that the policy no longer watches; does nothing if it does not."""
         if self._attached:
             self._attached, self._over = False, True
-            self._turns.hear_last_words(self._last_words_s)
+            self._turns.finish_within(self._shutdown_grace_s)
             self._outbox.send(PolicyDetached(policy=self.policy.name, reason=reason), None)
 
     def _obey(self, request: PolicyRequested) -> bool:

@@ -114,7 +114,7 @@ class Turns:
             answer.dropped = reason
             self._wakes.awaited, answer.awaited = self._wakes.awaited or answer.awaited, None
 
-    def hear_last_words(self, patience_s: float) -> None:
+    def finish_within(self, patience_s: float) -> None:
         """What was asked of a language model costs money, also if nobody waits for the answer any more."""
         concurrent.futures.wait([answer.later for answer in self.answers], patience_s)
         for answer in self.answers:

@@ -89,7 +89,7 @@ def never(
 ) -> None:
     """Take back `yes --always`: commands of a kind wait for a person again."""
     with _desk(run, url, runs_dir) as desk:
-        for standing in desk.control.end_standing(desk.run_id, kind, _me()):
+        for standing in desk.control.end_standing_approval(desk.run_id, kind, _me()):
             typer.echo(f"{standing.kind} under {standing.rule} waits for a person again")
 
 

@@ -57,7 +57,7 @@ def schema(
 ) -> None:
     """Print the JSON schema of the config file."""
     from agenttune.config import Config
-    from agenttune.protocol.command_schemas import COMMAND_SURFACES
+    from agenttune.protocol.command_schemas import COMMAND_SCHEMAS
 
-    content = {s.kind: s.json_schema for s in COMMAND_SURFACES} if commands else Config.model_json_schema()
+    content = {s.kind: s.json_schema for s in COMMAND_SCHEMAS} if commands else Config.model_json_schema()
     typer.echo(json.dumps(content, indent=2))

@@ -144,7 +144,7 @@ def mcp(
 
 def _command(name: str, rest: list[str]) -> CommandBase:
     """The command that was typed: by name and options, or as JSON."""
-    from agenttune.llm.tools.tool_schemas import SURFACES, plain_schema
+    from agenttune.llm.tools.tool_schemas import SCHEMAS, plain_schema
     from agenttune.llm.tools.toolbox import decoded
     from agenttune.protocol.commands import COMMAND_KINDS, parse_command
 
@@ -154,7 +154,7 @@ def _command(name: str, rest: list[str]) -> CommandBase:
         return parse_command(decoded("send", sys.stdin.read() if name == "-" else name))
     if name not in COMMAND_KINDS:
         return parse_command({"kind": name})
-    given = _parsed(name, plain_schema(SURFACES[name].json_schema), rest)
+    given = _parsed(name, plain_schema(SCHEMAS[name].json_schema), rest)
     return parse_command({"kind": name, **given})
 
 
@@ -218,9 +218,9 @@ def _number(typed: str) -> float | str:
 
 
 def _command_help(command: str) -> _Parser | None:
-    from agenttune.llm.tools.tool_schemas import SURFACES, plain_schema
+    from agenttune.llm.tools.tool_schemas import SCHEMAS, plain_schema
 
-    return _parser(command, plain_schema(SURFACES[command].json_schema)) if command in SURFACES else None
+    return _parser(command, plain_schema(SCHEMAS[command].json_schema)) if command in SCHEMAS else None
 
 
 def _help(context: typer.Context, of: _Parser | None, is_asked: bool) -> NoReturn:

@@ -28,7 +28,7 @@ from agenttune.protocol.events import (
 )
 from agenttune.protocol.model_calls import ModelCalled
 from agenttune.protocol.observation import Observation
-from agenttune.protocol.proposals import Author, CommandRecord, Proposal, Record, Standing, State, Verdict
+from agenttune.protocol.proposals import Author, CommandRecord, Proposal, Record, StandingApproval, State, Verdict
 from agenttune.protocol.summary import Intervention
 
 CHECKPOINT_KINDS = ("checkpoint_saved", "checkpoint_moved", "checkpoint_deleted")
@@ -119,7 +119,7 @@ class Control(Protocol):
         """
         ...
 
-    def end_standing(self, run_id: str, kind: str, author: Author) -> list[Standing]:
+    def end_standing_approval(self, run_id: str, kind: str, author: Author) -> list[StandingApproval]:
         """Take back that a person has always allowed a kind of command; returns what was taken back.
 
         Raises:

@@ -28,7 +28,7 @@ from agenttune.protocol.events import (
 )
 from agenttune.protocol.model_calls import ModelCalled
 from agenttune.protocol.observation import Observation
-from agenttune.protocol.proposals import Author, CommandRecord, Proposal, Standing, State, Verdict
+from agenttune.protocol.proposals import Author, CommandRecord, Proposal, StandingApproval, State, Verdict
 from agenttune.protocol.summary import Intervention
 
 M = TypeVar("M", bound=BaseModel)
@@ -127,9 +127,9 @@ class HttpControl:
         body["name"] = decision.author.name
         return _model(CommandRecord, self._post(_run(run_id, "approvals", command_id), body))
 
-    def end_standing(self, run_id: str, kind: str, author: Author) -> list[Standing]:
+    def end_standing_approval(self, run_id: str, kind: str, author: Author) -> list[StandingApproval]:
         body = self._ask("DELETE", _run(run_id, "approvals", "always", kind), 0.0, params={"name": author.name})
-        return _models(Standing, body["standing"])
+        return _models(StandingApproval, body["standing"])
 
     def command(self, run_id: str, command_id: str, wait_s: float = 0.0) -> CommandRecord:
         """One command; with `wait_s` (at most 60), waits for its ack."""

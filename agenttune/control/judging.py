@@ -21,7 +21,7 @@ from agenttune.protocol.proposals import (
     CommandRecord,
     Passed,
     Proposal,
-    Standing,
+    StandingApproval,
     State,
     Verdict,
 )
@@ -179,7 +179,9 @@ class Ruling:
         if not decision.always or verdict.decision != "approved":
             return log.decide(command_id, verdict)
         kind, by = record.proposal.command.kind, person(decision.author)
-        return log.decide(command_id, verdict, Standing(kind=kind, rule=request.rule, by=by, since_step=info.step))
+        return log.decide(
+            command_id, verdict, StandingApproval(kind=kind, rule=request.rule, by=by, since_step=info.step)
+        )
 
     def _escalate(self, proposal: Proposal, request: ApprovalRequest, decision: Decision) -> CommandRecord:
         by = Passed(by=_decider(decision), reason=decision.reason)

@@ -40,7 +40,7 @@ from agenttune.protocol.events import (
 )
 from agenttune.protocol.model_calls import ModelCalled
 from agenttune.protocol.observation import Observation
-from agenttune.protocol.proposals import Author, CommandRecord, Proposal, Standing, State, Verdict
+from agenttune.protocol.proposals import Author, CommandRecord, Proposal, StandingApproval, State, Verdict
 from agenttune.protocol.summary import Intervention
 from agenttune.store.journal.observer import Observer
 from agenttune.store.journal.run_summary import model_calls, newest_interventions
@@ -223,7 +223,7 @@ class LocalControl:
         log = self.log(run_id)
         return Ruling(log, self._checked(log.info()), self.now())
 
-    def end_standing(self, run_id: str, kind: str, author: Author) -> list[Standing]:
+    def end_standing_approval(self, run_id: str, kind: str, author: Author) -> list[StandingApproval]:
         log = self.log(run_id)
         allowed = sorted({standing.kind for standing in log.info().standing})
         if kind not in allowed:
@@ -231,7 +231,7 @@ class LocalControl:
             raise UserError(
                 f"{kind!r:.80} is not always allowed in this run; {there_are}", field="kind", allowed=allowed
             )
-        return log.end_standing(kind, person(author))
+        return log.end_standing_approval(kind, person(author))
 
     def command(self, run_id: str, command_id: str) -> CommandRecord:
         return self.log(run_id).command(command_id)

@@ -81,7 +81,7 @@ class Trend:
         points = [(s, v) for s, v in zip(view.steps, view.values, strict=True) if s > since and math.isfinite(v)]
         if not points:
             return None
-        thinned = zip(view.thinned_steps, view.thinned_values, strict=True)
+        thinned = zip(view.downsampled_steps, view.downsampled_values, strict=True)
         old = [(s, v) for s, v in thinned if s < points[0][0] and math.isfinite(v)]
         if since:  # a mean that ends after the redefinition may have begun before it
             old = [(s, v) for (t, _), (s, v) in pairwise([(0, 0.0), *old]) if t >= since]

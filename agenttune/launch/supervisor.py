@@ -30,7 +30,7 @@ from agenttune.protocol.proposals import Author, Proposal, State
 from agenttune.store.journal.run_summary import summarize
 from agenttune.store.process_liveness import started_s
 from agenttune.store.run_log import RunLog, list_runs
-from agenttune.views.terminal import Desk, View, print_report, report_command, view_for
+from agenttune.views.terminal import ApprovalPrompt, View, print_report, report_command, view_for
 
 SHARED_SETTINGS = ("gate", "budgets", "checkpoints", "probation", "wake", "notify")
 """Parts of the config that the run's log holds: other processes obey them too."""
@@ -229,7 +229,7 @@ class Session:
         page = f"page  {self._tokens.link(self._server.url)}" if self._console.is_terminal else ""
         if page:  # a file or a pipe is no place for a key
             self._console.print(Text(page, style="dim"), soft_wrap=True)
-        desk = Desk(LocalControl(run.plan.runs_dir), run.run_id, user_name())
+        desk = ApprovalPrompt(LocalControl(run.plan.runs_dir), run.run_id, user_name())
         view = view_for(self._console, run.folder, run.plan.subject, self._server.url, desk, page)
         try:
             for notice in filter(None, (run.plan.notice, self._server.address.notice)):

@@ -8,7 +8,7 @@ FIRST_REST_S, LONGEST_REST_S = 30.0, 600.0
 """Doubling with every failure in a row (guess)."""
 
 
-class Breaker:
+class CircuitBreaker:
     """Remembers failures in a row. After the rest, one more call is a trial.
 
     Args:

@@ -18,7 +18,7 @@ from agenttune.llm.answer_text import spoken
 from agenttune.llm.budget import cap_reached, check_price, cost_usd
 from agenttune.llm.capability_check import PROBE_TOOL, is_refused, is_understood, question
 from agenttune.llm.chat_model import OPENAI_URL, Protocol_, Spent, is_configured
-from agenttune.llm.circuit_breaker import Breaker
+from agenttune.llm.circuit_breaker import CircuitBreaker
 from agenttune.llm.redact import endpoint_of, secrets_of
 from agenttune.llm.requests import ANSWER_TOOL, answer_tool, as_told, build_request, sendable
 from agenttune.llm.retries import Attempts, Pace
@@ -78,7 +78,7 @@ class OpenAIChat:
             http_client=http_client(self._url),
         )
         self._pace = Pace(llm.max_attempts, llm.timeout_s, now_s, sleep, jitter)
-        self._breaker = Breaker(clock_s)
+        self._breaker = CircuitBreaker(clock_s)
         self._protocol: Protocol_ | None = None if llm.protocol == "auto" else llm.protocol
         self._unsupported: set[str] = set()
         self._unreported: list[ModelCalled] = []

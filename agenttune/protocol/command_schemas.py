@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from agenttune.protocol.commands import COMMAND_TYPES, CommandBase, Risk
 
 
-class FieldSurface(BaseModel):
+class FieldSchema(BaseModel):
     """One field of a command."""
 
     model_config = ConfigDict(frozen=True)
@@ -38,7 +38,7 @@ class ToolShape(BaseModel):
     is_destructive: bool = False
 
 
-class CommandSurface(BaseModel):
+class CommandSchema(BaseModel):
     """One command as the outside sees it."""
 
     model_config = ConfigDict(frozen=True)
@@ -46,21 +46,21 @@ class CommandSurface(BaseModel):
     description: str
     risk: Risk
     json_schema: dict[str, Any]
-    fields: list[FieldSurface]
+    fields: list[FieldSchema]
 
 
-def surface_of(command: type[CommandBase]) -> CommandSurface:
+def schema_of(command: type[CommandBase]) -> CommandSchema:
     """Derive the outward shape of one command."""
     schema = command.model_json_schema()
     required = schema.get("required", [])
     fields = [
-        FieldSurface(
+        FieldSchema(
             name=name, description=part.get("description", ""), required=name in required, accepts=_accepts(part)
         )
         for name, part in schema["properties"].items()
         if name != "kind"
     ]
-    return CommandSurface(
+    return CommandSchema(
         kind=command.model_fields["kind"].default,
         description=inspect.cleandoc(command.__doc__ or ""),
         risk=command.risk,
@@ -72,7 +72,7 @@ def surface_of(command: type[CommandBase]) -> CommandSurface:
 def command_table() -> str:
     """All commands as a Markdown table."""
     rows = ["| command | risk | what it does | fields |", "|---|---|---|---|"]
-    for surface in COMMAND_SURFACES:
+    for surface in COMMAND_SCHEMAS:
         fields = "<br>".join(_cell(f"`{f.name}`{'' if f.required else '?'}: {f.accepts}") for f in surface.fields)
         rows.append(f"| `{surface.kind}` | {surface.risk.value} | {_cell(surface.description)} | {fields or '-'} |")
     return "\n".join(rows) + "\n"
@@ -95,4 +95,4 @@ def _accepts(schema: dict[str, Any]) -> str:
     return f"{schema.get('type', 'any value')}{limits}"
 
 
-COMMAND_SURFACES: tuple[CommandSurface, ...] = tuple(surface_of(command) for command in COMMAND_TYPES)
+COMMAND_SCHEMAS: tuple[CommandSchema, ...] = tuple(schema_of(command) for command in COMMAND_TYPES)

@@ -15,7 +15,7 @@ from agenttune.protocol.commands import CommandBase, Redefines, parse_command
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.lr_course import Course
 from agenttune.protocol.model_calls import ModelCalled
-from agenttune.protocol.proposals import Ack, ApprovalRequest, Proposal, Record, Standing, Verdict
+from agenttune.protocol.proposals import Ack, ApprovalRequest, Proposal, Record, StandingApproval, Verdict
 from agenttune.protocol.run_facts import RunFacts
 
 JsonNumber = float | int | str
@@ -275,7 +275,7 @@ class StandingChanged(Record):
     """A person allowed every further command of a kind under a rule, or took that back."""
 
     kind: Literal["standing_changed"] = "standing_changed"
-    standing: Standing
+    standing: StandingApproval
     ended_by: str | None = None
 
 
@@ -551,7 +551,7 @@ class RunInfo(Record):
     schedule: Course | None = Field(None, description="The learning rate to come, as read with the knobs.")
     facts: RunFacts | None = Field(None, description="Model, data, batch and plan, as last read from the trainer.")
     rules: dict[str, Any] = Field(default_factory=dict, description="Settings that others obey, such as `gate`.")
-    standing: list[Standing] = Field(default_factory=list, description="What a person allowed from then on.")
+    standing: list[StandingApproval] = Field(default_factory=list, description="What a person allowed from then on.")
     goal_metric: str = "eval_loss"
     goal_direction: Literal["minimize", "maximize"] = "minimize"
 

@@ -31,8 +31,8 @@ class SeriesView(Record):
     name: str
     steps: list[int]
     values: list[Metric]
-    thinned_steps: list[int] = Field(default_factory=list)
-    thinned_values: list[Metric] = Field(default_factory=list)
+    downsampled_steps: list[int] = Field(default_factory=list)
+    downsampled_values: list[Metric] = Field(default_factory=list)
 
 
 class Segment(Record):

@@ -125,7 +125,7 @@ class Passed(Record):
     reason: str = ""
 
 
-class Standing(Record):
+class StandingApproval(Record):
     """A person's yes to every further command of a kind that waits under the same rule, for this run."""
 
     kind: str

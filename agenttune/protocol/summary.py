@@ -188,7 +188,7 @@ class ShadowScore(Record):
     alone_before_critical: int = Field(description="Of `alone`: followed by a critical finding.")
 
 
-class Stretch(Record):
+class BranchSummary(Record):
     """A branch: where it began and how far it went.
 
     Attributes:
@@ -216,7 +216,7 @@ class RunSummary(Record):
     findings: list[FindingAt]
     policies: list[str]
     notes: list[str]
-    branches: list[Stretch] = Field(default_factory=list, description="In order of their start.")
+    branches: list[BranchSummary] = Field(default_factory=list, description="In order of their start.")
     cost: Cost = Field(default_factory=Cost)
     probing: ProbeCost = Field(default_factory=ProbeCost)
     decision_costs: list[DecisionCost] = Field(default_factory=list, description="Decisions that took calls.")

@@ -28,7 +28,7 @@ from agenttune.server.pages import link_page, local_page
 from agenttune.server.routes import approvals, commands, layers, runs, streams
 from agenttune.server.strict_bodies import StrictBodies
 from agenttune.server.v1_compat import api as v1_api
-from agenttune.server.v1_compat.clients import SeedClients
+from agenttune.server.v1_compat.clients import V1Clients
 from agenttune.server.v1_compat.events import Translator
 from agenttune.store.run_ends import RunEnds
 
@@ -75,7 +75,7 @@ def create_app(
     )
     app.state.context = Context(control, Hub(control), Translator(control))
     app.state.pid = os.getpid()
-    app.state.seed_clients = SeedClients(control)
+    app.state.v1_clients = V1Clients(control)
     app.state.presence = Presence(open_files.clients_for(open_files.limit()))
     api = APIRouter(prefix=PREFIX, dependencies=[Depends(known_parameters_only)], responses=_ERRORS)
     for part in (runs, layers, commands, approvals, streams):

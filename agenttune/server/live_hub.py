@@ -23,7 +23,7 @@ from agenttune.server.auth.identity import Identity
 from agenttune.server.auth.rights import ROLES, Right, without_texts
 from agenttune.server.schemas import EventFrame, PointsFrame
 from agenttune.store.run_log import LOG_NAME, RunLog, run_folder
-from agenttune.store.wal_watch import WalWatch
+from agenttune.store.wal_monitor import WalMonitor
 
 POLL_S = 0.02
 STATUS_POLL_S = 2.0
@@ -129,7 +129,7 @@ class Tail:
         self._log = await self._in_thread(lambda: RunLog.open(run_folder(self._control.runs_dir, self.run_id)))
         last_seq, last_point = await self._in_thread(lambda: (self._log.last_seq(), self._log.last_point_id()))
         self.events, self.points = Ring(last_seq), Ring(last_point)
-        self._watch = WalWatch(self._log.folder / LOG_NAME)
+        self._watch = WalMonitor(self._log.folder / LOG_NAME)
         self._task = asyncio.create_task(self._follow())
 
     def stop(self) -> None:

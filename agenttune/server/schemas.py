@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from agenttune.protocol.command_schemas import CommandSurface
+from agenttune.protocol.command_schemas import CommandSchema
 from agenttune.protocol.commands import Command, parse_command
 from agenttune.protocol.events import (
     BranchStarted,
@@ -69,8 +69,8 @@ class ModelCalls(Record):
     calls: list[ModelCalled] = Field(description="Oldest first, without messages and answers.")
 
 
-class Surfaces(Record):
-    commands: list[CommandSurface]
+class CommandSchemas(Record):
+    commands: list[CommandSchema]
 
 
 class Checkpoint(Record):

@@ -49,7 +49,7 @@ from agenttune.protocol.proposals import (
     Principal,
     Proposal,
     Record,
-    Standing,
+    StandingApproval,
     State,
     Verdict,
 )
@@ -59,8 +59,8 @@ from agenttune.store.metric_table import SOURCES, PointTable, Row
 from agenttune.store.read_only import private_copy
 from agenttune.store.run_folders import LOG_NAME, newest_names
 from agenttune.store.run_info import RunCard
-from agenttune.store.sqlite_file import connect, connect_archived, make_file, may_write, storing
-from agenttune.store.wal_watch import OwnCommits
+from agenttune.store.sqlite_file import connect, connect_log_read_only, make_file, may_write, storing
+from agenttune.store.wal_monitor import OwnCommits
 
 __all__ = ["LOG_NAME", "RunLog", "list_runs", "run_folder"]
 
@@ -110,7 +110,7 @@ class RunLog:
     def __init__(self, folder: Path, connection: sqlite3.Connection) -> None:
         self.folder = folder
         self._connect(connection)
-        self._is_archived = False
+        self._is_read_only = False
         self.own: OwnCommits | None = None
         """Told of the commits of rows that are made here."""
 
@@ -147,17 +147,17 @@ class RunLog:
         Raises:
             StoreFault: As for `open`.
         """
-        return cls.open(folder) if may_write(folder) else cls.open_archived(folder)
+        return cls.open(folder) if may_write(folder) else cls.open_read_only(folder)
 
     @classmethod
-    def open_archived(cls, folder: Path) -> RunLog:
+    def open_read_only(cls, folder: Path) -> RunLog:
         """Open a log without writing beside or into it. Writing to what this returns is refused.
 
         Raises:
             StoreFault: It cannot be read, or was written by a newer agenttune.
         """
-        log = cls(folder, connect_archived(folder))
-        log._is_archived = True
+        log = cls(folder, connect_log_read_only(folder))
+        log._is_read_only = True
         return log
 
     def close(self) -> None:
@@ -328,7 +328,7 @@ class RunLog:
             self._commands.add(record)
             return record
 
-    def decide(self, command_id: str, verdict: Verdict, standing: Standing | None = None) -> CommandRecord:
+    def decide(self, command_id: str, verdict: Verdict, standing: StandingApproval | None = None) -> CommandRecord:
         """Record the verdict on a proposal that waits for one; the first one is final.
 
         Args:
@@ -375,14 +375,14 @@ class RunLog:
             self._events.add(Escalated(request=request), *self._card.place(), command_id)
             return record
 
-    def _stand(self, standing: Standing, command_id: str | None = None, ended_by: str | None = None) -> None:
+    def _stand(self, standing: StandingApproval, command_id: str | None = None, ended_by: str | None = None) -> None:
         info = self._card.stored()
         others = [s for s in info.standing if (s.kind, s.rule) != (standing.kind, standing.rule)]
         self._card.update(standing=[*others, standing] if ended_by is None else others)
         body = StandingChanged(standing=standing, ended_by=ended_by)
         self._events.add(body, *self._card.place(), command_id)
 
-    def end_standing(self, kind: str, ended_by: str) -> list[Standing]:
+    def end_standing_approval(self, kind: str, ended_by: str) -> list[StandingApproval]:
         """Take back what was allowed for a kind of command; returns what that was."""
         with self.transaction():
             info = self._card.stored()
@@ -490,7 +490,7 @@ class RunLog:
 
     def index_points(self, max_transactions: int = 1_000_000) -> None:
         """Bring the curves' cache up to date; done by readers, in transactions of a few milliseconds."""
-        if self._is_archived:
+        if self._is_read_only:
             self._index_copy()
             return
         for _ in range(max_transactions):

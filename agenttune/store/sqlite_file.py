@@ -97,7 +97,7 @@ def connect(folder: Path) -> sqlite3.Connection:
     return connection
 
 
-def connect_archived(folder: Path) -> sqlite3.Connection:
+def connect_log_read_only(folder: Path) -> sqlite3.Connection:
     """A connection that writes neither beside the log nor into it.
 
     Raises:

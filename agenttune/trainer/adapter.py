@@ -164,11 +164,11 @@ class Adapter(Protocol):
         """
         ...
 
-    def jump(self, state: TrainingState, arrived: Callable[[], None]) -> None:
-        """Continue from a state, which was checked: put it back, now or between two steps, then call `arrived`."""
+    def restore(self, state: TrainingState, on_restored: Callable[[], None]) -> None:
+        """Continue from a state, which was checked: put it back, now or between two steps, then call `on_restored`."""
         ...
 
-    def jump_note(self, state: TrainingState) -> str:
+    def restore_note(self, state: TrainingState) -> str:
         """What does not go back with a state, for the ack's message; empty if all does."""
         ...
 

@@ -9,71 +9,71 @@ from typing import Any
 from agenttune.protocol.proposals import Change
 from agenttune.trainer.datasets.record import capture_dataset, dataset_as_captured, is_rebuilt_since, restore_dataset
 from agenttune.trainer.lr.optimizers import same
-from agenttune.trainer.run_state import Steering
+from agenttune.trainer.run_state import RunState
 
 
-def capture_steered(steering: Steering) -> dict[str, Any]:
+def capture_values(run_state: RunState) -> dict[str, Any]:
     """Settings of the loop, registered knobs, layers and the training dataset, as they are now."""
-    dataset = steering.adapter.train_dataset()
+    dataset = run_state.adapter.train_dataset()
     return {
-        "settings": {knob.name: knob.effective for knob in steering.adapter.settings()},
-        "knobs": {knob.name: knob.effective for knob in steering.registry.states() if knob.effective is not None},
-        "layers": steering.layers.capture(),
+        "settings": {knob.name: knob.effective for knob in run_state.adapter.settings()},
+        "knobs": {knob.name: knob.effective for knob in run_state.registry.states() if knob.effective is not None},
+        "layers": run_state.layers.capture(),
         "dataset": capture_dataset(dataset) if dataset is not None else {},
     }
 
 
-def capture_registered(steering: Steering) -> dict[str, Any]:
+def capture_registered(run_state: RunState) -> dict[str, Any]:
     """The states of what the user has registered, as they are now: copies, which training does not change."""
-    return {name: copy.deepcopy(held.state_dict()) for name, held in steering.registry.held.items()}
+    return {name: copy.deepcopy(held.state_dict()) for name, held in run_state.registry.held.items()}
 
 
-def restore_registered(steering: Steering, saved: Mapping[str, Any]) -> None:
+def restore_registered(run_state: RunState, saved: Mapping[str, Any]) -> None:
     """Put them back; those that the checkpoint does not know stay as they are."""
-    for name, held in steering.registry.held.items():
+    for name, held in run_state.registry.held.items():
         if name in saved:
             held.load_state_dict(copy.deepcopy(saved[name]))
 
 
-def prepare_dataset(steering: Steering, saved: dict[str, Any]) -> object | None:
+def prepare_dataset(run_state: RunState, saved: dict[str, Any]) -> object | None:
     """The training dataset that a checkpoint was drawn from, built anew if it has been rebuilt since; else None.
 
     Raises:
         UserError: It was another dataset, or can no longer be built.
     """
-    dataset, captured = steering.adapter.train_dataset(), saved.get("dataset")
+    dataset, captured = run_state.adapter.train_dataset(), saved.get("dataset")
     if captured is None or dataset is None or not is_rebuilt_since(dataset, captured):
         return None
     return dataset_as_captured(dataset, captured)
 
 
-def restore_steered(steering: Steering, saved: dict[str, Any], dataset: object | None) -> list[Change]:
+def restore_values(run_state: RunState, saved: dict[str, Any], dataset: object | None) -> list[Change]:
     """Write back what differs; what the checkpoint does not know stays as it is.
 
     Args:
-        steering: The run.
-        saved: From `capture_steered`.
+        run_state: The run.
+        saved: From `capture_values`.
         dataset: From `prepare_dataset`.
 
     Raises:
         UserError: A value was not taken.
     """
-    changes = _restore_settings(steering, saved.get("settings", {}))
-    now = {knob.name: knob.effective for knob in steering.registry.states()}
+    changes = _restore_settings(run_state, saved.get("settings", {}))
+    now = {knob.name: knob.effective for knob in run_state.registry.states()}
     for name, value in saved.get("knobs", {}).items():
         if name in now and not same(now[name], value):
-            changes.append(steering.registry.set(name, value)[0])
-    changes += steering.layers.restore(saved.get("layers", {}))
-    current = steering.adapter.train_dataset()
+            changes.append(run_state.registry.set(name, value)[0])
+    changes += run_state.layers.restore(saved.get("layers", {}))
+    current = run_state.adapter.train_dataset()
     if dataset is not None:
-        steering.adapter.replace_dataset(dataset, keeps_place=True)
+        run_state.adapter.replace_dataset(dataset, keeps_place=True)
     elif current is not None and "dataset" in saved:
         restore_dataset(current, saved["dataset"])
     return changes
 
 
-def _restore_settings(steering: Steering, saved: dict[str, Any]) -> list[Change]:
-    adapter = steering.adapter
+def _restore_settings(run_state: RunState, saved: dict[str, Any]) -> list[Change]:
+    adapter = run_state.adapter
     before = {knob.name: knob.effective for knob in adapter.settings()}
     differing = {name: value for name, value in saved.items() if name in before and not same(before[name], value)}
     for name, value in differing.items():

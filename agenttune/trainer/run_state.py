@@ -10,7 +10,7 @@ from agenttune.trainer.adapter import Adapter
 from agenttune.trainer.checkpoints.catalog import Checkpoints
 from agenttune.trainer.knobs import KnobRegistry, read_knobs
 from agenttune.trainer.layers.changes import LayerChanges
-from agenttune.trainer.layers.model_tree import GradientWatch
+from agenttune.trainer.layers.model_tree import GradientMonitor
 from agenttune.trainer.lr.course import PUBLISHED_POINTS, course_of
 from agenttune.trainer.lr.optimizers import exempt_groups
 from agenttune.trainer.lr.schedules import Kind, Schedule
@@ -21,7 +21,7 @@ NOBODYS = RunInfo(run_id="", name="", status="running", created_at_s=0.0)
 
 
 @dataclass
-class Steering:
+class RunState:
     """The state of steering one run.
 
     Attributes:
@@ -46,7 +46,7 @@ class Steering:
     exempt: frozenset[int] = frozenset()
     ratios: list[float] | None = None
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
-    gradients: GradientWatch | None = None
+    gradients: GradientMonitor | None = None
     layers: LayerChanges = field(init=False)
     trial: str | None = None
 

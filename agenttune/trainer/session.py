@@ -36,23 +36,23 @@ from agenttune.trainer.checkpoints.output_marker import claim, release
 from agenttune.trainer.commands.apply import apply_command
 from agenttune.trainer.commands.outcomes import (
     AwaitCapture,
-    AwaitJump,
     AwaitProbe,
     AwaitRate,
+    AwaitRestore,
     AwaitSave,
     Done,
     NotYet,
     Outcome,
     Waiting,
 )
-from agenttune.trainer.distributed.exchange import Alone, Exchange
+from agenttune.trainer.distributed.command_broadcast import CommandBroadcast, SingleProcess
 from agenttune.trainer.execution.acks import Answers
 from agenttune.trainer.execution.lockstep import Lockstep
 from agenttune.trainer.execution.lockstep_wait import Awaiting
 from agenttune.trainer.execution.queue import Intake
-from agenttune.trainer.execution.rate_confirmation import RateWatch
+from agenttune.trainer.execution.rate_confirmation import RateConfirmation
 from agenttune.trainer.execution.read_back import ReadBacks
-from agenttune.trainer.execution.restoring import GoingBack
+from agenttune.trainer.execution.restoring import Restoring
 from agenttune.trainer.execution.saving import REASON_CHARACTERS, Saving
 from agenttune.trainer.knobs import Knob, KnobRegistry
 from agenttune.trainer.lr.schedules import RateReader
@@ -64,7 +64,7 @@ from agenttune.trainer.recording.goal_check import GoalCheck
 from agenttune.trainer.recording.logged_rows import is_lasting
 from agenttune.trainer.recording.recorder import Recorder
 from agenttune.trainer.recording.step_meter import Held, Metrics, RawRow
-from agenttune.trainer.run_state import Steering
+from agenttune.trainer.run_state import RunState
 
 logger = logging.getLogger("agenttune")
 
@@ -86,7 +86,7 @@ class Session:
         log: The run's log, for reading; None on ranks that only follow.
         adapter: The training loop.
         registry: Knobs of the user.
-        exchange: How ranks agree; one process by default.
+        command_broadcast: How ranks agree; one process by default.
         writer: Writes the log; by default a thread of its own.
     """
 
@@ -95,35 +95,35 @@ class Session:
         log: RunLog | None,
         adapter: Adapter,
         registry: KnobRegistry | None = None,
-        exchange: Exchange | None = None,
+        command_broadcast: CommandBroadcast | None = None,
         writer: BackgroundWriter | None = None,
     ) -> None:
         self._log = log
-        self._exchange = exchange or Alone()
-        self._is_alone = type(self._exchange) is Alone
+        self._broadcast = command_broadcast or SingleProcess()
+        self._is_alone = type(self._broadcast) is SingleProcess
         self.is_calm = False
         """Whether the last boundary has found nothing open, and nothing has been applied since then: nearly always."""
         self.registry = registry or KnobRegistry()
-        self.steering = Steering(adapter, self.registry)
+        self.run_state = RunState(adapter, self.registry)
         self._goal = GoalCheck("" if log is None else log.info().goal_metric)
         if log is not None:
-            self.steering.checkpoints = _checkpoints_of(log)
+            self.run_state.checkpoints = _checkpoints_of(log)
         self.status: RunStatus = "starting"
         self.lr = self.base_lr = float("nan")
         self.other_rates: dict[str, float] = {}
         self._rate_reader = RateReader()
         writer = writer or (BackgroundWriter(log.folder) if log is not None else None)
-        recorder = Recorder(self.steering, writer)
-        answers = Answers(self.steering, recorder)
+        recorder = Recorder(self.run_state, writer)
+        answers = Answers(self.run_state, recorder)
         self._recorder, self._answers = recorder, answers
-        self._intake = Intake(log, self.steering, answers, recorder)
+        self._intake = Intake(log, self.run_state, answers, recorder)
         if writer is not None:
             writer.own = self._intake.own
-        self._rates = RateWatch(self.steering, answers, recorder)
-        self._saving = Saving(self.steering, answers, recorder)
-        self._going_back = GoingBack(self.steering, answers, recorder, self.between)
+        self._rates = RateConfirmation(self.run_state, answers, recorder)
+        self._saving = Saving(self.run_state, answers, recorder)
+        self._restoring = Restoring(self.run_state, answers, recorder, self.between)
         self._probing = Probing(
-            self.steering,
+            self.run_state,
             answers,
             recorder,
             self._saving,
@@ -133,8 +133,8 @@ class Session:
         )
         self._awaiting = Awaiting(
             Lockstep.of(log, recorder.submit),
-            self._exchange,
-            self.steering,
+            self._broadcast,
+            self.run_state,
             recorder.submit,
             self._serve_or_hold,
             self._must_go_on,
@@ -156,7 +156,7 @@ class Session:
         settings = ProbationSettings.model_validate(info.rules.get("probation", {}))
         if not settings.is_on:
             return None
-        ask = OwnCommands(log, self.steering, self._recorder).ask
+        ask = OwnCommands(log, self.run_state, self._recorder).ask
         probation = Probation(settings, info, ask, self._settle, self._release)
         self._answers.on_ack = probation.acked
         return probation
@@ -165,9 +165,9 @@ class Session:
 
     def begin(self, step: int, details: Mapping[str, Any]) -> None:
         """Record that training starts, and apply what was asked for before its first step."""
-        adapter, recorder = self.steering.adapter, self._recorder
-        self.steering.step = step
-        self.steering.learn_groups()
+        adapter, recorder = self.run_state.adapter, self._recorder
+        self.run_state.step = step
+        self.run_state.learn_groups()
         self._awaiting.learn()
         self.status = "running"
         max_steps = self._answers.max_steps = adapter.max_steps()
@@ -189,8 +189,8 @@ class Session:
 
     def _note_found(self) -> None:
         """Tell what lies where the loop saves: each for the catalog, and how many for people."""
-        adapter, recorder = self.steering.adapter, self._recorder
-        found = self.steering.checkpoints.add_found(adapter.found_checkpoints(), adapter.resumed_from())
+        adapter, recorder = self.run_state.adapter, self._recorder
+        found = self.run_state.checkpoints.add_found(adapter.found_checkpoints(), adapter.resumed_from())
         for checkpoint in found:
             recorder.record(checkpoint.saved_event(), step=checkpoint.step)
         before = [checkpoint for checkpoint in found if checkpoint.is_before]
@@ -202,7 +202,7 @@ class Session:
 
     def _claim_output(self) -> None:
         """Two runs that save in one folder write over each other's checkpoints."""
-        folder = self.steering.adapter.loop_folder()
+        folder = self.run_state.adapter.loop_folder()
         if folder is None or self.run_id is None:
             return
         self._output = folder.path
@@ -233,26 +233,26 @@ class Session:
             step: At which it begins.
             reason: Why.
         """
-        steering, recorder = self.steering, self._recorder
+        run_state, recorder = self.run_state, self._recorder
         was = "begun again"
         self._rates.settle("read back; the run was begun again before another step could confirm it")
         self._saving.fail_open(was)
-        self._going_back.fail_open(was)
+        self._restoring.fail_open(was)
         self._probing.fail_open(was)
         if self._probation is not None:
             self._probation.finish(was)
-            self._probation.trail.cut(step)
-        left = steering.step
-        steering.step = step
+            self._probation.loss_history.cut(step)
+        left = run_state.step
+        run_state.step = step
         self._answers.read_backs = ReadBacks()
-        self._answers.max_steps = steering.adapter.max_steps()
+        self._answers.max_steps = run_state.adapter.max_steps()
         bodies: list[Record] = [NoteAdded(text=self._begun_again(left, step, reason), author="agenttune")]
         if left > step:
-            checkpoints = steering.checkpoints
+            checkpoints = run_state.checkpoints
             bodies.append(checkpoints.start_branch_anew(checkpoints.branch_name(None), step))
-            folder = steering.adapter.loop_folder()
+            folder = run_state.adapter.loop_folder()
             bodies += arrange(folder, checkpoints).moved if folder is not None else []
-        steering.learn_groups()
+        run_state.learn_groups()
         self._answers.note_change()
         recorder.update_info(max_steps=self._answers.max_steps)
         recorder.record(*bodies, recorder.knobs_read(), *recorder.whole_read())
@@ -270,7 +270,7 @@ class Session:
         self._check_goal(None)
         self._rates.settle(f"read back; the run is {status} before another step could confirm it")
         self._saving.fail_open(status)
-        self._going_back.fail_open(status)
+        self._restoring.fail_open(status)
         where = self._probing.fail_open(status)
         if self._probation is not None:
             self._probation.finish(status)
@@ -293,7 +293,7 @@ class Session:
     @property
     def branch(self) -> str:
         """The branch that training is on."""
-        return self.steering.branch
+        return self.run_state.branch
 
     def register_knob(self, knob: Knob) -> None:
         """Offer a value of the user's for `set_knob`.
@@ -314,7 +314,7 @@ class Session:
 
     def before_update(self) -> None:
         """Just before the optimizer's update: which rate does it really use?"""
-        adapter = self.steering.adapter
+        adapter = self.run_state.adapter
         rates, bases = self._rate_reader.read(adapter.optimizer(), adapter.scheduler())
         self.lr, self.base_lr = rates[0], bases[0]
         count = len(rates)
@@ -342,26 +342,26 @@ class Session:
             probation = self._probation
             is_idle = probation is None or not probation.watched or not probation.is_watching
             if is_idle and self._intake.is_unchanged():
-                self.steering.step = step
+                self.run_state.step = step
                 return
             self.is_calm = False
         if self._probing.is_trying:
             self._probing.step(step)
             return
-        self.steering.step = step
+        self.run_state.step = step
         self._check_goal(step)
         self._awaiting.reach(step, self._answers.max_steps)
         if self._is_quiet():
-            self.is_calm = not (self._awaiting.is_on or self._going_back.is_under_way)
+            self.is_calm = not (self._awaiting.is_on or self._restoring.is_under_way)
             return
-        if self._rates.waiting and not self.steering.adapter.update_was_skipped():
+        if self._rates.waiting and not self.run_state.adapter.update_was_skipped():
             self._rates.confirm()
         if self._answers.read_backs.checks:
             self._answers.look_again(step)
         if self._probation is not None:
             self._probation.look(step)
         if self._saving.saves:  # the loop dropped the request, as save_strategy "best" does
-            self.steering.adapter.request_save()
+            self.run_state.adapter.request_save()
         self._serve("boundary")
 
     @property
@@ -369,7 +369,7 @@ class Session:
         """Whether `between` has something to do."""
         if self.is_calm:
             return False
-        if self.steering.paused or self._saving.captures or self._awaiting.is_due or self._probing.is_wanted:
+        if self.run_state.paused or self._saving.captures or self._awaiting.is_due or self._probing.is_wanted:
             return True
         return self._is_held
 
@@ -433,7 +433,7 @@ class Session:
     def evaluation_follows(self) -> None:
         """The loop is going to evaluate after this step; who is asked before it is over would not know its result."""
         if not self._probing.is_trying:
-            step = self.steering.step
+            step = self.run_state.step
             self._recorder.submit(lambda log: log.update_info(evaluating_step=step), urgent=False)
 
     def evaluated(self, point: Point | Row, texts: Mapping[str, str] | None = None) -> None:
@@ -444,7 +444,7 @@ class Session:
             return
         value = self._goal.evaluated(point.step, point.values)
         if value is not None:
-            self.steering.checkpoints.metric = value
+            self.run_state.checkpoints.metric = value
         body = Evaluated(metrics=point.values, texts=dict(texts or {}), command_id=self._evaluating)
         self._recorder.record(body, command_id=self._evaluating)
         if self._probation is not None:
@@ -460,7 +460,7 @@ class Session:
     def checkpoint_saved(self, checkpoint: SavedCheckpoint | str) -> None:
         """The loop has saved a checkpoint, or has not, for the reason given; answers who asked for it."""
         self._saving.saved(checkpoint)
-        if self.steering.paused and not isinstance(checkpoint, str):
+        if self.run_state.paused and not isinstance(checkpoint, str):
             self._serve("saved")
 
     # -- commands ---------------------------------------------------------------------------------------------
@@ -474,12 +474,12 @@ class Session:
 
     def _serve_or_hold(self) -> None:
         self._apply_queued()
-        if self.steering.paused or self._is_held:
+        if self.run_state.paused or self._is_held:
             self._hold()
 
     def _must_go_on(self) -> bool:
         """Whether something is asked for that only the loop can do, so that nobody may stand still here."""
-        return self.steering.stop_reason is not None or self.steering.paused or self._is_busy
+        return self.run_state.stop_reason is not None or self.run_state.paused or self._is_busy
 
     def _is_stop_queued(self) -> bool:
         """Whether somebody wants training to end, where the loop cannot end before its next step."""
@@ -493,28 +493,28 @@ class Session:
 
     def _hold(self) -> None:
         self.status = "paused"
-        if not self.steering.paused:
+        if not self.run_state.paused:
             self._recorder.record(StatusChanged(status="paused", reason="a command waits for approval"))
         self._rates.settle("read back; training is paused before another step could confirm it")
         # Some work is the loop's: let it out for that; it comes back here in `checkpoint_saved` or `between`.
-        was_paused = self.steering.paused
-        while (self.steering.paused or self._is_held) and not self._waits_for_loop:
+        was_paused = self.run_state.paused
+        while (self.run_state.paused or self._is_held) and not self._waits_for_loop:
             self._idle.wait(POLL_S)
             self._apply_queued()
-        self.status = "paused" if self.steering.paused else "running"
-        if not was_paused and not self.steering.paused:
+        self.status = "paused" if self.run_state.paused else "running"
+        if not was_paused and not self.run_state.paused:
             self._recorder.record(StatusChanged(status="running", reason="decided"))
 
     @property
     def _waits_for_loop(self) -> bool:
-        if self._saving.captures or self._going_back.is_under_way:
+        if self._saving.captures or self._restoring.is_under_way:
             return True
-        return bool(self._saving.saves) and self._place == "boundary" and self.steering.adapter.can_end_here()
+        return bool(self._saving.saves) and self._place == "boundary" and self.run_state.adapter.can_end_here()
 
     @property
     def _is_busy(self) -> bool:
         """Whether what comes after a save or a return has to wait until that is done."""
-        return self._has_work_between or self._going_back.is_under_way or self._probing.is_trying
+        return self._has_work_between or self._restoring.is_under_way or self._probing.is_trying
 
     def _apply_queued(self) -> None:
         """Apply in order of acceptance; what comes after a save or a return waits until that is done.
@@ -523,7 +523,7 @@ class Session:
         """
         self.is_calm = False
         tried: set[str] = set()
-        while shared := self._exchange.share(self._intake.next(tried)):
+        while shared := self._broadcast.share(self._intake.next(tried)):
             if self._is_busy:
                 return
             for record in shared:
@@ -537,23 +537,23 @@ class Session:
 
     def _too_late(self, record: CommandRecord) -> str:
         """Why a command was meant for what is no longer there; empty if it was not."""
-        step, until = self.steering.step, record.proposal.valid_until_step
+        step, until = self.run_state.step, record.proposal.valid_until_step
         if until is not None and step > until:
             return f"valid until step {until}, the run is at step {step}; not applied"
         # The trainer's own return comes before what others asked for earlier, and a person knows where the run stands.
         is_agents = record.proposal.author.principal == "agent"
-        if is_agents and record.submitted_seq < self._going_back.newest_seq:
+        if is_agents and record.submitted_seq < self._restoring.newest_seq:
             return f"asked for before the run went back to step {step}, of what it left behind; not applied"
         return ""
 
     def _must_keep_state(self, record: CommandRecord, probation: Probation) -> bool:
-        return not self.steering.adapter.checkpoint_refusal() and probation.must_wait(record)
+        return not self.run_state.adapter.checkpoint_refusal() and probation.must_wait(record)
 
     def _apply(self, record: CommandRecord) -> None:
-        was_paused = self.steering.paused
+        was_paused = self.run_state.paused
         self._evaluating = record.command_id
         try:
-            outcome: Outcome = apply_command(self.steering, record)
+            outcome: Outcome = apply_command(self.run_state, record)
         except UserError as error:
             self._answers.refuse(record, error.message)
             return
@@ -563,7 +563,7 @@ class Session:
             return
         finally:
             self._evaluating = None
-        if self.steering.paused and not was_paused:
+        if self.run_state.paused and not was_paused:
             self._rates.settle("read back; training is paused before another step could confirm it")
         self._accept(record, outcome)
 
@@ -576,27 +576,27 @@ class Session:
             self._intake.note(record, done.changes)
         if isinstance(outcome, Done):
             knobs = self._recorder.knobs_read() if outcome.changes else None
-            self._answers.done(record, outcome, knobs, self.steering.step)
+            self._answers.done(record, outcome, knobs, self.run_state.step)
             return
         if isinstance(outcome, AwaitProbe):
             self._rates.settle("read back; a probe goes back here before another step could confirm it")
             self._probing.accept(record)
             return
-        waiting = Waiting(record, self.steering.step, outcome)
+        waiting = Waiting(record, self.run_state.step, outcome)
         if isinstance(outcome, AwaitSave):
             self._saving.accept_save(waiting, self._place == "saved")
         elif isinstance(outcome, AwaitRate):
             self._rates.accept(waiting, outcome)
         elif isinstance(outcome, AwaitCapture):
             self._saving.accept_capture(waiting)
-        elif isinstance(outcome, AwaitJump):
+        elif isinstance(outcome, AwaitRestore):
             self._rates.settle("read back; the run goes back before another step could confirm it")
-            self._going_back.accept(waiting, outcome)
+            self._restoring.accept(waiting, outcome)
 
     # -- probation --------------------------------------------------------------------------------------------
 
     def _settle(self, command_id: str, settled: Settled) -> None:
-        step, branch = self.steering.step, self.branch
+        step, branch = self.run_state.step, self.branch
         self._recorder.submit(lambda log: log.settle(command_id, settled, step, branch))
 
     def _release(self, checkpoint_id: str) -> None:

@@ -24,7 +24,7 @@ from agenttune.errors import UserError
 from agenttune.gate import with_arguments
 from agenttune.protocol.proposals import Author, CommandRecord, Proposal, State
 from agenttune.views.terminal import LiveScreen
-from agenttune.views.terminal.approval_keys import ARM_S, Desk
+from agenttune.views.terminal.approval_keys import ARM_S, ApprovalPrompt
 from agenttune.views.terminal.edit_arguments import Editable, read_texts
 from agenttune.views.terminal.keys import CLEAR, CLEAR_WORD, Keys
 from agenttune.views.terminal.run_feed import RunFeed
@@ -43,7 +43,7 @@ class Person:
     def __init__(self, folder: Path, **gate: Any) -> None:
         self.rules = Rules(folder, **{"approval": [ASK], **gate})
         self.at_s = 0.0
-        self.desk = Desk(self.rules.control, "r1", "anna", clock=lambda: self.at_s)
+        self.desk = ApprovalPrompt(self.rules.control, "r1", "anna", clock=lambda: self.at_s)
 
     def look(self) -> None:
         self.at_s += 2 * ARM_S

@@ -17,7 +17,7 @@ from agenttune.control import Decision, LocalControl
 from agenttune.errors import AlreadyDecided, CommandIdReused, TooManyProposals, UserError
 from agenttune.protocol.deadlines import BootTime
 from agenttune.protocol.events import Acked, BranchStarted, KnobsRead, KnobState, Point, RunInfo, StatusChanged
-from agenttune.protocol.proposals import Ack, Author, CommandRecord, Proposal, Standing, State
+from agenttune.protocol.proposals import Ack, Author, CommandRecord, Proposal, StandingApproval, State
 from agenttune.store.run_log import RunLog
 
 AGENT = Author(principal="agent", name="model")
@@ -381,7 +381,7 @@ class Life(RuleBasedStateMachine):
         self.step, self.branches = 100, 0
         self.records: list[CommandRecord] = []
         self.approved: set[str] = set()
-        self.ever_allowed: list[Standing] = []
+        self.ever_allowed: list[StandingApproval] = []
         self.asked_s: dict[str, float] = {}
 
     def teardown(self) -> None:
@@ -447,7 +447,7 @@ class Life(RuleBasedStateMachine):
     def take_back_what_is_always_allowed(self) -> None:
         for standing in self.desk.log.info().standing:
             with contextlib.suppress(UserError):
-                self.desk.control.end_standing("r1", standing.kind, BEN)
+                self.desk.control.end_standing_approval("r1", standing.kind, BEN)
 
     @rule(by_s=st.sampled_from([-500.0, 4000.0]))
     def set_the_wall_clock(self, by_s: float) -> None:

@@ -143,13 +143,13 @@ def test_always_is_no_way_around_a_guardrail(make: Callable[..., Desk]) -> None:
 def test_always_is_taken_back(make: Callable[..., Desk]) -> None:
     desk = make(approval=[ASK])
     desk.decide(desk.ask(lr=0.1), "approve", always=True)
-    (ended,) = desk.control.end_standing("r1", "update_optimizer", BEN)
+    (ended,) = desk.control.end_standing_approval("r1", "update_optimizer", BEN)
     assert (ended.kind, ended.rule, ended.by) == ("update_optimizer", "ask", "operator:anna")
     assert desk.ask(lr=0.05).state is State.PROPOSED
     changes = [e.body.ended_by for e in desk.log.events() if isinstance(e.body, StandingChanged)]
     assert changes == [None, "operator:ben"]
     with pytest.raises(UserError, match="not always allowed in this run; nothing is"):
-        desk.control.end_standing("r1", "update_optimizer", BEN)
+        desk.control.end_standing_approval("r1", "update_optimizer", BEN)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from agenttune.errors import CommandError
 from agenttune.protocol.commands import BY_KIND, COMMAND_KINDS, COMMAND_TYPES, parse_command
 
-SEED_COMMANDS = {
+V1_COMMANDS = {
     "update_optimizer",
     "save_checkpoint",
     "load_checkpoint",
@@ -35,7 +35,7 @@ json_values = st.recursive(
 
 
 def test_the_list_is_complete() -> None:
-    assert set(COMMAND_KINDS) == SEED_COMMANDS | OURS
+    assert set(COMMAND_KINDS) == V1_COMMANDS | OURS
 
 
 def test_every_command_says_what_it_does_and_how_risky_it_is() -> None:

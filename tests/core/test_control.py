@@ -130,8 +130,8 @@ def test_observation_is_bounded_and_current(control: LocalControl, log: RunLog) 
     assert seen.last_step_at_s == 2999.0
     assert len(seen.series["step_loss"].values) == RECENT_POINTS
     assert seen.series["step_loss"].steps[-1] == 2999
-    assert 64 < len(seen.series["step_loss"].thinned_values) <= 128
-    assert seen.series["step_loss"].thinned_values[0] > seen.series["step_loss"].thinned_values[-1]
+    assert 64 < len(seen.series["step_loss"].downsampled_values) <= 128
+    assert seen.series["step_loss"].downsampled_values[0] > seen.series["step_loss"].downsampled_values[-1]
     assert [len(seen.evaluations), len(seen.findings), len(seen.commands)] == [HISTORY] * 3
     assert seen.evaluations[-1].metrics == {"eval_loss": float(HISTORY + 9)}
     rate = seen.knob("lr")
@@ -183,7 +183,7 @@ def test_a_first_look_at_a_long_run_does_not_wait_for_its_curves(log: RunLog, fo
     seen = LocalControl(folder.parent).observe("r1")
     assert log.index_lag() == behind == 20_000, "nobody has drawn a curve, and looking does not"
     loss = seen.series["step_loss"]
-    assert loss.steps[-1] == loss.thinned_steps[-1] == 20_000
-    assert loss.thinned_steps == sorted(set(loss.thinned_steps))
-    for step, mean in zip(loss.thinned_steps[5:], loss.thinned_values[5:], strict=True):
+    assert loss.steps[-1] == loss.downsampled_steps[-1] == 20_000
+    assert loss.downsampled_steps == sorted(set(loss.downsampled_steps))
+    for step, mean in zip(loss.downsampled_steps[5:], loss.downsampled_values[5:], strict=True):
         assert 1000.0 / step <= mean < 1300.0 / step, "a mean of few rows up to that step"

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from agenttune.protocol.events import NoteAdded, RunInfo
 from agenttune.store.metric_table import Row
 from agenttune.store.run_log import LOG_NAME, RunLog
-from agenttune.store.wal_watch import OwnCommits, WalWatch
+from agenttune.store.wal_monitor import OwnCommits, WalMonitor
 
 WRITER = """
 import sys
 from pathlib import Path
 from agenttune.protocol.events import NoteAdded
 from agenttune.store.run_log import LOG_NAME, RunLog
-from agenttune.store.wal_watch import WalWatch
+from agenttune.store.wal_monitor import WalWatch
 
 log = RunLog.open(Path(sys.argv[1]))
 for _ in range(3):
@@ -43,7 +43,7 @@ def new_log(folder: Path) -> RunLog:
 def test_a_change_is_seen_once(tmp_path: Path) -> None:
     log = new_log(tmp_path / "r")
     other = RunLog.open(tmp_path / "r")
-    watch = WalWatch(tmp_path / "r" / LOG_NAME)
+    watch = WalMonitor(tmp_path / "r" / LOG_NAME)
     assert watch.may_have_changed()
     assert watch.is_unchanged()
     other.append(NoteAdded(text="x", author="y"))
@@ -64,7 +64,7 @@ def test_sqlites_locks_stay(tmp_path: Path) -> None:
     shm = tmp_path / "r" / f"{LOG_NAME}-shm"
     before = locks_on(shm)
     for _ in range(3):
-        WalWatch(tmp_path / "r" / LOG_NAME).may_have_changed()
+        WalMonitor(tmp_path / "r" / LOG_NAME).may_have_changed()
     assert locks_on(shm) == before > 0
     log.close()
 
@@ -95,7 +95,7 @@ def test_only_rows_of_ones_own_are_no_change(did: list[str]) -> None:
         log, other = new_log(folder), RunLog.open(folder)
         log.own = own = OwnCommits(folder / LOG_NAME)
         raw = sqlite3.connect(folder / LOG_NAME)
-        watch = WalWatch(folder / LOG_NAME, own)
+        watch = WalMonitor(folder / LOG_NAME, own)
         watch.may_have_changed()
         for step, what in enumerate(did):
             if what == "own rows":

@@ -31,8 +31,8 @@ def view(name: str, values: Sequence[float]) -> SeriesView:
         name=name,
         steps=list(range(first + 1, len(values) + 1)),
         values=list(values[first:]),
-        thinned_steps=[step for step, _ in means],
-        thinned_values=[math.fsum(v) / len(v) if all(map(math.isfinite, v)) else math.nan for _, v in means],
+        downsampled_steps=[step for step, _ in means],
+        downsampled_values=[math.fsum(v) / len(v) if all(map(math.isfinite, v)) else math.nan for _, v in means],
     )
 
 

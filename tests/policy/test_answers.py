@@ -77,7 +77,7 @@ class Stuck:
 
 def loop_of(control: LocalControl, policy: Any, **more: Any) -> AgentLoop:
     wake = WakeSettings(stall_after_s=1e9)
-    return AgentLoop(control, "r1", policy, wake, clock_s=lambda: 0.0, last_words_s=0.01, **more)
+    return AgentLoop(control, "r1", policy, wake, clock_s=lambda: 0.0, shutdown_grace_s=0.01, **more)
 
 
 def asked_at_20(run: SteeredRun, control: LocalControl, **more: Any) -> tuple[AgentLoop, Slow]:

@@ -17,7 +17,7 @@ from agenttune.protocol.events import Decided, Evaluated, Found, KnobsRead, Knob
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.proposals import Ack, Change, Proposal, Verdict
 from agenttune.store.journal.run_summary import summarize
-from agenttune.store.journal.shadow_score import aims, shadow_score
+from agenttune.store.journal.shadow_evaluation import aims, shadow_evaluation
 from agenttune.store.run_log import RunLog
 from agenttune.views.terminal import print_report
 from tests.policy.conftest import AGENT, SteeredRun, Valley
@@ -103,7 +103,7 @@ def test_hindsight_compares_kind_and_direction_and_says_what_came_of_it(runs_dir
     shadowed(log, 100, UpdateOptimizer(lr=0.01))
     shadowed(log, 110, DoEvaluate())
     shadowed(log, 300, UpdateOptimizer(lr=0.2))
-    score = shadow_score(log)
+    score = shadow_evaluation(log)
     log.close()
     assert score is not None
     assert [p.hindsight for p in score.proposals] == ["agreed", "opposed", "alone", "alone"]

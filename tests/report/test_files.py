@@ -84,7 +84,7 @@ def test_an_archived_run_is_read_without_a_trace(night: Night) -> None:
     night.close()
     before = whole(night.folder)
     assert list(before) == [LOG_NAME]
-    with contextlib.closing(RunLog.open_archived(night.folder)) as log:
+    with contextlib.closing(RunLog.open_read_only(night.folder)) as log:
         page, text, events = reports(log)
         assert log.curve("step_loss", "retry").steps[-1] == 301, "what no reader had counted yet is drawn too"
         with pytest.raises(StoreFault, match="readonly"):
@@ -101,7 +101,7 @@ def test_what_a_killed_writer_left_is_read_too(night: Night, tmp_path: Path) -> 
     for name in (LOG_NAME, f"{LOG_NAME}-wal"):
         shutil.copyfile(night.folder / name, archived / name)
     before = whole(archived)
-    with contextlib.closing(RunLog.open_archived(archived)) as log:
+    with contextlib.closing(RunLog.open_read_only(archived)) as log:
         assert log.last_seq() == night.log.last_seq()
         assert "lr 0.015 -" in reports(log)[0]
     assert whole(archived) == before

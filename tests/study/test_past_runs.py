@@ -31,8 +31,8 @@ def run_of(losses: list[float], evals: list[tuple[int, float]] = [], findings: i
         name="step_loss",
         steps=steps[newest],
         values=losses[newest],
-        thinned_steps=steps[old],
-        thinned_values=losses[old],
+        downsampled_steps=steps[old],
+        downsampled_values=losses[old],
     )
     found = [
         Finding(kind="spike", severity="warning", metric="step_loss", step=n + 1, summary="up " * 200)

@@ -20,7 +20,7 @@ from agenttune.trainer.commands.apply import apply_command
 from agenttune.trainer.commands.outcomes import Done
 from agenttune.trainer.datasets import Mixture, attach_sources, make_interactive_dataset
 from agenttune.trainer.knobs import KnobRegistry
-from agenttune.trainer.run_state import Steering
+from agenttune.trainer.run_state import RunState
 from tests.trainer.conftest import AUTHOR, At, Bench, Points, Result, Submitter
 
 pytestmark = pytest.mark.trainer
@@ -90,13 +90,13 @@ class FakeAdapter:
         return "replaced"
 
 
-def steering(adapter: FakeAdapter) -> Steering:
-    return Steering(cast(Adapter, adapter), KnobRegistry())
+def run_state(adapter: FakeAdapter) -> RunState:
+    return RunState(cast(Adapter, adapter), KnobRegistry())
 
 
 def apply(adapter: FakeAdapter, kind: str, **values: Any) -> Done:
     proposal = Proposal.model_validate({"command": {"kind": kind, "values": values}, "author": AUTHOR})
-    outcome = apply_command(steering(adapter), CommandRecord(proposal=proposal, state=State.QUEUED, submitted_seq=1))
+    outcome = apply_command(run_state(adapter), CommandRecord(proposal=proposal, state=State.QUEUED, submitted_seq=1))
     assert isinstance(outcome, Done)
     return outcome
 

@@ -177,7 +177,7 @@ def test_a_gradient_that_is_already_there_moves_nothing_once_the_layer_is_frozen
         optimizer.step()
     before = model.first.weight.detach().clone()
     other = model.second.weight.detach().clone()
-    apply(steering_of(loop), freeze("first"))
+    apply(run_state_of(loop), freeze("first"))
     optimizer.step()
     assert torch.equal(model.first.weight, before)
     assert not torch.equal(model.second.weight, other)
@@ -459,15 +459,15 @@ def test_bert_names_the_dropout_that_its_attention_uses() -> None:
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = BertForSequenceClassification(BertConfig(vocab_size=16, hidden_dropout_prob=0.0, **sizes))
     bench_loop: Any = type("Loop", (), {"model": lambda self: model, "optimizer": lambda self: sgd(model)[0]})()
-    steering = steering_of(bench_loop)
+    run_state = run_state_of(bench_loop)
     path = "bert.encoder.layer.0.attention.self"
     if hasattr(model.get_submodule(path), "dropout_prob"):
         with pytest.raises(Exception, match="'dropout_prob' of layer"):
-            apply(steering, update(f"{path}.dropout", "p", 0.0))
-        apply(steering, update(path, "dropout_prob", 0.0))
+            apply(run_state, update(f"{path}.dropout", "p", 0.0))
+        apply(run_state, update(path, "dropout_prob", 0.0))
     else:
-        apply(steering, update(f"{path}.dropout", "p", 0.0))
-    apply(steering, update("dropout", "p", 0.0))
+        apply(run_state, update(f"{path}.dropout", "p", 0.0))
+    apply(run_state, update("dropout", "p", 0.0))
     model.train()
     ids = torch.arange(8)[None]
     assert torch.equal(model(ids).logits, model(ids).logits)
@@ -519,18 +519,18 @@ def test_weights_and_buffers_are_written_in_place(bench: Bench) -> None:
 # -- what the user allows ------------------------------------------------------------------------------------------
 
 
-def steering_of(loop: Any) -> Any:
+def run_state_of(loop: Any) -> Any:
     from agenttune.trainer.knobs import KnobRegistry
-    from agenttune.trainer.run_state import Steering
+    from agenttune.trainer.run_state import RunState
 
-    return Steering(loop, KnobRegistry())
+    return RunState(loop, KnobRegistry())
 
 
-def apply(steering: Any, command: dict[str, Any]) -> Any:
+def apply(run_state: Any, command: dict[str, Any]) -> Any:
     from agenttune.protocol.commands import parse_command
     from agenttune.trainer.commands.apply import HANDLERS
 
-    return HANDLERS[command["kind"]](steering, None, parse_command(command))  # type: ignore[arg-type]
+    return HANDLERS[command["kind"]](run_state, None, parse_command(command))  # type: ignore[arg-type]
 
 
 def test_an_operation_runs_only_if_the_user_allowed_it(bench: Bench) -> None:
@@ -605,14 +605,14 @@ def test_only_a_plain_name_can_be_allowed(name: str) -> None:
 def test_a_branch_gets_the_values_of_its_checkpoint() -> None:
     model = TinyModel(0.1)
     loop: Any = type("Loop", (), {"model": lambda self: model, "optimizer": lambda self: sgd(model)[0]})()
-    steering = steering_of(loop)
-    changes: LayerChanges = steering.layers
-    apply(steering, update("drop", "p", 0.3))
+    run_state = run_state_of(loop)
+    changes: LayerChanges = run_state.layers
+    apply(run_state, update("drop", "p", 0.3))
     saved = changes.capture()
     assert saved == {"drop": {"p": 0.3}}
-    apply(steering, update("drop", "p", 0.7))
-    apply(steering, update("norm", "eps", 0.5))
-    frozen = apply(steering, freeze("first"))
+    apply(run_state, update("drop", "p", 0.7))
+    apply(run_state, update("norm", "eps", 0.5))
+    frozen = apply(run_state, freeze("first"))
     restored = changes.restore(saved)
     assert {(c.name, c.previous, c.effective) for c in restored} == {
         ("drop.p", 0.7, 0.3),

@@ -29,7 +29,7 @@ from agenttune.trainer.knobs import KnobRegistry
 from agenttune.trainer.lr.course import course_of
 from agenttune.trainer.lr.planned_lr import make_steerable
 from agenttune.trainer.lr.schedules import Kind
-from agenttune.trainer.run_state import Steering
+from agenttune.trainer.run_state import RunState
 from tests.trainer.test_courses import MAKES
 
 pytestmark = pytest.mark.trainer
@@ -86,22 +86,22 @@ class Desk:
         self.optimizer = AdamW(groups) if len(self.rates) % 2 else SGD(groups, lr=1.0, momentum=0.5)
         self.scheduler = SCHEDULES[self.name](self.optimizer)
         make_steerable(self.scheduler)
-        self.steering = Steering(Loop(self.optimizer, self.scheduler), KnobRegistry())  # type: ignore[arg-type]
-        self.steering.learn_groups()
+        self.run_state = RunState(Loop(self.optimizer, self.scheduler), KnobRegistry())  # type: ignore[arg-type]
+        self.run_state.learn_groups()
         self.own = self.course()
         self.info = RunInfo(run_id="r", name="r", status="running", created_at_s=0.0, max_steps=STEPS)
 
     def course(self) -> list[list[float]]:
         """Per group, the highest rate of each step to come."""
-        found = course_of(self.steering.schedule(), self.steering.step, STEPS, points=STEPS + 1)
+        found = course_of(self.run_state.schedule(), self.run_state.step, STEPS, points=STEPS + 1)
         assert found is not None
         spread = [found.highest(g) for g in found.groups]
-        return [row if len(row) > STEPS - self.steering.step else [row[-1]] * (STEPS + 1) for row in spread]
+        return [row if len(row) > STEPS - self.run_state.step else [row[-1]] * (STEPS + 1) for row in spread]
 
     def ask(self, raw: dict[str, Any]) -> str:
         """Why it is refused; empty if it was applied."""
         proposal = Proposal.model_validate({"command": raw, "author": AGENT})
-        refusal = self.gate.refusal(proposal, self.steering.as_info(self.info), History(self.records))
+        refusal = self.gate.refusal(proposal, self.run_state.as_info(self.info), History(self.records))
         self.refused = refusal
         if refusal is not None:
             return refusal.reason
@@ -110,20 +110,20 @@ class Desk:
             state=State.APPLIED,
             verdict=APPROVED,
             submitted_seq=1,
-            submitted_step=self.steering.step,
+            submitted_step=self.run_state.step,
         )
         before = self.course()
         apply: Any = update_schedule if raw["kind"] == "update_schedule" else update_optimizer
         try:
-            outcome = apply(self.steering, record, proposal.command)
+            outcome = apply(self.run_state, record, proposal.command)
         except UserError as error:
             return error.message
         done = outcome.done if isinstance(outcome, AwaitRate) else outcome
         assert isinstance(done, Done)
-        ack = Ack(outcome="applied", step=self.steering.step, changes=done.changes)
+        ack = Ack(outcome="applied", step=self.run_state.step, changes=done.changes)
         self.records.append(record.model_copy(update={"ack": ack}))
         if any(change.name == "lr" for change in done.changes):
-            self.commands.append((self.steering.step, before))
+            self.commands.append((self.run_state.step, before))
         self.warmed_up |= bool(raw.get("warmup_steps"))
         return ""
 
@@ -131,12 +131,12 @@ class Desk:
         self.used.append([float(group["lr"]) for group in self.optimizer.param_groups])
         self.optimizer.step()
         if isinstance(self.scheduler, lr_scheduler.ReduceLROnPlateau):
-            if self.steering.step % 6 == 5:
+            if self.run_state.step % 6 == 5:
                 self.scheduler.step(1.0)
         elif self.scheduler is not None:
             self.scheduler.step()
-        self.steering.step += 1
-        self.steering.schedule()
+        self.run_state.step += 1
+        self.run_state.schedule()
 
 
 rates = st.floats(LOW, HIGH).map(lambda rate: float(f"{rate:.2g}"))
@@ -213,7 +213,7 @@ def check_bounds(desk: Desk) -> None:
         for step, used in enumerate(desk.used):
             assert math.isfinite(used[group])
             assert used[group] <= max(HIGH, *own) * (1 + 1e-6)
-            if not desk.warmed_up and desk.steering.schedule().kind is not Kind.METRIC:
+            if not desk.warmed_up and desk.run_state.schedule().kind is not Kind.METRIC:
                 floor = min(LOW, *own) * _falls(step) * steepest
                 assert used[group] >= floor * (1 - 1e-6)
 

@@ -15,8 +15,8 @@ from agenttune.config import ProbationSettings
 from agenttune.detectors.forecast import compare, student
 from agenttune.protocol.events import RunInfo, Settled
 from agenttune.protocol.proposals import Ack, Author, Change, CommandRecord, Proposal, State
-from agenttune.trainer.probation.loss_trail import Trail
-from agenttune.trainer.probation.measures import Evaluations, EvaluationWatch, Sight, StepWatch
+from agenttune.trainer.probation.loss_history import LossHistory
+from agenttune.trainer.probation.measures import Assessment, EvaluationMonitor, Evaluations, StepMonitor
 from agenttune.trainer.probation.probation import Probation
 from agenttune.trainer.recording.step_meter import Held
 
@@ -55,18 +55,18 @@ def held(step: int, loss: float) -> Held:
     return Held(step, "main", 0.0, 0.0, 0.1, 0.1, 1, 1, [loss], None, {})  # type: ignore[list-item]
 
 
-def judged(before: list[float], after: list[float], rules: ProbationSettings = SETTINGS) -> Sight:
+def judged(before: list[float], after: list[float], rules: ProbationSettings = SETTINGS) -> Assessment:
     """What is said of a change after `before`, once anything is said."""
-    trail = Trail(10_000)
+    loss_history = LossHistory(10_000)
     for step, loss in enumerate(before, 1):
-        trail.add(held(step, loss))
+        loss_history.add(held(step, loss))
     start = len(before)
-    watch = StepWatch(trail, rules, start)
+    watch = StepMonitor(loss_history, rules, start)
     for step, loss in enumerate(after, start + 1):
-        trail.add(held(step, loss))
-        sight = watch.look(step, step, is_over=False) if step >= watch.next_step else None
-        if sight is not None:
-            return sight
+        loss_history.add(held(step, loss))
+        assessment = watch.look(step, step, is_over=False) if step >= watch.next_step else None
+        if assessment is not None:
+            return assessment
     raise AssertionError("nothing was said in all these steps")
 
 
@@ -89,9 +89,9 @@ def test_a_stall_is_found(curve: Curve, first: int, last: int) -> None:
         draw = random.Random(seed)
         start = draw.randrange(first, last)
         after = noisy(lambda t, at=start: curve(at), start, SETTINGS.longest_steps, draw, 0.15)  # type: ignore[misc]
-        sight = judged(noisy(curve, 1, start, draw, 0.15), after)
-        found += sight.outcome == "worse" and sight.said.endswith("it stalls")
-        passed += sight.outcome == "fine" and "would not show in this noise" not in sight.said
+        assessment = judged(noisy(curve, 1, start, draw, 0.15), after)
+        found += assessment.outcome == "worse" and assessment.said.endswith("it stalls")
+        passed += assessment.outcome == "fine" and "would not show in this noise" not in assessment.said
     assert found >= 30
     assert passed <= 2
 
@@ -99,18 +99,18 @@ def test_a_stall_is_found(curve: Curve, first: int, last: int) -> None:
 def test_what_noise_hides_is_said_to_be_in_doubt() -> None:
     draw = random.Random(1)
     before, after = noisy(arrived, 900, 400, draw), noisy(arrived, 1300, 1440, draw)
-    sight = judged(before, after, SETTINGS.model_copy(update={"stall_steps": 240}))
-    assert sight.outcome == "in doubt"
-    assert "a stall would not show in this noise" in sight.said
+    assessment = judged(before, after, SETTINGS.model_copy(update={"stall_steps": 240}))
+    assert assessment.outcome == "in doubt"
+    assert "a stall would not show in this noise" in assessment.said
 
 
 def test_a_change_so_early_that_little_is_known_of_before_is_not_in_doubt() -> None:
     """Such as the guardian's right cut of a diverging run at its 20th step (seen on the example)."""
     draw = random.Random(1)
     before, after = noisy(arrived, 900, 60, draw), noisy(arrived, 960, 1440, draw)
-    sight = judged(before, after, SETTINGS.model_copy(update={"stall_steps": 240}))
-    assert sight.outcome == "fine"
-    assert sight.said.endswith("too little is known of the run before it to look longer")
+    assessment = judged(before, after, SETTINGS.model_copy(update={"stall_steps": 240}))
+    assert assessment.outcome == "fine"
+    assert assessment.said.endswith("too little is known of the run before it to look longer")
 
 
 def test_a_right_cut_after_a_spike_is_no_stall() -> None:
@@ -169,13 +169,13 @@ def test_few_points_allow_more_chance() -> None:
 # -- evaluations -------------------------------------------------------------------------------------------------------
 
 
-def watched(before: list[float], after: list[float], count: int = 2, maximize: bool = False) -> Sight | None:
+def watched(before: list[float], after: list[float], count: int = 2, maximize: bool = False) -> Assessment | None:
     evaluations = Evaluations("score", maximize)
     for i, value in enumerate(before):
         evaluations.add(10 * i, {"score": value})
     start = 10 * len(before) - 5
     rules = ProbationSettings(evaluations=count)
-    watch = EvaluationWatch(evaluations, rules, start)
+    watch = EvaluationMonitor(evaluations, rules, start)
     for i, value in enumerate(after):
         evaluations.add(10 * (len(before) + i), {"score": value})
     now = 10 * (len(before) + len(after))
@@ -198,19 +198,19 @@ def test_evaluations_that_stop_coming_are_not_waited_for() -> None:
     evaluations = Evaluations("score", maximize=True)
     for i, value in enumerate(RISING):
         evaluations.add(10 * i, {"score": value})
-    watch = EvaluationWatch(evaluations, ProbationSettings(evaluations=2), 75)
+    watch = EvaluationMonitor(evaluations, ProbationSettings(evaluations=2), 75)
     assert watch.look(130, 130, is_over=False) is None
-    sight = watch.look(140, 140, is_over=False)
-    assert sight is not None
-    assert (sight.outcome, sight.said) == ("not judged", "0 of 2 evaluations of score came within 65 steps")
+    assessment = watch.look(140, 140, is_over=False)
+    assert assessment is not None
+    assert (assessment.outcome, assessment.said) == ("not judged", "0 of 2 evaluations of score came within 65 steps")
 
 
 def test_an_unknown_metric_is_said_with_those_there_are() -> None:
     evaluations = Evaluations("eval_f1", maximize=True)
     evaluations.add(10, {"eval_loss": 1.0, "eval_accuracy": 0.5})
-    sight = EvaluationWatch(evaluations, ProbationSettings(evaluations=1), 15).look(16, 16, is_over=False)
-    assert sight is not None
-    assert sight.said.endswith("evaluations have eval_accuracy, eval_loss")
+    assessment = EvaluationMonitor(evaluations, ProbationSettings(evaluations=1), 15).look(16, 16, is_over=False)
+    assert assessment is not None
+    assert assessment.said.endswith("evaluations have eval_accuracy, eval_loss")
 
 
 def test_noise_of_evaluations_is_no_harm() -> None:
@@ -218,8 +218,8 @@ def test_noise_of_evaluations_is_no_harm() -> None:
     for seed in range(200):
         draw = random.Random(seed)
         values = [1.0 + 2.0 / (i + 1) + draw.gauss(0, 0.03) for i in range(14)]
-        sight = watched(values[: 6 + seed % 6], values[6 + seed % 6 :][:2])
-        worse += sight is not None and sight.outcome == "worse"
+        assessment = watched(values[: 6 + seed % 6], values[6 + seed % 6 :][:2])
+        worse += assessment is not None and assessment.outcome == "worse"
     assert worse <= 4, "less than 5 of 100"
 
 

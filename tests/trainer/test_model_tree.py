@@ -18,7 +18,7 @@ from agenttune.trainer.commands.outcomes import Done
 from agenttune.trainer.knobs import KnobRegistry
 from agenttune.trainer.layers.model_tree import read_model
 from agenttune.trainer.layers.permissions import LayerRules
-from agenttune.trainer.run_state import Steering
+from agenttune.trainer.run_state import RunState
 from tests.trainer.conftest import At, Bench, TinyModel
 from tests.trainer.test_layers import freeze, operation, tiny_gpt2, update
 
@@ -63,24 +63,24 @@ def test_everything_that_is_offered_is_accepted_and_nothing_else() -> None:
     loop: Any = type(
         "Loop", (), {"model": lambda self: model, "optimizer": lambda self: optimizer, "max_steps": lambda self: None}
     )()
-    steering = Steering(loop, KnobRegistry())
+    run_state = RunState(loop, KnobRegistry())
     offered = {(i.name, name) for i in flat(read_model(model, LayerRules())) for name in i.operations}
     assert ("transformer.h.0", "reset_parameters") in offered
     assert ("transformer.drop", "reset_parameters") not in offered
     for layer, name in sorted(offered - {("", "requires_grad_"), ("transformer", "requires_grad_")}):
         params = {"requires_grad": True} if name == "requires_grad_" else {}
-        assert isinstance(run(steering, operation(layer, name, **params)), Done)
+        assert isinstance(run(run_state, operation(layer, name, **params)), Done)
     for info in list(flat(read_model(model, LayerRules()))):
         for parameter in info.hyperparameters:
             value = 0.25 if parameter.type == "tensor" else parameter.value
-            done = run(steering, update(info.name, parameter.name, value))
+            done = run(run_state, update(info.name, parameter.name, value))
             assert done.changes[0].requested == value
 
 
-def run(steering: Steering, command: dict[str, Any]) -> Any:
+def run(run_state: RunState, command: dict[str, Any]) -> Any:
     from agenttune.protocol.commands import parse_command
 
-    return HANDLERS[command["kind"]](steering, None, parse_command(command))  # type: ignore[arg-type]
+    return HANDLERS[command["kind"]](run_state, None, parse_command(command))  # type: ignore[arg-type]
 
 
 def test_what_a_user_allows_is_offered_where_it_fits() -> None:

@@ -20,7 +20,7 @@ from agenttune.policy.load import load_policy
 from agenttune.protocol.events import RunInfo, Settled
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Ack, Author, Change, CommandRecord, Proposal, State
-from agenttune.trainer.probation.loss_trail import Trail
+from agenttune.trainer.probation.loss_history import LossHistory
 from agenttune.trainer.probation.probation import Probation
 from tests.trainer.conftest import At, Bench
 from tests.trainer.test_measures import held
@@ -166,18 +166,23 @@ def test_a_loss_that_is_not_finite_is_harm_in_any_meaning(command: dict[str, Any
 
 
 def test_a_trail_knows_since_when_its_losses_mean_the_same_and_forgets_it_when_the_run_goes_back() -> None:
-    trail = Trail(100)
+    loss_history = LossHistory(100)
     for step in range(1, 61):
-        trail.add(held(step, float(step)))
-    trail.redefine(20)
-    trail.redefine(50)
-    assert trail.until(60, 100) == [float(s) for s in range(51, 61)]
-    assert (trail.count(60), trail.count(50), trail.count(40), trail.count(15)) == (10, 0, 20, 15)
-    assert trail.lowest(45, 5, 4) == 22.5
-    trail.cut(40)
-    assert trail.count(40) == 20
-    trail.add(held(41, 41.0))
-    assert trail.until(41, 3) == [39.0, 40.0, 41.0]
+        loss_history.add(held(step, float(step)))
+    loss_history.redefine(20)
+    loss_history.redefine(50)
+    assert loss_history.until(60, 100) == [float(s) for s in range(51, 61)]
+    assert (loss_history.count(60), loss_history.count(50), loss_history.count(40), loss_history.count(15)) == (
+        10,
+        0,
+        20,
+        15,
+    )
+    assert loss_history.lowest(45, 5, 4) == 22.5
+    loss_history.cut(40)
+    assert loss_history.count(40) == 20
+    loss_history.add(held(41, 41.0))
+    assert loss_history.until(41, 3) == [39.0, 40.0, 41.0]
 
 
 # -- the story, with a real Trainer ---------------------------------------------------------------------------------

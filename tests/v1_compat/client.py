@@ -20,7 +20,7 @@ NOTICES = ("initial_dataset_information", "train_state_update", "checkpoint_info
 """Events that answer no command; their args are always a document."""
 
 
-class SeedClient:
+class V1Client:
     """What the seed's page and its example of a tuner do: read, post a command, wait for its outcome."""
 
     def __init__(self, url: str, query: str = "") -> None:
@@ -32,7 +32,7 @@ class SeedClient:
         self.seen: list[Event] = []
         self.close_code: int | None = None
 
-    def __enter__(self) -> SeedClient:
+    def __enter__(self) -> V1Client:
         return self
 
     def __exit__(

@@ -29,7 +29,7 @@ from agenttune.protocol.events import (
 from agenttune.protocol.proposals import Ack, Change, CommandRecord, State
 from agenttune.store.run_log import RunLog
 from tests.server.conftest import make_run, stop
-from tests.v1_compat.client import SeedClient
+from tests.v1_compat.client import V1Client
 
 _names = (f"run{i}" for i in itertools.count())
 CHANGEABLE = "update_optimizer"
@@ -128,21 +128,21 @@ class Trainer:
 
 
 @pytest.fixture(scope="module")
-def seed_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def v1_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
 
 @pytest.fixture(scope="module")
-def server(seed_runs: Path) -> Iterator[ServerAddress]:
-    address = ensure_server(seed_runs, port=0)
+def server(v1_runs: Path) -> Iterator[ServerAddress]:
+    address = ensure_server(v1_runs, port=0)
     yield address
     stop(address)
 
 
 @pytest.fixture
-def trainer(seed_runs: Path) -> Iterator[Trainer]:
+def trainer(v1_runs: Path) -> Iterator[Trainer]:
     """A run in progress: the newest one, with nothing logged yet."""
-    playing = Trainer(make_run(seed_runs, next(_names), steps=0, rules={"gate": {"bounds": {"lr": [1e-6, 1e-2]}}}))
+    playing = Trainer(make_run(v1_runs, next(_names), steps=0, rules={"gate": {"bounds": {"lr": [1e-6, 1e-2]}}}))
     playing.begin()
     yield playing
     playing.end()
@@ -150,21 +150,21 @@ def trainer(seed_runs: Path) -> Iterator[Trainer]:
 
 
 @pytest.fixture
-def client(server: ServerAddress, trainer: Trainer) -> Iterator[SeedClient]:
-    with SeedClient(server.url) as connected:
+def client(server: ServerAddress, trainer: Trainer) -> Iterator[V1Client]:
+    with V1Client(server.url) as connected:
         yield connected
 
 
-NewClient = Callable[..., SeedClient]
+NewClient = Callable[..., V1Client]
 
 
 @pytest.fixture
 def new_client(server: ServerAddress, trainer: Trainer) -> Iterator[NewClient]:
     """More clients of the same run."""
-    made: list[SeedClient] = []
+    made: list[V1Client] = []
 
-    def new(query: str = "") -> SeedClient:
-        made.append(SeedClient(server.url, query))
+    def new(query: str = "") -> V1Client:
+        made.append(V1Client(server.url, query))
         return made[-1]
 
     yield new

@@ -16,7 +16,7 @@ from agenttune.control.discovery import ServerAddress, ensure_server
 from agenttune.protocol.proposals import Ack
 from agenttune.store.run_log import RunLog
 from tests.server.conftest import make_run, stop
-from tests.v1_compat.client import Event, SeedClient, args_of
+from tests.v1_compat.client import Event, V1Client, args_of
 from tests.v1_compat.conftest import NAN, NewClient, Trainer
 
 CROWD = 50
@@ -27,11 +27,11 @@ def steps(events: list[Event]) -> list[int]:
     return [args_of(e)["metrics"]["global_step"] for e in events if e["command"] == "log_update"]
 
 
-def read(client: SeedClient, count: int) -> list[Event]:
+def read(client: V1Client, count: int) -> list[Event]:
     return [client.next() for _ in range(count)]
 
 
-def test_log_updates_have_the_seeds_shape(client: SeedClient, trainer: Trainer) -> None:
+def test_log_updates_have_the_seeds_shape(client: V1Client, trainer: Trainer) -> None:
     trainer.row(loss=2.0, epoch=0.5)
     trainer.evaluation(eval_loss=2.5)
     first, second = read(client, 2)
@@ -42,14 +42,14 @@ def test_log_updates_have_the_seeds_shape(client: SeedClient, trainer: Trainer) 
     assert first["uuid"] != second["uuid"]
 
 
-def test_a_loss_that_is_not_finite_is_left_out(client: SeedClient, trainer: Trainer) -> None:
+def test_a_loss_that_is_not_finite_is_left_out(client: V1Client, trainer: Trainer) -> None:
     """The seed wrote a bare NaN: its page stopped, and get_logs answered 500 for ever after."""
     trainer.row(loss=NAN, grad_norm=float("inf"))
     assert args_of(client.next())["metrics"] == {"global_step": 1}
     assert client.get("logs")["branched_logs"]["main"][0]["metrics"] == {"global_step": 1}
 
 
-def test_two_clients_both_get_everything(client: SeedClient, new_client: NewClient, trainer: Trainer) -> None:
+def test_two_clients_both_get_everything(client: V1Client, new_client: NewClient, trainer: Trainer) -> None:
     other = new_client()
     for _ in range(20):
         trainer.row(loss=1.0)
@@ -62,7 +62,7 @@ def test_two_clients_both_get_everything(client: SeedClient, new_client: NewClie
 
 
 def test_a_client_starts_with_the_present_unless_it_asks_for_the_past(
-    client: SeedClient, new_client: NewClient, trainer: Trainer
+    client: V1Client, new_client: NewClient, trainer: Trainer
 ) -> None:
     trainer.row(loss=1.0)
     assert steps([client.next()]) == [1]
@@ -77,9 +77,7 @@ def test_a_client_starts_with_the_present_unless_it_asks_for_the_past(
     assert args_of(past[1])["model_infos"] == curious.get("model_info")
 
 
-def test_a_client_that_leaves_takes_nothing_with_it(
-    client: SeedClient, new_client: NewClient, trainer: Trainer
-) -> None:
+def test_a_client_that_leaves_takes_nothing_with_it(client: V1Client, new_client: NewClient, trainer: Trainer) -> None:
     """The seed's handler of a client that had left went on swallowing events."""
     leaving = new_client()
     trainer.row(loss=1.0)
@@ -99,11 +97,11 @@ def test_an_answer_reaches_a_client_that_has_come_back(tmp_path: Path) -> None:
     playing = Trainer(make_run(tmp_path, steps=0, rules={}))
     playing.begin()
     first = ensure_server(tmp_path, port=0)
-    with SeedClient(first.url) as client:
+    with V1Client(first.url) as client:
         identity, _ = client.post("update_optimizer", {"lr": {"name": "lr", "value": "1e-4"}})
     psutil.Process(first.pid).kill()
     second = ensure_server(tmp_path, port=0)
-    with SeedClient(second.url) as back:
+    with V1Client(second.url) as back:
         playing.apply()
         done = back.outcome(identity)
     stop(second)
@@ -122,7 +120,7 @@ def never_read(address: ServerAddress) -> sockets.socket:
     return client
 
 
-def test_one_that_stops_reading_holds_up_nobody(server: ServerAddress, client: SeedClient, trainer: Trainer) -> None:
+def test_one_that_stops_reading_holds_up_nobody(server: ServerAddress, client: V1Client, trainer: Trainer) -> None:
     stuck = never_read(server)
     before_bytes = psutil.Process(server.pid).memory_info().rss
     wide: dict[str, Any] = {f"metric_{i:03}": 1.0 for i in range(100)}
@@ -161,7 +159,7 @@ def test_fifty_clients_get_all_in_order(server: ServerAddress, trainer: Trainer)
     assert all(one == received[0] for one in received)
 
 
-def test_an_ack_by_another_process_is_answered_once(client: SeedClient, trainer: Trainer) -> None:
+def test_an_ack_by_another_process_is_answered_once(client: V1Client, trainer: Trainer) -> None:
     identity, _ = client.post("do_evaluate")
     trainer.log.acknowledge(trainer.queued().command_id, Ack(outcome="expired", step=3, message="too late"))
     trainer.row(loss=1.0)

@@ -9,7 +9,7 @@ import pytest
 from agenttune.protocol.commands import parse_command
 from agenttune.protocol.events import BranchStarted, CheckpointSaved, Evaluated, ModelRead, StatusChanged
 from agenttune.protocol.proposals import Author, Change, Proposal, Record, State, Verdict
-from tests.v1_compat.client import SeedClient, args_of
+from tests.v1_compat.client import V1Client, args_of
 from tests.v1_compat.conftest import DATASET, MODEL, Trainer
 
 LAYER = {"layer_name": "drop"}
@@ -72,7 +72,7 @@ LAYER = {"layer_name": "drop"}
     ],
 )
 def test_a_command_reaches_the_trainer_as_meant(
-    client: SeedClient, trainer: Trainer, command: str, args: Any, expected: dict[str, Any]
+    client: V1Client, trainer: Trainer, command: str, args: Any, expected: dict[str, Any]
 ) -> None:
     if command == "load_checkpoint":  # one that does not exist is refused
         trainer.save("c1")
@@ -126,7 +126,7 @@ def test_a_command_reaches_the_trainer_as_meant(
     ],
 )
 def test_args_that_cannot_be_are_refused_with_the_reason(
-    client: SeedClient, trainer: Trainer, command: str, args: Any, reason: str
+    client: V1Client, trainer: Trainer, command: str, args: Any, reason: str
 ) -> None:
     """Half of these ended the seed's training."""
     identity, answer = client.post(command, args)
@@ -140,7 +140,7 @@ def test_args_that_cannot_be_are_refused_with_the_reason(
     assert trainer.log.commands() == []
 
 
-def test_the_gate_is_the_same(client: SeedClient, trainer: Trainer) -> None:
+def test_the_gate_is_the_same(client: V1Client, trainer: Trainer) -> None:
     identity, answer = client.post("update_optimizer", {"lr": {"value": 1.0}})
     assert answer["status"] == "error"
     assert "outside" in answer["message"]
@@ -150,7 +150,7 @@ def test_the_gate_is_the_same(client: SeedClient, trainer: Trainer) -> None:
     assert trainer.log.commands(State.QUEUED) == []
 
 
-def test_success_comes_after_the_trainer_said_so(client: SeedClient, trainer: Trainer) -> None:
+def test_success_comes_after_the_trainer_said_so(client: V1Client, trainer: Trainer) -> None:
     identity, _ = client.post("update_optimizer", {"lr": {"name": "lr", "value": 1e-4}})
     assert client.next()["status"] == "pending"
     trainer.row(loss=1.0)
@@ -162,22 +162,20 @@ def test_success_comes_after_the_trainer_said_so(client: SeedClient, trainer: Tr
     assert args_of(done)["lr"]["value"] == 1e-4
 
 
-def test_the_form_of_the_readme_is_answered_in_the_form_that_the_page_reads(
-    client: SeedClient, trainer: Trainer
-) -> None:
+def test_the_form_of_the_readme_is_answered_in_the_form_that_the_page_reads(client: V1Client, trainer: Trainer) -> None:
     identity, _ = client.post("update_optimizer", {"lr": 1e-4})
     trainer.apply(changes=(Change(name="lr", previous=5e-4, requested=1e-4, effective=5e-5, base=1e-4),))
     assert args_of(client.outcome(identity)) == {"lr": {"name": "lr", "value": 1e-4}}
 
 
-def test_a_failure_is_a_failure_and_says_why(client: SeedClient, trainer: Trainer) -> None:
+def test_a_failure_is_a_failure_and_says_why(client: V1Client, trainer: Trainer) -> None:
     identity, _ = client.post("update_optimizer", {"foo": {"value": 1}})
     trainer.fail("AdamW has no hyperparameter 'foo'")
     failed = client.outcome(identity)
     assert (failed["status"], failed["message"]) == ("failed", "AdamW has no hyperparameter 'foo'")
 
 
-def test_a_save_is_followed_by_its_checkpoint(client: SeedClient, trainer: Trainer) -> None:
+def test_a_save_is_followed_by_its_checkpoint(client: V1Client, trainer: Trainer) -> None:
     identity, _ = client.post("save_checkpoint")
     trainer.row(loss=1.0)
     trainer.apply(CheckpointSaved(checkpoint_id="c9", path="/out/9"))
@@ -190,7 +188,7 @@ def test_a_save_is_followed_by_its_checkpoint(client: SeedClient, trainer: Train
     assert told["uuid"] == "c9"
 
 
-def test_an_evaluation_is_answered_under_its_own_id(client: SeedClient, trainer: Trainer) -> None:
+def test_an_evaluation_is_answered_under_its_own_id(client: V1Client, trainer: Trainer) -> None:
     identity, _ = client.post("do_evaluate")
     record = trainer.queued()
     trainer.log.append(
@@ -203,7 +201,7 @@ def test_an_evaluation_is_answered_under_its_own_id(client: SeedClient, trainer:
     assert (done["status"], done["command"], done["uuid"]) == ("success", "do_evaluate", identity)
 
 
-def test_a_load_tells_its_branch_and_then_the_state(client: SeedClient, trainer: Trainer) -> None:
+def test_a_load_tells_its_branch_and_then_the_state(client: V1Client, trainer: Trainer) -> None:
     trainer.row(loss=1.0)
     trainer.save("c1")
     identity, _ = client.post("load_checkpoint", {"uuid": "c1", "branch_name": None})
@@ -223,7 +221,7 @@ def test_a_load_tells_its_branch_and_then_the_state(client: SeedClient, trainer:
     assert client.get("info")["start_time"] == info["wall_time"]
 
 
-def test_a_changed_layer_or_dataset_is_shown(client: SeedClient, trainer: Trainer) -> None:
+def test_a_changed_layer_or_dataset_is_shown(client: V1Client, trainer: Trainer) -> None:
     dropout: dict[str, Any] = LAYER | {"param_name": "p", "value": 0.5}
     cases: list[tuple[str, dict[str, Any], Record, str]] = [
         ("update_dataset", {"limit": 5}, DATASET, "initial_dataset_information"),
@@ -236,7 +234,7 @@ def test_a_changed_layer_or_dataset_is_shown(client: SeedClient, trainer: Traine
         assert client.next()["command"] == shown
 
 
-def test_the_same_uuid_runs_twice(client: SeedClient, trainer: Trainer) -> None:
+def test_the_same_uuid_runs_twice(client: V1Client, trainer: Trainer) -> None:
     """The seed's tuner uses one uuid for all its commands of a kind."""
     for _ in range(2):
         client.post("pause_training", identity="always the same, and no plain id: ü/..")
@@ -248,7 +246,7 @@ def test_the_same_uuid_runs_twice(client: SeedClient, trainer: Trainer) -> None:
     assert {e["uuid"] for e in events} == {"always the same, and no plain id: ü/.."}
 
 
-def test_what_others_ask_is_seen_too(client: SeedClient, trainer: Trainer) -> None:
+def test_what_others_ask_is_seen_too(client: V1Client, trainer: Trainer) -> None:
     """A page that does not know of the agent's pause would show a running run."""
     asked: list[dict[str, Any]] = [
         {"kind": "update_optimizer", "lr": 1e-4},
@@ -267,7 +265,7 @@ def test_what_others_ask_is_seen_too(client: SeedClient, trainer: Trainer) -> No
     assert (done["status"], row["command"]) == ("success", "log_update")
 
 
-def test_what_is_left_when_the_run_ends_has_failed(client: SeedClient, trainer: Trainer) -> None:
+def test_what_is_left_when_the_run_ends_has_failed(client: V1Client, trainer: Trainer) -> None:
     identity, _ = client.post("stop_training")
     late, _ = client.post("do_evaluate")
     trainer.apply()
@@ -281,7 +279,7 @@ def test_what_is_left_when_the_run_ends_has_failed(client: SeedClient, trainer: 
     assert client.get("info")["status"] == "stopped"
 
 
-def test_long_args_come_back(client: SeedClient, trainer: Trainer) -> None:
+def test_long_args_come_back(client: V1Client, trainer: Trainer) -> None:
     """More than the log keeps of a request: rebuilt from the command."""
     sources = [f"source-{i}" for i in range(1000)]
     client.post("update_dataset", {"sources": sources})
@@ -289,6 +287,6 @@ def test_long_args_come_back(client: SeedClient, trainer: Trainer) -> None:
     assert client.post("update_dataset", {"sources": "x" * 300_000})[1]["status"] == "error"
 
 
-def test_a_first_branch_of_an_old_run_is_no_accident(client: SeedClient, trainer: Trainer) -> None:
+def test_a_first_branch_of_an_old_run_is_no_accident(client: V1Client, trainer: Trainer) -> None:
     trainer.log.append(BranchStarted(name="old", parent=None), StatusChanged(status="running"), step=0)
     assert set(client.get("logs")["branch_info"]) == {"main", "old"}

@@ -14,7 +14,7 @@ from websockets.typing import Origin
 from agenttune.control.discovery import ServerAddress
 from agenttune.protocol.events import CheckpointDeleted, DatasetRead, StatusChanged
 from tests.server.conftest import make_run
-from tests.v1_compat.client import SeedClient
+from tests.v1_compat.client import V1Client
 from tests.v1_compat.conftest import NAN, Trainer
 
 
@@ -22,7 +22,7 @@ def keys(body: Any) -> list[str]:
     return list(body)
 
 
-def test_info_says_how_the_run_stands(client: SeedClient, trainer: Trainer) -> None:
+def test_info_says_how_the_run_stands(client: V1Client, trainer: Trainer) -> None:
     info = client.get("info")
     assert keys(info) == ["start_time", "status", "run_name"]
     assert (info["status"], info["run_name"]) == ("running", trainer.log.info().name)
@@ -31,7 +31,7 @@ def test_info_says_how_the_run_stands(client: SeedClient, trainer: Trainer) -> N
     assert client.get("info")["status"] == "paused"
 
 
-def test_the_optimizer_is_read_with_its_base_rate(client: SeedClient) -> None:
+def test_the_optimizer_is_read_with_its_base_rate(client: V1Client) -> None:
     found = client.get("optimizer_info")
     assert keys(found) == ["optimizer_name", "lr", "betas", "eps", "weight_decay", "amsgrad"]
     assert found == {
@@ -44,7 +44,7 @@ def test_the_optimizer_is_read_with_its_base_rate(client: SeedClient) -> None:
     }
 
 
-def test_the_dataset_is_read(client: SeedClient, trainer: Trainer) -> None:
+def test_the_dataset_is_read(client: V1Client, trainer: Trainer) -> None:
     found = client.get("dataset_info")
     assert keys(found) == ["initialization_parameters", "interactive_parameters"]
     assert found["initialization_parameters"] == {"part": "train", "limit": 0, "note": "hello"}
@@ -53,7 +53,7 @@ def test_the_dataset_is_read(client: SeedClient, trainer: Trainer) -> None:
     assert client.get("dataset_info") == {"initialization_parameters": {}, "interactive_parameters": {}}
 
 
-def test_the_model_is_a_tree(client: SeedClient) -> None:
+def test_the_model_is_a_tree(client: V1Client) -> None:
     root = client.get("model_info")
     assert keys(root) == ["name", "children", "module_type", "operators", "hyperparameters"]
     assert (root["name"], root["module_type"]) == ("Model", "Net")
@@ -64,7 +64,7 @@ def test_the_model_is_a_tree(client: SeedClient) -> None:
     assert drop["hyperparameters"] == [{"name": "p", "value": 0.1, "type": "float"}]
 
 
-def test_checkpoints_are_those_that_exist_by_step(client: SeedClient, trainer: Trainer) -> None:
+def test_checkpoints_are_those_that_exist_by_step(client: V1Client, trainer: Trainer) -> None:
     trainer.step = 20
     trainer.save("later")
     trainer.step = 10
@@ -80,7 +80,7 @@ def test_checkpoints_are_those_that_exist_by_step(client: SeedClient, trainer: T
     assert found[0]["checkpoint_dir"] == "/out/earlier"
 
 
-def test_logs_come_by_branch(client: SeedClient, trainer: Trainer) -> None:
+def test_logs_come_by_branch(client: V1Client, trainer: Trainer) -> None:
     trainer.row(loss=2.0, learning_rate=1e-3)
     trainer.evaluation(eval_loss=2.5)
     trainer.save("c")
@@ -102,7 +102,7 @@ def test_logs_come_by_branch(client: SeedClient, trainer: Trainer) -> None:
 
 
 def test_the_newest_live_run_is_meant_unless_one_is_named(
-    server: ServerAddress, trainer: Trainer, client: SeedClient
+    server: ServerAddress, trainer: Trainer, client: V1Client
 ) -> None:
     """A run that has ended since must not hide the one in progress."""
     ended = make_run(trainer.log.folder.parent, "newer", steps=0)
@@ -110,7 +110,7 @@ def test_the_newest_live_run_is_meant_unless_one_is_named(
     assert client.get("info")["run_name"] == trainer.log.info().name
     named = httpx.get(f"{server.url}/api/get_info/?run=newer").json()
     assert (named["run_name"], named["status"]) == ("newer", "finished")
-    with SeedClient(server.url, "?run=newer") as late:
+    with V1Client(server.url, "?run=newer") as late:
         assert late.rest() == []
         assert late.close_code == 1012
 
@@ -170,14 +170,14 @@ def test_a_form_is_no_command(server: ServerAddress, trainer: Trainer) -> None:
     assert httpx.post(f"{server.url}/api/command/", content=b"x" * 2_000_000, headers=plain).status_code == 413
 
 
-def test_a_numeric_text_is_a_time_and_more_fields_do_no_harm(client: SeedClient, server: ServerAddress) -> None:
+def test_a_numeric_text_is_a_time_and_more_fields_do_no_harm(client: V1Client, server: ServerAddress) -> None:
     body = BODY | {"time": "1795342750994", "more": [1]}
     assert httpx.post(f"{server.url}/api/command/", json=body).json() == {"status": "success"}
     assert client.next()["time"] == 1795342750994.0
 
 
 @pytest.mark.parametrize("name", ["nope", "log_update", "checkpoint_info_update", "update_schedule", "reset_layer", ""])
-def test_an_unknown_command_is_refused(client: SeedClient, trainer: Trainer, name: str) -> None:
+def test_an_unknown_command_is_refused(client: V1Client, trainer: Trainer, name: str) -> None:
     assert client.post(name)[1] == {"status": "error", "message": "Unknown command type"}
     assert trainer.log.commands() == []
 

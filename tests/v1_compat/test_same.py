@@ -21,7 +21,7 @@ from agenttune.protocol.proposals import Change
 from agenttune.server.app import create_app
 from agenttune.server.v1_compat.learning_rates import says
 from agenttune.trainer import Options
-from tests.v1_compat.client import SeedClient, args_of
+from tests.v1_compat.client import V1Client, args_of
 from tests.v1_compat.conftest import Trainer as Playing
 from tests.v1_compat.training import Net, Sums
 
@@ -113,7 +113,7 @@ def test_same_for_ever_leaves_the_rates_of_all_groups_alone(
     assert tuner.rates == alone.rates
 
 
-def test_the_answer_says_that_nothing_was_changed_and_why(client: SeedClient, trainer: Playing) -> None:
+def test_the_answer_says_that_nothing_was_changed_and_why(client: V1Client, trainer: Playing) -> None:
     trainer.row(loss=1.0, learning_rate=0.00049876)
     done = client.ask("update_optimizer", {"lr": {"name": "lr", "value": 0.00049876}})
     assert (done["status"], args_of(done)) == ("success", {"lr": {"name": "lr", "value": 1e-3}})
@@ -122,7 +122,7 @@ def test_the_answer_says_that_nothing_was_changed_and_why(client: SeedClient, tr
     assert trainer.log.commands() == []
 
 
-def test_what_else_was_asked_for_is_done(client: SeedClient, trainer: Playing) -> None:
+def test_what_else_was_asked_for_is_done(client: V1Client, trainer: Playing) -> None:
     trainer.row(loss=1.0, learning_rate=0.00049876)
     identity, _ = client.post("update_optimizer", {"lr": "0.00049876", "weight_decay": 0.1})
     assert trainer.queued().command.arguments() == {"weight_decay": 0.1, "lr_sets": "effective", "other": {}}
@@ -133,14 +133,14 @@ def test_what_else_was_asked_for_is_done(client: SeedClient, trainer: Playing) -
     assert "nothing is changed" in done["message"]
 
 
-def test_an_answer_that_comes_some_rows_late_is_still_same(client: SeedClient, trainer: Playing) -> None:
+def test_an_answer_that_comes_some_rows_late_is_still_same(client: V1Client, trainer: Playing) -> None:
     for rate in (0.00049876, 0.00048765, 0.00047654):
         trainer.row(loss=1.0, learning_rate=rate)
     assert client.ask("update_optimizer", {"lr": 0.00049876})["status"] == "success"
     assert trainer.log.commands() == []
 
 
-def test_other_rates_are_taken_as_what_they_are(client: SeedClient, trainer: Playing) -> None:
+def test_other_rates_are_taken_as_what_they_are(client: V1Client, trainer: Playing) -> None:
     trainer.row(loss=1.0, learning_rate=0.00049876)
     for rate in (2 * 0.00049876, 0.00049876 / 2, 1e-3, 4e-4):
         client.post("update_optimizer", {"lr": rate})

@@ -15,7 +15,7 @@ from agenttune.protocol.events import StatusChanged
 from agenttune.server.app import create_app
 from agenttune.store.run_log import RunLog
 from tests.server.conftest import make_run, stop
-from tests.v1_compat.client import SeedClient
+from tests.v1_compat.client import V1Client
 
 ORIGIN = {"Origin": "http://127.0.0.1:7007"}
 NewClient = Callable[..., TestClient]
@@ -161,10 +161,10 @@ def url(runs: Runs) -> Iterator[str]:
 
 
 def test_a_stream_shows_a_run_too(runs: Runs, url: str) -> None:
-    with SeedClient(url):
+    with V1Client(url):
         runs.end("a")
     runs.begin("b")
-    with SeedClient(url) as tuner:
+    with V1Client(url) as tuner:
         assert tuner.post("do_evaluate")[1] == {"status": "success"}
         runs.end("b")
         assert tuner.rest()[0]["status"] == "pending"

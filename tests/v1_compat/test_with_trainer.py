@@ -20,7 +20,7 @@ import pytest
 from agenttune.control.discovery import find_server
 from agenttune.control.http import HttpControl
 from tests.server.conftest import stop
-from tests.v1_compat.client import Event, SeedClient, args_of
+from tests.v1_compat.client import Event, V1Client, args_of
 from tests.v1_compat.training import MARK, STEPS
 
 pytestmark = pytest.mark.trainer
@@ -33,7 +33,7 @@ class Script:
     """A training script in a process of its own."""
 
     process: subprocess.Popen[str]
-    client: SeedClient = field(init=False)
+    client: V1Client = field(init=False)
     url: str = ""
     told: list[Seen] = field(default_factory=list)
 
@@ -78,7 +78,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Script]:
         address = find_server(folder / "runs")
         assert address is not None
         running.url = address.url
-        running.client = SeedClient(address.url)
+        running.client = V1Client(address.url)
         yield running
         running.client.close()
         process.kill()

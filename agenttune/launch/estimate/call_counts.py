@@ -7,7 +7,7 @@ from statistics import fmean, quantiles
 
 from agenttune.config import Config, Price, WakeSettings
 from agenttune.launch.estimate.figure_ranges import BUSY_FACTOR, Range
-from agenttune.launch.estimate.past_usage import Former
+from agenttune.launch.estimate.past_usage import PastUsage
 from agenttune.policy.base import Policy
 from agenttune.policy.llm.llm_policy import LlmFile, LlmPolicy
 from agenttune.policy.llm.reviewer import Reviewer
@@ -51,7 +51,9 @@ class ModelEstimate(Record):
         return self.input_tokens + self.output_tokens
 
 
-def estimate_models(policy: Policy, config: Config, steps: int, records: Sequence[Former]) -> Iterator[ModelEstimate]:
+def estimate_models(
+    policy: Policy, config: Config, steps: int, records: Sequence[PastUsage]
+) -> Iterator[ModelEstimate]:
     """What each model inside a policy will be asked; one that cannot be asked costs nothing."""
     for part in walk(policy):
         if isinstance(part, LlmPolicy) and not part.unavailable():
@@ -65,7 +67,7 @@ def _deciders(part: Policy) -> list[LlmPolicy]:
     return [inside for inside in walk(part) if isinstance(inside, LlmPolicy)]
 
 
-def _decisions(policy: Policy, part: LlmPolicy, wake: WakeSettings, steps: int, records: Sequence[Former]) -> Range:
+def _decisions(policy: Policy, part: LlmPolicy, wake: WakeSettings, steps: int, records: Sequence[PastUsage]) -> Range:
     """Decisions of a model: at its own pace, and for findings and evaluations as often as former runs had them."""
     at_pace = paced(part.settings, wake, steps) if _is_paced(policy, part) else 0
     told = [record.decisions * steps / record.steps for record in records if record.decisions]
@@ -94,7 +96,7 @@ def _next_wake(step: int, pause: int, wake: WakeSettings) -> int:
     return step + -(-max(pause, 1) // wake.every_steps) * wake.every_steps
 
 
-def _decides(part: LlmPolicy, decisions: Range, config: Config, records: Sequence[Former]) -> ModelEstimate:
+def _decides(part: LlmPolicy, decisions: Range, config: Config, records: Sequence[PastUsage]) -> ModelEstimate:
     model, form = part.settings.model or config.llm.model or "", part.settings.form
     known = _recorded(records, model, "decide")
     a_decision = Range(low=1, high=1 if form == "compact" else BUSY_CALLS)
@@ -102,7 +104,7 @@ def _decides(part: LlmPolicy, decisions: Range, config: Config, records: Sequenc
 
 
 def _reviews(
-    name: str, reviewer: Reviewer, decisions: Range, config: Config, records: Sequence[Former]
+    name: str, reviewer: Reviewer, decisions: Range, config: Config, records: Sequence[PastUsage]
 ) -> ModelEstimate:
     known = _recorded(records, reviewer.model, "review")
     once = Range(low=1, high=1)
@@ -110,7 +112,7 @@ def _reviews(
     return priced(name, reviewer.model, "reviews", decisions, once, tokens, "review", known, config)
 
 
-def _recorded(records: Sequence[Former], model: str, purpose: str) -> list[ModelCalled]:
+def _recorded(records: Sequence[PastUsage], model: str, purpose: str) -> list[ModelCalled]:
     return usable([call for record in records for call in record.calls], model, purpose)
 
 

@@ -11,7 +11,7 @@ from agenttune.config import BudgetSettings, Config
 from agenttune.errors import UserError
 from agenttune.launch.estimate.call_counts import ModelEstimate, estimate_models
 from agenttune.launch.estimate.figure_ranges import ZERO, Range
-from agenttune.launch.estimate.past_usage import Former
+from agenttune.launch.estimate.past_usage import PastUsage
 from agenttune.launch.estimate.probe_steps import ProbeEstimate, estimate_probes
 from agenttune.launch.estimate.study_estimate import StudyEstimate, estimate_planner, study_of, times
 from agenttune.launch.study.planner import PLANNER
@@ -21,7 +21,7 @@ from agenttune.protocol.events import RunInfo
 from agenttune.protocol.proposals import Record
 from agenttune.store.run_log import list_runs, run_folder
 
-FORMER_RUNS = 5
+PAST_RUNS = 5
 """Newest runs of the same name that are looked through for records."""
 
 
@@ -69,7 +69,7 @@ def estimate(config: Config, folder: Path, runs_dir: Path, steps: int | None = N
     loaded, study = open_policy(config.policy, context), study_of(config)
     former = [info for info in list_runs(runs_dir) if info.name == config.run.name and info.step > 0]
     count, steps_from = (steps, "given") if steps is not None else _steps_of(former, config.run.name)
-    records = [Former.of(run_folder(runs_dir, info.run_id), info) for info in former[:FORMER_RUNS]]
+    records = [PastUsage.of(run_folder(runs_dir, info.run_id), info) for info in former[:PAST_RUNS]]
     a_run = list(estimate_models(loaded.policy, config, count, records))
     models = a_run
     if study is not None:

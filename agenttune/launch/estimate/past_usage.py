@@ -20,7 +20,7 @@ TIMED_STEPS = 200
 
 
 @dataclass(frozen=True)
-class Former:
+class PastUsage:
     """What a former run tells.
 
     Attributes:
@@ -41,7 +41,7 @@ class Former:
     step_s: float | None
 
     @classmethod
-    def of(cls, folder: Path, info: RunInfo) -> Former:
+    def of(cls, folder: Path, info: RunInfo) -> PastUsage:
         log = RunLog.open(folder)
         try:
             decided = [e.body for e in log.events(kinds=["decided"], limit=100_000) if isinstance(e.body, Decided)]

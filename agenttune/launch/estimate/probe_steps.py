@@ -8,7 +8,7 @@ from pydantic import Field
 
 from agenttune.config import BudgetSettings, Config, WakeSettings
 from agenttune.launch.estimate.figure_ranges import BUSY_FACTOR, ZERO, Range
-from agenttune.launch.estimate.past_usage import Former
+from agenttune.launch.estimate.past_usage import PastUsage
 from agenttune.policy.base import Policy
 from agenttune.policy.llm.llm_policy import LlmPolicy
 from agenttune.policy.lookahead import VALID_FOR_STEPS, Lookahead, LookaheadFile
@@ -64,7 +64,7 @@ def _woken(step: int, pace: int) -> int:
     return max(1, -(-step // pace)) * pace
 
 
-def estimate_probes(policy: Policy, config: Config, steps: int, former: Sequence[Former]) -> ProbeEstimate | None:
+def estimate_probes(policy: Policy, config: Config, steps: int, former: Sequence[PastUsage]) -> ProbeEstimate | None:
     """The extra steps of a policy's probes; None if no part of it can ask for one."""
     parts = list(_acting(policy))
     ahead = [part for part in parts if isinstance(part, Lookahead)]
@@ -122,7 +122,7 @@ def _cap(budgets: BudgetSettings, steps: int) -> tuple[str, int | None]:
     return name, caps.get(name)
 
 
-def _probes(file: LookaheadFile, wake: WakeSettings, steps: int, former: Sequence[Former]) -> Range:
+def _probes(file: LookaheadFile, wake: WakeSettings, steps: int, former: Sequence[PastUsage]) -> Range:
     """From each in vain to each adopted, with one more for each finding that former runs had."""
     low, paced = (probes_ahead(file, steps, pace, adopts) for pace, adopts in ((wake.every_steps, False), (1, True)))
     if not file.on_findings:
@@ -133,7 +133,7 @@ def _probes(file: LookaheadFile, wake: WakeSettings, steps: int, former: Sequenc
     return Range(low=low, high=max(paced, min(round(busy), probes_ahead(restless, steps, 1, True))))
 
 
-def _timed(found: ProbeEstimate, usd_per_hour: float | None, former: Sequence[Former]) -> ProbeEstimate:
+def _timed(found: ProbeEstimate, usd_per_hour: float | None, former: Sequence[PastUsage]) -> ProbeEstimate:
     step_s, timed_by = _step_s(former)
     unknown = list(found.unknown)
     if step_s is None:
@@ -150,7 +150,7 @@ def _timed(found: ProbeEstimate, usd_per_hour: float | None, former: Sequence[Fo
     return found.model_copy(update=more)
 
 
-def _step_s(former: Sequence[Former]) -> tuple[float | None, str]:
+def _step_s(former: Sequence[PastUsage]) -> tuple[float | None, str]:
     """Time of an extra step: as in the newest run with probes, going back included, else of a plain step."""
     for run in former:
         if run.probing.extra_steps:

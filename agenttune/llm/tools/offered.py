@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agenttune.llm.tools.tool_schemas import SURFACES, WRITE_KINDS, knob_line, plain_schema
+from agenttune.llm.tools.tool_schemas import SCHEMAS, WRITE_KINDS, knob_line, plain_schema
 from agenttune.protocol.command_schemas import ToolShape
 from agenttune.protocol.commands import Risk
 from agenttune.protocol.events import KnobState
@@ -49,7 +49,7 @@ def offered_shape(kind: str, knobs: Sequence[KnobState]) -> ToolShape:
         kind: A kind of `WRITE_KINDS`.
         knobs: All knobs of the run; none: not known, and then every field is offered.
     """
-    surface = SURFACES[kind]
+    surface = SCHEMAS[kind]
     schema = plain_schema(surface.json_schema)
     offered = offered_fields(kind, knobs)
     fields = briefs({name: part for name, part in schema["properties"].items() if name in offered})
@@ -72,7 +72,7 @@ def offered_shape(kind: str, knobs: Sequence[KnobState]) -> ToolShape:
 
 def offered_fields(kind: str, knobs: Sequence[KnobState]) -> list[str]:
     """A command's fields that this run has something for."""
-    fields = [name for name in SURFACES[kind].json_schema["properties"] if name != "kind"]
+    fields = [name for name in SCHEMAS[kind].json_schema["properties"] if name != "kind"]
     mine = [knob for knob in knobs if knob.command == kind]
     if not mine or kind not in ("update_optimizer", "update_training"):
         return fields

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from agenttune.protocol.command_schemas import COMMAND_SURFACES, CommandSurface, ToolShape
+from agenttune.protocol.command_schemas import COMMAND_SCHEMAS, CommandSchema, ToolShape
 from agenttune.protocol.commands import Risk
 from agenttune.protocol.events import KnobState
 
@@ -15,8 +15,8 @@ MAX_VALID_FOR_STEPS = 1_000_000
 MAX_DESCRIPTION = 200
 """Of a knob, in characters: it comes from the training script."""
 
-SURFACES: dict[str, CommandSurface] = {s.kind: s for s in COMMAND_SURFACES}
-WRITE_KINDS: tuple[str, ...] = tuple(kind for kind in SURFACES if kind != "read_model")
+SCHEMAS: dict[str, CommandSchema] = {s.kind: s for s in COMMAND_SCHEMAS}
+WRITE_KINDS: tuple[str, ...] = tuple(kind for kind in SCHEMAS if kind != "read_model")
 """Commands that are write tools; `read_model` is the read tool `get_model_tree`."""
 
 RISK_WORDS = {
@@ -48,7 +48,7 @@ def write_shape(kind: str, knobs: Sequence[KnobState] | None = None) -> ToolShap
         kind: A kind of `WRITE_KINDS`.
         knobs: For `set_knob`: the registered knobs; None leaves the name open.
     """
-    surface = SURFACES[kind]
+    surface = SCHEMAS[kind]
     schema = plain_schema(surface.json_schema)
     fields = {name: part for name, part in schema["properties"].items() if name != "kind"}
     description = f"{surface.description} {RISK_WORDS[surface.risk]}"

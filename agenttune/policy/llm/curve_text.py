@@ -128,7 +128,7 @@ def _middle(view: SeriesView, count: int) -> list[Point]:
 def _older(view: SeriesView, count: int) -> list[Point]:
     """What came before the newest points."""
     first = view.steps[0] if view.steps else 0
-    old = [(s, v) for s, v in zip(view.thinned_steps, view.thinned_values, strict=True) if s < first]
+    old = [(s, v) for s, v in zip(view.downsampled_steps, view.downsampled_values, strict=True) if s < first]
     return [(part[-1][0], _median(part)) for part in _parts(old, count)]
 
 

@@ -79,7 +79,7 @@ def _curve(view: SeriesView, count: int, is_loss: bool = False) -> str:
 def _points(view: SeriesView) -> list[tuple[int, float]]:
     """The whole curve: thinned where there is no more, and the newest points."""
     first = view.steps[0] if view.steps else math.inf
-    old = [(s, v) for s, v in zip(view.thinned_steps, view.thinned_values, strict=True) if s < first]
+    old = [(s, v) for s, v in zip(view.downsampled_steps, view.downsampled_values, strict=True) if s < first]
     return [*old, *zip(view.steps, view.values, strict=True)]
 
 
@@ -107,13 +107,13 @@ def _evaluations(seen: Observation) -> str:
         names = ", ".join(fenced(n, NAME_LETTERS) for n in list(seen.evaluations[-1].metrics)[:MOST_FINDINGS])
         return f"evaluated without {fenced(name, NAME_LETTERS)}: {names}"
     points = [(e.step, e.metrics[name]) for e in known]
-    listed = " ".join(f"{step}:{number(value)}" for step, value in _thinned(points, CURVE_POINTS))
+    listed = " ".join(f"{step}:{number(value)}" for step, value in _downsampled(points, CURVE_POINTS))
     best = _best(seen, known)
     at = f"; best {number(best.metrics[name])} at step {best.step}" if best is not None else ""
     return f"{fenced(name, NAME_LETTERS)} {listed}{at}"
 
 
-def _thinned(points: Sequence[tuple[int, float]], count: int) -> list[tuple[int, float]]:
+def _downsampled(points: Sequence[tuple[int, float]], count: int) -> list[tuple[int, float]]:
     """Evenly picked, the last one among them."""
     if len(points) <= count:
         return list(points)

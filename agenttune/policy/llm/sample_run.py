@@ -36,7 +36,7 @@ def sample_observation() -> Observation:
         goal_direction="minimize",
         knobs=[KnobState(name=n, effective=v, base=v) for n, v in (("lr", 1e-3), ("weight_decay", 0.1), ("eps", 1e-8))],
         series={
-            n: SeriesView(name=n, steps=steps, values=v, thinned_steps=steps[::4], thinned_values=v[::4])
+            n: SeriesView(name=n, steps=steps, values=v, downsampled_steps=steps[::4], downsampled_values=v[::4])
             for n, v in curves.items()
         },
         evaluations=[

@@ -11,7 +11,7 @@ from agenttune.control import Control
 from agenttune.control.reader import ControlReader, settled
 from agenttune.errors import AgenttuneError, CommandError, UnknownRun
 from agenttune.llm.tools import READS, WRITE_KINDS, Outcome, Toolbox, Wait, encode, error_text, record_text, write_shape
-from agenttune.llm.tools.tool_schemas import MAX_TEXT, SURFACES
+from agenttune.llm.tools.tool_schemas import MAX_TEXT, SCHEMAS
 from agenttune.llm.tools.toolbox import wait_shape
 from agenttune.protocol.command_schemas import ToolShape
 from agenttune.protocol.commands import Risk
@@ -197,7 +197,7 @@ def choose_run(runs: Sequence[RunInfo], name: str) -> str:
 
 def is_idempotent(shape: ToolShape) -> bool:
     """Whether asking twice is the same as asking once: reads, and values that are set."""
-    return shape.is_read_only or (shape.name in SURFACES and SURFACES[shape.name].risk is Risk.TUNE)
+    return shape.is_read_only or (shape.name in SCHEMAS and SCHEMAS[shape.name].risk is Risk.TUNE)
 
 
 def _with_run(shape: ToolShape) -> ToolShape:

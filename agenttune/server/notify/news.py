@@ -26,7 +26,7 @@ MOST_TOLD = 100_000
 
 
 @dataclass(frozen=True)
-class News:
+class PendingNotification:
     """One thing to tell."""
 
     run_id: str
@@ -44,7 +44,7 @@ class Watched:
 
     run_id: str
     settings: NotifySettings
-    told: set[News] = field(default_factory=set)
+    told: set[PendingNotification] = field(default_factory=set)
 
 
 def watch(control: LocalControl, run_id: str) -> Watched | None:
@@ -55,7 +55,7 @@ def watch(control: LocalControl, run_id: str) -> Watched | None:
     if not settings.on or (info.ended_at_s is not None and _is_stale(control, info.ended_at_s)):
         return None
     told = {
-        News(run_id, body.what, event.command_id or "")
+        PendingNotification(run_id, body.what, event.command_id or "")
         for event in log.events(kinds=["notified"], limit=MOST_TOLD)
         if isinstance(body := event.body, Notified) and body.what != "setup"
     }
@@ -66,21 +66,21 @@ def _is_stale(control: LocalControl, at_s: float) -> bool:
     return control.now_s() - at_s > STALE_AFTER_S
 
 
-def news_of(control: LocalControl, watched: Watched) -> list[News]:
+def pending_notifications(control: LocalControl, watched: Watched) -> list[PendingNotification]:
     """What there is to tell now; each thing again until it stands in `watched.told`."""
-    log, wanted, found = control.log(watched.run_id), watched.settings.on, list[News]()
+    log, wanted, found = control.log(watched.run_id), watched.settings.on, list[PendingNotification]()
     if "approval" in wanted:
         waiting = (record for record in log.commands(State.PROPOSED) if asks_a_person(record))
-        found += [News(watched.run_id, "approval", record.command_id) for record in waiting]
+        found += [PendingNotification(watched.run_id, "approval", record.command_id) for record in waiting]
     if "reverted" in wanted:
         reverted = log.commands(State.REVERTED, limit=MOST_REVERTS, newest=True)
-        found += [News(watched.run_id, "reverted", record.command_id) for record in reverted]
+        found += [PendingNotification(watched.run_id, "reverted", record.command_id) for record in reverted]
     if "ended" in wanted and log.info().ended_at_s is not None:
-        found.append(News(watched.run_id, "ended"))
+        found.append(PendingNotification(watched.run_id, "ended"))
     return [news for news in found if news not in watched.told]
 
 
-def notice_of(control: LocalControl, news: News, settings: NotifySettings, url: str) -> Notice | None:
+def notice_of(control: LocalControl, news: PendingNotification, settings: NotifySettings, url: str) -> Notice | None:
     """The message to send now; None if there is nothing to say any more.
 
     Args:
@@ -102,7 +102,7 @@ def notice_of(control: LocalControl, news: News, settings: NotifySettings, url: 
 
 
 def _approval(
-    control: LocalControl, news: News, record: CommandRecord, settings: NotifySettings, url: str
+    control: LocalControl, news: PendingNotification, record: CommandRecord, settings: NotifySettings, url: str
 ) -> Notice | None:
     request, now = record.request, control.now()
     if request is None or not asks_a_person(record) or is_over(request, now):

@@ -19,7 +19,14 @@ from agenttune.control import LocalControl
 from agenttune.errors import AgenttuneError, SystemFault, UserError
 from agenttune.protocol.events import Notified
 from agenttune.server.notify.channels import Channel, open_channels
-from agenttune.server.notify.news import MOST_TOLD, News, Watched, news_of, notice_of, watch
+from agenttune.server.notify.news import (
+    MOST_TOLD,
+    PendingNotification,
+    Watched,
+    notice_of,
+    pending_notifications,
+    watch,
+)
 from agenttune.store.run_log import LOG_NAME
 
 logger = logging.getLogger(__name__)
@@ -42,7 +49,7 @@ class Job:
         due_s: When to try, by the monotonic clock.
     """
 
-    news: News
+    news: PendingNotification
     watched: Watched
     left: list[Channel]
     channels: int
@@ -124,7 +131,7 @@ class Notifier:
         watched, channels = known
         # Asked of the control, which also finds out that a run's process is gone.
         ended = self._control.info(run_id).ended_at_s is not None
-        news = news_of(self._control, watched)
+        news = pending_notifications(self._control, watched)
         for item in news:
             if item.what != "approval" or self._may_ask(run_id):
                 watched.told.add(item)

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from agenttune.control import Decision
 from agenttune.protocol.commands import Command, parse_command
-from agenttune.protocol.proposals import CommandRecord, Record, Standing
+from agenttune.protocol.proposals import CommandRecord, Record, StandingApproval
 from agenttune.server.context import Ctx, RunId, Who, answer
 from agenttune.server.schemas import Commands
 
@@ -42,7 +42,7 @@ class DecisionBody(Record):
 class StandingApprovals(Record):
     """What people have allowed from some step on."""
 
-    standing: list[Standing]
+    standing: list[StandingApproval]
 
 
 Name = Annotated[str, Query(max_length=128, description="Who decides; default: the token's name.")]
@@ -73,7 +73,7 @@ async def decide(run_id: RunId, context: Ctx, who: Who, command_id: str, body: D
 
 
 @router.delete("/runs/{run_id}/approvals/always/{kind}", response_model=StandingApprovals)
-async def end_standing(run_id: RunId, context: Ctx, who: Who, kind: str, name: Name = "") -> Response:
+async def end_standing_approval(run_id: RunId, context: Ctx, who: Who, kind: str, name: Name = "") -> Response:
     """Take back that a kind of command is always approved; answers with what was taken back."""
-    ended = await run_in_threadpool(context.control.end_standing, run_id, kind, who.author(name=name))
+    ended = await run_in_threadpool(context.control.end_standing_approval, run_id, kind, who.author(name=name))
     return answer(StandingApprovals(standing=ended))

@@ -19,7 +19,7 @@ from agenttune.server.auth.rights import require_author, require_recorder
 from agenttune.server.context import Context, Ctx, RunId, Who, answer
 from agenttune.server.routes.runs import Limit
 from agenttune.server.schemas import Commands, Recorded, Submission
-from agenttune.server.v1_compat.commands import AUTHOR as SEED_CLIENT
+from agenttune.server.v1_compat.commands import AUTHOR as V1_CLIENT
 
 router = APIRouter()
 MAX_WAIT_S = 60.0
@@ -85,7 +85,7 @@ def record(run_id: RunId, context: Ctx, who: Who, entry: RecordEntry) -> Respons
 
 def _proposal(submission: Submission, who: Identity) -> Proposal:
     claimed = submission.author
-    if claimed.name == SEED_CLIENT.name:
+    if claimed.name == V1_CLIENT.name:
         raise UserError(
             f"the name {claimed.name!r} marks what came by the seed's API; take another", field="author.name"
         )

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from agenttune import __version__
 from agenttune.errors import UserError
-from agenttune.protocol.command_schemas import COMMAND_SURFACES
+from agenttune.protocol.command_schemas import COMMAND_SCHEMAS
 from agenttune.protocol.events import (
     EVENT_KINDS,
     BranchStarted,
@@ -30,6 +30,7 @@ from agenttune.server.schemas import (
     Branches,
     Checkpoint,
     Checkpoints,
+    CommandSchemas,
     Dataset,
     Health,
     History,
@@ -38,7 +39,6 @@ from agenttune.server.schemas import (
     Points,
     Runs,
     Series,
-    Surfaces,
 )
 
 router = APIRouter()
@@ -58,10 +58,10 @@ def health(request: Request, context: Ctx) -> Response:
     return answer(seen)
 
 
-@router.get("/commands", response_model=Surfaces)
-def command_surfaces() -> Response:
+@router.get("/commands", response_model=CommandSchemas)
+def command_schemas() -> Response:
     """Every command there is, with its JSON schema and risk class."""
-    return answer(Surfaces(commands=list(COMMAND_SURFACES)))
+    return answer(CommandSchemas(commands=list(COMMAND_SCHEMAS)))
 
 
 @router.get("/runs", response_model=Runs)

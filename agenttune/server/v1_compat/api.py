@@ -39,7 +39,7 @@ from agenttune.server.context import Context, Ctx, Who
 from agenttune.server.live_hub import Tail
 from agenttune.server.routes.streams import SEND_TIMEOUT_S, Stream, event_stream, until_first, until_gone
 from agenttune.server.strict_bodies import BadJson, parse_json
-from agenttune.server.v1_compat.clients import SeedClients
+from agenttune.server.v1_compat.clients import V1Clients
 from agenttune.server.v1_compat.commands import AUTHOR, KINDS, Sent, Stays, keep, propose
 from agenttune.server.v1_compat.events import ends_run
 from agenttune.server.v1_compat.shapes import (
@@ -63,8 +63,8 @@ MAX_ARGS_CHARS = 200_000
 RunQuery = Annotated[str | None, Query(description="Default: the run that the client was shown, else the newest live.")]
 
 
-def _clients(connection: HTTPConnection) -> SeedClients:
-    clients: SeedClients = connection.app.state.seed_clients
+def _clients(connection: HTTPConnection) -> V1Clients:
+    clients: V1Clients = connection.app.state.v1_clients
     return clients
 
 

@@ -50,7 +50,7 @@ class Remembered:
             return self._entries.get(key)
 
 
-class SeedClients:
+class V1Clients:
     """Remembers what each client of the seed was shown.
 
     Args:

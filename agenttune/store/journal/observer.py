@@ -71,7 +71,7 @@ def _on(line: Lineage, events: list[Event]) -> list[Event]:
     return [event for event in events if line.has(event.branch, event.step or 0)]
 
 
-class Thinned:
+class Downsampled:
     """A metric's whole history in at most `THINNED_POINTS` means; a full list is halved by merging neighbours."""
 
     def __init__(self) -> None:
@@ -127,7 +127,7 @@ class Observer:
         self._rows: deque[StoredPoint] = deque(maxlen=RECENT_POINTS)
         self._last_at_s: float | None = None
         """Unix time of the newest row on any branch: in a trial of a probe, training does not stand still."""
-        self._thinned: dict[str, Thinned] = {}
+        self._downsampled: dict[str, Downsampled] = {}
         self._acked_seq = 0
         self._redefinitions: list[Redefinition] = []
         """Of all branches, in the order of their acks."""
@@ -213,12 +213,12 @@ class Observer:
                 self._rows.append(row)
                 for name in THINNED:
                     if name in row.values:
-                        self._thinned.setdefault(name, Thinned()).add(row.step, row.values[name])
+                        self._downsampled.setdefault(name, Downsampled()).add(row.step, row.values[name])
 
     def _begin(self, log: RunLog, branch: str) -> None:
         """Start from what the log holds now, the branches that this one stands on included."""
         self._upto = log.last_point_id()
-        self._branch, self._thinned = branch, {}
+        self._branch, self._downsampled = branch, {}
         self._rows.clear()
         segments = log.lineage(branch)
         for name, until in segments:
@@ -238,14 +238,14 @@ class Observer:
                 curve = log.curve(name, segment, 0, last_step, THINNED_POINTS)
             except UserError:  # not measured in this branch
                 continue
-            self._thinned.setdefault(name, Thinned()).seed(curve)
+            self._downsampled.setdefault(name, Downsampled()).seed(curve)
 
     def _seed_by_samples(self, log: RunLog, segment: str, last_step: int) -> None:
         """Every so many steps a row, for lack of the means between them."""
         for row in log.sampled_points(SAMPLES, SOURCES, segment, last_step):
             for name in THINNED:
                 if name in row.values:
-                    self._thinned.setdefault(name, Thinned()).add(row.step, row.values[name])
+                    self._downsampled.setdefault(name, Downsampled()).add(row.step, row.values[name])
 
     def _series_views(self, recent: list[StoredPoint]) -> dict[str, SeriesView]:
         raw: dict[str, tuple[list[int], list[float]]] = {}
@@ -256,12 +256,12 @@ class Observer:
                 values.append(value)
         views = {}
         for name, (steps, values) in raw.items():
-            old = self._thinned.get(name)
+            old = self._downsampled.get(name)
             views[name] = SeriesView.model_construct(
                 name=name,
                 steps=steps,
                 values=values,
-                thinned_steps=old.steps if old else [],
-                thinned_values=old.means if old else [],
+                downsampled_steps=old.steps if old else [],
+                downsampled_values=old.means if old else [],
             )
         return views

@@ -16,18 +16,18 @@ from agenttune.protocol.observation import HISTORY, Lineage, Segment
 from agenttune.protocol.plan_entries import not_carried_out, plan_in
 from agenttune.protocol.proposals import CommandRecord
 from agenttune.protocol.summary import (
+    BranchSummary,
     Effect,
     FindingAt,
     Intervention,
     MetricAt,
     RunSummary,
-    Stretch,
     outcome_line,
     result_of,
 )
 from agenttune.store.journal.costs import costs_of_run, probe_cost
 from agenttune.store.journal.goal_metric import EVERYTHING, goal_values, score_of
-from agenttune.store.journal.shadow_score import shadow_score
+from agenttune.store.journal.shadow_evaluation import shadow_evaluation
 from agenttune.store.run_log import RunLog
 
 MOST_LOSSES = 2 * (STEPS.most_before + STEPS.most_after)
@@ -60,11 +60,11 @@ def summarize(log: RunLog) -> RunSummary:
         cost=cost,
         probing=probe_cost(log),
         decision_costs=decision_costs,
-        shadow=shadow_score(log),
+        shadow=shadow_evaluation(log),
     )
 
 
-def _branches(log: RunLog, info: RunInfo, started: Sequence[Event]) -> list[Stretch]:
+def _branches(log: RunLog, info: RunInfo, started: Sequence[Event]) -> list[BranchSummary]:
     """Every branch in order of its start; a log that never left `main` may not name it."""
     stands = dict(log.lineage(info.branch))
     bodies = {event.body.name: (event.body, event.at_s) for event in started if isinstance(event.body, BranchStarted)}
@@ -74,7 +74,7 @@ def _branches(log: RunLog, info: RunInfo, started: Sequence[Event]) -> list[Stre
         body, at_s = bodies.get(name, (BranchStarted(name=name), None))
         points = log.recent_points(1, branch=name)
         found.append(
-            Stretch(
+            BranchSummary(
                 name=name,
                 parent=body.parent,
                 from_step=body.from_step,

@@ -27,8 +27,8 @@ from agenttune.trainer.commands.dataset import update_dataset, update_dataset_ru
 from agenttune.trainer.commands.layers import operate_on_layer, read_layers, update_layer_parameter
 from agenttune.trainer.commands.outcomes import (
     AwaitCapture,
-    AwaitJump,
     AwaitProbe,
+    AwaitRestore,
     AwaitSave,
     Done,
     Expectation,
@@ -38,16 +38,16 @@ from agenttune.trainer.commands.outcomes import (
 from agenttune.trainer.commands.update_optimizer import update_optimizer
 from agenttune.trainer.commands.update_schedule import update_schedule
 from agenttune.trainer.lr.optimizers import same
-from agenttune.trainer.run_state import Steering
+from agenttune.trainer.run_state import RunState
 
-Handler = Callable[[Steering, CommandRecord, Any], Outcome]
+Handler = Callable[[RunState, CommandRecord, Any], Outcome]
 
 
-def apply_command(steering: Steering, record: CommandRecord, candidate: CommandBase | None = None) -> Outcome:
+def apply_command(run_state: RunState, record: CommandRecord, candidate: CommandBase | None = None) -> Outcome:
     """Apply one command.
 
     Args:
-        steering: The run.
+        run_state: The run.
         record: The command.
         candidate: Of a probe: apply this one of it.
 
@@ -56,9 +56,9 @@ def apply_command(steering: Steering, record: CommandRecord, candidate: CommandB
         Exception: A defect; what was written has been put back.
     """
     command = record.command if candidate is None else candidate
-    if command.kind not in steering.adapter.capabilities:
-        raise NotSupported(f"{command.kind}: {steering.adapter.refusal}")
-    return HANDLERS[command.kind](steering, record, command)
+    if command.kind not in run_state.adapter.capabilities:
+        raise NotSupported(f"{command.kind}: {run_state.adapter.refusal}")
+    return HANDLERS[command.kind](run_state, record, command)
 
 
 # -- the loop ------------------------------------------------------------------------------------------------------
@@ -66,10 +66,10 @@ def apply_command(steering: Steering, record: CommandRecord, candidate: CommandB
 _SETTINGS = ("max_grad_norm", "gradient_accumulation_steps", "max_steps")
 
 
-def update_training(steering: Steering, record: CommandRecord, command: UpdateTraining) -> Outcome:
-    adapter = steering.adapter
+def update_training(run_state: RunState, record: CommandRecord, command: UpdateTraining) -> Outcome:
+    adapter = run_state.adapter
     asked = {name: getattr(command, name) for name in _SETTINGS if getattr(command, name) is not None}
-    notes = [adapter.check_setting(name, value, steering.step) for name, value in asked.items()]
+    notes = [adapter.check_setting(name, value, run_state.step) for name, value in asked.items()]
     if not all(adapter.is_ready_for(name, value) for name, value in asked.items()):
         return NotYet()
     before = _read_settings(adapter)
@@ -88,7 +88,7 @@ def update_training(steering: Steering, record: CommandRecord, command: UpdateTr
         Change(name=name, previous=before[name], requested=value, effective=after[name])
         for name, value in asked.items()
     ]
-    expectations = [_expect_setting(steering, name, value) for name, value in asked.items()]
+    expectations = [_expect_setting(run_state, name, value) for name, value in asked.items()]
     return Done(" ".join(filter(None, notes)), changes, expectations=expectations)
 
 
@@ -96,18 +96,18 @@ def _read_settings(adapter: Adapter) -> dict[str, Any]:
     return {knob.name: knob.effective for knob in adapter.settings()}
 
 
-def _expect_setting(steering: Steering, name: str, value: Any) -> Expectation:
-    return Expectation(name, [value], lambda: [_read_settings(steering.adapter)[name]])
+def _expect_setting(run_state: RunState, name: str, value: Any) -> Expectation:
+    return Expectation(name, [value], lambda: [_read_settings(run_state.adapter)[name]])
 
 
-def set_knob(steering: Steering, record: CommandRecord, command: SetKnob) -> Outcome:
-    change, read = steering.registry.set(command.name, command.value)
+def set_knob(run_state: RunState, record: CommandRecord, command: SetKnob) -> Outcome:
+    change, read = run_state.registry.set(command.name, command.value)
     expected = Expectation(command.name, [change.effective], lambda: [read()])
     return Done(changes=[change], expectations=[expected])
 
 
-def save_checkpoint(steering: Steering, record: CommandRecord, command: SaveCheckpoint) -> Outcome:
-    adapter = steering.adapter
+def save_checkpoint(run_state: RunState, record: CommandRecord, command: SaveCheckpoint) -> Outcome:
+    adapter = run_state.adapter
     refusal = adapter.checkpoint_refusal()
     if not refusal:
         return AwaitCapture(command.keep_in, command.tag, command.pin)
@@ -119,8 +119,8 @@ def save_checkpoint(steering: Steering, record: CommandRecord, command: SaveChec
     return AwaitSave(tag=command.tag)
 
 
-def load_checkpoint(steering: Steering, record: CommandRecord, command: LoadCheckpoint) -> Outcome:
-    adapter, checkpoints = steering.adapter, steering.checkpoints
+def load_checkpoint(run_state: RunState, record: CommandRecord, command: LoadCheckpoint) -> Outcome:
+    adapter, checkpoints = run_state.adapter, run_state.checkpoints
     refusal = adapter.checkpoint_refusal()
     if refusal:
         raise NotSupported(f"load_checkpoint: {refusal}")
@@ -128,22 +128,22 @@ def load_checkpoint(steering: Steering, record: CommandRecord, command: LoadChec
     checkpoint = checkpoints.find(command.checkpoint_id, record.proposal.author.principal == "agent")
     state = checkpoints.read(checkpoint, adapter.model())
     adapter.check_state(state)
-    return AwaitJump(checkpoint, branch, state, prepare_dataset(steering, state.steered))
+    return AwaitRestore(checkpoint, branch, state, prepare_dataset(run_state, state.steered))
 
 
-def probe(steering: Steering, record: CommandRecord, command: Probe) -> Outcome:
-    adapter = steering.adapter
+def probe(run_state: RunState, record: CommandRecord, command: Probe) -> Outcome:
+    adapter = run_state.adapter
     refusal = adapter.trial_refusal()
     if refusal:
         raise NotSupported(f"probe: {refusal}")
-    if steering.paused:
+    if run_state.paused:
         raise UserError("a probe trains, and training is paused; resume_training first")
     end = adapter.max_steps()
-    if end is not None and steering.step + command.steps >= end:
+    if end is not None and run_state.step + command.steps >= end:
         raise UserError(
-            f"trials of {command.steps} steps would reach the run's end at step {end}; it is at step {steering.step}",
+            f"trials of {command.steps} steps would reach the run's end at step {end}; it is at step {run_state.step}",
             field="steps",
-            allowed={"maximum": max(0, end - steering.step - 1)},
+            allowed={"maximum": max(0, end - run_state.step - 1)},
         )
     lacking = [c.kind for c in command.candidates if c.kind not in adapter.capabilities]
     if lacking:
@@ -151,35 +151,35 @@ def probe(steering: Steering, record: CommandRecord, command: Probe) -> Outcome:
     return AwaitProbe(command)
 
 
-def do_evaluate(steering: Steering, record: CommandRecord, command: CommandBase) -> Outcome:
-    metrics = steering.adapter.evaluate()
+def do_evaluate(run_state: RunState, record: CommandRecord, command: CommandBase) -> Outcome:
+    metrics = run_state.adapter.evaluate()
     return Done(result=dict(metrics))
 
 
-def pause_training(steering: Steering, record: CommandRecord, command: CommandBase) -> Outcome:
-    if steering.paused:
+def pause_training(run_state: RunState, record: CommandRecord, command: CommandBase) -> Outcome:
+    if run_state.paused:
         return Done("was already paused")
-    steering.paused = True
+    run_state.paused = True
     reason = f"paused by {record.proposal.author.name}"
     return Done(events=(StatusChanged(status="paused", reason=reason),))
 
 
-def resume_training(steering: Steering, record: CommandRecord, command: CommandBase) -> Outcome:
-    if not steering.paused:
+def resume_training(run_state: RunState, record: CommandRecord, command: CommandBase) -> Outcome:
+    if not run_state.paused:
         return Done("was not paused")
-    steering.paused = False
+    run_state.paused = False
     reason = f"resumed by {record.proposal.author.name}"
     return Done(events=(StatusChanged(status="running", reason=reason),))
 
 
-def stop_training(steering: Steering, record: CommandRecord, command: StopTraining) -> Outcome:
-    adapter = steering.adapter
+def stop_training(run_state: RunState, record: CommandRecord, command: StopTraining) -> Outcome:
+    adapter = run_state.adapter
     if not adapter.can_end_here():
         # The loop cannot end before its first step; a pause would keep it from that step.
-        steering.paused = False
+        run_state.paused = False
         return NotYet()
-    steering.paused = False
-    steering.stop_reason = f"stopped by {record.proposal.author.name}"
+    run_state.paused = False
+    run_state.stop_reason = f"stopped by {record.proposal.author.name}"
     ending = "training ends after this step"
     if command.save and not adapter.checkpoint_refusal() and not adapter.saves_for_restart():
         return AwaitCapture(message=ending, then=adapter.request_stop, is_last=True)
@@ -190,7 +190,7 @@ def stop_training(steering: Steering, record: CommandRecord, command: StopTraini
     return AwaitSave(ending, is_last=True)
 
 
-def add_note(steering: Steering, record: CommandRecord, command: AddNote) -> Outcome:
+def add_note(run_state: RunState, record: CommandRecord, command: AddNote) -> Outcome:
     return Done(events=(NoteAdded(text=command.text, author=record.proposal.author.name),))
 
 

@@ -12,14 +12,14 @@ from agenttune.trainer.datasets.parameters import Parameters, parameters_of
 from agenttune.trainer.datasets.rebuild import rebuilt
 from agenttune.trainer.datasets.record import read_dataset
 from agenttune.trainer.lr.optimizers import same
-from agenttune.trainer.run_state import Steering
+from agenttune.trainer.run_state import RunState
 
 
 def update_dataset_runtime_hyperparameters(
-    steering: Steering, record: CommandRecord, command: UpdateDatasetRuntimeHyperparameters
+    run_state: RunState, record: CommandRecord, command: UpdateDatasetRuntimeHyperparameters
 ) -> Outcome:
     """Put runtime values in force, read them back from where workers read them, and draw the next batch anew."""
-    dataset, parameters = _interactive(steering)
+    dataset, parameters = _interactive(run_state)
     fitted = parameters.fit_runtime(dataset, command.values)
     before = parameters.reread()
     try:
@@ -28,7 +28,7 @@ def update_dataset_runtime_hyperparameters(
         wrong = [name for name, value in fitted.items() if not same(after[name], value)]
         if wrong:
             raise UserError(f"did not read back as written, all put back: {', '.join(wrong)}")
-        message = steering.adapter.redraw()
+        message = run_state.adapter.redraw()
     except BaseException:
         parameters.write(before)
         raise
@@ -36,29 +36,29 @@ def update_dataset_runtime_hyperparameters(
         Change(name=name, previous=before[name], requested=asked, effective=after[name])
         for name, asked in command.values.items()
     ]
-    expectations = [_expect(steering, name, after[name]) for name in fitted]
+    expectations = [_expect(run_state, name, after[name]) for name in fitted]
     return Done(message, changes, events=(read_dataset(dataset),), expectations=expectations)
 
 
-def update_dataset(steering: Steering, record: CommandRecord, command: UpdateDataset) -> Outcome:
+def update_dataset(run_state: RunState, record: CommandRecord, command: UpdateDataset) -> Outcome:
     """Build the dataset anew and draw from the new one; the old one stays in use if it cannot be built."""
-    dataset, parameters = _interactive(steering)
+    dataset, parameters = _interactive(run_state)
     fitted = parameters.fit_initialization(command.values)
     before = parameters.initialization()
     new = rebuilt(dataset, fitted)
-    message = steering.adapter.replace_dataset(new.dataset)
-    found = parameters_of(steering.adapter.train_dataset())
+    message = run_state.adapter.replace_dataset(new.dataset)
+    found = parameters_of(run_state.adapter.train_dataset())
     after = found.initialization() if found is not None else {}
     changes = [
         Change(name=name, previous=before[name], requested=asked, effective=after.get(name))
         for name, asked in command.values.items()
     ]
-    event = read_dataset(steering.adapter.train_dataset())
+    event = read_dataset(run_state.adapter.train_dataset())
     return Done(" ".join(filter(None, [message, *new.notes])), changes, events=(event,))
 
 
-def _interactive(steering: Steering) -> tuple[object, Parameters]:
-    dataset = steering.adapter.train_dataset()
+def _interactive(run_state: RunState) -> tuple[object, Parameters]:
+    dataset = run_state.adapter.train_dataset()
     parameters = parameters_of(dataset)
     if dataset is None or parameters is None:
         kind = "no training dataset known" if dataset is None else f"the training dataset is a {type(dataset).__name__}"
@@ -69,11 +69,11 @@ def _interactive(steering: Steering) -> tuple[object, Parameters]:
     return dataset, parameters
 
 
-def _expect(steering: Steering, name: str, value: Any) -> Expectation:
+def _expect(run_state: RunState, name: str, value: Any) -> Expectation:
     """The value as the training dataset of that time has it; a dataset without it has replaced this one."""
 
     def read() -> list[Any] | None:
-        parameters = parameters_of(steering.adapter.train_dataset())
+        parameters = parameters_of(run_state.adapter.train_dataset())
         return [parameters.reread()[name]] if parameters is not None and name in parameters.names else None
 
     return Expectation(f"dataset.{name}", [value], read)

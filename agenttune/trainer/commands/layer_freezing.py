@@ -11,30 +11,30 @@ from torch.nn.parallel import DistributedDataParallel
 from agenttune.errors import NotSupported, UserError
 from agenttune.protocol.proposals import Change
 from agenttune.trainer.commands.outcomes import Done, Expectation
-from agenttune.trainer.distributed.ranks import is_spread
+from agenttune.trainer.distributed.processes import is_spread
 from agenttune.trainer.layers.arguments import check_arguments
 from agenttune.trainer.layers.changes import FLAG, dotted
 from agenttune.trainer.layers.layer import Layer, shortened
 from agenttune.trainer.layers.model_tree import held_by
-from agenttune.trainer.run_state import Steering
+from agenttune.trainer.run_state import RunState
 
 
-def freeze_or_train(steering: Steering, layer: Layer, params: dict[str, Any]) -> Done:
+def freeze_or_train(run_state: RunState, layer: Layer, params: dict[str, Any]) -> Done:
     """`requires_grad_`: a layer that is not trained keeps its weights to the bit."""
     check_arguments("requires_grad_", lambda requires_grad=True: None, params, {"requires_grad": bool})
     wanted = bool(params.get("requires_grad", True))
     parameters = layer.parameters()
     if wanted:
-        _check_trainable(steering, layer, parameters)
+        _check_trainable(run_state, layer, parameters)
     else:
-        _check_freezable(steering, layer, parameters)
+        _check_freezable(run_state, layer, parameters)
     previous = _flag(parameters)
     for name, parameter in parameters.items():
-        steering.layers.set_flag(name, parameter, wanted)
+        run_state.layers.set_flag(name, parameter, wanted)
     change = Change(name=dotted(layer.name, FLAG), previous=previous, requested=wanted, effective=_flag(parameters))
-    expectations = [_expect_flags(steering, change.name, parameters, wanted)]
+    expectations = [_expect_flags(run_state, change.name, parameters, wanted)]
     if not wanted:
-        expectations.append(_expect_weights(steering, layer, parameters))
+        expectations.append(_expect_weights(run_state, layer, parameters))
     count = sum(p.numel() for p in parameters.values())
     verb = "trained" if wanted else "no longer trained; what the optimizer knows of them is kept for a return"
     return Done(f"{count} parameters are {verb}. {layer.compiled()}".strip(), [change], expectations=expectations)
@@ -45,24 +45,24 @@ def _flag(parameters: dict[str, nn.Parameter]) -> bool | str:
     return flags.pop() if len(flags) == 1 else "mixed"
 
 
-def _expect_flags(steering: Steering, name: str, parameters: dict[str, nn.Parameter], wanted: bool) -> Expectation:
+def _expect_flags(run_state: RunState, name: str, parameters: dict[str, nn.Parameter], wanted: bool) -> Expectation:
     keys = [(p, FLAG) for p in parameters]
-    then = steering.layers.stamps(keys)
+    then = run_state.layers.stamps(keys)
 
     def read() -> list[Any] | None:
-        return [_flag(parameters)] if steering.layers.stamps(keys) == then else None
+        return [_flag(parameters)] if run_state.layers.stamps(keys) == then else None
 
     return Expectation(name, [wanted], read)
 
 
-def _expect_weights(steering: Steering, layer: Layer, parameters: dict[str, nn.Parameter]) -> Expectation:
+def _expect_weights(run_state: RunState, layer: Layer, parameters: dict[str, nn.Parameter]) -> Expectation:
     """A few steps later the very bytes must still be there."""
     keys = [(p, FLAG) for p in parameters]
     tensors = list(parameters.values())
-    then, writes = steering.layers.stamps(keys), steering.layers.weight_stamps(tensors)
+    then, writes = run_state.layers.stamps(keys), run_state.layers.weight_stamps(tensors)
 
     def read() -> list[Any] | None:
-        untouched = steering.layers.stamps(keys) == then and steering.layers.weight_stamps(tensors) == writes
+        untouched = run_state.layers.stamps(keys) == then and run_state.layers.weight_stamps(tensors) == writes
         return [_fingerprint(tensors)] if untouched else None
 
     return Expectation(dotted(layer.name, "weights"), [_fingerprint(tensors)], read)
@@ -74,9 +74,9 @@ def _fingerprint(tensors: list[nn.Parameter]) -> str:
     return ",".join(f"{int(s):x}" for s in torch.stack([s.cpu() for s in sums])) if sums else ""
 
 
-def _check_freezable(steering: Steering, layer: Layer, parameters: dict[str, nn.Parameter]) -> None:
+def _check_freezable(run_state: RunState, layer: Layer, parameters: dict[str, nn.Parameter]) -> None:
     ours = {id(p) for p in parameters.values()}
-    held = held_by(steering.adapter.optimizer())
+    held = held_by(run_state.adapter.optimizer())
     left = [p for p in layer.model.parameters() if p.requires_grad and id(p) in held and id(p) not in ours]
     if not left:
         raise UserError(
@@ -87,7 +87,7 @@ def _check_freezable(steering: Steering, layer: Layer, parameters: dict[str, nn.
     _check_checkpointing(layer, ours)
     if not is_spread():
         return
-    wrappers = _wrappers(getattr(steering.adapter, "trainer", None))
+    wrappers = _wrappers(getattr(run_state.adapter, "trainer", None))
     spread = [w for w in wrappers if isinstance(w, DistributedDataParallel)]
     if spread and all(w.find_unused_parameters and not w.static_graph for w in spread):
         return
@@ -123,8 +123,8 @@ def _check_checkpointing(layer: Layer, ours: set[int]) -> None:
         )
 
 
-def _check_trainable(steering: Steering, layer: Layer, parameters: dict[str, nn.Parameter]) -> None:
-    held = held_by(steering.adapter.optimizer())
+def _check_trainable(run_state: RunState, layer: Layer, parameters: dict[str, nn.Parameter]) -> None:
+    held = held_by(run_state.adapter.optimizer())
     outside = [name for name, p in parameters.items() if id(p) not in held]
     if outside:
         raise UserError(
@@ -136,7 +136,7 @@ def _check_trainable(steering: Steering, layer: Layer, parameters: dict[str, nn.
     fixed = [name for name, p in parameters.items() if not p.is_floating_point()]
     if fixed:
         raise NotSupported(f"{shortened(fixed)} are quantized and cannot be trained")
-    late = [n for n, p in parameters.items() if not p.requires_grad and not steering.layers.was_trained(n)]
+    late = [n for n, p in parameters.items() if not p.requires_grad and not run_state.layers.was_trained(n)]
     if is_spread() and late:
         raise NotSupported(
             f"{shortened(late)} were frozen when the model was wrapped for several processes, which would not share "

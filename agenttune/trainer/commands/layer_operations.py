@@ -10,25 +10,25 @@ import torch
 from agenttune.errors import UserError
 from agenttune.protocol.proposals import Change
 from agenttune.trainer.commands.outcomes import Done
-from agenttune.trainer.distributed.ranks import share
+from agenttune.trainer.distributed.processes import share
 from agenttune.trainer.layers.arguments import check_arguments
 from agenttune.trainer.layers.changes import FLAG, dotted
 from agenttune.trainer.layers.layer import Layer, shortened
 from agenttune.trainer.layers.model_tree import held_by, squares
 from agenttune.trainer.layers.reset import check_clearable, clear_state, reset
 from agenttune.trainer.layers.snapshot import Snapshot
-from agenttune.trainer.run_state import Steering
+from agenttune.trainer.run_state import RunState
 
 
-def reset_layer(steering: Steering, layer: Layer, params: dict[str, Any]) -> Done:
+def reset_layer(run_state: RunState, layer: Layer, params: dict[str, Any]) -> Done:
     """`reset_parameters`: as the model initializes them; in a distributed run every rank takes rank 0's."""
     check_arguments("reset_parameters", lambda: None, params, {})
-    optimizer = steering.adapter.optimizer()
+    optimizer = run_state.adapter.optimizer()
     check_clearable(optimizer)
     before = _length(layer)
     fresh = reset(layer.model, layer.name)
     share([*fresh.parameters, *layer.module.buffers()])
-    steering.layers.stamp_weights(list(fresh.parameters))
+    run_state.layers.stamp_weights(list(fresh.parameters))
     cleared = clear_state(optimizer, fresh.parameters)
     count = sum(p.numel() for p in fresh.parameters)
     how = f"as {fresh.owner} initializes them" if fresh.owner else "by the layers' own reset_parameters"
@@ -55,16 +55,16 @@ def _length(layer: Layer) -> float:
 # -- what the user allowed -----------------------------------------------------------------------------------------
 
 
-def run_allowed(steering: Steering, layer: Layer, name: str, params: dict[str, Any]) -> Done:
+def run_allowed(run_state: RunState, layer: Layer, name: str, params: dict[str, Any]) -> Done:
     """An operation that the user allowed by name; if it fails, the layer is put back as it was."""
-    given = steering.registry.layers.operations[name]
+    given = run_state.registry.layers.operations[name]
     call = functools.partial(given, layer.module) if given is not None else getattr(layer.module, name)
     check_arguments(name, call, params, {})
     before, snapshot = _length(layer), Snapshot(layer.module)
     try:
         with torch.no_grad():
             returned = call(**params)
-        _check_left_behind(steering, layer, name, snapshot)
+        _check_left_behind(run_state, layer, name, snapshot)
         share([*layer.module.parameters(), *layer.module.buffers()])
     except UserError:
         snapshot.restore()
@@ -73,8 +73,8 @@ def run_allowed(steering: Steering, layer: Layer, name: str, params: dict[str, A
         snapshot.restore()
         raise UserError(f"{name} raised {type(error).__name__}: {error}; {layer.name!r} was put back") from error
     touched = snapshot.changed_tensors()
-    steering.layers.stamp_weights(touched)
-    changes = _note_changes(steering, layer, snapshot)
+    run_state.layers.stamp_weights(touched)
+    changes = _note_changes(run_state, layer, snapshot)
     if touched:
         after = _length(layer)
         name_of = dotted(layer.name, "weights")
@@ -84,10 +84,10 @@ def run_allowed(steering: Steering, layer: Layer, name: str, params: dict[str, A
     return Done("; ".join(filter(None, [message, layer.tied(touched)])), changes, result)
 
 
-def _check_left_behind(steering: Steering, layer: Layer, name: str, snapshot: Snapshot) -> None:
+def _check_left_behind(run_state: RunState, layer: Layer, name: str, snapshot: Snapshot) -> None:
     if snapshot.was_rebuilt():
         raise UserError(f"{name} replaced layers or tensors, which the optimizer would not train; it was put back")
-    held = held_by(steering.adapter.optimizer())
+    held = held_by(run_state.adapter.optimizer())
     if any(p.requires_grad and not flag and id(p) not in held for p, flag in snapshot.flags.items()):
         raise UserError(f"{name} made weights trainable that the optimizer does not hold; it was put back")
     broken = [t for t in snapshot.changed_tensors() if t.is_floating_point() and not bool(t.isfinite().all())]
@@ -95,18 +95,18 @@ def _check_left_behind(steering: Steering, layer: Layer, name: str, snapshot: Sn
         raise UserError(f"{name} left NaN or infinite values in {layer.name!r}; it was put back")
 
 
-def _note_changes(steering: Steering, layer: Layer, snapshot: Snapshot) -> list[Change]:
+def _note_changes(run_state: RunState, layer: Layer, snapshot: Snapshot) -> list[Change]:
     """Remember and list the attributes and flags that an operation changed."""
     changes, names = [], {id(m): n for n, m in layer.model.named_modules()}
     for module, attribute, value in snapshot.changed_attributes():
         key = (names[id(module)], attribute)
-        steering.layers.note(key, value)
+        run_state.layers.note(key, value)
         now = vars(module).get(attribute)
         changes.append(Change(name=dotted(*key), previous=value, requested=None, effective=now))
     for name, parameter in layer.parameters().items():
         was, flag = snapshot.flags[parameter], parameter.requires_grad
         if was != flag:
             parameter.requires_grad_(was)
-            steering.layers.set_flag(name, parameter, flag)
+            run_state.layers.set_flag(name, parameter, flag)
             changes.append(Change(name=dotted(name, FLAG), previous=was, requested=None, effective=flag))
     return changes

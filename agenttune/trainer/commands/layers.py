@@ -14,7 +14,7 @@ from agenttune.trainer.commands.layer_operations import reset_layer, run_allowed
 from agenttune.trainer.commands.outcomes import Done, Expectation, NotYet, Outcome
 from agenttune.trainer.layers.changes import dotted
 from agenttune.trainer.layers.layer import Layer, find_layer
-from agenttune.trainer.layers.model_tree import GradientWatch, Squares, held_by, model_read, owner_of, read_model
+from agenttune.trainer.layers.model_tree import GradientMonitor, Squares, held_by, model_read, owner_of, read_model
 from agenttune.trainer.layers.permissions import (
     EPSILONS,
     PROBABILITIES,
@@ -27,7 +27,7 @@ from agenttune.trainer.layers.permissions import (
 )
 from agenttune.trainer.layers.reset import can_reset, check_whole
 from agenttune.trainer.lr.optimizers import inner_optimizer, same
-from agenttune.trainer.run_state import Steering
+from agenttune.trainer.run_state import RunState
 
 LISTED_ELEMENTS = 8
 """A tensor of more elements is described in an ack by a few figures."""
@@ -36,9 +36,9 @@ LISTED_ELEMENTS = 8
 # -- operations ----------------------------------------------------------------------------------------------------
 
 
-def operate_on_layer(steering: Steering, record: CommandRecord, command: ModelLayerOperation) -> Outcome:
-    layer = find_layer(steering.adapter, command.layer_name)
-    rules, name = steering.registry.layers, command.operation_name
+def operate_on_layer(run_state: RunState, record: CommandRecord, command: ModelLayerOperation) -> Outcome:
+    layer = find_layer(run_state.adapter, command.layer_name)
+    rules, name = run_state.registry.layers, command.operation_name
     has_parameters = next(layer.module.parameters(), None) is not None
     owner = owner_of(layer.model, layer.name)
     resettable = any(can_reset(module, owner) for module in layer.module.modules())
@@ -47,30 +47,30 @@ def operate_on_layer(steering: Steering, record: CommandRecord, command: ModelLa
         where = f" on layer {layer.name!r} ({type(layer.module).__name__}); others are allowed with "
         raise unknown("operation", name, offered, "operation_name", where + "allow_layer_operation")
     if name == "requires_grad_":
-        done = freeze_or_train(steering, layer, command.params)
+        done = freeze_or_train(run_state, layer, command.params)
     elif name == "reset_parameters":
-        done = reset_layer(steering, layer, command.params)
+        done = reset_layer(run_state, layer, command.params)
     else:
-        done = run_allowed(steering, layer, name, command.params)
-    done.events = (model_read(steering.adapter, rules),)
+        done = run_allowed(run_state, layer, name, command.params)
+    done.events = (model_read(run_state.adapter, rules),)
     return done
 
 
 # -- hyperparameters, weights and buffers --------------------------------------------------------------------------
 
 
-def update_layer_parameter(steering: Steering, record: CommandRecord, command: ModelLayerParameterUpdate) -> Outcome:
-    layer = find_layer(steering.adapter, command.layer_name)
-    rules, name = steering.registry.layers, command.param_name
+def update_layer_parameter(run_state: RunState, record: CommandRecord, command: ModelLayerParameterUpdate) -> Outcome:
+    layer = find_layer(run_state.adapter, command.layer_name)
+    rules, name = run_state.registry.layers, command.param_name
     attributes = offered_attributes(layer.module, rules, layer.parent)
     tensors = offered_tensors(layer.module)
     if name in attributes:
-        done = _set_attribute(steering, layer, name, command.value)
+        done = _set_attribute(run_state, layer, name, command.value)
     elif name in tensors:
-        done = _write_tensor(steering, layer, name, tensors[name], command.value)
+        done = _write_tensor(run_state, layer, name, tensors[name], command.value)
     else:
         raise _not_offered(layer, name, [*attributes, *tensors])
-    done.events = (model_read(steering.adapter, rules),)
+    done.events = (model_read(run_state.adapter, rules),)
     return done
 
 
@@ -101,10 +101,10 @@ def _not_offered(layer: Layer, name: str, offered: list[str]) -> UserError:
     return unknown("parameter", name, offered, "param_name", f" of layer {layer.name!r} ({kind})")
 
 
-def _set_attribute(steering: Steering, layer: Layer, name: str, value: Any) -> Done:
+def _set_attribute(run_state: RunState, layer: Layer, name: str, value: Any) -> Done:
     previous = vars(layer.module)[name]
     wanted = fitted(name, previous, value)
-    changes, key = steering.layers, (layer.name, name)
+    changes, key = run_state.layers, (layer.name, name)
     changes.set_attribute(layer.name, layer.module, name, wanted)
     found = vars(layer.module).get(name)
     if not same(found, wanted):
@@ -127,7 +127,7 @@ def _own_code(layer: Layer, name: str) -> str:
     return f"it reads back as written; when {type(layer.module).__name__} uses it is up to that class."
 
 
-def _write_tensor(steering: Steering, layer: Layer, name: str, tensor: torch.Tensor, value: Any) -> Done:
+def _write_tensor(run_state: RunState, layer: Layer, name: str, tensor: torch.Tensor, value: Any) -> Done:
     if tensor.is_floating_point():
         check_whole([tensor], layer.name)
     wanted = _fitted_tensor(dotted(layer.name, name), tensor, value)
@@ -138,11 +138,11 @@ def _write_tensor(steering: Steering, layer: Layer, name: str, tensor: torch.Ten
         with torch.no_grad():
             tensor.copy_(before)
         raise UserError(f"{dotted(layer.name, name)} does not read back as written; put back")
-    steering.layers.stamp_weights([tensor])
+    run_state.layers.stamp_weights([tensor])
     change = Change(
         name=dotted(layer.name, name), previous=describe(before), requested=value, effective=describe(tensor.detach())
     )
-    held = id(tensor) in held_by(steering.adapter.optimizer())
+    held = id(tensor) in held_by(run_state.adapter.optimizer())
     kept = "what the optimizer knows of it (momentum) is kept" if held else ""
     return Done("; ".join(filter(None, [layer.tied([tensor]), kept])), [change])
 
@@ -189,19 +189,19 @@ def describe(tensor: torch.Tensor) -> Any:
 # -- reading -------------------------------------------------------------------------------------------------------
 
 
-def read_layers(steering: Steering, record: CommandRecord, command: ReadModel) -> Outcome:
-    layer = find_layer(steering.adapter, command.layer_name)
+def read_layers(run_state: RunState, record: CommandRecord, command: ReadModel) -> Outcome:
+    layer = find_layer(run_state.adapter, command.layer_name)
     grads: Squares | None = None
     message = ""
     if command.norms:
-        looked = _gradients(steering)
+        looked = _gradients(run_state)
         if isinstance(looked, NotYet):
             return looked
         grads, message = looked
     tree = read_model(
         layer.model,
-        steering.registry.layers,
-        steering.adapter.optimizer(),
+        run_state.registry.layers,
+        run_state.adapter.optimizer(),
         name=layer.name,
         norms=command.norms,
         grads=grads,
@@ -209,33 +209,33 @@ def read_layers(steering: Steering, record: CommandRecord, command: ReadModel) -
     return Done(message, result=tree.model_dump(mode="json"))
 
 
-def _gradients(steering: Steering) -> tuple[Squares | None, str] | NotYet:
+def _gradients(run_state: RunState) -> tuple[Squares | None, str] | NotYet:
     """The gradients of the update just made, if they were watched; else watch the next one."""
-    watch, step = steering.gradients, steering.step
+    watch, step = run_state.gradients, run_state.step
     if watch is not None and watch.is_done:
         if watch.is_fresh(step):
             return watch.squares(), f"gradients as the update of step {step} used them, after clipping"
-        watch = steering.gradients = None
-    reason = _no_update_comes(steering)
+        watch = run_state.gradients = None
+    reason = _no_update_comes(run_state)
     if reason:
         if watch is not None:
             watch.stop()
-        steering.gradients = None
+        run_state.gradients = None
         return None, f"no gradient norms: {reason}"
     if watch is None:
-        watch = steering.gradients = GradientWatch(steering.adapter.optimizer())
+        watch = run_state.gradients = GradientMonitor(run_state.adapter.optimizer())
     watch.asked_step = step
     return NotYet()
 
 
-def _no_update_comes(steering: Steering) -> str:
-    if steering.paused:
+def _no_update_comes(run_state: RunState) -> str:
+    if run_state.paused:
         return "training is paused, and gradients exist only while a step is made; ask again once it goes on"
-    if steering.awaits_agent:
+    if run_state.awaits_agent:
         return "training waits for the agent's decision, and gradients exist only while a step is made"
-    end = steering.adapter.max_steps()
-    if steering.stop_reason is not None or (end is not None and steering.step >= end):
+    end = run_state.adapter.max_steps()
+    if run_state.stop_reason is not None or (end is not None and run_state.step >= end):
         return "training ends with this step"
-    if not callable(getattr(inner_optimizer(steering.adapter.optimizer()), "register_step_pre_hook", None)):
-        return f"{type(steering.adapter.optimizer()).__name__} cannot be watched"
+    if not callable(getattr(inner_optimizer(run_state.adapter.optimizer()), "register_step_pre_hook", None)):
+        return f"{type(run_state.adapter.optimizer()).__name__} cannot be watched"
     return ""

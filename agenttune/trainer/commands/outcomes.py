@@ -76,7 +76,7 @@ class AwaitCapture:
 
 
 @dataclass
-class AwaitJump:
+class AwaitRestore:
     """The loop was asked to go back; the ack comes when it is there."""
 
     checkpoint: SavedCheckpoint
@@ -97,7 +97,7 @@ class NotYet:
     """The command has to wait for a later boundary."""
 
 
-Outcome = Done | AwaitRate | AwaitSave | AwaitCapture | AwaitJump | AwaitProbe | NotYet
+Outcome = Done | AwaitRate | AwaitSave | AwaitCapture | AwaitRestore | AwaitProbe | NotYet
 
 
 @dataclass
@@ -106,7 +106,7 @@ class Waiting:
 
     record: CommandRecord
     step: int
-    outcome: AwaitRate | AwaitSave | AwaitCapture | AwaitJump | AwaitProbe
+    outcome: AwaitRate | AwaitSave | AwaitCapture | AwaitRestore | AwaitProbe
     knobs: KnobsRead | None = None
     """As read when the command was applied."""
     problem: str = ""

@@ -20,18 +20,18 @@ from agenttune.trainer.lr.optimizers import (
     same,
 )
 from agenttune.trainer.lr.schedules import Kind, Schedule
-from agenttune.trainer.run_state import Steering
+from agenttune.trainer.run_state import RunState
 
 
-def update_optimizer(steering: Steering, record: CommandRecord, command: UpdateOptimizer) -> Outcome:
-    optimizer = steering.adapter.optimizer()
-    writes = plan_writes(optimizer, command, steering.exempt)
-    refuse_scheduled(steering, writes)
+def update_optimizer(run_state: RunState, record: CommandRecord, command: UpdateOptimizer) -> Outcome:
+    optimizer = run_state.adapter.optimizer()
+    writes = plan_writes(optimizer, command, run_state.exempt)
+    refuse_scheduled(run_state, writes)
     if command.weight_decay is not None and not any(w.name == "weight_decay" for w in writes):
         raise UserError(
             "every parameter group is exempt from weight decay; name one with param_group", field="param_group"
         )
-    schedule = steering.schedule()
+    schedule = run_state.schedule()
     rates = schedule.rates()
     undo_all = schedule.snapshot()
     before = {w.name: read_value(optimizer, w.name) for w in writes}
@@ -47,7 +47,7 @@ def update_optimizer(steering: Steering, record: CommandRecord, command: UpdateO
         undo_state()
         undo_all()
         raise
-    done = Done(changes=_changes(steering, writes, before), expectations=_expectations(steering, writes))
+    done = Done(changes=_changes(run_state, writes, before), expectations=_expectations(run_state, writes))
     if rate is None:
         return done
     done.changes.insert(0, rate)
@@ -55,11 +55,11 @@ def update_optimizer(steering: Steering, record: CommandRecord, command: UpdateO
     groups = range(len(rates.base)) if command.param_group is None else [command.param_group]
 
     def undo() -> None:
-        steering.schedule().put_back(rates, groups)
+        run_state.schedule().put_back(rates, groups)
         apply_writes(optimizer, [Write(w.group, w.name, _old(before, w)) for w in writes])
         undo_state()
 
-    return await_rate(steering, done, command.param_group, undo)
+    return await_rate(run_state, done, command.param_group, undo)
 
 
 def nothing() -> None:
@@ -71,9 +71,9 @@ def _old(before: dict[str, list[Any]], write: Write) -> Any:
     return tuple(value) if isinstance(write.value, tuple) else value
 
 
-def refuse_scheduled(steering: Steering, writes: list[Write]) -> None:
+def refuse_scheduled(run_state: RunState, writes: list[Write]) -> None:
     """OneCycleLR and CyclicLR write momentum or betas at each step, if asked to cycle them."""
-    scheduler = steering.schedule().scheduler
+    scheduler = run_state.schedule().scheduler
     names = {w.name for w in writes} & {"momentum", "betas"}
     if names and getattr(scheduler, "cycle_momentum", False):
         raise NotSupported(f"{type(scheduler).__name__} sets {', '.join(names)} at each step (cycle_momentum)")
@@ -117,22 +117,22 @@ def _factors(before: float, now: float, base_before: float, base: float) -> tupl
     return factor, factor
 
 
-def await_rate(steering: Steering, done: Done, only: int | None, undo: Callable[[], None]) -> AwaitRate:
+def await_rate(run_state: RunState, done: Done, only: int | None, undo: Callable[[], None]) -> AwaitRate:
     """Describe what the next step has to confirm, and what should stand a few steps later."""
-    schedule = steering.schedule()
+    schedule = run_state.schedule()
     count = len(schedule.groups)
     groups = frozenset(range(count) if only is None else {only})
-    done.expectations.append(rate_expectation(steering, groups))
+    done.expectations.append(rate_expectation(run_state, groups))
     return AwaitRate(done, groups, schedule.effective(), schedule.next_effective(), schedule.clock, undo)
 
 
-def rate_expectation(steering: Steering, groups: frozenset[int]) -> Expectation:
+def rate_expectation(run_state: RunState, groups: frozenset[int]) -> Expectation:
     """The base should stand; where there is none, the rate itself, until an evaluation-driven schedule moves it."""
-    schedule = steering.schedule()
+    schedule = run_state.schedule()
     clock, expected = schedule.clock, [schedule.base()[i] for i in sorted(groups)]
 
     def read() -> list[float] | None:
-        now = steering.schedule()
+        now = run_state.schedule()
         moved = now.kind is Kind.METRIC and now.clock != clock
         return None if moved else [now.base()[i] for i in sorted(groups)]
 
@@ -140,8 +140,8 @@ def rate_expectation(steering: Steering, groups: frozenset[int]) -> Expectation:
     return Expectation("lr" if unscaled else "lr (base)", expected, read, groups)
 
 
-def _changes(steering: Steering, writes: list[Write], before: dict[str, list[Any]]) -> list[Change]:
-    optimizer = steering.adapter.optimizer()
+def _changes(run_state: RunState, writes: list[Write], before: dict[str, list[Any]]) -> list[Change]:
+    optimizer = run_state.adapter.optimizer()
     changes = []
     for name in before:
         mine = [w for w in writes if w.name == name]
@@ -159,15 +159,15 @@ def _changes(steering: Steering, writes: list[Write], before: dict[str, list[Any
     return changes
 
 
-def _expectations(steering: Steering, writes: list[Write]) -> list[Expectation]:
-    return [_expect_value(steering, name, writes) for name in dict.fromkeys(w.name for w in writes)]
+def _expectations(run_state: RunState, writes: list[Write]) -> list[Expectation]:
+    return [_expect_value(run_state, name, writes) for name in dict.fromkeys(w.name for w in writes)]
 
 
-def _expect_value(steering: Steering, name: str, writes: list[Write]) -> Expectation:
+def _expect_value(run_state: RunState, name: str, writes: list[Write]) -> Expectation:
     groups = sorted(w.group for w in writes if w.name == name)
 
     def read() -> list[Any]:
-        values = read_value(steering.adapter.optimizer(), name)
+        values = read_value(run_state.adapter.optimizer(), name)
         return [values[i] for i in groups]
 
     return Expectation(name, read(), read, frozenset(groups))

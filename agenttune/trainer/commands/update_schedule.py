@@ -15,15 +15,15 @@ from agenttune.trainer.lr.course import lambda_name
 from agenttune.trainer.lr.optimizers import same
 from agenttune.trainer.lr.planned_lr import PREVIOUS
 from agenttune.trainer.lr.schedules import Schedule
-from agenttune.trainer.run_state import Steering
+from agenttune.trainer.run_state import RunState
 
 
-def update_schedule(steering: Steering, record: CommandRecord, command: UpdateSchedule) -> Outcome:
-    schedule = steering.schedule()
+def update_schedule(run_state: RunState, record: CommandRecord, command: UpdateSchedule) -> Outcome:
+    schedule = run_state.schedule()
     schedule.refuse_unplannable()
-    rates, old_plan, old_words = schedule.rates(), _plan_in_force(schedule), _words(schedule, steering.step)
-    factors = _factors(steering, command)
-    plan, bases, wanted = _previous(schedule) if command.shape == "previous" else _new(command, steering, schedule)
+    rates, old_plan, old_words = schedule.rates(), _plan_in_force(schedule), _words(schedule, run_state.step)
+    factors = _factors(run_state, command)
+    plan, bases, wanted = _previous(schedule) if command.shape == "previous" else _new(command, run_state, schedule)
     undo = schedule.snapshot()
     try:
         schedule.install_plan(bases, plan)
@@ -46,21 +46,21 @@ def update_schedule(steering: Steering, record: CommandRecord, command: UpdateSc
         previous_groups=rates.effective,
         factors=factors,
     )
-    words = _words(schedule, steering.step)
+    words = _words(schedule, run_state.step)
     planned = Change(name="schedule", previous=old_words, requested=command.shape, effective=words)
     new_plan = _plan_in_force(schedule)
     done = Done(
         changes=[rate, planned],
         result={"schedule": {"previous": old_plan, "requested": command.arguments(), "effective": new_plan}},
-        expectations=[_expect_plan(steering, new_plan)],
+        expectations=[_expect_plan(run_state, new_plan)],
     )
     everywhere = range(len(effective))
-    return await_rate(steering, done, None, lambda: steering.schedule().put_back(rates, everywhere))
+    return await_rate(run_state, done, None, lambda: run_state.schedule().put_back(rates, everywhere))
 
 
-def _factors(steering: Steering, command: UpdateSchedule) -> list[tuple[float, float]] | None:
+def _factors(run_state: RunState, command: UpdateSchedule) -> list[tuple[float, float]] | None:
     """How far each group's rates to come are moved, by the gate's own arithmetic; None where it cannot tell."""
-    info = steering.as_info()
+    info = run_state.as_info()
     found = prospects(command, info)
     return [prospect.factors() for prospect in found] or None
 
@@ -74,14 +74,14 @@ def _words(schedule: Schedule, step: int) -> str:
 
 
 def _new(
-    command: UpdateSchedule, steering: Steering, schedule: Schedule
+    command: UpdateSchedule, run_state: RunState, schedule: Schedule
 ) -> tuple[dict[str, Any], list[float], float | None]:
     """The plan asked for, its bases, and the rate that it starts at; it remembers the schedule that it replaces."""
     now = schedule.effective()
     peak = command.peak_lr if command.peak_lr is not None else now[0]
     if peak <= 0:
         raise UserError("the effective rate is 0 now, so the plan needs a peak_lr", field="peak_lr")
-    plan = make_plan(command, steering.step, steering.adapter.max_steps(), peak, schedule.clock)
+    plan = make_plan(command, run_state.step, run_state.adapter.max_steps(), peak, schedule.clock)
     plan[PREVIOUS] = {"plan": _whole_plan(schedule), "bases": schedule.base()}
     return plan, _bases(schedule, peak, now), plan["start"] * peak if command.warmup_steps else peak
 
@@ -115,5 +115,5 @@ def _plan_in_force(schedule: Schedule) -> dict[str, Any] | str:
     return plan or schedule.name
 
 
-def _expect_plan(steering: Steering, plan: dict[str, Any] | str) -> Expectation:
-    return Expectation("schedule", [plan], lambda: [_plan_in_force(steering.schedule())])
+def _expect_plan(run_state: RunState, plan: dict[str, Any] | str) -> Expectation:
+    return Expectation("schedule", [plan], lambda: [_plan_in_force(run_state.schedule())])

@@ -11,14 +11,14 @@ from agenttune.protocol.proposals import Ack, CommandRecord, Record
 from agenttune.trainer.commands.outcomes import Done
 from agenttune.trainer.execution.read_back import ReadBacks
 from agenttune.trainer.recording.recorder import Recorder
-from agenttune.trainer.run_state import Steering
+from agenttune.trainer.run_state import RunState
 
 
 class Answers:
     """Writes acks.
 
     Args:
-        steering: The run.
+        run_state: The run.
         recorder: Writes the log.
 
     Attributes:
@@ -28,8 +28,8 @@ class Answers:
         max_steps: The step at which training ends, as the log has it.
     """
 
-    def __init__(self, steering: Steering, recorder: Recorder) -> None:
-        self._steering = steering
+    def __init__(self, run_state: RunState, recorder: Recorder) -> None:
+        self._run_state = run_state
         self._recorder = recorder
         self.taken: set[str] = set()
         self.read_backs = ReadBacks()
@@ -67,22 +67,22 @@ class Answers:
         outcome: Literal["failed", "expired"] = "failed",
     ) -> None:
         """It was not applied, for the reason given."""
-        self.acknowledge(record, Ack(outcome=outcome, step=self._steering.step, message=message), events)
+        self.acknowledge(record, Ack(outcome=outcome, step=self._run_state.step, message=message), events)
 
     def acknowledge(self, record: CommandRecord, ack: Ack, events: tuple[Record, ...]) -> None:
         """Write an ack, with events that belong to it."""
         self.taken.add(record.command_id)
-        ack = as_asked(record, ack).model_copy(update={"branch": self._steering.branch})
+        ack = as_asked(record, ack).model_copy(update={"branch": self._run_state.branch})
         self._recorder.submit(lambda log: log.acknowledge(record.command_id, ack, *events))
         if self.on_ack is not None:
             self.on_ack(record, ack)
 
     def note_change(self) -> None:
         """A checkpoint of this step, if there is one, no longer holds the values in force."""
-        newest = self._steering.checkpoints.newest_of_loop
+        newest = self._run_state.checkpoints.newest_of_loop
         if newest is not None:
             newest.is_current = False
-        end = self._steering.adapter.max_steps()
+        end = self._run_state.adapter.max_steps()
         if end != self.max_steps:
             self.max_steps = end
             self._recorder.update_info(max_steps=end)

@@ -19,7 +19,7 @@ from agenttune.errors import StoreFault
 from agenttune.protocol.events import Decided, DecisionAwaited, NoteAdded, PolicyAttached, PolicyDetached
 from agenttune.store.process_liveness import is_alive
 from agenttune.store.run_log import LOG_NAME, RunLog
-from agenttune.store.wal_watch import WalWatch
+from agenttune.store.wal_monitor import WalMonitor
 
 logger = logging.getLogger("agenttune")
 
@@ -82,7 +82,7 @@ class Lockstep:
     ) -> None:
         self.wake = wake
         self._log, self._write, self._clock_s = log, write, clock_s
-        self._watch = None if log is None else WalWatch(log.folder / LOG_NAME)
+        self._watch = None if log is None else WalMonitor(log.folder / LOG_NAME)
         self._idle = threading.Event()
         self._due: Due | None = None
         self._open: Wait | None = None

@@ -9,11 +9,11 @@ from collections.abc import Set
 from agenttune.errors import StoreFault
 from agenttune.protocol.proposals import Change, CommandRecord, State
 from agenttune.store.run_log import LOG_NAME, RunLog
-from agenttune.store.wal_watch import OwnCommits, WalWatch
+from agenttune.store.wal_monitor import OwnCommits, WalMonitor
 from agenttune.trainer.execution.acks import Answers
 from agenttune.trainer.execution.recheck import Admission
 from agenttune.trainer.recording.recorder import Recorder
-from agenttune.trainer.run_state import Steering
+from agenttune.trainer.run_state import RunState
 
 logger = logging.getLogger("agenttune")
 
@@ -26,19 +26,19 @@ class Intake:
 
     Args:
         log: The run's log, for reading.
-        steering: The run.
+        run_state: The run.
         answers: Answers what is refused.
         recorder: Reads the knobs.
     """
 
-    def __init__(self, log: RunLog | None, steering: Steering, answers: Answers, recorder: Recorder) -> None:
+    def __init__(self, log: RunLog | None, run_state: RunState, answers: Answers, recorder: Recorder) -> None:
         self._log = log
-        self._steering = steering
+        self._run_state = run_state
         self._answers = answers
         self._recorder = recorder
         self.own = OwnCommits(log.folder / LOG_NAME) if log is not None else None
         """Commits that bring no commands: whoever writes them may tell of them."""
-        self._watch = WalWatch(log.folder / LOG_NAME, self.own) if log is not None else None
+        self._watch = WalMonitor(log.folder / LOG_NAME, self.own) if log is not None else None
         self.is_unchanged = self._watch.is_unchanged if self._watch is not None else _never
         """Tells in microseconds that nobody else has written to the log."""
         self._admission = Admission(log) if log is not None else None
@@ -91,7 +91,7 @@ class Intake:
         for record in self.fetch():
             if record.command_id in self._answers.taken or record.command_id in tried:
                 continue
-            refusal = "" if self._admission is None else self._admission.refusal(record, self._steering.as_info)
+            refusal = "" if self._admission is None else self._admission.refusal(record, self._run_state.as_info)
             if not refusal:
                 return [record]
             self._answers.refuse(record, refusal)
@@ -100,7 +100,7 @@ class Intake:
     def note(self, record: CommandRecord, changes: list[Change]) -> None:
         """A command has changed something; its ack comes later, when that is confirmed and written."""
         if self._admission is not None and changes:
-            self._admission.note(record, self._steering.step, changes)
+            self._admission.note(record, self._run_state.step, changes)
 
 
 def _never() -> bool:

@@ -6,27 +6,27 @@ from agenttune.trainer.commands.outcomes import AwaitRate, Waiting
 from agenttune.trainer.execution.acks import Answers
 from agenttune.trainer.execution.read_back import check_after_step, check_before_update
 from agenttune.trainer.recording.recorder import Recorder
-from agenttune.trainer.run_state import Steering
+from agenttune.trainer.run_state import RunState
 
 
-class RateWatch:
+class RateConfirmation:
     """Confirms rates, or fails them.
 
     Args:
-        steering: The run.
+        run_state: The run.
         answers: Answers who asked.
         recorder: Reads the knobs.
     """
 
-    def __init__(self, steering: Steering, answers: Answers, recorder: Recorder) -> None:
-        self._steering = steering
+    def __init__(self, run_state: RunState, answers: Answers, recorder: Recorder) -> None:
+        self._run_state = run_state
         self._answers = answers
         self._recorder = recorder
         self.waiting: list[Waiting] = []
 
     def accept(self, waiting: Waiting, outcome: AwaitRate) -> None:
         """A rate was set; while paused there is no step to wait for."""
-        schedule = self._steering.schedule()
+        schedule = self._run_state.schedule()
         overridden = [w for w in self.waiting if _groups(w) & outcome.groups]
         self.waiting = [w for w in self.waiting if w not in overridden]
         for other in overridden:
@@ -37,9 +37,9 @@ class RateWatch:
                 other.outcome.next = schedule.next_effective()
         self._answers.note_change()
         waiting.knobs = self._recorder.knobs_read()
-        if self._steering.paused:
+        if self._run_state.paused:
             self._finish(waiting, "read back; training is paused before another step could confirm it")
-        elif self._steering.awaits_agent and waiting.record.proposal.author.principal != "agent":
+        elif self._run_state.awaits_agent and waiting.record.proposal.author.principal != "agent":
             # The agent may think for a minute; what it decides itself is confirmed by the step that follows.
             self._finish(waiting, "read back; training waits for the agent before another step could confirm it")
         else:
@@ -48,20 +48,20 @@ class RateWatch:
     def before_update(self) -> None:
         """Just before the optimizer's update."""
         if self.waiting:
-            schedule = self._steering.schedule()
+            schedule = self._run_state.schedule()
             for waiting in self.waiting:
                 check_before_update(waiting, schedule)
 
     def confirm(self) -> None:
         """At the end of a step: did they hold?"""
         rates, self.waiting = self.waiting, []
-        schedule = self._steering.schedule()
+        schedule = self._run_state.schedule()
         for waiting in rates:
             message = check_after_step(waiting, schedule)
             if waiting.problem:
                 self._fail(waiting)
             else:
-                self._finish(waiting, message, confirmed_step=self._steering.step)
+                self._finish(waiting, message, confirmed_step=self._run_state.step)
 
     def settle(self, message: str) -> None:
         """Answer all without waiting any longer."""

@@ -7,24 +7,24 @@ from collections.abc import Callable
 
 from agenttune.errors import UserError
 from agenttune.protocol.proposals import Ack, Change
-from agenttune.trainer.captured_values import restore_registered, restore_steered
+from agenttune.trainer.captured_values import restore_registered, restore_values
 from agenttune.trainer.checkpoints.branch_folders import Arranged, arrange
 from agenttune.trainer.checkpoints.training_state import TrainingState, not_as_saved
-from agenttune.trainer.commands.outcomes import AwaitJump, Waiting
+from agenttune.trainer.commands.outcomes import AwaitRestore, Waiting
 from agenttune.trainer.execution.acks import Answers
 from agenttune.trainer.execution.read_back import ReadBacks
 from agenttune.trainer.execution.saving import REASON_CHARACTERS
 from agenttune.trainer.recording.recorder import Recorder
-from agenttune.trainer.run_state import Steering
+from agenttune.trainer.run_state import RunState
 
 logger = logging.getLogger("agenttune")
 
 
-class GoingBack:
+class Restoring:
     """One return at a time.
 
     Args:
-        steering: The run.
+        run_state: The run.
         answers: Answers who asked.
         recorder: Writes the log.
         then: Called when the run stands there and that was answered.
@@ -33,8 +33,8 @@ class GoingBack:
         newest_seq: Of the proposal of the last return, 0 if there was none.
     """
 
-    def __init__(self, steering: Steering, answers: Answers, recorder: Recorder, then: Callable[[], None]) -> None:
-        self._steering = steering
+    def __init__(self, run_state: RunState, answers: Answers, recorder: Recorder, then: Callable[[], None]) -> None:
+        self._run_state = run_state
         self._answers = answers
         self._recorder = recorder
         self._then = then
@@ -45,11 +45,11 @@ class GoingBack:
     def is_under_way(self) -> bool:
         return self._waiting is not None
 
-    def accept(self, waiting: Waiting, outcome: AwaitJump) -> None:
+    def accept(self, waiting: Waiting, outcome: AwaitRestore) -> None:
         """Ask the loop to go back."""
         self._waiting = waiting
         try:
-            self._steering.adapter.jump(outcome.state, self._arrived)
+            self._run_state.adapter.restore(outcome.state, self._on_restored)
         except UserError as error:
             self._waiting = None
             self._answers.refuse(waiting.record, error.message)
@@ -60,22 +60,22 @@ class GoingBack:
             self._answers.refuse(self._waiting.record, f"the run is {status} before it could go back")
         self._waiting = None
 
-    def _arrived(self) -> None:
+    def _on_restored(self) -> None:
         """The loop stands where it was asked to; what is left to put back is ours."""
         waiting, self._waiting = self._waiting, None
-        if waiting is None or not isinstance(waiting.outcome, AwaitJump):
+        if waiting is None or not isinstance(waiting.outcome, AwaitRestore):
             return
-        checkpoint, steering = waiting.outcome.checkpoint, self._steering
-        left_step, left_branch = steering.step, steering.branch
-        steering.step = waiting.outcome.state.step
+        checkpoint, run_state = waiting.outcome.checkpoint, self._run_state
+        left_step, left_branch = run_state.step, run_state.branch
+        run_state.step = waiting.outcome.state.step
         self.newest_seq = waiting.record.submitted_seq
         self._answers.read_backs = ReadBacks()
-        started = steering.checkpoints.start_branch(waiting.outcome.branch, checkpoint)
-        changes, problem = put_steered(steering, waiting.outcome.state, waiting.outcome.dataset)
-        steering.schedule()
+        started = run_state.checkpoints.start_branch(waiting.outcome.branch, checkpoint)
+        changes, problem = put_values(run_state, waiting.outcome.state, waiting.outcome.dataset)
+        run_state.schedule()
         self._answers.note_change()
-        folder = steering.adapter.loop_folder()
-        arranged = arrange(folder, steering.checkpoints, checkpoint) if folder is not None else Arranged()
+        folder = run_state.adapter.loop_folder()
+        arranged = arrange(folder, run_state.checkpoints, checkpoint) if folder is not None else Arranged()
         events = (started, *arranged.moved, self._recorder.knobs_read(), *self._recorder.whole_read())
         if problem:
             self._answers.refuse(waiting.record, f"went back as branch {started.name}, but {problem}", events)
@@ -89,28 +89,28 @@ class GoingBack:
             }
             if folder is not None:
                 result["restart_from"] = None if arranged.restart_from is None else str(arranged.restart_from)
-            message = "; ".join(filter(None, [_lost(steering, waiting.outcome.state), arranged.note]))
-            ack = Ack(outcome="applied", step=steering.step, changes=changes, result=result, message=message)
+            message = "; ".join(filter(None, [_lost(run_state, waiting.outcome.state), arranged.note]))
+            ack = Ack(outcome="applied", step=run_state.step, changes=changes, result=result, message=message)
             self._answers.acknowledge(waiting.record, ack, events)
         self._then()
 
 
-def _lost(steering: Steering, state: TrainingState) -> str:
+def _lost(run_state: RunState, state: TrainingState) -> str:
     """What did not go back, so that what follows may differ from what followed the first time."""
-    unknown = [n for n in steering.registry.held if n not in state.extra.get("registered", {})]
+    unknown = [n for n in run_state.registry.held if n not in state.extra.get("registered", {})]
     told = f"the checkpoint has no state of {', '.join(unknown)}, which was registered since" if unknown else ""
-    return "; ".join(filter(None, [steering.adapter.jump_note(state), told]))
+    return "; ".join(filter(None, [run_state.adapter.restore_note(state), told]))
 
 
-def put_steered(steering: Steering, state: TrainingState, dataset: object | None) -> tuple[list[Change], str]:
+def put_values(run_state: RunState, state: TrainingState, dataset: object | None) -> tuple[list[Change], str]:
     """Read back what the loop has put back, then put back what is ours; and what did not go as it should."""
-    adapter = steering.adapter
+    adapter = run_state.adapter
     try:
         wrong = not_as_saved(adapter.model(), adapter.optimizer(), state)
         if wrong:
             return [], f"these do not stand as saved: {', '.join(wrong)}"[:REASON_CHARACTERS]
-        restore_registered(steering, state.extra.get("registered", {}))
-        return restore_steered(steering, state.steered, dataset), ""
+        restore_registered(run_state, state.extra.get("registered", {}))
+        return restore_values(run_state, state.steered, dataset), ""
     except Exception as error:  # training stands in the midst of the return; it must not end with it
         logger.exception("not all went back to step %d", state.step)
         return [], f"not all went back: {type(error).__name__}: {error}"[:REASON_CHARACTERS]

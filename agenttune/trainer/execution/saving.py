@@ -9,14 +9,14 @@ from typing import Any
 from agenttune.errors import AgenttuneError, UserError
 from agenttune.protocol.events import CheckpointDeleted
 from agenttune.protocol.proposals import Ack
-from agenttune.trainer.captured_values import capture_registered, capture_steered
+from agenttune.trainer.captured_values import capture_registered, capture_values
 from agenttune.trainer.checkpoints.branch_folders import keep_within, taken_instead
 from agenttune.trainer.checkpoints.catalog import SavedCheckpoint
 from agenttune.trainer.checkpoints.files import check_readable, write_manifest
 from agenttune.trainer.commands.outcomes import AwaitCapture, AwaitSave, Waiting
 from agenttune.trainer.execution.acks import Answers
 from agenttune.trainer.recording.recorder import Recorder
-from agenttune.trainer.run_state import Steering
+from agenttune.trainer.run_state import RunState
 
 logger = logging.getLogger("agenttune")
 
@@ -28,13 +28,13 @@ class Saving:
     """Who waits for a checkpoint, and what is done when there is one.
 
     Args:
-        steering: The run.
+        run_state: The run.
         answers: Answers who asked.
         recorder: Writes the log.
     """
 
-    def __init__(self, steering: Steering, answers: Answers, recorder: Recorder) -> None:
-        self._steering = steering
+    def __init__(self, run_state: RunState, answers: Answers, recorder: Recorder) -> None:
+        self._run_state = run_state
         self._answers = answers
         self._recorder = recorder
         self.saves: list[Waiting] = []
@@ -42,8 +42,8 @@ class Saving:
 
     def accept_save(self, waiting: Waiting, is_just_saved: bool) -> None:
         """Wait for the loop's own save, unless it has just made one that holds the values in force."""
-        saved = self._steering.checkpoints.newest_of_loop
-        if is_just_saved and saved is not None and saved.step == self._steering.step and saved.is_current:
+        saved = self._run_state.checkpoints.newest_of_loop
+        if is_just_saved and saved is not None and saved.step == self._run_state.step and saved.is_current:
             self._answer_save(waiting, saved)
         else:
             self.saves.append(waiting)
@@ -68,22 +68,22 @@ class Saving:
             for waiting in saves:
                 self._answers.refuse(waiting.record, checkpoint)
             return
-        again = self._steering.checkpoints.saved_again(checkpoint)
-        self._steering.checkpoints.newest_of_loop = checkpoint
+        again = self._run_state.checkpoints.saved_again(checkpoint)
+        self._run_state.checkpoints.newest_of_loop = checkpoint
         self._complete(checkpoint, [known.checkpoint_id for known in again])
         for waiting in saves:
             self._answer_save(waiting, checkpoint)
         if not saves and not again:
-            self._steering.checkpoints.add(checkpoint)
+            self._run_state.checkpoints.add(checkpoint)
             self._recorder.record(checkpoint.saved_event())
-        folder = self._steering.adapter.loop_folder()
-        deleted = keep_within(folder, self._steering.checkpoints) if folder is not None else []
+        folder = self._run_state.adapter.loop_folder()
+        deleted = keep_within(folder, self._run_state.checkpoints) if folder is not None else []
         if deleted:
             self._recorder.record(*deleted)
 
     def _complete(self, checkpoint: SavedCheckpoint, again: list[str]) -> None:
         """Add to the loop's own checkpoint what it does not hold, and forget what it has taken the place of."""
-        checkpoints, adapter = self._steering.checkpoints, self._steering.adapter
+        checkpoints, adapter = self._run_state.checkpoints, self._run_state.adapter
         checkpoint.metric = checkpoints.metric
         gone = checkpoints.drop_vanished(but_for=checkpoint.path, kept=again)
         if gone:
@@ -91,8 +91,8 @@ class Saving:
         # Without a folder of its own this process does not record the run: another rank writes the manifest.
         if not adapter.checkpoint_refusal() and checkpoint.path is not None and checkpoints.root is not None:
             state = adapter.capture()
-            state.steered = capture_steered(self._steering)
-            state.extra["registered"] = capture_registered(self._steering)
+            state.steered = capture_values(self._run_state)
+            state.extra["registered"] = capture_registered(self._run_state)
             write_manifest(Path(checkpoint.path), state, checkpoint.branch, checkpoints.run_id)
             try:
                 check_readable(Path(checkpoint.path))
@@ -102,7 +102,7 @@ class Saving:
     def _answer_save(self, waiting: Waiting, saved: SavedCheckpoint) -> None:
         outcome = waiting.outcome
         saved = saved.named(outcome.tag if isinstance(outcome, AwaitSave) else None)
-        self._steering.checkpoints.add(saved)
+        self._run_state.checkpoints.add(saved)
         event = saved.saved_event(waiting.record.command_id)
         result: dict[str, Any] = {"checkpoint_id": saved.checkpoint_id, "path": saved.path}
         message = outcome.message if isinstance(outcome, AwaitSave) else ""
@@ -114,18 +114,18 @@ class Saving:
 
     def _how_to_go_on(self, saved: SavedCheckpoint, message: str, result: dict[str, Any]) -> str:
         """Add to what a stop says how its run can be gone on with."""
-        adapter = self._steering.adapter
+        adapter = self._run_state.adapter
         if saved.path is None or saved.problem:
             return message
         words = result["to_go_on"] = adapter.resume_words(Path(saved.path))
-        instead = taken_instead(adapter.loop_folder(), self._steering.checkpoints, Path(saved.path))
+        instead = taken_instead(adapter.loop_folder(), self._run_state.checkpoints, Path(saved.path))
         return "; ".join(filter(None, [message, f"to go on: {words}", instead]))
 
     # -- from the state -----------------------------------------------------------------------------------------
 
     def take_captures(self) -> None:
         """Keep the state for who asked, once the loop is done with this step."""
-        if not self.captures or not self._steering.adapter.is_settled():
+        if not self.captures or not self._run_state.adapter.is_settled():
             return
         captures, self.captures = self.captures, []
         for waiting in captures:
@@ -145,7 +145,7 @@ class Saving:
             result: dict[str, Any] = {"checkpoint_id": saved.checkpoint_id, "path": saved.path}
             result["size_bytes"] = saved.size_bytes
             message = self._how_to_go_on(saved, outcome.message, result) if outcome.is_last else outcome.message
-            ack = Ack(outcome="applied", step=self._steering.step, result=result, message=message)
+            ack = Ack(outcome="applied", step=self._run_state.step, result=result, message=message)
             self._answers.acknowledge(waiting.record, ack, (event, *deleted))
         if outcome.then is not None:
             outcome.then()
@@ -159,16 +159,16 @@ class Saving:
         Raises:
             AgenttuneError: It cannot be kept there.
         """
-        checkpoints, adapter = self._steering.checkpoints, self._steering.adapter
+        checkpoints, adapter = self._run_state.checkpoints, self._run_state.adapter
         vanished = checkpoints.drop_vanished()
         state = adapter.capture()
-        state.steered = capture_steered(self._steering)
-        state.extra["registered"] = capture_registered(self._steering)
+        state.steered = capture_values(self._run_state)
+        state.extra["registered"] = capture_registered(self._run_state)
         saved, deleted = checkpoints.save(state, adapter.write_model, outcome.keep_in, outcome.tag, outcome.pinned)
         return saved, [*vanished, *(event for _, event in deleted)]
 
     def release(self, checkpoint_id: str, reason: str) -> None:
         """Delete a checkpoint that was kept for a purpose that is over."""
-        gone = self._steering.checkpoints.release(checkpoint_id, reason)
+        gone = self._run_state.checkpoints.release(checkpoint_id, reason)
         if gone is not None:
             self._recorder.record(gone)

@@ -58,7 +58,7 @@ class HfAdapter:
         self.has_begun_step = False
         self._guard: TrialGuard | None = None
         self._shield: Shield | None = None
-        self.after_arrival: Callable[[], None] = lambda: None
+        self.after_restoring: Callable[[], None] = lambda: None
         self.resumed: Path | None = None
         self.capabilities = WITHOUT_TRAINER if trainer is None else COMMAND_KINDS
         name = "Trainer" if trainer is None else type(trainer).__mro__[1].__name__
@@ -324,7 +324,7 @@ class HfAdapter:
     def check_state(self, state: TrainingState) -> None:
         self._own_state().check(state)
 
-    def jump(self, state: TrainingState, arrived: Callable[[], None]) -> None:
+    def restore(self, state: TrainingState, on_restored: Callable[[], None]) -> None:
         def arrive() -> None:
             self.plan.done = self.feed.epoch
             ends_ragged = self.plan.epochs is not None and self.plan.batches % self.accumulation_steps
@@ -334,10 +334,10 @@ class HfAdapter:
             self._state.epoch = self.feed.epoch + self.feed.batch / max(1, self.plan.batches)
             self.settled = True
             try:
-                arrived()
+                on_restored()
             finally:
                 self.settled = False
-                self.after_arrival()
+                self.after_restoring()
 
         self._own_state().request(state, arrive)
         if self.feed.must_end_epoch:
@@ -346,7 +346,7 @@ class HfAdapter:
     def put_back(self, state: TrainingState) -> None:
         self._own_state().put(state)
 
-    def jump_note(self, state: TrainingState) -> str:
+    def restore_note(self, state: TrainingState) -> str:
         draws = state.extra.get("draws", {})
         _, batch = self._own_state().position(state, self.accumulation_steps)
         notes = ["what data-loader workers draw at random by themselves is drawn anew"] if self.feed.workers else []

@@ -19,7 +19,7 @@ from agenttune.store.metric_table import Row
 from agenttune.store.run_log import RunLog
 from agenttune.trainer.checkpoints.catalog import find_checkpoint
 from agenttune.trainer.datasets.sources import SourceLosses, attach_sources
-from agenttune.trainer.distributed.exchange import make_exchange
+from agenttune.trainer.distributed.command_broadcast import make_broadcast
 from agenttune.trainer.integrations.hf_adapter import HfAdapter
 from agenttune.trainer.integrations.hf_knobs import register_trainer_knobs
 from agenttune.trainer.integrations.loop_capabilities import Offers
@@ -48,7 +48,7 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
         super().__init__()
         self.options = options or Options()
         self.adapter = adapter or HfAdapter()
-        self.adapter.after_arrival = self._arrived
+        self.adapter.after_restoring = self._on_restored
         self.session: Session | None = None
         self.meter: StepMeter | None = None
         self.sources: SourceLosses | None = None
@@ -103,7 +103,7 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
 
     def close_normally(self) -> None:
         """Record that training came to its end, or was stopped by command."""
-        stop_reason = self.session.steering.stop_reason if self.session is not None else None
+        stop_reason = self.session.run_state.stop_reason if self.session is not None else None
         self.close("stopped" if stop_reason else "finished", stop_reason or "")
 
     def _close_at_exit(self) -> None:
@@ -123,7 +123,7 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
         self.adapter.note_first_step()
         self.meter = StepMeter(args.world_size) if self._log is not None else None
         if self.session is None:
-            self.session = Session(self._log, self.adapter, self.registry, make_exchange())
+            self.session = Session(self._log, self.adapter, self.registry, make_broadcast())
             self._watch_loss(kwargs["model"])
             if self.adapter.trainer is None:
                 atexit.register(self._close_at_exit)
@@ -137,7 +137,7 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
             with self._never_fatal():
                 self.flush_rows()
                 self.session.begin_again(state.global_step, reason if args.auto_find_batch_size else "train() again")
-            self._arrived()
+            self._on_restored()
         self._skip()
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -213,7 +213,7 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
             _report_own_failure()
         finally:
             self.adapter.settled = False
-        self._arrived()  # a trial may have begun, or ended without a step
+        self._on_restored()  # a trial may have begun, or ended without a step
         control = self.adapter.trainer.control
         return bool(control.should_training_stop or control.should_epoch_stop)
 
@@ -227,7 +227,7 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
         """Whether an error of the training step belongs to a trial, which it ends and which is taken back."""
         return self.session is not None and self.session.fail_trial(error)
 
-    def _arrived(self) -> None:
+    def _on_restored(self) -> None:
         """Training stands elsewhere; what is measured from here on belongs to the new branch."""
         if self.meter is not None and self.session is not None:
             self.meter.branch = self.session.branch

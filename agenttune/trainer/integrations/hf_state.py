@@ -132,13 +132,13 @@ class HfState:
         updates = max(1, math.ceil(self.batches / accumulation))
         return state.step // updates, (state.step % updates) * accumulation
 
-    def request(self, state: TrainingState, arrived: Callable[[], None]) -> None:
+    def request(self, state: TrainingState, on_restored: Callable[[], None]) -> None:
         """Go to a state at the next opening of the training data."""
         epoch, batch = self.position(state, int(self.trainer.args.gradient_accumulation_steps))
 
         def arrive() -> None:
             self.put(state)
-            arrived()
+            on_restored()
 
         self.feed.seek(Seek(epoch, batch, state.rng, arrive, state.extra.get("draws", {})))
 

@@ -23,7 +23,7 @@ from agenttune.trainer.integrations.loop_adapter import LoopAdapter
 from agenttune.trainer.integrations.model_facts import facts_of, loader_facts
 
 OWN_FILE = "lightning.ckpt"
-"""What `Trainer.fit(ckpt_path=...)` reads, beside the files that a jump reads."""
+"""What `Trainer.fit(ckpt_path=...)` reads, beside the files that a restore reads."""
 VALIDATION_PREFIXES = ("val_", "val/", "valid_", "valid/", "validation_", "validation/")
 LACKING = {
     "update_dataset": "Lightning draws from loaders of its own, whose dataset cannot be replaced",
@@ -179,7 +179,7 @@ class LightningAdapter(LoopAdapter):
     def resume_words(self, path: Path) -> str:
         return f"ckpt_path={str(path / OWN_FILE)!r}"
 
-    def jump(self, state: TrainingState, arrived: Callable[[], None]) -> None:
+    def restore(self, state: TrainingState, on_restored: Callable[[], None]) -> None:
         loop = self.trainer.fit_loop.epoch_loop
         counted = (
             loop.automatic_optimization.optim_progress.optimizer.step,
@@ -188,10 +188,10 @@ class LightningAdapter(LoopAdapter):
         for progress in counted:
             progress.total.ready = progress.total.completed = state.step
         loop._batches_that_stepped = state.loop.get("batches_that_stepped", state.step)
-        super().jump(state, arrived)
+        super().restore(state, on_restored)
 
-    def jump_note(self, state: TrainingState) -> str:
-        return f"{super().jump_note(state)}; so do Lightning's epochs and what its callbacks count"
+    def restore_note(self, state: TrainingState) -> str:
+        return f"{super().restore_note(state)}; so do Lightning's epochs and what its callbacks count"
 
     # -- actions ----------------------------------------------------------------------------------------------
 

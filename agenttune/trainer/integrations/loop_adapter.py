@@ -204,10 +204,10 @@ class LoopAdapter:
         if lacking:
             raise UserError(f"the checkpoint has no state of {', '.join(sorted(lacking))}", field="checkpoint_id")
 
-    def jump(self, state: TrainingState, arrived: Callable[[], None]) -> None:
+    def restore(self, state: TrainingState, on_restored: Callable[[], None]) -> None:
         self.put_back(state)
         put_rng(state.rng)
-        arrived()
+        on_restored()
 
     def put_back(self, state: TrainingState) -> None:
         put_model(self.model(), state.model)
@@ -221,7 +221,7 @@ class LoopAdapter:
         self.model().zero_grad()
         self.step = state.step
 
-    def jump_note(self, state: TrainingState) -> str:
+    def restore_note(self, state: TrainingState) -> str:
         return "the order of the data does not go back: the loop draws on from where it stands"
 
     # -- trials ---------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from agenttune.protocol.events import RunStatus
 from agenttune.store.run_log import RunLog
 from agenttune.trainer.checkpoints.catalog import MAIN
-from agenttune.trainer.distributed.exchange import make_exchange
+from agenttune.trainer.distributed.command_broadcast import make_broadcast
 from agenttune.trainer.integrations.logged_metrics import Number, evaluation_row
 from agenttune.trainer.integrations.loop_adapter import LoopAdapter
 from agenttune.trainer.integrations.open_log import open_log
@@ -64,7 +64,7 @@ class LoopRun:
             StoreFault: The log cannot be written.
         """
         self._log = open_log(self.options)
-        self.session = Session(self._log, self.adapter, self.registry, make_exchange())
+        self.session = Session(self._log, self.adapter, self.registry, make_broadcast())
         atexit.register(self._close_at_exit)
         with never_fatal():
             self.session.begin(self.adapter.step, self._details() | dict(details))
@@ -98,7 +98,7 @@ class LoopRun:
 
     def close_normally(self, reason: str = "") -> None:
         """Record that training came to its end, or was stopped by command."""
-        stop_reason = self.session.steering.stop_reason if self.session is not None else None
+        stop_reason = self.session.run_state.stop_reason if self.session is not None else None
         self.close("stopped" if stop_reason else "finished", stop_reason or reason)
 
     def _close_at_exit(self) -> None:

@@ -74,17 +74,17 @@ class PlainAdapter(LoopAdapter):
             state.rng |= {"opened": place.opened, "generators": place.rng["generators"]}
         return state
 
-    def jump(self, state: TrainingState, arrived: Callable[[], None]) -> None:
+    def restore(self, state: TrainingState, on_restored: Callable[[], None]) -> None:
         if self.knows_place(state) and self.batches is not None:
             self.batches.seek(Place(state.loop["epoch"], state.loop["batch"], state.rng["opened"], state.rng))
-        super().jump(state, arrived)
+        super().restore(state, on_restored)
 
-    def jump_note(self, state: TrainingState) -> str:
+    def restore_note(self, state: TrainingState) -> str:
         if self.knows_place(state):
             return ""
         if self.batches is None:
-            return f"{super().jump_note(state)}; draw it with s.batches(loader) to have it go back too"
-        return super().jump_note(state)
+            return f"{super().restore_note(state)}; draw it with s.batches(loader) to have it go back too"
+        return super().restore_note(state)
 
     def trial_refusal(self) -> str:
         if self.checkpoint_refusal() or self.should_stop():

@@ -64,7 +64,7 @@ class Feed:
         self.epoch = 0
         self.batch = 0
         self.handed = 0
-        self.has_jumped = False
+        self.has_restored = False
         self.sought: Seek | None = None
         self._loader: Any = None
         self._endless = False
@@ -179,7 +179,7 @@ class Feed:
     def begin(self, epoch: int, batch: int) -> None:
         """Training begins here; a resumed run does not begin at the start."""
         self.epoch, self.batch = epoch, batch
-        self.has_jumped = self._redraw = False
+        self.has_restored = self._redraw = False
         self.sought = self._source = None
         self._opened = None
         self._keeps_epoch = True
@@ -230,7 +230,7 @@ class Feed:
         """Hand out another loader's batches from the next one on, epoch after epoch: the loop planned for the old."""
         self._loader, self._endless = loader, True
         self._look_for_generators()
-        self.has_jumped = self._redraw = True
+        self.has_restored = self._redraw = True
         if not keeps_place:
             self.epoch, self.batch = self.epoch + 1, 0
 
@@ -285,7 +285,7 @@ class Feed:
         drawn: dict[str, Any] = {}
         while self.sought is not None:
             seek, self.sought = self.sought, None
-            self.has_jumped, self._redraw = True, False
+            self.has_restored, self._redraw = True, False
             self.epoch, self.batch = seek.epoch, seek.batch
             put_rng(seek.rng)
             seek.arrive()
@@ -323,7 +323,7 @@ class Feed:
 
     def _open(self, plain: Callable[[], Iterator[Any]]) -> Iterator[Any]:
         """The rest of the current epoch."""
-        if self.has_jumped:
+        if self.has_restored:
             _set_epoch(self._loader, self.epoch)
         if self.batch:
             return iter(skip_first_batches(self._loader, self.batch))
@@ -331,7 +331,7 @@ class Feed:
 
     def _reopened(self, plain: Callable[[], Iterator[Any]]) -> Iterator[Any]:
         """The same place, fetched anew; random states stay as they are."""
-        self._redraw, self.has_jumped = False, True
+        self._redraw, self.has_restored = False, True
         rng = read_rng()
         self._is_fresh = True
         source = self._open(plain)

@@ -109,7 +109,7 @@ def read_model(
         optimizer: Only what it holds counts as trained.
         name: The layer to read; empty: the model.
         norms: Also measure the norms of weights.
-        grads: Gradient norms, as `GradientWatch` measured them.
+        grads: Gradient norms, as `GradientMonitor` measured them.
     """
     layer = model.get_submodule(name)
     parent = model.get_submodule(name.rpartition(".")[0]) if name else None
@@ -169,7 +169,7 @@ def _floats(norms: list[torch.Tensor]) -> list[float]:
     return [value**2 for value in torch.stack([n.to(norms[0].device, torch.float64) for n in norms]).tolist()]
 
 
-class GradientWatch:
+class GradientMonitor:
     """Measures every gradient in the next update, as the optimizer uses it, and then takes itself away.
 
     Between steps there are no gradients to look at: loops drop them after the update.

@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 from agenttune.config import ProbationSettings
 from agenttune.detectors.forecast import Comparison, compare
 from agenttune.protocol.goal_names import resolve
-from agenttune.trainer.probation.loss_trail import Trail
+from agenttune.trainer.probation.loss_history import LossHistory
 
 METRIC = "step_loss"
 FEWEST_STEPS = 8
@@ -44,7 +44,7 @@ EARLY_RISE_FRAC = 0.5
 
 
 @dataclass(frozen=True)
-class Sight:
+class Assessment:
     """What was seen of a change.
 
     Attributes:
@@ -61,7 +61,7 @@ class Sight:
     sign: int = 1
 
 
-class Watch(Protocol):
+class Monitor(Protocol):
     """One change under one measure."""
 
     @property
@@ -76,7 +76,7 @@ class Watch(Protocol):
         """Whether its own window went by without harm."""
         ...
 
-    def look(self, now: int, until: int, is_over: bool) -> Sight | None:
+    def look(self, now: int, until: int, is_over: bool) -> Assessment | None:
         """See how the run does after the change.
 
         Args:
@@ -90,7 +90,7 @@ class Watch(Protocol):
         ...
 
 
-class StepWatch:
+class StepMonitor:
     """The training loss of each step.
 
     At the end of the window the loss is compared with its forecast. Not worse is enough if a run that stands still
@@ -98,14 +98,14 @@ class StepWatch:
     asked again after more steps, with as many before the change, until it can be told or `stall_steps` have passed.
 
     Args:
-        trail: The losses.
+        loss_history: The losses.
         settings: How long, and what counts as hurt.
         start: The step at which the change took effect.
     """
 
-    def __init__(self, trail: Trail, settings: ProbationSettings, start: int) -> None:
-        self._trail, self._settings, self._start = trail, settings, start
-        self._known = trail.count(start)
+    def __init__(self, loss_history: LossHistory, settings: ProbationSettings, start: int) -> None:
+        self._loss_history, self._settings, self._start = loss_history, settings, start
+        self._known = loss_history.count(start)
         self._longest = max(settings.steps, min(settings.longest_steps, FURTHER * self._known))
         self._due = self._early = max(2 * FEWEST_STEPS, round(EARLY_FRAC * settings.steps))
         self._due = min(self._due, settings.steps)
@@ -121,10 +121,10 @@ class StepWatch:
     def passed(self) -> bool:
         return self._due > self._settings.steps
 
-    def look(self, now: int, until: int, is_over: bool) -> Sight | None:
+    def look(self, now: int, until: int, is_over: bool) -> Assessment | None:
         count, window = until - self._start, self._settings.steps
         if is_over and count < window:
-            return Sight("not judged", f"nothing tells of it after {count} of {window} steps", METRIC)
+            return Assessment("not judged", f"nothing tells of it after {count} of {window} steps", METRIC)
         if count < self._due and not is_over:
             return None
         comparison = self._compare(until)
@@ -133,47 +133,47 @@ class StepWatch:
             self._due = min(self._due, window)
             return self._badly(comparison, count)
         if comparison is None:
-            after = len(self._trail.between(self._start, until))
-            return Sight("not judged", f"too few finite losses to compare ({self._known}, {after})", METRIC)
+            after = len(self._loss_history.between(self._start, until))
+            return Assessment("not judged", f"too few finite losses to compare ({self._known}, {after})", METRIC)
         return self._verdict(comparison, count, is_over)
 
     def _compare(self, until: int) -> Comparison | None:
-        after = self._trail.between(self._start, until)
+        after = self._loss_history.between(self._start, until)
         count = max(BEFORE_STEPS, len(after))
-        before = self._trail.until(self._start, count)
+        before = self._loss_history.until(self._start, count)
         finite = [sum(map(math.isfinite, side)) for side in (before, after)]
         if min(finite) < min(FEWEST_STEPS, self._settings.steps):
             return None
-        return compare(before, after, self._trail.lowest(self._start, count, count // 4))
+        return compare(before, after, self._loss_history.lowest(self._start, count, count // 4))
 
-    def _badly(self, comparison: Comparison | None, count: int) -> Sight | None:
+    def _badly(self, comparison: Comparison | None, count: int) -> Assessment | None:
         rise = max(EARLY_RISE_FRAC, self._settings.min_rise_frac)
         if comparison is None or not comparison.is_worse(self._settings.tolerance, rise, EARLY_TIMES):
             return None
         said = f"{_said('the loss', comparison)}, so badly that the window was cut short after {count} steps"
-        return Sight("worse", said, METRIC, comparison)
+        return Assessment("worse", said, METRIC, comparison)
 
-    def _verdict(self, comparison: Comparison, count: int, is_over: bool) -> Sight | None:
+    def _verdict(self, comparison: Comparison, count: int, is_over: bool) -> Assessment | None:
         limits = self._settings.tolerance, self._settings.min_rise_frac
         said = f"{_said('the loss', comparison)} within {count} steps"
         if comparison.is_worse(*limits):
             stalls = comparison.above(comparison.found, comparison.level) <= comparison.error
-            return Sight("worse", f"{said}: {'it stalls' if stalls else 'it rose'}", METRIC, comparison)
+            return Assessment("worse", f"{said}: {'it stalls' if stalls else 'it rose'}", METRIC, comparison)
         if comparison.shows_a_stall(*limits) or comparison.keeps_up(*limits):
-            return Sight("fine", said, METRIC, comparison)
+            return Assessment("fine", said, METRIC, comparison)
         if is_over or count >= self._longest:
             said, wanted = f"{said}; a stall would not show in this noise", self._settings.longest_steps
             if is_over or wanted == self._settings.steps:
-                return Sight("fine", said, METRIC, comparison)
+                return Assessment("fine", said, METRIC, comparison)
             if count < wanted:
                 said = f"{said}, and too little is known of the run before it to look longer"
-                return Sight("fine", said, METRIC, comparison)
-            return Sight("in doubt", said, METRIC, comparison)
+                return Assessment("fine", said, METRIC, comparison)
+            return Assessment("in doubt", said, METRIC, comparison)
         self._due = min(max(round(AGAIN * count), count + 1), self._longest)
         return None
 
 
-class NoWatch:
+class NoMonitor:
     """A metric to which the change itself gave another meaning: what it was says nothing of what it is.
 
     It stays open for the window, for a loss that is not finite tells of harm in any meaning.
@@ -195,12 +195,12 @@ class NoWatch:
     def passed(self) -> bool:
         return False
 
-    def look(self, now: int, until: int, is_over: bool) -> Sight | None:
+    def look(self, now: int, until: int, is_over: bool) -> Assessment | None:
         if now < self._end and not is_over:
             return None
         name = "the training loss" if self.metric == METRIC else self.metric
         said = f"{self._what} gave {name} another meaning, so that it cannot be compared with what it was"
-        return Sight("not judged", said, self.metric)
+        return Assessment("not judged", said, self.metric)
 
 
 class Evaluations:
@@ -246,7 +246,7 @@ class Evaluations:
         return [point for point in self._points if step < point[0] <= last]
 
 
-class EvaluationWatch:
+class EvaluationMonitor:
     """The metric of the next evaluations after a change. Few points: what chance may do is wider accordingly.
 
     Args:
@@ -271,7 +271,7 @@ class EvaluationWatch:
     def passed(self) -> bool:
         return False
 
-    def look(self, now: int, until: int, is_over: bool) -> Sight | None:
+    def look(self, now: int, until: int, is_over: bool) -> Assessment | None:
         self._next = now + 1
         wanted, metric = self._settings.evaluations, self._all.metric
         finite = [value for _, value in self._before if math.isfinite(value)]
@@ -279,7 +279,7 @@ class EvaluationWatch:
             return self._cannot(f"{len(finite)} evaluations of {metric} before it, {FEWEST_EVALUATIONS} are needed")
         after = [value for _, value in self._all.between(self._start, until)]
         if not all(map(math.isfinite, after)):
-            return Sight("worse", f"{metric} is not finite", metric, sign=self._all.sign)
+            return Assessment("worse", f"{metric} is not finite", metric, sign=self._all.sign)
         if len(after) >= wanted:
             return self._verdict(compare(finite, after[:wanted]), wanted)
         gap = median(b - a for (a, _), (b, _) in pairwise(self._before))
@@ -289,18 +289,18 @@ class EvaluationWatch:
             )
         return None
 
-    def _cannot(self, why: str) -> Sight:
+    def _cannot(self, why: str) -> Assessment:
         others = ", ".join(sorted(self._all.other_names))
         seen = f"; evaluations have {others}" if others and not self._before else ""
-        return Sight("not judged", f"{why}{seen}", self._all.metric, sign=self._all.sign)
+        return Assessment("not judged", f"{why}{seen}", self._all.metric, sign=self._all.sign)
 
-    def _verdict(self, comparison: Comparison | None, count: int) -> Sight:
+    def _verdict(self, comparison: Comparison | None, count: int) -> Assessment:
         if comparison is None:
             raise AssertionError("enough finite values on both sides")
         metric, sign = self._all.metric, self._all.sign
         is_worse = comparison.is_worse(self._settings.tolerance, self._settings.min_rise_frac)
         said = f"{_said(metric, comparison, sign)} within {count} evaluations"
-        return Sight("worse" if is_worse else "fine", said, metric, comparison, sign)
+        return Assessment("worse" if is_worse else "fine", said, metric, comparison, sign)
 
 
 def _said(metric: str, comparison: Comparison, sign: int = 1) -> str:

@@ -9,7 +9,7 @@ from agenttune.protocol.deadlines import instant
 from agenttune.protocol.proposals import ApprovalRequest, Proposal, Verdict
 from agenttune.store.run_log import RunLog
 from agenttune.trainer.recording.recorder import Recorder
-from agenttune.trainer.run_state import Steering
+from agenttune.trainer.run_state import RunState
 
 OWN_COMMAND_S = 1.0
 """How long training waits for a command of its own to be in the log; milliseconds unless the disk is full."""
@@ -20,18 +20,18 @@ class OwnCommands:
 
     Args:
         log: The run's log, for reading.
-        steering: The run.
+        run_state: The run.
         recorder: Writes the log.
     """
 
-    def __init__(self, log: RunLog, steering: Steering, recorder: Recorder) -> None:
+    def __init__(self, log: RunLog, run_state: RunState, recorder: Recorder) -> None:
         self._log = log
-        self._steering = steering
+        self._run_state = run_state
         self._recorder = recorder
 
     def ask(self, proposal: Proposal) -> str:
         """Ask for a command; returns why the gate refuses it, empty if it does not."""
-        info = self._steering.as_info(self._log.info())
+        info = self._run_state.as_info(self._log.info())
         verdict = Gate.of(info).judge(proposal, Moment(info, instant()), History())
         written = threading.Event()
 

@@ -19,16 +19,16 @@ from agenttune.protocol.goal_names import is_goal
 from agenttune.protocol.proposals import Ack, CommandRecord, Proposal
 from agenttune.protocol.redefining import Redefinition, redefinition
 from agenttune.trainer.probation.inverse import inverse_of
-from agenttune.trainer.probation.loss_trail import Trail
+from agenttune.trainer.probation.loss_history import LossHistory
 from agenttune.trainer.probation.measures import (
     BEFORE_STEPS,
     METRIC,
+    Assessment,
+    EvaluationMonitor,
     Evaluations,
-    EvaluationWatch,
-    NoWatch,
-    Sight,
-    StepWatch,
-    Watch,
+    Monitor,
+    NoMonitor,
+    StepMonitor,
 )
 from agenttune.trainer.probation.snapshots_before import AUTHOR, StatesBefore
 from agenttune.trainer.recording.step_meter import Held
@@ -61,9 +61,9 @@ class Watched:
 
     record: CommandRecord
     step: int
-    open: list[Watch]
+    open: list[Monitor]
     snapshot: str | None = None
-    seen: list[Sight] = field(default_factory=list)
+    seen: list[Assessment] = field(default_factory=list)
     until: int | None = None
     revert_id: str | None = None
     reason: str = ""
@@ -72,7 +72,7 @@ class Watched:
     @property
     def is_young(self) -> bool:
         """Whether its own window is not over."""
-        return any(isinstance(watch, (StepWatch, NoWatch)) and not watch.passed() for watch in self.open)
+        return any(isinstance(watch, (StepMonitor, NoMonitor)) and not watch.passed() for watch in self.open)
 
     @property
     def look_step(self) -> int:
@@ -105,7 +105,7 @@ class Probation:
     submit: Callable[[Proposal], str]
     settle: Callable[[str, Settled], None]
     release: Callable[[str], None]
-    trail: Trail = field(init=False)
+    loss_history: LossHistory = field(init=False)
     evaluations: Evaluations = field(init=False)
     before: StatesBefore = field(init=False)
     add: Callable[[Held], None] = field(init=False)
@@ -115,8 +115,8 @@ class Probation:
     def __post_init__(self) -> None:
         self.before = StatesBefore(self.settings.keep_in, self.submit)
         # A change's steps, as many before it, and as many again for how low the loss has been.
-        self.trail = Trail(3 * max(self.settings.longest_steps, BEFORE_STEPS))
-        self.add = self.trail.add
+        self.loss_history = LossHistory(3 * max(self.settings.longest_steps, BEFORE_STEPS))
+        self.add = self.loss_history.add
         metric = self.settings.metric or self.info.goal_metric
         same = is_goal(metric, self.info.goal_metric) or is_goal(self.info.goal_metric, metric)
         direction = self.settings.direction or (self.info.goal_direction if same else "minimize")
@@ -127,7 +127,7 @@ class Probation:
         """Whether the next step may end the probation of a change."""
         if not self.watched:  # told cheaply: it is asked at every step
             return False
-        next_step = self.trail.newest + 1
+        next_step = self.loss_history.newest + 1
         return any(w.revert_id is None and w.look_step <= next_step for w in self.watched)
 
     def evaluated(self, step: int, values: Mapping[str, float]) -> None:
@@ -163,10 +163,10 @@ class Probation:
         """The loss means something else from here on: what is judged by it is judged by what there is of it."""
         for watched in [w for w in self.watched if w.revert_id is None]:
             for watch in [w for w in watched.open if redefined.touches(w.metric)]:
-                sight = watch.look(redefined.step, self._until(watched, redefined.step), is_over=True)
-                if sight is not None and self._hear(watched, watch, sight):
+                assessment = watch.look(redefined.step, self._until(watched, redefined.step), is_over=True)
+                if assessment is not None and self._hear(watched, watch, assessment):
                     break
-        self.trail.redefine(redefined.step)
+        self.loss_history.redefine(redefined.step)
         if redefined.touches(self.evaluations.metric):
             self.evaluations.redefine(redefined.step)
 
@@ -180,18 +180,18 @@ class Probation:
         watches = self._watches(ack.step, redefined)
         self.watched.append(Watched(record, ack.step, watches, snapshot or None, looked=ack.step))
 
-    def _watches(self, step: int, redefined: Redefinition | None) -> list[Watch]:
+    def _watches(self, step: int, redefined: Redefinition | None) -> list[Monitor]:
         """What a change is judged by; a metric that it gave another meaning cannot judge it."""
-        watches: list[Watch] = []
+        watches: list[Monitor] = []
         metric = self.evaluations.metric
         if self.settings.evaluations and redefined is not None and redefined.touches(metric):
-            watches.append(NoWatch(metric, redefined.what, step, 0))
+            watches.append(NoMonitor(metric, redefined.what, step, 0))
         elif self.settings.evaluations:
-            watches.append(EvaluationWatch(self.evaluations, self.settings, step))
+            watches.append(EvaluationMonitor(self.evaluations, self.settings, step))
         if self.settings.steps and redefined is not None:
-            watches.append(NoWatch(METRIC, redefined.what, step, self.settings.steps))
+            watches.append(NoMonitor(METRIC, redefined.what, step, self.settings.steps))
         elif self.settings.steps:
-            watches.append(StepWatch(self.trail, self.settings, step))
+            watches.append(StepMonitor(self.loss_history, self.settings, step))
         return watches
 
     def _spoil(self, step: int, before: int | None = None) -> None:
@@ -209,27 +209,27 @@ class Probation:
                 self._look(watched, step)
 
     def _look(self, watched: Watched, step: int) -> None:
-        tail = self.trail.until(step, NON_FINITE) if step - watched.step >= NON_FINITE else []
+        tail = self.loss_history.until(step, NON_FINITE) if step - watched.step >= NON_FINITE else []
         is_broken = len(tail) == NON_FINITE and not any(map(math.isfinite, tail))
         if is_broken and watched.until is None:  # else somebody's own change may have broken it
             if watched is self.watched[-1]:
-                self._revert(watched, Sight("worse", f"the last {NON_FINITE} losses are not finite", METRIC))
+                self._revert(watched, Assessment("worse", f"the last {NON_FINITE} losses are not finite", METRIC))
             return
         until = self._until(watched, step)
         for watch in list(watched.open):
-            sight = watch.look(step, until, is_over=watched.until is not None)
-            if sight is not None and self._hear(watched, watch, sight):
+            assessment = watch.look(step, until, is_over=watched.until is not None)
+            if assessment is not None and self._hear(watched, watch, assessment):
                 return
         if not watched.open:
             self._end(watched, "kept", _together(watched.seen))
 
-    def _hear(self, watched: Watched, watch: Watch, sight: Sight) -> bool:
+    def _hear(self, watched: Watched, watch: Monitor, assessment: Assessment) -> bool:
         """Take in what a watch has seen; whether the change is taken back for it."""
-        if sight.outcome == "worse" or (sight.outcome == "in doubt" and self.settings.in_doubt != "keep"):
-            self._revert(watched, sight)
+        if assessment.outcome == "worse" or (assessment.outcome == "in doubt" and self.settings.in_doubt != "keep"):
+            self._revert(watched, assessment)
             return True
         watched.open.remove(watch)
-        watched.seen.append(sight)
+        watched.seen.append(assessment)
         return False
 
     def _until(self, watched: Watched, step: int) -> int:
@@ -242,11 +242,11 @@ class Probation:
 
     # -- the way back ---------------------------------------------------------------------------------------------
 
-    def _revert(self, watched: Watched, sight: Sight) -> None:
+    def _revert(self, watched: Watched, assessment: Assessment) -> None:
         """Take a change back, with those that were made on top of it."""
-        watched.seen.append(sight)
-        is_doubt = sight.outcome == "in doubt"
-        reason = f"{sight.said}, and in doubt it is taken back" if is_doubt else sight.said
+        watched.seen.append(assessment)
+        is_doubt = assessment.outcome == "in doubt"
+        reason = f"{assessment.said}, and in doubt it is taken back" if is_doubt else assessment.said
         if watched.snapshot is not None and not (is_doubt and self.settings.in_doubt == "put_back"):
             self._ask(watched, LoadCheckpoint(checkpoint_id=watched.snapshot), reason)
         else:
@@ -293,7 +293,7 @@ class Probation:
 
     def _went_back(self, record: CommandRecord, ack: Ack) -> None:
         """The run stands at an earlier step: changes since then are no longer in force."""
-        self.trail.cut(ack.step)
+        self.loss_history.cut(ack.step)
         self.evaluations.cut(ack.step)
         for checkpoint_id in self.before.drop():
             self.release(checkpoint_id)
@@ -314,21 +314,23 @@ class Probation:
             self.release(watched.snapshot)
 
 
-def _together(seen: list[Sight]) -> str:
+def _together(seen: list[Assessment]) -> str:
     """What all measures said, those that could judge first."""
-    ordered = sorted(seen, key=lambda sight: sight.outcome == "not judged")
+    ordered = sorted(seen, key=lambda assessment: assessment.outcome == "not judged")
     return "; ".join(f"not judged: {s.said}" if s.outcome == "not judged" else s.said for s in ordered)
 
 
-def _settled(seen: list[Sight], outcome: Literal["kept", "reverted"], reason: str, by: str | None) -> Settled:
+def _settled(seen: list[Assessment], outcome: Literal["kept", "reverted"], reason: str, by: str | None) -> Settled:
     """The event: with the figures of the measure that decided, or else of the first that could judge."""
-    ranked = sorted(seen, key=lambda sight: (sight.outcome not in ("worse", "in doubt"), sight.comparison is None))
-    sight = ranked[0] if ranked else None
-    found, sign = (sight.comparison, sight.sign) if sight is not None else (None, 1)
+    ranked = sorted(
+        seen, key=lambda assessment: (assessment.outcome not in ("worse", "in doubt"), assessment.comparison is None)
+    )
+    assessment = ranked[0] if ranked else None
+    found, sign = (assessment.comparison, assessment.sign) if assessment is not None else (None, 1)
     return Settled(
         outcome=outcome,
         reason=reason[:1000],
-        metric=sight.metric if sight is not None else "",
+        metric=assessment.metric if assessment is not None else "",
         forecast=sign * found.forecast if found else None,
         found=sign * found.found if found else None,
         noise=found.noise if found else None,

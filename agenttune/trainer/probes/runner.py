@@ -25,12 +25,12 @@ from agenttune.trainer.commands.outcomes import AwaitCapture, AwaitRate, Done, N
 from agenttune.trainer.execution.acks import Answers
 from agenttune.trainer.execution.queue import Intake
 from agenttune.trainer.execution.read_back import check_after_step, check_before_update
-from agenttune.trainer.execution.restoring import put_steered
+from agenttune.trainer.execution.restoring import put_values
 from agenttune.trainer.execution.saving import REASON_CHARACTERS, Saving
 from agenttune.trainer.probes.trials import Attempt, attempts_of, choose
 from agenttune.trainer.recording.recorder import Recorder
 from agenttune.trainer.recording.step_meter import Held
-from agenttune.trainer.run_state import Steering
+from agenttune.trainer.run_state import RunState
 
 logger = logging.getLogger("agenttune")
 
@@ -81,7 +81,7 @@ class Probing:
     """One probe at a time.
 
     Args:
-        steering: The run.
+        run_state: The run.
         answers: Answers who asked.
         recorder: Writes the log.
         saving: Keeps the state.
@@ -92,7 +92,7 @@ class Probing:
 
     def __init__(
         self,
-        steering: Steering,
+        run_state: RunState,
         answers: Answers,
         recorder: Recorder,
         saving: Saving,
@@ -100,7 +100,7 @@ class Probing:
         adopt: Adopt,
         then: Callable[[], None],
     ) -> None:
-        self._steering, self._answers, self._recorder = steering, answers, recorder
+        self._run_state, self._answers, self._recorder = run_state, answers, recorder
         self._saving, self._intake, self._adopt, self._then = saving, intake, adopt, then
         self._goal_metric, self._prefers_low = "", True
         self._wanted: CommandRecord | None = None
@@ -147,8 +147,8 @@ class Probing:
         """Leave the model as the run had it, for whoever saves it after an error; where it stands then."""
         step = course.state.step
         try:
-            self._steering.adapter.put_back(course.state)
-            problem = put_steered(self._steering, course.state, None)[1]
+            self._run_state.adapter.put_back(course.state)
+            problem = put_values(self._run_state, course.state, None)[1]
         except Exception as error:  # training has ended by another error, which must not be hidden
             logger.exception("the state of step %d could not be put back", step)
             problem = f"{type(error).__name__}: {error}"
@@ -160,8 +160,8 @@ class Probing:
 
     def start(self) -> None:
         """Take the snapshot and begin with the first trial, if the loop is done with this step."""
-        record, adapter = self._wanted, self._steering.adapter
-        if record is None or self._steering.paused or self._saving.saves or not adapter.is_settled():
+        record, adapter = self._wanted, self._run_state.adapter
+        if record is None or self._run_state.paused or self._saving.saves or not adapter.is_settled():
             return
         self._wanted = None
         if not isinstance(record.command, Probe):
@@ -172,13 +172,13 @@ class Probing:
             return
         try:
             saved = self._keep(record)
-            state = self._steering.checkpoints.read(saved, adapter.model())
+            state = self._run_state.checkpoints.read(saved, adapter.model())
         except AgenttuneError as error:
             self._answers.refuse(record, f"the state of before cannot be kept: {error}")
             return
         self._count += 1
         attempts = attempts_of(record.command, self._count)
-        self._course = Course(record, record.command, saved, state, self._steering.ratios, attempts)
+        self._course = Course(record, record.command, saved, state, self._run_state.ratios, attempts)
         adapter.begin_trials(self)
         self._try(self._course)
 
@@ -186,7 +186,7 @@ class Probing:
         """Why the trials cannot be compared: a candidate changes what the compared loss means; empty if none does."""
         metric = "step_loss" if command.metric == "loss" else self._goal_metric
         for number, candidate in enumerate(command.candidates):
-            knob = isinstance(candidate, SetKnob) and self._steering.registry.redefines(candidate.name)
+            knob = isinstance(candidate, SetKnob) and self._run_state.registry.redefines(candidate.name)
             if not knob or not touches(knob, metric):
                 continue
             said = f"candidate {number} (from 0), {candidate.kind}, gives {metric} another meaning"
@@ -209,8 +209,8 @@ class Probing:
         while course.at < len(course.attempts):
             attempt = course.attempt
             attempt.begin()
-            self._steering.trial = attempt.branch
-            parent, step = self._steering.checkpoints.branch, self._steering.step
+            self._run_state.trial = attempt.branch
+            parent, step = self._run_state.checkpoints.branch, self._run_state.step
             started = TrialStarted(name=attempt.branch, parent=parent, from_step=step, command=attempt.command)
             self._recorder.record(started, command_id=course.record.command_id)
             self._apply(course, attempt)
@@ -224,7 +224,7 @@ class Probing:
         if attempt.command is None:
             return
         try:
-            outcome = apply_command(self._steering, course.record, attempt.command)
+            outcome = apply_command(self._run_state, course.record, attempt.command)
         except UserError as error:
             attempt.problem = error.message
         except Exception as error:  # a defect of this candidate, not of the others
@@ -232,7 +232,7 @@ class Probing:
             attempt.problem = f"{type(error).__name__}: {error}"[:REASON_CHARACTERS]
         else:
             if isinstance(outcome, AwaitRate):
-                attempt.rate = Waiting(course.record, self._steering.step, outcome)
+                attempt.rate = Waiting(course.record, self._run_state.step, outcome)
             elif not isinstance(outcome, Done):
                 attempt.problem = "it cannot be applied at this step"
 
@@ -244,14 +244,14 @@ class Probing:
     def before_update(self) -> None:
         """Just before the optimizer's update."""
         if self._course is not None and self._course.attempt.rate is not None:
-            check_before_update(self._course.attempt.rate, self._steering.schedule())
+            check_before_update(self._course.attempt.rate, self._run_state.schedule())
 
     def step(self, step: int) -> None:
         """At the end of a step of a trial."""
         course = self._course
         if course is None or course.is_leaving:
             return
-        self._steering.step = step
+        self._run_state.step = step
         attempt = course.attempt
         attempt.steps += 1
         self._check_rate(attempt)
@@ -264,8 +264,8 @@ class Probing:
             self._leave(course)
 
     def _check_rate(self, attempt: Attempt) -> None:
-        if attempt.rate is not None and not self._steering.adapter.update_was_skipped():
-            check_after_step(attempt.rate, self._steering.schedule())
+        if attempt.rate is not None and not self._run_state.adapter.update_was_skipped():
+            check_after_step(attempt.rate, self._run_state.schedule())
             attempt.problem, attempt.rate = attempt.problem or attempt.rate.problem, None
 
     def _interrupted(self) -> str:
@@ -277,7 +277,7 @@ class Probing:
             attempt.measure_loss()
             return
         try:
-            metrics = self._steering.adapter.evaluate()
+            metrics = self._run_state.adapter.evaluate()
         except Exception as error:  # the user's evaluation can be anything
             attempt.problem = f"not evaluated: {error}"[:REASON_CHARACTERS]
             return
@@ -324,20 +324,20 @@ class Probing:
             loop=copy.deepcopy(course.state.loop),
             steered=copy.deepcopy(course.state.steered),
         )
-        self._steering.adapter.jump(state, self._arrived)
+        self._run_state.adapter.restore(state, self._on_restored)
 
-    def _arrived(self) -> None:
+    def _on_restored(self) -> None:
         """The loop stands where it stood."""
         course = self._course
         if course is None:
             return
         course.is_leaving = False
-        _, problem = put_steered(self._steering, course.state, None)
+        _, problem = put_values(self._run_state, course.state, None)
         if problem:
             course.fault = f"the run could not be put back as it was: {problem}"
         self._put_step(course)
-        self._steering.ratios = course.ratios
-        self._steering.schedule()
+        self._run_state.ratios = course.ratios
+        self._run_state.schedule()
         course.at += 1
         if course.fault or course.at == len(course.attempts):
             self._end(course)
@@ -347,13 +347,13 @@ class Probing:
             self._then()
 
     def _put_step(self, course: Course) -> None:
-        self._steering.step, self._steering.trial = course.state.step, None
+        self._run_state.step, self._run_state.trial = course.state.step, None
 
     def _end(self, course: Course) -> None:
         """All trials are over, or it was interrupted."""
         self._course = None
         self._put_step(course)
-        self._steering.adapter.end_trials()
+        self._run_state.adapter.end_trials()
         best, reason = (None, course.fault) if course.fault else self._choose(course)
         probed = Probed(
             trials=[attempt.outcome() for attempt in course.attempts],
@@ -370,7 +370,7 @@ class Probing:
         else:
             self._take(course, best, probed)
         if course.ends_run:
-            self._steering.adapter.request_stop()
+            self._run_state.adapter.request_stop()
 
     def _choose(self, course: Course) -> tuple[Attempt | None, str]:
         prefers_low = course.command.metric == "loss" or self._prefers_low
@@ -386,7 +386,7 @@ class Probing:
             self._adopt(course.record, Done(f"nothing was adopted: {probed.reason}", result=result))
             return
         try:
-            outcome = apply_command(self._steering, course.record, best.command)
+            outcome = apply_command(self._run_state, course.record, best.command)
         except UserError as error:
             self._answers.refuse(course.record, f"{best.command.kind} was the best, but then: {error.message}")
             return

@@ -13,7 +13,7 @@ from agenttune.errors import StoreFault, UserError
 from agenttune.protocol.events import LogGap, Point
 from agenttune.store.metric_table import Row
 from agenttune.store.run_log import RunLog
-from agenttune.store.wal_watch import OwnCommits
+from agenttune.store.wal_monitor import OwnCommits
 from agenttune.trainer.recording.step_meter import Metrics, RowMaker
 
 logger = logging.getLogger("agenttune")

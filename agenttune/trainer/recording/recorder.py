@@ -13,7 +13,7 @@ from agenttune.trainer.datasets.record import read_dataset
 from agenttune.trainer.layers.model_tree import model_read
 from agenttune.trainer.recording.background_writer import BackgroundWriter
 from agenttune.trainer.recording.step_meter import Metrics
-from agenttune.trainer.run_state import Steering
+from agenttune.trainer.run_state import RunState
 
 logger = logging.getLogger("agenttune")
 
@@ -22,19 +22,19 @@ class Recorder:
     """Writes events with the step and branch that training is at; on ranks that only follow, nothing.
 
     Args:
-        steering: The run.
+        run_state: The run.
         writer: Writes the log; None on ranks that only follow.
     """
 
-    def __init__(self, steering: Steering, writer: BackgroundWriter | None) -> None:
-        self._steering = steering
+    def __init__(self, run_state: RunState, writer: BackgroundWriter | None) -> None:
+        self._run_state = run_state
         self._writer = writer
         self.add_point: Callable[[Metrics], None] = writer.add_point if writer is not None else _pass_over
         """Takes a row of metrics, or what a step left behind."""
 
     def record(self, *bodies: Record, command_id: str | None = None, step: int | None = None) -> None:
         """Write events of this step, or of another one."""
-        at, branch = self._steering.step if step is None else step, self._steering.branch
+        at, branch = self._run_state.step if step is None else step, self._run_state.branch
         self.submit(lambda log: log.append(*bodies, step=at, branch=branch, command_id=command_id))
 
     def update_info(self, **fields: object) -> None:
@@ -55,24 +55,24 @@ class Recorder:
 
     def knobs(self) -> list[KnobState]:
         """Every live-tunable value, as read now."""
-        return self._steering.knobs()
+        return self._run_state.knobs()
 
     def knobs_read(self) -> KnobsRead:
         """Both as an event, with what else there is to know of the training."""
-        return KnobsRead(knobs=self.knobs(), schedule=self._steering.course(), facts=self._facts())
+        return KnobsRead(knobs=self.knobs(), schedule=self._run_state.course(), facts=self._facts())
 
     def _facts(self) -> RunFacts | None:
         try:
-            return self._steering.adapter.facts()
+            return self._run_state.adapter.facts()
         except Exception:  # the user's model and data can be anything; training is worth more than what is told of them
             logger.exception("what there is to know of this training cannot be read")
             return None
 
     def whole_read(self) -> list[Record]:
         """The model's layers and the training dataset, as they are now."""
-        adapter, found = self._steering.adapter, list[Record]()
+        adapter, found = self._run_state.adapter, list[Record]()
         try:
-            found.append(model_read(adapter, self._steering.registry.layers))
+            found.append(model_read(adapter, self._run_state.registry.layers))
             dataset = adapter.train_dataset()
             if dataset is not None:
                 found.append(read_dataset(dataset))

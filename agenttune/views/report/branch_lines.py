@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from agenttune.protocol.summary import Stretch
+from agenttune.protocol.summary import BranchSummary
 from agenttune.protocol.text import clean
 
 
-def branch_words(branch: Stretch) -> str:
+def branch_words(branch: BranchSummary) -> str:
     """How a branch began, and what of it the run stands on."""
     start = "" if branch.parent is None else f" from {clean(branch.parent, 60)} at step {branch.from_step}"
     checkpoint = f" (checkpoint {clean(branch.checkpoint_id, 80)})" if branch.checkpoint_id else ""

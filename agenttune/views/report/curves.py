@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from agenttune.protocol.events import Curve
 from agenttune.protocol.goal_names import is_goal
-from agenttune.protocol.summary import Stretch
+from agenttune.protocol.summary import BranchSummary
 from agenttune.store.run_log import RunLog
 from agenttune.views.report.decisions import Journal
 
@@ -66,7 +66,7 @@ def panels(log: RunLog, journal: Journal) -> list[Panel]:
     return [panel for panel in found if panel.lines]
 
 
-def _pieces(branches: Sequence[Stretch]) -> tuple[list[_Piece], int]:
+def _pieces(branches: Sequence[BranchSummary]) -> tuple[list[_Piece], int]:
     """The stretches to draw, abandoned ones first so that they lie below."""
     gone = [_Piece(b.name, b.from_step, None, True) for b in branches if b.stands_to == -1]
     rest = [b for b in branches if b.stands_to is not None and 0 <= b.stands_to < b.last_step]

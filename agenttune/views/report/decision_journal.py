@@ -31,7 +31,7 @@ from agenttune.protocol.events import (
 )
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.model_calls import ModelCalled
-from agenttune.protocol.summary import Intervention, RunSummary, Stretch
+from agenttune.protocol.summary import BranchSummary, Intervention, RunSummary
 from agenttune.store.journal.goal_metric import EVERYTHING
 from agenttune.store.journal.run_summary import summarize
 from agenttune.store.process_liveness import is_alive
@@ -151,7 +151,7 @@ class _Reader:
         self.happenings += [Happening(at_s=event.at_s, step=event.step, mark=x.mark, text=x.text) for x in lines]
 
 
-def _entries(log: RunLog, summary: RunSummary, reader: _Reader, branches: dict[str, Stretch]) -> list[Entry]:
+def _entries(log: RunLog, summary: RunSummary, reader: _Reader, branches: dict[str, BranchSummary]) -> list[Entry]:
     effects = {effect.command_id: effect for effect in summary.interventions}
     entries = []
     # A live run goes on between two readings: only what both know.
@@ -173,7 +173,7 @@ def _entries(log: RunLog, summary: RunSummary, reader: _Reader, branches: dict[s
     return entries
 
 
-def _is_abandoned(effect: Intervention, branch: Stretch | None) -> bool:
+def _is_abandoned(effect: Intervention, branch: BranchSummary | None) -> bool:
     if branch is None or branch.stands_to is None or effect.applied_at_step is None:
         return False
     return effect.applied_at_step > branch.stands_to

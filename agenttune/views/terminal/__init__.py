@@ -2,14 +2,14 @@
 
 from agenttune.protocol.text import clean
 from agenttune.views.report.terminal import print_report, report_command
-from agenttune.views.terminal.approval_keys import Desk
+from agenttune.views.terminal.approval_keys import ApprovalPrompt
 from agenttune.views.terminal.plain import PlainLines
 from agenttune.views.terminal.runs_table import print_runs
 from agenttune.views.terminal.screen import LiveScreen
 from agenttune.views.terminal.view import View, view_for
 
 __all__ = [
-    "Desk",
+    "ApprovalPrompt",
     "LiveScreen",
     "PlainLines",
     "View",

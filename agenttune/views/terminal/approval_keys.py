@@ -26,7 +26,7 @@ SHOWN_S = 8.0
 Mode = Literal["choose", "reason", "edit"]
 
 
-class Door(Protocol):
+class ApprovalControl(Protocol):
     """What the desk needs of a control."""
 
     def pending(self, run_id: str) -> list[CommandRecord]: ...
@@ -63,7 +63,7 @@ class Asked:
         return Editable(self.record.proposal.command)
 
 
-class Desk:
+class ApprovalPrompt:
     """Shows the oldest request and takes keys: y yes, n no with a reason, e edit, a always.
 
     Args:
@@ -73,7 +73,9 @@ class Desk:
         clock: Monotonic time in seconds.
     """
 
-    def __init__(self, control: Door, run_id: str, who: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, control: ApprovalControl, run_id: str, who: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._control, self._run_id, self._clock = control, run_id, clock
         self._author = Author(principal="operator", name=who)
         self._polled_s = self._armed_s = self._said_s = -POLL_S

@@ -19,7 +19,7 @@ from agenttune.protocol.deadlines import Instant, boot_time, now_for
 from agenttune.protocol.summary import MetricAt
 from agenttune.protocol.text import clean, duration, number
 from agenttune.views.event_lines import BAD_STATUS, Line
-from agenttune.views.terminal.approval_keys import Asked, Desk
+from agenttune.views.terminal.approval_keys import ApprovalPrompt, Asked
 from agenttune.views.terminal.approval_request import headline, parts_of
 from agenttune.views.terminal.chart import MIN_HEIGHT, Marks, loss_chart
 from agenttune.views.terminal.keys import Keys, NoKeys
@@ -84,7 +84,7 @@ class LiveScreen:
         subject: str,
         url: str,
         clock: Callable[[], float] = time.time,
-        desk: Desk | None = None,
+        desk: ApprovalPrompt | None = None,
         keys: Keys | NoKeys | None = None,
         above: str = "",
     ) -> None:

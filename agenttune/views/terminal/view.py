@@ -7,7 +7,7 @@ from typing import Protocol
 
 from rich.console import Console
 
-from agenttune.views.terminal.approval_keys import Desk
+from agenttune.views.terminal.approval_keys import ApprovalPrompt
 from agenttune.views.terminal.keys import keys_of
 from agenttune.views.terminal.plain import PlainLines
 from agenttune.views.terminal.run_feed import RunFeed
@@ -35,7 +35,9 @@ class View(Protocol):
         ...
 
 
-def view_for(console: Console, folder: Path, subject: str, url: str, desk: Desk | None = None, above: str = "") -> View:
+def view_for(
+    console: Console, folder: Path, subject: str, url: str, desk: ApprovalPrompt | None = None, above: str = ""
+) -> View:
     """A live screen on a terminal, plain lines anywhere else.
 
     Args:

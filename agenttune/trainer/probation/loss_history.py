@@ -11,7 +11,7 @@ import torch
 from agenttune.trainer.recording.step_meter import Held
 
 
-class Trail:
+class LossHistory:
     """Losses as the steps left them; they are fetched from their device only when they are read.
 
     Args:

@@ -73,7 +73,7 @@ class OwnCommits:
         self._run = (0, -1)
 
 
-class WalWatch:
+class WalMonitor:
     """Tells cheaply whether a log in WAL mode may have changed.
 
     Args:

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from agenttune.protocol.proposals import CommandRecord
 
 
-class Exchange(Protocol):
+class CommandBroadcast(Protocol):
     """Shares the commands at hand at a step boundary."""
 
     leads: bool
@@ -29,7 +29,7 @@ class Exchange(Protocol):
         ...
 
 
-class Alone:
+class SingleProcess:
     """One process."""
 
     leads = True
@@ -74,11 +74,11 @@ class Ranks:
         return texts[0]
 
 
-def make_exchange() -> Exchange:
-    """`Ranks` in a distributed run of more than one process, else `Alone`."""
+def make_broadcast() -> CommandBroadcast:
+    """`Ranks` in a distributed run of more than one process, else `SingleProcess`."""
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         return Ranks()
-    return Alone()
+    return SingleProcess()
 
 
 def leads_here() -> bool:

@@ -1,4 +1,4 @@
-"""How long going back takes: `python -m benchmarks.jump`, about five minutes; `--quick`, seconds.
+"""How long going back takes: `python -m benchmarks.restore`, about five minutes; `--quick`, seconds.
 
 A real Trainer of 10 and of 50 million parameters (AdamW, 32-bit) gets real commands through the gate: it saves its
 state, in memory or on disk, and goes back to it. The time of a command is that from the end of the step at which it is
@@ -221,7 +221,7 @@ def section(measured: list[Times], rounds: int, machine: Machine) -> str:
     lines = [
         "## Jump: what going back costs",
         "",
-        f"`python -m benchmarks.jump`, {machine.line()}",
+        f"`python -m benchmarks.restore`, {machine.line()}",
         "",
         f"Medians of {rounds}, and the ratio to copying the same bytes in memory, tensor by tensor, in the same run on "
         "one thread. A command's time is that from the end of its step to the beginning of the next, less a step's "

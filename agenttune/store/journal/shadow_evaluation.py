@@ -20,7 +20,7 @@ WINDOW_STEPS = 100
 """Steps after a shadowed proposal within which what was done and what came of it is compared with it (guess)."""
 
 
-def shadow_score(log: RunLog, window_steps: int = WINDOW_STEPS) -> ShadowScore | None:
+def shadow_evaluation(log: RunLog, window_steps: int = WINDOW_STEPS) -> ShadowScore | None:
     """Compare what was proposed in shadow with what was done; None if nothing was."""
     past = _Past(log, log.info(), window_steps)
     decided = [(event, event.body) for event in past.events if isinstance(event.body, Decided)]
