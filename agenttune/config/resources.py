@@ -6,7 +6,8 @@ from pathlib import Path
 
 from agenttune.errors import ConfigError
 
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parents[1]
+"""The folder `agenttune/`."""
 SUFFIXES = {"policies": (".yaml", ".yml"), "prompts": (".j2",)}
 """Endings that a resource's name may leave out, by folder."""
 

@@ -222,7 +222,7 @@ def _make_room(log: Path) -> None:
 def _environment(hidden: Collection[str]) -> dict[str, str]:
     """This process's environment but what is hidden, with a module path that finds the same agenttune anywhere."""
     paths = [os.path.abspath(p) for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]  # the folder that holds agenttune/
     if root.name not in ("site-packages", "dist-packages"):
         paths.append(str(root))
     inherited = {name: value for name, value in os.environ.items() if name not in hidden}
