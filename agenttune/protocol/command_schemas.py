@@ -1,4 +1,4 @@
-"""The commands' outward shapes, derived from the models in `commands.py`: JSON schema, and a table for the docs."""
+"""The commands' outward shapes, derived from the models in `commands/`: JSON schema, and a table for the docs."""
 
 from __future__ import annotations
 

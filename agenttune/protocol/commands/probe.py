@@ -1,0 +1,82 @@
+"""The command that tries out others."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Union, get_args
+
+from pydantic import Field, WithJsonSchema, model_validator
+
+from agenttune.protocol.commands.base import CommandBase, Risk
+from agenttune.protocol.commands.hyperparameters import SetKnob, UpdateOptimizer, UpdateSchedule, UpdateTraining
+from agenttune.protocol.commands.values import Bool, Float, Int
+
+Candidate = Annotated[
+    Union[UpdateOptimizer, UpdateSchedule, UpdateTraining, SetKnob],
+    Field(discriminator="kind"),
+]
+CANDIDATE_TYPES: tuple[type[CommandBase], ...] = get_args(get_args(Candidate)[0])
+MAX_CANDIDATES = 8
+MAX_EXTRA_STEPS = 5000
+"""Of one probe (guess: more says nothing that a run of its own would not say better)."""
+_CANDIDATES_SCHEMA = {
+    "type": "array",
+    "minItems": 1,
+    "maxItems": MAX_CANDIDATES,
+    "items": {
+        "type": "object",
+        "properties": {
+            "kind": {"type": "string", "enum": [t.model_fields["kind"].default for t in CANDIDATE_TYPES]},
+        },
+        "required": ["kind"],
+        "additionalProperties": True,  # grammars of local servers take an object that does not say so for a closed one
+    },
+}
+"""Their own fields are described where the commands themselves are; a model pays for each word twice otherwise."""
+
+
+class Probe(CommandBase):
+    """Try changes for `steps` steps each from the state of now, on the same batches; go back, and adopt the best.
+
+    Costs `steps` extra steps for each candidate, and for changing nothing. Few steps favour what helps at once: a
+    lower rate looks better than it is.
+    """
+
+    risk = Risk.DISRUPT
+    example = {
+        "kind": "probe",
+        "candidates": [{"kind": "update_optimizer", "lr": 5e-4}, {"kind": "update_optimizer", "lr": 2e-3}],
+        "steps": 20,
+    }
+    kind: Literal["probe"] = "probe"
+    candidates: Annotated[tuple[Candidate, ...], WithJsonSchema(_CANDIDATES_SCHEMA)] = Field(
+        min_length=1,
+        max_length=MAX_CANDIDATES,
+        description="Commands, each with its `kind` and fields.",
+    )
+    steps: Annotated[Int, Field(ge=2, le=1000)] = Field(20, description="Training steps of each trial.")
+    metric: Literal["loss", "goal"] = Field(
+        "loss",
+        description="`loss`: mean training loss over the second half of each trial; `goal`: the goal metric, evaluated "
+        "at its end.",
+    )
+    include_current: Bool = Field(True, description="Try changing nothing too, and adopt only what is better.")
+    min_gain_frac: Annotated[Float, Field(ge=0, le=1)] = Field(
+        0.01, description="By which part of the value, at least, it has to be better."
+    )
+
+    @property
+    def extra_steps(self) -> int:
+        """Training steps that all trials take together."""
+        return self.steps * (len(self.candidates) + self.include_current)
+
+    @model_validator(mode="after")
+    def _can_be_tried(self) -> Probe:
+        for number, candidate in enumerate(self.candidates):
+            if candidate in self.candidates[:number]:
+                raise ValueError(f"candidate {number} (from 0) stands there twice")
+            fixed = {"max_steps", "gradient_accumulation_steps"} & candidate.arguments().keys()
+            if fixed:
+                raise ValueError(f"candidate {number} (from 0): {fixed.pop()} cannot be tried; max_grad_norm can")
+        if self.extra_steps > MAX_EXTRA_STEPS:
+            raise ValueError(f"{self.extra_steps} extra steps in all; at most {MAX_EXTRA_STEPS} in one probe")
+        return self
