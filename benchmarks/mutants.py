@@ -167,11 +167,11 @@ def _mutant(source: str, place: _Place, number: int) -> Mutant:
     operator, replacement = list(_faults(node, place.is_words))[number]
     placed: ast.AST = node.target if isinstance(node, ast.comprehension) else node
     ast.copy_location(replacement, placed)
-    changed = _Replacing(node, replacement).visit(tree)
-    ast.fix_missing_locations(changed)
+    _Replacing(node, replacement).visit(tree)
+    ast.fix_missing_locations(tree)
     lines = (getattr(placed, "lineno", 0), getattr(placed, "end_lineno", 0) or 0)
     after = _line_of(replacement if statement is node else statement)
-    return Mutant(operator, lines, place.function, before, after, changed)
+    return Mutant(operator, lines, place.function, before, after, tree)
 
 
 def _line_of(statement: ast.AST) -> str:
@@ -213,7 +213,10 @@ def _faults(node: ast.AST, is_words: bool) -> Iterator[tuple[str, ast.AST]]:
     elif isinstance(node, (ast.If, ast.IfExp)):
         for value in (True, False):
             test = ast.copy_location(ast.Constant(value), node.test)
-            yield "branch", type(node)(test, node.body, node.orelse)
+            if isinstance(node, ast.If):
+                yield "branch", ast.If(test, node.body, node.orelse)
+            else:
+                yield "branch", ast.IfExp(test, node.body, node.orelse)
     elif isinstance(node, ast.Constant):
         yield from _in_constant(node)
     elif isinstance(node, ast.comprehension):

@@ -63,6 +63,7 @@ class Campaign:
     def __init__(self, files: list[Path], count: int | None, seed: int, slowest_s: float, budget_s: float) -> None:
         self.results: list[dict[str, Any]] = []
         self._files = {str(file.resolve()): file for file in files}
+        self._sources = {resolved: file.read_text() for resolved, file in self._files.items()}
         self._count, self._seed = count, seed
         self._slowest_s, self._budget_s = slowest_s, budget_s
         self._failed = ""
@@ -78,8 +79,7 @@ class Campaign:
         told: Told = pickle.loads(_in_child(lambda: pickle.dumps(self._learn(list(items.values()))), None) or b"")
         _say(f"{len(told.taken_s)} of {len(items)} tests pass, in {time.monotonic() - began:.0f} s")
         for resolved, file in self._files.items():
-            source = file.read_text()
-            drawn, known = sample(source, self._count, Random(f"{self._seed} {file.as_posix()}"))
+            drawn, known = sample(self._sources[resolved], self._count, Random(f"{self._seed} {file.as_posix()}"))
             began = time.monotonic()
             for mutant in drawn:
                 self._try(mutant, resolved, file, told, items, functions[resolved])
@@ -127,7 +127,7 @@ class Campaign:
         else:
             chosen = [name for name, reached in told.reached.items() if any(place[0] == resolved for place in reached)]
         chosen, spent_s = sorted(chosen, key=lambda name: told.taken_s[name]), 0.0
-        tests = []
+        tests: list[str] = []
         for name in chosen:
             spent_s += told.taken_s[name]
             if told.taken_s[name] <= self._slowest_s and (spent_s <= self._budget_s or not tests):
@@ -236,9 +236,9 @@ def _codes_in(code: CodeType) -> Iterator[CodeType]:
 
 def _put_in(code: CodeType, functions: list[FunctionType]) -> bool:
     """Gives every function that exists its code of the changed module; False if one does not fit."""
-    known = {(c.co_qualname, c.co_firstlineno): c for c in _codes_in(code)}
+    known = {(c.co_name, c.co_firstlineno): c for c in _codes_in(code)}
     for function in functions:
-        new = known.get((function.__code__.co_qualname, function.__code__.co_firstlineno))
+        new = known.get((function.__code__.co_name, function.__code__.co_firstlineno))
         if new is None:
             continue
         if new.co_freevars != function.__code__.co_freevars:
