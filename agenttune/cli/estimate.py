@@ -67,7 +67,7 @@ def _study_line(study: StudyEstimate) -> str:
 
 def _whole_lines(models: Sequence[ModelEstimate]) -> list[str]:
     from agenttune.launch.estimate import Range
-    from agenttune.views.report.cost_lines import dollars, tokens
+    from agenttune.protocol.text import dollars, tokens
 
     none = Range(low=0, high=0)
     calls, whole = sum((m.calls for m in models), none), sum((m.tokens for m in models), none)
@@ -78,7 +78,7 @@ def _whole_lines(models: Sequence[ModelEstimate]) -> list[str]:
 
 
 def _model_lines(model: ModelEstimate, in_study: bool) -> list[str]:
-    from agenttune.views.report.cost_lines import dollars, tokens
+    from agenttune.protocol.text import dollars, tokens
 
     source = f"from {model.recorded_calls} recorded calls" if model.recorded_calls else "from rendered prompts"
     money = f"unknown price of {model.model}"
@@ -96,8 +96,7 @@ def _model_lines(model: ModelEstimate, in_study: bool) -> list[str]:
 
 
 def _probe_lines(probes: ProbeEstimate, steps: int) -> list[str]:
-    from agenttune.protocol.text import duration
-    from agenttune.views.report.cost_lines import dollars
+    from agenttune.protocol.text import dollars, duration
 
     who, extra = ", ".join(probes.policies), probes.extra_steps
     if extra is None:

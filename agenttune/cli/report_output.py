@@ -103,11 +103,10 @@ def _write_all(stream: IO[str], log: RunLog, chosen: str, since: int) -> None:
 
 
 def _print(stream: IO[str], log: RunLog) -> None:
-    from agenttune.store.journal.run_summary import summarize
-    from agenttune.views.terminal import print_report
+    from agenttune.views.report import print_report, read_journal
 
     console = Console() if stream is sys.stdout else Console(file=stream, width=FILE_COLUMNS)
-    print_report(console, summarize(log))
+    print_report(console, read_journal(log))
 
 
 def _parts(log: RunLog, chosen: str, since: int) -> Iterable[str]:

@@ -27,10 +27,10 @@ from agenttune.launch.shutdown import Interrupts, Stopping
 from agenttune.protocol.commands import StopTraining
 from agenttune.protocol.events import NoteAdded, RunInfo, StatusChanged
 from agenttune.protocol.proposals import Author, Proposal, State
-from agenttune.store.journal.run_summary import summarize
 from agenttune.store.process_liveness import started_s
 from agenttune.store.run_log import RunLog, list_runs
-from agenttune.views.terminal import ApprovalPrompt, View, print_report, report_command, view_for
+from agenttune.views.report import print_report, read_journal, report_command
+from agenttune.views.terminal import ApprovalPrompt, View, view_for
 
 SHARED_SETTINGS = ("gate", "budgets", "checkpoints", "probation", "wake", "notify")
 """Parts of the config that the run's log holds: other processes obey them too."""
@@ -289,7 +289,7 @@ class Session:
             raise AssertionError("the training process ended without an ending")
         trained = bool(run.log.events(kinds=["run_started"], limit=1))
         if trained:
-            print_report(self._console, summarize(run.log))
+            print_report(self._console, read_journal(run.log))
         if not ending.ok and not self._interrupts.count:
             self._explain(ending)
         if trained or not ending.ok:

@@ -41,3 +41,22 @@ def duration(seconds: float) -> str:
         return f"{minutes} min {rest_s:02d} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min"
+
+
+def dollars(usd: float) -> str:
+    """Such as `$1.20`, `$0.0021` or `$0`."""
+    if usd == 0:
+        return "$0"
+    return f"${usd:.2f}" if usd >= 1 else f"${usd:.2g}"
+
+
+def tokens(count: float) -> str:
+    """Such as `870`, `5.3k` or `1.2M`."""
+    if count < 1000:
+        return f"{count:.0f}"
+    return f"{count / 1000:.3g}k" if count < 1_000_000 else f"{count / 1_000_000:.3g}M"
+
+
+def plural(count: int, noun: str) -> str:
+    """Such as `1 call` or `3 calls`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -95,7 +95,7 @@ def test_a_keyboard_reaches_marks_and_folds(report: str, desk_visit: Visit) -> N
     fold = page.locator("details")
     fold.locator("summary").focus()
     page.keyboard.press("Enter")
-    assert fold.locator("article").first.is_visible()
+    assert fold.locator("table").first.is_visible()
 
 
 def test_hostile_text_is_only_read(report: str, hostile_report: str, desk_visit: Visit) -> None:

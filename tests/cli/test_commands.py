@@ -140,7 +140,7 @@ def test_report_tells_what_changed_why_and_to_what_end(tmp_path: Path) -> None:
     assert shown.code == 0, shown.err
     for expected in (
         "demo-1 finished",
-        "final 2.25 at step 100",
+        "result eval_loss 2.25 at step 100",
         "best 2.25 at step 100",
         "guardian",
         "lr 0.5 -> 0.05",
@@ -170,7 +170,7 @@ def test_report_of_an_empty_run_and_of_none(tmp_path: Path) -> None:
     new_log(tmp_path / "runs" / "empty-1", status="failed", status_reason="port 7007 is taken").close()
     shown = agenttune("report", cwd=tmp_path)
     assert shown.code == 0
-    assert "empty-1 failed: port 7007 is taken" in shown.out
+    assert "it is failed. port 7007 is taken" in shown.out
     assert "no loss was logged" in shown.out
 
 
@@ -180,7 +180,7 @@ def test_report_changes_nothing_in_the_log(tmp_path: Path) -> None:
     log.close()
     before = (folder / "log.db").read_bytes()
     shown = agenttune("report", cwd=tmp_path)
-    assert "is gone without having closed the log" in shown.out
+    assert f"its process {2**22 + 1} is gone." in shown.out
     assert (folder / "log.db").read_bytes() == before
 
 

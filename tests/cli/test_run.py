@@ -35,8 +35,7 @@ def test_a_run_ends_with_a_summary_and_leaves_no_process(project: Project) -> No
     assert result.code == 0, result.err
     assert info.status == "finished"
     assert "step 20 evaluated: eval_loss" in result.out
-    assert "goal       eval_loss (less is better)" in result.out
-    assert "           final " in result.out
+    assert "result    eval_loss " in result.out
     assert f"agenttune report {info.run_id}" in result.out
     assert info.path in result.out
     assert gone(agent.pid)

@@ -15,9 +15,8 @@ from agenttune.protocol.commands import AddNote, SetKnob, StopTraining, UpdateOp
 from agenttune.protocol.events import PolicyAttached, StatusChanged
 from agenttune.protocol.proposals import Ack, Author, Change, Proposal, Verdict
 from agenttune.replay.distill import distill
-from agenttune.store.journal.run_summary import summarize
 from agenttune.store.run_log import RunLog
-from agenttune.views.terminal import print_report
+from agenttune.views.report import print_report, read_journal
 from tests.cli.conftest import agenttune
 from tests.cli.history import AGENT, new_log, rescued_run
 
@@ -35,7 +34,7 @@ entries:
 
 def report_of(log: RunLog, width: int = 80) -> str:
     file = StringIO()
-    print_report(Console(file=file, width=width), summarize(log))
+    print_report(Console(file=file, width=width), read_journal(log))
     return file.getvalue()
 
 
@@ -49,10 +48,16 @@ def test_only_what_changed_the_run_stands_under_changed(tmp_path: Path, width: i
             log.acknowledge(proposal.command_id, Ack(outcome=outcome, step=90, message=message))
         told = report_of(log, width)
     lines = [line.rstrip() for line in told.splitlines()]
-    assert "done       step 90 add_note, by ann" in lines
-    assert any(line.startswith("asked ") and "set_knob: failed: there is no knob x" in line for line in lines)
+    changed, else_asked = (
+        lines.index(h) for h in ("What was changed, why, and what came of it", "What else was asked")
+    )
+    assert "applied, step 61: lr 0.5 -> 0.05, by guardian (agent)" in lines[changed:else_asked]
+    assert any(line.startswith("effect  not clear: step_loss") for line in lines)
+    assert "applied, step 90: add_note, by ann (operator)" in lines[else_asked:]
+    failed = lines[lines.index("failed, step 100: set_knob name x, value 1, by ann (operator)", else_asked) + 1]
+    assert failed.startswith("failed at step 90 on branch main")
+    assert "there is no knob x" in told
     assert "no reason was given" not in told
-    assert "effect: not clear: step_loss" in told or width > 80
 
 
 def test_entries_of_a_plan_that_were_not_carried_out_are_in_the_report(tmp_path: Path) -> None:

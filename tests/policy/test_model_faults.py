@@ -16,12 +16,9 @@ from agenttune.control.reader import ControlReader
 from agenttune.policy.base import PolicyContext
 from agenttune.policy.llm.llm_policy import LlmFile, LlmPolicy
 from agenttune.protocol.events import Decided
-from agenttune.store.journal.run_summary import summarize
 from agenttune.store.run_log import run_folder
 from agenttune.testing import ChatRequest, ScriptedEndpoint, Step, calls, fails, refuses, says
-from agenttune.views.report.decision_journal import read_journal
-from agenttune.views.report.markdown import markdown
-from agenttune.views.report.terminal import print_report
+from agenttune.views.report import markdown, print_report, read_journal
 from agenttune.views.terminal.plain import plain_line
 from agenttune.views.terminal.run_feed import RunFeed
 from tests.policy.conftest import SteeredRun
@@ -50,7 +47,7 @@ def steer(
 
 def report(run: SteeredRun, width: int = 400) -> str:
     console = Console(width=width, record=True, file=open("/dev/null", "w", encoding="utf-8"))  # noqa: SIM115
-    print_report(console, summarize(run.log))
+    print_report(console, read_journal(run.log))
     return console.export_text()
 
 
@@ -87,7 +84,7 @@ def test_decisions_of_no_use_are_counted_and_their_reason_is_told(
     count = f"{len(asked)} of {len(asked)} decision"
     assert count in told
     assert words in told
-    assert "nothing, for no decision of the model could be used" in told
+    assert "Nothing was changed, for no decision of the model could be used." in told
     page = markdown(read_journal(run.log))
     assert count in page
     assert "The language model was of no use" in page

@@ -19,7 +19,7 @@ from agenttune.protocol.proposals import Ack, Change, Proposal, Verdict
 from agenttune.store.journal.run_summary import summarize
 from agenttune.store.journal.shadow_evaluation import aims, shadow_evaluation
 from agenttune.store.run_log import RunLog
-from agenttune.views.terminal import print_report
+from agenttune.views.report import print_report, read_journal
 from tests.policy.conftest import AGENT, SteeredRun, Valley
 
 APPROVED = Verdict(decision="approved", decided_by="auto")
@@ -130,7 +130,7 @@ def test_the_report_shows_the_score_and_has_none_without_a_shadow(runs_dir: Path
     assert summarize(log).shadow is None
     shadowed(log, 100, UpdateOptimizer(lr=0.2))
     console = Console(record=True, width=140, file=io.StringIO())
-    print_report(console, summarize(log))
+    print_report(console, read_journal(log))
     log.close()
     shown = " ".join(console.export_text().split())
     assert "update_optimizer lr 0.2" in shown

@@ -9,12 +9,12 @@ from markdown_it import MarkdownIt
 
 ALLOWED = frozenset(
     {"html", "head", "meta", "title", "style", "body", "header", "footer", "section", "figure", "figcaption", "div"}
-    | {"h1", "h2", "h3", "p", "dl", "dt", "dd", "ul", "li", "span", "b", "code", "article", "details", "summary"}
+    | {"h1", "h2", "h3", "h4", "p", "dl", "dt", "dd", "ul", "li", "span", "b", "code", "article", "details", "summary"}
     | {"svg", "path", "text", "circle", "rect", "g", "a"}
 )
 """What the page's own template is made of: nothing that loads, runs or leads out."""
-MARKDOWN = frozenset({"table", "thead", "tbody", "tr", "th", "td", "blockquote", "strong"})
-"""And what the Markdown report is made of besides."""
+MARKDOWN = frozenset({"table", "thead", "tbody", "tr", "th", "td", "blockquote", "strong", "pre"})
+"""And what the Markdown in it is made of."""
 VOID = frozenset({"meta"})
 
 

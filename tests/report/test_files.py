@@ -149,7 +149,7 @@ def test_a_log_of_another_version_says_so(night: Night, tmp_path: Path) -> None:
     ("name", "begins"),
     [
         ("r.html", "<!DOCTYPE html>"),
-        ("r.md", "# Report of night"),
+        ("r.md", "# night running"),
         ("r.jsonl", '{"format": '),
         ("r.txt", "night running"),
     ],

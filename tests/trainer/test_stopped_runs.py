@@ -12,9 +12,8 @@ import pytest
 from rich.console import Console
 from transformers.trainer_utils import get_last_checkpoint
 
-from agenttune.store.journal.run_summary import summarize
 from agenttune.trainer.checkpoints.files import read_state
-from agenttune.views.terminal import print_report
+from agenttune.views.report import print_report, read_journal
 from tests.trainer.conftest import At, Bench, Result
 from tests.trainer.test_actions import paused_run
 
@@ -96,6 +95,6 @@ def test_what_a_restart_would_take_instead_is_named(bench: Bench) -> None:
 def test_the_report_says_it_on_a_line_of_its_own(bench: Bench, width: int) -> None:
     stopped = bench.run([At(5, STOP)])
     file = StringIO()
-    print_report(Console(file=file, width=width), summarize(stopped.log()))
+    print_report(Console(file=file, width=width), read_journal(stopped.log()))
     path = stopped.ack.result["path"]
-    assert f"to go on   resume_from_checkpoint='{path}'" in file.getvalue().splitlines()
+    assert f"resume_from_checkpoint='{path}'" in file.getvalue().splitlines()

@@ -1,8 +1,9 @@
 """The report of a run: in the terminal, as Markdown, as one HTML file; and the log as JSON lines. Only reads."""
 
-from agenttune.views.report.decision_journal import read_journal
 from agenttune.views.report.html import html
+from agenttune.views.report.journal import read_journal
 from agenttune.views.report.jsonl import jsonl, read_jsonl
 from agenttune.views.report.markdown import markdown
+from agenttune.views.report.terminal import print_report, report_command
 
-__all__ = ["html", "jsonl", "markdown", "read_journal", "read_jsonl"]
+__all__ = ["html", "jsonl", "markdown", "print_report", "read_journal", "read_jsonl", "report_command"]

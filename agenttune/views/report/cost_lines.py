@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from agenttune.protocol.summary import Cost, DecisionCost, ProbeCost
-from agenttune.protocol.text import clean, duration
+from agenttune.protocol.text import clean, dollars, duration, plural, tokens
 
 SHOWN_WAYS, WAY_CHARACTERS = 3, 300
 """Ways to fail that a report tells, and how long each is."""
@@ -14,9 +14,8 @@ SHOWN_WAYS, WAY_CHARACTERS = 3, 300
 
 def cost_words(cost: Cost) -> str:
     """Such as `2 calls, 5.3k tokens, $0.0021`; a price that is not known is said."""
-    calls = f"{cost.calls} call{'' if cost.calls == 1 else 's'}"
     failed = f", {cost.failed_calls} failed" if cost.failed_calls else ""
-    return f"{calls}{failed}, {tokens(cost.tokens)} tokens, {price(cost)}"
+    return f"{plural(cost.calls, 'call')}{failed}, {tokens(cost.tokens)} tokens, {price(cost)}"
 
 
 def price(cost: Cost) -> str:
@@ -25,20 +24,6 @@ def price(cost: Cost) -> str:
     unknown += ["tokens not told"] if cost.uncounted_calls else []
     known = [] if unknown and cost.usd == 0 else [dollars(cost.usd)]
     return " + ".join([*known, *unknown])
-
-
-def dollars(usd: float) -> str:
-    """Such as `$1.20`, `$0.0021` or `$0`."""
-    if usd == 0:
-        return "$0"
-    return f"${usd:.2f}" if usd >= 1 else f"${usd:.2g}"
-
-
-def tokens(count: float) -> str:
-    """Such as `870`, `5.3k` or `1.2M`."""
-    if count < 1000:
-        return f"{count:.0f}"
-    return f"{count / 1000:.3g}k" if count < 1_000_000 else f"{count / 1_000_000:.3g}M"
 
 
 def cost_report(cost: Cost, decisions: Sequence[DecisionCost]) -> list[str]:
@@ -50,7 +35,7 @@ def cost_report(cost: Cost, decisions: Sequence[DecisionCost]) -> list[str]:
     cached = f" ({tokens(cost.cached_input_tokens)} cached)" if cost.cached_input_tokens else ""
     models = ", ".join(clean(model, 60) for model in cost.models)
     lines = [
-        f"{cost.calls} call{'' if cost.calls == 1 else 's'}{failed} of {models}: {price(cost)}{latency}",
+        f"{plural(cost.calls, 'call')}{failed} of {models}: {price(cost)}{latency}",
         f"{tokens(cost.input_tokens)} tokens in{cached}, {tokens(cost.output_tokens)} out",
     ]
     if decisions:
@@ -65,7 +50,7 @@ def model_report(decisions: Sequence[DecisionCost]) -> list[str]:
     useless = [decision for decision in decisions if decision.unusable]
     lines = []
     if useless:
-        of = f"{len(useless)} of {len(decisions)} decision{'' if len(decisions) == 1 else 's'} of the model"
+        of = f"{len(useless)} of {plural(len(decisions), 'decision')} of the model"
         ways = Counter(decision.faults[-1] if decision.faults else "it gave no reason" for decision in useless)
         first = [_way(words, count, len(useless)) for words, count in ways.most_common(SHOWN_WAYS)]
         rest = len(useless) - sum(count for _, count in ways.most_common(SHOWN_WAYS))
@@ -90,10 +75,9 @@ def probe_line(probing: ProbeCost, steps: int) -> str:
     """What probes took beside the run's own steps; empty if there were none."""
     if not probing.probes:
         return ""
-    word = "probe" if probing.probes == 1 else "probes"
     share = f" ({100 * probing.extra_steps / steps:.0f} % of the run's {steps})" if steps else ""
     return (
-        f"{probing.probes} {word}, {probing.adopted} adopted: {probing.extra_steps} extra steps{share}, "
+        f"{plural(probing.probes, 'probe')}, {probing.adopted} adopted: {probing.extra_steps} extra steps{share}, "
         f"{duration(probing.extra_s)}"
     )
 
@@ -103,5 +87,5 @@ def _per_decision(costs: Sequence[Cost]) -> str:
     mean, most = sum(cost.tokens for cost in costs) / count, max(cost.tokens for cost in costs)
     whole = not any(cost.unpriced or cost.uncounted_calls for cost in costs)
     money = f", {dollars(sum(cost.usd for cost in costs) / count)}" if whole else ""
-    word = "decision" if count == 1 else "decisions"
-    return f"{count} {word} by language models: {tokens(mean)} tokens{money} each, the dearest {tokens(most)} tokens"
+    by = f"{plural(count, 'decision')} by language models"
+    return f"{by}: {tokens(mean)} tokens{money} each, the dearest {tokens(most)} tokens"

@@ -10,7 +10,7 @@ from agenttune.protocol.events import Curve
 from agenttune.protocol.goal_names import is_goal
 from agenttune.protocol.summary import BranchSummary
 from agenttune.store.run_log import RunLog
-from agenttune.views.report.decisions import Journal
+from agenttune.views.report.journal import Journal
 
 MAX_POINTS = 1000
 """Entries of one curve: about one a pixel of a wide screen."""

@@ -1,26 +1,82 @@
-"""The report as Markdown. Text from runs is escaped: it can be no markup, no link and no HTML."""
+"""The report as Markdown, from which the terminal and the page make theirs.
+
+Text from runs is escaped: it can be no markup, no link and no HTML in any of them.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
+
+from markdown_it import MarkdownIt
 
 from agenttune import __version__
-from agenttune.protocol.summary import FindingAt
 from agenttune.protocol.text import clean
-from agenttune.views.report import decision_text, overview
-from agenttune.views.report.branch_lines import branch_words
-from agenttune.views.report.decision_text import Fact
-from agenttune.views.report.decisions import Entry, Journal
+from agenttune.views.report import decision_facts, run_facts
+from agenttune.views.report.decision_facts import Fact
+from agenttune.views.report.journal import Entry, Journal
 from agenttune.views.report.selection import Choice, Fold, choose
 
-SHOWN_FINDINGS = 100
-SHOWN_HAPPENINGS = 100
 _SPECIAL = re.compile(r"[\\`*_{}\[\]<>|#~&!$@^]|://|(?<=[wW]{3})\.|^[-+=]|^\d+(?=[.)]($|\s))")
 """What CommonMark, GitHub's tables and bare links, or maths could read as markup."""
+T = TypeVar("T")
 
 
-def escaped(text: str, limit: int = decision_text.LONG) -> str:
+class Detail(NamedTuple):
+    """How much is told: of decisions as many one by one, of the other lists as many rows; what is left out is counted.
+
+    Attributes:
+        is_brief: Of a decision only why, and what came of it.
+    """
+
+    decisions: int = 300
+    rows: int = 200
+    is_brief: bool = False
+
+
+FULL = Detail()
+"""At most 1 MB of HTML (measured)."""
+BRIEF = Detail(decisions=100, rows=12, is_brief=True)
+"""For a screen (guess at what a person scrolls through); files have the rest."""
+
+
+class Section(NamedTuple):
+    """A heading with what stands below it, both as Markdown.
+
+    Attributes:
+        level: Of the heading, from 1.
+        outcome: Of the decision that it tells, or of the decisions; empty if it tells of none.
+        numbers: Those decisions.
+    """
+
+    level: int
+    title: str
+    body: str
+    outcome: str = ""
+    numbers: tuple[int, ...] = ()
+
+    @property
+    def anchor(self) -> str:
+        """Its place on a page; empty for what no mark leads to."""
+        return f"d{self.numbers[0]}" if self.numbers else ""
+
+    @property
+    def is_fold(self) -> bool:
+        return len(self.numbers) > 1
+
+    @property
+    def text(self) -> str:
+        title = f"{self.outcome}, {self.title}" if self.outcome else self.title
+        return f"{'#' * self.level} {title}\n\n{self.body}".rstrip()
+
+
+def parser() -> MarkdownIt:
+    """Reads what this module writes, and nothing that could lead out of a page: no links, no images, no HTML."""
+    return MarkdownIt("zero").enable(["heading", "table", "list", "blockquote", "code", "emphasis", "escape", "entity"])
+
+
+def escaped(text: str, limit: int = decision_facts.LONG) -> str:
     """Text that Markdown shows as it is, on one line."""
     return _SPECIAL.sub(_escape, clean(text, limit))
 
@@ -31,78 +87,108 @@ def _escape(match: re.Match[str]) -> str:
     return f"&#{ord(found[0])};{found[1:]}" if found[0].isdigit() else f"\\{found}"
 
 
-def markdown(journal: Journal) -> str:
-    """The report."""
-    return "\n".join(_lines(journal)) + "\n"
+def markdown(journal: Journal, detail: Detail = FULL) -> str:
+    """The report as one text."""
+    parts = [section.text for section in (*run_sections(journal, detail), *further_sections(journal, detail))]
+    return "\n\n".join([*parts, *([] if detail.is_brief else ["---", footer(journal)])]) + "\n"
 
 
-def _lines(journal: Journal) -> Iterator[str]:
+def run_sections(journal: Journal, detail: Detail = FULL) -> Iterator[Section]:
+    """The run as a whole, and its branches if it went back."""
     info = journal.summary.run
-    choice = choose(journal.entries)
-    yield f"# Report of {escaped(info.run_id)}\n"
-    for warning in overview.warnings(journal):
-        yield f"> **{escaped(warning)}**\n"
-    yield from _table(overview.head(journal))
+    warnings = [f"> **{escaped(warning)}**\n" for warning in run_facts.warnings(journal)]
+    go_on = run_facts.to_go_on(journal)
+    # Code, which nobody breaks into lines: it is made to be copied.
+    rest = f"\n\nTo go on:\n\n    {clean(go_on, decision_facts.LONG)}" if go_on else ""
+    body = "\n".join([*warnings, _table(run_facts.head(journal))]) + rest
+    yield Section(1, f"{escaped(info.run_id)} {info.status}", body)
     if len(journal.summary.branches) > 1:
-        yield "\n## Branches\n"
-        yield from (f"- {escaped(branch_words(branch))}" for branch in journal.summary.branches[-SHOWN_HAPPENINGS:])
-    yield "\n## Decisions\n"
-    yield escaped(overview.counts(journal))
-    yield from _decisions(choice)
-    yield from _findings(journal.summary.findings)
-    yield "\n## Course of the run\n"
-    yield from (f"- {escaped(overview.happening_words(h))}" for h in journal.happenings[:SHOWN_HAPPENINGS])
-    yield from _rest(len(journal.happenings) - SHOWN_HAPPENINGS)
-    yield (
-        f"\n---\n\nMade by agenttune {__version__} on {decision_text.when(journal.made_at_s)} "
-        f"from {journal.last_seq} events. "
-        f"Times are {escaped(decision_text.zone(journal.made_at_s))}."
+        words = [run_facts.branch_words(branch) for branch in journal.summary.branches]
+        yield Section(2, "Branches", _list(words, detail.rows, newest=True))
+
+
+def further_sections(journal: Journal, detail: Detail = FULL) -> Iterator[Section]:
+    """What was decided, found, and done besides."""
+    choice = choose(journal.entries, detail.decisions)
+    changes = [entry for entry in choice.entries if entry.is_change]
+    others = [entry for entry in choice.entries if not entry.is_change]
+    yield Section(2, "What was changed, why, and what came of it", _before_changes(journal, choice, bool(changes)))
+    yield from (_decision(entry, detail) for entry in changes)
+    if others or choice.folds:
+        left_out = choice.left_out_folds
+        yield Section(
+            2, "What else was asked", f"{left_out} decisions of rarer kinds are left out." if left_out else ""
+        )
+        yield from (_decision(entry, detail) for entry in others)
+        yield from (_fold(fold, detail) for fold in choice.folds)
+    yield from _shadow(journal, detail)
+    findings = [found.finding for found in journal.summary.findings]
+    words = [f"step {f.step}, {f.kind} ({f.severity}): {f.summary}" for f in findings]
+    yield Section(2, "Findings", _list(words, detail.rows) or "The detectors found nothing.")
+    happenings = [run_facts.happening_words(happening) for happening in journal.happenings]
+    yield Section(2, "Course of the run", _list(happenings, detail.rows) or "Nothing is recorded.")
+
+
+def footer(journal: Journal) -> str:
+    """Where the report comes from."""
+    when, run_id = decision_facts.when, journal.summary.run.run_id
+    return (
+        f"Made by agenttune {__version__} on {when(journal.made_at_s)} from {journal.last_seq} events of the log, the "
+        f"last of {when(journal.last_event_at_s)}. Times are {escaped(decision_facts.zone(journal.made_at_s))}. "
+        f"Everything that was recorded: agenttune report {escaped(run_id)} --format jsonl"
     )
 
 
-def _table(facts: Sequence[Fact]) -> Iterator[str]:
-    yield "| | |"
-    yield "|---|---|"
-    yield from (f"| {escaped(fact.label)} | {escaped(fact.text)} |" for fact in facts)
-
-
-def _decisions(choice: Choice) -> Iterator[str]:
+def _before_changes(journal: Journal, choice: Choice, any_changes: bool) -> str:
+    lines = [] if any_changes else [f"Nothing was changed{run_facts.why_nothing(journal)}."]
     if choice.left_out:
-        yield f"\n**{choice.left_out} decisions from the middle are left out here; the JSONL export has all.**"
-    for entry in choice.entries:
-        yield from _entry(entry)
-    for fold in choice.folds:
-        yield from _fold(fold)
-    if choice.left_out_folds:
-        yield f"\n{choice.left_out_folds} decisions of rarer kinds are left out."
+        lines.append(
+            f"**{choice.left_out} decisions from the middle of the run are left out here; the JSONL export has all.**"
+        )
+    return "\n\n".join(lines)
 
 
-def _entry(entry: Entry) -> Iterator[str]:
-    where = decision_text.at_step(entry.step)
-    yield f"\n### {where}, {entry.outcome}: {escaped(decision_text.title(entry))}\n"
-    yield from _table(decision_text.facts(entry))
+def _decision(entry: Entry, detail: Detail) -> Section:
+    title, body = _told(entry, detail)
+    return Section(3, title, body, entry.outcome, (entry.number,))
 
 
-def _fold(fold: Fold) -> Iterator[str]:
-    first, last = (decision_text.at_step(fold.entries[i].step) for i in (0, -1))
-    yield (
-        f"\n### {len(fold.entries)} times {fold.outcome}: {escaped(fold.kind)} asked by {escaped(fold.author)}, "
-        f"decided by {escaped(fold.decided_by)}, {first} to {last}\n"
+def _told(entry: Entry, detail: Detail) -> tuple[str, str]:
+    where, by = decision_facts.at_step(entry.step), decision_facts.author(entry)
+    title = escaped(f"{where}: {decision_facts.title(entry)}, by {by}")
+    return title, _table(decision_facts.facts(entry, detail.is_brief))
+
+
+def _fold(fold: Fold, detail: Detail) -> Section:
+    first, last = (decision_facts.at_step(fold.entries[i].step) for i in (0, -1))
+    title = (
+        f"{len(fold.entries)} times: {escaped(fold.kind)} asked by {escaped(fold.author)}, "
+        f"decided by {escaped(fold.decided_by)}, {first} to {last}"
     )
-    yield "The first one:\n"
-    yield from _table(decision_text.facts(fold.entries[0]))
+    examples = fold.examples[:1] if detail.is_brief else fold.examples
+    parts = [f"#### {heading}\n\n{body}" for heading, body in (_told(entry, detail) for entry in examples)]
+    left_out = len(fold.entries) - len(examples)
+    parts += [f"{left_out} more like {'this' if len(examples) == 1 else 'these'} are in the log."] if left_out else []
+    return Section(3, title, "\n\n".join(parts), fold.outcome, tuple(entry.number for entry in fold.entries))
 
 
-def _findings(findings: Sequence[FindingAt]) -> Iterator[str]:
-    yield "\n## Findings\n"
-    if not findings:
-        yield "The detectors found nothing."
-    for found in findings[:SHOWN_FINDINGS]:
-        finding = found.finding
-        yield f"- step {finding.step}, {escaped(finding.kind)} ({finding.severity}): {escaped(finding.summary)}"
-    yield from _rest(len(findings) - SHOWN_FINDINGS)
+def _shadow(journal: Journal, detail: Detail) -> Iterator[Section]:
+    score = journal.summary.shadow
+    if score is not None:
+        metric = journal.summary.score.metric if journal.summary.score else journal.summary.run.goal_metric
+        words = [run_facts.shadow_words(proposal, metric) for proposal in score.proposals]
+        totals = escaped(run_facts.shadow_totals(score))
+        yield Section(2, "In shadow: what was not done", f"{totals}\n\n{_list(words, detail.rows)}")
 
 
-def _rest(count: int) -> Iterator[str]:
-    if count > 0:
-        yield f"- and {count} more in the log"
+def _table(facts: Iterable[Fact]) -> str:
+    rows = [f"| {escaped(fact.label)} | {escaped(fact.text)} |" for fact in facts]
+    return "\n".join(["| | |", "|---|---|", *rows]) if rows else ""
+
+
+def _list(texts: Sequence[str], most: int, newest: bool = False) -> str:
+    """The first and the newest, or the newest only: how something began and how it ended matter most."""
+    first = 0 if newest or len(texts) <= most else most // 2
+    left_out = max(0, len(texts) - most)
+    rows = [*texts[:first], *([f"({left_out} more are left out)"] if left_out else []), *texts[first + left_out :]]
+    return "\n".join(f"- {escaped(text)}" for text in rows)

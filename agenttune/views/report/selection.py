@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from agenttune.protocol.text import clean
-from agenttune.views.report.decisions import Entry, Outcome
+from agenttune.views.report.journal import Entry, Outcome
 
-SHOWN_ENTRIES = 300
-"""Decisions told one by one, at most 1 MB of HTML (measured): half of them the first, half the newest."""
 SINGLE = 3
 """As many refusals or snapshots of one kind are told one by one; more are folded."""
 EXAMPLES = 3
@@ -28,10 +26,6 @@ class Fold(NamedTuple):
     entries: list[Entry]
 
     @property
-    def anchor(self) -> str:
-        return f"f{self.entries[0].number}"
-
-    @property
     def examples(self) -> list[Entry]:
         return self.entries[:EXAMPLES]
 
@@ -44,16 +38,9 @@ class Choice(NamedTuple):
     left_out: int
     left_out_folds: int
 
-    def anchor_of(self) -> dict[int, str]:
-        """Where on the page each decision that is on it, by its number, is told."""
-        found = {entry.number: f"d{entry.number}" for entry in self.entries}
-        for fold in self.folds:
-            found |= {entry.number: fold.anchor for entry in fold.entries}
-        return found
 
-
-def choose(entries: Sequence[Entry], most: int = SHOWN_ENTRIES) -> Choice:
-    """Choose what a page shows of a run's decisions."""
+def choose(entries: Sequence[Entry], most: int) -> Choice:
+    """Choose what a report shows of a run's decisions: `most` one by one, half of them the first, half the newest."""
     groups: dict[tuple[str, ...], list[Entry]] = {}
     for entry in entries:
         if entry.outcome in FOLDED or entry.is_housekeeping:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from agenttune.protocol.text import clean, number
 from agenttune.views.report.curves import Line, Panel, wants_log_scale
-from agenttune.views.report.decisions import OUTCOMES, Outcome
+from agenttune.views.report.journal import OUTCOMES, Outcome
 
 WIDTH, LEFT, RIGHT, TOP, FLOOR = 900, 70, 34, 12, 214
 """Edges of the plot in pixels; below it are the steps, and lanes for the marks of decisions."""

@@ -1,7 +1,6 @@
 """What a person sees in the terminal while a run lives, and the keys they press there."""
 
 from agenttune.protocol.text import clean
-from agenttune.views.report.terminal import print_report, report_command
 from agenttune.views.terminal.approval_keys import ApprovalPrompt
 from agenttune.views.terminal.plain import PlainLines
 from agenttune.views.terminal.runs_table import print_runs
@@ -14,8 +13,6 @@ __all__ = [
     "PlainLines",
     "View",
     "clean",
-    "print_report",
     "print_runs",
-    "report_command",
     "view_for",
 ]

@@ -1,14 +1,17 @@
-"""The run as a whole in words, as `decision_text.py` has its decisions."""
+"""The run as a whole in words, as `decision_facts.py` has its decisions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from agenttune.protocol.events import ReadBack
 from agenttune.protocol.goal_names import is_goal
-from agenttune.protocol.text import clean, duration
-from agenttune.views.report.cost_lines import all_unusable, cost_report, model_report
-from agenttune.views.report.decision_text import LONG, Fact, point_words, when, zone
-from agenttune.views.report.decisions import Happening, Journal, Outcome
+from agenttune.protocol.summary import BranchSummary, ShadowedProposal, ShadowScore
+from agenttune.protocol.text import clean, duration, number, plural
+from agenttune.views.event_lines import Line, command_words
+from agenttune.views.report.cost_lines import all_unusable, cost_report, model_report, probe_line
+from agenttune.views.report.decision_facts import LONG, SHORT, Fact, point_words, when, zone
+from agenttune.views.report.journal import CHANGED, Journal, Outcome
 
 
 def head(journal: Journal) -> list[Fact]:
@@ -34,6 +37,9 @@ def _head(journal: Journal) -> Iterator[tuple[str, str]]:
         yield "model", line
     for line in cost_report(summary.cost, summary.decision_costs) or ["no language model was called"]:
         yield "cost", line
+    yield "probes", probe_line(summary.probing, info.step)
+    for left in summary.not_carried_out:
+        yield "not done", f"plan: {left}"
 
 
 def _scores(journal: Journal) -> Iterator[tuple[str, str]]:
@@ -77,8 +83,9 @@ def warnings(journal: Journal) -> list[str]:
             clean(f"The language model was of no use: {model_report(journal.summary.decision_costs)[0]}", LONG)
         )
     if left := journal.summary.not_carried_out:
-        found.append(clean(f"Not carried out of the plan: {'; '.join(left)}", LONG))
-    undone = sum(entry.check is not None and not entry.check.read.held for entry in journal.entries)
+        found.append(f"{plural(len(left), 'step')} of the plan not carried out: see `not done`.")
+    checks = [event.body for entry in journal.entries for event in entry.events.values()]
+    undone = sum(isinstance(check, ReadBack) and not check.held for check in checks)
     if undone:
         found.append(f"{_times(undone, 'change')} no longer in force when read again some steps later.")
     return found
@@ -88,6 +95,53 @@ def _times(count: int, what: str) -> str:
     return f"1 {what} was" if count == 1 else f"{count} {what}s were"
 
 
-def happening_words(happening: Happening) -> str:
+def happening_words(happening: Line) -> str:
     step = "" if happening.step is None else f", step {happening.step}"
     return f"{when(happening.at_s)}{step}, {happening.mark}: {clean(happening.text)}"
+
+
+def branch_words(branch: BranchSummary) -> str:
+    """How a branch began, and what of it the run stands on."""
+    start = "" if branch.parent is None else f" from {clean(branch.parent, 60)} at step {branch.from_step}"
+    checkpoint = f" (checkpoint {clean(branch.checkpoint_id, 80)})" if branch.checkpoint_id else ""
+    if branch.is_current:
+        state = "the run is here"
+    elif branch.stands_to is None:
+        state = "the run stands on all of it"
+    elif branch.stands_to < 0:
+        state = "left behind"
+    else:
+        state = f"the run stands on it to step {branch.stands_to}, the rest was left behind"
+    return f"{clean(branch.name, 60)}{start}{checkpoint}: to step {branch.last_step}, {state}"
+
+
+def shadow_words(proposal: ShadowedProposal, metric: str) -> str:
+    """What a policy in shadow would have asked for, beside what was done."""
+    asked = clean(command_words({"kind": proposal.kind, **proposal.arguments}))
+    before, after = (None if m is None else m.value for m in (proposal.metric_before, proposal.metric_after))
+    moved = "" if before is None or after is None else f"; {metric} {number(before)} -> {number(after)}"
+    critical = " (critical finding)" if proposal.critical_after else ""
+    done = clean(proposal.done, SHORT) or "nothing"
+    who = clean(proposal.policy, 60)
+    return (
+        f"step {proposal.step}, {who} would have asked for {asked}: {proposal.hindsight}; done: {done}{moved}{critical}"
+    )
+
+
+def shadow_totals(score: ShadowScore) -> str:
+    """How what was proposed in shadow compares to what was done."""
+    critical = f" ({score.alone_before_critical} before a critical finding)" if score.alone_before_critical else ""
+    totals = f"{score.agreed} agreed, {score.opposed} opposed, {score.alone} alone{critical}"
+    return f"in shadow: {totals}, beside the {score.window_steps} steps after each"
+
+
+def why_nothing(journal: Journal) -> str:
+    """Why nothing was changed, where that is known."""
+    return ", for no decision of the model could be used" if all_unusable(journal.summary.decision_costs) else ""
+
+
+def to_go_on(journal: Journal) -> str:
+    """How a run that was stopped with a checkpoint can be continued, as its trainer said; empty for others."""
+    stops = [i for i in journal.summary.interventions if i.kind == "stop_training" and i.state in CHANGED]
+    said = [str(i.result.get("to_go_on") or "") for i in stops]
+    return said[-1] if said and not journal.is_open else ""

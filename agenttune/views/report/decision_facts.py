@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from agenttune.protocol.commands import CommandBase
+from agenttune.protocol.events import ReadBack, Settled
 from agenttune.protocol.model_calls import ModelCalled
 from agenttune.protocol.proposals import Change
 from agenttune.protocol.summary import MetricAt, outcome_line
-from agenttune.protocol.text import clean, duration, number
+from agenttune.protocol.text import clean, dollars, duration, number, tokens
 from agenttune.views.event_lines import command_words
-from agenttune.views.report.cost_lines import dollars, tokens
-from agenttune.views.report.decisions import Entry, Evidence, Outcome
+from agenttune.views.report.journal import Entry, Evidence, Outcome
 
 LONG = 2000
 """Characters of a reason; a proposal's rationale may have 4000, the log has the whole."""
@@ -27,6 +27,12 @@ MEANING: Mapping[Outcome, str] = {
     "failed": "the trainer tried and it did not take effect",
     "waiting": "no decision or no answer of the trainer is recorded",
 }
+
+
+BRIEF = frozenset(
+    {"edited", "applied", "failed", "expired", "left behind", "effect", "kept", "reverted", "taken back by", "tried"}
+)
+"""Labels of the facts that tell what came of a decision."""
 
 
 class Fact(NamedTuple):
@@ -59,7 +65,9 @@ def title(entry: Entry) -> str:
     record = entry.record
     if record.ack is not None and record.ack.outcome == "applied":
         done = clean(outcome_line(record), SHORT)
-        return done if record.ack.changes else f"{record.command.kind}: {done}"
+        if record.ack.changes:
+            return done
+        return record.command.kind + ("" if done == "applied" else f": {done}")
     return clean(words_of(record.proposal.command), SHORT)
 
 
@@ -69,14 +77,22 @@ def author(entry: Entry) -> str:
     return f"{clean(who.name, 60)} ({who.principal}{via})"
 
 
-def facts(entry: Entry) -> list[Fact]:
-    """Everything about a decision, in the order in which it happened."""
-    return [Fact(clean(label, 60), clean(text, LONG)) for label, text in _facts(entry) if text]
+def facts(entry: Entry, brief: bool = False) -> list[Fact]:
+    """Everything about a decision, in the order in which it happened; `brief`: only why, and what came of it."""
+    told = [Fact(clean(label, 60), clean(text, LONG)) for label, text in _facts(entry) if text]
+    return [fact for fact in told if fact.label in _in_brief(entry)] if brief else told
+
+
+def _in_brief(entry: Entry) -> frozenset[str]:
+    verdict = entry.record.verdict
+    is_plain = verdict is not None and verdict.decision == "approved" and entry.outcome != "expired"
+    because = {"because"} if entry.record.proposal.rationale else set()
+    return BRIEF | because if is_plain else BRIEF | because | {"decided"}
 
 
 def _facts(entry: Entry) -> Iterator[tuple[str, str]]:
     proposal = entry.record.proposal
-    asked_at = f"{at_step(entry.record.submitted_step)}, {when(entry.times.proposed_at_s)}"
+    asked_at = f"{at_step(entry.record.submitted_step)}, {when(entry.at_s('proposed'))}"
     yield "asked", f"{words_of(proposal.command)}, by {author(entry)} at {asked_at}"
     yield "because", proposal.rationale or "no reason was given"
     yield "command", entry.record.command_id
@@ -117,15 +133,15 @@ def call_words(call: ModelCalled) -> str:
 
 
 def _decision(entry: Entry) -> Iterator[tuple[str, str]]:
-    record, times = entry.record, entry.times
+    record = entry.record
     yield from _request(entry)
     verdict = record.verdict
     if verdict is None:
         yield "decided", _undecided(entry)
         return
-    waited = ""
-    if record.request is not None and times.judged_at_s is not None and times.proposed_at_s is not None:
-        waited = f" after {duration(max(0.0, times.judged_at_s - times.proposed_at_s))}"
+    asked_at_s, judged_at_s, waited = entry.at_s("proposed"), entry.at_s("judged"), ""
+    if record.request is not None and asked_at_s is not None and judged_at_s is not None:
+        waited = f" after {duration(max(0.0, judged_at_s - asked_at_s))}"
     reason = f": {verdict.reason}" if verdict.reason else ""
     yield "decided", f"{verdict.decision} by {verdict.decided_by}{waited}{reason}"
     if verdict.edited is not None:
@@ -168,7 +184,7 @@ def _execution(entry: Entry) -> Iterator[tuple[str, str]]:
         return
     back = "" if ack.confirmed_step is None else f", read back at step {ack.confirmed_step}"
     message = f": {ack.message}" if ack.message else ""
-    place = f"at {at_step(ack.step)} on branch {ack.branch}, {when(entry.times.acked_at_s)}"
+    place = f"at {at_step(ack.step)} on branch {ack.branch}, {when(entry.at_s('acked'))}"
     yield ack.outcome, f"{place}{back}{message}"
     for change in ack.changes:
         yield "change", change_words(change)
@@ -177,11 +193,12 @@ def _execution(entry: Entry) -> Iterator[tuple[str, str]]:
         yield "result", _pairs(result)
     for trial in ack.result.get("trials", ()):
         yield "tried", _trial(trial)
-    if entry.check is not None:
-        read = entry.check.read
+    again = entry.events.get("read_back")
+    if again is not None and isinstance(again.body, ReadBack):
+        read = again.body
         word = "still in force" if read.held else "NOT in force any more"
         found = "" if read.held else f": expected {_pairs(read.expected)}, found {_pairs(read.found)}"
-        yield "read again", f"at {at_step(entry.check.step)}: {word}{found}"
+        yield "read again", f"at {at_step(again.step)}: {word}{found}"
 
 
 def _trial(trial: Mapping[str, Any]) -> str:
@@ -206,12 +223,13 @@ def change_words(change: Change) -> str:
 def _consequence(entry: Entry) -> Iterator[tuple[str, str]]:
     if entry.is_abandoned:
         yield "left behind", "the run went back to a checkpoint from before this"
-    if entry.effect.effect is not None:
-        yield "effect", entry.effect.effect.words
-    if entry.settlement is None:
+    if entry.intervention.effect is not None:
+        yield "effect", entry.intervention.effect.words
+    end = entry.events.get("settled")
+    if end is None or not isinstance(end.body, Settled):
         return
-    settled = entry.settlement.settled
-    yield settled.outcome, f"at {at_step(entry.settlement.step)}: {settled.reason}"
+    settled = end.body
+    yield settled.outcome, f"at {at_step(end.step)}: {settled.reason}"
     if settled.forecast is not None and settled.found is not None:
         noise = "" if settled.noise is None else f", standard error {number(settled.noise)}"
         yield (
