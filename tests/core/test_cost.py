@@ -10,10 +10,11 @@ import pytest
 from agenttune.protocol.events import Decided
 from agenttune.protocol.model_calls import ChatMessage, ModelCalled, Usage
 from agenttune.protocol.summary import Cost
+from agenttune.protocol.text import dollars, tokens
 from agenttune.store.journal.costs import cost_of
 from agenttune.store.journal.run_summary import summarize
 from agenttune.store.run_log import RunLog
-from agenttune.views.report.cost_lines import cost_report, cost_words, dollars, tokens
+from agenttune.views.report.cost_lines import cost_report, cost_words
 from agenttune.views.terminal.run_feed import RunFeed
 from tests.core.conftest import APPROVED, propose
 
