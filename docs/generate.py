@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agenttune.config.condition_names import DOCUMENTED, DOCUMENTED_FUNCTIONS
+from agenttune.config.known_names import DOCUMENTED, DOCUMENTED_FUNCTIONS
 from agenttune.launch import config_text
 from agenttune.policy.rule_names import describe
 from agenttune.protocol.command_schemas import COMMAND_SCHEMAS, CommandSchema, command_table
@@ -149,7 +149,7 @@ APPROVAL_HEAD = """
 ## Conditions of approval rules
 
 `approve_if` and `reject_if` in `gate.approval` ([gate.md](gate.md)) are written the same way, and know other names,
-from `agenttune/config/condition_names.py`:
+from `agenttune/config/known_names.py`:
 
 | name | what it is |
 |---|---|

@@ -17,13 +17,11 @@ from agenttune.cli import (
     attach,
     estimate,
     init,
-    model_approver,
     replay,
     run,
     serve,
     shell_tools,
     show,
-    study,
     tokens,
 )
 from agenttune.cli.app import app
@@ -36,13 +34,11 @@ __all__ = [
     "estimate",
     "init",
     "main",
-    "model_approver",
     "replay",
     "run",
     "serve",
     "shell_tools",
     "show",
-    "study",
     "tokens",
 ]
 

@@ -1,13 +1,17 @@
-"""The control server by itself."""
+"""Processes beside a run that can be started by hand: the control server, and the approver `model`."""
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from agenttune.cli.app import RunsDir, app, runs_dir_of
+from agenttune.cli.app import RunsDir, app, find_run, runs_dir_of, stop_on_signals
+from agenttune.errors import ConfigError
 
 LocalRole = Literal["agent", "viewer", "none"]
 
@@ -45,3 +49,34 @@ def serve(
         local_role=local_role,
         allowed_origins=allow_origin or (),
     )
+
+
+@app.command()
+def review(
+    config: Annotated[Path, typer.Option("--config", help="Config file with `gate.reviewer` and `llm`.")],
+    run: Annotated[str, typer.Option("--run", help="Id of the run. Default: the newest.")] = "",
+    runs_dir: RunsDir = None,
+    resume: Annotated[bool, typer.Option("--resume", hidden=True, help="Started again; changes nothing.")] = False,
+) -> None:
+    """Have a language model decide on commands that wait for the approver `model`, until the run ends."""
+    from agenttune.agent.model_approver import ReviewLoop
+    from agenttune.config import load_config
+    from agenttune.control import LocalControl
+    from agenttune.control.reader import ControlReader
+    from agenttune.policy.base import PolicyContext
+    from agenttune.policy.llm.reviewer import Reviewer
+
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    settings, folder = load_config(config), config.resolve().parent
+    runs = (folder / settings.store.runs_dir) if runs_dir is None else runs_dir
+    run_id, control = find_run(runs, run), LocalControl(runs.resolve())
+    reader = ControlReader(control, run_id)
+    context = PolicyContext(folder, settings.goal, settings.llm, settings.budgets, reader)
+    reviewer = Reviewer("gate", settings.gate.reviewer, context)
+    if reviewer.why_not:
+        raise ConfigError(f"{config}: {reviewer.why_not}", field="gate.reviewer")
+    stop = threading.Event()
+    got = stop_on_signals(stop)
+    ReviewLoop(control, run_id, reviewer).run(stop)
+    if got:
+        raise typer.Exit(128 + got[0])

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from agenttune.protocol.events import RunInfo
     from agenttune.protocol.summary import Score
 
+
 Format = Annotated[
     str,
     typer.Option("--format", help="terminal, markdown, html or jsonl. Default: by the output's suffix, else terminal."),
@@ -71,3 +72,23 @@ def runs(json_: Json = False, runs_dir: RunsDir = None) -> None:
         print_runs(Console(), [(info, _score(info)) for info in found])
     else:
         typer.echo(f"no runs in {runs_dir_of(runs_dir)} yet; start one with: agenttune run config.yaml")
+
+
+@app.command()
+def rounds(
+    study: Annotated[
+        str, typer.Argument(metavar="[STUDY]", help="A study's id or its beginning; default: the newest.")
+    ] = "",
+    json_: Json = False,
+    runs_dir: RunsDir = None,
+) -> None:
+    """Show a study: the scores of its rounds, what was planned, and what was learned."""
+    from agenttune.launch.study.report import print_study
+    from agenttune.launch.study.study import read_study
+    from agenttune.launch.study.study_log import find_study
+
+    found = read_study(find_study(runs_dir_of(runs_dir), study))
+    if json_:
+        typer.echo(found.model_dump_json(indent=2))
+    else:
+        print_study(Console(), found, reflections=True)

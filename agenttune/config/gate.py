@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from agenttune.config import condition_names
+from agenttune.config import known_names
 from agenttune.config.expressions import check
-from agenttune.config.knob_names import checked_names, names_in
+from agenttune.config.known_names import checked_names, names_in
 from agenttune.config.llm import GateReviewerSettings
 from agenttune.config.setting import Positive, Settings, known_kinds
 from agenttune.errors import UserError
@@ -118,7 +118,7 @@ class ApprovalRule(Settings):
     def _can_be_read(cls, condition: str, info: ValidationInfo) -> str:
         try:
             if condition:
-                check(condition, condition_names.DOCUMENTED, condition_names.DOCUMENTED_FUNCTIONS)
+                check(condition, known_names.DOCUMENTED, known_names.DOCUMENTED_FUNCTIONS)
         except UserError as error:
             raise ValueError(error.message) from None
         _check_names(names_in(condition), info)

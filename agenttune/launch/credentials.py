@@ -1,7 +1,8 @@
 """The two tokens of a run: the agent's, and the key of the link for who sits at this machine. They end with the run.
 
 The launcher revokes them when it ends. If it is killed, training and agent go on, and so do the tokens, until the run
-is over.
+has ended. Below: which secrets of the launcher's environment its processes do not inherit; a training script runs
+anybody's code, and many experiment trackers upload their environment.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import glob
 from pathlib import Path
 
+from agenttune.config import Config
 from agenttune.control.discovery import LOCAL_PREFIX, TOKEN_ENV
 from agenttune.control.owner_token import user_name
 from agenttune.control.tokens import Token, create_token, revoke_token
@@ -59,3 +61,19 @@ class RunTokens:
         while self._made:
             with contextlib.suppress(UserError):
                 revoke_token(self._runs_dir, self._made.pop().id)
+
+
+def not_for_script(config: Config) -> frozenset[str]:
+    """The owner's token and the addresses of channels: it finds its run by its folder. Nor are they for a reviewer."""
+    return frozenset({TOKEN_ENV, config.server.token_env, config.notify.url_env})
+
+
+def not_for_agent(config: Config) -> frozenset[str]:
+    """The addresses of channels; its own token stands in the place of the owner's."""
+    return frozenset({config.notify.url_env})
+
+
+def not_for_server(config: Config) -> frozenset[str]:
+    """Keys of models, which it never asks, and a token that is not the one it goes by."""
+    keys = {config.llm.api_key_env, config.gate.reviewer.api_key_env or config.llm.api_key_env}
+    return frozenset({TOKEN_ENV, *keys} - {config.server.token_env, config.notify.url_env})

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 from agenttune.config import Config, RunSettings, load_config, with_limits_of
 from agenttune.errors import ConfigError, UserError
-from agenttune.launch.modules import not_runnable
 from agenttune.launch.study.records import Place
 from agenttune.policy.base import PolicyContext
 from agenttune.policy.llm.reviewer import Reviewer
@@ -134,3 +135,39 @@ def _command(run: RunSettings, path: Path) -> list[str]:
 def _near(script: Path) -> str:
     """The script beside it that was probably meant."""
     return did_you_mean(script.name, sorted(p.name for p in script.parent.glob("*.py")))
+
+
+def not_runnable(module: str, folders: Sequence[str]) -> str:
+    """Why a module cannot be run; empty if it can.
+
+    Args:
+        module: Its dotted name.
+        folders: Where to look beside what is installed.
+    """
+    if module.endswith(".py"):
+        return f"{module!r} is a file's name; set run.script to it, or leave out the ending"
+    parts = module.split(".")
+    if not all(part.isidentifier() for part in parts):
+        return f"{module!r} is no name of a module, such as package.train"
+    spec = _top(parts[0], [*folders, *sys.path])
+    if spec is None:
+        return f"there is no module {parts[0]!r}, neither in {folders[0]} nor installed"
+    for count, part in enumerate(parts[1:], 1):
+        spec = _inside(spec, part)
+        if spec is None:
+            return f"there is no module {part!r} in {'.'.join(parts[:count])!r}"
+    if spec.submodule_search_locations is not None and _inside(spec, "__main__") is None:
+        return f"{module!r} is a package without a __main__ module; name one of its modules"
+    return ""
+
+
+def _top(name: str, paths: Sequence[str]) -> ModuleSpec | None:
+    # All finders: installs for development have one of their own.
+    specs = (finder.find_spec(name, paths) for finder in sys.meta_path)
+    return next((spec for spec in specs if spec is not None), None)
+
+
+def _inside(package: ModuleSpec, name: str) -> ModuleSpec | None:
+    """Unlike `importlib.util.find_spec` this does not import the package: it may train."""
+    places = package.submodule_search_locations
+    return None if places is None else PathFinder.find_spec(name, list(places))

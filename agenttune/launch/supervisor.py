@@ -18,8 +18,7 @@ from rich.text import Text
 from agenttune.control import LocalControl
 from agenttune.control.owner_token import LAUNCHER, user_name
 from agenttune.errors import AgenttuneError, RunEnded, StoreFault, SystemFault, UserError
-from agenttune.launch.child_env import not_for_agent, not_for_script, not_for_server
-from agenttune.launch.credentials import RunTokens
+from agenttune.launch.credentials import RunTokens, not_for_agent, not_for_script, not_for_server
 from agenttune.launch.exit_reason import Ending, ending_of, tail
 from agenttune.launch.processes import AgentProcess, ServerProcess, TrainingProcess, spawn
 from agenttune.launch.run_plan import Plan

@@ -4,8 +4,7 @@
 """
 
 from agenttune.replay.outcome import Replay
-from agenttune.replay.permission import admit
 from agenttune.replay.replay import WINDOW_STEPS, Replayed, replay
-from agenttune.replay.replay_control import ReplayControl
+from agenttune.replay.replay_control import ReplayControl, admit
 
 __all__ = ["WINDOW_STEPS", "Replay", "ReplayControl", "Replayed", "admit", "replay"]

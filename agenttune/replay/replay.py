@@ -22,9 +22,8 @@ from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import CommandRecord
 from agenttune.protocol.summary import MetricAt, outcome_line
 from agenttune.replay.outcome import Around, Done, Replay, Wanted
-from agenttune.replay.permission import Admitted
 from agenttune.replay.recordings import Recording
-from agenttune.replay.replay_control import ReplayControl
+from agenttune.replay.replay_control import Admitted, ReplayControl
 from agenttune.replay.replay_feed import RUN_ID, Feed
 
 WINDOW_STEPS = 50

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from agenttune import __version__
-from agenttune.config.origins import check_origins
+from agenttune.config.sections import check_origins
 from agenttune.control import LocalControl, open_files
 from agenttune.control.discovery import TOKEN_ENV
 from agenttune.control.tokens import TokenBook

@@ -56,10 +56,9 @@ from agenttune.protocol.proposals import (
 from agenttune.store.command_table import CommandTable
 from agenttune.store.event_table import EventTable
 from agenttune.store.metric_table import SOURCES, PointTable, Row
-from agenttune.store.read_only import private_copy
 from agenttune.store.run_folders import LOG_NAME, newest_names
 from agenttune.store.run_info import RunCard
-from agenttune.store.sqlite_file import connect, connect_log_read_only, make_file, may_write, storing
+from agenttune.store.sqlite_file import connect, connect_log_read_only, make_file, may_write, private_copy, storing
 from agenttune.store.wal_monitor import OwnCommits
 
 __all__ = ["LOG_NAME", "RunLog", "list_runs", "run_folder"]

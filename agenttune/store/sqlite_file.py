@@ -1,11 +1,13 @@
-"""The file of a run's log: made, opened, opened where nobody may write, and what its errors are called."""
+"""The file of a run's log: created, opened, opened read-only without leaving a trace, and its errors in our words."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import shutil
 import sqlite3
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +18,7 @@ from agenttune.errors import LogExists, StoreFault
 from agenttune.protocol.events import RunInfo
 from agenttune.store.command_table import COMMANDS_SCHEMA
 from agenttune.store.event_table import EVENTS_SCHEMA
-from agenttune.store.filesystem import refuse_network_file_system
 from agenttune.store.metric_table import POINTS_SCHEMA
-from agenttune.store.read_only import connect_read_only
 from agenttune.store.run_folders import LOG_NAME
 from agenttune.store.run_info import RUN_SCHEMA, RunCard
 
@@ -138,3 +138,81 @@ def storing(folder: Path) -> Iterator[None]:
             f"the log in {folder} is damaged or was written by another version of agenttune: "
             f"{error.title} {where}: {first['msg']}"
         ) from error
+
+
+def connect_read_only(path: Path) -> sqlite3.Connection:
+    """A connection that leaves no trace beside the file.
+
+    A log that was closed well is one file, which SQLite reads as it is. With a write-ahead log beside it there is, or
+    was, a writer: SQLite reads both if it finds the writer's shared memory. A killed writer's may be gone, and what it
+    left can then be put together only where we may write: in a copy.
+
+    Raises:
+        sqlite3.Error, OSError: It cannot be read.
+    """
+    wal = path.with_name(path.name + "-wal")
+    if not wal.is_file() or wal.stat().st_size == 0:
+        return _connect(path, "mode=ro&immutable=1")
+    if path.with_name(path.name + "-shm").is_file():
+        return _connect(path, "mode=ro")
+    with tempfile.TemporaryDirectory() as folder:
+        copied = Path(folder) / path.name
+        shutil.copyfile(path, copied)
+        shutil.copyfile(wal, copied.with_name(wal.name))
+        source = sqlite3.connect(copied)
+        try:
+            connection = private_copy(source)
+        finally:
+            source.close()
+    connection.execute("PRAGMA query_only=ON")
+    return connection
+
+
+def private_copy(source: sqlite3.Connection) -> sqlite3.Connection:
+    """A database of the same content in a nameless temporary file, which ends with its connection."""
+    copy = sqlite3.connect("", isolation_level=None, check_same_thread=False, cached_statements=256)
+    source.backup(copy)
+    return copy
+
+
+def _connect(path: Path, how: str) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"{path.resolve().as_uri()}?{how}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=256,
+    )
+
+
+NETWORK_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "lustre", "gpfs", "beegfs"}
+)
+
+
+def refuse_network_file_system(folder: Path) -> None:
+    """WAL needs shared memory, which network file systems do not give (https://www.sqlite.org/wal.html).
+
+    Raises:
+        StoreFault: `folder` is on one; says how to choose another.
+    """
+    kind = _file_system_of(folder)
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise StoreFault(
+            f"the runs folder {folder} is on a network file system ({kind}), where SQLite's WAL mode is unsafe; "
+            "set store.runs_dir (or AGENTTUNE_RUNS_DIR) to a folder on a local disk"
+        )
+
+
+def _file_system_of(folder: Path) -> str:
+    mounts = Path("/proc/self/mounts")
+    if not mounts.exists():
+        return "unknown"
+    target, best, kind = str(folder.resolve()), "", "unknown"
+    for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
+        fields = line.split()
+        mount = fields[1].replace("\\040", " ")
+        inside = target == mount or target.startswith(mount.rstrip("/") + "/")
+        if inside and len(mount) >= len(best):
+            best, kind = mount, fields[2]
+    return kind

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from agenttune.config.origins import check_origins
+from agenttune.config.sections import check_origins
 from agenttune.errors import LogExists, UserError
 from agenttune.protocol.events import RunInfo
 from agenttune.store.process_liveness import started_s

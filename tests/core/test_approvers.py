@@ -191,7 +191,7 @@ def test_rules_have_names_of_their_own_and_a_model_needs_one() -> None:
 
 
 def test_every_documented_name_has_a_value(make: Callable[..., Desk]) -> None:
-    from agenttune.config.condition_names import DOCUMENTED
+    from agenttune.config.known_names import DOCUMENTED
 
     desk = make()
     proposal = Proposal.model_validate({"command": {"kind": "stop_training"}, "author": AGENT})

@@ -21,8 +21,8 @@ from agenttune.protocol.model_calls import ChatMessage, ModelCalled, ToolUse, Us
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Author, Proposal, Verdict
 from agenttune.replay import Replay, ReplayControl, admit, replay
-from agenttune.replay.permission import Admitted
 from agenttune.replay.recordings import Recording, read_log, read_recording
+from agenttune.replay.replay_control import Admitted
 from agenttune.replay.transcripts import transcripts_of
 from agenttune.store.run_log import RunLog
 from tests.cli.conftest import agenttune

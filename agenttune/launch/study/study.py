@@ -19,7 +19,7 @@ from rich.text import Text
 from agenttune import __version__
 from agenttune.config import Config
 from agenttune.errors import AgenttuneError, StoreFault, UnknownRun, UserError
-from agenttune.launch.child_env import not_for_server
+from agenttune.launch.credentials import not_for_server
 from agenttune.launch.processes import ServerProcess
 from agenttune.launch.run_plan import Plan
 from agenttune.launch.shutdown import SIGNALS, Interrupts
