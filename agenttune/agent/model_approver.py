@@ -13,7 +13,7 @@ from agenttune.config import Settings
 from agenttune.control import AgentRecord, Decision
 from agenttune.errors import AlreadyDecided, UserError
 from agenttune.gate import with_arguments
-from agenttune.llm.prompts import cleaned
+from agenttune.llm.prompts import cleaned, fenced
 from agenttune.policy.base import Draft
 from agenttune.policy.llm.reviewer import WHY_LETTERS, Reviewer
 from agenttune.protocol.commands import CommandBase
@@ -129,12 +129,12 @@ def _edited(command: CommandBase, ruling: Ruling) -> CommandBase | None:
 
 
 def request_lines(request: ApprovalRequest) -> Sequence[str]:
-    """What waits, for a prompt."""
+    """What waits, for a prompt; names and values are fenced."""
     left = request.approvers[len(request.passed) + 1 :]
-    changes = [f"{d.name}: {d.before} -> {d.after}" for d in request.differences]
+    changes = [fenced(f"{d.name}: {d.before} -> {d.after}") for d in request.differences]
     return [
         *changes,
-        f"asked at step {request.step}, {request.metric} {request.metric_value}",
+        f"asked at step {request.step}, {fenced(request.metric)} {request.metric_value}",
         f"asked after you, if you escalate: {', then '.join(left) if left else 'nobody, it is rejected then'}",
         f"training {'waits for the decision' if request.training == 'pause' else 'goes on meanwhile'}",
     ]

@@ -13,7 +13,7 @@ from agenttune.launch.study.records import Start
 from agenttune.launch.study.start import REASONING_CHARACTERS, Parameters, check_start, plan_schema, value_in
 from agenttune.launch.study.state import RoundRun, Study
 from agenttune.llm.answer_text import Unread, answer_in, spoken
-from agenttune.llm.prompts import Prompts, Rendered
+from agenttune.llm.prompts import Prompts, Rendered, fenced
 from agenttune.policy.llm.past_runs import PastRun, details, facts
 from agenttune.protocol.events import encode_number
 from agenttune.protocol.model_calls import ChatMessage, ModelCalled, Purpose
@@ -118,7 +118,7 @@ class Planner:
                 return PlanAnswer(start, reasoning, refused)
             except UserError as error:
                 refused.append(str(error))
-                said = f"This plan was refused: {error}. Answer again with the whole JSON object."
+                said = f"This plan was refused: {fenced(error)}. Answer again with the whole JSON object."
                 again = [ChatMessage(role="assistant", content=answer), ChatMessage(role="user", content=said)]
                 messages = [*messages, *again]
         return PlanAnswer(None, refused=refused)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from agenttune.llm.prompts import fenced
 from agenttune.protocol.command_schemas import COMMAND_SCHEMAS, CommandSchema, ToolShape
 from agenttune.protocol.commands import Risk
 from agenttune.protocol.events import KnobState
@@ -70,17 +71,13 @@ def write_shape(kind: str, knobs: Sequence[KnobState] | None = None) -> ToolShap
 
 
 def knob_line(knob: KnobState) -> str:
-    """A knob without its value, which moves: lists of tools must not, or no provider caches them."""
-    unit = f", in {_one_line(knob.unit)}" if knob.unit else ""
+    """A knob without its value, which changes: a list of tools must not, or no provider caches it."""
+    unit = f", in {knob.unit[:MAX_DESCRIPTION]}" if knob.unit else ""
     low = "-inf" if knob.minimum is None else f"{knob.minimum:g}"
     high = "inf" if knob.maximum is None else f"{knob.maximum:g}"
     bounds = "" if knob.minimum is None and knob.maximum is None else f" [{low}, {high}]"
-    words = f": {_one_line(knob.description)}" if knob.description else ""
-    return f"- {_one_line(knob.name)}{bounds}{unit}{words}"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:MAX_DESCRIPTION]
+    words = f": {knob.description[:MAX_DESCRIPTION]}" if knob.description else ""
+    return f"- {fenced(f'{knob.name[:MAX_DESCRIPTION]}{bounds}{unit}{words}', 4 * MAX_DESCRIPTION)}"
 
 
 def plain_schema(schema: dict[str, Any]) -> dict[str, Any]:

@@ -139,7 +139,7 @@ def _answer(talk: Talk, results: Sequence[_Result], remark: str) -> None:
     """Tell the model what its tools gave: in the messages that its protocol has for that."""
     texts = [_shown(result) for result in results]
     if talk.chat.protocol != "tools":
-        listed = [f"{cleaned(r.use.name, 64)}: {text}" for r, text in zip(results, texts, strict=True)]
+        listed = [f"{fenced(r.use.name, 64)}: {text}" for r, text in zip(results, texts, strict=True)]
         talk.tell("\n".join(["Results:", *listed, *([remark] if remark else [])]))
         return
     for result, text in zip(results, texts, strict=True):
