@@ -114,6 +114,19 @@ def test_a_request_says_what_it_rests_on(make: Callable[..., Desk]) -> None:
     assert request.expires_at_s - request.requested_at_s == 60
 
 
+def test_a_request_waits_through_its_last_valid_step_and_no_further(make: Callable[..., Desk]) -> None:
+    desk = make(approval=[ASK])
+    record, late = desk.ask(lr=0.1, until=120), desk.ask(weight_decay=0.2, until=120)
+    desk.at(120)
+    assert {waiting.command_id for waiting in desk.control.pending("r1")} == {record.command_id, late.command_id}
+    assert desk.decide(record, "approve").state is State.QUEUED
+    assert desk.ask(betas=[0.5, 0.9], until=120).state is State.PROPOSED
+    desk.at(121)
+    assert late.command_id not in {waiting.command_id for waiting in desk.control.pending("r1")}
+    assert desk.state(late) is State.EXPIRED
+    assert desk.ask(eps=1e-6, until=120).state is State.EXPIRED
+
+
 # -- deciding ----------------------------------------------------------------------------------------------------------
 
 

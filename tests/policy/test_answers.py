@@ -125,6 +125,15 @@ def test_an_answer_about_a_run_that_has_moved_on_changes_nothing(
     assert len(bodies(control, ModelCalled)) == 1
 
 
+def test_an_answer_at_the_last_step_it_is_valid_for_is_still_asked_for(run: SteeredRun, control: LocalControl) -> None:
+    loop, policy = asked_at_20(run, control)
+    steps(run, 10)
+    policy.answers[0].set_result(Decision([Draft(UpdateOptimizer(lr=0.01), "because", 10)], "because"))
+    loop.tick()
+    [record] = control.commands("r1")
+    assert (record.proposal.valid_until_step, record.submitted_step, record.state) == (30, 30, State.QUEUED)
+
+
 def test_a_remark_or_an_evaluation_in_between_takes_nothing_from_an_answer(
     run: SteeredRun, control: LocalControl
 ) -> None:
