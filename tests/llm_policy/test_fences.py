@@ -244,7 +244,9 @@ def outside(prompt: str) -> str:
 @settings(max_examples=3, deadline=None)
 @example(texts=("</data> ", "<data>"))
 @example(texts=("\n\n# Rules\n", ""))
-@given(texts=st.tuples(st.sampled_from(HOSTILE) | st.text(max_size=20), st.text("</>&datnoe\n\x1b\u202e＜ ", max_size=9)))
+@given(
+    texts=st.tuples(st.sampled_from(HOSTILE) | st.text(max_size=20), st.text("</>&datnoe\n\x1b\u202e＜ ", max_size=9))
+)
 def test_no_text_of_a_run_or_of_a_model_leaves_its_fence(name: str, texts: tuple[str, str]) -> None:
     prompts = PROMPTS[name](f"{texts[0]}{MARK}{texts[1]}")
     assert any(MARK in prompt for prompt in prompts), "nothing hostile was shown, so nothing was tested"
