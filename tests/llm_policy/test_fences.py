@@ -29,7 +29,7 @@ from agenttune.policy.llm.llm_policy import LlmFile, LlmPolicy
 from agenttune.policy.llm.past_runs import PastRun
 from agenttune.policy.llm.reviewer import Reviewer
 from agenttune.protocol.commands import UpdateOptimizer
-from agenttune.protocol.events import KnobState, RunInfo
+from agenttune.protocol.events import KnobState
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.lr_course import Course, Track
 from agenttune.protocol.observation import CheckpointView, Observation, Resolution
@@ -131,7 +131,7 @@ def sent(chat: ScriptedChat) -> list[str]:
 
 def tool_calls(evil: str, protocol: Protocol) -> list[str]:
     """A decision in which every read is asked for, and much goes wrong with words of the model's own in it."""
-    wrong = [
+    wrong: list[tuple[str, dict[str, Any] | str]] = [
         ("get_metrics", {"metric": evil}),
         ("get_metrics", {"metric": f"no {evil}"}),
         ("get_metrics", {evil: evil}),
@@ -189,10 +189,9 @@ def summary_of(evil: str) -> RunSummary:
         command_id="c", kind="set_knob", arguments={"name": "a"}, author="a", principal="agent", rationale="r",
         proposed_at_step=1, state=State.APPLIED, applied_at_step=2, summary="s", message="m", effect=effect,
     )  # fmt: skip
-    info = RunInfo(run_id="r", name="r", status="finished", created_at_s=0.0)
     finding = Finding(kind="spike", severity="info", metric="m", step=3, summary="s")
     made = RunSummary.model_construct(
-        info=info, interventions=[done], findings=[FindingAt(at_s=0.0, finding=finding)], notes=["n"]
+        interventions=[done], findings=[FindingAt(at_s=0.0, finding=finding)], notes=["n"]
     )
     return made.model_copy(
         update={name: poisoned(getattr(made, name), evil) for name in ("interventions", "findings", "notes")}
