@@ -29,7 +29,7 @@ from agenttune.policy.llm.llm_policy import LlmFile, LlmPolicy
 from agenttune.policy.llm.past_runs import PastRun
 from agenttune.policy.llm.reviewer import Reviewer
 from agenttune.protocol.commands import UpdateOptimizer
-from agenttune.protocol.events import KnobState
+from agenttune.protocol.events import KnobState, RunInfo
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.lr_course import Course, Track
 from agenttune.protocol.observation import CheckpointView, Observation, Resolution
@@ -190,8 +190,14 @@ def summary_of(evil: str) -> RunSummary:
         proposed_at_step=1, state=State.APPLIED, applied_at_step=2, summary="s", message="m", effect=effect,
     )  # fmt: skip
     finding = Finding(kind="spike", severity="info", metric="m", step=3, summary="s")
+    info = RunInfo(run_id="r", name="r", status="finished", created_at_s=0.0)
     made = RunSummary.model_construct(
-        interventions=[done], findings=[FindingAt(at_s=0.0, finding=finding)], notes=["n"]
+        run=info,
+        duration_s=1.0,
+        policies=[],
+        interventions=[done],
+        findings=[FindingAt(at_s=0.0, finding=finding)],
+        notes=["n"],
     )
     return made.model_copy(
         update={name: poisoned(getattr(made, name), evil) for name in ("interventions", "findings", "notes")}
