@@ -1,0 +1,297 @@
+"""What a detector reports at its threshold itself: the last that is nothing, the first that is a finding, and where.
+
+Curves without noise, so that every limit can be told to the point.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+
+from agenttune.detectors import detect
+from agenttune.protocol.findings import Finding
+from agenttune.protocol.observation import Evaluation, Observation
+from tests.policy.conftest import applied, decay, observe
+
+FLAT = [1.0] * 60
+
+
+def found(observation: Observation, kind: str, stall_after_s: float = 120.0) -> list[Finding]:
+    return [finding for finding in detect(observation, stall_after_s) if finding.kind == kind]
+
+
+def rated(
+    values: Sequence[float], goal: str = "minimize", losses: Sequence[float] | None = None, every: int = 20
+) -> Observation:
+    """A run that was evaluated every so many steps, with a falling loss."""
+    known = observe(losses or [2.0 - i / 1000 for i in range(every * len(values))], max_steps=10_000)
+    evals = [Evaluation(step=every * (i + 1), metrics={"eval_x": value}) for i, value in enumerate(values)]
+    return known.model_copy(update={"evaluations": evals, "goal_metric": "eval_x", "goal_direction": goal})
+
+
+# -- at once -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("idle_s", "is_stall"), [(119.0, False), (120.0, False), (121.0, True)])
+def test_a_stall_is_longer_than_the_limit_and_says_for_how_long(idle_s: float, is_stall: bool) -> None:
+    stalls = found(observe(FLAT, idle_s=idle_s), "stall")
+    assert bool(stalls) is is_stall
+    if is_stall:
+        assert (stalls[0].severity, stalls[0].step) == ("warning", 60)
+        assert stalls[0].evidence == {"idle_s": idle_s}
+        assert stalls[0].summary == "no step for 121 s (limit 120 s)"
+
+
+def test_a_run_that_has_not_made_a_step_yet_does_not_stall() -> None:
+    """Loading a large model takes long."""
+    early = observe([], idle_s=10_000).model_copy(update={"last_step_at_s": None})
+    assert not found(early, "stall")
+
+
+@pytest.mark.parametrize(("count", "is_found"), [(2, False), (3, True)])
+def test_three_non_finite_gradient_norms_in_a_row_are_a_finding_and_two_are_not(count: int, is_found: bool) -> None:
+    grads = [1.0] * (60 - count) + [math.inf] * count
+    findings = found(observe(FLAT, grads=grads), "non_finite")
+    assert bool(findings) is is_found
+    if is_found:
+        assert findings[0].evidence == {"count": 3, "since_step": 58}
+        assert (findings[0].severity, findings[0].step) == ("critical", 60)
+
+
+def test_a_non_finite_loss_that_is_over_is_nothing() -> None:
+    assert not found(observe([*FLAT, math.nan, 1.0]), "non_finite")
+    assert len(found(observe([*FLAT, 1.0, math.nan], grads=[math.nan] * 62), "non_finite")) == 1
+
+
+@pytest.mark.parametrize(("norm", "is_found"), [(99.0, False), (101.0, True)])
+def test_a_gradient_norm_explodes_beyond_a_hundred_times_the_usual(norm: float, is_found: bool) -> None:
+    findings = found(observe(FLAT, grads=[*[1.0] * 59, norm]), "gradient_explosion")
+    assert bool(findings) is is_found
+    if is_found:
+        assert (findings[0].severity, findings[0].step) == ("warning", 60)
+        assert findings[0].evidence == {"usual": pytest.approx(1.0), "norm": norm}
+
+
+@pytest.mark.parametrize(("before", "is_found"), [(4, False), (5, True)])
+def test_what_is_usual_takes_five_gradient_norms(before: int, is_found: bool) -> None:
+    count = before + 1
+    assert bool(found(observe([1.0] * count, grads=[*[1.0] * before, 500.0]), "gradient_explosion")) is is_found
+
+
+@pytest.mark.parametrize(("after", "is_found"), [(9, True), (10, False)])
+def test_an_explosion_is_told_while_it_is_among_the_newest_ten(after: int, is_found: bool) -> None:
+    grads = [*[1.0] * 40, 500.0, *[1.0] * after]
+    assert bool(found(observe([1.0] * len(grads), grads=grads), "gradient_explosion")) is is_found
+
+
+def test_noisy_gradient_norms_must_stand_out_of_their_own_noise() -> None:
+    wild = [math.exp(2.0 * (1 if i % 2 else -1) + 0.5 * (i % 3)) for i in range(59)]
+    assert not found(observe(FLAT, grads=[*wild, 150.0]), "gradient_explosion")
+    assert not found(observe(FLAT, grads=[*[-1.0, 1.0] * 29, 1.0, 500.0]), "gradient_explosion")
+
+
+# -- spikes ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("height", "is_found"), [(1.29, False), (1.31, True)])
+def test_a_spike_stands_above_thirteen_tenths_of_the_usual(height: float, is_found: bool) -> None:
+    losses = [4.0, *[1.0] * 59, height, height]
+    assert bool(found(observe(losses), "spike")) is (is_found and height - 1.0 > 0.3)
+    losses = [1.0] * 60 + [height, height]
+    assert bool(found(observe(losses), "spike")) is is_found
+
+
+def test_one_high_point_is_no_spike_and_two_are_told_where_they_began() -> None:
+    assert not found(observe([*FLAT, 2.0, 1.0]), "spike")
+    (spike,) = found(observe([*FLAT, 2.0, 3.0]), "spike")
+    assert (spike.severity, spike.step) == ("warning", 61)
+    assert spike.evidence == {"cause": "fresh", "usual": 1.0, "top": 3.0, "steps": 2}
+
+
+@pytest.mark.parametrize(("height", "is_found"), [(1.35, False), (1.45, True)])
+def test_a_spike_undoes_more_than_a_tenth_of_what_was_gained(height: float, is_found: bool) -> None:
+    losses = [5.0, *[1.0] * 60, height, height]
+    assert bool(found(observe(losses), "spike")) is is_found
+
+
+@pytest.mark.parametrize(("before", "is_found"), [(24, False), (25, True)])
+def test_what_is_usual_takes_half_a_window_of_points(before: int, is_found: bool) -> None:
+    assert bool(found(observe([*[1.0] * before, 1.4, 1.4]), "spike")) is is_found
+
+
+@pytest.mark.parametrize(("after", "cause"), [(7, "fresh"), (8, "healed"), (46, "healed"), (47, None)])
+def test_a_spike_has_healed_after_eight_points_and_is_forgotten_after_forty_eight(
+    after: int, cause: str | None
+) -> None:
+    spikes = found(observe([*FLAT, 1.4, 1.4, *[1.0] * after], max_steps=100), "spike")
+    assert [s.evidence["cause"] for s in spikes] == ([] if cause is None else [cause])
+    assert all(s.severity == ("info" if cause == "healed" else "warning") for s in spikes)
+
+
+# -- evaluations -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "is_found"),
+    [
+        ([1.0, 1.1, 1.2, 1.3], True),
+        ([1.0, 1.1, 1.2], False),
+        ([1.0, 1.1, 1.1, 1.3], False),
+        ([1.0, 1.005, 1.01, 1.021], True),
+        ([1.0, 1.005, 1.01, 1.019], False),
+    ],
+    ids=["three worse", "two worse", "one alike", "more than two hundredths", "less"],
+)
+def test_overfitting_takes_three_evaluations_each_worse_and_two_hundredths_in_all(
+    values: list[float], is_found: bool
+) -> None:
+    known = found(rated(values), "overfitting")
+    assert bool(known) is is_found
+    upside_down = found(rated([-value for value in values], "maximize"), "overfitting")
+    assert bool(upside_down) is is_found
+    if is_found:
+        assert (known[0].severity, known[0].metric, known[0].step) == ("warning", "eval_x", 80)
+        assert known[0].evidence["best"] == values[0]
+        assert known[0].evidence["now"] == values[-1]
+        assert upside_down[0].evidence["now"] == -values[-1]
+        assert f"from -{values[0]:.4g} to -{values[-1]:.4g}" in upside_down[0].summary
+
+
+def test_no_overfitting_while_the_training_loss_does_not_fall() -> None:
+    worse = [1.0, 1.1, 1.2, 1.3]
+    assert not found(rated(worse, losses=[1.0] * 80), "overfitting")
+    assert not found(rated([v * 2 for v in worse], "maximize"), "overfitting"), "more is better here"
+
+
+def test_five_evaluations_are_no_plateau_of_the_goal_and_six_are() -> None:
+    assert not found(rated([0.5] * 5), "goal_plateau")
+    (plateau,) = found(rated([0.5, 0.5, 0.5, 0.5, 0.5, 0.5]), "goal_plateau")
+    assert (plateau.severity, plateau.metric, plateau.step) == ("info", "eval_x", 120)
+    assert plateau.evidence == {"evaluations": 6, "low": 0.5, "high": 0.5, "since_step": 20}
+    (never,) = found(rated([0.5] * 7), "goal_plateau")
+    assert never.severity == "warning"
+    assert "and never has" in never.summary
+    assert never.evidence["since_step"] == 40
+
+
+def test_a_plateau_of_a_goal_of_which_more_is_better_is_told_in_its_own_figures() -> None:
+    (plateau,) = found(rated([0.1, 0.3, 0.5, 0.502, 0.499, 0.501, 0.5, 0.498, 0.503], "maximize"), "goal_plateau")
+    assert (plateau.evidence["low"], plateau.evidence["high"]) == (0.498, 0.503)
+    assert "between 0.498 and 0.503" in plateau.summary
+
+
+def test_evaluations_that_are_not_finite_do_not_count() -> None:
+    assert not found(rated([0.5, 0.5, 0.5, math.nan, 0.5, 0.5]), "goal_plateau")
+    assert found(rated([0.5, 0.5, 0.5, math.nan, 0.5, 0.5, 0.5]), "goal_plateau")
+
+
+# -- the course of the loss --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("step", "is_found"), [(300, True), (301, False)])
+def test_a_plateau_is_told_in_the_first_three_quarters_of_a_run(step: int, is_found: bool) -> None:
+    assert bool(found(observe([1.0] * step, max_steps=400), "plateau")) is is_found
+    assert found(observe([1.0] * step, max_steps=None), "plateau")
+
+
+@pytest.mark.parametrize(("points", "is_found"), [(79, False), (80, True)])
+def test_a_plateau_takes_eighty_points_since_the_newest_change(points: int, is_found: bool) -> None:
+    assert bool(found(observe([1.0] * points), "plateau")) is is_found
+    changed = observe([1.0] * (60 + points), commands=[applied(60, 1e-3)])
+    assert bool(found(changed, "plateau")) is is_found
+
+
+def test_a_plateau_says_what_was_gained_and_how_high_it_stands() -> None:
+    losses = [4.0 - 0.03 * i for i in range(100)] + [1.0] * 100
+    (plateau,) = found(observe(losses), "plateau")
+    assert plateau.evidence == {"gain": 0.0, "steps": 50, "level": 1.0, "start": 4.0}
+    assert plateau.severity == "info"
+    assert "nothing gained in 50 points, now 1" in plateau.summary
+
+
+@pytest.mark.parametrize(("steps", "is_found"), [(49, False), (50, True)])
+def test_a_slow_start_takes_fifty_points(steps: int, is_found: bool) -> None:
+    losses = [4.0 - 0.001 * i for i in range(steps)]
+    assert bool(found(observe(losses, max_steps=400), "slow_start")) is is_found
+
+
+@pytest.mark.parametrize(("max_steps", "is_found"), [(159, False), (160, True)])
+def test_a_slow_start_is_told_in_the_first_half_of_a_run(max_steps: int, is_found: bool) -> None:
+    losses = [4.0 - 0.001 * i for i in range(80)]
+    assert bool(found(observe(losses, max_steps=max_steps), "slow_start")) is is_found
+
+
+def test_a_slow_start_says_where_it_would_end() -> None:
+    losses = [4.0 - 0.001 * i for i in range(80)]
+    (slow,) = found(observe(losses, max_steps=400), "slow_start")
+    assert slow.evidence["slope_per_step"] == pytest.approx(-0.001, rel=0.05)
+    assert slow.evidence["expected_end"] == pytest.approx(3.6, rel=0.02)
+    assert (slow.severity, slow.step) == ("warning", 80)
+
+
+@pytest.mark.parametrize(("end", "is_found"), [(1.9, True), (1.0, False)])
+def test_a_loss_that_would_lose_most_of_its_start_by_the_end_is_not_slow(end: float, is_found: bool) -> None:
+    """Steady to the last digit, a fall to more than 45 % of the start is called slow."""
+    losses = [4.0 - (4.0 - end) * i / 400 for i in range(80)]
+    assert bool(found(observe(losses, max_steps=400), "slow_start")) is is_found
+
+
+def test_a_fall_that_bends_is_not_slow() -> None:
+    """It bends as at a good rate, or is picking up by itself."""
+    flattens = [3.9 + 0.1 * math.exp(-i / 20) for i in range(80)]
+    picks_up = [4.0 - 0.1 * (i / 80) ** 3 for i in range(80)]
+    for losses in flattens, picks_up:
+        assert not found(observe(losses, max_steps=400), "slow_start")
+
+
+# -- divergence --------------------------------------------------------------------------------------------------------
+
+
+def cause(losses: Sequence[float], **given: object) -> str | None:
+    findings = found(observe(losses, **given), "divergence")  # type: ignore[arg-type]
+    return str(findings[0].evidence["cause"]) if findings else None
+
+
+def test_most_of_eight_points_far_above_the_start_are_a_blow_up() -> None:
+    assert cause([1.0, *[9.0] * 6]) is None, "seven points tell nothing yet"
+    assert cause([1.0] * 8 + [3.1] * 4) == "hump"
+    assert cause([1.0] * 8 + [3.1] * 5) == "blow_up"
+    assert cause([1.0] * 8 + [2.9] * 5) == "hump"
+
+
+@pytest.mark.parametrize(("height", "expected"), [(1.49, None), (1.51, "hump")])
+def test_two_points_half_above_the_start_are_a_hump_and_one_is_none(height: float, expected: str | None) -> None:
+    assert cause([*[1.0] * 20, height, height]) == expected
+    assert cause([*[1.0] * 20, height, 1.0]) is None
+
+
+@pytest.mark.parametrize(("after", "expected"), [(15, "hump"), (16, None)])
+def test_a_hump_has_healed_after_sixteen_points_where_the_loss_was(after: int, expected: str | None) -> None:
+    assert cause([1.0, *[0.9] * 19, 1.6, 1.6, *[0.9] * after]) == expected
+
+
+@pytest.mark.parametrize(("after", "expected"), [(31, "hump"), (32, None)])
+def test_a_hump_at_the_very_start_takes_twice_as_long_to_heal(after: int, expected: str | None) -> None:
+    assert cause([1.0, *[0.9] * 6, 1.6, 1.6, *[0.9] * after]) == expected
+    assert cause([1.0, *[0.9] * 7, 1.6, 1.6, *[0.9] * (after // 2)]) == expected
+
+
+@pytest.mark.parametrize(("since", "expected"), [(11, None), (12, "blow_up")])
+def test_no_verdict_on_a_change_rests_on_its_first_points(since: int, expected: str | None) -> None:
+    losses = [*[1.0] * 20, *[5.0] * since]
+    assert cause(losses, commands=[applied(20, 1.0)]) == expected
+
+
+def test_a_rise_takes_a_quarter_of_all_that_was_gained() -> None:
+    down = [4.0 - 0.03 * i for i in range(100)]
+    assert cause([*down, *[1.03 + 0.01 * i for i in range(60)], *[1.6] * 16]) is None
+    assert cause([*down, *[1.03 + 0.02 * i for i in range(60)], *[2.2] * 16]) == "rise"
+
+
+def test_a_jump_is_told_with_its_step_and_is_critical_above_the_start() -> None:
+    (jump,) = found(observe([*decay(60, 4.0, 1.0, 0.0), *[2.5] * 30]), "divergence")
+    assert jump.evidence["cause"] == "jump"
+    assert jump.evidence["at_step"] == 61
+    assert jump.severity == "warning"
