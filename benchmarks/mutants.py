@@ -85,7 +85,7 @@ class Mutant:
 
     Attributes:
         operator: What kind it is.
-        lines: Of the place, first and last.
+        line: Of the statement that has it.
         function: The function that holds it; empty: the module or a class body.
         before: The statement as written.
         after: And with the fault.
@@ -93,7 +93,7 @@ class Mutant:
     """
 
     operator: str
-    lines: tuple[int, int]
+    line: int
     function: str
     before: str
     after: str
@@ -111,6 +111,36 @@ def sample(source: str, count: int | None, draw: Random) -> tuple[list[Mutant], 
     known = [(p, n) for p in _places(ast.parse(source)) for n in range(len(list(_faults(p.node, p.is_words))))]
     drawn = range(len(known)) if count is None else sorted(draw.sample(range(len(known)), min(count, len(known))))
     return [_mutant(source, *known[place]) for place in drawn], len(known)
+
+
+def counting(source: str, hit: str) -> ast.Module:
+    """The module, each of whose functions calls `hit` with the line of every statement before it runs."""
+
+    class Counting(ast.NodeTransformer):
+        inside = 0
+
+        def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> ast.AST:
+            self.inside += 1
+            changed = self.generic_visit(node)
+            self.inside -= 1
+            return changed
+
+        visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815
+
+        def generic_visit(self, node: ast.AST) -> ast.AST:
+            super().generic_visit(node)
+            for name in ("body", "orelse", "finalbody"):
+                block = getattr(node, name, None)
+                if self.inside and isinstance(block, list):
+                    setattr(node, name, [one for statement in block for one in (_call(hit, statement), statement)])
+            return node
+
+    return ast.fix_missing_locations(Counting().visit(ast.parse(source)))  # type: ignore[no-any-return]
+
+
+def _call(name: str, statement: ast.stmt) -> ast.stmt:
+    called = ast.Call(ast.Name(name, ast.Load()), [ast.Constant(statement.lineno)], [])
+    return ast.copy_location(ast.Expr(called), statement)
 
 
 @dataclass(frozen=True)
@@ -169,9 +199,9 @@ def _mutant(source: str, place: _Place, number: int) -> Mutant:
     ast.copy_location(replacement, placed)
     _Replacing(node, replacement).visit(tree)
     ast.fix_missing_locations(tree)
-    lines = (getattr(placed, "lineno", 0), getattr(placed, "end_lineno", 0) or 0)
+    line = getattr(statement, "lineno", 0)
     after = _line_of(replacement if statement is node else statement)
-    return Mutant(operator, lines, place.function, before, after, tree)
+    return Mutant(operator, line, place.function, before, after, tree)
 
 
 def _line_of(statement: ast.AST) -> str:

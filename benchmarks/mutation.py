@@ -13,6 +13,7 @@ person: whether a survivor is a promise without a test, code that nobody needs, 
 from __future__ import annotations
 
 import argparse
+import builtins
 import gc
 import json
 import os
@@ -20,22 +21,22 @@ import pickle
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_loader
 from pathlib import Path
 from random import Random
-from types import CodeType, FrameType, FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import pytest
 
-from benchmarks.mutants import Mutant, sample
+from benchmarks.mutants import Mutant, counting, sample
 
 GRACE_S = 10.0
 """A fault may make tests wait; after this and some multiple of their usual time it counts as noticed."""
@@ -76,7 +77,9 @@ class Campaign:
         items = {item.nodeid: item for item in session.items}
         functions = _functions_in(self._files)
         began = time.monotonic()
-        told: Told = pickle.loads(_in_child(lambda: pickle.dumps(self._learn(list(items.values()))), None) or b"")
+        told: Told = pickle.loads(
+            _in_child(lambda: pickle.dumps(self._learn(list(items.values()), functions)), None) or b""
+        )
         _say(f"{len(told.taken_s)} of {len(items)} tests pass, in {time.monotonic() - began:.0f} s")
         for resolved, file in self._files.items():
             drawn, known = sample(self._sources[resolved], self._count, Random(f"{self._seed} {file.as_posix()}"))
@@ -88,26 +91,18 @@ class Campaign:
             _say(f"{file.as_posix()}: {len(drawn)} of {known} faults, {dict(counts)}, {took_s:.0f} s")
         return True
 
-    def _learn(self, items: list[pytest.Item]) -> Told:
+    def _learn(self, items: list[pytest.Item], functions: dict[str, list[FunctionType]]) -> Told:
+        """Runs each test, with every function of the files telling which of its lines it runs."""
         told, current = Told(), set[Place]()
-        files = self._files
-
-        def on_line(frame: FrameType, event: str, _: Any) -> Any:
-            if event == "line":
-                current.add((frame.f_code.co_filename, frame.f_lineno))
-            return on_line
-
-        def on_call(frame: FrameType, event: str, _: Any) -> Any:
-            return on_line if frame.f_code.co_filename in files else None
-
-        threading.settrace(on_call)
+        for number, (resolved, source) in enumerate(self._sources.items()):
+            name = f"_mutation_hit_{number}"
+            setattr(builtins, name, partial(_note, current, resolved))
+            _put_in(compile(counting(source, name), resolved, "exec"), functions[resolved])
         for place, item in enumerate(items):
             self._failed = ""
             current.clear()
             began = time.monotonic()
-            sys.settrace(on_call)
             _run(item, items[place + 1] if place + 1 < len(items) else None)
-            sys.settrace(None)
             if not self._failed:
                 told.taken_s[item.nodeid], told.reached[item.nodeid] = time.monotonic() - began, set(current)
         return told
@@ -121,9 +116,8 @@ class Campaign:
         items: dict[str, pytest.Item],
         functions: list[FunctionType],
     ) -> None:
-        lines = {(resolved, line) for line in range(mutant.lines[0], mutant.lines[1] + 1)}
         if mutant.function:
-            chosen = [name for name, reached in told.reached.items() if reached & lines]
+            chosen = [name for name, reached in told.reached.items() if (resolved, mutant.line) in reached]
         else:
             chosen = [name for name, reached in told.reached.items() if any(place[0] == resolved for place in reached)]
         chosen, spent_s = sorted(chosen, key=lambda name: told.taken_s[name]), 0.0
@@ -138,7 +132,7 @@ class Campaign:
         self.results.append(
             {
                 "file": file.as_posix(),
-                "line": mutant.lines[0],
+                "line": mutant.line,
                 "operator": mutant.operator,
                 "function": mutant.function,
                 "before": mutant.before,
@@ -149,7 +143,7 @@ class Campaign:
             }
         )
         if outcome != KILLED:
-            _say(f"  {outcome} ({len(tests)}): {file.as_posix()}:{mutant.lines[0]} {mutant.operator}")
+            _say(f"  {outcome} ({len(tests)}): {file.as_posix()}:{mutant.line} {mutant.operator}")
             _say(f"    - {mutant.before}\n    + {mutant.after}")
 
     def _outcome(
@@ -183,6 +177,10 @@ class Campaign:
             if self._failed:
                 break
         return self._failed
+
+
+def _note(lines: set[Place], resolved: str, line: int) -> None:
+    lines.add((resolved, line))
 
 
 def _run(item: pytest.Item, following: pytest.Item | None) -> None:
