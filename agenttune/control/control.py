@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
-from pydantic import Field, SerializeAsAny, field_validator
+from pydantic import Field
 
-from agenttune.protocol.commands import CommandBase, parse_command
+from agenttune.protocol.commands import Command
 from agenttune.protocol.events import (
     BranchStarted,
     CheckpointDeleted,
@@ -54,14 +54,9 @@ class Decision(Record):
     digest: str = Field(max_length=128)
     author: Author
     reason: str = Field("", max_length=2000)
-    command: SerializeAsAny[CommandBase] | None = None
+    command: Command | None = None
     always: bool = False
     approver: Literal["human", "model"] = "human"
-
-    @field_validator("command", mode="before")
-    @classmethod
-    def _parse(cls, raw: object) -> CommandBase | None:
-        return raw if raw is None or isinstance(raw, CommandBase) else parse_command(raw)
 
 
 class Control(Protocol):

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal, Union, get_args
 
-from pydantic import BeforeValidator, Field, PlainSerializer, SerializeAsAny, TypeAdapter, field_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, TypeAdapter
 
-from agenttune.protocol.commands import CommandBase, Redefines, parse_command
+from agenttune.protocol.commands import Command, Redefines
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.lr_course import Course
 from agenttune.protocol.model_calls import ModelCalled
@@ -149,12 +149,7 @@ class TrialStarted(Record):
     name: str = Field(description="The branch that its steps are recorded on.")
     parent: str
     from_step: int
-    command: SerializeAsAny[CommandBase] | None = Field(None, description="What is tried; none: changing nothing.")
-
-    @field_validator("command", mode="before")
-    @classmethod
-    def _parse(cls, raw: object) -> CommandBase | None:
-        return raw if raw is None or isinstance(raw, CommandBase) else parse_command(raw)
+    command: Command | None = Field(None, description="What is tried; none: changing nothing.")
 
 
 class Trial(Record):
@@ -171,17 +166,12 @@ class Trial(Record):
     """
 
     name: str
-    command: SerializeAsAny[CommandBase] | None = None
+    command: Command | None = None
     start: Metric | None = None
     value: Metric | None = None
     steps: int = 0
     took_s: float = 0.0
     problem: str = ""
-
-    @field_validator("command", mode="before")
-    @classmethod
-    def _parse(cls, raw: object) -> CommandBase | None:
-        return raw if raw is None or isinstance(raw, CommandBase) else parse_command(raw)
 
 
 class Probed(Record):
@@ -344,13 +334,8 @@ class PolicyDetached(Record):
 class Shadowed(Record):
     """A command that a policy would have asked for, had it been allowed to act."""
 
-    command: SerializeAsAny[CommandBase]
+    command: Command
     rationale: str = ""
-
-    @field_validator("command", mode="before")
-    @classmethod
-    def _parse(cls, raw: object) -> CommandBase:
-        return raw if isinstance(raw, CommandBase) else parse_command(raw)
 
 
 class Decided(Record):

@@ -9,9 +9,9 @@ import uuid
 from enum import Enum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from agenttune.protocol.commands import CommandBase, Redefines, parse_command
+from agenttune.protocol.commands import Command, CommandBase, Redefines
 
 
 class Record(BaseModel):
@@ -70,17 +70,12 @@ class Proposal(Record):
     """A command that somebody asks for, with the world it was meant for."""
 
     command_id: CommandId = Field(default_factory=lambda: uuid.uuid4().hex)
-    command: SerializeAsAny[CommandBase]
+    command: Command
     author: Author
     rationale: str = Field("", max_length=4000)
     based_on_step: int | None = Field(None, ge=0, description="Step of the observation this rests on.")
     valid_until_step: int | None = Field(None, ge=0, description="Never applied after this step.")
     created_at_s: float = Field(default_factory=time.time, description="Unix time.")
-
-    @field_validator("command", mode="before")
-    @classmethod
-    def _parse(cls, raw: object) -> CommandBase:
-        return raw if isinstance(raw, CommandBase) else parse_command(raw)
 
     def digest(self) -> str:
         """SHA-256 of what would be run: the same id with another digest is another command."""
@@ -98,12 +93,7 @@ class Verdict(Record):
     decided_by: str = Field(description="The guardrail, approver or person that decided.")
     reason: str = ""
     nearest_allowed: dict[str, Any] | None = Field(None, description="Arguments that would have passed.")
-    edited: SerializeAsAny[CommandBase] | None = Field(None, description="`edited`: what runs instead.")
-
-    @field_validator("edited", mode="before")
-    @classmethod
-    def _parse(cls, raw: object) -> CommandBase | None:
-        return raw if raw is None or isinstance(raw, CommandBase) else parse_command(raw)
+    edited: Command | None = Field(None, description="`edited`: what runs instead.")
 
 
 class Difference(Record):

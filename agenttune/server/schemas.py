@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from agenttune.protocol.command_schemas import CommandSchema
-from agenttune.protocol.commands import Command, parse_command
+from agenttune.protocol.commands import Command
 from agenttune.protocol.events import (
     BranchStarted,
     DatasetRead,
@@ -138,7 +138,7 @@ class ClaimedAuthor(Record):
 class Submission(Record):
     """A command that somebody asks for."""
 
-    command: Annotated[Command, BeforeValidator(parse_command)]
+    command: Command
     command_id: CommandId | None = Field(None, description="Choose it yourself to make submitting safe to repeat.")
     rationale: str = Field("", max_length=4000)
     author: ClaimedAuthor = ClaimedAuthor()

@@ -109,7 +109,7 @@ def test_the_error_says_what_would_be_allowed() -> None:
     assert caught.value.allowed == ["constant", "linear", "cosine", "wsd", "previous"]
 
 
-@given(kind=st.sampled_from(COMMAND_KINDS), body=st.dictionaries(st.text(max_size=12), json_values, max_size=4))
+@given(kind=st.sampled_from(list(COMMAND_KINDS)), body=st.dictionaries(st.text(max_size=12), json_values, max_size=4))
 def test_no_json_gets_past_as_anything_but_a_command_or_its_error(kind: str, body: dict[str, Any]) -> None:
     try:
         command = parse_command({**body, "kind": kind})
@@ -120,7 +120,7 @@ def test_no_json_gets_past_as_anything_but_a_command_or_its_error(kind: str, bod
 
 
 @given(
-    kind=st.sampled_from(COMMAND_KINDS),
+    kind=st.sampled_from(list(COMMAND_KINDS)),
     field=st.sampled_from(sorted({name for t in COMMAND_TYPES for name in t.model_fields} - {"kind"})),
     bad=st.sampled_from([float("nan"), float("inf"), -float("inf")]),
 )

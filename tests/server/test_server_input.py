@@ -237,7 +237,7 @@ _json = st.recursive(
 )
 _commands = st.builds(
     lambda kind, rest: {"command": {**rest, "kind": kind}},
-    st.sampled_from(COMMAND_KINDS),
+    st.sampled_from(list(COMMAND_KINDS)),
     st.dictionaries(_keys | st.sampled_from(["text", "shape", "end_step", "params", "layer_name"]), _json, max_size=4),
 )
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, Strict, field_validator, model_validator
 
-from agenttune.protocol.commands.base import AtLeastOne, CommandBase, Redefines, Risk
+from agenttune.protocol.commands.base import AskedValue, AtLeastOne, CommandBase, Need, Redefines, Risk, read_back
+from agenttune.protocol.commands.registry import register
 from agenttune.protocol.commands.values import (
     MAX_GROUP,
     Beta,
@@ -20,11 +22,16 @@ from agenttune.protocol.commands.values import (
     refuse_denormals,
 )
 
+if TYPE_CHECKING:
+    from agenttune.protocol.proposals import Change
 
+
+@register
 class UpdateOptimizer(AtLeastOne):
     """Change hyperparameters of the running optimizer, from the next step on."""
 
     risk = Risk.TUNE
+    steers = True
     modifiers = frozenset({"lr_sets", "param_group"})
     example = {"kind": "update_optimizer", "lr": 1e-4, "weight_decay": 0.01}
     _is_normal = field_validator("*")(refuse_denormals)
@@ -53,11 +60,51 @@ class UpdateOptimizer(AtLeastOne):
         description="Only this parameter group, from 0. Default: all, as described above.",
     )
 
+    def asked(self) -> Iterator[AskedValue]:
+        for name in OPTIMIZER_FIELDS:
+            if getattr(self, name) is not None:
+                sets_base = name == "lr" and self.lr_sets == "base"
+                yield AskedValue(name, name, getattr(self, name), "optimizer", self.param_group, sets_base)
+        for name, value in self.other.items():
+            yield AskedValue(name, f"other.{name}", value, "optimizer", self.param_group)
 
+    def as_applied(self, changes: Sequence[Change]) -> dict[str, Any]:
+        by_name = {change.name: change for change in changes}
+        rate = by_name.pop("lr", None) if self.lr_sets == "base" else None
+        applied = read_back(self.model_dump(mode="json", exclude={"kind"}, exclude_defaults=True), by_name)
+        if self.other:
+            applied["other"] = read_back(self.arguments()["other"], by_name)
+        return applied if rate is None or rate.base is None else {**applied, "lr": rate.base}
+
+    def inverse(self, changes: Sequence[Change]) -> dict[str, Any]:
+        raw: dict[str, Any] = {"kind": self.kind}
+        if self.param_group is not None:
+            raw["param_group"] = self.param_group
+        for change in changes:
+            if change.name == "lr":
+                # The base, where there is one: the schedule then stands where it would have stood without the change.
+                raw["lr"] = change.previous if change.previous_base is None else change.previous_base
+                raw["lr_sets"] = "effective" if change.previous_base is None else "base"
+            elif change.name in OPTIMIZER_FIELDS:
+                raw[change.name] = change.previous
+            else:
+                raw.setdefault("other", {})[change.name] = change.previous
+        return raw
+
+
+OPTIMIZER_FIELDS = tuple(
+    name for name in UpdateOptimizer.model_fields if name not in {"kind", "other", *UpdateOptimizer.modifiers}
+)
+"""Fields of `UpdateOptimizer` that are hyperparameters themselves."""
+
+
+@register
 class UpdateSchedule(CommandBase):
     """Re-plan the learning rate from this step to a new end."""
 
     risk = Risk.TUNE
+    steers = reschedules = True
+    needs = Need.PLANNABLE_SCHEDULE
     example = {"kind": "update_schedule", "shape": "cosine", "final_lr": 1e-5, "end_step": 5000}
     _is_normal = field_validator("*")(refuse_denormals)
     kind: Literal["update_schedule"] = "update_schedule"
@@ -107,11 +154,32 @@ class UpdateSchedule(CommandBase):
             raise ValueError(f"shape 'previous' takes no other arguments, not {', '.join(given)}")
         return self
 
+    def asked(self) -> Iterator[AskedValue]:
+        for field, value in (("peak_lr", self.peak_lr), ("final_lr", self.final_lr or None)):
+            if value is not None:
+                yield AskedValue("lr", field, value, "schedule")
 
+    def touched(self) -> frozenset[str]:
+        return frozenset({"lr"})
+
+    def lr_plan(self) -> UpdateSchedule:
+        return self
+
+    def as_applied(self, changes: Sequence[Change]) -> dict[str, Any]:
+        # Without one, the peak was the rate of that moment: here it is written down.
+        rate = next((change for change in changes if change.name == "lr"), None)
+        return self.arguments() if rate is None else {"peak_lr": rate.requested, **self.arguments()}
+
+    def inverse(self, changes: Sequence[Change]) -> dict[str, Any]:
+        return {"kind": self.kind, "shape": "previous"}
+
+
+@register
 class UpdateTraining(AtLeastOne):
     """Change clipping, accumulation or the number of steps."""
 
     risk = Risk.TUNE
+    steers = reschedules = True
     example = {"kind": "update_training", "max_grad_norm": 0.5, "max_steps": 8000}
     _is_normal = field_validator("*")(refuse_denormals)
     kind: Literal["update_training"] = "update_training"
@@ -130,13 +198,28 @@ class UpdateTraining(AtLeastOne):
         # More or fewer samples a step: the noise is another one, and for some losses the level too.
         return "training" if changed == "gradient_accumulation_steps" else "nothing"
 
+    def asked(self) -> Iterator[AskedValue]:
+        for name, value in self.arguments().items():
+            yield AskedValue(name, name, value, "loop")
 
+    def inverse(self, changes: Sequence[Change]) -> dict[str, Any]:
+        return {"kind": self.kind, **{change.name: change.previous for change in changes}}
+
+
+@register
 class SetKnob(CommandBase):
     """Set a value that the user registered with `register_knob`."""
 
     risk = Risk.TUNE
     redefines = "every_loss"
+    needs = Need.REGISTERED_KNOB
     example = {"kind": "set_knob", "name": "label_smoothing", "value": 0.1}
     kind: Literal["set_knob"] = "set_knob"
     name: Text = Field(min_length=1, max_length=128)
     value: Scalar
+
+    def asked(self) -> Iterator[AskedValue]:
+        yield AskedValue(self.name, "value", self.value, "script")
+
+    def inverse(self, changes: Sequence[Change]) -> dict[str, Any]:
+        return {"kind": self.kind, "name": self.name, "value": changes[0].previous}

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Union, get_args
+from collections.abc import Iterator
+from itertools import chain
+from typing import TYPE_CHECKING, Annotated, Literal, Union, get_args
 
 from pydantic import Field, WithJsonSchema, model_validator
 
-from agenttune.protocol.commands.base import CommandBase, Risk
+from agenttune.errors import CommandError
+from agenttune.protocol.commands.base import AskedValue, CommandBase, Risk
 from agenttune.protocol.commands.hyperparameters import SetKnob, UpdateOptimizer, UpdateSchedule, UpdateTraining
+from agenttune.protocol.commands.registry import parse_command, register
 from agenttune.protocol.commands.values import Bool, Float, Int
+
+if TYPE_CHECKING:
+    from agenttune.protocol.proposals import Ack
 
 Candidate = Annotated[
     Union[UpdateOptimizer, UpdateSchedule, UpdateTraining, SetKnob],
@@ -34,6 +41,7 @@ _CANDIDATES_SCHEMA = {
 """Their own fields are described where the commands themselves are; a model pays for each word twice otherwise."""
 
 
+@register
 class Probe(CommandBase):
     """Try changes for `steps` steps each from the state of now, on the same batches; go back, and adopt the best.
 
@@ -42,6 +50,8 @@ class Probe(CommandBase):
     """
 
     risk = Risk.DISRUPT
+    reschedules = True
+    is_told_in_full = True
     example = {
         "kind": "probe",
         "candidates": [{"kind": "update_optimizer", "lr": 5e-4}, {"kind": "update_optimizer", "lr": 2e-3}],
@@ -80,3 +90,18 @@ class Probe(CommandBase):
         if self.extra_steps > MAX_EXTRA_STEPS:
             raise ValueError(f"{self.extra_steps} extra steps in all; at most {MAX_EXTRA_STEPS} in one probe")
         return self
+
+    def asked(self) -> Iterator[AskedValue]:
+        return chain.from_iterable(candidate.asked() for candidate in self.candidates)
+
+    def touched(self) -> frozenset[str]:
+        return frozenset().union(*(candidate.touched() for candidate in self.candidates))
+
+    def tries(self) -> tuple[Candidate, ...]:
+        return self.candidates
+
+    def in_force(self, ack: Ack) -> CommandBase | None:
+        try:
+            return parse_command(ack.result.get("adopted"))
+        except CommandError:  # nothing was adopted, or an older version wrote it another way
+            return None

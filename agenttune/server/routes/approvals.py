@@ -5,21 +5,17 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from agenttune.control import Decision
-from agenttune.protocol.commands import Command, parse_command
+from agenttune.protocol.commands import Command
 from agenttune.protocol.proposals import CommandRecord, Record, StandingApproval
 from agenttune.server.context import Ctx, RunId, Who, answer
 from agenttune.server.schemas import Commands
 
 router = APIRouter()
-
-
-def _parse(raw: object) -> object:
-    return raw if raw is None else parse_command(raw)
 
 
 class DecisionBody(Record):
@@ -31,9 +27,7 @@ class DecisionBody(Record):
     digest: str = Field(max_length=128, description="The request's, as shown: what was shown is what runs.")
     reason: str = Field("", max_length=2000, description="Goes back to who asked.")
     name: str = Field("", max_length=128, description="Who decides; default: the token's name.")
-    command: Annotated[Command | None, BeforeValidator(_parse)] = Field(
-        None, description="With `edit`: what is to run instead."
-    )
+    command: Command | None = Field(None, description="With `edit`: what is to run instead.")
     always: bool = Field(
         False, description="With `approve`: also approve all further commands of this kind under the same rule."
     )

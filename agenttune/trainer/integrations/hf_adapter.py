@@ -60,7 +60,7 @@ class HfAdapter:
         self._shield: Shield | None = None
         self.after_restoring: Callable[[], None] = lambda: None
         self.resumed: Path | None = None
-        self.capabilities = WITHOUT_TRAINER if trainer is None else COMMAND_KINDS
+        self.capabilities = WITHOUT_TRAINER if trainer is None else tuple(COMMAND_KINDS)
         name = "Trainer" if trainer is None else type(trainer).__mro__[1].__name__
         self.framework = f"transformers {transformers.__version__} {name}"
         self._args: Any
