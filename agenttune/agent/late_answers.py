@@ -7,16 +7,15 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from agenttune.policy.base import Decision, Draft
+from agenttune.protocol.commands import Impact
 from agenttune.protocol.events import Event
 from agenttune.protocol.model_calls import ModelCalled
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Author, CommandRecord, State
 
 IN_FLIGHT = frozenset({State.PROPOSED, State.QUEUED})
-TAKE_NOTHING_AWAY = frozenset(
-    {"save_checkpoint", "do_evaluate", "pause_training", "resume_training", "read_model", "add_note"}
-)
-"""Commands after which an older answer still speaks of the run as it is."""
+TAKE_NOTHING_AWAY = frozenset({Impact.NONE, Impact.HOLD})
+"""Of commands after which an older answer still speaks of the run as it is."""
 ERROR_CHARACTERS = 2000
 
 log = logging.getLogger(__name__)
@@ -67,7 +66,7 @@ class Answer:
 
 
 def _changes_the_run(record: CommandRecord) -> bool:
-    if record.proposal.command.kind in TAKE_NOTHING_AWAY:
+    if record.proposal.command.impact in TAKE_NOTHING_AWAY:
         return False
     return record.state in IN_FLIGHT or (record.ack is not None and record.ack.outcome == "applied")
 

@@ -9,8 +9,8 @@ from typing import Literal
 
 from agenttune.control.control import CHECKPOINT_KINDS, MOST_CHECKPOINTS, Decision, existing_checkpoints
 from agenttune.errors import AlreadyDecided, TooManyProposals, UserError
-from agenttune.gate import Gate, History, Moment, allowed_before, person, stale, timed_out, touched_by
-from agenttune.protocol.commands import LoadCheckpoint, Probe, SaveCheckpoint
+from agenttune.gate import Gate, History, Moment, allowed_before, person, stale, timed_out
+from agenttune.protocol.commands import SaveCheckpoint
 from agenttune.protocol.deadlines import Instant
 from agenttune.protocol.events import CheckpointSaved, Evaluated, RunInfo
 from agenttune.protocol.goal_names import value_of
@@ -57,12 +57,10 @@ class Ruling:
 
     def supersede(self, newer: CommandRecord) -> None:
         """Older proposals that wait and would change what a newer command changes are no longer wanted."""
-        touched = touched_by(newer.command)
+        touched = newer.command.touched()
         for record in self.log.commands(State.PROPOSED) if touched else ():
-            if record.submitted_seq < newer.submitted_seq and touched & touched_by(record.command):
-                reason = (
-                    f"{newer.command_id} changes the same: {', '.join(sorted(touched & touched_by(record.command)))}"
-                )
+            if record.submitted_seq < newer.submitted_seq and touched & record.command.touched():
+                reason = f"{newer.command_id} changes the same: {', '.join(sorted(touched & record.command.touched()))}"
                 with contextlib.suppress(AlreadyDecided):
                     self.log.decide(
                         record.command_id, Verdict(decision="superseded", decided_by="newer request", reason=reason)
@@ -99,24 +97,25 @@ class Ruling:
 
     def _unknown_checkpoint(self, proposal: Proposal) -> Verdict | None:
         """A refusal for a checkpoint that does not exist: the trainer could only fail, some steps later."""
-        command = proposal.command
-        if not isinstance(command, LoadCheckpoint):
+        wanted = proposal.command.wanted_checkpoint()
+        if wanted is None:
             return None
         events = self.log.events(kinds=CHECKPOINT_KINDS, limit=MOST_CHECKPOINTS, newest=True)
         bodies = [event.body for event in existing_checkpoints(events)]
         for_all = proposal.author.principal != "agent"
         saved = [body for body in bodies if isinstance(body, CheckpointSaved) and (for_all or not body.is_before)]
         names = {name for body in saved for name in (body.checkpoint_id, body.tag)}
-        if command.checkpoint_id in names or self._is_being_saved():
+        if wanted in names or self._is_being_saved():
             return None
         ids = [body.checkpoint_id for body in saved][: -SHOWN_CHECKPOINTS - 1 : -1]
         there = ", ".join(ids) or "none, save one with save_checkpoint"
-        reason = f"no checkpoint {command.checkpoint_id!r} in this run; newest: {there}"
+        reason = f"no checkpoint {wanted!r} in this run; newest: {there}"
         nearest = {"checkpoint_id": ids} if ids else None
         return Verdict(decision="rejected", decided_by=NO_CHECKPOINT, reason=reason, nearest_allowed=nearest)
 
     def _is_being_saved(self) -> bool:
         """Whether a save comes before it in the trainer's queue, whose id or tag may be what is meant."""
+        # By class: a stop saves too, but nothing is loaded after it.
         return any(isinstance(record.command, SaveCheckpoint) for record in self.log.commands(State.QUEUED))
 
     def _moment(self) -> Moment:
@@ -235,7 +234,7 @@ def history_of(log: RunLog, proposal: Proposal) -> History:
         count_taken=partial(log.count_commands, *TAKEN, principal="agent"),
         refused=[r for r in _refused(log) if r.verdict is None or r.verdict.decided_by != NO_CHECKPOINT],
         waiting=log.commands(State.PROPOSED, principal="agent", limit=HISTORY, newest=True),
-        extra_steps=log.extra_steps() if isinstance(proposal.command, Probe) else 0,
+        extra_steps=log.extra_steps() if proposal.command.extra_steps else 0,
         queued=queued,
     )
 

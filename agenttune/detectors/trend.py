@@ -14,7 +14,6 @@ from functools import cached_property
 from itertools import pairwise
 from statistics import median
 
-from agenttune.protocol.commands import Probe, UpdateOptimizer, UpdateSchedule, UpdateTraining
 from agenttune.protocol.observation import Observation, SeriesView
 from agenttune.protocol.proposals import CommandRecord
 from agenttune.protocol.redefining import redefinition
@@ -31,8 +30,6 @@ MEDIAN_ERROR = 1.2533
 """Standard error of a median in units of that of a mean (textbook)."""
 LOSS_NAMES = ("step_loss", "loss")
 GRAD_NAMES = ("step_grad_norm", "grad_norm")
-STEERING = (UpdateOptimizer, UpdateSchedule, UpdateTraining)
-"""Commands after which a curve may behave differently."""
 
 
 def series(observation: Observation, names: Sequence[str]) -> SeriesView | None:
@@ -46,11 +43,11 @@ def changes(observation: Observation) -> list[CommandRecord]:
     done = [c for c in observation.commands if c.ack is not None and c.ack.outcome == "applied"]
     line = observation.lineage
     here = [c for c in done if c.ack is not None and line.has(c.ack.branch, c.ack.step)]
-    return [c for c in here if isinstance(c.command, STEERING) or _has_adopted(c) or redefinition(c) is not None]
+    return [c for c in here if c.command.steers or _has_adopted(c) or redefinition(c) is not None]
 
 
 def _has_adopted(record: CommandRecord) -> bool:
-    return isinstance(record.proposal.command, Probe) and record.ack is not None and bool(record.ack.changes)
+    return bool(record.command.tries()) and record.ack is not None and bool(record.ack.changes)
 
 
 def last_change_step(observation: Observation) -> int:

@@ -10,7 +10,7 @@ from agenttune.gate.available_commands import not_offered, probe_steps_left
 from agenttune.gate.gate import Gate, History, usd_per_hour, with_arguments
 from agenttune.gate.guardrail_context import Guardrail
 from agenttune.gate.guardrails import GUARDRAILS
-from agenttune.gate.knob_targets import Target, targets_of, touched_by, values_of
+from agenttune.gate.knob_targets import Target, targets_of, values_of
 from agenttune.gate.lr_forecast import prospects
 from agenttune.gate.unused_limits import guards_nothing
 
@@ -30,7 +30,6 @@ __all__ = [
     "stale",
     "targets_of",
     "timed_out",
-    "touched_by",
     "usd_per_hour",
     "values_of",
     "with_arguments",

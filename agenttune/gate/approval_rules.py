@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from agenttune.config import ApprovalRule, rule_name
 from agenttune.gate.approvers import Moment, Situation, along, automatic
 from agenttune.gate.change_factors import differences_of, factor_of
-from agenttune.gate.knob_targets import targets_of, touched_by
-from agenttune.protocol.commands import CommandBase, Probe, UpdateSchedule
+from agenttune.gate.knob_targets import targets_of
+from agenttune.protocol.commands import CommandBase
 from agenttune.protocol.deadlines import Instant, is_over, was_timed
 from agenttune.protocol.events import RunInfo
 from agenttune.protocol.proposals import ApprovalRequest, Author, Passed, Proposal, Verdict
@@ -40,7 +40,7 @@ def fits(rule: ApprovalRule, proposal: Proposal, info: RunInfo) -> bool:
         return False
     if not rule.knobs and rule.max_factor is None:
         return True
-    touched = touched_by(command)
+    touched = command.touched()
     if not touched or touched - {target.knob for target in targets_of(command, info)} - _of_schedules(command):
         return False  # something in it is no number that could be compared
     if rule.knobs and touched - set(rule.knobs):
@@ -50,8 +50,7 @@ def fits(rule: ApprovalRule, proposal: Proposal, info: RunInfo) -> bool:
 
 def _of_schedules(command: CommandBase) -> set[str]:
     """The rate is a number also where only its course is asked for; whether it can be compared, its factor tells."""
-    candidates = command.candidates if isinstance(command, Probe) else (command,)
-    return {"lr"} if any(isinstance(candidate, UpdateSchedule) for candidate in candidates) else set()
+    return {"lr"} if any(one.lr_plan() is not None for one in command.alternatives()) else set()
 
 
 def _request(proposal: Proposal, rule: ApprovalRule, name: str, moment: Moment) -> ApprovalRequest:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 from agenttune.config import BudgetSettings, GateSettings
+from agenttune.protocol.commands import BY_KIND, Need
 from agenttune.protocol.events import DatasetRead, ModuleInfo, RunInfo
 
 PLAIN_DATASET = "the dataset is a plain one; make_interactive_dataset makes its parameters known"
@@ -22,39 +23,40 @@ def not_offered(
         dataset: Its dataset as last read; None: not known, and then nothing is offered for it.
         model: Its layers as last read, where `settings` limit them.
     """
-    found = dict.fromkeys(settings.forbid, "gate.forbid has it")
-    found |= {kind: why for kind, why in _dataset(dataset).items() if kind not in found}
+    lacking = _lacking(info, dataset)
     if settings.allowed_layers and model is not None:
-        found |= {kind: why for kind, why in _layers(settings.allowed_layers, model).items() if kind not in found}
-    if not any(knob.command == "set_knob" for knob in info.knobs):
-        found.setdefault("set_knob", "no knob is registered")
-    if info.schedule is not None and not info.schedule.can_be_planned:
-        found.setdefault("update_schedule", f"the schedule is {info.schedule.kind}, which cannot be replanned")
+        lacking |= _layers(settings.allowed_layers, model)
+    found = {kind: lacking[need] for kind, command in BY_KIND.items() if (need := command.needs) in lacking}
+    found |= dict.fromkeys(settings.forbid, "gate.forbid has it")
     return {kind: why for kind, why in found.items() if kind in info.capabilities}
 
 
-def _dataset(dataset: DatasetRead | None) -> dict[str, str]:
+def _lacking(info: RunInfo, dataset: DatasetRead | None) -> dict[Need | None, str]:
+    lacking: dict[Need | None, str] = {}
     if dataset is None or not dataset.interactive:
         why = PLAIN_DATASET if dataset is not None else "the loop has not told its dataset"
-        return dict.fromkeys(("update_dataset", "update_dataset_runtime_hyperparameters"), why)
-    lacking = {}
-    if not dataset.initialization:
-        lacking["update_dataset"] = "the dataset has no parameters of initialization"
-    if not dataset.runtime:
-        lacking["update_dataset_runtime_hyperparameters"] = "the dataset has no runtime parameters"
+        lacking |= dict.fromkeys((Need.INITIALIZATION_PARAMETER, Need.RUNTIME_PARAMETER), why)
+    else:
+        if not dataset.initialization:
+            lacking[Need.INITIALIZATION_PARAMETER] = "the dataset has no parameters of initialization"
+        if not dataset.runtime:
+            lacking[Need.RUNTIME_PARAMETER] = "the dataset has no runtime parameters"
+    if not any(knob.command == "set_knob" for knob in info.knobs):
+        lacking[Need.REGISTERED_KNOB] = "no knob is registered"
+    if info.schedule is not None and not info.schedule.can_be_planned:
+        lacking[Need.PLANNABLE_SCHEDULE] = f"the schedule is {info.schedule.kind}, which cannot be replanned"
     return lacking
 
 
-def _layers(patterns: list[str], model: ModuleInfo) -> dict[str, str]:
+def _layers(patterns: list[str], model: ModuleInfo) -> dict[Need | None, str]:
     """What `gate.allowed_layers` leaves nothing for."""
     layers = [layer for layer in _all(model) if any(fnmatchcase(layer.name, pattern) for pattern in patterns)]
     why = f"gate.allowed_layers ({', '.join(patterns)}) leaves no layer for it"
-    lacking = {}
-    if not any(layer.operations for layer in layers):
-        lacking["model_layer_operation"] = why
-    if not any(layer.hyperparameters for layer in layers):
-        lacking["model_layer_parameter_update"] = why
-    return lacking
+    has = {
+        Need.LAYER_OPERATION: any(layer.operations for layer in layers),
+        Need.LAYER_PARAMETER: any(layer.hyperparameters for layer in layers),
+    }
+    return {need: why for need, there_is in has.items() if not there_is}
 
 
 def _all(layer: ModuleInfo) -> Iterator[ModuleInfo]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from agenttune.gate.knob_targets import Target, targets_of, touched_by
+from agenttune.gate.knob_targets import Target, targets_of
 from agenttune.gate.lr_forecast import course_text, prospects
-from agenttune.protocol.commands import CommandBase, Probe, UpdateSchedule
+from agenttune.protocol.commands import CommandBase
 from agenttune.protocol.events import RunInfo
 from agenttune.protocol.proposals import Difference
 
@@ -16,13 +16,15 @@ def factor_of(command: CommandBase, info: RunInfo) -> float:
 
     Of the learning rate, every rate to come counts: of a plan, against what would have come at the same step.
     """
-    if isinstance(command, Probe):
-        return max(factor_of(candidate, info) for candidate in command.candidates)
-    if isinstance(command, UpdateSchedule):
+    return max(_factor_of(one, info) for one in command.alternatives())
+
+
+def _factor_of(command: CommandBase, info: RunInfo) -> float:
+    if command.lr_plan() is not None:
         found = prospects(command, info)
         known = bool(found) and info.schedule is not None
         return max(p.strict_factor() for p in found) if known else math.inf
-    targets, touched = targets_of(command, info), touched_by(command)
+    targets, touched = targets_of(command, info), command.touched()
     if not touched or touched - {target.knob for target in targets}:
         return math.inf
     return max((target.factor() for target in targets), default=math.inf)
@@ -40,8 +42,8 @@ def value_before(name: str, command: CommandBase, info: RunInfo) -> float:
 def value_after(name: str, command: CommandBase, info: RunInfo) -> float:
     """The largest value that a command would give a knob in any group, of the rate at any step; NaN if none."""
     if name == "lr":
-        for candidate in command.candidates if isinstance(command, Probe) else [command]:
-            if isinstance(candidate, UpdateSchedule) and (found := prospects(candidate, info)):
+        for one in command.alternatives():
+            if one.lr_plan() is not None and (found := prospects(one, info)):
                 return max(max(prospect.after.high) for prospect in found)
     target = _largest(name, command, info)
     return math.nan if target is None else target.value
@@ -54,12 +56,15 @@ def _largest(name: str, command: CommandBase, info: RunInfo) -> Target | None:
 
 def differences_of(command: CommandBase, info: RunInfo) -> list[Difference]:
     """What a command would change, group by group where the groups differ; of a plan also the whole course."""
-    if isinstance(command, Probe):
-        return [difference for one in command.candidates for difference in differences_of(one, info)]
+    return [difference for one in command.alternatives() for difference in _differences_of(one, info)]
+
+
+def _differences_of(command: CommandBase, info: RunInfo) -> list[Difference]:
     found: list[Difference] = []
-    if isinstance(command, UpdateSchedule):
+    plan = command.lr_plan()
+    if plan is not None:
         before = info.schedule.text if info.schedule is not None else None
-        found = [Difference(name="schedule", before=before, after=course_text(command, info) or command.shape)]
+        found = [Difference(name="schedule", before=before, after=course_text(plan, info) or plan.shape)]
     targets = targets_of(command, info)
     for target in targets:
         alike = [t for t in targets if (t.knob, t.field, t.index) == (target.knob, target.field, target.index)]

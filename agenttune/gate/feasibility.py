@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from agenttune.errors import UserError
 from agenttune.gate.guardrail_context import World, refused
-from agenttune.protocol.commands import (
-    CommandBase,
-    LoadCheckpoint,
-    Probe,
-    SetKnob,
-    UpdateOptimizer,
-    UpdateSchedule,
-    UpdateTraining,
-)
+from agenttune.protocol.commands import AskedValue, CommandBase, UpdateSchedule
 from agenttune.protocol.events import KnobState, RunInfo
 from agenttune.protocol.lr_plans import make_plan
 from agenttune.protocol.proposals import Proposal, Verdict
@@ -28,14 +19,14 @@ def feasible(proposal: Proposal, world: World) -> Verdict | None:
     """Commands that fit the run: its steps, its schedule, its parameter groups, its knobs and their types."""
     command = proposal.command
     try:
-        if isinstance(command, UpdateSchedule):
-            _check_plan(command, world)
-        elif isinstance(command, UpdateOptimizer):
-            _check_group(command, world.info)
-            for name, value in _asked(command):
-                _check_type(name, value, world.info)
-        elif isinstance(command, SetKnob):
-            _check_knob(command, world.info)
+        if (plan := command.lr_plan()) is not None:
+            _check_plan(plan, world)
+        for asked in () if command.tries() else command.asked():  # candidates are judged one by one
+            if asked.owner == "optimizer":
+                _check_group(asked, world.info)
+                _check_type(asked, world.info)
+            elif asked.owner == "script":
+                _check_knob(asked, world.info)
     except UserError as error:
         nearest = _nearest(command, error)
         return refused("feasible", str(error), nearest)
@@ -81,8 +72,7 @@ def _check_plan(command: UpdateSchedule, world: World) -> None:
 
 def _will_change(world: World) -> bool:
     """Whether something is queued after which the run has another step, end or schedule."""
-    kinds = (LoadCheckpoint, UpdateSchedule, UpdateTraining, Probe)
-    return any(isinstance(record.command, kinds) for record in world.queued)
+    return any(record.command.reschedules for record in world.queued)
 
 
 # -- parameter groups and knobs ------------------------------------------------------------------------------------
@@ -92,22 +82,20 @@ def _knob(name: str, info: RunInfo) -> KnobState | None:
     return next((knob for knob in info.knobs if knob.name == name), None)
 
 
-def _check_group(command: UpdateOptimizer, info: RunInfo) -> None:
+def _check_group(asked: AskedValue, info: RunInfo) -> None:
     count = max((len(knob.groups or ()) for knob in info.knobs), default=0)
-    if count and command.param_group is not None and command.param_group >= count:
+    if count and asked.group is not None and asked.group >= count:
         raise UserError(
-            f"param_group {command.param_group} does not exist; this optimizer has {count}, 0 to {count - 1}",
+            f"param_group {asked.group} does not exist; this optimizer has {count}, 0 to {count - 1}",
             field="param_group",
             allowed=list(range(count)),
         )
 
 
-def _asked(command: UpdateOptimizer) -> Sequence[tuple[str, Any]]:
-    own = {name: getattr(command, name) for name in ("weight_decay", "betas", "eps", "momentum")}
-    return [(name, value) for name, value in [*own.items(), *command.other.items()] if value is not None]
-
-
-def _check_type(name: str, value: Any, info: RunInfo) -> None:
+def _check_type(asked: AskedValue, info: RunInfo) -> None:
+    name, value = asked.name, asked.value
+    if asked.is_rate or value is None:
+        return
     knob = _knob(name, info)
     now = knob.effective if knob is not None else None
     if isinstance(now, (list, tuple)):
@@ -123,20 +111,20 @@ def _check_type(name: str, value: Any, info: RunInfo) -> None:
         raise UserError(f"{name} is {what} (now {now!r}), not {value!r}", field=name)
 
 
-def _check_knob(command: SetKnob, info: RunInfo) -> None:
+def _check_knob(asked: AskedValue, info: RunInfo) -> None:
     if not info.knobs:
         return  # the trainer has not told them yet
     known = sorted(knob.name for knob in info.knobs if knob.command == "set_knob")
-    if command.name not in known:
-        other = _knob(command.name, info)
+    if asked.name not in known:
+        other = _knob(asked.name, info)
         hint = f"; {other.command} sets it" if other is not None else ""
         raise UserError(
-            f"no knob {command.name!r}{hint}; registered: {', '.join(known) or 'none (see register_knob)'}",
+            f"no knob {asked.name!r}{hint}; registered: {', '.join(known) or 'none (see register_knob)'}",
             field="name",
             allowed=known,
         )
-    knob = _knob(command.name, info)
-    now, value = (knob.effective if knob is not None else None), command.value
+    knob = _knob(asked.name, info)
+    now, value = (knob.effective if knob is not None else None), asked.value
     if knob is None or now is None or (isinstance(now, str) and now in NOT_FINITE):
         return
     wanted: tuple[type, ...] = (type(now),)

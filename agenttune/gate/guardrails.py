@@ -7,9 +7,9 @@ from fnmatch import fnmatchcase
 
 from agenttune.gate.feasibility import feasible
 from agenttune.gate.guardrail_context import Guardrail, World, refused, step_of
-from agenttune.gate.knob_targets import changed_by, touched_by
+from agenttune.gate.knob_targets import changed_by
 from agenttune.gate.value_limits import bounds, change_factor, window_factor
-from agenttune.protocol.commands import ModelLayerOperation, ModelLayerParameterUpdate, Probe, Risk
+from agenttune.protocol.commands import Probe, Risk
 from agenttune.protocol.proposals import Proposal, State, Verdict
 
 FEWEST_TRIAL_STEPS = 2
@@ -29,7 +29,7 @@ def cooldown(proposal: Proposal, world: World) -> Verdict | None:
     wait = world.settings.cooldown_steps
     if wait == 0 or proposal.author.principal != "agent":
         return None
-    asked = touched_by(proposal.command)
+    asked = proposal.command.touched()
     for record in reversed(world.history):
         same = asked & changed_by(record)
         since = world.info.step - step_of(record)
@@ -45,7 +45,7 @@ def after_revert(proposal: Proposal, world: World) -> Verdict | None:
     wait = world.probation.cooldown_steps
     if wait == 0 or proposal.author.principal != "agent":
         return None
-    asked = touched_by(proposal.command)
+    asked = proposal.command.touched()
     for record in reversed(world.history):
         if record.state is not State.REVERTED:
             continue
@@ -71,7 +71,7 @@ def budget(proposal: Proposal, world: World) -> Verdict | None:
 def extra_steps(proposal: Proposal, world: World) -> Verdict | None:
     """Training steps that the probes of a run take beside its own, and those that would reach its end."""
     command, info = proposal.command, world.info
-    if not isinstance(command, Probe):
+    if not isinstance(command, Probe):  # how long a trial takes, and the field that says so, are a probe's own
         return None
     if info.max_steps is not None and info.step + command.steps >= info.max_steps:
         left = max(0, info.max_steps - info.step - 1)
@@ -144,13 +144,12 @@ def layers(proposal: Proposal, world: World) -> Verdict | None:
     allowed, command = world.settings.allowed_layers, proposal.command
     if not allowed or proposal.author.principal != "agent":
         return None
-    if not isinstance(command, (ModelLayerOperation, ModelLayerParameterUpdate)):
-        return None
-    if any(fnmatchcase(command.layer_name, pattern) for pattern in allowed):
+    layer = command.changed_layer()
+    if layer is None or any(fnmatchcase(layer, pattern) for pattern in allowed):
         return None
     return refused(
         "layers",
-        f"agents may not change layer {command.layer_name!r:.120}; gate.allowed_layers is {', '.join(allowed)}",
+        f"agents may not change layer {layer!r:.120}; gate.allowed_layers is {', '.join(allowed)}",
         {"layer_name": allowed},
     )
 

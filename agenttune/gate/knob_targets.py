@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeGuard
 
-from agenttune.protocol.commands import (
-    CommandBase,
-    ModelLayerOperation,
-    ModelLayerParameterUpdate,
-    Probe,
-    SetKnob,
-    UpdateDataset,
-    UpdateDatasetRuntimeHyperparameters,
-    UpdateOptimizer,
-    UpdateSchedule,
-    UpdateTraining,
-)
+from agenttune.protocol.commands import AskedValue, CommandBase
 from agenttune.protocol.events import KnobState, RunInfo
 from agenttune.protocol.proposals import CommandRecord
 
@@ -76,53 +65,43 @@ def targets_of(command: CommandBase, info: RunInfo) -> list[Target]:
 
     A probe may put any of its candidates into force.
     """
-    if isinstance(command, Probe):
-        return [target for candidate in command.candidates for target in targets_of(candidate, info)]
     knobs = {knob.name: knob for knob in info.knobs}
-    if isinstance(command, UpdateOptimizer):
-        return [*_rate_targets(command, knobs.get("lr")), *_optimizer_targets(command, knobs)]
-    if isinstance(command, UpdateSchedule):
-        asked = {"peak_lr": command.peak_lr, "final_lr": command.final_lr or None}
-        return [Target("lr", field, v, _effective(knobs, "lr")) for field, v in asked.items() if v is not None]
-    if isinstance(command, UpdateTraining):
-        return [Target(name, name, float(v), _effective(knobs, name)) for name, v in command.arguments().items()]
-    if isinstance(command, SetKnob):
-        return _numbers(command.name, "value", command.value, knobs, [None])
-    if isinstance(command, (UpdateDataset, UpdateDatasetRuntimeHyperparameters)):
-        values = command.values.items()
-        return [t for name, value in values for t in _numbers(name, f"values.{name}", value, {}, [None])]
-    return []
+    return [target for asked in command.asked() for target in _targets(asked, knobs)]
 
 
-def changed_by(record: CommandRecord) -> set[str]:
+def _targets(asked: AskedValue, knobs: Mapping[str, KnobState]) -> Iterator[Target]:
+    if asked.is_rate:
+        return _rate_targets(asked, knobs.get("lr"))
+    # A parameter of the dataset may happen to have the name of a knob.
+    return _numbers(asked, None if asked.owner == "dataset" else knobs.get(asked.name))
+
+
+def changed_by(record: CommandRecord) -> frozenset[str]:
     """What a command of the past has changed, or will; of a probe what it adopted."""
-    if isinstance(record.command, Probe) and record.ack is not None:
-        return {change.name for change in record.ack.changes}
-    return touched_by(record.command)
+    if record.command.tries() and record.ack is not None:
+        return frozenset(change.name for change in record.ack.changes)
+    return record.command.touched()
 
 
-def rate_factors(command: UpdateOptimizer, knob: KnobState) -> dict[int, float | None]:
-    """By what each parameter group's rates are multiplied; None where there is no rate to compare with."""
-    return {t.group or 0: t.ratio for t in _rate_targets(command, knob)}
+def rate_factors(asked: AskedValue, knob: KnobState) -> dict[int, float | None]:
+    """By what a new learning rate multiplies each parameter group's; None where there is none to compare with."""
+    return {t.group or 0: t.ratio for t in _rate_targets(asked, knob)}
 
 
-def _rate_targets(command: UpdateOptimizer, knob: KnobState | None) -> Iterator[Target]:
-    """Without `param_group` all groups keep their ratio to the first."""
-    if command.lr is None:
-        return
+def _rate_targets(asked: AskedValue, knob: KnobState | None) -> Iterator[Target]:
+    """Without a group of its own all groups keep their ratio to the first."""
     if knob is None or knob.effective is None:
-        yield Target("lr", "lr", command.lr)
+        yield Target("lr", "lr", asked.value)
         return
     effective = [float(rate) for rate in knob.groups or [knob.effective]]
     one_group = [] if knob.base is None else [float(knob.base)]
     base = knob.base_groups or (one_group if len(effective) == 1 else [])
-    sets_base = command.lr_sets == "base" and bool(base)
-    own, other = (base, effective) if sets_base else (effective, base)
-    lead = command.param_group or 0
+    own, other = (base, effective) if asked.sets_base and base else (effective, base)
+    lead = asked.group or 0
     if lead >= len(own):
         return  # the trainer says which groups there are
-    for group in [lead] if command.param_group is not None else range(len(own)):
-        value = command.lr if group == lead else _in_ratio(command.lr, own, group, knob.ratios)
+    for group in [lead] if asked.group is not None else range(len(own)):
+        value = asked.value if group == lead else _in_ratio(asked.value, own, group, knob.ratios)
         implied = other[group] if group < len(other) else None
         yield Target("lr", "lr", value, own[group], group, None, implied, group == lead)
 
@@ -133,42 +112,26 @@ def _in_ratio(rate: float, rates: list[float], group: int, ratios: list[float] |
     return rate * ratios[group] if ratios is not None and group < len(ratios) else rate
 
 
-def _optimizer_targets(command: UpdateOptimizer, knobs: dict[str, KnobState]) -> Iterator[Target]:
-    asked: dict[str, object] = {
-        "weight_decay": command.weight_decay,
-        "betas": command.betas,
-        "eps": command.eps,
-        "momentum": command.momentum,
-        **{f"other.{name}": value for name, value in command.other.items()},
-    }
-    for field, value in asked.items():
-        name = field.removeprefix("other.")
-        yield from _numbers(name, field, value, knobs, _groups(command, knobs.get(name)))
-
-
-def _groups(command: UpdateOptimizer, knob: KnobState | None) -> Iterable[int | None]:
+def _groups(asked: AskedValue, knob: KnobState | None) -> Iterable[int | None]:
     """Those that are written; an exempt one only if it is named."""
-    if command.param_group is not None:
-        return [command.param_group]
-    if knob is None or knob.groups is None:
+    if asked.group is not None:
+        return [asked.group]
+    if asked.owner != "optimizer" or knob is None or knob.groups is None:
         return [None]
     return [g for g, value in enumerate(knob.groups) if value is not None and g not in knob.exempt_groups]
 
 
-def _numbers(
-    name: str, field: str, value: object, knobs: dict[str, KnobState], groups: Iterable[int | None]
-) -> list[Target]:
+def _numbers(asked: AskedValue, knob: KnobState | None) -> Iterator[Target]:
     """The numbers in one value, in each group: itself, or those of a list."""
+    value = asked.value
     parts = list(enumerate(value)) if isinstance(value, (list, tuple)) else [(None, value)]
-    found = []
-    for group in groups:
-        now = _current(knobs.get(name), group)
+    for group in _groups(asked, knob):
+        now = _current(knob, group)
         for index, part in parts:
             if _is_number(part):
                 current = now[index] if isinstance(now, (list, tuple)) and index is not None else now
                 known = float(current) if _is_number(current) else None
-                found.append(Target(name, field, float(part), known, group, index))
-    return found
+                yield Target(asked.name, asked.field, float(part), known, group, index)
 
 
 def _current(knob: KnobState | None, group: int | None) -> object:
@@ -181,29 +144,6 @@ def _current(knob: KnobState | None, group: int | None) -> object:
 
 def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _effective(knobs: dict[str, KnobState], name: str) -> float | None:
-    value = knobs[name].effective if name in knobs else None
-    return float(value) if isinstance(value, (int, float)) else None
-
-
-def touched_by(command: CommandBase) -> set[str]:
-    """Names of all that a command changes, also of what is no number."""
-    if isinstance(command, Probe):
-        return {name for candidate in command.candidates for name in touched_by(candidate)}
-    if isinstance(command, UpdateOptimizer):
-        own = set(command.arguments()) - {"other"} - command.modifiers
-        return own | set(command.other)
-    if isinstance(command, UpdateTraining):
-        return set(command.arguments())
-    if isinstance(command, UpdateSchedule):
-        return {"lr"}
-    if isinstance(command, (UpdateDataset, UpdateDatasetRuntimeHyperparameters)):
-        return set(command.values)
-    if isinstance(command, (ModelLayerOperation, ModelLayerParameterUpdate)):
-        return {f"layer {command.layer_name}"}
-    return {command.name} if isinstance(command, SetKnob) else set()
 
 
 def values_of(command: CommandBase) -> dict[str, float]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from agenttune.errors import UserError
 from agenttune.gate.knob_targets import rate_factors
-from agenttune.protocol.commands import CommandBase, UpdateOptimizer, UpdateSchedule
+from agenttune.protocol.commands import AskedValue, CommandBase, UpdateSchedule
 from agenttune.protocol.events import KnobState, RunInfo
 from agenttune.protocol.lr_course import Course
 from agenttune.protocol.lr_plans import DECAYING, corners, make_plan, plan_text, planned_factor
@@ -93,13 +93,14 @@ def prospects(command: CommandBase, info: RunInfo) -> list[Prospect]:
     knob = next((knob for knob in info.knobs if knob.name == "lr"), None)
     if knob is None or not isinstance(knob.effective, (int, float)):
         return []
-    if isinstance(command, UpdateOptimizer) and command.lr is not None:
-        return _scaled(command, info, knob)
-    if isinstance(command, UpdateSchedule):
-        if info.schedule is not None and not info.schedule.can_be_planned:
-            return []
-        return _restored(info, knob) if command.shape == "previous" else _planned(command, info, knob)
-    return []
+    plan = command.lr_plan()
+    if plan is None:
+        # Candidates of a probe each have rates to come of their own.
+        rates = [] if command.tries() else [asked for asked in command.asked() if asked.is_rate]
+        return [prospect for asked in rates for prospect in _scaled(asked, info, knob)]
+    if info.schedule is not None and not info.schedule.can_be_planned:
+        return []
+    return _restored(info, knob) if plan.shape == "previous" else _planned(plan, info, knob)
 
 
 def course_text(command: UpdateSchedule, info: RunInfo) -> str:
@@ -115,14 +116,14 @@ def course_text(command: UpdateSchedule, info: RunInfo) -> str:
 # -- what a command makes of the course ----------------------------------------------------------------------------
 
 
-def _scaled(command: UpdateOptimizer, info: RunInfo, knob: KnobState) -> list[Prospect]:
+def _scaled(asked: AskedValue, info: RunInfo, knob: KnobState) -> list[Prospect]:
     edges, found = _edges(info, ()), []
-    for group, ratio in rate_factors(command, knob).items():
+    for group, ratio in rate_factors(asked, knob).items():
         before = _before(info, knob, group, edges)
         if ratio is not None:
             after = Band([rate * ratio for rate in before.low], [rate * ratio for rate in before.high])
         else:  # from 0: nothing scales it, so it stays as it is set
-            flat = [float(command.lr or 0.0) for _ in edges]
+            flat = [float(asked.value) for _ in edges]
             after = Band(flat, flat)
         found.append(Prospect(group, edges, before, after, [1.0] * len(edges), ratio))
     return found

@@ -38,13 +38,12 @@ def nearest_plan(
             return changed or None
         changed |= fields
         try:
-            raw = {"kind": command.kind, **command.arguments(), **changed}
-            parsed = parse_command(raw)
+            plan = parse_command({"kind": command.kind, **command.arguments(), **changed}).lr_plan()
         except CommandError:
             return None
-        if not isinstance(parsed, UpdateSchedule):
+        if plan is None:
             return None
-        command, found = parsed, prospects(parsed, info)
+        command, found = plan, prospects(plan, info)
         if not found or [len(p.edges) for p in found] != [len(row) for row in lows]:
             return None
     return None

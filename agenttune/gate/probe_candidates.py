@@ -6,15 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from agenttune.errors import CommandError
-from agenttune.protocol.commands import CommandBase, Probe, parse_command
+from agenttune.protocol.commands import CommandBase, parse_command
 from agenttune.protocol.proposals import ApprovalRequest, Difference, Proposal, Verdict
 
 
 def alone(proposal: Proposal) -> Iterator[tuple[int, Proposal]]:
     """The candidates of a probe, each as a proposal of its own; none for other commands."""
-    if isinstance(proposal.command, Probe):
-        for number, candidate in enumerate(proposal.command.candidates):
-            yield number, proposal.model_copy(update={"command": candidate})
+    for number, candidate in enumerate(proposal.command.tries()):
+        yield number, proposal.model_copy(update={"command": candidate})
 
 
 def about(wrong: Mapping[int, Verdict], probe: CommandBase) -> Verdict:
@@ -27,8 +26,8 @@ def about(wrong: Mapping[int, Verdict], probe: CommandBase) -> Verdict:
     number, refusal = min(wrong.items())
     reason = f"candidate {number} (from 0): {refusal.reason}"
     nearest = refusal.nearest_allowed
-    if nearest and isinstance(probe, Probe):
-        raw = [{"kind": candidate.kind, **candidate.arguments()} for candidate in probe.candidates]
+    if nearest:
+        raw = [{"kind": candidate.kind, **candidate.arguments()} for candidate in probe.tries()]
         for other, own in wrong.items():
             raw[other] = replaced(raw[other], own.nearest_allowed or {})
         if all(map(_is_valid, raw)):

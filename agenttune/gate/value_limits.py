@@ -77,9 +77,9 @@ def _allowed(target: Target, limit: Bounds) -> Span:
 def _rate_bounds(
     command: CommandBase, targets: Sequence[Target], limit: Bounds, source: str, world: World
 ) -> Verdict | None:
-    found = prospects(command, world.info)
-    if isinstance(command, UpdateSchedule):
-        if command.shape == "previous" and _brings_back_own(world):
+    found, plan = prospects(command, world.info), command.lr_plan()
+    if plan is not None:
+        if plan.shape == "previous" and _brings_back_own(world):
             return None  # what the user started with is the user's
         if not found:  # too little is known to tell the course; what is asked for is known
             span = Span.of(limit)
@@ -88,7 +88,7 @@ def _rate_bounds(
                 return None
             reason = f"{wrong.field} {wrong.value:g} is outside {limit_text(limit)} ({source})"
             return refused("bounds", reason, {wrong.field: span.clip(wrong.value)})
-        return _plan_bounds(command, found, limit, source, world)
+        return _plan_bounds(plan, found, limit, source, world)
     return _scaling_bounds(command, targets, found, limit, source)
 
 
@@ -239,9 +239,9 @@ def _by_factor(
                 together = together.within(one)
             return refused(guardrail, f"{reason}, {setting}", _nearest(command, target, together))
     rates = [target for target in targets if target.knob == "lr"]
-    found = prospects(command, world.info)
-    if isinstance(command, UpdateSchedule):
-        return _plan_factor(command, found, world, factor, moves, guardrail, setting)
+    plan = command.lr_plan()
+    if plan is not None:
+        return _plan_factor(plan, prospects(plan, world.info), world, factor, moves, guardrail, setting)
     return _scaling_factor(command, rates, world, factor, moves, guardrail, setting)
 
 

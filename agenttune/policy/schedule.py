@@ -18,7 +18,7 @@ from agenttune.errors import UserError
 from agenttune.policy.base import Decision, Draft, asked_at_step, by_agents
 from agenttune.policy.rule_names import mark
 from agenttune.policy.rules import kind_of
-from agenttune.protocol.commands import CommandBase, parse_command
+from agenttune.protocol.commands import BY_KIND, CommandBase, parse_command
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.plan_entries import PlanEntry
 from agenttune.protocol.proposals import CommandRecord
@@ -28,12 +28,6 @@ DEFAULT_TOLERANCE_STEPS = 50
 RATIONALE_CHARACTERS = 4000
 AS_PLANNED = "as planned"
 """The reason of an entry that has none of its own."""
-NOT_IN_A_SCHEDULE = {
-    "load_checkpoint": "it would go back to a checkpoint of one run, and then over the same entries again",
-    "pause_training": "it waits for a person",
-    "resume_training": "it is a person's answer to a pause",
-}
-"""Commands that a plan made beforehand cannot give, and why."""
 
 
 class EntrySettings(Settings):
@@ -50,8 +44,8 @@ class EntrySettings(Settings):
     @classmethod
     def _is_a_command(cls, do: dict[str, Any]) -> dict[str, Any]:
         kind = kind_of(do)
-        if kind in NOT_IN_A_SCHEDULE:
-            raise ValueError(f"{kind} cannot stand in a schedule: {NOT_IN_A_SCHEDULE[kind]}")
+        if why := BY_KIND[kind].not_in_a_schedule:
+            raise ValueError(f"{kind} cannot stand in a schedule: {why}")
         try:
             command_of(do)
         except UserError as error:

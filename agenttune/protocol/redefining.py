@@ -13,8 +13,7 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from agenttune.errors import CommandError
-from agenttune.protocol.commands import CommandBase, Probe, Redefines, parse_command
+from agenttune.protocol.commands import Redefines
 from agenttune.protocol.proposals import Ack, Change, CommandRecord, Record
 
 TRAINING_METRICS = frozenset({"step_loss", "loss", "step_grad_norm", "grad_norm"})
@@ -64,7 +63,7 @@ def redefinition(record: CommandRecord, ack: Ack | None = None) -> Redefinition 
     ack = record.ack if ack is None else ack
     if ack is None or ack.outcome != "applied":
         return None
-    command = in_force(record.command, ack)
+    command = record.command.in_force(ack)
     if command is None:
         return None
     changed = [change for change in ack.changes if _has_changed(change)]
@@ -75,16 +74,6 @@ def redefinition(record: CommandRecord, ack: Ack | None = None) -> Redefinition 
     evaluations = "every_loss" in reach.values()
     what = f"{command.kind} {', '.join(names)}"[:200]
     return Redefinition(step=ack.step, branch=ack.branch, what=what, evaluations=evaluations)
-
-
-def in_force(command: CommandBase, ack: Ack) -> CommandBase | None:
-    """The command whose changes an ack tells of: of a probe the candidate that it adopted, if it did."""
-    if not isinstance(command, Probe):
-        return command
-    try:
-        return parse_command(ack.result.get("adopted"))
-    except CommandError:  # nothing was adopted, or an older version wrote it another way
-        return None
 
 
 def _has_changed(change: Change) -> bool:

@@ -11,10 +11,10 @@ import yaml
 
 from agenttune import __version__
 from agenttune.control.owner_token import LAUNCHER
-from agenttune.policy.schedule import AS_PLANNED, DEFAULT_TOLERANCE_STEPS, NOT_IN_A_SCHEDULE, EntrySettings
-from agenttune.protocol.commands import Probe, Risk, StopTraining, UpdateOptimizer, UpdateSchedule
+from agenttune.policy.schedule import AS_PLANNED, DEFAULT_TOLERANCE_STEPS, EntrySettings
+from agenttune.protocol.commands import Impact, Risk
 from agenttune.protocol.events import RunInfo
-from agenttune.protocol.proposals import Author, Change, CommandRecord, State
+from agenttune.protocol.proposals import Author, CommandRecord, State
 from agenttune.protocol.summary import outcome_line
 from agenttune.protocol.text import clean, number
 from agenttune.replay.recordings import is_on, line_of
@@ -95,61 +95,31 @@ def _told(record: CommandRecord) -> str:
 def _why_not(record: CommandRecord, is_here: Callable[[str, int], bool]) -> str:
     """Why an applied command is not part of the schedule; empty if it is."""
     command, ack = record.proposal.command, record.ack
-    if command.kind in NOT_IN_A_SCHEDULE:
-        return NOT_IN_A_SCHEDULE[command.kind]
+    if command.not_in_a_schedule:
+        return command.not_in_a_schedule
     if ack is not None and not is_here(ack.branch, ack.step):
         return f"the run went back and left branch {ack.branch} before this step"
     if record.state is State.REVERTED:
         return "it was reverted"
-    if isinstance(command, StopTraining) and record.proposal.author.is_same(
-        Author(principal="operator", name=LAUNCHER)
-    ):
+    by_launcher = record.proposal.author.is_same(Author(principal="operator", name=LAUNCHER))
+    if command.impact is Impact.END and by_launcher:
         return f"somebody interrupted that run ({record.proposal.rationale})"
-    if isinstance(command, Probe) and adopted_of(record) is None:
+    if ack is not None and command.in_force(ack) is None:
         return "it adopted nothing"
     return "it changes nothing in the training" if command.risk is Risk.OBSERVE else ""
 
 
-def adopted_of(record: CommandRecord) -> dict[str, Any] | None:
-    """Kind and arguments of the candidate that a probe has adopted, if it has."""
-    return record.ack.result.get("adopted") if record.ack is not None else None
-
-
 def _entry(record: CommandRecord) -> EntrySettings:
-    adopted = adopted_of(record) if isinstance(record.command, Probe) else None
-    do = {"command": record.command.kind, **in_force(record)}
-    if adopted is not None:
-        do = {"command": adopted["kind"], **{name: value for name, value in adopted.items() if name != "kind"}}
+    do = in_force(record)
     because = OWN_MARK.sub("", " ".join(record.proposal.rationale.split()))
     return EntrySettings(at_step=_step_of(record), do=do, because="" if because == AS_PLANNED else because)
 
 
 def in_force(record: CommandRecord) -> dict[str, Any]:
-    """A command's arguments with the values that were read back, not those that were asked for."""
-    command = record.command
-    given = command.arguments()
-    if not given.get("other", True):
-        del given["other"]  # an empty default
-    changes = {c.name: c for c in record.ack.changes} if record.ack is not None else {}
-    if isinstance(command, UpdateSchedule):
-        # Without one, the peak was the rate of that moment: here it is written down.
-        return {"peak_lr": changes["lr"].requested, **given} if "lr" in changes else given
-    if isinstance(command, UpdateOptimizer) and command.lr_sets == "base":
-        base = changes["lr"].base if "lr" in changes else None
-        rest = {name: change for name, change in changes.items() if name != "lr"}
-        return {**_read_back(given, rest), **({} if base is None else {"lr": base})}
-    return {name: value for name, value in _read_back(given, changes).items() if (name, value) != EFFECTIVE}
-
-
-EFFECTIVE = ("lr_sets", "effective")
-"""The default, which needs no line."""
-
-
-def _read_back(given: dict[str, Any], changes: dict[str, Change]) -> dict[str, Any]:
-    values = {name: changes[name].effective if name in changes else value for name, value in given.items()}
-    if isinstance(given.get("other"), dict):
-        values["other"] = _read_back(given["other"], changes)
-    return values
+    """As an entry has it: the kind, and the values that were read back; of a probe those of what it adopted."""
+    ack = record.ack
+    command = record.command if ack is None else record.command.in_force(ack) or record.command
+    return {"command": command.kind, **command.as_applied([] if ack is None else ack.changes)}
 
 
 def _head(log: RunLog, info: RunInfo, branch: str, left_out: list[LeftOut]) -> Iterator[str]:

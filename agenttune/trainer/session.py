@@ -13,6 +13,7 @@ from typing import Any, Literal
 from agenttune.config import CheckpointSettings, ProbationSettings
 from agenttune.errors import UserError
 from agenttune.gate import guards_nothing
+from agenttune.protocol.commands import Impact
 from agenttune.protocol.events import (
     DatasetRead,
     Evaluated,
@@ -484,7 +485,7 @@ class Session:
     def _is_stop_queued(self) -> bool:
         """Whether somebody wants training to end, where the loop cannot end before its next step."""
         queued = (record for record in self._intake.queue if record.command_id not in self._answers.taken)
-        return any(record.command.kind == "stop_training" for record in queued)
+        return any(record.command.impact is Impact.END for record in queued)
 
     @property
     def _is_held(self) -> bool:

@@ -14,7 +14,7 @@ from agenttune.policy.schedule import ScheduleFile
 from agenttune.protocol.commands import LoadCheckpoint, UpdateOptimizer, UpdateSchedule, UpdateTraining
 from agenttune.protocol.events import BranchStarted, Point, RunInfo
 from agenttune.protocol.proposals import Ack, Author, Change, CommandRecord, Proposal, State, Verdict
-from agenttune.replay.distill import _entry, _why_not, adopted_of, distill, in_force
+from agenttune.replay.distill import _entry, _why_not, distill, in_force
 from agenttune.store.run_log import RunLog
 from tests.cli.conftest import agenttune
 from tests.replay.conftest import changes_of, steer
@@ -118,13 +118,19 @@ def test_values_are_those_that_were_read_back() -> None:
     decay = Change(name="weight_decay", previous=0, requested=0.01, effective=0.011)
     nesterov = Change(name="dampening", previous=0, requested=0.3, effective=0.25)
     both = record_of(UpdateOptimizer(lr=0.1, weight_decay=0.01, other={"dampening": 0.3}), lr, decay, nesterov)
-    assert in_force(both) == {"lr": 0.09999, "weight_decay": 0.011, "other": {"dampening": 0.25}}
+    assert in_force(both) == {
+        "command": "update_optimizer",
+        "lr": 0.09999,
+        "weight_decay": 0.011,
+        "other": {"dampening": 0.25},
+    }
     base = record_of(UpdateOptimizer(lr=0.2, lr_sets="base"), lr)
-    assert in_force(base) == {"lr": 0.2, "lr_sets": "base"}
+    assert in_force(base) == {"command": "update_optimizer", "lr": 0.2, "lr_sets": "base"}
     plan = record_of(UpdateSchedule(shape="cosine", end_step=50), lr)
     assert in_force(plan)["peak_lr"] == 0.1
     clip = Change(name="max_grad_norm", previous=1.0, requested=0.5, effective=0.5)
-    assert in_force(record_of(UpdateTraining(max_grad_norm=0.5), clip)) == {"max_grad_norm": 0.5}
+    clipped = in_force(record_of(UpdateTraining(max_grad_norm=0.5), clip))
+    assert clipped == {"command": "update_training", "max_grad_norm": 0.5}
 
 
 def test_the_command_writes_a_file_and_never_over_one(tmp_path: Path) -> None:
@@ -203,7 +209,6 @@ def test_a_probe_is_what_it_adopted_and_one_that_adopted_nothing_is_left_out() -
         ack = Ack(outcome="applied", step=7, result={"adopted": adopted})
         return CommandRecord(proposal=proposal, state=State.APPLIED, ack=ack, submitted_seq=1)
 
-    assert adopted_of(ended(None)) is None
     assert _entry(ended({"kind": "update_optimizer", "lr": 0.2})).do == {"command": "update_optimizer", "lr": 0.2}
     assert _why_not(ended(None), lambda branch, step: True) == "it adopted nothing"
     assert _why_not(ended({"kind": "update_optimizer", "lr": 0.2}), lambda branch, step: True) == ""

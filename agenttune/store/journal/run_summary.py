@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from agenttune.detectors.effects import EVALUATIONS, STEPS, Changes, Measure, effect_of, is_change
 from agenttune.detectors.trend import LOSS_NAMES
-from agenttune.protocol.commands import LoadCheckpoint
+from agenttune.protocol.commands import Impact
 from agenttune.protocol.events import BranchStarted, Event, Found, NoteAdded, PolicyAttached, RunInfo, Settled
 from agenttune.protocol.goal_names import is_goal
 from agenttune.protocol.model_calls import ModelCalled
@@ -223,7 +223,7 @@ def _effect(record: CommandRecord, branch: _Branch | None) -> Effect | None:
     ack = record.ack
     if ack is None or ack.outcome != "applied":
         return None
-    if isinstance(record.command, LoadCheckpoint):
+    if record.command.impact is Impact.RESTORE:
         return Effect(verdict="not known", reason="where the run that it left would have gone is not known")
     if not is_change(ack):
         return None

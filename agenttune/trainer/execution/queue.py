@@ -17,9 +17,6 @@ from agenttune.trainer.run_state import RunState
 
 logger = logging.getLogger("agenttune")
 
-INTERRUPTING = frozenset({"pause_training", "stop_training"})
-"""Commands of a person that a probe is broken off for."""
-
 
 class Intake:
     """The queue of one run; empty on ranks that only follow.
@@ -80,7 +77,7 @@ class Intake:
         except (StoreFault, sqlite3.Error):  # `fetch` tells of it
             return None
         new = [record for record in queued if record.command_id not in self._answers.taken]
-        return next((r for r in new if r.proposal.author.principal != "agent" and r.command.kind in INTERRUPTING), None)
+        return next((r for r in new if r.proposal.author.principal != "agent" and r.command.interrupts), None)
 
     def next(self, tried: Set[str]) -> list[CommandRecord]:
         """The next command, if there is one, past the guardrails as of this moment; what they refuse is answered.

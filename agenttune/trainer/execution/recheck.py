@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from agenttune.gate import GUARDRAILS, Gate, History, touched_by
+from agenttune.gate import GUARDRAILS, Gate, History
 from agenttune.gate.feasibility import feasible
 from agenttune.protocol.deadlines import Instant, instant, is_over
 from agenttune.protocol.events import RunInfo
@@ -41,7 +41,7 @@ class Admission:
             as_of_now: Brings the run's card up to this moment.
         """
         principal = record.proposal.author.principal
-        if principal == "trainer" or (not touched_by(record.command) and principal != "agent"):
+        if principal == "trainer" or (not record.command.touched() and principal != "agent"):
             return ""
         info = as_of_now(self._log.info())
         if info.capabilities and record.command.kind not in info.capabilities:

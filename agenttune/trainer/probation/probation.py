@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from agenttune.config import ProbationSettings
-from agenttune.protocol.commands import CommandBase, LoadCheckpoint, Risk
+from agenttune.protocol.commands import CommandBase, Impact, LoadCheckpoint
 from agenttune.protocol.events import RunInfo, Settled
 from agenttune.protocol.goal_names import is_goal
 from agenttune.protocol.proposals import Ack, CommandRecord, Proposal
@@ -37,10 +37,6 @@ NON_FINITE = 3
 """Losses in a row that are not finite, after which nothing is waited for: one may be an overflow (guess)."""
 LOOK_STEPS, SELDOM_STEPS = 4, 32
 """Steps between two looks for such losses in the window of a change, and after it: a look may wait for a device."""
-NEVER_WATCHED = frozenset(
-    {"save_checkpoint", "load_checkpoint", "pause_training", "resume_training", "stop_training", "do_evaluate"}
-)
-"""Commands that change nothing that a loss could tell of."""
 
 
 @dataclass(eq=False)
@@ -136,8 +132,8 @@ class Probation:
 
     def must_wait(self, record: CommandRecord) -> bool:
         """Whether the state of before this command has to be kept first; asks for that once."""
-        is_watched = record.command.risk is not Risk.OBSERVE and record.command.kind not in NEVER_WATCHED
-        if self.settings.depth != "state" or record.proposal.author.principal != "agent" or not is_watched:
+        is_change = record.command.impact is Impact.CHANGE
+        if self.settings.depth != "state" or record.proposal.author.principal != "agent" or not is_change:
             return False
         return not self.before.has(record.command_id)
 
@@ -150,7 +146,7 @@ class Probation:
             self._redefine(redefined)
         if self.before.answers(record.command_id):
             self.before.kept(record, ack)
-        elif ack.outcome == "applied" and isinstance(record.command, LoadCheckpoint):
+        elif ack.outcome == "applied" and record.command.impact is Impact.RESTORE:
             self._went_back(record, ack)
         elif any(watched.revert_id == record.command_id for watched in self.watched):
             self._answered(record, ack)

@@ -22,11 +22,11 @@ class StatesBefore:
     def __init__(self, keep_in: Literal["memory", "disk"], submit: Callable[[Proposal], str]) -> None:
         self._keep_in, self._submit = keep_in, submit
         self._ids: dict[str, str] = {}
-        self._wanted: dict[str, str] = {}
+        self._wanted: dict[str, tuple[str, Literal["memory", "disk"]]] = {}
 
     def has(self, command_id: str) -> bool:
         """Whether the state of before a command is kept, or cannot be; asks for it the first time."""
-        if command_id not in self._ids and command_id not in self._wanted.values():
+        if command_id not in self._ids and all(command_id != wanted for wanted, _ in self._wanted.values()):
             self._want(command_id, self._keep_in)
         return command_id in self._ids
 
@@ -50,10 +50,10 @@ class StatesBefore:
 
     def kept(self, record: CommandRecord, ack: Ack) -> None:
         """A state was kept, or was not: then on disk, and if that fails too the change goes without."""
-        wanted_for = self._wanted.pop(record.command_id)
+        wanted_for, keep_in = self._wanted.pop(record.command_id)
         if ack.outcome == "applied":
             self._ids[wanted_for] = str(ack.result["checkpoint_id"])
-        elif isinstance(record.command, SaveCheckpoint) and record.command.keep_in == "memory":
+        elif keep_in == "memory":
             self._want(wanted_for, "disk")
         else:
             self._ids[wanted_for] = ""
@@ -62,7 +62,7 @@ class StatesBefore:
         rationale = f"the state of before {command_id}, should it have to be taken back"
         command = SaveCheckpoint(keep_in=keep_in, tag=f"before-{command_id}"[:64])
         proposal = Proposal(command=command, author=AUTHOR, rationale=rationale)
-        self._wanted[proposal.command_id] = command_id
+        self._wanted[proposal.command_id] = command_id, keep_in
         if self._submit(proposal):
             del self._wanted[proposal.command_id]
             self._ids[command_id] = ""

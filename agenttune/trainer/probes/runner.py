@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from agenttune.errors import AgenttuneError, UserError
-from agenttune.protocol.commands import Probe, SetKnob
+from agenttune.protocol.commands import Probe
 from agenttune.protocol.events import Probed, RunInfo, TrialStarted
 from agenttune.protocol.goal_names import value_of
 from agenttune.protocol.proposals import CommandRecord
@@ -164,7 +164,7 @@ class Probing:
         if record is None or self._run_state.paused or self._saving.saves or not adapter.is_settled():
             return
         self._wanted = None
-        if not isinstance(record.command, Probe):
+        if not isinstance(record.command, Probe):  # for the type checker: only a probe is ever wanted
             return
         refusal = adapter.trial_refusal() or self._incomparable(record.command)
         if refusal:
@@ -186,11 +186,12 @@ class Probing:
         """Why the trials cannot be compared: a candidate changes what the compared loss means; empty if none does."""
         metric = "step_loss" if command.metric == "loss" else self._goal_metric
         for number, candidate in enumerate(command.candidates):
-            knob = isinstance(candidate, SetKnob) and self._run_state.registry.redefines(candidate.name)
-            if not knob or not touches(knob, metric):
+            knobs = [asked.name for asked in candidate.asked() if asked.owner == "script"]
+            redefined = next((self._run_state.registry.redefines(name) for name in knobs), None)
+            if redefined is None or not touches(redefined, metric):
                 continue
             said = f"candidate {number} (from 0), {candidate.kind}, gives {metric} another meaning"
-            if command.metric == "loss" and not touches(knob, self._goal_metric):
+            if command.metric == "loss" and not touches(redefined, self._goal_metric):
                 return f"{said}, so that trials cannot be compared by it; ask with metric 'goal' ({self._goal_metric})"
             return f"{said}, so that trials cannot be compared by it"
         return ""
