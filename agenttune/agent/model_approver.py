@@ -13,13 +13,14 @@ from agenttune.config import Settings
 from agenttune.control import AgentRecord, Decision
 from agenttune.errors import AlreadyDecided, UserError
 from agenttune.gate import with_arguments
-from agenttune.llm.prompts import cleaned, fenced
+from agenttune.llm.prompts import fenced
 from agenttune.policy.base import Draft
 from agenttune.policy.llm.reviewer import WHY_LETTERS, Reviewer
 from agenttune.protocol.commands import CommandBase
 from agenttune.protocol.events import RunInfo
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import ApprovalRequest, Author, CommandRecord
+from agenttune.protocol.text import clean
 
 logger = logging.getLogger(__name__)
 POLL_S = 0.5
@@ -106,7 +107,7 @@ class ReviewLoop:
                 "verdict": verdict,
                 "digest": request.digest,
                 "author": Author(principal="operator", name=self._reviewer.model or "no model"),
-                "reason": cleaned(why, WHY_LETTERS),
+                "reason": clean(why, WHY_LETTERS),
                 "command": edited,
                 "approver": "model",
             }

@@ -26,6 +26,7 @@ from agenttune.cli import (
 )
 from agenttune.cli.app import app
 from agenttune.errors import AgenttuneError, UserError
+from agenttune.protocol.text import clean
 
 __all__ = [
     "app",
@@ -51,15 +52,10 @@ def main() -> NoReturn:
     try:
         app()
     except AgenttuneError as error:
-        Console(stderr=True).print(Text(f"error: {_safe(str(error))}"), soft_wrap=True, highlight=False)
+        Console(stderr=True).print(
+            Text(f"error: {clean(str(error), 40_000, lines=True)}"), soft_wrap=True, highlight=False
+        )
         sys.exit(USER_ERROR if isinstance(error, UserError) else FAULT)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     sys.exit(0)
-
-
-def _safe(message: str) -> str:
-    """A message may quote files and other processes; its line breaks stay, nothing else that moves the cursor."""
-    from agenttune.views.terminal import clean
-
-    return "\n".join(clean(line, 4000) for line in message.splitlines())

@@ -37,7 +37,7 @@ WATCH_POLL_S = 1.0
 @group.command("list")
 def list_(run: RunName = "latest", url: Url = "", runs_dir: RunsDir = None, json_: Json = False) -> None:
     """List what waits for a decision."""
-    from agenttune.views.terminal import clean
+    from agenttune.protocol.text import clean
 
     with _desk(run, url, runs_dir) as desk:
         waiting, allowed = desk.waiting(), desk.info().standing
@@ -222,7 +222,7 @@ def _me() -> Author:
 
 
 def _what_came(decided: CommandRecord) -> str:
-    from agenttune.views.terminal import clean
+    from agenttune.protocol.text import clean
 
     waits = decided.request if decided.state.value == "proposed" else None
     next_ = f", waits for {waits.asked}" if waits is not None else ""
@@ -231,8 +231,8 @@ def _what_came(decided: CommandRecord) -> str:
 
 
 def _what(record: CommandRecord) -> str:
+    from agenttune.protocol.text import clean
     from agenttune.views.event_lines import command_words
-    from agenttune.views.terminal import clean
 
     return clean(command_words(record.command.model_dump(mode="json")))
 

@@ -299,7 +299,7 @@ def _words(value: Any) -> str:
 
 def _say(line: str) -> None:
     """One line of foreign text: nothing in it can move the cursor or be read as markup."""
-    from agenttune.views.terminal import clean
+    from agenttune.protocol.text import clean
 
     more = f" [{len(line) - MOST_CHARACTERS} more characters; --json has all]" if len(line) > MOST_CHARACTERS else ""
     Console().print(Text(clean(line, MOST_CHARACTERS) + more), soft_wrap=True, highlight=False)

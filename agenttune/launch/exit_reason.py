@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agenttune.protocol.events import RunInfo, RunStatus
-from agenttune.views.terminal import clean
+from agenttune.protocol.text import clean
 
 TAIL_LINES = 20
 TAIL_BYTES = 64_000

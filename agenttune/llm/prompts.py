@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-import unicodedata
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,38 +21,26 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from agenttune.config.resources import find_resource
 from agenttune.errors import ConfigError
 from agenttune.protocol.model_calls import PromptUsed
+from agenttune.protocol.text import clean
 
 Tag = Literal["data", "note"]
 """What text from outside stands between, as in `<data>...</data>`: data about the run, or an operator's words."""
 _ANGLES = str.maketrans("<＜﹤", "‹‹‹")
-_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-"""Unicode categories without a visible letter: controls, direction marks, tags, surrogates, separators of lines."""
 _DECLARATION = re.compile(r"\A\{#-?\s*variables:(?P<names>[\w\s,]*)-?#\}")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _FAULTS = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 """What a wrong template can raise while it is rendered."""
 
 
-def cleaned(text: str, limit: int, lines: bool = False) -> str:
-    """Text without anything invisible, on one line unless `lines`, cut to `limit` characters.
-
-    How much was cut is said behind them in brackets.
-    """
-    rows = text.splitlines() if lines else [" ".join(text.splitlines())]
-    shown = "\n".join(" ".join(_visible(row).split()) for row in rows).strip()
-    return shown if len(shown) <= limit else f"{shown[:limit]} [{len(shown) - limit} more characters]"
-
-
-def _visible(text: str) -> str:
-    return "".join(" " if unicodedata.category(letter) in _INVISIBLE else letter for letter in text)
-
-
 def fenced(text: object, limit: int = 500, tag: Tag = "data") -> str:
     """Text from a log, a name or a file as data inside a prompt: on one line, bounded, unable to close its fence.
 
-    Nothing inside can open or close any tag, so that data cannot pass for an operator's note either.
+    Nothing inside can open or close any tag, so that data cannot pass for an operator's note either. How much was cut
+    is said in brackets.
     """
-    return f"<{tag}>{cleaned(str(text), limit).translate(_ANGLES)}</{tag}>"
+    whole = clean(str(text), sys.maxsize)
+    shown = whole if len(whole) <= limit else f"{whole[:limit]} [{len(whole) - limit} more characters]"
+    return f"<{tag}>{shown.translate(_ANGLES)}</{tag}>"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,10 @@ from pydantic import Field
 from agenttune.protocol.events import Metric, RunInfo
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.proposals import CommandRecord, Record, State
+from agenttune.protocol.text import number
+
+WHOLE = 4096
+"""Characters of a value that is told uncut, such as a path."""
 
 
 class MetricAt(Record):
@@ -61,11 +65,11 @@ class Effect(Record):
             return f"not known: {self.reason}"
         if self.expected is None or self.found is None:
             return f"{self.verdict}: {self.metric} {self.reason}"
-        without = f"{_short(self.expected)} expected without it ({_short(self.low)} to {_short(self.high)})"
+        without = f"{number(self.expected)} expected without it ({number(self.low)} to {number(self.high)})"
         verdict = (
             "not clear" if self.verdict == "no clear effect" else self.verdict
         )  # it stands after the word "effect"
-        return f"{verdict}: {self.metric} {_short(self.found)}, {without}, up to step {self.until_step}"
+        return f"{verdict}: {self.metric} {number(self.found)}, {without}, up to step {self.until_step}"
 
 
 class Intervention(Record):
@@ -229,10 +233,10 @@ def outcome_line(record: CommandRecord) -> str:
         return record.verdict.reason if record.verdict and record.verdict.reason else record.state.value
     if record.ack.outcome != "applied":
         return f"{record.ack.outcome}: {record.ack.message}"
-    parts = [f"{c.name} {_short(c.previous)} -> {_short(c.effective)}" for c in record.ack.changes]
+    parts = [f"{c.name} {number(c.previous)} -> {number(c.effective)}" for c in record.ack.changes]
     # Tables, such as a probe's trials, are no part of a line.
     told = {name: value for name, value in record.ack.result.items() if not isinstance(value, (list, dict, type(None)))}
-    parts += [f"{name} {_short(value)}" for name, value in told.items()]
+    parts += [f"{name} {number(value, WHOLE)}" for name, value in told.items()]
     line = ", ".join(parts) or record.ack.message or "applied"
     # A probe that adopts nothing has figures, and its reason is what matters.
     return f"{line}; {record.ack.message}" if parts and not record.ack.changes and record.ack.message else line
@@ -241,7 +245,3 @@ def outcome_line(record: CommandRecord) -> str:
 def result_of(record: CommandRecord) -> dict[str, Any]:
     """What a command's ack carries, but for a model's layers: those were the answer to whoever asked for them."""
     return {} if record.ack is None or record.command.kind == "read_model" else dict(record.ack.result)
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -7,29 +7,33 @@ import unicodedata
 
 MAX_CHARACTERS = 400
 """Longer texts are cut: a line of the screen, not a document (a guess at what a person reads)."""
-FORBIDDEN = frozenset({"Cc", "Cf", "Cs", "Co"})
-"""Unicode categories that could move the cursor, recolour, or reverse the direction of what follows."""
+INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+"""Unicode categories without a visible letter: controls, escape sequences, marks that turn the direction of writing."""
 
 
-def clean(text: str, limit: int = MAX_CHARACTERS) -> str:
-    """Foreign text on one line: no control characters, no escape sequences, white space folded, cut at `limit`.
+def clean(text: str, limit: int = MAX_CHARACTERS, lines: bool = False) -> str:
+    """Foreign text with nothing invisible in it, white space folded, cut at `limit`; on one line unless `lines`.
 
-    Markup is not this function's matter: the screen never parses text as markup.
+    Markup is the affair of whoever shows it: a prompt fences it, Markdown and HTML escape it, a screen parses none.
     """
-    spaced = " ".join(text.split())
-    line = "".join(c for c in spaced if unicodedata.category(c) not in FORBIDDEN)
-    return line if len(line) <= limit else line[: limit - 1] + "…"
+    rows = text.splitlines() if lines else [text]
+    shown = "\n".join(" ".join(_visible(row).split()) for row in rows).strip()
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
-def number(value: object) -> str:
-    """A value in at most four significant digits; NaN and infinity are named."""
+def _visible(text: str) -> str:
+    return "".join(c for c in text if c.isspace() or unicodedata.category(c) not in INVISIBLE)
+
+
+def number(value: object, limit: int = 60) -> str:
+    """A value in at most four significant digits; NaN and infinity are named, what is no number is cut at `limit`."""
     if isinstance(value, float):
         if math.isnan(value):
             return "NaN"
         if math.isinf(value):
             return "inf" if value > 0 else "-inf"
         return f"{value:.4g}"
-    return clean(str(value), 60)
+    return clean(str(value), limit)
 
 
 def duration(seconds: float) -> str:

@@ -25,10 +25,10 @@ from agenttune.protocol.events import (
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.proposals import Ack, ApprovalRequest, Author, CommandRecord, Proposal, State, Verdict
 from agenttune.protocol.summary import MetricAt
-from agenttune.protocol.text import duration, number
+from agenttune.protocol.text import clean, duration, number
 from agenttune.store.run_log import RunLog
 from agenttune.views.event_lines import lines_of
-from agenttune.views.terminal import LiveScreen, PlainLines, clean, view_for
+from agenttune.views.terminal import LiveScreen, PlainLines, view_for
 from agenttune.views.terminal.chart import loss_chart, value_range
 from agenttune.views.terminal.run_feed import RunFeed
 from tests.cli.history import AT_S, HOSTILE, finish, lowered, new_log, point, rescued_run

@@ -11,7 +11,6 @@ import pytest
 
 from agenttune.config import BudgetSettings
 from agenttune.llm.prompts import Prompts
-from agenttune.policy.llm.curve_text import number
 from agenttune.policy.llm.digest import Digest, UsedUp, digest, tokens_estimate
 from agenttune.protocol.commands import UpdateOptimizer, parse_command
 from agenttune.protocol.events import KnobState
@@ -21,6 +20,7 @@ from agenttune.protocol.observation import CheckpointView, Evaluation, Observati
 from agenttune.protocol.proposals import Ack, Author, CommandRecord, Proposal, State, Verdict
 from agenttune.protocol.run_facts import Rhythm, RunFacts
 from agenttune.protocol.summary import Effect, Intervention
+from agenttune.protocol.text import number
 from tests.llm_policy.test_prompting import HOSTILE
 from tests.policy.conftest import applied, decay, observe, view
 
@@ -73,14 +73,14 @@ def test_the_size_is_bounded_whatever_an_observation_holds() -> None:
 
 def test_numbers_have_four_digits_and_say_when_they_are_none() -> None:
     assert [number(v) for v in (0.123456, 1234567.0, 7, math.nan, math.inf, -math.inf, True, "a")] == [
-        *("0.1235", "1.235e+06", "7", "NaN", "Infinity", "-Infinity", "True", "a")
+        *("0.1235", "1.235e+06", "7", "NaN", "inf", "-inf", "True", "a")
     ]
 
 
 def test_losses_that_are_not_finite_are_shown_as_such() -> None:
     shown = text_of(digest(observe([*decay(100), math.nan, math.inf])))
     assert "latest, steps 95 to 102: " in shown
-    assert " NaN Infinity\n" in shown
+    assert " NaN inf\n" in shown
     assert "2 of the last 102 points NOT FINITE" in shown
     assert "not finite at any of the last 5 points" in text_of(digest(observe([math.nan] * 5)))
 

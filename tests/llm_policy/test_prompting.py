@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agenttune.errors import ConfigError
-from agenttune.llm.prompts import Prompts, cleaned, fenced
+from agenttune.llm.prompts import Prompts, fenced
 from agenttune.policy.llm.compact import ACTIONS, STATES
+from agenttune.protocol.text import clean
 
 
 def template(folder: Path, text: str, name: str = "mine.j2") -> Prompts:
@@ -106,8 +107,8 @@ def test_no_text_at_all_leaves_its_fence(text: str) -> None:
 
 
 def test_what_is_cut_is_said() -> None:
-    assert cleaned("x" * 120, 100) == "x" * 100 + " [20 more characters]"
-    assert cleaned("a\tb\n\n c\r\nd", 100, lines=True) == "a b\n\nc\nd"
+    assert fenced("x" * 120, 100) == "<data>" + "x" * 100 + " [20 more characters]</data>"
+    assert clean("a\tb\n\n c\r\nd", 100, lines=True) == "a b\n\nc\nd"
 
 
 def test_the_worked_examples_speak_of_states_and_actions_that_there_are() -> None:

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from agenttune.llm.prompts import fenced
-from agenttune.policy.llm.curve_text import NAME_LETTERS, VALUE_LETTERS, number
+from agenttune.policy.llm.curve_text import NAME_LETTERS, VALUE_LETTERS
 from agenttune.protocol.lr_course import Course, Track
 from agenttune.protocol.observation import CheckpointView, Observation
 from agenttune.protocol.run_facts import Rhythm, RunFacts
-from agenttune.protocol.text import duration
+from agenttune.protocol.text import duration, number
 
 FORETOLD = 4
 """Steps at which the rate to come is told (guess)."""

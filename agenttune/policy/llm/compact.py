@@ -13,15 +13,15 @@ from agenttune.detectors import detect
 from agenttune.detectors.trend import Trend, changes
 from agenttune.errors import UserError
 from agenttune.llm.answer_text import answer_in, spoken
-from agenttune.llm.prompts import cleaned, fenced
+from agenttune.llm.prompts import fenced
 from agenttune.llm.tools import Toolbox
 from agenttune.policy.base import by_agents
 from agenttune.policy.llm.conversation import MENDS, Talk
-from agenttune.policy.llm.curve_text import number
 from agenttune.policy.llm.history import history_of
 from agenttune.protocol.commands import CommandBase, DoEvaluate, SaveCheckpoint, UpdateOptimizer
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Change, CommandRecord, State
+from agenttune.protocol.text import clean, number
 
 FACTORS = {"halve": 0.5, "double": 2.0, "tenfold_down": 0.1, "tenfold_up": 10.0}
 ACTIONS = ("hold", *FACTORS, "undo", "save", "evaluate")
@@ -224,11 +224,11 @@ def _take(talk: Talk, toolbox: Toolbox, text: str, actions: list[str]) -> None:
     action, why = read_action(text)
     if action not in actions:
         raise UserError(f"{action} cannot be done now")
-    talk.said = f"{action}: {cleaned(why, WHY_LETTERS)}"
+    talk.said = f"{action}: {clean(why, WHY_LETTERS)}"
     if action != "hold":
         actions.remove(action)  # not again, should it be refused
     command, prefix = command_for(action, talk.observation)
     if command is not None:
-        reason = f"{prefix}: {cleaned(why, WHY_LETTERS)}" if prefix else talk.said
+        reason = f"{prefix}: {clean(why, WHY_LETTERS)}" if prefix else talk.said
         toolbox.call(command.kind, {**command.model_dump(exclude={"kind"}, exclude_defaults=True), "reason": reason})
         talk.draft(command, reason)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from agenttune.errors import ModelUnavailable, UserError
 from agenttune.llm.answer_text import spoken
-from agenttune.llm.prompts import cleaned
 from agenttune.llm.tools import Wait
 from agenttune.policy.base import Decision, Draft
 from agenttune.policy.llm.pacing import describe
@@ -16,6 +15,7 @@ from agenttune.protocol.command_schemas import ToolShape
 from agenttune.protocol.commands import CommandBase
 from agenttune.protocol.model_calls import ChatMessage, ModelCalled, PromptUsed
 from agenttune.protocol.observation import Observation
+from agenttune.protocol.text import clean
 
 if TYPE_CHECKING:  # its client takes seconds to import, and most runs have no model
     from agenttune.llm import ChatModel
@@ -92,7 +92,7 @@ class Talk:
         if not malformed and not answer.tool_uses and not spoken(answer.content):
             self.troubles.append(_nothing(called))
         # What was thought is not repeated to the model: it is long, and no part of what was said.
-        words = cleaned(spoken(answer.content) or answer.content or "", ECHO_LETTERS, True)
+        words = clean(spoken(answer.content) or answer.content or "", ECHO_LETTERS, True)
         self.messages.append(answer.model_copy(update={"content": words}))
         if malformed:
             raise UserError(f"{MALFORMED_CALL}: {malformed}", field="answer")
@@ -111,7 +111,7 @@ class Talk:
         """Take in a command that the gate lets through as things stand; returns its number."""
         valid = self.valid_for_steps if valid_for_steps is None else valid_for_steps
         self._numbers += 1
-        self.noted[self._numbers] = Draft(command, cleaned(rationale, RATIONALE_LETTERS) or "no reason given", valid)
+        self.noted[self._numbers] = Draft(command, clean(rationale, RATIONALE_LETTERS) or "no reason given", valid)
         return self._numbers
 
     @property
@@ -120,11 +120,11 @@ class Talk:
         return list(self.noted.values())
 
     def trouble(self, text: str) -> None:
-        self.troubles.append(cleaned(text, TROUBLE_LETTERS))
+        self.troubles.append(clean(text, TROUBLE_LETTERS))
 
     def refuse(self, text: str) -> None:
         """Note what the model asked for in vain; it is told too, but whoever reads the log is not."""
-        self.refused.append(cleaned(text, FAULT_LETTERS))
+        self.refused.append(clean(text, FAULT_LETTERS))
 
     def _faults(self) -> list[str]:
         left_out = [words for call in self.calls for words in call.details.get("left_out", [])]
@@ -135,7 +135,7 @@ class Talk:
 
     def decision(self) -> Decision:
         """What has come of it."""
-        words = cleaned(self.said, REASON_LETTERS) or "; ".join(draft.rationale for draft in self.drafts)
+        words = clean(self.said, REASON_LETTERS) or "; ".join(draft.rationale for draft in self.drafts)
         faults = self._faults()
         parts = [words[: 2 * REASON_LETTERS], describe(self.wait) if self.wait else "", *faults]
         reason = "; ".join(part for part in parts if part) or "the model wants nothing and gives no reason"
@@ -148,6 +148,6 @@ def _nothing(called: ModelCalled) -> str:
     thought = called.answer is not None and bool((called.answer.content or "").strip())
     refusal, ended = called.details.get("refusal"), called.details.get("finish_reason")
     if refusal:
-        return cleaned(f"the model refused: {refusal}", TROUBLE_LETTERS)
+        return clean(f"the model refused: {refusal}", TROUBLE_LETTERS)
     what = "only thought aloud, without an answer" if thought else "answered nothing"
-    return cleaned(f"the model {what}{f' (finish reason: {ended})' if ended else ''}", TROUBLE_LETTERS)
+    return clean(f"the model {what}{f' (finish reason: {ended})' if ended else ''}", TROUBLE_LETTERS)

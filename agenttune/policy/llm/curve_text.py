@@ -12,6 +12,7 @@ from agenttune.detectors.trend import GRAD_NAMES, LEVEL_STEPS, LOSS_NAMES, Trend
 from agenttune.llm.prompts import fenced
 from agenttune.protocol.observation import Observation, SeriesView
 from agenttune.protocol.redefining import Redefinition
+from agenttune.protocol.text import number
 
 LATEST, MIDDLE, OLDER = 8, 5, 5
 """Entries of a full curve: newest points raw, medians of the rest of the newest, means of all before them (guess)."""
@@ -29,15 +30,6 @@ _SAYS_NOTHING = re.compile(
 NAME_LETTERS, VALUE_LETTERS = 64, 120
 
 Point = tuple[int, float]
-
-
-def number(value: object) -> str:
-    """A number with 4 significant digits; what is not finite says so; anything else as it is."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return str(value)
-    if math.isfinite(value):
-        return f"{value:.4g}" if isinstance(value, float) else str(value)
-    return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
 
 
 def curves(observation: Observation) -> list[str]:

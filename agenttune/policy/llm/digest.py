@@ -15,13 +15,14 @@ from agenttune.config import BudgetSettings
 from agenttune.llm.prompts import fenced
 from agenttune.llm.tools.offered import UNLISTED_KNOBS
 from agenttune.policy.llm.briefing import by_group, progress, rates_to_come, states, training
-from agenttune.policy.llm.curve_text import NAME_LETTERS, VALUE_LETTERS, curves, number, says_something
+from agenttune.policy.llm.curve_text import NAME_LETTERS, VALUE_LETTERS, curves, says_something
 from agenttune.policy.llm.history import history_of, tried
 from agenttune.protocol.commands import COMMAND_KINDS
 from agenttune.protocol.events import KnobState
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.observation import HISTORY, Evaluation, Observation
 from agenttune.protocol.summary import Intervention
+from agenttune.protocol.text import number
 
 LETTERS_PER_TOKEN = 4
 """English text and figures, roughly (rule of thumb; figures alone take more tokens)."""

@@ -9,10 +9,11 @@ from typing import Any
 from agenttune.detectors.effects import Changes, Measure, effect_of, is_change, measures_of
 from agenttune.llm.prompts import fenced
 from agenttune.policy.base import asked_at_step
-from agenttune.policy.llm.curve_text import NAME_LETTERS, VALUE_LETTERS, number, says_something
+from agenttune.policy.llm.curve_text import NAME_LETTERS, VALUE_LETTERS, says_something
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import CommandRecord, Verdict
 from agenttune.protocol.summary import Intervention, outcome_line, result_of
+from agenttune.protocol.text import number
 
 MOST_TRIED, WHOLE = 6, 2
 """Entries that are shown, and the newest of them that are shown whole (guess)."""

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from agenttune.config import PolicyFile
 from agenttune.errors import ModelUnavailable, SystemFault, UserError
-from agenttune.llm.prompts import Prompts, Rendered, cleaned
+from agenttune.llm.prompts import Prompts, Rendered
 from agenttune.llm.tools import Toolbox
 from agenttune.policy.base import Decision, Policy, PolicyContext
 from agenttune.policy.llm.compact import ACTIONS, allowed_now, choose, line_of
@@ -23,6 +23,7 @@ from agenttune.protocol.model_calls import ChatMessage
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Author
 from agenttune.protocol.run_reader import RunReader
+from agenttune.protocol.text import clean
 
 if TYPE_CHECKING:
     from agenttune.llm import ChatModel
@@ -133,7 +134,7 @@ class LlmPolicy:
         why_not = self.unavailable()
         if why_not or self._chat is None or self._context.reader is None:
             self._pacing.failed()
-            return Decision(reason=cleaned(why_not, 300) or "there is no run to read", skipped=True)
+            return Decision(reason=clean(why_not, 300) or "there is no run to read", skipped=True)
         return self._asked(self._chat, self._context.reader, observation)
 
     def _asked(self, chat: ChatModel, reader: RunReader, observation: Observation) -> Decision:
@@ -204,8 +205,8 @@ class LlmPolicy:
         return {
             "goal_metric": goal.metric,
             "goal_direction": goal.direction,
-            "constraints": [cleaned(text, CONTEXT_LETTERS) for text in goal.constraints],
-            "context": cleaned(goal.context, CONTEXT_LETTERS, lines=True),
+            "constraints": [clean(text, CONTEXT_LETTERS) for text in goal.constraints],
+            "context": clean(goal.context, CONTEXT_LETTERS, lines=True),
             "protocol": protocol,
             "tools": [] if protocol == "tools" else tool_texts(shapes),
             "actions": list(ACTIONS),

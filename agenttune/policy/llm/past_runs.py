@@ -12,9 +12,9 @@ from statistics import median
 
 from agenttune.detectors.trend import GRAD_NAMES, LOSS_NAMES, series
 from agenttune.llm.prompts import fenced
-from agenttune.policy.llm.curve_text import NAME_LETTERS, number
+from agenttune.policy.llm.curve_text import NAME_LETTERS
 from agenttune.protocol.observation import Evaluation, Observation, SeriesView
-from agenttune.protocol.text import duration
+from agenttune.protocol.text import duration, number
 
 CURVE_POINTS, BRIEF_POINTS = 10, 5
 """Entries of the curve of a loss, and of one that matters less (guess)."""

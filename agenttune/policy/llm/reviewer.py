@@ -12,11 +12,12 @@ from pydantic import ValidationError
 from agenttune.config import ReviewerSettings, Settings
 from agenttune.errors import ModelUnavailable, SystemFault, UserError
 from agenttune.llm.answer_text import Unread, answer_in
-from agenttune.llm.prompts import Prompts, Rendered, cleaned
+from agenttune.llm.prompts import Prompts, Rendered
 from agenttune.policy.base import Draft, PolicyContext
 from agenttune.policy.llm.digest import digest
 from agenttune.protocol.model_calls import ChatMessage, ModelCalled
 from agenttune.protocol.observation import Observation
+from agenttune.protocol.text import clean
 
 if TYPE_CHECKING:
     from agenttune.llm import ChatModel
@@ -117,8 +118,8 @@ class Reviewer:
         given: dict[str, Any] = {
             "goal_metric": goal.metric,
             "goal_direction": goal.direction,
-            "constraints": [cleaned(text, CONTEXT_LETTERS) for text in goal.constraints],
-            "context": cleaned(goal.context, CONTEXT_LETTERS, lines=True),
+            "constraints": [clean(text, CONTEXT_LETTERS) for text in goal.constraints],
+            "context": clean(goal.context, CONTEXT_LETTERS, lines=True),
             "command": json.dumps({"kind": draft.command.kind, **draft.command.arguments()}),
             "rationale": draft.rationale,
             "request": request,

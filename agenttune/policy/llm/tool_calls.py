@@ -9,12 +9,13 @@ from typing import Any
 
 from agenttune.errors import UserError
 from agenttune.llm.answer_text import spoken
-from agenttune.llm.prompts import cleaned, fenced
+from agenttune.llm.prompts import fenced
 from agenttune.llm.tools import MAX_ANSWER_CHARACTERS, Outcome, Toolbox
 from agenttune.policy.llm.conversation import MENDS, Talk
 from agenttune.policy.llm.json_answers import answer_schema, read_answer
 from agenttune.protocol.command_schemas import ToolShape
 from agenttune.protocol.model_calls import ChatMessage, ToolUse
+from agenttune.protocol.text import clean
 
 MOST_USES = 16
 """Tools that are called of one answer; a model that asks for more is told so."""
@@ -103,7 +104,7 @@ class ToolForm:
             if outcome.command is not None:
                 return _Result(use, self._draft(outcome, talk))
         except UserError as error:
-            return _Result(use, f"ERROR in {cleaned(use.name, 64)}: {_mended(error)}", is_wrong=True)
+            return _Result(use, f"ERROR in {clean(use.name, 64)}: {_mended(error)}", is_wrong=True)
         if outcome.wait is not None:
             talk.wait, talk.said = outcome.wait, talk.said or outcome.rationale
         return _Result(use, outcome.text, was_reading=outcome.wait is None)

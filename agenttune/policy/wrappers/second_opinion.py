@@ -6,11 +6,11 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from agenttune.config import Settings
-from agenttune.llm.prompts import cleaned
 from agenttune.policy.base import Decision, Draft
 from agenttune.policy.llm.reviewer import WHY_LETTERS, Reviewer
 from agenttune.policy.wrappers.wrapper import Wrapper, unavailable
 from agenttune.protocol.observation import Observation
+from agenttune.protocol.text import clean
 
 NO_ANSWER = "no answer of the reviewer"
 
@@ -25,7 +25,7 @@ class Review(Settings):
 
 
 def _veto(why: str) -> Review:
-    return Review(verdict="veto", why=cleaned(f"{NO_ANSWER}: {why}", WHY_LETTERS))
+    return Review(verdict="veto", why=clean(f"{NO_ANSWER}: {why}", WHY_LETTERS))
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class SecondOpinion(Wrapper):
         for draft in decision.proposals:
             review, made = self.reviewer.ask(draft, observation, Review, _veto)
             calls += made
-            why = cleaned(review.why, WHY_LETTERS)
+            why = clean(review.why, WHY_LETTERS)
             words.append(f"{draft.command.kind} {'approved' if review.verdict == 'approve' else 'vetoed'}: {why}")
             if review.why.startswith(NO_ANSWER):
                 faults.append(why)

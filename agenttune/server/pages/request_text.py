@@ -13,7 +13,6 @@ from agenttune.detectors.trend import LOSS_NAMES
 from agenttune.errors import UserError
 from agenttune.gate import usd_per_hour
 from agenttune.gate.approval_facts import NAME_CHARACTERS, RequestFacts, facts_of
-from agenttune.llm.prompts import cleaned
 from agenttune.protocol.events import RunInfo
 from agenttune.protocol.goal_names import resolve
 from agenttune.protocol.proposals import ApprovalRequest, CommandRecord, Proposal, State
@@ -71,7 +70,7 @@ def asked_of(record: CommandRecord, request: ApprovalRequest, info: RunInfo, now
         risk=proposal.command.risk.value,
         changes=[(change.name, change.before, change.after) for change in facts.changes],
         exact=_exact(proposal),
-        reason=cleaned(proposal.rationale, len(proposal.rationale), lines=True),
+        reason=clean(proposal.rationale, len(proposal.rationale), lines=True),
         evidence=list(_evidence(facts, info)),
         silence=_silence(facts, request.expires_at_s, proposal.valid_until_step),
         cost=_cost(facts),

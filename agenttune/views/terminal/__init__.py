@@ -1,6 +1,5 @@
 """What a person sees in the terminal while a run lives, and the keys they press there."""
 
-from agenttune.protocol.text import clean
 from agenttune.views.terminal.approval_keys import ApprovalPrompt
 from agenttune.views.terminal.plain import PlainLines
 from agenttune.views.terminal.runs_table import print_runs
@@ -12,7 +11,6 @@ __all__ = [
     "LiveScreen",
     "PlainLines",
     "View",
-    "clean",
     "print_runs",
     "view_for",
 ]
