@@ -17,6 +17,7 @@ from agenttune.protocol.command_schemas import COMMAND_SCHEMAS, CommandSchema, c
 from agenttune.protocol.commands import BY_KIND, COMMAND_KINDS
 from agenttune.server.app import create_app
 from agenttune.server.auth.rights import PREFIX, ROLES, ROUTES, Right
+from docs.rooms import rooms_picture
 
 DOCS = Path(__file__).resolve().parent
 
@@ -155,7 +156,7 @@ from `agenttune/config/known_names.py`:
 |---|---|
 """
 
-PAGES = {"commands.md": commands_page, "rest.md": rest_page, "rules.md": rules_page}
+PAGES = {"commands.md": commands_page, "rest.md": rest_page, "rules.md": rules_page, "rooms.svg": rooms_picture}
 
 
 def main() -> None:
