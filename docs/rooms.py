@@ -42,7 +42,8 @@ def inner(room: str) -> str:
 
 def rooms_picture() -> str:
     """An SVG that needs nothing else."""
-    y, boxes = GAP, []
+    boxes: list[str] = []
+    y = GAP
     for row in rows():
         width = (WIDTH - GAP * (len(row) + 1)) // len(row)
         texts = [_lines(room, width) for room in row]
