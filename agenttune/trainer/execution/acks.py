@@ -3,15 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 from agenttune.gate import values_of
-from agenttune.protocol.events import KnobsRead
+from agenttune.protocol.events import KnobsRead, ReadBack
 from agenttune.protocol.proposals import Ack, CommandRecord, Record
-from agenttune.trainer.commands.outcomes import Done
-from agenttune.trainer.execution.read_back import ReadBacks
+from agenttune.trainer.commands.outcomes import Done, Expectation
+from agenttune.trainer.lr.optimizers import same
 from agenttune.trainer.recording.recorder import Recorder
 from agenttune.trainer.run_state import RunState
+
+READ_BACK_STEPS = 5
+"""Steps after which a change is read again (guess: past any warm-up of caches, before a policy's next decision)."""
+
+
+@dataclass
+class Check:
+    """One command's values, to be read again at `due_step`."""
+
+    due_step: int
+    record: CommandRecord
+    expectations: list[Expectation]
+
+
+class ReadBacks:
+    """Changes that will be read again; a newer change of the same value replaces an older one's check."""
+
+    def __init__(self) -> None:
+        self.checks: list[Check] = []
+
+    def expect(self, record: CommandRecord, step: int, expectations: list[Expectation]) -> None:
+        for new in expectations:
+            for check in self.checks:
+                check.expectations = [
+                    old for old in check.expectations if old.name != new.name or not old.groups & new.groups
+                ]
+        if expectations:
+            self.checks.append(Check(step + READ_BACK_STEPS, record, list(expectations)))
+
+    def due(self, step: int) -> list[tuple[CommandRecord, ReadBack]]:
+        """Read what is due; a check with nothing left to compare is dropped."""
+        due = [check for check in self.checks if check.due_step <= step]
+        self.checks = [check for check in self.checks if check.due_step > step]
+        compared = [(check.record, _compare(check.expectations)) for check in due]
+        return [(record, result) for record, result in compared if result is not None]
+
+
+def _compare(expectations: list[Expectation]) -> ReadBack | None:
+    expected, found = {}, {}
+    for expectation in expectations:
+        values = expectation.read()
+        if values is not None:
+            expected[expectation.name] = expectation.expected
+            found[expectation.name] = values
+    if not expected:
+        return None
+    return ReadBack(held=all(same(found[name], expected[name]) for name in expected), expected=expected, found=found)
 
 
 class Answers:

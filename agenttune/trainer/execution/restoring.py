@@ -11,8 +11,7 @@ from agenttune.trainer.captured_values import restore_registered, restore_values
 from agenttune.trainer.checkpoints.branch_folders import Arranged, arrange
 from agenttune.trainer.checkpoints.training_state import TrainingState, not_as_saved
 from agenttune.trainer.commands.outcomes import AwaitRestore, Waiting
-from agenttune.trainer.execution.acks import Answers
-from agenttune.trainer.execution.read_back import ReadBacks
+from agenttune.trainer.execution.acks import Answers, ReadBacks
 from agenttune.trainer.execution.saving import REASON_CHARACTERS
 from agenttune.trainer.recording.recorder import Recorder
 from agenttune.trainer.run_state import RunState
@@ -27,17 +26,15 @@ class Restoring:
         run_state: The run.
         answers: Answers who asked.
         recorder: Writes the log.
-        then: Called when the run stands there and that was answered.
 
     Attributes:
         newest_seq: Of the proposal of the last return, 0 if there was none.
     """
 
-    def __init__(self, run_state: RunState, answers: Answers, recorder: Recorder, then: Callable[[], None]) -> None:
+    def __init__(self, run_state: RunState, answers: Answers, recorder: Recorder) -> None:
         self._run_state = run_state
         self._answers = answers
         self._recorder = recorder
-        self._then = then
         self._waiting: Waiting | None = None
         self.newest_seq = 0
 
@@ -45,11 +42,11 @@ class Restoring:
     def is_under_way(self) -> bool:
         return self._waiting is not None
 
-    def accept(self, waiting: Waiting, outcome: AwaitRestore) -> None:
-        """Ask the loop to go back."""
+    def accept(self, waiting: Waiting, outcome: AwaitRestore, on_restored: Callable[[], None]) -> None:
+        """Ask the loop to go back; it calls `on_restored` when it stands there, now or before its next step."""
         self._waiting = waiting
         try:
-            self._run_state.adapter.restore(outcome.state, self._on_restored)
+            self._run_state.adapter.restore(outcome.state, on_restored)
         except UserError as error:
             self._waiting = None
             self._answers.refuse(waiting.record, error.message)
@@ -60,8 +57,8 @@ class Restoring:
             self._answers.refuse(self._waiting.record, f"the run is {status} before it could go back")
         self._waiting = None
 
-    def _on_restored(self) -> None:
-        """The loop stands where it was asked to; what is left to put back is ours."""
+    def restored(self) -> None:
+        """The loop stands where it was asked to: restore what is ours, and answer."""
         waiting, self._waiting = self._waiting, None
         if waiting is None or not isinstance(waiting.outcome, AwaitRestore):
             return
@@ -92,7 +89,6 @@ class Restoring:
             message = "; ".join(filter(None, [_lost(run_state, waiting.outcome.state), arranged.note]))
             ack = Ack(outcome="applied", step=run_state.step, changes=changes, result=result, message=message)
             self._answers.acknowledge(waiting.record, ack, events)
-        self._then()
 
 
 def _lost(run_state: RunState, state: TrainingState) -> str:

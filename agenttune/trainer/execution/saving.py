@@ -167,8 +167,8 @@ class Saving:
         saved, deleted = checkpoints.save(state, adapter.write_model, outcome.keep_in, outcome.tag, outcome.pinned)
         return saved, [*vanished, *(event for _, event in deleted)]
 
-    def release(self, checkpoint_id: str, reason: str) -> None:
+    def release(self, checkpoint_id: str, purpose: str = "probation") -> None:
         """Delete a checkpoint that was kept for a purpose that is over."""
-        gone = self._run_state.checkpoints.release(checkpoint_id, reason)
+        gone = self._run_state.checkpoints.release(checkpoint_id, f"the {purpose} that it was kept for is over")
         if gone is not None:
             self._recorder.record(gone)

@@ -186,7 +186,8 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
             if self.sources is not None and meter is not None:
                 meter.add_values(self.sources.finish())
             if meter is not None:
-                session.add_point(meter.finish(state.global_step, session.lr, session.base_lr, session.other_rates))
+                rates = session.learning_rates
+                session.add_point(meter.finish(state.global_step, rates.lr, rates.base_lr, rates.others))
             session.boundary(state.global_step)
             if control.should_evaluate:
                 session.evaluation_follows()

@@ -139,9 +139,8 @@ class LoopRun:
         if self.session is not None:
             self.meter.branch = self.session.branch
             self.meter.add_values(values)
-            session = self.session
-            held = self.meter.finish(self.adapter.step, session.lr, session.base_lr, session.other_rates)
-            self.session.add_point(held)
+            rates = self.session.learning_rates
+            self.session.add_point(self.meter.finish(self.adapter.step, rates.lr, rates.base_lr, rates.others))
 
     def log_row(self, row: Mapping[str, Any]) -> None:
         """Record a row of the loop's own log, such as an epoch's means."""

@@ -379,39 +379,6 @@ class Schedule:
         self._publish()
 
 
-class RateReader:
-    """Reads the rates of all groups at each step, at little cost: what kind of schedule it is, is found out once."""
-
-    def __init__(self) -> None:
-        self._schedule: Schedule | None = None
-        self._given: tuple[Optimizer, object | None] | None = None
-        self._holder: Any = None
-        self._is_unscaled = self._is_cyclic = False
-
-    def read(self, optimizer: Optimizer, scheduler: object | None) -> tuple[list[float], list[float]]:
-        """Per group, effective and base rate of this moment."""
-        given = self._given
-        if self._schedule is None or given is None or given[0] is not optimizer or given[1] is not scheduler:
-            self._schedule, self._given = Schedule(optimizer, scheduler), (optimizer, scheduler)
-            self._is_unscaled = self._schedule.kind in (Kind.NONE, Kind.METRIC, Kind.OWN)
-            self._is_cyclic = isinstance(self._schedule.scheduler, (OneCycleLR, CyclicLR))
-            inner = getattr(optimizer, "optimizer", None)  # within accelerate's wrapper, whose groups are a property
-            self._holder = inner if getattr(inner, "param_groups", None) is optimizer.param_groups else optimizer
-        rates = []
-        for group in self._holder.param_groups:  # no comprehension: up to Python 3.11 it is a call
-            lr = group["lr"]
-            rates.append(lr if type(lr) is float else as_float(lr))
-        if self._is_unscaled:
-            return rates, rates
-        bases = None if self._is_cyclic else getattr(self._schedule.scheduler, "base_lrs", None)
-        if type(bases) is list and len(bases) == len(rates):  # as in `Schedule.base`: the case of nearly all
-            found = []
-            for base in bases:
-                found.append(base if type(base) is float else as_float(base))
-            return rates, found
-        return rates, self._schedule.base()
-
-
 def _steerable(fn: object) -> bool:
     return isinstance(fn, SteerableRate)
 

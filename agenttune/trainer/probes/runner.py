@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from agenttune.errors import AgenttuneError, UserError
@@ -18,13 +17,14 @@ from agenttune.protocol.events import Probed, RunInfo, TrialStarted
 from agenttune.protocol.goal_names import value_of
 from agenttune.protocol.proposals import CommandRecord
 from agenttune.protocol.redefining import touches
+from agenttune.trainer.adapter import Trials
 from agenttune.trainer.checkpoints.catalog import SavedCheckpoint
 from agenttune.trainer.checkpoints.training_state import TrainingState
 from agenttune.trainer.commands.apply import apply_command
 from agenttune.trainer.commands.outcomes import AwaitCapture, AwaitRate, Done, NotYet, Outcome, Waiting
 from agenttune.trainer.execution.acks import Answers
+from agenttune.trainer.execution.lr_confirmation import check_after_step, check_before_update
 from agenttune.trainer.execution.queue import Intake
-from agenttune.trainer.execution.read_back import check_after_step, check_before_update
 from agenttune.trainer.execution.restoring import put_values
 from agenttune.trainer.execution.saving import REASON_CHARACTERS, Saving
 from agenttune.trainer.probes.trials import Attempt, attempts_of, choose
@@ -34,8 +34,8 @@ from agenttune.trainer.run_state import RunState
 
 logger = logging.getLogger("agenttune")
 
-Adopt = Callable[[CommandRecord, Outcome], None]
-"""Takes what came of applying a command, as of any other."""
+ProbeResult = tuple[CommandRecord, Outcome]
+"""A probe and what came of applying its best candidate, to be answered as for any other command."""
 
 
 @dataclass
@@ -77,7 +77,7 @@ class Course:
         return sum(attempt.steps for attempt in self.attempts)
 
 
-class Probing:
+class ProbeRunner:
     """One probe at a time.
 
     Args:
@@ -86,8 +86,7 @@ class Probing:
         recorder: Writes the log.
         saving: Keeps the state.
         intake: Tells whether a person wants training to pause or stop.
-        adopt: Takes the outcome of applying the best candidate.
-        then: Called when the run stands where it stood, and that was answered.
+        info: The run's goal; None on ranks that only follow.
     """
 
     def __init__(
@@ -97,19 +96,15 @@ class Probing:
         recorder: Recorder,
         saving: Saving,
         intake: Intake,
-        adopt: Adopt,
-        then: Callable[[], None],
+        info: RunInfo | None,
     ) -> None:
         self._run_state, self._answers, self._recorder = run_state, answers, recorder
-        self._saving, self._intake, self._adopt, self._then = saving, intake, adopt, then
-        self._goal_metric, self._prefers_low = "", True
+        self._saving, self._intake = saving, intake
+        self._goal_metric = "" if info is None else info.goal_metric
+        self._prefers_low = info is None or info.goal_direction == "minimize"
         self._wanted: CommandRecord | None = None
         self._course: Course | None = None
         self._count = 0
-
-    def aim(self, info: RunInfo) -> None:
-        """What counts as good in this run."""
-        self._goal_metric, self._prefers_low = info.goal_metric, info.goal_direction == "minimize"
 
     @property
     def is_wanted(self) -> bool:
@@ -158,29 +153,36 @@ class Probing:
 
     # -- the trials ---------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Take the snapshot and begin with the first trial, if the loop is done with this step."""
+    def start(self, trials: Trials) -> ProbeResult | None:
+        """Take the snapshot and begin with the first trial, if a probe is wanted and the loop is done with this step.
+
+        Args:
+            trials: Told by the loop of what would end training or a step of a trial.
+
+        Returns:
+            The result, if no candidate could even begin.
+        """
         record, adapter = self._wanted, self._run_state.adapter
         if record is None or self._run_state.paused or self._saving.saves or not adapter.is_settled():
-            return
+            return None
         self._wanted = None
         if not isinstance(record.command, Probe):  # for the type checker: only a probe is ever wanted
-            return
+            return None
         refusal = adapter.trial_refusal() or self._incomparable(record.command)
         if refusal:
             self._answers.refuse(record, f"probe: {refusal}")
-            return
+            return None
         try:
             saved = self._keep(record)
             state = self._run_state.checkpoints.read(saved, adapter.model())
         except AgenttuneError as error:
             self._answers.refuse(record, f"the state of before cannot be kept: {error}")
-            return
+            return None
         self._count += 1
         attempts = attempts_of(record.command, self._count)
         self._course = Course(record, record.command, saved, state, self._run_state.ratios, attempts)
-        adapter.begin_trials(self)
-        self._try(self._course)
+        adapter.begin_trials(trials)
+        return self._try(self._course)
 
     def _incomparable(self, command: Probe) -> str:
         """Why the trials cannot be compared: a candidate changes what the compared loss means; empty if none does."""
@@ -205,7 +207,7 @@ class Probing:
         self._recorder.record(saved.saved_event(record.command_id), *deleted, command_id=record.command_id)
         return saved
 
-    def _try(self, course: Course) -> None:
+    def _try(self, course: Course) -> ProbeResult | None:
         """Begin with the trial at hand; those that cannot begin are over at once."""
         while course.at < len(course.attempts):
             attempt = course.attempt
@@ -216,10 +218,10 @@ class Probing:
             self._recorder.record(started, command_id=course.record.command_id)
             self._apply(course, attempt)
             if not attempt.problem:
-                return
+                return None
             attempt.end()
             course.at += 1
-        self._end(course)
+        return self._end(course)
 
     def _apply(self, course: Course, attempt: Attempt) -> None:
         if attempt.command is None:
@@ -261,8 +263,6 @@ class Probing:
         course.fault = course.fault or self._interrupted()
         if not (attempt.problem or course.fault) and attempt.steps >= course.command.steps:
             self._measure(course, attempt)
-        if attempt.value is not None or attempt.problem or course.fault:
-            self._leave(course)
 
     def _check_rate(self, attempt: Attempt) -> None:
         if attempt.rate is not None and not self._run_state.adapter.update_was_skipped():
@@ -295,43 +295,33 @@ class Probing:
         logger.warning("an error in trial %s, which is lost; training goes on", attempt.branch, exc_info=error)
         return True
 
-    def lose(self, error: Exception) -> bool:
-        """An error between two steps; whether it belongs to a trial, which ends at once."""
-        course = self._course
-        if course is None or not self.fail(error):
-            return False
-        if not course.is_leaving:
-            self._leave(course)
-        return True
-
-    def asked_to_end(self, why: str) -> None:
-        """Somebody else than a command wants training to end; that waits until the run stands where it stood."""
-        course = self._course
-        if course is None:
-            return
-        course.fault, course.ends_run = course.fault or why, True
-        if not course.is_leaving:
-            self._leave(course)
+    def break_off(self, why: str) -> None:
+        """Training is to end; that waits until the run stands where it stood."""
+        if self._course is not None:
+            self._course.fault, self._course.ends_run = self._course.fault or why, True
 
     # -- going back ---------------------------------------------------------------------------------------------
 
-    def _leave(self, course: Course) -> None:
+    def leave(self) -> TrainingState | None:
+        """The state to restore, if the trial at hand is over and the loop was not asked to go back yet."""
+        course = self._course
+        if course is None or course.is_leaving or not (course.attempt.is_over or course.fault):
+            return None
         course.attempt.end()
         course.is_leaving = True
         # A schedule takes over the lists of a state that it is given, and the next trial would write into them.
-        state = replace(
+        return replace(
             course.state,
             parts=copy.deepcopy(course.state.parts),
             loop=copy.deepcopy(course.state.loop),
             steered=copy.deepcopy(course.state.steered),
         )
-        self._run_state.adapter.restore(state, self._on_restored)
 
-    def _on_restored(self) -> None:
-        """The loop stands where it stood."""
+    def restored(self) -> ProbeResult | None:
+        """The loop stands where it stood before the trial: begin with the next one, or return the result."""
         course = self._course
         if course is None:
-            return
+            return None
         course.is_leaving = False
         _, problem = put_values(self._run_state, course.state, None)
         if problem:
@@ -341,16 +331,13 @@ class Probing:
         self._run_state.schedule()
         course.at += 1
         if course.fault or course.at == len(course.attempts):
-            self._end(course)
-        else:
-            self._try(course)
-        if self._course is None:
-            self._then()
+            return self._end(course)
+        return self._try(course)
 
     def _put_step(self, course: Course) -> None:
         self._run_state.step, self._run_state.trial = course.state.step, None
 
-    def _end(self, course: Course) -> None:
+    def _end(self, course: Course) -> ProbeResult | None:
         """All trials are over, or it was interrupted."""
         self._course = None
         self._put_step(course)
@@ -365,13 +352,13 @@ class Probing:
             reason=reason[:REASON_CHARACTERS],
         )
         self._recorder.record(probed, self._recorder.knobs_read(), command_id=course.record.command_id)
-        self._saving.release(course.saved.checkpoint_id, "the probe that it was kept for is over")
-        if course.fault:
-            self._answers.refuse(course.record, f"{course.fault}; nothing was adopted")
-        else:
-            self._take(course, best, probed)
+        self._saving.release(course.saved.checkpoint_id, "probe")
         if course.ends_run:
             self._run_state.adapter.request_stop()
+        if course.fault:
+            self._answers.refuse(course.record, f"{course.fault}; nothing was adopted")
+            return None
+        return self._adopt(course, best, probed)
 
     def _choose(self, course: Course) -> tuple[Attempt | None, str]:
         prefers_low = course.command.metric == "loss" or self._prefers_low
@@ -380,24 +367,23 @@ class Probing:
     def _metric(self, course: Course) -> str:
         return "training loss" if course.command.metric == "loss" else self._goal_metric
 
-    def _take(self, course: Course, best: Attempt | None, probed: Probed) -> None:
+    def _adopt(self, course: Course, best: Attempt | None, probed: Probed) -> ProbeResult | None:
         """Apply the best candidate as a command of its own would be, or nothing; either way the ack has the figures."""
         result = result_of(probed)
         if best is None or best.command is None:
-            self._adopt(course.record, Done(f"nothing was adopted: {probed.reason}", result=result))
-            return
+            return course.record, Done(f"nothing was adopted: {probed.reason}", result=result)
         try:
             outcome = apply_command(self._run_state, course.record, best.command)
         except UserError as error:
             self._answers.refuse(course.record, f"{best.command.kind} was the best, but then: {error.message}")
-            return
+            return None
         done = outcome.done if isinstance(outcome, AwaitRate) else outcome
         if isinstance(outcome, NotYet) or not isinstance(done, Done):
             self._answers.refuse(course.record, f"{best.command.kind} was the best, but cannot be applied now")
-            return
+            return None
         done.result |= result
         done.message = " ".join(filter(None, [f"adopted: {probed.reason}.", done.message]))
-        self._adopt(course.record, outcome)
+        return course.record, outcome
 
 
 def result_of(probed: Probed) -> dict[str, object]:

@@ -50,6 +50,11 @@ class Attempt:
     began_s: float = 0.0
     took_s: float = 0.0
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it was measured, or cannot be."""
+        return self.value is not None or bool(self.problem)
+
     def begin(self) -> None:
         self.began_s = time.monotonic()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from agenttune.protocol.events import KnobsRead, KnobState
+from agenttune.protocol.events import KnobsRead, KnobState, Settled
 from agenttune.protocol.proposals import Record
 from agenttune.protocol.run_facts import RunFacts
 from agenttune.store.run_log import RunLog
@@ -40,6 +40,11 @@ class Recorder:
     def update_info(self, **fields: object) -> None:
         """Change fields of the run's identity card."""
         self.submit(lambda log: log.update_info(**fields))
+
+    def settle(self, command_id: str, settled: Settled) -> None:
+        """Write how the probation of a command ended."""
+        step, branch = self._run_state.step, self._run_state.branch
+        self.submit(lambda log: log.settle(command_id, settled, step, branch))
 
     def submit(self, job: Callable[[RunLog], object], urgent: bool = True) -> None:
         """Any other write."""

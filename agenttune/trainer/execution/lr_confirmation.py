@@ -1,10 +1,11 @@
-"""Changes of the learning rate whose ack waits until the schedule's next step has left them in force."""
+"""Changes of the learning rate: the ack waits until the next update used it and the schedule's next step kept it."""
 
 from __future__ import annotations
 
 from agenttune.trainer.commands.outcomes import AwaitRate, Waiting
 from agenttune.trainer.execution.acks import Answers
-from agenttune.trainer.execution.read_back import check_after_step, check_before_update
+from agenttune.trainer.lr.optimizers import same
+from agenttune.trainer.lr.schedules import Kind, Schedule
 from agenttune.trainer.recording.recorder import Recorder
 from agenttune.trainer.run_state import RunState
 
@@ -85,3 +86,51 @@ class RateConfirmation:
 
 def _groups(waiting: Waiting) -> frozenset[int]:
     return waiting.outcome.groups if isinstance(waiting.outcome, AwaitRate) else frozenset()
+
+
+def check_before_update(waiting: Waiting, schedule: Schedule) -> None:
+    """Note it if the update about to happen uses another rate than the one that was set."""
+    outcome = waiting.outcome
+    if not isinstance(outcome, AwaitRate) or _moved(outcome, schedule):
+        return
+    expected = _expected(outcome, schedule)
+    if expected is not None:
+        waiting.problem = _difference(outcome, expected, schedule.effective(), "the next update used")
+
+
+def check_after_step(waiting: Waiting, schedule: Schedule) -> str:
+    """What the ack has to add; sets `waiting.problem` if the rate did not hold."""
+    outcome = waiting.outcome
+    if not isinstance(outcome, AwaitRate):
+        return ""
+    found = schedule.effective()
+    if _moved(outcome, schedule):
+        return f"an evaluation has since moved the rate to {found[min(outcome.groups)]:g}, as {schedule.name} does"
+    expected = _expected(outcome, schedule)
+    if not waiting.problem and expected is not None:
+        waiting.problem = _difference(outcome, expected, found, "after the schedule's next step the rate is")
+    if expected is None:
+        return f"{schedule.name} cannot be foretold; the rate held for one update"
+    if schedule.counts and schedule.clock == outcome.clock:
+        return f"the rate held for one update; {schedule.name} has not stepped since"
+    return ""
+
+
+def _expected(outcome: AwaitRate, schedule: Schedule) -> list[float] | None:
+    """The rates by what the schedule has counted since: a loop may step it before or after the boundary, or not yet."""
+    if not schedule.counts:
+        return outcome.next
+    steps = schedule.clock - outcome.clock
+    return outcome.now if steps == 0 else outcome.next if steps == 1 else None
+
+
+def _moved(outcome: AwaitRate, schedule: Schedule) -> bool:
+    return schedule.kind is Kind.METRIC and schedule.clock != outcome.clock
+
+
+def _difference(outcome: AwaitRate, expected: list[float], found: list[float], what: str) -> str:
+    wrong = [i for i in sorted(outcome.groups) if not same(found[i], expected[i])]
+    if not wrong:
+        return ""
+    i = wrong[0]
+    return f"{what} {found[i]:g} in group {i} instead of {expected[i]:g}: something else sets the rate"

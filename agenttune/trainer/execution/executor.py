@@ -1,0 +1,377 @@
+"""Commands at a step boundary: taken from the queue in order, applied, answered; and where training waits for them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Literal
+
+from agenttune.config import ProbationSettings, WakeSettings
+from agenttune.errors import UserError
+from agenttune.protocol.commands import Impact
+from agenttune.protocol.events import StatusChanged
+from agenttune.protocol.proposals import CommandRecord
+from agenttune.store.run_log import RunLog
+from agenttune.trainer.checkpoints.catalog import SavedCheckpoint
+from agenttune.trainer.commands.apply import apply_command
+from agenttune.trainer.commands.outcomes import (
+    AwaitCapture,
+    AwaitRate,
+    AwaitRestore,
+    AwaitSave,
+    Done,
+    NotYet,
+    Outcome,
+    Waiting,
+)
+from agenttune.trainer.distributed.command_broadcast import CommandBroadcast, SingleProcess
+from agenttune.trainer.execution.acks import Answers
+from agenttune.trainer.execution.lockstep import Lockstep
+from agenttune.trainer.execution.lr_confirmation import RateConfirmation
+from agenttune.trainer.execution.queue import Intake
+from agenttune.trainer.execution.restoring import Restoring
+from agenttune.trainer.execution.saving import REASON_CHARACTERS, Saving
+from agenttune.trainer.probation.own_commands import OwnCommands
+from agenttune.trainer.probation.probation import Probation
+from agenttune.trainer.probes.runner import ProbeResult, ProbeRunner
+from agenttune.trainer.recording.recorder import Recorder
+from agenttune.trainer.run_state import RunState
+
+logger = logging.getLogger("agenttune")
+
+POLL_S = 0.02
+"""How often a paused run looks for commands."""
+
+Place = Literal["boundary", "saved", "between"]
+"""Where in the loop commands are applied: at the end of a step, after a save of the loop's own, between two steps."""
+
+
+class CommandExecutor:
+    """Applies the commands of one run, on every rank alike.
+
+    `serve` at the end of a step, `between` when the loop is done with it. What only the loop can do, a save of its own
+    or a return to a checkpoint, is asked of it; it reports back with `saved` and `restored`.
+
+    Args:
+        log: The run's log, for reading; None on ranks that only follow.
+        run_state: The run.
+        recorder: Writes the log.
+        broadcast: How ranks agree.
+    """
+
+    def __init__(
+        self, log: RunLog | None, run_state: RunState, recorder: Recorder, broadcast: CommandBroadcast
+    ) -> None:
+        self._run_state, self._recorder, self._broadcast = run_state, recorder, broadcast
+        self._is_single = type(broadcast) is SingleProcess
+        answers = self.answers = Answers(run_state, recorder)
+        self.queue = Intake(log, run_state, answers, recorder)
+        self.rates = RateConfirmation(run_state, answers, recorder)
+        self.saving = Saving(run_state, answers, recorder)
+        self.restoring = Restoring(run_state, answers, recorder)
+        info = None if log is None else log.info()
+        self.probe = ProbeRunner(run_state, answers, recorder, self.saving, self.queue, info)
+        self.lockstep = Lockstep.of(log, recorder.submit)
+        self.probation = _probation(log, run_state, recorder, self.saving) if log is not None else None
+        if self.probation is not None:
+            answers.on_ack = self.probation.acked
+        self.applying: str | None = None
+        """Id of the command that is being applied."""
+        self._place: Place = "boundary"
+        self._idle = threading.Event()
+
+    def learn_lockstep(self) -> None:
+        """On ranks that only follow: take over from the leader whether training waits for the agent, and when."""
+        told = self._broadcast.tell("" if self.lockstep is None else self.lockstep.wake.model_dump_json())
+        if told and self.lockstep is None:
+            self.lockstep = Lockstep(WakeSettings.model_validate_json(told), None, self._recorder.submit)
+
+    # -- what is open -----------------------------------------------------------------------------------------
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing is open and nobody has written to the log: the case of nearly every step, told cheaply."""
+        if self.rates.waiting or self.saving.saves or self.queue.queue or self.answers.read_backs.checks:
+            return False
+        if self.has_work_between or (self.probation is not None and self.probation.is_watching):
+            return False
+        return self._is_single and self.queue.is_unchanged()
+
+    @property
+    def has_work_between(self) -> bool:
+        """Whether `between` has something to do."""
+        return self._run_state.paused or self._has_state_to_keep or self.is_decision_due or self._is_held
+
+    @property
+    def is_decision_due(self) -> bool:
+        """Whether training is to stand still for the agent as soon as the loop is done with this step."""
+        if self.lockstep is None or self._run_state.trial is not None:
+            return False
+        return self.lockstep.is_due(self._run_state.step)
+
+    @property
+    def _has_state_to_keep(self) -> bool:
+        """Whether the state of between two steps is wanted, as a checkpoint or to try candidates from it."""
+        return bool(self.saving.captures) or self.probe.is_wanted
+
+    @property
+    def _is_busy(self) -> bool:
+        """Whether the next command has to wait until a save or a return is done."""
+        return self._has_state_to_keep or self.restoring.is_under_way or self.probe.is_trying
+
+    @property
+    def _is_held(self) -> bool:
+        """Whether a request for approval wants training to wait; of several ranks only the leader would."""
+        return self._is_single and self.queue.is_held
+
+    def fail_open(self, status: str) -> str:
+        """Training has ended, or was begun again: answer all that waits for a later step.
+
+        Returns:
+            Where the run stands, if that has to be said.
+        """
+        self.rates.settle(f"read back; the run is {status} before another step could confirm it")
+        self.saving.fail_open(status)
+        self.restoring.fail_open(status)
+        where = self.probe.fail_open(status)
+        if self.probation is not None:
+            self.probation.finish(status)
+        return where
+
+    # -- a step -----------------------------------------------------------------------------------------------
+
+    def before_update(self) -> None:
+        """Just before the optimizer's update."""
+        if self.rates.waiting:
+            self.rates.before_update()
+        if self.probe.is_trying:
+            self.probe.before_update()
+
+    def confirm(self, step: int) -> None:
+        """At the end of a step: whether what was changed before holds, and whether it has hurt."""
+        if self.rates.waiting and not self._run_state.adapter.update_was_skipped():
+            self.rates.confirm()
+        if self.answers.read_backs.checks:
+            self.answers.look_again(step)
+        if self.probation is not None:
+            self.probation.look(step)
+        if self.saving.saves:  # the loop dropped the request, as save_strategy "best" does
+            self._run_state.adapter.request_save()
+
+    def serve(self, place: Place) -> None:
+        """Apply what is queued; while paused, stay and go on applying."""
+        self._place = place
+        self.saving.take_captures()
+        self._apply_or_hold()
+        self._start_probe()
+
+    def between(self, place: Place) -> None:
+        """Serve when the loop is done with a step, then wait for the agent's decision about it, if that is due."""
+        self.serve(place)
+        if self.lockstep is not None and self.is_decision_due and not self._must_go_on:
+            self._run_state.awaits_agent = True
+            try:
+                self._wait_for_agent(self.lockstep)
+            finally:
+                self._run_state.awaits_agent = False
+        self._start_probe()
+
+    # -- what the loop reports --------------------------------------------------------------------------------
+
+    def saved(self, checkpoint: SavedCheckpoint | str) -> None:
+        """The loop has saved a checkpoint, or has not, for the reason given."""
+        self.saving.saved(checkpoint)
+        if self._run_state.paused and not isinstance(checkpoint, str):
+            self.serve("saved")
+
+    def restored(self) -> None:
+        """The loop stands at the state that it was asked to restore."""
+        if self.probe.is_trying:
+            self._finish_probe(self.probe.restored())
+        else:
+            self.restoring.restored()
+        if not self.probe.is_trying:
+            self.between("between")
+
+    # -- applying ---------------------------------------------------------------------------------------------
+
+    def _apply_queued(self) -> None:
+        """Apply in order of acceptance; what comes after a save or a return waits until that is done.
+
+        One after the other: each passes the guardrails on what the one before it has left.
+        """
+        tried: set[str] = set()
+        while shared := self._broadcast.share(self.queue.next(tried)):
+            if self._is_busy:
+                return
+            for record in shared:
+                tried.add(record.command_id)
+                if why_not := self._too_late(record):
+                    self.answers.refuse(record, why_not, outcome="expired")
+                elif self._must_keep_state(record):
+                    return
+                else:
+                    self._apply(record)
+
+    def _too_late(self, record: CommandRecord) -> str:
+        """Why a command was meant for what is no longer there; empty if it was not."""
+        step, until = self._run_state.step, record.proposal.valid_until_step
+        if until is not None and step > until:
+            return f"valid until step {until}, the run is at step {step}; not applied"
+        # The trainer's own return comes before what others asked for earlier, and a person knows where the run stands.
+        is_agents = record.proposal.author.principal == "agent"
+        if is_agents and record.submitted_seq < self.restoring.newest_seq:
+            return f"asked for before the run went back to step {step}, of what it left behind; not applied"
+        return ""
+
+    def _must_keep_state(self, record: CommandRecord) -> bool:
+        """Whether a checkpoint has to be saved before this command, so that it can be reverted; asks for that."""
+        if self.probation is None or self._run_state.adapter.checkpoint_refusal():
+            return False
+        return self.probation.must_wait(record)
+
+    def _apply(self, record: CommandRecord) -> None:
+        was_paused = self._run_state.paused
+        self.applying = record.command_id
+        try:
+            outcome = apply_command(self._run_state, record)
+        except UserError as error:
+            self.answers.refuse(record, error.message)
+            return
+        except Exception as error:  # whatever it is, it is not worth the user's training
+            logger.exception("%s %s failed", record.proposal.command.kind, record.command_id)
+            self.answers.refuse(record, f"{type(error).__name__}: {error}"[:REASON_CHARACTERS])
+            return
+        finally:
+            self.applying = None
+        if self._run_state.paused and not was_paused:
+            self.rates.settle("read back; training is paused before another step could confirm it")
+        self._follow(record, outcome)
+
+    def _follow(self, record: CommandRecord, outcome: Outcome) -> None:
+        """Answer a command that was applied, or begin what its answer waits for."""
+        if isinstance(outcome, NotYet):
+            return
+        self.answers.taken.add(record.command_id)
+        done = outcome.done if isinstance(outcome, AwaitRate) else outcome
+        if isinstance(done, Done):
+            self.queue.note(record, done.changes)
+        if isinstance(outcome, Done):
+            knobs = self._recorder.knobs_read() if outcome.changes else None
+            self.answers.done(record, outcome, knobs, self._run_state.step)
+            return
+        waiting = Waiting(record, self._run_state.step, outcome)
+        if isinstance(outcome, AwaitRate):
+            self.rates.accept(waiting, outcome)
+        elif isinstance(outcome, AwaitSave):
+            self.saving.accept_save(waiting, self._place == "saved")
+        elif isinstance(outcome, AwaitCapture):
+            self.saving.accept_capture(waiting)
+        elif isinstance(outcome, AwaitRestore):
+            self.rates.settle("read back; the run goes back before another step could confirm it")
+            self.restoring.accept(waiting, outcome, self.restored)
+        else:
+            self.rates.settle("read back; a probe goes back here before another step could confirm it")
+            self.probe.accept(record)
+
+    # -- where training waits -----------------------------------------------------------------------------------
+
+    def _apply_or_hold(self) -> None:
+        self._apply_queued()
+        if self._run_state.paused or self._is_held:
+            self._hold()
+
+    def _hold(self) -> None:
+        """Stay while training is paused, or a request for approval wants it to wait, and go on applying."""
+        was_paused = self._run_state.paused
+        if not was_paused:
+            self._recorder.record(StatusChanged(status="paused", reason="a command waits for approval"))
+        self.rates.settle("read back; training is paused before another step could confirm it")
+        # Some work is the loop's: let it out for that; it comes back here in `saved` or `between`.
+        while (self._run_state.paused or self._is_held) and not self._waits_for_loop:
+            self._idle.wait(POLL_S)
+            self._apply_queued()
+        if not was_paused and not self._run_state.paused:
+            self._recorder.record(StatusChanged(status="running", reason="decided"))
+
+    @property
+    def _waits_for_loop(self) -> bool:
+        if self.saving.captures or self.restoring.is_under_way:
+            return True
+        return bool(self.saving.saves) and self._place == "boundary" and self._run_state.adapter.can_end_here()
+
+    def _wait_for_agent(self, lockstep: Lockstep) -> None:
+        """Apply what is asked for until the agent has decided about this step; it may be asked a second time."""
+        run_state = self._run_state
+        while self._agreed(lockstep, lockstep.begin(run_state.step, run_state.branch)):
+            while self._agreed(lockstep, lockstep.goes_on() and not self._is_stop_queued):
+                lockstep.idle()
+                self._apply_or_hold()
+                if self._must_go_on:
+                    return
+            self._apply_or_hold()  # what was decided
+            if self._must_go_on:
+                return
+
+    def _agreed(self, lockstep: Lockstep, waits: bool) -> bool:
+        """Whether the leading rank waits."""
+        waits = self._broadcast.agree(waits)
+        if not waits:
+            lockstep.close()
+        return waits
+
+    @property
+    def _must_go_on(self) -> bool:
+        """Whether something is asked for that only the loop can do, so that nobody may stand still here."""
+        return self._run_state.stop_reason is not None or self._run_state.paused or self._is_busy
+
+    @property
+    def _is_stop_queued(self) -> bool:
+        """Whether somebody wants training to end, where the loop cannot end before its next step."""
+        queued = (record for record in self.queue.queue if record.command_id not in self.answers.taken)
+        return any(record.command.impact is Impact.END for record in queued)
+
+    # -- trials of a probe: what the loop tells of them -------------------------------------------------------------
+
+    def end_trial_step(self, step: int) -> None:
+        """At the end of a step of a trial."""
+        self.probe.step(step)
+        self._leave_trial()
+
+    def fail(self, error: Exception) -> bool:
+        """An error within a step; whether it belongs to a trial, which ends with this step then."""
+        return self.probe.fail(error)
+
+    def lose(self, error: Exception) -> bool:
+        """An error between two steps; whether it belongs to a trial, which ends at once."""
+        is_trials = self.probe.fail(error)
+        self._leave_trial()
+        return is_trials
+
+    def asked_to_end(self, why: str) -> None:
+        """Somebody else than a command wants training to end; that waits until the run stands where it stood."""
+        self.probe.break_off(why)
+        self._leave_trial()
+
+    def _start_probe(self) -> None:
+        self._finish_probe(self.probe.start(self))
+
+    def _leave_trial(self) -> None:
+        """Go back to where a trial began, if it is over."""
+        state = self.probe.leave()
+        if state is not None:
+            self._run_state.adapter.restore(state, self.restored)
+
+    def _finish_probe(self, result: ProbeResult | None) -> None:
+        if result is not None:
+            self._follow(*result)
+
+
+def _probation(log: RunLog, run_state: RunState, recorder: Recorder, saving: Saving) -> Probation | None:
+    """None where no change is monitored."""
+    info = log.info()
+    settings = ProbationSettings.model_validate(info.rules.get("probation", {}))
+    if not settings.is_on:
+        return None
+    ask = OwnCommands(log, run_state, recorder).ask
+    return Probation(settings, info, ask, recorder.settle, saving.release)

@@ -1,0 +1,65 @@
+"""The learning rates of a step, read just before its update, at little cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
+
+from agenttune.protocol.events import rate_name
+from agenttune.trainer.lr.schedules import Kind, Schedule, as_float
+
+
+class LearningRateReader:
+    """Reads the learning rates of all parameter groups; the kind of schedule is looked up once.
+
+    Attributes:
+        lr: The first group's effective rate, which the next update uses.
+        base_lr: The first group's base, which the schedule scales.
+        others: Rates of groups that differ from the first one's, as a row of metrics names them.
+    """
+
+    def __init__(self) -> None:
+        self.lr = self.base_lr = float("nan")
+        self.others: dict[str, float] = {}
+        self._schedule: Schedule | None = None
+        self._given: tuple[Optimizer, object | None] | None = None
+        self._holder: Any = None
+        self._is_unscaled = self._is_cyclic = False
+
+    def read(self, optimizer: Optimizer, scheduler: object | None) -> None:
+        """Read the rates of this moment."""
+        given = self._given
+        if self._schedule is None or given is None or given[0] is not optimizer or given[1] is not scheduler:
+            self._schedule, self._given = Schedule(optimizer, scheduler), (optimizer, scheduler)
+            self._is_unscaled = self._schedule.kind in (Kind.NONE, Kind.METRIC, Kind.OWN)
+            self._is_cyclic = isinstance(self._schedule.scheduler, (OneCycleLR, CyclicLR))
+            inner = getattr(optimizer, "optimizer", None)  # within accelerate's wrapper, whose groups are a property
+            self._holder = inner if getattr(inner, "param_groups", None) is optimizer.param_groups else optimizer
+        rates = []
+        for group in self._holder.param_groups:  # no comprehension: up to Python 3.11 it is a call
+            lr = group["lr"]
+            rates.append(lr if type(lr) is float else as_float(lr))
+        bases = rates
+        if not self._is_unscaled:
+            given_bases = None if self._is_cyclic else getattr(self._schedule.scheduler, "base_lrs", None)
+            if type(given_bases) is list and len(given_bases) == len(rates):  # as in `Schedule.base`: nearly always
+                bases = []
+                for base in given_bases:
+                    bases.append(base if type(base) is float else as_float(base))
+            else:
+                bases = self._schedule.base()
+        self.lr, self.base_lr = rates[0], bases[0]
+        count = len(rates)
+        is_one = count == 1 or (rates.count(rates[0]) == count and bases.count(bases[0]) == count)
+        self.others = {} if is_one else _others(rates, bases)
+
+
+def _others(rates: list[float], bases: list[float]) -> dict[str, float]:
+    found = {}
+    for name, values in (("lr", rates), ("base_lr", bases)):
+        for group, value in enumerate(values):
+            if value != values[0]:
+                found[rate_name(name, group)] = value
+    return found
