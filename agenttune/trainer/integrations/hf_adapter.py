@@ -43,11 +43,12 @@ class HfAdapter:
 
     Args:
         trainer: The trainer, from `make_interactive`; None for the callback alone.
+        loop: The name of its class, as its user knows it.
     """
 
     refusal = REFUSAL
 
-    def __init__(self, trainer: Any = None) -> None:
+    def __init__(self, trainer: Any = None, loop: str = "Trainer") -> None:
         self.trainer = trainer
         self.plan = EpochPlan()
         self.accumulation = Accumulation()
@@ -61,8 +62,7 @@ class HfAdapter:
         self.after_restoring: Callable[[], None] = lambda: None
         self.resumed: Path | None = None
         self.capabilities = WITHOUT_TRAINER if trainer is None else tuple(COMMAND_KINDS)
-        name = "Trainer" if trainer is None else type(trainer).__mro__[1].__name__
-        self.framework = f"transformers {transformers.__version__} {name}"
+        self.framework = f"transformers {transformers.__version__} {loop}"
         self._args: Any
         self._state: Any
         self._control: Any

@@ -292,7 +292,7 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
         if self.meter is not None:
             self.meter.skip()
 
-    def watch_sources(self, loader: Any, dataset: Any) -> None:
+    def measure_sources(self, loader: Any, dataset: Any) -> None:
         """Measure the loss of each source of a mixture; there is nothing to it for any other dataset."""
         self.sources = attach_sources(loader, dataset)
         if self.sources is not None and self._source_hook is None:

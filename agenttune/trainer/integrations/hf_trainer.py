@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,6 +14,11 @@ from agenttune.trainer.integrations.hf_callback import InteractiveCallback
 from agenttune.trainer.integrations.hf_epochs import PlannedEpochs
 from agenttune.trainer.lr.planned_lr import make_steerable
 from agenttune.trainer.options import Options
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+else:
+    Trainer = object
 
 
 def make_interactive(trainer_class: type[Any], *, host: str | None = None, port: int | None = None) -> type[Any]:
@@ -27,140 +33,170 @@ def make_interactive(trainer_class: type[Any], *, host: str | None = None, port:
         port: Its port; the same.
 
     Returns:
-        The subclass; its trainers also have `register_knob`.
+        The subclass, an `InteractiveTrainerMixin`; its trainers also have `register_knob`.
+    """
+    is_interactive = issubclass(trainer_class, InteractiveTrainerMixin)
+    bases = (trainer_class,) if is_interactive else (InteractiveTrainerMixin, trainer_class)
+    server = {"server_host": host, "server_port": port}
+    return type(f"Interactive{trainer_class.__name__}", bases, {"__module__": __name__, **server})
+
+
+class InteractiveTrainerMixin(Trainer):  # type: ignore[misc]
+    """What `make_interactive` puts before a Trainer's class: the hooks that no callback gets.
+
+    Attributes:
+        interactive: The callback, which has the run's session.
+        server_host: Address of the control server, unless the constructor is told another.
+        server_port: Its port.
     """
 
-    class Interactive(trainer_class):  # type: ignore[misc]
-        def __init__(
-            self,
-            *args: Any,
-            agenttune: Options | None = None,
-            host: str | None = host,
-            port: int | None = port,
-            **kwargs: Any,
-        ) -> None:
-            super().__init__(*args, **kwargs)
-            adapter = HfAdapter(self)
-            asked: dict[str, Any] = {"host": host, "port": port}
-            given = {name: value for name, value in asked.items() if value is not None}
-            self.interactive = InteractiveCallback(replace(agenttune or Options(), **given), adapter)
-            self.add_callback(self.interactive)
+    server_host: str | None = None
+    server_port: int | None = None
 
-        @property
-        def register_knob(self) -> Callable[..., None]:
-            """See `InteractiveCallback.register_knob`."""
-            return self.interactive.register_knob
+    def __init__(
+        self,
+        *args: Any,
+        agenttune: Options | None = None,
+        host: str | None = None,
+        port: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        asked = {"host": host or self.server_host, "port": self.server_port if port is None else port}
+        given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+        mro = type(self).__mro__
+        loop = mro[mro.index(InteractiveTrainerMixin) + 1].__name__
+        self.interactive = InteractiveCallback(replace(agenttune or Options(), **given), HfAdapter(self, loop))
+        self.add_callback(self.interactive)
 
-        @property
-        def register_state(self) -> Callable[..., None]:
-            """See `InteractiveCallback.register_state`."""
-            return self.interactive.register_state
+    @property
+    def register_knob(self) -> Callable[..., None]:
+        """See `InteractiveCallback.register_knob`."""
+        return self.interactive.register_knob
 
-        @property
-        def allow_layer_operation(self) -> Callable[..., None]:
-            """See `InteractiveCallback.allow_layer_operation`."""
-            return self.interactive.allow_layer_operation
+    @property
+    def register_state(self) -> Callable[..., None]:
+        """See `InteractiveCallback.register_state`."""
+        return self.interactive.register_state
 
-        @property
-        def allow_layer_parameter(self) -> Callable[..., None]:
-            """See `InteractiveCallback.allow_layer_parameter`."""
-            return self.interactive.allow_layer_parameter
+    @property
+    def allow_layer_operation(self) -> Callable[..., None]:
+        """See `InteractiveCallback.allow_layer_operation`."""
+        return self.interactive.allow_layer_operation
 
-        def train(self, *args: Any, **kwargs: Any) -> Any:
-            self.interactive.adapter.note_resume(args[0] if args else kwargs.get("resume_from_checkpoint"))
-            self.interactive.name_after(self.args)
-            self.interactive.open()
-            PlannedEpochs(self.interactive.adapter.plan, self.callback_handler)
-            accelerator = self.accelerator
-            clip = accelerator.clip_grad_norm_
+    @property
+    def allow_layer_parameter(self) -> Callable[..., None]:
+        """See `InteractiveCallback.allow_layer_parameter`."""
+        return self.interactive.allow_layer_parameter
 
-            def clip_and_note(*clip_args: Any, **clip_kwargs: Any) -> Any:
-                try:
-                    norm = clip(*clip_args, **clip_kwargs)
-                except Exception as error:
-                    if not self.interactive.is_trial_over(error):
-                        raise
-                    return torch.zeros((), device=self.args.device)
-                if self.interactive.meter is not None:
-                    self.interactive.meter.set_norm(norm)
-                return norm
+    # -- the loop's own methods, in the order that it calls them --------------------------------------------------
 
-            accelerator.clip_grad_norm_ = clip_and_note
-            try:
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as the Trainer does, with the run's log open."""
+        interactive = self.interactive
+        interactive.adapter.note_resume(args[0] if args else kwargs.get("resume_from_checkpoint"))
+        interactive.name_after(self.args)
+        interactive.open()
+        PlannedEpochs(interactive.adapter.plan, self.callback_handler)
+        try:
+            with self._noting_norms():
                 output = super().train(*args, **kwargs)
-            except BaseException as error:
-                self.interactive.close_after(error)
-                raise
-            finally:
-                del accelerator.clip_grad_norm_
-            self.interactive.close_normally()
-            return output
+        except BaseException as error:
+            interactive.close_after(error)
+            raise
+        interactive.close_normally()
+        return output
 
-        def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
-            interactive = self.interactive
-            meter, adapter = interactive.meter, interactive.adapter
-            accumulation, alignment = adapter.accumulation, adapter.alignment
-            if alignment.is_active and (nothing := alignment.pass_over(self)) is not None:
-                return nothing
-            if adapter.feed.sought is not None:  # its data failed; the loop leaves after this batch
-                return torch.zeros((), device=self.args.device)
-            if accumulation.is_changed and (group := accumulation.take()) is not None:
-                num_items_in_batch = group.items
-                self.current_gradient_accumulation_steps = group.size
-            if interactive.sources is not None:
-                interactive.sources.begin(inputs)
-            if meter is None:
-                return super().training_step(model, inputs, num_items_in_batch)
-            meter.add_batch(inputs)
+    @contextlib.contextmanager
+    def _noting_norms(self) -> Iterator[None]:
+        """Note the gradient norm where the loop clips it, before clipping."""
+        accelerator, interactive = self.accelerator, self.interactive
+        clip = accelerator.clip_grad_norm_
+
+        def clip_and_note(*args: Any, **kwargs: Any) -> Any:
             try:
-                loss = super().training_step(model, inputs, num_items_in_batch)
+                norm = clip(*args, **kwargs)
             except Exception as error:
                 if not interactive.is_trial_over(error):
                     raise
                 return torch.zeros((), device=self.args.device)
-            meter.losses.append(loss)  # no call: between two steps each costs several times what it does elsewhere
-            # The loop adds it up for its own log, in transformers 4 where nobody can put it back.
-            session = interactive.session
-            return loss if session is None or session.is_calm or not session.is_trying else torch.zeros_like(loss)
+            if interactive.meter is not None:
+                interactive.meter.set_norm(norm)
+            return norm
 
-        def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Any:
-            interactive = self.interactive
-            session, adapter = interactive.session, interactive.adapter
-            if interactive.rows.is_holding:
-                interactive.flush_rows()
-            if session is not None and not session.is_calm and session.waits_between and interactive.between():
-                return [], None
-            if adapter.accumulation.is_changed:
-                now = self.args.gradient_accumulation_steps
-                fetched = adapter.accumulation.fetch(super().get_batch_samples, epoch_iterator, device, now)
-            else:
-                fetched = super().get_batch_samples(epoch_iterator, num_batches, device)
-            feed = adapter.feed
-            if not feed.is_open:
-                feed.count(len(fetched[0]))
-            if feed.sought is not None:
-                return fetched
-            return adapter.alignment.pad(fetched, self) if adapter.alignment.due else fetched
+        accelerator.clip_grad_norm_ = clip_and_note
+        try:
+            yield
+        finally:
+            del accelerator.clip_grad_norm_
 
-        def get_train_dataloader(self) -> Any:
-            loader = self.make_train_dataloader()
-            self.interactive.adapter.feed.attach(loader)
-            return loader
+    def set_initial_training_values(self, *args: Any, **kwargs: Any) -> Any:
+        """Read the loop's plan of epochs, and leave its end open."""
+        values = super().set_initial_training_values(*args, **kwargs)
+        return self.interactive.adapter.plan.read(values, self.args.gradient_accumulation_steps)
 
-        def make_train_dataloader(self) -> Any:
-            """A loader of the training dataset as it is now, that nobody follows."""
-            loader = super().get_train_dataloader()
-            self.interactive.watch_sources(loader, self.train_dataset)
-            return loader
+    def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
+        """Make the schedule one that can be given another plan."""
+        scheduler = super().create_scheduler(*args, **kwargs)
+        make_steerable(scheduler)
+        return scheduler
 
-        def set_initial_training_values(self, *args: Any, **kwargs: Any) -> Any:
-            values = super().set_initial_training_values(*args, **kwargs)
-            return self.interactive.adapter.plan.read(values, self.args.gradient_accumulation_steps)
+    def get_train_dataloader(self) -> Any:
+        """Follow the loader that the loop draws from."""
+        loader = self.make_train_dataloader()
+        self.interactive.adapter.feed.attach(loader)
+        return loader
 
-        def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
-            scheduler = super().create_scheduler(*args, **kwargs)
-            make_steerable(scheduler)
-            return scheduler
+    def make_train_dataloader(self) -> Any:
+        """A loader of the training dataset as it is now, that nobody follows."""
+        loader = super().get_train_dataloader()
+        self.interactive.measure_sources(loader, self.train_dataset)
+        return loader
 
-    Interactive.__name__ = Interactive.__qualname__ = f"Interactive{trainer_class.__name__}"
-    return Interactive
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Any:
+        """Draw the micro-batches of a step; before that, do what had to wait until the last step was over."""
+        interactive = self.interactive
+        session, adapter = interactive.session, interactive.adapter
+        if interactive.rows.is_holding:
+            interactive.flush_rows()
+        if session is not None and not session.is_calm and session.waits_between and interactive.between():
+            return [], None
+        if adapter.accumulation.is_changed:
+            now = self.args.gradient_accumulation_steps
+            fetched = adapter.accumulation.fetch(super().get_batch_samples, epoch_iterator, device, now)
+        else:
+            fetched = super().get_batch_samples(epoch_iterator, num_batches, device)
+        feed = adapter.feed
+        if not feed.is_open:
+            feed.count(len(fetched[0]))
+        if feed.sought is not None:
+            return fetched
+        return adapter.alignment.pad(fetched, self) if adapter.alignment.due else fetched
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        """Forward and backward of one micro-batch, whose loss ([], its share of the step's) is noted."""
+        interactive = self.interactive
+        meter, adapter = interactive.meter, interactive.adapter
+        accumulation, alignment = adapter.accumulation, adapter.alignment
+        if alignment.is_active and (nothing := alignment.pass_over(self)) is not None:
+            return nothing
+        if adapter.feed.sought is not None:  # its data failed; the loop leaves after this batch
+            return torch.zeros((), device=self.args.device)
+        if accumulation.is_changed and (group := accumulation.take()) is not None:
+            num_items_in_batch = group.items
+            self.current_gradient_accumulation_steps = group.size
+        if interactive.sources is not None:
+            interactive.sources.begin(inputs)
+        if meter is None:
+            return super().training_step(model, inputs, num_items_in_batch)
+        meter.add_batch(inputs)
+        try:
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        except Exception as error:
+            if not interactive.is_trial_over(error):
+                raise
+            return torch.zeros((), device=self.args.device)
+        meter.losses.append(loss)  # no call: between two steps each costs several times what it does elsewhere
+        # The loop adds it up for its own log, in transformers 4 where nobody can put it back.
+        session = interactive.session
+        return loss if session is None or session.is_calm or not session.is_trying else torch.zeros_like(loss)
