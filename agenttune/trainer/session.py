@@ -29,7 +29,7 @@ from agenttune.trainer.recording.background_writer import BackgroundWriter
 from agenttune.trainer.recording.goal_check import GoalCheck
 from agenttune.trainer.recording.logged_rows import is_lasting
 from agenttune.trainer.recording.recorder import Recorder
-from agenttune.trainer.recording.step_meter import Held, Metrics, RawRow
+from agenttune.trainer.recording.step_meter import Metrics, RawRow, StepMetrics
 from agenttune.trainer.run_state import RunState
 
 logger = logging.getLogger("agenttune")
@@ -106,7 +106,7 @@ class Session:
         run_state.learn_groups()
         self._executor.learn_lockstep()
         self.status = "running"
-        max_steps = self._executor.answers.max_steps = adapter.max_steps()
+        max_steps = self._executor.acks.max_steps = adapter.max_steps()
         started = RunStarted(
             framework=adapter.framework,
             pid=os.getpid(),
@@ -136,15 +136,15 @@ class Session:
             step: At which it begins.
             reason: Why.
         """
-        run_state, recorder, answers = self.run_state, self._recorder, self._executor.answers
+        run_state, recorder, acks = self.run_state, self._recorder, self._executor.acks
         self.is_calm = False
         self._executor.fail_open("begun again")
         if self._probation is not None:
             self._probation.loss_history.cut(step)
         left = run_state.step
         run_state.step = step
-        answers.read_backs = ReadBacks()
-        answers.max_steps = run_state.adapter.max_steps()
+        acks.read_backs = ReadBacks()
+        acks.max_steps = run_state.adapter.max_steps()
         bodies: list[Record] = [NoteAdded(text=self._begun_again(left, step, reason), author="agenttune")]
         if left > step:
             checkpoints = run_state.checkpoints
@@ -152,8 +152,8 @@ class Session:
             folder = run_state.adapter.loop_folder()
             bodies += arrange(folder, checkpoints).moved if folder is not None else []
         run_state.learn_groups()
-        answers.note_change()
-        recorder.update_info(max_steps=answers.max_steps)
+        acks.note_change()
+        recorder.update_info(max_steps=acks.max_steps)
         recorder.record(*bodies, recorder.knobs_read(), *recorder.whole_read())
         self._executor.serve("boundary")
 
@@ -201,7 +201,7 @@ class Session:
         self.run_state.step = step
         self._check_goal(step)
         if executor.lockstep is not None:
-            executor.lockstep.reach(step, executor.answers.max_steps)
+            executor.lockstep.reach(step, executor.acks.max_steps)
         if executor.is_quiet:
             self.is_calm = not (self.is_in_lockstep or executor.restoring.is_under_way)
             return
@@ -247,10 +247,10 @@ class Session:
         """A row of metrics, or what a step left behind; written in the background."""
         self._recorder.add_point(point)
         if not self.is_calm and self._probe.is_trying:
-            if isinstance(point, Held):
+            if isinstance(point, StepMetrics):
                 self._probe.add(point)
             return
-        if self._probation is not None and isinstance(point, Held):
+        if self._probation is not None and isinstance(point, StepMetrics):
             self._probation.add(point)
 
     def logged(self, row: RawRow) -> None:

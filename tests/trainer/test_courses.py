@@ -13,9 +13,11 @@ from torch.optim import SGD, Optimizer, lr_scheduler
 from transformers.optimization import get_scheduler
 
 from agenttune.control import LocalControl
+from agenttune.protocol.events import rate_name
 from agenttune.protocol.lr_course import Course
 from agenttune.trainer.lr.course import EXACT_STEPS, course_of
-from agenttune.trainer.lr.schedules import RateReader, Schedule
+from agenttune.trainer.lr.reader import LearningRateReader
+from agenttune.trainer.lr.schedules import Schedule
 from tests.trainer.conftest import At, Bench
 from tests.trainer.test_rates import TORCH, TRANSFORMERS, two_groups
 
@@ -149,10 +151,13 @@ def test_a_schedule_of_an_unknown_class_promises_nothing() -> None:
 def test_one_read_gives_base_and_effective_of_all_groups(name: str) -> None:
     optimizer = optimizer_of()
     scheduler = MAKES[name](optimizer)
-    reader = RateReader()
+    reader = LearningRateReader()
     train(optimizer, scheduler, 3)
     schedule = Schedule(optimizer, scheduler)
-    assert reader.read(optimizer, scheduler) == (schedule.effective(), schedule.base())
+    reader.read(optimizer, scheduler)
+    groups = range(len(optimizer.param_groups))
+    assert [reader.others.get(rate_name("lr", i), reader.lr) for i in groups] == schedule.effective()
+    assert [reader.others.get(rate_name("base_lr", i), reader.base_lr) for i in groups] == schedule.base()
 
 
 def build_two(model: nn.Module) -> tuple[Any, Any]:

@@ -189,13 +189,13 @@ def test_a_disk_that_stays_full_is_named_at_the_end(tmp_path: Path, caplog: pyte
 KILLED = """
     import os, signal, sys
     from pathlib import Path
-    from agenttune.trainer import answers
+    from agenttune.trainer.execution.acks import AckWriter
     from tests.trainer.conftest import At, Bench
 
     def die(*args, **kwargs):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    answers.Answers.acknowledge = die
+    AckWriter.acknowledge = die
     Bench(Path(sys.argv[1])).run([At(3, {"kind": "update_optimizer", "lr": 5e-4})])
 """
 

@@ -22,7 +22,7 @@ from agenttune.gate import Gate, History
 from agenttune.protocol.commands import COMMAND_KINDS
 from agenttune.protocol.events import KnobState, RunInfo
 from agenttune.protocol.proposals import Ack, Author, CommandRecord, Proposal, State, Verdict
-from agenttune.trainer.commands.outcomes import AwaitRate, Done
+from agenttune.trainer.commands.outcomes import AwaitLearningRate, Done
 from agenttune.trainer.commands.update_optimizer import update_optimizer
 from agenttune.trainer.commands.update_schedule import update_schedule
 from agenttune.trainer.knobs import KnobRegistry
@@ -118,7 +118,7 @@ class Desk:
             outcome = apply(self.run_state, record, proposal.command)
         except UserError as error:
             return error.message
-        done = outcome.done if isinstance(outcome, AwaitRate) else outcome
+        done = outcome.done if isinstance(outcome, AwaitLearningRate) else outcome
         assert isinstance(done, Done)
         ack = Ack(outcome="applied", step=self.run_state.step, changes=done.changes)
         self.records.append(record.model_copy(update={"ack": ack}))

@@ -18,7 +18,7 @@ from agenttune.protocol.proposals import Ack, Author, Change, CommandRecord, Pro
 from agenttune.trainer.probation.loss_history import LossHistory
 from agenttune.trainer.probation.measures import Assessment, EvaluationMonitor, Evaluations, StepMonitor
 from agenttune.trainer.probation.probation import Probation
-from agenttune.trainer.recording.step_meter import Held
+from agenttune.trainer.recording.step_meter import StepMetrics
 
 pytestmark = pytest.mark.trainer
 SETTINGS = ProbationSettings(steps=60, stall_steps=1440)
@@ -51,8 +51,8 @@ def noisy(curve: Curve, first: int, count: int, draw: random.Random, noise: floa
     return losses
 
 
-def held(step: int, loss: float) -> Held:
-    return Held(step, "main", 0.0, 0.0, 0.1, 0.1, 1, 1, [loss], None, {})  # type: ignore[list-item]
+def held(step: int, loss: float) -> StepMetrics:
+    return StepMetrics(step, "main", 0.0, 0.0, 0.1, 0.1, 1, 1, [loss], None, {})  # type: ignore[list-item]
 
 
 def judged(before: list[float], after: list[float], rules: ProbationSettings = SETTINGS) -> Assessment:

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from agenttune.store.metric_table import Row
-from agenttune.trainer.recording.step_meter import Held, RowMaker, StepMeter
+from agenttune.trainer.recording.step_meter import RowMaker, StepMeter, StepMetrics
 
 pytestmark = pytest.mark.trainer
 
 
-def steps(meter: StepMeter, losses: list[float]) -> list[Held]:
+def steps(meter: StepMeter, losses: list[float]) -> list[StepMetrics]:
     held = []
     for step, loss in enumerate(losses, start=1):
         for _ in range(2):

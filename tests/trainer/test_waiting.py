@@ -92,7 +92,7 @@ class Asked:
 
 
 @dataclass
-class Held:
+class StepMetrics:
     """A run of a plain loop that waits at step 4, as others see it."""
 
     folder: Path
@@ -146,9 +146,11 @@ class Held:
         return used
 
 
-def held_run(folder: Path, while_it_waits: Callable[[Held], None], policy: Asked | None = None) -> tuple[Held, Any]:
+def held_run(
+    folder: Path, while_it_waits: Callable[[StepMetrics], None], policy: Asked | None = None
+) -> tuple[StepMetrics, Any]:
     """Train with an agent beside, and do something once training waits for it."""
-    held, failed = Held(folder, policy or Asked()), list[BaseException]()
+    held, failed = StepMetrics(folder, policy or Asked()), list[BaseException]()
 
     def act() -> None:
         try:
@@ -187,7 +189,7 @@ def test_whatever_others_ask_for_is_served_and_the_decision_still_comes_first(
     folder = tmp_path_factory.mktemp("runs") / "r1"
     acks: list[tuple[str, tuple[str, int]]] = []
 
-    def disturb(held: Held) -> None:
+    def disturb(held: StepMetrics) -> None:
         for name in asked:
             acks.append((name, held.ack(held.submit(DISTURBANCES[name], author))))
             if name == "pause":
@@ -198,7 +200,7 @@ def test_whatever_others_ask_for_is_served_and_the_decision_still_comes_first(
         expects.append(not changed)
         later(held)
 
-    def later(held: Held) -> None:
+    def later(held: StepMetrics) -> None:
         """The other questions of the run: a second one at step 4 after an evaluation, and one at step 8."""
         while held.control.info("r1").is_live:
             if held.policy.answers and not held.policy.answers[-1].done():
@@ -219,7 +221,7 @@ def test_whatever_others_ask_for_is_served_and_the_decision_still_comes_first(
 
 
 def test_a_return_by_somebody_else_lets_go_and_the_late_answer_does_not_count(own: Path) -> None:
-    def go_back(held: Held) -> None:
+    def go_back(held: StepMetrics) -> None:
         held.ack(held.submit({"kind": "save_checkpoint", "keep_in": "memory", "tag": "here"}))
         saved = held.log.events(kinds=["checkpoint_saved"])[-1].body.model_dump()["checkpoint_id"]
         assert held.ack(held.submit({"kind": "load_checkpoint", "checkpoint_id": saved})) == ("applied", 4)
@@ -247,7 +249,7 @@ def test_a_stop_lets_go_at_once(own: Path) -> None:
     assert held.log.info().status == "stopped"
 
 
-def stop(held: Held) -> None:
+def stop(held: StepMetrics) -> None:
     assert held.ack(held.submit({"kind": "stop_training", "save": False})) == ("applied", EVERY)
     held.answer()
 
@@ -270,7 +272,7 @@ def test_an_answer_that_comes_after_the_limit_is_no_decision_about_later_steps(
         policy.answers[1].set_result(Decision(reason="of step 8"))
 
     threading.Thread(target=answer, daemon=True).start()
-    held = Held.__new__(Held)
+    held = StepMetrics.__new__(StepMetrics)
     held.folder, held.policy = own, policy
     with attended(own.parent, "r1", policy):
         held.train()
@@ -394,7 +396,7 @@ def test_a_policy_that_takes_over_while_training_waits_is_asked_about_that_step(
     threads = [threading.Thread(target=loop.run, daemon=True), threading.Thread(target=act, daemon=True)]
     for thread in threads:
         thread.start()
-    held = Held.__new__(Held)
+    held = StepMetrics.__new__(StepMetrics)
     held.folder = own
     assert held.train() == [0.1] * 4 + [0.01] * 6
     for thread in threads:

@@ -36,7 +36,7 @@ class Done:
 
 
 @dataclass
-class AwaitRate:
+class AwaitLearningRate:
     """Applied and read back once; the schedule's next step has to leave it in force."""
 
     done: Done
@@ -97,7 +97,7 @@ class NotYet:
     """The command has to wait for a later boundary."""
 
 
-Outcome = Done | AwaitRate | AwaitSave | AwaitCapture | AwaitRestore | AwaitProbe | NotYet
+Outcome = Done | AwaitLearningRate | AwaitSave | AwaitCapture | AwaitRestore | AwaitProbe | NotYet
 
 
 @dataclass
@@ -106,7 +106,7 @@ class Waiting:
 
     record: CommandRecord
     step: int
-    outcome: AwaitRate | AwaitSave | AwaitCapture | AwaitRestore | AwaitProbe
+    outcome: AwaitLearningRate | AwaitSave | AwaitCapture | AwaitRestore | AwaitProbe
     knobs: KnobsRead | None = None
     """As read when the command was applied."""
     problem: str = ""

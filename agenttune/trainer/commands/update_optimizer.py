@@ -9,7 +9,7 @@ from typing import Any, cast
 from agenttune.errors import NotSupported, UserError
 from agenttune.protocol.commands import UpdateOptimizer
 from agenttune.protocol.proposals import Change, CommandRecord
-from agenttune.trainer.commands.outcomes import AwaitRate, Done, Expectation, Outcome
+from agenttune.trainer.commands.outcomes import AwaitLearningRate, Done, Expectation, Outcome
 from agenttune.trainer.lr.optimizers import (
     Write,
     apply_writes,
@@ -59,7 +59,7 @@ def update_optimizer(run_state: RunState, record: CommandRecord, command: Update
         apply_writes(optimizer, [Write(w.group, w.name, _old(before, w)) for w in writes])
         undo_state()
 
-    return await_rate(run_state, done, command.param_group, undo)
+    return await_learning_rate(run_state, done, command.param_group, undo)
 
 
 def nothing() -> None:
@@ -117,13 +117,15 @@ def _factors(before: float, now: float, base_before: float, base: float) -> tupl
     return factor, factor
 
 
-def await_rate(run_state: RunState, done: Done, only: int | None, undo: Callable[[], None]) -> AwaitRate:
+def await_learning_rate(
+    run_state: RunState, done: Done, only: int | None, undo: Callable[[], None]
+) -> AwaitLearningRate:
     """Describe what the next step has to confirm, and what should stand a few steps later."""
     schedule = run_state.schedule()
     count = len(schedule.groups)
     groups = frozenset(range(count) if only is None else {only})
     done.expectations.append(rate_expectation(run_state, groups))
-    return AwaitRate(done, groups, schedule.effective(), schedule.next_effective(), schedule.clock, undo)
+    return AwaitLearningRate(done, groups, schedule.effective(), schedule.next_effective(), schedule.clock, undo)
 
 
 def rate_expectation(run_state: RunState, groups: frozenset[int]) -> Expectation:

@@ -10,7 +10,7 @@ from agenttune.protocol.commands import UpdateSchedule
 from agenttune.protocol.lr_plans import make_plan, plan_text
 from agenttune.protocol.proposals import Change, CommandRecord
 from agenttune.trainer.commands.outcomes import Done, Expectation, Outcome
-from agenttune.trainer.commands.update_optimizer import await_rate
+from agenttune.trainer.commands.update_optimizer import await_learning_rate
 from agenttune.trainer.lr.course import lambda_name
 from agenttune.trainer.lr.optimizers import same
 from agenttune.trainer.lr.planned_lr import PREVIOUS
@@ -55,7 +55,7 @@ def update_schedule(run_state: RunState, record: CommandRecord, command: UpdateS
         expectations=[_expect_plan(run_state, new_plan)],
     )
     everywhere = range(len(effective))
-    return await_rate(run_state, done, None, lambda: run_state.schedule().put_back(rates, everywhere))
+    return await_learning_rate(run_state, done, None, lambda: run_state.schedule().put_back(rates, everywhere))
 
 
 def _factors(run_state: RunState, command: UpdateSchedule) -> list[tuple[float, float]] | None:

@@ -44,7 +44,7 @@ class SingleProcess:
         return text
 
 
-class Ranks:
+class Distributed:
     """`torch.distributed`: a count each step, and the commands themselves only when there are any.
 
     Runs on a gloo group of its own, so that waiting in a pause does not occupy an accelerator.
@@ -75,9 +75,9 @@ class Ranks:
 
 
 def make_broadcast() -> CommandBroadcast:
-    """`Ranks` in a distributed run of more than one process, else `SingleProcess`."""
+    """`Distributed` in a distributed run of more than one process, else `SingleProcess`."""
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        return Ranks()
+        return Distributed()
     return SingleProcess()
 
 

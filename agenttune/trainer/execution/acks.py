@@ -62,7 +62,7 @@ def _compare(expectations: list[Expectation]) -> ReadBack | None:
     return ReadBack(held=all(same(found[name], expected[name]) for name in expected), expected=expected, found=found)
 
 
-class Answers:
+class AckWriter:
     """Writes acks.
 
     Args:

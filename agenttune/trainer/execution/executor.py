@@ -16,7 +16,7 @@ from agenttune.trainer.checkpoints.catalog import SavedCheckpoint
 from agenttune.trainer.commands.apply import apply_command
 from agenttune.trainer.commands.outcomes import (
     AwaitCapture,
-    AwaitRate,
+    AwaitLearningRate,
     AwaitRestore,
     AwaitSave,
     Done,
@@ -25,10 +25,10 @@ from agenttune.trainer.commands.outcomes import (
     Waiting,
 )
 from agenttune.trainer.distributed.command_broadcast import CommandBroadcast, SingleProcess
-from agenttune.trainer.execution.acks import Answers
+from agenttune.trainer.execution.acks import AckWriter
 from agenttune.trainer.execution.lockstep import Lockstep
-from agenttune.trainer.execution.lr_confirmation import RateConfirmation
-from agenttune.trainer.execution.queue import Intake
+from agenttune.trainer.execution.lr_confirmation import LearningRateConfirmation
+from agenttune.trainer.execution.queue import CommandQueue
 from agenttune.trainer.execution.restoring import Restoring
 from agenttune.trainer.execution.saving import REASON_CHARACTERS, Saving
 from agenttune.trainer.probation.own_commands import OwnCommands
@@ -64,17 +64,17 @@ class CommandExecutor:
     ) -> None:
         self._run_state, self._recorder, self._broadcast = run_state, recorder, broadcast
         self._is_single = type(broadcast) is SingleProcess
-        answers = self.answers = Answers(run_state, recorder)
-        self.queue = Intake(log, run_state, answers, recorder)
-        self.rates = RateConfirmation(run_state, answers, recorder)
-        self.saving = Saving(run_state, answers, recorder)
-        self.restoring = Restoring(run_state, answers, recorder)
+        acks = self.acks = AckWriter(run_state, recorder)
+        self.queue = CommandQueue(log, run_state, acks, recorder)
+        self.rates = LearningRateConfirmation(run_state, acks, recorder)
+        self.saving = Saving(run_state, acks, recorder)
+        self.restoring = Restoring(run_state, acks, recorder)
         info = None if log is None else log.info()
-        self.probe = ProbeRunner(run_state, answers, recorder, self.saving, self.queue, info)
+        self.probe = ProbeRunner(run_state, acks, recorder, self.saving, self.queue, info)
         self.lockstep = Lockstep.of(log, recorder.submit)
         self.probation = _probation(log, run_state, recorder, self.saving) if log is not None else None
         if self.probation is not None:
-            answers.on_ack = self.probation.acked
+            acks.on_ack = self.probation.acked
         self.applying: str | None = None
         """Id of the command that is being applied."""
         self._place: Place = "boundary"
@@ -91,7 +91,7 @@ class CommandExecutor:
     @property
     def is_quiet(self) -> bool:
         """Whether nothing is open and nobody has written to the log: the case of nearly every step, told cheaply."""
-        if self.rates.waiting or self.saving.saves or self.queue.queue or self.answers.read_backs.checks:
+        if self.rates.waiting or self.saving.saves or self.queue.queue or self.acks.read_backs.checks:
             return False
         if self.has_work_between or (self.probation is not None and self.probation.is_watching):
             return False
@@ -151,8 +151,8 @@ class CommandExecutor:
         """At the end of a step: whether what was changed before holds, and whether it has hurt."""
         if self.rates.waiting and not self._run_state.adapter.update_was_skipped():
             self.rates.confirm()
-        if self.answers.read_backs.checks:
-            self.answers.look_again(step)
+        if self.acks.read_backs.checks:
+            self.acks.look_again(step)
         if self.probation is not None:
             self.probation.look(step)
         if self.saving.saves:  # the loop dropped the request, as save_strategy "best" does
@@ -207,7 +207,7 @@ class CommandExecutor:
             for record in shared:
                 tried.add(record.command_id)
                 if why_not := self._too_late(record):
-                    self.answers.refuse(record, why_not, outcome="expired")
+                    self.acks.refuse(record, why_not, outcome="expired")
                 elif self._must_keep_state(record):
                     return
                 else:
@@ -236,11 +236,11 @@ class CommandExecutor:
         try:
             outcome = apply_command(self._run_state, record)
         except UserError as error:
-            self.answers.refuse(record, error.message)
+            self.acks.refuse(record, error.message)
             return
         except Exception as error:  # whatever it is, it is not worth the user's training
             logger.exception("%s %s failed", record.proposal.command.kind, record.command_id)
-            self.answers.refuse(record, f"{type(error).__name__}: {error}"[:REASON_CHARACTERS])
+            self.acks.refuse(record, f"{type(error).__name__}: {error}"[:REASON_CHARACTERS])
             return
         finally:
             self.applying = None
@@ -252,16 +252,16 @@ class CommandExecutor:
         """Answer a command that was applied, or begin what its answer waits for."""
         if isinstance(outcome, NotYet):
             return
-        self.answers.taken.add(record.command_id)
-        done = outcome.done if isinstance(outcome, AwaitRate) else outcome
+        self.acks.taken.add(record.command_id)
+        done = outcome.done if isinstance(outcome, AwaitLearningRate) else outcome
         if isinstance(done, Done):
             self.queue.note(record, done.changes)
         if isinstance(outcome, Done):
             knobs = self._recorder.knobs_read() if outcome.changes else None
-            self.answers.done(record, outcome, knobs, self._run_state.step)
+            self.acks.done(record, outcome, knobs, self._run_state.step)
             return
         waiting = Waiting(record, self._run_state.step, outcome)
-        if isinstance(outcome, AwaitRate):
+        if isinstance(outcome, AwaitLearningRate):
             self.rates.accept(waiting, outcome)
         elif isinstance(outcome, AwaitSave):
             self.saving.accept_save(waiting, self._place == "saved")
@@ -328,7 +328,7 @@ class CommandExecutor:
     @property
     def _is_stop_queued(self) -> bool:
         """Whether somebody wants training to end, where the loop cannot end before its next step."""
-        queued = (record for record in self.queue.queue if record.command_id not in self.answers.taken)
+        queued = (record for record in self.queue.queue if record.command_id not in self.acks.taken)
         return any(record.command.impact is Impact.END for record in queued)
 
     # -- trials of a probe: what the loop tells of them -------------------------------------------------------------

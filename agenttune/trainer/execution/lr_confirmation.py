@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from agenttune.trainer.commands.outcomes import AwaitRate, Waiting
-from agenttune.trainer.execution.acks import Answers
+from agenttune.trainer.commands.outcomes import AwaitLearningRate, Waiting
+from agenttune.trainer.execution.acks import AckWriter
 from agenttune.trainer.lr.optimizers import same
 from agenttune.trainer.lr.schedules import Kind, Schedule
 from agenttune.trainer.recording.recorder import Recorder
 from agenttune.trainer.run_state import RunState
 
 
-class RateConfirmation:
+class LearningRateConfirmation:
     """Confirms rates, or fails them.
 
     Args:
         run_state: The run.
-        answers: Answers who asked.
+        acks: Answers who asked.
         recorder: Reads the knobs.
     """
 
-    def __init__(self, run_state: RunState, answers: Answers, recorder: Recorder) -> None:
+    def __init__(self, run_state: RunState, acks: AckWriter, recorder: Recorder) -> None:
         self._run_state = run_state
-        self._answers = answers
+        self._acks = acks
         self._recorder = recorder
         self.waiting: list[Waiting] = []
 
-    def accept(self, waiting: Waiting, outcome: AwaitRate) -> None:
+    def accept(self, waiting: Waiting, outcome: AwaitLearningRate) -> None:
         """A rate was set; while paused there is no step to wait for."""
         schedule = self._run_state.schedule()
         overridden = [w for w in self.waiting if _groups(w) & outcome.groups]
@@ -34,9 +34,9 @@ class RateConfirmation:
             message = f"overridden by {waiting.record.command_id} in the same step, before an update used it"
             self._finish(other, message)
         for other in self.waiting:  # untouched groups; a plan may have moved what comes next
-            if isinstance(other.outcome, AwaitRate):
+            if isinstance(other.outcome, AwaitLearningRate):
                 other.outcome.next = schedule.next_effective()
-        self._answers.note_change()
+        self._acks.note_change()
         waiting.knobs = self._recorder.knobs_read()
         if self._run_state.paused:
             self._finish(waiting, "read back; training is paused before another step could confirm it")
@@ -71,27 +71,27 @@ class RateConfirmation:
             self._finish(waiting, message)
 
     def _finish(self, waiting: Waiting, message: str, confirmed_step: int | None = None) -> None:
-        if isinstance(waiting.outcome, AwaitRate):
+        if isinstance(waiting.outcome, AwaitLearningRate):
             done = waiting.outcome.done
             done.message = " ".join(filter(None, [done.message, message]))
-            self._answers.done(waiting.record, done, waiting.knobs, waiting.step, confirmed_step)
+            self._acks.done(waiting.record, done, waiting.knobs, waiting.step, confirmed_step)
 
     def _fail(self, waiting: Waiting) -> None:
-        if not isinstance(waiting.outcome, AwaitRate):
+        if not isinstance(waiting.outcome, AwaitLearningRate):
             return
         waiting.outcome.undo()
         others = "" if len(waiting.outcome.done.changes) < 2 else "; what else it changed was put back"
-        self._answers.refuse(waiting.record, waiting.problem + others, (self._recorder.knobs_read(),))
+        self._acks.refuse(waiting.record, waiting.problem + others, (self._recorder.knobs_read(),))
 
 
 def _groups(waiting: Waiting) -> frozenset[int]:
-    return waiting.outcome.groups if isinstance(waiting.outcome, AwaitRate) else frozenset()
+    return waiting.outcome.groups if isinstance(waiting.outcome, AwaitLearningRate) else frozenset()
 
 
 def check_before_update(waiting: Waiting, schedule: Schedule) -> None:
     """Note it if the update about to happen uses another rate than the one that was set."""
     outcome = waiting.outcome
-    if not isinstance(outcome, AwaitRate) or _moved(outcome, schedule):
+    if not isinstance(outcome, AwaitLearningRate) or _moved(outcome, schedule):
         return
     expected = _expected(outcome, schedule)
     if expected is not None:
@@ -101,7 +101,7 @@ def check_before_update(waiting: Waiting, schedule: Schedule) -> None:
 def check_after_step(waiting: Waiting, schedule: Schedule) -> str:
     """What the ack has to add; sets `waiting.problem` if the rate did not hold."""
     outcome = waiting.outcome
-    if not isinstance(outcome, AwaitRate):
+    if not isinstance(outcome, AwaitLearningRate):
         return ""
     found = schedule.effective()
     if _moved(outcome, schedule):
@@ -116,7 +116,7 @@ def check_after_step(waiting: Waiting, schedule: Schedule) -> str:
     return ""
 
 
-def _expected(outcome: AwaitRate, schedule: Schedule) -> list[float] | None:
+def _expected(outcome: AwaitLearningRate, schedule: Schedule) -> list[float] | None:
     """The rates by what the schedule has counted since: a loop may step it before or after the boundary, or not yet."""
     if not schedule.counts:
         return outcome.next
@@ -124,11 +124,11 @@ def _expected(outcome: AwaitRate, schedule: Schedule) -> list[float] | None:
     return outcome.now if steps == 0 else outcome.next if steps == 1 else None
 
 
-def _moved(outcome: AwaitRate, schedule: Schedule) -> bool:
+def _moved(outcome: AwaitLearningRate, schedule: Schedule) -> bool:
     return schedule.kind is Kind.METRIC and schedule.clock != outcome.clock
 
 
-def _difference(outcome: AwaitRate, expected: list[float], found: list[float], what: str) -> str:
+def _difference(outcome: AwaitLearningRate, expected: list[float], found: list[float], what: str) -> str:
     wrong = [i for i in sorted(outcome.groups) if not same(found[i], expected[i])]
     if not wrong:
         return ""

@@ -10,7 +10,7 @@ from agenttune.errors import StoreFault
 from agenttune.protocol.proposals import Change, CommandRecord, State
 from agenttune.store.run_log import LOG_NAME, RunLog
 from agenttune.store.wal_monitor import OwnCommits, WalMonitor
-from agenttune.trainer.execution.acks import Answers
+from agenttune.trainer.execution.acks import AckWriter
 from agenttune.trainer.execution.recheck import Admission
 from agenttune.trainer.recording.recorder import Recorder
 from agenttune.trainer.run_state import RunState
@@ -18,20 +18,20 @@ from agenttune.trainer.run_state import RunState
 logger = logging.getLogger("agenttune")
 
 
-class Intake:
+class CommandQueue:
     """The queue of one run; empty on ranks that only follow.
 
     Args:
         log: The run's log, for reading.
         run_state: The run.
-        answers: Answers what is refused.
+        acks: Answers what is refused.
         recorder: Reads the knobs.
     """
 
-    def __init__(self, log: RunLog | None, run_state: RunState, answers: Answers, recorder: Recorder) -> None:
+    def __init__(self, log: RunLog | None, run_state: RunState, acks: AckWriter, recorder: Recorder) -> None:
         self._log = log
         self._run_state = run_state
-        self._answers = answers
+        self._acks = acks
         self._recorder = recorder
         self.own = OwnCommits(log.folder / LOG_NAME) if log is not None else None
         """Commits that bring no commands: whoever writes them may tell of them."""
@@ -63,7 +63,7 @@ class Intake:
             self._has_fault = True
             return []
         self._has_fault = False
-        self.queue = [record for record in self.queue if record.command_id not in self._answers.taken]
+        self.queue = [record for record in self.queue if record.command_id not in self._acks.taken]
         # What the trainer itself asks for, the state of before a change or the way back, comes before the next change.
         self.queue.sort(key=lambda record: record.proposal.author.principal != "trainer")
         return self.queue
@@ -76,7 +76,7 @@ class Intake:
             queued = self._log.commands(State.QUEUED)
         except (StoreFault, sqlite3.Error):  # `fetch` tells of it
             return None
-        new = [record for record in queued if record.command_id not in self._answers.taken]
+        new = [record for record in queued if record.command_id not in self._acks.taken]
         return next((r for r in new if r.proposal.author.principal != "agent" and r.command.interrupts), None)
 
     def next(self, tried: Set[str]) -> list[CommandRecord]:
@@ -86,12 +86,12 @@ class Intake:
             tried: Ids of those that have had their turn at this boundary.
         """
         for record in self.fetch():
-            if record.command_id in self._answers.taken or record.command_id in tried:
+            if record.command_id in self._acks.taken or record.command_id in tried:
                 continue
             refusal = "" if self._admission is None else self._admission.refusal(record, self._run_state.as_info)
             if not refusal:
                 return [record]
-            self._answers.refuse(record, refusal)
+            self._acks.refuse(record, refusal)
         return []
 
     def note(self, record: CommandRecord, changes: list[Change]) -> None:
@@ -101,5 +101,5 @@ class Intake:
 
 
 def _never() -> bool:
-    """Ranks that only follow do not know."""
+    """Distributed that only follow do not know."""
     return False

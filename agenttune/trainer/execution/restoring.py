@@ -11,7 +11,7 @@ from agenttune.trainer.captured_values import restore_registered, restore_values
 from agenttune.trainer.checkpoints.branch_folders import Arranged, arrange
 from agenttune.trainer.checkpoints.training_state import TrainingState, not_as_saved
 from agenttune.trainer.commands.outcomes import AwaitRestore, Waiting
-from agenttune.trainer.execution.acks import Answers, ReadBacks
+from agenttune.trainer.execution.acks import AckWriter, ReadBacks
 from agenttune.trainer.execution.saving import REASON_CHARACTERS
 from agenttune.trainer.recording.recorder import Recorder
 from agenttune.trainer.run_state import RunState
@@ -24,16 +24,16 @@ class Restoring:
 
     Args:
         run_state: The run.
-        answers: Answers who asked.
+        acks: Answers who asked.
         recorder: Writes the log.
 
     Attributes:
         newest_seq: Of the proposal of the last return, 0 if there was none.
     """
 
-    def __init__(self, run_state: RunState, answers: Answers, recorder: Recorder) -> None:
+    def __init__(self, run_state: RunState, acks: AckWriter, recorder: Recorder) -> None:
         self._run_state = run_state
-        self._answers = answers
+        self._acks = acks
         self._recorder = recorder
         self._waiting: Waiting | None = None
         self.newest_seq = 0
@@ -49,12 +49,12 @@ class Restoring:
             self._run_state.adapter.restore(outcome.state, on_restored)
         except UserError as error:
             self._waiting = None
-            self._answers.refuse(waiting.record, error.message)
+            self._acks.refuse(waiting.record, error.message)
 
     def fail_open(self, status: str) -> None:
         """The run ends."""
         if self._waiting is not None:
-            self._answers.refuse(self._waiting.record, f"the run is {status} before it could go back")
+            self._acks.refuse(self._waiting.record, f"the run is {status} before it could go back")
         self._waiting = None
 
     def restored(self) -> None:
@@ -66,16 +66,16 @@ class Restoring:
         left_step, left_branch = run_state.step, run_state.branch
         run_state.step = waiting.outcome.state.step
         self.newest_seq = waiting.record.submitted_seq
-        self._answers.read_backs = ReadBacks()
+        self._acks.read_backs = ReadBacks()
         started = run_state.checkpoints.start_branch(waiting.outcome.branch, checkpoint)
-        changes, problem = put_values(run_state, waiting.outcome.state, waiting.outcome.dataset)
+        changes, problem = restore_own_values(run_state, waiting.outcome.state, waiting.outcome.dataset)
         run_state.schedule()
-        self._answers.note_change()
+        self._acks.note_change()
         folder = run_state.adapter.loop_folder()
         arranged = arrange(folder, run_state.checkpoints, checkpoint) if folder is not None else Arranged()
         events = (started, *arranged.moved, self._recorder.knobs_read(), *self._recorder.whole_read())
         if problem:
-            self._answers.refuse(waiting.record, f"went back as branch {started.name}, but {problem}", events)
+            self._acks.refuse(waiting.record, f"went back as branch {started.name}, but {problem}", events)
         else:
             result: dict[str, object] = {
                 "branch": started.name,
@@ -88,7 +88,7 @@ class Restoring:
                 result["restart_from"] = None if arranged.restart_from is None else str(arranged.restart_from)
             message = "; ".join(filter(None, [_lost(run_state, waiting.outcome.state), arranged.note]))
             ack = Ack(outcome="applied", step=run_state.step, changes=changes, result=result, message=message)
-            self._answers.acknowledge(waiting.record, ack, events)
+            self._acks.acknowledge(waiting.record, ack, events)
 
 
 def _lost(run_state: RunState, state: TrainingState) -> str:
@@ -98,7 +98,7 @@ def _lost(run_state: RunState, state: TrainingState) -> str:
     return "; ".join(filter(None, [run_state.adapter.restore_note(state), told]))
 
 
-def put_values(run_state: RunState, state: TrainingState, dataset: object | None) -> tuple[list[Change], str]:
+def restore_own_values(run_state: RunState, state: TrainingState, dataset: object | None) -> tuple[list[Change], str]:
     """Read back what the loop has put back, then put back what is ours; and what did not go as it should."""
     adapter = run_state.adapter
     try:

@@ -14,7 +14,7 @@ from agenttune.trainer.checkpoints.branch_folders import keep_within, taken_inst
 from agenttune.trainer.checkpoints.catalog import SavedCheckpoint
 from agenttune.trainer.checkpoints.files import check_readable, write_manifest
 from agenttune.trainer.commands.outcomes import AwaitCapture, AwaitSave, Waiting
-from agenttune.trainer.execution.acks import Answers
+from agenttune.trainer.execution.acks import AckWriter
 from agenttune.trainer.recording.recorder import Recorder
 from agenttune.trainer.run_state import RunState
 
@@ -29,13 +29,13 @@ class Saving:
 
     Args:
         run_state: The run.
-        answers: Answers who asked.
+        acks: Answers who asked.
         recorder: Writes the log.
     """
 
-    def __init__(self, run_state: RunState, answers: Answers, recorder: Recorder) -> None:
+    def __init__(self, run_state: RunState, acks: AckWriter, recorder: Recorder) -> None:
         self._run_state = run_state
-        self._answers = answers
+        self._acks = acks
         self._recorder = recorder
         self.saves: list[Waiting] = []
         self.captures: list[Waiting] = []
@@ -56,7 +56,7 @@ class Saving:
     def fail_open(self, status: str) -> None:
         """The run ends; nobody saves any more."""
         for waiting in [*self.saves, *self.captures]:
-            self._answers.refuse(waiting.record, f"the run is {status}, no checkpoint was saved")
+            self._acks.refuse(waiting.record, f"the run is {status}, no checkpoint was saved")
         self.saves, self.captures = [], []
 
     # -- the loop's own -----------------------------------------------------------------------------------------
@@ -66,7 +66,7 @@ class Saving:
         saves, self.saves = self.saves, []
         if isinstance(checkpoint, str):
             for waiting in saves:
-                self._answers.refuse(waiting.record, checkpoint)
+                self._acks.refuse(waiting.record, checkpoint)
             return
         again = self._run_state.checkpoints.saved_again(checkpoint)
         self._run_state.checkpoints.newest_of_loop = checkpoint
@@ -110,7 +110,7 @@ class Saving:
             message = self._how_to_go_on(saved, message, result)
         message = "; ".join(filter(None, [message, saved.problem]))
         ack = Ack(outcome="applied", step=saved.step, result=result, message=message)
-        self._answers.acknowledge(waiting.record, ack, (event,))
+        self._acks.acknowledge(waiting.record, ack, (event,))
 
     def _how_to_go_on(self, saved: SavedCheckpoint, message: str, result: dict[str, Any]) -> str:
         """Add to what a stop says how its run can be gone on with."""
@@ -136,17 +136,17 @@ class Saving:
         try:
             saved, deleted = self.keep_state(outcome)
         except AgenttuneError as error:
-            self._answers.refuse(waiting.record, str(error))
+            self._acks.refuse(waiting.record, str(error))
         except Exception as error:  # the user's training is worth more than this checkpoint
             logger.exception("checkpoint not saved")
-            self._answers.refuse(waiting.record, f"{type(error).__name__}: {error}"[:REASON_CHARACTERS])
+            self._acks.refuse(waiting.record, f"{type(error).__name__}: {error}"[:REASON_CHARACTERS])
         else:
             event = saved.saved_event(waiting.record.command_id)
             result: dict[str, Any] = {"checkpoint_id": saved.checkpoint_id, "path": saved.path}
             result["size_bytes"] = saved.size_bytes
             message = self._how_to_go_on(saved, outcome.message, result) if outcome.is_last else outcome.message
             ack = Ack(outcome="applied", step=self._run_state.step, result=result, message=message)
-            self._answers.acknowledge(waiting.record, ack, (event, *deleted))
+            self._acks.acknowledge(waiting.record, ack, (event, *deleted))
         if outcome.then is not None:
             outcome.then()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from agenttune.protocol.lr_course import Course, Track, course_text
 from agenttune.protocol.lr_plans import plan_text, planned_factor
-from agenttune.trainer.lr.planned_lr import PREVIOUS, SteerableRate
+from agenttune.trainer.lr.planned_lr import PREVIOUS, PlannedLambda
 from agenttune.trainer.lr.schedules import Kind, Schedule
 
 PUBLISHED_POINTS = 24
@@ -105,7 +105,7 @@ def _of_lambdas(schedule: Schedule, step: int, ahead: int, points: int) -> Cours
     return course.model_copy(update=update)
 
 
-def _under(fn: SteerableRate, plan: dict[str, Any]) -> Callable[[int], float]:
+def _under(fn: PlannedLambda, plan: dict[str, Any]) -> Callable[[int], float]:
     return functools.partial(planned_factor, plan) if plan else fn.original
 
 
@@ -125,7 +125,7 @@ def _rates(
 
 def _key(fn: object) -> object:
     """What is the same for functions that give the same; a plan is the same for all groups."""
-    if isinstance(fn, SteerableRate):
+    if isinstance(fn, PlannedLambda):
         return "plan" if fn.plan else id(fn.original)
     return "plan" if isinstance(fn, functools.partial) and fn.func is planned_factor else id(fn)
 
@@ -147,7 +147,7 @@ def _offsets(ahead: int, lambdas: Sequence[Callable[[int], float]], clock: int) 
 
 def lambda_name(fn: object) -> str:
     """A schedule of transformers is a partial of a function that is named after it."""
-    inner = fn.original if isinstance(fn, SteerableRate) else fn
+    inner = fn.original if isinstance(fn, PlannedLambda) else fn
     name = getattr(getattr(inner, "func", inner), "__name__", type(inner).__name__)
     found = re.fullmatch(r"_get_(.+?)(?:_schedule)?((?:_with_.+?)?)_lr_lambda", name)
     return "".join(found.groups("")).replace("_", " ") if found else "a function of the step"

@@ -17,7 +17,7 @@ PREVIOUS = "previous"
 """Where a plan keeps the one it replaced, and that one's bases: with it, checkpoints hold all that is needed."""
 
 
-class SteerableRate:
+class PlannedLambda:
     """A rate function that follows the original schedule until it is given a plan.
 
     `LambdaLR` saves and loads the `__dict__` of callable objects, so the plan lives there and survives a resume; the
@@ -50,7 +50,7 @@ def make_steerable(scheduler: object) -> None:
     """
     if isinstance(scheduler, LambdaLR) and type(scheduler).get_lr is LambdaLR.get_lr:
         scheduler.lr_lambdas = [
-            SteerableRate(fn) if isinstance(fn, (types.FunctionType, functools.partial)) else fn
+            PlannedLambda(fn) if isinstance(fn, (types.FunctionType, functools.partial)) else fn
             for fn in scheduler.lr_lambdas
         ]
 
@@ -62,6 +62,6 @@ def put_scheduler(scheduler: Any, saved: Mapping[str, Any]) -> None:
     """
     inner = getattr(scheduler, "scheduler", scheduler)  # within accelerate's wrapper
     for fn in getattr(inner, "lr_lambdas", ()):
-        if isinstance(fn, SteerableRate):
+        if isinstance(fn, PlannedLambda):
             fn.plan.clear()
     scheduler.load_state_dict(copy.deepcopy(dict(saved)))

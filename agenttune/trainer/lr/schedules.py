@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, OneCycleLR
 
 from agenttune.errors import NotSupported, UserError
 from agenttune.protocol.commands import SMALLEST
-from agenttune.trainer.lr.planned_lr import SteerableRate
+from agenttune.trainer.lr.planned_lr import PlannedLambda
 
 NAN = float("nan")
 LARGEST = 100.0
@@ -234,7 +234,7 @@ class Schedule:
     def rates(self) -> Rates:
         """What `put_back` puts back."""
         first = self.scheduler.lr_lambdas[0] if self.kind is Kind.LAMBDA else None
-        plan = dict(first.plan) if isinstance(first, SteerableRate) else {}
+        plan = dict(first.plan) if isinstance(first, PlannedLambda) else {}
         return Rates(self.effective(), self.base(), plan, self.clock)
 
     def put_back(self, rates: Rates, groups: Iterable[int]) -> None:
@@ -256,7 +256,7 @@ class Schedule:
 
     def _follow(self, plan: Mapping[str, Any]) -> None:
         for fn in self.scheduler.lr_lambdas:
-            if isinstance(fn, SteerableRate):
+            if isinstance(fn, PlannedLambda):
                 fn.plan.clear()
                 fn.plan.update(plan)
 
@@ -275,7 +275,7 @@ class Schedule:
     def install_plan(self, bases: list[float], plan: dict[str, Any]) -> None:
         """Let a `LambdaLR` follow `plan` from here, scaled by `bases`."""
         lambdas = self.scheduler.lr_lambdas
-        lambdas[:] = [fn if _steerable(fn) else SteerableRate(fn) for fn in lambdas]
+        lambdas[:] = [fn if _steerable(fn) else PlannedLambda(fn) for fn in lambdas]
         self._follow(plan)
         self._set_bases(bases)
 
@@ -380,7 +380,7 @@ class Schedule:
 
 
 def _steerable(fn: object) -> bool:
-    return isinstance(fn, SteerableRate)
+    return isinstance(fn, PlannedLambda)
 
 
 def _inner_name(optimizer: Optimizer) -> str:

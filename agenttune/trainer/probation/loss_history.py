@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from agenttune.trainer.recording.step_meter import Held
+from agenttune.trainer.recording.step_meter import StepMetrics
 
 
 class LossHistory:
@@ -29,7 +29,7 @@ class LossHistory:
         """The newest step with a loss; -1 if there is none."""
         return self._steps[-1] if self._steps else -1
 
-    def add(self, held: Held) -> None:
+    def add(self, held: StepMetrics) -> None:
         """The losses of a step, one a micro-batch."""
         if held.losses:
             self._steps.append(held.step)

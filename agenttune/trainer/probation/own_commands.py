@@ -1,16 +1,20 @@
-"""Commands that the training process asks for itself, such as taking a change back: they pass the gate too."""
+"""Commands that the training process asks for itself, to save before a change and to revert it; they pass the gate too."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from typing import Literal
 
 from agenttune.gate import Gate, History, Moment
+from agenttune.protocol.commands import SaveCheckpoint
 from agenttune.protocol.deadlines import instant
-from agenttune.protocol.proposals import ApprovalRequest, Proposal, Verdict
+from agenttune.protocol.proposals import Ack, ApprovalRequest, Author, CommandRecord, Proposal, Verdict
 from agenttune.store.run_log import RunLog
 from agenttune.trainer.recording.recorder import Recorder
 from agenttune.trainer.run_state import RunState
 
+AUTHOR = Author(principal="trainer", name="probation")
 OWN_COMMAND_S = 1.0
 """How long training waits for a command of its own to be in the log; milliseconds unless the disk is full."""
 
@@ -47,3 +51,60 @@ class OwnCommands:
 
 def _reason(ruling: Verdict | ApprovalRequest) -> str:
     return ruling.reason if isinstance(ruling, Verdict) else f"it would wait for {', '.join(ruling.approvers)}"
+
+
+class CheckpointsBefore:
+    """The checkpoint that is saved before each change of an agent, so that the run can go back to it.
+
+    Args:
+        keep_in: Where; what does not fit into memory goes to disk.
+        submit: Asks for a command; returns why the gate refuses it, empty if it does not.
+    """
+
+    def __init__(self, keep_in: Literal["memory", "disk"], submit: Callable[[Proposal], str]) -> None:
+        self._keep_in, self._submit = keep_in, submit
+        self._ids: dict[str, str] = {}
+        self._wanted: dict[str, tuple[str, Literal["memory", "disk"]]] = {}
+
+    def has(self, command_id: str) -> bool:
+        """Whether the checkpoint before a command was saved, or cannot be; asks for it the first time."""
+        if command_id not in self._ids and all(command_id != wanted for wanted, _ in self._wanted.values()):
+            self._want(command_id, self._keep_in)
+        return command_id in self._ids
+
+    def drop(self) -> list[str]:
+        """The run was restored, so what was saved before changes that are still to come is out of date.
+
+        Returns:
+            Those checkpoints, for the caller to release.
+        """
+        dropped = [checkpoint for checkpoint in self._ids.values() if checkpoint]
+        self._ids.clear()
+        return dropped
+
+    def take(self, command_id: str) -> str:
+        """The checkpoint before a command, empty if there is none; the caller releases it."""
+        return self._ids.pop(command_id, "")
+
+    def asked_for(self, command_id: str) -> bool:
+        """Whether a command is a save that was asked for here."""
+        return command_id in self._wanted
+
+    def saved(self, record: CommandRecord, ack: Ack) -> None:
+        """A save was answered; if it failed, the next try is on disk, and after that the change goes without."""
+        wanted_for, keep_in = self._wanted.pop(record.command_id)
+        if ack.outcome == "applied":
+            self._ids[wanted_for] = str(ack.result["checkpoint_id"])
+        elif keep_in == "memory":
+            self._want(wanted_for, "disk")
+        else:
+            self._ids[wanted_for] = ""
+
+    def _want(self, command_id: str, keep_in: Literal["memory", "disk"]) -> None:
+        rationale = f"the state of before {command_id}, should it have to be taken back"
+        command = SaveCheckpoint(keep_in=keep_in, tag=f"before-{command_id}"[:64])
+        proposal = Proposal(command=command, author=AUTHOR, rationale=rationale)
+        self._wanted[proposal.command_id] = command_id, keep_in
+        if self._submit(proposal):
+            del self._wanted[proposal.command_id]
+            self._ids[command_id] = ""

@@ -30,8 +30,8 @@ from agenttune.trainer.probation.measures import (
     NoMonitor,
     StepMonitor,
 )
-from agenttune.trainer.probation.snapshots_before import AUTHOR, StatesBefore
-from agenttune.trainer.recording.step_meter import Held
+from agenttune.trainer.probation.own_commands import AUTHOR, CheckpointsBefore
+from agenttune.trainer.recording.step_meter import StepMetrics
 
 NON_FINITE = 3
 """Losses in a row that are not finite, after which nothing is waited for: one may be an overflow (guess)."""
@@ -103,13 +103,13 @@ class Probation:
     release: Callable[[str], None]
     loss_history: LossHistory = field(init=False)
     evaluations: Evaluations = field(init=False)
-    before: StatesBefore = field(init=False)
-    add: Callable[[Held], None] = field(init=False)
+    before: CheckpointsBefore = field(init=False)
+    add: Callable[[StepMetrics], None] = field(init=False)
     """Takes the numbers of a step."""
     watched: list[Watched] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.before = StatesBefore(self.settings.keep_in, self.submit)
+        self.before = CheckpointsBefore(self.settings.keep_in, self.submit)
         # A change's steps, as many before it, and as many again for how low the loss has been.
         self.loss_history = LossHistory(3 * max(self.settings.longest_steps, BEFORE_STEPS))
         self.add = self.loss_history.add
@@ -144,8 +144,8 @@ class Probation:
         redefined = redefinition(record, ack)
         if redefined is not None:
             self._redefine(redefined)
-        if self.before.answers(record.command_id):
-            self.before.kept(record, ack)
+        if self.before.asked_for(record.command_id):
+            self.before.saved(record, ack)
         elif ack.outcome == "applied" and record.command.impact is Impact.RESTORE:
             self._went_back(record, ack)
         elif any(watched.revert_id == record.command_id for watched in self.watched):

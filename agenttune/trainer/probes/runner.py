@@ -21,15 +21,15 @@ from agenttune.trainer.adapter import Trials
 from agenttune.trainer.checkpoints.catalog import SavedCheckpoint
 from agenttune.trainer.checkpoints.training_state import TrainingState
 from agenttune.trainer.commands.apply import apply_command
-from agenttune.trainer.commands.outcomes import AwaitCapture, AwaitRate, Done, NotYet, Outcome, Waiting
-from agenttune.trainer.execution.acks import Answers
+from agenttune.trainer.commands.outcomes import AwaitCapture, AwaitLearningRate, Done, NotYet, Outcome, Waiting
+from agenttune.trainer.execution.acks import AckWriter
 from agenttune.trainer.execution.lr_confirmation import check_after_step, check_before_update
-from agenttune.trainer.execution.queue import Intake
-from agenttune.trainer.execution.restoring import put_values
+from agenttune.trainer.execution.queue import CommandQueue
+from agenttune.trainer.execution.restoring import restore_own_values
 from agenttune.trainer.execution.saving import REASON_CHARACTERS, Saving
 from agenttune.trainer.probes.trials import Attempt, attempts_of, choose
 from agenttune.trainer.recording.recorder import Recorder
-from agenttune.trainer.recording.step_meter import Held
+from agenttune.trainer.recording.step_meter import StepMetrics
 from agenttune.trainer.run_state import RunState
 
 logger = logging.getLogger("agenttune")
@@ -82,7 +82,7 @@ class ProbeRunner:
 
     Args:
         run_state: The run.
-        answers: Answers who asked.
+        acks: Answers who asked.
         recorder: Writes the log.
         saving: Keeps the state.
         intake: Tells whether a person wants training to pause or stop.
@@ -92,13 +92,13 @@ class ProbeRunner:
     def __init__(
         self,
         run_state: RunState,
-        answers: Answers,
+        acks: AckWriter,
         recorder: Recorder,
         saving: Saving,
-        intake: Intake,
+        intake: CommandQueue,
         info: RunInfo | None,
     ) -> None:
-        self._run_state, self._answers, self._recorder = run_state, answers, recorder
+        self._run_state, self._acks, self._recorder = run_state, acks, recorder
         self._saving, self._intake = saving, intake
         self._goal_metric = "" if info is None else info.goal_metric
         self._prefers_low = info is None or info.goal_direction == "minimize"
@@ -128,7 +128,7 @@ class ProbeRunner:
         """
         record, self._wanted = self._wanted, None
         if record is not None:
-            self._answers.refuse(record, f"the run is {status} before anything was tried")
+            self._acks.refuse(record, f"the run is {status} before anything was tried")
         course = self._course
         if course is None:
             return ""
@@ -143,7 +143,7 @@ class ProbeRunner:
         step = course.state.step
         try:
             self._run_state.adapter.put_back(course.state)
-            problem = put_values(self._run_state, course.state, None)[1]
+            problem = restore_own_values(self._run_state, course.state, None)[1]
         except Exception as error:  # training has ended by another error, which must not be hidden
             logger.exception("the state of step %d could not be put back", step)
             problem = f"{type(error).__name__}: {error}"
@@ -170,13 +170,13 @@ class ProbeRunner:
             return None
         refusal = adapter.trial_refusal() or self._incomparable(record.command)
         if refusal:
-            self._answers.refuse(record, f"probe: {refusal}")
+            self._acks.refuse(record, f"probe: {refusal}")
             return None
         try:
             saved = self._keep(record)
             state = self._run_state.checkpoints.read(saved, adapter.model())
         except AgenttuneError as error:
-            self._answers.refuse(record, f"the state of before cannot be kept: {error}")
+            self._acks.refuse(record, f"the state of before cannot be kept: {error}")
             return None
         self._count += 1
         attempts = attempts_of(record.command, self._count)
@@ -234,12 +234,12 @@ class ProbeRunner:
             logger.exception("a candidate of %s failed", course.record.command_id)
             attempt.problem = f"{type(error).__name__}: {error}"[:REASON_CHARACTERS]
         else:
-            if isinstance(outcome, AwaitRate):
+            if isinstance(outcome, AwaitLearningRate):
                 attempt.rate = Waiting(course.record, self._run_state.step, outcome)
             elif not isinstance(outcome, Done):
                 attempt.problem = "it cannot be applied at this step"
 
-    def add(self, held: Held) -> None:
+    def add(self, held: StepMetrics) -> None:
         """What a step of a trial left behind."""
         if self._course is not None:
             self._course.attempt.add(held)
@@ -323,7 +323,7 @@ class ProbeRunner:
         if course is None:
             return None
         course.is_leaving = False
-        _, problem = put_values(self._run_state, course.state, None)
+        _, problem = restore_own_values(self._run_state, course.state, None)
         if problem:
             course.fault = f"the run could not be put back as it was: {problem}"
         self._put_step(course)
@@ -356,7 +356,7 @@ class ProbeRunner:
         if course.ends_run:
             self._run_state.adapter.request_stop()
         if course.fault:
-            self._answers.refuse(course.record, f"{course.fault}; nothing was adopted")
+            self._acks.refuse(course.record, f"{course.fault}; nothing was adopted")
             return None
         return self._adopt(course, best, probed)
 
@@ -375,11 +375,11 @@ class ProbeRunner:
         try:
             outcome = apply_command(self._run_state, course.record, best.command)
         except UserError as error:
-            self._answers.refuse(course.record, f"{best.command.kind} was the best, but then: {error.message}")
+            self._acks.refuse(course.record, f"{best.command.kind} was the best, but then: {error.message}")
             return None
-        done = outcome.done if isinstance(outcome, AwaitRate) else outcome
+        done = outcome.done if isinstance(outcome, AwaitLearningRate) else outcome
         if isinstance(outcome, NotYet) or not isinstance(done, Done):
-            self._answers.refuse(course.record, f"{best.command.kind} was the best, but cannot be applied now")
+            self._acks.refuse(course.record, f"{best.command.kind} was the best, but cannot be applied now")
             return None
         done.result |= result
         done.message = " ".join(filter(None, [f"adopted: {probed.reason}.", done.message]))

@@ -13,7 +13,7 @@ import torch
 from agenttune.protocol.commands import CommandBase, Probe
 from agenttune.protocol.events import TRIAL_PREFIX, Trial
 from agenttune.trainer.commands.outcomes import Waiting
-from agenttune.trainer.recording.step_meter import Held
+from agenttune.trainer.recording.step_meter import StepMetrics
 
 TOLERANCE = 2.0
 """By how many standard errors of the paired difference a trial has to be better (guess; neighbouring steps are not
@@ -61,7 +61,7 @@ class Attempt:
     def end(self) -> None:
         self.took_s = time.monotonic() - self.began_s
 
-    def add(self, held: Held) -> None:
+    def add(self, held: StepMetrics) -> None:
         """The loss of a step; read at once, so that a loss that is not finite ends the trial."""
         values = held.losses or [held.extra[name] for name in LOSS_NAMES if name in held.extra][:1]
         if values:

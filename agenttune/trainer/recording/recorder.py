@@ -87,4 +87,4 @@ class Recorder:
 
 
 def _pass_over(point: Metrics) -> None:
-    """Ranks that only follow record nothing."""
+    """Distributed that only follow record nothing."""

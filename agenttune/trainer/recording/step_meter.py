@@ -22,7 +22,7 @@ MEMORY_INTERVAL_S = 1.0
 """How often the process' memory is among a step's metrics: once a second is enough for eyes."""
 
 
-class Held(NamedTuple):
+class StepMetrics(NamedTuple):
     """What a step left behind. Losses (one a micro-batch), norm and extra values may be tensors on a device."""
 
     step: int
@@ -52,7 +52,7 @@ class RawRow(NamedTuple):
         return Row(self.step, self.at_s, values, "log", self.branch, texts)
 
 
-Metrics = Point | Row | Held | RawRow
+Metrics = Point | Row | StepMetrics | RawRow
 
 
 class StepMeter:
@@ -101,13 +101,17 @@ class StepMeter:
         """What took place since the last mark (an evaluation, a save, a pause) is not part of the step."""
         self._mark_s = time.perf_counter()
 
-    def finish(self, step: int, lr: float, base_lr: float, other_rates: Mapping[str, float] | None = None) -> Held:
+    def finish(
+        self, step: int, lr: float, base_lr: float, other_rates: Mapping[str, float] | None = None
+    ) -> StepMetrics:
         """Close a step, with the rates of its update; `other_rates` are of the other parameter groups, by name."""
         samples, tokens = self._samples * self._replicas, self._tokens * self._replicas
         took_s, losses, extra = time.perf_counter() - self._mark_s, self.losses, self._extra
         if other_rates:
             extra = {**extra, **other_rates}
-        held = Held(step, self.branch, time.time(), took_s, lr, base_lr, samples, tokens, losses, self._norm, extra)
+        held = StepMetrics(
+            step, self.branch, time.time(), took_s, lr, base_lr, samples, tokens, losses, self._norm, extra
+        )
         self.losses, self._norm, self._samples, self._tokens = [], None, 0, 0
         if extra:
             self._extra = {}
@@ -133,13 +137,13 @@ class RowMaker:
 
     def __call__(self, metrics: Sequence[Metrics]) -> list[Point | Row]:
         """Rows, in order; numbers that lie on a device are fetched in one copy."""
-        held = [m for m in metrics if isinstance(m, Held)]
+        held = [m for m in metrics if isinstance(m, StepMetrics)]
         left = [value for h in held for value in (*h.losses, h.norm, *h.extra.values())]
         tensors = [value for value in left if isinstance(value, torch.Tensor)]
         fetched = iter(_fetch(tensors))
         rows: list[Point | Row] = []
         for m in metrics:
-            if isinstance(m, Held):
+            if isinstance(m, StepMetrics):
                 losses, norm = [next(fetched) for _ in m.losses], _number(m.norm, fetched)
                 extra = {name: _number(value, fetched) for name, value in m.extra.items()}
                 rows.append(self._row(m, losses, norm, extra))
@@ -149,7 +153,7 @@ class RowMaker:
                 rows.append(row)
         if held and time.monotonic() >= self._memory_due_s:
             self._memory_due_s = time.monotonic() + MEMORY_INTERVAL_S
-            newest = max(i for i, m in enumerate(metrics) if isinstance(m, Held))
+            newest = max(i for i, m in enumerate(metrics) if isinstance(m, StepMetrics))
             rows[newest].values.setdefault("memory_bytes", self._memory_bytes(tensors))
         return rows
 
@@ -160,7 +164,7 @@ class RowMaker:
                 row.values["loss"] = math.nan
             self._nonfinite_on = None
 
-    def _row(self, held: Held, losses: list[float], norm: float | None, extra: dict[str, float]) -> Row:
+    def _row(self, held: StepMetrics, losses: list[float], norm: float | None, extra: dict[str, float]) -> Row:
         values = {"lr": held.lr, "base_lr": held.base_lr, "step_time_s": held.took_s}
         if held.took_s > 0 and held.samples:
             values["samples_per_s"] = held.samples / held.took_s
