@@ -1,4 +1,4 @@
-"""Commands that the training process itself asks for: a save before a change, and its revert. They pass the gate too."""
+"""Commands that the training process itself asks for: a save before a change, its revert. They pass the gate too."""
 
 from __future__ import annotations
 
