@@ -4,7 +4,6 @@ It knows a policy and the control interface; it has no path to the trainer, nor 
 """
 
 from agenttune.agent.loop import AgentLoop
-from agenttune.agent.outbox import AgentControl
 from agenttune.agent.wakeups import EFFECT_STEPS, REARM_STEPS, is_new
 
-__all__ = ["EFFECT_STEPS", "REARM_STEPS", "AgentControl", "AgentLoop", "is_new"]
+__all__ = ["EFFECT_STEPS", "REARM_STEPS", "AgentLoop", "is_new"]

@@ -18,10 +18,11 @@ from typing import Any
 from tenacity import Retrying, retry_if_exception_type, stop_when_event_set, wait_exponential
 from tenacity.nap import sleep_using_event
 
-from agenttune.agent.outbox import AgentControl, Outbox
+from agenttune.agent.outbox import Outbox
 from agenttune.agent.turns import Turns
 from agenttune.agent.wakeups import Wakes, is_new
 from agenttune.config import WakeSettings
+from agenttune.control import Control
 from agenttune.detectors import detect
 from agenttune.errors import AgenttuneError, ServerUnreachable
 from agenttune.policy.base import Decision, Policy
@@ -68,7 +69,7 @@ class AgentLoop:
 
     def __init__(
         self,
-        control: AgentControl,
+        control: Control,
         run_id: str,
         policy: Policy,
         wake: WakeSettings | None = None,

@@ -5,20 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from pydantic import Field
 
 from agenttune.config import Settings
-from agenttune.control import AgentRecord, Decision
+from agenttune.control import Control, Decision
 from agenttune.errors import AlreadyDecided, UserError
 from agenttune.gate import with_arguments
 from agenttune.llm.prompts import fenced
 from agenttune.policy.base import Draft
 from agenttune.policy.llm.reviewer import WHY_LETTERS, Reviewer
 from agenttune.protocol.commands import CommandBase
-from agenttune.protocol.events import RunInfo
-from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import ApprovalRequest, Author, CommandRecord
 from agenttune.protocol.text import clean
 
@@ -38,20 +36,6 @@ class Ruling(Settings):
     """edit: the arguments to replace."""
 
 
-class Desk(Protocol):
-    """What the reviewer needs of a control."""
-
-    def info(self, run_id: str) -> RunInfo: ...
-
-    def observe(self, run_id: str) -> Observation: ...
-
-    def pending(self, run_id: str) -> list[CommandRecord]: ...
-
-    def decide(self, run_id: str, command_id: str, decision: Decision) -> CommandRecord: ...
-
-    def record(self, run_id: str, body: AgentRecord, step: int | None = None) -> int: ...
-
-
 class ReviewLoop:
     """Decides on the requests of one run that wait for a model.
 
@@ -64,7 +48,7 @@ class ReviewLoop:
         reviewer: The model.
     """
 
-    def __init__(self, control: Desk, run_id: str, reviewer: Reviewer) -> None:
+    def __init__(self, control: Control, run_id: str, reviewer: Reviewer) -> None:
         self._control, self._run_id, self._reviewer = control, run_id, reviewer
 
     def run(self, stop: threading.Event, poll_s: float = POLL_S) -> None:

@@ -1,45 +1,20 @@
-"""What an agent needs of the door to a run, and its entries on their way through it."""
+"""An agent's entries on their way into a run's log."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
-
+from agenttune.control import Control
 from agenttune.errors import UserError
-from agenttune.protocol.events import Decided, Event, Found, PolicyAttached, PolicyDetached, RunInfo
+from agenttune.protocol.events import Decided, Found, PolicyAttached, PolicyDetached
 from agenttune.protocol.model_calls import ModelCalled
-from agenttune.protocol.observation import Observation
-from agenttune.protocol.proposals import CommandRecord, Proposal
 
 AgentEntry = Found | Decided | PolicyAttached | PolicyDetached | ModelCalled
 """What the loop writes into a log beside its proposals."""
 
 
-class AgentControl(Protocol):
-    """The part of `control.Control` that an agent uses."""
-
-    def info(self, run_id: str) -> RunInfo: ...
-
-    def observe(self, run_id: str) -> Observation: ...
-
-    def events(
-        self,
-        run_id: str,
-        since: int = 0,
-        limit: int = 1000,
-        wait_s: float = 0.0,
-        kinds: Sequence[str] | None = None,
-    ) -> list[Event]: ...
-
-    def submit(self, run_id: str, proposal: Proposal) -> CommandRecord: ...
-
-    def record(self, run_id: str, body: AgentEntry, step: int | None = None) -> int: ...
-
-
 class Outbox:
     """Entries in the order of writing; what the server did not take stays for the next try."""
 
-    def __init__(self, control: AgentControl, run_id: str) -> None:
+    def __init__(self, control: Control, run_id: str) -> None:
         self._control, self._run_id = control, run_id
         self._entries: list[tuple[AgentEntry, int | None]] = []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from agenttune.agent.outbox import AgentControl
+from agenttune.control import Control
 from agenttune.errors import RunEnded, UserError
 from agenttune.policy.base import Decision, Draft
 from agenttune.protocol.events import Decided, Shadowed
@@ -48,7 +48,7 @@ class Turn:
     ids: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
 
-    def submit(self, control: AgentControl, run_id: str) -> list[CommandRecord]:
+    def submit(self, control: Control, run_id: str) -> list[CommandRecord]:
         """Send what is not yet sent; returns what the gate made of it.
 
         Raises:

@@ -6,9 +6,10 @@ import concurrent.futures
 from dataclasses import replace
 
 from agenttune.agent.late_answers import Answer, failed, still_valid
-from agenttune.agent.outbox import AgentControl, Outbox
+from agenttune.agent.outbox import Outbox
 from agenttune.agent.turn import Turn, proposals_of, shadowed_of
 from agenttune.agent.wakeups import Wakes
+from agenttune.control import Control
 from agenttune.policy.base import Decision, Policy
 from agenttune.protocol.events import Event
 from agenttune.protocol.observation import Observation
@@ -27,7 +28,7 @@ class Turns:
         wakes: Gets back why a policy was woken while it was still thinking.
     """
 
-    def __init__(self, control: AgentControl, run_id: str, outbox: Outbox, wakes: Wakes) -> None:
+    def __init__(self, control: Control, run_id: str, outbox: Outbox, wakes: Wakes) -> None:
         self._control, self._run_id, self._outbox, self._wakes = control, run_id, outbox, wakes
         self._turn: Turn | None = None
         self._said = ""

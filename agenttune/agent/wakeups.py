@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from agenttune.agent.outbox import AgentControl
 from agenttune.config import WakeSettings
+from agenttune.control import Control
 from agenttune.detectors.trend import last_change_step
 from agenttune.protocol.events import Decided, DecisionAwaited, Evaluated, Event, PolicyRequested
 from agenttune.protocol.findings import Finding
@@ -30,7 +30,7 @@ class Wakes:
         wants_look: Something happened that only an observation tells.
     """
 
-    def __init__(self, control: AgentControl, run_id: str, wake: WakeSettings) -> None:
+    def __init__(self, control: Control, run_id: str, wake: WakeSettings) -> None:
         self._control, self._run_id, self._wake = control, run_id, wake
         self._cursor: int | None = None
         self._states: dict[str, State] | None = None

@@ -4,23 +4,8 @@
 `HttpControl` (`http.py`) asks a control server, which uses a `LocalControl`. One gate serves all.
 """
 
-from agenttune.control.control import (
-    CHECKPOINT_KINDS,
-    MOST_CHECKPOINTS,
-    AgentRecord,
-    Control,
-    Decision,
-    existing_checkpoints,
-)
-from agenttune.control.local import READER, LocalControl
+from agenttune.control.control import AgentRecord, Control, Decision
+from agenttune.control.local import LocalControl
+from agenttune.control.reader import READER
 
-__all__ = [
-    "CHECKPOINT_KINDS",
-    "MOST_CHECKPOINTS",
-    "READER",
-    "AgentRecord",
-    "Control",
-    "Decision",
-    "LocalControl",
-    "existing_checkpoints",
-]
+__all__ = ["READER", "AgentRecord", "Control", "Decision", "LocalControl"]

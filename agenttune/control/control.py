@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal
 
 from pydantic import Field
 
 from agenttune.protocol.commands import Command
-from agenttune.protocol.events import (
-    BranchStarted,
-    CheckpointDeleted,
-    CheckpointMoved,
-    CheckpointSaved,
-    Curve,
-    DatasetRead,
-    Decided,
-    Event,
-    Found,
-    KnobState,
-    ModuleInfo,
-    PolicyAttached,
-    PolicyDetached,
-    PolicyRequested,
-    RunInfo,
-    SeriesInfo,
-)
+from agenttune.protocol.events import Decided, Event, Found, PolicyAttached, PolicyDetached, PolicyRequested, RunInfo
 from agenttune.protocol.model_calls import ModelCalled
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Author, CommandRecord, Proposal, Record, StandingApproval, State, Verdict
-from agenttune.protocol.summary import Intervention
+from agenttune.protocol.reads import (
+    MAX_ROWS,
+    CommandQuery,
+    CommandsQuery,
+    EventsQuery,
+    InfoQuery,
+    ObservationQuery,
+    PendingQuery,
+    R,
+    RunQuery,
+)
 
-CHECKPOINT_KINDS = ("checkpoint_saved", "checkpoint_moved", "checkpoint_deleted")
-MOST_CHECKPOINTS = 20_000
-"""Events about checkpoints that are read of one run (guess: far more than a disk holds)."""
-
+WAIT_S = 30.0
+"""Longest single wait asked of whoever answers; longer ones are asked in turns."""
 AgentRecord = Found | Decided | PolicyAttached | PolicyDetached | PolicyRequested | ModelCalled
 """What may be written into a log beside proposals: by an agent, and an operator's wish for another policy."""
 
@@ -59,7 +51,7 @@ class Decision(Record):
     approver: Literal["human", "model"] = "human"
 
 
-class Control(Protocol):
+class Control(ABC):
     """What can be done to runs, wherever they are.
 
     Raises:
@@ -67,15 +59,20 @@ class Control(Protocol):
         ServerUnreachable: Every method, when there is a server in between and it does not answer.
     """
 
+    @abstractmethod
     def runs(self) -> list[RunInfo]:
         """All runs, newest first."""
-        ...
 
-    def info(self, run_id: str) -> RunInfo: ...
+    @abstractmethod
+    def read(self, run_id: str, query: RunQuery[R]) -> R:
+        """Answer a read; `protocol/reads.py` has them all."""
+
+    def info(self, run_id: str) -> RunInfo:
+        return self.read(run_id, InfoQuery())
 
     def observe(self, run_id: str) -> Observation:
         """What a policy sees now; bounded however long the run is."""
-        ...
+        return self.read(run_id, ObservationQuery())
 
     def events(
         self,
@@ -85,9 +82,32 @@ class Control(Protocol):
         wait_s: float = 0.0,
         kinds: Sequence[str] | None = None,
     ) -> list[Event]:
-        """Events after `since`; with `wait_s`, waits that long for the first one."""
-        ...
+        """Events after `since`; with `wait_s`, waits that long for the first one. As many reads as that takes."""
+        found: list[Event] = []
+        while len(found) < limit:
+            asked, turn_s = min(MAX_ROWS, limit - len(found)), 0.0 if found else min(WAIT_S, wait_s)
+            page = self.read(
+                run_id, EventsQuery(since=since, limit=asked, kinds=list(kinds or ()), wait_s=max(0.0, turn_s))
+            )
+            found += page.events
+            since, wait_s = page.next, wait_s - turn_s
+            if len(page.events) < asked and (found or wait_s <= 0):
+                break
+        return found
 
+    def command(self, run_id: str, command_id: str) -> CommandRecord:
+        """Raises UnknownCommandId if there is none of that id."""
+        return self.read(run_id, CommandQuery(command_id=command_id))
+
+    def commands(self, run_id: str, states: Sequence[State] = (), limit: int = 1000) -> list[CommandRecord]:
+        """The newest commands, oldest first."""
+        return self.read(run_id, CommandsQuery(state=list(states), limit=limit)).commands
+
+    def pending(self, run_id: str) -> list[CommandRecord]:
+        """Proposals that wait for a decision, oldest first; those whose time is up are decided first."""
+        return self.read(run_id, PendingQuery()).commands
+
+    @abstractmethod
     def submit(self, run_id: str, proposal: Proposal) -> CommandRecord:
         """Ask for a command: it gets a verdict, and if approved is queued.
 
@@ -95,16 +115,12 @@ class Control(Protocol):
             RunEnded: The run takes no more commands.
             CommandIdReused: The id belongs to a different command.
         """
-        ...
 
+    @abstractmethod
     def dry_run(self, run_id: str, proposal: Proposal) -> Verdict:
         """The verdict that `submit` would give, without submitting; `approved` if it would wait for somebody."""
-        ...
 
-    def pending(self, run_id: str) -> list[CommandRecord]:
-        """Proposals that wait for a decision, oldest first; those whose time is up are decided first."""
-        ...
-
+    @abstractmethod
     def decide(self, run_id: str, command_id: str, decision: Decision) -> CommandRecord:
         """Decide on a proposal that waits; guardrails and staleness are checked again, and the first answer is final.
 
@@ -112,86 +128,15 @@ class Control(Protocol):
             AlreadyDecided: It does not wait (any more).
             UserError: The decision does not fit the proposal: another digest, an edit that the guardrails refuse.
         """
-        ...
 
+    @abstractmethod
     def end_standing_approval(self, run_id: str, kind: str, author: Author) -> list[StandingApproval]:
         """Take back that a person has always allowed a kind of command; returns what was taken back.
 
         Raises:
             UserError: It was not allowed.
         """
-        ...
 
-    def command(self, run_id: str, command_id: str) -> CommandRecord:
-        """Raises UnknownCommandId if there is none of that id."""
-        ...
-
-    def commands(self, run_id: str, states: Sequence[State] = (), limit: int = 1000) -> list[CommandRecord]:
-        """The newest commands, oldest first."""
-        ...
-
+    @abstractmethod
     def record(self, run_id: str, body: AgentRecord, step: int | None = None) -> int:
         """Write a finding or a decision into the log; returns its `seq`."""
-        ...
-
-    def knobs(self, run_id: str) -> list[KnobState]:
-        """Every live-tunable value as it stands."""
-        ...
-
-    def series(self, run_id: str, branch: str = "main") -> list[SeriesInfo]: ...
-
-    def curve(
-        self,
-        run_id: str,
-        metric: str,
-        branch: str = "main",
-        first_step: int = 0,
-        last_step: int | None = None,
-        max_points: int = 1000,
-    ) -> Curve:
-        """A metric of one branch, thinned; raises UserError if that branch has none of that name."""
-        ...
-
-    def checkpoints(self, run_id: str) -> list[Event]:
-        """`checkpoint_saved` events of the checkpoints that still exist, oldest first."""
-        ...
-
-    def branches(self, run_id: str) -> list[BranchStarted]:
-        """Branches in order of their start; `main` is always the first."""
-        ...
-
-    def history(self, run_id: str, limit: int = 50) -> list[Intervention]:
-        """The newest commands with their measured effect, oldest first."""
-        ...
-
-    def model(self, run_id: str, *, norms: bool = False, layer: str = "", wait_s: float = 10.0) -> ModuleInfo | None:
-        """The model's layers as last read; with `norms`, as the trainer measures them now, within `wait_s`.
-
-        Raises:
-            UserError: No such layer, or the trainer refuses to measure.
-            SystemFault: It did not measure in time.
-        """
-        ...
-
-    def dataset(self, run_id: str) -> DatasetRead | None:
-        """The training dataset as last read."""
-        ...
-
-    def model_calls(self, run_id: str) -> list[ModelCalled]:
-        """Calls of language models, oldest first; without the messages and the answer."""
-        ...
-
-
-def existing_checkpoints(events: Sequence[Event]) -> list[Event]:
-    """Of events of `CHECKPOINT_KINDS`, those that tell of a checkpoint which nobody has deleted since, where it is."""
-    left: dict[str, Event] = {}
-    for event in events:
-        if isinstance(event.body, CheckpointSaved):
-            left[event.body.checkpoint_id] = event
-        elif isinstance(event.body, CheckpointDeleted):
-            left.pop(event.body.checkpoint_id, None)
-        elif isinstance(event.body, CheckpointMoved) and event.body.checkpoint_id in left:
-            saved = left[event.body.checkpoint_id]
-            body = saved.body.model_copy(update={"path": event.body.path})
-            left[event.body.checkpoint_id] = saved.model_copy(update={"body": body})
-    return list(left.values())

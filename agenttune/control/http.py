@@ -3,46 +3,31 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import quote, urlsplit
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
 from agenttune import errors
-from agenttune.control import CHECKPOINT_KINDS, MOST_CHECKPOINTS, AgentRecord, Decision, existing_checkpoints
+from agenttune.control.control import AgentRecord, Control, Decision
 from agenttune.errors import AgenttuneError, ServerUnreachable, SystemFault, UnknownRun, UserError
-from agenttune.protocol.events import (
-    BranchStarted,
-    Curve,
-    DatasetRead,
-    Event,
-    KnobState,
-    ModuleInfo,
-    RunInfo,
-    SeriesInfo,
-    StoredPoint,
-)
-from agenttune.protocol.model_calls import ModelCalled
-from agenttune.protocol.observation import Observation
-from agenttune.protocol.proposals import Author, CommandRecord, Proposal, StandingApproval, State, Verdict
-from agenttune.protocol.summary import Intervention
+from agenttune.protocol.events import RunInfo
+from agenttune.protocol.proposals import Author, CommandRecord, Proposal, StandingApproval, Verdict
+from agenttune.protocol.reads import MAX_ROWS, R, RunQuery
 
 M = TypeVar("M", bound=BaseModel)
 TokenSource = Callable[[], str | None]
-PAGE = 10_000
-"""Most entries that the server gives at once."""
-WAIT_S = 30.0
-"""Longest single wait asked of the server (it allows 60); longer ones are asked in turns."""
+PATH_FIELD = re.compile(r"\{(\w+)(?::path)?\}")
 NOT_SEGMENTS = frozenset({"", ".", ".."})
 """What a URL's path cannot name: clients and servers drop them."""
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
-class HttpControl:
+class HttpControl(Control):
     """`Control` of the runs of a control server. Safe to share between threads.
 
     Args:
@@ -80,35 +65,15 @@ class HttpControl:
 
     def runs(self) -> list[RunInfo]:
         """The newest runs (at most 10,000), newest first."""
-        return _models(RunInfo, self._get("/runs", limit=PAGE)["runs"])
+        return _models(RunInfo, self._ask("GET", "/runs", 0.0, params={"limit": MAX_ROWS})["runs"])
 
-    def info(self, run_id: str) -> RunInfo:
-        return _model(RunInfo, self._get(_run(run_id)))
-
-    def observe(self, run_id: str) -> Observation:
-        return _model(Observation, self._get(_run(run_id, "observation")))
-
-    def events(
-        self,
-        run_id: str,
-        since: int = 0,
-        limit: int = 1000,
-        wait_s: float = 0.0,
-        kinds: Sequence[str] | None = None,
-    ) -> list[Event]:
-        deadline = time.monotonic() + wait_s
-        found: list[Event] = []
-        while len(found) < limit:
-            left = 0.0 if found else min(WAIT_S, max(0.0, deadline - time.monotonic()))
-            asked = min(PAGE, limit - len(found))
-            path = _run(run_id, "events")
-            body = self._get(path, since=since, limit=asked, wait_s=left, kinds=list(kinds or []))
-            page = _models(Event, body["events"])
-            found += page
-            since = body["next"]
-            if len(page) < asked and (found or time.monotonic() >= deadline):
-                break
-        return found
+    def read(self, run_id: str, query: RunQuery[R]) -> R:
+        in_path = query.path_fields()
+        given = query.model_dump(mode="json", exclude_none=True)
+        parts = [str(given.pop(name)) for name in in_path]
+        path = _run(run_id) + PATH_FIELD.sub(lambda field: _segment(parts[in_path.index(field[1])]), query.path)
+        body = self._ask("GET", path, given.get("wait_s", 0.0), params=given)
+        return cast(R, _model(query.answer_type(), body))
 
     def submit(self, run_id: str, proposal: Proposal) -> CommandRecord:
         """Ask for a command; the time of the proposal is the server's."""
@@ -117,9 +82,6 @@ class HttpControl:
     def dry_run(self, run_id: str, proposal: Proposal) -> Verdict:
         body = self._post(_run(run_id, "commands"), _submission(proposal), dry_run=True)
         return _model(Verdict, body)
-
-    def pending(self, run_id: str) -> list[CommandRecord]:
-        return _models(CommandRecord, self._get(_run(run_id, "approvals"))["commands"])
 
     def decide(self, run_id: str, command_id: str, decision: Decision) -> CommandRecord:
         """Decide on a proposal that waits, as a person with an operator's token: models decide beside the log."""
@@ -131,69 +93,9 @@ class HttpControl:
         body = self._ask("DELETE", _run(run_id, "approvals", "always", kind), 0.0, params={"name": author.name})
         return _models(StandingApproval, body["standing"])
 
-    def command(self, run_id: str, command_id: str, wait_s: float = 0.0) -> CommandRecord:
-        """One command; with `wait_s` (at most 60), waits for its ack."""
-        path = _run(run_id, "commands", command_id)
-        return _model(CommandRecord, self._get(path, wait_s=wait_s))
-
-    def commands(self, run_id: str, states: Sequence[State] = (), limit: int = 1000) -> list[CommandRecord]:
-        body = self._get(_run(run_id, "commands"), state=[s.value for s in states], limit=min(limit, PAGE))
-        return _models(CommandRecord, body["commands"])
-
     def record(self, run_id: str, body: AgentRecord, step: int | None = None) -> int:
         entry = {"record": json.loads(body.model_dump_json()), "step": step}
         return int(self._post(_run(run_id, "records"), entry)["seq"])
-
-    def knobs(self, run_id: str) -> list[KnobState]:
-        return _models(KnobState, self._get(_run(run_id, "knobs"))["knobs"])
-
-    def series(self, run_id: str, branch: str = "main") -> list[SeriesInfo]:
-        return _models(SeriesInfo, self._get(_run(run_id, "metrics"), branch=branch)["series"])
-
-    def curve(
-        self,
-        run_id: str,
-        metric: str,
-        branch: str = "main",
-        first_step: int = 0,
-        last_step: int | None = None,
-        max_points: int = 1000,
-    ) -> Curve:
-        bounds: dict[str, Any] = {"first_step": first_step, "max_points": max_points, "branch": branch}
-        if last_step is not None:
-            bounds["last_step"] = last_step
-        return _model(Curve, self._get(_run(run_id, "metrics", metric), **bounds))
-
-    def points(self, run_id: str, since: int = 0, limit: int = 1000) -> list[StoredPoint]:
-        body = self._get(_run(run_id, "points"), since=since, limit=min(limit, PAGE))
-        return _models(StoredPoint, body["points"])
-
-    def checkpoints(self, run_id: str) -> list[Event]:
-        """`checkpoint_saved` events of the checkpoints that still exist, oldest first."""
-        return existing_checkpoints(self.events(run_id, limit=MOST_CHECKPOINTS, kinds=CHECKPOINT_KINDS))
-
-    def model(self, run_id: str, *, norms: bool = False, layer: str = "", wait_s: float = 10.0) -> ModuleInfo | None:
-        """The model's layers as last read; with `norms`, as the trainer measures them now, within `wait_s` (<= 60)."""
-        body = self._get(_run(run_id, "model"), norms=norms, layer=layer, wait_s=wait_s)["model"]
-        return None if body is None else _model(ModuleInfo, body)
-
-    def dataset(self, run_id: str) -> DatasetRead | None:
-        """The training dataset as last read."""
-        body = self._get(_run(run_id, "dataset"))["dataset"]
-        return None if body is None else _model(DatasetRead, body)
-
-    def history(self, run_id: str, limit: int = 50) -> list[Intervention]:
-        body = self._get(_run(run_id, "history"), limit=min(limit, PAGE))
-        return _models(Intervention, body["history"])
-
-    def model_calls(self, run_id: str) -> list[ModelCalled]:
-        return _models(ModelCalled, self._get(_run(run_id, "model-calls"))["calls"])
-
-    def branches(self, run_id: str) -> list[BranchStarted]:
-        return _models(BranchStarted, self._get(_run(run_id, "branches"))["branches"])
-
-    def _get(self, path: str, /, **parameters: Any) -> Any:
-        return self._ask("GET", path, parameters.get("wait_s", 0.0), params=parameters)
 
     def _post(self, path: str, body: object, /, **parameters: Any) -> Any:
         return self._ask("POST", path, 0.0, params=parameters, json=body)
@@ -217,9 +119,13 @@ class HttpControl:
 def _run(run_id: str, *parts: str) -> str:
     if run_id in NOT_SEGMENTS:
         raise UnknownRun(f"no run {run_id!r}", field="run_id")
-    if NOT_SEGMENTS.intersection(parts):
+    return "/".join(["/runs", quote(run_id, safe=""), *map(_segment, parts)])
+
+
+def _segment(part: str) -> str:
+    if part in NOT_SEGMENTS:
         raise UserError(f"none of {sorted(NOT_SEGMENTS)} can be asked for by its name over HTTP")
-    return "/".join(["/runs", *(quote(part, safe="") for part in (run_id, *parts))])
+    return quote(part, safe="")
 
 
 def _model(model: type[M], row: Any) -> M:

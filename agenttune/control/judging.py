@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Literal
 
-from agenttune.control.control import CHECKPOINT_KINDS, MOST_CHECKPOINTS, Decision, existing_checkpoints
+from agenttune.control.control import Decision
+from agenttune.control.run_context import existing_checkpoints
 from agenttune.errors import AlreadyDecided, TooManyProposals, UserError
 from agenttune.gate import Gate, History, Moment, allowed_before, person, stale, timed_out
 from agenttune.protocol.commands import SaveCheckpoint
@@ -100,8 +101,7 @@ class Ruling:
         wanted = proposal.command.wanted_checkpoint()
         if wanted is None:
             return None
-        events = self.log.events(kinds=CHECKPOINT_KINDS, limit=MOST_CHECKPOINTS, newest=True)
-        bodies = [event.body for event in existing_checkpoints(events)]
+        bodies = [event.body for event in existing_checkpoints(self.log)]
         for_all = proposal.author.principal != "agent"
         saved = [body for body in bodies if isinstance(body, CheckpointSaved) and (for_all or not body.is_before)]
         names = {name for body in saved for name in (body.checkpoint_id, body.tag)}

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from agenttune.control.control import CHECKPOINT_KINDS, existing_checkpoints
 from agenttune.gate import Gate, not_offered, probe_steps_left
-from agenttune.protocol.events import CheckpointSaved, DatasetRead, Decided, Event, ModelRead, RunInfo
+from agenttune.protocol.events import (
+    CheckpointDeleted,
+    CheckpointMoved,
+    CheckpointSaved,
+    DatasetRead,
+    Decided,
+    Event,
+    ModelRead,
+    RunInfo,
+)
 from agenttune.protocol.observation import CheckpointView, Observation, Resolution
 from agenttune.store.run_log import RunLog
 
+CHECKPOINT_KINDS = ("checkpoint_saved", "checkpoint_moved", "checkpoint_deleted")
+MOST_CHECKPOINTS = 20_000
+"""Events about checkpoints that are read of one run (guess: far more than a disk holds)."""
 CHECKPOINTS = 8
 """Newest ones that a policy is told of (guess); `list_checkpoints` has the rest."""
 CHECKPOINT_EVENTS = 100
@@ -46,7 +57,7 @@ def _newest(log: RunLog, kind: str) -> Event | None:
 
 
 def _checkpoints(log: RunLog) -> list[CheckpointView]:
-    events = existing_checkpoints(log.events(kinds=CHECKPOINT_KINDS, limit=CHECKPOINT_EVENTS, newest=True))
+    events = existing_checkpoints(log, CHECKPOINT_EVENTS)
     return [view for event in events if (view := _view(event)) is not None][-CHECKPOINTS:]
 
 
@@ -75,3 +86,18 @@ def _last_decision(log: RunLog) -> Resolution | None:
     assert isinstance(body, Decided)  # narrowed above
     step = event.step if body.based_on_step is None else body.based_on_step
     return Resolution(policy=body.policy, step=step, reason=body.reason[:REASON_CHARACTERS])
+
+
+def existing_checkpoints(log: RunLog, most_events: int = MOST_CHECKPOINTS) -> list[Event]:
+    """`checkpoint_saved` events of the checkpoints that still exist, oldest first, each with its path as it is now."""
+    left: dict[str, Event] = {}
+    for event in log.events(kinds=CHECKPOINT_KINDS, limit=most_events, newest=True):
+        if isinstance(event.body, CheckpointSaved):
+            left[event.body.checkpoint_id] = event
+        elif isinstance(event.body, CheckpointDeleted):
+            left.pop(event.body.checkpoint_id, None)
+        elif isinstance(event.body, CheckpointMoved) and event.body.checkpoint_id in left:
+            saved = left[event.body.checkpoint_id]
+            body = saved.body.model_copy(update={"path": event.body.path})
+            left[event.body.checkpoint_id] = saved.model_copy(update={"body": body})
+    return list(left.values())

@@ -17,7 +17,7 @@ from agenttune.protocol.commands import CommandBase
 from agenttune.protocol.model_calls import ModelCalled
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import CommandRecord
-from agenttune.protocol.run_reader import RunReader
+from agenttune.protocol.reads import ModelCallsQuery, RunReader
 
 if TYPE_CHECKING:
     from agenttune.llm import ChatModel, Spent
@@ -132,7 +132,7 @@ class PolicyContext:
         """What the run's calls of language models have used up: one ledger for all the models of a policy."""
         from agenttune.llm import Spent  # loads the client, half a second that most commands do not need
 
-        return Spent() if self.reader is None else Spent.of(self.reader.model_calls())
+        return Spent() if self.reader is None else Spent.of(self.reader.read(ModelCallsQuery()).calls)
 
     def open_chat(self, llm: LlmSettings) -> tuple[str, ChatModel | None]:
         """Why there is no model; or the model, with what was spent on this run before. Neither without a run.
@@ -162,7 +162,7 @@ class PolicyContext:
         from agenttune.llm import Spent
 
         if self.reader is not None:
-            self.spent.catch_up(Spent.of(self.reader.model_calls()))
+            self.spent.catch_up(Spent.of(self.reader.read(ModelCallsQuery()).calls))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from agenttune.protocol.events import KnobState, Metric, RunStatus
 from agenttune.protocol.findings import Finding
+from agenttune.protocol.lineage import Lineage
 from agenttune.protocol.lr_course import Course
 from agenttune.protocol.proposals import CommandRecord, Record
 from agenttune.protocol.redefining import Redefinition
@@ -33,26 +34,6 @@ class SeriesView(Record):
     values: list[Metric]
     downsampled_steps: list[int] = Field(default_factory=list)
     downsampled_values: list[Metric] = Field(default_factory=list)
-
-
-class Segment(Record):
-    """A branch that a run stands on, up to a step."""
-
-    branch: str
-    last_step: int | None = Field(None, description="The step at which the next segment left it; none for the last.")
-
-
-class Lineage(Record):
-    """The branches that a run stands on, oldest first; empty says nothing, and has everything."""
-
-    segments: list[Segment] = Field(default_factory=list)
-
-    def has(self, branch: str, step: int) -> bool:
-        """Whether a step of a branch is among those that led here."""
-        for segment in self.segments:
-            if segment.branch == branch:
-                return segment.last_step is None or step <= segment.last_step
-        return not self.segments
 
 
 class Evaluation(Record):

@@ -220,3 +220,8 @@ class CommandRecord(Record):
     @property
     def is_final(self) -> bool:
         return not NEXT[self.state]
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it has its ack, or needs none."""
+        return self.ack is not None or self.is_final

@@ -17,7 +17,7 @@ from agenttune.protocol.events import RunInfo
 from agenttune.protocol.proposals import Author, CommandRecord, State
 from agenttune.protocol.summary import outcome_line
 from agenttune.protocol.text import clean, number
-from agenttune.replay.recordings import is_on, line_of
+from agenttune.replay.recordings import line_of
 from agenttune.store.journal.goal_metric import goal_values, score_of
 from agenttune.store.run_log import RunLog
 from agenttune.views.event_lines import command_words
@@ -73,7 +73,7 @@ def distill(log: RunLog, branch: str | None = None, tolerance_steps: int = DEFAU
     entries: list[tuple[EntrySettings, CommandRecord]] = []
     left_out: list[LeftOut] = []
     for record in sorted(applied, key=_step_of):
-        why = _why_not(record, lambda where, step: is_on(line, where, step))
+        why = _why_not(record, line.has)
         if why:
             left_out.append(LeftOut(_step_of(record), _told(record), why))
         else:

@@ -20,6 +20,7 @@ from agenttune.protocol.goal_names import value_of
 from agenttune.protocol.model_calls import ModelCalled
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import CommandRecord
+from agenttune.protocol.reads import CurveQuery, SeriesQuery
 from agenttune.protocol.summary import MetricAt, outcome_line
 from agenttune.replay.outcome import Around, Done, Replay, Wanted
 from agenttune.replay.recordings import Recording
@@ -112,9 +113,9 @@ def _watch(feed: Feed, loop: AgentLoop, every_steps: int) -> None:
 
 
 def _curve(control: ReplayControl) -> Curve | None:
-    known = {series.name for series in control.series(RUN_ID)}
+    known = {series.name for series in control.read(RUN_ID, SeriesQuery()).series}
     name = next((name for name in LOSS_NAMES if name in known), None)
-    return control.curve(RUN_ID, name, max_points=CHART_POINTS) if name else None
+    return control.read(RUN_ID, CurveQuery(name=name, max_points=CHART_POINTS)) if name else None
 
 
 def _evaluations(recording: Recording, metric: str) -> list[MetricAt]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar, cast
 
 from agenttune.config import BudgetSettings, LlmSettings
 from agenttune.control import LocalControl
@@ -15,10 +16,11 @@ from agenttune.errors import UserError
 from agenttune.policy.base import Policy, PolicyContext, asked_at_step
 from agenttune.policy.load import open_policy
 from agenttune.policy.wrappers.wrapper import notice_of, unavailable
-from agenttune.protocol.events import ModuleInfo
 from agenttune.protocol.observation import HISTORY, Observation
 from agenttune.protocol.proposals import CommandRecord, Proposal, State, Verdict
+from agenttune.protocol.reads import ModelQuery, R, RunQuery
 
+Seen = TypeVar("Seen", bound=Observation)
 LET_THROUGH = Verdict(decision="approved", decided_by="replay", reason="noted; a replay applies nothing")
 
 
@@ -55,18 +57,19 @@ class ReplayControl(LocalControl):
         self.noted.append(record)
         return record
 
-    def observe(self, run_id: str) -> Observation:
-        observation = super().observe(run_id)
+    def read(self, run_id: str, query: RunQuery[R]) -> R:
+        if isinstance(query, ModelQuery):  # as recorded at the start: there is no trainer that could measure norms
+            query = cast("RunQuery[R]", query.model_copy(update={"norms": False}))
+        found = super().read(run_id, query)
+        return self._with_noted(found) if isinstance(found, Observation) else found
+
+    def _with_noted(self, observation: Seen) -> Seen:
         if not self.noted:
             return observation
         real = observation.commands
         noted = [r for r in self.noted[-HISTORY:] if not any(self._stands_for(c, r) for c in real)]
         both = sorted([*real, *noted], key=asked_at_step)[-HISTORY:]
         return observation.model_copy(update={"commands": both})
-
-    def model(self, run_id: str, *, norms: bool = False, layer: str = "", wait_s: float = 10.0) -> ModuleInfo | None:
-        """The layers as recorded at the start; there is no trainer that could measure norms."""
-        return super().model(run_id, norms=False, layer=layer, wait_s=wait_s)
 
     def _stands_for(self, done: CommandRecord, noted: CommandRecord) -> bool:
         later = asked_at_step(done) - asked_at_step(noted)

@@ -15,9 +15,8 @@ from agenttune.protocol.events import Decided, Found, PolicyAttached, PolicyDeta
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.model_calls import ModelCalled, Usage
 from agenttune.protocol.proposals import Record
+from agenttune.protocol.reads import MAX_STEP
 
-MAX_STEP = 2**53
-"""Largest step taken in: every JSON reader still counts exactly up to here."""
 Step = Annotated[Int, Field(ge=0, le=MAX_STEP)]
 MAX_TOKENS = 10**9
 """Of one call (guess: a hundred times the longest context)."""

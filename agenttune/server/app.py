@@ -25,7 +25,7 @@ from agenttune.server.error_responses import CrashGuard, ErrorBody
 from agenttune.server.idle import Presence
 from agenttune.server.live_hub import Hub
 from agenttune.server.pages import link_page, local_page
-from agenttune.server.routes import approvals, commands, layers, runs, streams
+from agenttune.server.routes import approvals, commands, reads, runs, streams
 from agenttune.server.strict_bodies import StrictBodies
 from agenttune.server.v1_compat import api as v1_api
 from agenttune.server.v1_compat.clients import V1Clients
@@ -78,7 +78,7 @@ def create_app(
     app.state.v1_clients = V1Clients(control)
     app.state.presence = Presence(open_files.clients_for(open_files.limit()))
     api = APIRouter(prefix=PREFIX, dependencies=[Depends(known_parameters_only)], responses=_ERRORS)
-    for part in (runs, layers, commands, approvals, streams):
+    for part in (runs, reads, commands, approvals, streams):
         api.include_router(part.router)
     app.include_router(api)
     app.include_router(v1_api.router)

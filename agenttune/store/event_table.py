@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from agenttune.protocol.events import BODY, BranchStarted, Event
+from agenttune.protocol.lineage import Lineage
 from agenttune.protocol.proposals import Record
 
 MOST_BRANCHES = 100_000
@@ -74,16 +75,10 @@ class EventTable:
         )
         return self._db.execute(sql, (since, until, limit)).fetchall()
 
-    def lineage(self, branch: str) -> list[tuple[str, int | None]]:
-        """The branches that a branch stands on, oldest first, each with the last step that counts (None: all)."""
+    def lineage(self, branch: str) -> Lineage:
+        """The branches that a branch stands on."""
         bodies = (event.body for event in self.read(0, MOST_BRANCHES, kinds=["branch_started"]))
-        started = {body.name: body for body in bodies if isinstance(body, BranchStarted)}
-        found: list[tuple[str, int | None]] = [(branch, None)]
-        until: int | None = None
-        while (start := started.get(found[-1][0])) is not None and start.parent is not None:
-            until = start.from_step if until is None else min(until, start.from_step)
-            found.append((start.parent, until))
-        return found[::-1]
+        return Lineage.of(branch, [body for body in bodies if isinstance(body, BranchStarted)])
 
     def last_seq(self) -> int:
         row = self._db.execute("SELECT max(seq) FROM events").fetchone()

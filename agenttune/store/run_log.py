@@ -41,6 +41,7 @@ from agenttune.protocol.events import (
     StatusChanged,
     StoredPoint,
 )
+from agenttune.protocol.lineage import Lineage
 from agenttune.protocol.proposals import (
     NEXT,
     Ack,
@@ -281,11 +282,8 @@ class RunLog:
             yield from rows
             since = rows[-1][0]
 
-    def lineage(self, branch: str) -> list[tuple[str, int | None]]:
-        """The branches that a branch stands on, oldest first, each with the last step that counts (None: all).
-
-        A branch takes over the history of its parent up to the step of the checkpoint that it stands on.
-        """
+    def lineage(self, branch: str) -> Lineage:
+        """The branches that a branch stands on."""
         with storing(self.folder):
             return self._events.lineage(branch)
 

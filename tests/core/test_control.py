@@ -17,6 +17,7 @@ from agenttune.protocol.events import Decided, Evaluated, Found, KnobsRead, Note
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.observation import HISTORY, RECENT_POINTS
 from agenttune.protocol.proposals import Ack, State
+from agenttune.protocol.reads import KnobsQuery
 from agenttune.store.process_liveness import is_alive, started_s
 from agenttune.store.run_log import RunLog
 from tests.core.conftest import OPERATOR, propose
@@ -141,9 +142,9 @@ def test_observation_is_bounded_and_current(control: LocalControl, log: RunLog) 
 
 
 def test_knobs_are_as_the_trainer_read_them_last(control: LocalControl, log: RunLog) -> None:
-    noise = control.knobs("r1")[1]
+    noise = control.read("r1", KnobsQuery()).knobs[1]
     log.append(KnobsRead(knobs=[noise.model_copy(update={"effective": 0.7})]))
-    assert [k.effective for k in control.knobs("r1")] == [0.7]
+    assert [k.effective for k in control.read("r1", KnobsQuery()).knobs] == [0.7]
 
 
 def test_curves_are_kept_ready_for_all_runs(control: LocalControl, log: RunLog) -> None:

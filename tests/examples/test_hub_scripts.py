@@ -21,6 +21,7 @@ from agenttune.control.http import HttpControl
 from agenttune.control.owner_token import OwnerToken
 from agenttune.protocol.events import StoredPoint
 from agenttune.protocol.proposals import Author, CommandRecord, Proposal, State
+from agenttune.protocol.reads import CommandQuery
 from agenttune.store.run_log import RunLog, list_runs
 from tests.cli.conftest import wait_for
 
@@ -157,7 +158,7 @@ class Steered:
             {"command": {"kind": kind, **fields}, "author": Author(principal="operator", name="ann")}
         )
         self.control.submit(info.run_id, proposal)
-        return self.control.command(info.run_id, proposal.command_id, wait_s=60)
+        return self.control.read(info.run_id, CommandQuery(command_id=proposal.command_id, wait_s=60))
 
     def change(self, kind: str, **fields: Any) -> int:
         """The step at which a command was applied."""

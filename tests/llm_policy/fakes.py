@@ -5,17 +5,38 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
+
+from pydantic import BaseModel
 
 from agenttune.errors import ModelUnavailable, UserError
 from agenttune.llm import Spent
 from agenttune.policy.llm.history import history_of
 from agenttune.protocol.command_schemas import ToolShape
-from agenttune.protocol.events import BranchStarted, Curve, DatasetRead, Event, KnobState, ModuleInfo, SeriesInfo
+from agenttune.protocol.events import Curve, RunInfo, SeriesInfo
 from agenttune.protocol.model_calls import ChatMessage, ModelCalled, PromptUsed, Purpose, ToolUse
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Proposal, Verdict
-from agenttune.protocol.summary import Intervention
+from agenttune.protocol.reads import (
+    Branches,
+    BranchesQuery,
+    CheckpointsQuery,
+    CurveQuery,
+    DatasetQuery,
+    History,
+    HistoryQuery,
+    InfoQuery,
+    Knobs,
+    KnobsQuery,
+    ModelCalls,
+    ModelCallsQuery,
+    ModelQuery,
+    ObservationQuery,
+    R,
+    RunQuery,
+    Series,
+    SeriesQuery,
+)
 
 Protocol = Literal["tools", "json", "text"]
 
@@ -28,20 +49,42 @@ class FakeReader:
     max_lr: float = 1.0
     earlier: list[ModelCalled] = field(default_factory=list)
 
-    def observation(self) -> Observation:
-        return self.seen
+    def read(self, query: RunQuery[R]) -> R:
+        return cast(R, self._answer(query))
 
-    def series(self) -> list[SeriesInfo]:
-        last = self.seen.step
-        return [SeriesInfo(name=n, branch="main", count=last, first_step=1, last_step=last) for n in self.seen.series]
+    def _answer(self, query: RunQuery[Any]) -> BaseModel:
+        seen, last = self.seen, self.seen.step
+        if isinstance(query, ObservationQuery):
+            return seen
+        if isinstance(query, InfoQuery):
+            about = {"run_id": seen.run_id, "name": seen.run_id, "status": seen.status, "branch": seen.branch}
+            return RunInfo.model_validate({**about, "created_at_s": 0.0, "goal_metric": seen.goal_metric})
+        if isinstance(query, SeriesQuery):
+            extent = {"branch": "main", "count": last, "first_step": 1, "last_step": last}
+            return Series(series=[SeriesInfo(name=name, **extent) for name in seen.series])
+        if isinstance(query, CurveQuery):
+            return self._curve(query)
+        if isinstance(query, KnobsQuery):
+            return Knobs(knobs=seen.knobs)
+        if isinstance(query, HistoryQuery):
+            return History(history=history_of(seen)[-query.limit :])
+        if isinstance(query, ModelCallsQuery):
+            return ModelCalls(calls=self.earlier)
+        if isinstance(query, BranchesQuery):
+            return Branches.of([])
+        if isinstance(query, (ModelQuery, DatasetQuery, CheckpointsQuery)):
+            return query.answer_type().model_validate(
+                {"checkpoints": []} if isinstance(query, CheckpointsQuery) else {}
+            )
+        raise AssertionError(f"a read that no test has asked for: {query!r}")
 
-    def curve(self, metric: str, first_step: int = 0, last_step: int | None = None, max_points: int = 100) -> Curve:
-        if metric not in self.seen.series:
-            raise UserError(f"no metric {metric!r}; there are: {', '.join(self.seen.series)}")
-        view = self.seen.series[metric]
-        steps, values = view.steps[-max_points:], view.values[-max_points:]
+    def _curve(self, query: CurveQuery) -> Curve:
+        if query.name not in self.seen.series:
+            raise UserError(f"no metric {query.name!r}; there are: {', '.join(self.seen.series)}")
+        view = self.seen.series[query.name]
+        steps, values = view.steps[-query.max_points :], view.values[-query.max_points :]
         return Curve(
-            name=metric,
+            name=query.name,
             branch="main",
             bucket_points=1,
             steps=steps,
@@ -50,27 +93,6 @@ class FakeReader:
             high=values,
             nonfinite=[0] * len(steps),
         )
-
-    def knobs(self) -> list[KnobState]:
-        return self.seen.knobs
-
-    def model(self, layer: str = "", norms: bool = False) -> ModuleInfo | None:
-        return None
-
-    def dataset(self) -> DatasetRead | None:
-        return None
-
-    def checkpoints(self) -> list[Event]:
-        return []
-
-    def branches(self) -> list[BranchStarted]:
-        return []
-
-    def history(self, limit: int = 50) -> list[Intervention]:
-        return history_of(self.seen)[-limit:]
-
-    def model_calls(self) -> list[ModelCalled]:
-        return self.earlier
 
     def dry_run(self, proposal: Proposal) -> Verdict:
         lr = getattr(proposal.command, "lr", None)

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agenttune.agent import EFFECT_STEPS, REARM_STEPS, AgentLoop, is_new
-from agenttune.agent.outbox import AgentEntry
 from agenttune.config import WakeSettings
-from agenttune.control import LocalControl
+from agenttune.control import AgentRecord, Control, LocalControl
+from agenttune.control import Decision as ApproversDecision
 from agenttune.errors import ServerUnreachable
 from agenttune.policy.base import Decision, Draft, NoopPolicy
 from agenttune.protocol.commands import CommandBase, UpdateOptimizer
-from agenttune.protocol.events import Decided, Evaluated, Event, Found, PolicyAttached, PolicyDetached, RunInfo
+from agenttune.protocol.events import Decided, Evaluated, Found, PolicyAttached, PolicyDetached, RunInfo
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.observation import Observation
-from agenttune.protocol.proposals import CommandRecord, Proposal, State
+from agenttune.protocol.proposals import Author, CommandRecord, Proposal, StandingApproval, State, Verdict
+from agenttune.protocol.reads import R, RunQuery
 from tests.policy.conftest import SteeredRun, applied, observe
 
 RARELY = WakeSettings(every_steps=10_000)
@@ -43,38 +44,38 @@ class Scripted:
         return answer
 
 
-class Flaky:
+class Flaky(Control):
     """A control whose server is away for the calls whose numbers are given."""
 
     def __init__(self, inner: LocalControl, away: Callable[[int], bool]) -> None:
         self.inner, self.away, self.calls = inner, away, 0
 
-    def _reach(self) -> None:
+    def _reach(self) -> LocalControl:
         self.calls += 1
         if self.away(self.calls):
             raise ServerUnreachable("not there")
+        return self.inner
 
-    def info(self, run_id: str) -> RunInfo:
-        self._reach()
-        return self.inner.info(run_id)
+    def runs(self) -> list[RunInfo]:
+        return self._reach().runs()
 
-    def observe(self, run_id: str) -> Observation:
-        self._reach()
-        return self.inner.observe(run_id)
-
-    def events(
-        self, run_id: str, since: int = 0, limit: int = 1000, wait_s: float = 0.0, kinds: Sequence[str] | None = None
-    ) -> list[Event]:
-        self._reach()
-        return self.inner.events(run_id, since, limit, wait_s, kinds)
+    def read(self, run_id: str, query: RunQuery[R]) -> R:
+        return self._reach().read(run_id, query)
 
     def submit(self, run_id: str, proposal: Proposal) -> CommandRecord:
-        self._reach()
-        return self.inner.submit(run_id, proposal)
+        return self._reach().submit(run_id, proposal)
 
-    def record(self, run_id: str, body: AgentEntry, step: int | None = None) -> int:
-        self._reach()
-        return self.inner.record(run_id, body, step)
+    def dry_run(self, run_id: str, proposal: Proposal) -> Verdict:
+        return self._reach().dry_run(run_id, proposal)
+
+    def decide(self, run_id: str, command_id: str, decision: ApproversDecision) -> CommandRecord:
+        return self._reach().decide(run_id, command_id, decision)
+
+    def end_standing_approval(self, run_id: str, kind: str, author: Author) -> list[StandingApproval]:
+        return self._reach().end_standing_approval(run_id, kind, author)
+
+    def record(self, run_id: str, body: AgentRecord, step: int | None = None) -> int:
+        return self._reach().record(run_id, body, step)
 
 
 def loop_of(control: LocalControl | Flaky, policy: Any, wake: WakeSettings | None = None) -> AgentLoop:

@@ -13,6 +13,7 @@ import pytest
 from agenttune.config import WakeSettings
 from agenttune.control.reader import ControlReader
 from agenttune.errors import UserError
+from agenttune.llm.tools.metrics import run_curve
 from agenttune.policy.base import Decision, Draft, Policy, PolicyContext
 from agenttune.policy.load import load_policy
 from agenttune.protocol.commands import CommandBase, DoEvaluate, UpdateOptimizer
@@ -20,6 +21,7 @@ from agenttune.protocol.events import Decided
 from agenttune.protocol.model_calls import ChatMessage, ModelCalled, ToolUse, Usage
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Author, Proposal, Verdict
+from agenttune.protocol.reads import KnobsQuery, ObservationQuery
 from agenttune.replay import Replay, ReplayControl, admit, replay
 from agenttune.replay.recordings import Recording, read_log, read_recording
 from agenttune.replay.replay_control import Admitted
@@ -157,9 +159,9 @@ def test_tools_of_a_policy_read_the_recording_as_far_as_it_has_come(tmp_path: Pa
 
         def decide(self, observation: Observation) -> Decision:
             assert self.reader is not None
-            longest.append(self.reader.curve("loss").steps[-1])
-            assert self.reader.observation().step == observation.step
-            assert [knob.name for knob in self.reader.knobs()] == ["lr"]
+            longest.append(run_curve(self.reader, "loss").steps[-1])
+            assert self.reader.read(ObservationQuery()).step == observation.step
+            assert [knob.name for knob in self.reader.read(KnobsQuery()).knobs] == ["lr"]
             return Decision()
 
     def make(control: ReplayControl, run_id: str) -> Admitted:

@@ -12,7 +12,7 @@ from agenttune.policy.base import Decision, Policy
 from agenttune.policy.load import load_policy
 from agenttune.policy.schedule import ScheduleFile
 from agenttune.protocol.commands import UpdateOptimizer
-from agenttune.protocol.observation import Lineage, Segment
+from agenttune.protocol.lineage import Lineage, Segment
 from agenttune.protocol.proposals import CommandRecord, State
 from tests.policy.conftest import applied, observe
 from tests.replay.conftest import changes_of, steer

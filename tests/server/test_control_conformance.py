@@ -8,8 +8,11 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
+from pydantic import BaseModel
 
 from agenttune.control import AgentRecord, Control, LocalControl
 from agenttune.control.discovery import ServerAddress
@@ -17,8 +20,11 @@ from agenttune.control.http import HttpControl
 from agenttune.control.owner_token import OwnerToken
 from agenttune.control.reader import ControlReader, settled
 from agenttune.errors import CommandIdReused, RunEnded, SystemFault, UnknownCommandId, UnknownRun, UserError
+from agenttune.llm.tools.metrics import run_curve, run_series
 from agenttune.protocol.events import (
     BranchStarted,
+    CheckpointDeleted,
+    CheckpointSaved,
     DatasetRead,
     Decided,
     Found,
@@ -33,9 +39,31 @@ from agenttune.protocol.events import (
 )
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.model_calls import ChatMessage, ModelCalled, Usage
+from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Ack, Author, Change, Proposal, State
-from agenttune.protocol.run_reader import RunReader
+from agenttune.protocol.reads import (
+    QUERIES,
+    BranchesQuery,
+    CheckpointsQuery,
+    CommandQuery,
+    CommandsQuery,
+    CurveQuery,
+    Dataset,
+    DatasetQuery,
+    EventsQuery,
+    HistoryQuery,
+    KnobsQuery,
+    Model,
+    ModelCallsQuery,
+    ModelQuery,
+    PointsQuery,
+    RunQuery,
+    RunReader,
+    SeriesQuery,
+)
+from agenttune.replay import ReplayControl
 from agenttune.store.run_log import RunLog
+from tests.server.conftest import make_run
 
 AnyControl = LocalControl | HttpControl
 _names = (f"run{i}" for i in itertools.count())
@@ -221,17 +249,18 @@ def test_an_observation_carries_nan_honestly(control: AnyControl, log: RunLog) -
 
 def test_metrics_and_knobs_are_the_same_on_both_sides(control: AnyControl, log: RunLog, shared_runs: Path) -> None:
     local, run_id = LocalControl(shared_runs), log.folder.name
-    assert control.series(run_id) == local.series(run_id)
-    assert control.curve(run_id, "train/loss", max_points=10) == local.curve(run_id, "train/loss", max_points=10)
-    assert control.curve(run_id, "loss", first_step=10, last_step=12).steps == [10, 11, 12]
-    assert [p.point_id for p in control.points(run_id, since=40, limit=3)] == [41, 42, 43]
-    assert control.knobs(run_id) == local.knobs(run_id)
-    assert [b.name for b in control.branches(run_id)] == ["main"]
+    assert control.read(run_id, SeriesQuery()) == local.read(run_id, SeriesQuery())
+    downsampled = CurveQuery(name="train/loss", max_points=10)
+    assert control.read(run_id, downsampled) == local.read(run_id, downsampled)
+    assert control.read(run_id, CurveQuery(name="loss", first_step=10, last_step=12)).steps == [10, 11, 12]
+    assert [p.point_id for p in control.read(run_id, PointsQuery(since=40, limit=3)).points] == [41, 42, 43]
+    assert control.read(run_id, KnobsQuery()) == local.read(run_id, KnobsQuery())
+    assert [b.name for b in control.read(run_id, BranchesQuery()).branches] == ["main"]
 
 
 def test_an_unknown_metric_lists_those_there_are(control: AnyControl, log: RunLog) -> None:
     with pytest.raises(UserError) as caught:
-        control.curve(log.folder.name, "accuracy")
+        control.read(log.folder.name, CurveQuery(name="accuracy"))
     assert caught.value.allowed == ["loss", "train/loss"]
 
 
@@ -242,12 +271,12 @@ def test_history_tells_what_was_tried_and_what_came_of_it(control: AnyControl, l
     change = Change(name="lr", previous=1e-3, requested=5e-4, effective=5e-4)
     log.acknowledge("c1", Ack(outcome="applied", step=100, changes=[change]))
     log.append_points([Point(step=101, at_s=time.time(), values={"loss": 0.5})])
-    tried = control.history(run_id, limit=2)
+    tried = control.read(run_id, HistoryQuery(limit=2)).history
     assert [(row.command_id, row.state) for row in tried] == [("c1", State.APPLIED), ("c2", State.REJECTED)]
     assert tried[0].metric_before is not None
     assert tried[0].metric_after is not None
     assert (tried[0].metric_before.value, tried[0].metric_after.value) == (0.01, 0.5)
-    assert [row.command_id for row in control.history(run_id)] == ["c0", "c1", "c2"]
+    assert [row.command_id for row in control.read(run_id, HistoryQuery()).history] == ["c0", "c1", "c2"]
 
 
 def test_calls_of_models_come_without_what_was_said(control: AnyControl, log: RunLog) -> None:
@@ -264,22 +293,24 @@ def test_calls_of_models_come_without_what_was_said(control: AnyControl, log: Ru
         usd=0.25,
     )
     log.append(*(call.model_copy(update={"attempts": i}) for i in range(1, 251)))
-    calls = control.model_calls(log.folder.name)
+    calls = control.read(log.folder.name, ModelCallsQuery()).calls
     assert [c.attempts for c in calls] == list(range(1, 251))
     assert calls[0] == call.model_copy(update={"messages": [], "answer": None})
 
 
 def test_model_and_dataset_are_as_last_read(control: AnyControl, log: RunLog) -> None:
     run_id = log.folder.name
-    assert (control.model(run_id), control.dataset(run_id)) == (None, None)
+    assert control.read(run_id, ModelQuery()) == Model()
+    assert control.read(run_id, DatasetQuery()) == Dataset()
     inner = ModuleInfo(name="fc", type="Linear", parameters=6, trainable=6)
     root = ModuleInfo(name="", type="Net", parameters=6, trainable=6, children=[inner])
     dataset = DatasetRead(type="Corpus", size=10, interactive=False)
     log.append(ModelRead(model=root), dataset)
-    assert (control.model(run_id), control.model(run_id, layer="fc")) == (root, inner)
-    assert control.dataset(run_id) == dataset
+    assert control.read(run_id, ModelQuery()).model == root
+    assert control.read(run_id, ModelQuery(layer="fc")).model == inner
+    assert control.read(run_id, DatasetQuery()).dataset == dataset
     with pytest.raises(UserError, match="no layer 'nope'") as caught:
-        control.model(run_id, layer="nope")
+        control.read(run_id, ModelQuery(layer="nope"))
     assert caught.value.allowed == ["fc"]
 
 
@@ -297,12 +328,12 @@ def test_norms_are_measured_by_the_trainer_or_not_at_all(control: AnyControl, lo
 
     thread = threading.Thread(target=trainer)
     thread.start()
-    measured = control.model(run_id, norms=True, wait_s=30)
+    measured = control.read(run_id, ModelQuery(norms=True, wait_s=30)).model
     thread.join()
     assert measured is not None
     assert measured.weight_norm == 1.5
     with pytest.raises(SystemFault, match="did not measure within"):
-        control.model(run_id, norms=True, wait_s=0.1)
+        control.read(run_id, ModelQuery(norms=True, wait_s=0.1))
 
 
 def test_a_command_is_followed_to_its_ack(control: AnyControl, log: RunLog) -> None:
@@ -326,10 +357,85 @@ def test_a_reader_sees_the_steps_that_the_run_stands_on(control: AnyControl, log
     points = [Point(step=i, at_s=time.time(), values={"loss": 9.0}, branch="retry") for i in range(61, 71)]
     log.append_points(points)
     reader: RunReader = ControlReader(control, log.folder.name)
-    curve = reader.curve("loss", first_step=59)
+    curve = run_curve(reader, "loss", first_step=59)
     assert curve.steps == [59, 60, *range(61, 71)]
     assert curve.mean[-1] == 9.0
-    assert {s.name: s.last_step for s in reader.series()}["loss"] == 70
-    assert len(reader.curve("loss", max_points=10).steps) <= 10
+    assert {s.name: s.last_step for s in run_series(reader)}["loss"] == 70
+    assert len(run_curve(reader, "loss", max_points=10).steps) <= 10
     with pytest.raises(UserError, match="accuracy"):
-        reader.curve("accuracy")
+        run_curve(reader, "accuracy")
+
+
+ARGUMENTS: dict[type[RunQuery[Any]], list[dict[str, Any]]] = {
+    CurveQuery: [{"name": "loss"}, {"name": "train/loss", "first_step": 10, "last_step": 90, "max_points": 7}],
+    PointsQuery: [{}, {"since": 40, "limit": 3}],
+    SeriesQuery: [{}, {"branch": "retry"}],
+    ModelQuery: [{}, {"layer": "fc"}],
+    HistoryQuery: [{}, {"limit": 1}],
+    EventsQuery: [{}, {"since": 3, "limit": 2}, {"kinds": ["found", "acked"]}],
+    CommandsQuery: [{}, {"state": [State.REJECTED], "limit": 1}],
+    CommandQuery: [{"command_id": "c0"}, {"command_id": "c1", "wait_s": 0.05}],
+}
+"""Of each read in the table; none named: without any."""
+ASKED = [query(**given) for query in QUERIES for given in ARGUMENTS.get(query, [{}])]
+
+
+@pytest.fixture(scope="module")
+def told(shared_runs: Path, shared_server: ServerAddress) -> Path:
+    """A run of which there is something to tell for every read."""
+    folder = make_run(shared_runs, "told").folder
+    log = RunLog.open(folder)
+    inner = ModuleInfo(name="fc", type="Linear", parameters=6, trainable=6)
+    root = ModuleInfo(name="", type="Net", parameters=6, trainable=6, weight_norm=math.nan, children=[inner])
+    kept = CheckpointSaved(checkpoint_id="k", path="/k", metric=math.inf, is_before=True)
+    gone = CheckpointSaved(checkpoint_id="g", path="/g", command_id="c0")
+    log.append(ModelRead(model=root), DatasetRead(type="Corpus", size=10, interactive=False), kept, gone, step=50)
+    log.append(CheckpointDeleted(checkpoint_id="g", reason="cap"), step=60)
+    log.append(BranchStarted(name="retry", parent="main", from_step=60, checkpoint_id="k"), step=60, branch="retry")
+    log.append_points([Point(step=61, at_s=2.0, values={"loss": math.nan}, branch="retry")])
+    log.append(ModelCalled(policy="llm", purpose="decide", model="m", endpoint="e", protocol="tools", usd=0.25))
+    control = LocalControl(shared_runs)
+    for number, lr in enumerate((5e-4, 1.0)):
+        control.submit("told", lower_rate(lr, f"c{number}"))
+    change = Change(name="lr", previous=1e-3, requested=5e-4, effective=5e-4)
+    log.acknowledge("c0", Ack(outcome="applied", step=61, changes=[change]))
+    log.close()
+    return folder
+
+
+def of_no_time(answer: BaseModel) -> str:
+    """As it goes over the wire; an observation says when it was taken."""
+    return answer.model_copy(update={"at_s": 0.0} if isinstance(answer, Observation) else {}).model_dump_json()
+
+
+@pytest.mark.parametrize("query", ASKED, ids=repr)
+def test_every_read_has_the_same_answer_wherever_it_is_asked(
+    query: RunQuery[Any], told: Path, shared_server: ServerAddress
+) -> None:
+    local = LocalControl(told.parent)
+    remote = HttpControl(shared_server.url, OwnerToken(shared_server.url))
+    here = local.read("told", query)
+    assert isinstance(here, query.answer_type())
+    elsewhere = [
+        remote.read("told", query),
+        ControlReader(local, "told", is_operators=True).read(query),
+        ControlReader(remote, "told", is_operators=True).read(query),
+        ReplayControl(told.parent, time.time, window_steps=10).read("told", query),
+    ]
+    assert [of_no_time(answer) for answer in elsewhere] == [of_no_time(here)] * 4
+    remote.close()
+
+
+def test_every_read_has_a_route_with_its_fields_and_no_others(shared_server: ServerAddress) -> None:
+    paths = httpx.get(f"{shared_server.url}/api/v1/openapi.json").json()["paths"]
+    for query in QUERIES:
+        route = paths[f"/api/v1/runs/{{run_id}}{query.path}".replace(":path", "")]["get"]
+        assert {p["name"] for p in route["parameters"]} == {"run_id", *query.model_fields}
+        assert route["description"].split() == (query.__doc__ or "").split()
+
+
+def test_an_agents_reader_leaves_out_what_lay_there_before_the_run(told: Path) -> None:
+    control = LocalControl(told.parent)
+    own, all_of_them = (ControlReader(control, "told", is_operators) for is_operators in (False, True))
+    assert own.read(CheckpointsQuery()).checkpoints == []
+    assert [saved.checkpoint_id for saved in all_of_them.read(CheckpointsQuery()).checkpoints] == ["k"]

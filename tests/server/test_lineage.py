@@ -25,6 +25,7 @@ from agenttune.protocol.events import (
     StatusChanged,
 )
 from agenttune.protocol.proposals import Ack, State
+from agenttune.protocol.reads import CheckpointsQuery, DatasetQuery, ModelQuery
 from agenttune.store.run_log import RunLog
 from tests.server.conftest import make_run
 
@@ -55,7 +56,8 @@ def test_nothing_is_known_before_the_trainer_tells(
 ) -> None:
     assert get(shared_server, log, "model")["model"] is None
     assert get(shared_server, log, "dataset")["dataset"] is None
-    assert (control.model(log.folder.name), control.dataset(log.folder.name)) == (None, None)
+    assert control.read(log.folder.name, ModelQuery()).model is None
+    assert control.read(log.folder.name, DatasetQuery()).dataset is None
     assert get(shared_server, log, "checkpoints") == {"checkpoints": []}
     root: dict[str, Any] = {
         "name": "main",
@@ -77,17 +79,17 @@ def test_the_newest_reading_counts(shared_server: ServerAddress, log: RunLog, co
     assert found["model"]["children"][0]["children"][0]["weight_norm"] == "NaN"
     dataset = get(shared_server, log, "dataset")
     assert (dataset["step"], dataset["dataset"]["runtime"]) == (7, {"noise": 0.1})
-    assert control.dataset(log.folder.name) == read
+    assert control.read(log.folder.name, DatasetQuery()).dataset == read
 
 
 def test_one_layer_can_be_read(control: HttpControl, log: RunLog) -> None:
     log.append(ModelRead(model=MODEL), step=0)
-    layer = control.model(log.folder.name, layer="body.first")
+    layer = control.read(log.folder.name, ModelQuery(layer="body.first")).model
     assert layer is not None
     assert (layer.type, layer.parameters) == ("Linear", 6)
     for wrong, known in [("body.nope", ["body.first"]), ("nope", ["body"]), ("body.first.x.y", [])]:
         with pytest.raises(UserError, match=wrong) as caught:
-            control.model(log.folder.name, layer=wrong)
+            control.read(log.folder.name, ModelQuery(layer=wrong))
         assert (caught.value.field, caught.value.allowed) == ("layer", known)
 
 
@@ -109,7 +111,7 @@ def measure(log: RunLog, ack: Ack) -> threading.Thread:
 def test_norms_are_asked_of_the_trainer(control: HttpControl, log: RunLog) -> None:
     measured = LAYER.model_copy(update={"weight_norm": 2.5, "grad_norm": 0.5})
     thread = measure(log, Ack(outcome="applied", step=5, result=measured.model_dump(mode="json")))
-    found = control.model(log.folder.name, norms=True, layer="body.first", wait_s=30)
+    found = control.read(log.folder.name, ModelQuery(norms=True, layer="body.first", wait_s=30)).model
     thread.join()
     assert found == measured
     [record] = log.commands()
@@ -120,16 +122,16 @@ def test_norms_are_asked_of_the_trainer(control: HttpControl, log: RunLog) -> No
 def test_a_trainer_that_cannot_measure_says_why(control: HttpControl, log: RunLog) -> None:
     thread = measure(log, Ack(outcome="failed", step=5, message="no layer 'x'"))
     with pytest.raises(UserError, match="no layer 'x'"):
-        control.model(log.folder.name, norms=True, layer="x", wait_s=30)
+        control.read(log.folder.name, ModelQuery(norms=True, layer="x", wait_s=30))
     thread.join()
 
 
 def test_norms_do_not_wait_for_ever(control: HttpControl, log: RunLog) -> None:
     with pytest.raises(SystemFault, match="did not measure"):
-        control.model(log.folder.name, norms=True, wait_s=0.1)
+        control.read(log.folder.name, ModelQuery(norms=True, wait_s=0.1))
     log.append(StatusChanged(status="finished"), step=100)
     with pytest.raises(RunEnded):
-        control.model(log.folder.name, norms=True)
+        control.read(log.folder.name, ModelQuery(norms=True))
 
 
 def test_checkpoints_that_are_gone_are_not_listed(
@@ -147,8 +149,9 @@ def test_checkpoints_that_are_gone_are_not_listed(
     assert {key: found[0][key] for key in wanted} == wanted
     assert (found[1]["keep_in"], found[1]["path"], found[1]["metric"]) == ("memory", "", None)
     run_id = log.folder.name
-    assert control.checkpoints(run_id) == LocalControl(shared_runs).checkpoints(run_id)
-    assert len(control.checkpoints(run_id)) == 2
+    listed = control.read(run_id, CheckpointsQuery())
+    assert listed == LocalControl(shared_runs).read(run_id, CheckpointsQuery())
+    assert len(listed.checkpoints) == 2
 
 
 def test_branches_are_a_tree(shared_server: ServerAddress, log: RunLog) -> None:

@@ -13,6 +13,7 @@ from agenttune.control.reader import ControlReader
 from agenttune.llm.tools import Toolbox
 from agenttune.protocol.commands import COMMAND_KINDS
 from agenttune.protocol.events import CheckpointSaved, DatasetRead, KnobsRead, KnobState
+from agenttune.protocol.reads import ObservationQuery
 from tests.policy.conftest import SteeredRun, Valley
 
 MakeToolbox = Callable[[], Toolbox]
@@ -83,4 +84,4 @@ def run(runs_dir: Path) -> Iterator[SteeredRun]:
 @pytest.fixture
 def toolbox(runs_dir: Path, run: SteeredRun) -> MakeToolbox:
     reader = ControlReader(LocalControl(runs_dir), "r1")
-    return lambda: Toolbox(reader, reader.observation())
+    return lambda: Toolbox(reader, reader.read(ObservationQuery()))

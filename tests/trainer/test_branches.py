@@ -187,7 +187,11 @@ def test_the_lineage_is_in_the_log(bench: Bench) -> None:
         ("branch-3", "main", 10, first),
     ]
     assert log.info().branch == "branch-3"
-    assert log.lineage("branch-2") == [("main", 10), ("lower", 30), ("branch-2", None)]
+    assert [(s.branch, s.last_step) for s in log.lineage("branch-2").segments] == [
+        ("main", 10),
+        ("lower", 30),
+        ("branch-2", None),
+    ]
     assert [ack.branch for ack in result.acks()] == ["main", "lower", "lower", "branch-2", "branch-3"]
     steps = {branch: (min(found), max(found)) for branch, found in losses(result).items()}
     assert steps == {"main": (1, 20), "lower": (11, 40), "branch-2": (31, 50), "branch-3": (11, 60)}

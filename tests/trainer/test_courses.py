@@ -15,6 +15,7 @@ from transformers.optimization import get_scheduler
 from agenttune.control import LocalControl
 from agenttune.protocol.events import rate_name
 from agenttune.protocol.lr_course import Course
+from agenttune.protocol.reads import KnobsQuery
 from agenttune.trainer.lr.course import EXACT_STEPS, course_of
 from agenttune.trainer.lr.reader import LearningRateReader
 from agenttune.trainer.lr.schedules import Schedule
@@ -171,7 +172,8 @@ def test_every_reader_sees_the_rates_of_now(bench: Bench) -> None:
     control = LocalControl(bench.runs_dir)
     (info,) = control.runs()
     used = result.witness.used[-1]
-    rate = next(knob for knob in control.knobs(info.run_id) if knob.name == "lr")
+    rate = control.read(info.run_id, KnobsQuery()).named("lr")
+    assert rate is not None
     assert rate.groups == pytest.approx(used)
     assert rate.effective == used[0]
     assert rate.base_groups == [1e-3, 2e-4]

@@ -20,6 +20,7 @@ from agenttune.llm.tools import Toolbox
 from agenttune.policy.base import PolicyContext
 from agenttune.policy.llm.llm_policy import LlmFile, LlmPolicy
 from agenttune.protocol.proposals import CommandRecord
+from agenttune.protocol.reads import ObservationQuery
 from agenttune.server.mcp.tools import RunTools
 from agenttune.store.run_log import list_runs
 from agenttune.testing import ChatRequest, ScriptedEndpoint, calls, says
@@ -96,7 +97,7 @@ def test_what_a_probe_found_reaches_whoever_asked(bench: Bench, capsys: pytest.C
 
 def model_history(runs_dir: Path) -> str:
     reader = ControlReader(LocalControl(runs_dir), list_runs(runs_dir)[0].run_id)
-    return Toolbox(reader, reader.observation()).call("read", {"what": "history"}).text
+    return Toolbox(reader, reader.read(ObservationQuery())).call("read", {"what": "history"}).text
 
 
 def sent(record: CommandRecord, capsys: pytest.CaptureFixture[str]) -> str:

@@ -33,7 +33,7 @@ from agenttune.protocol.commands import UpdateOptimizer
 from agenttune.protocol.events import Decided, PolicyAttached, PolicyDetached, PolicyRequested
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Author, CommandRecord, Proposal
-from agenttune.protocol.run_reader import RunReader
+from agenttune.protocol.reads import RunReader
 from agenttune.store.run_log import RunLog
 from agenttune.trainer import Options
 from agenttune.trainer.execution.lockstep import RESTART_S, Lockstep

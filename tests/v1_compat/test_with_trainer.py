@@ -19,6 +19,7 @@ import pytest
 
 from agenttune.control.discovery import find_server
 from agenttune.control.http import HttpControl
+from agenttune.protocol.reads import ModelQuery
 from tests.server.conftest import stop
 from tests.v1_compat.client import Event, V1Client, args_of
 from tests.v1_compat.training import MARK, STEPS
@@ -274,10 +275,10 @@ def test_dropout_is_that_of_the_next_step(script: Script) -> None:
 def test_norms_are_those_of_the_weights(script: Script) -> None:
     """Our own question beside the seed's: it is answered by the next steps."""
     with HttpControl(script.url) as control, ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(control.model, "latest", norms=True, layer="norm", wait_s=60)
+        asked = pool.submit(control.read, "latest", ModelQuery(norms=True, layer="norm", wait_s=60))
         while not asked.done():
             script.step()
-        found = asked.result()
+        found = asked.result().model
     assert found is not None
     assert (found.type, found.parameters, found.trainable) == ("LayerNorm", 16, 16)
     assert found.weight_norm == pytest.approx(8**0.5, rel=0.05)  # weights near 1, biases near 0

@@ -9,13 +9,25 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from agenttune.errors import CommandError, NotSupported
+from agenttune.llm.tools.metrics import run_curve, run_series, short, unit_of
 from agenttune.llm.tools.offered import UNLISTED_FIELDS
 from agenttune.llm.tools.tool_results import encode
 from agenttune.llm.tools.tool_schemas import MAX_TEXT, plain_schema
 from agenttune.protocol.command_schemas import ToolShape
 from agenttune.protocol.commands import Bool, Int, Text
-from agenttune.protocol.events import CheckpointSaved, Event, ModuleInfo
-from agenttune.protocol.run_reader import RunReader
+from agenttune.protocol.events import ModuleInfo
+from agenttune.protocol.reads import (
+    MAX_STEP,
+    BranchesQuery,
+    Checkpoint,
+    CheckpointsQuery,
+    DatasetQuery,
+    HistoryQuery,
+    KnobsQuery,
+    ModelQuery,
+    ObservationQuery,
+    RunReader,
+)
 from agenttune.protocol.summary import Intervention
 
 MAX_POINTS = 200
@@ -25,21 +37,8 @@ READ_WORDS = {
     "norms": "model: measure norms of weights and gradients",
     "layer": "model: only this one",
 }
-Step = Annotated[Int, Field(ge=0, le=2**53)]
+Step = Annotated[Int, Field(ge=0, le=MAX_STEP)]
 Few = Annotated[Int, Field(ge=1, le=50)]
-
-UNITS = {
-    "lr": "effective learning rate of the first parameter group",
-    "base_lr": "learning rate that the schedule scales",
-    "step_loss": "loss of one optimizer step, in nats for cross entropy",
-    "loss": "mean loss since the last log row, in nats for cross entropy",
-    "eval_loss": "loss on the evaluation data, in nats for cross entropy",
-    "step_grad_norm": "norm of the gradient before clipping",
-    "grad_norm": "norm of the gradient before clipping",
-}
-"""Of the metrics that the trainer itself measures; others tell by their suffix or not at all."""
-SUFFIXES = {"_per_s": "per second", "_per_second": "per second", "_s": "seconds", "_bytes": "bytes", "_frac": "share"}
-UNKNOWN_UNIT = "not stated"
 
 
 class Read(BaseModel):
@@ -73,9 +72,9 @@ class GetMetrics(Read):
 
     def answer(self, reader: RunReader) -> str:
         if self.metric is None:
-            found = [{**info.model_dump(exclude={"branch"}), "unit": unit_of(info.name)} for info in reader.series()]
+            found = [{**info.model_dump(exclude={"branch"}), "unit": unit_of(info.name)} for info in run_series(reader)]
             return encode({"metrics": found}, rows="metrics", keep_first=True)
-        curve = reader.curve(self.metric, self.first_step, self.last_step, self.max_points)
+        curve = run_curve(reader, self.metric, self.first_step, self.last_step, self.max_points)
         values = zip(curve.steps, curve.mean, curve.low, curve.high, strict=True)
         told = {
             "metric": curve.name,
@@ -96,7 +95,7 @@ class GetFindings(Read):
     limit: Few = Field(10, description="At most so many, the newest.")
 
     def answer(self, reader: RunReader) -> str:
-        seen = reader.observation()
+        seen = reader.read(ObservationQuery())
         found = [finding.model_dump(mode="json") for finding in seen.findings[-self.limit :]]
         return encode({"at_step": seen.step, "findings": found}, rows="findings")
 
@@ -107,7 +106,7 @@ class GetOptimizer(Read):
     tool = "get_optimizer"
 
     def answer(self, reader: RunReader) -> str:
-        knobs = [knob.model_dump(mode="json", exclude_none=True) for knob in reader.knobs()]
+        knobs = [knob.model_dump(mode="json", exclude_none=True) for knob in reader.read(KnobsQuery()).knobs]
         return encode({"knobs": knobs}, rows="knobs", keep_first=True)
 
 
@@ -120,9 +119,9 @@ class GetModelTree(Read):
     depth: Annotated[Int, Field(ge=0, le=8)] = Field(2, description="Levels below `layer` that are shown.")
 
     def answer(self, reader: RunReader) -> str:
-        if self.norms and "read_model" not in reader.observation().capabilities:
+        if self.norms and "read_model" not in reader.read(ObservationQuery()).capabilities:
             raise NotSupported("this trainer cannot measure norms; leave out `norms`", field="norms", allowed=[False])
-        root = reader.model(self.layer, self.norms)
+        root = reader.read(ModelQuery(layer=self.layer, norms=self.norms)).model
         if root is None:
             return encode({"layers": [], "note": "the trainer has not told its layers"}, rows="layers")
         return encode({"layers": list(_layers(root, self.depth))}, rows="layers", keep_first=True)
@@ -134,7 +133,7 @@ class GetDataset(Read):
     tool = "get_dataset"
 
     def answer(self, reader: RunReader) -> str:
-        dataset = reader.dataset()
+        dataset = reader.read(DatasetQuery()).dataset
         if dataset is None:
             return encode({"dataset": None, "note": "the trainer has not told its dataset"})
         return encode({"dataset": dataset.model_dump(mode="json", exclude={"kind"})})
@@ -147,7 +146,7 @@ class ListCheckpoints(Read):
     limit: Few = Field(20, description="At most so many, the newest.")
 
     def answer(self, reader: RunReader) -> str:
-        found = [_checkpoint(event) for event in reader.checkpoints()[-self.limit :]]
+        found = [_checkpoint(saved) for saved in reader.read(CheckpointsQuery()).checkpoints[-self.limit :]]
         return encode({"checkpoints": found}, rows="checkpoints")
 
 
@@ -157,8 +156,8 @@ class ListBranches(Read):
     tool = "list_branches"
 
     def answer(self, reader: RunReader) -> str:
-        found = [branch.model_dump(mode="json", exclude={"kind"}) for branch in reader.branches()]
-        return encode({"branches": found, "current": reader.observation().branch}, rows="branches")
+        found = [branch.model_dump(mode="json", exclude={"kind"}) for branch in reader.read(BranchesQuery()).branches]
+        return encode({"branches": found, "current": reader.read(ObservationQuery()).branch}, rows="branches")
 
 
 class GetHistory(Read):
@@ -168,7 +167,7 @@ class GetHistory(Read):
     limit: Few = Field(10, description="At most so many, the newest.")
 
     def answer(self, reader: RunReader) -> str:
-        tried = [row for row in reader.history(self.limit) if row.kind != "read_model"]
+        tried = [row for row in reader.read(HistoryQuery(limit=self.limit)).history if row.kind != "read_model"]
         return encode({"history": [_tried(row) for row in tried]}, rows="history")
 
 
@@ -232,17 +231,6 @@ def read_of(given: Mapping[str, Any]) -> tuple[type[Read], dict[str, Any]]:
     raise CommandError(f"{READ}.what: one of {', '.join(known)} (got {what!r:.80})", field="what", allowed=known)
 
 
-def unit_of(metric: str) -> str:
-    """What a metric is measured in, where that is known."""
-    suffix = next((words for end, words in SUFFIXES.items() if metric.endswith(end)), UNKNOWN_UNIT)
-    return UNITS.get(metric, suffix)
-
-
-def short(value: float) -> float:
-    """Six significant digits: beyond what a loss means, and a third of the characters."""
-    return float(f"{value:.6g}")
-
-
 def _layers(root: ModuleInfo, depth: int) -> Iterator[dict[str, Any]]:
     """Layers level by level, so that what is left out is the deepest."""
     level = [root]
@@ -255,13 +243,11 @@ def _layers(root: ModuleInfo, depth: int) -> Iterator[dict[str, Any]]:
         level = [child for layer in level for child in layer.children]
 
 
-def _checkpoint(event: Event) -> dict[str, Any]:
-    row = {"step": event.step, "branch": event.branch}
-    if isinstance(event.body, CheckpointSaved):
-        left_out = {"kind", "path", "command_id", *(() if event.body.problem else ("problem",))}
-        left_out |= set() if event.body.is_before else {"is_before"}
-        row |= event.body.model_dump(mode="json", exclude=left_out, exclude_none=True)
-    return row
+def _checkpoint(saved: Checkpoint) -> dict[str, Any]:
+    unsaid = {name for name in ("problem", "is_before") if not getattr(saved, name)}
+    left_out = {"path", "command_id", "at_s", "seq", "step", "branch"} | unsaid
+    told = saved.model_dump(mode="json", exclude=left_out, exclude_none=True)
+    return {"step": saved.step, "branch": saved.branch, **told}
 
 
 def _tried(row: Intervention) -> dict[str, Any]:

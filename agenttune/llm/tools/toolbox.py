@@ -21,7 +21,7 @@ from agenttune.protocol.events import KnobState
 from agenttune.protocol.invalid_values import why
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Author, Proposal, Verdict
-from agenttune.protocol.run_reader import RunReader
+from agenttune.protocol.reads import RunReader
 
 WAIT, WITHDRAW = "wait", "withdraw"
 AUTHOR = Author(principal="agent", name="tools")

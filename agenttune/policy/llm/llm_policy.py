@@ -22,8 +22,8 @@ from agenttune.protocol.command_schemas import ToolShape
 from agenttune.protocol.model_calls import ChatMessage
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Author
-from agenttune.protocol.run_reader import RunReader
 from agenttune.protocol.text import clean
+from agenttune.protocol.reads import HistoryQuery, RunReader
 
 if TYPE_CHECKING:
     from agenttune.llm import ChatModel
@@ -217,7 +217,7 @@ class LlmPolicy:
 
     def _observed(self, observation: Observation) -> dict[str, Any]:
         reader, chat = self._context.reader, self._chat
-        history = None if reader is None else reader.history(HISTORY)
+        history = None if reader is None else reader.read(HistoryQuery(limit=HISTORY)).history
         used = None if chat is None else UsedUp(chat.spent.calls, chat.spent.tokens, chat.spent.usd)
         seen = digest(observation, history, self._context.budgets, used)
         compact = self._file.form == "compact"

@@ -18,6 +18,7 @@ from agenttune.policy.llm.digest import digest
 from agenttune.protocol.model_calls import ChatMessage, ModelCalled
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.text import clean
+from agenttune.protocol.reads import HistoryQuery
 
 if TYPE_CHECKING:
     from agenttune.llm import ChatModel
@@ -114,7 +115,8 @@ class Reviewer:
     def prompt(self, draft: Draft, observation: Observation, request: Sequence[str] = ()) -> Rendered:
         """What the reviewer is asked."""
         goal, reader = self._context.goal, self._context.reader
-        seen = digest(observation, None if reader is None else reader.history(HISTORY), self._context.budgets)
+        history = None if reader is None else reader.read(HistoryQuery(limit=HISTORY)).history
+        seen = digest(observation, history, self._context.budgets)
         given: dict[str, Any] = {
             "goal_metric": goal.metric,
             "goal_direction": goal.direction,

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from agenttune.errors import UserError
 from agenttune.replay.recordings.event_files import find_event_folder, read_events
-from agenttune.replay.recordings.own_log import is_on, line_of, read_log
+from agenttune.replay.recordings.own_log import line_of, read_log
 from agenttune.replay.recordings.recording import Recording
 from agenttune.replay.recordings.trainer_state import STATE_NAME, find_state, read_trainer_state
 from agenttune.store.run_log import LOG_NAME, RunLog
 
-__all__ = ["Recording", "is_on", "line_of", "read_log", "read_recording"]
+__all__ = ["Recording", "line_of", "read_log", "read_recording"]
 
 
 def read_recording(path: Path, names: Mapping[str, str] | None = None) -> Recording:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from agenttune.errors import UserError
 from agenttune.protocol.events import BranchStarted, DatasetRead, Evaluated, KnobsRead, KnobState, ModelRead
+from agenttune.protocol.lineage import Lineage
 from agenttune.protocol.observation import Evaluation
 from agenttune.protocol.proposals import CommandRecord
 from agenttune.replay.recordings.recording import Recording
@@ -17,11 +18,9 @@ EVERYTHING = 1_000_000
 """More events of one kind, or commands, than a run has."""
 SOURCES = ("step", "log")
 
-Line = Sequence[tuple[str, "int | None"]]
 
-
-def line_of(log: RunLog, branch: str | None = None) -> list[tuple[str, int | None]]:
-    """The branches that a run's branch stands on, oldest first, each with its last step; default: its newest branch.
+def line_of(log: RunLog, branch: str | None = None) -> Lineage:
+    """What a branch of a run stands on; default: its newest branch.
 
     Raises:
         UserError: No such branch; names those there are.
@@ -37,13 +36,6 @@ def line_of(log: RunLog, branch: str | None = None) -> list[tuple[str, int | Non
             allowed=known,
         )
     return log.lineage(branch)
-
-
-def is_on(line: Line, branch: str, step: int) -> bool:
-    """Whether a step of a branch is among those of a line."""
-    last = dict(line)
-    until = last.get(branch, -1)
-    return until is None or step <= until
 
 
 def read_log(log: RunLog, branch: str | None = None) -> Recording:
@@ -75,31 +67,31 @@ def read_log(log: RunLog, branch: str | None = None) -> Recording:
     )
 
 
-def _rows(log: RunLog, line: Line) -> Iterator[Row]:
+def _rows(log: RunLog, line: Lineage) -> Iterator[Row]:
     """Rows of the line in order of steps; a branch's rows were written before those of the next."""
     since = 0
     while page := log.points(since, PAGE_ROWS, SOURCES):
         for p in page:
-            if is_on(line, p.branch, p.step):
+            if line.has(p.branch, p.step):
                 yield Row(p.step, p.at_s, p.values, p.source)
         since = page[-1].point_id
 
 
-def _evaluations(log: RunLog, line: Line) -> Iterator[Evaluation]:
+def _evaluations(log: RunLog, line: Lineage) -> Iterator[Evaluation]:
     for event in log.events(kinds=["evaluated"], limit=EVERYTHING):
-        if isinstance(event.body, Evaluated) and is_on(line, event.branch, event.step or 0):
+        if isinstance(event.body, Evaluated) and line.has(event.branch, event.step or 0):
             yield Evaluation(step=event.step or 0, metrics=event.body.metrics)
 
 
-def _knobs(log: RunLog, line: Line) -> Iterator[tuple[int, list[KnobState]]]:
+def _knobs(log: RunLog, line: Lineage) -> Iterator[tuple[int, list[KnobState]]]:
     for event in log.events(kinds=["knobs_read"], limit=EVERYTHING):
-        if isinstance(event.body, KnobsRead) and is_on(line, event.branch, event.step or 0):
+        if isinstance(event.body, KnobsRead) and line.has(event.branch, event.step or 0):
             yield event.step or 0, event.body.knobs
 
 
-def _commands(log: RunLog, line: Line) -> list[CommandRecord]:
+def _commands(log: RunLog, line: Lineage) -> list[CommandRecord]:
     """Commands that took effect on the line, and those that were refused or failed beside it."""
-    return [record for record in log.commands(limit=EVERYTHING) if record.ack is None or is_on(line, *_place(record))]
+    return [record for record in log.commands(limit=EVERYTHING) if record.ack is None or line.has(*_place(record))]
 
 
 def _place(record: CommandRecord) -> tuple[str, int]:
@@ -112,8 +104,8 @@ def _about(log: RunLog) -> list[ModelRead | DatasetRead]:
     return [body for body in bodies if isinstance(body, (ModelRead, DatasetRead))]
 
 
-def _notes(log: RunLog, line: Line) -> list[str]:
+def _notes(log: RunLog, line: Lineage) -> list[str]:
     bodies = [event.body for event in log.events(kinds=["branch_started"], limit=EVERYTHING)]
     returns = sum(isinstance(body, BranchStarted) and body.parent is not None for body in bodies)
-    names = " -> ".join(name for name, _ in line)
+    names = " -> ".join(segment.branch for segment in line.segments)
     return [f"returns to a checkpoint: {returns}; what is shown are the steps of {names}"] if returns else []

@@ -11,6 +11,7 @@ from agenttune.errors import Forbidden, Unauthorized, UnknownRun
 from agenttune.protocol.events import Event, RunInfo
 from agenttune.protocol.model_calls import ModelCalled
 from agenttune.protocol.proposals import Author, Principal
+from agenttune.protocol.reads import QUERIES
 from agenttune.server.auth.identity import Identity
 
 PREFIX = "/api/v1"
@@ -39,12 +40,8 @@ _RUN = "/runs/{run_id}"
 ROUTES: dict[tuple[str, str], Right] = {
     ("GET", "/health"): Right.OPEN,
     **{("GET", path): Right.READ for path in ("/openapi.json", "/docs", "/docs/oauth2-redirect", "/commands", "/runs")},
-    ("GET", _RUN): Right.READ,
-    **{("GET", f"{_RUN}/{part}"): Right.READ for part in ("observation", "metrics", "metrics/{name:path}", "points")},
-    **{("GET", f"{_RUN}/{part}"): Right.READ for part in ("knobs", "checkpoints", "branches", "dataset", "history")},
-    **{("GET", f"{_RUN}/{part}"): Right.READ for part in ("model-calls", "events", "approvals", "commands")},
-    ("GET", f"{_RUN}/commands/{{command_id}}"): Right.READ,
-    ("GET", f"{_RUN}/model"): Right.READ,  # with norms, which makes the trainer measure: PROPOSE
+    # A model with norms, which makes the trainer measure, wants PROPOSE.
+    **{("GET", f"{_RUN}{query.path}"): Right.READ for query in QUERIES},
     ("WS", f"{_RUN}/events/live"): Right.READ,
     ("POST", f"{_RUN}/commands"): Right.PROPOSE,
     ("POST", f"{_RUN}/records"): Right.REPORT,  # and what RECORDS says of its kind

@@ -16,6 +16,7 @@ from agenttune.gate.approval_facts import NAME_CHARACTERS, RequestFacts, facts_o
 from agenttune.protocol.events import RunInfo
 from agenttune.protocol.goal_names import resolve
 from agenttune.protocol.proposals import ApprovalRequest, CommandRecord, Proposal, State
+from agenttune.protocol.reads import CurveQuery, SeriesQuery
 from agenttune.protocol.text import clean, duration
 from agenttune.server.pages.sparkline import Drawing, draw
 
@@ -119,11 +120,11 @@ def curves_around(control: LocalControl, info: RunInfo, request: ApprovalRequest
     """The goal metric and the loss around the step of a request, of those that its branch has."""
     first = max(0, request.step - CURVE_STEPS)
     drawings: list[Drawing] = []
-    known = [series.name for series in control.series(info.run_id, request.branch)]
+    known = [series.name for series in control.read(info.run_id, SeriesQuery(branch=request.branch)).series]
     for metric in dict.fromkeys((resolve(info.goal_metric, known) or info.goal_metric, *LOSS_NAMES)):
         with contextlib.suppress(UserError):  # there is none of that name
-            curve = control.curve(info.run_id, metric, request.branch, first, None, CURVE_POINTS)
-            drawing = draw(curve, request.step)
+            query = CurveQuery(name=metric, branch=request.branch, first_step=first, max_points=CURVE_POINTS)
+            drawing = draw(control.read(info.run_id, query), request.step)
             if drawing is not None and len(drawings) < MOST_CURVES:
                 drawings.append(drawing)
     return drawings

@@ -1,4 +1,4 @@
-"""Routes for proposals that wait for a decision."""
+"""Routes that decide on proposals that wait."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from agenttune.control import Decision
 from agenttune.protocol.commands import Command
 from agenttune.protocol.proposals import CommandRecord, Record, StandingApproval
 from agenttune.server.context import Ctx, RunId, Who, answer
-from agenttune.server.schemas import Commands
 
 router = APIRouter()
 
@@ -40,12 +39,6 @@ class StandingApprovals(Record):
 
 
 Name = Annotated[str, Query(max_length=128, description="Who decides; default: the token's name.")]
-
-
-@router.get("/runs/{run_id}/approvals", response_model=Commands)
-async def approvals(run_id: RunId, context: Ctx) -> Response:
-    """Proposals that wait for a decision, oldest first, each with its `request`."""
-    return answer(Commands(commands=await run_in_threadpool(context.control.pending, run_id)))
 
 
 @router.post("/runs/{run_id}/approvals/{command_id}", response_model=CommandRecord)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -12,19 +11,17 @@ from starlette.responses import Response
 from agenttune.control import AgentRecord
 from agenttune.errors import UserError
 from agenttune.protocol.events import PolicyRequested
-from agenttune.protocol.proposals import CommandRecord, Proposal, State, Verdict
+from agenttune.protocol.proposals import CommandRecord, Proposal, Verdict
+from agenttune.protocol.reads import Wait
 from agenttune.server.agent_entries import RecordEntry
 from agenttune.server.auth.identity import Identity
 from agenttune.server.auth.rights import require_author, require_recorder
-from agenttune.server.context import Context, Ctx, RunId, Who, answer
-from agenttune.server.routes.runs import Limit
-from agenttune.server.schemas import Commands, Recorded, Submission
+from agenttune.server.context import Ctx, RunId, Who, answer
+from agenttune.server.routes.reads import acked
+from agenttune.server.schemas import Recorded, Submission
 from agenttune.server.v1_compat.commands import AUTHOR as V1_CLIENT
 
 router = APIRouter()
-MAX_WAIT_S = 60.0
-"""Proxies and clients commonly give up after 60 s or more."""
-Wait = Annotated[float, Query(ge=0, le=MAX_WAIT_S, allow_inf_nan=False, description="Wait so many seconds for it.")]
 
 
 @router.post(
@@ -34,7 +31,12 @@ Wait = Annotated[float, Query(ge=0, le=MAX_WAIT_S, allow_inf_nan=False, descript
     responses={200: {"description": "The command_id was known: the record as it stands. Or a dry run's verdict."}},
 )
 async def submit(
-    run_id: RunId, context: Ctx, who: Who, submission: Submission, dry_run: bool = False, wait_s: Wait = 0.0
+    run_id: RunId,
+    context: Ctx,
+    who: Who,
+    submission: Submission,
+    dry_run: bool = False,
+    wait_s: Annotated[Wait, Query()] = 0.0,
 ) -> Response:
     """Ask for a command.
 
@@ -50,24 +52,6 @@ async def submit(
     # The log keeps the first proposal of an id, with its own time.
     status = 202 if record.proposal.created_at_s == proposal.created_at_s else 200
     return answer(await acked(context, run_id, record, wait_s), status)
-
-
-@router.get("/runs/{run_id}/commands", response_model=Commands)
-def commands(
-    run_id: RunId,
-    context: Ctx,
-    state: Annotated[list[State], Query(description="Only commands in these states.")] = [],  # noqa: B006
-    limit: Limit = 1000,
-) -> Response:
-    """The newest commands, oldest first."""
-    return answer(Commands(commands=context.control.commands(run_id, state, limit)))
-
-
-@router.get("/runs/{run_id}/commands/{command_id}", response_model=CommandRecord)
-async def command(run_id: RunId, context: Ctx, command_id: str, wait_s: Wait = 0.0) -> Response:
-    """One command and all that is known of it; with `wait_s`, waits for the trainer's ack."""
-    record = await run_in_threadpool(context.control.command, run_id, command_id)
-    return answer(await acked(context, run_id, record, wait_s))
 
 
 @router.post("/runs/{run_id}/records", status_code=201, response_model=Recorded)
@@ -98,20 +82,3 @@ def _proposal(submission: Submission, who: Identity) -> Proposal:
         valid_until_step=submission.valid_until_step,
         **chosen,
     )
-
-
-async def acked(context: Context, run_id: str, record: CommandRecord, wait_s: float) -> CommandRecord:
-    """The record once it has its ack or needs none, or as it stands when the time is up."""
-    if wait_s == 0 or not _waits(record):
-        return record
-    deadline = time.monotonic() + wait_s
-    async with context.hub.follow(run_id) as tail:
-        while True:
-            seen = tail.events.top
-            record = await run_in_threadpool(context.control.command, run_id, record.command_id)
-            if not _waits(record) or not await tail.past(seen, deadline):
-                return record
-
-
-def _waits(record: CommandRecord) -> bool:
-    return record.ack is None and not record.is_final

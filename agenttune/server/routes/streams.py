@@ -1,62 +1,26 @@
-"""Routes that follow a run: events by cursor, by long-poll, and live over a WebSocket."""
+"""The route that follows a run live, over a WebSocket."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, WebSocket
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import Response
 from starlette.websockets import WebSocketDisconnect
 
-from agenttune.protocol.events import Event
-from agenttune.server.agent_entries import MAX_STEP
+from agenttune.protocol.reads import MAX_STEP, Cursor, PointsQuery
 from agenttune.server.auth.guard import chosen_subprotocol
 from agenttune.server.auth.identity import Identity
-from agenttune.server.auth.rights import shown_events
-from agenttune.server.context import Context, Ctx, RunId, Who, answer
+from agenttune.server.context import Context, Ctx, RunId, Who
 from agenttune.server.live_hub import PAGE, Entry, Ring, Tail, event_entries, point_entries
-from agenttune.server.routes.commands import Wait
-from agenttune.server.routes.runs import Cursor, Limit, known_kinds
-from agenttune.server.schemas import Events
 
 router = APIRouter()
 BATCH = 100
 SEND_TIMEOUT_S = 60.0
 """A client that takes in nothing of a batch for so long is dropped (a guess: longer than any pause of a page)."""
-
-
-@router.get("/runs/{run_id}/events", response_model=Events)
-async def events(
-    run_id: RunId,
-    context: Ctx,
-    who: Who,
-    since: Cursor = 0,
-    limit: Limit = 1000,
-    kinds: Annotated[list[str], Query(description="Only events of these kinds.")] = [],  # noqa: B006
-    wait_s: Wait = 0.0,
-) -> Response:
-    """Events after a cursor, oldest first; with `wait_s`, waits for the first one."""
-    chosen = known_kinds(kinds) or None
-
-    async def read() -> list[Event]:
-        return await run_in_threadpool(context.control.events, run_id, since, limit, 0.0, chosen)
-
-    found = await read()
-    if not found and wait_s > 0:
-        deadline = time.monotonic() + wait_s
-        async with context.hub.follow(run_id) as tail:
-            more = True
-            while more and not found:
-                seen = tail.events.top
-                found = await read()
-                more = bool(found) or await tail.past(seen, deadline)
-    page = Events(events=shown_events(found, who), next=found[-1].seq if found else since)
-    return await run_in_threadpool(answer, page)
 
 
 @router.websocket("/runs/{run_id}/events/live")
@@ -65,7 +29,7 @@ async def live(
     run_id: RunId,
     context: Ctx,
     who: Who,
-    since: Cursor = 0,
+    since: Annotated[Cursor, Query()] = 0,
     points: bool = False,
     points_since: Annotated[int | None, Query(ge=0, le=MAX_STEP)] = None,
 ) -> None:
@@ -109,7 +73,8 @@ def event_stream(context: Context, tail: Tail, since: int) -> Stream:
 
 def _point_stream(context: Context, tail: Tail, since: int) -> Stream:
     def read(cursor: int) -> list[Entry]:
-        return point_entries(cursor, context.control.points(tail.run_id, cursor, PAGE))
+        query = PointsQuery(since=cursor, limit=PAGE)
+        return point_entries(cursor, context.control.read(tail.run_id, query).points)
 
     return Stream(tail.points, since, read)
 

@@ -32,7 +32,7 @@ from agenttune.control import LocalControl
 from agenttune.errors import RunEnded, UnknownRun, UserError
 from agenttune.protocol.events import NoteAdded, RunInfo
 from agenttune.protocol.proposals import State
-from agenttune.server.agent_entries import MAX_STEP
+from agenttune.protocol.reads import MAX_STEP
 from agenttune.server.auth.guard import chosen_subprotocol
 from agenttune.server.auth.identity import Identity
 from agenttune.server.context import Context, Ctx, Who

@@ -15,6 +15,7 @@ from agenttune.errors import CommandError
 from agenttune.protocol.commands import CommandBase, UpdateOptimizer, parse_command
 from agenttune.protocol.events import DatasetRead, ModelRead, ModuleInfo, RunInfo
 from agenttune.protocol.proposals import Author, Proposal
+from agenttune.protocol.reads import KnobsQuery
 from agenttune.server.strict_bodies import BadJson, parse_json
 from agenttune.server.v1_compat.learning_rates import told_again
 from agenttune.server.v1_compat.shapes import Json, knob_value, optimizer_knobs, to_json
@@ -136,7 +137,7 @@ def _stays(fields: Json, control: LocalControl, info: RunInfo) -> Stays | None:
     told = told_again(asked, control, info) if isinstance(asked, float) else None
     if told is None:
         return None
-    knob = next((knob for knob in control.knobs(info.run_id) if knob.name == "lr"), None)
+    knob = control.read(info.run_id, KnobsQuery()).named("lr")
     return Stays(told, knob.base if knob is not None and knob.base is not None else told)
 
 

@@ -31,6 +31,7 @@ from agenttune.protocol.events import (
     StatusChanged,
 )
 from agenttune.protocol.proposals import Ack, CommandRecord
+from agenttune.protocol.reads import Checkpoint
 from agenttune.server.live_hub import Entry
 from agenttune.server.schemas import EventFrame
 from agenttune.server.v1_compat.commands import (
@@ -107,7 +108,7 @@ class Translator:
         if isinstance(body, NoteAdded):
             return _without_proposal(body)
         if isinstance(body, CheckpointSaved):
-            return [_notice(run_id, event, "checkpoint_info_update", checkpoint(event))]
+            return [_notice(run_id, event, "checkpoint_info_update", checkpoint(Checkpoint.of(event)))]
         if isinstance(body, (DatasetRead, ModelRead)):
             return self._reading(run_id, event)
         return []

@@ -16,6 +16,7 @@ from decimal import Decimal
 
 from agenttune.control import LocalControl
 from agenttune.protocol.events import Acked, BranchStarted, Logged, RunInfo
+from agenttune.protocol.reads import KnobsQuery
 
 TOLD = ("logged", "acked", "branch_started")
 LOOKED_AT = 500
@@ -38,7 +39,7 @@ def told_again(asked: float, control: LocalControl, info: RunInfo) -> float | No
         is_recent = control.now_s() - at_s < RECENT_S and not is_late
         if (row == 0 or digits >= EXACT_DIGITS or is_recent) and says(asked, told):
             return told
-    knob = next((knob for knob in control.knobs(info.run_id) if knob.name == "lr"), None)
+    knob = control.read(info.run_id, KnobsQuery()).named("lr")
     if knob is not None and isinstance(knob.effective, float) and says(asked, knob.effective):
         return knob.effective
     return None

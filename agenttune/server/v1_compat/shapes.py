@@ -14,7 +14,6 @@ from typing import Any
 from agenttune.control import LocalControl
 from agenttune.protocol.events import (
     BranchStarted,
-    CheckpointSaved,
     DatasetRead,
     Evaluated,
     Event,
@@ -25,6 +24,7 @@ from agenttune.protocol.events import (
     RunInfo,
     RunStarted,
 )
+from agenttune.protocol.reads import Checkpoint, CheckpointsQuery
 
 Json = dict[str, Any]
 LOG_KINDS = ("logged", "evaluated")
@@ -115,23 +115,21 @@ def _node(module: ModuleInfo) -> Json:
     }
 
 
-def checkpoint(event: Event) -> Json:
+def checkpoint(saved: Checkpoint) -> Json:
     """One checkpoint; its directory is empty for a snapshot in memory."""
-    saved = event.body
-    if not isinstance(saved, CheckpointSaved):
-        raise TypeError(f"event {event.seq} is no checkpoint")
     return {
         "checkpoint_dir": saved.path,
-        "global_step": event.step or 0,
-        "time": event.at_s,
+        "global_step": saved.step or 0,
+        "time": saved.at_s,
         "uuid": saved.checkpoint_id,
-        "branch_id": event.branch,
+        "branch_id": saved.branch,
     }
 
 
 def checkpoints(control: LocalControl, run_id: str) -> list[Json]:
     """`/api/get_checkpoints/`: those that exist, by step."""
-    return sorted(map(checkpoint, control.checkpoints(run_id)), key=lambda saved: int(saved["global_step"]))
+    found = control.read(run_id, CheckpointsQuery()).checkpoints
+    return sorted(map(checkpoint, found), key=lambda saved: int(saved["global_step"]))
 
 
 def train_state(control: LocalControl, info: RunInfo) -> Json:

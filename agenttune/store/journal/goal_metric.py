@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from agenttune.protocol.events import Evaluated, RunInfo
 from agenttune.protocol.goal_names import is_goal, resolve
+from agenttune.protocol.lineage import Lineage
 from agenttune.protocol.summary import MetricAt, Score
 from agenttune.store.run_log import RunLog
 
@@ -19,7 +19,7 @@ FALLBACK_METRICS = ("eval_loss", "loss", "step_loss")
 def goal_values(log: RunLog, info: RunInfo, branch: str) -> tuple[str, list[MetricAt]] | None:
     """The goal metric's name and its values on a branch and what it stands on, or those of the first loss logged."""
     line = log.lineage(branch)
-    names = {s.name for name, _ in line for s in log.series(name)}
+    names = {s.name for segment in line.segments for s in log.series(segment.branch)}
     goal = resolve(info.goal_metric, names)
     found = goal or next((n for n in FALLBACK_METRICS if n in names), None)
     if found is None:
@@ -27,18 +27,17 @@ def goal_values(log: RunLog, info: RunInfo, branch: str) -> tuple[str, list[Metr
     values = _evaluated(log, found, line)
     if values:
         return found, values
-    measured = [(name, until) for name, until in line if found in {s.name for s in log.series(name)}]
-    curves = [log.curve(found, name, last_step=until, max_points=2000) for name, until in measured]
+    measured = [s for s in line.segments if found in {known.name for known in log.series(s.branch)}]
+    curves = [log.curve(found, s.branch, last_step=s.last_step, max_points=2000) for s in measured]
     return found, [MetricAt(step=s, value=v) for c in curves for s, v in zip(c.steps, c.mean, strict=True)]
 
 
-def _evaluated(log: RunLog, metric: str, line: Sequence[tuple[str, int | None]]) -> list[MetricAt]:
-    last = dict(line)
+def _evaluated(log: RunLog, metric: str, line: Lineage) -> list[MetricAt]:
     values = []
     for event in log.events(kinds=["evaluated"], limit=EVERYTHING):
-        step, until = event.step or 0, last.get(event.branch, -1)
-        if isinstance(event.body, Evaluated) and metric in event.body.metrics and (until is None or step <= until):
-            values.append(MetricAt(step=step, value=event.body.metrics[metric]))
+        step, body = event.step or 0, event.body
+        if isinstance(body, Evaluated) and metric in body.metrics and line.has(event.branch, step):
+            values.append(MetricAt(step=step, value=body.metrics[metric]))
     return values
 
 

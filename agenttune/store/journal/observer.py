@@ -11,14 +11,13 @@ from agenttune.errors import UserError
 from agenttune.protocol.commands import AddNote
 from agenttune.protocol.events import Acked, Curve, Evaluated, Event, Found, RunInfo, StoredPoint
 from agenttune.protocol.goal_names import resolve
+from agenttune.protocol.lineage import Lineage
 from agenttune.protocol.observation import (
     HISTORY,
     RECENT_POINTS,
     THINNED_POINTS,
     Evaluation,
-    Lineage,
     Observation,
-    Segment,
     SeriesView,
 )
 from agenttune.protocol.proposals import TAKEN, State
@@ -148,7 +147,7 @@ class Observer:
             newest_at_s = self._last_at_s
             self._follow_acks(log)
             redefinitions = list(self._redefinitions)
-        line = Lineage(segments=[Segment(branch=name, last_step=until) for name, until in log.lineage(info.branch)])
+        line = log.lineage(info.branch)
         found = _on(line, log.events(kinds=["found"], limit=HISTORY, newest=True))
         evaluated = _on(line, log.events(kinds=["evaluated"], limit=HISTORY, newest=True))
         commands = log.commands(limit=HISTORY, newest=True)
@@ -220,29 +219,29 @@ class Observer:
         self._upto = log.last_point_id()
         self._branch, self._downsampled = branch, {}
         self._rows.clear()
-        segments = log.lineage(branch)
-        for name, until in segments:
-            rows = log.recent_points(RECENT_POINTS, SOURCES, name, until)
+        segments = log.lineage(branch).segments
+        for segment in segments:
+            rows = log.recent_points(RECENT_POINTS, SOURCES, segment.branch, segment.last_step)
             self._rows.extend(row for row in rows if row.point_id <= self._upto)
         if not self._rows:
             return
         newest = self._rows[-1].step
         # A policy must not wait for the curves of a long run that nobody has drawn yet: seconds for 200,000 steps.
         seed = self._seed_by_curves if log.index_lag() <= MOST_UNSEEN else self._seed_by_samples
-        for segment, until in segments:
-            seed(log, segment, newest if until is None else until)
+        for segment in segments:
+            seed(log, segment.branch, newest if segment.last_step is None else segment.last_step)
 
-    def _seed_by_curves(self, log: RunLog, segment: str, last_step: int) -> None:
+    def _seed_by_curves(self, log: RunLog, branch: str, last_step: int) -> None:
         for name in THINNED:
             try:
-                curve = log.curve(name, segment, 0, last_step, THINNED_POINTS)
+                curve = log.curve(name, branch, 0, last_step, THINNED_POINTS)
             except UserError:  # not measured in this branch
                 continue
             self._downsampled.setdefault(name, Downsampled()).seed(curve)
 
-    def _seed_by_samples(self, log: RunLog, segment: str, last_step: int) -> None:
+    def _seed_by_samples(self, log: RunLog, branch: str, last_step: int) -> None:
         """Every so many steps a row, for lack of the means between them."""
-        for row in log.sampled_points(SAMPLES, SOURCES, segment, last_step):
+        for row in log.sampled_points(SAMPLES, SOURCES, branch, last_step):
             for name in THINNED:
                 if name in row.values:
                     self._downsampled.setdefault(name, Downsampled()).add(row.step, row.values[name])

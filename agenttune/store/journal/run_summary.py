@@ -11,8 +11,9 @@ from agenttune.detectors.trend import LOSS_NAMES
 from agenttune.protocol.commands import Impact
 from agenttune.protocol.events import BranchStarted, Event, Found, NoteAdded, PolicyAttached, RunInfo, Settled
 from agenttune.protocol.goal_names import is_goal
+from agenttune.protocol.lineage import Lineage
 from agenttune.protocol.model_calls import ModelCalled
-from agenttune.protocol.observation import HISTORY, Lineage, Segment
+from agenttune.protocol.observation import HISTORY
 from agenttune.protocol.plan_entries import not_carried_out, plan_in
 from agenttune.protocol.proposals import CommandRecord
 from agenttune.protocol.summary import (
@@ -66,7 +67,7 @@ def summarize(log: RunLog) -> RunSummary:
 
 def _branches(log: RunLog, info: RunInfo, started: Sequence[Event]) -> list[BranchSummary]:
     """Every branch in order of its start; a log that never left `main` may not name it."""
-    stands = dict(log.lineage(info.branch))
+    stands = {segment.branch: segment.last_step for segment in log.lineage(info.branch).segments}
     bodies = {event.body.name: (event.body, event.at_s) for event in started if isinstance(event.body, BranchStarted)}
     names = list(dict.fromkeys([*(["main"] if "main" in stands or not bodies else []), *bodies, info.branch]))
     found = []
@@ -89,7 +90,8 @@ def _branches(log: RunLog, info: RunInfo, started: Sequence[Event]) -> list[Bran
 
 
 def _duration_s(log: RunLog, info: RunInfo) -> float:
-    newest = [p for name, until in log.lineage(info.branch) for p in log.recent_points(1, branch=name, last_step=until)]
+    segments = log.lineage(info.branch).segments
+    newest = [p for s in segments for p in log.recent_points(1, branch=s.branch, last_step=s.last_step)]
     until_s = info.ended_at_s or (newest[-1].at_s if newest else info.created_at_s)
     return max(0.0, until_s - (info.started_at_s or info.created_at_s))
 
@@ -157,7 +159,7 @@ class _Branch:
 
     @classmethod
     def of(cls, log: RunLog, info: RunInfo, records: Sequence[CommandRecord], branch: str) -> _Branch:
-        line = Lineage(segments=[Segment(branch=name, last_step=until) for name, until in log.lineage(branch)])
+        line = log.lineage(branch)
         name, values = goal_values(log, info, branch) or (info.goal_metric, [])
         reach = STEPS if name in LOSS_NAMES else EVALUATIONS
         goal = Measure(name, values, reach, is_goal(name, info.goal_metric) and info.goal_direction == "maximize")

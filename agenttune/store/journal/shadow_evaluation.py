@@ -102,11 +102,13 @@ class _Past:
         return knobs | {"lr": knobs.get("lr", KnobState(name="lr")).model_copy(update=known)}
 
     def _value(self, metric: str, branch: str, step: int) -> float | None:
-        for name, until in reversed(self.log.lineage(branch)):
-            last = step if until is None else min(step, until)
-            if metric not in {s.name for s in self.log.series(name)}:
+        for segment in reversed(self.log.lineage(branch).segments):
+            last = step if segment.last_step is None else min(step, segment.last_step)
+            if metric not in {s.name for s in self.log.series(segment.branch)}:
                 continue
-            curve = self.log.curve(metric, name, max(0, last - self.window_steps), last, self.window_steps + 1)
+            curve = self.log.curve(
+                metric, segment.branch, max(0, last - self.window_steps), last, self.window_steps + 1
+            )
             index = bisect_right(curve.steps, step) - 1
             if index >= 0:
                 return curve.mean[index]

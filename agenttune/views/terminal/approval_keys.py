@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal
 
-from agenttune.control import Decision
+from agenttune.control import Control, Decision
 from agenttune.errors import AgenttuneError, UserError
 from agenttune.gate import with_arguments
 from agenttune.protocol.proposals import ApprovalRequest, Author, CommandRecord
@@ -24,14 +24,6 @@ SHOWN_S = 8.0
 """How long the answer to a key stays on the screen (guess: long enough to read)."""
 
 Mode = Literal["choose", "reason", "edit"]
-
-
-class ApprovalControl(Protocol):
-    """What the desk needs of a control."""
-
-    def pending(self, run_id: str) -> list[CommandRecord]: ...
-
-    def decide(self, run_id: str, command_id: str, decision: Decision) -> CommandRecord: ...
 
 
 @dataclass(frozen=True)
@@ -73,9 +65,7 @@ class ApprovalPrompt:
         clock: Monotonic time in seconds.
     """
 
-    def __init__(
-        self, control: ApprovalControl, run_id: str, who: str, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, control: Control, run_id: str, who: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._control, self._run_id, self._clock = control, run_id, clock
         self._author = Author(principal="operator", name=who)
         self._polled_s = self._armed_s = self._said_s = -POLL_S

@@ -1,0 +1,161 @@
+"""The logs of a folder of runs: open connections, clocks, and whether a run's process still lives."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from agenttune.control import open_files
+from agenttune.errors import StoreFault
+from agenttune.protocol.deadlines import BootTime, Instant, boot_time
+from agenttune.protocol.events import Event, RunInfo, StatusChanged
+from agenttune.store.journal.observer import Observer
+from agenttune.store.process_liveness import is_alive
+from agenttune.store.run_catalog import RunCatalog
+from agenttune.store.run_folders import written_before_s
+from agenttune.store.run_log import LOG_NAME, RunLog, run_folder
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+FOLLOW_POLL_S = 0.02
+"""How often a waiting reader looks at the log's version, which costs microseconds."""
+SILENT_S = 600.0
+"""A run of an unknown process that has written nothing for so long holds no server (a guess)."""
+LOST_AFTER_S = 2.0
+"""Whoever started a process may record how it ended for so long, before it is recorded as lost (guess)."""
+
+
+class RunLogs:
+    """The logs of a folder of runs on this machine. Safe to share between threads.
+
+    Args:
+        runs_dir: The folder of runs; may not exist yet.
+        clock: Unix time in seconds.
+        monotonic: A clock that nobody sets, in seconds.
+        sleep: Waits for so many seconds.
+        boot: Time since the machine was started, by which requests wait.
+    """
+
+    def __init__(
+        self,
+        runs_dir: Path,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        boot: Callable[[], BootTime] = boot_time,
+    ) -> None:
+        self.runs_dir = runs_dir
+        self._clock = clock
+        self._boot = boot
+        self._monotonic = monotonic
+        self._catalog = RunCatalog(runs_dir)
+        self._gone: dict[str, float] = {}
+        self._indexed: set[str] = set()
+        self.observers: dict[str, Observer] = {}
+        self._sleep = sleep
+        self._local = threading.local()
+        self._most_open = open_files.logs_per_thread_for(open_files.limit())
+
+    def now_s(self) -> float:
+        """Unix time by this control's clock."""
+        return self._clock()
+
+    def now(self) -> Instant:
+        """Now by both of this control's clocks, which decides what has expired."""
+        return Instant(self._clock(), self._boot())
+
+    def log(self, run_id: str) -> RunLog:
+        """This thread's connection to a run's log."""
+        opened: OrderedDict[str, RunLog] = self._local.__dict__.setdefault("opened", OrderedDict())
+        folder = run_folder(self.runs_dir, run_id)  # also of an open log: its folder may be gone
+        if run_id not in opened:
+            while len(opened) >= self._most_open:
+                opened.popitem(last=False)[1].close()
+            opened[run_id] = self._open(folder, opened)
+        opened.move_to_end(run_id)
+        return opened[run_id]
+
+    @staticmethod
+    def _open(folder: Path, others: OrderedDict[str, RunLog]) -> RunLog:
+        """Open a log; where no more files can be opened, those that this thread keeps make room for it."""
+        try:
+            return RunLog.open(folder)
+        except StoreFault:
+            if not others:
+                raise
+            while others:
+                others.popitem()[1].close()
+            return RunLog.open(folder)
+
+    def runs(self) -> list[RunInfo]:
+        return [self._checked(info) for info in self._catalog.infos()]
+
+    def newest_run(self, is_seen: Callable[[str], bool] = lambda run_id: True) -> str | None:
+        """The id of the run that was made last, of those that `is_seen` lets pass; however many there are."""
+        return self._catalog.newest(is_seen)
+
+    def has_running(self) -> bool:
+        """Whether a process trains any of these runs, as far as can be told; records nothing, and so cannot fail.
+
+        A run whose process is not known counts while its log is written.
+        """
+        return any(info.is_live and self._is_running(info) for info in self._catalog.infos())
+
+    def _is_running(self, info: RunInfo) -> bool:
+        if info.pid is not None:
+            return is_alive(info.pid, info.pid_started_s)
+        written_s = written_before_s(self.runs_dir / info.run_id)
+        return written_s is not None and self._clock() - written_s < SILENT_S
+
+    def info(self, run_id: str) -> RunInfo:
+        return self._checked(self.log(run_id).info())
+
+    def _checked(self, info: RunInfo) -> RunInfo:
+        """Tell, and after a grace record, that a run's process is gone: nobody else will close its log."""
+        if not info.is_live or info.pid is None or is_alive(info.pid, info.pid_started_s):
+            return info
+        reason = f"its process {info.pid} ended without closing the log"
+        first_seen_s = self._gone.setdefault(info.run_id, self._monotonic())
+        if self._monotonic() - first_seen_s < LOST_AFTER_S:
+            return info.model_copy(update={"status": "lost", "status_reason": reason})
+        log = self.log(info.run_id)
+        log.append(StatusChanged(status="lost", reason=reason), step=info.step, branch=info.branch)
+        return log.info()
+
+    def wait_for(self, run_id: str, look: Callable[[RunLog], T | None], wait_s: float) -> T | None:
+        """What `look` finds in a log, looked for again after every write until `wait_s` is over."""
+        log, deadline, version = self.log(run_id), self._monotonic() + wait_s, None
+        while True:
+            if version != (version := log.data_version()) and (found := look(log)):
+                return found
+            left_s = deadline - self._monotonic()
+            if left_s <= 0:
+                return None
+            self._sleep(min(FOLLOW_POLL_S, left_s))
+
+    def newest(self, run_id: str, kind: str) -> Event | None:
+        """The last event of a kind, such as `model_read`."""
+        found = self.log(run_id).events(kinds=[kind], limit=1, newest=True)
+        return found[0] if found else None
+
+    def index_runs(self) -> None:
+        """Bring the curves' caches of all runs up to date, so that no client waits for it."""
+        for path in self.runs_dir.glob(f"*/{LOG_NAME}"):
+            run_id = path.parent.name
+            if run_id in self._indexed:
+                continue
+            try:
+                log = self.log(run_id)
+                was_live = log.info().is_live
+                log.index_points()
+            except StoreFault as fault:
+                logger.warning("%s: its curves are not kept ready", fault)
+                was_live = False
+            if not was_live:
+                self._indexed.add(run_id)

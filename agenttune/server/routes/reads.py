@@ -1,0 +1,115 @@
+"""The routes that read a run: one for each class of `protocol/reads.py`, with its fields as parameters."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import time
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from agenttune.control.reader import norms_asked, norms_of
+from agenttune.protocol.proposals import CommandRecord
+from agenttune.protocol.reads import QUERIES, CommandQuery, Events, EventsQuery, InfoQuery, ModelQuery, RunQuery
+from agenttune.server.auth.identity import Identity
+from agenttune.server.auth.rights import Right, require, shown_events, shown_info
+from agenttune.server.context import Context, Ctx, RunId, Who, answer
+
+router = APIRouter()
+Reader = Callable[[Context, Identity, str, Any], Awaitable[BaseModel]]
+"""Answers a read for who asks."""
+
+
+async def _info(context: Context, who: Identity, run_id: str, query: InfoQuery) -> BaseModel:
+    return shown_info(await run_in_threadpool(context.control.read, run_id, query), who)
+
+
+async def _events(context: Context, who: Identity, run_id: str, query: EventsQuery) -> BaseModel:
+    """Waits with the hub, which holds no thread of the pool meanwhile."""
+    at_once = query.model_copy(update={"wait_s": 0.0})
+    found = await run_in_threadpool(context.control.read, run_id, at_once)
+    if not found.events and query.wait_s > 0:
+        deadline = time.monotonic() + query.wait_s
+        async with context.hub.follow(run_id) as tail:
+            more = True
+            while more and not found.events:
+                seen = tail.events.top
+                found = await run_in_threadpool(context.control.read, run_id, at_once)
+                more = bool(found.events) or await tail.past(seen, deadline)
+    return Events(events=shown_events(found.events, who), next=found.next)
+
+
+async def _command(context: Context, who: Identity, run_id: str, query: CommandQuery) -> BaseModel:
+    record = await run_in_threadpool(context.control.command, run_id, query.command_id)
+    return await acked(context, run_id, record, query.wait_s)
+
+
+async def _model(context: Context, who: Identity, run_id: str, query: ModelQuery) -> BaseModel:
+    if not query.norms:
+        return await run_in_threadpool(context.control.read, run_id, query)
+    require(who, Right.PROPOSE)
+    record = await run_in_threadpool(context.control.submit, run_id, norms_asked(query, who.via))
+    return norms_of(await acked(context, run_id, record, query.wait_s), query)
+
+
+async def acked(context: Context, run_id: str, record: CommandRecord, wait_s: float) -> CommandRecord:
+    """The record once it has its ack or needs none, or as it stands when the time is up."""
+    if wait_s == 0 or record.is_settled:
+        return record
+    deadline = time.monotonic() + wait_s
+    async with context.hub.follow(run_id) as tail:
+        while True:
+            seen = tail.events.top
+            record = await run_in_threadpool(context.control.command, run_id, record.command_id)
+            if record.is_settled or not await tail.past(seen, deadline):
+                return record
+
+
+READERS: dict[type[RunQuery[Any]], Reader] = {
+    InfoQuery: _info,
+    EventsQuery: _events,
+    CommandQuery: _command,
+    ModelQuery: _model,
+}
+"""Of reads that wait, or whose answer depends on who asks; the control answers all others."""
+
+
+def _parameter(name: str, field: FieldInfo, is_in_path: bool) -> inspect.Parameter:
+    """A field of a read as a parameter of its route."""
+    place = Path() if is_in_path else Query(description=field.description)
+    # By its method, as Python 3.10 takes no star in an index.
+    annotation = Annotated.__class_getitem__((field.annotation, *field.metadata, place))  # type: ignore[attr-defined]
+    default = inspect.Parameter.empty if field.is_required() else field.get_default(call_default_factory=True)
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _add_route(query: type[RunQuery[Any]]) -> None:
+    reader = READERS.get(query)
+
+    async def endpoint(run_id: RunId, context: Ctx, who: Who, **given: Any) -> Response:
+        asked = query(**given)
+        if reader is None:
+            return await run_in_threadpool(lambda: answer(context.control.read(run_id, asked)))
+        found = await reader(context, who, run_id, asked)
+        return await run_in_threadpool(answer, found)
+
+    kind, in_path = inspect.Parameter.KEYWORD_ONLY, query.path_fields()
+    shared = [
+        inspect.Parameter(name, kind, annotation=annotation)
+        for name, annotation in (("run_id", RunId), ("context", Ctx), ("who", Who))
+    ]
+    own = [_parameter(name, field, name in in_path) for name, field in query.model_fields.items()]
+    endpoint.__signature__ = inspect.Signature([*shared, *own])  # type: ignore[attr-defined]
+    endpoint.__doc__ = query.__doc__
+    name = re.sub(r"(?<!^)(?=[A-Z])", "_", query.__name__.removesuffix("Query")).lower()
+    router.add_api_route(f"/runs/{{run_id}}{query.path}", endpoint, name=name, response_model=query.answer_type())
+
+
+for _query in QUERIES:
+    _add_route(_query)
