@@ -22,8 +22,8 @@ from agenttune.protocol.command_schemas import ToolShape
 from agenttune.protocol.model_calls import ChatMessage
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Author
-from agenttune.protocol.text import clean
 from agenttune.protocol.reads import HistoryQuery, RunReader
+from agenttune.protocol.text import clean
 
 if TYPE_CHECKING:
     from agenttune.llm import ChatModel

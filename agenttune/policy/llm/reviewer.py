@@ -17,8 +17,8 @@ from agenttune.policy.base import Draft, PolicyContext
 from agenttune.policy.llm.digest import digest
 from agenttune.protocol.model_calls import ChatMessage, ModelCalled
 from agenttune.protocol.observation import Observation
-from agenttune.protocol.text import clean
 from agenttune.protocol.reads import HistoryQuery
+from agenttune.protocol.text import clean
 
 if TYPE_CHECKING:
     from agenttune.llm import ChatModel
