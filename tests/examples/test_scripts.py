@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from agenttune.store.run_log import RunLog, list_runs
+from tests.warm import ROOT, Ended, start
 
 pytestmark = pytest.mark.trainer
-ROOT = Path(__file__).resolve().parents[2]
 FINAL = re.compile(r"final evaluation loss: ([\d.]+) nats")
 
 
-def _run(script: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def _run(script: str, folder: Path, *arguments: str) -> Ended:
     """Run an example in an empty folder, with a run's log but no control server."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "AGENTTUNE_RUNS_DIR": str(folder / "runs")}
+    env = {"AGENTTUNE_RUNS_DIR": str(folder / "runs")}
     env["AGENTTUNE_SERVER_URL"] = "http://127.0.0.1:9"  # as under `agenttune run`: somebody else's server
-    env.pop("AGENTTUNE_RUN_ID", None)
-    command = [sys.executable, str(ROOT / "examples" / script), "--steps", "20", "--out", "out", *arguments]
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=150, check=False)
+    return start(ROOT / "examples" / script, "--steps", "20", "--out", "out", *arguments, folder=folder, **env).end()
 
 
-def _final_loss(done: subprocess.CompletedProcess[str]) -> float:
-    assert done.returncode == 0, done.stderr
-    found = FINAL.search(done.stdout)
-    assert found is not None, done.stdout
+def _final_loss(ended: Ended) -> float:
+    assert ended.code == 0, ended.err
+    found = FINAL.search(ended.out)
+    assert found is not None, ended.out
     return float(found[1])
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import subprocess
-import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +21,7 @@ from agenttune.protocol.events import Event, KnobState
 from agenttune.protocol.proposals import Ack, Author, CommandRecord, Proposal, Verdict
 from agenttune.store.run_log import RunLog, list_runs, run_folder
 from agenttune.trainer import InteractiveCallback, Options, make_interactive
+from tests.warm import start
 
 ON_CPU = os.environ.get("AGENTTUNE_TEST_DEVICE", "cpu") == "cpu"
 """`make test-gpu` runs these tests where there is an accelerator."""
@@ -248,17 +247,10 @@ class Bench:
 
 def run_to_its_death(script: str, folder: Path) -> RunLog:
     """Run a script that kills itself in the middle of a training in `folder`; the log that it left."""
-    path, root = folder / "killed.py", Path(__file__).parents[2]
+    path = folder / "killed.py"
     path.write_text(textwrap.dedent(script), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, str(path), str(folder)],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))},
-        capture_output=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
+    ended = start(path, str(folder), folder=folder).end()
+    assert ended.code == -signal.SIGKILL, ended.err[-2000:]
     return RunLog.open(run_folder(folder / "runs", list_runs(folder / "runs")[0].run_id))
 
 

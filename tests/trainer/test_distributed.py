@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import pytest
 
 from agenttune.store.run_log import RunLog, list_runs, run_folder
+from tests.warm import run_ranks
 
 pytestmark = pytest.mark.trainer
 
@@ -41,22 +39,10 @@ SCRIPT = """
 
 
 def test_both_ranks_apply_the_same_commands_and_one_answers(tmp_path: Path) -> None:
-    script, root = tmp_path / "train.py", Path(__file__).parents[2]
+    script = tmp_path / "train.py"
     script.write_text(textwrap.dedent(SCRIPT))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*launcher, str(script), str(tmp_path)],
-        cwd=root,
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH")))),
-            "OMP_NUM_THREADS": "1",
-        },
-        capture_output=True,
-        timeout=150,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    for ended in run_ranks(script, str(tmp_path), folder=tmp_path):
+        assert ended.code == 0, ended.err[-3000:]
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert first == second
     assert first["step"] == 9

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,6 +27,7 @@ from agenttune.trainer.layers.changes import LayerChanges
 from agenttune.trainer.layers.layer import find_layer
 from agenttune.trainer.layers.reset import clear_state, reset
 from tests.trainer.conftest import At, Bench, Result, TinyModel
+from tests.warm import run_ranks
 
 pytestmark = pytest.mark.trainer
 
@@ -677,23 +675,10 @@ def test_ddp_is_found_within_a_compiled_model() -> None:
 @pytest.mark.parametrize("unused", [True, False])
 def test_ranks_stay_the_same(tmp_path: Path, unused: bool) -> None:
     """Each rank draws its own random numbers, and DDP shares only what was trained when it was set up."""
-    script, root = tmp_path / "train.py", Path(__file__).parents[2]
+    script = tmp_path / "train.py"
     script.write_text(textwrap.dedent(SCRIPT))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*launcher, str(script), str(tmp_path), str(unused)],
-        cwd=root,
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH")))),
-            "OMP_NUM_THREADS": "1",
-            "ACCELERATE_DYNAMO_BACKEND": "no",
-        },
-        capture_output=True,
-        timeout=150,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    for ended in run_ranks(script, str(tmp_path), str(unused), folder=tmp_path, ACCELERATE_DYNAMO_BACKEND="no"):
+        assert ended.code == 0, ended.err[-3000:]
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert first == second
     acks = Result(None, None, tmp_path / "runs").acks()  # type: ignore[arg-type]
