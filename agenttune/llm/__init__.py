@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from agenttune.llm.allowed_endpoints import REMOTE_ENV
 from agenttune.llm.answer_text import Unread, answer_in, spoken
-from agenttune.llm.budget import cost_usd
-from agenttune.llm.chat_model import ChatModel, Protocol_, Spent, is_configured
+from agenttune.llm.budget import Spent, cost_usd
+from agenttune.llm.chat_model import ChatModel, Protocol_, is_configured
+from agenttune.llm.endpoints import REMOTE_ENV
 from agenttune.llm.transcript import resolve
 
 if TYPE_CHECKING:

@@ -1,11 +1,53 @@
-"""What calls cost, and whether another one may be made."""
+"""What calls cost, what was spent, and whether another call may be made."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 from agenttune.config import BudgetSettings, LlmSettings, Price
 from agenttune.errors import ConfigError
-from agenttune.llm.chat_model import Spent
-from agenttune.protocol.model_calls import Usage
+from agenttune.protocol.model_calls import ModelCalled, Usage
+
+
+@dataclass
+class Spent:
+    """A ledger of calls.
+
+    Attributes:
+        usd: US dollars; None once the price of a call was not known.
+        calls: Calls, failed ones included.
+        tokens: Input and output together, as far as the server counted them.
+        uncounted_calls: Answered calls whose tokens the server did not count.
+    """
+
+    usd: float | None = 0.0
+    calls: int = 0
+    tokens: int = 0
+    uncounted_calls: int = 0
+
+    @classmethod
+    def of(cls, calls: Iterable[ModelCalled]) -> Spent:
+        """The sum of recorded calls."""
+        spent = cls()
+        for call in calls:
+            spent.add(call)
+        return spent
+
+    def add(self, call: ModelCalled) -> None:
+        self.calls += 1
+        self.tokens += call.usage.total_tokens if call.usage else 0
+        self.uncounted_calls += call.usage is None and not call.error
+        if call.usage is None and call.error:
+            return  # what brought neither answer nor count is taken to be free
+        self.usd = None if call.usd is None or self.usd is None else self.usd + call.usd
+
+    def catch_up(self, known: Spent) -> None:
+        """Take over what was spent elsewhere; calls that only one of both ledgers has yet are not lost."""
+        self.calls = max(self.calls, known.calls)
+        self.tokens = max(self.tokens, known.tokens)
+        self.uncounted_calls = max(self.uncounted_calls, known.uncounted_calls)
+        self.usd = None if self.usd is None or known.usd is None else max(self.usd, known.usd)
 
 
 def check_price(llm: LlmSettings, budgets: BudgetSettings) -> None:

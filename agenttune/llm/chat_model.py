@@ -2,59 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from agenttune.config import LlmSettings
-from agenttune.llm.redact import redacted
-from agenttune.llm.transport import why_no_client
+from agenttune.llm.budget import Spent
+from agenttune.llm.endpoints import why_no_client
+from agenttune.llm.transcript import redacted
 from agenttune.protocol.command_schemas import ToolShape
 from agenttune.protocol.model_calls import ChatMessage, ModelCalled, PromptUsed, Purpose
 
 OPENAI_URL = "https://api.openai.com/v1"
 Protocol_ = Literal["tools", "json", "text"]
 """How a model answers: with tool calls, with JSON that the server holds to a schema, or in words."""
-
-
-@dataclass
-class Spent:
-    """A ledger of calls.
-
-    Attributes:
-        usd: US dollars; None once the price of a call was not known.
-        calls: Calls, failed ones included.
-        tokens: Input and output together, as far as the server counted them.
-        uncounted_calls: Answered calls whose tokens the server did not count.
-    """
-
-    usd: float | None = 0.0
-    calls: int = 0
-    tokens: int = 0
-    uncounted_calls: int = 0
-
-    @classmethod
-    def of(cls, calls: Iterable[ModelCalled]) -> Spent:
-        """The sum of recorded calls."""
-        spent = cls()
-        for call in calls:
-            spent.add(call)
-        return spent
-
-    def add(self, call: ModelCalled) -> None:
-        self.calls += 1
-        self.tokens += call.usage.total_tokens if call.usage else 0
-        self.uncounted_calls += call.usage is None and not call.error
-        if call.usage is None and call.error:
-            return  # what brought neither answer nor count is taken to be free
-        self.usd = None if call.usd is None or self.usd is None else self.usd + call.usd
-
-    def catch_up(self, known: Spent) -> None:
-        """Take over what was spent elsewhere; calls that only one of both ledgers has yet are not lost."""
-        self.calls = max(self.calls, known.calls)
-        self.tokens = max(self.tokens, known.tokens)
-        self.uncounted_calls = max(self.uncounted_calls, known.uncounted_calls)
-        self.usd = None if self.usd is None or known.usd is None else max(self.usd, known.usd)
 
 
 class ChatModel(Protocol):

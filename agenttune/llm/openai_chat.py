@@ -13,17 +13,15 @@ import openai
 
 from agenttune.config import BudgetSettings, LlmSettings
 from agenttune.errors import BudgetSpent, ConfigError, ModelUnavailable
-from agenttune.llm.allowed_endpoints import check_allowed
 from agenttune.llm.answer_text import spoken
-from agenttune.llm.budget import cap_reached, check_price, cost_usd
+from agenttune.llm.budget import Spent, cap_reached, check_price, cost_usd
 from agenttune.llm.capability_check import PROBE_TOOL, is_refused, is_understood, question
-from agenttune.llm.chat_model import OPENAI_URL, Protocol_, Spent, is_configured
+from agenttune.llm.chat_model import OPENAI_URL, Protocol_, is_configured
 from agenttune.llm.circuit_breaker import CircuitBreaker
-from agenttune.llm.redact import endpoint_of, secrets_of
+from agenttune.llm.endpoints import check_allowed, endpoint_of, http_client
 from agenttune.llm.requests import ANSWER_TOOL, answer_tool, as_told, build_request, sendable
 from agenttune.llm.retries import Attempts, Pace
-from agenttune.llm.transcript import Transcript
-from agenttune.llm.transport import http_client
+from agenttune.llm.transcript import Transcript, secrets_of
 from agenttune.protocol.command_schemas import ToolShape
 from agenttune.protocol.model_calls import ChatMessage, ModelCalled, PromptUsed, Purpose
 

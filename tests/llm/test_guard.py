@@ -10,7 +10,7 @@ import pytest
 
 from agenttune.errors import UserError
 from agenttune.llm import REMOTE_ENV
-from agenttune.llm.allowed_endpoints import is_local
+from agenttune.llm.endpoints import is_local
 from tests.llm.clients import ask, client
 
 
@@ -26,7 +26,7 @@ def test_an_endpoint_elsewhere_is_refused_before_anything_is_sent(url: str) -> N
 
 def test_processes_that_tests_start_are_held_back_too() -> None:
     code = (
-        "from agenttune.llm.allowed_endpoints import check_allowed\n"
+        "from agenttune.llm.endpoints import check_allowed\n"
         "try: check_allowed('https://api.openai.com/v1')\n"
         "except Exception as error: print(type(error).__name__)"
     )

@@ -8,7 +8,8 @@ import pytest
 
 from agenttune.errors import ModelUnavailable
 from agenttune.llm import resolve
-from agenttune.llm.redact import HIDDEN, endpoint_of, redacted
+from agenttune.llm.endpoints import endpoint_of
+from agenttune.llm.transcript import HIDDEN, redacted
 from agenttune.protocol.model_calls import ChatMessage, ModelCalled, PromptUsed, ToolUse
 from agenttune.testing import ScriptedEndpoint, calls, fails, says
 from tests.llm.clients import WAIT, ask, client, user

@@ -9,7 +9,7 @@ import pytest
 from agenttune.config import BudgetSettings, LlmSettings
 from agenttune.errors import ConfigError
 from agenttune.launch import make_plan
-from agenttune.llm.transport import why_no_client
+from agenttune.llm.endpoints import why_no_client
 from agenttune.policy.base import PolicyContext
 from agenttune.policy.load import load_policy
 from agenttune.policy.wrappers.wrapper import notice_of, unavailable

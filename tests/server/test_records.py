@@ -15,8 +15,7 @@ from agenttune.config import BudgetSettings
 from agenttune.control.discovery import ServerAddress
 from agenttune.control.owner_token import agent_token
 from agenttune.control.tokens import create_token, read_tokens
-from agenttune.llm.budget import cap_reached
-from agenttune.llm.chat_model import Spent
+from agenttune.llm.budget import Spent, cap_reached
 from agenttune.protocol.model_calls import ModelCalled, Usage
 from agenttune.server.app import create_app
 from agenttune.store.journal.costs import cost_of
