@@ -17,10 +17,9 @@ from agenttune.llm.answer_text import spoken
 from agenttune.llm.budget import Spent, cap_reached, check_price, cost_usd
 from agenttune.llm.capability_check import PROBE_TOOL, is_refused, is_understood, question
 from agenttune.llm.chat_model import OPENAI_URL, Protocol_, is_configured
-from agenttune.llm.circuit_breaker import CircuitBreaker
 from agenttune.llm.endpoints import check_allowed, endpoint_of, http_client
 from agenttune.llm.requests import ANSWER_TOOL, answer_tool, as_told, build_request, sendable
-from agenttune.llm.retries import Attempts, Pace
+from agenttune.llm.retries import Attempts, CircuitBreaker, retrying
 from agenttune.llm.transcript import Transcript, secrets_of
 from agenttune.protocol.command_schemas import ToolShape
 from agenttune.protocol.model_calls import ChatMessage, ModelCalled, PromptUsed, Purpose
@@ -75,7 +74,7 @@ class OpenAIChat:
             timeout=llm.timeout_s,
             http_client=http_client(self._url),
         )
-        self._pace = Pace(llm.max_attempts, llm.timeout_s, now_s, sleep, jitter)
+        self._retrying = retrying(llm.max_attempts, now_s, sleep, jitter)
         self._breaker = CircuitBreaker(clock_s)
         self._protocol: Protocol_ | None = None if llm.protocol == "auto" else llm.protocol
         self._unsupported: set[str] = set()
@@ -182,7 +181,7 @@ class OpenAIChat:
         request = build_request(self._llm, told, tools, schema, protocol, heat, forced, self._is_openai)
         # A probe asks what the server can do: there, a refused form is the answer.
         fixed = {"response_format", "tools"} if purpose == "probe" else set[str]()
-        attempts = Attempts(self._client, self._pace, self._unsupported, [tool.name for tool in tools], fixed)
+        attempts = Attempts(self._client, self._retrying, self._unsupported, [tool.name for tool in tools], fixed)
         began_s = self._clock_s()
         attempts.make(request)
         call = ModelCalled(
@@ -213,7 +212,7 @@ class OpenAIChat:
         return urlsplit(self._url).hostname == urlsplit(OPENAI_URL).hostname
 
     def _said(self, attempts: Attempts) -> str:
-        if attempts.failure is None:
+        if not attempts.failure:
             return ""
         return self._transcript.clean(f"{self.name} at {self.endpoint}: {attempts.failure}")[:ERROR_CHARACTERS]
 

@@ -1,56 +1,92 @@
-"""One call over the wire, with its attempts."""
+"""One call over the wire with its retries, and the circuit breaker that leaves a failing endpoint alone between calls.
+
+tenacity repeats and waits. What it is told here is ours: a server's Retry-After counts, an answer that cannot be read
+is tried again too, and a spent quota is not, though it comes with the status of a rate limit. The client's own retries
+see only statuses.
+"""
 
 from __future__ import annotations
 
+import email.utils
 import logging
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import openai
 from openai.types.chat import ChatCompletion
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 
-from agenttune.llm.failures import Failure, Lasting, Passing, of_status, wait_s
 from agenttune.llm.refused_options import refused_option, told, without
 from agenttune.llm.responses import NoAnswer, read_answer, read_usage
 from agenttune.protocol.model_calls import ChatMessage, Usage
 
+TEMPORARY_STATUSES = frozenset({408, 409, 425, 429})
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 60.0
+"""Between two attempts, doubling; a server's own Retry-After is kept up to the longest (guess)."""
+FIRST_REST_S, LONGEST_REST_S = 30.0, 600.0
+"""Between two calls of an endpoint that failed, doubling with every failure in a row (guess)."""
 LEFT_OUT = "left_out"
 """Key of `details`: what a server refused and the request now does without, told once."""
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Pace:
-    """How attempts follow each other; tests bring their own clock.
+class AttemptFailed(Exception):
+    """An attempt gave no answer.
 
-    Attributes:
-        max_attempts: Of one call.
-        timeout_s: How long one attempt may take.
-        now_s: Unix time in seconds.
-        sleep: Waits for so many seconds.
-        jitter: A random number from 0 to 1.
+    Args:
+        message: What went wrong.
+        status: The server's; 0 where there is none.
+        retry_after: The server's header, where there is one.
+        is_temporary: Whether the same request may do better the next time.
     """
 
-    max_attempts: int
-    timeout_s: float
-    now_s: Callable[[], float]
-    sleep: Callable[[float], None]
-    jitter: Callable[[], float]
+    def __init__(
+        self, message: str, status: int = 0, retry_after: str | None = None, is_temporary: bool = True
+    ) -> None:
+        super().__init__(message)
+        self.status, self.retry_after, self.is_temporary = status, retry_after, is_temporary
 
-    def retrying(self) -> Retrying:
-        return Retrying(
-            retry=retry_if_exception_type(Passing),
-            stop=stop_after_attempt(self.max_attempts),
-            wait=self._wait_s,
-            sleep=self.sleep,
-            reraise=True,
-        )
 
-    def _wait_s(self, state: RetryCallState) -> float:
+def retrying(
+    max_attempts: int, now_s: Callable[[], float], sleep: Callable[[float], None], jitter: Callable[[], float]
+) -> Retrying:
+    """Repeats what raises a temporary `AttemptFailed`.
+
+    Args:
+        max_attempts: Of one call.
+        now_s: Unix time in seconds.
+        sleep: Waits for so many seconds.
+        jitter: A random number from 0 to 1, which spreads clients out.
+    """
+
+    def wait_s(state: RetryCallState) -> float:
         failure = state.outcome.exception() if state.outcome else None
-        return wait_s(failure, state.attempt_number, self.jitter())
+        told_s = retry_after_s(failure.retry_after, now_s()) if isinstance(failure, AttemptFailed) else None
+        if told_s is not None:
+            return min(told_s, LONGEST_WAIT_S)
+        return min(FIRST_WAIT_S * 2.0 ** (state.attempt_number - 1), LONGEST_WAIT_S) * (0.5 + jitter() / 2)
+
+    return Retrying(
+        retry=retry_if_exception(lambda error: isinstance(error, AttemptFailed) and error.is_temporary),
+        stop=stop_after_attempt(max_attempts),
+        wait=wait_s,
+        sleep=sleep,
+        reraise=True,
+    )
+
+
+def retry_after_s(header: str | None, now_s: float) -> float | None:
+    """Seconds of a Retry-After header, which is a number or a date; None if there is none that can be read."""
+    try:
+        seconds = float(header or "nan")
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(header or "").timestamp() - now_s
+        except (TypeError, ValueError):
+            return None
+    return None if math.isnan(seconds) else max(0.0, seconds)
 
 
 @dataclass
@@ -58,16 +94,17 @@ class Attempts:
     """All attempts of one call, and what came of them.
 
     Attributes:
+        unsupported: Options that the server has refused; grows.
+        offered: Names of the tools that the model has.
+        fixed: Options that this request cannot do without.
+        left_out: What was refused in this call, in words.
         answer: None if every attempt failed; then `failure` says why.
         usage: Tokens of all attempts, as far as they were told.
         unanswered_usage: The part of them that brought no answer.
-        unsupported: Options that the server has refused; grows.
-        fixed: Options that this request cannot do without.
-        left_out: What was refused in this call, in words.
     """
 
     client: openai.OpenAI
-    pace: Pace
+    retrying: Retrying
     unsupported: set[str]
     offered: Collection[str]
     fixed: Collection[str] = ()
@@ -77,19 +114,19 @@ class Attempts:
     details: dict[str, Any] = field(default_factory=dict)
     usage: Usage | None = None
     unanswered_usage: Usage | None = None
-    failure: Failure | None = None
+    failure: str = ""
 
     def make(self, request: Mapping[str, Any]) -> None:
         """Try until there is an answer, or there will be none."""
         try:
-            self.pace.retrying()(self._attempt, request)
-        except Failure as failure:
-            self.failure = failure
-            if failure.status:
-                self.details["status"] = failure.status
+            self.retrying(self._attempt, request)
+        except AttemptFailed as error:
+            self.failure = str(error)
+            if error.status:
+                self.details["status"] = error.status
         except Exception as error:  # of the HTTP library or the client: no reason for a policy to die
             log.exception("a call of a language model failed in an unexpected way")
-            self.failure = Lasting(f"{type(error).__name__}: {error}")
+            self.failure = f"{type(error).__name__}: {error}"
         if self.left_out:
             self.details[LEFT_OUT] = self.left_out
         if self.unanswered_usage is not None:
@@ -100,7 +137,7 @@ class Attempts:
         try:
             self._take(self._completion(request))
         except (ValueError, TypeError, AttributeError) as error:  # a body that is no JSON, or of another shape
-            raise Passing(f"the answer cannot be read: {type(error).__name__}: {error}") from None
+            raise AttemptFailed(f"the answer cannot be read: {type(error).__name__}: {error}") from None
 
     def _take(self, completion: ChatCompletion) -> None:
         usage = read_usage(completion.usage)
@@ -109,16 +146,15 @@ class Attempts:
             self.answer, self.details = read_answer(completion, self.offered)
         except NoAnswer as error:
             self.unanswered_usage = plus(self.unanswered_usage, usage)
-            if error.is_too_long:
-                raise Lasting(f"{error}; raise llm.max_output_tokens") from None
-            raise Passing(str(error)) from None
+            hint = "; raise llm.max_output_tokens" if error.is_too_long else ""
+            raise AttemptFailed(f"{error}{hint}", is_temporary=not error.is_too_long) from None
         self.details["served_by"] = str(completion.model)
 
     def _completion(self, request: Mapping[str, Any]) -> ChatCompletion:
         """The server's answer, to the request without what it has refused.
 
         Raises:
-            Failure: There is none, or not of the protocol.
+            AttemptFailed: There is none, or it is no chat completion.
         """
         while True:
             sent = without(request, self.unsupported)
@@ -126,16 +162,16 @@ class Attempts:
                 completion = self.client.chat.completions.create(**sent)
             except openai.APIStatusError as error:
                 if not self._can_do_without(error, sent):
-                    raise of_status(error, self.pace.now_s()) from None
+                    raise _of_status(error) from None
             except openai.APITimeoutError:
-                raise Passing(f"no answer within {self.pace.timeout_s:g} s") from None
+                raise AttemptFailed(f"no answer within {self.client.timeout:g} s") from None
             except openai.APIError as error:
                 cause = error.__cause__
-                raise Passing(f"{error}{f' ({cause})' if cause else ''}") from None
+                raise AttemptFailed(f"{error}{f' ({cause})' if cause else ''}") from None
             else:
                 break
         if not isinstance(completion, ChatCompletion):
-            raise Passing(f"the server's answer is no chat completion but {type(completion).__name__}")
+            raise AttemptFailed(f"the server's answer is no chat completion but {type(completion).__name__}")
         return completion
 
     def _can_do_without(self, error: openai.APIStatusError, sent: Mapping[str, Any]) -> bool:
@@ -150,6 +186,18 @@ class Attempts:
         return True
 
 
+def _of_status(error: openai.APIStatusError) -> AttemptFailed:
+    """What an error status means. A spent quota comes as 429 too, and waiting does not fill it."""
+    status = error.status_code
+    is_temporary = status in TEMPORARY_STATUSES or (status >= 500 and status != 501)
+    return AttemptFailed(
+        f"{status}: {error.message}",
+        status,
+        error.response.headers.get("retry-after"),
+        is_temporary and error.code != "insufficient_quota",
+    )
+
+
 def plus(one: Usage | None, other: Usage | None) -> Usage | None:
     """The sum; None only if neither is known."""
     if one is None or other is None:
@@ -159,3 +207,27 @@ def plus(one: Usage | None, other: Usage | None) -> Usage | None:
         cached_input_tokens=one.cached_input_tokens + other.cached_input_tokens,
         output_tokens=one.output_tokens + other.output_tokens,
     )
+
+
+class CircuitBreaker:
+    """Leaves an endpoint alone after failures in a row, longer each time; then one more call is a trial.
+
+    Args:
+        clock_s: Monotonic time in seconds.
+    """
+
+    def __init__(self, clock_s: Callable[[], float]) -> None:
+        self._clock_s = clock_s
+        self.succeeded()
+
+    def succeeded(self) -> None:
+        self._rest_s, self._until_s, self._reason = 0.0, float("-inf"), ""
+
+    def failed(self, reason: str) -> None:
+        self._rest_s = min(max(2 * self._rest_s, FIRST_REST_S), LONGEST_REST_S)
+        self._until_s, self._reason = self._clock_s() + self._rest_s, reason
+
+    def why_not(self) -> str:
+        """Why no call should be made now; empty if one may be."""
+        left_s = self._until_s - self._clock_s()
+        return f"{self._reason}; it is left alone for {left_s:.0f} s more" if left_s > 0 else ""
