@@ -15,11 +15,11 @@ from agenttune.llm.endpoints import REMOTE_ENV
 from agenttune.llm.transcript import resolve
 
 if TYPE_CHECKING:
-    from agenttune.llm.capability_check import PROBE_TEXT
+    from agenttune.llm.capability_check import CHECK_TEXT
     from agenttune.llm.openai_chat import OpenAIChat
 
 __all__ = [
-    "PROBE_TEXT",
+    "CHECK_TEXT",
     "REMOTE_ENV",
     "ChatModel",
     "OpenAIChat",
@@ -39,8 +39,8 @@ def __getattr__(name: str) -> Any:
         from agenttune.llm.openai_chat import OpenAIChat
 
         return OpenAIChat
-    if name == "PROBE_TEXT":
-        from agenttune.llm.capability_check import PROBE_TEXT
+    if name == "CHECK_TEXT":
+        from agenttune.llm.capability_check import CHECK_TEXT
 
-        return PROBE_TEXT
+        return CHECK_TEXT
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

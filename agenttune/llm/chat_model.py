@@ -25,7 +25,7 @@ class ChatModel(Protocol):
 
     @property
     def protocol(self) -> Protocol_:
-        """Known after `probe`; before, what the settings say."""
+        """Known after `check_capabilities`; before, what the settings say."""
         ...
 
     @property
@@ -35,7 +35,7 @@ class ChatModel(Protocol):
         """Why no call would be made now: a cap is reached, or the endpoint has just failed; empty if one would."""
         ...
 
-    def probe(self, policy: str) -> list[ModelCalled]:
+    def check_capabilities(self, policy: str) -> list[ModelCalled]:
         """Find out, with small real calls, how the model answers; the calls made now, none if it is known.
 
         Raises:

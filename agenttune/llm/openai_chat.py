@@ -15,7 +15,7 @@ from agenttune.config import BudgetSettings, LlmSettings
 from agenttune.errors import BudgetSpent, ConfigError, ModelUnavailable
 from agenttune.llm.answer_text import spoken
 from agenttune.llm.budget import Spent, cap_reached, check_price, cost_usd
-from agenttune.llm.capability_check import PROBE_TOOL, is_refused, is_understood, question
+from agenttune.llm.capability_check import CHECK_TOOL, find_protocol, is_refused, question
 from agenttune.llm.chat_model import OPENAI_URL, Protocol_, is_configured
 from agenttune.llm.endpoints import check_allowed, endpoint_of, http_client
 from agenttune.llm.requests import ANSWER_TOOL, answer_tool, as_told, build_request, sendable
@@ -100,33 +100,19 @@ class OpenAIChat:
     def unavailable(self) -> str:
         return cap_reached(self._budgets, self._spent) or self._breaker.why_not()
 
-    def probe(self, policy: str) -> list[ModelCalled]:
+    def check_capabilities(self, policy: str) -> list[ModelCalled]:
         if self._protocol is not None:
             return []
-        # Calls of a probe that broke off are reported by the next one.
+        # Calls of a check that broke off are reported by the next one.
         calls = self._unreported
-        self._protocol = self._found_out(policy, calls)
+        self._protocol = find_protocol(lambda protocol: self._check(policy, protocol, calls))
         self._unreported = []
         return calls
 
-    def _found_out(self, policy: str, calls: list[ModelCalled]) -> Protocol_:
-        tools = self._try(policy, "tools", calls)
-        if is_understood(tools, "tools") and not tools.details.get("tool_calls_in_text"):
-            return "tools"
-        json = self._try(policy, "json", calls)
-        if is_understood(json, "json"):
-            return "json"
-        if is_understood(tools, "tools"):
-            return "tools"
-        if tools.error and json.error:
-            # Nothing has come yet: perhaps the model itself cannot be called.
-            self._try(policy, "text", calls)
-        return "text"
-
-    def _try(self, policy: str, protocol: Protocol_, calls: list[ModelCalled]) -> ModelCalled:
+    def _check(self, policy: str, protocol: Protocol_, calls: list[ModelCalled]) -> ModelCalled:
         """One small call; a server that refuses the request itself does not have the protocol."""
-        tools = [PROBE_TOOL] if protocol == "tools" else []
-        schema = PROBE_TOOL.parameters if protocol == "json" else None
+        tools = [CHECK_TOOL] if protocol == "tools" else []
+        schema = CHECK_TOOL.parameters if protocol == "json" else None
         call = self._call(question(), policy, "probe", protocol, tools, schema, (), None, forced=True)
         if call.error and (protocol == "text" or not is_refused(call)):
             self._breaker.failed(call.error)
@@ -179,7 +165,7 @@ class OpenAIChat:
         told = sendable(messages) if schema is None or protocol == "json" else as_told(messages, schema)
         heat = self._llm.temperature if temperature is None else temperature
         request = build_request(self._llm, told, tools, schema, protocol, heat, forced, self._is_openai)
-        # A probe asks what the server can do: there, a refused form is the answer.
+        # A capability check asks what the server can do: there, a refused form is the answer.
         fixed = {"response_format", "tools"} if purpose == "probe" else set[str]()
         attempts = Attempts(self._client, self._retrying, self._unsupported, [tool.name for tool in tools], fixed)
         began_s = self._clock_s()

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from agenttune.llm import PROBE_TEXT
+from agenttune.llm import CHECK_TEXT
 
 NAME = re.compile(r"\A[A-Za-z0-9_-]{1,64}\Z")
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -69,7 +69,7 @@ class ChatRequest:
     @property
     def is_probe(self) -> bool:
         """Whether this is agenttune's question how the server answers."""
-        return any(message.get("content") == PROBE_TEXT for message in self.messages)
+        return any(message.get("content") == CHECK_TEXT for message in self.messages)
 
     @property
     def sent_text(self) -> str:

@@ -20,7 +20,7 @@ def test_an_endpoint_elsewhere_is_refused_before_anything_is_sent(url: str) -> N
     with pytest.raises(UserError, match="is not on this machine"):
         ask(chat)
     with pytest.raises(UserError, match="is not on this machine"):
-        client(url, protocol="auto").probe("p")
+        client(url, protocol="auto").check_capabilities("p")
     assert chat.spent.calls == 0
 
 

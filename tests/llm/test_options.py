@@ -149,7 +149,7 @@ def test_a_refused_form_in_a_probe_is_the_answer() -> None:
 
     with ScriptedEndpoint(words_only, supports=None) as endpoint:
         chat = client(endpoint, protocol="auto", max_attempts=1)
-        chat.probe("p")
+        chat.check_capabilities("p")
     assert chat.protocol == "text"
 
 
@@ -163,7 +163,7 @@ def test_a_server_that_can_only_be_told_to_call_a_tool_is_told_so() -> None:
 
     with ScriptedEndpoint(vllm, supports=None) as endpoint:
         chat = client(endpoint, protocol="auto")
-        chat.probe("p")
+        chat.check_capabilities("p")
         called = ask(chat, tools=[WAIT])
     assert called.answer is not None
     assert called.answer.tool_uses[0].name == "wait"

@@ -137,7 +137,7 @@ class ScriptedChat:
     def unavailable(self) -> str:
         return self.why_not
 
-    def probe(self, policy: str) -> list[ModelCalled]:
+    def check_capabilities(self, policy: str) -> list[ModelCalled]:
         return []
 
     def ask(

@@ -39,7 +39,7 @@ def user(text: str) -> ChatMessage:
 
 def test_a_probe_finds_out_that_this_server_is_to_be_asked_for_json(server: LocalServer) -> None:
     chat = server.chat()
-    calls = chat.probe("compact")
+    calls = chat.check_capabilities("compact")
     # Its template drops tools without a word, so that only a real call shows it.
     assert chat.protocol == "json"
     assert [call.error for call in calls] == [""] * len(calls)

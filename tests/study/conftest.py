@@ -44,7 +44,7 @@ class ScriptedModel:
     def unavailable(self) -> str:
         return self.down
 
-    def probe(self, policy: str) -> list[ModelCalled]:
+    def check_capabilities(self, policy: str) -> list[ModelCalled]:
         return []
 
     def ask(

@@ -81,7 +81,7 @@ class Planner:
     ) -> None:
         self._model, self._prompts, self._goal = model, prompts, goal
         self._parameters, self._args, self._record = parameters, list(args), record
-        self._is_probed = False
+        self._is_checked = False
 
     def check(self) -> None:
         """Find what is wrong with the prompts before anything runs.
@@ -150,7 +150,7 @@ class Planner:
         if model is None:
             raise ModelUnavailable("no language model")
         try:
-            self._probe(model)
+            self._check_capabilities(model)
             call = model.ask(messages, policy=PLANNER, purpose=purpose, schema=schema, prompts=[prompt.used])
         except ModelUnavailable as error:
             failed = getattr(error, "call", None)
@@ -160,11 +160,11 @@ class Planner:
         self._record(call)
         return (call.answer.content or "") if call.answer is not None else ""
 
-    def _probe(self, model: ChatModel) -> None:
-        if not self._is_probed:
-            for call in model.probe(PLANNER):
+    def _check_capabilities(self, model: ChatModel) -> None:
+        if not self._is_checked:
+            for call in model.check_capabilities(PLANNER):
                 self._record(call)
-            self._is_probed = True
+            self._is_checked = True
 
     def _read(self, answer: str) -> tuple[Start, str]:
         try:

@@ -110,7 +110,7 @@ class LlmPolicy:
         self._why_not, self._chat = ("", chat) if chat is not None else context.open_chat(llm)
         self._temperature = 0.0 if file.temperature is None and file.form == "compact" else file.temperature
         self._pacing = Pacing(file.every_steps, file.early_every_steps, file.early_until_step, file.max_wait_steps)
-        self._probed = False
+        self._is_checked = False
 
     @property
     def settings(self) -> LlmFile:
@@ -148,7 +148,7 @@ class LlmPolicy:
         )
         try:
             self._context.catch_up()
-            self._probe(talk)
+            self._check_capabilities(talk)
             self._hold(talk, reader)
         except (UserError, SystemFault) as error:
             # Of the model, the budget, the server or a template: the decision ends with what there is.
@@ -162,16 +162,16 @@ class LlmPolicy:
             self._pacing.asked(observation.step, talk.wait)
         return talk.decision()
 
-    def _probe(self, talk: Talk) -> None:
+    def _check_capabilities(self, talk: Talk) -> None:
         """Find out once how the model answers."""
-        if self._probed:
+        if self._is_checked:
             return
         try:
-            talk.calls += talk.chat.probe(self.name)
+            talk.calls += talk.chat.check_capabilities(self.name)
         except ModelUnavailable as error:
             talk.add_failed(error)
             raise
-        self._probed = True
+        self._is_checked = True
         forms = FORMS_WITHOUT_TOOLS if self._file.form == "tools" else {"text": FORMS_WITHOUT_TOOLS["text"]}
         if any(call.purpose == "probe" for call in talk.calls) and talk.chat.protocol in forms:
             talk.remarks.append(forms[talk.chat.protocol])

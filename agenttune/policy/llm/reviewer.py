@@ -89,7 +89,7 @@ class Reviewer:
             if self._chat is None:
                 return without(self.why_not or "there is no run to read"), calls
             self._context.catch_up()
-            calls += self._chat.probe(self._name)
+            calls += self._chat.check_capabilities(self._name)
             prompt = self.prompt(draft, observation, request)
             called = self._chat.ask(
                 [ChatMessage(role="user", content=prompt.text)],
