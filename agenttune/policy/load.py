@@ -28,7 +28,7 @@ from agenttune.policy.lookahead import Lookahead, LookaheadFile
 from agenttune.policy.rules import RulePolicy, RulesFile
 from agenttune.policy.schedule import ScheduleFile, SchedulePolicy
 from agenttune.policy.wrappers.composites import COMPOSITES
-from agenttune.policy.wrappers.cooldown import Cooldown
+from agenttune.policy.wrappers.simple import Cooldown
 from agenttune.policy.wrappers.wrapper import notice_of, walk
 from agenttune.protocol.invalid_values import did_you_mean
 from agenttune.protocol.plan_entries import DETAIL, PlanEntry

@@ -14,7 +14,7 @@ from agenttune.llm import OpenAIChat
 from agenttune.policy.base import PolicyContext
 from agenttune.policy.llm.llm_policy import LlmFile, LlmPolicy
 from agenttune.policy.load import load_policy, open_policy
-from agenttune.policy.wrappers.background import Background
+from agenttune.policy.wrappers.simple import Background
 from agenttune.policy.wrappers.wrapper import notice_of, unavailable
 from agenttune.protocol.commands import SaveCheckpoint, UpdateOptimizer
 from agenttune.protocol.model_calls import ModelCalled, Usage

@@ -16,7 +16,7 @@ from agenttune.control import LocalControl
 from agenttune.errors import ConfigError
 from agenttune.policy.base import Decision, Draft, NoopPolicy
 from agenttune.policy.load import LoadedPolicy, open_policy
-from agenttune.policy.wrappers.background import Background
+from agenttune.policy.wrappers.simple import Background
 from agenttune.protocol.commands import AddNote, UpdateOptimizer
 from agenttune.protocol.events import BranchStarted, Decided, Evaluated, PolicyAttached, PolicyDetached, PolicyRequested
 from agenttune.protocol.model_calls import ModelCalled, Usage

@@ -8,7 +8,7 @@ import pytest
 
 from agenttune.policy.base import Policy
 from agenttune.policy.load import load_policy
-from agenttune.policy.wrappers.cooldown import Cooldown
+from agenttune.policy.wrappers.simple import Cooldown
 from agenttune.protocol.commands import UpdateOptimizer
 from agenttune.protocol.observation import Observation
 from tests.policy.conftest import applied, observe

@@ -14,12 +14,9 @@ from agenttune.config import GoalSettings, LlmSettings
 from agenttune.errors import ConfigError
 from agenttune.policy.base import Decision, Draft, PolicyContext
 from agenttune.policy.load import load_policy, open_policy
+from agenttune.policy.wrappers.alternatives import Escalation, Fallback, occasion_of
 from agenttune.policy.wrappers.availability import Availability
-from agenttune.policy.wrappers.background import Background
-from agenttune.policy.wrappers.escalation import Escalation, occasion_of
-from agenttune.policy.wrappers.fallback import Fallback
-from agenttune.policy.wrappers.patience import Patience
-from agenttune.policy.wrappers.shadow import Shadow
+from agenttune.policy.wrappers.simple import Background, Patience, Shadow
 from agenttune.policy.wrappers.wrapper import unavailable, walk
 from agenttune.protocol.commands import SaveCheckpoint, UpdateOptimizer
 from agenttune.protocol.findings import Finding
@@ -180,7 +177,7 @@ def test_what_was_lacking_from_the_start_is_a_notice_and_no_news() -> None:
     assert fallback.notice == "no language model; running on rules alone (guardian)"
     assert fallback.decide(at(10)) == load_policy("guardian").decide(at(10))
     spent = Availability(Told([NOTHING], "model", why_not="the budget is spent"))
-    assert "the budget is spent" in spent.look(), "what is no notice must be said at the first decision"
+    assert "the budget is spent" in spent.check(), "what is no notice must be said at the first decision"
 
 
 def test_patience_waits_until_the_same_kind_was_wanted_in_a_row() -> None:

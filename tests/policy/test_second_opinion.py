@@ -14,9 +14,9 @@ from agenttune.policy.base import Decision, PolicyContext
 from agenttune.policy.llm.llm_policy import LlmFile, LlmPolicy
 from agenttune.policy.llm.reviewer import Reviewer
 from agenttune.policy.load import load_policy
-from agenttune.policy.wrappers.background import Background
-from agenttune.policy.wrappers.escalation import Escalation
+from agenttune.policy.wrappers.alternatives import Escalation
 from agenttune.policy.wrappers.second_opinion import SecondOpinion
+from agenttune.policy.wrappers.simple import Background
 from agenttune.policy.wrappers.wrapper import unavailable
 from agenttune.protocol.commands import UpdateOptimizer
 from agenttune.protocol.observation import Observation

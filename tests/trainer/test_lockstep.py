@@ -18,7 +18,7 @@ from agenttune.config import WakeSettings
 from agenttune.control import LocalControl
 from agenttune.policy.base import Decision, Draft, Policy
 from agenttune.policy.load import load_policy
-from agenttune.policy.wrappers.background import Background
+from agenttune.policy.wrappers.simple import Background
 from agenttune.protocol.commands import UpdateOptimizer
 from agenttune.protocol.events import Decided, Event, RunInfo
 from agenttune.protocol.observation import Observation

@@ -28,7 +28,7 @@ from agenttune.control.reader import ControlReader
 from agenttune.llm.tools.read_tools import GetModelTree
 from agenttune.policy.base import Decision, Draft
 from agenttune.policy.load import LoadedPolicy
-from agenttune.policy.wrappers.background import Background
+from agenttune.policy.wrappers.simple import Background
 from agenttune.protocol.commands import UpdateOptimizer
 from agenttune.protocol.events import Decided, PolicyAttached, PolicyDetached, PolicyRequested
 from agenttune.protocol.observation import Observation

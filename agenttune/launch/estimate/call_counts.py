@@ -12,7 +12,7 @@ from agenttune.policy.base import Policy
 from agenttune.policy.llm.llm_policy import LlmFile, LlmPolicy
 from agenttune.policy.llm.reviewer import Reviewer
 from agenttune.policy.llm.sample_run import opening_tokens, review_tokens
-from agenttune.policy.wrappers.escalation import Escalation
+from agenttune.policy.wrappers.alternatives import Escalation
 from agenttune.policy.wrappers.second_opinion import SecondOpinion
 from agenttune.policy.wrappers.wrapper import walk
 from agenttune.protocol.model_calls import ModelCalled

@@ -13,7 +13,7 @@ from agenttune.policy.base import Policy
 from agenttune.policy.llm.llm_policy import LlmPolicy
 from agenttune.policy.lookahead import VALID_FOR_STEPS, Lookahead, LookaheadFile
 from agenttune.policy.rules import RulePolicy
-from agenttune.policy.wrappers.shadow import Shadow
+from agenttune.policy.wrappers.simple import Shadow
 from agenttune.policy.wrappers.wrapper import Composite
 from agenttune.protocol.proposals import Record
 

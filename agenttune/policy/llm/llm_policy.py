@@ -17,7 +17,7 @@ from agenttune.policy.llm.conversation import Talk
 from agenttune.policy.llm.digest import UsedUp, digest
 from agenttune.policy.llm.pacing import Pacing
 from agenttune.policy.llm.tool_calls import ToolForm, tool_texts
-from agenttune.policy.wrappers.background import Background
+from agenttune.policy.wrappers.simple import Background
 from agenttune.protocol.command_schemas import ToolShape
 from agenttune.protocol.model_calls import ChatMessage
 from agenttune.protocol.observation import Observation

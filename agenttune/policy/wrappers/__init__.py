@@ -1,4 +1,4 @@
-"""Policies around policies: cooldown, patience, fallback, shadow, escalation, second opinion, in the background.
+"""Policies around policies: cooldown, patience, shadow, background, fallback, escalation and second opinion.
 
-Each wraps any policy; none knows what is inside.
+Each works with any policy inside.
 """

@@ -1,4 +1,4 @@
-"""Which policies can decide at the moment, and the words for it."""
+"""Which policies can decide at the moment, and how that is told."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from agenttune.policy.wrappers.wrapper import Composite, Interruptible, notice_o
 
 @dataclass
 class Availability:
-    """Whether a policy can decide: said once when it no longer can, and once when it is asked again.
+    """Whether a policy can decide: told once when it no longer can, and once when it is asked again.
 
-    What it keeps is only what was said: a restarted agent may say it again.
+    A restarted agent may tell it again.
     """
 
     policy: Policy
     why_not: str = field(init=False)
 
     def __post_init__(self) -> None:
-        # What it has to say for itself at the start is told as a notice; only what changes then is news.
-        self.why_not = lost(self.policy)
+        # What is so from the start is told as the policy's notice.
+        self.why_not = never_available(self.policy)
 
-    def look(self) -> str:
-        """Look again; returns what has changed since the last look, in a few words, or nothing."""
+    def check(self) -> str:
+        """What has changed since the last check, in a few words; empty if nothing has."""
         before, self.why_not = self.why_not, unavailable(self.policy)
         if bool(before) == bool(self.why_not):
             return ""
@@ -34,13 +34,13 @@ class Availability:
         )
 
 
-def lost(policy: Policy) -> str:
-    """Why a policy cannot decide from the start, such as that no model is configured; nothing if it can."""
+def never_available(policy: Policy) -> str:
+    """Why a policy cannot decide from the start, such as that no model is configured; empty if it can."""
     return unavailable(policy) and notice_of(policy)
 
 
 def check_can_act(policy: Policy, name: str) -> None:
-    """A policy that nothing could ever bring to act is no policy to put beside a run.
+    """Refuse a policy that could never act.
 
     Args:
         policy: As loaded.
@@ -49,7 +49,7 @@ def check_can_act(policy: Policy, name: str) -> None:
     Raises:
         ConfigError: All of it needs a language model, and there is none.
     """
-    why = lost(policy)
+    why = never_available(policy)
     if why:
         raise ConfigError(
             f"policy {name} could never act: {why}; or choose one with rules, such as default, which go on without",
@@ -58,23 +58,23 @@ def check_can_act(policy: Policy, name: str) -> None:
 
 
 def notice_among(policies: Sequence[Policy]) -> str:
-    """What is to be said before a run starts of policies that stand in for each other."""
-    left = [policy for policy in policies if not lost(policy)]
+    """One line before a run starts about policies that stand in for each other; empty if all can decide."""
+    left = [policy for policy in policies if not never_available(policy)]
     words = [notice_of(policy) for policy in left]
-    reasons = [why for policy in policies if (why := lost(policy))]
+    reasons = [why for policy in policies if (why := never_available(policy))]
     if reasons:
-        words.append(f"{'; '.join(dict.fromkeys(reasons))}; running on {alone(left)}")
+        words.append(f"{'; '.join(dict.fromkeys(reasons))}; running on {who_decides(left)}")
     return "; ".join(filter(None, words))
 
 
-def alone(policies: Sequence[Policy]) -> str:
-    """Who decides when others cannot, such as `rules alone (guardian)`."""
+def who_decides(policies: Sequence[Policy]) -> str:
+    """Who is left to decide, such as `rules alone (guardian)`."""
     names = ", ".join(policy.name for policy in policies)
     if any(isinstance(part, Interruptible) and not isinstance(part, Composite) for p in policies for part in walk(p)):
         return f"{names} alone"
     return f"rules alone ({names})" if names else "nothing"
 
 
-def with_news(news: str, decision: Decision) -> Decision:
-    """A decision whose reason begins with what has changed among the policies."""
-    return replace(decision, reason="; ".join(filter(None, [news, decision.reason]))) if news else decision
+def noted(words: str, decision: Decision) -> Decision:
+    """A decision whose reason begins with these words."""
+    return replace(decision, reason="; ".join(filter(None, [words, decision.reason]))) if words else decision

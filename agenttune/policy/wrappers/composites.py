@@ -11,13 +11,9 @@ from pydantic import BeforeValidator, Field
 from agenttune.config import PolicyFile, ReviewerSettings, Settings, load_yaml
 from agenttune.policy.base import Policy, PolicyContext
 from agenttune.policy.llm.reviewer import Reviewer
-from agenttune.policy.wrappers.background import Background
-from agenttune.policy.wrappers.cooldown import Cooldown
-from agenttune.policy.wrappers.escalation import OCCASIONS, Escalation, Occasion
-from agenttune.policy.wrappers.fallback import Fallback
-from agenttune.policy.wrappers.patience import Patience
+from agenttune.policy.wrappers.alternatives import OCCASIONS, Escalation, Fallback, Occasion
 from agenttune.policy.wrappers.second_opinion import SecondOpinion
-from agenttune.policy.wrappers.shadow import Shadow
+from agenttune.policy.wrappers.simple import Background, Cooldown, Patience, Shadow
 
 
 def _reference(value: object) -> object:

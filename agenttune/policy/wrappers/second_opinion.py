@@ -28,7 +28,7 @@ def _veto(why: str) -> Review:
     return Review(verdict="veto", why=clean(f"{NO_ANSWER}: {why}", WHY_LETTERS))
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class SecondOpinion(Wrapper):
     """Asks for what the inner policy proposes and the reviewer approves. Slow: it belongs into the background."""
 

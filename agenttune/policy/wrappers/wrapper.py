@@ -1,4 +1,4 @@
-"""Policies around policies: what they have in common, and how the whole of one is looked through."""
+"""What policies that are made of other policies have in common, and the walk over all parts of one."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def walk(policy: Policy) -> Iterator[Policy]:
             yield from walk(part)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Wrapper:
-    """A policy around one other; unless a subclass says otherwise, it can decide when the inner one can.
+    """A policy around one other; by default it can decide when the inner one can.
 
     Attributes:
         inner: The policy inside.

@@ -1,4 +1,4 @@
-"""Several policies, from the cheapest to the dearest: the next is asked when those before have nothing to propose."""
+"""Several policies of which one decides: another while the first cannot, or from the cheapest to the dearest."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from agenttune.policy.base import Decision, Policy
-from agenttune.policy.wrappers.availability import Availability, alone, notice_among, with_news
-from agenttune.policy.wrappers.wrapper import unavailable
+from agenttune.policy.wrappers.availability import Availability, noted, notice_among, who_decides
+from agenttune.policy.wrappers.wrapper import Wrapper, unavailable
 from agenttune.protocol.observation import Observation
 
 Occasion = Literal["finding", "evaluation", "cadence", "answer"]
@@ -15,9 +15,38 @@ Occasion = Literal["finding", "evaluation", "cadence", "answer"]
 OCCASIONS: tuple[Occasion, ...] = ("finding", "evaluation", "cadence", "answer")
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
+class Fallback(Wrapper):
+    """Lets `to` decide while the inner policy cannot, because its endpoint is down or its budget spent."""
+
+    to: Policy
+    _availability: Availability = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._availability = Availability(self.inner)
+
+    @property
+    def parts(self) -> tuple[Policy, ...]:
+        return (self.inner, self.to)
+
+    @property
+    def notice(self) -> str:
+        return notice_among(self.parts)
+
+    def unavailable(self) -> str:
+        return unavailable(self.inner) and unavailable(self.to)
+
+    def decide(self, observation: Observation) -> Decision:
+        changed = self._availability.check()
+        if not self._availability.why_not:
+            return self.inner.decide(observation).then(lambda decision: noted(changed, decision))
+        words = changed and f"{changed}; running on {who_decides([self.to])}"
+        return self.to.decide(observation).then(lambda decision: noted(words, decision))
+
+
+@dataclass(eq=False)
 class Escalation:
-    """Asks its policies in order; the first that proposes something acts.
+    """Asks its policies in order: the next one when those before have nothing to propose.
 
     One that cannot decide now is passed over, which is said once, and once when it is asked again.
 
@@ -29,10 +58,10 @@ class Escalation:
     name: str
     policies: tuple[Policy, ...]
     escalate_on: frozenset[Occasion] = frozenset(OCCASIONS)
-    _known: tuple[Availability, ...] = field(init=False, repr=False, compare=False)
+    _availability: list[Availability] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_known", tuple(Availability(policy) for policy in self.policies))
+        self._availability = [Availability(policy) for policy in self.policies]
 
     @property
     def parts(self) -> tuple[Policy, ...]:
@@ -54,13 +83,13 @@ class Escalation:
     def _ask(self, index: int, observation: Observation, so_far: Decision) -> Decision:
         if index == len(self.policies):
             return so_far
-        known = self._known[index]
-        news = known.look()
-        if known.why_not:
-            words = news and f"{news}; running on {alone(self._available())}"
+        availability = self._availability[index]
+        changed = availability.check()
+        if availability.why_not:
+            words = changed and f"{changed}; running on {who_decides(self._available())}"
             return self._ask(index + 1, observation, joined(so_far, Decision(reason=words, skipped=True)))
-        decision = known.policy.decide(observation)
-        return decision.then(lambda d: self._go_on(index, observation, joined(so_far, with_news(news, d))))
+        decision = self.policies[index].decide(observation)
+        return decision.then(lambda d: self._go_on(index, observation, joined(so_far, noted(changed, d))))
 
     def _go_on(self, index: int, observation: Observation, so_far: Decision) -> Decision:
         if so_far.proposals or not self._escalates(observation):
