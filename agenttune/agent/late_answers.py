@@ -28,7 +28,6 @@ class Answer:
     Attributes:
         later: The answer.
         asked: What the policy was shown.
-        woken_by: Why it was asked.
         policy: Who answers.
         author: In whose name.
         awaited: The step that training waits at for it, if it does.
@@ -37,7 +36,6 @@ class Answer:
 
     later: Future[Decision]
     asked: Observation
-    woken_by: str
     policy: str
     author: Author
     awaited: Event | None = None

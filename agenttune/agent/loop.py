@@ -20,7 +20,7 @@ from tenacity.nap import sleep_using_event
 
 from agenttune.agent.outbox import Outbox
 from agenttune.agent.turns import Turns
-from agenttune.agent.wakeups import Wakes, is_new
+from agenttune.agent.wakeups import Wakeups, is_new
 from agenttune.config import WakeSettings
 from agenttune.control import Control
 from agenttune.detectors import detect
@@ -42,11 +42,11 @@ from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Author, State
 from agenttune.store.process_liveness import started_s
 
-LOOK_FRAC = 0.02
-"""Largest part of the time that is spent on observing: a look of 10 ms is followed by 500 ms without one (guess)."""
+OBSERVING_FRAC = 0.02
+"""Largest part of the time that is spent on observing: after 10 ms of it the next comes 500 ms later (guess)."""
 RETRY_FIRST_S, RETRY_MAX_S = 0.2, 5.0
 """Waiting times while the server does not answer (guess)."""
-LAST_WORDS_S = 3.0
+SHUTDOWN_GRACE_S = 3.0
 """How long an answer is waited for when a policy leaves, so that its cost is recorded; the launcher allows 5 s."""
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class AgentLoop:
         details: dict[str, Any] | None = None,
         clock_s: Callable[[], float] = time.monotonic,
         load: Callable[[str], LoadedPolicy] | None = None,
-        shutdown_grace_s: float = LAST_WORDS_S,
+        shutdown_grace_s: float = SHUTDOWN_GRACE_S,
     ) -> None:
         self.control, self.run_id, self.policy = control, run_id, policy
         self.wake = wake or WakeSettings()
@@ -85,10 +85,10 @@ class AgentLoop:
         self._details = details or {}
         self._clock_s, self._load, self._shutdown_grace_s = clock_s, load, shutdown_grace_s
         self._outbox = Outbox(control, run_id)
-        self._wakes = Wakes(control, run_id, self.wake)
-        self._turns = Turns(control, run_id, self._outbox, self._wakes)
+        self._wakeups = Wakeups(control, run_id, self.wake)
+        self._turns = Turns(control, run_id, self._outbox, self._wakeups)
         self._attached = self._over = False
-        self._looked_step, self._look_again_s, self._looked_s = -1, 0.0, clock_s()
+        self._observed_step, self._observe_again_s, self._observed_s = -1, 0.0, clock_s()
         self._decided_step = 0
 
     @property
@@ -148,8 +148,8 @@ class AgentLoop:
             self.detach(f"the run is {info.status}")
             return False
         in_lockstep = info.rules.get("wake", {}).get("mode") == "lockstep"
-        news = self._wakes.poll(patience_s if in_lockstep and not self._turns.thinking else 0.0)
-        if self._wakes.request is not None and not self._obey(self._wakes.request):
+        news = self._wakeups.poll(patience_s if in_lockstep and not self._turns.thinking else 0.0)
+        if self._wakeups.request is not None and not self._switch_policy(self._wakeups.request):
             return False
         self._step_forward(info, in_lockstep, news)
         return True
@@ -157,16 +157,16 @@ class AgentLoop:
     def _step_forward(self, info: RunInfo, in_lockstep: bool, news: bool) -> None:
         if not in_lockstep:
             if news or self._is_due(info):
-                self._look()
-        elif self._wakes.awaited is not None and not self._turns.thinking:
+                self._observe()
+        elif self._wakeups.awaited is not None and not self._turns.thinking:
             # Not while an earlier question is open: "still thinking" would be no decision about this step.
-            self._look(self._wakes.awaited)
+            self._observe(self._wakeups.awaited)
         elif self._is_stalled() and not self._turns.thinking:
-            self._look()
+            self._observe()
 
     def _attach(self) -> None:
         if not self._attached:
-            self._wakes.start()
+            self._wakeups.start()
             self._attached = True
             self._outbox.send(self._here(), None)
 
@@ -188,9 +188,9 @@ class AgentLoop:
             self._turns.finish_within(self._shutdown_grace_s)
             self._outbox.send(PolicyDetached(policy=self.policy.name, reason=reason), None)
 
-    def _obey(self, request: PolicyRequested) -> bool:
+    def _switch_policy(self, request: PolicyRequested) -> bool:
         """Do as an operator asked; returns whether a policy is still attached."""
-        self._wakes.request = None
+        self._wakeups.request = None
         by = f" by {request.author}" if request.author else ""
         if request.policy is None:
             self.detach(f"sent away{by}")
@@ -224,25 +224,25 @@ class AgentLoop:
         self.policy, self._details = loaded.policy, dict(loaded.details)
         self._outbox.send(self._here(), None)
 
-    # -- looking ----------------------------------------------------------------------------------------------
+    # -- observing--------------------------------------------------------------------------------------------
 
     def _is_due(self, info: RunInfo) -> bool:
-        if info.step != self._looked_step or self._wakes.reasons or self._wakes.wants_look:
-            return self._clock_s() >= self._look_again_s
+        if info.step != self._observed_step or self._wakeups.reasons or self._wakeups.must_observe:
+            return self._clock_s() >= self._observe_again_s
         return self._is_stalled()
 
     def _is_stalled(self) -> bool:
-        return self._clock_s() - self._looked_s > self.wake.stall_after_s
+        return self._clock_s() - self._observed_s > self.wake.stall_after_s
 
-    def _look(self, awaited: Event | None = None) -> None:
+    def _observe(self, awaited: Event | None = None) -> None:
         began_s = self._clock_s()
         observation = self.control.observe(self.run_id)
-        self._looked_s = self._clock_s()
-        self._look_again_s = self._looked_s + (self._looked_s - began_s) / LOOK_FRAC
-        self._looked_step = observation.step
+        self._observed_s = self._clock_s()
+        self._observe_again_s = self._observed_s + (self._observed_s - began_s) / OBSERVING_FRAC
+        self._observed_step = observation.step
         fresh = [f for f in detect(observation, self.wake.stall_after_s) if is_new(f, observation)]
-        self._wakes.look(observation, self.author)
-        self._wakes.reasons += [f"finding {f.kind}" for f in fresh if self.wake.on_finding]
+        self._wakeups.note(observation, self.author)
+        self._wakeups.reasons += [f"finding {f.kind}" for f in fresh if self.wake.on_finding]
         for finding in fresh:
             self._outbox.put(Found(finding=finding), observation.step)
         self._outbox.flush()
@@ -270,20 +270,20 @@ class AgentLoop:
             c.state is State.QUEUED and c.proposal.author.is_same(self.author) for c in observation.commands
         )
         if awaited is not None:
-            self._wakes.awaited = None
+            self._wakeups.awaited = None
             if in_flight:
                 waits = Decision(reason="its last command still waits for the trainer's answer")
                 told = observation.model_copy(update={"woken_by": ["training waits"]})
                 self._turns.begin(waits, self.policy.name, self.author, told, awaited)
                 return
-        if awaited is not None or (not in_flight and (self._wakes.reasons or is_time)):
+        if awaited is not None or (not in_flight and (self._wakeups.reasons or is_time)):
             self._decide(observation, awaited)
 
     def _decide(self, observation: Observation, awaited: Event | None) -> None:
-        reasons = list(dict.fromkeys(self._wakes.reasons))
+        reasons = list(dict.fromkeys(self._wakeups.reasons))
         why = f"{self.wake.every_steps} steps"
         if awaited is not None and isinstance(awaited.body, DecisionAwaited):
             why = awaited.body.reason
-        self._wakes.reasons, self._decided_step = [], observation.step
+        self._wakeups.reasons, self._decided_step = [], observation.step
         observation = observation.model_copy(update={"woken_by": reasons or [why]})
         self._turns.decide(self.policy, self.author, observation, awaited)

@@ -3,19 +3,148 @@
 from __future__ import annotations
 
 import concurrent.futures
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from agenttune.agent.late_answers import Answer, failed, still_valid
 from agenttune.agent.outbox import Outbox
-from agenttune.agent.turn import Turn, proposals_of, shadowed_of
-from agenttune.agent.wakeups import Wakes
+from agenttune.agent.wakeups import Wakeups
 from agenttune.control import Control
-from agenttune.policy.base import Decision, Policy
-from agenttune.protocol.events import Event
+from agenttune.errors import RunEnded, UserError
+from agenttune.policy.base import Decision, Draft, Policy
+from agenttune.protocol.events import Decided, Event, Shadowed
 from agenttune.protocol.observation import Observation
-from agenttune.protocol.proposals import Author
+from agenttune.protocol.proposals import Author, CommandRecord, Proposal
 
+RATIONALE_CHARACTERS = 4000
+"""As much as a proposal takes."""
+MOST_FAULTS, FAULT_CHARACTERS = 20, 500
+"""Of one decision, in the log."""
 PREMATURE = "the policy left before it could ask for anything"
+
+
+@dataclass
+class Turn:
+    """What a policy decided, and what is still to be done about it.
+
+    Attributes:
+        policy: Its name.
+        woken_by: Why it was asked.
+        based_on_step: Of the observation it was asked with.
+        step: At which its answer came.
+        reason: In its words.
+        unsent: Proposals that the gate has not seen.
+        shadowed: What it would have asked for.
+        must_tell: It is recorded even if it says the same nothing as before.
+        faults, unusable: As of a decision.
+        awaited_seq: Of the event that says that training waits for this, 0 if it does not.
+    """
+
+    policy: str
+    woken_by: str
+    based_on_step: int
+    step: int
+    reason: str
+    unsent: list[Proposal]
+    shadowed: list[Shadowed] = field(default_factory=list)
+    must_tell: bool = False
+    faults: list[str] = field(default_factory=list)
+    unusable: bool = False
+    awaited_seq: int = 0
+    ids: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls,
+        decision: Decision,
+        policy: str,
+        author: Author,
+        observation: Observation,
+        step: int,
+        awaited: Event | None = None,
+        must_tell: bool = False,
+    ) -> Turn:
+        """What is to be done about a decision.
+
+        Args:
+            decision: What was decided.
+            policy: Who decided.
+            author: In whose name it is asked for.
+            observation: What the policy was shown.
+            step: At which the answer came.
+            awaited: The event that says that training waits for this.
+            must_tell: It is recorded in any case.
+        """
+        return cls(
+            policy=policy,
+            woken_by=", ".join(observation.woken_by),
+            based_on_step=observation.step,
+            step=step,
+            reason=decision.reason,
+            unsent=proposals_of(decision.proposals, author, observation.step),
+            shadowed=[
+                Shadowed(command=draft.command, rationale=draft.rationale[:RATIONALE_CHARACTERS])
+                for draft in decision.shadowed
+            ],
+            must_tell=must_tell or awaited is not None or bool(decision.calls),
+            faults=decision.faults,
+            unusable=decision.unusable,
+            awaited_seq=0 if awaited is None else awaited.seq,
+        )
+
+    def submit(self, control: Control, run_id: str) -> list[CommandRecord]:
+        """Send what is not yet sent; returns what the gate made of it.
+
+        Raises:
+            ServerUnreachable: Call again; the same ids again are the same commands.
+        """
+        records = []
+        while self.unsent:
+            proposal = self.unsent[0]
+            try:
+                records.append(control.submit(run_id, proposal))
+                self.ids.append(proposal.command_id)
+            except RunEnded as error:
+                self.unsent.clear()
+                self.refused.append(error.message)
+                break
+            except UserError as error:
+                self.refused.append(f"{proposal.command.kind} refused: {error.message}")
+            self.unsent.pop(0)
+        return records
+
+    def decided(self) -> Decided:
+        return Decided(
+            policy=self.policy,
+            woken_by=self.woken_by,
+            command_ids=self.ids,
+            reason="; ".join(filter(None, [self.reason, *self.refused])),
+            based_on_step=self.based_on_step,
+            shadowed=self.shadowed,
+            faults=[fault[:FAULT_CHARACTERS] for fault in self.faults[:MOST_FAULTS]],
+            unusable=self.unusable,
+            awaited_seq=self.awaited_seq,
+        )
+
+    def is_worth_telling(self, said: str) -> bool:
+        """Whether this is news after `said`: the same nothing every few steps would fill the log."""
+        says = bool(self.ids or self.refused or self.shadowed) or "finding" in self.woken_by
+        return says or self.must_tell or self.reason != said
+
+
+def proposals_of(drafts: Sequence[Draft], author: Author, step: int) -> list[Proposal]:
+    """Drafts as proposals that rest on the observation of a step."""
+    return [
+        Proposal(
+            command=draft.command,
+            author=author,
+            rationale=draft.rationale[:RATIONALE_CHARACTERS],
+            based_on_step=step,
+            valid_until_step=None if draft.valid_for_steps is None else step + draft.valid_for_steps,
+        )
+        for draft in drafts
+    ]
 
 
 class Turns:
@@ -25,11 +154,11 @@ class Turns:
         control: The door to the run.
         run_id: The run.
         outbox: Takes what is recorded.
-        wakes: Gets back why a policy was woken while it was still thinking.
+        wakeups: Gets back why a policy was woken while it was still thinking.
     """
 
-    def __init__(self, control: Control, run_id: str, outbox: Outbox, wakes: Wakes) -> None:
-        self._control, self._run_id, self._outbox, self._wakes = control, run_id, outbox, wakes
+    def __init__(self, control: Control, run_id: str, outbox: Outbox, wakeups: Wakeups) -> None:
+        self._control, self._run_id, self._outbox, self._wakeups = control, run_id, outbox, wakeups
         self._turn: Turn | None = None
         self._said = ""
         self._missed: list[str] = []
@@ -45,7 +174,7 @@ class Turns:
         decision = _ask(policy, observation)
         reasons, must_tell = observation.woken_by, awaited is not None
         if decision.later is not None:
-            answer = Answer(decision.later, observation, ", ".join(reasons), policy.name, author, awaited)
+            answer = Answer(decision.later, observation, policy.name, author, awaited)
             self.answers.append(answer)
             decision = replace(decision, later=None)
             if not (decision.proposals or decision.shadowed or decision.calls):
@@ -61,21 +190,8 @@ class Turns:
         self, decision: Decision, policy: str, author: Author, observation: Observation, awaited: Event | None
     ) -> None:
         """Submit and record a decision about an observation."""
-        step = observation.step
-        self._turn = Turn(
-            policy=policy,
-            woken_by=", ".join(observation.woken_by),
-            based_on_step=step,
-            step=step,
-            reason=decision.reason,
-            unsent=proposals_of(decision.proposals, author, step),
-            shadowed=shadowed_of(decision),
-            must_tell=awaited is not None or bool(decision.calls),
-            faults=decision.faults,
-            unusable=decision.unusable,
-            awaited_seq=0 if awaited is None else awaited.seq,
-        )
-        self._put_calls(decision, step)
+        self._turn = Turn.of(decision, policy, author, observation, observation.step, awaited)
+        self._put_calls(decision, observation.step)
         self.finish()
 
     def take_answers(self) -> None:
@@ -86,7 +202,7 @@ class Turns:
             drafts, words = still_valid(answer, decision, now)
             reason = "; ".join(filter(None, [decision.reason, words]))
             self.answers.remove(answer)
-            self._wakes.reasons, self._missed = [*self._wakes.reasons, *self._missed], []
+            self._wakeups.reasons, self._missed = [*self._wakeups.reasons, *self._missed], []
             self._put_calls(decision, now.step)
             self._turn = _turn_of(answer, replace(decision, proposals=drafts, reason=reason), now.step)
             self.finish()
@@ -102,7 +218,7 @@ class Turns:
             return
         self._outbox.flush()
         for record in turn.submit(self._control, self._run_id):
-            self._wakes.submitted(record)
+            self._wakeups.submitted(record)
         self._turn = None
         if turn.is_worth_telling(self._said):
             self._said = "" if turn.ids else turn.reason
@@ -113,7 +229,7 @@ class Turns:
         self._said, self._missed = "", []
         for answer in self.answers:
             answer.dropped = reason
-            self._wakes.awaited, answer.awaited = self._wakes.awaited or answer.awaited, None
+            self._wakeups.awaited, answer.awaited = self._wakeups.awaited or answer.awaited, None
 
     def finish_within(self, patience_s: float) -> None:
         """What was asked of a language model costs money, also if nobody waits for the answer any more."""
@@ -142,16 +258,5 @@ def _ask(policy: Policy, observation: Observation) -> Decision:
 
 
 def _turn_of(answer: Answer, decision: Decision, step: int) -> Turn:
-    return Turn(
-        policy=answer.policy,
-        woken_by=answer.woken_by,
-        based_on_step=answer.asked.step,
-        step=step,
-        reason=decision.reason,
-        unsent=proposals_of(decision.proposals, answer.author, answer.asked.step),
-        shadowed=shadowed_of(decision),
-        must_tell=answer.awaited is not None or bool(decision.calls) or bool(answer.dropped),
-        faults=decision.faults,
-        unusable=decision.unusable,
-        awaited_seq=0 if answer.awaited is None else answer.awaited.seq,
-    )
+    is_dropped = bool(answer.dropped)
+    return Turn.of(decision, answer.policy, answer.author, answer.asked, step, answer.awaited, is_dropped)

@@ -20,14 +20,14 @@ OUTCOMES = frozenset({State.KEPT, State.REVERTED})
 """How the probation of a change can end."""
 
 
-class Wakes:
+class Wakeups:
     """Follows a run's log and keeps what a policy should be woken for until it was.
 
     Attributes:
         reasons: Why the policy should be asked; empty if there is no reason.
         request: The newest wish of an operator for another policy, or for none.
         awaited: The step at which training waits for a decision, if it does.
-        wants_look: Something happened that only an observation tells.
+        must_observe: Something happened that only an observation tells.
     """
 
     def __init__(self, control: Control, run_id: str, wake: WakeSettings) -> None:
@@ -38,7 +38,7 @@ class Wakes:
         self.reasons: list[str] = []
         self.request: PolicyRequested | None = None
         self.awaited: Event | None = None
-        self.wants_look = False
+        self.must_observe = False
 
     def start(self) -> None:
         """Follow from here on; a step that training already waits at is found."""
@@ -85,21 +85,21 @@ class Wakes:
         elif isinstance(event.body, DecisionAwaited):
             self.awaited = event
         else:
-            self.wants_look = self.wants_look or self._wake.on_answer
+            self.must_observe = self.must_observe or self._wake.on_answer
 
     def submitted(self, record: CommandRecord) -> None:
         """An own command as the gate left it; a later verdict is then news."""
         if self._states is not None:
             self._states[record.command_id] = record.state
 
-    def look(self, observation: Observation, author: Author) -> None:
+    def note(self, observation: Observation, author: Author) -> None:
         """Add what an observation tells: evaluations, answers to own commands, remarks of operators."""
         known, self._evaluated = self._evaluated, {_key(evaluation) for evaluation in observation.evaluations}
         if self._wake.on_evaluation:
             new = [evaluation.step for evaluation in observation.evaluations if _key(evaluation) not in known]
             self.reasons += [f"evaluation at step {step}" for step in new]
         before, self._states = self._states, {c.command_id: c.state for c in observation.commands}
-        self.wants_look = False
+        self.must_observe = False
         if before is not None and self._wake.on_answer:
             answers = [_answer(c, before.get(c.command_id), author) for c in observation.commands]
             self.reasons += filter(None, answers)

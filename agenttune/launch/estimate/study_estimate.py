@@ -12,7 +12,7 @@ from agenttune.config import Config
 from agenttune.errors import StoreFault
 from agenttune.launch.estimate.call_counts import ModelEstimate, priced, usable
 from agenttune.launch.estimate.figure_ranges import Range
-from agenttune.launch.study.planner import MENDS, PLANNER, Planner
+from agenttune.launch.study.planner import MAX_REPAIRS, PLANNER, Planner
 from agenttune.launch.study.records import Arm
 from agenttune.launch.study.state import Reflection, RoundRun, Study
 from agenttune.launch.study.study_log import list_studies, read_entries
@@ -85,7 +85,7 @@ def estimate_planner(study: StudyEstimate, config: Config, folder: Path, runs_di
     past = {run.run_id: PastRun(sample_observation(), 60.0) for run in ends[-1].runs}
     if config.rounds.parameters:
         tokens = fmean(_tokens(planner.plan_prompt(s, study.rounds, config.run.script or "", past).text) for s in ends)
-        a_plan = Range(low=1, high=1 + MENDS)
+        a_plan = Range(low=1, high=1 + MAX_REPAIRS)
         yield priced(PLANNER, model, "plans", count, a_plan, tokens, "plan", usable(known, model, "plan"), config)
     summary = _sample_summary(config)
     tokens = fmean(_tokens(planner.reflect_prompt(s, study.rounds, summary, past).text) for s in ends)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 PLANNER = "planner"
 """What calls are recorded under."""
-MENDS = 2
+MAX_REPAIRS = 2
 """How often a plan that was refused may be mended."""
 REFLECTION_CHARACTERS = 1500
 """About 350 tokens a round: ten rounds still fit any context (a guess)."""
@@ -111,7 +111,7 @@ class Planner:
         prompt = self.plan_prompt(study, number, subject, past)
         messages = [ChatMessage(role="user", content=prompt.text)]
         refused: list[str] = []
-        for _ in range(1 + MENDS):
+        for _ in range(1 + MAX_REPAIRS):
             answer = self._ask(messages, prompt, "plan", plan_schema(self._parameters))
             try:
                 start, reasoning = self._read(answer)

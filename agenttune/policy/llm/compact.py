@@ -16,7 +16,7 @@ from agenttune.llm.answer_text import answer_in, spoken
 from agenttune.llm.prompts import fenced
 from agenttune.llm.tools import Toolbox
 from agenttune.policy.base import by_agents
-from agenttune.policy.llm.conversation import MENDS, Talk
+from agenttune.policy.llm.conversation import MAX_REPAIRS, Talk
 from agenttune.policy.llm.history import history_of
 from agenttune.protocol.commands import CommandBase, DoEvaluate, SaveCheckpoint, UpdateOptimizer
 from agenttune.protocol.observation import Observation
@@ -203,7 +203,7 @@ def choose(talk: Talk, toolbox: Toolbox) -> None:
         BudgetSpent, ModelUnavailable: In the middle.
     """
     actions = allowed_now(talk.observation)
-    for corrections_left in reversed(range(MENDS + 1)):
+    for corrections_left in reversed(range(MAX_REPAIRS + 1)):
         answer = talk.ask(schema=action_schema(actions))
         if not spoken(answer.content):
             return
@@ -215,7 +215,7 @@ def choose(talk: Talk, toolbox: Toolbox) -> None:
             if corrections_left:
                 talk.tell(f"{fenced(error.message)} Choose again, one of: {', '.join(actions)}")
             else:
-                talk.trouble(f"given up after {MENDS} corrections: {error.message}")
+                talk.trouble(f"given up after {MAX_REPAIRS} corrections: {error.message}")
         else:
             return
 

@@ -20,7 +20,7 @@ from agenttune.protocol.text import clean
 if TYPE_CHECKING:  # its client takes seconds to import, and most runs have no model
     from agenttune.llm import ChatModel
 
-MENDS = 2
+MAX_REPAIRS = 2
 """How often a decision goes on after something wrong, with the error for an answer."""
 MALFORMED_CALL = "your tool calls could not be read, and nothing was done"
 FAULT_LETTERS, MOST_FAULTS, SAME_LETTERS = 200, 3, 60

@@ -11,7 +11,7 @@ from agenttune.errors import UserError
 from agenttune.llm.answer_text import spoken
 from agenttune.llm.prompts import fenced
 from agenttune.llm.tools import MAX_ANSWER_CHARACTERS, Outcome, Toolbox
-from agenttune.policy.llm.conversation import MENDS, Talk
+from agenttune.policy.llm.conversation import MAX_REPAIRS, Talk
 from agenttune.policy.llm.json_answers import answer_schema, read_answer
 from agenttune.protocol.command_schemas import ToolShape
 from agenttune.protocol.model_calls import ChatMessage, ToolUse
@@ -64,8 +64,8 @@ class ToolForm:
                 talk.refuse(result.text)
             if not wrong and not any(result.was_reading for result in results):
                 return
-            if wrong_turns > MENDS:
-                talk.trouble(f"given up after {MENDS} corrections: {wrong[0].text}")
+            if wrong_turns > MAX_REPAIRS:
+                talk.trouble(f"given up after {MAX_REPAIRS} corrections: {wrong[0].text}")
                 return
             if turns_left:
                 _answer(talk, results, LAST_TURN if turns_left == 1 else "")
