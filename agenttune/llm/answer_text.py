@@ -11,9 +11,10 @@ import math
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 from agenttune.errors import UserError
+from agenttune.protocol.strict_json import no_constant, once
 
 MOST_BROKEN = 50
 """Braces that begin no JSON before a text is given up (guess: an answer has none); keeps the reading linear."""
@@ -173,23 +174,12 @@ def _tidied(text: str) -> str:
     return _LAST_COMMA.sub(lambda m: m[1] or "", _COMMENT.sub(lambda m: m[1] or " ", text))
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a name is given twice")
-    return found
-
-
-def _refuse(token: str) -> NoReturn:
-    raise ValueError(f"{token} is no number of JSON")
-
-
 def _finite(token: str) -> float:
     value = float(token)
-    return value if math.isfinite(value) else _refuse(token)
+    return value if math.isfinite(value) else no_constant(token)
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_refuse, parse_float=_finite, strict=False)
+_DECODER = json.JSONDecoder(object_pairs_hook=once, parse_constant=no_constant, parse_float=_finite, strict=False)
 """Takes line breaks inside strings, which small models write; refuses names given twice, NaN and infinities."""
 
 

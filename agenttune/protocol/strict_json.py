@@ -1,8 +1,8 @@
-"""JSON objects in which no key stands twice: of two values, who checks might see the one and who applies the other."""
+"""JSON without two values under one key, of which a check might see the one and a trainer apply the other; no NaN."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 
 class KeyTwice(ValueError):
@@ -21,3 +21,8 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise KeyTwice(f"the key {name!r:.80} stands twice in one object; give it once")
         found[name] = value
     return found
+
+
+def no_constant(token: str) -> NoReturn:
+    """For `json.loads(..., parse_constant=no_constant)`: Python's own reader would take NaN and infinities."""
+    raise ValueError(f"{token} is not JSON; give a finite number")

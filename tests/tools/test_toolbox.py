@@ -211,7 +211,7 @@ def test_what_the_schema_forbids_is_refused(toolbox: MakeToolbox, data: st.DataO
         ("update_optimizer", '{"reason": "x", "lr": NaN}', "arguments", "NaN is not JSON"),
         ("update_optimizer", '{"reason": "x", "lr": 1e999}', "lr", "finite"),
         ("update_optimizer", '{"reason": "x", "lr": "0.1"}', "lr", "valid number"),
-        ("update_optimizer", '{"reason": "x", "lr": 0.1, "lr": 0.2}', "arguments", "given twice"),
+        ("update_optimizer", '{"reason": "x", "lr": 0.1, "lr": 0.2}', "arguments", "stands twice"),
         ("update_optimizer", '{"lr": 0.1}', "reason", "is required"),
         ("update_optimizer", '{"reason": "x"}', None, "nothing to change"),
         ("update_optimizer", '{"reason": "x", "learning_rate": 0.1}', "learning_rate", "allowed: lr"),

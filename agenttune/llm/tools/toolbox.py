@@ -6,7 +6,7 @@ import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -22,6 +22,7 @@ from agenttune.protocol.invalid_values import why
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Author, Proposal, Verdict
 from agenttune.protocol.reads import RunReader
+from agenttune.protocol.strict_json import no_constant, once
 
 WAIT, WITHDRAW = "wait", "withdraw"
 AUTHOR = Author(principal="agent", name="tools")
@@ -245,7 +246,7 @@ def _object(name: str, arguments: str) -> dict[str, Any]:
     if len(arguments) > MAX_ARGUMENTS_CHARACTERS:
         raise CommandError(f"{name}: {len(arguments)} characters of arguments; at most {MAX_ARGUMENTS_CHARACTERS}")
     try:
-        given = json.loads(arguments or "{}", parse_constant=_refuse_constant, object_pairs_hook=_once)
+        given = json.loads(arguments or "{}", parse_constant=no_constant, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         message = f"{name}: the arguments are no JSON object: {error}"
         raise CommandError(message, field="arguments", allowed={"type": "object"}) from None
@@ -253,17 +254,6 @@ def _object(name: str, arguments: str) -> dict[str, Any]:
         message = f"{name}: the arguments are a JSON {type(given).__name__}, not an object"
         raise CommandError(message, field="arguments", allowed={"type": "object"})
     return given
-
-
-def _refuse_constant(token: str) -> NoReturn:
-    raise ValueError(f"{token} is not JSON; give a finite number")
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a name is given twice")
-    return found
 
 
 def checked(name: str, model: type[M], given: dict[str, Any]) -> M:

@@ -60,7 +60,7 @@ def read(token: str, key: bytes) -> Link | None:
     return link if sign(link, key) == token else None
 
 
-def _serializer(key: bytes) -> URLSafeSerializer[str]:
+def _serializer(key: bytes) -> URLSafeSerializer:
     settings = {"key_derivation": "hmac", "digest_method": hashlib.sha256}
     return URLSafeSerializer(key, salt="agenttune link", signer_kwargs=settings)
 
