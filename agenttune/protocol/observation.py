@@ -6,6 +6,7 @@ entries. Everything carries its unit in its name and the step it was taken at.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field
@@ -110,3 +111,10 @@ class Observation(Record):
 
     def knob(self, name: str) -> KnobState | None:
         return next((knob for knob in self.knobs if knob.name == name), None)
+
+    def best_evaluation(self) -> Evaluation | None:
+        """The evaluation with the best finite goal metric, since that means what it does now."""
+        sign, name = 1 if self.goal_direction == "minimize" else -1, self.goal_metric
+        since = [e for e in self.evaluations if e.step > self.redefined_step(name)]
+        finite = [e for e in since if math.isfinite(e.metrics.get(name, math.nan))]
+        return min(finite, key=lambda e: sign * e.metrics[name], default=None)

@@ -95,10 +95,11 @@ def test_model_and_data_are_told_where_the_trainer_told_them() -> None:
         chance_loss=4.174,
     )
     told = facts(PastRun(run_of([1.0]).observation.model_copy(update={"facts": known}), 1.0))
-    assert "2000000 weights, 1000 of them trained, optimizer <data>AdamW</data>" in told[0]
+    assert "2 M weights, 1 k trained, optimizer <data>AdamW</data>" in told[0]
     assert told[0].count("</data>") == told[0].count("<data>")
-    assert "loss 4.174" in told[0]
-    assert told[1] == "640 training samples, micro-batches of 4, 160 steps an epoch, 1 steps planned"
+    assert told[1] == "640 training samples, batch 4 x accumulation 1 = 4 a step, 160 steps an epoch"
+    assert "4.174 nats" in told[2]
+    assert told[3] == "1 steps planned"
     assert facts(run_of([1.0])) == ["1 steps planned"]
 
 

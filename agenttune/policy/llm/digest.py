@@ -106,7 +106,7 @@ def _evaluations(observation: Observation) -> list[str]:
     if not known:
         return ["no evaluation yet"]
     first = "first known" if len(known) >= HISTORY else "first"
-    best = _best(observation)
+    best = observation.best_evaluation()
     marks = {id(known[0]): first, id(known[-1]): "newest"}
     if best is not None:
         marks[id(best)] = f"{marks[id(best)]}, best" if id(best) in marks else "best"
@@ -126,15 +126,6 @@ def _measured(evaluations: Sequence[Evaluation], goal: str) -> list[str]:
 def _evaluation(evaluation: Evaluation, names: Sequence[str], mark: str) -> str:
     values = [number(evaluation.metrics[name]) if name in evaluation.metrics else "-" for name in names]
     return f"{evaluation.step}: {', '.join(values) or 'nothing'}{f' ({mark})' if mark else ''}"
-
-
-def _best(observation: Observation) -> Evaluation | None:
-    """The evaluation with the best finite goal metric, since that means what it does now."""
-    sign = 1 if observation.goal_direction == "minimize" else -1
-    name = observation.goal_metric
-    since = [e for e in observation.evaluations if e.step > observation.redefined_step(name)]
-    known = [e for e in since if abs(e.metrics.get(name, float("nan"))) < float("inf")]
-    return min(known, key=lambda e: sign * e.metrics[name], default=None)
 
 
 def _knobs(knobs: Sequence[KnobState]) -> list[str]:

@@ -12,8 +12,9 @@ from statistics import median
 
 from agenttune.detectors.trend import GRAD_NAMES, LOSS_NAMES, series
 from agenttune.llm.prompts import fenced
+from agenttune.policy.llm.briefing import training
 from agenttune.policy.llm.curve_text import NAME_LETTERS
-from agenttune.protocol.observation import Evaluation, Observation, SeriesView
+from agenttune.protocol.observation import Observation, SeriesView
 from agenttune.protocol.text import duration, number
 
 CURVE_POINTS, BRIEF_POINTS = 10, 5
@@ -44,7 +45,8 @@ def details(run: PastRun) -> list[str]:
 
 def facts(run: PastRun) -> list[str]:
     """What is trained on what, as far as the trainer told."""
-    return [", ".join(words) for words in (list(_model(run)), list(_data(run))) if words]
+    steps = run.observation.max_steps
+    return training(run.observation) + ([f"{steps} steps planned"] if steps is not None else [])
 
 
 def _details(run: PastRun) -> Iterator[str]:
@@ -108,7 +110,7 @@ def _evaluations(seen: Observation) -> str:
         return f"evaluated without {fenced(name, NAME_LETTERS)}: {names}"
     points = [(e.step, e.metrics[name]) for e in known]
     listed = " ".join(f"{step}:{number(value)}" for step, value in _downsampled(points, CURVE_POINTS))
-    best = _best(seen, known)
+    best = seen.best_evaluation()
     at = f"; best {number(best.metrics[name])} at step {best.step}" if best is not None else ""
     return f"{fenced(name, NAME_LETTERS)} {listed}{at}"
 
@@ -121,43 +123,9 @@ def _downsampled(points: Sequence[tuple[int, float]], count: int) -> list[tuple[
     return [points[i] for i in sorted(picked)]
 
 
-def _best(seen: Observation, known: Sequence[Evaluation]) -> Evaluation | None:
-    sign = 1 if seen.goal_direction == "minimize" else -1
-    finite = [e for e in known if math.isfinite(e.metrics[seen.goal_metric])]
-    return min(finite, key=lambda e: sign * e.metrics[seen.goal_metric], default=None)
-
-
 def _findings(seen: Observation) -> Iterator[str]:
     found = sorted(seen.findings, key=lambda f: (GRAVITY.index(f.severity), f.step))
     for finding in sorted(found[:MOST_FINDINGS], key=lambda f: f.step):
         yield f"step {finding.step}, {finding.severity} {finding.kind}: {fenced(finding.summary, FINDING_LETTERS)}"
     if len(found) > MOST_FINDINGS:
         yield f"and {len(found) - MOST_FINDINGS} more findings"
-
-
-def _model(run: PastRun) -> Iterator[str]:
-    known = run.observation.facts
-    if known is None:
-        return
-    if known.model:
-        yield f"model {fenced(known.model, NAME_LETTERS)}"
-    if known.parameters is not None:
-        part = "" if known.trainable in (None, known.parameters) else f", {known.trainable} of them trained"
-        yield f"{known.parameters} weights{part}"
-    if known.optimizer:
-        yield f"optimizer {fenced(known.optimizer, NAME_LETTERS)}"
-    if known.chance_loss is not None:
-        yield f"a guess that knows nothing has loss {number(known.chance_loss)}"
-
-
-def _data(run: PastRun) -> Iterator[str]:
-    known, steps = run.observation.facts, run.observation.max_steps
-    if known is not None and known.samples is not None:
-        yield f"{known.samples} training samples"
-    if known is not None and known.batch_size is not None:
-        devices = f" in each of {known.replicas} processes" if known.replicas > 1 else ""
-        yield f"micro-batches of {known.batch_size}{devices}"
-    if known is not None and known.epoch_steps is not None:
-        yield f"{known.epoch_steps} steps an epoch"
-    if steps is not None:
-        yield f"{steps} steps planned"
