@@ -18,11 +18,14 @@ from jinja2 import BaseLoader, Environment, StrictUndefined, TemplateError, Temp
 from jinja2.meta import find_referenced_templates, find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from agenttune.config import GoalSettings
 from agenttune.config.resources import find_resource
 from agenttune.errors import ConfigError
 from agenttune.protocol.model_calls import PromptUsed
 from agenttune.protocol.text import clean
 
+CONTEXT_LETTERS = 8000
+"""Longest text of the operator's about a training (guess: two pages)."""
 Tag = Literal["data", "note"]
 """What text from outside stands between, as in `<data>...</data>`: data about the run, or an operator's words."""
 _ANGLES = str.maketrans("<＜﹤", "‹‹‹")
@@ -41,6 +44,16 @@ def fenced(text: object, limit: int = 500, tag: Tag = "data") -> str:
     whole = clean(str(text), sys.maxsize)
     shown = whole if len(whole) <= limit else f"{whole[:limit]} [{len(whole) - limit} more characters]"
     return f"<{tag}>{shown.translate(_ANGLES)}</{tag}>"
+
+
+def goal_variables(goal: GoalSettings) -> dict[str, Any]:
+    """What every template may say of the goal; its words are the operator's own, so they stand in no fence."""
+    return {
+        "goal_metric": goal.metric,
+        "goal_direction": goal.direction,
+        "constraints": [clean(text, CONTEXT_LETTERS) for text in goal.constraints],
+        "context": clean(goal.context, CONTEXT_LETTERS, lines=True),
+    }
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def without(request: Mapping[str, Any], unsupported: Collection[str]) -> dict[st
     if sent.get("tool_choice") == "auto" and AUTO in unsupported:
         sent["tool_choice"] = "required"
     if "response_format" in request and "response_format" in unsupported:
-        sent["messages"] = [*request["messages"], {"role": "user", "content": _form_in_words(request)}]
+        sent["messages"] = [*request["messages"], {"role": "user", "content": schema_in_words(_schema_of(request))}]
     extra = {name: value for name, value in (request.get("extra_body") or {}).items() if name not in unsupported}
     if "extra_body" in sent:
         sent["extra_body"] = extra
@@ -90,9 +90,14 @@ def _chosen(option: str, request: Mapping[str, Any]) -> str:
     return AUTO if option == "tool_choice" and request.get("tool_choice") == "auto" else option
 
 
-def _form_in_words(request: Mapping[str, Any]) -> str:
-    schema = request["response_format"].get("json_schema", {}).get("schema", {})
+def schema_in_words(schema: Mapping[str, Any]) -> str:
+    """Asks for an answer of a form, where no option does."""
     return f"Answer with one JSON object after this JSON schema, and nothing else:\n{json.dumps(schema)}"
+
+
+def _schema_of(request: Mapping[str, Any]) -> dict[str, Any]:
+    schema: dict[str, Any] = request["response_format"].get("json_schema", {}).get("schema", {})
+    return schema
 
 
 def _located(body: object) -> Iterator[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from agenttune.config import LlmSettings
 from agenttune.llm.chat_model import Protocol_
+from agenttune.llm.refused_options import schema_in_words
 from agenttune.llm.responses import valid
 from agenttune.protocol.command_schemas import ToolShape
 from agenttune.protocol.model_calls import ChatMessage
@@ -38,8 +38,7 @@ def _sendable(message: ChatMessage) -> ChatMessage:
 
 def as_told(messages: Sequence[ChatMessage], schema: dict[str, Any]) -> list[ChatMessage]:
     """The messages, with the schema in words at the end."""
-    asked = f"Answer with one JSON object after this JSON schema, and nothing else:\n{json.dumps(schema)}"
-    return sendable([*messages, ChatMessage(role="user", content=asked)])
+    return sendable([*messages, ChatMessage(role="user", content=schema_in_words(schema))])
 
 
 def build_request(

@@ -180,7 +180,7 @@ def test_reading_without_end_is_ended() -> None:
 def test_words_without_a_call_are_a_hold_with_these_words() -> None:
     decision, _, _ = ask(said("The run goes well.\x1b[2J\nNothing to do."))
     assert decision.proposals == []
-    assert decision.reason == "The run goes well. [2J Nothing to do."
+    assert decision.reason == "The run goes well.[2J Nothing to do."
 
 
 @pytest.mark.parametrize("protocol", ["tools", "json", "text"])

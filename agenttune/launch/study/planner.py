@@ -13,7 +13,7 @@ from agenttune.launch.study.records import Start
 from agenttune.launch.study.start import REASONING_CHARACTERS, Parameters, check_start, plan_schema, value_in
 from agenttune.launch.study.state import RoundRun, Study
 from agenttune.llm.answer_text import Unread, answer_in, spoken
-from agenttune.llm.prompts import Prompts, Rendered, fenced
+from agenttune.llm.prompts import Prompts, Rendered, fenced, goal_variables
 from agenttune.policy.llm.past_runs import PastRun, details, facts
 from agenttune.protocol.events import encode_number
 from agenttune.protocol.model_calls import ChatMessage, ModelCalled, Purpose
@@ -175,15 +175,6 @@ class Planner:
         reasoning = raw.get("reasoning") or ""
         return check_start(raw.get("start"), self._parameters), str(reasoning)[:REASONING_CHARACTERS]
 
-    def _goal_variables(self) -> dict[str, Any]:
-        goal = self._goal
-        return {
-            "goal_metric": goal.metric,
-            "goal_direction": goal.direction,
-            "constraints": goal.constraints,
-            "context": goal.context,
-        }
-
     def _plan_variables(self, study: Study, number: int, subject: str, past: Mapping[str, PastRun]) -> dict[str, Any]:
         parameters = [
             {"name": name, **p.model_dump(), "own": value_in(self._args, p.argument) or "the script's default"}
@@ -192,7 +183,7 @@ class Planner:
         # Round 0 is what the rest is measured against: it stays however many runs there were.
         shown = [*study.runs[:1], *study.runs[1:][-SHOWN_RUNS:]]
         return {
-            **self._goal_variables(),
+            **goal_variables(self._goal),
             "subject": subject,
             "round": number,
             "count": study.count,
@@ -209,7 +200,7 @@ class Planner:
         plan = study.plan(number)
         compared = compared_runs(study, number)
         return {
-            **self._goal_variables(),
+            **goal_variables(self._goal),
             "round": number,
             "count": study.count,
             "reasoning": plan.reasoning if plan is not None else "",

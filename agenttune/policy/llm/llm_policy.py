@@ -9,7 +9,7 @@ from pydantic import Field
 
 from agenttune.config import PolicyFile
 from agenttune.errors import ModelUnavailable, SystemFault, UserError
-from agenttune.llm.prompts import Prompts, Rendered
+from agenttune.llm.prompts import Prompts, Rendered, goal_variables
 from agenttune.llm.tools import Toolbox
 from agenttune.policy.base import Decision, Policy, PolicyContext
 from agenttune.policy.llm.compact import ACTIONS, allowed_now, choose, line_of
@@ -35,7 +35,6 @@ FORMS_WITHOUT_TOOLS = {
 }
 HISTORY = 50
 """Commands that are looked through for what was tried."""
-CONTEXT_LETTERS = 8000
 SYSTEM_VARIABLES = (
     *("goal_metric", "goal_direction", "constraints", "context", "tools", "protocol", "actions"),
     *("max_commands", "max_turns", "valid_for_steps"),
@@ -200,13 +199,10 @@ class LlmPolicy:
         )
 
     def _system(self, shapes: list[ToolShape]) -> dict[str, Any]:
-        goal, file = self._context.goal, self._file
+        file = self._file
         protocol = self._chat.protocol if self._chat is not None else "tools"
         return {
-            "goal_metric": goal.metric,
-            "goal_direction": goal.direction,
-            "constraints": [clean(text, CONTEXT_LETTERS) for text in goal.constraints],
-            "context": clean(goal.context, CONTEXT_LETTERS, lines=True),
+            **goal_variables(self._context.goal),
             "protocol": protocol,
             "tools": [] if protocol == "tools" else tool_texts(shapes),
             "actions": list(ACTIONS),

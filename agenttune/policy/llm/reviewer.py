@@ -12,20 +12,19 @@ from pydantic import ValidationError
 from agenttune.config import ReviewerSettings, Settings
 from agenttune.errors import ModelUnavailable, SystemFault, UserError
 from agenttune.llm.answer_text import Unread, answer_in
-from agenttune.llm.prompts import Prompts, Rendered
+from agenttune.llm.prompts import Prompts, Rendered, goal_variables
 from agenttune.policy.base import Draft, PolicyContext
 from agenttune.policy.llm.digest import digest
 from agenttune.protocol.model_calls import ChatMessage, ModelCalled
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.reads import HistoryQuery
-from agenttune.protocol.text import clean
 
 if TYPE_CHECKING:
     from agenttune.llm import ChatModel
 
 HISTORY = 50
 """Commands that are looked through for what was tried."""
-CONTEXT_LETTERS, WHY_LETTERS = 8000, 500
+WHY_LETTERS = 500
 VARIABLES = (
     *("goal_metric", "goal_direction", "constraints", "context", "command", "rationale", "request"),
     *("progress", "goal", "curves", "knobs", "findings", "tried", "notes", "budget", "woken_by"),
@@ -114,14 +113,11 @@ class Reviewer:
 
     def prompt(self, draft: Draft, observation: Observation, request: Sequence[str] = ()) -> Rendered:
         """What the reviewer is asked."""
-        goal, reader = self._context.goal, self._context.reader
+        reader = self._context.reader
         history = None if reader is None else reader.read(HistoryQuery(limit=HISTORY)).history
         seen = digest(observation, history, self._context.budgets)
         given: dict[str, Any] = {
-            "goal_metric": goal.metric,
-            "goal_direction": goal.direction,
-            "constraints": [clean(text, CONTEXT_LETTERS) for text in goal.constraints],
-            "context": clean(goal.context, CONTEXT_LETTERS, lines=True),
+            **goal_variables(self._context.goal),
             "command": json.dumps({"kind": draft.command.kind, **draft.command.arguments()}),
             "rationale": draft.rationale,
             "request": request,
