@@ -102,6 +102,39 @@ class Intervention(Record):
     )
     effect: Effect | None = Field(None, description="Against what was to be expected; None for what changed nothing.")
 
+    @classmethod
+    def of(
+        cls,
+        record: CommandRecord,
+        before: MetricAt | None = None,
+        after: MetricAt | None = None,
+        effect: Effect | None = None,
+    ) -> Intervention:
+        """A command with what was measured around it."""
+        proposal, verdict, ack = record.proposal, record.verdict, record.ack
+        based_on = proposal.based_on_step
+        return cls(
+            command_id=proposal.command_id,
+            kind=proposal.command.kind,
+            arguments=proposal.command.arguments(),
+            author=proposal.author.name,
+            principal=proposal.author.principal,
+            rationale=proposal.rationale,
+            proposed_at_step=record.submitted_step if based_on is None else based_on,
+            state=record.state,
+            decision=verdict.decision if verdict else "",
+            decided_by=verdict.decided_by if verdict else "",
+            decision_reason=verdict.reason if verdict else "",
+            applied_at_step=ack.step if ack is not None and ack.outcome == "applied" else None,
+            edited=verdict.edited.arguments() if verdict is not None and verdict.edited is not None else None,
+            summary=outcome_line(record),
+            message="" if ack is None else ack.message,
+            result=result_of(record),
+            metric_before=before,
+            metric_after=after,
+            effect=effect,
+        )
+
 
 class FindingAt(Record):
     at_s: float

@@ -8,11 +8,10 @@ from typing import Any
 
 from agenttune.detectors.effects import Changes, Measure, effect_of, is_change, measures_of
 from agenttune.llm.prompts import fenced
-from agenttune.policy.base import asked_at_step
 from agenttune.policy.llm.curve_text import NAME_LETTERS, VALUE_LETTERS, says_something
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import CommandRecord, Verdict
-from agenttune.protocol.summary import Intervention, outcome_line, result_of
+from agenttune.protocol.summary import Intervention
 from agenttune.protocol.text import number
 
 MOST_TRIED, WHOLE = 6, 2
@@ -131,28 +130,10 @@ def history_of(observation: Observation) -> list[Intervention]:
 def _intervention(
     record: CommandRecord, observation: Observation, changes: Changes, measures: Sequence[Measure]
 ) -> Intervention:
-    proposal, verdict, ack = record.proposal, record.verdict, record.ack
+    ack, goal = record.ack, measures[0]
     applied = ack.step if ack is not None and ack.outcome == "applied" else None
-    goal = measures[0]
     before = [] if applied is None else [m for m in goal.points if m.step <= applied]
     after = [] if applied is None else changes.window(applied, goal)
     is_here = ack is not None and is_change(ack) and observation.lineage.has(ack.branch, ack.step)
-    return Intervention(
-        command_id=record.command_id,
-        kind=proposal.command.kind,
-        arguments=proposal.command.arguments(),
-        author=proposal.author.name,
-        principal=proposal.author.principal,
-        rationale=proposal.rationale,
-        proposed_at_step=asked_at_step(record),
-        state=record.state,
-        decided_by=verdict.decided_by if verdict else "",
-        decision_reason=verdict.reason if verdict else "",
-        applied_at_step=applied,
-        summary=outcome_line(record),
-        message="" if ack is None else ack.message,
-        result=result_of(record),
-        metric_before=before[-1] if before else None,
-        metric_after=after[-1] if after else None,
-        effect=effect_of(ack.step, changes, measures) if ack is not None and is_here else None,
-    )
+    effect = effect_of(ack.step, changes, measures) if ack is not None and is_here else None
+    return Intervention.of(record, before[-1] if before else None, after[-1] if after else None, effect)

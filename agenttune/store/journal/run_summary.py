@@ -23,8 +23,6 @@ from agenttune.protocol.summary import (
     Intervention,
     MetricAt,
     RunSummary,
-    outcome_line,
-    result_of,
 )
 from agenttune.store.journal.costs import costs_of_run, probe_cost
 from agenttune.store.journal.goal_metric import EVERYTHING, goal_values, score_of
@@ -193,31 +191,12 @@ class _Branch:
 
 def _intervention(record: CommandRecord, branch: _Branch | None) -> Intervention:
     """A command as a report tells it; without a branch, one whose effect is not looked for."""
-    proposal, verdict, ack = record.proposal, record.verdict, record.ack
+    ack = record.ack
     applied = ack.step if ack is not None and ack.outcome == "applied" else None
     before = [] if applied is None or branch is None else [v for v in branch.goal.points if v.step <= applied]
     after = [] if applied is None or branch is None else branch.changes.window(applied, branch.goal)
-    return Intervention(
-        command_id=proposal.command_id,
-        kind=proposal.command.kind,
-        arguments=proposal.command.arguments(),
-        author=proposal.author.name,
-        principal=proposal.author.principal,
-        rationale=proposal.rationale,
-        proposed_at_step=proposal.based_on_step if proposal.based_on_step is not None else record.submitted_step,
-        state=record.state,
-        decision=verdict.decision if verdict else "",
-        decided_by=verdict.decided_by if verdict else "",
-        decision_reason=verdict.reason if verdict else "",
-        applied_at_step=applied,
-        edited=verdict.edited.arguments() if verdict is not None and verdict.edited is not None else None,
-        summary=outcome_line(record),
-        message="" if ack is None else ack.message,
-        result=result_of(record),
-        metric_before=before[-1] if before else None,
-        metric_after=after[-1] if after else None,
-        effect=_effect(record, branch),
-    )
+    ends = (before[-1] if before else None, after[-1] if after else None)
+    return Intervention.of(record, *ends, _effect(record, branch))
 
 
 def _effect(record: CommandRecord, branch: _Branch | None) -> Effect | None:
