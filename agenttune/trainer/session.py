@@ -18,7 +18,7 @@ from agenttune.trainer.adapter import Adapter
 from agenttune.trainer.checkpoints.branch_folders import arrange
 from agenttune.trainer.checkpoints.catalog import FOLDER, Checkpoints, SavedCheckpoint
 from agenttune.trainer.checkpoints.output_marker import release
-from agenttune.trainer.distributed.command_broadcast import CommandBroadcast, SingleProcess
+from agenttune.trainer.distributed.processes import CommandBroadcast, SingleProcess
 from agenttune.trainer.execution.acks import ReadBacks
 from agenttune.trainer.execution.executor import CommandExecutor, Place
 from agenttune.trainer.execution.saving import REASON_CHARACTERS
@@ -171,6 +171,7 @@ class Session:
         reason = "; ".join(filter(None, [reason[: REASON_CHARACTERS // 2] if where else reason, where]))
         self._recorder.record(StatusChanged(status=status, reason=reason[:REASON_CHARACTERS]))
         self._recorder.close()
+        self._broadcast.close()
         if self._output is not None and self.run_id is not None:
             release(self._output, self.run_id)
         if self._log is not None:
@@ -189,7 +190,7 @@ class Session:
         """At the end of a step: confirm what was changed, then apply what was asked for; holds here while paused."""
         if self.is_calm:  # a few look-ups instead of all those below, between two steps some 20 us
             probation = self._probation
-            is_idle = probation is None or not probation.watched or not probation.is_watching
+            is_idle = probation is None or not probation.monitored or not probation.is_check_due
             if is_idle and self._is_unchanged():
                 self.run_state.step = step
                 return

@@ -35,6 +35,8 @@ SCRIPT = """
     weights = [p.detach().sum().item() for p in result.trainer.model.parameters()]
     answer = {"used": result.witness.used, "weights": weights, "step": result.trainer.state.global_step}
     (folder / f"rank{rank}.json").write_text(json.dumps(answer))
+    # As torch asks for: its default group, alive when the interpreter exits, may abort the process.
+    torch.distributed.destroy_process_group()
 """
 
 

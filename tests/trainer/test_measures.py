@@ -61,10 +61,10 @@ def judged(before: list[float], after: list[float], rules: ProbationSettings = S
     for step, loss in enumerate(before, 1):
         loss_history.add(held(step, loss))
     start = len(before)
-    watch = StepMonitor(loss_history, rules, start)
+    monitor = StepMonitor(loss_history, rules, start)
     for step, loss in enumerate(after, start + 1):
         loss_history.add(held(step, loss))
-        assessment = watch.look(step, step, is_over=False) if step >= watch.next_step else None
+        assessment = monitor.assess(step, step, is_over=False) if step >= monitor.next_step else None
         if assessment is not None:
             return assessment
     raise AssertionError("nothing was said in all these steps")
@@ -100,7 +100,7 @@ def test_what_noise_hides_is_said_to_be_in_doubt() -> None:
     draw = random.Random(1)
     before, after = noisy(arrived, 900, 400, draw), noisy(arrived, 1300, 1440, draw)
     assessment = judged(before, after, SETTINGS.model_copy(update={"stall_steps": 240}))
-    assert assessment.outcome == "in doubt"
+    assert assessment.outcome == "inconclusive"
     assert "a stall would not show in this noise" in assessment.said
 
 
@@ -175,11 +175,11 @@ def watched(before: list[float], after: list[float], count: int = 2, maximize: b
         evaluations.add(10 * i, {"score": value})
     start = 10 * len(before) - 5
     rules = ProbationSettings(evaluations=count)
-    watch = EvaluationMonitor(evaluations, rules, start)
+    monitor = EvaluationMonitor(evaluations, rules, start)
     for i, value in enumerate(after):
         evaluations.add(10 * (len(before) + i), {"score": value})
     now = 10 * (len(before) + len(after))
-    return watch.look(now, now, is_over=False)
+    return monitor.assess(now, now, is_over=False)
 
 
 RISING = [0.50, 0.58, 0.63, 0.67, 0.70, 0.72, 0.735, 0.745]
@@ -198,9 +198,9 @@ def test_evaluations_that_stop_coming_are_not_waited_for() -> None:
     evaluations = Evaluations("score", maximize=True)
     for i, value in enumerate(RISING):
         evaluations.add(10 * i, {"score": value})
-    watch = EvaluationMonitor(evaluations, ProbationSettings(evaluations=2), 75)
-    assert watch.look(130, 130, is_over=False) is None
-    assessment = watch.look(140, 140, is_over=False)
+    monitor = EvaluationMonitor(evaluations, ProbationSettings(evaluations=2), 75)
+    assert monitor.assess(130, 130, is_over=False) is None
+    assessment = monitor.assess(140, 140, is_over=False)
     assert assessment is not None
     assert (assessment.outcome, assessment.said) == ("not judged", "0 of 2 evaluations of score came within 65 steps")
 
@@ -208,7 +208,7 @@ def test_evaluations_that_stop_coming_are_not_waited_for() -> None:
 def test_an_unknown_metric_is_said_with_those_there_are() -> None:
     evaluations = Evaluations("eval_f1", maximize=True)
     evaluations.add(10, {"eval_loss": 1.0, "eval_accuracy": 0.5})
-    assessment = EvaluationMonitor(evaluations, ProbationSettings(evaluations=1), 15).look(16, 16, is_over=False)
+    assessment = EvaluationMonitor(evaluations, ProbationSettings(evaluations=1), 15).assess(16, 16, is_over=False)
     assert assessment is not None
     assert assessment.said.endswith("evaluations have eval_accuracy, eval_loss")
 
@@ -255,8 +255,8 @@ class Desk:
 
     def step(self, step: int, loss: float) -> None:
         self.probation.add(held(step, loss))
-        if self.probation.is_watching:
-            self.probation.look(step)
+        if self.probation.is_check_due:
+            self.probation.check(step)
         while self.asked:
             self.answer(self.asked.pop(0), step)
 

@@ -68,8 +68,8 @@ class Desk:
     def steps(self, first: int, losses: list[float]) -> None:
         for step, loss in enumerate(losses, first):
             self.probation.add(held(step, loss))
-            if self.probation.is_watching:
-                self.probation.look(step)
+            if self.probation.is_check_due:
+                self.probation.check(step)
             while self.asked:
                 self._answer(self.asked.pop(0), step)
 

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from agenttune.errors import NotSupported, UserError
 from agenttune.protocol.proposals import Change
 from agenttune.trainer.commands.outcomes import Done, Expectation
-from agenttune.trainer.distributed.processes import is_spread
+from agenttune.trainer.distributed.processes import is_distributed
 from agenttune.trainer.layers.arguments import check_arguments
 from agenttune.trainer.layers.changes import FLAG, dotted
 from agenttune.trainer.layers.layer import Layer, shortened
@@ -85,7 +85,7 @@ def _check_freezable(run_state: RunState, layer: Layer, parameters: dict[str, nn
             field="layer_name",
         )
     _check_checkpointing(layer, ours)
-    if not is_spread():
+    if not is_distributed():
         return
     wrappers = _wrappers(getattr(run_state.adapter, "trainer", None))
     spread = [w for w in wrappers if isinstance(w, DistributedDataParallel)]
@@ -137,7 +137,7 @@ def _check_trainable(run_state: RunState, layer: Layer, parameters: dict[str, nn
     if fixed:
         raise NotSupported(f"{shortened(fixed)} are quantized and cannot be trained")
     late = [n for n, p in parameters.items() if not p.requires_grad and not run_state.layers.was_trained(n)]
-    if is_spread() and late:
+    if is_distributed() and late:
         raise NotSupported(
             f"{shortened(late)} were frozen when the model was wrapped for several processes, which would not share "
             "their gradients; start with them trainable and freeze them by command"

@@ -10,7 +10,7 @@ import torch
 from agenttune.errors import UserError
 from agenttune.protocol.proposals import Change
 from agenttune.trainer.commands.outcomes import Done
-from agenttune.trainer.distributed.processes import share
+from agenttune.trainer.distributed.processes import share_tensors
 from agenttune.trainer.layers.arguments import check_arguments
 from agenttune.trainer.layers.changes import FLAG, dotted
 from agenttune.trainer.layers.layer import Layer, shortened
@@ -27,7 +27,7 @@ def reset_layer(run_state: RunState, layer: Layer, params: dict[str, Any]) -> Do
     check_clearable(optimizer)
     before = _length(layer)
     fresh = reset(layer.model, layer.name)
-    share([*fresh.parameters, *layer.module.buffers()])
+    share_tensors([*fresh.parameters, *layer.module.buffers()])
     run_state.layers.stamp_weights(list(fresh.parameters))
     cleared = clear_state(optimizer, fresh.parameters)
     count = sum(p.numel() for p in fresh.parameters)
@@ -65,7 +65,7 @@ def run_allowed(run_state: RunState, layer: Layer, name: str, params: dict[str, 
         with torch.no_grad():
             returned = call(**params)
         _check_left_behind(run_state, layer, name, snapshot)
-        share([*layer.module.parameters(), *layer.module.buffers()])
+        share_tensors([*layer.module.parameters(), *layer.module.buffers()])
     except UserError:
         snapshot.restore()
         raise

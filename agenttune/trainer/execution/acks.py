@@ -1,4 +1,4 @@
-"""Answers to commands: each gets one, and what was changed is looked at again."""
+"""Acks of commands: each gets one, and what it changed is read again some steps later."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Check:
 
 
 class ReadBacks:
-    """Changes that will be read again; a newer change of the same value replaces an older one's check."""
+    """Values that will be read again; a newer change of the same value replaces an older one's check."""
 
     def __init__(self) -> None:
         self.checks: list[Check] = []
@@ -135,7 +135,7 @@ class AckWriter:
             self.max_steps = end
             self._recorder.update_info(max_steps=end)
 
-    def look_again(self, step: int) -> None:
+    def read_again(self, step: int) -> None:
         """Read back what is due."""
         for record, result in self.read_backs.due(step):
             self._recorder.record(result, command_id=record.command_id)

@@ -24,7 +24,7 @@ from agenttune.trainer.commands.outcomes import (
     Outcome,
     Waiting,
 )
-from agenttune.trainer.distributed.command_broadcast import CommandBroadcast, SingleProcess
+from agenttune.trainer.distributed.processes import CommandBroadcast, SingleProcess
 from agenttune.trainer.execution.acks import AckWriter
 from agenttune.trainer.execution.lockstep import Lockstep
 from agenttune.trainer.execution.lr_confirmation import LearningRateConfirmation
@@ -93,7 +93,7 @@ class CommandExecutor:
         """Whether nothing is open and nobody has written to the log: the case of nearly every step, told cheaply."""
         if self.rates.waiting or self.saving.saves or self.queue.queue or self.acks.read_backs.checks:
             return False
-        if self.has_work_between or (self.probation is not None and self.probation.is_watching):
+        if self.has_work_between or (self.probation is not None and self.probation.is_check_due):
             return False
         return self._is_single and self.queue.is_unchanged()
 
@@ -152,9 +152,9 @@ class CommandExecutor:
         if self.rates.waiting and not self._run_state.adapter.update_was_skipped():
             self.rates.confirm()
         if self.acks.read_backs.checks:
-            self.acks.look_again(step)
+            self.acks.read_again(step)
         if self.probation is not None:
-            self.probation.look(step)
+            self.probation.check(step)
         if self.saving.saves:  # the loop dropped the request, as save_strategy "best" does
             self._run_state.adapter.request_save()
 

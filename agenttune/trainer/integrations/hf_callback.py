@@ -19,7 +19,7 @@ from agenttune.store.metric_table import Row
 from agenttune.store.run_log import RunLog
 from agenttune.trainer.checkpoints.catalog import find_checkpoint
 from agenttune.trainer.datasets.sources import SourceLosses, attach_sources
-from agenttune.trainer.distributed.command_broadcast import make_broadcast
+from agenttune.trainer.distributed.processes import make_broadcast
 from agenttune.trainer.integrations.hf_adapter import HfAdapter
 from agenttune.trainer.integrations.hf_knobs import register_trainer_knobs
 from agenttune.trainer.integrations.loop_capabilities import Offers

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 
@@ -28,6 +27,7 @@ from agenttune.trainer.checkpoints.training_state import (
 )
 from agenttune.trainer.checkpoints.unsaved_buffers import model_extra, put_model_extra
 from agenttune.trainer.checkpoints.unsaved_weights import frozen_names
+from agenttune.trainer.distributed.processes import is_distributed
 from agenttune.trainer.integrations.logged_metrics import Number
 from agenttune.trainer.integrations.model_facts import facts_of, length_of
 from agenttune.trainer.lr.planned_lr import make_steerable, put_scheduler
@@ -153,7 +153,7 @@ class LoopAdapter:
     def checkpoint_refusal(self) -> str:
         if self.known_model() is None:
             return "the model is not known; give it with model="
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        if is_distributed():
             return "going back inside the process is for one process"
         return ""
 

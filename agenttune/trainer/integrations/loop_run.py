@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from agenttune.protocol.events import RunStatus
 from agenttune.store.run_log import RunLog
 from agenttune.trainer.checkpoints.catalog import MAIN
-from agenttune.trainer.distributed.command_broadcast import make_broadcast
+from agenttune.trainer.distributed.processes import make_broadcast
 from agenttune.trainer.integrations.logged_metrics import Number, evaluation_row
 from agenttune.trainer.integrations.loop_adapter import LoopAdapter
 from agenttune.trainer.integrations.open_log import open_log

@@ -7,7 +7,7 @@ import os
 
 from agenttune.control.discovery import ensure_server
 from agenttune.store.run_log import RunLog
-from agenttune.trainer.distributed.command_broadcast import leads_here
+from agenttune.trainer.distributed.processes import leads_here
 from agenttune.trainer.options import SERVER_URL, Options, open_run
 
 logger = logging.getLogger("agenttune")

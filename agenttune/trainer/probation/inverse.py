@@ -1,4 +1,4 @@
-"""The command that takes a change back: built from what its ack says was there before."""
+"""The command that reverts a change, built from the previous values in its ack."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The newest losses of the steps that a run stands on, for whoever compares before and after."""
+"""The newest training losses, for a comparison of before and after a change; a restore removes those it undoes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from agenttune.trainer.recording.step_meter import StepMetrics
 
 
 class LossHistory:
-    """Losses as the steps left them; they are fetched from their device only when they are read.
+    """The newest losses, one a step; fetched from their device only when they are read.
 
     Args:
         steps: How many of the newest are kept.
@@ -22,36 +22,36 @@ class LossHistory:
         self._steps: deque[int] = deque(maxlen=steps)
         self._losses: deque[Any] = deque(maxlen=steps)
         self._redefined: list[int] = []
-        """Steps after each of which the losses mean something else."""
+        """Steps after each of which the loss has another definition."""
 
     @property
     def newest(self) -> int:
         """The newest step with a loss; -1 if there is none."""
         return self._steps[-1] if self._steps else -1
 
-    def add(self, held: StepMetrics) -> None:
-        """The losses of a step, one a micro-batch."""
-        if held.losses:
-            self._steps.append(held.step)
-            self._losses.append(held.losses)
+    def add(self, metrics: StepMetrics) -> None:
+        """The losses of a step, one scalar tensor a micro-batch."""
+        if metrics.losses:
+            self._steps.append(metrics.step)
+            self._losses.append(metrics.losses)
 
     def cut(self, step: int) -> None:
-        """Forget the steps after one that the run went back to."""
+        """Forget the steps after the one that the run was restored to."""
         while self._steps and self._steps[-1] > step:
             self._steps.pop()
             self._losses.pop()
         self._redefined = [redefined for redefined in self._redefined if redefined <= step]
 
     def redefine(self, step: int) -> None:
-        """After a step the losses mean something else; those up to it say nothing of later ones."""
+        """The loss has another definition after a step; earlier losses cannot be compared with later ones."""
         self._redefined = [*(r for r in self._redefined if self._steps and r >= self._steps[0]), step]
 
     def count(self, until: int) -> int:
-        """How many losses there are up to a step that mean what they did then."""
+        """Number of losses up to a step, under the definition then in force."""
         return self._end(until) - self._first(until)
 
     def until(self, step: int, count: int) -> list[float]:
-        """Losses of the newest `count` steps up to one that mean the same, oldest first."""
+        """Up to `count` losses that end at a step, under one definition, oldest first."""
         end = self._end(step)
         return self._read(max(self._first(step), end - count), end)
 
@@ -60,14 +60,14 @@ class LossHistory:
         return self._read(self._end(step), self._end(last))
 
     def lowest(self, step: int, but: int, width: int) -> float | None:
-        """The lowest level, a median of `width` neighbours, of the losses up to a step but for the newest ones."""
+        """The lowest median of `width` neighbouring losses up to a step, leaving out the newest `but`."""
         first = self._first(step)
         older = self._read(first, max(first, self._end(step) - but))
         levels = [median(older[i : i + width]) for i in range(0, len(older) - width + 1, width)]
         return min(levels, default=None)
 
     def _first(self, step: int) -> int:
-        """Index of the first loss that means what the one of a step does."""
+        """Index of the first loss under the definition that is in force at a step."""
         redefined = max((r for r in self._redefined if r <= step), default=None)
         return 0 if redefined is None else self._end(redefined)
 

@@ -1,7 +1,7 @@
-"""What a change is judged by: the loss of each step, and the values of evaluations.
+"""What a change is judged by: the training loss of each step, and a metric of evaluations.
 
-A watch looks at one change by one of them. It says nothing while it is open, and in the end that the change did harm,
-that it did none, or that it could not be judged.
+A monitor follows one change by one metric. It has no assessment while its window is open; in the end it says whether
+the change did harm, did none, or cannot be judged.
 """
 
 from __future__ import annotations
@@ -21,40 +21,41 @@ from agenttune.trainer.probation.loss_history import LossHistory
 
 METRIC = "step_loss"
 FEWEST_STEPS = 8
-"""Losses on each side of a change below which nothing is said (guess)."""
+"""With fewer losses before or after a change it is not judged (guess)."""
 FEWEST_EVALUATIONS = 5
-"""Evaluations before a change below which nothing is said: with 4, chance alone takes 15 standard errors (textbook)."""
+"""With fewer evaluations before a change it is not judged: with 4, 15 standard errors happen by chance (textbook)."""
 EVALUATIONS_KEPT = 64
 RECENT_EVALUATIONS = 16
-"""Evaluations before a change that say where the metric was going (guess)."""
+"""Evaluations before a change from which the metric is forecast (guess)."""
 OVERDUE = 3.0
-"""How many times the usual time for as many evaluations is waited (guess)."""
+"""Evaluations are awaited for so many times their usual interval (guess)."""
 BEFORE_STEPS = 64
-"""Steps before a change that are looked at, at least (guess: enough for the noise, few enough to be of now)."""
+"""At least so many steps before a change are compared (guess: enough for the noise, few enough to be recent)."""
 FURTHER = 2
-"""A curve is carried on no further than so many times as far as it is known (guess)."""
+"""A curve known for n steps is extrapolated by at most so many times n (guess)."""
 AGAIN = 1.5
-"""How many times more steps are awaited before the next look at a change that may have stalled the run (guess)."""
+"""A change that may have stalled the run is assessed again after so many times as many steps (guess)."""
 EARLY_FRAC = 0.25
-"""Part of the window after which a change that hurts badly is not watched to the end."""
+"""After this part of the window a change that hurts badly is reverted without waiting for the rest."""
 EARLY_TIMES = 4.0
-"""How many times the errors tolerated "badly" is (guess)."""
+"""A change hurts badly if the rise is so many times the tolerated error (guess),"""
 EARLY_RISE_FRAC = 0.5
-"""And by which part of the loss at least."""
+"""and at least this part of the loss."""
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """What was seen of a change.
+    """What a monitor found about a change.
 
     Attributes:
-        outcome: Whether it came out worse, or not, or might have stalled for all that can be seen, or cannot be judged.
+        outcome: `inconclusive`: noise could hide a stall, even at the end of the longest window.
         said: In words.
         metric: By which it was judged.
+        comparison: Of before and after, where there was enough of both.
         sign: -1 where more is better: `comparison` is of negated values.
     """
 
-    outcome: Literal["worse", "fine", "in doubt", "not judged"]
+    outcome: Literal["worse", "fine", "inconclusive", "not judged"]
     said: str
     metric: str
     comparison: Comparison | None = None
@@ -62,30 +63,30 @@ class Assessment:
 
 
 class Monitor(Protocol):
-    """One change under one measure."""
+    """Follows one change by one metric."""
 
     @property
     def metric(self) -> str: ...
 
     @property
     def next_step(self) -> int:
-        """The step at which there is something to look at again."""
+        """The step of the next assessment."""
         ...
 
     def passed(self) -> bool:
-        """Whether its own window went by without harm."""
+        """Whether the change's own window has ended without harm."""
         ...
 
-    def look(self, now: int, until: int, is_over: bool) -> Assessment | None:
-        """See how the run does after the change.
+    def assess(self, now: int, until: int, is_over: bool) -> Assessment | None:
+        """Compare the run after the change with before.
 
         Args:
             now: Steps completed.
-            until: The last step that tells of this change.
-            is_over: Nothing after `until` will ever tell of it.
+            until: The last step that counts for this change.
+            is_over: No step after `until` will ever count.
 
         Returns:
-            None while it cannot be said.
+            None while the window is open.
         """
         ...
 
@@ -93,13 +94,13 @@ class Monitor(Protocol):
 class StepMonitor:
     """The training loss of each step.
 
-    At the end of the window the loss is compared with its forecast. Not worse is enough if a run that stands still
-    would have been, or if the loss has fallen about as was likely. Otherwise noise may hide a stall, and the same is
-    asked again after more steps, with as many before the change, until it can be told or `stall_steps` have passed.
+    At the end of the window the loss is compared with its forecast. A loss that is not worse is fine if a stalled run
+    would have looked worse, or if it has fallen about as forecast. Otherwise noise may hide a stall: it is compared
+    again after more steps, with as many before the change, until that is clear or `stall_steps` have passed.
 
     Args:
         loss_history: The losses.
-        settings: How long, and what counts as hurt.
+        settings: How long, and what counts as harm.
         start: The step at which the change took effect.
     """
 
@@ -121,7 +122,7 @@ class StepMonitor:
     def passed(self) -> bool:
         return self._due > self._settings.steps
 
-    def look(self, now: int, until: int, is_over: bool) -> Assessment | None:
+    def assess(self, now: int, until: int, is_over: bool) -> Assessment | None:
         count, window = until - self._start, self._settings.steps
         if is_over and count < window:
             return Assessment("not judged", f"nothing tells of it after {count} of {window} steps", METRIC)
@@ -168,18 +169,18 @@ class StepMonitor:
             if count < wanted:
                 said = f"{said}, and too little is known of the run before it to look longer"
                 return Assessment("fine", said, METRIC, comparison)
-            return Assessment("in doubt", said, METRIC, comparison)
+            return Assessment("inconclusive", said, METRIC, comparison)
         self._due = min(max(round(AGAIN * count), count + 1), self._longest)
         return None
 
 
 class NoMonitor:
-    """A metric to which the change itself gave another meaning: what it was says nothing of what it is.
+    """Stands for a metric that the change itself has redefined, so that before and after cannot be compared.
 
-    It stays open for the window, for a loss that is not finite tells of harm in any meaning.
+    It stays open for the window all the same, as a loss that is not finite shows harm under any definition.
 
     Args:
-        metric: That cannot judge.
+        metric: Its name.
         what: The change, in words.
         start: The step at which it took effect.
         steps: The window.
@@ -195,7 +196,7 @@ class NoMonitor:
     def passed(self) -> bool:
         return False
 
-    def look(self, now: int, until: int, is_over: bool) -> Assessment | None:
+    def assess(self, now: int, until: int, is_over: bool) -> Assessment | None:
         if now < self._end and not is_over:
             return None
         name = "the training loss" if self.metric == METRIC else self.metric
@@ -204,7 +205,7 @@ class NoMonitor:
 
 
 class Evaluations:
-    """The values of one metric, evaluation by evaluation, on the steps that the run stands on.
+    """The values of one metric, evaluation by evaluation, without those of steps that a restore has undone.
 
     Args:
         metric: Its name.
@@ -234,11 +235,11 @@ class Evaluations:
         self._redefined = [redefined for redefined in self._redefined if redefined <= step]
 
     def redefine(self, step: int) -> None:
-        """After a step the metric means something else; values up to it say nothing of later ones."""
+        """The metric has another definition after a step; earlier values cannot be compared with later ones."""
         self._redefined.append(step)
 
     def until(self, step: int) -> list[tuple[int, float]]:
-        """Steps and values up to a step of the evaluations that mean the same."""
+        """Steps and values of the evaluations up to a step, under the definition then in force."""
         return self.between(max((r for r in self._redefined if r <= step), default=-1), step)
 
     def between(self, step: int, last: float = math.inf) -> list[tuple[int, float]]:
@@ -247,11 +248,11 @@ class Evaluations:
 
 
 class EvaluationMonitor:
-    """The metric of the next evaluations after a change. Few points: what chance may do is wider accordingly.
+    """A metric of the evaluations that follow a change; with so few values the tolerance is wider accordingly.
 
     Args:
         evaluations: All of them.
-        settings: How many are awaited, and what counts as hurt.
+        settings: How many are awaited, and what counts as harm.
         start: The step at which the change took effect.
     """
 
@@ -271,7 +272,7 @@ class EvaluationMonitor:
     def passed(self) -> bool:
         return False
 
-    def look(self, now: int, until: int, is_over: bool) -> Assessment | None:
+    def assess(self, now: int, until: int, is_over: bool) -> Assessment | None:
         self._next = now + 1
         wanted, metric = self._settings.evaluations, self._all.metric
         finite = [value for _, value in self._before if math.isfinite(value)]

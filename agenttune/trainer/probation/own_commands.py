@@ -20,7 +20,7 @@ OWN_COMMAND_S = 1.0
 
 
 class OwnCommands:
-    """Asks for commands from inside.
+    """Submits commands of the training process itself.
 
     Args:
         log: The run's log, for reading.
@@ -101,7 +101,7 @@ class CheckpointsBefore:
             self._ids[wanted_for] = ""
 
     def _want(self, command_id: str, keep_in: Literal["memory", "disk"]) -> None:
-        rationale = f"the state of before {command_id}, should it have to be taken back"
+        rationale = f"the state before {command_id}, in case it has to be reverted"
         command = SaveCheckpoint(keep_in=keep_in, tag=f"before-{command_id}"[:64])
         proposal = Proposal(command=command, author=AUTHOR, rationale=rationale)
         self._wanted[proposal.command_id] = command_id, keep_in
