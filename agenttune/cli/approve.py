@@ -232,9 +232,8 @@ def _what_came(decided: CommandRecord) -> str:
 
 def _what(record: CommandRecord) -> str:
     from agenttune.protocol.text import clean
-    from agenttune.views.event_lines import command_words
 
-    return clean(command_words(record.command.model_dump(mode="json")))
+    return clean(record.command.words)
 
 
 def _now_s(record: CommandRecord) -> float:
@@ -245,16 +244,15 @@ def _now_s(record: CommandRecord) -> float:
 
 
 def _line(record: CommandRecord) -> str:
-    from agenttune.views.terminal.approval_request import headline
+    from agenttune.gate.approval_description import headline
 
     return headline(record, _now_s(record))
 
 
 def _details(record: CommandRecord, info: RunInfo) -> list[str]:
-    from agenttune.gate import usd_per_hour
-    from agenttune.views.terminal.approval_request import parts_of
+    from agenttune.gate.approval_description import describe
 
     if record.request is None:
         return [_line(record)]
-    parts = parts_of(record, record.request, _now_s(record), usd_per_hour=usd_per_hour(info))
-    return [_line(record), *(f"  {part.label}: {part.text}" for part in parts)]
+    lines = describe(record, record.request, info, _now_s(record)).lines()
+    return [_line(record), *(f"  {label}: {text}" for label, text in lines)]

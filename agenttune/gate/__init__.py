@@ -7,7 +7,7 @@ a command is carried out.
 from agenttune.gate.approval_rules import person, stale, timed_out
 from agenttune.gate.approvers import Moment, allowed_before
 from agenttune.gate.available_commands import not_offered, probe_steps_left
-from agenttune.gate.gate import Gate, History, usd_per_hour, with_arguments
+from agenttune.gate.gate import Gate, History, with_arguments
 from agenttune.gate.guardrail_context import Guardrail
 from agenttune.gate.guardrails import GUARDRAILS
 from agenttune.gate.knob_targets import Target, targets_of, values_of
@@ -30,7 +30,6 @@ __all__ = [
     "stale",
     "targets_of",
     "timed_out",
-    "usd_per_hour",
     "values_of",
     "with_arguments",
 ]

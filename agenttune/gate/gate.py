@@ -180,10 +180,3 @@ def with_arguments(command: CommandBase, arguments: Mapping[str, Any]) -> Comman
         CommandError: The result is no valid command.
     """
     return parse_command(replaced({"kind": command.kind, **command.arguments()}, arguments))
-
-
-def usd_per_hour(info: RunInfo) -> float | None:
-    """What the run's machine costs, if its settings say so."""
-    gate = info.rules.get("gate")
-    price = gate.get("usd_per_hour") if isinstance(gate, dict) else None
-    return float(price) if isinstance(price, (int, float)) else None

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import time
 import unicodedata
+from collections.abc import Mapping
+from typing import Any
 
 MAX_CHARACTERS = 400
 """Longer texts are cut: a line of the screen, not a document (a guess at what a person reads)."""
@@ -64,3 +67,19 @@ def tokens(count: float) -> str:
 def plural(count: int, noun: str) -> str:
     """Such as `1 call` or `3 calls`."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def pairs(values: Mapping[str, Any]) -> str:
+    """Such as `lr 0.05, momentum 0.9`."""
+    return ", ".join(f"{name} {number(value)}" for name, value in values.items())
+
+
+def command_words(command: Mapping[str, Any]) -> str:
+    """Such as `update_optimizer lr 0.05`: the kind and the arguments that were given."""
+    given = {k: v for k, v in command.items() if k != "kind" and v not in (None, {}, "effective")}
+    return f"{command['kind']} {pairs(given)}".strip()
+
+
+def utc_time(at_s: float) -> str:
+    """A Unix time for people anywhere, such as `2026-11-22 23:44:43 UTC`."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at_s))

@@ -20,7 +20,6 @@ from agenttune.protocol.text import clean, number
 from agenttune.replay.recordings import line_of
 from agenttune.store.journal.goal_metric import goal_values, score_of
 from agenttune.store.run_log import RunLog
-from agenttune.views.event_lines import command_words
 
 EVERYTHING = 1_000_000
 """More commands than a run has."""
@@ -88,7 +87,7 @@ def _step_of(record: CommandRecord) -> int:
 
 
 def _told(record: CommandRecord) -> str:
-    words = command_words(record.proposal.command.model_dump(mode="json"))
+    words = record.proposal.command.words
     return f"{words} (by {record.proposal.author.name})"
 
 

@@ -8,11 +8,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from agenttune.protocol.text import clean, duration, number
+from agenttune.protocol.text import clean, command_words, dollars, duration, number
 from agenttune.replay.outcome import Around, Done, Replay, Wanted
 from agenttune.replay.replay import Replayed
 from agenttune.replay.transcripts import RecordedCall, Transcripts
-from agenttune.views.event_lines import command_words
 from agenttune.views.terminal.chart import Marks, loss_chart
 
 CHART_HEIGHT, CHART_WIDTH = 14, 100
@@ -50,7 +49,7 @@ def _head(outcome: Replay) -> Text:
 
 
 def _money(usd: float | None) -> str:
-    return "price unknown" if usd is None else f"{usd:.4f} USD"
+    return "price unknown" if usd is None else dollars(usd)
 
 
 def _print_wanted(console: Console, outcome: Replay) -> None:

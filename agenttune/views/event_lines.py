@@ -34,7 +34,7 @@ from agenttune.protocol.events import (
 )
 from agenttune.protocol.proposals import CommandRecord
 from agenttune.protocol.summary import outcome_line
-from agenttune.protocol.text import clean, number
+from agenttune.protocol.text import clean, number, pairs
 
 SEVERITY_STYLE = {"info": "cyan", "warning": "yellow", "critical": "bold red"}
 BAD_STATUS = frozenset({"failed", "lost", "interrupted"})
@@ -116,19 +116,19 @@ def _proposed(body: Proposed, record: CommandRecord | None) -> Parts:
     proposal = body.proposal
     mark, style = ("decided", "magenta") if proposal.author.principal == "agent" else ("asked", "blue")
     why = f" because {proposal.rationale}" if proposal.rationale else ""
-    yield mark, f"{proposal.author.name}: {command_words(proposal.command.model_dump(mode='json'))}{why}", style
+    yield mark, f"{proposal.author.name}: {proposal.command.words}{why}", style
 
 
 def _judged(body: Judged, record: CommandRecord | None) -> Parts:
     verdict = body.verdict
     if verdict.decision not in REFUSALS:
         if record is not None and (record.request is not None or verdict.decision == "edited"):
-            now = f": {command_words(record.command.model_dump(mode='json'))}" if verdict.decision == "edited" else ""
+            now = f": {record.command.words}" if verdict.decision == "edited" else ""
             why = f", {verdict.reason}" if verdict.reason else ""
             yield verdict.decision, f"{record.proposal.command.kind} by {verdict.decided_by}{now}{why}", "green"
         return
-    what = command_words(record.proposal.command.model_dump(mode="json")) if record else "a command"
-    nearest = f"; nearest allowed: {_pairs(verdict.nearest_allowed)}" if verdict.nearest_allowed else ""
+    what = record.proposal.command.words if record else "a command"
+    nearest = f"; nearest allowed: {pairs(verdict.nearest_allowed)}" if verdict.nearest_allowed else ""
     word = "refused" if verdict.decision == "rejected" else verdict.decision
     yield word, f"{what} by {verdict.decided_by}: {verdict.reason}{nearest}", "bold yellow"
 
@@ -199,12 +199,12 @@ def _probed(body: Probed, record: CommandRecord | None) -> Parts:
 
 
 def _tried(trial: Trial) -> str:
-    return "as it is" if trial.command is None else command_words(trial.command.model_dump(mode="json"))
+    return "as it is" if trial.command is None else trial.command.words
 
 
 def _read_back(body: ReadBack, record: CommandRecord | None) -> Parts:
     if not body.held:
-        yield "undone", f"expected {_pairs(body.expected)}, found {_pairs(body.found)}", "bold red"
+        yield "undone", f"expected {pairs(body.expected)}, found {pairs(body.found)}", "bold red"
 
 
 def _attached(body: PolicyAttached, record: CommandRecord | None) -> Parts:
@@ -266,14 +266,4 @@ SPEED_METRICS = ("runtime", "per_second", "epoch", "flos")
 
 def _metrics(metrics: Mapping[str, float]) -> str:
     shown = {k: v for k, v in metrics.items() if not any(part in k for part in SPEED_METRICS)}
-    return _pairs(shown or metrics)
-
-
-def _pairs(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {number(value)}" for name, value in values.items())
-
-
-def command_words(command: Mapping[str, Any]) -> str:
-    """Such as `update_optimizer lr 0.05`: the kind and the arguments that were given."""
-    given = {k: v for k, v in command.items() if k != "kind" and v not in (None, {}, "effective")}
-    return f"{command['kind']} {_pairs(given)}".strip()
+    return pairs(shown or metrics)

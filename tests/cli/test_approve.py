@@ -52,7 +52,8 @@ def test_a_persons_path(shell: Shell) -> None:
     assert "model: update_optimizer lr 0.1" in listed
     shown = shell.run("show", first.command_id[:8]).out
     assert "change: lr 0.01 -> 0.1  (x10)" in shown
-    assert "it does not run (rule ask, asked: human)" in shown
+    assert "it is not done, and recorded as expired" in shown
+    assert "rule ask, asked: human" in shown
     assert shell.run("yes", first.command_id).out.strip() == "queued"
     refused = shell.run("no", second.command_id, "--reason", "it takes an hour")
     assert refused.out.strip() == "rejected: it takes an hour"

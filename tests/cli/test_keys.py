@@ -264,7 +264,7 @@ def test_the_screen_shows_the_request_and_what_it_rests_on(
     for expected in ("model: update_optimizer lr 0.1", " y ", " n ", " e ", " a "):
         assert expected in " ".join(shown.split()) or expected in shown, shown
     if height >= 24:
-        for expected in ("lr 0.01 -> 0.1  (x10)", "10 s left", "does not run", "stands still", "0.50 USD", "step 98"):
+        for expected in ("lr 0.01 -> 0.1  (x10)", "10 s left", "not done", "is held", "$0.5", "step 98"):
             assert expected in " ".join(shown.split()).replace("  ", " ") or expected in shown, shown
 
 

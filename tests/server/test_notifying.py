@@ -17,6 +17,7 @@ from agenttune.config import NotifySettings, load_config
 from agenttune.control import Decision, LocalControl
 from agenttune.control.http import HttpControl
 from agenttune.errors import ConfigError, UserError
+from agenttune.gate.approval_description import describe
 from agenttune.launch import make_plan
 from agenttune.protocol.deadlines import BootTime
 from agenttune.protocol.events import KnobsRead, KnobState, Notified, Point, RunInfo, Settled, StatusChanged
@@ -24,10 +25,8 @@ from agenttune.protocol.proposals import Ack, ApprovalRequest, Author, CommandRe
 from agenttune.server.notify.channels import open_channels
 from agenttune.server.notify.notices import approval_notice, plain
 from agenttune.server.notify.notifier import MOST_PER_MINUTE, RETRY_AFTER_S, Notifier
-from agenttune.server.pages.request_text import asked_of
 from agenttune.server.pages.signed_links import Link, find_key, read
 from agenttune.store.run_log import RunLog
-from agenttune.views.terminal.approval_request import parts_of
 from tests.server.conftest import StartServer, make_run, stop
 from tests.server.receiving import Receiver, receiving
 
@@ -105,7 +104,7 @@ def test_a_request_is_told_once_with_all_that_a_decision_needs(tmp_path: Path, r
         *("model (agent) asks for update_optimizer (risk: tune) in run r1", "lr: 0.01 -> 0.02", "step 100"),
         *("If nobody answers by 1970-01-12 14:46:40 UTC (in 1 h 00 min), it is not done", "Training goes on"),
         f"agenttune approve show {record.command_id} --run r1 --url http://127.0.0.1:7007",
-        'Reason: "flat (click)(https : //evil.example) ‹b› at everyone‹/b› (31m"',
+        'Reason: "flat (click)(https : //evil.example) ‹b› at everyone‹/b›(31m"',
     ):
         assert words in body, words
     link = re.search(r"https://my-tunnel\.example/at/links/(\S+)", body)
@@ -272,7 +271,7 @@ def test_a_message_is_bounded_however_long_the_texts_are(tmp_path: Path) -> None
     record = desk.ask("http://x " * 440, kind="set_knob", name="n" * 100, value="v" * 200)
     request: ApprovalRequest | None = record.request
     assert request is not None
-    asked = asked_of(record, request, desk.control.info("r1"), desk.unix_s)
+    asked = describe(record, request, desk.control.info("r1"), desk.unix_s)
     notice = approval_notice(asked, "r" * 250, "http://127.0.0.1:7007", "https://x/links/" + "t" * 800)
     assert len(notice.title) <= 120
     assert len(notice.body) < 4000
@@ -282,17 +281,13 @@ def test_a_message_is_bounded_however_long_the_texts_are(tmp_path: Path) -> None
     ("approvers", "on_timeout", "runs"),
     [(["human"], "approve", True), (["human"], "reject", False), (["model", "human"], "approve", False)],
 )
-def test_page_and_screen_say_alike_what_silence_does(
-    tmp_path: Path, approvers: list[str], on_timeout: str, runs: bool
-) -> None:
+def test_what_silence_does_is_said(tmp_path: Path, approvers: list[str], on_timeout: str, runs: bool) -> None:
     desk = Desk(tmp_path, "json://127.0.0.1")
     record = desk.ask()
     assert record.request is not None
     request = record.request.model_copy(update={"approvers": approvers, "on_timeout": on_timeout})
-    page = asked_of(record, request, desk.control.info("r1"), desk.unix_s).silence
-    screen = {part.label: part.text for part in parts_of(record, request, desk.unix_s)}["else"]
-    assert ("it is approved" in page, "it is not done" in page) == (runs, not runs)
-    assert ("it runs" in screen, "it does not run" in screen) == (runs, not runs)
+    said = describe(record, request, desk.control.info("r1"), desk.unix_s).silence
+    assert ("it is approved" in said, "it is not done" in said) == (runs, not runs)
 
 
 # -- settings ----------------------------------------------------------------------------------------------------------

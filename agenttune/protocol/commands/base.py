@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from agenttune.protocol.commands.values import countable
+from agenttune.protocol.text import command_words
 
 if TYPE_CHECKING:  # both hold commands themselves
     from agenttune.protocol.commands.hyperparameters import UpdateSchedule
@@ -129,6 +130,11 @@ class CommandBase(BaseModel):
     def arguments(self) -> dict[str, Any]:
         """The fields that were given, as plain JSON values, without `kind`."""
         return self.model_dump(mode="json", exclude={"kind"}, exclude_none=True)
+
+    @property
+    def words(self) -> str:
+        """Such as `update_optimizer lr 0.05`."""
+        return command_words(self.model_dump(mode="json"))
 
     # -- what it is about ---------------------------------------------------------------------------------------------
 

@@ -1,14 +1,31 @@
-"""What people are told, as plain text. Foreign text in it is bounded, on one line, and no link and no mention."""
+"""What of a run people want to be told and were not yet, found by looking at its log; and how it is told.
+
+Foreign text in a message is bounded, on one line, and no link and no mention.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
-from agenttune.protocol.events import Event, RunInfo, Settled
-from agenttune.protocol.proposals import CommandRecord
-from agenttune.protocol.text import clean, duration, number
-from agenttune.server.pages.request_text import Asked, moment
+from agenttune.config import NotifySettings
+from agenttune.control import LocalControl
+from agenttune.gate.approval_description import ApprovalDescription, asks_a_person, describe
+from agenttune.protocol.deadlines import is_over, now_for
+from agenttune.protocol.events import Evaluated, Event, Notified, RunInfo, Settled
+from agenttune.protocol.goal_names import value_of
+from agenttune.protocol.proposals import CommandRecord, State
+from agenttune.protocol.text import clean, duration, number, utc_time
+from agenttune.server.pages.signed_links import Link, make_key, sign
+from agenttune.store.run_log import RunLog
 
+What = Literal["approval", "reverted", "ended"]
+STALE_AFTER_S = 86_400.0
+"""Older news is none: a server that starts a day later says nothing (guess)."""
+MOST_REVERTS = 50
+"""Newest ones that are looked at each time (guess: more than happen while a server is away)."""
+MOST_TOLD = 100_000
+"""Records of what was told that are read when a server starts (guess: more than anybody would read)."""
 TITLE_CHARACTERS = 120
 REASON_CHARACTERS = 600
 MOST_CHANGES = 8
@@ -24,12 +41,110 @@ class Notice:
     body: str
 
 
+@dataclass(frozen=True)
+class PendingNotification:
+    """One thing to tell."""
+
+    run_id: str
+    what: What
+    command_id: str = ""
+
+
+@dataclass
+class Watched:
+    """A run that people want to hear of.
+
+    Attributes:
+        told: What was told, or is on its way, or is too old to be told.
+    """
+
+    run_id: str
+    settings: NotifySettings
+    told: set[PendingNotification] = field(default_factory=set)
+
+
+def watch(control: LocalControl, run_id: str) -> Watched | None:
+    """What is known of a run so far; None if nobody wants to hear of it (any more)."""
+    log = control.log(run_id)
+    info = log.info()
+    settings = NotifySettings.model_validate(info.rules.get("notify", {}))
+    if not settings.on or (info.ended_at_s is not None and _is_stale(control, info.ended_at_s)):
+        return None
+    told = {
+        PendingNotification(run_id, body.what, event.command_id or "")
+        for event in log.events(kinds=["notified"], limit=MOST_TOLD)
+        if isinstance(body := event.body, Notified) and body.what != "setup"
+    }
+    return Watched(run_id, settings, told)
+
+
+def _is_stale(control: LocalControl, at_s: float) -> bool:
+    return control.now_s() - at_s > STALE_AFTER_S
+
+
+def pending_notifications(control: LocalControl, watched: Watched) -> list[PendingNotification]:
+    """What there is to tell now; each thing again until it stands in `watched.told`."""
+    log, wanted, found = control.log(watched.run_id), watched.settings.on, list[PendingNotification]()
+    if "approval" in wanted:
+        waiting = (record for record in log.commands(State.PROPOSED) if asks_a_person(record))
+        found += [PendingNotification(watched.run_id, "approval", record.command_id) for record in waiting]
+    if "reverted" in wanted:
+        reverted = log.commands(State.REVERTED, limit=MOST_REVERTS, newest=True)
+        found += [PendingNotification(watched.run_id, "reverted", record.command_id) for record in reverted]
+    if "ended" in wanted and log.info().ended_at_s is not None:
+        found.append(PendingNotification(watched.run_id, "ended"))
+    return [news for news in found if news not in watched.told]
+
+
+def notice_of(control: LocalControl, news: PendingNotification, settings: NotifySettings, url: str) -> Notice | None:
+    """The message to send now; None if there is nothing to say any more.
+
+    Args:
+        control: Of the runs.
+        news: What to tell.
+        settings: Of the run.
+        url: Of this server.
+    """
+    log = control.log(news.run_id)
+    if news.what == "ended":
+        return ended_notice(log.info(), _last_metric(log))
+    record = log.command(news.command_id)
+    if news.what == "approval":
+        return _approval(control, news, record, settings, url)
+    for event in log.events(kinds=["settled"], command_id=news.command_id):
+        if isinstance(event.body, Settled) and not _is_stale(control, event.at_s):
+            return reverted_notice(record, event.body, event, log.info())
+    return None
+
+
+def _approval(
+    control: LocalControl, news: PendingNotification, record: CommandRecord, settings: NotifySettings, url: str
+) -> Notice | None:
+    request, now = record.request, control.now()
+    if request is None or not asks_a_person(record) or is_over(request, now):
+        return None
+    address = ""
+    if settings.links:
+        left_s = request.expires_at_s - now_for(request, now)
+        ends_s = now.unix_s + min(60 * settings.link_minutes, left_s)
+        link = Link(run_id=news.run_id, command_id=record.command_id, digest=request.digest, expires_at_s=ends_s)
+        address = f"{settings.public_url or url}/links/{sign(link, make_key(control.runs_dir))}"
+    asked = describe(record, request, control.info(news.run_id), now_for(request, now))
+    return approval_notice(asked, news.run_id, url, address)
+
+
+def _last_metric(log: RunLog) -> float | None:
+    found = log.events(kinds=["evaluated"], limit=1, newest=True)
+    body = found[0].body if found else None
+    return value_of(log.info().goal_metric, body.metrics) if isinstance(body, Evaluated) else None
+
+
 def plain(text: str, limit: int = 200) -> str:
     """Foreign text that no reader of messages takes for markup or an address."""
     return clean(clean(text, 4 * limit).translate(_HARMLESS).replace("://", " : //"), limit)
 
 
-def approval_notice(asked: Asked, run_id: str, url: str, link: str) -> Notice:
+def approval_notice(asked: ApprovalDescription, run_id: str, url: str, link: str) -> Notice:
     """A command waits for a person.
 
     Args:
@@ -38,17 +153,17 @@ def approval_notice(asked: Asked, run_id: str, url: str, link: str) -> Notice:
         url: Of the control server, for a shell on its machine.
         link: To the page; empty for none.
     """
-    changes = [f"{plain(name)}: {before} -> {after}" for name, before, after in asked.changes[:MOST_CHANGES]]
+    changes = [f"{plain(c.name)}: {plain(c.before)} -> {plain(c.after)}" for c in asked.changes[:MOST_CHANGES]]
     if len(asked.changes) > MOST_CHANGES:
         changes.append(f"and {len(asked.changes) - MOST_CHANGES} more")
     if not changes:
         changes.append(plain(" ".join(asked.exact.split()), 300))
     shell = f"agenttune approve show {asked.command_id} --run {plain(run_id)} --url {url}"
     lines = [
-        f"{plain(asked.who)} asks for {asked.kind} (risk: {asked.risk}) in run {plain(run_id)}",
+        f"{plain(asked.who)} ({asked.principal}) asks for {asked.kind} (risk: {asked.risk}) in run {plain(run_id)}",
         *changes,
         f'Reason: "{plain(asked.reason, REASON_CHARACTERS)}"' if asked.reason else "Reason: none given",
-        "Rests on: " + ", ".join(f"{plain(label)} {plain(value)}" for label, value in asked.evidence),
+        "Rests on: " + ", ".join(plain(f"{label} {value}") for label, value in asked.evidence),
         f"{asked.silence} {asked.cost}",
         *([f"Look at it and decide, once: {link}"] if link else []),
         f"From a shell: {shell}, then yes or no in place of show",
@@ -77,7 +192,7 @@ def ended_notice(info: RunInfo, metric_value: float | None) -> Notice:
     if info.status_reason:
         lines.append(plain(info.status_reason, REASON_CHARACTERS))
     if info.ended_at_s is not None:
-        lines.append(f"after {duration(info.ended_at_s - info.created_at_s)}, at {moment(info.ended_at_s)}")
+        lines.append(f"after {duration(info.ended_at_s - info.created_at_s)}, at {utc_time(info.ended_at_s)}")
     if metric_value is not None:
         lines.append(f"{plain(info.goal_metric)}: {number(metric_value)}")
     lines.append(f"More: agenttune report {plain(info.run_id)}")

@@ -19,7 +19,7 @@ from agenttune.control import LocalControl
 from agenttune.errors import AgenttuneError, SystemFault, UserError
 from agenttune.protocol.events import Notified
 from agenttune.server.notify.channels import Channel, open_channels
-from agenttune.server.notify.news import (
+from agenttune.server.notify.notices import (
     MOST_TOLD,
     PendingNotification,
     Watched,

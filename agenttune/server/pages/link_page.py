@@ -16,10 +16,10 @@ from agenttune.control import LocalControl
 from agenttune.errors import AlreadyDecided, SystemFault, UnknownCommandId, UnknownRun, UserError
 from agenttune.protocol.deadlines import is_over
 from agenttune.protocol.proposals import Author, CommandRecord, State
+from agenttune.protocol.text import utc_time
 from agenttune.server.context import Ctx
-from agenttune.server.pages.form_decision import NotDecided, decide_by_form, shown, shown_again
-from agenttune.server.pages.rendering import Form, decided_page, message_page, read_form, requests_page
-from agenttune.server.pages.request_text import moment
+from agenttune.server.pages.form import Form, NotDecided, decide_by_form, read_form
+from agenttune.server.pages.rendering import decided_page, message_page, requests_page, shown, shown_again
 from agenttune.server.pages.signed_links import Link, find_key, read
 
 logger = logging.getLogger(__name__)
@@ -71,9 +71,9 @@ def _for_link(control: LocalControl, link: Link, form: Form | None) -> Response:
         return message_page(409, "Nothing was decided", "The request is not the one that this link was made for.")
     ends_s = min(link.expires_at_s, record.request.expires_at_s)
     if control.now_s() >= link.expires_at_s or is_over(record.request, control.now()):
-        words = f"It worked until {moment(ends_s)}. If the request still waits: agenttune approve list."
+        words = f"It worked until {utc_time(ends_s)}. If the request still waits: agenttune approve list."
         return message_page(410, "This link has expired", words)
-    info, note = control.info(link.run_id), f"This page works once, until {moment(ends_s)}."
+    info, note = control.info(link.run_id), f"This page works once, until {utc_time(ends_s)}."
     if form is None:
         return requests_page(link.run_id, [shown(control, info, record, record.request)], note)
     try:

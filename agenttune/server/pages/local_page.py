@@ -15,20 +15,20 @@ from starlette.responses import Response
 
 from agenttune.control import LocalControl
 from agenttune.errors import AlreadyDecided, Forbidden, UnknownCommandId, UserError
+from agenttune.gate.approval_description import asks_a_person
 from agenttune.protocol.proposals import Author, CommandRecord, State
 from agenttune.server.auth.identity import Identity
 from agenttune.server.context import Ctx, RunId
 from agenttune.server.error_responses import problem_of
-from agenttune.server.pages.form_decision import NotDecided, decide_by_form, shown, shown_again
+from agenttune.server.pages.form import Form, NotDecided, decide_by_form, read_form
 from agenttune.server.pages.rendering import (
-    Form,
     ReferrerPolicy,
     decided_page,
     message_page,
-    read_form,
     requests_page,
+    shown,
+    shown_again,
 )
-from agenttune.server.pages.request_text import asks_a_person
 
 router = APIRouter(include_in_schema=False)
 PREFIX = "/local/"

@@ -5,32 +5,24 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
-from typing import Any, Literal, cast
-from urllib.parse import parse_qs
+from typing import Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
-from starlette.requests import Request
 from starlette.responses import Response
 
-from agenttune.errors import UserError
-from agenttune.protocol.proposals import CommandRecord, State
+from agenttune.control import LocalControl
+from agenttune.gate.approval_description import ApprovalDescription, describe
+from agenttune.protocol.deadlines import now_for
+from agenttune.protocol.events import RunInfo
+from agenttune.protocol.proposals import ApprovalRequest, CommandRecord, State
 from agenttune.protocol.text import clean
-from agenttune.server.pages.form_fields import Field, in_words
-from agenttune.server.pages.request_text import Asked
-from agenttune.server.pages.sparkline import Drawing
+from agenttune.server.pages.form import VALUE_CHARACTERS, VALUE_PREFIX, Field, Form, NotDecided, fields_of, in_words
+from agenttune.server.pages.sparkline import Drawing, curves_around
 
-FORM = "application/x-www-form-urlencoded"
-MOST_FIELDS = 40
-"""The decision's own, and one for each argument: no command has half as many."""
-VALUE_CHARACTERS = 2000
-VALUE_PREFIX = "set."
-"""Begins the names of fields that edit an argument."""
-REASON_CHARACTERS = 2000
-"""As for every decision."""
 ReferrerPolicy = Literal["no-referrer", "same-origin"]
 
 
@@ -45,12 +37,28 @@ class Shown:
         error: Why not.
     """
 
-    asked: Asked
+    asked: ApprovalDescription
     drawings: Sequence[Drawing]
     fields: Sequence[Field] = ()
     action: str = ""
     reason: str = ""
     error: str = ""
+
+
+def shown(
+    control: LocalControl, info: RunInfo, record: CommandRecord, request: ApprovalRequest, action: str = ""
+) -> Shown:
+    """A request with the form that decides on it."""
+    asked = describe(record, request, info, now_for(request, control.now()))
+    return Shown(asked, curves_around(control, info, request), fields_of(record.proposal.command), action)
+
+
+def shown_again(
+    control: LocalControl, info: RunInfo, record: CommandRecord, request: ApprovalRequest, form: Form, wrong: NotDecided
+) -> Shown:
+    """The same with what somebody typed, to be mended; its form goes where it went."""
+    fields = fields_of(record.proposal.command, form.values)
+    return replace(shown(control, info, record, request), fields=fields, reason=form.reason, error=str(wrong))
 
 
 @lru_cache(1)
@@ -123,54 +131,3 @@ def decided_page(
         return message_page(200, f"Rejected: {kind}", "Whoever asked is told so, with your reason.", back, referrer)
     status = 410 if record.state in (State.EXPIRED, State.SUPERSEDED) else 409
     return message_page(status, f"Not done: {kind} is {record.state.value}", why, back, referrer)
-
-
-@dataclass(frozen=True)
-class Form:
-    """What somebody sent from the page.
-
-    Attributes:
-        values: What stood in the fields of the arguments, by name.
-    """
-
-    verdict: Literal["approve", "edit", "reject"]
-    reason: str
-    digest: str | None
-    values: dict[str, str]
-
-
-async def read_form(request: Request) -> Form:
-    """The decision in a form.
-
-    Raises:
-        UserError: It is none; nothing was decided.
-    """
-    media = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    try:
-        fields = parse_qs(
-            (await request.body()).decode("ascii"),
-            keep_blank_values=True,
-            strict_parsing=True,
-            errors="strict",
-            max_num_fields=MOST_FIELDS,
-        )
-    except ValueError:
-        fields = {}
-    values = {name: fields.pop(name) for name in list(fields) if name.startswith(VALUE_PREFIX)}
-    verdict, reason, digest = (fields.pop(name, [""]) for name in ("verdict", "reason", "digest"))
-    if media != FORM or fields or any(len(given) != 1 for given in (verdict, reason, digest, *values.values())):
-        raise UserError("this is not what the page's form sends; nothing was decided")
-    # A form sends two characters for an end of line; the page's field counts one.
-    reason_text = reason[0].replace("\r\n", "\n")
-    if len(reason_text) > REASON_CHARACTERS:
-        raise UserError(f"the reason is longer than {REASON_CHARACTERS} characters; nothing was decided")
-    if any(len(given[0]) > VALUE_CHARACTERS for given in values.values()):
-        raise UserError(f"a value is longer than {VALUE_CHARACTERS} characters; nothing was decided")
-    named = {name.removeprefix(VALUE_PREFIX): given[0] for name, given in values.items()}
-    return Form(_verdict(verdict[0]), reason_text, digest[0] or None, named)
-
-
-def _verdict(word: str) -> Literal["approve", "edit", "reject"]:
-    if word not in ("approve", "edit", "reject"):
-        raise UserError("a decision is approve, edit or reject; nothing was decided")
-    return cast(Literal["approve", "edit", "reject"], word)

@@ -1,16 +1,27 @@
-"""A curve as the points of an SVG, drawn here so that the page needs no script."""
+"""The curves around a request, as the points of an SVG, drawn here so that the page needs no script."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 
-from agenttune.protocol.events import Curve
+from agenttune.control import LocalControl
+from agenttune.detectors.trend import LOSS_NAMES
+from agenttune.errors import UserError
+from agenttune.protocol.events import Curve, RunInfo
+from agenttune.protocol.goal_names import resolve
+from agenttune.protocol.proposals import ApprovalRequest
+from agenttune.protocol.reads import CurveQuery, SeriesQuery
 from agenttune.protocol.text import clean, number
 
 WIDTH, HEIGHT = 600, 140
 PAD = 6
 """Room around the curve, so that its stroke is not cut, in the drawing's own units."""
+CURVE_STEPS = 500
+"""Steps before a request that its curves show (a guess at what tells a trend from noise)."""
+CURVE_POINTS = 240
+MOST_CURVES = 2
 
 
 @dataclass(frozen=True)
@@ -33,6 +44,20 @@ class Drawing:
     nonfinite: int
     width: int = WIDTH
     height: int = HEIGHT
+
+
+def curves_around(control: LocalControl, info: RunInfo, request: ApprovalRequest) -> list[Drawing]:
+    """The goal metric and the loss around the step of a request, of those that its branch has."""
+    first = max(0, request.step - CURVE_STEPS)
+    drawings: list[Drawing] = []
+    known = [series.name for series in control.read(info.run_id, SeriesQuery(branch=request.branch)).series]
+    for metric in dict.fromkeys((resolve(info.goal_metric, known) or info.goal_metric, *LOSS_NAMES)):
+        with contextlib.suppress(UserError):  # there is none of that name
+            query = CurveQuery(name=metric, branch=request.branch, first_step=first, max_points=CURVE_POINTS)
+            drawing = draw(control.read(info.run_id, query), request.step)
+            if drawing is not None and len(drawings) < MOST_CURVES:
+                drawings.append(drawing)
+    return drawings
 
 
 def draw(curve: Curve, marked_step: int) -> Drawing | None:

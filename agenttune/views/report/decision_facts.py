@@ -11,8 +11,7 @@ from agenttune.protocol.events import ReadBack, Settled
 from agenttune.protocol.model_calls import ModelCalled
 from agenttune.protocol.proposals import Change
 from agenttune.protocol.summary import MetricAt, outcome_line
-from agenttune.protocol.text import clean, dollars, duration, number, tokens
-from agenttune.views.event_lines import command_words
+from agenttune.protocol.text import clean, command_words, dollars, duration, number, tokens
 from agenttune.views.report.journal import Entry, Evidence, Outcome
 
 LONG = 2000
@@ -53,7 +52,7 @@ def zone(at_s: float) -> str:
 
 
 def words_of(command: CommandBase) -> str:
-    return clean(command_words(command.model_dump(mode="json")), LONG)
+    return clean(command.words, LONG)
 
 
 def at_step(step: int | None) -> str:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from agenttune.protocol.commands import BY_KIND, Risk
+from agenttune.protocol.commands import Impact
 from agenttune.protocol.events import (
     Acked,
     BranchStarted,
@@ -56,11 +56,6 @@ OF_STATE: dict[State, Outcome] = {
     State.REVERTED: "reverted",
 }
 CHANGED = frozenset({State.APPLIED, State.KEPT, State.REVERTED})
-LOOKS = frozenset(kind for kind, command in BY_KIND.items() if command.risk is Risk.OBSERVE) | {
-    "do_evaluate",
-    "save_checkpoint",
-}
-"""Commands that look, note or save, and leave the run as it was."""
 
 
 class Evidence(Record):
@@ -103,7 +98,7 @@ class Entry(Record):
     @property
     def is_change(self) -> bool:
         """Whether it changed the run, rather than look, note or save; also if that was undone later."""
-        return self.record.state in CHANGED and self.record.command.kind not in LOOKS
+        return self.record.state in CHANGED and self.record.command.impact is not Impact.NONE
 
     def at_s(self, kind: str) -> float | None:
         """When an event of that kind was recorded, in Unix time; None: it was not."""

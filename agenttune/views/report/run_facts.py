@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from agenttune.protocol.events import ReadBack
 from agenttune.protocol.goal_names import is_goal
 from agenttune.protocol.summary import BranchSummary, ShadowedProposal, ShadowScore
-from agenttune.protocol.text import clean, duration, number, plural
-from agenttune.views.event_lines import Line, command_words
+from agenttune.protocol.text import clean, command_words, duration, number, plural
+from agenttune.views.event_lines import Line
 from agenttune.views.report.cost_lines import all_unusable, cost_report, model_report, probe_line
 from agenttune.views.report.decision_facts import LONG, SHORT, Fact, point_words, when, zone
 from agenttune.views.report.journal import CHANGED, Journal, Outcome

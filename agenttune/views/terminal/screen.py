@@ -14,13 +14,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from agenttune.gate import usd_per_hour
+from agenttune.gate.approval_description import describe, headline
 from agenttune.protocol.deadlines import Instant, boot_time, now_for
 from agenttune.protocol.summary import MetricAt
 from agenttune.protocol.text import clean, duration, number
 from agenttune.views.event_lines import BAD_STATUS, Line
 from agenttune.views.terminal.approval_keys import ApprovalPrompt, Asked
-from agenttune.views.terminal.approval_request import headline, parts_of
 from agenttune.views.terminal.chart import MIN_HEIGHT, Marks, loss_chart
 from agenttune.views.terminal.keys import Keys, NoKeys
 from agenttune.views.terminal.run_feed import RunFeed, Snapshot
@@ -282,9 +281,8 @@ def request_rows(frame: Frame, width: int, height: int) -> list[Text]:
     title = textwrap.wrap(headline(asked.record, at_s), max(10, width - 4), max_lines=MAX_ROWS)
     head = [Text.assemble((" ? ", "black on yellow"), " ", (title[0], "bold yellow"))]
     head += [Text(f"    {more}", style="bold yellow") for more in title[1:]]
-    speed, price = frame.now.steps_per_s, usd_per_hour(frame.now.info)
-    parts = parts_of(asked.record, asked.request, at_s, speed, price)
-    rows = [row for part in parts for row in _part_rows(part.label, part.text, width)]
+    described = describe(asked.record, asked.request, frame.now.info, at_s, frame.now.steps_per_s)
+    rows = [row for label, text in described.lines() for row in _part_rows(label, text, width)]
     foot = [*said, *(_cut(row, width) for row in _prompt(asked, width))]
     return [*(_cut(row, width) for row in head), *rows[: max(0, height - len(head) - len(foot))], *foot][:height]
 
