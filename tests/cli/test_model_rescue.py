@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import pytest
+
 from agenttune.protocol.events import Point
 from agenttune.protocol.model_calls import ModelCalled
 from agenttune.protocol.proposals import State
@@ -112,6 +114,8 @@ def assert_stays_data(shown: list[str], words: str) -> None:
             assert words not in outside
 
 
+# Slow, both: a whole run each; the promise without processes is in policy/test_second_opinion.py, by the same names.
+@pytest.mark.slow
 def test_a_dead_endpoint_leaves_the_rules_at_work(project: Project) -> None:
     with ScriptedEndpoint(lambda request: fails(500)) as endpoint:
         endpoint.is_down = True
@@ -121,6 +125,7 @@ def test_a_dead_endpoint_leaves_the_rules_at_work(project: Project) -> None:
     assert all(call.error for call in end.made)
 
 
+@pytest.mark.slow
 def test_a_spent_budget_leaves_the_rules_at_work(project: Project) -> None:
     with ScriptedEndpoint(lambda request: says("hold")) as endpoint:
         launched = launch(project, endpoint, "default", "budgets: {max_calls: 2}\n")

@@ -105,12 +105,16 @@ def test_bert_learns_to_tell_the_reviews_apart_alone_and_offline(tmp_path: Path)
         assert log.curve("eval_accuracy").mean[-1] > 0.6
 
 
+# Slow: that the example trains and learns is the test above; this one says that its fault is one.
+@pytest.mark.slow
 def test_a_rate_that_is_far_too_high_leaves_bert_guessing(tmp_path: Path) -> None:
     output = _run(_command("bert_imdb.py", "--steps", "40", "--lr", "0.3", "--plain"), tmp_path)
     assert _final_loss(output) > 0.95 * GUESSING_REVIEWS
     assert list_runs(tmp_path / "runs") == []
 
 
+# Slow: `agenttune run` with a real Trainer is in cli/test_real_run.py too, and the model alone in the tests of layers.
+@pytest.mark.slow
 def test_gpt2_trains_under_agenttune_run_and_leaves_its_log(tmp_path: Path) -> None:
     config = f"""
         run:
@@ -185,6 +189,8 @@ def mixing(tmp_path: Path) -> Iterator[Steered]:
             psutil.Process(address.pid).terminate()
 
 
+# Slow: the same commands under a real Trainer are in trainer/test_data_in_training.py and trainer/test_mixture.py.
+@pytest.mark.slow
 def test_weights_and_sources_of_the_mixture_change_while_it_trains(mixing: Steered) -> None:
     runtime = "update_dataset_runtime_hyperparameters"
     mixing.wait_for_steps(3)

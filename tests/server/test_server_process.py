@@ -211,7 +211,8 @@ def test_a_proxy_of_the_environment_is_not_asked_for_loopback(
     assert ask_health(shared_server.url) is not None
 
 
-@pytest.mark.parametrize("case", ["dead", "dead and held", "unknown and silent"])
+# Slow, one case: the server waits out SQLite's ten seconds on a held file; that a dead run lets it end is the first.
+@pytest.mark.parametrize("case", ["dead", pytest.param("dead and held", marks=pytest.mark.slow), "unknown and silent"])
 def test_a_run_whose_process_is_gone_does_not_keep_it(tmp_path: Path, start_server: StartServer, case: str) -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     is_known = case != "unknown and silent"
