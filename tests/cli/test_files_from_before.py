@@ -19,6 +19,7 @@ import agenttune as package
 from agenttune.config import load_config
 from agenttune.control.local import LocalControl
 from agenttune.policy.load import open_policy
+from agenttune.protocol.reads import HistoryQuery
 from agenttune.store.run_log import RunLog
 from tests.cli.conftest import agenttune
 
@@ -89,7 +90,8 @@ def test_an_old_run_can_be_replayed_distilled_and_observed(name: str, tmp_path: 
     home, account = unpacked(name, tmp_path)
     control = LocalControl(tmp_path / "runs")
     assert control.observe(home.name).step == account["step"]
-    assert [tried.kind for tried in control.history(home.name)] == [kind for kind, *_ in account["commands"]]
+    tried = control.read(home.name, HistoryQuery()).history
+    assert [one.kind for one in tried] == [kind for kind, *_ in account["commands"]]
     replayed = agenttune("replay", home.name, "--policy", "guardian", "--json", cwd=tmp_path)
     assert replayed.code == 0, replayed.err
     distilled = agenttune("distill", home.name, "-o", "plan.yaml", cwd=tmp_path)
