@@ -52,10 +52,12 @@ class Told:
     Attributes:
         taken_s: Per test that passed, in seconds.
         reached: Lines of the files under test that it ran.
+        failed: Tests that do not pass in a forked process, and are not used.
     """
 
     taken_s: dict[str, float] = field(default_factory=dict)
     reached: dict[str, set[Place]] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
 
 
 class Campaign:
@@ -81,6 +83,8 @@ class Campaign:
             _in_child(lambda: pickle.dumps(self._learn(list(items.values()), functions)), None) or b""
         )
         _say(f"{len(told.taken_s)} of {len(items)} tests pass, in {time.monotonic() - began:.0f} s")
+        for name in told.failed:
+            _say(f"  not used, it fails here: {name}")
         for resolved, file in self._files.items():
             drawn, known = sample(self._sources[resolved], self._count, Random(f"{self._seed} {file.as_posix()}"))
             began = time.monotonic()
@@ -103,7 +107,9 @@ class Campaign:
             current.clear()
             began = time.monotonic()
             _run(item, items[place + 1] if place + 1 < len(items) else None)
-            if not self._failed:
+            if self._failed:
+                told.failed.append(item.nodeid)
+            else:
                 told.taken_s[item.nodeid], told.reached[item.nodeid] = time.monotonic() - began, set(current)
         return told
 
@@ -144,7 +150,7 @@ class Campaign:
         )
         if outcome != KILLED:
             _say(f"  {outcome} ({len(tests)}): {file.as_posix()}:{mutant.line} {mutant.operator}")
-            _say(f"    - {mutant.before}\n    + {mutant.after}")
+            _say("    - {}\n    + {}".format(*_where_they_differ(mutant.before, mutant.after)))
 
     def _outcome(
         self,
@@ -177,6 +183,14 @@ class Campaign:
             if self._failed:
                 break
         return self._failed
+
+
+def _where_they_differ(before: str, after: str, around: int = 60) -> tuple[str, str]:
+    """Two lines of code without what is the same far from the difference."""
+    same = len(os.path.commonprefix([before, after]))
+    rest = min(len(os.path.commonprefix([before[::-1], after[::-1]])), len(before) - same, len(after) - same)
+    first = max(0, same - around)
+    return before[first : len(before) - max(0, rest - around)], after[first : len(after) - max(0, rest - around)]
 
 
 def _note(lines: set[Place], resolved: str, line: int) -> None:
