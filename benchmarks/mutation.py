@@ -29,6 +29,7 @@ from functools import partial
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_loader
+from itertools import takewhile
 from pathlib import Path
 from random import Random
 from types import CodeType, FunctionType, ModuleType
@@ -187,10 +188,15 @@ class Campaign:
 
 def _where_they_differ(before: str, after: str, around: int = 60) -> tuple[str, str]:
     """Two lines of code without what is the same far from the difference."""
-    same = len(os.path.commonprefix([before, after]))
-    rest = min(len(os.path.commonprefix([before[::-1], after[::-1]])), len(before) - same, len(after) - same)
+    same = _alike(before, after)
+    rest = min(_alike(before[::-1], after[::-1]), len(before) - same, len(after) - same)
     first = max(0, same - around)
     return before[first : len(before) - max(0, rest - around)], after[first : len(after) - max(0, rest - around)]
+
+
+def _alike(one: str, other: str) -> int:
+    """How many characters two texts begin with in common."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def _note(lines: set[Place], resolved: str, line: int) -> None:
