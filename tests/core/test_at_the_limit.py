@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from agenttune.config import BudgetSettings, GateSettings, ProbationSettings
-from agenttune.gate import Gate, History, Moment
+from agenttune.gate import Gate, History, Moment, guards_nothing
 from agenttune.protocol.deadlines import Instant
-from agenttune.protocol.events import RunInfo
-from agenttune.protocol.proposals import ApprovalRequest, Author, CommandRecord, Proposal, State, Verdict
+from agenttune.protocol.events import DatasetRead, KnobState, RunInfo
+from agenttune.protocol.proposals import ApprovalRequest, Author, Change, CommandRecord, Proposal, State, Verdict
 from tests.core.conftest import AGENT, OPERATOR, propose
 from tests.core.test_limits import done, judge, passes, run
 
@@ -39,6 +39,14 @@ def verdict(proposal: Proposal, *given: Any, **settings: Any) -> Verdict:
 
 def at(step: int, max_steps: int | None = 100) -> RunInfo:
     return RUN.model_copy(update={"step": step, "max_steps": max_steps})
+
+
+def standing_still(*rates: float, ratios: list[float] | None = None) -> RunInfo:
+    """A run whose groups have these rates, with no schedule."""
+    lr = KnobState(
+        name="lr", base=rates[0], effective=rates[0], groups=list(rates), base_groups=list(rates), ratios=ratios
+    )
+    return RUN.model_copy(update={"knobs": [lr], "schedule": None})
 
 
 # -- values ------------------------------------------------------------------------------------------------------------
@@ -298,3 +306,369 @@ def test_a_request_says_when_it_was_made_and_until_when_it_waits() -> None:
     assert (ruling.requested_at_s, ruling.expires_at_s, ruling.training) == (1000.0, 1060.0, "pause")
     assert (ruling.step, ruling.branch) == (50, "main")
     assert [(d.name, d.before, d.after) for d in ruling.differences] == [("lr", 0.01, 0.02)]
+
+
+def test_a_change_that_was_left_behind_and_undone_rests_from_now_on() -> None:
+    """A revert goes back to before the change, so the run stands at an earlier step than the change did."""
+    undone = done(60, lr=0.02).model_copy(update={"state": State.REVERTED})
+    ruling = verdict(propose(lr=0.011), RUN, History([undone]), probation=ProbationSettings(cooldown_steps=10))
+    assert ruling.decided_by == "guardrail:after_revert"
+    assert ruling.nearest_allowed == {"based_on_step": 60}
+
+
+def test_a_cooldown_counts_from_where_a_command_was_applied_and_until_then_from_where_it_was_asked() -> None:
+    applied = done(48, lr=0.02).model_copy(update={"submitted_step": 30})
+    assert not passes(RUN, propose(lr=0.011), [applied], cooldown_steps=10)
+    queued = applied.model_copy(update={"ack": None, "state": State.QUEUED})
+    assert passes(RUN, propose(lr=0.011), [queued], cooldown_steps=10)
+    assert not passes(RUN, propose(lr=0.011), [queued], cooldown_steps=21)
+
+
+def test_the_same_may_be_asked_while_it_waits_only_where_repeating_is_free() -> None:
+    waiting = CommandRecord(proposal=propose(lr=0.011), state=State.PROPOSED, submitted_seq=1, submitted_step=50)
+    history = History(waiting=[waiting])
+    assert verdict(propose(lr=0.011), RUN, history).reason == "the same waits for a decision already"
+    assert verdict(propose(lr=0.012), RUN, history).decision == "approved"
+    assert verdict(propose(lr=0.011), RUN, history, repeat_cooldown_steps=0).decision == "approved"
+    assert verdict(propose(lr=0.011, author=OPERATOR), RUN, history).decision == "approved"
+
+
+# -- probes, candidate by candidate ------------------------------------------------------------------------------------
+
+
+def test_a_probe_waits_for_a_person_if_one_of_its_candidates_does() -> None:
+    """A candidate that a rule lets through by itself takes none of the others with it."""
+    rules = [
+        {"name": "small", "commands": ["update_optimizer"], "max_factor": 1.15, "approvers": ["auto"]},
+        {"name": "trial", "commands": ["probe"], "approvers": ["auto"]},
+        {"name": "rest", "approvers": ["human"]},
+    ]
+    assert isinstance(ask(probe(1), approval=rules), Verdict)
+    waits = ask(probe(2), approval=rules)
+    assert isinstance(waits, ApprovalRequest)
+    assert waits.rule == "rest"
+    assert waits.digest == probe(2).digest()
+    assert [(d.before, d.after) for d in waits.differences] == [(0.01, 0.012)]
+
+
+def test_a_probe_is_refused_if_one_of_its_candidates_is() -> None:
+    rules = [
+        {"name": "large", "max_factor": 1.15, "approvers": ["human"]},
+        {"name": "trial", "commands": ["probe"], "approvers": ["auto"]},
+    ]
+    ruling = verdict(probe(2), approval=rules)
+    assert (ruling.decision, ruling.decided_by) == ("rejected", "rule:none")
+
+
+def test_of_the_questions_that_a_probe_raises_the_strictest_is_asked() -> None:
+    """A person is asked before a model, and silence is a yes only where it would be for every candidate."""
+    lenient = {"max_factor": 1.15, "approvers": ["model", "human"], "on_timeout": "approve"}
+    strict = {"approvers": ["human"], "on_timeout": "reject"}
+    waits = ask(probe(2), approval=[{"name": "lenient", **lenient}, {"name": "strict", **strict}])
+    assert isinstance(waits, ApprovalRequest)
+    assert (waits.rule, waits.asked, waits.on_timeout) == ("strict", "human", "reject")
+    assert [(d.before, d.after) for d in waits.differences] == [(0.01, 0.011), (0.01, 0.012)]
+    both = ask(probe(1), approval=[{"name": "lenient", **lenient}, {"name": "also", **lenient, "max_factor": 9}])
+    assert isinstance(both, ApprovalRequest)
+    assert both.on_timeout == "approve"
+
+
+def test_what_a_probe_as_a_whole_may_not_is_no_candidates_fault() -> None:
+    ruling = verdict(probe(2), budgets=BudgetSettings(max_commands=0))
+    assert ruling.decided_by == "guardrail:budget"
+    assert "candidate" not in ruling.reason
+
+
+def test_the_candidates_of_a_probe_that_pass_are_named_whole_or_not_at_all() -> None:
+    ruling = verdict(probe(2), bounds={"lr": [None, 0.0115]})
+    assert ruling.reason.startswith("candidate 1 (from 0): ")
+    nearest = (ruling.nearest_allowed or {})["candidates"]
+    assert [one["lr"] for one in nearest] == [pytest.approx(0.011), pytest.approx(0.0115)]
+    rates = [{"kind": "update_optimizer", "lr": 0.02}, {"kind": "set_knob", "name": "nothing", "value": 1.0}]
+    mixed = propose("probe", candidates=rates, steps=5)
+    assert verdict(mixed, bounds={"lr": [None, 0.0115]}).nearest_allowed is None, "the other has no such value"
+    known = done(48, lr=0.02)
+    resting = verdict(probe(2), RUN, History([known]), cooldown_steps=10)
+    assert resting.decided_by == "guardrail:cooldown"
+    assert resting.nearest_allowed == {"based_on_step": 58}, "from which on both are allowed"
+
+
+def test_two_candidates_with_the_same_limit_become_one() -> None:
+    ruling = verdict(probe(3), bounds={"lr": [None, 0.0105]})
+    assert [one["lr"] for one in (ruling.nearest_allowed or {})["candidates"]] == [pytest.approx(0.0105)]
+
+
+# -- what the trainer could only fail at -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "nearest"),
+    [
+        ({"shape": "linear", "warmup_steps": 60}, {"warmup_steps": 49}),
+        ({"shape": "linear", "warmup_steps": 49}, None),
+        ({"shape": "wsd", "warmup_steps": 10, "decay_steps": 41}, {"decay_steps": 40}),
+        ({"shape": "wsd", "warmup_steps": 10, "decay_steps": 40}, None),
+        ({"shape": "linear", "end_step": 50}, {"end_step": 51}),
+        ({"shape": "linear", "end_step": 51}, None),
+        ({"shape": "linear", "warmup_steps": 5, "start_lr": 0.02}, {"start_lr": 0.01}),
+        ({"shape": "linear", "warmup_steps": 5, "start_lr": 0.01}, None),
+    ],
+)
+def test_a_plan_that_does_not_fit_is_answered_with_the_limit_that_it_missed(
+    asked: dict[str, Any], nearest: dict[str, Any] | None
+) -> None:
+    ruling = verdict(propose("update_schedule", **asked))
+    assert (ruling.decision == "approved") is (nearest is None)
+    if nearest is not None:
+        assert (ruling.decided_by, ruling.nearest_allowed) == ("guardrail:feasible", nearest)
+
+
+def test_clamping_is_of_bounds_and_factors_and_of_nothing_else() -> None:
+    asked = propose("update_schedule", shape="linear", end_step=50)
+    assert verdict(asked, clamp=True).decided_by == "guardrail:feasible"
+    assert verdict(propose(lr=0.02), clamp=True, bounds={"lr": [0, 0.015]}).decision == "edited"
+
+
+def test_what_was_clamped_goes_the_way_of_the_rules() -> None:
+    """A person is not asked for what nobody proposed: the refusal stays."""
+    limits = {"clamp": True, "bounds": {"lr": [0, 0.015]}}
+    asked = propose(lr=0.02)
+    assert verdict(asked, **limits, approval=[{"approvers": ["human"]}]).decision == "rejected"
+    for condition, decision in ("steps_left == 50", "edited"), ("steps_left < 50", "rejected"):
+        rule = {"approvers": ["rule"], "approve_if": condition}
+        assert verdict(asked, **limits, approval=[rule]).decision == decision
+
+
+def test_a_plan_from_a_rate_of_zero_needs_a_peak() -> None:
+    stands = standing_still(0.0)
+    ruling = verdict(propose("update_schedule", shape="linear"), stands)
+    assert ruling.decided_by == "guardrail:feasible"
+    assert "needs a peak_lr" in ruling.reason
+    assert verdict(propose("update_schedule", shape="linear", peak_lr=0.01), stands).decision == "approved"
+
+
+def test_a_plan_is_looked_at_where_the_rate_is_not_known() -> None:
+    unknown = RUN.model_copy(update={"knobs": []})
+    fits = propose("update_schedule", shape="linear", warmup_steps=5, start_lr=2.0)
+    assert verdict(fits, unknown).decision == "approved"
+    late = propose("update_schedule", shape="linear", end_step=50)
+    assert verdict(late, unknown).decided_by == "guardrail:feasible"
+
+
+def test_a_run_that_has_not_told_its_end_is_waited_for_unless_the_plan_has_an_end_of_its_own() -> None:
+    early = at(50, None)
+    assert verdict(propose("update_schedule", shape="linear"), early).decision == "approved"
+    assert verdict(propose("update_schedule", shape="linear", end_step=50), early).decided_by == "guardrail:feasible"
+    told = early.model_copy(update={"capabilities": ["update_schedule"]})
+    assert "give end_step" in verdict(propose("update_schedule", shape="linear"), told).reason
+
+
+def test_the_plan_of_before_comes_back_where_one_is_known_or_nothing_is() -> None:
+    asked = propose("update_schedule", shape="previous")
+    assert verdict(asked).decided_by == "guardrail:feasible"
+    unknown = RUN.model_copy(update={"schedule": None})
+    assert verdict(asked, unknown, bounds={"lr": [0, 0.02]}).decision == "approved"
+
+
+@pytest.mark.parametrize("now", [None, "NaN", "Infinity"])
+def test_a_knob_whose_value_is_no_number_now_takes_one(now: str | None) -> None:
+    info = run([0.01], step=50, noise=1.0)
+    knob = info.knobs[1].model_copy(update={"command": "set_knob", "effective": now})
+    info = info.model_copy(update={"knobs": [info.knobs[0], knob]})
+    assert verdict(propose("set_knob", name="noise", value=0.5), info).decision == "approved"
+    named = info.model_copy(update={"knobs": [knob.model_copy(update={"effective": "slow"})]})
+    assert verdict(propose("set_knob", name="noise", value=0.5), named).decided_by == "guardrail:feasible"
+
+
+# -- parameter groups --------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_is_judged_in_every_group() -> None:
+    groups = run([0.01, 0.1], step=50)
+    asked = propose("update_schedule", shape="constant", peak_lr=0.02)
+    assert verdict(asked, groups, bounds={"lr": [0, 0.2]}).decision == "approved"
+    ruling = verdict(asked, groups, bounds={"lr": [0, 0.15]})
+    assert "lr of parameter group 1 would be 0.2" in ruling.reason
+    assert ruling.nearest_allowed == {"peak_lr": pytest.approx(0.015)}
+
+
+def test_groups_at_a_rate_of_zero_keep_the_ratio_that_they_had() -> None:
+    groups = standing_still(0.0, 0.0, ratios=[1.0, 10.0])
+    assert verdict(propose(lr=0.01), groups, bounds={"lr": [0, 0.1]}).decision == "approved"
+    ruling = verdict(propose(lr=0.01), groups, bounds={"lr": [0, 0.05]})
+    assert "lr 0.1 of parameter group 1 is outside" in ruling.reason
+    plan = propose("update_schedule", shape="constant", peak_lr=0.01)
+    assert verdict(plan, groups, bounds={"lr": [0, 0.05]}).decided_by == "guardrail:bounds"
+
+
+def test_a_group_that_lacks_a_value_is_not_compared() -> None:
+    """Groups of unlike optimizers: one of them has no weight decay."""
+    info = run([0.01, 0.01], step=50)
+    decay = KnobState(name="weight_decay", effective=0.1, groups=[0.1, None])
+    info = info.model_copy(update={"knobs": [info.knobs[0], decay]})
+    assert rule_of(propose(weight_decay=0.2), {"max_factor": 2}, info=info)
+    assert not rule_of(propose(weight_decay=0.21), {"max_factor": 2}, info=info)
+    assert verdict(propose(weight_decay=0.2), info, max_change_factor=2).decision == "approved"
+
+
+def test_a_rule_with_a_factor_does_not_speak_of_what_cannot_be_compared() -> None:
+    assert not rule_of(propose(eps=1e-8), {"max_factor": 1000}), "nobody knows its value of now"
+    zero = run([0.01], step=50, weight_decay=0.0)
+    assert not rule_of(propose(weight_decay=0.001), {"max_factor": 1000}, info=zero)
+    assert rule_of(propose(weight_decay=0.0), {"max_factor": 2}, info=zero), "it stays as it is"
+
+
+@pytest.mark.parametrize(
+    ("peak", "fits"), [(0.02, True), (0.0201, False), (0.005, True), (0.00499, False), (0.01, True)]
+)
+def test_the_factor_of_a_plan_is_told_up_and_down(peak: float, fits: bool) -> None:
+    asked = propose("update_schedule", shape="constant", peak_lr=peak)
+    assert bool(rule_of(asked, {"max_factor": 2})) is fits
+    assert bool(rule_of(probe_of(asked), {"max_factor": 2})) is fits
+
+
+def probe_of(*proposals: Proposal) -> Proposal:
+    candidates = [{"kind": p.command.kind, **p.command.arguments()} for p in proposals]
+    return propose("probe", candidates=candidates, steps=5)
+
+
+def condition_holds(condition: str, proposal: Proposal, history: History | None = None) -> bool:
+    rule = {"approvers": ["rule"], "approve_if": condition}
+    return verdict(proposal, RUN, history, approval=[rule]).decision == "approved"
+
+
+def test_a_condition_on_the_factor_does_not_hold_for_what_cannot_be_compared() -> None:
+    assert condition_holds("factor <= 2", propose(lr=0.02))
+    assert not condition_holds("factor <= 2", propose(lr=0.02, other={"amsgrad": True}))
+    assert not condition_holds("factor <= 1000", propose("do_evaluate"))
+    mixed = probe_of(propose(lr=0.02), propose(lr=0.05))
+    assert condition_holds("factor <= 5", mixed)
+    assert not condition_holds("factor < 5", mixed)
+
+
+def test_conditions_know_the_moment_of_the_run() -> None:
+    asked = propose(lr=0.02)
+    assert condition_holds("step == 50 and max_steps == 100 and steps_left == 50 and progress == 0.5", asked)
+    assert condition_holds("steps_since_command > 1000000 and commands == 0", asked)
+    history = History([done(20, lr=0.02), done(40, lr=0.02).model_copy(update={"submitted_step": 35})], lambda: 7)
+    assert condition_holds("steps_since_command == 10 and commands == 7", asked, history)
+    queued = History([done(45, lr=0.02).model_copy(update={"ack": None})], lambda: 1)
+    assert condition_holds("steps_since_command == 5", asked, queued)
+    assert condition_holds("now('lr') == 0.01 and to('lr') == 0.02", asked)
+    plan = propose("update_schedule", shape="constant", peak_lr=0.03)
+    assert condition_holds("to('lr') == 0.03", plan)
+
+
+def test_conditions_know_the_goal_metric() -> None:
+    rule = {"approvers": ["rule"], "approve_if": "metric < 2"}
+    gate = Gate(GateSettings.model_validate({"approval": [rule]}), BudgetSettings())
+    for value, decision in (1.9, "approved"), (2.0, "rejected"), (None, "rejected"):
+        ruling = gate.judge(propose(lr=0.02), Moment(RUN, Instant(0.0), value), History())
+        assert isinstance(ruling, Verdict)
+        assert ruling.decision == decision
+
+
+def test_a_value_of_now_is_of_the_knob_that_is_named() -> None:
+    info = run([0.01], step=50, weight_decay=0.3)
+    rule = {"approvers": ["rule"], "approve_if": "now('weight_decay') == 0.3"}
+    assert verdict(propose(lr=0.02), info, approval=[rule]).decision == "approved"
+
+
+# -- factors -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("bound", "value"), [("minimum", -0.1), ("maximum", 1.1)])
+def test_a_knob_with_one_bound_has_that_one(bound: str, value: float) -> None:
+    info = run([0.01], step=50, noise=0.5)
+    knob = info.knobs[1].model_copy(update={"command": "set_knob", bound: 0.0 if bound == "minimum" else 1.0})
+    info = info.model_copy(update={"knobs": [knob]})
+    ruling = verdict(propose("set_knob", name="noise", value=value, author=OPERATOR), info)
+    assert ruling.decided_by == "guardrail:bounds"
+    assert verdict(propose("set_knob", name="noise", value=-value, author=OPERATOR), info).decision == "approved"
+
+
+def noise_off(maximum: float | None = None) -> RunInfo:
+    info = run([0.01], step=50, noise=0.0)
+    knob = info.knobs[1].model_copy(update={"command": "set_knob", "maximum": maximum})
+    return info.model_copy(update={"knobs": [knob]})
+
+
+def test_from_zero_a_knob_may_rise_to_its_own_maximum_over_the_factor() -> None:
+    for value, maximum, is_allowed in (0.1, 1.0, True), (0.11, 1.0, False), (0.01, None, False):
+        asked = propose("set_knob", name="noise", value=value)
+        ruling = verdict(asked, noise_off(maximum), max_change_factor=10)
+        assert (ruling.decision == "approved") is is_allowed
+    assert "no earlier value to compare it with" in ruling.reason
+
+
+def test_from_zero_a_group_may_rise_to_what_it_had_itself() -> None:
+    info = run([0.01, 0.01], step=50, weight_decay=[0.0, 0.0])
+    before = Change(
+        name="weight_decay", previous=0.5, requested=0.0, effective=0.0, groups=[0.0, 0.0], previous_groups=[0.5, 0.01]
+    )
+    history = History([done(40, before, weight_decay=0.0)])
+    asked = propose(weight_decay=0.05, param_group=1)
+    assert verdict(asked, info, history, max_change_factor=5).decision == "approved"
+    ruling = verdict(asked, info, history, max_change_factor=4)
+    assert ruling.nearest_allowed == {"weight_decay": pytest.approx(0.04)}
+    assert "was 0.01 before it was set to 0" in ruling.reason
+    assert verdict(propose(weight_decay=2.0, param_group=0), info, history, max_change_factor=4).decision == "approved"
+
+
+def test_to_set_what_is_in_force_is_no_change_also_at_zero() -> None:
+    still = standing_still(0.0)
+    assert verdict(propose(lr=0.0), still, max_change_factor=2).decision == "approved"
+    assert verdict(propose(lr=0.01), still, max_change_factor=2).decided_by == "guardrail:change_factor"
+    zero = run([0.01], step=50, weight_decay=0.0)
+    assert verdict(propose(weight_decay=0.0), zero, max_change_factor=2).decision == "approved"
+
+
+def test_the_reason_of_a_factor_says_from_where_to_where_and_what_came_before() -> None:
+    info = run([0.01], step=50, weight_decay=0.1, max_grad_norm=1.0)
+    limits = {"window": {"steps": 20, "max_change_factor": 4}}
+    assert "weight_decay would change from 0.1 to 0.5, by" in verdict(propose(weight_decay=0.5), info, **limits).reason
+    assert "weight_decay would go from 0.1 to 0, by" in verdict(propose(weight_decay=0.0), info, **limits).reason
+    off = verdict(propose("update_training", max_grad_norm=0.0), info, **limits)
+    assert "max_grad_norm 1 would be switched off" in off.reason
+    assert off.nearest_allowed == {"max_grad_norm": 4.0}
+    doubled = Change(name="weight_decay", previous=0.05, requested=0.1, effective=0.1)
+    history = History([done(45, doubled, weight_decay=0.1)])
+    after = verdict(propose(weight_decay=0.3), info, history, **limits)
+    assert "after it was changed 2-fold" in after.reason
+    assert after.nearest_allowed == {"weight_decay": pytest.approx(0.2)}
+    assert verdict(propose(weight_decay=0.2), info, history, **limits).decision == "approved"
+
+
+@pytest.mark.parametrize(("lr", "is_allowed"), [(0.005, True), (0.00499, False), (0.02, True), (0.0201, False)])
+def test_a_plan_within_the_window_counts_by_how_far_it_took_the_rate_down_and_up(lr: float, is_allowed: bool) -> None:
+    plan = Change(name="schedule", previous="", requested="", effective="").model_copy(
+        update={"name": "lr", "factors": [(0.5, 2.0)]}
+    )
+    history = History([done(45, plan, kind="update_schedule", shape="linear")])
+    window = {"steps": 20, "max_change_factor": 4}
+    assert (verdict(propose(lr=lr), RUN, history, window=window).decision == "approved") is is_allowed
+
+
+def test_a_rate_in_a_warm_up_is_answered_with_one_whose_peak_is_allowed() -> None:
+    """At half the warm-up, 0.01 now means 0.02 at its end."""
+    info = run([0.01], 0, lambda t: min(1.0, (t + 1) / 2))
+    ruling = verdict(propose(lr=0.01), info, bounds={"lr": [0, 0.015]})
+    assert ruling.decided_by == "guardrail:bounds"
+    assert ruling.nearest_allowed == {"lr": pytest.approx(0.0075)}
+    assert verdict(propose(lr=0.0075), info, bounds={"lr": [0, 0.015]}).decision == "approved"
+
+
+# -- limits that guard nothing -----------------------------------------------------------------------------------------
+
+
+def test_a_limit_that_this_run_has_nothing_for_is_told_with_what_may_be_meant() -> None:
+    knobs = run([0.01], step=50, temperature=1.0).knobs
+    limits = {"temperatur": [0, 1], "rows": [0, 1], "weights": [0, 1], "zzz": [0, 1]}
+    info = RUN.model_copy(update={"rules": {"gate": {"bounds": limits}}})
+    dataset = DatasetRead(type="Corpus", interactive=True, initialization={"rows": 9}, runtime={"weights": 1.0})
+    told = guards_nothing(info, knobs, dataset)
+    assert len(told) == 2
+    assert "gate.bounds.temperatur protects nothing: this run has no knob 'temperatur'; did you mean" in told[0]
+    assert told[0].endswith("did you mean 'temperature'? it has: lr, rows, temperature, weights")
+    assert "did you mean" not in told[1]
+    assert len(guards_nothing(info, knobs, None)) == 4
