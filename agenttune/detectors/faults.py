@@ -64,7 +64,7 @@ def _nonfinite_tail(view: SeriesView) -> int:
 def spike(observation: Observation) -> Iterator[Finding]:
     """Two or more points in a row far above the usual noise: fresh, or healed by itself, or of bad batches only."""
     trend = Trend.of(observation)
-    if trend is None or len(trend) < SPIKE_WINDOW // 2:
+    if trend is None:
         return
     for i in range(max(SPIKE_WINDOW // 2, len(trend) - SPIKE_TOLD_POINTS), len(trend) - 1):
         before = trend.heights[max(0, i - SPIKE_WINDOW) : i]

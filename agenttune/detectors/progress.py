@@ -37,8 +37,6 @@ SLOW_MIN_STEPS = 50
 """Points without a change before a rate is called too low (tuned)."""
 SLOW_START_FRAC = 0.5
 """Only in this first part of the run: later there is little to win (tuned)."""
-SLOW_SIGMAS = 4.0
-"""The fall must be this many standard errors: it is real (tuned)."""
 SLOW_STEADY_STEPS = 20
 """Steps whose fall is compared with the noise of a single one (tuned)."""
 SLOW_PACES = ((1.0, 0.2), (5.0, 0.55))
@@ -126,12 +124,11 @@ def slow_start(observation: Observation) -> Iterator[Finding]:
     third = len(now) // 3
     first, middle, last = (median(now.values[i : i + third]) for i in (0, third, len(now) - third))
     slope = (first - last) / (now.steps[-1] - now.steps[0]) * 1.5
-    error = MEDIAN_ERROR * now.noise_value / math.sqrt(third)
     expected = trend.start - last + slope * left
     bend = (middle - last) / (first - middle) if first > middle else math.inf
-    is_real = first - last > SLOW_SIGMAS * error and SLOW_BEND[0] < bend < SLOW_BEND[1]
+    is_straight = SLOW_BEND[0] < bend < SLOW_BEND[1]
     steady = slope * SLOW_STEADY_STEPS / now.noise_value if now.noise_value > 0 else math.inf
-    if not is_real or not any(steady > s and expected < part * abs(trend.start) for s, part in SLOW_PACES):
+    if not is_straight or not any(steady > s and expected < part * abs(trend.start) for s, part in SLOW_PACES):
         return
     yield Finding(
         kind="slow_start",

@@ -6,14 +6,18 @@ Curves without noise, so that every limit can be told to the point.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 
 import pytest
 
 from agenttune.detectors import detect
+from agenttune.detectors.forecast import band, compare, student
+from agenttune.detectors.trend import spread
 from agenttune.protocol.findings import Finding
-from agenttune.protocol.observation import Evaluation, Observation
-from tests.policy.conftest import applied, decay, observe
+from agenttune.protocol.observation import Evaluation, Lineage, Observation, Segment
+from agenttune.protocol.proposals import Change
+from tests.policy.conftest import applied, decay, observe, took_effect
 
 FLAT = [1.0] * 60
 
@@ -72,6 +76,7 @@ def test_a_gradient_norm_explodes_beyond_a_hundred_times_the_usual(norm: float, 
     if is_found:
         assert (findings[0].severity, findings[0].step) == ("warning", 60)
         assert findings[0].evidence == {"usual": pytest.approx(1.0), "norm": norm}
+        assert findings[0].summary == "step_grad_norm jumped from about 1 to 101"
 
 
 @pytest.mark.parametrize(("before", "is_found"), [(4, False), (5, True)])
@@ -295,3 +300,154 @@ def test_a_jump_is_told_with_its_step_and_is_critical_above_the_start() -> None:
     assert jump.evidence["cause"] == "jump"
     assert jump.evidence["at_step"] == 61
     assert jump.severity == "warning"
+
+
+# -- what a curve says -------------------------------------------------------------------------------------------------
+
+
+def test_the_most_severe_finding_is_told_first() -> None:
+    """A model reads the first of them first, and a screen has room for few."""
+    flat = rated([0.5] * 6, losses=[1.0] * 120)
+    late = flat.model_copy(update={"last_step_at_s": flat.at_s - 500, "max_steps": 10_000})
+    assert [f.severity for f in detect(late)] == ["warning", "info", "info"]
+    broken = late.model_copy(update={"series": observe([1.0] * 119 + [math.nan]).series})
+    assert [f.severity for f in detect(broken)][:2] == ["critical", "warning"]
+
+
+def test_a_change_on_a_branch_that_was_left_is_none() -> None:
+    left = took_effect(60, {"kind": "update_optimizer", "lr": 0.1}, [], branch="left")
+    segments = [Segment(branch="main", last_step=None)]
+    run = observe([1.0] * 100, commands=[left]).model_copy(update={"lineage": Lineage(segments=segments)})
+    assert found(run, "plateau")
+    here = took_effect(60, {"kind": "update_optimizer", "lr": 0.1}, [], branch="main")
+    assert not found(run.model_copy(update={"commands": [here]}), "plateau")
+
+
+def test_a_probe_that_adopted_nothing_is_no_change() -> None:
+    tried = {"kind": "probe", "candidates": [{"kind": "update_optimizer", "lr": 0.1}]}
+    change = Change(name="lr", previous=0.01, requested=0.1, effective=0.1)
+    assert found(observe([1.0] * 100, commands=[took_effect(60, tried, [])]), "plateau")
+    assert not found(observe([1.0] * 100, commands=[took_effect(60, tried, [change])]), "plateau")
+    noted = took_effect(60, {"kind": "add_note", "text": "looks flat"}, [])
+    assert found(observe([1.0] * 100, commands=[noted]), "plateau")
+
+
+def test_a_curve_that_crosses_zero_goes_by_its_noise_alone() -> None:
+    """A reward, or a log-likelihood: there is no factor of a number below zero."""
+    losses = [0.5, *[-0.1] * 60, 0.5, 0.6]
+    (spike,) = found(observe(losses), "spike")
+    assert spike.evidence["usual"] == -0.1
+
+
+@pytest.mark.parametrize(("level", "is_found"), [(1.1, True), (0.9, False)])
+def test_a_loss_below_a_tenth_of_its_start_is_finished_and_no_plateau(level: float, is_found: bool) -> None:
+    assert bool(found(observe([10.0, *[level] * 120]), "plateau")) is is_found
+
+
+@pytest.mark.parametrize(("level", "severity"), [(0.84, "warning"), (0.86, "info"), (0.51, "warning"), (0.49, "info")])
+def test_a_plateau_is_early_after_a_fall_of_some_of_the_start_and_not_of_most(level: float, severity: str) -> None:
+    (plateau,) = found(observe([1.0] * 3 + [level] * 120), "plateau")
+    assert plateau.severity == severity
+
+
+def test_a_plateau_after_a_long_fall_is_no_warning() -> None:
+    fell = [8.0 - 0.03 * i for i in range(100)]
+    (late,) = found(observe([*fell, *[5.0] * 120]), "plateau")
+    assert late.severity == "info"
+    (early,) = found(observe([*fell[::5], *[5.0] * 120]), "plateau")
+    assert early.severity == "warning"
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_a_plateau_of_a_noisy_loss_is_one_at_any_scale(scale: float) -> None:
+    noisy = [scale * (1 + 0.005 * math.sin(17.0 * i * i)) for i in range(200)]
+    assert found(observe([4 * scale, *noisy]), "plateau")
+    falling = [scale * (1 - 0.001 * i) for i in range(200)]
+    assert not found(observe([4 * scale, *falling]), "plateau")
+
+
+def test_a_noisy_fall_is_not_called_slow() -> None:
+    """A higher rate is surely harmless only where the fall is nearly free of noise."""
+    draw = random.Random(0)
+    noisy = [4.0 - 0.001 * i + draw.gauss(0, 0.03) for i in range(80)]
+    assert not found(observe(noisy, max_steps=400), "slow_start")
+    assert not found(observe([4.0 + 0.001 * i for i in range(80)], max_steps=400), "slow_start")
+
+
+def test_bad_batches_are_told_in_the_figures_of_a_goal_of_which_more_is_better() -> None:
+    losses = [*[1.0] * 60, 2.0, 2.0, 1.0]
+    known = observe(losses).model_copy(update={"goal_metric": "eval_x", "goal_direction": "maximize"})
+
+    def at(now: float) -> Observation:
+        evals = [Evaluation(step=s, metrics={"eval_x": v}) for s, v in ((40, 0.5), (62, now))]
+        return known.model_copy(update={"evaluations": evals})
+
+    (spike,) = found(at(0.6), "spike")
+    assert "eval_x has improved since, 0.5 -> 0.6" in spike.summary
+    for no_better in 0.5, 0.4:
+        assert found(at(no_better), "spike")[0].evidence["cause"] == "fresh"
+
+
+def test_noise_is_told_as_the_standard_deviation_of_one_step() -> None:
+    draw = random.Random(0)
+    assert spread([5.0 - 0.1 * i + draw.gauss(0, 0.5) for i in range(4000)]) == pytest.approx(0.5, rel=0.1)
+    assert spread([0.0, 5.0]) == 0.0
+    assert spread([0.0, 1.0, 2.0]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "freedom", "quantile"),
+    [(1.96, 10, 2.228), (1.96, 5, 2.571), (2.5758, 10, 3.169), (1.96, 10**6, 1.96)],
+)
+def test_a_tolerance_on_few_points_is_widened_as_students_is(tolerance: float, freedom: int, quantile: float) -> None:
+    """Quantiles of any table of Student's t, two-sided 5 % and 1 %."""
+    assert student(tolerance, freedom) == pytest.approx(quantile, rel=0.002)
+    assert student(tolerance, 0) == student(tolerance, 1)
+
+
+def test_a_forecast_takes_four_points_before_and_one_after() -> None:
+    assert band([1.0] * 3, [1.0], 2.0) is None
+    assert band([1.0] * 4, [], 2.0) is None
+    assert band([1.0] * 4, [math.nan], 2.0) is None
+    assert band([1.0] * 4, [1.0], 2.0) is not None
+    assert compare([1.0] * 3, [1.0]) is None
+    assert compare([1.0] * 4, []) is None
+    assert compare([1.0] * 4, [1.0]) is not None
+
+
+def test_a_forecast_is_told_in_the_metrics_own_units() -> None:
+    before = [2.0 + math.exp(-i / 8) for i in range(32)]
+    found_ = compare(before, [4.0] * 16)
+    assert found_ is not None
+    assert (found_.is_log, found_.points) == (True, (32, 16))
+    assert found_.found == pytest.approx(4.0)
+    assert found_.forecast == pytest.approx(2.0, abs=0.05)
+    assert found_.level == pytest.approx(2.03, abs=0.05)
+    below = compare([v - 3 for v in before], [1.0] * 16)
+    assert below is not None
+    assert (below.is_log, below.found) == (False, pytest.approx(1.0))
+    assert below.forecast == pytest.approx(-1.0, abs=0.05)
+
+
+def test_a_run_on_its_way_back_is_expected_to_get_no_further_than_where_it_was() -> None:
+    falling = [3.0 - 0.05 * i for i in range(32)]
+    free, floored = compare(falling, [1.4] * 16), compare(falling, [1.4] * 16, lowest=1.5)
+    assert free is not None
+    assert floored is not None
+    assert free.forecast < 1.45
+    assert floored.forecast == pytest.approx(1.5)
+    arrived = compare(falling, [1.4] * 16, lowest=2.0)
+    assert arrived is not None
+    assert arrived.forecast == pytest.approx(free.forecast), "it is below that already"
+
+
+def test_a_loss_that_is_noisier_after_a_change_or_wanders_before_it_is_judged_more_carefully() -> None:
+    draw = random.Random(1)
+    calm, wild = [1 + draw.gauss(0, 0.01) for _ in range(16)], [1 + draw.gauss(0, 0.1) for _ in range(16)]
+    wanders = [1.0 + 0.01 * (-1) ** (i // 3) for i in range(16)]
+    after_calm, after_wild, after_wandering = compare(calm, calm), compare(calm, wild), compare(wanders, calm)
+    assert after_calm is not None
+    assert after_wild is not None
+    assert after_wandering is not None
+    assert 1.5 * after_calm.error < after_wild.error < 3 * after_calm.error
+    assert after_wandering.error > 1.3 * after_calm.error
