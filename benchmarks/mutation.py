@@ -255,14 +255,18 @@ def _codes_in(code: CodeType) -> Iterator[CodeType]:
 
 def _put_in(code: CodeType, functions: list[FunctionType]) -> bool:
     """Gives every function that exists its code of the changed module; False if one does not fit."""
-    known = {(c.co_name, c.co_firstlineno): c for c in _codes_in(code)}
+    known: dict[tuple[str, int], list[CodeType]] = defaultdict(list)
+    for one in _codes_in(code):
+        known[one.co_name, one.co_firstlineno].append(one)
+    held = {function.__code__ for function in functions}
     for function in functions:
-        new = known.get((function.__code__.co_name, function.__code__.co_firstlineno))
-        if new is None:
+        alike = known[function.__code__.co_name, function.__code__.co_firstlineno]
+        if function.__code__ in alike:
             continue
-        if new.co_freevars != function.__code__.co_freevars:
+        new = [one for one in alike if one not in held]  # of several lambdas in a line, that which changed
+        if len(new) != 1 or new[0].co_freevars != function.__code__.co_freevars:
             return False
-        function.__code__ = new
+        function.__code__ = new[0]
     return True
 
 
@@ -318,7 +322,8 @@ def main() -> None:
     campaign = Campaign(files, asked.per_file or None, asked.seed, asked.slowest_s, asked.budget_s)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = folder
-        options = ["-s", "-p", "no:cacheprovider", "--hypothesis-seed=0", "-o", "tmp_path_retention_policy=none"]
+        # A folder of our own: other sessions of the same user clean up in the shared one.
+        options = ["-s", "-p", "no:cacheprovider", "--hypothesis-seed=0", f"--basetemp={folder}/pytest"]
         pytest.main([*options, *asked.tests], plugins=[campaign])
     if asked.out:
         asked.out.write_text(json.dumps(campaign.results, indent=1))
