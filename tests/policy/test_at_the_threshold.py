@@ -15,7 +15,8 @@ from agenttune.detectors import detect
 from agenttune.detectors.forecast import band, compare, student
 from agenttune.detectors.trend import spread
 from agenttune.protocol.findings import Finding
-from agenttune.protocol.observation import Evaluation, Lineage, Observation, Segment
+from agenttune.protocol.lineage import Lineage, Segment
+from agenttune.protocol.observation import Evaluation, Observation
 from agenttune.protocol.proposals import Change
 from tests.policy.conftest import applied, decay, observe, took_effect
 
@@ -425,7 +426,8 @@ def test_a_forecast_is_told_in_the_metrics_own_units() -> None:
     assert found_.level == pytest.approx(2.03, abs=0.05)
     below = compare([v - 3 for v in before], [1.0] * 16)
     assert below is not None
-    assert (below.is_log, below.found) == (False, pytest.approx(1.0))
+    assert not below.is_log
+    assert below.found == pytest.approx(1.0)
     assert below.forecast == pytest.approx(-1.0, abs=0.05)
 
 

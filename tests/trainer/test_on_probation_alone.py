@@ -1,0 +1,390 @@
+"""What a change is judged by and what follows, at each limit; without a training."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from agenttune.config import ProbationSettings
+from agenttune.protocol.events import RunInfo, Settled
+from agenttune.protocol.proposals import Ack, Author, Change, CommandRecord, Proposal, State
+from agenttune.trainer.commands.outcomes import Expectation
+from agenttune.trainer.execution.acks import ReadBacks
+from agenttune.trainer.probation.loss_history import LossHistory
+from agenttune.trainer.probation.measures import EvaluationMonitor, Evaluations, StepMonitor
+from agenttune.trainer.probation.probation import Probation
+from tests.trainer.test_measures import held
+
+pytestmark = pytest.mark.trainer
+STEPS = 20
+
+
+def history(losses: dict[int, float], kept: int = 100) -> LossHistory:
+    found = LossHistory(kept)
+    for step, loss in losses.items():
+        found.add(held(step, loss))
+    return found
+
+
+# -- losses ------------------------------------------------------------------------------------------------------------
+
+
+def test_losses_are_told_by_the_steps_that_left_them() -> None:
+    losses = history({step: float(step) for step in range(1, 11)})
+    assert losses.newest == 10
+    assert losses.until(5, 3) == [3.0, 4.0, 5.0]
+    assert losses.until(5, 9) == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert losses.between(5, 7) == [6.0, 7.0]
+    assert losses.between(5, 5) == []
+    assert losses.count(4) == 4
+    assert LossHistory(5).newest == -1
+
+
+def test_a_loss_of_several_micro_batches_is_their_sum() -> None:
+    found = LossHistory(5)
+    found.add(held(1, 0.0)._replace(losses=[torch.tensor(1.5), torch.tensor(2.0)]))
+    assert found.until(1, 1) == [3.5]
+    assert found.until(1, 1) == [3.5], "also when it is read again"
+
+
+def test_a_step_without_a_loss_is_left_out() -> None:
+    losses = history({1: 1.0, 3: 3.0})
+    assert losses.until(3, 5) == [1.0, 3.0]
+    assert losses.between(1, 2) == []
+
+
+def test_steps_that_the_run_went_back_over_are_forgotten() -> None:
+    losses = history({step: float(step) for step in range(1, 11)})
+    losses.redefine(8)
+    losses.cut(6)
+    losses.add(held(7, 70.0))
+    assert losses.until(7, 2) == [6.0, 70.0]
+    assert losses.count(7) == 7, "what redefined them is forgotten too"
+
+
+def test_losses_of_before_a_redefinition_say_nothing_of_later_ones() -> None:
+    losses = history({step: float(step) for step in range(1, 11)})
+    losses.redefine(6)
+    assert losses.until(9, 9) == [7.0, 8.0, 9.0]
+    assert losses.until(6, 9) == []
+    assert losses.until(5, 9) == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert (losses.count(9), losses.count(6), losses.count(5)) == (3, 0, 5)
+
+
+def test_the_lowest_level_is_that_of_older_losses() -> None:
+    losses = history({i + 1: v for i, v in enumerate([5.0, 5.0, 1.0, 2.0, 1.5, 4.0, 4.0, 4.0, 0.1, 0.1])})
+    assert losses.lowest(10, 2, 3) == 2.0, "of 5, 5, 1 and of 2, 1.5, 4"
+    assert losses.lowest(10, 0, 2) == pytest.approx(0.1)
+    assert losses.lowest(10, 9, 2) is None
+
+
+# -- the training loss -------------------------------------------------------------------------------------------------
+
+
+def look(before: list[float], after: list[float], is_over: bool = False, **settings: Any) -> Any:
+    known = history({i + 1: v for i, v in enumerate([*before, *after])})
+    monitor = StepMonitor(known, ProbationSettings(steps=STEPS, **settings), len(before))
+    now = len(before) + len(after)
+    return monitor.look(now, now, is_over)
+
+
+@pytest.mark.parametrize(("before", "after", "outcome"), [(8, 20, "fine"), (7, 20, "not judged")])
+def test_a_change_is_judged_after_its_window_by_eight_losses_of_before(before: int, after: int, outcome: str) -> None:
+    falling = [2.0 - 0.02 * i for i in range(before + after)]
+    assessment = look(falling[:before], falling[before:], stall_steps=0)
+    assert assessment.outcome == outcome
+    if outcome == "not judged":
+        assert "too few finite losses to compare (7, 20)" in assessment.said
+
+
+def test_nothing_is_said_of_a_window_that_is_not_over_and_that_it_was_cut_short_is() -> None:
+    calm = [1.0] * 30
+    assert look(calm, calm[:19]) is None
+    short = look(calm, calm[:19], is_over=True)
+    assert (short.outcome, short.said) == ("not judged", "nothing tells of it after 19 of 20 steps")
+    assert look(calm, calm[:20], is_over=True).outcome == "fine"
+
+
+@pytest.mark.parametrize(("level", "outcome"), [(1.019, "fine"), (1.03, "worse")])
+def test_a_rise_of_two_hundredths_is_harm_where_there_is_no_noise(level: float, outcome: str) -> None:
+    assert look([1.0] * 30, [level] * 20, stall_steps=0).outcome == outcome
+
+
+def test_a_loss_that_rose_is_said_to_have_risen() -> None:
+    assert look([1.0] * 30, [1.2] * 20).said.endswith(": it rose")
+
+
+@pytest.mark.parametrize(("level", "is_cut_short"), [(1.4, False), (1.6, True)])
+def test_a_window_is_cut_short_for_a_loss_that_is_half_as_high_again(level: float, is_cut_short: bool) -> None:
+    assessment = look([1.0] * 30, [level] * 16)
+    assert (assessment is not None) is is_cut_short
+    if is_cut_short:
+        assert assessment.outcome == "worse"
+        assert "cut short after 16 steps" in assessment.said
+
+
+# -- evaluations -------------------------------------------------------------------------------------------------------
+
+
+def evaluated(values: list[float], every: int = 10, maximize: bool = False) -> Evaluations:
+    known = Evaluations("score", maximize)
+    for i, value in enumerate(values):
+        known.add(every * (i + 1), {"score": value})
+    return known
+
+
+@pytest.mark.parametrize(("before", "outcome"), [(4, "not judged"), (5, "fine")])
+def test_five_evaluations_of_before_are_needed(before: int, outcome: str) -> None:
+    known = evaluated([1.0] * (before + 1))
+    assessment = EvaluationMonitor(known, ProbationSettings(evaluations=1), 10 * before).look(99, 99, False)
+    assert assessment is not None
+    assert assessment.outcome == outcome
+
+
+def test_an_evaluation_at_the_step_of_the_change_is_of_before_it() -> None:
+    known = evaluated([1.0] * 5 + [9.0])
+    assert known.until(50)[-1] == (50, 1.0)
+    assert known.between(50) == [(60, 9.0)]
+    assert known.between(50, 59) == []
+
+
+def test_a_goal_that_is_not_finite_is_harm() -> None:
+    known = evaluated([1.0] * 5 + [math.nan])
+    assessment = EvaluationMonitor(known, ProbationSettings(evaluations=2), 50).look(60, 60, False)
+    assert assessment is not None
+    assert (assessment.outcome, assessment.said) == ("worse", "score is not finite")
+
+
+def test_of_two_evaluations_at_one_step_the_newest_counts() -> None:
+    known = evaluated([1.0, 2.0])
+    known.add(20, {"score": 3.0})
+    assert known.until(20) == [(10, 1.0), (20, 3.0)]
+    known.redefine(10)
+    assert known.until(20) == [(20, 3.0)]
+    known.cut(9)
+    known.add(10, {"score": 4.0})
+    assert known.until(10) == [(10, 4.0)], "what redefined it lies on steps that are gone"
+
+
+def test_values_of_which_more_is_better_are_told_as_they_are() -> None:
+    known = evaluated([0.5] * 6 + [0.1], maximize=True)
+    assessment = EvaluationMonitor(known, ProbationSettings(evaluations=1), 60).look(70, 70, False)
+    assert assessment is not None
+    assert assessment.outcome == "worse"
+    assert "was going to 0.5 and came to 0.1" in assessment.said
+
+
+# -- what follows ------------------------------------------------------------------------------------------------------
+
+
+class Watch:
+    """Probation without a run; what it asks for is answered by hand."""
+
+    def __init__(self, refusal: str = "", **settings: Any) -> None:
+        info = RunInfo(run_id="r", name="r", status="running", created_at_s=0.0)
+        self.asked: list[Proposal] = []
+        self.ended: dict[str, Settled] = {}
+        self.released: list[str] = []
+        self.refusal = refusal
+        rules = ProbationSettings.model_validate({"steps": STEPS, **settings})
+        self.probation = Probation(rules, info, self._ask, self.ended.__setitem__, self.released.append)
+        self.step = 0
+
+    def _ask(self, proposal: Proposal) -> str:
+        self.asked.append(proposal)
+        return self.refusal
+
+    def train(self, losses: list[float]) -> None:
+        for loss in losses:
+            self.step += 1
+            self.probation.add(held(self.step, loss))
+            if self.probation.is_watching:
+                self.probation.look(self.step)
+
+    def change(self, name: str, author: str = "agent", changes: bool = True, **ack: Any) -> CommandRecord:
+        record = asked(name, author)
+        change = [Change(name="lr", previous=0.2, requested=0.1, effective=0.1)] if changes else []
+        self.probation.acked(record, Ack(**{"outcome": "applied", "step": self.step, "changes": change, **ack}))
+        return record
+
+    def answer(self, outcome: Any = "applied", **ack: Any) -> None:
+        """Of the newest command that was asked for."""
+        record = CommandRecord(proposal=self.asked[-1], state=State.QUEUED, submitted_seq=1)
+        self.probation.acked(record, Ack(outcome=outcome, step=self.step, **ack))
+
+
+def asked(name: str, author: str = "agent", **command: Any) -> CommandRecord:
+    raw = {"kind": "update_optimizer", "lr": 0.1, **command} if not command.get("kind") else command
+    who = Author(principal=author, name="x")
+    proposal = Proposal.model_validate({"command": raw, "author": who, "command_id": name})
+    return CommandRecord(proposal=proposal, state=State.QUEUED, submitted_seq=1)
+
+
+def test_changes_of_agents_are_watched_and_of_nobody_else() -> None:
+    watch = Watch()
+    watch.train([1.0] * 30)
+    watch.change("by-ann", author="operator")
+    watch.change("nothing", changes=False)
+    watch.change("failed", outcome="failed")
+    assert not watch.probation.watched
+    watch.change("mine")
+    watch.train([2.0] * 20)
+    assert [p.command.arguments().get("lr") for p in watch.asked] == [0.2]
+    assert "takes back update_optimizer of step 30 (mine)" in watch.asked[0].rationale
+    watch.answer()
+    assert watch.ended["mine"].outcome == "reverted"
+    assert watch.ended["mine"].reverted_by == watch.asked[0].command_id
+
+
+@pytest.mark.parametrize(("count", "is_taken_back"), [(2, False), (3, True)])
+def test_three_losses_that_are_not_finite_are_not_watched_to_the_end(count: int, is_taken_back: bool) -> None:
+    watch = Watch()
+    watch.train([1.0] * 30)
+    watch.change("mine")
+    watch.train([1.0] * (4 - count) + [math.nan] * count)
+    assert bool(watch.asked) is is_taken_back
+    watch.train([1.0] * 4)
+    assert bool(watch.asked) is is_taken_back
+
+
+def test_a_refused_or_failed_way_back_is_told_and_the_change_stays() -> None:
+    refused = Watch(refusal="out of bounds")
+    refused.train([1.0] * 30)
+    refused.change("mine")
+    refused.train([2.0] * 20)
+    assert refused.ended["mine"].outcome == "kept"
+    assert refused.ended["mine"].reason.endswith("but taking it back is refused: out of bounds")
+    failed = Watch()
+    failed.train([1.0] * 30)
+    failed.change("mine")
+    failed.train([2.0] * 20)
+    failed.answer("failed", message="no such rate")
+    assert failed.ended["mine"].outcome == "kept"
+    assert failed.ended["mine"].reason.endswith("taking it back failed: no such rate")
+
+
+def test_the_end_of_a_run_ends_what_is_watched() -> None:
+    watch = Watch()
+    watch.train([1.0] * 30)
+    watch.change("mine")
+    watch.probation.finish("stopped")
+    assert watch.ended["mine"].reason == "the run is stopped before its probation was over"
+    assert not watch.probation.watched
+
+
+# -- the state of before -----------------------------------------------------------------------------------------------
+
+
+def state_of_before(watch: Watch, name: str = "mine") -> CommandRecord:
+    record = asked(name)
+    assert watch.probation.must_wait(record)
+    return record
+
+
+def test_a_change_waits_for_its_state_of_before_only_where_that_is_wanted() -> None:
+    watch = Watch(depth="state")
+    for no_change in asked("a", author="operator"), asked("b", kind="do_evaluate"):
+        assert not watch.probation.must_wait(no_change)
+    assert not Watch().probation.must_wait(asked("c"))
+    assert watch.asked == []
+    record = state_of_before(watch)
+    assert watch.probation.must_wait(record)
+    assert len(watch.asked) == 1, "it is asked for once"
+    assert watch.asked[0].command.arguments()["keep_in"] == "memory"
+    watch.answer(result={"checkpoint_id": "before"})
+    assert not watch.probation.must_wait(record)
+
+
+def test_a_change_that_hurt_brings_its_state_of_before_back_and_one_that_did_not_lets_it_go() -> None:
+    hurt, harmless = Watch(depth="state"), Watch(depth="state", stall_steps=0)
+    for watch, level in (hurt, 2.0), (harmless, 1.0):
+        watch.train([1.0] * 30)
+        state_of_before(watch)
+        watch.answer(result={"checkpoint_id": "before"})
+        watch.change("mine")
+        watch.train([level] * 20)
+    assert hurt.asked[-1].command.arguments()["checkpoint_id"] == "before"
+    assert hurt.released == []
+    assert harmless.ended["mine"].outcome == "kept"
+    assert harmless.released == ["before"]
+
+
+def test_a_state_that_memory_does_not_take_goes_to_disk_and_without_any_the_value_goes_back() -> None:
+    watch = Watch(depth="state")
+    watch.train([1.0] * 30)
+    record = state_of_before(watch)
+    watch.answer("failed")
+    assert watch.asked[-1].command.arguments()["keep_in"] == "disk"
+    assert watch.probation.must_wait(record)
+    watch.answer("failed")
+    assert not watch.probation.must_wait(record)
+    watch.change("mine")
+    watch.train([2.0] * 20)
+    assert watch.asked[-1].command.arguments()["lr"] == 0.2
+
+
+def test_where_the_gate_lets_no_state_be_kept_nothing_waits_for_one() -> None:
+    watch = Watch(refusal="forbidden", depth="state")
+    assert not watch.probation.must_wait(asked("mine"))
+
+
+def test_the_state_of_before_a_change_that_failed_is_let_go() -> None:
+    watch = Watch(depth="state")
+    state_of_before(watch)
+    watch.answer(result={"checkpoint_id": "before"})
+    watch.change("mine", outcome="failed", changes=False)
+    assert watch.released == ["before"]
+
+
+def test_a_return_to_an_earlier_step_leaves_the_changes_since_then_behind() -> None:
+    watch = Watch()
+    watch.train([1.0] * 30)
+    watch.change("early")
+    watch.train([1.0] * 5)
+    watch.change("late")
+    went_back = asked("back", "operator", kind="load_checkpoint", checkpoint_id="c")
+    watch.probation.acked(went_back, Ack(outcome="applied", step=33))
+    assert watch.ended["late"].outcome == "reverted"
+    assert "left behind with the steps that the run went back over" in watch.ended["late"].reason
+    assert "early" not in watch.ended
+    watch.probation.acked(went_back, Ack(outcome="applied", step=30))
+    assert watch.ended["early"].outcome == "reverted", "the checkpoint of a step is of before its changes"
+
+
+# -- read again --------------------------------------------------------------------------------------------------------
+
+
+def expects(name: str, value: float, found: float | None, groups: frozenset[int] = frozenset({0})) -> Expectation:
+    return Expectation(name, [value], lambda: None if found is None else [found], groups)
+
+
+def test_a_value_is_read_again_five_steps_later_and_once() -> None:
+    checks, record = ReadBacks(), asked("mine")
+    checks.expect(record, 10, [expects("lr", 0.1, 0.1), expects("eps", 1.0, 2.0)])
+    assert checks.due(14) == []
+    ((of, result),) = checks.due(15)
+    assert (of, result.held) == (record, False)
+    assert (result.expected, result.found) == ({"lr": [0.1], "eps": [1.0]}, {"lr": [0.1], "eps": [2.0]})
+    assert checks.due(99) == []
+
+
+def test_a_newer_change_of_the_same_value_in_the_same_group_takes_the_place_of_an_older_ones_check() -> None:
+    checks = ReadBacks()
+    checks.expect(asked("old"), 10, [expects("lr", 0.1, 0.2), expects("eps", 1.0, 1.0)])
+    checks.expect(asked("new"), 11, [expects("lr", 0.2, 0.2)])
+    checks.expect(asked("other"), 12, [expects("lr", 0.3, 0.3, frozenset({1}))])
+    assert [(r.command_id, b.held, sorted(b.expected)) for r, b in checks.due(20)] == [
+        ("old", True, ["eps"]),
+        ("new", True, ["lr"]),
+        ("other", True, ["lr"]),
+    ]
+
+
+def test_what_may_have_changed_by_right_is_not_compared() -> None:
+    checks = ReadBacks()
+    checks.expect(asked("mine"), 10, [expects("lr", 0.1, None)])
+    checks.expect(asked("nothing"), 10, [])
+    assert checks.due(20) == []
