@@ -7,6 +7,7 @@ worth a test of each word, but that it is cleaned or cut is, so calls are left o
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
@@ -100,15 +101,18 @@ class Mutant:
     source: ast.Module
 
 
-def sample(source: str, count: int | None, draw: Random) -> tuple[list[Mutant], int]:
+def sample(source: str, count: int | None, draw: Random, only: str = "") -> tuple[list[Mutant], int]:
     """Faults of a module, in the order of the file, and how many there are in all.
 
     Args:
         source: The module.
         count: How many to draw; None: all.
         draw: With which random numbers.
+        only: A pattern that the kind of fault has to match.
     """
-    known = [(p, n) for p in _places(ast.parse(source)) for n in range(len(list(_faults(p.node, p.is_words))))]
+    places = list(_places(ast.parse(source)))
+    kinds = [(p, n, kind) for p in places for n, (kind, _) in enumerate(_faults(p.node, p.is_words))]
+    known = [(place, number) for place, number, kind in kinds if re.search(only, kind)]
     drawn = range(len(known)) if count is None else sorted(draw.sample(range(len(known)), min(count, len(known))))
     return [_mutant(source, *known[place]) for place in drawn], len(known)
 
@@ -268,10 +272,10 @@ def _in_call(node: ast.Call, is_words: bool) -> Iterator[tuple[str, ast.AST]]:
     if name in OPPOSITES:
         yield "opposite", ast.Call(ast.copy_location(ast.Name(OPPOSITES[name], ast.Load()), node), *_parts(node))
     if name in CLEANING_METHODS and isinstance(node.func, ast.Attribute):
-        yield "call left out", node.func.value
+        yield f"call left out: {name}", node.func.value
     is_class = name[:1].isupper()
     if node.args and not is_class and name not in KEPT_CALLS and not isinstance(node.args[0], ast.Starred):
-        yield "call left out", node.args[0]
+        yield f"call left out: {name}", node.args[0]
     if not is_words:
         for place, keyword in enumerate(node.keywords):
             if keyword.arg is not None:

@@ -64,12 +64,14 @@ class Told:
 class Campaign:
     """A plug-in of pytest that, instead of running the collected tests once, runs them against each fault."""
 
-    def __init__(self, files: list[Path], count: int | None, seed: int, slowest_s: float, budget_s: float) -> None:
+    def __init__(
+        self, files: list[Path], count: int | None, seed: int, slowest_s: float, budget_s: float, only: str
+    ) -> None:
         self.results: list[dict[str, Any]] = []
         self._files = {str(file.resolve()): file for file in files}
         self._sources = {resolved: file.read_text() for resolved, file in self._files.items()}
         self._count, self._seed = count, seed
-        self._slowest_s, self._budget_s = slowest_s, budget_s
+        self._slowest_s, self._budget_s, self._only = slowest_s, budget_s, only
         self._failed = ""
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -87,7 +89,9 @@ class Campaign:
         for name in told.failed:
             _say(f"  not used, it fails here: {name}")
         for resolved, file in self._files.items():
-            drawn, known = sample(self._sources[resolved], self._count, Random(f"{self._seed} {file.as_posix()}"))
+            drawn, known = sample(
+                self._sources[resolved], self._count, Random(f"{self._seed} {file.as_posix()}"), self._only
+            )
             began = time.monotonic()
             for mutant in drawn:
                 self._try(mutant, resolved, file, told, items, functions[resolved])
@@ -316,10 +320,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--slowest-s", type=float, default=2.0, help="a test that takes longer is not used")
     parser.add_argument("--budget-s", type=float, default=20.0, help="of tests for one fault")
+    parser.add_argument("--only", default="", help="kinds of faults, as a pattern, such as 'call left out: clean$'")
     parser.add_argument("--out", type=Path, help="all outcomes, as JSON")
     asked = parser.parse_args()
     files = [f for path in asked.paths for f in (sorted(path.rglob("*.py")) if path.is_dir() else [path])]
-    campaign = Campaign(files, asked.per_file or None, asked.seed, asked.slowest_s, asked.budget_s)
+    campaign = Campaign(files, asked.per_file or None, asked.seed, asked.slowest_s, asked.budget_s, asked.only)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = folder
         # A folder of our own: other sessions of the same user clean up in the shared one.

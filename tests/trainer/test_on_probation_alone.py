@@ -88,7 +88,7 @@ def look(before: list[float], after: list[float], is_over: bool = False, **setti
     known = history({i + 1: v for i, v in enumerate([*before, *after])})
     monitor = StepMonitor(known, ProbationSettings(steps=STEPS, **settings), len(before))
     now = len(before) + len(after)
-    return monitor.look(now, now, is_over)
+    return monitor.assess(now, now, is_over)
 
 
 @pytest.mark.parametrize(("before", "after", "outcome"), [(8, 20, "fine"), (7, 20, "not judged")])
@@ -139,7 +139,7 @@ def evaluated(values: list[float], every: int = 10, maximize: bool = False) -> E
 @pytest.mark.parametrize(("before", "outcome"), [(4, "not judged"), (5, "fine")])
 def test_five_evaluations_of_before_are_needed(before: int, outcome: str) -> None:
     known = evaluated([1.0] * (before + 1))
-    assessment = EvaluationMonitor(known, ProbationSettings(evaluations=1), 10 * before).look(99, 99, False)
+    assessment = EvaluationMonitor(known, ProbationSettings(evaluations=1), 10 * before).assess(99, 99, False)
     assert assessment is not None
     assert assessment.outcome == outcome
 
@@ -153,7 +153,7 @@ def test_an_evaluation_at_the_step_of_the_change_is_of_before_it() -> None:
 
 def test_a_goal_that_is_not_finite_is_harm() -> None:
     known = evaluated([1.0] * 5 + [math.nan])
-    assessment = EvaluationMonitor(known, ProbationSettings(evaluations=2), 50).look(60, 60, False)
+    assessment = EvaluationMonitor(known, ProbationSettings(evaluations=2), 50).assess(60, 60, False)
     assert assessment is not None
     assert (assessment.outcome, assessment.said) == ("worse", "score is not finite")
 
@@ -171,7 +171,7 @@ def test_of_two_evaluations_at_one_step_the_newest_counts() -> None:
 
 def test_values_of_which_more_is_better_are_told_as_they_are() -> None:
     known = evaluated([0.5] * 6 + [0.1], maximize=True)
-    assessment = EvaluationMonitor(known, ProbationSettings(evaluations=1), 60).look(70, 70, False)
+    assessment = EvaluationMonitor(known, ProbationSettings(evaluations=1), 60).assess(70, 70, False)
     assert assessment is not None
     assert assessment.outcome == "worse"
     assert "was going to 0.5 and came to 0.1" in assessment.said
@@ -201,8 +201,8 @@ class Watch:
         for loss in losses:
             self.step += 1
             self.probation.add(held(self.step, loss))
-            if self.probation.is_watching:
-                self.probation.look(self.step)
+            if self.probation.is_check_due:
+                self.probation.check(self.step)
 
     def change(self, name: str, author: str = "agent", changes: bool = True, **ack: Any) -> CommandRecord:
         record = asked(name, author)
@@ -229,7 +229,7 @@ def test_changes_of_agents_are_watched_and_of_nobody_else() -> None:
     watch.change("by-ann", author="operator")
     watch.change("nothing", changes=False)
     watch.change("failed", outcome="failed")
-    assert not watch.probation.watched
+    assert not watch.probation.monitored
     watch.change("mine")
     watch.train([2.0] * 20)
     assert [p.command.arguments().get("lr") for p in watch.asked] == [0.2]
@@ -272,7 +272,7 @@ def test_the_end_of_a_run_ends_what_is_watched() -> None:
     watch.change("mine")
     watch.probation.finish("stopped")
     assert watch.ended["mine"].reason == "the run is stopped before its probation was over"
-    assert not watch.probation.watched
+    assert not watch.probation.monitored
 
 
 # -- the state of before -----------------------------------------------------------------------------------------------

@@ -1,0 +1,142 @@
+"""Before a command is applied the gate looks again, at the values of that moment; and its ack says what was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agenttune.protocol.deadlines import BootTime, Instant
+from agenttune.protocol.events import KnobState, RunInfo
+from agenttune.protocol.proposals import Ack, ApprovalRequest, Change, CommandRecord, Proposal, State, Verdict
+from agenttune.store.run_log import RunLog
+from agenttune.trainer.execution.acks import as_asked
+from agenttune.trainer.execution.recheck import Admission
+
+pytestmark = pytest.mark.trainer
+APPROVED = Verdict(decision="approved", decided_by="auto")
+
+
+def proposed(author: str = "agent", **command: Any) -> Proposal:
+    raw = {"kind": "update_optimizer", **command} if "kind" not in command else command
+    return Proposal.model_validate({"command": raw, "author": {"principal": author, "name": "x"}})
+
+
+class Trainer:
+    """A run at step 50 with a rate of 0.01, and who looks at its commands before they are applied."""
+
+    def __init__(self, folder: Path, gate: dict[str, Any] | None = None, **budgets: Any) -> None:
+        rules = {"gate": gate or {}, "budgets": budgets}
+        info = RunInfo(run_id="r", name="r", status="running", created_at_s=0.0, rules=rules)
+        self.log = RunLog.create(folder, info)
+        self.now = Instant(1000.0, BootTime("b", 0.0))
+        self.admission = Admission(self.log, lambda: self.now)
+        self.lr, self.step = 0.01, 50
+        self.capabilities: list[str] = []
+
+    def submit(self, proposal: Proposal, ruling: Verdict | ApprovalRequest = APPROVED) -> CommandRecord:
+        return self.log.submit(proposal, ruling)
+
+    def refusal(self, record: CommandRecord) -> str:
+        return self.admission.refusal(record, self._as_of_now)
+
+    def _as_of_now(self, info: RunInfo) -> RunInfo:
+        knobs = [KnobState(name="lr", base=self.lr, effective=self.lr)]
+        return info.model_copy(update={"step": self.step, "knobs": knobs, "capabilities": self.capabilities})
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., Trainer]:
+    return lambda **settings: Trainer(tmp_path / "r", **settings)
+
+
+def test_a_factor_counts_from_the_value_of_this_moment(make: Callable[..., Trainer]) -> None:
+    run = make(gate={"max_change_factor": 2})
+    record = run.submit(proposed(lr=0.02))
+    assert run.refusal(record) == ""
+    run.lr = 0.009
+    assert run.refusal(record).startswith("refused before it was applied: lr would change from 0.009 to 0.02")
+
+
+def test_what_the_trainer_itself_asks_for_is_not_looked_at_again(make: Callable[..., Trainer]) -> None:
+    run = make(gate={"bounds": {"lr": [0, 0.015]}, "forbid": ["do_evaluate"]})
+    for author, is_refused in ("agent", True), ("operator", True), ("trainer", False):
+        assert bool(run.refusal(run.submit(proposed(author, lr=0.02)))) is is_refused
+    for author, is_refused in ("agent", True), ("operator", False):
+        assert bool(run.refusal(run.submit(proposed(author, kind="do_evaluate")))) is is_refused, "it touches no value"
+
+
+def test_what_the_loop_cannot_do_it_refuses_itself(make: Callable[..., Trainer]) -> None:
+    run = make(gate={"bounds": {"lr": [0, 0.015]}})
+    record = run.submit(proposed(lr=0.02))
+    run.capabilities = ["do_evaluate"]
+    assert run.refusal(record) == ""
+    run.capabilities = ["update_optimizer"]
+    assert run.refusal(record)
+
+
+def test_a_queued_command_does_not_count_against_its_own_budget(make: Callable[..., Trainer]) -> None:
+    run = make(max_commands=2)
+    first, second, third = (run.submit(proposed(lr=0.01 + i / 1000)) for i in range(3))
+    run.log.acknowledge(third.command_id, Ack(outcome="failed", step=50))
+    assert run.refusal(first) == run.refusal(second) == ""
+    fourth = run.submit(proposed(lr=0.02))
+    assert "budget" in run.refusal(fourth)
+
+
+def test_a_change_whose_ack_is_not_written_yet_counts(make: Callable[..., Trainer]) -> None:
+    """Its ack waits for the schedule's next step; another change may come before it."""
+    run = make(gate={"window": {"steps": 20, "max_change_factor": 4}})
+    first, second = run.submit(proposed(lr=0.03)), run.submit(proposed(lr=0.06))
+    run.lr = 0.03
+    assert run.refusal(second) == ""
+    run.admission.note(first, 50, [Change(name="lr", previous=0.01, requested=0.03, effective=0.03)])
+    assert "after it was changed 3-fold" in run.refusal(second)
+    run.step = 70
+    assert run.refusal(second) == "", "that was 20 steps ago"
+
+
+@pytest.mark.parametrize(
+    ("training", "passed_s", "is_held"), [("pause", 59.0, True), ("pause", 60.0, False), ("continue", 0.0, False)]
+)
+def test_training_is_held_for_a_request_that_wants_it_and_no_longer_than_it_waits(
+    make: Callable[..., Trainer], training: Any, passed_s: float, is_held: bool
+) -> None:
+    run = make()
+    proposal = proposed(lr=0.02)
+    request = ApprovalRequest(
+        digest=proposal.digest(),
+        rule="ask",
+        approvers=["human"],
+        requested_at_s=1000.0,
+        expires_at_s=1060.0,
+        boot_id="b",
+        requested_boot_s=0.0,
+        on_timeout="reject",
+        training=training,
+        step=50,
+        branch="main",
+        differences=[],
+    )
+    run.submit(proposal, request)
+    assert not run.admission.is_held, "nobody has looked yet"
+    run.admission.look_for_requests()
+    run.now = Instant(5.0, BootTime("b", passed_s))  # the wall clock was set; the other one was not
+    assert run.admission.is_held is is_held
+
+
+def test_an_ack_says_what_was_asked_where_a_limit_or_a_person_made_another_value_of_it() -> None:
+    asked = proposed(lr=0.5, weight_decay=0.1)
+    edited = Verdict(decision="edited", decided_by="operator:ann", edited=proposed(lr=0.02, weight_decay=0.1).command)
+    changes = [
+        Change(name="lr", previous=0.01, requested=0.02, effective=0.02),
+        Change(name="schedule", previous="a", requested="b", effective="b"),
+    ]
+    ack = Ack(outcome="applied", step=50, changes=changes)
+    record = CommandRecord(proposal=asked, state=State.QUEUED, verdict=edited, submitted_seq=1)
+    told = as_asked(record, ack)
+    assert [(c.name, c.requested, c.effective) for c in told.changes] == [("lr", 0.5, 0.02), ("schedule", "b", "b")]
+    for verdict in None, APPROVED:
+        assert as_asked(record.model_copy(update={"verdict": verdict}), ack) == ack
