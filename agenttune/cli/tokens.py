@@ -35,10 +35,9 @@ def create(
 ) -> None:
     """Make a token and print it, this once: only a hash of it is kept."""
     from agenttune.control.tokens import create_token
-    from agenttune.store.run_ends import RunEnds
 
     folder = runs_dir_of(runs_dir)
-    text, token = create_token(folder, role, name, run or (), seconds(expires), is_over=RunEnds(folder))
+    text, token = create_token(folder, role, name, run or (), seconds(expires))
     typer.echo(text)
     until = "for ever" if token.expires_at_s is None else f"until {_when(token.expires_at_s)}"
     typer.echo(f"{token.role}, {_runs(token.runs)}, {until}; it is shown only now. Keep it like a password;", err=True)
@@ -71,10 +70,9 @@ def revoke(
 ) -> None:
     """End a token: it opens nothing from now on."""
     from agenttune.control.tokens import revoke_token
-    from agenttune.store.run_ends import RunEnds
 
     folder = runs_dir_of(runs_dir)
-    token = revoke_token(folder, token_id, is_over=RunEnds(folder))
+    token = revoke_token(folder, token_id)
     typer.echo(f"revoked {token.id}, {token.name}")
 
 

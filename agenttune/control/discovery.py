@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field
 
 from agenttune.config import DEFAULT_PORT
-from agenttune.errors import PortInUse, ServerUnreachable, UserError
-from agenttune.store.process_liveness import is_alive
+from agenttune.errors import PortInUse, ServerUnreachable, StoreFault, UserError
+from agenttune.store.process_liveness import is_alive, started_s
 
 SERVER_FILE = "server.json"
 """In the runs folder: where its control server listens, and which process it is. Never holds the token."""
@@ -99,6 +99,26 @@ def read_note(runs_dir: Path) -> Note | None:
         return Note.model_validate_json((runs_dir / SERVER_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+@contextlib.contextmanager
+def noted(runs_dir: Path, url: str, instance: str) -> Iterator[None]:
+    """Keep a note in the runs folder of where this server listens, readable by its owner only."""
+    pid = os.getpid()
+    note = Note(url=url, pid=pid, pid_started_s=started_s(pid), runs_dir=str(runs_dir), instance=instance)
+    path, aside = runs_dir / SERVER_FILE, runs_dir / f".{SERVER_FILE}.{pid}"
+    try:
+        aside.unlink(missing_ok=True)
+        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.write(note.model_dump_json())
+        aside.replace(path)
+    except OSError as error:
+        raise StoreFault(f"cannot write {path}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        if read_note(runs_dir) == note:
+            path.unlink(missing_ok=True)
 
 
 def ask_health(url: str) -> dict[str, Any] | None:

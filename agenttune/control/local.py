@@ -12,9 +12,9 @@ from agenttune.control.reader import measure
 from agenttune.control.run_logs import RunLogs
 from agenttune.errors import RunEnded, StoreFault, UserError
 from agenttune.gate import person
+from agenttune.protocol.events import NoteAdded, Notified
 from agenttune.protocol.proposals import Author, CommandRecord, Proposal, StandingApproval, State, Verdict
 from agenttune.protocol.reads import ModelQuery, R, RunQuery
-from agenttune.store.run_log import LOG_NAME
 
 
 class LocalControl(RunLogs, Control):
@@ -67,9 +67,15 @@ class LocalControl(RunLogs, Control):
             )
         return log.end_standing_approval(kind, person(author))
 
-    def record(self, run_id: str, body: AgentRecord, step: int | None = None) -> int:
+    def record(
+        self,
+        run_id: str,
+        body: AgentRecord | Notified | NoteAdded,
+        step: int | None = None,
+        command_id: str | None = None,
+    ) -> int:
         log = self.log(run_id)
-        return log.append(body, step=step, branch=log.info().branch)[0]
+        return log.append(body, step=step, branch=log.info().branch, command_id=command_id)[0]
 
     def look_after_runs(self) -> None:
         """What a server does every few seconds: requests whose time is up are decided, curves are kept ready."""
@@ -80,8 +86,7 @@ class LocalControl(RunLogs, Control):
     def _waiting_in(self) -> list[str]:
         """Live runs with proposals that wait for a decision."""
         found = []
-        for path in self.runs_dir.glob(f"*/{LOG_NAME}"):
-            run_id = path.parent.name
+        for run_id in self.run_ids():
             if run_id not in self._indexed:
                 with contextlib.suppress(StoreFault):
                     if self.log(run_id).count_commands(State.PROPOSED):

@@ -20,7 +20,6 @@ from agenttune.control.discovery import SERVER_FILE, TOKEN_ENV, ask_health, read
 from agenttune.control.tokens import MAX_NAME, create_token, revoke_token
 from agenttune.errors import UserError
 from agenttune.store.process_liveness import is_alive
-from agenttune.store.run_ends import RunEnds
 
 LAUNCHER = "agenttune run"
 """As whom the launcher asks for what its own terminal wants, such as a stop at Ctrl-C."""
@@ -74,9 +73,7 @@ class OwnerToken:
             self._folder = self._folder or self._find()
             if self._folder is None:
                 return None
-            self._text, _ = create_token(
-                self._folder, "operator", user_name(), (), LASTS_S, self._clock, is_over=RunEnds(self._folder)
-            )
+            self._text, _ = create_token(self._folder, "operator", user_name(), (), LASTS_S, self._clock)
             self._until_s = self._clock() + LASTS_S - MARGIN_S
         return self._text
 
@@ -99,9 +96,7 @@ def agent_token(url: str, run_id: str, token_env: str = TOKEN_ENV) -> Iterator[s
         yield given or None
         return
     pattern = glob.escape(run_id)
-    text, token = create_token(
-        folder, "agent", "agent", [pattern], AGENT_LASTS_S, ends_with_run=run_id, is_over=RunEnds(folder)
-    )
+    text, token = create_token(folder, "agent", "agent", [pattern], AGENT_LASTS_S, ends_with_run=run_id)
     try:
         yield text
     finally:

@@ -6,19 +6,20 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from agenttune.control import open_files
 from agenttune.errors import StoreFault
 from agenttune.protocol.deadlines import BootTime, Instant, boot_time
-from agenttune.protocol.events import Event, RunInfo, StatusChanged
+from agenttune.protocol.events import Event, RunInfo, StatusChanged, StoredPoint
 from agenttune.store.journal.observer import Observer
 from agenttune.store.process_liveness import is_alive
 from agenttune.store.run_catalog import RunCatalog
 from agenttune.store.run_folders import written_before_s
 from agenttune.store.run_log import LOG_NAME, RunLog, run_folder
+from agenttune.store.wal_monitor import WalMonitor
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -29,6 +30,32 @@ SILENT_S = 600.0
 """A run of an unknown process that has written nothing for so long holds no server (a guess)."""
 LOST_AFTER_S = 2.0
 """Whoever started a process may record how it ended for so long, before it is recorded as lost (guess)."""
+
+
+class LogTail:
+    """The live end of one run's log, with a connection of its own, for one thread.
+
+    Args:
+        folder: The run's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._log = RunLog.open(folder)
+        self.last_seq, self.last_point_id = self._log.last_seq(), self._log.last_point_id()
+        self._monitor = WalMonitor(folder / LOG_NAME)
+        self.close = self._log.close
+
+    def may_have_changed(self) -> bool:
+        """Whether anybody has written since the last look; takes under a microsecond, in any thread."""
+        return self._monitor.may_have_changed()
+
+    def events(self, since: int, limit: int) -> list[Event]:
+        """Events after a cursor."""
+        return self._log.events(since, limit)
+
+    def points(self, since: int, limit: int) -> list[StoredPoint]:
+        """Metric rows after a cursor."""
+        return self._log.points(since, limit)
 
 
 class RunLogs:
@@ -141,13 +168,32 @@ class RunLogs:
 
     def newest(self, run_id: str, kind: str) -> Event | None:
         """The last event of a kind, such as `model_read`."""
-        found = self.log(run_id).events(kinds=[kind], limit=1, newest=True)
+        found = self.newest_events(run_id, [kind], 1)
         return found[0] if found else None
+
+    def newest_events(self, run_id: str, kinds: Sequence[str], limit: int) -> list[Event]:
+        """The newest events of these kinds, oldest first."""
+        return self.log(run_id).events(kinds=kinds, limit=limit, newest=True)
+
+    def events_of(self, run_id: str, command_id: str, kind: str) -> list[Event]:
+        """What of a kind was recorded of one command, oldest first."""
+        return self.log(run_id).events(kinds=[kind], command_id=command_id)
+
+    def last_seq(self, run_id: str) -> int:
+        """The cursor of the newest event."""
+        return self.log(run_id).last_seq()
+
+    def tail(self, run_id: str) -> LogTail:
+        """A log to be followed live; whoever asks closes it."""
+        return LogTail(run_folder(self.runs_dir, run_id))
+
+    def run_ids(self) -> list[str]:
+        """The names of all folders with a log, in no order."""
+        return [path.parent.name for path in self.runs_dir.glob(f"*/{LOG_NAME}")]
 
     def index_runs(self) -> None:
         """Bring the curves' caches of all runs up to date, so that no client waits for it."""
-        for path in self.runs_dir.glob(f"*/{LOG_NAME}"):
-            run_id = path.parent.name
+        for run_id in self.run_ids():
             if run_id in self._indexed:
                 continue
             try:

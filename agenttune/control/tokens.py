@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from agenttune.errors import StoreFault, TokensUnusable, UserError
 from agenttune.protocol.proposals import Principal
+from agenttune.store.run_ends import RunEnds
 
 TOKENS_FILE = "tokens.json"
 LOCK_FILE = ".tokens.lock"
@@ -120,7 +121,7 @@ def create_token(
         lasts_s: Seconds until it expires; None for never.
         clock: Unix time in seconds.
         ends_with_run: A run whose end ends the token too.
-        is_over: To sweep what ended with its run; None keeps it.
+        is_over: Which runs are over, whose tokens are swept; default: what their logs tell.
 
     Raises:
         UserError: A bad name or pattern, or a folder that cannot be written.
@@ -137,7 +138,7 @@ def create_token(
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise UserError(first["msg"].removeprefix("Value error, "), field=str(first["loc"][0])) from None
-    with _changing(runs_dir, now_s, is_over) as tokens:
+    with _changing(runs_dir, now_s, is_over or RunEnds(runs_dir)) as tokens:
         tokens.append(token)
     return f"{PREFIX}_{token.id}_{secret}", token
 
@@ -156,7 +157,7 @@ def revoke_token(runs_dir: Path, token_id: str, clock: Clock = time.time, is_ove
         TokensUnusable: As for `create_token`.
     """
     token_id = _parts(token_id)[0] or token_id
-    with _changing(runs_dir, clock(), is_over) as tokens:
+    with _changing(runs_dir, clock(), is_over or RunEnds(runs_dir)) as tokens:
         found = [token for token in tokens if token.id == token_id]
         if not found:
             ids = [token.id for token in tokens]
@@ -209,14 +210,14 @@ class TokenBook:
     Args:
         runs_dir: The folder of runs.
         clock: Unix time in seconds.
-        is_over: Which runs are over; without it, what ends with a run does not count.
+        is_over: Which runs are over; default: what their logs tell.
 
     Raises:
         TokensUnusable: Any method, as for `read_tokens`; or it cannot be told whether a token's run is over.
     """
 
     def __init__(self, runs_dir: Path, clock: Clock = time.time, is_over: IsOver | None = None) -> None:
-        self._runs_dir, self._clock, self._is_over = runs_dir, clock, is_over
+        self._runs_dir, self._clock, self._is_over = runs_dir, clock, is_over or RunEnds(runs_dir)
         self._seen: tuple[int, ...] | None = None
         self._known: dict[str, Token] = {}
 
@@ -239,7 +240,7 @@ class TokenBook:
         if not token.ends_with_run:
             return True
         try:
-            return self._is_over is not None and not self._is_over(token.ends_with_run)
+            return not self._is_over(token.ends_with_run)
         except StoreFault as fault:
             problem = f"whether the run {token.ends_with_run} is over cannot be told"
             raise TokensUnusable(f"{problem}, so its tokens do not count: {fault}") from None
@@ -278,7 +279,7 @@ def _hash(secret: str) -> str:
 
 
 @contextlib.contextmanager
-def _changing(runs_dir: Path, now_s: float, is_over: IsOver | None) -> Iterator[list[Token]]:
+def _changing(runs_dir: Path, now_s: float, is_over: IsOver) -> Iterator[list[Token]]:
     """The tokens, to be changed in place while nobody else changes them; those that ended are swept."""
     path = runs_dir / TOKENS_FILE
     try:
@@ -296,10 +297,10 @@ def _changing(runs_dir: Path, now_s: float, is_over: IsOver | None) -> Iterator[
         os.close(lock)
 
 
-def _has_ended(token: Token, now_s: float, is_over: IsOver | None) -> bool:
+def _has_ended(token: Token, now_s: float, is_over: IsOver) -> bool:
     if not token.is_live(now_s):
         return True
-    if not token.ends_with_run or is_over is None:
+    if not token.ends_with_run:
         return False
     try:
         return is_over(token.ends_with_run)

@@ -17,7 +17,6 @@ from agenttune.control.owner_token import user_name
 from agenttune.control.tokens import Token, create_token, revoke_token
 from agenttune.errors import UserError
 from agenttune.protocol.proposals import Principal
-from agenttune.store.run_ends import RunEnds
 
 LASTS_S = 30 * 86_400.0
 """No run takes longer, whatever its log says (guess)."""
@@ -35,16 +34,14 @@ class RunTokens:
     """
 
     def __init__(self, runs_dir: Path, run_id: str) -> None:
-        self._runs_dir, self._run_id, self._is_over = runs_dir, run_id, RunEnds(runs_dir)
+        self._runs_dir, self._run_id = runs_dir, run_id
         self._made: list[Token] = []
         self._agent = self._make("agent", "agent")
         self._key = self._make("operator", user_name())
 
     def _make(self, role: Principal, name: str) -> str:
         pattern = glob.escape(self._run_id)
-        text, token = create_token(
-            self._runs_dir, role, name, [pattern], LASTS_S, ends_with_run=self._run_id, is_over=self._is_over
-        )
+        text, token = create_token(self._runs_dir, role, name, [pattern], LASTS_S, ends_with_run=self._run_id)
         self._made.append(token)
         return text
 

@@ -30,7 +30,6 @@ from agenttune.server.strict_bodies import StrictBodies
 from agenttune.server.v1_compat import api as v1_api
 from agenttune.server.v1_compat.clients import V1Clients
 from agenttune.server.v1_compat.events import Translator
-from agenttune.store.run_ends import RunEnds
 
 METHODS = ("GET", "POST", "DELETE")
 HEADERS = ("Authorization", "Content-Type", "Access-Control-Allow-Origin")
@@ -87,7 +86,7 @@ def create_app(
     app.add_api_websocket_route("/{path:path}", _no_such_stream)  # else refused without a word
     error_responses.install(app)
     app.add_middleware(StrictBodies, judged_by_route={v1_api.COMMAND_PATH}, forms=(link_page.PREFIX, local_page.PREFIX))
-    book = TokenBook(runs_dir, is_over=RunEnds(runs_dir))
+    book = TokenBook(runs_dir)
     access = Access(book, token, anonymous(local_role, token is not None), token_env)
     app.add_middleware(Guard, access=access, allowed_hosts=allowed_hosts, allowed_origins=origins)
     if origins:

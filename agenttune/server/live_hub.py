@@ -22,8 +22,6 @@ from agenttune.protocol.events import Event, StoredPoint
 from agenttune.server.auth.identity import Identity
 from agenttune.server.auth.rights import ROLES, Right, without_texts
 from agenttune.server.schemas import EventFrame, PointsFrame
-from agenttune.store.run_log import LOG_NAME, RunLog, run_folder
-from agenttune.store.wal_monitor import WalMonitor
 
 POLL_S = 0.02
 STATUS_POLL_S = 2.0
@@ -126,10 +124,8 @@ class Tail:
 
     async def start(self) -> None:
         """Find the log's end and follow it from there."""
-        self._log = await self._in_thread(lambda: RunLog.open(run_folder(self._control.runs_dir, self.run_id)))
-        last_seq, last_point = await self._in_thread(lambda: (self._log.last_seq(), self._log.last_point_id()))
-        self.events, self.points = Ring(last_seq), Ring(last_point)
-        self._watch = WalMonitor(self._log.folder / LOG_NAME)
+        self._log = await self._in_thread(lambda: self._control.tail(self.run_id))
+        self.events, self.points = Ring(self._log.last_seq), Ring(self._log.last_point_id)
         self._task = asyncio.create_task(self._follow())
 
     def stop(self) -> None:
@@ -166,7 +162,7 @@ class Tail:
                 if time.monotonic() - self._status_at > STATUS_POLL_S:
                     self._status_at = time.monotonic()
                     await self._in_thread(lambda: self._control.info(self.run_id))
-                if self._watch.may_have_changed():
+                if self._log.may_have_changed():
                     await self._take_news()
                 await asyncio.sleep(POLL_S)
         except AgenttuneError as error:

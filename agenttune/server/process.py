@@ -7,7 +7,6 @@ import contextlib
 import errno
 import logging
 import math
-import os
 import signal
 import socket
 import threading
@@ -22,9 +21,9 @@ from fastapi import FastAPI
 
 from agenttune.config import DEFAULT_PORT
 from agenttune.control import LocalControl, open_files
-from agenttune.control.discovery import SERVER_FILE, TOKEN_ENV, Note, ask_health, find_server, read_note
+from agenttune.control.discovery import TOKEN_ENV, ask_health, find_server, noted
 from agenttune.control.tokens import TokenBook
-from agenttune.errors import AgenttuneError, PortInUse, StoreFault, UserError
+from agenttune.errors import AgenttuneError, PortInUse, UserError
 from agenttune.server.app import create_app
 from agenttune.server.auth.guard import ANY_HOST, is_loopback
 from agenttune.server.auth.identity import LocalRole
@@ -33,7 +32,6 @@ from agenttune.server.live_hub import Hub
 from agenttune.server.log_throttle import is_news
 from agenttune.server.notify.notifier import Notifier
 from agenttune.server.slow_clients import Patience
-from agenttune.store.process_liveness import started_s
 
 logger = logging.getLogger(__name__)
 WILDCARDS = frozenset({"0.0.0.0", "::"})
@@ -107,7 +105,7 @@ def serve(
     )
     with contextlib.closing(_listen(host, port)) as listener:
         url = _url(host, listener.getsockname()[1])
-        with _noted(runs_dir, url, app.state.context.instance), _signals_kept():
+        with noted(runs_dir, url, app.state.context.instance), _signals_kept():
             logger.info("control server of %s at %s", runs_dir, url)
             if on_ready is not None:
                 on_ready(url)
@@ -274,26 +272,6 @@ def _port_in_use(host: str, port: int) -> PortInUse:
 def _url(host: str, port: int) -> str:
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
-
-
-@contextlib.contextmanager
-def _noted(runs_dir: Path, url: str, instance: str) -> Iterator[None]:
-    """Keep a note in the runs folder of where this server listens, readable by its owner only."""
-    pid = os.getpid()
-    note = Note(url=url, pid=pid, pid_started_s=started_s(pid), runs_dir=str(runs_dir), instance=instance)
-    path, aside = runs_dir / SERVER_FILE, runs_dir / f".{SERVER_FILE}.{pid}"
-    try:
-        aside.unlink(missing_ok=True)
-        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            file.write(note.model_dump_json())
-        aside.replace(path)
-    except OSError as error:
-        raise StoreFault(f"cannot write {path}: {error.strerror}") from error
-    try:
-        yield
-    finally:
-        if read_note(runs_dir) == note:
-            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

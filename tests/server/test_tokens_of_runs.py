@@ -154,11 +154,6 @@ def test_a_token_hangs_on_a_run_of_the_folder(house: House, run_id: str) -> None
     assert read_tokens(house.runs_dir) == []
 
 
-def test_a_book_that_knows_of_no_runs_takes_none_of_their_tokens(house: House) -> None:
-    house.run("one")
-    assert TokenBook(house.runs_dir).find(house.token("one")) is None
-
-
 def test_the_log_is_not_read_at_every_request(house: House) -> None:
     """A look twice a second while the run lives, and none once it is over."""
     log = house.run("one")

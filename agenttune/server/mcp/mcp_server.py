@@ -138,11 +138,10 @@ def serve_http(
     from agenttune.control.tokens import TokenBook
     from agenttune.server.auth.guard import ANY_HOST, Guard, is_loopback
     from agenttune.server.auth.identity import Access, anonymous
-    from agenttune.store.run_ends import RunEnds
 
     if token is not None and not token.strip():
         raise UserError(f"the token in {TOKEN_ENV} is empty; set one or unset it", field=TOKEN_ENV)
-    book = None if runs_dir is None else TokenBook(runs_dir, is_over=RunEnds(runs_dir))
+    book = None if runs_dir is None else TokenBook(runs_dir)
     is_wanted = token is not None or not is_loopback(host)
     if token is None and is_wanted and not (book is not None and book.has_operator()):
         message = f"binding {host} lets other machines steer your runs: set a token in {TOKEN_ENV}, or use 127.0.0.1"

@@ -17,7 +17,7 @@ from agenttune.protocol.goal_names import value_of
 from agenttune.protocol.proposals import CommandRecord, State
 from agenttune.protocol.text import clean, duration, number, utc_time
 from agenttune.server.pages.signed_links import Link, make_key, sign
-from agenttune.store.run_log import RunLog
+
 
 What = Literal["approval", "reverted", "ended"]
 STALE_AFTER_S = 86_400.0
@@ -65,14 +65,13 @@ class Watched:
 
 def watch(control: LocalControl, run_id: str) -> Watched | None:
     """What is known of a run so far; None if nobody wants to hear of it (any more)."""
-    log = control.log(run_id)
-    info = log.info()
+    info = control.info(run_id)
     settings = NotifySettings.model_validate(info.rules.get("notify", {}))
     if not settings.on or (info.ended_at_s is not None and _is_stale(control, info.ended_at_s)):
         return None
     told = {
         PendingNotification(run_id, body.what, event.command_id or "")
-        for event in log.events(kinds=["notified"], limit=MOST_TOLD)
+        for event in control.events(run_id, limit=MOST_TOLD, kinds=["notified"])
         if isinstance(body := event.body, Notified) and body.what != "setup"
     }
     return Watched(run_id, settings, told)
@@ -84,15 +83,15 @@ def _is_stale(control: LocalControl, at_s: float) -> bool:
 
 def pending_notifications(control: LocalControl, watched: Watched) -> list[PendingNotification]:
     """What there is to tell now; each thing again until it stands in `watched.told`."""
-    log, wanted, found = control.log(watched.run_id), watched.settings.on, list[PendingNotification]()
+    run_id, wanted, found = watched.run_id, watched.settings.on, list[PendingNotification]()
     if "approval" in wanted:
-        waiting = (record for record in log.commands(State.PROPOSED) if asks_a_person(record))
-        found += [PendingNotification(watched.run_id, "approval", record.command_id) for record in waiting]
+        waiting = (record for record in control.commands(run_id, [State.PROPOSED]) if asks_a_person(record))
+        found += [PendingNotification(run_id, "approval", record.command_id) for record in waiting]
     if "reverted" in wanted:
-        reverted = log.commands(State.REVERTED, limit=MOST_REVERTS, newest=True)
-        found += [PendingNotification(watched.run_id, "reverted", record.command_id) for record in reverted]
-    if "ended" in wanted and log.info().ended_at_s is not None:
-        found.append(PendingNotification(watched.run_id, "ended"))
+        reverted = control.commands(run_id, [State.REVERTED], MOST_REVERTS)
+        found += [PendingNotification(run_id, "reverted", record.command_id) for record in reverted]
+    if "ended" in wanted and control.info(run_id).ended_at_s is not None:
+        found.append(PendingNotification(run_id, "ended"))
     return [news for news in found if news not in watched.told]
 
 
@@ -105,15 +104,15 @@ def notice_of(control: LocalControl, news: PendingNotification, settings: Notify
         settings: Of the run.
         url: Of this server.
     """
-    log = control.log(news.run_id)
+    info = control.info(news.run_id)
     if news.what == "ended":
-        return ended_notice(log.info(), _last_metric(log))
-    record = log.command(news.command_id)
+        return ended_notice(info, _last_metric(control, info))
+    record = control.command(news.run_id, news.command_id)
     if news.what == "approval":
         return _approval(control, news, record, settings, url)
-    for event in log.events(kinds=["settled"], command_id=news.command_id):
+    for event in control.events_of(news.run_id, news.command_id, "settled"):
         if isinstance(event.body, Settled) and not _is_stale(control, event.at_s):
-            return reverted_notice(record, event.body, event, log.info())
+            return reverted_notice(record, event.body, event, info)
     return None
 
 
@@ -133,10 +132,10 @@ def _approval(
     return approval_notice(asked, news.run_id, url, address)
 
 
-def _last_metric(log: RunLog) -> float | None:
-    found = log.events(kinds=["evaluated"], limit=1, newest=True)
-    body = found[0].body if found else None
-    return value_of(log.info().goal_metric, body.metrics) if isinstance(body, Evaluated) else None
+def _last_metric(control: LocalControl, info: RunInfo) -> float | None:
+    found = control.newest(info.run_id, "evaluated")
+    body = found.body if found is not None else None
+    return value_of(info.goal_metric, body.metrics) if isinstance(body, Evaluated) else None
 
 
 def plain(text: str, limit: int = 200) -> str:

@@ -27,7 +27,6 @@ from agenttune.server.notify.notices import (
     pending_notifications,
     watch,
 )
-from agenttune.store.run_log import LOG_NAME
 
 logger = logging.getLogger(__name__)
 RETRY_AFTER_S = (5.0, 30.0, 120.0, 600.0)
@@ -104,8 +103,7 @@ class Notifier:
     def look(self) -> None:
         """Queue what is new in the logs. Sends nothing."""
         with self._looking:
-            for path in self._control.runs_dir.glob(f"*/{LOG_NAME}"):
-                run_id = path.parent.name
+            for run_id in self._control.run_ids():
                 if run_id in self._silent:
                     continue
                 try:
@@ -155,11 +153,10 @@ class Notifier:
 
     def _record_no_channels(self, run_id: str, error: str) -> None:
         """Once, whichever server finds it first."""
-        log = self._control.log(run_id)
-        before = log.events(kinds=["notified"], limit=MOST_TOLD)
-        if log.info().is_live and not any(isinstance(e.body, Notified) and e.body.what == "setup" for e in before):
+        before, info = self._control.events(run_id, limit=MOST_TOLD, kinds=["notified"]), self._control.info(run_id)
+        if info.is_live and not any(isinstance(e.body, Notified) and e.body.what == "setup" for e in before):
             words = f"the control server (process {os.getpid()}) cannot tell anybody: {error}; start it again with it"
-            log.append(Notified(what="setup", ok=False, attempts=0, error=words), step=log.info().step)
+            self._control.record(run_id, Notified(what="setup", ok=False, attempts=0, error=words), info.step)
 
     def _may_ask(self, run_id: str) -> bool:
         sent, now_s = self._sent_s.setdefault(run_id, deque(maxlen=MOST_PER_MINUTE)), self._clock()
@@ -223,8 +220,6 @@ class Notifier:
             self._jobs.remove(job)
 
     def _record(self, job: Job, error: str) -> None:
-        log = self._control.log(job.news.run_id)
-        info = log.info()
         body = Notified(
             what=job.news.what,
             channels=job.channels - len(job.left),
@@ -232,7 +227,8 @@ class Notifier:
             attempts=job.attempts,
             error=error[:ERROR_CHARACTERS],
         )
-        log.append(body, step=info.step, branch=info.branch, command_id=job.news.command_id or None)
+        run_id = job.news.run_id
+        self._control.record(run_id, body, self._control.info(run_id).step, job.news.command_id or None)
 
 
 def _names(job: Job) -> str:

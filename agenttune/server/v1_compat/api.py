@@ -60,7 +60,9 @@ MAX_ARGS_CHARS = 200_000
 """A request that cannot be understood is kept in the log, for its answer to reach every client (guess)."""
 
 
-RunQuery = Annotated[str | None, Query(description="Default: the run that the client was shown, else the newest live.")]
+RunParameter = Annotated[
+    str | None, Query(description="Default: the run that the client was shown, else the newest live.")
+]
 
 
 def _clients(connection: HTTPConnection) -> V1Clients:
@@ -68,7 +70,7 @@ def _clients(connection: HTTPConnection) -> V1Clients:
     return clients
 
 
-async def _run_id(connection: HTTPConnection, who: Who, run: RunQuery = None) -> str:
+async def _run_id(connection: HTTPConnection, who: Who, run: RunParameter = None) -> str:
     return await run_in_threadpool(_clients(connection).to_read, connection, who)
 
 
@@ -80,7 +82,7 @@ def _answer(content: object, status: int = 200) -> Response:
 
 
 @router.get("/api/get_info/")
-def get_info(request: Request, context: Ctx, who: Who, run: RunQuery = None) -> Response:
+def get_info(request: Request, context: Ctx, who: Who, run: RunParameter = None) -> Response:
     """Start, status and name of the run; with it begins what the client is shown."""
     run_id = _clients(request).to_read(request, who, anew=True)
     answer = _answer(run_info(context.control, context.control.info(run_id)))
@@ -122,7 +124,7 @@ def get_logs(run_id: RunId, context: Ctx) -> Response:
 
 
 @router.post(COMMAND_PATH)
-async def command(request: Request, context: Ctx, who: Who, run: RunQuery = None) -> Response:
+async def command(request: Request, context: Ctx, who: Who, run: RunParameter = None) -> Response:
     """Ask for a command. `success` means that it is queued; the WebSocket tells what came of it."""
     try:
         sent = _read(request, await request.body())
@@ -195,7 +197,7 @@ def _leave(control: LocalControl, info: RunInfo, sent: Sent, stays: Stays) -> Re
 
 
 def _note(control: LocalControl, info: RunInfo, text: str) -> None:
-    control.log(info.run_id).append(NoteAdded(text=text, author=AUTHOR.name), step=info.step, branch=info.branch)
+    control.record(info.run_id, NoteAdded(text=text, author=AUTHOR.name), info.step)
 
 
 # -- events --------------------------------------------------------------------------------------------------------
@@ -206,7 +208,7 @@ async def message(
     socket: WebSocket,
     context: Ctx,
     who: Who,
-    run: RunQuery = None,
+    run: RunParameter = None,
     since: Annotated[int | None, Query(ge=0, le=MAX_STEP, description="Also what follows this `seq`.")] = None,
 ) -> None:
     """The run's events in the seed's shapes."""
@@ -214,15 +216,11 @@ async def message(
     async with context.hub.follow(run_id) as tail:
         has_ended = not (await run_in_threadpool(context.control.info, run_id)).is_live
         # Of the log itself: a tail that was started for others may be behind it.
-        newest = await run_in_threadpool(_last_seq, context.control, run_id)
+        newest = await run_in_threadpool(context.control.last_seq, run_id)
         await socket.accept(chosen_subprotocol(socket))
         stream = event_stream(context, tail, newest if since is None else since)
         sending = _send_all(socket, context, tail, stream, has_ended)
         await until_first([sending, until_gone(socket), context.hub.closing.wait()])
-
-
-def _last_seq(control: LocalControl, run_id: str) -> int:
-    return control.log(run_id).last_seq()
 
 
 async def _send_all(socket: WebSocket, context: Context, tail: Tail, stream: Stream, has_ended: bool) -> None:

@@ -170,7 +170,7 @@ class Translator:
     def _loaded(self, run_id: str, event: Event, sent: Sent) -> Json:
         """The args of a load with the branch that it began; written in one transaction with the answer."""
         asked = _object(sent.args)
-        for other in self._control.log(run_id).events(kinds=["branch_started"], command_id=event.command_id):
+        for other in self._control.events_of(run_id, event.command_id or "", "branch_started"):
             if isinstance(other.body, BranchStarted):
                 started = other.body
                 info = branch_info(started.name, other.at_s, started.parent)

@@ -47,7 +47,7 @@ def told_again(asked: float, control: LocalControl, info: RunInfo) -> float | No
 
 def _told(control: LocalControl, info: RunInfo) -> Iterator[tuple[float, float]]:
     """Rates with the Unix time at which they were told, newest first."""
-    for event in reversed(control.log(info.run_id).events(kinds=TOLD, limit=LOOKED_AT, newest=True)):
+    for event in reversed(control.newest_events(info.run_id, TOLD, LOOKED_AT)):
         body = event.body
         changed = body.ack.changes if isinstance(body, Acked) else []
         if isinstance(body, BranchStarted) or any(change.name == "lr" for change in changed):
