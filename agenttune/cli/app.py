@@ -12,7 +12,6 @@ import typer
 from typer.core import TyperGroup
 
 from agenttune import __version__
-from agenttune.errors import UnknownRun
 
 ORDER = ("init", "check", "estimate", "run", "runs", "report", "approve", "send", "show", "attach", "swap", "detach")
 """Of the help: as a newcomer needs them; the others come after."""
@@ -63,27 +62,13 @@ def runs_dir_of(given: Path | None) -> Path:
 
 
 def find_run(folder: Path, name: str) -> str:
-    """The run that a user means: the newest (nothing or `latest`), an id, or the beginning of exactly one id."""
+    """The recorded run that is meant, also one whose log cannot be read, so that whoever opens it says why."""
+    from agenttune.control.control import LATEST, run_named
     from agenttune.store.run_catalog import RunCatalog
-    from agenttune.store.run_folders import LOG_NAME, newest_names
+    from agenttune.store.run_folders import newest_names
 
-    if name and Path(name).name == name and (folder / name / LOG_NAME).is_file():
-        return name  # whole, so that a log which cannot be read says why
-    name = "" if name == "latest" else name
-    newest = None if name else RunCatalog(folder).newest()
-    if newest is not None:
-        return newest
-    ids = newest_names(folder)
-    matches = [i for i in ids if i.startswith(name)] if name else []
-    if len(matches) == 1:
-        return matches[0]
-    if matches:
-        problem = f"{len(matches)} runs begin with {name!r}: {', '.join(matches[:10])}"
-    elif ids:
-        problem = f"no run {name!r} in {folder}; there are: {', '.join(ids[:10])}"
-    else:
-        problem = f"no runs in {folder} yet; start one with: agenttune run config.yaml"
-    raise UnknownRun(problem, field="run", allowed=ids[:10])
+    newest = RunCatalog(folder).newest() if name in ("", LATEST) else None
+    return run_named(name, newest_names(folder), newest, folder)
 
 
 def stop_on_signals(stop: threading.Event) -> list[int]:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agenttune.cli.app import runs_dir_of
-from agenttune.errors import UnknownRun
 
 if TYPE_CHECKING:
     from agenttune.control import LocalControl
@@ -43,16 +42,9 @@ def open_control(url: str, runs_dir: Path | None, is_owner: bool = True) -> Iter
 
 
 def choose_run(control: LocalControl | HttpControl, run: str) -> str:
-    """The id of the run that is meant: by its id, the id's beginning, or `latest`.
-
-    Raises:
-        UnknownRun: None, or more than one.
-    """
+    """The run that is meant, and that can be acted on: `latest` is the newest that still trains, or else the newest."""
+    from agenttune.control.control import newest_live, run_named
     from agenttune.control.http import HttpControl
-    from agenttune.server.mcp.tools import choose_run as choose
 
-    runs = control.runs()
-    if not runs:
-        at, hint = (control.url, "") if isinstance(control, HttpControl) else (control.runs_dir, ", or name --runs-dir")
-        raise UnknownRun(f"no runs in {at} yet; start one with: agenttune run config.yaml{hint}", field="run")
-    return choose(runs, run)
+    runs, where = control.runs(), control.url if isinstance(control, HttpControl) else control.runs_dir
+    return run_named(run, [info.run_id for info in runs], newest_live(runs), where)

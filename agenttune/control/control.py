@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
+from agenttune.errors import UnknownRun
 from agenttune.protocol.commands import Command
 from agenttune.protocol.events import Decided, Event, Found, PolicyAttached, PolicyDetached, PolicyRequested, RunInfo
 from agenttune.protocol.model_calls import ModelCalled
@@ -140,3 +142,45 @@ class Control(ABC):
     @abstractmethod
     def record(self, run_id: str, body: AgentRecord, step: int | None = None) -> int:
         """Write a finding or a decision into the log; returns its `seq`."""
+
+
+LATEST = "latest"
+"""In place of a run's id: the newest run."""
+LISTED = 10
+"""Runs that an error names."""
+
+
+def newest_live(runs: Sequence[RunInfo]) -> str | None:
+    """The newest run that still trains, or else the newest; `runs` are newest first."""
+    ids = [info.run_id for info in runs if info.is_live] or [info.run_id for info in runs]
+    return ids[0] if ids else None
+
+
+def run_named(name: str, ids: Sequence[str], newest: str | None, where: Path | str = "") -> str:
+    """The run that is meant: by its id, by the beginning of exactly one, or by `latest` or nothing.
+
+    Args:
+        name: What was given.
+        ids: Of the runs there are, newest first.
+        newest: Which of them `latest` is.
+        where: Their folder, or the server's address, for errors.
+
+    Raises:
+        UnknownRun: None, or more than one.
+    """
+    if name in ids:
+        return name
+    if name in ("", LATEST) and newest is not None:
+        return newest
+    matches = [i for i in ids if i.startswith(name)]
+    if len(matches) == 1:
+        return matches[0]
+    at, listed = f" in {where}" if where else "", ", ".join((matches or ids)[:LISTED])
+    if matches:
+        problem = f"{len(matches)} runs begin with {name!r:.80}: {listed}"
+    elif ids:
+        problem = f"no run {name!r:.80}{at}; there are: {listed}"
+    else:
+        hint = ", or name another folder with --runs-dir" if isinstance(where, Path) else ""
+        problem = f"no runs{at} yet; start one with: agenttune run config.yaml{hint}"
+    raise UnknownRun(problem, field="run", allowed=(matches or ids)[:LISTED])

@@ -16,13 +16,12 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from agenttune.control import LocalControl
+from agenttune.control.control import LATEST
 from agenttune.errors import Unauthorized, UnknownRun, UserError
 from agenttune.server.auth.identity import Identity
 from agenttune.server.live_hub import Hub
 from agenttune.server.v1_compat.events import Translator
 
-LATEST = "latest"
-"""In place of a run id: the newest run."""
 MAX_RUN_ID_BYTES = 200
 """Below the 255 bytes that file systems allow for a name."""
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from agenttune.control import Control
+from agenttune.control.control import newest_live, run_named
 from agenttune.control.reader import ControlReader, settled
-from agenttune.errors import AgenttuneError, CommandError, UnknownRun
+from agenttune.errors import AgenttuneError, CommandError
 from agenttune.llm.tools import READS, WRITE_KINDS, Outcome, Toolbox, Wait, encode, error_text, record_text, write_shape
 from agenttune.llm.tools.tool_schemas import MAX_TEXT, SCHEMAS
 from agenttune.llm.tools.toolbox import wait_shape
@@ -115,7 +116,8 @@ class RunTools:
         run = given.pop("run", None) or self._run
         if not isinstance(run, str):
             raise CommandError(f"{name}.run: a text is wanted (got {run!r:.80})", field="run", allowed=RUN)
-        run_id = choose_run(self._runs(), run)
+        runs = self._runs()
+        run_id = run_named(run, [info.run_id for info in runs], newest_live(runs))
         if name == GET_RUN.name:
             _refuse_more(name, given)
             return Answer(self._overview(run_id))
@@ -172,27 +174,6 @@ class RunTools:
             "commands_left": seen.commands_left,
         }
         return encode(told)
-
-
-def choose_run(runs: Sequence[RunInfo], name: str) -> str:
-    """The run that is meant: by its id or the id's beginning; for `latest` or nothing, the newest live, else newest.
-
-    Raises:
-        UnknownRun: None, or more than one.
-    """
-    ids = [info.run_id for info in runs]
-    if name in ids:
-        return name
-    if name in ("", "latest") and runs:
-        return next((info.run_id for info in runs if info.is_live), ids[0])
-    matches = [i for i in ids if i.startswith(name)]
-    if len(matches) == 1:
-        return matches[0]
-    if matches:
-        problem = f"{len(matches)} runs begin with {name!r:.80}: {', '.join(matches[:10])}"
-    else:
-        problem = f"no run {name!r:.80}; there are: {', '.join(ids[:10])}" if ids else "there are no runs yet"
-    raise UnknownRun(problem, field="run", allowed=(matches or ids)[:10])
 
 
 def is_idempotent(shape: ToolShape) -> bool:

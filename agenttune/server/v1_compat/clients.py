@@ -18,11 +18,12 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from agenttune.control import LocalControl
+from agenttune.control.control import LATEST
 from agenttune.errors import UnknownRun, UserError
 from agenttune.protocol.events import RunInfo
 from agenttune.server.auth.identity import Identity
 from agenttune.server.auth.rights import require_run
-from agenttune.server.context import LATEST, check_length
+from agenttune.server.context import check_length
 
 Place = tuple[str, str]
 """Whence a client asks: its machine's address and the origin of its page, empty for a program."""
