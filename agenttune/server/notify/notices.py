@@ -18,7 +18,6 @@ from agenttune.protocol.proposals import CommandRecord, State
 from agenttune.protocol.text import clean, duration, number, utc_time
 from agenttune.server.pages.signed_links import Link, make_key, sign
 
-
 What = Literal["approval", "reverted", "ended"]
 STALE_AFTER_S = 86_400.0
 """Older news is none: a server that starts a day later says nothing (guess)."""
