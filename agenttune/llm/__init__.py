@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from agenttune.llm.answer_text import Unread, answer_in, spoken
+from agenttune.llm.answer_text import Unreadable, answer_in, without_thinking
 from agenttune.llm.budget import Spent, cost_usd
 from agenttune.llm.chat_model import ChatModel, Protocol_, is_configured
 from agenttune.llm.endpoints import REMOTE_ENV
@@ -25,12 +25,12 @@ __all__ = [
     "OpenAIChat",
     "Protocol_",
     "Spent",
-    "Unread",
+    "Unreadable",
     "answer_in",
     "cost_usd",
     "is_configured",
     "resolve",
-    "spoken",
+    "without_thinking",
 ]
 
 

@@ -1,7 +1,7 @@
-"""The answer proper in a model's text: its thinking cut away, and of the rest one whole JSON object, or none.
+"""Finds the answer in a model's text: cuts its thinking away, and takes the one whole JSON object of the rest.
 
-This is the one reader of what models write: verdicts, actions, JSON answers, tool calls that a server left in the text,
-plans and reflections all go through it. It never guesses. What is not whole, or stands twice and differs, is no answer.
+All that models write is read here: verdicts, actions, JSON answers, tool calls that a server left in the text, plans
+and reflections. Nothing is guessed: an answer that is not whole, or two that differ, are no answer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from agenttune.errors import UserError
 from agenttune.protocol.strict_json import no_constant, once
 
 MOST_BROKEN = 50
-"""Braces that begin no JSON before a text is given up (guess: an answer has none); keeps the reading linear."""
+"""After so many braces that begin no JSON a text is given up (guess: an answer has none); keeps parsing linear."""
 
 _NAMES = "think|thinking|thought|thoughts|reasoning|reflection|analysis|scratchpad|inner_monologue|seed:think"
 _PARTS = (
@@ -53,8 +53,8 @@ _MARKUP = r"(?:\s|```\w*|<[^<>\n]*>)*"
 _ALONE_BEFORE, _ALONE_AFTER = re.compile(rf"\A{_MARKUP}\Z"), re.compile(rf"\A{_MARKUP}\Z")
 
 
-class Unread(UserError):
-    """A text holds no answer, or not just one; the message says why, for the model to mend."""
+class Unreadable(UserError):
+    """A text holds no answer, or several; the message says why, so that the model can correct it."""
 
     def __init__(self, problem: str) -> None:
         super().__init__(f"your answer could not be read: {problem}", field="answer")
@@ -71,34 +71,34 @@ class Found:
 
 
 @dataclass
-class Reading:
-    """A text taken apart.
+class ParsedText:
+    """What a text consists of.
 
     Attributes:
         text: The whole of it.
         objects: Whole JSON objects outside of thinking, the outermost ones, in order.
-        doubts: Whole objects that may be thinking or not: before a lone closing tag, or in thinking after an answer.
+        inconclusive: Whole objects that may be thinking: before a lone closing tag, or in thinking after an answer.
         broken: Brace groups outside of thinking that are no JSON: start and end; an end of -1 is never closed.
-        kept: Parts of the text that are no thinking: start and end.
-        is_cut: It ends inside a thinking part.
+        kept: Parts of the text outside of thinking: start and end.
+        is_cut: The text ends inside a thinking part.
     """
 
     text: str
     objects: list[Found] = field(default_factory=list)
-    doubts: list[Found] = field(default_factory=list)
+    inconclusive: list[Found] = field(default_factory=list)
     broken: list[tuple[int, int]] = field(default_factory=list)
     kept: list[tuple[int, int]] = field(default_factory=list)
     is_cut: bool = False
 
     @property
-    def spoken(self) -> str:
+    def without_thinking(self) -> str:
         """The text without thinking."""
         return "".join(self.text[start:end] for start, end in self.kept).strip()
 
 
-def take_apart(text: str) -> Reading:
-    """Find what a text holds; tags inside the strings of whole objects are text, not tags."""
-    reading, at, since = Reading(text), 0, 0
+def parse_text(text: str) -> ParsedText:
+    """Parse a text; tags inside the strings of whole objects are not tags."""
+    reading, at, since = ParsedText(text), 0, 0
     bare = _BARE_CHANNELS.match(text)
     if bare:
         at = since = bare.end()
@@ -109,9 +109,9 @@ def take_apart(text: str) -> Reading:
             continue
         reading.kept.append((since, token.start()))
         if kind == "close":
-            # Servers leave the closing tag alone where the prompt held the opening one: what was before is thinking.
-            # A quotation may hold one too, so what stood there as an answer still counts against another.
-            reading.doubts += reading.objects
+            # Where the prompt holds the opening tag, servers return only the closing one: all before is thinking.
+            # It may also be quoted, so an answer before it still counts if a later one differs.
+            reading.inconclusive += reading.objects
             reading.objects, reading.broken, reading.kept = [], [], []
             at = token.end()
         else:
@@ -121,8 +121,8 @@ def take_apart(text: str) -> Reading:
     return reading
 
 
-def _take_object(reading: Reading, start: int) -> int:
-    """Take in the object that begins here; returns where to go on."""
+def _take_object(reading: ParsedText, start: int) -> int:
+    """Add the object that begins here; returns where to go on."""
     if len(reading.broken) >= MOST_BROKEN:
         return len(reading.text)
     value, end = _object_at(reading.text, start)
@@ -133,20 +133,20 @@ def _take_object(reading: Reading, start: int) -> int:
     return start + 1 if end < 0 else end
 
 
-def _leave_thinking(reading: Reading, token: re.Match[str]) -> int:
-    """Where a thinking part ends. What it holds counts only against an answer that came before it."""
+def _leave_thinking(reading: ParsedText, token: re.Match[str]) -> int:
+    """Where a thinking part ends. Objects in it count only if they differ from an answer before it."""
     text, (_, ends) = reading.text, _PARTS[int((token.lastgroup or "").removeprefix("part"))]
     name = re.match(r"<([\w:]+)", token[0])
     close = re.compile(ends.replace(r"\g", name[1] if name else ""), re.IGNORECASE).search(text, token.end())
     reading.is_cut = close is None
     inside = text[token.end() : len(text) if close is None else close.start()]
     if reading.objects:
-        reading.doubts += take_apart(inside).objects
+        reading.inconclusive += parse_text(inside).objects
     return len(text) if close is None else close.end()
 
 
 def _object_at(text: str, start: int) -> tuple[dict[str, Any] | None, int]:
-    """The whole object that begins at a brace, and its end; or None, and the end of the brace group (-1: none)."""
+    """The object that begins at a brace, and its end; if it is no JSON, None and the end of its braces (-1: never)."""
     try:
         value, end = _DECODER.raw_decode(text, start)
         return value, end
@@ -170,7 +170,7 @@ def _group_end(text: str, start: int) -> int:
 
 
 def _tidied(text: str) -> str:
-    """JSON without comments and commas before a closing bracket: what models add, and what changes no meaning."""
+    """JSON without comments and trailing commas, which models add and which change no meaning."""
     return _LAST_COMMA.sub(lambda m: m[1] or "", _COMMENT.sub(lambda m: m[1] or " ", text))
 
 
@@ -183,9 +183,9 @@ _DECODER = json.JSONDecoder(object_pairs_hook=once, parse_constant=no_constant, 
 """Takes line breaks inside strings, which small models write; refuses names given twice, NaN and infinities."""
 
 
-def spoken(text: str | None) -> str:
-    """A text without the parts in which the model thinks aloud; a part that is not closed goes to the end."""
-    return take_apart(text or "").spoken
+def without_thinking(text: str | None) -> str:
+    """A text without the model's thinking; a thinking part that is never closed reaches to the end."""
+    return parse_text(text or "").without_thinking
 
 
 def answer_in(
@@ -198,40 +198,40 @@ def answer_in(
 
     Args:
         text: What the model wrote.
-        decisive: Keys whose values make an answer; the first one makes an object an answer at all. Objects without it
-            are something else, such as a quoted command.
-        choices: Values that the first key may have: words behind the answer that name another one put it in doubt.
-        alone: It has to stand on lines of its own, so that what a sentence quotes is no answer.
+        decisive: Keys by whose values two answers are compared. An object without the first one is no answer, but
+            something else, such as a quoted command.
+        choices: Values that the first key may have; if the words after the answer name another one, there is none.
+        alone: The object must stand on its own lines, so that an object quoted in a sentence is no answer.
 
     Raises:
-        Unread: There is none; it is not whole; or there are several that differ.
+        Unreadable: There is none, it is not whole, or several differ.
     """
-    reading, key = take_apart(text or ""), decisive[0]
+    reading, key = parse_text(text or ""), decisive[0]
     _check_whole(reading, key)
     shaped = [found for found in reading.objects if _has(found.value, key)]
     able = [found for found in shaped if not alone or _stands_alone(reading, found)]
     if not able:
-        raise Unread(f"it holds no JSON object with {key!r}{' on lines of its own' if shaped else ''}")
+        raise Unreadable(f"it holds no JSON object with {key!r}{' on lines of its own' if shaped else ''}")
     final = able[-1]
     said = _said(final.value, decisive)
-    others = [answer for other in (*reading.objects, *reading.doubts) for answer in _answers_in(other.value, key)]
+    others = [answer for other in (*reading.objects, *reading.inconclusive) for answer in _answers_in(other.value, key)]
     if any(_said(answer, decisive) != said for answer in others):
-        raise Unread("it holds several answers that differ; give one, and nothing else")
+        raise Unreadable("it holds several answers that differ; give one, and nothing else")
     other = _named_after(reading, final, choices, str(_folded(final.value).get(key, "")))
     if other:
-        raise Unread(f"after the answer it says {other!r}; give one answer, and nothing after it")
+        raise Unreadable(f"after the answer it says {other!r}; give one answer, and nothing after it")
     return final.value
 
 
-def _check_whole(reading: Reading, key: str) -> None:
+def _check_whole(reading: ParsedText, key: str) -> None:
     if reading.is_cut:
-        raise Unread("it ends inside a thinking part")
+        raise Unreadable("it ends inside a thinking part")
     for start, end in reading.broken:
         # A group that never closes may hold anything; one that speaks of the answer may be the answer.
         if end < 0 or key.casefold() in reading.text[start:end].casefold():
-            raise Unread("its JSON is broken: not closed, not valid, or a name is given twice")
+            raise Unreadable("its JSON is broken: not closed, not valid, or a name is given twice")
     if len(reading.broken) >= MOST_BROKEN:
-        raise Unread("it is full of braces that are no JSON")
+        raise Unreadable("it is full of braces that are no JSON")
 
 
 def _has(value: dict[str, Any], key: str) -> bool:
@@ -243,7 +243,7 @@ def _folded(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _said(value: dict[str, Any], decisive: Collection[str]) -> str:
-    """What an answer says, for comparing: a JSON text, as in Python True is 1 and in JSON it is not."""
+    """An answer's decisive values as JSON, for comparison: in Python True equals 1, in JSON it does not."""
     folded = _folded(value)
     return json.dumps([_plain(folded.get(name)) for name in decisive], sort_keys=True)
 
@@ -253,7 +253,7 @@ def _plain(value: Any) -> Any:
 
 
 def _answers_in(value: Any, key: str) -> Iterator[dict[str, Any]]:
-    """The outermost objects in a value that are answers, so that one wrapped in another counts against it."""
+    """The outermost answers inside a value, so that one that is wrapped in another object is compared too."""
     if isinstance(value, dict) and _has(value, key):
         yield value
         return
@@ -262,8 +262,8 @@ def _answers_in(value: Any, key: str) -> Iterator[dict[str, Any]]:
         yield from _answers_in(part, key)
 
 
-def _stands_alone(reading: Reading, found: Found) -> bool:
-    """Whether nothing but markup is beside an object on its lines; `> ` before it makes it a quotation."""
+def _stands_alone(reading: ParsedText, found: Found) -> bool:
+    """Whether only markup stands beside an object on its lines; after `> ` it is a quotation."""
     begins = max(start for start, _ in reading.kept if start <= found.start)
     ends = min(end for _, end in reading.kept if end >= found.end)
     before = reading.text[begins : found.start].rpartition("\n")[2]
@@ -271,7 +271,7 @@ def _stands_alone(reading: Reading, found: Found) -> bool:
     return bool(_ALONE_BEFORE.match(before) and _ALONE_AFTER.match(after))
 
 
-def _named_after(reading: Reading, found: Found, choices: Collection[str], chosen: str) -> str:
+def _named_after(reading: ParsedText, found: Found, choices: Collection[str], chosen: str) -> str:
     """The first of the other choices that the words after an answer name; empty if none."""
     others = [re.escape(choice) for choice in choices if choice.casefold() != chosen.strip().casefold()]
     if not others:

@@ -1,4 +1,4 @@
-"""What calls cost, what was spent, and whether another call may be made."""
+"""The budget of model calls: their cost, what was spent, and whether another call may be made."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class Spent:
         self.tokens += call.usage.total_tokens if call.usage else 0
         self.uncounted_calls += call.usage is None and not call.error
         if call.usage is None and call.error:
-            return  # what brought neither answer nor count is taken to be free
+            return  # a failed call without a count is taken to be free
         self.usd = None if call.usd is None or self.usd is None else self.usd + call.usd
 
     def catch_up(self, known: Spent) -> None:
-        """Take over what was spent elsewhere; calls that only one of both ledgers has yet are not lost."""
+        """Take the larger of both ledgers: each may lack calls that the other has."""
         self.calls = max(self.calls, known.calls)
         self.tokens = max(self.tokens, known.tokens)
         self.uncounted_calls = max(self.uncounted_calls, known.uncounted_calls)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from agenttune.llm.answer_text import Unread, answer_in
+from agenttune.llm.answer_text import Unreadable, answer_in
 from agenttune.llm.chat_model import Protocol_
 from agenttune.protocol.command_schemas import ToolShape
 from agenttune.protocol.model_calls import ChatMessage, ModelCalled
@@ -59,7 +59,7 @@ def is_understood(call: ModelCalled, protocol: Protocol_) -> bool:
 def _says_ready(text: str | None) -> bool:
     try:
         return answer_in(text, "state") == {"state": "ready"}
-    except Unread:
+    except Unreadable:
         return False
 
 

@@ -1,4 +1,4 @@
-"""What a language model is to the rest: it can be asked, it costs, and it may not be there."""
+"""The interface of a language model: it can be asked, it has a ledger of costs, and it may be unavailable."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class ChatModel(Protocol):
     def spent(self) -> Spent: ...
 
     def unavailable(self) -> str:
-        """Why no call would be made now: a cap is reached, or the endpoint has just failed; empty if one would."""
+        """Why no call would be made now: a cap is reached or the circuit breaker is open; empty if one would."""
         ...
 
     def check_capabilities(self, policy: str) -> list[ModelCalled]:
-        """Find out, with small real calls, how the model answers; the calls made now, none if it is known.
+        """Find out with small real calls how the model answers; returns these calls, none if it is known.
 
         Raises:
             BudgetSpent: A cap is reached.

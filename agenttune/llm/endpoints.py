@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import openai
 
 REMOTE_ENV = "AGENTTUNE_REMOTE_MODELS"
-"""Set to `off` in a process's environment, no endpoint but those of this machine is called by it."""
+"""Environment variable; with the value `off`, a process calls no endpoint but those of this machine."""
 WORDS_CHARACTERS = 300
 
 
@@ -32,10 +32,10 @@ def endpoint_of(url: str) -> str:
 
 
 def check_allowed(url: str) -> None:
-    """Tests, and processes that they start, cannot reach a provider by accident.
+    """Refuse an endpoint elsewhere where `REMOTE_ENV` is off, so that no test reaches a provider by accident.
 
     Raises:
-        UserError: Only endpoints of this machine may be called, and this is none.
+        UserError: It is not on this machine.
     """
     if os.environ.get(REMOTE_ENV) == "off" and not is_local(url):
         raise UserError(
@@ -71,7 +71,7 @@ def _is_short_loopback(host: str) -> bool:
 
 
 def http_client(url: str) -> openai.DefaultHttpxClient:
-    """A client for an endpoint. One on this machine is called directly: a proxy is for the outside world.
+    """A client for an endpoint; one on this machine is called without a proxy.
 
     Raises:
         Exception: Of many kinds, by the proxies and the certificates that the environment names.
@@ -80,13 +80,13 @@ def http_client(url: str) -> openai.DefaultHttpxClient:
 
     if not is_local(url):
         return openai.DefaultHttpxClient()
-    # A server on this machine may have a certificate all the same, signed by whom SSL_CERT_FILE names.
+    # A server on this machine may have a certificate signed by an authority that SSL_CERT_FILE names.
     verify = ssl.create_default_context() if url.startswith("https:") else False
     return openai.DefaultHttpxClient(trust_env=False, verify=verify)
 
 
 def why_no_client(url: str) -> str:
-    """Why an endpoint could not even be called, in one line; empty if it could. Sends nothing."""
+    """Why no client can be made for an endpoint, in one line; empty if one can. Sends nothing."""
     if importlib.util.find_spec("openai") is None:
         return "the package openai is not installed, which language models need: pip install openai"
     try:
@@ -100,11 +100,11 @@ def why_no_client(url: str) -> str:
         http_client(url).close()
     except Exception as error:  # a proxy's scheme without its package, a certificate file that is gone, ...
         words = " ".join(redacted(str(error)).split())[:WORDS_CHARACTERS]
-        return f"the language model's client cannot be made: {type(error).__name__}: {words} ({_mend(error)})"
+        return f"the language model's client cannot be made: {type(error).__name__}: {words} ({_remedy(error)})"
     return ""
 
 
-def _mend(error: Exception) -> str:
+def _remedy(error: Exception) -> str:
     if isinstance(error, ImportError):
         return "install what is missing, or unset the proxy in ALL_PROXY, HTTPS_PROXY or HTTP_PROXY"
     if isinstance(error, OSError):

@@ -1,4 +1,4 @@
-"""The official `openai` client with our retries, ledger, caps and transcripts."""
+"""A language model behind the official `openai` client, with retries, a ledger, caps and transcripts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import openai
 
 from agenttune.config import BudgetSettings, LlmSettings
 from agenttune.errors import BudgetSpent, ConfigError, ModelUnavailable
-from agenttune.llm.answer_text import spoken
+from agenttune.llm.answer_text import without_thinking
 from agenttune.llm.budget import Spent, cap_reached, check_price, cost_usd
 from agenttune.llm.capability_check import CHECK_TOOL, find_protocol, is_refused, question
 from agenttune.llm.chat_model import OPENAI_URL, Protocol_, is_configured
@@ -66,7 +66,7 @@ class OpenAIChat:
         self._url = llm.base_url or environ.get("OPENAI_BASE_URL") or OPENAI_URL
         key = environ.get(llm.api_key_env)
         self._transcript = Transcript(*([key] if key else []), *secrets_of(self._url))
-        # Retries are ours: they are counted, told in the log, and wait as long as the server says.
+        # Retries are `retries.py`'s: counted, told in the log, and also after an answer that cannot be read.
         self._client = openai.OpenAI(
             api_key=key or NO_KEY,
             base_url=self._url,
@@ -134,7 +134,7 @@ class OpenAIChat:
         protocol = self.protocol
         is_forced = schema is not None and protocol == "tools"
         if is_forced and schema is not None:
-            # Its tool calls are known to work, its `response_format` is not.
+            # Its tool calls are known to work; its `response_format` may not.
             tools, schema = [answer_tool(schema)], None
         elif protocol != "tools":
             tools = []
@@ -204,9 +204,9 @@ class OpenAIChat:
 
 
 def _answer(attempts: Attempts) -> ChatMessage | None:
-    """The answer; what came as arguments of the tool made for it becomes its text: all of it, should it differ."""
+    """The answer, as text also where it came as arguments of the answer tool; of several uses, all of them."""
     answer = attempts.answer
     if answer is None or not any(use.name == ANSWER_TOOL for use in answer.tool_uses):
         return answer
-    parts = [spoken(answer.content), *(use.arguments for use in answer.tool_uses)]
+    parts = [without_thinking(answer.content), *(use.arguments for use in answer.tool_uses)]
     return ChatMessage(role="assistant", content="\n".join(filter(None, parts)))

@@ -1,4 +1,4 @@
-"""Prompts: templates with declared variables, and text from outside made harmless inside them.
+"""Prompts: templates with declared variables, and fences around text from outside.
 
 A template's first line declares its variables: `{# variables: goal, observation #}`. A file of the same name in the
 `prompts` folder of the user's project takes the place of a shipped one.
@@ -27,12 +27,12 @@ from agenttune.protocol.text import clean
 CONTEXT_LETTERS = 8000
 """Longest text of the operator's about a training (guess: two pages)."""
 Tag = Literal["data", "note"]
-"""What text from outside stands between, as in `<data>...</data>`: data about the run, or an operator's words."""
+"""The fence around text from outside, as in `<data>...</data>`: data about the run, or an operator's note."""
 _ANGLES = str.maketrans("<＜﹤", "‹‹‹")
 _DECLARATION = re.compile(r"\A\{#-?\s*variables:(?P<names>[\w\s,]*)-?#\}")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _FAULTS = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
-"""What a wrong template can raise while it is rendered."""
+"""Errors that a wrong template can raise while it is rendered."""
 
 
 def fenced(text: object, limit: int = 500, tag: Tag = "data") -> str:
@@ -92,7 +92,7 @@ class Prompts:
         return Rendered(text.strip(), PromptUsed(name=name, sha256=source.sha256(environment), path=str(source.path)))
 
     def check(self, name: str, given: Iterable[str]) -> None:
-        """Find what is wrong with a template before it is needed.
+        """Check a template before it is needed.
 
         Raises:
             ConfigError: As `render`.
@@ -184,10 +184,10 @@ def _declared(path: Path, text: str) -> set[str]:
     return set(found["names"].replace(",", " ").split())
 
 
-def _wrong(path: Path, names: set[str], problem: str, mend: str, known: set[str]) -> ConfigError:
+def _wrong(path: Path, names: set[str], problem: str, remedy: str, known: set[str]) -> ConfigError:
     listed = ", ".join(sorted(names))
     return ConfigError(
-        f"{path}:1: variable {listed}: {problem}; {mend} (there are: {', '.join(sorted(known)) or 'none'})",
+        f"{path}:1: variable {listed}: {problem}; {remedy} (there are: {', '.join(sorted(known)) or 'none'})",
         field=min(names),
         allowed=sorted(known),
     )

@@ -1,4 +1,4 @@
-"""Options that a server does not take: learned from its refusal, and left out or said in another way from then on."""
+"""Options that a server refuses: recognized in its error, then left out or replaced in all later requests."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ REFUSING = frozenset({400, 404, 405, 415, 422, 500, 501})
 SAMPLING = frozenset(
     {"temperature", "top_p", "top_k", "seed", "n", "stop", "logprobs", "frequency_penalty", "presence_penalty"}
 )
-"""Options that shape an answer and bound nothing: a server may refuse their value, and then has its own."""
+"""Options that shape an answer without bounding it; a server that refuses a value uses its own."""
 BOUNDS = ("max_tokens", "max_completion_tokens")
 """The bound on an answer's length, under its two names."""
 EXTRAS = frozenset({"tool_choice", "parallel_tool_calls", "response_format", "stream_options"})
 DROPPABLE = SAMPLING | EXTRAS | frozenset(BOUNDS)
-"""What a request can do without."""
+"""Options that a request can go without."""
 AUTO = "tool_choice=auto"
-"""That the model chooses whether to call a tool; some servers can only be told that it must."""
+"""The model may choose whether to call a tool; some servers know only that it must."""
 
 _UNSUPPORTED = re.compile(
     r"unsupported|not.{0,12}support|unrecogni[sz]ed|unknown|unexpected|extra (?:inputs?|fields?)|not permitted"
@@ -29,7 +29,7 @@ _UNSUPPORTED = re.compile(
 )
 _OF_A_VALUE = re.compile(r"must be|only|invalid|out of range|between|expected|less than|greater than", re.IGNORECASE)
 _TOO_LARGE = re.compile(r"too (?:large|high|long|many)|exceed|at most|maximum|context (?:length|window)", re.IGNORECASE)
-"""A bound that the server takes but not so high: leaving it out would lose it."""
+"""The server takes the bound, but not so high a value; it must not be left out."""
 
 
 def refused_option(
@@ -40,8 +40,8 @@ def refused_option(
     Args:
         status: The HTTP status.
         message: The server's words.
-        param: The option that it names by itself, if it does.
-        body: The decoded body: gateways put what they refuse into `detail` or `error`.
+        param: The option that the error names, if it does.
+        body: The decoded body; gateways name the option in `detail` or `error`.
         request: What was sent.
     """
     if status not in REFUSING:
@@ -53,14 +53,14 @@ def refused_option(
         if option is not None and not (option in BOUNDS and _TOO_LARGE.search(message)):
             return _chosen(option, request)
     if named and status < 500:
-        return None  # it says where the fault is, and that is something else
+        return None  # the error names something else
     said = f"{message} {json.dumps(body, default=str)}" if body else message
     found = next((option for option in sorted(sent, key=lambda o: _place(o, said)) if _is_refused(option, said)), None)
     return None if found is None else _chosen(found, request)
 
 
 def without(request: Mapping[str, Any], unsupported: Collection[str]) -> dict[str, Any]:
-    """The request with these options left out, or said in the other way that there is for them."""
+    """The request with these options left out, or replaced where there is another way to say them."""
     sent = {name: value for name, value in request.items() if name not in unsupported}
     for old, new in (BOUNDS, BOUNDS[::-1]):
         if old in request and old in unsupported and new not in unsupported:
@@ -76,7 +76,7 @@ def without(request: Mapping[str, Any], unsupported: Collection[str]) -> dict[st
 
 
 def told(option: str, request: Mapping[str, Any], unsupported: Collection[str]) -> str:
-    """What is done about a refused option, in a few words for the log; `unsupported` are all that were refused."""
+    """What is done about a refused option, for the log; `unsupported` are all options refused so far."""
     if option in BOUNDS and any(name in without(request, unsupported) for name in BOUNDS):
         return f"{option} goes by its other name"
     if option in BOUNDS:
@@ -91,7 +91,7 @@ def _chosen(option: str, request: Mapping[str, Any]) -> str:
 
 
 def schema_in_words(schema: Mapping[str, Any]) -> str:
-    """Asks for an answer of a form, where no option does."""
+    """Asks for an answer by a schema where no option can."""
     return f"Answer with one JSON object after this JSON schema, and nothing else:\n{json.dumps(schema)}"
 
 
@@ -101,7 +101,7 @@ def _schema_of(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _located(body: object) -> Iterator[str]:
-    """Names that a validation error points at, as pydantic's `loc` and JSON pointers do."""
+    """Names that a validation error points at, such as pydantic's `loc` or a JSON pointer."""
     if isinstance(body, Mapping):
         for key in ("loc", "param", "field", "path"):
             place = body.get(key)

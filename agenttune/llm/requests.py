@@ -1,4 +1,4 @@
-"""From messages and tools to the fields of a Chat Completions request."""
+"""Builds a Chat Completions request from messages and tools."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")
 
 
 def answer_tool(schema: dict[str, Any]) -> ToolShape:
-    """A tool whose arguments are the answer wanted."""
+    """A tool whose arguments are the answer."""
     return ToolShape(name=ANSWER_TOOL, description="Give your answer.", parameters=schema)
 
 
 def sendable(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
-    """The messages as they can be sent: halves of surrogate pairs have no UTF-8, and some servers' names no form."""
+    """The messages without what cannot be sent: halves of surrogate pairs, and letters that no tool's name may have."""
     return [_sendable(message) for message in messages]
 
 
@@ -37,7 +37,7 @@ def _sendable(message: ChatMessage) -> ChatMessage:
 
 
 def as_told(messages: Sequence[ChatMessage], schema: dict[str, Any]) -> list[ChatMessage]:
-    """The messages, with the schema in words at the end."""
+    """The messages, with the schema in words at the end, for servers without `response_format`."""
     return sendable([*messages, ChatMessage(role="user", content=schema_in_words(schema))])
 
 
@@ -89,7 +89,7 @@ def _tool(tool: ToolShape) -> dict[str, Any]:
 
 
 def _is_strict(schema: Any) -> bool:
-    """Whether a schema is within what strict mode takes: closed objects, all of whose fields are required."""
+    """Whether strict mode takes a schema: every object is closed, and all its fields are required."""
     if isinstance(schema, list):
         return all(map(_is_strict, schema))
     if not isinstance(schema, dict):

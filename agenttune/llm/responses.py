@@ -1,4 +1,4 @@
-"""From a server's answer to a message: its text, and its tool calls as they are or as they were left in the text."""
+"""Reads a server's answer: its text, its tool calls (also those left in the text), and its usage."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from agenttune.llm.written_calls import written_calls
 from agenttune.protocol.model_calls import ChatMessage, ToolUse, Usage
 
 MAX_CHARACTERS = 20_000
-"""Longest text of an answer that is kept and handed on: ten times what a decision needs (guess)."""
+"""Longest text of an answer that is kept: ten times what a decision needs (guess)."""
 MAX_TOOL_USES = 16
 MALFORMED = "malformed"
-"""Key of `details`: why a text that tries to call tools can neither be carried out nor be taken for words."""
+"""Key of `details`: the problem with a text that is an attempt at tool calls."""
 
 
 class NoAnswer(Exception):
-    """The server answered, but there is nothing in it.
+    """The server's answer is empty.
 
     Args:
         message: What is missing.
-        is_too_long: The model used up what it may write before it came to an answer.
+        is_too_long: The model reached the bound on its output before it answered.
     """
 
     def __init__(self, message: str, is_too_long: bool = False) -> None:
@@ -34,12 +34,12 @@ class NoAnswer(Exception):
 
 
 def valid(text: str) -> str:
-    """The text with halves of surrogate pairs, which can be neither sent nor stored, replaced."""
+    """The text with halves of surrogate pairs replaced: they can be neither sent nor stored."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def read_answer(completion: ChatCompletion, offered: Collection[str]) -> tuple[ChatMessage, dict[str, Any]]:
-    """The assistant's message, bounded, and what else is worth recording of it.
+    """The assistant's message, bounded, and further details for the log.
 
     Raises:
         NoAnswer: There is no choice, or neither text nor tool call nor refusal in it.
@@ -86,9 +86,9 @@ def _uses_and_text(
 
 
 def _text_of(content: Any) -> str | None:
-    """The text of a message; of one in parts, those that are text, for some servers hand thinking over as a part.
+    """The text of a message; of a message in parts, the parts of type text.
 
-    Other fields, such as `reasoning_content`, are never read: thinking is no answer.
+    Thinking is no answer: other parts and fields, such as `reasoning_content`, are never read.
     """
     if isinstance(content, str):
         return valid(content)
@@ -99,7 +99,7 @@ def _text_of(content: Any) -> str | None:
 
 
 def _distinct(uses: list[ToolUse]) -> list[ToolUse]:
-    """The same uses with an id each: some servers give all of them the same, or none."""
+    """The same uses with distinct ids: some servers give all of them the same, or none."""
     ids = [use.id for use in uses]
     if len(set(ids)) == len(ids):
         return uses

@@ -21,7 +21,7 @@ _PATTERNS = (
 
 
 def redacted(text: str, *secrets: str) -> str:
-    """A text without these secrets, and without what looks like one."""
+    """A text without these secrets and without anything that looks like one."""
     for secret in secrets:
         if len(secret) >= SHORTEST_SECRET:
             text = text.replace(secret, HIDDEN)
@@ -31,14 +31,14 @@ def redacted(text: str, *secrets: str) -> str:
 
 
 def secrets_of(url: str) -> list[str]:
-    """What a URL may carry that must not be recorded: its password and the values of its query."""
+    """Secrets in a URL: its password and the values of its query."""
     parts = urlsplit(url)
     found = [unquote(parts.password or ""), *(value for _, value in parse_qsl(parts.query))]
     return [secret for secret in found if secret]
 
 
 class Transcript:
-    """Turns messages into what the log keeps of them: redacted, and repeated texts by checksum alone.
+    """Turns messages into log records: redacted, and a repeated text as its checksum alone.
 
     Args:
         secrets: Texts that must not be recorded.
@@ -73,9 +73,9 @@ class Transcript:
 
 
 def resolve(calls: Iterable[ModelCalled]) -> list[ModelCalled]:
-    """Recorded calls, in order, with every message's text put back.
+    """Recorded calls, in order, with the full text of every message.
 
-    A text that was recorded by a call that is not among these stays None.
+    A text stays None if the call that recorded it is not among these.
     """
     known: dict[str, str] = {}
     found = []

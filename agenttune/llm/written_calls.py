@@ -1,4 +1,4 @@
-"""Tool calls that a server without (or with the wrong) parser leaves in the text, in the markup of the usual models."""
+"""Tool calls that a server left in the text, for want of a parser for the model: in the markup of the usual models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from agenttune.llm.answer_text import Found, Reading, spoken, take_apart
+from agenttune.llm.answer_text import Found, ParsedText, parse_text, without_thinking
 from agenttune.protocol.model_calls import ToolUse
 
 MOST_OBJECTS = 64
@@ -43,7 +43,7 @@ _TRIED = re.compile(
     r"|\bto=functions|```tool_c(?:all|ode)|\[ARGS\]",
     re.IGNORECASE,
 )
-"""What a model writes only to call a tool."""
+"""Markup that a model writes only to call a tool."""
 _XML_CALL = re.compile(r"<function=([\w-]+)>\s*((?:<parameter=[\w-]+>.*?</parameter>\s*)+)</function>", re.DOTALL)
 _XML_FIELD = re.compile(r"<parameter=([\w-]+)>(.*?)</parameter>", re.DOTALL)
 _NAME_KEYS, _ARGUMENT_KEYS = ("name", "tool", "tool_name"), ("arguments", "parameters", "args")
@@ -51,12 +51,12 @@ _NAME_KEYS, _ARGUMENT_KEYS = ("name", "tool", "tool_name"), ("arguments", "param
 
 @dataclass
 class Written:
-    """What a text holds of calls.
+    """The tool calls of a text.
 
     Attributes:
+        words: The text beside the calls.
         uses: The calls, all of offered tools; none if there is a problem.
-        words: The text beside them.
-        problem: Why the text cannot be taken for words alone, though no call can be carried out.
+        problem: Why the text is an attempt at a call that cannot be carried out.
     """
 
     words: str
@@ -65,13 +65,13 @@ class Written:
 
 
 def written_calls(text: str, offered: Collection[str]) -> Written:
-    """The tool calls of a text: whole JSON, outside of thinking, each of an offered tool; or why there are none.
+    """The tool calls of a text, each whole JSON outside of thinking and of an offered tool; or the problem with them.
 
     Args:
         text: What the model wrote.
         offered: Names of the tools that it has.
     """
-    reading = take_apart(_XML_CALL.sub(_as_json, text))
+    reading = parse_text(_XML_CALL.sub(_as_json, text))
     if len(reading.objects) > MOST_OBJECTS:
         return Written(text, problem=f"it holds {len(reading.objects)} JSON objects")
     found = _Finder(reading, offered)
@@ -86,14 +86,14 @@ def written_calls(text: str, offered: Collection[str]) -> Written:
 
 
 def has_markup(text: str) -> bool:
-    """Whether a text has the markup of tool calls in it: outside of thinking, and of the texts inside JSON."""
-    reading = take_apart(text)
+    """Whether a text has the markup of tool calls in it, outside of thinking and of strings in JSON."""
+    reading = parse_text(text)
     at, words = 0, []
     for found in reading.objects:
         words.append(text[at : found.start])
         at = found.end
     beside = " ".join([*words, text[at:]])
-    return _TRIED.search(spoken(beside)) is not None
+    return _TRIED.search(without_thinking(beside)) is not None
 
 
 def _as_json(call: re.Match[str]) -> str:
@@ -110,9 +110,9 @@ def _value(text: str) -> Any:
 
 
 class _Finder:
-    """Goes through the objects of a text and the words between them."""
+    """Walks through the objects of a text and the words between them."""
 
-    def __init__(self, reading: Reading, offered: Collection[str]) -> None:
+    def __init__(self, reading: ParsedText, offered: Collection[str]) -> None:
         self._reading, self._offered = reading, offered
         self._at, self._was_marked = 0, False
         self.uses: list[ToolUse] = []
@@ -141,7 +141,7 @@ class _Finder:
         self._at, self._was_marked = found.end, marked
 
     def end(self) -> None:
-        """What is left when all objects were seen."""
+        """Read the rest, after the last object."""
         reading = self._reading
         rest = self._kept(self._at, len(reading.text))
         after = _AFTER.match(rest) if self.uses else None
@@ -149,15 +149,15 @@ class _Finder:
         words = " ".join(self.words)
         if _TRIED.search(words) or self._called_like_python(words):
             self._fail("it holds a tool call that is not whole JSON")
-        if self.uses and (reading.broken or reading.doubts or self._others):
+        if self.uses and (reading.broken or reading.inconclusive or self._others):
             self._fail("beside a tool call it holds JSON that is none, or is broken")
 
     def _before(self, found: Found) -> tuple[str, str, str | None, bool]:
         """What stands before an object.
 
         Returns:
-            The words; the line on which its markup begins, up to there; the tool named for it; whether markup makes it
-            a call.
+            The words; the beginning of the line on which its markup starts; the tool that the markup names; whether
+            the markup makes it a call.
         """
         text, closed = self._kept(self._at, found.start), ""
         after = _AFTER.match(text) if self.uses else None
@@ -179,7 +179,7 @@ class _Finder:
         self.uses.append(ToolUse(id=f"written_{len(self.uses)}", name=name, arguments=text))
 
     def _is_quoted(self, found: Found, line: str, marked: bool) -> bool:
-        """Whether a call may be a quotation: words follow it on its line, or stand before it without own markup."""
+        """Whether a call may be quoted: words follow it on its line, or stand before it and it has no markup."""
         rest = self._kept(found.end, len(self._reading.text))
         after = _AFTER.match(rest)
         closed = after[0] if after else ""
@@ -193,7 +193,7 @@ class _Finder:
         return bool(names) and re.search(rf"(?m)^[\s\[`]*(?:{names})\(", words) is not None
 
     def _kept(self, start: int, end: int) -> str:
-        """A stretch of the text without the thinking in it."""
+        """A part of the text, without thinking."""
         parts = [(max(start, begin), min(end, until)) for begin, until in self._reading.kept]
         return "".join(self._reading.text[begin:until] for begin, until in parts if begin < until)
 
@@ -224,7 +224,7 @@ def _call(entry: Any) -> tuple[str, Any] | None:
 
 
 def _looks_like_calls(value: Any) -> bool:
-    """Whether calls hide deeper in an object."""
+    """Whether an object has calls somewhere inside."""
     if isinstance(value, dict):
         if any(key in value for key in _NAME_KEYS) and any(key in value for key in _ARGUMENT_KEYS):
             return True

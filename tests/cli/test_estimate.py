@@ -144,7 +144,7 @@ def test_the_pace_is_that_of_the_loop_and_of_the_policy(steps: int, every: int, 
     assert paced(PACE, WakeSettings(every_steps=every), steps) == count
     pacing, asked = Pacing(PACE.every_steps, PACE.early_every_steps, PACE.early_until_step, PACE.max_wait_steps), 0
     for step in range(every, steps + 1, every):
-        if not pacing.quiet(observe([1.0] * step).model_copy(update={"woken_by": [f"{every} steps"]})):
+        if not pacing.why_not_now(observe([1.0] * step).model_copy(update={"woken_by": [f"{every} steps"]})):
             pacing.asked(step)
             asked += 1
     assert asked == count, "the policy itself has another pace"

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agenttune.agent.model_approver import Ruling, _no_answer
-from agenttune.llm.answer_text import Unread, answer_in, spoken
+from agenttune.llm.answer_text import Unreadable, answer_in, without_thinking
 from agenttune.policy.llm.reviewer import _read
 from agenttune.policy.wrappers.second_opinion import Review, _veto
 
@@ -106,25 +106,25 @@ def test_an_answer_that_was_cut_at_its_length_has_not_decided() -> None:
 def test_a_plan_may_have_a_parameter_of_the_same_name_and_names_are_given_once() -> None:
     assert answer_in('{"reasoning": "r", "start": {"start": 1}}', "start")["start"] == {"start": 1}
     for text in ('{"start": {"lr": 1, "lr": 2}}', '{"start": {"lr": NaN}}', '{"start": {"lr": 1e999}}'):
-        with pytest.raises(Unread):
+        with pytest.raises(Unreadable):
             answer_in(text, "start")
 
 
 def test_true_is_not_one_and_order_is_no_difference() -> None:
     assert answer_in('{"start": {"a": 1, "b": 2}}\n{"start": {"b": 2, "a": 1}}', "start")
-    with pytest.raises(Unread, match="differ"):
+    with pytest.raises(Unreadable, match="differ"):
         answer_in('{"start": {"a": 1}}\n{"start": {"a": true}}', "start")
 
 
 def test_thinking_is_no_part_of_what_was_said() -> None:
-    assert spoken("<think>hm {</think>\n\nAll is well.") == "All is well."
-    assert spoken("hm</think>All is well.<thinking>or") == "All is well."
-    assert spoken(None) == spoken("<think>only this") == ""
+    assert without_thinking("<think>hm {</think>\n\nAll is well.") == "All is well."
+    assert without_thinking("hm</think>All is well.<thinking>or") == "All is well."
+    assert without_thinking(None) == without_thinking("<think>only this") == ""
 
 
 @pytest.mark.parametrize("text", ["{" * 20_000, '{"a":' * 4_000, '{"' * 10_000, '{"\\' * 6_000, "<think>" * 3_000])
 def test_hostile_texts_are_given_up_quickly(text: str) -> None:
-    with pytest.raises(Unread):
+    with pytest.raises(Unreadable):
         answer_in(text, "verdict")
 
 
@@ -185,7 +185,7 @@ def test_it_is_the_final_answer_or_none(made: tuple[str, str, list[str]]) -> Non
     text, final, standing = made
     try:
         found = answer_in(text, "verdict", choices=VERDICTS)["verdict"]
-    except Unread:
+    except Unreadable:
         # A whole final answer with nothing against it is not lost.
         assert any(other != final for other in standing)
     else:

@@ -12,7 +12,7 @@ from agenttune.errors import ModelUnavailable, UserError
 from agenttune.launch.study.records import Start
 from agenttune.launch.study.start import REASONING_CHARACTERS, Parameters, check_start, plan_schema, value_in
 from agenttune.launch.study.state import RoundRun, Study
-from agenttune.llm.answer_text import Unread, answer_in, spoken
+from agenttune.llm.answer_text import Unreadable, answer_in, without_thinking
 from agenttune.llm.prompts import Prompts, Rendered, fenced, goal_variables
 from agenttune.policy.llm.past_runs import PastRun, details, facts
 from agenttune.protocol.events import encode_number
@@ -139,7 +139,7 @@ class Planner:
         """
         prompt = self.reflect_prompt(study, number, summary, past)
         text = self._ask([ChatMessage(role="user", content=prompt.text)], prompt, "reflect")
-        text = spoken(text)
+        text = without_thinking(text)
         return text if len(text) <= REFLECTION_CHARACTERS else text[: REFLECTION_CHARACTERS - 1] + "…"
 
     def _ask(
@@ -169,7 +169,7 @@ class Planner:
     def _read(self, answer: str) -> tuple[Start, str]:
         try:
             raw = answer_in(answer, "start")
-        except Unread as error:
+        except Unreadable as error:
             problem = f'{error}; it must be one JSON object with the keys "reasoning" and "start"'
             raise UserError(problem, field="answer") from None
         reasoning = raw.get("reasoning") or ""

@@ -1,4 +1,4 @@
-"""A training for a language model: what it is, how far it is, what its loop will do next, and the rates to come."""
+"""What a language model is told of a training: model and data, progress, the loop's plans, the schedule ahead."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from agenttune.protocol.run_facts import Rhythm, RunFacts
 from agenttune.protocol.text import duration, number
 
 FORETOLD = 4
-"""Steps at which the rate to come is told (guess)."""
+"""Steps ahead at which the learning rate is told (guess)."""
 MOST_STATES = 6
 """States to return to that are shown (guess)."""
 MOST_GROUPS = 8
@@ -21,7 +21,7 @@ MOST_GROUPS = 8
 
 
 def training(observation: Observation) -> list[str]:
-    """What an expert would ask first; nothing of what the loop does not tell."""
+    """What an expert would ask first, as far as the loop tells it."""
     facts = observation.facts
     if facts is None:
         return []
@@ -67,7 +67,7 @@ def _chance(facts: RunFacts) -> str:
 
 
 def _count(weights: int) -> str:
-    """A number of weights as people say it."""
+    """A number of weights, such as `1.2 M`."""
     for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
         if weights >= size:
             return f"{weights / size:.3g} {letter}"
@@ -75,7 +75,7 @@ def _count(weights: int) -> str:
 
 
 def progress(observation: Observation) -> str:
-    """Where the run stands, the time it takes, and what its loop does next."""
+    """The step, the time, and what the loop does next."""
     return "\n".join(line for line in (_place(observation), _time(observation), _due(observation)) if line)
 
 
@@ -135,8 +135,8 @@ def _state(checkpoint: CheckpointView) -> str:
     return f"{fenced(checkpoint.checkpoint_id, NAME_LETTERS)}: step {checkpoint.step}{branch}{tag}{metric}{where}"
 
 
-def rates_to_come(course: Course | None, step: int) -> Iterator[str]:
-    """The schedule, and the rates that it will give: one line for all parameter groups that go in proportion."""
+def learning_rates_ahead(course: Course | None, step: int) -> Iterator[str]:
+    """The schedule and its learning rates ahead: one line for all parameter groups in proportion."""
     if course is None:
         return
     kind = fenced(course.kind, NAME_LETTERS)
@@ -148,18 +148,18 @@ def rates_to_come(course: Course | None, step: int) -> Iterator[str]:
         which = (
             "" if len(course.tracks) == 1 else f", parameter group {', '.join(map(str, track.groups[:MOST_GROUPS]))}"
         )
-        yield f"schedule {kind}{which}: {_rates(course, track, steps)}"
+        yield f"schedule {kind}{which}: {_learning_rates(course, track, steps)}"
 
 
 def _ahead(steps: Sequence[int], step: int) -> list[int]:
-    """A few places among the steps to come, the last one with them."""
+    """Indices of a few of the steps ahead, the last one among them."""
     later = [i for i, at in enumerate(steps) if at > step]
     if len(later) <= FORETOLD:
         return later
     return [later[round(i * (len(later) - 1) / (FORETOLD - 1))] for i in range(FORETOLD)]
 
 
-def _rates(course: Course, track: Track, places: Sequence[int]) -> str:
+def _learning_rates(course: Course, track: Track, places: Sequence[int]) -> str:
     if not places:
         return "at its end"
     return "lr " + ", ".join(f"{number(float(track.rates[i]))} at step {course.steps[i]}" for i in places)

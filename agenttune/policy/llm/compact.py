@@ -1,4 +1,4 @@
-"""The compact form of a language-model policy: one digested line in, one of a few actions out.
+"""The compact form of a language-model policy: one line about the run in, one of a few actions out.
 
 For models that cannot read raw curves: they are told in words what the curve does, and choose from a short list.
 """
@@ -12,11 +12,11 @@ from typing import Any
 from agenttune.detectors import detect
 from agenttune.detectors.trend import Trend, changes
 from agenttune.errors import UserError
-from agenttune.llm.answer_text import answer_in, spoken
+from agenttune.llm.answer_text import answer_in, without_thinking
 from agenttune.llm.prompts import fenced
 from agenttune.llm.tools import Toolbox
 from agenttune.policy.base import by_agents
-from agenttune.policy.llm.conversation import MAX_REPAIRS, Talk
+from agenttune.policy.llm.conversation import MAX_REPAIRS, Conversation
 from agenttune.policy.llm.history import history_of
 from agenttune.protocol.commands import CommandBase, DoEvaluate, SaveCheckpoint, UpdateOptimizer
 from agenttune.protocol.observation import Observation
@@ -27,7 +27,7 @@ FACTORS = {"halve": 0.5, "double": 2.0, "tenfold_down": 0.1, "tenfold_up": 10.0}
 ACTIONS = ("hold", *FACTORS, "undo", "save", "evaluate")
 WHY_LETTERS = 200
 UNDO = "undo of "
-"""How the rationale of an undo begins; the id of what it undoes follows."""
+"""Beginning of an undo's rationale; the id of the undone command follows."""
 STATES = {
     "non_finite": "NOT FINITE, the loss or the gradients are NaN or infinite",
     "divergence": "DIVERGING, the loss has risen far above its best",
@@ -48,7 +48,7 @@ IN_FORCE = frozenset({State.APPLIED, State.KEPT})
 
 def state_of(observation: Observation) -> str:
     """What the curve does, in one of a few phrases."""
-    # A spike that is none any more says nothing of how the run does now.
+    # A spike that is over says nothing about the run now.
     kinds = {f.kind for f in detect(observation) if f.kind != "spike" or f.severity != "info"}
     for kind, words in STATES.items():
         if kind in kinds:
@@ -65,7 +65,7 @@ def state_of(observation: Observation) -> str:
 def line_of(observation: Observation) -> str:
     """A run in one line."""
     of = f" of {observation.max_steps}" if observation.max_steps else ""
-    trend, lr = Trend.of(observation), _rate(observation)
+    trend, lr = Trend.of(observation), _learning_rate(observation)
     parts = [f"state: {state_of(observation)}", f"step {observation.step}{of}"]
     if trend is not None:
         noise = 100 * trend.noise_value / abs(trend.level) if trend.level else 0.0
@@ -98,14 +98,14 @@ def _changed(observation: Observation) -> str:
     return f"last change {observation.step - (last.applied_at_step or 0)} steps ago: {fenced(last.summary, 120)}"
 
 
-def _rate(observation: Observation) -> float | None:
+def _learning_rate(observation: Observation) -> float | None:
     knob = observation.knob("lr")
     value = knob.effective if knob is not None else None
     return float(value) if isinstance(value, (int, float)) and value > 0 and math.isfinite(value) else None
 
 
 def command_for(action: str, observation: Observation) -> tuple[CommandBase | None, str]:
-    """The command of an action (None: none) and how its rationale begins.
+    """The command of an action, None for `hold`, and the beginning of its rationale.
 
     Raises:
         UserError: It cannot be done as things stand; says why.
@@ -117,18 +117,18 @@ def command_for(action: str, observation: Observation) -> tuple[CommandBase | No
         return make[action](), ""
     if action == "undo":
         return _undo(observation)
-    lr = _rate(observation)
+    lr = _learning_rate(observation)
     if lr is None:
         raise UserError(f"{action}: the learning rate is not known or zero")
     return UpdateOptimizer(lr=lr * FACTORS[action]), ""
 
 
 def _undo(observation: Observation) -> tuple[CommandBase, str]:
-    """Back to the rate before the agents' newest change: by its base rate, so that the schedule is what it was."""
+    """Sets the learning rate from before the agents' newest change: its base, so that the schedule is as before."""
     own = {record.command_id for record in by_agents(observation)}
     mine, change = _undoable(observation)
     later = [c for c in changes(observation) if c.submitted_seq > mine.submitted_seq and c.command_id not in own]
-    if any(_change_of_rate(record) for record in later):
+    if any(_lr_change(record) for record in later):
         raise UserError("undo: the learning rate was changed by somebody else since")
     if change.previous_base is not None:
         return UpdateOptimizer(lr=change.previous_base, lr_sets="base"), f"{UNDO}{mine.command_id}"
@@ -136,25 +136,25 @@ def _undo(observation: Observation) -> tuple[CommandBase, str]:
 
 
 def _undoable(observation: Observation) -> tuple[CommandRecord, Change]:
-    """The agents' newest change of the rate that is in force and was not undone."""
+    """The agents' newest change of the learning rate that is in force and was not undone."""
     here = {record.command_id for record in changes(observation)}
     mine = [r for r in by_agents(observation) if r.command_id in here and r.state in IN_FORCE]
     undoing = [r for r in mine if r.proposal.rationale.startswith(UNDO)]
     undone = {r.proposal.rationale.removeprefix(UNDO).split(":")[0] for r in undoing}
     for record in reversed(mine):
-        change = _change_of_rate(record)
+        change = _lr_change(record)
         if change is not None and record not in undoing and record.command_id not in undone:
             return record, change
     raise UserError("undo: there is no change of the learning rate by an agent to take back")
 
 
-def _change_of_rate(record: CommandRecord) -> Change | None:
+def _lr_change(record: CommandRecord) -> Change | None:
     found = record.ack.changes if record.ack is not None else []
     return next((c for c in found if c.name == "lr" and isinstance(c.previous, (int, float))), None)
 
 
 def allowed_now(observation: Observation) -> list[str]:
-    """The actions that this trainer can do and that make sense as things stand."""
+    """The actions that this trainer can carry out and that make sense now."""
     return [action for action in ACTIONS if _can(action, observation)]
 
 
@@ -180,7 +180,7 @@ def action_schema(actions: Sequence[str]) -> dict[str, Any]:
 
 
 def read_action(text: str) -> tuple[str, str]:
-    """The action and why, of the JSON answer: never a word out of thinking, of a reason, or beside the answer.
+    """The action and the reason of a JSON answer; words in thinking or beside the answer never count.
 
     Raises:
         UserError: There is none, or not just one.
@@ -192,8 +192,8 @@ def read_action(text: str) -> tuple[str, str]:
     return action, str(found.get("why") or "")
 
 
-def choose(talk: Talk, toolbox: Toolbox) -> None:
-    """Ask until an action goes through, or it has been refused too often.
+def choose(talk: Conversation, toolbox: Toolbox) -> None:
+    """Ask until an action is accepted, at most `MAX_REPAIRS` times more.
 
     Args:
         talk: The conversation, with the line in it.
@@ -205,7 +205,7 @@ def choose(talk: Talk, toolbox: Toolbox) -> None:
     actions = allowed_now(talk.observation)
     for corrections_left in reversed(range(MAX_REPAIRS + 1)):
         answer = talk.ask(schema=action_schema(actions))
-        if not spoken(answer.content):
+        if not without_thinking(answer.content):
             return
         try:
             _take(talk, toolbox, answer.content or "", actions)
@@ -220,7 +220,7 @@ def choose(talk: Talk, toolbox: Toolbox) -> None:
             return
 
 
-def _take(talk: Talk, toolbox: Toolbox, text: str, actions: list[str]) -> None:
+def _take(talk: Conversation, toolbox: Toolbox, text: str, actions: list[str]) -> None:
     action, why = read_action(text)
     if action not in actions:
         raise UserError(f"{action} cannot be done now")

@@ -1,4 +1,4 @@
-"""One decision's conversation with a language model, and what has come of it so far."""
+"""One decision's conversation with a language model, and its results so far."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from agenttune.errors import ModelUnavailable, UserError
-from agenttune.llm.answer_text import spoken
+from agenttune.llm.answer_text import without_thinking
 from agenttune.llm.tools import Wait
 from agenttune.policy.base import Decision, Draft
 from agenttune.policy.llm.pacing import describe
@@ -21,16 +21,16 @@ if TYPE_CHECKING:  # its client takes seconds to import, and most runs have no m
     from agenttune.llm import ChatModel
 
 MAX_REPAIRS = 2
-"""How often a decision goes on after something wrong, with the error for an answer."""
+"""How often in one decision the model is told its error and may try again."""
 MALFORMED_CALL = "your tool calls could not be read, and nothing was done"
 FAULT_LETTERS, MOST_FAULTS, SAME_LETTERS = 200, 3, 60
-"""Of a call that was refused, how many of one decision are told, and what tells two apart."""
+"""Of refused calls: letters of each, how many are recorded of one decision, and letters that tell two apart."""
 REASON_LETTERS, RATIONALE_LETTERS, TROUBLE_LETTERS, ECHO_LETTERS = 1000, 2000, 300, 8000
-"""Longest texts of a model in a decision, in a command, in a complaint, and repeated to itself."""
+"""Longest texts: a decision's reason, a command's rationale, a problem, and an answer repeated to the model."""
 
 
 @dataclass
-class Talk:
+class Conversation:
     """One conversation.
 
     Attributes:
@@ -44,9 +44,9 @@ class Talk:
         calls: Made so far, the failed one included.
         noted: Commands to be submitted when the decision ends, by the number that the model knows them by.
         said: The model's own words.
-        refused: Calls of tools and answers that came back to the model with what was wrong about them.
-        remarks: What the endpoint does not take, and how one does without.
-        troubles: What ended the decision, or left it without an answer.
+        refused: Errors of tool calls and answers, which the model was told.
+        remarks: What the endpoint does not support, and what is done instead.
+        troubles: Why the decision ended early or without an answer.
     """
 
     chat: ChatModel
@@ -89,10 +89,10 @@ class Talk:
         self.calls.append(called)
         answer = called.answer or ChatMessage(role="assistant")
         malformed = called.details.get("malformed")
-        if not malformed and not answer.tool_uses and not spoken(answer.content):
+        if not malformed and not answer.tool_uses and not without_thinking(answer.content):
             self.troubles.append(_nothing(called))
-        # What was thought is not repeated to the model: it is long, and no part of what was said.
-        words = clean(spoken(answer.content) or answer.content or "", ECHO_LETTERS, True)
+        # Thinking is not repeated to the model: it is long, and no part of the answer.
+        words = clean(without_thinking(answer.content) or answer.content or "", ECHO_LETTERS, True)
         self.messages.append(answer.model_copy(update={"content": words}))
         if malformed:
             raise UserError(f"{MALFORMED_CALL}: {malformed}", field="answer")
@@ -108,7 +108,7 @@ class Talk:
         self.messages.append(ChatMessage(role="user", content=text))
 
     def draft(self, command: CommandBase, rationale: str, valid_for_steps: int | None = None) -> int:
-        """Take in a command that the gate lets through as things stand; returns its number."""
+        """Note a command that the gate would let through now; returns its number."""
         valid = self.valid_for_steps if valid_for_steps is None else valid_for_steps
         self._numbers += 1
         self.noted[self._numbers] = Draft(command, clean(rationale, RATIONALE_LETTERS) or "no reason given", valid)
@@ -116,14 +116,14 @@ class Talk:
 
     @property
     def drafts(self) -> list[Draft]:
-        """What is to be submitted, in the order in which it was asked for."""
+        """The noted commands, in the order in which they were asked for."""
         return list(self.noted.values())
 
     def trouble(self, text: str) -> None:
         self.troubles.append(clean(text, TROUBLE_LETTERS))
 
     def refuse(self, text: str) -> None:
-        """Note what the model asked for in vain; it is told too, but whoever reads the log is not."""
+        """Record an error that the model was told, for whoever reads the log."""
         self.refused.append(clean(text, FAULT_LETTERS))
 
     def _faults(self) -> list[str]:

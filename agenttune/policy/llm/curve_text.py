@@ -51,7 +51,7 @@ def says_something(name: str) -> bool:
 
 
 def _different(names: Sequence[str], goal: str) -> list[str]:
-    """Names without those that say the same as another: the first of the losses, and of the gradient norms."""
+    """Names without duplicates: of several losses, and of several gradient norms, only the first."""
     doubles = {name for group in (LOSS_NAMES, GRAD_NAMES) for name in [n for n in group if n in names][1:]}
     doubles |= {"train_loss"} if set(LOSS_NAMES) & set(names) else set()
     return [name for name in names if name == goal or (says_something(name) and name not in doubles)]

@@ -1,7 +1,7 @@
-"""An observation as text for a language model: of the same size however long the run.
+"""An observation as text for a language model, of bounded size however long the run.
 
-Everything that came from a log, a name or a person is fenced. Lines are made here; the headings around them and their
-order are in the template `observation.j2`.
+All text from logs, names and people is fenced. Lines are made here; their headings and order are in the template
+`llm_observation.j2`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from agenttune.config import BudgetSettings
 from agenttune.llm.prompts import fenced
 from agenttune.llm.tools.offered import UNLISTED_KNOBS
-from agenttune.policy.llm.briefing import by_group, progress, rates_to_come, states, training
+from agenttune.policy.llm.briefing import by_group, learning_rates_ahead, progress, states, training
 from agenttune.policy.llm.curve_text import NAME_LETTERS, VALUE_LETTERS, curves, says_something
 from agenttune.policy.llm.history import history_of, tried
 from agenttune.protocol.commands import COMMAND_KINDS
@@ -34,11 +34,11 @@ OWN_NAMES = frozenset(
     {"lr", "weight_decay", "betas", "eps", "momentum", "max_grad_norm", "gradient_accumulation_steps", "max_steps"}
     | {"label_smoothing", "eval_steps", "save_steps", "neftune_noise_alpha"}
 )
-"""Names of knobs that are known, and so need no fence."""
+"""Names of knobs that need no fence: they are our own."""
 
 
 def tokens_estimate(text: str) -> int:
-    """Tokens of a text, by its length: an estimate, to be said as one."""
+    """Tokens of a text, estimated from its length."""
     return -(-len(text) // LETTERS_PER_TOKEN)
 
 
@@ -89,7 +89,7 @@ def digest(
         woken_by=[fenced(reason, VALUE_LETTERS) for reason in observation.woken_by[:MOST_REASONS]],
         goal=_evaluations(observation),
         curves=curves(observation),
-        knobs=[*_knobs(observation.knobs), *rates_to_come(observation.schedule, observation.step)],
+        knobs=[*_knobs(observation.knobs), *learning_rates_ahead(observation.schedule, observation.step)],
         findings=_findings(observation),
         tried=[
             *tried(observation, history_of(observation) if history is None else history),
@@ -152,7 +152,7 @@ def _knob(knob: KnobState) -> str:
 
 
 def _value(value: Any) -> str:
-    """A value as it is told: numbers bare, everything else fenced."""
+    """A value: numbers as they are, everything else fenced."""
     if value is None or isinstance(value, (bool, int, float)):
         return number(value)
     if isinstance(value, (list, tuple)):
@@ -161,7 +161,7 @@ def _value(value: Any) -> str:
 
 
 def _last_decision(observation: Observation) -> list[str]:
-    """What was decided last; it may say that what was asked for came too late, which no command tells."""
+    """The last decision; it may say that a command came too late, which the commands do not show."""
     last = observation.last_decision
     if last is None or not last.reason:
         return []

@@ -1,4 +1,4 @@
-"""What was tried in a run and what came of it, as a language model reads it."""
+"""The commands of a run and their effects, as text for a language model."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from agenttune.protocol.text import number
 MOST_TRIED, WHOLE = 6, 2
 """Entries that are shown, and the newest of them that are shown whole (guess)."""
 WHY_LETTERS, OUTCOME_LETTERS, SHORT_LETTERS, WHOLE_LETTERS = 160, 240, 120, 1500
-AS_USUAL = (
+DEFAULTS = (
     *(("lr_sets", "effective"), ("include_current", True), ("min_gain_frac", 0.01), ("metric", "loss")),
     *(("pin", False), ("warmup_steps", 0)),
 )
-"""Arguments that go without saying."""
+"""Arguments that are not shown."""
 
 
 def tried(observation: Observation, history: Sequence[Intervention]) -> list[str]:
@@ -54,11 +54,11 @@ def _attempt(one: Intervention, record: CommandRecord | None, is_whole: bool, na
 
 
 def _arguments(given: Mapping[str, Any]) -> str:
-    """What was asked for, without what nobody gave."""
+    """The arguments that were given."""
     return ", ".join(
         f"{name}={_argument(value)}"
         for name, value in given.items()
-        if value not in ({}, [], None) and (name, value) not in AS_USUAL
+        if value not in ({}, [], None) and (name, value) not in DEFAULTS
     )
 
 
@@ -71,7 +71,7 @@ def _argument(value: object) -> str:
 
 
 def _outcome(one: Intervention, record: CommandRecord | None, letters: int) -> str:
-    """Where it stands and what it found; a refusal with its reason and what would have been allowed."""
+    """Its state and result; a refusal with its reason and the nearest allowed arguments."""
     if one.applied_at_step is not None:
         at = "" if one.applied_at_step == one.proposed_at_step else f" at step {one.applied_at_step}"
         return f"{one.state.value}{at}: {fenced(_found(one), letters)}"
@@ -83,7 +83,7 @@ def _outcome(one: Intervention, record: CommandRecord | None, letters: int) -> s
 
 
 def _found(one: Intervention) -> str:
-    """What a command that was applied changed, measured or left."""
+    """What an applied command changed or measured."""
     told = one.result
     if one.kind == "do_evaluate":
         metrics = [f"{k} {number(v)}" for k, v in told.items() if isinstance(v, (int, float)) and says_something(k)]
@@ -96,7 +96,7 @@ def _found(one: Intervention) -> str:
 
 
 def _trials(result: Mapping[str, Any]) -> str:
-    """What each trial of a probe came to."""
+    """The result of each trial of a probe."""
     trials = result.get("trials")
     if not isinstance(trials, list):
         return ""
@@ -114,7 +114,7 @@ def _trial(trial: Mapping[str, Any]) -> str:
 
 
 def refusal(verdict: Verdict) -> str:
-    """A refusal in words: by whom, why, and what would have passed."""
+    """A refusal: by whom, why, and the nearest allowed arguments."""
     nearest = verdict.nearest_allowed
     allowed = f"; allowed would have been {fenced(json.dumps(nearest), VALUE_LETTERS)}" if nearest else ""
     return f"{fenced(verdict.decided_by, NAME_LETTERS)}: {fenced(verdict.reason, 2 * OUTCOME_LETTERS)}{allowed}"

@@ -1,4 +1,4 @@
-"""Tools for models that answer with JSON instead of calling them: the same tools, as one bounded answer."""
+"""The same tools for models that cannot call any: one bounded JSON answer names tools and their arguments."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from agenttune.errors import UserError
-from agenttune.llm.answer_text import Unread, answer_in
+from agenttune.llm.answer_text import Unreadable, answer_in
 from agenttune.llm.written_calls import has_markup, written_calls
 from agenttune.protocol.command_schemas import ToolShape
 from agenttune.protocol.model_calls import ToolUse
@@ -45,7 +45,7 @@ def _choice(shape: ToolShape, definitions: dict[str, Any]) -> dict[str, Any]:
 
 
 def _bounded(part: Any) -> Any:
-    """A schema all of whose texts have a longest length: small models write on for ever otherwise (measured)."""
+    """A schema in which every text has a longest length: small models write on for ever otherwise (measured)."""
     if isinstance(part, list):
         return [_bounded(item) for item in part]
     if not isinstance(part, dict):
@@ -59,16 +59,16 @@ def _bounded(part: Any) -> Any:
 
 
 def read_answer(text: str, offered: Collection[str]) -> tuple[str, list[ToolUse]]:
-    """The reason and the tools asked for; an answer that is not held to a schema may have words around it.
+    """The reason and the tool calls of an answer, which may have words around its JSON.
 
-    A model that writes the markup of its own tool calls instead is understood too, though never both at once.
+    The markup of the model's own tool calls is understood too, but not both at once.
 
     Args:
         text: What the model wrote.
         offered: Names of the tools that it has.
 
     Raises:
-        UserError: There is no such object in the text; says what it must look like.
+        UserError: There is no such object; says what it must look like.
     """
     if has_markup(text):
         written = written_calls(text, offered)
@@ -77,7 +77,7 @@ def read_answer(text: str, offered: Collection[str]) -> tuple[str, list[ToolUse]
         return written.words, written.uses
     try:
         found = answer_in(text, "actions")
-    except Unread as error:
+    except Unreadable as error:
         raise _malformed(error.problem) from None
     actions = found.get("actions")
     if not isinstance(actions, list):

@@ -1,4 +1,4 @@
-"""The policy that asks a language model: when it is worth it, as long as it can, and at a known cost."""
+"""The policy that asks a language model: only when it is worth a call, within its budget, at a known cost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from agenttune.llm.prompts import Prompts, Rendered, goal_variables
 from agenttune.llm.tools import Toolbox
 from agenttune.policy.base import Decision, Policy, PolicyContext
 from agenttune.policy.llm.compact import ACTIONS, allowed_now, choose, line_of
-from agenttune.policy.llm.conversation import Talk
+from agenttune.policy.llm.conversation import Conversation
 from agenttune.policy.llm.digest import UsedUp, digest
 from agenttune.policy.llm.pacing import Pacing
 from agenttune.policy.llm.tool_calls import ToolForm, tool_texts
@@ -88,7 +88,7 @@ class LlmFile(PolicyFile):
 
 
 class LlmPolicy:
-    """Asks a language model, and holds when it cannot.
+    """Asks a language model; proposes nothing when it cannot.
 
     Args:
         name: Of the policy, in the log.
@@ -126,8 +126,8 @@ class LlmPolicy:
         return self._why_not or (self._chat.unavailable() if self._chat is not None else "")
 
     def decide(self, observation: Observation) -> Decision:
-        """What the model wants; or why it was not asked, or did not answer."""
-        quiet = self._pacing.quiet(observation)
+        """The model's decision; or why it was not asked or did not answer."""
+        quiet = self._pacing.why_not_now(observation)
         if quiet:
             return Decision(reason=quiet, skipped=True)
         why_not = self.unavailable()
@@ -137,7 +137,7 @@ class LlmPolicy:
         return self._asked(self._chat, self._context.reader, observation)
 
     def _asked(self, chat: ChatModel, reader: RunReader, observation: Observation) -> Decision:
-        talk = Talk(
+        talk = Conversation(
             chat,
             self.name,
             observation,
@@ -148,12 +148,12 @@ class LlmPolicy:
         try:
             self._context.catch_up()
             self._check_capabilities(talk)
-            self._hold(talk, reader)
+            self._converse(talk, reader)
         except (UserError, SystemFault) as error:
-            # Of the model, the budget, the server or a template: the decision ends with what there is.
+            # Of the model, the budget, the server or a template: what was noted before is kept.
             talk.trouble(str(error))
             self._pacing.failed()
-        except Exception as error:  # a fault of ours or of a library: told, and what was decided before it is kept
+        except Exception as error:  # a bug of ours or of a library: told, and what was noted before is kept
             log.exception("policy %s failed at step %d", self.name, observation.step)
             talk.trouble(f"the policy failed: {type(error).__name__}: {error}")
             self._pacing.failed()
@@ -161,7 +161,7 @@ class LlmPolicy:
             self._pacing.asked(observation.step, talk.wait)
         return talk.decision()
 
-    def _check_capabilities(self, talk: Talk) -> None:
+    def _check_capabilities(self, talk: Conversation) -> None:
         """Find out once how the model answers."""
         if self._is_checked:
             return
@@ -175,7 +175,7 @@ class LlmPolicy:
         if any(call.purpose == "probe" for call in talk.calls) and talk.chat.protocol in forms:
             talk.remarks.append(forms[talk.chat.protocol])
 
-    def _hold(self, talk: Talk, reader: RunReader) -> None:
+    def _converse(self, talk: Conversation, reader: RunReader) -> None:
         toolbox = Toolbox(reader, talk.observation, Author(principal="agent", name=self.name))
         parts = self.opening(talk.observation, toolbox.shapes())
         talk.prompts = [part.used for part in parts]
@@ -183,10 +183,10 @@ class LlmPolicy:
         if self._file.form == "compact":
             choose(talk, toolbox)
         else:
-            ToolForm(self._file.max_turns, self._file.max_commands).hold(talk, toolbox)
+            ToolForm(self._file.max_turns, self._file.max_commands).run(talk, toolbox)
 
     def opening(self, observation: Observation, shapes: list[ToolShape]) -> tuple[Rendered, Rendered]:
-        """What a decision begins with: the system prompt, the same each time, and the observation.
+        """The first prompts of a decision: the system prompt, which stays the same, and the observation.
 
         Args:
             observation: The run.
@@ -225,7 +225,7 @@ class LlmPolicy:
 
 
 def messages_of(parts: tuple[Rendered, Rendered]) -> list[ChatMessage]:
-    """The opening of a decision as messages; all but the last are the same from decision to decision."""
+    """The first prompts as messages; all but the last are the same in every decision."""
     system, observed = parts
     return [ChatMessage(role="system", content=system.text), ChatMessage(role="user", content=observed.text)]
 

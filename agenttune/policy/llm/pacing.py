@@ -1,4 +1,4 @@
-"""When a language model is worth asking: something new, or enough steps since it was asked last."""
+"""When a language model is asked: when something is new, or enough steps after the last time."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from agenttune.llm.tools import Wait
 from agenttune.protocol.observation import Observation
 
 _CADENCE = re.compile(r"\d+ steps")
-"""How the loop names a wake-up that nothing but the number of steps caused."""
+"""The agent loop's name for a wake-up by the number of steps alone."""
 
 
 @dataclass
 class Pacing:
-    """Remembers when the model was asked and what it wants to wait for. Lost at a restart, it costs one call.
+    """Remembers when the model was asked and what it waits for. Losing this at a restart costs one call.
 
     Attributes:
         every_steps: Steps between two calls without news.
@@ -32,18 +32,18 @@ class Pacing:
     _wait: Wait | None = field(default=None, init=False)
 
     def asked(self, step: int, wait: Wait | None = None) -> None:
-        """The model has answered; a wait for nothing in particular leaves the usual times."""
+        """The model has answered; a wait without a condition changes nothing."""
         ends = wait is not None and (wait.until_step is not None or wait.until_evaluation or wait.until_finding)
         self._asked_step, self._wait = step, wait if ends else None
 
     def failed(self) -> None:
-        """It has not: the next time is as good as the first."""
+        """It has not answered: it is asked again at the next occasion."""
         self._asked_step, self._wait = None, None
 
-    def quiet(self, observation: Observation) -> str:
+    def why_not_now(self, observation: Observation) -> str:
         """Why the model need not be asked now; empty if it should be."""
         asked = self._asked_step
-        if asked is None or observation.step < asked:  # going back to a checkpoint is news
+        if asked is None or observation.step < asked:  # a restored checkpoint is news
             return ""
         news = [reason for reason in observation.woken_by if not _CADENCE.fullmatch(reason)]
         found = [f.severity for f in observation.findings if f.step > asked and f.severity != "info"]
@@ -55,7 +55,7 @@ class Pacing:
         return "" if observation.step >= due else f"nothing new; the model is asked again at step {due}"
 
     def _is_over(self, wait: Wait, asked: int, step: int, news: Sequence[str], found: Sequence[str]) -> bool:
-        """Whether a wait has ended: by what it waits for, or by what no wait is for."""
+        """Whether a wait has ended: by its condition, or by something that no wait holds up."""
         if step >= asked + self.max_wait_steps or (wait.until_step is not None and step >= wait.until_step):
             return True
         evaluated = any(reason.startswith("evaluation") for reason in news)

@@ -1,6 +1,6 @@
-"""An earlier run of a study in a few lines for a language model: its curves, findings, times, model and data.
+"""A past run of a study in a few lines for a language model: its curves, findings, time, model and data.
 
-As many lines however long the run was. Text that came from a log is fenced.
+Of bounded size however long the run was. All text from logs is fenced.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ CURVE_POINTS, BRIEF_POINTS = 10, 5
 """Entries of the curve of a loss, and of one that matters less (guess)."""
 MOST_FINDINGS, FINDING_LETTERS = 4, 140
 """Findings that are told, the gravest and earliest first, and how long each is (guess)."""
-RATES = ("lr", "learning_rate")
+LR_NAMES = ("lr", "learning_rate")
 GRAVITY = ("critical", "warning", "info")
 
 
 @dataclass(frozen=True)
 class PastRun:
-    """A run that has ended, as its log tells it.
+    """A run that has ended.
 
     Attributes:
         observation: At its end.
@@ -58,7 +58,7 @@ def _details(run: PastRun) -> Iterator[str]:
         yield _curve(loss, CURVE_POINTS, is_loss=True)
     if seen.evaluations:
         yield _evaluations(seen)
-    for names in (GRAD_NAMES, RATES):
+    for names in (GRAD_NAMES, LR_NAMES):
         view = series(seen, names)
         if view is not None:
             yield _curve(view, BRIEF_POINTS)
@@ -79,7 +79,7 @@ def _curve(view: SeriesView, count: int, is_loss: bool = False) -> str:
 
 
 def _points(view: SeriesView) -> list[tuple[int, float]]:
-    """The whole curve: thinned where there is no more, and the newest points."""
+    """The whole curve: downsampled, and the newest points as they are."""
     first = view.steps[0] if view.steps else math.inf
     old = [(s, v) for s, v in zip(view.downsampled_steps, view.downsampled_values, strict=True) if s < first]
     return [*old, *zip(view.steps, view.values, strict=True)]

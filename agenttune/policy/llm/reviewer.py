@@ -1,4 +1,4 @@
-"""A second language model that is asked about what another wants to do."""
+"""A second language model that reviews commands which another policy proposes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from agenttune.config import ReviewerSettings, Settings
 from agenttune.errors import ModelUnavailable, SystemFault, UserError
-from agenttune.llm.answer_text import Unread, answer_in
+from agenttune.llm.answer_text import Unreadable, answer_in
 from agenttune.llm.prompts import Prompts, Rendered, goal_variables
 from agenttune.policy.base import Draft, PolicyContext
 from agenttune.policy.llm.digest import digest
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class Reviewer:
-    """Asks a second model about drafts.
+    """Asks a second model about commands.
 
     Args:
         name: Of the policy, in the log.
@@ -80,7 +80,7 @@ class Reviewer:
             draft: What another wants to do.
             observation: The run as it stands.
             answer: The form of the answer.
-            without: The answer where there was none, of the reason why.
+            without: Makes the answer that stands for none, from the reason.
             request: What waits for the answer, in lines, for templates that tell it.
         """
         calls: list[ModelCalled] = []
@@ -107,7 +107,7 @@ class Reviewer:
             return without(str(error)), [*calls, *([failed] if isinstance(failed, ModelCalled) else [])]
         except (UserError, SystemFault) as error:  # the budget, the control server, or a template that was changed
             return without(str(error)), calls
-        except Exception as error:  # whatever it is, nobody has decided; the next one is asked
+        except Exception as error:  # whatever it is, nobody has decided, and the next approver is asked
             log.exception("the reviewer %s failed", self._name)
             return without(f"{type(error).__name__}: {error}"), calls
 
@@ -126,13 +126,13 @@ class Reviewer:
 
 
 def _read(called: ModelCalled, answer: type[A], without: Callable[[str], A]) -> A:
-    """The verdict of an answer: the one that it holds, on lines of its own; without one, nobody has decided."""
+    """The verdict in an answer, on lines of its own; without one, nobody has decided."""
     content = called.answer.content if called.answer is not None else None
     try:
         verdicts = get_args(answer.model_fields["verdict"].annotation)
         found = answer_in(content, "verdict", "arguments", choices=verdicts, alone=True)
         return answer.model_validate(found)
-    except Unread as error:
+    except Unreadable as error:
         return without(f"{error.problem}; it said {content!r:.200}" if content else "it said nothing")
     except ValidationError:
         return without(f"it said {content!r:.200} instead of a verdict")

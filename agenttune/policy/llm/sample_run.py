@@ -1,4 +1,4 @@
-"""A run that never was, of usual size: for how long the prompts about a run will be."""
+"""A made-up run of usual size, from which the length of prompts is estimated."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from agenttune.protocol.findings import Finding
 from agenttune.protocol.observation import Evaluation, Observation, SeriesView
 
 STEPS = 500
-"""Of the run; prompts are as long for any longer one."""
+"""Length of the run; for a longer one prompts are no longer."""
 
 
 def sample_observation() -> Observation:

@@ -1,4 +1,4 @@
-"""The full form of a language-model policy: it reads with tools, and asks for commands with tools."""
+"""The full form of a language-model policy: the model reads the run and proposes commands with tools."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from dataclasses import dataclass
 from typing import Any
 
 from agenttune.errors import UserError
-from agenttune.llm.answer_text import spoken
+from agenttune.llm.answer_text import without_thinking
 from agenttune.llm.prompts import fenced
 from agenttune.llm.tools import MAX_ANSWER_CHARACTERS, Outcome, Toolbox
-from agenttune.policy.llm.conversation import MAX_REPAIRS, Talk
+from agenttune.policy.llm.conversation import MAX_REPAIRS, Conversation
 from agenttune.policy.llm.json_answers import answer_schema, read_answer
 from agenttune.protocol.command_schemas import ToolShape
 from agenttune.protocol.model_calls import ChatMessage, ToolUse
 from agenttune.protocol.text import clean
 
 MOST_USES = 16
-"""Tools that are called of one answer; a model that asks for more is told so."""
+"""Tool calls that are carried out of one answer; the model is told of the rest."""
 ERROR_LETTERS = 4000
 RESULT_LETTERS = MAX_ANSWER_CHARACTERS
-"""What a tool answers is bounded where it is made; here nothing is cut off it."""
+"""A tool's result is bounded where it is made; nothing is cut here."""
 UNREAD = ToolUse(id="answer", name="", arguments="")
-"""Stands for an answer that could not be read, and so has called nothing."""
+"""Stands for the call of an answer that could not be read."""
 LAST_TURN = "This was the last reading: answer now with a command, with `wait`, or with nothing."
 
 
 @dataclass(frozen=True)
 class _Result:
-    """What one use of a tool gave."""
+    """The result of one tool call."""
 
     use: ToolUse
     text: str
@@ -39,7 +39,7 @@ class _Result:
 
 @dataclass(frozen=True)
 class ToolForm:
-    """Reads, asks, is corrected.
+    """Lets the model call tools until it has decided.
 
     Attributes:
         max_turns: Calls of the model in one decision.
@@ -49,11 +49,11 @@ class ToolForm:
     max_turns: int
     max_commands: int
 
-    def hold(self, talk: Talk, toolbox: Toolbox) -> None:
-        """Talk until the model has decided, or may not go on.
+    def run(self, talk: Conversation, toolbox: Toolbox) -> None:
+        """Converse until the model has decided, or a limit is reached.
 
         Raises:
-            BudgetSpent, ModelUnavailable: In the middle; what was decided before is in the talk.
+            BudgetSpent, ModelUnavailable: Before the end; what was noted until then is in the conversation.
         """
         shapes, wrong_turns = toolbox.shapes(), 0
         for turns_left in reversed(range(self.max_turns)):
@@ -71,7 +71,7 @@ class ToolForm:
                 _answer(talk, results, LAST_TURN if turns_left == 1 else "")
         talk.trouble(f"stopped after {self.max_turns} turns")
 
-    def _turn(self, talk: Talk, toolbox: Toolbox, shapes: Sequence[ToolShape]) -> list[_Result]:
+    def _turn(self, talk: Conversation, toolbox: Toolbox, shapes: Sequence[ToolShape]) -> list[_Result]:
         try:
             uses = self._uses(talk, shapes)
         except UserError as error:
@@ -80,36 +80,36 @@ class ToolForm:
             return [_Result(UNREAD, error.message, is_wrong=True)]
         return [self._use(use, talk, toolbox, nth) for nth, use in enumerate(uses)]
 
-    def _uses(self, talk: Talk, shapes: Sequence[ToolShape]) -> list[ToolUse]:
-        """What the model asks for; its words become the reason."""
+    def _uses(self, talk: Conversation, shapes: Sequence[ToolShape]) -> list[ToolUse]:
+        """The model's tool calls; its words become the reason."""
         if talk.chat.protocol == "tools":
             answer = talk.ask(tools=shapes)
-            talk.said = spoken(answer.content) or talk.said
+            talk.said = without_thinking(answer.content) or talk.said
             return answer.tool_uses
-        # In words, the system prompt has said all that a schema would.
+        # With protocol `text` the system prompt has the schemas in words.
         answer = talk.ask(schema=answer_schema(shapes) if talk.chat.protocol == "json" else None)
-        if not spoken(answer.content):
+        if not without_thinking(answer.content):
             return []
         talk.said, uses = read_answer(answer.content or "", [shape.name for shape in shapes])
         return uses
 
-    def _use(self, use: ToolUse, talk: Talk, toolbox: Toolbox, nth: int) -> _Result:
+    def _use(self, use: ToolUse, talk: Conversation, toolbox: Toolbox, nth: int) -> _Result:
         try:
             if nth >= MOST_USES:
                 raise UserError(f"not done: at most {MOST_USES} tools at a time")
             outcome = toolbox.call(use.name, use.arguments)
             if outcome.withdrawn is not None:
-                # It goes on: what is withdrawn may be asked for otherwise.
+                # The decision goes on: the model may propose something else instead.
                 return _Result(use, _withdraw(outcome.withdrawn, talk), was_reading=True)
             if outcome.command is not None:
                 return _Result(use, self._draft(outcome, talk))
         except UserError as error:
-            return _Result(use, f"ERROR in {clean(use.name, 64)}: {_mended(error)}", is_wrong=True)
+            return _Result(use, f"ERROR in {clean(use.name, 64)}: {_with_allowed(error)}", is_wrong=True)
         if outcome.wait is not None:
             talk.wait, talk.said = outcome.wait, talk.said or outcome.rationale
         return _Result(use, outcome.text, was_reading=outcome.wait is None)
 
-    def _draft(self, outcome: Outcome, talk: Talk) -> str:
+    def _draft(self, outcome: Outcome, talk: Conversation) -> str:
         command = outcome.command
         assert command is not None  # narrowed by the caller
         known = next((n for n, draft in talk.noted.items() if draft.command == command), None)
@@ -121,7 +121,7 @@ class ToolForm:
         return f"noted as {number}; it is submitted when this decision ends"
 
 
-def _mended(error: UserError) -> str:
+def _with_allowed(error: UserError) -> str:
     """An error with what is allowed, where it does not say so itself."""
     allowed = "" if error.allowed is None else json.dumps(error.allowed, default=str)
     names = error.allowed if isinstance(error.allowed, list) else []
@@ -129,15 +129,15 @@ def _mended(error: UserError) -> str:
     return error.message if is_said else f"{error.message}; allowed: {allowed}"
 
 
-def _withdraw(number: int, talk: Talk) -> str:
+def _withdraw(number: int, talk: Conversation) -> str:
     if number not in talk.noted:
         there = ", ".join(f"{n} ({draft.command.kind})" for n, draft in talk.noted.items()) or "none"
         raise UserError(f"no command is noted as {number}; noted: {there}", field="number", allowed=list(talk.noted))
     return f"{talk.noted.pop(number).command.kind} is withdrawn; it will not be submitted"
 
 
-def _answer(talk: Talk, results: Sequence[_Result], remark: str) -> None:
-    """Tell the model what its tools gave: in the messages that its protocol has for that."""
+def _answer(talk: Conversation, results: Sequence[_Result], remark: str) -> None:
+    """Tell the model the results of its tool calls, in the kind of message that its protocol has."""
     texts = [_shown(result) for result in results]
     if talk.chat.protocol != "tools":
         listed = [f"{fenced(r.use.name, 64)}: {text}" for r, text in zip(results, texts, strict=True)]
@@ -153,7 +153,7 @@ def _answer(talk: Talk, results: Sequence[_Result], remark: str) -> None:
 
 
 def _shown(result: _Result) -> str:
-    """Results hold names from the log, and so do errors."""
+    """A result in its fence: it holds names from the log, and so does an error."""
     return fenced(result.text, ERROR_LETTERS if result.is_wrong else RESULT_LETTERS)
 
 
