@@ -6,7 +6,7 @@ answers at once, and probes are in vain, to a busy one.
 
 from agenttune.launch.estimate.call_counts import ModelEstimate, paced
 from agenttune.launch.estimate.estimate import CapReached, Estimate, estimate
-from agenttune.launch.estimate.figure_ranges import Range
+from agenttune.launch.estimate.figures import Range
 from agenttune.launch.estimate.probe_steps import ProbeEstimate, probes_ahead
 from agenttune.launch.estimate.study_estimate import StudyEstimate
 

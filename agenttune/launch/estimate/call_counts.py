@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean, quantiles
 
 from agenttune.config import Config, Price, WakeSettings
-from agenttune.launch.estimate.figure_ranges import BUSY_FACTOR, Range
-from agenttune.launch.estimate.past_usage import PastUsage
+from agenttune.launch.estimate.figures import BUSY_FACTOR, PastUsage, Range
 from agenttune.policy.base import Policy
 from agenttune.policy.llm.llm_policy import LlmFile, LlmPolicy
 from agenttune.policy.llm.reviewer import Reviewer

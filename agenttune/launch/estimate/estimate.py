@@ -10,8 +10,7 @@ from pydantic import Field
 from agenttune.config import BudgetSettings, Config
 from agenttune.errors import UserError
 from agenttune.launch.estimate.call_counts import ModelEstimate, estimate_models
-from agenttune.launch.estimate.figure_ranges import ZERO, Range
-from agenttune.launch.estimate.past_usage import PastUsage
+from agenttune.launch.estimate.figures import ZERO, PastUsage, Range
 from agenttune.launch.estimate.probe_steps import ProbeEstimate, estimate_probes
 from agenttune.launch.estimate.study_estimate import StudyEstimate, estimate_planner, study_of, times
 from agenttune.launch.study.planner import PLANNER

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from pydantic import Field
 
 from agenttune.config import BudgetSettings, Config, WakeSettings
-from agenttune.launch.estimate.figure_ranges import BUSY_FACTOR, ZERO, Range
-from agenttune.launch.estimate.past_usage import PastUsage
+from agenttune.launch.estimate.figures import BUSY_FACTOR, ZERO, PastUsage, Range
 from agenttune.policy.base import Policy
 from agenttune.policy.llm.llm_policy import LlmPolicy
 from agenttune.policy.lookahead import VALID_FOR_STEPS, Lookahead, LookaheadFile

@@ -11,7 +11,7 @@ from statistics import fmean
 from agenttune.config import Config
 from agenttune.errors import StoreFault
 from agenttune.launch.estimate.call_counts import ModelEstimate, priced, usable
-from agenttune.launch.estimate.figure_ranges import Range
+from agenttune.launch.estimate.figures import Range
 from agenttune.launch.study.planner import MAX_REPAIRS, PLANNER, Planner
 from agenttune.launch.study.records import Arm
 from agenttune.launch.study.state import Reflection, RoundRun, Study

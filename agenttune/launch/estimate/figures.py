@@ -1,4 +1,4 @@
-"""What former runs of the same name tell."""
+"""The figures that an estimate rests on: ranges from a quiet run to a busy one, and what past runs of that name used."""
 
 from __future__ import annotations
 
@@ -10,10 +10,33 @@ from statistics import median
 
 from agenttune.protocol.events import Decided, Found, RunInfo
 from agenttune.protocol.model_calls import ModelCalled
+from agenttune.protocol.proposals import Record
 from agenttune.protocol.summary import ProbeCost
 from agenttune.store.journal.costs import probe_cost
 from agenttune.store.journal.run_summary import model_calls
 from agenttune.store.run_log import RunLog
+
+
+class Range(Record):
+    """From a quiet run to a busy one."""
+
+    low: float
+    high: float
+
+    def __add__(self, other: Range) -> Range:
+        return Range(low=self.low + other.low, high=self.high + other.high)
+
+    def __mul__(self, other: Range) -> Range:
+        return Range(low=self.low * other.low, high=self.high * other.high)
+
+    def scaled(self, factor: float) -> Range:
+        return Range(low=self.low * factor, high=self.high * factor)
+
+
+ZERO = Range(low=0, high=0)
+BUSY_FACTOR = 1.5
+"""Decisions and probes of a busy run, against one in which nothing happens, where no former run tells (guess)."""
+
 
 TIMED_STEPS = 200
 """Newest steps of a run whose time is looked at."""
