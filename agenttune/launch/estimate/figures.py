@@ -1,4 +1,4 @@
-"""The figures that an estimate rests on: ranges from a quiet run to a busy one, and what past runs of that name used."""
+"""The figures that an estimate rests on: ranges from a quiet run to a busy one, and what past runs used."""
 
 from __future__ import annotations
 
