@@ -45,9 +45,11 @@ class Adapter(Protocol):
     framework: str
     """The loop and its version, such as `transformers.Trainer 5.23.0`."""
     capabilities: tuple[str, ...]
-    """Kinds of the commands that this loop can apply."""
-    refusal: str
-    """What a command outside of `capabilities` is told."""
+    """Kinds of the commands that this loop can apply, each named by it: one that it does not know is refused."""
+
+    def refusal(self, kind: str) -> str:
+        """Why a command outside of `capabilities` cannot be applied."""
+        ...
 
     def model(self) -> nn.Module:
         """The model in training, without wrappers."""

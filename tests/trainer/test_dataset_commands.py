@@ -71,7 +71,9 @@ class FakeAdapter:
     refuses: str = ""
     done: list[str] = field(default_factory=list)
     capabilities: tuple[str, ...] = (RUNTIME, RELOAD)
-    refusal: str = "not here"
+
+    def refusal(self, kind: str) -> str:
+        return "not here"
 
     def train_dataset(self) -> Any:
         return self.dataset

@@ -526,7 +526,7 @@ def run_state_of(loop: Any) -> Any:
 
 def apply(run_state: Any, command: dict[str, Any]) -> Any:
     from agenttune.protocol.commands import parse_command
-    from agenttune.trainer.commands.apply import HANDLERS
+    from agenttune.trainer.commands.outcomes import HANDLERS
 
     return HANDLERS[command["kind"]](run_state, None, parse_command(command))  # type: ignore[arg-type]
 

@@ -123,6 +123,11 @@ class CommandBase(BaseModel):
         optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
         return {name: value for name, value in raw.items() if value is not None or name not in optional}
 
+    @classmethod
+    def kind_name(cls) -> str:
+        """Its kind, of the class; empty for a base of commands."""
+        return cls.model_fields["kind"].get_default() or ""
+
     def redefines_by(self, changed: str) -> Redefines:
         """Which losses mean something else once this value of it has changed."""
         return self.redefines

@@ -32,7 +32,7 @@ _CANDIDATES_SCHEMA = {
     "items": {
         "type": "object",
         "properties": {
-            "kind": {"type": "string", "enum": [t.model_fields["kind"].default for t in CANDIDATE_TYPES]},
+            "kind": {"type": "string", "enum": [candidate.kind_name() for candidate in CANDIDATE_TYPES]},
         },
         "required": ["kind"],
         "additionalProperties": True,  # grammars of local servers take an object that does not say so for a closed one

@@ -25,9 +25,9 @@ def register(command: type[C]) -> type[C]:
     Raises:
         TypeError: It lacks its `kind`, its `risk` or its `example`, or another one has its kind.
     """
-    kind = command.model_fields["kind"].default
+    kind = command.kind_name()
     lacking = [name for name in ("risk", "example") if not hasattr(command, name)]
-    if not isinstance(kind, str) or lacking:
+    if not kind or lacking:
         raise TypeError(f"command {command.__name__} has no {', '.join(lacking) or 'default for its kind'}")
     if kind in BY_KIND:
         raise TypeError(f"command {command.__name__}: {BY_KIND[kind].__name__} is {kind!r} already")
@@ -58,7 +58,6 @@ def command_error(error: ValidationError, model: type[CommandBase], raw: dict[st
     """Describe the first problem of a failed validation in one sentence, with the field's own allowed values."""
     problems = error.errors(include_url=False)
     first = problems[0]
-    kind = model.model_fields["kind"].default
     path = _path(first["loc"], raw)
     if first["type"] == "extra_forbidden":
         allowed: object = [name for name in model.model_fields if name != "kind"]
@@ -70,7 +69,7 @@ def command_error(error: ValidationError, model: type[CommandBase], raw: dict[st
     got = "" if first["type"] == "missing" or not path else f" (got {first['input']!r:.80})"
     meant = did_you_mean(path[-1], allowed) if first["type"] == "extra_forbidden" and isinstance(allowed, list) else ""
     hint = f"{meant}; allowed: {', '.join(map(str, allowed))}" if isinstance(allowed, list) else ""
-    where = ".".join([kind, *path])
+    where = ".".join([model.kind_name(), *path])
     return CommandError(f"{where}: {problem}{got}{hint}", field=".".join(path) or None, allowed=allowed)
 
 

@@ -1,19 +1,18 @@
-"""One function per command: check everything, then write, then read back.
-
-A function that raises has changed nothing; the session turns the error into a failed ack and training goes on.
-"""
+"""Commands are applied here; those about the optimizer, the schedule, the dataset and layers have their own modules."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from agenttune.errors import NotSupported, UserError
 from agenttune.protocol.commands import (
     AddNote,
     CommandBase,
+    DoEvaluate,
     LoadCheckpoint,
+    PauseTraining,
     Probe,
+    ResumeTraining,
     SaveCheckpoint,
     SetKnob,
     StopTraining,
@@ -23,9 +22,9 @@ from agenttune.protocol.events import NoteAdded, StatusChanged
 from agenttune.protocol.proposals import Change, CommandRecord
 from agenttune.trainer.adapter import Adapter
 from agenttune.trainer.captured_values import prepare_dataset
-from agenttune.trainer.commands.dataset import update_dataset, update_dataset_runtime_hyperparameters
-from agenttune.trainer.commands.layers import operate_on_layer, read_layers, update_layer_parameter
+from agenttune.trainer.commands import dataset, layers, update_optimizer, update_schedule  # noqa: F401 - they register
 from agenttune.trainer.commands.outcomes import (
+    HANDLERS,
     AwaitCapture,
     AwaitProbe,
     AwaitRestore,
@@ -34,13 +33,10 @@ from agenttune.trainer.commands.outcomes import (
     Expectation,
     NotYet,
     Outcome,
+    applies,
 )
-from agenttune.trainer.commands.update_optimizer import update_optimizer
-from agenttune.trainer.commands.update_schedule import update_schedule
 from agenttune.trainer.lr.optimizers import same
 from agenttune.trainer.run_state import RunState
-
-Handler = Callable[[RunState, CommandRecord, Any], Outcome]
 
 
 def apply_command(run_state: RunState, record: CommandRecord, candidate: CommandBase | None = None) -> Outcome:
@@ -56,9 +52,15 @@ def apply_command(run_state: RunState, record: CommandRecord, candidate: Command
         Exception: A defect; what was written has been put back.
     """
     command = record.command if candidate is None else candidate
-    if command.kind not in run_state.adapter.capabilities:
-        raise NotSupported(f"{command.kind}: {run_state.adapter.refusal}")
+    _check_can(run_state.adapter, command.kind)
     return HANDLERS[command.kind](run_state, record, command)
+
+
+def _check_can(adapter: Adapter, kind: str) -> None:
+    if kind not in adapter.capabilities:
+        raise NotSupported(f"{kind}: {adapter.refusal(kind)}")
+    if kind not in HANDLERS:
+        raise NotSupported(f"{kind}: the loop can, but no function is registered that applies it (trainer/commands)")
 
 
 # -- the loop ------------------------------------------------------------------------------------------------------
@@ -66,6 +68,7 @@ def apply_command(run_state: RunState, record: CommandRecord, candidate: Command
 _SETTINGS = ("max_grad_norm", "gradient_accumulation_steps", "max_steps")
 
 
+@applies(UpdateTraining)
 def update_training(run_state: RunState, record: CommandRecord, command: UpdateTraining) -> Outcome:
     adapter = run_state.adapter
     asked = {name: getattr(command, name) for name in _SETTINGS if getattr(command, name) is not None}
@@ -100,12 +103,14 @@ def _expect_setting(run_state: RunState, name: str, value: Any) -> Expectation:
     return Expectation(name, [value], lambda: [_read_settings(run_state.adapter)[name]])
 
 
+@applies(SetKnob)
 def set_knob(run_state: RunState, record: CommandRecord, command: SetKnob) -> Outcome:
     change, read = run_state.registry.set(command.name, command.value)
     expected = Expectation(command.name, [change.effective], lambda: [read()])
     return Done(changes=[change], expectations=[expected])
 
 
+@applies(SaveCheckpoint)
 def save_checkpoint(run_state: RunState, record: CommandRecord, command: SaveCheckpoint) -> Outcome:
     adapter = run_state.adapter
     refusal = adapter.checkpoint_refusal()
@@ -119,6 +124,7 @@ def save_checkpoint(run_state: RunState, record: CommandRecord, command: SaveChe
     return AwaitSave(tag=command.tag)
 
 
+@applies(LoadCheckpoint)
 def load_checkpoint(run_state: RunState, record: CommandRecord, command: LoadCheckpoint) -> Outcome:
     adapter, checkpoints = run_state.adapter, run_state.checkpoints
     refusal = adapter.checkpoint_refusal()
@@ -131,6 +137,7 @@ def load_checkpoint(run_state: RunState, record: CommandRecord, command: LoadChe
     return AwaitRestore(checkpoint, branch, state, prepare_dataset(run_state, state.steered))
 
 
+@applies(Probe)
 def probe(run_state: RunState, record: CommandRecord, command: Probe) -> Outcome:
     adapter = run_state.adapter
     refusal = adapter.trial_refusal()
@@ -145,18 +152,19 @@ def probe(run_state: RunState, record: CommandRecord, command: Probe) -> Outcome
             field="steps",
             allowed={"maximum": max(0, end - run_state.step - 1)},
         )
-    lacking = [c.kind for c in command.candidates if c.kind not in adapter.capabilities]
-    if lacking:
-        raise NotSupported(f"{lacking[0]}: {adapter.refusal}")
+    for candidate in command.candidates:
+        _check_can(adapter, candidate.kind)
     return AwaitProbe(command)
 
 
-def do_evaluate(run_state: RunState, record: CommandRecord, command: CommandBase) -> Outcome:
+@applies(DoEvaluate)
+def do_evaluate(run_state: RunState, record: CommandRecord, command: DoEvaluate) -> Outcome:
     metrics = run_state.adapter.evaluate()
     return Done(result=dict(metrics))
 
 
-def pause_training(run_state: RunState, record: CommandRecord, command: CommandBase) -> Outcome:
+@applies(PauseTraining)
+def pause_training(run_state: RunState, record: CommandRecord, command: PauseTraining) -> Outcome:
     if run_state.paused:
         return Done("was already paused")
     run_state.paused = True
@@ -164,7 +172,8 @@ def pause_training(run_state: RunState, record: CommandRecord, command: CommandB
     return Done(events=(StatusChanged(status="paused", reason=reason),))
 
 
-def resume_training(run_state: RunState, record: CommandRecord, command: CommandBase) -> Outcome:
+@applies(ResumeTraining)
+def resume_training(run_state: RunState, record: CommandRecord, command: ResumeTraining) -> Outcome:
     if not run_state.paused:
         return Done("was not paused")
     run_state.paused = False
@@ -172,6 +181,7 @@ def resume_training(run_state: RunState, record: CommandRecord, command: Command
     return Done(events=(StatusChanged(status="running", reason=reason),))
 
 
+@applies(StopTraining)
 def stop_training(run_state: RunState, record: CommandRecord, command: StopTraining) -> Outcome:
     adapter = run_state.adapter
     if not adapter.can_end_here():
@@ -190,27 +200,6 @@ def stop_training(run_state: RunState, record: CommandRecord, command: StopTrain
     return AwaitSave(ending, is_last=True)
 
 
+@applies(AddNote)
 def add_note(run_state: RunState, record: CommandRecord, command: AddNote) -> Outcome:
     return Done(events=(NoteAdded(text=command.text, author=record.proposal.author.name),))
-
-
-HANDLERS: dict[str, Handler] = {
-    "update_optimizer": update_optimizer,
-    "update_schedule": update_schedule,
-    "update_training": update_training,
-    "set_knob": set_knob,
-    "save_checkpoint": save_checkpoint,
-    "load_checkpoint": load_checkpoint,
-    "do_evaluate": do_evaluate,
-    "probe": probe,
-    "pause_training": pause_training,
-    "resume_training": resume_training,
-    "stop_training": stop_training,
-    "update_dataset": update_dataset,
-    "update_dataset_runtime_hyperparameters": update_dataset_runtime_hyperparameters,
-    "model_layer_operation": operate_on_layer,
-    "model_layer_parameter_update": update_layer_parameter,
-    "read_model": read_layers,
-    "add_note": add_note,
-}
-"""How each command is applied."""

@@ -7,7 +7,7 @@ from typing import Any
 from agenttune.errors import UserError
 from agenttune.protocol.commands import UpdateDataset, UpdateDatasetRuntimeHyperparameters
 from agenttune.protocol.proposals import Change, CommandRecord
-from agenttune.trainer.commands.outcomes import Done, Expectation, Outcome
+from agenttune.trainer.commands.outcomes import Done, Expectation, Outcome, applies
 from agenttune.trainer.datasets.parameters import Parameters, parameters_of
 from agenttune.trainer.datasets.rebuild import rebuilt
 from agenttune.trainer.datasets.record import read_dataset
@@ -15,6 +15,7 @@ from agenttune.trainer.lr.optimizers import same
 from agenttune.trainer.run_state import RunState
 
 
+@applies(UpdateDatasetRuntimeHyperparameters)
 def update_dataset_runtime_hyperparameters(
     run_state: RunState, record: CommandRecord, command: UpdateDatasetRuntimeHyperparameters
 ) -> Outcome:
@@ -40,6 +41,7 @@ def update_dataset_runtime_hyperparameters(
     return Done(message, changes, events=(read_dataset(dataset),), expectations=expectations)
 
 
+@applies(UpdateDataset)
 def update_dataset(run_state: RunState, record: CommandRecord, command: UpdateDataset) -> Outcome:
     """Build the dataset anew and draw from the new one; the old one stays in use if it cannot be built."""
     dataset, parameters = _interactive(run_state)

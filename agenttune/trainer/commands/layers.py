@@ -11,7 +11,7 @@ from agenttune.protocol.commands import ModelLayerOperation, ModelLayerParameter
 from agenttune.protocol.proposals import Change, CommandRecord
 from agenttune.trainer.commands.layer_freezing import freeze_or_train
 from agenttune.trainer.commands.layer_operations import reset_layer, run_allowed
-from agenttune.trainer.commands.outcomes import Done, Expectation, NotYet, Outcome
+from agenttune.trainer.commands.outcomes import Done, Expectation, NotYet, Outcome, applies
 from agenttune.trainer.layers.changes import dotted
 from agenttune.trainer.layers.layer import Layer, find_layer
 from agenttune.trainer.layers.model_tree import GradientMonitor, Squares, held_by, model_read, owner_of, read_model
@@ -36,6 +36,7 @@ LISTED_ELEMENTS = 8
 # -- operations ----------------------------------------------------------------------------------------------------
 
 
+@applies(ModelLayerOperation)
 def operate_on_layer(run_state: RunState, record: CommandRecord, command: ModelLayerOperation) -> Outcome:
     layer = find_layer(run_state.adapter, command.layer_name)
     rules, name = run_state.registry.layers, command.operation_name
@@ -59,6 +60,7 @@ def operate_on_layer(run_state: RunState, record: CommandRecord, command: ModelL
 # -- hyperparameters, weights and buffers --------------------------------------------------------------------------
 
 
+@applies(ModelLayerParameterUpdate)
 def update_layer_parameter(run_state: RunState, record: CommandRecord, command: ModelLayerParameterUpdate) -> Outcome:
     layer = find_layer(run_state.adapter, command.layer_name)
     rules, name = run_state.registry.layers, command.param_name
@@ -189,6 +191,7 @@ def describe(tensor: torch.Tensor) -> Any:
 # -- reading -------------------------------------------------------------------------------------------------------
 
 
+@applies(ReadModel)
 def read_layers(run_state: RunState, record: CommandRecord, command: ReadModel) -> Outcome:
     layer = find_layer(run_state.adapter, command.layer_name)
     grads: Squares | None = None

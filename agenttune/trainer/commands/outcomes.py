@@ -1,16 +1,17 @@
-"""What came of applying a command: an answer now, or a thing to wait for before the answer is true."""
+"""The functions that apply commands, and what comes of it: an answer now, or a thing to wait for before it is true."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-from agenttune.protocol.commands import Probe
+from agenttune.protocol.commands import CommandBase, Probe
 from agenttune.protocol.events import KnobsRead
 from agenttune.protocol.proposals import Change, CommandRecord, Record
 from agenttune.trainer.checkpoints.catalog import SavedCheckpoint
 from agenttune.trainer.checkpoints.training_state import TrainingState
+from agenttune.trainer.run_state import RunState
 
 
 @dataclass
@@ -98,6 +99,26 @@ class NotYet:
 
 
 Outcome = Done | AwaitLearningRate | AwaitSave | AwaitCapture | AwaitRestore | AwaitProbe | NotYet
+
+C = TypeVar("C", bound=CommandBase)
+Handler = Callable[[RunState, CommandRecord, C], Outcome]
+HANDLERS: dict[str, Handler[Any]] = {}
+"""How each kind of command is applied."""
+
+
+def applies(command: type[C]) -> Callable[[Handler[C]], Handler[C]]:
+    """Make a function the one that applies a command: a decorator.
+
+    The function checks everything, then writes, then reads back. One that raises has changed nothing: the session
+    turns the error into a failed ack, and training goes on. Which loops the command is for, they say themselves
+    (`Adapter.capabilities`).
+    """
+
+    def add(handler: Handler[C]) -> Handler[C]:
+        HANDLERS[command.kind_name()] = handler
+        return handler
+
+    return add
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import Any, cast
 from agenttune.errors import NotSupported, UserError
 from agenttune.protocol.commands import UpdateOptimizer
 from agenttune.protocol.proposals import Change, CommandRecord
-from agenttune.trainer.commands.outcomes import AwaitLearningRate, Done, Expectation, Outcome
+from agenttune.trainer.commands.outcomes import AwaitLearningRate, Done, Expectation, Outcome, applies
 from agenttune.trainer.lr.optimizers import (
     Write,
     apply_writes,
@@ -23,6 +23,7 @@ from agenttune.trainer.lr.schedules import Kind, Schedule
 from agenttune.trainer.run_state import RunState
 
 
+@applies(UpdateOptimizer)
 def update_optimizer(run_state: RunState, record: CommandRecord, command: UpdateOptimizer) -> Outcome:
     optimizer = run_state.adapter.optimizer()
     writes = plan_writes(optimizer, command, run_state.exempt)

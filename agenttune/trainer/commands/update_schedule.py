@@ -9,7 +9,7 @@ from agenttune.gate.lr_forecast import prospects
 from agenttune.protocol.commands import UpdateSchedule
 from agenttune.protocol.lr_plans import make_plan, plan_text
 from agenttune.protocol.proposals import Change, CommandRecord
-from agenttune.trainer.commands.outcomes import Done, Expectation, Outcome
+from agenttune.trainer.commands.outcomes import Done, Expectation, Outcome, applies
 from agenttune.trainer.commands.update_optimizer import await_learning_rate
 from agenttune.trainer.lr.course import lambda_name
 from agenttune.trainer.lr.optimizers import same
@@ -18,6 +18,7 @@ from agenttune.trainer.lr.schedules import Schedule
 from agenttune.trainer.run_state import RunState
 
 
+@applies(UpdateSchedule)
 def update_schedule(run_state: RunState, record: CommandRecord, command: UpdateSchedule) -> Outcome:
     schedule = run_state.schedule()
     schedule.refuse_unplannable()

@@ -13,7 +13,24 @@ from torch.optim import Optimizer
 from transformers.trainer_utils import get_last_checkpoint
 
 from agenttune.errors import NotSupported, UserError
-from agenttune.protocol.commands import COMMAND_KINDS
+from agenttune.protocol.commands import (
+    BY_KIND,
+    AddNote,
+    CommandBase,
+    DoEvaluate,
+    LoadCheckpoint,
+    PauseTraining,
+    Probe,
+    ResumeTraining,
+    SaveCheckpoint,
+    SetKnob,
+    StopTraining,
+    UpdateDataset,
+    UpdateDatasetRuntimeHyperparameters,
+    UpdateOptimizer,
+    UpdateSchedule,
+    UpdateTraining,
+)
 from agenttune.protocol.events import KnobState
 from agenttune.protocol.run_facts import RunFacts
 from agenttune.trainer.adapter import SettingValue, Trials, not_ours
@@ -25,12 +42,27 @@ from agenttune.trainer.integrations.hf_epochs import Accumulation, Alignment, Ep
 from agenttune.trainer.integrations.hf_facts import hf_facts
 from agenttune.trainer.integrations.hf_state import EpochMender, HfState
 from agenttune.trainer.integrations.hf_trials import EVENTS, Shield, TrialGuard
+from agenttune.trainer.integrations.loop_adapter import LAYER_COMMANDS, UNKNOWN, kinds_of
 from agenttune.trainer.integrations.seekable_loader import Feed, Seek
 from agenttune.trainer.integrations.undisturbed import undisturbed
 from agenttune.trainer.recording.logged_rows import numbers_of
 
-NEED_TRAINER = ("do_evaluate", "load_checkpoint", "probe", "update_dataset")
-WITHOUT_TRAINER = tuple(kind for kind in COMMAND_KINDS if kind not in NEED_TRAINER)
+NEED_TRAINER = (DoEvaluate, LoadCheckpoint, Probe, UpdateDataset)
+COMMANDS = (
+    UpdateOptimizer,
+    UpdateSchedule,
+    UpdateTraining,
+    SetKnob,
+    SaveCheckpoint,
+    PauseTraining,
+    ResumeTraining,
+    StopTraining,
+    AddNote,
+    UpdateDatasetRuntimeHyperparameters,
+    *LAYER_COMMANDS,
+    *NEED_TRAINER,
+)
+"""What this loop can apply; no other command reaches it."""
 AHEAD = "batches that were fetched ahead are still used"
 REFUSAL = (
     "the callback alone has no access to the trainer; build the trainer with "
@@ -46,8 +78,6 @@ class HfAdapter:
         loop: The name of its class, as its user knows it.
     """
 
-    refusal = REFUSAL
-
     def __init__(self, trainer: Any = None, loop: str = "Trainer") -> None:
         self.trainer = trainer
         self.plan = EpochPlan()
@@ -61,7 +91,8 @@ class HfAdapter:
         self._shield: Shield | None = None
         self.after_restoring: Callable[[], None] = lambda: None
         self.resumed: Path | None = None
-        self.capabilities = WITHOUT_TRAINER if trainer is None else tuple(COMMAND_KINDS)
+        self._lacking: dict[type[CommandBase], str] = dict.fromkeys(NEED_TRAINER if trainer is None else (), REFUSAL)
+        self.capabilities = kinds_of(COMMANDS, self._lacking)
         self.framework = f"transformers {transformers.__version__} {loop}"
         self._args: Any
         self._state: Any
@@ -73,6 +104,9 @@ class HfAdapter:
         self._args = self._state = self._control = self._optimizer = self._scheduler = self._data = None
         self._planned_steps = 0
         self.first_step = 0
+
+    def refusal(self, kind: str) -> str:
+        return self._lacking.get(BY_KIND[kind], UNKNOWN)
 
     @property
     def accumulation_steps(self) -> int:
@@ -276,7 +310,7 @@ class HfAdapter:
 
     def checkpoint_refusal(self) -> str:
         if self.state is None:
-            return self.refusal
+            return REFUSAL
         return self.state.refusal() or self.feed.refusal()
 
     def found_checkpoints(self) -> list[Path]:
@@ -312,7 +346,7 @@ class HfAdapter:
 
     def _own_state(self) -> HfState:
         if self.state is None:
-            raise NotSupported(self.refusal)
+            raise NotSupported(REFUSAL)
         return self.state
 
     def capture(self) -> TrainingState:

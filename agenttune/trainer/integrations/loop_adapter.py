@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 from torch.optim import Optimizer
 
 from agenttune.errors import NotSupported, UserError
-from agenttune.protocol.commands import COMMAND_KINDS
+from agenttune.protocol.commands import (
+    BY_KIND,
+    AddNote,
+    CommandBase,
+    DoEvaluate,
+    LoadCheckpoint,
+    ModelLayerOperation,
+    ModelLayerParameterUpdate,
+    PauseTraining,
+    ReadModel,
+    ResumeTraining,
+    SaveCheckpoint,
+    SetKnob,
+    StopTraining,
+    UpdateOptimizer,
+    UpdateSchedule,
+)
 from agenttune.protocol.events import KnobState
 from agenttune.protocol.run_facts import RunFacts
 from agenttune.trainer.adapter import SettingValue, Trials
@@ -34,8 +50,13 @@ from agenttune.trainer.lr.planned_lr import make_steerable, put_scheduler
 
 Evaluate = Callable[[], Mapping[str, Number]]
 
-DATASET_KINDS = ("update_dataset", "update_dataset_runtime_hyperparameters")
-LAYER_KINDS = ("model_layer_operation", "model_layer_parameter_update", "read_model")
+LAYER_COMMANDS = (ModelLayerOperation, ModelLayerParameterUpdate, ReadModel)
+UNKNOWN = "this loop does not know the command"
+
+
+def kinds_of(commands: Sequence[type[CommandBase]], lacking: Mapping[type[CommandBase], str]) -> tuple[str, ...]:
+    """The kinds of commands but for those that are lacking, in the order of the list of all."""
+    return tuple(kind for kind, command in BY_KIND.items() if command in commands and command not in lacking)
 
 
 class LoopAdapter:
@@ -44,7 +65,7 @@ class LoopAdapter:
     Args:
         framework: The loop and its version.
         optimizer: As the loop steps it.
-        lacking: Why some kinds of commands cannot be applied.
+        lacking: Why some commands cannot be applied, as the loop is set up.
         model: The model, where it is known.
         scheduler: The schedule, where it is known.
         scaler: The gradient scaler of mixed precision, where there is one.
@@ -58,6 +79,20 @@ class LoopAdapter:
         report: Records the metrics of an evaluation.
     """
 
+    commands: ClassVar[tuple[type[CommandBase], ...]] = (
+        UpdateOptimizer,
+        UpdateSchedule,
+        SetKnob,
+        SaveCheckpoint,
+        LoadCheckpoint,
+        PauseTraining,
+        ResumeTraining,
+        StopTraining,
+        DoEvaluate,
+        AddNote,
+        *LAYER_COMMANDS,
+    )
+    """What a loop like this can apply where its parts are known; no other command reaches it."""
     ends_with_process = False
     """Whether the end of the process is the end of training, for a loop that tells nothing of it."""
 
@@ -65,15 +100,15 @@ class LoopAdapter:
         self,
         framework: str,
         optimizer: Optimizer,
-        lacking: Mapping[str, str],
+        lacking: Mapping[type[CommandBase], str],
         model: nn.Module | None = None,
         scheduler: object | None = None,
         max_steps: int | None = None,
         scaler: Any = None,
     ) -> None:
         self.framework = framework
-        self.capabilities = tuple(kind for kind in COMMAND_KINDS if kind not in lacking)
-        self.refusal = "; ".join(dict.fromkeys(lacking.values()))
+        self.capabilities = kinds_of(self.commands, lacking)
+        self._lacking = {command.kind_name(): why for command, why in lacking.items()}
         self._optimizer, self._model, self._scheduler = optimizer, model, scheduler
         self._max_steps, self._scaler = max_steps, scaler
         make_steerable(scheduler)
@@ -83,6 +118,9 @@ class LoopAdapter:
         self._updates_at_boundary = 0
         self.wants_stop = False
         self.report: Callable[[Mapping[str, Number]], dict[str, float]] = _unrecorded
+
+    def refusal(self, kind: str) -> str:
+        return self._lacking.get(kind, UNKNOWN)
 
     # -- what the loop consists of ----------------------------------------------------------------------------
 

@@ -10,6 +10,14 @@ from torch import nn
 from torch.optim import Optimizer
 
 from agenttune.errors import NotSupported
+from agenttune.protocol.commands import (
+    CommandBase,
+    DoEvaluate,
+    Probe,
+    UpdateDataset,
+    UpdateDatasetRuntimeHyperparameters,
+    UpdateTraining,
+)
 from agenttune.protocol.run_facts import RunFacts
 from agenttune.trainer.adapter import Trials, not_ours
 from agenttune.trainer.checkpoints.training_state import TrainingState
@@ -22,7 +30,7 @@ from agenttune.trainer.integrations.model_facts import facts_of, loader_facts
 class PlainAdapter(LoopAdapter):
     """A loop written by hand."""
 
-    ends_with_process = False
+    commands = (*LoopAdapter.commands, UpdateTraining, Probe, UpdateDataset, UpdateDatasetRuntimeHyperparameters)
 
     def __init__(
         self,
@@ -34,9 +42,9 @@ class PlainAdapter(LoopAdapter):
         max_steps: int | None,
         scaler: Any,
     ) -> None:
-        lacking = {}
+        lacking: dict[type[CommandBase], str] = {}
         if evaluate is None:
-            lacking["do_evaluate"] = "agenttune.session was given no evaluate= (a function that returns metrics)"
+            lacking[DoEvaluate] = "agenttune.session was given no evaluate= (a function that returns metrics)"
         super().__init__(f"PyTorch {torch.__version__} loop", optimizer, lacking, model, scheduler, max_steps, scaler)
         self._dataset, self._evaluate = dataset, evaluate
         self.batches: Batches | None = None
@@ -62,7 +70,7 @@ class PlainAdapter(LoopAdapter):
 
     def evaluate(self) -> dict[str, float]:
         if self._evaluate is None:
-            raise NotSupported(self.refusal)
+            raise NotSupported(self.refusal(DoEvaluate.kind_name()))
         with undisturbed(self.model()):
             return self.report(self._evaluate())
 
