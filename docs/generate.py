@@ -13,7 +13,7 @@ from typing import Any
 from agenttune.config.known_names import DOCUMENTED, DOCUMENTED_FUNCTIONS
 from agenttune.launch import config_text
 from agenttune.policy.rule_names import describe
-from agenttune.protocol.command_schemas import COMMAND_SCHEMAS, CommandSchema, command_table
+from agenttune.protocol.command_schemas import CommandSchema, command_table, schemas_by_kind
 from agenttune.protocol.commands import BY_KIND, COMMAND_KINDS
 from agenttune.server.app import create_app
 from agenttune.server.auth.rights import PREFIX, ROLES, ROUTES, Right
@@ -97,7 +97,12 @@ expression after `=`. In `because`, `{...}` is filled in, with Python's format a
 
 
 def commands_page() -> str:
-    return COMMANDS_HEAD + command_table_with_examples() + "\n## Fields\n\n" + "\n".join(map(_fields, COMMAND_SCHEMAS))
+    return (
+        COMMANDS_HEAD
+        + command_table_with_examples()
+        + "\n## Fields\n\n"
+        + "\n".join(map(_fields, schemas_by_kind().values()))
+    )
 
 
 def command_table_with_examples() -> str:

@@ -57,7 +57,7 @@ def schema(
 ) -> None:
     """Print the JSON schema of the config file."""
     from agenttune.config import Config
-    from agenttune.protocol.command_schemas import COMMAND_SCHEMAS
+    from agenttune.protocol.command_schemas import schemas_by_kind
 
-    content = {s.kind: s.json_schema for s in COMMAND_SCHEMAS} if commands else Config.model_json_schema()
+    content = {kind: s.json_schema for kind, s in schemas_by_kind().items()} if commands else Config.model_json_schema()
     typer.echo(json.dumps(content, indent=2))

@@ -144,17 +144,19 @@ def mcp(
 
 def _command(name: str, rest: list[str]) -> CommandBase:
     """The command that was typed: by name and options, or as JSON."""
-    from agenttune.llm.tools.tool_schemas import SCHEMAS, plain_schema
+    from agenttune.llm.tools.tool_schemas import plain_schema
     from agenttune.llm.tools.toolbox import decoded
-    from agenttune.protocol.commands import COMMAND_KINDS, parse_command
+    from agenttune.protocol.command_schemas import schemas_by_kind
+    from agenttune.protocol.commands import parse_command
 
     if name == "-" or name.lstrip().startswith("{"):
         if rest:
             raise UserError(f"a command as JSON takes no options of its own: {' '.join(rest)[:200]}")
         return parse_command(decoded("send", sys.stdin.read() if name == "-" else name))
-    if name not in COMMAND_KINDS:
+    known = schemas_by_kind()
+    if name not in known:
         return parse_command({"kind": name})
-    given = _parsed(name, plain_schema(SCHEMAS[name].json_schema), rest)
+    given = _parsed(name, plain_schema(known[name].json_schema), rest)
     return parse_command({"kind": name, **given})
 
 
@@ -218,9 +220,11 @@ def _number(typed: str) -> float | str:
 
 
 def _command_help(command: str) -> _Parser | None:
-    from agenttune.llm.tools.tool_schemas import SCHEMAS, plain_schema
+    from agenttune.llm.tools.tool_schemas import plain_schema
+    from agenttune.protocol.command_schemas import schemas_by_kind
 
-    return _parser(command, plain_schema(SCHEMAS[command].json_schema)) if command in SCHEMAS else None
+    known = schemas_by_kind()
+    return _parser(command, plain_schema(known[command].json_schema)) if command in known else None
 
 
 def _help(context: typer.Context, of: _Parser | None, is_asked: bool) -> NoReturn:

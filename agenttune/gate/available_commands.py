@@ -41,7 +41,7 @@ def _lacking(info: RunInfo, dataset: DatasetRead | None) -> dict[Need | None, st
             lacking[Need.INITIALIZATION_PARAMETER] = "the dataset has no parameters of initialization"
         if not dataset.runtime:
             lacking[Need.RUNTIME_PARAMETER] = "the dataset has no runtime parameters"
-    if not any(knob.command == "set_knob" for knob in info.knobs):
+    if not any(knob.is_registered for knob in info.knobs):
         lacking[Need.REGISTERED_KNOB] = "no knob is registered"
     if info.schedule is not None and not info.schedule.can_be_planned:
         lacking[Need.PLANNABLE_SCHEDULE] = f"the schedule is {info.schedule.kind}, which cannot be replanned"

@@ -114,7 +114,7 @@ def _check_type(asked: AskedValue, info: RunInfo) -> None:
 def _check_knob(asked: AskedValue, info: RunInfo) -> None:
     if not info.knobs:
         return  # the trainer has not told them yet
-    known = sorted(knob.name for knob in info.knobs if knob.command == "set_knob")
+    known = sorted(knob.name for knob in info.knobs if knob.is_registered)
     if asked.name not in known:
         other = _knob(asked.name, info)
         hint = f"; {other.command} sets it" if other is not None else ""

@@ -87,9 +87,9 @@ class Lookahead:
         return self._file
 
     def decide(self, observation: Observation) -> Decision:
-        if "probe" not in observation.capabilities:
+        if Probe.kind_name() not in observation.capabilities:
             return Decision(reason="this trainer cannot go back, so nothing can be tried")
-        mine = [c for c in by_agents(observation) if isinstance(c.command, Probe)]
+        mine = [c for c in by_agents(observation) if c.command.tries()]
         if mine and not mine[-1].is_final and mine[-1].ack is None:
             return Decision(reason="a probe is under way")
         why = self._occasion(observation, mine)
@@ -165,7 +165,7 @@ def _command(knob: KnobState, value: float) -> Candidate:
         return UpdateOptimizer(weight_decay=value)
     if knob.name == "max_grad_norm":
         return UpdateTraining(max_grad_norm=value)
-    if knob.command == "set_knob":
+    if knob.is_registered:
         return SetKnob(name=knob.name, value=value)
     raise UserError(f"{knob.name} cannot be tried; lr, weight_decay, max_grad_norm and registered knobs can")
 

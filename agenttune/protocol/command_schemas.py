@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import json
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from agenttune.protocol.commands import COMMAND_TYPES, CommandBase, Risk
+from agenttune.protocol.commands import BY_KIND, CommandBase, Risk
 
 
 class FieldSchema(BaseModel):
@@ -49,6 +50,7 @@ class CommandSchema(BaseModel):
     fields: list[FieldSchema]
 
 
+@cache
 def schema_of(command: type[CommandBase]) -> CommandSchema:
     """Derive the outward shape of one command."""
     schema = command.model_json_schema()
@@ -61,7 +63,7 @@ def schema_of(command: type[CommandBase]) -> CommandSchema:
         if name != "kind"
     ]
     return CommandSchema(
-        kind=command.model_fields["kind"].default,
+        kind=command.kind_name(),
         description=inspect.cleandoc(command.__doc__ or ""),
         risk=command.risk,
         json_schema=schema,
@@ -69,10 +71,15 @@ def schema_of(command: type[CommandBase]) -> CommandSchema:
     )
 
 
+def schemas_by_kind() -> dict[str, CommandSchema]:
+    """The outward shapes of all commands, by kind."""
+    return {kind: schema_of(command) for kind, command in BY_KIND.items()}
+
+
 def command_table() -> str:
     """All commands as a Markdown table."""
     rows = ["| command | risk | what it does | fields |", "|---|---|---|---|"]
-    for surface in COMMAND_SCHEMAS:
+    for surface in schemas_by_kind().values():
         fields = "<br>".join(_cell(f"`{f.name}`{'' if f.required else '?'}: {f.accepts}") for f in surface.fields)
         rows.append(f"| `{surface.kind}` | {surface.risk.value} | {_cell(surface.description)} | {fields or '-'} |")
     return "\n".join(rows) + "\n"
@@ -93,6 +100,3 @@ def _accepts(schema: dict[str, Any]) -> str:
         return ", ".join(json.dumps(value) for value in schema["enum"])
     limits = "".join(f" {sign} {schema[key]}" for key, sign in _BOUNDS if key in schema)
     return f"{schema.get('type', 'any value')}{limits}"
-
-
-COMMAND_SCHEMAS: tuple[CommandSchema, ...] = tuple(schema_of(command) for command in COMMAND_TYPES)

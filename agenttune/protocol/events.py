@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args
 
 from pydantic import BeforeValidator, Field, PlainSerializer, TypeAdapter
 
-from agenttune.protocol.commands import Command, Redefines
+from agenttune.protocol.commands import Command, Redefines, SetKnob
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.lr_course import Course
 from agenttune.protocol.model_calls import ModelCalled
@@ -61,6 +61,11 @@ class KnobState(Record):
     maximum: float | None = None
     command: str = Field("set_knob", description="The command that sets it.")
     redefines: Redefines = Field("nothing", description="Losses that mean something else once it was changed.")
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether it is a value of the script's own, offered with `register_knob`."""
+        return self.command == SetKnob.kind_name()
 
 
 class RunStarted(Record):

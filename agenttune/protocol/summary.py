@@ -277,4 +277,4 @@ def outcome_line(record: CommandRecord) -> str:
 
 def result_of(record: CommandRecord) -> dict[str, Any]:
     """What a command's ack carries, but for a model's layers: those were the answer to whoever asked for them."""
-    return {} if record.ack is None or record.command.kind == "read_model" else dict(record.ack.result)
+    return {} if record.ack is None or record.command.is_read else dict(record.ack.result)

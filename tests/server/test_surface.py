@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from agenttune.protocol.command_schemas import COMMAND_SCHEMAS, command_table
+from agenttune.protocol.command_schemas import command_table, schemas_by_kind
 from agenttune.protocol.commands import COMMAND_KINDS, CommandBase, parse_command
 
 
 def test_every_command_has_a_surface_with_its_fields() -> None:
-    assert [s.kind for s in COMMAND_SCHEMAS] == list(COMMAND_KINDS)
-    for surface in COMMAND_SCHEMAS:
+    assert list(schemas_by_kind()) == list(COMMAND_KINDS)
+    for surface in schemas_by_kind().values():
         assert surface.description
         assert [f.name for f in surface.fields] == [
             name for name in type(parse_command_example(surface.kind)).model_fields if name != "kind"

@@ -24,7 +24,7 @@ from mcp_types import Implementation, TextContent
 from agenttune.control import LocalControl
 from agenttune.control.tokens import create_token
 from agenttune.errors import UserError
-from agenttune.llm.tools import READS, WRITE_KINDS
+from agenttune.llm.tools import READS, write_kinds
 from agenttune.protocol.proposals import State
 from agenttune.server.mcp.mcp_server import serve_http
 from agenttune.server.mcp.tools import RunTools
@@ -88,7 +88,7 @@ async def ask(client: Client, tool: str, **arguments: Any) -> tuple[Any, bool]:
 
 async def drive(client: Client) -> None:
     tools = {tool.name: tool for tool in (await client.list_tools()).tools}
-    assert set(tools) == {"list_runs", "get_run", "wait", *WRITE_KINDS, *READS}
+    assert set(tools) == {"list_runs", "get_run", "wait", *write_kinds(), *READS}
     lr = tools["update_optimizer"].annotations
     assert lr is not None
     assert (lr.read_only_hint, lr.destructive_hint, lr.idempotent_hint) == (False, False, True)
@@ -187,11 +187,11 @@ def test_a_token_says_what_a_client_may(runs_dir: Path, live: Trainer, http_serv
     for token in (viewer, stranger, operator):
         visit_as(token)
     names, refused, is_error = told[viewer]
-    assert not names & set(WRITE_KINDS)
+    assert not names & set(write_kinds())
     assert is_error
     assert "read-only" in refused["error"]
     names, unknown, is_error = told[stranger]
-    assert set(WRITE_KINDS) <= names
+    assert set(write_kinds()) <= names
     assert is_error
     assert "r1" not in json.dumps(unknown)
     assert told[operator][1]["state"] == "applied"

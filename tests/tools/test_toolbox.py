@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from agenttune.errors import CommandError, NotSupported, UserError
-from agenttune.llm.tools import MAX_ANSWER_CHARACTERS, READS, WRITE_KINDS, Toolbox, Wait, encode, write_shape
-from agenttune.llm.tools.offered import UNLISTED, UNLISTED_FIELDS
+from agenttune.llm.tools import MAX_ANSWER_CHARACTERS, READS, Toolbox, Wait, encode, write_kinds, write_shape
+from agenttune.llm.tools.offered import UNLISTED_FIELDS
 from agenttune.llm.tools.read_tools import WHAT
 from agenttune.policy.llm.json_answers import answer_schema
 from agenttune.protocol.commands import BY_KIND, COMMAND_KINDS, StopTraining, UpdateOptimizer
@@ -50,8 +50,8 @@ def schema_of(box: Toolbox, name: str) -> dict[str, Any]:
 def test_every_command_that_the_trainer_can_do_is_a_tool(toolbox: MakeToolbox) -> None:
     shapes = toolbox().shapes()
     names = [shape.name for shape in shapes]
-    assert names == [*(kind for kind in WRITE_KINDS if kind not in UNLISTED), "read", "wait", "withdraw"]
-    assert set(WRITE_KINDS) == set(COMMAND_KINDS) - {"read_model"}
+    assert names == [*(kind for kind in write_kinds() if BY_KIND[kind].is_for_policies), "read", "wait", "withdraw"]
+    assert set(write_kinds()) == set(COMMAND_KINDS) - {"read_model"}
     assert {s.name for s in shapes if s.is_read_only} == {"read", "wait", "withdraw"}
     assert {s.name for s in shapes if s.is_destructive} == {
         kind for kind, command in BY_KIND.items() if command.risk.value == "danger"
@@ -70,11 +70,11 @@ def test_what_the_trainer_cannot_do_is_no_tool(toolbox: MakeToolbox, run: Steere
         box.call("set_knob", {"reason": WHY, "name": "a", "value": 1})
 
 
-@pytest.mark.parametrize("kind", WRITE_KINDS)
+@pytest.mark.parametrize("kind", write_kinds())
 def test_the_example_of_every_command_passes_unchanged(toolbox: MakeToolbox, kind: str) -> None:
     box, command = toolbox(), BY_KIND[kind]
     arguments = {k: v for k, v in command.example.items() if k != "kind"} | {"reason": WHY, "valid_for_steps": 20}
-    if kind not in UNLISTED:
+    if BY_KIND[kind].is_for_policies:
         Draft202012Validator(schema_of(box, kind)).validate(arguments)
     Draft202012Validator(write_shape(kind).parameters).validate(arguments)
     outcome = box.call(kind, json.dumps(arguments))
@@ -102,7 +102,7 @@ def test_schemas_are_plain_enough_for_every_provider(toolbox: MakeToolbox) -> No
         [choice] = answer_schema([shape])["properties"]["actions"]["items"]["anyOf"]
         assert choice["properties"]["arguments"]["additionalProperties"] is False
         look(choice["properties"]["arguments"], is_bounded=True)
-    for kind in WRITE_KINDS:
+    for kind in write_kinds():
         shape = write_shape(kind)
         assert shape.parameters["additionalProperties"] is False
         look(shape.parameters, is_bounded=True)
@@ -170,7 +170,7 @@ def test_a_checkpoint_that_does_not_exist_is_refused_in_the_call(toolbox: MakeTo
 
 def test_schemas_hold_no_words_of_the_schema_library(toolbox: MakeToolbox) -> None:
     """Bounds behind a function are written as `ge`, which no server knows."""
-    texts = [json.dumps(write_shape(kind).parameters) for kind in WRITE_KINDS]
+    texts = [json.dumps(write_shape(kind).parameters) for kind in write_kinds()]
     texts += [json.dumps(shape.parameters) for shape in toolbox().shapes()]
     assert not [text for text in texts if re.search(r'"(ge|le|gt|lt)"', text)]
 
@@ -183,7 +183,7 @@ VALUES = st.recursive(
 
 
 @QUIET
-@given(data=st.data(), kind=st.sampled_from([kind for kind in WRITE_KINDS if kind not in UNLISTED]))
+@given(data=st.data(), kind=st.sampled_from([kind for kind in write_kinds() if BY_KIND[kind].is_for_policies]))
 def test_what_the_schema_forbids_is_refused(toolbox: MakeToolbox, data: st.DataObject, kind: str) -> None:
     box, example = toolbox(), dict(BY_KIND[kind].example)
     del example["kind"]
@@ -349,7 +349,7 @@ def _with_nulls(kind: str, example: dict[str, Any]) -> dict[str, Any]:
     return {**nulls, "valid_for_steps": None, **example}
 
 
-@pytest.mark.parametrize("kind", WRITE_KINDS)
+@pytest.mark.parametrize("kind", write_kinds())
 def test_a_model_may_fill_what_it_does_not_need_with_null(toolbox: MakeToolbox, kind: str) -> None:
     """In every write tool, also for what this run has nothing to set for; models do so, and spent their corrections."""
     example = {key: value for key, value in BY_KIND[kind].example.items() if key != "kind"}

@@ -13,8 +13,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from agenttune.protocol.events import ModuleInfo
-from agenttune.trainer.commands.outcomes import HANDLERS
-from agenttune.trainer.commands.outcomes import Done
+from agenttune.trainer.commands.outcomes import HANDLERS, Done
 from agenttune.trainer.knobs import KnobRegistry
 from agenttune.trainer.layers.model_tree import read_model
 from agenttune.trainer.layers.permissions import LayerRules

@@ -14,6 +14,7 @@ from agenttune.policy.lookahead import VALID_FOR_STEPS, Lookahead, LookaheadFile
 from agenttune.policy.rules import RulePolicy
 from agenttune.policy.wrappers.simple import Shadow
 from agenttune.policy.wrappers.wrapper import Composite
+from agenttune.protocol.commands import Probe
 from agenttune.protocol.proposals import Record
 
 
@@ -68,7 +69,7 @@ def estimate_probes(policy: Policy, config: Config, steps: int, former: Sequence
     parts = list(_acting(policy))
     ahead = [part for part in parts if isinstance(part, Lookahead)]
     free = [part.name for part in parts if _is_free(part)]
-    if "probe" in config.gate.forbid or not (ahead or free):
+    if Probe.kind_name() in config.gate.forbid or not (ahead or free):
         return None
     cap, limit = _cap(config.budgets, steps)
     counts = [_probes(part.settings, config.wake, steps, former) for part in ahead]
@@ -102,7 +103,7 @@ def _is_free(part: Policy) -> bool:
     """Whether a part asks for probes when it sees fit, and how many steps each takes is its own affair."""
     if isinstance(part, LlmPolicy):
         return part.settings.form == "tools" and not part.unavailable()
-    return isinstance(part, RulePolicy) and any(rule.do["command"] == "probe" for rule in part.rules)
+    return isinstance(part, RulePolicy) and any(rule.do["command"] == Probe.kind_name() for rule in part.rules)
 
 
 def _unknown(free: Sequence[str], cap: str) -> Iterator[str]:

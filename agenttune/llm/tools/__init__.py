@@ -5,13 +5,12 @@ They know the protocol, and nothing of where a run is.
 
 from agenttune.llm.tools.read_tools import READS
 from agenttune.llm.tools.tool_results import MAX_ANSWER_CHARACTERS, encode, error_text, record_text
-from agenttune.llm.tools.tool_schemas import WRITE_KINDS, plain_schema, write_shape
+from agenttune.llm.tools.tool_schemas import plain_schema, write_kinds, write_shape
 from agenttune.llm.tools.toolbox import Outcome, Toolbox, Wait, offered_tools
 
 __all__ = [
     "MAX_ANSWER_CHARACTERS",
     "READS",
-    "WRITE_KINDS",
     "Outcome",
     "Toolbox",
     "Wait",
@@ -20,5 +19,6 @@ __all__ = [
     "offered_tools",
     "plain_schema",
     "record_text",
+    "write_kinds",
     "write_shape",
 ]

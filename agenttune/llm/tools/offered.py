@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agenttune.llm.tools.tool_schemas import SCHEMAS, WRITE_KINDS, knob_line, plain_schema
-from agenttune.protocol.command_schemas import ToolShape
-from agenttune.protocol.commands import Risk
+from agenttune.llm.tools.tool_schemas import knob_line, plain_schema, write_kinds
+from agenttune.protocol.command_schemas import ToolShape, schema_of
+from agenttune.protocol.commands import BY_KIND, Need, Risk
 from agenttune.protocol.events import KnobState
 from agenttune.protocol.observation import Observation
 
-UNLISTED = frozenset({"pause_training", "resume_training", "add_note"})
-"""Commands that a policy hardly needs: training need not stand still for it, and its reasons are in the log anyway."""
 UNLISTED_FIELDS = frozenset(
     {"include_current", "min_gain_frac", "pin", "branch_name", "save", "start_lr", "depth", "max_points"}
 )
@@ -37,25 +35,27 @@ schema (`policy/json_answers.py`)."""
 def offered_kinds(observation: Observation) -> list[str]:
     """Commands that can come to something in this run."""
     able, idle = observation.capabilities, set(observation.not_offered)
-    if not any(knob.command == "set_knob" for knob in observation.knobs):
-        idle.add("set_knob")
-    return [kind for kind in WRITE_KINDS if kind in able and kind not in idle]
+    if not any(knob.is_registered for knob in observation.knobs):
+        idle |= {kind for kind, command in BY_KIND.items() if command.needs is Need.REGISTERED_KNOB}
+    return [kind for kind in write_kinds() if kind in able and kind not in idle]
 
 
 def offered_shape(kind: str, knobs: Sequence[KnobState]) -> ToolShape:
     """A command as a tool, with the fields that mean something in this run.
 
     Args:
-        kind: A kind of `WRITE_KINDS`.
+        kind: A kind of `write_kinds`.
         knobs: All knobs of the run; none: not known, and then every field is offered.
     """
-    surface = SCHEMAS[kind]
+    command = BY_KIND[kind]
+    surface = schema_of(command)
     schema = plain_schema(surface.json_schema)
     offered = offered_fields(kind, knobs)
     fields = briefs({name: part for name, part in schema["properties"].items() if name in offered})
-    description = " ".join(surface.description.split()) if kind == "probe" else _first_sentence(surface.description)
-    named = [knob for knob in knobs if knob.command == "set_knob" and knob.name not in UNLISTED_KNOBS]
-    if kind == "set_knob" and named:
+    whole = " ".join(surface.description.split())
+    description = whole if command.is_told_in_full else _first_sentence(whole)
+    named = [knob for knob in knobs if knob.is_registered and knob.name not in UNLISTED_KNOBS]
+    if command.needs is Need.REGISTERED_KNOB and named:
         fields["name"] = {"type": "string", "enum": [knob.name for knob in named]}
         description = "Set one of:\n" + "\n".join(map(knob_line, named))
     return ToolShape(
@@ -72,7 +72,7 @@ def offered_shape(kind: str, knobs: Sequence[KnobState]) -> ToolShape:
 
 def offered_fields(kind: str, knobs: Sequence[KnobState]) -> list[str]:
     """A command's fields that this run has something for."""
-    fields = [name for name in SCHEMAS[kind].json_schema["properties"] if name != "kind"]
+    fields = [name for name in schema_of(BY_KIND[kind]).json_schema["properties"] if name != "kind"]
     mine = [knob for knob in knobs if knob.command == kind]
     if not mine or kind not in ("update_optimizer", "update_training"):
         return fields

@@ -14,7 +14,7 @@ from agenttune.llm.tools.offered import UNLISTED_FIELDS
 from agenttune.llm.tools.tool_results import encode
 from agenttune.llm.tools.tool_schemas import MAX_TEXT, plain_schema
 from agenttune.protocol.command_schemas import ToolShape
-from agenttune.protocol.commands import Bool, Int, Text
+from agenttune.protocol.commands import BY_KIND, Bool, Int, ReadModel, Text
 from agenttune.protocol.events import ModuleInfo
 from agenttune.protocol.reads import (
     MAX_STEP,
@@ -119,7 +119,7 @@ class GetModelTree(Read):
     depth: Annotated[Int, Field(ge=0, le=8)] = Field(2, description="Levels below `layer` that are shown.")
 
     def answer(self, reader: RunReader) -> str:
-        if self.norms and "read_model" not in reader.read(ObservationQuery()).capabilities:
+        if self.norms and ReadModel.kind_name() not in reader.read(ObservationQuery()).capabilities:
             raise NotSupported("this trainer cannot measure norms; leave out `norms`", field="norms", allowed=[False])
         root = reader.read(ModelQuery(layer=self.layer, norms=self.norms)).model
         if root is None:
@@ -167,7 +167,9 @@ class GetHistory(Read):
     limit: Few = Field(10, description="At most so many, the newest.")
 
     def answer(self, reader: RunReader) -> str:
-        tried = [row for row in reader.read(HistoryQuery(limit=self.limit)).history if row.kind != "read_model"]
+        reads = {kind for kind, command in BY_KIND.items() if command.is_read}
+        rows = reader.read(HistoryQuery(limit=self.limit)).history
+        tried = [row for row in rows if row.kind not in reads]
         return encode({"history": [_tried(row) for row in tried]}, rows="history")
 
 

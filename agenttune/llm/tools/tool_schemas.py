@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from agenttune.llm.prompts import fenced
-from agenttune.protocol.command_schemas import COMMAND_SCHEMAS, CommandSchema, ToolShape
-from agenttune.protocol.commands import Risk
+from agenttune.protocol.command_schemas import ToolShape, schema_of
+from agenttune.protocol.commands import BY_KIND, Need, Risk
 from agenttune.protocol.events import KnobState
 
 MAX_TEXT = 1000
@@ -15,10 +15,6 @@ MAX_TEXT = 1000
 MAX_VALID_FOR_STEPS = 1_000_000
 MAX_DESCRIPTION = 200
 """Of a knob, in characters: it comes from the training script."""
-
-SCHEMAS: dict[str, CommandSchema] = {s.kind: s for s in COMMAND_SCHEMAS}
-WRITE_KINDS: tuple[str, ...] = tuple(kind for kind in SCHEMAS if kind != "read_model")
-"""Commands that are write tools; `read_model` is the read tool `get_model_tree`."""
 
 RISK_WORDS = {
     Risk.OBSERVE: "Changes nothing in training.",
@@ -42,18 +38,24 @@ VALID_FOR_STEPS = {
 """For clients that send commands as they are; what a policy's tools take for granted, its prompt says."""
 
 
+def write_kinds() -> list[str]:
+    """Commands that are write tools; of the others there is a read tool (`read_model`: `get_model_tree`)."""
+    return [kind for kind, command in BY_KIND.items() if not command.is_read]
+
+
 def write_shape(kind: str, knobs: Sequence[KnobState] | None = None) -> ToolShape:
     """The tool of a command, with a reason and a limit of validity beside the command's own fields.
 
     Args:
-        kind: A kind of `WRITE_KINDS`.
+        kind: A kind of `write_kinds`.
         knobs: For `set_knob`: the registered knobs; None leaves the name open.
     """
-    surface = SCHEMAS[kind]
+    command = BY_KIND[kind]
+    surface = schema_of(command)
     schema = plain_schema(surface.json_schema)
     fields = {name: part for name, part in schema["properties"].items() if name != "kind"}
     description = f"{surface.description} {RISK_WORDS[surface.risk]}"
-    if kind == "set_knob" and knobs is not None:
+    if command.needs is Need.REGISTERED_KNOB and knobs is not None:
         fields["name"] = {"type": "string", "enum": [knob.name for knob in knobs], "description": "Which knob."}
         description += "\nKnobs:\n" + "\n".join(map(knob_line, knobs))
     required = ["reason", *(name for name in schema.get("required", []) if name != "kind")]

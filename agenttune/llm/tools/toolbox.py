@@ -11,12 +11,12 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agenttune.errors import CommandError, NotSupported
-from agenttune.llm.tools.offered import UNLISTED, briefs, offered_fields, offered_kinds, offered_shape
+from agenttune.llm.tools.offered import briefs, offered_fields, offered_kinds, offered_shape
 from agenttune.llm.tools.read_tools import READ, READS, Step, read_of, read_shape
 from agenttune.llm.tools.tool_results import encode
-from agenttune.llm.tools.tool_schemas import MAX_TEXT, MAX_VALID_FOR_STEPS, REASON, WRITE_KINDS, plain_schema
+from agenttune.llm.tools.tool_schemas import MAX_TEXT, MAX_VALID_FOR_STEPS, REASON, plain_schema, write_kinds
 from agenttune.protocol.command_schemas import ToolShape
-from agenttune.protocol.commands import BY_KIND, Bool, CommandBase, Int, SetKnob, Text, parse_command
+from agenttune.protocol.commands import BY_KIND, Bool, CommandBase, Int, Need, Text, parse_command
 from agenttune.protocol.events import KnobState
 from agenttune.protocol.invalid_values import why
 from agenttune.protocol.observation import Observation
@@ -102,7 +102,7 @@ def _own_shape(name: str, model: type[BaseModel]) -> ToolShape:
 
 def offered_tools(observation: Observation) -> list[ToolShape]:
     """Tools to act, to read, to wait and to take back; the same at every step, as long as the run can do the same."""
-    kinds = [kind for kind in offered_kinds(observation) if kind not in UNLISTED]
+    kinds = [kind for kind in offered_kinds(observation) if BY_KIND[kind].is_for_policies]
     writes = [offered_shape(kind, observation.knobs) for kind in kinds]
     return [*writes, read_shape(), wait_shape(), *([_own_shape(WITHDRAW, Withdrawal)] if writes else [])]
 
@@ -124,7 +124,7 @@ class Toolbox:
         self._observation = observation
         self._author = author
         self._told = observation.knobs
-        self._knobs = [knob for knob in observation.knobs if knob.command == "set_knob"]
+        self._knobs = [knob for knob in observation.knobs if knob.is_registered]
 
     def shapes(self) -> list[ToolShape]:
         """As `offered_tools`. A few more are understood: rare commands, and each read by a name of its own."""
@@ -169,7 +169,7 @@ class Toolbox:
         if name in kinds:
             return
         known = [shape.name for shape in self.shapes()]
-        if name in WRITE_KINDS:
+        if name in write_kinds():
             why = self._observation.not_offered.get(name, "")
             if not why:
                 why = "no knob is registered" if name in self._observation.capabilities else "this trainer cannot do it"
@@ -183,10 +183,15 @@ class Toolbox:
         _check_fields(kind, given)
         self._check_offered(kind, given)
         command = parse_command({"kind": kind, **given})
-        if isinstance(command, SetKnob) and command.name not in (names := [knob.name for knob in self._knobs]):
-            raise CommandError(f"no knob {command.name!r:.80}; knobs: {', '.join(names)}", field="name", allowed=names)
+        if command.needs is Need.REGISTERED_KNOB:
+            self._check_registered(command)
         told = {"accepted": kind, "arguments": command.arguments(), "note": ACCEPTED_NOTE}
         return Outcome(encode(told), command, said.reason, said.valid_for_steps)
+
+    def _check_registered(self, command: CommandBase) -> None:
+        names = [knob.name for knob in self._knobs]
+        for name in sorted(command.touched() - set(names)):
+            raise CommandError(f"no knob {name!r:.80}; knobs: {', '.join(names)}", field="name", allowed=names)
 
     def _check_offered(self, kind: str, given: dict[str, Any]) -> None:
         """Refuse what the command takes and this run has nothing for, such as another optimizer's setting."""

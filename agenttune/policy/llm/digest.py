@@ -17,7 +17,7 @@ from agenttune.llm.tools.offered import UNLISTED_KNOBS
 from agenttune.policy.llm.briefing import by_group, learning_rates_ahead, progress, states, training
 from agenttune.policy.llm.curve_text import NAME_LETTERS, VALUE_LETTERS, curves, says_something
 from agenttune.policy.llm.history import history_of, tried
-from agenttune.protocol.commands import COMMAND_KINDS
+from agenttune.protocol.commands import COMMAND_KINDS, Probe
 from agenttune.protocol.events import KnobState
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.observation import HISTORY, Evaluation, Observation
@@ -180,7 +180,7 @@ def _finding(finding: Finding, step: int) -> str:
 def _budget(observation: Observation, budgets: BudgetSettings, used: UsedUp) -> list[str]:
     left = observation.commands_left
     lines = ["commands left: no limit" if left is None else f"commands left: {left}"]
-    if "probe" in observation.capabilities and "probe" not in observation.not_offered:
+    if Probe.kind_name() in observation.capabilities and Probe.kind_name() not in observation.not_offered:
         steps = observation.probe_steps_left
         lines.append("extra steps left for probes: " + ("no limit" if steps is None else str(steps)))
     if budgets.max_calls is not None:

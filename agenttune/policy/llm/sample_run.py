@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 
-from agenttune.llm.tools import WRITE_KINDS, offered_tools
+from agenttune.llm.tools import offered_tools, write_kinds
 from agenttune.policy.base import Draft
 from agenttune.policy.llm.digest import tokens_estimate
 from agenttune.policy.llm.llm_policy import LlmPolicy, messages_of
@@ -46,7 +46,7 @@ def sample_observation() -> Observation:
             Finding(kind="plateau", severity="warning", metric="step_loss", step=step, summary=summary)
             for step in (300, 480)
         ],
-        capabilities=list(WRITE_KINDS),
+        capabilities=write_kinds(),
         not_offered=dict.fromkeys(("update_dataset", "update_dataset_runtime_hyperparameters", "set_knob"), "none"),
         commands_left=100,
         woken_by=["finding plateau"],

@@ -11,11 +11,11 @@ from agenttune.control import Control
 from agenttune.control.control import newest_live, run_named
 from agenttune.control.reader import ControlReader, settled
 from agenttune.errors import AgenttuneError, CommandError
-from agenttune.llm.tools import READS, WRITE_KINDS, Outcome, Toolbox, Wait, encode, error_text, record_text, write_shape
-from agenttune.llm.tools.tool_schemas import MAX_TEXT, SCHEMAS
+from agenttune.llm.tools import READS, Outcome, Toolbox, Wait, encode, error_text, record_text, write_kinds, write_shape
+from agenttune.llm.tools.tool_schemas import MAX_TEXT
 from agenttune.llm.tools.toolbox import wait_shape
 from agenttune.protocol.command_schemas import ToolShape
-from agenttune.protocol.commands import Risk
+from agenttune.protocol.commands import BY_KIND, Risk
 from agenttune.protocol.events import RunInfo
 from agenttune.protocol.proposals import Author, Proposal, State
 
@@ -94,7 +94,7 @@ class RunTools:
 
     def shapes(self) -> list[ToolShape]:
         """All tools there can be; one that a run's trainer does not have says so when it is called."""
-        writes = [] if self._is_read_only else [write_shape(kind) for kind in WRITE_KINDS]
+        writes = [] if self._is_read_only else [write_shape(kind) for kind in write_kinds()]
         tools = [*writes, *(read.shape() for read in READS.values()), wait_shape()]
         return [LIST_RUNS, GET_RUN, *map(_with_run, tools)]
 
@@ -108,7 +108,7 @@ class RunTools:
     def _call(self, name: str, given: dict[str, Any], client: str) -> Answer:
         known = [shape.name for shape in self.shapes()]
         if name not in known:
-            why = "this server is read-only" if name in WRITE_KINDS else f"tools: {', '.join(known)}"
+            why = "this server is read-only" if name in write_kinds() else f"tools: {', '.join(known)}"
             raise CommandError(f"no tool {name!r:.80}; {why}", field="tool", allowed=known)
         if name == LIST_RUNS.name:
             _refuse_more(name, given)
@@ -178,7 +178,7 @@ class RunTools:
 
 def is_idempotent(shape: ToolShape) -> bool:
     """Whether asking twice is the same as asking once: reads, and values that are set."""
-    return shape.is_read_only or (shape.name in SCHEMAS and SCHEMAS[shape.name].risk is Risk.TUNE)
+    return shape.is_read_only or (shape.name in BY_KIND and BY_KIND[shape.name].risk is Risk.TUNE)
 
 
 def _with_run(shape: ToolShape) -> ToolShape:

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from agenttune import __version__
-from agenttune.protocol.command_schemas import COMMAND_SCHEMAS
+from agenttune.protocol.command_schemas import schemas_by_kind
 from agenttune.protocol.events import RunStatus
 from agenttune.protocol.reads import Limit
 from agenttune.server.auth.rights import shown_info
@@ -32,7 +32,7 @@ def health(request: Request, context: Ctx) -> Response:
 @router.get("/commands", response_model=CommandSchemas)
 def command_schemas() -> Response:
     """Every command there is, with its JSON schema and risk class."""
-    return answer(CommandSchemas(commands=list(COMMAND_SCHEMAS)))
+    return answer(CommandSchemas(commands=list(schemas_by_kind().values())))
 
 
 @router.get("/runs", response_model=Runs)

@@ -26,7 +26,8 @@ KINDS = (
     *("do_evaluate", "update_dataset", "update_dataset_runtime_hyperparameters"),
     *("model_layer_operation", "model_layer_parameter_update"),
 )
-"""The seed's eleven commands; ours have the same names."""
+"""The seed's eleven commands; ours have the same names. What its clients send and read is settled, command by command:
+nothing of it follows from the traits of ours."""
 AUTHOR = Author(principal="operator", name="seed client")
 MARK = "as sent to the seed's API: "
 """Begins what the log keeps of a request, so that answers carry the client's own uuid, args and time."""

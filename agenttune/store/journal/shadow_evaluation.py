@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeGuard
 
-from agenttune.protocol.commands import CommandBase, SetKnob, UpdateOptimizer
+from agenttune.protocol.commands import CommandBase
 from agenttune.protocol.events import Decided, Event, Found, KnobsRead, KnobState, RunInfo, Shadowed
 from agenttune.protocol.proposals import CommandRecord
 from agenttune.protocol.summary import Hindsight, MetricAt, ShadowedProposal, ShadowScore, outcome_line
@@ -117,15 +117,15 @@ class _Past:
 
 def aims(command: CommandBase, knobs: Mapping[str, KnobState]) -> dict[str, int]:
     """Where a command would move what it names: 1 up, -1 down, 0 not at all; only numbers whose value is known."""
-    arguments = {command.name: command.value} if isinstance(command, SetKnob) else command.arguments()
-    to_base = isinstance(command, UpdateOptimizer) and command.lr_sets == "base"
-    found = {}
-    for name, wanted in arguments.items():
-        knob = knobs.get(name)
-        now = None if knob is None else (knob.base if to_base and name == "lr" else knob.effective)
-        sign = _sign(now, wanted)
+    found: dict[str, int] = {}
+    if command.tries() or command.lr_plan() is not None:
+        return found  # more than one way, or one that goes up and down
+    for asked in command.asked():
+        knob = None if asked.owner == "dataset" else knobs.get(asked.name)
+        now = None if knob is None else (knob.base if asked.sets_base else knob.effective)
+        sign = _sign(now, asked.value)
         if sign is not None:
-            found[name] = sign
+            found[asked.name] = sign
     return found
 
 

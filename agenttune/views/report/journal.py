@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from agenttune.protocol.commands import Impact
+from agenttune.protocol.commands import Impact, SaveCheckpoint
 from agenttune.protocol.events import (
     Acked,
     BranchStarted,
@@ -109,7 +109,7 @@ class Entry(Record):
     def is_housekeeping(self) -> bool:
         """A snapshot that the trainer took by itself, to go back to if need be."""
         proposal = self.record.proposal
-        return proposal.author.principal == "trainer" and proposal.command.kind == "save_checkpoint"
+        return proposal.author.principal == "trainer" and isinstance(proposal.command, SaveCheckpoint)
 
     @property
     def step(self) -> int | None:
