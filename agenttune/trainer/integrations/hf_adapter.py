@@ -193,7 +193,7 @@ class HfAdapter:
             raise UserError(f"training is ending at this step ({now}); it can no longer be extended")
         limit = None if self.trainer is not None else self._steps_of_planned_epochs()
         if limit is not None and steps > limit:
-            raise NotSupported(f"max_steps above {limit}, the planned epochs' end: {self.refusal}")
+            raise NotSupported(f"max_steps above {limit}, the planned epochs' end: {REFUSAL}")
         if steps == self._planned_steps:
             return ""
         return f"the schedule is still planned for {self._planned_steps} steps; re-plan it with update_schedule"
@@ -209,7 +209,7 @@ class HfAdapter:
 
     def _check_accumulation(self, count: int) -> str:
         if self.trainer is None:
-            raise NotSupported(f"gradient_accumulation_steps: {self.refusal}")
+            raise NotSupported(f"gradient_accumulation_steps: {REFUSAL}")
         if self.plan.epochs is None:
             return ""
         updates = math.ceil(self.plan.batches / count)
@@ -258,7 +258,7 @@ class HfAdapter:
 
     def replace_dataset(self, dataset: object, keeps_place: bool = False) -> str:
         if self.trainer is None:
-            raise NotSupported(f"replacing the dataset: {self.refusal}")
+            raise NotSupported(f"replacing the dataset: {REFUSAL}")
         if self.feed.refusal():
             raise NotSupported(f"replacing the dataset: {self.feed.refusal()}")
         old = self.trainer.train_dataset
