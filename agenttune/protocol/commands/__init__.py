@@ -1,8 +1,8 @@
 """The commands a trainer understands: the only list.
 
 Each command is one frozen model. The LLM tool, the MCP tool, the REST body, the command line, the form and the table in
-the docs are derived from it (`command_schemas.py`), and whoever has to know more of it asks the class (`base.py`: what it
-changes, how it is undone, what it needs of a run).
+the docs are derived from it (`command_schemas.py`), and whoever has to know more of it asks the class: what it changes,
+how it is undone, what it needs of a run (`base.py`).
 
 To add one: a class here under `@register`; a function that applies it in `trainer/commands/` under `@applies`; and its
 name among the `commands` of each loop in `trainer/integrations/` that can apply it.
