@@ -83,7 +83,7 @@ def begun(session: PlainSession, runs_dir: Path) -> str:
 def by_model(runs_dir: Path, run_id: str) -> None:
     control = LocalControl(runs_dir)
     reader = ControlReader(control, run_id)
-    box = Toolbox(reader, reader.observation())
+    box = Toolbox(reader, LocalControl(runs_dir).observe(run_id))
     [shape] = [shape for shape in box.shapes() if shape.name == "blink"]
     assert shape.description == "Blink the machine's lamp."
     outcome = box.call("blink", {"times": 1, "reason": "a test"})
@@ -134,7 +134,7 @@ def test_a_loop_that_does_not_know_it_refuses_it_and_offers_it_to_nobody(runs_di
         run_id = begun(session, runs_dir)
         reader = ControlReader(LocalControl(runs_dir), run_id)
         with pytest.raises(NotSupported, match="this trainer cannot do it"):
-            Toolbox(reader, reader.observation()).call("blink", {"times": 1, "reason": "a test"})
+            Toolbox(reader, LocalControl(runs_dir).observe(run_id)).call("blink", {"times": 1, "reason": "a test"})
         by_shell(runs_dir, run_id)
         session.step({"loss": 0.9})
     with closing(RunLog.open(runs_dir / run_id)) as log:
