@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from agenttune.llm.answer_text import Unreadable, answer_in, without_thinking
-from agenttune.llm.budget import Spent, cost_usd
+from agenttune.llm.budget import cost_usd
 from agenttune.llm.chat_model import ChatModel, Protocol_, is_configured
 from agenttune.llm.endpoints import REMOTE_ENV
 from agenttune.llm.transcript import resolve
@@ -24,7 +24,6 @@ __all__ = [
     "ChatModel",
     "OpenAIChat",
     "Protocol_",
-    "Spent",
     "Unreadable",
     "answer_in",
     "cost_usd",

@@ -1,53 +1,10 @@
-"""The budget of model calls: their cost, what was spent, and whether another call may be made."""
+"""What a call costs, and whether another one may be made."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-
 from agenttune.config import BudgetSettings, LlmSettings, Price
 from agenttune.errors import ConfigError
-from agenttune.protocol.model_calls import ModelCalled, Usage
-
-
-@dataclass
-class Spent:
-    """A ledger of calls.
-
-    Attributes:
-        usd: US dollars; None once the price of a call was not known.
-        calls: Calls, failed ones included.
-        tokens: Input and output together, as far as the server counted them.
-        uncounted_calls: Answered calls whose tokens the server did not count.
-    """
-
-    usd: float | None = 0.0
-    calls: int = 0
-    tokens: int = 0
-    uncounted_calls: int = 0
-
-    @classmethod
-    def of(cls, calls: Iterable[ModelCalled]) -> Spent:
-        """The sum of recorded calls."""
-        spent = cls()
-        for call in calls:
-            spent.add(call)
-        return spent
-
-    def add(self, call: ModelCalled) -> None:
-        self.calls += 1
-        self.tokens += call.usage.total_tokens if call.usage else 0
-        self.uncounted_calls += call.usage is None and not call.error
-        if call.usage is None and call.error:
-            return  # a failed call without a count is taken to be free
-        self.usd = None if call.usd is None or self.usd is None else self.usd + call.usd
-
-    def catch_up(self, known: Spent) -> None:
-        """Take the larger of both ledgers: each may lack calls that the other has."""
-        self.calls = max(self.calls, known.calls)
-        self.tokens = max(self.tokens, known.tokens)
-        self.uncounted_calls = max(self.uncounted_calls, known.uncounted_calls)
-        self.usd = None if self.usd is None or known.usd is None else max(self.usd, known.usd)
+from agenttune.protocol.model_calls import Ledger, Usage
 
 
 def check_price(llm: LlmSettings, budgets: BudgetSettings) -> None:
@@ -78,7 +35,7 @@ def cost_usd(usage: Usage | None, price: Price | None) -> float | None:
     return total / 1e6
 
 
-def cap_reached(caps: BudgetSettings, spent: Spent) -> str:
+def cap_reached(caps: BudgetSettings, spent: Ledger) -> str:
     """Why no further call may be made; empty if one may. A cap that cannot be checked counts as reached."""
     if caps.max_calls is not None and spent.calls >= caps.max_calls:
         return f"the budget of {caps.max_calls} model calls is used up (budgets.max_calls)"

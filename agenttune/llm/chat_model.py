@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from agenttune.config import LlmSettings
-from agenttune.llm.budget import Spent
 from agenttune.llm.endpoints import why_no_client
 from agenttune.llm.transcript import redacted
 from agenttune.protocol.command_schemas import ToolShape
-from agenttune.protocol.model_calls import ChatMessage, ModelCalled, PromptUsed, Purpose
+from agenttune.protocol.model_calls import ChatMessage, Ledger, ModelCalled, PromptUsed, Purpose
 
 OPENAI_URL = "https://api.openai.com/v1"
 Protocol_ = Literal["tools", "json", "text"]
@@ -29,7 +28,7 @@ class ChatModel(Protocol):
         ...
 
     @property
-    def spent(self) -> Spent: ...
+    def spent(self) -> Ledger: ...
 
     def unavailable(self) -> str:
         """Why no call would be made now: a cap is reached or the circuit breaker is open; empty if one would."""

@@ -14,7 +14,7 @@ import openai
 from agenttune.config import BudgetSettings, LlmSettings
 from agenttune.errors import BudgetSpent, ConfigError, ModelUnavailable
 from agenttune.llm.answer_text import without_thinking
-from agenttune.llm.budget import Spent, cap_reached, check_price, cost_usd
+from agenttune.llm.budget import cap_reached, check_price, cost_usd
 from agenttune.llm.capability_check import CHECK_TOOL, find_protocol, is_refused, question
 from agenttune.llm.chat_model import OPENAI_URL, Protocol_, is_configured
 from agenttune.llm.endpoints import check_allowed, endpoint_of, http_client
@@ -22,7 +22,7 @@ from agenttune.llm.requests import ANSWER_TOOL, answer_tool, as_told, build_requ
 from agenttune.llm.retries import Attempts, CircuitBreaker, retrying
 from agenttune.llm.transcript import Transcript, secrets_of
 from agenttune.protocol.command_schemas import ToolShape
-from agenttune.protocol.model_calls import ChatMessage, ModelCalled, PromptUsed, Purpose
+from agenttune.protocol.model_calls import ChatMessage, Ledger, ModelCalled, PromptUsed, Purpose
 
 NO_KEY = "none-needed"
 """Sent to servers that need no key; the client refuses to send none."""
@@ -50,7 +50,7 @@ class OpenAIChat:
         self,
         llm: LlmSettings,
         budgets: BudgetSettings,
-        spent: Spent | None = None,
+        spent: Ledger | None = None,
         environ: Mapping[str, str] = os.environ,
         clock_s: Callable[[], float] = time.monotonic,
         now_s: Callable[[], float] = time.time,
@@ -62,7 +62,7 @@ class OpenAIChat:
             raise ConfigError(problem, field="llm")
         check_price(llm, budgets)
         self._llm, self._budgets, self._clock_s = llm, budgets, clock_s
-        self._spent = Spent() if spent is None else spent
+        self._spent = Ledger() if spent is None else spent
         self._url = llm.base_url or environ.get("OPENAI_BASE_URL") or OPENAI_URL
         key = environ.get(llm.api_key_env)
         self._transcript = Transcript(*([key] if key else []), *secrets_of(self._url))
@@ -89,7 +89,7 @@ class OpenAIChat:
         return self._protocol or "text"
 
     @property
-    def spent(self) -> Spent:
+    def spent(self) -> Ledger:
         return self._spent
 
     @property

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Protocol
 from agenttune.config import BudgetSettings, GoalSettings, LlmSettings
 from agenttune.errors import AgenttuneError
 from agenttune.protocol.commands import CommandBase
-from agenttune.protocol.model_calls import ModelCalled
+from agenttune.protocol.model_calls import Ledger, ModelCalled
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import CommandRecord
 from agenttune.protocol.reads import ModelCallsQuery, RunReader
 
 if TYPE_CHECKING:
-    from agenttune.llm import ChatModel, Spent
+    from agenttune.llm import ChatModel
 
 log = logging.getLogger(__name__)
 
@@ -128,11 +128,9 @@ class PolicyContext:
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
 
     @cached_property
-    def spent(self) -> Spent:
+    def spent(self) -> Ledger:
         """What the run's calls of language models have used up: one ledger for all the models of a policy."""
-        from agenttune.llm import Spent  # loads the client, half a second that most commands do not need
-
-        return Spent() if self.reader is None else Spent.of(self.reader.read(ModelCallsQuery()).calls)
+        return Ledger() if self.reader is None else Ledger.of(self.reader.read(ModelCallsQuery()).calls)
 
     def open_chat(self, llm: LlmSettings) -> tuple[str, ChatModel | None]:
         """Why there is no model; or the model, with what was spent on this run before. Neither without a run.
@@ -159,10 +157,8 @@ class PolicyContext:
 
     def catch_up(self) -> None:
         """Count what other processes, such as a reviewer, have spent on the run meanwhile."""
-        from agenttune.llm import Spent
-
         if self.reader is not None:
-            self.spent.catch_up(Spent.of(self.reader.read(ModelCallsQuery()).calls))
+            self.spent.catch_up(Ledger.of(self.reader.read(ModelCallsQuery()).calls))
 
 
 @dataclass(frozen=True)

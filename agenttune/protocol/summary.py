@@ -8,6 +8,7 @@ from pydantic import Field
 
 from agenttune.protocol.events import Metric, RunInfo
 from agenttune.protocol.findings import Finding
+from agenttune.protocol.model_calls import Cost
 from agenttune.protocol.proposals import CommandRecord, Record, State
 from agenttune.protocol.text import number
 
@@ -139,31 +140,6 @@ class Intervention(Record):
 class FindingAt(Record):
     at_s: float
     finding: Finding
-
-
-class Cost(Record):
-    """What calls of language models took. Nothing is guessed: what is not known is said.
-
-    Attributes:
-        usd: US dollars of the calls whose price is known; failed calls count where the server told their tokens.
-        unpriced: Models whose price is not in `llm.prices`; with any, `usd` is not the whole.
-        uncounted_calls: Answered calls of which the server did not tell the tokens.
-    """
-
-    calls: int = 0
-    failed_calls: int = 0
-    input_tokens: int = 0
-    cached_input_tokens: int = 0
-    output_tokens: int = 0
-    usd: float = 0.0
-    unpriced: list[str] = Field(default_factory=list)
-    uncounted_calls: int = 0
-    models: list[str] = Field(default_factory=list)
-    mean_latency_s: float | None = Field(None, description="Of the answered calls, with waiting times; none if none.")
-
-    @property
-    def tokens(self) -> int:
-        return self.input_tokens + self.output_tokens
 
 
 class ProbeCost(Record):

@@ -17,7 +17,7 @@ from agenttune.detectors.trend import LEVEL_STEPS, LOSS_NAMES
 from agenttune.policy.base import Decision, Policy
 from agenttune.protocol.events import Curve, Decided, Event, Found
 from agenttune.protocol.goal_names import value_of
-from agenttune.protocol.model_calls import ModelCalled
+from agenttune.protocol.model_calls import Cost, ModelCalled
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import CommandRecord
 from agenttune.protocol.reads import CurveQuery, SeriesQuery
@@ -139,7 +139,7 @@ class _Account:
         done = [_done(record) for record in self._recording.commands if _is_done(record)]
         wanted = sorted([*self._noted(events, done), *self._shadowed(events, done)], key=lambda w: w.step)
         calls = [event.body for event in events if isinstance(event.body, ModelCalled)]
-        usd = [call.usd for call in calls]
+        cost = Cost.of(calls)
         return Replay(
             recording=self._recording.name,
             source=self._recording.source,
@@ -152,8 +152,8 @@ class _Account:
             wanted=wanted,
             done=[self._also_wanted(item, wanted) for item in done],
             findings=[event.body.finding for event in events if isinstance(event.body, Found)],
-            calls=len(calls),
-            usd=None if None in usd else math.fsum(cost for cost in usd if cost is not None),
+            calls=cost.calls,
+            usd=cost.whole_usd,
             duration_s=duration_s,
             notes=self._notes(note, _failures(events), _failed_calls(calls), AFTERWARDS if wanted else ""),
         )

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import Field
 
 from agenttune.errors import UserError
 from agenttune.protocol.events import Decided, Event
-from agenttune.protocol.model_calls import ModelCalled, ToolUse, Usage
+from agenttune.protocol.model_calls import Cost, ModelCalled, ToolUse, Usage
 from agenttune.protocol.proposals import Record
 from agenttune.protocol.summary import Intervention
 from agenttune.store.journal.run_summary import summarize
@@ -78,19 +77,14 @@ def transcripts_of(log: RunLog) -> Transcripts:
         _recorded(event, call, _decision(event, call, events, by_id))
         for (event, _), call in zip(asked, calls, strict=True)
     ]
-    usage = [call.usage for call in calls if call.usage is not None]
+    cost = Cost.of(calls)
     return Transcripts(
         run=run_id,
         calls=recorded,
-        input_tokens=sum(u.input_tokens for u in usage),
-        output_tokens=sum(u.output_tokens for u in usage),
-        usd=_total([call.usd for call in calls]),
+        input_tokens=cost.input_tokens,
+        output_tokens=cost.output_tokens,
+        usd=cost.whole_usd,
     )
-
-
-def _total(costs: Iterable[float | None]) -> float | None:
-    known = list(costs)
-    return None if None in known else math.fsum(cost for cost in known if cost is not None)
 
 
 def _decision(

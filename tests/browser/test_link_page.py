@@ -149,7 +149,7 @@ def test_a_link_that_is_not_valid_says_so_and_offers_nothing(desk: Desk, visit: 
         assert "agenttune approve list" in visit.words
     else:
         link = desk.link(record)
-        status = visit.open(link[:-9] if kind == "cut short" else link.replace("/links/1.", "/links/1.ey"))
+        status = visit.open(link[:-9] if kind == "cut short" else link.replace("/links/", "/links/ey"))
         assert (status, visit.title) == (403, "This link is not valid")
         assert "lr" not in visit.words.split()
     assert not {"form", "button", "input", "textarea", "a"} & set(visit.tags)

@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 
 from agenttune.protocol.events import Decided
-from agenttune.protocol.model_calls import ChatMessage, ModelCalled, Usage
-from agenttune.protocol.summary import Cost
+from agenttune.protocol.model_calls import ChatMessage, Cost, ModelCalled, Usage
 from agenttune.protocol.text import dollars, tokens
-from agenttune.store.journal.costs import cost_of
 from agenttune.store.journal.run_summary import summarize
 from agenttune.store.run_log import RunLog
 from agenttune.views.report.cost_lines import cost_report, cost_words
@@ -71,17 +69,17 @@ def test_calls_are_added_up_by_run_and_by_decision(log: RunLog) -> None:
 
 
 def test_an_unknown_price_is_said_and_not_guessed() -> None:
-    mixed = cost_of([call(), call(model="home-made", usd=None)])
+    mixed = Cost.of([call(), call(model="home-made", usd=None)])
     assert mixed.unpriced == ["home-made"]
     assert cost_words(mixed) == "2 calls, 2.1k tokens, $0.01 + unknown price of home-made"
-    assert cost_words(cost_of([call(usd=None)])) == "1 call, 1.05k tokens, unknown price of gpt-x"
-    uncounted = cost_of([call(usage=None, usd=None)])
+    assert cost_words(Cost.of([call(usd=None)])) == "1 call, 1.05k tokens, unknown price of gpt-x"
+    uncounted = Cost.of([call(usage=None, usd=None)])
     assert uncounted.uncounted_calls == 1
     assert "tokens not told" in cost_words(uncounted)
 
 
 def test_a_failed_call_without_tokens_hides_no_price() -> None:
-    cost = cost_of([call(**FAILED), call()])
+    cost = Cost.of([call(**FAILED), call()])
     assert cost.unpriced == []
     assert cost_words(cost) == "2 calls, 1 failed, 1.05k tokens, $0.01"
 

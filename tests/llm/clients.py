@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agenttune.config import BudgetSettings, LlmSettings
-from agenttune.llm import OpenAIChat, Spent
+from agenttune.llm import OpenAIChat
 from agenttune.protocol.command_schemas import ToolShape
-from agenttune.protocol.model_calls import ChatMessage, ModelCalled
+from agenttune.protocol.model_calls import ChatMessage, Ledger, ModelCalled
 from agenttune.testing import ScriptedEndpoint
 
 WAIT = ToolShape(
@@ -49,7 +49,7 @@ def client(
     endpoint: ScriptedEndpoint | str,
     clock: Clock | None = None,
     budgets: BudgetSettings | None = None,
-    spent: Spent | None = None,
+    spent: Ledger | None = None,
     environ: Mapping[str, str] | None = None,
     **llm: Any,
 ) -> OpenAIChat:

@@ -8,8 +8,8 @@ import pytest
 
 from agenttune.config import BudgetSettings, LlmSettings, Price
 from agenttune.errors import BudgetSpent, ConfigError, ModelUnavailable
-from agenttune.llm import Spent, is_configured
-from agenttune.protocol.model_calls import ModelCalled, Usage
+from agenttune.llm import is_configured
+from agenttune.protocol.model_calls import Ledger, ModelCalled, Usage
 from agenttune.testing import ScriptedEndpoint, answers_nothing, fails, says
 from tests.llm.clients import ask, client
 
@@ -83,8 +83,8 @@ def test_an_agent_that_was_started_again_goes_on_with_what_was_spent() -> None:
     with ScriptedEndpoint([says("a").using(1000, 100)] * 2) as endpoint:
         first = client(endpoint, prices={"scripted": PRICE})
         recorded = [ask(first), ask(first)]
-        again = client(endpoint, budgets=BudgetSettings(max_calls=2), spent=Spent.of(recorded))
-        assert Spent.of(recorded) == first.spent
+        again = client(endpoint, budgets=BudgetSettings(max_calls=2), spent=Ledger.of(recorded))
+        assert Ledger.of(recorded) == first.spent
         with pytest.raises(BudgetSpent):
             ask(again)
 
@@ -139,4 +139,4 @@ def test_whether_there_is_a_model_is_said_in_one_line(llm: LlmSettings, environ:
 
 def test_the_sum_of_no_calls_is_nothing() -> None:
     none: list[ModelCalled] = []
-    assert Spent.of(none) == Spent(usd=0.0, calls=0, tokens=0)
+    assert Ledger.of(none) == Ledger(usd=0.0, calls=0, tokens=0)

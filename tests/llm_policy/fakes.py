@@ -10,11 +10,10 @@ from typing import Any, Literal, cast
 from pydantic import BaseModel
 
 from agenttune.errors import ModelUnavailable, UserError
-from agenttune.llm import Spent
 from agenttune.policy.llm.history import history_of
 from agenttune.protocol.command_schemas import ToolShape
 from agenttune.protocol.events import Curve, RunInfo, SeriesInfo
-from agenttune.protocol.model_calls import ChatMessage, ModelCalled, PromptUsed, Purpose, ToolUse
+from agenttune.protocol.model_calls import ChatMessage, Ledger, ModelCalled, PromptUsed, Purpose, ToolUse
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Proposal, Verdict
 from agenttune.protocol.reads import (
@@ -131,7 +130,7 @@ class ScriptedChat:
     schemas: list[dict[str, Any] | None] = field(default_factory=list)
     temperatures: list[float | None] = field(default_factory=list)
     tools: list[list[str]] = field(default_factory=list)
-    spent: Spent = field(default_factory=lambda: Spent.of([]))
+    spent: Ledger = field(default_factory=lambda: Ledger.of([]))
     before: Callable[[], None] = lambda: None
 
     def unavailable(self) -> str:

@@ -11,11 +11,12 @@ import pytest
 
 from agenttune.config import BudgetSettings
 from agenttune.llm.prompts import Prompts
-from agenttune.policy.llm.digest import Digest, UsedUp, digest, tokens_estimate
+from agenttune.policy.llm.digest import Digest, digest, tokens_estimate
 from agenttune.protocol.commands import UpdateOptimizer, parse_command
 from agenttune.protocol.events import KnobState
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.lr_course import Course, Track
+from agenttune.protocol.model_calls import Ledger
 from agenttune.protocol.observation import CheckpointView, Evaluation, Observation, Resolution
 from agenttune.protocol.proposals import Ack, Author, CommandRecord, Proposal, State, Verdict
 from agenttune.protocol.run_facts import Rhythm, RunFacts
@@ -149,7 +150,7 @@ def test_findings_tell_their_age_and_budgets_what_is_left() -> None:
     seen = digest(
         observe(decay(100), findings=[finding]),
         budgets=BudgetSettings(max_usd=2.0, max_calls=50, max_tokens=1000),
-        used=UsedUp(calls=12, tokens=900, usd=None),
+        used=Ledger(calls=12, tokens=900, usd=None),
     )
     assert seen.findings == ["critical divergence, 20 steps ago: <data>rose</data>"]
     assert seen.budget == [

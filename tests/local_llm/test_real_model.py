@@ -13,11 +13,11 @@ from agenttune.config import BudgetSettings, GoalSettings
 from agenttune.control import LocalControl
 from agenttune.control.reader import ControlReader
 from agenttune.errors import BudgetSpent, ModelUnavailable
-from agenttune.llm import OpenAIChat, Spent, resolve
+from agenttune.llm import OpenAIChat, resolve
 from agenttune.policy.base import Decision, Draft, PolicyContext
 from agenttune.policy.llm.compact import ACTIONS, action_schema, command_for, line_of, read_action
 from agenttune.policy.llm.llm_policy import LlmFile, LlmPolicy
-from agenttune.protocol.model_calls import ChatMessage
+from agenttune.protocol.model_calls import ChatMessage, Ledger
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Author, Proposal, State
 from tests.local_llm.conftest import LocalServer, started
@@ -55,7 +55,7 @@ def test_answers_obey_the_schema_and_are_counted(server: LocalServer) -> None:
         assert call.usage is not None
         assert call.usd == pytest.approx((call.usage.input_tokens + 4 * call.usage.output_tokens) / 1e6)
         assert call.latency_s > 0
-    assert chat.spent == Spent.of(calls)
+    assert chat.spent == Ledger.of(calls)
     assert calls[0].messages[0].content == SYSTEM.content
     assert [call.messages[0].content for call in calls[1:]] == [None, None]
     assert [call.messages[0] for call in resolve(calls)] == [calls[0].messages[0]] * 3

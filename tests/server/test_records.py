@@ -15,10 +15,9 @@ from agenttune.config import BudgetSettings
 from agenttune.control.discovery import ServerAddress
 from agenttune.control.owner_token import agent_token
 from agenttune.control.tokens import create_token, read_tokens
-from agenttune.llm.budget import Spent, cap_reached
-from agenttune.protocol.model_calls import ModelCalled, Usage
+from agenttune.llm.budget import cap_reached
+from agenttune.protocol.model_calls import Cost, Ledger, ModelCalled, Usage
 from agenttune.server.app import create_app
-from agenttune.store.journal.costs import cost_of
 from agenttune.store.journal.run_summary import model_calls
 from agenttune.store.run_log import RunLog
 from tests.server.conftest import make_run
@@ -107,10 +106,10 @@ def test_no_record_of_an_older_log_lets_a_budget_go_on(forged: list[tuple[Any, i
     base = {name: value for name, value in CALL.items() if name != "kind"}
     calls = [ModelCalled(**base, usd=usd, usage=Usage(input_tokens=tokens)) for usd, tokens in forged]
     calls += [ModelCalled(**base, usd=0.01, usage=Usage(input_tokens=100))] * honest
-    for spent in (Spent.of(calls), Spent.of(reversed(calls))):
+    for spent in (Ledger.of(calls), Ledger.of(reversed(calls))):
         assert cap_reached(BudgetSettings(max_usd=0.01 * honest * 0.999), spent)
         assert cap_reached(BudgetSettings(max_tokens=100 * honest), spent)
-    assert cost_of(calls).usd >= 0.0099 * honest
+    assert Cost.of(calls).usd >= 0.0099 * honest
 
 
 def test_a_log_with_a_forged_cost_is_still_read(log: RunLog) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 from agenttune.control.owner_token import LAUNCHER
 from agenttune.errors import StoreFault, UnknownRun
 from agenttune.launch.study.records import Outcome, RunConcluded
-from agenttune.launch.study.state import RoundRun, total_tokens, total_usd
+from agenttune.launch.study.state import RoundRun
 from agenttune.policy.llm.past_runs import PastRun
+from agenttune.protocol.model_calls import Cost
 from agenttune.protocol.summary import Intervention, RunSummary
 from agenttune.store.journal.observer import Observer
 from agenttune.store.journal.run_summary import model_calls, summarize
@@ -62,7 +63,7 @@ def conclusion(runs_dir: Path, run_id: str, watched: bool, interrupted: bool = F
     """
     with contextlib.closing(RunLog.open(run_folder(runs_dir, run_id))) as log:
         summary = summarize(log)
-        calls = model_calls(log)
+        cost = Cost.of(model_calls(log))
     return RunConcluded(
         run_id=run_id,
         outcome=_outcome(summary, watched, interrupted),
@@ -72,9 +73,9 @@ def conclusion(runs_dir: Path, run_id: str, watched: bool, interrupted: bool = F
         score=summary.score,
         commands=sum(i.applied_at_step is not None for i in summary.interventions),
         findings=len(summary.findings),
-        calls=len(calls),
-        tokens=total_tokens(calls),
-        usd=total_usd(calls),
+        calls=cost.calls,
+        tokens=cost.tokens,
+        usd=cost.whole_usd,
     )
 
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from agenttune.launch.study.records import Arm, Start
 from agenttune.launch.study.state import COMPLETE, RoundRun, Study
-from agenttune.protocol.text import clean, number
+from agenttune.protocol.text import clean, dollars, number, plural
 from agenttune.views.terminal.chart import MARGIN_FRAC, MIN_WIDTH
 
 HEIGHT, MAX_WIDTH = 14, 100
@@ -60,7 +60,7 @@ def _table(study: Study) -> Table:
     table.add_column("round", justify="right", no_wrap=True)
     for heading in ("arm", "start", "policy"):
         table.add_column(heading, overflow="fold")
-    for heading in ("final", "best", "vs round 0", "commands", "tokens", "usd"):
+    for heading in ("final", "best", "vs round 0", "commands", "tokens", "cost"):
         table.add_column(heading, justify="right", overflow="fold")
     best = study.best()
     for run in study.runs:
@@ -106,7 +106,7 @@ def _change(run: RoundRun) -> str:
 
 
 def _usd(usd: float | None) -> str:
-    return "unknown" if usd is None else f"{usd:.4f}"
+    return "unknown" if usd is None else dollars(usd)
 
 
 def _drawable(study: Study, run: RoundRun) -> bool:
@@ -185,8 +185,7 @@ def _why(study: Study, run: RoundRun) -> str:
 def _costs(study: Study) -> str:
     if not study.calls:
         return "planning and reflecting: no calls"
-    plural = "" if study.calls == 1 else "s"
-    return f"planning and reflecting: {study.calls} call{plural}, {study.tokens} tokens, {_usd(study.usd)} usd"
+    return f"planning and reflecting: {plural(study.calls, 'call')}, {study.tokens} tokens, {_usd(study.usd)}"
 
 
 def _print_reasons(console: Console, study: Study) -> None:

@@ -23,7 +23,7 @@ from agenttune.launch.study.records import (
     StudyStarted,
 )
 from agenttune.protocol.goal_names import is_goal
-from agenttune.protocol.model_calls import ModelCalled
+from agenttune.protocol.model_calls import Cost, ModelCalled
 from agenttune.protocol.proposals import Record
 from agenttune.protocol.summary import Score
 
@@ -144,7 +144,7 @@ def fold(entries: Sequence[Entry], start: StudyStarted, path: str, worked_on: bo
         worked_on: Whether a living process writes it.
     """
     runs = _runs(entries)
-    calls = [e.body for e in entries if isinstance(e.body, ModelCalled)]
+    cost = Cost.of(e.body for e in entries if isinstance(e.body, ModelCalled))
     status, reason = _status(entries, worked_on)
     return Study(
         study=start.study,
@@ -161,21 +161,10 @@ def fold(entries: Sequence[Entry], start: StudyStarted, path: str, worked_on: bo
             Reflection(round=e.round or 0, text=e.body.text) for e in entries if isinstance(e.body, Reflected)
         ],
         notes=[e.body.text for e in entries if isinstance(e.body, StudyNote)],
-        calls=len(calls),
-        tokens=total_tokens(calls),
-        usd=total_usd(calls),
+        calls=cost.calls,
+        tokens=cost.tokens,
+        usd=cost.whole_usd,
     )
-
-
-def total_tokens(calls: Iterable[ModelCalled]) -> int:
-    """Tokens, as far as the server told them."""
-    return sum(call.usage.total_tokens for call in calls if call.usage is not None)
-
-
-def total_usd(calls: Iterable[ModelCalled]) -> float | None:
-    """US dollars; None if the price of an answer is not known. A call without an answer or tokens cost nothing."""
-    amounts = [call.usd for call in calls if not call.error or call.usage is not None]
-    return None if None in amounts else math.fsum(amount for amount in amounts if amount is not None)
 
 
 def _runs(entries: Iterable[Entry]) -> list[RoundRun]:

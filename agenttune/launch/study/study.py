@@ -235,12 +235,13 @@ def planner_for(plan: Plan, journal: StudyJournal, environ: Mapping[str, str] = 
         ConfigError: A prompt is wrong.
     """
     # Here, so that a run without rounds does not load the client of the language model.
-    from agenttune.llm import OpenAIChat, Spent, is_configured
+    from agenttune.llm import OpenAIChat, is_configured
+    from agenttune.protocol.model_calls import Ledger
 
     config = plan.config
     if why := is_configured(config.llm, environ):  # which makes a client once, to see that it can be made
         return why
-    spent = Spent.of(entry.body for entry in journal.entries if isinstance(entry.body, ModelCalled))
+    spent = Ledger.of(entry.body for entry in journal.entries if isinstance(entry.body, ModelCalled))
     model = OpenAIChat(config.llm, config.budgets, spent, environ)
     planner = Planner(
         model, Prompts(plan.folder), config.goal, config.rounds.parameters, config.run.args, journal.append

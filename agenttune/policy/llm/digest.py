@@ -20,6 +20,7 @@ from agenttune.policy.llm.history import history_of, tried
 from agenttune.protocol.commands import COMMAND_KINDS, Probe
 from agenttune.protocol.events import KnobState
 from agenttune.protocol.findings import Finding
+from agenttune.protocol.model_calls import Ledger
 from agenttune.protocol.observation import HISTORY, Evaluation, Observation
 from agenttune.protocol.summary import Intervention
 from agenttune.protocol.text import number
@@ -43,15 +44,6 @@ def tokens_estimate(text: str) -> int:
 
 
 @dataclass(frozen=True)
-class UsedUp:
-    """What a run's calls of language models have used up so far."""
-
-    calls: int = 0
-    tokens: int = 0
-    usd: float | None = 0.0
-
-
-@dataclass(frozen=True)
 class Digest:
     """An observation in lines, section by section."""
 
@@ -72,7 +64,7 @@ def digest(
     observation: Observation,
     history: Sequence[Intervention] | None = None,
     budgets: BudgetSettings | None = None,
-    used: UsedUp | None = None,
+    used: Ledger | None = None,
 ) -> Digest:
     """What a model is told of a run.
 
@@ -96,7 +88,7 @@ def digest(
             *_last_decision(observation),
         ],
         notes=[fenced(note, NOTE_LETTERS, "note") for note in observation.notes[-MOST_NOTES:]],
-        budget=_budget(observation, budgets or BudgetSettings(), used or UsedUp()),
+        budget=_budget(observation, budgets or BudgetSettings(), used or Ledger()),
     )
 
 
@@ -177,7 +169,7 @@ def _finding(finding: Finding, step: int) -> str:
     return f"{finding.severity} {finding.kind}, {age}: {fenced(finding.summary, FINDING_LETTERS)}"
 
 
-def _budget(observation: Observation, budgets: BudgetSettings, used: UsedUp) -> list[str]:
+def _budget(observation: Observation, budgets: BudgetSettings, used: Ledger) -> list[str]:
     left = observation.commands_left
     lines = ["commands left: no limit" if left is None else f"commands left: {left}"]
     if Probe.kind_name() in observation.capabilities and Probe.kind_name() not in observation.not_offered:

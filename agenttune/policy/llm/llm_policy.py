@@ -14,7 +14,7 @@ from agenttune.llm.tools import Toolbox
 from agenttune.policy.base import Decision, Policy, PolicyContext
 from agenttune.policy.llm.compact import ACTIONS, allowed_now, choose, line_of
 from agenttune.policy.llm.conversation import Conversation
-from agenttune.policy.llm.digest import UsedUp, digest
+from agenttune.policy.llm.digest import digest
 from agenttune.policy.llm.pacing import Pacing
 from agenttune.policy.llm.tool_calls import ToolForm, tool_texts
 from agenttune.policy.wrappers.simple import Background
@@ -214,7 +214,7 @@ class LlmPolicy:
     def _observed(self, observation: Observation) -> dict[str, Any]:
         reader, chat = self._context.reader, self._chat
         history = None if reader is None else reader.read(HistoryQuery(limit=HISTORY)).history
-        used = None if chat is None else UsedUp(chat.spent.calls, chat.spent.tokens, chat.spent.usd)
+        used = None if chat is None else chat.spent
         seen = digest(observation, history, self._context.budgets, used)
         compact = self._file.form == "compact"
         return {

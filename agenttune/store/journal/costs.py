@@ -2,34 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from agenttune.protocol.events import Decided, Probed
-from agenttune.protocol.model_calls import ModelCalled, Usage
-from agenttune.protocol.summary import Cost, DecisionCost, ProbeCost
+from agenttune.protocol.model_calls import Cost, ModelCalled
+from agenttune.protocol.summary import DecisionCost, ProbeCost
 from agenttune.store.run_log import RunLog
 
 PAGE = 100
 """Events in memory at once: a transcript may hold megabytes."""
-
-
-def cost_of(calls: Sequence[ModelCalled]) -> Cost:
-    """Add up calls; a price or a count that is not known is named, not guessed."""
-    usages = [call.usage or Usage() for call in calls]
-    answered = [call for call in calls if not call.error]
-    unpriced = [call.model for call in calls if call.usd is None and (call.usage is not None or not call.error)]
-    return Cost(
-        calls=len(calls),
-        failed_calls=len(calls) - len(answered),
-        input_tokens=sum(usage.input_tokens for usage in usages),
-        cached_input_tokens=sum(usage.cached_input_tokens for usage in usages),
-        output_tokens=sum(usage.output_tokens for usage in usages),
-        usd=sum(call.usd or 0.0 for call in calls),
-        unpriced=list(dict.fromkeys(unpriced)),
-        uncounted_calls=sum(call.usage is None for call in answered),
-        models=list(dict.fromkeys(call.model for call in calls)),
-        mean_latency_s=sum(call.latency_s for call in answered) / len(answered) if answered else None,
-    )
 
 
 def probe_cost(log: RunLog) -> ProbeCost:
@@ -64,10 +43,10 @@ def costs_of_run(log: RunLog) -> tuple[Cost, list[DecisionCost]]:
                     DecisionCost(
                         step=step,
                         policy=event.body.policy,
-                        cost=cost_of(pending),
+                        cost=Cost.of(pending),
                         faults=event.body.faults,
                         unusable=event.body.unusable,
                     )
                 )
                 calls, pending = calls + pending, []
-    return cost_of(calls + pending), decisions
+    return Cost.of(calls + pending), decisions

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from agenttune.protocol.summary import Cost, DecisionCost, ProbeCost
+from agenttune.protocol.model_calls import Cost
+from agenttune.protocol.summary import DecisionCost, ProbeCost
 from agenttune.protocol.text import clean, dollars, duration, plural, tokens
 
 SHOWN_WAYS, WAY_CHARACTERS = 3, 300

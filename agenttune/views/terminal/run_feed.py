@@ -24,9 +24,8 @@ from agenttune.protocol.events import (
     is_trial,
 )
 from agenttune.protocol.goal_names import is_goal, resolve
-from agenttune.protocol.model_calls import ModelCalled
+from agenttune.protocol.model_calls import Cost, ModelCalled
 from agenttune.protocol.summary import MetricAt
-from agenttune.store.journal.costs import cost_of
 from agenttune.store.journal.goal_metric import goal_values, score_of
 from agenttune.store.run_log import RunLog
 from agenttune.views.event_lines import Line, lines_of
@@ -182,7 +181,7 @@ class RunFeed:
         if isinstance(event.body, ModelCalled):
             self._calls.append(event.body.model_copy(update={"messages": [], "answer": None}))
         elif self._calls and lines and _decides(event):
-            words, self._calls = cost_words(cost_of(self._calls)), []
+            words, self._calls = cost_words(Cost.of(self._calls)), []
             return [replace(lines[0], text=f"{lines[0].text} [{words}]"), *lines[1:]]
         return lines
 
