@@ -3,6 +3,7 @@
 AgenttuneError
 ├── UserError                what you asked for cannot be done as asked; the message says how to mend it
 │   ├── ConfigError          a config or policy file is wrong (file, line, key)
+│   ├── PluginFault          a class of the user's own cannot be imported or made
 │   ├── CommandError         a command is malformed, unknown or out of bounds
 │   │   └── CommandIdReused  the id belongs to a different command
 │   ├── AlreadyDecided       somebody decided on this proposal before, or it no longer waits
@@ -51,6 +52,10 @@ class UserError(AgenttuneError):
 
 class ConfigError(UserError):
     """A configuration or policy file is wrong; the message starts with `file:line: key`."""
+
+
+class PluginFault(UserError):
+    """A class of the user's own cannot be imported or made: its code raised, ended the process or took too long."""
 
 
 class CommandError(UserError):

@@ -12,7 +12,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tenacity import Retrying, retry_if_exception_type, stop_when_event_set, wait_exponential
@@ -23,7 +23,7 @@ from agenttune.agent.turns import Turns
 from agenttune.agent.wakeups import Wakeups, is_new
 from agenttune.config import WakeSettings
 from agenttune.control import Control
-from agenttune.detectors import detect
+from agenttune.detectors import Detector, detect
 from agenttune.errors import AgenttuneError, ServerUnreachable
 from agenttune.policy.base import Decision, Policy
 from agenttune.policy.load import LoadedPolicy
@@ -64,6 +64,7 @@ class AgentLoop:
         details: Recorded with the policy when it is attached, such as the checksum of its file.
         clock_s: Monotonic time in seconds.
         load: Finds another policy by its name or path, when an operator asks for one.
+        detectors: The user's own, beside the shipped ones.
         shutdown_grace_s: How long an answer is waited for when the policy leaves.
     """
 
@@ -78,12 +79,14 @@ class AgentLoop:
         clock_s: Callable[[], float] = time.monotonic,
         load: Callable[[str], LoadedPolicy] | None = None,
         shutdown_grace_s: float = SHUTDOWN_GRACE_S,
+        detectors: Sequence[Detector] = (),
     ) -> None:
         self.control, self.run_id, self.policy = control, run_id, policy
         self.wake = wake or WakeSettings()
         self._author_name = author_name
         self._details = details or {}
         self._clock_s, self._load, self._shutdown_grace_s = clock_s, load, shutdown_grace_s
+        self._detectors, self._told_faults = tuple(detectors), set[str]()
         self._outbox = Outbox(control, run_id)
         self._wakeups = Wakeups(control, run_id, self.wake)
         self._turns = Turns(control, run_id, self._outbox, self._wakeups)
@@ -240,7 +243,9 @@ class AgentLoop:
         self._observed_s = self._clock_s()
         self._observe_again_s = self._observed_s + (self._observed_s - began_s) / OBSERVING_FRAC
         self._observed_step = observation.step
-        fresh = [f for f in detect(observation, self.wake.stall_after_s) if is_new(f, observation)]
+        found = detect(observation, self.wake.stall_after_s, self._detectors)
+        fresh = [f for f in found if is_new(f, observation)]
+        self._tell_faults(observation.step)
         self._wakeups.note(observation, self.author)
         self._wakeups.reasons += [f"finding {f.kind}" for f in fresh if self.wake.on_finding]
         for finding in fresh:
@@ -249,6 +254,16 @@ class AgentLoop:
         observation = observation.model_copy(update={"findings": [*observation.findings, *fresh]})
         if awaited is not None or not self._must_wait(observation, any(f.severity == "critical" for f in fresh)):
             self._consider(observation, awaited)
+
+    def _tell_faults(self, step: int) -> None:
+        """Which detector of the user's own has stopped working: once, until it works again."""
+        for detector in self._detectors:
+            if not detector.fault:
+                self._told_faults.discard(detector.name)
+            elif detector.name not in self._told_faults:
+                self._told_faults.add(detector.name)
+                why, reason = f"detector {detector.name}", detector.fault
+                self._outbox.put(Decided(policy=self.policy.name, woken_by=why, reason=reason, faults=[reason]), step)
 
     def _must_wait(self, observation: Observation, is_critical: bool) -> bool:
         """Whether this is no time for a question: an evaluation's result is about to come, or the run ends here.

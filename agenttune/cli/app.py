@@ -13,7 +13,21 @@ from typer.core import TyperGroup
 
 from agenttune import __version__
 
-ORDER = ("init", "check", "estimate", "run", "runs", "report", "approve", "send", "show", "attach", "swap", "detach")
+ORDER = (
+    "init",
+    "policies",
+    "check",
+    "estimate",
+    "run",
+    "runs",
+    "report",
+    "approve",
+    "send",
+    "show",
+    "attach",
+    "swap",
+    "detach",
+)
 """Of the help: as a newcomer needs them; the others come after."""
 
 

@@ -52,8 +52,7 @@ def attach(
         raise UserError(f"the URL of a control server is wanted, not {url!r:.80}; such as: {example}", field="url")
     from agenttune.agent import AgentLoop
     from agenttune.control.reader import ControlReader
-    from agenttune.policy.base import PolicyContext
-    from agenttune.policy.load import open_policy
+    from agenttune.policy.load import context_of, open_policy
     from agenttune.policy.wrappers.availability import check_can_act
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
@@ -62,13 +61,8 @@ def attach(
     with _as_owner(url, settings) as owner:
         run_id = _live_run(owner, run)
     with _as_agent(url, run_id, settings) as control:
-        context = PolicyContext(
-            project=(config.resolve().parent if config else Path.cwd()),
-            goal=settings.goal,
-            llm=settings.llm.model_copy(update=given),
-            budgets=settings.budgets,
-            reader=ControlReader(control, run_id),
-        )
+        settings = settings.model_copy(update={"llm": settings.llm.model_copy(update=given)})
+        context = context_of(settings, config, ControlReader(control, run_id))
         if resume:
             last = _last_policy(control, run_id, policy, context.project)
             if last is None:
@@ -86,6 +80,7 @@ def attach(
             settings.wake,
             details=loaded.details,
             load=lambda name: open_policy(name, context),
+            detectors=context.detectors,
         )
         typer.echo(f"{policy} beside run {run_id} at {url}; Ctrl-C takes it away, training goes on")
         with _told(url, settings, run_id):
@@ -179,28 +174,19 @@ def _last_policy(control: HttpControl, run_id: str, given: str, project: Path | 
     Only what its command line named or an operator asked for counts: what an agent writes into the log must not choose
     the next agent's policy.
     """
+    from agenttune.policy.load import identity_of
     from agenttune.protocol.events import PolicyAttached, PolicyRequested
 
     policy: str | None = given
-    wanted = {_path_of(given, project)}
+    wanted = {identity_of(given, project)}
     for event in _events(control, run_id):
         if isinstance(event.body, PolicyAttached):
             path = event.body.details.get("path", given)
             policy = path if path in wanted else policy
         elif isinstance(event.body, PolicyRequested):
             policy = None if event.body.policy is None else policy
-            wanted.add(_path_of(event.body.policy or given, project))
+            wanted.add(identity_of(event.body.policy or given, project))
     return policy
-
-
-def _path_of(name: str, project: Path | None) -> str:
-    """As an attached policy names its file; the name itself if there is no such policy."""
-    from agenttune.config.resources import find_resource
-
-    try:
-        return str(find_resource("policies", name, project))
-    except UserError:
-        return name
 
 
 def _is_url(where: str) -> bool:

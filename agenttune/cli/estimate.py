@@ -28,8 +28,7 @@ def estimate(
     from agenttune.launch import make_plan
     from agenttune.launch.estimate import estimate as estimate_run
 
-    plan = make_plan(config, runs_dir)
-    found = estimate_run(plan.config, plan.folder, plan.runs_dir, steps)
+    found = estimate_run(make_plan(config, runs_dir), steps)
     if json_:
         typer.echo(found.model_dump_json(indent=2))
         return

@@ -139,23 +139,17 @@ def _replay(
     window: int,
     allow_calls: bool,
 ) -> Replayed:
-    from dataclasses import replace
-
     from agenttune.control.reader import ControlReader
-    from agenttune.policy.base import PolicyContext
+    from agenttune.policy.load import context_of
     from agenttune.replay import admit
     from agenttune.replay import replay as replay_recording
 
-    context = PolicyContext(
-        project=config.resolve().parent if config else None,
-        goal=settings.goal,
-        llm=settings.llm,
-        budgets=settings.budgets,
-    )
     wake = settings.wake if every is None else settings.wake.model_copy(update={"every_steps": every})
     return replay_recording(
         recording,
-        lambda control, run_id: admit(policy, replace(context, reader=ControlReader(control, run_id)), allow_calls),
+        lambda control, run_id: admit(
+            policy, context_of(settings, config, ControlReader(control, run_id)), allow_calls
+        ),
         wake,
         settings.goal,
         window,

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from agenttune.cli.app import ConfigPath, RunsDir, app
-from agenttune.errors import UserError
+from agenttune.errors import ConfigError, UserError
 
 Resume = Annotated[
     str | None,
@@ -41,6 +41,8 @@ def check(config: ConfigPath = Path("config.yaml"), runs_dir: RunsDir = None) ->
 
     plan = make_plan(config, runs_dir)
     check_runs_dir(plan.runs_dir)
+    if plan.broken_plugins:
+        raise ConfigError(f"{config}: {'; '.join(plan.broken_plugins)}")
     goal = plan.config.goal
     typer.echo(f"{config}: fine\nwould run  {plan.subject}\nin         {plan.folder}")
     typer.echo(f"goal       {goal.direction} {goal.metric}\npolicy     {plan.config.policy}")

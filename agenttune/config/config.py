@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from agenttune.config.gate import BudgetSettings, GateSettings, ProbationSettings
 from agenttune.config.llm import LlmSettings
+from agenttune.config.plugins import PluginEntry
 from agenttune.config.sections import (
     SCRIPT_FOLDER,
     CheckpointSettings,
@@ -33,8 +34,12 @@ class Config(Settings):
     goal: GoalSettings = GoalSettings()
     """What counts as good."""
     policy: str = "default"
-    """A policy: a name in `policies/`, or the path of a policy file. default: the guardian's rules, then the language
-    model where they have nothing to say, if one is configured."""
+    """A policy: a name in `policies/`, the path of a policy file, or a class of your own such as ./mine.py:Mine (see
+    docs/extending.md). default: the guardian's rules, then the language model where they have nothing to say, if one
+    is configured."""
+    detectors: list[PluginEntry] = Field(default_factory=list)
+    """Detectors of your own beside the shipped ones, each ./mine.py:Mine or an installed name, or a mapping with that
+    as its `type` and its parameters."""
     wake: WakeSettings = WakeSettings()
     """When the policy looks at the run."""
     llm: LlmSettings = LlmSettings()
@@ -87,6 +92,8 @@ class AttachSettings(Settings):
 
     goal: GoalSettings = GoalSettings()
     """What counts as good."""
+    detectors: list[PluginEntry] = Field(default_factory=list)
+    """Detectors of the user's own; none without a file that could name them."""
     wake: WakeSettings = WakeSettings()
     """When the policy looks at the run."""
     llm: LlmSettings = LlmSettings()

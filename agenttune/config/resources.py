@@ -10,6 +10,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 """The folder `agenttune/`."""
 SUFFIXES = {"policies": (".yaml", ".yml"), "prompts": (".j2",)}
 """Endings that a resource's name may leave out, by folder."""
+_CLASS = {"policies": ", or a class of your own as ./mine.py:Mine"}
 
 
 def find_resource(folder: str, name: str, project: Path | None = None) -> Path:
@@ -38,7 +39,8 @@ def find_resource(folder: str, name: str, project: Path | None = None) -> Path:
     what = folder.removesuffix("ies") + "y" if folder.endswith("ies") else folder.removesuffix("s")
     raise ConfigError(
         f"no {what} {name!r}; there are: {', '.join(known) or 'none'}. "
-        f"Give one of these names or the path of a file (looked in {', '.join(map(str, _places(folder, base)))})",
+        f"Give one of these names or the path of a file{_CLASS.get(folder, '')} "
+        f"(looked in {', '.join(map(str, _places(folder, base)))})",
         field=what,
         allowed=known,
     )
@@ -56,6 +58,11 @@ def _looks_like_path(name: str, folder: str) -> bool:
 
 
 def _places(folder: str, project: Path) -> list[Path]:
-    """The project's own folder first; then the installed package's, or in a checkout the repository's."""
+    """The project's own folder first; then what is shipped."""
+    return [project / folder, *shipped_folders(folder)]
+
+
+def shipped_folders(folder: str) -> list[Path]:
+    """The installed package's folder, or in a checkout the repository's."""
     checkout = [_PACKAGE.parent / folder] if (_PACKAGE.parent / "pyproject.toml").is_file() else []
-    return [project / folder, _PACKAGE / "_shipped" / folder, *checkout]
+    return [_PACKAGE / "_shipped" / folder, *checkout]

@@ -1,4 +1,4 @@
-"""Detectors: pure functions from an observation to findings.
+"""Detectors: each looks for one thing in an observation, and says its name, how grave it is and what it looks for.
 
 All of them are scale-free: multiplying every loss by a constant changes nothing. Thresholds marked "tuned" were
 chosen on recorded curves of a character GPT, convolutional networks on MNIST, a small regression with batches of
@@ -7,52 +7,54 @@ four and a digits classifier, learning rates from 1e-5 to 1, constant, linear an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 
-from agenttune.detectors.divergence import divergence
-from agenttune.detectors.evaluations import goal_plateau, overfitting
-from agenttune.detectors.faults import gradient_explosion, non_finite, spike, stall
-from agenttune.detectors.progress import plateau, slow_start
+from agenttune.detectors.base import Detector, PluginDetector, StandInDetector, undeclared
+from agenttune.detectors.divergence import Divergence
+from agenttune.detectors.evaluations import GoalPlateau, Overfitting
+from agenttune.detectors.faults import GradientExplosion, NonFinite, Spike, Stall
+from agenttune.detectors.progress import Plateau, SlowStart
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.observation import Observation
 
 __all__ = [
     "DETECTORS",
+    "DETECTOR_NAMES",
     "Detector",
+    "Finding",
+    "Observation",
+    "PluginDetector",
+    "StandInDetector",
     "detect",
-    "divergence",
-    "goal_plateau",
-    "gradient_explosion",
-    "non_finite",
-    "overfitting",
-    "plateau",
-    "slow_start",
-    "spike",
-    "stall",
+    "undeclared",
 ]
 
-Detector = Callable[[Observation], Iterator[Finding]]
 DETECTORS: tuple[Detector, ...] = (
-    non_finite,
-    divergence,
-    gradient_explosion,
-    spike,
-    plateau,
-    overfitting,
-    slow_start,
-    goal_plateau,
+    NonFinite(),
+    Spike(),
+    Divergence(),
+    Plateau(),
+    Overfitting(),
+    GradientExplosion(),
+    Stall(),
+    SlowStart(),
+    GoalPlateau(),
 )
-"""All detectors that need nothing but the observation."""
+"""The shipped ones."""
+GOAL_MISSING = "goal_missing"
+"""What the trainer finds by itself: the goal is not among the metrics of the first evaluation."""
+DETECTOR_NAMES: tuple[str, ...] = (*(detector.name for detector in DETECTORS), GOAL_MISSING)
 
 
-def detect(observation: Observation, stall_after_s: float = 120.0) -> list[Finding]:
+def detect(observation: Observation, stall_after_s: float = 120.0, own: Sequence[Detector] = ()) -> list[Finding]:
     """All findings of a run as it stands, most severe first.
 
     Args:
         observation: The run.
         stall_after_s: No step for so long is a stall, in seconds (`wake.stall_after_s`).
+        own: The user's own detectors.
     """
-    found = [finding for detector in DETECTORS for finding in detector(observation)]
-    found += stall(observation, stall_after_s)
+    shipped = (Stall(stall_after_s) if isinstance(detector, Stall) else detector for detector in DETECTORS)
+    found = [finding for detector in (*shipped, *own) for finding in detector.detect(observation)]
     order = ("critical", "warning", "info")
     return sorted(found, key=lambda finding: order.index(finding.severity))

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
+from agenttune.detectors.base import Detector
 from agenttune.detectors.evaluations import improvement_since
-from agenttune.detectors.faults import non_finite
+from agenttune.detectors.faults import NonFinite
 from agenttune.detectors.trend import LEVEL_STEPS, MEDIAN_ERROR, Trend, spread
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.observation import Observation
@@ -70,25 +71,29 @@ class Cause:
     step: int | None = None
 
 
-def divergence(observation: Observation) -> Iterator[Finding]:
+class Divergence(Detector):
     """The loss is far above where it was and does not come back, or is stuck where it started after a spike."""
-    trend = Trend.of(observation)
-    if trend is None or len(trend) < BLOW_UP_STEPS or _nonfinite_now(observation):
-        return
-    cause = _cause(observation, trend)
-    if cause is None:
-        return
-    place = {} if cause.step is None else {"at_step": cause.step}
-    since = f", both since step {trend.redefined_step}" if trend.redefined_step else ""
-    yield Finding(
-        kind="divergence",
-        severity="critical" if cause.is_critical else "warning",
-        metric=trend.name,
-        step=trend.steps[-1],
-        summary=f"{trend.name} {cause.words} (now {trend.level:.4g}, start {trend.start:.4g}, "
-        f"best {trend.best:.4g}{since})",
-        evidence={"cause": cause.name, "level": trend.level, "start": trend.start, "best": trend.best, **place},
-    )
+
+    name = "divergence"
+    severity = "critical"
+
+    def detect(self, observation: Observation) -> Iterator[Finding]:
+        trend = Trend.of(observation)
+        if trend is None or len(trend) < BLOW_UP_STEPS or _nonfinite_now(observation):
+            return
+        cause = _cause(observation, trend)
+        if cause is None:
+            return
+        place = {} if cause.step is None else {"at_step": cause.step}
+        since = f", both since step {trend.redefined_step}" if trend.redefined_step else ""
+        yield self.finding(
+            severity="critical" if cause.is_critical else "warning",
+            metric=trend.name,
+            step=trend.steps[-1],
+            summary=f"{trend.name} {cause.words} (now {trend.level:.4g}, start {trend.start:.4g}, "
+            f"best {trend.best:.4g}{since})",
+            evidence={"cause": cause.name, "level": trend.level, "start": trend.start, "best": trend.best, **place},
+        )
 
 
 def _cause(observation: Observation, trend: Trend) -> Cause | None:
@@ -100,7 +105,7 @@ def _cause(observation: Observation, trend: Trend) -> Cause | None:
 
 
 def _nonfinite_now(observation: Observation) -> bool:
-    return any(True for _ in non_finite(observation))
+    return any(True for _ in NonFinite().detect(observation))
 
 
 def _is_falling(now: Trend) -> bool:

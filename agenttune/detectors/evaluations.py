@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from statistics import mean, median, stdev
 
+from agenttune.detectors.base import Detector
 from agenttune.detectors.trend import LEVEL_STEPS, Trend
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.observation import Observation
@@ -45,33 +46,37 @@ def improvement_since(observation: Observation, step: int) -> tuple[float, float
     return sign * before[-1], sign * after[-1]
 
 
-def goal_plateau(observation: Observation) -> Iterator[Finding]:
+class GoalPlateau(Detector):
     """The goal metric has not moved, beyond its noise, over the last evaluations; a warning if it never did."""
-    sign = 1 if observation.goal_direction == "minimize" else -1
-    evals = goal_evaluations(observation)
-    tail = evals[-GOAL_PLATEAU_EVALS:]
-    if len(tail) < GOAL_PLATEAU_EVALS:
-        return
-    values, half = [value for _, value in tail], GOAL_PLATEAU_EVALS // 2
-    moved = abs(mean(values[:half]) - mean(values[half:]))
-    noise = _noise(values)
-    first, best = evals[0][1], min(value for _, value in evals)
-    in_order = abs(_order(values)) >= GOAL_CLEAR_ORDER
-    is_beyond_noise = in_order or moved > GOAL_NOISE_SIGMAS * noise * math.sqrt(2 / half)
-    if is_beyond_noise and moved > GOAL_FLAT_FRAC * (first - best):
-        return
-    never = len(evals) > len(tail) and abs(first - median(values)) <= GOAL_NOISE_SIGMAS * noise
-    low, high = sorted((sign * min(values), sign * max(values)))
-    words = " and never has" if never else ""
-    yield Finding(
-        kind="goal_plateau",
-        severity="warning" if never else "info",
-        metric=observation.goal_metric,
-        step=tail[-1][0],
-        summary=f"{observation.goal_metric} has not moved beyond its noise over the last {len(tail)} evaluations{words}"
-        f": between {low:.4g} and {high:.4g} since step {tail[0][0]}",
-        evidence={"evaluations": len(tail), "low": low, "high": high, "since_step": tail[0][0]},
-    )
+
+    name = "goal_plateau"
+    severity = "info"
+
+    def detect(self, observation: Observation) -> Iterator[Finding]:
+        sign = 1 if observation.goal_direction == "minimize" else -1
+        evals = goal_evaluations(observation)
+        tail = evals[-GOAL_PLATEAU_EVALS:]
+        if len(tail) < GOAL_PLATEAU_EVALS:
+            return
+        values, half = [value for _, value in tail], GOAL_PLATEAU_EVALS // 2
+        moved = abs(mean(values[:half]) - mean(values[half:]))
+        noise = _noise(values)
+        first, best = evals[0][1], min(value for _, value in evals)
+        in_order = abs(_order(values)) >= GOAL_CLEAR_ORDER
+        is_beyond_noise = in_order or moved > GOAL_NOISE_SIGMAS * noise * math.sqrt(2 / half)
+        if is_beyond_noise and moved > GOAL_FLAT_FRAC * (first - best):
+            return
+        never = len(evals) > len(tail) and abs(first - median(values)) <= GOAL_NOISE_SIGMAS * noise
+        low, high = sorted((sign * min(values), sign * max(values)))
+        words = " and never has" if never else ""
+        yield self.finding(
+            severity="warning" if never else "info",
+            metric=observation.goal_metric,
+            step=tail[-1][0],
+            summary=f"{observation.goal_metric} has not moved beyond its noise over the last {len(tail)} evaluations"
+            f"{words}: between {low:.4g} and {high:.4g} since step {tail[0][0]}",
+            evidence={"evaluations": len(tail), "low": low, "high": high, "since_step": tail[0][0]},
+        )
 
 
 def _noise(values: list[float]) -> float:
@@ -88,23 +93,26 @@ def _order(values: list[float]) -> int:
     return sum((b > a) - (b < a) for n, a in enumerate(values) for b in values[n + 1 :])
 
 
-def overfitting(observation: Observation) -> Iterator[Finding]:
+class Overfitting(Detector):
     """Evaluations get worse, one after the other, while the training loss still falls."""
-    name, sign = observation.goal_metric, 1 if observation.goal_direction == "minimize" else -1
-    tail = goal_evaluations(observation)[-OVERFIT_EVALS - 1 :]
-    trend = Trend.of(observation)
-    if trend is None or len(tail) <= OVERFIT_EVALS or any(b[1] <= a[1] for a, b in pairwise(tail)):
-        return
-    best, newest = tail[0][1], tail[-1][1]
-    before = [v for s, v in zip(trend.all_steps, trend.all_values, strict=True) if s <= tail[0][0]][-LEVEL_STEPS:]
-    if newest - best < OVERFIT_RISE_FRAC * abs(best) or not before or trend.level >= median(before):
-        return
-    yield Finding(
-        kind="overfitting",
-        severity="warning",
-        metric=name,
-        step=tail[-1][0],
-        summary=f"{name} went from {sign * best:.4g} to {sign * newest:.4g} over {OVERFIT_EVALS} evaluations "
-        f"while {trend.name} fell to {trend.level:.4g}",
-        evidence={"best": sign * best, "now": sign * newest, "train": trend.level},
-    )
+
+    name = "overfitting"
+
+    def detect(self, observation: Observation) -> Iterator[Finding]:
+        name, sign = observation.goal_metric, 1 if observation.goal_direction == "minimize" else -1
+        tail = goal_evaluations(observation)[-OVERFIT_EVALS - 1 :]
+        trend = Trend.of(observation)
+        if trend is None or len(tail) <= OVERFIT_EVALS or any(b[1] <= a[1] for a, b in pairwise(tail)):
+            return
+        best, newest = tail[0][1], tail[-1][1]
+        before = [v for s, v in zip(trend.all_steps, trend.all_values, strict=True) if s <= tail[0][0]][-LEVEL_STEPS:]
+        if newest - best < OVERFIT_RISE_FRAC * abs(best) or not before or trend.level >= median(before):
+            return
+        yield self.finding(
+            severity="warning",
+            metric=name,
+            step=tail[-1][0],
+            summary=f"{name} went from {sign * best:.4g} to {sign * newest:.4g} over {OVERFIT_EVALS} evaluations "
+            f"while {trend.name} fell to {trend.level:.4g}",
+            evidence={"best": sign * best, "now": sign * newest, "train": trend.level},
+        )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from statistics import median
 from typing import Literal
 
+from agenttune.detectors.base import Detector
 from agenttune.detectors.evaluations import improvement_since
 from agenttune.detectors.trend import GRAD_NAMES, LEVEL_STEPS, LOSS_NAMES, MEDIAN_ERROR, Trend, series, spread
 from agenttune.protocol.findings import Finding
@@ -38,22 +39,26 @@ GRAD_SIGMAS = 8.0
 """And in standard deviations of its logarithm (tuned)."""
 
 
-def non_finite(observation: Observation) -> Iterator[Finding]:
+class NonFinite(Detector):
     """The newest losses, or several newest gradient norms, are NaN or infinite."""
-    for names, fewest in ((LOSS_NAMES, 1), (GRAD_NAMES, NONFINITE_GRADS)):
-        view = series(observation, names)
-        count = _nonfinite_tail(view) if view else 0
-        if view is not None and count >= fewest:
-            since = view.steps[-count]
-            yield Finding(
-                kind="non_finite",
-                severity="critical",
-                metric=view.name,
-                step=view.steps[-1],
-                summary=f"{view.name} is {view.values[-1]:g} since step {since} ({count} steps in a row)",
-                evidence={"count": count, "since_step": since},
-            )
-            return
+
+    name = "non_finite"
+    severity = "critical"
+
+    def detect(self, observation: Observation) -> Iterator[Finding]:
+        for names, fewest in ((LOSS_NAMES, 1), (GRAD_NAMES, NONFINITE_GRADS)):
+            view = series(observation, names)
+            count = _nonfinite_tail(view) if view else 0
+            if view is not None and count >= fewest:
+                since = view.steps[-count]
+                yield self.finding(
+                    severity="critical",
+                    metric=view.name,
+                    step=view.steps[-1],
+                    summary=f"{view.name} is {view.values[-1]:g} since step {since} ({count} steps in a row)",
+                    evidence={"count": count, "since_step": since},
+                )
+                return
 
 
 def _nonfinite_tail(view: SeriesView) -> int:
@@ -61,32 +66,35 @@ def _nonfinite_tail(view: SeriesView) -> int:
     return next(finite, len(view.values))
 
 
-def spike(observation: Observation) -> Iterator[Finding]:
+class Spike(Detector):
     """Two or more points in a row far above the usual noise: fresh, or healed by itself, or of bad batches only."""
-    trend = Trend.of(observation)
-    if trend is None:
-        return
-    for i in range(max(SPIKE_WINDOW // 2, len(trend) - SPIKE_TOLD_POINTS), len(trend) - 1):
-        before = trend.heights[max(0, i - SPIKE_WINDOW) : i]
-        usual = median(before)
-        limit = usual + max(SPIKE_SIGMAS * spread(before), trend.factor(SPIKE_FACTOR))
-        level = median(trend.values[max(0, i - SPIKE_WINDOW) : i])
-        low = min(trend.values[i], trend.values[i + 1])
-        if trend.height(low) <= limit or low - level <= SPIKE_FALL_FRAC * abs(trend.start - level):
-            continue
-        top, high = max(trend.values[i:]), [j for j in range(i, len(trend)) if trend.heights[j] > limit]
-        named = _name_spike(observation, trend, high, level, i)
-        if named is not None:
-            cause, severity, words = named
-            yield Finding(
-                kind="spike",
-                severity=severity,
-                metric=trend.name,
-                step=trend.steps[i],
-                summary=f"{trend.name} jumped from about {level:.4g} to {top:.4g} at step {trend.steps[i]}{words}",
-                evidence={"cause": cause, "usual": level, "top": top, "steps": len(high)},
-            )
-        return
+
+    name = "spike"
+
+    def detect(self, observation: Observation) -> Iterator[Finding]:
+        trend = Trend.of(observation)
+        if trend is None:
+            return
+        for i in range(max(SPIKE_WINDOW // 2, len(trend) - SPIKE_TOLD_POINTS), len(trend) - 1):
+            before = trend.heights[max(0, i - SPIKE_WINDOW) : i]
+            usual = median(before)
+            limit = usual + max(SPIKE_SIGMAS * spread(before), trend.factor(SPIKE_FACTOR))
+            level = median(trend.values[max(0, i - SPIKE_WINDOW) : i])
+            low = min(trend.values[i], trend.values[i + 1])
+            if trend.height(low) <= limit or low - level <= SPIKE_FALL_FRAC * abs(trend.start - level):
+                continue
+            top, high = max(trend.values[i:]), [j for j in range(i, len(trend)) if trend.heights[j] > limit]
+            named = _name_spike(observation, trend, high, level, i)
+            if named is not None:
+                cause, severity, words = named
+                yield self.finding(
+                    severity=severity,
+                    metric=trend.name,
+                    step=trend.steps[i],
+                    summary=f"{trend.name} jumped from about {level:.4g} to {top:.4g} at step {trend.steps[i]}{words}",
+                    evidence={"cause": cause, "usual": level, "top": top, "steps": len(high)},
+                )
+            return
 
 
 def _name_spike(
@@ -110,37 +118,46 @@ def _name_spike(
     return "fresh", "warning", "; whether it stays there is not seen yet"
 
 
-def gradient_explosion(observation: Observation) -> Iterator[Finding]:
+class GradientExplosion(Detector):
     """The gradient norm jumps by orders of magnitude."""
-    trend = Trend.of(observation, GRAD_NAMES)
-    if trend is None or len(trend) <= GRAD_MIN_POINTS or not trend.is_positive:
-        return
-    for i in range(max(GRAD_MIN_POINTS, len(trend) - SPIKE_FRESH_POINTS), len(trend)):
-        before = trend.heights[max(0, i - GRAD_WINDOW) : i]
-        usual = median(before)
-        if trend.heights[i] - usual > max(math.log(GRAD_FACTOR), GRAD_SIGMAS * spread(before)):
-            yield Finding(
-                kind="gradient_explosion",
-                severity="warning",
-                metric=trend.name,
-                step=trend.steps[i],
-                summary=f"{trend.name} jumped from about {math.exp(usual):.3g} to {trend.values[i]:.3g}",
-                evidence={"usual": math.exp(usual), "norm": trend.values[i]},
-            )
+
+    name = "gradient_explosion"
+
+    def detect(self, observation: Observation) -> Iterator[Finding]:
+        trend = Trend.of(observation, GRAD_NAMES)
+        if trend is None or len(trend) <= GRAD_MIN_POINTS or not trend.is_positive:
             return
+        for i in range(max(GRAD_MIN_POINTS, len(trend) - SPIKE_FRESH_POINTS), len(trend)):
+            before = trend.heights[max(0, i - GRAD_WINDOW) : i]
+            usual = median(before)
+            if trend.heights[i] - usual > max(math.log(GRAD_FACTOR), GRAD_SIGMAS * spread(before)):
+                yield self.finding(
+                    severity="warning",
+                    metric=trend.name,
+                    step=trend.steps[i],
+                    summary=f"{trend.name} jumped from about {math.exp(usual):.3g} to {trend.values[i]:.3g}",
+                    evidence={"usual": math.exp(usual), "norm": trend.values[i]},
+                )
+                return
 
 
-def stall(observation: Observation, stall_after_s: float) -> Iterator[Finding]:
+class Stall(Detector):
     """A running trainer has made no step for too long."""
-    if observation.status != "running" or observation.last_step_at_s is None:
-        return
-    idle_s = observation.at_s - observation.last_step_at_s
-    if idle_s > stall_after_s:
-        yield Finding(
-            kind="stall",
-            severity="warning",
-            metric="step",
-            step=observation.step,
-            summary=f"no step for {idle_s:.0f} s (limit {stall_after_s:g} s)",
-            evidence={"idle_s": idle_s},
-        )
+
+    name = "stall"
+
+    def __init__(self, after_s: float = 120.0) -> None:
+        self._after_s = after_s
+
+    def detect(self, observation: Observation) -> Iterator[Finding]:
+        if observation.status != "running" or observation.last_step_at_s is None:
+            return
+        idle_s = observation.at_s - observation.last_step_at_s
+        if idle_s > self._after_s:
+            yield self.finding(
+                severity="warning",
+                metric="step",
+                step=observation.step,
+                summary=f"no step for {idle_s:.0f} s (limit {self._after_s:g} s)",
+                evidence={"idle_s": idle_s},
+            )

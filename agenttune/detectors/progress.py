@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from statistics import median
 
+from agenttune.detectors.base import Detector
 from agenttune.detectors.trend import MEDIAN_ERROR, Trend, series
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.observation import Observation
@@ -49,29 +50,33 @@ WARM_UP_FACTOR = 1.05
 """A rate that grew by more over the points looked at is still warming up (guess)."""
 
 
-def plateau(observation: Observation) -> Iterator[Finding]:
+class Plateau(Detector):
     """The loss has stopped falling; a warning if it fell early and stopped while still high."""
-    trend = Trend.of(observation)
-    if trend is None or _is_late(observation, PLATEAU_UNTIL_FRAC) or _is_warming_up(observation, PLATEAU_STEPS):
-        return
-    points = max(PLATEAU_STEPS, int(PLATEAU_RUN_FRAC * len(trend)))
-    newest, half = trend.since_change.values[-points:], points // 2
-    if len(newest) < points:
-        return
-    gain = median(newest[:half]) - median(newest[half:])
-    if not _is_flat(trend, gain, half) or _has_risen(trend, gain, half):
-        return
-    premature = _is_premature(trend)
-    words = "fell early and has stopped while still high" if premature else "is flat"
-    gained = f"{gain:.3g} gained" if gain > 0 else "nothing gained"
-    yield Finding(
-        kind="plateau",
-        severity="warning" if premature else "info",
-        metric=trend.name,
-        step=trend.steps[-1],
-        summary=f"{trend.name} {words}: {gained} in {half} points, now {trend.level:.4g}",
-        evidence={"gain": gain, "steps": half, "level": trend.level, "start": trend.start},
-    )
+
+    name = "plateau"
+    severity = "info"
+
+    def detect(self, observation: Observation) -> Iterator[Finding]:
+        trend = Trend.of(observation)
+        if trend is None or _is_late(observation, PLATEAU_UNTIL_FRAC) or _is_warming_up(observation, PLATEAU_STEPS):
+            return
+        points = max(PLATEAU_STEPS, int(PLATEAU_RUN_FRAC * len(trend)))
+        newest, half = trend.since_change.values[-points:], points // 2
+        if len(newest) < points:
+            return
+        gain = median(newest[:half]) - median(newest[half:])
+        if not _is_flat(trend, gain, half) or _has_risen(trend, gain, half):
+            return
+        premature = _is_premature(trend)
+        words = "fell early and has stopped while still high" if premature else "is flat"
+        gained = f"{gain:.3g} gained" if gain > 0 else "nothing gained"
+        yield self.finding(
+            severity="warning" if premature else "info",
+            metric=trend.name,
+            step=trend.steps[-1],
+            summary=f"{trend.name} {words}: {gained} in {half} points, now {trend.level:.4g}",
+            evidence={"gain": gain, "steps": half, "level": trend.level, "start": trend.start},
+        )
 
 
 def _is_late(observation: Observation, frac: float) -> bool:
@@ -111,34 +116,37 @@ def t90_steps(trend: Trend) -> int:
     return steps[next(reached, len(values) - 1)] - steps[0]
 
 
-def slow_start(observation: Observation) -> Iterator[Finding]:
+class SlowStart(Detector):
     """The loss falls steadily, nearly without noise, and far too slowly for the steps that are left."""
-    trend = Trend.of(observation)
-    if trend is None or observation.max_steps is None or _is_warming_up(observation, SLOW_MIN_STEPS):
-        return
-    if trend.redefined_step > SLOW_MIN_STEPS:  # what has begun anew there is a curve, not the run
-        return
-    now, left = trend.since_change, observation.max_steps - observation.step
-    if len(now) < SLOW_MIN_STEPS or observation.step > SLOW_START_FRAC * observation.max_steps:
-        return
-    third = len(now) // 3
-    first, middle, last = (median(now.values[i : i + third]) for i in (0, third, len(now) - third))
-    slope = (first - last) / (now.steps[-1] - now.steps[0]) * 1.5
-    expected = trend.start - last + slope * left
-    bend = (middle - last) / (first - middle) if first > middle else math.inf
-    is_straight = SLOW_BEND[0] < bend < SLOW_BEND[1]
-    steady = slope * SLOW_STEADY_STEPS / now.noise_value if now.noise_value > 0 else math.inf
-    if not is_straight or not any(steady > s and expected < part * abs(trend.start) for s, part in SLOW_PACES):
-        return
-    yield Finding(
-        kind="slow_start",
-        severity="warning",
-        metric=trend.name,
-        step=trend.steps[-1],
-        summary=f"{trend.name} falls steadily but by only {slope:.2g} a step; at this pace it would end near "
-        f"{trend.start - expected:.4g} (start {trend.start:.4g})",
-        evidence={"slope_per_step": -slope, "expected_end": trend.start - expected, "start": trend.start},
-    )
+
+    name = "slow_start"
+
+    def detect(self, observation: Observation) -> Iterator[Finding]:
+        trend = Trend.of(observation)
+        if trend is None or observation.max_steps is None or _is_warming_up(observation, SLOW_MIN_STEPS):
+            return
+        if trend.redefined_step > SLOW_MIN_STEPS:  # what has begun anew there is a curve, not the run
+            return
+        now, left = trend.since_change, observation.max_steps - observation.step
+        if len(now) < SLOW_MIN_STEPS or observation.step > SLOW_START_FRAC * observation.max_steps:
+            return
+        third = len(now) // 3
+        first, middle, last = (median(now.values[i : i + third]) for i in (0, third, len(now) - third))
+        slope = (first - last) / (now.steps[-1] - now.steps[0]) * 1.5
+        expected = trend.start - last + slope * left
+        bend = (middle - last) / (first - middle) if first > middle else math.inf
+        is_straight = SLOW_BEND[0] < bend < SLOW_BEND[1]
+        steady = slope * SLOW_STEADY_STEPS / now.noise_value if now.noise_value > 0 else math.inf
+        if not is_straight or not any(steady > s and expected < part * abs(trend.start) for s, part in SLOW_PACES):
+            return
+        yield self.finding(
+            severity="warning",
+            metric=trend.name,
+            step=trend.steps[-1],
+            summary=f"{trend.name} falls steadily but by only {slope:.2g} a step; at this pace it would end near "
+            f"{trend.start - expected:.4g} (start {trend.start:.4g})",
+            evidence={"slope_per_step": -slope, "expected_end": trend.start - expected, "start": trend.start},
+        )
 
 
 def _is_warming_up(observation: Observation, points: int) -> bool:

@@ -6,17 +6,21 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 from agenttune.config import Config, RunSettings, load_config, with_limits_of
 from agenttune.errors import ConfigError, UserError
+from agenttune.launch.credentials import not_for_agent
+from agenttune.launch.plugin_trials import PluginTrials
 from agenttune.launch.study.records import Place
 from agenttune.policy.base import PolicyContext
 from agenttune.policy.llm.reviewer import Reviewer
-from agenttune.policy.load import LoadedPolicy, open_policy
+from agenttune.policy.load import LoadedPolicy, context_of, open_policy
+from agenttune.policy.plugins import StandIn
 from agenttune.policy.wrappers.availability import check_can_act
+from agenttune.policy.wrappers.wrapper import walk
 from agenttune.protocol.invalid_values import did_you_mean
 from agenttune.server.notify.channels import open_channels
 
@@ -31,6 +35,7 @@ class Plan:
         runs_dir: Folder of runs, absolute.
         command: The training process, as for `subprocess`.
         place: Where the run stands in its study, if it belongs to one.
+        context: What its policies are looked at with; no code of the user's own runs in this process.
     """
 
     config: Config
@@ -38,6 +43,7 @@ class Plan:
     runs_dir: Path
     command: list[str]
     place: Place | None = None
+    context: PolicyContext = field(default_factory=PolicyContext)
 
     @property
     def folder(self) -> Path:
@@ -55,7 +61,15 @@ class Plan:
     @property
     def notice(self) -> str:
         """What the policy has to say before it starts, such as that it goes by rules alone; or nothing."""
-        return open_policy(self.config.policy, _policy_context(self.config, self.folder)).notice
+        told = [open_policy(self.config.policy, self.context).notice]
+        return "; ".join(filter(None, [*told, *(detector.fault for detector in self.context.detectors)]))
+
+    @property
+    def broken_plugins(self) -> list[str]:
+        """Why code of the user's own cannot be used; a run would go on without."""
+        policy = open_policy(self.config.policy, self.context).policy
+        broken = [part.why for part in walk(policy) if isinstance(part, StandIn)]
+        return list(filter(None, [*broken, *(detector.fault for detector in self.context.detectors)]))
 
     def with_run(self, args: list[str], policy: str, place: Place) -> Plan:
         """The same script with other arguments and another policy, as one run of a study."""
@@ -77,19 +91,20 @@ def make_plan(path: Path, runs_dir: Path | None = None) -> Plan:
     path = path.resolve()
     config = load_config(path, is_run=True)
     _check_channels(config, path)
+    context = context_of(config, path, try_plugin=PluginTrials(path.parent, not_for_agent(config)))
     references = config.rounds.references if config.rounds.count else []
     for policy in references:
-        _open_acting(policy, config, path)
-    limits = _open_acting(config.policy, config, path).gate
+        _open_acting(policy, context, path)
+    limits = _open_acting(config.policy, context, path).gate
     config = config.model_copy(update={"gate": with_limits_of(limits, config.gate)})
-    _check_reviewer(config, path)
+    _check_reviewer(config, context, path)
     folder = (path.parent / config.store.runs_dir) if runs_dir is None else runs_dir
-    return Plan(config, path, folder.resolve(), _command(config.run, path))
+    return Plan(config, path, folder.resolve(), _command(config.run, path), context=context)
 
 
-def _open_acting(name: str, config: Config, path: Path) -> LoadedPolicy:
+def _open_acting(name: str, context: PolicyContext, path: Path) -> LoadedPolicy:
     """A policy that can do something; ConfigError where it never could, such as a model alone without a model."""
-    loaded = open_policy(name, _policy_context(config, path.parent))
+    loaded = open_policy(name, context)
     try:
         check_can_act(loaded.policy, name)
     except ConfigError as error:
@@ -97,11 +112,11 @@ def _open_acting(name: str, config: Config, path: Path) -> LoadedPolicy:
     return loaded
 
 
-def _check_reviewer(config: Config, path: Path) -> None:
+def _check_reviewer(config: Config, context: PolicyContext, path: Path) -> None:
     """Raises ConfigError where a rule asks a model that cannot be asked: all it decides on would be refused."""
     if not config.gate.asks_model:
         return
-    why_not = Reviewer("gate", config.gate.reviewer, _policy_context(config, path.parent)).why_not
+    why_not = Reviewer("gate", config.gate.reviewer, context).why_not
     if why_not:
         raise ConfigError(f"{path}: gate.approval asks a model: {why_not}", field="gate.reviewer")
 
@@ -113,10 +128,6 @@ def _check_channels(config: Config, path: Path) -> None:
             open_channels(config.notify.url_env)
         except UserError as error:
             raise ConfigError(f"{path}: {error}", field=error.field) from None
-
-
-def _policy_context(config: Config, folder: Path) -> PolicyContext:
-    return PolicyContext(folder, config.goal, config.llm, config.budgets)
 
 
 def _command(run: RunSettings, path: Path) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from agenttune.config import BudgetSettings, GoalSettings, LlmSettings
+from agenttune.config.plugins import PluginUse
+from agenttune.detectors import Detector
 from agenttune.errors import AgenttuneError
 from agenttune.protocol.commands import CommandBase
 from agenttune.protocol.model_calls import Ledger, ModelCalled
@@ -95,16 +98,38 @@ def _finish(to: Future[Decision], answer: Callable[[], Decision]) -> None:
 
 
 class Policy(Protocol):
-    """Decides from what it is shown.
+    """Decides from what it is shown. Extend it, or have what it has.
 
     A policy keeps no state that matters: the observation holds the history of commands, so that an agent process
     which is killed and started again goes on where it was.
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What it is called in the log."""
+        return type(self).__name__
 
-    def decide(self, observation: Observation) -> Decision: ...
+    @abstractmethod
+    def decide(self, observation: Observation) -> Decision:
+        """What it asks for now, possibly nothing, and why."""
+        ...
+
+
+@dataclass(frozen=True)
+class TriedPlugin:
+    """What came of trying a class of the user's own elsewhere.
+
+    Attributes:
+        fault: Why its code cannot be run; empty if it can.
+        name: What a detector calls its findings.
+    """
+
+    fault: str = ""
+    name: str = ""
+
+
+TryPlugin = Callable[[PluginUse], TriedPlugin]
+"""Raises ConfigError for a class that is named wrongly, or a wrong parameter."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +143,9 @@ class PolicyContext:
         budgets: Its caps.
         reader: Reads the run that is steered; None while a policy is only checked.
         environ: Environment variables, for the key.
+        detectors: The user's own, beside the shipped ones.
+        try_plugin: Tries a class of the user's own without running its code in this process; then none is made here,
+            and what stands for it decides nothing. None: they are made here.
     """
 
     project: Path | None = None
@@ -126,6 +154,8 @@ class PolicyContext:
     budgets: BudgetSettings = field(default_factory=BudgetSettings)
     reader: RunReader | None = None
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
+    detectors: tuple[Detector, ...] = ()
+    try_plugin: TryPlugin | None = None
 
     @cached_property
     def spent(self) -> Ledger:

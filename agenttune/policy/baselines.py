@@ -23,7 +23,7 @@ from agenttune.protocol.proposals import CommandRecord
 
 
 class NoopFile(PolicyFile):
-    """A policy file of `type: noop`."""
+    """`type: noop`: watches and never acts."""
 
     type: Literal["noop"]
     """Kind of policy."""
@@ -43,7 +43,7 @@ class RateFile(PolicyFile):
 
 
 class ReduceOnPlateauFile(RateFile):
-    """A policy file of `type: reduce_on_plateau`; meanings as in torch's ReduceLROnPlateau, mode `rel`."""
+    """`type: reduce_on_plateau`: cuts the rate on a plateau; meanings as in torch's ReduceLROnPlateau, mode `rel`."""
 
     type: Literal["reduce_on_plateau"]
     """Kind of policy."""
@@ -62,7 +62,7 @@ class ReduceOnPlateauFile(RateFile):
 
 
 class GreedyLrFile(RateFile):
-    """A policy file of `type: greedy_lr` (arXiv 2512.14527; meanings as in transformers' GreedyLR)."""
+    """`type: greedy_lr`: raises the rate while the loss falls (arXiv 2512.14527; as transformers' GreedyLR)."""
 
     type: Literal["greedy_lr"]
     """Kind of policy."""
@@ -81,7 +81,7 @@ class GreedyLrFile(RateFile):
 
 
 class RandomFile(RateFile):
-    """A policy file of `type: random`."""
+    """`type: random`: turns the rate at random."""
 
     type: Literal["random"]
     """Kind of policy."""

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict
 
-from agenttune.config import GateSettings, Place, PolicyFile, Settings, line_of, load_yaml
-from agenttune.config.resources import find_resource
+from agenttune.config import AttachSettings, Config, GateSettings, Place, PolicyFile, Settings, line_of, load_yaml
+from agenttune.config.plugins import PluginUse, installed, is_class_reference
+from agenttune.config.resources import find_resource, list_resources
 from agenttune.errors import ConfigError
-from agenttune.policy.base import NoopPolicy, Policy, PolicyContext
+from agenttune.policy.base import NoopPolicy, Policy, PolicyContext, TryPlugin
 from agenttune.policy.baselines import (
     GreedyLr,
     GreedyLrFile,
@@ -25,6 +26,8 @@ from agenttune.policy.baselines import (
 )
 from agenttune.policy.llm.llm_policy import LlmFile, make_llm
 from agenttune.policy.lookahead import Lookahead, LookaheadFile
+from agenttune.policy.plugins import MadePlugin, make_policy, open_detectors
+from agenttune.policy.rule_names import OWN_DETECTORS
 from agenttune.policy.rules import RulePolicy, RulesFile
 from agenttune.policy.schedule import ScheduleFile, SchedulePolicy
 from agenttune.policy.wrappers.composites import COMPOSITES
@@ -32,10 +35,11 @@ from agenttune.policy.wrappers.simple import Cooldown
 from agenttune.policy.wrappers.wrapper import notice_of, walk
 from agenttune.protocol.invalid_values import did_you_mean
 from agenttune.protocol.plan_entries import DETAIL, PlanEntry
+from agenttune.protocol.reads import RunReader
 
 
 def _rules(name: str, file: RulesFile, context: PolicyContext) -> Policy:
-    policy = RulePolicy(name, tuple(file.rules))
+    policy = RulePolicy(name, tuple(file.rules), context.detectors)
     return Cooldown(policy, file.cooldown_steps) if file.cooldown_steps else policy
 
 
@@ -73,7 +77,7 @@ class LoadedPolicy:
 
     Attributes:
         policy: The policy.
-        path: Its file.
+        path: Its file; with a class of the user's own, that class in it, or the installed name.
         sha256: Of the file's bytes.
         parts: SHA-256 of the files of the policies that it is made of, by path.
         gate: Its limits, for what a run's config file leaves open.
@@ -108,8 +112,32 @@ def _plan_of(policy: Policy) -> list[PlanEntry]:
     return policy.plan if isinstance(policy, SchedulePolicy) else []
 
 
+def context_of(
+    settings: Config | AttachSettings,
+    config: Path | None,
+    reader: RunReader | None = None,
+    try_plugin: TryPlugin | None = None,
+) -> PolicyContext:
+    """What the policies of a config file are made with.
+
+    Args:
+        settings: Of the file, or the defaults.
+        config: The file; None: there is none, and the working folder is the project.
+        reader: Reads the run that is steered; None while a policy is only checked.
+        try_plugin: As for `PolicyContext`.
+
+    Raises:
+        ConfigError: While it is only checked: a detector of `detectors` is wrong.
+    """
+    folder = Path.cwd() if config is None else config.resolve().parent
+    context = PolicyContext(folder, settings.goal, settings.llm, settings.budgets, reader=reader, try_plugin=try_plugin)
+    if config is None or not settings.detectors:
+        return context
+    return replace(context, detectors=open_detectors(settings.detectors, config, context))
+
+
 def load_policy(name_or_path: str, context: PolicyContext | None = None) -> Policy:
-    """A ready-made policy by its name, or one from a file.
+    """A ready-made policy by its name, one from a YAML file, or a class of the user's own (`./mine.py:Mine`).
 
     Raises:
         ConfigError: No such policy (lists those there are), or its file is wrong (`file:line: key: problem`).
@@ -120,11 +148,36 @@ def load_policy(name_or_path: str, context: PolicyContext | None = None) -> Poli
 def open_policy(name_or_path: str, context: PolicyContext | None = None) -> LoadedPolicy:
     """As `load_policy`, with the file's path and checksum for the log."""
     context = context or PolicyContext()
-    path = find_resource("policies", name_or_path, context.project)
     opening = _Opening(context)
+    if (use := _plugin_meant(name_or_path, context)) is not None:
+        made = make_policy(use, _name_of(use), context)
+        return LoadedPolicy(made.policy, Path(use.identity), made.sha256)
+    path = find_resource("policies", name_or_path, context.project)
     policy = opening.file(path, ())
     parts = {str(other): sha256 for other, sha256 in opening.sha256.items() if other != path}
     return LoadedPolicy(policy, path, opening.sha256[path], parts, load_yaml(path, _Limits).gate)
+
+
+def identity_of(name_or_path: str, project: Path | None) -> str:
+    """As `LoadedPolicy.path` names it; the name itself if there is no such policy."""
+    if (use := _plugin_meant(name_or_path, PolicyContext(project))) is not None:
+        return use.identity
+    try:
+        return str(find_resource("policies", name_or_path, project))
+    except ConfigError:
+        return name_or_path
+
+
+def _plugin_meant(name: str, context: PolicyContext) -> PluginUse | None:
+    """The class of the user's own that is meant, if one is; a file of `policies/` comes before an installed name."""
+    is_installed = any(entry.name == name for entry in installed("policy"))
+    if is_class_reference(name) or (is_installed and name not in list_resources("policies", context.project)):
+        return PluginUse("policy", name, (context.project or Path.cwd(),))
+    return None
+
+
+def _name_of(use: PluginUse) -> str:
+    return use.reference.rpartition(":")[2]
 
 
 @dataclass(frozen=True)
@@ -160,13 +213,33 @@ class _Opening:
 
             return make_of_parts(name, load_yaml(path, settings, at), self.context, part)
         if kind not in TYPES:
-            raise _unknown_type(path, at, kind)
+            return self._plugin(kind, path, at, name)
         settings, make = TYPES[kind]
-        return make(name, load_yaml(path, settings, at), self.context)
+        known = {OWN_DETECTORS: self.context.detectors}
+        return make(name, load_yaml(path, settings, at, known), self.context)
+
+    def _plugin(self, kind: Any, path: Path, at: Place, name: str) -> Policy:
+        is_known = isinstance(kind, str) and any(entry.name == kind for entry in installed("policy"))
+        if not (isinstance(kind, str) and is_class_reference(kind)) and not is_known:
+            raise _unknown_type(path, at, kind)
+        use = PluginUse("policy", kind, self._folders(path), path, at)
+        return self._keep(make_policy(use, name if name != kind else _name_of(use), self.context))
+
+    def _folders(self, path: Path) -> tuple[Path, ...]:
+        """Where a class's file is looked for: beside the file that names it, then in the project."""
+        return (path.parent.resolve(), self.context.project or Path.cwd())
+
+    def _keep(self, made: MadePlugin) -> Policy:
+        if made.path is not None:
+            self.sha256[made.path] = made.sha256
+        return made.policy
 
     def _part(self, reference: Any, path: Path, at: Place, chain: tuple[Path, ...]) -> Policy:
         if not isinstance(reference, str):
             return self._place(path, at, str(reference["type"]), chain)
+        if _plugin_meant(reference, self.context) is not None and not (path.parent / reference).is_file():
+            use = PluginUse("policy", reference, self._folders(path))
+            return self._keep(make_policy(use, _name_of(use), self.context))
         where = f"{path}:{line_of(path, at)}: {'.'.join(map(str, at))}"
         try:
             beside = path.parent / reference
@@ -182,11 +255,12 @@ class _Opening:
 
 
 def _unknown_type(path: Path, at: Place, kind: Any) -> ConfigError:
-    known = [*TYPES, *COMPOSITES]
+    known = [*TYPES, *COMPOSITES, *(entry.name for entry in installed("policy"))]
     problem = f"unknown type {kind!r}{did_you_mean(str(kind), known)}"
     if kind is None:
         problem = "this key is required"
     place = (*at, "type")
     key = ".".join(map(str, place))
-    message = f"{path}:{line_of(path, place)}: {key}: {problem}; known: {', '.join(known)}"
+    known_words = f"known: {', '.join(known)}; or a class of your own: ./mine.py:Mine"
+    message = f"{path}:{line_of(path, place)}: {key}: {problem}; {known_words}"
     return ConfigError(message, field="type", allowed=known)

@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from agenttune.config import PolicyFile
 from agenttune.errors import UserError
 from agenttune.policy.base import Decision, Draft, asked_at_step, by_agents
+from agenttune.policy.rule_names import OWN_DETECTORS, documented
 from agenttune.protocol.commands import Candidate, Probe, SetKnob, UpdateOptimizer, UpdateTraining
 from agenttune.protocol.events import KnobState
-from agenttune.protocol.findings import FindingKind
+from agenttune.protocol.invalid_values import did_you_mean
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import CommandRecord
 from agenttune.protocol.redefining import touches
@@ -25,7 +26,7 @@ VALID_FOR_STEPS = 20
 
 
 class LookaheadFile(PolicyFile):
-    """A policy file of `type: lookahead`."""
+    """`type: lookahead`: has candidates tried from the state of now, and the best adopted."""
 
     type: Literal["lookahead"]
     """Kind of policy."""
@@ -51,7 +52,7 @@ class LookaheadFile(PolicyFile):
     """No longer than this."""
     first_step: int = Field(50, ge=0)
     """Step of the first probe."""
-    on_findings: list[FindingKind] = Field(default_factory=lambda: ["plateau", "spike"])  # type: ignore[arg-type]
+    on_findings: list[str] = Field(default_factory=lambda: ["plateau", "spike"])
     """Findings after which it does not wait."""
     rest_steps: int = Field(50, ge=0)
     """Steps that it waits in any case."""
@@ -62,6 +63,15 @@ class LookaheadFile(PolicyFile):
         if any(factor <= 0 or factor == 1 for factor in factors):
             raise ValueError("factors are above 0 and not 1: changing nothing is tried anyway")
         return factors
+
+    @field_validator("on_findings")
+    @classmethod
+    def _can_be_found(cls, names: list[str], info: ValidationInfo) -> list[str]:
+        known = documented((info.context or {}).get(OWN_DETECTORS, ()))["found"]
+        for name in names:
+            if name not in known:
+                raise ValueError(f"no detector finds {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}")
+        return names
 
     @property
     def extra_steps(self) -> int:

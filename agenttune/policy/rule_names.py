@@ -7,19 +7,20 @@ Unknown numbers are NaN, and every comparison with NaN is false, so that a rule 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
-from typing import Any, get_args
+from typing import Any, TypeVar
 
-from agenttune.detectors import detect
+from agenttune.detectors import DETECTOR_NAMES, Detector, StandInDetector, detect
 from agenttune.detectors.trend import GRAD_NAMES, LOSS_NAMES, NOISE_STEPS, Trend, changes, last_change_step, series
 from agenttune.policy.base import asked_at_step, by_agents
-from agenttune.protocol.findings import FindingKind
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import State
 
+T = TypeVar("T")
 NAN = math.nan
-KINDS: tuple[str, ...] = get_args(FindingKind)
+OWN_DETECTORS = "own_detectors"
+"""In the context of a validation: the user's own detectors, whose findings a policy file may ask for."""
 ALLOWED_THROUGH = frozenset({State.QUEUED, State.APPLIED, State.KEPT, State.REVERTED})
 
 DOCUMENTED: dict[str, Any] = {
@@ -36,9 +37,9 @@ DOCUMENTED: dict[str, Any] = {
     "steps_since_change": "steps since the newest of them, or since the start",
     "found": {
         kind: f'severity of a finding of {kind} as things stand ("critical", "warning", "info"), else ""'
-        for kind in KINDS
+        for kind in DETECTOR_NAMES
     },
-    "since": {kind: f"steps since {kind} was last recorded; infinite if never" for kind in KINDS},
+    "since": {kind: f"steps since {kind} was last recorded; infinite if never" for kind in DETECTOR_NAMES},
     "loss": {
         "last": "newest finite training loss",
         "level": "median of the newest 16",
@@ -90,8 +91,36 @@ def describe() -> list[tuple[str, str]]:
     return rows + [(f"{name}()", text) for name, text in DOCUMENTED_FUNCTIONS.items()]
 
 
-def names_of(observation: Observation) -> dict[str, Any]:
-    """The values of `DOCUMENTED` for one observation."""
+class AnyName(dict[str, T]):
+    """A group in which every name is known; those that are not in it have one value."""
+
+    def __init__(self, known: dict[str, T], otherwise: T) -> None:
+        super().__init__(known)
+        self._otherwise = otherwise
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __missing__(self, name: str) -> T:
+        return self._otherwise
+
+
+def documented(own: Sequence[Detector] = ()) -> dict[str, Any]:
+    """`DOCUMENTED` with what the user's own detectors find."""
+    return DOCUMENTED | {group: _by_finding(dict.fromkeys(DETECTOR_NAMES, ""), "", own) for group in ("found", "since")}
+
+
+def _by_finding(known: dict[str, T], otherwise: T, own: Sequence[Detector]) -> dict[str, T]:
+    """A value by the name of each finding.
+
+    A detector that cannot be used may not have told its name: rules that ask for it are no reason to stop the others.
+    """
+    known = {**dict.fromkeys((*DETECTOR_NAMES, *(detector.name for detector in own)), otherwise), **known}
+    return AnyName(known, otherwise) if any(isinstance(d, StandInDetector) and d.fault for d in own) else known
+
+
+def names_of(observation: Observation, own: Sequence[Detector] = ()) -> dict[str, Any]:
+    """The values of `DOCUMENTED` for one observation, with the findings of the user's own detectors."""
     max_steps = observation.max_steps
     return {
         "step": observation.step,
@@ -105,8 +134,8 @@ def names_of(observation: Observation) -> dict[str, Any]:
         "commands_left": math.inf if observation.commands_left is None else observation.commands_left,
         "changes": len(changes(observation)),
         "steps_since_change": observation.step - last_change_step(observation),
-        "found": _found(observation),
-        "since": _since(observation),
+        "found": _found(observation, own),
+        "since": _since(observation, own),
         "loss": _loss(observation),
         "grad": _grad(observation),
         "evals": _evals(observation),
@@ -124,14 +153,14 @@ def _base_lr(observation: Observation) -> float:
     return NAN if knob is None or knob.base is None else knob.base
 
 
-def _found(observation: Observation) -> dict[str, str]:
-    now: dict[str, str] = {f.kind: f.severity for f in reversed(detect(observation))}
-    return {kind: now.get(kind, "") for kind in KINDS}
+def _found(observation: Observation, own: Sequence[Detector]) -> dict[str, str]:
+    now: dict[str, str] = {f.kind: f.severity for f in reversed(detect(observation, own=own))}
+    return _by_finding(now, "", own)
 
 
-def _since(observation: Observation) -> dict[str, float]:
-    steps: dict[str, int] = {f.kind: f.step for f in observation.findings}
-    return {kind: observation.step - steps[kind] if kind in steps else math.inf for kind in KINDS}
+def _since(observation: Observation, own: Sequence[Detector]) -> dict[str, float]:
+    steps: dict[str, float] = {f.kind: observation.step - f.step for f in observation.findings}
+    return _by_finding(steps, math.inf, own)
 
 
 def _loss(observation: Observation) -> dict[str, float]:

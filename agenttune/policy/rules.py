@@ -1,7 +1,7 @@
 """Policies as data: an ordered list of rules, each a condition and a command.
 
 The first rule that holds, in the order of the file, makes the one proposal of a decision. An argument that starts
-with `=` is an expression, anything else is taken as it stands. Names and functions: `policy/namespace.py`.
+with `=` is an expression, anything else is taken as it stands. Names and functions: `policy/rule_names.py`.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from agenttune.config import PolicyFile, Settings
 from agenttune.config.expressions import Names, check, evaluate, fields_of, is_true, render
+from agenttune.detectors import Detector
 from agenttune.errors import UserError
 from agenttune.policy.base import Decision, Draft
-from agenttune.policy.rule_names import DOCUMENTED, DOCUMENTED_FUNCTIONS, functions_of, mark, names_of
+from agenttune.policy.rule_names import DOCUMENTED_FUNCTIONS, OWN_DETECTORS, documented, functions_of, mark, names_of
 from agenttune.protocol.commands import BY_KIND, COMMAND_KINDS, CommandBase, parse_command
 from agenttune.protocol.invalid_values import did_you_mean, shape
 from agenttune.protocol.observation import Observation
@@ -24,19 +25,25 @@ from agenttune.protocol.observation import Observation
 Functions = Mapping[str, Callable[..., Any]]
 
 
-def _expression(text: str) -> str:
-    _complain(lambda: check(text, DOCUMENTED, DOCUMENTED_FUNCTIONS))
+def _expression(text: str, info: ValidationInfo) -> str:
+    names = documented((info.context or {}).get(OWN_DETECTORS, ()))
+    try:
+        check(text, names, DOCUMENTED_FUNCTIONS)
+    except UserError as error:
+        is_finding = error.field is not None and any(f"{group}.{error.field}" in text for group in ("found", "since"))
+        more = "; one of your own detectors finds it only if `detectors` of the config file names it"
+        raise ValueError(error.message + (more if is_finding else "")) from None
     return text
 
 
-def _argument(value: Any) -> Any:
-    return f"={_expression(value[1:])}" if _is_expression(value) else value
+def _argument(value: Any, info: ValidationInfo) -> Any:
+    return f"={_expression(value[1:], info)}" if _is_expression(value) else value
 
 
-def _template(text: str) -> str:
+def _template(text: str, info: ValidationInfo) -> str:
     for _, name, _ in _complain(lambda: fields_of(text)):
         if name:
-            _expression(name)
+            _expression(name, info)
     return text
 
 
@@ -102,7 +109,7 @@ class RuleSettings(Settings):
 
 
 class RulesFile(PolicyFile):
-    """A policy file of `type: rules`."""
+    """`type: rules`: conditions and commands; the first that holds acts."""
 
     type: Literal["rules"] = "rules"
     """Kind of policy."""
@@ -145,9 +152,10 @@ class RulePolicy:
 
     name: str
     rules: tuple[RuleSettings, ...]
+    detectors: tuple[Detector, ...] = ()
 
     def decide(self, observation: Observation) -> Decision:
-        names, functions = names_of(observation), functions_of(observation)
+        names, functions = names_of(observation, self.detectors), functions_of(observation)
         waiting = []
         for rule in self.rules:
             if not is_true(evaluate(rule.when, names, functions)):

@@ -54,7 +54,7 @@ class EntrySettings(Settings):
 
 
 class ScheduleFile(PolicyFile):
-    """A policy file of `type: schedule`."""
+    """`type: schedule`: commands at steps, settled beforehand."""
 
     type: Literal["schedule"] = "schedule"
     """Kind of policy."""

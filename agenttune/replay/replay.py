@@ -91,7 +91,8 @@ def replay(
         try:
             admitted = make_policy(control, RUN_ID)
             policy = Patient(admitted.policy)
-            _watch(feed, AgentLoop(control, RUN_ID, policy, wake, clock_s=lambda: 0.0), wake.every_steps)
+            loop = AgentLoop(control, RUN_ID, policy, wake, clock_s=lambda: 0.0, detectors=admitted.detectors)
+            _watch(feed, loop, wake.every_steps)
             account = _Account(recording, control, policy, wake, window_steps)
             outcome = account.outcome(time.perf_counter() - began_s, admitted.note)
             return Replayed(outcome, _curve(control), _evaluations(recording, control.info(RUN_ID).goal_metric))

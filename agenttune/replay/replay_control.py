@@ -12,9 +12,11 @@ from typing import TypeVar, cast
 
 from agenttune.config import BudgetSettings, LlmSettings
 from agenttune.control import LocalControl
+from agenttune.detectors import Detector
 from agenttune.errors import UserError
 from agenttune.policy.base import Policy, PolicyContext, asked_at_step
 from agenttune.policy.load import open_policy
+from agenttune.policy.plugins import StandIn
 from agenttune.policy.wrappers.wrapper import notice_of, unavailable
 from agenttune.protocol.observation import HISTORY, Observation
 from agenttune.protocol.proposals import CommandRecord, Proposal, State, Verdict
@@ -87,6 +89,7 @@ class Admitted:
 
     policy: Policy
     note: str = ""
+    detectors: tuple[Detector, ...] = ()
 
 
 def admit(name_or_path: str, context: PolicyContext, allow_calls: bool) -> Admitted:
@@ -105,7 +108,7 @@ def admit(name_or_path: str, context: PolicyContext, allow_calls: bool) -> Admit
         context = replace(context, llm=LlmSettings(), budgets=BudgetSettings(max_calls=0), environ={})
     policy = open_policy(name_or_path, context).policy
     why_not = unavailable(policy)
-    if why_not and allow_calls:
+    if why_not and (allow_calls or isinstance(policy, StandIn)):
         raise UserError(f"policy {name_or_path!r} cannot be asked: {why_not}", field="policy")
     if why_not:
         raise UserError(
@@ -114,4 +117,5 @@ def admit(name_or_path: str, context: PolicyContext, allow_calls: bool) -> Admit
             field="policy",
         )
     note = notice_of(policy)
-    return Admitted(policy, f"{note}; {WITHOUT_MODEL}" if note and not allow_calls else note)
+    note = f"{note}; {WITHOUT_MODEL}" if note and not allow_calls else note
+    return Admitted(policy, note, context.detectors)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from pydantic import Field
 
@@ -13,8 +12,8 @@ from agenttune.launch.estimate.call_counts import ModelEstimate, estimate_models
 from agenttune.launch.estimate.figures import ZERO, PastUsage, Range
 from agenttune.launch.estimate.probe_steps import ProbeEstimate, estimate_probes
 from agenttune.launch.estimate.study_estimate import StudyEstimate, estimate_planner, study_of, times
+from agenttune.launch.run_plan import Plan
 from agenttune.launch.study.planner import PLANNER
-from agenttune.policy.base import PolicyContext
 from agenttune.policy.load import open_policy
 from agenttune.protocol.events import RunInfo
 from agenttune.protocol.proposals import Record
@@ -51,20 +50,18 @@ class Estimate(Record):
     notes: list[str] = Field(default_factory=list)
 
 
-def estimate(config: Config, folder: Path, runs_dir: Path, steps: int | None = None) -> Estimate:
+def estimate(plan: Plan, steps: int | None = None) -> Estimate:
     """Estimate a run, or a study of several.
 
     Args:
-        config: Its settings.
-        folder: The config file's.
-        runs_dir: Where former runs are.
+        plan: As it would be started.
         steps: How long it will be; default: as the newest finished run of the same name.
 
     Raises:
         ConfigError: The policy is wrong.
         UserError: No run of that name has finished, and no number of steps is given.
     """
-    context = PolicyContext(folder, config.goal, config.llm, config.budgets)
+    config, context, runs_dir = plan.config, plan.context, plan.runs_dir
     loaded, study = open_policy(config.policy, context), study_of(config)
     former = [info for info in list_runs(runs_dir) if info.name == config.run.name and info.step > 0]
     count, steps_from = (steps, "given") if steps is not None else _steps_of(former, config.run.name)
@@ -75,7 +72,7 @@ def estimate(config: Config, folder: Path, runs_dir: Path, steps: int | None = N
         models = [times(model, study.acting) for model in a_run if study.acting]
         for name in study.references:
             models += estimate_models(open_policy(name, context).policy, config, count, records)
-        models += estimate_planner(study, config, folder, runs_dir)
+        models += estimate_planner(study, config, plan.folder, runs_dir)
     notes = [loaded.notice] if loaded.notice else []
     return Estimate(
         policy=loaded.policy.name,

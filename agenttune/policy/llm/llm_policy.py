@@ -47,7 +47,7 @@ OBSERVATION_VARIABLES = (
 
 
 class LlmFile(PolicyFile):
-    """A policy file of `type: llm`."""
+    """`type: llm`: a language model reads the run and asks for commands."""
 
     type: Literal["llm"]
     """Kind of policy."""

@@ -49,7 +49,7 @@ def check_can_act(policy: Policy, name: str) -> None:
     Raises:
         ConfigError: All of it needs a language model, and there is none.
     """
-    why = never_available(policy)
+    why = never_available(policy).removeprefix(f"policy {name} ")
     if why:
         raise ConfigError(
             f"policy {name} could never act: {why}; or choose one with rules, such as default, which go on without",

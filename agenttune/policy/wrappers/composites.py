@@ -34,7 +34,7 @@ class CompositeFile(PolicyFile):
 
 
 class EscalationFile(CompositeFile):
-    """A policy file of `type: escalation`."""
+    """`type: escalation`: several policies in order; the first that proposes something acts."""
 
     type: Literal["escalation"]
     """Kind of policy."""
@@ -45,7 +45,7 @@ class EscalationFile(CompositeFile):
 
 
 class FallbackFile(CompositeFile):
-    """A policy file of `type: fallback`."""
+    """`type: fallback`: one policy, and another while it cannot decide."""
 
     type: Literal["fallback"]
     """Kind of policy."""
@@ -56,7 +56,7 @@ class FallbackFile(CompositeFile):
 
 
 class CooldownFile(CompositeFile):
-    """A policy file of `type: cooldown`."""
+    """`type: cooldown`: lets a policy rest after each command."""
 
     type: Literal["cooldown"]
     """Kind of policy."""
@@ -67,7 +67,7 @@ class CooldownFile(CompositeFile):
 
 
 class PatienceFile(CompositeFile):
-    """A policy file of `type: patience`."""
+    """`type: patience`: a policy that must ask for the same several times."""
 
     type: Literal["patience"]
     """Kind of policy."""
@@ -80,7 +80,7 @@ class PatienceFile(CompositeFile):
 
 
 class ShadowFile(CompositeFile):
-    """A policy file of `type: shadow`."""
+    """`type: shadow`: asks a policy, and carries nothing out."""
 
     type: Literal["shadow"]
     """Kind of policy."""
@@ -89,7 +89,7 @@ class ShadowFile(CompositeFile):
 
 
 class SecondOpinionFile(CompositeFile):
-    """A policy file of `type: second_opinion`."""
+    """`type: second_opinion`: a policy whose commands a language model reviews."""
 
     type: Literal["second_opinion"]
     """Kind of policy."""
