@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
@@ -10,11 +11,12 @@ from agenttune.config import known_names
 from agenttune.config.expressions import check
 from agenttune.config.known_names import checked_names, names_in
 from agenttune.config.llm import GateReviewerSettings
+from agenttune.config.plugins import PluginEntry
 from agenttune.config.setting import Positive, Settings, known_kinds
 from agenttune.errors import UserError
 from agenttune.protocol.commands import Risk
-from agenttune.protocol.invalid_values import shape
-from agenttune.protocol.proposals import Approver
+from agenttune.protocol.invalid_values import did_you_mean, shape
+from agenttune.protocol.proposals import BUILT_IN_APPROVERS
 
 
 def _from_pair(value: object) -> object:
@@ -79,9 +81,10 @@ class ApprovalRule(Settings):
     """It changes none but these."""
     max_factor: float | None = Field(None, gt=1)
     """It changes each by no more than this factor, up or down."""
-    approvers: list[Approver] = Field(min_length=1)
+    approvers: list[str] = Field(min_length=1)
     """Who is asked, one after the other until one decides: auto approves at once, rule goes by the two conditions
-    below, model asks a second language model, human waits for a person. Nobody decided: rejected."""
+    below, model asks a second language model, human waits for a person, and one of your own is asked by its name in
+    `gate.approvers`. Nobody decided: rejected."""
     approve_if: str = ""
     """rule: approves where this holds, such as factor <= 2 and steps_left > 100."""
     reject_if: str = ""
@@ -106,7 +109,7 @@ class ApprovalRule(Settings):
 
     @field_validator("approvers")
     @classmethod
-    def _in_order(cls, approvers: list[Approver]) -> list[Approver]:
+    def _in_order(cls, approvers: list[str]) -> list[str]:
         if len(set(approvers)) < len(approvers):
             raise ValueError(f"each approver can be asked once, not {', '.join(approvers)}")
         if "auto" in approvers[:-1]:
@@ -161,6 +164,9 @@ class GateSettings(Settings):
     """Proposals of agents that are looked at in a minute; more are turned away unrecorded."""
     approval: list[ApprovalRule] = Field(default_factory=list)
     """Who decides on commands of agents: the first rule that fits, nobody if none does. No rules: all are approved."""
+    approvers: dict[str, PluginEntry] = Field(default_factory=dict)
+    """Approvers of your own, by the name under which rules ask them: ./mine.py:Mine or an installed name, or a mapping
+    with that as its `type` and its parameters."""
     reviewer: GateReviewerSettings = GateReviewerSettings()
     """The language model that the approver `model` asks."""
     usd_per_hour: float | None = Field(None, ge=0)
@@ -186,6 +192,27 @@ class GateSettings(Settings):
             raise ValueError(f"two rules are called {twice!r}; give each a name of its own")
         return rules
 
+    @field_validator("approvers")
+    @classmethod
+    def _named(cls, approvers: dict[str, Any]) -> dict[str, Any]:
+        for name in approvers:
+            if name in BUILT_IN_APPROVERS or not re.fullmatch(r"[a-z][a-z0-9_]{0,47}", name):
+                taken = f" but {', '.join(BUILT_IN_APPROVERS)}"
+                raise ValueError(f"{name!r:.60} is no name for an approver: at most 48 of a to z, 0 to 9 and _{taken}")
+        return approvers
+
+    @model_validator(mode="after")
+    def _approvers_are_known(self) -> GateSettings:
+        known = [*BUILT_IN_APPROVERS, *self.approvers]
+        for number, rule in enumerate(self.approval, 1):
+            for name in rule.approvers:
+                if name not in known:
+                    raise ValueError(
+                        f"approval, {rule_name(rule, number)}: {name!r:.60} is no approver{did_you_mean(name, known)}; "
+                        f"known: {', '.join(known)}; one of your own gets its name in gate.approvers"
+                    )
+        return self
+
     @property
     def knobs(self) -> dict[str, str]:
         """Every knob that limits and rules speak of, with where."""
@@ -199,6 +226,13 @@ class GateSettings(Settings):
     def asks_model(self) -> bool:
         """Whether a rule asks a language model."""
         return any("model" in rule.approvers for rule in self.approval)
+
+    @property
+    def own_approvers(self) -> dict[str, Any]:
+        """Approvers of the user's own that a rule asks, by name."""
+        return {
+            name: entry for name, entry in self.approvers.items() if any(name in r.approvers for r in self.approval)
+        }
 
 
 def rule_name(rule: ApprovalRule, number: int) -> str:
@@ -281,6 +315,15 @@ class PolicyFile(Settings):
 
     gate: GateSettings | None = None
     """Limits that hold where the config file sets none of its own, with the keys of `gate` there."""
+
+    @field_validator("gate")
+    @classmethod
+    def _names_no_approvers(cls, gate: GateSettings | None) -> GateSettings | None:
+        if gate is not None and gate.approvers:
+            raise ValueError(
+                "a policy cannot bring approvers of its own; name them in gate.approvers of the config file"
+            )
+        return gate
 
 
 def with_limits_of(policy: GateSettings | None, config: GateSettings) -> GateSettings:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from agenttune.config.plugins import PluginEntry
 from agenttune.config.setting import Positive, Settings
 from agenttune.errors import UserError
 from agenttune.protocol.invalid_values import did_you_mean, shape
@@ -129,6 +130,9 @@ class NotifySettings(Settings):
         "AGENTTUNE_NOTIFY_URLS", pattern=shape(r"^[A-Za-z_][A-Za-z0-9_]*$", "the name of an environment variable")
     )
     """Name of the environment variable with apprise's URLs, such as ntfys://my-topic, between commas or spaces."""
+    channels: list[PluginEntry] = Field(default_factory=list)
+    """Channels of your own beside apprise's, each ./mine.py:Mine or an installed name, or a mapping with that as its
+    `type` and its parameters."""
     links: bool = False
     """Whether a message about a request carries a link to a page that approves or rejects it; see notifications.md."""
     public_url: str | None = None

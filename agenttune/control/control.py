@@ -41,7 +41,7 @@ class Decision(Record):
         digest: Of the proposal, as shown: what was shown is what runs.
         command: `edit`: what is to run instead.
         always: `approve`: further commands of this kind that wait under the same rule are approved too, in this run.
-        approver: Which approver of the rule this is. A person may decide at any time, a model when it is its turn.
+        approver: Which approver of the rule this is. A person (`human`) may decide at any time, others in turn.
     """
 
     verdict: Literal["approve", "edit", "reject", "escalate"]
@@ -50,7 +50,7 @@ class Decision(Record):
     reason: str = Field("", max_length=2000)
     command: Command | None = None
     always: bool = False
-    approver: Literal["human", "model"] = "human"
+    approver: str = "human"
 
 
 class Control(ABC):

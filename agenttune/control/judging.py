@@ -213,15 +213,17 @@ class Ruling:
 
 def _refuse_misfit(decision: Decision, request: ApprovalRequest) -> None:
     """Raises for a decision that this approver cannot make, or not now."""
-    if decision.approver == "model" and request.asked != "model":
-        raise AlreadyDecided(f"it is not the model's turn: {request.asked} is asked", field="approver")
+    if decision.approver not in ("human", request.asked):
+        raise AlreadyDecided(f"it is not the {decision.approver}'s turn: {request.asked} is asked", field="approver")
     if decision.always and (decision.verdict != "approve" or decision.approver != "human"):
         raise UserError("'always' goes with a person's 'approve' only", field="always", allowed=["approve"])
 
 
 def _decider(decision: Decision) -> str:
     """How a verdict names who gave it."""
-    return f"model:{decision.author.name}" if decision.approver == "model" else person(decision.author)
+    if decision.approver == "human":
+        return person(decision.author)
+    return f"{'model' if decision.approver == 'model' else 'approver'}:{decision.author.name}"
 
 
 def history_of(log: RunLog, proposal: Proposal) -> History:

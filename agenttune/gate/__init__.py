@@ -5,7 +5,7 @@ a command is carried out.
 """
 
 from agenttune.gate.approval_rules import person, stale, timed_out
-from agenttune.gate.approvers import Moment, allowed_before
+from agenttune.gate.approvers import ApprovalCase, Approver, Moment, Opinion, allowed_before
 from agenttune.gate.available_commands import not_offered, probe_steps_left
 from agenttune.gate.gate import Gate, History, with_arguments
 from agenttune.gate.guardrail_context import Guardrail
@@ -16,10 +16,13 @@ from agenttune.gate.unused_limits import guards_nothing
 
 __all__ = [
     "GUARDRAILS",
+    "ApprovalCase",
+    "Approver",
     "Gate",
     "Guardrail",
     "History",
     "Moment",
+    "Opinion",
     "Target",
     "allowed_before",
     "guards_nothing",

@@ -61,8 +61,13 @@ class RunTokens:
 
 
 def not_for_script(config: Config) -> frozenset[str]:
-    """The owner's token and the addresses of channels: it finds its run by its folder. Nor are they for a reviewer."""
+    """The owner's token and the addresses of channels: it finds its run by its folder."""
     return frozenset({TOKEN_ENV, config.server.token_env, config.notify.url_env})
+
+
+def not_for_reviewer(config: Config) -> frozenset[str]:
+    """The same, but for the addresses where it tells people."""
+    return not_for_script(config) - ({config.notify.url_env} if config.notify.channels else set())
 
 
 def not_for_agent(config: Config) -> frozenset[str]:

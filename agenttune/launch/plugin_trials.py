@@ -12,8 +12,10 @@ from pathlib import Path
 
 from agenttune.config.plugins import IMPORT_LIMIT_S, PluginClass, PluginUse, find_class
 from agenttune.errors import ConfigError, PluginFault
+from agenttune.gate import Approver
 from agenttune.policy.base import Policy, PolicyContext, TriedPlugin
 from agenttune.policy.plugins import CONTEXT, find_detector
+from agenttune.server.notify import Channel
 
 COMMAND = "try-plugin"
 TRIAL_LIMIT_S = 2 * IMPORT_LIMIT_S + 20.0
@@ -98,4 +100,12 @@ def find_plugin(use: PluginUse) -> PluginClass:
     """Import a class of any kind; as `find_class`."""
     if use.kind == "policy":
         return find_class(use, Policy, [CONTEXT])
-    return find_detector(use)
+    if use.kind == "detector":
+        return find_detector(use)
+    if use.kind == "approver":
+        return find_class(use, Approver)
+    if use.kind == "channel":
+        return find_class(use, Channel)
+    from agenttune.trainer.adapter import Adapter  # loads torch, seconds that nobody else here needs
+
+    return find_class(use, Adapter)

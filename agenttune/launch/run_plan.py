@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 from agenttune.config import Config, RunSettings, load_config, with_limits_of
+from agenttune.config.plugins import PluginUse
 from agenttune.errors import ConfigError, UserError
 from agenttune.launch.credentials import not_for_agent
 from agenttune.launch.plugin_trials import PluginTrials
@@ -36,6 +37,7 @@ class Plan:
         command: The training process, as for `subprocess`.
         place: Where the run stands in its study, if it belongs to one.
         context: What its policies are looked at with; no code of the user's own runs in this process.
+        faults: Why approvers or channels of the user's own cannot be used.
     """
 
     config: Config
@@ -44,6 +46,7 @@ class Plan:
     command: list[str]
     place: Place | None = None
     context: PolicyContext = field(default_factory=PolicyContext)
+    faults: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -62,14 +65,14 @@ class Plan:
     def notice(self) -> str:
         """What the policy has to say before it starts, such as that it goes by rules alone; or nothing."""
         told = [open_policy(self.config.policy, self.context).notice]
-        return "; ".join(filter(None, [*told, *(detector.fault for detector in self.context.detectors)]))
+        return "; ".join(filter(None, [*told, *(detector.fault for detector in self.context.detectors), *self.faults]))
 
     @property
     def broken_plugins(self) -> list[str]:
         """Why code of the user's own cannot be used; a run would go on without."""
         policy = open_policy(self.config.policy, self.context).policy
         broken = [part.why for part in walk(policy) if isinstance(part, StandIn)]
-        return list(filter(None, [*broken, *(detector.fault for detector in self.context.detectors)]))
+        return list(filter(None, [*broken, *(detector.fault for detector in self.context.detectors), *self.faults]))
 
     def with_run(self, args: list[str], policy: str, place: Place) -> Plan:
         """The same script with other arguments and another policy, as one run of a study."""
@@ -91,7 +94,9 @@ def make_plan(path: Path, runs_dir: Path | None = None) -> Plan:
     path = path.resolve()
     config = load_config(path, is_run=True)
     _check_channels(config, path)
-    context = context_of(config, path, try_plugin=PluginTrials(path.parent, not_for_agent(config)))
+    trials = PluginTrials(path.parent, not_for_agent(config))
+    context = context_of(config, path, try_plugin=trials)
+    faults = tuple(fault for use in _beside_the_run(config, path) if (fault := trials(use).fault))
     references = config.rounds.references if config.rounds.count else []
     for policy in references:
         _open_acting(policy, context, path)
@@ -99,7 +104,7 @@ def make_plan(path: Path, runs_dir: Path | None = None) -> Plan:
     config = config.model_copy(update={"gate": with_limits_of(limits, config.gate)})
     _check_reviewer(config, context, path)
     folder = (path.parent / config.store.runs_dir) if runs_dir is None else runs_dir
-    return Plan(config, path, folder.resolve(), _command(config.run, path), context=context)
+    return Plan(config, path, folder.resolve(), _command(config.run, path), context=context, faults=faults)
 
 
 def _open_acting(name: str, context: PolicyContext, path: Path) -> LoadedPolicy:
@@ -121,9 +126,17 @@ def _check_reviewer(config: Config, context: PolicyContext, path: Path) -> None:
         raise ConfigError(f"{path}: gate.approval asks a model: {why_not}", field="gate.reviewer")
 
 
+def _beside_the_run(config: Config, path: Path) -> Iterator[PluginUse]:
+    """Classes of the user's own that work in the reviewer's process."""
+    for name, entry in config.gate.approvers.items():
+        yield PluginUse.of_entry("approver", entry, path, ("gate", "approvers", name))
+    for index, entry in enumerate(config.notify.channels):
+        yield PluginUse.of_entry("channel", entry, path, ("notify", "channels", index))
+
+
 def _check_channels(config: Config, path: Path) -> None:
     """Refuse to start what could not tell anybody: at night it would be found out too late."""
-    if config.notify.on:
+    if config.notify.on and not config.notify.channels:
         try:
             open_channels(config.notify.url_env)
         except UserError as error:

@@ -18,7 +18,7 @@ from rich.text import Text
 from agenttune.control import LocalControl
 from agenttune.control.owner_token import LAUNCHER, user_name
 from agenttune.errors import AgenttuneError, RunEnded, StoreFault, SystemFault, UserError
-from agenttune.launch.credentials import RunTokens, not_for_agent, not_for_script, not_for_server
+from agenttune.launch.credentials import RunTokens, not_for_agent, not_for_reviewer, not_for_script, not_for_server
 from agenttune.launch.exit_reason import Ending, ending_of, tail
 from agenttune.launch.processes import AgentProcess, ServerProcess, TrainingProcess, spawn
 from agenttune.launch.run_plan import Plan
@@ -177,7 +177,7 @@ class Session:
         env = self._tokens.environment(config.server.token_env)
         command, output = _agent_command(run, self._server.url), run.folder / AGENT_LOG
         self._agent = AgentProcess(command, run.plan.folder, output, env=env, hidden=not_for_agent(config))
-        self._reviewer = _reviewer_of(run)
+        self._reviewer = _reviewer_of(run, self._server.url)
         try:
             self._agent.start()
             if self._reviewer is not None:
@@ -328,12 +328,13 @@ def _agent_command(run: Run, url: str) -> list[str]:
     return [*command, "--policy", plan.config.policy, "--config", str(plan.path)]
 
 
-def _reviewer_of(run: Run) -> AgentProcess | None:
-    """The process of the approver `model`, if a rule asks one."""
+def _reviewer_of(run: Run, url: str) -> AgentProcess | None:
+    """The process of the approver `model`, of the user's own approvers and channels; None: there are none."""
     plan = run.plan
-    if not plan.config.gate.asks_model:
+    gate = plan.config.gate
+    if not (gate.asks_model or gate.own_approvers or plan.config.notify.channels):
         return None
     command = [sys.executable, "-m", "agenttune", "review", "--run", run.run_id, "--config", str(plan.path)]
-    command += ["--runs-dir", str(plan.runs_dir)]
-    hidden = not_for_script(plan.config)
+    command += ["--runs-dir", str(plan.runs_dir), "--url", url]
+    hidden = not_for_reviewer(plan.config)
     return AgentProcess(command, plan.folder, run.folder / REVIEWER_LOG, name="the reviewer", hidden=hidden)

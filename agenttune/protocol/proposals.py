@@ -104,8 +104,9 @@ class Difference(Record):
     after: Any
 
 
-Approver = Literal["auto", "rule", "model", "human"]
-"""Who decides on a proposal: nobody needs to, the rule's own conditions, a second language model, a person."""
+BUILT_IN_APPROVERS = ("auto", "rule", "model", "human")
+"""Who decides on a proposal: nobody needs to, the rule's own conditions, a second language model, a person. Others are
+the user's own, by the names that `gate.approvers` gives them."""
 
 
 class Passed(Record):
@@ -141,7 +142,7 @@ class ApprovalRequest(Record):
 
     digest: str
     rule: str
-    approvers: list[Approver]
+    approvers: list[str]
     passed: list[Passed] = Field(default_factory=list)
     requested_at_s: float
     expires_at_s: float
@@ -156,7 +157,7 @@ class ApprovalRequest(Record):
     differences: list[Difference] = Field(default_factory=list)
 
     @property
-    def asked(self) -> Approver:
+    def asked(self) -> str:
         """Whose turn it is."""
         return self.approvers[len(self.passed)]
 

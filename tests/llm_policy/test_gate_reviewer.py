@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agenttune.agent.model_approver import ReviewLoop
+from agenttune.agent.model_approver import ModelApprover, ReviewLoop
 from agenttune.config import BudgetSettings, GateReviewerSettings, LlmSettings
 from agenttune.control import LocalControl
 from agenttune.control.reader import ControlReader
@@ -31,7 +31,7 @@ def review(desk: Desk, endpoint: ScriptedEndpoint, **budgets: Any) -> None:
     reader = ControlReader(desk.control, "r1")
     context = PolicyContext(llm=llm, budgets=BudgetSettings(**budgets), reader=reader, environ={})
     reviewer = Reviewer("gate", GateReviewerSettings(model="stern"), context)
-    ReviewLoop(desk.control, "r1", reviewer).tick()
+    ReviewLoop(desk.control, "r1", ModelApprover(reviewer)).tick()
 
 
 def ruled(desk: Desk, *steps: Step, **budgets: Any) -> CommandRecord:
@@ -126,7 +126,7 @@ def test_a_person_who_is_quicker_wins(make: Callable[..., Desk]) -> None:
     with ScriptedEndpoint(quicker, supports="json") as endpoint:
         llm = LlmSettings(model="scripted", base_url=endpoint.base_url, max_attempts=1, protocol="json")
         context = PolicyContext(llm=llm, reader=ControlReader(desk.control, "r1"), environ={})
-        ReviewLoop(desk.control, "r1", Reviewer("gate", GateReviewerSettings(), context)).tick()
+        ReviewLoop(desk.control, "r1", ModelApprover(Reviewer("gate", GateReviewerSettings(), context))).tick()
     decided = desk.control.command("r1", record.command_id)
     assert decided.state is State.REJECTED
     assert decided.verdict is not None

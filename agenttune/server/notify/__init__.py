@@ -1,1 +1,5 @@
-"""Telling people of what is news in the logs, in a thread of its own: its words, and the channels it is sent by."""
+"""Tells people what they want to hear of: where, what, and that it was told."""
+
+from agenttune.server.notify.channels import Channel
+
+__all__ = ["Channel"]

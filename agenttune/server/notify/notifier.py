@@ -64,6 +64,9 @@ class Notifier:
         url: Of this server, for links and shells.
         environment: Holds the addresses of channels.
         clock: Monotonic time in seconds.
+        run_id: The only run to tell of; empty: all that have no channels of their own. A server does not run the code
+            that those are made of: it would be named by a log.
+        channels: Opens those of that run.
     """
 
     def __init__(
@@ -72,7 +75,10 @@ class Notifier:
         url: str,
         environment: Mapping[str, str] = os.environ,
         clock: Callable[[], float] = time.monotonic,
+        run_id: str = "",
+        channels: Callable[[], list[Channel]] | None = None,
     ) -> None:
+        self._run_id, self._open_own = run_id, channels
         self._control, self._url, self._environment, self._clock = control, url, environment, clock
         self._watched: dict[str, tuple[Watched, list[Channel]]] = {}
         self._silent: set[str] = set()
@@ -103,7 +109,7 @@ class Notifier:
     def look(self) -> None:
         """Queue what is new in the logs. Sends nothing."""
         with self._looking:
-            for run_id in self._control.run_ids():
+            for run_id in [self._run_id] if self._run_id else self._control.run_ids():
                 if run_id in self._silent:
                     continue
                 try:
@@ -141,10 +147,12 @@ class Notifier:
 
     def _begin(self, run_id: str) -> tuple[Watched, list[Channel]] | None:
         watched = watch(self._control, run_id)
-        if watched is None:
+        if watched is None or bool(watched.settings.channels) != (self._open_own is not None):
             return None
         try:
-            channels = open_channels(watched.settings.url_env, self._environment)
+            channels = (
+                self._open_own() if self._open_own else open_channels(watched.settings.url_env, self._environment)
+            )
         except UserError as error:
             self._record_no_channels(run_id, str(error))
             return None
