@@ -116,3 +116,56 @@ def test_a_run_goes_by_them_and_survives_what_fails(project: Project) -> None:
     assert any("detector ./broken.py:Any cannot be used" in reason for reason in told)
     assert any("ValueError: oh no" in d["reason"] for d in decided)
     assert '"approved"' in launched.events("judged")[0]
+
+
+BESIDE = """
+from pathlib import Path
+
+from agenttune.gate import Approver
+from agenttune.server.notify import Channel
+
+
+class Yes(Approver):
+    def decide(self, case):
+        return self.approve(f"seen at step {case.observation.step}")
+
+
+class Hangs(Approver):
+    def decide(self, case):
+        import threading
+
+        threading.Event().wait()
+
+
+class ToFile(Channel):
+    def __init__(self, path: str):
+        self.path = Path(path)
+
+    def send(self, title, body):
+        self.path.write_text(title)
+        return True
+"""
+
+
+def test_approvers_and_channels_work_in_a_process_beside_the_run(project: Project) -> None:
+    write_plugins(project.folder)
+    (project.folder / "beside.py").write_text(BESIDE, encoding="utf-8")
+    project.write(
+        args="[]",
+        more="gate:\n"
+        "  approvers: {yes_man: ./beside.py:Yes, hangs: ./beside.py:Hangs}\n"
+        "  approval:\n"
+        "  - {name: slow, commands: [add_note], approvers: [hangs]}\n"
+        "  - {name: quick, approvers: [yes_man]}\n"
+        "notify: {on: [ended], channels: [{type: ./beside.py:ToFile, path: told.txt}]}\n"
+        "wake: {every_steps: 5, poll_s: 0.05}\n",
+    )
+    text = (project.folder / "config.yaml").read_text(encoding="utf-8")
+    (project.folder / "config.yaml").write_text(text.replace("policy: noop", "policy: ./mine.py:Halve"), "utf-8")
+    launched = project.start()
+    wait_for("a verdict", lambda: any('"approver:yes_man"' in event for event in launched.events("judged")))
+    launched.stop_training()
+    result = launched.end()
+    assert result.code == 0, result.err
+    assert (project.folder / "told.txt").read_text(encoding="utf-8") == f"Run {launched.info().run_id} stopped"
+    assert '"ok":true' in launched.events("notified")[0]
