@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from agenttune.config import NotifySettings
 from agenttune.errors import UserError
 from agenttune.server.notify.channels import all_channels
-from agenttune.server.notify.notifier import Notifier
+from agenttune.server.notify.notifier import RETRY_AFTER_S, Notifier
 from tests.server.receiving import Receiver
-from tests.server.test_notifying import PASSWORD, RETRY_AFTER_S, URLS, Desk, receiver  # noqa: F401
+from tests.server.test_notifying import URLS, Desk, receiver  # noqa: F401
 
 CODE = '''
 from pathlib import Path
@@ -52,8 +53,6 @@ def beside(desk: Desk, config: Path, *entries: object, **environment: str) -> No
     """As in the process beside the run."""
     text = "\n".join(str(entry) for entry in entries)
     config.write_text(f"notify:\n  channels:\n{text}\n", encoding="utf-8")
-    import yaml
-
     settings = NotifySettings.model_validate(yaml.safe_load(config.read_text(encoding="utf-8"))["notify"])
     opened = lambda: all_channels(settings, config, environment)  # noqa: E731
     control = desk.notifier._control
