@@ -81,7 +81,8 @@ def is_configured(llm: LlmSettings, environ: Mapping[str, str]) -> str:
         return "no language model: set llm.model in the config file"
     url = llm.base_url or environ.get("OPENAI_BASE_URL") or ""
     if url and not url.startswith(("http://", "https://")):
-        return f"the endpoint {redacted(url)!r} is no URL: write it as http://127.0.0.1:8080/v1 (llm.base_url)"
+        shown = redacted(url if "://" in url else f"://{url}").removeprefix("://")  # a password needs no scheme
+        return f"the endpoint {shown!r} is no URL: write it as http://127.0.0.1:8080/v1 (llm.base_url)"
     if not url and not environ.get(llm.api_key_env):
         return f"no key for {llm.model}: set {llm.api_key_env}, or llm.base_url for a server that needs none"
     return why_no_client(url or OPENAI_URL)

@@ -6,12 +6,13 @@ import hashlib
 
 import pytest
 
+from agenttune.config import LlmSettings
 from agenttune.errors import ModelUnavailable
-from agenttune.llm import resolve
-from agenttune.llm.endpoints import endpoint_of
+from agenttune.llm import is_configured, resolve
+from agenttune.llm.endpoints import endpoint_of, why_no_client
 from agenttune.llm.transcript import HIDDEN, redacted
 from agenttune.protocol.model_calls import ChatMessage, ModelCalled, PromptUsed, ToolUse
-from agenttune.testing import ScriptedEndpoint, calls, fails, says
+from agenttune.testing import ScriptedEndpoint, calls, fails, refuses, says
 from tests.llm.clients import WAIT, ask, client, user
 
 KEY = "very-secret-value-9"
@@ -63,6 +64,29 @@ def test_the_key_is_in_no_record_wherever_it_turns_up() -> None:
         assert KEY not in call.model_dump_json()
     assert endpoint.requests[0].last_text == leak  # what is sent is what the policy said
     assert endpoint.requests[0].headers["authorization"] == f"Bearer {KEY}"
+
+
+def test_the_key_is_in_no_detail_of_a_call_either() -> None:
+    with ScriptedEndpoint([refuses(f"no: {KEY}")]) as endpoint:
+        refused = ask(client(endpoint, environ={"OPENAI_API_KEY": KEY}), user("x"))
+    assert HIDDEN in refused.details["refusal"]
+    assert KEY not in refused.model_dump_json()
+
+
+@pytest.mark.parametrize("url", ["ftp://ann:hunter22@host/v1", "ann:hunter22@host/v1", "http://ann:hunter22@ho st/v1"])
+def test_a_password_in_a_wrong_address_is_not_shown(url: str) -> None:
+    """Seen: without a scheme it was, in the error and so in the log."""
+    shown = is_configured(LlmSettings(model="m", base_url=url), {"OPENAI_API_KEY": KEY}) or why_no_client(url)
+    assert "is no URL" in shown
+    assert "host" in shown or "ho st" in shown
+    assert "hunter22" not in shown
+
+
+def test_a_password_of_a_proxy_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "foo://ann:hunter22@proxy:1")
+    shown = why_no_client("http://host/v1")
+    assert "proxy" in shown
+    assert "hunter22" not in shown
 
 
 @pytest.mark.parametrize(
