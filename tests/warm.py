@@ -1,4 +1,7 @@
-"""Training scripts in processes of their own that need not import torch and transformers, which takes six seconds."""
+"""Scripts and control servers in processes of their own that need not import torch, transformers and fastapi.
+
+Importing them takes six seconds of a processor; here one process does, and each that a test asks for is a fork of it.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,17 @@ import runpy
 import socket
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+from agenttune.control.discovery import LOG_FILE, ServerAddress, find_server
+
 ROOT = Path(__file__).resolve().parents[1]
 _context = multiprocessing.get_context("forkserver")
-# The server imports these once; each process is a fork of it.
-_context.set_forkserver_preload(["torch", "transformers.trainer", "accelerate.state"])
+_context.set_forkserver_preload(["torch", "transformers.trainer", "accelerate.state", "agenttune.server.process"])
 
 
 @dataclass(frozen=True)
@@ -50,9 +55,27 @@ def start(path: Path, *arguments: str, folder: Path, name: str = "script", **env
     """Run a script as `python PATH ARGUMENTS` would, in `folder`, which gets two files with its output."""
     out, err = folder / f"{name}.out", folder / f"{name}.err"
     env = {**os.environ, "PYTHONPATH": str(ROOT), **environ}
-    process = _context.Process(target=_run, args=([str(path), *arguments], folder, env, out, err))
+    process = _context.Process(target=_run, args=(str(path), arguments, folder, env, out, err), daemon=True)
     process.start()
     return Script(process, out, err)
+
+
+def serve(runs_dir: Path, **settings: str | float) -> ServerAddress:
+    """A control server with a free port, as `ensure_server` starts one; `tests.server.conftest.stop` ends it."""
+    runs_dir = runs_dir.resolve()
+    runs_dir.mkdir(parents=True, exist_ok=True)
+    options = {"port": 0, "linger_s": 60.0, **settings}
+    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    log = runs_dir / LOG_FILE
+    given = ("--runs-dir", str(runs_dir), *words)
+    process = _context.Process(
+        target=_run, args=("agenttune.server", given, runs_dir, dict(os.environ), log, log), daemon=True
+    )
+    process.start()
+    while (found := find_server(runs_dir)) is None:
+        assert process.exitcode is None, log.read_text("utf-8")
+        time.sleep(0.01)
+    return replace(found, started=True)
 
 
 def run_ranks(path: Path, *arguments: str, folder: Path, ranks: int = 2, **environ: str) -> list[Ended]:
@@ -68,18 +91,22 @@ def run_ranks(path: Path, *arguments: str, folder: Path, ranks: int = 2, **envir
     return [script.end() for script in started]
 
 
-def _run(argv: Sequence[str], folder: Path, env: Mapping[str, str], out: Path, err: Path) -> None:
-    """What a fresh interpreter would do, but for its imports."""
+def _run(what: str, words: Sequence[str], folder: Path, env: Mapping[str, str], out: Path, err: Path) -> None:
+    """What a fresh interpreter would do with a file or a module, but for its imports."""
+    os.setsid()
     for descriptor, path in ((1, out), (2, err)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(env)
-    sys.argv = list(argv)
-    sys.path[:0] = [str(Path(argv[0]).parent), str(ROOT)]
+    sys.argv = [what, *words]
+    sys.path[:0] = [str(Path(what).parent), str(ROOT)]
     code = 0
     try:
-        runpy.run_path(argv[0], run_name="__main__")
+        if what.endswith(".py"):
+            runpy.run_path(what, run_name="__main__")
+        else:
+            runpy.run_module(what, run_name="__main__", alter_sys=True)
     except SystemExit as exit_:
         code = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     except BaseException:

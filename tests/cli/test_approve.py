@@ -11,11 +11,11 @@ import httpx
 import psutil
 import pytest
 
-from agenttune.control.discovery import ensure_server
 from agenttune.control.owner_token import user_name
 from agenttune.protocol.proposals import State
 from tests.cli.conftest import Result, agenttune
 from tests.core.test_approval import ASK, Desk
+from tests.warm import serve
 
 
 class Shell:
@@ -37,7 +37,7 @@ class Shell:
 @pytest.fixture
 def shell(tmp_path: Path) -> Iterator[Shell]:
     (tmp_path / "runs").mkdir()
-    address = ensure_server(tmp_path / "runs", port=0, linger_s=60.0)
+    address = serve(tmp_path / "runs")
     yield Shell(tmp_path, address.url)
     psutil.Process(address.pid).terminate()
 
@@ -163,7 +163,7 @@ def test_over_http(shell: Shell) -> None:
 
 def test_the_server_ends_what_nobody_decided(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
-    address = ensure_server(tmp_path / "runs", port=0, linger_s=60.0)
+    address = serve(tmp_path / "runs")
     try:
         desk = Desk(tmp_path / "runs", approval=[{**ASK, "timeout_s": 1.0}])
         desk.now_s = time.time()

@@ -13,7 +13,7 @@ import pytest
 
 from agenttune.cli.shell_tools import SHOWN, _command
 from agenttune.control import LocalControl
-from agenttune.control.discovery import ServerAddress, ensure_server
+from agenttune.control.discovery import ServerAddress
 from agenttune.control.owner_token import user_name
 from agenttune.errors import UserError
 from agenttune.llm.tools import READS
@@ -22,6 +22,7 @@ from agenttune.protocol.commands import BY_KIND, COMMAND_KINDS
 from tests.cli.conftest import agenttune
 from tests.policy.conftest import SteeredRun, Valley
 from tests.server.conftest import stop
+from tests.warm import serve
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def live(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def server(live: Path) -> Iterator[ServerAddress]:
-    address = ensure_server(live / "runs", port=0)
+    address = serve(live / "runs")
     yield address
     stop(address)
 

@@ -15,6 +15,7 @@ from agenttune.control.discovery import ServerAddress, ensure_server
 from agenttune.protocol.events import KnobsRead, KnobState, Point, RunInfo, RunStarted
 from agenttune.store.process_liveness import started_s
 from agenttune.store.run_log import RunLog
+from tests.warm import serve
 
 MakeRun = Callable[..., RunLog]
 StartServer = Callable[..., ServerAddress]
@@ -73,6 +74,6 @@ def shared_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def shared_server(shared_runs: Path) -> Iterator[ServerAddress]:
     """A server process for the tests of one file."""
-    address = ensure_server(shared_runs, port=0)
+    address = serve(shared_runs)
     yield address
     stop(address)

@@ -15,11 +15,12 @@ import httpx
 import pytest
 from websockets.sync.client import connect
 
-from agenttune.control.discovery import LOG_FILE, ServerAddress, ensure_server
+from agenttune.control.discovery import LOG_FILE, ServerAddress
 from agenttune.protocol.events import Logged
 from agenttune.server.slow_clients import Patience
 from agenttune.store.run_log import RunLog
 from tests.server.conftest import make_run, stop
+from tests.warm import serve
 
 LIMIT_S = 0.4
 STREAMS = ("/ws/message/", "/api/v1/runs/one/events/live")
@@ -41,7 +42,7 @@ def log(runs_dir: Path) -> RunLog:
 
 @pytest.fixture(scope="module")
 def server(runs_dir: Path, log: RunLog) -> Iterator[ServerAddress]:
-    address = ensure_server(runs_dir, port=0, request_s=LIMIT_S)
+    address = serve(runs_dir, request_s=LIMIT_S)
     yield address
     stop(address)
 

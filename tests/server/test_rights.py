@@ -14,7 +14,6 @@ from starlette.routing import BaseRoute
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from agenttune.control.discovery import ensure_server
 from agenttune.control.tokens import create_token
 from agenttune.protocol.model_calls import ChatMessage, ModelCalled
 from agenttune.protocol.proposals import Author, Principal, Proposal
@@ -22,6 +21,7 @@ from agenttune.server.app import create_app
 from agenttune.server.auth.rights import PREFIX, RECORDS, ROLES, ROUTES, Right
 from agenttune.store.run_log import RunLog
 from tests.server.conftest import make_run, stop
+from tests.warm import serve
 
 ROLE_NAMES: list[Principal] = ["viewer", "trainer", "agent", "operator"]
 SECRET = "the policy's own instructions"
@@ -61,7 +61,7 @@ class House:
             log = make_run(runs_dir, run_id, steps=3, rules={**RULES, "wake": {"mode": "async"}})
             log.append(call, step=1)
             log.close()
-        self.address = ensure_server(runs_dir, port=0)
+        self.address = serve(runs_dir)
         self.tokens = {role: self.token(role, "*") for role in ROLE_NAMES}
         self.scoped = {role: self.token(role, "mi*") for role in ROLE_NAMES}
         self.own = {role: self.token(role, "mine") for role in ROLE_NAMES}

@@ -12,11 +12,12 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
 
-from agenttune.control.discovery import ServerAddress, ensure_server
+from agenttune.control.discovery import ServerAddress
 from agenttune.control.http import HttpControl
 from agenttune.errors import UserError
 from agenttune.server.auth.guard import is_loopback
 from agenttune.server.process import serve
+from tests import warm
 from tests.server.conftest import make_run, stop
 
 TOKEN = "a-secret-0123456789"
@@ -30,7 +31,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServerAdd
     make_run(runs_dir).close()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MY_OWN_TOKEN", TOKEN)
-        address = ensure_server(runs_dir, port=0, token_env="MY_OWN_TOKEN")
+        address = warm.serve(runs_dir, token_env="MY_OWN_TOKEN")
     yield address, runs_dir
     stop(address)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agenttune.control.discovery import ServerAddress, ensure_server
+from agenttune.control.discovery import ServerAddress
 from agenttune.protocol.events import (
     BranchStarted,
     CheckpointSaved,
@@ -30,6 +30,7 @@ from agenttune.protocol.proposals import Ack, Change, CommandRecord, State
 from agenttune.store.run_log import RunLog
 from tests.server.conftest import make_run, stop
 from tests.v1_compat.client import V1Client
+from tests.warm import serve
 
 _names = (f"run{i}" for i in itertools.count())
 CHANGEABLE = "update_optimizer"
@@ -134,7 +135,7 @@ def v1_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(v1_runs: Path) -> Iterator[ServerAddress]:
-    address = ensure_server(v1_runs, port=0)
+    address = serve(v1_runs)
     yield address
     stop(address)
 

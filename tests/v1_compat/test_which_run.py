@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from agenttune.control.discovery import ensure_server
 from agenttune.protocol.events import StatusChanged
 from agenttune.server.app import create_app
 from agenttune.store.run_log import RunLog
 from tests.server.conftest import make_run, stop
 from tests.v1_compat.client import V1Client
+from tests.warm import serve
 
 ORIGIN = {"Origin": "http://127.0.0.1:7007"}
 NewClient = Callable[..., TestClient]
@@ -155,7 +155,7 @@ def test_a_page_does_not_take_over_what_a_program_was_shown(runs: Runs, new_clie
 
 @pytest.fixture
 def url(runs: Runs) -> Iterator[str]:
-    address = ensure_server(runs.folder, port=0)
+    address = serve(runs.folder)
     yield address.url
     stop(address)
 
