@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from agenttune.trainer.integrations.hf_callback import InteractiveCallback
     from agenttune.trainer.integrations.hf_trainer import make_interactive
     from agenttune.trainer.integrations.lightning_callback import LightningCallback
+    from agenttune.trainer.integrations.loop_run import TrainingStopped
     from agenttune.trainer.integrations.plain_loop import PlainSession
-    from agenttune.trainer.integrations.stopping import TrainingStopped
     from agenttune.trainer.options import Options
     from agenttune.trainer.session import Session
 
@@ -38,7 +38,7 @@ _HOMES = {
     "PatchedLoop": "integrations.autopatch",
     "PlainSession": "integrations.plain_loop",
     "Session": "session",
-    "TrainingStopped": "integrations.stopping",
+    "TrainingStopped": "integrations.loop_run",
     "autopatch": "integrations.autopatch",
     "make_interactive": "integrations.hf_trainer",
 }

@@ -1,15 +1,22 @@
-"""What is told when a run begins: what lies where it saves, who else saves there, which limits guard nothing."""
+"""What is checked when a run begins: checkpoints that lie where it saves, who else saves there, limits without effect.
+
+A second run that saves in one folder writes over the first's checkpoints, and may be recorded elsewhere. So each run
+leaves a note in the folder where it saves.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
 
 from agenttune.gate import guards_nothing
 from agenttune.protocol.events import DatasetRead, KnobsRead, NoteAdded, RunInfo
 from agenttune.protocol.proposals import Record
-from agenttune.trainer.checkpoints.output_marker import claim
+from agenttune.store.process_liveness import is_alive, started_s
 from agenttune.trainer.recording.recorder import Recorder
 from agenttune.trainer.run_state import RunState
 
@@ -50,3 +57,48 @@ def warn_of_limits(info: RunInfo, knobs: KnobsRead, whole: Sequence[Record], rec
 def _warn(text: str, recorder: Recorder) -> None:
     logger.warning(text)
     recorder.record(NoteAdded(text=text, author="agenttune"))
+
+
+NAME = ".agenttune-run.json"
+
+
+class OutputMarker(BaseModel):
+    """Who saves here."""
+
+    run_id: str
+    pid: int
+    pid_started_s: float | None = None
+
+
+def claim(folder: Path, run_id: str) -> OutputMarker | None:
+    """Note that a run of this process saves in a folder; returns who else does at this moment, if anybody does.
+
+    Nothing is noted in a folder that is not there, or cannot be written to.
+    """
+    other = _read(folder)
+    pid = os.getpid()
+    if other is not None and (other.pid == pid or not is_alive(other.pid, other.pid_started_s)):
+        other = None
+    if folder.is_dir():
+        mine = OutputMarker(run_id=run_id, pid=pid, pid_started_s=started_s(pid))
+        aside = folder / f"{NAME}.{pid}"
+        try:
+            aside.write_text(mine.model_dump_json(), encoding="utf-8")
+            aside.replace(folder / NAME)
+        except OSError as error:
+            logger.warning("%s cannot be marked as in use: %s", folder, error)
+    return other
+
+
+def release(folder: Path, run_id: str) -> None:
+    """Take the note away, unless it is another's by now."""
+    found = _read(folder)
+    if found is not None and (found.run_id, found.pid) == (run_id, os.getpid()):
+        (folder / NAME).unlink(missing_ok=True)
+
+
+def _read(folder: Path) -> OutputMarker | None:
+    try:
+        return OutputMarker.model_validate_json((folder / NAME).read_text(encoding="utf-8"))
+    except (OSError, ValidationError, UnicodeDecodeError):
+        return None

@@ -1,8 +1,9 @@
-"""Where a run is recorded: options of the user, the launcher's environment, and the run's folder."""
+"""Where a run is recorded: options of the user, the launcher's environment, the run's log and its control server."""
 
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import re
 import time
@@ -11,10 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agenttune.config.sections import check_origins
+from agenttune.control.discovery import ensure_server
 from agenttune.errors import LogExists, UserError
 from agenttune.protocol.events import RunInfo
 from agenttune.store.process_liveness import started_s
 from agenttune.store.run_log import LOG_NAME, RunLog
+from agenttune.trainer.distributed.processes import leads_here
 
 RUN_ID = "AGENTTUNE_RUN_ID"
 RUNS_DIR = "AGENTTUNE_RUNS_DIR"
@@ -112,3 +115,34 @@ def _create(folder: Path, run_id: str, name: str | None) -> RunLog | None:
 def _identity() -> dict[str, object]:
     pid = os.getpid()
     return {"pid": pid, "pid_started_s": started_s(pid), "started_at_s": time.time()}
+
+
+logger = logging.getLogger("agenttune")
+
+
+def open_log(options: Options) -> RunLog | None:
+    """The run's log, with a control server beside it; None on ranks that only follow.
+
+    Raises:
+        PortInUse: The port that was asked for is taken.
+        StoreFault: The log cannot be written.
+    """
+    if not leads_here():
+        return None
+    if options.server and not os.environ.get(SERVER_URL):
+        address = ensure_server(options.folder(), options.host, options.port, allowed_origins=options.allowed_origins)
+        say(f"control server at {address.url}")
+        if address.notice:
+            say(address.notice)
+    log = open_run(options)
+    say(f"run {log.folder.name} is recorded in {log.folder}")
+    return log
+
+
+def say(message: str) -> None:
+    """Log a line that the user should see, whether or not the program has set up logging."""
+    if not logger.hasHandlers():
+        logger.addHandler(logging.StreamHandler())
+    if logger.getEffectiveLevel() > logging.INFO and logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
+    logger.info(message)

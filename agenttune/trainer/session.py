@@ -17,17 +17,15 @@ from agenttune.store.run_log import RunLog
 from agenttune.trainer.adapter import Adapter
 from agenttune.trainer.checkpoints.branch_folders import arrange
 from agenttune.trainer.checkpoints.catalog import FOLDER, Checkpoints, SavedCheckpoint
-from agenttune.trainer.checkpoints.output_marker import release
 from agenttune.trainer.distributed.processes import CommandBroadcast, SingleProcess
 from agenttune.trainer.execution.acks import ReadBacks
 from agenttune.trainer.execution.executor import CommandExecutor, Place
 from agenttune.trainer.execution.saving import REASON_CHARACTERS
 from agenttune.trainer.knobs import Knob, KnobRegistry
 from agenttune.trainer.lr.reader import LearningRateReader
-from agenttune.trainer.opening import claim_output, record_found_checkpoints, warn_of_limits
+from agenttune.trainer.opening import claim_output, record_found_checkpoints, release, warn_of_limits
 from agenttune.trainer.recording.background_writer import BackgroundWriter
-from agenttune.trainer.recording.goal_check import GoalCheck
-from agenttune.trainer.recording.logged_rows import is_lasting
+from agenttune.trainer.recording.logged_rows import GoalCheck, is_lasting
 from agenttune.trainer.recording.recorder import Recorder
 from agenttune.trainer.recording.step_meter import Metrics, RawRow, StepMetrics
 from agenttune.trainer.run_state import RunState

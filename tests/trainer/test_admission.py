@@ -14,7 +14,7 @@ from agenttune.control import Decision, LocalControl
 from agenttune.protocol.events import KnobsRead, KnobState, RunInfo
 from agenttune.protocol.proposals import Author, Proposal, State
 from agenttune.store.run_log import RunLog
-from agenttune.trainer.execution.recheck import Admission
+from agenttune.trainer.execution.queue import Admission
 from tests.core.test_approval import ASK, Desk
 from tests.trainer.conftest import Bench, Result
 

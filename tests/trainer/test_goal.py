@@ -12,7 +12,7 @@ from agenttune.protocol.events import RunInfo
 from agenttune.protocol.findings import Finding
 from agenttune.store.journal.run_summary import summarize
 from agenttune.store.run_log import RunLog
-from agenttune.trainer.recording.goal_check import GoalCheck
+from agenttune.trainer.recording.logged_rows import GoalCheck
 from agenttune.views.event_lines import lines_of
 from tests.trainer.conftest import Bench, Result
 

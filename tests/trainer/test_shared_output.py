@@ -14,7 +14,7 @@ from agenttune.errors import UserError
 from agenttune.store.process_liveness import started_s
 from agenttune.trainer.checkpoints.catalog import Checkpoints, SavedCheckpoint
 from agenttune.trainer.checkpoints.files import MANIFEST
-from agenttune.trainer.checkpoints.output_marker import NAME, claim, release
+from agenttune.trainer.opening import NAME, claim, release
 from agenttune.views.event_lines import lines_of
 from tests.trainer.conftest import Bench, TinyModel
 from tests.trainer.test_branches import Doing

@@ -23,8 +23,7 @@ from agenttune.trainer.checkpoints.files import (
     write_state,
     written_by,
 )
-from agenttune.trainer.checkpoints.spare_buffers import Spare
-from agenttune.trainer.checkpoints.training_state import TrainingState
+from agenttune.trainer.checkpoints.training_state import Spare, TrainingState
 
 logger = logging.getLogger("agenttune")
 

@@ -1,6 +1,6 @@
-"""Random generators that a user's dataset, sampler, collator or model holds: found, read and put back.
+"""Random states: those of the process, and those of generators that a dataset, sampler, collator or model holds.
 
-The random states of the process go back with every return; a generator that somebody made of their own would draw on.
+Without the second kind a restored run would draw other random numbers wherever somebody has made a generator.
 """
 
 from __future__ import annotations
@@ -116,3 +116,57 @@ def put(found: Mapping[str, Any], states: Mapping[str, Any]) -> None:
             generator.bit_generator.state = states[name]
         else:
             generator.set_state(states[name])
+
+
+EVERY_DEVICE = "cuda_all"
+"""Key of the states of all devices that one process drives; transformers, which keeps one, does not look at it."""
+
+
+def read_rng() -> dict[str, Any]:
+    """Random states of this process, under the names that transformers uses in `rng_state.pth`."""
+    states: dict[str, Any] = {"python": random.getstate(), "cpu": torch.random.get_rng_state()}
+    numpy = _numpy()
+    if numpy is not None:
+        states["numpy"] = numpy.random.get_state()
+    if torch.cuda.is_available():
+        every = torch.cuda.random.get_rng_state_all()
+        # transformers reads all of them in a distributed run, else that of the device in use, and gives up on others.
+        is_alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+        states["cuda"] = every[torch.cuda.current_device()] if is_alone else every
+        if is_alone and len(every) > 1:
+            states[EVERY_DEVICE] = every
+    return states
+
+
+def put_rng(states: Mapping[str, Any]) -> None:
+    """Put random states back, those there are."""
+    if "python" in states:
+        version, inner, gauss = states["python"]
+        random.setstate((version, tuple(inner), gauss))
+    if "cpu" in states:
+        torch.random.set_rng_state(states["cpu"])
+    numpy = _numpy()
+    if "numpy" in states and numpy is not None:
+        numpy.random.set_state(states["numpy"])
+    if "cuda" in states and torch.cuda.is_available():
+        cuda = states.get(EVERY_DEVICE, states["cuda"])
+        if isinstance(cuda, torch.Tensor):
+            torch.cuda.random.set_rng_state(cuda)
+        else:
+            torch.cuda.random.set_rng_state_all(cuda)
+
+
+def same_rng(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether two random states of the processor's generators are the same."""
+    if a["python"] != b["python"] or not torch.equal(a["cpu"], b["cpu"]):
+        return False
+    one, other = a.get("numpy"), b.get("numpy")
+    return one is None or other is None or (one[2] == other[2] and bool((one[1] == other[1]).all()))
+
+
+def _numpy() -> Any:
+    try:
+        import numpy
+    except ImportError:
+        return None
+    return numpy

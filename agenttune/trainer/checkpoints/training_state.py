@@ -1,13 +1,14 @@
-"""All that a training loop has to get back to stand where it stood: taken by reference, copied, put back.
+"""The state that a training loop needs to continue exactly: captured by reference, copied, restored in place.
 
-Tensors are copied into buffers of their own, and back into the very tensors that the loop holds, so that a return
-costs what copying the bytes costs. What cannot be put back in place goes through `load_state_dict`.
+Tensors are copied into buffers of their own, and back into the tensors that the loop holds, so that a restore costs
+what copying the bytes costs. What cannot be restored in place goes through `load_state_dict`.
 """
 
 from __future__ import annotations
 
 import copy
-import random
+import ctypes
+import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -230,55 +231,47 @@ def _same_number(group: Mapping[str, Any], entry: Mapping[str, Any], name: str) 
     return group.get(name) is not None and float(group[name]) == float(entry[name])
 
 
-EVERY_DEVICE = "cuda_all"
-"""Key of the states of all devices that one process drives; transformers, which keeps one, does not look at it."""
+class Spare:
+    """Buffers for the next snapshot in memory, made ready in the background.
+
+    Fresh pages cost more than the copy itself (measured: two thirds of a first snapshot's time), so after each
+    snapshot in memory a thread touches as many for the next one.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: TrainingState | None = None
+        self._thread: threading.Thread | None = None
+
+    def prepare(self, like: TrainingState) -> None:
+        """Begin to make buffers ready, of the size of `like`; tensors on accelerators are left out."""
+        tensors: list[torch.Tensor] = []
+        self._buffers = TrainingState(0, _emptied(like.model, tensors), _emptied(like.optimizer, tensors))
+        self._thread = threading.Thread(target=_touch, args=(tensors,), name="agenttune-spare", daemon=True)
+        self._thread.start()
+
+    def take(self) -> TrainingState | None:
+        """The buffers, or None; the caller owns them."""
+        if self._thread is not None:
+            self._thread.join()
+        buffers, self._buffers, self._thread = self._buffers, None, None
+        return buffers
 
 
-def read_rng() -> dict[str, Any]:
-    """Random states of this process, under the names that transformers uses in `rng_state.pth`."""
-    states: dict[str, Any] = {"python": random.getstate(), "cpu": torch.random.get_rng_state()}
-    numpy = _numpy()
-    if numpy is not None:
-        states["numpy"] = numpy.random.get_state()
-    if torch.cuda.is_available():
-        every = torch.cuda.random.get_rng_state_all()
-        # transformers reads all of them in a distributed run, else that of the device in use, and gives up on others.
-        is_alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
-        states["cuda"] = every[torch.cuda.current_device()] if is_alone else every
-        if is_alone and len(every) > 1:
-            states[EVERY_DEVICE] = every
-    return states
+def _emptied(tree: Any, tensors: list[torch.Tensor]) -> Any:
+    """The tree's containers with buffers for its tensors, which are added to `tensors`, and nothing else."""
+    if isinstance(tree, torch.Tensor):
+        if tree.device.type != "cpu" or tree.layout != torch.strided:
+            return None
+        tensors.append(torch.empty_like(tree, requires_grad=False))
+        return tensors[-1]
+    if isinstance(tree, Mapping):
+        return {key: _emptied(value, tensors) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_emptied(value, tensors) for value in tree]
+    return None
 
 
-def put_rng(states: Mapping[str, Any]) -> None:
-    """Put random states back, those there are."""
-    if "python" in states:
-        version, inner, gauss = states["python"]
-        random.setstate((version, tuple(inner), gauss))
-    if "cpu" in states:
-        torch.random.set_rng_state(states["cpu"])
-    numpy = _numpy()
-    if "numpy" in states and numpy is not None:
-        numpy.random.set_state(states["numpy"])
-    if "cuda" in states and torch.cuda.is_available():
-        cuda = states.get(EVERY_DEVICE, states["cuda"])
-        if isinstance(cuda, torch.Tensor):
-            torch.cuda.random.set_rng_state(cuda)
-        else:
-            torch.cuda.random.set_rng_state_all(cuda)
-
-
-def same_rng(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """Whether two random states of the processor's generators are the same."""
-    if a["python"] != b["python"] or not torch.equal(a["cpu"], b["cpu"]):
-        return False
-    one, other = a.get("numpy"), b.get("numpy")
-    return one is None or other is None or (one[2] == other[2] and bool((one[1] == other[1]).all()))
-
-
-def _numpy() -> Any:
-    try:
-        import numpy
-    except ImportError:
-        return None
-    return numpy
+def _touch(tensors: list[torch.Tensor]) -> None:
+    for tensor in tensors:
+        # Not `zero_()`: in a new thread torch would start a second pool of threads for it.
+        ctypes.memset(tensor.data_ptr(), 0, tensor.untyped_storage().nbytes())

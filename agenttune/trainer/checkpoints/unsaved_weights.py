@@ -1,4 +1,4 @@
-"""What of a model's state its own files do not hold: written beside them, so that every checkpoint can be loaded again.
+"""What of a model its own files or its state dict do not hold: kept beside them, so that every checkpoint loads again.
 
 Models write what their users need: adapters without the model below them, weights under other names, quantized, without
 a buffer. To go back, a run needs every value that training changes. Weights that are not trained and that the model
@@ -8,7 +8,7 @@ does not write stay where they are, in the model; a sum over their bits tells wh
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from agenttune.errors import UserError
+from agenttune.trainer.checkpoints import generators
 
 REST = "agenttune_model.pt"
 WEIGHTS = "model.safetensors"
@@ -183,3 +184,45 @@ def _load_adapter(place: Path) -> dict[str, torch.Tensor]:
 
         return dict(load_file(path))
     return dict(torch.load(path, map_location="cpu", weights_only=True))
+
+
+MOST_BYTES = 256 * 2**20
+"""Of such buffers; what is beyond stays as it is, and the ack says so (guess: masks and tables are far smaller)."""
+
+
+def unsaved_buffers(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Buffers that the model's state dict leaves out."""
+    for name, module in model.named_modules():
+        for key in sorted(module._non_persistent_buffers_set):
+            buffer = module._buffers.get(key)
+            if buffer is not None:
+                yield (f"{name}.{key}" if name else key), buffer
+
+
+def model_extra(model: nn.Module) -> dict[str, Any]:
+    """The states as they are: copies, so that training does not change them."""
+    left = MOST_BYTES
+    buffers: dict[str, torch.Tensor] = {}
+    for name, buffer in unsaved_buffers(model):
+        left -= buffer.numel() * buffer.element_size()
+        if left >= 0:
+            buffers[name] = buffer.detach().clone()
+    return {"buffers": buffers, "generators": generators.read(generators.find_in_model(model))}
+
+
+def put_model_extra(model: nn.Module, extra: Mapping[str, Any]) -> None:
+    """Put them back, those there are."""
+    saved = extra.get("buffers", {})
+    with torch.no_grad():
+        for name, buffer in unsaved_buffers(model):
+            if name in saved and saved[name].shape == buffer.shape:
+                buffer.copy_(saved[name])
+    generators.put(generators.find_in_model(model), extra.get("generators", {}))
+
+
+def lost(model: nn.Module, extra: Mapping[str, Any]) -> list[str]:
+    """What a state does not tell of this model, so that it stays as it is."""
+    saved = extra.get("buffers", {})
+    names = [f"buffer {n}" for n, b in unsaved_buffers(model) if n not in saved or saved[n].shape != b.shape]
+    known = extra.get("generators", {})
+    return names + [f"generator {n}" for n in generators.find_in_model(model) if n not in known]

@@ -12,10 +12,10 @@ from agenttune.errors import NotSupported, UserError
 from agenttune.protocol.proposals import Change
 from agenttune.trainer.commands.outcomes import Done, Expectation
 from agenttune.trainer.distributed.processes import is_distributed
-from agenttune.trainer.layers.arguments import check_arguments
 from agenttune.trainer.layers.changes import FLAG, dotted
 from agenttune.trainer.layers.layer import Layer, shortened
 from agenttune.trainer.layers.model_tree import held_by
+from agenttune.trainer.layers.permissions import check_arguments
 from agenttune.trainer.run_state import RunState
 
 

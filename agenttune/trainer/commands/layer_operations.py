@@ -11,10 +11,10 @@ from agenttune.errors import UserError
 from agenttune.protocol.proposals import Change
 from agenttune.trainer.commands.outcomes import Done
 from agenttune.trainer.distributed.processes import share_tensors
-from agenttune.trainer.layers.arguments import check_arguments
 from agenttune.trainer.layers.changes import FLAG, dotted
 from agenttune.trainer.layers.layer import Layer, shortened
 from agenttune.trainer.layers.model_tree import held_by, squares
+from agenttune.trainer.layers.permissions import check_arguments
 from agenttune.trainer.layers.reset import check_clearable, clear_state, reset
 from agenttune.trainer.layers.snapshot import Snapshot
 from agenttune.trainer.run_state import RunState

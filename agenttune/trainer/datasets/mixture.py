@@ -12,7 +12,6 @@ from agenttune.errors import UserError
 from agenttune.trainer.datasets.draws import DrawPlan, Span
 from agenttune.trainer.datasets.interactive import InteractiveType, RuntimeAttribute
 from agenttune.trainer.datasets.parameters import parameters_of
-from agenttune.trainer.datasets.sourced_samples import sourced
 
 
 class Mixture(Dataset[Any], metaclass=InteractiveType):
@@ -178,3 +177,28 @@ def _described(value: Any) -> str:
     if not isinstance(value, Mapping):
         return f"{value!r:.80}"
     return ", ".join(map(str, value)) or "none"
+
+
+class SourcedDict(dict[Any, Any]):
+    """A sample that knows its source."""
+
+    agenttune_source: int
+
+
+class SourcedTuple(tuple[Any, ...]):
+    """A sample that knows its source."""
+
+    agenttune_source: int
+
+
+def sourced(sample: Any, source: int) -> Any:
+    """The sample, marked with its source; one that is neither a mapping nor a tuple stays as it is."""
+    marked: SourcedDict | SourcedTuple
+    if isinstance(sample, Mapping):
+        marked = SourcedDict(sample)
+    elif type(sample) is tuple:
+        marked = SourcedTuple(sample)
+    else:
+        return sample
+    marked.agenttune_source = source
+    return marked

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agenttune.errors import UserError
-from agenttune.trainer.checkpoints.training_state import put_rng, read_rng
+from agenttune.trainer.checkpoints.generators import put_rng, read_rng
 from agenttune.trainer.datasets.parameters import ATTRIBUTE, Arguments, Parameters, parameters_of
 from agenttune.trainer.datasets.values import fit
 

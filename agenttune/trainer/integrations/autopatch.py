@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from agenttune.errors import UserError
 from agenttune.protocol.commands import (
@@ -23,12 +25,9 @@ from agenttune.protocol.commands import (
     UpdateDatasetRuntimeHyperparameters,
     UpdateTraining,
 )
-from agenttune.trainer.integrations.evaluation import undisturbed
-from agenttune.trainer.integrations.loop_adapter import LAYER_COMMANDS, Evaluate, LoopAdapter
+from agenttune.trainer.integrations.loop_adapter import LAYER_COMMANDS, Evaluate, LoopAdapter, undisturbed
 from agenttune.trainer.integrations.loop_capabilities import Offers
-from agenttune.trainer.integrations.loop_run import LoopRun
-from agenttune.trainer.integrations.schedulers import find_schedulers, has_scheduler
-from agenttune.trainer.integrations.stopping import TrainingStopped
+from agenttune.trainer.integrations.loop_run import LoopRun, TrainingStopped
 from agenttune.trainer.lr.planned_lr import make_steerable
 from agenttune.trainer.options import Options
 from agenttune.trainer.session import Session
@@ -229,3 +228,23 @@ class PatchedLoop(Offers):
         loss = output.get("loss") if isinstance(output, dict) else getattr(output, "loss", output)
         if isinstance(loss, torch.Tensor) and loss.numel() == 1:
             self._losses.append(loss.detach().reshape(()))
+
+
+def has_scheduler(optimizer: Optimizer) -> bool:
+    """Whether a schedule was attached: torch's schedules wrap the optimizer's `step` when they are made."""
+    return hasattr(optimizer.step, "_wrapped_by_lr_sched") or "initial_lr" in optimizer.param_groups[0]
+
+
+def find_schedulers(optimizer: Optimizer) -> list[LRScheduler]:
+    """The schedules of an optimizer; those inside others (SequentialLR, ChainedScheduler) are left out.
+
+    Nothing leads from an optimizer to its schedules, so all objects of the process are looked through: about 0.1 s
+    with torch and transformers loaded (measured).
+    """
+    found = [o for o in gc.get_objects() if issubclass(type(o), LRScheduler) and _optimizer_of(o) is optimizer]
+    inside = {id(inner) for outer in found for inner in getattr(outer, "_schedulers", [])}
+    return [scheduler for scheduler in found if id(scheduler) not in inside]
+
+
+def _optimizer_of(scheduler: LRScheduler) -> Any:
+    return getattr(scheduler, "optimizer", None)

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sequent
 from agenttune.errors import NotSupported, UserError
 from agenttune.trainer.adapter import not_ours
 from agenttune.trainer.checkpoints import generators
-from agenttune.trainer.checkpoints.training_state import put_rng, read_rng
+from agenttune.trainer.checkpoints.generators import put_rng, read_rng
 
 MakeLoader = Callable[[Any], Any]
 

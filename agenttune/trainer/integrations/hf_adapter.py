@@ -36,15 +36,14 @@ from agenttune.protocol.run_facts import RunFacts
 from agenttune.trainer.adapter import SettingValue, Trials, not_ours
 from agenttune.trainer.checkpoints.branch_folders import LoopFolder
 from agenttune.trainer.checkpoints.training_state import TrainingState, some
-from agenttune.trainer.checkpoints.unsaved_buffers import lost
+from agenttune.trainer.checkpoints.unsaved_weights import lost
 from agenttune.trainer.datasets.mixture import Mixture
 from agenttune.trainer.integrations.hf_epochs import Accumulation, Alignment, EpochPlan
 from agenttune.trainer.integrations.hf_facts import hf_facts
-from agenttune.trainer.integrations.hf_state import EpochMender, HfState
+from agenttune.trainer.integrations.hf_state import EpochMender, HfState, undisturbed
 from agenttune.trainer.integrations.hf_trials import EVENTS, Shield, TrialGuard
 from agenttune.trainer.integrations.loop_adapter import LAYER_COMMANDS, UNKNOWN, kinds_of
 from agenttune.trainer.integrations.seekable_loader import Feed, Seek
-from agenttune.trainer.integrations.undisturbed import undisturbed
 from agenttune.trainer.recording.logged_rows import numbers_of
 
 NEED_TRAINER = (DoEvaluate, LoadCheckpoint, Probe, UpdateDataset)

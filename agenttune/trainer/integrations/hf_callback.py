@@ -23,9 +23,8 @@ from agenttune.trainer.distributed.processes import make_broadcast
 from agenttune.trainer.integrations.hf_adapter import HfAdapter
 from agenttune.trainer.integrations.hf_knobs import register_trainer_knobs
 from agenttune.trainer.integrations.loop_capabilities import Offers
-from agenttune.trainer.integrations.open_log import open_log
 from agenttune.trainer.lr.optimizers import inner_optimizer
-from agenttune.trainer.options import Options
+from agenttune.trainer.options import Options, open_log
 from agenttune.trainer.recording.logged_rows import LoggedRows, split
 from agenttune.trainer.recording.step_meter import RawRow, StepMeter
 from agenttune.trainer.session import Session

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_callback import ExportableState, TrainerControl
 
 from agenttune.errors import UserError
 from agenttune.trainer.checkpoints.files import write_plain_model
-from agenttune.trainer.checkpoints.training_state import (
-    TrainingState,
-    check_optimizer,
-    put_model,
-    put_optimizer,
-    read_rng,
-)
-from agenttune.trainer.checkpoints.unsaved_buffers import model_extra, put_model_extra
-from agenttune.trainer.checkpoints.unsaved_weights import frozen_names
+from agenttune.trainer.checkpoints.generators import put_rng, read_rng
+from agenttune.trainer.checkpoints.training_state import TrainingState, check_optimizer, put_model, put_optimizer
+from agenttune.trainer.checkpoints.unsaved_weights import frozen_names, model_extra, put_model_extra
 from agenttune.trainer.integrations.seekable_loader import Feed, Seek
 from agenttune.trainer.lr.planned_lr import put_scheduler
 
@@ -200,3 +195,30 @@ class EpochMender(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         state.epoch = self._feed.epoch + self._feed.batch / max(1, self._state.batches)
+
+
+_FLAGS = ("should_training_stop", "should_epoch_stop", "should_save", "should_evaluate", "should_log")
+
+
+@contextlib.contextmanager
+def undisturbed(trainer: Any) -> Iterator[None]:
+    """For an evaluation in the middle of training: put back all that it changes.
+
+    Any evaluation draws from the global random state (a data loader's base seed), and its callbacks clear flags that
+    the step under way has already set, and count for early stopping.
+    """
+    control, model = trainer.control, trainer.model
+    flags = {name: getattr(control, name) for name in _FLAGS}
+    stoppers = [c for c in trainer.callback_handler.callbacks if isinstance(c, EarlyStoppingCallback)]
+    patience = [stopper.early_stopping_patience_counter for stopper in stoppers]
+    was_training, rng = model.training, read_rng()
+    try:
+        yield
+    finally:
+        put_rng(rng)
+        for name, value in flags.items():
+            setattr(control, name, value)
+            setattr(trainer.control, name, value)
+        for stopper, count in zip(stoppers, patience, strict=True):
+            stopper.early_stopping_patience_counter = count
+        model.train(was_training)

@@ -25,9 +25,8 @@ from agenttune.protocol.events import KnobState
 from agenttune.protocol.run_facts import Rhythm, RunFacts
 from agenttune.trainer.adapter import SettingValue
 from agenttune.trainer.checkpoints.training_state import TrainingState
-from agenttune.trainer.integrations.evaluation import undisturbed
 from agenttune.trainer.integrations.logged_metrics import Number
-from agenttune.trainer.integrations.loop_adapter import LoopAdapter
+from agenttune.trainer.integrations.loop_adapter import LoopAdapter, undisturbed
 from agenttune.trainer.integrations.model_facts import facts_of, loader_facts
 
 OWN_FILE = "lightning.ckpt"

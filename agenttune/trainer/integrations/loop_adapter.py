@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -33,16 +35,14 @@ from agenttune.protocol.run_facts import RunFacts
 from agenttune.trainer.adapter import SettingValue, Trials
 from agenttune.trainer.checkpoints.branch_folders import LoopFolder
 from agenttune.trainer.checkpoints.files import write_plain_model
+from agenttune.trainer.checkpoints.generators import put_rng, read_rng
 from agenttune.trainer.checkpoints.training_state import (
     TrainingState,
     check_optimizer,
     put_model,
     put_optimizer,
-    put_rng,
-    read_rng,
 )
-from agenttune.trainer.checkpoints.unsaved_buffers import model_extra, put_model_extra
-from agenttune.trainer.checkpoints.unsaved_weights import frozen_names
+from agenttune.trainer.checkpoints.unsaved_weights import frozen_names, model_extra, put_model_extra
 from agenttune.trainer.distributed.processes import is_distributed
 from agenttune.trainer.integrations.logged_metrics import Number
 from agenttune.trainer.integrations.model_facts import facts_of, length_of
@@ -290,3 +290,21 @@ class LoopAdapter:
 
 def _unrecorded(metrics: Mapping[str, Number]) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items()}
+
+
+@contextlib.contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, no gradients; afterwards each layer's mode and all random states are as they were.
+
+    Layer by layer, as some keep frozen layers in evaluation mode while they train.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    rng = read_rng()
+    try:
+        model.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        put_rng(rng)

@@ -19,14 +19,21 @@ from agenttune.trainer.checkpoints.catalog import MAIN
 from agenttune.trainer.distributed.processes import make_broadcast
 from agenttune.trainer.integrations.logged_metrics import Number, evaluation_row
 from agenttune.trainer.integrations.loop_adapter import LoopAdapter
-from agenttune.trainer.integrations.open_log import open_log
 from agenttune.trainer.knobs import KnobRegistry
 from agenttune.trainer.lr.optimizers import inner_optimizer
-from agenttune.trainer.options import Options
+from agenttune.trainer.options import Options, open_log
 from agenttune.trainer.recording.step_meter import RawRow, StepMeter
 from agenttune.trainer.session import Session
 
 logger = logging.getLogger("agenttune")
+
+
+class TrainingStopped(SystemExit):
+    """Raised between two steps to leave a loop that was told to stop and went on.
+
+    A control-flow signal, no error: `except Exception` lets it pass, `finally` blocks run, and a script that does not
+    catch it ends quietly with exit status 0.
+    """
 
 
 class LoopRun:

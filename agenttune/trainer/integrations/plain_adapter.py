@@ -22,8 +22,7 @@ from agenttune.protocol.run_facts import RunFacts
 from agenttune.trainer.adapter import Trials, not_ours
 from agenttune.trainer.checkpoints.training_state import TrainingState
 from agenttune.trainer.integrations.batches import Batches, Place
-from agenttune.trainer.integrations.evaluation import undisturbed
-from agenttune.trainer.integrations.loop_adapter import Evaluate, LoopAdapter
+from agenttune.trainer.integrations.loop_adapter import Evaluate, LoopAdapter, undisturbed
 from agenttune.trainer.integrations.model_facts import facts_of, loader_facts
 
 

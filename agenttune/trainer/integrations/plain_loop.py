@@ -17,9 +17,8 @@ from agenttune.trainer.integrations.batches import Batches
 from agenttune.trainer.integrations.logged_metrics import Given, Number, taken
 from agenttune.trainer.integrations.loop_adapter import Evaluate
 from agenttune.trainer.integrations.loop_capabilities import Offers
-from agenttune.trainer.integrations.loop_run import LoopRun
+from agenttune.trainer.integrations.loop_run import LoopRun, TrainingStopped
 from agenttune.trainer.integrations.plain_adapter import PlainAdapter
-from agenttune.trainer.integrations.stopping import TrainingStopped
 from agenttune.trainer.options import Options
 from agenttune.trainer.session import Session
 

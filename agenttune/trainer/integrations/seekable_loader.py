@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from agenttune.errors import NotSupported
 from agenttune.trainer.adapter import not_ours
 from agenttune.trainer.checkpoints import generators
-from agenttune.trainer.checkpoints.training_state import put_rng, read_rng, same_rng
+from agenttune.trainer.checkpoints.generators import put_rng, read_rng, same_rng
 
 KEPT_DRAWS = 4
 """Batches whose random states are kept: the one fetched ahead, and some to spare."""

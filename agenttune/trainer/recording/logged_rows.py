@@ -1,4 +1,4 @@
-"""Rows that a user's program logs: what is in them, and which of them tell of an evaluation that is told otherwise too.
+"""Rows that a training loop logs: what is in them, which of them are an evaluation's, and whether the goal is in those.
 
 transformers' Trainer logs the metrics of an evaluation, and then tells of the evaluation itself. Nothing in a row's
 names says which kind it is: a row with `generate_runtime` may be the user's own, `eval_reward` too. So the newest row
@@ -12,6 +12,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+
+from agenttune.protocol.findings import Finding
+from agenttune.protocol.goal_names import value_of
 
 TEXT_CHARACTERS = 500
 """Longest text kept of a value that is no number."""
@@ -112,3 +115,49 @@ class LoggedRows:
 def _contains(row: Mapping[str, Any], metrics: Mapping[str, Any]) -> bool:
     """Whether all metrics are in a row, the very values."""
     return bool(metrics) and all(name in row and row[name] is value for name, value in metrics.items())
+
+
+MOST_NAMES = 12
+"""Names of metrics that are told (guess)."""
+SPEED_WORDS = ("runtime", "per_second", "epoch", "flos")
+"""Parts of the names of figures that say how fast an evaluation was: nobody's goal, told last."""
+
+
+class GoalCheck:
+    """Follows the evaluations until the goal was seen, or was found to be missing.
+
+    Args:
+        goal: The goal metric, as asked for; empty: nobody wants to know.
+    """
+
+    def __init__(self, goal: str) -> None:
+        self._goal, self._is_over = goal, not goal
+        self._step: int | None = None
+        self._names: dict[str, None] = {}
+
+    def evaluated(self, step: int, metrics: Mapping[str, float]) -> float | None:
+        """The goal metric among those of an evaluation; several data sets are evaluated one after the other."""
+        value = value_of(self._goal, metrics)
+        if value is not None:
+            self._is_over = True
+        elif not self._is_over and self._step in (None, step):
+            self._step = step
+            self._names |= dict.fromkeys(metrics)
+        return value
+
+    def finding(self, step: int | None) -> Finding | None:
+        """What is to be said once the run has gone on after the first evaluation; None as the step: it has ended."""
+        if self._is_over or self._step is None or step == self._step:
+            return None
+        self._is_over = True
+        names = sorted(self._names, key=lambda name: (any(word in name for word in SPEED_WORDS), name))
+        more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+        return Finding(
+            kind="goal_missing",
+            severity="warning",
+            metric=self._goal,
+            step=self._step,
+            summary=f"the goal {self._goal} is not among the metrics of the first evaluation; set goal.metric to one "
+            f"of those there are: {', '.join(names[:MOST_NAMES])}{more}",
+            evidence={"evaluated": len(names)},
+        )
