@@ -16,7 +16,8 @@ from agenttune.trainer.adapter import Adapter
 from agenttune.trainer.checkpoints.training_state import Stateful
 from agenttune.trainer.layers.permissions import LayerRules
 from agenttune.trainer.lr.optimizers import read_value, same, tunable_names
-from agenttune.trainer.lr.schedules import Kind, Schedule
+from agenttune.trainer.lr.schedule_kinds import Kind
+from agenttune.trainer.lr.schedules import Schedule
 
 logger = logging.getLogger("agenttune")
 

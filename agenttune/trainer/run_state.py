@@ -13,7 +13,8 @@ from agenttune.trainer.layers.changes import LayerChanges
 from agenttune.trainer.layers.model_tree import GradientMonitor
 from agenttune.trainer.lr.course import PUBLISHED_POINTS, course_of
 from agenttune.trainer.lr.optimizers import exempt_groups
-from agenttune.trainer.lr.schedules import Kind, Schedule
+from agenttune.trainer.lr.schedule_kinds import Kind
+from agenttune.trainer.lr.schedules import Schedule
 
 JUDGED_POINTS = 256
 """Steps at which a course is told where a command is judged by it, just before it is applied."""

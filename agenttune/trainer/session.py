@@ -146,7 +146,8 @@ class Session:
         bodies: list[Record] = [NoteAdded(text=self._begun_again(left, step, reason), author="agenttune")]
         if left > step:
             checkpoints = run_state.checkpoints
-            bodies.append(checkpoints.start_branch_anew(checkpoints.branch_name(None), step))
+            branches = checkpoints.branches
+            bodies.append(branches.start(branches.new_name(), branches.current, step))
             folder = run_state.adapter.loop_folder()
             bodies += arrange(folder, checkpoints).moved if folder is not None else []
         run_state.learn_groups()

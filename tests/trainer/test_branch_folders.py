@@ -47,7 +47,8 @@ class Loop:
         """To one of those saved."""
         known = list(self.catalog.known.values())
         target = known[number % len(known)]
-        self.catalog.start_branch(self.catalog.branch_name(branch), target)
+        branches = self.catalog.branches
+        branches.start(branches.new_name(branch), target.branch, target.step, target.checkpoint_id)
         self.step = target.step
         return arrange(self.folder, self.catalog, target)
 
@@ -87,7 +88,7 @@ def test_a_restart_takes_the_newest_of_the_branch_in_force_and_nothing_is_lost(c
                 before = loop.all()
                 loop.go_back(move[1])
                 assert loop.all() == before
-            lineage = loop.catalog.lineage()
+            lineage = loop.catalog.branches.lineage()
             mine = [found for found in loop.all() if loop.is_in_line(found, lineage)]
             assert loop.taken() == max(mine, key=lambda found: found[1], default=None)
             for saved in loop.catalog.known.values():
@@ -108,13 +109,14 @@ def test_killed_in_the_midst_of_a_return_it_takes_one_of_the_old_branch_or_the_n
                 loop.save()
             else:
                 loop.go_back(move[1])
-        before, old = loop.all(), loop.catalog.lineage()
+        before, old = loop.all(), loop.catalog.branches.lineage()
         known = list(loop.catalog.known.values())
-        loop.catalog.start_branch("new", known[number % len(known)])
+        stands_on = known[number % len(known)]
+        loop.catalog.branches.start("new", stands_on.branch, stands_on.step, stands_on.checkpoint_id)
         for source, goal in planned_moves(loop.folder.path, loop.catalog)[:killed_after]:
             goal.parent.mkdir(parents=True, exist_ok=True)
             source.rename(goal)
-        taken, new = loop.taken(), loop.catalog.lineage()
+        taken, new = loop.taken(), loop.catalog.branches.lineage()
         assert taken is None or loop.is_in_line(taken, old) or loop.is_in_line(taken, new)
         assert loop.all() == before
 

@@ -16,7 +16,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
 from agenttune.protocol.proposals import Ack
 from agenttune.store.run_log import RunLog
-from agenttune.trainer.checkpoints.files import MANIFEST
+from agenttune.trainer.checkpoints.manifest import MANIFEST
 from tests.trainer.conftest import At, Bench, Points, Result, Submitter, TinyModel
 from tests.trainer.test_actions import paused_run
 

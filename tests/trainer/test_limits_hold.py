@@ -28,7 +28,7 @@ from agenttune.trainer.commands.update_schedule import update_schedule
 from agenttune.trainer.knobs import KnobRegistry
 from agenttune.trainer.lr.course import course_of
 from agenttune.trainer.lr.planned_lr import make_steerable
-from agenttune.trainer.lr.schedules import Kind
+from agenttune.trainer.lr.schedule_kinds import Kind
 from agenttune.trainer.run_state import RunState
 from tests.trainer.test_courses import MAKES
 

@@ -13,7 +13,7 @@ import pytest
 from agenttune.errors import UserError
 from agenttune.store.process_liveness import started_s
 from agenttune.trainer.checkpoints.catalog import Checkpoints, SavedCheckpoint
-from agenttune.trainer.checkpoints.files import MANIFEST
+from agenttune.trainer.checkpoints.manifest import MANIFEST
 from agenttune.trainer.opening import NAME, claim, release
 from agenttune.views.event_lines import lines_of
 from tests.trainer.conftest import Bench, TinyModel

@@ -92,7 +92,7 @@ def arrange(folder: LoopFolder, checkpoints: Checkpoints, stands_on: SavedCheckp
 def planned_moves(home: Path, checkpoints: Checkpoints) -> list[tuple[Path, Path]]:
     """The moves to make, in order: out of the folder, newest first, then into it."""
     by_path = {Path(c.path): c for c in checkpoints.known.values() if c.path is not None and not c.is_own}
-    from_step = checkpoints.branches[checkpoints.branch].from_step
+    from_step = checkpoints.branches.known[checkpoints.branch].from_step
     out = [(p, by_path.get(p)) for p in _checkpoints_in(home) if _must_go(p, by_path.get(p), checkpoints, from_step)]
     back = [p for p, c in by_path.items() if p.parent.parent == home / ASIDE and _is_in_line(c, checkpoints)]
     leaving = {path for path, _ in out}
@@ -113,7 +113,7 @@ def _must_go(path: Path, saved: SavedCheckpoint | None, checkpoints: Checkpoints
 
 def _is_in_line(saved: SavedCheckpoint, checkpoints: Checkpoints) -> bool:
     """Whether training stands on this checkpoint, now that a branch is in force."""
-    last = checkpoints.lineage()
+    last = checkpoints.branches.lineage()
     return saved.branch in last and ((until := last[saved.branch]) is None or saved.step <= until)
 
 

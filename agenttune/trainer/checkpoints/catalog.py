@@ -1,4 +1,4 @@
-"""The checkpoints and branches of one run, as its training process knows them."""
+"""The checkpoints of one run, as its training process knows them: found, saved, and deleted to stay within a cap."""
 
 from __future__ import annotations
 
@@ -13,23 +13,16 @@ from torch import nn
 
 from agenttune.config import CheckpointSettings
 from agenttune.errors import UserError
-from agenttune.protocol.events import BranchStarted, CheckpointDeleted, CheckpointSaved
-from agenttune.trainer.checkpoints.files import (
-    LOOP_STATE,
-    check_fits,
-    is_complete,
-    read_state,
-    remove_leftovers,
-    write_state,
-    written_by,
-)
+from agenttune.protocol.events import CheckpointDeleted, CheckpointSaved
+from agenttune.trainer.checkpoints.branches import MAIN, Branches
+from agenttune.trainer.checkpoints.files import check_fits, read_state, remove_leftovers, write_state
+from agenttune.trainer.checkpoints.manifest import LOOP_STATE, is_complete, written_by
 from agenttune.trainer.checkpoints.training_state import Spare, TrainingState
 
 logger = logging.getLogger("agenttune")
 
 FOLDER = "checkpoints"
 """Beside the run's log."""
-MAIN = "main"
 GIB = 2**30
 SHOWN = 20
 BRANCH_CHARACTERS = 40
@@ -89,16 +82,6 @@ class SavedCheckpoint:
 
 
 @dataclass
-class Branch:
-    """A line of steps: `parent` up to `from_step`, then its own."""
-
-    name: str
-    parent: str | None = None
-    from_step: int = 0
-    checkpoint_id: str | None = None
-
-
-@dataclass
 class Checkpoints:
     """What was saved, where, and which branches stand on it.
 
@@ -115,11 +98,15 @@ class Checkpoints:
     settings: CheckpointSettings = field(default_factory=CheckpointSettings)
     prefers_low: bool = True
     known: dict[str, SavedCheckpoint] = field(default_factory=dict)
-    branches: dict[str, Branch] = field(default_factory=lambda: {MAIN: Branch(MAIN)})
-    branch: str = MAIN
+    branches: Branches = field(default_factory=Branches)
     metric: float | None = None
     newest_of_loop: SavedCheckpoint | None = None
     spare: Spare = field(default_factory=Spare)
+
+    @property
+    def branch(self) -> str:
+        """The branch that training is on."""
+        return self.branches.current
 
     @property
     def run_id(self) -> str:
@@ -222,52 +209,6 @@ class Checkpoints:
         check_fits(folder, model)
         return read_state(folder, model)
 
-    # -- branches ---------------------------------------------------------------------------------------------
-
-    def branch_name(self, asked: str | None) -> str:
-        """The name for a new branch.
-
-        Raises:
-            UserError: There is a branch of that name.
-        """
-        if asked is None:
-            number = len(self.branches)
-            while f"branch-{number}" in self.branches:
-                number += 1
-            return f"branch-{number}"
-        if asked in self.branches:
-            raise UserError(
-                f"there is a branch {asked!r} already; choose another name than {', '.join(self.branches)}",
-                field="branch_name",
-            )
-        return asked
-
-    def start_branch(self, name: str, checkpoint: SavedCheckpoint) -> BranchStarted:
-        """Go on as a new branch that stands on a checkpoint."""
-        self.branches[name] = Branch(name, checkpoint.branch, checkpoint.step, checkpoint.checkpoint_id)
-        self.branch = name
-        return BranchStarted(
-            name=name, parent=checkpoint.branch, from_step=checkpoint.step, checkpoint_id=checkpoint.checkpoint_id
-        )
-
-    def start_branch_anew(self, name: str, step: int) -> BranchStarted:
-        """Go on as a new branch that the loop itself began, at a step of the branch that it left."""
-        parent = self.branch
-        self.branches[name] = Branch(name, parent, step)
-        self.branch = name
-        return BranchStarted(name=name, parent=parent, from_step=step)
-
-    def lineage(self) -> dict[str, int | None]:
-        """The branches that training stands on, each with the last step of it that counts (None: all)."""
-        last: dict[str, int | None] = {self.branch: None}
-        branch = self.branches[self.branch]
-        while branch.parent is not None and branch.parent in self.branches:
-            # Of a branch that was gone back in before its own start, less counts than its child stands on.
-            later = last[branch.name]
-            last[branch.parent] = branch.from_step if later is None else min(branch.from_step, later)
-            branch = self.branches[branch.parent]
-        return last
-
     # -- saving -----------------------------------------------------------------------------------------------
 
     def save(
@@ -344,7 +285,7 @@ class Checkpoints:
     def _protected(self, kind: list[SavedCheckpoint]) -> set[str]:
         """What the keep rule never deletes: pinned, what a branch stands on, the newest, the best."""
         ids = {c.checkpoint_id for c in kind if c.pinned}
-        ids |= {b.checkpoint_id for b in self.branches.values() if b.checkpoint_id is not None}
+        ids |= {b.checkpoint_id for b in self.branches.known.values() if b.checkpoint_id is not None}
         if self.settings.keep_last > 1:  # the one that is being saved is the newest
             ids |= {c.checkpoint_id for c in kind[-(self.settings.keep_last - 1) :]}
         measured = [c for c in kind if c.metric is not None and c.metric == c.metric]

@@ -18,10 +18,10 @@ from typing import Any
 
 import safetensors
 import torch
-from pydantic import BaseModel, Field, ValidationError
 from safetensors.torch import load_file, save_file
 
 from agenttune.errors import SystemFault, UserError
+from agenttune.trainer.checkpoints.manifest import LOOP_STATE, MANIFEST, Manifest, damaged, read_manifest
 from agenttune.trainer.checkpoints.training_state import TrainingState, check_model
 from agenttune.trainer.checkpoints.unsaved_weights import (
     ADAPTER_CONFIG,
@@ -36,10 +36,6 @@ from agenttune.trainer.checkpoints.unsaved_weights import (
     write_rest,
 )
 
-MANIFEST = "agenttune.json"
-LOOP_STATE = "trainer_state.json"
-FORMAT = 1
-
 EXTRA = "agenttune_extra.pt"
 """What of `TrainingState.extra` there is."""
 PARTS = ("scheduler", "scaler")
@@ -48,27 +44,6 @@ DISK_ERRORS = (OSError, RuntimeError, safetensors.SafetensorError)
 """What torch and safetensors raise when a file cannot be read or written."""
 
 WriteModel = Callable[[Path], None]
-
-
-class Manifest(BaseModel):
-    """What `agenttune.json` holds.
-
-    Attributes:
-        run: Id of the run that wrote it; empty in those of older versions.
-        files: Size in bytes of each file beside it; a folder whose files differ is damaged.
-        left_out: Weights that are stored nowhere, as they are not trained, with the sums of their bits.
-        other: Names in the model's own files that are not the model's, or not with its values.
-    """
-
-    format: int = FORMAT
-    step: int
-    branch: str
-    run: str = ""
-    loop: dict[str, Any] = Field(default_factory=dict)
-    steered: dict[str, Any] = Field(default_factory=dict)
-    files: dict[str, int] = Field(default_factory=dict)
-    left_out: dict[str, int] = Field(default_factory=dict)
-    other: list[str] = Field(default_factory=list)
 
 
 def write_state(folder: Path, state: TrainingState, branch: str, write_model: WriteModel) -> int:
@@ -175,57 +150,12 @@ def folder_bytes(folder: Path) -> int:
 # -- reading -------------------------------------------------------------------------------------------------------
 
 
-def read_manifest(folder: Path) -> Manifest | None:
-    """What `agenttune.json` says; None where there is none.
-
-    Raises:
-        UserError: It is damaged, of a newer version, or the files beside it are not those that it names.
-    """
-    path = folder / MANIFEST
-    if not path.is_file():
-        return None
-    try:
-        manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValidationError, UnicodeDecodeError) as error:
-        raise _damaged(folder, f"{MANIFEST} cannot be read ({str(error).splitlines()[0]})") from None
-    if manifest.format > FORMAT:
-        raise UserError(
-            f"the checkpoint in {folder} has format {manifest.format}, this agenttune reads up to {FORMAT}",
-            field="checkpoint_id",
-        )
-    for name, size in manifest.files.items():
-        if name == MANIFEST:  # older versions noted its size of before
-            continue
-        found = (folder / name).stat().st_size if (folder / name).is_file() else None
-        if found != size:
-            is_now = "missing" if found is None else f"{found} bytes"
-            raise _damaged(folder, f"{name} should have {size} bytes and is {is_now}")
-    return manifest
-
-
-def written_by(folder: Path) -> str:
-    """The run that wrote a checkpoint; empty where that cannot be told."""
-    try:
-        return Manifest.model_validate_json((folder / MANIFEST).read_text(encoding="utf-8")).run
-    except (OSError, ValidationError, UnicodeDecodeError):
-        return ""
-
-
 def _reason(error: Exception) -> str:
     """In one line; torch's own about objects that it does not read goes on for a page."""
     foreign = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
     if foreign is not None:
         return f"it holds a {foreign[1]}, which is not read from a file, as that would run its code"
     return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def _damaged(folder: Path, what: str, problem: str = "is damaged") -> UserError:
-    return UserError(f"the checkpoint in {folder} {problem}: {what}", field="checkpoint_id")
-
-
-def is_complete(folder: Path) -> bool:
-    """Whether a folder looks like a whole checkpoint; transformers writes its loop's state last."""
-    return (folder / MANIFEST).is_file() or (folder / LOOP_STATE).is_file()
 
 
 def check_readable(folder: Path) -> None:
@@ -343,7 +273,7 @@ def read_state(folder: Path, model: torch.nn.Module | None = None) -> TrainingSt
     if loop_state is not None:
         state.loop["trainer_state"] = loop_state
     if state.step < 0:
-        raise _damaged(folder, f"it has no {MANIFEST} and no step in {LOOP_STATE}")
+        raise damaged(folder, f"it has no {MANIFEST} and no step in {LOOP_STATE}")
     return state
 
 
@@ -371,7 +301,7 @@ def _reading(folder: Path, problem: str = "is damaged") -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise _damaged(folder, f"{Path(error.filename or '?').name} is missing", problem) from None
+        raise damaged(folder, f"{Path(error.filename or '?').name} is missing", problem) from None
     except (
         OSError,
         EOFError,
@@ -382,4 +312,4 @@ def _reading(folder: Path, problem: str = "is damaged") -> Iterator[None]:
         safetensors.SafetensorError,
     ) as error:
         what = _reason(error)
-        raise _damaged(folder, what, problem) from None
+        raise damaged(folder, what, problem) from None

@@ -130,7 +130,7 @@ def load_checkpoint(run_state: RunState, record: CommandRecord, command: LoadChe
     refusal = adapter.checkpoint_refusal()
     if refusal:
         raise NotSupported(f"load_checkpoint: {refusal}")
-    branch = checkpoints.branch_name(command.branch_name)
+    branch = checkpoints.branches.new_name(command.branch_name)
     checkpoint = checkpoints.find(command.checkpoint_id, record.proposal.author.principal == "agent")
     state = checkpoints.read(checkpoint, adapter.model())
     adapter.check_state(state)

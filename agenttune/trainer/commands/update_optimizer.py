@@ -19,7 +19,8 @@ from agenttune.trainer.lr.optimizers import (
     read_value,
     same,
 )
-from agenttune.trainer.lr.schedules import Kind, Schedule
+from agenttune.trainer.lr.schedule_kinds import Kind
+from agenttune.trainer.lr.schedules import Schedule
 from agenttune.trainer.run_state import RunState
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from agenttune.trainer.commands.outcomes import AwaitLearningRate, Waiting
 from agenttune.trainer.execution.acks import AckWriter
 from agenttune.trainer.lr.optimizers import same
-from agenttune.trainer.lr.schedules import Kind, Schedule
+from agenttune.trainer.lr.schedule_kinds import Kind
+from agenttune.trainer.lr.schedules import Schedule
 from agenttune.trainer.recording.recorder import Recorder
 from agenttune.trainer.run_state import RunState
 

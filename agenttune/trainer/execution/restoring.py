@@ -67,7 +67,9 @@ class Restoring:
         run_state.step = waiting.outcome.state.step
         self.newest_seq = waiting.record.submitted_seq
         self._acks.read_backs = ReadBacks()
-        started = run_state.checkpoints.start_branch(waiting.outcome.branch, checkpoint)
+        started = run_state.checkpoints.branches.start(
+            waiting.outcome.branch, checkpoint.branch, checkpoint.step, checkpoint.checkpoint_id
+        )
         changes, problem = restore_own_values(run_state, waiting.outcome.state, waiting.outcome.dataset)
         run_state.schedule()
         self._acks.note_change()

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from agenttune.protocol.events import RunStatus
 from agenttune.store.run_log import RunLog
-from agenttune.trainer.checkpoints.catalog import MAIN
+from agenttune.trainer.checkpoints.branches import MAIN
 from agenttune.trainer.distributed.processes import make_broadcast
 from agenttune.trainer.integrations.logged_metrics import Number, evaluation_row
 from agenttune.trainer.integrations.loop_adapter import LoopAdapter

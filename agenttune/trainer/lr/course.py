@@ -11,7 +11,8 @@ from typing import Any
 from agenttune.protocol.lr_course import Course, Track, course_text
 from agenttune.protocol.lr_plans import plan_text, planned_factor
 from agenttune.trainer.lr.planned_lr import PREVIOUS, PlannedLambda
-from agenttune.trainer.lr.schedules import Kind, Schedule
+from agenttune.trainer.lr.schedule_kinds import Kind
+from agenttune.trainer.lr.schedules import Schedule
 
 PUBLISHED_POINTS = 24
 """Steps at which a course is told (guess: enough for an eye, and for a prompt to pick from)."""

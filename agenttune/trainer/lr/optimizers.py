@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from agenttune.errors import NotSupported, UserError
 from agenttune.protocol.commands import UpdateOptimizer
-from agenttune.trainer.lr.schedules import store
+from agenttune.trainer.lr.schedule_kinds import store
 
 TOLERANCE_FRAC = 1e-6
 """Two values are the same within this share: a float32 tensor holds no more digits."""

@@ -8,7 +8,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 
 from agenttune.protocol.events import rate_name
-from agenttune.trainer.lr.schedules import Kind, Schedule, as_float
+from agenttune.trainer.lr.schedule_kinds import Kind, as_float
+from agenttune.trainer.lr.schedules import Schedule
 
 
 class LearningRateReader:

@@ -10,67 +10,19 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 import torch
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 
 from agenttune.errors import NotSupported, UserError
 from agenttune.protocol.commands import SMALLEST
 from agenttune.trainer.lr.planned_lr import PlannedLambda
+from agenttune.trainer.lr.schedule_kinds import Kind, as_float, bare_scheduler, kind_of, like, members_of, store
 
-NAN = float("nan")
 LARGEST = 100.0
 """Largest rate that commands take."""
-
-
-class Kind(Enum):
-    """How a schedule determines the rate."""
-
-    NONE = "no schedule"
-    METRIC = "driven by evaluations"  # ReduceLROnPlateau, GreedyLR: the rate itself is the only state
-    LAMBDA = "a function of the step times a base"  # all other schedules of transformers
-    SCALING = "of torch"  # recursive or closed form; every rate it gives is proportional to the rates it holds
-    OWN = "the optimizer's own"  # Adafactor with relative steps
-    UNKNOWN = "of an unknown class"
-
-
-def bare_scheduler(scheduler: object | None) -> Any:
-    """The scheduler inside accelerate's wrapper."""
-    inner = getattr(scheduler, "scheduler", None)
-    return inner if isinstance(inner, LRScheduler) else scheduler
-
-
-def kind_of(optimizer: Optimizer, scheduler: object | None) -> Kind:
-    """Which rules hold for this pair."""
-    name = type(scheduler).__name__
-    if name == "AdafactorSchedule" or any(g.get("relative_step") or g["lr"] is None for g in optimizer.param_groups):
-        return Kind.OWN
-    if scheduler is None:
-        return Kind.NONE
-    if isinstance(scheduler, ReduceLROnPlateau) or name == "GreedyLR":
-        return Kind.METRIC
-    if isinstance(scheduler, LambdaLR) and type(scheduler).get_lr is LambdaLR.get_lr:
-        return Kind.LAMBDA
-    if isinstance(scheduler, LRScheduler) and type(scheduler).__module__.startswith("torch.optim"):
-        return Kind.SCALING
-    return Kind.UNKNOWN
-
-
-def as_float(value: Any) -> float:
-    """A number or one-element tensor; NaN for None (Adafactor's relative mode)."""
-    return NAN if value is None else float(value)
-
-
-def store(container: Any, key: Any, value: float) -> None:
-    """Write a number where a number or a tensor stands; tensors are filled in place, as captured graphs hold them."""
-    current = container[key]
-    if isinstance(current, torch.Tensor):
-        current.fill_(value)
-    else:
-        container[key] = value
 
 
 @dataclass(frozen=True)
@@ -116,12 +68,12 @@ class Schedule:
     @property
     def clock(self) -> int:
         """Steps that the schedule has counted."""
-        return next((int(m.last_epoch) for m in _members(self.scheduler) if hasattr(m, "last_epoch")), 0)
+        return next((int(m.last_epoch) for m in members_of(self.scheduler) if hasattr(m, "last_epoch")), 0)
 
     @property
     def counts(self) -> bool:
         """Whether there is a schedule that counts its steps."""
-        return any(hasattr(m, "last_epoch") for m in _members(self.scheduler))
+        return any(hasattr(m, "last_epoch") for m in members_of(self.scheduler))
 
     # -- reading ----------------------------------------------------------------------------------------------
 
@@ -174,7 +126,7 @@ class Schedule:
     def snapshot(self) -> Callable[[], None]:
         """Remember all rates and the scheduler's state; returns the function that puts them back."""
         saved_groups = [_saved_group(group) for group in self.groups]
-        members = _members(self.scheduler)
+        members = members_of(self.scheduler)
         saved_members = [_saved_state(member) for member in members]
         plans = [(fn, dict(fn.plan)) for m in members for fn in getattr(m, "lr_lambdas", ()) if _steerable(fn)]
 
@@ -333,9 +285,9 @@ class Schedule:
 
     def _set_bases(self, bases: list[float]) -> None:
         for i, (group, rate) in enumerate(zip(self.groups, bases, strict=True)):
-            self.scheduler.base_lrs[i] = _like(self.scheduler.base_lrs[i], rate)
+            self.scheduler.base_lrs[i] = like(self.scheduler.base_lrs[i], rate)
             if "initial_lr" in group:
-                group["initial_lr"] = _like(group["initial_lr"], rate)
+                group["initial_lr"] = like(group["initial_lr"], rate)
         self._set_rates([b * f for b, f in zip(bases, self._factors(), strict=True)])
 
     def _set_rates(self, rates: list[float]) -> None:
@@ -345,9 +297,9 @@ class Schedule:
 
     def _publish(self) -> None:
         """What `get_last_lr` says, which is what loggers show."""
-        for member in _members(self.scheduler):
+        for member in members_of(self.scheduler):
             if hasattr(member, "_last_lr"):
-                member._last_lr = [_like(group["lr"], as_float(group["lr"])) for group in self.groups]
+                member._last_lr = [like(group["lr"], as_float(group["lr"])) for group in self.groups]
 
     def _pin(self, lead: int, rate: float) -> None:
         """Remove the rounding of base times factor from the rate that was asked for."""
@@ -356,7 +308,7 @@ class Schedule:
 
     def _scale(self, ratio: float, only: int | None) -> None:
         """Multiply everything that these schedules' rates are proportional to."""
-        members = _members(self.scheduler)
+        members = members_of(self.scheduler)
         if only is not None and any(getattr(m, "eta_min", 0) for m in members):
             raise UserError(
                 f"{self.name} has one eta_min for all groups, so one group alone cannot be scaled; leave out "
@@ -373,7 +325,7 @@ class Schedule:
             held = [getattr(member, name, None) for name in ("base_lrs", "max_lrs")]
             for rates in [rates for rates in held if isinstance(rates, list)]:
                 for i in chosen:
-                    rates[i] = _like(rates[i], as_float(rates[i]) * ratio)
+                    rates[i] = like(rates[i], as_float(rates[i]) * ratio)
             if getattr(member, "eta_min", 0):
                 member.eta_min *= ratio
         self._publish()
@@ -385,18 +337,6 @@ def _steerable(fn: object) -> bool:
 
 def _inner_name(optimizer: Optimizer) -> str:
     return type(getattr(optimizer, "optimizer", optimizer)).__name__
-
-
-def _like(current: Any, value: float) -> Any:
-    return torch.full_like(current, value) if isinstance(current, torch.Tensor) else value
-
-
-def _members(scheduler: Any) -> list[Any]:
-    """A scheduler and those inside it (SequentialLR, ChainedScheduler)."""
-    if scheduler is None:
-        return []
-    inner = getattr(scheduler, "_schedulers", [])
-    return [scheduler, *(m for s in inner for m in _members(s))]
 
 
 def _saved_group(group: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from agenttune.errors import AgenttuneError, UserError
 from agenttune.protocol.commands import Probe
@@ -27,7 +27,7 @@ from agenttune.trainer.execution.lr_confirmation import check_after_step, check_
 from agenttune.trainer.execution.queue import CommandQueue
 from agenttune.trainer.execution.restoring import restore_own_values
 from agenttune.trainer.execution.saving import REASON_CHARACTERS, Saving
-from agenttune.trainer.probes.trials import Attempt, attempts_of, choose
+from agenttune.trainer.probes.trials import Attempt, RunningProbe, attempts_of, choose, result_of
 from agenttune.trainer.recording.recorder import Recorder
 from agenttune.trainer.recording.step_meter import StepMetrics
 from agenttune.trainer.run_state import RunState
@@ -36,45 +36,6 @@ logger = logging.getLogger("agenttune")
 
 ProbeResult = tuple[CommandRecord, Outcome]
 """A probe and what came of applying its best candidate, to be answered as for any other command."""
-
-
-@dataclass
-class Course:
-    """A probe under way.
-
-    Attributes:
-        record: The command.
-        command: What it asks for.
-        saved: The snapshot's checkpoint.
-        state: What it holds.
-        ratios: Ratios of the groups' rates, which no state holds.
-        attempts: All trials.
-        at: Which of them is going on.
-        began_s: Monotonic time of its start.
-        fault: Why it ends before all trials are over.
-        ends_run: Somebody wanted training to end, and has to wait for the return.
-        is_leaving: The loop was asked to go back.
-    """
-
-    record: CommandRecord
-    command: Probe
-    saved: SavedCheckpoint
-    state: TrainingState
-    ratios: list[float] | None
-    attempts: list[Attempt]
-    at: int = 0
-    began_s: float = field(default_factory=time.monotonic)
-    fault: str = ""
-    ends_run: bool = False
-    is_leaving: bool = False
-
-    @property
-    def attempt(self) -> Attempt:
-        return self.attempts[self.at]
-
-    @property
-    def extra_steps(self) -> int:
-        return sum(attempt.steps for attempt in self.attempts)
 
 
 class ProbeRunner:
@@ -103,7 +64,7 @@ class ProbeRunner:
         self._goal_metric = "" if info is None else info.goal_metric
         self._prefers_low = info is None or info.goal_direction == "minimize"
         self._wanted: CommandRecord | None = None
-        self._course: Course | None = None
+        self._running: RunningProbe | None = None
         self._count = 0
 
     @property
@@ -114,7 +75,7 @@ class ProbeRunner:
     @property
     def is_trying(self) -> bool:
         """Whether the steps that are taken now are taken back."""
-        return self._course is not None
+        return self._running is not None
 
     def accept(self, record: CommandRecord) -> None:
         """Begin as soon as the loop is done with this step."""
@@ -129,21 +90,21 @@ class ProbeRunner:
         record, self._wanted = self._wanted, None
         if record is not None:
             self._acks.refuse(record, f"the run is {status} before anything was tried")
-        course = self._course
-        if course is None:
+        probe = self._running
+        if probe is None:
             return ""
-        said = f"in the middle of trial {course.attempt.branch}; {self._put_back(course)}"
+        said = f"in the middle of trial {probe.attempt.branch}; {self._put_back(probe)}"
         logger.warning("training ended %s", said)
-        course.fault = f"the run is {status} {said}"[:REASON_CHARACTERS]
-        self._end(course)
+        probe.fault = f"the run is {status} {said}"[:REASON_CHARACTERS]
+        self._end(probe)
         return said
 
-    def _put_back(self, course: Course) -> str:
+    def _put_back(self, probe: RunningProbe) -> str:
         """Leave the model as the run had it, for whoever saves it after an error; where it stands then."""
-        step = course.state.step
+        step = probe.state.step
         try:
-            self._run_state.adapter.put_back(course.state)
-            problem = restore_own_values(self._run_state, course.state, None)[1]
+            self._run_state.adapter.put_back(probe.state)
+            problem = restore_own_values(self._run_state, probe.state, None)[1]
         except Exception as error:  # training has ended by another error, which must not be hidden
             logger.exception("the state of step %d could not be put back", step)
             problem = f"{type(error).__name__}: {error}"
@@ -180,9 +141,9 @@ class ProbeRunner:
             return None
         self._count += 1
         attempts = attempts_of(record.command, self._count)
-        self._course = Course(record, record.command, saved, state, self._run_state.ratios, attempts)
+        self._running = RunningProbe(record, record.command, saved, state, self._run_state.ratios, attempts)
         adapter.begin_trials(trials)
-        return self._try(self._course)
+        return self._try(self._running)
 
     def _incomparable(self, command: Probe) -> str:
         """Why the trials cannot be compared: a candidate changes what the compared loss means; empty if none does."""
@@ -207,62 +168,62 @@ class ProbeRunner:
         self._recorder.record(saved.saved_event(record.command_id), *deleted, command_id=record.command_id)
         return saved
 
-    def _try(self, course: Course) -> ProbeResult | None:
+    def _try(self, probe: RunningProbe) -> ProbeResult | None:
         """Begin with the trial at hand; those that cannot begin are over at once."""
-        while course.at < len(course.attempts):
-            attempt = course.attempt
+        while probe.at < len(probe.attempts):
+            attempt = probe.attempt
             attempt.begin()
             self._run_state.trial = attempt.branch
             parent, step = self._run_state.checkpoints.branch, self._run_state.step
             started = TrialStarted(name=attempt.branch, parent=parent, from_step=step, command=attempt.command)
-            self._recorder.record(started, command_id=course.record.command_id)
-            self._apply(course, attempt)
+            self._recorder.record(started, command_id=probe.record.command_id)
+            self._apply(probe, attempt)
             if not attempt.problem:
                 return None
             attempt.end()
-            course.at += 1
-        return self._end(course)
+            probe.at += 1
+        return self._end(probe)
 
-    def _apply(self, course: Course, attempt: Attempt) -> None:
+    def _apply(self, probe: RunningProbe, attempt: Attempt) -> None:
         if attempt.command is None:
             return
         try:
-            outcome = apply_command(self._run_state, course.record, attempt.command)
+            outcome = apply_command(self._run_state, probe.record, attempt.command)
         except UserError as error:
             attempt.problem = error.message
         except Exception as error:  # a defect of this candidate, not of the others
-            logger.exception("a candidate of %s failed", course.record.command_id)
+            logger.exception("a candidate of %s failed", probe.record.command_id)
             attempt.problem = f"{type(error).__name__}: {error}"[:REASON_CHARACTERS]
         else:
             if isinstance(outcome, AwaitLearningRate):
-                attempt.rate = Waiting(course.record, self._run_state.step, outcome)
+                attempt.rate = Waiting(probe.record, self._run_state.step, outcome)
             elif not isinstance(outcome, Done):
                 attempt.problem = "it cannot be applied at this step"
 
     def add(self, held: StepMetrics) -> None:
         """What a step of a trial left behind."""
-        if self._course is not None:
-            self._course.attempt.add(held)
+        if self._running is not None:
+            self._running.attempt.add(held)
 
     def before_update(self) -> None:
         """Just before the optimizer's update."""
-        if self._course is not None and self._course.attempt.rate is not None:
-            check_before_update(self._course.attempt.rate, self._run_state.schedule())
+        if self._running is not None and self._running.attempt.rate is not None:
+            check_before_update(self._running.attempt.rate, self._run_state.schedule())
 
     def step(self, step: int) -> None:
         """At the end of a step of a trial."""
-        course = self._course
-        if course is None or course.is_leaving:
+        probe = self._running
+        if probe is None or probe.is_leaving:
             return
         self._run_state.step = step
-        attempt = course.attempt
+        attempt = probe.attempt
         attempt.steps += 1
         self._check_rate(attempt)
         if not attempt.problem:
             attempt.check()
-        course.fault = course.fault or self._interrupted()
-        if not (attempt.problem or course.fault) and attempt.steps >= course.command.steps:
-            self._measure(course, attempt)
+        probe.fault = probe.fault or self._interrupted()
+        if not (attempt.problem or probe.fault) and attempt.steps >= probe.command.steps:
+            self._measure(probe, attempt)
 
     def _check_rate(self, attempt: Attempt) -> None:
         if attempt.rate is not None and not self._run_state.adapter.update_was_skipped():
@@ -273,8 +234,8 @@ class ProbeRunner:
         record = self._intake.interruption()
         return f"interrupted by {record.command.kind} of {record.proposal.author.name}" if record is not None else ""
 
-    def _measure(self, course: Course, attempt: Attempt) -> None:
-        if course.command.metric == "loss":
+    def _measure(self, probe: RunningProbe, attempt: Attempt) -> None:
+        if probe.command.metric == "loss":
             attempt.measure_loss()
             return
         try:
@@ -288,118 +249,99 @@ class ProbeRunner:
 
     def fail(self, error: Exception) -> bool:
         """An error within a step; whether it belongs to a trial, which ends with this step then."""
-        if self._course is None:
+        if self._running is None:
             return False
-        attempt = self._course.attempt
+        attempt = self._running.attempt
         attempt.problem = attempt.problem or f"{type(error).__name__}: {error}"[:REASON_CHARACTERS]
         logger.warning("an error in trial %s, which is lost; training goes on", attempt.branch, exc_info=error)
         return True
 
     def break_off(self, why: str) -> None:
         """Training is to end; that waits until the run stands where it stood."""
-        if self._course is not None:
-            self._course.fault, self._course.ends_run = self._course.fault or why, True
+        if self._running is not None:
+            self._running.fault, self._running.ends_run = self._running.fault or why, True
 
     # -- going back ---------------------------------------------------------------------------------------------
 
     def leave(self) -> TrainingState | None:
         """The state to restore, if the trial at hand is over and the loop was not asked to go back yet."""
-        course = self._course
-        if course is None or course.is_leaving or not (course.attempt.is_over or course.fault):
+        probe = self._running
+        if probe is None or probe.is_leaving or not (probe.attempt.is_over or probe.fault):
             return None
-        course.attempt.end()
-        course.is_leaving = True
+        probe.attempt.end()
+        probe.is_leaving = True
         # A schedule takes over the lists of a state that it is given, and the next trial would write into them.
         return replace(
-            course.state,
-            parts=copy.deepcopy(course.state.parts),
-            loop=copy.deepcopy(course.state.loop),
-            steered=copy.deepcopy(course.state.steered),
+            probe.state,
+            parts=copy.deepcopy(probe.state.parts),
+            loop=copy.deepcopy(probe.state.loop),
+            steered=copy.deepcopy(probe.state.steered),
         )
 
     def restored(self) -> ProbeResult | None:
         """The loop stands where it stood before the trial: begin with the next one, or return the result."""
-        course = self._course
-        if course is None:
+        probe = self._running
+        if probe is None:
             return None
-        course.is_leaving = False
-        _, problem = restore_own_values(self._run_state, course.state, None)
+        probe.is_leaving = False
+        _, problem = restore_own_values(self._run_state, probe.state, None)
         if problem:
-            course.fault = f"the run could not be put back as it was: {problem}"
-        self._put_step(course)
-        self._run_state.ratios = course.ratios
+            probe.fault = f"the run could not be put back as it was: {problem}"
+        self._put_step(probe)
+        self._run_state.ratios = probe.ratios
         self._run_state.schedule()
-        course.at += 1
-        if course.fault or course.at == len(course.attempts):
-            return self._end(course)
-        return self._try(course)
+        probe.at += 1
+        if probe.fault or probe.at == len(probe.attempts):
+            return self._end(probe)
+        return self._try(probe)
 
-    def _put_step(self, course: Course) -> None:
-        self._run_state.step, self._run_state.trial = course.state.step, None
+    def _put_step(self, probe: RunningProbe) -> None:
+        self._run_state.step, self._run_state.trial = probe.state.step, None
 
-    def _end(self, course: Course) -> ProbeResult | None:
+    def _end(self, probe: RunningProbe) -> ProbeResult | None:
         """All trials are over, or it was interrupted."""
-        self._course = None
-        self._put_step(course)
+        self._running = None
+        self._put_step(probe)
         self._run_state.adapter.end_trials()
-        best, reason = (None, course.fault) if course.fault else self._choose(course)
+        best, reason = (None, probe.fault) if probe.fault else self._choose(probe)
         probed = Probed(
-            trials=[attempt.outcome() for attempt in course.attempts],
-            adopted=None if best is None else course.attempts.index(best),
-            metric=self._metric(course),
-            extra_steps=course.extra_steps,
-            extra_s=time.monotonic() - course.began_s,
+            trials=[attempt.outcome() for attempt in probe.attempts],
+            adopted=None if best is None else probe.attempts.index(best),
+            metric=self._metric(probe),
+            extra_steps=probe.extra_steps,
+            extra_s=time.monotonic() - probe.began_s,
             reason=reason[:REASON_CHARACTERS],
         )
-        self._recorder.record(probed, self._recorder.knobs_read(), command_id=course.record.command_id)
-        self._saving.release(course.saved.checkpoint_id, "probe")
-        if course.ends_run:
+        self._recorder.record(probed, self._recorder.knobs_read(), command_id=probe.record.command_id)
+        self._saving.release(probe.saved.checkpoint_id, "probe")
+        if probe.ends_run:
             self._run_state.adapter.request_stop()
-        if course.fault:
-            self._acks.refuse(course.record, f"{course.fault}; nothing was adopted")
+        if probe.fault:
+            self._acks.refuse(probe.record, f"{probe.fault}; nothing was adopted")
             return None
-        return self._adopt(course, best, probed)
+        return self._adopt(probe, best, probed)
 
-    def _choose(self, course: Course) -> tuple[Attempt | None, str]:
-        prefers_low = course.command.metric == "loss" or self._prefers_low
-        return choose(course.attempts, course.command, prefers_low)
+    def _choose(self, probe: RunningProbe) -> tuple[Attempt | None, str]:
+        prefers_low = probe.command.metric == "loss" or self._prefers_low
+        return choose(probe.attempts, probe.command, prefers_low)
 
-    def _metric(self, course: Course) -> str:
-        return "training loss" if course.command.metric == "loss" else self._goal_metric
+    def _metric(self, probe: RunningProbe) -> str:
+        return "training loss" if probe.command.metric == "loss" else self._goal_metric
 
-    def _adopt(self, course: Course, best: Attempt | None, probed: Probed) -> ProbeResult | None:
+    def _adopt(self, probe: RunningProbe, best: Attempt | None, probed: Probed) -> ProbeResult | None:
         """Apply the best candidate as a command of its own would be, or nothing; either way the ack has the figures."""
         result = result_of(probed)
         if best is None or best.command is None:
-            return course.record, Done(f"nothing was adopted: {probed.reason}", result=result)
+            return probe.record, Done(f"nothing was adopted: {probed.reason}", result=result)
         try:
-            outcome = apply_command(self._run_state, course.record, best.command)
+            outcome = apply_command(self._run_state, probe.record, best.command)
         except UserError as error:
-            self._acks.refuse(course.record, f"{best.command.kind} was the best, but then: {error.message}")
+            self._acks.refuse(probe.record, f"{best.command.kind} was the best, but then: {error.message}")
             return None
         done = outcome.done if isinstance(outcome, AwaitLearningRate) else outcome
         if isinstance(outcome, NotYet) or not isinstance(done, Done):
-            self._acks.refuse(course.record, f"{best.command.kind} was the best, but cannot be applied now")
+            self._acks.refuse(probe.record, f"{best.command.kind} was the best, but cannot be applied now")
             return None
         done.result |= result
         done.message = " ".join(filter(None, [f"adopted: {probed.reason}.", done.message]))
-        return course.record, outcome
-
-
-def result_of(probed: Probed) -> dict[str, object]:
-    """The figures of a probe for its ack, short enough for a language model."""
-    adopted = None if probed.adopted is None else probed.trials[probed.adopted].command
-    return {
-        "adopted": None if adopted is None else {"kind": adopted.kind, **adopted.arguments()},
-        "metric": probed.metric,
-        "extra_steps": probed.extra_steps,
-        "extra_s": round(probed.extra_s, 3),
-        "trials": [
-            {
-                "command": None if t.command is None else {"kind": t.command.kind, **t.command.arguments()},
-                **t.model_dump(mode="json", include={"start", "value", "steps", "took_s"}),
-                **({"problem": t.problem} if t.problem else {}),
-            }
-            for t in probed.trials
-        ],
-    }
+        return probe.record, outcome

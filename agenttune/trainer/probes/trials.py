@@ -11,7 +11,10 @@ from statistics import fmean, stdev
 import torch
 
 from agenttune.protocol.commands import CommandBase, Probe
-from agenttune.protocol.events import TRIAL_PREFIX, Trial
+from agenttune.protocol.events import TRIAL_PREFIX, Probed, Trial
+from agenttune.protocol.proposals import CommandRecord
+from agenttune.trainer.checkpoints.catalog import SavedCheckpoint
+from agenttune.trainer.checkpoints.training_state import TrainingState
 from agenttune.trainer.commands.outcomes import Waiting
 from agenttune.trainer.recording.step_meter import StepMetrics
 
@@ -97,6 +100,45 @@ class Attempt:
         )
 
 
+@dataclass
+class RunningProbe:
+    """A probe under way.
+
+    Attributes:
+        record: The command.
+        command: What it asks for.
+        saved: The snapshot's checkpoint.
+        state: What it holds.
+        ratios: Ratios of the groups' rates, which no state holds.
+        attempts: All trials.
+        at: Which of them is going on.
+        began_s: Monotonic time of its start.
+        fault: Why it ends before all trials are over.
+        ends_run: Somebody wanted training to end, and has to wait for the return.
+        is_leaving: The loop was asked to go back.
+    """
+
+    record: CommandRecord
+    command: Probe
+    saved: SavedCheckpoint
+    state: TrainingState
+    ratios: list[float] | None
+    attempts: list[Attempt]
+    at: int = 0
+    began_s: float = field(default_factory=time.monotonic)
+    fault: str = ""
+    ends_run: bool = False
+    is_leaving: bool = False
+
+    @property
+    def attempt(self) -> Attempt:
+        return self.attempts[self.at]
+
+    @property
+    def extra_steps(self) -> int:
+        return sum(attempt.steps for attempt in self.attempts)
+
+
 def _number(value: float | torch.Tensor) -> float:
     return float(value.detach()) if isinstance(value, torch.Tensor) else float(value)
 
@@ -136,3 +178,22 @@ def _noise(best: Attempt, base: Attempt) -> float:
     """Standard error of the mean difference, step by step on the same batches."""
     pairs = [b - a for a, b in zip(best.compared, base.compared, strict=False)]
     return stdev(pairs) / math.sqrt(len(pairs)) if len(pairs) >= FEWEST_PAIRS else 0.0
+
+
+def result_of(probed: Probed) -> dict[str, object]:
+    """The figures of a probe for its ack, short enough for a language model."""
+    adopted = None if probed.adopted is None else probed.trials[probed.adopted].command
+    return {
+        "adopted": None if adopted is None else {"kind": adopted.kind, **adopted.arguments()},
+        "metric": probed.metric,
+        "extra_steps": probed.extra_steps,
+        "extra_s": round(probed.extra_s, 3),
+        "trials": [
+            {
+                "command": None if t.command is None else {"kind": t.command.kind, **t.command.arguments()},
+                **t.model_dump(mode="json", include={"start", "value", "steps", "took_s"}),
+                **({"problem": t.problem} if t.problem else {}),
+            }
+            for t in probed.trials
+        ],
+    }
