@@ -13,7 +13,7 @@ from agenttune.protocol.events import KnobState, RunInfo
 from agenttune.protocol.proposals import Ack, ApprovalRequest, Change, CommandRecord, Proposal, State, Verdict
 from agenttune.store.run_log import RunLog
 from agenttune.trainer.execution.acks import as_asked
-from agenttune.trainer.execution.recheck import Admission
+from agenttune.trainer.execution.queue import Admission
 
 pytestmark = pytest.mark.trainer
 APPROVED = Verdict(decision="approved", decided_by="auto")
