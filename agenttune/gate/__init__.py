@@ -5,14 +5,13 @@ a command is carried out.
 """
 
 from agenttune.gate.approval_rules import person, stale, timed_out
-from agenttune.gate.approvers import ApprovalCase, Approver, Moment, Opinion, allowed_before
+from agenttune.gate.approvers import ApprovalCase, Approver, Opinion, allowed_before
 from agenttune.gate.available_commands import not_offered, probe_steps_left
-from agenttune.gate.gate import Gate, History, with_arguments
-from agenttune.gate.guardrail_context import Guardrail
+from agenttune.gate.context import Guardrail, History, Moment
+from agenttune.gate.gate import Gate, guards_nothing, with_arguments
 from agenttune.gate.guardrails import GUARDRAILS
 from agenttune.gate.knob_targets import Target, targets_of, values_of
 from agenttune.gate.lr_forecast import prospects
-from agenttune.gate.unused_limits import guards_nothing
 
 __all__ = [
     "GUARDRAILS",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agenttune.config import ApprovalRule, rule_name
-from agenttune.gate.approvers import Moment, Situation, along, automatic
+from agenttune.gate.approvers import along, automatic
 from agenttune.gate.change_factors import differences_of, factor_of
+from agenttune.gate.context import History, Moment
 from agenttune.gate.knob_targets import targets_of
 from agenttune.protocol.commands import CommandBase
 from agenttune.protocol.deadlines import Instant, is_over, was_timed
@@ -14,16 +15,18 @@ from agenttune.protocol.events import RunInfo
 from agenttune.protocol.proposals import ApprovalRequest, Author, Passed, Proposal, Verdict
 
 
-def rule_on(proposal: Proposal, rules: Sequence[ApprovalRule], situation: Situation) -> Verdict | ApprovalRequest:
+def rule_on(
+    proposal: Proposal, rules: Sequence[ApprovalRule], moment: Moment, history: History
+) -> Verdict | ApprovalRequest:
     """What the rules say: approved at once, to be asked, or rejected since no rule covers it."""
     if not rules or proposal.author.principal != "agent":
         return Verdict(decision="approved", decided_by="auto")
     for number, rule in enumerate(rules, 1):
-        if fits(rule, proposal, situation.moment.info):
+        if fits(rule, proposal, moment.info):
             name = rule_name(rule, number)
             if rule.approvers[0] == "auto":
                 return automatic(name)
-            return along(_request(proposal, rule, name, situation.moment), rule, proposal, situation)
+            return along(_request(proposal, rule, name, moment), rule, proposal, moment, history)
     return Verdict(
         decision="rejected",
         decided_by="rule:none",
@@ -104,9 +107,14 @@ def person(author: Author) -> str:
 
 
 def escalated(
-    request: ApprovalRequest, by: Passed, proposal: Proposal, rules: Sequence[ApprovalRule], situation: Situation
+    request: ApprovalRequest,
+    by: Passed,
+    proposal: Proposal,
+    rules: Sequence[ApprovalRule],
+    moment: Moment,
+    history: History,
 ) -> Verdict | ApprovalRequest:
     """What follows when whoever was asked leaves the decision to the next."""
     passed = request.model_copy(update={"passed": [*request.passed, by]})
     rule = next((r for number, r in enumerate(rules, 1) if rule_name(r, number) == request.rule), None)
-    return along(passed, rule, proposal, situation)
+    return along(passed, rule, proposal, moment, history)

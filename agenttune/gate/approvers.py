@@ -12,11 +12,11 @@ from agenttune.config import ApprovalRule
 from agenttune.config.expressions import evaluate, is_true
 from agenttune.errors import UserError
 from agenttune.gate.change_factors import factor_of, value_after, value_before
-from agenttune.protocol.deadlines import Instant
+from agenttune.gate.context import History, Moment, step_of
 from agenttune.protocol.events import RunInfo
 from agenttune.protocol.model_calls import ModelCalled
 from agenttune.protocol.observation import Observation
-from agenttune.protocol.proposals import ApprovalRequest, CommandRecord, Passed, Proposal, Verdict
+from agenttune.protocol.proposals import ApprovalRequest, Passed, Proposal, Verdict
 
 
 @dataclass(frozen=True)
@@ -72,38 +72,8 @@ class Approver(ABC):
         return Opinion("edit", why, arguments)
 
 
-@dataclass(frozen=True)
-class Moment:
-    """The run as it stands when somebody asks.
-
-    Attributes:
-        info: The run.
-        now: By both clocks.
-        metric_value: The goal metric as last known.
-    """
-
-    info: RunInfo
-    now: Instant
-    metric_value: float | None = None
-
-
-@dataclass(frozen=True)
-class Situation:
-    """What the conditions of a rule can speak of.
-
-    Attributes:
-        moment: The run as it stands.
-        done: Commands of agents that were let through, oldest first.
-        count_taken: Counts them all; asked only where a condition is computed.
-    """
-
-    moment: Moment
-    done: Sequence[CommandRecord] = ()
-    count_taken: Callable[[], int] = int
-
-
 def along(
-    request: ApprovalRequest, rule: ApprovalRule | None, proposal: Proposal, situation: Situation
+    request: ApprovalRequest, rule: ApprovalRule | None, proposal: Proposal, moment: Moment, history: History
 ) -> Verdict | ApprovalRequest:
     """The first verdict on the way, or the request as it waits for the next one who has to be asked.
 
@@ -111,20 +81,21 @@ def along(
         request: With those who left it to the next.
         rule: Its rule; None if the run has none of that name any more, which then decides nothing.
         proposal: What is asked.
-        situation: For the rule's conditions.
+        moment: The run as it stands.
+        history: What agents did so far, for the rule's conditions.
     """
     while len(request.passed) < len(request.approvers):
         asked = request.asked
         if asked == "auto":
             return automatic(request.rule)
         if asked == "rule":
-            answer = _by_conditions(request.rule, rule, proposal, situation)
+            answer = _by_conditions(request.rule, rule, proposal, moment, history)
             if isinstance(answer, Verdict):
                 return answer
             passed = [*request.passed, answer]
             request = request.model_copy(update={"passed": passed})
             continue
-        if asked == "human" and (allowed := allowed_before(request, proposal, situation.moment.info)):
+        if asked == "human" and (allowed := allowed_before(request, proposal, moment.info)):
             return allowed
         return request
     words = "; ".join(f"{by.by}: {by.reason or 'no reason given'}" for by in request.passed)
@@ -145,12 +116,14 @@ def allowed_before(request: ApprovalRequest, proposal: Proposal, info: RunInfo) 
     return None
 
 
-def _by_conditions(name: str, rule: ApprovalRule | None, proposal: Proposal, situation: Situation) -> Verdict | Passed:
+def _by_conditions(
+    name: str, rule: ApprovalRule | None, proposal: Proposal, moment: Moment, history: History
+) -> Verdict | Passed:
     """A rule's own verdict, or why it has none."""
     by = f"rule:{name}"
     if rule is None:
         return Passed(by=by, reason="the run has no such rule any more")
-    names, functions = names_of(proposal, situation), _functions(proposal, situation.moment.info)
+    names, functions = names_of(proposal, moment, history), _functions(proposal, moment.info)
     try:
         if rule.reject_if and is_true(evaluate(rule.reject_if, names, functions)):
             return Verdict(decision="rejected", decided_by=by, reason=f"reject_if holds: {rule.reject_if}")
@@ -161,11 +134,10 @@ def _by_conditions(name: str, rule: ApprovalRule | None, proposal: Proposal, sit
     return Passed(by=by, reason="none of its conditions holds")
 
 
-def names_of(proposal: Proposal, situation: Situation) -> Mapping[str, Any]:
+def names_of(proposal: Proposal, moment: Moment, history: History) -> Mapping[str, Any]:
     """The values of `approval_names.DOCUMENTED`."""
-    moment, info = situation.moment, situation.moment.info
-    total = info.max_steps
-    steps = [record.ack.step if record.ack else record.submitted_step or 0 for record in situation.done]
+    info, total = moment.info, moment.info.max_steps
+    steps = [step_of(record) for record in history.commands]
     return {
         "step": info.step,
         "max_steps": math.nan if total is None else total,
@@ -173,7 +145,7 @@ def names_of(proposal: Proposal, situation: Situation) -> Mapping[str, Any]:
         "progress": info.step / total if total else math.nan,
         "metric": math.nan if moment.metric_value is None else moment.metric_value,
         "factor": factor_of(proposal.command, info),
-        "commands": situation.count_taken(),
+        "commands": history.count_taken(),
         "steps_since_command": info.step - max(steps) if steps else math.inf,
     }
 

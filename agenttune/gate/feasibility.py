@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from agenttune.errors import UserError
-from agenttune.gate.guardrail_context import World, refused
+from agenttune.gate.context import World, refused
 from agenttune.protocol.commands import AskedValue, CommandBase, UpdateSchedule
 from agenttune.protocol.events import KnobState, RunInfo
 from agenttune.protocol.lr_plans import make_plan
@@ -72,7 +72,7 @@ def _check_plan(command: UpdateSchedule, world: World) -> None:
 
 def _will_change(world: World) -> bool:
     """Whether something is queued after which the run has another step, end or schedule."""
-    return any(record.command.reschedules for record in world.queued)
+    return any(record.command.reschedules for record in world.history.queued)
 
 
 # -- parameter groups and knobs ------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,41 +11,15 @@ from agenttune.config import BudgetSettings, GateSettings, ProbationSettings
 from agenttune.config.gate import AS_RECORDED
 from agenttune.errors import UserError
 from agenttune.gate.approval_rules import escalated, rule_on
-from agenttune.gate.approvers import Moment, Situation
-from agenttune.gate.guardrail_context import Guardrail, World
+from agenttune.gate.context import Guardrail, History, Moment, World
 from agenttune.gate.guardrails import CLAMPING, GUARDRAILS, LIMITS, MENDED, PER_KNOB
 from agenttune.gate.probe_candidates import about, alone, replaced, strictest
 from agenttune.protocol.commands import CommandBase, parse_command
-from agenttune.protocol.events import RunInfo
-from agenttune.protocol.proposals import ApprovalRequest, CommandRecord, Passed, Proposal, Verdict
+from agenttune.protocol.events import DatasetRead, KnobState, RunInfo
+from agenttune.protocol.proposals import ApprovalRequest, Passed, Proposal, Verdict
 
 MOST_CLAMPS = 8
 """Values of one command that are brought within limits (guess: more than a command has)."""
-
-
-@dataclass(frozen=True)
-class History:
-    """What agents did so far in a run.
-
-    Attributes:
-        commands: The newest that were let through and did not fail, oldest first.
-        count_taken: Counts them all; asked only where a limit or a condition depends on it.
-        refused: The newest that were refused, oldest first.
-        waiting: Those that wait for a decision.
-        extra_steps: Training steps that probes have taken so far.
-        queued: What the trainer will apply before, whoever asked for it.
-    """
-
-    commands: Sequence[CommandRecord] = ()
-    count_taken: Callable[[], int] = int
-    refused: Sequence[CommandRecord] = ()
-    waiting: Sequence[CommandRecord] = ()
-    extra_steps: int = 0
-    queued: Sequence[CommandRecord] = ()
-
-    def with_moment(self, moment: Moment) -> Situation:
-        """What the conditions of approval rules can speak of."""
-        return Situation(moment, self.commands, self.count_taken)
 
 
 @dataclass(frozen=True)
@@ -74,18 +49,7 @@ class Gate:
 
     def refusal(self, proposal: Proposal, info: RunInfo, history: History) -> Verdict | None:
         """The first guardrail's refusal, if one refuses; asked at submit, at approval and before applying."""
-        world = World(
-            info=info,
-            history=history.commands,
-            count_taken=history.count_taken,
-            settings=self.settings,
-            budgets=self.budgets,
-            probation=self.probation,
-            refused=history.refused,
-            waiting=history.waiting,
-            extra_steps=history.extra_steps,
-            queued=history.queued,
-        )
+        world = World(info, history, self.settings, self.budgets, self.probation)
         refusal = self._first_refusal(proposal, world)
         if refusal is not None and refusal.decided_by not in PER_KNOB:
             return refusal
@@ -121,10 +85,10 @@ class Gate:
         refusals = (guardrail(proposal, world) for guardrail in self.guardrails if guardrail in among)
         return next((refusal for refusal in refusals if refusal is not None), None)
 
-    def _rule_on(self, proposal: Proposal, situation: Situation) -> Verdict | ApprovalRequest:
+    def _rule_on(self, proposal: Proposal, moment: Moment, history: History) -> Verdict | ApprovalRequest:
         """What the rules say; of a probe, also on each of its candidates."""
         each = [proposal, *(candidate for _, candidate in alone(proposal))]
-        return strictest(proposal, [rule_on(one, self.settings.approval, situation) for one in each])
+        return strictest(proposal, [rule_on(one, self.settings.approval, moment, history) for one in each])
 
     def judge(self, proposal: Proposal, moment: Moment, history: History) -> Verdict | ApprovalRequest:
         """The verdict on a proposal, or whom to ask for it.
@@ -136,7 +100,7 @@ class Gate:
         """
         refusal = self.refusal(proposal, moment.info, history)
         if refusal is None:
-            return self._rule_on(proposal, history.with_moment(moment))
+            return self._rule_on(proposal, moment, history)
         if not self.settings.clamp or proposal.author.principal != "agent":
             return refusal
         return self._clamped(proposal, refusal, moment, history)
@@ -145,7 +109,7 @@ class Gate:
         self, request: ApprovalRequest, by: Passed, proposal: Proposal, moment: Moment, history: History
     ) -> Verdict | ApprovalRequest:
         """What follows when whoever was asked leaves the decision to the next: a verdict, or the request for them."""
-        return escalated(request, by, proposal, self.settings.approval, history.with_moment(moment))
+        return escalated(request, by, proposal, self.settings.approval, moment, history)
 
     def _clamped(
         self, proposal: Proposal, refusal: Verdict, moment: Moment, history: History
@@ -166,7 +130,7 @@ class Gate:
             refusal = again
         else:
             return refusal
-        ruling = self._rule_on(edited, history.with_moment(moment))
+        ruling = self._rule_on(edited, moment, history)
         if isinstance(ruling, Verdict) and ruling.decision == "approved":
             reason = f"clamped (gate.clamp): {'; '.join(said)}"
             return Verdict(decision="edited", decided_by=refusal.decided_by, reason=reason, edited=edited.command)
@@ -180,3 +144,24 @@ def with_arguments(command: CommandBase, arguments: Mapping[str, Any]) -> Comman
         CommandError: The result is no valid command.
     """
     return parse_command(replaced({"kind": command.kind, **command.arguments()}, arguments))
+
+
+def guards_nothing(info: RunInfo, knobs: Iterable[KnobState], dataset: DatasetRead | None) -> list[str]:
+    """A sentence for each knob of `gate.bounds` and `gate.approval` that the run does not have.
+
+    Args:
+        info: The run, with its settings.
+        knobs: What can be changed in it.
+        dataset: Its training dataset, whose parameters can be changed too.
+    """
+    known = {knob.name for knob in knobs}
+    if dataset is not None:
+        known |= {*dataset.initialization, *dataset.runtime}
+    named = Gate.of(info).settings.knobs
+    return [_protects_nothing(name, where, known) for name, where in named.items() if name not in known]
+
+
+def _protects_nothing(name: str, where: str, known: set[str]) -> str:
+    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{where} protects nothing: this run has no knob {name!r}{hint or ';'} it has: {', '.join(sorted(known))}"

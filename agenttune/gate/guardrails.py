@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
+from agenttune.gate.context import Guardrail, World, refused, step_of
 from agenttune.gate.feasibility import feasible
-from agenttune.gate.guardrail_context import Guardrail, World, refused, step_of
 from agenttune.gate.knob_targets import changed_by
 from agenttune.gate.value_limits import bounds, change_factor, window_factor
 from agenttune.protocol.commands import Probe, Risk
@@ -30,7 +30,7 @@ def cooldown(proposal: Proposal, world: World) -> Verdict | None:
     if wait == 0 or proposal.author.principal != "agent":
         return None
     asked = proposal.command.touched()
-    for record in reversed(world.history):
+    for record in reversed(world.history.commands):
         same = asked & changed_by(record)
         since = world.info.step - step_of(record)
         # A change at a later step was left behind by going back to a checkpoint.
@@ -46,7 +46,7 @@ def after_revert(proposal: Proposal, world: World) -> Verdict | None:
     if wait == 0 or proposal.author.principal != "agent":
         return None
     asked = proposal.command.touched()
-    for record in reversed(world.history):
+    for record in reversed(world.history.commands):
         if record.state is not State.REVERTED:
             continue
         same = asked & changed_by(record)
@@ -63,7 +63,7 @@ def after_revert(proposal: Proposal, world: World) -> Verdict | None:
 def budget(proposal: Proposal, world: World) -> Verdict | None:
     """Commands of agents in one run."""
     limit = world.budgets.max_commands
-    if limit is None or proposal.author.principal != "agent" or world.count_taken() < limit:
+    if limit is None or proposal.author.principal != "agent" or world.history.count_taken() < limit:
         return None
     return refused("budget", f"the budget of {limit} agent commands is used up (budgets.max_commands)")
 
@@ -80,10 +80,10 @@ def extra_steps(proposal: Proposal, world: World) -> Verdict | None:
     if proposal.author.principal != "agent":
         return None
     for source, limit in _extra_limits(world):
-        if world.extra_steps + command.extra_steps > limit:
-            used = f"{command.extra_steps} extra steps, with {world.extra_steps} used up"
+        if world.history.extra_steps + command.extra_steps > limit:
+            used = f"{command.extra_steps} extra steps, with {world.history.extra_steps} used up"
             reason = f"{used}; {source} allows {limit} in this run"
-            each = (limit - world.extra_steps) // (command.extra_steps // command.steps)
+            each = (limit - world.history.extra_steps) // (command.extra_steps // command.steps)
             return refused("extra_steps", reason, {"steps": each} if each >= FEWEST_TRIAL_STEPS else None)
     return None
 
@@ -103,9 +103,9 @@ def repeated(proposal: Proposal, world: World) -> Verdict | None:
     wait = world.settings.repeat_cooldown_steps
     if wait == 0 or proposal.author.principal != "agent":
         return None
-    if any(record.proposal.command == proposal.command for record in world.waiting):
+    if any(record.proposal.command == proposal.command for record in world.history.waiting):
         return refused("repeated", "the same waits for a decision already")
-    for record in reversed(world.refused):
+    for record in reversed(world.history.refused):
         if record.verdict is not None and record.verdict.decided_by == "guardrail:repeated":
             continue  # what counts is the refusal that was repeated, and its reason
         since = world.info.step - (record.submitted_step or 0)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from agenttune.config import Bounds
-from agenttune.gate.guardrail_context import World, refused
+from agenttune.gate.context import World, refused
 from agenttune.gate.knob_targets import NEAR_ONE, Target, targets_of
 from agenttune.gate.lr_forecast import Prospect, prospects
 from agenttune.gate.nearest_plan import nearest_plan
@@ -295,7 +295,7 @@ def _share_of_maximum(target: Target, world: World, factor: float) -> Span:
 
 def last_value(target: Target, world: World) -> float | None:
     """The newest value above 0 that agents' changes of a knob tell of."""
-    for record in reversed(world.history):
+    for record in reversed(world.history.commands):
         for change in record.ack.changes if record.ack is not None else ():
             if change.name == target.knob:
                 for groups, single in ((change.groups, change.effective), (change.previous_groups, change.previous)):

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from agenttune.config import ApprovalRule, Config, GateSettings
 from agenttune.errors import AlreadyDecided, UserError
-from agenttune.gate.approvers import Moment, Situation, names_of
+from agenttune.gate import History, Moment
+from agenttune.gate.approvers import names_of
 from agenttune.protocol.deadlines import Instant
 from agenttune.protocol.events import Escalated, StandingChanged
 from agenttune.protocol.proposals import Author, CommandRecord, Proposal, State
@@ -196,7 +197,7 @@ def test_every_documented_name_has_a_value(make: Callable[..., Desk]) -> None:
     desk = make()
     proposal = Proposal.model_validate({"command": {"kind": "stop_training"}, "author": AGENT})
     moment = Moment(desk.control.info("r1"), Instant(0.0))
-    names = names_of(proposal, Situation(moment))
+    names = names_of(proposal, moment, History())
     assert names.keys() == DOCUMENTED.keys()
     assert names["factor"] == math.inf
     assert math.isnan(names["metric"])

@@ -1,0 +1,87 @@
+"""What a verdict rests on: the run at this moment, what agents did before, and the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from agenttune.config import BudgetSettings, GateSettings, ProbationSettings
+from agenttune.protocol.deadlines import Instant
+from agenttune.protocol.events import RunInfo
+from agenttune.protocol.proposals import CommandRecord, Proposal, Verdict
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The run as it stands when somebody asks.
+
+    Attributes:
+        info: The run.
+        now: By both clocks.
+        metric_value: The goal metric as last known.
+    """
+
+    info: RunInfo
+    now: Instant
+    metric_value: float | None = None
+
+
+@dataclass(frozen=True)
+class History:
+    """What agents did so far in a run.
+
+    Attributes:
+        commands: The newest that were let through and did not fail, oldest first.
+        count_taken: Counts them all; asked only where a limit or a condition depends on it.
+        refused: The newest that were refused, oldest first.
+        waiting: Those that wait for a decision.
+        extra_steps: Training steps that probes have taken so far.
+        queued: What the trainer will apply before, whoever asked for it.
+    """
+
+    commands: Sequence[CommandRecord] = ()
+    count_taken: Callable[[], int] = int
+    refused: Sequence[CommandRecord] = ()
+    waiting: Sequence[CommandRecord] = ()
+    extra_steps: int = 0
+    queued: Sequence[CommandRecord] = ()
+
+
+@dataclass(frozen=True)
+class World:
+    """What a guardrail may look at.
+
+    Attributes:
+        info: The run as it stands.
+        history: What agents did so far.
+        settings: The run's limits.
+        budgets: The run's budgets.
+        probation: How changes are watched.
+    """
+
+    info: RunInfo
+    history: History
+    settings: GateSettings
+    budgets: BudgetSettings
+    probation: ProbationSettings
+
+    @cached_property
+    def recent(self) -> list[CommandRecord]:
+        """Commands that were taken within `gate.window.steps`, oldest first."""
+        now, steps = self.info.step, self.settings.window.steps
+        return [record for record in self.history.commands if 0 <= now - step_of(record) < steps]
+
+
+Guardrail = Callable[[Proposal, World], Verdict | None]
+
+
+def step_of(record: CommandRecord) -> int:
+    """The step at which a command was applied, or asked for."""
+    return record.ack.step if record.ack else record.submitted_step or 0
+
+
+def refused(guardrail: str, reason: str, nearest: dict[str, Any] | None = None) -> Verdict:
+    """A guardrail's no."""
+    return Verdict(decision="rejected", decided_by=f"guardrail:{guardrail}", reason=reason, nearest_allowed=nearest)
