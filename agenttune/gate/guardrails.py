@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
+from agenttune.gate.change_limits import change_factor, window_factor
 from agenttune.gate.context import Guardrail, World, refused, step_of
 from agenttune.gate.feasibility import feasible
 from agenttune.gate.knob_targets import changed_by
-from agenttune.gate.value_limits import bounds, change_factor, window_factor
+from agenttune.gate.value_bounds import bounds
 from agenttune.protocol.commands import Probe, Risk
 from agenttune.protocol.proposals import Proposal, State, Verdict
 

@@ -15,6 +15,9 @@ NEAR_ONE = frozenset({"betas", "momentum", "other.alpha", "other.rho", "other.be
 """Fields that say what share of an average is kept: from 0.999 to 0.9999999 it is as long as 10,000 times as many
 steps, so what is left to 1 counts as a value too."""
 
+OFF_IS_ZERO = frozenset({"max_grad_norm"})
+"""Knobs of which 0 is no small value but none at all: no clipping is clipping at infinity."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -39,6 +42,21 @@ class Target:
     index: int | None = None
     other: float | None = None
     is_asked: bool = True
+
+    @property
+    def label(self) -> str:
+        """The knob, with its parameter group unless that is the first."""
+        return f"{self.knob} of parameter group {self.group}" if self.group else self.knob
+
+    @property
+    def text(self) -> str:
+        """The value asked for, as a sentence about it begins."""
+        return f"{self.knob} {self.value:g}" + (f" of parameter group {self.group}" if self.group else "")
+
+    @property
+    def is_off(self) -> bool:
+        """Whether the value switches off what the knob limits."""
+        return self.value == 0 and self.knob in OFF_IS_ZERO
 
     @property
     def ratio(self) -> float | None:

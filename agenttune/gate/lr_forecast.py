@@ -53,6 +53,11 @@ class Prospect:
     ratio: float | None = None
     share: float = 1.0
 
+    @property
+    def label(self) -> str:
+        """The rate, with its parameter group unless that is the first."""
+        return f"lr of parameter group {self.group}" if self.group else "lr"
+
     def factors(self) -> tuple[float, float]:
         """How far the command takes the rate, down and up, as multiples.
 

@@ -1,4 +1,4 @@
-"""The nearest plan of the learning rate that keeps within limits."""
+"""The nearest values, rates and plans of the learning rate that keep within limits."""
 
 from __future__ import annotations
 
@@ -6,15 +6,52 @@ from collections.abc import Sequence
 from typing import Any
 
 from agenttune.errors import CommandError
+from agenttune.gate.knob_targets import Target
 from agenttune.gate.lr_forecast import Prospect, prospects
-from agenttune.gate.ranges import above, below
-from agenttune.protocol.commands import UpdateSchedule, parse_command
+from agenttune.gate.ranges import EVERYTHING, Span, above, below
+from agenttune.protocol.commands import CommandBase, UpdateSchedule, parse_command
 from agenttune.protocol.events import RunInfo
 
 MOST_REPAIRS = 6
 """Rounds of bringing the plan's rates within limits, one after the other (guess: it has three)."""
 Limits = Sequence[Sequence[float]]
 """Per group, per stretch of steps."""
+
+
+def nearest_value(command: CommandBase, target: Target, span: Span) -> dict[str, Any] | None:
+    """The nearest value that passes; of a list, the list with it."""
+    if not span:
+        return None
+    value: Any = span.high if target.is_off else span.clip(target.value)
+    if target.index is not None:
+        held = _list_in(command, target.field)
+        if target.index >= len(held):
+            return None
+        held[target.index] = value
+        value = held
+    return {target.field: value}
+
+
+def _list_in(command: CommandBase, field: str) -> list[Any]:
+    """The list that stands in a field; a dotted one reaches into a mapping."""
+    outer, _, inner = field.partition(".")
+    value = command.arguments().get(outer)
+    return list((value or {}).get(inner, ()) if inner else value or ())
+
+
+def nearest_rate(
+    command: CommandBase, targets: Sequence[Target], ratios: Span, span: Span = EVERYTHING
+) -> dict[str, Any] | None:
+    """The nearest rate that passes in all groups."""
+    asked = next((target for target in targets if target.is_asked), None)
+    if asked is None:
+        return None
+    if asked.current:
+        allowed = ratios.times(asked.current).within(span)
+        value = allowed.clip(asked.value) if allowed else None
+    else:
+        value = span.clip(asked.value) if span is not EVERYTHING and len(targets) == 1 else None
+    return None if value is None else {asked.field: value}
 
 
 def nearest_plan(
