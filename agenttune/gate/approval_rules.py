@@ -18,7 +18,7 @@ from agenttune.protocol.proposals import ApprovalRequest, Author, Passed, Propos
 def rule_on(
     proposal: Proposal, rules: Sequence[ApprovalRule], moment: Moment, history: History
 ) -> Verdict | ApprovalRequest:
-    """What the rules say: approved at once, to be asked, or rejected since no rule covers it."""
+    """What the rules say: approved at once, a request to somebody, or rejected because no rule covers it."""
     if not rules or proposal.author.principal != "agent":
         return Verdict(decision="approved", decided_by="auto")
     for number, rule in enumerate(rules, 1):
@@ -35,7 +35,7 @@ def rule_on(
 
 
 def fits(rule: ApprovalRule, proposal: Proposal, info: RunInfo) -> bool:
-    """Whether a rule speaks of a proposal."""
+    """Whether a rule covers a proposal."""
     command = proposal.command
     if rule.commands and command.kind not in rule.commands:
         return False
@@ -52,7 +52,7 @@ def fits(rule: ApprovalRule, proposal: Proposal, info: RunInfo) -> bool:
 
 
 def _of_schedules(command: CommandBase) -> set[str]:
-    """The rate is a number also where only its course is asked for; whether it can be compared, its factor tells."""
+    """`lr`, if a plan of it is asked for: the command names no single rate, but `factor_of` can compare the courses."""
     return {"lr"} if any(one.lr_plan() is not None for one in command.alternatives()) else set()
 
 
@@ -77,7 +77,7 @@ def _request(proposal: Proposal, rule: ApprovalRule, name: str, moment: Moment) 
 
 
 def stale(request: ApprovalRequest, proposal: Proposal, info: RunInfo) -> Verdict | None:
-    """Why a request is about a world that is gone, as a verdict; None if it is not."""
+    """The verdict on a request that is too late, as the run passed its step or left its branch; None if it is not."""
     until = proposal.valid_until_step
     if until is not None and info.step > until:
         reason = f"valid until step {until}, the run is at step {info.step}"
@@ -89,7 +89,7 @@ def stale(request: ApprovalRequest, proposal: Proposal, info: RunInfo) -> Verdic
 
 
 def timed_out(request: ApprovalRequest, now: Instant) -> Verdict | None:
-    """The verdict of nobody's answer, once the time is up."""
+    """The verdict where nobody answered in time; None while there is time left."""
     if not is_over(request, now):
         return None
     waited = f"nobody decided within {request.expires_at_s - request.requested_at_s:g} s"
@@ -101,7 +101,7 @@ def timed_out(request: ApprovalRequest, now: Instant) -> Verdict | None:
 
 
 def person(author: Author) -> str:
-    """How a verdict names who gave it."""
+    """A person or program as verdicts name it, such as `operator:anna via laptop`."""
     via = f" via {author.via}" if author.via else ""
     return f"{author.principal}:{author.name}{via}"
 
@@ -114,7 +114,7 @@ def escalated(
     moment: Moment,
     history: History,
 ) -> Verdict | ApprovalRequest:
-    """What follows when whoever was asked leaves the decision to the next."""
+    """The next verdict, or the request to the next approver, after one has left the decision open."""
     passed = request.model_copy(update={"passed": [*request.passed, by]})
     rule = next((r for number, r in enumerate(rules, 1) if rule_name(r, number) == request.rule), None)
     return along(passed, rule, proposal, moment, history)

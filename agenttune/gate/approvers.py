@@ -1,4 +1,4 @@
-"""Along the approvers of a rule: each decides, or leaves it to the next; a model and a person have to be waited for."""
+"""Asks the approvers of a rule in turn: each decides or leaves it to the next; for a model or a person, one waits."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Approver(ABC):
 def along(
     request: ApprovalRequest, rule: ApprovalRule | None, proposal: Proposal, moment: Moment, history: History
 ) -> Verdict | ApprovalRequest:
-    """The first verdict on the way, or the request as it waits for the next one who has to be asked.
+    """The first verdict that an approver gives, or the request that waits for a model or a person.
 
     Args:
         request: With those who left it to the next.
@@ -103,12 +103,12 @@ def along(
 
 
 def automatic(rule: str) -> Verdict:
-    """The verdict of a rule that asks nobody."""
+    """The approval of a rule whose approver is `auto`."""
     return Verdict(decision="approved", decided_by=f"rule:{rule}")
 
 
 def allowed_before(request: ApprovalRequest, proposal: Proposal, info: RunInfo) -> Verdict | None:
-    """The verdict of a person who said yes to all further commands of the kind, if one did."""
+    """The approval of a person who has allowed all further commands of this kind; None if nobody has."""
     for standing in info.standing:
         if (standing.kind, standing.rule) == (proposal.command.kind, request.rule):
             reason = f"always allowed since step {standing.since_step}"
@@ -119,7 +119,7 @@ def allowed_before(request: ApprovalRequest, proposal: Proposal, info: RunInfo) 
 def _by_conditions(
     name: str, rule: ApprovalRule | None, proposal: Proposal, moment: Moment, history: History
 ) -> Verdict | Passed:
-    """A rule's own verdict, or why it has none."""
+    """What a rule's `reject_if` and `approve_if` decide, or why they decide nothing."""
     by = f"rule:{name}"
     if rule is None:
         return Passed(by=by, reason="the run has no such rule any more")
@@ -135,7 +135,7 @@ def _by_conditions(
 
 
 def names_of(proposal: Proposal, moment: Moment, history: History) -> Mapping[str, Any]:
-    """The values of `approval_names.DOCUMENTED`."""
+    """The names that conditions can use, with their values (`config/known_names.py`)."""
     info, total = moment.info, moment.info.max_steps
     steps = [step_of(record) for record in history.commands]
     return {

@@ -1,4 +1,4 @@
-"""What a run leaves for an agent to ask: commands that could only be refused are not offered, and why is said."""
+"""Which commands are not offered to an agent because this run could only refuse them, and why."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PLAIN_DATASET = "the dataset is a plain one; make_interactive_dataset makes its 
 def not_offered(
     settings: GateSettings, info: RunInfo, dataset: DatasetRead | None, model: ModuleInfo | None
 ) -> dict[str, str]:
-    """Commands that this trainer could apply and that would come to nothing here, with why.
+    """Commands that this trainer can apply in general but not in this run, with the reason.
 
     Args:
         settings: The run's gate.
@@ -49,7 +49,7 @@ def _lacking(info: RunInfo, dataset: DatasetRead | None) -> dict[Need | None, st
 
 
 def _layers(patterns: list[str], model: ModuleInfo) -> dict[Need | None, str]:
-    """What `gate.allowed_layers` leaves nothing for."""
+    """What no layer of `gate.allowed_layers` has."""
     layers = [layer for layer in _all(model) if any(fnmatchcase(layer.name, pattern) for pattern in patterns)]
     why = f"gate.allowed_layers ({', '.join(patterns)}) leaves no layer for it"
     has = {

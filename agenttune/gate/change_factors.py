@@ -1,4 +1,4 @@
-"""By what factor a command changes what it changes, for approval rules; and what it changes, for whoever is asked."""
+"""How much a command changes: as a factor for approval rules, as before and after for whoever is asked."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from agenttune.protocol.proposals import Difference
 
 
 def factor_of(command: CommandBase, info: RunInfo) -> float:
-    """The largest factor by which a command changes a knob in any group, up or down; infinite where none can be told.
+    """The largest factor by which a command changes a knob in any group, up or down; infinite where it is not known.
 
-    Of the learning rate, every rate to come counts: of a plan, against what would have come at the same step.
+    Of the learning rate every later step counts. A plan is compared, step by step, with the schedule in force.
     """
     return max(_factor_of(one, info) for one in command.alternatives())
 
@@ -31,7 +31,7 @@ def _factor_of(command: CommandBase, info: RunInfo) -> float:
 
 
 def value_before(name: str, command: CommandBase, info: RunInfo) -> float:
-    """A knob as it stands, in the group that the command would make the largest; NaN where that is no number."""
+    """A knob's value now, in the group for which the command asks the largest value; NaN if it is no number."""
     target = _largest(name, command, info)
     if target is not None and target.current is not None:
         return target.current
@@ -40,7 +40,7 @@ def value_before(name: str, command: CommandBase, info: RunInfo) -> float:
 
 
 def value_after(name: str, command: CommandBase, info: RunInfo) -> float:
-    """The largest value that a command would give a knob in any group, of the rate at any step; NaN if none."""
+    """The largest value that a command gives a knob in any group (for the learning rate: at any step); NaN if none."""
     if name == "lr":
         for one in command.alternatives():
             if one.lr_plan() is not None and (found := prospects(one, info)):
@@ -55,7 +55,7 @@ def _largest(name: str, command: CommandBase, info: RunInfo) -> Target | None:
 
 
 def differences_of(command: CommandBase, info: RunInfo) -> list[Difference]:
-    """What a command would change, group by group where the groups differ; of a plan also the whole course."""
+    """Values before and after, one line for each group where groups differ; for a plan also the schedules in words."""
     return [difference for one in command.alternatives() for difference in _differences_of(one, info)]
 
 

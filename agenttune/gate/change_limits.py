@@ -20,7 +20,7 @@ from agenttune.protocol.commands import CommandBase, UpdateSchedule
 from agenttune.protocol.proposals import Change, Proposal, Verdict
 
 ULP = 2.0**-52
-"""Of numbers near 1: closer than that, what is left to 1 cannot be told."""
+"""The spacing of floats near 1: `1 - value` is known no better than that."""
 FROM_ZERO: dict[str, Span] = {
     "weight_decay": Span(0.0, 0.1),
     "momentum": Span(0.0, 0.95),
@@ -56,7 +56,7 @@ class FactorLimit:
         return 1.0, 1.0
 
     def since(self, target: Target) -> str:
-        """The same in words; empty for not at all."""
+        """The same in words; empty if it has not been moved."""
         down, up = self.moved(target)
         return "" if (down, up) == (1.0, 1.0) else f", after it was changed {max(up, 1 / down):g}-fold"
 
@@ -66,7 +66,7 @@ class FactorLimit:
         return Span(value / (self.factor * down), value * self.factor / up)
 
     def rest(self, target: Target) -> Span:
-        """Where what is left to 1 may go; compared by itself, since near 1 a limit's last digits are all of it."""
+        """The range of `1 - value`, checked on its own: near 1, rounding in `value` would swallow the limit."""
         if target.rest is None:
             return EVERYTHING
         return self.around(target.rest, replace(target, knob=_rest_of(target.knob)))
@@ -147,7 +147,7 @@ def _share_of_maximum(target: Target, world: World, factor: float) -> Span:
 
 
 def last_value(target: Target, world: World) -> float | None:
-    """The newest value above 0 that agents' changes of a knob tell of."""
+    """The newest value above 0 that a knob had, by the acks of agents' commands."""
     for record in reversed(world.history.commands):
         for change in record.ack.changes if record.ack is not None else ():
             if change.name == target.knob:
@@ -167,7 +167,7 @@ def _one_of(groups: list[Any] | None, single: Any, target: Target) -> float | No
 
 
 def _rate_refusal(command: CommandBase, targets: Sequence[Target], world: World, limit: FactorLimit) -> Verdict | None:
-    """All rates are multiplied alike, so that base and effective rate cannot be confused."""
+    """Compares ratios, which are the same for base and effective learning rate."""
     ratios, problem = EVERYTHING, ""
     for target in targets:
         if target.current is None or (target.current == 0 and target.value == 0):
@@ -189,7 +189,7 @@ def _rate_refusal(command: CommandBase, targets: Sequence[Target], world: World,
 def _plan_refusal(
     command: UpdateSchedule, found: Sequence[Prospect], world: World, limit: FactorLimit
 ) -> Verdict | None:
-    """A rate to come is compared with all that the schedule in force has up to that step, from now on."""
+    """Compares each later rate with the lowest and highest that the schedule in force has from now to that step."""
     lows, highs = [], []
     for prospect in found:
         down, up = limit.moves.get(("lr", prospect.group, None), (1.0, 1.0))
@@ -218,7 +218,7 @@ def _plan_refusal(
 
 
 def _moves(world: World) -> Moves:
-    """Moves down and up are multiplied each: together they are never less than what was done."""
+    """All moves within the window; moves down and moves up are multiplied separately, so they never cancel out."""
     found: Moves = {}
     for record in world.recent:
         for change in record.ack.changes if record.ack is not None else ():

@@ -83,5 +83,5 @@ def step_of(record: CommandRecord) -> int:
 
 
 def refused(guardrail: str, reason: str, nearest: dict[str, Any] | None = None) -> Verdict:
-    """A guardrail's no."""
+    """A guardrail's refusal."""
     return Verdict(decision="rejected", decided_by=f"guardrail:{guardrail}", reason=reason, nearest_allowed=nearest)

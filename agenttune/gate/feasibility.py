@@ -1,4 +1,4 @@
-"""What the trainer could only fail at, known from the run's card: refused before anybody is asked for a yes."""
+"""Refuses what the trainer could only fail at, by what is known of the run, before anybody is asked to approve it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from agenttune.protocol.lr_plans import make_plan
 from agenttune.protocol.proposals import Proposal, Verdict
 
 NOT_FINITE = frozenset({"NaN", "Infinity", "-Infinity"})
-"""As a log holds numbers that JSON has none for."""
+"""How a log writes numbers that JSON does not have."""
 
 
 def feasible(proposal: Proposal, world: World) -> Verdict | None:
@@ -34,7 +34,7 @@ def feasible(proposal: Proposal, world: World) -> Verdict | None:
 
 
 def _nearest(command: CommandBase, error: UserError) -> dict[str, Any] | None:
-    """The limit that the error names, for the field that is beyond it; which choices there are, its words say."""
+    """The nearest value for the field that the error names, if it gives a minimum or maximum."""
     limits = error.allowed
     if error.field is None or not isinstance(limits, dict):
         return None
@@ -71,7 +71,7 @@ def _check_plan(command: UpdateSchedule, world: World) -> None:
 
 
 def _will_change(world: World) -> bool:
-    """Whether something is queued after which the run has another step, end or schedule."""
+    """Whether a queued command will move the run to another step, end or schedule before this one is applied."""
     return any(record.command.reschedules for record in world.history.queued)
 
 

@@ -1,4 +1,4 @@
-"""Guardrails first, then whoever approves; nothing reaches the trainer without a verdict from here."""
+"""Judges proposals: guardrails first, then approvers. Nothing reaches the trainer without a verdict from here."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from agenttune.config.gate import AS_RECORDED
 from agenttune.errors import UserError
 from agenttune.gate.approval_rules import escalated, rule_on
 from agenttune.gate.context import Guardrail, History, Moment, World
-from agenttune.gate.guardrails import CLAMPING, GUARDRAILS, LIMITS, MENDED, PER_KNOB
+from agenttune.gate.guardrails import CLAMPING, GUARDRAILS, LIMITS, PER_KNOB, REPAIRED
 from agenttune.gate.probe_candidates import about, alone, replaced, strictest
 from agenttune.protocol.commands import CommandBase, parse_command
 from agenttune.protocol.events import DatasetRead, KnobState, RunInfo
 from agenttune.protocol.proposals import ApprovalRequest, Passed, Proposal, Verdict
 
 MOST_CLAMPS = 8
-"""Values of one command that are brought within limits (guess: more than a command has)."""
+"""At most so many values of one command are brought within limits (guess: more than a command has)."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +53,16 @@ class Gate:
         refusal = self._first_refusal(proposal, world)
         if refusal is not None and refusal.decided_by not in PER_KNOB:
             return refusal
-        each = [(number, self._mended(candidate, world)) for number, candidate in alone(proposal)]
+        each = [(number, self._repaired(candidate, world)) for number, candidate in alone(proposal)]
         wrong = {number: own for number, own in each if own is not None}
         if wrong:
             return about(wrong, proposal.command)
-        return self._mended(proposal, world) if refusal is not None else None
+        return self._repaired(proposal, world) if refusal is not None else None
 
-    def _mended(self, proposal: Proposal, world: World) -> Verdict | None:
-        """The first refusal, with the nearest values that pass all limits together; with none where none are found."""
+    def _repaired(self, proposal: Proposal, world: World) -> Verdict | None:
+        """The first refusal, with the nearest values that pass all limits together, if any are found."""
         refusal = self._first_refusal(proposal, world)
-        if refusal is None or refusal.decided_by not in MENDED:
+        if refusal is None or refusal.decided_by not in REPAIRED:
             return refusal
         edited, nearest, again = proposal, dict[str, Any](), refusal
         for _ in range(MOST_CLAMPS):
@@ -108,13 +108,13 @@ class Gate:
     def escalated(
         self, request: ApprovalRequest, by: Passed, proposal: Proposal, moment: Moment, history: History
     ) -> Verdict | ApprovalRequest:
-        """What follows when whoever was asked leaves the decision to the next: a verdict, or the request for them."""
+        """The next verdict, or the request to the next approver, after one has left the decision open."""
         return escalated(request, by, proposal, self.settings.approval, moment, history)
 
     def _clamped(
         self, proposal: Proposal, refusal: Verdict, moment: Moment, history: History
     ) -> Verdict | ApprovalRequest:
-        """The proposal with the nearest allowed values, where that makes it allowed; else the refusal as it was."""
+        """Approves the proposal with the nearest allowed values, if it passes with them; else the refusal stands."""
         edited, said = proposal, list[str]()
         for _ in range(MOST_CLAMPS):
             if refusal.decided_by not in CLAMPING or not refusal.nearest_allowed:

@@ -14,11 +14,11 @@ from agenttune.protocol.commands import Probe, Risk
 from agenttune.protocol.proposals import Proposal, State, Verdict
 
 FEWEST_TRIAL_STEPS = 2
-"""That a probe takes for a trial."""
+"""Of a trial: the `Probe` command takes no fewer."""
 
 
 def forbidden(proposal: Proposal, world: World) -> Verdict | None:
-    """Commands that the settings exclude."""
+    """Refuses kinds of commands in `gate.forbid`."""
     kind = proposal.command.kind
     if kind not in world.settings.forbid:
         return None
@@ -26,7 +26,7 @@ def forbidden(proposal: Proposal, world: World) -> Verdict | None:
 
 
 def cooldown(proposal: Proposal, world: World) -> Verdict | None:
-    """Steps between two changes of the same knob by agents."""
+    """Keeps `gate.cooldown_steps` between two changes of the same knob by agents."""
     wait = world.settings.cooldown_steps
     if wait == 0 or proposal.author.principal != "agent":
         return None
@@ -42,7 +42,7 @@ def cooldown(proposal: Proposal, world: World) -> Verdict | None:
 
 
 def after_revert(proposal: Proposal, world: World) -> Verdict | None:
-    """A knob whose last change was undone rests for a while."""
+    """Keeps `probation.cooldown_steps` after a change of a knob that was undone."""
     wait = world.probation.cooldown_steps
     if wait == 0 or proposal.author.principal != "agent":
         return None
@@ -62,7 +62,7 @@ def after_revert(proposal: Proposal, world: World) -> Verdict | None:
 
 
 def budget(proposal: Proposal, world: World) -> Verdict | None:
-    """Commands of agents in one run."""
+    """Limits agents' commands in one run (`budgets.max_commands`)."""
     limit = world.budgets.max_commands
     if limit is None or proposal.author.principal != "agent" or world.history.count_taken() < limit:
         return None
@@ -70,7 +70,7 @@ def budget(proposal: Proposal, world: World) -> Verdict | None:
 
 
 def extra_steps(proposal: Proposal, world: World) -> Verdict | None:
-    """Training steps that the probes of a run take beside its own, and those that would reach its end."""
+    """Limits the extra training steps of probes, and refuses trials that would reach the run's end."""
     command, info = proposal.command, world.info
     if not isinstance(command, Probe):  # how long a trial takes, and the field that says so, are a probe's own
         return None
@@ -100,7 +100,7 @@ def _extra_limits(world: World) -> Iterator[tuple[str, int]]:
 
 
 def repeated(proposal: Proposal, world: World) -> Verdict | None:
-    """The same command again, soon after it was refused: whoever asks has not read the reason."""
+    """Refuses a command that was refused a short time ago: asking again does not change the reason."""
     wait = world.settings.repeat_cooldown_steps
     if wait == 0 or proposal.author.principal != "agent":
         return None
@@ -121,7 +121,7 @@ def repeated(proposal: Proposal, world: World) -> Verdict | None:
 
 
 def quiet_steps(proposal: Proposal, world: World) -> Verdict | None:
-    """The first and last steps of a run, in which agents change nothing."""
+    """Lets agents change nothing in the first and last steps of a run."""
     if proposal.author.principal != "agent" or proposal.command.risk is Risk.OBSERVE:
         return None
     first, last, info = world.settings.quiet_first_steps, world.settings.quiet_last_steps, world.info
@@ -141,7 +141,7 @@ def quiet_steps(proposal: Proposal, world: World) -> Verdict | None:
 
 
 def layers(proposal: Proposal, world: World) -> Verdict | None:
-    """Layers that agents may touch."""
+    """Lets agents change only `gate.allowed_layers`."""
     allowed, command = world.settings.allowed_layers, proposal.command
     if not allowed or proposal.author.principal != "agent":
         return None
@@ -156,7 +156,7 @@ def layers(proposal: Proposal, world: World) -> Verdict | None:
 
 
 def window_commands(proposal: Proposal, world: World) -> Verdict | None:
-    """Commands of agents within the newest steps."""
+    """Limits agents' commands within `gate.window`."""
     window = world.settings.window
     if window.max_commands is None or proposal.author.principal != "agent":
         return None
@@ -185,10 +185,10 @@ GUARDRAILS: tuple[Guardrail, ...] = (
     after_revert,
 )
 LIMITS: tuple[Guardrail, ...] = (feasible, bounds, change_factor, window_factor)
-"""What the nearest allowed value has to pass, all together."""
+"""Guardrails that the nearest allowed values must all pass."""
 CLAMPING = frozenset({"guardrail:bounds", "guardrail:change_factor", "guardrail:window"})
 """Guardrails whose nearest allowed value may be taken instead, where `gate.clamp` asks for it."""
-MENDED = CLAMPING | {"guardrail:feasible"}
-"""Guardrails whose nearest allowed value is one that passes `LIMITS`."""
-PER_KNOB = MENDED | {"guardrail:cooldown", "guardrail:after_revert"}
-"""Guardrails that speak of single values; of a probe, of those of one candidate."""
+REPAIRED = CLAMPING | {"guardrail:feasible"}
+"""Guardrails whose nearest allowed values are checked against `LIMITS`."""
+PER_KNOB = REPAIRED | {"guardrail:cooldown", "guardrail:after_revert"}
+"""Guardrails about single values; they judge a probe's candidates one by one."""

@@ -1,4 +1,4 @@
-"""Which values a command would change, group by group, and to what."""
+"""The numbers that a command asks for, next to the values now, for each parameter group."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NEAR_ONE = frozenset({"betas", "momentum", "other.alpha", "other.rho", "other.be
 steps, so what is left to 1 counts as a value too."""
 
 OFF_IS_ZERO = frozenset({"max_grad_norm"})
-"""Knobs of which 0 is no small value but none at all: no clipping is clipping at infinity."""
+"""Knobs for which 0 means off: clipping at 0 is no clipping, as if at infinity."""
 
 
 @dataclass(frozen=True)
@@ -60,20 +60,20 @@ class Target:
 
     @property
     def ratio(self) -> float | None:
-        """By what it is multiplied; None where that cannot be told."""
+        """The value asked for over the value now; None if that is not known."""
         if self.current is None or self.current == 0:
             return 1.0 if self.current == self.value else None
         return self.value / self.current
 
     @property
     def rest(self) -> float | None:
-        """What is left from the value of now to 1, where that counts; None where it does not."""
+        """`1 - current`, for fields of `NEAR_ONE`; None for others."""
         if self.field not in NEAR_ONE or self.current is None or not 0 < self.current < 1:
             return None
         return 1 - self.current
 
     def factor(self) -> float:
-        """By what factor it changes, up or down; infinite where that cannot be told."""
+        """By what factor it changes, up or down; infinite if that is not known."""
         own = factor_between(self.current, self.value)
         return own if self.rest is None else max(own, factor_between(self.rest, 1 - self.value))
 
@@ -95,19 +95,19 @@ def _targets(asked: AskedValue, knobs: Mapping[str, KnobState]) -> Iterator[Targ
 
 
 def changed_by(record: CommandRecord) -> frozenset[str]:
-    """What a command of the past has changed, or will; of a probe what it adopted."""
+    """Names of what a recorded command has changed or will change; of a finished probe, what it adopted changed."""
     if record.command.tries() and record.ack is not None:
         return frozenset(change.name for change in record.ack.changes)
     return record.command.touched()
 
 
 def rate_factors(asked: AskedValue, knob: KnobState) -> dict[int, float | None]:
-    """By what a new learning rate multiplies each parameter group's; None where there is none to compare with."""
+    """For each parameter group, new learning rate over old; None if the old one is 0."""
     return {t.group or 0: t.ratio for t in _rate_targets(asked, knob)}
 
 
 def _rate_targets(asked: AskedValue, knob: KnobState | None) -> Iterator[Target]:
-    """Without a group of its own all groups keep their ratio to the first."""
+    """If no group is named, all groups keep their ratio to the first."""
     if knob is None or knob.effective is None:
         yield Target("lr", "lr", asked.value)
         return
@@ -131,7 +131,7 @@ def _in_ratio(rate: float, rates: list[float], group: int, ratios: list[float] |
 
 
 def _groups(asked: AskedValue, knob: KnobState | None) -> Iterable[int | None]:
-    """Those that are written; an exempt one only if it is named."""
+    """The groups that are written: the named one, or all but the exempt ones."""
     if asked.group is not None:
         return [asked.group]
     if asked.owner != "optimizer" or knob is None or knob.groups is None:
@@ -165,7 +165,7 @@ def _is_number(value: object) -> TypeGuard[float]:
 
 
 def values_of(command: CommandBase) -> dict[str, float]:
-    """The numbers that a command asks for, by knob; of several the first."""
+    """The first number that a command asks for, for each knob."""
     nothing_known = RunInfo(run_id="", name="", status="running", created_at_s=0.0)
     found: dict[str, float] = {}
     for target in targets_of(command, nothing_known):
@@ -175,7 +175,7 @@ def values_of(command: CommandBase) -> dict[str, float]:
 
 
 def factor_between(before: float | None, after: float) -> float:
-    """By what factor a value changes, up or down; infinite where that cannot be told."""
+    """By what factor a value changes, up or down; infinite if that is not known."""
     if before == after:
         return 1.0
     if before is None or before <= 0 or after <= 0:

@@ -1,4 +1,4 @@
-"""The rates to come: what the schedule in force would do, and what it would do after a command, group by group."""
+"""Forecast of the learning rate for each parameter group: by the schedule in force, and after a command."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from agenttune.protocol.lr_course import Course
 from agenttune.protocol.lr_plans import DECAYING, corners, make_plan, plan_text, planned_factor
 
 SHORT_WARM_UP_FRAC = 0.1
-"""Of the steps left: a warm-up no longer than that is not held against a plan for beginning low (guess)."""
+"""Share of the steps left. A warm-up no longer than that may start low without counting as a change (guess)."""
 FEWEST_EDGES = 16
-"""Into so many stretches, at least, the steps to come are divided, where the end is known."""
+"""The steps to the end, if it is known, are divided into at least so many stretches."""
 
 
 @dataclass(frozen=True)
 class Band:
-    """Per stretch of steps, the lowest and the highest rate of a group in it."""
+    """The lowest and the highest learning rate of one group in each stretch of steps; both of shape [stretches]."""
 
     low: list[float]
     high: list[float]
@@ -74,7 +74,7 @@ class Prospect:
         return down, up
 
     def strict_factor(self) -> float:
-        """The largest factor between what comes with the command and what would come at the same step without."""
+        """The largest factor, over all steps, between the rate with the command and the rate without it."""
         if self.ratio is not None:
             return max(self.ratio, 1 / self.ratio) if self.ratio > 0 else math.inf
         found = 1.0
@@ -109,7 +109,7 @@ def prospects(command: CommandBase, info: RunInfo) -> list[Prospect]:
 
 
 def course_text(command: UpdateSchedule, info: RunInfo) -> str:
-    """The course that a command asks for, as people say it; empty where that cannot be told."""
+    """The plan that a command asks for, in words; empty if too little is known."""
     course = info.schedule
     if command.shape == "previous":
         return course.before.text if course is not None and course.before is not None else ""
@@ -202,7 +202,7 @@ def _leeway(edges: Sequence[int], info: RunInfo, plan: dict[str, Any], *, rises:
 
 
 def _edges(info: RunInfo, turns: Sequence[int]) -> list[int]:
-    """The last steps of the stretches in which rates are compared: now, those that are told, and where a plan turns."""
+    """Last steps of the stretches in which rates are compared: now, the published steps, the plan's corners."""
     now, course = info.step, info.schedule
     found = {now, *(course.steps if course is not None else ()), *turns, *(turn - 1 for turn in turns)}
     if info.max_steps is not None:
@@ -216,7 +216,7 @@ def _stretches(edges: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _asked(first: int, last: int, turns: Sequence[int]) -> list[int]:
-    """Where to ask, so that the extremes of a stretch are known: between its turns a plan only rises or only falls."""
+    """Steps at which a stretch can have its extremes: its ends and the plan's corners within it."""
     return [first, last, *(turn for turn in turns if first < turn < last)]
 
 
@@ -239,5 +239,5 @@ def _band(course: Course, group: int, edges: Sequence[int], now: float) -> Band:
 
 
 def _at(course: Course, group: int, step: int) -> float:
-    """The rate at a step, of those that are told the nearest that is not before it."""
+    """The rate at the first published step that is not before this one."""
     return course.rates(group)[min(bisect_left(course.steps, step), len(course.steps) - 1)]

@@ -13,13 +13,13 @@ from agenttune.protocol.commands import CommandBase, UpdateSchedule, parse_comma
 from agenttune.protocol.events import RunInfo
 
 MOST_REPAIRS = 6
-"""Rounds of bringing the plan's rates within limits, one after the other (guess: it has three)."""
+"""Repairs of one plan before giving up; each brings one of its rates within limits (guess: it has three)."""
 Limits = Sequence[Sequence[float]]
 """Per group, per stretch of steps."""
 
 
 def nearest_value(command: CommandBase, target: Target, span: Span) -> dict[str, Any] | None:
-    """The nearest value that passes; of a list, the list with it."""
+    """The nearest value that passes, as an argument; of a list, the whole list with that value in it."""
     if not span:
         return None
     value: Any = span.high if target.is_off else span.clip(target.value)
@@ -33,7 +33,7 @@ def nearest_value(command: CommandBase, target: Target, span: Span) -> dict[str,
 
 
 def _list_in(command: CommandBase, field: str) -> list[Any]:
-    """The list that stands in a field; a dotted one reaches into a mapping."""
+    """The list in a field; a dotted name reaches into a mapping."""
     outer, _, inner = field.partition(".")
     value = command.arguments().get(outer)
     return list((value or {}).get(inner, ()) if inner else value or ())
@@ -87,7 +87,7 @@ def nearest_plan(
 
 
 def _repair(command: UpdateSchedule, found: Sequence[Prospect], lows: Limits, highs: Limits) -> dict[str, Any]:
-    """The worst rate that is outside, brought to its limit; empty if none is."""
+    """Arguments that bring the rate that is furthest outside to its limit; empty if all are inside."""
     worst_high, worst_low, where = 1.0, 1.0, None
     for prospect, low, high in zip(found, lows, highs, strict=True):
         for i in range(len(prospect.edges)):
@@ -125,7 +125,7 @@ def _peak(command: UpdateSchedule, found: Sequence[Prospect]) -> float:
 
 
 def _left(prospect: Prospect, i: int, command: UpdateSchedule, peak: float) -> float:
-    """What part of the way from the final rate to the peak is left at a stretch's lowest."""
+    """Where the lowest rate of a stretch lies between the final rate (0) and the peak (1)."""
     rate = prospect.after.low[i] / prospect.share if prospect.share else 0.0
     whole = peak - command.final_lr
     return 1.0 if whole <= 0 or command.shape == "constant" else (rate - command.final_lr) / whole

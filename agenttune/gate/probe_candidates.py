@@ -1,4 +1,4 @@
-"""A probe at the gate: each of its candidates as if it were asked for alone, and the strictest answer counts."""
+"""How the gate judges a probe: each candidate as a proposal of its own; the strictest answer counts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def alone(proposal: Proposal) -> Iterator[tuple[int, Proposal]]:
 
 
 def about(wrong: Mapping[int, Verdict], probe: CommandBase) -> Verdict:
-    """The first refusal of a candidate as the probe's: says which one, and the candidates that would have passed.
+    """The refusal of a probe, after that of its first wrong candidate, with candidates that would pass.
 
     Args:
         wrong: Refusals by the candidates' numbers.
@@ -55,7 +55,7 @@ def _is_valid(raw: dict[str, object]) -> bool:
 
 
 def strictest(proposal: Proposal, rulings: Sequence[Verdict | ApprovalRequest]) -> Verdict | ApprovalRequest:
-    """A no before a question, a question before a yes; of questions the one that asks most.
+    """The strictest ruling: a refusal before a request before an approval; of requests the one that asks most.
 
     Args:
         proposal: The probe.

@@ -1,4 +1,4 @@
-"""Allowed ranges of numbers, and comparisons that forgive the last digits of a product."""
+"""Allowed ranges of numbers, compared with a tolerance for rounding."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from agenttune.config import Bounds
 
 ROUNDING_FRAC = 1e-9
-"""By what part a number may be over a limit: it was multiplied and divided on its way here."""
+"""Relative tolerance: numbers and limits are products of others, whose last digits are rounded."""
 
 
 def above(value: float, limit: float) -> bool:
@@ -21,7 +21,7 @@ def below(value: float, limit: float) -> bool:
 
 @dataclass(frozen=True)
 class Span:
-    """From `low` to `high`, both allowed; false if nothing is."""
+    """The closed range from `low` to `high`; false if it is empty."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -41,15 +41,15 @@ class Span:
         return Span(max(self.low, other.low), min(self.high, other.high))
 
     def reaching(self, value: float | None) -> Span:
-        """Stretched to a value that is outside already."""
+        """The range, extended to include a value."""
         return self if value is None else Span(min(self.low, value), max(self.high, value))
 
     def over(self, value: float) -> Span:
-        """The factors of a value above 0 that stay inside."""
+        """The factors by which a value above 0 may be multiplied to stay inside."""
         return Span(self.low / value, self.high / value)
 
     def times(self, value: float) -> Span:
-        """The products of a value above 0 with the factors inside."""
+        """The range, multiplied by a value above 0."""
         return Span(self.low * value, self.high * value)
 
     def clip(self, value: float) -> float:

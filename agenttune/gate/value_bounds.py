@@ -19,7 +19,7 @@ from agenttune.protocol.proposals import Proposal, Verdict
 
 
 def bounds(proposal: Proposal, world: World) -> Verdict | None:
-    """Absolute bounds: those of the settings and those a knob was registered with."""
+    """Refuses values outside of `gate.bounds` or of the bounds that a knob was registered with."""
     targets = targets_of(proposal.command, world.info)
     for target in targets:
         if target.knob == "lr":
@@ -84,7 +84,7 @@ def _brings_back_own(world: World) -> bool:
 def _scaling_bounds(
     command: CommandBase, targets: Sequence[Target], found: Sequence[Prospect], limit: Bounds, source: str
 ) -> Verdict | None:
-    """The rate asked for is within the bounds; what follows from it is within, or no further outside than it was."""
+    """The rate asked for must be within; rates that follow from it, no further outside than they are now."""
     span, ratios, problem = Span.of(limit), EVERYTHING, ""
     for target in targets:
         own = span if target.is_asked else span.reaching(target.current)
@@ -120,7 +120,7 @@ def _scaling_bounds(
 def _plan_bounds(
     command: UpdateSchedule, found: Sequence[Prospect], limit: Bounds, source: str, world: World
 ) -> Verdict | None:
-    """Every later rate is within the bounds, or no further outside than that of the schedule in force at that step."""
+    """Every later rate must be within, or no further outside than the schedule in force is at that step."""
     span = Span.of(limit)
     lows = [[min(span.low * p.leeway[i], p.before.low[i]) for i in range(len(p.edges))] for p in found]
     highs = [[max(span.high, p.before.high[i]) for i in range(len(p.edges))] for p in found]
