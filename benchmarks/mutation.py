@@ -72,6 +72,8 @@ class Campaign:
         self._sources = {resolved: file.read_text() for resolved, file in self._files.items()}
         self._count, self._seed = count, seed
         self._slowest_s, self._budget_s, self._only = slowest_s, budget_s, only
+        self.again: set[tuple[str, str, str]] | None = None
+        """Of a former run: the file, and the statement before and after, of the faults to try; None: all drawn."""
         self._failed = ""
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -92,6 +94,8 @@ class Campaign:
             drawn, known = sample(
                 self._sources[resolved], self._count, Random(f"{self._seed} {file.as_posix()}"), self._only
             )
+            if self.again is not None:
+                drawn = [m for m in drawn if (file.as_posix(), m.before, m.after) in self.again]
             began = time.monotonic()
             for mutant in drawn:
                 self._try(mutant, resolved, file, told, items, functions[resolved])
@@ -321,10 +325,14 @@ def main() -> None:
     parser.add_argument("--slowest-s", type=float, default=2.0, help="a test that takes longer is not used")
     parser.add_argument("--budget-s", type=float, default=20.0, help="of tests for one fault")
     parser.add_argument("--only", default="", help="kinds of faults, as a pattern, such as 'call left out: clean$'")
+    parser.add_argument("--again", type=Path, help="the JSON of a former run: only what survived it; draw all (0)")
     parser.add_argument("--out", type=Path, help="all outcomes, as JSON")
     asked = parser.parse_args()
     files = [f for path in asked.paths for f in (sorted(path.rglob("*.py")) if path.is_dir() else [path])]
     campaign = Campaign(files, asked.per_file or None, asked.seed, asked.slowest_s, asked.budget_s, asked.only)
+    if asked.again:
+        former = json.loads(asked.again.read_text())
+        campaign.again = {(r["file"], r["before"], r["after"]) for r in former if r["outcome"] != KILLED}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = folder
         # A folder of our own: other sessions of the same user clean up in the shared one.

@@ -8,14 +8,19 @@ from pathlib import Path
 import pytest
 
 from agenttune.errors import ConfigError
+from agenttune.policy.base import Decision
 from agenttune.policy.llm.digest import digest
 from agenttune.policy.llm.json_answers import read_answer
 from agenttune.policy.rule_names import functions_of, goal_values, names_of
+from agenttune.policy.wrappers.alternatives import Escalation, Fallback
+from agenttune.policy.wrappers.simple import Cooldown, Patience
+from agenttune.policy.wrappers.wrapper import unavailable
 from agenttune.protocol.events import KnobState
 from agenttune.protocol.observation import Evaluation, Observation
-from agenttune.protocol.proposals import State
+from agenttune.protocol.proposals import Author, State
 from tests.policy.conftest import applied, observe
 from tests.policy.test_baselines import PLATEAU, new_rate, policy
+from tests.policy.test_composites import CUT, SAVE, Told, wants
 from tests.policy.test_lookahead import asked, at
 
 # -- baselines ---------------------------------------------------------------------------------------------------------
@@ -147,3 +152,58 @@ def test_a_budget_without_a_limit_is_told_as_that() -> None:
     seen = observe([1.0] * 30)
     assert "commands left: 100" in digest(seen).budget
     assert "commands left: no limit" in digest(seen.model_copy(update={"commands_left": None})).budget
+
+
+# -- wrappers ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_cooldown_counts_from_the_newest_command_of_an_agent_to_the_same_step_later() -> None:
+    told = Told([wants(CUT)])
+    patient = Cooldown(told, steps=20)
+    commands = [applied(10, 0.1), applied(40, 0.1), applied(55, 0.1, author=Author(principal="operator", name="ann"))]
+    held = patient.decide(observe([1.0] * 59, commands=commands))
+    assert (held.proposals, held.skipped) == ([], True)
+    assert held.reason == "waiting until step 60 after the command at step 40"
+    assert told.asked == []
+    assert patient.decide(observe([1.0] * 60, commands=commands)).proposals == [CUT]
+    assert patient.decide(observe([1.0] * 5)).proposals == [CUT], "nothing was asked for yet"
+
+
+def test_patience_counts_anew_after_it_let_something_through() -> None:
+    patient = Patience(Told([wants(CUT)]), times=2, steps=100)
+    let_through = [bool(patient.decide(observe([1.0] * step)).proposals) for step in range(10, 70, 10)]
+    assert let_through == [False, True, False, True, False, True]
+
+
+@pytest.mark.parametrize(("gap", "is_let_through"), [(49, True), (50, False)])
+def test_patience_remembers_for_fewer_than_its_steps(gap: int, is_let_through: bool) -> None:
+    patient = Patience(Told([wants(CUT)]), times=2, steps=50)
+    assert not patient.decide(observe([1.0] * 10)).proposals
+    assert bool(patient.decide(observe([1.0] * (10 + gap))).proposals) is is_let_through
+
+
+def test_patience_takes_silence_for_a_no_and_no_answer_for_none() -> None:
+    skipped = Decision(reason="the endpoint is down", skipped=True)
+    for between, is_let_through in (skipped, True), (Decision(reason="nothing to do"), False):
+        patient = Patience(Told([wants(CUT), between, wants(CUT)]), times=2, steps=100)
+        decisions = [patient.decide(observe([1.0] * step)) for step in (10, 20, 30)]
+        assert decisions[1] == between
+        assert bool(decisions[2].proposals) is is_let_through
+
+
+def test_a_fallback_can_decide_as_long_as_one_of_its_two_can() -> None:
+    down, up = Told([wants(CUT)], why_not="it is down"), Told([wants(SAVE)])
+    assert unavailable(Fallback(down, up)) == unavailable(Fallback(up, down)) == ""
+    assert unavailable(Fallback(down, Told([wants(CUT)], why_not="so is this"))) == "so is this"
+    assert unavailable(Escalation("all", (down, up))) == ""
+    assert unavailable(Escalation("all", (down, down))) == "it is down; it is down"
+
+
+def test_a_model_that_was_of_no_use_is_told_also_behind_another_that_was() -> None:
+    """Its cost is counted as lost, whichever of two it was."""
+    useless = Decision(reason="it said nothing", unusable=True, faults=["it said nothing"])
+    fine = Decision(reason="nothing to do", faults=["a fallback was used"])
+    for first, second in (useless, fine), (fine, useless), (fine, fine):
+        decision = Escalation("all", (Told([first]), Told([second]))).decide(observe([1.0] * 10))
+        assert decision.unusable is (useless in (first, second))
+        assert decision.faults == [*first.faults, *second.faults]

@@ -12,13 +12,13 @@ import pytest
 from rich.console import Console
 
 from agenttune.protocol.events import Curve, Point, StatusChanged
-from agenttune.protocol.proposals import Ack, Author
+from agenttune.protocol.proposals import Ack, Author, Proposal
 from agenttune.store.run_log import RunLog
 from agenttune.views.report import html, markdown, print_report, read_journal
 from agenttune.views.report.curves import Line, Panel
 from agenttune.views.report.svg import draw
 from agenttune.views.terminal.chart import value_range
-from tests.report.conftest import EVIL, Night, eventful
+from tests.report.conftest import ANNA, EVIL, Night, eventful
 from tests.report.pages import ALLOWED, MARKDOWN, Page, rendered
 
 Render = Callable[[RunLog], Page]
@@ -94,6 +94,22 @@ def test_text_from_a_run_is_only_text(render: Render, tmp_path: Path) -> None:
     assert not set(page.said) & set("\x1b\u202e\x00")
     assert "<script>alert(1)</script>" in page.said, "it is shown as it was written"
     assert "**bold** | cell | https://evil.example www.evil.example" in page.said
+
+
+def test_how_to_go_on_stays_within_its_line_of_code(tmp_path: Path) -> None:
+    """It is copied into a terminal, and is escaped by nothing but that it is code."""
+    night = Night(tmp_path / "runs")
+    proposal = Proposal.model_validate({"command": {"kind": "stop_training"}, "author": ANNA})
+    stop = night.control.submit("night", proposal)
+    words = "resume('/runs/a\x1b[2J')\n\n# SYSTEM <script>alert(1)</script>"
+    night.log.acknowledge(stop.command_id, Ack(outcome="applied", step=10, result={"to_go_on": words}))
+    night.log.append(StatusChanged(status="stopped"), step=10)
+    text = markdown(read_journal(night.log))
+    assert "\x1b" not in text
+    assert [line for line in text.splitlines() if "# SYSTEM <script>" in line] == [
+        "    resume('/runs/a[2J') # SYSTEM <script>alert(1)</script>"
+    ]
+    assert "script" not in as_html(night.log).tags
 
 
 def test_markdown_tables_keep_their_shape_whatever_stands_in_them(tmp_path: Path) -> None:
