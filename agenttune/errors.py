@@ -138,6 +138,11 @@ class ModelUnavailable(SystemFault):
         super().__init__(message)
         self.call = call
 
+    @property
+    def calls(self) -> list[Any]:
+        """The failed call, or nothing."""
+        return [] if self.call is None else [self.call]
+
 
 class RunFailed(SystemFault):
     """The training process ended with an error."""

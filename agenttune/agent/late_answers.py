@@ -6,10 +6,10 @@ import logging
 from concurrent.futures import Future
 from dataclasses import dataclass
 
+from agenttune.errors import ModelUnavailable
 from agenttune.policy.base import Decision, Draft
 from agenttune.protocol.commands import Impact
 from agenttune.protocol.events import Event
-from agenttune.protocol.model_calls import ModelCalled
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Author, CommandRecord, State
 
@@ -89,7 +89,6 @@ def still_valid(answer: Answer, decision: Decision, now: Observation) -> tuple[l
 def failed(policy: str, step: int, error: BaseException) -> Decision:
     """A policy's failure as a decision to do nothing, with the call of a language model that it may bring along."""
     log.error("policy %s failed at step %d", policy, step, exc_info=error)
-    call = getattr(error, "call", None)
+    calls = error.calls if isinstance(error, ModelUnavailable) else []
     reason = f"the policy failed: {type(error).__name__}: {error}"[:ERROR_CHARACTERS]
-    calls = [call] if isinstance(call, ModelCalled) else []
     return Decision(reason=reason, calls=calls, faults=[reason], unusable=bool(calls))

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from agenttune.llm.answer_text import Unreadable, answer_in, without_thinking
 from agenttune.llm.budget import cost_usd
+from agenttune.llm.capability_check import CHECK_TEXT
 from agenttune.llm.chat_model import ChatModel, Protocol_, is_configured
 from agenttune.llm.endpoints import REMOTE_ENV
 from agenttune.llm.transcript import resolve
 
 if TYPE_CHECKING:
-    from agenttune.llm.capability_check import CHECK_TEXT
     from agenttune.llm.openai_chat import OpenAIChat
 
 __all__ = [
@@ -38,8 +38,4 @@ def __getattr__(name: str) -> Any:
         from agenttune.llm.openai_chat import OpenAIChat
 
         return OpenAIChat
-    if name == "CHECK_TEXT":
-        from agenttune.llm.capability_check import CHECK_TEXT
-
-        return CHECK_TEXT
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

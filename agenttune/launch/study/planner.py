@@ -153,8 +153,7 @@ class Planner:
             self._check_capabilities(model)
             call = model.ask(messages, policy=PLANNER, purpose=purpose, schema=schema, prompts=[prompt.used])
         except ModelUnavailable as error:
-            failed = getattr(error, "call", None)
-            if isinstance(failed, ModelCalled):
+            for failed in error.calls:
                 self._record(failed)
             raise
         self._record(call)

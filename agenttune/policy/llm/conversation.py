@@ -84,7 +84,7 @@ class Conversation:
                 temperature=self.temperature,
             )
         except ModelUnavailable as error:
-            self.add_failed(error)
+            self.calls += error.calls
             raise
         self.calls.append(called)
         answer = called.answer or ChatMessage(role="assistant")
@@ -97,11 +97,6 @@ class Conversation:
         if malformed:
             raise UserError(f"{MALFORMED_CALL}: {malformed}", field="answer")
         return answer
-
-    def add_failed(self, error: ModelUnavailable) -> None:
-        """Keep the call behind an error, for the log."""
-        if isinstance(error.call, ModelCalled):
-            self.calls.append(error.call)
 
     def tell(self, text: str) -> None:
         """Say something to the model."""

@@ -168,7 +168,7 @@ class LlmPolicy:
         try:
             talk.calls += talk.chat.check_capabilities(self.name)
         except ModelUnavailable as error:
-            talk.add_failed(error)
+            talk.calls += error.calls
             raise
         self._is_checked = True
         forms = FORMS_WITHOUT_TOOLS if self._file.form == "tools" else {"text": FORMS_WITHOUT_TOOLS["text"]}

@@ -109,18 +109,10 @@ def _evaluations(seen: Observation) -> str:
         names = ", ".join(fenced(n, NAME_LETTERS) for n in list(seen.evaluations[-1].metrics)[:MOST_FINDINGS])
         return f"evaluated without {fenced(name, NAME_LETTERS)}: {names}"
     points = [(e.step, e.metrics[name]) for e in known]
-    listed = " ".join(f"{step}:{number(value)}" for step, value in _downsampled(points, CURVE_POINTS))
+    listed = " ".join(f"{step}:{number(value)}" for step, value in _sampled(points, CURVE_POINTS))
     best = seen.best_evaluation()
     at = f"; best {number(best.metrics[name])} at step {best.step}" if best is not None else ""
     return f"{fenced(name, NAME_LETTERS)} {listed}{at}"
-
-
-def _downsampled(points: Sequence[tuple[int, float]], count: int) -> list[tuple[int, float]]:
-    """Evenly picked, the last one among them."""
-    if len(points) <= count:
-        return list(points)
-    picked = {round(i * (len(points) - 1) / (count - 1)) for i in range(count)}
-    return [points[i] for i in sorted(picked)]
 
 
 def _findings(seen: Observation) -> Iterator[str]:

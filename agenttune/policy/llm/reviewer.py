@@ -103,8 +103,7 @@ class Reviewer:
                 return without("its answer was cut at llm.max_output_tokens"), calls
             return _read(called, answer, without), calls
         except ModelUnavailable as error:
-            failed = getattr(error, "call", None)
-            return without(str(error)), [*calls, *([failed] if isinstance(failed, ModelCalled) else [])]
+            return without(str(error)), [*calls, *error.calls]
         except (UserError, SystemFault) as error:  # the budget, the control server, or a template that was changed
             return without(str(error)), calls
         except Exception as error:  # whatever it is, nobody has decided, and the next approver is asked
