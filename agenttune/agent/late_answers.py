@@ -1,4 +1,4 @@
-"""Decisions that come later, and whether they still hold when they come."""
+"""Answers that come later, and whether they are still valid then."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Answer:
-    """An answer that was asked for and may have come.
+    """An answer that is awaited or has come.
 
     Attributes:
         later: The answer.
-        asked: What the policy was shown.
+        asked: The observation that the policy was asked with.
         policy: Who answers.
         author: In whose name.
-        awaited: The step that training waits at for it, if it does.
-        dropped: Why nobody wants it any more; what it cost is recorded all the same.
+        awaited: The event that training waits for it, if it does.
+        dropped: Why it is no longer wanted; its cost is recorded all the same.
     """
 
     later: Future[Decision]
@@ -42,12 +42,12 @@ class Answer:
     dropped: str = ""
 
     def decision(self) -> Decision:
-        """The answer, or the policy's failure as one; it must have come."""
+        """The answer, or the policy's failure as one; only after it has come."""
         error = self.later.exception()
         return self.later.result() if error is None else failed(self.policy, self.asked.step, error)
 
     def why_stale(self, now: Observation) -> str:
-        """Why what it asks for no longer fits the run; empty if it does."""
+        """Why its proposals no longer fit the run; empty if they do."""
         if self.dropped:
             return self.dropped
         if now.branch != self.asked.branch:
@@ -70,7 +70,7 @@ def _changes_the_run(record: CommandRecord) -> bool:
 
 
 def still_valid(answer: Answer, decision: Decision, now: Observation) -> tuple[list[Draft], str]:
-    """What of a late answer may be asked for, and in words what may not; empty if all may."""
+    """The drafts of a late answer that are still valid, and why the others are not."""
     if not decision.proposals:
         return [], ""
     stale = answer.why_stale(now)
@@ -87,7 +87,7 @@ def still_valid(answer: Answer, decision: Decision, now: Observation) -> tuple[l
 
 
 def failed(policy: str, step: int, error: BaseException) -> Decision:
-    """A policy's failure as a decision to do nothing, with the call of a language model that it may bring along."""
+    """A policy's failure as a decision without proposals, with the failed model call if there is one."""
     log.error("policy %s failed at step %d", policy, step, exc_info=error)
     calls = error.calls if isinstance(error, ModelUnavailable) else []
     reason = f"the policy failed: {type(error).__name__}: {error}"[:ERROR_CHARACTERS]

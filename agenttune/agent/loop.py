@@ -1,7 +1,7 @@
 """The agent loop: wake, observe, detect, decide, submit, record.
 
-Nothing in it is needed after a restart: what was found, asked and answered is in the observation. A `tick` that fails
-half-way because the server is away is simply done again: what it had decided is kept and sent under the same ids.
+It keeps nothing that a restart would need: findings, proposals and answers are in the observation. A `tick` that fails
+half-way because the server is away is repeated: its decision is kept and sent under the same ids.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ class AgentLoop:
         control: The door to the run, in this process or on a server.
         run_id: The run.
         policy: Decides.
-        wake: When to look and when to ask the policy. Whether training waits for it is the run's own setting.
+        wake: When to observe and when to ask the policy. Whether training waits for it is a setting of the run.
         author_name: Name of the agent in the log; default: the policy's.
         details: Recorded with the policy when it is attached, such as the checksum of its file.
         clock_s: Monotonic time in seconds.
-        load: Finds another policy by its name or path, when an operator asks for one.
+        load: Loads another policy by its name or path, when an operator asks for one.
         detectors: The user's own, beside the shipped ones.
         shutdown_grace_s: How long an answer is waited for when the policy leaves.
     """
@@ -101,7 +101,7 @@ class AgentLoop:
     # -- the agent's life -------------------------------------------------------------------------------------
 
     def run(self, stop: threading.Event | None = None) -> None:
-        """Tick until the run has ended, the policy was sent away, or `stop` is set; waits for a server that is away."""
+        """Tick until the run has ended, the policy is detached, or `stop` is set; waits for a server that is away."""
         stop = stop or threading.Event()
         while not stop.is_set() and self._patient_tick(stop):
             self._rest(stop)
@@ -129,7 +129,7 @@ class AgentLoop:
             stop.wait(self.wake.poll_s)
 
     def tick(self, patience_s: float = 0.0) -> bool:
-        """One poll: look if there is something new, record findings, decide if woken.
+        """One poll: observe if there is something new, record findings, decide if woken.
 
         Args:
             patience_s: How long to wait for something new where training waits for decisions, in seconds.
@@ -174,7 +174,7 @@ class AgentLoop:
             self._outbox.send(self._here(), None)
 
     def _here(self) -> PolicyAttached:
-        """That the policy watches, and where: training that waits for it can see whether its process still lives."""
+        """The policy and its process: training that waits for it can see whether the process is alive."""
         pid = os.getpid()
         return PolicyAttached(
             policy=self.policy.name,
@@ -185,14 +185,14 @@ class AgentLoop:
         )
 
     def detach(self, reason: str) -> None:
-        """Record that the policy no longer watches; does nothing if it does not."""
+        """Record that the policy is detached; does nothing if it is not attached."""
         if self._attached:
             self._attached, self._over = False, True
             self._turns.finish_within(self._shutdown_grace_s)
             self._outbox.send(PolicyDetached(policy=self.policy.name, reason=reason), None)
 
     def _switch_policy(self, request: PolicyRequested) -> bool:
-        """Do as an operator asked; returns whether a policy is still attached."""
+        """Switch to the policy that an operator asked for; returns whether one is still attached."""
         self._wakeups.request = None
         by = f" by {request.author}" if request.author else ""
         if request.policy is None:
@@ -266,9 +266,9 @@ class AgentLoop:
                 self._outbox.put(Decided(policy=self.policy.name, woken_by=why, reason=reason, faults=[reason]), step)
 
     def _must_wait(self, observation: Observation, is_critical: bool) -> bool:
-        """Whether this is no time for a question: an evaluation's result is about to come, or the run ends here.
+        """Whether to ask later: an evaluation's result is about to come, or the run ends here.
 
-        Reasons are kept for later. What is critical waits for no evaluation.
+        Reasons are kept until then. A critical finding waits for no evaluation.
         """
         end, evaluating = observation.max_steps, observation.evaluating_step
         if end is not None and observation.step >= end:
@@ -277,7 +277,7 @@ class AgentLoop:
         return evaluating is not None and observation.step <= evaluating and not known and not is_critical
 
     def _consider(self, observation: Observation, awaited: Event | None) -> None:
-        """Ask the policy, if there is a reason and nothing of its own is still on its way."""
+        """Ask the policy, if there is a reason and none of its own commands waits for the trainer."""
         self._decided_step = min(self._decided_step, observation.step)  # the run may have gone back
         is_time = observation.step - self._decided_step >= self.wake.every_steps
         # What waits for a person does not hold up the rules: it may wait long.

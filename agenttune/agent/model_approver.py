@@ -28,7 +28,7 @@ from agenttune.protocol.text import clean
 logger = logging.getLogger(__name__)
 VERDICTS = ("approve", "edit", "reject", "escalate")
 POLL_S = 0.5
-"""How often it looks for requests (guess: short beside the seconds that a model takes)."""
+"""Time between two polls for requests (guess: short beside the seconds that a model takes)."""
 
 
 class Ruling(Settings):
@@ -60,7 +60,7 @@ class ModelApprover(Approver):
         proposal, request = case.proposal, case.request
         draft = Draft(proposal.command, proposal.rationale)
         ruling, calls = self._reviewer.ask(draft, case.observation, Ruling, _no_answer, request_lines(request))
-        # A model fills what it does not want to change with null: that stays.
+        # A model gives null for what it does not want to change.
         given = {name: value for name, value in (ruling.arguments or {}).items() if value is not None}
         return Opinion(ruling.verdict, ruling.why, given, calls)
 

@@ -41,7 +41,7 @@ class Outbox:
         except UserError as error:
             if not isinstance(body, ModelCalled):
                 raise
-            # A transcript can be larger than the server takes; what the call cost must be in the log all the same.
+            # A transcript may be larger than the server takes; the call's cost must be in the log all the same.
             self._control.record(self._run_id, _without_texts(body, error.message), step)
 
 

@@ -1,4 +1,4 @@
-"""A policy's decisions: asked for, waited for, submitted and recorded."""
+"""Turns: a policy is asked, its proposals are submitted, and the decision is recorded."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ PREMATURE = "the policy left before it could ask for anything"
 
 @dataclass
 class Turn:
-    """What a policy decided, and what is still to be done about it.
+    """A decision, and what is still to be done about it.
 
     Attributes:
         policy: Its name.
         woken_by: Why it was asked.
-        based_on_step: Of the observation it was asked with.
-        step: At which its answer came.
-        reason: In its words.
-        unsent: Proposals that the gate has not seen.
-        shadowed: What it would have asked for.
-        must_tell: It is recorded even if it says the same nothing as before.
-        faults, unusable: As of a decision.
-        awaited_seq: Of the event that says that training waits for this, 0 if it does not.
+        based_on_step: Step of the observation.
+        step: Step at which the answer came.
+        reason: In the policy's words.
+        unsent: Proposals that are still to be submitted.
+        shadowed: What a policy in shadow would have proposed.
+        must_tell: Recorded even if it is without effect and gives the same reason as the last one.
+        faults, unusable: As in `Decision`.
+        awaited_seq: Of the event that training waits for this; 0 if it does not.
     """
 
     policy: str
@@ -65,16 +65,16 @@ class Turn:
         awaited: Event | None = None,
         must_tell: bool = False,
     ) -> Turn:
-        """What is to be done about a decision.
+        """The turn of a decision.
 
         Args:
-            decision: What was decided.
-            policy: Who decided.
-            author: In whose name it is asked for.
-            observation: What the policy was shown.
-            step: At which the answer came.
-            awaited: The event that says that training waits for this.
-            must_tell: It is recorded in any case.
+            decision: The decision.
+            policy: Name of the policy.
+            author: Author of its proposals.
+            observation: What the policy was asked with.
+            step: Step at which the answer came.
+            awaited: The event that training waits for this, if it does.
+            must_tell: Recorded in any case.
         """
         return cls(
             policy=policy,
@@ -128,7 +128,7 @@ class Turn:
         )
 
     def is_worth_telling(self, said: str) -> bool:
-        """Whether this is news after `said`: the same nothing every few steps would fill the log."""
+        """Whether it is worth a record: the same reason for nothing every few steps would fill the log."""
         says = bool(self.ids or self.refused or self.shadowed) or "finding" in self.woken_by
         return says or self.must_tell or self.reason != said
 
@@ -148,13 +148,13 @@ def proposals_of(drafts: Sequence[Draft], author: Author, step: int) -> list[Pro
 
 
 class Turns:
-    """Asks a policy, at most one decision at a time, and follows up on answers that come later.
+    """Asks a policy for one decision at a time, and takes the answers that come later.
 
     Args:
         control: The door to the run.
         run_id: The run.
         outbox: Takes what is recorded.
-        wakeups: Gets back why a policy was woken while it was still thinking.
+        wakeups: Gets back the reasons that came while the policy was still thinking.
     """
 
     def __init__(self, control: Control, run_id: str, outbox: Outbox, wakeups: Wakeups) -> None:
@@ -170,7 +170,7 @@ class Turns:
         return [answer for answer in self.answers if not answer.dropped]
 
     def decide(self, policy: Policy, author: Author, observation: Observation, awaited: Event | None) -> None:
-        """Ask the policy, and do as it decides; what it was woken by is in the observation."""
+        """Ask the policy and carry out its decision."""
         decision = _ask(policy, observation)
         reasons, must_tell = observation.woken_by, awaited is not None
         if decision.later is not None:
@@ -195,7 +195,7 @@ class Turns:
         self.finish()
 
     def take_answers(self) -> None:
-        """Ask for what late answers want, as far as it still fits the run."""
+        """Submit the proposals of late answers that are still valid."""
         for answer in [a for a in self.answers if a.later.done()]:
             now = self._control.observe(self._run_id)
             decision = answer.decision()
@@ -208,7 +208,7 @@ class Turns:
             self.finish()
 
     def finish(self) -> None:
-        """Submit what a decision asks for and record it; what was cut short goes on at the next call.
+        """Submit the proposals of a decision and record it; after an interruption the next call continues.
 
         Raises:
             ServerUnreachable: Call again; nothing is lost.
@@ -225,14 +225,14 @@ class Turns:
             self._outbox.send(turn.decided(), turn.step)
 
     def drop(self, reason: str) -> None:
-        """Another policy takes over: nobody wants the answers to come any more."""
+        """Another policy takes over: answers that still come are not used."""
         self._said, self._missed = "", []
         for answer in self.answers:
             answer.dropped = reason
             self._wakeups.awaited, answer.awaited = self._wakeups.awaited or answer.awaited, None
 
     def finish_within(self, patience_s: float) -> None:
-        """What was asked of a language model costs money, also if nobody waits for the answer any more."""
+        """Record the open answers when the policy leaves: a model call costs money also if its answer is not used."""
         concurrent.futures.wait([answer.later for answer in self.answers], patience_s)
         for answer in self.answers:
             step = answer.asked.step

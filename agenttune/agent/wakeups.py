@@ -1,4 +1,4 @@
-"""Why a policy is asked now."""
+"""Wake-ups: the reasons for asking a policy now."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from agenttune.protocol.proposals import Author, CommandRecord, State
 REARM_STEPS = 200
 """A finding that stays true without any change is reported again after so many steps, then after doubling times."""
 EFFECT_STEPS = 30
-"""Steps after a change before a finding that is true again counts as new: the change had its chance (tuned)."""
+"""Steps after a change before the same finding counts as new: the change needs time to act (tuned)."""
 PAGE = 1000
 KINDS = ("evaluated", "judged", "note_added", "policy_requested", "decision_awaited")
 OUTCOMES = frozenset({State.KEPT, State.REVERTED})
@@ -21,13 +21,13 @@ OUTCOMES = frozenset({State.KEPT, State.REVERTED})
 
 
 class Wakeups:
-    """Follows a run's log and keeps what a policy should be woken for until it was.
+    """Follows a run's log and collects reasons to wake the policy.
 
     Attributes:
         reasons: Why the policy should be asked; empty if there is no reason.
-        request: The newest wish of an operator for another policy, or for none.
-        awaited: The step at which training waits for a decision, if it does.
-        must_observe: Something happened that only an observation tells.
+        request: An operator's newest request for another policy, or for none.
+        awaited: The event that training waits for a decision, if it does.
+        must_observe: Something happened whose details only an observation has.
     """
 
     def __init__(self, control: Control, run_id: str, wake: WakeSettings) -> None:
@@ -41,7 +41,7 @@ class Wakeups:
         self.must_observe = False
 
     def start(self) -> None:
-        """Follow from here on; a step that training already waits at is found."""
+        """Follow the log from its end; a decision that training already waits for is found."""
         if self._cursor is not None:
             return
         now = self._control.observe(self._run_id)
@@ -52,7 +52,7 @@ class Wakeups:
         self._evaluated = {_key(evaluation) for evaluation in now.evaluations}
 
     def _unanswered(self, until: int) -> Event | None:
-        """The step that was waited at last, if nothing ended that."""
+        """The newest decision that training waits for, if it was not made."""
         last: Event | None = None
         since = 0
         while page := self._control.events(self._run_id, since, PAGE, kinds=("decision_awaited", "decided")):
@@ -88,12 +88,12 @@ class Wakeups:
             self.must_observe = self.must_observe or self._wake.on_answer
 
     def submitted(self, record: CommandRecord) -> None:
-        """An own command as the gate left it; a later verdict is then news."""
+        """Remember the state of an own command, so that a later change of it wakes the policy."""
         if self._states is not None:
             self._states[record.command_id] = record.state
 
     def note(self, observation: Observation, author: Author) -> None:
-        """Add what an observation tells: evaluations, answers to own commands, remarks of operators."""
+        """Add the reasons in an observation: evaluations, verdicts on own commands, notes of operators."""
         known, self._evaluated = self._evaluated, {_key(evaluation) for evaluation in observation.evaluations}
         if self._wake.on_evaluation:
             new = [evaluation.step for evaluation in observation.evaluations if _key(evaluation) not in known]
@@ -106,7 +106,7 @@ class Wakeups:
 
 
 def _answer(record: CommandRecord, was: State | None, author: Author) -> str:
-    """What a command's new state says to an agent; empty if nothing that it waits for."""
+    """The reason that a command's new state gives; empty if none."""
     command, by = record.proposal.command, record.proposal.author
     if record.state is was:
         return ""
@@ -118,7 +118,7 @@ def _answer(record: CommandRecord, was: State | None, author: Author) -> str:
 
 
 def _key(evaluation: Evaluation) -> str:
-    """Tells an evaluation from others, also from another one of the same step; NaN is NaN here."""
+    """Identifies an evaluation, also among several of one step; NaN equals NaN here."""
     return f"{evaluation.step} {evaluation.metrics}"
 
 

@@ -1,4 +1,4 @@
-"""What a policy is: a function from an observation to drafts of commands, or to nothing."""
+"""The interface of a policy: from an observation to drafts of commands, or to none."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Draft:
-    """A command that a policy would like to see, not yet addressed or dated.
+    """A command that a policy proposes, before it has an author and a step.
 
     Attributes:
         command: What to do.
@@ -52,10 +52,10 @@ class Decision:
         reason: Why, or why nothing.
         shadowed: What it would have asked for, were it not in shadow.
         calls: The calls of language models that led here, for the log.
-        later: The answer proper, which is still being worked on; then nothing else is set but `reason`.
-        skipped: Nothing was weighed: it is not the policy's turn, or it still works on the last question.
-        faults: What went wrong in asking a language model, or was done without; each is also in `reason`.
-        unusable: A language model was asked, and nothing of what it said could be used.
+        later: The answer itself, while the policy still works on it; then only `reason` is set beside it.
+        skipped: The policy was not asked: it is not its turn, or it still works on the last question.
+        faults: Problems with a language model; each is also in `reason`.
+        unusable: A language model was asked, and its answer could not be used.
     """
 
     proposals: list[Draft] = field(default_factory=list)
@@ -68,7 +68,7 @@ class Decision:
     unusable: bool = False
 
     def then(self, change: Callable[[Decision], Decision]) -> Decision:
-        """What `change` makes of the answer: at once, or when the answer proper is there, in the thread that made it.
+        """The answer changed by `change`: now, or when it comes, in the thread that made it.
 
         `change` may itself answer later.
         """
@@ -85,7 +85,7 @@ def _pass_on(done: Future[Decision], change: Callable[[Decision], Decision], to:
 
 
 def _finish(to: Future[Decision], answer: Callable[[], Decision]) -> None:
-    """Finish a future with an answer or with the error that came instead; an answer may again come later."""
+    """Finish a future with an answer or an error; if the answer comes later, then."""
     try:
         decision = answer()
     except BaseException as error:
@@ -134,7 +134,7 @@ TryPlugin = Callable[[PluginUse], TriedPlugin]
 
 @dataclass(frozen=True)
 class PolicyContext:
-    """What a policy may be made with beside its file.
+    """What a policy is made with beside its file.
 
     Attributes:
         project: The user's folder, for policies and prompts of their own.
@@ -159,11 +159,11 @@ class PolicyContext:
 
     @cached_property
     def spent(self) -> Ledger:
-        """What the run's calls of language models have used up: one ledger for all the models of a policy."""
+        """The ledger of the run's calls of language models, shared by all models of a policy."""
         return Ledger() if self.reader is None else Ledger.of(self.reader.read(ModelCallsQuery()).calls)
 
     def open_chat(self, llm: LlmSettings) -> tuple[str, ChatModel | None]:
-        """Why there is no model; or the model, with what was spent on this run before. Neither without a run.
+        """The model, with the run's ledger, or why there is none; neither while a policy is only checked.
 
         Raises:
             ConfigError: A cap on money is set and the model's price is not.
@@ -186,14 +186,14 @@ class PolicyContext:
             return f"the language model's client cannot be made: {type(error).__name__}: {error}", None
 
     def catch_up(self) -> None:
-        """Count what other processes, such as a reviewer, have spent on the run meanwhile."""
+        """Add to the ledger what other processes, such as a reviewer, have spent on the run."""
         if self.reader is not None:
             self.spent.catch_up(Ledger.of(self.reader.read(ModelCallsQuery()).calls))
 
 
 @dataclass(frozen=True)
 class NoopPolicy:
-    """Never touches anything."""
+    """Changes nothing."""
 
     name: str = "noop"
 

@@ -1,6 +1,6 @@
-"""Policies without insight, to compare others with: reduce-on-plateau, GreedyLR, random changes.
+"""Baselines to compare other policies with: no changes, reduce-on-plateau, GreedyLR, random changes.
 
-All three compute what they would have counted from the observation alone, so that a restarted agent goes on.
+Their counters are computed from the observation alone, so that a restarted agent continues where it was.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class NoopFile(PolicyFile):
     """What it is for."""
 
 
-class RateFile(PolicyFile):
-    """What all policies that only turn the rate have in common."""
+class LrFile(PolicyFile):
+    """Settings of all policies that change only the learning rate."""
 
     description: str = ""
     """What it is for."""
@@ -42,26 +42,26 @@ class RateFile(PolicyFile):
     """Largest learning rate."""
 
 
-class ReduceOnPlateauFile(RateFile):
+class ReduceOnPlateauFile(LrFile):
     """`type: reduce_on_plateau`: cuts the rate on a plateau; meanings as in torch's ReduceLROnPlateau, mode `rel`."""
 
     type: Literal["reduce_on_plateau"]
     """Kind of policy."""
     source: Literal["evaluations", "loss"] = "loss"
-    """What is watched: the goal metric, or the training loss averaged over `window_steps`."""
+    """What is monitored: the goal metric, or the training loss averaged over `window_steps`."""
     window_steps: int = Field(20, ge=1)
     """Steps over which the training loss is averaged."""
     factor: float = Field(0.5, gt=0, lt=1)
-    """What the rate is multiplied with."""
+    """The learning rate is multiplied by it."""
     patience: int = Field(5, ge=0)
-    """Values without improvement that are waited for."""
+    """Values without improvement before the learning rate is cut."""
     threshold: float = Field(1e-3, ge=0)
     """Relative improvement that counts."""
     cooldown: int = Field(0, ge=0)
     """Values after a cut that are not counted."""
 
 
-class GreedyLrFile(RateFile):
+class GreedyLrFile(LrFile):
     """`type: greedy_lr`: raises the rate while the loss falls (arXiv 2512.14527; as transformers' GreedyLR)."""
 
     type: Literal["greedy_lr"]
@@ -69,9 +69,9 @@ class GreedyLrFile(RateFile):
     window_steps: int = Field(10, ge=1)
     """Steps over which the training loss is averaged; one average is one tick of the counters."""
     factor: float = Field(0.8, gt=0, lt=1)
-    """The rate is multiplied with it when the loss worsens and divided by it when it improves."""
+    """The learning rate is multiplied by it when the loss worsens, and divided by it when it improves."""
     patience: int = Field(3, ge=0)
-    """Ticks in a row of one kind that are waited for."""
+    """Ticks in a row without (or with) improvement before the learning rate is cut (or raised)."""
     threshold: float = Field(1e-6, ge=0)
     """Improvement that counts, in units of the loss."""
     cooldown: int = Field(0, ge=0)
@@ -80,7 +80,7 @@ class GreedyLrFile(RateFile):
     """Ticks after a raise that are not counted."""
 
 
-class RandomFile(RateFile):
+class RandomFile(LrFile):
     """`type: random`: turns the rate at random."""
 
     type: Literal["random"]
@@ -101,8 +101,8 @@ def own_steps(observation: Observation) -> list[int]:
 def windows(observation: Observation, window_steps: int) -> list[tuple[int, float]]:
     """Mean training loss of each full window, with the step at which it ends; non-finite points make it NaN.
 
-    Only the newest points are known raw, so a long run has the windows of those; and only windows in which the loss
-    means what it does now.
+    An observation has only the newest points, so of a long run only their windows are returned; and only windows since
+    the loss was last redefined.
     """
     view = next((observation.series[n] for n in LOSS_NAMES if n in observation.series), None)
     since = 0 if view is None else observation.redefined_step(view.name)
@@ -113,7 +113,7 @@ def windows(observation: Observation, window_steps: int) -> list[tuple[int, floa
     return [((i + 1) * window_steps, fmean(v)) for i, v in groups.items() if (i + 1) * window_steps <= observation.step]
 
 
-def _draft(settings: RateFile, observation: Observation, factor: float, why: str) -> Decision:
+def _draft(settings: LrFile, observation: Observation, factor: float, why: str) -> Decision:
     knob = observation.knob("lr")
     lr = knob.effective if knob is not None else None
     if not isinstance(lr, (int, float)) or lr <= 0:
@@ -127,7 +127,7 @@ def _draft(settings: RateFile, observation: Observation, factor: float, why: str
 
 @dataclass(frozen=True)
 class ReduceOnPlateau:
-    """Cuts the rate when the watched value has not improved for a while."""
+    """Cuts the learning rate when the monitored value has not improved for a while."""
 
     name: str
     settings: ReduceOnPlateauFile
@@ -164,7 +164,7 @@ class ReduceOnPlateau:
 
 @dataclass(frozen=True)
 class GreedyLr:
-    """Raises the rate while the smoothed loss improves, cuts it while it does not."""
+    """Raises the learning rate while the smoothed loss improves, and cuts it while it does not."""
 
     name: str
     settings: GreedyLrFile
@@ -179,7 +179,7 @@ class GreedyLr:
         return Decision(reason=f"{good} good and {bad} bad averages in a row, patience {patience}")
 
     def _counts(self, observation: Observation) -> tuple[int, int]:
-        """Averages in a row that improved, or did not, since the newest own change and its quiet time."""
+        """Averages in a row that improved and that did not, since the newest own change and its cooldown."""
         turns = by_agents(observation)
         best, good, bad, quiet, used = math.inf, 0, 0, 0, 0
         for step, value in windows(observation, self.settings.window_steps):
@@ -196,14 +196,14 @@ class GreedyLr:
 
 
 def _raised(record: CommandRecord) -> bool:
-    """Whether a command raised the rate, by what was read back."""
+    """Whether a command raised the learning rate, by the values read back."""
     changes = record.ack.changes if record.ack is not None else []
     return any(change.name == "lr" and change.effective > change.previous for change in changes)
 
 
 @dataclass(frozen=True)
 class RandomPolicy:
-    """Turns the rate at random, once in each block of steps."""
+    """Changes the learning rate at random, once in each block of steps."""
 
     name: str
     settings: RandomFile

@@ -1,6 +1,6 @@
-"""Looks ahead instead of guessing: now and then it has candidates tried from the state of now, and the best adopted.
+"""Probes instead of guessing: from time to time candidates are tried from the present state, and the best is adopted.
 
-Nothing is kept between decisions: how long it waits follows from its probes in the history.
+Nothing is kept between decisions: the time of the next probe follows from the earlier ones in the history.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from agenttune.protocol.proposals import CommandRecord
 from agenttune.protocol.redefining import touches
 
 VALID_FOR_STEPS = 20
-"""Steps after the look for which the candidates make sense (guess: the rate they start from moves with a schedule)."""
+"""Steps for which the candidates stay valid (guess: a schedule moves the learning rate that they start from)."""
 
 
 class LookaheadFile(PolicyFile):
@@ -35,7 +35,7 @@ class LookaheadFile(PolicyFile):
     knob: str = "lr"
     """What is changed: lr, weight_decay, max_grad_norm, or a registered knob."""
     factors: list[float] = Field(default_factory=lambda: [0.5, 2.0], min_length=1, max_length=8)
-    """What its value is multiplied with; changing nothing is always tried too."""
+    """Its value is multiplied by each of these; changing nothing is always tried too."""
     minimum: float | None = None
     """Smallest value; a candidate below it is left out."""
     maximum: float | None = None
@@ -45,17 +45,17 @@ class LookaheadFile(PolicyFile):
     metric: Literal["loss", "goal"] = "loss"
     """What is compared: the training loss, or the goal metric by an evaluation at the end of each trial."""
     min_gain_frac: float = Field(0.01, ge=0, le=1)
-    """By which part of it a candidate has to be better than changing nothing."""
+    """Least gain over changing nothing, as a fraction of the metric."""
     every_steps: int = Field(200, ge=1)
-    """Steps from one probe to the next; doubled by each in a row that adopted nothing."""
+    """Steps from one probe to the next; doubled for each in a row that adopted nothing."""
     max_every_steps: int = Field(1600, ge=1)
-    """No longer than this."""
+    """Most steps from one probe to the next."""
     first_step: int = Field(50, ge=0)
     """Step of the first probe."""
     on_findings: list[str] = Field(default_factory=lambda: ["plateau", "spike"])
-    """Findings after which it does not wait."""
+    """Findings that bring the next probe forward."""
     rest_steps: int = Field(50, ge=0)
-    """Steps that it waits in any case."""
+    """Least steps between two probes, also after a finding."""
 
     @field_validator("factors")
     @classmethod
@@ -79,7 +79,7 @@ class LookaheadFile(PolicyFile):
         return self.steps * (len(self.factors) + 1)
 
     def wait_steps(self, vain: int) -> int:
-        """Steps from the last probe to the next, after so many in a row that adopted nothing."""
+        """Steps from the last probe to the next, after `vain` in a row that adopted nothing."""
         # A shift by many would be a number of thousands of digits.
         return max(min(self.every_steps << min(vain, 32), self.max_every_steps), self.every_steps)
 
@@ -116,7 +116,7 @@ class Lookahead:
         if last is not None and step < last + self._file.rest_steps:
             return ""
         if step >= self._due_step(mine):
-            return f"step {step}: the time for a look ahead"
+            return f"step {step}: the time for a probe"
         new = [f for f in observation.findings if f.kind in self._file.on_findings and f.step > (last or 0)]
         return f"{new[-1].kind} at step {new[-1].step}" if new else ""
 

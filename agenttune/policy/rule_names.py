@@ -207,7 +207,7 @@ def _evals(observation: Observation) -> dict[str, float]:
 
 
 def goal_values(observation: Observation) -> list[float]:
-    """Finite values of the goal metric since it means what it does now, oldest first."""
+    """Finite values of the goal metric since it was last redefined, oldest first."""
     since = observation.redefined_step(observation.goal_metric)
     known = [e.metrics for e in observation.evaluations if e.step > since]
     values = (metrics.get(observation.goal_metric, NAN) for metrics in known)
@@ -238,7 +238,7 @@ def functions_of(observation: Observation) -> dict[str, Callable[..., Any]]:
 
 
 def mark(rule: str) -> str:
-    """How a rule's commands begin their rationale; their history is read back by it."""
+    """The beginning of the rationale of a rule's commands, by which they are found in the history."""
     return f"{rule}: "
 
 

@@ -130,7 +130,7 @@ class RulesFile(PolicyFile):
 
 
 def command_of(do: dict[str, Any], compute: Callable[[str], Any] | None = None) -> CommandBase:
-    """The command of a rule, its expressions replaced by what `compute` makes of them.
+    """The command of a rule; `compute` evaluates its expressions.
 
     Raises:
         UserError: An expression cannot be computed, or the command is refused.
@@ -175,7 +175,7 @@ def _act(rule: RuleSettings, names: Names, functions: Functions) -> Decision:
 
 
 def _must_wait(rule: RuleSettings, functions: Functions) -> str:
-    """Why a rule whose condition holds may not act, or nothing."""
+    """Why a rule whose condition holds may not act yet; empty if it may."""
     if rule.max_times is not None and functions["fired"](rule.name) >= rule.max_times:
         return f"has acted {rule.max_times} times"
     since = functions["steps_since"](rule.name)

@@ -1,7 +1,7 @@
-"""A plan made beforehand: commands at steps, no judgement and no model. `agenttune distill` writes such files.
+"""A fixed plan: commands at steps, without a model. `agenttune distill` writes such files.
 
-Nothing is kept between decisions: a command that an entry asked for carries the entry's mark in its rationale, so
-that the history in the observation tells which entries are done.
+Nothing is kept between decisions: each command carries its entry's mark in the rationale, so that the history in the
+observation tells which entries are done.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from agenttune.protocol.plan_entries import PlanEntry
 from agenttune.protocol.proposals import CommandRecord
 
 DEFAULT_TOLERANCE_STEPS = 50
-"""More than the 20 steps between two looks of an agent and what a fast run makes of a poll of 0.5 s (guess)."""
+"""More than the 20 steps between two observations, and than the steps of a fast run in one poll of 0.5 s (guess)."""
 RATIONALE_CHARACTERS = 4000
 AS_PLANNED = "as planned"
-"""The reason of an entry that has none of its own."""
+"""The reason of an entry that gives none."""
 
 
 class EntrySettings(Settings):
@@ -82,7 +82,7 @@ class _Entry:
 
 
 class SchedulePolicy:
-    """Gives each command of a schedule at its step, or says that it was too late for it."""
+    """Proposes each command of a schedule at its step, or says that it was too late."""
 
     def __init__(self, name: str, file: ScheduleFile) -> None:
         self.name = name
@@ -91,7 +91,7 @@ class SchedulePolicy:
 
     @property
     def plan(self) -> list[PlanEntry]:
-        """Its entries, for the log: the report tells which of them were not carried out."""
+        """The entries, for the log: a report tells which of them were not carried out."""
         return [
             PlanEntry(
                 mark=entry.mark,
@@ -110,9 +110,9 @@ class SchedulePolicy:
         return Decision(drafts, self._reason(drafts, late, left[len(due) :]))
 
     def _done(self, observation: Observation) -> int:
-        """How many entries are behind: up to the newest that was asked for on the steps that the run stands on.
+        """How many entries are done or dropped: all up to the newest that was proposed on the present branch.
 
-        An observation holds the newest commands only; what came before the newest entry in it is done or was dropped.
+        An observation has only the newest commands, so earlier entries may be missing from it.
         """
         told = [c.proposal.rationale for c in by_agents(observation) if _counts(c, observation)]
         done = (i for i, entry in enumerate(self._entries, 1) if any(t.startswith(entry.mark) for t in told))
@@ -134,7 +134,7 @@ class SchedulePolicy:
 
 
 def _marked(entries: Sequence[EntrySettings]) -> tuple[_Entry, ...]:
-    """The entries in order of their steps, each with the beginning of its rationale."""
+    """The entries in order of their steps, each with its mark."""
     seen: Counter[int] = Counter()
     marked = []
     for entry in sorted(entries, key=lambda entry: entry.at_step):
@@ -145,7 +145,7 @@ def _marked(entries: Sequence[EntrySettings]) -> tuple[_Entry, ...]:
 
 
 def _counts(record: CommandRecord, observation: Observation) -> bool:
-    """Whether a command belongs to the steps that the run stands on, and not to those that a return left behind."""
+    """Whether a command belongs to the present branch, and not to steps that a restore left behind."""
     if record.ack is not None:
         return observation.lineage.has(record.ack.branch, record.ack.step)
     return asked_at_step(record) <= observation.step

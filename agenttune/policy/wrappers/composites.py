@@ -1,4 +1,4 @@
-"""Policy files that are made of other policies: each names them, or has them inside."""
+"""Policy files that are made of other policies, by name or inline."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def _reference(value: object) -> object:
 
 
 Reference = Annotated[Any, BeforeValidator(_reference, json_schema_input_type=str | dict[str, Any])]
-"""Another policy: its name, the path of its file, or what would stand in that file."""
+"""Another policy: its name, the path of its file, or the content of such a file."""
 
 
 class CompositeFile(PolicyFile):
-    """What all policies around others have in common."""
+    """Settings of all policies that are made of others."""
 
     description: str = ""
     """What it is for."""

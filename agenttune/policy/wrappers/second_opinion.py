@@ -1,4 +1,4 @@
-"""One model proposes, another reviews: nothing that the reviewer does not approve is asked for."""
+"""One policy proposes, a model reviews: only what the reviewer approves is proposed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _veto(why: str) -> Review:
 
 @dataclass(eq=False)
 class SecondOpinion(Wrapper):
-    """Asks for what the inner policy proposes and the reviewer approves. Slow: it belongs into the background."""
+    """Proposes what the inner policy proposes and the reviewer approves. Slow: to be wrapped in `Background`."""
 
     reviewer: Reviewer = field(kw_only=True)
 

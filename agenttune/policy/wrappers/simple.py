@@ -67,7 +67,7 @@ class Patience(Wrapper):
 
 @dataclass(eq=False)
 class Shadow(Wrapper):
-    """Asks for nothing: what the inner policy would have asked for is recorded, to be scored afterwards."""
+    """Proposes nothing: the inner policy's proposals are recorded, to be scored afterwards."""
 
     def decide(self, observation: Observation) -> Decision:
         return self.inner.decide(observation).then(_in_shadow)
