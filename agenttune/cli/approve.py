@@ -39,8 +39,8 @@ def list_(run: RunName = "latest", url: Url = "", runs_dir: RunsDir = None, json
     """List what waits for a decision."""
     from agenttune.protocol.text import clean
 
-    with _desk(run, url, runs_dir) as desk:
-        waiting, allowed = desk.waiting(), desk.info().standing
+    with _requests(run, url, runs_dir) as requests:
+        waiting, allowed = requests.waiting(), requests.info().standing
     if json_:
         typer.echo(json.dumps([record.model_dump(mode="json") for record in waiting], indent=2))
         return
@@ -57,8 +57,8 @@ def show(
     command_id: CommandName = "", run: RunName = "latest", url: Url = "", runs_dir: RunsDir = None, json_: Json = False
 ) -> None:
     """Show one request: what it would change, on which evidence, and what happens if nobody answers."""
-    with _desk(run, url, runs_dir) as desk:
-        record, info = desk.find(command_id), desk.info()
+    with _requests(run, url, runs_dir) as requests:
+        record, info = requests.find(command_id), requests.info()
     if json_:
         typer.echo(record.model_dump_json(indent=2))
         return
@@ -76,8 +76,8 @@ def yes(
     runs_dir: RunsDir = None,
 ) -> None:
     """Approve a command as it was shown."""
-    with _desk(run, url, runs_dir) as desk:
-        desk.decide(command_id, "approve", reason, always=always)
+    with _requests(run, url, runs_dir) as requests:
+        requests.decide(command_id, "approve", reason, always=always)
 
 
 @group.command()
@@ -88,8 +88,8 @@ def never(
     runs_dir: RunsDir = None,
 ) -> None:
     """Take back `yes --always`: commands of a kind wait for a person again."""
-    with _desk(run, url, runs_dir) as desk:
-        for standing in desk.control.end_standing_approval(desk.run_id, kind, _me()):
+    with _requests(run, url, runs_dir) as requests:
+        for standing in requests.control.end_standing_approval(requests.run_id, kind, _me()):
             typer.echo(f"{standing.kind} under {standing.rule} waits for a person again")
 
 
@@ -98,8 +98,8 @@ def no(
     command_id: CommandName = "", reason: Reason = "", run: RunName = "latest", url: Url = "", runs_dir: RunsDir = None
 ) -> None:
     """Reject a command; the reason goes back to who asked."""
-    with _desk(run, url, runs_dir) as desk:
-        desk.decide(command_id, "reject", reason)
+    with _requests(run, url, runs_dir) as requests:
+        requests.decide(command_id, "reject", reason)
 
 
 @group.command()
@@ -107,8 +107,8 @@ def escalate(
     command_id: CommandName = "", reason: Reason = "", run: RunName = "latest", url: Url = "", runs_dir: RunsDir = None
 ) -> None:
     """Leave a command to the next approver of its rule; if there is none, it is rejected."""
-    with _desk(run, url, runs_dir) as desk:
-        desk.decide(command_id, "escalate", reason)
+    with _requests(run, url, runs_dir) as requests:
+        requests.decide(command_id, "escalate", reason)
 
 
 @group.command()
@@ -132,27 +132,27 @@ def edit(
         raise UserError(f"the arguments are not JSON: {error}", field="arguments") from None
     if not isinstance(changed, dict):
         raise UserError('the arguments are a JSON object, such as {"lr": 0.001}', field="arguments")
-    with _desk(run, url, runs_dir) as desk:
-        desk.decide(ids[0] if ids else "", "edit", reason, changed)
+    with _requests(run, url, runs_dir) as requests:
+        requests.decide(ids[0] if ids else "", "edit", reason, changed)
 
 
 @group.command()
 def watch(run: RunName = "latest", url: Url = "", runs_dir: RunsDir = None) -> None:
     """Print requests as they come, until Ctrl-C."""
     seen: set[str] = set()
-    with _desk(run, url, runs_dir) as desk:
+    with _requests(run, url, runs_dir) as requests:
         while True:
-            for record in desk.waiting():
+            for record in requests.waiting():
                 if record.command_id not in seen:
                     seen.add(record.command_id)
-                    for line in [*_details(record, desk.info()), ""]:
+                    for line in [*_details(record, requests.info()), ""]:
                         typer.echo(line)
             time.sleep(WATCH_POLL_S)
 
 
 @dataclass(frozen=True)
-class _Desk:
-    """What waits in one run, and who sits before it."""
+class _Requests:
+    """What waits for a decision in one run."""
 
     control: LocalControl | HttpControl
     run_id: str
@@ -209,9 +209,9 @@ class _Desk:
 
 
 @contextlib.contextmanager
-def _desk(run: str, url: str, runs_dir: Path | None) -> Iterator[_Desk]:
+def _requests(run: str, url: str, runs_dir: Path | None) -> Iterator[_Requests]:
     with open_control(url, runs_dir) as control:
-        yield _Desk(control, choose_run(control, run))
+        yield _Requests(control, choose_run(control, run))
 
 
 def _me() -> Author:

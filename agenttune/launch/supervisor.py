@@ -228,8 +228,8 @@ class Session:
         page = f"page  {self._tokens.link(self._server.url)}" if self._console.is_terminal else ""
         if page:  # a file or a pipe is no place for a key
             self._console.print(Text(page, style="dim"), soft_wrap=True)
-        desk = ApprovalPrompt(LocalControl(run.plan.runs_dir), run.run_id, user_name())
-        view = view_for(self._console, run.folder, run.plan.subject, self._server.url, desk, page)
+        approvals = ApprovalPrompt(LocalControl(run.plan.runs_dir), run.run_id, user_name())
+        view = view_for(self._console, run.folder, run.plan.subject, self._server.url, approvals, page)
         try:
             for notice in filter(None, (run.plan.notice, self._server.address.notice)):
                 view.notice(notice)

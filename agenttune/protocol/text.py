@@ -76,8 +76,13 @@ def pairs(values: Mapping[str, Any]) -> str:
 
 def command_words(command: Mapping[str, Any]) -> str:
     """Such as `update_optimizer lr 0.05`: the kind and the arguments that were given."""
-    given = {k: v for k, v in command.items() if k != "kind" and v not in (None, {}, "effective")}
-    return f"{command['kind']} {pairs(given)}".strip()
+    arguments = {name: value for name, value in command.items() if name != "kind"}
+    return f"{command['kind']} {pairs(given(arguments))}".strip()
+
+
+def given(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a command that say something of what is asked."""
+    return {name: value for name, value in arguments.items() if value not in (None, {}, [], "effective")}
 
 
 def utc_time(at_s: float) -> str:

@@ -251,7 +251,7 @@ def test_the_screen_shows_the_request_and_what_it_rests_on(
     now_s = person.rules.now_s + 50
     quiet = Console(file=StringIO(), force_terminal=True, width=width, height=height)
     feed = RunFeed(person.rules.log.folder, clock=lambda: now_s)
-    live = LiveScreen(quiet, feed, "train.py", "http://127.0.0.1:1", clock=lambda: now_s, desk=person.desk)
+    live = LiveScreen(quiet, feed, "train.py", "http://127.0.0.1:1", clock=lambda: now_s, approvals=person.desk)
     live.refresh()
     frame = live.frame()
     live.close()

@@ -16,7 +16,7 @@ from agenttune.gate import with_arguments
 from agenttune.protocol.commands import CommandBase
 from agenttune.protocol.proposals import Author, CommandRecord, State
 from agenttune.protocol.strict_json import once
-from agenttune.protocol.text import clean
+from agenttune.protocol.text import clean, given
 
 FORM = "application/x-www-form-urlencoded"
 MOST_FIELDS = 40
@@ -26,8 +26,6 @@ VALUE_PREFIX = "set."
 """Begins the names of fields that edit an argument."""
 REASON_CHARACTERS = 2000
 """As for every decision."""
-DEFAULTS: tuple[object, ...] = (None, {}, [], "effective")
-"""Arguments at these say nothing of what is asked."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Field:
 def fields_of(command: CommandBase, typed: Mapping[str, str] | None = None) -> list[Field]:
     """The arguments that were asked for, with what somebody typed in their place."""
     typed = typed or {}
-    asked = {name: json.dumps(value) for name, value in command.arguments().items() if value not in DEFAULTS}
+    asked = {name: json.dumps(value) for name, value in given(command.arguments()).items()}
     return [Field(name, text, typed.get(name, text)) for name, text in asked.items()]
 
 

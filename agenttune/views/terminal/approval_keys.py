@@ -13,8 +13,7 @@ from agenttune.gate import with_arguments
 from agenttune.protocol.proposals import ApprovalRequest, Author, CommandRecord
 from agenttune.protocol.text import clean
 from agenttune.views.terminal.edit_arguments import Editable
-from agenttune.views.terminal.keys import ENTER, ESCAPE
-from agenttune.views.terminal.text_field import EMPTY, Field
+from agenttune.views.terminal.keys import EMPTY, ENTER, ESCAPE, Field
 
 POLL_S = 0.5
 """How often it looks for requests (guess: no slower than a person)."""

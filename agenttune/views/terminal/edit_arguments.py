@@ -9,6 +9,7 @@ from typing import Any
 from agenttune.errors import UserError
 from agenttune.protocol.commands import CommandBase
 from agenttune.protocol.strict_json import KeyTwice, once
+from agenttune.protocol.text import given
 
 SHOWN_DIGITS = 6
 """Of a number that is offered for a change: what a person types (guess); untouched it keeps all its digits."""
@@ -28,8 +29,7 @@ class Editable:
     """
 
     def __init__(self, command: CommandBase) -> None:
-        arguments = command.arguments()
-        self._given = {k: v for k, v in arguments.items() if v not in (None, {}, [], "effective")}
+        self._given = given(command.arguments())
         self._shown = {name: _shown(value) for name, value in self._given.items()}
         self.name = next(iter(self._given)) if len(self._given) == 1 else ""
         pairs = [f"{name}={value}" for name, value in self._shown.items()]

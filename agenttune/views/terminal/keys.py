@@ -1,4 +1,4 @@
-"""Keys that a person presses while the live view is on the screen."""
+"""Keys that a person presses while the live view is on the screen, and the line that they type."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import select
 import sys
 import termios
+from dataclasses import dataclass, replace
 from typing import Any, TextIO
 
 ESCAPE, ENTER, BACKSPACE = "\x1b", "\n", "\x7f"
@@ -16,6 +17,8 @@ CLEAR, CLEAR_WORD = "\x15", "\x17"
 SEQUENCE = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|O.)")
 """What arrow and function keys send (ECMA-48, control sequences, and the SS3 form of the VT100)."""
 MOST_BYTES = 4096
+MOST_TYPED = 500
+"""Characters of a line."""
 LOCAL_FLAGS = 3
 """Index of the local flags in what `termios.tcgetattr` gives."""
 
@@ -81,3 +84,32 @@ def keys_of(terminal: TextIO | None = None) -> Keys | NoKeys:
         return Keys(terminal) if terminal is not None and terminal.isatty() else NoKeys()
     except (OSError, ValueError, termios.error):
         return NoKeys()
+
+
+@dataclass(frozen=True)
+class Field:
+    """A line of text with the cursor at its end.
+
+    Attributes:
+        text: What stands there.
+        is_offered: Whether that is a proposal of ours, which the first key of a person replaces. Backspace takes it up.
+    """
+
+    text: str = ""
+    is_offered: bool = False
+
+    def press(self, key: str) -> Field:
+        """The line after a key; one that means nothing to it changes nothing."""
+        if key == BACKSPACE:
+            return Field(self.text[:-1])
+        if key == CLEAR:
+            return EMPTY
+        if key == CLEAR_WORD:
+            before, blank, _ = self.text.rstrip().rpartition(" ")
+            return Field(before + blank)
+        if not key.isprintable():
+            return self
+        return replace(self, text=(key if self.is_offered else self.text + key)[:MOST_TYPED], is_offered=False)
+
+
+EMPTY = Field()

@@ -71,7 +71,7 @@ class LiveScreen:
         subject: What runs.
         url: Of the control server.
         clock: Unix time in seconds.
-        desk: What waits for a person.
+        approvals: What waits for a person.
         keys: What that person presses.
         above: The line printed just before, such as the link to the run's page: it stays in sight while there is room.
     """
@@ -83,11 +83,11 @@ class LiveScreen:
         subject: str,
         url: str,
         clock: Callable[[], float] = time.time,
-        desk: ApprovalPrompt | None = None,
+        approvals: ApprovalPrompt | None = None,
         keys: Keys | NoKeys | None = None,
         above: str = "",
     ) -> None:
-        self._feed, self._desk, self._keys = feed, desk, keys or NoKeys()
+        self._feed, self._approvals, self._keys = feed, approvals, keys or NoKeys()
         self._subject, self._url, self._clock, self._above = subject, url, clock, above
         self._lines: deque[Line] = deque(maxlen=KEPT_LINES)
         self._live = Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
@@ -96,18 +96,18 @@ class LiveScreen:
     @property
     def patience_s(self) -> float:
         """How long to wait before the next refresh."""
-        return TYPING_S if self._desk is not None and self._desk.is_typing else LOOKING_S
+        return TYPING_S if self._approvals is not None and self._approvals.is_typing else LOOKING_S
 
     def refresh(self) -> None:
         typed = self._keys.read()
-        if self._desk is not None:
-            self._desk.refresh(typed)
-            self._feed.look_around(self._desk.asked.request.step if self._desk.asked else None)
+        if self._approvals is not None:
+            self._approvals.refresh(typed)
+            self._feed.look_around(self._approvals.asked.request.step if self._approvals.asked else None)
         self._lines.extend(self._feed.read())
         self._live.update(self.frame(), refresh=True)
 
     def frame(self) -> Frame:
-        asked, said = (self._desk.asked, self._desk.said) if self._desk is not None else (None, "")
+        asked, said = (self._approvals.asked, self._approvals.said) if self._approvals is not None else (None, "")
         return Frame(
             self._feed.now, list(self._lines), self._subject, self._url, self._clock(), asked, said, self._above
         )
