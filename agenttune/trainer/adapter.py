@@ -19,23 +19,23 @@ SettingValue = int | float
 
 
 class Trials(Protocol):
-    """Whoever has steps taken that will be taken back."""
+    """Told by the loop of what would end a trial: steps that will be undone."""
 
     def asked_to_end(self, why: str) -> None:
-        """Somebody else than a command wants training to end; that waits until the run stands where it stood."""
+        """A callback wants training to end; that waits until the state before the trials is restored."""
         ...
 
     def fail(self, error: Exception) -> bool:
-        """An error within a step; whether it belongs to a trial, which ends with this step then."""
+        """An error within a step; returns whether it belongs to a trial, which ends with this step."""
         ...
 
     def lose(self, error: Exception) -> bool:
-        """An error between two steps; whether it belongs to a trial, which ends at once: the loop was asked to go."""
+        """An error between two steps; returns whether it belongs to a trial, which ends at once."""
         ...
 
 
 def not_ours(error: Exception) -> bool:
-    """What becomes of an error of the loop's own while nothing is tried: it is the run's."""
+    """While there is no trial, an error is the run's own."""
     return False
 
 
@@ -123,7 +123,7 @@ class Adapter(Protocol):
         ...
 
     def checkpoint_refusal(self) -> str:
-        """Why the state cannot be taken and put back from here; empty if it can."""
+        """Why the training state cannot be captured and restored; empty if it can."""
         ...
 
     def found_checkpoints(self) -> list[Path]:
@@ -143,15 +143,15 @@ class Adapter(Protocol):
         ...
 
     def resume_words(self, path: Path) -> str:
-        """What somebody gives the loop to go on from a checkpoint, as it is typed."""
+        """What a user types to resume the loop from a checkpoint."""
         ...
 
     def is_settled(self) -> bool:
-        """Whether the loop is done with this step: no log, evaluation or save of it is still to come."""
+        """Whether this step is complete: none of its logging, evaluation or saving is still to come."""
         ...
 
     def capture(self) -> TrainingState:
-        """The state as it stands; its tensors are the live ones. Only where it is settled."""
+        """The training state; its tensors are the live ones. Only where `is_settled`."""
         ...
 
     def write_model(self, folder: Path) -> None:
@@ -167,19 +167,19 @@ class Adapter(Protocol):
         ...
 
     def restore(self, state: TrainingState, on_restored: Callable[[], None]) -> None:
-        """Continue from a state, which was checked: put it back, now or between two steps, then call `on_restored`."""
+        """Restore a checked state, now or before the next step, then call `on_restored`."""
         ...
 
     def restore_note(self, state: TrainingState) -> str:
-        """What does not go back with a state, for the ack's message; empty if all does."""
+        """What a state does not restore, for the ack's message; empty if it restores all."""
         ...
 
     def trial_refusal(self) -> str:
-        """Why steps cannot be taken and taken back, the data and the loop's end with them; empty if they can."""
+        """Why steps cannot be undone together with the data and the loop's end; empty if they can."""
         ...
 
     def begin_trials(self, trials: Trials) -> None:
-        """Steps that will be taken back follow: no evaluation, save or end of the loop's own until `end_trials`.
+        """Trials begin: no evaluation, save or end of the loop's own until `end_trials`.
 
         Args:
             trials: Told of what would end training or a step.
@@ -187,11 +187,11 @@ class Adapter(Protocol):
         ...
 
     def end_trials(self) -> None:
-        """What follows counts again."""
+        """The trials are over; the loop evaluates, saves and ends by itself again."""
         ...
 
-    def put_back(self, state: TrainingState) -> None:
-        """Put a state back where the loop has ended and will not go on from it: all but data and random states."""
+    def restore_in_place(self, state: TrainingState) -> None:
+        """Restore a state after the loop has ended: all but the place in the data and the random states."""
         ...
 
     def can_end_here(self) -> bool:

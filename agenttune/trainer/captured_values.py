@@ -1,4 +1,4 @@
-"""Values that commands can change and that no state dict holds: kept with a checkpoint, and put back with it."""
+"""Values that commands change and no state dict holds: captured with a checkpoint, and restored with it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def capture_registered(run_state: RunState) -> dict[str, Any]:
 
 
 def restore_registered(run_state: RunState, saved: Mapping[str, Any]) -> None:
-    """Put them back; those that the checkpoint does not know stay as they are."""
+    """Restore them; those that the checkpoint does not have stay as they are."""
     for name, held in run_state.registry.held.items():
         if name in saved:
             held.load_state_dict(copy.deepcopy(saved[name]))
@@ -48,7 +48,7 @@ def prepare_dataset(run_state: RunState, saved: dict[str, Any]) -> object | None
 
 
 def restore_values(run_state: RunState, saved: dict[str, Any], dataset: object | None) -> list[Change]:
-    """Write back what differs; what the checkpoint does not know stays as it is.
+    """Restore the values that differ; those that the checkpoint does not have stay as they are.
 
     Args:
         run_state: The run.

@@ -114,7 +114,7 @@ class KnobRegistry:
 
     Attributes:
         layers: Operations and attributes of layers that the user allows.
-        held: What goes back with a checkpoint, by name.
+        held: States of the user's that checkpoints hold, by name.
     """
 
     def __init__(self) -> None:
@@ -140,7 +140,7 @@ class KnobRegistry:
         self._knobs[knob.name] = knob
 
     def hold(self, name: str, held: Stateful) -> None:
-        """Have a state go back with every checkpoint.
+        """Have every checkpoint hold a state of the user's.
 
         Raises:
             UserError: It has no state that can be read and put back, or another one has the name.

@@ -95,7 +95,7 @@ def open_run(options: Options, environ: Mapping[str, str] = os.environ) -> RunLo
 
 
 def _take(folder: Path) -> RunLog | None:
-    """The log of a run that waits for its trainer; None if the run is somebody's already."""
+    """The log of a run that waits for its trainer; None if another trainer has it."""
     log = RunLog.open(folder)
     if log.take(**_identity()):
         return log

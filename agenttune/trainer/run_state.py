@@ -1,4 +1,4 @@
-"""What commands act on, and what they leave behind between steps."""
+"""What commands act on, and what is kept of them between steps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOBODYS = RunInfo(run_id="", name="", status="running", created_at_s=0.0)
 
 @dataclass
 class RunState:
-    """The state of steering one run.
+    """What commands act on in one run.
 
     Attributes:
         step: Completed optimizer steps.
@@ -33,9 +33,9 @@ class RunState:
         exempt: Parameter groups meant to have no weight decay.
         ratios: Last known ratio of each group's base rate to the first group's.
         checkpoints: What was saved, and the branches that stand on it.
-        gradients: Watches the next update's gradients, while somebody wants their norms.
+        gradients: Monitors the next update's gradients, while their norms are wanted.
         layers: What commands have changed about layers.
-        trial: The branch of the trial that is going on, if one is; what it does is taken back.
+        trial: The branch of the present trial, if there is one; its steps will be undone.
     """
 
     adapter: Adapter
@@ -65,7 +65,7 @@ class RunState:
         self.schedule()
 
     def schedule(self) -> Schedule:
-        """The rates as they stand; keeps the last known ratios for a return from a rate of 0."""
+        """The schedule with its rates; keeps the last known ratios, for a change from a rate of 0."""
         schedule = Schedule(self.adapter.optimizer(), self.adapter.scheduler(), self.ratios)
         if schedule.kind is not Kind.OWN:
             self.ratios = schedule.current_ratios()
@@ -81,7 +81,7 @@ class RunState:
         return course_of(self.schedule(), self.step, self.adapter.max_steps(), points)
 
     def as_info(self, info: RunInfo = NOBODYS) -> RunInfo:
-        """A run's card with everything that guardrails go by as it stands at this moment."""
+        """A run's card, brought up to this moment in all that guardrails go by."""
         fresh = {"step": self.step, "knobs": self.knobs(), "schedule": self.course(JUDGED_POINTS)}
         loop = {"max_steps": self.adapter.max_steps(), "capabilities": list(self.adapter.capabilities)}
         return info.model_copy(update={**fresh, **loop, "knobs_point_id": 0})

@@ -126,7 +126,7 @@ class Session:
         self._executor.serve("boundary")
 
     def begin_again(self, step: int, reason: str) -> None:
-        """The loop has left what it trained and begins again, with a smaller batch after it ran out of memory.
+        """The loop has dropped its progress and begins again, with a smaller batch after it ran out of memory.
 
         What follows is a branch of its own, unless nothing was trained before; whoever waits is answered.
 
@@ -224,7 +224,7 @@ class Session:
 
     @property
     def waits_for_decision(self) -> bool:
-        """Whether training is to stand still for the agent once the loop is done with this step."""
+        """Whether training has to wait for the agent's decision once the loop is done with this step."""
         return self._executor.is_decision_due
 
     @property
@@ -234,11 +234,11 @@ class Session:
 
     @property
     def is_trying(self) -> bool:
-        """Whether the steps that are taken now are a trial's, and will be taken back."""
+        """Whether the present steps are a trial's, and will be undone."""
         return self._probe.is_trying
 
     def fail_trial(self, error: Exception) -> bool:
-        """An error of the loop's own; whether it belongs to a trial, which ends with this step and is taken back."""
+        """An error of the loop's own; returns whether it belongs to a trial, which then ends with this step."""
         return self._probe.fail(error)
 
     # -- what the loop reports --------------------------------------------------------------------------------
@@ -268,13 +268,13 @@ class Session:
             self._executor.lockstep.logged(point.step, all(map(math.isfinite, told)))
 
     def evaluation_follows(self) -> None:
-        """The loop is going to evaluate after this step; who is asked before it is over would not know its result."""
+        """The loop is going to evaluate after this step; the log says so, as a decision should wait for the result."""
         if not self._probe.is_trying:
             step = self.run_state.step
             self._recorder.submit(lambda log: log.update_info(evaluating_step=step), urgent=False)
 
     def evaluated(self, point: Point | Row, texts: Mapping[str, str] | None = None) -> None:
-        """The metrics of an evaluation, by command or by the loop's own plan, and what of them is no number."""
+        """The metrics of an evaluation, by command or by the loop's own plan; `texts` are those without a number."""
         self.add_point(point)
         self.is_calm = False  # the goal may be missing among them
         if self._probe.is_trying:
@@ -312,7 +312,7 @@ class Session:
             self._recorder.record(self._recorder.knobs_read())
 
     def data_opened(self) -> None:
-        """The loop has only now told what data it draws from."""
+        """The training data is known only now."""
         if self.status != "starting" and not self._ended:
             self._recorder.record(self._recorder.knobs_read(), *self._recorder.whole_read())
 

@@ -518,7 +518,7 @@ def test_a_value_that_does_not_go_back_is_told_and_training_goes_on(bench: Bench
 
 def test_a_return_is_read_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights that were not put back are no applied return."""
-    monkeypatch.setattr("agenttune.trainer.integrations.hf_state.put_model", lambda model, saved: None)
+    monkeypatch.setattr("agenttune.trainer.integrations.hf_state.restore_model", lambda model, saved: None)
     result = steered(bench, [At(25, SAVE), At(45, LOAD)])
     ack = result.acks()[-1]
     assert ack.outcome == "failed"

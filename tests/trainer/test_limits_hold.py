@@ -27,7 +27,7 @@ from agenttune.trainer.commands.update_optimizer import update_optimizer
 from agenttune.trainer.commands.update_schedule import update_schedule
 from agenttune.trainer.knobs import KnobRegistry
 from agenttune.trainer.lr.course import course_of
-from agenttune.trainer.lr.planned_lr import make_steerable
+from agenttune.trainer.lr.planned_lr import make_plannable
 from agenttune.trainer.lr.schedule_kinds import Kind
 from agenttune.trainer.run_state import RunState
 from tests.trainer.test_courses import MAKES
@@ -85,7 +85,7 @@ class Desk:
         groups = [{"params": [nn.Parameter(torch.zeros(2, 2))], "lr": rate} for rate in self.rates]
         self.optimizer = AdamW(groups) if len(self.rates) % 2 else SGD(groups, lr=1.0, momentum=0.5)
         self.scheduler = SCHEDULES[self.name](self.optimizer)
-        make_steerable(self.scheduler)
+        make_plannable(self.scheduler)
         self.run_state = RunState(Loop(self.optimizer, self.scheduler), KnobRegistry())  # type: ignore[arg-type]
         self.run_state.learn_groups()
         self.own = self.course()

@@ -36,7 +36,7 @@ def test_a_change_that_is_undone_later_leaves_the_rates_as_they_would_have_been(
     before = schedule.rates()
     schedule.set_effective(7e-4, None)
     train(steered, others[1], 2)
-    Schedule(steered, others[1]).put_back(before, [0, 1])
+    Schedule(steered, others[1]).restore(before, [0, 1])
     train(plain, others[0], 2)
     for used, expected in zip(train(steered, others[1], 5), train(plain, others[0], 5), strict=True):
         assert used == pytest.approx(expected, rel=1e-9)

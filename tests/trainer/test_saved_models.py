@@ -17,7 +17,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback
 
 from agenttune.errors import UserError
 from agenttune.trainer.checkpoints.files import check_fits, read_state, write_plain_model, write_state
-from agenttune.trainer.checkpoints.training_state import TrainingState, put_model
+from agenttune.trainer.checkpoints.training_state import TrainingState, restore_model
 from agenttune.trainer.checkpoints.unsaved_weights import REST, bits_sum, frozen_names
 from tests.trainer.conftest import At, Bench, Result, TinyModel, submit
 from tests.trainer.test_branches import Once, losses
@@ -110,7 +110,7 @@ def test_all_that_training_changes_comes_back(tmp_path: Path, write: Callable[[n
                 tensor.add_(1)
     model.count = 9
     check_fits(tmp_path / "c", model)
-    put_model(model, read_state(tmp_path / "c", model).model)
+    restore_model(model, read_state(tmp_path / "c", model).model)
     for name, value in model.state_dict().items():
         assert torch.equal(value, saved[name]) if torch.is_tensor(value) else value == saved[name], name
     if write is plain:

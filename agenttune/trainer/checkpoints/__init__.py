@@ -1,1 +1,1 @@
-"""States to go back to: the catalog with its branches, the files, and what of a training no file of the loop holds."""
+"""Checkpoints: the catalog, branches, files, and the state that the loop's own files leave out."""

@@ -1,8 +1,8 @@
-"""Where the loop's own checkpoints lie: those of the branch in force where a restart looks, the others aside.
+"""Folders of the loop's own checkpoints: those of the current branch where a restart looks, the others aside.
 
-transformers resumes from the `checkpoint-N` of the highest N in its output folder. After a return that must be one
-that training now stands on, so what it does not stand on goes to `branches/<branch>/` in the same folder, and comes
-back when a return makes it part of the branch in force again. Each move is one rename. Those that a restart would take
+transformers resumes from the `checkpoint-N` of the highest N in its output folder. After a restore that must be one of
+the current branch or its parents, so the others move to `branches/<branch>/` in the same folder, and come back when a
+restore makes them part of the current branch again. Each move is one rename. Those that a restart would take
 come away first, newest first: killed in between, the folder's newest is one of the branch that was in force until then,
 or of what both have in common.
 """
@@ -44,7 +44,7 @@ class LoopFolder:
 
 @dataclass
 class Arranged:
-    """What became of the folder.
+    """The result of a move.
 
     Attributes:
         moved: The moves that were made.
@@ -60,7 +60,7 @@ class Arranged:
 
 
 def arrange(folder: LoopFolder, checkpoints: Checkpoints, stands_on: SavedCheckpoint | None = None) -> Arranged:
-    """Put each of the loop's checkpoints where it belongs, now that another branch is in force.
+    """Move each of the loop's checkpoints to where it belongs, after the current branch has changed.
 
     Args:
         folder: The loop's.
@@ -112,7 +112,7 @@ def _must_go(path: Path, saved: SavedCheckpoint | None, checkpoints: Checkpoints
 
 
 def _is_in_line(saved: SavedCheckpoint, checkpoints: Checkpoints) -> bool:
-    """Whether training stands on this checkpoint, now that a branch is in force."""
+    """Whether a checkpoint belongs to the current branch or its parents."""
     last = checkpoints.branches.lineage()
     return saved.branch in last and ((until := last[saved.branch]) is None or saved.step <= until)
 
@@ -158,7 +158,7 @@ def _whose(path: Path, checkpoints: Checkpoints) -> str:
 
 
 def taken_instead(folder: LoopFolder | None, checkpoints: Checkpoints, saved: Path) -> str:
-    """What a restart takes that is not told what to take, in words; empty where that is what was saved."""
+    """Which other checkpoint a restart takes by default, in words; empty if it takes the one just saved."""
     newest = None if folder is None else _newest(folder.path)
     if folder is None or newest == saved:
         return ""

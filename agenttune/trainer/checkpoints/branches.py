@@ -64,7 +64,7 @@ class Branches:
         return BranchStarted(name=name, parent=parent, from_step=from_step, checkpoint_id=checkpoint_id)
 
     def lineage(self) -> dict[str, int | None]:
-        """The branches that training stands on, each with the last step of it that counts (None: all)."""
+        """The current branch and its parents, each with its last step that belongs to the current run (None: all)."""
         last: dict[str, int | None] = {self.current: None}
         branch = self.known[self.current]
         while branch.parent is not None and branch.parent in self.known:

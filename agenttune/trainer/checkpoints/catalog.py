@@ -83,7 +83,7 @@ class SavedCheckpoint:
 
 @dataclass
 class Checkpoints:
-    """What was saved, where, and which branches stand on it.
+    """The checkpoints of a run, and its branches.
 
     Args:
         root: Folder for those on disk; made when it is needed. None where none can be written.
@@ -219,7 +219,7 @@ class Checkpoints:
         tag: str | None,
         pinned: bool,
     ) -> tuple[SavedCheckpoint, list[tuple[SavedCheckpoint, CheckpointDeleted]]]:
-        """Keep a state, which may refer to live tensors; then make room if the cap is passed.
+        """Save a state, which may refer to live tensors; then delete old ones if the cap is exceeded.
 
         Returns:
             The checkpoint, and those deleted to stay within the cap.
@@ -263,7 +263,7 @@ class Checkpoints:
         return sum(c.size_bytes or 0 for c in self.known.values() if c.state is not None)
 
     def _make_room(self, needed: int, in_memory: bool) -> list[tuple[SavedCheckpoint, CheckpointDeleted]]:
-        """Delete the oldest that nothing protects, until a new one of `needed` bytes is within the cap."""
+        """Delete the oldest that are not protected, until a new one of `needed` bytes is within the cap."""
         cap_gib = self.settings.memory_gib if in_memory else self.settings.max_gib
         if cap_gib is None:
             return []
@@ -283,7 +283,7 @@ class Checkpoints:
         return deleted
 
     def _protected(self, kind: list[SavedCheckpoint]) -> set[str]:
-        """What the keep rule never deletes: pinned, what a branch stands on, the newest, the best."""
+        """Ids that are never deleted to make room: pinned, the start of a branch, the newest, the best."""
         ids = {c.checkpoint_id for c in kind if c.pinned}
         ids |= {b.checkpoint_id for b in self.branches.known.values() if b.checkpoint_id is not None}
         if self.settings.keep_last > 1:  # the one that is being saved is the newest
@@ -293,7 +293,7 @@ class Checkpoints:
         return ids | {c.checkpoint_id for c in measured[: self.settings.keep_best]}
 
     def release(self, checkpoint_id: str, reason: str) -> CheckpointDeleted | None:
-        """Delete one that was kept for a purpose that is over, also if a branch stands on it."""
+        """Delete a checkpoint that is no longer needed, even if a branch starts from it."""
         checkpoint = self.known.get(checkpoint_id)
         if checkpoint is None or checkpoint.pinned or not _is_removed(checkpoint):
             return None
@@ -301,12 +301,12 @@ class Checkpoints:
         return CheckpointDeleted(checkpoint_id=checkpoint_id, reason=reason)
 
     def saved_again(self, checkpoint: SavedCheckpoint) -> list[SavedCheckpoint]:
-        """What is known of the very step that the loop has now saved once more, as at the end of an epoch."""
+        """Known checkpoints of a step that the loop has saved once more, as at the end of an epoch."""
         where = (checkpoint.path, checkpoint.step, checkpoint.branch)
         return [c for c in self.known.values() if (c.path, c.step, c.branch) == where and not c.is_before]
 
     def drop_vanished(self, but_for: str | None = None, kept: Collection[str] = ()) -> list[CheckpointDeleted]:
-        """Forget checkpoints that somebody else deleted, as the Trainer does with its own old ones.
+        """Forget checkpoints that others have deleted, as the Trainer does with its own old ones.
 
         Args:
             but_for: A folder that has just been written; what lay there before is gone.

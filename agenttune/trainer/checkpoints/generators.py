@@ -104,7 +104,7 @@ def _state(generator: Any) -> Any:
     return generator.get_state()
 
 
-def put(found: Mapping[str, Any], states: Mapping[str, Any]) -> None:
+def restore(found: Mapping[str, Any], states: Mapping[str, Any]) -> None:
     """Put states back into those that have one."""
     for name, generator in found.items():
         if name not in states:
@@ -138,7 +138,7 @@ def read_rng() -> dict[str, Any]:
     return states
 
 
-def put_rng(states: Mapping[str, Any]) -> None:
+def restore_rng(states: Mapping[str, Any]) -> None:
     """Put random states back, those there are."""
     if "python" in states:
         version, inner, gauss = states["python"]

@@ -35,10 +35,10 @@ class TrainingState:
 
     Attributes:
         step: Completed optimizer steps.
-        model: The model's state dict.
-        optimizer: The optimizer's state dict.
+        model: The model's state dict; each tensor has its parameter's shape.
+        optimizer: The optimizer's state dict; moments have their parameter's shape, `step` is [] or a number.
         parts: State dicts of what else has one: `scheduler`, `scaler`.
-        rng: Random states, see `read_rng`.
+        rng: Random states, see `read_rng`; torch's are uint8 tensors [n_state_bytes].
         loop: What the loop alone understands: its own counters, and where the data stands.
         steered: Values that commands can change and that no state dict holds: settings, knobs, layers, dataset.
         frozen: Parameters of the model that were not trained.
@@ -109,7 +109,7 @@ def _fits(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device
 
 
-def put_model(model: nn.Module, saved: Mapping[str, Any]) -> None:
+def restore_model(model: nn.Module, saved: Mapping[str, Any]) -> None:
     """Write saved weights and buffers into the model's own tensors; `check_model` comes first."""
     with torch.no_grad():
         for name, tensor in model.state_dict(keep_vars=True).items():
@@ -172,8 +172,8 @@ def check_optimizer(optimizer: Stateful, saved: Mapping[str, Any]) -> None:
         )
 
 
-def put_optimizer(optimizer: Any, saved: Mapping[str, Any]) -> None:
-    """Put an optimizer's state back, in place where its tensors agree with the saved ones."""
+def restore_optimizer(optimizer: Any, saved: Mapping[str, Any]) -> None:
+    """Restore an optimizer's state, in place where its tensors have the shapes of the saved ones."""
     own = optimizer.state_dict()
     if not _same_layout(own["state"], saved["state"]):
         # `load_state_dict` takes tensors over as they are, and training would change the saved ones.
@@ -211,7 +211,7 @@ def _put_entries(own: dict[Any, Any], saved: Mapping[Any, Any]) -> None:
 
 
 def not_as_saved(model: nn.Module, optimizer: Any, saved: TrainingState) -> list[str]:
-    """Read back, after a state was put: names of what does not stand as saved, none if all does."""
+    """Read back a restored state; returns the names of what differs from what was saved."""
     own = model.state_dict()
     wrong = [n for n, t in saved.model.items() if n in own and isinstance(t, torch.Tensor) and not _equal(own[n], t)]
     groups = zip(optimizer.param_groups, saved.optimizer["param_groups"], strict=True)

@@ -43,7 +43,7 @@ def frozen_names(model: nn.Module) -> frozenset[str]:
 
 
 def write_rest(folder: Path, state: Mapping[str, Any], frozen: frozenset[str]) -> tuple[dict[str, int], list[str]]:
-    """Write what of a state dict the model's own files in a folder do not hold under its name, with its value.
+    """Write the part of a state dict that the model's own files lack, or hold with another value.
 
     Args:
         folder: Where the model has been written.
@@ -76,7 +76,7 @@ def write_rest(folder: Path, state: Mapping[str, Any], frozen: frozenset[str]) -
 
 
 def _compared(folder: Path, state: Mapping[str, Any]) -> tuple[set[str], set[str]]:
-    """Names in the model's own files: those that are the state's, and those that are not.
+    """Names in the model's own files: those that hold the state's values, and the others.
 
     Compared are types, shapes, and the first, middle and last row: a file that somebody's own code wrote may hold
     averaged or rounded weights under the names of the model's.
@@ -200,7 +200,7 @@ def unsaved_buffers(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def model_extra(model: nn.Module) -> dict[str, Any]:
-    """The states as they are: copies, so that training does not change them."""
+    """Copies of the model's unsaved buffers (each of its own shape) and of its generators' states."""
     left = MOST_BYTES
     buffers: dict[str, torch.Tensor] = {}
     for name, buffer in unsaved_buffers(model):
@@ -210,18 +210,18 @@ def model_extra(model: nn.Module) -> dict[str, Any]:
     return {"buffers": buffers, "generators": generators.read(generators.find_in_model(model))}
 
 
-def put_model_extra(model: nn.Module, extra: Mapping[str, Any]) -> None:
-    """Put them back, those there are."""
+def restore_model_extra(model: nn.Module, extra: Mapping[str, Any]) -> None:
+    """Restore them, as far as the state has them."""
     saved = extra.get("buffers", {})
     with torch.no_grad():
         for name, buffer in unsaved_buffers(model):
             if name in saved and saved[name].shape == buffer.shape:
                 buffer.copy_(saved[name])
-    generators.put(generators.find_in_model(model), extra.get("generators", {}))
+    generators.restore(generators.find_in_model(model), extra.get("generators", {}))
 
 
 def lost(model: nn.Module, extra: Mapping[str, Any]) -> list[str]:
-    """What a state does not tell of this model, so that it stays as it is."""
+    """Names of buffers and generators that a state does not have, so that they stay as they are."""
     saved = extra.get("buffers", {})
     names = [f"buffer {n}" for n, b in unsaved_buffers(model) if n not in saved or saved[n].shape != b.shape]
     known = extra.get("generators", {})

@@ -56,7 +56,7 @@ def _length(layer: Layer) -> float:
 
 
 def run_allowed(run_state: RunState, layer: Layer, name: str, params: dict[str, Any]) -> Done:
-    """An operation that the user allowed by name; if it fails, the layer is put back as it was."""
+    """An operation that the user allowed by name; if it fails, the layer is restored."""
     given = run_state.registry.layers.operations[name]
     call = functools.partial(given, layer.module) if given is not None else getattr(layer.module, name)
     check_arguments(name, call, params, {})

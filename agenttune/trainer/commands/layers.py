@@ -213,7 +213,7 @@ def read_layers(run_state: RunState, record: CommandRecord, command: ReadModel) 
 
 
 def _gradients(run_state: RunState) -> tuple[Squares | None, str] | NotYet:
-    """The gradients of the update just made, if they were watched; else watch the next one."""
+    """The gradients of the update just made, if they were monitored; else monitor the next one."""
     watch, step = run_state.gradients, run_state.step
     if watch is not None and watch.is_done:
         if watch.is_fresh(step):

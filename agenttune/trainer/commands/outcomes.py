@@ -16,7 +16,7 @@ from agenttune.trainer.run_state import RunState
 
 @dataclass
 class Expectation:
-    """A value that should still stand a few steps later."""
+    """A value that should be unchanged a few steps later."""
 
     name: str
     expected: list[Any]
@@ -43,13 +43,13 @@ class AwaitLearningRate:
     done: Done
     groups: frozenset[int]
     now: list[float]
-    """Per group, the rate that the next update must use."""
+    """[n_groups]: the rate that the next update must use."""
     next: list[float] | None
-    """Per group, the rate that the schedule must give after it; None if that cannot be foretold."""
+    """[n_groups]: the rate that the schedule must give after it; None if that cannot be predicted."""
     clock: int
     """The schedule's own count when the command was applied."""
     undo: Callable[[], None]
-    """Puts back what else the command changed, should the rate not hold."""
+    """Restores what else the command changed, if the rate does not hold."""
 
 
 @dataclass
@@ -64,7 +64,7 @@ class AwaitSave:
 
 @dataclass
 class AwaitCapture:
-    """The state is to be kept once the loop is done with this step."""
+    """The state is to be saved once the loop is done with this step."""
 
     keep_in: str = "disk"
     tag: str | None = None
@@ -78,7 +78,7 @@ class AwaitCapture:
 
 @dataclass
 class AwaitRestore:
-    """The loop was asked to go back; the ack comes when it is there."""
+    """A state is to be restored; the ack comes when the loop has done so."""
 
     checkpoint: SavedCheckpoint
     branch: str

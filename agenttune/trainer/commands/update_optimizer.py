@@ -39,7 +39,7 @@ def update_optimizer(run_state: RunState, record: CommandRecord, command: Update
     before = {w.name: read_value(optimizer, w.name) for w in writes}
     undo_state: Callable[[], None] = nothing
     try:
-        rate = _set_rate(schedule, command) if command.lr is not None else None
+        rate = _set_learning_rate(schedule, command) if command.lr is not None else None
         schedule.refuse_impossible()
         undo_state = apply_writes(optimizer, writes)
         wrong = differing(optimizer, writes)
@@ -57,7 +57,7 @@ def update_optimizer(run_state: RunState, record: CommandRecord, command: Update
     groups = range(len(rates.base)) if command.param_group is None else [command.param_group]
 
     def undo() -> None:
-        run_state.schedule().put_back(rates, groups)
+        run_state.schedule().restore(rates, groups)
         apply_writes(optimizer, [Write(w.group, w.name, _old(before, w)) for w in writes])
         undo_state()
 
@@ -81,7 +81,7 @@ def refuse_scheduled(run_state: RunState, writes: list[Write]) -> None:
         raise NotSupported(f"{type(scheduler).__name__} sets {', '.join(names)} at each step (cycle_momentum)")
 
 
-def _set_rate(schedule: Schedule, command: UpdateOptimizer) -> Change:
+def _set_learning_rate(schedule: Schedule, command: UpdateOptimizer) -> Change:
     """Write the rate, read it back at once, and describe it."""
     rate, only = cast("float", command.lr), command.param_group
     check_group(schedule.optimizer, only)
@@ -92,10 +92,10 @@ def _set_rate(schedule: Schedule, command: UpdateOptimizer) -> Change:
     found = (schedule.base() if to_base else schedule.effective())[lead]
     if not same(found, rate):
         raise UserError(f"the rate was set to {rate:g} but reads {found:g}; put back", field="lr")
-    return _rate_change(schedule, lead, before, base_before, rate)
+    return _learning_rate_change(schedule, lead, before, base_before, rate)
 
 
-def _rate_change(
+def _learning_rate_change(
     schedule: Schedule, lead: int, before: list[float], base_before: list[float], requested: Any
 ) -> Change:
     effective, base = schedule.effective(), schedule.base()
@@ -122,16 +122,16 @@ def _factors(before: float, now: float, base_before: float, base: float) -> tupl
 def await_learning_rate(
     run_state: RunState, done: Done, only: int | None, undo: Callable[[], None]
 ) -> AwaitLearningRate:
-    """Describe what the next step has to confirm, and what should stand a few steps later."""
+    """Describe what the next step has to confirm, and what should be unchanged a few steps later."""
     schedule = run_state.schedule()
     count = len(schedule.groups)
     groups = frozenset(range(count) if only is None else {only})
-    done.expectations.append(rate_expectation(run_state, groups))
+    done.expectations.append(learning_rate_expectation(run_state, groups))
     return AwaitLearningRate(done, groups, schedule.effective(), schedule.next_effective(), schedule.clock, undo)
 
 
-def rate_expectation(run_state: RunState, groups: frozenset[int]) -> Expectation:
-    """The base should stand; where there is none, the rate itself, until an evaluation-driven schedule moves it."""
+def learning_rate_expectation(run_state: RunState, groups: frozenset[int]) -> Expectation:
+    """The base rate should not change; without one, the rate itself, until an evaluation-driven schedule moves it."""
     schedule = run_state.schedule()
     clock, expected = schedule.clock, [schedule.base()[i] for i in sorted(groups)]
 

@@ -56,7 +56,7 @@ def update_schedule(run_state: RunState, record: CommandRecord, command: UpdateS
         expectations=[_expect_plan(run_state, new_plan)],
     )
     everywhere = range(len(effective))
-    return await_learning_rate(run_state, done, None, lambda: run_state.schedule().put_back(rates, everywhere))
+    return await_learning_rate(run_state, done, None, lambda: run_state.schedule().restore(rates, everywhere))
 
 
 def _factors(run_state: RunState, command: UpdateSchedule) -> list[tuple[float, float]] | None:

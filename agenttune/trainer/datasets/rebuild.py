@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agenttune.errors import UserError
-from agenttune.trainer.checkpoints.generators import put_rng, read_rng
+from agenttune.trainer.checkpoints.generators import read_rng, restore_rng
 from agenttune.trainer.datasets.parameters import ATTRIBUTE, Arguments, Parameters, parameters_of
 from agenttune.trainer.datasets.values import fit
 
@@ -54,7 +54,7 @@ def rebuilt(dataset: object, values: Mapping[str, Any]) -> Rebuilt:
             f"the dataset could not be built anew, the old one stays in use: {type(error).__name__}: {error}"
         ) from error
     finally:
-        put_rng(random_states)
+        restore_rng(random_states)
     return Rebuilt(new, [*notes, *_keep(parameters, new)])
 
 

@@ -13,7 +13,7 @@ from agenttune.trainer.datasets.values import decode, encode
 
 
 def read_dataset(dataset: object) -> DatasetRead:
-    """Any dataset, as it stands."""
+    """The event that describes a dataset as it is now."""
     parameters = parameters_of(dataset)
     return DatasetRead(
         type=_type_name(dataset),

@@ -1,4 +1,4 @@
-"""Commands at a step boundary: taken from the queue in order, applied, answered; and where training waits for them."""
+"""Commands at a step boundary: taken from the queue in order, applied and acknowledged; and where training waits."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class CommandExecutor:
         self._is_single = type(broadcast) is SingleProcess
         acks = self.acks = AckWriter(run_state, recorder)
         self.queue = CommandQueue(log, run_state, acks, recorder)
-        self.rates = LearningRateConfirmation(run_state, acks, recorder)
+        self.learning_rates = LearningRateConfirmation(run_state, acks, recorder)
         self.saving = Saving(run_state, acks, recorder)
         self.restoring = Restoring(run_state, acks, recorder)
         info = None if log is None else log.info()
@@ -90,8 +90,8 @@ class CommandExecutor:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nothing is open and nobody has written to the log: the case of nearly every step, told cheaply."""
-        if self.rates.waiting or self.saving.saves or self.queue.queue or self.acks.read_backs.checks:
+        """Whether nothing is pending and the log is unchanged: so it is at nearly every step, and cheap to tell."""
+        if self.learning_rates.waiting or self.saving.saves or self.queue.queue or self.acks.read_backs.checks:
             return False
         if self.has_work_between or (self.probation is not None and self.probation.is_check_due):
             return False
@@ -104,14 +104,14 @@ class CommandExecutor:
 
     @property
     def is_decision_due(self) -> bool:
-        """Whether training is to stand still for the agent as soon as the loop is done with this step."""
+        """Whether training has to wait for the agent's decision once the loop is done with this step."""
         if self.lockstep is None or self._run_state.trial is not None:
             return False
         return self.lockstep.is_due(self._run_state.step)
 
     @property
     def _has_state_to_keep(self) -> bool:
-        """Whether the state of between two steps is wanted, as a checkpoint or to try candidates from it."""
+        """Whether a checkpoint or a probe waits for the loop to be done with the step."""
         return bool(self.saving.captures) or self.probe.is_wanted
 
     @property
@@ -125,12 +125,12 @@ class CommandExecutor:
         return self._is_single and self.queue.is_held
 
     def fail_open(self, status: str) -> str:
-        """Training has ended, or was begun again: answer all that waits for a later step.
+        """Training has ended, or was begun again: acknowledge all that waits for a later step.
 
         Returns:
             Where the run stands, if that has to be said.
         """
-        self.rates.settle(f"read back; the run is {status} before another step could confirm it")
+        self.learning_rates.settle(f"read back; the run is {status} before another step could confirm it")
         self.saving.fail_open(status)
         self.restoring.fail_open(status)
         where = self.probe.fail_open(status)
@@ -142,15 +142,15 @@ class CommandExecutor:
 
     def before_update(self) -> None:
         """Just before the optimizer's update."""
-        if self.rates.waiting:
-            self.rates.before_update()
+        if self.learning_rates.waiting:
+            self.learning_rates.before_update()
         if self.probe.is_trying:
             self.probe.before_update()
 
     def confirm(self, step: int) -> None:
-        """At the end of a step: whether what was changed before holds, and whether it has hurt."""
-        if self.rates.waiting and not self._run_state.adapter.update_was_skipped():
-            self.rates.confirm()
+        """At the end of a step: check that earlier changes hold, and whether they have hurt."""
+        if self.learning_rates.waiting and not self._run_state.adapter.update_was_skipped():
+            self.learning_rates.confirm()
         if self.acks.read_backs.checks:
             self.acks.read_again(step)
         if self.probation is not None:
@@ -159,7 +159,7 @@ class CommandExecutor:
             self._run_state.adapter.request_save()
 
     def serve(self, place: Place) -> None:
-        """Apply what is queued; while paused, stay and go on applying."""
+        """Apply what is queued; while paused, wait and go on applying."""
         self._place = place
         self.saving.take_captures()
         self._apply_or_hold()
@@ -185,7 +185,7 @@ class CommandExecutor:
             self.serve("saved")
 
     def restored(self) -> None:
-        """The loop stands at the state that it was asked to restore."""
+        """The loop has restored the state that it was asked to."""
         if self.probe.is_trying:
             self._finish_probe(self.probe.restored())
         else:
@@ -196,7 +196,7 @@ class CommandExecutor:
     # -- applying ---------------------------------------------------------------------------------------------
 
     def _apply_queued(self) -> None:
-        """Apply in order of acceptance; what comes after a save or a return waits until that is done.
+        """Apply in order of acceptance; what comes after a save or a restore waits until that is done.
 
         One after the other: each passes the guardrails on what the one before it has left.
         """
@@ -214,7 +214,7 @@ class CommandExecutor:
                     self._apply(record)
 
     def _too_late(self, record: CommandRecord) -> str:
-        """Why a command was meant for what is no longer there; empty if it was not."""
+        """Why a command has expired; empty if it has not."""
         step, until = self._run_state.step, record.proposal.valid_until_step
         if until is not None and step > until:
             return f"valid until step {until}, the run is at step {step}; not applied"
@@ -245,11 +245,11 @@ class CommandExecutor:
         finally:
             self.applying = None
         if self._run_state.paused and not was_paused:
-            self.rates.settle("read back; training is paused before another step could confirm it")
+            self.learning_rates.settle("read back; training is paused before another step could confirm it")
         self._follow(record, outcome)
 
     def _follow(self, record: CommandRecord, outcome: Outcome) -> None:
-        """Answer a command that was applied, or begin what its answer waits for."""
+        """Acknowledge a command that was applied, or begin what its ack waits for."""
         if isinstance(outcome, NotYet):
             return
         self.acks.taken.add(record.command_id)
@@ -262,16 +262,16 @@ class CommandExecutor:
             return
         waiting = Waiting(record, self._run_state.step, outcome)
         if isinstance(outcome, AwaitLearningRate):
-            self.rates.accept(waiting, outcome)
+            self.learning_rates.accept(waiting, outcome)
         elif isinstance(outcome, AwaitSave):
             self.saving.accept_save(waiting, self._place == "saved")
         elif isinstance(outcome, AwaitCapture):
             self.saving.accept_capture(waiting)
         elif isinstance(outcome, AwaitRestore):
-            self.rates.settle("read back; the run goes back before another step could confirm it")
+            self.learning_rates.settle("read back; the run goes back before another step could confirm it")
             self.restoring.accept(waiting, outcome, self.restored)
         else:
-            self.rates.settle("read back; a probe goes back here before another step could confirm it")
+            self.learning_rates.settle("read back; a probe goes back here before another step could confirm it")
             self.probe.accept(record)
 
     # -- where training waits -----------------------------------------------------------------------------------
@@ -282,11 +282,11 @@ class CommandExecutor:
             self._hold()
 
     def _hold(self) -> None:
-        """Stay while training is paused, or a request for approval wants it to wait, and go on applying."""
+        """Wait while training is paused or an approval request holds it; commands are applied meanwhile."""
         was_paused = self._run_state.paused
         if not was_paused:
             self._recorder.record(StatusChanged(status="paused", reason="a command waits for approval"))
-        self.rates.settle("read back; training is paused before another step could confirm it")
+        self.learning_rates.settle("read back; training is paused before another step could confirm it")
         # Some work is the loop's: let it out for that; it comes back here in `saved` or `between`.
         while (self._run_state.paused or self._is_held) and not self._waits_for_loop:
             self._idle.wait(POLL_S)
@@ -322,12 +322,12 @@ class CommandExecutor:
 
     @property
     def _must_go_on(self) -> bool:
-        """Whether something is asked for that only the loop can do, so that nobody may stand still here."""
+        """Whether the loop has to go on: to end, to save, to restore, or because training is paused elsewhere."""
         return self._run_state.stop_reason is not None or self._run_state.paused or self._is_busy
 
     @property
     def _is_stop_queued(self) -> bool:
-        """Whether somebody wants training to end, where the loop cannot end before its next step."""
+        """Whether a stop is queued that could not be applied here, as the loop can end only after its next step."""
         queued = (record for record in self.queue.queue if record.command_id not in self.acks.taken)
         return any(record.command.impact is Impact.END for record in queued)
 
@@ -339,17 +339,17 @@ class CommandExecutor:
         self._leave_trial()
 
     def fail(self, error: Exception) -> bool:
-        """An error within a step; whether it belongs to a trial, which ends with this step then."""
+        """An error within a step; returns whether it belongs to a trial, which ends with this step."""
         return self.probe.fail(error)
 
     def lose(self, error: Exception) -> bool:
-        """An error between two steps; whether it belongs to a trial, which ends at once."""
+        """An error between two steps; returns whether it belongs to a trial, which ends at once."""
         is_trials = self.probe.fail(error)
         self._leave_trial()
         return is_trials
 
     def asked_to_end(self, why: str) -> None:
-        """Somebody else than a command wants training to end; that waits until the run stands where it stood."""
+        """A callback wants training to end; that waits until the state before the trials is restored."""
         self.probe.break_off(why)
         self._leave_trial()
 
@@ -357,7 +357,7 @@ class CommandExecutor:
         self._finish_probe(self.probe.start(self))
 
     def _leave_trial(self) -> None:
-        """Go back to where a trial began, if it is over."""
+        """Restore the state before the trial, if the trial is over."""
         state = self.probe.leave()
         if state is not None:
             self._run_state.adapter.restore(state, self.restored)

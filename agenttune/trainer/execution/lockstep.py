@@ -48,7 +48,7 @@ class Due(NamedTuple):
 
 @dataclass
 class Wait:
-    """A question that was asked.
+    """A decision that training waits for.
 
     Attributes:
         step: Training stands there.
@@ -68,7 +68,7 @@ class Wait:
 
 
 class Lockstep:
-    """Knows at which boundaries to wait, and whether the wait is over.
+    """Decides at which boundaries training waits for the agent, and when a wait is over.
 
     Args:
         wake: The run's settings.
@@ -82,7 +82,7 @@ class Lockstep:
     ) -> None:
         self.wake = wake
         self._log, self._write, self._clock_s = log, write, clock_s
-        self._watch = None if log is None else WalMonitor(log.folder / LOG_NAME)
+        self._monitor = None if log is None else WalMonitor(log.folder / LOG_NAME)
         self._idle = threading.Event()
         self._due: Due | None = None
         self._open: Wait | None = None
@@ -202,7 +202,7 @@ class Lockstep:
         self._open = None
 
     def _is_over(self, wait: Wait, log: RunLog) -> bool:
-        if self._watch is None or self._watch.may_have_changed():
+        if self._monitor is None or self._monitor.may_have_changed():
             events = log.events(wait.seq, kinds=["decided"])
             if any(isinstance(event.body, Decided) and _ends(event.body, wait) for event in events):
                 self._misses = 0

@@ -28,11 +28,11 @@ logger = logging.getLogger("agenttune")
 
 
 AT_TRAINER = tuple(guardrail for guardrail in GUARDRAILS if guardrail is not feasible)
-"""What does not fit the run, the trainer finds itself, and says it best."""
+"""Left out: what the run cannot do, the trainer finds itself, with a better message."""
 
 
 class Admission:
-    """Looks at each queued command before its turn, and at requests that want training to wait for them.
+    """Judges each queued command just before it is applied; knows the requests that training waits for.
 
     Args:
         log: The run's log, for reading.
@@ -80,7 +80,7 @@ class Admission:
         return record.model_copy(update={"ack": self._unwritten[record.command_id]})
 
     def _count_others(self) -> int:
-        """How many commands of agents were let through beside the one that is looked at."""
+        """Number of an agent's commands that were let through, without the one at hand."""
         return self._log.count_commands(*TAKEN, principal="agent") - 1
 
     def look_for_requests(self) -> None:
@@ -111,8 +111,8 @@ class CommandQueue:
         self._recorder = recorder
         self.own = OwnCommits(log.folder / LOG_NAME) if log is not None else None
         """Commits that bring no commands: whoever writes them may tell of them."""
-        self._watch = WalMonitor(log.folder / LOG_NAME, self.own) if log is not None else None
-        self.is_unchanged = self._watch.is_unchanged if self._watch is not None else _never
+        self._monitor = WalMonitor(log.folder / LOG_NAME, self.own) if log is not None else None
+        self.is_unchanged = self._monitor.is_unchanged if self._monitor is not None else _never
         """Tells in microseconds that nobody else has written to the log."""
         self._admission = Admission(log) if log is not None else None
         self._has_fault = False
@@ -124,10 +124,10 @@ class CommandQueue:
         return self._admission is not None and self._admission.is_held
 
     def fetch(self) -> list[CommandRecord]:
-        """Queued commands in order of acceptance; asks the log only if somebody wrote to it."""
-        if self._log is None or self._watch is None:
+        """Queued commands in order of acceptance; reads the log only if it has changed."""
+        if self._log is None or self._monitor is None:
             return []
-        if not self._has_fault and not self._watch.may_have_changed():
+        if not self._has_fault and not self._monitor.may_have_changed():
             return self.queue
         try:
             self.queue = self._log.commands(State.QUEUED)

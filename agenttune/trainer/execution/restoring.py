@@ -1,4 +1,4 @@
-"""Going back to a checkpoint: asked of the loop, completed when it stands there, read back, answered."""
+"""Restoring a checkpoint: the loop is asked to, its state is read back, the rest is restored, then comes the ack."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger("agenttune")
 
 
 class Restoring:
-    """One return at a time.
+    """One restore at a time.
 
     Args:
         run_state: The run.
@@ -28,7 +28,7 @@ class Restoring:
         recorder: Writes the log.
 
     Attributes:
-        newest_seq: Of the proposal of the last return, 0 if there was none.
+        newest_seq: `seq` of the last restore's proposal; 0 if there was none.
     """
 
     def __init__(self, run_state: RunState, acks: AckWriter, recorder: Recorder) -> None:
@@ -43,7 +43,7 @@ class Restoring:
         return self._waiting is not None
 
     def accept(self, waiting: Waiting, outcome: AwaitRestore, on_restored: Callable[[], None]) -> None:
-        """Ask the loop to go back; it calls `on_restored` when it stands there, now or before its next step."""
+        """Ask the loop to restore the state; it calls `on_restored` when it has, now or before its next step."""
         self._waiting = waiting
         try:
             self._run_state.adapter.restore(outcome.state, on_restored)
@@ -52,13 +52,13 @@ class Restoring:
             self._acks.refuse(waiting.record, error.message)
 
     def fail_open(self, status: str) -> None:
-        """The run ends."""
+        """The run has ended."""
         if self._waiting is not None:
             self._acks.refuse(self._waiting.record, f"the run is {status} before it could go back")
         self._waiting = None
 
     def restored(self) -> None:
-        """The loop stands where it was asked to: restore what is ours, and answer."""
+        """The loop has restored its state: restore what it does not know of, and acknowledge."""
         waiting, self._waiting = self._waiting, None
         if waiting is None or not isinstance(waiting.outcome, AwaitRestore):
             return
@@ -94,14 +94,18 @@ class Restoring:
 
 
 def _lost(run_state: RunState, state: TrainingState) -> str:
-    """What did not go back, so that what follows may differ from what followed the first time."""
+    """What was not restored, so that training may not repeat exactly."""
     unknown = [n for n in run_state.registry.held if n not in state.extra.get("registered", {})]
     told = f"the checkpoint has no state of {', '.join(unknown)}, which was registered since" if unknown else ""
     return "; ".join(filter(None, [run_state.adapter.restore_note(state), told]))
 
 
 def restore_own_values(run_state: RunState, state: TrainingState, dataset: object | None) -> tuple[list[Change], str]:
-    """Read back what the loop has put back, then put back what is ours; and what did not go as it should."""
+    """Check that the loop's state is as saved, then restore settings, knobs, layers and dataset.
+
+    Returns:
+        The changes, and what went wrong, empty if nothing did.
+    """
     adapter = run_state.adapter
     try:
         wrong = not_as_saved(adapter.model(), adapter.optimizer(), state)

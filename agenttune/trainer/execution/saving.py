@@ -25,7 +25,7 @@ REASON_CHARACTERS = 500
 
 
 class Saving:
-    """Who waits for a checkpoint, and what is done when there is one.
+    """Saves checkpoints, and acknowledges the commands that wait for one.
 
     Args:
         run_state: The run.
@@ -49,12 +49,12 @@ class Saving:
             self.saves.append(waiting)
 
     def accept_capture(self, waiting: Waiting) -> None:
-        """Keep the state as soon as the loop is done with this step."""
+        """Save the state as soon as the loop is done with this step."""
         self.captures.append(waiting)
         self.take_captures()
 
     def fail_open(self, status: str) -> None:
-        """The run ends; nobody saves any more."""
+        """The run has ended; nothing is saved any more."""
         for waiting in [*self.saves, *self.captures]:
             self._acks.refuse(waiting.record, f"the run is {status}, no checkpoint was saved")
         self.saves, self.captures = [], []
@@ -82,7 +82,7 @@ class Saving:
             self._recorder.record(*deleted)
 
     def _complete(self, checkpoint: SavedCheckpoint, again: list[str]) -> None:
-        """Add to the loop's own checkpoint what it does not hold, and forget what it has taken the place of."""
+        """Complete the loop's own checkpoint with what it lacks, and forget those it has replaced."""
         checkpoints, adapter = self._run_state.checkpoints, self._run_state.adapter
         checkpoint.metric = checkpoints.metric
         gone = checkpoints.drop_vanished(but_for=checkpoint.path, kept=again)
@@ -124,7 +124,7 @@ class Saving:
     # -- from the state -----------------------------------------------------------------------------------------
 
     def take_captures(self) -> None:
-        """Keep the state for who asked, once the loop is done with this step."""
+        """Save the state for the commands that wait for it, once the loop is done with this step."""
         if not self.captures or not self._run_state.adapter.is_settled():
             return
         captures, self.captures = self.captures, []
@@ -151,7 +151,7 @@ class Saving:
             outcome.then()
 
     def keep_state(self, outcome: AwaitCapture) -> tuple[SavedCheckpoint, list[CheckpointDeleted]]:
-        """Keep the state as it stands; only where the loop is settled.
+        """Save the state of now; only where the loop is settled.
 
         Returns:
             The checkpoint, and what is gone.
@@ -168,7 +168,7 @@ class Saving:
         return saved, [*vanished, *(event for _, event in deleted)]
 
     def release(self, checkpoint_id: str, purpose: str = "probation") -> None:
-        """Delete a checkpoint that was kept for a purpose that is over."""
+        """Delete a checkpoint that was saved for a purpose that is over."""
         gone = self._run_state.checkpoints.release(checkpoint_id, f"the {purpose} that it was kept for is over")
         if gone is not None:
             self._recorder.record(gone)

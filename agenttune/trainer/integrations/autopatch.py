@@ -28,7 +28,7 @@ from agenttune.protocol.commands import (
 from agenttune.trainer.integrations.loop_adapter import LAYER_COMMANDS, Evaluate, LoopAdapter, undisturbed
 from agenttune.trainer.integrations.loop_capabilities import Offers
 from agenttune.trainer.integrations.loop_run import LoopRun, TrainingStopped
-from agenttune.trainer.lr.planned_lr import make_steerable
+from agenttune.trainer.lr.planned_lr import make_plannable
 from agenttune.trainer.options import Options
 from agenttune.trainer.session import Session
 
@@ -120,7 +120,7 @@ class PatchedAdapter(LoopAdapter):
         found = find_schedulers(self._optimizer)
         if len(found) == 1:
             self._scheduler = found[0]
-            make_steerable(self._scheduler)
+            make_plannable(self._scheduler)
         else:
             logger.warning(
                 "agenttune: the optimizer has a schedule, and %d were found; a changed rate may not last. Name it with "

@@ -18,14 +18,14 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sequent
 from agenttune.errors import NotSupported, UserError
 from agenttune.trainer.adapter import not_ours
 from agenttune.trainer.checkpoints import generators
-from agenttune.trainer.checkpoints.generators import put_rng, read_rng
+from agenttune.trainer.checkpoints.generators import read_rng, restore_rng
 
 MakeLoader = Callable[[Any], Any]
 
 
 @dataclass
 class Place:
-    """Where the data stands.
+    """A place in the training data.
 
     Attributes:
         epoch: Epoch of the loader, from 0.
@@ -79,7 +79,7 @@ class Batches:
         return getattr(self.loader, "dataset", None)
 
     def place(self) -> Place:
-        """Where the data stands, with the random states of now."""
+        """The place in the data, with the random states of now."""
         if self._seek is not None:
             return self._seek
         return Place(self._place.epoch, self._place.batch, self._place.opened, _read(self.loader))
@@ -229,14 +229,14 @@ def _read(loader: Any) -> dict[str, Any]:
 
 
 def _put(loader: Any, states: dict[str, Any]) -> None:
-    put_rng(states)
+    restore_rng(states)
     saved = states.get("generators", {})
     if isinstance(saved, list):  # written by an older version: those of the loader and its samplers, in order
         own = [held for held in _generators(loader).values() if isinstance(held, torch.Generator)]
         for generator, state in zip(own, saved, strict=False):
             generator.set_state(state)
     else:
-        generators.put(_generators(loader), saved)
+        generators.restore(_generators(loader), saved)
 
 
 def _set_epoch(loader: Any, epoch: int) -> None:

@@ -358,7 +358,7 @@ class HfAdapter:
         self._own_state().check(state)
 
     def restore(self, state: TrainingState, on_restored: Callable[[], None]) -> None:
-        def arrive() -> None:
+        def restored() -> None:
             self.plan.done = self.feed.epoch
             ends_ragged = self.plan.epochs is not None and self.plan.batches % self.accumulation_steps
             self.alignment.due = self.feed.batch % self.plan.batches if ends_ragged else 0
@@ -372,12 +372,12 @@ class HfAdapter:
                 self.settled = False
                 self.after_restoring()
 
-        self._own_state().request(state, arrive)
+        self._own_state().request(state, restored)
         if self.feed.must_end_epoch:
             self._end_epoch()
 
-    def put_back(self, state: TrainingState) -> None:
-        self._own_state().put(state)
+    def restore_in_place(self, state: TrainingState) -> None:
+        self._own_state().restore(state)
 
     def restore_note(self, state: TrainingState) -> str:
         draws = state.extra.get("draws", {})

@@ -106,7 +106,7 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
         self.close("stopped" if stop_reason else "finished", stop_reason or "")
 
     def _close_at_exit(self) -> None:
-        """A callback is not told of an exception that ends training; the interpreter still knows it at exit."""
+        """A callback does not see the exception that ends training; the interpreter still has it at exit."""
         error = getattr(sys, "last_value", None)
         if isinstance(error, BaseException):
             self.close_after(error)
@@ -123,7 +123,7 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
         self.meter = StepMeter(args.world_size) if self._log is not None else None
         if self.session is None:
             self.session = Session(self._log, self.adapter, self.registry, make_broadcast())
-            self._watch_loss(kwargs["model"])
+            self._follow_loss(kwargs["model"])
             if self.adapter.trainer is None:
                 atexit.register(self._close_at_exit)
             with self._never_fatal():
@@ -219,16 +219,16 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
 
     @property
     def is_trying(self) -> bool:
-        """Whether the steps that are taken now are taken back."""
+        """Whether the present steps are a trial's, and will be undone."""
         session = self.session
         return session is not None and not session.is_calm and session.is_trying
 
     def is_trial_over(self, error: Exception) -> bool:
-        """Whether an error of the training step belongs to a trial, which it ends and which is taken back."""
+        """Whether an error of the training step belongs to a trial, which ends with it and is undone."""
         return self.session is not None and self.session.fail_trial(error)
 
     def _on_restored(self) -> None:
-        """Training stands elsewhere; what is measured from here on belongs to the new branch."""
+        """A state was restored; what is measured from here on belongs to the new branch."""
         if self.meter is not None and self.session is not None:
             self.meter.branch = self.session.branch
             self.meter.skip()
@@ -302,7 +302,7 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
         if self.sources is not None and self.sources.is_waiting and model.training:
             self.sources.add(model, output)
 
-    def _watch_loss(self, model: torch.nn.Module) -> None:
+    def _follow_loss(self, model: torch.nn.Module) -> None:
         """Without the trainer, the loss of a step is read off the model's own output."""
         if self.adapter.trainer is None and self._hook is None:
             self._hook = model.register_forward_hook(self._take_loss, with_kwargs=True)

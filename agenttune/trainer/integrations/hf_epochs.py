@@ -58,7 +58,7 @@ class EpochPlan:
 
 
 class PlannedEpochs(TrainerCallback):  # type: ignore[misc]
-    """Shows the other callbacks the planned number of epochs; stands first among them, and leaves when it has.
+    """Shows the other callbacks the planned number of epochs; it is the first of them, and removes itself.
 
     Args:
         plan: What the loop planned.
@@ -142,7 +142,7 @@ NEVER = 2**62
 
 
 class Alignment:
-    """Brings the loop's count of micro-batches to where the data stands, after a return into the midst of an epoch.
+    """Aligns the loop's count of micro-batches with the data, after a restore into the middle of an epoch.
 
     The loop completes an epoch's last, smaller group by its own count, which begins at 0. So its first group there is
     led by as many batches as were done before, which are passed over: nothing is computed for them, and no update

@@ -1,4 +1,4 @@
-"""What transformers' Trainer tells of a training."""
+"""Facts of a run of transformers' Trainer."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _rhythm(strategy: Any, steps: Any, first: float = 0) -> Rhythm | None:
 
 
 def _has_usual_loss(trainer: Any) -> bool:
-    """Whether the loss is the model's own: what others compute, nobody knows the chance level of."""
+    """Whether the loss is the model's own; only of that the chance level is known."""
     if trainer is None:
         return True
     if trainer.compute_loss_func is not None:

@@ -1,4 +1,4 @@
-"""What transformers' Trainer has to get back to stand where it stood, taken and put back between two steps."""
+"""The state of transformers' Trainer, captured and restored between two steps."""
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ from transformers.trainer_callback import ExportableState, TrainerControl
 
 from agenttune.errors import UserError
 from agenttune.trainer.checkpoints.files import write_plain_model
-from agenttune.trainer.checkpoints.generators import put_rng, read_rng
-from agenttune.trainer.checkpoints.training_state import TrainingState, check_optimizer, put_model, put_optimizer
-from agenttune.trainer.checkpoints.unsaved_weights import frozen_names, model_extra, put_model_extra
+from agenttune.trainer.checkpoints.generators import read_rng, restore_rng
+from agenttune.trainer.checkpoints.training_state import (
+    TrainingState,
+    check_optimizer,
+    restore_model,
+    restore_optimizer,
+)
+from agenttune.trainer.checkpoints.unsaved_weights import frozen_names, model_extra, restore_model_extra
 from agenttune.trainer.integrations.seekable_loader import Feed, Seek
-from agenttune.trainer.lr.planned_lr import put_scheduler
+from agenttune.trainer.lr.planned_lr import restore_scheduler
 
 RESTORED = (
     "global_step",
@@ -46,7 +51,7 @@ class HfState:
         """Micro-batches in an epoch of the training data."""
 
     def refusal(self) -> str:
-        """Why this Trainer's state cannot be taken and put back here; empty if it can."""
+        """Why this Trainer's state cannot be captured and restored; empty if it can."""
         kind = str(getattr(self.trainer.accelerator, "distributed_type", "")).rpartition(".")[2]
         if self.trainer.args.world_size > 1 or kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "XLA"):
             return f"going back inside the process needs one process and whole weights, not {kind or 'several ranks'}"
@@ -60,7 +65,7 @@ class HfState:
     # -- taking -----------------------------------------------------------------------------------------------
 
     def capture(self) -> TrainingState:
-        """The state as it stands; its tensors are the live ones."""
+        """The training state; its tensors are the live ones."""
         trainer = self.trainer
         parts = {"scheduler": trainer.lr_scheduler.state_dict()}
         scaler = getattr(trainer.accelerator, "scaler", None)
@@ -121,45 +126,45 @@ class HfState:
             raise UserError("the checkpoint has no trainer_state.json", field="checkpoint_id")
 
     def position(self, state: TrainingState, accumulation: int) -> tuple[int, int]:
-        """Epoch and batch at which a state's data stands, by its own account or, for a plain Trainer's, by its step."""
+        """Epoch and batch of a state: as it says, or, for a plain Trainer's checkpoint, worked out from its step."""
         if "epoch" in state.loop and "batch" in state.loop:
             return int(state.loop["epoch"]), int(state.loop["batch"])
         updates = max(1, math.ceil(self.batches / accumulation))
         return state.step // updates, (state.step % updates) * accumulation
 
     def request(self, state: TrainingState, on_restored: Callable[[], None]) -> None:
-        """Go to a state at the next opening of the training data."""
+        """Restore a state when the training data is next opened."""
         epoch, batch = self.position(state, int(self.trainer.args.gradient_accumulation_steps))
 
-        def arrive() -> None:
-            self.put(state)
+        def restored() -> None:
+            self.restore(state)
             on_restored()
 
-        self.feed.seek(Seek(epoch, batch, state.rng, arrive, state.extra.get("draws", {})))
+        self.feed.seek(Seek(epoch, batch, state.rng, restored, state.extra.get("draws", {})))
 
-    def put(self, state: TrainingState) -> None:
-        """Put all back but the place in the data and the random states."""
+    def restore(self, state: TrainingState) -> None:
+        """Restore all but the place in the data and the random states."""
         trainer = self.trainer
-        put_model(self.model(), state.model)
-        put_model_extra(self.model(), state.extra)
-        put_optimizer(trainer.optimizer, state.optimizer)
-        put_scheduler(trainer.lr_scheduler, state.parts["scheduler"])
+        restore_model(self.model(), state.model)
+        restore_model_extra(self.model(), state.extra)
+        restore_optimizer(trainer.optimizer, state.optimizer)
+        restore_scheduler(trainer.lr_scheduler, state.parts["scheduler"])
         scaler = getattr(trainer.accelerator, "scaler", None)
         if scaler is not None and "scaler" in state.parts:
             scaler.load_state_dict(state.parts["scaler"])
             if scaler._scale is not None:  # an update that broke off leaves it in the midst of a step
                 scaler.update(scaler.get_scale())
         trainer.model.zero_grad()
-        self._put_trainer_state(state)
+        self._restore_trainer_state(state)
 
-    def _put_trainer_state(self, state: TrainingState) -> None:
+    def _restore_trainer_state(self, state: TrainingState) -> None:
         trainer, saved = self.trainer, state.loop["trainer_state"]
         for name in RESTORED:
             if name in saved:
                 setattr(trainer.state, name, saved[name])
         # The list itself is kept: callbacks may hold it.
         trainer.state.log_history[:] = saved.get("log_history", [])
-        _put_callback_states(self._callbacks(), saved.get("stateful_callbacks", {}))
+        _restore_callback_states(self._callbacks(), saved.get("stateful_callbacks", {}))
         trainer.current_flos = state.loop.get("flos", 0.0)
         # Where the loop remembers what it has logged; the names are the same in 4.57 and 5.x.
         trainer._globalstep_last_logged = state.loop.get("last_logged", trainer.state.global_step)
@@ -176,8 +181,8 @@ def _callback_states(callbacks: list[Any]) -> dict[str, Any]:
     return {name: found[0] if len(found) == 1 else found for name, found in states.items()}
 
 
-def _put_callback_states(callbacks: list[Any], states: dict[str, Any]) -> None:
-    """Put back what callbacks count, such as early stopping's patience."""
+def _restore_callback_states(callbacks: list[Any], states: dict[str, Any]) -> None:
+    """Restore what callbacks count, such as early stopping's patience."""
     left = {name: list(found) if isinstance(found, list) else [found] for name, found in states.items()}
     for callback in callbacks:
         saved = left.get(type(callback).__name__)
@@ -187,7 +192,7 @@ def _put_callback_states(callbacks: list[Any], states: dict[str, Any]) -> None:
 
 
 class EpochMender(TrainerCallback):  # type: ignore[misc]
-    """Once the data was put elsewhere, the loop's own epoch number is wrong; the other callbacks see the right one."""
+    """After a restore the loop's own epoch number is wrong; shows the other callbacks the right one."""
 
     def __init__(self, feed: Feed, state: HfState) -> None:
         self._feed = feed
@@ -202,7 +207,7 @@ _FLAGS = ("should_training_stop", "should_epoch_stop", "should_save", "should_ev
 
 @contextlib.contextmanager
 def undisturbed(trainer: Any) -> Iterator[None]:
-    """For an evaluation in the middle of training: put back all that it changes.
+    """For an evaluation in the middle of training: restore all that it changes.
 
     Any evaluation draws from the global random state (a data loader's base seed), and its callbacks clear flags that
     the step under way has already set, and count for early stopping.
@@ -215,7 +220,7 @@ def undisturbed(trainer: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        put_rng(rng)
+        restore_rng(rng)
         for name, value in flags.items():
             setattr(control, name, value)
             setattr(trainer.control, name, value)

@@ -12,7 +12,7 @@ import torch
 from agenttune.trainer.integrations.hf_adapter import HfAdapter
 from agenttune.trainer.integrations.hf_callback import InteractiveCallback
 from agenttune.trainer.integrations.hf_epochs import PlannedEpochs
-from agenttune.trainer.lr.planned_lr import make_steerable
+from agenttune.trainer.lr.planned_lr import make_plannable
 from agenttune.trainer.options import Options
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class InteractiveTrainerMixin(Trainer):  # type: ignore[misc]
     def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
         """Make the schedule one that can be given another plan."""
         scheduler = super().create_scheduler(*args, **kwargs)
-        make_steerable(scheduler)
+        make_plannable(scheduler)
         return scheduler
 
     def get_train_dataloader(self) -> Any:

@@ -1,5 +1,5 @@
-"""Steps of transformers' Trainer that will be taken back: nothing that the loop plans by itself happens in them, and
-what breaks in them costs the trial, not the run.
+"""Trials in transformers' Trainer, steps that will be undone: the loop does nothing else in them that it has planned,
+and an error costs the trial, not the run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Failed = Callable[[Exception], bool]
 
 
 class TrialGuard(TrainerCallback):  # type: ignore[misc]
-    """Stands last among the callbacks while candidates are tried, and clears the flags that the others set.
+    """The last of the callbacks during trials; clears the flags that the others set.
 
     A save would be found by `resume_from_checkpoint` as if the run had been there; an evaluation would count for early
     stopping and the best model.
@@ -46,7 +46,7 @@ class TrialGuard(TrainerCallback):  # type: ignore[misc]
 
 
 class Shield:
-    """Stands before what the loop calls beside the step itself: callbacks of others, the optimizer, the schedule.
+    """Catches errors, during trials, of what the loop calls beside the step: callbacks, optimizer, schedule.
 
     An exception in there would leave the loop, which nobody can enter again. So it is caught where it comes up; the
     loop runs to the end of the step, whose results do not matter any more.
@@ -60,7 +60,7 @@ class Shield:
         self._covered: list[tuple[Any, str, Any]] = []
 
     def cover(self, holder: Any, names: Iterable[str]) -> None:
-        """Stand before some methods of an object, if it takes attributes of its own."""
+        """Wrap some methods of an object, if it can have attributes of its own."""
         for name in names:
             own = getattr(holder, "__dict__", {}).get(name)
             try:
@@ -70,7 +70,7 @@ class Shield:
             self._covered.append((holder, name, own))
 
     def lift(self) -> None:
-        """Stand before nothing any more."""
+        """Unwrap all of them."""
         for holder, name, own in reversed(self._covered):
             if own is None:
                 delattr(holder, name)

@@ -43,7 +43,7 @@ class LightningCallback(Offers, Callback):  # type: ignore[misc]
         if name is not None:
             self.options = dataclasses.replace(self.options, run_name=name)
         self.run: LoopRun | None = None
-        self._unwatch: Callable[[], None] | None = None
+        self._remove_hooks: Callable[[], None] | None = None
 
     def _live_session(self) -> Session | None:
         return self.run.session if self.run is not None else None
@@ -51,7 +51,7 @@ class LightningCallback(Offers, Callback):  # type: ignore[misc]
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         adapter = LightningAdapter(trainer, trainer.optimizers[0])
         self.run = run = LoopRun(adapter, self.options, self.registry)
-        self._unwatch = run.watch(adapter.optimizer())
+        self._remove_hooks = run.follow_updates(adapter.optimizer())
         run.begin({"max_epochs": trainer.max_epochs, "optimizers": len(trainer.optimizers)})
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -97,8 +97,8 @@ class LightningCallback(Offers, Callback):  # type: ignore[misc]
 
     def _end(self, close: Callable[[LoopRun], None]) -> None:
         run, self.run = self.run, None
-        if self._unwatch is not None:
-            self._unwatch()
-            self._unwatch = None
+        if self._remove_hooks is not None:
+            self._remove_hooks()
+            self._remove_hooks = None
         if run is not None:
             close(run)

@@ -35,18 +35,18 @@ from agenttune.protocol.run_facts import RunFacts
 from agenttune.trainer.adapter import SettingValue, Trials
 from agenttune.trainer.checkpoints.branch_folders import LoopFolder
 from agenttune.trainer.checkpoints.files import write_plain_model
-from agenttune.trainer.checkpoints.generators import put_rng, read_rng
+from agenttune.trainer.checkpoints.generators import read_rng, restore_rng
 from agenttune.trainer.checkpoints.training_state import (
     TrainingState,
     check_optimizer,
-    put_model,
-    put_optimizer,
+    restore_model,
+    restore_optimizer,
 )
-from agenttune.trainer.checkpoints.unsaved_weights import frozen_names, model_extra, put_model_extra
+from agenttune.trainer.checkpoints.unsaved_weights import frozen_names, model_extra, restore_model_extra
 from agenttune.trainer.distributed.processes import is_distributed
 from agenttune.trainer.integrations.logged_metrics import Number
 from agenttune.trainer.integrations.model_facts import facts_of, length_of
-from agenttune.trainer.lr.planned_lr import make_steerable, put_scheduler
+from agenttune.trainer.lr.planned_lr import make_plannable, restore_scheduler
 
 Evaluate = Callable[[], Mapping[str, Number]]
 
@@ -111,7 +111,7 @@ class LoopAdapter:
         self._lacking = {command.kind_name(): why for command, why in lacking.items()}
         self._optimizer, self._model, self._scheduler = optimizer, model, scheduler
         self._max_steps, self._scaler = max_steps, scaler
-        make_steerable(scheduler)
+        make_plannable(scheduler)
         self.step = 0
         self.has_begun_step = False
         self.updates = 0
@@ -243,17 +243,17 @@ class LoopAdapter:
             raise UserError(f"the checkpoint has no state of {', '.join(sorted(lacking))}", field="checkpoint_id")
 
     def restore(self, state: TrainingState, on_restored: Callable[[], None]) -> None:
-        self.put_back(state)
-        put_rng(state.rng)
+        self.restore_in_place(state)
+        restore_rng(state.rng)
         on_restored()
 
-    def put_back(self, state: TrainingState) -> None:
-        put_model(self.model(), state.model)
-        put_model_extra(self.model(), state.extra)
-        put_optimizer(self.optimizer(), state.optimizer)
+    def restore_in_place(self, state: TrainingState) -> None:
+        restore_model(self.model(), state.model)
+        restore_model_extra(self.model(), state.extra)
+        restore_optimizer(self.optimizer(), state.optimizer)
         for name, part in self.parts().items():
             if name.startswith("scheduler"):
-                put_scheduler(part, state.parts[name])
+                restore_scheduler(part, state.parts[name])
             else:
                 part.load_state_dict(copy.deepcopy(state.parts[name]))
         self.model().zero_grad()
@@ -271,7 +271,7 @@ class LoopAdapter:
         """This loop does nothing by itself."""
 
     def end_trials(self) -> None:
-        """Nothing was held back."""
+        """Nothing to undo."""
 
     # -- actions ----------------------------------------------------------------------------------------------
 
@@ -307,4 +307,4 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
-        put_rng(rng)
+        restore_rng(rng)

@@ -119,7 +119,7 @@ class LoopRun:
 
     # -- steps ------------------------------------------------------------------------------------------------
 
-    def watch(self, optimizer: Optimizer) -> Callable[[], None]:
+    def follow_updates(self, optimizer: Optimizer) -> Callable[[], None]:
         """Follow an optimizer's updates; returns what ends that."""
         before = optimizer.register_step_pre_hook(lambda *_: self.before_update())
         after = optimizer.register_step_post_hook(lambda *_: self._updated())

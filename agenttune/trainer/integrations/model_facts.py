@@ -65,7 +65,7 @@ def chance_of(model: nn.Module) -> dict[str, Any]:
 
 
 def _last_layer(model: nn.Module) -> dict[str, Any]:
-    """What nobody says of a model of the user's own: only what its last layer would mean."""
+    """What the last layer of a model of the user's own suggests."""
     wide = [module for module in model.modules() if isinstance(module, nn.Linear)]
     outputs = wide[-1].out_features if wide else 0
     return _guess(outputs, "a uniform guess, if the loss is cross-entropy over the last layer's {} outputs")

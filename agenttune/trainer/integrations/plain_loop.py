@@ -92,25 +92,25 @@ class PlainSession(Offers):
         super().__init__()
         self._adapter = adapter
         self.run = LoopRun(adapter, options, self.registry)
-        self._unwatch: Callable[[], None] | None = None
+        self._remove_hooks: Callable[[], None] | None = None
         self._steps_without_update = 0
         self._waits_in_step = False
 
     def __enter__(self) -> PlainSession:
-        unwatch = self._unwatch = self.run.watch(self._adapter.optimizer())
+        remove = self._remove_hooks = self.run.follow_updates(self._adapter.optimizer())
         try:
             self.run.begin({"max_steps": self._adapter.max_steps()})
         except BaseException:
-            self._unwatch()
+            self._remove_hooks()
             raise
         if self.run.session is not None and self.run.session.is_in_lockstep:
             hook = self._adapter.model().register_forward_pre_hook(self._before_forward)
 
-            def unwatch_all() -> None:
-                unwatch()
+            def remove_all() -> None:
+                remove()
                 hook.remove()
 
-            self._unwatch = unwatch_all
+            self._remove_hooks = remove_all
         return self
 
     def _before_forward(self, model: nn.Module, inputs: Any) -> None:
@@ -124,8 +124,8 @@ class PlainSession(Offers):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        if self._unwatch is not None:
-            self._unwatch()
+        if self._remove_hooks is not None:
+            self._remove_hooks()
         stopped = isinstance(error, TrainingStopped)
         if error is None or stopped:
             self.run.close_normally()

@@ -1,4 +1,4 @@
-"""Where the training data stands, and the way to put it elsewhere, for a loop that asks a data loader for batches.
+"""The place in the training data, and how to move it, for a loop that draws batches from a data loader.
 
 The loader's class is extended in place, so that it stays what it was for whoever else looks at it. With nothing asked
 it hands out its own batches. Asked to seek, it puts the training state back between two steps and goes on from there:
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from agenttune.errors import NotSupported
 from agenttune.trainer.adapter import not_ours
 from agenttune.trainer.checkpoints import generators
-from agenttune.trainer.checkpoints.generators import put_rng, read_rng, same_rng
+from agenttune.trainer.checkpoints.generators import read_rng, restore_rng, same_rng
 
 KEPT_DRAWS = 4
 """Batches whose random states are kept: the one fetched ahead, and some to spare."""
@@ -36,27 +36,27 @@ class Seek:
     Attributes:
         epoch: Epoch of the data, from 0.
         batch: Batches of that epoch that are done.
-        rng: Random states to put back.
-        arrive: Puts everything else back; called between two steps, before a batch is drawn.
+        rng: Random states to restore.
+        restore: Restores everything else; called between two steps, before a batch is drawn.
         drawn: How its epoch was opened and drawn from, see `Feed.draws`.
     """
 
     epoch: int
     batch: int
     rng: dict[str, Any]
-    arrive: Callable[[], None]
+    restore: Callable[[], None]
     drawn: dict[str, Any] = field(default_factory=dict)
 
 
 class Feed:
-    """Hands out the batches of a loader, and knows which they are.
+    """Hands out the batches of a loader, knows their place in the data, and can seek to another.
 
     Attributes:
         epoch: Epoch of the data that is being trained on, from 0.
         batch: Batches of it that were handed out.
         handed: Batches handed out in the loop's epoch.
-        has_jumped: Whether the loop's own count of epochs no longer tells where the data stands.
-        sought: Where it is put next, if that is asked for.
+        has_restored: Whether the loop's own count of epochs no longer is the data's.
+        sought: The place to continue from, if that was asked for.
         is_open: Whether the loop draws from here (the first epoch of a resumed run comes from another loader).
     """
 
@@ -82,9 +82,9 @@ class Feed:
         self._ordering: dict[str, Any] = {}
         self._making: dict[str, Any] = {}
         self.is_over: Callable[[], bool] = lambda: False
-        """Whether training has ended, asked after an arrival."""
+        """Whether training has ended, asked after a restore."""
         self.failed: Callable[[Exception], bool] = not_ours
-        """Told of an error of the loader; whether the data is put elsewhere because of it, by `seek`."""
+        """Told of an error of the loader; returns whether the data continues elsewhere because of it, by `seek`."""
 
     # -- what the loop tells ----------------------------------------------------------------------------------
 
@@ -100,10 +100,10 @@ class Feed:
             return
         self._loader = loader
         self._look_for_generators()
-        self._watch_draws()
+        self._follow_draws()
 
-    def _watch_draws(self) -> None:
-        """Be told of each batch before it is made."""
+    def _follow_draws(self) -> None:
+        """Follow the batch sampler, to note random states before each batch is made."""
         sampler = getattr(self._loader, "batch_sampler", None)
         self._calm, self._is_random = (0, False) if sampler is not None else (CALM_FETCHES, False)
         if sampler is None or getattr(sampler, "tells", None) is self:
@@ -124,7 +124,7 @@ class Feed:
         self._making = {} if is_stream else making
 
     def draws(self) -> dict[str, Any]:
-        """Random states that the data at this place was ordered and is made with, beside those of the process now.
+        """Random states that the data at this place depends on, beside those of the process.
 
         `opened`: those of the process and of the sampler's own generators when the epoch was opened; `ordering` and
         `making`: the sampler's, and the dataset's and collator's own, as they are; `ahead`: those of before the next
@@ -156,8 +156,8 @@ class Feed:
         """The loader draws the batch of this index in its epoch, before it is made."""
         states = self._replayed.pop(index, None)
         if states is not None:
-            put_rng(states["rng"])
-            generators.put(self._making, states["making"])
+            restore_rng(states["rng"])
+            generators.restore(self._making, states["making"])
         if self._is_noting:
             self._at[index] = {"rng": read_rng(), "making": generators.read(self._making)}
             self._at.pop(index - KEPT_DRAWS, None)
@@ -168,7 +168,7 @@ class Feed:
         return not self.workers and (bool(self._making) or self._is_random or self._calm < CALM_FETCHES)
 
     def refusal(self) -> str:
-        """Why the data cannot be put elsewhere; empty if it can."""
+        """Why the place in the data cannot be changed; empty if it can."""
         return "" if self._loader is not None else "the training data does not come from a torch DataLoader"
 
     @property
@@ -203,7 +203,7 @@ class Feed:
     # -- what is asked ----------------------------------------------------------------------------------------
 
     def seek(self, seek: Seek) -> None:
-        """Continue elsewhere when the loop next asks; if `must_end_epoch`, it has to end its epoch for that.
+        """Continue elsewhere when the loop next draws a batch; if `must_end_epoch`, it has to end its epoch first.
 
         Raises:
             NotSupported: The data cannot be put elsewhere.
@@ -243,12 +243,12 @@ class Feed:
             plain: Opens the loader that the loop asks, as it is.
         """
         if self.sought is not None:
-            self._source = self._arrive(plain)
+            self._source = self._restore(plain)
         elif self._source is None or not self._endless:
             self._source = self._open_noted(plain)
         while not self.is_over():
             if self.sought is not None and not self.handed:
-                self._source = self._arrive(plain)
+                self._source = self._restore(plain)
                 continue
             if self._redraw:
                 self._source = self._reopened(plain)
@@ -279,27 +279,27 @@ class Feed:
             self._calm, self._is_random = self._calm + is_same, self._is_random or not is_same
         return found
 
-    def _arrive(self, plain: Callable[[], Iterator[Any]]) -> Iterator[Any]:
-        """Put the state back and continue from there; whoever is told may ask to go elsewhere at once."""
+    def _restore(self, plain: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+        """Restore the state and continue from there; the session may ask for another place at once."""
         rng: dict[str, Any] = {}
         drawn: dict[str, Any] = {}
         while self.sought is not None:
             seek, self.sought = self.sought, None
             self.has_restored, self._redraw = True, False
             self.epoch, self.batch = seek.epoch, seek.batch
-            put_rng(seek.rng)
-            seek.arrive()
+            restore_rng(seek.rng)
+            seek.restore()
             rng = read_rng()
             drawn = seek.drawn
-        generators.put(self._making, drawn.get("making", {}))
+        generators.restore(self._making, drawn.get("making", {}))
         self._at, self._replayed = {}, {}
         if self.batch == 0:
-            generators.put(self._ordering, drawn.get("ordering", {}))
+            generators.restore(self._ordering, drawn.get("ordering", {}))
             return self._open_noted(plain)
         self._opened, self._is_fresh = drawn.get("opened"), True
         if self._opened is not None:
-            put_rng(self._opened["rng"])
-            generators.put(self._ordering, self._opened["own"])
+            restore_rng(self._opened["rng"])
+            generators.restore(self._ordering, self._opened["own"])
         if "ahead" in drawn:
             # The first fetch makes two batches: the one that had been fetched ahead, and the one after it.
             now = {"rng": rng, "making": drawn.get("making", {})}
@@ -307,7 +307,7 @@ class Feed:
         source = self._open(plain)
         first = self._fetch(source)
         if "ahead" not in drawn or self._replayed:
-            put_rng(rng)
+            restore_rng(rng)
         self._replayed = {}
         if first or self.is_seeking:
             return _chained(first, source)
@@ -336,7 +336,7 @@ class Feed:
         self._is_fresh = True
         source = self._open(plain)
         first = self._fetch(source)
-        put_rng(rng)
+        restore_rng(rng)
         return _chained(first, source)
 
 
@@ -362,7 +362,7 @@ def _set_epoch(loader: Any, epoch: int) -> None:
 
 
 def _told_of_draws(kind: type[Any], feed: Feed) -> type[Any]:
-    """A batch sampler's class whose feed is told of each batch before it is made.
+    """A batch sampler's class that tells the feed of each batch before it is made.
 
     No class is mixed in: an object of torch's own class could not become one of such a class.
     """

@@ -66,7 +66,7 @@ class LayerChanges:
         self.stamp(key)
 
     def stamp(self, key: Key) -> None:
-        """Something was written there: whoever expects an earlier value to stand must not any more."""
+        """Note a write, so that an earlier value is no longer expected there."""
         self._writes += 1
         self._stamps[key] = self._writes
 
@@ -99,7 +99,7 @@ class LayerChanges:
         return captured
 
     def restore(self, captured: dict[str, Any]) -> list[Change]:
-        """Put back what was captured; what was touched since then, and is not in it, goes back to its original.
+        """Restore what was captured; what was changed since then, and is not in it, gets its original value.
 
         Raises:
             UserError: The model has no such layer or attribute; nothing has changed.

@@ -18,7 +18,7 @@ NAMED = 5
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer and where it stands; `name` is empty for the model itself."""
+    """A layer and its place in the model; `name` is empty for the model itself."""
 
     model: nn.Module
     name: str

@@ -119,7 +119,7 @@ def read_model(
 
 
 def model_read(adapter: Adapter, rules: LayerRules) -> ModelRead:
-    """The event that tells of the whole model, for the start and after each change."""
+    """The event that describes the whole model, for the start and after each change."""
     return ModelRead(model=read_model(bare_model(adapter), rules, adapter.optimizer()))
 
 
@@ -192,7 +192,7 @@ class GradientMonitor:
         return self._norms is not None
 
     def is_fresh(self, step: int) -> bool:
-        """Whether the update that it measured is the last one: somebody has asked at every boundary since."""
+        """Whether the update that it measured is the last one."""
         if self._seen_step is None and self.asked_step == step - 1:
             self._seen_step = step
         return self._seen_step == step

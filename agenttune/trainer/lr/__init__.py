@@ -1,1 +1,1 @@
-"""The learning rate under whatever schedule drives it: read, moved, planned anew, and foretold to the end."""
+"""The learning rate under any schedule: read, changed, planned anew, and predicted to the end."""

@@ -51,7 +51,7 @@ def course_of(schedule: Schedule, step: int, max_steps: int | None, points: int 
 
 
 def _of_constant(schedule: Schedule, step: int, ahead: int) -> Course:
-    """Nothing that counts steps moves the rate; evaluations may, and a class that nobody knows."""
+    """A rate that no count of steps moves; evaluations may, or a schedule of an unknown class."""
     now, offsets = schedule.effective(), sorted({0, ahead})
     course = _course(schedule.name, step, offsets, [now for _ in offsets], len(offsets))
     if schedule.kind is Kind.NONE:

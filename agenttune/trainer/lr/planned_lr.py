@@ -43,7 +43,7 @@ class PlannedLambda:
         return planned_factor(self.__dict__, t) if self.__dict__ else self._original(t)
 
 
-def make_steerable(scheduler: object) -> None:
+def make_plannable(scheduler: object) -> None:
     """Let a `LambdaLR` carry a plan, from its creation, so that a resume can restore one.
 
     Callables with a state of their own are left alone: wrapping would change what their checkpoints hold.
@@ -55,7 +55,7 @@ def make_steerable(scheduler: object) -> None:
         ]
 
 
-def put_scheduler(scheduler: Any, saved: Mapping[str, Any]) -> None:
+def restore_scheduler(scheduler: Any, saved: Mapping[str, Any]) -> None:
     """Put a schedule's state back, which stays as it is; a plan that was made since then is gone.
 
     `LambdaLR` only adds what a saved callable holds to what it holds now, so a plan would outlive the return.

@@ -1,7 +1,8 @@
-"""Reading and moving the learning rate under whatever schedule drives it.
+"""Reading and changing the learning rate under any schedule.
 
-Two rates: *effective* is `group["lr"]`, what the next update uses; *base* is what the schedule scales. Moving one
-without the other is the usual defect: a schedule then overwrites the rate at the next step.
+Two rates: *effective* is `group["lr"]`, what the next update uses; *base* is what the schedule scales. Changing one
+without the other is the usual defect: the schedule overwrites the rate at its next step. Lists of rates are
+[n_groups], one rate for each parameter group.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ LARGEST = 100.0
 
 
 @dataclass(frozen=True)
-class Rates:
-    """Rates per group as they once were, and what they followed, to be put back.
+class LearningRates:
+    """LearningRates of an earlier moment, to be restored.
 
     Attributes:
-        effective: Of the next update.
-        base: What the schedule scales.
+        effective: [n_groups], of the next update.
+        base: [n_groups], what the schedule scales.
         plan: The plan in force; empty for the run's own schedule.
         clock: What the schedule had counted.
     """
@@ -78,11 +79,11 @@ class Schedule:
     # -- reading ----------------------------------------------------------------------------------------------
 
     def effective(self) -> list[float]:
-        """Per group, the rate of the next update."""
+        """[n_groups]: the rate of the next update."""
         return [as_float(group["lr"]) for group in self.groups]
 
     def base(self) -> list[float]:
-        """Per group, what the schedule scales; the rate itself where nothing scales it."""
+        """[n_groups]: what the schedule scales; the rate itself where nothing scales it."""
         if self.kind in (Kind.NONE, Kind.METRIC, Kind.OWN):
             return self.effective()
         if isinstance(self.scheduler, OneCycleLR):
@@ -95,12 +96,12 @@ class Schedule:
         return [as_float(group.get("initial_lr", group["lr"])) for group in self.groups]
 
     def current_ratios(self) -> list[float] | None:
-        """Each group's base over the first group's, or what was last known if that is 0."""
+        """[n_groups]: each group's base over the first group's, or the last known ratios if that is 0."""
         base = self.base()
         return [rate / base[0] for rate in base] if base[0] > 0 else self.ratios
 
     def next_effective(self) -> list[float] | None:
-        """The rates that the schedule gives after its next step; None if that cannot be foretold."""
+        """[n_groups]: the rate after the schedule's next step; None if that cannot be predicted."""
         if self.kind in (Kind.NONE, Kind.METRIC):
             return self.effective()
         if self.kind is Kind.LAMBDA:
@@ -109,7 +110,7 @@ class Schedule:
         return rehearsed[1] if len(rehearsed) > 1 else None
 
     def rehearse(self, steps: int) -> list[list[float]]:
-        """The rates of now and after each of the next steps, for as far as the schedule goes; nothing is changed."""
+        """[up to steps + 1, n_groups]: the rates of now and after each of the next steps; nothing is changed."""
         undo, found = self.snapshot(), [self.effective()]
         try:
             with warnings.catch_warnings():
@@ -124,11 +125,11 @@ class Schedule:
         return found
 
     def snapshot(self) -> Callable[[], None]:
-        """Remember all rates and the scheduler's state; returns the function that puts them back."""
+        """Remember all rates and the scheduler's state; returns the function that restores them."""
         saved_groups = [_saved_group(group) for group in self.groups]
         members = members_of(self.scheduler)
         saved_members = [_saved_state(member) for member in members]
-        plans = [(fn, dict(fn.plan)) for m in members for fn in getattr(m, "lr_lambdas", ()) if _steerable(fn)]
+        plans = [(fn, dict(fn.plan)) for m in members for fn in getattr(m, "lr_lambdas", ()) if _is_plannable(fn)]
 
         def undo() -> None:
             for group, saved in zip(self.groups, saved_groups, strict=True):
@@ -183,14 +184,14 @@ class Schedule:
         else:
             self._scale(self._ratio(rate, self.base()[lead]), only)
 
-    def rates(self) -> Rates:
-        """What `put_back` puts back."""
+    def rates(self) -> LearningRates:
+        """What `restore` restores."""
         first = self.scheduler.lr_lambdas[0] if self.kind is Kind.LAMBDA else None
         plan = dict(first.plan) if isinstance(first, PlannedLambda) else {}
-        return Rates(self.effective(), self.base(), plan, self.clock)
+        return LearningRates(self.effective(), self.base(), plan, self.clock)
 
-    def put_back(self, rates: Rates, groups: Iterable[int]) -> None:
-        """Undo a change of some groups' rates, at a later step: the schedule stands where it would have stood."""
+    def restore(self, rates: LearningRates, groups: Iterable[int]) -> None:
+        """Undo a change of some groups' rates, at a later step: the schedule goes on as if it had not been made."""
         chosen = set(groups)
         if self.kind is Kind.LAMBDA:
             if len(chosen) == len(self.groups):
@@ -213,7 +214,7 @@ class Schedule:
                 fn.plan.update(plan)
 
     def refuse_impossible(self) -> None:
-        """Raises UserError if a rate is none that anybody can train with, or that could be changed again."""
+        """Raises UserError if a rate is not finite, too large to train with, or too small to be changed again."""
         for what, rates in (("effective", self.effective()), ("base", self.base())):
             for group, rate in enumerate(rates):
                 if not math.isfinite(rate) or rate > LARGEST or 0 < rate < SMALLEST:
@@ -227,7 +228,7 @@ class Schedule:
     def install_plan(self, bases: list[float], plan: dict[str, Any]) -> None:
         """Let a `LambdaLR` follow `plan` from here, scaled by `bases`."""
         lambdas = self.scheduler.lr_lambdas
-        lambdas[:] = [fn if _steerable(fn) else PlannedLambda(fn) for fn in lambdas]
+        lambdas[:] = [fn if _is_plannable(fn) else PlannedLambda(fn) for fn in lambdas]
         self._follow(plan)
         self._set_bases(bases)
 
@@ -307,7 +308,7 @@ class Schedule:
         self._publish()
 
     def _scale(self, ratio: float, only: int | None) -> None:
-        """Multiply everything that these schedules' rates are proportional to."""
+        """Multiply all numbers that the schedule's rates are proportional to."""
         members = members_of(self.scheduler)
         if only is not None and any(getattr(m, "eta_min", 0) for m in members):
             raise UserError(
@@ -331,7 +332,7 @@ class Schedule:
         self._publish()
 
 
-def _steerable(fn: object) -> bool:
+def _is_plannable(fn: object) -> bool:
     return isinstance(fn, PlannedLambda)
 
 

@@ -1,1 +1,1 @@
-"""Watching each change of an agent for a while, and taking it back if it hurt."""
+"""Monitors each change of an agent for a while, and reverts it if it hurt."""

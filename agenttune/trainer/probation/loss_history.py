@@ -76,7 +76,7 @@ class LossHistory:
         return len(self._steps) - self._newer_than(step)
 
     def _newer_than(self, step: int) -> int:
-        """Counted from the end: whoever asks, asks about steps near it."""
+        """Counted from the end, as the steps asked about are near it."""
         newer = 0
         for known in reversed(self._steps):
             if known <= step:

@@ -1,4 +1,4 @@
-"""Trying candidates from one state: a snapshot, some steps of each, back each time, and the best one applied.
+"""A probe: some steps with each candidate, each time from the same state; then the best candidate is applied.
 
 While a trial goes on, training is on a branch of the trial's own, commands wait, and nothing but that branch's rows
 is recorded. A person's `pause_training` or `stop_training` ends it; the run goes back first, and then obeys.
@@ -74,7 +74,7 @@ class ProbeRunner:
 
     @property
     def is_trying(self) -> bool:
-        """Whether the steps that are taken now are taken back."""
+        """Whether the present steps are a trial's, and will be undone."""
         return self._running is not None
 
     def accept(self, record: CommandRecord) -> None:
@@ -82,7 +82,7 @@ class ProbeRunner:
         self._wanted = record
 
     def fail_open(self, status: str) -> str:
-        """The run ends in the middle: what was tried counts for nothing, but it cost what it cost.
+        """The run ends in the middle of a probe: nothing is adopted, but its cost is recorded.
 
         Returns:
             Where the run stands, if that has to be said.
@@ -93,17 +93,17 @@ class ProbeRunner:
         probe = self._running
         if probe is None:
             return ""
-        said = f"in the middle of trial {probe.attempt.branch}; {self._put_back(probe)}"
+        said = f"in the middle of trial {probe.attempt.branch}; {self._restore_in_place(probe)}"
         logger.warning("training ended %s", said)
         probe.fault = f"the run is {status} {said}"[:REASON_CHARACTERS]
         self._end(probe)
         return said
 
-    def _put_back(self, probe: RunningProbe) -> str:
-        """Leave the model as the run had it, for whoever saves it after an error; where it stands then."""
+    def _restore_in_place(self, probe: RunningProbe) -> str:
+        """Restore the model of before the trials, in case it is saved after an error; returns in words which it is."""
         step = probe.state.step
         try:
-            self._run_state.adapter.put_back(probe.state)
+            self._run_state.adapter.restore_in_place(probe.state)
             problem = restore_own_values(self._run_state, probe.state, None)[1]
         except Exception as error:  # training has ended by another error, which must not be hidden
             logger.exception("the state of step %d could not be put back", step)
@@ -196,7 +196,7 @@ class ProbeRunner:
             attempt.problem = f"{type(error).__name__}: {error}"[:REASON_CHARACTERS]
         else:
             if isinstance(outcome, AwaitLearningRate):
-                attempt.rate = Waiting(probe.record, self._run_state.step, outcome)
+                attempt.learning_rate = Waiting(probe.record, self._run_state.step, outcome)
             elif not isinstance(outcome, Done):
                 attempt.problem = "it cannot be applied at this step"
 
@@ -207,8 +207,8 @@ class ProbeRunner:
 
     def before_update(self) -> None:
         """Just before the optimizer's update."""
-        if self._running is not None and self._running.attempt.rate is not None:
-            check_before_update(self._running.attempt.rate, self._run_state.schedule())
+        if self._running is not None and self._running.attempt.learning_rate is not None:
+            check_before_update(self._running.attempt.learning_rate, self._run_state.schedule())
 
     def step(self, step: int) -> None:
         """At the end of a step of a trial."""
@@ -218,17 +218,17 @@ class ProbeRunner:
         self._run_state.step = step
         attempt = probe.attempt
         attempt.steps += 1
-        self._check_rate(attempt)
+        self._check_learning_rate(attempt)
         if not attempt.problem:
             attempt.check()
         probe.fault = probe.fault or self._interrupted()
         if not (attempt.problem or probe.fault) and attempt.steps >= probe.command.steps:
             self._measure(probe, attempt)
 
-    def _check_rate(self, attempt: Attempt) -> None:
-        if attempt.rate is not None and not self._run_state.adapter.update_was_skipped():
-            check_after_step(attempt.rate, self._run_state.schedule())
-            attempt.problem, attempt.rate = attempt.problem or attempt.rate.problem, None
+    def _check_learning_rate(self, attempt: Attempt) -> None:
+        if attempt.learning_rate is not None and not self._run_state.adapter.update_was_skipped():
+            check_after_step(attempt.learning_rate, self._run_state.schedule())
+            attempt.problem, attempt.learning_rate = attempt.problem or attempt.learning_rate.problem, None
 
     def _interrupted(self) -> str:
         record = self._intake.interruption()
@@ -248,7 +248,7 @@ class ProbeRunner:
             attempt.problem = f"the evaluation has no {self._goal_metric}"
 
     def fail(self, error: Exception) -> bool:
-        """An error within a step; whether it belongs to a trial, which ends with this step then."""
+        """An error within a step; returns whether it belongs to a trial, which ends with this step."""
         if self._running is None:
             return False
         attempt = self._running.attempt
@@ -257,14 +257,14 @@ class ProbeRunner:
         return True
 
     def break_off(self, why: str) -> None:
-        """Training is to end; that waits until the run stands where it stood."""
+        """Training is to end; that waits until the state before the trials is restored."""
         if self._running is not None:
             self._running.fault, self._running.ends_run = self._running.fault or why, True
 
     # -- going back ---------------------------------------------------------------------------------------------
 
     def leave(self) -> TrainingState | None:
-        """The state to restore, if the trial at hand is over and the loop was not asked to go back yet."""
+        """The state to restore, if the present trial is over and the loop was not asked to restore it yet."""
         probe = self._running
         if probe is None or probe.is_leaving or not (probe.attempt.is_over or probe.fault):
             return None
@@ -279,7 +279,7 @@ class ProbeRunner:
         )
 
     def restored(self) -> ProbeResult | None:
-        """The loop stands where it stood before the trial: begin with the next one, or return the result."""
+        """The state before the trial is restored: begin the next one, or return the result."""
         probe = self._running
         if probe is None:
             return None
@@ -287,7 +287,7 @@ class ProbeRunner:
         _, problem = restore_own_values(self._run_state, probe.state, None)
         if problem:
             probe.fault = f"the run could not be put back as it was: {problem}"
-        self._put_step(probe)
+        self._restore_step(probe)
         self._run_state.ratios = probe.ratios
         self._run_state.schedule()
         probe.at += 1
@@ -295,13 +295,13 @@ class ProbeRunner:
             return self._end(probe)
         return self._try(probe)
 
-    def _put_step(self, probe: RunningProbe) -> None:
+    def _restore_step(self, probe: RunningProbe) -> None:
         self._run_state.step, self._run_state.trial = probe.state.step, None
 
     def _end(self, probe: RunningProbe) -> ProbeResult | None:
         """All trials are over, or it was interrupted."""
         self._running = None
-        self._put_step(probe)
+        self._restore_step(probe)
         self._run_state.adapter.end_trials()
         best, reason = (None, probe.fault) if probe.fault else self._choose(probe)
         probed = Probed(

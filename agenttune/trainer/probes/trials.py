@@ -34,8 +34,8 @@ class Attempt:
     Attributes:
         branch: That its steps are recorded on.
         command: What is tried; None: changing nothing.
-        losses: Of its steps.
-        rate: The change of a rate that the next step has to confirm.
+        losses: [n_steps], of its steps so far.
+        learning_rate: The change of the learning rate that the next step has to confirm.
         value: What is compared, once it is known.
         problem: Why it cannot win.
         steps: Steps taken.
@@ -46,7 +46,7 @@ class Attempt:
     branch: str
     command: CommandBase | None
     losses: list[float] = field(default_factory=list)
-    rate: Waiting | None = None
+    learning_rate: Waiting | None = None
     value: float | None = None
     problem: str = ""
     steps: int = 0
@@ -114,8 +114,8 @@ class RunningProbe:
         at: Which of them is going on.
         began_s: Monotonic time of its start.
         fault: Why it ends before all trials are over.
-        ends_run: Somebody wanted training to end, and has to wait for the return.
-        is_leaving: The loop was asked to go back.
+        ends_run: A callback wanted training to end, which waits for the restore.
+        is_leaving: The loop was asked to restore the state.
     """
 
     record: CommandRecord

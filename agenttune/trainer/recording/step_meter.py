@@ -23,7 +23,7 @@ MEMORY_INTERVAL_S = 1.0
 
 
 class StepMetrics(NamedTuple):
-    """What a step left behind. Losses (one a micro-batch), norm and extra values may be tensors on a device."""
+    """The metrics of one step, not read yet: losses (one a micro-batch), norm and extra values may be [] tensors."""
 
     step: int
     branch: str
@@ -74,11 +74,11 @@ class StepMeter:
         self._mark_s = time.perf_counter()
 
     def add_loss(self, loss: torch.Tensor) -> None:
-        """The loss of one micro-batch, as its share of the step's loss; detached."""
+        """The loss of one micro-batch, [], as its share of the step's loss; detached."""
         self.losses.append(loss)
 
     def add_batch(self, inputs: Any) -> None:
-        """Count samples and tokens of one micro-batch from its shapes."""
+        """Count samples and tokens of one micro-batch: entries of shape [batch, ...], `input_ids` of [batch, seq]."""
         try:
             shape = inputs[self._key].shape
         except (KeyError, TypeError, AttributeError, IndexError):
@@ -89,7 +89,7 @@ class StepMeter:
                 self._tokens += math.prod(shape)
 
     def add_values(self, values: Mapping[str, float | torch.Tensor]) -> None:
-        """More metrics of this step: numbers, or detached one-element tensors that nobody writes to any more."""
+        """More metrics of this step: numbers, or detached [] or [1] tensors that are not written to any more."""
         # Not in place: what the last step left behind may hold this very dict, while it is empty.
         self._extra = {**self._extra, **values}
 
@@ -127,7 +127,7 @@ def _telling(inputs: Any) -> tuple[str | None, tuple[int, ...]]:
 
 
 class RowMaker:
-    """Makes rows of what steps left behind; called in the writer's thread, in order."""
+    """Makes rows of step metrics; called in the writer's thread, in order."""
 
     def __init__(self) -> None:
         self._process = psutil.Process()
