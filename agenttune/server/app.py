@@ -20,12 +20,12 @@ from agenttune.server import error_responses
 from agenttune.server.auth.guard import Guard
 from agenttune.server.auth.identity import Access, LocalRole, anonymous
 from agenttune.server.auth.rights import PREFIX, authorise
+from agenttune.server.connections import Presence
 from agenttune.server.context import Context, known_parameters_only
 from agenttune.server.error_responses import CrashGuard, ErrorBody
-from agenttune.server.idle import Presence
 from agenttune.server.live_hub import Hub
 from agenttune.server.pages import link_page, local_page
-from agenttune.server.routes import approvals, commands, reads, runs, streams
+from agenttune.server.routes import commands, reads, streams
 from agenttune.server.strict_bodies import StrictBodies
 from agenttune.server.v1_compat import api as v1_api
 from agenttune.server.v1_compat.clients import V1Clients
@@ -33,7 +33,7 @@ from agenttune.server.v1_compat.events import Translator
 
 METHODS = ("GET", "POST", "DELETE")
 HEADERS = ("Authorization", "Content-Type", "Access-Control-Allow-Origin")
-"""The last one the seed's page sends, where it means to receive it."""
+"""The last one v1's page sends, where it means to receive it."""
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody} for status in (400, 401, 403, 404, 409, 413, 415, 422, 500, 503)
 }
@@ -77,7 +77,7 @@ def create_app(
     app.state.v1_clients = V1Clients(control)
     app.state.presence = Presence(open_files.clients_for(open_files.limit()))
     api = APIRouter(prefix=PREFIX, dependencies=[Depends(known_parameters_only)], responses=_ERRORS)
-    for part in (runs, reads, commands, approvals, streams):
+    for part in (reads, commands, streams):
         api.include_router(part.router)
     app.include_router(api)
     app.include_router(v1_api.router)

@@ -33,7 +33,7 @@ class Context:
     Attributes:
         control: The door to the runs folder.
         hub: Follows runs for live clients.
-        translator: Makes the seed's frames of events.
+        translator: Makes v1's frames of events.
         instance: Tells this start of the server from every other.
     """
 

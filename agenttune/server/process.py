@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import math
 import signal
@@ -19,27 +18,22 @@ import anyio.to_thread
 import uvicorn
 from fastapi import FastAPI
 
-from agenttune.config import DEFAULT_PORT
 from agenttune.control import LocalControl, open_files
-from agenttune.control.discovery import TOKEN_ENV, ask_health, find_server, noted
+from agenttune.control.discovery import TOKEN_ENV, find_server, noted
 from agenttune.control.tokens import TokenBook
-from agenttune.errors import AgenttuneError, PortInUse, UserError
+from agenttune.errors import AgenttuneError, UserError
 from agenttune.server.app import create_app
-from agenttune.server.auth.guard import ANY_HOST, is_loopback
+from agenttune.server.auth.guard import is_loopback
 from agenttune.server.auth.identity import LocalRole
-from agenttune.server.idle import Presence
+from agenttune.server.connections import Patience, Presence
+from agenttune.server.listening import allowed_hosts, check_token, listen, url_of
 from agenttune.server.live_hub import Hub
 from agenttune.server.log_throttle import is_news
 from agenttune.server.notify.notifier import Notifier
-from agenttune.server.slow_clients import Patience
 
 logger = logging.getLogger(__name__)
-WILDCARDS = frozenset({"0.0.0.0", "::"})
 REQUEST_S = 30.0
 """Of the largest body that is taken, a slow line carries 35 KiB a second (guess)."""
-BACKLOG = 2048
-PORTS_TRIED = 100
-"""From the usual port on, where nobody asked for one; then any that is free (guess)."""
 MAX_CLIENT_FRAME_BYTES = 1 << 16
 """Live clients have nothing to say; larger frames end the connection."""
 STOP_PATIENCE_S = 0.5
@@ -85,7 +79,7 @@ def serve(
     """
     runs_dir = runs_dir.resolve()
     open_files.raise_limit()
-    _check_token(host, token, runs_dir)
+    check_token(host, token, TokenBook(runs_dir))
     _check_linger(linger_s)
     if not (math.isfinite(request_s) and request_s > 0):
         raise UserError(f"request_s is {request_s}; give seconds above 0", field="server.request_s")
@@ -93,18 +87,17 @@ def serve(
     existing = find_server(runs_dir)
     if existing is not None:
         raise UserError(f"{runs_dir} has a control server already, at {existing.url} (process {existing.pid})")
-    allowed = [ANY_HOST] if host in WILDCARDS else [host]
     role: LocalRole = local_role if is_loopback(host) else "none"
     app = create_app(
         runs_dir,
         token=token,
-        allowed_hosts=allowed,
+        allowed_hosts=allowed_hosts(host),
         local_role=role,
         token_env=token_env,
         allowed_origins=allowed_origins,
     )
-    with contextlib.closing(_listen(host, port)) as listener:
-        url = _url(host, listener.getsockname()[1])
+    with contextlib.closing(listen(host, port)) as listener:
+        url = url_of(host, listener.getsockname()[1])
         with noted(runs_dir, url, app.state.context.instance), _signals_kept():
             logger.info("control server of %s at %s", runs_dir, url)
             if on_ready is not None:
@@ -204,18 +197,6 @@ def _log_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None
         logger.error("%s", context.get("message"), exc_info=error)
 
 
-def _check_token(host: str, token: str | None, runs_dir: Path) -> None:
-    if token is not None and not token.strip():
-        raise UserError(f"the token in {TOKEN_ENV} is empty; set one or unset it", field=TOKEN_ENV)
-    if token is None and not is_loopback(host) and not TokenBook(runs_dir).has_operator():
-        raise UserError(
-            f"binding {host} lets other machines steer your runs: set a token in {TOKEN_ENV}, or make one first with "
-            "`agenttune token create --role operator --name NAME`, or use 127.0.0.1",
-            field="server.host",
-            allowed=["127.0.0.1", "localhost", "::1"],
-        )
-
-
 def _check_linger(linger_s: float | None) -> None:
     if linger_s is not None and not (math.isfinite(linger_s) and linger_s >= 0):
         raise UserError(f"linger_s is {linger_s}; give seconds from 0 up, or leave it out to stay", field="linger_s")
@@ -226,52 +207,6 @@ def _make_folder(runs_dir: Path) -> None:
         runs_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot use {runs_dir} as the runs folder: {error.strerror}", field="store.runs_dir") from None
-
-
-def _listen(host: str, port: int | None) -> socket.socket:
-    if port is not None:
-        return _bind(host, port)
-    for free in range(DEFAULT_PORT, DEFAULT_PORT + PORTS_TRIED):
-        with contextlib.suppress(PortInUse):
-            return _bind(host, free)
-    return _bind(host, 0)
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except (socket.gaierror, UnicodeError, OverflowError) as error:
-        raise UserError(f"cannot bind {host}:{port}: {error}", field="server.host") from None
-    listener = socket.socket(family, kind, protocol)
-    try:
-        # Without it a restart has to wait a minute for the old connections; it does not share a port in use.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise _port_in_use(host, port) from None
-        raise UserError(f"cannot bind {host}:{port}: {error.strerror}", field="server.host") from None
-    return listener
-
-
-def _port_in_use(host: str, port: int) -> PortInUse:
-    health = ask_health(_url(host, port))
-    who = "another program"
-    if health is not None:
-        details = f" of {health['runs_dir']} (process {health['pid']})" if health.get("runs_dir") else ""
-        who = f"the agenttune control server{details}"
-    return PortInUse(
-        f"port {port} on {host} is taken by {who}; choose another with server.port in config.yaml or --port "
-        "(0 takes a free one)",
-        field="server.port",
-    )
-
-
-def _url(host: str, port: int) -> str:
-    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
 
 
 @contextlib.contextmanager

@@ -1,16 +1,121 @@
-"""What goes over the wire beside the log's own records."""
+"""What comes in and goes out beside the log's own records.
+
+The log's records read whatever older versions have written; what comes in by the server is held to more, since others
+obey it: costs count against budgets, and a finding keeps the next of its kind from being told.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from agenttune.protocol.command_schemas import CommandSchema
-from agenttune.protocol.commands import Command
-from agenttune.protocol.events import Event, RunInfo, StoredPoint
+from agenttune.protocol.commands import Command, Int
+from agenttune.protocol.events import (
+    Decided,
+    Event,
+    Found,
+    PolicyAttached,
+    PolicyDetached,
+    PolicyRequested,
+    RunInfo,
+    StoredPoint,
+)
+from agenttune.protocol.findings import Finding
+from agenttune.protocol.model_calls import ModelCalled, Usage
 from agenttune.protocol.proposals import CommandId, Record
-from agenttune.server.agent_entries import Step
+from agenttune.protocol.reads import MAX_STEP
+
+Step = Annotated[Int, Field(ge=0, le=MAX_STEP)]
+MAX_TOKENS = 10**9
+"""Of one call (guess: a hundred times the longest context)."""
+MAX_USD = 1e5
+"""Of one call, in US dollars (guess)."""
+MAX_CALL_S = 1e6
+"""Longest call with its retries, in seconds: eleven days (guess)."""
+MAX_ATTEMPTS = 1000
+MAX_POLICY = 1000
+"""Longest name or path of a policy, in characters."""
+Tokens = Annotated[Int, Field(ge=0, le=MAX_TOKENS)]
+
+
+class NewUsage(Usage):
+    """Tokens of a call that is being recorded."""
+
+    input_tokens: Tokens = 0
+    cached_input_tokens: Tokens = 0
+    output_tokens: Tokens = 0
+
+    @model_validator(mode="after")
+    def _cached_is_a_part(self) -> NewUsage:
+        if self.cached_input_tokens > self.input_tokens:
+            raise ValueError(
+                f"{self.cached_input_tokens} cached tokens are more than all {self.input_tokens} of the input"
+            )
+        return self
+
+
+class NewModelCalled(ModelCalled):
+    """A call of a language model that is being recorded."""
+
+    kind: Literal["model_called"] = "model_called"
+    usage: NewUsage | None = Field(None, description="None where the server did not say.")
+    usd: Annotated[float, Field(ge=0, le=MAX_USD, allow_inf_nan=False)] | None = Field(
+        None, description="None: the price of this model is not in the config."
+    )
+    latency_s: float = Field(
+        0.0, ge=0, le=MAX_CALL_S, allow_inf_nan=False, description="With waiting times between attempts."
+    )
+    attempts: Annotated[Int, Field(ge=0, le=MAX_ATTEMPTS)] = 1
+
+
+class NewFinding(Finding):
+    """A finding that is being recorded."""
+
+    step: Step = Field(description="Step at which the detector had seen enough.")
+
+
+class NewFound(Found):
+    """A detector saw something."""
+
+    kind: Literal["found"] = "found"
+    finding: NewFinding
+
+
+class NewDecided(Decided):
+    """A policy looked at the run and proposed something, or nothing."""
+
+    kind: Literal["decided"] = "decided"
+    based_on_step: Step | None = Field(None, description="Step of the observation that it rests on.")
+
+
+class RecordEntry(Record):
+    """Something that an agent writes into the log, or an operator's wish for another policy."""
+
+    record: Annotated[
+        NewFound | NewDecided | PolicyAttached | PolicyDetached | PolicyRequested | NewModelCalled,
+        Field(discriminator="kind"),
+    ]
+    step: Step | None = None
+
+    @field_validator("record")
+    @classmethod
+    def _names_a_policy(cls, record: Record) -> Record:
+        if isinstance(record, PolicyRequested):
+            _check_line("author", record.author, 128)
+            if record.policy is not None:
+                _check_line("policy", record.policy, MAX_POLICY)
+                if not record.policy.strip():
+                    raise ValueError("'policy' is empty; give a name or a path, or null to send the policy away")
+        return record
+
+
+def _check_line(name: str, text: str, most: int) -> None:
+    if len(text) > most:
+        raise ValueError(f"{name!r} has {len(text)} characters; at most {most} are allowed")
+    if not text.isprintable():
+        raise ValueError(f"{name!r} holds control characters; give one line of plain text")
 
 
 class Health(Record):

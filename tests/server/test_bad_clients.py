@@ -17,7 +17,7 @@ from websockets.sync.client import connect
 
 from agenttune.control.discovery import LOG_FILE, ServerAddress
 from agenttune.protocol.events import Logged
-from agenttune.server.slow_clients import Patience
+from agenttune.server.connections import Patience
 from agenttune.store.run_log import RunLog
 from tests.server.conftest import make_run, stop
 from tests.warm import serve

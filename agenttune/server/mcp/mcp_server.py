@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agenttune import __version__
 from agenttune.control.discovery import TOKEN_ENV
-from agenttune.errors import NotSupported, PortInUse, UserError
+from agenttune.errors import NotSupported
 from agenttune.protocol.command_schemas import ToolShape
 from agenttune.server.mcp.tools import RunTools, is_idempotent
 
@@ -27,8 +26,6 @@ INSTRUCTIONS = (
 )
 NAMELESS = "client"
 MCP_PATH = "/mcp"
-WILDCARDS = frozenset({"0.0.0.0", "::"})
-"""Addresses that mean all of this machine's: clients name it as they like, and its token protects it."""
 
 
 def require_sdk() -> None:
@@ -136,36 +133,20 @@ def serve_http(
         UserError: The address needs a token, or cannot be had.
     """
     from agenttune.control.tokens import TokenBook
-    from agenttune.server.auth.guard import ANY_HOST, Guard, is_loopback
+    from agenttune.server.auth.guard import Guard, is_loopback
     from agenttune.server.auth.identity import Access, anonymous
+    from agenttune.server.listening import allowed_hosts, check_token, listen, url_of
 
-    if token is not None and not token.strip():
-        raise UserError(f"the token in {TOKEN_ENV} is empty; set one or unset it", field=TOKEN_ENV)
     book = None if runs_dir is None else TokenBook(runs_dir)
-    is_wanted = token is not None or not is_loopback(host)
-    if token is None and is_wanted and not (book is not None and book.has_operator()):
-        message = f"binding {host} lets other machines steer your runs: set a token in {TOKEN_ENV}, or use 127.0.0.1"
-        raise UserError(message, field="host", allowed=["127.0.0.1", "localhost", "::1"])
+    check_token(host, token, book)
     import uvicorn
 
     server = make_server(tools)
-    names = [ANY_HOST] if host in WILDCARDS else [host]
     # Host, Origin and token are checked by the control server's own guard, also where the SDK would not.
+    is_wanted = token is not None or not is_loopback(host)
     access = Access(book, token, anonymous("agent", is_wanted), TOKEN_ENV)
-    app = Guard(server.streamable_http_app(streamable_http_path=MCP_PATH, host=host), access, names)
-    with contextlib.closing(_listen(host, port)) as listener:
-        shown = f"[{host}]" if ":" in host else host
+    app = Guard(server.streamable_http_app(streamable_http_path=MCP_PATH, host=host), access, allowed_hosts(host))
+    with contextlib.closing(listen(host, port)) as listener:
         if on_ready is not None:
-            on_ready(f"http://{shown}:{listener.getsockname()[1]}{MCP_PATH}")
+            on_ready(f"{url_of(host, listener.getsockname()[1])}{MCP_PATH}")
         uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="warning")).run(sockets=[listener])
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise PortInUse(
-            f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port (0 takes a free one)",
-            field="port",
-        ) from None

@@ -1,20 +1,20 @@
-"""The API of the seed (Interactive Training v1), so that its clients work unchanged: same paths, same shapes.
+"""The API of v1 (Interactive Training v1), so that its clients work unchanged: same paths, same shapes.
 
-Everything goes through the same door as `/api/v1`. What differs from the seed, on purpose:
+Everything goes through the same door as `/api/v1`. What differs from v1, on purpose:
 
 - `success` is said once the trainer has applied and read back; what fails is `failed`, with a `message`. A POST whose
   args cannot be understood, or that the gate refuses, is answered `{"status": "error", "message": ...}` at once.
 - Every answer carries the uuid of its command. Each POST runs, also with a uuid that was used before.
 - `lr` is the base rate, which the schedule scales, both when read and when set. Set to the rate in use as it was last
-  told, it stays: that is how the seed's tuner says "Same" (`learning_rates.py`).
+  told, it stays: that is how v1's tuner says "Same" (`learning_rates.py`).
 - A WebSocket client gets each event from its connection on, once and in order, whatever other clients do; with
   `?since=0` also all that came before. It is closed with 1012 when the run ends.
 - A client stays with the run that it was shown, and while several are live a command without `?run=` is refused:
   see `clients.py`.
 - Only pages of `server.allowed_origins` may use the server beside its own, and the token is wanted if there is one;
   who sends none acts as the server's `local_role`, so its commands are judged like an agent's.
-- The seed's `reset_layer` and `wrapper_resume_load_checkpoint` did nothing and are unknown here. Our commands that the
-  seed lacks (such as `update_schedule`) make no event here; those it knows do, whoever sent them.
+- v1's `reset_layer` and `wrapper_resume_load_checkpoint` did nothing and are unknown here. Our commands that
+  v1 lacks (such as `update_schedule`) make no event here; those it knows do, whoever sent them.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from agenttune.server.v1_compat.shapes import (
 router = APIRouter()
 COMMAND_PATH = "/api/command/"
 RUN_ENDED = 1012
-"""WebSocket close code with which the seed's server went away."""
+"""WebSocket close code with which v1's server went away."""
 MAX_ARGS_CHARS = 200_000
 """A request that cannot be understood is kept in the log, for its answer to reach every client (guess)."""
 
@@ -211,7 +211,7 @@ async def message(
     run: RunParameter = None,
     since: Annotated[int | None, Query(ge=0, le=MAX_STEP, description="Also what follows this `seq`.")] = None,
 ) -> None:
-    """The run's events in the seed's shapes."""
+    """The run's events in v1's shapes."""
     run_id = await run_in_threadpool(_clients(socket).to_read, socket, who, True)
     async with context.hub.follow(run_id) as tail:
         has_ended = not (await run_in_threadpool(context.control.info, run_id)).is_live

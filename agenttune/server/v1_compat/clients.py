@@ -1,7 +1,7 @@
-"""Which run a client of the seed means: its addresses name none, as the seed had one run a port.
+"""Which run a client of v1 means: its addresses name none, as v1 had one run a port.
 
 A client stays with the run that it was shown. It is known by a cookie, which sessions and pages of this server keep; by
-the uuid that it has sent before (the seed's tuner sends one for all its commands of a kind); else by where it comes
+the uuid that it has sent before (v1's tuner sends one for all its commands of a kind); else by where it comes
 from: the machine and the page. No command goes to a run that its client was not shown, and none without `?run=` while
 several runs are live.
 """
@@ -52,7 +52,7 @@ class Remembered:
 
 
 class V1Clients:
-    """Remembers what each client of the seed was shown.
+    """Remembers what each client of v1 was shown.
 
     Args:
         control: Of the server's runs.

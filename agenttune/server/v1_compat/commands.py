@@ -1,4 +1,4 @@
-"""The seed's commands as ours: `args` is a JSON document inside a string, and values may come as texts."""
+"""v1's commands as ours: `args` is a JSON document inside a string, and values may come as texts."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ KINDS = (
     *("do_evaluate", "update_dataset", "update_dataset_runtime_hyperparameters"),
     *("model_layer_operation", "model_layer_parameter_update"),
 )
-"""The seed's eleven commands; ours have the same names. What its clients send and read is settled, command by command:
-nothing of it follows from the traits of ours."""
+"""v1's eleven commands; ours have the same names. What its clients send and read is settled, command by command: nothing
+of it follows from the traits of ours."""
 AUTHOR = Author(principal="operator", name="seed client")
-MARK = "as sent to the seed's API: "
+MARK = "as sent to the seed's API: "  # as old logs have it: v1 was once called the seed
 """Begins what the log keeps of a request, so that answers carry the client's own uuid, args and time."""
 RATIONALE_CHARS = 4000
 NAMED = frozenset(UpdateOptimizer.model_fields) - {"kind", "other", "lr_sets", "param_group"}
 
 
 class Sent(BaseModel):
-    """The body of `POST /api/command/`; unknown fields are ignored, as the seed did."""
+    """The body of `POST /api/command/`; unknown fields are ignored, as v1 did."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
     command: str
@@ -103,7 +103,7 @@ class Stays:
 
 
 def propose(sent: Sent, control: LocalControl, info: RunInfo, author: Author = AUTHOR) -> Proposal | Stays:
-    """A proposal with an id of its own: the seed runs a uuid that is sent twice twice; or why none is needed.
+    """A proposal with an id of its own: v1 runs a uuid that is sent twice twice; or why none is needed.
 
     Raises:
         CommandError: `args` cannot be understood, or ask for what cannot be; nothing was recorded.
@@ -124,7 +124,7 @@ def _fields(sent: Sent, control: LocalControl, info: RunInfo) -> tuple[Json, Sta
     """Our command's fields, without a learning rate that stays."""
     reader = _READERS.get(sent.command)
     if reader is None:
-        return ({"save": False} if sent.command == "stop_training" else {}), None  # the seed saved nothing at a stop
+        return ({"save": False} if sent.command == "stop_training" else {}), None  # v1 saved nothing at a stop
     fields = reader(_decoded(sent.command, sent.args), control, info)
     stays = _stays(fields, control, info) if sent.command == "update_optimizer" else None
     if stays is not None:
@@ -156,7 +156,7 @@ def _decoded(kind: str, args: str | None) -> Json:
 
 
 def _optimizer(args: Json, control: LocalControl, info: RunInfo) -> Json:
-    """Both `{"lr": {"name": "lr", "value": 1e-4}}` and the seed's README's `{"lr": 1e-4}`."""
+    """Both `{"lr": {"name": "lr", "value": 1e-4}}` and v1's README's `{"lr": 1e-4}`."""
     current = {knob.name: knob_value(knob) for knob in optimizer_knobs(info)}
     fields: Json = {"lr_sets": "base"} if "lr" in args else {}
     other: Json = {}
@@ -234,7 +234,7 @@ _READERS: dict[str, Callable[[Json, LocalControl, RunInfo], Json]] = {
     "model_layer_operation": _operation,
     "model_layer_parameter_update": _parameter,
 }
-"""Commands with arguments; those of all others are ignored, as the seed did."""
+"""Commands with arguments; those of all others are ignored, as v1 did."""
 
 
 # -- and back ------------------------------------------------------------------------------------------------------
@@ -246,7 +246,7 @@ def kept_of(proposal: Proposal) -> Kept | None:
 
 
 def request_of(proposal: Proposal) -> Sent | None:
-    """What an old client would have sent for a proposal, whoever made it; None for what the seed does not have."""
+    """What an old client would have sent for a proposal, whoever made it; None for what v1 does not have."""
     kind = proposal.command.kind
     if kind not in KINDS:
         return None
@@ -275,12 +275,12 @@ def _args_of(command: CommandBase) -> str:
 
 
 def optimizer_args(values: Mapping[str, Any]) -> str:
-    """Values in the form that the seed's page sends and reads."""
+    """Values in the form that v1's page sends and reads."""
     return to_json({name: {"name": name, "value": value} for name, value in values.items()})
 
 
 def is_optimizer_form(args: str | None) -> bool:
-    """Whether args have the form of `optimizer_args`; the README's form would break the seed's page."""
+    """Whether args have the form of `optimizer_args`; the README's form would break v1's page."""
     try:
         decoded = json.loads(args or "")
     except ValueError:

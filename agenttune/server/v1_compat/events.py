@@ -1,4 +1,4 @@
-"""The log's events as the frames of the seed's WebSocket.
+"""The log's events as the frames of v1's WebSocket.
 
 An event becomes no frame, one or a few. The frames of an event are the same for every client: they are made once and
 kept for those who come to it later.
@@ -62,7 +62,7 @@ Frames = list[str]
 
 
 class Translator:
-    """Makes the seed's frames of a server's runs. Safe to share between threads."""
+    """Makes v1's frames of a server's runs. Safe to share between threads."""
 
     def __init__(self, control: LocalControl) -> None:
         self._control = control
@@ -220,7 +220,7 @@ def _without_proposal(note: NoteAdded) -> list[Json]:
 
 
 def _with_base(kept: Kept) -> str | None:
-    """The args of a request with the base rate that stays, in the form that the seed's page reads."""
+    """The args of a request with the base rate that stays, in the form that v1's page reads."""
     asked = {name: value["value"] if isinstance(value, dict) else value for name, value in _object(kept.args).items()}
     return optimizer_args(asked | {"lr": kept.base_lr})
 

@@ -1,4 +1,4 @@
-"""The learning rate that the seed's tuner sends back to say that it shall stay.
+"""The learning rate that v1's tuner sends back to say that it shall stay.
 
 Its page and tuner read the rate in use (`learning_rate` of the log) and write the base rate, which the schedule scales.
 So a tuner that answers "Same" would, again and again, put the reduced rate in the place of the full one. A base rate
@@ -22,7 +22,7 @@ TOLD = ("logged", "acked", "branch_started")
 LOOKED_AT = 500
 """Newest events among which the rates told are looked for (guess: no answer is as late)."""
 FEWEST_DIGITS = 3
-"""To how many significant digits, at least, clients print a rate: the seed's print all, some print `%.2e`."""
+"""To how many significant digits, at least, clients print a rate: v1's print all, some print `%.2e`."""
 EXACT_DIGITS = 6
 """With so many digits nobody chooses a rate: it is one that was told, however long ago."""
 RECENT_S = 300.0

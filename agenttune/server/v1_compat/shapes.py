@@ -1,6 +1,6 @@
-"""What the log knows, in the shapes of the seed's API: field for field, in its order.
+"""What the log knows, in the shapes of v1's API: field for field, in its order.
 
-A number that is not finite is left out: the seed wrote a bare NaN, which no browser reads, and its clients take null
+A number that is not finite is left out: v1 wrote a bare NaN, which no browser reads, and its clients take null
 for a loss of 0.
 """
 
@@ -28,11 +28,11 @@ from agenttune.protocol.reads import Checkpoint, CheckpointsQuery
 
 Json = dict[str, Any]
 LOG_KINDS = ("logged", "evaluated")
-"""Events that the seed calls log points."""
+"""Events that v1 calls log points."""
 PAGE = 10_000
 MAIN = "main"
 STATUSES = {"starting": "init"}
-"""The seed knew `init`, `running` and `paused`; how a run ended is said in our own words."""
+"""v1 knew `init`, `running` and `paused`; how a run ended is said in our own words."""
 SIGNATURES = {"requires_grad_": [{"name": "requires_grad", "type": "bool", "value": "True"}]}
 BASIC = frozenset({"float", "int", "bool", "str"})
 NO_DATASET: Json = {"initialization_parameters": {}, "interactive_parameters": {}}
@@ -59,7 +59,7 @@ def _is_unsayable(value: object) -> bool:
 
 
 def run_info(control: LocalControl, info: RunInfo) -> Json:
-    """`/api/get_info/`. The start is that of the current branch, as the seed renewed it at every load."""
+    """`/api/get_info/`. The start is that of the current branch, as v1 renewed it at every load."""
     branch = control.newest(info.run_id, "branch_started")
     started_s = info.started_at_s or info.created_at_s
     if branch is not None and isinstance(branch.body, BranchStarted) and branch.body.parent is not None:
@@ -73,7 +73,7 @@ def optimizer_knobs(info: RunInfo) -> list[KnobState]:
 
 
 def optimizer_info(control: LocalControl, info: RunInfo) -> Json:
-    """`/api/get_optimizer_info/`: values as read from the optimizer; `lr` is the base rate, as the seed's was."""
+    """`/api/get_optimizer_info/`: values as read from the optimizer; `lr` is the base rate, as v1's was."""
     started = control.newest(info.run_id, "run_started")
     details = started.body.details if started is not None and isinstance(started.body, RunStarted) else {}
     name = details.get("optimizer_type") or details.get("optimizer") or ""
@@ -81,7 +81,7 @@ def optimizer_info(control: LocalControl, info: RunInfo) -> Json:
 
 
 def knob_value(knob: KnobState) -> Any:
-    """What the seed calls the value: of a rate that a schedule scales, the base."""
+    """What v1 calls the value: of a rate that a schedule scales, the base."""
     return knob.base if knob.base is not None else knob.effective
 
 
@@ -95,7 +95,7 @@ def dataset_info(control: LocalControl, run_id: str) -> Json:
 
 
 def model_info(control: LocalControl, run_id: str) -> Json:
-    """`/api/get_model_info/`: the tree as last read. The root is the model; the seed took its only layer, if so."""
+    """`/api/get_model_info/`: the tree as last read. The root is the model; v1 took its only layer, if so."""
     event = control.newest(run_id, "model_read")
     if event is None or not isinstance(event.body, ModelRead):
         return {}
