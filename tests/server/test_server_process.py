@@ -25,7 +25,8 @@ from agenttune.control.discovery import ServerAddress, ask_health, find_server
 from agenttune.control.http import HttpControl
 from agenttune.errors import PortInUse, ServerUnreachable, UserError
 from agenttune.protocol.events import NoteAdded, StatusChanged
-from agenttune.server.listening import PORTS_TRIED, serve
+from agenttune.server.listening import PORTS_TRIED
+from agenttune.server.process import serve
 from agenttune.store.process_liveness import is_alive, started_s
 from tests.server.conftest import StartServer, make_run
 from tests.server.test_live import live, never_read
