@@ -24,7 +24,7 @@ def allowed_hosts(host: str) -> list[str]:
     return [ANY_HOST] if host in WILDCARDS else [host]
 
 
-def check_token(host: str, token: str | None, book: TokenBook | None) -> None:
+def check_token(host: str, token: str | None, book: TokenBook | None, field: str = "server.host") -> None:
     """Raises UserError for an address that other machines reach, where no token keeps them out."""
     if token is not None and not token.strip():
         raise UserError(f"the token in {TOKEN_ENV} is empty; set one or unset it", field=TOKEN_ENV)
@@ -32,7 +32,7 @@ def check_token(host: str, token: str | None, book: TokenBook | None) -> None:
         raise UserError(
             f"binding {host} lets other machines steer your runs: set a token in {TOKEN_ENV}, or make one first with "
             "`agenttune token create --role operator --name NAME`, or use 127.0.0.1",
-            field="server.host",
+            field=field,
             allowed=["127.0.0.1", "localhost", "::1"],
         )
 

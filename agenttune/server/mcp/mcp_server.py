@@ -138,7 +138,7 @@ def serve_http(
     from agenttune.server.listening import allowed_hosts, check_token, listen, url_of
 
     book = None if runs_dir is None else TokenBook(runs_dir)
-    check_token(host, token, book)
+    check_token(host, token, book, "host")
     import uvicorn
 
     server = make_server(tools)
