@@ -26,8 +26,8 @@ KINDS = (
     *("do_evaluate", "update_dataset", "update_dataset_runtime_hyperparameters"),
     *("model_layer_operation", "model_layer_parameter_update"),
 )
-"""v1's eleven commands; ours have the same names. What its clients send and read is settled, command by command: nothing
-of it follows from the traits of ours."""
+"""v1's eleven commands; ours have the same names. What its clients send and read is settled, command by command:
+nothing of it follows from the traits of ours."""
 AUTHOR = Author(principal="operator", name="seed client")
 MARK = "as sent to the seed's API: "  # as old logs have it: v1 was once called the seed
 """Begins what the log keeps of a request, so that answers carry the client's own uuid, args and time."""
