@@ -13,6 +13,7 @@ from agenttune.protocol.events import RunInfo, Settled
 from agenttune.protocol.proposals import Ack, Author, Change, CommandRecord, Proposal, State
 from agenttune.trainer.commands.outcomes import Expectation
 from agenttune.trainer.execution.acks import ReadBacks
+from agenttune.trainer.probation.inverse import inverse_of
 from agenttune.trainer.probation.loss_history import LossHistory
 from agenttune.trainer.probation.measures import EvaluationMonitor, Evaluations, StepMonitor
 from agenttune.trainer.probation.probation import Probation
@@ -62,7 +63,23 @@ def test_steps_that_the_run_went_back_over_are_forgotten() -> None:
     losses.cut(6)
     losses.add(held(7, 70.0))
     assert losses.until(7, 2) == [6.0, 70.0]
-    assert losses.count(7) == 7, "what redefined them is forgotten too"
+    losses.add(held(8, 80.0))
+    losses.add(held(9, 90.0))
+    assert losses.count(9) == 9, "what redefined them is forgotten too"
+
+
+def test_a_redefinition_of_before_a_return_stays() -> None:
+    losses = history({step: float(step) for step in range(1, 11)})
+    losses.redefine(3)
+    losses.cut(6)
+    assert losses.until(6, 9) == [4.0, 5.0, 6.0]
+
+
+def test_a_run_that_was_joined_late_has_its_losses_by_step_too() -> None:
+    losses = history({step: float(step) for step in range(101, 131)}, kept=10)
+    assert losses.between(125, 127) == [126.0, 127.0]
+    assert losses.until(123, 9) == [121.0, 122.0, 123.0]
+    assert losses.count(130) == 10
 
 
 def test_losses_of_before_a_redefinition_say_nothing_of_later_ones() -> None:
@@ -124,6 +141,11 @@ def test_a_window_is_cut_short_for_a_loss_that_is_half_as_high_again(level: floa
     if is_cut_short:
         assert assessment.outcome == "worse"
         assert "cut short after 16 steps" in assessment.said
+
+
+def test_what_is_tolerated_at_the_end_does_not_cut_a_window_short() -> None:
+    assert look([1.0] * 30, [1.6] * 16, min_rise_frac=0.7) is None
+    assert look([1.0] * 30, [1.8] * 16, min_rise_frac=0.7).outcome == "worse"
 
 
 # -- evaluations -------------------------------------------------------------------------------------------------------
@@ -352,6 +374,34 @@ def test_a_return_to_an_earlier_step_leaves_the_changes_since_then_behind() -> N
     assert "early" not in watch.ended
     watch.probation.acked(went_back, Ack(outcome="applied", step=30))
     assert watch.ended["early"].outcome == "reverted", "the checkpoint of a step is of before its changes"
+
+
+# -- the way back ------------------------------------------------------------------------------------------------------
+
+
+def inverse(changes: list[Change], **command: Any) -> dict[str, Any] | None:
+    ack = Ack(outcome="applied", step=10, changes=changes)
+    found = inverse_of(asked("mine", **command).model_copy(update={"ack": ack}))
+    return None if found is None else {"kind": found.kind, **found.arguments()}
+
+
+def test_the_way_back_writes_what_was_there_before() -> None:
+    lr = Change(name="lr", previous=0.2, requested=0.1, effective=0.1)
+    back = inverse([lr])
+    assert back is not None
+    assert (back["kind"], back["lr"]) == ("update_optimizer", 0.2)
+    candidates = [{"kind": "update_optimizer", "lr": 0.1}]
+    adopted = inverse([lr], kind="probe", candidates=candidates)
+    assert adopted is None or adopted["kind"] == "update_optimizer"
+
+
+def test_where_nothing_was_changed_or_no_command_writes_it_there_is_no_way_back() -> None:
+    lr = Change(name="lr", previous=0.2, requested=0.1, effective=0.1)
+    assert inverse_of(asked("mine")) is None
+    assert inverse([]) is None
+    assert inverse([lr], kind="do_evaluate") is None
+    endless = Change(name="lr", previous=math.inf, requested=0.1, effective=0.1)
+    assert inverse([endless]) is None
 
 
 # -- read again --------------------------------------------------------------------------------------------------------
