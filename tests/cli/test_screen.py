@@ -18,19 +18,22 @@ from agenttune.protocol.events import (
     Found,
     NoteAdded,
     Point,
+    PolicyAttached,
+    RunInfo,
     RunStarted,
     Settled,
     StatusChanged,
 )
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.proposals import Ack, ApprovalRequest, Author, CommandRecord, Proposal, State, Verdict
-from agenttune.protocol.summary import MetricAt
+from agenttune.protocol.summary import MetricAt, Score
 from agenttune.protocol.text import clean, duration, number
 from agenttune.store.run_log import RunLog
 from agenttune.views.event_lines import lines_of
 from agenttune.views.terminal import LiveScreen, PlainLines, view_for
 from agenttune.views.terminal.chart import loss_chart, value_range
 from agenttune.views.terminal.run_feed import RunFeed
+from agenttune.views.terminal.runs_table import print_runs
 from tests.cli.history import AT_S, HOSTILE, finish, lowered, new_log, point, rescued_run
 
 URL = "http://127.0.0.1:7007"
@@ -184,6 +187,8 @@ def hostile_events(log: RunLog) -> None:
     log.append(NoteAdded(text=HOSTILE, author=HOSTILE[:60]), step=100)
     finding = Finding(kind="spike", severity="warning", metric="loss", step=100, summary=HOSTILE)
     log.append(Found(finding=finding), step=100)
+    log.append(PolicyAttached(policy=HOSTILE), step=100)
+    log.update_info(goal_metric=HOSTILE)
     log.append(StatusChanged(status="failed", reason=HOSTILE), step=100)
 
 
@@ -207,6 +212,17 @@ def test_plain_lines_carry_no_control_codes(rescued: RunLog) -> None:
     assert all(c == "\n" or c.isprintable() for c in written)
     assert "step 61 applied: lr 0.5 -> 0.05 at step 61, read back at 62" in written
     assert "step 60 found: non_finite: step_loss is NaN" in written
+
+
+@pytest.mark.parametrize("width", [300, 40])
+def test_a_list_of_runs_carries_no_control_codes(width: int) -> None:
+    at = MetricAt(step=1, value=1.0)
+    score = Score(metric=HOSTILE, direction="minimize", first=at, best=at, last=at.model_copy(update={"value": 2.0}))
+    info = RunInfo(run_id=HOSTILE, name="r", status="failed", created_at_s=0.0, status_reason=HOSTILE)
+    out = StringIO()
+    print_runs(Console(file=out, width=width, color_system=None), [(info, score)])
+    assert all(c == "\n" or c.isprintable() for c in out.getvalue())
+    assert out.getvalue().count("owned") == 3
 
 
 def test_plain_lines_print_each_event_once(rescued: RunLog) -> None:
