@@ -334,6 +334,32 @@ def test_a_change_that_hurt_brings_its_state_of_before_back_and_one_that_did_not
     assert harmless.released == ["before"]
 
 
+def test_where_the_state_of_before_cannot_come_back_the_value_does_and_the_state_is_let_go() -> None:
+    watch = Watch(depth="state")
+    watch.train([1.0] * 30)
+    state_of_before(watch)
+    watch.answer(result={"checkpoint_id": "before"})
+    watch.change("mine")
+    watch.train([2.0] * 20)
+    watch.answer("failed", message="the file is gone")
+    assert watch.released == ["before"]
+    assert watch.asked[-1].command.arguments()["lr"] == 0.2
+    watch.answer()
+    assert watch.ended["mine"].outcome == "reverted"
+    assert watch.released == ["before"], "once"
+
+
+def test_a_way_back_that_was_asked_for_is_waited_for() -> None:
+    watch = Watch()
+    watch.train([1.0] * 30)
+    watch.change("mine")
+    watch.train([2.0] * 20)
+    assert len(watch.asked) == 1
+    assert not watch.probation.is_check_due
+    watch.train([2.0] * 30)
+    assert len(watch.asked) == 1
+
+
 def test_a_state_that_memory_does_not_take_goes_to_disk_and_without_any_the_value_goes_back() -> None:
     watch = Watch(depth="state")
     watch.train([1.0] * 30)

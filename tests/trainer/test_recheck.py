@@ -10,6 +10,7 @@ import pytest
 
 from agenttune.protocol.deadlines import BootTime, Instant
 from agenttune.protocol.events import KnobState, RunInfo
+from agenttune.protocol.observation import HISTORY
 from agenttune.protocol.proposals import Ack, ApprovalRequest, Change, CommandRecord, Proposal, State, Verdict
 from agenttune.store.run_log import RunLog
 from agenttune.trainer.execution.acks import as_asked
@@ -96,6 +97,18 @@ def test_a_change_whose_ack_is_not_written_yet_counts(make: Callable[..., Traine
     assert "after it was changed 3-fold" in run.refusal(second)
     run.step = 70
     assert run.refusal(second) == "", "that was 20 steps ago"
+
+
+def test_of_many_commands_the_newest_are_looked_at(make: Callable[..., Trainer]) -> None:
+    run = make(gate={"cooldown_steps": 10}, max_commands=None)
+    for number in range(HISTORY):
+        old = run.submit(proposed(weight_decay=0.1 + number / 1000))
+        run.log.acknowledge(old.command_id, Ack(outcome="applied", step=1))
+    asked = run.submit(proposed(lr=0.02))
+    assert run.refusal(asked) == ""
+    newest = run.submit(proposed(lr=0.03))
+    run.log.acknowledge(newest.command_id, Ack(outcome="applied", step=45))
+    assert "lr was changed 5 steps ago" in run.refusal(asked)
 
 
 @pytest.mark.parametrize(
