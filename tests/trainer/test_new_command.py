@@ -50,7 +50,7 @@ def blink(run_state: RunState, record: CommandRecord, command: Blink) -> Outcome
 class LampLoop(PlainAdapter):
     """A loop that says it can."""
 
-    commands = (*PlainAdapter.commands, Blink)
+    commands = (*PlainAdapter.commands, "blink")
 
 
 @pytest.fixture(autouse=True)

@@ -14,18 +14,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from agenttune.errors import UserError
-from agenttune.protocol.commands import (
-    CommandBase,
-    DoEvaluate,
-    LoadCheckpoint,
-    Probe,
-    SaveCheckpoint,
-    StopTraining,
-    UpdateDataset,
-    UpdateDatasetRuntimeHyperparameters,
-    UpdateTraining,
+from agenttune.trainer.integrations.loop_adapter import (
+    DATASET_KINDS,
+    LAYER_KINDS,
+    STATE_KINDS,
+    Evaluate,
+    LoopAdapter,
+    undisturbed,
 )
-from agenttune.trainer.integrations.loop_adapter import LAYER_COMMANDS, Evaluate, LoopAdapter, undisturbed
 from agenttune.trainer.integrations.loop_capabilities import Offers
 from agenttune.trainer.integrations.loop_run import LoopRun, TrainingStopped
 from agenttune.trainer.lr.planned_lr import make_plannable
@@ -35,12 +31,10 @@ from agenttune.trainer.session import Session
 logger = logging.getLogger("agenttune")
 
 NO_MODEL = "agenttune.autopatch was given no model="
-OWN_BATCHES = "the patched loop draws its batches itself"
-LOOPS_OWN: dict[type[CommandBase], str] = {
-    UpdateTraining: "clipping, accumulation and the number of steps are the patched loop's own",
-    UpdateDataset: OWN_BATCHES,
-    UpdateDatasetRuntimeHyperparameters: OWN_BATCHES,
-    Probe: f"the data would not go back: {OWN_BATCHES}",
+LOOPS_OWN = {
+    "update_training": "clipping, accumulation and the number of steps are the patched loop's own",
+    **dict.fromkeys(DATASET_KINDS, "the patched loop draws its batches itself"),
+    "probe": "the data would not go back, as the patched loop draws its batches itself",
 }
 
 
@@ -103,11 +97,11 @@ class PatchedAdapter(LoopAdapter):
     ) -> None:
         lacking = dict(LOOPS_OWN)
         if model is None:
-            lacking |= dict.fromkeys((*LAYER_COMMANDS, SaveCheckpoint, LoadCheckpoint), NO_MODEL)
+            lacking |= dict.fromkeys((*LAYER_KINDS, *STATE_KINDS), NO_MODEL)
         if evaluate is None:
-            lacking[DoEvaluate] = "agenttune.autopatch was given no evaluate= (a function that returns metrics)"
+            lacking["do_evaluate"] = "agenttune.autopatch was given no evaluate= (a function that returns metrics)"
         if not can_stop:
-            lacking[StopTraining] = (
+            lacking["stop_training"] = (
                 "a patched loop can only be left by an exception: agenttune.autopatch(can_stop=True)"
             )
         super().__init__(f"PyTorch {torch.__version__} patched loop", optimizer, lacking, model, scheduler)

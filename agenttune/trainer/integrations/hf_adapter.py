@@ -13,24 +13,6 @@ from torch.optim import Optimizer
 from transformers.trainer_utils import get_last_checkpoint
 
 from agenttune.errors import NotSupported, UserError
-from agenttune.protocol.commands import (
-    BY_KIND,
-    AddNote,
-    CommandBase,
-    DoEvaluate,
-    LoadCheckpoint,
-    PauseTraining,
-    Probe,
-    ResumeTraining,
-    SaveCheckpoint,
-    SetKnob,
-    StopTraining,
-    UpdateDataset,
-    UpdateDatasetRuntimeHyperparameters,
-    UpdateOptimizer,
-    UpdateSchedule,
-    UpdateTraining,
-)
 from agenttune.protocol.events import KnobState
 from agenttune.protocol.run_facts import RunFacts
 from agenttune.trainer.adapter import SettingValue, Trials, not_ours
@@ -42,26 +24,16 @@ from agenttune.trainer.integrations.hf_epochs import Accumulation, Alignment, Ep
 from agenttune.trainer.integrations.hf_facts import hf_facts
 from agenttune.trainer.integrations.hf_state import EpochMender, HfState, undisturbed
 from agenttune.trainer.integrations.hf_trials import EVENTS, Shield, TrialGuard
-from agenttune.trainer.integrations.loop_adapter import LAYER_COMMANDS, UNKNOWN, kinds_of
+from agenttune.trainer.integrations.loop_adapter import LAYER_KINDS, UNKNOWN
 from agenttune.trainer.integrations.seekable_loader import Feed, Seek
 from agenttune.trainer.recording.logged_rows import numbers_of
 
-NEED_TRAINER = (DoEvaluate, LoadCheckpoint, Probe, UpdateDataset)
-COMMANDS = (
-    UpdateOptimizer,
-    UpdateSchedule,
-    UpdateTraining,
-    SetKnob,
-    SaveCheckpoint,
-    PauseTraining,
-    ResumeTraining,
-    StopTraining,
-    AddNote,
-    UpdateDatasetRuntimeHyperparameters,
-    *LAYER_COMMANDS,
-    *NEED_TRAINER,
+NEED_TRAINER = ("do_evaluate", "load_checkpoint", "probe", "update_dataset")
+WITHOUT_TRAINER = (
+    *("update_optimizer", "update_schedule", "update_training", "set_knob", "add_note", "save_checkpoint"),
+    *("pause_training", "resume_training", "stop_training", "update_dataset_runtime_hyperparameters", *LAYER_KINDS),
 )
-"""What this loop can apply; no other command reaches it."""
+"""What this loop can apply, with the trainer and without; no other command reaches it."""
 AHEAD = "batches that were fetched ahead are still used"
 REFUSAL = (
     "the callback alone has no access to the trainer; build the trainer with "
@@ -90,8 +62,7 @@ class HfAdapter:
         self._shield: Shield | None = None
         self.after_restoring: Callable[[], None] = lambda: None
         self.resumed: Path | None = None
-        self._lacking: dict[type[CommandBase], str] = dict.fromkeys(NEED_TRAINER if trainer is None else (), REFUSAL)
-        self.capabilities = kinds_of(COMMANDS, self._lacking)
+        self.capabilities: tuple[str, ...] = WITHOUT_TRAINER if trainer is None else (*WITHOUT_TRAINER, *NEED_TRAINER)
         self.framework = f"transformers {transformers.__version__} {loop}"
         self._args: Any
         self._state: Any
@@ -105,7 +76,7 @@ class HfAdapter:
         self.first_step = 0
 
     def refusal(self, kind: str) -> str:
-        return self._lacking.get(BY_KIND[kind], UNKNOWN)
+        return REFUSAL if kind in NEED_TRAINER else UNKNOWN
 
     @property
     def accumulation_steps(self) -> int:

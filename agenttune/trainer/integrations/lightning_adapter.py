@@ -13,14 +13,6 @@ from torch import nn
 from torch.optim import Optimizer
 
 from agenttune.errors import NotSupported, UserError
-from agenttune.protocol.commands import (
-    CommandBase,
-    DoEvaluate,
-    Probe,
-    UpdateDataset,
-    UpdateDatasetRuntimeHyperparameters,
-    UpdateTraining,
-)
 from agenttune.protocol.events import KnobState
 from agenttune.protocol.run_facts import Rhythm, RunFacts
 from agenttune.trainer.adapter import SettingValue
@@ -32,9 +24,9 @@ from agenttune.trainer.integrations.model_facts import facts_of, loader_facts
 OWN_FILE = "lightning.ckpt"
 """What `Trainer.fit(ckpt_path=...)` reads, beside the files that a restore reads."""
 VALIDATION_PREFIXES = ("val_", "val/", "valid_", "valid/", "validation_", "validation/")
-LACKING: dict[type[CommandBase], str] = {
-    UpdateDataset: "Lightning draws from loaders of its own, whose dataset cannot be replaced",
-    Probe: "steps cannot be taken back: Lightning's data, epochs and callbacks would not go back with them",
+LACKING = {
+    "update_dataset": "Lightning draws from loaders of its own, whose dataset cannot be replaced",
+    "probe": "steps cannot be taken back: Lightning's data, epochs and callbacks would not go back with them",
 }
 
 
@@ -56,7 +48,7 @@ class LightningAdapter(LoopAdapter):
         optimizer: The one that is steered: the first.
     """
 
-    commands = (*LoopAdapter.commands, UpdateTraining, UpdateDatasetRuntimeHyperparameters)
+    commands = (*LoopAdapter.commands, "update_training", "update_dataset_runtime_hyperparameters")
 
     def __init__(self, trainer: Any, optimizer: Optimizer) -> None:
         self.trainer = trainer
@@ -65,11 +57,11 @@ class LightningAdapter(LoopAdapter):
         super().__init__(f"lightning {lightning.__version__}", optimizer, self._why_lacking(), None, scheduler)
         self.step = int(trainer.global_step)
 
-    def _why_lacking(self) -> dict[type[CommandBase], str]:
+    def _why_lacking(self) -> dict[str, str]:
         lacking = dict(LACKING)
         loop = self._validation()
         if not loop.trainer.enable_validation:
-            lacking[DoEvaluate] = "the LightningModule has no validation_step, or the fit no validation data"
+            lacking["do_evaluate"] = "the LightningModule has no validation_step, or the fit no validation data"
         return lacking
 
     def _validation(self) -> Any:

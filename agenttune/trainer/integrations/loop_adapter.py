@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,23 +13,6 @@ from torch import nn
 from torch.optim import Optimizer
 
 from agenttune.errors import NotSupported, UserError
-from agenttune.protocol.commands import (
-    BY_KIND,
-    AddNote,
-    CommandBase,
-    DoEvaluate,
-    LoadCheckpoint,
-    ModelLayerOperation,
-    ModelLayerParameterUpdate,
-    PauseTraining,
-    ReadModel,
-    ResumeTraining,
-    SaveCheckpoint,
-    SetKnob,
-    StopTraining,
-    UpdateOptimizer,
-    UpdateSchedule,
-)
 from agenttune.protocol.events import KnobState
 from agenttune.protocol.run_facts import RunFacts
 from agenttune.trainer.adapter import SettingValue, Trials
@@ -50,13 +33,10 @@ from agenttune.trainer.lr.planned_lr import make_plannable, restore_scheduler
 
 Evaluate = Callable[[], Mapping[str, Number]]
 
-LAYER_COMMANDS = (ModelLayerOperation, ModelLayerParameterUpdate, ReadModel)
+DATASET_KINDS = ("update_dataset", "update_dataset_runtime_hyperparameters")
+LAYER_KINDS = ("model_layer_operation", "model_layer_parameter_update", "read_model")
+STATE_KINDS = ("save_checkpoint", "load_checkpoint")
 UNKNOWN = "this loop does not know the command"
-
-
-def kinds_of(commands: Sequence[type[CommandBase]], lacking: Mapping[type[CommandBase], str]) -> tuple[str, ...]:
-    """The kinds of commands but for those that are lacking, in the order of the list of all."""
-    return tuple(kind for kind, command in BY_KIND.items() if command in commands and command not in lacking)
 
 
 class LoopAdapter:
@@ -79,18 +59,9 @@ class LoopAdapter:
         report: Records the metrics of an evaluation.
     """
 
-    commands: ClassVar[tuple[type[CommandBase], ...]] = (
-        UpdateOptimizer,
-        UpdateSchedule,
-        SetKnob,
-        SaveCheckpoint,
-        LoadCheckpoint,
-        PauseTraining,
-        ResumeTraining,
-        StopTraining,
-        DoEvaluate,
-        AddNote,
-        *LAYER_COMMANDS,
+    commands: ClassVar[tuple[str, ...]] = (
+        *("update_optimizer", "update_schedule", "set_knob", "do_evaluate", "add_note"),
+        *("pause_training", "resume_training", "stop_training", *STATE_KINDS, *LAYER_KINDS),
     )
     """What a loop like this can apply where its parts are known; no other command reaches it."""
     ends_with_process = False
@@ -100,15 +71,15 @@ class LoopAdapter:
         self,
         framework: str,
         optimizer: Optimizer,
-        lacking: Mapping[type[CommandBase], str],
+        lacking: Mapping[str, str],
         model: nn.Module | None = None,
         scheduler: object | None = None,
         max_steps: int | None = None,
         scaler: Any = None,
     ) -> None:
         self.framework = framework
-        self.capabilities = kinds_of(self.commands, lacking)
-        self._lacking = {command.kind_name(): why for command, why in lacking.items()}
+        self.capabilities = tuple(kind for kind in self.commands if kind not in lacking)
+        self._lacking = lacking
         self._optimizer, self._model, self._scheduler = optimizer, model, scheduler
         self._max_steps, self._scaler = max_steps, scaler
         make_plannable(scheduler)

@@ -10,26 +10,18 @@ from torch import nn
 from torch.optim import Optimizer
 
 from agenttune.errors import NotSupported
-from agenttune.protocol.commands import (
-    CommandBase,
-    DoEvaluate,
-    Probe,
-    UpdateDataset,
-    UpdateDatasetRuntimeHyperparameters,
-    UpdateTraining,
-)
 from agenttune.protocol.run_facts import RunFacts
 from agenttune.trainer.adapter import Trials, not_ours
 from agenttune.trainer.checkpoints.training_state import TrainingState
 from agenttune.trainer.integrations.batches import Batches, Place
-from agenttune.trainer.integrations.loop_adapter import Evaluate, LoopAdapter, undisturbed
+from agenttune.trainer.integrations.loop_adapter import DATASET_KINDS, Evaluate, LoopAdapter, undisturbed
 from agenttune.trainer.integrations.model_facts import facts_of, loader_facts
 
 
 class PlainAdapter(LoopAdapter):
     """A loop written by hand."""
 
-    commands = (*LoopAdapter.commands, UpdateTraining, Probe, UpdateDataset, UpdateDatasetRuntimeHyperparameters)
+    commands = (*LoopAdapter.commands, "update_training", "probe", *DATASET_KINDS)
 
     def __init__(
         self,
@@ -41,9 +33,9 @@ class PlainAdapter(LoopAdapter):
         max_steps: int | None,
         scaler: Any,
     ) -> None:
-        lacking: dict[type[CommandBase], str] = {}
+        lacking = {}
         if evaluate is None:
-            lacking[DoEvaluate] = "agenttune.session was given no evaluate= (a function that returns metrics)"
+            lacking["do_evaluate"] = "agenttune.session was given no evaluate= (a function that returns metrics)"
         super().__init__(f"PyTorch {torch.__version__} loop", optimizer, lacking, model, scheduler, max_steps, scaler)
         self._dataset, self._evaluate = dataset, evaluate
         self.batches: Batches | None = None
@@ -69,7 +61,7 @@ class PlainAdapter(LoopAdapter):
 
     def evaluate(self) -> dict[str, float]:
         if self._evaluate is None:
-            raise NotSupported(self.refusal(DoEvaluate.kind_name()))
+            raise NotSupported(self.refusal("do_evaluate"))
         with undisturbed(self.model()):
             return self.report(self._evaluate())
 
