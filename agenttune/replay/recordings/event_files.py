@@ -23,8 +23,6 @@ TRAINING: dict[str, tuple[str, ...]] = {
 """What a policy reads -> the tags under which it is usually found, compared without case; the first found is taken."""
 EVALUATION_PREFIXES = ("eval/", "eval_", "val/", "val_", "validation/", "valid/", "test/")
 EVALUATION_SUFFIXES = ("/eval", "/val", "/validation", "/valid", "/test")
-SUMMARIES = frozenset({"train/train_loss", "train/train_runtime", "train/total_flos", "train/epoch", "epoch"})
-"""What a Trainer writes once at the end, or to count."""
 
 logger = logging.getLogger(__name__)
 

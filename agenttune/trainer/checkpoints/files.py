@@ -40,8 +40,6 @@ EXTRA = "agenttune_extra.pt"
 """What of `TrainingState.extra` there is."""
 PARTS = ("scheduler", "scaler")
 """What else has a state dict, in a file each."""
-DISK_ERRORS = (OSError, RuntimeError, safetensors.SafetensorError)
-"""What torch and safetensors raise when a file cannot be read or written."""
 
 WriteModel = Callable[[Path], None]
 
