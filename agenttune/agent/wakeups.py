@@ -5,6 +5,7 @@ from __future__ import annotations
 from agenttune.config import WakeSettings
 from agenttune.control import Control
 from agenttune.detectors.trend import last_change_step
+from agenttune.protocol.commands import AddNote
 from agenttune.protocol.events import Decided, DecisionAwaited, Evaluated, Event, PolicyRequested
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.observation import Evaluation, Observation
@@ -110,7 +111,7 @@ def _answer(record: CommandRecord, was: State | None, author: Author) -> str:
     command, by = record.proposal.command, record.proposal.author
     if record.state is was:
         return ""
-    if command.kind == "add_note":
+    if command.kind == AddNote.kind_name():  # an operator's note is meant for the agent
         return f"note by {by.name}" if by.principal == "operator" and record.state is State.APPLIED else ""
     if by.is_same(author) and (was is State.PROPOSED or (record.state in OUTCOMES and was is not None)):
         return f"{command.kind} {record.state.value}"

@@ -12,6 +12,7 @@ from agenttune.errors import StoreFault, UnknownRun
 from agenttune.launch.study.records import Outcome, RunConcluded
 from agenttune.launch.study.state import RoundRun
 from agenttune.policy.llm.past_runs import PastRun
+from agenttune.protocol.commands import StopTraining
 from agenttune.protocol.model_calls import Cost
 from agenttune.protocol.summary import Intervention, RunSummary
 from agenttune.store.journal.observer import Observer
@@ -92,5 +93,5 @@ def _outcome(summary: RunSummary, watched: bool, interrupted: bool) -> Outcome:
 
 
 def _is_our_stop(item: Intervention) -> bool:
-    asked = item.kind == "stop_training" and item.principal == "operator" and item.author == LAUNCHER
+    asked = item.kind == StopTraining.kind_name() and item.principal == "operator" and item.author == LAUNCHER
     return asked and item.applied_at_step is not None

@@ -11,7 +11,7 @@ from typing import Any
 
 from agenttune.llm.tools.tool_schemas import knob_line, plain_schema, write_kinds
 from agenttune.protocol.command_schemas import ToolShape, schema_of
-from agenttune.protocol.commands import BY_KIND, Need, Risk
+from agenttune.protocol.commands import BY_KIND, AtLeastOne, Need, Risk
 from agenttune.protocol.events import KnobState
 from agenttune.protocol.observation import Observation
 
@@ -25,7 +25,6 @@ PLAIN_FIELDS = frozenset(
 """Fields whose name, or whose choices, say it all."""
 UNLISTED_KNOBS = frozenset({"logging_steps", "logging_nan_inf_filter"})
 """Of transformers' Trainer: how its own log looks, which a policy does not go by."""
-OPTIMIZER_FIELDS = ("weight_decay", "betas", "eps", "momentum")
 SHORT_REASON = {"type": "string"}
 KEPT = ("type", "enum", "items", "minimum", "exclusiveMinimum")
 """Of a field's schema. Upper bounds are the gate's in any case; lengths are bounded where an answer is made after a
@@ -74,18 +73,15 @@ def offered_fields(kind: str, knobs: Sequence[KnobState]) -> list[str]:
     """A command's fields that this run has something for."""
     fields = [name for name in schema_of(BY_KIND[kind]).json_schema["properties"] if name != "kind"]
     mine = [knob for knob in knobs if knob.command == kind]
-    if not mine or kind not in ("update_optimizer", "update_training"):
-        return fields
+    if not mine or not issubclass(BY_KIND[kind], AtLeastOne):
+        return fields  # they are not the names of knobs
     has = {knob.name for knob in mine if not isinstance(knob.effective, bool)}
-    if kind == "update_training":
-        return [name for name in fields if name in has]
-    rate = next((knob for knob in mine if knob.name == "lr"), None)
-    lacking = {name for name in OPTIMIZER_FIELDS if name not in has}
-    lacking |= set() if has - {"lr", *OPTIMIZER_FIELDS} else {"other"}
-    lacking |= {"lr"} if rate is None else set()
-    lacking |= {"lr_sets"} if rate is None or rate.base is None else set()
-    lacking |= {"param_group"} if all(len(knob.groups or ()) < 2 for knob in mine) else set()
-    return [name for name in fields if name not in lacking]
+    makes_sense = {
+        "lr_sets": any(knob.name == "lr" and knob.base is not None for knob in mine),
+        "param_group": any(len(knob.groups or ()) > 1 for knob in mine),
+        "other": bool(has - set(fields)),
+    }
+    return [name for name in fields if makes_sense.get(name, name in has)]
 
 
 def briefs(properties: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Any
 from agenttune.detectors.effects import Changes, Measure, effect_of, is_change, measures_of
 from agenttune.llm.prompts import fenced
 from agenttune.policy.llm.curve_text import NAME_LETTERS, VALUE_LETTERS, says_something
+from agenttune.protocol.commands import DoEvaluate, SaveCheckpoint
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import CommandRecord, Verdict
 from agenttune.protocol.summary import Intervention
@@ -85,12 +86,12 @@ def _outcome(one: Intervention, record: CommandRecord | None, letters: int) -> s
 def _found(one: Intervention) -> str:
     """What an applied command changed or measured."""
     told = one.result
-    if one.kind == "do_evaluate":
+    if one.kind == DoEvaluate.kind_name():  # its metrics, but for those that only count
         metrics = [f"{k} {number(v)}" for k, v in told.items() if isinstance(v, (int, float)) and says_something(k)]
         return ", ".join(metrics) or one.summary
     if "trials" in told:
         return "; ".join(filter(None, [one.message, _trials(told)]))
-    if "checkpoint_id" in told and one.kind == "save_checkpoint":
+    if "checkpoint_id" in told and one.kind == SaveCheckpoint.kind_name():
         return f"saved as {told['checkpoint_id']}"
     return one.summary if one.message in one.summary else f"{one.summary}; {one.message}"
 

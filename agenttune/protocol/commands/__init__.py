@@ -19,7 +19,7 @@ from pydantic_core import CoreSchema
 # isort: off
 # In this order they stand in the list, in prompts and in the docs.
 from agenttune.protocol.commands.registry import BY_KIND, COMMAND_KINDS, COMMAND_TYPES, parse_command, register
-from agenttune.protocol.commands.base import AskedValue, CommandBase, Impact, Need, Redefines, Risk
+from agenttune.protocol.commands.base import AskedValue, AtLeastOne, CommandBase, Impact, Need, Redefines, Risk
 from agenttune.protocol.commands.values import MAX_INT, SMALLEST, Bool, Int, Text
 from agenttune.protocol.commands.hyperparameters import SetKnob, UpdateOptimizer, UpdateSchedule, UpdateTraining
 from agenttune.protocol.commands.loop import (
@@ -51,6 +51,7 @@ __all__ = [
     "SMALLEST",
     "AddNote",
     "AskedValue",
+    "AtLeastOne",
     "Bool",
     "Candidate",
     "Command",

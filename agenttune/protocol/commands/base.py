@@ -197,10 +197,10 @@ def read_back(given: Mapping[str, Any], changes: Mapping[str, Change]) -> dict[s
 
 
 class AtLeastOne(CommandBase):
-    """A command that is empty unless one of its optional fields is given."""
+    """A command whose fields are knobs, each with its own name, of which at least one has to be given."""
 
     modifiers: ClassVar[frozenset[str]] = frozenset()
-    """Fields that only say how, not what."""
+    """Fields that are no knobs: they say how the others are meant."""
 
     @model_validator(mode="after")
     def _something_is_asked(self) -> AtLeastOne:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from agenttune.protocol.commands import StopTraining
 from agenttune.protocol.events import ReadBack
 from agenttune.protocol.goal_names import is_goal
 from agenttune.protocol.summary import BranchSummary, ShadowedProposal, ShadowScore
@@ -142,6 +143,6 @@ def why_nothing(journal: Journal) -> str:
 
 def to_go_on(journal: Journal) -> str:
     """How a run that was stopped with a checkpoint can be continued, as its trainer said; empty for others."""
-    stops = [i for i in journal.summary.interventions if i.kind == "stop_training" and i.state in CHANGED]
+    stops = [i for i in journal.summary.interventions if i.kind == StopTraining.kind_name() and i.state in CHANGED]
     said = [str(i.result.get("to_go_on") or "") for i in stops]
     return said[-1] if said and not journal.is_open else ""
