@@ -88,17 +88,6 @@ def test_a_script_that_never_trains_is_told_what_to_do(project: Project) -> None
     assert "hello" in result.err
 
 
-def test_a_module_runs_like_a_script(project: Project) -> None:
-    text = (project.folder / "config.yaml").read_text(encoding="utf-8")
-    first = text.splitlines()[0]
-    (project.folder / "config.yaml").write_text(
-        text.replace(first, "run: {module: tests.cli.fake_trainer, args: [--steps, 3]}"), encoding="utf-8"
-    )
-    result = project.run()
-    assert result.code == 0, result.err
-    assert list_runs(project.runs_dir)[0].run_id.startswith("run-")
-
-
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupt_stops_the_trainer_and_keeps_a_checkpoint(
     project: Project, number: signal.Signals, code: int
@@ -168,7 +157,7 @@ def test_a_server_that_nobody_needs_any_more_is_not_called_dead(tmp_path: Path) 
     server.stop()
 
 
-def test_killed_agent_is_started_again(project: Project) -> None:
+def test_killed_agent_and_killed_server_are_started_again(project: Project) -> None:
     project.write(args=FOREVER)
     launched = project.start()
     launched.wait_for_event("policy_attached")
@@ -176,16 +165,6 @@ def test_killed_agent_is_started_again(project: Project) -> None:
     killed.kill()
     wait_for("a second agent", lambda: len(launched.events("policy_attached")) >= 2)
     assert launched.child("attach").pid != killed.pid
-    launched.send(signal.SIGINT)
-    result = launched.end()
-    assert "the agent ended (exit status -9) and was started again" in result.out
-    assert launched.info().status == "stopped"
-
-
-def test_killed_server_is_started_again_on_its_port(project: Project) -> None:
-    project.write(args=FOREVER)
-    launched = project.start()
-    launched.wait_for_step(2)
     before = find_server(project.runs_dir)
     assert before is not None
     os.kill(before.pid, signal.SIGKILL)
@@ -196,7 +175,9 @@ def test_killed_server_is_started_again_on_its_port(project: Project) -> None:
     launched.send(signal.SIGINT)
     result = launched.end()
     assert result.code == 130
+    assert "the agent ended (exit status -9) and was started again" in result.out
     assert "the control server died and was started again" in result.out
+    assert launched.info().status == "stopped"
     assert find_server(project.runs_dir) is None
 
 
@@ -245,10 +226,16 @@ def test_port_in_use_is_named_before_training_starts(project: Project) -> None:
     assert str(port) in info.status_reason
 
 
-def test_two_runs_of_one_second_get_two_folders(project: Project) -> None:
-    first, second = project.start(), project.start()
-    assert {first.end().code, second.end().code} == {0}
-    assert len(list_runs(project.runs_dir)) == 2
+def test_a_module_runs_like_a_script_and_two_runs_of_one_second_get_two_folders(project: Project) -> None:
+    config = project.folder / "config.yaml"
+    _, *rest = config.read_text(encoding="utf-8").splitlines()
+    module = "run: {module: tests.cli.fake_trainer, args: [--steps, 3]}"
+    config.write_text("\n".join([module, *rest]), encoding="utf-8")
+    one, other = project.start(), project.start()
+    assert {one.end().code, other.end().code} == {0}
+    found = list_runs(project.runs_dir)
+    assert len(found) == 2
+    assert all(info.run_id.startswith("run-") for info in found)
 
 
 def test_unwritable_runs_folder_is_one_line(project: Project) -> None:

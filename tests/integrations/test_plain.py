@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,7 @@ from agenttune.trainer.integrations.plain_loop import PlainSession
 from tests.integrations.conftest import Desk, open_newest
 from tests.integrations.loops import parts_of, update
 from tests.trainer.conftest import At, Points, TinyModel
+from tests.warm import start
 
 pytestmark = pytest.mark.trainer
 
@@ -376,20 +374,11 @@ with agenttune.session(model=model, optimizer=optimizer, name="mine") as s:
 """
 
 
-def script_run(path: Path, last: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    given = {"AGENTTUNE_RUNS_DIR": str(path), "AGENTTUNE_SERVER_URL": "http://127.0.0.1:9", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-c", SCRIPT % last],
-        env=os.environ | given | environ,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def test_the_launchers_run_is_taken_and_an_exception_is_its_end(tmp_path: Path) -> None:
-    done = script_run(tmp_path, "raise ValueError('out of data')", AGENTTUNE_RUN_ID="given-1")
-    assert done.returncode == 1
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT % "raise ValueError('out of data')", encoding="utf-8")
+    given = {"AGENTTUNE_RUNS_DIR": str(tmp_path), "AGENTTUNE_SERVER_URL": "http://127.0.0.1:9"}
+    assert start(script, folder=tmp_path, AGENTTUNE_RUN_ID="given-1", **given).end().code == 1
     info = open_newest(tmp_path).info()
     assert (info.run_id, info.status, info.step) == ("given-1", "failed", 3)
     assert info.status_reason == "ValueError: out of data"

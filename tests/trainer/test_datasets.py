@@ -160,8 +160,9 @@ def test_a_change_is_seen_by_the_next_sample() -> None:
 @pytest.mark.parametrize(("start", "persistent"), [("fork", False), ("fork", True), ("spawn", True)])
 def test_a_change_reaches_running_workers(start: str, persistent: bool) -> None:
     dataset = InteractiveStream()
+    workers = 1 if start == "spawn" else 2  # each that is spawned imports torch
     loader = DataLoader(
-        dataset, batch_size=2, num_workers=2, multiprocessing_context=start, persistent_workers=persistent
+        dataset, batch_size=2, num_workers=workers, multiprocessing_context=start, persistent_workers=persistent
     )
     under_way = iter(loader)
     first = next(under_way)

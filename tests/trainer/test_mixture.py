@@ -152,7 +152,7 @@ def test_a_draw_costs_the_same_from_sources_of_any_size() -> None:
     assert max(item for _, item in found) > 10**14
 
 
-@pytest.mark.parametrize(("workers", "start"), [(0, None), (2, "fork"), (2, "spawn")])
+@pytest.mark.parametrize(("workers", "start"), [(0, None), (2, "fork"), (1, "spawn")])
 def test_workers_and_batch_size_make_no_difference(workers: int, start: str | None) -> None:
     mixture = two()
     expected = [item + (100_000 if source == "code" else 0) for source, item in drawn(mixture)]
