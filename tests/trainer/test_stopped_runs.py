@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -50,7 +49,6 @@ def test_the_usual_restart_goes_on_from_where_a_run_was_stopped(bench: Bench, st
     assert read_state(Path(path)).step == 5
     [saved] = [b for b in stopped.bodies("checkpoint_saved") if b.path == path]
     assert saved.checkpoint_id == stopped.ack.result["checkpoint_id"]
-    time.sleep(1.1)  # run ids are told apart by their second
     goes_on(bench, True, 5, **how)
 
 
@@ -80,7 +78,6 @@ def test_where_the_loops_own_save_would_not_do_the_words_do(bench: Bench, how: d
     stopped = bench.run([At(5, STOP)], **how)
     assert stopped.ack.outcome == "applied"
     path = said(stopped.ack.message)
-    time.sleep(1.1)
     goes_on(bench, path, 5, **how)
 
 
