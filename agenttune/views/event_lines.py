@@ -73,7 +73,7 @@ def lines_of(event: Event, find_command: CommandLookup) -> list[Line]:
 
 
 def _says_nothing_new(event: Event) -> bool:
-    """That a run is running once its trainer has started."""
+    """Whether it only repeats that a run is running, after its trainer has started."""
     body = event.body
     return isinstance(body, StatusChanged) and body.status == "running" and not body.reason and not event.step
 
@@ -261,7 +261,7 @@ _MAKERS: Mapping[type, Callable[[Any, CommandRecord | None], Parts]] = {
 }
 
 SPEED_METRICS = ("runtime", "per_second", "epoch", "flos")
-"""Parts of the names of figures that say how fast an evaluation was, not how good."""
+"""Metrics with these in their names tell how fast an evaluation was, not how good."""
 
 
 def _metrics(metrics: Mapping[str, float]) -> str:

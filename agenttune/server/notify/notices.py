@@ -1,4 +1,4 @@
-"""What of a run people want to be told and were not yet, found by looking at its log; and how it is told.
+"""Pending notifications of a run, found in its log, and the messages that tell of them.
 
 Foreign text in a message is bounded, on one line, and no link and no mention.
 """
@@ -20,7 +20,7 @@ from agenttune.server.pages.signed_links import Link, make_key, sign
 
 What = Literal["approval", "reverted", "ended"]
 STALE_AFTER_S = 86_400.0
-"""Older news is none: a server that starts a day later says nothing (guess)."""
+"""What happened longer ago is not told: a server that starts a day later stays silent (guess)."""
 MOST_REVERTS = 50
 """Newest ones that are looked at each time (guess: more than happen while a server is away)."""
 MOST_TOLD = 100_000
@@ -91,32 +91,32 @@ def pending_notifications(control: LocalControl, watched: Watched) -> list[Pendi
         found += [PendingNotification(run_id, "reverted", record.command_id) for record in reverted]
     if "ended" in wanted and control.info(run_id).ended_at_s is not None:
         found.append(PendingNotification(run_id, "ended"))
-    return [news for news in found if news not in watched.told]
+    return [item for item in found if item not in watched.told]
 
 
-def notice_of(control: LocalControl, news: PendingNotification, settings: NotifySettings, url: str) -> Notice | None:
+def notice_of(control: LocalControl, pending: PendingNotification, settings: NotifySettings, url: str) -> Notice | None:
     """The message to send now; None if there is nothing to say any more.
 
     Args:
         control: Of the runs.
-        news: What to tell.
+        pending: What to tell.
         settings: Of the run.
         url: Of this server.
     """
-    info = control.info(news.run_id)
-    if news.what == "ended":
+    info = control.info(pending.run_id)
+    if pending.what == "ended":
         return ended_notice(info, _last_metric(control, info))
-    record = control.command(news.run_id, news.command_id)
-    if news.what == "approval":
-        return _approval(control, news, record, settings, url)
-    for event in control.events_of(news.run_id, news.command_id, "settled"):
+    record = control.command(pending.run_id, pending.command_id)
+    if pending.what == "approval":
+        return _approval(control, pending, record, settings, url)
+    for event in control.events_of(pending.run_id, pending.command_id, "settled"):
         if isinstance(event.body, Settled) and not _is_stale(control, event.at_s):
             return reverted_notice(record, event.body, event, info)
     return None
 
 
 def _approval(
-    control: LocalControl, news: PendingNotification, record: CommandRecord, settings: NotifySettings, url: str
+    control: LocalControl, pending: PendingNotification, record: CommandRecord, settings: NotifySettings, url: str
 ) -> Notice | None:
     request, now = record.request, control.now()
     if request is None or not asks_a_person(record) or is_over(request, now):
@@ -125,10 +125,10 @@ def _approval(
     if settings.links:
         left_s = request.expires_at_s - now_for(request, now)
         ends_s = now.unix_s + min(60 * settings.link_minutes, left_s)
-        link = Link(run_id=news.run_id, command_id=record.command_id, digest=request.digest, expires_at_s=ends_s)
+        link = Link(run_id=pending.run_id, command_id=record.command_id, digest=request.digest, expires_at_s=ends_s)
         address = f"{settings.public_url or url}/links/{sign(link, make_key(control.runs_dir))}"
-    asked = describe(record, request, control.info(news.run_id), now_for(request, now))
-    return approval_notice(asked, news.run_id, url, address)
+    asked = describe(record, request, control.info(pending.run_id), now_for(request, now))
+    return approval_notice(asked, pending.run_id, url, address)
 
 
 def _last_metric(control: LocalControl, info: RunInfo) -> float | None:
@@ -138,7 +138,7 @@ def _last_metric(control: LocalControl, info: RunInfo) -> float | None:
 
 
 def plain(text: str, limit: int = 200) -> str:
-    """Foreign text that no reader of messages takes for markup or an address."""
+    """Foreign text without anything that chat services or mail readers make markup, links or mentions of."""
     return clean(clean(text, 4 * limit).translate(_HARMLESS).replace("://", " : //"), limit)
 
 

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 RETRY_AFTER_S = (5.0, 30.0, 120.0, 600.0)
 """Pauses between attempts (guess: an endpoint that is away for longer than 13 minutes stays away)."""
 MOST_QUEUED = 200
-"""Messages on their way; more stay in the logs, where they are found again."""
+"""Messages in the queue; further ones are found in the logs again later."""
 MOST_PER_MINUTE = 20
 """Messages of one run (guess: services block who sends more); the rest follows, if it still waits then."""
 MINUTE_S = 60.0
@@ -48,7 +48,7 @@ class Job:
         due_s: When to try, by the monotonic clock.
     """
 
-    news: PendingNotification
+    pending: PendingNotification
     watched: Watched
     left: list[Channel]
     channels: int
@@ -135,13 +135,13 @@ class Notifier:
         watched, channels = known
         # Asked of the control, which also finds out that a run's process is gone.
         ended = self._control.info(run_id).ended_at_s is not None
-        news = pending_notifications(self._control, watched)
-        for item in news:
+        pending = pending_notifications(self._control, watched)
+        for item in pending:
             if item.what != "approval" or self._may_ask(run_id):
                 watched.told.add(item)
                 with self._lock:
                     self._jobs.append(Job(item, watched, list(channels), len(channels), self._clock()))
-        if ended and not news:
+        if ended and not pending:
             self._silent.add(run_id)
             del self._watched[run_id]
 
@@ -201,15 +201,15 @@ class Notifier:
                 self._give_up(job, error)
 
     def _give_up(self, job: Job, error: Exception) -> None:
-        """What cannot be told for another reason than its channels; said in the log if that can be written."""
-        logger.warning("%s: %s was not told: %s", job.news.run_id, job.news.what, error)
+        """Drop a message that failed for another reason than its channels; recorded if the log can be written."""
+        logger.warning("%s: %s was not told: %s", job.pending.run_id, job.pending.what, error)
         if job in self._jobs:
             self._drop(job)
             with contextlib.suppress(AgenttuneError):  # it is in the server's log already
                 self._record(job, str(error))
 
     def _attempt(self, job: Job) -> None:
-        notice = notice_of(self._control, job.news, job.watched.settings, self._url)
+        notice = notice_of(self._control, job.pending, job.watched.settings, self._url)
         if notice is None:
             self._drop(job)
             if job.attempts:
@@ -229,14 +229,14 @@ class Notifier:
 
     def _record(self, job: Job, error: str) -> None:
         body = Notified(
-            what=job.news.what,
+            what=job.pending.what,
             channels=job.channels - len(job.left),
             ok=not error,
             attempts=job.attempts,
             error=error[:ERROR_CHARACTERS],
         )
-        run_id = job.news.run_id
-        self._control.record(run_id, body, self._control.info(run_id).step, job.news.command_id or None)
+        run_id = job.pending.run_id
+        self._control.record(run_id, body, self._control.info(run_id).step, job.pending.command_id or None)
 
 
 def _names(job: Job) -> str:

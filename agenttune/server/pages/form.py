@@ -1,4 +1,4 @@
-"""The form on which a person decides: the arguments of a command as its fields, and what was typed as a decision."""
+"""The form of an approval page: from the arguments of a command to its fields, and from what was sent to a decision."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from agenttune.protocol.text import clean, given
 
 FORM = "application/x-www-form-urlencoded"
 MOST_FIELDS = 40
-"""The decision's own, and one for each argument: no command has half as many."""
+"""At most so many fields are read: no command has half as many arguments."""
 VALUE_CHARACTERS = 2000
 VALUE_PREFIX = "set."
 """Begins the names of fields that edit an argument."""
@@ -73,7 +73,7 @@ def in_words(command: CommandBase) -> str:
 
 
 def _value(text: str, is_word: bool) -> object:
-    """What is no JSON is a word; so is any JSON but a quoted word where a word was asked for."""
+    """Text is read as JSON where it is JSON, else as a word; where the argument is a word, only quotes are read."""
     try:
         value = json.loads(text, object_pairs_hook=once)
     except ValueError:
@@ -133,7 +133,7 @@ def _verdict(word: str) -> Literal["approve", "edit", "reject"]:
 
 
 class NotDecided(Exception):
-    """Nothing was decided, and the form can be mended: a control-flow signal with what to say."""
+    """Nothing was decided, and the form is shown again with this reason: a control-flow signal."""
 
 
 def decide_by_form(

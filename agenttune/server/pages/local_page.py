@@ -1,4 +1,4 @@
-"""The page of the local user interface: all requests of a run that wait, for the person who may decide on them.
+"""The approval page of a run: all requests that wait for a person, with a form each.
 
 Who that is, the checks before every route find out: they leave `identity` with the request. Its form comes with the
 Origin of this server, which those checks compare; so the page names itself as referrer to itself.
@@ -86,7 +86,7 @@ def _decide(control: LocalControl, run_id: str, command_id: str, form: Form, aut
 def _again(
     control: LocalControl, run_id: str, record: CommandRecord, form: Form, wrong: NotDecided, back: str
 ) -> Response:
-    """The same request, to be mended. It may have been decided meanwhile, which is then what there is to say."""
+    """The same request with the reason why nothing was decided; only the reason if it was decided meanwhile."""
     if record.request is None or record.state is not State.PROPOSED or record.request.digest != form.digest:
         return message_page(409, "Nothing was decided", str(wrong), back, REFERRER)
     item = shown_again(control, control.info(run_id), record, record.request, form, wrong)

@@ -1,4 +1,4 @@
-"""The small page: HTML without scripts, in which whatever comes from a run is text and nothing else."""
+"""The HTML of the approval pages: no scripts, and text from a run is escaped everywhere."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def shown(
 def shown_again(
     control: LocalControl, info: RunInfo, record: CommandRecord, request: ApprovalRequest, form: Form, wrong: NotDecided
 ) -> Shown:
-    """The same with what somebody typed, to be mended; its form goes where it went."""
+    """The same request again with what the person typed and why it could not be used."""
     fields = fields_of(record.proposal.command, form.values)
     return replace(shown(control, info, record, request), fields=fields, reason=form.reason, error=str(wrong))
 

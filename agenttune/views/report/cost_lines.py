@@ -14,13 +14,13 @@ SHOWN_WAYS, WAY_CHARACTERS = 3, 300
 
 
 def cost_words(cost: Cost) -> str:
-    """Such as `2 calls, 5.3k tokens, $0.0021`; a price that is not known is said."""
+    """Such as `2 calls, 5.3k tokens, $0.0021`; says so where a price is not known."""
     failed = f", {cost.failed_calls} failed" if cost.failed_calls else ""
     return f"{plural(cost.calls, 'call')}{failed}, {tokens(cost.tokens)} tokens, {price(cost)}"
 
 
 def price(cost: Cost) -> str:
-    """The money, as far as it is known, and what is not known of it."""
+    """The cost in US dollars, and for which calls it is not known."""
     unknown = [f"unknown price of {', '.join(clean(model, 60) for model in cost.unpriced)}"] if cost.unpriced else []
     unknown += ["tokens not told"] if cost.uncounted_calls else []
     known = [] if unknown and cost.usd == 0 else [dollars(cost.usd)]

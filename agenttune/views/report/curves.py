@@ -1,4 +1,4 @@
-"""The curves of a report as data: what the run stands on, and what it left behind."""
+"""The curves of a report as data, also those of branches that were left behind."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RATES = (("lr", "effective"), ("base_lr", "base"))
 
 
 class Line(NamedTuple):
-    """A curve on one stretch. `mean`, `low` and `high` may be non-finite; `nonfinite` counts such points."""
+    """One curve of a panel. `mean`, `low` and `high` may be non-finite; `nonfinite` counts such points."""
 
     label: str
     curve: Curve
@@ -67,7 +67,7 @@ def panels(log: RunLog, journal: Journal) -> list[Panel]:
 
 
 def _pieces(branches: Sequence[BranchSummary]) -> tuple[list[_Piece], int]:
-    """The stretches to draw, abandoned ones first so that they lie below."""
+    """The parts of branches to draw, abandoned ones first so that they lie below."""
     gone = [_Piece(b.name, b.from_step, None, True) for b in branches if b.stands_to == -1]
     rest = [b for b in branches if b.stands_to is not None and 0 <= b.stands_to < b.last_step]
     gone += [_Piece(b.name, b.stands_to or 0, None, True) for b in rest]
@@ -96,7 +96,7 @@ def _lines(
 
 
 def _joined(curves: Sequence[Curve]) -> Curve:
-    """What the run stands on is one trajectory, over however many branches."""
+    """One curve over all branches that the run continued from."""
     lists = ("steps", "mean", "low", "high", "nonfinite")
     whole = {name: [value for curve in curves for value in getattr(curve, name)] for name in lists}
     return curves[-1].model_copy(update={**whole, "bucket_points": max(curve.bucket_points for curve in curves)})

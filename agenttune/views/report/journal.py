@@ -143,7 +143,7 @@ class Journal(Record):
 
     @property
     def is_open(self) -> bool:
-        """The log has no end (yet)."""
+        """Whether the run has not ended, as far as the log tells."""
         return self.summary.run.is_live
 
 
@@ -155,7 +155,7 @@ TOLD = (
     *(RunStarted, StatusChanged, PolicyAttached, PolicyDetached, PolicyRequested, BranchStarted, LogGap, NoteAdded),
     *(StandingChanged, Notified),
 )
-"""Events that become happenings."""
+"""Events that are listed in the course of the run."""
 OF_COMMAND = (Proposed, Judged, Acked, ReadBack, Settled)
 """Events that belong to one command."""
 READ = (*TOLD, *OF_COMMAND, Found, ModelCalled, Decided)
@@ -198,7 +198,7 @@ def _pages(log: RunLog) -> Iterator[Event]:
 
 @dataclass
 class _Reader:
-    """What is remembered while the log goes by, once and in order."""
+    """Collects what the report needs while the events are read, once and in order."""
 
     events: dict[str, dict[str, Event]] = field(default_factory=dict)
     evidence: dict[str, Evidence] = field(default_factory=dict)

@@ -16,7 +16,7 @@ from agenttune.store.run_log import RunLog
 FORMAT_NAME = "agenttune-events"
 FORMAT_VERSION = 1
 MOST_EFFECTS = 1000
-"""Of the newest commands: each is a look at the curves around it."""
+"""Effects are computed for so many of the newest commands: each reads the curves around it."""
 
 
 def jsonl(log: RunLog, since: int = 0) -> Iterator[str]:
@@ -59,7 +59,7 @@ def _header(log: RunLog, since: int, last: int) -> str:
 
 
 def effects(log: RunLog) -> dict[str, dict[str, Any]]:
-    """What each change did against what was to be expected without it, by command id; no event tells that."""
+    """The effect of each change by command id; it is computed, and in no event."""
     found = newest_interventions(log, log.info(), MOST_EFFECTS)
     return {one.command_id: one.effect.model_dump(mode="json") for one in found if one.effect is not None}
 

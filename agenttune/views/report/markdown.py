@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from markdown_it import MarkdownIt
 
@@ -15,16 +15,20 @@ from agenttune import __version__
 from agenttune.protocol.text import clean
 from agenttune.views.report import decision_facts, run_facts
 from agenttune.views.report.decision_facts import Fact
-from agenttune.views.report.journal import Entry, Journal
-from agenttune.views.report.selection import Choice, Fold, choose
+from agenttune.views.report.journal import Entry, Journal, Outcome
 
 _SPECIAL = re.compile(r"[\\`*_{}\[\]<>|#~&!$@^]|://|(?<=[wW]{3})\.|^[-+=]|^\d+(?=[.)]($|\s))")
-"""What CommonMark, GitHub's tables and bare links, or maths could read as markup."""
-T = TypeVar("T")
+"""Characters that CommonMark, GitHub's tables and bare links, or maths read as markup."""
+SINGLE = 3
+"""As many refusals or snapshots of one kind are told one by one; more are folded."""
+EXAMPLES = 3
+"""Of each fold: the first ones, in full."""
+SHOWN_FOLDS = 50
+FOLDED: frozenset[Outcome] = frozenset({"refused", "expired"})
 
 
 class Detail(NamedTuple):
-    """How much is told: of decisions as many one by one, of the other lists as many rows; what is left out is counted.
+    """How much is told: `decisions` one by one, `rows` of each other list; the rest is counted.
 
     Attributes:
         is_brief: Of a decision only why, and what came of it.
@@ -71,6 +75,29 @@ class Section(NamedTuple):
         return f"{'#' * self.level} {title}\n\n{self.body}".rstrip()
 
 
+class Fold(NamedTuple):
+    """Refusals, or snapshots, of one kind: the same outcome, command and author, decided by the same."""
+
+    outcome: Outcome
+    kind: str
+    author: str
+    decided_by: str
+    entries: list[Entry]
+
+    @property
+    def examples(self) -> list[Entry]:
+        return self.entries[:EXAMPLES]
+
+
+class Choice(NamedTuple):
+    """What is shown, and how much is not."""
+
+    entries: list[Entry]
+    folds: list[Fold]
+    left_out: int
+    left_out_folds: int
+
+
 def parser() -> MarkdownIt:
     """Reads what this module writes, and nothing that could lead out of a page: no links, no images, no HTML."""
     return MarkdownIt("zero").enable(["heading", "table", "list", "blockquote", "code", "emphasis", "escape", "entity"])
@@ -109,7 +136,7 @@ def run_sections(journal: Journal, detail: Detail = FULL) -> Iterator[Section]:
 
 def further_sections(journal: Journal, detail: Detail = FULL) -> Iterator[Section]:
     """What was decided, found, and done besides."""
-    choice = choose(journal.entries, detail.decisions)
+    choice = _choose(journal.entries, detail.decisions)
     changes = [entry for entry in choice.entries if entry.is_change]
     others = [entry for entry in choice.entries if not entry.is_change]
     yield Section(2, "What was changed, why, and what came of it", _before_changes(journal, choice, bool(changes)))
@@ -192,3 +219,34 @@ def _list(texts: Sequence[str], most: int, newest: bool = False) -> str:
     left_out = max(0, len(texts) - most)
     rows = [*texts[:first], *([f"({left_out} more are left out)"] if left_out else []), *texts[first + left_out :]]
     return "\n".join(f"- {escaped(text)}" for text in rows)
+
+
+def _choose(entries: Sequence[Entry], most: int) -> Choice:
+    """Choose what a report shows of a run's decisions: `most` one by one, half of them the first, half the newest."""
+    groups: dict[tuple[str, ...], list[Entry]] = {}
+    for entry in entries:
+        if entry.outcome in FOLDED or entry.is_housekeeping:
+            groups.setdefault(_key(entry), []).append(entry)
+    folded = [group for group in groups.values() if len(group) > SINGLE]
+    numbers = {entry.number for group in folded for entry in group}
+    single = [entry for entry in entries if entry.number not in numbers]
+    folded.sort(key=len, reverse=True)
+    return Choice(
+        entries=single if len(single) <= most else single[: most // 2] + single[-(most - most // 2) :],
+        folds=sorted((_fold_of(group) for group in folded[:SHOWN_FOLDS]), key=lambda fold: fold.entries[0].number),
+        left_out=max(0, len(single) - most),
+        left_out_folds=sum(len(group) for group in folded[SHOWN_FOLDS:]),
+    )
+
+
+def _key(entry: Entry) -> tuple[str, ...]:
+    record = entry.record
+    by = record.verdict.decided_by if record.verdict is not None else ""
+    return entry.outcome, record.proposal.command.kind, record.proposal.author.name, by
+
+
+def _fold_of(group: list[Entry]) -> Fold:
+    first = group[0]
+    by = first.record.verdict.decided_by if first.record.verdict is not None else "nobody"
+    author = clean(first.record.proposal.author.name, 60)
+    return Fold(first.outcome, first.record.proposal.command.kind, author, clean(by, 80), group)

@@ -21,7 +21,7 @@ HIT = "M-10 -7H10V7H-10Z"
 MOST_RULES = 60
 """With more changes than these, upright lines would cover the curve: the marks alone are drawn."""
 LARGEST = 1e300
-"""Values beyond are drawn there: their differences must stay finite."""
+"""Larger values are drawn at this value, so that differences stay finite."""
 SHAPES: dict[Outcome, str] = {
     "applied": "M-4 -4H4V4H-4Z",
     "kept": "M0 -5L5 4H-5Z",
@@ -145,14 +145,14 @@ def _curve(line: Line, x: Scale, y: Scale, dashed: bool) -> Iterator[Markup]:
 
 
 def _band(points: Sequence[tuple[float, int]], line: Line, y: Scale, style: str) -> Markup:
-    """From the lowest to the highest value that a thinned point stands for."""
+    """The range of values that a downsampled point stands for."""
     up = [f"{px:.1f} {y.at(_bounded(line.curve.high[i])):.1f}" for px, i in points]
     down = [f"{px:.1f} {y.at(_bounded(line.curve.low[i])):.1f}" for px, i in reversed(points)]
     return Markup('<path class="band {s}" d="M{d}Z"/>').format(s=style, d="L".join(up + down))
 
 
 def _unbroken(values: Sequence[float]) -> Iterator[list[int]]:
-    """Indices of neighbours that are finite: a gap is a gap."""
+    """Runs of indices whose values are finite; the curve is broken between them."""
     run: list[int] = []
     for i, value in enumerate(values):
         if math.isfinite(value):

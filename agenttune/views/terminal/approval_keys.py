@@ -1,4 +1,4 @@
-"""What waits for a person in the live view, and what their keys do about it."""
+"""The approval prompt of the live view: shows what waits for a person, and takes their keys."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from agenttune.views.terminal.edit_arguments import Editable
 from agenttune.views.terminal.keys import EMPTY, ENTER, ESCAPE, Field
 
 POLL_S = 0.5
-"""How often it looks for requests (guess: no slower than a person)."""
+"""Seconds between two looks for new requests (guess: no slower than a person)."""
 ARM_S = 1.0
-"""Keys are not taken so soon after a request appears: they were meant for what stood there before (guess)."""
+"""Keys pressed within this time after a request appears are ignored: they were meant for the one before (guess)."""
 SHOWN_S = 8.0
 """How long the answer to a key stays on the screen (guess: long enough to read)."""
 
@@ -82,7 +82,7 @@ class ApprovalPrompt:
         return self.asked is not None and self.asked.mode != "choose"
 
     def refresh(self, keys: Iterable[str]) -> None:
-        """Look what waits, and take keys that were pressed for it."""
+        """Look for new requests, and carry out the keys that were pressed."""
         if self._clock() - self._polled_s >= POLL_S:
             self._poll()
         for key in keys:

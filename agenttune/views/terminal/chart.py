@@ -1,4 +1,4 @@
-"""The small loss curve."""
+"""The loss curve of the live screen."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def value_range(values: Sequence[float], newest: float) -> tuple[float, float]:
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
-    """Running mean; a non-finite value stays a gap and starts the mean anew."""
+    """Running mean; a non-finite value is a gap after which the mean starts anew."""
     mean, out = math.nan, []
     for value in values:
         if not math.isfinite(value):
@@ -113,7 +113,7 @@ def _draw_dots(evaluations: Sequence[MetricAt], low: float, high: float) -> None
 
 
 def _draw_marks(mark: Marks, curve: Curve, low: float, high: float) -> None:
-    """On the drawn curve, at the bucket of each step; on the upper edge where the loss is not finite."""
+    """Marks on the curve at their steps; on the upper edge where the loss is not finite."""
     levels = [_clip(value, low, high) for value in smoothed(curve.mean)]
     places = [min(bisect.bisect_left(curve.steps, step), len(levels) - 1) for step in mark.steps]
     if places:

@@ -12,7 +12,7 @@ from agenttune.protocol.strict_json import KeyTwice, once
 from agenttune.protocol.text import given
 
 SHOWN_DIGITS = 6
-"""Of a number that is offered for a change: what a person types (guess); untouched it keeps all its digits."""
+"""A number is offered for editing with this many significant digits (guess); left as it is, it keeps all of them."""
 NAMED = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_.]*)=")
 EXAMPLE = "lr=0.001"
 
@@ -36,7 +36,7 @@ class Editable:
         self.offered = self._shown[self.name] if self.name else " ".join(pairs)
 
     def read(self, line: str) -> dict[str, Any]:
-        """What a person made of it; a value that still stands there as it was offered is the exact one.
+        """The arguments in the line; a value that was left as it was offered keeps its exact digits.
 
         Raises:
             UserError: It is not a list of `name=value`, nor the one value that is wanted.
@@ -47,7 +47,7 @@ class Editable:
 
 
 def read_texts(line: str) -> dict[str, str]:
-    """The texts of `name=value`, several between blanks; those inside a JSON value belong to it.
+    """The values in `name=value name=value`, as text; blanks inside a JSON value belong to the value.
 
     Raises:
         UserError: It is not such a list.

@@ -36,7 +36,7 @@ class Keys:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def read(self) -> str:
-        """The keys pressed since the last call, without arrow and function keys; nothing in the background."""
+        """The keys pressed since the last call, without arrow and function keys; none while in the background."""
         if not self._is_foreground():
             return ""  # touching the terminal would stop the process
         self._single()
@@ -68,7 +68,7 @@ class Keys:
 
 
 class NoKeys:
-    """Where nobody can press any."""
+    """Input that is no terminal: there are no keys."""
 
     def read(self) -> str:
         return ""
@@ -99,7 +99,7 @@ class Field:
     is_offered: bool = False
 
     def press(self, key: str) -> Field:
-        """The line after a key; one that means nothing to it changes nothing."""
+        """The line after a key; keys without a meaning here are ignored."""
         if key == BACKSPACE:
             return Field(self.text[:-1])
         if key == CLEAR:

@@ -33,14 +33,14 @@ from agenttune.views.report.cost_lines import cost_words
 
 LOSSES = ("step_loss", "loss")
 BATCH_ROWS = 2000
-"""Rows read at once; a run that writes more between two looks is followed at its newest rows only."""
+"""Rows read at once; of a run that writes faster than that, only the newest rows are read."""
 CURVE_POINTS = 160
 """Points of the loss curve: two for each of 80 columns."""
 CURVE_EVERY_S = 1.0
 AROUND_STEPS = 200
 """Steps before a request that the curve shows while it waits (guess: what a person looks back on)."""
 SPEED_WINDOW = 40
-"""Looks over which the speed is taken: 10 s at four looks a second."""
+"""Readings over which the speed is measured: 10 s at four a second."""
 
 
 @dataclass
@@ -177,7 +177,7 @@ class RunFeed:
         return self._with_cost(event, lines_of(event, self._log.find_command))
 
     def _with_cost(self, event: Event, lines: list[Line]) -> list[Line]:
-        """A decision's first line, with what the calls before it took."""
+        """Adds to a decision's first line what the model calls before it cost."""
         if isinstance(event.body, ModelCalled):
             self._calls.append(event.body.model_copy(update={"messages": [], "answer": None}))
         elif self._calls and lines and _decides(event):

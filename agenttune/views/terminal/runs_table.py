@@ -1,4 +1,4 @@
-"""The list of runs. Facts stand whole on every width; what does not fit beside them goes below."""
+"""The list of runs: no fact is cut at any width; where a row does not fit, it is printed on several lines."""
 
 from __future__ import annotations
 

@@ -26,21 +26,21 @@ from agenttune.views.terminal.run_feed import RunFeed, Snapshot
 
 KEPT_LINES = 200
 MAX_HEIGHT = 34
-"""Taller terminals keep the rest for what was there before."""
+"""Rows that it takes at most; on a taller terminal the earlier output stays visible."""
 SIDE_BY_SIDE = 70
-"""From this width on, the figures stand beside the curve, and below it under this width."""
+"""From this width on, the figures stand beside the curve; on narrower terminals below it."""
 FIGURES_WIDTH = 31
 MAX_CHART_HEIGHT = 14
 ROOMY = 18
-"""Rows that the picture needs before it leaves what stands above it in sight (tried by eye at 80x24)."""
+"""With at least this many rows to spare, the line above stays visible (tried by eye at 80x24)."""
 MARK_WIDTH = 9
 MAX_ROWS = 3
 """Of one line of the list; a longer reason is in the report."""
 LOOKING_S, TYPING_S = 0.25, 0.05
-"""Between two pictures: smooth to the eye and under 1 % of one core (measured); what one types shows sooner."""
+"""Seconds between two frames: smooth to the eye and under 1 % of one core (measured); faster while a person types."""
 LABEL_WIDTH = 11
 QUIET_AFTER_S = 5.0
-"""Without a step for so long, the speed of the past says nothing."""
+"""After so long without a step, the measured speed is not shown."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ def _side_by_side(
 def _stacked(
     now: Snapshot, figures: Sequence[tuple[str, str]], width: int, left: int, marks: Sequence[Marks]
 ) -> tuple[list[RenderableType], int]:
-    """Curve above, figures in running text below, as far as there is room; and the rows they take."""
+    """The curve with the figures as running text below it, as far as there is room; and how many rows that is."""
     rows = Text("  ".join(f"{name.strip()} {value}" for name, value in figures)).wrap(Console(), width)[: left // 3]
     height = min(MAX_CHART_HEIGHT, (left - len(rows)) // 2)
     if height < MIN_HEIGHT:
