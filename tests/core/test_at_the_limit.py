@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agenttune.config import BudgetSettings, GateSettings, ProbationSettings
-from agenttune.gate import Gate, History, Moment, guards_nothing
+from agenttune.gate import Gate, History, Moment, guards_nothing, stale
 from agenttune.protocol.deadlines import Instant
 from agenttune.protocol.events import DatasetRead, KnobState, RunInfo
 from agenttune.protocol.proposals import ApprovalRequest, Author, Change, CommandRecord, Proposal, State, Verdict
@@ -425,7 +425,8 @@ def test_a_plan_that_does_not_fit_is_answered_with_the_limit_that_it_missed(
 
 def test_clamping_is_of_bounds_and_factors_and_of_nothing_else() -> None:
     asked = propose("update_schedule", shape="linear", end_step=50)
-    assert verdict(asked, clamp=True).decided_by == "guardrail:feasible"
+    refusal = verdict(asked, clamp=True)
+    assert (refusal.decision, refusal.decided_by) == ("rejected", "guardrail:feasible")
     assert verdict(propose(lr=0.02), clamp=True, bounds={"lr": [0, 0.015]}).decision == "edited"
 
 
@@ -557,6 +558,23 @@ def test_conditions_know_the_moment_of_the_run() -> None:
     assert condition_holds("now('lr') == 0.01 and to('lr') == 0.02", asked)
     plan = propose("update_schedule", shape="constant", peak_lr=0.03)
     assert condition_holds("to('lr') == 0.03", plan)
+
+
+def test_conditions_know_the_largest_value_of_all_groups() -> None:
+    groups = run([0.01, 0.1], step=50)
+    rule = {"approvers": ["rule"], "approve_if": "to('lr') == 0.2 and now('lr') == 0.1"}
+    assert verdict(propose(lr=0.02), groups, approval=[rule]).decision == "approved"
+
+
+@pytest.mark.parametrize(
+    ("step", "branch", "by"), [(60, "main", None), (61, "main", "clock"), (50, "retry", "restore")]
+)
+def test_a_request_for_a_world_that_is_gone_says_whose_doing_that_was(step: int, branch: str, by: str | None) -> None:
+    asked = propose(lr=0.02, valid_until_step=60)
+    request = ask(asked, approval=[{"approvers": ["human"]}])
+    assert isinstance(request, ApprovalRequest)
+    gone = stale(request, asked, RUN.model_copy(update={"step": step, "branch": branch}))
+    assert (gone.decided_by if gone else None) == by
 
 
 def test_conditions_know_the_goal_metric() -> None:
