@@ -19,23 +19,19 @@ REASON_LETTERS = 600
 
 def answer_schema(shapes: Sequence[ToolShape]) -> dict[str, Any]:
     """JSON schema of `{"reason": ..., "actions": [{"tool": ..., "arguments": ...}]}`."""
-    definitions: dict[str, Any] = {}
-    choices = [_choice(shape, definitions) for shape in shapes]
-    schema = {
+    return {
         "type": "object",
         "properties": {
             "reason": {"type": "string", "maxLength": REASON_LETTERS},
-            "actions": {"type": "array", "maxItems": MOST_ACTIONS, "items": {"anyOf": choices}},
+            "actions": {"type": "array", "maxItems": MOST_ACTIONS, "items": {"anyOf": [*map(_choice, shapes)]}},
         },
         "required": ["reason", "actions"],
         "additionalProperties": False,
     }
-    return {**schema, "$defs": definitions} if definitions else schema
 
 
-def _choice(shape: ToolShape, definitions: dict[str, Any]) -> dict[str, Any]:
+def _choice(shape: ToolShape) -> dict[str, Any]:
     parameters = _bounded({**shape.parameters, "additionalProperties": False})
-    definitions.update(parameters.pop("$defs", {}))  # references in a schema count from its root
     return {
         "type": "object",
         "properties": {"tool": {"type": "string", "enum": [shape.name]}, "arguments": parameters},
