@@ -314,6 +314,8 @@ def test_a_change_that_was_left_behind_and_undone_rests_from_now_on() -> None:
     ruling = verdict(propose(lr=0.011), RUN, History([undone]), probation=ProbationSettings(cooldown_steps=10))
     assert ruling.decided_by == "guardrail:after_revert"
     assert ruling.nearest_allowed == {"based_on_step": 60}
+    off = ProbationSettings(cooldown_steps=0)
+    assert verdict(propose(lr=0.011), RUN, History([undone]), probation=off).decision == "approved"
 
 
 def test_a_cooldown_counts_from_where_a_command_was_applied_and_until_then_from_where_it_was_asked() -> None:
