@@ -23,6 +23,7 @@ from agenttune.protocol.events import BranchStarted, KnobsRead, KnobState, Point
 from agenttune.protocol.proposals import Author, CommandRecord, Principal, Proposal, State
 from agenttune.server.app import create_app
 from agenttune.server.context import Context
+from agenttune.server.pages.rendering import message_page
 from agenttune.server.pages.signed_links import KEY_FILE, Link, find_key, make_key, read, sign
 from agenttune.store.run_log import RunLog
 
@@ -429,6 +430,12 @@ def test_hostile_text_is_only_text(desk: Desk) -> None:
     assert "{{ 7*7 }}" in page.text
     for invisible in "\x1b\x07\x00\u202e\u2066\u200b":
         assert invisible not in html
+
+
+def test_what_a_page_says_of_an_error_is_only_text() -> None:
+    shown = bytes(message_page(404, "Not found", f"no request {HOSTILE}").body).decode()
+    assert "<script>" not in shown
+    assert not set(shown) & set("\x1b\x07\x00\u202e\u2066\u200b")
 
 
 HOSTILE_TEXT = st.text(st.sampled_from("<>&\"'{}%#/=ab \n\x00\x1b\u202e\u2028script-!"), max_size=200)
