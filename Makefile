@@ -19,7 +19,7 @@ ALL := not llm and not browser
 QUICK := $(ALL) and not slow
 
 .DEFAULT_GOAL := run
-.PHONY: run test test-all check test-oldest test-gpu test-llm test-browser bench-core bench-restore bench-rescue bench-agent bench-gate bench-lookahead bench-probation bench-cost format clean
+.PHONY: run test test-all check test-oldest test-gpu test-llm test-browser bench-core bench-restore bench-rescue bench-agent bench-gate bench-lookahead bench-probation bench-cost mutation format clean
 
 run: .venv/.installed
 	$(BIN)/agenttune run config.yaml
@@ -75,6 +75,11 @@ bench-probation: .venv/.installed-dev
 
 bench-cost: .venv/.installed
 	$(BIN)/python -m benchmarks.cost
+
+# Which small faults of a room its quick tests do not notice; a quarter of an hour.
+mutation: .venv/.installed-dev
+	$(BIN)/python -m benchmarks.mutation agenttune/gate --tests tests/core
+	$(BIN)/python -m benchmarks.mutation agenttune/detectors agenttune/policy --tests tests/policy tests/llm_policy
 
 format: .venv/.installed-dev
 	$(BIN)/ruff format .
