@@ -504,6 +504,19 @@ def test_groups_at_a_rate_of_zero_keep_the_ratio_that_they_had() -> None:
     assert verdict(plan, groups, bounds={"lr": [0, 0.05]}).decided_by == "guardrail:bounds"
 
 
+@pytest.mark.parametrize(("lr", "is_allowed"), [(0.011, False), (0.01, True), (0.0099, True), (0.005, True)])
+def test_a_group_that_is_above_its_bound_already_may_stay_or_come_down(lr: float, is_allowed: bool) -> None:
+    """Its rate is ten times the one that is asked for, and twice the bound."""
+    groups = run([0.01, 0.1], step=50)
+    assert passes(groups, propose(lr=lr), bounds={"lr": [0, 0.05]}) is is_allowed
+
+
+def test_a_plan_for_groups_of_which_nothing_is_known_gives_all_the_same_rate() -> None:
+    groups, plan = standing_still(0.0, 0.0), propose("update_schedule", shape="constant", peak_lr=0.01)
+    assert verdict(plan, groups, bounds={"lr": [0, 0.05]}).decision == "approved"
+    assert verdict(plan, groups, bounds={"lr": [0, 0.005]}).nearest_allowed == {"peak_lr": pytest.approx(0.005)}
+
+
 def test_a_group_that_lacks_a_value_is_not_compared() -> None:
     """Groups of unlike optimizers: one of them has no weight decay."""
     info = run([0.01, 0.01], step=50)
