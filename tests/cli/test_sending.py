@@ -106,7 +106,7 @@ def test_nobody_answers_and_the_command_waits(live: Path) -> None:
         (("latest", "update_optimizer", "--lr", "NaN"), "finite"),
         (("latest", "update_optimizer", "--betas", "0.9,0.99"), "is no JSON"),
         (("latest", "update_optimizer"), "nothing to change"),
-        (("nope", "pause_training"), "no run 'nope'; there are: r1"),
+        (("nope", "pause_training"), "no run 'nope' in runs; there are: r1"),
         (("latest", '{"kind": "set_knob", "name": 3}'), "set_knob.name"),
         (("latest", "{"), "no JSON object"),
     ],

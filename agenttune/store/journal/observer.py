@@ -55,6 +55,7 @@ def _notes(log: RunLog) -> list[str]:
     """The newest remarks of operators; what agents and the system note is not for policies to obey."""
     noted = log.commands(State.APPLIED, State.KEPT, principal="operator", limit=HISTORY, newest=True)
     notes = [(c.proposal.command, c.proposal.author.name) for c in noted]
+    # By class: a note is the one command whose text is for the policy to read.
     texts = [f"{name}: {command.text}" for command, name in notes if isinstance(command, AddNote)]
     return [text[:NOTE_CHARACTERS] for text in texts[-NOTES:]]
 

@@ -108,7 +108,7 @@ class Entry(Record):
     @property
     def is_housekeeping(self) -> bool:
         """A snapshot that the trainer took by itself, to go back to if need be."""
-        proposal = self.record.proposal
+        proposal = self.record.proposal  # by class: what the trainer takes back by itself is told
         return proposal.author.principal == "trainer" and isinstance(proposal.command, SaveCheckpoint)
 
     @property
