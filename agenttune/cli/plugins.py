@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from agenttune.config.plugins import Kind, PluginUse
 
-BASES = {"Policy": "policy", "Detector": "detector", "Approver": "approver", "Channel": "channel", "Adapter": "adapter"}
+BASES = {"Policy": "policy", "Detector": "detector", "Approver": "approver", "Channel": "channel"}
 """What a class in a file extends -> what it is. Files are read for this, not run."""
-BASES |= {"LoopAdapter": "adapter"}
+BASES |= {"PlainAdapter": "adapter"}
 SKIPPED = ("type", "description", "gate")
 
 

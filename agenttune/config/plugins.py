@@ -158,7 +158,9 @@ def find_class(use: PluginUse, base: type[Any], injected: Sequence[str] = ()) ->
         name = getattr(found, "__name__", repr(found))
         raise use.problem(f"{name} is no {use.kind}: it must be a class that extends {public_name(base)}")
     try:
-        parameters = parameters_of(found, injected, use.kind == "policy")
+        # An adapter is made by the loop, of what is in memory there.
+        takes_settings = use.kind != "adapter"
+        parameters = parameters_of(found if takes_settings else object, injected, use.kind == "policy")
     except (TypeError, ValueError, NameError) as error:
         raise use.problem(f"the parameters of {found.__name__} cannot be read: {error}") from None
     file = getattr(sys.modules.get(found.__module__), "__file__", None)
@@ -168,9 +170,10 @@ def find_class(use: PluginUse, base: type[Any], injected: Sequence[str] = ()) ->
 
 def public_name(base: type[Any]) -> str:
     """Where users import a base class from: `agenttune.policy.Policy`."""
-    module = base.__module__.rpartition(".")[0]
-    public = importlib.import_module(module)
-    return f"{module if getattr(public, base.__name__, None) is base else base.__module__}.{base.__name__}"
+    parts = base.__module__.split(".")
+    packages = [".".join(parts[:count]) for count in range(len(parts) - 1, 0, -1)]
+    public = (package for package in packages if getattr(sys.modules.get(package), base.__name__, None) is base)
+    return f"{next(public, base.__module__)}.{base.__name__}"
 
 
 def _split(use: PluginUse) -> tuple[Path, str]:

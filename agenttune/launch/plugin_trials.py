@@ -106,6 +106,6 @@ def find_plugin(use: PluginUse) -> PluginClass:
         return find_class(use, Approver)
     if use.kind == "channel":
         return find_class(use, Channel)
-    from agenttune.trainer.adapter import Adapter  # loads torch, seconds that nobody else here needs
+    from agenttune.trainer import PlainAdapter  # loads torch, seconds that nobody else here needs
 
-    return find_class(use, Adapter)
+    return find_class(use, PlainAdapter)

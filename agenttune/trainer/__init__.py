@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from agenttune.trainer.integrations.hf_trainer import make_interactive
     from agenttune.trainer.integrations.lightning_callback import LightningCallback
     from agenttune.trainer.integrations.loop_run import TrainingStopped
+    from agenttune.trainer.integrations.plain_adapter import PlainAdapter
     from agenttune.trainer.integrations.plain_loop import PlainSession
     from agenttune.trainer.options import Options
     from agenttune.trainer.session import Session
@@ -24,6 +25,7 @@ __all__ = [
     "LightningCallback",
     "Options",
     "PatchedLoop",
+    "PlainAdapter",
     "PlainSession",
     "Session",
     "TrainingStopped",
@@ -36,6 +38,7 @@ _HOMES = {
     "LightningCallback": "integrations.lightning_callback",
     "Options": "options",
     "PatchedLoop": "integrations.autopatch",
+    "PlainAdapter": "integrations.plain_adapter",
     "PlainSession": "integrations.plain_loop",
     "Session": "session",
     "TrainingStopped": "integrations.loop_run",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from agenttune.config.plugins import PluginUse, find_class
 from agenttune.errors import UserError
 from agenttune.trainer.integrations.batches import Batches
 from agenttune.trainer.integrations.logged_metrics import Given, Number, taken
@@ -37,6 +39,7 @@ def session(
     evaluate: Evaluate | None = None,
     max_steps: int | None = None,
     scaler: Any = None,
+    adapter: type[PlainAdapter] | str = PlainAdapter,
     name: str | None = None,
     options: Options | None = None,
 ) -> PlainSession:
@@ -64,11 +67,14 @@ def session(
             gradients. Afterwards random states and modes are put back.
         max_steps: The step at which `step` says to stop. Without it, the loop ends as it likes.
         scaler: The gradient scaler of mixed precision, where there is one; checkpoints keep its state.
+        adapter: How the loop is spoken to where it differs from a plain one: a class that extends
+            `agenttune.trainer.PlainAdapter`, or what names one (`./mine.py:Mine`, or an installed name).
         name: The run's id is this name with the time of its start.
         options: Where to record, and whether to start a control server.
 
     Raises:
         UserError: An argument is of the wrong kind.
+        ConfigError: `adapter` names no adapter.
     """
     if not isinstance(optimizer, Optimizer):
         raise UserError(f"optimizer is a {type(optimizer).__name__}, not a torch.optim.Optimizer", field="optimizer")
@@ -76,9 +82,19 @@ def session(
         raise UserError(f"model is a {type(model).__name__}, not a torch.nn.Module", field="model")
     if max_steps is not None and max_steps < 1:
         raise UserError(f"max_steps is a number of steps from 1 on, not {max_steps}", field="max_steps")
+    made = _adapter_class(adapter)(model, optimizer, scheduler, dataset, evaluate, max_steps, scaler)
     if name is not None:
         options = dataclasses.replace(options or Options(), run_name=name)
-    return PlainSession(PlainAdapter(model, optimizer, scheduler, dataset, evaluate, max_steps, scaler), options)
+    return PlainSession(made, options)
+
+
+def _adapter_class(adapter: type[PlainAdapter] | str) -> type[PlainAdapter]:
+    if isinstance(adapter, str):
+        found: type[PlainAdapter] = find_class(PluginUse("adapter", adapter, (Path.cwd(),)), PlainAdapter).cls
+        return found
+    if not (isinstance(adapter, type) and issubclass(adapter, PlainAdapter)):
+        raise UserError(f"adapter is {adapter!r:.80}, not a class that extends PlainAdapter", field="adapter")
+    return adapter
 
 
 class PlainSession(Offers):
