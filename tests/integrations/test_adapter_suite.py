@@ -77,7 +77,7 @@ class TestAdapterOfAStranger(AdapterTestCase):
             batches, losses = epochs(loader_of(Points(64)), STEPS), list[float]()
             if options is None:
                 return [update(model, optimizer, scheduler, batch).item() for batch in batches]
-            parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+            parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
             with agenttune.session(**parts, max_steps=STEPS, adapter=reference, options=options) as s:
                 for batch in batches:
                     losses.append(update(model, optimizer, scheduler, batch).item())
