@@ -55,7 +55,7 @@ class TestOurLoops(AdapterTestCase):
         def run(options: Options | None, at_step: Callable[[int], None]) -> Sequence[float]:
             torch.manual_seed(7)
             driver = loop()
-            runs_dir = tmp_path / "runs" if options is None else Path(options.runs_dir)
+            runs_dir = tmp_path / "runs" if options is None else Path(str(options.runs_dir))
             trained = Trained(driver.model(), Witness(), runs_dir, held={"temperature": 1.0})
             desk: Any = Asking(runs_dir, at_step)
             driver._train(trained, desk, runs_dir.parent, driver.dataset(), options is not None)
