@@ -89,7 +89,8 @@ rules:
 
 `when` is an expression. Under `do`, `command` is the kind and the rest its fields: values as they are, or an
 expression after `=`. In `because`, `{...}` is filled in, with Python's format after the colon. `cooldown_steps`,
-`max_times` and `valid_for_steps` may be left out. `agenttune check` finds mistakes with file, line and key.
+`max_times` and `valid_for_steps` may be left out. `agenttune check` finds mistakes with file, line and key. Findings
+of your own detectors ([extending.md](extending.md)) are asked for in the same way: `found.name`, `since.name`.
 
 | name | meaning |
 |---|---|

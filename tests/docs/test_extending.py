@@ -1,0 +1,114 @@
+"""The page on extending tells what is true: each of its examples is checked, tested by its suite, and at work."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from agenttune.config import load_config
+from agenttune.launch import make_plan
+from agenttune.policy.base import PolicyContext
+from agenttune.policy.load import load_policy
+from agenttune.policy.plugins import find_detector
+from agenttune.store.run_log import list_runs
+from agenttune.testing.conformance import ApproverTestCase, ChannelTestCase, DetectorTestCase, PolicyTestCase
+from agenttune.trainer import Options
+from docs.generate import DOCS
+from tests.cli.conftest import environment
+from tests.trainer.conftest import Points, TinyModel
+
+BLOCK = re.compile(r"^```(?:python|yaml|toml)\n# ([\w./]+)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+TEXT = (DOCS / "extending.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The page's files; of `config.yaml` the last one."""
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "train.py").write_text("", encoding="utf-8")
+    for name, text in BLOCK.findall(TEXT):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def made(folder: Path, kind: str, reference: str) -> Callable[..., object]:
+    from agenttune.config.plugins import PluginUse
+    from agenttune.launch.plugin_trials import find_plugin
+
+    found = find_plugin(PluginUse(kind, reference, (folder,)))  # type: ignore[arg-type]
+    return found.cls
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_each_config_file_is_fine(folder: Path, number: int) -> None:
+    configs = [text for name, text in BLOCK.findall(TEXT) if name == "config.yaml"]
+    (folder / "config.yaml").write_text(configs[number], encoding="utf-8")
+    plan = make_plan(folder / "config.yaml")
+    assert plan.broken_plugins == []
+    assert len(configs) == 3
+
+
+def test_the_policy_file_wraps_the_policy_with_its_parameter(folder: Path) -> None:
+    policy = load_policy("mine", PolicyContext(folder, environ={}))
+    assert policy.name == "mine"
+    assert policy.parts[0].inner.factor == 0.3  # type: ignore[attr-defined]
+
+
+class TestPolicy(PolicyTestCase):
+    @pytest.fixture
+    def make_policy(self, folder: Path) -> Callable[[], object]:
+        return made(folder, "policy", "./halve.py:Halve")
+
+
+class TestDetector(DetectorTestCase):
+    finds_in = ()
+
+    @pytest.fixture
+    def make_detector(self, folder: Path) -> Callable[[], object]:
+        return made(folder, "detector", "./rough.py:RoughGradients")
+
+
+class TestApprover(ApproverTestCase):
+    @pytest.fixture
+    def make_approver(self, folder: Path) -> Callable[[], object]:
+        return made(folder, "approver", "./careful.py:Careful")
+
+
+class TestChannel(ChannelTestCase):
+    @pytest.fixture
+    def channel(self, folder: Path) -> object:
+        return made(folder, "channel", "./to_file.py:ToFile")(str(folder / "told.txt"))
+
+
+def test_the_adapter_trains(folder: Path, tmp_path: Path) -> None:
+    module: dict[str, object] = {}
+    exec((folder / "own_loop.py").read_text(encoding="utf-8"), module)
+    model = TinyModel()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batches = list(torch.utils.data.DataLoader(Points(16), batch_size=4))
+    train = module["train"]
+    assert callable(train)
+    train(model, optimizer, batches, options=Options(runs_dir=tmp_path / "runs", server=False))
+    [info] = list_runs(tmp_path / "runs")
+    assert (info.status, info.step) == ("finished", 4)
+
+
+def test_the_suite_of_the_page_runs_as_it_stands(folder: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_halve.py"]
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_detector_is_what_its_rules_call_it(folder: Path) -> None:
+    from agenttune.config.plugins import PluginUse
+
+    assert find_detector(PluginUse("detector", "./rough.py:RoughGradients", (folder,))).cls.name == "rough_gradients"
+    assert "found.rough_gradients" in TEXT
+    assert load_config(folder / "config.yaml").notify.channels
