@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -94,7 +96,8 @@ def replay(
     from agenttune.replay.replay_screen import print_replay
 
     recording = read_recording(_path_of(run, runs_dir), _pairs(tag or []))
-    replayed = _replay(recording, policy, _settings(config), config, every, window, allow_calls)
+    with contextlib.redirect_stdout(sys.stderr):  # what a policy of the user's own prints is no part of the answer
+        replayed = _replay(recording, policy, _settings(config), config, every, window, allow_calls)
     if json_:
         typer.echo(replayed.outcome.model_dump_json(indent=2))
     else:

@@ -28,6 +28,7 @@ from agenttune.replay.replay_control import Admitted
 from agenttune.replay.transcripts import transcripts_of
 from agenttune.store.run_log import RunLog
 from tests.cli.conftest import agenttune
+from tests.plugin_files import write_plugins
 from tests.policy.conftest import decay
 from tests.replay.conftest import EVERY_STEP, changes_of, diverging, history, steer, write_state
 
@@ -276,6 +277,17 @@ def test_replay_on_the_command_line(tmp_path: Path, runs_dir: Path) -> None:
     assert found["wanted"][0]["kind"] == "update_optimizer"
     idle = agenttune("replay", "out", "--policy", "noop", cwd=tmp_path)
     assert "It would have done nothing." in idle.out
+
+
+def test_a_policy_of_the_users_own_is_replayed_and_what_it_prints_is_not_in_the_answer(tmp_path: Path) -> None:
+    write_plugins(tmp_path)
+    write_state(tmp_path / "s.json", history(diverging()))
+    plain = agenttune("replay", "s.json", "--policy", "./mine.py:Plain", "--json", cwd=tmp_path)
+    assert json.loads(plain.out)["wanted"] == []
+    halve = json.loads(agenttune("replay", "s.json", "--policy", "./mine.py:Halve", "--json", cwd=tmp_path).out)
+    assert [wanted["kind"] for wanted in halve["wanted"]][:1] == ["update_optimizer"]
+    raises = json.loads(agenttune("replay", "s.json", "--policy", "./mine.py:Raises", "--json", cwd=tmp_path).out)
+    assert "the policy failed" in " ".join(raises["notes"])
 
 
 @pytest.mark.parametrize(
