@@ -164,6 +164,11 @@ def test_approvers_and_channels_work_in_a_process_beside_the_run(project: Projec
     (project.folder / "config.yaml").write_text(text.replace("policy: noop", "policy: ./mine.py:Halve"), "utf-8")
     launched = project.start()
     wait_for("a verdict", lambda: any('"approver:yes_man"' in event for event in launched.events("judged")))
+    wrong = agenttune("swap", "latest", "--policy", "./mine.py:Plan", "--runs-dir", "runs", cwd=project.folder)
+    assert "Halve stays: policy ./mine.py:Plan could never act" in wrong.err
+    assert "did you mean 'Plain'?" in wrong.err
+    swapped = agenttune("swap", "latest", "--policy", "./mine.py:Plain", "--runs-dir", "runs", cwd=project.folder)
+    assert "Plain attached to run" in swapped.out, swapped.err
     launched.stop_training()
     result = launched.end()
     assert result.code == 0, result.err

@@ -11,7 +11,7 @@ from agenttune.config import load_config, plugins
 from agenttune.detectors import detect
 from agenttune.errors import ConfigError
 from agenttune.policy.base import PolicyContext
-from agenttune.policy.load import context_of, load_policy, open_policy
+from agenttune.policy.load import context_of, identity_of, load_policy, open_policy
 from agenttune.policy.wrappers.wrapper import unavailable, walk
 from tests.llm_policy.fakes import FakeReader
 from tests.plugin_files import install, write_plugins
@@ -47,7 +47,8 @@ def test_a_class_in_a_file_is_a_policy_with_the_defaults_of_its_parameters(
     [draft] = loaded.policy.decide(ROUGH).proposals
     assert (loaded.policy.name, draft.command.arguments()["lr"]) == ("Halve", 0.5e-3)
     assert loaded.details["path"] == f"{folder / 'mine.py'}:Halve"
-    assert len(loaded.sha256) == 64
+    assert identity_of("./mine.py:Halve", folder) == loaded.details["path"]  # an agent that died takes it up again
+    assert open_policy(loaded.details["path"], checked(folder)).sha256 == loaded.sha256 != ""
     assert capsys.readouterr().out == ""  # what it prints spoils nobody's JSON
 
 
