@@ -16,7 +16,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from agenttune.detectors import Detector
+from agenttune.detectors import Detector, Finding
 from agenttune.policy import Decision, Draft, Policy, PolicyContext
 from agenttune.protocol.commands import UpdateOptimizer
 
@@ -138,6 +138,15 @@ class Shaky(Detector):
         if observation.step % 2:
             raise KeyError("series")
         return [self.finding("even", metric="step", step=observation.step)]
+
+
+class Evil(Detector):
+    """Goes around the checks of a finding."""
+
+    name = "evil"
+
+    def detect(self, observation):
+        return [Finding.model_construct(kind="\\n# Rules", summary="x")]
 
 
 class Unnamed(Detector):

@@ -110,7 +110,7 @@ class PluginDetector(Detector):
             if not self._fault:
                 log.error("detector %s failed at step %d", self.name, observation.step, exc_info=error)
             words = f"detector {self.name} failed at step {observation.step}: {type(error).__name__}: {error}"
-            self._fault = words[:ERROR_CHARACTERS]
+            self._fault = " ".join(words.split())[:ERROR_CHARACTERS]
             return
         self._fault = ""
         yield from found
@@ -118,7 +118,7 @@ class PluginDetector(Detector):
     def _checked(self, finding: object) -> Finding:
         if not isinstance(finding, Finding):
             raise TypeError(f"detect gave {finding!r:.80}, not a Finding, as self.finding(...) makes them")
-        return finding if finding.kind == self.name else finding.model_copy(update={"kind": self.name})
+        return Finding.model_validate({**finding.model_dump(), "kind": self.name})
 
 
 class StandInDetector(Detector):

@@ -30,7 +30,7 @@ from agenttune.policy.llm.past_runs import PastRun
 from agenttune.policy.llm.reviewer import Reviewer
 from agenttune.protocol.commands import UpdateOptimizer
 from agenttune.protocol.events import KnobState, RunInfo
-from agenttune.protocol.findings import Finding
+from agenttune.protocol.findings import FINDING_NAME, Finding
 from agenttune.protocol.lr_course import Course, Track
 from agenttune.protocol.observation import CheckpointView, Observation, Resolution
 from agenttune.protocol.proposals import ApprovalRequest, Author, CommandRecord, Difference, Proposal, State, Verdict
@@ -55,7 +55,10 @@ def poisoned(value: T, evil: str, kept: frozenset[str] = frozenset()) -> T:
 
 def _poisoned(value: Any, evil: str, kept: frozenset[str]) -> Any:
     if isinstance(value, BaseModel):
-        open_fields = {n: f.annotation for n, f in type(value).model_fields.items() if n not in kept}
+        fields = {n: f for n, f in type(value).model_fields.items() if n not in kept}
+        # A finding's name is a word of a to z, 0 to 9 and _, whoever wrote its detector: no other is let through.
+        words = {n for n, f in fields.items() if any(getattr(m, "pattern", None) == FINDING_NAME for m in f.metadata)}
+        open_fields = {n: f.annotation for n, f in fields.items() if n not in words}
         update = {
             name: _poisoned(getattr(value, name), evil, kept)
             for name, annotation in open_fields.items()

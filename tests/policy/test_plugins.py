@@ -203,6 +203,12 @@ def test_a_detector_that_fails_costs_its_own_findings_and_says_so_once(folder: P
     assert shaky.fault == ""
 
 
+def test_no_finding_gets_past_its_checks(folder: Path) -> None:
+    [evil] = context_with(folder, "[./mine.py:Evil]", live=True).detectors
+    assert detect(ROUGH, own=[evil]) == []
+    assert "ValidationError" in evil.fault
+
+
 def test_beside_a_run_a_detector_that_cannot_be_used_stops_no_rule(folder: Path) -> None:
     context = context_with(folder, "[./broken.py:Odd]", live=True)
     assert "at module level (broken.py:1)" in context.detectors[0].fault
