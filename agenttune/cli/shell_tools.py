@@ -28,17 +28,8 @@ FAILED, REFUSED = 1, 2
 """Exit codes of `send`: the trainer could not; the gate said no. 0: applied, or on its way."""
 REST = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 """The options of a command are known only once its name is, so they are read in a second go."""
-SHOWN = {
-    "metrics": "get_metrics",
-    "findings": "get_findings",
-    "optimizer": "get_optimizer",
-    "model": "get_model_tree",
-    "dataset": "get_dataset",
-    "checkpoints": "list_checkpoints",
-    "branches": "list_branches",
-    "history": "get_history",
-}
-"""As `tools.reads.WHAT`, which takes a moment to load."""
+SHOWN = ("metrics", "findings", "optimizer", "model", "dataset", "checkpoints", "branches", "history")
+"""The words of the read tools, which take a moment to load."""
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the beginning of one, or `latest`.")]
 Help = Annotated[bool, typer.Option("--help", help="Show this, or after a command's name its options.")]
 
@@ -91,15 +82,15 @@ def show(
 ) -> None:
     """Show what a tool would read of a run, such as: agenttune show latest metrics --metric step_loss."""
     from agenttune.control.reader import ControlReader
-    from agenttune.llm.tools import READS
+    from agenttune.llm.tools.read_tools import READS, WHAT
 
     if help_ or not run or not what:
-        _help(context, _parser(what, READS[SHOWN[what]].shape().parameters) if what in SHOWN else None, help_)
+        _help(context, _parser(what, READS[WHAT[what]].shape().parameters) if what in SHOWN else None, help_)
     if what not in SHOWN:
         raise UserError(f"nothing called {what!r:.80} to show; there are: {', '.join(SHOWN)}", allowed=list(SHOWN))
     from agenttune.llm.tools.toolbox import checked
 
-    read = READS[SHOWN[what]]
+    read = READS[WHAT[what]]
     given = _parsed(what, read.shape().parameters, context.args)
     with open_control(url, runs_dir) as control:
         answer = checked(what, read, given).answer(ControlReader(control, choose_run(control, run), is_operators=True))

@@ -1,7 +1,10 @@
-"""The only door to a trainer: submit, observe, follow, decide, record.
+"""The one interface to runs: read, submit, decide, record.
 
-`Control` is what the agent loop, the page and the command line see. `LocalControl` works on the runs folder itself;
-`HttpControl` (`http.py`) asks a control server, which uses a `LocalControl`. One gate serves all.
+`Control` (`control.py`) is what the agent loop, the server's routes, the views and the command line use. `LocalControl`
+works on the runs folder itself; `HttpControl` (`http.py`) asks a control server, which uses a `LocalControl`. So every
+proposal passes the same gate. The reads are those of `protocol/reads.py`; `answers.py` answers them from the log.
+
+May know `gate/` and `store/`; knows nothing of who uses it.
 """
 
 from agenttune.control.control import AgentRecord, Control, Decision

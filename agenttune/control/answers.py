@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import singledispatch
 from typing import Any
 
-from agenttune.control.judging import Ruling
 from agenttune.control.reader import find_layer
 from agenttune.control.run_context import existing_checkpoints, told
+from agenttune.control.run_gate import RunGate
 from agenttune.control.run_logs import RunLogs
 from agenttune.gate import Gate
 from agenttune.protocol.events import BranchStarted, Curve, DatasetRead, Event, ModelRead, RunInfo
@@ -56,9 +56,9 @@ def answer(query: RunQuery[Any], logs: RunLogs, run_id: str) -> Any:
     raise TypeError(f"no function answers {type(query).__name__}")
 
 
-def ruling(logs: RunLogs, run_id: str) -> Ruling:
+def run_gate(logs: RunLogs, run_id: str) -> RunGate:
     """The gate over a run as it stands now."""
-    return Ruling(logs.log(run_id), logs.info(run_id), logs.now())
+    return RunGate(logs.log(run_id), logs.info(run_id), logs.now())
 
 
 @answer.register
@@ -160,4 +160,4 @@ def _command(query: CommandQuery, logs: RunLogs, run_id: str) -> CommandRecord:
 
 @answer.register
 def _pending(query: PendingQuery, logs: RunLogs, run_id: str) -> Commands:
-    return Commands(commands=ruling(logs, run_id).pending())
+    return Commands(commands=run_gate(logs, run_id).pending())

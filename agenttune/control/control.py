@@ -1,4 +1,4 @@
-"""What can be done to runs, wherever they are: the agent loop, the page and the command line see nothing else."""
+"""The interface to runs, wherever they are; the agent loop, the server and the command line use nothing else."""
 
 from __future__ import annotations
 

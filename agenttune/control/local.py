@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from typing import cast
 
-from agenttune.control.answers import answer, ruling
+from agenttune.control.answers import answer, run_gate
 from agenttune.control.control import AgentRecord, Control, Decision
-from agenttune.control.judging import no_verdict
 from agenttune.control.reader import measure
+from agenttune.control.run_gate import no_verdict
 from agenttune.control.run_logs import RunLogs
 from agenttune.errors import RunEnded, StoreFault, UserError
 from agenttune.gate import person
@@ -27,8 +27,8 @@ class LocalControl(RunLogs, Control):
         return found
 
     def submit(self, run_id: str, proposal: Proposal) -> CommandRecord:
-        now = ruling(self, run_id)
-        log, info = now.log, now.info
+        gate = run_gate(self, run_id)
+        log, info = gate.log, gate.info
         if not info.is_live:
             known = log.find_command(proposal.command_id)
             if known is not None:
@@ -38,24 +38,24 @@ class LocalControl(RunLogs, Control):
                 field="run_id",
                 allowed=self._live_runs(),
             )
-        now.limit_rate(proposal)
-        record = log.submit(proposal, now.judge(proposal))
+        gate.limit_rate(proposal)
+        record = log.submit(proposal, gate.judge(proposal))
         if record.state in (State.PROPOSED, State.QUEUED):
-            now.supersede(record)
+            gate.supersede(record)
         return record
 
     def _live_runs(self) -> list[str]:
         return [info.run_id for info in self.runs() if info.is_live]
 
     def dry_run(self, run_id: str, proposal: Proposal) -> Verdict:
-        judged = ruling(self, run_id).judge(proposal)
+        judged = run_gate(self, run_id).judge(proposal)
         if isinstance(judged, Verdict):
             return judged
         reason = f"would wait for {judged.asked} ({judged.rule})"
         return Verdict(decision="approved", decided_by="guardrails", reason=reason)
 
     def decide(self, run_id: str, command_id: str, decision: Decision) -> CommandRecord:
-        return ruling(self, run_id).decide(command_id, decision)
+        return run_gate(self, run_id).decide(command_id, decision)
 
     def end_standing_approval(self, run_id: str, kind: str, author: Author) -> list[StandingApproval]:
         log = self.log(run_id)

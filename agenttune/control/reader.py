@@ -1,4 +1,4 @@
-"""One run of a control, read only; and what becomes of a command, where the answer has to be waited for."""
+"""Reading one run of a control, and waiting for what the trainer answers to a command."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from agenttune.protocol.proposals import Author, CommandRecord, Proposal, State,
 from agenttune.protocol.reads import MAX_WAIT_S, Checkpoints, CommandQuery, Model, ModelQuery, R, RunQuery
 
 READER = Author(principal="viewer", name="reader")
-"""Asks the trainer to measure, which changes nothing."""
+"""The author of commands that only ask the trainer to measure."""
 
 
 class ControlReader:

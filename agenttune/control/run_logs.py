@@ -192,7 +192,7 @@ class RunLogs:
         return [path.parent.name for path in self.runs_dir.glob(f"*/{LOG_NAME}")]
 
     def index_runs(self) -> None:
-        """Bring the curves' caches of all runs up to date, so that no client waits for it."""
+        """Bring the cached curves of all runs up to date, so that no client waits for them."""
         for run_id in self.run_ids():
             if run_id in self._indexed:
                 continue

@@ -38,7 +38,7 @@ class Presence:
         return 0.0 if self._active else self._clock() - self._quiet_since
 
     def touch(self) -> None:
-        """Start counting anew: there is another reason to stay."""
+        """Begin to count the quiet time again."""
         self._quiet_since = self._clock()
 
     def middleware(self, app: ASGIApp) -> ASGIApp:

@@ -198,7 +198,7 @@ def _body_fields(connection: HTTPConnection) -> list[str]:
 
 
 class CrashGuard:
-    """ASGI middleware: an error that nobody foresaw is logged and answered, and an HTTP connection stays usable."""
+    """ASGI middleware: an unexpected error is logged and answered, and the HTTP connection stays usable."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -41,7 +41,7 @@ STOP_PATIENCE_S = 0.5
 LAST_WORDS_S = 3.0
 """A message that waits to be sent when the server is told to end gets so long; whoever ends it waits 5 s."""
 INDEX_INTERVAL_S = 2.0
-"""Between two rounds of keeping curves ready; a request takes in what is newer (guess)."""
+"""Between two updates of the cached curves; a request adds what is newer (guess)."""
 LINGER_CHECKS = 4
 """Looks per `linger_s` at whether it is time to end."""
 MIN_CHECK_S, MAX_CHECK_S = 0.05, 5.0

@@ -146,7 +146,7 @@ def test_options_are_documented(tmp_path: Path) -> None:
 
 
 def test_every_read_tool_can_be_shown(live: Path) -> None:
-    assert SHOWN == WHAT
+    assert list(SHOWN) == list(WHAT)
     assert set(WHAT.values()) == set(READS)
     for what in SHOWN:
         shown = agenttune("show", "latest", what, cwd=live)

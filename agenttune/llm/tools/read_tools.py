@@ -42,10 +42,16 @@ Few = Annotated[Int, Field(ge=1, le=50)]
 
 
 class Read(BaseModel):
-    """Arguments of a read tool. Unknown fields are refused."""
+    """Arguments of a read tool. Unknown fields are refused.
+
+    Attributes:
+        tool: Its name, for clients that are offered a tool for each read.
+        word: What is read, for `read` of language models and `show` of the command line.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     tool: ClassVar[str]
+    word: ClassVar[str]
 
     def answer(self, reader: RunReader) -> str:
         """JSON of bounded size."""
@@ -65,6 +71,7 @@ class GetMetrics(Read):
     """
 
     tool = "get_metrics"
+    word = "metrics"
     metric: Annotated[Text, Field(min_length=1, max_length=MAX_TEXT)] | None = Field(None, description="Its name.")
     first_step: Step = Field(0, description="From this step on.")
     last_step: Step | None = Field(None, description="Up to this step. Default: the newest.")
@@ -92,6 +99,7 @@ class GetFindings(Read):
     """What the detectors saw, newest last: divergence, spikes, plateaus, non-finite values, overfitting."""
 
     tool = "get_findings"
+    word = "findings"
     limit: Few = Field(10, description="At most so many, the newest.")
 
     def answer(self, reader: RunReader) -> str:
@@ -104,6 +112,7 @@ class GetOptimizer(Read):
     """Every value that can be tuned: base (what the schedule scales) and effective, unit, bounds, and by what tool."""
 
     tool = "get_optimizer"
+    word = "optimizer"
 
     def answer(self, reader: RunReader) -> str:
         knobs = [knob.model_dump(mode="json", exclude_none=True) for knob in reader.read(KnobsQuery()).knobs]
@@ -114,6 +123,7 @@ class GetModelTree(Read):
     """The model's layers: parameters, how many are trained, what can be done to each; with `norms`, measured now."""
 
     tool = "get_model_tree"
+    word = "model"
     layer: Text = Field("", max_length=512, description="Only this layer and what is in it. Default: the whole model.")
     norms: Bool = Field(False, description="Also the norms of weights and last gradients; asks the trainer.")
     depth: Annotated[Int, Field(ge=0, le=8)] = Field(2, description="Levels below `layer` that are shown.")
@@ -131,6 +141,7 @@ class GetDataset(Read):
     """The training dataset: type, size, and the parameters that can be changed."""
 
     tool = "get_dataset"
+    word = "dataset"
 
     def answer(self, reader: RunReader) -> str:
         dataset = reader.read(DatasetQuery()).dataset
@@ -143,6 +154,7 @@ class ListCheckpoints(Read):
     """Checkpoints that still exist, newest last, with the goal metric as last evaluated before each."""
 
     tool = "list_checkpoints"
+    word = "checkpoints"
     limit: Few = Field(20, description="At most so many, the newest.")
 
     def answer(self, reader: RunReader) -> str:
@@ -154,6 +166,7 @@ class ListBranches(Read):
     """The run's branches: each going back to a checkpoint began one."""
 
     tool = "list_branches"
+    word = "branches"
 
     def answer(self, reader: RunReader) -> str:
         found = [branch.model_dump(mode="json", exclude={"kind"}) for branch in reader.read(BranchesQuery()).branches]
@@ -164,6 +177,7 @@ class GetHistory(Read):
     """What was tried in this run and what came of it: state, verdict, change, effect against the forecast."""
 
     tool = "get_history"
+    word = "history"
     limit: Few = Field(10, description="At most so many, the newest.")
 
     def answer(self, reader: RunReader) -> str:
@@ -188,16 +202,7 @@ READS: dict[str, type[Read]] = {
 }
 
 
-WHAT: dict[str, str] = {
-    "metrics": GetMetrics.tool,
-    "findings": GetFindings.tool,
-    "optimizer": GetOptimizer.tool,
-    "model": GetModelTree.tool,
-    "dataset": GetDataset.tool,
-    "checkpoints": ListCheckpoints.tool,
-    "branches": ListBranches.tool,
-    "history": GetHistory.tool,
-}
+WHAT: dict[str, str] = {read.word: read.tool for read in READS.values()}
 """What can be read, by a word."""
 
 

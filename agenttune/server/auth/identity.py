@@ -45,7 +45,7 @@ class Identity:
         return self.runs == (glob.escape(run_id),)
 
     def author(self, principal: Principal | None = None, name: str = "") -> Author:
-        """As whom this one writes into the log; by default as what it is."""
+        """The author of what this identity writes into the log; by default of its own role."""
         return Author(principal=principal or self.principal, name=name or self.name or NAMELESS, via=self.via)
 
 

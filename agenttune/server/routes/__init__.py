@@ -1,4 +1,4 @@
-"""The REST routes, a file a theme: runs, layers, commands, approvals, streams.
+"""The REST routes: `reads.py` derives those that read, `commands.py` writes, `streams.py` has the live stream.
 
 They speak to the control interface only.
 """

@@ -1,4 +1,4 @@
-"""What becomes of the proposals of one run: judged, put to whoever has to be asked, decided."""
+"""The gate over one run: proposals are judged, wait for an approver where one has to be asked, and are decided."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SHOWN_CHECKPOINTS = 10
 
 
 @dataclass(frozen=True)
-class Ruling:
+class RunGate:
     """The gate over one run's log, at one moment.
 
     Attributes:
@@ -57,7 +57,7 @@ class Ruling:
         return Gate.of(self.info)
 
     def supersede(self, newer: CommandRecord) -> None:
-        """Older proposals that wait and would change what a newer command changes are no longer wanted."""
+        """Close the older proposals that still wait and would change what a newer command changes."""
         touched = newer.command.touched()
         for record in self.log.commands(State.PROPOSED) if touched else ():
             if record.submitted_seq < newer.submitted_seq and touched & record.command.touched():
@@ -68,7 +68,7 @@ class Ruling:
                     )
 
     def limit_rate(self, proposal: Proposal) -> None:
-        """Turn away an agent that asks more often than anybody could follow; people's commands still pass.
+        """Turn away an agent that proposes too often; the commands of people still pass.
 
         Raises:
             TooManyProposals: Says when to ask again.
@@ -86,7 +86,7 @@ class Ruling:
         )
 
     def judge(self, proposal: Proposal) -> Verdict | ApprovalRequest:
-        """The gate's answer to a proposal: a verdict, or the request for whoever has to be asked."""
+        """The gate's answer to a proposal: a verdict, or a request for an approver."""
         step = proposal.valid_until_step
         if step is not None and step < self.info.step:
             reason = f"valid until step {step}, the run is at step {self.info.step}"
@@ -97,7 +97,7 @@ class Ruling:
         return self.gate.judge(proposal, self._moment(), history_of(self.log, proposal))
 
     def _unknown_checkpoint(self, proposal: Proposal) -> Verdict | None:
-        """A refusal for a checkpoint that does not exist: the trainer could only fail, some steps later."""
+        """Refuse a checkpoint that does not exist, rather than have the trainer fail some steps later."""
         wanted = proposal.command.wanted_checkpoint()
         if wanted is None:
             return None
@@ -114,7 +114,7 @@ class Ruling:
         return Verdict(decision="rejected", decided_by=NO_CHECKPOINT, reason=reason, nearest_allowed=nearest)
 
     def _is_being_saved(self) -> bool:
-        """Whether a save comes before it in the trainer's queue, whose id or tag may be what is meant."""
+        """Whether a save is queued before it, which may make the checkpoint that is meant."""
         # By class: a stop saves too, but nothing is loaded after it.
         return any(isinstance(record.command, SaveCheckpoint) for record in self.log.commands(State.QUEUED))
 
@@ -149,7 +149,7 @@ class Ruling:
         return verdict
 
     def _again(self, proposal: Proposal) -> Verdict | None:
-        """What the guardrails say now, on a proposal that waited."""
+        """What the guardrails say now of a proposal that has waited."""
         # What was asked again meanwhile, and refused for that, says nothing against the one that waited.
         history = replace(history_of(self.log, proposal), waiting=(), refused=())
         return self.gate.refusal(proposal, self._moment().info, history)
@@ -227,7 +227,7 @@ def _decider(decision: Decision) -> str:
 
 
 def history_of(log: RunLog, proposal: Proposal) -> History:
-    """What agents did so far; nothing of it matters to anybody else's proposal."""
+    """What agents did so far; proposals of others are judged without it."""
     queued = [record for record in log.commands(State.QUEUED) if record.command_id != proposal.command_id]
     if proposal.author.principal != "agent":
         return History(queued=queued)
