@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agenttune.protocol.proposals import Ack, Author, Change, CommandRecord, Proposal, State
-from agenttune.trainer.probation.inverse import inverse_of
+from agenttune.trainer.probation.own_commands import inverse_of
 
 pytestmark = pytest.mark.trainer
 

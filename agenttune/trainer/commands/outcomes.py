@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from agenttune.protocol.commands import CommandBase, Probe
 from agenttune.protocol.events import KnobsRead
@@ -121,13 +121,16 @@ def applies(command: type[C]) -> Callable[[Handler[C]], Handler[C]]:
     return add
 
 
+Awaited = TypeVar("Awaited", AwaitLearningRate, AwaitSave, AwaitCapture, AwaitRestore)
+
+
 @dataclass
-class Waiting:
+class Waiting(Generic[Awaited]):
     """A command whose ack has to wait for the loop."""
 
     record: CommandRecord
     step: int
-    outcome: AwaitLearningRate | AwaitSave | AwaitCapture | AwaitRestore | AwaitProbe
+    outcome: Awaited
     knobs: KnobsRead | None = None
     """As read when the command was applied."""
     problem: str = ""

@@ -260,16 +260,16 @@ class CommandExecutor:
             knobs = self._recorder.knobs_read() if outcome.changes else None
             self.acks.done(record, outcome, knobs, self._run_state.step)
             return
-        waiting = Waiting(record, self._run_state.step, outcome)
+        step = self._run_state.step
         if isinstance(outcome, AwaitLearningRate):
-            self.learning_rates.accept(waiting, outcome)
+            self.learning_rates.accept(Waiting(record, step, outcome))
         elif isinstance(outcome, AwaitSave):
-            self.saving.accept_save(waiting, self._place == "saved")
+            self.saving.accept_save(Waiting(record, step, outcome), self._place == "saved")
         elif isinstance(outcome, AwaitCapture):
-            self.saving.accept_capture(waiting)
+            self.saving.accept_capture(Waiting(record, step, outcome))
         elif isinstance(outcome, AwaitRestore):
             self.learning_rates.settle("read back; the run goes back before another step could confirm it")
-            self.restoring.accept(waiting, outcome, self.restored)
+            self.restoring.accept(Waiting(record, step, outcome), self.restored)
         else:
             self.learning_rates.settle("read back; a probe goes back here before another step could confirm it")
             self.probe.accept(record)

@@ -12,31 +12,24 @@ from agenttune.trainer.run_state import RunState
 
 
 class LearningRateConfirmation:
-    """Confirms rates, or fails them.
-
-    Args:
-        run_state: The run.
-        acks: Answers who asked.
-        recorder: Reads the knobs.
-    """
+    """Confirms rates, or fails them."""
 
     def __init__(self, run_state: RunState, acks: AckWriter, recorder: Recorder) -> None:
         self._run_state = run_state
         self._acks = acks
         self._recorder = recorder
-        self.waiting: list[Waiting] = []
+        self.waiting: list[Waiting[AwaitLearningRate]] = []
 
-    def accept(self, waiting: Waiting, outcome: AwaitLearningRate) -> None:
+    def accept(self, waiting: Waiting[AwaitLearningRate]) -> None:
         """A rate was set; while paused there is no step to wait for."""
         schedule = self._run_state.schedule()
-        overridden = [w for w in self.waiting if _groups(w) & outcome.groups]
+        overridden = [w for w in self.waiting if w.outcome.groups & waiting.outcome.groups]
         self.waiting = [w for w in self.waiting if w not in overridden]
         for other in overridden:
             message = f"overridden by {waiting.record.command_id} in the same step, before an update used it"
             self._finish(other, message)
         for other in self.waiting:  # untouched groups; a plan may have moved what comes next
-            if isinstance(other.outcome, AwaitLearningRate):
-                other.outcome.next = schedule.next_effective()
+            other.outcome.next = schedule.next_effective()
         self._acks.note_change()
         waiting.knobs = self._recorder.knobs_read()
         if self._run_state.paused:
@@ -71,39 +64,30 @@ class LearningRateConfirmation:
         for waiting in rates:
             self._finish(waiting, message)
 
-    def _finish(self, waiting: Waiting, message: str, confirmed_step: int | None = None) -> None:
-        if isinstance(waiting.outcome, AwaitLearningRate):
-            done = waiting.outcome.done
-            done.message = " ".join(filter(None, [done.message, message]))
-            self._acks.done(waiting.record, done, waiting.knobs, waiting.step, confirmed_step)
+    def _finish(self, waiting: Waiting[AwaitLearningRate], message: str, confirmed_step: int | None = None) -> None:
+        done = waiting.outcome.done
+        done.message = " ".join(filter(None, [done.message, message]))
+        self._acks.done(waiting.record, done, waiting.knobs, waiting.step, confirmed_step)
 
-    def _fail(self, waiting: Waiting) -> None:
-        if not isinstance(waiting.outcome, AwaitLearningRate):
-            return
+    def _fail(self, waiting: Waiting[AwaitLearningRate]) -> None:
         waiting.outcome.undo()
         others = "" if len(waiting.outcome.done.changes) < 2 else "; what else it changed was put back"
         self._acks.refuse(waiting.record, waiting.problem + others, (self._recorder.knobs_read(),))
 
 
-def _groups(waiting: Waiting) -> frozenset[int]:
-    return waiting.outcome.groups if isinstance(waiting.outcome, AwaitLearningRate) else frozenset()
-
-
-def check_before_update(waiting: Waiting, schedule: Schedule) -> None:
+def check_before_update(waiting: Waiting[AwaitLearningRate], schedule: Schedule) -> None:
     """Note it if the update about to happen uses another rate than the one that was set."""
     outcome = waiting.outcome
-    if not isinstance(outcome, AwaitLearningRate) or _moved(outcome, schedule):
+    if _moved(outcome, schedule):
         return
     expected = _expected(outcome, schedule)
     if expected is not None:
         waiting.problem = _difference(outcome, expected, schedule.effective(), "the next update used")
 
 
-def check_after_step(waiting: Waiting, schedule: Schedule) -> str:
+def check_after_step(waiting: Waiting[AwaitLearningRate], schedule: Schedule) -> str:
     """What the ack has to add; sets `waiting.problem` if the rate did not hold."""
     outcome = waiting.outcome
-    if not isinstance(outcome, AwaitLearningRate):
-        return ""
     found = schedule.effective()
     if _moved(outcome, schedule):
         return f"an evaluation has since moved the rate to {found[min(outcome.groups)]:g}, as {schedule.name} does"

@@ -22,11 +22,6 @@ logger = logging.getLogger("agenttune")
 class Restoring:
     """One restore at a time.
 
-    Args:
-        run_state: The run.
-        acks: Answers who asked.
-        recorder: Writes the log.
-
     Attributes:
         newest_seq: `seq` of the last restore's proposal; 0 if there was none.
     """
@@ -35,18 +30,18 @@ class Restoring:
         self._run_state = run_state
         self._acks = acks
         self._recorder = recorder
-        self._waiting: Waiting | None = None
+        self._waiting: Waiting[AwaitRestore] | None = None
         self.newest_seq = 0
 
     @property
     def is_under_way(self) -> bool:
         return self._waiting is not None
 
-    def accept(self, waiting: Waiting, outcome: AwaitRestore, on_restored: Callable[[], None]) -> None:
+    def accept(self, waiting: Waiting[AwaitRestore], on_restored: Callable[[], None]) -> None:
         """Ask the loop to restore the state; it calls `on_restored` when it has, now or before its next step."""
         self._waiting = waiting
         try:
-            self._run_state.adapter.restore(outcome.state, on_restored)
+            self._run_state.adapter.restore(waiting.outcome.state, on_restored)
         except UserError as error:
             self._waiting = None
             self._acks.refuse(waiting.record, error.message)
@@ -60,7 +55,7 @@ class Restoring:
     def restored(self) -> None:
         """The loop has restored its state: restore what it does not know of, and acknowledge."""
         waiting, self._waiting = self._waiting, None
-        if waiting is None or not isinstance(waiting.outcome, AwaitRestore):
+        if waiting is None:
             return
         checkpoint, run_state = waiting.outcome.checkpoint, self._run_state
         left_step, left_branch = run_state.step, run_state.branch

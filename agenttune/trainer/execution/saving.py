@@ -25,22 +25,16 @@ REASON_CHARACTERS = 500
 
 
 class Saving:
-    """Saves checkpoints, and acknowledges the commands that wait for one.
-
-    Args:
-        run_state: The run.
-        acks: Answers who asked.
-        recorder: Writes the log.
-    """
+    """Saves checkpoints, and acknowledges the commands that wait for one."""
 
     def __init__(self, run_state: RunState, acks: AckWriter, recorder: Recorder) -> None:
         self._run_state = run_state
         self._acks = acks
         self._recorder = recorder
-        self.saves: list[Waiting] = []
-        self.captures: list[Waiting] = []
+        self.saves: list[Waiting[AwaitSave]] = []
+        self.captures: list[Waiting[AwaitCapture]] = []
 
-    def accept_save(self, waiting: Waiting, is_just_saved: bool) -> None:
+    def accept_save(self, waiting: Waiting[AwaitSave], is_just_saved: bool) -> None:
         """Wait for the loop's own save, unless it has just made one that holds the values in force."""
         saved = self._run_state.checkpoints.newest_of_loop
         if is_just_saved and saved is not None and saved.step == self._run_state.step and saved.is_current:
@@ -48,15 +42,15 @@ class Saving:
         else:
             self.saves.append(waiting)
 
-    def accept_capture(self, waiting: Waiting) -> None:
+    def accept_capture(self, waiting: Waiting[AwaitCapture]) -> None:
         """Save the state as soon as the loop is done with this step."""
         self.captures.append(waiting)
         self.take_captures()
 
     def fail_open(self, status: str) -> None:
         """The run has ended; nothing is saved any more."""
-        for waiting in [*self.saves, *self.captures]:
-            self._acks.refuse(waiting.record, f"the run is {status}, no checkpoint was saved")
+        for record in [*(w.record for w in self.saves), *(w.record for w in self.captures)]:
+            self._acks.refuse(record, f"the run is {status}, no checkpoint was saved")
         self.saves, self.captures = [], []
 
     # -- the loop's own -----------------------------------------------------------------------------------------
@@ -99,15 +93,13 @@ class Saving:
             except UserError as error:
                 checkpoint.problem = error.message
 
-    def _answer_save(self, waiting: Waiting, saved: SavedCheckpoint) -> None:
+    def _answer_save(self, waiting: Waiting[AwaitSave], saved: SavedCheckpoint) -> None:
         outcome = waiting.outcome
-        saved = saved.named(outcome.tag if isinstance(outcome, AwaitSave) else None)
+        saved = saved.named(outcome.tag)
         self._run_state.checkpoints.add(saved)
         event = saved.saved_event(waiting.record.command_id)
         result: dict[str, Any] = {"checkpoint_id": saved.checkpoint_id, "path": saved.path}
-        message = outcome.message if isinstance(outcome, AwaitSave) else ""
-        if isinstance(outcome, AwaitSave) and outcome.is_last:
-            message = self._how_to_go_on(saved, message, result)
+        message = self._how_to_go_on(saved, outcome.message, result) if outcome.is_last else outcome.message
         message = "; ".join(filter(None, [message, saved.problem]))
         ack = Ack(outcome="applied", step=saved.step, result=result, message=message)
         self._acks.acknowledge(waiting.record, ack, (event,))
@@ -129,10 +121,10 @@ class Saving:
             return
         captures, self.captures = self.captures, []
         for waiting in captures:
-            if isinstance(waiting.outcome, AwaitCapture):
-                self._take(waiting, waiting.outcome)
+            self._take(waiting)
 
-    def _take(self, waiting: Waiting, outcome: AwaitCapture) -> None:
+    def _take(self, waiting: Waiting[AwaitCapture]) -> None:
+        outcome = waiting.outcome
         try:
             saved, deleted = self.keep_state(outcome)
         except AgenttuneError as error:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import logging
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from agenttune.trainer.distributed.processes import make_broadcast
 from agenttune.trainer.integrations.hf_adapter import HfAdapter
 from agenttune.trainer.integrations.hf_knobs import register_trainer_knobs
 from agenttune.trainer.integrations.loop_capabilities import Offers
-from agenttune.trainer.lr.optimizers import inner_optimizer
+from agenttune.trainer.integrations.loop_run import details_of, never_fatal, report_own_failure
 from agenttune.trainer.options import Options, open_log
 from agenttune.trainer.recording.logged_rows import LoggedRows, split
 from agenttune.trainer.recording.step_meter import RawRow, StepMeter
@@ -126,14 +125,14 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
             self._follow_loss(kwargs["model"])
             if self.adapter.trainer is None:
                 atexit.register(self._close_at_exit)
-            with self._never_fatal():
+            with never_fatal():
                 if self.adapter.trainer is not None:
                     register_trainer_knobs(self.adapter.trainer, self.registry)
                 self.session.begin(state.global_step, _details(args, kwargs))
         else:
             # The same call of `train()` runs its loop anew with a smaller batch when it was out of memory.
             reason = f"out of memory, now with batches of {state.train_batch_size}"
-            with self._never_fatal():
+            with never_fatal():
                 self.flush_rows()
                 self.session.begin_again(state.global_step, reason if args.auto_find_batch_size else "train() again")
             self._on_restored()
@@ -162,17 +161,17 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
             return
         self.adapter.follow(control, kwargs)
         self.adapter.has_begun_step = True
-        with self._never_fatal():
+        with never_fatal():
             session.between()
         self.adapter.has_begun_step = False
         self._skip()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.session is not None:
-            try:  # not `_never_fatal`: at every step, a context manager costs more than what it guards
+            try:  # not `never_fatal`: at every step, a context manager costs more than what it guards
                 self.session.before_update()
             except Exception:
-                _report_own_failure()
+                report_own_failure()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         session, meter = self.session, self.meter
@@ -193,7 +192,7 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
             if self.adapter.trainer is None and session.waits_for_decision and _is_complete(args, state, control):
                 session.between("boundary")
         except Exception:
-            _report_own_failure()
+            report_own_failure()
         if meter is not None:
             meter.skip()
 
@@ -210,7 +209,7 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
         try:
             self.session.between()
         except Exception:
-            _report_own_failure()
+            report_own_failure()
         finally:
             self.adapter.settled = False
         self._on_restored()  # a trial may have begun, or ended without a step
@@ -236,17 +235,17 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if self.session is None or logs is None:
             return
-        try:  # not `_never_fatal`, as this may be at every step
+        try:  # not `never_fatal`, as this may be at every step
             self.rows.log(logs, int(state.global_step))
         except Exception:
-            _report_own_failure()
+            report_own_failure()
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
         if self.session is None or metrics is None:
             return
-        with self._never_fatal():
+        with never_fatal():
             self.rows.evaluate(metrics, int(state.global_step))
         self._skip()
 
@@ -256,7 +255,7 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
             try:
                 self.rows.flush()
             except Exception:
-                _report_own_failure()
+                report_own_failure()
 
     def _logged(self, row: Mapping[str, Any], step: int) -> None:
         if self.session is not None:
@@ -272,7 +271,7 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
             return
         self.flush_rows()
         self.adapter.follow(control, kwargs)
-        with self._never_fatal():
+        with never_fatal():
             folder = self.adapter.output_dir()
             self.session.checkpoint_saved(find_checkpoint(folder, state.global_step, self.session.branch))
         self._skip()
@@ -316,14 +315,6 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
             self.meter.add_loss(loss.detach() / shares)
             self.meter.add_batch(kwargs)
 
-    @contextlib.contextmanager
-    def _never_fatal(self) -> Iterator[None]:
-        """A defect of ours is reported, and the user's training goes on."""
-        try:
-            yield
-        except Exception:
-            _report_own_failure()
-
 
 def _is_complete(args: Any, state: Any, control: Any) -> bool:
     """Whether the loop is done with this step: it neither logs, evaluates nor saves any more, and goes on."""
@@ -333,19 +324,7 @@ def _is_complete(args: Any, state: Any, control: Any) -> bool:
     return not (by_epoch and float(state.epoch or 0.0).is_integer())
 
 
-def _report_own_failure() -> None:
-    logger.exception("agenttune failed at this step; training goes on")
-
-
 def _details(args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    model, optimizer = kwargs["model"], type(inner_optimizer(kwargs["optimizer"]))
-    return {
-        "model": type(model).__name__,
-        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "optimizer": optimizer.__name__,
-        "optimizer_type": f"{optimizer.__module__}.{optimizer.__qualname__}",
-        "schedule": type(kwargs["lr_scheduler"]).__name__,
-        "output_dir": str(Path(args.output_dir).absolute()),
-        "world_size": args.world_size,
-        "seed": args.seed,
-    }
+    known = details_of(kwargs["model"], kwargs["optimizer"], kwargs["lr_scheduler"])
+    known["output_dir"] = str(Path(args.output_dir).absolute())
+    return known | {"world_size": args.world_size, "seed": args.seed}

@@ -74,21 +74,10 @@ class LoopRun:
         self.session = Session(self._log, self.adapter, self.registry, make_broadcast())
         atexit.register(self._close_at_exit)
         with never_fatal():
-            self.session.begin(self.adapter.step, self._details() | dict(details))
+            model = self.adapter.known_model()
+            known = details_of(model, self.adapter.optimizer(), self.adapter.scheduler())
+            self.session.begin(self.adapter.step, known | dict(details))
         self.meter.skip()
-
-    def _details(self) -> dict[str, Any]:
-        adapter = self.adapter
-        model, scheduler = adapter.known_model(), adapter.scheduler()
-        optimizer = type(inner_optimizer(adapter.optimizer()))
-        known = {
-            "optimizer": optimizer.__name__,
-            "optimizer_type": f"{optimizer.__module__}.{optimizer.__qualname__}",
-            "schedule": type(scheduler).__name__,
-        }
-        if model is not None:
-            known |= {"model": type(model).__name__}
-        return known | ({"parameters": _count(model)} if model is not None else {})
 
     def close(self, status: RunStatus, reason: str = "") -> None:
         """Record how the run ended; once."""
@@ -195,8 +184,18 @@ class LoopRun:
         return row.values
 
 
-def _count(model: torch.nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+def details_of(model: torch.nn.Module | None, optimizer: Any, scheduler: object) -> dict[str, Any]:
+    """What a run's first event says of the training."""
+    inner = type(inner_optimizer(optimizer))
+    known: dict[str, Any] = {
+        "optimizer": inner.__name__,
+        "optimizer_type": f"{inner.__module__}.{inner.__qualname__}",
+        "schedule": type(scheduler).__name__,
+    }
+    if model is not None:
+        known["model"] = type(model).__name__
+        known["parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return known
 
 
 @contextlib.contextmanager

@@ -6,8 +6,9 @@ import threading
 from collections.abc import Callable
 from typing import Literal
 
+from agenttune.errors import CommandError
 from agenttune.gate import Gate, History, Moment
-from agenttune.protocol.commands import SaveCheckpoint
+from agenttune.protocol.commands import CommandBase, SaveCheckpoint, parse_command
 from agenttune.protocol.deadlines import instant
 from agenttune.protocol.proposals import Ack, ApprovalRequest, Author, CommandRecord, Proposal, Verdict
 from agenttune.store.run_log import RunLog
@@ -108,3 +109,16 @@ class CheckpointsBefore:
         if self._submit(proposal):
             del self._wanted[proposal.command_id]
             self._ids[command_id] = ""
+
+
+def inverse_of(record: CommandRecord) -> CommandBase | None:
+    """The command that writes back what an applied one changed; None where no single command can."""
+    ack = record.ack
+    command = None if ack is None or not ack.changes else record.command.in_force(ack)
+    if ack is None or command is None:
+        return None
+    raw = command.inverse(ack.changes)
+    try:
+        return None if raw is None else parse_command(raw)
+    except CommandError:  # a value of before that no command may set, such as an endless one
+        return None

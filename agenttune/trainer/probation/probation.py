@@ -18,7 +18,6 @@ from agenttune.protocol.events import RunInfo, Settled
 from agenttune.protocol.goal_names import is_goal
 from agenttune.protocol.proposals import Ack, CommandRecord, Proposal
 from agenttune.protocol.redefining import Redefinition, redefinition
-from agenttune.trainer.probation.inverse import inverse_of
 from agenttune.trainer.probation.loss_history import LossHistory
 from agenttune.trainer.probation.measures import (
     BEFORE_STEPS,
@@ -30,7 +29,7 @@ from agenttune.trainer.probation.measures import (
     NoMonitor,
     StepMonitor,
 )
-from agenttune.trainer.probation.own_commands import AUTHOR, CheckpointsBefore
+from agenttune.trainer.probation.own_commands import AUTHOR, CheckpointsBefore, inverse_of
 from agenttune.trainer.recording.step_meter import StepMetrics
 
 NON_FINITE = 3

@@ -15,7 +15,7 @@ from agenttune.protocol.events import TRIAL_PREFIX, Probed, Trial
 from agenttune.protocol.proposals import CommandRecord
 from agenttune.trainer.checkpoints.catalog import SavedCheckpoint
 from agenttune.trainer.checkpoints.training_state import TrainingState
-from agenttune.trainer.commands.outcomes import Waiting
+from agenttune.trainer.commands.outcomes import AwaitLearningRate, Waiting
 from agenttune.trainer.recording.step_meter import StepMetrics
 
 TOLERANCE = 2.0
@@ -46,7 +46,7 @@ class Attempt:
     branch: str
     command: CommandBase | None
     losses: list[float] = field(default_factory=list)
-    learning_rate: Waiting | None = None
+    learning_rate: Waiting[AwaitLearningRate] | None = None
     value: float | None = None
     problem: str = ""
     steps: int = 0
