@@ -31,7 +31,9 @@ SCRIPT = """
     result = Bench(folder).trainer(orders, ddp_backend="gloo", ddp_find_unused_parameters=False)
     if rank:
         result.trainer.remove_callback(Submitter)
+    groups = len(torch.distributed.distributed_c10d._world.pg_map)
     result.trainer.train()
+    assert len(torch.distributed.distributed_c10d._world.pg_map) == groups, "each train() would leave a group more"
     weights = [p.detach().sum().item() for p in result.trainer.model.parameters()]
     answer = {"used": result.witness.used, "weights": weights, "step": result.trainer.state.global_step}
     (folder / f"rank{rank}.json").write_text(json.dumps(answer))

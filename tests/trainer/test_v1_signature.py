@@ -1,7 +1,8 @@
-"""A script written for v1 finds its arguments: where the server listens, and what the run is called."""
+"""A script written for v1 finds its arguments: where the server listens, what the run is called, which class it is."""
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from transformers import Trainer, TrainingArguments
 
 from agenttune import make_interactive
 from agenttune.trainer import Options
+from agenttune.trainer.integrations.hf_trainer import InteractiveTrainerMixin
 from tests.v1_compat.training import Net, Sums
 
 pytestmark = pytest.mark.trainer
@@ -65,3 +67,20 @@ def test_the_arguments_name_the_run_in_its_folder_and_its_log(tmp_path: Path) ->
     made(make_interactive(Trainer), tmp_path, agenttune=options).train()
     first, second = sorted(path.name for path in (tmp_path / "runs").iterdir())
     assert (first.rpartition("-")[0].rpartition("-")[0], second.partition("-")[0]) == ("my-run", "run")
+
+
+class Mine(InteractiveTrainerMixin, Trainer):  # type: ignore[misc]
+    """The same without `make_interactive`, in a module of the user's own."""
+
+
+def test_the_class_can_be_recognised_subclassed_and_wrapped_again(tmp_path: Path) -> None:
+    wrapped = make_interactive(Trainer)
+    assert wrapped.__name__ == "InteractiveTrainer"
+    assert issubclass(wrapped, InteractiveTrainerMixin)
+    assert issubclass(wrapped, Trainer)
+    assert pickle.loads(pickle.dumps(Mine)) is Mine
+    for kind in (wrapped, Mine, type("Child", (wrapped,), {}), make_interactive(wrapped, port=7500)):
+        trainer = made(kind, tmp_path)
+        assert trainer.interactive.adapter.framework.endswith(" Trainer"), "as its user knows it"
+        assert [type(c).__name__ for c in trainer.callback_handler.callbacks].count("InteractiveCallback") == 1
+    assert listens(trainer) == ("127.0.0.1", 7500)
