@@ -70,7 +70,7 @@ def make_knob(
         set: Writes it; called between two steps, in the training thread.
         unit: Such as `s` or `tokens`.
         bounds: Smallest and largest value allowed; None for no bound on that side, or at all.
-        description: What it does, for whoever decides to change it.
+        description: What it does, for those who decide to change it.
         redefines: Which losses mean something else once it was changed, so that nobody compares them with those of
             before: `every_loss` (evaluated ones too), `training` or `nothing`.
 
@@ -143,7 +143,7 @@ class KnobRegistry:
         """Have every checkpoint hold a state of the user's.
 
         Raises:
-            UserError: It has no state that can be read and put back, or another one has the name.
+            UserError: It has no state that can be read and restored, or another one has the name.
         """
         lacking = [part for part in ("state_dict", "load_state_dict") if not callable(getattr(held, part, None))]
         if lacking:

@@ -32,7 +32,7 @@ class RunState:
         stop_reason: Why training ends early, once that was asked for.
         exempt: Parameter groups meant to have no weight decay.
         ratios: Last known ratio of each group's base rate to the first group's.
-        checkpoints: What was saved, and the branches that stand on it.
+        checkpoints: The checkpoints, and the run's branches.
         gradients: Monitors the next update's gradients, while their norms are wanted.
         layers: What commands have changed about layers.
         trial: The branch of the present trial, if there is one; its steps will be undone.

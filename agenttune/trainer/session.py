@@ -128,7 +128,7 @@ class Session:
     def begin_again(self, step: int, reason: str) -> None:
         """The loop has dropped its progress and begins again, with a smaller batch after it ran out of memory.
 
-        What follows is a branch of its own, unless nothing was trained before; whoever waits is answered.
+        What follows is a branch of its own, unless nothing was trained before; commands that wait are answered.
 
         Args:
             step: At which it begins.

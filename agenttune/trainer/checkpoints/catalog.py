@@ -37,7 +37,7 @@ class SavedCheckpoint:
         path: Its folder; None for a snapshot in memory.
         is_own: Written by a command, so that the keep rule may delete it.
         is_current: No value was changed since it was saved.
-        is_before: It lay there when the run began, and the run did not begin from it.
+        is_before: Of an earlier run: it lay there when this one began, which did not resume from it.
         is_found: It lay there when the run began.
         problem: Why it cannot be loaded again; empty if it can.
         state: What a snapshot holds.
@@ -131,7 +131,7 @@ class Checkpoints:
 
         Args:
             folders: Where they lie.
-            resumed_from: The one that the run began from, which is a part of it; the others are of before.
+            resumed_from: The one that the run resumed from, which belongs to it; the others are of earlier runs.
         """
         found = []
         for folder in folders:

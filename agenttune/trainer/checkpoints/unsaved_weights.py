@@ -1,4 +1,4 @@
-"""What of a model its own files or its state dict do not hold: kept beside them, so that every checkpoint loads again.
+"""State of a model that its own files or its state dict leave out: saved beside them, so that every checkpoint loads.
 
 Models write what their users need: adapters without the model below them, weights under other names, quantized, without
 a buffer. To go back, a run needs every value that training changes. Weights that are not trained and that the model

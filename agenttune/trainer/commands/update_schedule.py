@@ -67,7 +67,7 @@ def _factors(run_state: RunState, command: UpdateSchedule) -> list[tuple[float, 
 
 
 def _words(schedule: Schedule, step: int) -> str:
-    """The course in force, as people say it."""
+    """The current schedule, in words."""
     plan = _whole_plan(schedule)
     if plan:
         return plan_text(plan, schedule.base()[0], step - schedule.clock)

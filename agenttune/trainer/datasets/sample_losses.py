@@ -54,8 +54,8 @@ def sample_losses(output: Any, batch: Mapping[str, Any], kind: Kind) -> tuple[to
     """Summed loss and number of targets of each sample.
 
     Args:
-        output: With `logits`: (batch, tokens, classes), (batch, classes) or (batch).
-        batch: With `labels`: (batch, tokens), (batch, classes) or (batch).
+        output: With `logits`: [batch, seq, classes], [batch, classes] or [batch].
+        batch: With `labels`: [batch, seq], [batch, classes] or [batch].
         kind: See `kind_of_loss`.
 
     Raises:
@@ -77,6 +77,7 @@ def sample_losses(output: Any, batch: Mapping[str, Any], kind: Kind) -> tuple[to
 
 
 def _token_losses(logits: Any, labels: Any, shifts: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sums of the tokens' losses and their number, each [batch]; logits [batch, seq, classes], labels [batch, seq]."""
     if shifts:
         logits, labels = logits[:, :-1], labels[:, 1:]
     if logits.shape[:2] != labels.shape:

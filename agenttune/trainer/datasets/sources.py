@@ -102,6 +102,7 @@ class SourceLosses:
             )
 
     def _losses(self, model: Any, output: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sums of losses and their weights, each [batch]."""
         if self.sample_loss is not None:
             losses = self.sample_loss(output, batch).detach()
             return losses, torch.ones_like(losses)
@@ -110,6 +111,7 @@ class SourceLosses:
         return sample_losses(output, batch, self._kind)
 
     def _gather(self, sources: list[int], sums: torch.Tensor, weights: torch.Tensor) -> None:
+        """Add sums and weights, [batch] each, to those of their sources, [n_sources]."""
         if sums.shape != (len(sources),):
             raise ValueError(f"losses of shape {tuple(sums.shape)} for {len(sources)} samples")
         if self._sums is None or self._weights is None:
@@ -121,7 +123,7 @@ class SourceLosses:
         self._present |= set(sources)
 
     def finish(self) -> dict[str, torch.Tensor]:
-        """Mean loss of each source that was in the step, as `loss/<name>`; still on the device, in nats for texts."""
+        """Mean loss, [], of each source in the step, as `loss/<name>`; still on the device, in nats for texts."""
         if not self._present or self._sums is None or self._weights is None:
             return {}
         means = (self._sums / self._weights).unbind()

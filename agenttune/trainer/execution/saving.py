@@ -143,7 +143,7 @@ class Saving:
             outcome.then()
 
     def keep_state(self, outcome: AwaitCapture) -> tuple[SavedCheckpoint, list[CheckpointDeleted]]:
-        """Save the state of now; only where the loop is settled.
+        """Save the present state; only where the loop is settled.
 
         Returns:
             The checkpoint, and what is gone.

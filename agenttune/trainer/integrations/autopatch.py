@@ -1,4 +1,4 @@
-"""`agenttune.autopatch`: a training loop that nobody can edit, recorded and steered through hooks of its optimizer."""
+"""`agenttune.autopatch`: a training loop that cannot be edited, recorded and steered through hooks of its optimizer."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ class Batches:
 
     @property
     def can_seek(self) -> bool:
-        """Whether the loader can go back: a torch `DataLoader` can."""
+        """Whether the loader can continue from another place: a torch `DataLoader` can."""
         return isinstance(self.loader, DataLoader)
 
     def seek(self, place: Place) -> None:

@@ -41,7 +41,7 @@ def _shared_name(name: str) -> str:
 
 
 class LightningAdapter(LoopAdapter):
-    """Speaks to Lightning through its public attributes; its loops' counters where a step has to be taken back.
+    """Speaks to Lightning through its public attributes, and its loops' counters to restore a step.
 
     Args:
         trainer: Lightning's, when training begins.

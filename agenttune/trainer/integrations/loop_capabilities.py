@@ -44,7 +44,7 @@ class Offers:
             set: Writes it; called between two steps, in the training thread.
             unit: Such as `s` or `tokens`.
             bounds: Smallest and largest value allowed; None for no bound on that side, or at all.
-            description: What it does, for whoever decides to change it.
+            description: What it does, for those who decide to change it.
             redefines: Which losses mean something else once it was changed, so that nobody compares them with those
                 of before: `every_loss` (evaluated ones too), `training` or `nothing`.
 
@@ -56,7 +56,7 @@ class Offers:
         register(make_knob(name, get, set, unit, bounds, description, redefines))
 
     def register_state(self, name: str, held: Stateful) -> None:
-        """Have something of your own go back with every return to a checkpoint: averaged weights, a buffer, a counter.
+        """Have checkpoints hold something of your own, and restore it: averaged weights, a buffer, a counter.
 
         Args:
             name: Its name.

@@ -1,4 +1,4 @@
-"""What a model, an optimizer and a data loader tell of a training: sizes, ties, and the loss of a blind guess."""
+"""Facts of a training from its model, optimizer and data loader: sizes, ties, and the loss of a blind guess."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ class PlainAdapter(LoopAdapter):
             self.batches.begin_step()
 
     def knows_place(self, state: TrainingState) -> bool:
-        """Whether the data goes back with the rest."""
+        """Whether a state has the place in the data, and it can be restored."""
         return self.batches is not None and self.batches.can_seek and "batch" in state.loop
 
     def should_stop(self) -> bool:

@@ -64,7 +64,7 @@ def session(
         scheduler: Its learning-rate schedule, if there is one.
         dataset: The training dataset, where `batches` is not used or is given a function.
         evaluate: Returns metrics by name; called for `do_evaluate` with the model in evaluation mode and without
-            gradients. Afterwards random states and modes are put back.
+            gradients. Afterwards random states and modes are restored.
         max_steps: The step at which `step` says to stop. Without it, the loop ends as it likes.
         scaler: The gradient scaler of mixed precision, where there is one; checkpoints keep its state.
         adapter: How the loop is spoken to where it differs from a plain one: a class that extends
@@ -215,7 +215,7 @@ class PlainSession(Offers):
 
         Args:
             loader: A torch `DataLoader`; or a function that makes one of a dataset, with `session(dataset=...)`; or
-                any iterable, which cannot go back.
+                any iterable, whose place cannot be restored.
         """
         goes_on, note = lambda: not self.should_stop, self.run.meter.add_batch
         drawn = Batches(loader, self._adapter.train_dataset(), goes_on, note, self.run.between)

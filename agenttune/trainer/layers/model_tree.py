@@ -170,7 +170,7 @@ def _floats(norms: list[torch.Tensor]) -> list[float]:
 
 
 class GradientMonitor:
-    """Measures every gradient in the next update, as the optimizer uses it, and then takes itself away.
+    """Measures every gradient's norm, [n_params] in all, in the next update, as the optimizer uses it; once.
 
     Between steps there are no gradients to look at: loops drop them after the update.
     """
@@ -198,7 +198,7 @@ class GradientMonitor:
         return self._seen_step == step
 
     def squares(self) -> Squares:
-        """The squared norms, by the id of the parameter."""
+        """Squared norms by the id of the parameter, [n_params] in all."""
         ids, norms = self._norms or ([], [])
         return dict(zip(ids, _floats(norms), strict=True))
 

@@ -143,7 +143,7 @@ def _initialize_by_parent(parent: nn.Module, owner: nn.Module | None, layer: nn.
 
 @contextlib.contextmanager
 def _unmarked(layer: nn.Module) -> Iterator[None]:
-    """Without transformers' mark of being initialized, on modules and tensors; it is put back."""
+    """Without transformers' mark of being initialized, on modules and tensors; it is restored afterwards."""
     things: list[Any] = [*layer.modules(), *layer.parameters(), *layer.buffers()]
     marked = [thing for thing in things if HF_DONE in vars(thing)]
     values = [vars(thing).pop(HF_DONE) for thing in marked]

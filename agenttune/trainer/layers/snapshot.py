@@ -23,7 +23,7 @@ class Snapshot:
         self.flags = {t: t.requires_grad for t in self.values if isinstance(t, nn.Parameter)}
 
     def restore(self) -> None:
-        """Put everything back."""
+        """Restore everything."""
         with torch.no_grad():
             for module, parameters, buffers, plain in self._slots:
                 _refill(module._parameters, parameters)
@@ -36,7 +36,7 @@ class Snapshot:
                 parameter.requires_grad_(flag)
 
     def restore_only(self, tensors: list[torch.Tensor]) -> None:
-        """Put back the values of some tensors."""
+        """Restore the values of some tensors."""
         with torch.no_grad():
             for tensor in tensors:
                 tensor.copy_(self.values[tensor])

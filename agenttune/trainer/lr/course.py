@@ -1,4 +1,4 @@
-"""Foretelling: the rates that the schedule in force will give, from this step to the end."""
+"""The learning rates that the current schedule will give, from this step to the end."""
 
 from __future__ import annotations
 

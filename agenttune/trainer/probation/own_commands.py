@@ -55,7 +55,7 @@ def _reason(ruling: Verdict | ApprovalRequest) -> str:
 
 
 class CheckpointsBefore:
-    """The checkpoint that is saved before each change of an agent, so that the run can go back to it.
+    """The checkpoint that is saved before each change of an agent, so that it can be restored.
 
     Args:
         keep_in: Where; what does not fit into memory goes to disk.
@@ -112,7 +112,7 @@ class CheckpointsBefore:
 
 
 def inverse_of(record: CommandRecord) -> CommandBase | None:
-    """The command that writes back what an applied one changed; None where no single command can."""
+    """The command that reverts an applied one, built from its ack's previous values; None where no single one can."""
     ack = record.ack
     command = None if ack is None or not ack.changes else record.command.in_force(ack)
     if ack is None or command is None:
@@ -120,5 +120,5 @@ def inverse_of(record: CommandRecord) -> CommandBase | None:
     raw = command.inverse(ack.changes)
     try:
         return None if raw is None else parse_command(raw)
-    except CommandError:  # a value of before that no command may set, such as an endless one
+    except CommandError:  # a previous value that no command may set, such as an infinite one
         return None

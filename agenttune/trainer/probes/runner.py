@@ -1,7 +1,7 @@
 """A probe: some steps with each candidate, each time from the same state; then the best candidate is applied.
 
 While a trial goes on, training is on a branch of the trial's own, commands wait, and nothing but that branch's rows
-is recorded. A person's `pause_training` or `stop_training` ends it; the run goes back first, and then obeys.
+is recorded. A person's `pause_training` or `stop_training` ends it; the state is restored first.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class ProbeRunner:
         return said
 
     def _restore_in_place(self, probe: RunningProbe) -> str:
-        """Restore the model of before the trials, in case it is saved after an error; returns in words which it is."""
+        """Restore the model before the trials, in case it is saved after an error; returns in words which one it is."""
         step = probe.state.step
         try:
             self._run_state.adapter.restore_in_place(probe.state)

@@ -1,6 +1,6 @@
 """Rows that a training loop logs: what is in them, which of them are an evaluation's, and whether the goal is in those.
 
-transformers' Trainer logs the metrics of an evaluation, and then tells of the evaluation itself. Nothing in a row's
+transformers' Trainer logs the metrics of an evaluation, and then reports the evaluation itself. Nothing in a row's
 names says which kind it is: a row with `generate_runtime` may be the user's own, `eval_reward` too. So the newest row
 is held until what comes next: if that is the evaluation whose metrics these are, the row is its own.
 """
@@ -127,7 +127,7 @@ class GoalCheck:
     """Follows the evaluations until the goal was seen, or was found to be missing.
 
     Args:
-        goal: The goal metric, as asked for; empty: nobody wants to know.
+        goal: The goal metric, as asked for; empty: nothing is checked.
     """
 
     def __init__(self, goal: str) -> None:
