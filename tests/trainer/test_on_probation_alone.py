@@ -13,9 +13,9 @@ from agenttune.protocol.events import RunInfo, Settled
 from agenttune.protocol.proposals import Ack, Author, Change, CommandRecord, Proposal, State
 from agenttune.trainer.commands.outcomes import Expectation
 from agenttune.trainer.execution.acks import ReadBacks
-from agenttune.trainer.probation.inverse import inverse_of
 from agenttune.trainer.probation.loss_history import LossHistory
 from agenttune.trainer.probation.measures import EvaluationMonitor, Evaluations, StepMonitor
+from agenttune.trainer.probation.own_commands import inverse_of
 from agenttune.trainer.probation.probation import Probation
 from tests.trainer.test_measures import held
 
