@@ -136,7 +136,7 @@ def _beside_the_run(config: Config, path: Path) -> Iterator[PluginUse]:
 
 def _check_channels(config: Config, path: Path) -> None:
     """Refuse to start what could not tell anybody: at night it would be found out too late."""
-    if config.notify.on and not config.notify.channels:
+    if config.notify.on and (not config.notify.channels or os.environ.get(config.notify.url_env)):
         try:
             open_channels(config.notify.url_env)
         except UserError as error:

@@ -99,7 +99,7 @@ def test_one_that_cannot_be_used_is_left_out(tmp_path: Path, config: Path) -> No
     entry = f"  - {{type: ./mine.py:ToFile, path: {tmp_path / 'told'}}}"
     desk = Desk(tmp_path / "runs", "", channels=["./mine.py:ToFile"])
     desk.ask()
-    notifier = beside(desk, config, "  - ./mine.py:Gone", entry)
+    notifier = beside(desk, config, "  - ./mine.py:Gone", entry, **{URLS: "not-a-url"})
     notifier.look()
     notifier.deliver()
     assert [body.ok for _, _, body in desk.told()] == [True]

@@ -89,8 +89,11 @@ def all_channels(settings: NotifySettings, config: Path, environment: Mapping[st
         except UserError as error:
             logger.warning("%s", error)
             why.append(error.message)
-    if environment.get(settings.url_env):
-        opened += open_channels(settings.url_env, environment)
+    try:
+        opened += open_channels(settings.url_env, environment) if environment.get(settings.url_env) else []
+    except UserError as error:
+        logger.warning("%s", error)
+        why.append(error.message)
     if not opened:
         raise UserError("; ".join(why) or "no channel is named", field="notify.channels")
     return opened
