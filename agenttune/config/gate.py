@@ -313,6 +313,8 @@ class BudgetSettings(Settings):
 class PolicyFile(Settings):
     """What all policy files have in common."""
 
+    description: str = ""
+    """What it is for."""
     gate: GateSettings | None = None
     """Limits that hold where the config file sets none of its own, with the keys of `gate` there."""
 

@@ -27,15 +27,11 @@ class NoopFile(PolicyFile):
 
     type: Literal["noop"]
     """Kind of policy."""
-    description: str = ""
-    """What it is for."""
 
 
 class LrFile(PolicyFile):
     """Settings of all policies that change only the learning rate."""
 
-    description: str = ""
-    """What it is for."""
     min_lr: float = Field(1e-8, gt=0)
     """Smallest learning rate."""
     max_lr: float = Field(1.0, gt=0)

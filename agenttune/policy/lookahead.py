@@ -30,8 +30,6 @@ class LookaheadFile(PolicyFile):
 
     type: Literal["lookahead"]
     """Kind of policy."""
-    description: str = ""
-    """What it is for."""
     knob: str = "lr"
     """What is changed: lr, weight_decay, max_grad_norm, or a registered knob."""
     factors: list[float] = Field(default_factory=lambda: [0.5, 2.0], min_length=1, max_length=8)

@@ -113,8 +113,6 @@ class RulesFile(PolicyFile):
 
     type: Literal["rules"] = "rules"
     """Kind of policy."""
-    description: str = ""
-    """What it is for."""
     cooldown_steps: int = Field(0, ge=0)
     """Steps that must pass between any two commands."""
     rules: list[RuleSettings] = Field(min_length=1)

@@ -58,8 +58,6 @@ class ScheduleFile(PolicyFile):
 
     type: Literal["schedule"] = "schedule"
     """Kind of policy."""
-    description: str = ""
-    """What it is for."""
     tolerance_steps: int = Field(DEFAULT_TOLERANCE_STEPS, ge=0)
     """An entry that cannot be applied within so many steps after its own is dropped."""
     entries: list[EntrySettings]

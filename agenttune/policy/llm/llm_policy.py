@@ -51,8 +51,6 @@ class LlmFile(PolicyFile):
 
     type: Literal["llm"]
     """Kind of policy."""
-    description: str = ""
-    """What it is for."""
     form: Literal["tools", "compact"] = "tools"
     """`tools`: reads and acts with tools. `compact`: one digested line, a few actions, for small models."""
     model: str | None = None

@@ -26,14 +26,7 @@ Reference = Annotated[Any, BeforeValidator(_reference, json_schema_input_type=st
 """Another policy: its name, the path of its file, or the content of such a file."""
 
 
-class CompositeFile(PolicyFile):
-    """Settings of all policies that are made of others."""
-
-    description: str = ""
-    """What it is for."""
-
-
-class EscalationFile(CompositeFile):
+class EscalationFile(PolicyFile):
     """`type: escalation`: several policies in order; the first that proposes something acts."""
 
     type: Literal["escalation"]
@@ -44,7 +37,7 @@ class EscalationFile(CompositeFile):
     """Occasions on which a policy after the first is asked."""
 
 
-class FallbackFile(CompositeFile):
+class FallbackFile(PolicyFile):
     """`type: fallback`: one policy, and another while it cannot decide."""
 
     type: Literal["fallback"]
@@ -55,7 +48,7 @@ class FallbackFile(CompositeFile):
     """Decides while the other cannot: its endpoint is down, its budget spent, or no model is configured."""
 
 
-class CooldownFile(CompositeFile):
+class CooldownFile(PolicyFile):
     """`type: cooldown`: lets a policy rest after each command."""
 
     type: Literal["cooldown"]
@@ -66,7 +59,7 @@ class CooldownFile(CompositeFile):
     """Steps after any command of an agent before it is asked again."""
 
 
-class PatienceFile(CompositeFile):
+class PatienceFile(PolicyFile):
     """`type: patience`: a policy that must ask for the same several times."""
 
     type: Literal["patience"]
@@ -79,7 +72,7 @@ class PatienceFile(CompositeFile):
     """Within so many steps."""
 
 
-class ShadowFile(CompositeFile):
+class ShadowFile(PolicyFile):
     """`type: shadow`: asks a policy, and carries nothing out."""
 
     type: Literal["shadow"]
@@ -88,7 +81,7 @@ class ShadowFile(CompositeFile):
     """Is asked and listened to; nothing that it proposes is carried out."""
 
 
-class SecondOpinionFile(CompositeFile):
+class SecondOpinionFile(PolicyFile):
     """`type: second_opinion`: a policy whose commands a language model reviews."""
 
     type: Literal["second_opinion"]
