@@ -108,22 +108,6 @@ def _escalation(name: str, file: EscalationFile, context: PolicyContext, part: P
     return Escalation(name, policies, frozenset(file.escalate_on))
 
 
-def _fallback(name: str, file: FallbackFile, context: PolicyContext, part: Part) -> Policy:
-    return Fallback(part(file.policy, "policy"), part(file.to, "to"), title=name)
-
-
-def _cooldown(name: str, file: CooldownFile, context: PolicyContext, part: Part) -> Policy:
-    return Cooldown(part(file.policy, "policy"), file.steps, title=name)
-
-
-def _patience(name: str, file: PatienceFile, context: PolicyContext, part: Part) -> Policy:
-    return Patience(part(file.policy, "policy"), file.times, file.steps, title=name)
-
-
-def _shadow(name: str, file: ShadowFile, context: PolicyContext, part: Part) -> Policy:
-    return Shadow(part(file.policy, "policy"), title=name)
-
-
 def _second_opinion(name: str, file: SecondOpinionFile, context: PolicyContext, part: Part) -> Policy:
     settings = file.reviewer
     if isinstance(settings, str):
@@ -134,10 +118,10 @@ def _second_opinion(name: str, file: SecondOpinionFile, context: PolicyContext, 
 
 COMPOSITES: dict[str, tuple[type[Settings], MakeComposite]] = {
     "escalation": (EscalationFile, _escalation),
-    "fallback": (FallbackFile, _fallback),
-    "cooldown": (CooldownFile, _cooldown),
-    "patience": (PatienceFile, _patience),
-    "shadow": (ShadowFile, _shadow),
+    "fallback": (FallbackFile, lambda n, f, _, part: Fallback(part(f.policy, "policy"), part(f.to, "to"), title=n)),
+    "cooldown": (CooldownFile, lambda n, f, _, part: Cooldown(part(f.policy, "policy"), f.steps, title=n)),
+    "patience": (PatienceFile, lambda n, f, _, part: Patience(part(f.policy, "policy"), f.times, f.steps, title=n)),
+    "shadow": (ShadowFile, lambda n, f, _, part: Shadow(part(f.policy, "policy"), title=n)),
     "second_opinion": (SecondOpinionFile, _second_opinion),
 }
-"""`type:` of a policy file made of others -> its settings and how to make the policy."""
+"""`type:` of a policy file made of others -> its settings and how to make the policy, of its name, file and parts."""
