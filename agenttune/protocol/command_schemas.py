@@ -79,9 +79,11 @@ def schemas_by_kind() -> dict[str, CommandSchema]:
 def command_table() -> str:
     """All commands as a Markdown table."""
     rows = ["| command | risk | what it does | fields |", "|---|---|---|---|"]
-    for surface in schemas_by_kind().values():
-        fields = "<br>".join(_cell(f"`{f.name}`{'' if f.required else '?'}: {f.accepts}") for f in surface.fields)
-        rows.append(f"| `{surface.kind}` | {surface.risk.value} | {_cell(surface.description)} | {fields or '-'} |")
+    for described in schemas_by_kind().values():
+        fields = "<br>".join(_cell(f"`{f.name}`{'' if f.required else '?'}: {f.accepts}") for f in described.fields)
+        rows.append(
+            f"| `{described.kind}` | {described.risk.value} | {_cell(described.description)} | {fields or '-'} |"
+        )
     return "\n".join(rows) + "\n"
 
 

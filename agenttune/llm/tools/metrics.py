@@ -1,4 +1,4 @@
-"""A run's metrics as tools tell them: over all the branches that the run stands on, with their units."""
+"""A run's metrics for tools: over all branches of its lineage, with their units."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ UNITS = {
     "step_grad_norm": "norm of the gradient before clipping",
     "grad_norm": "norm of the gradient before clipping",
 }
-"""Of the metrics that the trainer itself measures; others tell by their suffix or not at all."""
+"""Units of the metrics that the trainer measures; of others the suffix may tell."""
 SUFFIXES = {"_per_s": "per second", "_per_second": "per second", "_s": "seconds", "_bytes": "bytes", "_frac": "share"}
 UNKNOWN_UNIT = "not stated"
 
 
 def run_series(reader: RunReader) -> list[SeriesInfo]:
-    """The metrics of the current branch and of the steps that it stands on, by name."""
+    """The metrics of the current branch and its lineage, by name."""
     merged: dict[str, SeriesInfo] = {}
     for segment in _lineage(reader).segments:
         for found in reader.read(SeriesQuery(branch=segment.branch)).series:
@@ -74,7 +74,7 @@ def _chained(metric: str, branch: str, curves: Sequence[Curve]) -> Curve:
 
 
 def unit_of(metric: str) -> str:
-    """What a metric is measured in, where that is known."""
+    """A metric's unit, where it is known."""
     suffix = next((words for end, words in SUFFIXES.items() if metric.endswith(end)), UNKNOWN_UNIT)
     return UNITS.get(metric, suffix)
 

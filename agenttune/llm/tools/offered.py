@@ -1,4 +1,4 @@
-"""The tools that a language model is offered for one run: only what can work there, in as few words as will do.
+"""The tools that a language model is offered for one run: only those that can work there, in few words.
 
 A model reads every word of them in every decision. So descriptions are cut to their first sentence, what all tools
 share is said once in the prompt, rare commands are left out, and reading is one tool.
@@ -18,13 +18,13 @@ from agenttune.protocol.observation import Observation
 UNLISTED_FIELDS = frozenset(
     {"include_current", "min_gain_frac", "pin", "branch_name", "save", "start_lr", "depth", "max_points"}
 )
-"""Fields whose default is nearly always right; they are understood all the same."""
+"""Fields whose default is nearly always right; they are not listed, but accepted."""
 PLAIN_FIELDS = frozenset(
     {"reason", "weight_decay", "betas", "eps", "momentum", "gradient_accumulation_steps", "steps", "tag", "metric"}
 )
-"""Fields whose name, or whose choices, say it all."""
+"""Fields that need no description beside their name and choices."""
 UNLISTED_KNOBS = frozenset({"logging_steps", "logging_nan_inf_filter"})
-"""Of transformers' Trainer: how its own log looks, which a policy does not go by."""
+"""Knobs of transformers' Trainer that change only its own log."""
 SHORT_REASON = {"type": "string"}
 KEPT = ("type", "enum", "items", "minimum", "exclusiveMinimum")
 """Of a field's schema. Upper bounds are the gate's in any case; lengths are bounded where an answer is made after a
@@ -32,7 +32,7 @@ schema (`policy/json_answers.py`)."""
 
 
 def offered_kinds(observation: Observation) -> list[str]:
-    """Commands that can come to something in this run."""
+    """Commands that can have an effect in this run."""
     able, idle = observation.capabilities, set(observation.not_offered)
     if not any(knob.is_registered for knob in observation.knobs):
         idle |= {kind for kind, command in BY_KIND.items() if command.needs is Need.REGISTERED_KNOB}
@@ -47,11 +47,11 @@ def offered_shape(kind: str, knobs: Sequence[KnobState]) -> ToolShape:
         knobs: All knobs of the run; none: not known, and then every field is offered.
     """
     command = BY_KIND[kind]
-    surface = schema_of(command)
-    schema = plain_schema(surface.json_schema)
+    described = schema_of(command)
+    schema = plain_schema(described.json_schema)
     offered = offered_fields(kind, knobs)
     fields = briefs({name: part for name, part in schema["properties"].items() if name in offered})
-    whole = " ".join(surface.description.split())
+    whole = " ".join(described.description.split())
     description = whole if command.is_told_in_full else _first_sentence(whole)
     named = [knob for knob in knobs if knob.is_registered and knob.name not in UNLISTED_KNOBS]
     if command.needs is Need.REGISTERED_KNOB and named:
@@ -65,12 +65,12 @@ def offered_shape(kind: str, knobs: Sequence[KnobState]) -> ToolShape:
             "properties": {"reason": SHORT_REASON, **fields},
             "required": ["reason", *(name for name in schema.get("required", []) if name != "kind")],
         },
-        is_destructive=surface.risk is Risk.DANGER,
+        is_destructive=described.risk is Risk.DANGER,
     )
 
 
 def offered_fields(kind: str, knobs: Sequence[KnobState]) -> list[str]:
-    """A command's fields that this run has something for."""
+    """A command's fields that mean something in this run."""
     fields = [name for name in schema_of(BY_KIND[kind]).json_schema["properties"] if name != "kind"]
     mine = [knob for knob in knobs if knob.command == kind]
     if not mine or not issubclass(BY_KIND[kind], AtLeastOne):
@@ -85,12 +85,12 @@ def offered_fields(kind: str, knobs: Sequence[KnobState]) -> list[str]:
 
 
 def briefs(properties: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Fields as a model is offered them."""
+    """The schemas of fields as a model is offered them."""
     return {name: _brief(name, part) for name, part in properties.items() if name not in UNLISTED_FIELDS}
 
 
 def _brief(name: str, part: Mapping[str, Any]) -> dict[str, Any]:
-    """A field's schema without what says nothing, and with the first sentence of its description."""
+    """A field's schema, shortened, with the first sentence of its description."""
     short = {key: value for key, value in part.items() if key in KEPT}
     if part.get("type") in ("integer", "object"):
         short = {key: value for key, value in short.items() if key in ("type", "enum")}

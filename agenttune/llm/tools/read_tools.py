@@ -1,4 +1,4 @@
-"""Tools that read: each is the model of its arguments, and knows how to answer from a `RunReader`."""
+"""Tools that read: each is the model of its arguments, and answers from a `RunReader`."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Read(BaseModel):
 
 
 class GetMetrics(Read):
-    """Values of one metric over steps, thinned to at most `max_points`; without `metric`, which metrics there are.
+    """Values of one metric over steps, downsampled to at most `max_points`; without `metric`, which metrics there are.
 
     A row is [last step of the bucket, mean, low, high]. Non-finite values are counted beside, not averaged.
     """
@@ -163,7 +163,7 @@ class ListCheckpoints(Read):
 
 
 class ListBranches(Read):
-    """The run's branches: each going back to a checkpoint began one."""
+    """The run's branches: each restored checkpoint began one."""
 
     tool = "list_branches"
     word = "branches"
@@ -203,7 +203,7 @@ READS: dict[str, type[Read]] = {
 
 
 WHAT: dict[str, str] = {read.word: read.tool for read in READS.values()}
-"""What can be read, by a word."""
+"""The reads by their short names."""
 
 
 def read_shape() -> ToolShape:
@@ -223,7 +223,7 @@ def read_shape() -> ToolShape:
 
 
 def read_of(given: Mapping[str, Any]) -> tuple[type[Read], dict[str, Any]]:
-    """Which read a call of the one tool is, with that one's own arguments.
+    """The read that a call of the one tool asks for, and its own arguments.
 
     Raises:
         CommandError: `what` is none of `WHAT`.

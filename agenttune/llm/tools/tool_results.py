@@ -1,4 +1,4 @@
-"""What tools answer: JSON of bounded size. Text of logs, layers and datasets is data in it, never more."""
+"""Results of tools: JSON of bounded size, in which text of logs, layers and datasets is data."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from agenttune.protocol.events import encode_number
 from agenttune.protocol.proposals import CommandRecord, State
 
 MAX_ANSWER_CHARACTERS = 10_000
-"""Of one answer, about 3000 tokens (guess: a screenful of rows, and a small model still has room to think)."""
+"""Longest result, about 3000 tokens (guess: a screenful of rows, which leaves a small model room to think)."""
 LEFT_OUT_CHARACTERS = 60
-"""Kept free for saying how much was left out."""
+"""Kept free for the number of entries left out."""
 PENDING_NOTE = "the trainer has not answered yet; get_history will tell what came of it"
 
 
 @dataclass(frozen=True)
 class Cut:
-    """How much of foreign values is shown."""
+    """How much of a value is shown."""
 
     text: int
     entries: int
@@ -91,7 +91,7 @@ def _dumps(value: object) -> str:
 
 
 def error_text(error: AgenttuneError) -> str:
-    """An error as a tool's answer: what was wrong, where, and what is allowed."""
+    """An error as a tool's result: what was wrong, where, and what is allowed."""
     told: dict[str, Any] = {"error": str(error)}
     if isinstance(error, UserError):
         told |= {key: value for key, value in (("field", error.field), ("allowed", error.allowed)) if value is not None}

@@ -14,7 +14,7 @@ MAX_TEXT = 1000
 """Longest text that a tool takes; grammars of local servers refuse longer repetitions (llama.cpp: 2000)."""
 MAX_VALID_FOR_STEPS = 1_000_000
 MAX_DESCRIPTION = 200
-"""Of a knob, in characters: it comes from the training script."""
+"""Longest text of a knob, in characters: it comes from the training script."""
 
 RISK_WORDS = {
     Risk.OBSERVE: "Changes nothing in training.",
@@ -22,7 +22,7 @@ RISK_WORDS = {
     Risk.DISRUPT: "Costs training time.",
     Risk.DANGER: "Cannot be taken back by setting the old value.",
 }
-"""For clients that read one tool at a time; a policy's prompt says it once for all of its tools."""
+"""For clients that show one tool at a time; a policy's prompt says it once for all tools."""
 REASON = {
     "type": "string",
     "minLength": 1,
@@ -35,7 +35,7 @@ VALID_FOR_STEPS = {
     "maximum": MAX_VALID_FOR_STEPS,
     "description": "Never applied later than so many steps from now. Default: no limit.",
 }
-"""For clients that send commands as they are; what a policy's tools take for granted, its prompt says."""
+"""For clients without a policy's prompt, which sets a limit itself."""
 
 
 def write_kinds() -> list[str]:
@@ -51,10 +51,10 @@ def write_shape(kind: str, knobs: Sequence[KnobState] | None = None) -> ToolShap
         knobs: For `set_knob`: the registered knobs; None leaves the name open.
     """
     command = BY_KIND[kind]
-    surface = schema_of(command)
-    schema = plain_schema(surface.json_schema)
+    described = schema_of(command)
+    schema = plain_schema(described.json_schema)
     fields = {name: part for name, part in schema["properties"].items() if name != "kind"}
-    description = f"{surface.description} {RISK_WORDS[surface.risk]}"
+    description = f"{described.description} {RISK_WORDS[described.risk]}"
     if command.needs is Need.REGISTERED_KNOB and knobs is not None:
         fields["name"] = {"type": "string", "enum": [knob.name for knob in knobs], "description": "Which knob."}
         description += "\nKnobs:\n" + "\n".join(map(knob_line, knobs))
@@ -68,12 +68,12 @@ def write_shape(kind: str, knobs: Sequence[KnobState] | None = None) -> ToolShap
             "required": required,
             "additionalProperties": False,
         },
-        is_destructive=surface.risk is Risk.DANGER,
+        is_destructive=described.risk is Risk.DANGER,
     )
 
 
 def knob_line(knob: KnobState) -> str:
-    """A knob without its value, which changes: a list of tools must not, or no provider caches it."""
+    """A knob without its value: the list of tools must stay the same, so that providers can cache it."""
     unit = f", in {knob.unit[:MAX_DESCRIPTION]}" if knob.unit else ""
     low = "-inf" if knob.minimum is None else f"{knob.minimum:g}"
     high = "inf" if knob.maximum is None else f"{knob.maximum:g}"
@@ -83,7 +83,7 @@ def knob_line(knob: KnobState) -> str:
 
 
 def plain_schema(schema: dict[str, Any]) -> dict[str, Any]:
-    """A JSON schema without references, titles and choices between schemas; every text bounded."""
+    """A JSON schema without references, titles and `anyOf`; every text has a longest length."""
     return _plain(schema, schema.get("$defs", {}), keep_null=False)
 
 
@@ -114,7 +114,7 @@ def _words(part: dict[str, Any]) -> dict[str, Any]:
 
 
 def _merged(choices: list[dict[str, Any]], keep_null: bool) -> dict[str, Any]:
-    """Choices between plain types as one schema with a list of types."""
+    """Several plain types as one schema with a list of types."""
     kept = [choice for choice in choices if keep_null or choice.get("type") != "null"]
     if len(kept) == 1:
         return kept[0]

@@ -1,4 +1,4 @@
-"""The tools of one run: reads are answered, writes become commands that the gate was asked about."""
+"""The tools of one run: reads are answered, writes become commands that are checked with the gate."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Wait:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a call.
+    """The outcome of a call.
 
     Attributes:
         text: JSON for the model.
@@ -81,7 +81,7 @@ class Withdrawal(BaseModel):
 
 
 class Said(BaseModel):
-    """What every write tool takes beside the command's fields."""
+    """Arguments of every write tool beside the command's fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     reason: Reason
@@ -101,7 +101,7 @@ def _own_shape(name: str, model: type[BaseModel]) -> ToolShape:
 
 
 def offered_tools(observation: Observation) -> list[ToolShape]:
-    """Tools to act, to read, to wait and to take back; the same at every step, as long as the run can do the same."""
+    """Tools to act, read, wait and withdraw; the same at every step, as long as the run can do the same."""
     kinds = [kind for kind in offered_kinds(observation) if BY_KIND[kind].is_for_policies]
     writes = [offered_shape(kind, observation.knobs) for kind in kinds]
     return [*writes, read_shape(), wait_shape(), *([_own_shape(WITHDRAW, Withdrawal)] if writes else [])]
@@ -117,7 +117,7 @@ class Toolbox:
     """
 
     _told: Sequence[KnobState] = ()
-    """What can be set, as far as the trainer has told; nothing told holds nothing back."""
+    """The knobs that the trainer has told of; without any, every field is offered."""
 
     def __init__(self, reader: RunReader, observation: Observation, author: Author = AUTHOR) -> None:
         self._reader = reader
@@ -127,7 +127,7 @@ class Toolbox:
         self._knobs = [knob for knob in observation.knobs if knob.is_registered]
 
     def shapes(self) -> list[ToolShape]:
-        """As `offered_tools`. A few more are understood: rare commands, and each read by a name of its own."""
+        """As `offered_tools`. Rare commands, and each read by its own name, are accepted too."""
         return offered_tools(self._observation)
 
     def _kinds(self) -> list[str]:
@@ -194,7 +194,7 @@ class Toolbox:
             raise CommandError(f"no knob {name!r:.80}; knobs: {', '.join(names)}", field="name", allowed=names)
 
     def _check_offered(self, kind: str, given: dict[str, Any]) -> None:
-        """Refuse what the command takes and this run has nothing for, such as another optimizer's setting."""
+        """Refuse a field that means nothing in this run, such as another optimizer's setting."""
         offered = offered_fields(kind, self._told)
         for name, value in given.items():
             # Null is left out, also for what this run has nothing for.
@@ -225,7 +225,7 @@ class Toolbox:
 
 
 def refusal(kind: str, verdict: Verdict) -> CommandError:
-    """The gate's no, with the nearest arguments that would pass."""
+    """The gate's refusal, with the nearest allowed arguments."""
     nearest = verdict.nearest_allowed
     hint = f"; nearest allowed: {json.dumps(nearest)}" if nearest else ""
     field = next(iter(nearest), None) if nearest else None
@@ -262,7 +262,7 @@ def _object(name: str, arguments: str) -> dict[str, Any]:
 
 
 def checked(name: str, model: type[M], given: dict[str, Any]) -> M:
-    """Arguments as a model; null is the same as left out.
+    """Arguments as a model; null counts as left out.
 
     Raises:
         CommandError: Unknown field, wrong type or out of bounds; names the field and what is allowed there.
@@ -279,7 +279,7 @@ def checked(name: str, model: type[M], given: dict[str, Any]) -> M:
 
 
 def _check_fields(kind: str, given: dict[str, Any]) -> None:
-    """What the tool's schema forbids and a command would take: its own kind, and very long texts."""
+    """Refuse what the tool's schema forbids although the command would take it: its kind, and very long texts."""
     if "kind" in given:
         raise CommandError(f"{kind}: the tool's name is the kind; leave out 'kind'", field="kind")
     for name, value in given.items():
