@@ -15,7 +15,7 @@ from agenttune.protocol.proposals import Author, CommandRecord, State
 
 IN_FLIGHT = frozenset({State.PROPOSED, State.QUEUED})
 TAKE_NOTHING_AWAY = frozenset({Impact.NONE, Impact.HOLD})
-"""Of commands after which an older answer still speaks of the run as it is."""
+"""Impacts of commands after which an older answer is still valid."""
 ERROR_CHARACTERS = 2000
 
 log = logging.getLogger(__name__)

@@ -18,8 +18,7 @@ from typing import Any
 from tenacity import Retrying, retry_if_exception_type, stop_when_event_set, wait_exponential
 from tenacity.nap import sleep_using_event
 
-from agenttune.agent.outbox import Outbox
-from agenttune.agent.turns import Turns
+from agenttune.agent.turns import Outbox, Turns
 from agenttune.agent.wakeups import Wakeups, is_new
 from agenttune.config import WakeSettings
 from agenttune.control import Control
