@@ -150,15 +150,15 @@ class AgentLoop:
             self.detach(f"the run is {info.status}")
             return False
         in_lockstep = info.rules.get("wake", {}).get("mode") == "lockstep"
-        news = self._wakeups.poll(patience_s if in_lockstep and not self._turns.thinking else 0.0)
+        must_ask = self._wakeups.poll(patience_s if in_lockstep and not self._turns.thinking else 0.0)
         if self._wakeups.request is not None and not self._switch_policy(self._wakeups.request):
             return False
-        self._step_forward(info, in_lockstep, news)
+        self._observe_if_due(info, in_lockstep, must_ask)
         return True
 
-    def _step_forward(self, info: RunInfo, in_lockstep: bool, news: bool) -> None:
+    def _observe_if_due(self, info: RunInfo, in_lockstep: bool, must_ask: bool) -> None:
         if not in_lockstep:
-            if news or self._is_due(info):
+            if must_ask or self._is_due(info):
                 self._observe()
         elif self._wakeups.awaited is not None and not self._turns.thinking:
             # Not while an earlier question is open: "still thinking" would be no decision about this step.
@@ -277,7 +277,7 @@ class AgentLoop:
 
     def _consider(self, observation: Observation, awaited: Event | None) -> None:
         """Ask the policy, if there is a reason and none of its own commands waits for the trainer."""
-        self._decided_step = min(self._decided_step, observation.step)  # the run may have gone back
+        self._decided_step = min(self._decided_step, observation.step)  # a checkpoint may have been restored
         is_time = observation.step - self._decided_step >= self.wake.every_steps
         # What waits for a person does not hold up the rules: it may wait long.
         in_flight = any(

@@ -23,7 +23,7 @@ from agenttune.protocol.proposals import CommandRecord
 
 
 class NoopFile(PolicyFile):
-    """`type: noop`: watches and never acts."""
+    """`type: noop`: monitors and never acts."""
 
     type: Literal["noop"]
     """Kind of policy."""
@@ -39,7 +39,7 @@ class LrFile(PolicyFile):
 
 
 class ReduceOnPlateauFile(LrFile):
-    """`type: reduce_on_plateau`: cuts the rate on a plateau; meanings as in torch's ReduceLROnPlateau, mode `rel`."""
+    """`type: reduce_on_plateau`: cuts the learning rate on a plateau, as torch's ReduceLROnPlateau in mode `rel`."""
 
     type: Literal["reduce_on_plateau"]
     """Kind of policy."""
@@ -58,7 +58,7 @@ class ReduceOnPlateauFile(LrFile):
 
 
 class GreedyLrFile(LrFile):
-    """`type: greedy_lr`: raises the rate while the loss falls (arXiv 2512.14527; as transformers' GreedyLR)."""
+    """`type: greedy_lr`: raises the learning rate while the loss falls (arXiv 2512.14527, transformers' GreedyLR)."""
 
     type: Literal["greedy_lr"]
     """Kind of policy."""
@@ -77,7 +77,7 @@ class GreedyLrFile(LrFile):
 
 
 class RandomFile(LrFile):
-    """`type: random`: turns the rate at random."""
+    """`type: random`: changes the learning rate at random."""
 
     type: Literal["random"]
     """Kind of policy."""

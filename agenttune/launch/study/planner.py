@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PLANNER = "planner"
 """What calls are recorded under."""
 MAX_REPAIRS = 2
-"""How often a plan that was refused may be mended."""
+"""How often in one round a refused plan may be corrected."""
 REFLECTION_CHARACTERS = 1500
 """About 350 tokens a round: ten rounds still fit any context (a guess)."""
 SHOWN_COMMANDS = 30

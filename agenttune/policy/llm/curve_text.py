@@ -1,4 +1,4 @@
-"""A metric's curve in words and figures, as many however long the run: recent points dense, older ones thinned."""
+"""A metric's curve in words and figures, of bounded size: recent points as they are, older ones downsampled."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def read_answer(text: str, offered: Collection[str]) -> tuple[str, list[ToolUse]
         offered: Names of the tools that it has.
 
     Raises:
-        UserError: There is no such object; says what it must look like.
+        UserError: There is no such object; says which form it must have.
     """
     if has_markup(text):
         written = written_calls(text, offered)

@@ -34,7 +34,7 @@ FORMS_WITHOUT_TOOLS = {
     "text": "the endpoint takes neither tool calls nor a JSON schema: the model answers with JSON in words",
 }
 HISTORY = 50
-"""Commands that are looked through for what was tried."""
+"""Newest commands from which the history in a prompt is made."""
 SYSTEM_VARIABLES = (
     *("goal_metric", "goal_direction", "constraints", "context", "tools", "protocol", "actions"),
     *("max_commands", "max_turns", "valid_for_steps"),

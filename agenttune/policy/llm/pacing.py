@@ -18,7 +18,7 @@ class Pacing:
     """Remembers when the model was asked and what it waits for. Losing this at a restart costs one call.
 
     Attributes:
-        every_steps: Steps between two calls without news.
+        every_steps: Steps between two calls when nothing is new.
         early_every_steps: The same, early in a run.
         early_until_step: What counts as early.
         max_wait_steps: A wait for something that does not come ends after so many steps.
@@ -43,24 +43,24 @@ class Pacing:
     def why_not_now(self, observation: Observation) -> str:
         """Why the model need not be asked now; empty if it should be."""
         asked = self._asked_step
-        if asked is None or observation.step < asked:  # a restored checkpoint is news
+        if asked is None or observation.step < asked:  # a restored checkpoint is something new
             return ""
-        news = [reason for reason in observation.woken_by if not _CADENCE.fullmatch(reason)]
+        reasons = [reason for reason in observation.woken_by if not _CADENCE.fullmatch(reason)]
         found = [f.severity for f in observation.findings if f.step > asked and f.severity != "info"]
-        if self._wait is not None and not self._is_over(self._wait, asked, observation.step, news, found):
+        if self._wait is not None and not self._is_over(self._wait, asked, observation.step, reasons, found):
             return f"{describe(self._wait)}, as the model wanted at step {asked}"
-        if news or found or self._wait is not None:
+        if reasons or found or self._wait is not None:
             return ""
         due = asked + (self.early_every_steps if asked < self.early_until_step else self.every_steps)
         return "" if observation.step >= due else f"nothing new; the model is asked again at step {due}"
 
-    def _is_over(self, wait: Wait, asked: int, step: int, news: Sequence[str], found: Sequence[str]) -> bool:
+    def _is_over(self, wait: Wait, asked: int, step: int, reasons: Sequence[str], found: Sequence[str]) -> bool:
         """Whether a wait has ended: by its condition, or by something that no wait holds up."""
         if step >= asked + self.max_wait_steps or (wait.until_step is not None and step >= wait.until_step):
             return True
-        evaluated = any(reason.startswith("evaluation") for reason in news)
-        finding = bool(found) or any(reason.startswith("finding") for reason in news)
-        other = any(not reason.startswith(("evaluation", "finding")) for reason in news)
+        evaluated = any(reason.startswith("evaluation") for reason in reasons)
+        finding = bool(found) or any(reason.startswith("finding") for reason in reasons)
+        other = any(not reason.startswith(("evaluation", "finding")) for reason in reasons)
         waited_for = (wait.until_evaluation and evaluated) or (wait.until_finding and finding)
         return waited_for or other or "critical" in found
 

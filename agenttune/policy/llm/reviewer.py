@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from agenttune.llm import ChatModel
 
 HISTORY = 50
-"""Commands that are looked through for what was tried."""
+"""Newest commands from which the history in a prompt is made."""
 WHY_LETTERS = 500
 VARIABLES = (
     *("goal_metric", "goal_direction", "constraints", "context", "command", "rationale", "request"),
