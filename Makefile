@@ -10,9 +10,10 @@ export OMP_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 
 # A test process per core, but three at least, as tests wait for processes of theirs, and eight at most: each holds
-# torch. A file's tests stay together, as some share a server or a training run.
+# torch. A file's tests stay together, as some share a server or a training run. In the order of their names: files of few
+# tests would otherwise come last, and those are the ones that start processes and take longest.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(max(3, min(os.cpu_count() or 1, 8)))')
-PARALLEL = -n $(WORKERS) --dist loadfile
+PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # `llm` and `browser` have targets of their own.
 ALL := not llm and not browser
