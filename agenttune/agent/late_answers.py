@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Answer:
+class LateAnswer:
     """An answer that is awaited or has come.
 
     Attributes:
@@ -69,7 +69,7 @@ def _changes_the_run(record: CommandRecord) -> bool:
     return record.state in IN_FLIGHT or (record.ack is not None and record.ack.outcome == "applied")
 
 
-def still_valid(answer: Answer, decision: Decision, now: Observation) -> tuple[list[Draft], str]:
+def still_valid(answer: LateAnswer, decision: Decision, now: Observation) -> tuple[list[Draft], str]:
     """The drafts of a late answer that are still valid, and why the others are not."""
     if not decision.proposals:
         return [], ""

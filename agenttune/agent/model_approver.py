@@ -15,7 +15,7 @@ from pydantic import Field
 
 from agenttune.config import Settings
 from agenttune.config.plugins import PluginUse, find_class
-from agenttune.control import Control, Decision
+from agenttune.control import ApprovalDecision, Control
 from agenttune.errors import AlreadyDecided, UserError
 from agenttune.gate import ApprovalCase, Approver, Opinion, with_arguments
 from agenttune.llm.prompts import fenced
@@ -120,7 +120,7 @@ class ReviewLoop:
         self, record: CommandRecord, request: ApprovalRequest, verdict: str, why: str, edited: CommandBase | None
     ) -> None:
         name = self._approver.model if isinstance(self._approver, ModelApprover) else self._name
-        decision = Decision.model_validate(
+        decision = ApprovalDecision.model_validate(
             {
                 "verdict": verdict,
                 "digest": request.digest,

@@ -6,7 +6,7 @@ import concurrent.futures
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from agenttune.agent.late_answers import Answer, failed, still_valid
+from agenttune.agent.late_answers import LateAnswer, failed, still_valid
 from agenttune.agent.wakeups import Wakeups
 from agenttune.control import AgentRecord, Control
 from agenttune.errors import RunEnded, UserError
@@ -201,10 +201,10 @@ class Turns:
         self._turn: Turn | None = None
         self._said = ""
         self._missed: list[str] = []
-        self.answers: list[Answer] = []
+        self.answers: list[LateAnswer] = []
 
     @property
-    def thinking(self) -> list[Answer]:
+    def thinking(self) -> list[LateAnswer]:
         """The answers that are waited for."""
         return [answer for answer in self.answers if not answer.dropped]
 
@@ -213,7 +213,7 @@ class Turns:
         decision = _ask(policy, observation)
         reasons, must_tell = observation.woken_by, awaited is not None
         if decision.later is not None:
-            answer = Answer(decision.later, observation, policy.name, author, awaited)
+            answer = LateAnswer(decision.later, observation, policy.name, author, awaited)
             self.answers.append(answer)
             decision = replace(decision, later=None)
             if not (decision.proposals or decision.shadowed or decision.calls):
@@ -296,6 +296,6 @@ def _ask(policy: Policy, observation: Observation) -> Decision:
         return failed(policy.name, observation.step, error)
 
 
-def _turn_of(answer: Answer, decision: Decision, step: int) -> Turn:
+def _turn_of(answer: LateAnswer, decision: Decision, step: int) -> Turn:
     is_dropped = bool(answer.dropped)
     return Turn.of(decision, answer.policy, answer.author, answer.asked, step, answer.awaited, is_dropped)

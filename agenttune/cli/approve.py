@@ -187,14 +187,14 @@ class _Requests:
         always: bool = False,
     ) -> None:
         """Decide, and tell what came of it; `changed` are arguments that an edit replaces."""
-        from agenttune.control import Decision
+        from agenttune.control import ApprovalDecision
         from agenttune.gate import with_arguments
 
         record = self.find(name)
         if record.request is None:
             raise UserError(f"command {record.command_id} does not wait for anybody", field="id")
         command = None if changed is None else with_arguments(record.proposal.command, changed)
-        decision = Decision(
+        decision = ApprovalDecision(
             verdict=verdict,
             digest=record.request.digest,
             author=_me(),

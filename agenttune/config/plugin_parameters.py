@@ -19,7 +19,7 @@ RESERVED = ("type", "description", "gate")
 
 
 @dataclass(frozen=True)
-class Parameters:
+class PluginParameters:
     """What a class takes.
 
     Attributes:
@@ -73,7 +73,7 @@ def type_words(kind: Any) -> str:
     return f"{name}[{', '.join(map(type_words, inside))}]" if inside else name
 
 
-def parameters_of(cls: type[Any], injected: Sequence[str] = (), is_file: bool = False) -> Parameters:
+def parameters_of(cls: type[Any], injected: Sequence[str] = (), is_file: bool = False) -> PluginParameters:
     """What the constructor of a class takes.
 
     Args:
@@ -102,7 +102,7 @@ def parameters_of(cls: type[Any], injected: Sequence[str] = (), is_file: bool = 
         raise TypeError(f"{taken[0]} is a key that every file has; give the parameter another name")
     also: dict[str, Any] = {"type": (str, ...)}
     also |= {"description": (str, ""), "gate": (Any, None)} if is_file else {}
-    return Parameters(model, _made(f"{cls.__name__}File", model, also), whole, ours)
+    return PluginParameters(model, _made(f"{cls.__name__}File", model, also), whole, ours)
 
 
 def _taken(cls: type[Any]) -> list[tuple[str, inspect.Parameter]]:

@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import BeforeValidator
 
-from agenttune.config.plugin_parameters import Parameters, parameters_of
+from agenttune.config.plugin_parameters import PluginParameters, parameters_of
 from agenttune.config.yaml_files import Place, line_of, load_yaml
 from agenttune.errors import ConfigError, PluginFault
 from agenttune.protocol.invalid_values import did_you_mean
@@ -116,7 +116,7 @@ class PluginClass:
 
     use: PluginUse
     cls: type[Any]
-    parameters: Parameters
+    parameters: PluginParameters
     path: Path | None
     sha256: str
 

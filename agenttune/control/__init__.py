@@ -7,8 +7,8 @@ proposal passes the same gate. The reads are those of `protocol/reads.py`; `answ
 May know `gate/` and `store/`; knows nothing of who uses it.
 """
 
-from agenttune.control.control import AgentRecord, Control, Decision
+from agenttune.control.control import AgentRecord, ApprovalDecision, Control
 from agenttune.control.local import LocalControl
 from agenttune.control.reader import READER
 
-__all__ = ["READER", "AgentRecord", "Control", "Decision", "LocalControl"]
+__all__ = ["READER", "AgentRecord", "ApprovalDecision", "Control", "LocalControl"]

@@ -33,7 +33,7 @@ AgentRecord = Found | Decided | PolicyAttached | PolicyDetached | PolicyRequeste
 """What may be written into a log beside proposals: by an agent, and an operator's wish for another policy."""
 
 
-class Decision(Record):
+class ApprovalDecision(Record):
     """What somebody decided on a proposal that waits.
 
     Attributes:
@@ -123,7 +123,7 @@ class Control(ABC):
         """The verdict that `submit` would give, without submitting; `approved` if it would wait for somebody."""
 
     @abstractmethod
-    def decide(self, run_id: str, command_id: str, decision: Decision) -> CommandRecord:
+    def decide(self, run_id: str, command_id: str, decision: ApprovalDecision) -> CommandRecord:
         """Decide on a proposal that waits; guardrails and staleness are checked again, and the first answer is final.
 
         Raises:

@@ -13,7 +13,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from agenttune import errors
-from agenttune.control.control import AgentRecord, Control, Decision
+from agenttune.control.control import AgentRecord, ApprovalDecision, Control
 from agenttune.errors import AgenttuneError, ServerUnreachable, SystemFault, UnknownRun, UserError
 from agenttune.protocol.events import RunInfo
 from agenttune.protocol.proposals import Author, CommandRecord, Proposal, StandingApproval, Verdict
@@ -83,7 +83,7 @@ class HttpControl(Control):
         body = self._post(_run(run_id, "commands"), _submission(proposal), dry_run=True)
         return _model(Verdict, body)
 
-    def decide(self, run_id: str, command_id: str, decision: Decision) -> CommandRecord:
+    def decide(self, run_id: str, command_id: str, decision: ApprovalDecision) -> CommandRecord:
         """Decide on a proposal that waits, as a person with an operator's token: models decide beside the log."""
         body = decision.model_dump(mode="json", exclude={"author", "approver"}, exclude_none=True)
         body["name"] = decision.author.name

@@ -6,7 +6,7 @@ import contextlib
 from typing import cast
 
 from agenttune.control.answers import answer, run_gate
-from agenttune.control.control import AgentRecord, Control, Decision
+from agenttune.control.control import AgentRecord, ApprovalDecision, Control
 from agenttune.control.reader import measure
 from agenttune.control.run_gate import no_verdict
 from agenttune.control.run_logs import RunLogs
@@ -54,7 +54,7 @@ class LocalControl(RunLogs, Control):
         reason = f"would wait for {judged.asked} ({judged.rule})"
         return Verdict(decision="approved", decided_by="guardrails", reason=reason)
 
-    def decide(self, run_id: str, command_id: str, decision: Decision) -> CommandRecord:
+    def decide(self, run_id: str, command_id: str, decision: ApprovalDecision) -> CommandRecord:
         return run_gate(self, run_id).decide(command_id, decision)
 
     def end_standing_approval(self, run_id: str, kind: str, author: Author) -> list[StandingApproval]:

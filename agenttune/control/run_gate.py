@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Literal
 
-from agenttune.control.control import Decision
+from agenttune.control.control import ApprovalDecision
 from agenttune.control.run_context import existing_checkpoints
 from agenttune.errors import AlreadyDecided, TooManyProposals, UserError
-from agenttune.gate import Gate, History, Moment, allowed_before, person, stale, timed_out
+from agenttune.gate import CommandHistory, Gate, Moment, allowed_before, person, stale, timed_out
 from agenttune.protocol.commands import SaveCheckpoint
 from agenttune.protocol.deadlines import Instant
 from agenttune.protocol.events import CheckpointSaved, Evaluated, RunInfo
@@ -154,7 +154,7 @@ class RunGate:
         history = replace(history_of(self.log, proposal), waiting=(), refused=())
         return self.gate.refusal(proposal, self._moment().info, history)
 
-    def decide(self, command_id: str, decision: Decision) -> CommandRecord:
+    def decide(self, command_id: str, decision: ApprovalDecision) -> CommandRecord:
         """As `Control.decide`."""
         log, info = self.log, self.info
         record = log.command(command_id)
@@ -182,7 +182,7 @@ class RunGate:
             command_id, verdict, StandingApproval(kind=kind, rule=request.rule, by=by, since_step=info.step)
         )
 
-    def _escalate(self, proposal: Proposal, request: ApprovalRequest, decision: Decision) -> CommandRecord:
+    def _escalate(self, proposal: Proposal, request: ApprovalRequest, decision: ApprovalDecision) -> CommandRecord:
         by = Passed(by=_decider(decision), reason=decision.reason)
         moment, history = self._moment(), history_of(self.log, proposal)
         answer = self.gate.escalated(request, by, proposal, moment, history)
@@ -192,7 +192,7 @@ class RunGate:
             answer = self._again(proposal) or answer
         return self.log.decide(proposal.command_id, answer)
 
-    def _verdict_of(self, proposal: Proposal, decision: Decision) -> Verdict:
+    def _verdict_of(self, proposal: Proposal, decision: ApprovalDecision) -> Verdict:
         by = _decider(decision)
         if decision.verdict == "reject":
             return Verdict(decision="rejected", decided_by=by, reason=decision.reason)
@@ -211,7 +211,7 @@ class RunGate:
         return refusal.model_copy(update={"reason": f"approved by {by}, but since then: {refusal.reason}"})
 
 
-def _refuse_misfit(decision: Decision, request: ApprovalRequest) -> None:
+def _refuse_misfit(decision: ApprovalDecision, request: ApprovalRequest) -> None:
     """Raises for a decision that this approver cannot make, or not now."""
     if decision.approver not in ("human", request.asked):
         raise AlreadyDecided(f"it is not the {decision.approver}'s turn: {request.asked} is asked", field="approver")
@@ -219,19 +219,19 @@ def _refuse_misfit(decision: Decision, request: ApprovalRequest) -> None:
         raise UserError("'always' goes with a person's 'approve' only", field="always", allowed=["approve"])
 
 
-def _decider(decision: Decision) -> str:
+def _decider(decision: ApprovalDecision) -> str:
     """How a verdict names who gave it."""
     if decision.approver == "human":
         return person(decision.author)
     return f"{'model' if decision.approver == 'model' else 'approver'}:{decision.author.name}"
 
 
-def history_of(log: RunLog, proposal: Proposal) -> History:
+def history_of(log: RunLog, proposal: Proposal) -> CommandHistory:
     """What agents did so far; proposals of others are judged without it."""
     queued = [record for record in log.commands(State.QUEUED) if record.command_id != proposal.command_id]
     if proposal.author.principal != "agent":
-        return History(queued=queued)
-    return History(
+        return CommandHistory(queued=queued)
+    return CommandHistory(
         commands=log.commands(*TAKEN, principal="agent", limit=HISTORY, newest=True),
         count_taken=partial(log.count_commands, *TAKEN, principal="agent"),
         refused=[r for r in _refused(log) if r.verdict is None or r.verdict.decided_by != NO_CHECKPOINT],

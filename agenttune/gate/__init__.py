@@ -7,7 +7,7 @@ a command is carried out.
 from agenttune.gate.approval_rules import person, stale, timed_out
 from agenttune.gate.approvers import ApprovalCase, Approver, Opinion, allowed_before
 from agenttune.gate.available_commands import not_offered, probe_steps_left
-from agenttune.gate.context import Guardrail, History, Moment
+from agenttune.gate.context import CommandHistory, Guardrail, Moment
 from agenttune.gate.gate import Gate, guards_nothing, with_arguments
 from agenttune.gate.guardrails import GUARDRAILS
 from agenttune.gate.knob_targets import Target, targets_of, values_of
@@ -17,9 +17,9 @@ __all__ = [
     "GUARDRAILS",
     "ApprovalCase",
     "Approver",
+    "CommandHistory",
     "Gate",
     "Guardrail",
-    "History",
     "Moment",
     "Opinion",
     "Target",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from agenttune.config import ApprovalRule, rule_name
 from agenttune.gate.approvers import along, automatic
 from agenttune.gate.change_factors import differences_of, factor_of
-from agenttune.gate.context import History, Moment
+from agenttune.gate.context import CommandHistory, Moment
 from agenttune.gate.knob_targets import targets_of
 from agenttune.protocol.commands import CommandBase
 from agenttune.protocol.deadlines import Instant, is_over, was_timed
@@ -16,7 +16,7 @@ from agenttune.protocol.proposals import ApprovalRequest, Author, Passed, Propos
 
 
 def rule_on(
-    proposal: Proposal, rules: Sequence[ApprovalRule], moment: Moment, history: History
+    proposal: Proposal, rules: Sequence[ApprovalRule], moment: Moment, history: CommandHistory
 ) -> Verdict | ApprovalRequest:
     """What the rules say: approved at once, a request to somebody, or rejected because no rule covers it."""
     if not rules or proposal.author.principal != "agent":
@@ -112,7 +112,7 @@ def escalated(
     proposal: Proposal,
     rules: Sequence[ApprovalRule],
     moment: Moment,
-    history: History,
+    history: CommandHistory,
 ) -> Verdict | ApprovalRequest:
     """The next verdict, or the request to the next approver, after one has left the decision open."""
     passed = request.model_copy(update={"passed": [*request.passed, by]})

@@ -12,7 +12,7 @@ from agenttune.config import ApprovalRule
 from agenttune.config.expressions import evaluate, is_true
 from agenttune.errors import UserError
 from agenttune.gate.change_factors import factor_of, value_after, value_before
-from agenttune.gate.context import History, Moment, step_of
+from agenttune.gate.context import CommandHistory, Moment, step_of
 from agenttune.protocol.events import RunInfo
 from agenttune.protocol.model_calls import ModelCalled
 from agenttune.protocol.observation import Observation
@@ -73,7 +73,7 @@ class Approver(ABC):
 
 
 def along(
-    request: ApprovalRequest, rule: ApprovalRule | None, proposal: Proposal, moment: Moment, history: History
+    request: ApprovalRequest, rule: ApprovalRule | None, proposal: Proposal, moment: Moment, history: CommandHistory
 ) -> Verdict | ApprovalRequest:
     """The first verdict that an approver gives, or the request that waits for a model or a person.
 
@@ -117,7 +117,7 @@ def allowed_before(request: ApprovalRequest, proposal: Proposal, info: RunInfo) 
 
 
 def _by_conditions(
-    name: str, rule: ApprovalRule | None, proposal: Proposal, moment: Moment, history: History
+    name: str, rule: ApprovalRule | None, proposal: Proposal, moment: Moment, history: CommandHistory
 ) -> Verdict | Passed:
     """What a rule's `reject_if` and `approve_if` decide, or why they decide nothing."""
     by = f"rule:{name}"
@@ -134,7 +134,7 @@ def _by_conditions(
     return Passed(by=by, reason="none of its conditions holds")
 
 
-def names_of(proposal: Proposal, moment: Moment, history: History) -> Mapping[str, Any]:
+def names_of(proposal: Proposal, moment: Moment, history: CommandHistory) -> Mapping[str, Any]:
     """The names that conditions can use, with their values (`config/known_names.py`)."""
     info, total = moment.info, moment.info.max_steps
     steps = [step_of(record) for record in history.commands]

@@ -29,7 +29,7 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class History:
+class CommandHistory:
     """What agents did so far in a run.
 
     Attributes:
@@ -62,7 +62,7 @@ class World:
     """
 
     info: RunInfo
-    history: History
+    history: CommandHistory
     settings: GateSettings
     budgets: BudgetSettings
     probation: ProbationSettings

@@ -11,7 +11,7 @@ from agenttune.config import BudgetSettings, GateSettings, ProbationSettings
 from agenttune.config.gate import AS_RECORDED
 from agenttune.errors import UserError
 from agenttune.gate.approval_rules import escalated, rule_on
-from agenttune.gate.context import Guardrail, History, Moment, World
+from agenttune.gate.context import CommandHistory, Guardrail, Moment, World
 from agenttune.gate.guardrails import CLAMPING, GUARDRAILS, LIMITS, PER_KNOB, REPAIRED
 from agenttune.gate.probe_candidates import about, alone, replaced, strictest
 from agenttune.protocol.commands import CommandBase, parse_command
@@ -47,7 +47,7 @@ class Gate:
             ProbationSettings.model_validate(info.rules.get("probation", {})),
         )
 
-    def refusal(self, proposal: Proposal, info: RunInfo, history: History) -> Verdict | None:
+    def refusal(self, proposal: Proposal, info: RunInfo, history: CommandHistory) -> Verdict | None:
         """The first guardrail's refusal, if one refuses; asked at submit, at approval and before applying."""
         world = World(info, history, self.settings, self.budgets, self.probation)
         refusal = self._first_refusal(proposal, world)
@@ -85,12 +85,12 @@ class Gate:
         refusals = (guardrail(proposal, world) for guardrail in self.guardrails if guardrail in among)
         return next((refusal for refusal in refusals if refusal is not None), None)
 
-    def _rule_on(self, proposal: Proposal, moment: Moment, history: History) -> Verdict | ApprovalRequest:
+    def _rule_on(self, proposal: Proposal, moment: Moment, history: CommandHistory) -> Verdict | ApprovalRequest:
         """What the rules say; of a probe, also on each of its candidates."""
         each = [proposal, *(candidate for _, candidate in alone(proposal))]
         return strictest(proposal, [rule_on(one, self.settings.approval, moment, history) for one in each])
 
-    def judge(self, proposal: Proposal, moment: Moment, history: History) -> Verdict | ApprovalRequest:
+    def judge(self, proposal: Proposal, moment: Moment, history: CommandHistory) -> Verdict | ApprovalRequest:
         """The verdict on a proposal, or whom to ask for it.
 
         Args:
@@ -106,13 +106,13 @@ class Gate:
         return self._clamped(proposal, refusal, moment, history)
 
     def escalated(
-        self, request: ApprovalRequest, by: Passed, proposal: Proposal, moment: Moment, history: History
+        self, request: ApprovalRequest, by: Passed, proposal: Proposal, moment: Moment, history: CommandHistory
     ) -> Verdict | ApprovalRequest:
         """The next verdict, or the request to the next approver, after one has left the decision open."""
         return escalated(request, by, proposal, self.settings.approval, moment, history)
 
     def _clamped(
-        self, proposal: Proposal, refusal: Verdict, moment: Moment, history: History
+        self, proposal: Proposal, refusal: Verdict, moment: Moment, history: CommandHistory
     ) -> Verdict | ApprovalRequest:
         """Approves the proposal with the nearest allowed values, if it passes with them; else the refusal stands."""
         edited, said = proposal, list[str]()

@@ -23,7 +23,7 @@ FEWEST_EDGES = 16
 
 
 @dataclass(frozen=True)
-class Band:
+class RateBand:
     """The lowest and the highest learning rate of one group in each stretch of steps; both of shape [stretches]."""
 
     low: list[float]
@@ -47,8 +47,8 @@ class Prospect:
 
     group: int
     edges: list[int]
-    before: Band
-    after: Band
+    before: RateBand
+    after: RateBand
     leeway: list[float]
     ratio: float | None = None
     share: float = 1.0
@@ -126,10 +126,10 @@ def _scaled(asked: AskedValue, info: RunInfo, knob: KnobState) -> list[Prospect]
     for group, ratio in rate_factors(asked, knob).items():
         before = _before(info, knob, group, edges)
         if ratio is not None:
-            after = Band([rate * ratio for rate in before.low], [rate * ratio for rate in before.high])
+            after = RateBand([rate * ratio for rate in before.low], [rate * ratio for rate in before.high])
         else:  # from 0: nothing scales it, so it stays as it is set
             flat = [float(asked.value) for _ in edges]
-            after = Band(flat, flat)
+            after = RateBand(flat, flat)
         found.append(Prospect(group, edges, before, after, [1.0] * len(edges), ratio))
     return found
 
@@ -146,7 +146,7 @@ def _planned(command: UpdateSchedule, info: RunInfo, knob: KnobState) -> list[Pr
     found = []
     for group, share in enumerate(_shares(knob)):
         top = peak * share
-        after = Band([top * min(row) for row in factors], [top * max(row) for row in factors])
+        after = RateBand([top * min(row) for row in factors], [top * max(row) for row in factors])
         found.append(Prospect(group, edges, _before(info, knob, group, edges), after, leeway, None, share))
     return found
 
@@ -220,19 +220,19 @@ def _asked(first: int, last: int, turns: Sequence[int]) -> list[int]:
     return [first, last, *(turn for turn in turns if first < turn < last)]
 
 
-def _before(info: RunInfo, knob: KnobState, group: int, edges: Sequence[int]) -> Band:
+def _before(info: RunInfo, knob: KnobState, group: int, edges: Sequence[int]) -> RateBand:
     rates = knob.groups or [knob.effective]
     now = float(rates[group]) if group < len(rates) else float(knob.effective)
     if info.schedule is None or group not in info.schedule.groups:
-        return Band([now for _ in edges], [now for _ in edges])
+        return RateBand([now for _ in edges], [now for _ in edges])
     return _band(info.schedule, group, edges, now)
 
 
-def _band(course: Course, group: int, edges: Sequence[int], now: float) -> Band:
+def _band(course: Course, group: int, edges: Sequence[int], now: float) -> RateBand:
     low, high, rates = course.lowest(group), course.highest(group), course.rates(group)
     last = len(course.steps) - 1
     places = [bisect_left(course.steps, edge) for edge in edges[1:]]
-    return Band(
+    return RateBand(
         [now, *(low[i] if i <= last else rates[-1] for i in places)],
         [now, *(high[i] if i <= last else rates[-1] for i in places)],
     )

@@ -15,7 +15,7 @@ from agenttune.config.plugins import PluginUse
 from agenttune.errors import ConfigError, UserError
 from agenttune.launch.credentials import not_for_agent
 from agenttune.launch.plugin_trials import PluginTrials
-from agenttune.launch.study.records import Place
+from agenttune.launch.study.records import StudyPlace
 from agenttune.policy.base import PolicyContext
 from agenttune.policy.llm.reviewer import Reviewer
 from agenttune.policy.load import LoadedPolicy, context_of, open_policy
@@ -44,7 +44,7 @@ class Plan:
     path: Path
     runs_dir: Path
     command: list[str]
-    place: Place | None = None
+    place: StudyPlace | None = None
     context: PolicyContext = field(default_factory=PolicyContext)
     faults: tuple[str, ...] = ()
 
@@ -74,7 +74,7 @@ class Plan:
         broken = [part.why for part in walk(policy) if isinstance(part, StandIn)]
         return list(filter(None, [*broken, *(detector.fault for detector in self.context.detectors), *self.faults]))
 
-    def with_run(self, args: list[str], policy: str, place: Place) -> Plan:
+    def with_run(self, args: list[str], policy: str, place: StudyPlace) -> Plan:
         """The same script with other arguments and another policy, as one run of a study."""
         run = self.config.run.model_copy(update={"args": args})
         config = self.config.model_copy(update={"run": run, "policy": policy})

@@ -72,7 +72,7 @@ def launch(plan: Plan, console: Console, errors: Console) -> int:
 def supervise(run: Run, console: Console, errors: Console, interrupts: Interrupts) -> int:
     """Start the processes of a run that has a log, and follow it to its end; as `launch`. Closes the log."""
     try:
-        session = Session(run, console, errors, interrupts)
+        session = Supervisor(run, console, errors, interrupts)
     except AgenttuneError as error:
         with contextlib.suppress(StoreFault):  # a full disk is then the error's own cause, which is told
             run.log.append(StatusChanged(status="failed", reason=str(error)))
@@ -157,7 +157,7 @@ def _run_ids(name: str) -> Iterator[str]:
         count += 1
 
 
-class Session:
+class Supervisor:
     """Starts the processes of a run and looks after them.
 
     Args:

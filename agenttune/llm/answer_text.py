@@ -62,7 +62,7 @@ class Unreadable(UserError):
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundObject:
     """A whole JSON object and where in the text it stands."""
 
     value: dict[str, Any]
@@ -84,8 +84,8 @@ class ParsedText:
     """
 
     text: str
-    objects: list[Found] = field(default_factory=list)
-    inconclusive: list[Found] = field(default_factory=list)
+    objects: list[FoundObject] = field(default_factory=list)
+    inconclusive: list[FoundObject] = field(default_factory=list)
     broken: list[tuple[int, int]] = field(default_factory=list)
     kept: list[tuple[int, int]] = field(default_factory=list)
     is_cut: bool = False
@@ -127,7 +127,7 @@ def _take_object(reading: ParsedText, start: int) -> int:
         return len(reading.text)
     value, end = _object_at(reading.text, start)
     if value is not None:
-        reading.objects.append(Found(value, start, end))
+        reading.objects.append(FoundObject(value, start, end))
         return end
     reading.broken.append((start, end))
     return start + 1 if end < 0 else end
@@ -262,7 +262,7 @@ def _answers_in(value: Any, key: str) -> Iterator[dict[str, Any]]:
         yield from _answers_in(part, key)
 
 
-def _stands_alone(reading: ParsedText, found: Found) -> bool:
+def _stands_alone(reading: ParsedText, found: FoundObject) -> bool:
     """Whether only markup stands beside an object on its lines; after `> ` it is a quotation."""
     begins = max(start for start, _ in reading.kept if start <= found.start)
     ends = min(end for _, end in reading.kept if end >= found.end)
@@ -271,7 +271,7 @@ def _stands_alone(reading: ParsedText, found: Found) -> bool:
     return bool(_ALONE_BEFORE.match(before) and _ALONE_AFTER.match(after))
 
 
-def _named_after(reading: ParsedText, found: Found, choices: Collection[str], chosen: str) -> str:
+def _named_after(reading: ParsedText, found: FoundObject, choices: Collection[str], chosen: str) -> str:
     """The first of the other choices that the words after an answer name; empty if none."""
     others = [re.escape(choice) for choice in choices if choice.casefold() != chosen.strip().casefold()]
     if not others:

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from agenttune.llm.answer_text import Found, ParsedText, parse_text, without_thinking
+from agenttune.llm.answer_text import FoundObject, ParsedText, parse_text, without_thinking
 from agenttune.protocol.model_calls import ToolUse
 
 MOST_OBJECTS = 64
@@ -122,7 +122,7 @@ class _Finder:
         if reading.is_cut:
             self.problem = "it ends inside a thinking part"
 
-    def take(self, found: Found) -> None:
+    def take(self, found: FoundObject) -> None:
         words, line, named, marked = self._before(found)
         self.words.append(words)
         calls = _calls_in(found.value) if named is None else [(named, found.value)]
@@ -152,7 +152,7 @@ class _Finder:
         if self.uses and (reading.broken or reading.inconclusive or self._others):
             self._fail("beside a tool call it holds JSON that is none, or is broken")
 
-    def _before(self, found: Found) -> tuple[str, str, str | None, bool]:
+    def _before(self, found: FoundObject) -> tuple[str, str, str | None, bool]:
         """What stands before an object.
 
         Returns:
@@ -178,7 +178,7 @@ class _Finder:
             self._fail(f"it holds two calls of {name} that differ, with words between them")
         self.uses.append(ToolUse(id=f"written_{len(self.uses)}", name=name, arguments=text))
 
-    def _is_quoted(self, found: Found, line: str, marked: bool) -> bool:
+    def _is_quoted(self, found: FoundObject, line: str, marked: bool) -> bool:
         """Whether a call may be quoted: words follow it on its line, or stand before it and it has no markup."""
         rest = self._kept(found.end, len(self._reading.text))
         after = _AFTER.match(rest)

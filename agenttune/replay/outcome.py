@@ -20,7 +20,7 @@ class Around(Record):
     lr_after: Metric | None = None
 
 
-class Done(Record):
+class AppliedCommand(Record):
     """A command that was really applied in the recorded run."""
 
     step: int
@@ -42,7 +42,7 @@ class Wanted(Record):
     shadow: bool = Field(False, description="It was in shadow: it would have said so and done nothing.")
     refused: str = Field("", description="Why the recorded run's gate would have refused it.")
     around: Around = Field(default_factory=Around)
-    done: list[Done] = Field(default_factory=list, description="What was really done within the window.")
+    done: list[AppliedCommand] = Field(default_factory=list, description="What was really done within the window.")
 
 
 class Replay(Record):
@@ -57,7 +57,7 @@ class Replay(Record):
     window_steps: int
     decisions: int = Field(description="How often it was asked.")
     wanted: list[Wanted]
-    done: list[Done]
+    done: list[AppliedCommand]
     findings: list[Finding] = Field(description="Found anew, from the recorded curves.")
     calls: int = Field(0, description="Calls of language models that this replay made.")
     usd: float | None = Field(0.0, description="What they cost; None: no price is known.")

@@ -22,10 +22,10 @@ from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import CommandRecord
 from agenttune.protocol.reads import CurveQuery, SeriesQuery
 from agenttune.protocol.summary import MetricAt, outcome_line
-from agenttune.replay.outcome import Around, Done, Replay, Wanted
+from agenttune.replay.outcome import AppliedCommand, Around, Replay, Wanted
 from agenttune.replay.recordings import Recording
 from agenttune.replay.replay_control import Admitted, ReplayControl
-from agenttune.replay.replay_feed import RUN_ID, Feed
+from agenttune.replay.replay_feed import RUN_ID, ReplayFeed
 
 WINDOW_STEPS = 50
 """What was really done so many steps before or after a proposal is shown beside it (guess: two looks of an agent)."""
@@ -86,7 +86,7 @@ def replay(
     wake = (wake or WakeSettings()).model_copy(update={"mode": "async"})
     began_s = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="agenttune-replay-") as folder:
-        feed = Feed(recording, Path(folder), goal or GoalSettings())
+        feed = ReplayFeed(recording, Path(folder), goal or GoalSettings())
         control = ReplayControl(Path(folder), feed.now_s, window_steps)
         try:
             admitted = make_policy(control, RUN_ID)
@@ -101,7 +101,7 @@ def replay(
             feed.close()
 
 
-def _watch(feed: Feed, loop: AgentLoop, every_steps: int) -> None:
+def _watch(feed: ReplayFeed, loop: AgentLoop, every_steps: int) -> None:
     recording = feed.recording
     loop.tick()
     looks = {evaluation.step for evaluation in recording.evaluations} | {recording.last_step}
@@ -162,7 +162,7 @@ class _Account:
     def _notes(self, admission: str, *others: str) -> list[str]:
         return [note for note in (admission, *self._recording.notes, *others) if note]
 
-    def _noted(self, events: Sequence[Event], done: Sequence[Done]) -> list[Wanted]:
+    def _noted(self, events: Sequence[Event], done: Sequence[AppliedCommand]) -> list[Wanted]:
         turns = [event.body for event in events if isinstance(event.body, Decided)]
         woken_by = {command_id: turn.woken_by for turn in turns for command_id in turn.command_ids}
         found = []
@@ -184,7 +184,7 @@ class _Account:
             )
         return found
 
-    def _shadowed(self, events: Sequence[Event], done: Sequence[Done]) -> list[Wanted]:
+    def _shadowed(self, events: Sequence[Event], done: Sequence[AppliedCommand]) -> list[Wanted]:
         turns = [(event, event.body) for event in events if isinstance(event.body, Decided)]
         return [
             Wanted(
@@ -201,10 +201,10 @@ class _Account:
             for item in turn.shadowed
         ]
 
-    def _near(self, step: int, done: Sequence[Done]) -> list[Done]:
+    def _near(self, step: int, done: Sequence[AppliedCommand]) -> list[AppliedCommand]:
         return [item for item in done if abs(item.step - step) <= self._window_steps]
 
-    def _also_wanted(self, item: Done, wanted: Sequence[Wanted]) -> Done:
+    def _also_wanted(self, item: AppliedCommand, wanted: Sequence[Wanted]) -> AppliedCommand:
         near = [w for w in wanted if w.kind == item.kind and abs(w.step - item.step) <= self._window_steps]
         closest = min(near, key=lambda w: abs(w.step - item.step), default=None)
         return item.model_copy(update={"proposed_at_step": closest.step}) if closest else item
@@ -235,9 +235,9 @@ def _is_done(record: CommandRecord) -> bool:
     return record.ack is not None and record.ack.outcome == "applied"
 
 
-def _done(record: CommandRecord) -> Done:
+def _done(record: CommandRecord) -> AppliedCommand:
     proposal = record.proposal
-    return Done(
+    return AppliedCommand(
         step=record.ack.step if record.ack is not None else 0,
         kind=proposal.command.kind,
         summary=outcome_line(record),

@@ -19,7 +19,7 @@ AGAIN = Verdict(decision="approved", decided_by="replay", reason="so it was reco
 Moment = tuple[int, Callable[[], object]]
 
 
-class Feed:
+class ReplayFeed:
     """Writes a recording into a new log.
 
     Args:

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agenttune.protocol.text import clean, command_words, dollars, duration, number
-from agenttune.replay.outcome import Around, Done, Replay, Wanted
+from agenttune.replay.outcome import AppliedCommand, Around, Replay, Wanted
 from agenttune.replay.replay import Replayed
 from agenttune.replay.transcripts import RecordedCall, Transcripts
 from agenttune.views.terminal.chart import Marks, loss_chart
@@ -81,7 +81,7 @@ def _really(item: Wanted) -> Text:
     return Text(f"{what}. {_around(item.around)}".strip(" ."))
 
 
-def _told(done: Done) -> str:
+def _told(done: AppliedCommand) -> str:
     return f"step {done.step}: {clean(done.summary)} by {clean(done.author, 30)}"
 
 

@@ -76,7 +76,7 @@ Mark = tuple[Any, ...]
 """How a connection stands; while it is the same, its client has not gone on."""
 
 
-class Patience:
+class ClientPatience:
     """Ends connections of clients that do not go on.
 
     Args:

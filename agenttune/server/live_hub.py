@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Entry:
+class StreamEntry:
     """A frame, the cursors before and after it, and how many events or rows are in it.
 
     Attributes:
@@ -59,10 +59,10 @@ class Ring:
 
     def __init__(self, start: int) -> None:
         self.floor = self.top = start
-        self._entries: deque[Entry] = deque()
+        self._entries: deque[StreamEntry] = deque()
         self._chars = 0
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: StreamEntry) -> None:
         self._entries.append(entry)
         self._chars += entry.chars
         self.top = entry.upto
@@ -71,11 +71,11 @@ class Ring:
             self._chars -= oldest.chars
             self.floor = oldest.upto
 
-    def after(self, cursor: int) -> list[Entry] | None:
+    def after(self, cursor: int) -> list[StreamEntry] | None:
         """The frames that follow a cursor; None if they are not (all) here and must be read from the store."""
         if cursor < self.floor:
             return None
-        found: list[Entry] = []
+        found: list[StreamEntry] = []
         for entry in reversed(self._entries):
             if entry.upto <= cursor:
                 break
@@ -85,23 +85,23 @@ class Ring:
         return found[::-1]
 
 
-def event_entries(events: list[Event]) -> list[Entry]:
+def event_entries(events: list[Event]) -> list[StreamEntry]:
     """One frame per event."""
     return [_event_entry(event) for event in events]
 
 
-def _event_entry(event: Event) -> Entry:
+def _event_entry(event: Event) -> StreamEntry:
     public = without_texts(event)
     said = None if public is event else EventFrame(event=public).model_dump_json()
-    return Entry(event.seq - 1, event.seq, EventFrame(event=event).model_dump_json(), public=said)
+    return StreamEntry(event.seq - 1, event.seq, EventFrame(event=event).model_dump_json(), public=said)
 
 
-def point_entries(after: int, points: list[StoredPoint]) -> list[Entry]:
+def point_entries(after: int, points: list[StoredPoint]) -> list[StreamEntry]:
     """One frame for all of them."""
     if not points:
         return []
     upto = points[-1].point_id
-    return [Entry(after, upto, PointsFrame(points=points, next=upto).model_dump_json(), len(points))]
+    return [StreamEntry(after, upto, PointsFrame(points=points, next=upto).model_dump_json(), len(points))]
 
 
 class Tail:
@@ -182,7 +182,7 @@ class Tail:
                 self._announce()
             more = len(events) == PAGE or any(entry.count == PAGE for entry in points)
 
-    def _read(self) -> tuple[list[Entry], list[Entry]]:
+    def _read(self) -> tuple[list[StreamEntry], list[StreamEntry]]:
         """The next page of both streams. Runs in the hub's thread."""
         events = event_entries(self._log.events(self.events.top, PAGE))
         return events, point_entries(self.points.top, self._log.points(self.points.top, PAGE))

@@ -25,7 +25,7 @@ from agenttune.errors import AgenttuneError, UserError
 from agenttune.server.app import create_app
 from agenttune.server.auth.guard import is_loopback
 from agenttune.server.auth.identity import LocalRole
-from agenttune.server.connections import Patience, Presence
+from agenttune.server.connections import ClientPatience, Presence
 from agenttune.server.listening import allowed_hosts, check_token, listen, url_of
 from agenttune.server.live_hub import Hub
 from agenttune.server.log_throttle import is_news
@@ -127,7 +127,7 @@ class _Server(uvicorn.Server):
         self._control: LocalControl = app.state.context.control
         self._linger_s = linger_s
         self._notifier = notifier
-        self._patience = Patience(request_s, time.monotonic)
+        self._patience = ClientPatience(request_s, time.monotonic)
         logging.getLogger("uvicorn.error").addFilter(is_news)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

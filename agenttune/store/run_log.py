@@ -56,7 +56,7 @@ from agenttune.protocol.proposals import (
 )
 from agenttune.store.command_table import CommandTable
 from agenttune.store.event_table import EventTable
-from agenttune.store.metric_table import SOURCES, PointTable, Row
+from agenttune.store.metric_table import SOURCES, MetricRow, PointTable
 from agenttune.store.run_folders import LOG_NAME, newest_names
 from agenttune.store.run_info import RunCard
 from agenttune.store.sqlite_file import connect, connect_log_read_only, make_file, may_write, private_copy, storing
@@ -446,7 +446,7 @@ class RunLog:
         with storing(self.folder):
             return self._commands.find(command_id)
 
-    def append_points(self, points: Iterable[Point | Row]) -> None:
+    def append_points(self, points: Iterable[Point | MetricRow]) -> None:
         """Append metric rows, and the events that some of them are, in one transaction.
 
         One process writes a run's points.

@@ -16,7 +16,7 @@ from agenttune.trainer.adapter import Adapter
 from agenttune.trainer.checkpoints.training_state import Stateful
 from agenttune.trainer.layers.permissions import LayerRules
 from agenttune.trainer.lr.optimizers import read_value, same, tunable_names
-from agenttune.trainer.lr.schedule_kinds import Kind
+from agenttune.trainer.lr.schedule_kinds import ScheduleKind
 from agenttune.trainer.lr.schedules import Schedule
 
 logger = logging.getLogger("agenttune")
@@ -245,7 +245,7 @@ def read_knobs(
     schedule = Schedule(optimizer, adapter.scheduler(), ratios)
     rates, bases = schedule.effective(), schedule.base()
     knobs = []
-    if schedule.kind is not Kind.OWN:
+    if schedule.kind is not ScheduleKind.OWN:
         knobs.append(
             KnobState(
                 name="lr",

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from agenttune.protocol.events import KnobState, RunInfo
 from agenttune.protocol.lr_course import Course
 from agenttune.trainer.adapter import Adapter
-from agenttune.trainer.checkpoints.catalog import Checkpoints
+from agenttune.trainer.checkpoints.catalog import CheckpointCatalog
 from agenttune.trainer.knobs import KnobRegistry, read_knobs
 from agenttune.trainer.layers.changes import LayerChanges
 from agenttune.trainer.layers.model_tree import GradientMonitor
 from agenttune.trainer.lr.course import PUBLISHED_POINTS, course_of
 from agenttune.trainer.lr.optimizers import exempt_groups
-from agenttune.trainer.lr.schedule_kinds import Kind
+from agenttune.trainer.lr.schedule_kinds import ScheduleKind
 from agenttune.trainer.lr.schedules import Schedule
 
 JUDGED_POINTS = 256
@@ -46,7 +46,7 @@ class RunState:
     stop_reason: str | None = None
     exempt: frozenset[int] = frozenset()
     ratios: list[float] | None = None
-    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    checkpoints: CheckpointCatalog = field(default_factory=CheckpointCatalog)
     gradients: GradientMonitor | None = None
     layers: LayerChanges = field(init=False)
     trial: str | None = None
@@ -67,7 +67,7 @@ class RunState:
     def schedule(self) -> Schedule:
         """The schedule with its rates; keeps the last known ratios, for a change from a rate of 0."""
         schedule = Schedule(self.adapter.optimizer(), self.adapter.scheduler(), self.ratios)
-        if schedule.kind is not Kind.OWN:
+        if schedule.kind is not ScheduleKind.OWN:
             self.ratios = schedule.current_ratios()
             schedule.ratios = self.ratios
         return schedule

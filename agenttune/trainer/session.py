@@ -12,11 +12,11 @@ from typing import Any
 from agenttune.config import CheckpointSettings
 from agenttune.protocol.events import Evaluated, Found, NoteAdded, Point, RunStarted, RunStatus, StatusChanged
 from agenttune.protocol.proposals import Record
-from agenttune.store.metric_table import Row
+from agenttune.store.metric_table import MetricRow
 from agenttune.store.run_log import RunLog
 from agenttune.trainer.adapter import Adapter
 from agenttune.trainer.checkpoints.branch_folders import arrange
-from agenttune.trainer.checkpoints.catalog import FOLDER, Checkpoints, SavedCheckpoint
+from agenttune.trainer.checkpoints.catalog import FOLDER, CheckpointCatalog, SavedCheckpoint
 from agenttune.trainer.distributed.processes import CommandBroadcast, SingleProcess
 from agenttune.trainer.execution.acks import ReadBacks
 from agenttune.trainer.execution.executor import CommandExecutor, Place
@@ -273,7 +273,7 @@ class Session:
             step = self.run_state.step
             self._recorder.submit(lambda log: log.update_info(evaluating_step=step), urgent=False)
 
-    def evaluated(self, point: Point | Row, texts: Mapping[str, str] | None = None) -> None:
+    def evaluated(self, point: Point | MetricRow, texts: Mapping[str, str] | None = None) -> None:
         """The metrics of an evaluation, by command or by the loop's own plan; `texts` are those without a number."""
         self.add_point(point)
         self.is_calm = False  # the goal may be missing among them
@@ -317,7 +317,7 @@ class Session:
             self._recorder.record(self._recorder.knobs_read(), *self._recorder.whole_read())
 
 
-def _checkpoints_of(log: RunLog) -> Checkpoints:
+def _checkpoints_of(log: RunLog) -> CheckpointCatalog:
     info = log.info()
     settings = CheckpointSettings.model_validate(info.rules.get("checkpoints", {}))
-    return Checkpoints(log.folder / FOLDER, settings, info.goal_direction == "minimize")
+    return CheckpointCatalog(log.folder / FOLDER, settings, info.goal_direction == "minimize")

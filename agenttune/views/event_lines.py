@@ -42,7 +42,7 @@ REFUSALS = frozenset({"rejected", "expired", "superseded"})
 
 
 @dataclass(frozen=True)
-class Line:
+class EventLine:
     """One line of the list.
 
     Attributes:
@@ -61,14 +61,15 @@ class Line:
 CommandLookup = Callable[[str], "CommandRecord | None"]
 
 
-def lines_of(event: Event, find_command: CommandLookup) -> list[Line]:
+def lines_of(event: Event, find_command: CommandLookup) -> list[EventLine]:
     """The lines that an event is worth; most events are worth one or none."""
     make = _MAKERS.get(type(event.body))
     if make is None or _says_nothing_new(event):
         return []
     record = find_command(event.command_id) if event.command_id else None
     return [
-        Line(event.at_s, _step_of(event), mark, clean(text), style) for mark, text, style in make(event.body, record)
+        EventLine(event.at_s, _step_of(event), mark, clean(text), style)
+        for mark, text, style in make(event.body, record)
     ]
 
 

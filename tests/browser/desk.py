@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from agenttune.control import Decision, LocalControl
+from agenttune.control import ApprovalDecision, LocalControl
 from agenttune.control.tokens import create_token
 from agenttune.protocol.events import Evaluated, KnobsRead, KnobState, Point, RunInfo, RunStarted
 from agenttune.protocol.proposals import Author, CommandRecord, Proposal, Verdict
@@ -97,7 +97,7 @@ class Desk:
         """Another operator is faster."""
         assert record.request is not None
         given = {"verdict": verdict, "digest": record.request.digest, "author": ANNA, "reason": reason}
-        self.control.decide(self.run_id, record.command_id, Decision.model_validate(given))
+        self.control.decide(self.run_id, record.command_id, ApprovalDecision.model_validate(given))
 
     def state(self, record: CommandRecord) -> str:
         return self.control.command(self.run_id, record.command_id).state.value

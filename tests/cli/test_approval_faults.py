@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from agenttune.control import Decision, LocalControl
+from agenttune.control import ApprovalDecision, LocalControl
 from agenttune.control.discovery import find_server
 from agenttune.control.http import HttpControl
 from agenttune.control.owner_token import OwnerToken
@@ -41,7 +41,7 @@ def ask(project: Project, run_id: str) -> CommandRecord:
 def approve(control: LocalControl | HttpControl, run_id: str, record: CommandRecord) -> None:
     assert record.request is not None
     body = {"verdict": "approve", "digest": record.request.digest, "author": ANNA}
-    assert control.decide(run_id, record.command_id, Decision.model_validate(body)).state is State.QUEUED
+    assert control.decide(run_id, record.command_id, ApprovalDecision.model_validate(body)).state is State.QUEUED
 
 
 def stop(project: Project, run_id: str) -> None:

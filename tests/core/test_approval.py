@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from agenttune.control import Decision, LocalControl
+from agenttune.control import ApprovalDecision, LocalControl
 from agenttune.errors import AlreadyDecided, CommandIdReused, TooManyProposals, UserError
 from agenttune.protocol.deadlines import BootTime
 from agenttune.protocol.events import Acked, BranchStarted, KnobsRead, KnobState, Point, RunInfo, StatusChanged
@@ -62,7 +62,7 @@ class Desk:
     def decide(self, record: CommandRecord, verdict: str, author: Author = ANNA, **fields: Any) -> CommandRecord:
         digest = fields.pop("digest", record.request.digest if record.request else "")
         body = {"verdict": verdict, "digest": digest, "author": author, **fields}
-        return self.control.decide("r1", record.command_id, Decision.model_validate(body))
+        return self.control.decide("r1", record.command_id, ApprovalDecision.model_validate(body))
 
     def state(self, record: CommandRecord) -> State:
         return self.control.command("r1", record.command_id).state

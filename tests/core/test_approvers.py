@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from agenttune.config import ApprovalRule, Config, GateSettings
 from agenttune.errors import AlreadyDecided, UserError
-from agenttune.gate import History, Moment
+from agenttune.gate import CommandHistory, Moment
 from agenttune.gate.approvers import names_of
 from agenttune.protocol.deadlines import Instant
 from agenttune.protocol.events import Escalated, StandingChanged
@@ -197,7 +197,7 @@ def test_every_documented_name_has_a_value(make: Callable[..., Desk]) -> None:
     desk = make()
     proposal = Proposal.model_validate({"command": {"kind": "stop_training"}, "author": AGENT})
     moment = Moment(desk.control.info("r1"), Instant(0.0))
-    names = names_of(proposal, moment, History())
+    names = names_of(proposal, moment, CommandHistory())
     assert names.keys() == DOCUMENTED.keys()
     assert names["factor"] == math.inf
     assert math.isnan(names["metric"])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agenttune.config import BudgetSettings, GateSettings, ProbationSettings
-from agenttune.gate import Gate, History, Moment, guards_nothing, stale
+from agenttune.gate import CommandHistory, Gate, Moment, guards_nothing, stale
 from agenttune.protocol.deadlines import Instant
 from agenttune.protocol.events import DatasetRead, KnobState, RunInfo
 from agenttune.protocol.proposals import ApprovalRequest, Author, Change, CommandRecord, Proposal, State, Verdict
@@ -21,14 +21,14 @@ RUN = run([0.01], step=50)
 def ask(
     proposal: Proposal,
     info: RunInfo = RUN,
-    history: History | None = None,
+    history: CommandHistory | None = None,
     *,
     budgets: BudgetSettings | None = None,
     probation: ProbationSettings | None = None,
     **settings: Any,
 ) -> Verdict | ApprovalRequest:
     gate = Gate(GateSettings.model_validate(settings), budgets or BudgetSettings(), probation or ProbationSettings())
-    return gate.judge(proposal, Moment(info, Instant(1000.0)), history or History())
+    return gate.judge(proposal, Moment(info, Instant(1000.0)), history or CommandHistory())
 
 
 def verdict(proposal: Proposal, *given: Any, **settings: Any) -> Verdict:
@@ -117,13 +117,13 @@ def test_a_cooldown_counts_from_the_change_to_the_same_step_later(changed_at: in
 def test_a_change_that_was_undone_rests_for_the_steps_of_probation(changed_at: int, is_allowed: bool) -> None:
     undone = done(changed_at, lr=0.02).model_copy(update={"state": State.REVERTED})
     probation = ProbationSettings(cooldown_steps=10)
-    history = History([undone])
+    history = CommandHistory([undone])
     ruling = verdict(propose(lr=0.011), RUN, history, probation=probation)
     assert (ruling.decision == "approved") is is_allowed
     if not is_allowed:
         assert ruling.nearest_allowed == {"based_on_step": changed_at + 10}
         assert f"at step {changed_at} hurt and was undone" in ruling.reason
-    kept = History([done(changed_at, lr=0.02)])
+    kept = CommandHistory([done(changed_at, lr=0.02)])
     assert verdict(propose(lr=0.011), RUN, kept, probation=probation).decision == "approved"
     assert verdict(propose(lr=0.011, author=OPERATOR), RUN, history, probation=probation).decision == "approved"
     assert verdict(propose(weight_decay=0.1), RUN, history, probation=probation).decision == "approved"
@@ -155,7 +155,7 @@ def refused(step: int, by: str = "guardrail:bounds", **command: Any) -> CommandR
 
 @pytest.mark.parametrize(("step", "is_allowed"), [(50, False), (41, False), (40, True), (51, True)])
 def test_what_was_refused_is_looked_at_again_after_so_many_steps(step: int, is_allowed: bool) -> None:
-    history = History(refused=[refused(step, lr=0.011)])
+    history = CommandHistory(refused=[refused(step, lr=0.011)])
     ruling = verdict(propose(lr=0.011), RUN, history, repeat_cooldown_steps=10)
     assert (ruling.decision == "approved") is is_allowed
     if not is_allowed:
@@ -168,7 +168,7 @@ def test_what_was_refused_is_looked_at_again_after_so_many_steps(step: int, is_a
 
 def test_asking_again_and_again_does_not_make_the_wait_longer() -> None:
     """What counts is the refusal that was repeated, not the refusals of its repetitions."""
-    history = History(refused=[refused(30, lr=0.011), refused(49, by="guardrail:repeated", lr=0.011)])
+    history = CommandHistory(refused=[refused(30, lr=0.011), refused(49, by="guardrail:repeated", lr=0.011)])
     assert verdict(propose(lr=0.011), RUN, history, repeat_cooldown_steps=20).decision == "approved"
     again = verdict(propose(lr=0.011), RUN, history, repeat_cooldown_steps=21)
     assert "the same was refused 20 steps ago (too high)" in again.reason
@@ -207,7 +207,7 @@ def test_the_extra_steps_of_probes_are_limited_to_the_step(
         used: Extra steps before.
         steps: What is named as nearest; 0: nothing; None: it is let through.
     """
-    history = History(extra_steps=used)
+    history = CommandHistory(extra_steps=used)
     ruling = verdict(probe(), RUN, history, budgets=BudgetSettings.model_validate(budgets))
     assert (ruling.decision == "approved") is (steps is None)
     if steps is not None:
@@ -311,11 +311,11 @@ def test_a_request_says_when_it_was_made_and_until_when_it_waits() -> None:
 def test_a_change_that_was_left_behind_and_undone_rests_from_now_on() -> None:
     """A revert goes back to before the change, so the run stands at an earlier step than the change did."""
     undone = done(60, lr=0.02).model_copy(update={"state": State.REVERTED})
-    ruling = verdict(propose(lr=0.011), RUN, History([undone]), probation=ProbationSettings(cooldown_steps=10))
+    ruling = verdict(propose(lr=0.011), RUN, CommandHistory([undone]), probation=ProbationSettings(cooldown_steps=10))
     assert ruling.decided_by == "guardrail:after_revert"
     assert ruling.nearest_allowed == {"based_on_step": 60}
     off = ProbationSettings(cooldown_steps=0)
-    assert verdict(propose(lr=0.011), RUN, History([undone]), probation=off).decision == "approved"
+    assert verdict(propose(lr=0.011), RUN, CommandHistory([undone]), probation=off).decision == "approved"
 
 
 def test_a_cooldown_counts_from_where_a_command_was_applied_and_until_then_from_where_it_was_asked() -> None:
@@ -328,7 +328,7 @@ def test_a_cooldown_counts_from_where_a_command_was_applied_and_until_then_from_
 
 def test_the_same_may_be_asked_while_it_waits_only_where_repeating_is_free() -> None:
     waiting = CommandRecord(proposal=propose(lr=0.011), state=State.PROPOSED, submitted_seq=1, submitted_step=50)
-    history = History(waiting=[waiting])
+    history = CommandHistory(waiting=[waiting])
     assert verdict(propose(lr=0.011), RUN, history).reason == "the same waits for a decision already"
     assert verdict(propose(lr=0.012), RUN, history).decision == "approved"
     assert verdict(propose(lr=0.011), RUN, history, repeat_cooldown_steps=0).decision == "approved"
@@ -390,7 +390,7 @@ def test_the_candidates_of_a_probe_that_pass_are_named_whole_or_not_at_all() -> 
     mixed = propose("probe", candidates=rates, steps=5)
     assert verdict(mixed, bounds={"lr": [None, 0.0115]}).nearest_allowed is None, "the other has no such value"
     known = done(48, lr=0.02)
-    resting = verdict(probe(2), RUN, History([known]), cooldown_steps=10)
+    resting = verdict(probe(2), RUN, CommandHistory([known]), cooldown_steps=10)
     assert resting.decided_by == "guardrail:cooldown"
     assert resting.nearest_allowed == {"based_on_step": 58}, "from which on both are allowed"
 
@@ -548,7 +548,7 @@ def probe_of(*proposals: Proposal) -> Proposal:
     return propose("probe", candidates=candidates, steps=5)
 
 
-def condition_holds(condition: str, proposal: Proposal, history: History | None = None) -> bool:
+def condition_holds(condition: str, proposal: Proposal, history: CommandHistory | None = None) -> bool:
     rule = {"approvers": ["rule"], "approve_if": condition}
     return verdict(proposal, RUN, history, approval=[rule]).decision == "approved"
 
@@ -566,9 +566,11 @@ def test_conditions_know_the_moment_of_the_run() -> None:
     asked = propose(lr=0.02)
     assert condition_holds("step == 50 and max_steps == 100 and steps_left == 50 and progress == 0.5", asked)
     assert condition_holds("steps_since_command > 1000000 and commands == 0", asked)
-    history = History([done(20, lr=0.02), done(40, lr=0.02).model_copy(update={"submitted_step": 35})], lambda: 7)
+    history = CommandHistory(
+        [done(20, lr=0.02), done(40, lr=0.02).model_copy(update={"submitted_step": 35})], lambda: 7
+    )
     assert condition_holds("steps_since_command == 10 and commands == 7", asked, history)
-    queued = History([done(45, lr=0.02).model_copy(update={"ack": None})], lambda: 1)
+    queued = CommandHistory([done(45, lr=0.02).model_copy(update={"ack": None})], lambda: 1)
     assert condition_holds("steps_since_command == 5", asked, queued)
     assert condition_holds("now('lr') == 0.01 and to('lr') == 0.02", asked)
     plan = propose("update_schedule", shape="constant", peak_lr=0.03)
@@ -596,7 +598,7 @@ def test_conditions_know_the_goal_metric() -> None:
     rule = {"approvers": ["rule"], "approve_if": "metric < 2"}
     gate = Gate(GateSettings.model_validate({"approval": [rule]}), BudgetSettings())
     for value, decision in (1.9, "approved"), (2.0, "rejected"), (None, "rejected"):
-        ruling = gate.judge(propose(lr=0.02), Moment(RUN, Instant(0.0), value), History())
+        ruling = gate.judge(propose(lr=0.02), Moment(RUN, Instant(0.0), value), CommandHistory())
         assert isinstance(ruling, Verdict)
         assert ruling.decision == decision
 
@@ -639,7 +641,7 @@ def test_from_zero_a_group_may_rise_to_what_it_had_itself() -> None:
     before = Change(
         name="weight_decay", previous=0.5, requested=0.0, effective=0.0, groups=[0.0, 0.0], previous_groups=[0.5, 0.01]
     )
-    history = History([done(40, before, weight_decay=0.0)])
+    history = CommandHistory([done(40, before, weight_decay=0.0)])
     asked = propose(weight_decay=0.05, param_group=1)
     assert verdict(asked, info, history, max_change_factor=5).decision == "approved"
     ruling = verdict(asked, info, history, max_change_factor=4)
@@ -665,7 +667,7 @@ def test_the_reason_of_a_factor_says_from_where_to_where_and_what_came_before() 
     assert "max_grad_norm 1 would be switched off" in off.reason
     assert off.nearest_allowed == {"max_grad_norm": 4.0}
     doubled = Change(name="weight_decay", previous=0.05, requested=0.1, effective=0.1)
-    history = History([done(45, doubled, weight_decay=0.1)])
+    history = CommandHistory([done(45, doubled, weight_decay=0.1)])
     after = verdict(propose(weight_decay=0.3), info, history, **limits)
     assert "after it was changed 2-fold" in after.reason
     assert after.nearest_allowed == {"weight_decay": pytest.approx(0.2)}
@@ -677,7 +679,7 @@ def test_a_plan_within_the_window_counts_by_how_far_it_took_the_rate_down_and_up
     plan = Change(name="schedule", previous="", requested="", effective="").model_copy(
         update={"name": "lr", "factors": [(0.5, 2.0)]}
     )
-    history = History([done(45, plan, kind="update_schedule", shape="linear")])
+    history = CommandHistory([done(45, plan, kind="update_schedule", shape="linear")])
     window = {"steps": 20, "max_change_factor": 4}
     assert (verdict(propose(lr=lr), RUN, history, window=window).decision == "approved") is is_allowed
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agenttune.config import BudgetSettings, GateSettings
-from agenttune.gate import Gate, History, Moment
+from agenttune.gate import CommandHistory, Gate, Moment
 from agenttune.protocol.deadlines import Instant
 from agenttune.protocol.events import RunInfo
 from agenttune.protocol.proposals import CommandRecord, Proposal, State, Verdict
@@ -24,7 +24,7 @@ def judge(
 ) -> Verdict:
     gate = Gate(GateSettings.model_validate(settings), budgets or BudgetSettings())
     known = history or []
-    ruling = gate.judge(proposal, Moment(info, Instant(0.0)), History(known, lambda: len(known)))
+    ruling = gate.judge(proposal, Moment(info, Instant(0.0)), CommandHistory(known, lambda: len(known)))
     assert isinstance(ruling, Verdict)
     return ruling
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agenttune.config import BudgetSettings, GateSettings
 from agenttune.errors import CommandError
-from agenttune.gate import Gate, History, Moment, guards_nothing
+from agenttune.gate import CommandHistory, Gate, Moment, guards_nothing
 from agenttune.gate.change_factors import differences_of, factor_of, value_after, value_before
 from agenttune.protocol.commands import parse_command
 from agenttune.protocol.deadlines import Instant
@@ -81,7 +81,7 @@ def run(
 
 def judge(info: RunInfo, proposal: Any, history: list[CommandRecord] | None = None, **settings: Any) -> Verdict:
     gate = Gate(GateSettings.model_validate(settings), BudgetSettings())
-    ruling = gate.judge(proposal, Moment(info, Instant(0.0)), History(history or []))
+    ruling = gate.judge(proposal, Moment(info, Instant(0.0)), CommandHistory(history or []))
     assert isinstance(ruling, Verdict), "nobody is to be asked here"
     return ruling
 
@@ -244,7 +244,7 @@ def test_people_are_shown_the_course() -> None:
     rules = [{"approvers": ["human"]}]
     gate = Gate(GateSettings.model_validate({"approval": rules}), BudgetSettings())
     asked = propose("update_schedule", shape="cosine", peak_lr=2e-3, final_lr=1e-5)
-    ruling = gate.judge(asked, Moment(run([1e-3], step=10), Instant(0.0)), History())
+    ruling = gate.judge(asked, Moment(run([1e-3], step=10), Instant(0.0)), CommandHistory())
     assert isinstance(ruling, ApprovalRequest)
     schedule = ruling.differences[0]
     assert (schedule.name, schedule.before) == ("schedule", "as it was")
@@ -274,7 +274,7 @@ def test_a_repeated_proposal_is_told_the_first_reason() -> None:
         for verdict in (first, again)
     ]
     gate = Gate(GateSettings(), BudgetSettings())
-    verdict = gate.refusal(propose(lr=0.0), run([1e-3]), History(refused=refused))
+    verdict = gate.refusal(propose(lr=0.0), run([1e-3]), CommandHistory(refused=refused))
     assert verdict is not None
     assert "(too low)" in verdict.reason
 
@@ -637,7 +637,7 @@ def test_what_does_not_fit_the_run_is_refused_before_anybody_is_asked(
     gate = Gate(
         GateSettings.model_validate({"approval": [{"approvers": ["human"]}], "max_change_factor": 3}), BudgetSettings()
     )
-    verdict = gate.judge(propose(author=author, **asked), Moment(info, Instant(0.0)), History())
+    verdict = gate.judge(propose(author=author, **asked), Moment(info, Instant(0.0)), CommandHistory())
     assert isinstance(verdict, Verdict)
     assert verdict.decided_by == "guardrail:feasible"
     assert said in verdict.reason
@@ -664,5 +664,5 @@ def test_what_a_queued_command_may_make_possible_is_left_to_the_trainer() -> Non
         proposal=propose("update_schedule", shape="linear"), state=State.QUEUED, verdict=APPROVED, submitted_seq=1
     )
     for asked in (propose("update_schedule", shape="previous"), propose("update_schedule", shape="linear", end_step=9)):
-        assert gate.refusal(asked, info, History()) is not None
-        assert gate.refusal(asked, info, History(queued=[queued])) is None
+        assert gate.refusal(asked, info, CommandHistory()) is not None
+        assert gate.refusal(asked, info, CommandHistory(queued=[queued])) is None

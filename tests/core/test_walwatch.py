@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agenttune.protocol.events import NoteAdded, RunInfo
-from agenttune.store.metric_table import Row
+from agenttune.store.metric_table import MetricRow
 from agenttune.store.run_log import LOG_NAME, RunLog
 from agenttune.store.wal_monitor import OwnCommits, WalMonitor
 
@@ -99,21 +99,21 @@ def test_only_rows_of_ones_own_are_no_change(did: list[str]) -> None:
         watch.may_have_changed()
         for step, what in enumerate(did):
             if what == "own rows":
-                log.append_points([Row(step, 0.0, {"loss": 1.0})])
+                log.append_points([MetricRow(step, 0.0, {"loss": 1.0})])
                 assert watch.is_unchanged()
             elif what == "no rows":
                 log.append_points([])
                 assert watch.is_unchanged()
             elif what == "fault":
                 with pytest.raises(ZeroDivisionError):
-                    log.append_points([Row(step, 0.0, {"loss": Unreadable()})])
+                    log.append_points([MetricRow(step, 0.0, {"loss": Unreadable()})])
                 assert watch.is_unchanged()
             elif what == "checkpoint":
                 raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
                 watch.may_have_changed()  # it may look like one
             else:
                 (log if what == "own event" else other).append(NoteAdded(text=what, author="x"))
-                log.append_points([Row(step, 0.0, {"loss": 1.0})])
+                log.append_points([MetricRow(step, 0.0, {"loss": 1.0})])
                 assert not watch.is_unchanged()
                 assert watch.may_have_changed()
         for opened in (log, other, raw):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agenttune.llm.tools import Wait
+from agenttune.llm.tools import ToolWait
 from agenttune.policy.llm.pacing import Pacing
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.observation import Observation
@@ -20,7 +20,7 @@ def finding(step: int, severity: str = "warning") -> Finding:
     )
 
 
-def paced(asked: int | None = None, wait: Wait | None = None) -> Pacing:
+def paced(asked: int | None = None, wait: ToolWait | None = None) -> Pacing:
     pacing = Pacing(every_steps=100, early_every_steps=25, early_until_step=100, max_wait_steps=400)
     if asked is not None:
         pacing.asked(asked, wait)
@@ -63,7 +63,7 @@ def test_a_call_that_failed_is_made_up_for() -> None:
 
 
 def test_a_wait_until_a_step_holds_back_evaluations_and_lesser_findings() -> None:
-    pacing = paced(asked=300, wait=Wait(until_step=600, until_evaluation=False, until_finding=False))
+    pacing = paced(asked=300, wait=ToolWait(until_step=600, until_evaluation=False, until_finding=False))
     assert pacing.why_not_now(at(500, "20 steps")) == "waiting until step 600, as the model wanted at step 300"
     assert pacing.why_not_now(at(500, "evaluation at step 500")) != ""
     assert pacing.why_not_now(at(500, "finding divergence", found=finding(499))) != ""
@@ -71,27 +71,27 @@ def test_a_wait_until_a_step_holds_back_evaluations_and_lesser_findings() -> Non
 
 
 def test_no_wait_is_for_critical_findings_or_people() -> None:
-    pacing = paced(asked=300, wait=Wait(until_step=600, until_evaluation=False, until_finding=False))
+    pacing = paced(asked=300, wait=ToolWait(until_step=600, until_evaluation=False, until_finding=False))
     assert pacing.why_not_now(at(500, "finding divergence", found=finding(499, "critical"))) == ""
     assert pacing.why_not_now(at(500, "a note by alice")) == ""
 
 
 def test_a_wait_ends_with_what_it_waits_for() -> None:
-    evaluation = Wait(until_step=None, until_evaluation=True, until_finding=False)
+    evaluation = ToolWait(until_step=None, until_evaluation=True, until_finding=False)
     assert paced(300, evaluation).why_not_now(at(420, "20 steps")) != ""
     assert paced(300, evaluation).why_not_now(at(420, "evaluation at step 420")) == ""
-    for_finding = Wait(until_step=None, until_evaluation=False, until_finding=True)
+    for_finding = ToolWait(until_step=None, until_evaluation=False, until_finding=True)
     assert paced(300, for_finding).why_not_now(at(420, "evaluation at step 420")) != ""
     assert paced(300, for_finding).why_not_now(at(420, "finding plateau", found=finding(420, "info"))) == ""
 
 
 def test_a_wait_for_nothing_in_particular_leaves_the_usual_times() -> None:
-    plain = Wait(until_step=None, until_evaluation=False, until_finding=False)
+    plain = ToolWait(until_step=None, until_evaluation=False, until_finding=False)
     assert paced(300, plain).why_not_now(at(320, "20 steps")) == "nothing new; the model is asked again at step 400"
     assert paced(300, plain).why_not_now(at(320, "evaluation at step 320")) == ""
 
 
 def test_a_wait_for_what_never_comes_ends_all_the_same() -> None:
-    never = Wait(until_step=10**9, until_evaluation=True, until_finding=False)
+    never = ToolWait(until_step=10**9, until_evaluation=True, until_finding=False)
     assert paced(300, never).why_not_now(at(699, "20 steps")) != ""
     assert paced(300, never).why_not_now(at(700, "20 steps")) == ""

@@ -12,8 +12,7 @@ import pytest
 
 from agenttune.agent import EFFECT_STEPS, REARM_STEPS, AgentLoop, is_new
 from agenttune.config import WakeSettings
-from agenttune.control import AgentRecord, Control, LocalControl
-from agenttune.control import Decision as ApproversDecision
+from agenttune.control import AgentRecord, ApprovalDecision, Control, LocalControl
 from agenttune.errors import ServerUnreachable
 from agenttune.policy.base import Decision, Draft, NoopPolicy
 from agenttune.protocol.commands import CommandBase, UpdateOptimizer
@@ -68,7 +67,7 @@ class Flaky(Control):
     def dry_run(self, run_id: str, proposal: Proposal) -> Verdict:
         return self._reach().dry_run(run_id, proposal)
 
-    def decide(self, run_id: str, command_id: str, decision: ApproversDecision) -> CommandRecord:
+    def decide(self, run_id: str, command_id: str, decision: ApprovalDecision) -> CommandRecord:
         return self._reach().decide(run_id, command_id, decision)
 
     def end_standing_approval(self, run_id: str, kind: str, author: Author) -> list[StandingApproval]:

@@ -13,7 +13,7 @@ from agenttune.launch.study.state import Reflection, RoundPlan, RoundRun, Study
 from agenttune.protocol.model_calls import ToolUse
 from agenttune.protocol.proposals import State
 from agenttune.protocol.summary import Effect, Intervention, MetricAt, Score
-from agenttune.replay.outcome import Done, Replay, Wanted
+from agenttune.replay.outcome import AppliedCommand, Replay, Wanted
 from agenttune.replay.replay import Replayed
 from agenttune.replay.replay_screen import print_replay, print_transcripts
 from agenttune.replay.transcripts import RecordedCall, RecordedDecision, Transcripts
@@ -33,8 +33,8 @@ def check(text: str, times: int) -> None:
     assert text.count(SHOWN) >= times, "it is shown, without what cannot be seen"
 
 
-def done(number: int) -> Done:
-    return Done(step=number, kind="set_knob", summary=EVIL, author=EVIL)
+def done(number: int) -> AppliedCommand:
+    return AppliedCommand(step=number, kind="set_knob", summary=EVIL, author=EVIL)
 
 
 def test_a_replay() -> None:

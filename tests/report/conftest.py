@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agenttune.control import Decision, LocalControl
+from agenttune.control import ApprovalDecision, LocalControl
 from agenttune.protocol.deadlines import BootTime
 from agenttune.protocol.events import (
     BranchStarted,
@@ -91,7 +91,7 @@ class Night:
     def decide(self, record: CommandRecord, verdict: str, reason: str = "", **fields: Any) -> CommandRecord:
         digest = record.request.digest if record.request else ""
         body = {"verdict": verdict, "digest": digest, "author": ANNA, "reason": reason, **fields}
-        return self.control.decide(self.folder.name, record.command_id, Decision.model_validate(body))
+        return self.control.decide(self.folder.name, record.command_id, ApprovalDecision.model_validate(body))
 
     def apply(self, record: CommandRecord, step: int, before: float, after: float) -> None:
         change = Change(name="lr", previous=before, requested=after, effective=after, previous_base=before, base=after)

@@ -15,7 +15,7 @@ from agenttune.protocol.events import Curve, Point, StatusChanged
 from agenttune.protocol.proposals import Ack, Author, Proposal
 from agenttune.store.run_log import RunLog
 from agenttune.views.report import html, markdown, print_report, read_journal
-from agenttune.views.report.curves import Line, Panel
+from agenttune.views.report.curves import CurveLine, Panel
 from agenttune.views.report.svg import draw
 from agenttune.views.terminal.chart import value_range
 from tests.report.conftest import ANNA, EVIL, Night, eventful
@@ -258,6 +258,6 @@ def test_what_is_never_below_zero_has_no_axis_there(values: list[float]) -> None
         high=values,
         nonfinite=[0] * count,
     )
-    drawn = str(draw(Panel("loss", "loss", [Line("loss", curve, False)], []), [], count))
+    drawn = str(draw(Panel("loss", "loss", [CurveLine("loss", curve, False)], []), [], count))
     assert not re.search(r'class="yt">-', drawn)
     assert value_range([-1.0, 1.0], 0.0)[0] < -1

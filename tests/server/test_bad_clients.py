@@ -17,7 +17,7 @@ from websockets.sync.client import connect
 
 from agenttune.control.discovery import LOG_FILE, ServerAddress
 from agenttune.protocol.events import Logged
-from agenttune.server.connections import Patience
+from agenttune.server.connections import ClientPatience
 from agenttune.store.run_log import RunLog
 from tests.server.conftest import make_run, stop
 from tests.warm import serve
@@ -126,7 +126,7 @@ def test_an_answer_that_nobody_takes_in_is_ended_and_a_slow_one_is_not(taken: in
     now_s = 0.0
     line, cycle = Line(), Line()
     line.cycle, line.unsent = cycle, 1000
-    patience = Patience(5.0, lambda: now_s)
+    patience = ClientPatience(5.0, lambda: now_s)
     for _ in range(20):
         patience.look([line])
         now_s += 1.0

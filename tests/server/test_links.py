@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from agenttune.control import Decision, LocalControl
+from agenttune.control import ApprovalDecision, LocalControl
 from agenttune.control.tokens import create_token
 from agenttune.errors import UserError
 from agenttune.protocol.deadlines import BootTime
@@ -179,7 +179,7 @@ def test_two_people_click_at_once_and_one_wins(desk: Desk) -> None:
 def test_whoever_comes_after_somebody_else_is_told_so(desk: Desk) -> None:
     record = desk.ask()
     assert record.request is not None
-    decision = Decision(verdict="reject", digest=record.request.digest, author=ANNA)
+    decision = ApprovalDecision(verdict="reject", digest=record.request.digest, author=ANNA)
     desk.control.decide("r1", record.command_id, decision)
     late = desk.post(desk.link(record))
     assert (late.status_code, "operator:anna" in late.text) == (409, True)
@@ -454,7 +454,7 @@ def test_no_text_changes_what_the_page_is_made_of(desk: Desk, reason: str, name:
     desk.log.update_info(rules={"gate": {"approval": [ASK], "repeat_cooldown_steps": 0, "max_per_minute": 10_000}})
     for waiting in desk.control.pending("r1"):
         assert waiting.request is not None
-        no = Decision(verdict="reject", digest=waiting.request.digest, author=ANNA)
+        no = ApprovalDecision(verdict="reject", digest=waiting.request.digest, author=ANNA)
         desk.control.decide("r1", waiting.command_id, no)
     page = Page(desk.browser.get(desk.link(desk.control.submit("r1", proposal))).text)
     assert [tag for tag in page.tags if tag in ("script", "img", "svg", "form", "button", "style")] == [

@@ -23,7 +23,7 @@ from websockets.sync.client import ClientConnection, connect
 from agenttune.control.discovery import ServerAddress
 from agenttune.protocol.events import NoteAdded, Point, RunInfo, StatusChanged
 from agenttune.protocol.proposals import Ack, Author, Proposal, Verdict
-from agenttune.server.live_hub import RING_ENTRIES, Entry, Ring
+from agenttune.server.live_hub import RING_ENTRIES, Ring, StreamEntry
 from agenttune.store.run_log import RunLog
 from tests.server.conftest import StartServer, make_run
 
@@ -217,19 +217,19 @@ def test_a_killed_server_loses_nothing_and_clients_resume(tmp_path: Path, start_
 
 
 def test_the_ring_says_when_it_cannot_serve_a_cursor() -> None:
-    def texts(entries: list[Entry] | None) -> Any:
+    def texts(entries: list[StreamEntry] | None) -> Any:
         return entries if entries is None else [e.text for e in entries]
 
     ring = Ring(10)
     assert texts(ring.after(10)) == []
     assert texts(ring.after(9)) is None
-    ring.add(Entry(10, 15, "a"))
-    ring.add(Entry(15, 16, "b"))
+    ring.add(StreamEntry(10, 15, "a"))
+    ring.add(StreamEntry(15, 16, "b"))
     assert texts(ring.after(10)) == ["a", "b"]
     assert texts(ring.after(15)) == ["b"]
     assert texts(ring.after(12)) is None  # in the middle of a frame: sending all of it would repeat points
     assert texts(ring.after(99)) == []
     for i in range(RING_ENTRIES):
-        ring.add(Entry(16 + i, 17 + i, "x"))
+        ring.add(StreamEntry(16 + i, 17 + i, "x"))
     assert texts(ring.after(15)) is None
     assert len(texts(ring.after(16))) == RING_ENTRIES

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from agenttune.config import NotifySettings, load_config
-from agenttune.control import Decision, LocalControl
+from agenttune.control import ApprovalDecision, LocalControl
 from agenttune.control.http import HttpControl
 from agenttune.errors import ConfigError, UserError
 from agenttune.gate.approval_description import describe
@@ -124,7 +124,7 @@ def test_what_a_model_decides_or_nobody_waits_for_is_not_told(tmp_path: Path, re
     other = Desk(tmp_path / "b", receiver.url)
     record = other.ask(lr=0.03)
     assert record.request is not None
-    no = Decision(verdict="reject", digest=record.request.digest, author=ANNA)
+    no = ApprovalDecision(verdict="reject", digest=record.request.digest, author=ANNA)
     other.notifier.look()
     other.control.decide("r1", record.command_id, no)  # between finding and sending
     other.notifier.deliver()

@@ -14,7 +14,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from agenttune.control import Decision, LocalControl
+from agenttune.control import ApprovalDecision, LocalControl
 from agenttune.control.discovery import SERVER_FILE, ServerAddress, read_note
 from agenttune.control.http import HttpControl
 from agenttune.control.owner_token import LASTS_S, OwnerToken, user_name
@@ -206,7 +206,7 @@ def test_the_world_may_come_in_if_there_is_an_operators_token(tmp_path: Path, st
 
 def test_only_an_operator_decides(served: tuple[str, Path]) -> None:
     url, runs_dir = served
-    decision = Decision(verdict="approve", digest="0" * 64, author=OPERATOR)
+    decision = ApprovalDecision(verdict="approve", digest="0" * 64, author=OPERATOR)
     roles: list[Principal] = ["viewer", "agent"]
     for role in roles:
         with pytest.raises(Forbidden, match=f"for the role {role}"):

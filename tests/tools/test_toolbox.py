@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from agenttune.errors import CommandError, NotSupported, UserError
-from agenttune.llm.tools import MAX_ANSWER_CHARACTERS, READS, Toolbox, Wait, encode, write_kinds, write_shape
+from agenttune.llm.tools import MAX_ANSWER_CHARACTERS, READS, Toolbox, ToolWait, encode, write_kinds, write_shape
 from agenttune.llm.tools.offered import UNLISTED_FIELDS
 from agenttune.llm.tools.read_tools import WHAT
 from agenttune.policy.llm.json_answers import answer_schema
@@ -257,7 +257,7 @@ def test_asking_writes_nothing(toolbox: MakeToolbox, run: SteeredRun) -> None:
 
 def test_waiting_names_what_for(toolbox: MakeToolbox) -> None:
     outcome = toolbox().call("wait", {"reason": "goes well", "until_step": 40, "until_finding": True})
-    assert outcome.wait == Wait(until_step=40, until_finding=True)
+    assert outcome.wait == ToolWait(until_step=40, until_finding=True)
     assert (outcome.rationale, outcome.command) == ("goes well", None)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from transformers import TrainerCallback
 
-from agenttune.control import Decision, LocalControl
+from agenttune.control import ApprovalDecision, LocalControl
 from agenttune.protocol.events import KnobsRead, KnobState, RunInfo
 from agenttune.protocol.proposals import Author, Proposal, State
 from agenttune.store.run_log import RunLog
@@ -87,7 +87,7 @@ class Anna(threading.Thread):
         request = waiting[0].request
         assert request is not None
         body = {"verdict": self._verdict, "digest": request.digest, "author": PERSON}
-        self._control.decide("r", waiting[0].command_id, Decision.model_validate(body))
+        self._control.decide("r", waiting[0].command_id, ApprovalDecision.model_validate(body))
 
 
 @pytest.mark.parametrize("verdict", ["approve", "reject"])

@@ -14,7 +14,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from agenttune.trainer.checkpoints.branch_folders import LoopFolder, arrange, keep_within, planned_moves
-from agenttune.trainer.checkpoints.catalog import Checkpoints, SavedCheckpoint
+from agenttune.trainer.checkpoints.catalog import CheckpointCatalog, SavedCheckpoint
 from tests.trainer.conftest import At, Bench, Points, Result, TinyModel, submit
 from tests.trainer.test_branches import Once, weights
 
@@ -28,7 +28,7 @@ class Loop:
 
     def __init__(self, home: Path, limit: int | None = None) -> None:
         self.folder = LoopFolder(home, limit)
-        self.catalog = Checkpoints()
+        self.catalog = CheckpointCatalog()
         self.step = 0
         self.saved: dict[Path, Who] = {}
         self.kept: list[Who] = []

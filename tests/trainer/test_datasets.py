@@ -21,7 +21,7 @@ from agenttune.trainer.datasets import (
     read_dataset,
     restore_dataset,
 )
-from agenttune.trainer.datasets.parameters import Parameters, parameters_of
+from agenttune.trainer.datasets.parameters import DatasetParameters, parameters_of
 from agenttune.trainer.datasets.shared import SharedValues
 from agenttune.trainer.datasets.values import decode, encode, fit
 
@@ -99,7 +99,7 @@ def times_three(example: dict[str, Any], noise: float) -> dict[str, Any]:
     return {**example, "x": example["x"] * 3 + noise}
 
 
-def given(dataset: object) -> Parameters:
+def given(dataset: object) -> DatasetParameters:
     parameters = parameters_of(dataset)
     assert parameters is not None
     return parameters

@@ -18,7 +18,7 @@ from torch.optim import SGD, AdamW, Optimizer, lr_scheduler
 
 from agenttune.config import BudgetSettings, GateSettings
 from agenttune.errors import UserError
-from agenttune.gate import Gate, History
+from agenttune.gate import CommandHistory, Gate
 from agenttune.protocol.commands import COMMAND_KINDS
 from agenttune.protocol.events import KnobState, RunInfo
 from agenttune.protocol.proposals import Ack, Author, CommandRecord, Proposal, State, Verdict
@@ -28,7 +28,7 @@ from agenttune.trainer.commands.update_schedule import update_schedule
 from agenttune.trainer.knobs import KnobRegistry
 from agenttune.trainer.lr.course import course_of
 from agenttune.trainer.lr.planned_lr import make_plannable
-from agenttune.trainer.lr.schedule_kinds import Kind
+from agenttune.trainer.lr.schedule_kinds import ScheduleKind
 from agenttune.trainer.run_state import RunState
 from tests.trainer.test_courses import MAKES
 
@@ -101,7 +101,7 @@ class Desk:
     def ask(self, raw: dict[str, Any]) -> str:
         """Why it is refused; empty if it was applied."""
         proposal = Proposal.model_validate({"command": raw, "author": AGENT})
-        refusal = self.gate.refusal(proposal, self.run_state.as_info(self.info), History(self.records))
+        refusal = self.gate.refusal(proposal, self.run_state.as_info(self.info), CommandHistory(self.records))
         self.refused = refusal
         if refusal is not None:
             return refusal.reason
@@ -213,7 +213,7 @@ def check_bounds(desk: Desk) -> None:
         for step, used in enumerate(desk.used):
             assert math.isfinite(used[group])
             assert used[group] <= max(HIGH, *own) * (1 + 1e-6)
-            if not desk.warmed_up and desk.run_state.schedule().kind is not Kind.METRIC:
+            if not desk.warmed_up and desk.run_state.schedule().kind is not ScheduleKind.METRIC:
                 floor = min(LOW, *own) * _falls(step) * steepest
                 assert used[group] >= floor * (1 - 1e-6)
 

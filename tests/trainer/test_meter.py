@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from agenttune.store.metric_table import Row
+from agenttune.store.metric_table import MetricRow
 from agenttune.trainer.recording.step_meter import RowMaker, StepMeter, StepMetrics
 
 pytestmark = pytest.mark.trainer
@@ -40,7 +40,7 @@ def test_every_step_has_its_row() -> None:
 
 def test_the_first_logged_loss_after_a_nan_is_nan() -> None:
     held = steps(StepMeter(), [1.0, math.nan, 1.0])
-    log = [Row(3, 0.0, {"loss": 0.0, "epoch": 1.0}, "log"), Row(4, 0.0, {"loss": 0.5}, "log")]
+    log = [MetricRow(3, 0.0, {"loss": 0.0, "epoch": 1.0}, "log"), MetricRow(4, 0.0, {"loss": 0.5}, "log")]
     rows = RowMaker()([*held, *log])
     assert math.isnan(rows[1].values["step_loss"])
     assert math.isnan(rows[3].values["loss"])

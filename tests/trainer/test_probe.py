@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from agenttune.gate import Gate, History, Moment
+from agenttune.gate import CommandHistory, Gate, Moment
 from agenttune.protocol.deadlines import Instant
 from agenttune.protocol.events import Probed
 from agenttune.protocol.proposals import Author, CommandRecord, Proposal, State, Verdict
@@ -317,10 +317,10 @@ def test_what_is_adopted_is_watched_and_taken_back_if_it_hurts(bench: Bench, dep
     assert result.knob("lr").effective < 0.01
 
 
-def judged(command: dict[str, Any], rules: dict[str, Any], log: RunLog, history: History | None = None) -> Any:
+def judged(command: dict[str, Any], rules: dict[str, Any], log: RunLog, history: CommandHistory | None = None) -> Any:
     info = log.info().model_copy(update={"rules": rules, "step": 20, "max_steps": 1000})
     proposal = Proposal.model_validate({"command": command, "author": AGENT})
-    return Gate.of(info).judge(proposal, Moment(info, Instant(0.0)), history or History()), proposal
+    return Gate.of(info).judge(proposal, Moment(info, Instant(0.0)), history or CommandHistory()), proposal
 
 
 def test_a_probe_is_no_way_around_the_gate(bench: Bench) -> None:
@@ -350,9 +350,9 @@ def test_a_probe_is_no_way_around_the_gate(bench: Bench) -> None:
 def test_extra_steps_have_a_budget(bench: Bench) -> None:
     log = bench.run([]).log()
     asked = probe(*rates(1e-3, 1e-2), steps=20)  # 60 extra steps
-    allowed, _ = judged(asked, {}, log, History(extra_steps=140))
+    allowed, _ = judged(asked, {}, log, CommandHistory(extra_steps=140))
     assert allowed.decision == "approved"
-    spent, _ = judged(asked, {}, log, History(extra_steps=141))
+    spent, _ = judged(asked, {}, log, CommandHistory(extra_steps=141))
     assert spent.decided_by == "guardrail:extra_steps"
     assert "max_probe_frac (0.2) allows 200" in spent.reason
     assert spent.nearest_allowed == {"steps": 19}
@@ -371,6 +371,6 @@ def test_only_an_adopted_change_starts_a_cooldown(bench: Bench) -> None:
     asked = {"kind": "update_optimizer", "lr": 5e-4}
 
     def ruling(record: CommandRecord) -> Any:
-        return judged(asked, {"gate": {"cooldown_steps": 100}}, log, History(commands=[record]))[0].decision
+        return judged(asked, {"gate": {"cooldown_steps": 100}}, log, CommandHistory(commands=[record]))[0].decision
 
     assert (ruling(nothing), ruling(something)) == ("approved", "rejected")

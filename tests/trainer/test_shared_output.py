@@ -12,7 +12,7 @@ import pytest
 
 from agenttune.errors import UserError
 from agenttune.store.process_liveness import started_s
-from agenttune.trainer.checkpoints.catalog import Checkpoints, SavedCheckpoint
+from agenttune.trainer.checkpoints.catalog import CheckpointCatalog, SavedCheckpoint
 from agenttune.trainer.checkpoints.manifest import MANIFEST
 from agenttune.trainer.opening import NAME, claim, release
 from agenttune.views.event_lines import lines_of
@@ -73,7 +73,7 @@ def test_nor_is_it_called_damaged(tmp_path: Path) -> None:
     path.mkdir()
     (path / MANIFEST).write_text(json.dumps({"step": 3, "branch": "main"}))
     written_over(path)
-    mine = Checkpoints(tmp_path / "runs" / "mine" / "checkpoints")
+    mine = CheckpointCatalog(tmp_path / "runs" / "mine" / "checkpoints")
     with pytest.raises(UserError, match="was written by run other-run"):
         mine.read(SavedCheckpoint(str(path), 3), TinyModel())
 

@@ -11,7 +11,7 @@ import pytest
 
 from agenttune.errors import StoreFault
 from agenttune.protocol.events import LogGap, Logged, NoteAdded, RunInfo
-from agenttune.store.metric_table import Row
+from agenttune.store.metric_table import MetricRow
 from agenttune.store.run_log import RunLog
 from agenttune.trainer.recording.background_writer import BackgroundWriter
 
@@ -25,8 +25,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "r1"
 
 
-def logged(step: int, loss: float = 1.0) -> Row:
-    return Row(step, float(step), {"loss": loss}, "log", "main", {"task": "cola"})
+def logged(step: int, loss: float = 1.0) -> MetricRow:
+    return MetricRow(step, float(step), {"loss": loss}, "log", "main", {"task": "cola"})
 
 
 def note(text: str) -> Callable[[RunLog], object]:
@@ -42,7 +42,7 @@ def test_rows_of_the_loops_log_are_events_in_order_with_what_was_handed_over_bet
     writer = BackgroundWriter(folder, interval_s=LONG_S)
     writer.submit(wait)  # all that follows is there when the thread comes to it
     for step in (1, 2):
-        writer.add_point(Row(step, float(step), {"step_loss": 1.0}))
+        writer.add_point(MetricRow(step, float(step), {"step_loss": 1.0}))
         writer.add_point(logged(step))
     writer.submit(note("between"))
     writer.add_point(logged(3, math.nan))
@@ -67,7 +67,7 @@ def test_a_hundred_logged_steps_are_one_transaction(folder: Path) -> None:
     keep = RunLog.open(folder)
     writer = BackgroundWriter(folder, interval_s=LONG_S)
     for step in range(100):
-        writer.add_point(Row(step, float(step), {"step_loss": 1.0}))
+        writer.add_point(MetricRow(step, float(step), {"step_loss": 1.0}))
         writer.add_point(logged(step))
     before = commits(folder)
     assert writer.close()

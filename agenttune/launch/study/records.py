@@ -27,7 +27,7 @@ _WORDS: dict[Arm, str] = {
 }
 
 
-class Place(Record):
+class StudyPlace(Record):
     """Where a run stands in its study."""
 
     study: str = Field(description="The study's id.")
@@ -77,7 +77,7 @@ class RunLaunched(Record):
 
     kind: Literal["run_launched"] = "run_launched"
     run_id: str
-    place: Place
+    place: StudyPlace
     args: list[str] = Field(description="Arguments of the script.")
 
 
@@ -134,7 +134,7 @@ Body = Annotated[
 ]
 
 
-class Entry(Record):
+class StudyEntry(Record):
     """One line of the journal.
 
     Attributes:

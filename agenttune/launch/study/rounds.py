@@ -10,12 +10,12 @@ from agenttune.launch.study.conclusion import conclusion, past_runs, summary_of
 from agenttune.launch.study.planner import Planner, compared_runs, detailed_runs
 from agenttune.launch.study.records import (
     Arm,
-    Place,
     Planned,
     Reflected,
     RunLaunched,
     Start,
     StudyNote,
+    StudyPlace,
 )
 from agenttune.launch.study.start import arguments_with
 from agenttune.launch.study.state import COMPLETE, RoundRun, Study, fold
@@ -172,7 +172,7 @@ class Rounds:
         done = self.study.done(number, arm, policy)
         if done is not None:
             return done
-        place = Place(
+        place = StudyPlace(
             study=self.study.study, round=number, of=self._settings.count, arm=arm, policy=policy, start=start
         )
         plan = self._plan.with_run(self._args(start), policy, place)

@@ -10,7 +10,6 @@ from pydantic import Field
 
 from agenttune.launch.study.records import (
     Arm,
-    Entry,
     Outcome,
     Planned,
     Reflected,
@@ -18,6 +17,7 @@ from agenttune.launch.study.records import (
     RunLaunched,
     Start,
     StudyEnded,
+    StudyEntry,
     StudyNote,
     StudyResumed,
     StudyStarted,
@@ -134,7 +134,7 @@ class Study(Record):
         return run.score is not None and is_goal(run.score.metric, self.goal_metric)
 
 
-def fold(entries: Sequence[Entry], start: StudyStarted, path: str, worked_on: bool) -> Study:
+def fold(entries: Sequence[StudyEntry], start: StudyStarted, path: str, worked_on: bool) -> Study:
     """Make a study of its journal.
 
     Args:
@@ -167,7 +167,7 @@ def fold(entries: Sequence[Entry], start: StudyStarted, path: str, worked_on: bo
     )
 
 
-def _runs(entries: Iterable[Entry]) -> list[RoundRun]:
+def _runs(entries: Iterable[StudyEntry]) -> list[RoundRun]:
     runs: dict[str, RoundRun] = {}
     for entry in entries:
         body = entry.body
@@ -200,7 +200,7 @@ def _change_percent(run: RoundRun, runs: Sequence[RoundRun]) -> float | None:
     return 100 * (now - was) / abs(was)
 
 
-def _plans(entries: Iterable[Entry]) -> list[RoundPlan]:
+def _plans(entries: Iterable[StudyEntry]) -> list[RoundPlan]:
     return [
         RoundPlan(
             round=e.round or 0,
@@ -214,7 +214,7 @@ def _plans(entries: Iterable[Entry]) -> list[RoundPlan]:
     ]
 
 
-def _status(entries: Sequence[Entry], worked_on: bool) -> tuple[StudyStatus, str]:
+def _status(entries: Sequence[StudyEntry], worked_on: bool) -> tuple[StudyStatus, str]:
     if worked_on:
         return "running", ""
     last = next((e.body for e in reversed(entries) if isinstance(e.body, (StudyEnded, StudyResumed))), None)

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from agenttune.errors import StoreFault, UnknownRun, UserError
-from agenttune.launch.study.records import VERSION, Entry, StudyStarted
+from agenttune.launch.study.records import VERSION, StudyEntry, StudyStarted
 
 JOURNAL_NAME = "study.jsonl"
 _WRITERS = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
@@ -58,9 +58,9 @@ class StudyJournal:
         if content and not content.endswith(b"\n"):
             os.ftruncate(self._file, content.rfind(b"\n") + 1)
 
-    def append(self, body: BaseModel, number: int | None = None) -> Entry:
+    def append(self, body: BaseModel, number: int | None = None) -> StudyEntry:
         """Write one entry; it is on the disk when this returns."""
-        entry = Entry.model_validate({"at_s": self._clock(), "round": number, "body": body})
+        entry = StudyEntry.model_validate({"at_s": self._clock(), "round": number, "body": body})
         line = entry.model_dump_json().encode() + b"\n"
         try:
             if os.write(self._file, line) != len(line):
@@ -75,7 +75,7 @@ class StudyJournal:
         os.close(self._file)
 
 
-def read_entries(folder: Path) -> list[Entry]:
+def read_entries(folder: Path) -> list[StudyEntry]:
     """All committed entries of a study, oldest first.
 
     Raises:
@@ -90,9 +90,9 @@ def read_entries(folder: Path) -> list[Entry]:
     return [_parse(path, number, line) for number, line in enumerate(lines, 1)]
 
 
-def _parse(path: Path, number: int, line: bytes) -> Entry:
+def _parse(path: Path, number: int, line: bytes) -> StudyEntry:
     try:
-        return Entry.model_validate_json(line)
+        return StudyEntry.model_validate_json(line)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         where = ".".join(map(str, problem["loc"]))
@@ -155,7 +155,7 @@ def find_study(runs_dir: Path, name: str = "") -> Path:
     raise UnknownRun(problem, field="study", allowed=ids[:10])
 
 
-def started(entries: list[Entry], folder: Path) -> StudyStarted:
+def started(entries: list[StudyEntry], folder: Path) -> StudyStarted:
     """A journal's first entry.
 
     Raises:

@@ -6,14 +6,14 @@ They know the protocol, and nothing of where a run is.
 from agenttune.llm.tools.read_tools import READS
 from agenttune.llm.tools.tool_results import MAX_ANSWER_CHARACTERS, encode, error_text, record_text
 from agenttune.llm.tools.tool_schemas import plain_schema, write_kinds, write_shape
-from agenttune.llm.tools.toolbox import Outcome, Toolbox, Wait, offered_tools
+from agenttune.llm.tools.toolbox import Outcome, Toolbox, ToolWait, offered_tools
 
 __all__ = [
     "MAX_ANSWER_CHARACTERS",
     "READS",
     "Outcome",
+    "ToolWait",
     "Toolbox",
-    "Wait",
     "encode",
     "error_text",
     "offered_tools",

@@ -34,7 +34,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True)
-class Wait:
+class ToolWait:
     """What to wait for; nothing named means: until the next time the agent is woken anyway."""
 
     until_step: int | None = None
@@ -59,7 +59,7 @@ class Outcome:
     command: CommandBase | None = None
     rationale: str = ""
     valid_for_steps: int | None = None
-    wait: Wait | None = None
+    wait: ToolWait | None = None
     withdrawn: int | None = None
 
 
@@ -207,7 +207,7 @@ class Toolbox:
         if asked.until_step is not None and asked.until_step <= step:
             message = f"wait: until_step {asked.until_step} is not later than now, step {step}"
             raise CommandError(message, field="until_step", allowed={"minimum": step + 1})
-        wait = Wait(asked.until_step, asked.until_evaluation, asked.until_finding)
+        wait = ToolWait(asked.until_step, asked.until_evaluation, asked.until_finding)
         return Outcome(encode({"waiting": True, "at_step": step}), rationale=asked.reason, wait=wait)
 
     def _ask_gate(self, outcome: Outcome, command: CommandBase) -> None:

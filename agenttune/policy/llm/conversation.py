@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from agenttune.errors import ModelUnavailable, UserError
 from agenttune.llm.answer_text import without_thinking
-from agenttune.llm.tools import Wait
+from agenttune.llm.tools import ToolWait
 from agenttune.policy.base import Decision, Draft
 from agenttune.policy.llm.pacing import describe
 from agenttune.protocol.command_schemas import ToolShape
@@ -59,7 +59,7 @@ class Conversation:
     calls: list[ModelCalled] = field(default_factory=list)
     noted: dict[int, Draft] = field(default_factory=dict)
     said: str = ""
-    wait: Wait | None = None
+    wait: ToolWait | None = None
     refused: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)

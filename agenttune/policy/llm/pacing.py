@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from agenttune.llm.tools import Wait
+from agenttune.llm.tools import ToolWait
 from agenttune.protocol.observation import Observation
 
 _CADENCE = re.compile(r"\d+ steps")
@@ -29,9 +29,9 @@ class Pacing:
     early_until_step: int
     max_wait_steps: int
     _asked_step: int | None = field(default=None, init=False)
-    _wait: Wait | None = field(default=None, init=False)
+    _wait: ToolWait | None = field(default=None, init=False)
 
-    def asked(self, step: int, wait: Wait | None = None) -> None:
+    def asked(self, step: int, wait: ToolWait | None = None) -> None:
         """The model has answered; a wait without a condition changes nothing."""
         ends = wait is not None and (wait.until_step is not None or wait.until_evaluation or wait.until_finding)
         self._asked_step, self._wait = step, wait if ends else None
@@ -54,7 +54,7 @@ class Pacing:
         due = asked + (self.early_every_steps if asked < self.early_until_step else self.every_steps)
         return "" if observation.step >= due else f"nothing new; the model is asked again at step {due}"
 
-    def _is_over(self, wait: Wait, asked: int, step: int, reasons: Sequence[str], found: Sequence[str]) -> bool:
+    def _is_over(self, wait: ToolWait, asked: int, step: int, reasons: Sequence[str], found: Sequence[str]) -> bool:
         """Whether a wait has ended: by its condition, or by something that no wait holds up."""
         if step >= asked + self.max_wait_steps or (wait.until_step is not None and step >= wait.until_step):
             return True
@@ -65,7 +65,7 @@ class Pacing:
         return waited_for or other or "critical" in found
 
 
-def describe(wait: Wait) -> str:
+def describe(wait: ToolWait) -> str:
     """A wait in words."""
     ends = [f"step {wait.until_step}"] if wait.until_step is not None else []
     ends += ["the next evaluation"] if wait.until_evaluation else []

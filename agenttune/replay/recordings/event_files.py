@@ -11,7 +11,7 @@ from agenttune.errors import UserError
 from agenttune.protocol.commands import COMMAND_KINDS
 from agenttune.protocol.observation import Evaluation
 from agenttune.replay.recordings.recording import Recording, rates_of
-from agenttune.store.metric_table import Row
+from agenttune.store.metric_table import MetricRow
 
 FILE_PATTERN = "*tfevents*"
 INSTALL = "pip install 'agenttune-toolkit[tensorboard]'"
@@ -139,14 +139,14 @@ def _one_way(series: Series, tag: str, notes: list[str]) -> Series:
     return kept
 
 
-def _rows(chosen: Mapping[str, Series]) -> list[Row]:
+def _rows(chosen: Mapping[str, Series]) -> list[MetricRow]:
     values: dict[int, dict[str, float]] = {}
     at_s: dict[int, float] = {}
     for name, series in chosen.items():
         for step, value, wall_s in series:
             values.setdefault(step, {})[name] = value
             at_s[step] = max(wall_s, at_s.get(step, wall_s))
-    return [Row(step, at_s[step], values[step], "log") for step in sorted(values)]
+    return [MetricRow(step, at_s[step], values[step], "log") for step in sorted(values)]
 
 
 def _evaluations(others: Mapping[str, Series]) -> list[Evaluation]:

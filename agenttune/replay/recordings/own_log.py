@@ -10,7 +10,7 @@ from agenttune.protocol.lineage import Lineage
 from agenttune.protocol.observation import Evaluation
 from agenttune.protocol.proposals import CommandRecord
 from agenttune.replay.recordings.recording import Recording
-from agenttune.store.metric_table import Row
+from agenttune.store.metric_table import MetricRow
 from agenttune.store.run_log import RunLog
 
 PAGE_ROWS = 5000
@@ -67,13 +67,13 @@ def read_log(log: RunLog, branch: str | None = None) -> Recording:
     )
 
 
-def _rows(log: RunLog, line: Lineage) -> Iterator[Row]:
+def _rows(log: RunLog, line: Lineage) -> Iterator[MetricRow]:
     """Rows of the line in order of steps; a branch's rows were written before those of the next."""
     since = 0
     while page := log.points(since, PAGE_ROWS, SOURCES):
         for p in page:
             if line.has(p.branch, p.step):
-                yield Row(p.step, p.at_s, p.values, p.source)
+                yield MetricRow(p.step, p.at_s, p.values, p.source)
         since = page[-1].point_id
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from agenttune.protocol.events import DatasetRead, KnobState, ModelRead
 from agenttune.protocol.observation import Evaluation
 from agenttune.protocol.proposals import CommandRecord
-from agenttune.store.metric_table import Row
+from agenttune.store.metric_table import MetricRow
 
 Source = Literal["log", "trainer_state", "tensorboard"]
 
@@ -36,7 +36,7 @@ class Recording:
 
     source: Source
     name: str
-    rows: list[Row]
+    rows: list[MetricRow]
     evaluations: list[Evaluation] = field(default_factory=list)
     max_steps: int | None = None
     knobs: list[tuple[int, list[KnobState]]] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Recording:
         return max([r.step for r in self.rows] + [e.step for e in self.evaluations], default=0)
 
 
-def rates_of(rows: Iterable[Row]) -> list[tuple[int, list[KnobState]]]:
+def rates_of(rows: Iterable[MetricRow]) -> list[tuple[int, list[KnobState]]]:
     """The learning rate as the one knob of a training whose log tells nothing else of its values."""
     first = next((row for row in rows if "lr" in row.values), None)
     if first is None:

@@ -12,7 +12,7 @@ from agenttune.errors import UserError
 from agenttune.protocol.commands import COMMAND_KINDS
 from agenttune.protocol.observation import Evaluation
 from agenttune.replay.recordings.recording import Recording, rates_of
-from agenttune.store.metric_table import Row
+from agenttune.store.metric_table import MetricRow
 
 STATE_NAME = "trainer_state.json"
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
@@ -84,9 +84,9 @@ def _load(path: Path) -> dict[str, Any]:
     return state
 
 
-def _sorted_out(history: list[Any]) -> tuple[list[Row], list[Evaluation], int]:
+def _sorted_out(history: list[Any]) -> tuple[list[MetricRow], list[Evaluation], int]:
     """Rows of training, evaluations, and the number of entries that are neither."""
-    rows: list[Row] = []
+    rows: list[MetricRow] = []
     evaluations: list[Evaluation] = []
     odd = 0
     for entry in history:
@@ -97,7 +97,7 @@ def _sorted_out(history: list[Any]) -> tuple[list[Row], list[Evaluation], int]:
         elif any(name.startswith("eval_") for name in values):
             evaluations.append(Evaluation(step=step, metrics=values))
         elif "train_runtime" not in values:  # the last row sums up the whole training
-            rows.append(Row(step, float(step), _with_rate(values), "log"))
+            rows.append(MetricRow(step, float(step), _with_rate(values), "log"))
     rows.sort(key=lambda row: row.step)
     evaluations.sort(key=lambda evaluation: evaluation.step)
     return rows, evaluations, odd
@@ -117,7 +117,7 @@ def _with_rate(values: dict[str, float]) -> dict[str, float]:
     return {**values, "lr": values["learning_rate"]} if "learning_rate" in values else values
 
 
-def _notes(rows: list[Row], state: Mapping[str, Any], odd: int) -> list[str]:
+def _notes(rows: list[MetricRow], state: Mapping[str, Any], odd: int) -> list[str]:
     notes = []
     steps = sorted({row.step for row in rows})
     if len(steps) > 1 and (apart := round((steps[-1] - steps[0]) / (len(steps) - 1))) > 1:

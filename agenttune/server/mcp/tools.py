@@ -11,7 +11,17 @@ from agenttune.control import Control
 from agenttune.control.control import newest_live, run_named
 from agenttune.control.reader import ControlReader, settled
 from agenttune.errors import AgenttuneError, CommandError
-from agenttune.llm.tools import READS, Outcome, Toolbox, Wait, encode, error_text, record_text, write_kinds, write_shape
+from agenttune.llm.tools import (
+    READS,
+    Outcome,
+    Toolbox,
+    ToolWait,
+    encode,
+    error_text,
+    record_text,
+    write_kinds,
+    write_shape,
+)
 from agenttune.llm.tools.tool_schemas import MAX_TEXT
 from agenttune.llm.tools.toolbox import wait_shape
 from agenttune.protocol.command_schemas import ToolShape
@@ -48,7 +58,7 @@ GET_RUN = ToolShape(
 
 
 @dataclass(frozen=True)
-class Answer:
+class ToolAnswer:
     text: str
     is_error: bool = False
 
@@ -98,21 +108,21 @@ class RunTools:
         tools = [*writes, *(read.shape() for read in READS.values()), wait_shape()]
         return [LIST_RUNS, GET_RUN, *map(_with_run, tools)]
 
-    def call(self, name: str, arguments: Mapping[str, Any], client: str) -> Answer:
+    def call(self, name: str, arguments: Mapping[str, Any], client: str) -> ToolAnswer:
         """Carry out a call; what is wrong with it comes back as an answer that says how to mend it."""
         try:
             return self._call(name, {key: part for key, part in arguments.items() if part is not None}, client)
         except AgenttuneError as error:
-            return Answer(error_text(error), is_error=True)
+            return ToolAnswer(error_text(error), is_error=True)
 
-    def _call(self, name: str, given: dict[str, Any], client: str) -> Answer:
+    def _call(self, name: str, given: dict[str, Any], client: str) -> ToolAnswer:
         known = [shape.name for shape in self.shapes()]
         if name not in known:
             why = "this server is read-only" if name in write_kinds() else f"tools: {', '.join(known)}"
             raise CommandError(f"no tool {name!r:.80}; {why}", field="tool", allowed=known)
         if name == LIST_RUNS.name:
             _refuse_more(name, given)
-            return Answer(encode({"runs": [_row(i) for i in self._runs()[:MOST_RUNS]]}, "runs", True))
+            return ToolAnswer(encode({"runs": [_row(i) for i in self._runs()[:MOST_RUNS]]}, "runs", True))
         run = given.pop("run", None) or self._run
         if not isinstance(run, str):
             raise CommandError(f"{name}.run: a text is wanted (got {run!r:.80})", field="run", allowed=RUN)
@@ -120,17 +130,17 @@ class RunTools:
         run_id = run_named(run, [info.run_id for info in runs], newest_live(runs))
         if name == GET_RUN.name:
             _refuse_more(name, given)
-            return Answer(self._overview(run_id))
+            return ToolAnswer(self._overview(run_id))
         return self._on_run(run_id, name, given, client)
 
-    def _on_run(self, run_id: str, name: str, given: dict[str, Any], client: str) -> Answer:
+    def _on_run(self, run_id: str, name: str, given: dict[str, Any], client: str) -> ToolAnswer:
         seen = self._control.observe(run_id)
         outcome = Toolbox(ControlReader(self._control, run_id), seen).parse(name, given)
         if outcome.wait is not None:
-            return Answer(self._wait(run_id, outcome.wait, seen.last_seq))
-        return Answer(outcome.text) if outcome.command is None else self._submit(run_id, outcome, seen.step, client)
+            return ToolAnswer(self._wait(run_id, outcome.wait, seen.last_seq))
+        return ToolAnswer(outcome.text) if outcome.command is None else self._submit(run_id, outcome, seen.step, client)
 
-    def _submit(self, run_id: str, outcome: Outcome, step: int, client: str) -> Answer:
+    def _submit(self, run_id: str, outcome: Outcome, step: int, client: str) -> ToolAnswer:
         if outcome.command is None:
             raise TypeError("an outcome without a command cannot be submitted")
         proposal = Proposal(
@@ -141,9 +151,9 @@ class RunTools:
             valid_until_step=None if outcome.valid_for_steps is None else step + outcome.valid_for_steps,
         )
         record = settled(self._control, run_id, self._control.submit(run_id, proposal), self._ack_wait_s)
-        return Answer(record_text(record), is_error=record.state in REFUSED)
+        return ToolAnswer(record_text(record), is_error=record.state in REFUSED)
 
-    def _wait(self, run_id: str, wait: Wait, since: int) -> str:
+    def _wait(self, run_id: str, wait: ToolWait, since: int) -> str:
         kinds = ["status_changed", *(kind for field, kind in WAKING.items() if getattr(wait, field))]
         deadline, woken_by = time.monotonic() + self._wait_s, "time"
         while woken_by == "time" and (left_s := deadline - time.monotonic()) > 0:

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 
 from starlette.requests import Request
 
-from agenttune.control import Decision, LocalControl
+from agenttune.control import ApprovalDecision, LocalControl
 from agenttune.errors import AlreadyDecided, UserError
 from agenttune.gate import with_arguments
 from agenttune.protocol.commands import CommandBase
@@ -29,7 +29,7 @@ REASON_CHARACTERS = 2000
 
 
 @dataclass(frozen=True)
-class Field:
+class FormField:
     """One argument to edit.
 
     Attributes:
@@ -42,11 +42,11 @@ class Field:
     text: str
 
 
-def fields_of(command: CommandBase, typed: Mapping[str, str] | None = None) -> list[Field]:
+def fields_of(command: CommandBase, typed: Mapping[str, str] | None = None) -> list[FormField]:
     """The arguments that were asked for, with what somebody typed in their place."""
     typed = typed or {}
     asked = {name: json.dumps(value) for name, value in given(command.arguments()).items()}
-    return [Field(name, text, typed.get(name, text)) for name, text in asked.items()]
+    return [FormField(name, text, typed.get(name, text)) for name, text in asked.items()]
 
 
 def edited(command: CommandBase, typed: Mapping[str, str]) -> CommandBase | None:
@@ -157,7 +157,7 @@ def decide_by_form(
         raise NotDecided("these are the values that were asked for: change one, or approve")
     given = {"verdict": form.verdict, "digest": digest, "author": author, "reason": form.reason, "command": command}
     try:
-        return control.decide(run_id, record.command_id, Decision.model_validate(given))
+        return control.decide(run_id, record.command_id, ApprovalDecision.model_validate(given))
     except AlreadyDecided:
         raise
     except UserError as error:

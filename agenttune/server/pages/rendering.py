@@ -20,7 +20,7 @@ from agenttune.protocol.deadlines import now_for
 from agenttune.protocol.events import RunInfo
 from agenttune.protocol.proposals import ApprovalRequest, CommandRecord, State
 from agenttune.protocol.text import clean
-from agenttune.server.pages.form import VALUE_CHARACTERS, VALUE_PREFIX, Field, Form, NotDecided, fields_of, in_words
+from agenttune.server.pages.form import VALUE_CHARACTERS, VALUE_PREFIX, Form, FormField, NotDecided, fields_of, in_words
 from agenttune.server.pages.sparkline import Drawing, curves_around
 
 ReferrerPolicy = Literal["no-referrer", "same-origin"]
@@ -39,7 +39,7 @@ class Shown:
 
     asked: ApprovalDescription
     drawings: Sequence[Drawing]
-    fields: Sequence[Field] = ()
+    fields: Sequence[FormField] = ()
     action: str = ""
     reason: str = ""
     error: str = ""

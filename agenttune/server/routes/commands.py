@@ -9,7 +9,7 @@ from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from agenttune.control import AgentRecord, Decision
+from agenttune.control import AgentRecord, ApprovalDecision
 from agenttune.errors import UserError
 from agenttune.protocol.commands import Command
 from agenttune.protocol.events import PolicyRequested
@@ -114,7 +114,7 @@ async def decide(run_id: RunId, context: Ctx, who: Who, command_id: str, body: D
     The guardrails and the proposal's age are checked again: an approved command may come back refused or expired, and
     its record says why. The first decision is final; a later one is told so (409).
     """
-    decision = Decision(
+    decision = ApprovalDecision(
         verdict=body.verdict,
         digest=body.digest,
         author=who.author(name=body.name),

@@ -15,7 +15,7 @@ from agenttune.protocol.reads import MAX_STEP, Cursor, PointsQuery
 from agenttune.server.auth.guard import chosen_subprotocol
 from agenttune.server.auth.identity import Identity
 from agenttune.server.context import Context, Ctx, RunId, Who
-from agenttune.server.live_hub import PAGE, Entry, Ring, Tail, event_entries, point_entries
+from agenttune.server.live_hub import PAGE, Ring, StreamEntry, Tail, event_entries, point_entries
 
 router = APIRouter()
 BATCH = 100
@@ -54,9 +54,9 @@ class Stream:
 
     ring: Ring
     cursor: int
-    read: Callable[[int], list[Entry]]
+    read: Callable[[int], list[StreamEntry]]
 
-    async def upcoming(self) -> list[Entry]:
+    async def upcoming(self) -> list[StreamEntry]:
         """The next frames: from the ring, or from the store for a client that has fallen behind."""
         entries = self.ring.after(self.cursor)
         if entries is None:
@@ -65,14 +65,14 @@ class Stream:
 
 
 def event_stream(context: Context, tail: Tail, since: int) -> Stream:
-    def read(cursor: int) -> list[Entry]:
+    def read(cursor: int) -> list[StreamEntry]:
         return event_entries(context.control.events(tail.run_id, cursor, BATCH))
 
     return Stream(tail.events, since, read)
 
 
 def _point_stream(context: Context, tail: Tail, since: int) -> Stream:
-    def read(cursor: int) -> list[Entry]:
+    def read(cursor: int) -> list[StreamEntry]:
         query = PointsQuery(since=cursor, limit=PAGE)
         return point_entries(cursor, context.control.read(tail.run_id, query).points)
 
@@ -94,7 +94,7 @@ async def _send_all(socket: WebSocket, tail: Tail, streams: list[Stream], who: I
             await changed.wait()
 
 
-async def _send(socket: WebSocket, entries: list[Entry], who: Identity) -> None:
+async def _send(socket: WebSocket, entries: list[StreamEntry], who: Identity) -> None:
     for entry in entries:
         await socket.send_text(entry.text_for(who))
 

@@ -32,7 +32,7 @@ from agenttune.protocol.events import (
 )
 from agenttune.protocol.proposals import Ack, CommandRecord
 from agenttune.protocol.reads import Checkpoint
-from agenttune.server.live_hub import Entry
+from agenttune.server.live_hub import StreamEntry
 from agenttune.server.schemas import EventFrame
 from agenttune.server.v1_compat.commands import (
     AUTHOR,
@@ -70,17 +70,17 @@ class Translator:
         self._made: OrderedDict[tuple[str, int], Frames] = OrderedDict()
         self._log_points: dict[str, LogPoints] = {}
 
-    def known(self, run_id: str, entries: list[Entry]) -> list[Frames] | None:
+    def known(self, run_id: str, entries: list[StreamEntry]) -> list[Frames] | None:
         """The frames of these events if all have been made; costs nothing."""
         with self._lock:
             found = [self._made.get((run_id, entry.upto)) for entry in entries]
         return None if None in found else [frames for frames in found if frames is not None]
 
-    def frames(self, run_id: str, entries: list[Entry]) -> list[Frames]:
+    def frames(self, run_id: str, entries: list[StreamEntry]) -> list[Frames]:
         """The frames of each of these events; reads the log."""
         return [self._kept(run_id, entry) for entry in entries]
 
-    def _kept(self, run_id: str, entry: Entry) -> Frames:
+    def _kept(self, run_id: str, entry: StreamEntry) -> Frames:
         key = (run_id, entry.upto)
         with self._lock:
             known = self._made.get(key)
@@ -194,7 +194,7 @@ class LogPoints:
             return bisect_right(self._seqs, seq)
 
 
-def ends_run(entry: Entry) -> bool:
+def ends_run(entry: StreamEntry) -> bool:
     """Whether the event says that its run has ended."""
     if '"kind":"status_changed"' not in entry.text:
         return False

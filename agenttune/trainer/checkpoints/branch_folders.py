@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agenttune.protocol.events import CheckpointDeleted, CheckpointMoved
-from agenttune.trainer.checkpoints.catalog import Checkpoints, SavedCheckpoint
+from agenttune.trainer.checkpoints.catalog import CheckpointCatalog, SavedCheckpoint
 
 logger = logging.getLogger("agenttune")
 
@@ -59,7 +59,7 @@ class Arranged:
     note: str = ""
 
 
-def arrange(folder: LoopFolder, checkpoints: Checkpoints, stands_on: SavedCheckpoint | None = None) -> Arranged:
+def arrange(folder: LoopFolder, checkpoints: CheckpointCatalog, stands_on: SavedCheckpoint | None = None) -> Arranged:
     """Move each of the loop's checkpoints to where it belongs, after the current branch has changed.
 
     Args:
@@ -89,7 +89,7 @@ def arrange(folder: LoopFolder, checkpoints: Checkpoints, stands_on: SavedCheckp
     return arranged
 
 
-def planned_moves(home: Path, checkpoints: Checkpoints) -> list[tuple[Path, Path]]:
+def planned_moves(home: Path, checkpoints: CheckpointCatalog) -> list[tuple[Path, Path]]:
     """The moves to make, in order: out of the folder, newest first, then into it."""
     by_path = {Path(c.path): c for c in checkpoints.known.values() if c.path is not None and not c.is_own}
     from_step = checkpoints.branches.known[checkpoints.branch].from_step
@@ -105,13 +105,13 @@ def planned_moves(home: Path, checkpoints: Checkpoints) -> list[tuple[Path, Path
     return moves + [(p, home / p.name) for p in sorted(back, key=_step)]
 
 
-def _must_go(path: Path, saved: SavedCheckpoint | None, checkpoints: Checkpoints, from_step: int) -> bool:
+def _must_go(path: Path, saved: SavedCheckpoint | None, checkpoints: CheckpointCatalog, from_step: int) -> bool:
     if saved is None or saved.is_before:
         return _step(path) > from_step  # a restart would take it before any of this branch
     return not _is_in_line(saved, checkpoints)
 
 
-def _is_in_line(saved: SavedCheckpoint, checkpoints: Checkpoints) -> bool:
+def _is_in_line(saved: SavedCheckpoint, checkpoints: CheckpointCatalog) -> bool:
     """Whether a checkpoint belongs to the current branch or its parents."""
     last = checkpoints.branches.lineage()
     return saved.branch in last and ((until := last[saved.branch]) is None or saved.step <= until)
@@ -132,7 +132,7 @@ def _free(aside: Path, branch: str, name: str, moves: Iterable[tuple[Path, Path]
         number += 1
 
 
-def _followed(checkpoints: Checkpoints, source: Path, target: Path) -> list[CheckpointMoved]:
+def _followed(checkpoints: CheckpointCatalog, source: Path, target: Path) -> list[CheckpointMoved]:
     """Have the catalog follow a move."""
     events = []
     for checkpoint in checkpoints.known.values():
@@ -142,7 +142,9 @@ def _followed(checkpoints: Checkpoints, source: Path, target: Path) -> list[Chec
     return events
 
 
-def _restart_note(home: Path, newest: Path | None, checkpoints: Checkpoints, stands_on: SavedCheckpoint | None) -> str:
+def _restart_note(
+    home: Path, newest: Path | None, checkpoints: CheckpointCatalog, stands_on: SavedCheckpoint | None
+) -> str:
     if newest is not None:
         whose = _whose(newest, checkpoints)
         return f"a restart with resume_from_checkpoint=True goes on from {newest.name}, {whose}"
@@ -152,12 +154,12 @@ def _restart_note(home: Path, newest: Path | None, checkpoints: Checkpoints, sta
     return f"{begins}needs resume_from_checkpoint={stands_on.path!r}"
 
 
-def _whose(path: Path, checkpoints: Checkpoints) -> str:
+def _whose(path: Path, checkpoints: CheckpointCatalog) -> str:
     known = next((c for c in checkpoints.known.values() if c.path == str(path)), None)
     return "of before this run" if known is None or known.is_before else f"of {known.branch}"
 
 
-def taken_instead(folder: LoopFolder | None, checkpoints: Checkpoints, saved: Path) -> str:
+def taken_instead(folder: LoopFolder | None, checkpoints: CheckpointCatalog, saved: Path) -> str:
     """Which other checkpoint a restart takes by default, in words; empty if it takes the one just saved."""
     newest = None if folder is None else _newest(folder.path)
     if folder is None or newest == saved:
@@ -167,7 +169,7 @@ def taken_instead(folder: LoopFolder | None, checkpoints: Checkpoints, saved: Pa
     return f"resume_from_checkpoint=True takes {newest.name}, {_whose(newest, checkpoints)}"
 
 
-def keep_within(folder: LoopFolder, checkpoints: Checkpoints) -> list[CheckpointDeleted]:
+def keep_within(folder: LoopFolder, checkpoints: CheckpointCatalog) -> list[CheckpointDeleted]:
     """Hold the loop's own limit over all branches: it counts those in its folder alone, and deletes there itself.
 
     Those aside go first, oldest first.

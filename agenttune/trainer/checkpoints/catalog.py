@@ -82,7 +82,7 @@ class SavedCheckpoint:
 
 
 @dataclass
-class Checkpoints:
+class CheckpointCatalog:
     """The checkpoints of a run, and its branches.
 
     Args:

@@ -8,7 +8,7 @@ from agenttune.errors import UserError
 from agenttune.protocol.commands import UpdateDataset, UpdateDatasetRuntimeHyperparameters
 from agenttune.protocol.proposals import Change, CommandRecord
 from agenttune.trainer.commands.outcomes import Done, Expectation, Outcome, applies
-from agenttune.trainer.datasets.parameters import Parameters, parameters_of
+from agenttune.trainer.datasets.parameters import DatasetParameters, parameters_of
 from agenttune.trainer.datasets.rebuild import rebuilt
 from agenttune.trainer.datasets.record import read_dataset
 from agenttune.trainer.lr.optimizers import same
@@ -59,7 +59,7 @@ def update_dataset(run_state: RunState, record: CommandRecord, command: UpdateDa
     return Done(" ".join(filter(None, [message, *new.notes])), changes, events=(event,))
 
 
-def _interactive(run_state: RunState) -> tuple[object, Parameters]:
+def _interactive(run_state: RunState) -> tuple[object, DatasetParameters]:
     dataset = run_state.adapter.train_dataset()
     parameters = parameters_of(dataset)
     if dataset is None or parameters is None:

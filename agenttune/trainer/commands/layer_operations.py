@@ -16,7 +16,7 @@ from agenttune.trainer.layers.layer import Layer, shortened
 from agenttune.trainer.layers.model_tree import held_by, squares
 from agenttune.trainer.layers.permissions import check_arguments
 from agenttune.trainer.layers.reset import check_clearable, clear_state, reset
-from agenttune.trainer.layers.snapshot import Snapshot
+from agenttune.trainer.layers.snapshot import LayerSnapshot
 from agenttune.trainer.run_state import RunState
 
 
@@ -60,7 +60,7 @@ def run_allowed(run_state: RunState, layer: Layer, name: str, params: dict[str, 
     given = run_state.registry.layers.operations[name]
     call = functools.partial(given, layer.module) if given is not None else getattr(layer.module, name)
     check_arguments(name, call, params, {})
-    before, snapshot = _length(layer), Snapshot(layer.module)
+    before, snapshot = _length(layer), LayerSnapshot(layer.module)
     try:
         with torch.no_grad():
             returned = call(**params)
@@ -84,7 +84,7 @@ def run_allowed(run_state: RunState, layer: Layer, name: str, params: dict[str, 
     return Done("; ".join(filter(None, [message, layer.tied(touched)])), changes, result)
 
 
-def _check_left_behind(run_state: RunState, layer: Layer, name: str, snapshot: Snapshot) -> None:
+def _check_left_behind(run_state: RunState, layer: Layer, name: str, snapshot: LayerSnapshot) -> None:
     if snapshot.was_rebuilt():
         raise UserError(f"{name} replaced layers or tensors, which the optimizer would not train; it was put back")
     held = held_by(run_state.adapter.optimizer())
@@ -95,7 +95,7 @@ def _check_left_behind(run_state: RunState, layer: Layer, name: str, snapshot: S
         raise UserError(f"{name} left NaN or infinite values in {layer.name!r}; it was put back")
 
 
-def _note_changes(run_state: RunState, layer: Layer, snapshot: Snapshot) -> list[Change]:
+def _note_changes(run_state: RunState, layer: Layer, snapshot: LayerSnapshot) -> list[Change]:
     """Remember and list the attributes and flags that an operation changed."""
     changes, names = [], {id(m): n for n, m in layer.model.named_modules()}
     for module, attribute, value in snapshot.changed_attributes():

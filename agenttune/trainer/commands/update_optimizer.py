@@ -19,7 +19,7 @@ from agenttune.trainer.lr.optimizers import (
     read_value,
     same,
 )
-from agenttune.trainer.lr.schedule_kinds import Kind
+from agenttune.trainer.lr.schedule_kinds import ScheduleKind
 from agenttune.trainer.lr.schedules import Schedule
 from agenttune.trainer.run_state import RunState
 
@@ -137,10 +137,10 @@ def learning_rate_expectation(run_state: RunState, groups: frozenset[int]) -> Ex
 
     def read() -> list[float] | None:
         now = run_state.schedule()
-        moved = now.kind is Kind.METRIC and now.clock != clock
+        moved = now.kind is ScheduleKind.METRIC and now.clock != clock
         return None if moved else [now.base()[i] for i in sorted(groups)]
 
-    unscaled = schedule.kind in (Kind.NONE, Kind.METRIC)
+    unscaled = schedule.kind in (ScheduleKind.NONE, ScheduleKind.METRIC)
     return Expectation("lr" if unscaled else "lr (base)", expected, read, groups)
 
 

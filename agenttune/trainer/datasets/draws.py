@@ -73,7 +73,7 @@ def shares(weights: Sequence[float], size: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Span:
+class DrawSpan:
     """Epochs, from `first` to the next span's, that ended with the same weights."""
 
     first: int
@@ -99,7 +99,7 @@ class DrawPlan:
         seed: int,
         epoch: int,
         weights: Mapping[str, float],
-        spans: Sequence[Span] = (),
+        spans: Sequence[DrawSpan] = (),
     ) -> None:
         names = list(sizes)
         self._lengths = [sizes[name] for name in names]

@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 from torch.utils.data import IterableDataset
 
 from agenttune.errors import UserError
-from agenttune.trainer.datasets.parameters import ATTRIBUTE, Arguments, Check, Parameters, parameters_of
+from agenttune.trainer.datasets.parameters import ATTRIBUTE, Arguments, Check, DatasetParameters, parameters_of
 from agenttune.trainer.datasets.shared import SharedValues
 from agenttune.trainer.datasets.values import is_plain
 from agenttune.trainer.datasets.wrapped import WrappedItems, WrappedStream
@@ -96,7 +96,7 @@ def _share(dataset: Any, arguments: Arguments) -> None:
     optional = cls.agenttune_optional | {name for name in names if values[name] is None}
     shared = SharedValues(values)
     dataset.__dict__.pop(_DRAFT, None)
-    dataset.__dict__[ATTRIBUTE] = Parameters(
+    dataset.__dict__[ATTRIBUTE] = DatasetParameters(
         shared, names, private, cls.agenttune_fixed, optional, cls.agenttune_checks, arguments
     )
 
@@ -240,7 +240,7 @@ def _wrap(
     for name, value in values.items():
         _check_shareable("the transform", name, value)
     none_now = {name for name, value in values.items() if value is None}
-    parameters = Parameters(SharedValues(values), tuple(values), (), (), optional | none_now, checks)
+    parameters = DatasetParameters(SharedValues(values), tuple(values), (), (), optional | none_now, checks)
     return WrappedItems(dataset, transform, parameters) if is_map else WrappedStream(dataset, transform, parameters)
 
 
@@ -287,7 +287,11 @@ def _is_importable(cls: type[Any]) -> bool:
 
 
 def _revive(
-    reference: type[Any], token: str | None, names: tuple[str, ...], parameters: Parameters | None, args: list[Any]
+    reference: type[Any],
+    token: str | None,
+    names: tuple[str, ...],
+    parameters: DatasetParameters | None,
+    args: list[Any],
 ) -> Any:
     cls = reference if token is None else _made.get(token, reference)
     if not set(names) <= set(runtime_names(cls)):

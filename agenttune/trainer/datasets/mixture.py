@@ -9,7 +9,7 @@ from typing import Any
 from torch.utils.data import Dataset, IterableDataset
 
 from agenttune.errors import UserError
-from agenttune.trainer.datasets.draws import DrawPlan, Span
+from agenttune.trainer.datasets.draws import DrawPlan, DrawSpan
 from agenttune.trainer.datasets.interactive import InteractiveType, RuntimeAttribute
 from agenttune.trainer.datasets.parameters import parameters_of
 
@@ -127,7 +127,7 @@ class Mixture(Dataset[Any], metaclass=InteractiveType):
         assert parameters is not None
         current = parameters.shared.current()
         if self._plan is None or current is not self._planned_for:
-            spans = [Span(first, weights) for first, weights in current["_spans"]]
+            spans = [DrawSpan(first, weights) for first, weights in current["_spans"]]
             self._plan = DrawPlan(self.sizes, self.size, self.seed, current["_epoch"], current["weights"], spans)
             self._planned_for = current
         return self._plan

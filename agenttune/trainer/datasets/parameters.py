@@ -80,7 +80,7 @@ class Arguments:
 
 
 @dataclass
-class Parameters:
+class DatasetParameters:
     """What can be changed about a dataset.
 
     Attributes:
@@ -204,7 +204,7 @@ class Parameters:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, checks={}, arguments=None)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Parameters:
+    def __deepcopy__(self, memo: dict[int, Any]) -> DatasetParameters:
         copied = copy.copy(self)
         copied.__dict__.update(self.__dict__)
         copied.shared = copy.deepcopy(self.shared, memo)
@@ -222,7 +222,7 @@ def _judge(name: str, value: Any, judge: Check) -> None:
         raise UserError(f"{name} {value!r:.80} is refused by the dataset's own check", field=name)
 
 
-def parameters_of(dataset: object) -> Parameters | None:
+def parameters_of(dataset: object) -> DatasetParameters | None:
     """The parameters of a dataset; None if it is not interactive."""
     found = getattr(dataset, "__dict__", {}).get(ATTRIBUTE)
-    return found if isinstance(found, Parameters) else None
+    return found if isinstance(found, DatasetParameters) else None

@@ -9,7 +9,7 @@ from typing import Any
 
 from agenttune.errors import UserError
 from agenttune.trainer.checkpoints.generators import read_rng, restore_rng
-from agenttune.trainer.datasets.parameters import ATTRIBUTE, Arguments, Parameters, parameters_of
+from agenttune.trainer.datasets.parameters import ATTRIBUTE, Arguments, DatasetParameters, parameters_of
 from agenttune.trainer.datasets.values import fit
 
 
@@ -74,7 +74,7 @@ def _reloaded(new: Any, arguments: Arguments) -> Any:
     return new
 
 
-def _keep(old: Parameters, new: Any) -> list[str]:
+def _keep(old: DatasetParameters, new: Any) -> list[str]:
     """Put the old runtime values in force in the new dataset; what no longer fits keeps the new dataset's value."""
     parameters = parameters_of(new)
     assert parameters is not None

@@ -7,7 +7,7 @@ from typing import Any
 
 from agenttune.errors import UserError
 from agenttune.protocol.events import DatasetRead
-from agenttune.trainer.datasets.parameters import Parameters, parameters_of
+from agenttune.trainer.datasets.parameters import DatasetParameters, parameters_of
 from agenttune.trainer.datasets.rebuild import rebuilt
 from agenttune.trainer.datasets.values import decode, encode
 
@@ -102,12 +102,12 @@ def is_rebuilt_since(dataset: object, captured: Mapping[str, Any]) -> bool:
     return parameters is not None and bool(_differing(parameters, captured))
 
 
-def _put(parameters: Parameters, captured: Mapping[str, Any]) -> None:
+def _put(parameters: DatasetParameters, captured: Mapping[str, Any]) -> None:
     values = {**captured["runtime"], **captured["private"]}
     parameters.write({name: decode(value) for name, value in values.items()})
 
 
-def _matching(dataset: object, captured: Mapping[str, Any]) -> Parameters | None:
+def _matching(dataset: object, captured: Mapping[str, Any]) -> DatasetParameters | None:
     """The dataset's parameters, if they are those captured; None if there are none on either side."""
     parameters = parameters_of(dataset)
     if parameters is None and not captured:
@@ -122,7 +122,7 @@ def _matching(dataset: object, captured: Mapping[str, Any]) -> Parameters | None
     return parameters
 
 
-def _differing(parameters: Parameters, captured: Mapping[str, Any]) -> list[str]:
+def _differing(parameters: DatasetParameters, captured: Mapping[str, Any]) -> list[str]:
     """Initialization parameters that have changed since the capture."""
     now, then = parameters.initialization(), captured["initialization"]
     return [name for name in then if name in now and encode(now[name]) != then[name]]

@@ -17,7 +17,7 @@ CHUNK_ELEMENTS = 1 << 24
 
 
 @dataclass(frozen=True)
-class Kind:
+class LossKind:
     """How a model's loss is made of its output.
 
     Attributes:
@@ -29,7 +29,7 @@ class Kind:
     regresses: bool
 
 
-def kind_of_loss(model: Any) -> Kind:
+def kind_of_loss(model: Any) -> LossKind:
     """Read off the model's class and configuration, under wrappers such as DDP's and adapters such as PEFT's."""
     while hasattr(model, "module"):
         model = model.module
@@ -37,7 +37,7 @@ def kind_of_loss(model: Any) -> Kind:
     model = get_base() if callable(get_base) else model
     config = getattr(model, "config", None)
     problem = getattr(config, "problem_type", None)
-    return Kind(_is_causal(model), problem == "regression")
+    return LossKind(_is_causal(model), problem == "regression")
 
 
 def _is_causal(model: Any) -> bool:
@@ -50,7 +50,7 @@ def _is_causal(model: Any) -> bool:
     return any(base.__name__ in causal for base in type(model).__mro__)
 
 
-def sample_losses(output: Any, batch: Mapping[str, Any], kind: Kind) -> tuple[torch.Tensor, torch.Tensor]:
+def sample_losses(output: Any, batch: Mapping[str, Any], kind: LossKind) -> tuple[torch.Tensor, torch.Tensor]:
     """Summed loss and number of targets of each sample.
 
     Args:

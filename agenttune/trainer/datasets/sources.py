@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from agenttune.trainer.datasets.mixture import Mixture
-from agenttune.trainer.datasets.sample_losses import Kind, kind_of_loss, sample_losses
+from agenttune.trainer.datasets.sample_losses import LossKind, kind_of_loss, sample_losses
 
 logger = logging.getLogger("agenttune")
 
@@ -60,7 +60,7 @@ class SourceLosses:
         self._sums: torch.Tensor | None = None
         self._weights: torch.Tensor | None = None
         self._present: set[int] = set()
-        self._kind: Kind | None = None
+        self._kind: LossKind | None = None
         self._is_off = False
 
     @property

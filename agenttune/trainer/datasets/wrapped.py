@@ -11,7 +11,7 @@ from typing import Any
 
 from torch.utils.data import Dataset, IterableDataset
 
-from agenttune.trainer.datasets.parameters import ATTRIBUTE, Parameters
+from agenttune.trainer.datasets.parameters import ATTRIBUTE, DatasetParameters
 
 Transform = Callable[..., Any]
 
@@ -19,7 +19,7 @@ Transform = Callable[..., Any]
 class _Wrapped:
     """What both kinds share: the columns and the epoch are the object's own, runtime parameters are attributes."""
 
-    def __init__(self, dataset: Any, transform: Transform, parameters: Parameters) -> None:
+    def __init__(self, dataset: Any, transform: Transform, parameters: DatasetParameters) -> None:
         self.dataset = dataset
         self.transform = transform
         self.__dict__[ATTRIBUTE] = parameters
@@ -40,7 +40,7 @@ class _Wrapped:
             object.__setattr__(self, name, value)
 
     def _transformed(self, sample: Any) -> Any:
-        parameters: Parameters = self.__dict__[ATTRIBUTE]
+        parameters: DatasetParameters = self.__dict__[ATTRIBUTE]
         return self.transform(sample, **parameters.shared.current())
 
 

@@ -47,7 +47,7 @@ class Due(NamedTuple):
 
 
 @dataclass
-class Wait:
+class LockstepWait:
     """A decision that training waits for.
 
     Attributes:
@@ -85,7 +85,7 @@ class Lockstep:
         self._monitor = None if log is None else WalMonitor(log.folder / LOG_NAME)
         self._idle = threading.Event()
         self._due: Due | None = None
-        self._open: Wait | None = None
+        self._open: LockstepWait | None = None
         self._asked_step, self._questions = -1, 0
         self._is_alarmed = False
         self._misses = 0
@@ -141,7 +141,7 @@ class Lockstep:
             self._say_fault(fault)
         return self._open is not None
 
-    def _ask(self, due: Due, branch: str) -> Wait | None:
+    def _ask(self, due: Due, branch: str) -> LockstepWait | None:
         if self._log is None or not self._waits_again(self._log):
             return None
         if (gone := self._who_left(self._log)) is not None:
@@ -152,7 +152,7 @@ class Lockstep:
             self._gave_up_seq = self._log.last_seq()
             logger.warning("the log cannot be written; training no longer waits for the agent, until it decides")
             return None
-        return Wait(due.step, branch, seq, self.wake.lockstep_limit_s)
+        return LockstepWait(due.step, branch, seq, self.wake.lockstep_limit_s)
 
     def _waits_again(self, log: RunLog) -> bool:
         """Whether the agent has shown itself since training ceased to wait for it, if it has."""
@@ -201,7 +201,7 @@ class Lockstep:
         """Wait no longer for what was asked."""
         self._open = None
 
-    def _is_over(self, wait: Wait, log: RunLog) -> bool:
+    def _is_over(self, wait: LockstepWait, log: RunLog) -> bool:
         if self._monitor is None or self._monitor.may_have_changed():
             events = log.events(wait.seq, kinds=["decided"])
             if any(isinstance(event.body, Decided) and _ends(event.body, wait) for event in events):
@@ -227,7 +227,7 @@ class Lockstep:
         newest = self._newest(log)
         return newest if isinstance(newest, PolicyDetached) and newest.successor is None else None
 
-    def _is_dead(self, wait: Wait, log: RunLog) -> bool:
+    def _is_dead(self, wait: LockstepWait, log: RunLog) -> bool:
         """Whether the agent's process has been gone too long to come again."""
         now_s = self._clock_s()
         if now_s < wait.alive_due_s:
@@ -245,7 +245,7 @@ class Lockstep:
         self._give_up(wait.seq, f"{text}; training goes on until one is attached", wait.step, wait.branch)
         return True
 
-    def _miss(self, wait: Wait, log: RunLog) -> None:
+    def _miss(self, wait: LockstepWait, log: RunLog) -> None:
         self._misses += 1
         limit = f"{self.wake.lockstep_limit_s:g} s"
         if not isinstance(self._newest(log), PolicyAttached):
@@ -268,7 +268,7 @@ class Lockstep:
         logger.warning("the log cannot be read (%s); training goes on without waiting for the agent", fault)
 
 
-def _ends(decided: Decided, wait: Wait) -> bool:
+def _ends(decided: Decided, wait: LockstepWait) -> bool:
     """Whether this is the decision that training waits for."""
     if decided.awaited_seq is None:  # by a client that does not know of waits
         return decided.based_on_step == wait.step

@@ -5,7 +5,7 @@ from __future__ import annotations
 from agenttune.trainer.commands.outcomes import AwaitLearningRate, Waiting
 from agenttune.trainer.execution.acks import AckWriter
 from agenttune.trainer.lr.optimizers import same
-from agenttune.trainer.lr.schedule_kinds import Kind
+from agenttune.trainer.lr.schedule_kinds import ScheduleKind
 from agenttune.trainer.lr.schedules import Schedule
 from agenttune.trainer.recording.recorder import Recorder
 from agenttune.trainer.run_state import RunState
@@ -110,7 +110,7 @@ def _expected(outcome: AwaitLearningRate, schedule: Schedule) -> list[float] | N
 
 
 def _moved(outcome: AwaitLearningRate, schedule: Schedule) -> bool:
-    return schedule.kind is Kind.METRIC and schedule.clock != outcome.clock
+    return schedule.kind is ScheduleKind.METRIC and schedule.clock != outcome.clock
 
 
 def _difference(outcome: AwaitLearningRate, expected: list[float], found: list[float], what: str) -> str:

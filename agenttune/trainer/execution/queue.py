@@ -12,7 +12,7 @@ from collections.abc import Callable, Set
 from dataclasses import replace
 
 from agenttune.errors import StoreFault
-from agenttune.gate import GUARDRAILS, Gate, History
+from agenttune.gate import GUARDRAILS, CommandHistory, Gate
 from agenttune.gate.feasibility import feasible
 from agenttune.protocol.deadlines import Instant, instant, is_over
 from agenttune.protocol.events import RunInfo
@@ -57,16 +57,16 @@ class Admission:
         info = as_of_now(self._log.info())
         if info.capabilities and record.command.kind not in info.capabilities:
             return ""  # the loop says better why it cannot
-        history = self._history(record) if principal == "agent" else History()
+        history = self._history(record) if principal == "agent" else CommandHistory()
         proposal = record.proposal.model_copy(update={"command": record.command})
         gate = replace(Gate.of(info), guardrails=AT_TRAINER)
         refusal = gate.refusal(proposal, info, history)
         return f"refused before it was applied: {refusal.reason}" if refusal is not None else ""
 
-    def _history(self, record: CommandRecord) -> History:
+    def _history(self, record: CommandRecord) -> CommandHistory:
         taken = self._log.commands(*TAKEN, principal="agent", limit=HISTORY, newest=True)
         others = [self._with_ack(other) for other in taken if other.command_id != record.command_id]
-        return History(others, self._count_others, extra_steps=self._log.extra_steps())
+        return CommandHistory(others, self._count_others, extra_steps=self._log.extra_steps())
 
     def note(self, record: CommandRecord, step: int, changes: list[Change]) -> None:
         """What a command has changed; its own ack is in the log only when that is confirmed, a step later."""

@@ -24,7 +24,7 @@ MakeLoader = Callable[[Any], Any]
 
 
 @dataclass
-class Place:
+class DataPlace:
     """A place in the training data.
 
     Attributes:
@@ -67,8 +67,8 @@ class Batches:
             self._make, loader = loader, loader(dataset)
         self.loader: Any = loader
         self._goes_on, self._note, self._between = goes_on, note, between
-        self._place = Place()
-        self._seek: Place | None = None
+        self._place = DataPlace()
+        self._seek: DataPlace | None = None
         self._new_epoch = False
         self._drawn = 0
         self.failed: Callable[[Exception], bool] = not_ours
@@ -78,18 +78,18 @@ class Batches:
     def dataset(self) -> object | None:
         return getattr(self.loader, "dataset", None)
 
-    def place(self) -> Place:
+    def place(self) -> DataPlace:
         """The place in the data, with the random states of now."""
         if self._seek is not None:
             return self._seek
-        return Place(self._place.epoch, self._place.batch, self._place.opened, _read(self.loader))
+        return DataPlace(self._place.epoch, self._place.batch, self._place.opened, _read(self.loader))
 
     @property
     def can_seek(self) -> bool:
         """Whether the loader can continue from another place: a torch `DataLoader` can."""
         return isinstance(self.loader, DataLoader)
 
-    def seek(self, place: Place) -> None:
+    def seek(self, place: DataPlace) -> None:
         """Go on from there with the next batch."""
         self._seek, self._new_epoch = place, False
 
@@ -145,7 +145,7 @@ class Batches:
 
     def _next_epoch(self) -> Iterator[Any]:
         self._new_epoch = False
-        self._place = Place(self._place.epoch + 1)
+        self._place = DataPlace(self._place.epoch + 1)
         return self._open_epoch()
 
     def _open_epoch(self) -> Iterator[Any]:
@@ -153,9 +153,9 @@ class Batches:
         self._place.opened = _read(self.loader)
         return iter(self.loader)
 
-    def _arrive(self, place: Place) -> Iterator[Any]:
+    def _arrive(self, place: DataPlace) -> Iterator[Any]:
         self._seek = None
-        self._place = Place(place.epoch, place.batch, place.opened)
+        self._place = DataPlace(place.epoch, place.batch, place.opened)
         _put(self.loader, place.opened)
         _set_epoch(self.loader, place.epoch)
         source = iter(self.loader) if place.batch == 0 else _from_batch(self.loader, place.batch)

@@ -24,7 +24,7 @@ from agenttune.trainer.integrations.hf_settings import REFUSAL, HfSettings
 from agenttune.trainer.integrations.hf_state import EpochMender, HfState, undisturbed
 from agenttune.trainer.integrations.hf_trials import EVENTS, Shield, TrialGuard
 from agenttune.trainer.integrations.loop_adapter import LAYER_KINDS, UNKNOWN
-from agenttune.trainer.integrations.seekable_loader import Feed, Seek
+from agenttune.trainer.integrations.seekable_loader import DataFeed, Seek
 from agenttune.trainer.recording.logged_rows import numbers_of
 
 NEED_TRAINER = ("do_evaluate", "load_checkpoint", "probe", "update_dataset")
@@ -47,7 +47,7 @@ class HfAdapter(HfSettings):
     def __init__(self, trainer: Any = None, loop: str = "Trainer") -> None:
         super().__init__(trainer)
         self.alignment = Alignment()
-        self.feed = Feed()
+        self.feed = DataFeed()
         self.state = HfState(trainer, self.feed) if trainer is not None else None
         self.settled = False
         self.has_begun_step = False

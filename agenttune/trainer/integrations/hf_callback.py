@@ -14,7 +14,7 @@ import torch
 from transformers import TrainerCallback
 
 from agenttune.protocol.events import RunStatus, StatusChanged
-from agenttune.store.metric_table import Row
+from agenttune.store.metric_table import MetricRow
 from agenttune.store.run_log import RunLog
 from agenttune.trainer.checkpoints.catalog import find_checkpoint
 from agenttune.trainer.datasets.sources import SourceLosses, attach_sources
@@ -282,9 +282,9 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
 
     # -- inside -----------------------------------------------------------------------------------------------
 
-    def _row(self, step: int, values: dict[str, float], source: str) -> Row:
+    def _row(self, step: int, values: dict[str, float], source: str) -> MetricRow:
         branch = self.session.branch if self.session is not None else "main"
-        return Row(step, time.time(), values, source, branch)
+        return MetricRow(step, time.time(), values, source, branch)
 
     def _skip(self) -> None:
         if self.meter is not None:

@@ -22,7 +22,7 @@ from agenttune.trainer.checkpoints.training_state import (
     restore_optimizer,
 )
 from agenttune.trainer.checkpoints.unsaved_weights import frozen_names, model_extra, restore_model_extra
-from agenttune.trainer.integrations.seekable_loader import Feed, Seek
+from agenttune.trainer.integrations.seekable_loader import DataFeed, Seek
 from agenttune.trainer.lr.planned_lr import restore_scheduler
 
 RESTORED = (
@@ -44,7 +44,7 @@ class HfState:
         feed: Hands out its training data.
     """
 
-    def __init__(self, trainer: Any, feed: Feed) -> None:
+    def __init__(self, trainer: Any, feed: DataFeed) -> None:
         self.trainer = trainer
         self.feed = feed
         self.batches = 1
@@ -194,7 +194,7 @@ def _restore_callback_states(callbacks: list[Any], states: dict[str, Any]) -> No
 class EpochMender(TrainerCallback):  # type: ignore[misc]
     """After a restore the loop's own epoch number is wrong; shows the other callbacks the right one."""
 
-    def __init__(self, feed: Feed, state: HfState) -> None:
+    def __init__(self, feed: DataFeed, state: HfState) -> None:
         self._feed = feed
         self._state = state
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from agenttune.errors import UserError
-from agenttune.store.metric_table import Row
+from agenttune.store.metric_table import MetricRow
 
 Number = float | int | torch.Tensor
 Given = Mapping[str, Number] | Number | None
@@ -50,7 +50,7 @@ def _value(name: str, value: Any) -> float | torch.Tensor:
         raise UserError(f"metric {name!r} is a {kind}; give a number or a tensor of one element") from None
 
 
-def evaluation_row(step: int, metrics: Mapping[str, Number], branch: str = "main") -> Row:
+def evaluation_row(step: int, metrics: Mapping[str, Number], branch: str = "main") -> MetricRow:
     """The row of an evaluation; its metrics get the prefix `eval_`, unless they have it.
 
     Raises:
@@ -59,4 +59,4 @@ def evaluation_row(step: int, metrics: Mapping[str, Number], branch: str = "main
     if not isinstance(metrics, Mapping):
         raise UserError(f"an evaluation returns metrics by name, such as {{'loss': 0.5}}, not {metrics!r:.80}")
     named = {name if name.startswith(EVAL_PREFIX) else EVAL_PREFIX + name: v for name, v in taken(metrics).items()}
-    return Row(step, time.time(), {name: float(value) for name, value in named.items()}, "eval", branch)
+    return MetricRow(step, time.time(), {name: float(value) for name, value in named.items()}, "eval", branch)

@@ -13,7 +13,7 @@ from agenttune.errors import NotSupported
 from agenttune.protocol.run_facts import RunFacts
 from agenttune.trainer.adapter import Trials, not_ours
 from agenttune.trainer.checkpoints.training_state import TrainingState
-from agenttune.trainer.integrations.batches import Batches, Place
+from agenttune.trainer.integrations.batches import Batches, DataPlace
 from agenttune.trainer.integrations.loop_adapter import DATASET_KINDS, Evaluate, LoopAdapter, undisturbed
 from agenttune.trainer.integrations.model_facts import facts_of, loader_facts
 
@@ -75,7 +75,7 @@ class PlainAdapter(LoopAdapter):
 
     def restore(self, state: TrainingState, on_restored: Callable[[], None]) -> None:
         if self.knows_place(state) and self.batches is not None:
-            self.batches.seek(Place(state.loop["epoch"], state.loop["batch"], state.rng["opened"], state.rng))
+            self.batches.seek(DataPlace(state.loop["epoch"], state.loop["batch"], state.rng["opened"], state.rng))
         super().restore(state, on_restored)
 
     def restore_note(self, state: TrainingState) -> str:

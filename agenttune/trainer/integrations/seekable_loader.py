@@ -38,7 +38,7 @@ class Seek:
         batch: Batches of that epoch that are done.
         rng: Random states to restore.
         restore: Restores everything else; called between two steps, before a batch is drawn.
-        drawn: How its epoch was opened and drawn from, see `Feed.draws`.
+        drawn: How its epoch was opened and drawn from, see `DataFeed.draws`.
     """
 
     epoch: int
@@ -48,7 +48,7 @@ class Seek:
     drawn: dict[str, Any] = field(default_factory=dict)
 
 
-class Feed:
+class DataFeed:
     """Hands out the batches of a loader, knows their place in the data, and can seek to another.
 
     Attributes:
@@ -361,7 +361,7 @@ def _set_epoch(loader: Any, epoch: int) -> None:
             set_epoch(epoch)
 
 
-def _told_of_draws(kind: type[Any], feed: Feed) -> type[Any]:
+def _told_of_draws(kind: type[Any], feed: DataFeed) -> type[Any]:
     """A batch sampler's class that tells the feed of each batch before it is made.
 
     No class is mixed in: an object of torch's own class could not become one of such a class.
@@ -376,9 +376,9 @@ def _told_of_draws(kind: type[Any], feed: Feed) -> type[Any]:
 
 
 class _Followed:
-    """Mixed into the class of a loader that a `Feed` follows."""
+    """Mixed into the class of a loader that a `DataFeed` follows."""
 
-    feed: Feed
+    feed: DataFeed
 
     def __iter__(self) -> Iterator[Any]:
         return self.feed.batches(super().__iter__)  # type: ignore[misc]

@@ -14,7 +14,7 @@ from torch.optim import LBFGS, Adagrad, Optimizer
 
 from agenttune.errors import NotSupported, UserError
 from agenttune.trainer.layers.permissions import takes_only
-from agenttune.trainer.layers.snapshot import Snapshot
+from agenttune.trainer.layers.snapshot import LayerSnapshot
 from agenttune.trainer.lr.optimizers import inner_optimizer
 
 CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
@@ -61,7 +61,7 @@ def reset(model: nn.Module, name: str) -> Fresh:
     check_whole(parameters, name)
     path = _path(model, name)
     owner = next((m for m in reversed(path) if knows_weights(m)), None)
-    snapshot = Snapshot(layer)
+    snapshot = LayerSnapshot(layer)
     try:
         with torch.no_grad(), _unmarked(layer):
             for parameter in parameters:  # what still is NaN afterwards has not been initialized
@@ -136,7 +136,7 @@ def _initialize_by_parent(parent: nn.Module, owner: nn.Module | None, layer: nn.
     if owner is None or owner in (parent, layer) or knows_weights(parent) or isinstance(parent, CONTAINERS):
         return
     ours = {id(t) for t in (*layer.parameters(), *layer.buffers())}
-    others = Snapshot(parent)
+    others = LayerSnapshot(parent)
     owner._init_weights(parent)  # type: ignore[operator]
     others.restore_only([t for t in others.values if id(t) not in ours])
 

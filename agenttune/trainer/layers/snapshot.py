@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 
-class Snapshot:
+class LayerSnapshot:
     """All that an operation could change about a layer: values, objects, flags, plain attributes.
 
     Holds a copy of the layer's tensors, so it costs their memory for as long as it lives.

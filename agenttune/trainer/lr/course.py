@@ -11,7 +11,7 @@ from typing import Any
 from agenttune.protocol.lr_course import Course, Track, course_text
 from agenttune.protocol.lr_plans import plan_text, planned_factor
 from agenttune.trainer.lr.planned_lr import PREVIOUS, PlannedLambda
-from agenttune.trainer.lr.schedule_kinds import Kind
+from agenttune.trainer.lr.schedule_kinds import ScheduleKind
 from agenttune.trainer.lr.schedules import Schedule
 
 PUBLISHED_POINTS = 24
@@ -39,12 +39,12 @@ def course_of(schedule: Schedule, step: int, max_steps: int | None, points: int 
         max_steps: Where it ends, if that is known.
         points: How many steps are told; extremes are kept whatever their number.
     """
-    if schedule.kind is Kind.OWN:
+    if schedule.kind is ScheduleKind.OWN:
         return None
     ahead = max(0, (max_steps if max_steps is not None else step + ENDLESS_STEPS) - step)
-    if schedule.kind is Kind.LAMBDA:
+    if schedule.kind is ScheduleKind.LAMBDA:
         return _of_lambdas(schedule, step, ahead, points)
-    if schedule.kind is Kind.SCALING:
+    if schedule.kind is ScheduleKind.SCALING:
         rates = schedule.rehearse(min(ahead, REHEARSED_STEPS))
         return _course(schedule.name, step, list(range(len(rates))), rates, points)
     return _of_constant(schedule, step, ahead)
@@ -54,9 +54,9 @@ def _of_constant(schedule: Schedule, step: int, ahead: int) -> Course:
     """A rate that no count of steps moves; evaluations may, or a schedule of an unknown class."""
     now, offsets = schedule.effective(), sorted({0, ahead})
     course = _course(schedule.name, step, offsets, [now for _ in offsets], len(offsets))
-    if schedule.kind is Kind.NONE:
+    if schedule.kind is ScheduleKind.NONE:
         return course.model_copy(update={"text": f"no schedule: {now[0]:g} stays as it is"})
-    if schedule.kind is Kind.METRIC:
+    if schedule.kind is ScheduleKind.METRIC:
         low, high = _reach(schedule, "min_lrs", 0.0), _reach(schedule, "max_lrs", None)
         text = f"{schedule.name}: {now[0]:g} until evaluations move it"
     else:

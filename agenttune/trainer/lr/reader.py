@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 
 from agenttune.protocol.events import rate_name
-from agenttune.trainer.lr.schedule_kinds import Kind, as_float
+from agenttune.trainer.lr.schedule_kinds import ScheduleKind, as_float
 from agenttune.trainer.lr.schedules import Schedule
 
 
@@ -34,7 +34,7 @@ class LearningRateReader:
         given = self._given
         if self._schedule is None or given is None or given[0] is not optimizer or given[1] is not scheduler:
             self._schedule, self._given = Schedule(optimizer, scheduler), (optimizer, scheduler)
-            self._is_unscaled = self._schedule.kind in (Kind.NONE, Kind.METRIC, Kind.OWN)
+            self._is_unscaled = self._schedule.kind in (ScheduleKind.NONE, ScheduleKind.METRIC, ScheduleKind.OWN)
             self._is_cyclic = isinstance(self._schedule.scheduler, (OneCycleLR, CyclicLR))
             inner = getattr(optimizer, "optimizer", None)  # within accelerate's wrapper, whose groups are a property
             self._holder = inner if getattr(inner, "param_groups", None) is optimizer.param_groups else optimizer

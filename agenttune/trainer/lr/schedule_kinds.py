@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 NAN = float("nan")
 
 
-class Kind(Enum):
+class ScheduleKind(Enum):
     """How a schedule determines the rate."""
 
     NONE = "no schedule"
@@ -29,20 +29,20 @@ def bare_scheduler(scheduler: object | None) -> Any:
     return inner if isinstance(inner, LRScheduler) else scheduler
 
 
-def kind_of(optimizer: Optimizer, scheduler: object | None) -> Kind:
+def kind_of(optimizer: Optimizer, scheduler: object | None) -> ScheduleKind:
     """Which rules hold for this pair."""
     name = type(scheduler).__name__
     if name == "AdafactorSchedule" or any(g.get("relative_step") or g["lr"] is None for g in optimizer.param_groups):
-        return Kind.OWN
+        return ScheduleKind.OWN
     if scheduler is None:
-        return Kind.NONE
+        return ScheduleKind.NONE
     if isinstance(scheduler, ReduceLROnPlateau) or name == "GreedyLR":
-        return Kind.METRIC
+        return ScheduleKind.METRIC
     if isinstance(scheduler, LambdaLR) and type(scheduler).get_lr is LambdaLR.get_lr:
-        return Kind.LAMBDA
+        return ScheduleKind.LAMBDA
     if isinstance(scheduler, LRScheduler) and type(scheduler).__module__.startswith("torch.optim"):
-        return Kind.SCALING
-    return Kind.UNKNOWN
+        return ScheduleKind.SCALING
+    return ScheduleKind.UNKNOWN
 
 
 def as_float(value: Any) -> float:

@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 from agenttune.errors import NotSupported, UserError
 from agenttune.protocol.commands import SMALLEST
 from agenttune.trainer.lr.planned_lr import PlannedLambda
-from agenttune.trainer.lr.schedule_kinds import Kind, as_float, bare_scheduler, kind_of, like, members_of, store
+from agenttune.trainer.lr.schedule_kinds import ScheduleKind, as_float, bare_scheduler, kind_of, like, members_of, store
 
 LARGEST = 100.0
 """Largest rate that commands take."""
@@ -84,7 +84,7 @@ class Schedule:
 
     def base(self) -> list[float]:
         """[n_groups]: what the schedule scales; the rate itself where nothing scales it."""
-        if self.kind in (Kind.NONE, Kind.METRIC, Kind.OWN):
+        if self.kind in (ScheduleKind.NONE, ScheduleKind.METRIC, ScheduleKind.OWN):
             return self.effective()
         if isinstance(self.scheduler, OneCycleLR):
             return [as_float(group["max_lr"]) for group in self.groups]
@@ -102,11 +102,11 @@ class Schedule:
 
     def next_effective(self) -> list[float] | None:
         """[n_groups]: the rate after the schedule's next step; None if that cannot be predicted."""
-        if self.kind in (Kind.NONE, Kind.METRIC):
+        if self.kind in (ScheduleKind.NONE, ScheduleKind.METRIC):
             return self.effective()
-        if self.kind is Kind.LAMBDA:
+        if self.kind is ScheduleKind.LAMBDA:
             return [b * fn(self.clock + 1) for b, fn in zip(self.base(), self.scheduler.lr_lambdas, strict=True)]
-        rehearsed = self.rehearse(1) if self.kind is Kind.SCALING else []
+        rehearsed = self.rehearse(1) if self.kind is ScheduleKind.SCALING else []
         return rehearsed[1] if len(rehearsed) > 1 else None
 
     def rehearse(self, steps: int) -> list[list[float]]:
@@ -154,7 +154,7 @@ class Schedule:
         """
         self._refuse_foreign()
         lead = only or 0
-        if self.kind is Kind.LAMBDA:
+        if self.kind is ScheduleKind.LAMBDA:
             factor = self._factors()[lead]
             if factor == 0:
                 raise UserError(
@@ -163,7 +163,7 @@ class Schedule:
                     field="lr_sets",
                 )
             self._set_bases(self._spread(self.base(), rate / factor, only))
-        elif self.kind in (Kind.NONE, Kind.METRIC):
+        elif self.kind in (ScheduleKind.NONE, ScheduleKind.METRIC):
             self._set_rates(self._spread(self.effective(), rate, only))
         else:
             self._scale(self._ratio(rate, self.effective()[lead]), only)
@@ -177,29 +177,29 @@ class Schedule:
         """
         self._refuse_foreign()
         lead = only or 0
-        if self.kind is Kind.LAMBDA:
+        if self.kind is ScheduleKind.LAMBDA:
             self._set_bases(self._spread(self.base(), rate, only))
-        elif self.kind in (Kind.NONE, Kind.METRIC):
+        elif self.kind in (ScheduleKind.NONE, ScheduleKind.METRIC):
             self._set_rates(self._spread(self.effective(), rate, only))
         else:
             self._scale(self._ratio(rate, self.base()[lead]), only)
 
     def rates(self) -> LearningRates:
         """What `restore` restores."""
-        first = self.scheduler.lr_lambdas[0] if self.kind is Kind.LAMBDA else None
+        first = self.scheduler.lr_lambdas[0] if self.kind is ScheduleKind.LAMBDA else None
         plan = dict(first.plan) if isinstance(first, PlannedLambda) else {}
         return LearningRates(self.effective(), self.base(), plan, self.clock)
 
     def restore(self, rates: LearningRates, groups: Iterable[int]) -> None:
         """Undo a change of some groups' rates, at a later step: the schedule goes on as if it had not been made."""
         chosen = set(groups)
-        if self.kind is Kind.LAMBDA:
+        if self.kind is ScheduleKind.LAMBDA:
             if len(chosen) == len(self.groups):
                 self._follow(rates.plan)
             self._set_bases([rates.base[i] if i in chosen else rate for i, rate in enumerate(self.base())])
-        elif self.kind is Kind.NONE or (self.kind is Kind.METRIC and self.clock == rates.clock):
+        elif self.kind is ScheduleKind.NONE or (self.kind is ScheduleKind.METRIC and self.clock == rates.clock):
             self._set_rates([rates.effective[i] if i in chosen else rate for i, rate in enumerate(self.effective())])
-        elif self.kind in (Kind.SCALING, Kind.UNKNOWN):
+        elif self.kind in (ScheduleKind.SCALING, ScheduleKind.UNKNOWN):
             ratios = {i: rates.base[i] / self.base()[i] for i in chosen if self.base()[i] > 0}
             if len(chosen) == len(self.groups) and len(set(ratios.values())) == 1:
                 self._scale(next(iter(ratios.values())), None)
@@ -240,7 +240,7 @@ class Schedule:
 
     def unplannable(self) -> str:
         """Why `update_schedule` cannot work here; empty if it can."""
-        if self.kind is Kind.LAMBDA:
+        if self.kind is ScheduleKind.LAMBDA:
             return ""
         return (
             f"update_schedule works with LambdaLR schedules (all of transformers' but reduce_lr_on_plateau and "
@@ -248,7 +248,7 @@ class Schedule:
         )
 
     def _refuse_foreign(self) -> None:
-        if self.kind is Kind.OWN:
+        if self.kind is ScheduleKind.OWN:
             raise NotSupported(
                 f"{_inner_name(self.optimizer)} computes its own rate here (relative_step); start it with "
                 "relative_step=False and a learning rate to steer it"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from agenttune.errors import CommandError
-from agenttune.gate import Gate, History, Moment
+from agenttune.gate import CommandHistory, Gate, Moment
 from agenttune.protocol.commands import CommandBase, SaveCheckpoint, parse_command
 from agenttune.protocol.deadlines import instant
 from agenttune.protocol.proposals import Ack, ApprovalRequest, Author, CommandRecord, Proposal, Verdict
@@ -37,7 +37,7 @@ class OwnCommands:
     def ask(self, proposal: Proposal) -> str:
         """Ask for a command; returns why the gate refuses it, empty if it does not."""
         info = self._run_state.as_info(self._log.info())
-        verdict = Gate.of(info).judge(proposal, Moment(info, instant()), History())
+        verdict = Gate.of(info).judge(proposal, Moment(info, instant()), CommandHistory())
         written = threading.Event()
 
         def write(log: RunLog) -> None:

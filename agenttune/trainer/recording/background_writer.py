@@ -11,7 +11,7 @@ from pathlib import Path
 
 from agenttune.errors import StoreFault, UserError
 from agenttune.protocol.events import LogGap, Point
-from agenttune.store.metric_table import Row
+from agenttune.store.metric_table import MetricRow
 from agenttune.store.run_log import RunLog
 from agenttune.store.wal_monitor import OwnCommits
 from agenttune.trainer.recording.step_meter import Metrics, RowMaker
@@ -28,7 +28,7 @@ CLOSE_TIMEOUT_S = 15.0
 """Longer than the store waits for a lock, so that a busy log is not given up."""
 
 Job = Callable[[RunLog], object]
-MakeRows = Callable[[Sequence[Metrics]], list[Point | Row]]
+MakeRows = Callable[[Sequence[Metrics]], list[Point | MetricRow]]
 
 
 class BackgroundWriter:
@@ -59,7 +59,7 @@ class BackgroundWriter:
         self._capacity_rows = capacity_rows
         self._make_rows = make_rows or RowMaker()
         self._points: deque[Metrics] = deque()
-        self._batch: list[Point | Row] = []
+        self._batch: list[Point | MetricRow] = []
         self._jobs: deque[tuple[int, Job]] = deque()
         self._handed = self._taken = 0
         self._dropped_rows = self._dropped_total = 0

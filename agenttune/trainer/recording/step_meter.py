@@ -15,7 +15,7 @@ import psutil
 import torch
 
 from agenttune.protocol.events import Point
-from agenttune.store.metric_table import Row
+from agenttune.store.metric_table import MetricRow
 from agenttune.trainer.recording.logged_rows import split
 
 MEMORY_INTERVAL_S = 1.0
@@ -46,13 +46,13 @@ class RawRow(NamedTuple):
     at_s: float
     row: Mapping[str, Any]
 
-    def read(self) -> Row:
+    def read(self) -> MetricRow:
         """As it is recorded."""
         values, texts = split(self.row)
-        return Row(self.step, self.at_s, values, "log", self.branch, texts)
+        return MetricRow(self.step, self.at_s, values, "log", self.branch, texts)
 
 
-Metrics = Point | Row | StepMetrics | RawRow
+Metrics = Point | MetricRow | StepMetrics | RawRow
 
 
 class StepMeter:
@@ -135,13 +135,13 @@ class RowMaker:
         self._nonfinite_on: str | None = None
         """The branch of the last step whose loss was not finite, until its row is logged."""
 
-    def __call__(self, metrics: Sequence[Metrics]) -> list[Point | Row]:
+    def __call__(self, metrics: Sequence[Metrics]) -> list[Point | MetricRow]:
         """Rows, in order; numbers that lie on a device are fetched in one copy."""
         held = [m for m in metrics if isinstance(m, StepMetrics)]
         left = [value for h in held for value in (*h.losses, h.norm, *h.extra.values())]
         tensors = [value for value in left if isinstance(value, torch.Tensor)]
         fetched = iter(_fetch(tensors))
-        rows: list[Point | Row] = []
+        rows: list[Point | MetricRow] = []
         for m in metrics:
             if isinstance(m, StepMetrics):
                 losses, norm = [next(fetched) for _ in m.losses], _number(m.norm, fetched)
@@ -157,14 +157,14 @@ class RowMaker:
             rows[newest].values.setdefault("memory_bytes", self._memory_bytes(tensors))
         return rows
 
-    def _mend_loss(self, row: Point | Row) -> None:
+    def _mend_loss(self, row: Point | MetricRow) -> None:
         """The Trainer's own filter logs a finite loss after a NaN (0.0 in the end)."""
         if row.source == "log":
             if self._nonfinite_on == row.branch and "loss" in row.values:
                 row.values["loss"] = math.nan
             self._nonfinite_on = None
 
-    def _row(self, held: StepMetrics, losses: list[float], norm: float | None, extra: dict[str, float]) -> Row:
+    def _row(self, held: StepMetrics, losses: list[float], norm: float | None, extra: dict[str, float]) -> MetricRow:
         values = {"lr": held.lr, "base_lr": held.base_lr, "step_time_s": held.took_s}
         if held.took_s > 0 and held.samples:
             values["samples_per_s"] = held.samples / held.took_s
@@ -176,7 +176,7 @@ class RowMaker:
                 self._nonfinite_on = held.branch
         if norm is not None:
             values["step_grad_norm"] = norm
-        return Row(held.step, held.at_s, values | extra, "step", held.branch)
+        return MetricRow(held.step, held.at_s, values | extra, "step", held.branch)
 
     def _memory_bytes(self, tensors: list[torch.Tensor]) -> float:
         if any(t.is_cuda for t in tensors):

@@ -22,7 +22,7 @@ TRAINING_LOSSES = ("step_loss", "loss")
 RATES = (("lr", "effective"), ("base_lr", "base"))
 
 
-class Line(NamedTuple):
+class CurveLine(NamedTuple):
     """One curve of a panel. `mean`, `low` and `high` may be non-finite; `nonfinite` counts such points."""
 
     label: str
@@ -35,7 +35,7 @@ class Panel(NamedTuple):
 
     key: str
     title: str
-    lines: list[Line]
+    lines: list[CurveLine]
     notes: list[str]
 
 
@@ -78,7 +78,7 @@ def _pieces(branches: Sequence[BranchSummary]) -> tuple[list[_Piece], int]:
 
 def _lines(
     log: RunLog, pieces: Sequence[_Piece], series: dict[str, set[str]], names: Sequence[tuple[str, str]]
-) -> list[Line]:
+) -> list[CurveLine]:
     budget = max(FEWEST_POINTS, MAX_POINTS // max(1, len(pieces)) * (2 if len(pieces) > 1 else 1))
     found = []
     for metric, label in names:
@@ -87,11 +87,11 @@ def _lines(
             if metric in series[piece.branch]:
                 curve = log.curve(metric, piece.branch, piece.first, piece.last, min(MAX_POINTS, budget))
                 if curve.steps and piece.is_abandoned:
-                    found.append(Line(label, curve, is_abandoned=True))
+                    found.append(CurveLine(label, curve, is_abandoned=True))
                 elif curve.steps:
                     standing.append(curve)
         if standing:
-            found.append(Line(label, _joined(standing), is_abandoned=False))
+            found.append(CurveLine(label, _joined(standing), is_abandoned=False))
     return found
 
 

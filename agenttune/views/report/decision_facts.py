@@ -12,7 +12,7 @@ from agenttune.protocol.model_calls import ModelCalled
 from agenttune.protocol.proposals import Change
 from agenttune.protocol.summary import MetricAt, outcome_line
 from agenttune.protocol.text import clean, command_words, dollars, duration, number, tokens
-from agenttune.views.report.journal import Entry, Evidence, Outcome
+from agenttune.views.report.journal import Evidence, JournalEntry, Outcome
 
 LONG = 2000
 """Characters of a reason; a proposal's rationale may have 4000, the log has the whole."""
@@ -59,7 +59,7 @@ def at_step(step: int | None) -> str:
     return "before the first step" if step is None else f"step {step}"
 
 
-def title(entry: Entry) -> str:
+def title(entry: JournalEntry) -> str:
     """A decision in one line: what was done, or what was asked."""
     record = entry.record
     if record.ack is not None and record.ack.outcome == "applied":
@@ -70,26 +70,26 @@ def title(entry: Entry) -> str:
     return clean(words_of(record.proposal.command), SHORT)
 
 
-def author(entry: Entry) -> str:
+def author(entry: JournalEntry) -> str:
     who = entry.record.proposal.author
     via = f" via {clean(who.via, 60)}" if who.via else ""
     return f"{clean(who.name, 60)} ({who.principal}{via})"
 
 
-def facts(entry: Entry, brief: bool = False) -> list[Fact]:
+def facts(entry: JournalEntry, brief: bool = False) -> list[Fact]:
     """Everything about a decision, in the order in which it happened; `brief`: only why, and what came of it."""
     told = [Fact(clean(label, 60), clean(text, LONG)) for label, text in _facts(entry) if text]
     return [fact for fact in told if fact.label in _in_brief(entry)] if brief else told
 
 
-def _in_brief(entry: Entry) -> frozenset[str]:
+def _in_brief(entry: JournalEntry) -> frozenset[str]:
     verdict = entry.record.verdict
     is_plain = verdict is not None and verdict.decision == "approved" and entry.outcome != "expired"
     because = {"because"} if entry.record.proposal.rationale else set()
     return BRIEF | because if is_plain else BRIEF | because | {"decided"}
 
 
-def _facts(entry: Entry) -> Iterator[tuple[str, str]]:
+def _facts(entry: JournalEntry) -> Iterator[tuple[str, str]]:
     proposal = entry.record.proposal
     asked_at = f"{at_step(entry.record.submitted_step)}, {when(entry.at_s('proposed'))}"
     yield "asked", f"{words_of(proposal.command)}, by {author(entry)} at {asked_at}"
@@ -101,7 +101,7 @@ def _facts(entry: Entry) -> Iterator[tuple[str, str]]:
     yield from _consequence(entry)
 
 
-def _basis(entry: Entry) -> Iterator[tuple[str, str]]:
+def _basis(entry: JournalEntry) -> Iterator[tuple[str, str]]:
     proposal, evidence = entry.record.proposal, entry.evidence
     if proposal.based_on_step is not None:
         yield "based on", f"the observation at step {proposal.based_on_step}"
@@ -131,7 +131,7 @@ def call_words(call: ModelCalled) -> str:
     return f"{what}{prompts}{error}"
 
 
-def _decision(entry: Entry) -> Iterator[tuple[str, str]]:
+def _decision(entry: JournalEntry) -> Iterator[tuple[str, str]]:
     record = entry.record
     yield from _request(entry)
     verdict = record.verdict
@@ -149,7 +149,7 @@ def _decision(entry: Entry) -> Iterator[tuple[str, str]]:
         yield "nearest allowed", _pairs(verdict.nearest_allowed)
 
 
-def _request(entry: Entry) -> Iterator[tuple[str, str]]:
+def _request(entry: JournalEntry) -> Iterator[tuple[str, str]]:
     request = entry.record.request
     if request is None:
         return
@@ -167,14 +167,14 @@ def _request(entry: Entry) -> Iterator[tuple[str, str]]:
         yield "shown as", f"{line.name} {number(line.before)} -> {number(line.after)}"
 
 
-def _undecided(entry: Entry) -> str:
+def _undecided(entry: JournalEntry) -> str:
     ack = entry.record.ack
     if ack is not None:
         return f"never: {ack.message or ack.outcome}"
     return "not yet, or never: the log has no decision"
 
 
-def _execution(entry: Entry) -> Iterator[tuple[str, str]]:
+def _execution(entry: JournalEntry) -> Iterator[tuple[str, str]]:
     record = entry.record
     ack = record.ack
     if ack is None:
@@ -219,7 +219,7 @@ def change_words(change: Change) -> str:
     return f"{change.name}: {_value(change.previous)} -> {asked}{unit}{base}"
 
 
-def _consequence(entry: Entry) -> Iterator[tuple[str, str]]:
+def _consequence(entry: JournalEntry) -> Iterator[tuple[str, str]]:
     if entry.is_abandoned:
         yield "left behind", "the run went back to a checkpoint from before this"
     if entry.intervention.effect is not None:

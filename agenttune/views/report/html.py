@@ -11,7 +11,7 @@ from agenttune.protocol.text import clean
 from agenttune.store.run_log import RunLog
 from agenttune.views.report import decision_facts
 from agenttune.views.report.curves import Panel, panels
-from agenttune.views.report.journal import OUTCOMES, Entry, Journal
+from agenttune.views.report.journal import OUTCOMES, Journal, JournalEntry
 from agenttune.views.report.markdown import Section, footer, further_sections, parser, run_sections
 from agenttune.views.report.svg import Mark, draw, is_log, sample
 
@@ -40,7 +40,7 @@ def html(log: RunLog, journal: Journal) -> str:
     )
 
 
-def _marks(entries: Sequence[Entry], sections: Sequence[Section]) -> list[Mark]:
+def _marks(entries: Sequence[JournalEntry], sections: Sequence[Section]) -> list[Mark]:
     anchors = {number: section.anchor for section in sections for number in section.numbers}
     return [
         Mark(entry.step, entry.outcome, decision_facts.title(entry), anchors.get(entry.number, ""), entry.is_abandoned)

@@ -39,7 +39,7 @@ from agenttune.store.journal.goal_metric import EVERYTHING
 from agenttune.store.journal.run_summary import summarize
 from agenttune.store.process_liveness import is_alive
 from agenttune.store.run_log import RunLog
-from agenttune.views.event_lines import Line, lines_of
+from agenttune.views.event_lines import EventLine, lines_of
 
 Outcome = Literal["applied", "kept", "reverted", "refused", "expired", "failed", "waiting"]
 """What came of a decision, in the words of a report. `expired` includes what was superseded."""
@@ -74,7 +74,7 @@ class Evidence(Record):
     calls: list[ModelCalled] = Field(default_factory=list)
 
 
-class Entry(Record):
+class JournalEntry(Record):
     """One decision, from what it rests on to what came of it.
 
     Attributes:
@@ -132,8 +132,8 @@ class Journal(Record):
     """
 
     summary: RunSummary
-    entries: list[Entry]
-    happenings: list[Line]
+    entries: list[JournalEntry]
+    happenings: list[EventLine]
     looks: int = 0
     holds: int = 0
     last_seq: int = 0
@@ -202,7 +202,7 @@ class _Reader:
 
     events: dict[str, dict[str, Event]] = field(default_factory=dict)
     evidence: dict[str, Evidence] = field(default_factory=dict)
-    happenings: list[Line] = field(default_factory=list)
+    happenings: list[EventLine] = field(default_factory=list)
     looks: int = 0
     holds: int = 0
     _findings: list[Finding] = field(default_factory=list)
@@ -239,12 +239,14 @@ class _Reader:
         self.evidence |= dict.fromkeys(body.command_ids, evidence)
 
 
-def _entries(log: RunLog, summary: RunSummary, reader: _Reader, branches: dict[str, BranchSummary]) -> list[Entry]:
+def _entries(
+    log: RunLog, summary: RunSummary, reader: _Reader, branches: dict[str, BranchSummary]
+) -> list[JournalEntry]:
     known = {intervention.command_id: intervention for intervention in summary.interventions}
     # A live run goes on between two readings: only what both know.
     records = [record for record in log.commands(limit=EVERYTHING) if record.command_id in known]
     return [
-        Entry(
+        JournalEntry(
             number=number,
             intervention=known[record.command_id],
             record=record,

@@ -15,7 +15,7 @@ from agenttune import __version__
 from agenttune.protocol.text import clean
 from agenttune.views.report import decision_facts, run_facts
 from agenttune.views.report.decision_facts import Fact
-from agenttune.views.report.journal import Entry, Journal, Outcome
+from agenttune.views.report.journal import Journal, JournalEntry, Outcome
 
 _SPECIAL = re.compile(r"[\\`*_{}\[\]<>|#~&!$@^]|://|(?<=[wW]{3})\.|^[-+=]|^\d+(?=[.)]($|\s))")
 """Characters that CommonMark, GitHub's tables and bare links, or maths read as markup."""
@@ -82,17 +82,17 @@ class Fold(NamedTuple):
     kind: str
     author: str
     decided_by: str
-    entries: list[Entry]
+    entries: list[JournalEntry]
 
     @property
-    def examples(self) -> list[Entry]:
+    def examples(self) -> list[JournalEntry]:
         return self.entries[:EXAMPLES]
 
 
 class Choice(NamedTuple):
     """What is shown, and how much is not."""
 
-    entries: list[Entry]
+    entries: list[JournalEntry]
     folds: list[Fold]
     left_out: int
     left_out_folds: int
@@ -175,12 +175,12 @@ def _before_changes(journal: Journal, choice: Choice, any_changes: bool) -> str:
     return "\n\n".join(lines)
 
 
-def _decision(entry: Entry, detail: Detail) -> Section:
+def _decision(entry: JournalEntry, detail: Detail) -> Section:
     title, body = _told(entry, detail)
     return Section(3, title, body, entry.outcome, (entry.number,))
 
 
-def _told(entry: Entry, detail: Detail) -> tuple[str, str]:
+def _told(entry: JournalEntry, detail: Detail) -> tuple[str, str]:
     where, by = decision_facts.at_step(entry.step), decision_facts.author(entry)
     title = escaped(f"{where}: {decision_facts.title(entry)}, by {by}")
     return title, _table(decision_facts.facts(entry, detail.is_brief))
@@ -221,9 +221,9 @@ def _list(texts: Sequence[str], most: int, newest: bool = False) -> str:
     return "\n".join(f"- {escaped(text)}" for text in rows)
 
 
-def _choose(entries: Sequence[Entry], most: int) -> Choice:
+def _choose(entries: Sequence[JournalEntry], most: int) -> Choice:
     """Choose what a report shows of a run's decisions: `most` one by one, half of them the first, half the newest."""
-    groups: dict[tuple[str, ...], list[Entry]] = {}
+    groups: dict[tuple[str, ...], list[JournalEntry]] = {}
     for entry in entries:
         if entry.outcome in FOLDED or entry.is_housekeeping:
             groups.setdefault(_key(entry), []).append(entry)
@@ -239,13 +239,13 @@ def _choose(entries: Sequence[Entry], most: int) -> Choice:
     )
 
 
-def _key(entry: Entry) -> tuple[str, ...]:
+def _key(entry: JournalEntry) -> tuple[str, ...]:
     record = entry.record
     by = record.verdict.decided_by if record.verdict is not None else ""
     return entry.outcome, record.proposal.command.kind, record.proposal.author.name, by
 
 
-def _fold_of(group: list[Entry]) -> Fold:
+def _fold_of(group: list[JournalEntry]) -> Fold:
     first = group[0]
     by = first.record.verdict.decided_by if first.record.verdict is not None else "nobody"
     author = clean(first.record.proposal.author.name, 60)

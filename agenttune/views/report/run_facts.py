@@ -9,7 +9,7 @@ from agenttune.protocol.events import ReadBack
 from agenttune.protocol.goal_names import is_goal
 from agenttune.protocol.summary import BranchSummary, ShadowedProposal, ShadowScore
 from agenttune.protocol.text import clean, command_words, duration, number, plural
-from agenttune.views.event_lines import Line
+from agenttune.views.event_lines import EventLine
 from agenttune.views.report.cost_lines import all_unusable, cost_report, model_report, probe_line
 from agenttune.views.report.decision_facts import LONG, SHORT, Fact, point_words, when, zone
 from agenttune.views.report.journal import CHANGED, Journal, Outcome
@@ -96,7 +96,7 @@ def _times(count: int, what: str) -> str:
     return f"1 {what} was" if count == 1 else f"{count} {what}s were"
 
 
-def happening_words(happening: Line) -> str:
+def happening_words(happening: EventLine) -> str:
     step = "" if happening.step is None else f", step {happening.step}"
     return f"{when(happening.at_s)}{step}, {happening.mark}: {clean(happening.text)}"
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from agenttune.protocol.text import clean, number
-from agenttune.views.report.curves import Line, Panel, wants_log_scale
+from agenttune.views.report.curves import CurveLine, Panel, wants_log_scale
 from agenttune.views.report.journal import OUTCOMES, Outcome
 
 WIDTH, LEFT, RIGHT, TOP, FLOOR = 900, 70, 34, 12, 214
@@ -128,7 +128,7 @@ def _log_ticks(y: Scale) -> list[float]:
     return [10.0**i for i in range(first, last + 1, every)]
 
 
-def _curve(line: Line, x: Scale, y: Scale, dashed: bool) -> Iterator[Markup]:
+def _curve(line: CurveLine, x: Scale, y: Scale, dashed: bool) -> Iterator[Markup]:
     style = " ".join(["off" if line.is_abandoned else "on", *(["dash"] if dashed else [])])
     curve = line.curve
     for run in _unbroken(curve.mean):
@@ -144,7 +144,7 @@ def _curve(line: Line, x: Scale, y: Scale, dashed: bool) -> Iterator[Markup]:
             yield Markup('<path class="line {s}" d="M{d}"/>').format(s=style, d=path)
 
 
-def _band(points: Sequence[tuple[float, int]], line: Line, y: Scale, style: str) -> Markup:
+def _band(points: Sequence[tuple[float, int]], line: CurveLine, y: Scale, style: str) -> Markup:
     """The range of values that a downsampled point stands for."""
     up = [f"{px:.1f} {y.at(_bounded(line.curve.high[i])):.1f}" for px, i in points]
     down = [f"{px:.1f} {y.at(_bounded(line.curve.low[i])):.1f}" for px, i in reversed(points)]
@@ -164,7 +164,7 @@ def _unbroken(values: Sequence[float]) -> Iterator[list[int]]:
         yield run
 
 
-def _nonfinite(lines: Sequence[Line], x: Scale) -> Iterator[Markup]:
+def _nonfinite(lines: Sequence[CurveLine], x: Scale) -> Iterator[Markup]:
     """Where values were NaN or infinite, a bar at the top says so."""
     for line in lines:
         spans: list[list[int]] = []

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from agenttune.control import Control, Decision
+from agenttune.control import ApprovalDecision, Control
 from agenttune.errors import AgenttuneError, UserError
 from agenttune.gate import with_arguments
 from agenttune.protocol.proposals import ApprovalRequest, Author, CommandRecord
 from agenttune.protocol.text import clean
 from agenttune.views.terminal.edit_arguments import Editable
-from agenttune.views.terminal.keys import EMPTY, ENTER, ESCAPE, Field
+from agenttune.views.terminal.keys import EMPTY, ENTER, ESCAPE, TextField
 
 POLL_S = 0.5
 """Seconds between two looks for new requests (guess: no slower than a person)."""
@@ -41,7 +41,7 @@ class Asked:
     request: ApprovalRequest
     others: int = 0
     mode: Mode = "choose"
-    field: Field = EMPTY
+    field: TextField = EMPTY
 
     @property
     def typed(self) -> str:
@@ -106,7 +106,7 @@ class ApprovalPrompt:
             return
         self.asked, self._armed_s = Asked(first, first.request, len(ours) - 1), self._clock() + ARM_S
 
-    def _show(self, asked: Asked, mode: Mode, field: Field | None = None) -> None:
+    def _show(self, asked: Asked, mode: Mode, field: TextField | None = None) -> None:
         self.asked = replace(asked, mode=mode, field=field or EMPTY)
 
     def _say(self, words: str) -> None:
@@ -125,7 +125,7 @@ class ApprovalPrompt:
         elif key in ("n", "N"):
             self._show(asked, "reason")
         elif key in ("e", "E"):
-            self._show(asked, "edit", Field(asked.editable.offered, is_offered=True))
+            self._show(asked, "edit", TextField(asked.editable.offered, is_offered=True))
 
     def _type(self, asked: Asked, key: str) -> None:
         if key == ESCAPE:
@@ -152,7 +152,7 @@ class ApprovalPrompt:
     def _decide(self, asked: Asked, **fields: object) -> None:
         body = {"digest": asked.request.digest, "author": self._author, **fields}
         try:
-            record = self._control.decide(self._run_id, asked.record.command_id, Decision.model_validate(body))
+            record = self._control.decide(self._run_id, asked.record.command_id, ApprovalDecision.model_validate(body))
         except AgenttuneError as error:  # what was typed stays, to be mended
             self._say(str(error))
             return

@@ -87,7 +87,7 @@ def keys_of(terminal: TextIO | None = None) -> Keys | NoKeys:
 
 
 @dataclass(frozen=True)
-class Field:
+class TextField:
     """A line of text with the cursor at its end.
 
     Attributes:
@@ -98,18 +98,18 @@ class Field:
     text: str = ""
     is_offered: bool = False
 
-    def press(self, key: str) -> Field:
+    def press(self, key: str) -> TextField:
         """The line after a key; keys without a meaning here are ignored."""
         if key == BACKSPACE:
-            return Field(self.text[:-1])
+            return TextField(self.text[:-1])
         if key == CLEAR:
             return EMPTY
         if key == CLEAR_WORD:
             before, blank, _ = self.text.rstrip().rpartition(" ")
-            return Field(before + blank)
+            return TextField(before + blank)
         if not key.isprintable():
             return self
         return replace(self, text=(key if self.is_offered else self.text + key)[:MOST_TYPED], is_offered=False)
 
 
-EMPTY = Field()
+EMPTY = TextField()

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.text import Text
 
 from agenttune.protocol.text import clean, duration, number
-from agenttune.views.event_lines import Line
-from agenttune.views.terminal.run_feed import RunFeed, Snapshot
+from agenttune.views.event_lines import EventLine
+from agenttune.views.terminal.run_feed import RunFeed, RunSnapshot
 
 PROGRESS_EVERY_S = 10.0
 LOOKING_S = 0.25
@@ -62,14 +62,14 @@ class PlainLines:
         self._console.print(Text(clean(text, 1000)), soft_wrap=True, highlight=False)
 
 
-def plain_line(line: Line) -> str:
+def plain_line(line: EventLine) -> str:
     """Such as `14:03:11 step 61 applied: lr 0.5 -> 0.05`."""
     clock = time.strftime("%H:%M:%S", time.localtime(line.at_s))
     step = f" step {line.step}" if line.step else ""
     return f"{clock}{step} {line.mark}: {line.text}"
 
 
-def progress_words(now: Snapshot, at_s: float) -> str:
+def progress_words(now: RunSnapshot, at_s: float) -> str:
     """Step, speed, time left, loss and rate in one line; before the first step, what is waited for and how long."""
     if not now.info.step:
         return f"waiting for the first step, {duration(max(0.0, at_s - now.info.created_at_s))} since the start"

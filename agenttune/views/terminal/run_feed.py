@@ -28,7 +28,7 @@ from agenttune.protocol.model_calls import Cost, ModelCalled
 from agenttune.protocol.summary import MetricAt
 from agenttune.store.journal.goal_metric import goal_values, score_of
 from agenttune.store.run_log import RunLog
-from agenttune.views.event_lines import Line, lines_of
+from agenttune.views.event_lines import EventLine, lines_of
 from agenttune.views.report.cost_lines import cost_words
 
 LOSSES = ("step_loss", "loss")
@@ -44,7 +44,7 @@ SPEED_WINDOW = 40
 
 
 @dataclass
-class Snapshot:
+class RunSnapshot:
     """A run as it stands, ready to be drawn."""
 
     info: RunInfo
@@ -88,13 +88,13 @@ class RunFeed:
         self._curve_from = 0
         self._speed: deque[tuple[int, float]] = deque(maxlen=SPEED_WINDOW)
         self._calls: list[ModelCalled] = []
-        self.now = Snapshot(info=log.info())
+        self.now = RunSnapshot(info=log.info())
         known = score_of(goal_values(log, self.now.info, self.now.info.branch), self.now.info)
         self._goal = self.now.info.goal_metric
         if known is not None and is_goal(known.metric, self._goal):
             self._goal, self.now.goal_best = known.metric, known.best
 
-    def read(self) -> list[Line]:
+    def read(self) -> list[EventLine]:
         """Bring `now` up to date and return the lines of the new events, oldest first."""
         version = self._log.data_version()
         if version == self._version:
@@ -156,7 +156,7 @@ class RunFeed:
         if best is None or not math.isfinite(best.value) or sign * value < sign * best.value:
             self.now.goal_best = newest
 
-    def _take_event(self, event: Event) -> list[Line]:
+    def _take_event(self, event: Event) -> list[EventLine]:
         body = event.body
         if isinstance(body, Evaluated):
             found = resolve(self.now.info.goal_metric, body.metrics)
@@ -176,7 +176,7 @@ class RunFeed:
             self.now.applied += 1
         return self._with_cost(event, lines_of(event, self._log.find_command))
 
-    def _with_cost(self, event: Event, lines: list[Line]) -> list[Line]:
+    def _with_cost(self, event: Event, lines: list[EventLine]) -> list[EventLine]:
         """Adds to a decision's first line what the model calls before it cost."""
         if isinstance(event.body, ModelCalled):
             self._calls.append(event.body.model_copy(update={"messages": [], "answer": None}))

@@ -23,7 +23,7 @@ GOAL_CHARACTERS = 40
 
 
 @dataclass(frozen=True)
-class Row:
+class RunRow:
     """One run, ready to be shown.
 
     Attributes:
@@ -54,11 +54,11 @@ def print_runs(console: Console, runs: Sequence[tuple[RunInfo, Score | None]]) -
         _print_reason(console, row)
 
 
-def _row(info: RunInfo, score: Score | None) -> Row:
+def _row(info: RunInfo, score: Score | None) -> RunRow:
     steps = str(info.step) if info.max_steps is None else f"{info.step}/{info.max_steps}"
     started = time.strftime("%Y-%m-%d %H:%M", time.localtime(info.created_at_s))
     cells = (clean(info.run_id), info.status, steps, goal_words(score), started)
-    return Row(cells, info.status in BAD_STATUS, clean(info.status_reason, REASON_CHARACTERS))
+    return RunRow(cells, info.status in BAD_STATUS, clean(info.status_reason, REASON_CHARACTERS))
 
 
 def goal_words(score: Score | None) -> str:
@@ -69,11 +69,11 @@ def goal_words(score: Score | None) -> str:
     return f"{clean(score.metric, GOAL_CHARACTERS)} {number(score.last.value)}{best}"
 
 
-def _widths(rows: Sequence[Row], shown: Sequence[str]) -> list[int]:
+def _widths(rows: Sequence[RunRow], shown: Sequence[str]) -> list[int]:
     return [max(len(heading), *(len(row.cells[i]) for row in rows)) for i, heading in enumerate(shown)]
 
 
-def _width(rows: Sequence[Row], shown: Sequence[str]) -> int:
+def _width(rows: Sequence[RunRow], shown: Sequence[str]) -> int:
     return sum(_widths(rows, shown)) + GAP * (len(shown) - 1)
 
 
@@ -86,7 +86,7 @@ def _print_line(console: Console, line: Text) -> None:
     console.print(line, soft_wrap=True)
 
 
-def _print_block(console: Console, row: Row) -> None:
+def _print_block(console: Console, row: RunRow) -> None:
     """A run on lines of its own, for a narrow terminal or a long name."""
     run_id, status, *rest = row.cells
     _print_line(console, Text(run_id, style="bold"))
@@ -95,6 +95,6 @@ def _print_block(console: Console, row: Row) -> None:
     _print_reason(console, row)
 
 
-def _print_reason(console: Console, row: Row) -> None:
+def _print_reason(console: Console, row: RunRow) -> None:
     if row.reason:
         console.print(Padding(Text(row.reason, style="dim"), (0, 0, 0, GAP)))

@@ -18,11 +18,11 @@ from agenttune.gate.approval_description import describe, headline
 from agenttune.protocol.deadlines import Instant, boot_time, now_for
 from agenttune.protocol.summary import MetricAt
 from agenttune.protocol.text import clean, duration, number
-from agenttune.views.event_lines import BAD_STATUS, Line
+from agenttune.views.event_lines import BAD_STATUS, EventLine
 from agenttune.views.terminal.approval_keys import ApprovalPrompt, Asked
 from agenttune.views.terminal.chart import MIN_HEIGHT, Marks, loss_chart
 from agenttune.views.terminal.keys import Keys, NoKeys
-from agenttune.views.terminal.run_feed import RunFeed, Snapshot
+from agenttune.views.terminal.run_feed import RunFeed, RunSnapshot
 
 KEPT_LINES = 200
 MAX_HEIGHT = 34
@@ -47,8 +47,8 @@ QUIET_AFTER_S = 5.0
 class Frame:
     """One picture of the screen; lays itself out for the size it is drawn at."""
 
-    now: Snapshot
-    lines: Sequence[Line]
+    now: RunSnapshot
+    lines: Sequence[EventLine]
     subject: str
     url: str
     at_s: float
@@ -89,7 +89,7 @@ class LiveScreen:
     ) -> None:
         self._feed, self._approvals, self._keys = feed, approvals, keys or NoKeys()
         self._subject, self._url, self._clock, self._above = subject, url, clock, above
-        self._lines: deque[Line] = deque(maxlen=KEPT_LINES)
+        self._lines: deque[EventLine] = deque(maxlen=KEPT_LINES)
         self._live = Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
         self._live.start()
 
@@ -113,7 +113,7 @@ class LiveScreen:
         )
 
     def notice(self, text: str) -> None:
-        self._lines.append(Line(self._clock(), None, "agenttune", clean(text), "bold cyan"))
+        self._lines.append(EventLine(self._clock(), None, "agenttune", clean(text), "bold cyan"))
         self._live.update(self.frame(), refresh=True)
 
     def close(self) -> None:
@@ -193,7 +193,7 @@ def _progress_words(frame: Frame) -> str:
     return speed if now.seconds_left is None else f"{speed}  {duration(now.seconds_left)} left"
 
 
-def _figures(now: Snapshot) -> list[tuple[str, str]]:
+def _figures(now: RunSnapshot) -> list[tuple[str, str]]:
     """Name and value of what is worth a look, one row each."""
     goal = now.info.goal_metric
     return [
@@ -216,7 +216,7 @@ def _number(value: float | None) -> str:
 
 
 def _side_by_side(
-    now: Snapshot, figures: Sequence[tuple[str, str]], width: int, height: int, marks: Sequence[Marks]
+    now: RunSnapshot, figures: Sequence[tuple[str, str]], width: int, height: int, marks: Sequence[Marks]
 ) -> RenderableType:
     grid = Table.grid(padding=(0, 1))
     chart_width = width - FIGURES_WIDTH - 2
@@ -228,7 +228,7 @@ def _side_by_side(
 
 
 def _stacked(
-    now: Snapshot, figures: Sequence[tuple[str, str]], width: int, left: int, marks: Sequence[Marks]
+    now: RunSnapshot, figures: Sequence[tuple[str, str]], width: int, left: int, marks: Sequence[Marks]
 ) -> tuple[list[RenderableType], int]:
     """The curve with the figures as running text below it, as far as there is room; and how many rows that is."""
     rows = Text("  ".join(f"{name.strip()} {value}" for name, value in figures)).wrap(Console(), width)[: left // 3]
@@ -238,7 +238,7 @@ def _stacked(
     return [loss_chart(now.curve, _within(now), width, height, marks), *rows], height + len(rows)
 
 
-def _within(now: Snapshot) -> list[MetricAt]:
+def _within(now: RunSnapshot) -> list[MetricAt]:
     """The evaluations of the steps that the curve shows."""
     first = now.curve.steps[0] if now.curve is not None and now.curve.steps else 0
     return [evaluation for evaluation in now.evaluations if evaluation.step >= first]
@@ -251,7 +251,7 @@ def _figure_table(figures: Sequence[tuple[str, str]]) -> Table:
     return table
 
 
-def _newest(lines: Sequence[Line], width: int, height: int) -> list[Text]:
+def _newest(lines: Sequence[EventLine], width: int, height: int) -> list[Text]:
     """The newest lines that fit, oldest first; long ones take up to three rows."""
     rows: list[Text] = []
     for line in reversed(lines):
@@ -262,7 +262,7 @@ def _newest(lines: Sequence[Line], width: int, height: int) -> list[Text]:
     return rows
 
 
-def _rows_of(line: Line, width: int) -> list[Text]:
+def _rows_of(line: EventLine, width: int) -> list[Text]:
     step = "" if line.step is None else str(line.step)
     head = Text.assemble((f"{step:>6} ", "dim"), (clean(line.mark, MARK_WIDTH).ljust(MARK_WIDTH + 1), line.style))
     wrapped = textwrap.wrap(line.text, max(10, width - len(head)), max_lines=MAX_ROWS, placeholder=" …") or [""]
