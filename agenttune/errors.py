@@ -1,7 +1,7 @@
 """Every error agenttune raises, drawn as a tree.
 
 AgenttuneError
-├── UserError                what you asked for cannot be done as asked; the message says how to mend it
+├── UserError                what you asked for cannot be done as asked; the message says how to fix it
 │   ├── ConfigError          a config or policy file is wrong (file, line, key)
 │   ├── PluginFault          a class of the user's own cannot be imported or made
 │   ├── CommandError         a command is malformed, unknown or out of bounds
@@ -38,7 +38,7 @@ class UserError(AgenttuneError):
     """The request cannot be carried out as asked.
 
     Args:
-        message: What was asked, what is allowed and how to mend it.
+        message: What was asked, what is allowed and how to fix it.
         field: Dotted path of the offending field, where there is one.
         allowed: The values, names or bounds that would have been accepted.
     """

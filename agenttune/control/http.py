@@ -32,7 +32,7 @@ class HttpControl(Control):
 
     Args:
         url: The server's address, such as `http://127.0.0.1:7007`.
-        token: A bearer token, or what gives one for each request, such as `owner.OwnerToken`; None: without.
+        token: A bearer token, or what gives one for each request, such as `owner_token.OwnerToken`; None: without.
         timeout_s: Longest time to connect, and to wait for an answer beyond what was asked to wait for.
 
     Raises:

@@ -77,7 +77,7 @@ class RunGate:
             return
         most = self.gate.settings.max_per_minute
         at_s, now_s = self.log.agent_proposed_at_s(most - 1), self.now.unix_s
-        # Either way: what is far in the future was written before somebody set the clock back.
+        # `abs`: a time far in the future was written before somebody set the clock back, and must not block proposals.
         if at_s is None or abs(now_s - at_s) >= MINUTE_S or self.log.find_command(proposal.command_id):
             return
         raise TooManyProposals(

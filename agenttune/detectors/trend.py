@@ -58,7 +58,7 @@ def last_change_step(observation: Observation) -> int:
 
 @dataclass(frozen=True)
 class Trend:
-    """One metric's curve: `steps` and `values` are the finite newest points, `old_*` thinned ones before them."""
+    """One metric's curve: `steps` and `values` are the finite newest points, `old_*` downsampled ones before them."""
 
     name: str
     steps: tuple[int, ...]
@@ -78,8 +78,8 @@ class Trend:
         points = [(s, v) for s, v in zip(view.steps, view.values, strict=True) if s > since and math.isfinite(v)]
         if not points:
             return None
-        thinned = zip(view.downsampled_steps, view.downsampled_values, strict=True)
-        old = [(s, v) for s, v in thinned if s < points[0][0] and math.isfinite(v)]
+        downsampled = zip(view.downsampled_steps, view.downsampled_values, strict=True)
+        old = [(s, v) for s, v in downsampled if s < points[0][0] and math.isfinite(v)]
         if since:  # a mean that ends after the redefinition may have begun before it
             old = [(s, v) for (t, _), (s, v) in pairwise([(0, 0.0), *old]) if t >= since]
         return cls(
@@ -157,7 +157,7 @@ class Trend:
 
     @cached_property
     def running(self) -> tuple[float, ...]:
-        """Medians of `LEVEL_STEPS` neighbours over the newest points, after the thinned means of older ones."""
+        """Medians of `LEVEL_STEPS` neighbours over the newest points, after the downsampled means of older ones."""
         width = min(LEVEL_STEPS, len(self.values))
         medians = (median(self.values[i : i + width]) for i in range(0, len(self.values) - width + 1, width // 4 or 1))
         return (*self.old_values, *medians)

@@ -4,8 +4,8 @@ Guardrails come first, then whoever has to approve. Knows the log's records and 
 a command is carried out.
 """
 
-from agenttune.gate.approval_rules import person, stale, timed_out
-from agenttune.gate.approvers import ApprovalCase, Approver, Opinion, allowed_before
+from agenttune.gate.approval_rules import allowed_before, person, stale, timed_out
+from agenttune.gate.approvers import ApprovalCase, Approver, Opinion
 from agenttune.gate.available_commands import not_offered, probe_steps_left
 from agenttune.gate.context import CommandHistory, Guardrail, Moment
 from agenttune.gate.gate import Gate, guards_nothing, with_arguments

@@ -25,7 +25,7 @@ RESTARTS = 5
 RESTART_WINDOW_S = 60.0
 """More than five deaths a minute is not bad luck (a guess)."""
 AGENT_GRACE_S = 5.0
-"""The agent looks for the end of its run five times a second; it gets this long to write its last words."""
+"""The agent looks for the end of its run five times a second; this is its shutdown grace, to write the rest."""
 RESUME = "--resume"
 """Tells an agent that is started again to go on with the policy that it was last given."""
 SERVER_LINGER_S = 60.0

@@ -52,7 +52,7 @@ class Decision:
         reason: Why, or why nothing.
         shadowed: What it would have asked for, were it not in shadow.
         calls: The calls of language models that led here, for the log.
-        later: The answer itself, while the policy still works on it; then only `reason` is set beside it.
+        later: A future of the decision, while the policy still works on it; then only `reason` is set beside it.
         skipped: The policy was not asked: it is not its turn, or it still works on the last question.
         faults: Problems with a language model; each is also in `reason`.
         unusable: A language model was asked, and its answer could not be used.

@@ -500,7 +500,7 @@ class SeriesInfo(Record):
 
 
 class Curve(Record):
-    """A metric over steps, thinned to buckets; every list has the same length.
+    """A metric over steps, downsampled to buckets; every list has the same length.
 
     `bucket_steps` 1 means raw points: mean, low and high are then the same. Non-finite points count in `nonfinite`
     and not in mean, low and high; a bucket of nothing but such points has mean NaN.

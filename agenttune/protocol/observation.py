@@ -1,6 +1,6 @@
 """What a policy sees: a bounded view of a run at one step.
 
-Its size does not grow with the run: the newest points are dense, older ones thinned, histories are cut to the last
+Its size does not grow with the run: the newest points are dense, older ones downsampled, histories are cut to the last
 entries. Everything carries its unit in its name and the step it was taken at.
 """
 
@@ -28,7 +28,7 @@ HISTORY = 50
 
 
 class SeriesView(Record):
-    """One metric: the newest points raw, and the whole run thinned to bucket means."""
+    """One metric: the newest points raw, and the whole run downsampled to bucket means."""
 
     name: str
     steps: list[int]

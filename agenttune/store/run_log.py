@@ -112,7 +112,7 @@ class RunLog:
         self._connect(connection)
         self._is_read_only = False
         self.own: OwnCommits | None = None
-        """Told of the commits of rows that are made here."""
+        """Where own commits of rows are reported, so that the command queue ignores them."""
 
     def _connect(self, connection: sqlite3.Connection) -> None:
         self._db = connection

@@ -198,7 +198,7 @@ def test_time_and_money_of_probes_come_from_a_former_run_and_the_price_of_an_hou
     config(project, "lookahead")
     unknown = estimated(project, "--steps", "1000")["probes"]
     assert (unknown["seconds"], unknown["usd"]) == (None, None)
-    assert any("no former run" in why for why in unknown["unknown"])
+    assert any("no past run" in why for why in unknown["unknown"])
     assert any("gate.usd_per_hour" in why for why in unknown["unknown"])
     log = new_log(project.runs_dir / "demo-1")
     log.append_points([Point(step=n, at_s=0.0, values={"step_time_s": 0.5}) for n in range(1, 400)])

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from agenttune.config import ApprovalRule, Config, GateSettings
 from agenttune.errors import AlreadyDecided, UserError
 from agenttune.gate import CommandHistory, Moment
-from agenttune.gate.approvers import names_of
+from agenttune.gate.approval_rules import names_of
 from agenttune.protocol.deadlines import Instant
 from agenttune.protocol.events import Escalated, StandingChanged
 from agenttune.protocol.proposals import Author, CommandRecord, Proposal, State

@@ -42,3 +42,11 @@ def test_links_in_the_docs_lead_somewhere() -> None:
     links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))]
     missing = [(page.name, link) for page, link in links if "://" not in link and not Path(page.parent, link).exists()]
     assert missing == []
+
+
+def test_files_that_the_design_names_are_there() -> None:
+    named = set(re.findall(r"`([\w./]+/(?:\w+\.py)?)`", (DOCS / "design.md").read_text(encoding="utf-8")))
+    assert len(named) > 20
+    assert (
+        sorted(name for name in named if not (ROOT / "agenttune" / name).exists() and not (ROOT / name).exists()) == []
+    )

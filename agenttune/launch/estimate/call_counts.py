@@ -30,7 +30,7 @@ class ModelEstimate(Record):
     Attributes:
         role: `decides` or `reviews`; in a study also `plans` and `reflects`.
         runs: How many runs of a study all this is for.
-        recorded_calls: Calls of former runs that the figures rest on; 0: prompts were rendered, four letters a token.
+        recorded_calls: Calls of past runs that the figures rest on; 0: prompts were rendered, four letters a token.
         usd: None: the model's price is not in `llm.prices`.
     """
 
@@ -67,7 +67,7 @@ def _deciders(part: Policy) -> list[LlmPolicy]:
 
 
 def _decisions(policy: Policy, part: LlmPolicy, wake: WakeSettings, steps: int, records: Sequence[PastUsage]) -> Range:
-    """Decisions of a model: at its own pace, and for findings and evaluations as often as former runs had them."""
+    """Decisions of a model: at its own pace, and for findings and evaluations as often as past runs had them."""
     at_pace = paced(part.settings, wake, steps) if _is_paced(policy, part) else 0
     told = [record.decisions * steps / record.steps for record in records if record.decisions]
     busy = at_pace + max(told) if told else max(1.0, at_pace * BUSY_FACTOR)

@@ -63,9 +63,9 @@ def estimate(plan: Plan, steps: int | None = None) -> Estimate:
     """
     config, context, runs_dir = plan.config, plan.context, plan.runs_dir
     loaded, study = open_policy(config.policy, context), study_of(config)
-    former = [info for info in list_runs(runs_dir) if info.name == config.run.name and info.step > 0]
-    count, steps_from = (steps, "given") if steps is not None else _steps_of(former, config.run.name)
-    records = [PastUsage.of(run_folder(runs_dir, info.run_id), info) for info in former[:PAST_RUNS]]
+    past_runs = [info for info in list_runs(runs_dir) if info.name == config.run.name and info.step > 0]
+    count, steps_from = (steps, "given") if steps is not None else _steps_of(past_runs, config.run.name)
+    records = [PastUsage.of(run_folder(runs_dir, info.run_id), info) for info in past_runs[:PAST_RUNS]]
     a_run = list(estimate_models(loaded.policy, config, count, records))
     models = a_run
     if study is not None:
@@ -86,8 +86,8 @@ def estimate(plan: Plan, steps: int | None = None) -> Estimate:
     )
 
 
-def _steps_of(former: Sequence[RunInfo], name: str) -> tuple[int, str]:
-    finished = next((info for info in former if info.status == "finished"), None)
+def _steps_of(past_runs: Sequence[RunInfo], name: str) -> tuple[int, str]:
+    finished = next((info for info in past_runs if info.status == "finished"), None)
     if finished is None:
         raise UserError(
             f"how many steps the run has is not known before it starts, and no run named {name!r} has finished yet; "
@@ -116,7 +116,7 @@ def _notes(models: Sequence[ModelEstimate], config: Config, study: StudyEstimate
         yield "no language model will be called"
         return
     if any(not model.recorded_calls for model in models):
-        yield "without records of former runs, tokens are those of rendered prompts at four letters a token"
+        yield "without records of past runs, tokens are those of rendered prompts at four letters a token"
     unpriced = dict.fromkeys(model.model for model in models if model.usd is None)
     if unpriced:
         yield f"unknown price of {', '.join(unpriced)}: add it under llm.prices"

@@ -35,7 +35,7 @@ class Range(Record):
 
 ZERO = Range(low=0, high=0)
 BUSY_FACTOR = 1.5
-"""Decisions and probes of a busy run, against one in which nothing happens, where no former run tells (guess)."""
+"""Decisions and probes of a busy run, against one in which nothing happens, where no past run tells (guess)."""
 
 
 TIMED_STEPS = 200
@@ -44,7 +44,7 @@ TIMED_STEPS = 200
 
 @dataclass(frozen=True)
 class PastUsage:
-    """What a former run tells.
+    """What a past run tells.
 
     Attributes:
         steps: How many it took.

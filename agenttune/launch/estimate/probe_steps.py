@@ -25,7 +25,7 @@ class ProbeEstimate(Record):
         probes: That the policy would ask for, whatever the cap; None: a part decides by itself how many.
         cap: The tightest of `budgets`; empty: there is none.
         capped: Whether the cap, and not the policy, is what ends the probes of a busy run.
-        step_s: Time of an extra step, in seconds; None: no former run tells.
+        step_s: Time of an extra step, in seconds; None: no past run tells.
         timed_by: What that rests on.
         usd: None: there is no `gate.usd_per_hour`, or no time.
         unknown: What cannot be known, and why.
@@ -64,7 +64,7 @@ def _woken(step: int, pace: int) -> int:
     return max(1, -(-step // pace)) * pace
 
 
-def estimate_probes(policy: Policy, config: Config, steps: int, former: Sequence[PastUsage]) -> ProbeEstimate | None:
+def estimate_probes(policy: Policy, config: Config, steps: int, past_runs: Sequence[PastUsage]) -> ProbeEstimate | None:
     """The extra steps of a policy's probes; None if no part of it can ask for one."""
     parts = list(_acting(policy))
     ahead = [part for part in parts if isinstance(part, Lookahead)]
@@ -72,7 +72,7 @@ def estimate_probes(policy: Policy, config: Config, steps: int, former: Sequence
     if Probe.kind_name() in config.gate.forbid or not (ahead or free):
         return None
     cap, limit = _cap(config.budgets, steps)
-    counts = [_probes(part.settings, config.wake, steps, former) for part in ahead]
+    counts = [_probes(part.settings, config.wake, steps, past_runs) for part in ahead]
     each = [part.settings.extra_steps for part in ahead]
     wanted = sum((count.scaled(extra) for count, extra in zip(counts, each, strict=True)), ZERO)
     if limit is not None and len(each) == 1 and not free:
@@ -86,7 +86,7 @@ def estimate_probes(policy: Policy, config: Config, steps: int, former: Sequence
         capped=limit is not None and most == limit,
         unknown=list(_unknown(free, cap)),
     )
-    return _timed(found, config.gate.usd_per_hour, former)
+    return _timed(found, config.gate.usd_per_hour, past_runs)
 
 
 def _acting(policy: Policy) -> Iterator[Policy]:
@@ -122,22 +122,22 @@ def _cap(budgets: BudgetSettings, steps: int) -> tuple[str, int | None]:
     return name, caps.get(name)
 
 
-def _probes(file: LookaheadFile, wake: WakeSettings, steps: int, former: Sequence[PastUsage]) -> Range:
-    """From each in vain to each adopted, with one more for each finding that former runs had."""
+def _probes(file: LookaheadFile, wake: WakeSettings, steps: int, past_runs: Sequence[PastUsage]) -> Range:
+    """From each in vain to each adopted, with one more for each finding that past runs had."""
     low, paced = (probes_ahead(file, steps, pace, adopts) for pace, adopts in ((wake.every_steps, False), (1, True)))
     if not file.on_findings:
         return Range(low=low, high=paced)
-    told = [sum(run.findings.get(kind, 0) for kind in file.on_findings) * steps / run.steps for run in former]
+    told = [sum(run.findings.get(kind, 0) for kind in file.on_findings) * steps / run.steps for run in past_runs]
     restless = file.model_copy(update={"every_steps": max(file.rest_steps, 1), "max_every_steps": 1})
     busy = paced + max(told) if told else paced * BUSY_FACTOR
     return Range(low=low, high=max(paced, min(round(busy), probes_ahead(restless, steps, 1, True))))
 
 
-def _timed(found: ProbeEstimate, usd_per_hour: float | None, former: Sequence[PastUsage]) -> ProbeEstimate:
-    step_s, timed_by = _step_s(former)
+def _timed(found: ProbeEstimate, usd_per_hour: float | None, past_runs: Sequence[PastUsage]) -> ProbeEstimate:
+    step_s, timed_by = _step_s(past_runs)
     unknown = list(found.unknown)
     if step_s is None:
-        unknown.append("how long a step takes: no former run of this name has recorded one")
+        unknown.append("how long a step takes: no past run of this name has recorded one")
     if usd_per_hour is None:
         unknown.append("what an hour of the machine costs: set gate.usd_per_hour")
     seconds = None
@@ -150,12 +150,12 @@ def _timed(found: ProbeEstimate, usd_per_hour: float | None, former: Sequence[Pa
     return found.model_copy(update=more)
 
 
-def _step_s(former: Sequence[PastUsage]) -> tuple[float | None, str]:
+def _step_s(past_runs: Sequence[PastUsage]) -> tuple[float | None, str]:
     """Time of an extra step: as in the newest run with probes, going back included, else of a plain step."""
-    for run in former:
+    for run in past_runs:
         if run.probing.extra_steps:
             return run.probing.extra_s / run.probing.extra_steps, f"the probes of {run.run_id}"
-    for run in former:
+    for run in past_runs:
         if run.step_s is not None:
             return run.step_s, f"the steps of {run.run_id}, without the time of going back"
     return None, ""

@@ -112,7 +112,7 @@ def _tokens(text: str) -> float:
 
 
 def _recorded(runs_dir: Path, config: Config) -> Iterator[ModelCalled]:
-    """Calls for plans and reflections in former studies of this name."""
+    """Calls for plans and reflections in past studies of this name."""
     named = [study for study in list_studies(runs_dir) if study.startswith(f"{config.run.name}-study-")]
     for study in named[:FORMER_STUDIES]:
         try:

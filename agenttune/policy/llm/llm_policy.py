@@ -88,6 +88,9 @@ class LlmFile(PolicyFile):
 class LlmPolicy:
     """Asks a language model; proposes nothing when it cannot.
 
+    It never runs bare: a `Background` around it (`policy/wrappers/simple.py`) has it think in a thread, so that its
+    decisions come later.
+
     Args:
         name: Of the policy, in the log.
         file: Its settings.

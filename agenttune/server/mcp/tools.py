@@ -109,7 +109,7 @@ class RunTools:
         return [LIST_RUNS, GET_RUN, *map(_with_run, tools)]
 
     def call(self, name: str, arguments: Mapping[str, Any], client: str) -> ToolAnswer:
-        """Carry out a call; what is wrong with it comes back as an answer that says how to mend it."""
+        """Carry out a call; what is wrong with it comes back as an answer that says how to fix it."""
         try:
             return self._call(name, {key: part for key, part in arguments.items() if part is not None}, client)
         except AgenttuneError as error:

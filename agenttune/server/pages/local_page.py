@@ -1,7 +1,7 @@
 """The approval page of a run: all requests that wait for a person, with a form each.
 
-Who that is, the checks before every route find out: they leave `identity` with the request. Its form comes with the
-Origin of this server, which those checks compare; so the page names itself as referrer to itself.
+The person is known from the checks that precede every route (`auth/guard.py`): they leave `identity` with the request.
+Those checks compare the Origin that a form is sent with, so the page allows itself as its own referrer.
 """
 
 from __future__ import annotations

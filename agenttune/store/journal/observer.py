@@ -1,4 +1,4 @@
-"""From a run's log to what a policy sees of it."""
+"""The observer of a run: folds its log into the `Observation` that a policy sees, kept up to date row by row."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from agenttune.protocol.proposals import TAKEN, State
 from agenttune.protocol.redefining import Redefinition, newest_of, redefinition
 from agenttune.store.run_log import RunLog
 
-THINNED = ("step_loss", "loss", "step_grad_norm", "grad_norm", "lr")
-"""Series whose whole history a policy gets, thinned; the others are given for the newest steps only."""
+DOWNSAMPLED = ("step_loss", "loss", "step_grad_norm", "grad_norm", "lr")
+"""Series whose whole history a policy gets, downsampled; the others are given for the newest steps only."""
 SOURCES = ("step", "log")
 NOTES = 10
 """Newest remarks of operators that a policy gets, each cut to so many characters (a guess):"""
@@ -211,7 +211,7 @@ class Observer:
         for row in rows:
             if row.source in SOURCES:
                 self._rows.append(row)
-                for name in THINNED:
+                for name in DOWNSAMPLED:
                     if name in row.values:
                         self._downsampled.setdefault(name, Downsampled()).add(row.step, row.values[name])
 
@@ -233,7 +233,7 @@ class Observer:
             seed(log, segment.branch, newest if segment.last_step is None else segment.last_step)
 
     def _seed_by_curves(self, log: RunLog, branch: str, last_step: int) -> None:
-        for name in THINNED:
+        for name in DOWNSAMPLED:
             try:
                 curve = log.curve(name, branch, 0, last_step, THINNED_POINTS)
             except UserError:  # not measured in this branch
@@ -243,7 +243,7 @@ class Observer:
     def _seed_by_samples(self, log: RunLog, branch: str, last_step: int) -> None:
         """Every so many steps a row, for lack of the means between them."""
         for row in log.sampled_points(SAMPLES, SOURCES, branch, last_step):
-            for name in THINNED:
+            for name in DOWNSAMPLED:
                 if name in row.values:
                     self._downsampled.setdefault(name, Downsampled()).add(row.step, row.values[name])
 

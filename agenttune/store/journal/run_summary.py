@@ -30,7 +30,7 @@ from agenttune.store.journal.shadow_evaluation import shadow_evaluation
 from agenttune.store.run_log import RunLog
 
 MOST_LOSSES = 2 * (STEPS.most_before + STEPS.most_after)
-"""Points of the training loss around a change that are read: more than there can be, so that none is thinned away."""
+"""Points of the training loss around a change that are read: more than there can be, so that none is averaged away."""
 MEASURED_FIRST, MEASURED_LAST = 50, 250
 """Changes of a run whose effect is looked for (guess: more than anybody reads)."""
 CALLS_PAGE = 100

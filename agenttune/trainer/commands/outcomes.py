@@ -109,7 +109,7 @@ HANDLERS: dict[str, Handler[Any]] = {}
 def applies(command: type[C]) -> Callable[[Handler[C]], Handler[C]]:
     """Make a function the one that applies a command: a decorator.
 
-    The function checks everything, then writes, then reads back. One that raises has changed nothing: the session
+    The function checks everything, then writes, then reads back. One that raises has changed nothing: the executor
     turns the error into a failed ack, and training goes on. Which loops the command is for, they say themselves
     (`Adapter.capabilities`).
     """

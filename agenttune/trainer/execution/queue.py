@@ -110,7 +110,7 @@ class CommandQueue:
         self._acks = acks
         self._recorder = recorder
         self.own = OwnCommits(log.folder / LOG_NAME) if log is not None else None
-        """Commits that bring no commands: whoever writes them may tell of them."""
+        """Own commits of rows, as the writer reports them: they bring no commands, so the queue ignores them."""
         self._monitor = WalMonitor(log.folder / LOG_NAME, self.own) if log is not None else None
         self.is_unchanged = self._monitor.is_unchanged if self._monitor is not None else _never
         """Tells in microseconds that nobody else has written to the log."""
@@ -177,5 +177,5 @@ class CommandQueue:
 
 
 def _never() -> bool:
-    """Distributed that only follow do not know."""
+    """For the ranks that only follow: they do not read the log."""
     return False

@@ -28,7 +28,7 @@ LARGEST = 100.0
 
 @dataclass(frozen=True)
 class LearningRates:
-    """LearningRates of an earlier moment, to be restored.
+    """The learning rates of an earlier moment, to be restored.
 
     Attributes:
         effective: [n_groups], of the next update.

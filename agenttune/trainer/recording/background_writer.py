@@ -69,7 +69,7 @@ class BackgroundWriter:
         self._close_by_s = 0.0
         self._log: RunLog | None = None
         self.own: OwnCommits | None = None
-        """Told of the commits of rows."""
+        """Where own commits of rows are reported, so that the command queue ignores them."""
         self._thread = threading.Thread(target=self._run, name="agenttune-writer", daemon=True)
         self._thread.start()
 

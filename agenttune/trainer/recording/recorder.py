@@ -63,7 +63,7 @@ class Recorder:
         return self._run_state.knobs()
 
     def knobs_read(self) -> KnobsRead:
-        """Both as an event, with what else there is to know of the training."""
+        """Knobs, the learning rates to come and the facts of the training, as one event."""
         return KnobsRead(knobs=self.knobs(), schedule=self._run_state.course(), facts=self._facts())
 
     def _facts(self) -> RunFacts | None:
@@ -87,4 +87,4 @@ class Recorder:
 
 
 def _pass_over(point: Metrics) -> None:
-    """Distributed that only follow record nothing."""
+    """For the ranks that only follow: they record nothing."""
