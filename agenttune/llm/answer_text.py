@@ -46,7 +46,7 @@ _TOKEN = re.compile(
 )
 _BARE_CHANNELS = re.compile(r"\A\s*analysis(?=[^a-z]).*?assistantfinal", re.DOTALL)
 """Harmony as servers leave it that drop special tokens."""
-_STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\Z)|//[^\n]*|/\*.*?(?:\*/|\Z)|[{}\[\]]', re.DOTALL)
+_STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|//[^\n]*|/\*.*?(?:\*/|\Z)|[{}\[\]]', re.DOTALL)
 _COMMENT = re.compile(r'("(?:[^"\\]|\\.)*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
 _LAST_COMMA = re.compile(r'("(?:[^"\\]|\\.)*")|,(?=\s*[}\]])', re.DOTALL)
 _MARKUP = r"(?:\s|```\w*|<[^<>\n]*>)*"

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agenttune.agent.model_approver import Ruling, _no_answer
@@ -214,6 +214,7 @@ def test_nothing_in_front_of_a_rejection_makes_it_an_approval(
 
 @settings(max_examples=100, deadline=None)
 @given(answers("approve"), st.integers(1, 60), answers("reject"))
+@example(('{"verdict": "approve"}', "approve"), 19, ('{"why": "a brace }\\n", "verdict": "reject"}', "reject"))
 def test_a_rejection_that_was_cut_off_does_not_leave_the_draft(
     draft: tuple[str, str], cut: int, rejection: tuple[str, str]
 ) -> None:

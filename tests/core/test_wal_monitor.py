@@ -23,11 +23,11 @@ import sys
 from pathlib import Path
 from agenttune.protocol.events import NoteAdded
 from agenttune.store.run_log import LOG_NAME, RunLog
-from agenttune.store.wal_monitor import WalWatch
+from agenttune.store.wal_monitor import WalMonitor
 
 log = RunLog.open(Path(sys.argv[1]))
 for _ in range(3):
-    watch = WalWatch(Path(sys.argv[1]) / LOG_NAME)
+    watch = WalMonitor(Path(sys.argv[1]) / LOG_NAME)
     watch.may_have_changed()
     del watch
 print("ready", flush=True)
