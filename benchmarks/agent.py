@@ -28,7 +28,9 @@ from agenttune.control import LocalControl
 from agenttune.control.reader import ControlReader
 from agenttune.policy.base import PolicyContext
 from agenttune.policy.load import open_policy
-from agenttune.protocol.events import KnobsRead, KnobState, Point, RunInfo
+from agenttune.protocol.events import KnobsRead
+from agenttune.protocol.metrics import Point
+from agenttune.protocol.run_info import KnobState, RunInfo
 from agenttune.store.run_log import RunLog
 from agenttune.testing import ChatRequest, ScriptedEndpoint, says
 from benchmarks.core.sizing import depth_for

@@ -16,8 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from agenttune.control import LocalControl
-from agenttune.protocol.events import KnobsRead, KnobState, Point, RunInfo
+from agenttune.protocol.events import KnobsRead
+from agenttune.protocol.metrics import Point
 from agenttune.protocol.proposals import Ack, Author, Proposal, State
+from agenttune.protocol.run_info import KnobState, RunInfo
 from agenttune.store.run_log import RunLog
 from benchmarks.page import BENCHMARKS, Machine, describe_machine, write_section
 

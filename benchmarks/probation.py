@@ -28,8 +28,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 import agenttune
 from agenttune.control import LocalControl
-from agenttune.protocol.events import RunInfo
 from agenttune.protocol.proposals import Author, Proposal, State
+from agenttune.protocol.run_info import RunInfo
 from agenttune.store.run_log import RunLog
 from agenttune.trainer import Options
 from benchmarks.page import BENCHMARKS, Machine, describe_machine, write_section

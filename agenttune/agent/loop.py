@@ -35,10 +35,10 @@ from agenttune.protocol.events import (
     PolicyAttached,
     PolicyDetached,
     PolicyRequested,
-    RunInfo,
 )
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Author, State
+from agenttune.protocol.run_info import RunInfo
 from agenttune.store.process_liveness import started_s
 
 OBSERVING_FRAC = 0.02

@@ -20,8 +20,8 @@ from agenttune.protocol.strict_json import once
 if TYPE_CHECKING:
     from agenttune.control import LocalControl
     from agenttune.control.http import HttpControl
-    from agenttune.protocol.events import RunInfo
     from agenttune.protocol.proposals import Author, CommandRecord
+    from agenttune.protocol.run_info import RunInfo
 
 group = typer.Typer(help="Decide on commands that wait for a person.", no_args_is_help=True, add_completion=False)
 app.add_typer(group, name="approve")

@@ -13,7 +13,7 @@ from rich.console import Console
 from agenttune.cli.app import Json, RunsDir, app, find_run, runs_dir_of
 
 if TYPE_CHECKING:
-    from agenttune.protocol.events import RunInfo
+    from agenttune.protocol.run_info import RunInfo
     from agenttune.protocol.summary import Score
 
 

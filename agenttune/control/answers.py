@@ -10,7 +10,8 @@ from agenttune.control.run_context import existing_checkpoints, told
 from agenttune.control.run_gate import RunGate
 from agenttune.control.run_logs import RunLogs
 from agenttune.gate import Gate
-from agenttune.protocol.events import BranchStarted, Curve, DatasetRead, Event, ModelRead, RunInfo
+from agenttune.protocol.events import BranchStarted, DatasetRead, Event, ModelRead
+from agenttune.protocol.metrics import Curve
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import CommandRecord
 from agenttune.protocol.reads import (
@@ -45,6 +46,7 @@ from agenttune.protocol.reads import (
     Series,
     SeriesQuery,
 )
+from agenttune.protocol.run_info import RunInfo
 from agenttune.store.journal.observer import Observer
 from agenttune.store.journal.run_summary import model_calls, newest_interventions
 from agenttune.store.run_log import RunLog

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from agenttune.errors import UnknownRun
 from agenttune.protocol.commands import Command
-from agenttune.protocol.events import Decided, Event, Found, PolicyAttached, PolicyDetached, PolicyRequested, RunInfo
+from agenttune.protocol.events import Decided, Event, Found, PolicyAttached, PolicyDetached, PolicyRequested
 from agenttune.protocol.model_calls import ModelCalled
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Author, CommandRecord, Proposal, Record, StandingApproval, State, Verdict
@@ -26,6 +26,7 @@ from agenttune.protocol.reads import (
     R,
     RunQuery,
 )
+from agenttune.protocol.run_info import RunInfo
 
 WAIT_S = 30.0
 """Longest single wait asked of whoever answers; longer ones are asked in turns."""

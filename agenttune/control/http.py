@@ -15,9 +15,9 @@ from pydantic import BaseModel, ValidationError
 from agenttune import errors
 from agenttune.control.control import AgentRecord, ApprovalDecision, Control
 from agenttune.errors import AgenttuneError, ServerUnreachable, SystemFault, UnknownRun, UserError
-from agenttune.protocol.events import RunInfo
 from agenttune.protocol.proposals import Author, CommandRecord, Proposal, StandingApproval, Verdict
 from agenttune.protocol.reads import MAX_ROWS, R, RunQuery
+from agenttune.protocol.run_info import RunInfo
 
 M = TypeVar("M", bound=BaseModel)
 TokenSource = Callable[[], str | None]

@@ -7,9 +7,9 @@ from pydantic import ValidationError
 from agenttune.control.control import Control
 from agenttune.errors import RunEnded, SystemFault, UserError
 from agenttune.protocol.commands import ReadModel
-from agenttune.protocol.events import ModuleInfo
 from agenttune.protocol.proposals import Author, CommandRecord, Proposal, State, Verdict
 from agenttune.protocol.reads import MAX_WAIT_S, Checkpoints, CommandQuery, Model, ModelQuery, R, RunQuery
+from agenttune.protocol.run_info import ModuleInfo
 
 READER = Author(principal="viewer", name="reader")
 """The author of commands that only ask the trainer to measure."""

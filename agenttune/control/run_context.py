@@ -11,9 +11,9 @@ from agenttune.protocol.events import (
     Decided,
     Event,
     ModelRead,
-    RunInfo,
 )
 from agenttune.protocol.observation import CheckpointView, Observation, Resolution
+from agenttune.protocol.run_info import RunInfo
 from agenttune.store.run_log import RunLog
 
 CHECKPOINT_KINDS = ("checkpoint_saved", "checkpoint_moved", "checkpoint_deleted")

@@ -13,7 +13,7 @@ from agenttune.errors import AlreadyDecided, TooManyProposals, UserError
 from agenttune.gate import CommandHistory, Gate, Moment, allowed_before, person, stale, timed_out
 from agenttune.protocol.commands import SaveCheckpoint
 from agenttune.protocol.deadlines import Instant
-from agenttune.protocol.events import CheckpointSaved, Evaluated, RunInfo
+from agenttune.protocol.events import CheckpointSaved, Evaluated
 from agenttune.protocol.goal_names import value_of
 from agenttune.protocol.observation import HISTORY
 from agenttune.protocol.proposals import (
@@ -26,6 +26,7 @@ from agenttune.protocol.proposals import (
     State,
     Verdict,
 )
+from agenttune.protocol.run_info import RunInfo
 from agenttune.store.run_log import RunLog
 
 REFUSED = 20

@@ -13,7 +13,9 @@ from typing import TypeVar
 from agenttune.control import open_files
 from agenttune.errors import StoreFault
 from agenttune.protocol.deadlines import BootTime, Instant, boot_time
-from agenttune.protocol.events import Event, RunInfo, StatusChanged, StoredPoint
+from agenttune.protocol.events import Event, StatusChanged
+from agenttune.protocol.metrics import StoredPoint
+from agenttune.protocol.run_info import RunInfo
 from agenttune.store.journal.observer import Observer
 from agenttune.store.process_liveness import is_alive
 from agenttune.store.run_catalog import RunCatalog

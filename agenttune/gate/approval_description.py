@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from agenttune.protocol.events import RunInfo
 from agenttune.protocol.proposals import ApprovalRequest, CommandRecord, Difference, State
+from agenttune.protocol.run_info import RunInfo
 from agenttune.protocol.text import clean, dollars, duration, number, utc_time
 
 NAME_CHARACTERS = 120

@@ -17,8 +17,8 @@ from agenttune.gate.context import CommandHistory, Moment, step_of
 from agenttune.gate.knob_targets import targets_of
 from agenttune.protocol.commands import CommandBase
 from agenttune.protocol.deadlines import Instant, is_over, was_timed
-from agenttune.protocol.events import RunInfo
 from agenttune.protocol.proposals import ApprovalRequest, Author, Passed, Proposal, Verdict
+from agenttune.protocol.run_info import RunInfo
 
 
 def rule_on(

@@ -7,7 +7,8 @@ from fnmatch import fnmatchcase
 
 from agenttune.config import BudgetSettings, GateSettings
 from agenttune.protocol.commands import BY_KIND, Need
-from agenttune.protocol.events import DatasetRead, ModuleInfo, RunInfo
+from agenttune.protocol.events import DatasetRead
+from agenttune.protocol.run_info import ModuleInfo, RunInfo
 
 PLAIN_DATASET = "the dataset is a plain one; make_interactive_dataset makes its parameters known"
 

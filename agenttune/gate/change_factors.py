@@ -7,8 +7,8 @@ import math
 from agenttune.gate.knob_targets import Target, targets_of
 from agenttune.gate.lr_forecast import course_text, prospects
 from agenttune.protocol.commands import CommandBase
-from agenttune.protocol.events import RunInfo
 from agenttune.protocol.proposals import Difference
+from agenttune.protocol.run_info import RunInfo
 
 
 def factor_of(command: CommandBase, info: RunInfo) -> float:

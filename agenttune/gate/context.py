@@ -9,8 +9,8 @@ from typing import Any
 
 from agenttune.config import BudgetSettings, GateSettings, ProbationSettings
 from agenttune.protocol.deadlines import Instant
-from agenttune.protocol.events import RunInfo
 from agenttune.protocol.proposals import CommandRecord, Proposal, Verdict
+from agenttune.protocol.run_info import RunInfo
 
 
 @dataclass(frozen=True)

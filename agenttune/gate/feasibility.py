@@ -7,9 +7,9 @@ from typing import Any
 from agenttune.errors import UserError
 from agenttune.gate.context import World, refused
 from agenttune.protocol.commands import AskedValue, CommandBase, UpdateSchedule
-from agenttune.protocol.events import KnobState, RunInfo
 from agenttune.protocol.lr_plans import make_plan
 from agenttune.protocol.proposals import Proposal, Verdict
+from agenttune.protocol.run_info import KnobState, RunInfo
 
 NOT_FINITE = frozenset({"NaN", "Infinity", "-Infinity"})
 """How a log writes numbers that JSON does not have."""

@@ -15,8 +15,9 @@ from agenttune.gate.context import CommandHistory, Guardrail, Moment, World
 from agenttune.gate.guardrails import CLAMPING, GUARDRAILS, LIMITS, PER_KNOB, REPAIRED
 from agenttune.gate.probe_candidates import about, alone, replaced, strictest
 from agenttune.protocol.commands import CommandBase, parse_command
-from agenttune.protocol.events import DatasetRead, KnobState, RunInfo
+from agenttune.protocol.events import DatasetRead
 from agenttune.protocol.proposals import ApprovalRequest, Passed, Proposal, Verdict
+from agenttune.protocol.run_info import KnobState, RunInfo
 
 MOST_CLAMPS = 8
 """At most so many values of one command are brought within limits (guess: more than a command has)."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TypeGuard
 
 from agenttune.protocol.commands import AskedValue, CommandBase
-from agenttune.protocol.events import KnobState, RunInfo
 from agenttune.protocol.proposals import CommandRecord
+from agenttune.protocol.run_info import KnobState, RunInfo
 
 NEAR_ONE = frozenset({"betas", "momentum", "other.alpha", "other.rho", "other.beta1", "other.beta2", "other.beta3"})
 """Fields that say what share of an average is kept: from 0.999 to 0.9999999 it is as long as 10,000 times as many

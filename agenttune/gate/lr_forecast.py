@@ -12,9 +12,9 @@ from typing import Any
 from agenttune.errors import UserError
 from agenttune.gate.knob_targets import rate_factors
 from agenttune.protocol.commands import AskedValue, CommandBase, UpdateSchedule
-from agenttune.protocol.events import KnobState, RunInfo
 from agenttune.protocol.lr_course import Course
 from agenttune.protocol.lr_plans import DECAYING, corners, make_plan, plan_text, planned_factor
+from agenttune.protocol.run_info import KnobState, RunInfo
 
 SHORT_WARM_UP_FRAC = 0.1
 """Share of the steps left. A warm-up no longer than that may start low without counting as a change (guess)."""

@@ -10,7 +10,7 @@ from agenttune.gate.knob_targets import Target
 from agenttune.gate.lr_forecast import Prospect, prospects
 from agenttune.gate.ranges import EVERYTHING, Span, above, below
 from agenttune.protocol.commands import CommandBase, UpdateSchedule, parse_command
-from agenttune.protocol.events import RunInfo
+from agenttune.protocol.run_info import RunInfo
 
 MOST_REPAIRS = 6
 """Repairs of one plan before giving up; each brings one of its rates within limits (guess: it has three)."""

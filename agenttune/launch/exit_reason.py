@@ -6,7 +6,7 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from agenttune.protocol.events import RunInfo, RunStatus
+from agenttune.protocol.run_info import RunInfo, RunStatus
 from agenttune.protocol.text import clean
 
 TAIL_LINES = 20

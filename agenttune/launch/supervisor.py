@@ -24,8 +24,9 @@ from agenttune.launch.processes import AgentProcess, ServerProcess, TrainingProc
 from agenttune.launch.run_plan import Plan
 from agenttune.launch.shutdown import Interrupts, Stopping
 from agenttune.protocol.commands import StopTraining
-from agenttune.protocol.events import NoteAdded, RunInfo, StatusChanged
+from agenttune.protocol.events import NoteAdded, StatusChanged
 from agenttune.protocol.proposals import Author, Proposal, State
+from agenttune.protocol.run_info import RunInfo
 from agenttune.store.process_liveness import started_s
 from agenttune.store.run_log import RunLog, list_runs
 from agenttune.views.report import print_report, read_journal, report_command

@@ -15,11 +15,11 @@ from agenttune.errors import UserError
 from agenttune.policy.base import Decision, Draft, asked_at_step, by_agents
 from agenttune.policy.rule_names import OWN_DETECTORS, documented
 from agenttune.protocol.commands import Candidate, Probe, SetKnob, UpdateOptimizer, UpdateTraining
-from agenttune.protocol.events import KnobState
 from agenttune.protocol.invalid_values import did_you_mean
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import CommandRecord
 from agenttune.protocol.redefining import touches
+from agenttune.protocol.run_info import KnobState
 
 VALID_FOR_STEPS = 20
 """Steps for which the candidates stay valid (guess: a schedule moves the learning rate that they start from)."""

@@ -11,13 +11,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from agenttune.protocol.events import KnobState, Metric, RunStatus
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.lineage import Lineage
 from agenttune.protocol.lr_course import Course
+from agenttune.protocol.metrics import Metric
 from agenttune.protocol.proposals import CommandRecord, Record
 from agenttune.protocol.redefining import Redefinition
 from agenttune.protocol.run_facts import RunFacts
+from agenttune.protocol.run_info import KnobState, RunStatus
 
 RECENT_POINTS = 512
 """Newest points of a series that an observation carries raw; detectors need a few hundred to tell noise from trend."""

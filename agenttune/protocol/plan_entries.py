@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from agenttune.protocol.events import RunInfo
 from agenttune.protocol.proposals import CommandRecord, Record
+from agenttune.protocol.run_info import RunInfo
 
 DETAIL = "plan"
 """Under which name an attached policy records its plan."""

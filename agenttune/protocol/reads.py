@@ -13,23 +13,12 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from agenttune.errors import UserError
-from agenttune.protocol.events import (
-    EVENT_KINDS,
-    BranchStarted,
-    CheckpointSaved,
-    Curve,
-    DatasetRead,
-    Event,
-    KnobState,
-    Metric,
-    ModuleInfo,
-    RunInfo,
-    SeriesInfo,
-    StoredPoint,
-)
+from agenttune.protocol.events import EVENT_KINDS, BranchStarted, CheckpointSaved, DatasetRead, Event
+from agenttune.protocol.metrics import Curve, Metric, SeriesInfo, StoredPoint
 from agenttune.protocol.model_calls import ModelCalled
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import CommandRecord, Proposal, Record, State, Verdict
+from agenttune.protocol.run_info import KnobState, ModuleInfo, RunInfo
 from agenttune.protocol.summary import Intervention
 
 MAX_STEP = 2**53

@@ -6,10 +6,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from agenttune.protocol.events import Metric, RunInfo
 from agenttune.protocol.findings import Finding
+from agenttune.protocol.metrics import Metric
 from agenttune.protocol.model_calls import Cost
 from agenttune.protocol.proposals import CommandRecord, Record, State
+from agenttune.protocol.run_info import RunInfo
 from agenttune.protocol.text import number
 
 WHOLE = 4096

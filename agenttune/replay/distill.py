@@ -13,8 +13,8 @@ from agenttune import __version__
 from agenttune.control.owner_token import LAUNCHER
 from agenttune.policy.schedule import AS_PLANNED, DEFAULT_TOLERANCE_STEPS, EntrySettings
 from agenttune.protocol.commands import Impact, Risk
-from agenttune.protocol.events import RunInfo
 from agenttune.protocol.proposals import Author, CommandRecord, State
+from agenttune.protocol.run_info import RunInfo
 from agenttune.protocol.summary import outcome_line
 from agenttune.protocol.text import clean, number
 from agenttune.replay.recordings import line_of

@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import Field
 
-from agenttune.protocol.events import Metric
 from agenttune.protocol.findings import Finding
+from agenttune.protocol.metrics import Metric
 from agenttune.protocol.proposals import Record
 
 

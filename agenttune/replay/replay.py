@@ -15,8 +15,9 @@ from agenttune.agent import AgentLoop
 from agenttune.config import GoalSettings, WakeSettings
 from agenttune.detectors.trend import LEVEL_STEPS, LOSS_NAMES
 from agenttune.policy.base import Decision, Policy
-from agenttune.protocol.events import Curve, Decided, Event, Found
+from agenttune.protocol.events import Decided, Event, Found
 from agenttune.protocol.goal_names import value_of
+from agenttune.protocol.metrics import Curve
 from agenttune.protocol.model_calls import Cost, ModelCalled
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import CommandRecord

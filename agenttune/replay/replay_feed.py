@@ -8,8 +8,9 @@ from operator import itemgetter
 from pathlib import Path
 
 from agenttune.config import GoalSettings
-from agenttune.protocol.events import Evaluated, KnobsRead, RunInfo
+from agenttune.protocol.events import Evaluated, KnobsRead
 from agenttune.protocol.proposals import CommandRecord, Verdict
+from agenttune.protocol.run_info import RunInfo
 from agenttune.replay.recordings import Recording
 from agenttune.store.run_log import RunLog
 

@@ -18,7 +18,8 @@ from typing import TypeVar
 
 from agenttune.control import LocalControl
 from agenttune.errors import AgenttuneError, SystemFault
-from agenttune.protocol.events import Event, StoredPoint
+from agenttune.protocol.events import Event
+from agenttune.protocol.metrics import StoredPoint
 from agenttune.server.auth.identity import Identity
 from agenttune.server.auth.rights import ROLES, Right, without_texts
 from agenttune.server.schemas import EventFrame, PointsFrame

@@ -12,20 +12,13 @@ from pydantic import Field, field_validator, model_validator
 
 from agenttune.protocol.command_schemas import CommandSchema
 from agenttune.protocol.commands import Command, Int
-from agenttune.protocol.events import (
-    Decided,
-    Event,
-    Found,
-    PolicyAttached,
-    PolicyDetached,
-    PolicyRequested,
-    RunInfo,
-    StoredPoint,
-)
+from agenttune.protocol.events import Decided, Event, Found, PolicyAttached, PolicyDetached, PolicyRequested
 from agenttune.protocol.findings import Finding
+from agenttune.protocol.metrics import StoredPoint
 from agenttune.protocol.model_calls import ModelCalled, Usage
 from agenttune.protocol.proposals import CommandId, Record
 from agenttune.protocol.reads import MAX_STEP
+from agenttune.protocol.run_info import RunInfo
 
 Step = Annotated[Int, Field(ge=0, le=MAX_STEP)]
 MAX_TOKENS = 10**9

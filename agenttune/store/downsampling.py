@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from agenttune.protocol.events import Curve
+from agenttune.protocol.metrics import Curve
 
 FAN = 16
 """Points (or finer buckets) per bucket. Larger: fewer rows to write; smaller: fewer rows to read for a curve."""

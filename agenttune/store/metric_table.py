@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from agenttune.errors import UserError
-from agenttune.protocol.events import Curve, Point, SeriesInfo, StoredPoint, encode_number
+from agenttune.protocol.metrics import Curve, Point, SeriesInfo, StoredPoint, encode_number
 from agenttune.store.downsampling import FAN, LEVELS, Bucket, Rollup, thin
 
 SOURCES = ("step", "log", "eval")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agenttune.errors import StoreFault
-from agenttune.protocol.events import RunInfo
+from agenttune.protocol.run_info import RunInfo
 from agenttune.store.run_folders import Key, Writing, folders, writing, written_before_s
 from agenttune.store.run_log import RunLog
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agenttune.errors import StoreFault
-from agenttune.protocol.events import RunInfo
+from agenttune.protocol.run_info import RunInfo
 from agenttune.store.process_liveness import is_alive
 from agenttune.store.run_log import LOG_NAME, RunLog
 

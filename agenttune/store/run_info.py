@@ -7,7 +7,9 @@ import math
 import sqlite3
 from functools import lru_cache
 
-from agenttune.protocol.events import TRIAL_PREFIX, KnobState, RunInfo, decode_number, rate_name
+from agenttune.protocol.events import TRIAL_PREFIX
+from agenttune.protocol.metrics import decode_number, rate_name
+from agenttune.protocol.run_info import KnobState, RunInfo
 
 INFOS_KEPT = 64
 """Parsed identity cards kept, about 2 MB (guess: more than the runs that one process looks at in turn)."""

@@ -21,27 +21,22 @@ from typing import Any
 
 from agenttune.errors import AlreadyDecided, CommandIdReused, StoreFault, UnknownCommandId, UnknownRun, UserError
 from agenttune.protocol.events import (
-    LIVE,
     Acked,
     ApprovalRequested,
     BranchStarted,
-    Curve,
     Escalated,
     Evaluated,
     Event,
     Judged,
     KnobsRead,
-    Point,
     Proposed,
-    RunInfo,
     RunStarted,
-    SeriesInfo,
     Settled,
     StandingChanged,
     StatusChanged,
-    StoredPoint,
 )
 from agenttune.protocol.lineage import Lineage
+from agenttune.protocol.metrics import Curve, Point, SeriesInfo, StoredPoint
 from agenttune.protocol.proposals import (
     NEXT,
     Ack,
@@ -54,6 +49,7 @@ from agenttune.protocol.proposals import (
     State,
     Verdict,
 )
+from agenttune.protocol.run_info import LIVE, RunInfo
 from agenttune.store.command_table import CommandTable
 from agenttune.store.event_table import EventTable
 from agenttune.store.metric_table import SOURCES, MetricRow, PointTable

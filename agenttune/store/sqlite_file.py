@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from agenttune.errors import LogExists, StoreFault
-from agenttune.protocol.events import RunInfo
+from agenttune.protocol.run_info import RunInfo
 from agenttune.store.command_table import COMMANDS_SCHEMA
 from agenttune.store.event_table import EVENTS_SCHEMA
 from agenttune.store.metric_table import POINTS_SCHEMA

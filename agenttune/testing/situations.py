@@ -7,9 +7,9 @@ import random
 from collections.abc import Sequence
 
 from agenttune.protocol.commands import COMMAND_KINDS, UpdateOptimizer
-from agenttune.protocol.events import KnobState
 from agenttune.protocol.observation import Evaluation, Observation, SeriesView
 from agenttune.protocol.proposals import Ack, Author, Change, CommandRecord, Proposal, State
+from agenttune.protocol.run_info import KnobState
 
 RECENT, DOWNSAMPLED = 256, 64
 """Points of a series that an observation holds as they are, and of the whole."""

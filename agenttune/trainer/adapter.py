@@ -9,8 +9,8 @@ from typing import Protocol
 from torch import nn
 from torch.optim import Optimizer
 
-from agenttune.protocol.events import KnobState
 from agenttune.protocol.run_facts import RunFacts
+from agenttune.protocol.run_info import KnobState
 from agenttune.trainer.checkpoints.branch_folders import LoopFolder
 from agenttune.trainer.checkpoints.training_state import TrainingState
 

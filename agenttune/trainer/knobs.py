@@ -10,8 +10,8 @@ from typing import Any, get_args
 
 from agenttune.errors import UserError
 from agenttune.protocol.commands import Redefines
-from agenttune.protocol.events import KnobState
 from agenttune.protocol.proposals import Change
+from agenttune.protocol.run_info import KnobState
 from agenttune.trainer.adapter import Adapter
 from agenttune.trainer.checkpoints.training_state import Stateful
 from agenttune.trainer.layers.permissions import LayerRules

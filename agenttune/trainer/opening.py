@@ -14,8 +14,9 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from agenttune.gate import guards_nothing
-from agenttune.protocol.events import DatasetRead, KnobsRead, NoteAdded, RunInfo
+from agenttune.protocol.events import DatasetRead, KnobsRead, NoteAdded
 from agenttune.protocol.proposals import Record
+from agenttune.protocol.run_info import RunInfo
 from agenttune.store.process_liveness import is_alive, started_s
 from agenttune.trainer.recording.recorder import Recorder
 from agenttune.trainer.run_state import RunState

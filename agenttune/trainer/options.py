@@ -14,7 +14,7 @@ from pathlib import Path
 from agenttune.config.sections import check_origins
 from agenttune.control.discovery import ensure_server
 from agenttune.errors import LogExists, UserError
-from agenttune.protocol.events import RunInfo
+from agenttune.protocol.run_info import RunInfo
 from agenttune.store.process_liveness import started_s
 from agenttune.store.run_log import LOG_NAME, RunLog
 from agenttune.trainer.distributed.processes import leads_here

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from agenttune.protocol.events import KnobState, RunInfo
 from agenttune.protocol.lr_course import Course
+from agenttune.protocol.run_info import KnobState, RunInfo
 from agenttune.trainer.adapter import Adapter
 from agenttune.trainer.checkpoints.catalog import CheckpointCatalog
 from agenttune.trainer.knobs import KnobRegistry, read_knobs

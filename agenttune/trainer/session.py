@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from agenttune.config import CheckpointSettings
-from agenttune.protocol.events import Evaluated, Found, NoteAdded, Point, RunStarted, RunStatus, StatusChanged
+from agenttune.protocol.events import Evaluated, Found, NoteAdded, RunStarted, StatusChanged
+from agenttune.protocol.metrics import Point
 from agenttune.protocol.proposals import Record
+from agenttune.protocol.run_info import RunStatus
 from agenttune.store.metric_table import MetricRow
 from agenttune.store.run_log import RunLog
 from agenttune.trainer.adapter import Adapter

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from agenttune.protocol.events import Point
+from agenttune.protocol.metrics import Point
 from benchmarks.core.processes import bench
 
 REQUESTS = 20

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from agenttune.control.discovery import ensure_server
-from agenttune.protocol.events import RunInfo
+from agenttune.protocol.run_info import RunInfo
 from agenttune.store.run_log import RunLog
 from benchmarks.core.training import Trace
 

@@ -10,8 +10,10 @@ from typing import Any
 
 from agenttune.control import ApprovalDecision, LocalControl
 from agenttune.control.tokens import create_token
-from agenttune.protocol.events import Evaluated, KnobsRead, KnobState, Point, RunInfo, RunStarted
+from agenttune.protocol.events import Evaluated, KnobsRead, RunStarted
+from agenttune.protocol.metrics import Point
 from agenttune.protocol.proposals import Author, CommandRecord, Proposal, Verdict
+from agenttune.protocol.run_info import KnobState, RunInfo
 from agenttune.server.pages.signed_links import Link, make_key, sign
 from agenttune.store.process_liveness import started_s
 from agenttune.store.run_log import RunLog

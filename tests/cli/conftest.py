@@ -20,8 +20,8 @@ import pytest
 from agenttune.cli import main
 from agenttune.control.local import LocalControl
 from agenttune.llm import REMOTE_ENV
-from agenttune.protocol.events import RunInfo
 from agenttune.protocol.proposals import Proposal
+from agenttune.protocol.run_info import RunInfo
 from agenttune.protocol.summary import RunSummary
 from agenttune.store.journal.run_summary import summarize
 from agenttune.store.run_log import RunLog, list_runs

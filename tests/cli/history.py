@@ -13,15 +13,14 @@ from agenttune.protocol.events import (
     Evaluated,
     Found,
     KnobsRead,
-    KnobState,
-    Point,
     PolicyAttached,
-    RunInfo,
     RunStarted,
     StatusChanged,
 )
 from agenttune.protocol.findings import Finding
+from agenttune.protocol.metrics import Point
 from agenttune.protocol.proposals import Ack, Author, Change, Proposal, Verdict
+from agenttune.protocol.run_info import KnobState, RunInfo
 from agenttune.store.run_log import RunLog
 
 AGENT = Author(principal="agent", name="guardian")

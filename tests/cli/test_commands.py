@@ -14,7 +14,9 @@ from agenttune import __version__
 from agenttune.config import Config, load_config
 from agenttune.launch import config_text
 from agenttune.protocol.commands import COMMAND_KINDS
-from agenttune.protocol.events import Point, RunInfo, RunStarted, StatusChanged
+from agenttune.protocol.events import RunStarted, StatusChanged
+from agenttune.protocol.metrics import Point
+from agenttune.protocol.run_info import RunInfo
 from agenttune.store.run_log import RunLog
 from tests.cli.conftest import ROOT, Project, agenttune
 from tests.cli.history import finish, new_log, rescued_run

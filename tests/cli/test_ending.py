@@ -14,7 +14,7 @@ from agenttune.launch.exit_reason import ending_of, tail
 from agenttune.launch.processes import RESTARTS, RestartBudget
 from agenttune.launch.shutdown import ASK_S, TERM_S, Stopping
 from agenttune.launch.supervisor import do_all
-from agenttune.protocol.events import RunInfo, RunStatus
+from agenttune.protocol.run_info import RunInfo, RunStatus
 
 
 def run(status: RunStatus, reason: str = "") -> RunInfo:

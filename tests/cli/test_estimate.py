@@ -16,10 +16,12 @@ from agenttune.launch.study.study_log import StudyJournal
 from agenttune.policy.llm.llm_policy import LlmFile
 from agenttune.policy.llm.pacing import Pacing
 from agenttune.policy.lookahead import Lookahead, LookaheadFile
-from agenttune.protocol.events import Decided, Found, KnobState, Point, Probed, StatusChanged, Trial
+from agenttune.protocol.events import Decided, Found, Probed, StatusChanged, Trial
 from agenttune.protocol.findings import Finding
+from agenttune.protocol.metrics import Point
 from agenttune.protocol.model_calls import ModelCalled, Usage
 from agenttune.protocol.proposals import Ack, Author, Change, CommandRecord, Proposal, State
+from agenttune.protocol.run_info import KnobState
 from tests.cli.conftest import Project, agenttune
 from tests.cli.history import new_log
 from tests.policy.conftest import observe

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agenttune.protocol.events import Point
+from agenttune.protocol.metrics import Point
 from agenttune.protocol.model_calls import ModelCalled
 from agenttune.protocol.proposals import State
 from agenttune.protocol.summary import Intervention, RunSummary

@@ -17,15 +17,15 @@ from agenttune.protocol.events import (
     Event,
     Found,
     NoteAdded,
-    Point,
     PolicyAttached,
-    RunInfo,
     RunStarted,
     Settled,
     StatusChanged,
 )
 from agenttune.protocol.findings import Finding
+from agenttune.protocol.metrics import Point
 from agenttune.protocol.proposals import Ack, ApprovalRequest, Author, CommandRecord, Proposal, State, Verdict
+from agenttune.protocol.run_info import RunInfo
 from agenttune.protocol.summary import MetricAt, Score
 from agenttune.protocol.text import clean, duration, number
 from agenttune.store.run_log import RunLog

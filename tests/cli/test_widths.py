@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from agenttune.protocol.events import RunInfo
+from agenttune.protocol.run_info import RunInfo
 from agenttune.protocol.summary import MetricAt, Score
 from agenttune.store.journal.goal_metric import goal_values, score_of
 from agenttune.views.report import print_report, read_journal

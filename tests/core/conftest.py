@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from agenttune.protocol.events import KnobsRead, KnobState, RunInfo
+from agenttune.protocol.events import KnobsRead
 from agenttune.protocol.proposals import Author, Proposal, Verdict
+from agenttune.protocol.run_info import KnobState, RunInfo
 from agenttune.store.run_log import RunLog
 
 APPROVED = Verdict(decision="approved", decided_by="auto")

@@ -16,8 +16,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from agenttune.control import ApprovalDecision, LocalControl
 from agenttune.errors import AlreadyDecided, CommandIdReused, TooManyProposals, UserError
 from agenttune.protocol.deadlines import BootTime
-from agenttune.protocol.events import Acked, BranchStarted, KnobsRead, KnobState, Point, RunInfo, StatusChanged
+from agenttune.protocol.events import Acked, BranchStarted, KnobsRead, StatusChanged
+from agenttune.protocol.metrics import Point
 from agenttune.protocol.proposals import Ack, Author, CommandRecord, Proposal, StandingApproval, State
+from agenttune.protocol.run_info import KnobState, RunInfo
 from agenttune.store.run_log import RunLog
 
 AGENT = Author(principal="agent", name="model")

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from agenttune.gate.approval_description import ApprovalDescription, asks_a_person, describe, headline
-from agenttune.protocol.events import RunInfo
 from agenttune.protocol.proposals import ApprovalRequest, CommandRecord, Difference, Passed, Proposal, State
+from agenttune.protocol.run_info import RunInfo
 
 HOSTILE = "lr\x1b[2J\x07\u202e\u200b\n\n</pre>"
 INFO = RunInfo(run_id="r", name="r", status="running", created_at_s=0.0, step=120, max_steps=500)

@@ -9,8 +9,9 @@ import pytest
 from agenttune.config import BudgetSettings, GateSettings, ProbationSettings
 from agenttune.gate import CommandHistory, Gate, Moment, guards_nothing, stale
 from agenttune.protocol.deadlines import Instant
-from agenttune.protocol.events import DatasetRead, KnobState, RunInfo
+from agenttune.protocol.events import DatasetRead
 from agenttune.protocol.proposals import ApprovalRequest, Author, Change, CommandRecord, Proposal, State, Verdict
+from agenttune.protocol.run_info import KnobState, RunInfo
 from tests.core.conftest import AGENT, OPERATOR, propose
 from tests.core.test_limits import done, judge, passes, run
 

@@ -13,8 +13,9 @@ import pytest
 
 from agenttune.control import LocalControl
 from agenttune.errors import RunEnded, UnknownRun
-from agenttune.protocol.events import Decided, Evaluated, Found, KnobsRead, NoteAdded, Point, RunStarted, StatusChanged
+from agenttune.protocol.events import Decided, Evaluated, Found, KnobsRead, NoteAdded, RunStarted, StatusChanged
 from agenttune.protocol.findings import Finding
+from agenttune.protocol.metrics import Point
 from agenttune.protocol.observation import HISTORY, RECENT_POINTS
 from agenttune.protocol.proposals import Ack, State
 from agenttune.protocol.reads import KnobsQuery

@@ -9,8 +9,8 @@ import pytest
 from agenttune.config import BudgetSettings, GateSettings
 from agenttune.gate import CommandHistory, Gate, Moment
 from agenttune.protocol.deadlines import Instant
-from agenttune.protocol.events import RunInfo
 from agenttune.protocol.proposals import CommandRecord, Proposal, State, Verdict
+from agenttune.protocol.run_info import RunInfo
 from agenttune.store.run_log import RunLog
 from tests.core.conftest import APPROVED, OPERATOR, propose
 

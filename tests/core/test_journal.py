@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from agenttune.protocol.events import Evaluated, Point
+from agenttune.protocol.events import Evaluated
+from agenttune.protocol.metrics import Point
 from agenttune.protocol.proposals import Ack, Change, State, Verdict
 from agenttune.store.journal.run_summary import MEASURED_FIRST, MEASURED_LAST, summarize
 from agenttune.store.run_log import RunLog

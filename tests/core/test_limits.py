@@ -16,10 +16,10 @@ from agenttune.gate import CommandHistory, Gate, Moment, guards_nothing
 from agenttune.gate.change_factors import differences_of, factor_of, value_after, value_before
 from agenttune.protocol.commands import parse_command
 from agenttune.protocol.deadlines import Instant
-from agenttune.protocol.events import KnobState, RunInfo
 from agenttune.protocol.lr_course import Course, Track
 from agenttune.protocol.lr_plans import make_plan, plan_text, planned_factor
 from agenttune.protocol.proposals import Ack, ApprovalRequest, Author, Change, CommandRecord, State, Verdict
+from agenttune.protocol.run_info import KnobState, RunInfo
 from tests.core.conftest import AGENT, APPROVED, OPERATOR, propose
 
 STEPS = 100

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agenttune.control import LocalControl
-from agenttune.protocol.events import RunInfo, StatusChanged
+from agenttune.protocol.events import StatusChanged
+from agenttune.protocol.run_info import RunInfo
 from agenttune.store.run_catalog import RunCatalog
 from agenttune.store.run_log import RunLog, list_runs
 

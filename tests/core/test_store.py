@@ -19,8 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agenttune.errors import CommandIdReused, StoreFault, UnknownCommandId, UnknownRun, UserError
-from agenttune.protocol.events import Acked, NoteAdded, Point, RunInfo, StatusChanged
+from agenttune.protocol.events import Acked, NoteAdded, StatusChanged
+from agenttune.protocol.metrics import Point
 from agenttune.protocol.proposals import NEXT, Ack, Change, State
+from agenttune.protocol.run_info import RunInfo
 from agenttune.store.downsampling import Bucket, thin
 from agenttune.store.metric_table import metrics_json
 from agenttune.store.run_log import RunLog, list_runs, run_folder
@@ -181,7 +183,7 @@ def test_merging_buckets_keeps_totals() -> None:
 KILLED_WRITER = """
 import sys, time
 from pathlib import Path
-from agenttune.protocol.events import Point
+from agenttune.protocol.metrics import Point
 from agenttune.store.run_log import RunLog
 log = RunLog.open(Path(sys.argv[1]))
 for i in range(1_000_000):

@@ -11,22 +11,13 @@ from agenttune.config import BudgetSettings, GateSettings
 from agenttune.control import LocalControl
 from agenttune.gate import not_offered, probe_steps_left
 from agenttune.protocol.commands import COMMAND_KINDS, LoadCheckpoint, SaveCheckpoint
-from agenttune.protocol.events import (
-    CheckpointDeleted,
-    CheckpointSaved,
-    DatasetRead,
-    Decided,
-    KnobsRead,
-    KnobState,
-    ModelRead,
-    ModuleInfo,
-    Point,
-    RunInfo,
-)
+from agenttune.protocol.events import CheckpointDeleted, CheckpointSaved, DatasetRead, Decided, KnobsRead, ModelRead
 from agenttune.protocol.lr_course import Course
+from agenttune.protocol.metrics import Point
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Author, Proposal, Verdict
 from agenttune.protocol.run_facts import RunFacts
+from agenttune.protocol.run_info import KnobState, ModuleInfo, RunInfo
 from agenttune.store.run_log import RunLog
 
 AGENT, PERSON = Author(principal="agent", name="llm"), Author(principal="operator", name="ann")

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agenttune.protocol.events import NoteAdded, RunInfo
+from agenttune.protocol.events import NoteAdded
+from agenttune.protocol.run_info import RunInfo
 from agenttune.store.metric_table import MetricRow
 from agenttune.store.run_log import LOG_NAME, RunLog
 from agenttune.store.wal_monitor import OwnCommits, WalMonitor

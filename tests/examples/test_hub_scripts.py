@@ -19,7 +19,7 @@ import pytest
 from agenttune.control.discovery import ensure_server
 from agenttune.control.http import HttpControl
 from agenttune.control.owner_token import OwnerToken
-from agenttune.protocol.events import StoredPoint
+from agenttune.protocol.metrics import StoredPoint
 from agenttune.protocol.proposals import Author, CommandRecord, Proposal, State
 from agenttune.protocol.reads import CommandQuery
 from agenttune.store.run_log import RunLog, list_runs

@@ -15,8 +15,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from agenttune.protocol.events import LIVE, Event
+from agenttune.protocol.events import Event
 from agenttune.protocol.proposals import Ack, CommandRecord, State
+from agenttune.protocol.run_info import LIVE
 from agenttune.store.run_log import RunLog, list_runs, run_folder
 from tests.trainer.conftest import At, submit
 

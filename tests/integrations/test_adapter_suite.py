@@ -14,16 +14,7 @@ from agenttune.errors import ConfigError, UserError
 from agenttune.testing.adapter_conformance import STEPS, AdapterTestCase, Train
 from agenttune.trainer import Options
 from tests.integrations.conftest import Trained, Witness
-from tests.integrations.loops import (
-    LightningLoop,
-    Loop,
-    PlainLoop,
-    TrainerLoop,
-    epochs,
-    loader_of,
-    parts_of,
-    update,
-)
+from tests.integrations.loops import LightningLoop, Loop, PlainLoop, TrainerLoop, epochs, loader_of, parts_of, update
 from tests.trainer.conftest import Points, TinyModel
 
 pytestmark = pytest.mark.trainer

@@ -9,15 +9,7 @@ import pytest
 from agenttune.errors import ModelUnavailable
 from agenttune.llm import answer_in
 from agenttune.protocol.model_calls import ChatMessage, ToolUse
-from agenttune.testing import (
-    ScriptedEndpoint,
-    answers_nothing,
-    calls,
-    fails,
-    gives,
-    refuses,
-    says,
-)
+from agenttune.testing import ScriptedEndpoint, answers_nothing, calls, fails, gives, refuses, says
 from tests.llm.clients import CHOICE, WAIT, ask, client, user
 
 

@@ -9,16 +9,7 @@ import pytest
 
 from agenttune.errors import ModelUnavailable
 from agenttune.protocol.model_calls import ModelCalled
-from agenttune.testing import (
-    ScriptedEndpoint,
-    Step,
-    answers_nothing,
-    cuts,
-    fails,
-    garbles,
-    has_no_choices,
-    says,
-)
+from agenttune.testing import ScriptedEndpoint, Step, answers_nothing, cuts, fails, garbles, has_no_choices, says
 from tests.llm.clients import NOON_S, Clock, ask, client
 
 DATE = email.utils.formatdate(NOON_S + 20, usegmt=True)

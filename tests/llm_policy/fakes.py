@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from agenttune.errors import ModelUnavailable, UserError
 from agenttune.policy.llm.history import history_of
 from agenttune.protocol.command_schemas import ToolShape
-from agenttune.protocol.events import Curve, RunInfo, SeriesInfo
+from agenttune.protocol.metrics import Curve, SeriesInfo
 from agenttune.protocol.model_calls import ChatMessage, Ledger, ModelCalled, PromptUsed, Purpose, ToolUse
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Proposal, Verdict
@@ -36,6 +36,7 @@ from agenttune.protocol.reads import (
     Series,
     SeriesQuery,
 )
+from agenttune.protocol.run_info import RunInfo
 
 Protocol = Literal["tools", "json", "text"]
 

@@ -13,13 +13,13 @@ from agenttune.config import BudgetSettings
 from agenttune.llm.prompts import Prompts
 from agenttune.policy.llm.digest import Digest, digest, tokens_estimate
 from agenttune.protocol.commands import UpdateOptimizer, parse_command
-from agenttune.protocol.events import KnobState
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.lr_course import Course, Track
 from agenttune.protocol.model_calls import Ledger
 from agenttune.protocol.observation import CheckpointView, Evaluation, Observation, Resolution
 from agenttune.protocol.proposals import Ack, Author, CommandRecord, Proposal, State, Verdict
 from agenttune.protocol.run_facts import Rhythm, RunFacts
+from agenttune.protocol.run_info import KnobState
 from agenttune.protocol.summary import Effect, Intervention
 from agenttune.protocol.text import number
 from tests.llm_policy.test_prompting import HOSTILE

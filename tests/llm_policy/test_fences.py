@@ -29,12 +29,12 @@ from agenttune.policy.llm.llm_policy import LlmFile, LlmPolicy
 from agenttune.policy.llm.past_runs import PastRun
 from agenttune.policy.llm.reviewer import Reviewer
 from agenttune.protocol.commands import UpdateOptimizer
-from agenttune.protocol.events import KnobState, RunInfo
 from agenttune.protocol.findings import FINDING_NAME, Finding
 from agenttune.protocol.lr_course import Course, Track
 from agenttune.protocol.observation import CheckpointView, Observation, Resolution
 from agenttune.protocol.proposals import ApprovalRequest, Author, CommandRecord, Difference, Proposal, State, Verdict
 from agenttune.protocol.run_facts import Rhythm, RunFacts
+from agenttune.protocol.run_info import KnobState, RunInfo
 from agenttune.protocol.summary import Effect, FindingAt, Intervention, RunSummary
 from tests.llm_policy.fakes import FakeReader, Protocol, ScriptedChat, said, uses
 from tests.llm_policy.situations import observe

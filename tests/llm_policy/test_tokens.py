@@ -15,9 +15,9 @@ from agenttune.llm.tools import offered_tools
 from agenttune.policy.base import PolicyContext
 from agenttune.policy.llm.llm_policy import LlmFile, LlmPolicy, messages_of
 from agenttune.protocol.commands import COMMAND_KINDS
-from agenttune.protocol.events import KnobState
 from agenttune.protocol.lr_course import Course, Track
 from agenttune.protocol.observation import CheckpointView, Evaluation, Observation
+from agenttune.protocol.run_info import KnobState
 from tests.llm_policy.fakes import FakeReader, ScriptedChat
 from tests.llm_policy.test_digest import FACTS, answered, knob
 from tests.policy.conftest import applied, decay, observe

@@ -12,11 +12,13 @@ import pytest
 
 from agenttune.control import LocalControl
 from agenttune.protocol.commands import StopTraining, UpdateOptimizer
-from agenttune.protocol.events import KnobsRead, KnobState, Point, RunInfo, StatusChanged
+from agenttune.protocol.events import KnobsRead, StatusChanged
 from agenttune.protocol.findings import Finding
+from agenttune.protocol.metrics import Point
 from agenttune.protocol.observation import RECENT_POINTS, THINNED_POINTS, Evaluation, Observation, SeriesView
 from agenttune.protocol.proposals import Ack, Author, Change, CommandRecord, Proposal, State
 from agenttune.protocol.redefining import newest_of, redefinition
+from agenttune.protocol.run_info import KnobState, RunInfo
 from agenttune.store.run_log import RunLog
 
 AGENT = Author(principal="agent", name="tests")

@@ -11,10 +11,10 @@ from agenttune.errors import ConfigError
 from agenttune.policy.base import Decision
 from agenttune.policy.load import load_policy
 from agenttune.protocol.commands import Probe
-from agenttune.protocol.events import KnobState
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Ack, Change, CommandRecord, Proposal, State
+from agenttune.protocol.run_info import KnobState
 from tests.policy.conftest import AGENT, observe
 
 RATE = KnobState(name="lr", base=1e-3, effective=5e-4)

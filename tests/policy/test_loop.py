@@ -16,11 +16,12 @@ from agenttune.control import AgentRecord, ApprovalDecision, Control, LocalContr
 from agenttune.errors import ServerUnreachable
 from agenttune.policy.base import Decision, Draft, NoopPolicy
 from agenttune.protocol.commands import CommandBase, UpdateOptimizer
-from agenttune.protocol.events import Decided, Evaluated, Found, PolicyAttached, PolicyDetached, RunInfo
+from agenttune.protocol.events import Decided, Evaluated, Found, PolicyAttached, PolicyDetached
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Author, CommandRecord, Proposal, StandingApproval, State, Verdict
 from agenttune.protocol.reads import R, RunQuery
+from agenttune.protocol.run_info import RunInfo
 from tests.policy.conftest import SteeredRun, applied, observe
 
 RARELY = WakeSettings(every_steps=10_000)

@@ -15,9 +15,9 @@ from agenttune.policy.rule_names import functions_of, goal_values, names_of
 from agenttune.policy.wrappers.alternatives import Escalation, Fallback
 from agenttune.policy.wrappers.simple import Cooldown, Patience
 from agenttune.policy.wrappers.wrapper import unavailable
-from agenttune.protocol.events import KnobState
 from agenttune.protocol.observation import Evaluation, Observation
 from agenttune.protocol.proposals import Author, State
+from agenttune.protocol.run_info import KnobState
 from tests.policy.conftest import applied, observe
 from tests.policy.test_baselines import PLATEAU, new_rate, policy
 from tests.policy.test_composites import CUT, SAVE, Told, wants

@@ -15,10 +15,12 @@ from agenttune.detectors import detect
 from agenttune.detectors.trend import Trend
 from agenttune.policy.llm.digest import digest
 from agenttune.policy.load import load_policy
-from agenttune.protocol.events import BranchStarted, Evaluated, Point, RunInfo
+from agenttune.protocol.events import BranchStarted, Evaluated
+from agenttune.protocol.metrics import Point
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Ack, Author, Change, Proposal, Verdict
 from agenttune.protocol.redefining import redefinition
+from agenttune.protocol.run_info import RunInfo
 from agenttune.store.run_log import RunLog
 from tests.policy.conftest import applied, decay, observe, took_effect
 

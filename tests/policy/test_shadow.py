@@ -13,9 +13,11 @@ from agenttune.control import LocalControl
 from agenttune.policy.base import PolicyContext
 from agenttune.policy.load import load_policy
 from agenttune.protocol.commands import CommandBase, DoEvaluate, SetKnob, UpdateOptimizer
-from agenttune.protocol.events import Decided, Evaluated, Found, KnobsRead, KnobState, Point, RunInfo, Shadowed
+from agenttune.protocol.events import Decided, Evaluated, Found, KnobsRead, Shadowed
 from agenttune.protocol.findings import Finding
+from agenttune.protocol.metrics import Point
 from agenttune.protocol.proposals import Ack, Change, Proposal, Verdict
+from agenttune.protocol.run_info import KnobState, RunInfo
 from agenttune.store.journal.run_summary import summarize
 from agenttune.store.journal.shadow_evaluation import aims, shadow_evaluation
 from agenttune.store.run_log import RunLog

@@ -12,8 +12,10 @@ from agenttune.policy.base import Policy
 from agenttune.policy.load import load_policy
 from agenttune.policy.schedule import ScheduleFile
 from agenttune.protocol.commands import LoadCheckpoint, UpdateOptimizer, UpdateSchedule, UpdateTraining
-from agenttune.protocol.events import BranchStarted, Point, RunInfo
+from agenttune.protocol.events import BranchStarted
+from agenttune.protocol.metrics import Point
 from agenttune.protocol.proposals import Ack, Author, Change, CommandRecord, Proposal, State, Verdict
+from agenttune.protocol.run_info import RunInfo
 from agenttune.replay.distill import _entry, _why_not, distill, in_force
 from agenttune.store.run_log import RunLog
 from tests.cli.conftest import agenttune

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from agenttune.errors import UserError
-from agenttune.protocol.events import BranchStarted, Evaluated, Point, RunInfo
+from agenttune.protocol.events import BranchStarted, Evaluated
+from agenttune.protocol.metrics import Point
+from agenttune.protocol.run_info import RunInfo
 from agenttune.replay.recordings import read_recording
 from agenttune.store.run_log import RunLog
 from tests.replay.conftest import diverging, history, write_state

@@ -18,21 +18,20 @@ from agenttune.protocol.events import (
     Evaluated,
     Found,
     KnobsRead,
-    KnobState,
     LogGap,
     NoteAdded,
-    Point,
     PolicyAttached,
     PolicyDetached,
     ReadBack,
-    RunInfo,
     RunStarted,
     Settled,
     StatusChanged,
 )
 from agenttune.protocol.findings import Finding
+from agenttune.protocol.metrics import Point
 from agenttune.protocol.model_calls import ChatMessage, ModelCalled, PromptUsed, Usage
 from agenttune.protocol.proposals import Ack, Author, Change, CommandRecord, Proposal
+from agenttune.protocol.run_info import KnobState, RunInfo
 from agenttune.store.run_log import RunLog
 
 AGENT = Author(principal="agent", name="model")

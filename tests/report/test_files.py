@@ -13,7 +13,8 @@ import pytest
 
 from agenttune import __version__
 from agenttune.errors import StoreFault, UserError
-from agenttune.protocol.events import Event, NoteAdded, Point
+from agenttune.protocol.events import Event, NoteAdded
+from agenttune.protocol.metrics import Point
 from agenttune.store.journal.goal_metric import EVERYTHING
 from agenttune.store.run_log import LOG_NAME, RunLog, list_runs
 from agenttune.views.report import html, jsonl, markdown, read_journal, read_jsonl

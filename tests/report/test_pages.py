@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from agenttune.protocol.events import Curve, Point, StatusChanged
+from agenttune.protocol.events import StatusChanged
+from agenttune.protocol.metrics import Curve, Point
 from agenttune.protocol.proposals import Ack, Author, Proposal
 from agenttune.store.run_log import RunLog
 from agenttune.views.report import html, markdown, print_report, read_journal

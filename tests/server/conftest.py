@@ -12,7 +12,9 @@ import psutil
 import pytest
 
 from agenttune.control.discovery import ServerAddress, ensure_server
-from agenttune.protocol.events import KnobsRead, KnobState, Point, RunInfo, RunStarted
+from agenttune.protocol.events import KnobsRead, RunStarted
+from agenttune.protocol.metrics import Point
+from agenttune.protocol.run_info import KnobState, RunInfo
 from agenttune.store.process_liveness import started_s
 from agenttune.store.run_log import RunLog
 from tests.warm import serve

@@ -30,14 +30,13 @@ from agenttune.protocol.events import (
     Found,
     Logged,
     ModelRead,
-    ModuleInfo,
     NoteAdded,
-    Point,
     PolicyAttached,
     PolicyDetached,
     StatusChanged,
 )
 from agenttune.protocol.findings import Finding
+from agenttune.protocol.metrics import Point
 from agenttune.protocol.model_calls import ChatMessage, ModelCalled, Usage
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Ack, Author, Change, Proposal, State
@@ -61,6 +60,7 @@ from agenttune.protocol.reads import (
     RunReader,
     SeriesQuery,
 )
+from agenttune.protocol.run_info import ModuleInfo
 from agenttune.replay import ReplayControl
 from agenttune.store.run_log import RunLog
 from tests.server.conftest import make_run

@@ -21,11 +21,11 @@ from agenttune.protocol.events import (
     CheckpointSaved,
     DatasetRead,
     ModelRead,
-    ModuleInfo,
     StatusChanged,
 )
 from agenttune.protocol.proposals import Ack, State
 from agenttune.protocol.reads import CheckpointsQuery, DatasetQuery, ModelQuery
+from agenttune.protocol.run_info import ModuleInfo
 from agenttune.store.run_log import RunLog
 from tests.server.conftest import make_run
 

@@ -19,8 +19,10 @@ from agenttune.control import ApprovalDecision, LocalControl
 from agenttune.control.tokens import create_token
 from agenttune.errors import UserError
 from agenttune.protocol.deadlines import BootTime
-from agenttune.protocol.events import BranchStarted, KnobsRead, KnobState, Point, RunInfo, StatusChanged
+from agenttune.protocol.events import BranchStarted, KnobsRead, StatusChanged
+from agenttune.protocol.metrics import Point
 from agenttune.protocol.proposals import Author, CommandRecord, Principal, Proposal, State
+from agenttune.protocol.run_info import KnobState, RunInfo
 from agenttune.server.app import create_app
 from agenttune.server.context import Context
 from agenttune.server.pages.rendering import message_page

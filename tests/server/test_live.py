@@ -21,8 +21,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from agenttune.control.discovery import ServerAddress
-from agenttune.protocol.events import NoteAdded, Point, RunInfo, StatusChanged
+from agenttune.protocol.events import NoteAdded, StatusChanged
+from agenttune.protocol.metrics import Point
 from agenttune.protocol.proposals import Ack, Author, Proposal, Verdict
+from agenttune.protocol.run_info import RunInfo
 from agenttune.server.live_hub import RING_ENTRIES, Ring, StreamEntry
 from agenttune.store.run_log import RunLog
 from tests.server.conftest import StartServer, make_run

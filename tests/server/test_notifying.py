@@ -20,8 +20,10 @@ from agenttune.errors import ConfigError, UserError
 from agenttune.gate.approval_description import describe
 from agenttune.launch import make_plan
 from agenttune.protocol.deadlines import BootTime
-from agenttune.protocol.events import KnobsRead, KnobState, Notified, Point, RunInfo, Settled, StatusChanged
+from agenttune.protocol.events import KnobsRead, Notified, Settled, StatusChanged
+from agenttune.protocol.metrics import Point
 from agenttune.protocol.proposals import Ack, ApprovalRequest, Author, CommandRecord, Proposal, State
+from agenttune.protocol.run_info import KnobState, RunInfo
 from agenttune.server.notify.channels import open_channels
 from agenttune.server.notify.notices import approval_notice, plain
 from agenttune.server.notify.notifier import MOST_PER_MINUTE, RETRY_AFTER_S, Notifier

@@ -16,7 +16,8 @@ import pytest
 from agenttune.control.discovery import ServerAddress
 from agenttune.control.tokens import TokenBook, create_token, read_tokens, revoke_token
 from agenttune.errors import TokensUnusable, UserError
-from agenttune.protocol.events import RunInfo, RunStatus, StatusChanged
+from agenttune.protocol.events import StatusChanged
+from agenttune.protocol.run_info import RunInfo, RunStatus
 from agenttune.store.run_ends import LAST_WORDS_S, LOOK_EVERY_S, RunEnds
 from agenttune.store.run_log import LOG_NAME, RunLog
 

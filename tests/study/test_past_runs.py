@@ -12,10 +12,11 @@ from agenttune.launch.study.conclusion import past_runs
 from agenttune.launch.study.planner import DETAILED_RUNS, detailed_runs
 from agenttune.policy.llm.digest import tokens_estimate
 from agenttune.policy.llm.past_runs import PastRun, details, facts
-from agenttune.protocol.events import Found, RunInfo
+from agenttune.protocol.events import Found
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.observation import Evaluation, Observation, SeriesView
 from agenttune.protocol.run_facts import RunFacts
+from agenttune.protocol.run_info import RunInfo
 from agenttune.store.run_log import RunLog, run_folder
 from tests.study.conftest import LR, Lab, ScriptedModel
 from tests.study.test_rounds import plan_of

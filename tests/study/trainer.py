@@ -13,8 +13,10 @@ import time
 from pathlib import Path
 
 from agenttune.protocol.commands import StopTraining
-from agenttune.protocol.events import Evaluated, KnobsRead, KnobState, Point, RunStarted, StatusChanged
+from agenttune.protocol.events import Evaluated, KnobsRead, RunStarted, StatusChanged
+from agenttune.protocol.metrics import Point
 from agenttune.protocol.proposals import Ack, State
+from agenttune.protocol.run_info import KnobState
 from agenttune.store.run_log import RunLog
 
 STEP_S = 0.005

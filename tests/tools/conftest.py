@@ -12,8 +12,9 @@ from agenttune.control import LocalControl
 from agenttune.control.reader import ControlReader
 from agenttune.llm.tools import Toolbox
 from agenttune.protocol.commands import COMMAND_KINDS
-from agenttune.protocol.events import CheckpointSaved, DatasetRead, KnobsRead, KnobState
+from agenttune.protocol.events import CheckpointSaved, DatasetRead, KnobsRead
 from agenttune.protocol.reads import ObservationQuery
+from agenttune.protocol.run_info import KnobState
 from tests.policy.conftest import SteeredRun, Valley
 
 MakeToolbox = Callable[[], Toolbox]

@@ -19,19 +19,11 @@ from agenttune.llm.tools.offered import UNLISTED_FIELDS
 from agenttune.llm.tools.read_tools import WHAT
 from agenttune.policy.llm.json_answers import answer_schema
 from agenttune.protocol.commands import BY_KIND, COMMAND_KINDS, StopTraining, UpdateOptimizer
-from agenttune.protocol.events import (
-    DatasetRead,
-    Evaluated,
-    Found,
-    KnobsRead,
-    KnobState,
-    ModelRead,
-    ModuleInfo,
-    NoteAdded,
-    Point,
-)
+from agenttune.protocol.events import DatasetRead, Evaluated, Found, KnobsRead, ModelRead, NoteAdded
 from agenttune.protocol.findings import Finding
+from agenttune.protocol.metrics import Point
 from agenttune.protocol.proposals import Author, Proposal, State, Verdict
+from agenttune.protocol.run_info import KnobState, ModuleInfo
 from tests.policy.conftest import SteeredRun
 from tests.tools.conftest import MakeToolbox
 

@@ -17,8 +17,9 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from agenttune.protocol.events import Event, KnobState
+from agenttune.protocol.events import Event
 from agenttune.protocol.proposals import Ack, Author, CommandRecord, Proposal, Verdict
+from agenttune.protocol.run_info import KnobState
 from agenttune.store.run_log import RunLog, list_runs, run_folder
 from agenttune.trainer import InteractiveCallback, Options, make_interactive
 from tests.warm import start

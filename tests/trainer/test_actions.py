@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from transformers import EarlyStoppingCallback, TrainerCallback
 
-from agenttune.protocol.events import LIVE
 from agenttune.protocol.proposals import State
+from agenttune.protocol.run_info import LIVE
 from agenttune.store.run_log import RunLog, list_runs, run_folder
 from agenttune.trainer.checkpoints.files import read_state
 from tests.trainer.conftest import At, Bench, Result, submit

@@ -11,8 +11,9 @@ import pytest
 from transformers import TrainerCallback
 
 from agenttune.control import ApprovalDecision, LocalControl
-from agenttune.protocol.events import KnobsRead, KnobState, RunInfo
+from agenttune.protocol.events import KnobsRead
 from agenttune.protocol.proposals import Author, Proposal, State
+from agenttune.protocol.run_info import KnobState, RunInfo
 from agenttune.store.run_log import RunLog
 from agenttune.trainer.execution.queue import Admission
 from tests.core.test_approval import ASK, Desk

@@ -13,8 +13,8 @@ from torch.optim import SGD, Optimizer, lr_scheduler
 from transformers.optimization import get_scheduler
 
 from agenttune.control import LocalControl
-from agenttune.protocol.events import rate_name
 from agenttune.protocol.lr_course import Course
+from agenttune.protocol.metrics import rate_name
 from agenttune.protocol.reads import KnobsQuery
 from agenttune.trainer.lr.course import EXACT_STEPS, course_of
 from agenttune.trainer.lr.reader import LearningRateReader

@@ -14,8 +14,10 @@ import pytest
 from transformers import Trainer, TrainerCallback
 
 from agenttune.errors import PortInUse, UserError
-from agenttune.protocol.events import LogGap, Point, RunInfo, StatusChanged
+from agenttune.protocol.events import LogGap, StatusChanged
+from agenttune.protocol.metrics import Point
 from agenttune.protocol.proposals import State
+from agenttune.protocol.run_info import RunInfo
 from agenttune.store.run_log import RunLog, list_runs
 from agenttune.trainer import Options, make_interactive
 from agenttune.trainer.recording.background_writer import BackgroundWriter

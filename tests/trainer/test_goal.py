@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from agenttune.control import LocalControl
-from agenttune.protocol.events import RunInfo
 from agenttune.protocol.findings import Finding
+from agenttune.protocol.run_info import RunInfo
 from agenttune.store.journal.run_summary import summarize
 from agenttune.store.run_log import RunLog
 from agenttune.trainer.recording.logged_rows import GoalCheck

@@ -20,8 +20,8 @@ from agenttune.config import BudgetSettings, GateSettings
 from agenttune.errors import UserError
 from agenttune.gate import CommandHistory, Gate
 from agenttune.protocol.commands import COMMAND_KINDS
-from agenttune.protocol.events import KnobState, RunInfo
 from agenttune.protocol.proposals import Ack, Author, CommandRecord, Proposal, State, Verdict
+from agenttune.protocol.run_info import KnobState, RunInfo
 from agenttune.trainer.commands.outcomes import AwaitLearningRate, Done
 from agenttune.trainer.commands.update_optimizer import update_optimizer
 from agenttune.trainer.commands.update_schedule import update_schedule

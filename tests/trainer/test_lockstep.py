@@ -20,9 +20,10 @@ from agenttune.policy.base import Decision, Draft, Policy
 from agenttune.policy.load import load_policy
 from agenttune.policy.wrappers.simple import Background
 from agenttune.protocol.commands import UpdateOptimizer
-from agenttune.protocol.events import Decided, Event, RunInfo
+from agenttune.protocol.events import Decided, Event
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Author, Proposal
+from agenttune.protocol.run_info import RunInfo
 from agenttune.store.run_log import RunLog
 from agenttune.trainer import Options
 from agenttune.trainer.execution.lockstep import Lockstep

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from agenttune.config import ProbationSettings
 from agenttune.detectors.forecast import compare, student
-from agenttune.protocol.events import RunInfo, Settled
+from agenttune.protocol.events import Settled
 from agenttune.protocol.proposals import Ack, Author, Change, CommandRecord, Proposal, State
+from agenttune.protocol.run_info import RunInfo
 from agenttune.trainer.probation.loss_history import LossHistory
 from agenttune.trainer.probation.measures import Assessment, EvaluationMonitor, Evaluations, StepMonitor
 from agenttune.trainer.probation.probation import Probation

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
-from agenttune.protocol.events import ModuleInfo
+from agenttune.protocol.run_info import ModuleInfo
 from agenttune.trainer.commands.outcomes import HANDLERS, Done
 from agenttune.trainer.knobs import KnobRegistry
 from agenttune.trainer.layers.model_tree import read_model

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from agenttune.config import ProbationSettings
-from agenttune.protocol.events import RunInfo, Settled
+from agenttune.protocol.events import Settled
 from agenttune.protocol.proposals import Ack, Author, Change, CommandRecord, Proposal, State
+from agenttune.protocol.run_info import RunInfo
 from agenttune.trainer.commands.outcomes import Expectation
 from agenttune.trainer.execution.acks import ReadBacks
 from agenttune.trainer.probation.loss_history import LossHistory

@@ -19,8 +19,10 @@ from agenttune.agent import AgentLoop
 from agenttune.config import WakeSettings
 from agenttune.control import LocalControl
 from agenttune.policy.base import Decision
-from agenttune.protocol.events import Evaluated, KnobsRead, KnobState, Point, RunInfo
+from agenttune.protocol.events import Evaluated, KnobsRead
+from agenttune.protocol.metrics import Point
 from agenttune.protocol.observation import Observation
+from agenttune.protocol.run_info import KnobState, RunInfo
 from agenttune.store.run_log import RunLog
 from agenttune.trainer import Options
 from tests.integrations.lightning_module import Module

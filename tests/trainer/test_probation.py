@@ -12,8 +12,9 @@ from torch import nn
 from transformers import TrainerCallback
 
 from agenttune.control import LocalControl
-from agenttune.protocol.events import RunInfo, Settled
+from agenttune.protocol.events import Settled
 from agenttune.protocol.proposals import Author, Proposal, State
+from agenttune.protocol.run_info import RunInfo
 from agenttune.store.run_log import RunLog
 from tests.trainer.conftest import Bench, Result
 

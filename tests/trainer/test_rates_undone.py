@@ -14,8 +14,8 @@ from transformers import TrainerCallback
 
 from agenttune.control import LocalControl
 from agenttune.errors import UserError
-from agenttune.protocol.events import RunInfo
 from agenttune.protocol.proposals import Author, Proposal, State
+from agenttune.protocol.run_info import RunInfo
 from agenttune.store.run_log import RunLog
 from agenttune.trainer.lr.schedules import Schedule
 from tests.trainer.conftest import At, Bench

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from agenttune.protocol.deadlines import BootTime, Instant
-from agenttune.protocol.events import KnobState, RunInfo
 from agenttune.protocol.observation import HISTORY
 from agenttune.protocol.proposals import Ack, ApprovalRequest, Change, CommandRecord, Proposal, State, Verdict
+from agenttune.protocol.run_info import KnobState, RunInfo
 from agenttune.store.run_log import RunLog
 from agenttune.trainer.execution.acks import as_asked
 from agenttune.trainer.execution.queue import Admission

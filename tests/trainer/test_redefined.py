@@ -17,9 +17,10 @@ from agenttune.agent import AgentLoop
 from agenttune.config import ProbationSettings, WakeSettings
 from agenttune.control import LocalControl
 from agenttune.policy.load import load_policy
-from agenttune.protocol.events import RunInfo, Settled
+from agenttune.protocol.events import Settled
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Ack, Author, Change, CommandRecord, Proposal, State
+from agenttune.protocol.run_info import RunInfo
 from agenttune.trainer.probation.loss_history import LossHistory
 from agenttune.trainer.probation.probation import Probation
 from tests.trainer.conftest import At, Bench

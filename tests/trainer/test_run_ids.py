@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agenttune.errors import LogExists
-from agenttune.protocol.events import RunInfo
+from agenttune.protocol.run_info import RunInfo
 from agenttune.store.run_log import RunLog, list_runs
 from agenttune.store.sqlite_file import make_file
 from agenttune.trainer.options import Options, open_run

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from agenttune.config import WakeSettings
-from agenttune.protocol.events import Decided, DecisionAwaited, PolicyAttached, PolicyDetached, RunInfo
+from agenttune.protocol.events import Decided, DecisionAwaited, PolicyAttached, PolicyDetached
+from agenttune.protocol.run_info import RunInfo
 from agenttune.store.run_log import RunLog
 from agenttune.trainer.execution.lockstep import Lockstep
 

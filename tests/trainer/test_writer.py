@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from agenttune.errors import StoreFault
-from agenttune.protocol.events import LogGap, Logged, NoteAdded, RunInfo
+from agenttune.protocol.events import LogGap, Logged, NoteAdded
+from agenttune.protocol.run_info import RunInfo
 from agenttune.store.metric_table import MetricRow
 from agenttune.store.run_log import RunLog
 from agenttune.trainer.recording.background_writer import BackgroundWriter

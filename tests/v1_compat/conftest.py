@@ -18,15 +18,13 @@ from agenttune.protocol.events import (
     DatasetRead,
     Evaluated,
     KnobsRead,
-    KnobState,
     Logged,
     ModelRead,
-    ModuleInfo,
-    ParameterInfo,
     RunStarted,
     StatusChanged,
 )
 from agenttune.protocol.proposals import Ack, Change, CommandRecord, State
+from agenttune.protocol.run_info import KnobState, ModuleInfo, ParameterInfo
 from agenttune.store.run_log import RunLog
 from tests.server.conftest import make_run, stop
 from tests.v1_compat.client import V1Client

@@ -15,8 +15,8 @@ from agenttune.launch.estimate.study_estimate import StudyEstimate, estimate_pla
 from agenttune.launch.run_plan import Plan
 from agenttune.launch.study.planner import PLANNER
 from agenttune.policy.load import open_policy
-from agenttune.protocol.events import RunInfo
 from agenttune.protocol.proposals import Record
+from agenttune.protocol.run_info import RunInfo
 from agenttune.store.run_log import list_runs, run_folder
 
 PAST_RUNS = 5

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from agenttune.protocol.events import Decided, Found, RunInfo
+from agenttune.protocol.events import Decided, Found
 from agenttune.protocol.model_calls import ModelCalled
 from agenttune.protocol.proposals import Record
+from agenttune.protocol.run_info import RunInfo
 from agenttune.protocol.summary import ProbeCost
 from agenttune.store.journal.costs import probe_cost
 from agenttune.store.journal.run_summary import model_calls

@@ -21,9 +21,9 @@ from agenttune.llm.prompts import Prompts
 from agenttune.policy.llm.digest import tokens_estimate
 from agenttune.policy.llm.past_runs import PastRun
 from agenttune.policy.llm.sample_run import STEPS, sample_observation
-from agenttune.protocol.events import RunInfo
 from agenttune.protocol.model_calls import ModelCalled
 from agenttune.protocol.proposals import Record
+from agenttune.protocol.run_info import RunInfo
 from agenttune.protocol.summary import MetricAt, RunSummary, Score
 
 FORMER_STUDIES = 3

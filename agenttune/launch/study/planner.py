@@ -15,7 +15,7 @@ from agenttune.launch.study.state import RoundRun, Study
 from agenttune.llm.answer_text import Unreadable, answer_in, without_thinking
 from agenttune.llm.prompts import Prompts, Rendered, fenced, goal_variables
 from agenttune.policy.llm.past_runs import PastRun, details, facts
-from agenttune.protocol.events import encode_number
+from agenttune.protocol.metrics import encode_number
 from agenttune.protocol.model_calls import ChatMessage, ModelCalled, Purpose
 from agenttune.protocol.summary import Intervention, MetricAt, RunSummary
 

@@ -8,15 +8,7 @@ from agenttune.errors import BudgetSpent, ModelUnavailable
 from agenttune.launch.run_plan import Plan
 from agenttune.launch.study.conclusion import conclusion, past_runs, summary_of
 from agenttune.launch.study.planner import Planner, compared_runs, detailed_runs
-from agenttune.launch.study.records import (
-    Arm,
-    Planned,
-    Reflected,
-    RunLaunched,
-    Start,
-    StudyNote,
-    StudyPlace,
-)
+from agenttune.launch.study.records import Arm, Planned, Reflected, RunLaunched, Start, StudyNote, StudyPlace
 from agenttune.launch.study.start import arguments_with
 from agenttune.launch.study.state import COMPLETE, RoundRun, Study, fold
 from agenttune.launch.study.study_log import StudyJournal, started

@@ -25,12 +25,7 @@ from agenttune.launch.run_plan import Plan
 from agenttune.launch.shutdown import SIGNALS, Interrupts
 from agenttune.launch.study.conclusion import conclusion
 from agenttune.launch.study.planner import Planner
-from agenttune.launch.study.records import (
-    RunConcluded,
-    StudyEnded,
-    StudyResumed,
-    StudyStarted,
-)
+from agenttune.launch.study.records import RunConcluded, StudyEnded, StudyResumed, StudyStarted
 from agenttune.launch.study.report import print_study
 from agenttune.launch.study.rounds import CarryOut, Halt, Launched, Rounds, study_of
 from agenttune.launch.study.state import RoundRun, Study, fold

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agenttune.protocol.events import Curve, SeriesInfo
 from agenttune.protocol.lineage import Lineage, earlier
+from agenttune.protocol.metrics import Curve, SeriesInfo
 from agenttune.protocol.reads import BranchesQuery, CurveQuery, InfoQuery, RunReader, SeriesQuery
 
 UNITS = {

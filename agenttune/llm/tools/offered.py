@@ -12,8 +12,8 @@ from typing import Any
 from agenttune.llm.tools.tool_schemas import knob_line, plain_schema, write_kinds
 from agenttune.protocol.command_schemas import ToolShape, schema_of
 from agenttune.protocol.commands import BY_KIND, AtLeastOne, Need, Risk
-from agenttune.protocol.events import KnobState
 from agenttune.protocol.observation import Observation
+from agenttune.protocol.run_info import KnobState
 
 UNLISTED_FIELDS = frozenset(
     {"include_current", "min_gain_frac", "pin", "branch_name", "save", "start_lr", "depth", "max_points"}

@@ -15,7 +15,6 @@ from agenttune.llm.tools.tool_results import encode
 from agenttune.llm.tools.tool_schemas import MAX_TEXT, plain_schema
 from agenttune.protocol.command_schemas import ToolShape
 from agenttune.protocol.commands import BY_KIND, Bool, Int, ReadModel, Text
-from agenttune.protocol.events import ModuleInfo
 from agenttune.protocol.reads import (
     MAX_STEP,
     BranchesQuery,
@@ -28,6 +27,7 @@ from agenttune.protocol.reads import (
     ObservationQuery,
     RunReader,
 )
+from agenttune.protocol.run_info import ModuleInfo
 from agenttune.protocol.summary import Intervention
 
 MAX_POINTS = 200

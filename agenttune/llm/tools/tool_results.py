@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agenttune.errors import AgenttuneError, UserError
-from agenttune.protocol.events import encode_number
+from agenttune.protocol.metrics import encode_number
 from agenttune.protocol.proposals import CommandRecord, State
 
 MAX_ANSWER_CHARACTERS = 10_000

@@ -8,7 +8,7 @@ from typing import Any
 from agenttune.llm.prompts import fenced
 from agenttune.protocol.command_schemas import ToolShape, schema_of
 from agenttune.protocol.commands import BY_KIND, Need, Risk
-from agenttune.protocol.events import KnobState
+from agenttune.protocol.run_info import KnobState
 
 MAX_TEXT = 1000
 """Longest text that a tool takes; grammars of local servers refuse longer repetitions (llama.cpp: 2000)."""

@@ -17,11 +17,11 @@ from agenttune.llm.tools.tool_results import encode
 from agenttune.llm.tools.tool_schemas import MAX_TEXT, MAX_VALID_FOR_STEPS, REASON, plain_schema, write_kinds
 from agenttune.protocol.command_schemas import ToolShape
 from agenttune.protocol.commands import BY_KIND, Bool, CommandBase, Int, Need, Text, parse_command
-from agenttune.protocol.events import KnobState
 from agenttune.protocol.invalid_values import why
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Author, Proposal, Verdict
 from agenttune.protocol.reads import RunReader
+from agenttune.protocol.run_info import KnobState
 from agenttune.protocol.strict_json import no_constant, once
 
 WAIT, WITHDRAW = "wait", "withdraw"

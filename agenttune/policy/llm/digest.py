@@ -18,10 +18,10 @@ from agenttune.policy.llm.briefing import by_group, learning_rates_ahead, progre
 from agenttune.policy.llm.curve_text import NAME_LETTERS, VALUE_LETTERS, curves, says_something
 from agenttune.policy.llm.history import history_of, tried
 from agenttune.protocol.commands import COMMAND_KINDS, Probe
-from agenttune.protocol.events import KnobState
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.model_calls import Ledger
 from agenttune.protocol.observation import HISTORY, Evaluation, Observation
+from agenttune.protocol.run_info import KnobState
 from agenttune.protocol.summary import Intervention
 from agenttune.protocol.text import number
 

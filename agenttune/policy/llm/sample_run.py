@@ -12,9 +12,9 @@ from agenttune.policy.llm.llm_policy import LlmPolicy, messages_of
 from agenttune.policy.llm.reviewer import Reviewer
 from agenttune.protocol.command_schemas import ToolShape
 from agenttune.protocol.commands import UpdateOptimizer
-from agenttune.protocol.events import KnobState
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.observation import Evaluation, Observation, SeriesView
+from agenttune.protocol.run_info import KnobState
 
 STEPS = 500
 """Length of the run; for a longer one prompts are no longer."""

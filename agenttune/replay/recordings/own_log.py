@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from agenttune.errors import UserError
-from agenttune.protocol.events import BranchStarted, DatasetRead, Evaluated, KnobsRead, KnobState, ModelRead
+from agenttune.protocol.events import BranchStarted, DatasetRead, Evaluated, KnobsRead, ModelRead
 from agenttune.protocol.lineage import Lineage
 from agenttune.protocol.observation import Evaluation
 from agenttune.protocol.proposals import CommandRecord
+from agenttune.protocol.run_info import KnobState
 from agenttune.replay.recordings.recording import Recording
 from agenttune.store.metric_table import MetricRow
 from agenttune.store.run_log import RunLog

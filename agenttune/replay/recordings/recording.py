@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from agenttune.protocol.events import DatasetRead, KnobState, ModelRead
+from agenttune.protocol.events import DatasetRead, ModelRead
 from agenttune.protocol.observation import Evaluation
 from agenttune.protocol.proposals import CommandRecord
+from agenttune.protocol.run_info import KnobState
 from agenttune.store.metric_table import MetricRow
 
 Source = Literal["log", "trainer_state", "tensorboard"]

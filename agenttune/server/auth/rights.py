@@ -8,10 +8,11 @@ from enum import Enum
 from starlette.requests import HTTPConnection
 
 from agenttune.errors import Forbidden, Unauthorized, UnknownRun
-from agenttune.protocol.events import Event, RunInfo
+from agenttune.protocol.events import Event
 from agenttune.protocol.model_calls import ModelCalled
 from agenttune.protocol.proposals import Author, Principal
 from agenttune.protocol.reads import QUERIES
+from agenttune.protocol.run_info import RunInfo
 from agenttune.server.auth.identity import Identity
 
 PREFIX = "/api/v1"

@@ -26,8 +26,8 @@ from agenttune.llm.tools.tool_schemas import MAX_TEXT
 from agenttune.llm.tools.toolbox import wait_shape
 from agenttune.protocol.command_schemas import ToolShape
 from agenttune.protocol.commands import BY_KIND, Risk
-from agenttune.protocol.events import RunInfo
 from agenttune.protocol.proposals import Author, Proposal, State
+from agenttune.protocol.run_info import RunInfo
 
 ACK_WAIT_S = 20.0
 """Longest wait for the trainer's answer: clients commonly give up a call after 60 s."""

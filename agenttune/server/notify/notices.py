@@ -12,9 +12,10 @@ from agenttune.config import NotifySettings
 from agenttune.control import LocalControl
 from agenttune.gate.approval_description import ApprovalDescription, asks_a_person, describe
 from agenttune.protocol.deadlines import is_over, now_for
-from agenttune.protocol.events import Evaluated, Event, Notified, RunInfo, Settled
+from agenttune.protocol.events import Evaluated, Event, Notified, Settled
 from agenttune.protocol.goal_names import value_of
 from agenttune.protocol.proposals import CommandRecord, State
+from agenttune.protocol.run_info import RunInfo
 from agenttune.protocol.text import clean, duration, number, utc_time
 from agenttune.server.pages.signed_links import Link, make_key, sign
 

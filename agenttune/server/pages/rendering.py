@@ -17,8 +17,8 @@ from starlette.responses import Response
 from agenttune.control import LocalControl
 from agenttune.gate.approval_description import ApprovalDescription, describe
 from agenttune.protocol.deadlines import now_for
-from agenttune.protocol.events import RunInfo
 from agenttune.protocol.proposals import ApprovalRequest, CommandRecord, State
+from agenttune.protocol.run_info import RunInfo
 from agenttune.protocol.text import clean
 from agenttune.server.pages.form import VALUE_CHARACTERS, VALUE_PREFIX, Form, FormField, NotDecided, fields_of, in_words
 from agenttune.server.pages.sparkline import Drawing, curves_around

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from agenttune.control import LocalControl
 from agenttune.detectors.trend import LOSS_NAMES
 from agenttune.errors import UserError
-from agenttune.protocol.events import Curve, RunInfo
 from agenttune.protocol.goal_names import resolve
+from agenttune.protocol.metrics import Curve
 from agenttune.protocol.proposals import ApprovalRequest
 from agenttune.protocol.reads import CurveQuery, SeriesQuery
+from agenttune.protocol.run_info import RunInfo
 from agenttune.protocol.text import clean, number
 
 WIDTH, HEIGHT = 600, 140

@@ -18,9 +18,9 @@ from starlette.responses import Response
 from agenttune import __version__
 from agenttune.control.reader import norms_asked, norms_of
 from agenttune.protocol.command_schemas import schemas_by_kind
-from agenttune.protocol.events import RunStatus
 from agenttune.protocol.proposals import CommandRecord
 from agenttune.protocol.reads import QUERIES, CommandQuery, Events, EventsQuery, InfoQuery, Limit, ModelQuery, RunQuery
+from agenttune.protocol.run_info import RunStatus
 from agenttune.server.auth.identity import Identity
 from agenttune.server.auth.rights import Right, require, shown_events, shown_info
 from agenttune.server.context import Context, Ctx, RunId, Who, answer

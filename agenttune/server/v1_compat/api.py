@@ -30,9 +30,10 @@ from starlette.responses import Response
 
 from agenttune.control import LocalControl
 from agenttune.errors import RunEnded, UnknownRun, UserError
-from agenttune.protocol.events import NoteAdded, RunInfo
+from agenttune.protocol.events import NoteAdded
 from agenttune.protocol.proposals import State
 from agenttune.protocol.reads import MAX_STEP
+from agenttune.protocol.run_info import RunInfo
 from agenttune.server.auth.guard import chosen_subprotocol
 from agenttune.server.auth.identity import Identity
 from agenttune.server.context import Context, Ctx, Who

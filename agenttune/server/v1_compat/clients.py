@@ -20,7 +20,7 @@ from starlette.responses import Response
 from agenttune.control import LocalControl
 from agenttune.control.control import LATEST
 from agenttune.errors import UnknownRun, UserError
-from agenttune.protocol.events import RunInfo
+from agenttune.protocol.run_info import RunInfo
 from agenttune.server.auth.identity import Identity
 from agenttune.server.auth.rights import require_run
 from agenttune.server.context import check_length

@@ -13,9 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from agenttune.control import LocalControl
 from agenttune.errors import CommandError
 from agenttune.protocol.commands import CommandBase, UpdateOptimizer, parse_command
-from agenttune.protocol.events import DatasetRead, ModelRead, ModuleInfo, RunInfo
+from agenttune.protocol.events import DatasetRead, ModelRead
 from agenttune.protocol.proposals import Author, Proposal
 from agenttune.protocol.reads import KnobsQuery
+from agenttune.protocol.run_info import ModuleInfo, RunInfo
 from agenttune.server.strict_bodies import BadJson, parse_json
 from agenttune.server.v1_compat.learning_rates import told_again
 from agenttune.server.v1_compat.shapes import Json, knob_value, optimizer_knobs, to_json

@@ -16,7 +16,6 @@ from typing import Any
 
 from agenttune.control import LocalControl
 from agenttune.protocol.events import (
-    LIVE,
     Acked,
     BranchStarted,
     CheckpointSaved,
@@ -32,6 +31,7 @@ from agenttune.protocol.events import (
 )
 from agenttune.protocol.proposals import Ack, CommandRecord
 from agenttune.protocol.reads import Checkpoint
+from agenttune.protocol.run_info import LIVE
 from agenttune.server.live_hub import StreamEntry
 from agenttune.server.schemas import EventFrame
 from agenttune.server.v1_compat.commands import (

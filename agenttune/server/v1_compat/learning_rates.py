@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from decimal import Decimal
 
 from agenttune.control import LocalControl
-from agenttune.protocol.events import Acked, BranchStarted, Logged, RunInfo
+from agenttune.protocol.events import Acked, BranchStarted, Logged
 from agenttune.protocol.reads import KnobsQuery
+from agenttune.protocol.run_info import RunInfo
 
 TOLD = ("logged", "acked", "branch_started")
 LOOKED_AT = 500

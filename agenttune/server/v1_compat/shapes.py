@@ -12,19 +12,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from agenttune.control import LocalControl
-from agenttune.protocol.events import (
-    BranchStarted,
-    DatasetRead,
-    Evaluated,
-    Event,
-    KnobState,
-    Logged,
-    ModelRead,
-    ModuleInfo,
-    RunInfo,
-    RunStarted,
-)
+from agenttune.protocol.events import BranchStarted, DatasetRead, Evaluated, Event, Logged, ModelRead, RunStarted
 from agenttune.protocol.reads import Checkpoint, CheckpointsQuery
+from agenttune.protocol.run_info import KnobState, ModuleInfo, RunInfo
 
 Json = dict[str, Any]
 LOG_KINDS = ("logged", "evaluated")

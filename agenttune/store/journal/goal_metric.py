@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
-from agenttune.protocol.events import Evaluated, RunInfo
+from agenttune.protocol.events import Evaluated
 from agenttune.protocol.goal_names import is_goal, resolve
 from agenttune.protocol.lineage import Lineage
+from agenttune.protocol.run_info import RunInfo
 from agenttune.protocol.summary import MetricAt, Score
 from agenttune.store.run_log import RunLog
 

@@ -9,19 +9,14 @@ from collections.abc import Iterable
 
 from agenttune.errors import UserError
 from agenttune.protocol.commands import AddNote
-from agenttune.protocol.events import Acked, Curve, Evaluated, Event, Found, RunInfo, StoredPoint
+from agenttune.protocol.events import Acked, Evaluated, Event, Found
 from agenttune.protocol.goal_names import resolve
 from agenttune.protocol.lineage import Lineage
-from agenttune.protocol.observation import (
-    HISTORY,
-    RECENT_POINTS,
-    THINNED_POINTS,
-    Evaluation,
-    Observation,
-    SeriesView,
-)
+from agenttune.protocol.metrics import Curve, StoredPoint
+from agenttune.protocol.observation import HISTORY, RECENT_POINTS, THINNED_POINTS, Evaluation, Observation, SeriesView
 from agenttune.protocol.proposals import TAKEN, State
 from agenttune.protocol.redefining import Redefinition, newest_of, redefinition
+from agenttune.protocol.run_info import RunInfo
 from agenttune.store.run_log import RunLog
 
 DOWNSAMPLED = ("step_loss", "loss", "step_grad_norm", "grad_norm", "lr")

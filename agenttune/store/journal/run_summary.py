@@ -9,21 +9,15 @@ from dataclasses import dataclass
 from agenttune.detectors.effects import EVALUATIONS, STEPS, Changes, Measure, effect_of, is_change
 from agenttune.detectors.trend import LOSS_NAMES
 from agenttune.protocol.commands import Impact
-from agenttune.protocol.events import BranchStarted, Event, Found, NoteAdded, PolicyAttached, RunInfo, Settled
+from agenttune.protocol.events import BranchStarted, Event, Found, NoteAdded, PolicyAttached, Settled
 from agenttune.protocol.goal_names import is_goal
 from agenttune.protocol.lineage import Lineage
 from agenttune.protocol.model_calls import ModelCalled
 from agenttune.protocol.observation import HISTORY
 from agenttune.protocol.plan_entries import not_carried_out, plan_in
 from agenttune.protocol.proposals import CommandRecord
-from agenttune.protocol.summary import (
-    BranchSummary,
-    Effect,
-    FindingAt,
-    Intervention,
-    MetricAt,
-    RunSummary,
-)
+from agenttune.protocol.run_info import RunInfo
+from agenttune.protocol.summary import BranchSummary, Effect, FindingAt, Intervention, MetricAt, RunSummary
 from agenttune.store.journal.costs import costs_of_run, probe_cost
 from agenttune.store.journal.goal_metric import EVERYTHING, goal_values, score_of
 from agenttune.store.journal.shadow_evaluation import shadow_evaluation

@@ -10,8 +10,9 @@ from functools import cached_property
 from typing import TypeGuard
 
 from agenttune.protocol.commands import CommandBase
-from agenttune.protocol.events import Decided, Event, Found, KnobsRead, KnobState, RunInfo, Shadowed
+from agenttune.protocol.events import Decided, Event, Found, KnobsRead, Shadowed
 from agenttune.protocol.proposals import CommandRecord
+from agenttune.protocol.run_info import KnobState, RunInfo
 from agenttune.protocol.summary import Hindsight, MetricAt, ShadowedProposal, ShadowScore, outcome_line
 from agenttune.store.journal.goal_metric import EVERYTHING, goal_values
 from agenttune.store.run_log import RunLog

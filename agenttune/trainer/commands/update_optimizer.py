@@ -10,15 +10,7 @@ from agenttune.errors import NotSupported, UserError
 from agenttune.protocol.commands import UpdateOptimizer
 from agenttune.protocol.proposals import Change, CommandRecord
 from agenttune.trainer.commands.outcomes import AwaitLearningRate, Done, Expectation, Outcome, applies
-from agenttune.trainer.lr.optimizers import (
-    Write,
-    apply_writes,
-    check_group,
-    differing,
-    plan_writes,
-    read_value,
-    same,
-)
+from agenttune.trainer.lr.optimizers import Write, apply_writes, check_group, differing, plan_writes, read_value, same
 from agenttune.trainer.lr.schedule_kinds import ScheduleKind
 from agenttune.trainer.lr.schedules import Schedule
 from agenttune.trainer.run_state import RunState

@@ -15,9 +15,9 @@ from agenttune.errors import StoreFault
 from agenttune.gate import GUARDRAILS, CommandHistory, Gate
 from agenttune.gate.feasibility import feasible
 from agenttune.protocol.deadlines import Instant, instant, is_over
-from agenttune.protocol.events import RunInfo
 from agenttune.protocol.observation import HISTORY
 from agenttune.protocol.proposals import TAKEN, Ack, ApprovalRequest, Change, CommandRecord, State
+from agenttune.protocol.run_info import RunInfo
 from agenttune.store.run_log import LOG_NAME, RunLog
 from agenttune.store.wal_monitor import OwnCommits, WalMonitor
 from agenttune.trainer.execution.acks import AckWriter

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from agenttune.protocol.events import RunStatus, StatusChanged
+from agenttune.protocol.events import StatusChanged
+from agenttune.protocol.run_info import RunStatus
 from agenttune.store.metric_table import MetricRow
 from agenttune.store.run_log import RunLog
 from agenttune.trainer.checkpoints.catalog import find_checkpoint

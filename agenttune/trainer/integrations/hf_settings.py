@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from agenttune.errors import NotSupported, UserError
-from agenttune.protocol.events import KnobState
+from agenttune.protocol.run_info import KnobState
 from agenttune.trainer.adapter import SettingValue
 from agenttune.trainer.integrations.hf_epochs import Accumulation, EpochPlan
 

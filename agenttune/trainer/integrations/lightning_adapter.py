@@ -13,8 +13,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from agenttune.errors import NotSupported, UserError
-from agenttune.protocol.events import KnobState
 from agenttune.protocol.run_facts import Rhythm, RunFacts
+from agenttune.protocol.run_info import KnobState
 from agenttune.trainer.adapter import SettingValue
 from agenttune.trainer.checkpoints.training_state import TrainingState
 from agenttune.trainer.integrations.logged_metrics import Number

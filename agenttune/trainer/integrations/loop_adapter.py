@@ -13,8 +13,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from agenttune.errors import NotSupported, UserError
-from agenttune.protocol.events import KnobState
 from agenttune.protocol.run_facts import RunFacts
+from agenttune.protocol.run_info import KnobState
 from agenttune.trainer.adapter import SettingValue, Trials
 from agenttune.trainer.checkpoints.branch_folders import LoopFolder
 from agenttune.trainer.checkpoints.files import write_plain_model

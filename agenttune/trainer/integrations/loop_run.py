@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from agenttune.protocol.events import RunStatus
+from agenttune.protocol.run_info import RunStatus
 from agenttune.store.run_log import RunLog
 from agenttune.trainer.checkpoints.branches import MAIN
 from agenttune.trainer.distributed.processes import make_broadcast

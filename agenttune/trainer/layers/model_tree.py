@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from agenttune.protocol.events import ModelRead, ModuleInfo, ParameterInfo
+from agenttune.protocol.events import ModelRead
+from agenttune.protocol.run_info import ModuleInfo, ParameterInfo
 from agenttune.trainer.adapter import Adapter
 from agenttune.trainer.layers.changes import bare_model
 from agenttune.trainer.layers.permissions import LayerRules, offered_attributes, offered_operations, offered_tensors

@@ -7,7 +7,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 
-from agenttune.protocol.events import rate_name
+from agenttune.protocol.metrics import rate_name
 from agenttune.trainer.lr.schedule_kinds import ScheduleKind, as_float
 from agenttune.trainer.lr.schedules import Schedule
 

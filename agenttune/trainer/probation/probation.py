@@ -14,10 +14,11 @@ from typing import Literal
 
 from agenttune.config import ProbationSettings
 from agenttune.protocol.commands import CommandBase, Impact, LoadCheckpoint
-from agenttune.protocol.events import RunInfo, Settled
+from agenttune.protocol.events import Settled
 from agenttune.protocol.goal_names import is_goal
 from agenttune.protocol.proposals import Ack, CommandRecord, Proposal
 from agenttune.protocol.redefining import Redefinition, redefinition
+from agenttune.protocol.run_info import RunInfo
 from agenttune.trainer.probation.loss_history import LossHistory
 from agenttune.trainer.probation.measures import (
     BEFORE_STEPS,

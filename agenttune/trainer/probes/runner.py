@@ -13,10 +13,11 @@ from dataclasses import replace
 
 from agenttune.errors import AgenttuneError, UserError
 from agenttune.protocol.commands import Probe
-from agenttune.protocol.events import Probed, RunInfo, TrialStarted
+from agenttune.protocol.events import Probed, TrialStarted
 from agenttune.protocol.goal_names import value_of
 from agenttune.protocol.proposals import CommandRecord
 from agenttune.protocol.redefining import touches
+from agenttune.protocol.run_info import RunInfo
 from agenttune.trainer.adapter import Trials
 from agenttune.trainer.checkpoints.catalog import SavedCheckpoint
 from agenttune.trainer.checkpoints.training_state import TrainingState

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from agenttune.errors import StoreFault, UserError
-from agenttune.protocol.events import LogGap, Point
+from agenttune.protocol.events import LogGap
+from agenttune.protocol.metrics import Point
 from agenttune.store.metric_table import MetricRow
 from agenttune.store.run_log import RunLog
 from agenttune.store.wal_monitor import OwnCommits

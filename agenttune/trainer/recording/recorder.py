@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from agenttune.protocol.events import KnobsRead, KnobState, Settled
+from agenttune.protocol.events import KnobsRead, Settled
 from agenttune.protocol.proposals import Record
 from agenttune.protocol.run_facts import RunFacts
+from agenttune.protocol.run_info import KnobState
 from agenttune.store.run_log import RunLog
 from agenttune.trainer.datasets.record import read_dataset
 from agenttune.trainer.layers.model_tree import model_read

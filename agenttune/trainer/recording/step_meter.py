@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import psutil
 import torch
 
-from agenttune.protocol.events import Point
+from agenttune.protocol.metrics import Point
 from agenttune.store.metric_table import MetricRow
 from agenttune.trainer.recording.logged_rows import split
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from agenttune.protocol.events import Curve
 from agenttune.protocol.goal_names import is_goal
+from agenttune.protocol.metrics import Curve
 from agenttune.protocol.summary import BranchSummary
 from agenttune.store.run_log import RunLog
 from agenttune.views.report.journal import Journal

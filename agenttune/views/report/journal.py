@@ -25,7 +25,6 @@ from agenttune.protocol.events import (
     PolicyRequested,
     Proposed,
     ReadBack,
-    RunInfo,
     RunStarted,
     Settled,
     StandingChanged,
@@ -34,6 +33,7 @@ from agenttune.protocol.events import (
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.model_calls import ModelCalled
 from agenttune.protocol.proposals import CommandRecord, Record, State
+from agenttune.protocol.run_info import RunInfo
 from agenttune.protocol.summary import BranchSummary, Intervention, RunSummary
 from agenttune.store.journal.goal_metric import EVERYTHING
 from agenttune.store.journal.run_summary import summarize

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import plotext
 from rich.text import Text
 
-from agenttune.protocol.events import Curve
+from agenttune.protocol.metrics import Curve
 from agenttune.protocol.summary import MetricAt
 
 LOW_QUANTILE, HIGH_QUANTILE = 0.02, 0.95

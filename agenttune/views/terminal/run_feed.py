@@ -13,18 +13,17 @@ from agenttune.errors import UserError
 from agenttune.protocol.events import (
     Acked,
     BranchStarted,
-    Curve,
     Decided,
     Evaluated,
     Event,
     PolicyAttached,
     Proposed,
-    RunInfo,
-    StoredPoint,
     is_trial,
 )
 from agenttune.protocol.goal_names import is_goal, resolve
+from agenttune.protocol.metrics import Curve, StoredPoint
 from agenttune.protocol.model_calls import Cost, ModelCalled
+from agenttune.protocol.run_info import RunInfo
 from agenttune.protocol.summary import MetricAt
 from agenttune.store.journal.goal_metric import goal_values, score_of
 from agenttune.store.run_log import RunLog

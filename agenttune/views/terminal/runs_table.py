@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from agenttune.protocol.events import RunInfo
+from agenttune.protocol.run_info import RunInfo
 from agenttune.protocol.summary import Score
 from agenttune.protocol.text import clean, number
 from agenttune.views.event_lines import BAD_STATUS

@@ -1,0 +1,100 @@
+"""A run as its log knows it: its identity card, its knobs, the layers of its model."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from agenttune.protocol.commands import Redefines, SetKnob
+from agenttune.protocol.lr_course import Course
+from agenttune.protocol.metrics import Metric
+from agenttune.protocol.proposals import Record, StandingApproval
+from agenttune.protocol.run_facts import RunFacts
+
+RunStatus = Literal["starting", "running", "paused", "finished", "stopped", "interrupted", "failed", "lost"]
+LIVE: frozenset[str] = frozenset({"starting", "running", "paused"})
+"""Statuses in which a run takes commands; the others are final."""
+
+
+class KnobState(Record):
+    """A live-tunable value as it stands: `base` is what a schedule scales, `effective` what is used now."""
+
+    name: str
+    unit: str = ""
+    description: str = ""
+    base: float | None = None
+    effective: Any = None
+    groups: list[Any] | None = Field(None, description="Effective value per optimizer parameter group.")
+    base_groups: list[float] | None = Field(None, description="Base value per optimizer parameter group.")
+    ratios: list[float] | None = Field(
+        None, description="Learning rate: base of each group over the first one's, as last known where that is 0."
+    )
+    exempt_groups: list[int] = Field(
+        default_factory=list, description="Groups that stay as they are unless a command names them."
+    )
+    minimum: float | None = None
+    maximum: float | None = None
+    command: str = Field("set_knob", description="The command that sets it.")
+    redefines: Redefines = Field("nothing", description="Losses that mean something else once it was changed.")
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether it is a value of the script's own, offered with `register_knob`."""
+        return self.command == SetKnob.kind_name()
+
+
+class ParameterInfo(Record):
+    """A hyperparameter of a layer that `model_layer_parameter_update` can change."""
+
+    name: str
+    value: Any
+    type: str = Field(description="`float`, `int`, `bool`, `str` or `tensor`.")
+
+
+class ModuleInfo(Record):
+    """A layer and what is in it."""
+
+    name: str = Field(description="Dotted path from the model; empty for the model itself.")
+    type: str = Field(description="Class name.")
+    parameters: int = Field(description="Parameters in it and below, each counted once.")
+    trainable: int = Field(description="Those of them that are trained.")
+    operations: list[str] = Field(default_factory=list, description="What `model_layer_operation` can run on it.")
+    hyperparameters: list[ParameterInfo] = Field(default_factory=list)
+    weight_norm: Metric | None = None
+    grad_norm: Metric | None = None
+    children: list[ModuleInfo] = Field(default_factory=list)
+
+
+class RunInfo(Record):
+    """A run's identity card, kept up to date beside its events."""
+
+    run_id: str
+    name: str
+    status: RunStatus
+    status_reason: str = ""
+    created_at_s: float
+    started_at_s: float | None = None
+    ended_at_s: float | None = None
+    step: int = 0
+    max_steps: int | None = None
+    evaluating_step: int | None = Field(None, description="The step whose evaluation is still to be finished.")
+    branch: str = "main"
+    pid: int | None = None
+    pid_started_s: float | None = Field(None, description="Start of that process, in seconds after boot.")
+    path: str = ""
+    capabilities: list[str] = Field(default_factory=list, description="Commands this trainer can apply.")
+    knobs: list[KnobState] = Field(
+        default_factory=list, description="As last read; learning rates as of the newest step, all groups at once."
+    )
+    knobs_point_id: int = Field(0, description="The newest row of metrics when they were read.")
+    schedule: Course | None = Field(None, description="The learning rate to come, as read with the knobs.")
+    facts: RunFacts | None = Field(None, description="Model, data, batch and plan, as last read from the trainer.")
+    rules: dict[str, Any] = Field(default_factory=dict, description="Settings that others obey, such as `gate`.")
+    standing: list[StandingApproval] = Field(default_factory=list, description="What a person allowed from then on.")
+    goal_metric: str = "eval_loss"
+    goal_direction: Literal["minimize", "maximize"] = "minimize"
+
+    @property
+    def is_live(self) -> bool:
+        return self.status in LIVE
