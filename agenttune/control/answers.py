@@ -6,7 +6,7 @@ from functools import singledispatch
 from typing import Any
 
 from agenttune.control.reader import find_layer
-from agenttune.control.run_context import existing_checkpoints, told
+from agenttune.control.run_context import existing_checkpoints, with_run_context
 from agenttune.control.run_gate import RunGate
 from agenttune.control.run_logs import RunLogs
 from agenttune.gate import Gate
@@ -73,7 +73,7 @@ def _observation(query: ObservationQuery, logs: RunLogs, run_id: str) -> Observa
     info = logs.info(run_id)
     observer = logs.observers.setdefault(run_id, Observer())
     log = logs.log(run_id)
-    return told(observer.observe(log, info, logs.now_s(), Gate.of(info).budgets.max_commands), log, info)
+    return with_run_context(observer.observe(log, info, logs.now_s(), Gate.of(info).budgets.max_commands), log, info)
 
 
 @answer.register

@@ -30,7 +30,7 @@ UNSENT = ("not asked for", "refused")
 """How the loop's words of a decision begin that say what did not come of it; a policy's own may be like them."""
 
 
-def told(observation: Observation, log: RunLog, info: RunInfo) -> Observation:
+def with_run_context(observation: Observation, log: RunLog, info: RunInfo) -> Observation:
     """An observation with what the log and the gate say of the commands that can be asked for."""
     gate = Gate.of(info)
     dataset = _newest(log, "dataset_read")

@@ -95,7 +95,7 @@ class RunGate:
         unknown = self._unknown_checkpoint(proposal)
         if unknown is not None:
             return unknown
-        return self.gate.judge(proposal, self._moment(), history_of(self.log, proposal))
+        return self.gate.judge(proposal, self._moment(), command_history(self.log, proposal))
 
     def _unknown_checkpoint(self, proposal: Proposal) -> Verdict | None:
         """Refuse a checkpoint that does not exist, rather than have the trainer fail some steps later."""
@@ -152,7 +152,7 @@ class RunGate:
     def _again(self, proposal: Proposal) -> Verdict | None:
         """What the guardrails say now of a proposal that has waited."""
         # What was asked again meanwhile, and refused for that, says nothing against the one that waited.
-        history = replace(history_of(self.log, proposal), waiting=(), refused=())
+        history = replace(command_history(self.log, proposal), waiting=(), refused=())
         return self.gate.refusal(proposal, self._moment().info, history)
 
     def decide(self, command_id: str, decision: ApprovalDecision) -> CommandRecord:
@@ -185,7 +185,7 @@ class RunGate:
 
     def _escalate(self, proposal: Proposal, request: ApprovalRequest, decision: ApprovalDecision) -> CommandRecord:
         by = Passed(by=_decider(decision), reason=decision.reason)
-        moment, history = self._moment(), history_of(self.log, proposal)
+        moment, history = self._moment(), command_history(self.log, proposal)
         answer = self.gate.escalated(request, by, proposal, moment, history)
         if isinstance(answer, ApprovalRequest):
             return self.log.escalate(proposal.command_id, answer)
@@ -227,7 +227,7 @@ def _decider(decision: ApprovalDecision) -> str:
     return f"{'model' if decision.approver == 'model' else 'approver'}:{decision.author.name}"
 
 
-def history_of(log: RunLog, proposal: Proposal) -> CommandHistory:
+def command_history(log: RunLog, proposal: Proposal) -> CommandHistory:
     """What agents did so far; proposals of others are judged without it."""
     queued = [record for record in log.commands(State.QUEUED) if record.command_id != proposal.command_id]
     if proposal.author.principal != "agent":

@@ -106,6 +106,6 @@ def _query_parameters(dependant: Dependant) -> Iterator[tuple[str, bool]]:
         yield from _query_parameters(inner)
 
 
-def answer(content: BaseModel, status: int = 200) -> Response:
+def json_response(content: BaseModel, status: int = 200) -> Response:
     """A model as JSON, written by the model itself: non-finite numbers become strings, nothing is checked twice."""
     return Response(content.model_dump_json(), status, media_type="application/json")

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 from pydantic import BaseModel
 
 from agenttune.errors import ModelUnavailable, UserError
-from agenttune.policy.llm.history import history_of
+from agenttune.policy.llm.history import interventions_of
 from agenttune.protocol.command_schemas import ToolShape
 from agenttune.protocol.metrics import Curve, SeriesInfo
 from agenttune.protocol.model_calls import ChatMessage, Ledger, ModelCalled, PromptUsed, Purpose, ToolUse
@@ -67,7 +67,7 @@ class FakeReader:
         if isinstance(query, KnobsQuery):
             return Knobs(knobs=seen.knobs)
         if isinstance(query, HistoryQuery):
-            return History(history=history_of(seen)[-query.limit :])
+            return History(history=interventions_of(seen)[-query.limit :])
         if isinstance(query, ModelCallsQuery):
             return ModelCalls(calls=self.earlier)
         if isinstance(query, BranchesQuery):

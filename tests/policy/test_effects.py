@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agenttune.detectors.effects import EVALUATIONS, STEPS, Changes, Measure, effect_of
 from agenttune.policy.llm.digest import digest
-from agenttune.policy.llm.history import history_of
+from agenttune.policy.llm.history import interventions_of
 from agenttune.protocol.proposals import Change
 from agenttune.protocol.redefining import Redefinition
 from agenttune.protocol.summary import Effect, MetricAt
@@ -154,7 +154,7 @@ def test_a_model_is_told_the_effect_and_not_a_before_and_after() -> None:
     smoothing = Change(name="label_smoothing", previous=0.0, requested=0.1, effective=0.1)
     knob = took_effect(280, {"kind": "set_knob", "name": "label_smoothing", "value": 0.1}, [smoothing])
     known = observe(losses, commands=[applied(AT, 0.01), knob])
-    first, second = history_of(known)
+    first, second = interventions_of(known)
     assert first.effect is not None
     assert first.effect.verdict == "no clear effect"
     assert second.effect is not None

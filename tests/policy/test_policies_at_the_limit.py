@@ -10,7 +10,7 @@ import pytest
 from agenttune.errors import ConfigError
 from agenttune.policy.base import Decision
 from agenttune.policy.llm.digest import digest
-from agenttune.policy.llm.json_answers import read_answer
+from agenttune.policy.llm.json_answers import read_json_answer
 from agenttune.policy.rule_names import functions_of, goal_values, names_of
 from agenttune.policy.wrappers.alternatives import Escalation, Fallback
 from agenttune.policy.wrappers.simple import Cooldown, Patience
@@ -145,7 +145,7 @@ def test_a_rule_counts_the_commands_of_a_kind_that_were_let_through() -> None:
 def test_an_action_without_a_tool_is_told_with_its_number(action: str) -> None:
     text = '{"reason": "r", "actions": [{"tool": "a", "arguments": {}}, ' + action + "]}"
     with pytest.raises(Exception, match="action 2 has no 'tool'"):
-        read_answer(text, ["a"])
+        read_json_answer(text, ["a"])
 
 
 def test_a_budget_without_a_limit_is_told_as_that() -> None:

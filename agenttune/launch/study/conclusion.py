@@ -9,7 +9,7 @@ from pathlib import Path
 
 from agenttune.control.owner_token import LAUNCHER
 from agenttune.errors import StoreFault, UnknownRun
-from agenttune.launch.study.records import Outcome, RunConcluded
+from agenttune.launch.study.records import RunConcluded, RunOutcome
 from agenttune.launch.study.state import RoundRun
 from agenttune.policy.llm.past_runs import PastRun
 from agenttune.protocol.commands import StopTraining
@@ -80,7 +80,7 @@ def conclusion(runs_dir: Path, run_id: str, watched: bool, interrupted: bool = F
     )
 
 
-def _outcome(summary: RunSummary, watched: bool, interrupted: bool) -> Outcome:
+def _outcome(summary: RunSummary, watched: bool, interrupted: bool) -> RunOutcome:
     status = summary.run.status
     if status == "finished":
         return "finished"

@@ -15,7 +15,7 @@ VERSION = 1
 
 Arm = Literal["untouched", "reference", "act", "plan_only"]
 """What a run is for: round 0; a policy beside it; a round's plan with its policy; the same plan with none."""
-Outcome = Literal["finished", "stopped", "failed", "interrupted", "lost"]
+RunOutcome = Literal["finished", "stopped", "failed", "interrupted", "lost"]
 Start = dict[str, int | float]
 """Chosen values by the parameters' names; a parameter that is left out has the file's own value."""
 
@@ -86,7 +86,7 @@ class RunConcluded(Record):
 
     kind: Literal["run_concluded"] = "run_concluded"
     run_id: str
-    outcome: Outcome
+    outcome: RunOutcome
     reason: str = ""
     steps: int = 0
     duration_s: float = 0.0

@@ -10,11 +10,11 @@ from pydantic import Field
 
 from agenttune.launch.study.records import (
     Arm,
-    Outcome,
     Planned,
     Reflected,
     RunConcluded,
     RunLaunched,
+    RunOutcome,
     Start,
     StudyEnded,
     StudyEntry,
@@ -43,7 +43,7 @@ class RoundRun(Record):
     run_id: str
     start: Start = Field(description="Chosen values; empty: the file's own arguments.")
     args: list[str]
-    outcome: Outcome | None = None
+    outcome: RunOutcome | None = None
     reason: str = ""
     steps: int = 0
     duration_s: float = 0.0

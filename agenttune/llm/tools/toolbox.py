@@ -43,7 +43,7 @@ class ToolWait:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ToolOutcome:
     """The outcome of a call.
 
     Attributes:
@@ -133,7 +133,7 @@ class Toolbox:
     def _kinds(self) -> list[str]:
         return offered_kinds(self._observation)
 
-    def call(self, name: str, arguments: str | Mapping[str, Any]) -> Outcome:
+    def call(self, name: str, arguments: str | Mapping[str, Any]) -> ToolOutcome:
         """Carry out a read, or check a write and ask the gate about it; nothing is submitted.
 
         Args:
@@ -149,18 +149,18 @@ class Toolbox:
             self._ask_gate(outcome, outcome.command)
         return outcome
 
-    def parse(self, name: str, arguments: str | Mapping[str, Any]) -> Outcome:
+    def parse(self, name: str, arguments: str | Mapping[str, Any]) -> ToolOutcome:
         """As `call`, without asking the gate."""
         given = decoded(name, arguments)
         if name == READ:
             read, given = read_of(given)
-            return Outcome(text=checked(name, read, given).answer(self._reader))
+            return ToolOutcome(text=checked(name, read, given).answer(self._reader))
         if name in READS:
-            return Outcome(text=checked(name, READS[name], given).answer(self._reader))
+            return ToolOutcome(text=checked(name, READS[name], given).answer(self._reader))
         if name == WAIT:
             return self._wait(checked(name, WaitFor, given))
         if name == WITHDRAW:
-            return Outcome("", withdrawn=checked(name, Withdrawal, given).number)
+            return ToolOutcome("", withdrawn=checked(name, Withdrawal, given).number)
         self._check_kind(name)
         return self._write(name, given)
 
@@ -178,7 +178,7 @@ class Toolbox:
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise CommandError(f"no tool {name!r:.80}{hint} Tools: {', '.join(known)}", field="tool", allowed=known)
 
-    def _write(self, kind: str, given: dict[str, Any]) -> Outcome:
+    def _write(self, kind: str, given: dict[str, Any]) -> ToolOutcome:
         said = checked(kind, Said, {key: given.pop(key) for key in Said.model_fields if key in given})
         _check_fields(kind, given)
         self._check_offered(kind, given)
@@ -186,7 +186,7 @@ class Toolbox:
         if command.needs is Need.REGISTERED_KNOB:
             self._check_registered(command)
         told = {"accepted": kind, "arguments": command.arguments(), "note": ACCEPTED_NOTE}
-        return Outcome(encode(told), command, said.reason, said.valid_for_steps)
+        return ToolOutcome(encode(told), command, said.reason, said.valid_for_steps)
 
     def _check_registered(self, command: CommandBase) -> None:
         names = [knob.name for knob in self._knobs]
@@ -202,15 +202,15 @@ class Toolbox:
                 message = f"{kind}.{name}: this run has no such thing to set; there are: {', '.join(offered)}"
                 raise CommandError(message, field=name, allowed=offered)
 
-    def _wait(self, asked: WaitFor) -> Outcome:
+    def _wait(self, asked: WaitFor) -> ToolOutcome:
         step = self._observation.step
         if asked.until_step is not None and asked.until_step <= step:
             message = f"wait: until_step {asked.until_step} is not later than now, step {step}"
             raise CommandError(message, field="until_step", allowed={"minimum": step + 1})
         wait = ToolWait(asked.until_step, asked.until_evaluation, asked.until_finding)
-        return Outcome(encode({"waiting": True, "at_step": step}), rationale=asked.reason, wait=wait)
+        return ToolOutcome(encode({"waiting": True, "at_step": step}), rationale=asked.reason, wait=wait)
 
-    def _ask_gate(self, outcome: Outcome, command: CommandBase) -> None:
+    def _ask_gate(self, outcome: ToolOutcome, command: CommandBase) -> None:
         step, valid = self._observation.step, outcome.valid_for_steps
         proposal = Proposal(
             command=command,

@@ -17,7 +17,7 @@ from agenttune.llm.prompts import fenced
 from agenttune.llm.tools import Toolbox
 from agenttune.policy.base import by_agents
 from agenttune.policy.llm.conversation import MAX_REPAIRS, Conversation
-from agenttune.policy.llm.history import history_of
+from agenttune.policy.llm.history import interventions_of
 from agenttune.protocol.commands import CommandBase, DoEvaluate, SaveCheckpoint, UpdateOptimizer
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Change, CommandRecord, State
@@ -94,7 +94,7 @@ def _changed(observation: Observation) -> str:
     done = changes(observation)
     if not done:
         return "nothing was changed yet"
-    last = next(one for one in reversed(history_of(observation)) if one.command_id == done[-1].command_id)
+    last = next(one for one in reversed(interventions_of(observation)) if one.command_id == done[-1].command_id)
     return f"last change {observation.step - (last.applied_at_step or 0)} steps ago: {fenced(last.summary, 120)}"
 
 

@@ -16,7 +16,7 @@ from agenttune.llm.prompts import fenced
 from agenttune.llm.tools.offered import UNLISTED_KNOBS
 from agenttune.policy.llm.briefing import by_group, learning_rates_ahead, progress, states, training
 from agenttune.policy.llm.curve_text import NAME_LETTERS, VALUE_LETTERS, curves, says_something
-from agenttune.policy.llm.history import history_of, tried
+from agenttune.policy.llm.history import interventions_of, tried
 from agenttune.protocol.commands import COMMAND_KINDS, Probe
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.model_calls import Ledger
@@ -84,7 +84,7 @@ def digest(
         knobs=[*_knobs(observation.knobs), *learning_rates_ahead(observation.schedule, observation.step)],
         findings=_findings(observation),
         tried=[
-            *tried(observation, history_of(observation) if history is None else history),
+            *tried(observation, interventions_of(observation) if history is None else history),
             *_last_decision(observation),
         ],
         notes=[fenced(note, NOTE_LETTERS, "note") for note in observation.notes[-MOST_NOTES:]],

@@ -121,7 +121,7 @@ def refusal(verdict: Verdict) -> str:
     return f"{fenced(verdict.decided_by, NAME_LETTERS)}: {fenced(verdict.reason, 2 * OUTCOME_LETTERS)}{allowed}"
 
 
-def history_of(observation: Observation) -> list[Intervention]:
+def interventions_of(observation: Observation) -> list[Intervention]:
     """The commands that an observation holds, each with its effect."""
     changes = Changes.of(observation.commands, observation.lineage.has)
     measures = measures_of(observation)

@@ -54,7 +54,7 @@ def _bounded(part: Any) -> Any:
     return bounded
 
 
-def read_answer(text: str, offered: Collection[str]) -> tuple[str, list[ToolUse]]:
+def read_json_answer(text: str, offered: Collection[str]) -> tuple[str, list[ToolUse]]:
     """The reason and the tool calls of an answer, which may have words around its JSON.
 
     The markup of the model's own tool calls is understood too, but not both at once.

@@ -10,9 +10,9 @@ from typing import Any
 from agenttune.errors import UserError
 from agenttune.llm.answer_text import without_thinking
 from agenttune.llm.prompts import fenced
-from agenttune.llm.tools import MAX_ANSWER_CHARACTERS, Outcome, Toolbox
+from agenttune.llm.tools import MAX_ANSWER_CHARACTERS, Toolbox, ToolOutcome
 from agenttune.policy.llm.conversation import MAX_REPAIRS, Conversation
-from agenttune.policy.llm.json_answers import answer_schema, read_answer
+from agenttune.policy.llm.json_answers import answer_schema, read_json_answer
 from agenttune.protocol.command_schemas import ToolShape
 from agenttune.protocol.model_calls import ChatMessage, ToolUse
 from agenttune.protocol.text import clean
@@ -90,7 +90,7 @@ class ToolForm:
         answer = talk.ask(schema=answer_schema(shapes) if talk.chat.protocol == "json" else None)
         if not without_thinking(answer.content):
             return []
-        talk.said, uses = read_answer(answer.content or "", [shape.name for shape in shapes])
+        talk.said, uses = read_json_answer(answer.content or "", [shape.name for shape in shapes])
         return uses
 
     def _use(self, use: ToolUse, talk: Conversation, toolbox: Toolbox, nth: int) -> _Result:
@@ -109,7 +109,7 @@ class ToolForm:
             talk.wait, talk.said = outcome.wait, talk.said or outcome.rationale
         return _Result(use, outcome.text, was_reading=outcome.wait is None)
 
-    def _draft(self, outcome: Outcome, talk: Conversation) -> str:
+    def _draft(self, outcome: ToolOutcome, talk: Conversation) -> str:
         command = outcome.command
         assert command is not None  # narrowed by the caller
         known = next((n for n, draft in talk.noted.items() if draft.command == command), None)

@@ -13,8 +13,8 @@ from agenttune.control.reader import ControlReader, settled
 from agenttune.errors import AgenttuneError, CommandError
 from agenttune.llm.tools import (
     READS,
-    Outcome,
     Toolbox,
+    ToolOutcome,
     ToolWait,
     encode,
     error_text,
@@ -140,7 +140,7 @@ class RunTools:
             return ToolAnswer(self._wait(run_id, outcome.wait, seen.last_seq))
         return ToolAnswer(outcome.text) if outcome.command is None else self._submit(run_id, outcome, seen.step, client)
 
-    def _submit(self, run_id: str, outcome: Outcome, step: int, client: str) -> ToolAnswer:
+    def _submit(self, run_id: str, outcome: ToolOutcome, step: int, client: str) -> ToolAnswer:
         if outcome.command is None:
             raise TypeError("an outcome without a command cannot be submitted")
         proposal = Proposal(

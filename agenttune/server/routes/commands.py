@@ -17,7 +17,7 @@ from agenttune.protocol.proposals import CommandRecord, Proposal, Record, Standi
 from agenttune.protocol.reads import Wait
 from agenttune.server.auth.identity import Identity
 from agenttune.server.auth.rights import require_author, require_recorder
-from agenttune.server.context import Ctx, RunId, Who, answer
+from agenttune.server.context import Ctx, RunId, Who, json_response
 from agenttune.server.routes.reads import acked
 from agenttune.server.schemas import Recorded, RecordEntry, Submission
 from agenttune.server.v1_compat.commands import AUTHOR as V1_CLIENT
@@ -48,11 +48,11 @@ async def submit(
     """
     proposal = _proposal(submission, who)
     if dry_run:
-        return answer(await run_in_threadpool(context.control.dry_run, run_id, proposal))
+        return json_response(await run_in_threadpool(context.control.dry_run, run_id, proposal))
     record = await run_in_threadpool(context.control.submit, run_id, proposal)
     # The log keeps the first proposal of an id, with its own time.
     status = 202 if record.proposal.created_at_s == proposal.created_at_s else 200
-    return answer(await acked(context, run_id, record, wait_s), status)
+    return json_response(await acked(context, run_id, record, wait_s), status)
 
 
 @router.post("/runs/{run_id}/records", status_code=201, response_model=Recorded)
@@ -65,7 +65,7 @@ def record(run_id: RunId, context: Ctx, who: Who, entry: RecordEntry) -> Respons
     require_recorder(who, run_id, body.kind)
     if isinstance(body, PolicyRequested) and who.via:
         body = body.model_copy(update={"author": f"{body.author or who.name} via {who.via}"})
-    return answer(Recorded(seq=context.control.record(run_id, body, entry.step)), 201)
+    return json_response(Recorded(seq=context.control.record(run_id, body, entry.step)), 201)
 
 
 def _proposal(submission: Submission, who: Identity) -> Proposal:
@@ -122,11 +122,11 @@ async def decide(run_id: RunId, context: Ctx, who: Who, command_id: str, body: D
         command=body.command,
         always=body.always,
     )
-    return answer(await run_in_threadpool(context.control.decide, run_id, command_id, decision))
+    return json_response(await run_in_threadpool(context.control.decide, run_id, command_id, decision))
 
 
 @router.delete("/runs/{run_id}/approvals/always/{kind}", response_model=StandingApprovals)
 async def end_standing_approval(run_id: RunId, context: Ctx, who: Who, kind: str, name: Name = "") -> Response:
     """Take back that a kind of command is always approved; answers with what was taken back."""
     ended = await run_in_threadpool(context.control.end_standing_approval, run_id, kind, who.author(name=name))
-    return answer(StandingApprovals(standing=ended))
+    return json_response(StandingApprovals(standing=ended))

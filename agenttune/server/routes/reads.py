@@ -23,7 +23,7 @@ from agenttune.protocol.reads import QUERIES, CommandQuery, Events, EventsQuery,
 from agenttune.protocol.run_info import RunStatus
 from agenttune.server.auth.identity import Identity
 from agenttune.server.auth.rights import Right, require, shown_events, shown_info
-from agenttune.server.context import Context, Ctx, RunId, Who, answer
+from agenttune.server.context import Context, Ctx, RunId, Who, json_response
 from agenttune.server.schemas import CommandSchemas, Health, Runs
 
 router = APIRouter()
@@ -36,13 +36,13 @@ def health(request: Request, context: Ctx) -> Response:
     if request.state.identity is not None:
         runs_dir = str(context.control.runs_dir)
         seen = seen.model_copy(update={"pid": request.app.state.pid, "runs_dir": runs_dir})
-    return answer(seen)
+    return json_response(seen)
 
 
 @router.get("/commands", response_model=CommandSchemas)
 def command_schemas() -> Response:
     """Every command there is, with its JSON schema and risk class."""
-    return answer(CommandSchemas(commands=list(schemas_by_kind().values())))
+    return json_response(CommandSchemas(commands=list(schemas_by_kind().values())))
 
 
 @router.get("/runs", response_model=Runs)
@@ -54,7 +54,7 @@ def runs(
 ) -> Response:
     """All runs that the token is for, newest first; what the gate obeys is shown to operators only."""
     found = [info for info in context.control.runs() if who.sees(info.run_id) and (not status or info.status in status)]
-    return answer(Runs(runs=[shown_info(info, who) for info in found[:limit]]))
+    return json_response(Runs(runs=[shown_info(info, who) for info in found[:limit]]))
 
 
 Reader = Callable[[Context, Identity, str, Any], Awaitable[BaseModel]]
@@ -130,9 +130,9 @@ def _add_route(query: type[RunQuery[Any]]) -> None:
     async def endpoint(run_id: RunId, context: Ctx, who: Who, **given: Any) -> Response:
         asked = query(**given)
         if reader is None:
-            return await run_in_threadpool(lambda: answer(context.control.read(run_id, asked)))
+            return await run_in_threadpool(lambda: json_response(context.control.read(run_id, asked)))
         found = await reader(context, who, run_id, asked)
-        return await run_in_threadpool(answer, found)
+        return await run_in_threadpool(json_response, found)
 
     kind, in_path = inspect.Parameter.KEYWORD_ONLY, query.path_fields()
     shared = [

@@ -12,12 +12,12 @@ from agenttune.protocol.model_calls import ModelCalled
 from agenttune.protocol.proposals import Change
 from agenttune.protocol.summary import MetricAt, outcome_line
 from agenttune.protocol.text import clean, command_words, dollars, duration, number, tokens
-from agenttune.views.report.journal import Evidence, JournalEntry, Outcome
+from agenttune.views.report.journal import DecisionOutcome, Evidence, JournalEntry
 
 LONG = 2000
 """Characters of a reason; a proposal's rationale may have 4000, the log has the whole."""
 SHORT = 200
-MEANING: Mapping[Outcome, str] = {
+MEANING: Mapping[DecisionOutcome, str] = {
     "applied": "in force, never settled by a probation",
     "kept": "applied, watched and kept",
     "reverted": "applied, watched and taken back",

@@ -41,10 +41,10 @@ from agenttune.store.process_liveness import is_alive
 from agenttune.store.run_log import RunLog
 from agenttune.views.event_lines import EventLine, lines_of
 
-Outcome = Literal["applied", "kept", "reverted", "refused", "expired", "failed", "waiting"]
+DecisionOutcome = Literal["applied", "kept", "reverted", "refused", "expired", "failed", "waiting"]
 """What came of a decision, in the words of a report. `expired` includes what was superseded."""
-OUTCOMES: tuple[Outcome, ...] = ("applied", "kept", "reverted", "refused", "expired", "failed", "waiting")
-OF_STATE: dict[State, Outcome] = {
+OUTCOMES: tuple[DecisionOutcome, ...] = ("applied", "kept", "reverted", "refused", "expired", "failed", "waiting")
+OF_STATE: dict[State, DecisionOutcome] = {
     State.PROPOSED: "waiting",
     State.QUEUED: "waiting",
     State.REJECTED: "refused",
@@ -92,7 +92,7 @@ class JournalEntry(Record):
     is_abandoned: bool = False
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> DecisionOutcome:
         return OF_STATE[self.record.state]
 
     @property

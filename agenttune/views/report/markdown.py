@@ -15,7 +15,7 @@ from agenttune import __version__
 from agenttune.protocol.text import clean
 from agenttune.views.report import decision_facts, run_facts
 from agenttune.views.report.decision_facts import Fact
-from agenttune.views.report.journal import Journal, JournalEntry, Outcome
+from agenttune.views.report.journal import DecisionOutcome, Journal, JournalEntry
 
 _SPECIAL = re.compile(r"[\\`*_{}\[\]<>|#~&!$@^]|://|(?<=[wW]{3})\.|^[-+=]|^\d+(?=[.)]($|\s))")
 """Characters that CommonMark, GitHub's tables and bare links, or maths read as markup."""
@@ -24,7 +24,7 @@ SINGLE = 3
 EXAMPLES = 3
 """Of each fold: the first ones, in full."""
 SHOWN_FOLDS = 50
-FOLDED: frozenset[Outcome] = frozenset({"refused", "expired"})
+FOLDED: frozenset[DecisionOutcome] = frozenset({"refused", "expired"})
 
 
 class Detail(NamedTuple):
@@ -78,7 +78,7 @@ class Section(NamedTuple):
 class Fold(NamedTuple):
     """Refusals, or snapshots, of one kind: the same outcome, command and author, decided by the same."""
 
-    outcome: Outcome
+    outcome: DecisionOutcome
     kind: str
     author: str
     decided_by: str

@@ -12,7 +12,7 @@ from agenttune.protocol.text import clean, command_words, duration, number, plur
 from agenttune.views.event_lines import EventLine
 from agenttune.views.report.cost_lines import all_unusable, cost_report, model_report, probe_line
 from agenttune.views.report.decision_facts import LONG, SHORT, Fact, point_words, when, zone
-from agenttune.views.report.journal import CHANGED, Journal, Outcome
+from agenttune.views.report.journal import CHANGED, DecisionOutcome, Journal
 
 
 def head(journal: Journal) -> list[Fact]:
@@ -61,7 +61,7 @@ def counts(journal: Journal) -> str:
     """Such as `5 (1 kept, 2 reverted, 2 refused)`."""
     if not journal.entries:
         return "none: nothing was asked for and nothing was changed"
-    found: dict[Outcome, int] = {}
+    found: dict[DecisionOutcome, int] = {}
     for entry in journal.entries:
         found[entry.outcome] = found.get(entry.outcome, 0) + 1
     return f"{len(journal.entries)} ({', '.join(f'{n} {outcome}' for outcome, n in found.items())})"

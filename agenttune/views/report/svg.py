@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from agenttune.protocol.text import clean, number
 from agenttune.views.report.curves import CurveLine, Panel, wants_log_scale
-from agenttune.views.report.journal import OUTCOMES, Outcome
+from agenttune.views.report.journal import OUTCOMES, DecisionOutcome
 
 WIDTH, LEFT, RIGHT, TOP, FLOOR = 900, 70, 34, 12, 214
 """Edges of the plot in pixels; below it are the steps, and lanes for the marks of decisions."""
@@ -22,7 +22,7 @@ MOST_RULES = 60
 """With more changes than these, upright lines would cover the curve: the marks alone are drawn."""
 LARGEST = 1e300
 """Larger values are drawn at this value, so that differences stay finite."""
-SHAPES: dict[Outcome, str] = {
+SHAPES: dict[DecisionOutcome, str] = {
     "applied": "M-4 -4H4V4H-4Z",
     "kept": "M0 -5L5 4H-5Z",
     "reverted": "M0 5L5 -4H-5Z",
@@ -32,14 +32,14 @@ SHAPES: dict[Outcome, str] = {
     "waiting": "M-4 0A4 4 0 1 0 4 0A4 4 0 1 0 -4 0Z",
 }
 """One shape an outcome, so that colour is not needed to tell them apart."""
-DONE: frozenset[Outcome] = frozenset({"applied", "kept", "reverted"})
+DONE: frozenset[DecisionOutcome] = frozenset({"applied", "kept", "reverted"})
 
 
 class Mark(NamedTuple):
     """A decision on the step axis. `anchor`: where on the page it is told; empty if it is not."""
 
     step: int
-    outcome: Outcome
+    outcome: DecisionOutcome
     words: str
     anchor: str
     is_abandoned: bool = False
@@ -186,9 +186,9 @@ def _nonfinite(lines: Sequence[CurveLine], x: Scale) -> Iterator[Markup]:
             )
 
 
-def _marks(marks: Sequence[Mark], x: Scale, lanes: Sequence[Outcome]) -> Iterator[Markup]:
+def _marks(marks: Sequence[Mark], x: Scale, lanes: Sequence[DecisionOutcome]) -> Iterator[Markup]:
     """Marks of one outcome on one pixel are one mark: the page stays bounded however many decisions there are."""
-    merged: dict[tuple[int, Outcome], list[Mark]] = {}
+    merged: dict[tuple[int, DecisionOutcome], list[Mark]] = {}
     for mark in marks:
         if x.low <= mark.step <= x.high:
             merged.setdefault((round(x.at(mark.step) / 3), mark.outcome), []).append(mark)
@@ -198,7 +198,7 @@ def _marks(marks: Sequence[Mark], x: Scale, lanes: Sequence[Outcome]) -> Iterato
         yield _mark(outcome, group, at, lane, with_rules and outcome in DONE)
 
 
-def _mark(outcome: Outcome, group: Sequence[Mark], at: float, lane: int, with_rule: bool) -> Markup:
+def _mark(outcome: DecisionOutcome, group: Sequence[Mark], at: float, lane: int, with_rule: bool) -> Markup:
     more = f" and {len(group) - 1} more {outcome} nearby" if len(group) > 1 else ""
     words = clean(f"step {group[0].step}, {outcome}: {group[0].words}{more}", 300)
     rule = Markup('<path class="rule" d="M{x:.1f} {t}V{b}"/>').format(x=at, t=TOP, b=FLOOR)
@@ -216,7 +216,7 @@ def _mark(outcome: Outcome, group: Sequence[Mark], at: float, lane: int, with_ru
     )
 
 
-def sample(outcome: Outcome) -> Markup:
+def sample(outcome: DecisionOutcome) -> Markup:
     """An outcome's shape for the legend."""
     return Markup(
         '<svg class="sample mark {o}" viewBox="-7 -7 14 14" aria-hidden="true"><path class="shape" d="{d}"/></svg>'
