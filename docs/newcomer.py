@@ -2,7 +2,7 @@
 
 python -m docs.newcomer
 
-The output of a run differs from one to the next, so no test makes it again; `tests/docs/test_readme.py` checks the
+The output of a run differs from one to the next, so no test makes it again; `tests/docs/test_walkthrough.py` checks the
 script, the config file and the commands against the code, and runs them.
 """
 

@@ -83,6 +83,11 @@ class NoCommand(Policy):
         return Decision([Draft({"kind": "update_optimizer", "lr": 0.1}, "why not")])
 
 
+class WrongValue(Policy):
+    def decide(self, observation):
+        return Decision([Draft(UpdateOptimizer(lr=-3.0), "down")])
+
+
 class Undecided(Policy):
     pass
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from agenttune.errors import ModelUnavailable
 from agenttune.policy.base import Decision, Draft
 from agenttune.protocol.commands import Impact
-from agenttune.protocol.events import Event
+from agenttune.protocol.events import POLICY_FAILED, Event
+from agenttune.protocol.invalid_values import failure_words
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Author, CommandRecord, State
 
@@ -90,5 +91,5 @@ def failed(policy: str, step: int, error: BaseException) -> Decision:
     """A policy's failure as a decision without proposals, with the failed model call if there is one."""
     log.error("policy %s failed at step %d", policy, step, exc_info=error)
     calls = error.calls if isinstance(error, ModelUnavailable) else []
-    reason = f"the policy failed: {type(error).__name__}: {error}"[:ERROR_CHARACTERS]
+    reason = f"{POLICY_FAILED}: {failure_words(error)}"[:ERROR_CHARACTERS]
     return Decision(reason=reason, calls=calls, faults=[reason], unusable=bool(calls))

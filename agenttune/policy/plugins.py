@@ -13,6 +13,8 @@ from agenttune.errors import ConfigError, UserError
 from agenttune.policy.base import Decision, Draft, Policy, PolicyContext
 from agenttune.policy.wrappers.wrapper import Wrapper
 from agenttune.protocol.commands import CommandBase
+from agenttune.protocol.events import POLICY_FAILED
+from agenttune.protocol.invalid_values import failure_words
 from agenttune.protocol.observation import Observation
 
 log = logging.getLogger(__name__)
@@ -92,7 +94,7 @@ class PluginPolicy(Wrapper):
             return self._failed(error)
 
     def _failed(self, error: BaseException) -> Decision:
-        reason = f"the policy failed: {type(error).__name__}: {error}"[:ERROR_CHARACTERS]
+        reason = f"{POLICY_FAILED}: {failure_words(error)}"[:ERROR_CHARACTERS]
         return Decision(reason=reason, faults=[reason])
 
 

@@ -272,6 +272,10 @@ class Shadowed(Record):
     rationale: str = ""
 
 
+POLICY_FAILED = "the policy failed"
+"""With these words a decision's reason tells that the policy's code failed."""
+
+
 class Decided(Record):
     """A policy looked at the run and proposed something, or nothing."""
 

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
 MOST_SHOWN = 80
 """Characters of a wrong value that are quoted."""
 
@@ -38,6 +40,15 @@ def why_with_value(problem: Mapping[str, Any], is_empty: str = "has no value") -
     if given is None:
         return f"{is_empty}: it {why(problem)}"
     return f"{why(problem)} (got {given!r:.{MOST_SHOWN}}){_meant(problem)}"
+
+
+def failure_words(error: BaseException) -> str:
+    """What code of somebody's ended with, on one line: `ValueError: boom`, `UpdateOptimizer: lr must be at least 0`."""
+    if not isinstance(error, ValidationError):
+        return f"{type(error).__name__}: {error}"
+    problems = error.errors(include_url=False)
+    said = (f"{'.'.join(map(str, p['loc']))} {why_with_value(p)}".strip() for p in problems)
+    return f"{error.title}: {'; '.join(said)}"
 
 
 def shape(pattern: str, words: str) -> str:

@@ -15,7 +15,7 @@ from agenttune.agent import AgentLoop
 from agenttune.config import GoalSettings, WakeSettings
 from agenttune.detectors.trend import LEVEL_STEPS, LOSS_NAMES
 from agenttune.policy.base import Decision, Policy
-from agenttune.protocol.events import Decided, Event, Found
+from agenttune.protocol.events import POLICY_FAILED, Decided, Event, Found
 from agenttune.protocol.goal_names import value_of
 from agenttune.protocol.metrics import Curve
 from agenttune.protocol.model_calls import Cost, ModelCalled
@@ -32,8 +32,6 @@ WINDOW_STEPS = 50
 """What was really done so many steps before or after a proposal is shown beside it (guess: two looks of an agent)."""
 CHART_POINTS = 1000
 EVERYTHING = 1_000_000
-FAILED = "the policy failed"
-"""How the agent loop begins the reason of a decision that was none."""
 AFTERWARDS = "a replay applies nothing: after the first proposal, the run goes on as it was recorded"
 
 MakePolicy = Callable[[ReplayControl, str], Admitted]
@@ -223,8 +221,11 @@ class _Account:
 def _failures(events: Sequence[Event]) -> str:
     """How often the policy failed, if it did; a policy that fails looks like one that has nothing to ask for."""
     turns = [(event.step, event.body.reason) for event in events if isinstance(event.body, Decided)]
-    failed = [(step, reason) for step, reason in turns if reason.startswith(FAILED)]
-    return f"{FAILED} {len(failed)} times, first at step {failed[0][0]}{failed[0][1][len(FAILED) :]}" if failed else ""
+    failed = [(step, reason) for step, reason in turns if reason.startswith(POLICY_FAILED)]
+    if not failed:
+        return ""
+    (step, reason), count = failed[0], len(failed)
+    return f"{POLICY_FAILED} {count} times, first at step {step}{reason[len(POLICY_FAILED) :]}"
 
 
 def _failed_calls(calls: Sequence[ModelCalled]) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,13 @@ from agenttune.launch import make_plan
 from agenttune.policy.base import PolicyContext
 from agenttune.policy.load import load_policy
 from agenttune.policy.plugins import find_detector
-from agenttune.store.run_log import list_runs
+from agenttune.protocol.events import Evaluated
+from agenttune.store.run_log import RunLog, list_runs
 from agenttune.testing.conformance import ApproverTestCase, ChannelTestCase, DetectorTestCase, PolicyTestCase
 from agenttune.trainer import Options
 from docs.generate import DOCS
 from tests.cli.conftest import environment
-from tests.trainer.conftest import Points, TinyModel
+from tests.trainer.conftest import Points, TinyModel, submit
 
 BLOCK = re.compile(r"^```(?:python|yaml|toml)\n# ([\w./]+)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TEXT = (DOCS / "extending.md").read_text(encoding="utf-8")
@@ -95,9 +97,25 @@ def test_the_adapter_trains(folder: Path, tmp_path: Path) -> None:
     batches = list(torch.utils.data.DataLoader(Points(16), batch_size=4))
     train = module["train"]
     assert callable(train)
-    train(model, optimizer, batches, options=Options(runs_dir=tmp_path / "runs", server=False))
+
+    def drawn() -> Iterator[object]:
+        for number, batch in enumerate(batches):
+            if number == 1:
+                [live] = list_runs(tmp_path / "runs")
+                with closing(RunLog.open(Path(live.path))) as log:
+                    submit(log, {"kind": "do_evaluate"})
+            yield batch
+
+    train(model, optimizer, drawn(), options=Options(runs_dir=tmp_path / "runs", server=False))
     [info] = list_runs(tmp_path / "runs")
     assert (info.status, info.step) == ("finished", 4)
+    with closing(RunLog.open(Path(info.path))) as log:
+        [record] = log.commands()
+        [evaluated] = log.events(kinds=["evaluated"])
+    assert record.ack is not None
+    assert record.ack.outcome == "applied", record.ack.message
+    assert isinstance(evaluated.body, Evaluated)
+    assert evaluated.body.metrics == {"eval_loss": 1.0}
 
 
 def test_the_suite_of_the_page_runs_as_it_stands(folder: Path) -> None:

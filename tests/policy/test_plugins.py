@@ -131,6 +131,7 @@ FAILING = {
     "Nonsense": "TypeError: decide returned 42, not a Decision of agenttune.policy",
     "NoDrafts": "not a Draft of agenttune.policy",
     "NoCommand": "not one of agenttune.protocol.commands",
+    "WrongValue": "UpdateOptimizer: lr must be greater than or equal to 0 (got -3.0)",
 }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from agenttune.protocol.events import StatusChanged
+from agenttune.protocol.events import POLICY_FAILED, Decided, StatusChanged
 from agenttune.protocol.metrics import Curve, Point
 from agenttune.protocol.proposals import Ack, Author, Proposal
 from agenttune.store.run_log import RunLog
@@ -53,6 +53,15 @@ def test_a_decision_is_told_from_its_evidence_to_its_consequence(render: Render,
     ):
         assert words in said
     assert "a secret of the transcript" not in said
+
+
+@BOTH
+def test_a_policy_that_fails_does_not_look_like_one_that_is_content(render: Render, night: Night) -> None:
+    for step in (130, 140):
+        night.log.append(
+            Decided(policy="mine", woken_by="step", command_ids=[], reason=f"Mine: {POLICY_FAILED}: boom"), step=step
+        )
+    assert "in 2 a policy failed" in " ".join(render(night.log).words)
 
 
 @BOTH

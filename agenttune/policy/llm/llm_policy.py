@@ -19,6 +19,8 @@ from agenttune.policy.llm.pacing import Pacing
 from agenttune.policy.llm.tool_calls import ToolForm, tool_texts
 from agenttune.policy.wrappers.simple import Background
 from agenttune.protocol.command_schemas import ToolShape
+from agenttune.protocol.events import POLICY_FAILED
+from agenttune.protocol.invalid_values import failure_words
 from agenttune.protocol.model_calls import ChatMessage
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Author
@@ -156,7 +158,7 @@ class LlmPolicy:
             self._pacing.failed()
         except Exception as error:  # a bug of ours or of a library: told, and what was noted before is kept
             log.exception("policy %s failed at step %d", self.name, observation.step)
-            talk.trouble(f"the policy failed: {type(error).__name__}: {error}")
+            talk.trouble(f"{POLICY_FAILED}: {failure_words(error)}")
             self._pacing.failed()
         else:
             self._pacing.asked(observation.step, talk.wait)

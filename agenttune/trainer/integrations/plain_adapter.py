@@ -34,7 +34,7 @@ class PlainAdapter(LoopAdapter):
         scaler: Any,
     ) -> None:
         lacking = {}
-        if evaluate is None:
+        if evaluate is None and type(self).evaluate is PlainAdapter.evaluate:  # an adapter may evaluate by itself
             lacking["do_evaluate"] = "agenttune.session was given no evaluate= (a function that returns metrics)"
         super().__init__(f"PyTorch {torch.__version__} loop", optimizer, lacking, model, scheduler, max_steps, scaler)
         self._dataset, self._evaluate = dataset, evaluate

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from agenttune.protocol.commands import Impact, SaveCheckpoint
 from agenttune.protocol.events import (
+    POLICY_FAILED,
     Acked,
     BranchStarted,
     Decided,
@@ -129,6 +130,7 @@ class Journal(Record):
         process_is_gone: The run is not closed, and its process no longer lives on this machine.
         looks: How often policies looked at the run and decided, to act or not.
         holds: How often of these they asked for nothing.
+        failures: How often of these a policy failed; code of the user's own, mostly.
     """
 
     summary: RunSummary
@@ -136,6 +138,7 @@ class Journal(Record):
     happenings: list[EventLine]
     looks: int = 0
     holds: int = 0
+    failures: int = 0
     last_seq: int = 0
     last_event_at_s: float | None = None
     process_is_gone: bool = False
@@ -178,6 +181,7 @@ def read_journal(log: RunLog, now_s: float | None = None) -> Journal:
         happenings=reader.happenings,
         looks=reader.looks,
         holds=reader.holds,
+        failures=reader.failures,
         last_seq=log.last_seq(),
         last_event_at_s=next((event.at_s for event in log.events(limit=1, newest=True)), None),
         process_is_gone=_is_gone(summary.run),
@@ -205,6 +209,7 @@ class _Reader:
     happenings: list[EventLine] = field(default_factory=list)
     looks: int = 0
     holds: int = 0
+    failures: int = 0
     _findings: list[Finding] = field(default_factory=list)
     _calls: list[ModelCalled] = field(default_factory=list)
 
@@ -224,6 +229,7 @@ class _Reader:
     def _take_decision(self, body: Decided) -> None:
         self.looks += 1
         self.holds += not body.command_ids
+        self.failures += POLICY_FAILED in body.reason
         calls, self._calls = self._calls, []
         if not body.command_ids:
             return

@@ -33,7 +33,8 @@ def _head(journal: Journal) -> Iterator[tuple[str, str]]:
     policies = ", then ".join(dict.fromkeys(summary.policies))
     yield "policy", policies or "none was attached"
     if journal.looks:
-        yield "looks", f"{journal.looks} by policies, {journal.holds} of which asked for nothing"
+        failed = f"; in {journal.failures} a policy failed" if journal.failures else ""
+        yield "looks", f"{journal.looks} by policies, {journal.holds} of which asked for nothing{failed}"
     for line in model_report(summary.decision_costs):
         yield "model", line
     for line in cost_report(summary.cost, summary.decision_costs) or ["no language model was called"]:
