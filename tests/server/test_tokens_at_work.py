@@ -11,6 +11,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -18,10 +20,12 @@ from agenttune.control import ApprovalDecision, LocalControl
 from agenttune.control.discovery import SERVER_FILE, ServerAddress, read_note
 from agenttune.control.http import HttpControl
 from agenttune.control.owner_token import LASTS_S, OwnerToken, user_name
-from agenttune.control.tokens import TOKENS_FILE, create_token, read_tokens, revoke_token
+from agenttune.control.tokens import TOKENS_FILE, TokenBook, create_token, read_tokens, revoke_token
 from agenttune.errors import Forbidden, Unauthorized
 from agenttune.protocol.events import NoteAdded
 from agenttune.protocol.proposals import Author, Principal, Proposal
+from agenttune.server.auth.guard import Guard
+from agenttune.server.auth.identity import Access
 from tests.server.conftest import StartServer, make_run
 
 OPERATOR = Author(principal="operator", name="ann")
@@ -84,6 +88,19 @@ def test_who_is_connected_hears_no_more(served: tuple[str, Path]) -> None:
             stream.recv(timeout=20)
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 1008
+
+
+def test_a_token_that_ends_in_the_middle_of_an_answer_gets_a_whole_refusal(tmp_path: Path) -> None:
+    text, token = create_token(tmp_path, "viewer", "ann")
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"6")]})
+        revoke_token(tmp_path, token.id)
+        await send({"type": "http.response.body", "body": b"secret"})
+
+    access = Access(TokenBook(tmp_path), None, None, "AGENTTUNE_TOKEN")
+    answer = TestClient(Guard(app, access, ["testserver"])).get("/api/v1/runs", headers=bearer(text))
+    assert (answer.status_code, answer.json()["error"]["type"]) == (401, "Unauthorized")
 
 
 def test_a_long_wait_that_outlives_its_token_is_told_nothing(served: tuple[str, Path]) -> None:

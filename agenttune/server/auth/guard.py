@@ -26,7 +26,7 @@ SIGNED_PATHS = "/links/"
 know it gains nothing by another Host or Origin; and a form on a page that sends no referrer has the Origin `null`."""
 POLICY_VIOLATION = 1008
 """WebSocket close code (RFC 6455)."""
-SAYING = frozenset({"http.response.start", "http.response.body", "websocket.accept", "websocket.send"})
+SAYING = frozenset({"http.response.body", "websocket.accept", "websocket.send"})
 SUBPROTOCOL_PREFIX = "bearer."
 """A browser cannot set headers on a WebSocket; it names the token as a subprotocol, `bearer.<token>`."""
 
@@ -115,21 +115,31 @@ class Guard:
         if identity is None or not identity.token_id or scope.get("method", "GET") != "GET":
             return send
         ended = False
+        head: Message | None = None
 
         async def checked(message: Message) -> None:
-            nonlocal ended
+            # The head waits for the first of the body: between the two the token may end, and a head without the
+            # body that it announces is an answer cut off.
+            nonlocal ended, head
             if ended:
                 return
+            if message["type"] == "http.response.start":
+                head = message
+                return
             if message["type"] not in SAYING or self._holds(identity):
+                if head is not None:
+                    await send(head)
+                    head = None
                 await send(message)
                 return
             ended = True
+            if head is not None:
+                await problem_of(_unauthorized(True))(scope, receive, send)
+                return
             if message["type"] == "http.response.body":
                 await send({"type": "http.response.body", "body": b""})
-            elif scope["type"] == "websocket":
-                await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": "the token has ended"})
             else:
-                await problem_of(_unauthorized(True))(scope, receive, send)
+                await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": "the token has ended"})
 
         return checked
 
