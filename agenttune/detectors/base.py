@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import get_args
@@ -14,6 +15,8 @@ from agenttune.protocol.observation import Observation
 
 log = logging.getLogger(__name__)
 ERROR_CHARACTERS = 500
+DETECT_LIMIT_S = 5.0
+"""For one look of a detector of the user's own; ours take milliseconds (guess)."""
 
 
 class Detector(ABC):
@@ -92,11 +95,36 @@ def undeclared(cls: type[Detector], taken: Collection[str]) -> str:
     return ""
 
 
+class Look(threading.Thread):
+    """One look of a detector of the user's own, in a thread, so that one that hangs holds up nobody."""
+
+    def __init__(self, detector: Detector, observation: Observation) -> None:
+        super().__init__(name=f"detector {detector.name}", daemon=True)
+        self._detector, self._observation = detector, observation
+        self._found: list[object] = []
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._found = list(self._detector.detect(self._observation) or ())
+        except BaseException as error:  # for whoever waits for the look
+            self._error = error
+
+    def result(self, waited_s: float) -> list[object]:
+        """What it found; raises what it raised, and TimeoutError if it still looks."""
+        if self.is_alive():
+            raise TimeoutError(f"it has not returned within {waited_s:g} s, and is not asked again until it does")
+        if self._error is not None:
+            raise self._error
+        return self._found
+
+
 class PluginDetector(Detector):
     """A detector of the user's own. An error of it, or an answer that is none, costs its findings of that look."""
 
-    def __init__(self, inner: Detector) -> None:
-        self._inner, self._fault = inner, ""
+    def __init__(self, inner: Detector, limit_s: float = DETECT_LIMIT_S) -> None:
+        self._inner, self._limit_s, self._fault = inner, limit_s, ""
+        self._look: Look | None = None
         self.name, self.severity, self.summary = inner.name, inner.severity, inner.summary
 
     @property
@@ -104,8 +132,13 @@ class PluginDetector(Detector):
         return self._fault
 
     def detect(self, observation: Observation) -> Iterator[Finding]:
+        if self._look is not None and self._look.is_alive():
+            return  # it has hung since an earlier look, which is told
+        self._look = Look(self._inner, observation)
+        self._look.start()
+        self._look.join(self._limit_s)
         try:
-            found = [self._checked(finding) for finding in self._inner.detect(observation) or ()]
+            found = [self._checked(finding) for finding in self._look.result(self._limit_s)]
         except (Exception, SystemExit) as error:
             if not self._fault:
                 log.error("detector %s failed at step %d", self.name, observation.step, exc_info=error)

@@ -11,6 +11,7 @@ from agenttune.config.plugins import PluginClass, PluginUse, find_class
 from agenttune.detectors import DETECTOR_NAMES, Detector, PluginDetector, StandInDetector, undeclared
 from agenttune.errors import ConfigError, UserError
 from agenttune.policy.base import Decision, Draft, Policy, PolicyContext
+from agenttune.policy.wrappers.simple import Background
 from agenttune.policy.wrappers.wrapper import Wrapper
 from agenttune.protocol.commands import CommandBase
 from agenttune.protocol.events import POLICY_FAILED
@@ -19,6 +20,8 @@ from agenttune.protocol.observation import Observation
 
 log = logging.getLogger(__name__)
 ERROR_CHARACTERS = 500
+PROMPT_S = 2.0
+"""A policy of the user's own that answers within so many seconds is waited for, a slower one is not (guess)."""
 CONTEXT = PolicyContext.__name__
 
 
@@ -49,7 +52,8 @@ def make_policy(use: PluginUse, name: str, context: PolicyContext) -> MadePlugin
             raise
         log.warning("%s", error)
         return MadePlugin(StandIn(name, error.message))
-    return MadePlugin(PluginPolicy(made, title=name), found.path, found.sha256)
+    policy = Background(PluginPolicy(made, title=name), title=name, prompt_s=PROMPT_S)
+    return MadePlugin(policy, found.path, found.sha256)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from agenttune.launch import make_plan
 from agenttune.policy.base import PolicyContext
 from agenttune.policy.load import load_policy
 from agenttune.policy.plugins import find_detector
+from agenttune.policy.wrappers.wrapper import walk
 from agenttune.protocol.events import Evaluated
 from agenttune.store.run_log import RunLog, list_runs
 from agenttune.testing.conformance import ApproverTestCase, ChannelTestCase, DetectorTestCase, PolicyTestCase
@@ -60,7 +61,8 @@ def test_each_config_file_is_fine(folder: Path, number: int) -> None:
 def test_the_policy_file_wraps_the_policy_with_its_parameter(folder: Path) -> None:
     policy = load_policy("mine", PolicyContext(folder, environ={}))
     assert policy.name == "mine"
-    assert policy.parts[0].inner.factor == 0.3  # type: ignore[attr-defined]
+    [factor] = [part.factor for part in walk(policy) if hasattr(part, "factor")]
+    assert factor == 0.3
 
 
 class TestPolicy(PolicyTestCase):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agenttune.config import load_config, plugins
-from agenttune.detectors import detect
+from agenttune.config.plugins import PluginUse
+from agenttune.detectors import Detector, PluginDetector, detect
 from agenttune.errors import ConfigError
 from agenttune.policy.base import PolicyContext
 from agenttune.policy.load import context_of, identity_of, load_policy, open_policy
+from agenttune.policy.plugins import find_detector
 from agenttune.policy.wrappers.wrapper import unavailable, walk
 from tests.llm_policy.fakes import FakeReader
 from tests.plugin_files import install, write_plugins
@@ -236,3 +240,60 @@ def test_a_detector_that_is_named_wrongly_is_told_with_how_to_mend_it(folder: Pa
     with pytest.raises(ConfigError) as caught:
         context_with(folder, entries)
     assert WRONG_DETECTORS[entries] in caught.value.message
+
+
+HANGING = """
+import threading
+from agenttune.detectors import Detector
+from agenttune.policy import Decision, Policy
+
+GO_ON = threading.Event()
+
+
+class Hangs(Policy):
+    def decide(self, observation):
+        GO_ON.wait(30)
+        return Decision(reason="at last")
+
+
+class Stares(Detector):
+    name = "stares"
+    summary = "never comes back"
+
+    def detect(self, observation):
+        GO_ON.wait(30)
+        return []
+"""
+
+
+def go_on_of(*parts: object) -> threading.Event:
+    """What the class in `hanging.py` waits for."""
+    [event] = {vars(sys.modules[type(part).__module__]).get("GO_ON") for part in parts} - {None}
+    assert isinstance(event, threading.Event)
+    return event
+
+
+def test_a_policy_that_hangs_holds_up_nobody(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agenttune.policy.plugins.PROMPT_S", 0.05)
+    (folder / "hanging.py").write_text(HANGING, encoding="utf-8")
+    policy = load_policy("./hanging.py:Hangs", live(folder))
+    first, second = policy.decide(ROUGH), policy.decide(ROUGH)
+    assert first.later is not None
+    assert (second.skipped, second.reason) == (True, f"still thinking since step {ROUGH.step}")
+    go_on_of(*walk(policy)).set()
+    assert first.later.result(20).reason == "at last"
+    assert policy.decide(ROUGH).reason in ("at last", f"thinking since step {ROUGH.step}")
+
+
+def test_a_detector_that_hangs_is_told_of_and_left_out_until_it_returns(folder: Path) -> None:
+    (folder / "hanging.py").write_text(HANGING, encoding="utf-8")
+    made = find_detector(PluginUse("detector", "./hanging.py:Stares", (folder,))).make()
+    inner: Detector = made._inner if isinstance(made, PluginDetector) else made
+    detector = PluginDetector(inner, limit_s=0.05)
+    assert list(detector.detect(ROUGH)) == []
+    assert "it has not returned within 0.05 s, and is not asked again until it does" in detector.fault
+    assert list(detector.detect(ROUGH)) == []
+    go_on_of(inner).set()
+    detector._look.join(20)  # type: ignore[union-attr]
+    assert list(detector.detect(ROUGH)) == []
+    assert detector.fault == ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
 
 from agenttune.policy.base import Decision, asked_at_step, by_agents
@@ -85,8 +85,13 @@ class Background(Wrapper):
     """Asks a slow policy in a thread, one question at a time; the policy is never called from two threads at once.
 
     `decide` returns at once: with the answer to come, or, while the last question is still worked on, with nothing.
+
+    Args:
+        inner: The policy.
+        prompt_s: An answer that comes within so many seconds is waited for and returned as it is.
     """
 
+    prompt_s: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
     _answer: Future[Decision] | None = field(default=None, init=False, repr=False)
     _since_step: int = field(default=0, init=False, repr=False)
@@ -100,6 +105,8 @@ class Background(Wrapper):
                 target=self._think, args=(observation, self._answer), name=f"policy {self.name}", daemon=True
             )
         thread.start()
+        if self.prompt_s and wait([self._answer], self.prompt_s).done:
+            return self._answer.result()
         return Decision(reason=f"thinking since step {observation.step}", later=self._answer)
 
     def _think(self, observation: Observation, answer: Future[Decision]) -> None:
