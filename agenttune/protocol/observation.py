@@ -22,7 +22,7 @@ from agenttune.protocol.run_info import KnobState, RunStatus
 
 RECENT_POINTS = 512
 """Newest points of a series that an observation carries raw; detectors need a few hundred to tell noise from trend."""
-THINNED_POINTS = 128
+DOWNSAMPLED_POINTS = 128
 """Entries over the whole run beside them."""
 HISTORY = 50
 """Newest commands, findings and evaluations that an observation carries."""

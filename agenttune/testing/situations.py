@@ -7,12 +7,9 @@ import random
 from collections.abc import Sequence
 
 from agenttune.protocol.commands import COMMAND_KINDS, UpdateOptimizer
-from agenttune.protocol.observation import Evaluation, Observation, SeriesView
+from agenttune.protocol.observation import DOWNSAMPLED_POINTS, RECENT_POINTS, Evaluation, Observation, SeriesView
 from agenttune.protocol.proposals import Ack, Author, Change, CommandRecord, Proposal, State
 from agenttune.protocol.run_info import KnobState
-
-RECENT, DOWNSAMPLED = 256, 64
-"""Points of a series that an observation holds as they are, and of the whole."""
 
 
 def make_observation(
@@ -48,7 +45,7 @@ def make_observation(
         goal_metric="eval_loss",
         goal_direction="minimize",
         knobs=[] if lr is None else [KnobState(name="lr", base=lr, effective=lr)],
-        series={name: _view(name, values) for name, values in given.items() if values},
+        series={name: series_view(name, values) for name, values in given.items() if values},
         evaluations=[Evaluation(step=step, metrics={"eval_loss": value}) for step, value in evaluations],
         commands=list(commands),
         capabilities=list(COMMAND_KINDS),
@@ -57,10 +54,11 @@ def make_observation(
     )
 
 
-def _view(name: str, values: Sequence[float]) -> SeriesView:
-    bucket = max(1, -(-len(values) // DOWNSAMPLED))
+def series_view(name: str, values: Sequence[float]) -> SeriesView:
+    """A series as an observation carries it: the newest points as they are, the whole as means of buckets."""
+    bucket = max(1, -(-len(values) // DOWNSAMPLED_POINTS))
     parts = [(min(i + bucket, len(values)), values[i : i + bucket]) for i in range(0, len(values), bucket)]
-    first = max(0, len(values) - RECENT)
+    first = max(0, len(values) - RECENT_POINTS)
     return SeriesView(
         name=name,
         steps=list(range(first + 1, len(values) + 1)),

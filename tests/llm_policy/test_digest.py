@@ -22,8 +22,9 @@ from agenttune.protocol.run_facts import Rhythm, RunFacts
 from agenttune.protocol.run_info import KnobState
 from agenttune.protocol.summary import Effect, Intervention
 from agenttune.protocol.text import number
+from agenttune.testing.situations import series_view
 from tests.llm_policy.test_prompting import HOSTILE
-from tests.policy.conftest import applied, decay, observe, view
+from tests.policy.conftest import applied, decay, observe
 
 
 def text_of(seen: Digest) -> str:
@@ -64,7 +65,7 @@ def test_the_size_does_not_grow_with_the_run() -> None:
 
 
 def test_the_size_is_bounded_whatever_an_observation_holds() -> None:
-    many = {f"metric_{i}_{'x' * 300}": view(f"metric_{i}", decay(2000)) for i in range(200)}
+    many = {f"metric_{i}_{'x' * 300}": series_view(f"metric_{i}", decay(2000)) for i in range(200)}
     knobs = [KnobState(name="k" * 500, effective="v" * 5000, unit="u" * 500, groups=[1.0] * 99) for _ in range(300)]
     seen = long_run(1000).model_copy(update={"series": many, "knobs": knobs, "woken_by": ["w" * 9999] * 99})
     metrics = {f"m{i}" * 50: 1.0 for i in range(500)}
@@ -281,7 +282,9 @@ def test_what_the_loop_does_not_tell_is_left_out() -> None:
 
 def test_what_moves_by_schedule_or_clock_is_the_newest_value_and_no_median() -> None:
     rates = [0.01 * 0.9**i for i in range(100)]
-    series = {name: view(name, rates) for name in ("lr", "base_lr_1", "epoch", "memory_bytes", "eval_runtime", "beta")}
+    series = {
+        name: series_view(name, rates) for name in ("lr", "base_lr_1", "epoch", "memory_bytes", "eval_runtime", "beta")
+    }
     seen = observe(decay(100)).model_copy(update={"series": {**observe(decay(100)).series, **series}})
     shown = "\n".join(digest(seen).curves)
     assert f"<data>beta</data>: now {number(rates[-1])}, first" in shown
@@ -291,7 +294,7 @@ def test_what_moves_by_schedule_or_clock_is_the_newest_value_and_no_median() -> 
 
 def test_one_loss_and_one_gradient_norm_are_told_of_those_that_say_the_same() -> None:
     names = ("step_loss", "loss", "train_loss", "step_grad_norm", "grad_norm")
-    seen = observe(decay(50)).model_copy(update={"series": {name: view(name, decay(50)) for name in names}})
+    seen = observe(decay(50)).model_copy(update={"series": {name: series_view(name, decay(50)) for name in names}})
     shown = "\n".join(digest(seen).curves)
     assert re.findall("<data>(.*?)</data>", shown) == ["step_loss", "step_grad_norm"]
     goal = digest(seen.model_copy(update={"goal_metric": "loss"}))
@@ -377,7 +380,7 @@ def test_hostile_names_and_texts_stay_in_their_fences(text: str) -> None:
     knob = KnobState(name=text, effective=text, unit=text, command=text)
     seen = observe(decay(50), findings=[finding], commands=[command]).model_copy(
         update={
-            "series": {text: view(text, decay(50))},
+            "series": {text: series_view(text, decay(50))},
             "evaluations": [Evaluation(step=1, metrics={text: 1.0})],
             "knobs": [knob, knob.model_copy(update={"effective": {text: [text]}})],
             "notes": [text],

@@ -15,27 +15,14 @@ from agenttune.protocol.commands import StopTraining, UpdateOptimizer
 from agenttune.protocol.events import KnobsRead, StatusChanged
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.metrics import Point
-from agenttune.protocol.observation import RECENT_POINTS, THINNED_POINTS, Evaluation, Observation, SeriesView
+from agenttune.protocol.observation import Evaluation, Observation
 from agenttune.protocol.proposals import Ack, Author, Change, CommandRecord, Proposal, State
 from agenttune.protocol.redefining import newest_of, redefinition
 from agenttune.protocol.run_info import KnobState, RunInfo
 from agenttune.store.run_log import RunLog
+from agenttune.testing.situations import series_view
 
 AGENT = Author(principal="agent", name="tests")
-
-
-def view(name: str, values: Sequence[float]) -> SeriesView:
-    """A series as an observation carries it: newest points raw, the whole thinned."""
-    bucket = max(1, -(-len(values) // THINNED_POINTS))
-    means = [(min(i + bucket, len(values)), values[i : i + bucket]) for i in range(0, len(values), bucket)]
-    first = max(0, len(values) - RECENT_POINTS)
-    return SeriesView(
-        name=name,
-        steps=list(range(first + 1, len(values) + 1)),
-        values=list(values[first:]),
-        downsampled_steps=[step for step, _ in means],
-        downsampled_values=[math.fsum(v) / len(v) if all(map(math.isfinite, v)) else math.nan for _, v in means],
-    )
 
 
 def observe(
@@ -64,7 +51,7 @@ def observe(
         goal_metric="eval_loss",
         goal_direction="minimize",
         knobs=[KnobState(name="lr", base=lr, effective=lr)],
-        series={name: view(name, values) for name, values in given.items() if values},
+        series={name: series_view(name, values) for name, values in given.items() if values},
         evaluations=[Evaluation(step=step, metrics={"eval_loss": value}) for step, value in evals],
         commands=list(commands),
         findings=list(findings),

@@ -61,10 +61,6 @@ class Loop:
     def all(self) -> list[Who]:
         return sorted(who(path) for path in self.folder.path.glob("**/checkpoint-*"))
 
-    def is_in_line(self, found: Who, lineage: dict[str, int | None]) -> bool:
-        last = lineage.get(found[0], -1)
-        return last is None or found[1] <= last
-
 
 def who(path: Path) -> Who:
     branch, step = (path / "who").read_text().split()
@@ -89,7 +85,7 @@ def test_a_restart_takes_the_newest_of_the_branch_in_force_and_nothing_is_lost(c
                 loop.go_back(move[1])
                 assert loop.all() == before
             lineage = loop.catalog.branches.lineage()
-            mine = [found for found in loop.all() if loop.is_in_line(found, lineage)]
+            mine = [found for found in loop.all() if lineage.has(*found)]
             assert loop.taken() == max(mine, key=lambda found: found[1], default=None)
             for saved in loop.catalog.known.values():
                 assert who(Path(saved.path or "")) == (saved.branch, saved.step)
@@ -117,7 +113,7 @@ def test_killed_in_the_midst_of_a_return_it_takes_one_of_the_old_branch_or_the_n
             goal.parent.mkdir(parents=True, exist_ok=True)
             source.rename(goal)
         taken, new = loop.taken(), loop.catalog.branches.lineage()
-        assert taken is None or loop.is_in_line(taken, old) or loop.is_in_line(taken, new)
+        assert taken is None or old.has(*taken) or new.has(*taken)
         assert loop.all() == before
 
 

@@ -13,7 +13,14 @@ from agenttune.protocol.events import Acked, Evaluated, Event, Found
 from agenttune.protocol.goal_names import resolve
 from agenttune.protocol.lineage import Lineage
 from agenttune.protocol.metrics import Curve, StoredPoint
-from agenttune.protocol.observation import HISTORY, RECENT_POINTS, THINNED_POINTS, Evaluation, Observation, SeriesView
+from agenttune.protocol.observation import (
+    DOWNSAMPLED_POINTS,
+    HISTORY,
+    RECENT_POINTS,
+    Evaluation,
+    Observation,
+    SeriesView,
+)
 from agenttune.protocol.proposals import TAKEN, State
 from agenttune.protocol.redefining import Redefinition, newest_of, redefinition
 from agenttune.protocol.run_info import RunInfo
@@ -30,7 +37,7 @@ PACE_ROWS = 256
 PAGE = 1000
 MOST_UNSEEN = 5000
 """Rows that an observation takes into the curves first: about 0.2 s (measured)."""
-SAMPLES = 4 * THINNED_POINTS
+SAMPLES = 4 * DOWNSAMPLED_POINTS
 """Rows of a long run that stand for it where its curves are not ready; four to a point of what a policy gets."""
 MOST_ACKS = 2000
 """Answers that a first look goes back by, for what gave the loss another meaning: about 0.2 s (measured)."""
@@ -67,7 +74,7 @@ def _on(line: Lineage, events: list[Event]) -> list[Event]:
 
 
 class Downsampled:
-    """A metric's whole history in at most `THINNED_POINTS` means; a full list is halved by merging neighbours."""
+    """A metric's whole history in at most `DOWNSAMPLED_POINTS` means; a full list is halved by merging neighbours."""
 
     def __init__(self) -> None:
         self._steps: list[int] = []
@@ -90,7 +97,7 @@ class Downsampled:
         self._open = (self._open + count) % self._stride if count < self._stride else 0
 
     def _make_room(self) -> None:
-        if len(self._steps) < THINNED_POINTS:
+        if len(self._steps) < DOWNSAMPLED_POINTS:
             return
         self._stride *= 2
         self._steps = self._steps[1::2]
@@ -230,7 +237,7 @@ class Observer:
     def _seed_by_curves(self, log: RunLog, branch: str, last_step: int) -> None:
         for name in DOWNSAMPLED:
             try:
-                curve = log.curve(name, branch, 0, last_step, THINNED_POINTS)
+                curve = log.curve(name, branch, 0, last_step, DOWNSAMPLED_POINTS)
             except UserError:  # not measured in this branch
                 continue
             self._downsampled.setdefault(name, Downsampled()).seed(curve)

@@ -113,8 +113,7 @@ def _must_go(path: Path, saved: SavedCheckpoint | None, checkpoints: CheckpointC
 
 def _is_in_line(saved: SavedCheckpoint, checkpoints: CheckpointCatalog) -> bool:
     """Whether a checkpoint belongs to the current branch or its parents."""
-    last = checkpoints.branches.lineage()
-    return saved.branch in last and ((until := last[saved.branch]) is None or saved.step <= until)
+    return checkpoints.branches.lineage().has(saved.branch, saved.step)
 
 
 def _folder_of(saved: SavedCheckpoint | None) -> str:

@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from agenttune.errors import UserError
 from agenttune.protocol.events import BranchStarted
+from agenttune.protocol.lineage import Lineage
 
 MAIN = "main"
-
-
-@dataclass
-class Branch:
-    """A line of steps: those of `parent` up to `from_step`, then its own."""
-
-    name: str
-    parent: str | None = None
-    from_step: int = 0
-    checkpoint_id: str | None = None
 
 
 class Branches:
@@ -29,7 +18,7 @@ class Branches:
     """
 
     def __init__(self) -> None:
-        self.known = {MAIN: Branch(MAIN)}
+        self.known = {MAIN: BranchStarted(name=MAIN)}
         self.current = MAIN
 
     def new_name(self, asked: str | None = None) -> str:
@@ -59,17 +48,10 @@ class Branches:
             from_step: The last step of the parent that belongs to it too.
             checkpoint_id: The checkpoint that was restored; None where the loop itself began again.
         """
-        self.known[name] = Branch(name, parent, from_step, checkpoint_id)
-        self.current = name
-        return BranchStarted(name=name, parent=parent, from_step=from_step, checkpoint_id=checkpoint_id)
+        started = BranchStarted(name=name, parent=parent, from_step=from_step, checkpoint_id=checkpoint_id)
+        self.known[name], self.current = started, name
+        return started
 
-    def lineage(self) -> dict[str, int | None]:
-        """The current branch and its parents, each with its last step that belongs to the current run (None: all)."""
-        last: dict[str, int | None] = {self.current: None}
-        branch = self.known[self.current]
-        while branch.parent is not None and branch.parent in self.known:
-            # Where a branch was left at a step before its own start, less of its parent counts.
-            later = last[branch.name]
-            last[branch.parent] = branch.from_step if later is None else min(branch.from_step, later)
-            branch = self.known[branch.parent]
-        return last
+    def lineage(self) -> Lineage:
+        """What the current branch stands on."""
+        return Lineage.of(self.current, self.known.values())
