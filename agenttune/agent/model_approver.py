@@ -22,6 +22,7 @@ from agenttune.llm.prompts import fenced
 from agenttune.policy.base import Draft
 from agenttune.policy.llm.reviewer import WHY_LETTERS, Reviewer
 from agenttune.protocol.commands import CommandBase
+from agenttune.protocol.invalid_values import failure_words
 from agenttune.protocol.proposals import ApprovalRequest, Author, CommandRecord
 from agenttune.protocol.text import clean
 
@@ -139,7 +140,7 @@ def _opinion(approver: Approver, case: ApprovalCase) -> Opinion:
         opinion: object = approver.decide(case)
     except (Exception, SystemExit) as error:
         logger.exception("an approver failed")
-        return Opinion("escalate", f"the approver failed: {type(error).__name__}: {error}")
+        return Opinion("escalate", f"the approver failed: {failure_words(error)}")
     if not isinstance(opinion, Opinion) or opinion.verdict not in VERDICTS or not isinstance(opinion.why, str):
         return Opinion("escalate", f"the approver gave {opinion!r:.80}, not an Opinion of agenttune.gate")
     return opinion

@@ -26,7 +26,7 @@ from pydantic import BeforeValidator
 from agenttune.config.plugin_parameters import PluginParameters, parameters_of
 from agenttune.config.yaml_files import Place, line_of, load_yaml
 from agenttune.errors import ConfigError, PluginFault
-from agenttune.protocol.invalid_values import did_you_mean
+from agenttune.protocol.invalid_values import did_you_mean, failure_words
 
 T = TypeVar("T")
 Kind = Literal["policy", "detector", "approver", "channel", "adapter"]
@@ -157,6 +157,8 @@ def find_class(use: PluginUse, base: type[Any], injected: Sequence[str] = ()) ->
     if not (isinstance(found, type) and base in found.__mro__):
         name = getattr(found, "__name__", repr(found))
         raise use.problem(f"{name} is no {use.kind}: it must be a class that extends {public_name(base)}")
+    if lacking := sorted(getattr(found, "__abstractmethods__", ())):
+        raise use.problem(f"{found.__name__} does not define {', '.join(lacking)}, which every {use.kind} must")
     try:
         # An adapter is made by the loop, of what is in memory there.
         takes_settings = use.kind != "adapter"
@@ -278,7 +280,7 @@ def _within(step: Callable[[], T], use: PluginUse) -> T:
 
 def _told(error: BaseException) -> str:
     """An error in one line, with the line of the file in which it happened."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
+    text = " ".join(failure_words(error).split())
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename]
     last = next((f for f in reversed(frames) if f.filename != __file__), None)
     at = "" if last is None or isinstance(error, SyntaxError) else f" ({Path(last.filename).name}:{last.lineno})"

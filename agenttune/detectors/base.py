@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import get_args
 
 from agenttune.protocol.findings import FINDING_NAME, Finding, Severity
-from agenttune.protocol.invalid_values import did_you_mean
+from agenttune.protocol.invalid_values import did_you_mean, failure_words
 from agenttune.protocol.observation import Observation
 
 log = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ class PluginDetector(Detector):
         except (Exception, SystemExit) as error:
             if not self._fault:
                 log.error("detector %s failed at step %d", self.name, observation.step, exc_info=error)
-            words = f"detector {self.name} failed at step {observation.step}: {type(error).__name__}: {error}"
+            words = f"detector {self.name} failed at step {observation.step}: {failure_words(error)}"
             self._fault = " ".join(words.split())[:ERROR_CHARACTERS]
             return
         self._fault = ""

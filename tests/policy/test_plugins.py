@@ -110,7 +110,7 @@ UNUSABLE = {
     "./exits.py:Any": "SystemExit: 3 (exits.py:2)",
     "./syntax.py:Any": "SyntaxError: invalid syntax (syntax.py, line 1)",
     "./mine.py:Broken": "RuntimeError: no model file (mine.py:",
-    "./mine.py:Undecided": "abstract method",
+    "./mine.py:Undecided": "Undecided does not define decide, which every policy must",
     "./hangs.py:Any": "it was not ready after 0.2 s",
     "./gone.py:Any": "there is no file",
 }
@@ -211,7 +211,7 @@ def test_a_detector_that_fails_costs_its_own_findings_and_says_so_once(folder: P
 def test_no_finding_gets_past_its_checks(folder: Path) -> None:
     [evil] = context_with(folder, "[./mine.py:Evil]", live=True).detectors
     assert detect(ROUGH, own=[evil]) == []
-    assert "ValidationError" in evil.fault
+    assert "Finding: severity is required" in evil.fault
 
 
 def test_beside_a_run_a_detector_that_cannot_be_used_stops_no_rule(folder: Path) -> None:
@@ -297,3 +297,14 @@ def test_a_detector_that_hangs_is_told_of_and_left_out_until_it_returns(folder: 
     detector._look.join(20)  # type: ignore[union-attr]
     assert list(detector.detect(ROUGH)) == []
     assert detector.fault == ""
+
+
+def test_what_a_detector_builds_wrongly_is_told_in_our_words(folder: Path) -> None:
+    text = "from agenttune.detectors import Detector\nfrom agenttune.protocol.commands import UpdateOptimizer\n\n\n"
+    text += "class Builds(Detector):\n    name = 'builds'\n    summary = 'builds'\n\n"
+    text += "    def detect(self, observation):\n        UpdateOptimizer(lr=-3.0)\n"
+    (folder / "builds.py").write_text(text, encoding="utf-8")
+    detector = PluginDetector(find_detector(PluginUse("detector", "./builds.py:Builds", (folder,))).make())
+    assert list(detector.detect(ROUGH)) == []
+    assert "UpdateOptimizer: lr must be greater than or equal to 0 (got -3.0)" in detector.fault
+    assert "pydantic" not in detector.fault
