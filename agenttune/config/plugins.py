@@ -214,9 +214,7 @@ def _module_of(path: Path) -> ModuleType:
     name = f"agenttune_plugin_{digest[:16]}"
     if name in sys.modules:
         return sys.modules[name]
-    # Modules beside it can be imported; behind all others, so that none of theirs is hidden.
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))
+    _prefer_modules_of(path.parent)
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} cannot be imported")
@@ -228,6 +226,30 @@ def _module_of(path: Path) -> ModuleType:
         sys.modules.pop(name, None)
         raise
     return module
+
+
+_plugin_folders: list[str] = []
+"""Folders that stand in `sys.path` for the sake of plugins, the last used first."""
+
+
+def _prefer_modules_of(folder: Path) -> None:
+    """Let the modules beside a file be imported, as those of this folder where another plugin's has the same names.
+
+    Plugins' folders stand behind everything else, so that no other module is hidden by them.
+    """
+    others = [other for other in _plugin_folders if other != str(folder)]
+    for name, module in list(sys.modules.items()):
+        source = getattr(module, "__file__", None)
+        is_own = "." not in name and not name.startswith("agenttune_plugin_")
+        if source is None or not is_own or str(Path(source).parent).removesuffix(f"/{name}") not in others:
+            continue
+        if (folder / f"{name}.py").is_file() or (folder / name).is_dir():
+            for part in [part for part in sys.modules if part == name or part.startswith(f"{name}.")]:
+                sys.modules.pop(part, None)
+    kept = [entry for entry in sys.path if entry not in _plugin_folders]
+    # A folder that was there without us, such as that of the user's script, keeps its place.
+    _plugin_folders[:] = [*([] if str(folder) in kept else [str(folder)]), *others]
+    sys.path[:] = [*kept, *_plugin_folders]
 
 
 def installed(kind: Kind) -> list[EntryPoint]:

@@ -81,6 +81,26 @@ def test_modules_beside_a_file_can_be_imported(folder: Path) -> None:
     assert load_policy("./beside.py:Beside", checked(folder)).decide(ROUGH).reason == "nothing to do"
 
 
+@pytest.mark.parametrize("packaged", [False, True])
+def test_each_file_gets_the_modules_beside_itself_though_other_folders_have_the_same_names(
+    tmp_path: Path, packaged: bool
+) -> None:
+    def put(name: str) -> Path:
+        folder = tmp_path / name
+        helper = folder / ("kit/__init__.py" if packaged else "kit.py")
+        helper.parent.mkdir(parents=True)
+        helper.write_text(f"NAME = {name!r}\n", encoding="utf-8")
+        code = f"# {name}\nfrom kit import NAME\nfrom agenttune.policy import Policy, Decision\n\nclass P(Policy):\n"
+        body = "    name = NAME\n\n    def decide(self, observation):\n        return Decision([], reason=NAME)\n"
+        (folder / "p.py").write_text(code + body, encoding="utf-8")
+        return folder
+
+    folders = [put(name) for name in ("one", "two", "three")]
+    loaded = [load_policy("./p.py:P", checked(folder)) for folder in folders]
+    assert [policy.decide(ROUGH).reason for policy in loaded] == ["one", "two", "three"]
+    assert load_policy("./p.py:P", checked(folders[0])).decide(ROUGH).reason == "one"
+
+
 WRONG = {
     "./mine.py": "name a class in it: ./mine.py:Plain, ./mine.py:Halve",
     "./mine.py:Halv": "has no class 'Halv'; did you mean 'Halve'?",
