@@ -14,17 +14,17 @@ from starlette.middleware.cors import CORSMiddleware
 from agenttune import __version__
 from agenttune.config.sections import check_origins
 from agenttune.control import LocalControl, open_files
-from agenttune.control.discovery import TOKEN_ENV
+from agenttune.control.discovery import LOCAL_PREFIX, TOKEN_ENV
 from agenttune.control.tokens import TokenBook
 from agenttune.server import error_responses
-from agenttune.server.auth.guard import Guard
+from agenttune.server.auth.guard import SIGNED_PATHS, Guard
 from agenttune.server.auth.identity import Access, LocalRole, anonymous
 from agenttune.server.auth.rights import PREFIX, authorise
 from agenttune.server.connections import Presence
 from agenttune.server.context import Context, known_parameters_only
 from agenttune.server.error_responses import CrashGuard, ErrorBody
 from agenttune.server.live_hub import Hub
-from agenttune.server.pages import link_page, local_page
+from agenttune.server.pages import approval_pages
 from agenttune.server.routes import commands, reads, streams
 from agenttune.server.strict_bodies import StrictBodies
 from agenttune.server.v1_compat import api as v1_api
@@ -81,11 +81,10 @@ def create_app(
         api.include_router(part.router)
     app.include_router(api)
     app.include_router(v1_api.router)
-    app.include_router(link_page.router)
-    app.include_router(local_page.router)
+    app.include_router(approval_pages.router)
     app.add_api_websocket_route("/{path:path}", _no_such_stream)  # else refused without a word
     error_responses.install(app)
-    app.add_middleware(StrictBodies, judged_by_route={v1_api.COMMAND_PATH}, forms=(link_page.PREFIX, local_page.PREFIX))
+    app.add_middleware(StrictBodies, judged_by_route={v1_api.COMMAND_PATH}, forms=(SIGNED_PATHS, LOCAL_PREFIX))
     book = TokenBook(runs_dir)
     access = Access(book, token, anonymous(local_role, token is not None), token_env)
     app.add_middleware(Guard, access=access, allowed_hosts=allowed_hosts, allowed_origins=origins)
