@@ -58,11 +58,6 @@ def answer(query: RunQuery[Any], logs: RunLogs, run_id: str) -> Any:
     raise TypeError(f"no function answers {type(query).__name__}")
 
 
-def run_gate(logs: RunLogs, run_id: str) -> RunGate:
-    """The gate over a run as it stands now."""
-    return RunGate(logs.log(run_id), logs.info(run_id), logs.now())
-
-
 @answer.register
 def _info(query: InfoQuery, logs: RunLogs, run_id: str) -> RunInfo:
     return logs.info(run_id)
@@ -162,4 +157,4 @@ def _command(query: CommandQuery, logs: RunLogs, run_id: str) -> CommandRecord:
 
 @answer.register
 def _pending(query: PendingQuery, logs: RunLogs, run_id: str) -> Commands:
-    return Commands(commands=run_gate(logs, run_id).pending())
+    return Commands(commands=RunGate.of(logs, run_id).pending())

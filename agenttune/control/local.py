@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from typing import cast
 
-from agenttune.control.answers import answer, run_gate
+from agenttune.control.answers import answer
 from agenttune.control.control import AgentRecord, ApprovalDecision, Control
 from agenttune.control.reader import measure
-from agenttune.control.run_gate import no_verdict
+from agenttune.control.run_gate import RunGate, no_verdict
 from agenttune.control.run_logs import RunLogs
 from agenttune.errors import RunEnded, StoreFault, UserError
 from agenttune.gate import person
@@ -27,7 +27,7 @@ class LocalControl(RunLogs, Control):
         return found
 
     def submit(self, run_id: str, proposal: Proposal) -> CommandRecord:
-        gate = run_gate(self, run_id)
+        gate = RunGate.of(self, run_id)
         log, info = gate.log, gate.info
         if not info.is_live:
             known = log.find_command(proposal.command_id)
@@ -48,14 +48,14 @@ class LocalControl(RunLogs, Control):
         return [info.run_id for info in self.runs() if info.is_live]
 
     def dry_run(self, run_id: str, proposal: Proposal) -> Verdict:
-        judged = run_gate(self, run_id).judge(proposal)
+        judged = RunGate.of(self, run_id).judge(proposal)
         if isinstance(judged, Verdict):
             return judged
         reason = f"would wait for {judged.asked} ({judged.rule})"
         return Verdict(decision="approved", decided_by="guardrails", reason=reason)
 
     def decide(self, run_id: str, command_id: str, decision: ApprovalDecision) -> CommandRecord:
-        return run_gate(self, run_id).decide(command_id, decision)
+        return RunGate.of(self, run_id).decide(command_id, decision)
 
     def end_standing_approval(self, run_id: str, kind: str, author: Author) -> list[StandingApproval]:
         log = self.log(run_id)

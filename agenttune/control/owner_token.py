@@ -70,15 +70,12 @@ class OwnerToken:
         if self._environment:
             return self._environment
         if self._clock() >= self._until_s:
-            self._folder = self._folder or self._find()
+            self._folder = self._folder or _our_folder(self._url, self._given)
             if self._folder is None:
                 return None
             self._text, _ = create_token(self._folder, "operator", user_name(), (), LASTS_S, self._clock)
             self._until_s = self._clock() + LASTS_S - MARGIN_S
         return self._text
-
-    def _find(self) -> Path | None:
-        return _our_folder(self._url, self._given)
 
 
 @contextlib.contextmanager

@@ -9,8 +9,9 @@ from typing import Literal
 
 from agenttune.control.control import ApprovalDecision
 from agenttune.control.run_context import existing_checkpoints
+from agenttune.control.run_logs import RunLogs
 from agenttune.errors import AlreadyDecided, TooManyProposals, UserError
-from agenttune.gate import CommandHistory, Gate, Moment, allowed_before, person, stale, timed_out
+from agenttune.gate import CommandHistory, Gate, Moment, allowed_before, escalated, person, stale, timed_out
 from agenttune.protocol.commands import SaveCheckpoint
 from agenttune.protocol.deadlines import Instant
 from agenttune.protocol.events import CheckpointSaved, Evaluated
@@ -51,6 +52,11 @@ class RunGate:
     log: RunLog
     info: RunInfo
     now: Instant
+
+    @classmethod
+    def of(cls, logs: RunLogs, run_id: str) -> RunGate:
+        """The gate over a run as it stands now."""
+        return cls(logs.log(run_id), logs.info(run_id), logs.now())
 
     @cached_property
     def gate(self) -> Gate:
@@ -186,7 +192,7 @@ class RunGate:
     def _escalate(self, proposal: Proposal, request: ApprovalRequest, decision: ApprovalDecision) -> CommandRecord:
         by = Passed(by=_decider(decision), reason=decision.reason)
         moment, history = self._moment(), command_history(self.log, proposal)
-        answer = self.gate.escalated(request, by, proposal, moment, history)
+        answer = escalated(request, by, proposal, self.gate.settings.approval, moment, history)
         if isinstance(answer, ApprovalRequest):
             return self.log.escalate(proposal.command_id, answer)
         if answer.decision == "approved":

@@ -4,7 +4,7 @@ Guardrails come first, then whoever has to approve. Knows the log's records and 
 a command is carried out.
 """
 
-from agenttune.gate.approval_rules import allowed_before, person, stale, timed_out
+from agenttune.gate.approval_rules import allowed_before, escalated, person, stale, timed_out
 from agenttune.gate.approvers import ApprovalCase, Approver, Opinion
 from agenttune.gate.available_commands import not_offered, probe_steps_left
 from agenttune.gate.context import CommandHistory, Guardrail, Moment
@@ -24,6 +24,7 @@ __all__ = [
     "Opinion",
     "Target",
     "allowed_before",
+    "escalated",
     "guards_nothing",
     "not_offered",
     "person",

@@ -10,13 +10,13 @@ from typing import Any
 from agenttune.config import BudgetSettings, GateSettings, ProbationSettings
 from agenttune.config.gate import AS_RECORDED
 from agenttune.errors import UserError
-from agenttune.gate.approval_rules import escalated, rule_on
+from agenttune.gate.approval_rules import rule_on
 from agenttune.gate.context import CommandHistory, Guardrail, Moment, World
 from agenttune.gate.guardrails import CLAMPING, GUARDRAILS, LIMITS, PER_KNOB, REPAIRED
 from agenttune.gate.probe_candidates import about, alone, replaced, strictest
 from agenttune.protocol.commands import CommandBase, parse_command
 from agenttune.protocol.events import DatasetRead
-from agenttune.protocol.proposals import ApprovalRequest, Passed, Proposal, Verdict
+from agenttune.protocol.proposals import ApprovalRequest, Proposal, Verdict
 from agenttune.protocol.run_info import KnobState, RunInfo
 
 MOST_CLAMPS = 8
@@ -105,12 +105,6 @@ class Gate:
         if not self.settings.clamp or proposal.author.principal != "agent":
             return refusal
         return self._clamped(proposal, refusal, moment, history)
-
-    def escalated(
-        self, request: ApprovalRequest, by: Passed, proposal: Proposal, moment: Moment, history: CommandHistory
-    ) -> Verdict | ApprovalRequest:
-        """The next verdict, or the request to the next approver, after one has left the decision open."""
-        return escalated(request, by, proposal, self.settings.approval, moment, history)
 
     def _clamped(
         self, proposal: Proposal, refusal: Verdict, moment: Moment, history: CommandHistory

@@ -83,7 +83,7 @@ class Prompts:
         Raises:
             ConfigError: No such template, broken syntax, or a variable that is missing or not declared.
         """
-        source = self._checked(name, variables)
+        source = self.check(name, variables)
         environment = _environment(source)
         try:
             text = environment.get_template(source.path.name).render(variables)
@@ -91,15 +91,12 @@ class Prompts:
             raise ConfigError(f"{source.path}: {type(error).__name__}: {error}", field=name) from None
         return Rendered(text.strip(), PromptUsed(name=name, sha256=source.sha256(environment), path=str(source.path)))
 
-    def check(self, name: str, given: Iterable[str]) -> None:
-        """Check a template before it is needed.
+    def check(self, name: str, given: Iterable[str]) -> _Source:
+        """Check a template, also before it is needed.
 
         Raises:
             ConfigError: As `render`.
         """
-        self._checked(name, given)
-
-    def _checked(self, name: str, given: Iterable[str]) -> _Source:
         path = find_resource("prompts", name, self._project)
         source = _Source(path, self._project)
         declared = _declared(path, source.text(path.name))

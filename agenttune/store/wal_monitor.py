@@ -77,13 +77,14 @@ class WalMonitor:
     """Tells cheaply whether a log in WAL mode may have changed.
 
     Args:
-        database: Path of the SQLite file. A connection to it must stay open, or the shared memory may go away.
+        database: Path of the SQLite file. A connection to it must stay open, or the shared memory may go away. None:
+            there is none here, as on ranks that only follow.
         own: Commits that do not count as a change.
     """
 
-    def __init__(self, database: Path, own: OwnCommits | None = None) -> None:
+    def __init__(self, database: Path | None, own: OwnCommits | None = None) -> None:
         # Without the file, every question is answered with "perhaps".
-        self._map = _header_of(f"{database}-shm")
+        self._map = None if database is None else _header_of(f"{database}-shm")
         self._own = own
         self._seen = b""
 

@@ -52,7 +52,7 @@ class Session:
         writer: Writes the log; by default a thread of its own.
 
     Attributes:
-        is_calm: Whether the last boundary found nothing open, and nothing was applied since then: nearly always.
+        is_quiet: Whether the last boundary found nothing open, and nothing came up since then: nearly always.
         learning_rates: Those of the last update.
     """
 
@@ -65,7 +65,7 @@ class Session:
         writer: BackgroundWriter | None = None,
     ) -> None:
         self._log = log
-        self.is_calm = False
+        self.is_quiet = False
         self.status: RunStatus = "starting"
         self.registry = registry or KnobRegistry()
         self.run_state = RunState(adapter, self.registry)
@@ -73,13 +73,13 @@ class Session:
             self.run_state.checkpoints = _checkpoints_of(log)
             writer = writer or BackgroundWriter(log.folder)
         self.learning_rates = LearningRateReader()
-        self._recorder = Recorder(self.run_state, writer)
+        self._recorder, self._writer = Recorder(self.run_state, writer), writer
         self._goal = GoalCheck("" if log is None else log.info().goal_metric)
         self._broadcast = command_broadcast or SingleProcess()
         self._executor = CommandExecutor(log, self.run_state, self._recorder, self._broadcast)
         # Looked up at every step, so without a detour.
         self._probe, self._probation = self._executor.probe, self._executor.probation
-        self._is_unchanged = self._executor.queue.is_unchanged
+        self._is_log_unchanged = self._executor.queue.monitor.is_unchanged
         if writer is not None:
             writer.own = self._executor.queue.own
         self._output: Path | None = None
@@ -137,7 +137,7 @@ class Session:
             reason: Why.
         """
         run_state, recorder, acks = self.run_state, self._recorder, self._executor.acks
-        self.is_calm = False
+        self.is_quiet = False
         self._executor.fail_open("begun again")
         if self._probation is not None:
             self._probation.loss_history.cut(step)
@@ -184,31 +184,23 @@ class Session:
         """Just before the optimizer's update: which learning rate does it really use?"""
         adapter = self.run_state.adapter
         self.learning_rates.read(adapter.optimizer(), adapter.scheduler())
-        if not self.is_calm:
+        if not self.is_quiet:
             self._executor.before_update()
 
     def boundary(self, step: int) -> None:
         """At the end of a step: confirm what was changed, then apply what was asked for; holds here while paused."""
-        if self.is_calm:  # a few look-ups instead of all those below, between two steps some 20 us
+        if self.is_quiet:  # a few look-ups instead of all those below, between two steps some 20 us
             probation = self._probation
-            is_idle = probation is None or not probation.monitored or not probation.is_check_due
-            if is_idle and self._is_unchanged():
+            if (probation is None or not probation.is_check_due) and self._is_log_unchanged():
                 self.run_state.step = step
                 return
-            self.is_calm = False
-        executor = self._executor
+            self.is_quiet = False
         if self._probe.is_trying:
-            executor.end_trial_step(step)
+            self._executor.end_trial_step(step)
             return
         self.run_state.step = step
         self._check_goal(step)
-        if executor.lockstep is not None:
-            executor.lockstep.reach(step, executor.acks.max_steps)
-        if executor.is_quiet:
-            self.is_calm = not (self.is_in_lockstep or executor.restoring.is_under_way)
-            return
-        executor.confirm(step)
-        executor.serve("boundary")
+        self.is_quiet = self._executor.boundary(step)
 
     def between(self, place: Place = "between") -> None:
         """Between two steps, when the loop is done with the one: its log, evaluation and save are made.
@@ -216,13 +208,13 @@ class Session:
         Args:
             place: `boundary` where the loop could still save and end after this very step.
         """
-        self.is_calm = False
+        self.is_quiet = False
         self._executor.between(place)
 
     @property
     def waits_between(self) -> bool:
         """Whether `between` has something to do."""
-        return not self.is_calm and self._executor.has_work_between
+        return not self.is_quiet and self._executor.has_work_between
 
     @property
     def waits_for_decision(self) -> bool:
@@ -247,8 +239,9 @@ class Session:
 
     def add_point(self, point: Metrics) -> None:
         """A row of metrics, or what a step left behind; written in the background."""
-        self._recorder.add_point(point)
-        if not self.is_calm and self._probe.is_trying:
+        if self._writer is not None:
+            self._writer.add_point(point)
+        if not self.is_quiet and self._probe.is_trying:
             if isinstance(point, StepMetrics):
                 self._probe.add(point)
             return
@@ -257,8 +250,8 @@ class Session:
 
     def logged(self, row: RawRow) -> None:
         """A row of the loop's own log: an event too, written with the steps' rows."""
-        if self.is_calm and is_lasting(row.row):
-            self._recorder.add_point(row)
+        if self.is_quiet and self._writer is not None and is_lasting(row.row):
+            self._writer.add_point(row)
             return
         point = row.read()
         if self._probe.is_trying:
@@ -278,7 +271,7 @@ class Session:
     def evaluated(self, point: Point | MetricRow, texts: Mapping[str, str] | None = None) -> None:
         """The metrics of an evaluation, by command or by the loop's own plan; `texts` are those without a number."""
         self.add_point(point)
-        self.is_calm = False  # the goal may be missing among them
+        self.is_quiet = False  # the goal may be missing among them
         if self._probe.is_trying:
             return
         value = self._goal.evaluated(point.step, point.values)
@@ -300,7 +293,7 @@ class Session:
 
     def checkpoint_saved(self, checkpoint: SavedCheckpoint | str) -> None:
         """The loop has saved a checkpoint, or has not, for the reason given; answers who asked for it."""
-        self.is_calm = False
+        self.is_quiet = False
         self._executor.saved(checkpoint)
 
     def register_knob(self, knob: Knob) -> None:

@@ -130,9 +130,6 @@ class Toolbox:
         """As `offered_tools`. Rare commands, and each read by its own name, are accepted too."""
         return offered_tools(self._observation)
 
-    def _kinds(self) -> list[str]:
-        return offered_kinds(self._observation)
-
     def call(self, name: str, arguments: str | Mapping[str, Any]) -> ToolOutcome:
         """Carry out a read, or check a write and ask the gate about it; nothing is submitted.
 
@@ -165,7 +162,7 @@ class Toolbox:
         return self._write(name, given)
 
     def _check_kind(self, name: str) -> None:
-        kinds = self._kinds()
+        kinds = offered_kinds(self._observation)
         if name in kinds:
             return
         known = [shape.name for shape in self.shapes()]

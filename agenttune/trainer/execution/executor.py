@@ -89,13 +89,13 @@ class CommandExecutor:
     # -- what is open -----------------------------------------------------------------------------------------
 
     @property
-    def is_quiet(self) -> bool:
-        """Whether nothing is pending and the log is unchanged: so it is at nearly every step, and cheap to tell."""
+    def _has_work(self) -> bool:
+        """Whether anything is pending or the log has changed; nearly always neither, which is cheap to tell."""
         if self.learning_rates.waiting or self.saving.saves or self.queue.queue or self.acks.read_backs.checks:
-            return False
+            return True
         if self.has_work_between or (self.probation is not None and self.probation.is_check_due):
-            return False
-        return self._is_single and self.queue.is_unchanged()
+            return True
+        return not (self._is_single and self.queue.monitor.is_unchanged())
 
     @property
     def has_work_between(self) -> bool:
@@ -147,8 +147,22 @@ class CommandExecutor:
         if self.probe.is_trying:
             self.probe.before_update()
 
-    def confirm(self, step: int) -> None:
-        """At the end of a step: check that earlier changes hold, and whether they have hurt."""
+    def boundary(self, step: int) -> bool:
+        """At the end of a step: confirm what was changed, then apply what was asked for.
+
+        Returns:
+            Whether nothing is open: until the log changes, the next steps need not ask.
+        """
+        if self.lockstep is not None:
+            self.lockstep.reach(step, self.acks.max_steps)
+        if self._has_work:
+            self._confirm(step)
+            self.serve("boundary")
+            return False
+        return self.lockstep is None and not self.restoring.is_under_way
+
+    def _confirm(self, step: int) -> None:
+        """Check that earlier changes hold, and whether they have hurt."""
         if self.learning_rates.waiting and not self._run_state.adapter.update_was_skipped():
             self.learning_rates.confirm()
         if self.acks.read_backs.checks:

@@ -82,7 +82,7 @@ class Lockstep:
     ) -> None:
         self.wake = wake
         self._log, self._write, self._clock_s = log, write, clock_s
-        self._monitor = None if log is None else WalMonitor(log.folder / LOG_NAME)
+        self._monitor = WalMonitor(None if log is None else log.folder / LOG_NAME)
         self._idle = threading.Event()
         self._due: Due | None = None
         self._open: LockstepWait | None = None
@@ -202,7 +202,7 @@ class Lockstep:
         self._open = None
 
     def _is_over(self, wait: LockstepWait, log: RunLog) -> bool:
-        if self._monitor is None or self._monitor.may_have_changed():
+        if self._monitor.may_have_changed():
             events = log.events(wait.seq, kinds=["decided"])
             if any(isinstance(event.body, Decided) and _ends(event.body, wait) for event in events):
                 self._misses = 0

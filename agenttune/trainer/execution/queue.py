@@ -111,8 +111,7 @@ class CommandQueue:
         self._recorder = recorder
         self.own = OwnCommits(log.folder / LOG_NAME) if log is not None else None
         """Own commits of rows, as the writer reports them: they bring no commands, so the queue ignores them."""
-        self._monitor = WalMonitor(log.folder / LOG_NAME, self.own) if log is not None else None
-        self.is_unchanged = self._monitor.is_unchanged if self._monitor is not None else _never
+        self.monitor = WalMonitor(log.folder / LOG_NAME if log is not None else None, self.own)
         """Tells in microseconds that nobody else has written to the log."""
         self._admission = Admission(log) if log is not None else None
         self._has_fault = False
@@ -125,9 +124,9 @@ class CommandQueue:
 
     def fetch(self) -> list[CommandRecord]:
         """Queued commands in order of acceptance; reads the log only if it has changed."""
-        if self._log is None or self._monitor is None:
+        if self._log is None:
             return []
-        if not self._has_fault and not self._monitor.may_have_changed():
+        if not self._has_fault and not self.monitor.may_have_changed():
             return self.queue
         try:
             self.queue = self._log.commands(State.QUEUED)
@@ -146,7 +145,7 @@ class CommandQueue:
 
     def interruption(self) -> CommandRecord | None:
         """A person's wish to pause or stop, while everything else has to wait; takes nothing off the queue."""
-        if self._log is None or self.is_unchanged():
+        if self._log is None or self.monitor.is_unchanged():
             return None
         try:
             queued = self._log.commands(State.QUEUED)
@@ -174,8 +173,3 @@ class CommandQueue:
         """A command has changed something; its ack comes later, when that is confirmed and written."""
         if self._admission is not None and changes:
             self._admission.note(record, self._run_state.step, changes)
-
-
-def _never() -> bool:
-    """For the ranks that only follow: they do not read the log."""
-    return False

@@ -221,7 +221,7 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
     def is_trying(self) -> bool:
         """Whether the present steps are a trial's, and will be undone."""
         session = self.session
-        return session is not None and not session.is_calm and session.is_trying
+        return session is not None and not session.is_quiet and session.is_trying
 
     def is_trial_over(self, error: Exception) -> bool:
         """Whether an error of the training step belongs to a trial, which ends with it and is undone."""

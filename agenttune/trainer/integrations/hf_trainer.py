@@ -159,7 +159,7 @@ class InteractiveTrainerMixin(Trainer):  # type: ignore[misc]
         session, adapter = interactive.session, interactive.adapter
         if interactive.rows.is_holding:
             interactive.flush_rows()
-        if session is not None and not session.is_calm and session.waits_between and interactive.between():
+        if session is not None and not session.is_quiet and session.waits_between and interactive.between():
             return [], None
         if adapter.accumulation.is_changed:
             now = self.args.gradient_accumulation_steps
@@ -199,4 +199,4 @@ class InteractiveTrainerMixin(Trainer):  # type: ignore[misc]
         meter.losses.append(loss)  # no call: between two steps each costs several times what it does elsewhere
         # The loop adds it up for its own log, in transformers 4 where nobody can put it back.
         session = interactive.session
-        return loss if session is None or session.is_calm or not session.is_trying else torch.zeros_like(loss)
+        return loss if session is None or session.is_quiet or not session.is_trying else torch.zeros_like(loss)

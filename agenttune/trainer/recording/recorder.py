@@ -8,12 +8,10 @@ from collections.abc import Callable
 from agenttune.protocol.events import KnobsRead, Settled
 from agenttune.protocol.proposals import Record
 from agenttune.protocol.run_facts import RunFacts
-from agenttune.protocol.run_info import KnobState
 from agenttune.store.run_log import RunLog
 from agenttune.trainer.datasets.record import read_dataset
 from agenttune.trainer.layers.model_tree import model_read
 from agenttune.trainer.recording.background_writer import BackgroundWriter
-from agenttune.trainer.recording.step_meter import Metrics
 from agenttune.trainer.run_state import RunState
 
 logger = logging.getLogger("agenttune")
@@ -30,8 +28,6 @@ class Recorder:
     def __init__(self, run_state: RunState, writer: BackgroundWriter | None) -> None:
         self._run_state = run_state
         self._writer = writer
-        self.add_point: Callable[[Metrics], None] = writer.add_point if writer is not None else _pass_over
-        """Takes a row of metrics, or what a step left behind."""
 
     def record(self, *bodies: Record, command_id: str | None = None, step: int | None = None) -> None:
         """Write events of this step, or of another one."""
@@ -59,13 +55,9 @@ class Recorder:
 
     # -- what is read for the log -----------------------------------------------------------------------------
 
-    def knobs(self) -> list[KnobState]:
-        """Every live-tunable value, as read now."""
-        return self._run_state.knobs()
-
     def knobs_read(self) -> KnobsRead:
         """Knobs, the learning rates to come and the facts of the training, as one event."""
-        return KnobsRead(knobs=self.knobs(), schedule=self._run_state.course(), facts=self._facts())
+        return KnobsRead(knobs=self._run_state.knobs(), schedule=self._run_state.course(), facts=self._facts())
 
     def _facts(self) -> RunFacts | None:
         try:
@@ -85,7 +77,3 @@ class Recorder:
         except Exception:  # the user's model and dataset can be anything; training is worth more than their picture
             logger.exception("the model or the dataset cannot be read for the log")
         return found
-
-
-def _pass_over(point: Metrics) -> None:
-    """For the ranks that only follow: they record nothing."""
