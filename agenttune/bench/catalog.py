@@ -1,0 +1,77 @@
+"""The tasks there are, with what has to be known of them before torch is loaded."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Literal
+
+from pydantic import Field
+
+from agenttune.bench.training import Recipe, Task
+from agenttune.errors import ConfigError
+from agenttune.protocol.invalid_values import did_you_mean
+from agenttune.protocol.proposals import Record
+
+
+class TaskFacts(Record):
+    """A task's figures.
+
+    Attributes:
+        name: In suites.
+        about: What it trains, in a sentence.
+        tier: 0: simulated; 1: a real network on real data; 2: a script of the user's own.
+        implementation: `module:Class` under `agenttune.bench.tasks`.
+        recipe: Well tuned; its `lr` is the best-known constant rate, found by `agenttune bench grid`.
+        target: Value of the metric that a good run reaches, for time to target.
+        metric: Name in the run's log.
+        direction: Which way it should go.
+        chance: Value of the metric before anything is learnt, where it is known.
+        faults: Kinds that it can suffer beside those that every task can.
+    """
+
+    name: str
+    about: str
+    tier: Literal[0, 1, 2]
+    implementation: str
+    recipe: Recipe
+    target: float
+    metric: str = "eval_loss"
+    direction: Literal["minimize", "maximize"] = "minimize"
+    chance: float | None = None
+    faults: list[str] = Field(default_factory=list)
+
+
+TASKS: dict[str, TaskFacts] = {}
+"""By name."""
+
+
+def _add(facts: TaskFacts) -> None:
+    TASKS[facts.name] = facts
+
+
+def task_facts(name: str) -> TaskFacts:
+    """Raises ConfigError for a task that there is not."""
+    if name not in TASKS:
+        known = sorted(TASKS)
+        raise ConfigError(f"no task {name!r}{did_you_mean(name, known)}; there are: {', '.join(known)}", allowed=known)
+    return TASKS[name]
+
+
+def open_task(facts: TaskFacts) -> Task:
+    """The task itself; loads torch."""
+    module, _, name = facts.implementation.partition(":")
+    made: Task = getattr(import_module(f"agenttune.bench.tasks.{module}"), name)(facts)
+    return made
+
+
+_add(
+    TaskFacts(
+        name="mnist_cnn",
+        about="a small convolutional network on 5,000 MNIST digits, AdamW",
+        tier=1,
+        implementation="images:DigitsCnn",
+        recipe=Recipe(lr=3e-3, schedule="constant", steps=300, eval_every=25),
+        target=0.25,
+        chance=2.302585,
+    )
+)

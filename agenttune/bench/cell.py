@@ -1,0 +1,117 @@
+"""A cell: one contender in one scenario with one seed, and what came of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import Field
+
+from agenttune.bench.training import Fault, Recipe, Split, Trained
+from agenttune.protocol.findings import Finding
+from agenttune.protocol.proposals import Record
+
+
+class Scenario(Record):
+    """A task with a kind of fault.
+
+    Attributes:
+        task: Name.
+        fault: Name of the kind.
+        recipe: The task's recipe with the changes that the suite makes, before the fault.
+    """
+
+    task: str
+    fault: str
+    recipe: Recipe
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """`task/fault`, with the schedule where a suite runs several of one."""
+        return "/".join(filter(None, [self.task, self.fault, self.label]))
+
+
+class Cell(Record):
+    """What is to be done; equal cells are done once.
+
+    Attributes:
+        contender: Its entry in the suite: a name, or a mapping with `type` and parameters.
+        code: Checksums of what the contender is made of (policy files, classes, prompts), by path.
+        settings: Of the gate, budgets, probation, wake-ups and model, the same for all contenders.
+        version: Of the task's and the benchmark's own code; another one makes a result stale.
+    """
+
+    scenario: Scenario
+    seed: int
+    split: Split
+    contender: str
+    spec: dict[str, Any] = Field(default_factory=dict)
+    code: dict[str, str] = Field(default_factory=dict)
+    settings: dict[str, Any] = Field(default_factory=dict)
+    version: str = ""
+
+    @property
+    def key(self) -> str:
+        """The same for the same work."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+class Intervention(Record):
+    """A command of the contender's, and what became of it.
+
+    Attributes:
+        kind: Of command.
+        step: At which it was asked for.
+        state: As in the log: `applied`, `rejected`, `expired`, `reverted`, ...
+        words: Value and reason, in a line.
+    """
+
+    kind: str
+    step: int
+    state: str
+    words: str = ""
+
+
+class Outcome(Record):
+    """What a contender made of a cell.
+
+    Attributes:
+        trained: What was delivered in the end; None where it failed.
+        fault: What went wrong in the scenario, as drawn.
+        steps_before: Steps of other trainings that were paid for first, such as pilots.
+        interventions: Commands through the gate, oldest first.
+        findings: Of the detectors, and at which total step each came (`found_steps`, in the same order).
+        tokens_in, tokens_out, usd, calls: Of language models.
+        failure: Traceback or reason, if there is no result: the contender raised, hung or ended its process.
+    """
+
+    trained: Trained | None = None
+    fault: Fault | None = None
+    steps_before: int = 0
+    interventions: list[Intervention] = Field(default_factory=list)
+    findings: list[Finding] = Field(default_factory=list)
+    found_steps: list[int] = Field(default_factory=list)
+    tokens_in: int = 0
+    tokens_out: int = 0
+    calls: int = 0
+    usd: float = 0.0
+    failure: str = ""
+
+
+class CellResult(Record):
+    """A cell that was done.
+
+    Attributes:
+        state: `done`, or `failed`, which counts as the worst.
+        machine: Processor, cores, versions.
+        at_s: Unix time of its end.
+    """
+
+    cell: Cell
+    state: Literal["done", "failed"]
+    outcome: Outcome
+    machine: dict[str, str] = Field(default_factory=dict)
+    at_s: float = 0.0

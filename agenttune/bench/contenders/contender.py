@@ -1,0 +1,134 @@
+"""What a contender is, and the trial that it is given."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from agenttune.bench.catalog import TaskFacts, open_task
+from agenttune.bench.cell import Cell, Outcome
+from agenttune.bench.faults import draw, fault_kind, faulty_recipe
+from agenttune.bench.training import Agent, Fault, Hook, Recipe, Task, Trained, Training
+from agenttune.config.setting import Settings
+
+
+class ContenderSettings(Settings):
+    """Base of a contender's parameters in a suite file."""
+
+
+@dataclass
+class Trial:
+    """A contender's turn in a cell: it may train as often as its budget of steps allows.
+
+    Attributes:
+        cell: What is to be done.
+        facts: The task's figures.
+        folder: For the run's log and whatever else; empty at the start.
+        project: Folder that relative paths of policies count from.
+        steps_spent: Optimizer steps made so far, of all trainings.
+    """
+
+    cell: Cell
+    facts: TaskFacts
+    folder: Path
+    project: Path
+    open: Callable[[TaskFacts], Task] = open_task
+    steps_spent: int = 0
+    _task: Task | None = field(default=None, repr=False)
+
+    @property
+    def budget(self) -> int:
+        """Optimizer steps that all trainings of the cell may make together."""
+        return self.cell.scenario.recipe.steps
+
+    @property
+    def steps_left(self) -> int:
+        return self.budget - self.steps_spent
+
+    @property
+    def fault(self) -> Fault:
+        """What goes wrong: the same for every contender of a seed."""
+        cell = self.cell
+        return draw(fault_kind(cell.scenario.fault), cell.scenario.task, cell.seed, cell.split, self.budget)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The user's recipe, with the fault if it lies in there."""
+        return faulty_recipe(self.cell.scenario.recipe, self.fault)
+
+    def train(
+        self,
+        recipe: Recipe | None = None,
+        hooks: Sequence[Hook] = (),
+        agent: Agent | None = None,
+        budget: int | None = None,
+        jitter: float = 0.0,
+        without_fault: bool = False,
+    ) -> Trained:
+        """One training from the cell's start, with its fault.
+
+        Args:
+            recipe: Instead of the user's.
+            hooks: Between its steps.
+            agent: Takes part.
+            budget: Steps at most; default: what is left.
+            jitter: As in `Training`.
+            without_fault: For references: nothing goes wrong.
+        """
+        if self._task is None:
+            self._task = self.open(self.facts)
+        allowed = self.steps_left if budget is None else min(budget, self.steps_left)
+        trained = self._task.train(
+            Training(
+                recipe=recipe or self.recipe,
+                seed=self.cell.seed,
+                split=self.cell.split,
+                budget=allowed,
+                fault=None if without_fault else self.fault,
+                hooks=hooks,
+                agent=agent,
+                jitter=jitter,
+            )
+        )
+        self.steps_spent += trained.total_steps
+        return trained
+
+
+class Contender(ABC):
+    """Takes part in the benchmark. One class, one file or one neighbourhood of a file; registered by `CONTENDERS`.
+
+    Attributes:
+        name: In suites.
+        about: In a sentence, for reports.
+        role: `reference` (no contender proper), `policy` (acts through the gate), `recipe` (what people would use).
+        settings: Its parameters' class.
+    """
+
+    name: ClassVar[str]
+    about: ClassVar[str]
+    role: ClassVar[Literal["reference", "policy", "recipe"]]
+    settings: ClassVar[type[ContenderSettings]] = ContenderSettings
+
+    def __init__(self, settings: Any) -> None:
+        self.given = settings
+
+    @abstractmethod
+    def play(self, trial: Trial) -> Outcome:
+        """Train, and say what came of it.
+
+        Raises:
+            Exception: Whatever it is, the cell has failed, and its traceback is kept.
+        """
+
+
+CONTENDERS: dict[str, type[Contender]] = {}
+"""By name; filled by `register`."""
+
+
+def register(contender: type[Contender]) -> type[Contender]:
+    """Offer a contender under its name."""
+    CONTENDERS[contender.name] = contender
+    return contender

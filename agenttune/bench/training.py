@@ -1,0 +1,240 @@
+"""What a contender and a task say to each other: the recipe of a training, hooks between its steps, what came of it."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from agenttune.protocol.metrics import Metric
+from agenttune.protocol.proposals import Record
+
+Schedule = Literal["constant", "linear", "cosine", "warmup_stable_decay", "inverse_sqrt", "reduce_lr_on_plateau"]
+SCHEDULES: tuple[Schedule, ...] = (
+    "constant",
+    "linear",
+    "cosine",
+    "warmup_stable_decay",
+    "inverse_sqrt",
+    "reduce_lr_on_plateau",
+)
+Optimizer = Literal["adamw", "sgd", "prodigy", "schedule_free"]
+Split = Literal["development", "test"]
+"""Faults, seeds, networks and data of the two ranges are disjoint; policies are tuned on the first only."""
+
+
+class Recipe(Record):
+    """What a training script would say of its optimization.
+
+    Attributes:
+        lr: Peak learning rate.
+        schedule: Its course over `steps`.
+        warmup_frac: Part of `steps` in which the rate rises from 0.
+        decay_after_frac: Part of `steps` after which the rate is only `decay_to_frac` of its own: a schedule that ends
+            too early; None: it does not.
+        max_grad_norm: Gradients are clipped to it; 0: not at all.
+        steps: Optimizer steps that the schedule is laid out for.
+        eval_every: Steps between two evaluations.
+    """
+
+    lr: float
+    schedule: Schedule = "constant"
+    warmup_frac: float = 0.0
+    decay_after_frac: float | None = None
+    decay_to_frac: float = 0.02
+    optimizer: Optimizer = "adamw"
+    weight_decay: float = 0.0
+    max_grad_norm: float = 0.0
+    steps: int
+    eval_every: int
+
+    def with_changes(self, **changes: Any) -> Recipe:
+        """The same with other values."""
+        return Recipe.model_validate(self.model_dump() | changes)
+
+
+class Fault(Record):
+    """What goes wrong in a scenario, drawn for one seed.
+
+    Attributes:
+        kind: As in `bench/faults.py`.
+        step: Completed steps after which it sets in; 0: from the start.
+        values: Its parameters.
+        layer: Dotted name of the layer that it strikes, if it strikes one; a task picks it by `values["layer"]`.
+    """
+
+    kind: str
+    step: int = 0
+    values: dict[str, float | int | str] = Field(default_factory=dict)
+    layer: str | None = None
+
+
+class EvalPoint(Record):
+    """An evaluation, or the one after the last step.
+
+    Attributes:
+        total_steps: Optimizer steps made so far, with those of probes and those that a return undid.
+        step: Where training stands.
+        seconds: Since the first step, waiting for decisions included.
+        value: The task's metric.
+    """
+
+    total_steps: int
+    step: int
+    seconds: float
+    value: Metric
+
+
+class Trained(Record):
+    """What came of a training.
+
+    Attributes:
+        final: The task's metric after the last step that the budget paid for, by an evaluation on all its data.
+        evaluations: All of them, oldest first, the final one included.
+        losses: Training losses as (total steps, step, loss), thinned to some hundred.
+        lrs: The rate in use, at the same steps.
+        total_steps: Optimizer steps made.
+        seconds: Wall time of them.
+        process_seconds: Processor time of this process in them.
+        fault_layer: Dotted name of the layer that the fault struck.
+        run_id: Of the run's log, where an agent took part.
+    """
+
+    final: Metric
+    evaluations: list[EvalPoint] = Field(default_factory=list)
+    losses: list[tuple[int, int, Metric]] = Field(default_factory=list)
+    lrs: list[Metric] = Field(default_factory=list)
+    total_steps: int = 0
+    seconds: float = 0.0
+    process_seconds: float = 0.0
+    fault_layer: str | None = None
+    run_id: str | None = None
+
+    @property
+    def is_finite(self) -> bool:
+        return math.isfinite(self.final)
+
+
+class Live(ABC):
+    """A training between two steps, as a hook sees it; the same over every loop.
+
+    Attributes:
+        recipe: What it began with.
+        step: Completed steps of this training.
+        total_steps: Steps that were paid for, those of earlier trainings of the same cell included.
+    """
+
+    recipe: Recipe
+    step: int
+    total_steps: int
+
+    @property
+    @abstractmethod
+    def lr(self) -> float:
+        """The rate in use, of the first parameter group."""
+
+    @abstractmethod
+    def scale_lr(self, factor: float) -> None:
+        """Multiply the rates of all groups, now and for the rest of the schedule."""
+
+    @abstractmethod
+    def save(self) -> object:
+        """A copy of weights and optimizer state, in memory."""
+
+    @abstractmethod
+    def load(self, saved: object, clear_optimizer: bool = False) -> None:
+        """Put weights and optimizer state back; the data goes on.
+
+        Args:
+            saved: By `save`.
+            clear_optimizer: The weights alone, and an optimizer without a past.
+        """
+
+    @abstractmethod
+    def evaluate(self) -> float:
+        """The task's metric now. Costs no steps; random states stay as they are."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End training after this step."""
+
+
+class Hook:
+    """What a contender does between the steps of a training; does nothing unless overridden."""
+
+    def started(self, live: Live) -> None:
+        """Before the first step."""
+
+    def stepped(self, live: Live, loss: float) -> None:
+        """After a step.
+
+        Args:
+            loss: Its training loss.
+        """
+
+    def evaluated(self, live: Live, value: float) -> None:
+        """After an evaluation of the loop's own plan.
+
+        Args:
+            value: The task's metric.
+        """
+
+    def ended(self, live: Live) -> None:
+        """After the last step, before the final evaluation: weights may still be put back."""
+
+
+@dataclass(frozen=True)
+class Agent:
+    """An agent in the training's own process.
+
+    Attributes:
+        folder: The folder of runs, in which the log is made.
+        run_id: Of the run, whose log exists.
+        consult: Called while training waits for a decision.
+    """
+
+    folder: Path
+    run_id: str
+    consult: Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training, to be done.
+
+    Attributes:
+        recipe: Its optimization.
+        seed: Of initialization, order of data, and the fault.
+        split: Which networks and data.
+        budget: Optimizer steps that it may make, those of probes and repeated ones included; it ends there.
+        fault: What goes wrong, if anything.
+        hooks: Called between steps, in order.
+        agent: Takes part, if there is one.
+        jitter: Relative size of a perturbation of the first weights, which tells noise from effect; 0: none.
+    """
+
+    recipe: Recipe
+    seed: int
+    split: Split
+    budget: int
+    fault: Fault | None = None
+    hooks: Sequence[Hook] = ()
+    agent: Agent | None = None
+    jitter: float = 0.0
+
+
+class Task(ABC):
+    """A training that can be done again with other recipes, seeds and faults."""
+
+    @abstractmethod
+    def train(self, training: Training) -> Trained:
+        """Do it. The same argument gives the same result, to the bit.
+
+        Raises:
+            TaskDataMissing: What it needs is not on this machine; says how to get it.
+        """
