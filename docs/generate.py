@@ -16,7 +16,7 @@ from agenttune.policy.rule_names import describe
 from agenttune.protocol.command_schemas import CommandSchema, command_table, schemas_by_kind
 from agenttune.protocol.commands import BY_KIND, COMMAND_KINDS
 from agenttune.server.app import create_app
-from agenttune.server.auth.rights import PREFIX, ROLES, ROUTES, Right
+from agenttune.server.auth.rights import PREFIX, ROLES, Right, all_routes
 from docs.rooms import rooms_picture
 
 DOCS = Path(__file__).resolve().parent
@@ -131,7 +131,7 @@ def rest_page() -> str:
     return REST_HEAD + "\n".join(rows) + "\n" + LIVE
 
 
-RIGHTS = {(method, path.replace(":path", "")): right for (method, path), right in ROUTES.items()}
+RIGHTS = {(method, path.replace(":path", "")): right for (method, path), right in all_routes().items()}
 """By paths as the OpenAPI description has them."""
 
 

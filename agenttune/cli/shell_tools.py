@@ -28,8 +28,6 @@ FAILED, REFUSED = 1, 2
 """Exit codes of `send`: the trainer could not; the gate said no. 0: applied, or on its way."""
 REST = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 """The options of a command are known only once its name is, so they are read in a second go."""
-SHOWN = ("metrics", "findings", "optimizer", "model", "dataset", "checkpoints", "branches", "history")
-"""The words of the read tools, which take a moment to load."""
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the beginning of one, or `latest`.")]
 Help = Annotated[bool, typer.Option("--help", help="Show this, or after a command's name its options.")]
 
@@ -74,7 +72,7 @@ def send(
 def show(
     context: typer.Context,
     run: Run = "",
-    what: Annotated[str, typer.Argument(metavar="WHAT", help=f"One of: {', '.join(SHOWN)}.")] = "",
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="What to read; --help lists what there is.")] = "",
     json_: Json = False,
     url: Url = "",
     runs_dir: RunsDir = None,
@@ -82,18 +80,18 @@ def show(
 ) -> None:
     """Show what a tool would read of a run, such as: agenttune show latest metrics --metric step_loss."""
     from agenttune.control.reader import ControlReader
-    from agenttune.llm.tools.read_tools import READS, WHAT
-
-    if help_ or not run or not what:
-        _help(context, _parser(what, READS[WHAT[what]].shape().parameters) if what in SHOWN else None, help_)
-    if what not in SHOWN:
-        raise UserError(f"nothing called {what!r:.80} to show; there are: {', '.join(SHOWN)}", allowed=list(SHOWN))
+    from agenttune.llm.tools.read_tools import reads_by_word
     from agenttune.llm.tools.toolbox import checked
 
-    read = READS[WHAT[what]]
-    given = _parsed(what, read.shape().parameters, context.args)
+    reads = reads_by_word()
+    if help_ or not run or not what:
+        _help(context, _parser(what, reads[what].shape().parameters) if what in reads else None, help_)
+    if what not in reads:
+        raise UserError(f"nothing called {what!r:.80} to show; there are: {', '.join(reads)}", allowed=list(reads))
+    read = reads[what]
+    given = checked(what, read.arguments, _parsed(what, read.shape().parameters, context.args))
     with open_control(url, runs_dir) as control:
-        answer = checked(what, read, given).answer(ControlReader(control, choose_run(control, run), is_operators=True))
+        answer = read.answer(ControlReader(control, choose_run(control, run), is_operators=True), given)
     if json_:
         typer.echo(answer)
     else:
@@ -224,6 +222,10 @@ def _help(context: typer.Context, of: _Parser | None, is_asked: bool) -> NoRetur
         from agenttune.protocol.commands import COMMAND_KINDS
 
         typer.echo(f"Commands: {', '.join(COMMAND_KINDS)}", err=not is_asked)
+    if of is None and context.info_name == "show":
+        from agenttune.llm.tools.read_tools import reads_by_word
+
+        typer.echo(f"What there is: {', '.join(reads_by_word())}", err=not is_asked)
     raise typer.Exit(0 if is_asked else REFUSED)
 
 

@@ -1,18 +1,21 @@
 """What can be read of a run: each read is declared once, as the model of its arguments and of its answer.
 
 The control server's route, its client's request, the reader of one run and the tools derive from these classes. To add
-a read, write its class here, put it into `QUERIES`, and write the function that answers it in `control/answers.py`.
+a read, write its class here under `@register_read`, and the function that answers it in `control/answers.py`. With a
+`tool` it is one for language models, MCP clients and `agenttune show` too.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from agenttune.errors import UserError
+from agenttune.protocol.commands.values import Bool, Int, Text
 from agenttune.protocol.events import EVENT_KINDS, BranchStarted, CheckpointSaved, DatasetRead, Event
 from agenttune.protocol.metrics import Curve, Metric, SeriesInfo, StoredPoint
 from agenttune.protocol.model_calls import ModelCalled
@@ -29,11 +32,38 @@ MAX_WAIT_S = 60.0
 """Of one read: proxies and clients commonly give up after 60 s or more."""
 
 R = TypeVar("R", bound=BaseModel)
+Q = TypeVar("Q", bound="RunQuery[Any]")
 Cursor = Annotated[int, Field(ge=0, le=MAX_STEP, description="Only what follows this cursor.")]
 Limit = Annotated[int, Field(ge=1, le=MAX_ROWS, description="At most so many.")]
 StepBound = Annotated[int, Field(ge=0, le=MAX_STEP)]
 BranchName = Annotated[str, Field(max_length=200)]
+ToolStep = Annotated[Int, Field(ge=0, le=MAX_STEP)]
+Newest = Annotated[Int, Field(ge=1, le=50, description="At most so many, the newest.")]
+MetricName = Annotated[Text, Field(min_length=1, max_length=1000)]
+LAYER = "Only this layer and what is in it. Default: the whole model."
+NORMS = "Also the norms of weights and last gradients; asks the trainer."
 Wait = Annotated[float, Field(ge=0, le=MAX_WAIT_S, allow_inf_nan=False, description="Wait so many seconds for it.")]
+
+
+@dataclass(frozen=True)
+class AsTool:
+    """How a read is offered as a tool.
+
+    Attributes:
+        name: For clients that are offered a tool for each read.
+        word: What is read, for `read` of language models and `show` of the command line.
+        description: Empty: the read's own.
+        arguments: By name, each a type and a default; None: the fields of the read.
+        brief: What `read`, which has few words, says of an argument.
+        keep_first: Of a list that is too long, leave out the last entries instead of the first ones.
+    """
+
+    name: str
+    word: str
+    description: str = ""
+    arguments: Mapping[str, tuple[Any, Any]] | None = None
+    brief: Mapping[str, str] = field(default_factory=dict)
+    keep_first: bool = False
 
 
 class RunQuery(BaseModel, Generic[R]):
@@ -41,10 +71,12 @@ class RunQuery(BaseModel, Generic[R]):
 
     Attributes:
         path: Below the run's own path in the REST API; names in braces are fields.
+        tool: How programs and models are offered it; None: they are not.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     path: ClassVar[str]
+    tool: ClassVar[AsTool | None] = None
 
     @classmethod
     def answer_type(cls) -> type[BaseModel]:
@@ -60,6 +92,30 @@ class RunQuery(BaseModel, Generic[R]):
     def path_fields(cls) -> list[str]:
         """The fields that stand in the path; all others are query parameters."""
         return re.findall(r"\{(\w+)", cls.path)
+
+
+QUERIES: list[type[RunQuery[Any]]] = []
+"""Every read there is. What is derived from them is derived when it is asked for, so that a new one is in it."""
+
+
+def register_read(query: type[Q]) -> type[Q]:
+    """Add a read to the list: a class decorator.
+
+    Raises:
+        TypeError: Another one has its path, or its tool's name or word.
+    """
+    for other in QUERIES:
+        if taken := _claimed(query) & _claimed(other):
+            raise TypeError(f"read {query.__name__}: {other.__name__} has {', '.join(sorted(taken))} already")
+    QUERIES.append(query)
+    return query
+
+
+def _claimed(query: type[RunQuery[Any]]) -> set[str]:
+    tool = query.tool
+    return {f"the path {query.path!r}"} | (
+        set() if tool is None else {f"the tool {tool.name}", f"the word {tool.word}"}
+    )
 
 
 class Series(Record):
@@ -185,18 +241,14 @@ class Dataset(Record):
     dataset: DatasetRead | None = None
 
 
+@register_read
 class InfoQuery(RunQuery[RunInfo]):
     """One run."""
 
     path = ""
 
 
-class ObservationQuery(RunQuery[Observation]):
-    """What a policy sees now; bounded however long the run is."""
-
-    path = "/observation"
-
-
+@register_read
 class SeriesQuery(RunQuery[Series]):
     """The metrics there are, with their extent."""
 
@@ -204,10 +256,24 @@ class SeriesQuery(RunQuery[Series]):
     branch: BranchName = "main"
 
 
+@register_read
 class CurveQuery(RunQuery[Curve]):
     """One metric over steps, downsampled to at most `max_points`."""
 
     path = "/metrics/{name:path}"
+    tool = AsTool(
+        "get_metrics",
+        "metrics",
+        "Values of one metric over steps, downsampled to at most `max_points`; without `metric`, which metrics there "
+        "are.\n\n"
+        "A row is [last step of the bucket, mean, low, high]. Non-finite values are counted beside, not averaged.",
+        {
+            "metric": (MetricName | None, Field(None, description="Its name.")),
+            "first_step": (ToolStep, Field(0, description="From this step on.")),
+            "last_step": (ToolStep | None, Field(None, description="Up to this step. Default: the newest.")),
+            "max_points": (Annotated[Int, Field(ge=1, le=200)], Field(50, description="At most so many rows.")),
+        },
+    )
     name: str
     branch: BranchName = "main"
     first_step: StepBound = 0
@@ -222,6 +288,7 @@ class CurveQuery(RunQuery[Curve]):
         return self
 
 
+@register_read
 class PointsQuery(RunQuery[Points]):
     """Whole metric rows, in order of writing."""
 
@@ -230,24 +297,33 @@ class PointsQuery(RunQuery[Points]):
     limit: Limit = 1000
 
 
+@register_read
+class ObservationQuery(RunQuery[Observation]):
+    """What a policy sees now; bounded however long the run is."""
+
+    path = "/observation"
+    tool = AsTool(
+        "get_findings",
+        "findings",
+        "What the detectors saw, newest last: divergence, spikes, plateaus, non-finite values, overfitting.",
+        {"limit": (Newest, 10)},
+    )
+
+
+@register_read
 class KnobsQuery(RunQuery[Knobs]):
     """Every live-tunable value as it stands."""
 
     path = "/knobs"
+    tool = AsTool(
+        "get_optimizer",
+        "optimizer",
+        "Every value that can be tuned: base (what the schedule scales) and effective, unit, bounds, and by what tool.",
+        keep_first=True,
+    )
 
 
-class CheckpointsQuery(RunQuery[Checkpoints]):
-    """Checkpoints that still exist, in order of saving."""
-
-    path = "/checkpoints"
-
-
-class BranchesQuery(RunQuery[Branches]):
-    """Every branch: which it went off, at which step, from which checkpoint; as a list and as a tree."""
-
-    path = "/branches"
-
-
+@register_read
 class ModelQuery(RunQuery[Model]):
     """The model's layers: parameter counts, what is trainable, what can be done to each.
 
@@ -256,30 +332,73 @@ class ModelQuery(RunQuery[Model]):
     """
 
     path = "/model"
-    norms: bool = Field(False, description="Ask the trainer for the norms of weights and last gradients.")
-    layer: str = Field("", max_length=512, description="Only this layer and what is in it.")
+    tool = AsTool(
+        "get_model_tree",
+        "model",
+        "The model's layers: parameters, how many are trained, what can be done to each; with `norms`, measured now.",
+        {
+            "layer": (Annotated[Text, Field(max_length=512)], Field("", description=LAYER)),
+            "norms": (Bool, Field(False, description=NORMS)),
+            "depth": (Annotated[Int, Field(ge=0, le=8)], Field(2, description="Levels below `layer` that are shown.")),
+        },
+        brief={"norms": "model: measure norms of weights and gradients", "layer": "model: only this one"},
+    )
+    norms: bool = Field(False, description=NORMS)
+    layer: str = Field("", max_length=512, description=LAYER)
     wait_s: Wait = 10.0
 
 
+@register_read
 class DatasetQuery(RunQuery[Dataset]):
     """The training dataset and its parameters, as last read."""
 
     path = "/dataset"
+    tool = AsTool("get_dataset", "dataset", "The training dataset: type, size, and the parameters that can be changed.")
 
 
+@register_read
+class CheckpointsQuery(RunQuery[Checkpoints]):
+    """Checkpoints that still exist, in order of saving."""
+
+    path = "/checkpoints"
+    tool = AsTool(
+        "list_checkpoints",
+        "checkpoints",
+        "Checkpoints that still exist, newest last, with the goal metric as last evaluated before each.",
+        {"limit": (Newest, 20)},
+    )
+
+
+@register_read
+class BranchesQuery(RunQuery[Branches]):
+    """Every branch: which it went off, at which step, from which checkpoint; as a list and as a tree."""
+
+    path = "/branches"
+    tool = AsTool("list_branches", "branches", "The run's branches: each restored checkpoint began one.")
+
+
+@register_read
 class HistoryQuery(RunQuery[History]):
     """The newest commands, what became of them, and the goal metric before and after each."""
 
     path = "/history"
+    tool = AsTool(
+        "get_history",
+        "history",
+        "What was tried in this run and what came of it: state, verdict, change, effect against the forecast.",
+        {"limit": (Newest, 10)},
+    )
     limit: Limit = 50
 
 
+@register_read
 class ModelCallsQuery(RunQuery[ModelCalls]):
     """Calls of language models with their tokens and cost, without what was said."""
 
     path = "/model-calls"
 
 
+@register_read
 class EventsQuery(RunQuery[Events]):
     """Events after a cursor, oldest first; with `wait_s`, waits for the first one."""
 
@@ -300,6 +419,7 @@ class EventsQuery(RunQuery[Events]):
         return kinds
 
 
+@register_read
 class CommandsQuery(RunQuery[Commands]):
     """The newest commands, oldest first."""
 
@@ -308,6 +428,7 @@ class CommandsQuery(RunQuery[Commands]):
     limit: Limit = 1000
 
 
+@register_read
 class CommandQuery(RunQuery[CommandRecord]):
     """One command and all that is known of it; with `wait_s`, waits for the trainer's ack."""
 
@@ -316,31 +437,11 @@ class CommandQuery(RunQuery[CommandRecord]):
     wait_s: Wait = 0.0
 
 
+@register_read
 class PendingQuery(RunQuery[Commands]):
     """Proposals that wait for a decision, oldest first, each with its `request`."""
 
     path = "/approvals"
-
-
-QUERIES: tuple[type[RunQuery[Any]], ...] = (
-    InfoQuery,
-    ObservationQuery,
-    SeriesQuery,
-    CurveQuery,
-    PointsQuery,
-    KnobsQuery,
-    CheckpointsQuery,
-    BranchesQuery,
-    DatasetQuery,
-    HistoryQuery,
-    ModelCallsQuery,
-    ModelQuery,
-    CommandsQuery,
-    CommandQuery,
-    PendingQuery,
-    EventsQuery,
-)
-"""Every read there is."""
 
 
 class RunReader(Protocol):

@@ -77,8 +77,8 @@ def create_app(
     app.state.v1_clients = V1Clients(control)
     app.state.presence = Presence(open_files.clients_for(open_files.limit()))
     api = APIRouter(prefix=PREFIX, dependencies=[Depends(known_parameters_only)], responses=_ERRORS)
-    for part in (reads, commands, streams):
-        api.include_router(part.router)
+    for part in (reads.router, reads.of_one_run(), commands.router, streams.router):
+        api.include_router(part)
     app.include_router(api)
     app.include_router(v1_api.router)
     app.include_router(approval_pages.router)

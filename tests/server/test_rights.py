@@ -18,7 +18,7 @@ from agenttune.control.tokens import create_token
 from agenttune.protocol.model_calls import ChatMessage, ModelCalled
 from agenttune.protocol.proposals import Author, Principal, Proposal
 from agenttune.server.app import create_app
-from agenttune.server.auth.rights import PREFIX, RECORDS, ROLES, ROUTES, Right
+from agenttune.server.auth.rights import PREFIX, RECORDS, ROLES, Right, all_routes
 from agenttune.store.run_log import RunLog
 from tests.server.conftest import make_run, stop
 from tests.warm import serve
@@ -138,7 +138,7 @@ def call_of(method: str, path: str, run_id: str = "mine") -> tuple[str, Any]:
 
 def test_every_route_has_a_declared_right() -> None:
     assert len(BUILT) > 30
-    assert [route for route in BUILT if key(*route) not in ROUTES] == []
+    assert [route for route in BUILT if key(*route) not in all_routes()] == []
 
 
 JUDGED = [route for route in BUILT if not route[1].startswith("/links/")]
@@ -151,7 +151,7 @@ def test_a_role_gets_what_the_table_says(house: House, route: tuple[str, str], r
     path, body = call_of(*route)
     tokens = house.own if path.endswith("/records") else house.tokens  # an agent's are taken from the run's own
     status, text = house.ask(tokens[role], route[0], path, body)
-    right = ROUTES[key(*route)]
+    right = all_routes()[key(*route)]
     if right in ROLES[role]:
         assert status not in (401, 403, 500), text
         return
@@ -166,7 +166,7 @@ def test_without_a_token_a_local_program_is_an_agent_and_never_an_operator(
 ) -> None:
     path, body = call_of(*route)
     status, text = house.ask(None, route[0], path, body)
-    refused = ROUTES[key(*route)] not in ROLES["agent"] or path.endswith("/records")
+    refused = all_routes()[key(*route)] not in ROLES["agent"] or path.endswith("/records")
     assert (status == 403) is refused, text
 
 
@@ -175,7 +175,7 @@ def test_without_a_token_a_local_program_is_an_agent_and_never_an_operator(
 def test_a_wrong_token_is_less_than_none(house: House, route: tuple[str, str], token: str) -> None:
     path, body = call_of(*route)
     status, _ = house.ask(token, route[0], path, body)
-    assert (status == 401) is (ROUTES[key(*route)] is not Right.OPEN)
+    assert (status == 401) is (all_routes()[key(*route)] is not Right.OPEN)
 
 
 @pytest.mark.parametrize("role", ROLE_NAMES)
@@ -183,7 +183,7 @@ def test_a_wrong_token_is_less_than_none(house: House, route: tuple[str, str], t
 def test_another_run_is_not_there(house: House, route: tuple[str, str], role: Principal) -> None:
     path, body = call_of(*route, run_id="theirs")
     status, text = house.ask(house.scoped[role], route[0], path, body)
-    expected = 404 if ROUTES[key(*route)] in ROLES[role] else 403
+    expected = 404 if all_routes()[key(*route)] in ROLES[role] else 403
     assert status == expected, text
     made_up, told = house.ask(house.scoped[role], route[0], path.replace("theirs", "thoirs"), body)
     assert (made_up, told.replace("thoirs", "theirs")) == (status, text)  # whether there is one cannot be told

@@ -24,7 +24,7 @@ from mcp_types import Implementation, TextContent
 from agenttune.control import LocalControl
 from agenttune.control.tokens import create_token
 from agenttune.errors import UserError
-from agenttune.llm.tools import READS, write_kinds
+from agenttune.llm.tools import offered_reads, write_kinds
 from agenttune.protocol.proposals import State
 from agenttune.server.mcp.mcp_server import serve_http
 from agenttune.server.mcp.tools import RunTools
@@ -88,7 +88,7 @@ async def ask(client: Client, tool: str, **arguments: Any) -> tuple[Any, bool]:
 
 async def drive(client: Client) -> None:
     tools = {tool.name: tool for tool in (await client.list_tools()).tools}
-    assert set(tools) == {"list_runs", "get_run", "wait", *write_kinds(), *READS}
+    assert set(tools) == {"list_runs", "get_run", "wait", *write_kinds(), *offered_reads()}
     lr = tools["update_optimizer"].annotations
     assert lr is not None
     assert (lr.read_only_hint, lr.destructive_hint, lr.idempotent_hint) == (False, False, True)

@@ -14,9 +14,17 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from agenttune.errors import CommandError, NotSupported, UserError
-from agenttune.llm.tools import MAX_ANSWER_CHARACTERS, READS, Toolbox, ToolWait, encode, write_kinds, write_shape
+from agenttune.llm.tools import (
+    MAX_ANSWER_CHARACTERS,
+    Toolbox,
+    ToolWait,
+    encode,
+    offered_reads,
+    write_kinds,
+    write_shape,
+)
 from agenttune.llm.tools.offered import UNLISTED_FIELDS
-from agenttune.llm.tools.read_tools import WHAT
+from agenttune.llm.tools.read_tools import reads_by_word
 from agenttune.policy.llm.json_answers import answer_schema
 from agenttune.protocol.commands import BY_KIND, COMMAND_KINDS, StopTraining, UpdateOptimizer
 from agenttune.protocol.events import DatasetRead, Evaluated, Found, KnobsRead, ModelRead, NoteAdded
@@ -139,11 +147,11 @@ def test_what_the_run_leaves_nothing_for_is_neither_offered_nor_taken(toolbox: M
 
 def test_one_tool_reads_what_the_others_do(toolbox: MakeToolbox) -> None:
     box = toolbox()
-    for what, name in WHAT.items():
-        assert call(box, "read", what=what) == call(box, name)
+    for what, read in reads_by_word().items():
+        assert call(box, "read", what=what) == call(box, read.declared.name)
     curve = call(box, "read", what="metrics", metric="step_loss", last_step=9, norms=None)
     assert curve == call(box, "get_metrics", metric="step_loss", last_step=9)
-    fields = {name for read in READS.values() for name in read.model_fields}
+    fields = {name for read in offered_reads().values() for name in read.arguments.model_fields}
     assert set(schema_of(box, "read")["properties"]) == {"what", *fields} - UNLISTED_FIELDS
     for wrong, said in (
         ({}, "one of metrics"),
@@ -242,7 +250,7 @@ def test_asking_writes_nothing(toolbox: MakeToolbox, run: SteeredRun) -> None:
     before = run.log.last_seq()
     outcome = toolbox().call("stop_training", {"reason": WHY})
     assert outcome.command == StopTraining()
-    for name in READS:
+    for name in offered_reads():
         toolbox().call(name, "")
     assert (run.log.last_seq(), run.log.commands()) == (before, [])
 
@@ -353,8 +361,8 @@ def test_a_model_may_fill_what_it_does_not_need_with_null(toolbox: MakeToolbox, 
     assert toolbox().parse(kind, json.dumps(given)).command == plain.command
 
 
-@pytest.mark.parametrize("name", sorted(READS))
+@pytest.mark.parametrize("name", sorted(offered_reads()))
 def test_a_read_may_be_asked_with_nulls(toolbox: MakeToolbox, name: str) -> None:
-    fields = READS[name].model_fields
+    fields = offered_reads()[name].arguments.model_fields
     nulls = dict.fromkeys((field for field, info in fields.items() if not info.is_required()), None)
     assert toolbox().parse(name, nulls).text == toolbox().parse(name, {}).text

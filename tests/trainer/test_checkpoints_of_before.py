@@ -11,7 +11,7 @@ import pytest
 
 from agenttune.control import LocalControl
 from agenttune.control.reader import ControlReader
-from agenttune.llm.tools import READS
+from agenttune.llm.tools import offered_reads
 from agenttune.protocol.proposals import Ack, Author, Proposal, Verdict
 from agenttune.store.run_log import RunLog, list_runs, run_folder
 from tests.trainer.conftest import Bench, Result
@@ -50,7 +50,7 @@ def offered(result: Result, is_operators: bool = False) -> list[str]:
     runs_dir = result.runs_dir
     run_id = list_runs(runs_dir)[0].run_id
     reader = ControlReader(LocalControl(runs_dir), run_id, is_operators)
-    answer = json.loads(READS["list_checkpoints"]().answer(reader))
+    answer = json.loads(offered_reads()["list_checkpoints"].answer(reader))
     return [row["checkpoint_id"] for row in rows_of(answer["checkpoints"])]
 
 

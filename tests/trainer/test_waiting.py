@@ -25,7 +25,7 @@ from agenttune.agent import AgentLoop
 from agenttune.config import WakeSettings
 from agenttune.control import READER, LocalControl
 from agenttune.control.reader import ControlReader
-from agenttune.llm.tools.read_tools import GetModelTree
+from agenttune.llm.tools import Toolbox
 from agenttune.policy.base import Decision, Draft
 from agenttune.policy.load import LoadedPolicy
 from agenttune.policy.wrappers.simple import Background
@@ -57,7 +57,9 @@ class ReadsFirst:
 
     def decide(self, observation: Observation) -> Decision:
         assert self.reader is not None
-        self.seen.append((observation.step, GetModelTree(norms=True).answer(self.reader)))
+        self.seen.append(
+            (observation.step, Toolbox(self.reader, observation).call("get_model_tree", {"norms": True}).text)
+        )
         rate = 1e-3 / (1 + len(self.seen))
         return Decision([Draft(UpdateOptimizer(lr=rate), "as the norms say", valid_for_steps=2)], "norms")
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agenttune.errors import CommandError, NotSupported
 from agenttune.llm.tools.offered import briefs, offered_fields, offered_kinds, offered_shape
-from agenttune.llm.tools.read_tools import READ, READS, Step, read_of, read_shape
+from agenttune.llm.tools.read_tools import READ, offered_reads, read_of, read_shape
 from agenttune.llm.tools.tool_results import encode
 from agenttune.llm.tools.tool_schemas import MAX_TEXT, MAX_VALID_FOR_STEPS, REASON, plain_schema, write_kinds
 from agenttune.protocol.command_schemas import ToolShape
@@ -20,7 +20,7 @@ from agenttune.protocol.commands import BY_KIND, Bool, CommandBase, Int, Need, T
 from agenttune.protocol.invalid_values import why
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Author, Proposal, Verdict
-from agenttune.protocol.reads import RunReader
+from agenttune.protocol.reads import RunReader, ToolStep
 from agenttune.protocol.run_info import KnobState
 from agenttune.protocol.strict_json import no_constant, once
 
@@ -68,7 +68,7 @@ class WaitFor(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     reason: Reason
-    until_step: Step | None = None
+    until_step: ToolStep | None = None
     until_evaluation: Bool = False
     until_finding: Bool = False
 
@@ -149,11 +149,11 @@ class Toolbox:
     def parse(self, name: str, arguments: str | Mapping[str, Any]) -> ToolOutcome:
         """As `call`, without asking the gate."""
         given = decoded(name, arguments)
+        read = offered_reads().get(name)
         if name == READ:
             read, given = read_of(given)
-            return ToolOutcome(text=checked(name, read, given).answer(self._reader))
-        if name in READS:
-            return ToolOutcome(text=checked(name, READS[name], given).answer(self._reader))
+        if read is not None:
+            return ToolOutcome(text=read.answer(self._reader, checked(name, read.arguments, given)))
         if name == WAIT:
             return self._wait(checked(name, WaitFor, given))
         if name == WITHDRAW:
@@ -171,7 +171,7 @@ class Toolbox:
             if not why:
                 why = "no knob is registered" if name in self._observation.capabilities else "this trainer cannot do it"
             raise NotSupported(f"no {name} in this run: {why}; tools: {', '.join(known)}", field="tool", allowed=known)
-        close = difflib.get_close_matches(name, [*known, *READS, *kinds], n=1)
+        close = difflib.get_close_matches(name, [*known, *offered_reads(), *kinds], n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise CommandError(f"no tool {name!r:.80}{hint} Tools: {', '.join(known)}", field="tool", allowed=known)
 

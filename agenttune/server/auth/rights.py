@@ -41,8 +41,6 @@ _RUN = "/runs/{run_id}"
 ROUTES: dict[tuple[str, str], Right] = {
     ("GET", "/health"): Right.OPEN,
     **{("GET", path): Right.READ for path in ("/openapi.json", "/docs", "/docs/oauth2-redirect", "/commands", "/runs")},
-    # A model with norms, which makes the trainer measure, wants PROPOSE.
-    **{("GET", f"{_RUN}{query.path}"): Right.READ for query in QUERIES},
     ("WS", f"{_RUN}/events/live"): Right.READ,
     ("POST", f"{_RUN}/commands"): Right.PROPOSE,
     ("POST", f"{_RUN}/records"): Right.REPORT,  # and what RECORDS says of its kind
@@ -57,7 +55,7 @@ ROUTES: dict[tuple[str, str], Right] = {
     **{(method, "/links/{token}"): Right.OPEN for method in ("GET", "HEAD", "POST")},  # the token is its own proof
     ("WS", "/{path:path}"): Right.READ,  # says that there is no such stream
 }
-"""By method and path, the paths of our own API without its prefix. A route that is not here is refused to everyone."""
+"""By method and path, the paths of our own API without its prefix; `all_routes` has those of the reads too."""
 RECORDS: dict[str, Right] = {
     "found": Right.REPORT,
     **dict.fromkeys(("decided", "policy_attached", "policy_detached", "model_called"), Right.RECORD),
@@ -65,6 +63,12 @@ RECORDS: dict[str, Right] = {
 }
 HIDDEN_RULES = frozenset({"gate", "budgets", "probation"})
 """Parts of a run's rules that only `Right.RULES` shows: who is to be held by them need not study them."""
+
+
+def all_routes() -> dict[tuple[str, str], Right]:
+    """What each route demands. A route that is not here is refused to everyone."""
+    # A model with norms, which makes the trainer measure, wants PROPOSE.
+    return ROUTES | {("GET", f"{_RUN}{query.path}"): Right.READ for query in QUERIES}
 
 
 def require(identity: Identity | None, right: Right) -> Identity:
@@ -126,7 +130,7 @@ async def authorise(connection: HTTPConnection) -> None:
     """Every route's first dependency: the table."""
     method = "WS" if connection.scope["type"] == "websocket" else connection.scope["method"]
     path = str(connection.scope["route"].path).removeprefix(PREFIX)
-    right = ROUTES.get((method, path))
+    right = all_routes().get((method, path))
     if right is None:
         raise Forbidden(f"nobody may use {method} {path}: no right is declared for it in the server's table")
     if right is Right.OPEN:

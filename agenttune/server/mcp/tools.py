@@ -12,12 +12,12 @@ from agenttune.control.control import newest_live, run_named
 from agenttune.control.reader import ControlReader, settled
 from agenttune.errors import AgenttuneError, CommandError
 from agenttune.llm.tools import (
-    READS,
     Toolbox,
     ToolOutcome,
     ToolWait,
     encode,
     error_text,
+    offered_reads,
     record_text,
     write_kinds,
     write_shape,
@@ -105,7 +105,7 @@ class RunTools:
     def shapes(self) -> list[ToolShape]:
         """All tools there can be; one that a run's trainer does not have says so when it is called."""
         writes = [] if self._is_read_only else [write_shape(kind) for kind in write_kinds()]
-        tools = [*writes, *(read.shape() for read in READS.values()), wait_shape()]
+        tools = [*writes, *(read.shape() for read in offered_reads().values()), wait_shape()]
         return [LIST_RUNS, GET_RUN, *map(_with_run, tools)]
 
     def call(self, name: str, arguments: Mapping[str, Any], client: str) -> ToolAnswer:

@@ -124,7 +124,15 @@ def _parameter(name: str, field: FieldInfo, is_in_path: bool) -> inspect.Paramet
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _add_route(query: type[RunQuery[Any]]) -> None:
+def of_one_run() -> APIRouter:
+    """A route for each read there is now."""
+    routes = APIRouter()
+    for query in QUERIES:
+        _add_route(routes, query)
+    return routes
+
+
+def _add_route(routes: APIRouter, query: type[RunQuery[Any]]) -> None:
     reader = READERS.get(query)
 
     async def endpoint(run_id: RunId, context: Ctx, who: Who, **given: Any) -> Response:
@@ -143,8 +151,4 @@ def _add_route(query: type[RunQuery[Any]]) -> None:
     endpoint.__signature__ = inspect.Signature([*shared, *own])  # type: ignore[attr-defined]
     endpoint.__doc__ = query.__doc__
     name = re.sub(r"(?<!^)(?=[A-Z])", "_", query.__name__.removesuffix("Query")).lower()
-    router.add_api_route(f"/runs/{{run_id}}{query.path}", endpoint, name=name, response_model=query.answer_type())
-
-
-for _query in QUERIES:
-    _add_route(_query)
+    routes.add_api_route(f"/runs/{{run_id}}{query.path}", endpoint, name=name, response_model=query.answer_type())
