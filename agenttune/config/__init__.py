@@ -26,7 +26,7 @@ from agenttune.config.sections import (
     WakeSettings,
 )
 from agenttune.config.setting import Settings
-from agenttune.config.yaml_files import Place, line_of, load_yaml
+from agenttune.config.yaml_files import Place, load_yaml, written_at
 
 __all__ = [
     "DEFAULT_PORT",
@@ -51,9 +51,9 @@ __all__ = [
     "ServerSettings",
     "Settings",
     "WakeSettings",
-    "line_of",
     "load_config",
     "load_yaml",
     "rule_name",
     "with_limits_of",
+    "written_at",
 ]

@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 from pydantic import BeforeValidator
 
 from agenttune.config.plugin_parameters import PluginParameters, parameters_of
-from agenttune.config.yaml_files import Place, line_of, load_yaml
+from agenttune.config.yaml_files import Place, load_yaml, written_at
 from agenttune.errors import ConfigError, PluginFault
 from agenttune.protocol.invalid_values import did_you_mean, failure_words
 
@@ -69,8 +69,9 @@ class PluginUse:
         kind: What it is to be.
         reference: `./mine.py:Mine`, or an installed name.
         folders: Where a relative path counts from; the first in which there is such a file.
-        file: The YAML file that holds its parameters, if there are any.
+        file: The YAML file that names it, if one does.
         at: Where in that file.
+        is_bare: It is named there by its reference alone, rather than by a mapping that has its parameters too.
     """
 
     kind: Kind
@@ -78,12 +79,13 @@ class PluginUse:
     folders: tuple[Path, ...]
     file: Path | None = None
     at: Place = ()
+    is_bare: bool = False
 
     @classmethod
     def of_entry(cls, kind: Kind, entry: Any, file: Path, at: Place) -> PluginUse:
         """As a `PluginEntry` at a place of a settings file says."""
         if isinstance(entry, str):
-            return cls(kind, entry, (file.parent,))
+            return cls(kind, entry, (file.parent,), file, at, is_bare=True)
         return cls(kind, str(entry["type"]), (file.parent,), file, at)
 
     @property
@@ -98,9 +100,8 @@ class PluginUse:
         """An error about it that says where it stands."""
         if self.file is None:
             return ConfigError(f"{self.kind} {self.reference!r}: {words}", field=self.kind)
-        place = (*self.at, "type")
-        key = ".".join(map(str, place))
-        return ConfigError(f"{self.file}:{line_of(self.file, place)}: {key}: {words}", field=key)
+        place = self.at if self.is_bare else (*self.at, "type")
+        return ConfigError(f"{written_at(self.file, place)}: {words}", field=".".join(map(str, place)))
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ class PluginClass:
         return _within(lambda: self.cls(**arguments), self.use)
 
     def _settings(self) -> Any:
-        if self.use.file is not None:
+        if self.use.file is not None and not self.use.is_bare:
             return load_yaml(self.use.file, self.parameters.file_model, self.use.at)
         required = [name for name, field in self.parameters.model.model_fields.items() if field.is_required()]
         if required:

@@ -70,9 +70,10 @@ def _parsed(path: Path, text: str) -> tuple[yaml.Node | None, Any]:
     return root, data
 
 
-def line_of(path: Path, place: Place) -> int:
-    """The line (from 1) of a part of a YAML file that was read before."""
-    return _line_of(yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader), place)
+def written_at(path: Path, place: Place) -> str:
+    """Where a part of a YAML file that was read before stands: `file:line: key`."""
+    root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    return f"{path}:{_line_of(root, place)}: {_key(place)}"
 
 
 def as_written(node: yaml.Node | None, data: Any, annotation: Any) -> Any:

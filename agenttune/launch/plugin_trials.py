@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agenttune.config.plugins import IMPORT_LIMIT_S, PluginClass, PluginUse, find_class
@@ -41,9 +41,10 @@ class PluginTrials:
         Raises:
             ConfigError: It is named wrongly, or a parameter is wrong.
         """
-        if use not in self._done:
-            self._done[use] = self._try(use)
-        return self._done[use]
+        meant = replace(use, file=None, at=()) if use.is_bare else use  # where it is named is for errors only
+        if meant not in self._done:
+            self._done[meant] = self._try(use)
+        return self._done[meant]
 
     def _try(self, use: PluginUse) -> TriedPlugin:
         inherited = {name: value for name, value in os.environ.items() if name not in self.hidden}
@@ -67,7 +68,9 @@ class PluginTrials:
 
 def _packed(use: PluginUse) -> str:
     file = None if use.file is None else str(use.file.resolve())
-    return json.dumps([use.kind, use.reference, [str(folder.resolve()) for folder in use.folders], file, use.at])
+    return json.dumps(
+        [use.kind, use.reference, [str(folder.resolve()) for folder in use.folders], file, use.at, use.is_bare]
+    )
 
 
 def _unpacked(use: PluginUse, done: subprocess.CompletedProcess[str]) -> TriedPlugin:
@@ -84,8 +87,9 @@ def _unpacked(use: PluginUse, done: subprocess.CompletedProcess[str]) -> TriedPl
 
 def try_here(packed: str) -> str:
     """In the process of its own: what came of it, as JSON."""
-    kind, reference, folders, file, at = json.loads(packed)
-    use = PluginUse(kind, reference, tuple(map(Path, folders)), None if file is None else Path(file), tuple(at))
+    kind, reference, folders, file, at, is_bare = json.loads(packed)
+    path = None if file is None else Path(file)
+    use = PluginUse(kind, reference, tuple(map(Path, folders)), path, tuple(at), is_bare)
     try:
         found = find_plugin(use)
         made = found.make(**{CONTEXT: PolicyContext(project=use.folders[-1])})

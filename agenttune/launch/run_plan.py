@@ -12,6 +12,7 @@ from pathlib import Path
 
 from agenttune.config import Config, RunSettings, load_config, with_limits_of
 from agenttune.config.plugins import PluginUse
+from agenttune.config.yaml_files import Place, written_at
 from agenttune.errors import ConfigError, UserError
 from agenttune.launch.credentials import not_for_agent
 from agenttune.launch.plugin_trials import PluginTrials
@@ -98,22 +99,22 @@ def make_plan(path: Path, runs_dir: Path | None = None) -> Plan:
     context = context_of(config, path, try_plugin=trials)
     faults = tuple(fault for use in _beside_the_run(config, path) if (fault := trials(use).fault))
     references = config.rounds.references if config.rounds.count else []
-    for policy in references:
-        _open_acting(policy, context, path)
-    limits = _open_acting(config.policy, context, path).gate
+    for index, policy in enumerate(references):
+        _open_acting(policy, context, path, ("rounds", "references", index))
+    limits = _open_acting(config.policy, context, path, ("policy",)).gate
     config = config.model_copy(update={"gate": with_limits_of(limits, config.gate)})
     _check_reviewer(config, context, path)
     folder = (path.parent / config.store.runs_dir) if runs_dir is None else runs_dir
     return Plan(config, path, folder.resolve(), _command(config.run, path), context=context, faults=faults)
 
 
-def _open_acting(name: str, context: PolicyContext, path: Path) -> LoadedPolicy:
+def _open_acting(name: str, context: PolicyContext, path: Path, at: Place) -> LoadedPolicy:
     """A policy that can do something; ConfigError where it never could, such as a model alone without a model."""
-    loaded = open_policy(name, context)
+    loaded = open_policy(name, context, (path, at))
     try:
         check_can_act(loaded.policy, name)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}", field="policy") from None
+        raise ConfigError(f"{written_at(path, at)}: {error}", field="policy") from None
     return loaded
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ConfigDict
 
-from agenttune.config import AttachSettings, Config, GateSettings, Place, PolicyFile, Settings, line_of, load_yaml
+from agenttune.config import AttachSettings, Config, GateSettings, Place, PolicyFile, Settings, load_yaml, written_at
 from agenttune.config.plugins import PluginUse, installed, is_class_reference
 from agenttune.config.resources import find_resource, list_resources
 from agenttune.errors import ConfigError
@@ -145,17 +145,36 @@ def load_policy(name_or_path: str, context: PolicyContext | None = None) -> Poli
     return open_policy(name_or_path, context).policy
 
 
-def open_policy(name_or_path: str, context: PolicyContext | None = None) -> LoadedPolicy:
-    """As `load_policy`, with the file's path and checksum for the log."""
+def open_policy(
+    name_or_path: str, context: PolicyContext | None = None, named: tuple[Path, Place] | None = None
+) -> LoadedPolicy:
+    """As `load_policy`, with the file's path and checksum for the log.
+
+    Args:
+        name_or_path: The policy.
+        context: What it is made with.
+        named: The settings file that names it, and where in it, for errors; None: somebody names it by hand.
+    """
     context = context or PolicyContext()
     opening = _Opening(context)
     if (use := _plugin_meant(name_or_path, context)) is not None:
+        if named is not None:
+            use = replace(use, file=named[0], at=named[1], is_bare=True)
         made = make_policy(use, _name_of(use), context)
         return LoadedPolicy(made.policy, Path(use.identity), made.sha256)
-    path = find_resource("policies", name_or_path, context.project)
+    path = _find(name_or_path, context, named)
     policy = opening.file(path, ())
     parts = {str(other): sha256 for other, sha256 in opening.sha256.items() if other != path}
     return LoadedPolicy(policy, path, opening.sha256[path], parts, load_yaml(path, _Limits).gate)
+
+
+def _find(name: str, context: PolicyContext, named: tuple[Path, Place] | None) -> Path:
+    """The file of a ready-made policy; an error says where it is named."""
+    try:
+        return find_resource("policies", name, context.project)
+    except ConfigError as error:
+        at = "" if named is None else f"{written_at(*named)}: "
+        raise ConfigError(f"{at}{error.message}", field="policy", allowed=error.allowed) from None
 
 
 def identity_of(name_or_path: str, project: Path | None) -> str:
@@ -202,9 +221,10 @@ class _Opening:
         own = load_yaml(path, _TypeOnly, at)
         kind = own.type
         if own.gate is not None and (at or len(chain) > 1):
-            key, line = ".".join(map(str, (*at, "gate"))), line_of(path, (*at, "gate"))
+            place = (*at, "gate")
             where = f"set them in {chain[0].name} or in the config file"
-            raise ConfigError(f"{path}:{line}: {key}: a part of another policy cannot set limits; {where}", field=key)
+            message = f"{written_at(path, place)}: a part of another policy cannot set limits; {where}"
+            raise ConfigError(message, field=".".join(map(str, place)))
         if kind in COMPOSITES:
             settings, make_of_parts = COMPOSITES[kind]
 
@@ -238,19 +258,14 @@ class _Opening:
         if not isinstance(reference, str):
             return self._place(path, at, str(reference["type"]), chain)
         if _plugin_meant(reference, self.context) is not None and not (path.parent / reference).is_file():
-            use = PluginUse("policy", reference, self._folders(path))
+            use = PluginUse("policy", reference, self._folders(path), path, at, is_bare=True)
             return self._keep(make_policy(use, _name_of(use), self.context))
-        where = f"{path}:{line_of(path, at)}: {'.'.join(map(str, at))}"
-        try:
-            beside = path.parent / reference
-            found = beside if beside.is_file() else find_resource("policies", reference, self.context.project)
-        except ConfigError as error:
-            raise ConfigError(f"{where}: {error.message}", field="policy", allowed=error.allowed) from None
+        beside = path.parent / reference
+        found = beside if beside.is_file() else _find(reference, self.context, (path, at))
         if found.resolve() in chain:
             circle = [*chain[chain.index(found.resolve()) :], found.resolve()]
-            raise ConfigError(
-                f"{where}: a policy cannot be a part of itself: {' -> '.join(p.name for p in circle)}; name another one"
-            )
+            words = f"a policy cannot be a part of itself: {' -> '.join(p.name for p in circle)}; name another one"
+            raise ConfigError(f"{written_at(path, at)}: {words}")
         return self.file(found, chain)
 
 
@@ -259,8 +274,6 @@ def _unknown_type(path: Path, at: Place, kind: Any) -> ConfigError:
     problem = f"unknown type {kind!r}{did_you_mean(str(kind), known)}"
     if kind is None:
         problem = "this key is required"
-    place = (*at, "type")
-    key = ".".join(map(str, place))
     known_words = f"known: {', '.join(known)}; or a class of your own: ./mine.py:Mine"
-    message = f"{path}:{line_of(path, place)}: {key}: {problem}; {known_words}"
+    message = f"{written_at(path, (*at, 'type'))}: {problem}; {known_words}"
     return ConfigError(message, field="type", allowed=known)

@@ -101,6 +101,26 @@ def test_each_file_gets_the_modules_beside_itself_though_other_folders_have_the_
     assert load_policy("./p.py:P", checked(folders[0])).decide(ROUGH).reason == "one"
 
 
+NAMED_WRONGLY = {
+    "policy: ./gone.py:Any": "config.yaml:2: policy: there is no file",
+    "policy: guardiam": "config.yaml:2: policy: no policy 'guardiam'",
+    "policy: p.yaml": "p.yaml:4: policies.1: there is no file",
+    "policy: noop\ndetectors:\n- ./mine.py:Odd\n- ./gone.py:Any": "config.yaml:5: detectors.1: there is no file",
+    "policy: noop\ndetectors:\n- {type: ./gone.py:Any}": "config.yaml:4: detectors.0.type: there is no file",
+}
+
+
+@pytest.mark.parametrize("text", NAMED_WRONGLY)
+def test_a_class_named_wrongly_is_told_with_the_line_that_names_it(folder: Path, text: str) -> None:
+    (folder / "p.yaml").write_text("type: escalation\npolicies:\n- guardian\n- ./gone.py:Any\n", encoding="utf-8")
+    config = folder / "config.yaml"
+    config.write_text(f"run: {{script: mine.py}}\n{text}\n", encoding="utf-8")
+    settings = load_config(config)
+    with pytest.raises(ConfigError) as caught:
+        open_policy(settings.policy, context_of(settings, config), (config, ("policy",)))
+    assert NAMED_WRONGLY[text] in caught.value.message
+
+
 WRONG = {
     "./mine.py": "name a class in it: ./mine.py:Plain, ./mine.py:Halve",
     "./mine.py:Halv": "has no class 'Halv'; did you mean 'Halve'?",
