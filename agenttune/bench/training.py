@@ -143,11 +143,11 @@ class Live(ABC):
         """Multiply the rates of all groups, now and for the rest of the schedule."""
 
     @abstractmethod
-    def save(self) -> object:
+    def save(self) -> Any:
         """A copy of weights and optimizer state, in memory."""
 
     @abstractmethod
-    def load(self, saved: object, clear_optimizer: bool = False) -> None:
+    def load(self, saved: Any, clear_optimizer: bool = False) -> None:
         """Put weights and optimizer state back; the data goes on.
 
         Args:

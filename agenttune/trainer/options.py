@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,6 +37,8 @@ class Options:
         port: Its port, which is an error if it is taken; 0 takes a free one, None 7007 or the next one that is free.
         server: False for no control server; the log alone is written and read.
         allowed_origins: Pages of other servers that may use the control server, such as `http://localhost:5173`.
+        consult: In lockstep, with an agent in the training's own process: called again and again while training waits
+            for its decision, instead of waiting for another process.
     """
 
     run_name: str | None = None
@@ -45,6 +47,7 @@ class Options:
     port: int | None = None
     server: bool = True
     allowed_origins: tuple[str, ...] = ()
+    consult: Callable[[], object] | None = None
 
     def __post_init__(self) -> None:
         check_origins(self.allowed_origins)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ class Session:
         registry: Knobs of the user.
         command_broadcast: How ranks agree; one process by default.
         writer: Writes the log; by default a thread of its own.
+        consult: As in `Options`.
 
     Attributes:
         is_quiet: Whether the last boundary found nothing open, and nothing came up since then: nearly always.
@@ -63,6 +64,7 @@ class Session:
         registry: KnobRegistry | None = None,
         command_broadcast: CommandBroadcast | None = None,
         writer: BackgroundWriter | None = None,
+        consult: Callable[[], object] | None = None,
     ) -> None:
         self._log = log
         self.is_quiet = False
@@ -76,7 +78,7 @@ class Session:
         self._recorder, self._writer = Recorder(self.run_state, writer), writer
         self._goal = GoalCheck("" if log is None else log.info().goal_metric)
         self._broadcast = command_broadcast or SingleProcess()
-        self._executor = CommandExecutor(log, self.run_state, self._recorder, self._broadcast)
+        self._executor = CommandExecutor(log, self.run_state, self._recorder, self._broadcast, consult)
         # Looked up at every step, so without a detour.
         self._probe, self._probation = self._executor.probe, self._executor.probation
         self._is_log_unchanged = self._executor.queue.monitor.is_unchanged

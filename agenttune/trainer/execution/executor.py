@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from typing import Literal
 
 from agenttune.config import ProbationSettings, WakeSettings
@@ -57,10 +58,16 @@ class CommandExecutor:
         run_state: The run.
         recorder: Writes the log.
         broadcast: How ranks agree.
+        consult: As in `Options`.
     """
 
     def __init__(
-        self, log: RunLog | None, run_state: RunState, recorder: Recorder, broadcast: CommandBroadcast
+        self,
+        log: RunLog | None,
+        run_state: RunState,
+        recorder: Recorder,
+        broadcast: CommandBroadcast,
+        consult: Callable[[], object] | None = None,
     ) -> None:
         self._run_state, self._recorder, self._broadcast = run_state, recorder, broadcast
         self._is_single = type(broadcast) is SingleProcess
@@ -71,7 +78,7 @@ class CommandExecutor:
         self.restoring = Restoring(run_state, acks, recorder)
         info = None if log is None else log.info()
         self.probe = ProbeRunner(run_state, acks, recorder, self.saving, self.queue, info)
-        self.lockstep = Lockstep.of(log, recorder.submit)
+        self.lockstep = Lockstep.of(log, recorder.submit, consult)
         self.probation = _probation(log, run_state, recorder, self.saving) if log is not None else None
         if self.probation is not None:
             acks.on_ack = self.probation.acked

@@ -75,12 +75,18 @@ class Lockstep:
         log: The run's log, for reading; None on ranks that only follow.
         write: Writes to the log in the background, in order.
         clock_s: Monotonic time in seconds.
+        consult: As in `Options`.
     """
 
     def __init__(
-        self, wake: WakeSettings, log: RunLog | None, write: Write, clock_s: Callable[[], float] = time.monotonic
+        self,
+        wake: WakeSettings,
+        log: RunLog | None,
+        write: Write,
+        clock_s: Callable[[], float] = time.monotonic,
+        consult: Callable[[], object] | None = None,
     ) -> None:
-        self.wake = wake
+        self.wake, self._consult = wake, consult
         self._log, self._write, self._clock_s = log, write, clock_s
         self._monitor = WalMonitor(None if log is None else log.folder / LOG_NAME)
         self._idle = threading.Event()
@@ -92,12 +98,12 @@ class Lockstep:
         self._gave_up_seq: int | None = None
 
     @classmethod
-    def of(cls, log: RunLog | None, write: Write) -> Lockstep | None:
+    def of(cls, log: RunLog | None, write: Write, consult: Callable[[], object] | None = None) -> Lockstep | None:
         """None for a run that never waits."""
         if log is None:
             return None
         wake = WakeSettings.model_validate(log.info().rules.get("wake", {}))
-        return cls(wake, log, write) if wake.mode == "lockstep" else None
+        return cls(wake, log, write, consult=consult) if wake.mode == "lockstep" else None
 
     # -- when -------------------------------------------------------------------------------------------------
 
@@ -191,9 +197,12 @@ class Lockstep:
         return not is_over
 
     def idle(self) -> None:
-        """Wait for a moment."""
+        """Wait for a moment, or let the agent in this process work."""
         began_s = self._clock_s()
-        self._idle.wait(POLL_S)
+        if self._consult is None:
+            self._idle.wait(POLL_S)
+        else:
+            self._consult()
         if self._open is not None:
             self._open.left_s -= self._clock_s() - began_s
 

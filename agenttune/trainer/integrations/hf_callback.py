@@ -122,7 +122,9 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
         self.adapter.note_first_step()
         self.meter = StepMeter(args.world_size) if self._log is not None else None
         if self.session is None:
-            self.session = Session(self._log, self.adapter, self.registry, make_broadcast())
+            self.session = Session(
+                self._log, self.adapter, self.registry, make_broadcast(), consult=self.options.consult
+            )
             self._follow_loss(kwargs["model"])
             if self.adapter.trainer is None:
                 atexit.register(self._close_at_exit)

@@ -71,7 +71,7 @@ class LoopRun:
             StoreFault: The log cannot be written.
         """
         self._log = open_log(self.options)
-        self.session = Session(self._log, self.adapter, self.registry, make_broadcast())
+        self.session = Session(self._log, self.adapter, self.registry, make_broadcast(), consult=self.options.consult)
         atexit.register(self._close_at_exit)
         with never_fatal():
             model = self.adapter.known_model()

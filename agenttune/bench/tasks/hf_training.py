@@ -1,0 +1,314 @@
+"""Tasks on the real Trainer of transformers: faults, hooks and budget around a loop that is left as it is."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import os
+import tempfile
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from agenttune.bench.catalog import TaskFacts
+from agenttune.bench.tasks.injection import Injector, make_injector
+from agenttune.bench.tasks.optimizers import jitter, make_optimizer, make_schedule, scale_lr
+from agenttune.bench.training import EvalPoint, Live, Recipe, Split, Task, Trained, Training
+from agenttune.trainer.integrations.hf_trainer import make_interactive
+from agenttune.trainer.options import RUN_ID, RUNS_DIR, Options
+
+LOGGING_STEPS = 10
+MOST_POINTS = 300
+"""Training losses that a result keeps."""
+
+
+@dataclass
+class Parts:
+    """What a task trains.
+
+    Attributes:
+        model: Its forward pass takes a batch by keywords and returns `{"loss": [], ...}`.
+        train_dataset, eval_dataset: As the Trainer takes them.
+        batch_size, eval_batch_size: Examples a step.
+        collator: Makes batches; None: the Trainer's own.
+        compute_metrics: As the Trainer takes it, where the metric is not the loss.
+        groups: Parameter groups (`params`, `lr_factor`); None: one.
+    """
+
+    model: nn.Module
+    train_dataset: Any
+    eval_dataset: Any
+    batch_size: int = 32
+    eval_batch_size: int = 500
+    collator: Callable[[list[Any]], dict[str, Any]] | None = None
+    compute_metrics: Callable[[Any], dict[str, float]] | None = None
+    groups: list[dict[str, Any]] | None = None
+
+
+class HfTask(Task):
+    """A task on transformers' Trainer."""
+
+    def __init__(self, facts: TaskFacts) -> None:
+        self.facts = facts
+
+    @abstractmethod
+    def parts(self, seed: int, split: Split) -> Parts:
+        """Model and data; the same for the same arguments.
+
+        Args:
+            seed: Of the initialization; torch's generator is seeded with it already.
+            split: Networks and data of the two ranges are disjoint.
+        """
+
+    def train(self, training: Training) -> Trained:
+        torch.set_num_threads(1)
+        torch.manual_seed(training.seed)
+        parts = self.parts(training.seed, training.split)
+        if training.jitter:
+            jitter(parts.model, training.jitter, training.seed)
+        injector = make_injector(training.fault, parts.model, training.seed)
+        with tempfile.TemporaryDirectory() as scratch, _recorded(training):
+            loop = _HfLoop(self.facts, training, parts, injector, scratch)
+            return loop.run()
+
+
+@contextlib.contextmanager
+def _recorded(training: Training) -> Iterator[None]:
+    """The environment that `agenttune run` would give to the script."""
+    if training.agent is None:
+        yield
+        return
+    names = {RUN_ID: training.agent.run_id, RUNS_DIR: str(training.agent.folder)}
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(names)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+class _HfLoop:
+    """One training: the trainer, and what is noted of it."""
+
+    def __init__(self, facts: TaskFacts, training: Training, parts: Parts, injector: Injector, scratch: str) -> None:
+        self.facts, self.training, self.injector = facts, training, injector
+        self.recipe = training.recipe
+        self.total_steps, self.loss = 0, math.nan
+        self.evaluations: list[EvalPoint] = []
+        self.rows: list[tuple[int, int, float, float]] = []
+        self.began_s = 0.0
+        self.trainer = self._make(parts, scratch)
+        self.live = _HfLive(self)
+        self.trainer.add_callback(_Callback(self))
+
+    def _make(self, parts: Parts, scratch: str) -> Any:
+        recipe, agent = self.recipe, self.training.agent
+        arguments = TrainingArguments(
+            output_dir=scratch,
+            max_steps=recipe.steps,
+            per_device_train_batch_size=parts.batch_size,
+            per_device_eval_batch_size=parts.eval_batch_size,
+            learning_rate=recipe.lr,
+            max_grad_norm=recipe.max_grad_norm,
+            eval_strategy="steps",
+            eval_steps=self.injector.eval_every(recipe.eval_every),
+            metric_for_best_model=self.facts.metric,
+            logging_steps=LOGGING_STEPS,
+            logging_nan_inf_filter=False,
+            save_strategy="no",
+            seed=self.training.seed,
+            data_seed=self.training.seed,
+            use_cpu=True,
+            report_to="none",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            label_names=["labels"],
+        )
+        kind: Any = _BenchTrainer if agent is None else make_interactive(_BenchTrainer)
+        more: dict[str, Any] = {}
+        if agent is not None:
+            more["agenttune"] = Options(runs_dir=agent.folder, server=False, consult=agent.consult)
+        made = kind(
+            model=parts.model,
+            args=arguments,
+            train_dataset=parts.train_dataset,
+            eval_dataset=parts.eval_dataset,
+            data_collator=parts.collator,
+            compute_metrics=parts.compute_metrics,
+            **more,
+        )
+        made.loop, made.groups = self, parts.groups
+        made.remove_callback(PrinterCallback)
+        return made
+
+    @property
+    def is_trying(self) -> bool:
+        """Whether the present steps are those of a probe, and will be undone."""
+        interactive = getattr(self.trainer, "interactive", None)
+        return interactive is not None and bool(interactive.is_trying)
+
+    def run(self) -> Trained:
+        self.began_s, began_cpu_s = time.perf_counter(), time.process_time()
+        self.trainer.train()
+        seconds, cpu_s = time.perf_counter() - self.began_s, time.process_time() - began_cpu_s
+        for hook in self.training.hooks:
+            hook.ended(self.live)
+        final = self.evaluate()
+        self.note(final)
+        kept = self.rows[:: max(1, math.ceil(len(self.rows) / MOST_POINTS))]
+        return Trained(
+            final=final,
+            evaluations=self.evaluations,
+            losses=[(total, step, loss) for total, step, loss, _ in kept],
+            lrs=[lr for *_, lr in kept],
+            total_steps=self.total_steps,
+            seconds=seconds,
+            process_seconds=cpu_s,
+            fault_layer=self.injector.layer,
+            run_id=None if self.training.agent is None else self.training.agent.run_id,
+        )
+
+    def note(self, value: float) -> None:
+        seconds = time.perf_counter() - self.began_s
+        step = int(self.trainer.state.global_step)
+        self.evaluations.append(EvalPoint(total_steps=self.total_steps, step=step, seconds=seconds, value=value))
+
+    def evaluate(self) -> float:
+        """The metric as it is, whatever the fault does to the run's own evaluations; random states stay."""
+        trainer = self.trainer
+        with torch.random.fork_rng():
+            loader = trainer.get_eval_dataloader()
+            output = Trainer.evaluation_loop(trainer, loader, "evaluation", prediction_loss_only=None)
+        return _value(output.metrics, self.facts.metric)
+
+
+def _value(metrics: Mapping[str, Any], name: str) -> float:
+    return float(metrics.get(name, math.nan))
+
+
+class _BenchTrainer(Trainer):  # type: ignore[misc]
+    """The Trainer, with a recipe's optimizer and a fault's doings."""
+
+    loop: _HfLoop
+    groups: list[dict[str, Any]] | None
+    optimizer: Any
+    lr_scheduler: Any
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        if self.optimizer is None:
+            trained = [p for p in self.model.parameters() if p.requires_grad]
+            self.optimizer = make_optimizer(self.loop.recipe, self.groups or trained)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if self.lr_scheduler is None:
+            maximize = self.loop.facts.direction == "maximize"
+            self.lr_scheduler = make_schedule(self.loop.recipe, optimizer or self.optimizer, maximize)
+        return self.lr_scheduler
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        loop, step = self.loop, int(self.state.global_step)
+        inputs = loop.injector.before_forward(inputs, step)
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        loop.injector.after_backward(step)
+        loop.total_steps += 1
+        loop.loss = float(loss.detach())
+        return loss
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().evaluation_loop(*args, **kwargs)
+        loop = self.loop
+        loop.note(_value(output.metrics, loop.facts.metric))
+        metrics = loop.injector.evaluation(dict(output.metrics), int(self.state.global_step), loop.facts.metric)
+        return output._replace(metrics=metrics)
+
+
+class _Callback(TrainerCallback):  # type: ignore[misc]
+    """Budget, accidents and hooks, at the ends of steps."""
+
+    def __init__(self, loop: _HfLoop) -> None:
+        self._loop = loop
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        for hook in self._loop.training.hooks:
+            hook.started(self._loop.live)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        loop = self._loop
+        if loop.is_trying:
+            return
+        step = int(state.global_step)
+        loop.injector.after_step(step)
+        loop.rows.append((loop.total_steps, step, loop.loss, loop.live.lr))
+        for hook in loop.training.hooks:
+            hook.stepped(loop.live, loop.loss)
+        if loop.total_steps >= loop.training.budget or loop.live.is_stopped:
+            control.should_training_stop = True
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        loop = self._loop
+        if metrics is None or loop.facts.metric not in metrics:
+            return
+        for hook in loop.training.hooks:
+            hook.evaluated(loop.live, float(metrics[loop.facts.metric]))
+        if loop.live.is_stopped:
+            control.should_training_stop = True
+
+
+class _HfLive(Live):
+    def __init__(self, loop: _HfLoop) -> None:
+        self._loop = loop
+        self.is_stopped = False
+
+    @property
+    def recipe(self) -> Recipe:  # type: ignore[override]
+        return self._loop.recipe
+
+    @property
+    def step(self) -> int:  # type: ignore[override]
+        return int(self._loop.trainer.state.global_step)
+
+    @property
+    def total_steps(self) -> int:  # type: ignore[override]
+        return self._loop.total_steps
+
+    @property
+    def _optimizer(self) -> Any:
+        optimizer = self._loop.trainer.optimizer
+        return getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
+
+    @property
+    def lr(self) -> float:
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    def scale_lr(self, factor: float) -> None:
+        scheduler = self._loop.trainer.lr_scheduler
+        scale_lr(self._optimizer, getattr(scheduler, "scheduler", scheduler), factor)
+
+    def save(self) -> tuple[Any, Any]:
+        return copy.deepcopy((self._loop.trainer.model.state_dict(), self._optimizer.state_dict()["state"]))
+
+    def load(self, saved: Any, clear_optimizer: bool = False) -> None:
+        weights, states = copy.deepcopy(saved)
+        self._loop.trainer.model.load_state_dict(weights)
+        optimizer = self._optimizer
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": {} if clear_optimizer else states})
+
+    def evaluate(self) -> float:
+        return self._loop.evaluate()
+
+    def stop(self) -> None:
+        self.is_stopped = True

