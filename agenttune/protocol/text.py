@@ -21,7 +21,12 @@ def clean(text: str, limit: int = MAX_CHARACTERS, lines: bool = False) -> str:
     """
     rows = text.splitlines() if lines else [text]
     shown = "\n".join(" ".join(_visible(row).split()) for row in rows).strip()
-    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+    return cut(shown, limit)
+
+
+def cut(text: str, limit: int) -> str:
+    """Text of at most `limit` characters, as part of a longer one that is cleaned as a whole."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _visible(text: str) -> str:

@@ -1,24 +1,31 @@
-"""A study in the terminal: its runs as a table, and the scores by round as a picture."""
+"""A study as Markdown, laid out as a run's report is; in the terminal with the scores by round as a picture."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import plotext
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from agenttune.launch.study.records import Arm, Start
 from agenttune.launch.study.state import COMPLETE, RoundRun, Study
-from agenttune.protocol.text import clean, dollars, number, plural
+from agenttune.protocol.text import clean, cut, dollars, number, plural
+from agenttune.views.report.decision_facts import Fact
+from agenttune.views.report.markdown import Section, escaped, facts_table, listed, table
+from agenttune.views.report.terminal import print_markdown
 from agenttune.views.terminal.chart import MARGIN_FRAC, MIN_WIDTH
 
 HEIGHT, MAX_WIDTH = 14, 100
 """Of the picture, in rows and columns (tried by eye)."""
-STATUS_STYLE = {"finished": "bold green", "running": "bold cyan"}
+MOST_NOTES = 100
+HEAD = (
+    "| round | arm | start | policy | final | best | vs round 0 | commands | tokens | cost |\n"
+    "|--:|---|---|---|--:|--:|--:|--:|--:|--:|"
+)
+"""Of the table of runs."""
 ARM_WORDS: dict[Arm, str] = {
     "untouched": "untouched",
     "reference": "reference",
@@ -39,42 +46,38 @@ BOUND = 0.5
 
 def print_study(console: Console, study: Study, reflections: bool = False) -> None:
     """Show a study: table, picture, costs; with `reflections` also what was planned and learned."""
-    style = STATUS_STYLE.get(study.status, "bold red")
-    head = Text.assemble((clean(study.study), "bold"), " ", (study.status, style))
-    if study.reason:
-        head.append(f": {clean(study.reason)}")
-    console.print(head, soft_wrap=True)
-    console.print(_table(study))
+    print_markdown(console, "\n\n".join(section.text for section in results(study)))
     console.print(_picture(study, min(console.width, MAX_WIDTH)))
-    for line in (*_not_drawn(study), _costs(study), *map(clean, study.notes)):
-        console.print(Text(line, style="dim"), soft_wrap=True)
-    if reflections:
-        _print_reasons(console, study)
+    told = [listed([*_not_drawn(study), _costs(study), *study.notes], MOST_NOTES)]
+    print_markdown(console, "\n\n".join([*told, *(section.text for section in reasons(study) if reflections)]))
 
 
-def _table(study: Study) -> Table:
+def results(study: Study) -> list[Section]:
+    """What became of a study, and the scores of its runs."""
+    reason = f": {escaped(study.reason)}" if study.reason else ""
     words = "more" if study.goal_direction == "maximize" else "less"
-    table = Table(
-        title=f"{clean(study.goal_metric, 40)} by round ({words} is better)", title_justify="left", title_style="bold"
-    )
-    table.add_column("round", justify="right", no_wrap=True)
-    for heading in ("arm", "start", "policy"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("final", "best", "vs round 0", "commands", "tokens", "cost"):
-        table.add_column(heading, justify="right", overflow="fold")
-    best = study.best()
-    for run in study.runs:
-        table.add_row(*_row(study, run), style="bold" if best is not None and run.run_id == best.run_id else "")
-    return table
+    title = f"{escaped(study.goal_metric, 40)} by round ({words} is better)"
+    rows = table([_row(study, run) for run in study.runs], HEAD)
+    return [Section(1, f"{escaped(study.study)} {study.status}{reason}", ""), Section(2, title, rows)]
 
 
-def _row(study: Study, run: RoundRun) -> list[Text]:
+def reasons(study: Study) -> Iterator[Section]:
+    """What was planned for each round, and learned from it."""
+    for plan in study.plans:
+        learned = study.reflection(plan.round)
+        told = [Fact("why", plan.reasoning or "-"), *(Fact("refused", problem) for problem in plan.refused)]
+        told += [] if learned is None else [Fact("learned", learned.text)]
+        yield Section(3, f"round {plan.round}: {escaped(start_words(plan.start))}", facts_table(told))
+
+
+def _row(study: Study, run: RoundRun) -> list[str]:
+    """The cells of a run as Markdown; the best one's are bold."""
     final, best = _scores(study, run)
     cells = [
         str(run.round),
         ARM_WORDS[run.arm],
         start_words(run.start),
-        clean(run.policy, 30),
+        cut(run.policy, 30),
         final,
         best,
         _change(run),
@@ -82,12 +85,13 @@ def _row(study: Study, run: RoundRun) -> list[Text]:
         str(run.tokens) if run.calls else "-",
         _usd(run.usd) if run.calls else "-",
     ]
-    return [Text(cell) for cell in cells]
+    mark = "**" if (found := study.best()) is not None and run.run_id == found.run_id else ""
+    return [f"{mark}{escaped(cell) or '-'}{mark}" for cell in cells]
 
 
 def start_words(start: Start) -> str:
     """Such as `lr 0.003, warmup 20`; a dash for the file's own start."""
-    return ", ".join(f"{clean(name, 30)} {number(value)}" for name, value in start.items()) or "-"
+    return ", ".join(f"{cut(name, 30)} {number(value)}" for name, value in start.items()) or "-"
 
 
 def _scores(study: Study, run: RoundRun) -> tuple[str, str]:
@@ -97,7 +101,7 @@ def _scores(study: Study, run: RoundRun) -> tuple[str, str]:
     note = "" if run.outcome in COMPLETE else f" ({run.outcome})"
     if run.score is None:
         return f"none{note}", "-"
-    name = "" if study.is_goal(run) else f" {clean(run.score.metric, 20)}"
+    name = "" if study.is_goal(run) else f" {cut(run.score.metric, 20)}"
     return f"{number(run.score.last.value)}{name}{note}", number(run.score.best.value)
 
 
@@ -171,30 +175,18 @@ def _legend(flat: Sequence[tuple[str, float]], series: dict[Arm, list[tuple[int,
 def _not_drawn(study: Study) -> list[str]:
     """Runs that have no point in the picture, and why."""
     ended = [run for run in study.runs if run.outcome is not None and not _drawable(study, run)]
-    return [f"not drawn: round {r.round}, {ARM_WORDS[r.arm]} ({clean(r.policy, 30)}): {_why(study, r)}" for r in ended]
+    return [f"not drawn: round {r.round}, {ARM_WORDS[r.arm]} ({cut(r.policy, 30)}): {_why(study, r)}" for r in ended]
 
 
 def _why(study: Study, run: RoundRun) -> str:
     if run.outcome not in COMPLETE:
-        return f"it {'was ' if run.outcome in ('interrupted', 'lost') else ''}{run.outcome}: {clean(run.reason, 200)}"
+        return f"it {'was ' if run.outcome in ('interrupted', 'lost') else ''}{run.outcome}: {cut(run.reason, 200)}"
     if run.score is None:
         return "no loss was logged"
-    return f"{clean(run.score.metric, 30)} is {number(run.score.last.value)}"
+    return f"{cut(run.score.metric, 30)} is {number(run.score.last.value)}"
 
 
 def _costs(study: Study) -> str:
     if not study.calls:
         return "planning and reflecting: no calls"
     return f"planning and reflecting: {plural(study.calls, 'call')}, {study.tokens} tokens, {_usd(study.usd)}"
-
-
-def _print_reasons(console: Console, study: Study) -> None:
-    for plan in study.plans:
-        title = Text(f"\nround {plan.round}: {start_words(plan.start)}", style="bold")
-        console.print(title)
-        console.print(Text(f"why      {clean(plan.reasoning, 2000) or '-'}"))
-        for problem in plan.refused:
-            console.print(Text(f"refused  {clean(problem, 500)}", style="red"))
-        learned = study.reflection(plan.round)
-        if learned is not None:
-            console.print(Text(f"learned  {clean(learned.text, 2000)}"))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from agenttune.protocol.model_calls import Cost
 from agenttune.protocol.summary import DecisionCost, ProbeCost
-from agenttune.protocol.text import clean, dollars, duration, plural, tokens
+from agenttune.protocol.text import cut, dollars, duration, plural, tokens
 
 SHOWN_WAYS, WAY_CHARACTERS = 3, 300
 """Ways to fail that a report tells, and how long each is."""
@@ -21,7 +21,7 @@ def cost_words(cost: Cost) -> str:
 
 def price(cost: Cost) -> str:
     """The cost in US dollars, and for which calls it is not known."""
-    unknown = [f"unknown price of {', '.join(clean(model, 60) for model in cost.unpriced)}"] if cost.unpriced else []
+    unknown = [f"unknown price of {', '.join(cut(model, 60) for model in cost.unpriced)}"] if cost.unpriced else []
     unknown += ["tokens not told"] if cost.uncounted_calls else []
     known = [] if unknown and cost.usd == 0 else [dollars(cost.usd)]
     return " + ".join([*known, *unknown])
@@ -34,7 +34,7 @@ def cost_report(cost: Cost, decisions: Sequence[DecisionCost]) -> list[str]:
     failed = f" ({cost.failed_calls} failed)" if cost.failed_calls else ""
     latency = "" if cost.mean_latency_s is None else f", {duration(cost.mean_latency_s)} a call"
     cached = f" ({tokens(cost.cached_input_tokens)} cached)" if cost.cached_input_tokens else ""
-    models = ", ".join(clean(model, 60) for model in cost.models)
+    models = ", ".join(cut(model, 60) for model in cost.models)
     lines = [
         f"{plural(cost.calls, 'call')}{failed} of {models}: {price(cost)}{latency}",
         f"{tokens(cost.input_tokens)} tokens in{cached}, {tokens(cost.output_tokens)} out",
@@ -69,7 +69,7 @@ def all_unusable(decisions: Sequence[DecisionCost]) -> bool:
 
 
 def _way(words: str, count: int, of: int) -> str:
-    return clean(words, WAY_CHARACTERS) + (f" ({count} times)" if count > 1 and count != of else "")
+    return cut(words, WAY_CHARACTERS) + (f" ({count} times)" if count > 1 and count != of else "")
 
 
 def probe_line(probing: ProbeCost, steps: int) -> str:

@@ -1,4 +1,4 @@
-"""A decision in words: labelled plain text, cleaned of control characters. Renderers escape it for their page."""
+"""A decision in words, as the log has them: whoever shows them cleans and escapes them for its page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from agenttune.protocol.events import ReadBack, Settled
 from agenttune.protocol.model_calls import ModelCalled
 from agenttune.protocol.proposals import Change
 from agenttune.protocol.summary import MetricAt, outcome_line
-from agenttune.protocol.text import clean, command_words, dollars, duration, number, tokens
+from agenttune.protocol.text import command_words, cut, dollars, duration, number, tokens
 from agenttune.views.report.journal import DecisionOutcome, Evidence, JournalEntry
 
 LONG = 2000
@@ -35,7 +35,7 @@ BRIEF = frozenset(
 
 
 class Fact(NamedTuple):
-    """A line of a report: `text` is plain and on one line."""
+    """A line of a report."""
 
     label: str
     text: str
@@ -52,7 +52,7 @@ def zone(at_s: float) -> str:
 
 
 def words_of(command: CommandBase) -> str:
-    return clean(command.words, LONG)
+    return cut(command.words, LONG)
 
 
 def at_step(step: int | None) -> str:
@@ -63,22 +63,22 @@ def title(entry: JournalEntry) -> str:
     """A decision in one line: what was done, or what was asked."""
     record = entry.record
     if record.ack is not None and record.ack.outcome == "applied":
-        done = clean(outcome_line(record), SHORT)
+        done = cut(outcome_line(record), SHORT)
         if record.ack.changes:
             return done
         return record.command.kind + ("" if done == "applied" else f": {done}")
-    return clean(words_of(record.proposal.command), SHORT)
+    return cut(record.proposal.command.words, SHORT)
 
 
 def author(entry: JournalEntry) -> str:
     who = entry.record.proposal.author
-    via = f" via {clean(who.via, 60)}" if who.via else ""
-    return f"{clean(who.name, 60)} ({who.principal}{via})"
+    via = f" via {cut(who.via, 60)}" if who.via else ""
+    return f"{cut(who.name, 60)} ({who.principal}{via})"
 
 
 def facts(entry: JournalEntry, brief: bool = False) -> list[Fact]:
     """Everything about a decision, in the order in which it happened; `brief`: only why, and what came of it."""
-    told = [Fact(clean(label, 60), clean(text, LONG)) for label, text in _facts(entry) if text]
+    told = [Fact(label, text) for label, text in _facts(entry) if text]
     return [fact for fact in told if fact.label in _in_brief(entry)] if brief else told
 
 
@@ -248,4 +248,4 @@ def _pairs(values: Mapping[str, Any]) -> str:
 
 
 def _value(value: object) -> str:
-    return number(value) if isinstance(value, float) else clean(str(value), SHORT)
+    return number(value) if isinstance(value, float) else cut(str(value), SHORT)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from markdown_it import MarkdownIt
 
 from agenttune import __version__
-from agenttune.protocol.text import clean
+from agenttune.protocol.text import clean, cut
 from agenttune.views.report import decision_facts, run_facts
 from agenttune.views.report.decision_facts import Fact
 from agenttune.views.report.journal import DecisionOutcome, Journal, JournalEntry
@@ -127,11 +127,11 @@ def run_sections(journal: Journal, detail: Detail = FULL) -> Iterator[Section]:
     go_on = run_facts.to_go_on(journal)
     # Code, which nobody breaks into lines: it is made to be copied.
     rest = f"\n\nTo go on:\n\n    {clean(go_on, decision_facts.LONG)}" if go_on else ""
-    body = "\n".join([*warnings, _table(run_facts.head(journal))]) + rest
+    body = "\n".join([*warnings, facts_table(run_facts.head(journal))]) + rest
     yield Section(1, f"{escaped(info.run_id)} {info.status}", body)
     if len(journal.summary.branches) > 1:
         words = [run_facts.branch_words(branch) for branch in journal.summary.branches]
-        yield Section(2, "Branches", _list(words, detail.rows, newest=True))
+        yield Section(2, "Branches", listed(words, detail.rows, newest=True))
 
 
 def further_sections(journal: Journal, detail: Detail = FULL) -> Iterator[Section]:
@@ -151,9 +151,9 @@ def further_sections(journal: Journal, detail: Detail = FULL) -> Iterator[Sectio
     yield from _shadow(journal, detail)
     findings = [found.finding for found in journal.summary.findings]
     words = [f"step {f.step}, {f.kind} ({f.severity}): {f.summary}" for f in findings]
-    yield Section(2, "Findings", _list(words, detail.rows) or "The detectors found nothing.")
+    yield Section(2, "Findings", listed(words, detail.rows) or "The detectors found nothing.")
     happenings = [run_facts.happening_words(happening) for happening in journal.happenings]
-    yield Section(2, "Course of the run", _list(happenings, detail.rows) or "Nothing is recorded.")
+    yield Section(2, "Course of the run", listed(happenings, detail.rows) or "Nothing is recorded.")
 
 
 def footer(journal: Journal) -> str:
@@ -183,7 +183,7 @@ def _decision(entry: JournalEntry, detail: Detail) -> Section:
 def _told(entry: JournalEntry, detail: Detail) -> tuple[str, str]:
     where, by = decision_facts.at_step(entry.step), decision_facts.author(entry)
     title = escaped(f"{where}: {decision_facts.title(entry)}, by {by}")
-    return title, _table(decision_facts.facts(entry, detail.is_brief))
+    return title, facts_table(decision_facts.facts(entry, detail.is_brief))
 
 
 def _fold(fold: Fold, detail: Detail) -> Section:
@@ -205,15 +205,20 @@ def _shadow(journal: Journal, detail: Detail) -> Iterator[Section]:
         metric = journal.summary.score.metric if journal.summary.score else journal.summary.run.goal_metric
         words = [run_facts.shadow_words(proposal, metric) for proposal in score.proposals]
         totals = escaped(run_facts.shadow_totals(score))
-        yield Section(2, "In shadow: what was not done", f"{totals}\n\n{_list(words, detail.rows)}")
+        yield Section(2, "In shadow: what was not done", f"{totals}\n\n{listed(words, detail.rows)}")
 
 
-def _table(facts: Iterable[Fact]) -> str:
-    rows = [f"| {escaped(fact.label)} | {escaped(fact.text)} |" for fact in facts]
-    return "\n".join(["| | |", "|---|---|", *rows]) if rows else ""
+def facts_table(facts: Iterable[Fact]) -> str:
+    return table([escaped(fact.label), escaped(fact.text)] for fact in facts)
 
 
-def _list(texts: Sequence[str], most: int, newest: bool = False) -> str:
+def table(rows: Iterable[Sequence[str]], head: str = "| | |\n|---|---|") -> str:
+    """Rows of cells under a head with its rule, all of which are Markdown."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([head, *lines]) if lines else ""
+
+
+def listed(texts: Sequence[str], most: int, newest: bool = False) -> str:
     """The first and the newest, or the newest only: how something began and how it ended matter most."""
     first = 0 if newest or len(texts) <= most else most // 2
     left_out = max(0, len(texts) - most)
@@ -248,5 +253,5 @@ def _key(entry: JournalEntry) -> tuple[str, ...]:
 def _fold_of(group: list[JournalEntry]) -> Fold:
     first = group[0]
     by = first.record.verdict.decided_by if first.record.verdict is not None else "nobody"
-    author = clean(first.record.proposal.author.name, 60)
-    return Fold(first.outcome, first.record.proposal.command.kind, author, clean(by, 80), group)
+    author = cut(first.record.proposal.author.name, 60)
+    return Fold(first.outcome, first.record.proposal.command.kind, author, cut(by, 80), group)

@@ -8,16 +8,16 @@ from agenttune.protocol.commands import StopTraining
 from agenttune.protocol.events import ReadBack
 from agenttune.protocol.goal_names import is_goal
 from agenttune.protocol.summary import BranchSummary, ShadowedProposal, ShadowScore
-from agenttune.protocol.text import clean, command_words, duration, number, plural
+from agenttune.protocol.text import command_words, cut, duration, number, plural
 from agenttune.views.event_lines import EventLine
 from agenttune.views.report.cost_lines import all_unusable, cost_report, model_report, probe_line
-from agenttune.views.report.decision_facts import LONG, SHORT, Fact, point_words, when, zone
+from agenttune.views.report.decision_facts import SHORT, Fact, point_words, when, zone
 from agenttune.views.report.journal import CHANGED, DecisionOutcome, Journal
 
 
 def head(journal: Journal) -> list[Fact]:
     """The run in a few lines."""
-    return [Fact(label, clean(text, LONG)) for label, text in _head(journal) if text]
+    return [Fact(label, text) for label, text in _head(journal) if text]
 
 
 def _head(journal: Journal) -> Iterator[tuple[str, str]]:
@@ -76,14 +76,12 @@ def warnings(journal: Journal) -> list[str]:
     elif journal.is_open:
         found.append(f"This run has not ended: it is {info.status}. The report tells what is known so far.")
     elif info.status in ("failed", "lost", "interrupted"):
-        found.append(clean(f"The run did not end well: it is {info.status}. {info.status_reason}"))
+        found.append(f"The run did not end well: it is {info.status}. {info.status_reason}")
     lost = [entry for entry in journal.entries if entry.outcome == "waiting"]
     if lost and (journal.process_is_gone or not journal.is_open):
         found.append(f"{_times(len(lost), 'command')} never decided or never answered: marked as waiting.")
     if all_unusable(journal.summary.decision_costs):
-        found.append(
-            clean(f"The language model was of no use: {model_report(journal.summary.decision_costs)[0]}", LONG)
-        )
+        found.append(f"The language model was of no use: {model_report(journal.summary.decision_costs)[0]}")
     if left := journal.summary.not_carried_out:
         found.append(f"{plural(len(left), 'step')} of the plan not carried out: see `not done`.")
     checks = [event.body for entry in journal.entries for event in entry.events.values()]
@@ -99,13 +97,13 @@ def _times(count: int, what: str) -> str:
 
 def happening_words(happening: EventLine) -> str:
     step = "" if happening.step is None else f", step {happening.step}"
-    return f"{when(happening.at_s)}{step}, {happening.mark}: {clean(happening.text)}"
+    return f"{when(happening.at_s)}{step}, {happening.mark}: {happening.text}"
 
 
 def branch_words(branch: BranchSummary) -> str:
     """How a branch began, and what of it the run stands on."""
-    start = "" if branch.parent is None else f" from {clean(branch.parent, 60)} at step {branch.from_step}"
-    checkpoint = f" (checkpoint {clean(branch.checkpoint_id, 80)})" if branch.checkpoint_id else ""
+    start = "" if branch.parent is None else f" from {cut(branch.parent, 60)} at step {branch.from_step}"
+    checkpoint = f" (checkpoint {cut(branch.checkpoint_id, 80)})" if branch.checkpoint_id else ""
     if branch.is_current:
         state = "the run is here"
     elif branch.stands_to is None:
@@ -114,17 +112,17 @@ def branch_words(branch: BranchSummary) -> str:
         state = "left behind"
     else:
         state = f"the run stands on it to step {branch.stands_to}, the rest was left behind"
-    return f"{clean(branch.name, 60)}{start}{checkpoint}: to step {branch.last_step}, {state}"
+    return f"{cut(branch.name, 60)}{start}{checkpoint}: to step {branch.last_step}, {state}"
 
 
 def shadow_words(proposal: ShadowedProposal, metric: str) -> str:
     """What a policy in shadow would have asked for, beside what was done."""
-    asked = clean(command_words({"kind": proposal.kind, **proposal.arguments}))
+    asked = command_words({"kind": proposal.kind, **proposal.arguments})
     before, after = (None if m is None else m.value for m in (proposal.metric_before, proposal.metric_after))
     moved = "" if before is None or after is None else f"; {metric} {number(before)} -> {number(after)}"
     critical = " (critical finding)" if proposal.critical_after else ""
-    done = clean(proposal.done, SHORT) or "nothing"
-    who = clean(proposal.policy, 60)
+    done = cut(proposal.done, SHORT) or "nothing"
+    who = cut(proposal.policy, 60)
     return (
         f"step {proposal.step}, {who} would have asked for {asked}: {proposal.hindsight}; done: {done}{moved}{critical}"
     )

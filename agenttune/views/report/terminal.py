@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markdown import CodeBlock, Heading, Markdown, MarkdownElement, TableBodyElement, TableElement
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from agenttune.protocol.text import clean
@@ -39,9 +39,14 @@ def report_command(run_id: str, runs_dir: Path) -> str:
 
 def print_report(console: Console, journal: Journal) -> None:
     """Show a report, and where the log lies, which is a matter of this machine only."""
-    console.print(_Shown(markdown(journal, BRIEF)), crop=False, highlight=False)
+    print_markdown(console, markdown(journal, BRIEF))
     path = str(Path(journal.summary.run.path).resolve() / LOG_NAME)
     console.print(Text.assemble("\n", ("log ", "dim"), clean(path, PATH_CHARACTERS)), soft_wrap=True)
+
+
+def print_markdown(console: Console, text: str) -> None:
+    """Show Markdown of this room's making."""
+    console.print(_Shown(text), crop=False, highlight=False)
 
 
 class _Heading(Heading):
@@ -54,13 +59,15 @@ class _Heading(Heading):
         yield Text(self.text.plain, style=f"bold {colour}", overflow="fold")
 
 
-class _Facts(TableElement):
-    """Labels, and facts beside them, folded under their beginning."""
+class _Table(TableElement):
+    """Labels, and facts beside them, folded under their beginning; or what a head says."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        table = Table.grid(padding=(0, 1, 0, 0))
-        table.add_column(style="dim", no_wrap=True)
-        table.add_column(overflow="fold")
+        heads = [cell for cell in self.header.row.cells if cell.content] if self.header and self.header.row else []
+        if heads:
+            table = Table(*(Column(cell.content, justify=cell.justify, overflow="fold") for cell in heads))
+        else:
+            table = Table.grid(Column(style="dim", no_wrap=True), Column(overflow="fold"), padding=(0, 1, 0, 0))
         for row in self.body.rows if self.body is not None else ():
             table.add_row(*(cell.content for cell in row.cells))
         yield table
@@ -83,7 +90,7 @@ class _Shown(Markdown):
     elements: ClassVar[dict[str, type[MarkdownElement]]] = {
         **Markdown.elements,
         "heading_open": _Heading,
-        "table_open": _Facts,
+        "table_open": _Table,
         "tbody_open": _Rows,
         "code_block": _Whole,
     }

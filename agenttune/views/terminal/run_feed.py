@@ -25,6 +25,7 @@ from agenttune.protocol.metrics import Curve, StoredPoint
 from agenttune.protocol.model_calls import Cost, ModelCalled
 from agenttune.protocol.run_info import RunInfo
 from agenttune.protocol.summary import MetricAt
+from agenttune.protocol.text import clean
 from agenttune.store.journal.goal_metric import goal_values, score_of
 from agenttune.store.run_log import RunLog
 from agenttune.views.event_lines import EventLine, lines_of
@@ -180,7 +181,7 @@ class RunFeed:
         if isinstance(event.body, ModelCalled):
             self._calls.append(event.body.model_copy(update={"messages": [], "answer": None}))
         elif self._calls and lines and _decides(event):
-            words, self._calls = cost_words(Cost.of(self._calls)), []
+            words, self._calls = clean(cost_words(Cost.of(self._calls))), []
             return [replace(lines[0], text=f"{lines[0].text} [{words}]"), *lines[1:]]
         return lines
 
