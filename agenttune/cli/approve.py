@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from agenttune.cli.app import Json, RunsDir, app
 from agenttune.cli.connect import Url, choose_run, open_control
 from agenttune.errors import UserError
 from agenttune.protocol.strict_json import once
+from agenttune.protocol.text import clean
 
 if TYPE_CHECKING:
     from agenttune.control import LocalControl
@@ -37,8 +39,6 @@ WATCH_POLL_S = 1.0
 @group.command("list")
 def list_(run: RunName = "latest", url: Url = "", runs_dir: RunsDir = None, json_: Json = False) -> None:
     """List what waits for a decision."""
-    from agenttune.protocol.text import clean
-
     with _requests(run, url, runs_dir) as requests:
         waiting, allowed = requests.waiting(), requests.info().standing
     if json_:
@@ -194,6 +194,9 @@ class _Requests:
         if record.request is None:
             raise UserError(f"command {record.command_id} does not wait for anybody", field="id")
         command = None if changed is None else with_arguments(record.proposal.command, changed)
+        if not name:
+            how = [*(["always"] if always else []), *([f"as {clean(command.words)}"] if command is not None else [])]
+            self._check_meant(record, " ".join([verdict, *how]))
         decision = ApprovalDecision(
             verdict=verdict,
             digest=record.request.digest,
@@ -206,6 +209,18 @@ class _Requests:
         # Who did not name the command hears which one it was; what an edit made of it is told in any case.
         of = "" if name and command is None else f"{_what(record if command is None else decided)}: "
         typer.echo(f"{of}{_what_came(decided)}")
+
+    def _check_meant(self, record: CommandRecord, deed: str) -> None:
+        """Show the one that waits; at a terminal ask whether it is meant, as another may have waited a moment ago.
+
+        Raises:
+            UserError: It is not.
+        """
+        for line in _details(record, self.info()):
+            typer.echo(line, err=True)
+        if sys.stdin.isatty() and not typer.confirm(f"{deed}?", err=True):
+            lines = "".join(f"\n  {_line(waiting)}" for waiting in self.waiting())
+            raise UserError(f"nothing was decided; name the one that is meant by its id:{lines}", field="id")
 
 
 @contextlib.contextmanager
@@ -222,8 +237,6 @@ def _me() -> Author:
 
 
 def _what_came(decided: CommandRecord) -> str:
-    from agenttune.protocol.text import clean
-
     waits = decided.request if decided.state.value == "proposed" else None
     next_ = f", waits for {waits.asked}" if waits is not None else ""
     why = f": {clean(decided.verdict.reason, 500)}" if decided.verdict and decided.verdict.reason else ""
@@ -231,8 +244,6 @@ def _what_came(decided: CommandRecord) -> str:
 
 
 def _what(record: CommandRecord) -> str:
-    from agenttune.protocol.text import clean
-
     return clean(record.command.words)
 
 

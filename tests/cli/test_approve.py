@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Iterator
@@ -89,7 +90,43 @@ def test_the_one_that_waits_needs_no_id(shell: Shell) -> None:
     assert edited.out.strip() == "update_optimizer weight_decay 0.15: queued"
     assert shell.desk.control.command("r1", second.command_id).command.arguments()["weight_decay"] == 0.15
     shell.desk.ask(kind="do_evaluate")
-    assert shell.run("no", "--reason", "late").out.strip() == "do_evaluate: rejected: late"
+    late = shell.run("no", "--reason", "late")
+    assert late.out.strip() == "do_evaluate: rejected: late"
+    assert "model: do_evaluate" in late.err
+    assert "because: no reason given" in late.err
+
+
+class Terminal(io.StringIO):
+    """Standard input of a person who answers so."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_who_names_no_id_sees_what_is_decided_and_is_asked_at_a_terminal(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = shell.desk.ask(lr=0.1)
+    assert gone.command_id[:8] in shell.run("list").out
+    shell.desk.decide(gone, "reject")
+    waits = shell.desk.ask(kind="do_evaluate")  # not what the person was shown
+    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
+    kept = shell.run("yes")
+    assert kept.code == 2
+    assert "model: do_evaluate" in kept.err
+    assert "approve? [y/N]" in kept.err
+    assert "nothing was decided; name the one that is meant by its id" in kept.err
+    assert waits.command_id[:8] in kept.err.splitlines()[-1]
+    assert shell.desk.state(waits) is State.PROPOSED
+    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
+    assert shell.run("yes").out.strip() == "do_evaluate: queued"
+    edited = shell.desk.ask(weight_decay=0.2)
+    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
+    assert "edit as update_optimizer weight_decay 0.15? [y/N]" in shell.run("edit", '{"weight_decay": 0.15}').err
+    assert shell.desk.state(edited) is State.QUEUED
+    named = shell.desk.ask(lr=0.05)
+    monkeypatch.setattr("sys.stdin", Terminal(""))  # nobody is asked who has named it
+    assert shell.run("no", named.command_id[:8]).out.strip() == "rejected"
 
 
 def test_always_and_never_from_a_shell(shell: Shell) -> None:
