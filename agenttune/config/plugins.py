@@ -189,6 +189,22 @@ def _split(use: PluginUse) -> tuple[Path, str]:
 
 
 def _from_file(use: PluginUse) -> object:
+    path, name = file_of(use)
+    module = _within(lambda: _module_of(path), use)
+    found = getattr(module, name, None)
+    if found is None:
+        names = [c.name for c in written_classes(path)]
+        known = ", ".join(names) or "none"
+        raise use.problem(f"{path} has no class {name!r}{did_you_mean(name, names)}; its classes: {known}")
+    return cast(object, found)
+
+
+def file_of(use: PluginUse) -> tuple[Path, str]:
+    """The file and the class that a reference names; nothing is run.
+
+    Raises:
+        ConfigError: There is no such Python file, or no class is named.
+    """
     path, name = _split(use)
     if path.is_dir():
         raise use.problem(f"{path} is a folder; name a Python file and a class in it, such as ./mine.py:Mine")
@@ -200,13 +216,7 @@ def _from_file(use: PluginUse) -> object:
     if not name:
         classes = ", ".join(f"{use.reference.rstrip(':')}:{c.name}" for c in written_classes(path))
         raise use.problem(f"name a class in it: {classes or 'it has none'}")
-    module = _within(lambda: _module_of(path), use)
-    found = getattr(module, name, None)
-    if found is None:
-        names = [c.name for c in written_classes(path)]
-        known = ", ".join(names) or "none"
-        raise use.problem(f"{path} has no class {name!r}{did_you_mean(name, names)}; its classes: {known}")
-    return cast(object, found)
+    return path, name
 
 
 def _module_of(path: Path) -> ModuleType:
@@ -332,6 +342,24 @@ def written_classes(path: Path) -> list[WrittenClass]:
     except (SyntaxError, ValueError, OSError, RecursionError, MemoryError):
         return []
     return [_written(node) for node in tree.body if isinstance(node, ast.ClassDef)]
+
+
+def written_adapters(script: Path) -> list[tuple[int, str]]:
+    """Line and reference of each adapter that a script names as text: `session(..., adapter="./mine.py:Mine")`.
+
+    None where the script changes its folder, as what a relative path means is then not known before it runs.
+    """
+    try:
+        source = script.read_bytes()
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, OSError, RecursionError, MemoryError):
+        return []
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and b"chdir" not in source)
+    given = (
+        k.value for c in calls if ast.unparse(c.func).endswith("session") for k in c.keywords if k.arg == "adapter"
+    )
+    words = ((v.lineno, v.value) for v in given if isinstance(v, ast.Constant) and isinstance(v.value, str))
+    return [(line, reference) for line, reference in words if is_class_reference(reference)]
 
 
 def written_kind(use: PluginUse, bases: Mapping[str, str]) -> str:

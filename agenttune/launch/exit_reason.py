@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,11 @@ from agenttune.protocol.text import clean
 
 TAIL_LINES = 20
 TAIL_BYTES = 64_000
+MISTAKE_LINES = 80
+"""Of the output's end, in which an error's own frames are looked for."""
+_PACKAGE = Path(__file__).resolve().parents[1]
+_OURS = re.compile(r"agenttune\.errors\.\w+: ")
+_FRAME = re.compile(r' *File "(?P<path>[^"]+)", line (?P<line>\d+)')
 SUCCESSES = frozenset({"finished", "stopped"})
 
 
@@ -22,14 +28,16 @@ class Ending:
         status: The run's final status, should its log not have one yet.
         reason: One sentence.
         ok: Whether the run did what was asked.
+        is_plain: The reason says all; the script's own output would only repeat it.
     """
 
     status: RunStatus
     reason: str
     ok: bool
+    is_plain: bool = False
 
 
-def ending_of(exit_status: int, info: RunInfo, trained: bool, interrupted: str = "") -> Ending:
+def ending_of(exit_status: int, info: RunInfo, trained: bool, interrupted: str = "", said: str = "") -> Ending:
     """Judge the end of a training process.
 
     Args:
@@ -37,6 +45,7 @@ def ending_of(exit_status: int, info: RunInfo, trained: bool, interrupted: str =
         info: The run as its log has it.
         trained: Whether the log has the start of a training.
         interrupted: Why we ended the process, if we did.
+        said: Our own error that the script ended with, if it did.
     """
     how = _how(exit_status)
     if interrupted:
@@ -44,7 +53,8 @@ def ending_of(exit_status: int, info: RunInfo, trained: bool, interrupted: str =
     if exit_status < 0:
         return Ending("lost", f"the script {how}", ok=False)
     if not trained:
-        return Ending("failed", _untrained(exit_status), ok=False)
+        why = "; ".join(filter(None, [said, _untrained(exit_status)]))
+        return Ending("failed", why, ok=False, is_plain=bool(said))
     if info.is_live:
         return Ending("lost" if exit_status == 0 else "failed", f"the script {how} without closing its log", ok=False)
     if exit_status != 0 and info.status in SUCCESSES:
@@ -73,6 +83,18 @@ def _how(exit_status: int) -> str:
         name = f"signal {-exit_status}"
     hint = " (the kernel does this when memory runs out)" if name == "SIGKILL" else ""
     return f"was killed by {name}{hint}"
+
+
+def own_error(path: Path) -> str:
+    """Our error that a script ended with, by its output: the script's own line and the message; empty if none did."""
+    lines = tail(path, MISTAKE_LINES)
+    last = next((number for number in reversed(range(len(lines))) if _OURS.match(lines[number])), None)
+    if last is None:
+        return ""
+    frames = [frame for frame in map(_FRAME.match, lines[:last]) if frame]
+    own = next((f for f in reversed(frames) if not Path(f["path"]).is_relative_to(_PACKAGE)), None)
+    at = "" if own is None else f"{Path(own['path']).name}:{own['line']}: "
+    return at + _OURS.sub("", lines[last])
 
 
 def tail(path: Path, lines: int = TAIL_LINES) -> list[str]:

@@ -11,7 +11,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 from agenttune.config import Config, RunSettings, load_config, with_limits_of
-from agenttune.config.plugins import PluginUse
+from agenttune.config.plugins import PluginUse, file_of, written_adapters
 from agenttune.config.yaml_files import Place, written_at
 from agenttune.errors import ConfigError, UserError
 from agenttune.launch.credentials import not_for_agent
@@ -149,12 +149,22 @@ def _command(run: RunSettings, path: Path) -> list[str]:
         script = path.parent / run.script
         if not script.is_file():
             raise ConfigError(f"{path}: run.script: there is no file {script}{_near(script)}", field="run.script")
+        _check_adapters(script, path.parent)
         return [sys.executable, str(script), *run.args]
     module = str(run.module)
     extra = [str(path.parent / part) for part in run.env.get("PYTHONPATH", "").split(os.pathsep) if part]
     if why_not := not_runnable(module, [str(path.parent), *extra]):
         raise ConfigError(f"{path}: run.module: {why_not}", field="run.module")
     return [sys.executable, "-m", module, *run.args]
+
+
+def _check_adapters(script: Path, folder: Path) -> None:
+    """Refuse a script that names an adapter's file that is not there, before its model is loaded."""
+    for line, reference in written_adapters(script):
+        try:
+            file_of(PluginUse("adapter", reference, (folder,)))
+        except ConfigError as error:
+            raise ConfigError(f"{script}:{line}: {error.message}", field="adapter") from None
 
 
 def _near(script: Path) -> str:

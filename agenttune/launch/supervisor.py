@@ -19,7 +19,7 @@ from agenttune.control import LocalControl
 from agenttune.control.owner_token import LAUNCHER, user_name
 from agenttune.errors import AgenttuneError, RunEnded, StoreFault, SystemFault, UserError
 from agenttune.launch.credentials import RunTokens, not_for_agent, not_for_reviewer, not_for_script, not_for_server
-from agenttune.launch.exit_reason import Ending, ending_of, tail
+from agenttune.launch.exit_reason import Ending, ending_of, own_error, tail
 from agenttune.launch.processes import AgentProcess, ServerProcess, TrainingProcess, spawn
 from agenttune.launch.run_plan import Plan
 from agenttune.launch.shutdown import Interrupts, Stopping
@@ -212,7 +212,8 @@ class Supervisor:
         log = RunLog.open(self._run.folder)
         try:
             trained = bool(log.events(kinds=["run_started"], limit=1))
-            self._ending = ending_of(exit_status, log.info(), trained, self._why_interrupted())
+            said = own_error(self._run.folder / TRAINER_LOG) if exit_status > 0 else ""
+            self._ending = ending_of(exit_status, log.info(), trained, self._why_interrupted(), said)
             log.append(StatusChanged(status=self._ending.status, reason=self._ending.reason), step=log.info().step)
             told = log.info().status_reason
             if not self._ending.ok and not (told and told in self._ending.reason):
@@ -302,7 +303,7 @@ class Supervisor:
     def _explain(self, ending: Ending) -> None:
         """On the error stream: what happened and the end of the script's own output."""
         path = self._run.folder / TRAINER_LOG
-        for line in tail(path):
+        for line in [] if ending.is_plain else tail(path):
             self._errors.print(Text(f"  {line}", style="dim"), soft_wrap=True)
         self._errors.print(Text(f"error: {ending.reason}", style="bold red"), soft_wrap=True)
         self._errors.print(Text(f"the script's whole output: {path}"), soft_wrap=True)

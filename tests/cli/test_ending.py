@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import runpy
 import signal
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from agenttune.errors import StoreFault
-from agenttune.launch.exit_reason import ending_of, tail
+from agenttune.launch.exit_reason import ending_of, own_error, tail
 from agenttune.launch.processes import RESTARTS, RestartBudget
 from agenttune.launch.shutdown import ASK_S, TERM_S, Stopping
 from agenttune.launch.supervisor import do_all
@@ -64,6 +66,28 @@ def test_tail_is_short_clean_and_indented(tmp_path: Path) -> None:
     assert len(lines) == 20
     assert lines[-4:-1] == ["30%", "Traceback:", "    raise [31mX"]
     assert tail(tmp_path / "missing.log") == []
+
+
+def traceback_of(tmp_path: Path, code: str) -> Path:
+    """The output of a script that ends with an error."""
+    script, log = tmp_path / "train.py", tmp_path / "trainer.log"
+    script.write_text(code, encoding="utf-8")
+    try:
+        runpy.run_path(str(script))
+    except Exception:
+        log.write_text(f"epoch 1\n{traceback.format_exc()}", encoding="utf-8")
+    return log
+
+
+def test_a_script_that_asks_us_for_what_there_is_not_is_told_in_one_line_where(tmp_path: Path) -> None:
+    asks = "from pathlib import Path\nfrom agenttune.launch import make_plan\n\nmake_plan(Path('/gone.yaml'))\n"
+    said = own_error(traceback_of(tmp_path, asks))
+    assert said == "train.py:4: /gone.yaml: cannot be read: No such file or directory"
+    ending = ending_of(1, run("starting"), False, said=said)
+    assert ending.reason == f"{said}; the script ended with exit code 1 before any training began"
+    assert ending.is_plain
+    assert own_error(traceback_of(tmp_path, "1 / 0\n")) == "", "its own errors need their traceback"
+    assert not ending_of(1, run("starting"), False).is_plain
 
 
 def test_a_process_that_keeps_dying_is_given_up() -> None:

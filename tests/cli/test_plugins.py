@@ -66,6 +66,17 @@ def test_check_says_what_is_wrong_also_where_rules_would_go_on(folder: Path, ref
     assert len(result.err.splitlines()) == 1
 
 
+def test_check_reads_which_adapter_the_script_names(folder: Path) -> None:
+    script, named = folder / "train.py", "with agenttune.session(model=m, optimizer=o, adapter='./gone.py:Loop') as s:"
+    (folder / "config.yaml").write_text("run: {script: train.py}\npolicy: noop\n", encoding="utf-8")
+    script.write_text(f"import agenttune\n{named}\n    pass\n", encoding="utf-8")
+    wrong = agenttune("check", cwd=folder)
+    assert wrong.code == 2
+    assert f"train.py:2: adapter './gone.py:Loop': there is no file {folder / 'gone.py'}" in wrong.err
+    script.write_text(f"import agenttune, os\nos.chdir('deeper')\n{named}\n    pass\n", encoding="utf-8")
+    assert agenttune("check", cwd=folder).code == 0, "where it will lie is not known before the script runs"
+
+
 def test_code_that_hangs_holds_no_start_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plugin_trials, "TRIAL_LIMIT_S", 0.3)
     tried = PluginTrials(folder)(PluginUse("policy", "./hangs.py:Any", (folder,)))
