@@ -56,7 +56,9 @@ def send(
     from agenttune.protocol.proposals import Author, Proposal
 
     if help_ or not run or not command:
-        _help(context, _command_help(command), is_asked=help_)
+        from agenttune.protocol.commands import COMMAND_KINDS
+
+        _help(context, _command_help(command), help_, f"Commands: {', '.join(COMMAND_KINDS)}")
     asked = _command(command, context.args)
     author = Author(principal="operator", name=user_name())
     proposal = Proposal(command=asked, author=author, rationale=reason, valid_until_step=valid_until_step)
@@ -85,7 +87,12 @@ def show(
 
     reads = reads_by_word()
     if help_ or not run or not what:
-        _help(context, _parser(what, reads[what].shape().parameters) if what in reads else None, help_)
+        _help(
+            context,
+            _parser(what, reads[what].shape().parameters) if what in reads else None,
+            help_,
+            f"WHAT: {', '.join(reads)}",
+        )
     if what not in reads:
         raise UserError(f"nothing called {what!r:.80} to show; there are: {', '.join(reads)}", allowed=list(reads))
     read = reads[what]
@@ -216,16 +223,10 @@ def _command_help(command: str) -> _Parser | None:
     return _parser(command, plain_schema(known[command].json_schema)) if command in known else None
 
 
-def _help(context: typer.Context, of: _Parser | None, is_asked: bool) -> NoReturn:
-    typer.echo(of.format_help() if of is not None else context.get_help(), err=not is_asked)
-    if of is None and context.info_name == "send":
-        from agenttune.protocol.commands import COMMAND_KINDS
-
-        typer.echo(f"Commands: {', '.join(COMMAND_KINDS)}", err=not is_asked)
-    if of is None and context.info_name == "show":
-        from agenttune.llm.tools.read_tools import reads_by_word
-
-        typer.echo(f"What there is: {', '.join(reads_by_word())}", err=not is_asked)
+def _help(context: typer.Context, of: _Parser | None, is_asked: bool, names: str) -> NoReturn:
+    """The options of a command or a read; without one its own, and which there are."""
+    shown = f"{context.get_help()}\n{names}" if of is None else of.format_help()
+    typer.echo(shown, err=not is_asked)
     raise typer.Exit(0 if is_asked else REFUSED)
 
 

@@ -16,7 +16,7 @@ from agenttune.protocol.text import clean, cut, dollars, number, plural
 from agenttune.views.report.decision_facts import Fact
 from agenttune.views.report.markdown import Section, escaped, facts_table, listed, table
 from agenttune.views.report.terminal import print_markdown
-from agenttune.views.terminal.chart import MARGIN_FRAC, MIN_WIDTH
+from agenttune.views.terminal.chart import MIN_WIDTH, begin, drawn, with_margin
 
 HEIGHT, MAX_WIDTH = 14, 100
 """Of the picture, in rows and columns (tried by eye)."""
@@ -133,24 +133,12 @@ def _picture(study: Study, width: int) -> Text:
     values = [v for _, v in flat] + [v for points in series.values() for _, v in points]
     if not values or width < MIN_WIDTH:
         return Text("no score to draw yet", style="dim")
-    low, high = _range(values)
+    low, high = with_margin(min(values), max(values))
     last = max([1, *(r.round for r in study.runs)])
-    plotext.clear_figure()
-    plotext.theme("clear")
-    plotext.plotsize(width, HEIGHT)
-    plotext.ylim(low, high)
+    begin(width, HEIGHT, low, high)
     plotext.xlim(0, last + BOUND)
     _draw(flat, series, last)
-    places = [low + (high - low) * i / 3 for i in range(4)]
-    plotext.yticks(places, [f"{place:.4g}" for place in places])
-    plotext.xticks(list(range(last + 1)), [str(i) for i in range(last + 1)])
-    return Text.from_ansi(plotext.build().rstrip("\n")) + Text("\n") + _legend(flat, series)
-
-
-def _range(values: Sequence[float]) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    margin = (high - low) * MARGIN_FRAC or abs(high) * MARGIN_FRAC or 1.0
-    return low - margin, high + margin
+    return drawn(range(last + 1), HEIGHT, low, high, digits=4) + Text("\n") + _legend(flat, series)
 
 
 def _draw(flat: Sequence[tuple[str, float]], series: dict[Arm, list[tuple[int, float]]], last: int) -> None:

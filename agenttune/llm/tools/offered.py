@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agenttune.llm.tools.tool_schemas import knob_line, plain_schema, write_kinds
+from agenttune.llm.prompts import fenced
+from agenttune.llm.tools.tool_schemas import plain_schema, write_kinds
 from agenttune.protocol.command_schemas import ToolShape, schema_of
 from agenttune.protocol.commands import BY_KIND, AtLeastOne, Need, Risk
 from agenttune.protocol.observation import Observation
@@ -25,6 +26,8 @@ PLAIN_FIELDS = frozenset(
 """Fields that need no description beside their name and choices."""
 UNLISTED_KNOBS = frozenset({"logging_steps", "logging_nan_inf_filter"})
 """Knobs of transformers' Trainer that change only its own log."""
+MAX_DESCRIPTION = 200
+"""Longest text of a knob, in characters: it comes from the training script."""
 SHORT_REASON = {"type": "string"}
 KEPT = ("type", "enum", "items", "minimum", "exclusiveMinimum")
 """Of a field's schema. Upper bounds are the gate's in any case; lengths are bounded where an answer is made after a
@@ -56,7 +59,7 @@ def offered_shape(kind: str, knobs: Sequence[KnobState]) -> ToolShape:
     named = [knob for knob in knobs if knob.is_registered and knob.name not in UNLISTED_KNOBS]
     if command.needs is Need.REGISTERED_KNOB and named:
         fields["name"] = {"type": "string", "enum": [knob.name for knob in named]}
-        description = "Set one of:\n" + "\n".join(map(knob_line, named))
+        description = "Set one of:\n" + "\n".join(map(_knob_line, named))
     return ToolShape(
         name=kind,
         description=description,
@@ -67,6 +70,16 @@ def offered_shape(kind: str, knobs: Sequence[KnobState]) -> ToolShape:
         },
         is_destructive=described.risk is Risk.DANGER,
     )
+
+
+def _knob_line(knob: KnobState) -> str:
+    """A knob without its value: the list of tools must stay the same, so that providers can cache it."""
+    unit = f", in {knob.unit[:MAX_DESCRIPTION]}" if knob.unit else ""
+    low = "-inf" if knob.minimum is None else f"{knob.minimum:g}"
+    high = "inf" if knob.maximum is None else f"{knob.maximum:g}"
+    bounds = "" if knob.minimum is None and knob.maximum is None else f" [{low}, {high}]"
+    words = f": {knob.description[:MAX_DESCRIPTION]}" if knob.description else ""
+    return f"- {fenced(f'{knob.name[:MAX_DESCRIPTION]}{bounds}{unit}{words}', 4 * MAX_DESCRIPTION)}"
 
 
 def offered_fields(kind: str, knobs: Sequence[KnobState]) -> list[str]:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from agenttune.llm.prompts import fenced
 from agenttune.protocol.command_schemas import ToolShape, schema_of
-from agenttune.protocol.commands import BY_KIND, Need, Risk
-from agenttune.protocol.run_info import KnobState
+from agenttune.protocol.commands import BY_KIND, Risk
 
 MAX_TEXT = 1000
 """Longest text that a tool takes; grammars of local servers refuse longer repetitions (llama.cpp: 2000)."""
 MAX_VALID_FOR_STEPS = 1_000_000
-MAX_DESCRIPTION = 200
-"""Longest text of a knob, in characters: it comes from the training script."""
 
 RISK_WORDS = {
     Risk.OBSERVE: "Changes nothing in training.",
@@ -43,25 +38,15 @@ def write_kinds() -> list[str]:
     return [kind for kind, command in BY_KIND.items() if not command.is_read]
 
 
-def write_shape(kind: str, knobs: Sequence[KnobState] | None = None) -> ToolShape:
-    """The tool of a command, with a reason and a limit of validity beside the command's own fields.
-
-    Args:
-        kind: A kind of `write_kinds`.
-        knobs: For `set_knob`: the registered knobs; None leaves the name open.
-    """
-    command = BY_KIND[kind]
-    described = schema_of(command)
+def write_shape(kind: str) -> ToolShape:
+    """The tool of a command of `write_kinds`, with a reason and a limit of validity beside the command's own fields."""
+    described = schema_of(BY_KIND[kind])
     schema = plain_schema(described.json_schema)
     fields = {name: part for name, part in schema["properties"].items() if name != "kind"}
-    description = f"{described.description} {RISK_WORDS[described.risk]}"
-    if command.needs is Need.REGISTERED_KNOB and knobs is not None:
-        fields["name"] = {"type": "string", "enum": [knob.name for knob in knobs], "description": "Which knob."}
-        description += "\nKnobs:\n" + "\n".join(map(knob_line, knobs))
     required = ["reason", *(name for name in schema.get("required", []) if name != "kind")]
     return ToolShape(
         name=kind,
-        description=description,
+        description=f"{described.description} {RISK_WORDS[described.risk]}",
         parameters={
             "type": "object",
             "properties": {"reason": REASON, **fields, "valid_for_steps": VALID_FOR_STEPS},
@@ -70,16 +55,6 @@ def write_shape(kind: str, knobs: Sequence[KnobState] | None = None) -> ToolShap
         },
         is_destructive=described.risk is Risk.DANGER,
     )
-
-
-def knob_line(knob: KnobState) -> str:
-    """A knob without its value: the list of tools must stay the same, so that providers can cache it."""
-    unit = f", in {knob.unit[:MAX_DESCRIPTION]}" if knob.unit else ""
-    low = "-inf" if knob.minimum is None else f"{knob.minimum:g}"
-    high = "inf" if knob.maximum is None else f"{knob.maximum:g}"
-    bounds = "" if knob.minimum is None and knob.maximum is None else f" [{low}, {high}]"
-    words = f": {knob.description[:MAX_DESCRIPTION]}" if knob.description else ""
-    return f"- {fenced(f'{knob.name[:MAX_DESCRIPTION]}{bounds}{unit}{words}', 4 * MAX_DESCRIPTION)}"
 
 
 def plain_schema(schema: dict[str, Any]) -> dict[str, Any]:

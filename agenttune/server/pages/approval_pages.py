@@ -29,19 +29,11 @@ from agenttune.server.auth.identity import Identity
 from agenttune.server.context import Ctx, RunId
 from agenttune.server.error_responses import problem_of
 from agenttune.server.pages.form import Form, NotDecided, decide_by_form, read_form
-from agenttune.server.pages.rendering import (
-    ReferrerPolicy,
-    decided_page,
-    message_page,
-    requests_page,
-    shown,
-    shown_again,
-)
+from agenttune.server.pages.rendering import BARE, Frame, decided_page, message_page, requests_page, shown, shown_again
 from agenttune.server.pages.signed_links import Link, find_key, read
 
 logger = logging.getLogger(__name__)
 router = APIRouter(include_in_schema=False)
-LOCAL_REFERRER: ReferrerPolicy = "same-origin"
 UNDECIDED = "Nothing was decided"
 
 
@@ -51,17 +43,15 @@ class Page:
 
     Attributes:
         author: Who decides on it.
-        back: The address of what else waits; empty where that is nobody's business.
         note: Below a request that is shown again.
     """
 
     author: Author
-    referrer: ReferrerPolicy = "no-referrer"
-    back: str = ""
+    frame: Frame = BARE
     note: str = ""
 
     def say(self, status: int, title: str, words: str = "") -> Response:
-        return message_page(status, title, words, self.back, self.referrer)
+        return message_page(status, title, words, self.frame)
 
     def answer(self, look: Callable[[], Response]) -> Response:
         """What `look` finds, or why it refuses."""
@@ -88,8 +78,8 @@ class Page:
             if record.request is None or record.state is not State.PROPOSED or record.request.digest != digest:
                 return self.say(409, UNDECIDED, str(wrong))
             item = shown_again(control, control.info(run_id), record, record.request, form, wrong)
-            return requests_page(run_id, [item], self.note, self.back, self.referrer)
-        return decided_page(decided, form.verdict, self.back, self.referrer)
+            return requests_page(run_id, [item], self.note, self.frame)
+        return decided_page(decided, form.verdict, self.frame)
 
 
 HOLDERS = Page(Author(principal="operator", name="link"))
@@ -162,7 +152,7 @@ async def decide_one(run_id: RunId, command_id: str, request: Request, context: 
     author = _operator(request)
     if author is None or request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
         return _refusal()
-    page = Page(author, LOCAL_REFERRER, f"../{quote(run_id)}")
+    page = Page(author, Frame(f"../{quote(run_id)}", "same-origin"))
 
     def as_shown(form: Form) -> Response:
         try:
@@ -182,7 +172,7 @@ def _waiting(control: LocalControl, run_id: str) -> Response:
         if asks_a_person(record) and (request := record.request) is not None
     ]
     note = "" if waiting else f"Nothing waits for a decision. The run is {info.status}, at step {info.step}."
-    return requests_page(run_id, waiting, note, referrer=LOCAL_REFERRER)
+    return requests_page(run_id, waiting, note, Frame(referrer="same-origin"))
 
 
 def _operator(request: Request) -> Author | None:

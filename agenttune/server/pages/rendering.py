@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
@@ -23,7 +23,19 @@ from agenttune.protocol.text import clean
 from agenttune.server.pages.form import VALUE_CHARACTERS, VALUE_PREFIX, Form, FormField, NotDecided, fields_of, in_words
 from agenttune.server.pages.sparkline import Drawing, curves_around
 
-ReferrerPolicy = Literal["no-referrer", "same-origin"]
+
+class Frame(NamedTuple):
+    """What pages differ in around what they show.
+
+    Attributes:
+        back: The address of what else waits; empty where that is nobody's business.
+    """
+
+    back: str = ""
+    referrer: Literal["no-referrer", "same-origin"] = "no-referrer"
+
+
+BARE = Frame()
 
 
 @dataclass(frozen=True)
@@ -85,11 +97,12 @@ def _policy() -> str:
     )
 
 
-def _respond(template: str, status: int, referrer: ReferrerPolicy, **content: Any) -> Response:
-    html = _environment().get_template(template).render(style=Markup(_style()), **content)  # our own file
+def _respond(template: str, status: int, frame: Frame, **content: Any) -> Response:
+    style = Markup(_style())  # our own file
+    html = _environment().get_template(template).render(style=style, back=frame.back, **content)
     headers = {
         "Cache-Control": "no-store",
-        "Referrer-Policy": referrer,
+        "Referrer-Policy": frame.referrer,
         "Content-Security-Policy": _policy(),
         "X-Frame-Options": "DENY",
         "X-Content-Type-Options": "nosniff",
@@ -99,35 +112,29 @@ def _respond(template: str, status: int, referrer: ReferrerPolicy, **content: An
     return Response(html, status, headers, "text/html")
 
 
-def requests_page(
-    run_id: str, shown: Sequence[Shown], note: str, back: str = "", referrer: ReferrerPolicy = "no-referrer"
-) -> Response:
+def requests_page(run_id: str, shown: Sequence[Shown], note: str, frame: Frame = BARE) -> Response:
     """Requests, each with its form."""
     status = 422 if any(item.error for item in shown) else 200
-    content = {"run_id": clean(run_id), "shown": shown, "note": note, "back": back, "prefix": VALUE_PREFIX}
-    return _respond("requests.html.j2", status, referrer, **content, value_characters=VALUE_CHARACTERS)
+    content = {"run_id": clean(run_id), "shown": shown, "note": note, "prefix": VALUE_PREFIX}
+    return _respond("requests.html.j2", status, frame, **content, value_characters=VALUE_CHARACTERS)
 
 
-def message_page(
-    status: int, title: str, words: str = "", back: str = "", referrer: ReferrerPolicy = "no-referrer"
-) -> Response:
+def message_page(status: int, title: str, words: str = "", frame: Frame = BARE) -> Response:
     """A plain page that says something."""
-    return _respond("message.html.j2", status, referrer, title=title, words=clean(words, 1000), back=back)
+    return _respond("message.html.j2", status, frame, title=title, words=clean(words, 1000))
 
 
-def decided_page(
-    record: CommandRecord, asked_for: str, back: str = "", referrer: ReferrerPolicy = "no-referrer"
-) -> Response:
+def decided_page(record: CommandRecord, asked_for: str, frame: Frame) -> Response:
     """What came of a decision."""
     verdict = record.verdict
     why = verdict.reason if verdict is not None else ""
     kind = record.proposal.command.kind
     if record.state is State.QUEUED and asked_for == "approve":
-        return message_page(200, f"Approved: {kind}", "It goes to the trainer now.", back, referrer)
+        return message_page(200, f"Approved: {kind}", "It goes to the trainer now.", frame)
     if record.state is State.QUEUED and asked_for == "edit" and verdict is not None and verdict.edited is not None:
         words = f"It goes to the trainer now with {in_words(verdict.edited)}."
-        return message_page(200, f"Edited and approved: {kind}", words, back, referrer)
+        return message_page(200, f"Edited and approved: {kind}", words, frame)
     if record.state is State.REJECTED and asked_for == "reject":
-        return message_page(200, f"Rejected: {kind}", "Whoever asked is told so, with your reason.", back, referrer)
+        return message_page(200, f"Rejected: {kind}", "Whoever asked is told so, with your reason.", frame)
     status = 410 if record.state in (State.EXPIRED, State.SUPERSEDED) else 409
-    return message_page(status, f"Not done: {kind} is {record.state.value}", why, back, referrer)
+    return message_page(status, f"Not done: {kind} is {record.state.value}", why, frame)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from agenttune.protocol.commands import CommandBase
 from agenttune.protocol.events import ReadBack, Settled
 from agenttune.protocol.model_calls import ModelCalled
 from agenttune.protocol.proposals import Change
@@ -51,10 +50,6 @@ def zone(at_s: float) -> str:
     return time.strftime("%Z (UTC%z)", time.localtime(at_s))
 
 
-def words_of(command: CommandBase) -> str:
-    return cut(command.words, LONG)
-
-
 def at_step(step: int | None) -> str:
     return "before the first step" if step is None else f"step {step}"
 
@@ -92,7 +87,7 @@ def _in_brief(entry: JournalEntry) -> frozenset[str]:
 def _facts(entry: JournalEntry) -> Iterator[tuple[str, str]]:
     proposal = entry.record.proposal
     asked_at = f"{at_step(entry.record.submitted_step)}, {when(entry.at_s('proposed'))}"
-    yield "asked", f"{words_of(proposal.command)}, by {author(entry)} at {asked_at}"
+    yield "asked", f"{proposal.command.words}, by {author(entry)} at {asked_at}"
     yield "because", proposal.rationale or "no reason was given"
     yield "command", entry.record.command_id
     yield from _basis(entry)
@@ -144,7 +139,7 @@ def _decision(entry: JournalEntry) -> Iterator[tuple[str, str]]:
     reason = f": {verdict.reason}" if verdict.reason else ""
     yield "decided", f"{verdict.decision} by {verdict.decided_by}{waited}{reason}"
     if verdict.edited is not None:
-        yield "edited", f"{words_of(record.proposal.command)} -> {words_of(verdict.edited)}"
+        yield "edited", f"{record.proposal.command.words} -> {verdict.edited.words}"
     if verdict.nearest_allowed:
         yield "nearest allowed", _pairs(verdict.nearest_allowed)
 
@@ -215,8 +210,8 @@ def change_words(change: Change) -> str:
     if change.previous_base is not None and change.base is not None:
         base = f" (base {number(change.previous_base)} -> {number(change.base)})"
     unit = f" {change.unit}" if change.unit else ""
-    asked = f"requested {_value(change.requested)} -> effective {_value(change.effective)}"
-    return f"{change.name}: {_value(change.previous)} -> {asked}{unit}{base}"
+    asked = f"requested {number(change.requested, SHORT)} -> effective {number(change.effective, SHORT)}"
+    return f"{change.name}: {number(change.previous, SHORT)} -> {asked}{unit}{base}"
 
 
 def _consequence(entry: JournalEntry) -> Iterator[tuple[str, str]]:
@@ -244,8 +239,4 @@ def point_words(point: MetricAt | None) -> str:
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {_value(value)}" for name, value in values.items())
-
-
-def _value(value: object) -> str:
-    return number(value) if isinstance(value, float) else cut(str(value), SHORT)
+    return ", ".join(f"{name} {number(value, SHORT)}" for name, value in values.items())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import plotext
@@ -43,16 +43,29 @@ def loss_chart(
         return Text(_instead(curve), style="dim")
     shown = [*finite, *(e.value for e in evaluations if math.isfinite(e.value))]
     low, high = value_range(shown, finite[-1])
-    plotext.clear_figure()
-    plotext.theme("clear")
-    plotext.plotsize(width, height)
-    plotext.ylim(low, high)
+    begin(width, height, low, high)
     _draw(curve.steps, [_clip(v, low, high) for v in values], RAW)
     _draw(curve.steps, [_clip(v, low, high) for v in smoothed(values)], SMOOTH)
     _draw_dots(evaluations, low, high)
     for mark in marks:
         _draw_marks(mark, curve, low, high)
-    _ticks(curve.steps, low, high, height)
+    return drawn({curve.steps[0], (curve.steps[0] + curve.steps[-1]) // 2, curve.steps[-1]}, height, low, high)
+
+
+def begin(width: int, height: int, low: float, high: float) -> None:
+    """Begin a picture of so many columns and rows, with values from `low` to `high`."""
+    plotext.clear_figure()
+    plotext.theme("clear")
+    plotext.plotsize(width, height)
+    plotext.ylim(low, high)
+
+
+def drawn(ticks: Iterable[int], height: int, low: float, high: float, digits: int = 3) -> Text:
+    """The picture, with these ticks to the right and a few upward."""
+    count = 3 if height < 9 else 4
+    places = [low + (high - low) * i / (count - 1) for i in range(count)]
+    plotext.yticks(places, [f"{place:.{digits}g}" for place in places])
+    plotext.xticks(sorted(ticks), [str(tick) for tick in sorted(ticks)])
     return Text.from_ansi(plotext.build().rstrip("\n"))
 
 
@@ -68,9 +81,14 @@ def value_range(values: Sequence[float], newest: float) -> tuple[float, float]:
     last = len(ordered) - 1
     low = min(ordered[math.floor(LOW_QUANTILE * last)], newest)
     high = max(ordered[math.ceil(HIGH_QUANTILE * last)], newest)
-    margin = (high - low) * MARGIN_FRAC or abs(high) * MARGIN_FRAC or 1.0
+    low, high = with_margin(low, high)
     # What is never below 0, as most losses, has no axis there.
-    return (max(0.0, low - margin) if ordered[0] >= 0 else low - margin), high + margin
+    return (max(0.0, low) if ordered[0] >= 0 else low), high
+
+
+def with_margin(low: float, high: float) -> tuple[float, float]:
+    margin = (high - low) * MARGIN_FRAC or abs(high) * MARGIN_FRAC or 1.0
+    return low - margin, high + margin
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
@@ -119,12 +137,3 @@ def _draw_marks(mark: Marks, curve: Curve, low: float, high: float) -> None:
     if places:
         heights = [levels[i] if math.isfinite(levels[i]) else high for i in places]
         plotext.scatter([curve.steps[i] for i in places], heights, marker=mark.character, color=mark.colour)
-
-
-def _ticks(steps: Sequence[int], low: float, high: float, height: int) -> None:
-    count = 3 if height < 9 else 4
-    places = [low + (high - low) * i / (count - 1) for i in range(count)]
-    plotext.yticks(places, [f"{place:.3g}" for place in places])
-    middle = (steps[0] + steps[-1]) // 2
-    ticks = sorted({steps[0], middle, steps[-1]})
-    plotext.xticks(ticks, [str(tick) for tick in ticks])
