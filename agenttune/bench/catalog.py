@@ -75,3 +75,24 @@ _add(
         chance=2.302585,
     )
 )
+_add(
+    TaskFacts(
+        name="sim_quadratic",
+        about="a simulated training: a noisy quadratic whose best rate and schedule are known by computation",
+        tier=0,
+        implementation="sim_quadratic:SimQuadratic",
+        recipe=Recipe(lr=0.012, schedule="constant", optimizer="sgd", steps=400, eval_every=40),
+        target=0.25,
+        chance=2.3,
+    )
+)
+_add(
+    TaskFacts(
+        name="sim_curve",
+        about="a simulated training: a learning curve with a plateau, noise, and damage beyond a stability limit",
+        tier=0,
+        implementation="sim_curve:SimCurve",
+        recipe=Recipe(lr=1e-3, schedule="constant", optimizer="sgd", steps=400, eval_every=40),
+        target=0.6,
+    )
+)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
-import os
 import tempfile
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +16,12 @@ from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from agenttune.bench.catalog import TaskFacts
+from agenttune.bench.tasks.course import recorded
 from agenttune.bench.tasks.injection import Injector, make_injector
 from agenttune.bench.tasks.optimizers import jitter, make_optimizer, make_schedule, scale_lr
 from agenttune.bench.training import EvalPoint, Live, Recipe, Split, Task, Trained, Training
 from agenttune.trainer.integrations.hf_trainer import make_interactive
-from agenttune.trainer.options import RUN_ID, RUNS_DIR, Options
+from agenttune.trainer.options import Options
 
 LOGGING_STEPS = 10
 MOST_POINTS = 300
@@ -74,28 +73,9 @@ class HfTask(Task):
         if training.jitter:
             jitter(parts.model, training.jitter, training.seed)
         injector = make_injector(training.fault, parts.model, training.seed)
-        with tempfile.TemporaryDirectory() as scratch, _recorded(training):
+        with tempfile.TemporaryDirectory() as scratch, recorded(training):
             loop = _HfLoop(self.facts, training, parts, injector, scratch)
             return loop.run()
-
-
-@contextlib.contextmanager
-def _recorded(training: Training) -> Iterator[None]:
-    """The environment that `agenttune run` would give to the script."""
-    if training.agent is None:
-        yield
-        return
-    names = {RUN_ID: training.agent.run_id, RUNS_DIR: str(training.agent.folder)}
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(names)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 class _HfLoop:

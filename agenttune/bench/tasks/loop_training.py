@@ -1,0 +1,270 @@
+"""Tasks on a plain loop: the bare loop, or the same loop with `agenttune.session` where an agent takes part.
+
+Made for simulators, whose step takes some ten microseconds: what is done for every step counts.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.utils.data import DataLoader, Dataset
+
+from agenttune.bench.catalog import TaskFacts
+from agenttune.bench.tasks.course import Course, recorded
+from agenttune.bench.tasks.injection import Injector, make_injector
+from agenttune.bench.tasks.optimizers import jitter, make_schedule, scale_lr
+from agenttune.bench.training import Live, Recipe, Task, Trained, Training
+from agenttune.errors import NotSupported
+from agenttune.protocol.run_info import KnobState
+from agenttune.trainer.adapter import SettingValue
+from agenttune.trainer.integrations.plain_adapter import PlainAdapter
+from agenttune.trainer.integrations.plain_loop import PlainSession
+from agenttune.trainer.options import Options
+
+LOGGING_STEPS = 10
+"""As a Trainer would: every so many steps their mean loss is logged."""
+
+
+class LoopModel(nn.Module):
+    """What a loop trains: a network, or a simulation of one. All that training changes is in its `state_dict`.
+
+    Attributes:
+        optimizer: Steps it.
+        grad_norm: Of the last batch, before clipping.
+        max_grad_norm: Clips gradients; 0: not at all.
+    """
+
+    optimizer: Optimizer
+    grad_norm: float = 0.0
+    max_grad_norm: float = 0.0
+
+    @abstractmethod
+    def train_on(self, batch: int) -> float:
+        """The training loss of a batch; leaves what the optimizer's step needs.
+
+        Args:
+            batch: Its place in the data.
+        """
+
+    @abstractmethod
+    def evaluate(self) -> float:
+        """The task's metric on all its data; the same for the same weights."""
+
+
+class LoopTask(Task):
+    """A task on a plain loop."""
+
+    def __init__(self, facts: TaskFacts) -> None:
+        self.facts = facts
+
+    @abstractmethod
+    def model(self, training: Training) -> LoopModel:
+        """Model and optimizer at the start; the same for the same seed, split and fault."""
+
+    def train(self, training: Training) -> Trained:
+        torch.manual_seed(training.seed)
+        model = self.model(training)
+        if training.jitter:
+            jitter(model, training.jitter, training.seed)
+        loop = _Loop(self.facts, training, model, make_injector(training.fault, model, training.seed))
+        # A training that diverges overflows, and says so by its losses.
+        with recorded(training), np.errstate(over="ignore", invalid="ignore"):
+            return loop.run()
+
+
+class _Places(Dataset[int]):
+    """Data whose batches are known by their places."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, place: int) -> int:
+        return place
+
+
+class Places(DataLoader[int]):
+    """A loader of places, in order; what a `DataLoader` does for each batch would take longer than a simulated step."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(_Places(count), batch_size=None)
+
+    def __iter__(self) -> Iterator[int]:  # type: ignore[override]
+        return iter(range(len(self.dataset)))  # type: ignore[arg-type]
+
+
+class _Adapter(PlainAdapter):
+    """A plain loop whose clipping can be changed, as that of a Trainer."""
+
+    def settings(self) -> list[KnobState]:
+        clipping = KnobState(name="max_grad_norm", effective=self._loop_model.max_grad_norm, command="update_training")
+        return [*super().settings(), clipping]
+
+    @property
+    def _loop_model(self) -> LoopModel:
+        model = self.model()
+        if not isinstance(model, LoopModel):
+            raise NotSupported(f"the model is a {type(model).__name__}, not a LoopModel")
+        return model
+
+    def check_setting(self, name: str, value: SettingValue, step: int) -> str:
+        if name == "max_grad_norm":
+            return "gradients are no longer clipped" if value == 0 else ""
+        return super().check_setting(name, value, step)
+
+    def change_setting(self, name: str, value: SettingValue) -> None:
+        if name == "max_grad_norm":
+            self._loop_model.max_grad_norm = float(value)
+        else:
+            super().change_setting(name, value)
+
+
+class _Loop:
+    """One training."""
+
+    def __init__(self, facts: TaskFacts, training: Training, model: LoopModel, injector: Injector) -> None:
+        self.training, self.model, self.injector = training, model, injector
+        self.recipe, self._metric = training.recipe, facts.metric
+        self.model.max_grad_norm = self.recipe.max_grad_norm
+        self.optimizer = model.optimizer
+        self.scheduler = make_schedule(self.recipe, self.optimizer, facts.direction == "maximize")
+        self._follows_metric = isinstance(self.scheduler, ReduceLROnPlateau)
+        self._eval_every = injector.eval_every(self.recipe.eval_every)
+        # Longer than the plan, so that it has no second epoch unless an agent extends the run.
+        self._places = Places(max(self.recipe.steps, training.budget))
+        self._logged: list[float] = []
+        self.course = Course(training)
+        self.step = 0
+        self.live = _LoopLive(self)
+
+    def run(self) -> Trained:
+        for hook in self.training.hooks:
+            hook.started(self.live)
+        if self.training.agent is None:
+            self._run_bare()
+        else:
+            self._run_with_agent(Options(server=False, consult=self.training.agent.consult))
+        self.course.end()
+        for hook in self.training.hooks:
+            hook.ended(self.live)
+        return self.course.trained(self.step, self.model.evaluate(), self.injector.layer)
+
+    def _run_bare(self) -> None:
+        while True:
+            for place in self._places:
+                loss = self._update(place)
+                self.step += 1
+                self._after_step(loss, None)
+                if self._is_over or self.step >= self.recipe.steps:
+                    return
+
+    def _run_with_agent(self, options: Options) -> None:
+        adapter = _Adapter(
+            self.model, self.optimizer, self.scheduler, None, self._shown_evaluation, self.recipe.steps, None
+        )
+        with PlainSession(adapter, options) as session:
+            for place in session.batches(self._places):
+                loss = self._update(place)
+                is_last = session.step({"step_loss": loss, "step_grad_norm": self.model.grad_norm})
+                self.step = session.global_step
+                if session.run.session is not None and session.run.session.is_trying:
+                    continue
+                self._after_step(loss, session)
+                if is_last or self._is_over:
+                    return
+
+    def _update(self, place: int) -> float:
+        loss = self.model.train_on(place)
+        self.optimizer.step()
+        if not self._follows_metric:
+            self.scheduler.step()  # type: ignore[call-arg]
+        self.course.total_steps += 1
+        return loss
+
+    @property
+    def _is_over(self) -> bool:
+        return self.live.is_stopped or self.course.is_spent
+
+    def _after_step(self, loss: float, session: PlainSession | None) -> None:
+        """A step of the run itself, not of a probe, is complete."""
+        self.injector.after_step(self.step)
+        self.course.stepped(self.step, loss, self.live.lr)
+        if session is not None:
+            self._log(loss, session)
+        for hook in self.training.hooks:
+            hook.stepped(self.live, loss)
+        if self.step % self._eval_every == 0:
+            self._evaluate(session)
+
+    def _log(self, loss: float, session: PlainSession) -> None:
+        self._logged.append(loss)
+        if self.step % LOGGING_STEPS == 0:
+            mean = sum(self._logged) / len(self._logged)
+            self._logged.clear()
+            session.run.log_row({"loss": mean, "grad_norm": self.model.grad_norm, "learning_rate": self.live.lr})
+
+    def _evaluate(self, session: PlainSession | None) -> None:
+        value = self.model.evaluate()
+        self.course.evaluated(self.step, value)
+        if self._follows_metric:
+            self.scheduler.step(value)  # type: ignore[arg-type]
+        if session is not None:
+            session.log_eval(self._shown(value))
+        for hook in self.training.hooks:
+            hook.evaluated(self.live, value)
+
+    def _shown(self, value: float) -> dict[str, float]:
+        return self.injector.evaluation({self._metric: value}, self.step, self._metric)
+
+    def _shown_evaluation(self) -> dict[str, float]:
+        return self._shown(self.model.evaluate())
+
+
+class _LoopLive(Live):
+    def __init__(self, loop: _Loop) -> None:
+        self._loop = loop
+        self.is_stopped = False
+
+    @property
+    def recipe(self) -> Recipe:  # type: ignore[override]
+        return self._loop.recipe
+
+    @property
+    def step(self) -> int:  # type: ignore[override]
+        return self._loop.step
+
+    @property
+    def total_steps(self) -> int:  # type: ignore[override]
+        return self._loop.course.total_steps
+
+    @property
+    def lr(self) -> float:
+        return float(self._loop.optimizer.param_groups[0]["lr"])
+
+    def scale_lr(self, factor: float) -> None:
+        scale_lr(self._loop.optimizer, self._loop.scheduler, factor)
+
+    def save(self) -> Any:
+        return copy.deepcopy((self._loop.model.state_dict(), self._loop.optimizer.state_dict()["state"]))
+
+    def load(self, saved: Any, clear_optimizer: bool = False) -> None:
+        weights, states = copy.deepcopy(saved)
+        self._loop.model.load_state_dict(weights)
+        optimizer = self._loop.optimizer
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": {} if clear_optimizer else states})
+
+    def evaluate(self) -> float:
+        return self._loop.model.evaluate()
+
+    def stop(self) -> None:
+        self.is_stopped = True

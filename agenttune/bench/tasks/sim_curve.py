@@ -1,0 +1,184 @@
+"""A learning curve: what a loss does under a rate, without weights that would do it.
+
+Four numbers stand for the weights. Progress, the sum of rates so far, lowers the loss by a power law, with a plateau on
+the way in some seeds; heat, the noise that a rate keeps up, lies on top of it and cools when the rate falls (both as in
+Tissue et al. 2024, arXiv 2408.11029). Beyond a stability limit, which is low at first and so rewards a warm-up, an
+oscillation grows; where it stays large the weights are damaged, which no lower rate mends: only going back does
+(measured on real networks, docs of `guardian`). What is memorized lowers the training loss and raises the other.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from agenttune.bench.tasks.loop_training import LoopModel, LoopTask
+from agenttune.bench.tasks.sim_disturbances import Disturbances
+from agenttune.bench.tasks.sim_optimizer import SimOptimizer
+from agenttune.bench.training import Split, Training
+
+Vector = np.ndarray[Any, np.dtype[np.float64]]
+
+LR = 1e-3
+"""A rate of this makes one unit of progress a step."""
+CALM, LARGE, HIGHEST = 1e-3, 1.0, 3.0
+"""Oscillation: what is always there, from where on it damages, and where it saturates."""
+DAMAGE_RATE = 0.05
+"""Part of what is whole that a step at an oscillation of 2 damages (guess)."""
+WARM_STEPS = 40.0
+"""Units of progress in which the stability limit rises to its full height (guess)."""
+COLD_PART = 0.3
+"""Of the stability limit, at the start."""
+COOLING = 0.04
+"""Heat follows the rate by this part a step at the rate LR (guess)."""
+TAIL = 4.0
+"""Degrees of freedom of the noise of a batch: heavy tails."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One seed's learning curve; losses in nats.
+
+    Attributes:
+        floor, height: Loss at the end of all training, and what there is above it at the start.
+        scale, power: Of the power law, in units of progress.
+        drop, drop_at, drop_width: Part of the height that falls late, after a plateau, and where; 0: none.
+        limit: Largest stable rate.
+        heat: Excess loss that the rate LR keeps up.
+        noise: Relative, of a batch's loss.
+        healing: Steps at the rate LR in which damage would mend by itself: some networks come back, others do not.
+        memory: How fast data is memorized, a unit of progress.
+    """
+
+    floor: float
+    height: float
+    scale: float
+    power: float
+    drop: float
+    drop_at: float
+    drop_width: float
+    limit: float
+    heat: float
+    noise: float
+    healing: float
+    memory: float
+
+    @classmethod
+    def of(cls, seed: int, split: Split, overfits: bool = False) -> Curve:
+        """The same for the same arguments; the two ranges differ in all that matters."""
+        source = np.random.default_rng([seed, 0])
+        shift = 1.0 if split == "development" else 1.4
+        has_plateau = source.uniform() < 0.3
+        return cls(
+            floor=source.uniform(0.2, 0.4) * shift,
+            height=source.uniform(1.8, 2.6) * shift,
+            scale=source.uniform(20, 40) * shift,
+            power=source.uniform(0.9, 1.2),
+            drop=source.uniform(0.2, 0.35) if has_plateau else 0.0,
+            drop_at=source.uniform(80, 140),
+            drop_width=source.uniform(6, 12),
+            limit=math.exp(source.uniform(math.log(3.0), math.log(5.0))) * LR / shift,
+            heat=source.uniform(0.03, 0.05) * shift,
+            noise=source.uniform(0.05, 0.12) * shift,
+            healing=math.exp(source.uniform(math.log(400), math.log(6000))),
+            memory=source.uniform(0.004, 0.006) if overfits else 1e-4,
+        )
+
+    @property
+    def start(self) -> float:
+        return self.floor + self.height
+
+    def at(self, progress: float) -> float:
+        """The loss of undamaged, cold weights."""
+        falls = (1 + progress / self.scale) ** -self.power
+        if self.drop:
+            late = 1 / (1 + math.exp(min(50.0, (progress - self.drop_at) / self.drop_width)))
+            falls = (1 - self.drop) * falls + self.drop * late
+        return self.floor + self.height * falls
+
+    def limit_at(self, progress: float) -> float:
+        """The largest stable rate at a point of training."""
+        return self.limit * (1 - (1 - COLD_PART) * math.exp(-progress / WARM_STEPS))
+
+
+class CurveModel(LoopModel):
+    """Follows a learning curve. `state`: progress, heat (1 at the rate LR), oscillation, damage (0 to 1), memorized."""
+
+    def __init__(self, training: Training, curve: Curve) -> None:
+        super().__init__()
+        recipe = training.recipe
+        steps = max(recipe.steps, training.budget)
+        self.curve = curve
+        shown = np.random.default_rng([training.seed, 1])
+        # A perturbed network soon goes a way of its own: the noise in its weights is another one.
+        felt = np.random.default_rng([training.seed, 2, int(training.jitter > 0)])
+        self._disturbances = Disturbances.of(training.fault, steps, training.seed)
+        tails = shown.standard_t(TAIL, size=steps) / math.sqrt(TAIL / (TAIL - 2))
+        self._noise: list[float] = np.exp(np.clip(curve.noise * tails, -1, 1)).tolist()
+        self._warming: list[float] = felt.gamma(2.0, 0.5, size=steps).tolist()
+        self._grad_noise: list[float] = np.exp(0.15 * felt.normal(size=steps)).tolist()
+        self.state = nn.Parameter(torch.tensor([0.0, 0.0, CALM, 0.0, 0.0], dtype=torch.float64))
+        self._state: Vector = self.state.detach().numpy()  # the same memory
+        self._place, self._factor = 0, 1.0
+        self.optimizer = SimOptimizer([self.state], recipe.lr, self._move, recipe.weight_decay)
+
+    def train_on(self, batch: int) -> float:
+        self._place = place = batch % len(self._noise)
+        progress, heat, oscillation, damage, memorized = self._state.tolist()
+        disturbances, curve = self._disturbances, self.curve
+        loss = self._loss(progress, heat, oscillation, damage) * (1 - 0.9 * memorized)
+        loss += (disturbances.noise[place] - 1) * curve.start
+        kick = disturbances.kick[place]
+        self.grad_norm = 0.5 * math.sqrt(loss) * (1 + 3 * oscillation) * self._grad_noise[place] * kick
+        self._factor = kick
+        if 0 < self.max_grad_norm < self.grad_norm:
+            self._factor *= self.max_grad_norm / self.grad_norm
+        return float(loss * self._noise[place] * disturbances.shown[place])
+
+    def _loss(self, progress: float, heat: float, oscillation: float, damage: float) -> float:
+        curve = self.curve
+        if progress != progress:
+            return math.nan
+        whole = curve.at(progress) + curve.heat * heat
+        lost = curve.start * (1 + 0.1 * damage)
+        return whole + damage * max(0.0, lost - whole) + 0.5 * curve.start * max(0.0, oscillation - CALM)
+
+    def _move(self, lr: float, weight_decay: float) -> None:
+        progress, heat, oscillation, damage, memorized = self._state.tolist()
+        curve, effective = self.curve, lr * self._factor
+        if not math.isfinite(effective):
+            self._state[:] = math.nan
+            return
+        pace = effective / LR
+        ratio = effective / curve.limit_at(progress)
+        oscillation = min(HIGHEST, max(CALM, oscillation * ratio))
+        if oscillation > LARGE:
+            damage += (1 - damage) * min(1.0, DAMAGE_RATE * (oscillation - LARGE))
+        damage -= damage * min(1.0, pace / curve.healing)
+        heat += min(1.0, COOLING * pace) * (pace * self._warming[self._place] - heat)
+        speed = min(pace, curve.limit / LR) * (1 - damage) / (1 + oscillation)
+        if self._disturbances.shift_place == self._place:
+            progress *= 1 - self._disturbances.shift
+        before = progress
+        progress += speed
+        forgets = 1 - min(1.0, 0.2 * weight_decay)
+        memorized += curve.memory * forgets * max(0.0, progress - before) * (1 - memorized)
+        self._state[:] = (progress, heat, oscillation, damage, memorized)
+
+    def evaluate(self) -> float:
+        progress, heat, oscillation, damage, memorized = self._state.tolist()
+        gap = self.curve.height * memorized**2
+        return self._loss(progress, heat, oscillation, damage) + gap
+
+
+class SimCurve(LoopTask):
+    """The learning curve of a seed."""
+
+    def model(self, training: Training) -> CurveModel:
+        overfits = training.fault is not None and training.fault.kind == "overfitting"
+        return CurveModel(training, Curve.of(training.seed, training.split, overfits))
