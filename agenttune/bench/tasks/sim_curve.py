@@ -95,7 +95,7 @@ class Curve:
 
     def at(self, progress: float) -> float:
         """The loss of undamaged, cold weights."""
-        falls = (1 + progress / self.scale) ** -self.power
+        falls = math.pow(1 + progress / self.scale, -self.power)
         if self.drop:
             late = 1 / (1 + math.exp(min(50.0, (progress - self.drop_at) / self.drop_width)))
             falls = (1 - self.drop) * falls + self.drop * late
@@ -172,8 +172,8 @@ class CurveModel(LoopModel):
 
     def evaluate(self) -> float:
         progress, heat, oscillation, damage, memorized = self._state.tolist()
-        gap = self.curve.height * memorized**2
-        return self._loss(progress, heat, oscillation, damage) + gap
+        gap = self.curve.height * memorized * memorized
+        return float(self._loss(progress, heat, oscillation, damage) + gap)
 
 
 class SimCurve(LoopTask):

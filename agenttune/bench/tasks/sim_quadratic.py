@@ -58,7 +58,7 @@ class Law:
         source = np.random.default_rng([seed, 0])
         steepest = math.exp(source.uniform(*np.log(STEEPEST[split])))
         ranks = np.arange(1, DIMENSIONS[split] + 1)
-        curvatures = steepest * ranks ** -source.uniform(*EXPONENTS[split])
+        curvatures = (steepest * ranks ** -source.uniform(*EXPONENTS[split])).astype(np.float64)
         start = source.normal(size=len(ranks))
         start *= math.sqrt(2 * START_EXCESS / (curvatures @ start**2))
         spread = math.sqrt(2 * FLOOR / curvatures.sum())
@@ -123,7 +123,8 @@ def best_schedule(law: Law, steps: int, knots: int = 12) -> tuple[Vector, float]
     places, at = np.linspace(0, steps - 1, knots), np.arange(steps)
 
     def rates(logs: Vector) -> Vector:
-        return np.exp(np.stack([np.interp(at, places, row) for row in np.atleast_2d(logs)]))
+        found: Vector = np.exp(np.stack([np.interp(at, places, row) for row in np.atleast_2d(logs)]))
+        return found
 
     def loss_and_slope(logs: Vector) -> tuple[float, Vector]:
         nudge = 1e-4
@@ -166,9 +167,9 @@ class Quadratic(LoopModel):
         if place >= disturbances.shift_place:
             off += disturbances.shift * self.law.start
         gradient = self._curvatures[place] * off
-        loss = 0.5 * float(gradient @ off) * disturbances.shown[place]
-        self.grad_norm = math.sqrt(float(gradient @ gradient)) * disturbances.kick[place]
-        factor = disturbances.kick[place]
+        loss = 0.5 * float(gradient @ off) * float(disturbances.shown[place])
+        factor = float(disturbances.kick[place])
+        self.grad_norm = math.sqrt(float(gradient @ gradient)) * factor
         if 0 < self.max_grad_norm < self.grad_norm:
             factor *= self.max_grad_norm / self.grad_norm
         np.multiply(gradient, factor, out=self._gradient)
