@@ -12,7 +12,7 @@ from typing import NoReturn
 from rich.console import Console
 from rich.text import Text
 
-from agenttune.cli import approve, attach, estimate, init, plugins, replay, run, serve, shell_tools, show, tokens
+from agenttune.cli import approve, attach, bench, estimate, init, plugins, replay, run, serve, shell_tools, show, tokens
 from agenttune.cli.app import app
 from agenttune.errors import AgenttuneError, UserError
 from agenttune.protocol.text import clean
@@ -21,6 +21,7 @@ __all__ = [
     "app",
     "approve",
     "attach",
+    "bench",
     "estimate",
     "init",
     "main",

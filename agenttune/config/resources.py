@@ -1,14 +1,15 @@
-"""Find policies and prompts: an explicit path, then the user's project, then what is shipped."""
+"""Find policies, prompts and suites: an explicit path, then the user's project, then what is shipped."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from agenttune.errors import ConfigError
+from agenttune.protocol.invalid_values import did_you_mean
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 """The folder `agenttune/`."""
-SUFFIXES = {"policies": (".yaml", ".yml"), "prompts": (".j2",)}
+SUFFIXES = {"policies": (".yaml", ".yml"), "prompts": (".j2",), "suites": (".yaml", ".yml")}
 """Endings that a resource's name may leave out, by folder."""
 _CLASS = {"policies": ", or a class of your own as ./mine.py:Mine"}
 
@@ -17,7 +18,7 @@ def find_resource(folder: str, name: str, project: Path | None = None) -> Path:
     """The file of a resource.
 
     Args:
-        folder: `policies` or `prompts`.
+        folder: `policies`, `prompts` or `suites`.
         name: A path, or a name in one of the folders with or without its ending.
         project: The user's project folder; paths are taken from there too.
 
@@ -38,7 +39,7 @@ def find_resource(folder: str, name: str, project: Path | None = None) -> Path:
     known = list_resources(folder, base)
     what = folder.removesuffix("ies") + "y" if folder.endswith("ies") else folder.removesuffix("s")
     raise ConfigError(
-        f"no {what} {name!r}; there are: {', '.join(known) or 'none'}. "
+        f"no {what} {name!r}{did_you_mean(name, known)}; there are: {', '.join(known) or 'none'}. "
         f"Give one of these names or the path of a file{_CLASS.get(folder, '')} "
         f"(looked in {', '.join(map(str, _places(folder, base)))})",
         field=what,

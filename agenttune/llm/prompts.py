@@ -112,6 +112,11 @@ class Prompts:
             raise _wrong(path, declared - offered, "declared but not given", "take it out", offered)
         return source
 
+    def checksum(self, name: str) -> tuple[Path, str]:
+        """A template's file, and SHA-256 of it with what it includes."""
+        source = _Source(find_resource("prompts", name, self._project), self._project)
+        return source.path, source.sha256(_environment(source))
+
 
 class _Source(BaseLoader):
     """A template's file, and the files that it includes: beside it, or by name as other prompts."""

@@ -120,6 +120,12 @@ class LlmPolicy:
         return self._file
 
     @property
+    def prompt_checksums(self) -> dict[str, str]:
+        """SHA-256 of the templates that it is told to use, with what they include, by path."""
+        found = (self._prompts.checksum(name) for name in self._file.prompts)
+        return {str(path): checksum for path, checksum in found}
+
+    @property
     def notice(self) -> str:
         """One line for whoever starts the run: that there is no model."""
         return self._why_not

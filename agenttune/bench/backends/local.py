@@ -1,0 +1,115 @@
+"""Worker processes of this machine, which stay from cell to cell; one that hangs or dies costs its cell only."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from concurrent.futures import TimeoutError as LimitReached
+from multiprocessing.connection import wait as wait_for_handles
+from typing import Any
+
+import psutil
+
+from agenttune.bench.backends.backend import Backend, Done
+from agenttune.bench.cell import CellResult
+from agenttune.bench.play import PID_NAME, Work, failed, play_in_worker, printed_end, tidy
+from agenttune.errors import NotSupported
+
+THREADS = dict.fromkeys(
+    ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "RAYON_NUM_THREADS"), "1"
+) | {"TOKENIZERS_PARALLELISM": "false"}
+"""One thread a worker: with several, workers wait for each other's, and sums are in another order."""
+PRELOADED = ["agenttune.bench.play", "torch", "transformers"]
+"""Imported once, in the process that workers are forked from."""
+
+
+class Local(Backend):
+    """Some worker processes.
+
+    Args:
+        workers: How many; default: the cores that this process may use.
+
+    Raises:
+        NotSupported: The package that keeps the workers is not installed.
+    """
+
+    def __init__(self, workers: int | None = None) -> None:
+        try:
+            from pebble import ProcessPool
+        except ImportError:
+            raise NotSupported(
+                "worker processes need the package pebble: pip install 'agenttune-toolkit[bench]'; or do all cells in "
+                "this process with --workers 0",
+                field="workers",
+            ) from None
+        self.slots = workers or usable_cores()
+        os.environ.update(THREADS)  # workers inherit it, and libraries read it when they are loaded
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
+        self._pool: Any = ProcessPool(max_workers=self.slots, max_tasks=0, initializer=_started, context=context)
+        self._work: dict[Future[CellResult], Work] = {}
+
+    def submit(self, work: Work) -> None:
+        self._work[self._pool.schedule(play_in_worker, args=[work], timeout=work.limit_s)] = work
+
+    def wait(self, timeout_s: float) -> list[Done]:
+        wait(self._work, timeout_s, FIRST_COMPLETED)
+        return [self._ended(future) for future in list(self._work) if future.done() or self._has_lost(future)]
+
+    def close(self) -> None:
+        self._pool.stop()
+        self._pool.join()
+
+    def _ended(self, future: Future[CellResult]) -> Done:
+        from pebble import ProcessExpired
+
+        work = self._work.pop(future)
+        if not future.done():
+            future.cancel()
+            return self._lost(work, "its worker process ended in the middle of it, without an error")
+        try:
+            return Done(work, future.result())
+        except LimitReached:
+            reason = f"not done after {work.limit_s:g} s of wall time; its worker was killed\n\nprinted before:\n"
+            return self._done(work, failed(work.cell, f"{reason}{printed_end(work)}".strip()))
+        except ProcessExpired as error:
+            return self._lost(work, f"its worker process died with exit code {error.exitcode}")
+        except CancelledError:
+            return self._lost(work, "it was cancelled")
+
+    def _done(self, work: Work, result: CellResult) -> Done:
+        tidy(work)
+        return Done(work, result)
+
+    def _lost(self, work: Work, reason: str) -> Done:
+        printed = printed_end(work)
+        tidy(work)
+        return Done(work, None, f"{reason}; it printed: {printed}" if printed else reason)
+
+    def _has_lost(self, future: Future[CellResult]) -> bool:
+        """Whether a worker ended with exit code 0, which its pool takes for a good end."""
+        path = self._work[future].folder.with_suffix(f".{PID_NAME}")
+        try:
+            pid = int(path.read_text(encoding="ascii") or 0)
+        except (FileNotFoundError, ValueError):
+            return False
+        return not psutil.pid_exists(pid) and not future.done()
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _started() -> None:
+    """In a new worker: end with the runner, whose kill -9 nobody else would tell it of."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=[parent.sentinel], name="end with the runner", daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    wait_for_handles([sentinel])
+    os._exit(1)

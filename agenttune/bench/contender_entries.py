@@ -1,0 +1,163 @@
+"""The contenders of a suite file: a name or a mapping -> who takes part, with the checksums of what they are made of."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import create_model
+
+from agenttune.bench.contenders.shipped import contender_class, contenders
+from agenttune.bench.settings import BenchSettings
+from agenttune.config import Place, Settings, line_of, load_yaml
+from agenttune.config.plugins import is_class_reference
+from agenttune.config.resources import list_resources
+from agenttune.errors import ConfigError
+from agenttune.policy.base import PolicyContext
+from agenttune.policy.llm.llm_policy import LlmPolicy
+from agenttune.policy.load import open_policy
+from agenttune.policy.wrappers.wrapper import walk
+from agenttune.protocol.invalid_values import did_you_mean
+
+POLICY = "policy"
+"""The contender that lets any policy take part."""
+
+
+@dataclass(frozen=True)
+class ContenderEntry:
+    """Who takes part.
+
+    Attributes:
+        name: In reports; unique in a suite.
+        spec: `type` and parameters, as a worker makes it.
+        role: As in `Contender`.
+        module: Dotted name of the contender's module.
+        code: Checksums of the files that it is made of, by path.
+    """
+
+    name: str
+    spec: dict[str, Any]
+    role: Literal["reference", "policy", "recipe"]
+    module: str
+    code: dict[str, str] = field(default_factory=dict)
+
+
+class _TypeOnly(Settings):
+    """Just enough of an entry to see which parameters it has."""
+
+    model_config = Settings.model_config | {"extra": "ignore"}
+    type: str
+    """A contender."""
+    name: str = ""
+    """In reports."""
+
+
+def read_contender(given: Any, file: Path | None, at: Place, project: Path, settings: BenchSettings) -> ContenderEntry:
+    """An entry of a suite.
+
+    Args:
+        given: What stands there.
+        file: The suite file; None: it comes from the command line.
+        at: Where in it.
+        project: As for `Suite`.
+        settings: Of the suite, with which policies are checked.
+
+    Raises:
+        ConfigError: There is no such contender, or a parameter is wrong.
+    """
+    try:
+        if isinstance(given, str):
+            spec, name = _bare(given, is_from_shell=file is None), ""
+        else:
+            spec, name = _written(given, file, at)
+        return _entry(spec, name, project, settings)
+    except ConfigError as error:
+        if file is None or error.message.startswith(f"{file}:"):
+            raise
+        key = ".".join(map(str, at))
+        raise ConfigError(f"{file}:{line_of(file, at)}: {key}: {error.message}", field=key) from None
+
+
+def _bare(name: str, is_from_shell: bool) -> dict[str, Any]:
+    """A registered contender of that name, else a policy."""
+    if not is_from_shell and name in contenders():
+        return {"type": name}
+    return {"type": POLICY, POLICY: name}
+
+
+def _written(given: Any, file: Path | None, at: Place) -> tuple[dict[str, Any], str]:
+    if not isinstance(given, dict) or file is None:
+        raise ConfigError(f"give a name, or a mapping with a `type` and parameters (got {given!r:.80})")
+    own = load_yaml(file, _TypeOnly, at)
+    cls = contender_class(own.type)
+    extra: dict[str, Any] = {"type": (str, ...), "name": (str, "")}
+    model = create_model(f"{cls.__name__}Entry", __base__=cls.settings, **extra)
+    read = load_yaml(file, model, at)
+    spec = {"type": own.type, **read.model_dump(mode="json", exclude_unset=True, exclude={"type", "name"})}
+    return spec, own.name
+
+
+def _entry(spec: dict[str, Any], name: str, project: Path, settings: BenchSettings) -> ContenderEntry:
+    kind = spec["type"]
+    if kind == POLICY:
+        spec = {**spec, POLICY: _from_project(str(spec.get(POLICY, "")), project)}
+        code = policy_code(spec[POLICY], project, settings)
+        name = name or _policy_name(spec[POLICY])
+    else:
+        code, parameters = {}, {key: value for key, value in spec.items() if key != "type"}
+        name = name or kind + "".join(f" {key}={value}" for key, value in parameters.items())
+    cls = contender_class(kind)
+    return ContenderEntry(name, spec, cls.role, cls.__module__, code)
+
+
+def _policy_name(reference: str) -> str:
+    return reference.rpartition(":")[2] if is_class_reference(reference) else Path(reference).stem
+
+
+def _from_project(reference: str, project: Path) -> str:
+    """A path as one from the project, wherever it was given; a name as it is."""
+    path, colon, name = reference.partition(":") if is_class_reference(reference) else (reference, "", "")
+    if Path(path).name == path and not Path(path).suffix:
+        return reference
+    places = [folder / Path(path).expanduser() for folder in (project, Path.cwd())]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        return reference
+    return f"./{os.path.relpath(found.resolve(), project)}{colon}{name}"
+
+
+def policy_code(reference: str, project: Path, settings: BenchSettings) -> dict[str, str]:
+    """SHA-256 of the files that a policy is made of: its own, those of its parts, classes and prompts.
+
+    Raises:
+        ConfigError: There is no such policy, or its file is wrong.
+    """
+    context = PolicyContext(project, llm=settings.llm, budgets=settings.budgets)
+    try:
+        opened = open_policy(reference, context)
+    except ConfigError as error:
+        if Path(reference).name != reference or find_known(reference, project):
+            raise
+        names = sorted({*contenders(), *list_resources("policies", project)})
+        raise ConfigError(
+            f"no contender or policy {reference!r}{did_you_mean(reference, names)}; there are: {', '.join(names)}; "
+            "or a policy file or class of your own as ./mine.yaml or ./mine.py:Mine",
+            field=error.field,
+        ) from None
+    found = {str(opened.path): opened.sha256, **opened.parts}
+    for part in walk(opened.policy):
+        if isinstance(part, LlmPolicy):
+            found |= part.prompt_checksums
+    return {_told(path, project): checksum for path, checksum in sorted(found.items())}
+
+
+def find_known(name: str, project: Path) -> bool:
+    return name in list_resources("policies", project)
+
+
+def _told(path: str, project: Path) -> str:
+    """The same on every machine."""
+    found = Path(path)
+    return found.relative_to(project).as_posix() if found.is_relative_to(project) else "/".join(found.parts[-2:])

@@ -1,0 +1,27 @@
+"""The contenders there are: every module of this folder is asked, so that a new one is one new file."""
+
+from __future__ import annotations
+
+import pkgutil
+from importlib import import_module
+
+from agenttune.bench.contenders.contender import CONTENDERS, Contender
+from agenttune.errors import ConfigError
+from agenttune.protocol.invalid_values import did_you_mean
+
+
+def contenders() -> dict[str, type[Contender]]:
+    """All registered contenders by name. Loads no torch."""
+    package = __name__.rpartition(".")[0]
+    for module in pkgutil.iter_modules(import_module(package).__path__):
+        import_module(f"{package}.{module.name}")
+    return CONTENDERS
+
+
+def contender_class(name: str) -> type[Contender]:
+    """Raises ConfigError for a contender that there is not."""
+    known = contenders()
+    if name not in known:
+        names = sorted(known)
+        raise ConfigError(f"no contender {name!r}{did_you_mean(name, names)}; there are: {', '.join(names)}")
+    return known[name]

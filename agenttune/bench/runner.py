@@ -1,0 +1,141 @@
+"""Does the cells of a suite that are not done yet, once each, and keeps each result when it ends."""
+
+from __future__ import annotations
+
+import fnmatch
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agenttune.bench.backends.backend import Backend, Done
+from agenttune.bench.cell import Cell, CellResult
+from agenttune.bench.play import Work, failed
+from agenttune.bench.store import Store
+
+HEARTBEAT_S = 10.0
+WAIT_S = 0.2
+"""How often the runner looks up while cells are under way."""
+OTHERS_S = 2.0
+"""How often it asks for cells that other runners have."""
+MOST_ATTEMPTS = 2
+"""Of a cell whose worker died: once may have been the machine's doing, such as a lack of memory."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run of a suite is.
+
+    Attributes:
+        total: Cells that are asked for.
+        done: Of them, with earlier ones.
+        failed: Of those.
+        taken: Under way with another runner.
+        last: The newest result.
+    """
+
+    total: int
+    done: int
+    failed: int
+    taken: int = 0
+    last: CellResult | None = None
+
+
+@dataclass
+class Runner:
+    """One run over cells.
+
+    Attributes:
+        store: Keeps the results.
+        backend: Does the cells.
+        project: As for `Trial`.
+        limit_s: Wall time of a cell.
+        keeps_runs: Whether the log of each run stays, in `runs/` beside the results.
+        tell: Called whenever something has changed.
+    """
+
+    store: Store
+    backend: Backend
+    project: Path
+    limit_s: float
+    keeps_runs: bool = False
+    tell: Callable[[Progress], None] = lambda progress: None
+    _states: dict[str, str] = field(default_factory=dict)
+    _attempts: dict[str, int] = field(default_factory=dict)
+    _heartbeat_at: float = 0.0
+
+    def run(self, cells: Sequence[Cell]) -> Progress:
+        """Do all that is not done, also what other runners leave when they die; returns when nothing is left."""
+        self.store.register()
+        keys = {cell.key for cell in cells}
+        self._states = {key: state for key, state in self.store.done().items() if key in keys}
+        waiting = deque(cell for cell in cells if cell.key not in self._states)
+        taken: deque[Cell] = deque()
+        under_way: dict[str, Cell] = {}
+        progress = self._told(len(keys), None, 0)
+        while waiting or taken or under_way:
+            self._live()
+            while waiting and len(under_way) < self.backend.slots:
+                self._begin(waiting.popleft(), under_way, taken)
+            ended = self.backend.wait(WAIT_S) if under_way else []
+            for done in ended:
+                if (result := self._result(done)) is None:
+                    self.backend.submit(done.work)
+                    continue
+                self.store.keep(result)
+                del under_way[result.cell.key]
+                self._states[result.cell.key] = result.state
+                progress = self._told(len(keys), result, len(taken))
+            if not waiting and not under_way and taken:
+                time.sleep(OTHERS_S)
+                waiting, taken = taken, deque()
+                self._read_states(keys)
+                progress = self._told(len(keys), None, len(waiting))
+        return self._told(len(keys), None, 0)
+
+    def _begin(self, cell: Cell, under_way: dict[str, Cell], taken: deque[Cell]) -> None:
+        claim = self.store.claim(cell)
+        if claim == "taken":
+            taken.append(cell)
+        elif claim == "claimed":
+            under_way[cell.key] = cell
+            folder = self.store.folder / "runs" / cell.key
+            self.backend.submit(Work(cell, folder, self.project, self.limit_s, self.keeps_runs))
+        else:
+            self._read_states({cell.key})
+
+    def _read_states(self, keys: set[str]) -> None:
+        self._states |= {key: state for key, state in self.store.done().items() if key in keys}
+
+    def _result(self, done: Done) -> CellResult | None:
+        """None: the worker died, and another one is to try."""
+        if done.result is not None:
+            return done.result
+        key = done.work.cell.key
+        self._attempts[key] = self._attempts.get(key, 1) + 1
+        if self._attempts[key] <= MOST_ATTEMPTS:
+            return None
+        return failed(done.work.cell, f"{done.reason}; so it was at each of {MOST_ATTEMPTS} attempts")
+
+    def _live(self) -> None:
+        if time.monotonic() - self._heartbeat_at > HEARTBEAT_S:
+            self._heartbeat_at = time.monotonic()
+            self.store.heartbeat()
+
+    def _told(self, total: int, last: CellResult | None, taken: int) -> Progress:
+        failures = sum(state == "failed" for state in self._states.values())
+        progress = Progress(total, len(self._states), failures, taken, last)
+        self.tell(progress)
+        return progress
+
+
+def only(cells: Sequence[Cell], pattern: str) -> list[Cell]:
+    """The cells whose `task/fault/contender/seed` fits a pattern such as `*/lr_x30/guardian/*`, or holds that text."""
+    wanted = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
+    return [cell for cell in cells if fnmatch.fnmatchcase(title(cell), wanted)]
+
+
+def title(cell: Cell) -> str:
+    """Which cell it is, for people."""
+    return f"{cell.scenario.name}/{cell.contender}/{cell.seed}"

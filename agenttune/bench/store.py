@@ -1,0 +1,240 @@
+"""The results of a suite: one SQLite file, in which cells are claimed before they are done and kept when they are.
+
+Any number of runners on one machine may share it: a cell is done by whoever claimed it, and a claim ends with its
+runner. A result whose cell is no longer what the suite asks for is set aside, and comes back if the suite does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sqlite3
+import time
+import uuid
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+from pydantic import ValidationError
+
+from agenttune.bench.cell import Cell, CellResult
+from agenttune.errors import StoreFault
+from agenttune.store.process_liveness import is_alive, started_s
+from agenttune.store.sqlite_file import BUSY_TIMEOUT_S, refuse_network_file_system
+
+STORE_NAME = "results.db"
+FORMAT = 1
+LOST_AFTER_S = 120.0
+"""A runner of another machine that was silent for so long is taken for dead (guess: twelve heartbeats)."""
+_SCHEMA = """
+CREATE TABLE results (
+    key TEXT PRIMARY KEY, scenario TEXT NOT NULL, contender TEXT NOT NULL, seed INTEGER NOT NULL, split TEXT NOT NULL,
+    state TEXT NOT NULL, at_s REAL NOT NULL, aside TEXT NOT NULL DEFAULT '', result TEXT NOT NULL
+);
+CREATE TABLE runners (
+    id TEXT PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, started_s REAL, heartbeat_s REAL NOT NULL
+);
+CREATE TABLE claims (key TEXT PRIMARY KEY, runner TEXT NOT NULL, at_s REAL NOT NULL);
+"""
+Claim = Literal["claimed", "done", "taken"]
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """Results that do not count any longer.
+
+    Attributes:
+        changed: Of cells whose policy, task, settings or code is another by now.
+        dropped: Of scenarios that the suite no longer has.
+        returned: That count again, as their cells are as they were.
+    """
+
+    changed: int = 0
+    dropped: int = 0
+    returned: int = 0
+
+
+class Store:
+    """The results in a folder; made if there are none.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        StoreFault: It cannot be read or written, or another version of agenttune wrote it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.path = folder, folder / STORE_NAME
+        self.runner_id = uuid.uuid4().hex[:12]
+        with self._storing():
+            folder.mkdir(parents=True, exist_ok=True)
+        refuse_network_file_system(folder)
+        with self._storing():
+            self._db = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+            try:
+                self._open()
+            except BaseException:
+                self._db.close()
+                raise
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back what is still claimed."""
+        with self._storing():
+            self._db.execute("DELETE FROM claims WHERE runner = ?", (self.runner_id,))
+            self._db.execute("DELETE FROM runners WHERE id = ?", (self.runner_id,))
+            self._db.close()
+
+    def _open(self) -> None:
+        self._db.execute("PRAGMA journal_mode=WAL")
+        with self._writing():
+            found = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if found == 0 and not self._db.execute("SELECT 1 FROM sqlite_master").fetchone():
+                for statement in filter(str.strip, _SCHEMA.split(";")):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version={FORMAT}")
+                found = FORMAT
+        if found != FORMAT:
+            raise StoreFault(
+                f"{self.path} has format {found}, this agenttune reads and writes format {FORMAT}: give another folder "
+                "with --out, move that one away, or use the agenttune that wrote it"
+            )
+
+    def results(self) -> list[CellResult]:
+        """Those that count, oldest first."""
+        with self._storing():
+            rows = self._db.execute("SELECT result FROM results WHERE aside = '' ORDER BY at_s").fetchall()
+            return [CellResult.model_validate_json(row[0]) for row in rows]
+
+    def done(self) -> dict[str, str]:
+        """Keys of the results that count, with their state."""
+        with self._storing():
+            return dict(self._db.execute("SELECT key, state FROM results WHERE aside = ''").fetchall())
+
+    def align(self, cells: Sequence[Cell]) -> SetAside:
+        """Set aside what no longer belongs to a suite of these cells, and take back what does again."""
+        keys = {cell.key for cell in cells}
+        scenarios = {cell.scenario.name for cell in cells}
+        wanted = {_identity(cell) for cell in cells}
+        counts = {"changed": 0, "dropped": 0, "": 0}
+        with self._storing(), self._writing():
+            rows = self._db.execute("SELECT key, scenario, contender, seed, split, aside FROM results").fetchall()
+            for key, *identity, was in rows:
+                aside = was
+                if key in keys:
+                    aside = ""
+                elif tuple(identity) in wanted:
+                    aside = "changed"
+                elif identity[0] not in scenarios:
+                    aside = "dropped"
+                if aside != was:
+                    counts[aside] += 1
+                    self._db.execute("UPDATE results SET aside = ? WHERE key = ?", (aside, key))
+        return SetAside(counts["changed"], counts["dropped"], counts[""])
+
+    def register(self) -> None:
+        """Make this process known as a runner; those that are dead lose their claims."""
+        with self._storing(), self._writing():
+            self._forget_dead_runners()
+            self._db.execute(
+                "INSERT OR REPLACE INTO runners VALUES (?, ?, ?, ?, ?)",
+                (self.runner_id, socket.gethostname(), os.getpid(), started_s(os.getpid()), time.time()),
+            )
+
+    def heartbeat(self) -> None:
+        """Say that this runner lives."""
+        with self._storing(), self._writing():
+            self._db.execute("UPDATE runners SET heartbeat_s = ? WHERE id = ?", (time.time(), self.runner_id))
+            self._forget_dead_runners()
+
+    def claim(self, cell: Cell) -> Claim:
+        """Take a cell, unless it is done or another runner that lives has it."""
+        with self._storing(), self._writing():
+            if self._db.execute("SELECT 1 FROM results WHERE key = ?", (cell.key,)).fetchone():
+                return "done"
+            owner = self._db.execute("SELECT runner FROM claims WHERE key = ?", (cell.key,)).fetchone()
+            if owner is not None and owner[0] != self.runner_id:
+                return "taken"
+            self._db.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?)", (cell.key, self.runner_id, time.time()))
+            return "claimed"
+
+    def keep(self, result: CellResult) -> None:
+        """Keep a result, and end the claim."""
+        key, row = result.cell.key, (*_identity(result.cell), result.state, result.at_s, result.model_dump_json())
+        with self._storing(), self._writing():
+            self._db.execute(
+                "INSERT OR IGNORE INTO results (key, scenario, contender, seed, split, state, at_s, result) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (key, *row),
+            )
+            self._db.execute("DELETE FROM claims WHERE key = ?", (key,))
+
+    def forget(self, keys: Collection[str]) -> None:
+        """Drop results, so that their cells are done again."""
+        with self._storing(), self._writing():
+            self._db.executemany("DELETE FROM results WHERE key = ?", [(key,) for key in keys])
+
+    def _forget_dead_runners(self) -> None:
+        for runner, host, pid, start, heartbeat in self._db.execute("SELECT * FROM runners").fetchall():
+            if runner == self.runner_id or _lives(host, pid, start, heartbeat):
+                continue
+            self._db.execute("DELETE FROM claims WHERE runner = ?", (runner,))
+            self._db.execute("DELETE FROM runners WHERE id = ?", (runner,))
+        self._db.execute("DELETE FROM claims WHERE runner NOT IN (SELECT id FROM runners)")
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A transaction that nobody else's comes in between."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def _storing(self) -> Iterator[None]:
+        """Tell SQLite's and the disk's errors, and unreadable results, with the file's name."""
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise StoreFault(f"the results in {self.path}: {error}") from error
+        except ValidationError as error:
+            raise StoreFault(
+                f"{self.path} is damaged or was written by another version of agenttune "
+                f"({error.error_count()} problems, first: {error.errors()[0]['msg']}); give another folder with --out"
+            ) from error
+
+
+def read_results(folder: Path) -> list[CellResult]:
+    """The results of a suite that count, oldest first.
+
+    Raises:
+        StoreFault: There are none, or they cannot be read.
+    """
+    if not (folder / STORE_NAME).is_file():
+        raise StoreFault(f"no results in {folder} ({STORE_NAME}); make some with: agenttune bench suites/NAME.yaml")
+    with Store(folder) as store:
+        return store.results()
+
+
+def _identity(cell: Cell) -> tuple[str, str, int, str]:
+    return cell.scenario.name, cell.contender, cell.seed, cell.split
+
+
+def _lives(host: str, pid: int, start: float | None, heartbeat_s: float) -> bool:
+    if host == socket.gethostname():
+        return is_alive(pid, start)
+    return time.time() - heartbeat_s < LOST_AFTER_S

@@ -1,0 +1,234 @@
+"""Suite files: `suites/*.yaml` -> what is to be run by whom, checked as a whole before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BeforeValidator, Field, ValidationError
+
+from agenttune.bench.catalog import task_facts
+from agenttune.bench.cell import Scenario
+from agenttune.bench.contender_entries import ContenderEntry, read_contender
+from agenttune.bench.faults import DEVELOPMENT_SEEDS, TEST_SEEDS, fault_kind
+from agenttune.bench.settings import BenchSettings
+from agenttune.bench.training import Recipe, Split
+from agenttune.config import Place, Settings, line_of, load_yaml
+from agenttune.config.resources import find_resource
+from agenttune.config.setting import Positive
+from agenttune.errors import ConfigError
+from agenttune.protocol.invalid_values import did_you_mean, failure_words
+
+FOLDER = "suites"
+T = TypeVar("T")
+
+
+def _as_list(value: object) -> object:
+    return value if isinstance(value, list) else [value]
+
+
+OneOrMore = Annotated[list[Any], BeforeValidator(_as_list)]
+
+
+class ScenarioEntry(Settings):
+    """Tasks x faults of a suite."""
+
+    task: OneOrMore
+    """A task, or several."""
+    fault: OneOrMore = Field(default_factory=lambda: ["healthy"])
+    """A kind of fault, or several."""
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    """What is changed in the task's recipe: lr, schedule, steps, warmup_frac, ..."""
+    label: str = ""
+    """Tells it from others of the same task and fault; default: the changed schedule."""
+
+
+class SuiteFile(Settings):
+    """A suite as it is written."""
+
+    name: str = ""
+    """In reports and of the folder of results; default: the file's."""
+    about: str = ""
+    """What it is for, in a sentence."""
+    split: Split = "development"
+    """Which range of seeds, fault parameters and data; the test range is for final claims, and asks for --test."""
+    seeds: int | list[int] = Field(3)
+    """So many of the range, or these."""
+    scenarios: list[ScenarioEntry]
+    """Tasks with faults."""
+    contenders: OneOrMore
+    """Who takes part: names of contenders or policies, or mappings with a `type` and parameters."""
+    settings: BenchSettings = BenchSettings()
+    """Of the gate, the agent and the model, the same for all."""
+    limit_s: Positive = 600.0
+    """Wall time of one cell, in seconds; one that takes longer has failed."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What is to be run by whom.
+
+    Attributes:
+        path: Its file.
+        project: Folder that relative paths of policies count from.
+        file: As written.
+        seeds: Of the split's range.
+    """
+
+    path: Path
+    name: str
+    project: Path
+    file: SuiteFile
+    split: Split
+    seeds: tuple[int, ...]
+    scenarios: tuple[Scenario, ...]
+    contenders: tuple[ContenderEntry, ...]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """As they stand in the file."""
+        return self.file.settings.model_dump(mode="json", exclude_unset=True)
+
+
+def load_suite(
+    reference: str,
+    is_test: bool = False,
+    seeds: int | None = None,
+    policies: Sequence[str] = (),
+) -> Suite:
+    """Read and check a suite: everything that it names exists.
+
+    Args:
+        reference: A path, or the name of a suite in `suites/` or of a shipped one.
+        is_test: Whether the test range was asked for; without, a suite of that range is refused.
+        seeds: So many instead of the file's.
+        policies: More contenders, as names or paths from the working folder.
+
+    Raises:
+        ConfigError: `file:line: key: problem`.
+    """
+    path = find_resource(FOLDER, reference)
+    project = _project_of(path)
+    file = load_yaml(path, SuiteFile)
+    _Place(path, ()).tell(_not_empty, file)
+    if file.split == "test" and not is_test:
+        raise _Place(path, ("split",)).problem("the test range is for final claims; say so with --test")
+    split: Split = "test" if is_test else "development"
+    return Suite(
+        path,
+        file.name or path.stem,
+        project,
+        file,
+        split,
+        _seeds(_Place(path, ("seeds",)), file.seeds if seeds is None else seeds, split),
+        tuple(_scenarios(path, file)),
+        tuple(_contenders(path, project, file, policies)),
+    )
+
+
+def _project_of(path: Path) -> Path:
+    folder = path.resolve().parent
+    return folder.parent if folder.name == FOLDER else folder
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A part of a suite file."""
+
+    path: Path
+    at: Place
+
+    def inside(self, *keys: str | int) -> _Place:
+        return replace(self, at=(*self.at, *keys))
+
+    def problem(self, words: str) -> ConfigError:
+        key = ".".join(map(str, self.at))
+        return ConfigError(f"{self.path}:{line_of(self.path, self.at)}: {key or '(top level)'}: {words}", field=key)
+
+    def tell(self, step: Callable[..., T], *given: Any) -> T:
+        """Carry a step out; what it has against its arguments is told with this place."""
+        try:
+            return step(*given)
+        except ConfigError as error:
+            raise self.problem(error.message) from None
+
+
+def _not_empty(file: SuiteFile) -> None:
+    for key in ("scenarios", "contenders"):
+        if not getattr(file, key):
+            raise ConfigError(f"{key}: give one at least")
+
+
+def _seeds(place: _Place, given: int | list[int], split: Split) -> tuple[int, ...]:
+    known = DEVELOPMENT_SEEDS if split == "development" else TEST_SEEDS
+    if isinstance(given, int):
+        if not 1 <= given <= len(known):
+            raise place.problem(f"from 1 to {len(known)} seeds, not {given}")
+        return tuple(known[:given])
+    for index, seed in enumerate(given):
+        if seed not in known:
+            span = f"{known.start} to {known.stop - 1}"
+            raise place.inside(index).problem(f"seed {seed} is not of the {split} range ({span})")
+        if seed in given[:index]:
+            raise place.inside(index).problem(f"seed {seed} stands here twice")
+    if not given:
+        raise place.problem("give one at least")
+    return tuple(given)
+
+
+def _scenarios(path: Path, file: SuiteFile) -> list[Scenario]:
+    found: list[Scenario] = []
+    for index, entry in enumerate(file.scenarios):
+        at = _Place(path, ("scenarios", index))
+        for scenario in _of_entry(at, entry):
+            if scenario.name in (other.name for other in found):
+                raise at.problem(f"{scenario.name} is there already; give this one a label")
+            found.append(scenario)
+    return found
+
+
+def _of_entry(at: _Place, entry: ScenarioEntry) -> list[Scenario]:
+    made = []
+    for number, task in enumerate(entry.task):
+        place = at.inside("task", number)
+        if not isinstance(task, str):
+            raise place.problem(f"give the name of a task (got {task!r:.80})")
+        facts = place.tell(task_facts, task)
+        recipe = _recipe(at.inside("recipe"), facts.recipe, entry.recipe)
+        for which, fault in enumerate(entry.fault):
+            kind = at.inside("fault", which).tell(fault_kind, str(fault))
+            label = entry.label or str(entry.recipe.get("schedule", ""))
+            made.append(Scenario(task=facts.name, fault=kind.name, recipe=recipe, label=label))
+    return made
+
+
+def _recipe(place: _Place, recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+    for key in changes:
+        if key not in Recipe.model_fields:
+            known = sorted(Recipe.model_fields)
+            raise place.inside(key).problem(f"unknown key{did_you_mean(key, known)}; known here: {', '.join(known)}")
+    try:
+        changed = recipe.with_changes(**changes)
+    except ValidationError as error:
+        first = error.errors()[0]["loc"]
+        raise place.inside(*first).problem(failure_words(error)) from None
+    for key in ("steps", "eval_every", "lr"):
+        if getattr(changed, key) <= 0:
+            raise place.inside(key).problem(f"must be above 0, not {getattr(changed, key)}")
+    return changed
+
+
+def _contenders(path: Path, project: Path, file: SuiteFile, policies: Sequence[str]) -> list[ContenderEntry]:
+    found: list[ContenderEntry] = []
+    for index, given in enumerate(file.contenders):
+        place = _Place(path, ("contenders", index))
+        entry = read_contender(given, path, place.at, project, file.settings)
+        if entry.name in (other.name for other in found):
+            raise place.problem(f"two contenders are called {entry.name!r}; give this one another `name`")
+        found.append(entry)
+    for reference in policies:
+        entry = read_contender(reference, None, (), project, file.settings)
+        found = [other for other in found if other.name != entry.name] + [entry]
+    return found
