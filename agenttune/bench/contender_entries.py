@@ -1,4 +1,4 @@
-"""The contenders of a suite file: a name or a mapping -> who takes part, with the checksums of what they are made of."""
+"""Entries of a suite's `contenders` -> who takes part, with the checksums of what they are made of."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import create_model
 
 from agenttune.bench.contenders.shipped import contender_class, contenders
 from agenttune.bench.settings import BenchSettings
-from agenttune.config import Place, Settings, line_of, load_yaml
+from agenttune.config import Place, Settings, load_yaml, written_at
 from agenttune.config.plugins import is_class_reference
 from agenttune.config.resources import list_resources
 from agenttune.errors import ConfigError
@@ -76,8 +76,7 @@ def read_contender(given: Any, file: Path | None, at: Place, project: Path, sett
     except ConfigError as error:
         if file is None or error.message.startswith(f"{file}:"):
             raise
-        key = ".".join(map(str, at))
-        raise ConfigError(f"{file}:{line_of(file, at)}: {key}: {error.message}", field=key) from None
+        raise ConfigError(f"{written_at(file, at)}: {error.message}", field=".".join(map(str, at))) from None
 
 
 def _bare(name: str, is_from_shell: bool) -> dict[str, Any]:

@@ -73,7 +73,7 @@ class Runner:
         waiting = deque(cell for cell in cells if cell.key not in self._states)
         taken: deque[Cell] = deque()
         under_way: dict[str, Cell] = {}
-        progress = self._told(len(keys), None, 0)
+        self._told(len(keys), None, 0)
         while waiting or taken or under_way:
             self._live()
             while waiting and len(under_way) < self.backend.slots:
@@ -86,12 +86,12 @@ class Runner:
                 self.store.keep(result)
                 del under_way[result.cell.key]
                 self._states[result.cell.key] = result.state
-                progress = self._told(len(keys), result, len(taken))
+                self._told(len(keys), result, len(taken))
             if not waiting and not under_way and taken:
                 time.sleep(OTHERS_S)
                 waiting, taken = taken, deque()
                 self._read_states(keys)
-                progress = self._told(len(keys), None, len(waiting))
+                self._told(len(keys), None, len(waiting))
         return self._told(len(keys), None, 0)
 
     def _begin(self, cell: Cell, under_way: dict[str, Cell], taken: deque[Cell]) -> None:

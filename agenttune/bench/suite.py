@@ -15,7 +15,7 @@ from agenttune.bench.contender_entries import ContenderEntry, read_contender
 from agenttune.bench.faults import DEVELOPMENT_SEEDS, TEST_SEEDS, fault_kind
 from agenttune.bench.settings import BenchSettings
 from agenttune.bench.training import Recipe, Split
-from agenttune.config import Place, Settings, line_of, load_yaml
+from agenttune.config import Place, Settings, load_yaml, written_at
 from agenttune.config.resources import find_resource
 from agenttune.config.setting import Positive
 from agenttune.errors import ConfigError
@@ -144,8 +144,7 @@ class _Place:
         return replace(self, at=(*self.at, *keys))
 
     def problem(self, words: str) -> ConfigError:
-        key = ".".join(map(str, self.at))
-        return ConfigError(f"{self.path}:{line_of(self.path, self.at)}: {key or '(top level)'}: {words}", field=key)
+        return ConfigError(f"{written_at(self.path, self.at)}: {words}", field=".".join(map(str, self.at)))
 
     def tell(self, step: Callable[..., T], *given: Any) -> T:
         """Carry a step out; what it has against its arguments is told with this place."""

@@ -60,9 +60,7 @@ def run(
     backend: Annotated[str, typer.Option("--backend", help="local, or ray for a cluster.")] = "local",
     only: Annotated[
         str,
-        typer.Option(
-            "--only", metavar="PATTERN", help="Cells whose task/fault/contender/seed fits, such as */guardian/*."
-        ),
+        typer.Option("--only", metavar="PATTERN", help="Only the cells whose task/fault/contender/seed fits."),
     ] = "",
     keep_runs: Annotated[bool, typer.Option("--keep-runs", help="Keep each run's log, for its own report.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Do cells again that had failed.")] = False,
@@ -118,9 +116,8 @@ def _run(
         finally:
             made.close()
     failures = f", {ended.failed} of them failed" if ended.failed else ""
-    console.print(
-        f"{ended.done} cells{failures}; results in {out}; report: agenttune bench report {out}", soft_wrap=True
-    )
+    words = f"{ended.done} cells{failures}; results in {out}; report: agenttune bench report {out}"
+    console.print(words, soft_wrap=True)
 
 
 def _example(suite: Suite) -> str:

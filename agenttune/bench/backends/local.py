@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import threading
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from concurrent.futures import TimeoutError as LimitReached
 from multiprocessing.connection import wait as wait_for_handles
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any
 
 import psutil
@@ -17,12 +20,31 @@ from agenttune.bench.cell import CellResult
 from agenttune.bench.play import PID_NAME, Work, failed, play_in_worker, printed_end, tidy
 from agenttune.errors import NotSupported
 
-THREADS = dict.fromkeys(
-    ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "RAYON_NUM_THREADS"), "1"
-) | {"TOKENIZERS_PARALLELISM": "false"}
+_LIBRARIES = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "RAYON")
+THREADS = {f"{library}_NUM_THREADS": "1" for library in _LIBRARIES} | {"TOKENIZERS_PARALLELISM": "false"}
 """One thread a worker: with several, workers wait for each other's, and sums are in another order."""
-PRELOADED = ["agenttune.bench.play", "torch", "transformers"]
-"""Imported once, in the process that workers are forked from."""
+PRELOADED = ("agenttune.bench.play", "torch", "transformers")
+"""What takes seconds to import."""
+
+
+class _Worker(ForkServerProcess):
+    """A worker process."""
+
+    def start(self) -> None:
+        """Without the script that started this process: multiprocessing would import it in every worker."""
+        main = sys.modules["__main__"]
+        kept = {name: getattr(main, name, None) for name in ("__file__", "__spec__")}
+        try:
+            for name in kept:
+                setattr(main, name, None)
+            super().start()
+        finally:
+            for name, value in kept.items():
+                setattr(main, name, value)
+
+
+class _Context(ForkServerContext):
+    Process = _Worker
 
 
 class Local(Backend):
@@ -30,12 +52,13 @@ class Local(Backend):
 
     Args:
         workers: How many; default: the cores that this process may use.
+        preload: Modules that are imported once, in the process that workers are forked from.
 
     Raises:
         NotSupported: The package that keeps the workers is not installed.
     """
 
-    def __init__(self, workers: int | None = None) -> None:
+    def __init__(self, workers: int | None = None, preload: Sequence[str] = PRELOADED) -> None:
         try:
             from pebble import ProcessPool
         except ImportError:
@@ -46,8 +69,8 @@ class Local(Backend):
             ) from None
         self.slots = workers or usable_cores()
         os.environ.update(THREADS)  # workers inherit it, and libraries read it when they are loaded
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOADED)
+        context = _Context()
+        context.set_forkserver_preload(list(preload))
         self._pool: Any = ProcessPool(max_workers=self.slots, max_tasks=0, initializer=_started, context=context)
         self._work: dict[Future[CellResult], Work] = {}
 
