@@ -52,16 +52,16 @@ class AsTool:
     Attributes:
         name: For clients that are offered a tool for each read.
         word: What is read, for `read` of language models and `show` of the command line.
-        description: Empty: the read's own.
         arguments: By name, each a type and a default; None: the fields of the read.
+        description: Empty: the first paragraph of the read's own.
         brief: What `read`, which has few words, says of an argument.
         keep_first: Of a list that is too long, leave out the last entries instead of the first ones.
     """
 
     name: str
     word: str
-    description: str = ""
     arguments: Mapping[str, tuple[Any, Any]] | None = None
+    description: str = ""
     brief: Mapping[str, str] = field(default_factory=dict)
     keep_first: bool = False
 
@@ -264,15 +264,15 @@ class CurveQuery(RunQuery[Curve]):
     tool = AsTool(
         "get_metrics",
         "metrics",
-        "Values of one metric over steps, downsampled to at most `max_points`; without `metric`, which metrics there "
-        "are.\n\n"
-        "A row is [last step of the bucket, mean, low, high]. Non-finite values are counted beside, not averaged.",
         {
             "metric": (MetricName | None, Field(None, description="Its name.")),
             "first_step": (ToolStep, Field(0, description="From this step on.")),
             "last_step": (ToolStep | None, Field(None, description="Up to this step. Default: the newest.")),
-            "max_points": (Annotated[Int, Field(ge=1, le=200)], Field(50, description="At most so many rows.")),
+            "max_points": (Int, Field(50, ge=1, le=200, description="At most so many rows.")),
         },
+        description="Values of one metric over steps, downsampled to at most `max_points`; without `metric`, which "
+        "metrics there are.\n\nA row is [last step of the bucket, mean, low, high]. Non-finite values are counted "
+        "beside, not averaged.",
     )
     name: str
     branch: BranchName = "main"
@@ -305,27 +305,22 @@ class ObservationQuery(RunQuery[Observation]):
     tool = AsTool(
         "get_findings",
         "findings",
-        "What the detectors saw, newest last: divergence, spikes, plateaus, non-finite values, overfitting.",
         {"limit": (Newest, 10)},
+        "What the detectors saw, newest last: divergence, spikes, plateaus, non-finite values, overfitting.",
     )
 
 
 @register_read
 class KnobsQuery(RunQuery[Knobs]):
-    """Every live-tunable value as it stands."""
+    """Every value that can be tuned: base (what the schedule scales) and effective, unit, bounds, and by what tool."""
 
     path = "/knobs"
-    tool = AsTool(
-        "get_optimizer",
-        "optimizer",
-        "Every value that can be tuned: base (what the schedule scales) and effective, unit, bounds, and by what tool.",
-        keep_first=True,
-    )
+    tool = AsTool("get_optimizer", "optimizer", keep_first=True)
 
 
 @register_read
 class ModelQuery(RunQuery[Model]):
-    """The model's layers: parameter counts, what is trainable, what can be done to each.
+    """The model's layers: parameters, how many are trained, what can be done to each; with `norms`, measured now.
 
     As last read by the trainer. With `norms` the trainer is asked to measure, and the answer waits for it up to
     `wait_s`; that takes time from training, so it wants a role that may propose commands.
@@ -335,11 +330,10 @@ class ModelQuery(RunQuery[Model]):
     tool = AsTool(
         "get_model_tree",
         "model",
-        "The model's layers: parameters, how many are trained, what can be done to each; with `norms`, measured now.",
         {
-            "layer": (Annotated[Text, Field(max_length=512)], Field("", description=LAYER)),
+            "layer": (Text, Field("", max_length=512, description=LAYER)),
             "norms": (Bool, Field(False, description=NORMS)),
-            "depth": (Annotated[Int, Field(ge=0, le=8)], Field(2, description="Levels below `layer` that are shown.")),
+            "depth": (Int, Field(2, ge=0, le=8, description="Levels below `layer` that are shown.")),
         },
         brief={"norms": "model: measure norms of weights and gradients", "layer": "model: only this one"},
     )
@@ -350,44 +344,34 @@ class ModelQuery(RunQuery[Model]):
 
 @register_read
 class DatasetQuery(RunQuery[Dataset]):
-    """The training dataset and its parameters, as last read."""
+    """The training dataset: type, size, and the parameters that can be changed."""
 
     path = "/dataset"
-    tool = AsTool("get_dataset", "dataset", "The training dataset: type, size, and the parameters that can be changed.")
+    tool = AsTool("get_dataset", "dataset")
 
 
 @register_read
 class CheckpointsQuery(RunQuery[Checkpoints]):
-    """Checkpoints that still exist, in order of saving."""
+    """Checkpoints that still exist, newest last, with the goal metric as last evaluated before each."""
 
     path = "/checkpoints"
-    tool = AsTool(
-        "list_checkpoints",
-        "checkpoints",
-        "Checkpoints that still exist, newest last, with the goal metric as last evaluated before each.",
-        {"limit": (Newest, 20)},
-    )
+    tool = AsTool("list_checkpoints", "checkpoints", {"limit": (Newest, 20)})
 
 
 @register_read
 class BranchesQuery(RunQuery[Branches]):
-    """Every branch: which it went off, at which step, from which checkpoint; as a list and as a tree."""
+    """The run's branches: each restored checkpoint began one."""
 
     path = "/branches"
-    tool = AsTool("list_branches", "branches", "The run's branches: each restored checkpoint began one.")
+    tool = AsTool("list_branches", "branches")
 
 
 @register_read
 class HistoryQuery(RunQuery[History]):
-    """The newest commands, what became of them, and the goal metric before and after each."""
+    """What was tried in this run and what came of it: state, verdict, change, effect against the forecast."""
 
     path = "/history"
-    tool = AsTool(
-        "get_history",
-        "history",
-        "What was tried in this run and what came of it: state, verdict, change, effect against the forecast.",
-        {"limit": (Newest, 10)},
-    )
+    tool = AsTool("get_history", "history", {"limit": (Newest, 10)})
     limit: Limit = 50
 
 

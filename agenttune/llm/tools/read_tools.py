@@ -57,7 +57,7 @@ class ReadTool:
 
     def shape(self) -> ToolShape:
         parameters = {k: v for k, v in plain_schema(self.arguments.model_json_schema()).items() if k != "description"}
-        described = self.declared.description or inspect.cleandoc(self.query.__doc__ or "")
+        described = self.declared.description or inspect.cleandoc(self.query.__doc__ or "").split("\n\n")[0]
         return ToolShape(name=self.declared.name, description=described, parameters=parameters, is_read_only=True)
 
     def answer(self, reader: RunReader, given: BaseModel | None = None) -> str:
