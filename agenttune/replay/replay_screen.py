@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from agenttune.protocol.text import clean, command_words, dollars, duration, number
+from agenttune.protocol.text import MAX_CHARACTERS, command_words, cut, dollars, duration, number
 from agenttune.replay.outcome import AppliedCommand, Around, Replay, Wanted
 from agenttune.replay.replay import Replayed
 from agenttune.replay.transcripts import RecordedCall, Transcripts
+from agenttune.views.report.markdown import escaped, listed, table
+from agenttune.views.report.terminal import print_markdown
 from agenttune.views.terminal.chart import Marks, loss_chart
 
 CHART_HEIGHT, CHART_WIDTH = 14, 100
@@ -19,6 +19,7 @@ WANTED_MARK, DONE_MARK = "P", "X"
 WANTED_COLOUR, DONE_COLOUR = "red+", "green+"
 MOST_LINES = 60
 """Proposals that are listed; --json has all of them."""
+CELL_CHARACTERS = 4 * MAX_CHARACTERS
 
 
 def print_replay(console: Console, replayed: Replayed) -> None:
@@ -28,61 +29,52 @@ def print_replay(console: Console, replayed: Replayed) -> None:
         Marks([item.step for item in outcome.done], DONE_MARK, DONE_COLOUR),
         Marks([item.step for item in outcome.wanted], WANTED_MARK, WANTED_COLOUR),
     ]
-    console.print(_head(outcome), soft_wrap=True)
+    print_markdown(console, _head(outcome))
     width = min(CHART_WIDTH, console.width)
     console.print(loss_chart(replayed.curve, replayed.evaluations, width, CHART_HEIGHT, marks))
-    console.print(
-        Text(f"{WANTED_MARK} the policy would have acted; {DONE_MARK} something was really done", style="dim")
-    )
-    _print_wanted(console, outcome)
-    _print_done(console, outcome)
-    for note in outcome.notes:
-        console.print(Text(f"note: {clean(note, 1000)}", style="dim"), soft_wrap=True)
+    legend = f"{WANTED_MARK} the policy would have acted; {DONE_MARK} something was really done"
+    notes = [f"note: {escaped(note)}" for note in outcome.notes]
+    print_markdown(console, "\n\n".join([legend, *_wanted(outcome), *_done(outcome), *notes]))
 
 
-def _head(outcome: Replay) -> Text:
+def _head(outcome: Replay) -> str:
     steps = f"steps {outcome.first_step} to {outcome.last_step}"
     asked = f"asked {outcome.decisions} times in {duration(outcome.duration_s)}"
     cost = "" if not outcome.calls else f", {outcome.calls} calls of a language model, {_money(outcome.usd)}"
-    policy = (clean(outcome.policy), "bold magenta")
-    return Text.assemble((clean(outcome.recording), "bold"), f", {steps}: policy ", policy, f" {asked}{cost}")
+    return f"**{escaped(outcome.recording)}**, {steps}: policy **{escaped(outcome.policy)}** {asked}{escaped(cost)}"
 
 
 def _money(usd: float | None) -> str:
     return "price unknown" if usd is None else dollars(usd)
 
 
-def _print_wanted(console: Console, outcome: Replay) -> None:
+def _wanted(outcome: Replay) -> Iterator[str]:
     if not outcome.wanted:
-        console.print("It would have done nothing.")
+        yield "It would have done nothing."
         return
-    table = Table(title="What it would have done", title_justify="left", title_style="bold")
-    table.add_column("step", justify="right", no_wrap=True)
-    for heading in ("command", "why", f"really, within {outcome.window_steps} steps"):
-        table.add_column(heading, overflow="fold")
-    for item in outcome.wanted[:MOST_LINES]:
-        table.add_row(str(item.step), _command(item), Text(clean(item.rationale)), _really(item))
-    console.print(table)
+    yield "## What it would have done"
+    head = f"| step | command | why | really, within {outcome.window_steps} steps |\n|--:|---|---|---|"
+    yield table((_cells(i.step, _command(i), i.rationale, _really(i)) for i in outcome.wanted[:MOST_LINES]), head)
     if len(outcome.wanted) > MOST_LINES:
-        console.print(f"and {len(outcome.wanted) - MOST_LINES} more; --json lists all of them")
+        yield f"and {len(outcome.wanted) - MOST_LINES} more; --json lists all of them"
 
 
-def _command(item: Wanted) -> Text:
-    text = Text(clean(command_words({"kind": item.kind, **item.arguments})))
-    if item.shadow:
-        text.append(" (in shadow)", style="dim")
-    if item.refused:
-        text.append(f" (refused by {clean(item.refused)})", style="yellow")
-    return text
+def _cells(*parts: object) -> list[str]:
+    return [escaped(str(part), CELL_CHARACTERS) for part in parts]
 
 
-def _really(item: Wanted) -> Text:
+def _command(item: Wanted) -> str:
+    refused = f" (refused by {item.refused})" if item.refused else ""
+    return f"{command_words({'kind': item.kind, **item.arguments})}{' (in shadow)' if item.shadow else ''}{refused}"
+
+
+def _really(item: Wanted) -> str:
     what = "; ".join(_told(done) for done in item.done) or "nothing was done"
-    return Text(f"{what}. {_around(item.around)}".strip(" ."))
+    return f"{what}. {_around(item.around)}".strip(" .")
 
 
 def _told(done: AppliedCommand) -> str:
-    return f"step {done.step}: {clean(done.summary)} by {clean(done.author, 30)}"
+    return f"step {done.step}: {cut(done.summary, MAX_CHARACTERS)} by {cut(done.author, 30)}"
 
 
 def _around(around: Around) -> str:
@@ -91,62 +83,53 @@ def _around(around: Around) -> str:
     return ", ".join(shown)
 
 
-def _print_done(console: Console, outcome: Replay) -> None:
+def _done(outcome: Replay) -> Iterator[str]:
     if not outcome.done:
-        console.print("In the recorded run nothing was done." if outcome.source == "log" else _unknown(outcome))
+        source = outcome.source.replace("_", " ")
+        unknown = f"What was changed by hand in that run is not recorded in {source} files."
+        yield "In the recorded run nothing was done." if outcome.source == "log" else unknown
         return
     shared = sum(item.proposed_at_step is not None for item in outcome.done)
-    console.print(Text(f"Of {len(outcome.done)} commands really applied, it would have given {shared} too:"))
-    for item in outcome.done:
-        also = "not proposed" if item.proposed_at_step is None else f"proposed at step {item.proposed_at_step}"
-        console.print(Text(f"  {_told(item)} ({also})"), soft_wrap=True)
-
-
-def _unknown(outcome: Replay) -> str:
-    return f"What was changed by hand in that run is not recorded in {outcome.source.replace('_', ' ')} files."
+    yield f"Of {len(outcome.done)} commands really applied, it would have given {shared} too:"
+    also = (
+        "not proposed" if i.proposed_at_step is None else f"proposed at step {i.proposed_at_step}" for i in outcome.done
+    )
+    yield listed(
+        [f"{_told(item)} ({words})" for item, words in zip(outcome.done, also, strict=True)], len(outcome.done)
+    )
 
 
 def print_transcripts(console: Console, transcripts: Transcripts) -> None:
     """Show the calls of a run."""
-    console.print(
-        Text.assemble(
-            (clean(transcripts.run), "bold"),
-            f": {len(transcripts.calls)} calls, {transcripts.input_tokens} tokens in, "
-            f"{transcripts.output_tokens} out, {_money(transcripts.usd)}",
-        ),
-        soft_wrap=True,
+    cost = f"{transcripts.output_tokens} out, {escaped(_money(transcripts.usd))}"
+    head = f"{len(transcripts.calls)} calls, {transcripts.input_tokens} tokens in, {cost}"
+    columns = "| step | asked | answered | cost | decided, and what came of it |\n|--:|---|---|---|---|"
+    rows = (
+        _cells("-" if call.step is None else call.step, _asked(call), _answered(call), _cost(call), _decided(call))
+        for call in transcripts.calls
     )
-    table = Table()
-    table.add_column("step", justify="right", no_wrap=True)
-    for heading in ("asked", "answered", "cost", "decided, and what came of it"):
-        table.add_column(heading, overflow="fold")
-    for call in transcripts.calls:
-        step = "-" if call.step is None else str(call.step)
-        table.add_row(step, _asked(call), _answered(call), _cost(call), Text("\n".join(_decided(call)) or "-"))
-    console.print(table)
+    print_markdown(console, f"**{escaped(transcripts.run)}**: {head}\n\n{table(rows, columns)}")
 
 
-def _asked(call: RecordedCall) -> Text:
-    return Text(f"{call.purpose} ({clean(call.model, 40)}): {clean(call.asked, 200)}")
+def _asked(call: RecordedCall) -> str:
+    return f"{call.purpose} ({cut(call.model, 40)}): {cut(call.asked, 200)}"
 
 
-def _answered(call: RecordedCall) -> Text:
-    if call.error:
-        return Text(clean(call.error), style="red")
+def _answered(call: RecordedCall) -> str:
     uses = [f"{use.name} {use.arguments}" for use in call.tool_uses]
-    return Text(clean(" ".join([call.answer, *uses])) or "nothing")
+    return cut(call.error or " ".join([call.answer, *uses]), MAX_CHARACTERS) or "nothing"
 
 
-def _cost(call: RecordedCall) -> Text:
+def _cost(call: RecordedCall) -> str:
     tokens = "" if call.usage is None else f"{call.usage.total_tokens} tokens, "
-    return Text(f"{tokens}{_money(call.usd)}, {duration(call.latency_s)}")
+    return f"{tokens}{_money(call.usd)}, {duration(call.latency_s)}"
 
 
-def _decided(call: RecordedCall) -> Sequence[str]:
+def _decided(call: RecordedCall) -> str:
     if call.decision is None:
-        return []
-    lines = [clean(call.decision.reason)] if call.decision.reason else []
+        return "-"
+    told = [cut(call.decision.reason, MAX_CHARACTERS)] if call.decision.reason else []
     for item in call.decision.asked_for:
-        effect = f"; effect {clean(item.effect.words)}" if item.effect is not None else ""
-        lines.append(f"{item.kind} {item.state.value}: {clean(item.summary)}{effect}")
-    return lines + [f"in shadow: {clean(command_words(command))}" for command in call.decision.shadowed]
+        effect = f"; effect {item.effect.words}" if item.effect is not None else ""
+        told.append(f"{item.kind} {item.state.value}: {cut(item.summary, MAX_CHARACTERS)}{effect}")
+    return "; ".join([*told, *(f"in shadow: {command_words(command)}" for command in call.decision.shadowed)]) or "-"

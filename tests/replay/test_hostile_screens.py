@@ -37,14 +37,14 @@ def done(number: int) -> AppliedCommand:
     return AppliedCommand(step=number, kind="set_knob", summary=EVIL, author=EVIL)
 
 
-def test_a_replay() -> None:
+def replayed(name: str) -> Replayed:
     wanted = Wanted(
-        step=10, kind="set_knob", arguments={"name": EVIL}, rationale=EVIL, refused=EVIL, shadow=True, done=[done(11)]
+        step=10, kind="set_knob", arguments={"name": EVIL}, rationale=name, refused=EVIL, shadow=True, done=[done(11)]
     )
     outcome = Replay(
-        recording=EVIL,
+        recording=name,
         source="log",
-        policy=EVIL,
+        policy=name,
         first_step=1,
         last_step=20,
         every_steps=5,
@@ -54,9 +54,18 @@ def test_a_replay() -> None:
         done=[done(12)],
         findings=[],
         duration_s=1.0,
-        notes=[EVIL],
+        notes=[name],
     )
-    check(shown(lambda console: print_replay(console, Replayed(outcome, None, []))), 10)
+    return Replayed(outcome, None, [])
+
+
+def test_a_replay() -> None:
+    check(shown(lambda console: print_replay(console, replayed(EVIL))), 10)
+
+
+def test_markup_is_text_too() -> None:
+    name = "**a** | [b](http://c) <d> `e` [bold]f"
+    assert shown(lambda console: print_replay(console, replayed(name))).count(name) == 4
 
 
 @pytest.mark.parametrize("error", ["", EVIL])
