@@ -110,6 +110,21 @@ def test_any_knob_can_be_looked_at(tmp_path: Path) -> None:
     assert asked(at(10, knob=KnobState(name="smoothing", effective=0.2)), str(path)) is None
 
 
+def test_what_redefines_the_training_loss_is_compared_by_the_goal_where_the_file_says_so(tmp_path: Path) -> None:
+    path, text = tmp_path / "smooth.yaml", "type: lookahead\nknob: smoothing\nfactors: [3]\nfirst_step: 1\n"
+    seen = at(10, knob=KnobState(name="smoothing", effective=0.1, redefines="training"))
+    path.write_text(text, encoding="utf-8")
+    assert (
+        "another meaning, so that trials cannot be compared by it; set metric: goal" in decide(seen, str(path)).reason
+    )
+    path.write_text(f"{text}metric: goal\n", encoding="utf-8")
+    command = asked(seen, str(path))
+    assert command is not None
+    assert command.metric == "goal"
+    every = at(10, knob=KnobState(name="smoothing", effective=0.1, redefines="every_loss"))
+    assert decide(every, str(path)).reason.endswith("cannot be compared by it")
+
+
 def test_a_factor_of_one_is_refused_by_line(tmp_path: Path) -> None:
     path = tmp_path / "none.yaml"
     path.write_text("type: lookahead\nfactors: [1.0]\n", encoding="utf-8")

@@ -59,6 +59,12 @@ def test_a_rule_proposes_its_command_with_figures_in_the_reason(tmp_path: Path) 
     assert draft.valid_for_steps == 10
 
 
+def test_only_what_begins_with_an_equals_sign_is_computed(tmp_path: Path) -> None:
+    text = GOOD.replace("lr: =lr / 2", "lr: =lr / 2\n      lr_sets: base\n      weight_decay: 0.1")
+    [draft] = load(tmp_path, text).decide(observe([2.0] * 50, lr=0.01)).proposals
+    assert draft.command == UpdateOptimizer(lr=0.005, lr_sets="base", weight_decay=0.1)
+
+
 def test_a_rule_whose_condition_is_false_or_unknown_does_nothing(tmp_path: Path) -> None:
     policy = load(tmp_path, GOOD)
     assert policy.decide(observe([0.1] * 50)).proposals == []

@@ -7,14 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from agenttune.errors import StoreFault
 from agenttune.protocol.deadlines import BootTime, Instant
 from agenttune.protocol.observation import HISTORY
 from agenttune.protocol.proposals import Ack, ApprovalRequest, Change, CommandRecord, Proposal, State, Verdict
 from agenttune.protocol.run_info import KnobState, RunInfo
 from agenttune.store.run_log import RunLog
-from agenttune.trainer.execution.acks import as_asked
-from agenttune.trainer.execution.queue import Admission
+from agenttune.trainer.execution.acks import AckWriter, as_asked
+from agenttune.trainer.execution.queue import Admission, CommandQueue
+from agenttune.trainer.integrations.plain_adapter import PlainAdapter
+from agenttune.trainer.knobs import KnobRegistry
+from agenttune.trainer.recording.recorder import Recorder
+from agenttune.trainer.run_state import RunState
 
 pytestmark = pytest.mark.trainer
 APPROVED = Verdict(decision="approved", decided_by="auto")
@@ -153,3 +159,63 @@ def test_an_ack_says_what_was_asked_where_a_limit_or_a_person_made_another_value
     assert [(c.name, c.requested, c.effective) for c in told.changes] == [("lr", 0.5, 0.02), ("schedule", "b", "b")]
     for verdict in None, APPROVED:
         assert as_asked(record.model_copy(update={"verdict": verdict}), ack) == ack
+
+
+# -- the queue ---------------------------------------------------------------------------------------------------------
+
+
+class FaultyLog(RunLog):
+    """A log that cannot be read at times."""
+
+    is_faulty = False
+
+    def commands(self, *states: State, **given: Any) -> list[CommandRecord]:
+        if self.is_faulty:
+            raise StoreFault("disk I/O error")
+        return super().commands(*states, **given)
+
+
+def queue_of(log: RunLog) -> CommandQueue:
+    """The queue of a run whose acks nobody writes down."""
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    run_state = RunState(PlainAdapter(model, optimizer, None, None, None, None, None), KnobRegistry())
+    recorder = Recorder(run_state, None)
+    return CommandQueue(log, run_state, AckWriter(run_state, recorder), recorder)
+
+
+def ids(records: list[CommandRecord]) -> list[str]:
+    return [record.command_id for record in records]
+
+
+def test_what_was_asked_while_the_log_could_not_be_read_comes_once_it_can(make: Callable[..., Trainer]) -> None:
+    run = make()
+    log = FaultyLog.open(run.log.folder)
+    assert isinstance(log, FaultyLog)
+    queue = queue_of(log)
+    assert queue.fetch() == []
+    asked = run.submit(proposed(lr=0.02))
+    log.is_faulty = True
+    assert [queue.fetch(), queue.fetch()] == [[], []]
+    log.is_faulty = False
+    assert ids(queue.fetch()) == [asked.command_id], "though nobody has written to the log since"
+    assert ids(queue.fetch()) == [asked.command_id], "it waits until it is applied or answered"
+
+
+def test_what_the_trainer_itself_asks_for_goes_first(make: Callable[..., Trainer]) -> None:
+    run = make()
+    agents, own = run.submit(proposed(lr=0.02)), run.submit(proposed("trainer", lr=0.01))
+    queue = queue_of(run.log)
+    assert ids(queue.next(set())) == [own.command_id]
+    assert ids(queue.next({own.command_id})) == [agents.command_id]
+
+
+def test_only_a_persons_pause_or_stop_interrupts_what_everything_else_waits_for(make: Callable[..., Trainer]) -> None:
+    run = make()
+    queue = queue_of(run.log)
+    for author, kind in ("agent", "pause_training"), ("operator", "do_evaluate"):
+        run.submit(proposed(author, kind=kind))
+        assert queue.interruption() is None
+    stop = run.submit(proposed("operator", kind="stop_training"))
+    assert [queue.interruption(), queue.interruption()] == [stop, stop], "it is taken off by `next` alone"
+    assert len(queue.fetch()) == 3
