@@ -81,7 +81,7 @@ def test_shipped_config_documents_every_key_and_loads() -> None:
         ("run:\n  script: x.py\n  nmae: y\n", "config.yaml:3: run.nmae: unknown key; did you mean 'name'?"),
         ("run: {}\n", "config.yaml:1: run: give either 'script' or 'module'"),
         ("run: {script: x.py}\nserver: {port: 99999}\n", "config.yaml:2: server.port"),
-        ("run: {script: x.py}\npolicy: gaurdian\n", "no policy 'gaurdian'; there are:"),
+        ("run: {script: x.py}\npolicy: gaurdian\n", "no policy 'gaurdian'; did you mean 'guardian'?; there are:"),
         ("run: {script: y.py}\n", "run.script: there is no file"),
         ("run: {module: no_such_module_x}\n", "run.module: there is no module 'no_such_module_x'"),
         ("run: {module: json.nothing}\n", "run.module: there is no module 'nothing' in 'json'"),

@@ -282,7 +282,10 @@ def test_a_policy_beside_the_file_is_found_by_its_path(tmp_path: Path) -> None:
             ":9: policy.policies.1.policy.tims: unknown key; did you mean 'times'?",
         ),
         (NESTED.replace("steps: 30", "steps: 0"), ":10: policy.policies.1.policy.policy.steps: "),
-        (NESTED.replace("- guardian", "- gardian"), ":5: policy.policies.0: no policy 'gardian'; there are: "),
+        (
+            NESTED.replace("- guardian", "- gardian"),
+            ":5: policy.policies.0: no policy 'gardian'; did you mean 'guardian'?; there are: ",
+        ),
         (NESTED.replace("type: shadow", "type: shado"), ":6: policy.policies.1.type: unknown type 'shado'; did you"),
         ("type: shadow\n", ":1: policy: this key is required"),
         ("type: shadow\npolicy: 3\n", ":2: policy: give the name or the path of a policy"),

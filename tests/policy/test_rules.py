@@ -220,7 +220,9 @@ def test_the_projects_own_policy_wins_over_a_shipped_one(tmp_path: Path) -> None
 
 
 def test_an_unknown_policy_is_answered_with_those_there_are(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no policy .gardian.; there are: .*guardian") as caught:
+    with pytest.raises(
+        ConfigError, match=r"no policy .gardian.; did you mean 'guardian'\?; there are: .*guardian"
+    ) as caught:
         load_policy("gardian", PolicyContext(tmp_path))
     assert caught.value.allowed == list_resources("policies", tmp_path)
     with pytest.raises(ConfigError, match="no policy"):
