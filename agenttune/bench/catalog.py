@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from importlib import import_module
 from typing import Literal
 
@@ -39,6 +40,12 @@ class TaskFacts(Record):
     direction: Literal["minimize", "maximize"] = "minimize"
     chance: float | None = None
     faults: list[str] = Field(default_factory=list)
+
+    def cost(self, value: float) -> float:
+        """A value of the metric such that less is better; one that is no number is worst."""
+        if math.isnan(value):
+            return math.inf
+        return value if self.direction == "minimize" else -value
 
 
 TASKS: dict[str, TaskFacts] = {}

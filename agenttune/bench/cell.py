@@ -60,10 +60,10 @@ class Cell(Record):
 
 
 class Intervention(Record):
-    """A command of the contender's, and what became of it.
+    """A command of the contender's and what became of it, or a change that a recipe made without a gate.
 
     Attributes:
-        kind: Of command.
+        kind: Of command; of a recipe's own change: `restart`, `new_lr`, `choose`, `copy`, `stop`.
         step: At which it was asked for.
         state: As in the log: `applied`, `rejected`, `expired`, `reverted`, ...
         words: Value and reason, in a line.

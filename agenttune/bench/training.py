@@ -148,7 +148,7 @@ class Live(ABC):
 
     @abstractmethod
     def load(self, saved: Any, clear_optimizer: bool = False) -> None:
-        """Put weights and optimizer state back; the data goes on.
+        """Put weights and optimizer state back; the data goes on, and rates and schedule stay as they are now.
 
         Args:
             saved: By `save`.
@@ -157,7 +157,7 @@ class Live(ABC):
 
     @abstractmethod
     def evaluate(self) -> float:
-        """The task's metric now. Costs no steps; random states stay as they are."""
+        """The task's metric now, as the run shows it. Costs no steps; random states stay as they are."""
 
     @abstractmethod
     def stop(self) -> None:

@@ -67,6 +67,7 @@ class Trial:
         budget: int | None = None,
         jitter: float = 0.0,
         without_fault: bool = False,
+        is_free: bool = False,
     ) -> Trained:
         """One training from the cell's start, with its fault.
 
@@ -77,10 +78,12 @@ class Trial:
             budget: Steps at most; default: what is left.
             jitter: As in `Training`.
             without_fault: For references: nothing goes wrong.
+            is_free: For references: it has the whole budget for itself and its steps are not paid for.
         """
         if self._task is None:
             self._task = self.open(self.facts)
-        allowed = self.steps_left if budget is None else min(budget, self.steps_left)
+        left = self.budget if is_free else self.steps_left
+        allowed = left if budget is None else min(budget, left)
         trained = self._task.train(
             Training(
                 recipe=recipe or self.recipe,
@@ -93,7 +96,8 @@ class Trial:
                 jitter=jitter,
             )
         )
-        self.steps_spent += trained.total_steps
+        if not is_free:
+            self.steps_spent += trained.total_steps
         return trained
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from agenttune.bench.cell import Outcome
-from agenttune.bench.contenders.contender import Contender, Trial, register
+from pydantic import Field
+
+from agenttune.bench.cell import Intervention, Outcome
+from agenttune.bench.contenders.contender import Contender, ContenderSettings, Trial, register
 
 JITTER = 1e-6
 """Relative perturbation of the first weights: below what anybody would call a change (guess)."""
+WARMUP_FRAC = 0.05
+"""Of the best-known schedule (guess)."""
 
 
 @register
@@ -27,3 +31,55 @@ class Jitter(Contender):
 
     def play(self, trial: Trial) -> Outcome:
         return Outcome(trained=trial.train(jitter=JITTER), fault=trial.fault)
+
+
+class OracleSettings(ContenderSettings):
+    """Parameters of `oracle`."""
+
+    rates: int | None = Field(None, ge=1)
+    """Size of the grid; nothing: 9 on simulators, 3 on real networks."""
+    factor: float = Field(2.0, gt=1)
+    """Each rate is so many times its neighbour; the task's best-known one is in the middle (guess)."""
+
+    def grid(self, middle: float, tier: int) -> list[float]:
+        """The rates, the middle first: it wins a draw."""
+        rates = self.rates or (9 if tier == 0 else 3)
+        powers = sorted((i - (rates - 1) / 2 for i in range(rates)), key=abs)
+        return [middle * self.factor**power for power in powers]
+
+
+@register
+class Oracle(Contender):
+    """The best constant rate of a grid for this task and seed, without the fault; its steps are not paid for."""
+
+    name, about, role = "oracle", "the best constant rate of a grid for this very seed, without the fault", "reference"
+    settings = OracleSettings
+
+    def play(self, trial: Trial) -> Outcome:
+        own = trial.cell.scenario.recipe
+        recipe = own.with_changes(schedule="constant", warmup_frac=0.0, decay_after_frac=None)
+        rates = self.given.grid(_best_known_lr(trial), trial.facts.tier)
+        tries = [trial.train(recipe.with_changes(lr=lr), without_fault=True, is_free=True) for lr in rates]
+        best = min(tries, key=lambda trained: trial.facts.cost(trained.final))
+        words = f"lr {rates[tries.index(best)]:.3g} of " + ", ".join(f"{lr:.3g}" for lr in sorted(rates))
+        chosen = Intervention(kind="choose", step=0, state="applied", words=words)
+        return Outcome(trained=best, fault=trial.fault, interventions=[chosen])
+
+
+@register
+class BestSchedule(Contender):
+    """The task's well-tuned recipe with a cosine and a short warm-up, without the fault."""
+
+    name, about, role = "best_schedule", "the best-known rate with cosine and warm-up, without the fault", "reference"
+
+    def play(self, trial: Trial) -> Outcome:
+        recipe = trial.cell.scenario.recipe.with_changes(
+            lr=_best_known_lr(trial), schedule="cosine", warmup_frac=WARMUP_FRAC, decay_after_frac=None
+        )
+        return Outcome(trained=trial.train(recipe, without_fault=True, is_free=True), fault=trial.fault)
+
+
+def _best_known_lr(trial: Trial) -> float:
+    """Of the task; of the suite's recipe where that has another optimizer, for which the task's says nothing."""
+    known, own = trial.facts.recipe, trial.cell.scenario.recipe
+    return known.lr if known.optimizer == own.optimizer else own.lr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import tempfile
 import time
@@ -18,7 +17,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from agenttune.bench.catalog import TaskFacts
 from agenttune.bench.tasks.course import recorded
 from agenttune.bench.tasks.injection import Injector, make_injector
-from agenttune.bench.tasks.optimizers import jitter, make_optimizer, make_schedule, scale_lr
+from agenttune.bench.tasks.optimizers import jitter, load_state, make_optimizer, make_schedule, save_state, scale_lr
 from agenttune.bench.training import EvalPoint, Live, Recipe, Split, Task, Trained, Training
 from agenttune.trainer.integrations.hf_trainer import make_interactive
 from agenttune.trainer.options import Options
@@ -278,17 +277,15 @@ class _HfLive(Live):
         scheduler = self._loop.trainer.lr_scheduler
         scale_lr(self._optimizer, getattr(scheduler, "scheduler", scheduler), factor)
 
-    def save(self) -> tuple[Any, Any]:
-        return copy.deepcopy((self._loop.trainer.model.state_dict(), self._optimizer.state_dict()["state"]))
+    def save(self) -> Any:
+        return save_state(self._loop.trainer.model, self._optimizer)
 
     def load(self, saved: Any, clear_optimizer: bool = False) -> None:
-        weights, states = copy.deepcopy(saved)
-        self._loop.trainer.model.load_state_dict(weights)
-        optimizer = self._optimizer
-        optimizer.load_state_dict(optimizer.state_dict() | {"state": {} if clear_optimizer else states})
+        load_state(self._loop.trainer.model, self._optimizer, saved, clear_optimizer)
 
     def evaluate(self) -> float:
-        return self._loop.evaluate()
+        loop, name = self._loop, self._loop.facts.metric
+        return _value(loop.injector.evaluation({name: loop.evaluate()}, self.step, name), name)
 
     def stop(self) -> None:
         self.is_stopped = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from agenttune.bench.training import Recipe
+from agenttune.errors import UserError
 
 STABLE_UNTIL_FRAC = 0.8
 """warmup_stable_decay: where the decay begins (Hu et al. 2024, arXiv 2404.06395, end with the last tenth to fifth)."""
@@ -60,7 +62,75 @@ def make_optimizer(recipe: Recipe, parameters: Iterable[Any]) -> torch.optim.Opt
         return torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=recipe.lr, momentum=SGD_MOMENTUM, weight_decay=recipe.weight_decay)
-    raise NotImplementedError(recipe.optimizer)
+    if recipe.optimizer == "prodigy":
+        return _prodigy(recipe, groups)
+    return _schedule_free(recipe, groups)
+
+
+def _prodigy(recipe: Recipe, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """With the options that its documentation advises: bias correction, and the guard where there is a warm-up."""
+    try:
+        from prodigyopt import Prodigy
+    except ImportError:
+        raise UserError("Prodigy comes with prodigyopt: pip install 'agenttune-toolkit[bench]'") from None
+    for group in groups:
+        group["lr"] = recipe.lr  # it refuses groups with different ones
+    made: torch.optim.Optimizer = Prodigy(
+        groups,
+        lr=recipe.lr,
+        weight_decay=recipe.weight_decay,
+        use_bias_correction=True,
+        safeguard_warmup=recipe.warmup_frac > 0,
+    )
+    return made
+
+
+def _schedule_free(recipe: Recipe, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """Its warm-up is the recipe's: the average weighs steps by their rate, wherever that comes from."""
+    try:
+        from schedulefree import AdamWScheduleFree
+    except ImportError:
+        raise UserError("Schedule-Free comes with schedulefree: pip install 'agenttune-toolkit[bench]'") from None
+    made: torch.optim.Optimizer = AdamWScheduleFree(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    return made
+
+
+GROUP_STATE = frozenset(
+    ["d", "d_max", "d_numerator", "d_denom", "d_hat", "k", "train_mode", "weight_sum", "lr_max", "scheduled_lr"]
+)
+"""What Prodigy and Schedule-Free keep of their state beside the rate, in a parameter group."""
+
+
+def save_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
+    """A copy of weights and optimizer state."""
+    groups = [{k: v for k, v in group.items() if k in GROUP_STATE} for group in optimizer.param_groups]
+    return copy.deepcopy((model.state_dict(), optimizer.state_dict()["state"], groups))
+
+
+def load_state(model: nn.Module, optimizer: torch.optim.Optimizer, saved: Any, clear_optimizer: bool = False) -> None:
+    """Put it back; rates stay as they are.
+
+    Args:
+        saved: By `save_state`.
+        clear_optimizer: The weights alone, and an optimizer as it was when it was made.
+    """
+    weights, states, groups = copy.deepcopy(saved)
+    model.load_state_dict(weights)
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": states})
+    for group, before in zip(optimizer.param_groups, groups, strict=True):
+        group.update(before)
+    if clear_optimizer:
+        _clear(optimizer)
+
+
+def _clear(optimizer: torch.optim.Optimizer) -> None:
+    """Forget the past. Weights that are in use between steps only (Schedule-Free) become those to be evaluated."""
+    to_evaluation = getattr(optimizer, "eval", None)
+    if to_evaluation is not None:
+        to_evaluation()
+    optimizer.state.clear()
+    for group in optimizer.param_groups:
+        group.update({k: v for k, v in optimizer.defaults.items() if k in GROUP_STATE})
 
 
 def _groups(recipe: Recipe, parameters: Iterable[Any]) -> list[dict[str, Any]]:

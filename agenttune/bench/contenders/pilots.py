@@ -1,0 +1,101 @@
+"""Pilots: short runs at several rates, and the best of them from the start with the steps that are left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from agenttune.bench.cell import Intervention, Outcome
+from agenttune.bench.contenders.contender import Contender, ContenderSettings, Trial, register
+from agenttune.bench.contenders.restarts import RestartFromBest, RestartSettings
+from agenttune.bench.training import Hook, Recipe
+from agenttune.config.setting import Positive
+from agenttune.errors import ConfigError
+
+
+class PilotsSettings(ContenderSettings):
+    """Parameters of `pilots`."""
+
+    factors: list[Positive] = Field([0.1, 0.3, 1.0, 3.0, 10.0], min_length=1)
+    """On the user's rate, one a pilot."""
+    pilot_frac: float = Field(0.1, gt=0, lt=1)
+    """Steps of each, as a part of the budget."""
+
+
+class PilotsRestartSettings(PilotsSettings, RestartSettings):
+    """Parameters of `pilots_restart`."""
+
+    pilot_frac: float = Field(0.05, gt=0, lt=1)
+    """Steps of each, as a part of the budget."""
+
+
+def shortened(recipe: Recipe, steps: int) -> Recipe:
+    """The same script, told to make so many steps: its schedule is laid out for them."""
+    return recipe.with_changes(steps=steps, eval_every=min(recipe.eval_every, steps))
+
+
+def best_of_pilots(trial: Trial, settings: PilotsSettings) -> tuple[Recipe, list[Intervention]]:
+    """Run the pilots; the recipe of the best for the steps that are left, and a line that says so.
+
+    Of pilots that all failed the lowest rate is taken.
+
+    Raises:
+        ConfigError: They would leave nothing of the budget.
+    """
+    steps = max(1, int(settings.pilot_frac * trial.budget))
+    if len(settings.factors) * steps >= trial.budget:
+        raise ConfigError(
+            f"{len(settings.factors)} pilots of {steps} steps leave nothing of a budget of {trial.budget}: "
+            "take fewer factors, a smaller pilot_frac or more steps",
+            field="pilot_frac",
+        )
+    costs = {f: _cost_of_pilot(trial, f, steps) for f in settings.factors}
+    best = min(costs, key=lambda f: (costs[f], f))
+    words = f"x{best:g} of " + ", ".join(f"x{f:g}: {cost:.4g}" for f, cost in costs.items())
+    chosen = shortened(_scaled(trial.recipe, best), trial.steps_left)
+    return chosen, [Intervention(kind="choose", step=0, state="applied", words=words)]
+
+
+def _cost_of_pilot(trial: Trial, factor: float, steps: int) -> float:
+    pilot = trial.train(shortened(_scaled(trial.recipe, factor), steps), budget=steps)
+    return trial.facts.cost(pilot.final)
+
+
+def _scaled(recipe: Recipe, factor: float) -> Recipe:
+    return recipe.with_changes(lr=recipe.lr * factor)
+
+
+@register
+class Pilots(Contender):
+    """Five short runs at rates from a tenth to ten times the user's: successive halving (arXiv:1502.07943) in one rung."""
+
+    name = "pilots"
+    about = "five short runs of a tenth at x0.1 to x10 of the rate, then the best from the start with what is left"
+    role = "recipe"
+    settings = PilotsSettings
+
+    def play(self, trial: Trial) -> Outcome:
+        return _play(trial, self.given, [])
+
+
+@register
+class PilotsRestart(Contender):
+    """Pilots of a twentieth each; the main run restarts from the best after a wreck, and delivers its best."""
+
+    name = "pilots_restart"
+    about = "five pilots of a twentieth, then the best of them with restarts; its best checkpoint is delivered"
+    role = "recipe"
+    settings = PilotsRestartSettings
+
+    def play(self, trial: Trial) -> Outcome:
+        return _play(trial, self.given, [RestartFromBest(trial.facts, self.given)])
+
+
+def _play(trial: Trial, settings: PilotsSettings, hooks: Sequence[RestartFromBest]) -> Outcome:
+    recipe, made = best_of_pilots(trial, settings)
+    before = trial.steps_spent
+    between: list[Hook] = list(hooks)
+    trained = trial.train(recipe, hooks=between)
+    made += [change for hook in hooks for change in hook.changes]
+    return Outcome(trained=trained, fault=trial.fault, steps_before=before, interventions=made)
