@@ -68,7 +68,7 @@ def _scaled(recipe: Recipe, factor: float) -> Recipe:
 
 @register
 class Pilots(Contender):
-    """Five short runs at rates from a tenth to ten times the user's: successive halving (arXiv:1502.07943) in one rung."""
+    """Five short runs at a tenth to ten times the user's rate: successive halving (arXiv:1502.07943) with one rung."""
 
     name = "pilots"
     about = "five short runs of a tenth at x0.1 to x10 of the rate, then the best from the start with what is left"

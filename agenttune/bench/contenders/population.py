@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
-
 from typing import Any
 
 from pydantic import Field

