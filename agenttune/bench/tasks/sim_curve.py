@@ -21,6 +21,7 @@ from agenttune.bench.tasks.loop_training import LoopModel, LoopTask
 from agenttune.bench.tasks.sim_disturbances import Disturbances
 from agenttune.bench.tasks.sim_optimizer import SimOptimizer
 from agenttune.bench.training import Split, Training
+from agenttune.errors import UserError
 
 Vector = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -125,6 +126,8 @@ class CurveModel(LoopModel):
         self.state = nn.Parameter(torch.tensor([0.0, 0.0, CALM, 0.0, 0.0], dtype=torch.float64))
         self._state: Vector = self.state.detach().numpy()  # the same memory
         self._place, self._factor = 0, 1.0
+        if recipe.optimizer not in ("adamw", "sgd"):
+            raise UserError(f"sim_curve has no gradients for {recipe.optimizer} to go by: try it on sim_quadratic")
         self.optimizer = SimOptimizer([self.state], recipe.lr, self._move, recipe.weight_decay)
 
     def train_on(self, batch: int) -> float:
