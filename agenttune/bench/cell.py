@@ -65,6 +65,7 @@ class Intervention(Record):
     Attributes:
         kind: Of command; of a recipe's own change: `restart`, `new_lr`, `choose`, `copy`, `stop`.
         step: At which it was asked for.
+        total_steps: Optimizer steps made until then, with those that were undone; None: not known.
         state: As in the log: `applied`, `rejected`, `expired`, `reverted`, ...
         words: Value and reason, in a line.
     """
@@ -73,6 +74,7 @@ class Intervention(Record):
     step: int
     state: str
     words: str = ""
+    total_steps: int | None = None
 
 
 class Outcome(Record):
@@ -82,6 +84,7 @@ class Outcome(Record):
         trained: What was delivered in the end; None where it failed.
         fault: What went wrong in the scenario, as drawn.
         steps_before: Steps of other trainings that were paid for first, such as pilots.
+        seconds_before: Wall time of those.
         interventions: Commands through the gate, oldest first.
         findings: Of the detectors, and at which total step each came (`found_steps`, in the same order).
         tokens_in, tokens_out, usd, calls: Of language models.
@@ -91,6 +94,7 @@ class Outcome(Record):
     trained: Trained | None = None
     fault: Fault | None = None
     steps_before: int = 0
+    seconds_before: float = 0.0
     interventions: list[Intervention] = Field(default_factory=list)
     findings: list[Finding] = Field(default_factory=list)
     found_steps: list[int] = Field(default_factory=list)

@@ -1,0 +1,70 @@
+"""Whether a contender saw what was wrong, how soon, where, and how often it cried wolf."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from agenttune.bench.cell import Outcome
+from agenttune.bench.faults import FaultKind
+
+COUNTED = frozenset({"warning", "critical"})
+"""Severities of findings that count as an alarm; `info` tells and does not warn."""
+
+
+class Detection(NamedTuple):
+    """What was found in a cell.
+
+    Attributes:
+        is_asked: Whether there was something to be found, and somebody who looked.
+        steps: From the fault's onset until a finding that counts; None: not found.
+        layer_named: Whether the layer at fault was named, in a finding or a command; None: no layer was at fault.
+        false: Alarms while nothing was wrong.
+        healthy_steps: Steps in which nothing was wrong.
+    """
+
+    is_asked: bool
+    steps: int | None
+    layer_named: bool | None
+    false: int
+    healthy_steps: int
+
+
+def detection(outcome: Outcome, kind: FaultKind, budget: int, looks: bool) -> Detection:
+    """Judge the findings of a cell by its fault.
+
+    Args:
+        looks: Whether the contender looks for findings at all, as policies do; a plain recipe cannot find anything.
+    """
+    onset = outcome.fault.step if outcome.fault is not None else 0
+    steps = outcome.trained.total_steps if outcome.trained is not None else budget
+    healthy_steps = steps if kind.is_healthy else min(onset, steps)
+    found = list(zip(outcome.findings, outcome.found_steps, strict=False)) if looks else []
+    hits = [at for finding, at in found if finding.kind in kind.findings and at >= onset]
+    false = [at for finding, at in found if finding.severity in COUNTED and (kind.is_healthy or at < onset)]
+    layer = outcome.trained.fault_layer if outcome.trained is not None else None
+    is_asked = looks and bool(kind.findings)
+    return Detection(
+        is_asked,
+        min(hits) - onset if is_asked and hits else None,
+        _names(outcome, layer or "", onset) if looks and kind.strikes_layer else None,
+        len(false),
+        healthy_steps if looks else 0,
+    )
+
+
+def _names(outcome: Outcome, layer: str, onset: int) -> bool:
+    """Whether a text since the onset has the layer's name, as a whole: `blocks.1` is not in `blocks.10`."""
+    name = re.compile(rf"(?<!\w){re.escape(layer)}(?!\w)")
+    return bool(layer) and any(name.search(text) for text in _texts(outcome, onset))
+
+
+def _texts(outcome: Outcome, onset: int) -> Iterator[str]:
+    for finding, at in zip(outcome.findings, outcome.found_steps, strict=False):
+        if at >= onset:
+            yield finding.summary
+            yield from map(str, finding.evidence.values())
+    for intervention in outcome.interventions:
+        if intervention.step >= onset:
+            yield intervention.words

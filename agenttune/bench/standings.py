@@ -1,0 +1,232 @@
+"""How the contenders stand, over all scenarios and seeds: the leaderboard, and the same by groups of scenarios."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import NamedTuple, TypeVar
+
+from agenttune.bench.metrics import JITTER, NONE, ORACLE, CellFigures
+from agenttune.bench.pairs import Pairing, Verdict, by_key, pairing
+from agenttune.bench.statistics import Interval, holm, interquartile_mean, mean, rank_correlation
+
+REFERENCES = frozenset({NONE, JITTER, ORACLE, "best_schedule"})
+"""No contenders proper: what the others are measured by."""
+T = TypeVar("T")
+
+
+class Share(NamedTuple):
+    """So many of so many."""
+
+    held: int
+    of: int
+
+    @property
+    def frac(self) -> float:
+        return self.held / self.of if self.of else math.nan
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One contender's figures over all its cells.
+
+    Attributes:
+        regret, mean_regret: Interquartile mean and mean of normalized regrets; failures are in both.
+        undamaged: Cells of faults that did no damage, which have no regret.
+        against_none: Paired with doing nothing; None for `none` itself, or without it.
+        p: Corrected for as many contenders as there are.
+        equal_time: Mean difference to `none` when that one had ended by the clock.
+        steps_to_target: Mean; what did not reach it counts as twice its budget.
+        seconds_to_target: Mean of those that did.
+        harmed: Of healthy cells. `worse`: of all.
+        recovered: Of those that crashed.
+        slowdown: Wall time over that of `none`, mean.
+    """
+
+    contender: str
+    cells: int
+    failed: Share
+    regret: Interval
+    mean_regret: Interval
+    log_regret: Interval
+    undamaged: int
+    against_none: Pairing | None
+    p: float
+    verdict: Verdict | None
+    area: Interval
+    equal_time: Interval
+    on_target: Share
+    steps_to_target: float
+    seconds_to_target: float
+    harmed: Share
+    worse: Share
+    crashed: Share
+    recovered: Share
+    detected: Share
+    steps_to_find: float
+    layers_named: Share
+    false_per_1000: float
+    asked: int
+    taken: int
+    refused: int
+    expired: int
+    reverted: int
+    tokens: int
+    calls: int
+    usd: float
+    extra_steps: float
+    slowdown: float
+
+    @property
+    def is_reference(self) -> bool:
+        return self.contender in REFERENCES
+
+
+def by_contender(figures: Iterable[CellFigures]) -> dict[str, list[CellFigures]]:
+    """In the order in which they come."""
+    return _grouped(figures, lambda f: f.contender)
+
+
+def standings(figures: Sequence[CellFigures]) -> list[Standing]:
+    """The leaderboard, best first: by interquartile mean of regrets, then by the mean difference to `none`."""
+    cells = by_contender(figures)
+    untouched = by_key(cells.get(NONE, []))
+    pairs = {name: pairing(by_key(own), untouched) for name, own in cells.items() if name != NONE and untouched}
+    p_values = holm({name: found.p for name, found in pairs.items() if name not in REFERENCES and found.pairs})
+    found = [
+        _standing(name, own, untouched, pairs.get(name), p_values.get(name, math.nan), len(p_values))
+        for name, own in cells.items()
+    ]
+    return sorted(found, key=_place)
+
+
+def _place(standing: Standing) -> tuple[float, float, str]:
+    change = standing.against_none.mean.estimate if standing.against_none is not None else 0.0
+    regret = standing.regret.estimate
+    return (math.inf if math.isnan(regret) else regret, math.inf if math.isnan(change) else change, standing.contender)
+
+
+def _standing(
+    name: str,
+    cells: Sequence[CellFigures],
+    untouched: Mapping[tuple[str, int], CellFigures],
+    against: Pairing | None,
+    p: float,
+    comparisons: int,
+) -> Standing:
+    strata = list(_grouped(cells, lambda f: f.scenario).values())
+    outcomes = [f.result.outcome for f in cells]
+    healthy_steps = sum(f.detection.healthy_steps for f in cells)
+    found_after = [f.detection.steps for f in cells if f.detection.steps is not None]
+    reached = [f.reached.seconds for f in cells if f.reached is not None]
+    none_s = [(f.seconds, untouched[f.scenario, f.seed].seconds) for f in cells if (f.scenario, f.seed) in untouched]
+    regrets = _values(strata, lambda f: f.regret)
+    return Standing(
+        contender=name,
+        cells=len(cells),
+        failed=_share(cells, lambda f: f.failed),
+        regret=interquartile_mean(regrets),
+        mean_regret=mean(regrets),
+        log_regret=mean(_values(strata, lambda f: f.log_regret)),
+        undamaged=sum(f.no_regret == "no damage done" and not f.kind.is_healthy for f in cells),
+        against_none=against,
+        p=p,
+        verdict=against.verdict(p, comparisons) if against is not None and name not in REFERENCES else None,
+        area=mean(_values(strata, lambda f: f.area)),
+        equal_time=mean(_values(strata, lambda f: f.equal_time_change)),
+        on_target=_share(cells, lambda f: f.reached is not None),
+        steps_to_target=fmean(f.steps_to_target for f in cells),
+        seconds_to_target=fmean(reached) if reached else math.nan,
+        harmed=_share(cells, lambda f: f.harmed),
+        worse=_share(cells, lambda f: f.is_worse),
+        crashed=_share(cells, lambda f: f.crashed),
+        recovered=_share(cells, lambda f: f.recovered if f.crashed else None),
+        detected=_share(cells, lambda f: f.detection.steps is not None if f.detection.is_asked else None),
+        steps_to_find=fmean(found_after) if found_after else math.nan,
+        layers_named=_share(cells, lambda f: f.detection.layer_named),
+        false_per_1000=1000 * sum(f.detection.false for f in cells) / healthy_steps if healthy_steps else math.nan,
+        asked=sum(f.states.total() for f in cells),
+        taken=sum(f.taken for f in cells),
+        refused=sum(f.refused for f in cells),
+        expired=sum(f.expired for f in cells),
+        reverted=sum(f.states["reverted"] for f in cells),
+        tokens=sum(o.tokens_in + o.tokens_out for o in outcomes),
+        calls=sum(o.calls for o in outcomes),
+        usd=sum(o.usd for o in outcomes),
+        extra_steps=fmean(f.extra_steps for f in cells),
+        slowdown=fmean(own / none for own, none in none_s if none > 0) if any(none for _, none in none_s) else math.nan,
+    )
+
+
+def _share(cells: Iterable[CellFigures], holds: Callable[[CellFigures], bool | None]) -> Share:
+    asked = [held for held in map(holds, cells) if held is not None]
+    return Share(sum(asked), len(asked))
+
+
+def _values(strata: Iterable[Sequence[CellFigures]], of: Callable[[CellFigures], float | None]) -> list[list[float]]:
+    found = [[value for value in map(of, cells) if value is not None] for cells in strata]
+    return [values for values in found if values]
+
+
+def _grouped(figures: Iterable[CellFigures], key: Callable[[CellFigures], str]) -> dict[str, list[CellFigures]]:
+    found: dict[str, list[CellFigures]] = defaultdict(list)
+    for f in figures:
+        found[key(f)].append(f)
+    return dict(found)
+
+
+class Tile(NamedTuple):
+    """What one contender made of some scenarios: mean regret where damage was done, mean difference to `none`."""
+
+    regret: float
+    change: float
+    cells: int
+
+
+def tiles(figures: Iterable[CellFigures], key: Callable[[CellFigures], str]) -> dict[str, dict[str, Tile]]:
+    """By group of scenarios, and contender.
+
+    Args:
+        key: The group that a cell belongs to.
+    """
+    return {
+        group: {name: _tile(own) for name, own in by_contender(cells).items()}
+        for group, cells in _grouped(figures, key).items()
+    }
+
+
+def _tile(cells: Sequence[CellFigures]) -> Tile:
+    regrets = [f.regret for f in cells if f.regret is not None]
+    changes = [f.change for f in cells if f.change is not None]
+    return Tile(fmean(regrets) if regrets else math.nan, fmean(changes) if changes else math.nan, len(cells))
+
+
+class Agreement(NamedTuple):
+    """Whether simulators rank contenders as real networks do, for one fault.
+
+    Attributes:
+        correlation: Spearman's, of mean regrets; NaN for fewer than three contenders.
+    """
+
+    fault: str
+    contenders: int
+    correlation: float
+
+
+def agreements(figures: Sequence[CellFigures]) -> list[Agreement]:
+    """By fault that both simulators and real networks suffered, and last of all faults together."""
+    proper = [f for f in figures if f.regret is not None and f.contender not in REFERENCES]
+    found: list[Agreement] = []
+    every: tuple[list[float], list[float]] = ([], [])
+    for fault, cells in sorted(_grouped(proper, lambda f: f.kind.name).items()):
+        simulated, real = (tiles((f for f in cells if f.facts.tier == tier), lambda f: "") for tier in (0, 1))
+        names = sorted(simulated.get("", {}).keys() & real.get("", {}).keys())
+        if names:
+            pairs = [[side[""][name].regret for name in names] for side in (simulated, real)]
+            found.append(Agreement(fault, len(names), rank_correlation(*pairs)))
+            every[0].extend(pairs[0])
+            every[1].extend(pairs[1])
+    return [*found, Agreement("all of them", len(every[0]), rank_correlation(*every))] if found else []
