@@ -123,21 +123,20 @@ def test_too_few_seeds_are_said_to_be_too_few() -> None:
     assert one.verdict(one.p, 1) == "too few seeds for a claim", "five pairs cannot say p < 0.05 whatever they are"
 
 
-@pytest.mark.parametrize("failing", [1, 3, 12])
-def test_failures_stay_in_the_denominator(failing: int) -> None:
-    every = suite()
-    names = [i for i, made in enumerate(every) if made.cell.contender == "rules"]
-    for i in names[:failing]:
-        cell = every[i].cell
-        every[i] = result("rules", seed=cell.seed, fault=cell.scenario.fault, failure="Traceback")
+def test_failures_stay_in_the_denominator() -> None:
     before = standing(standings(measured()), "rules")
-    after = standing(standings(cell_figures(every, TASKS, KINDS)), "rules")
-    assert after.failed == (failing, 12)
-    assert after.cells == before.cells
-    assert after.mean_regret.estimate > before.mean_regret.estimate
-    assert after.regret.estimate >= before.regret.estimate
-    if failing == 12:
-        assert after.regret.estimate == WORST_REGRET
+    for failing in (1, 12):
+        every = suite()
+        names = [i for i, made in enumerate(every) if made.cell.contender == "rules"]
+        for i in names[:failing]:
+            cell = every[i].cell
+            every[i] = result("rules", seed=cell.seed, fault=cell.scenario.fault, failure="Traceback")
+        after = standing(standings(cell_figures(every, TASKS, KINDS)), "rules")
+        assert after.failed == (failing, 12)
+        assert after.cells == before.cells
+        assert after.mean_regret.estimate > before.mean_regret.estimate
+        assert after.regret.estimate >= before.regret.estimate
+    assert after.regret.estimate == WORST_REGRET
 
 
 def test_groups_of_scenarios() -> None:
@@ -150,7 +149,7 @@ def test_groups_of_scenarios() -> None:
 
 def test_whether_simulators_rank_as_real_networks_do() -> None:
     levels = {"none": 1.0, "oracle": 0.2, "a": 0.4, "b": 0.6, "c": 0.8}
-    alike = measured(levels, tasks=["digits", "valley"], faults=["lr_x30", "label_noise"])
+    alike = measured(levels, tasks=["digits", "valley"], faults=["lr_x30", "label_noise"], noise=0)
     assert [(a.fault, round(a.correlation, 6)) for a in agreements(alike)] == [
         ("label_noise", 1),
         ("lr_x30", 1),
