@@ -129,6 +129,8 @@ class _HfLoop:
         )
         made.loop, made.groups = self, parts.groups
         made.remove_callback(PrinterCallback)
+        # After the loop's own plan of a step, and before agenttune: it then meets the run as the fault left it.
+        made.callback_handler.callbacks.insert(1, _Fault(self))
         return made
 
     @property
@@ -205,6 +207,11 @@ class _BenchTrainer(Trainer):  # type: ignore[misc]
         loop.loss = float(loss.detach())
         return loss
 
+    def log(self, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        is_of_training = "loss" in logs
+        row = self.loop.injector.log_row(int(self.state.global_step)) if is_of_training else {}
+        super().log(logs | row, *args, **kwargs)
+
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         output = super().evaluation_loop(*args, **kwargs)
         loop = self.loop
@@ -213,8 +220,24 @@ class _BenchTrainer(Trainer):  # type: ignore[misc]
         return output._replace(metrics=metrics)
 
 
+class _Fault(TrainerCallback):  # type: ignore[misc]
+    """What a fault does between steps, those of probes included."""
+
+    def __init__(self, loop: _HfLoop) -> None:
+        self._loop = loop
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._loop.injector.started(self._loop.live, self._loop.training.agent)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        step, injector = int(state.global_step), self._loop.injector
+        injector.after_step(step, self._loop.is_trying)
+        if control.should_evaluate and not injector.evaluates(step):
+            control.should_evaluate = False
+
+
 class _Callback(TrainerCallback):  # type: ignore[misc]
-    """Budget, accidents and hooks, at the ends of steps."""
+    """Budget and hooks, at the ends of steps."""
 
     def __init__(self, loop: _HfLoop) -> None:
         self._loop = loop
@@ -228,7 +251,6 @@ class _Callback(TrainerCallback):  # type: ignore[misc]
         if loop.is_trying:
             return
         step = int(state.global_step)
-        loop.injector.after_step(step)
         loop.rows.append((loop.total_steps, step, loop.loss, loop.live.lr))
         for hook in loop.training.hooks:
             hook.stepped(loop.live, loop.loss)
