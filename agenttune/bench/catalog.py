@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from agenttune.bench.faults import kinds_needing
 from agenttune.bench.training import Recipe, Task
 from agenttune.errors import ConfigError
 from agenttune.protocol.invalid_values import did_you_mean
@@ -80,6 +81,7 @@ _add(
         recipe=Recipe(lr=3e-3, schedule="constant", steps=300, eval_every=25),
         target=0.25,
         chance=2.302585,
+        faults=kinds_needing("batches", "labels", "gradients", "layers", "saturating layers"),
     )
 )
 _add(

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from agenttune.bench.catalog import task_facts
 from agenttune.bench.cell import Scenario
 from agenttune.bench.contender_entries import ContenderEntry, read_contender
-from agenttune.bench.faults import DEVELOPMENT_SEEDS, TEST_SEEDS, fault_kind
+from agenttune.bench.faults import DEVELOPMENT_SEEDS, TEST_SEEDS, fault_kind, refusal
 from agenttune.bench.settings import BenchSettings
 from agenttune.bench.training import Recipe, Split
 from agenttune.config import Place, Settings, load_yaml, written_at
@@ -198,6 +198,9 @@ def _of_entry(at: _Place, entry: ScenarioEntry) -> list[Scenario]:
         recipe = _recipe(at.inside("recipe"), facts.recipe, entry.recipe)
         for which, fault in enumerate(entry.fault):
             kind = at.inside("fault", which).tell(fault_kind, str(fault))
+            cannot = refusal(kind, facts.name, facts.faults)
+            if cannot:
+                raise at.inside("fault", which).problem(cannot)
             label = entry.label or str(entry.recipe.get("schedule", ""))
             made.append(Scenario(task=facts.name, fault=kind.name, recipe=recipe, label=label))
     return made

@@ -150,6 +150,7 @@ class _Loop:
         self.live = _LoopLive(self)
 
     def run(self) -> Trained:
+        self.injector.started(self.live, self.training.agent)
         for hook in self.training.hooks:
             hook.started(self.live)
         if self.training.agent is None:
@@ -166,6 +167,7 @@ class _Loop:
             for place in self._places:
                 loss = self._update(place)
                 self.step += 1
+                self.injector.after_step(self.step)
                 self._after_step(loss, None)
                 if self._is_over or self.step >= self.recipe.steps:
                     return
@@ -177,9 +179,11 @@ class _Loop:
         with PlainSession(adapter, options) as session:
             for place in session.batches(self._places):
                 loss = self._update(place)
+                # Before agenttune looks for commands, as an operator's may be among what the fault does.
+                self.injector.after_step(session.global_step + 1, _is_trying(session))
                 is_last = session.step({"step_loss": loss, "step_grad_norm": self.model.grad_norm})
                 self.step = session.global_step
-                if session.run.session is not None and session.run.session.is_trying:
+                if _is_trying(session):
                     continue
                 self._after_step(loss, session)
                 if is_last or self._is_over:
@@ -201,13 +205,12 @@ class _Loop:
 
     def _after_step(self, loss: float, session: PlainSession | None) -> None:
         """A step of the run itself, not of a probe, is complete."""
-        self.injector.after_step(self.step)
         self.course.stepped(self.step, loss, self.live.lr)
         if session is not None:
             self._log(loss, session)
         for hook in self.training.hooks:
             hook.stepped(self.live, loss)
-        if self.step % self._eval_every == 0:
+        if self.step % self._eval_every == 0 and self.injector.evaluates(self.step):
             self._evaluate(session)
 
     def _log(self, loss: float, session: PlainSession) -> None:
@@ -215,7 +218,8 @@ class _Loop:
         if self.step % LOGGING_STEPS == 0:
             mean = sum(self._logged) / len(self._logged)
             self._logged.clear()
-            session.run.log_row({"loss": mean, "grad_norm": self.model.grad_norm, "learning_rate": self.live.lr})
+            row = {"loss": mean, "grad_norm": self.model.grad_norm, "learning_rate": self.live.lr}
+            session.run.log_row(row | self.injector.log_row(self.step))
 
     def _evaluate(self, session: PlainSession | None) -> None:
         value = self.evaluate()
@@ -245,6 +249,11 @@ class _Loop:
 
     def _shown_evaluation(self) -> dict[str, float]:
         return self._shown(self.evaluate())
+
+
+def _is_trying(session: PlainSession) -> bool:
+    """Whether the present steps are those of a probe, and will be undone."""
+    return session.run.session is not None and session.run.session.is_trying
 
 
 class _LoopLive(Live):
