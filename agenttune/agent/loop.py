@@ -97,6 +97,11 @@ class AgentLoop:
     def author(self) -> Author:
         return Author(principal="agent", name=self._author_name or self.policy.name)
 
+    @property
+    def thinking(self) -> list[concurrent.futures.Future[Decision]]:
+        """Answers of the policy that are still to come."""
+        return [answer.later for answer in self._turns.thinking]
+
     # -- the agent's life -------------------------------------------------------------------------------------
 
     def run(self, stop: threading.Event | None = None) -> None:
@@ -121,8 +126,7 @@ class AgentLoop:
         return bool(retrying(self.tick, self.wake.poll_s))
 
     def _rest(self, stop: threading.Event) -> None:
-        thinking = [answer.later for answer in self._turns.thinking]
-        if thinking:
+        if thinking := self.thinking:
             concurrent.futures.wait(thinking, self.wake.poll_s, concurrent.futures.FIRST_COMPLETED)
         else:
             stop.wait(self.wake.poll_s)

@@ -195,12 +195,12 @@ class Agent:
     Attributes:
         folder: The folder of runs, in which the log is made.
         run_id: Of the run, whose log exists.
-        consult: Called while training waits for a decision.
+        consult: Called while training waits for a decision; None: the agent is in a process of its own.
     """
 
     folder: Path
     run_id: str
-    consult: Callable[[], object]
+    consult: Callable[[], object] | None
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,8 @@ class Training:
         fault: What goes wrong, if anything.
         hooks: Called between steps, in order.
         agent: Takes part, if there is one.
-        jitter: Relative size of a perturbation of the first weights, which tells noise from effect; 0: none.
+        jitter: Another order of data and other random numbers, from the same first weights: what a run's result
+            varies by when nothing else is different.
     """
 
     recipe: Recipe
@@ -225,7 +226,7 @@ class Training:
     fault: Fault | None = None
     hooks: Sequence[Hook] = ()
     agent: Agent | None = None
-    jitter: float = 0.0
+    jitter: bool = False
 
 
 class Task(ABC):

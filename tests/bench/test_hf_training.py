@@ -23,7 +23,7 @@ def task() -> HfTask:
 
 
 def train(
-    task: HfTask, *hooks: Hook, budget: int = STEPS, seed: int = 0, jitter: float = 0.0, **recipe: object
+    task: HfTask, *hooks: Hook, budget: int = STEPS, seed: int = 0, jitter: bool = False, **recipe: object
 ) -> Trained:
     changed = FACTS.recipe.with_changes(**{"steps": STEPS, "eval_every": 10, **recipe})
     return task.train(Training(changed, seed, "development", budget, hooks=hooks, jitter=jitter))
@@ -34,9 +34,9 @@ def test_the_same_training_gives_the_same_figures_to_the_bit(task: HfTask) -> No
     assert first.losses == again.losses
     assert first.final == again.final != other.final
     assert [point.step for point in first.evaluations] == [10, 20, 30, 40, 40]
-    nearly = train(task, jitter=1e-6)
+    nearly = train(task, jitter=True)
     assert nearly.losses != first.losses
-    assert nearly.losses[0][2] == pytest.approx(first.losses[0][2], rel=1e-4)
+    assert nearly.final == pytest.approx(first.final, rel=0.5)
 
 
 def test_the_budget_ends_a_training(task: HfTask) -> None:

@@ -65,7 +65,7 @@ class Trial:
         hooks: Sequence[Hook] = (),
         agent: Agent | None = None,
         budget: int | None = None,
-        jitter: float = 0.0,
+        jitter: bool = False,
         without_fault: bool = False,
         is_free: bool = False,
     ) -> Trained:

@@ -17,12 +17,14 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from agenttune.bench.catalog import TaskFacts
 from agenttune.bench.tasks.course import recorded
 from agenttune.bench.tasks.injection import Injector, make_injector
-from agenttune.bench.tasks.optimizers import jitter, load_state, make_optimizer, make_schedule, save_state, scale_lr
+from agenttune.bench.tasks.optimizers import load_state, make_optimizer, make_schedule, save_state, scale_lr
 from agenttune.bench.training import EvalPoint, Live, Recipe, Split, Task, Trained, Training
 from agenttune.trainer.integrations.hf_trainer import make_interactive
 from agenttune.trainer.options import Options
 
 LOGGING_STEPS = 10
+JITTER_OFFSET = 1_000_003
+"""Seeds of the order of data, where it is to be another one."""
 MOST_POINTS = 300
 """Training losses that a result keeps."""
 
@@ -69,8 +71,6 @@ class HfTask(Task):
         torch.set_num_threads(1)
         torch.manual_seed(training.seed)
         parts = self.parts(training.seed, training.split)
-        if training.jitter:
-            jitter(parts.model, training.jitter, training.seed)
         injector = make_injector(training.fault, parts.model, training.seed)
         with tempfile.TemporaryDirectory() as scratch, recorded(training):
             loop = _HfLoop(self.facts, training, parts, injector, scratch)
@@ -106,8 +106,8 @@ class _HfLoop:
             logging_steps=LOGGING_STEPS,
             logging_nan_inf_filter=False,
             save_strategy="no",
-            seed=self.training.seed,
-            data_seed=self.training.seed,
+            seed=self._order_seed,
+            data_seed=self._order_seed,
             use_cpu=True,
             report_to="none",
             disable_tqdm=True,
@@ -132,6 +132,10 @@ class _HfLoop:
         # After the loop's own plan of a step, and before agenttune: it then meets the run as the fault left it.
         made.callback_handler.callbacks.insert(1, _Fault(self))
         return made
+
+    @property
+    def _order_seed(self) -> int:
+        return self.training.seed + (JITTER_OFFSET if self.training.jitter else 0)
 
     @property
     def is_trying(self) -> bool:

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from agenttune.bench.training import Recipe
@@ -167,11 +166,3 @@ def scale_lr(optimizer: torch.optim.Optimizer, scheduler: Any, factor: float) ->
         scheduler.base_lrs = [lr * factor for lr in scheduler.base_lrs]
     if hasattr(scheduler, "_last_lr"):
         scheduler._last_lr = [lr * factor for lr in scheduler._last_lr]
-
-
-def jitter(model: nn.Module, size: float, seed: int) -> None:
-    """Change each weight by a part of itself of about `size`, in place."""
-    source = torch.Generator().manual_seed(seed + 1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(1 + size * torch.randn(parameter.shape, generator=source))

