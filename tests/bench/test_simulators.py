@@ -88,7 +88,7 @@ class Asks(Policy):
 def test_a_simulation_is_the_same_again_and_another_with_another_seed_or_split(name: str) -> None:
     first, again = train(name), train(name)
     assert (first.losses, first.final) == (again.losses, again.final)
-    others = [train(name, seed=1), train(name, split="test"), train(name, jitter=1e-6)]
+    others = [train(name, seed=1), train(name, split="test"), train(name, jitter=True)]
     assert len({trained.final for trained in (first, *others)}) == 4
     assert others[2].final == pytest.approx(first.final, rel=0.3)
 
@@ -152,7 +152,7 @@ def test_what_is_expected_of_the_quadratic_is_what_comes() -> None:
     others = expected_loss(law, np.tile(np.array([[lr / 3], [lr * 3]]), (1, steps)))
     assert expected < others.min()
     runs = [
-        train("sim_quadratic", 3, lr=lr, steps=steps, jitter=1e-9).final,
+        train("sim_quadratic", 3, lr=lr, steps=steps, jitter=True).final,
         train("sim_quadratic", 3, lr=lr, steps=steps).final,
     ]
     assert np.mean(runs) == pytest.approx(expected, rel=0.3)

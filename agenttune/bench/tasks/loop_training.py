@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from agenttune.bench.catalog import TaskFacts
 from agenttune.bench.tasks.course import Course, recorded
 from agenttune.bench.tasks.injection import Injector, make_injector
-from agenttune.bench.tasks.optimizers import jitter, load_state, make_schedule, save_state, scale_lr
+from agenttune.bench.tasks.optimizers import load_state, make_schedule, save_state, scale_lr
 from agenttune.bench.training import Live, Recipe, Task, Trained, Training
 from agenttune.errors import NotSupported
 from agenttune.protocol.run_info import KnobState
@@ -72,8 +72,6 @@ class LoopTask(Task):
     def train(self, training: Training) -> Trained:
         torch.manual_seed(training.seed)
         model = self.model(training)
-        if training.jitter:
-            jitter(model, training.jitter, training.seed)
         loop = _Loop(self.facts, training, model, make_injector(training.fault, model, training.seed))
         # A training that diverges overflows, and says so by its losses.
         with recorded(training), np.errstate(over="ignore", invalid="ignore"):

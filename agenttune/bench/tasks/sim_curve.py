@@ -117,7 +117,7 @@ class CurveModel(LoopModel):
         self.curve = curve
         shown = np.random.default_rng([training.seed, 1])
         # A perturbed network soon goes a way of its own: the noise in its weights is another one.
-        felt = np.random.default_rng([training.seed, 2, int(training.jitter > 0)])
+        felt = np.random.default_rng([training.seed, 2, int(training.jitter)])
         self._disturbances = Disturbances.of(training.fault, steps, training.seed)
         tails = shown.standard_t(TAIL, size=steps) / math.sqrt(TAIL / (TAIL - 2))
         self._noise: list[float] = np.exp(np.clip(curve.noise * tails, -1, 1)).tolist()

@@ -145,7 +145,7 @@ class Quadratic(LoopModel):
         recipe = training.recipe
         steps = max(recipe.steps, training.budget)
         # A perturbed network soon sees its data from elsewhere: its noise is another one.
-        source = np.random.default_rng([training.seed, 1, int(training.jitter > 0)])
+        source = np.random.default_rng([training.seed, 1, int(training.jitter)])
         self.law = law
         self._noise = law.spread * source.normal(size=(steps, len(law.start)))
         self._disturbances = Disturbances.of(training.fault, steps, training.seed)
