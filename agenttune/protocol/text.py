@@ -55,10 +55,10 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min"
 
 
-def dollars(usd: float) -> str:
-    """Such as `$1.20`, `$0.0021` or `$0`."""
-    if usd == 0:
-        return "$0"
+def dollars(usd: float | None) -> str:
+    """Such as `$1.20`, `$0.0021` or `$0`; None is said."""
+    if not usd:
+        return "price unknown" if usd is None else "$0"
     return f"${usd:.2f}" if usd >= 1 else f"${usd:.2g}"
 
 

@@ -40,12 +40,8 @@ def print_replay(console: Console, replayed: Replayed) -> None:
 def _head(outcome: Replay) -> str:
     steps = f"steps {outcome.first_step} to {outcome.last_step}"
     asked = f"asked {outcome.decisions} times in {duration(outcome.duration_s)}"
-    cost = "" if not outcome.calls else f", {outcome.calls} calls of a language model, {_money(outcome.usd)}"
+    cost = "" if not outcome.calls else f", {outcome.calls} calls of a language model, {dollars(outcome.usd)}"
     return f"**{escaped(outcome.recording)}**, {steps}: policy **{escaped(outcome.policy)}** {asked}{escaped(cost)}"
-
-
-def _money(usd: float | None) -> str:
-    return "price unknown" if usd is None else dollars(usd)
 
 
 def _wanted(outcome: Replay) -> Iterator[str]:
@@ -101,7 +97,7 @@ def _done(outcome: Replay) -> Iterator[str]:
 
 def print_transcripts(console: Console, transcripts: Transcripts) -> None:
     """Show the calls of a run."""
-    cost = f"{transcripts.output_tokens} out, {escaped(_money(transcripts.usd))}"
+    cost = f"{transcripts.output_tokens} out, {escaped(dollars(transcripts.usd))}"
     head = f"{len(transcripts.calls)} calls, {transcripts.input_tokens} tokens in, {cost}"
     columns = "| step | asked | answered | cost | decided, and what came of it |\n|--:|---|---|---|---|"
     rows = (
@@ -122,7 +118,7 @@ def _answered(call: RecordedCall) -> str:
 
 def _cost(call: RecordedCall) -> str:
     tokens = "" if call.usage is None else f"{call.usage.total_tokens} tokens, "
-    return f"{tokens}{_money(call.usd)}, {duration(call.latency_s)}"
+    return f"{tokens}{dollars(call.usd)}, {duration(call.latency_s)}"
 
 
 def _decided(call: RecordedCall) -> str:

@@ -50,7 +50,8 @@ def offered(result: Result, is_operators: bool = False) -> list[str]:
     runs_dir = result.runs_dir
     run_id = list_runs(runs_dir)[0].run_id
     reader = ControlReader(LocalControl(runs_dir), run_id, is_operators)
-    answer = json.loads(offered_reads()["list_checkpoints"].answer(reader))
+    tool = offered_reads()["list_checkpoints"]
+    answer = json.loads(tool.answer(reader, tool.arguments()))
     return [row["checkpoint_id"] for row in rows_of(answer["checkpoints"])]
 
 

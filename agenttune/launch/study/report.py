@@ -83,7 +83,7 @@ def _row(study: Study, run: RoundRun) -> list[str]:
         _change(run),
         str(run.commands),
         str(run.tokens) if run.calls else "-",
-        _usd(run.usd) if run.calls else "-",
+        dollars(run.usd) if run.calls else "-",
     ]
     mark = "**" if (found := study.best()) is not None and run.run_id == found.run_id else ""
     return [f"{mark}{escaped(cell) or '-'}{mark}" for cell in cells]
@@ -107,10 +107,6 @@ def _scores(study: Study, run: RoundRun) -> tuple[str, str]:
 
 def _change(run: RoundRun) -> str:
     return "-" if run.change_percent is None else f"{run.change_percent:+.1f} %"
-
-
-def _usd(usd: float | None) -> str:
-    return "unknown" if usd is None else dollars(usd)
 
 
 def _drawable(study: Study, run: RoundRun) -> bool:
@@ -177,4 +173,4 @@ def _why(study: Study, run: RoundRun) -> str:
 def _costs(study: Study) -> str:
     if not study.calls:
         return "planning and reflecting: no calls"
-    return f"planning and reflecting: {plural(study.calls, 'call')}, {study.tokens} tokens, {_usd(study.usd)}"
+    return f"planning and reflecting: {plural(study.calls, 'call')}, {study.tokens} tokens, {dollars(study.usd)}"

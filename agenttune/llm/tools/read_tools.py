@@ -60,14 +60,8 @@ class ReadTool:
         described = self.declared.description or inspect.cleandoc(self.query.__doc__ or "").split("\n\n")[0]
         return ToolShape(name=self.declared.name, description=described, parameters=parameters, is_read_only=True)
 
-    def answer(self, reader: RunReader, given: BaseModel | None = None) -> str:
-        """JSON of bounded size.
-
-        Args:
-            reader: The run.
-            given: The arguments; None: as they are by default.
-        """
-        asked = self.arguments() if given is None else given
+    def answer(self, reader: RunReader, asked: BaseModel) -> str:
+        """JSON of bounded size, to arguments of `arguments`."""
         if self.query in VIEWS:
             return VIEWS[self.query](reader, **dict(asked))
         told = reader.read(self.query.model_validate(dict(asked))).model_dump(mode="json", exclude_none=True)

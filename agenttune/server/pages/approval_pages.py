@@ -29,7 +29,15 @@ from agenttune.server.auth.identity import Identity
 from agenttune.server.context import Ctx, RunId
 from agenttune.server.error_responses import problem_of
 from agenttune.server.pages.form import Form, NotDecided, decide_by_form, read_form
-from agenttune.server.pages.rendering import BARE, Frame, decided_page, message_page, requests_page, shown, shown_again
+from agenttune.server.pages.rendering import (
+    BARE,
+    PageFrame,
+    decided_page,
+    message_page,
+    requests_page,
+    shown,
+    shown_again,
+)
 from agenttune.server.pages.signed_links import Link, find_key, read
 
 logger = logging.getLogger(__name__)
@@ -47,7 +55,7 @@ class Page:
     """
 
     author: Author
-    frame: Frame = BARE
+    frame: PageFrame = BARE
     note: str = ""
 
     def say(self, status: int, title: str, words: str = "") -> Response:
@@ -152,7 +160,7 @@ async def decide_one(run_id: RunId, command_id: str, request: Request, context: 
     author = _operator(request)
     if author is None or request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
         return _refusal()
-    page = Page(author, Frame(f"../{quote(run_id)}", "same-origin"))
+    page = Page(author, PageFrame(f"../{quote(run_id)}", "same-origin"))
 
     def as_shown(form: Form) -> Response:
         try:
@@ -172,7 +180,7 @@ def _waiting(control: LocalControl, run_id: str) -> Response:
         if asks_a_person(record) and (request := record.request) is not None
     ]
     note = "" if waiting else f"Nothing waits for a decision. The run is {info.status}, at step {info.step}."
-    return requests_page(run_id, waiting, note, Frame(referrer="same-origin"))
+    return requests_page(run_id, waiting, note, PageFrame(referrer="same-origin"))
 
 
 def _operator(request: Request) -> Author | None:

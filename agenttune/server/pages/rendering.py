@@ -24,7 +24,7 @@ from agenttune.server.pages.form import VALUE_CHARACTERS, VALUE_PREFIX, Form, Fo
 from agenttune.server.pages.sparkline import Drawing, curves_around
 
 
-class Frame(NamedTuple):
+class PageFrame(NamedTuple):
     """What pages differ in around what they show.
 
     Attributes:
@@ -35,7 +35,7 @@ class Frame(NamedTuple):
     referrer: Literal["no-referrer", "same-origin"] = "no-referrer"
 
 
-BARE = Frame()
+BARE = PageFrame()
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def _policy() -> str:
     )
 
 
-def _respond(template: str, status: int, frame: Frame, **content: Any) -> Response:
+def _respond(template: str, status: int, frame: PageFrame, **content: Any) -> Response:
     style = Markup(_style())  # our own file
     html = _environment().get_template(template).render(style=style, back=frame.back, **content)
     headers = {
@@ -112,19 +112,19 @@ def _respond(template: str, status: int, frame: Frame, **content: Any) -> Respon
     return Response(html, status, headers, "text/html")
 
 
-def requests_page(run_id: str, shown: Sequence[Shown], note: str, frame: Frame = BARE) -> Response:
+def requests_page(run_id: str, shown: Sequence[Shown], note: str, frame: PageFrame = BARE) -> Response:
     """Requests, each with its form."""
     status = 422 if any(item.error for item in shown) else 200
     content = {"run_id": clean(run_id), "shown": shown, "note": note, "prefix": VALUE_PREFIX}
     return _respond("requests.html.j2", status, frame, **content, value_characters=VALUE_CHARACTERS)
 
 
-def message_page(status: int, title: str, words: str = "", frame: Frame = BARE) -> Response:
+def message_page(status: int, title: str, words: str = "", frame: PageFrame = BARE) -> Response:
     """A plain page that says something."""
     return _respond("message.html.j2", status, frame, title=title, words=clean(words, 1000))
 
 
-def decided_page(record: CommandRecord, asked_for: str, frame: Frame) -> Response:
+def decided_page(record: CommandRecord, asked_for: str, frame: PageFrame) -> Response:
     """What came of a decision."""
     verdict = record.verdict
     why = verdict.reason if verdict is not None else ""

@@ -119,10 +119,9 @@ def _shown_evidence(evidence: Evidence) -> Iterator[tuple[str, str]]:
 def call_words(call: ModelCalled) -> str:
     """A call of a language model: which, for what, with which prompts, at what price."""
     usage = "tokens not told" if call.usage is None else f"{tokens(call.usage.total_tokens)} tokens"
-    money = "price unknown" if call.usd is None else dollars(call.usd)
     prompts = "".join(f", prompt {p.name} sha256 {p.sha256[:16]}" for p in call.prompts)
     error = f", failed: {call.error}" if call.error else ""
-    what = f"{call.purpose} by {call.model} ({call.protocol}), {usage}, {money}, {duration(call.latency_s)}"
+    what = f"{call.purpose} by {call.model} ({call.protocol}), {usage}, {dollars(call.usd)}, {duration(call.latency_s)}"
     return f"{what}{prompts}{error}"
 
 
