@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
@@ -52,6 +54,13 @@ def load_yaml(path: Path, model: type[S], at: Place = (), context: dict[str, Any
 
 def _parsed(path: Path, text: str) -> tuple[yaml.Node | None, Any]:
     """The parser's tree, which knows lines and what is written there, and the data."""
+    root, data = _parsed_once(path, text)
+    return root, copy.deepcopy(data)
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed_once(path: Path, text: str) -> tuple[yaml.Node | None, Any]:
+    """A policy's file is read part by part, and by each cell of a benchmark anew: parsing it takes tens of ms."""
     try:
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()

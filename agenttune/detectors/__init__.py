@@ -7,6 +7,7 @@ four and a digits classifier, learning rates from 1e-5 to 1, constant, linear an
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 from agenttune.detectors.base import Detector, PluginDetector, StandInDetector, undeclared
@@ -54,7 +55,34 @@ def detect(observation: Observation, stall_after_s: float = 120.0, own: Sequence
         stall_after_s: No step for so long is a stall, in seconds (`wake.stall_after_s`).
         own: The user's own detectors.
     """
-    shipped = (Stall(stall_after_s) if isinstance(detector, Stall) else detector for detector in DETECTORS)
-    found = [finding for detector in (*shipped, *own) for finding in detector.detect(observation)]
+    found = [*_shipped(observation, stall_after_s), *(found for each in own for found in each.detect(observation))]
     order = ("critical", "warning", "info")
     return sorted(found, key=lambda finding: order.index(finding.severity))
+
+
+BESIDE = frozenset({"findings", "woken_by"})
+"""Of an observation: what no shipped detector looks at, and what an agent adds before it asks its policy."""
+
+
+class _Newest(threading.local):
+    """What was found last in a thread, in an observation of these parts: rules ask again what the agent has asked."""
+
+    def __init__(self) -> None:
+        self.stall_after_s = 0.0
+        self.parts: dict[str, object] = {}
+        self.found: tuple[Finding, ...] = ()
+
+
+_NEWEST = _Newest()
+
+
+def _shipped(observation: Observation, stall_after_s: float) -> tuple[Finding, ...]:
+    """Findings of the shipped detectors; looked for once in observations that differ in nothing that they look at."""
+    parts = {name: part for name, part in vars(observation).items() if name not in BESIDE}
+    known = _NEWEST.parts
+    if known and stall_after_s == _NEWEST.stall_after_s and all(known[name] is part for name, part in parts.items()):
+        return _NEWEST.found
+    shipped = (Stall(stall_after_s) if isinstance(detector, Stall) else detector for detector in DETECTORS)
+    found = tuple(finding for detector in shipped for finding in detector.detect(observation))
+    _NEWEST.stall_after_s, _NEWEST.parts, _NEWEST.found = stall_after_s, parts, found
+    return found

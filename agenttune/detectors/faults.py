@@ -78,9 +78,11 @@ class Spike(Detector):
         for i in range(max(SPIKE_WINDOW // 2, len(trend) - SPIKE_TOLD_POINTS), len(trend) - 1):
             before = trend.heights[max(0, i - SPIKE_WINDOW) : i]
             usual = median(before)
+            low = min(trend.values[i], trend.values[i + 1])
+            if trend.height(low) <= usual + trend.factor(SPIKE_FACTOR):  # nearly always; the spread takes longer
+                continue
             limit = usual + max(SPIKE_SIGMAS * spread(before), trend.factor(SPIKE_FACTOR))
             level = median(trend.values[max(0, i - SPIKE_WINDOW) : i])
-            low = min(trend.values[i], trend.values[i + 1])
             if trend.height(low) <= limit or low - level <= SPIKE_FALL_FRAC * abs(trend.start - level):
                 continue
             top, high = max(trend.values[i:]), [j for j in range(i, len(trend)) if trend.heights[j] > limit]
@@ -130,7 +132,8 @@ class GradientExplosion(Detector):
         for i in range(max(GRAD_MIN_POINTS, len(trend) - SPIKE_FRESH_POINTS), len(trend)):
             before = trend.heights[max(0, i - GRAD_WINDOW) : i]
             usual = median(before)
-            if trend.heights[i] - usual > max(math.log(GRAD_FACTOR), GRAD_SIGMAS * spread(before)):
+            jump = trend.heights[i] - usual
+            if jump > math.log(GRAD_FACTOR) and jump > GRAD_SIGMAS * spread(before):
                 yield self.finding(
                     severity="warning",
                     metric=trend.name,

@@ -8,6 +8,8 @@ neither a trend nor a single spike moves.
 from __future__ import annotations
 
 import math
+import threading
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -74,7 +76,18 @@ class Trend:
         view = series(observation, names)
         if view is None:
             return None
-        since = observation.redefined_step(view.name)
+        since, changed = observation.redefined_step(view.name), last_change_step(observation)
+        return _remembered(view, since, changed)
+
+    @classmethod
+    def of_view(cls, view: SeriesView, since: int, changed_step: int) -> Trend | None:
+        """The curve of a series after a step.
+
+        Args:
+            view: The series.
+            since: The step.
+            changed_step: Of the newest change.
+        """
         points = [(s, v) for s, v in zip(view.steps, view.values, strict=True) if s > since and math.isfinite(v)]
         if not points:
             return None
@@ -88,7 +101,7 @@ class Trend:
             tuple(v for _, v in points),
             tuple(s for s, _ in old),
             tuple(v for _, v in old),
-            last_change_step(observation),
+            changed_step,
             since,
         )
 
@@ -131,7 +144,7 @@ class Trend:
         count = sum(s <= self.changed_step for s in self.steps)
         return Trend(self.name, self.steps[:count], self.values[:count]) if count >= 4 else None
 
-    @property
+    @cached_property
     def start(self) -> float:
         """Where the curve began: the run's first loss, or the level of the first ones after a redefinition."""
         return median(self.all_values[:FIRST_STEPS]) if self.redefined_step else self.all_values[0]
@@ -140,7 +153,7 @@ class Trend:
     def last(self) -> float:
         return self.values[-1]
 
-    @property
+    @cached_property
     def level(self) -> float:
         """The loss now, without noise."""
         return median(self.values[-LEVEL_STEPS:])
@@ -150,7 +163,7 @@ class Trend:
         """Standard deviation of one step's height around the trend."""
         return spread(self.heights[-NOISE_STEPS:])
 
-    @property
+    @cached_property
     def noise_value(self) -> float:
         """The noise in units of the metric, at the level of now."""
         return self.noise * abs(self.level) if self.is_positive else self.noise
@@ -162,12 +175,12 @@ class Trend:
         medians = (median(self.values[i : i + width]) for i in range(0, len(self.values) - width + 1, width // 4 or 1))
         return (*self.old_values, *medians)
 
-    @property
+    @cached_property
     def best(self) -> float:
         """The lowest level so far."""
         return min((*self.running, self.level))
 
-    @property
+    @cached_property
     def best_step(self) -> int:
         """The last step of the points that have the lowest level."""
         width = min(LEVEL_STEPS, len(self.values))
@@ -195,3 +208,24 @@ def spread(heights: Sequence[float]) -> float:
     steps = [b - a for a, b in pairwise(heights)]
     middle = median(steps)
     return MAD_TO_SIGMA * median(abs(s - middle) for s in steps) / math.sqrt(2)
+
+
+class _Latest(threading.local):
+    """The newest trends of a thread: all detectors and rules ask for the same few of an observation."""
+
+    def __init__(self) -> None:
+        self.trends: deque[tuple[SeriesView, tuple[int, ...], Trend | None]] = deque(maxlen=6)
+
+
+_LATEST = _Latest()
+
+
+def _remembered(view: SeriesView, since: int, changed_step: int) -> Trend | None:
+    """A trend that was made of this very series before, or a new one."""
+    key = (since, changed_step, len(view.values), len(view.downsampled_values))
+    for known, known_key, trend in _LATEST.trends:
+        if known is view and known_key == key:
+            return trend
+    made = Trend.of_view(view, since, changed_step)
+    _LATEST.trends.appendleft((view, key, made))
+    return made
