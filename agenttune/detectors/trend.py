@@ -130,7 +130,7 @@ class Trend:
 
     @cached_property
     def heights(self) -> tuple[float, ...]:
-        return tuple(self.height(v) for v in self.values)
+        return tuple(map(math.log, self.values)) if self.is_positive else self.values
 
     @cached_property
     def since_change(self) -> Trend:

@@ -180,3 +180,17 @@ def test_a_loss_that_ends_in_nan_is_non_finite_and_nothing_else(tail: list[float
 def test_no_numbers_make_a_detector_fail(losses: list[float], grads: list[float]) -> None:
     for finding in detect(observe(losses, grads=grads)):
         assert finding.summary
+
+
+def test_what_was_found_is_looked_for_anew_when_anything_that_matters_has_changed() -> None:
+    spoilt = observe([*decay(100, 2.3, 0.5, 0.02), *noisy(9.0, 20)])
+    found = detect(spoilt)
+    assert "divergence" in kinds(spoilt)
+    asked = spoilt.model_copy(update={"findings": found, "woken_by": ["finding divergence"]})
+    assert detect(asked) == found
+    later = spoilt.model_copy(update={"at_s": spoilt.at_s + 1000})
+    assert "stall" in {finding.kind for finding in detect(later)}
+    assert "stall" not in {finding.kind for finding in detect(later, stall_after_s=2000)}
+    well = spoilt.model_copy(update={"series": observe(decay(120, 2.3, 0.5, 0.02)).series})
+    assert "divergence" not in kinds(well)
+    assert detect(spoilt) == found

@@ -252,9 +252,12 @@ class Observer:
     def _series_views(self, recent: list[StoredPoint]) -> dict[str, SeriesView]:
         raw: dict[str, tuple[list[int], list[float]]] = {}
         for point in recent:
+            step = point.step
             for name, value in point.values.items():
-                steps, values = raw.setdefault(name, ([], []))
-                steps.append(point.step)
+                if name not in raw:  # no `setdefault`, which would make two lists for each of some thousand values
+                    raw[name] = ([], [])
+                steps, values = raw[name]
+                steps.append(step)
                 values.append(value)
         views = {}
         for name, (steps, values) in raw.items():
