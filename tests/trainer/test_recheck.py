@@ -15,10 +15,14 @@ from agenttune.protocol.observation import HISTORY
 from agenttune.protocol.proposals import Ack, ApprovalRequest, Change, CommandRecord, Proposal, State, Verdict
 from agenttune.protocol.run_info import KnobState, RunInfo
 from agenttune.store.run_log import RunLog
+from agenttune.trainer.checkpoints.catalog import SavedCheckpoint
+from agenttune.trainer.commands.outcomes import AwaitSave, Done, Waiting
 from agenttune.trainer.execution.acks import AckWriter, as_asked
 from agenttune.trainer.execution.queue import Admission, CommandQueue
+from agenttune.trainer.execution.saving import Saving
 from agenttune.trainer.integrations.plain_adapter import PlainAdapter
 from agenttune.trainer.knobs import KnobRegistry
+from agenttune.trainer.recording.background_writer import BackgroundWriter
 from agenttune.trainer.recording.recorder import Recorder
 from agenttune.trainer.run_state import RunState
 
@@ -175,13 +179,27 @@ class FaultyLog(RunLog):
         return super().commands(*states, **given)
 
 
-def queue_of(log: RunLog) -> CommandQueue:
-    """The queue of a run whose acks nobody writes down."""
+class Loop(PlainAdapter):
+    """A loop whose end moves."""
+
+    end = 100
+
+    def max_steps(self) -> int:
+        return self.end
+
+
+def loop(writer: BackgroundWriter | None = None) -> tuple[RunState, Recorder, AckWriter]:
+    """A loop; without a writer, nobody writes its events down."""
     model = torch.nn.Linear(1, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    run_state = RunState(PlainAdapter(model, optimizer, None, None, None, None, None), KnobRegistry())
-    recorder = Recorder(run_state, None)
-    return CommandQueue(log, run_state, AckWriter(run_state, recorder), recorder)
+    run_state = RunState(Loop(model, optimizer, None, None, None, None, None), KnobRegistry())
+    recorder = Recorder(run_state, writer)
+    return run_state, recorder, AckWriter(run_state, recorder)
+
+
+def queue_of(log: RunLog) -> CommandQueue:
+    run_state, recorder, acks = loop()
+    return CommandQueue(log, run_state, acks, recorder)
 
 
 def ids(records: list[CommandRecord]) -> list[str]:
@@ -219,3 +237,30 @@ def test_only_a_persons_pause_or_stop_interrupts_what_everything_else_waits_for(
     stop = run.submit(proposed("operator", kind="stop_training"))
     assert [queue.interruption(), queue.interruption()] == [stop, stop], "it is taken off by `next` alone"
     assert len(queue.fetch()) == 3
+
+
+def test_a_save_after_a_change_is_made_anew_and_not_taken_from_the_loops_own_of_the_same_step() -> None:
+    run_state, recorder, acks = loop()
+    record = CommandRecord(proposal=proposed(lr=0.02), state=State.QUEUED, submitted_seq=1)
+    stop = CommandRecord(proposal=proposed(kind="stop_training"), state=State.QUEUED, submitted_seq=2)
+    run_state.step, saving = 7, Saving(run_state, acks, recorder)
+    run_state.checkpoints.newest_of_loop = SavedCheckpoint(path=None, step=7)
+    acks.done(record, Done(message="nothing to change"), None, 7)
+    saving.accept_save(Waiting(stop, 7, AwaitSave()), is_just_saved=True)
+    assert saving.saves == [], "it holds the values in force"
+    acks.done(record, Done(changes=[Change(name="lr", previous=0.01, requested=0.02, effective=0.02)]), None, 7)
+    saving.accept_save(Waiting(stop, 7, AwaitSave()), is_just_saved=True)
+    assert len(saving.saves) == 1
+
+
+def test_the_run_is_known_to_end_where_a_change_has_moved_its_end(make: Callable[..., Trainer]) -> None:
+    run = make()
+    writer = BackgroundWriter(run.log.folder)
+    run_state, _, acks = loop(writer)
+    record = run.submit(proposed(lr=0.02))
+    assert isinstance(run_state.adapter, Loop)
+    run_state.adapter.end = 250  # as a smaller batch, or other data, has it
+    acks.done(record, Done(changes=[Change(name="lr", previous=0.01, requested=0.02, effective=0.02)]), None, 7)
+    assert writer.close()
+    assert run.log.info().max_steps == 250
+    assert run.log.command(record.command_id).state is State.APPLIED
