@@ -20,7 +20,6 @@ from agenttune.views.terminal.chart import MIN_WIDTH, begin, drawn, with_margin
 
 HEIGHT, MAX_WIDTH = 14, 100
 """Of the picture, in rows and columns (tried by eye)."""
-MOST_NOTES = 100
 HEAD = (
     "| round | arm | start | policy | final | best | vs round 0 | commands | tokens | cost |\n"
     "|--:|---|---|---|--:|--:|--:|--:|--:|--:|"
@@ -48,7 +47,7 @@ def print_study(console: Console, study: Study, reflections: bool = False) -> No
     """Show a study: table, picture, costs; with `reflections` also what was planned and learned."""
     print_markdown(console, "\n\n".join(section.text for section in results(study)))
     console.print(_picture(study, min(console.width, MAX_WIDTH)))
-    told = [listed([*_not_drawn(study), _costs(study), *study.notes], MOST_NOTES)]
+    told = [listed([*_not_drawn(study), _costs(study), *study.notes], most=100)]
     print_markdown(console, "\n\n".join([*told, *(section.text for section in reasons(study) if reflections)]))
 
 
@@ -80,7 +79,7 @@ def _row(study: Study, run: RoundRun) -> list[str]:
         cut(run.policy, 30),
         final,
         best,
-        _change(run),
+        "-" if run.change_percent is None else f"{run.change_percent:+.1f} %",
         str(run.commands),
         str(run.tokens) if run.calls else "-",
         dollars(run.usd) if run.calls else "-",
@@ -103,10 +102,6 @@ def _scores(study: Study, run: RoundRun) -> tuple[str, str]:
         return f"none{note}", "-"
     name = "" if study.is_goal(run) else f" {cut(run.score.metric, 20)}"
     return f"{number(run.score.last.value)}{name}{note}", number(run.score.best.value)
-
-
-def _change(run: RoundRun) -> str:
-    return "-" if run.change_percent is None else f"{run.change_percent:+.1f} %"
 
 
 def _drawable(study: Study, run: RoundRun) -> bool:

@@ -94,10 +94,8 @@ def read_shape() -> ToolShape:
     for read in reads.values():
         for name, part in read.shape().parameters["properties"].items():
             if name not in UNLISTED_FIELDS:
-                brief = read.declared.brief.get(name)
-                fields[name] = {k: v for k, v in part.items() if k == "type"} | (
-                    {"description": brief} if brief else {}
-                )
+                brief = {"description": text} if (text := read.declared.brief.get(name)) else {}
+                fields[name] = {key: value for key, value in part.items() if key == "type"} | brief
     return ToolShape(
         name=READ,
         description="Look closer: metrics (without `metric`: which there are), model (its layers), history, ...",

@@ -29,15 +29,7 @@ from agenttune.server.auth.identity import Identity
 from agenttune.server.context import Ctx, RunId
 from agenttune.server.error_responses import problem_of
 from agenttune.server.pages.form import Form, NotDecided, decide_by_form, read_form
-from agenttune.server.pages.rendering import (
-    BARE,
-    PageFrame,
-    decided_page,
-    message_page,
-    requests_page,
-    shown,
-    shown_again,
-)
+from agenttune.server.pages.rendering import PageFrame, decided_page, message_page, requests_page, shown, shown_again
 from agenttune.server.pages.signed_links import Link, find_key, read
 
 logger = logging.getLogger(__name__)
@@ -55,7 +47,7 @@ class Page:
     """
 
     author: Author
-    frame: PageFrame = BARE
+    frame: PageFrame
     note: str = ""
 
     def say(self, status: int, title: str, words: str = "") -> Response:
@@ -90,7 +82,7 @@ class Page:
         return decided_page(decided, form.verdict, self.frame)
 
 
-HOLDERS = Page(Author(principal="operator", name="link"))
+HOLDERS = Page(Author(principal="operator", name="link"), PageFrame())
 """Behind a link decides whoever holds it; nothing is known of them."""
 
 
