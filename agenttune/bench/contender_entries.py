@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from pydantic import create_model
 from agenttune.bench.contenders.shipped import contender_class, contenders
 from agenttune.bench.settings import BenchSettings
 from agenttune.config import Place, Settings, load_yaml, written_at
-from agenttune.config.plugins import is_class_reference
+from agenttune.config.plugins import PluginUse, file_of, is_class_reference, written_kind
 from agenttune.config.resources import list_resources
 from agenttune.errors import ConfigError
 from agenttune.policy.base import PolicyContext
@@ -21,7 +22,8 @@ from agenttune.policy.load import open_policy
 from agenttune.policy.wrappers.wrapper import walk
 from agenttune.protocol.invalid_values import did_you_mean
 
-POLICY = "policy"
+_BASES = {"Contender": "contender"}
+POLICY: Literal["policy"] = "policy"
 """The contender that lets any policy take part."""
 
 
@@ -69,9 +71,9 @@ def read_contender(given: Any, file: Path | None, at: Place, project: Path, sett
     """
     try:
         if isinstance(given, str):
-            spec, name = _bare(given, is_from_shell=file is None), ""
+            spec, name = _bare(given, project, is_from_shell=file is None), ""
         else:
-            spec, name = _written(given, file, at)
+            spec, name = _written(given, file, at, project)
         return _entry(spec, name, project, settings)
     except ConfigError as error:
         if file is None or error.message.startswith(f"{file}:"):
@@ -79,18 +81,21 @@ def read_contender(given: Any, file: Path | None, at: Place, project: Path, sett
         raise ConfigError(f"{written_at(file, at)}: {error.message}", field=".".join(map(str, at))) from None
 
 
-def _bare(name: str, is_from_shell: bool) -> dict[str, Any]:
-    """A registered contender of that name, else a policy."""
+def _bare(name: str, project: Path, is_from_shell: bool) -> dict[str, Any]:
+    """A registered contender of that name or the user's own, else a policy."""
     if not is_from_shell and name in contenders():
+        return {"type": name}
+    name = _from_project(name, project)
+    if is_class_reference(name) and written_kind(PluginUse(POLICY, name, (project,)), _BASES) == "contender":
         return {"type": name}
     return {"type": POLICY, POLICY: name}
 
 
-def _written(given: Any, file: Path | None, at: Place) -> tuple[dict[str, Any], str]:
+def _written(given: Any, file: Path | None, at: Place, project: Path) -> tuple[dict[str, Any], str]:
     if not isinstance(given, dict) or file is None:
         raise ConfigError(f"give a name, or a mapping with a `type` and parameters (got {given!r:.80})")
     own = load_yaml(file, _TypeOnly, at)
-    cls = contender_class(own.type)
+    cls = contender_class(own.type, project)
     extra: dict[str, Any] = {"type": (str, ...), "name": (str, "")}
     model = create_model(f"{cls.__name__}Entry", __base__=cls.settings, **extra)
     read = load_yaml(file, model, at)
@@ -103,16 +108,18 @@ def _entry(spec: dict[str, Any], name: str, project: Path, settings: BenchSettin
     if kind == POLICY:
         spec = {**spec, POLICY: _from_project(str(spec.get(POLICY, "")), project)}
         code = policy_code(spec[POLICY], project, settings)
-        name = name or _policy_name(spec[POLICY])
+        name = name or _short_name(spec[POLICY])
     else:
-        code, parameters = {}, {key: value for key, value in spec.items() if key != "type"}
-        name = name or kind + "".join(f" {key}={value}" for key, value in parameters.items())
-    cls = contender_class(kind)
+        code = _class_code(kind, project)
+        parameters = {key: value for key, value in spec.items() if key != "type"}
+        name = name or _short_name(kind) + "".join(f" {key}={value}" for key, value in parameters.items())
+    cls = contender_class(kind, project)
     return ContenderEntry(name, spec, cls.role, cls.__module__, code)
 
 
-def _policy_name(reference: str) -> str:
-    return reference.rpartition(":")[2] if is_class_reference(reference) else Path(reference).stem
+def _short_name(reference: str) -> str:
+    named = reference.rpartition(":")[2]
+    return named if is_class_reference(reference) and named else Path(reference).stem
 
 
 def _from_project(reference: str, project: Path) -> str:
@@ -137,7 +144,7 @@ def policy_code(reference: str, project: Path, settings: BenchSettings) -> dict[
     try:
         opened = open_policy(reference, context)
     except ConfigError as error:
-        if Path(reference).name != reference or find_known(reference, project):
+        if Path(reference).name != reference or reference in list_resources("policies", project):
             raise
         names = sorted({*contenders(), *list_resources("policies", project)})
         raise ConfigError(
@@ -152,8 +159,12 @@ def policy_code(reference: str, project: Path, settings: BenchSettings) -> dict[
     return {_told(path, project): checksum for path, checksum in sorted(found.items())}
 
 
-def find_known(name: str, project: Path) -> bool:
-    return name in list_resources("policies", project)
+def _class_code(kind: str, project: Path) -> dict[str, str]:
+    """Of a contender of the user's own; the code of ours is known by the version."""
+    if not is_class_reference(kind):
+        return {}
+    path, _ = file_of(PluginUse("contender", kind, (project,)))
+    return {_told(str(path), project): hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def _told(path: str, project: Path) -> str:

@@ -48,7 +48,7 @@ def play(work: Work) -> CellResult:
     prepare(work)
     trial = Trial(work.cell, task_facts(work.cell.scenario.task), work.folder, work.project)
     try:
-        outcome = make_contender(work.cell.spec).play(trial)
+        outcome = make_contender(work.cell.spec, work.project).play(trial)
     except KeyboardInterrupt:
         raise
     except BaseException:  # also SystemExit: a contender that ends its process fails, and no other cell with it
@@ -94,9 +94,9 @@ def tidy(work: Work) -> None:
         shutil.rmtree(work.folder, ignore_errors=True)
 
 
-def make_contender(spec: dict[str, Any]) -> Contender:
+def make_contender(spec: dict[str, Any], project: Path) -> Contender:
     """A contender as its entry in the suite says."""
-    cls = contender_class(spec["type"])
+    cls = contender_class(spec["type"], project)
     return cls(cls.settings.model_validate({key: value for key, value in spec.items() if key != "type"}))
 
 

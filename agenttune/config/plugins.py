@@ -31,7 +31,7 @@ from agenttune.errors import ConfigError, PluginFault
 from agenttune.protocol.invalid_values import did_you_mean, failure_words
 
 T = TypeVar("T")
-Kind = Literal["policy", "detector", "approver", "channel", "adapter"]
+Kind = Literal["policy", "detector", "approver", "channel", "adapter", "contender"]
 GROUPS: dict[Kind, str] = {
     "policy": "agenttune.policies",
     "detector": "agenttune.detectors",
@@ -39,7 +39,7 @@ GROUPS: dict[Kind, str] = {
     "channel": "agenttune.channels",
     "adapter": "agenttune.adapters",
 }
-"""Entry-point group of each kind of plugin."""
+"""Entry-point group of each kind of plugin; contenders of the benchmark come from files only."""
 IMPORT_LIMIT_S = 20.0
 """How long importing a class and making one may take (guess: importing torch takes 3 to 10 s)."""
 _REFERENCE = re.compile(r"(?P<path>.*\.py)(?::(?P<name>.*))?|(?P<no_file>[^:]+):(?P<of>[A-Za-z_]\w*)")
@@ -163,8 +163,8 @@ def find_class(use: PluginUse, base: type[Any], injected: Sequence[str] = ()) ->
     if lacking := sorted(getattr(found, "__abstractmethods__", ())):
         raise use.problem(f"{found.__name__} does not define {', '.join(lacking)}, which every {use.kind} must")
     try:
-        # An adapter is made by the loop, of what is in memory there.
-        takes_settings = use.kind != "adapter"
+        # An adapter is made by the loop, of what is in memory there; a contender names the class of its parameters.
+        takes_settings = use.kind not in ("adapter", "contender")
         parameters = parameters_of(found if takes_settings else object, injected, use.kind == "policy")
     except (TypeError, ValueError, NameError) as error:
         raise use.problem(f"the parameters of {found.__name__} cannot be read: {error}") from None

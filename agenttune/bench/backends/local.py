@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from concurrent.futures import TimeoutError as LimitReached
@@ -25,6 +26,8 @@ THREADS = {f"{library}_NUM_THREADS": "1" for library in _LIBRARIES} | {"TOKENIZE
 """One thread a worker: with several, workers wait for each other's, and sums are in another order."""
 PRELOADED = ("agenttune.bench.play", "torch", "transformers")
 """What takes seconds to import."""
+POOL_NOTICES_S = 2.0
+"""The pool tells of a worker that died within a tenth of a second, unless its exit code was 0 (measured)."""
 
 
 class _Worker(ForkServerProcess):
@@ -73,8 +76,10 @@ class Local(Backend):
         context.set_forkserver_preload(list(preload))
         self._pool: Any = ProcessPool(max_workers=self.slots, max_tasks=0, initializer=_started, context=context)
         self._work: dict[Future[CellResult], Work] = {}
+        self._missed_at: dict[Future[CellResult], float] = {}
 
     def submit(self, work: Work) -> None:
+        tidy(work)  # what a killed runner's worker left would tell that this one died
         self._work[self._pool.schedule(play_in_worker, args=[work], timeout=work.limit_s)] = work
 
     def wait(self, timeout_s: float) -> list[Done]:
@@ -89,6 +94,7 @@ class Local(Backend):
         from pebble import ProcessExpired
 
         work = self._work.pop(future)
+        self._missed_at.pop(future, None)
         if not future.done():
             future.cancel()
             return self._lost(work, "its worker process ended in the middle of it, without an error")
@@ -115,10 +121,12 @@ class Local(Backend):
         """Whether a worker ended with exit code 0, which its pool takes for a good end."""
         path = self._work[future].folder.with_suffix(f".{PID_NAME}")
         try:
-            pid = int(path.read_text(encoding="ascii") or 0)
-        except (FileNotFoundError, ValueError):
+            pid = int(path.read_text(encoding="ascii"))
+        except (FileNotFoundError, ValueError):  # not begun, ended, or just being written
             return False
-        return not psutil.pid_exists(pid) and not future.done()
+        if psutil.pid_exists(pid):
+            return False
+        return time.monotonic() - self._missed_at.setdefault(future, time.monotonic()) > POOL_NOTICES_S
 
 
 def usable_cores() -> int:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pkgutil
 from importlib import import_module
+from pathlib import Path
 
 from agenttune.bench.contenders.contender import CONTENDERS, Contender
+from agenttune.config.plugins import PluginUse, find_class, is_class_reference
 from agenttune.errors import ConfigError
 from agenttune.protocol.invalid_values import did_you_mean
 
@@ -18,10 +20,24 @@ def contenders() -> dict[str, type[Contender]]:
     return CONTENDERS
 
 
-def contender_class(name: str) -> type[Contender]:
-    """Raises ConfigError for a contender that there is not."""
+def contender_class(name: str, project: Path) -> type[Contender]:
+    """A registered contender, or one of the user's own as `./mine.py:Mine`.
+
+    Args:
+        name: Which.
+        project: Folder that a relative path counts from.
+
+    Raises:
+        ConfigError: There is none of that name.
+        PluginFault: It cannot be imported.
+    """
+    if is_class_reference(name):
+        return find_class(PluginUse("contender", name, (project,)), Contender).cls
     known = contenders()
     if name not in known:
         names = sorted(known)
-        raise ConfigError(f"no contender {name!r}{did_you_mean(name, names)}; there are: {', '.join(names)}")
+        raise ConfigError(
+            f"no contender {name!r}{did_you_mean(name, names)}; there are: {', '.join(names)}; or a class of your own "
+            "as ./mine.py:Mine"
+        )
     return known[name]
