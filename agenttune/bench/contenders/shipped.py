@@ -20,19 +20,19 @@ def contenders() -> dict[str, type[Contender]]:
     return CONTENDERS
 
 
-def contender_class(name: str, project: Path) -> type[Contender]:
+def contender_class(name: str, project: Path | None = None) -> type[Contender]:
     """A registered contender, or one of the user's own as `./mine.py:Mine`.
 
     Args:
         name: Which.
-        project: Folder that a relative path counts from.
+        project: Folder that a relative path counts from; default: the working folder.
 
     Raises:
         ConfigError: There is none of that name.
         PluginFault: It cannot be imported.
     """
     if is_class_reference(name):
-        return find_class(PluginUse("contender", name, (project,)), Contender).cls
+        return find_class(PluginUse("contender", name, (project or Path.cwd(),)), Contender).cls
     known = contenders()
     if name not in known:
         names = sorted(known)
