@@ -14,7 +14,6 @@ from agenttune.control import open_files
 from agenttune.errors import StoreFault
 from agenttune.protocol.deadlines import BootTime, Instant, boot_time
 from agenttune.protocol.events import Event, StatusChanged
-from agenttune.protocol.metrics import StoredPoint
 from agenttune.protocol.run_info import RunInfo
 from agenttune.store.journal.observer import Observer
 from agenttune.store.process_liveness import is_alive
@@ -42,22 +41,11 @@ class LogTail:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._log = RunLog.open(folder)
-        self.last_seq, self.last_point_id = self._log.last_seq(), self._log.last_point_id()
-        self._monitor = WalMonitor(folder / LOG_NAME)
-        self.close = self._log.close
-
-    def may_have_changed(self) -> bool:
+        log = RunLog.open(folder)
+        self.last_seq, self.last_point_id = log.last_seq(), log.last_point_id()
+        self.may_have_changed = WalMonitor(folder / LOG_NAME).may_have_changed
         """Whether anybody has written since the last look; takes under a microsecond, in any thread."""
-        return self._monitor.may_have_changed()
-
-    def events(self, since: int, limit: int) -> list[Event]:
-        """Events after a cursor."""
-        return self._log.events(since, limit)
-
-    def points(self, since: int, limit: int) -> list[StoredPoint]:
-        """Metric rows after a cursor."""
-        return self._log.points(since, limit)
+        self.events, self.points, self.close = log.events, log.points, log.close
 
 
 class RunLogs:
