@@ -15,6 +15,7 @@ AgenttuneError
 │   ├── Unauthorized         no token, or one that does not (any longer) count
 │   ├── Forbidden            the role of who asks does not allow it
 │   ├── BudgetSpent          a cap on calls, tokens or money is reached
+│   ├── TaskDataMissing      data or weights of a benchmark task are not on this machine
 │   └── NotSupported         this trainer cannot do that (yet)
 └── SystemFault              the machine or another process failed
     ├── StoreFault           the run's log cannot be read or written
@@ -100,6 +101,10 @@ class Forbidden(UserError):
 
 class BudgetSpent(UserError):
     """A cap on calls, tokens or money of the language model is reached."""
+
+
+class TaskDataMissing(UserError):
+    """Data or weights of a benchmark task are not on this machine; the message says how to get them."""
 
 
 class NotSupported(UserError):
