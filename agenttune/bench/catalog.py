@@ -86,6 +86,96 @@ _add(
 )
 _add(
     TaskFacts(
+        name="mnist_cnn_sgd",
+        about="a small convolutional network on 5,000 MNIST digits, SGD with momentum",
+        tier=1,
+        implementation="images:DigitsCnn",
+        recipe=Recipe(lr=0.05, optimizer="sgd", steps=300, eval_every=25),
+        target=0.3,
+        chance=2.302585,
+    )
+)
+_add(
+    TaskFacts(
+        name="char_gpt",
+        about="a small GPT on the characters of Python's language reference, warm-up and cosine",
+        tier=1,
+        implementation="language:CharGpt",
+        recipe=Recipe(lr=0.01, schedule="cosine", warmup_frac=0.05, steps=300, eval_every=25),
+        target=2.5,
+        chance=4.564348,
+    )
+)
+_add(
+    TaskFacts(
+        name="text_mixture",
+        about="a small GPT on the characters of English and of Python code, half and half",
+        tier=1,
+        implementation="text_mixture:TextMixture",
+        recipe=Recipe(lr=0.01, schedule="cosine", warmup_frac=0.05, steps=300, eval_every=25),
+        target=2.6,
+        chance=4.564348,
+    )
+)
+_add(
+    TaskFacts(
+        name="mlp_overfit",
+        about="a large perceptron on 200 MNIST digits, which it soon knows by heart",
+        tier=1,
+        implementation="overfitting:LittleData",
+        recipe=Recipe(lr=3e-4, steps=300, eval_every=25),
+        target=0.6,
+        chance=2.302585,
+    )
+)
+_add(
+    TaskFacts(
+        name="regression_heavy_tail",
+        about="a perceptron that reads the slant of MNIST digits, batches of 4, targets with heavy-tailed noise",
+        tier=1,
+        implementation="regression:HeavyTail",
+        recipe=Recipe(lr=3e-3, steps=600, eval_every=50),
+        target=0.15,
+        chance=1.0,
+    )
+)
+_add(
+    TaskFacts(
+        name="minilm_finetune",
+        about="the first layers of a pretrained encoder, MiniLM, learn to tell negative from positive texts",
+        tier=1,
+        implementation="finetune:MiniLm",
+        recipe=Recipe(lr=3e-4, steps=200, eval_every=25),
+        target=0.55,
+        chance=0.693147,
+    )
+)
+_add(
+    TaskFacts(
+        name="gan",
+        about="a generator of 7 x 7 digits against a discriminator; the energy distance to real digits",
+        tier=1,
+        implementation="gan:DigitsGan",
+        recipe=Recipe(lr=0.01, steps=600, eval_every=50),
+        target=0.6,
+        metric="eval_energy_distance",
+    )
+)
+_add(
+    TaskFacts(
+        name="cartpole",
+        about="a policy gradient on gymnasium's CartPole, whose reward is to be as large as possible",
+        tier=1,
+        implementation="cartpole:CartPole",
+        recipe=Recipe(lr=1e-3, steps=300, eval_every=25),
+        target=400.0,
+        metric="eval_reward",
+        direction="maximize",
+        chance=20.0,
+    )
+)
+_add(
+    TaskFacts(
         name="sim_quadratic",
         about="a simulated training: a noisy quadratic whose best rate and schedule are known by computation",
         tier=0,

@@ -10,6 +10,7 @@ from torch import nn
 
 from agenttune.bench.tasks.data import Rows
 from agenttune.bench.tasks.hf_training import HfTask, Parts
+from agenttune.bench.tasks.perceptron import hidden_layers
 from agenttune.bench.training import Split
 from agenttune.errors import TaskDataMissing
 
@@ -34,9 +35,7 @@ class ActorCritic(nn.Module):
 
     def __init__(self, width: int, layers: int) -> None:
         super().__init__()
-        sizes = [4] + [width] * layers
-        hidden = [part for a, b in zip(sizes, sizes[1:], strict=False) for part in (nn.Linear(a, b), nn.Tanh())]
-        self.body = nn.Sequential(*hidden)
+        self.body = nn.Sequential(*hidden_layers([4] + [width] * layers, nn.Tanh))
         self.actor, self.critic = nn.Linear(width, 1), nn.Linear(width, 1)
 
     def forward(self, starts: torch.Tensor, draws: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -61,14 +60,14 @@ class ActorCritic(nn.Module):
             move = drawn < torch.sigmoid(self.right(states[-1]))
             alive.append(poles.are_up)
             state, fell = poles.push(move)
-            moves.append(move), states.append(state), ended.append(fell)
+            moves.append(move)
+            states.append(state)
+            ended.append(fell)
         return torch.stack(states), torch.stack(moves).float(), torch.stack(alive).float(), torch.stack(ended).float()
 
-    def loss(
-        self, states: torch.Tensor, moves: torch.Tensor, alive: torch.Tensor, ended: torch.Tensor
-    ) -> torch.Tensor:
+    def loss(self, states: torch.Tensor, moves: torch.Tensor, alive: torch.Tensor, ended: torch.Tensor) -> torch.Tensor:
         """Advantage actor-critic (Mnih et al. 2016), a reward of 1 for each move after which the pole stands."""
-        values = self.critic(self.body(states)).squeeze(-1)
+        values: torch.Tensor = self.critic(self.body(states)).squeeze(-1)
         returns = self.returns(values.detach()[-1], ended)
         log_odds = self.right(states[:-1])
         surprise = nn.functional.binary_cross_entropy_with_logits(log_odds, moves, reduction="none")
@@ -76,7 +75,8 @@ class ActorCritic(nn.Module):
         entropy = nn.functional.binary_cross_entropy_with_logits(log_odds, p, reduction="none")
         advantage = returns - values[:-1]
         each = surprise * advantage.detach() + VALUE_WEIGHT * advantage.square() - ENTROPY_WEIGHT * entropy
-        return (each * alive).sum() / alive.sum()
+        mean: torch.Tensor = (each * alive).sum() / alive.sum()
+        return mean
 
     def returns(self, last: torch.Tensor, ended: torch.Tensor) -> torch.Tensor:
         """Discounted rewards to come, in units of what a pole that never falls would get."""

@@ -56,14 +56,17 @@ def _encoded() -> tuple[Rows, torch.Tensor]:
 
     Most of its 30,522 tokens do not occur; without them a checkpoint is a fifth of the size.
     """
-    pairs = sentiments()[: 2 * (TEXTS + HELD_OUT)]
-    encoded = tokenizer(LENGTH).encode_batch([text for text, _ in pairs])
-    ids = torch.tensor([one.ids for one in encoded])
-    vocabulary = ids.unique()
+    texts, labels = zip(*sentiments()[: 3 * (TEXTS + HELD_OUT)], strict=True)
+    encoded = tokenizer(LENGTH).encode_batch(list(texts))
+    # Each once: many texts are somebody else's, said again, and would be in both halves.
+    once = {tuple(one.ids): (one.attention_mask, label) for one, label in zip(encoded, labels, strict=True)}
+    kept = list(once.items())[: 2 * (TEXTS + HELD_OUT)]
+    ids = torch.tensor([tokens for tokens, _ in kept])
+    vocabulary = torch.unique(ids)  # type: ignore[no-untyped-call]
     columns = {
         "input_ids": torch.searchsorted(vocabulary, ids),
-        "attention_mask": torch.tensor([one.attention_mask for one in encoded]),
-        "labels": torch.tensor([label for _, label in pairs]),
+        "attention_mask": torch.tensor([mask for _, (mask, _) in kept]),
+        "labels": torch.tensor([label for _, (_, label) in kept]),
     }
     return Rows(columns), vocabulary
 
@@ -75,9 +78,10 @@ def _encoder(layers: int) -> Any:
     from transformers import BertConfig, BertModel
 
     shape = {"num_hidden_layers": layers, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    made = BertModel(BertConfig.from_pretrained(encoder_folder(), **shape), add_pooling_layer=False)
+    with torch.random.fork_rng():  # first weights at random, which are not kept, change nobody's random numbers
+        made = BertModel(BertConfig.from_pretrained(encoder_folder(), **shape), add_pooling_layer=False)
     with safe_open(encoder_folder() / "model.safetensors", framework="pt") as file:
         made.load_state_dict({name: file.get_tensor(name) for name in made.state_dict()})
-    words = made.embeddings.word_embeddings
-    made.embeddings.word_embeddings = nn.Embedding.from_pretrained(words.weight[_encoded()[1]].detach())
+    used = made.embeddings.word_embeddings.weight[_encoded()[1]].detach()
+    made.embeddings.word_embeddings = nn.Embedding(len(used), WIDTH, _weight=used)
     return made

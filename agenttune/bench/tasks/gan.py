@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy
@@ -11,6 +12,7 @@ from torch.func import functional_call
 
 from agenttune.bench.tasks.data import Rows, half, small_digits
 from agenttune.bench.tasks.hf_training import HfTask, Parts
+from agenttune.bench.tasks.perceptron import hidden_layers
 from agenttune.bench.training import Split
 
 NOISE = 16
@@ -51,9 +53,7 @@ class Gan(nn.Module):
 
 
 def _perceptron(inputs: int, width: int, layers: int, outputs: int) -> list[nn.Module]:
-    sizes = [inputs] + [width] * layers
-    hidden = [part for a, b in zip(sizes, sizes[1:], strict=False) for part in (nn.Linear(a, b), nn.LeakyReLU(0.2))]
-    return [*hidden, nn.Linear(width, outputs)]
+    return [*hidden_layers([inputs] + [width] * layers, partial(nn.LeakyReLU, 0.2)), nn.Linear(width, outputs)]
 
 
 class DigitsGan(HfTask):

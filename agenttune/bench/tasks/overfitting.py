@@ -7,6 +7,7 @@ from torch import nn
 
 from agenttune.bench.tasks.data import digits, half
 from agenttune.bench.tasks.hf_training import HfTask, Parts
+from agenttune.bench.tasks.perceptron import hidden_layers
 from agenttune.bench.training import Split
 
 
@@ -15,9 +16,7 @@ class Perceptron(nn.Module):
 
     def __init__(self, width: int, layers: int) -> None:
         super().__init__()
-        sizes = [784] + [width] * layers
-        hidden = [part for a, b in zip(sizes, sizes[1:], strict=False) for part in (nn.Linear(a, b), nn.ReLU())]
-        self.layers = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(width, 10))
+        self.layers = nn.Sequential(nn.Flatten(), *hidden_layers([784] + [width] * layers), nn.Linear(width, 10))
 
     def forward(self, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         logits = self.layers(images)

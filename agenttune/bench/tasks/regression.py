@@ -7,6 +7,7 @@ from torch import nn
 
 from agenttune.bench.tasks.data import Rows, half, slants
 from agenttune.bench.tasks.hf_training import HfTask, Parts
+from agenttune.bench.tasks.perceptron import hidden_layers
 from agenttune.bench.training import Split
 
 BATCH = 4
@@ -20,9 +21,7 @@ class Regressor(nn.Module):
 
     def __init__(self, width: int, layers: int) -> None:
         super().__init__()
-        sizes = [196] + [width] * layers
-        hidden = [part for a, b in zip(sizes, sizes[1:], strict=False) for part in (nn.Linear(a, b), nn.ReLU())]
-        self.layers = nn.Sequential(*hidden, nn.Linear(width, 1))
+        self.layers = nn.Sequential(*hidden_layers([196] + [width] * layers), nn.Linear(width, 1))
 
     def forward(self, pixels: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         given = self.layers(pixels).squeeze(-1)
