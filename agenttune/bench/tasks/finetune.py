@@ -62,7 +62,7 @@ def _encoded() -> tuple[Rows, torch.Tensor]:
     once = {tuple(one.ids): (one.attention_mask, label) for one, label in zip(encoded, labels, strict=True)}
     kept = list(once.items())[: 2 * (TEXTS + HELD_OUT)]
     ids = torch.tensor([tokens for tokens, _ in kept])
-    vocabulary = torch.unique(ids)  # type: ignore[no-untyped-call]
+    vocabulary = torch.unique(ids)
     columns = {
         "input_ids": torch.searchsorted(vocabulary, ids),
         "attention_mask": torch.tensor([mask for _, (mask, _) in kept]),
