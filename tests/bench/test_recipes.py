@@ -14,7 +14,7 @@ from agenttune.bench.cell import Cell, Outcome, Scenario
 from agenttune.bench.contenders.contender import Trial
 from agenttune.bench.contenders.shipped import contenders
 from agenttune.bench.tasks.optimizers import load_state, make_optimizer, save_state
-from agenttune.bench.training import Recipe, Trained
+from agenttune.bench.training import Fault, Recipe, Trained
 from agenttune.errors import ConfigError, UserError
 from tests.bench.quadratic import CURVATURES, FACTS, FLOOR, RECIPE, UPWARDS, Quadratic, play, trial_of
 
@@ -134,6 +134,23 @@ def test_pilots_are_paid_for_and_the_best_of_them_gets_what_is_left(name: str, p
     assert main.recipe.lr == pytest.approx(trial.recipe.lr / 10)
 
 
+class LateFault(Trial):
+    """A trial in which something goes wrong after three quarters."""
+
+    @property
+    def fault(self) -> Fault:
+        return Fault(kind="late", step=90)
+
+
+@pytest.mark.parametrize("name", ["pilots", "pilots_restart", "lr_finder"])
+def test_a_shorter_main_run_does_not_get_round_a_fault(name: str) -> None:
+    task = Quadratic()
+    play(name, LateFault(**vars(trial_of(task))))
+    main = task.trainings[-1]
+    assert main.fault is not None
+    assert main.fault.step == round(0.75 * main.recipe.steps) < main.budget
+
+
 def test_a_budget_that_is_too_small_is_told() -> None:
     with pytest.raises(ConfigError, match="5 pilots of 1 steps leave nothing of a budget of 5"):
         play("pilots", trial_of(Quadratic(), steps=5))
@@ -206,7 +223,7 @@ def test_a_return_brings_back_all_of_an_optimizers_state(name: str) -> None:
 
     def evaluation() -> float:
         _mode(optimizer, "eval")
-        return float((model(inputs) - inputs.sum(1, keepdim=True)).pow(2).mean())
+        return (model(inputs) - inputs.sum(1, keepdim=True)).pow(2).mean().item()
 
     losses(5)
     saved = save_state(model, optimizer)

@@ -54,6 +54,10 @@ class Trial:
         cell = self.cell
         return draw(fault_kind(cell.scenario.fault), cell.scenario.task, cell.seed, cell.split, self.budget)
 
+    def fault_within(self, steps: int) -> Fault:
+        """What goes wrong, at the same part of a training of fewer steps: a shorter one does not get round it."""
+        return self.fault.model_copy(update={"step": round(self.fault.step * steps / self.budget)})
+
     @property
     def recipe(self) -> Recipe:
         """The user's recipe, with the fault if it lies in there."""
@@ -66,6 +70,7 @@ class Trial:
         agent: Agent | None = None,
         budget: int | None = None,
         jitter: bool = False,
+        fault: Fault | None = None,
         without_fault: bool = False,
         is_free: bool = False,
     ) -> Trained:
@@ -77,6 +82,7 @@ class Trial:
             agent: Takes part.
             budget: Steps at most; default: what is left.
             jitter: As in `Training`.
+            fault: Instead of the cell's, as `fault_within` has it.
             without_fault: For references: nothing goes wrong.
             is_free: For references: it has the whole budget for itself and its steps are not paid for.
         """
@@ -90,7 +96,7 @@ class Trial:
                 seed=self.cell.seed,
                 split=self.cell.split,
                 budget=allowed,
-                fault=None if without_fault else self.fault,
+                fault=None if without_fault else fault or self.fault,
                 hooks=hooks,
                 agent=agent,
                 jitter=jitter,

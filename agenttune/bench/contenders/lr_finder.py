@@ -78,7 +78,8 @@ class LrFinder(Contender):
         recipe = shortened(with_schedule(trial.recipe, "constant", 0.0).with_changes(lr=given.low), steps)
         trial.train(recipe, hooks=[test], budget=steps)
         before, lr = trial.steps_spent, test.suggestion() or trial.recipe.lr
-        trained = trial.train(shortened(trial.recipe.with_changes(lr=lr), trial.steps_left))
+        main = shortened(trial.recipe.with_changes(lr=lr), trial.steps_left)
+        trained = trial.train(main, fault=trial.fault_within(main.steps))
         found = Intervention(
             kind="choose", step=0, state="applied", words=f"lr {lr:.3g} by a range test of {before} steps"
         )

@@ -96,6 +96,6 @@ def _play(trial: Trial, settings: PilotsSettings, hooks: Sequence[RestartFromBes
     recipe, made = best_of_pilots(trial, settings)
     before = trial.steps_spent
     between: list[Hook] = list(hooks)
-    trained = trial.train(recipe, hooks=between)
+    trained = trial.train(recipe, hooks=between, fault=trial.fault_within(recipe.steps))
     made += [change for hook in hooks for change in hook.changes]
     return Outcome(trained=trained, fault=trial.fault, steps_before=before, interventions=made)

@@ -46,8 +46,8 @@ class Member:
 class Population(Hook):
     """All members in one training, in turns: each goes on from its own weights and optimizer state.
 
-    So they see different data, the schedule is that of the part of the budget that is spent, and a fault sets in for
-    all at its place in it.
+    So they see different data, the schedule is that of the part of the budget that is spent, and a fault sets in at its
+    place in it: a lasting one for all, one that is over in a step for the member whose turn it is.
     """
 
     def __init__(self, facts: TaskFacts, settings: PopulationSettings, budget: int, seed: int) -> None:
