@@ -223,7 +223,7 @@ def test_a_return_brings_back_all_of_an_optimizers_state(name: str) -> None:
 
     def evaluation() -> float:
         _mode(optimizer, "eval")
-        return (model(inputs) - inputs.sum(1, keepdim=True)).pow(2).mean().item()
+        return float((model(inputs) - inputs.sum(1, keepdim=True)).pow(2).mean().detach())
 
     losses(5)
     saved = save_state(model, optimizer)
