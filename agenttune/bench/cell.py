@@ -41,6 +41,8 @@ class Cell(Record):
         code: Checksums of what the contender is made of (policy files, classes, prompts), by path.
         settings: Of the gate, budgets, probation, wake-ups and model, the same for all contenders.
         version: Of the task's and the benchmark's own code; another one makes a result stale.
+        work: The same for cells that come to the same, as those of a reference that does not see the fault; empty: no
+            other does.
     """
 
     scenario: Scenario
@@ -51,6 +53,7 @@ class Cell(Record):
     code: dict[str, str] = Field(default_factory=dict)
     settings: dict[str, Any] = Field(default_factory=dict)
     version: str = ""
+    work: str = ""
 
     @property
     def key(self) -> str:

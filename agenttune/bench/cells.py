@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agenttune.bench.catalog import task_facts
 from agenttune.bench.cell import Cell, Scenario
-from agenttune.bench.code_version import version_of
+from agenttune.bench.code_version import checksum_of, version_of
 from agenttune.bench.contender_entries import ContenderEntry
 from agenttune.bench.faults import draw, fault_kind
 from agenttune.bench.suite import Suite
@@ -21,16 +21,24 @@ def cells_of(suite: Suite) -> list[Cell]:
 
 
 def _cell(suite: Suite, scenario: Scenario, contender: ContenderEntry, seed: int) -> Cell:
-    acts = contender.role == "policy"
-    module = f"agenttune.bench.tasks.{task_facts(scenario.task).implementation.partition(':')[0]}"
+    cls = contender.cls
+    code = version_of(_task_module(scenario), cls.__module__, cls.acts_through_gate)
     fault = draw(fault_kind(scenario.fault), scenario.task, seed, suite.split, scenario.recipe.steps)
-    return Cell(
+    cell = Cell(
         scenario=scenario,
         seed=seed,
         split=suite.split,
         contender=contender.name,
         spec=contender.spec,
         code=contender.code,
-        settings=suite.settings if acts else {},
-        version=version_of(module, contender.module, acts, fault.model_dump_json()),
+        settings=suite.settings if cls.acts_through_gate else {},
+        version=f"{code}.{checksum_of(fault.model_dump_json())}",
     )
+    if cls.sees_fault:
+        return cell
+    without = scenario.model_copy(update={"fault": "", "label": ""})
+    return cell.model_copy(update={"work": cell.model_copy(update={"scenario": without, "version": code}).key})
+
+
+def _task_module(scenario: Scenario) -> str:
+    return f"agenttune.bench.tasks.{task_facts(scenario.task).implementation.partition(':')[0]}"

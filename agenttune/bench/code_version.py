@@ -24,21 +24,21 @@ DECIDING_ROOMS = ("agent", "config", "control", "detectors", "gate", "llm", "pol
 """What an agent's decisions and their effect can depend on."""
 
 
-def version_of(task_module: str, contender_module: str, acts_through_gate: bool, *more: str) -> str:
+def version_of(task_module: str, contender_module: str, acts_through_gate: bool) -> str:
     """A checksum of the code of one cell.
 
     Args:
         task_module: Dotted name of the task's module.
         contender_module: The same of the contender's class.
         acts_through_gate: Whether an agent takes part.
-        more: Anything else that a result depends on, such as the drawn fault.
     """
-    digest = hashlib.sha256(_sources(task_module, contender_module).encode())
-    if acts_through_gate:
-        digest.update(_rooms().encode())
-    for text in more:
-        digest.update(text.encode())
-    return f"{RESULTS_VERSION}.{digest.hexdigest()[:16]}"
+    rooms = _rooms() if acts_through_gate else ""
+    return f"{RESULTS_VERSION}.{checksum_of(_sources(task_module, contender_module) + rooms)}"
+
+
+def checksum_of(text: str) -> str:
+    """A short one."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @lru_cache

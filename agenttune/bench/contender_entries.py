@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import create_model
 
+from agenttune.bench.contenders.contender import Contender
 from agenttune.bench.contenders.shipped import contender_class, contenders
 from agenttune.bench.settings import BenchSettings
 from agenttune.config import Place, Settings, load_yaml, written_at
@@ -34,15 +35,13 @@ class ContenderEntry:
     Attributes:
         name: In reports; unique in a suite.
         spec: `type` and parameters, as a worker makes it.
-        role: As in `Contender`.
-        module: Dotted name of the contender's module.
+        cls: Of the contender.
         code: Checksums of the files that it is made of, by path.
     """
 
     name: str
     spec: dict[str, Any]
-    role: Literal["reference", "policy", "recipe"]
-    module: str
+    cls: type[Contender]
     code: dict[str, str] = field(default_factory=dict)
 
 
@@ -108,13 +107,14 @@ def _entry(spec: dict[str, Any], name: str, project: Path, settings: BenchSettin
     if kind == POLICY:
         spec = {**spec, POLICY: _from_project(str(spec.get(POLICY, "")), project)}
         code = policy_code(spec[POLICY], project, settings)
-        name = name or _short_name(spec[POLICY])
+        short = _short_name(spec[POLICY])
+        name = name or (f"{short} {POLICY}" if short in contenders() else short)
     else:
         code = _class_code(kind, project)
         parameters = {key: value for key, value in spec.items() if key != "type"}
         name = name or _short_name(kind) + "".join(f" {key}={value}" for key, value in parameters.items())
     cls = contender_class(kind, project)
-    return ContenderEntry(name, spec, cls.role, cls.__module__, code)
+    return ContenderEntry(name, spec, cls, code)
 
 
 def _short_name(reference: str) -> str:

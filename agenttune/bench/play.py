@@ -19,6 +19,7 @@ from agenttune.bench.contenders.contender import Contender, Trial
 from agenttune.bench.contenders.shipped import contender_class
 from agenttune.bench.faults import draw, fault_kind
 from agenttune.bench.machine import machine_facts
+from agenttune.bench.training import Fault
 
 PID_NAME, OUTPUT_NAME = "pid", "output.txt"
 OUTPUT_CHARACTERS = 2000
@@ -105,12 +106,16 @@ def failed(cell: Cell, reason: str) -> CellResult:
     return result_of(cell, Outcome(failure=reason))
 
 
+def drawn_fault(cell: Cell) -> Fault:
+    """What goes wrong in a cell."""
+    scenario = cell.scenario
+    return draw(fault_kind(scenario.fault), scenario.task, cell.seed, cell.split, scenario.recipe.steps)
+
+
 def result_of(cell: Cell, outcome: Outcome) -> CellResult:
     """With what every result says."""
     if outcome.fault is None:
-        kind, scenario = fault_kind(cell.scenario.fault), cell.scenario
-        fault = draw(kind, scenario.task, cell.seed, cell.split, scenario.recipe.steps)
-        outcome = outcome.model_copy(update={"fault": fault})
+        outcome = outcome.model_copy(update={"fault": drawn_fault(cell)})
     return CellResult(
         cell=cell,
         state="failed" if outcome.failure or outcome.trained is None else "done",

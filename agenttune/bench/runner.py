@@ -11,7 +11,7 @@ from pathlib import Path
 
 from agenttune.bench.backends.backend import Backend, Done
 from agenttune.bench.cell import Cell, CellResult
-from agenttune.bench.play import Work, failed
+from agenttune.bench.play import Work, drawn_fault, failed
 from agenttune.bench.store import Store
 
 HEARTBEAT_S = 10.0
@@ -63,6 +63,7 @@ class Runner:
     tell: Callable[[Progress], None] = lambda progress: None
     _states: dict[str, str] = field(default_factory=dict)
     _attempts: dict[str, int] = field(default_factory=dict)
+    _followers: dict[str, list[Cell]] = field(default_factory=dict)
     _heartbeat_at: float = 0.0
 
     def run(self, cells: Sequence[Cell]) -> Progress:
@@ -70,7 +71,7 @@ class Runner:
         self.store.register()
         keys = {cell.key for cell in cells}
         self._states = {key: state for key, state in self.store.done().items() if key in keys}
-        waiting = deque(cell for cell in cells if cell.key not in self._states)
+        waiting = self._leaders([cell for cell in cells if cell.key not in self._states])
         taken: deque[Cell] = deque()
         under_way: dict[str, Cell] = {}
         self._told(len(keys), None, 0)
@@ -78,14 +79,12 @@ class Runner:
             self._live()
             while waiting and len(under_way) < self.backend.slots:
                 self._begin(waiting.popleft(), under_way, taken)
-            ended = self.backend.wait(WAIT_S) if under_way else []
-            for done in ended:
+            for done in self.backend.wait(WAIT_S) if under_way else []:
                 if (result := self._result(done)) is None:
                     self.backend.submit(done.work)
                     continue
-                self.store.keep(result)
                 del under_way[result.cell.key]
-                self._states[result.cell.key] = result.state
+                self._keep(result)
                 self._told(len(keys), result, len(taken))
             if not waiting and not under_way and taken:
                 time.sleep(OTHERS_S)
@@ -93,6 +92,22 @@ class Runner:
                 self._read_states(keys)
                 self._told(len(keys), None, len(waiting))
         return self._told(len(keys), None, 0)
+
+    def _leaders(self, cells: Sequence[Cell]) -> deque[Cell]:
+        """The cells to be done; of those that come to the same, one, unless it is done already."""
+        shared = {cell.work for cell in cells if cell.work}
+        done = {r.cell.work: r for r in self.store.results() if r.cell.work in shared} if shared else {}
+        leaders: deque[Cell] = deque()
+        for cell in cells:
+            if cell.work in done:
+                self._copy(done[cell.work], cell)
+            elif cell.work in self._followers:
+                self._followers[cell.work].append(cell)
+            else:
+                leaders.append(cell)
+                if cell.work:
+                    self._followers[cell.work] = []
+        return leaders
 
     def _begin(self, cell: Cell, under_way: dict[str, Cell], taken: deque[Cell]) -> None:
         claim = self.store.claim(cell)
@@ -103,7 +118,21 @@ class Runner:
             folder = self.store.folder / "runs" / cell.key
             self.backend.submit(Work(cell, folder, self.project, self.limit_s, self.keeps_runs))
         else:
-            self._read_states({cell.key})
+            result = next(r for r in self.store.results() if r.cell.key == cell.key)
+            self._keep(result)
+
+    def _keep(self, result: CellResult) -> None:
+        """Keep a result, and the same for the cells that come to the same."""
+        self.store.keep(result)
+        self._states[result.cell.key] = result.state
+        for follower in self._followers.pop(result.cell.work, []) if result.cell.work else []:
+            self._copy(result, follower)
+
+    def _copy(self, result: CellResult, cell: Cell) -> None:
+        if self.store.claim(cell) == "claimed":
+            outcome = result.outcome.model_copy(update={"fault": drawn_fault(cell)})
+            self.store.keep(result.model_copy(update={"cell": cell, "outcome": outcome}))
+        self._states[cell.key] = result.state
 
     def _read_states(self, keys: set[str]) -> None:
         self._states |= {key: state for key, state in self.store.done().items() if key in keys}

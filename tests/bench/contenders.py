@@ -48,6 +48,12 @@ class Quick(Contender):
                 file.write(words + "\n")
 
 
+class Reference(Quick):
+    """Does not see the fault."""
+
+    sees_fault = False
+
+
 class Raises(Quick):
     def misbehave(self, trial: Trial) -> None:
         sys.stdout.write("what it printed before\n")

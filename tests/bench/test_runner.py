@@ -98,6 +98,19 @@ def test_worker_processes_and_this_one_come_to_the_same(tmp_path: Path) -> None:
     assert here == workers
 
 
+def test_a_reference_that_does_not_see_the_fault_is_done_once_for_all_faults(tmp_path: Path) -> None:
+    suite = suite_of(tmp_path, "Reference", "Quick")
+    ended = run(suite, tmp_path / "out", InProcess())
+    assert (ended.done, ended.failed) == (8, 0)
+    assert len(journal(tmp_path, "Reference")) == 2 * 2, "a cell for each seed"
+    kinds = {(r.cell.scenario.fault, r.outcome.fault and r.outcome.fault.kind) for r in read_results(tmp_path / "out")}
+    assert kinds == {("healthy", "healthy"), ("lr_x30", "lr_x30")}
+    wider = suite.path.read_text().replace("lr_x30]", "lr_x30, lr_x100]")
+    suite.path.write_text(wider)
+    assert run(load_suite(str(suite.path)), tmp_path / "out", InProcess()).done == 12
+    assert len(journal(tmp_path, "Reference")) == 2 * 2, "nor again for a fault that the suite gets later"
+
+
 def test_cells_are_chosen_by_a_pattern_or_a_part_of_their_name(tmp_path: Path) -> None:
     cells = cells_of(suite_of(tmp_path, "Quick", "Raises"))
     assert {cell.contender for cell in only(cells, "*/Raises/*")} == {"Raises"}

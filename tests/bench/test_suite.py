@@ -85,6 +85,15 @@ def test_the_test_range_has_other_seeds_and_faults(write: Callable[[str], str]) 
     assert not {cell.key for cell in development} & {cell.key for cell in test}
 
 
+def test_a_policy_that_has_the_name_of_a_recipe_is_told_from_it(write: Callable[[str], str]) -> None:
+    suite = load_suite(write(GOOD.replace("jitter", "greedy_lr")), policies=["greedy_lr", "guardian"])
+    assert [(c.name, c.spec["type"]) for c in suite.contenders[1:]] == [
+        ("greedy_lr", "greedy_lr"),
+        ("greedy_lr policy", "policy"),
+        ("guardian", "policy"),
+    ]
+
+
 def test_an_unknown_suite_lists_what_there_is() -> None:
     with pytest.raises(ConfigError, match=r"no suite 'smok'; did you mean 'smoke'\?; there are: .*smoke"):
         load_suite("smok")

@@ -115,12 +115,17 @@ class Contender(ABC):
         about: In a sentence, for reports.
         role: `reference` (no contender proper), `policy` (acts through the gate), `recipe` (what people would use).
         settings: Its parameters' class.
+        acts_through_gate: Whether an agent takes part, so that what a suite sets for agents counts.
+        sees_fault: Whether the scenario's fault changes anything for it; a reference that does not is done once for all
+            faults of a task and seed.
     """
 
     name: ClassVar[str]
     about: ClassVar[str]
     role: ClassVar[Literal["reference", "policy", "recipe"]]
     settings: ClassVar[type[ContenderSettings]] = ContenderSettings
+    acts_through_gate: ClassVar[bool] = False
+    sees_fault: ClassVar[bool] = True
 
     def __init__(self, settings: Any) -> None:
         self.given = settings

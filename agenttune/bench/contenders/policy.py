@@ -48,6 +48,7 @@ class PolicyContender(Contender):
 
     name, about, role = "policy", "a policy behind the gate", "policy"
     settings = PolicySettings
+    acts_through_gate = True
     given: PolicySettings
 
     def play(self, trial: Trial) -> Outcome:
@@ -101,6 +102,7 @@ class Sham(Contender):
     """Asks a policy that does nothing: what taking part costs."""
 
     name, about, role = "sham", "the agent takes part and does nothing", "reference"
+    acts_through_gate = True
 
     def play(self, trial: Trial) -> Outcome:
         return PolicyContender(PolicySettings(policy="noop")).play(trial)

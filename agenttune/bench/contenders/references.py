@@ -57,6 +57,7 @@ class BestOfGrid(Contender):
 
     role = "reference"
     settings = GridSettings
+    sees_fault = False
     changes: ClassVar[dict[str, Any]]
 
     def play(self, trial: Trial) -> Outcome:
