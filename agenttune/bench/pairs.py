@@ -41,6 +41,15 @@ class Pairing:
     def pairs(self) -> int:
         return sum(map(len, self.differences.values()))
 
+    def reversed(self) -> Pairing:
+        """The second against the first."""
+        return Pairing(
+            {scenario: [-d for d in found] for scenario, found in self.differences.items()},
+            self.mean.turned(0.0),
+            self.improvement.turned(1.0),
+            self.p,
+        )
+
     def verdict(self, corrected_p: float, comparisons: int) -> Verdict:
         """What may be said of the first, in words.
 

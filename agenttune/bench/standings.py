@@ -122,7 +122,8 @@ def _standing(
     healthy_steps = sum(f.detection.healthy_steps for f in cells)
     found_after = [f.detection.steps for f in cells if f.detection.steps is not None]
     reached = [f.reached.seconds for f in cells if f.reached is not None]
-    none_s = [(f.seconds, untouched[f.scenario, f.seed].seconds) for f in cells if (f.scenario, f.seed) in untouched]
+    pairs = [(f, untouched[f.scenario, f.seed]) for f in cells if (f.scenario, f.seed) in untouched]
+    none_s = [(f.seconds, none.seconds) for f, none in pairs if not f.failed and not none.failed]
     regrets = _values(strata, lambda f: f.regret)
     return Standing(
         contender=name,

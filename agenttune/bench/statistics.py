@@ -51,6 +51,10 @@ class Interval(NamedTuple):
         """Whether there are seeds enough for a claim."""
         return self.seeds >= FEWEST_SEEDS and math.isfinite(self.low)
 
+    def turned(self, whole: float) -> Interval:
+        """Of `whole` less the figure."""
+        return self._replace(estimate=whole - self.estimate, low=whole - self.high, high=whole - self.low)
+
     def excludes(self, value: float) -> bool:
         """Whether the whole interval lies on one side of a value."""
         return self.low > value or self.high < value

@@ -12,7 +12,21 @@ from typing import NoReturn
 from rich.console import Console
 from rich.text import Text
 
-from agenttune.cli import approve, attach, bench, estimate, init, plugins, replay, run, serve, shell_tools, show, tokens
+from agenttune.cli import (
+    approve,
+    attach,
+    bench,
+    bench_report,
+    estimate,
+    init,
+    plugins,
+    replay,
+    run,
+    serve,
+    shell_tools,
+    show,
+    tokens,
+)
 from agenttune.cli.app import app
 from agenttune.errors import AgenttuneError, UserError
 from agenttune.protocol.text import clean
@@ -22,6 +36,7 @@ __all__ = [
     "approve",
     "attach",
     "bench",
+    "bench_report",
     "estimate",
     "init",
     "main",

@@ -1,0 +1,167 @@
+"""The report of a benchmark, put together from its results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+from agenttune.bench.catalog import TASKS, TaskFacts
+from agenttune.bench.cell import CellResult
+from agenttune.bench.faults import FAULTS, FaultKind
+from agenttune.bench.metrics import GUESSED_BAND, NONE, ORACLE, CellFigures, cell_figures, noise_bands
+from agenttune.bench.pairs import Pairing, by_key, pairing
+from agenttune.bench.report import drawings, plots, tables
+from agenttune.bench.report.content import Block, Page, Section, Table, Trace
+from agenttune.bench.report.origin import origin
+from agenttune.bench.report.words import interval, percent, share, traceback_end
+from agenttune.bench.standings import REFERENCES, Standing, agreements, by_contender, standings
+from agenttune.bench.statistics import FEWEST_SEEDS
+from agenttune.errors import UserError
+from agenttune.protocol.text import clean, plural
+
+TRACES, TRACES_OF_ONE = 20, 3
+"""Failed cells that are told with their traceback, and those of one contender; all are counted."""
+NAMED_LOSERS = 5
+
+
+def benchmark_page(
+    results: Sequence[CellResult],
+    title: str,
+    command: str = "",
+    tasks: Mapping[str, TaskFacts] = TASKS,
+    kinds: Mapping[str, FaultKind] = FAULTS,
+    link: tables.LinkOf = lambda f: None,
+) -> Page:
+    """What some results say.
+
+    Args:
+        command: That made them, to be told.
+        tasks: Of the results.
+        kinds: Of faults.
+        link: Where a cell's own report is, from the page; None: there is none.
+
+    Raises:
+        UserError: There are none, or they are of both ranges.
+    """
+    if not results:
+        raise UserError("there are no results yet; make some with: agenttune bench suites/NAME.yaml")
+    if len({result.cell.split for result in results}) > 1:
+        raise UserError("these results are of the development and of the test range: report one of them at a time")
+    figures = cell_figures(results, tasks, kinds)
+    found = standings(figures)
+    names = [s.contender for s in found]
+    styles = plots.series_of(drawings.shown_contenders(found) + [n for n in names if n not in _shown(found)])
+    sections = [
+        Section("Leaderboard", _there(tables.leaderboard(found), drawings.ranks(found))),
+        Section("Regret by scenario", drawings.heat_maps(figures, names)),
+        Section("Losing cases", _losses(figures, link)),
+        Section("Failures", _failures(figures)),
+        Section("Learning curves", drawings.learning_curves(figures, drawings.shown_contenders(found), styles)),
+        Section(
+            "Performance profiles",
+            _there(drawings.profile_figure(figures, drawings.shown_contenders(found), styles)),
+        ),
+        Section("Costs", [tables.cost_table(found), *drawings.cost_figures(found, styles)]),
+        Section("Detection", _there(tables.detection_table(found))),
+        Section("The whole course", [tables.course(found)]),
+        Section("Everyone against everyone", [_duels(figures, names)], is_folded=True),
+        Section("Raw values", tables.raw_values(figures, names), is_folded=True),
+        Section("Simulators against real networks", _agreement(figures)),
+        Section("Noise", [_noise(results, figures, tasks)], is_folded=True),
+    ]
+    made_by = f"Made by: {command}" if command else ""
+    return Page(
+        title=title,
+        says=[*_says(found, figures), *filter(None, [made_by])],
+        sections=[section for section in sections if section.blocks],
+        origin=origin(results),
+        warnings=_warnings(results, found),
+    )
+
+
+def _there(*blocks: Block | None) -> list[Block]:
+    return [block for block in blocks if block is not None]
+
+
+def _shown(found: Sequence[Standing]) -> set[str]:
+    return set(drawings.shown_contenders(found))
+
+
+def _warnings(results: Sequence[CellResult], found: Sequence[Standing]) -> list[str]:
+    told = []
+    if results[0].cell.split == "test":
+        told.append("TEST RANGE: these faults, seeds and data are for final claims. Nobody may tune a policy on them.")
+    most = max(len({r.cell.seed for r in results if r.cell.contender == s.contender}) for s in found)
+    if most < FEWEST_SEEDS:
+        told.append(f"Too few seeds for a claim: {most}, where {FEWEST_SEEDS} are the least.")
+    for name in (NONE, ORACLE):
+        if name not in {s.contender for s in found}:
+            told.append(f"Without `{name}` among the contenders there is no regret.")
+    return told
+
+
+def _says(found: Sequence[Standing], figures: Sequence[CellFigures]) -> list[str]:
+    """The result in sentences: the best, who does harm, and the worst cells by their names."""
+    proper = [s for s in found if not s.is_reference]
+    told = [_about(s) for s in proper[:3]]
+    if len(proper) > 3:
+        told.append(f"Last of {len(proper)}: {_about(proper[-1])}")
+    harmful = [f"{clean(s.contender, 40)} {share(s.harmed)}" for s in proper if s.harmed.held]
+    if harmful:
+        told.append(f"Healthy runs were harmed by: {'; '.join(harmful)}.")
+    elif any(s.harmed.of for s in proper):
+        told.append("No contender harmed a healthy run beyond the noise.")
+    worst = tables.named_cells(figures)[:NAMED_LOSERS]
+    if worst:
+        told.append(f"Losing cases: {'; '.join(_cell(f) for f in worst)}.")
+    return told
+
+
+def _about(standing: Standing) -> str:
+    words = f"{clean(standing.contender, 40)}: regret {interval(standing.regret)}"
+    if standing.against_none is not None:
+        words += f", better than doing nothing in {percent(standing.against_none.improvement)} of pairs"
+    return f"{words}; against doing nothing: {standing.verdict}." if standing.verdict else f"{words}."
+
+
+def _cell(f: CellFigures) -> str:
+    return clean(f"{f.contender} in {f.scenario}, seed {f.seed}", 160)
+
+
+def _losses(figures: Sequence[CellFigures], link: tables.LinkOf) -> list[Block]:
+    found: list[Block] = list(tables.losing_cells(figures, link))
+    return found or ["No contender ended a cell worse than doing nothing beyond the noise."]
+
+
+def _failures(figures: Sequence[CellFigures]) -> list[Block]:
+    failed = [f for f in figures if f.failed]
+    if not failed:
+        return []
+    counts = [
+        [clean(name, 60), str(len(own)), plural(len({f.scenario for f in own}), "scenario")]
+        for name, own in by_contender(failed).items()
+    ]
+    blocks: list[Block] = [Table("Failed cells", ("contender", "failed", "in"), counts)]
+    told = [f for own in by_contender(failed).values() for f in own[:TRACES_OF_ONE]][:TRACES]
+    blocks += [Trace(_cell(f), traceback_end(f.result.outcome.failure)) for f in told]
+    left = len(failed) - len(told)
+    return [*blocks, *([f"{left} more are not shown."] if left else [])]
+
+
+def _duels(figures: Sequence[CellFigures], names: Sequence[str]) -> Table:
+    cells = {name: by_key(own) for name, own in by_contender(figures).items()}
+    found: dict[tuple[str, str], Pairing] = {}
+    for first, second in combinations(names, 2):
+        found[first, second] = pairing(cells[first], cells[second])
+        found[second, first] = found[first, second].reversed()
+    return tables.duels(found, names)
+
+
+def _agreement(figures: Sequence[CellFigures]) -> list[Block]:
+    found = agreements([f for f in figures if f.contender not in REFERENCES])
+    return [tables.agreement_table(found)] if found else []
+
+
+def _noise(results: Sequence[CellResult], figures: Sequence[CellFigures], tasks: Mapping[str, TaskFacts]) -> Table:
+    bands = noise_bands(results, tasks)
+    return tables.noise_table(bands, sorted({f.facts.name for f in figures} - bands.keys()), GUESSED_BAND)

@@ -1,0 +1,81 @@
+"""`agenttune bench report`: what the results of suites say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agenttune.cli.bench import RESULTS, bench
+
+if TYPE_CHECKING:
+    from agenttune.bench.cell import CellResult
+
+EXTRA = "pip install 'agenttune-toolkit[bench]'"
+
+
+@bench.command()
+def report(
+    results: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[RESULTS]...", help="Folders of results, reported together; default: the newest."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the report. Default: report, in the first of the results.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Of the report's files.")] = "report",
+    title: Annotated[str, typer.Option(help="Of the report. Default: the names of the results.")] = "",
+) -> None:
+    """Write what results say: Markdown with pictures, and one HTML page."""
+    need_extra()
+    from agenttune.bench.report import kept_run, write_report
+
+    folders = results or [newest()]
+    place = {result.cell.key: (folder, result) for folder in folders for result in read(folder)}
+
+    def run_folder(result: CellResult) -> Path | None:
+        return kept_run(place[result.cell.key][0], result)
+
+    found = write_report(
+        [result for _, result in place.values()],
+        out or folders[0] / "report",
+        name,
+        title or ", ".join(folder.name for folder in folders),
+        f"agenttune bench report {' '.join(map(str, folders))}",
+        run_folder,
+    )
+    typer.echo("\n".join(f"wrote {path}" for path in found))
+
+
+def read(folder: Path) -> list[CellResult]:
+    """Raises UserError where there are no results."""
+    from agenttune.bench.store import read_results
+
+    return read_results(folder)
+
+
+def newest() -> Path:
+    """The folder of results that was written to last.
+
+    Raises:
+        UserError: There is none.
+    """
+    from agenttune.bench.store import STORE_NAME
+    from agenttune.errors import UserError
+
+    known = sorted(RESULTS.glob(f"*/{STORE_NAME}"), key=lambda path: path.stat().st_mtime)
+    if not known:
+        raise UserError(f"no results in {RESULTS} yet; make some with: agenttune bench suites/NAME.yaml")
+    return known[-1].parent
+
+
+def need_extra() -> None:
+    """Raises UserError where the packages of the extra are not there."""
+    from importlib.util import find_spec
+
+    from agenttune.errors import UserError
+
+    missing = [package for package in ("scipy", "matplotlib") if find_spec(package) is None]
+    if missing:
+        raise UserError(f"reports of the benchmark need {' and '.join(missing)}: {EXTRA}")

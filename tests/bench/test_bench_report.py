@@ -1,0 +1,170 @@
+"""The report of a benchmark: what stands in it, that hostile text is only read, and that it needs no network."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+
+from agenttune.bench.cell import CellResult, Intervention
+from agenttune.bench.report import Page, benchmark_page, html, kept_run, markdown, write_report
+from agenttune.bench.report.content import Table
+from agenttune.bench.report.plots import LIGHT
+from agenttune.errors import UserError
+from tests.bench.made_results import KINDS, LEVELS, TASKS, result, suite
+
+EVIL = "<script>alert(1)</script> $x_1$ | [a](http://evil) &amp; \x1b[31m"
+FAULTS = ["healthy", "lr_x30", "one_layer", "label_noise"]
+
+
+def spoil(made: CellResult) -> CellResult:
+    """What happens in a benchmark: interventions, findings, a failure."""
+    cell = made.cell
+    trained = made.outcome.trained
+    if cell.contender == "rules" and trained is not None:
+        interventions = [
+            Intervention(kind="update_optimizer", step=62, state="applied", words=f"lr 0.003: {EVIL}"),
+            Intervention(kind="load_checkpoint", step=120, state="rejected", words="no"),
+        ]
+        findings = [("divergence", 60, "it grew"), ("layer_unstable", 70, "blocks.1")]
+        found = result("rules", trained.final, cell.seed, cell.scenario.fault, cell.scenario.task, 40,
+                       interventions=interventions, findings=findings, fault_layer="blocks.1")  # fmt: skip
+    elif cell.contender == "bad" and cell.seed == 1:
+        found = result("bad", seed=1, fault=cell.scenario.fault, task=cell.scenario.task,
+                       failure=f"Traceback (most recent call last):\nValueError: {EVIL}")  # fmt: skip
+    else:
+        return made
+    return found
+
+
+@pytest.fixture(scope="module")
+def results() -> list[CellResult]:
+    made = suite(LEVELS | {EVIL: 0.6}, 5, FAULTS, ["digits", "valley"], change=spoil)
+    facts = {"processor": "made up", "commit": "abc123", "python": "3.12"}
+    return [r.model_copy(update={"machine": facts, "at_s": 1.7e9}) for r in made]
+
+
+@pytest.fixture(scope="module")
+def page(results: list[CellResult]) -> Page:
+    return benchmark_page(results, "made up", "agenttune bench suites/made-up.yaml", TASKS, KINDS)
+
+
+@pytest.fixture(scope="module")
+def written(page: Page) -> tuple[str, str]:
+    return markdown(page, "pictures"), html(page)
+
+
+def test_everything_that_was_asked_for_is_there(page: Page) -> None:
+    titles = [section.title for section in page.sections]
+    for wanted in ("Leaderboard", "Regret by scenario", "Losing cases", "Failures", "Learning curves", "Costs"):
+        assert wanted in titles
+    assert {"Performance profiles", "Detection", "Raw values", "Simulators against real networks"} <= set(titles)
+    assert {"regret", "regret-by-group", "profiles", "cost-time"} <= {figure.name for figure in page.figures}
+    assert sum(figure.name.startswith("curve-") for figure in page.figures) == 8, "one a scenario"
+    says = " ".join(page.says)
+    assert "rules: regret 0.2" in says
+    assert "harmed by: bad 10 of 10" in says
+    assert "bad in digits/healthy, seed 1" in says, "losing cases are named in the text"
+    assert not page.warnings
+
+
+def test_under_every_table_stands_where_it_comes_from(page: Page, written: tuple[str, str]) -> None:
+    tables = [block for section in page.sections for block in section.blocks if isinstance(block, Table)]
+    for word in ("5 seeds (0 to 4)", "development range", "commit abc123", "python 3.12", "configuration ", "prompts "):
+        assert word in page.origin
+    assert written[1].count('class="origin"') == len(tables)
+    assert written[0].count("<sub>") == len(tables)
+
+
+def test_a_policy_that_failed_is_told_with_its_traceback(written: tuple[str, str]) -> None:
+    for text in written:
+        assert "ValueError" in text
+        assert "8" in text[text.index("Failed cells") :][:400]
+
+
+class Tags(HTMLParser):
+    """What a browser would make of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        found = dict(attrs)
+        self.links += [found[key] or "" for key in ("href", "xlink:href", "src") if key in found]
+        self.ids += [found["id"] or ""] if "id" in found else []
+
+
+def test_the_page_needs_nothing_and_runs_nothing(written: tuple[str, str]) -> None:
+    read = Tags(written[1])
+    assert "script" not in read.tags
+    assert "img" not in read.tags
+    assert read.links
+    assert all(link.startswith("#") for link in read.links), "of this file alone"
+    assert len(read.ids) == len(set(read.ids)), "each drawing's clips are its own"
+    assert {link[1:] for link in read.links} <= set(read.ids)
+    assert "default-src 'none'" in written[1]
+    assert not re.search(r"url\((?!#)|@import", written[1])
+    assert "\x1b" not in written[1]
+    assert not any(colour in written[1] for colour in LIGHT), "by day and by night the page's own colours"
+
+
+def test_hostile_text_is_only_read_in_markdown(written: tuple[str, str]) -> None:
+    read = Tags(MarkdownIt("gfm-like", {"linkify": False}).render(written[0]))
+    assert not {"script", "a", "iframe", "style"} & set(read.tags)
+    assert all(link.startswith("pictures/") for link in read.links)
+    assert "\x1b" not in written[0]
+    row = next(line for line in written[0].splitlines() if line.startswith("| \\<script\\>"))
+    head = written[0][written[0].index("| contender") :].splitlines()[0]
+    assert len(re.findall(r"(?<!\\)\|", row)) == len(re.findall(r"(?<!\\)\|", head)), "no bar of a name's own"
+
+
+def test_a_report_repeats_to_the_letter(results: list[CellResult]) -> None:
+    few = [r for r in results if r.cell.contender in ("none", "oracle", "rules") and r.cell.scenario.task == "digits"]
+    first, second = (benchmark_page(few, "t", "", TASKS, KINDS) for _ in range(2))
+    assert html(first) == html(second)
+    assert markdown(first, "p") == markdown(second, "p")
+
+
+def test_the_test_range_and_too_few_seeds_say_so_in_large_letters() -> None:
+    made = [result(name, 0.5, seed, split="test") for name in ("none", "oracle", "rules") for seed in (10_000, 10_001)]
+    page = benchmark_page(made, "t", "", TASKS, KINDS)
+    assert page.warnings[0].startswith("TEST RANGE")
+    assert "Too few seeds for a claim: 2" in page.warnings[1]
+    assert '<p class="warning">TEST RANGE' in html(page)
+    with pytest.raises(UserError, match="one of them at a time"):
+        benchmark_page([*made, result("none", 0.5)], "t", "", TASKS, KINDS)
+
+
+def test_a_report_of_whatever_there_is() -> None:
+    """Nothing to measure by, one seed, everything failed: the page says what it can."""
+    for made in (
+        [result("rules", 0.5)],
+        [result("none", float("nan")), result("rules", float("nan"))],
+        [result(name, seed=seed, failure="it raised") for name in ("none", "rules") for seed in range(2)],
+    ):
+        page = benchmark_page(made, "t", "", TASKS, KINDS)
+        assert "Leaderboard" in html(page)
+        assert "Leaderboard" in markdown(page, "p")
+    with pytest.raises(UserError, match="no results yet"):
+        benchmark_page([], "t")
+
+
+def test_files_lie_where_they_point(results: list[CellResult], tmp_path: Path) -> None:
+    few = [r for r in results if r.cell.contender in ("none", "oracle", "rules") and r.cell.scenario.task == "digits"]
+    text, page = write_report(few, tmp_path, "policies", "t", "", lambda r: None, TASKS, KINDS)
+    assert page.is_file()
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text.read_text())
+    assert len(pictures) >= 5
+    for picture in pictures:
+        drawn = (tmp_path / picture).read_text()
+        assert drawn.startswith("<svg")
+        assert 'fill="#ffffff"' in drawn
+    assert kept_run(tmp_path, few[0]) is None
