@@ -54,7 +54,7 @@ KINDS = {
         FaultKind(
             name="one_layer",
             about="a layer",
-            group="layers",
+            group="layer",
             findings=["layer_unstable"],
             strikes_layer=True,
             right_move="name the layer",
