@@ -180,9 +180,10 @@ _add(
         about="a simulated training: a noisy quadratic whose best rate and schedule are known by computation",
         tier=0,
         implementation="sim_quadratic:SimQuadratic",
-        recipe=Recipe(lr=0.012, schedule="constant", optimizer="sgd", steps=400, eval_every=40),
+        recipe=Recipe(lr=0.006, schedule="constant", optimizer="sgd", steps=400, eval_every=40),
         target=0.25,
         chance=2.3,
+        faults=kinds_needing("batches", "labels", "gradients"),
     )
 )
 _add(
@@ -193,5 +194,18 @@ _add(
         implementation="sim_curve:SimCurve",
         recipe=Recipe(lr=1e-3, schedule="constant", optimizer="sgd", steps=400, eval_every=40),
         target=0.6,
+        faults=kinds_needing("batches", "labels", "gradients"),
+    )
+)
+_add(
+    TaskFacts(
+        name="sim_groups",
+        about="a simulated training: a noisy quadratic of two layers with rates of their own, with momentum",
+        tier=0,
+        implementation="sim_groups:SimGroups",
+        recipe=Recipe(lr=0.0006, schedule="constant", optimizer="sgd", steps=400, eval_every=40),
+        target=0.35,
+        chance=2.3,
+        faults=kinds_needing("batches", "labels", "gradients", "layers"),
     )
 )

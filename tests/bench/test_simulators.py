@@ -15,6 +15,7 @@ import pytest
 
 from agenttune.agent import AgentLoop
 from agenttune.bench.catalog import open_task, task_facts
+from agenttune.bench.faults import draw, fault_kind
 from agenttune.bench.tasks.loop_training import LoopTask
 from agenttune.bench.tasks.sim_quadratic import Law, best_constant, best_schedule, expected_loss
 from agenttune.bench.training import Agent, Hook, Live, Split, Trained, Training
@@ -26,7 +27,7 @@ from agenttune.protocol.observation import Observation
 from agenttune.protocol.run_info import RunInfo
 from agenttune.store.run_log import RunLog
 
-SIMULATORS = ["sim_quadratic", "sim_curve"]
+SIMULATORS = ["sim_quadratic", "sim_curve", "sim_groups"]
 STEPS = 120
 
 
@@ -208,3 +209,66 @@ def test_a_curve_rewards_a_rate_that_is_neither_too_low_nor_too_high_and_falls_i
         assert tuned < low < high
         annealed = train("sim_curve", seed, steps=300, lr=1.5e-3, schedule="cosine", warmup_frac=0.05).final
         assert annealed < 1.1 * tuned
+
+
+def struck(name: str, seed: int, kind: str, **changes: Any) -> Trained:
+    """With a fault of the development range, as a trial draws it."""
+    fault = draw(fault_kind(kind), name, seed, "development", STEPS)
+    return train(name, seed, fault=fault, **changes)
+
+
+@pytest.mark.parametrize("name", SIMULATORS)
+@pytest.mark.parametrize("kind", ["overfitting", "corrupt_batch", "label_noise", "mixture_shift"])
+def test_a_fault_of_the_data_does_harm_and_is_met_again_after_a_return(name: str, kind: str) -> None:
+    healthy, ill = [train(name, seed) for seed in range(4)], [struck(name, seed, kind) for seed in range(4)]
+    assert np.mean([b.final / a.final for a, b in zip(healthy, ill, strict=True)]) > 1.1
+    onset = draw(fault_kind(kind), name, 0, "development", STEPS).step
+    assert ill[0].losses[:onset] == healthy[0].losses[:onset]
+    assert ill[0].losses[onset:] != healthy[0].losses[onset:]
+
+
+@pytest.mark.parametrize("name", SIMULATORS)
+def test_overfitting_lowers_the_training_loss_and_raises_the_other(name: str) -> None:
+    trained = struck(name, 0, "overfitting", steps=STEPS)
+    lowest = min(point.value for point in trained.evaluations)
+    assert trained.final > 1.3 * lowest
+    assert np.mean([row[2] for row in trained.losses[-10:]]) < 0.5 * trained.final
+
+
+@pytest.mark.parametrize("name", SIMULATORS)
+def test_clipping_keeps_a_corrupt_batch_from_the_weights_and_a_spike_that_heals_never_reached_them(name: str) -> None:
+    hit = clipped = spiked = 0.0
+    for seed in range(4):
+        well = train(name, seed)
+        hit += struck(name, seed, "corrupt_batch").final / well.final
+        clipped += (
+            struck(name, seed, "corrupt_batch", max_grad_norm=2.0 if name == "sim_curve" else 20.0).final / well.final
+        )
+        spiked += struck(name, seed, "healing_spike").final / well.final
+    assert clipped / 4 == pytest.approx(1, abs=0.2)
+    assert hit > clipped
+    assert spiked / 4 == pytest.approx(1, abs=0.05)
+
+
+def test_exploding_gradients_end_in_nan_and_going_back_ends_the_accident() -> None:
+    for name in SIMULATORS:
+        assert math.isnan(struck(name, 0, "nan_gradient").final)
+        onset = draw(fault_kind("nan_gradient"), name, 0, "development", STEPS).step
+        saved = struck(name, 0, "nan_gradient", hooks=[CutsAt(onset + 8, 1.0, True)])
+        assert math.isfinite(saved.final)
+
+
+@pytest.mark.parametrize("kind", ["frozen_layer", "unstable_layer", "bad_intervention_freeze"])
+def test_a_struck_layer_is_named_and_missed(kind: str) -> None:
+    healthy, ill = train("sim_groups", 4), struck("sim_groups", 4, kind)
+    assert ill.fault_layer in ("encoder", "head")
+    assert ill.final > 1.1 * healthy.final
+
+
+def test_a_rate_beyond_its_limit_harms_only_the_start_if_it_is_warmed_up() -> None:
+    """The curve's stability limit is low at first."""
+    cold, warm = (
+        np.mean([train("sim_curve", seed, lr=7e-3, schedule="cosine", warmup_frac=part).final for seed in range(4)])
+        for part in (0.0, 0.3)
+    )
+    assert warm < 0.8 * cold

@@ -38,21 +38,23 @@ class LoopModel(nn.Module):
 
     Attributes:
         optimizer: Steps it.
-        grad_norm: Of the last batch, before clipping.
         max_grad_norm: Clips gradients; 0: not at all.
     """
 
     optimizer: Optimizer
-    grad_norm: float = 0.0
     max_grad_norm: float = 0.0
 
     @abstractmethod
     def train_on(self, batch: int) -> float:
-        """The training loss of a batch; leaves what the optimizer's step needs.
+        """The training loss of a batch; leaves gradients where optimizers look for them.
 
         Args:
             batch: Its place in the data.
         """
+
+    @abstractmethod
+    def clip(self) -> float:
+        """Clip the gradients; returns their norm before."""
 
     @abstractmethod
     def evaluate(self) -> float:
@@ -143,6 +145,7 @@ class _Loop:
         # Longer than the plan, so that it has no second epoch unless an agent extends the run.
         self._places = Places(max(self.recipe.steps, training.budget))
         self._logged: list[float] = []
+        self._grad_norm = math.nan
         self.course = Course(training)
         self.step = 0
         self.live = _LoopLive(self)
@@ -163,7 +166,7 @@ class _Loop:
     def _run_bare(self) -> None:
         while True:
             for place in self._places:
-                loss = self._update(place)
+                loss = self._update(place, self.step)
                 self.step += 1
                 self.injector.after_step(self.step)
                 self._after_step(loss, None)
@@ -176,10 +179,10 @@ class _Loop:
         )
         with PlainSession(adapter, options) as session:
             for place in session.batches(self._places):
-                loss = self._update(place)
+                loss = self._update(place, session.global_step)
                 # Before agenttune looks for commands, as an operator's may be among what the fault does.
                 self.injector.after_step(session.global_step + 1, _is_trying(session))
-                is_last = session.step({"step_loss": loss, "step_grad_norm": self.model.grad_norm})
+                is_last = session.step({"step_loss": loss, "step_grad_norm": self._grad_norm})
                 self.step = session.global_step
                 if _is_trying(session):
                     continue
@@ -187,10 +190,18 @@ class _Loop:
                 if is_last or self._is_over:
                     return
 
-    def _update(self, place: int) -> float:
+    def _update(self, place: int, step: int) -> float:
+        """One step of the optimizer; returns the loss before it.
+
+        Args:
+            place: In the data.
+            step: Completed steps.
+        """
         if self._to_training is not None:
             self._to_training()
         loss = self.model.train_on(place)
+        self.injector.after_backward(step)
+        self._grad_norm = self.model.clip()
         self.optimizer.step()
         if not self._follows_metric:
             self.scheduler.step()  # type: ignore[call-arg]
@@ -216,7 +227,7 @@ class _Loop:
         if self.step % LOGGING_STEPS == 0:
             mean = sum(self._logged) / len(self._logged)
             self._logged.clear()
-            row = {"loss": mean, "grad_norm": self.model.grad_norm, "learning_rate": self.live.lr}
+            row = {"loss": mean, "grad_norm": self._grad_norm, "learning_rate": self.live.lr}
             session.run.log_row(row | self.injector.log_row(self.step))
 
     def _evaluate(self, session: PlainSession | None) -> None:

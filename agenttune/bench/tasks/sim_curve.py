@@ -27,16 +27,25 @@ Vector = np.ndarray[Any, np.dtype[np.float64]]
 
 LR = 1e-3
 """A rate of this makes one unit of progress a step."""
+LIMITS = {"development": (6.5, 8.5), "test": (5.5, 6.4)}
+"""Largest stable rate, in units of LR."""
 CALM, LARGE, HIGHEST = 1e-3, 1.0, 3.0
 """Oscillation: what is always there, from where on it damages, and where it saturates."""
 DAMAGE_RATE = 0.05
 """Part of what is whole that a step at an oscillation of 2 damages (guess)."""
-WARM_STEPS = 40.0
+WARM_STEPS = 60.0
 """Units of progress in which the stability limit rises to its full height (guess)."""
-COLD_PART = 0.3
+COLD_PART = 0.2
 """Of the stability limit, at the start."""
 COOLING = 0.04
 """Heat follows the rate by this part a step at the rate LR (guess)."""
+MEMORIZING_FEW, MEMORIZING_WRONG, FORGETTING = 0.05, 0.006, 0.012
+"""Part of what is left that a unit of progress memorizes: of one batch that comes again and again, of labels that are
+all wrong, and of data that is all of another kind (guess)."""
+SHIFT_STEPS = 40.0
+"""In so many steps a training gets used to other data (guess)."""
+THROWN = 600.0
+"""A gradient so many times too large, at the rate LR, damages most of the weights (guess)."""
 TAIL = 4.0
 """Degrees of freedom of the noise of a batch: heavy tails."""
 
@@ -70,10 +79,10 @@ class Curve:
     memory: float
 
     @classmethod
-    def of(cls, seed: int, split: Split, overfits: bool = False) -> Curve:
+    def of(cls, seed: int, split: Split) -> Curve:
         """The same for the same arguments; the two ranges differ in all that matters."""
         source = np.random.default_rng([seed, 0])
-        shift = 1.0 if split == "development" else 1.4
+        shift = 1.0 if split == "development" else 1.25
         has_plateau = source.uniform() < 0.3
         return cls(
             floor=source.uniform(0.2, 0.4) * shift,
@@ -83,11 +92,11 @@ class Curve:
             drop=source.uniform(0.2, 0.35) if has_plateau else 0.0,
             drop_at=source.uniform(80, 140),
             drop_width=source.uniform(6, 12),
-            limit=math.exp(source.uniform(math.log(3.0), math.log(5.0))) * LR / shift,
-            heat=source.uniform(0.03, 0.05) * shift,
+            limit=source.uniform(*LIMITS[split]) * LR,
+            heat=source.uniform(0.05, 0.08) * shift,
             noise=source.uniform(0.05, 0.12) * shift,
             healing=math.exp(source.uniform(math.log(400), math.log(6000))),
-            memory=source.uniform(0.004, 0.006) if overfits else 1e-4,
+            memory=source.uniform(0.5e-4, 1.5e-4),
         )
 
     @property
@@ -113,35 +122,43 @@ class CurveModel(LoopModel):
     def __init__(self, training: Training, curve: Curve) -> None:
         super().__init__()
         recipe = training.recipe
-        steps = max(recipe.steps, training.budget)
-        self.curve = curve
-        shown = np.random.default_rng([training.seed, 1])
-        # A perturbed network soon goes a way of its own: the noise in its weights is another one.
-        felt = np.random.default_rng([training.seed, 2, int(training.jitter)])
-        self._disturbances = Disturbances.of(training.fault, steps, training.seed)
-        tails = shown.standard_t(TAIL, size=steps) / math.sqrt(TAIL / (TAIL - 2))
-        self._noise: list[float] = np.exp(np.clip(curve.noise * tails, -1, 1)).tolist()
-        self._warming: list[float] = felt.gamma(2.0, 0.5, size=steps).tolist()
-        self._grad_noise: list[float] = np.exp(0.15 * felt.normal(size=steps)).tolist()
-        self.state = nn.Parameter(torch.tensor([0.0, 0.0, CALM, 0.0, 0.0], dtype=torch.float64))
-        self._state: Vector = self.state.detach().numpy()  # the same memory
-        self._place, self._factor = 0, 1.0
         if recipe.optimizer not in ("adamw", "sgd"):
             raise UserError(f"sim_curve has no gradients for {recipe.optimizer} to go by: try it on sim_quadratic")
+        steps = max(recipe.steps, training.budget)
+        self.curve = curve
+        # Another order of the data is another noise, of what is shown and of what the weights get of it.
+        source = np.random.default_rng([training.seed, 1, int(training.jitter)])
+        tails = source.standard_t(TAIL, size=steps) / math.sqrt(TAIL / (TAIL - 2))
+        self._noise: list[float] = np.exp(np.clip(curve.noise * tails, -1, 1)).tolist()
+        self._warming: list[float] = source.gamma(2.0, 0.5, size=steps).tolist()
+        self._norms: list[float] = np.exp(0.15 * source.normal(size=steps)).tolist()
+        disturbances = Disturbances.of(training.fault, steps)
+        self._added, self._memory = _added(curve, disturbances), _memory(curve, disturbances)
+        self.state = nn.Parameter(torch.tensor([0.0, 0.0, CALM, 0.0, 0.0], dtype=torch.float64))
+        self._state: Vector = self.state.detach().numpy()  # the same memory
+        self._gradient = np.zeros(5)
+        """Its first number: by how much the gradient of this step is larger than it should be."""
+        self._gradient_tensor = torch.from_numpy(self._gradient)
+        self._now = _Now()
         self.optimizer = SimOptimizer([self.state], recipe.lr, self._move, recipe.weight_decay)
 
     def train_on(self, batch: int) -> float:
-        self._place = place = batch % len(self._noise)
+        now = self._now
+        now.place = place = batch % len(self._noise)
         progress, heat, oscillation, damage, memorized = self._state.tolist()
-        disturbances, curve = self._disturbances, self.curve
-        loss = self._loss(progress, heat, oscillation, damage) * (1 - 0.9 * memorized)
-        loss += (disturbances.noise[place] - 1) * curve.start
-        kick = disturbances.kick[place]
-        self.grad_norm = 0.5 * math.sqrt(loss) * (1 + 3 * oscillation) * self._grad_noise[place] * kick
-        self._factor = kick
-        if 0 < self.max_grad_norm < self.grad_norm:
-            self._factor *= self.max_grad_norm / self.grad_norm
-        return float(loss * self._noise[place] * disturbances.shown[place])
+        loss = self._loss(progress, heat, oscillation, damage) * (1 - 0.9 * memorized) + self._added[place]
+        now.norm = 0.5 * math.sqrt(loss) * (1 + 3 * oscillation) * self._norms[place]
+        self._gradient[0] = 1.0
+        if self.state.grad is None:  # whoever restores weights clears it
+            self.state.grad = self._gradient_tensor
+        return float(loss * self._noise[place])
+
+    def clip(self) -> float:
+        factor = float(self._gradient[0])
+        norm = self._now.norm * factor
+        if 0 < self.max_grad_norm < norm:
+            self._gradient[0] = factor * self.max_grad_norm / norm
+        return norm
 
     def _loss(self, progress: float, heat: float, oscillation: float, damage: float) -> float:
         curve = self.curve
@@ -153,25 +170,22 @@ class CurveModel(LoopModel):
 
     def _move(self, lr: float, weight_decay: float) -> None:
         progress, heat, oscillation, damage, memorized = self._state.tolist()
-        curve, effective = self.curve, lr * self._factor
-        if not math.isfinite(effective):
+        curve, place, factor = self.curve, self._now.place, float(self._gradient[0])
+        pace = lr * factor / LR
+        if not math.isfinite(pace):
             self._state[:] = math.nan
             return
-        pace = effective / LR
-        ratio = effective / curve.limit_at(progress)
-        oscillation = min(HIGHEST, max(CALM, oscillation * ratio))
+        oscillation = min(HIGHEST, max(CALM, oscillation * pace * LR / curve.limit_at(progress)))
         if oscillation > LARGE:
             damage += (1 - damage) * min(1.0, DAMAGE_RATE * (oscillation - LARGE))
+        if factor > 1:
+            damage += (1 - damage) * (1 - math.exp(-(factor - 1) * lr / LR / THROWN))
         damage -= damage * min(1.0, pace / curve.healing)
-        heat += min(1.0, COOLING * pace) * (pace * self._warming[self._place] - heat)
+        heat += min(1.0, COOLING * pace) * (pace * self._warming[place] - heat)
         speed = min(pace, curve.limit / LR) * (1 - damage) / (1 + oscillation)
-        if self._disturbances.shift_place == self._place:
-            progress *= 1 - self._disturbances.shift
-        before = progress
-        progress += speed
         forgets = 1 - min(1.0, 0.2 * weight_decay)
-        memorized += curve.memory * forgets * max(0.0, progress - before) * (1 - memorized)
-        self._state[:] = (progress, heat, oscillation, damage, memorized)
+        memorized += min(1.0, self._memory[place] * forgets * speed) * (1 - memorized)
+        self._state[:] = (progress + speed, heat, oscillation, damage, memorized)
 
     def evaluate(self) -> float:
         progress, heat, oscillation, damage, memorized = self._state.tolist()
@@ -179,9 +193,42 @@ class CurveModel(LoopModel):
         return float(self._loss(progress, heat, oscillation, damage) + gap)
 
 
+@dataclass
+class _Now:
+    """Of the step that is under way; aside, as torch looks closely at each attribute that a module is given.
+
+    Attributes:
+        place: In the data.
+        norm: Of its gradient, as it should be.
+    """
+
+    place: int = 0
+    norm: float = 0.0
+
+
+def _added(curve: Curve, disturbances: Disturbances) -> list[float]:
+    """[n_places], what a batch's loss has over the usual."""
+    places = np.arange(len(disturbances.added))
+    added = disturbances.added * curve.start
+    since = places - min(disturbances.shift_place, len(places))
+    added += np.where(since >= 0, disturbances.shift * curve.height * np.exp(-np.maximum(since, 0) / SHIFT_STEPS), 0.0)
+    found: list[float] = added.tolist()
+    return found
+
+
+def _memory(curve: Curve, disturbances: Disturbances) -> list[float]:
+    """[n_places], what is memorized in a unit of progress."""
+    memory = np.full(len(disturbances.added), curve.memory)
+    if disturbances.few:
+        memory[disturbances.few_place :] += MEMORIZING_FEW / disturbances.few
+    memory[disturbances.wrong_place :] += MEMORIZING_WRONG * disturbances.wrong_part
+    memory[disturbances.shift_place :] += FORGETTING * disturbances.shift
+    found: list[float] = memory.tolist()
+    return found
+
+
 class SimCurve(LoopTask):
     """The learning curve of a seed."""
 
     def model(self, training: Training) -> CurveModel:
-        overfits = training.fault is not None and training.fault.kind == "overfitting"
-        return CurveModel(training, Curve.of(training.seed, training.split, overfits))
+        return CurveModel(training, Curve.of(training.seed, training.split))

@@ -15,25 +15,28 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from agenttune.bench.tasks.loop_training import LoopModel, LoopTask
 from agenttune.bench.tasks.optimizers import make_optimizer
 from agenttune.bench.tasks.sim_disturbances import Disturbances
 from agenttune.bench.tasks.sim_optimizer import SimOptimizer
-from agenttune.bench.training import Split, Training
+from agenttune.bench.training import Recipe, Split, Training
 
 Vector = np.ndarray[Any, np.dtype[np.float64]]
 
 DIMENSIONS = {"development": 48, "test": 64}
-EXPONENTS = {"development": (1.4, 1.6), "test": (1.61, 1.8)}
+EXPONENTS = {"development": (1.0, 1.1), "test": (1.11, 1.18)}
 """Of the spectrum: curvatures fall with this power of their rank."""
-STEEPEST = {"development": (30.0, 60.0), "test": (61.0, 100.0)}
-START_EXCESS, FLOOR = 2.2, 0.1
+STEEPEST = {"development": (38.0, 46.0), "test": (46.1, 56.0)}
+START_EXCESS, FLOOR = 2.1, 0.2
 """Loss at the start and at the minimum, in nats: those of a ten-class classifier (guess)."""
-SHARPENING = 0.3
+SHARPENING = 0.15
 """By so much curvatures have grown in the end, as those of networks do (Cohen et al. 2021, arXiv 2103.00065)."""
-OVERFIT_PART = 0.75
-"""Where evaluation data would have its minimum in flat directions, as a part of the way from minimum to start."""
+EARLY_SHARPNESS, EARLY_STEPS = 0.8, 20.0
+"""And by so much they are larger at the very start, for about so many steps: what a warm-up is for (guess)."""
+FEW_FACTOR, FEW_REST = 2.5, 0.3
+"""Of a few batches that come again and again: what they share, and what is left of their noise (guess)."""
 
 
 @dataclass(frozen=True)
@@ -44,40 +47,53 @@ class Law:
         curvatures: [n_dims], falling.
         start: [n_dims], the first weights; the minimum is at 0.
         spread: Standard deviation of a batch's own minimum, in each direction.
-        eval_minimum: [n_dims], the minimum of evaluation data; not 0 where training overfits.
+        other: [n_dims], where the minimum of other data lies, as far off as the start.
     """
 
     curvatures: Vector
     start: Vector
     spread: float
-    eval_minimum: Vector
+    other: Vector
 
     @classmethod
-    def of(cls, seed: int, split: Split, overfits: bool = False) -> Law:
+    def of(cls, seed: int, split: Split) -> Law:
         """The same for the same arguments."""
         source = np.random.default_rng([seed, 0])
         steepest = math.exp(source.uniform(*np.log(STEEPEST[split])))
         ranks = np.arange(1, DIMENSIONS[split] + 1)
         curvatures = (steepest * ranks ** -source.uniform(*EXPONENTS[split])).astype(np.float64)
-        start = source.normal(size=len(ranks))
+        start, other = source.normal(size=(2, len(ranks)))
         start *= math.sqrt(2 * START_EXCESS / (curvatures @ start**2))
+        other *= math.sqrt(2 * START_EXCESS / (curvatures @ other**2))
         spread = math.sqrt(2 * FLOOR / curvatures.sum())
-        eval_minimum = np.where(ranks > len(ranks) // 6, OVERFIT_PART * start, 0.0) if overfits else 0.0 * start
-        return cls(curvatures, start, spread, eval_minimum)
+        return cls(curvatures, start, spread, other)
 
     @property
     def largest_lr(self) -> float:
-        """Beyond it training diverges, before curvatures have grown."""
-        return 2 / float(self.curvatures[0])
+        """Beyond it training diverges, where curvatures are as they are given."""
+        return 2 / float(self.curvatures.max())
 
     def sharpening(self, steps: int) -> Vector:
         """[n_steps], the factor on curvatures at each step."""
-        return 1 + SHARPENING * np.linspace(0, 1, steps)
+        early: Vector = EARLY_SHARPNESS * np.exp(-np.arange(steps) / EARLY_STEPS)
+        return 1 + SHARPENING * np.linspace(0, 1, steps) + early
+
+    def noise(self, source: np.random.Generator, steps: int, disturbances: Disturbances) -> Vector:
+        """[n_steps, n_dims]: the minimum of each batch, as a fault of the data leaves it."""
+        noise: Vector = self.spread * source.normal(size=(steps, len(self.start)))
+        few, at = disturbances.few, disturbances.few_place
+        if few and at < steps:
+            # The few are alike in what they have beside the usual, so that it can be learnt by heart.
+            often = FEW_FACTOR * noise[at] + FEW_REST * noise[at : at + few]
+            noise[at:] = often[np.arange(steps - at) % len(often)]
+        added = disturbances.added * (START_EXCESS + FLOOR)
+        noise *= np.sqrt((FLOOR + added) / FLOOR)[:, None]
+        noise[disturbances.shift_place :] += disturbances.shift * self.other
+        return noise
 
     def evaluate(self, weights: Vector) -> float:
         """The expected loss on evaluation data."""
-        off = weights - self.eval_minimum
-        return float(0.5 * (self.curvatures @ (off * off))) + FLOOR
+        return float(0.5 * (self.curvatures @ (weights * weights))) + FLOOR
 
 
 def expected_loss(law: Law, lrs: Vector) -> Vector:
@@ -96,8 +112,7 @@ def expected_loss(law: Law, lrs: Vector) -> Vector:
             pull = lrs[:, step, None] * (sharp * law.curvatures)
             mean *= 1 - pull
             variance = variance * (1 - pull) ** 2 + (pull * law.spread) ** 2
-        off = mean - law.eval_minimum
-        found = 0.5 * (off**2 + variance) @ law.curvatures + FLOOR
+        found = 0.5 * (mean**2 + variance) @ law.curvatures + FLOOR
     return np.where(np.isfinite(found), found, np.inf)
 
 
@@ -144,38 +159,50 @@ class Quadratic(LoopModel):
         super().__init__()
         recipe = training.recipe
         steps = max(recipe.steps, training.budget)
-        # A perturbed network soon sees its data from elsewhere: its noise is another one.
-        source = np.random.default_rng([training.seed, 1, int(training.jitter)])
         self.law = law
-        self._noise = law.spread * source.normal(size=(steps, len(law.start)))
-        self._disturbances = Disturbances.of(training.fault, steps, training.seed)
-        self._noise *= self._disturbances.noise[:, None]
+        # Another order of the data is another noise.
+        source = np.random.default_rng([training.seed, 1, int(training.jitter)])
+        disturbances = Disturbances.of(training.fault, steps)
+        self._noise = law.noise(source, steps, disturbances)
         self._curvatures = law.sharpening(steps)[:, None] * law.curvatures
-        self.weights = nn.Parameter(torch.from_numpy(law.start.copy()))
-        self._weights: Vector = self.weights.detach().numpy()  # the same memory
+        self._weights: Vector = law.start.copy()
         self._gradient = np.zeros_like(law.start)
+        self._gradient_tensor = torch.from_numpy(self._gradient)
+        self.add_weights(torch.from_numpy(self._weights))
+        self.optimizer = self.make_optimizer(recipe)
+
+    def add_weights(self, flat: torch.Tensor) -> None:
+        """Make parameters of the weights.
+
+        Args:
+            flat: [n_dims], all of them; parameters share its memory.
+        """
+        self.weights = nn.Parameter(flat)
+        self.weights.grad = self._gradient_tensor
+
+    def make_optimizer(self, recipe: Recipe) -> Optimizer:
+        """The recipe's; plain gradient descent, which is quicker than torch's, for `sgd`."""
         if recipe.optimizer == "sgd":
-            self.optimizer = SimOptimizer([self.weights], recipe.lr, self._move, recipe.weight_decay)
-        else:
-            self.weights.grad = torch.from_numpy(self._gradient)
-            self.optimizer = make_optimizer(recipe, [self.weights])
-        self.is_moved_by_torch = recipe.optimizer != "sgd"
+            return SimOptimizer([self.weights], recipe.lr, self._move, recipe.weight_decay)
+        return make_optimizer(recipe, [self.weights])
 
     def train_on(self, batch: int) -> float:
-        place, disturbances = batch % len(self._noise), self._disturbances
+        place = batch % len(self._noise)
         off = self._weights - self._noise[place]
-        if place >= disturbances.shift_place:
-            off += disturbances.shift * self.law.start
-        gradient = self._curvatures[place] * off
-        loss = 0.5 * float(gradient @ off) * float(disturbances.shown[place])
-        factor = float(disturbances.kick[place])
-        self.grad_norm = math.sqrt(float(gradient @ gradient)) * factor
-        if 0 < self.max_grad_norm < self.grad_norm:
-            factor *= self.max_grad_norm / self.grad_norm
-        np.multiply(gradient, factor, out=self._gradient)
-        if self.is_moved_by_torch:
-            self.weights.grad = torch.from_numpy(self._gradient)  # a loop may have cleared it
-        return loss
+        np.multiply(self._curvatures[place], off, out=self._gradient)
+        self.show_gradient()
+        return 0.5 * float(self._gradient @ off)
+
+    def show_gradient(self) -> None:
+        """Put it where optimizers look for it: whoever restores weights clears it."""
+        if self.weights.grad is None:
+            self.weights.grad = self._gradient_tensor
+
+    def clip(self) -> float:
+        norm = math.sqrt(float(self._gradient @ self._gradient))
+        if 0 < self.max_grad_norm < norm:
+            self._gradient *= self.max_grad_norm / norm
+        return norm
 
     def _move(self, lr: float, weight_decay: float) -> None:
         if weight_decay:
@@ -190,5 +217,4 @@ class SimQuadratic(LoopTask):
     """The quadratic of a seed."""
 
     def model(self, training: Training) -> Quadratic:
-        overfits = training.fault is not None and training.fault.kind == "overfitting"
-        return Quadratic(training, Law.of(training.seed, training.split, overfits))
+        return Quadratic(training, Law.of(training.seed, training.split))
