@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from agenttune.agent import AgentLoop
+from agenttune.bench.answers import KeepingContext, KeptAnswers
 from agenttune.bench.catalog import TaskFacts
 from agenttune.bench.cell import Intervention, Outcome
 from agenttune.bench.settings import BenchSettings
@@ -114,6 +115,7 @@ class InProcessAgent:
         open_policy: Makes the policy for the run that it is to steer.
         project: Folder that relative paths count from.
         person: Decides on every command of the agent, where there is one.
+        answers: Those of language models, which are kept there.
     """
 
     def __init__(
@@ -124,6 +126,7 @@ class InProcessAgent:
         open_policy: Callable[[PolicyContext], LoadedPolicy],
         project: Path,
         person: Person | None = None,
+        answers: KeptAnswers | None = None,
     ) -> None:
         self._folder, self._person = folder, person
         wake = settings.wake.model_copy(update={"mode": "lockstep"})
@@ -131,7 +134,7 @@ class InProcessAgent:
         RunLog.create(folder / RUN_ID, _info(facts, settings, wake, goal, person)).close()
         self.control = StepClockControl(folder)
         reader = ControlReader(self.control, RUN_ID)
-        context = PolicyContext(project, goal, settings.llm, settings.budgets, reader=reader)
+        context = KeepingContext(project, goal, settings.llm, settings.budgets, reader=reader, answers=answers)
         loaded = open_policy(context)
         _refuse_broken(loaded)
         if loaded.gate is not None:

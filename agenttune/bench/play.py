@@ -21,6 +21,8 @@ from agenttune.bench.faults import draw, fault_kind
 from agenttune.bench.machine import machine_facts
 from agenttune.bench.training import Fault
 
+ANSWERS = "model-answers"
+"""Folder beside the results."""
 PID_NAME, OUTPUT_NAME = "pid", "output.txt"
 OUTPUT_CHARACTERS = 2000
 """Of the end of what a failed cell printed, kept with its traceback."""
@@ -47,7 +49,8 @@ class Work:
 def play(work: Work) -> CellResult:
     """Do it in this process. An error of the contender's is a result too: a failed cell."""
     prepare(work)
-    trial = Trial(work.cell, task_facts(work.cell.scenario.task), work.folder, work.project)
+    facts, answers = task_facts(work.cell.scenario.task), work.folder.parent.parent / ANSWERS
+    trial = Trial(work.cell, facts, work.folder, work.project, answers=answers)
     try:
         outcome = make_contender(work.cell.spec, work.project).play(trial)
     except KeyboardInterrupt:

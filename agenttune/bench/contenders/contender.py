@@ -28,6 +28,7 @@ class Trial:
         facts: The task's figures.
         folder: For the run's log and whatever else; empty at the start.
         project: Folder that relative paths of policies count from.
+        answers: Folder in which answers of language models are kept; None: they are not.
         steps_spent: Optimizer steps made so far, of all trainings.
     """
 
@@ -36,6 +37,7 @@ class Trial:
     folder: Path
     project: Path
     open: Callable[[TaskFacts], Task] = open_task
+    answers: Path | None = None
     steps_spent: int = 0
     _task: Task | None = field(default=None, repr=False)
 

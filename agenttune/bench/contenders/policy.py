@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from agenttune.bench.answers import KeptAnswers
 from agenttune.bench.cell import Outcome
 from agenttune.bench.contenders.contender import Contender, ContenderSettings, Trial, register
 from agenttune.bench.in_process import InProcessAgent, Person, seeded
@@ -66,6 +67,7 @@ class PolicyContender(Contender):
             lambda context: self._open(context, until_step),
             trial.project,
             None if person is None else Person(person.delay_steps, person.rejects, seed),
+            None if trial.answers is None else KeptAnswers(trial.answers),
         )
         try:
             return agent.outcome(trial.train(agent=agent.agent)).model_copy(update={"fault": trial.fault})
