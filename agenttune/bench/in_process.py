@@ -33,7 +33,7 @@ from agenttune.policy.wrappers.wrapper import walk
 from agenttune.protocol.events import POLICY_FAILED, Decided, Found, NoteAdded
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Author, CommandRecord
-from agenttune.protocol.reads import ObservationQuery, R, RunQuery
+from agenttune.protocol.reads import R, RunQuery, Series
 from agenttune.protocol.run_info import RunInfo
 from agenttune.store.journal.costs import costs_of_run
 from agenttune.store.run_log import RunLog
@@ -53,19 +53,38 @@ class PolicyBroke(Exception):
 
 
 class StepClockControl(LocalControl):
-    """`LocalControl` that tells time by steps."""
+    """`LocalControl` that tells time by steps, and nothing of the machine's load."""
 
     def read(self, run_id: str, query: RunQuery[R]) -> R:
         found = super().read(run_id, query)
-        if isinstance(query, ObservationQuery):
-            return cast(R, _by_steps(cast(Observation, found)))
+        if isinstance(found, Observation):
+            return cast(R, _by_steps(found))
+        if isinstance(found, Series):
+            left = [series for series in found.series if not is_of_the_machine(series.name)]
+            return cast(R, found.model_copy(update={"series": left}))
         return found
+
+
+def is_of_the_machine(metric: str) -> bool:
+    """Whether a metric tells of the machine and its load rather than of the training."""
+    return metric == "memory_bytes" or metric.endswith(("_s", "_per_second", "runtime"))
 
 
 def _by_steps(observation: Observation) -> Observation:
     now_s = EPOCH_S + observation.step / STEPS_PER_S
+    evaluations = [
+        e.model_copy(update={"metrics": {k: v for k, v in e.metrics.items() if not is_of_the_machine(k)}})
+        for e in observation.evaluations
+    ]
     return observation.model_copy(
-        update={"at_s": now_s, "last_step_at_s": now_s, "started_at_s": EPOCH_S, "steps_per_s": STEPS_PER_S}
+        update={
+            "at_s": now_s,
+            "last_step_at_s": now_s,
+            "started_at_s": EPOCH_S,
+            "steps_per_s": STEPS_PER_S,
+            "series": {name: view for name, view in observation.series.items() if not is_of_the_machine(name)},
+            "evaluations": evaluations,
+        }
     )
 
 
