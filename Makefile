@@ -15,12 +15,12 @@ unexport PYTHONDONTWRITEBYTECODE
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(max(3, min(os.cpu_count() or 1, 8)))')
 PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-# `llm` and `browser` have targets of their own.
-ALL := not llm and not browser
+# `llm`, `browser` and `ray` have targets of their own.
+ALL := not llm and not browser and not ray
 QUICK := $(ALL) and not slow
 
 .DEFAULT_GOAL := run
-.PHONY: run test test-all check test-oldest test-gpu test-llm test-browser bench-core bench-restore bench-rescue bench-agent bench-gate bench-lookahead bench-probation bench-cost mutation format clean
+.PHONY: run test test-all check test-oldest test-gpu test-llm test-browser test-ray bench-core bench-restore bench-rescue bench-agent bench-gate bench-lookahead bench-probation bench-cost mutation format clean
 
 run: .venv/.installed
 	$(BIN)/agenttune run config.yaml
@@ -47,6 +47,10 @@ test-llm: .venv/.installed-llm
 # A real Chromium over a real server; skipped, with the reason, where there is no browser.
 test-browser: .venv/.installed-browser
 	$(BIN)/pytest -rs -m browser tests/browser
+
+# A real Ray cluster of two worker processes on this machine.
+test-ray: .venv/.installed-ray
+	$(BIN)/pytest -m ray tests/bench
 
 # The trainer's tests on an accelerator, with whatever Python has the torch for it: `make test-gpu GPU_PYTHON=python3`.
 GPU_PYTHON ?= python3
@@ -117,6 +121,11 @@ COMPILE := python -m compileall -q -j 0
 
 .venv/.installed-browser: .venv/.installed-dev
 	$(BIN)/$(INSTALL) -c constraints.txt -e '.[dev,browser]'
+	@$(BIN)/$(COMPILE) .venv/lib >/dev/null || true
+	@touch $@
+
+.venv/.installed-ray: .venv/.installed-dev
+	$(BIN)/$(INSTALL) -c constraints.txt -e '.[dev,ray]'
 	@$(BIN)/$(COMPILE) .venv/lib >/dev/null || true
 	@touch $@
 

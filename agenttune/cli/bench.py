@@ -145,6 +145,10 @@ def _backend(name: str, workers: int | None) -> Backend:
         from agenttune.bench.backends.local import Local
 
         return Local(workers)
+    if name == "ray":
+        from agenttune.bench.backends.ray_cluster import RayCluster
+
+        return RayCluster(workers)
     raise ConfigError(f"--backend {name}: give local or ray", field="backend", allowed=["local", "ray"])
 
 
