@@ -25,6 +25,7 @@ from agenttune.bench.faults import (
     refusal,
 )
 from agenttune.bench.tasks.injection import Injector, make_injector
+from agenttune.bench.tasks.injection.layers import large_parts
 from agenttune.bench.training import Fault, Live, Recipe, Split
 from agenttune.detectors import DETECTOR_NAMES
 from agenttune.errors import ConfigError, UserError
@@ -186,7 +187,7 @@ def drawn(name: str, seed: int = 0, steps: int = RECIPE.steps, split: Split = "d
 
 
 SPOILT = ["corrupt_batch", "corrupt_burst", "label_noise", "nan_gradient"]
-STRUCK = ["frozen_layer", "dead_layer", "unstable_layer", "layer_dropout", "bad_intervention_freeze"]
+STRUCK = ["dead_layer", "unstable_layer", "layer_dropout"]
 RATES = ["bad_intervention", "bad_intervention_raise"]
 
 
@@ -306,6 +307,12 @@ def test_no_gradient_comes_through_a_dead_layer() -> None:
     assert loop.evaluate() == pytest.approx(math.log(3), rel=0.05)
     layer_of(loop).reset_parameters()
     assert loop.steps(60).evaluate() < 0.5
+
+
+def test_a_part_that_is_frozen_matters_but_leaves_something_to_train() -> None:
+    blocks = nn.Sequential(*(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)) for _ in range(12)))
+    assert set(large_parts(nn.Sequential(blocks, nn.Linear(8, 2)))) == {"0.0"}  # one block of many
+    assert set(large_parts(Net())) == {"layers.3"}
 
 
 def test_a_frozen_layer_can_be_trained_again() -> None:

@@ -36,6 +36,13 @@ def shuffled(tensor: torch.Tensor, frac: float, source: torch.Generator) -> torc
     return flat.reshape(tensor.shape)
 
 
+def taken(value: Any, order: torch.Tensor, rows: int) -> Any:
+    """These rows of a tensor that has so many; whatever else is in a batch stays."""
+    if isinstance(value, torch.Tensor) and value.dim() and len(value) == rows:
+        return value[order.to(value.device)]
+    return value
+
+
 def garbage(inputs: Batch, source: torch.Generator) -> Batch:
     """Noise instead of numbers, and tokens and classes in disorder."""
     made = {}
@@ -120,7 +127,7 @@ class MixtureShift(Injector):
             return inputs
         instead = kept[torch.randint(len(kept), (rows,), generator=source)]
         order = torch.where(shifted, instead, torch.arange(rows))
-        return {name: self._taken(value, order, rows) for name, value in inputs.items()}
+        return {name: taken(value, order, rows) for name, value in inputs.items()}
 
     def _kept(self, lead: torch.Tensor) -> torch.Tensor:
         """[rows]: whether a row is of the part that is left."""
@@ -130,11 +137,18 @@ class MixtureShift(Injector):
         means = rows.float().mean(dim=1)
         return means >= means.median() if self.seed % 2 else means <= means.median()
 
-    @staticmethod
-    def _taken(value: Any, order: torch.Tensor, rows: int) -> Any:
-        if isinstance(value, torch.Tensor) and value.dim() and len(value) == rows:
-            return value[order.to(value.device)]
-        return value
+
+@injects("plateau")
+class SmallBatches(Injector):
+    """Only a part of each batch's rows is used."""
+
+    def before_forward(self, inputs: Batch, step: int) -> Batch:
+        data = data_of(inputs)
+        if not data:
+            return inputs
+        rows = len(next(iter(data.values())))
+        left = torch.arange(max(1, round(rows * self.value("rows_frac"))))
+        return {name: taken(value, left, rows) for name, value in inputs.items()}
 
 
 def _backwards(tokens: torch.Tensor, which: torch.Tensor) -> torch.Tensor:

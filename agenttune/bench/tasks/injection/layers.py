@@ -16,6 +16,8 @@ from agenttune.errors import UserError
 
 LARGE_LAYER_FRAC = 0.25
 """Layers are struck that have at least this part of the largest one's weights: small ones hardly matter (measured)."""
+PART_FRACS = (0.25, 0.9)
+"""Part of all weights that a block has that is frozen: without a smaller one training hardly suffers (measured)."""
 SATURATING = ("Relu", "Gelu", "Silu", "Tanh", "Sigmoid", "Elu", "Hardtanh", "Threshold")
 """What lets no gradient through far below zero, as autograd names it."""
 ELEMENTWISE = ("Mul", "Add", "Pow", "Div", "View", "Reshape", "UnsafeView", "Transpose", "Permute", "T", "Clone")
@@ -34,6 +36,21 @@ def _weights(module: nn.Module) -> int:
     if not isinstance(weight, nn.Parameter) or any(True for _ in module.children()):
         return 0
     return weight.numel() if weight.requires_grad and weight.dim() > 1 else 0
+
+
+def large_parts(model: nn.Module) -> dict[str, nn.Module]:
+    """Layers and blocks with a good part of the trained weights, but not nearly all of them, by dotted name."""
+    shares = {name: _share(module, model) for name, module in model.named_modules() if name}
+    least, most = PART_FRACS
+    found = {name for name, share in shares.items() if least <= share <= most}
+    if not found:  # many small ones: the largest
+        found = {max((name for name in shares if shares[name] <= most), key=lambda name: shares[name])}
+    return {name: model.get_submodule(name) for name in found}
+
+
+def _share(module: nn.Module, model: nn.Module) -> float:
+    whole = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return sum(p.numel() for p in module.parameters() if p.requires_grad) / max(1, whole)
 
 
 def dropout_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -74,7 +91,9 @@ def freeze(layer: nn.Module) -> None:
 
 @injects("frozen_layer")
 class FrozenLayer(StruckLayer):
-    """A layer that is not trained; the optimizer holds it, so that it can be."""
+    """A layer or block that is not trained; the optimizer holds it, so that it can be."""
+
+    candidates = staticmethod(large_parts)
 
     def started(self, live: Live, agent: Agent | None) -> None:
         freeze(self.struck)

@@ -8,7 +8,7 @@ from typing import Any
 
 from agenttune.bench.tasks.injection.accidents import AtOneStep
 from agenttune.bench.tasks.injection.injector import injects
-from agenttune.bench.tasks.injection.layers import StruckLayer, freeze
+from agenttune.bench.tasks.injection.layers import StruckLayer, freeze, large_parts
 from agenttune.bench.training import Agent, Live
 from agenttune.control.local import LocalControl
 from agenttune.errors import ConfigError
@@ -70,7 +70,9 @@ class RateByOperator(_Command):
 
 @injects("bad_intervention_freeze")
 class FrozenByOperator(_Command, StruckLayer):
-    """An operator freezes a layer."""
+    """An operator freezes a layer or block."""
+
+    candidates = staticmethod(large_parts)
 
     def act(self, live: Live) -> None:
         freeze(self.struck)
