@@ -72,6 +72,11 @@ def open_task(facts: TaskFacts) -> Task:
     return made
 
 
+_NETWORK = kinds_needing("gradients", "layers", "saturating layers")
+"""What every network here can suffer."""
+_LABELLED = [*_NETWORK, *kinds_needing("batches", "labels")]
+"""And one that learns from batches with labels."""
+
 _add(
     TaskFacts(
         name="mnist_cnn",
@@ -81,7 +86,7 @@ _add(
         recipe=Recipe(lr=3e-3, schedule="constant", steps=300, eval_every=25),
         target=0.25,
         chance=2.302585,
-        faults=kinds_needing("batches", "labels", "gradients", "layers", "saturating layers"),
+        faults=_LABELLED,
     )
 )
 _add(
@@ -93,6 +98,7 @@ _add(
         recipe=Recipe(lr=0.05, optimizer="sgd", steps=300, eval_every=25),
         target=0.3,
         chance=2.302585,
+        faults=_LABELLED,
     )
 )
 _add(
@@ -104,6 +110,7 @@ _add(
         recipe=Recipe(lr=0.01, schedule="cosine", warmup_frac=0.05, steps=300, eval_every=25),
         target=2.5,
         chance=4.564348,
+        faults=[*_LABELLED, *kinds_needing("dropout layers")],
     )
 )
 _add(
@@ -115,6 +122,7 @@ _add(
         recipe=Recipe(lr=0.01, schedule="cosine", warmup_frac=0.05, steps=300, eval_every=25),
         target=2.6,
         chance=4.564348,
+        faults=[*_LABELLED, *kinds_needing("dropout layers")],
     )
 )
 _add(
@@ -126,6 +134,7 @@ _add(
         recipe=Recipe(lr=3e-4, steps=300, eval_every=25),
         target=0.6,
         chance=2.302585,
+        faults=_LABELLED,
     )
 )
 _add(
@@ -137,6 +146,7 @@ _add(
         recipe=Recipe(lr=3e-3, steps=600, eval_every=50),
         target=0.15,
         chance=1.0,
+        faults=_LABELLED,
     )
 )
 _add(
@@ -148,6 +158,7 @@ _add(
         recipe=Recipe(lr=3e-4, steps=200, eval_every=25),
         target=0.55,
         chance=0.693147,
+        faults=[*_LABELLED, *kinds_needing("dropout layers")],
     )
 )
 _add(
@@ -159,6 +170,7 @@ _add(
         recipe=Recipe(lr=0.01, steps=600, eval_every=50),
         target=0.6,
         metric="eval_energy_distance",
+        faults=[*_NETWORK, *kinds_needing("batches")],
     )
 )
 _add(
@@ -172,6 +184,7 @@ _add(
         metric="eval_reward",
         direction="maximize",
         chance=20.0,
+        faults=[*_NETWORK, "corrupt_batch", "corrupt_burst", "healing_spike"],
     )
 )
 _add(

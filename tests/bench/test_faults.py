@@ -12,7 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from transformers import default_data_collator
 
+from agenttune.bench.catalog import TASKS, open_task, task_facts
 from agenttune.bench.faults import (
     DEVELOPMENT_SEEDS,
     FAULTS,
@@ -24,11 +26,12 @@ from agenttune.bench.faults import (
     kinds_needing,
     refusal,
 )
+from agenttune.bench.tasks.hf_training import HfTask
 from agenttune.bench.tasks.injection import Injector, make_injector
 from agenttune.bench.tasks.injection.layers import large_parts
 from agenttune.bench.training import Fault, Live, Recipe, Split
 from agenttune.detectors import DETECTOR_NAMES
-from agenttune.errors import ConfigError, UserError
+from agenttune.errors import ConfigError, TaskDataMissing, UserError
 
 RECIPE = Recipe(lr=1e-2, schedule="linear", warmup_frac=0.1, steps=100, eval_every=10)
 KINDS = sorted(FAULTS)
@@ -448,3 +451,36 @@ def test_hostile_text_is_in_the_log_from_its_onset_on() -> None:
             assert injector.log_row(fault.step - 1) == {}
             texts[split].add(injector.log_row(fault.step)["note"])
     assert texts == {"development": set(HOSTILE_TEXTS[:3]), "test": set(HOSTILE_TEXTS[3:])}
+
+
+# -- the tasks --------------------------------------------------------------------------------------------------------
+
+NETWORKS = [facts.name for facts in TASKS.values() if facts.tier == 1]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_suffers_what_its_facts_say(name: str) -> None:
+    facts = task_facts(name)
+    task = open_task(facts)
+    assert isinstance(task, HfTask)
+    try:
+        parts = task.parts(0, "development")
+    except TaskDataMissing as error:
+        pytest.skip(error.message)
+    rows = [parts.train_dataset[i] for i in range(parts.batch_size)]
+    given_batch = (parts.collator or default_data_collator)(rows)
+    weights = copy.deepcopy(parts.model.state_dict())
+    for kind in facts.faults:
+        fault = drawn(kind, steps=10)
+        parts.model.load_state_dict(weights)
+        injector = make_injector(fault, parts.model, 0)
+        injector.started(Loop(None), None)
+        torch.manual_seed(0)
+        for step in range(fault.step, fault.step + 2):
+            inputs = injector.before_forward(given_batch, step)
+            parts.model(**inputs)["loss"].backward()
+            injector.after_backward(step)
+            injector.after_step(max(1, step))
+        assert (injector.layer is not None) == fault_kind(kind).strikes_layer, kind
+        for parameter in parts.model.parameters():
+            parameter.requires_grad_(True)
