@@ -78,7 +78,7 @@ def test_the_users_faulty_rate_stays_with_another_schedule(name: str) -> None:
     [
         ([math.nan] * 12, "no number"),
         ([START] * 12, "no better than the start"),
-        ([0.2, *[0.31] * 11], "1.5 times the best"),
+        ([0.2, *[0.31] * 11], "50% worse than the best"),
     ],
 )
 def test_restart_goes_back_from_a_wreck_at_a_tenth_of_the_rate_three_times_at_most(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from pydantic import Field
@@ -9,7 +10,7 @@ from pydantic import Field
 from agenttune.bench.cell import Intervention, Outcome
 from agenttune.bench.contenders.contender import Contender, ContenderSettings, Trial, register
 from agenttune.bench.contenders.restarts import RestartFromBest, RestartSettings
-from agenttune.bench.training import Hook, Recipe
+from agenttune.bench.training import Hook, Live, Recipe
 from agenttune.config.setting import Positive
 from agenttune.errors import ConfigError
 
@@ -50,16 +51,27 @@ def best_of_pilots(trial: Trial, settings: PilotsSettings) -> tuple[Recipe, list
             "take fewer factors, a smaller pilot_frac or more steps",
             field="pilot_frac",
         )
-    costs = {f: _cost_of_pilot(trial, f, steps) for f in settings.factors}
-    best = min(costs, key=lambda f: (costs[f], f))
-    words = f"x{best:g} of " + ", ".join(f"x{f:g}: {cost:.4g}" for f, cost in costs.items())
+    values = {factor: _pilot(trial, factor, steps) for factor in settings.factors}
+    best = min(values, key=lambda factor: (trial.facts.cost(values[factor]), factor))
+    words = f"x{best:g} of " + ", ".join(f"x{factor:g}: {value:.4g}" for factor, value in values.items())
     chosen = shortened(_scaled(trial.recipe, best), trial.steps_left)
     return chosen, [Intervention(kind="choose", step=0, state="applied", words=words)]
 
 
-def _cost_of_pilot(trial: Trial, factor: float, steps: int) -> float:
-    pilot = trial.train(shortened(_scaled(trial.recipe, factor), steps), budget=steps)
-    return trial.facts.cost(pilot.final)
+class _LastEvaluation(Hook):
+    """What the run shows of itself at its end, be it noisy."""
+
+    value = math.nan
+
+    def ended(self, live: Live) -> None:
+        self.value = live.evaluate()
+
+
+def _pilot(trial: Trial, factor: float, steps: int) -> float:
+    """The evaluation at the end of a short run."""
+    last = _LastEvaluation()
+    trial.train(shortened(_scaled(trial.recipe, factor), steps), hooks=[last], budget=steps)
+    return last.value
 
 
 def _scaled(recipe: Recipe, factor: float) -> Recipe:

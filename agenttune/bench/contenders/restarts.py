@@ -58,7 +58,7 @@ class RestartFromBest(KeepBest):
         if cost >= self._start:
             return "no better than the start"
         allowed = self.best + (self.settings.worse_factor - 1) * abs(self.best)
-        return f"{self.settings.worse_factor:g} times the best" if cost >= allowed else ""
+        return f"{self.settings.worse_factor - 1:.0%} worse than the best" if cost >= allowed else ""
 
 
 @register
