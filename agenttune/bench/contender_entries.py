@@ -114,6 +114,9 @@ def _entry(spec: dict[str, Any], name: str, project: Path, settings: BenchSettin
         parameters = {key: value for key, value in spec.items() if key != "type"}
         name = name or _short_name(kind) + "".join(f" {key}={value}" for key, value in parameters.items())
     cls = contender_class(kind, project)
+    made = cls.settings.model_validate({key: value for key, value in spec.items() if key != "type"})
+    for parameter in cls.policies:
+        code |= policy_code(getattr(made, parameter), project, settings)
     return ContenderEntry(name, spec, cls, code)
 
 

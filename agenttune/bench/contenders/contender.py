@@ -118,6 +118,7 @@ class Contender(ABC):
         role: `reference` (no contender proper), `policy` (acts through the gate), `recipe` (what people would use).
         settings: Its parameters' class.
         acts_through_gate: Whether an agent takes part, so that what a suite sets for agents counts.
+        policies: Parameters that name a policy, whose files' checksums are part of what a result rests on.
         sees_fault: Whether the scenario's fault changes anything for it; a reference that does not is done once for all
             faults of a task and seed.
     """
@@ -127,6 +128,7 @@ class Contender(ABC):
     role: ClassVar[Literal["reference", "policy", "recipe"]]
     settings: ClassVar[type[ContenderSettings]] = ContenderSettings
     acts_through_gate: ClassVar[bool] = False
+    policies: ClassVar[tuple[str, ...]] = ()
     sees_fault: ClassVar[bool] = True
 
     def __init__(self, settings: Any) -> None:

@@ -1,0 +1,53 @@
+"""Policies made of other runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agenttune.bench.catalog import task_facts
+from agenttune.bench.cell import Cell, Outcome, Scenario
+from agenttune.bench.contenders.contender import CONTENDERS, Trial
+from agenttune.bench.contenders.shipped import contenders
+from agenttune.bench.in_process import RUN_ID
+from agenttune.errors import AgenttuneError
+
+FACTS = task_facts("sim_quadratic")
+
+
+def play(folder: Path, contender: str, fault: str = "healthy", seed: int = 0, **spec: Any) -> Outcome:
+    contenders()
+    scenario = Scenario(task=FACTS.name, fault=fault, recipe=FACTS.recipe.with_changes(steps=200, eval_every=20))
+    cell = Cell(scenario=scenario, seed=seed, split="development", contender=contender, spec=spec)
+    kind = CONTENDERS[contender]
+    folder.mkdir()
+    return kind(kind.settings(**spec)).play(Trial(cell, FACTS, folder, folder.parent))
+
+
+def test_chance_makes_as_many_changes_as_the_policy_that_it_is_like(tmp_path: Path) -> None:
+    like = play(tmp_path / "like", "policy", policy="random", seed=1)
+    matched = play(tmp_path / "matched", "matched_random", like="random", seed=1)
+    assert abs(len(matched.interventions) - len(like.interventions)) <= 1
+    assert len(like.interventions) >= 2
+    assert matched.interventions != like.interventions
+    none = play(tmp_path / "none", "matched_random", like="noop")
+    assert none.interventions == []
+    assert none.trained is not None
+    assert none.trained.losses == play(tmp_path / "alone", "none").trained.losses  # type: ignore[union-attr]
+
+
+def test_a_recorded_run_is_done_again_on_another_seed(tmp_path: Path) -> None:
+    first = play(tmp_path / "first", "policy", policy="random")
+    again = play(tmp_path / "again", "replay", run=f"first/{RUN_ID}", seed=1)
+    assert [i.step for i in again.interventions] == [i.step for i in first.interventions]
+    assert [i.state for i in again.interventions] == ["applied"] * len(first.interventions)
+    assert [i.words.partition(":")[0] for i in again.interventions] == [
+        i.words.partition(":")[0] for i in first.interventions
+    ]
+
+
+def test_a_run_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(AgenttuneError, match="gone"):
+        play(tmp_path / "again", "replay", run="gone")
