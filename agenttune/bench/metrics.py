@@ -6,6 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,9 @@ WORST_REGRET, BEST_REGRET = 3.0, -1.0
 GUESSED_BAND = 0.1
 """Noise between runs that should be equal, as a part of the value, where `jitter` has not measured it (the issue's)."""
 BAND_QUANTILE = 0.95
+CEILING = 1.0
+"""Losses count as no more than the start and so many times the way from it to the best end: how far beyond a training
+has diverged says nothing, and one of 1e300 would decide every mean, and make any other end look good (a guess)."""
 MISSED = 2
 """A target that is not reached counts as so many budgets, as in PAR2 of algorithm configuration."""
 WAITED = frozenset({"expired", "superseded"})
@@ -38,7 +42,9 @@ class CellFigures:
         kind: Of its fault.
         facts: Of its task.
         value: The metric in the end, as it is; NaN where the cell failed.
-        loss: The same as a loss that is always finite: what failed or diverged counts as the worst of the scenario.
+        loss: The same as a loss that is always finite: what failed or diverged counts as the worst of the scenario, and
+            none as more than `CEILING` says.
+        start: Loss before anything is learnt.
         none, oracle: That of doing nothing, and of the best constant rate, of the same seed.
         band: Differences of losses up to this mean nothing, for this task at the value of `none`.
         regret: (loss - oracle) / (none - oracle), cut: 0 is the oracle, 1 doing nothing. A cell that failed, or
@@ -59,6 +65,7 @@ class CellFigures:
     facts: TaskFacts
     value: float
     loss: float
+    start: float
     none: float | None
     oracle: float | None
     band: float
@@ -224,8 +231,10 @@ class _Scenario:
         known = [] if facts.chance is None else [self._sign * facts.chance]
         finite = [curve[-1].loss for curve in curves.values() if curve and math.isfinite(curve[-1].loss)]
         firsts = [curve[0].loss for curve in curves.values() if curve and math.isfinite(curve[0].loss)]
-        self._start = max(known or firsts or [0.0])
-        self._worst = max([self._start, *finite])
+        self._start = median(known or firsts or [0.0])
+        way = max(self._start - min(finite, default=self._start), 0.1 * abs(self._start))
+        self._ceiling = self._start + CEILING * way
+        self._worst = max([self._start, *(min(loss, self._ceiling) for loss in finite)])
         self._curves = curves
         self._references = {
             (result.cell.contender, result.cell.seed): result
@@ -251,6 +260,7 @@ class _Scenario:
             facts=self.facts,
             value=math.nan if trained is None or result.state == "failed" else trained.final,
             loss=loss,
+            start=self._start,
             none=none,
             oracle=oracle,
             band=band,
@@ -287,7 +297,7 @@ class _Scenario:
 
     def _loss(self, result: CellResult) -> float:
         curve = self._curves[id(result)]
-        return curve[-1].loss if self._is_finite(result) else self._worst
+        return min(curve[-1].loss, self._ceiling) if self._is_finite(result) else self._worst
 
     def _reference(self, name: str, seed: int) -> float | None:
         found = self._references.get((name, seed))
@@ -321,7 +331,7 @@ class _Scenario:
             return None
         if result is none or not curve:
             return self._loss(result)
-        return at_seconds(curve, none.outcome.trained.seconds, self._start, self._worst)
+        return min(at_seconds(curve, none.outcome.trained.seconds, self._start, self._worst), self._ceiling)
 
 
 def _extra_steps(result: CellResult) -> int:

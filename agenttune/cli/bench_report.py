@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
 from agenttune.cli.bench import RESULTS, bench
 
@@ -46,6 +47,39 @@ def report(
         run_folder,
     )
     typer.echo("\n".join(f"wrote {path}" for path in found))
+
+
+@bench.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", help="A contender, or a folder of results.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another one, or another folder.")],
+    results: Annotated[
+        Path | None, typer.Option("--results", help="Of two contenders: the folder of results. Default: the newest.")
+    ] = None,
+    contender: Annotated[
+        str, typer.Option("--contender", help="Of two folders: whose cells. Default: all that are in both.")
+    ] = "",
+) -> None:
+    """Compare two contenders, or the same ones in two folders of results, pair by pair."""
+    need_extra()
+    from agenttune.bench.compare import compare as compared
+    from agenttune.bench.compare import comparison_page, contenders_of_both
+    from agenttune.bench.report import print_page
+    from agenttune.bench.store import STORE_NAME
+
+    folders = [Path(name) for name in (first, second) if (Path(name) / STORE_NAME).is_file()]
+    if len(folders) == 2:
+        sides = read(folders[0]), read(folders[1])
+        names = [contender] if contender else contenders_of_both(*sides)
+        pages = [
+            comparison_page(compared(*sides, (name, name), (f"{name} in {first}", f"{name} in {second}")))
+            for name in names
+        ]
+    else:
+        found = read(results or newest())
+        pages = [comparison_page(compared(found, found, (first, second)))]
+    for page in pages:
+        print_page(Console(), page)
 
 
 def read(folder: Path) -> list[CellResult]:

@@ -57,13 +57,13 @@ def test_where_nothing_was_damaged_there_is_no_regret() -> None:
 
 def test_a_failed_cell_is_the_worst_there_is() -> None:
     found = figures(
-        result("none", NAN), result("oracle", 0.2), result("mine", 0.5, failure="Traceback"), result("other", 5.0)
+        result("none", NAN), result("oracle", 0.2), result("mine", 0.5, failure="Traceback"), result("other", 4.0)
     )
     assert found["mine"].regret == metrics.WORST_REGRET
     assert math.isnan(found["mine"].value)
-    assert found["mine"].loss == 5.0, "the worst of the scenario, in means of raw values"
+    assert found["mine"].loss == 4.0, "the worst of the scenario, in means of raw values"
     assert found["none"].regret == pytest.approx(1.0), "what diverges untouched is doing nothing, not a failure"
-    assert found["none"].loss == 5.0
+    assert found["none"].loss == 4.0
     assert found["mine"].is_worse
     assert found["other"].change == -2.0
 
@@ -96,7 +96,7 @@ def test_a_failure_never_improves_a_score(finals: list[float], fault: str, task:
     assert after.crashed or diverges
 
 
-@given(st.floats(0.01, 10), st.floats(0.01, 10))
+@given(st.floats(0.01, START), st.floats(0.01, START))
 def test_a_difference_turns_round_with_its_pair(first: float, second: float) -> None:
     found = figures(result("a", first), result("b", second))
     assert difference(found["a"], found["b"]) == -difference(found["b"], found["a"])
@@ -198,3 +198,9 @@ def test_interventions_by_what_became_of_them() -> None:
 def test_results_of_a_task_that_is_not_known_are_named() -> None:
     with pytest.raises(ConfigError, match=r"the task 'digits'.*there are: pole"):
         cell_figures([result("mine")], {"pole": TASKS["pole"]}, KINDS)
+
+
+def test_how_far_a_training_diverged_decides_no_mean() -> None:
+    found = figures(result("none", 1.2), result("oracle", 0.2), result("mine", 1e300), result("other", NAN))
+    assert found["mine"].value == 1e300
+    assert found["mine"].loss == found["other"].loss == pytest.approx(START + metrics.CEILING * (START - 0.2))

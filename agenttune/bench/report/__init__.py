@@ -5,5 +5,6 @@ from agenttune.bench.report.files import kept_run, write_report
 from agenttune.bench.report.html import html
 from agenttune.bench.report.markdown import markdown
 from agenttune.bench.report.page import benchmark_page
+from agenttune.bench.report.terminal import print_page
 
-__all__ = ["Page", "benchmark_page", "html", "kept_run", "markdown", "write_report"]
+__all__ = ["Page", "benchmark_page", "html", "kept_run", "markdown", "print_page", "write_report"]

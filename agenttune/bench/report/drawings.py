@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean
 
 import numpy as np
@@ -19,6 +20,8 @@ from agenttune.protocol.text import clean
 
 MOST_LINES = 8
 """Of contenders in one drawing; more cannot be told apart (a guess)."""
+BEYOND = 0.5
+"""What is further above the start than this part of the way from start to best is drawn there (a guess)."""
 POINTS = 80
 """Of a curve."""
 THRESHOLDS = [BEST_REGRET + i / 20 for i in range(round((WORST_REGRET - BEST_REGRET) * 20) + 1)]
@@ -90,6 +93,7 @@ def learning_curves(figures: Sequence[CellFigures], names: Sequence[str], styles
         lines = [line for name in names if name in cells if (line := _line(name, cells[name])) is not None]
         if not lines:
             continue
+        lines = _within(lines, any_cell)
         values = [v for line in lines for v in line.values if math.isfinite(v)]
         is_log = bool(values) and min(values) > 0 and max(values) / min(values) >= 20
         svg = plots.curves(lines, any_cell.facts.metric, styles, is_log)
@@ -99,6 +103,17 @@ def learning_curves(figures: Sequence[CellFigures], names: Sequence[str], styles
         groups.add(any_cell.kind.group)
         found.append(Figure(f"curve-{slug}", clean(scenario, 80), svg, about, is_wide=False, is_extra=is_extra))
     return found
+
+
+def _within(lines: Sequence[plots.Line], f: CellFigures) -> list[plots.Line]:
+    """What has diverged lies at the edge: nothing else could be seen beside it."""
+    is_max = f.facts.direction == "maximize"
+    start = f.shown(f.start)
+    ends = [v for line in lines for v in line.values if math.isfinite(v)]
+    best = max(ends) if is_max else min(ends)
+    edge = start + BEYOND * (start - best)
+    cut = max if is_max else min  # of NaN, which comes first, both make NaN
+    return [replace(line, values=[cut(v, edge) for v in line.values]) for line in lines]
 
 
 def _line(name: str, cells: Sequence[CellFigures]) -> plots.Line | None:

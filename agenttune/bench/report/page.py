@@ -56,7 +56,7 @@ def benchmark_page(
         Section("Regret by scenario", drawings.heat_maps(figures, names)),
         Section("Losing cases", _losses(figures, link)),
         Section("Failures", _failures(figures)),
-        Section("Learning curves", drawings.learning_curves(figures, drawings.shown_contenders(found), styles)),
+        Section("Learning curves", _curves(figures, found, styles)),
         Section(
             "Performance profiles",
             _there(drawings.profile_figure(figures, drawings.shown_contenders(found), styles)),
@@ -126,6 +126,15 @@ def _about(standing: Standing) -> str:
 
 def _cell(f: CellFigures) -> str:
     return clean(f"{f.contender} in {f.scenario}, seed {f.seed}", 160)
+
+
+def _curves(figures: Sequence[CellFigures], found: Sequence[Standing], styles: Mapping[str, int]) -> list[Block]:
+    drawn = drawings.learning_curves(figures, drawings.shown_contenders(found), styles)
+    words = (
+        "Medians over seeds at each evaluation. Triangles: where a contender acted with the first seed, crosses: where "
+        "it was not allowed to. What is far above the start is drawn at the edge."
+    )
+    return [words, *drawn] if drawn else []
 
 
 def _losses(figures: Sequence[CellFigures], link: tables.LinkOf) -> list[Block]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
+from statistics import median
 
 from agenttune.bench.metrics import NONE, WORST_REGRET, CellFigures
 from agenttune.bench.pairs import Pairing
@@ -48,9 +49,11 @@ def leaderboard(found: Sequence[Standing]) -> Table:
     about = (
         "Best first, by the interquartile mean of normalized regret: 0 is the best constant rate without the fault, "
         "1 is doing nothing, more is worse than nothing. In brackets: 95 % intervals, by a bootstrap within scenarios. "
-        f"A failed cell counts as a regret of {WORST_REGRET:.0f}. Harm: healthy runs that end worse than doing nothing "
-        "beyond the noise. With *: references, which are no contenders. p: of Wilcoxon's paired test against doing "
-        "nothing, corrected for as many contenders as there are (Holm)."
+        f"A failed cell counts as a regret of {WORST_REGRET:.0f}, and no regret as more; a training that diverges has "
+        "learnt nothing, however far it went: its loss counts as at most the start plus the way from it to the best "
+        "end. Harm: healthy runs that end worse than doing nothing beyond the noise. p: of Wilcoxon's paired test "
+        "against doing nothing, corrected for as many contenders as there are (Holm). With *: references, which are no "
+        "contenders."
     )
     columns = (
         "contender",
@@ -246,7 +249,7 @@ def _losing(title: str, about: str, cells: Sequence[CellFigures], link: LinkOf) 
 
 
 def raw_values(figures: Sequence[CellFigures], names: Sequence[str]) -> list[Table]:
-    """Mean of the metric in the end, by scenario and contender, a table a task."""
+    """Median of the metric in the end, by scenario and contender, a table a task."""
     found = []
     for task, cells in groupby(sorted(figures, key=lambda f: (f.facts.name, f.scenario)), lambda f: f.facts.name):
         own = list(cells)
@@ -254,13 +257,13 @@ def raw_values(figures: Sequence[CellFigures], names: Sequence[str]) -> list[Tab
         present = [name for name in names if any(f.contender == name for f in own)]
         means = _means(own)
         rows = [
-            [clean(s.removeprefix(f"{task}/"), 60), *(_mean(means, s, name) for name in present)] for s in scenarios
+            [clean(s.removeprefix(f"{task}/"), 60), *(_median(means, s, name) for name in present)] for s in scenarios
         ]
         facts = own[0].facts
         less = "less" if facts.direction == "minimize" else "more"
         about = (
-            f"{facts.metric} in the end, mean over seeds; {less} is better. What failed or diverged (counted in "
-            "brackets) is in the mean as the worst value of its scenario."
+            f"{facts.metric} in the end, median over seeds; {less} is better. What failed or diverged (counted "
+            "in brackets) is in it as the worst value of its scenario."
         )
         found.append(Table(clean(task, 60), ("scenario", *(clean(n, 60) for n in present)), rows, about))
     return found
@@ -273,12 +276,12 @@ def _means(figures: Sequence[CellFigures]) -> dict[tuple[str, str], list[CellFig
     return found
 
 
-def _mean(means: Mapping[tuple[str, str], Sequence[CellFigures]], scenario: str, name: str) -> str:
+def _median(means: Mapping[tuple[str, str], Sequence[CellFigures]], scenario: str, name: str) -> str:
     cells = means.get((scenario, name), [])
     if not cells:
         return NOT_THERE
     ruined = sum(f.is_ruined for f in cells)
-    return f"{number(sum(f.shown(f.loss) for f in cells) / len(cells))}{f' ({ruined})' if ruined else ''}"
+    return f"{number(median(f.shown(f.loss) for f in cells))}{f' ({ruined})' if ruined else ''}"
 
 
 def duels(pairings: Mapping[tuple[str, str], Pairing], names: Sequence[str]) -> Table:
