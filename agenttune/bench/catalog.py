@@ -179,7 +179,7 @@ _add(
         about="a policy gradient on gymnasium's CartPole, whose reward is to be as large as possible",
         tier=1,
         implementation="cartpole:CartPole",
-        recipe=Recipe(lr=1e-3, steps=300, eval_every=25),
+        recipe=Recipe(lr=1e-3, steps=300, eval_every=30),
         target=400.0,
         metric="eval_reward",
         direction="maximize",

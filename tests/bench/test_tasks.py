@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import math
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from agenttune.bench.catalog import TASKS, open_task, task_facts
-from agenttune.bench.training import Trained, Training
+from agenttune.bench.training import Fault, Split, Trained, Training
 from agenttune.errors import TaskDataMissing
 
 pytestmark = pytest.mark.trainer
@@ -72,3 +73,25 @@ def test_a_package_that_is_missing_is_named_with_the_way_to_get_it() -> None:
 
     with pytest.raises(TaskDataMissing, match=r"the things come with a package .* pip install things"):
         package_folder("no_such_package_of_things", "the things", "pip install things")
+
+
+def test_a_shift_of_the_mixture_is_one_of_its_own_weights() -> None:
+    """So that whoever sees it can set them right, and that a return to an earlier step brings back those of then."""
+    from agenttune.bench.tasks.hf_training import Parts
+    from agenttune.bench.tasks.text_mixture import TextMixture
+
+    class Kept(TextMixture):
+        def parts(self, seed: int, split: Split) -> Parts:
+            self.made = super().parts(seed, split)
+            return self.made
+
+    facts = task_facts("text_mixture")
+    fault = Fault(kind="mixture_shift", step=5, values={"shifted_frac": 0.9})
+    task, recipe = Kept(facts), facts.recipe.with_changes(steps=STEPS, eval_every=STEPS)
+    training = Training(recipe=recipe, seed=0, split="development", budget=STEPS, fault=fault)
+    shifted, healthy = task.train(training), task.train(dataclasses.replace(training, fault=None))
+    assert shifted.losses[:5] == healthy.losses[:5]
+    assert shifted.losses != healthy.losses
+    assert task.made.train_dataset.weights == {"prose": 0.5, "code": 0.5}
+    task.train(training)
+    assert sorted(task.made.train_dataset.weights.values()) == pytest.approx([0.1, 0.9])

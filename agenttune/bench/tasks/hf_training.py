@@ -67,11 +67,15 @@ class HfTask(Task):
             split: Networks and data of the two ranges are disjoint.
         """
 
+    def injector(self, training: Training, parts: Parts) -> Injector:
+        """The training's fault at work."""
+        return make_injector(training.fault, parts.model, training.seed)
+
     def train(self, training: Training) -> Trained:
         torch.set_num_threads(1)
         torch.manual_seed(training.seed)
         parts = self.parts(training.seed, training.split)
-        injector = make_injector(training.fault, parts.model, training.seed)
+        injector = self.injector(training, parts)
         with tempfile.TemporaryDirectory() as scratch, recorded(training):
             loop = _HfLoop(self.facts, training, parts, injector, scratch)
             return loop.run()

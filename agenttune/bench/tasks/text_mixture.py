@@ -6,8 +6,10 @@ import torch
 
 from agenttune.bench.tasks.data import Rows, blocks, code_text, help_text
 from agenttune.bench.tasks.hf_training import HfTask, Parts
+from agenttune.bench.tasks.injection import Injector
+from agenttune.bench.tasks.injection.mixture import WeightsShift
 from agenttune.bench.tasks.language import BATCH, LENGTH, small_gpt
-from agenttune.bench.training import Split
+from agenttune.bench.training import Split, Training
 from agenttune.trainer.datasets import Mixture
 
 HELD_OUT = 100
@@ -30,3 +32,9 @@ class TextMixture(HfTask):
             Rows({"input_ids": both, "labels": both}),
             batch_size=BATCH,
         )
+
+    def injector(self, training: Training, parts: Parts) -> Injector:
+        fault = training.fault
+        if fault is not None and fault.kind == "mixture_shift":
+            return WeightsShift(fault, parts.model, training.seed, parts.train_dataset)
+        return super().injector(training, parts)
