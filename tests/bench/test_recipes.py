@@ -15,6 +15,7 @@ from agenttune.bench.contenders.contender import Trial
 from agenttune.bench.contenders.shipped import contenders
 from agenttune.bench.tasks.optimizers import load_state, make_optimizer, save_state
 from agenttune.bench.training import Fault, Recipe, Trained
+from agenttune.config.resources import list_resources
 from agenttune.errors import ConfigError, UserError
 from tests.bench.quadratic import CURVATURES, FACTS, FLOOR, RECIPE, UPWARDS, Quadratic, play, trial_of
 
@@ -24,7 +25,7 @@ START = FLOOR + 0.5 * sum(CURVATURES)
 
 
 def needs_greedy(name: str) -> None:
-    if name == "greedy_lr":
+    if name == "greedy_schedule":
         pytest.importorskip("transformers", minversion="5.4")
 
 
@@ -35,10 +36,14 @@ def trained(outcome: Outcome) -> Trained:
 
 def test_all_that_the_field_would_use_takes_part() -> None:
     assert set(RECIPES) >= {
-        *("cosine", "linear_warmup", "warmup_stable_decay", "reduce_on_plateau", "greedy_lr", "prodigy"),
+        *("cosine", "linear_warmup", "warmup_stable_decay", "plateau_schedule", "greedy_schedule", "prodigy"),
         *("schedule_free", "restart", "best_checkpoint", "early_stopping", "pilots", "pilots_restart", "clip_1"),
         *("lr_finder", "population"),
     }
+
+
+def test_no_contender_hides_a_policy_of_the_same_name(tmp_path: Path) -> None:
+    assert not contenders().keys() & set(list_resources("policies", tmp_path))
 
 
 @pytest.mark.parametrize("fault", ["healthy", "lr_x30"])
@@ -51,7 +56,7 @@ def test_every_recipe_gives_the_same_figures_again_and_spends_no_more_than_the_b
     assert trials[0].steps_spent == STEPS or (name == "early_stopping" and trials[0].steps_spent < STEPS)
 
 
-@pytest.mark.parametrize("name", sorted({*RECIPES, "oracle", "best_schedule"} - {"reduce_on_plateau"}))
+@pytest.mark.parametrize("name", sorted({*RECIPES, "oracle", "best_schedule"} - {"plateau_schedule"}))
 def test_a_metric_to_be_maximized_is_treated_as_its_mirror_image(name: str) -> None:
     needs_greedy(name)
     down, up = (trained(play(name, trial_of(Quadratic(facts), "lr_x30"))) for facts in (FACTS, UPWARDS))
@@ -59,8 +64,8 @@ def test_a_metric_to_be_maximized_is_treated_as_its_mirror_image(name: str) -> N
     assert up.lrs == down.lrs
 
 
-def test_reduce_on_plateau_lowers_a_rate_at_which_a_reward_does_not_grow() -> None:
-    lrs = trained(play("reduce_on_plateau", trial_of(Quadratic(UPWARDS), "lr_x30"))).lrs
+def test_the_plateau_schedule_lowers_a_rate_at_which_a_reward_does_not_grow() -> None:
+    lrs = trained(play("plateau_schedule", trial_of(Quadratic(UPWARDS), "lr_x30"))).lrs
     assert lrs[-1] < 0.11 * lrs[0]
 
 

@@ -22,7 +22,7 @@ class AdaptiveRate(Protocol):
 
 
 class ReducePlateauSettings(ContenderSettings):
-    """Parameters of `reduce_on_plateau`; torch's defaults except for the patience, which suits a short run."""
+    """Parameters of `plateau_schedule`; torch's defaults except for the patience, which suits a short run."""
 
     patience: int = Field(1, ge=0)
     """Evaluations without improvement that are let pass."""
@@ -31,7 +31,7 @@ class ReducePlateauSettings(ContenderSettings):
 
 
 class GreedySettings(ContenderSettings):
-    """Parameters of `greedy_lr`: those of the authors' example of use outside of a Trainer."""
+    """Parameters of `greedy_schedule`: those of the authors' example of use outside of a Trainer."""
 
     patience: int = Field(10, ge=0)
     """Steps of improvement, or without, that are let pass."""
@@ -86,7 +86,7 @@ class FollowLosses(FollowRate):
 class ReduceOnPlateau(Contender):
     """torch's ReduceLROnPlateau on the evaluation metric, patience 1, in place of the user's schedule."""
 
-    name = "reduce_on_plateau"
+    name = "plateau_schedule"
     about = "torch's ReduceLROnPlateau on the evaluation metric in place of the user's schedule"
     role = "recipe"
     settings = ReducePlateauSettings
@@ -106,7 +106,7 @@ class GreedyLr(Contender):
     tell it evaluations only, of which a short run has fewer than its patience.
     """
 
-    name, about, role = "greedy_lr", "GreedyLR on the training loss in place of the user's schedule", "recipe"
+    name, about, role = "greedy_schedule", "GreedyLR on the training loss in place of the user's schedule", "recipe"
     settings = GreedySettings
 
     def play(self, trial: Trial) -> Outcome:

@@ -51,7 +51,9 @@ def greedy_lr(lr: float, patience: int, factor: float, window: int, min_lr: floa
     try:
         from transformers import GreedyLR
     except ImportError as error:
-        raise ConfigError("greedy_lr needs the GreedyLR of transformers 5: pip install -U transformers") from error
+        raise ConfigError(
+            "greedy_schedule needs the GreedyLR of transformers 5: pip install -U transformers"
+        ) from error
     optimizer = _stand_in(lr)
     scheduler = GreedyLR(
         optimizer, factor=factor, patience=patience, smooth=True, window_size=window, min_lr=min_lr, max_lr=max_lr
