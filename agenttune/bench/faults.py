@@ -32,6 +32,7 @@ Group = Literal[
     "non-finite",
     "earlier intervention",
     "false alarm",
+    "real runs",
 ]
 Need = Literal["", "batches", "labels", "gradients", "layers", "saturating layers", "dropout layers"]
 """What a task must have to suffer a kind; empty: every task can."""
@@ -83,6 +84,10 @@ class FaultKind(Record):
 
 FAULTS: dict[str, FaultKind] = {}
 """By name."""
+AS_IT_WAS = FaultKind(
+    name="as_it_was", about="a real run: nobody knows what was wrong", group="real runs", right_move="not known"
+)
+"""Of runs that a user has; no suite can ask for it."""
 
 
 def _add(kind: FaultKind) -> None:

@@ -133,6 +133,10 @@ class CellFigures:
         return None if self.none is None or self.equal_time is None else relative(self.equal_time, self.none)
 
     @property
+    def has_target(self) -> bool:
+        return not math.isnan(self.facts.target)
+
+    @property
     def steps_to_target(self) -> int:
         return self.reached.total_steps if self.reached is not None else MISSED * self.budget
 

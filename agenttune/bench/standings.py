@@ -138,15 +138,15 @@ def _standing(
         verdict=against.verdict(p, comparisons) if against is not None and name not in REFERENCES else None,
         area=mean(_values(strata, lambda f: f.area)),
         equal_time=mean(_values(strata, lambda f: f.equal_time_change)),
-        on_target=_share(cells, lambda f: f.reached is not None),
-        steps_to_target=fmean(f.steps_to_target for f in cells),
-        seconds_to_target=fmean(reached) if reached else math.nan,
+        on_target=_share(cells, lambda f: f.reached is not None if f.has_target else None),
+        steps_to_target=_mean(f.steps_to_target for f in cells if f.has_target),
+        seconds_to_target=_mean(reached),
         harmed=_share(cells, lambda f: f.harmed),
         worse=_share(cells, lambda f: f.is_worse),
         crashed=_share(cells, lambda f: f.crashed),
         recovered=_share(cells, lambda f: f.recovered if f.crashed else None),
         detected=_share(cells, lambda f: f.detection.steps is not None if f.detection.is_asked else None),
-        steps_to_find=fmean(found_after) if found_after else math.nan,
+        steps_to_find=_mean(found_after),
         layers_named=_share(cells, lambda f: f.detection.layer_named),
         false_per_1000=1000 * sum(f.detection.false for f in cells) / healthy_steps if healthy_steps else math.nan,
         asked=sum(f.states.total() for f in cells),
@@ -158,8 +158,13 @@ def _standing(
         calls=sum(o.calls for o in outcomes),
         usd=sum(o.usd for o in outcomes),
         extra_steps=fmean(f.extra_steps for f in cells),
-        slowdown=fmean(own / none for own, none in none_s if none > 0) if any(none for _, none in none_s) else math.nan,
+        slowdown=_mean(own / none for own, none in none_s if none > 0),
     )
+
+
+def _mean(values: Iterable[float]) -> float:
+    known = list(values)
+    return fmean(known) if known else math.nan
 
 
 def _share(cells: Iterable[CellFigures], holds: Callable[[CellFigures], bool | None]) -> Share:

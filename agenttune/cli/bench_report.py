@@ -82,6 +82,39 @@ def compare(
         print_page(Console(), page)
 
 
+@bench.command()
+def score(
+    runs: Annotated[Path, typer.Argument(metavar="RUNS", help="A folder of runs.")] = Path("runs"),
+    out: Annotated[Path, typer.Option("--out", help="Folder of the report.")] = RESULTS / "score",
+    name: Annotated[str, typer.Option(help="Of the report's files.")] = "report",
+) -> None:
+    """Measure real runs, with and without a policy, as the benchmark measures its own."""
+    need_extra()
+    from agenttune.bench.faults import AS_IT_WAS
+    from agenttune.bench.report import benchmark_page, print_page, write_report
+    from agenttune.bench.score import score_runs
+
+    found = score_runs(runs)
+    title, command, kinds = str(runs), f"agenttune bench score {runs}", {AS_IT_WAS.name: AS_IT_WAS}
+    print_page(
+        Console(),
+        benchmark_page(found.results, title, command, found.tasks, kinds, notes=found.notes),
+        ["Leaderboard", "Raw values"],
+    )
+    written = write_report(
+        found.results,
+        out,
+        name,
+        title,
+        command,
+        lambda result: found.folders[result.cell.key],
+        found.tasks,
+        kinds,
+        found.notes,
+    )
+    typer.echo("\n".join(f"wrote {path}" for path in written))
+
+
 def read(folder: Path) -> list[CellResult]:
     """Raises UserError where there are no results."""
     from agenttune.bench.store import read_results

@@ -32,10 +32,12 @@ def write_report(
     run_folder: Callable[[CellResult], Path | None] = lambda result: None,
     tasks: Mapping[str, TaskFacts] = TASKS,
     kinds: Mapping[str, FaultKind] = FAULTS,
+    notes: Sequence[str] = (),
 ) -> list[Path]:
     """Write `NAME.md`, `NAME.html`, `NAME-pictures/` and, where logs were kept, `NAME-runs/`; returns the first two.
 
     Args:
+        title, command, tasks, kinds, notes: As in `benchmark_page`.
         run_folder: Where the log of a cell's run was kept; None: it was not.
 
     Raises:
@@ -52,7 +54,7 @@ def write_report(
             _write(folder / place, run_html(log, read_journal(log)))
         return place
 
-    page = benchmark_page(results, title or name, command, tasks, kinds, link)
+    page = benchmark_page(results, title or name, command, tasks, kinds, link, notes)
     pictures = f"{name}-pictures"
     for figure in page.figures:
         if not figure.is_extra:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
 from agenttune.bench.cell import CellResult
+from agenttune.bench.faults import AS_IT_WAS
 from agenttune.protocol.text import clean, plural, utc_time
 
 PROMPT_SUFFIX = ".j2"
@@ -16,12 +17,12 @@ PROMPT_SUFFIX = ".j2"
 def origin(results: Sequence[CellResult]) -> str:
     """Seeds, range, versions, machine, commit and checksums of some results."""
     seeds = sorted({result.cell.seed for result in results})
-    splits = sorted({result.cell.split for result in results})
+    splits = sorted({result.cell.split for result in results if result.cell.scenario.fault != AS_IT_WAS.name})
     machine = _machine(results)
     parts = [
         plural(len(results), "cell"),
         f"{plural(len(seeds), 'seed')} ({_spans(seeds)})",
-        f"{' and '.join(splits)} range",
+        f"{' and '.join(splits)} range" if splits else "real runs",
         *(f"{name} {value}" for name, value in machine.items()),
         f"configuration {_checksum(_configurations(results))}",
         f"policies {_checksum(_codes(results, prompts=False))}",

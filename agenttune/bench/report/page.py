@@ -31,6 +31,7 @@ def benchmark_page(
     tasks: Mapping[str, TaskFacts] = TASKS,
     kinds: Mapping[str, FaultKind] = FAULTS,
     link: tables.LinkOf = lambda f: None,
+    notes: Sequence[str] = (),
 ) -> Page:
     """What some results say.
 
@@ -39,6 +40,7 @@ def benchmark_page(
         tasks: Of the results.
         kinds: Of faults.
         link: Where a cell's own report is, from the page; None: there is none.
+        notes: To be told with the result.
 
     Raises:
         UserError: There are none, or they are of both ranges.
@@ -72,7 +74,7 @@ def benchmark_page(
     made_by = f"Made by: {command}" if command else ""
     return Page(
         title=title,
-        says=[*_says(found, figures), *filter(None, [made_by])],
+        says=[*_says(found, figures), *notes, *filter(None, [made_by])],
         sections=[section for section in sections if section.blocks],
         origin=origin(results),
         warnings=_warnings(results, found),

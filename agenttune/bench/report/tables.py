@@ -178,12 +178,12 @@ def losing_cells(figures: Sequence[CellFigures], link: LinkOf) -> list[Table]:
     proper = [f for f in figures if not _is_reference(f)]
     harmed = sorted((f for f in proper if f.harmed), key=lambda f: (-(f.change or 0.0), f.scenario, f.seed))
     regretted = sorted(
-        (f for f in proper if f.regret is not None and f.regret > 1 and not f.harmed and f.change != 0),
+        (f for f in proper if f.is_worse and not f.kind.is_healthy),
         key=lambda f: (-(f.regret or 0.0), -(f.change or 0.0), f.scenario, f.seed),
     )
     found = [
-        ("Healthy runs that were harmed", "Worst first: by how much worse than doing nothing.", harmed),
-        ("Faults that were made worse", "Worst first: by regret above 1, which is doing nothing.", regretted),
+        ("Healthy runs that were harmed", "Worse than doing nothing beyond the noise, the worst first.", harmed),
+        ("Others that were made worse", "Worse than doing nothing beyond the noise, the worst first.", regretted),
     ]
     return [_losing(title, about, cells, link) for title, about, cells in found if cells]
 
