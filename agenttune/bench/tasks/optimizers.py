@@ -57,7 +57,7 @@ def make_optimizer(recipe: Recipe, parameters: Iterable[Any]) -> torch.optim.Opt
         recipe: Names it.
         parameters: As for any torch optimizer; groups may have an `lr_factor`, by which the rate is multiplied.
     """
-    groups = _groups(recipe, parameters)
+    groups = parameter_groups(recipe, parameters)
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
     if recipe.optimizer == "sgd":
@@ -133,7 +133,8 @@ def _clear(optimizer: torch.optim.Optimizer) -> None:
         group.update({k: v for k, v in optimizer.defaults.items() if k in GROUP_STATE})
 
 
-def _groups(recipe: Recipe, parameters: Iterable[Any]) -> list[dict[str, Any]]:
+def parameter_groups(recipe: Recipe, parameters: Iterable[Any]) -> list[dict[str, Any]]:
+    """Groups with rates of their own: the recipe's, times the `lr_factor` of each."""
     given = list(parameters)
     if given and not isinstance(given[0], dict):
         return [{"params": given}]

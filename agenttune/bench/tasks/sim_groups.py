@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch.optim import Optimizer
 
 from agenttune.bench.tasks.loop_training import LoopTask
 from agenttune.bench.tasks.optimizers import make_optimizer
+from agenttune.bench.tasks.sim_optimizer import SimMomentum
 from agenttune.bench.tasks.sim_quadratic import Law, Quadratic, Vector
 from agenttune.bench.training import Recipe, Training
 
@@ -47,16 +49,21 @@ class Groups(Quadratic):
         self.show_gradient()
 
     def make_optimizer(self, recipe: Recipe) -> Optimizer:
-        groups = [{"params": [self.encoder.weight]}, {"params": [self.head.weight], "lr_factor": HEAD_FACTOR}]
-        return make_optimizer(recipe, groups)
+        groups: list[dict[str, Any]] = [
+            {"params": [self.encoder.weight]},
+            {"params": [self.head.weight], "lr_factor": HEAD_FACTOR},
+        ]
+        return SimMomentum(recipe, groups) if recipe.optimizer == "sgd" else make_optimizer(recipe, groups)
 
     def show_gradient(self) -> None:
         for layer in self._layers:
             layer.show_gradient()
 
     def clip(self) -> float:
-        gradients = [layer.weight.grad for layer in self._layers if layer.weight.grad is not None]
-        norm = math.sqrt(sum(float((gradient * gradient).sum()) for gradient in gradients))
+        half = len(self._gradient) // 2
+        parts = (self._gradient[:half], self._gradient[half:])
+        trained = [part for part, layer in zip(parts, self._layers, strict=True) if layer.weight.grad is not None]
+        norm = math.sqrt(sum(float(part @ part) for part in trained))
         if 0 < self.max_grad_norm < norm:
             self._gradient *= self.max_grad_norm / norm
         return norm
