@@ -7,6 +7,7 @@ enough to be harmless. What can be checked is checked when a file is loaded, not
 from __future__ import annotations
 
 import ast
+import functools
 import math
 import re
 import string
@@ -90,6 +91,7 @@ def evaluate(text: str, names: Names, functions: Mapping[str, Callable[..., Any]
         raise UserError(f"`{text}`: {error}") from None
 
 
+@functools.lru_cache(maxsize=1024)
 def parse(text: str) -> ast.expr:
     """The syntax tree of an expression.
 

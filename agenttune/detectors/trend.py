@@ -88,17 +88,20 @@ class Trend:
             since: The step.
             changed_step: Of the newest change.
         """
-        points = [(s, v) for s, v in zip(view.steps, view.values, strict=True) if s > since and math.isfinite(v)]
-        if not points:
+        steps, values = tuple(view.steps), tuple(view.values)
+        if since or not all(map(math.isfinite, values)):  # seldom
+            points = [(s, v) for s, v in zip(steps, values, strict=True) if s > since and math.isfinite(v)]
+            steps, values = tuple(s for s, _ in points), tuple(v for _, v in points)
+        if not steps:
             return None
         downsampled = zip(view.downsampled_steps, view.downsampled_values, strict=True)
-        old = [(s, v) for s, v in downsampled if s < points[0][0] and math.isfinite(v)]
+        old = [(s, v) for s, v in downsampled if s < steps[0] and math.isfinite(v)]
         if since:  # a mean that ends after the redefinition may have begun before it
             old = [(s, v) for (t, _), (s, v) in pairwise([(0, 0.0), *old]) if t >= since]
         return cls(
             view.name,
-            tuple(s for s, _ in points),
-            tuple(v for _, v in points),
+            steps,
+            values,
             tuple(s for s, _ in old),
             tuple(v for _, v in old),
             changed_step,
