@@ -62,6 +62,7 @@ class Runner:
     keeps_runs: bool = False
     tell: Callable[[Progress], None] = lambda progress: None
     _states: dict[str, str] = field(default_factory=dict)
+    _failed: set[str] = field(default_factory=set)
     _attempts: dict[str, int] = field(default_factory=dict)
     _followers: dict[str, list[Cell]] = field(default_factory=dict)
     _heartbeat_at: float = 0.0
@@ -70,7 +71,7 @@ class Runner:
         """Do all that is not done, also what other runners leave when they die; returns when nothing is left."""
         self.store.register()
         keys = {cell.key for cell in cells}
-        self._states = {key: state for key, state in self.store.done().items() if key in keys}
+        self._read_states(keys)
         waiting = self._leaders([cell for cell in cells if cell.key not in self._states])
         taken: deque[Cell] = deque()
         under_way: dict[str, Cell] = {}
@@ -124,7 +125,7 @@ class Runner:
     def _keep(self, result: CellResult) -> None:
         """Keep a result, and the same for the cells that come to the same."""
         self.store.keep(result)
-        self._states[result.cell.key] = result.state
+        self._note(result.cell.key, result.state)
         for follower in self._followers.pop(result.cell.work, []) if result.cell.work else []:
             self._copy(result, follower)
 
@@ -132,10 +133,17 @@ class Runner:
         if self.store.claim(cell) == "claimed":
             outcome = result.outcome.model_copy(update={"fault": drawn_fault(cell)})
             self.store.keep(result.model_copy(update={"cell": cell, "outcome": outcome}))
-        self._states[cell.key] = result.state
+        self._note(cell.key, result.state)
 
     def _read_states(self, keys: set[str]) -> None:
-        self._states |= {key: state for key, state in self.store.done().items() if key in keys}
+        for key, state in self.store.done().items():
+            if key in keys:
+                self._note(key, state)
+
+    def _note(self, key: str, state: str) -> None:
+        self._states[key] = state
+        if state == "failed":
+            self._failed.add(key)
 
     def _result(self, done: Done) -> CellResult | None:
         """None: the worker died, and another one is to try."""
@@ -153,8 +161,7 @@ class Runner:
             self.store.heartbeat()
 
     def _told(self, total: int, last: CellResult | None, taken: int) -> Progress:
-        failures = sum(state == "failed" for state in self._states.values())
-        progress = Progress(total, len(self._states), failures, taken, last)
+        progress = Progress(total, len(self._states), len(self._failed), taken, last)
         self.tell(progress)
         return progress
 

@@ -98,6 +98,7 @@ class Store:
 
     def _open(self) -> None:
         self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")  # whoever is killed loses nothing; a machine without power might
         with self._writing():
             found = self._db.execute("PRAGMA user_version").fetchone()[0]
             if found == 0 and not self._db.execute("SELECT 1 FROM sqlite_master").fetchone():
