@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from agenttune.bench.cells import cells_of
-from agenttune.bench.suite import Suite, load_suite
+from agenttune.bench.suite import FOLDER, Suite, load_suite
+from agenttune.config.resources import list_resources
 from agenttune.errors import ConfigError
 
 GOOD = """\
@@ -85,13 +86,9 @@ def test_the_test_range_has_other_seeds_and_faults(write: Callable[[str], str]) 
     assert not {cell.key for cell in development} & {cell.key for cell in test}
 
 
-def test_a_policy_that_has_the_name_of_a_recipe_is_told_from_it(write: Callable[[str], str]) -> None:
-    suite = load_suite(write(GOOD.replace("jitter", "greedy_lr")), policies=["greedy_lr", "guardian"])
-    assert [(c.name, c.spec["type"]) for c in suite.contenders[1:]] == [
-        ("greedy_lr", "greedy_lr"),
-        ("greedy_lr policy", "policy"),
-        ("guardian", "policy"),
-    ]
+@pytest.mark.parametrize("name", list_resources(FOLDER))
+def test_shipped_suites_name_what_there_is(name: str) -> None:
+    assert cells_of(load_suite(name))
 
 
 def test_an_unknown_suite_lists_what_there_is() -> None:
