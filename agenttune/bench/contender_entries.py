@@ -111,8 +111,7 @@ def _entry(spec: dict[str, Any], name: str, project: Path, settings: BenchSettin
         name = name or (f"{short} {POLICY}" if short in contenders() else short)
     else:
         code = _class_code(kind, project)
-        parameters = {key: value for key, value in spec.items() if key != "type"}
-        name = name or _short_name(kind) + "".join(f" {key}={value}" for key, value in parameters.items())
+        name = name or _short_name(kind)
     cls = contender_class(kind, project)
     made = cls.settings.model_validate({key: value for key, value in spec.items() if key != "type"})
     for parameter in cls.policies:
