@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from agenttune.bench.metrics import CellFigures, difference
@@ -27,28 +28,32 @@ class Pairing:
 
     Attributes:
         differences: By scenario, one a seed, as `metrics.difference` has them.
-        mean: Of them.
-        improvement: Probability that the first is better.
-        p: Of Wilcoxon's test, not corrected.
     """
 
     differences: Mapping[str, Sequence[float]]
-    mean: Interval
-    improvement: Interval
-    p: float
+
+    @property
+    def every(self) -> list[float]:
+        return [d for found in self.differences.values() for d in found]
 
     @property
     def pairs(self) -> int:
-        return sum(map(len, self.differences.values()))
+        return len(self.every)
 
-    def reversed(self) -> Pairing:
-        """The second against the first."""
-        return Pairing(
-            {scenario: [-d for d in found] for scenario, found in self.differences.items()},
-            self.mean.turned(0.0),
-            self.improvement.turned(1.0),
-            self.p,
-        )
+    @cached_property
+    def mean(self) -> Interval:
+        """Mean difference."""
+        return mean(list(self.differences.values()))
+
+    @cached_property
+    def improvement(self) -> Interval:
+        """Probability that the first is better."""
+        return improvement(list(self.differences.values()))
+
+    @cached_property
+    def p(self) -> float:
+        """Of Wilcoxon's test, not corrected."""
+        return paired_test(self.every)
 
     def verdict(self, corrected_p: float, comparisons: int) -> Verdict:
         """What may be said of the first, in words.
@@ -57,7 +62,7 @@ class Pairing:
             corrected_p: For as many comparisons as are made beside this one.
             comparisons: That many.
         """
-        every = [d for found in self.differences.values() for d in found]
+        every = self.every
         if not every:
             return "no pairs"
         if self.mean.seeds < FEWEST_SEEDS:
@@ -81,5 +86,4 @@ def pairing(first: ByKey, second: ByKey) -> Pairing:
     found: dict[str, list[float]] = defaultdict(list)
     for key in sorted(first.keys() & second.keys()):
         found[key[0]].append(difference(first[key], second[key]))
-    strata = list(found.values())
-    return Pairing(found, mean(strata), improvement(strata), paired_test([d for s in strata for d in s]))
+    return Pairing(found)

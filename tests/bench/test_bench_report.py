@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
+from typer.testing import CliRunner
 
 from agenttune.bench.cell import CellResult, Intervention
 from agenttune.bench.report import Page, benchmark_page, html, kept_run, markdown, write_report
 from agenttune.bench.report.content import Table
 from agenttune.bench.report.plots import LIGHT
-from agenttune.errors import UserError
+from agenttune.bench.store import Store
+from agenttune.cli import app
+from agenttune.errors import StoreFault, UserError
 from tests.bench.made_results import KINDS, LEVELS, TASKS, result, suite
 
 EVIL = "<script>alert(1)</script> $x_1$ | [a](http://evil) &amp; \x1b[31m"
@@ -168,3 +171,24 @@ def test_files_lie_where_they_point(results: list[CellResult], tmp_path: Path) -
         assert drawn.startswith("<svg")
         assert 'fill="#ffffff"' in drawn
     assert kept_run(tmp_path, few[0]) is None
+
+
+def test_the_commands_over_a_folder_of_results(tmp_path: Path) -> None:
+    """As a user calls them: results that a runner kept, a picture of them, and errors that say the way out."""
+    folder = tmp_path / "results"
+    with Store(folder) as store:
+        for name, final in (("none", 0.9), ("oracle", 0.3), ("restart", 0.4)):
+            for seed in range(2):
+                made = result(name, final, seed)
+                scenario = made.cell.scenario.model_copy(update={"task": "sim_quadratic"})
+                store.keep(made.model_copy(update={"cell": made.cell.model_copy(update={"scenario": scenario})}))
+    call = CliRunner().invoke
+    done = call(app, ["bench", "report", str(folder), "--out", str(tmp_path), "--name", "policies"])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "policies.html").is_file()
+    assert "Too few seeds" in (tmp_path / "policies.md").read_text()
+    done = call(app, ["bench", "compare", "restart", "none", "--results", str(folder)])
+    assert "restart against none: too few seeds for a claim." in done.output
+    done = call(app, ["bench", "report", str(tmp_path / "nowhere")])
+    assert isinstance(done.exception, StoreFault)
+    assert "make some with: agenttune bench" in str(done.exception)

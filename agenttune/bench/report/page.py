@@ -9,13 +9,13 @@ from agenttune.bench.catalog import TASKS, TaskFacts
 from agenttune.bench.cell import CellResult
 from agenttune.bench.faults import FAULTS, FaultKind
 from agenttune.bench.metrics import GUESSED_BAND, NONE, ORACLE, CellFigures, cell_figures, noise_bands
-from agenttune.bench.pairs import Pairing, by_key, pairing
+from agenttune.bench.pairs import by_key, pairing
 from agenttune.bench.report import drawings, plots, tables
 from agenttune.bench.report.content import Block, Page, Section, Table, Trace
 from agenttune.bench.report.origin import origin
 from agenttune.bench.report.words import interval, percent, share, traceback_end
 from agenttune.bench.standings import REFERENCES, Standing, agreements, by_contender, standings
-from agenttune.bench.statistics import FEWEST_SEEDS
+from agenttune.bench.statistics import FEWEST_SEEDS, Interval
 from agenttune.errors import UserError
 from agenttune.protocol.text import clean, plural
 
@@ -161,10 +161,10 @@ def _failures(figures: Sequence[CellFigures]) -> list[Block]:
 
 def _duels(figures: Sequence[CellFigures], names: Sequence[str]) -> Table:
     cells = {name: by_key(own) for name, own in by_contender(figures).items()}
-    found: dict[tuple[str, str], Pairing] = {}
+    found: dict[tuple[str, str], Interval] = {}
     for first, second in combinations(names, 2):
-        found[first, second] = pairing(cells[first], cells[second])
-        found[second, first] = found[first, second].reversed()
+        found[first, second] = pairing(cells[first], cells[second]).improvement
+        found[second, first] = found[first, second].turned(1.0)
     return tables.duels(found, names)
 
 

@@ -8,7 +8,6 @@ from itertools import groupby
 from statistics import median
 
 from agenttune.bench.metrics import NONE, WORST_REGRET, CellFigures
-from agenttune.bench.pairs import Pairing
 from agenttune.bench.report.content import Entry, Link, Table
 from agenttune.bench.report.words import (
     NOT_THERE,
@@ -23,6 +22,7 @@ from agenttune.bench.report.words import (
     share_percent,
 )
 from agenttune.bench.standings import REFERENCES, Agreement, Standing
+from agenttune.bench.statistics import Interval
 from agenttune.protocol.text import clean, dollars, number, tokens
 
 LOSSES, LOSSES_OF_ONE = 15, 4
@@ -284,11 +284,11 @@ def _median(means: Mapping[tuple[str, str], Sequence[CellFigures]], scenario: st
     return f"{number(median(f.shown(f.loss) for f in cells))}{f' ({ruined})' if ruined else ''}"
 
 
-def duels(pairings: Mapping[tuple[str, str], Pairing], names: Sequence[str]) -> Table:
+def duels(improvements: Mapping[tuple[str, str], Interval], names: Sequence[str]) -> Table:
     """Everyone against everyone."""
     rows = []
     for first in names:
-        own = [percent(pairings[first, second].improvement) if first != second else "" for second in names]
+        own = [percent(improvements[first, second]) if first != second else "" for second in names]
         rows.append([clean(first, 60), *own])
     about = (
         "Probability that the row's contender ends better than the column's, paired by seed, ties half; 95 % intervals."
