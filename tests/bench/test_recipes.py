@@ -179,7 +179,7 @@ def test_the_finder_finds_a_rate_that_trains_whatever_the_users_was() -> None:
     task = Quadratic()
     outcome = play("lr_finder", trial_of(task, "lr_x30", steps=1000))
     test, main = task.trainings
-    assert test.budget == 80
+    assert test.budget == 100
     assert outcome.steps_before + trained(outcome).total_steps == 1000
     assert 0.01 < main.recipe.lr < 1
     assert trained(outcome).final < 0.3 * START

@@ -15,14 +15,14 @@ from agenttune.config.setting import Positive
 
 
 class LrFinderSettings(ContenderSettings):
-    """Parameters of `lr_finder`; those of fastai's `lr_find`, whose test has 100 steps."""
+    """Parameters of `lr_finder`, whose range test has the 100 steps of fastai's and Lightning's, or fewer."""
 
-    test_frac: float = Field(0.08, gt=0, lt=0.5)
+    test_frac: float = Field(0.1, gt=0, lt=0.5)
     """Steps of the range test, as a part of the budget; at most 100."""
-    low: Positive = 1e-7
-    """Rate of its first step."""
-    high: Positive = 10.0
-    """Rate of its last step."""
+    low: Positive = 1e-6
+    """Rate of its first step; libraries begin at 1e-8 or 1e-7, for which a short test is too coarse."""
+    high: Positive = 1.0
+    """Rate of its last step, as Lightning's."""
     stop_factor: float = Field(4.0, gt=1)
     """The test ends when the smoothed loss is so many times its lowest."""
 
