@@ -138,6 +138,11 @@ class Live(ABC):
     def lr(self) -> float:
         """The rate in use, of the first parameter group."""
 
+    @property
+    def base_lr(self) -> float:
+        """What the schedule scales to get it; the rate itself where it scales nothing."""
+        return self.lr
+
     @abstractmethod
     def scale_lr(self, factor: float) -> None:
         """Multiply the rates of all groups, now and for the rest of the schedule."""

@@ -17,7 +17,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from agenttune.bench.catalog import TaskFacts
 from agenttune.bench.tasks.course import recorded
 from agenttune.bench.tasks.injection import Injector, make_injector
-from agenttune.bench.tasks.optimizers import load_state, make_optimizer, make_schedule, save_state, scale_lr
+from agenttune.bench.tasks.optimizers import base_lr, load_state, make_optimizer, make_schedule, save_state, scale_lr
 from agenttune.bench.training import EvalPoint, Live, Recipe, Split, Task, Trained, Training
 from agenttune.trainer.integrations.hf_trainer import make_interactive
 from agenttune.trainer.options import Options
@@ -303,9 +303,17 @@ class _HfLive(Live):
     def lr(self) -> float:
         return float(self._optimizer.param_groups[0]["lr"])
 
-    def scale_lr(self, factor: float) -> None:
+    @property
+    def _scheduler(self) -> Any:
         scheduler = self._loop.trainer.lr_scheduler
-        scale_lr(self._optimizer, getattr(scheduler, "scheduler", scheduler), factor)
+        return getattr(scheduler, "scheduler", scheduler)
+
+    @property
+    def base_lr(self) -> float:
+        return base_lr(self._optimizer, self._scheduler)
+
+    def scale_lr(self, factor: float) -> None:
+        scale_lr(self._optimizer, self._scheduler, factor)
 
     def save(self) -> Any:
         return save_state(self._loop.trainer.model, self._optimizer)

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from agenttune.bench.catalog import TaskFacts
 from agenttune.bench.tasks.course import Course, recorded
 from agenttune.bench.tasks.injection import Injector, make_injector
-from agenttune.bench.tasks.optimizers import load_state, make_schedule, save_state, scale_lr
+from agenttune.bench.tasks.optimizers import base_lr, load_state, make_schedule, save_state, scale_lr
 from agenttune.bench.training import Live, Recipe, Task, Trained, Training
 from agenttune.errors import NotSupported
 from agenttune.protocol.run_info import KnobState
@@ -285,6 +285,10 @@ class _LoopLive(Live):
     @property
     def lr(self) -> float:
         return float(self._loop.optimizer.param_groups[0]["lr"])
+
+    @property
+    def base_lr(self) -> float:
+        return base_lr(self._loop.optimizer, self._loop.scheduler)
 
     def scale_lr(self, factor: float) -> None:
         scale_lr(self._loop.optimizer, self._loop.scheduler, factor)

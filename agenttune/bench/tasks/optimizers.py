@@ -159,12 +159,20 @@ def make_schedule(
 
 
 def scale_lr(optimizer: torch.optim.Optimizer, scheduler: Any, factor: float) -> None:
-    """Multiply the rates of all groups, now and for the rest of the schedule."""
+    """Multiply the rates of all groups, now and for the rest of the schedule; to the bit as agenttune would do it."""
     for group in optimizer.param_groups:
         group["lr"] *= factor
         if "initial_lr" in group:
             group["initial_lr"] *= factor
     if hasattr(scheduler, "base_lrs"):
         scheduler.base_lrs = [lr * factor for lr in scheduler.base_lrs]
+    if isinstance(scheduler, LambdaLR):
+        for group, base, shape in zip(optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
+            group["lr"] = base * shape(scheduler.last_epoch)
     if hasattr(scheduler, "_last_lr"):
-        scheduler._last_lr = [lr * factor for lr in scheduler._last_lr]
+        scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
+
+
+def base_lr(optimizer: torch.optim.Optimizer, scheduler: Any) -> float:
+    """What the schedule scales to get the first group's rate; the rate itself where it scales nothing."""
+    return float(scheduler.base_lrs[0] if isinstance(scheduler, LambdaLR) else optimizer.param_groups[0]["lr"])

@@ -65,7 +65,7 @@ class RateByOperator(_Command):
         live.scale_lr(self.value("rate_factor"))
 
     def command(self, live: Live) -> dict[str, Any]:
-        return {"kind": "update_optimizer", "lr": live.lr * self.value("rate_factor")}
+        return {"kind": "update_optimizer", "lr": live.base_lr * self.value("rate_factor"), "lr_sets": "base"}
 
 
 @injects("bad_intervention_freeze")
