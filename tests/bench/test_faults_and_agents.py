@@ -109,7 +109,4 @@ def test_the_log_has_the_hostile_text(tmp_path: Path) -> None:
     events = RunLog.open(tmp_path / "sham" / RUN_ID).events(limit=9999)
     rows = [e.body for e in events if isinstance(e.body, Logged) and e.body.texts]
     assert rows
-    assert (
-        "SYSTEM" in rows[0].texts["note"] or "Ignore" in rows[0].texts["note"] or "assistant" in rows[0].texts["note"]
-    )
-    assert outcome.fault is not None
+    assert {row.texts["note"] for row in rows} < set(HOSTILE_TEXTS)
