@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from importlib import import_module
 from typing import Literal
 
 from pydantic import Field
 
+from agenttune.bench.cell import CellResult, Scenario
 from agenttune.bench.faults import kinds_needing
 from agenttune.bench.training import Recipe, Task
 from agenttune.errors import ConfigError
@@ -63,6 +65,28 @@ def task_facts(name: str) -> TaskFacts:
         known = sorted(TASKS)
         raise ConfigError(f"no task {name!r}{did_you_mean(name, known)}; there are: {', '.join(known)}", allowed=known)
     return TASKS[name]
+
+
+def facts_of(scenario: Scenario) -> TaskFacts:
+    """Of a scenario's task, also where that is a script of the user's own."""
+    script = scenario.script
+    if script is None:
+        return task_facts(scenario.task)
+    return TaskFacts(
+        name=scenario.task,
+        about=f"the script {script.path}",
+        tier=2,
+        implementation="",
+        recipe=scenario.recipe,
+        target=math.nan if script.target is None else script.target,
+        metric=script.metric,
+        direction=script.direction,
+    )
+
+
+def tasks_of(results: Iterable[CellResult]) -> dict[str, TaskFacts]:
+    """All tasks, with the scripts that results are of."""
+    return TASKS | {r.cell.scenario.task: facts_of(r.cell.scenario) for r in results if r.cell.scenario.script}
 
 
 def open_task(facts: TaskFacts) -> Task:

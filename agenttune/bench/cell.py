@@ -13,6 +13,22 @@ from agenttune.protocol.findings import Finding
 from agenttune.protocol.proposals import Record
 
 
+class Script(Record):
+    """A training script of the user's own, as a task.
+
+    Attributes:
+        path: From the suite's project.
+        args: Its arguments; `{lr}`, `{seed}`, ... stand for the cell's figures.
+        target: Value of the metric that a good run reaches; None: not known.
+    """
+
+    path: str
+    args: list[str] = Field(default_factory=list)
+    metric: str = "eval_loss"
+    direction: Literal["minimize", "maximize"] = "minimize"
+    target: float | None = None
+
+
 class Scenario(Record):
     """A task with a kind of fault.
 
@@ -20,12 +36,14 @@ class Scenario(Record):
         task: Name.
         fault: Name of the kind.
         recipe: The task's recipe with the changes that the suite makes, before the fault.
+        script: The task, where it is a script of the user's own.
     """
 
     task: str
     fault: str
     recipe: Recipe
     label: str = ""
+    script: Script | None = None
 
     @property
     def name(self) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from agenttune.bench.catalog import task_facts
 from agenttune.bench.cell import Cell, Scenario
 from agenttune.bench.code_version import checksum_of, version_of
 from agenttune.bench.contender_entries import ContenderEntry
 from agenttune.bench.faults import draw, fault_kind
+from agenttune.bench.script_task import __name__ as script_module
+from agenttune.bench.script_task import applies_to_scripts
 from agenttune.bench.suite import Suite
 
 
@@ -17,12 +21,14 @@ def cells_of(suite: Suite) -> list[Cell]:
         for seed in suite.seeds
         for scenario in suite.scenarios
         for contender in suite.contenders
+        if scenario.script is None or applies_to_scripts(contender.spec)
     ]
 
 
 def _cell(suite: Suite, scenario: Scenario, contender: ContenderEntry, seed: int) -> Cell:
     cls = contender.cls
-    code = version_of(_task_module(scenario), cls.__module__, cls.acts_through_gate)
+    task = script_module if scenario.script is not None else _task_module(scenario)
+    code = version_of(task, cls.__module__, cls.acts_through_gate or scenario.script is not None)
     fault = draw(fault_kind(scenario.fault), scenario.task, seed, suite.split, scenario.recipe.steps)
     cell = Cell(
         scenario=scenario,
@@ -30,7 +36,7 @@ def _cell(suite: Suite, scenario: Scenario, contender: ContenderEntry, seed: int
         split=suite.split,
         contender=contender.name,
         spec=contender.spec,
-        code=contender.code,
+        code=contender.code | _script_code(suite, scenario),
         settings=suite.settings if cls.acts_through_gate else {},
         version=f"{code}.{checksum_of(fault.model_dump_json())}",
     )
@@ -38,6 +44,12 @@ def _cell(suite: Suite, scenario: Scenario, contender: ContenderEntry, seed: int
         return cell
     without = scenario.model_copy(update={"fault": "", "label": ""})
     return cell.model_copy(update={"work": cell.model_copy(update={"scenario": without, "version": code}).key})
+
+
+def _script_code(suite: Suite, scenario: Scenario) -> dict[str, str]:
+    if scenario.script is None:
+        return {}
+    return {scenario.script.path: hashlib.sha256((suite.project / scenario.script.path).read_bytes()).hexdigest()}
 
 
 def _task_module(scenario: Scenario) -> str:

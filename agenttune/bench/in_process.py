@@ -184,24 +184,32 @@ class InProcessAgent:
             PolicyBroke: It raised or hung.
         """
         self._loop.detach("the run has ended")
-        log = self.control.log(RUN_ID)
-        _refuse_failures(log)
-        found = [event for event in log.events(kinds=["found"], limit=EVERYTHING) if isinstance(event.body, Found)]
-        cost, _ = costs_of_run(log)
-        return Outcome(
-            trained=trained,
-            interventions=[_intervention(record) for record in log.commands(principal="agent", limit=EVERYTHING)],
-            findings=[event.body.finding for event in found if isinstance(event.body, Found)],
-            found_steps=[event.step or 0 for event in found],
-            tokens_in=cost.input_tokens,
-            tokens_out=cost.output_tokens,
-            calls=cost.calls,
-            usd=cost.usd or 0.0,
-        )
+        return outcome_of(self.control.log(RUN_ID), trained)
 
     def close(self) -> None:
         """Let go of the log."""
         self.control.log(RUN_ID).close()
+
+
+def outcome_of(log: RunLog, trained: Trained) -> Outcome:
+    """What a run's log says of the agent's part.
+
+    Raises:
+        PolicyBroke: Its policy raised or hung.
+    """
+    _refuse_failures(log)
+    found = [event for event in log.events(kinds=["found"], limit=EVERYTHING) if isinstance(event.body, Found)]
+    cost, _ = costs_of_run(log)
+    return Outcome(
+        trained=trained,
+        interventions=[_intervention(record) for record in log.commands(principal="agent", limit=EVERYTHING)],
+        findings=[event.body.finding for event in found if isinstance(event.body, Found)],
+        found_steps=[event.step or 0 for event in found],
+        tokens_in=cost.input_tokens,
+        tokens_out=cost.output_tokens,
+        calls=cost.calls,
+        usd=cost.usd or 0.0,
+    )
 
 
 def _info(

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agenttune.bench.catalog import task_facts
+from agenttune.bench.catalog import facts_of
 from agenttune.bench.cell import Cell, CellResult, Outcome
 from agenttune.bench.contenders.contender import Contender, Trial
 from agenttune.bench.contenders.shipped import contender_class
 from agenttune.bench.faults import draw, fault_kind
 from agenttune.bench.machine import machine_facts
+from agenttune.bench.script_task import play_script
 from agenttune.bench.training import Fault
 
 ANSWERS = "model-answers"
@@ -37,6 +38,7 @@ class Work:
         project: As for `Trial`.
         limit_s: Wall time, after which the worker is killed.
         keeps_run: Whether the folder stays, for the run's own report.
+        answers: As for `Trial`.
     """
 
     cell: Cell
@@ -44,15 +46,19 @@ class Work:
     project: Path
     limit_s: float
     keeps_run: bool = False
+    answers: Path | None = None
 
 
 def play(work: Work) -> CellResult:
     """Do it in this process. An error of the contender's is a result too: a failed cell."""
     prepare(work)
-    facts, answers = task_facts(work.cell.scenario.task), work.folder.parent.parent / ANSWERS
-    trial = Trial(work.cell, facts, work.folder, work.project, answers=answers)
+    scenario = work.cell.scenario
+    trial = Trial(work.cell, facts_of(scenario), work.folder, work.project, answers=work.answers)
     try:
-        outcome = make_contender(work.cell.spec, work.project).play(trial)
+        if scenario.script is not None:
+            outcome = play_script(trial, scenario.script)
+        else:
+            outcome = make_contender(work.cell.spec, work.project).play(trial)
     except KeyboardInterrupt:
         raise
     except BaseException:  # also SystemExit: a contender that ends its process fails, and no other cell with it

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from agenttune.bench.backends.backend import Backend, Done
 from agenttune.bench.cell import Cell, CellResult
-from agenttune.bench.play import Work, drawn_fault, failed
+from agenttune.bench.play import ANSWERS, Work, drawn_fault, failed
 from agenttune.bench.store import Store
 
 HEARTBEAT_S = 10.0
@@ -117,7 +117,8 @@ class Runner:
         elif claim == "claimed":
             under_way[cell.key] = cell
             folder = self.store.folder / "runs" / cell.key
-            self.backend.submit(Work(cell, folder, self.project, self.limit_s, self.keeps_runs))
+            answers = self.store.folder / ANSWERS
+            self.backend.submit(Work(cell, folder, self.project, self.limit_s, self.keeps_runs, answers))
         else:
             result = next(r for r in self.store.results() if r.cell.key == cell.key)
             self._keep(result)

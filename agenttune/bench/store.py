@@ -68,6 +68,7 @@ class Store:
     """
 
     def __init__(self, folder: Path) -> None:
+        folder = folder.absolute()  # workers may be elsewhere
         self.folder, self.path = folder, folder / STORE_NAME
         self.runner_id = uuid.uuid4().hex[:12]
         with self._storing():

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import Field, ValidationError
 
-from agenttune.bench.catalog import task_facts
-from agenttune.bench.cell import Scenario
+from agenttune.bench.catalog import TASKS, TaskFacts, facts_of, task_facts
+from agenttune.bench.cell import Scenario, Script
 from agenttune.bench.contender_entries import ContenderEntry, read_contender
 from agenttune.bench.faults import DEVELOPMENT_SEEDS, TEST_SEEDS, fault_kind, refusal
+from agenttune.bench.script_task import applies_to_scripts, filled, no_fault_of_script
 from agenttune.bench.settings import BenchSettings
 from agenttune.bench.training import Recipe, Split
 from agenttune.config import Place, Settings, load_yaml, written_at
 from agenttune.config.resources import find_resource
+from agenttune.config.sections import RUN_NAME, Word
 from agenttune.config.setting import Positive
 from agenttune.errors import ConfigError
 from agenttune.protocol.invalid_values import did_you_mean, failure_words
@@ -25,19 +28,33 @@ FOLDER = "suites"
 T = TypeVar("T")
 
 
-def _as_list(value: object) -> object:
-    return value if isinstance(value, list) else [value]
+class ScriptEntry(Settings):
+    """A script of the user's own as a task."""
 
-
-OneOrMore = Annotated[list[Any], BeforeValidator(_as_list)]
+    script: str
+    """Path of a Python script, from the suite's folder."""
+    args: list[Word] = Field(default_factory=list)
+    """Its arguments; {lr}, {seed}, {steps} and other figures of the cell stand between braces."""
+    steps: int = Field(ge=1)
+    """Optimizer steps that it makes; it must know them itself, such as by --steps {steps}."""
+    lr: Positive
+    """Learning rate that is best known; faults of the rate multiply it."""
+    name: str = Field("", pattern=f"^$|{RUN_NAME}")
+    """In reports; default: the script's."""
+    metric: str = "eval_loss"
+    """A metric of its log."""
+    direction: Literal["minimize", "maximize"] = "minimize"
+    """Whether less or more of it is better."""
+    target: float | None = None
+    """Value that a good run reaches."""
 
 
 class ScenarioEntry(Settings):
     """Tasks x faults of a suite."""
 
-    task: OneOrMore
-    """A task, or several."""
-    fault: OneOrMore = Field(default_factory=lambda: ["healthy"])
+    task: Any
+    """A task, or several: names, or mappings with a `script`."""
+    fault: Any = "healthy"
     """A kind of fault, or several."""
     recipe: dict[str, Any] = Field(default_factory=dict)
     """What is changed in the task's recipe: lr, schedule, steps, warmup_frac, ..."""
@@ -58,7 +75,7 @@ class SuiteFile(Settings):
     """So many of the range, or these."""
     scenarios: list[ScenarioEntry]
     """Tasks with faults."""
-    contenders: OneOrMore
+    contenders: list[Any]
     """Who takes part: names of contenders or policies, or mappings with a `type` and parameters."""
     settings: BenchSettings = BenchSettings()
     """Of the gate, the agent and the model, the same for all."""
@@ -85,6 +102,13 @@ class Suite:
     seeds: tuple[int, ...]
     scenarios: tuple[Scenario, ...]
     contenders: tuple[ContenderEntry, ...]
+
+    @property
+    def left_out(self) -> list[str]:
+        """Contenders that cannot take part in a script of the user's own, where there is one."""
+        if all(scenario.script is None for scenario in self.scenarios):
+            return []
+        return [entry.name for entry in self.contenders if not applies_to_scripts(entry.spec)]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -123,7 +147,7 @@ def load_suite(
         file,
         split,
         _seeds(_Place(path, ("seeds",)), file.seeds if seeds is None else seeds, split),
-        tuple(_scenarios(path, file)),
+        tuple(_scenarios(path, file, project)),
         tuple(_contenders(path, project, file, policies)),
     )
 
@@ -177,33 +201,60 @@ def _seeds(place: _Place, given: int | list[int], split: Split) -> tuple[int, ..
     return tuple(given)
 
 
-def _scenarios(path: Path, file: SuiteFile) -> list[Scenario]:
+def _scenarios(path: Path, file: SuiteFile, project: Path) -> list[Scenario]:
     found: list[Scenario] = []
     for index, entry in enumerate(file.scenarios):
         at = _Place(path, ("scenarios", index))
-        for scenario in _of_entry(at, entry):
+        for scenario in _of_entry(at, entry, project):
             if scenario.name in (other.name for other in found):
                 raise at.problem(f"{scenario.name} is there already; give this one a label")
             found.append(scenario)
     return found
 
 
-def _of_entry(at: _Place, entry: ScenarioEntry) -> list[Scenario]:
+def _of_entry(at: _Place, entry: ScenarioEntry, project: Path) -> list[Scenario]:
     made = []
-    for number, task in enumerate(entry.task):
-        place = at.inside("task", number)
-        if not isinstance(task, str):
-            raise place.problem(f"give the name of a task (got {task!r:.80})")
-        facts = place.tell(task_facts, task)
+    for place, task in _each(at.inside("task"), entry.task):
+        script, facts = _script(place, task, project) if isinstance(task, dict) else (None, None)
+        if facts is None:
+            facts = place.tell(task_facts, str(task))
         recipe = _recipe(at.inside("recipe"), facts.recipe, entry.recipe)
-        for which, fault in enumerate(entry.fault):
-            kind = at.inside("fault", which).tell(fault_kind, str(fault))
-            cannot = refusal(kind, facts.name, facts.faults)
+        for fault_place, fault in _each(at.inside("fault"), entry.fault):
+            kind = fault_place.tell(fault_kind, str(fault))
+            cannot = refusal(kind, facts.name, facts.faults) if script is None else no_fault_of_script(kind, script)
             if cannot:
-                raise at.inside("fault", which).problem(cannot)
+                raise fault_place.problem(cannot)
             label = entry.label or str(entry.recipe.get("schedule", ""))
-            made.append(Scenario(task=facts.name, fault=kind.name, recipe=recipe, label=label))
+            made.append(Scenario(task=facts.name, fault=kind.name, recipe=recipe, label=label, script=script))
     return made
+
+
+def _each(place: _Place, given: Any) -> list[tuple[_Place, Any]]:
+    """One thing, or each of a list, with its place."""
+    if isinstance(given, list):
+        return [(place.inside(index), one) for index, one in enumerate(given)]
+    return [(place, given)]
+
+
+def _script(place: _Place, task: dict[str, Any], project: Path) -> tuple[Script, TaskFacts]:
+    entry = load_yaml(place.path, ScriptEntry, place.at)
+    path = next((p for folder in (place.path.parent, project) if (p := folder / entry.script).is_file()), None)
+    if path is None:
+        near = did_you_mean(entry.script, sorted(p.name for p in place.path.parent.glob("*.py")))
+        raise place.inside("script").problem(f"there is no file {place.path.parent / entry.script}{near}")
+    script = Script(
+        path=os.path.relpath(path.resolve(), project),
+        args=entry.args,
+        metric=entry.metric,
+        direction=entry.direction,
+        target=entry.target,
+    )
+    recipe = Recipe(lr=entry.lr, steps=entry.steps, eval_every=max(1, entry.steps // 10))
+    place.inside("args").tell(filled, script.args, recipe, 0)
+    name = entry.name or path.stem
+    if name in TASKS:
+        raise place.problem(f"{name} is a task of the benchmark; give this one another `name`")
+    return script, facts_of(Scenario(task=name, fault="healthy", recipe=recipe, script=script))
 
 
 def _recipe(place: _Place, recipe: Recipe, changes: dict[str, Any]) -> Recipe:

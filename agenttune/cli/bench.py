@@ -102,6 +102,8 @@ def _run(
     console = Console(stderr=True)
     with Store(out) as store, _ended_by_sigterm():
         _tell_aside(console, store, cells)
+        if suite.left_out:
+            console.print(f"left out where the task is a script of yours: {', '.join(suite.left_out)}", soft_wrap=True)
         if retry_failed:
             keys = {cell.key for cell in wanted}
             store.forget([key for key, state in store.done().items() if state == "failed" and key in keys])

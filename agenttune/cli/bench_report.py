@@ -30,6 +30,7 @@ def report(
 ) -> None:
     """Write what results say: Markdown with pictures, and one HTML page."""
     need_extra()
+    from agenttune.bench.catalog import tasks_of
     from agenttune.bench.report import kept_run, write_report
 
     folders = results or [newest()]
@@ -45,6 +46,7 @@ def report(
         title or ", ".join(folder.name for folder in folders),
         f"agenttune bench report {' '.join(map(str, folders))}",
         run_folder,
+        tasks_of(result for _, result in place.values()),
     )
     typer.echo("\n".join(f"wrote {path}" for path in found))
 
@@ -62,6 +64,7 @@ def compare(
 ) -> None:
     """Compare two contenders, or the same ones in two folders of results, pair by pair."""
     need_extra()
+    from agenttune.bench.catalog import tasks_of
     from agenttune.bench.compare import compare as compared
     from agenttune.bench.compare import comparison_page, contenders_of_both
     from agenttune.bench.report import print_page
@@ -70,14 +73,15 @@ def compare(
     folders = [Path(name) for name in (first, second) if (Path(name) / STORE_NAME).is_file()]
     if len(folders) == 2:
         sides = read(folders[0]), read(folders[1])
+        tasks = tasks_of([*sides[0], *sides[1]])
         names = [contender] if contender else contenders_of_both(*sides)
         pages = [
-            comparison_page(compared(*sides, (name, name), (f"{name} in {first}", f"{name} in {second}")))
+            comparison_page(compared(*sides, (name, name), (f"{name} in {first}", f"{name} in {second}"), tasks))
             for name in names
         ]
     else:
         found = read(results or newest())
-        pages = [comparison_page(compared(found, found, (first, second)))]
+        pages = [comparison_page(compared(found, found, (first, second), tasks=tasks_of(found)))]
     for page in pages:
         print_page(Console(), page)
 

@@ -1,0 +1,163 @@
+"""A script of the user's own as a task: run as `agenttune run` runs it, in its three processes, and read from its log.
+
+The script says itself how many steps it makes. `none` is the script beside a policy that does nothing, with training
+that waits for nobody: somebody has to keep the log. Every policy runs in lockstep, so that the load of the machine
+decides nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from agenttune.bench.cell import Outcome, Script
+from agenttune.bench.contenders.contender import Trial
+from agenttune.bench.faults import FaultKind
+from agenttune.bench.in_process import outcome_of
+from agenttune.bench.settings import BenchSettings
+from agenttune.bench.training import EvalPoint, Recipe, Trained
+from agenttune.errors import ConfigError
+from agenttune.store.run_folders import newest_names
+from agenttune.store.run_log import RunLog
+
+NOTHING = "noop"
+APPLY = {"none": NOTHING, "sham": NOTHING}
+"""Contenders beside the policies that a script can have, and the policy that each is."""
+FIGURES = ("lr", "seed", "steps", "eval_every", "warmup_frac", "weight_decay", "schedule", "optimizer")
+"""What may stand between braces in a script's arguments."""
+OUTPUT_CHARACTERS, MOST_LOSSES = 2000, 300
+PR_SET_PDEATHSIG = 1
+
+
+class ScriptFailed(Exception):
+    """The script, or the run of it, ended with an error."""
+
+
+def applies_to_scripts(spec: dict[str, Any]) -> bool:
+    """Whether a contender can take part in a script: what changes its loop from inside cannot."""
+    return spec["type"] in APPLY or (spec["type"] == "policy" and set(spec) <= {"type", "policy"})
+
+
+def no_fault_of_script(kind: FaultKind, script: Script) -> str:
+    """Why a script cannot suffer a fault; empty if it can."""
+    if kind.name == "healthy":
+        return ""
+    if "lr_factor" in kind.development and any("{lr}" in arg for arg in script.args):
+        return ""
+    return (
+        f"a script of your own can be healthy, or have a rate that is wrong (lr_x10, ...) where {{lr}} stands in its "
+        f"args; {kind.name} would have to be put into its loop"
+    )
+
+
+def filled(args: list[str], recipe: Recipe, seed: int) -> list[str]:
+    """The arguments with the figures of a cell.
+
+    Raises:
+        ConfigError: A name between braces is none of them.
+    """
+    values = {"seed": seed, **{name: getattr(recipe, name) for name in FIGURES if name != "seed"}}
+    try:
+        return [arg.format(**values) for arg in args]
+    except (KeyError, IndexError, ValueError) as error:
+        raise ConfigError(
+            f"args: {error} between braces is none of {', '.join(FIGURES)}; write {{{{ for a brace that is meant"
+        ) from None
+
+
+def play_script(trial: Trial, script: Script) -> Outcome:
+    """Run a cell of a script.
+
+    Raises:
+        ScriptFailed: It ended with an error, or its log has no evaluation.
+        ConfigError: The script is not there.
+    """
+    runs = trial.folder / "runs"
+    with _config(trial, script) as config:
+        _run(config, runs, trial.folder)
+    newest = newest_names(runs)
+    if not newest:
+        raise ScriptFailed(f"{script.path} left no run's log; does it call make_interactive or agenttune.session?")
+    log = RunLog.open(runs / newest[0])
+    try:
+        return outcome_of(log, _trained(log, script)).model_copy(update={"fault": trial.fault})
+    finally:
+        log.close()
+
+
+@contextlib.contextmanager
+def _config(trial: Trial, script: Script) -> Iterator[Path]:
+    """A config file in the project's folder, where the script runs and its own files are."""
+    spec, settings = trial.cell.spec, BenchSettings.model_validate(trial.cell.settings)
+    wake = settings.wake.model_copy(update={"mode": "async" if spec["type"] == "none" else "lockstep"})
+    content = {
+        **trial.cell.settings,
+        "run": {"script": script.path, "args": filled(script.args, trial.recipe, trial.cell.seed)},
+        "goal": {"metric": script.metric, "direction": script.direction},
+        "policy": APPLY.get(spec["type"]) or spec["policy"],
+        "wake": wake.model_dump(mode="json"),
+    }
+    path = trial.project / f".agenttune-bench-{trial.cell.key}.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _run(config: Path, runs: Path, folder: Path) -> None:
+    command = [sys.executable, "-m", "agenttune", "run", str(config), "--runs-dir", str(runs)]
+    output = folder / "script.txt"
+    with output.open("wb") as file:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            check=False,
+            preexec_fn=_end_with_worker,
+        )
+    if done.returncode != 0:
+        said = output.read_text(encoding="utf-8", errors="replace")[-OUTPUT_CHARACTERS:]
+        raise ScriptFailed(f"agenttune run ended with exit code {done.returncode}:\n{said}")
+
+
+def _end_with_worker() -> None:
+    """Linux: a worker that is killed takes the run with it, which ends its processes on SIGTERM."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _trained(log: RunLog, script: Script) -> Trained:
+    info, started_s = log.info(), 0.0
+    rows = log.points(limit=1_000_000, sources=("step", "log", "eval"))
+    started_s = rows[0].at_s if rows else 0.0
+    evaluations = [
+        EvalPoint(total_steps=row.step, step=row.step, seconds=row.at_s - started_s, value=row.values[script.metric])
+        for row in rows
+        if script.metric in row.values
+    ]
+    if not evaluations:
+        known = sorted({name for row in rows for name in row.values})
+        raise ScriptFailed(f"the log has no {script.metric!r}; it has: {', '.join(known) or 'nothing'}")
+    losses = [(row.step, row.values.get("step_loss", row.values.get("loss", math.nan)), row) for row in rows]
+    kept = [entry for entry in losses if not math.isnan(entry[1])]
+    kept = kept[:: max(1, len(kept) // MOST_LOSSES)]
+    return Trained(
+        final=evaluations[-1].value,
+        evaluations=evaluations,
+        losses=[(step, step, loss) for step, loss, _ in kept],
+        lrs=[row.values.get("lr", math.nan) for _, _, row in kept],
+        total_steps=info.step + log.extra_steps(),
+        seconds=rows[-1].at_s - started_s,
+        run_id=info.run_id,
+    )
