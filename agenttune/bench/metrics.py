@@ -24,7 +24,8 @@ WORST_REGRET, BEST_REGRET = 3.0, -1.0
 """Normalized regrets beyond are cut, so that one cell does not decide a mean; a failed cell has the worst (a guess)."""
 GUESSED_BAND = 0.1
 """Noise between runs that should be equal, as a part of the value, where `jitter` has not measured it (the issue's)."""
-BAND_QUANTILE = 0.95
+BAND_QUANTILE, LEAST_BAND = 0.95, 0.01
+"""The band holds so many of the differences measured; less than one in a hundred nobody would call harm (a guess)."""
 CEILING = 1.0
 """Losses count as no more than the start and so many times the way from it to the best end: how far beyond a training
 has diverged says nothing, and one of 1e300 would decide every mean, and make any other end look good (a guess)."""
@@ -172,7 +173,7 @@ def cell_figures(
     groups: dict[str, list[CellResult]] = defaultdict(list)
     for result in results:
         groups[result.cell.scenario.name].append(result)
-    bands = noise_bands(results, tasks)
+    bands = noise_bands(results, tasks, kinds)
     scenarios = {
         name: _Scenario(
             found,
@@ -195,18 +196,24 @@ def _against(figures: CellFigures, none: CellFigures | None) -> CellFigures:
     return replace(figures, change=difference(figures, none), is_worse=is_worse)
 
 
-def noise_bands(results: Sequence[CellResult], tasks: Mapping[str, TaskFacts] = TASKS) -> dict[str, float]:
-    """By task, how much runs differ that should be equal, as a part of the value: `jitter` beside `none`."""
+def noise_bands(
+    results: Sequence[CellResult],
+    tasks: Mapping[str, TaskFacts] = TASKS,
+    kinds: Mapping[str, FaultKind] = FAULTS,
+) -> dict[str, float]:
+    """By task, how much healthy runs differ that should be equal, as a part of the value: `jitter` beside `none`."""
     ends: dict[tuple[str, str, int], dict[str, float]] = defaultdict(dict)
     for result in results:
-        cell = result.cell
-        if cell.contender in (NONE, JITTER) and result.outcome.trained is not None:
+        cell, kind = result.cell, kinds.get(result.cell.scenario.fault)
+        # A training that diverges is chaotic: noise there says nothing of runs that are well.
+        is_healthy = kind is not None and kind.is_healthy
+        if is_healthy and cell.contender in (NONE, JITTER) and result.outcome.trained is not None:
             ends[cell.scenario.task, cell.scenario.name, cell.seed][cell.contender] = result.outcome.trained.final
     found: dict[str, list[float]] = defaultdict(list)
     for (task, _, _), pair in ends.items():
-        if len(pair) == 2 and all(map(math.isfinite, pair.values())):
+        if task in tasks and len(pair) == 2 and all(map(math.isfinite, pair.values())):
             found[task].append(abs(relative(pair[JITTER], pair[NONE])))
-    return {task: float(np.quantile(values, BAND_QUANTILE)) for task, values in found.items()}
+    return {task: max(LEAST_BAND, float(np.quantile(values, BAND_QUANTILE))) for task, values in found.items()}
 
 
 def relative(value: float, other: float) -> float:

@@ -27,6 +27,9 @@ def report(
     ] = None,
     name: Annotated[str, typer.Option(help="Of the report's files.")] = "report",
     title: Annotated[str, typer.Option(help="Of the report. Default: the names of the results.")] = "",
+    made_by: Annotated[
+        str, typer.Option("--made-by", metavar="COMMANDS", help="To be told: what made the results. Default: this one.")
+    ] = "",
 ) -> None:
     """Write what results say: Markdown with pictures, and one HTML page."""
     need_extra()
@@ -44,7 +47,7 @@ def report(
         out or folders[0] / "report",
         name,
         title or ", ".join(folder.name for folder in folders),
-        f"agenttune bench report {' '.join(map(str, folders))}",
+        made_by or f"agenttune bench report {' '.join(map(str, folders))}",
         run_folder,
         tasks_of(result for _, result in place.values()),
     )

@@ -109,8 +109,10 @@ def test_the_noise_band_is_measured_where_it_can_be() -> None:
         for name in ("none", "jitter")
         for seed in range(4)
     ]
-    assert noise_bands(cells, TASKS) == {"digits": pytest.approx(0.05 / 1.05)}
-    assert noise_bands(cells[:4], TASKS) == {}, "no jitter, no band"
+    assert noise_bands(cells, TASKS, KINDS) == {"digits": pytest.approx(0.05 / 1.05)}
+    chaos = [result("none", 1.0), result("jitter", 9.0)]
+    assert noise_bands([*cells, *chaos], TASKS, KINDS) == noise_bands(cells, TASKS, KINDS), "of healthy runs alone"
+    assert noise_bands(cells[:4], TASKS, KINDS) == {}, "no jitter, no band"
 
 
 @pytest.mark.parametrize(("final", "is_harm"), [(0.2, False), (0.21, False), (0.3, True), (NAN, True)])

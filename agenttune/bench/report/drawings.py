@@ -140,7 +140,7 @@ def _line(name: str, cells: Sequence[CellFigures]) -> plots.Line | None:
         return None
     sign = -1.0 if cells[0].facts.direction == "maximize" else 1.0
     first = min(cells, key=lambda f: f.seed)
-    return plots.Line(name, steps.tolist(), (sign * values).tolist(), marks=_marks(first))
+    return plots.Line(name, steps.tolist(), (sign * values).tolist(), marks=[] if name in REFERENCES else _marks(first))
 
 
 def _evaluations(f: CellFigures) -> Sequence[EvalPoint]:

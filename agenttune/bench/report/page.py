@@ -69,7 +69,7 @@ def benchmark_page(
         Section("Everyone against everyone", [_duels(figures, names)], is_folded=True),
         Section("Raw values", tables.raw_values(figures, names), is_folded=True),
         Section("Simulators against real networks", _agreement(figures)),
-        Section("Noise", [_noise(results, figures, tasks)], is_folded=True),
+        Section("Noise", [_noise(results, figures, tasks, kinds)], is_folded=True),
     ]
     made_by = f"Made by: {command}" if command else ""
     return Page(
@@ -173,6 +173,11 @@ def _agreement(figures: Sequence[CellFigures]) -> list[Block]:
     return [tables.agreement_table(found)] if found else []
 
 
-def _noise(results: Sequence[CellResult], figures: Sequence[CellFigures], tasks: Mapping[str, TaskFacts]) -> Table:
-    bands = noise_bands(results, tasks)
+def _noise(
+    results: Sequence[CellResult],
+    figures: Sequence[CellFigures],
+    tasks: Mapping[str, TaskFacts],
+    kinds: Mapping[str, FaultKind],
+) -> Table:
+    bands = noise_bands(results, tasks, kinds)
     return tables.noise_table(bands, sorted({f.facts.name for f in figures} - bands.keys()), GUESSED_BAND)

@@ -52,6 +52,8 @@ LIGHT = {
 GOOD_TO_BAD = LinearSegmentedColormap.from_list("good_to_bad", ["#8fb8ea", "#ffffff", "#f2a48c"])
 """Light throughout: the figures on it are dark by day and by night."""
 TILE_TEXT, NO_TILE = "#1b1f24", "#e3e6ea"
+BASELINE = "none"
+"""Drawn dashed, on top."""
 LETTERS = 28
 """Of a name in a drawing."""
 _SETTINGS = {
@@ -168,7 +170,8 @@ def curves(lines: Sequence[Line], label: str, styles: Mapping[str, int], is_log:
     """Courses over total steps, with a triangle where a contender acted and a cross where it was not allowed to."""
     with _canvas(4.8, 3.3) as (canvas, axes):
         for line in lines:
-            look = _look(styles[line.name])
+            # Whatever changed nothing lies on the dashed one, which stays visible above it.
+            look = _look(styles[line.name]) | ({"linestyle": "--", "zorder": 5} if line.name == BASELINE else {})
             axes.plot(line.steps, line.values, label=_name(line.name), linewidth=1.5, **look)
             for is_taken, shape in ((True, "^"), (False, "x")):
                 at = [step for step, taken in line.marks if taken == is_taken]

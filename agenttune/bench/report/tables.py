@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from statistics import median
 
-from agenttune.bench.metrics import NONE, WORST_REGRET, CellFigures
+from agenttune.bench.metrics import LEAST_BAND, NONE, WORST_REGRET, CellFigures
 from agenttune.bench.report.content import Entry, Link, Table
 from agenttune.bench.report.words import (
     NOT_THERE,
@@ -311,7 +311,7 @@ def noise_table(bands: Mapping[str, float], guessed: Sequence[str], guess: float
     rows = [[clean(task, 60), f"{100 * band:.1f} %", "measured"] for task, band in sorted(bands.items())]
     rows += [[clean(task, 60), f"{100 * guess:.0f} %", "a guess"] for task in sorted(guessed)]
     about = (
-        "Differences up to this part of the value mean nothing: 95 % of runs whose first weights differ by a millionth "
-        f"(`jitter`) end this near to `{NONE}`."
+        "Differences up to this part of the value mean nothing: 95 % of healthy runs whose first weights differ by a "
+        f"millionth (`jitter`) end this near to `{NONE}`; {100 * LEAST_BAND:.0f} % at least."
     )
     return Table("Noise bands", ("task", "band", "how known"), rows, about)

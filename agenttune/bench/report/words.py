@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import agenttune
 from agenttune.bench.cell import Intervention, Outcome
 from agenttune.bench.standings import Share
 from agenttune.bench.statistics import Interval
 from agenttune.protocol.text import clean, number, pairs, plural
 
 NOT_THERE = "–"
+_ROOT = Path(agenttune.__file__).resolve().parents[1]
+"""Where agenttune lies on this machine is no part of a report."""
 SHOWN_INTERVENTIONS = 4
 
 
 def figure(value: float | None, digits: int = 2) -> str:
     """Such as `0.31`; a dash for what there is not."""
-    return NOT_THERE if value is None or math.isnan(value) else f"{value:.{digits}f}"
+    return NOT_THERE if value is None or math.isnan(value) else _signed(f"{value:.{digits}f}")
+
+
+def _signed(text: str) -> str:
+    """Nothing has no sign."""
+    return text.lstrip("+-") if not text.strip("+-0.") else text
 
 
 def interval(found: Interval, digits: int = 2) -> str:
@@ -23,8 +32,8 @@ def interval(found: Interval, digits: int = 2) -> str:
     if not found.values:
         return NOT_THERE
     if math.isnan(found.low):
-        return f"{found.estimate:.{digits}f} [one seed]"
-    return f"{found.estimate:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+        return f"{figure(found.estimate, digits)} [one seed]"
+    return f"{figure(found.estimate, digits)} [{figure(found.low, digits)}, {figure(found.high, digits)}]"
 
 
 def percent(found: Interval) -> str:
@@ -52,7 +61,7 @@ def share_percent(found: Share) -> str:
 
 def change(value: float | None) -> str:
     """A difference to `none`, such as `-12 %`."""
-    return NOT_THERE if value is None or math.isnan(value) else f"{100 * value:+.0f} %"
+    return NOT_THERE if value is None or math.isnan(value) else f"{_signed(f'{100 * value:+.0f}')} %"
 
 
 def fault_words(outcome: Outcome) -> str:
@@ -82,6 +91,6 @@ def _intervention(intervention: Intervention) -> str:
 
 def traceback_end(failure: str, lines: int = 12) -> str:
     """The end of a traceback, where its error stands."""
-    kept = clean(failure, 20_000, lines=True).splitlines()
+    kept = clean(failure.replace(f"{_ROOT}/", ""), 20_000, lines=True).splitlines()
     cut = [f"... {plural(len(kept) - lines, 'line')} before"] if len(kept) > lines else []
     return "\n".join([*cut, *kept[-lines:]])
