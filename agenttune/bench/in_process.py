@@ -35,6 +35,7 @@ from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Author, CommandRecord
 from agenttune.protocol.reads import R, RunQuery, Series
 from agenttune.protocol.run_info import RunInfo
+from agenttune.protocol.text import given, pairs
 from agenttune.store.journal.costs import costs_of_run
 from agenttune.store.run_log import RunLog
 from agenttune.trainer.execution.lockstep import AUTHOR as LOCKSTEP
@@ -258,7 +259,7 @@ def _refuse_failures(log: RunLog) -> None:
 
 def _intervention(record: CommandRecord) -> Intervention:
     proposal = record.proposal
-    values = ", ".join(f"{name} {value}" for name, value in record.command.arguments().items())
+    values = pairs(given(record.command.arguments()))
     return Intervention(
         kind=record.command.kind,
         step=proposal.based_on_step or 0,

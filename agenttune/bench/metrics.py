@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -174,12 +174,14 @@ def cell_figures(
     for result in results:
         groups[result.cell.scenario.name].append(result)
     bands = noise_bands(results, tasks, kinds)
+    lookers = {result.cell.contender for result in results if _looks(result)}
     scenarios = {
         name: _Scenario(
             found,
             _known(tasks, found[0].cell.scenario.task, "task"),
             _known(kinds, found[0].cell.scenario.fault, "fault"),
             bands.get(found[0].cell.scenario.task, GUESSED_BAND),
+            lookers,
         )
         for name, found in groups.items()
     }
@@ -194,6 +196,12 @@ def _against(figures: CellFigures, none: CellFigures | None) -> CellFigures:
         return figures
     is_worse = figures.loss - none.loss > figures.band or figures.failed or (figures.is_ruined and not none.is_ruined)
     return replace(figures, change=difference(figures, none), is_worse=is_worse)
+
+
+def _looks(result: CellResult) -> bool:
+    """Whether its contender has detectors, as policies have; one that fails in another cell has them all the same."""
+    trained = result.outcome.trained
+    return bool(result.outcome.findings) or (trained is not None and trained.run_id is not None)
 
 
 def noise_bands(
@@ -235,8 +243,10 @@ def _known(found: Mapping[str, Any], name: str, what: str) -> Any:
 class _Scenario:
     """What the cells of one scenario are measured by."""
 
-    def __init__(self, results: Sequence[CellResult], facts: TaskFacts, kind: FaultKind, band: float) -> None:
-        self.facts, self.kind, self._band = facts, kind, band
+    def __init__(
+        self, results: Sequence[CellResult], facts: TaskFacts, kind: FaultKind, band: float, lookers: Set[str]
+    ) -> None:
+        self.facts, self.kind, self._band, self._lookers = facts, kind, band, lookers
         self._sign = -1.0 if facts.direction == "maximize" else 1.0
         curves = {id(result): self._curve(result) for result in results}
         known = [] if facts.chance is None else [self._sign * facts.chance]
@@ -263,8 +273,6 @@ class _Scenario:
         budget = cell.scenario.recipe.steps
         crash = crashed_at(curve, self._start, self._band * abs(self._start))
         trained = outcome.trained
-        asked_of = {i.state for i in outcome.interventions}
-        looks = bool(outcome.findings or asked_of) or (trained is not None and trained.run_id is not None)
         return CellFigures(
             result=result,
             kind=self.kind,
@@ -285,7 +293,7 @@ class _Scenario:
             crashed=not curve or crash is not None,
             recovered=bool(curve) and crash is not None and has_recovered(curve, crash, self._start, band),
             is_worse=None,
-            detection=detection(outcome, self.kind, budget, looks),
+            detection=detection(outcome, self.kind, budget, cell.contender in self._lookers),
             states=Counter(i.state for i in outcome.interventions),
             extra_steps=_extra_steps(result),
             seconds=outcome.seconds_before + (trained.seconds if trained is not None else 0.0),

@@ -79,6 +79,7 @@ def result(
     interventions: Sequence[Intervention] = (),
     split: Split = "development",
     fault_layer: str | None = None,
+    run_id: str | None = None,
     seconds: float = 2.0,
     **outcome: object,
 ) -> CellResult:
@@ -103,6 +104,7 @@ def result(
         total_steps=steps,
         seconds=seconds,
         fault_layer=fault_layer,
+        run_id=run_id,
     )
     found = list(findings)
     return CellResult(

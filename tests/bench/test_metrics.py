@@ -174,6 +174,9 @@ def test_detection_counts_from_the_onset() -> None:
     assert looked(("spike", 90, "no kind that counts")).detection.steps is None
     healthy = looked(("spike", 90, "a spike"), fault="healthy").detection
     assert (healthy.is_asked, healthy.false, healthy.healthy_steps) == (False, 1, 200)
+    cells = [result("mine", seed=1, findings=[("plateau", 90, "")]), result("mine", failure="it raised")]
+    missed = cell_figures(cells, TASKS, KINDS)[1].detection
+    assert (missed.is_asked, missed.steps) == (True, None), "a failure stays in the denominator"
     assert not figures(result("recipe", onset=60))["recipe"].detection.is_asked, "who does not look is not asked"
 
 
@@ -185,7 +188,7 @@ def test_the_layer_at_fault_has_to_be_named_whole() -> None:
     assert named("gradient of blocks.1.weight grew tenfold")
     assert not named("gradient of blocks.10 grew tenfold")
     command = Intervention(kind="freeze_layer", step=60, state="applied", words="blocks.1: unstable")
-    by_command = result("mine", fault="one_layer", interventions=[command], fault_layer="blocks.1")
+    by_command = result("mine", fault="one_layer", interventions=[command], fault_layer="blocks.1", run_id="run")
     assert figures(by_command)["mine"].detection.layer_named
     assert figures(result("mine", findings=[("plateau", 50, "blocks.1")]))["mine"].detection.layer_named is None
 
