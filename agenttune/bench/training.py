@@ -65,7 +65,7 @@ class Fault(Record):
         kind: As in `bench/faults.py`.
         step: Completed steps after which it sets in; 0: from the start.
         values: Its parameters.
-        layer: Dotted name of the layer that it strikes, if it strikes one; a task picks it by `values["layer"]`.
+        layer: Dotted name of the layer that it strikes, where that is known beforehand; else `Trained` has it.
     """
 
     kind: str

@@ -47,6 +47,11 @@ def test_a_suite_is_every_scenario_with_every_contender_and_seed(write: Callable
     [
         (("mnist_cnn", "mnist_cn"), 4, "scenarios.0.task: no task 'mnist_cn'; did you mean 'mnist_cnn'?"),
         (("lr_x30", "lr_x3"), 4, "scenarios.0.fault.1: no fault 'lr_x3'; did you mean"),
+        (
+            ("lr_x30", "layer_dropout"),
+            4,
+            "scenarios.0.fault.1: task mnist_cnn cannot suffer layer_dropout, which needs",
+        ),
         (("steps: 60", "step: 60"), 4, "scenarios.0.recipe.step: unknown key; did you mean 'steps'?"),
         (("steps: 60", "steps: 0"), 4, "scenarios.0.recipe.steps: must be above 0"),
         (("jitter", "jiter"), 7, "contenders.1: no contender or policy 'jiter'; did you mean 'jitter'?"),
