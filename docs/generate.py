@@ -186,8 +186,8 @@ def _tasks() -> str:
         rows.append(f"| `{facts.name}` | {facts.about} | {recipe.steps} | {how} | {facts.metric} | {target} |")
     about = (
         "A task is a recipe that is well tuned. The test range has other networks, other data and other seeds. "
-        "Tasks that begin with `sim_` are simulated; all others are real networks on real data, through the same Trainer "
-        "as any user's."
+        "Tasks that begin with `sim_` are simulated; all others are real networks on real data, through the same "
+        "Trainer as any user's."
     )
     return "\n".join(["## Tasks", "", about, "", *rows])
 
