@@ -271,9 +271,10 @@ def installed(kind: Kind) -> list[EntryPoint]:
 
 
 def _changed_s(folder: str) -> float:
+    """When something was installed there last; scripts write into other folders of the path all the time."""
     try:
-        return os.stat(folder or ".").st_mtime
-    except OSError:  # many paths do not exist
+        return os.stat(folder).st_mtime if folder.endswith("-packages") else 0.0
+    except OSError:  # not every path exists
         return 0.0
 
 

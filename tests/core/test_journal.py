@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 
 from agenttune.protocol.events import Evaluated
-from agenttune.protocol.metrics import Point
+from agenttune.protocol.metrics import Point, StoredPoint
+from agenttune.protocol.observation import RECENT_POINTS
 from agenttune.protocol.proposals import Ack, Change, State, Verdict
+from agenttune.store.journal.observer import RecentRows
 from agenttune.store.journal.run_summary import MEASURED_FIRST, MEASURED_LAST, summarize
 from agenttune.store.run_log import RunLog
 from tests.core.conftest import APPROVED, propose
@@ -83,3 +85,30 @@ def test_a_report_of_very_many_changes_measures_the_first_and_the_newest(log: Ru
     unmeasured = [number for number, reason in enumerate(reasons) if "are measured" in reason]
     assert unmeasured == list(range(MEASURED_FIRST, count - MEASURED_LAST))
     assert told[unmeasured[0]].metric_before is None
+
+
+def test_a_policy_sees_the_newest_rows_of_each_metric_however_seldom_it_is_logged() -> None:
+    rows = [
+        StoredPoint(
+            point_id=i + 1,
+            step=i,
+            at_s=float(i),
+            values={"step_loss": float(i)}
+            | ({"lr": 0.1} if i % 3 else {})
+            | ({"eval_loss": 1.0 / (i + 1)} if i % 200 == 0 else {})
+            | ({"early": 1.0} if i < 100 else {}),
+            source="step",
+            branch="main",
+        )
+        for i in range(RECENT_POINTS + 300)
+    ]
+    recent = RecentRows()
+    for row in rows:
+        recent.add(row)
+    newest = rows[-RECENT_POINTS:]
+    assert list(recent.rows) == newest
+    wanted = {
+        name: [(row.step, row.values[name]) for row in newest if name in row.values]
+        for name in ("step_loss", "lr", "eval_loss")
+    }
+    assert {n: list(zip(steps, values, strict=True)) for n, steps, values in recent.columns()} == wanted

@@ -119,6 +119,40 @@ class Downsampled:
         return [total / n if n else math.nan for total, n in zip(self._sums, self._counts, strict=True)]
 
 
+class RecentRows:
+    """The newest rows, and each metric's own points among them."""
+
+    def __init__(self) -> None:
+        self.rows: deque[StoredPoint] = deque()
+        self._columns: dict[str, tuple[deque[int], deque[int], deque[float]]] = {}
+        """By metric: numbers of the rows that it is in, their steps, its values."""
+        self._number = 0
+
+    def add(self, row: StoredPoint) -> None:
+        """Take in a row; the oldest makes room for it."""
+        self._number += 1
+        self.rows.append(row)
+        for name, value in row.values.items():
+            if name not in self._columns:
+                self._columns[name] = (deque(), deque(), deque())
+            numbers, steps, values = self._columns[name]
+            numbers.append(self._number)
+            steps.append(row.step)
+            values.append(value)
+        if len(self.rows) > RECENT_POINTS:
+            for name in self.rows.popleft().values:
+                column = self._columns[name]
+                for part in column:
+                    part.popleft()
+                if not column[0]:
+                    del self._columns[name]
+
+    def columns(self) -> list[tuple[str, list[int], list[float]]]:
+        """Each metric with its steps and values, in the order in which they come up."""
+        found = sorted(self._columns.items(), key=lambda entry: entry[1][0][0])
+        return [(name, list(steps), list(values)) for name, (_, steps, values) in found]
+
+
 class Observer:
     """One run as a policy sees it, kept up to date row by row instead of read anew. Safe to share between threads."""
 
@@ -126,7 +160,7 @@ class Observer:
         self._lock = threading.Lock()
         self._branch: str | None = None
         self._upto = 0
-        self._rows: deque[StoredPoint] = deque(maxlen=RECENT_POINTS)
+        self._recent = RecentRows()
         self._last_at_s: float | None = None
         """Unix time of the newest row on any branch: in a trial of a probe, training does not stand still."""
         self._downsampled: dict[str, Downsampled] = {}
@@ -145,8 +179,8 @@ class Observer:
         """
         with self._lock:
             self._catch_up(log, info.branch)
-            recent = list(self._rows)
-            series = self._series_views(recent)
+            recent = list(self._recent.rows)
+            series = self._series_views()
             newest_at_s = self._last_at_s
             self._follow_acks(log)
             redefinitions = list(self._redefinitions)
@@ -212,7 +246,7 @@ class Observer:
     def _take(self, rows: Iterable[StoredPoint]) -> None:
         for row in rows:
             if row.source in SOURCES:
-                self._rows.append(row)
+                self._recent.add(row)
                 for name in DOWNSAMPLED:
                     if name in row.values:
                         self._downsampled.setdefault(name, Downsampled()).add(row.step, row.values[name])
@@ -221,14 +255,16 @@ class Observer:
         """Start from what the log holds now, the branches that this one stands on included."""
         self._upto = log.last_point_id()
         self._branch, self._downsampled = branch, {}
-        self._rows.clear()
+        self._recent = RecentRows()
         segments = log.lineage(branch).segments
         for segment in segments:
             rows = log.recent_points(RECENT_POINTS, SOURCES, segment.branch, segment.last_step)
-            self._rows.extend(row for row in rows if row.point_id <= self._upto)
-        if not self._rows:
+            for row in rows:
+                if row.point_id <= self._upto:
+                    self._recent.add(row)
+        if not self._recent.rows:
             return
-        newest = self._rows[-1].step
+        newest = self._recent.rows[-1].step
         # A policy must not wait for the curves of a long run that nobody has drawn yet: seconds for 200,000 steps.
         seed = self._seed_by_curves if log.index_lag() <= MOST_UNSEEN else self._seed_by_samples
         for segment in segments:
@@ -249,18 +285,9 @@ class Observer:
                 if name in row.values:
                     self._downsampled.setdefault(name, Downsampled()).add(row.step, row.values[name])
 
-    def _series_views(self, recent: list[StoredPoint]) -> dict[str, SeriesView]:
-        raw: dict[str, tuple[list[int], list[float]]] = {}
-        for point in recent:
-            step = point.step
-            for name, value in point.values.items():
-                if name not in raw:  # no `setdefault`, which would make two lists for each of some thousand values
-                    raw[name] = ([], [])
-                steps, values = raw[name]
-                steps.append(step)
-                values.append(value)
+    def _series_views(self) -> dict[str, SeriesView]:
         views = {}
-        for name, (steps, values) in raw.items():
+        for name, steps, values in self._recent.columns():
             old = self._downsampled.get(name)
             views[name] = SeriesView.model_construct(
                 name=name,
