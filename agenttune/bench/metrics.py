@@ -329,10 +329,11 @@ class _Scenario:
             return WORST_REGRET, ""
         if none is None or oracle is None:
             return None, f"no `{NONE if none is None else ORACLE}` of this seed to measure by"
-        if none - oracle <= self._band * abs(oracle):
-            return None, "no damage done"
         if not self._is_finite(result) and self._is_finite(self._references[NONE, result.cell.seed]):
             return WORST_REGRET, ""
+        # Nor in healthy runs: what little a constant rate found by grid gains there would make every figure large.
+        if self.kind.is_healthy or none - oracle <= self._band * abs(oracle):
+            return None, "no damage done"
         return min(WORST_REGRET, max(BEST_REGRET, (loss - oracle) / (none - oracle))), ""
 
     def _is_finite(self, result: CellResult) -> bool:

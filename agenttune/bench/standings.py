@@ -224,7 +224,8 @@ class Agreement(NamedTuple):
 
 def agreements(figures: Sequence[CellFigures]) -> list[Agreement]:
     """By fault that both simulators and real networks suffered, and last of all faults together."""
-    proper = [f for f in figures if f.regret is not None and f.contender not in REFERENCES]
+    faulty = [f for f in figures if f.regret is not None and not f.kind.is_healthy]
+    proper = [f for f in faulty if f.contender not in REFERENCES]
     found: list[Agreement] = []
     every: tuple[list[float], list[float]] = ([], [])
     for fault, cells in sorted(_grouped(proper, lambda f: f.kind.name).items()):

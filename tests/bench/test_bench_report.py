@@ -144,6 +144,9 @@ def test_the_test_range_and_too_few_seeds_say_so_in_large_letters() -> None:
     assert '<p class="warning">TEST RANGE' in html(page)
     with pytest.raises(UserError, match="one of them at a time"):
         benchmark_page([*made, result("none", 0.5)], "t", "", TASKS, KINDS)
+    other = made[0].model_copy(update={"cell": made[0].cell.model_copy(update={"version": "another"})})
+    with pytest.raises(UserError, match="none in digits/lr_x30, seed 10000, is in these results twice"):
+        benchmark_page([*made, other], "t", "", TASKS, KINDS)
 
 
 def test_a_report_of_whatever_there_is() -> None:

@@ -52,6 +52,11 @@ def test_where_nothing_was_damaged_there_is_no_regret() -> None:
     assert found["mine"].regret is None
     assert found["mine"].no_regret == "no damage done"
     assert found["mine"].change == pytest.approx(-0.105 / 0.205), "and the raw figures count"
+    healthy = figures(
+        *(result(name, value, fault="healthy") for name, value in (("none", 0.3), ("oracle", 0.2), ("mine", 0.9)))
+    )
+    assert healthy["mine"].no_regret == "no damage done"
+    assert healthy["mine"].harmed
     assert "oracle" in figures(result("none", 1.0), result("mine", 0.5))["mine"].no_regret
 
 

@@ -43,12 +43,13 @@ def benchmark_page(
         notes: To be told with the result.
 
     Raises:
-        UserError: There are none, or they are of both ranges.
+        UserError: There are none, or they are of both ranges, or of two versions of one cell.
     """
     if not results:
         raise UserError("there are no results yet; make some with: agenttune bench suites/NAME.yaml")
     if len({result.cell.split for result in results}) > 1:
         raise UserError("these results are of the development and of the test range: report one of them at a time")
+    _each_once(results)
     figures = cell_figures(results, tasks, kinds)
     found = standings(figures)
     names = [s.contender for s in found]
@@ -79,6 +80,20 @@ def benchmark_page(
         origin=origin(results),
         warnings=_warnings(results, found),
     )
+
+
+def _each_once(results: Sequence[CellResult]) -> None:
+    """Of two versions of a cell, nobody could say which one others are to be paired with."""
+    seen: set[tuple[str, str, int]] = set()
+    for result in results:
+        cell = result.cell
+        if (key := (cell.scenario.name, cell.contender, cell.seed)) in seen:
+            raise UserError(
+                f"{cell.contender} in {cell.scenario.name}, seed {cell.seed}, is in these results twice, made by "
+                "another code or with other settings: report them one at a time, or put them side by side with: "
+                "agenttune bench compare A B"
+            )
+        seen.add(key)
 
 
 def _there(*blocks: Block | None) -> list[Block]:
