@@ -311,7 +311,7 @@ def noise_table(bands: Mapping[str, float], guessed: Sequence[str], guess: float
     rows = [[clean(task, 60), f"{100 * band:.1f} %", "measured"] for task, band in sorted(bands.items())]
     rows += [[clean(task, 60), f"{100 * guess:.0f} %", "a guess"] for task in sorted(guessed)]
     about = (
-        "Differences up to this part of the value mean nothing: 95 % of healthy runs whose first weights differ by a "
-        f"millionth (`jitter`) end this near to `{NONE}`; {100 * LEAST_BAND:.0f} % at least."
+        "Differences up to this part of the value mean nothing: 95 % of healthy `jitter` runs, which should end as "
+        f"`{NONE}` does, end this near to it; {100 * LEAST_BAND:.0f} % at least."
     )
     return Table("Noise bands", ("task", "band", "how known"), rows, about)
