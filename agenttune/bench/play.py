@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import shutil
 import sys
@@ -25,8 +26,9 @@ from agenttune.bench.training import Fault
 ANSWERS = "model-answers"
 """Folder beside the results."""
 PID_NAME, OUTPUT_NAME = "pid", "output.txt"
-OUTPUT_CHARACTERS = 2000
+OUTPUT_CHARACTERS = 4000
 """Of the end of what a failed cell printed, kept with its traceback."""
+TOLD_BEFORE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,12 @@ def play_in_worker(work: Work) -> CellResult:
     pid = work.folder.with_suffix(f".{PID_NAME}")
     pid.write_text(str(os.getpid()), encoding="ascii")
     with _printing_into(output):
-        result = play(work)
+        # Where it hangs is told shortly before it is killed, by a thread that needs nothing of Python.
+        faulthandler.dump_traceback_later(max(work.limit_s - TOLD_BEFORE_S, work.limit_s / 2))
+        try:
+            result = play(work)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
     if result.state == "failed" and (printed := printed_end(work)):
         failure = f"{result.outcome.failure.rstrip()}\n\nprinted before:\n{printed}"
         result = result.model_copy(update={"outcome": result.outcome.model_copy(update={"failure": failure})})

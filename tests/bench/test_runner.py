@@ -87,7 +87,9 @@ def test_a_contender_that_hangs_is_killed_and_has_failed(tmp_path: Path) -> None
     run(suite, tmp_path / "out", Local(2, PRELOAD), limit_s=1.0)
     results = read_results(tmp_path / "out")
     assert len(results) == 4
-    assert all("not done after 1 s of wall time" in failure for failure in failures(results, "Hangs"))
+    for failure in failures(results, "Hangs"):
+        assert "not done after 1 s of wall time" in failure
+        assert "in misbehave" in failure, "where it hung"
 
 
 def test_worker_processes_and_this_one_come_to_the_same(tmp_path: Path) -> None:
