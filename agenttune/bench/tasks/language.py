@@ -8,10 +8,10 @@ from agenttune.bench.tasks.data import ALPHABET, blocks, help_text
 from agenttune.bench.tasks.hf_training import HfTask, Parts
 from agenttune.bench.training import Split
 
-LENGTH = 32
+LENGTH = 16
 """Characters that the model sees at once."""
-BATCH = 8
-HELD_OUT = 200
+BATCH = 32
+HELD_OUT = 400
 """Blocks to evaluate on."""
 
 
@@ -45,5 +45,5 @@ class CharGpt(HfTask):
     def parts(self, seed: int, split: Split) -> Parts:
         rows = blocks(help_text(), LENGTH, split)
         border = len(rows) - HELD_OUT
-        model = small_gpt(2, 64) if split == "development" else small_gpt(3, 48)
+        model = small_gpt(2, 32) if split == "development" else small_gpt(3, 32)
         return Parts(model, rows.between(0, border), rows.between(border, len(rows)), batch_size=BATCH)

@@ -12,7 +12,7 @@ from agenttune.bench.tasks.language import BATCH, LENGTH, small_gpt
 from agenttune.bench.training import Split, Training
 from agenttune.trainer.datasets import Mixture
 
-HELD_OUT = 100
+HELD_OUT = 200
 """Blocks of each source to evaluate on."""
 _TEXTS = {"prose": help_text, "code": code_text}
 
@@ -25,7 +25,7 @@ class TextMixture(HfTask):
         train = {name: rows.between(0, len(rows) - HELD_OUT) for name, rows in sources.items()}
         held_out = [rows.between(len(rows) - HELD_OUT, len(rows)).columns["input_ids"] for rows in sources.values()]
         both = torch.cat(held_out)
-        model = small_gpt(2, 48) if split == "development" else small_gpt(1, 64)
+        model = small_gpt(2, 32) if split == "development" else small_gpt(1, 48)
         return Parts(
             model,
             Mixture(train, weights=dict.fromkeys(train, 0.5), seed=seed),
