@@ -101,18 +101,22 @@ _NETWORK = kinds_needing("gradients", "layers", "saturating layers")
 _LABELLED = [*_NETWORK, *kinds_needing("batches", "labels")]
 """And one that learns from batches with labels."""
 
+# The real tasks. Figures are the metric at the end by constant rate, the median of development seeds 0 to 2, all without
+# a fault: `agenttune bench grid TASK`, measured 2026-11-27 on two busy cores, Python 3.11, torch 2.13, one thread a run.
+# 1e-4: 1.88, 3e-4: 0.50, 1e-3: 0.37, 2e-3: 0.34, 3e-3: 0.29, 5e-3: 0.247, 1e-2: 0.30, 3e-2: 0.35, 1e-1: 2.32.
 _add(
     TaskFacts(
         name="mnist_cnn",
         about="a small convolutional network on 5,000 MNIST digits, AdamW",
         tier=1,
         implementation="images:DigitsCnn",
-        recipe=Recipe(lr=3e-3, schedule="constant", steps=300, eval_every=25),
-        target=0.25,
+        recipe=Recipe(lr=5e-3, schedule="constant", steps=300, eval_every=25),
+        target=0.3,
         chance=2.302585,
         faults=_LABELLED,
     )
 )
+# 3e-3: 0.48, 1e-2: 0.36, 2e-2: 0.286, 3e-2: 0.296, 5e-2: 0.275, 1e-1: 0.35, 2e-1: 0.86, 5e-1: dead.
 _add(
     TaskFacts(
         name="mnist_cnn_sgd",
@@ -120,59 +124,68 @@ _add(
         tier=1,
         implementation="images:DigitsCnn",
         recipe=Recipe(lr=0.05, optimizer="sgd", steps=300, eval_every=25),
-        target=0.3,
+        target=0.32,
         chance=2.302585,
         faults=_LABELLED,
     )
 )
+# With the warm-up: 1e-3: 2.59, 3e-3: 2.396 (2.38 to 2.41), 5e-3: 2.369 (2.36 to 2.60: one seed in three starts late),
+# 1e-2: 2.47, 3e-2: 2.76; by then the cosine is behind: 3e-3: 2.557, 1e-2: 2.64. Without warm-up and clipping, rates from
+# 3e-3 on stay at 2.8 to 3.0 for long.
 _add(
     TaskFacts(
         name="char_gpt",
         about="a small GPT on the characters of Python's language reference, warm-up and cosine",
         tier=1,
         implementation="language:CharGpt",
-        recipe=Recipe(lr=0.005, schedule="cosine", warmup_frac=0.05, max_grad_norm=1.0, steps=300, eval_every=25),
-        target=2.5,
+        recipe=Recipe(lr=0.003, schedule="cosine", warmup_frac=0.05, max_grad_norm=1.0, steps=300, eval_every=25),
+        target=2.6,
         chance=4.564348,
         faults=[*_LABELLED, *kinds_needing("dropout layers")],
     )
 )
+# With the warm-up: 1e-3: 2.56, 3e-3: 2.426 (2.39 to 2.44), 5e-3: 2.422 (2.35 to 2.51), 1e-2: 2.60, 3e-2: 2.75.
 _add(
     TaskFacts(
         name="text_mixture",
         about="a small GPT on the characters of English and of Python code, half and half",
         tier=1,
         implementation="text_mixture:TextMixture",
-        recipe=Recipe(lr=0.005, schedule="cosine", warmup_frac=0.05, max_grad_norm=1.0, steps=300, eval_every=25),
-        target=2.6,
+        recipe=Recipe(lr=0.003, schedule="cosine", warmup_frac=0.05, max_grad_norm=1.0, steps=300, eval_every=25),
+        target=2.65,
         chance=4.564348,
         faults=[*_LABELLED, *kinds_needing("dropout layers")],
     )
 )
+# 1e-4: 0.699, 2e-4: 0.578, 3e-4: 0.598, 5e-4: 0.648, 1e-3: 0.73, 3e-3: 0.91, 1e-2: 1.96, 3e-2: 4.3: what is above 2e-4
+# has its best loss, 0.57 to 0.59, earlier, and overfits from there.
 _add(
     TaskFacts(
         name="mlp_overfit",
         about="a large perceptron on 200 MNIST digits, which it soon knows by heart",
         tier=1,
         implementation="overfitting:LittleData",
-        recipe=Recipe(lr=3e-4, steps=300, eval_every=25),
+        recipe=Recipe(lr=2e-4, steps=300, eval_every=25),
         target=0.6,
         chance=2.302585,
         faults=_LABELLED,
     )
 )
+# 1e-4: 0.244, 3e-4: 0.140, 1e-3: 0.095, 2e-3: 0.113, 3e-3: 0.116, 5e-3: 0.126, 1e-2: 0.104, 3e-2: 0.114, 1e-1: 0.943: flat
+# over more than a decade, as Adam's steps do not grow with the gradients; what a run ends at depends on its last outliers.
 _add(
     TaskFacts(
         name="regression_heavy_tail",
         about="a perceptron that reads the slant of MNIST digits, batches of 4, targets with heavy-tailed noise",
         tier=1,
         implementation="regression:HeavyTail",
-        recipe=Recipe(lr=3e-3, steps=600, eval_every=50),
+        recipe=Recipe(lr=1e-3, steps=600, eval_every=50),
         target=0.15,
         chance=1.0,
         faults=_LABELLED,
     )
 )
+# 3e-5: 0.603, 1e-4: 0.511, 2e-4: 0.498, 3e-4: 0.498, 5e-4: 0.500, 1e-3: 0.510, 3e-3: 0.515.
 _add(
     TaskFacts(
         name="minilm_finetune",
@@ -185,6 +198,8 @@ _add(
         faults=[*_LABELLED, *kinds_needing("dropout layers")],
     )
 )
+# 1e-3: 0.99, 3e-3: 0.90, 5e-3: 0.64, 1e-2: 0.495 (0.42 to 0.59), 2e-2: 0.496 (0.48 to 0.51), 3e-2: 0.59, 1e-1: 1.0. Its
+# loss, the sum of two that pull against each other, rises while it gets better: a false alarm for whoever goes by that.
 _add(
     TaskFacts(
         name="gan",
@@ -194,9 +209,11 @@ _add(
         recipe=Recipe(lr=0.01, steps=600, eval_every=50),
         target=0.6,
         metric="eval_energy_distance",
+        chance=2.06,
         faults=[*_NETWORK, *kinds_needing("batches")],
     )
 )
+# 1e-4: 57, 3e-4: 392, 5e-4: 497, 1e-3: 500 (415 to 500), 2e-3: 500 (491 to 500), 3e-3: 442 (255 to 500). 500 is the most.
 _add(
     TaskFacts(
         name="cartpole",
