@@ -181,7 +181,8 @@ class CurveModel(LoopModel):
         if factor > 1:
             damage += (1 - damage) * (1 - math.exp(-(factor - 1) * lr / LR / THROWN))
         damage -= damage * min(1.0, pace / curve.healing)
-        heat += min(1.0, COOLING * pace) * (pace * self._warming[place] - heat)
+        usual = min(pace, lr / LR)  # what a gradient out of all proportion does is damage, not heat
+        heat += min(1.0, COOLING * usual) * (usual * self._warming[place] - heat)
         speed = min(pace, curve.limit / LR) * (1 - damage) / (1 + oscillation)
         forgets = 1 - min(1.0, 0.2 * weight_decay)
         memorized += min(1.0, self._memory[place] * forgets * speed) * (1 - memorized)
