@@ -1,8 +1,8 @@
 """The faults of scenarios: for each kind what it draws from, what shows that it was found, and what the right move is.
 
 The values of the test range lie outside of those of the development range; `draw` is the only way to them. What lies in
-the recipe is done here; what happens during training is done by `bench/tasks/injection`. Sizes marked "measured" do
-clear damage on the digits' network within 300 steps.
+the recipe is done here; what happens during training is done by `bench/tasks/injection`. Sizes were
+chosen so that digits' networks clearly suffer within 300 steps (measured); only `no_warmup` costs them little with AdamW.
 """
 
 from __future__ import annotations
@@ -292,7 +292,7 @@ _add(
         group="data",
         development=_EARLY | {"shifted_frac": Span(0.85, 0.92, False)},
         test=_LATER | {"shifted_frac": Span(0.921, 1.0, False)},
-        findings=[*_SPOILT, "overfitting"],
+        findings=[*_SPOILT, "overfitting", "goal_plateau"],
         needs="batches",
         right_move="set the mixture right if it can be, else go back and lower the rate",
     )
@@ -341,8 +341,8 @@ _add(
         name="unstable_layer",
         about="from the onset on the updates of one layer are many times too large",
         group="layer",
-        development=_EARLY | {"update_factor": Span(150, 250)},
-        test=_LATER | {"update_factor": Span(251, 400)},
+        development=_EARLY | {"update_factor": Span(500, 800)},
+        test=_LATER | {"update_factor": Span(801, 1200)},
         findings=_SPOILT,
         needs="layers",
         strikes_layer=True,
