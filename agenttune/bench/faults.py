@@ -1,8 +1,8 @@
 """The faults of scenarios: for each kind what it draws from, what shows that it was found, and what the right move is.
 
 The values of the test range lie outside of those of the development range; `draw` is the only way to them. What lies in
-the recipe is done here; what happens during training is done by `bench/tasks/injection`. Sizes were
-chosen so that digits' networks clearly suffer within 300 steps (measured); only `no_warmup` costs them little with AdamW.
+the recipe is done here; what happens during training is done by `bench/tasks/injection`. Sizes were chosen so that
+digits' networks clearly suffer within 300 steps (measured); only `no_warmup` costs them nothing with AdamW.
 """
 
 from __future__ import annotations
