@@ -193,15 +193,15 @@ class _Lines:
 
     def __init__(self, console: Console, name: str) -> None:
         self._console, self._name = console, name
-        self._started, self._told, self._before = time.monotonic(), 0.0, -1
+        self._started, self._told, self._before, self._last = time.monotonic(), 0.0, -1, -1
 
     def __call__(self, progress: Progress) -> None:
         now = time.monotonic()
         if self._before < 0:
             self._before = progress.done
-        elif now - self._told < LINE_EVERY_S and progress.done < progress.total:
+        elif progress.done == self._last or (now - self._told < LINE_EVERY_S and progress.done < progress.total):
             return
-        self._told = now
+        self._told, self._last = now, progress.done
         new, left = progress.done - self._before, progress.total - progress.done
         words = [f"{self._name}: {progress.done} of {progress.total} cells", _note(progress)]
         if new and left:

@@ -89,6 +89,8 @@ class Local(Backend):
     def close(self) -> None:
         self._pool.stop()
         self._pool.join()
+        for work in self._work.values():
+            tidy(work)
 
     def _ended(self, future: Future[CellResult]) -> Done:
         from pebble import ProcessExpired
