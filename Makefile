@@ -20,7 +20,7 @@ ALL := not llm and not browser and not ray
 QUICK := $(ALL) and not slow
 
 .DEFAULT_GOAL := run
-.PHONY: run test test-all check test-oldest test-gpu test-llm test-browser test-ray bench-core bench-restore bench-rescue bench-agent bench-gate bench-lookahead bench-probation bench-cost mutation format clean
+.PHONY: run test test-all check test-oldest test-gpu test-llm test-browser test-ray bench-core bench-restore bench-rescue bench-agent bench-gate bench-lookahead bench-probation bench-cost bench-policies mutation format clean
 
 run: .venv/.installed
 	$(BIN)/agenttune run config.yaml
@@ -80,6 +80,12 @@ bench-probation: .venv/.installed-dev
 
 bench-cost: .venv/.installed
 	$(BIN)/python -m benchmarks.cost
+
+# The figures of all policies: simulators, real networks, detection; an hour on two cores that do nothing else.
+POLICY_SUITES := simulators cpu detection
+bench-policies: .venv/.installed-dev
+	for suite in $(POLICY_SUITES); do $(BIN)/agenttune bench suites/$$suite.yaml || exit 1; done
+	$(BIN)/agenttune bench report $(POLICY_SUITES:%=bench-results/%) --out benchmarks --name policies --made-by "make bench-policies"
 
 # Which small faults of a room its quick tests do not notice; a quarter of an hour.
 mutation: .venv/.installed-dev
