@@ -249,6 +249,7 @@ _add(
         implementation="sim_curve:SimCurve",
         recipe=Recipe(lr=1e-3, schedule="constant", optimizer="sgd", steps=400, eval_every=40),
         target=0.6,
+        chance=2.5,
         faults=kinds_needing("batches", "labels", "gradients"),
     )
 )

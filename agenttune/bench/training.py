@@ -103,6 +103,7 @@ class Trained(Record):
         process_seconds: Processor time of this process in them.
         fault_layer: Dotted name of the layer that the fault struck.
         run_id: Of the run's log, where an agent took part.
+        start: The metric before the first step; None: not known.
     """
 
     final: Metric
@@ -114,6 +115,7 @@ class Trained(Record):
     process_seconds: float = 0.0
     fault_layer: str | None = None
     run_id: str | None = None
+    start: Metric | None = None
 
     @property
     def is_finite(self) -> bool:
