@@ -12,6 +12,9 @@ from agenttune.bench.training import Fault, Recipe, Split, Trained
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.proposals import Record
 
+NONE, ORACLE, JITTER = "none", "oracle", "jitter"
+"""Contenders that others are measured by."""
+
 
 class Script(Record):
     """A training script of the user's own, as a task.

@@ -9,30 +9,29 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
-import numpy as np
-
 from agenttune.bench.catalog import TASKS, TaskFacts
-from agenttune.bench.cell import CellResult
+from agenttune.bench.cell import NONE, ORACLE, CellResult
+from agenttune.bench.contenders.shipped import is_reference
 from agenttune.bench.curves import Reached, Scale, anytime_area, at_seconds, crashed_at, first_within, has_recovered
 from agenttune.bench.detection import Detection, detection
 from agenttune.bench.faults import FAULTS, FaultKind
+from agenttune.bench.noise import NO_BAND, noise_bands, relative
 from agenttune.errors import ConfigError
+from agenttune.protocol.proposals import TOOK_EFFECT, State
 
-NONE, ORACLE, JITTER = "none", "oracle", "jitter"
-"""Contenders that others are measured by."""
 WORST_REGRET, BEST_REGRET = 3.0, -1.0
 """Normalized regrets beyond are cut, so that one cell does not decide a mean; a failed cell has the worst (a guess)."""
-GUESSED_BAND = 0.1
-"""Noise between runs that should be equal, as a part of the value, where `jitter` has not measured it (the issue's)."""
-BAND_QUANTILE, LEAST_BAND = 0.95, 0.01
-"""The band holds so many of the differences measured; less than one in a hundred nobody would call harm (a guess)."""
 CEILING = 1.0
-"""Losses count as no more than the start and so many times the way from it to the best end: how far beyond a training
+"""Losses count as no more than the start and so many times the way from it to a good end: how far beyond a training
 has diverged says nothing, and one of 1e300 would decide every mean, and make any other end look good (a guess)."""
+NO_DAMAGE = "no damage done"
+LEAST_WAY = 0.1
+"""Of the start's own size: so far it is at least from there to a good end (a guess)."""
+SMALL_GAP = 0.5
+"""A seed in which the damage was less than this part of the scenario's median is measured by the median (a guess)."""
 MISSED = 2
 """A target that is not reached counts as so many budgets, as in PAR2 of algorithm configuration."""
-WAITED = frozenset({"expired", "superseded"})
-TAKEN = frozenset({"applied", "kept", "reverted"})
+WAITED = frozenset({State.EXPIRED, State.SUPERSEDED})
 
 
 @dataclass(frozen=True)
@@ -43,12 +42,12 @@ class CellFigures:
         kind: Of its fault.
         facts: Of its task.
         value: The metric in the end, as it is; NaN where the cell failed.
-        loss: The same as a loss that is always finite: what failed or diverged counts as the worst of the scenario, and
-            none as more than `CEILING` says.
+        loss: The same as a loss that is always finite: no more than `CEILING` says, as what failed or diverged counts.
         start: Loss before anything is learnt.
         none, oracle: That of doing nothing, and of the best constant rate, of the same seed.
         band: Differences of losses up to this mean nothing, for this task at the value of `none`.
-        regret: (loss - oracle) / (none - oracle), cut: 0 is the oracle, 1 doing nothing. A cell that failed, or
+        regret: (loss - oracle) / (none - oracle), cut: 0 is the oracle, 1 doing nothing. Where the fault damaged this
+            seed much less than most of its scenario, the median of their damage divides. A cell that failed, or
             diverged where `none` did not, has the worst. None: `no_regret` says why.
         log_regret: ln(value / oracle's), of a positive loss.
         change: Against `none`, as `difference` has it.
@@ -102,6 +101,10 @@ class CellFigures:
         return self.result.cell.scenario.recipe.steps
 
     @property
+    def is_reference(self) -> bool:
+        return is_reference(self.result.cell)
+
+    @property
     def failed(self) -> bool:
         return self.result.state == "failed"
 
@@ -117,7 +120,7 @@ class CellFigures:
 
     @property
     def refused(self) -> int:
-        return self.states["rejected"]
+        return self.states[State.REJECTED]
 
     @property
     def expired(self) -> int:
@@ -126,7 +129,7 @@ class CellFigures:
     @property
     def taken(self) -> int:
         """Interventions that took effect, also those that were undone later."""
-        return sum(self.states[state] for state in TAKEN)
+        return sum(self.states[state] for state in TOOK_EFFECT)
 
     @property
     def equal_time_change(self) -> float | None:
@@ -180,7 +183,7 @@ def cell_figures(
             found,
             _known(tasks, found[0].cell.scenario.task, "task"),
             _known(kinds, found[0].cell.scenario.fault, "fault"),
-            bands.get(found[0].cell.scenario.task, GUESSED_BAND),
+            bands.get(found[0].cell.scenario.task, NO_BAND).frac,
             lookers,
         )
         for name, found in groups.items()
@@ -204,32 +207,6 @@ def _looks(result: CellResult) -> bool:
     return bool(result.outcome.findings) or (trained is not None and trained.run_id is not None)
 
 
-def noise_bands(
-    results: Sequence[CellResult],
-    tasks: Mapping[str, TaskFacts] = TASKS,
-    kinds: Mapping[str, FaultKind] = FAULTS,
-) -> dict[str, float]:
-    """By task, how much healthy runs differ that should be equal, as a part of the value: `jitter` beside `none`."""
-    ends: dict[tuple[str, str, int], dict[str, float]] = defaultdict(dict)
-    for result in results:
-        cell, kind = result.cell, kinds.get(result.cell.scenario.fault)
-        # A training that diverges is chaotic: noise there says nothing of runs that are well.
-        is_healthy = kind is not None and kind.is_healthy
-        if is_healthy and cell.contender in (NONE, JITTER) and result.outcome.trained is not None:
-            ends[cell.scenario.task, cell.scenario.name, cell.seed][cell.contender] = result.outcome.trained.final
-    found: dict[str, list[float]] = defaultdict(list)
-    for (task, _, _), pair in ends.items():
-        if task in tasks and len(pair) == 2 and all(map(math.isfinite, pair.values())):
-            found[task].append(abs(relative(pair[JITTER], pair[NONE])))
-    return {task: max(LEAST_BAND, float(np.quantile(values, BAND_QUANTILE))) for task, values in found.items()}
-
-
-def relative(value: float, other: float) -> float:
-    """The difference over the larger of both, from -2 to 2; the other way round it is the negative."""
-    largest = max(abs(value), abs(other))
-    return (value - other) / largest if largest else 0.0
-
-
 def _known(found: Mapping[str, Any], name: str, what: str) -> Any:
     if name not in found:
         raise ConfigError(
@@ -241,37 +218,46 @@ def _known(found: Mapping[str, Any], name: str, what: str) -> Any:
 
 
 class _Scenario:
-    """What the cells of one scenario are measured by."""
+    """What the cells of one scenario are measured by: `none` and `oracle` alone, whoever else takes part.
+
+    Attributes:
+        gap: How much worse `none` ends than `oracle`, the median over seeds; None: not known.
+        is_damaged: Whether that is more than noise: decided once for all seeds, as one seed's `none` is noisy itself.
+    """
 
     def __init__(
         self, results: Sequence[CellResult], facts: TaskFacts, kind: FaultKind, band: float, lookers: Set[str]
     ) -> None:
         self.facts, self.kind, self._band, self._lookers = facts, kind, band, lookers
         self._sign = -1.0 if facts.direction == "maximize" else 1.0
-        curves = {id(result): self._curve(result) for result in results}
-        known = [] if facts.chance is None else [self._sign * facts.chance]
-        finite = [curve[-1].loss for curve in curves.values() if curve and math.isfinite(curve[-1].loss)]
-        firsts = [curve[0].loss for curve in curves.values() if curve and math.isfinite(curve[0].loss)]
-        self._start = median(known or firsts or [0.0])
-        way = max(self._start - min(finite, default=self._start), 0.1 * abs(self._start))
-        self._ceiling = self._start + CEILING * way
-        self._worst = max([self._start, *(min(loss, self._ceiling) for loss in finite)])
-        self._curves = curves
+        self._curves = {id(result): self._curve(result) for result in results}
         self._references = {
             (result.cell.contender, result.cell.seed): result
             for result in results
             if result.cell.contender in (NONE, ORACLE)
         }
+        firsts = [first for result in self._references.values() if (first := self._first(result)) is not None]
+        self._usual_start = median(firsts or [0.0])
+        seeds = {seed for _, seed in self._references}
+        ends = [(self._reference(NONE, seed), self._reference(ORACLE, seed)) for seed in seeds]
+        pairs = [(none, oracle) for none, oracle in ends if none is not None and oracle is not None]
+        self.gap = median(none - oracle for none, oracle in pairs) if pairs else None
+        # Nor in healthy runs: what little a constant rate found by grid gains there would make every figure large.
+        self.is_damaged = (
+            not kind.is_healthy
+            and self.gap is not None
+            and self.gap > band * median(abs(oracle) for _, oracle in pairs)
+        )
 
     def figures(self, result: CellResult) -> CellFigures:
         """Those of one of its cells."""
         cell, outcome, curve = result.cell, result.outcome, self._curves[id(result)]
-        loss = self._loss(result)
+        loss, start = self._loss(result), self._start(result)
         none, oracle = self._reference(NONE, cell.seed), self._reference(ORACLE, cell.seed)
         band = self._band * abs(loss if none is None else none)
         regret, no_regret = self._regret(result, loss, none, oracle)
         budget = cell.scenario.recipe.steps
-        crash = crashed_at(curve, self._start, self._band * abs(self._start))
+        crash = crashed_at(curve, start, self._band * abs(start))
         trained = outcome.trained
         return CellFigures(
             result=result,
@@ -279,7 +265,7 @@ class _Scenario:
             facts=self.facts,
             value=math.nan if trained is None or result.state == "failed" else trained.final,
             loss=loss,
-            start=self._start,
+            start=start,
             none=none,
             oracle=oracle,
             band=band,
@@ -287,11 +273,11 @@ class _Scenario:
             no_regret=no_regret,
             log_regret=self._log_regret(loss, oracle),
             change=None,
-            area=None if oracle is None else anytime_area(curve, budget, Scale(self._start, oracle)),
+            area=None if oracle is None else anytime_area(curve, budget, Scale(start, oracle)),
             reached=first_within(curve, self._sign * self.facts.target),
             equal_time=self._at_equal_time(result, curve),
             crashed=not curve or crash is not None,
-            recovered=bool(curve) and crash is not None and has_recovered(curve, crash, self._start, band),
+            recovered=bool(curve) and crash is not None and has_recovered(curve, crash, start, band),
             is_worse=None,
             detection=detection(outcome, self.kind, budget, cell.contender in self._lookers),
             states=Counter(i.state for i in outcome.interventions),
@@ -314,9 +300,37 @@ class _Scenario:
         )
         return found if found and found[-1].loss == end.loss else [*found, end]
 
-    def _loss(self, result: CellResult) -> float:
+    def _start(self, result: CellResult) -> float:
+        """Before anything is learnt: of a seed's first weights, which are the same whoever trains them."""
+        none = self._references.get((NONE, result.cell.seed))
+        before = None if none is None or none.outcome.trained is None else none.outcome.trained.start
+        if before is not None and math.isfinite(before):
+            return self._sign * before
+        if self.facts.chance is not None:
+            return self._sign * self.facts.chance
+        known = [None if none is None else self._first(none), self._first(result), self._usual_start]
+        return next(first for first in known if first is not None)
+
+    def _first(self, result: CellResult) -> float | None:
+        """The first evaluation of a run, for want of one before it."""
         curve = self._curves[id(result)]
-        return min(curve[-1].loss, self._ceiling) if self._is_finite(result) else self._worst
+        return curve[0].loss if curve and math.isfinite(curve[0].loss) else None
+
+    def _ceiling(self, result: CellResult) -> float:
+        start, target = self._start(result), self._sign * self.facts.target
+        ends = [
+            self._end(found) for name in (NONE, ORACLE) if (found := self._references.get((name, result.cell.seed)))
+        ]
+        good = min([end for end in [target, *ends] if math.isfinite(end)], default=start)
+        return start + CEILING * max(start - good, LEAST_WAY * abs(start))
+
+    def _end(self, result: CellResult) -> float:
+        curve = self._curves[id(result)]
+        return curve[-1].loss if curve else math.nan
+
+    def _loss(self, result: CellResult) -> float:
+        ceiling = self._ceiling(result)
+        return min(self._end(result), ceiling) if self._is_finite(result) else ceiling
 
     def _reference(self, name: str, seed: int) -> float | None:
         found = self._references.get((name, seed))
@@ -325,20 +339,19 @@ class _Scenario:
     def _regret(
         self, result: CellResult, loss: float, none: float | None, oracle: float | None
     ) -> tuple[float | None, str]:
-        if result.state == "failed":
+        if self.gap is not None and not self.is_damaged:
+            return None, NO_DAMAGE
+        if self.is_damaged and result.state == "failed":
             return WORST_REGRET, ""
-        if none is None or oracle is None:
+        if self.gap is None or none is None or oracle is None:
             return None, f"no `{NONE if none is None else ORACLE}` of this seed to measure by"
         if not self._is_finite(result) and self._is_finite(self._references[NONE, result.cell.seed]):
             return WORST_REGRET, ""
-        # Nor in healthy runs: what little a constant rate found by grid gains there would make every figure large.
-        if self.kind.is_healthy or none - oracle <= self._band * abs(oracle):
-            return None, "no damage done"
-        return min(WORST_REGRET, max(BEST_REGRET, (loss - oracle) / (none - oracle))), ""
+        gap = none - oracle if none - oracle >= SMALL_GAP * self.gap else self.gap
+        return min(WORST_REGRET, max(BEST_REGRET, (loss - oracle) / gap)), ""
 
     def _is_finite(self, result: CellResult) -> bool:
-        curve = self._curves[id(result)]
-        return bool(curve) and math.isfinite(curve[-1].loss)
+        return math.isfinite(self._end(result))
 
     def _log_regret(self, loss: float, oracle: float | None) -> float | None:
         if oracle is None or self.facts.direction == "maximize" or loss <= 0 or oracle <= 0:
@@ -351,7 +364,8 @@ class _Scenario:
             return None
         if result is none or not curve:
             return self._loss(result)
-        return min(at_seconds(curve, none.outcome.trained.seconds, self._start, self._worst), self._ceiling)
+        ceiling = self._ceiling(result)
+        return min(at_seconds(curve, none.outcome.trained.seconds, self._start(result), ceiling), ceiling)
 
 
 def _extra_steps(result: CellResult) -> int:

@@ -21,9 +21,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from agenttune.bench.catalog import TaskFacts
-from agenttune.bench.cell import Cell, CellResult, Intervention, Outcome, Scenario
+from agenttune.bench.cell import NONE, Cell, CellResult, Intervention, Outcome, Scenario
 from agenttune.bench.faults import AS_IT_WAS
-from agenttune.bench.metrics import NONE
 from agenttune.bench.statistics import FEWEST_SEEDS
 from agenttune.bench.training import EvalPoint, Recipe, Trained
 from agenttune.config import load_yaml

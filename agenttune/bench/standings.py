@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple, TypeVar
 
-from agenttune.bench.metrics import JITTER, NONE, ORACLE, CellFigures
+from agenttune.bench.cell import NONE
+from agenttune.bench.metrics import NO_DAMAGE, CellFigures
+from agenttune.bench.noise import BAND_QUANTILE
 from agenttune.bench.pairs import Pairing, Verdict, by_key, pairing
-from agenttune.bench.statistics import Interval, holm, interquartile_mean, mean, rank_correlation
+from agenttune.bench.statistics import ALPHA, Interval, exceeds, holm, interquartile_mean, mean, rank_correlation
 
-REFERENCES = frozenset({NONE, JITTER, ORACLE, "best_schedule"})
-"""No contenders proper: what the others are measured by."""
 T = TypeVar("T")
 
 
@@ -42,11 +42,13 @@ class Standing:
         steps_to_target: Mean; what did not reach it counts as twice its budget.
         seconds_to_target: Mean of those that did.
         harmed: Of healthy cells. `worse`: of all.
+        harms: Whether that is more than chance would have: one in twenty equal runs lies outside of the noise band.
         recovered: Of those that crashed.
         slowdown: Wall time over that of `none`, mean.
     """
 
     contender: str
+    is_reference: bool
     cells: int
     failed: Share
     regret: Interval
@@ -62,6 +64,7 @@ class Standing:
     steps_to_target: float
     seconds_to_target: float
     harmed: Share
+    harms: bool
     worse: Share
     crashed: Share
     recovered: Share
@@ -80,10 +83,6 @@ class Standing:
     extra_steps: float
     slowdown: float
 
-    @property
-    def is_reference(self) -> bool:
-        return self.contender in REFERENCES
-
 
 def by_contender(figures: Iterable[CellFigures]) -> dict[str, list[CellFigures]]:
     """In the order in which they come."""
@@ -91,22 +90,35 @@ def by_contender(figures: Iterable[CellFigures]) -> dict[str, list[CellFigures]]
 
 
 def standings(figures: Sequence[CellFigures]) -> list[Standing]:
-    """The leaderboard, best first: by interquartile mean of regrets, then by the mean difference to `none`."""
+    """The leaderboard, best first: by interquartile mean of regrets, then by the mean difference to `none`.
+
+    Who harms healthy runs beyond chance stands behind all who do not, and references where their figures put them.
+    """
     cells = by_contender(figures)
     untouched = by_key(cells.get(NONE, []))
+    proper = [name for name, own in cells.items() if not own[0].is_reference]
     pairs = {name: pairing(by_key(own), untouched) for name, own in cells.items() if name != NONE and untouched}
-    p_values = holm({name: found.p for name, found in pairs.items() if name not in REFERENCES and found.pairs})
+    p_values = holm({name: pairs[name].p for name in proper if name in pairs and pairs[name].pairs})
+    by_chance = holm({name: exceeds(_share(cells[name], lambda f: f.harmed), 1 - BAND_QUANTILE) for name in proper})
     found = [
-        _standing(name, own, untouched, pairs.get(name), p_values.get(name, math.nan), len(p_values))
+        _standing(
+            name,
+            own,
+            untouched,
+            pairs.get(name),
+            p_values.get(name, math.nan),
+            len(p_values),
+            by_chance.get(name, 1.0) < ALPHA,
+        )
         for name, own in cells.items()
     ]
     return sorted(found, key=_place)
 
 
-def _place(standing: Standing) -> tuple[float, float, str]:
+def _place(standing: Standing) -> tuple[bool, float, float, str]:
     change = standing.against_none.mean.estimate if standing.against_none is not None else 0.0
-    regret = standing.regret.estimate
-    return (math.inf if math.isnan(regret) else regret, math.inf if math.isnan(change) else change, standing.contender)
+    ranked = [math.inf if math.isnan(value) else value for value in (standing.regret.estimate, change)]
+    return (standing.harms, ranked[0], ranked[1], standing.contender)
 
 
 def _standing(
@@ -116,6 +128,7 @@ def _standing(
     against: Pairing | None,
     p: float,
     comparisons: int,
+    harms: bool,
 ) -> Standing:
     strata = list(_grouped(cells, lambda f: f.scenario).values())
     outcomes = [f.result.outcome for f in cells]
@@ -127,21 +140,23 @@ def _standing(
     regrets = _values(strata, lambda f: f.regret)
     return Standing(
         contender=name,
+        is_reference=cells[0].is_reference,
         cells=len(cells),
         failed=_share(cells, lambda f: f.failed),
         regret=interquartile_mean(regrets),
         mean_regret=mean(regrets),
         log_regret=mean(_values(strata, lambda f: f.log_regret)),
-        undamaged=sum(f.no_regret == "no damage done" and not f.kind.is_healthy for f in cells),
+        undamaged=sum(f.no_regret == NO_DAMAGE and not f.kind.is_healthy for f in cells),
         against_none=against,
         p=p,
-        verdict=against.verdict(p, comparisons) if against is not None and name not in REFERENCES else None,
+        verdict=against.verdict(p, comparisons) if against is not None and not cells[0].is_reference else None,
         area=mean(_values(strata, lambda f: f.area)),
         equal_time=mean(_values(strata, lambda f: f.equal_time_change)),
         on_target=_share(cells, lambda f: f.reached is not None if f.has_target else None),
         steps_to_target=_mean(f.steps_to_target for f in cells if f.has_target),
         seconds_to_target=_mean(reached),
         harmed=_share(cells, lambda f: f.harmed),
+        harms=harms,
         worse=_share(cells, lambda f: f.is_worse),
         crashed=_share(cells, lambda f: f.crashed),
         recovered=_share(cells, lambda f: f.recovered if f.crashed else None),
@@ -225,7 +240,7 @@ class Agreement(NamedTuple):
 def agreements(figures: Sequence[CellFigures]) -> list[Agreement]:
     """By fault that both simulators and real networks suffered, and last of all faults together."""
     faulty = [f for f in figures if f.regret is not None and not f.kind.is_healthy]
-    proper = [f for f in faulty if f.contender not in REFERENCES]
+    proper = [f for f in faulty if not f.is_reference]
     found: list[Agreement] = []
     every: tuple[list[float], list[float]] = ([], [])
     for fault, cells in sorted(_grouped(proper, lambda f: f.kind.name).items()):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from statistics import median_low
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,7 +38,7 @@ class Interval(NamedTuple):
     Attributes:
         low, high: NaN where no stratum has two values.
         values: So many it rests on.
-        seeds: The most that any one stratum has.
+        seeds: That most strata have at least: their median, the lower one of two.
     """
 
     estimate: float
@@ -97,7 +98,7 @@ def _intervals(strata: Strata, statistics: Callable[[Array], Any]) -> list[Inter
     samples = [np.asarray(stratum, dtype=float) for stratum in strata if len(stratum)]
     if not samples:
         return [NOTHING]
-    count, seeds = sum(map(len, samples)), max(map(len, samples))
+    count, seeds = sum(map(len, samples)), median_low(map(len, samples))
     estimates = statistics(np.concatenate(samples))
     drawn = [sample for sample in samples if len(sample) > 1]
     if not drawn:
@@ -137,6 +138,16 @@ def paired_test(differences: Sequence[float]) -> float:
 def least_p(pairs: int) -> float:
     """What Wilcoxon's test says when every pair points the same way: fewer pairs can never say less."""
     return 1.0 if pairs == 0 else min(1.0, 2.0 ** (1 - pairs))
+
+
+def exceeds(share: tuple[int, int], expected: float) -> float:
+    """One-sided p-value of a binomial test: that so many of so many are more than an expected part; 1 of none.
+
+    Args:
+        share: So many, and of how many.
+    """
+    held, of = share
+    return float(stats.binomtest(held, of, expected, alternative="greater").pvalue) if of else 1.0
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

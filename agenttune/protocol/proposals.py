@@ -64,6 +64,8 @@ NEXT: dict[State, frozenset[State]] = {
 
 TAKEN = frozenset({State.QUEUED, State.APPLIED, State.KEPT, State.REVERTED})
 """Commands that the gate let through and that did not fail: these count against cooldown and budget."""
+TOOK_EFFECT = TAKEN - {State.QUEUED}
+"""Those that changed something, also where it was undone later."""
 
 
 class Proposal(Record):

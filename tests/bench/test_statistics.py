@@ -35,7 +35,7 @@ def test_intervals_hold_their_estimate_and_repeat(strata: list[list[float]]) -> 
     for statistic in (mean, interquartile_mean, improvement):
         found = statistic(strata)
         assert found == statistic(strata) or math.isnan(found.low)
-        if found.seeds > 1:
+        if any(len(stratum) > 1 for stratum in strata):
             assert found.low <= found.estimate <= found.high
         else:
             assert math.isnan(found.low), "one seed has no interval"
@@ -127,7 +127,7 @@ def test_failures_stay_in_the_denominator() -> None:
     before = standing(standings(measured()), "rules")
     for failing in (1, 12):
         every = suite()
-        names = [i for i, made in enumerate(every) if made.cell.contender == "rules"]
+        names = [i for i, made in enumerate(every) if made.cell.contender == "rules"][::-1]
         for i in names[:failing]:
             cell = every[i].cell
             every[i] = result("rules", seed=cell.seed, fault=cell.scenario.fault, failure="Traceback")
@@ -137,6 +137,33 @@ def test_failures_stay_in_the_denominator() -> None:
         assert after.mean_regret.estimate > before.mean_regret.estimate
         assert after.regret.estimate >= before.regret.estimate
     assert after.regret.estimate == WORST_REGRET
+
+
+def test_one_scenario_with_many_seeds_makes_no_claim_about_all() -> None:
+    cells = suite(seeds=8, faults=["lr_x30"]) + suite(seeds=2, faults=["healthy", "label_noise"])
+    found = standings(cell_figures(cells, TASKS, KINDS))
+    assert standing(found, "rules").verdict == "too few seeds for a claim"
+    assert mean([[1.0, 2.0], [1.0] * 9, [2.0] * 9]).seeds == 9, "one short scenario among many forbids none"
+
+
+def test_who_harms_beyond_chance_stands_behind_all_others() -> None:
+    """However well it does where something is wrong."""
+    cells = suite(LEVELS | {"reckless": 0.21}, 6)
+    made = [
+        result("reckless", 0.9, c.cell.seed, "healthy")
+        if (c.cell.contender, c.cell.scenario.fault) == ("reckless", "healthy") else c
+        for c in cells
+    ]  # fmt: skip
+    found = [s.contender for s in standings(cell_figures(made, TASKS, KINDS))]
+    assert set(found[-2:]) == {"reckless", "bad"}
+    unlucky = [
+        result("reckless", 0.9, 0, "healthy")
+        if (c.cell.contender, c.cell.scenario.fault, c.cell.seed) == ("reckless", "healthy", 0) else c
+        for c in cells
+    ]  # fmt: skip
+    again = standings(cell_figures(unlucky, TASKS, KINDS))
+    assert standing(again, "reckless").harmed == (1, 6)
+    assert next(s.contender for s in again if not s.is_reference) == "reckless", "one in six may be chance"
 
 
 def test_groups_of_scenarios() -> None:

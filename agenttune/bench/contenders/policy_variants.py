@@ -15,10 +15,9 @@ from agenttune.bench.in_process import seeded
 from agenttune.policy.base import PolicyContext
 from agenttune.policy.baselines import RandomFile, RandomPolicy
 from agenttune.policy.load import LoadedPolicy, open_policy
+from agenttune.protocol.proposals import TOOK_EFFECT
 from agenttune.replay.distill import distill
 from agenttune.store.run_log import RunLog
-
-TAKEN_EFFECT = frozenset({"applied", "kept", "reverted"})
 
 
 class MatchedRandomSettings(ContenderSettings):
@@ -55,7 +54,7 @@ class MatchedRandom(Contender):
         aside = trial.folder / "like"
         aside.mkdir()
         like = PolicyContender(PolicySettings(policy=self.given.like)).play(replace(trial, folder=aside))
-        changes = sum(made.state in TAKEN_EFFECT for made in like.interventions)
+        changes = sum(made.state in TOOK_EFFECT for made in like.interventions)
         every_steps = max(1, trial.budget // (changes + 1)) if changes else trial.budget + 1
         seed = seeded("matched random", trial.cell.scenario.name, trial.cell.seed)
         file = RandomFile(type="random", seed=seed, every_steps=every_steps, max_factor=self.given.max_factor)

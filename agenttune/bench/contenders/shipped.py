@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pkgutil
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
+from agenttune.bench.cell import Cell
 from agenttune.bench.contenders.contender import CONTENDERS, Contender
 from agenttune.config.plugins import PluginUse, find_class, is_class_reference
 from agenttune.errors import ConfigError
@@ -18,6 +20,16 @@ def contenders() -> dict[str, type[Contender]]:
     for module in pkgutil.iter_modules(import_module(package).__path__):
         import_module(f"{package}.{module.name}")
     return CONTENDERS
+
+
+def is_reference(cell: Cell) -> bool:
+    """Whether a cell's contender is none proper: what the others are measured by, or what taking part costs."""
+    return str(cell.spec.get("type", cell.contender)) in _references()
+
+
+@cache
+def _references() -> frozenset[str]:
+    return frozenset(name for name, contender in contenders().items() if contender.role == "reference")
 
 
 def contender_class(name: str, project: Path | None = None) -> type[Contender]:

@@ -9,13 +9,15 @@ from statistics import fmean
 
 import numpy as np
 
-from agenttune.bench.metrics import BEST_REGRET, NONE, ORACLE, TAKEN, WORST_REGRET, CellFigures
+from agenttune.bench.cell import NONE, ORACLE
+from agenttune.bench.metrics import BEST_REGRET, WORST_REGRET, CellFigures
 from agenttune.bench.report import plots
 from agenttune.bench.report.content import Figure
 from agenttune.bench.report.words import change, figure
-from agenttune.bench.standings import REFERENCES, Standing, Tile, by_contender, tiles
+from agenttune.bench.standings import Standing, Tile, by_contender, tiles
 from agenttune.bench.statistics import profile
 from agenttune.bench.training import EvalPoint
+from agenttune.protocol.proposals import TOOK_EFFECT
 from agenttune.protocol.text import clean
 
 MOST_LINES = 8
@@ -140,7 +142,7 @@ def _line(name: str, cells: Sequence[CellFigures]) -> plots.Line | None:
         return None
     sign = -1.0 if cells[0].facts.direction == "maximize" else 1.0
     first = min(cells, key=lambda f: f.seed)
-    return plots.Line(name, steps.tolist(), (sign * values).tolist(), marks=[] if name in REFERENCES else _marks(first))
+    return plots.Line(name, steps.tolist(), (sign * values).tolist(), marks=[] if first.is_reference else _marks(first))
 
 
 def _evaluations(f: CellFigures) -> Sequence[EvalPoint]:
@@ -150,7 +152,7 @@ def _evaluations(f: CellFigures) -> Sequence[EvalPoint]:
 
 def _marks(f: CellFigures) -> list[tuple[float, bool]]:
     return [
-        (float(i.step if i.total_steps is None else i.total_steps), i.state in TAKEN)
+        (float(i.step if i.total_steps is None else i.total_steps), i.state in TOOK_EFFECT)
         for i in f.result.outcome.interventions
     ]
 
@@ -158,7 +160,7 @@ def _marks(f: CellFigures) -> list[tuple[float, bool]]:
 def shown_contenders(found: Sequence[Standing]) -> list[str]:
     """Those that curves and profiles show: what others are measured by, and the best."""
     references = [s.contender for s in found if s.contender in (NONE, ORACLE)]
-    proper = [s.contender for s in found if s.contender not in REFERENCES]
+    proper = [s.contender for s in found if not s.is_reference]
     return [*references, *proper[: MOST_LINES - len(references)]]
 
 
@@ -166,7 +168,7 @@ def profile_figure(figures: Sequence[CellFigures], names: Sequence[str], styles:
     """Performance profiles of regrets."""
     lines = []
     cells = by_contender(figures)
-    for name in (n for n in names if n not in REFERENCES):
+    for name in (n for n in names if not cells[n][0].is_reference):
         strata: dict[str, list[float]] = {}
         for f in cells[name]:
             if f.regret is not None:

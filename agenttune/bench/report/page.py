@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from statistics import median_low
 
 from agenttune.bench.catalog import TASKS, TaskFacts
-from agenttune.bench.cell import CellResult
+from agenttune.bench.cell import NONE, ORACLE, CellResult
 from agenttune.bench.faults import FAULTS, FaultKind
-from agenttune.bench.metrics import GUESSED_BAND, NONE, ORACLE, CellFigures, cell_figures, noise_bands
+from agenttune.bench.metrics import CellFigures, cell_figures
+from agenttune.bench.noise import NO_BAND, noise_bands
 from agenttune.bench.pairs import by_key, pairing
 from agenttune.bench.report import drawings, plots, tables
 from agenttune.bench.report.content import Block, Page, Section, Table, Trace
 from agenttune.bench.report.origin import origin
 from agenttune.bench.report.words import interval, percent, share, traceback_end
-from agenttune.bench.standings import REFERENCES, Standing, agreements, by_contender, standings
+from agenttune.bench.standings import Standing, agreements, by_contender, standings
 from agenttune.bench.statistics import FEWEST_SEEDS, Interval
 from agenttune.errors import UserError
 from agenttune.protocol.text import clean, plural
@@ -108,13 +111,26 @@ def _warnings(results: Sequence[CellResult], found: Sequence[Standing]) -> list[
     told = []
     if results[0].cell.split == "test":
         told.append("TEST RANGE: these faults, seeds and data are for final claims. Nobody may tune a policy on them.")
-    most = max(len({r.cell.seed for r in results if r.cell.contender == s.contender}) for s in found)
-    if most < FEWEST_SEEDS:
-        told.append(f"Too few seeds for a claim: {most}, where {FEWEST_SEEDS} are the least.")
+    told += _too_few_seeds(results)
     for name in (NONE, ORACLE):
         if name not in {s.contender for s in found}:
             told.append(f"Without `{name}` among the contenders there is no regret.")
     return told
+
+
+def _too_few_seeds(results: Sequence[CellResult]) -> list[str]:
+    """About contenders that most of their scenarios have too few seeds of."""
+    seeds: dict[str, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
+    for result in results:
+        seeds[result.cell.contender][result.cell.scenario.name].add(result.cell.seed)
+    usual = {name: median_low(map(len, own.values())) for name, own in seeds.items()}
+    few = {name: count for name, count in usual.items() if count < FEWEST_SEEDS}
+    if not few:
+        return []
+    if len(few) == len(usual):
+        return [f"Too few seeds for a claim: {max(few.values())}, where {FEWEST_SEEDS} are the least."]
+    names = clean("; ".join(f"{name}: {count}" for name, count in few.items()), 300)
+    return [f"Too few seeds for a claim about some, where {FEWEST_SEEDS} are the least: {names}."]
 
 
 def _says(found: Sequence[Standing], figures: Sequence[CellFigures]) -> list[str]:
@@ -123,10 +139,15 @@ def _says(found: Sequence[Standing], figures: Sequence[CellFigures]) -> list[str
     told = [_about(s) for s in proper[:3]]
     if len(proper) > 3:
         told.append(f"Last of {len(proper)}: {_about(proper[-1])}")
-    harmful = [f"{clean(s.contender, 40)} {share(s.harmed)}" for s in proper if s.harmed.held]
+    harmful = [f"{clean(s.contender, 40)} {share(s.harmed)}" for s in proper if s.harms]
+    few = [f"{clean(s.contender, 40)} {share(s.harmed)}" for s in proper if s.harmed.held and not s.harms]
     if harmful:
-        told.append(f"Healthy runs were harmed by: {'; '.join(harmful)}.")
-    elif any(s.harmed.of for s in proper):
+        told.append(
+            f"Healthy runs were harmed by: {'; '.join(harmful)}. They stand behind all who do no harm beyond chance."
+        )
+    if few:
+        told.append(f"Healthy runs ended worse, which may be chance: {'; '.join(few)}.")
+    if not harmful and not few and any(s.harmed.of for s in proper):
         told.append("No contender harmed a healthy run beyond the noise.")
     worst = tables.named_cells(figures)[:NAMED_LOSERS]
     if worst:
@@ -136,6 +157,9 @@ def _says(found: Sequence[Standing], figures: Sequence[CellFigures]) -> list[str
 
 def _about(standing: Standing) -> str:
     words = f"{clean(standing.contender, 40)}: regret {interval(standing.regret)}"
+    if standing.harmed.of:
+        beyond = ", beyond chance" if standing.harms else ""
+        words += f", harmed {share(standing.harmed)} healthy runs{beyond}"
     if standing.against_none is not None:
         words += f", better than doing nothing in {percent(standing.against_none.improvement)} of pairs"
     return f"{words}; against doing nothing: {standing.verdict}." if standing.verdict else f"{words}."
@@ -184,7 +208,7 @@ def _duels(figures: Sequence[CellFigures], names: Sequence[str]) -> Table:
 
 
 def _agreement(figures: Sequence[CellFigures]) -> list[Block]:
-    found = agreements([f for f in figures if f.contender not in REFERENCES])
+    found = agreements(figures)
     return [tables.agreement_table(found)] if found else []
 
 
@@ -195,4 +219,4 @@ def _noise(
     kinds: Mapping[str, FaultKind],
 ) -> Table:
     bands = noise_bands(results, tasks, kinds)
-    return tables.noise_table(bands, sorted({f.facts.name for f in figures} - bands.keys()), GUESSED_BAND)
+    return tables.noise_table({f.facts.name: bands.get(f.facts.name, NO_BAND) for f in figures})

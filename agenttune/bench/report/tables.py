@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from statistics import median
 
-from agenttune.bench.metrics import LEAST_BAND, NONE, WORST_REGRET, CellFigures
+from agenttune.bench.cell import NONE
+from agenttune.bench.metrics import WORST_REGRET, CellFigures
+from agenttune.bench.noise import ENOUGH_PAIRS, GUESSED_BAND, LEAST_BAND, Band
 from agenttune.bench.report.content import Entry, Link, Table
 from agenttune.bench.report.words import (
     NOT_THERE,
@@ -21,7 +23,7 @@ from agenttune.bench.report.words import (
     share,
     share_percent,
 )
-from agenttune.bench.standings import REFERENCES, Agreement, Standing
+from agenttune.bench.standings import Agreement, Standing
 from agenttune.bench.statistics import Interval
 from agenttune.protocol.text import clean, dollars, number, tokens
 
@@ -39,7 +41,7 @@ def leaderboard(found: Sequence[Standing]) -> Table:
             interval(s.mean_regret),
             NOT_THERE if s.against_none is None else percent(s.against_none.improvement),
             s.verdict or NOT_THERE,
-            share(s.harmed),
+            f"{share(s.harmed)}{', beyond chance' if s.harms else ''}",
             share(s.failed),
             p_value(s.p) if s.verdict is not None else NOT_THERE,
             str(s.cells),
@@ -49,9 +51,11 @@ def leaderboard(found: Sequence[Standing]) -> Table:
     about = (
         "Best first, by the interquartile mean of normalized regret: 0 is the best constant rate without the fault, "
         "1 is doing nothing, more is worse than nothing. In brackets: 95 % intervals, by a bootstrap within scenarios. "
-        f"A failed cell counts as a regret of {WORST_REGRET:.0f}, and no regret as more; a training that diverges has "
-        "learnt nothing, however far it went: its loss counts as at most the start plus the way from it to the best "
-        "end. Harm: healthy runs that end worse than doing nothing beyond the noise. p: of Wilcoxon's paired test "
+        f"A failed cell counts as a regret of {WORST_REGRET:.0f} where there is a regret, and no regret as more; a "
+        "training that diverges has learnt nothing, however far it went: its loss counts as at most the start plus the "
+        "way from it to a good end. Harm: healthy runs that end worse than doing nothing beyond the noise; who does "
+        "that more often than the one in twenty that chance has (binomial test, corrected for as many contenders as "
+        "there are) stands behind all others. p: of Wilcoxon's paired test "
         "against doing nothing, corrected for as many contenders as there are (Holm). With *: references, which are no "
         "contenders."
     )
@@ -175,7 +179,7 @@ def detection_table(found: Sequence[Standing]) -> Table | None:
 
 def losing_cells(figures: Sequence[CellFigures], link: LinkOf) -> list[Table]:
     """The worst cells by harm, and by regret, each by its name."""
-    proper = [f for f in figures if not _is_reference(f)]
+    proper = [f for f in figures if not f.is_reference]
     harmed = sorted((f for f in proper if f.harmed), key=lambda f: (-(f.change or 0.0), f.scenario, f.seed))
     regretted = sorted(
         (f for f in proper if f.is_worse and not f.kind.is_healthy),
@@ -186,10 +190,6 @@ def losing_cells(figures: Sequence[CellFigures], link: LinkOf) -> list[Table]:
         ("Others that were made worse", "Worse than doing nothing beyond the noise, the worst first.", regretted),
     ]
     return [_losing(title, about, cells, link) for title, about, cells in found if cells]
-
-
-def _is_reference(f: CellFigures) -> bool:
-    return f.contender in REFERENCES
 
 
 def named_cells(figures: Sequence[CellFigures]) -> list[CellFigures]:
@@ -263,7 +263,7 @@ def raw_values(figures: Sequence[CellFigures], names: Sequence[str]) -> list[Tab
         less = "less" if facts.direction == "minimize" else "more"
         about = (
             f"{facts.metric} in the end, median over seeds; {less} is better. What failed or diverged (counted "
-            "in brackets) is in it as the worst value of its scenario."
+            "in brackets) is in it as far beyond the start as a good end is before it."
         )
         found.append(Table(clean(task, 60), ("scenario", *(clean(n, 60) for n in present)), rows, about))
     return found
@@ -306,12 +306,20 @@ def agreement_table(found: Sequence[Agreement]) -> Table:
     return Table("Simulators against real networks", ("fault", "contenders", "correlation"), rows, about)
 
 
-def noise_table(bands: Mapping[str, float], guessed: Sequence[str], guess: float) -> Table:
+def noise_table(bands: Mapping[str, Band]) -> Table:
     """What counts as noise."""
-    rows = [[clean(task, 60), f"{100 * band:.1f} %", "measured"] for task, band in sorted(bands.items())]
-    rows += [[clean(task, 60), f"{100 * guess:.0f} %", "a guess"] for task in sorted(guessed)]
+    rows = [
+        [
+            clean(task, 60),
+            f"{100 * band.frac:.1f} %",
+            f"{100 * band.measured:.1f} %" if band.pairs else NOT_THERE,
+            str(band.pairs),
+        ]
+        for task, band in sorted(bands.items())
+    ]
     about = (
         "Differences up to this part of the value mean nothing: 95 % of healthy `jitter` runs, which should end as "
-        f"`{NONE}` does, end this near to it; {100 * LEAST_BAND:.0f} % at least."
+        f"`{NONE}` does, end this near to it; {100 * LEAST_BAND:.0f} % at least. On fewer than {ENOUGH_PAIRS} pairs it "
+        f"is a guess: {100 * GUESSED_BAND:.0f} %, or what they say if that is more."
     )
-    return Table("Noise bands", ("task", "band", "how known"), rows, about)
+    return Table("Noise bands", ("task", "band", "measured", "on pairs"), rows, about)
