@@ -119,7 +119,7 @@ def test_the_noise_band_is_measured_where_it_can_be() -> None:
         for name in ("none", "jitter")
         for seed in range(4)
     ]
-    assert noise_bands(cells, TASKS, KINDS) == {"digits": Band(GUESSED_BAND, 1 - 1 / 1.05, 4)}
+    assert noise_bands(cells, TASKS, KINDS) == {"digits": Band(GUESSED_BAND, (1.05 - 1) / 1.05, 4)}
     chaos = [result("none", 1.0), result("jitter", 9.0)]
     assert noise_bands([*cells, *chaos], TASKS, KINDS) == noise_bands(cells, TASKS, KINDS), "of healthy runs alone"
     assert noise_bands(cells[:4], TASKS, KINDS) == {}, "no jitter, no band"

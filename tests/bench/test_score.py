@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from agenttune.bench.cell import NONE, cell_figures
+from agenttune.bench.cell import NONE
 from agenttune.bench.faults import AS_IT_WAS
+from agenttune.bench.metrics import cell_figures
 from agenttune.bench.score import ScoredRuns, score_runs
 from agenttune.bench.standings import standings
 from agenttune.cli import app
