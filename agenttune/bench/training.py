@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -94,8 +93,11 @@ class Trained(Record):
     """What came of a training.
 
     Attributes:
-        final: The task's metric after the last step that the budget paid for, by an evaluation on all its data.
-        evaluations: All of them, oldest first, the final one included.
+        final: The task's metric after the last step that the budget paid for, on rows that no other evaluation of the
+            training sees: what was chosen by its evaluations is not judged by them.
+        start: The metric before the first step, on the rows of the run's evaluations; None: not measured.
+        evaluations: All of them, oldest first, the final one included; those of probes are not.
+        extra_evaluations: Beside those of the loop's own plan and the final one: for hooks, probes and commands.
         losses: Training losses as (total steps, step, loss), thinned to some hundred.
         lrs: The rate in use, at the same steps.
         total_steps: Optimizer steps made.
@@ -107,7 +109,9 @@ class Trained(Record):
     """
 
     final: Metric
+    start: Metric | None = None
     evaluations: list[EvalPoint] = Field(default_factory=list)
+    extra_evaluations: int = 0
     losses: list[tuple[int, int, Metric]] = Field(default_factory=list)
     lrs: list[Metric] = Field(default_factory=list)
     total_steps: int = 0
@@ -116,10 +120,6 @@ class Trained(Record):
     fault_layer: str | None = None
     run_id: str | None = None
     start: Metric | None = None
-
-    @property
-    def is_finite(self) -> bool:
-        return math.isfinite(self.final)
 
 
 class Live(ABC):

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from agenttune.bench.catalog import open_task, task_facts
-from agenttune.bench.tasks.hf_training import HfTask
+from agenttune.bench.tasks.hf_training import HfTask, _every_other
 from agenttune.bench.training import Hook, Live, Trained, Training
 
 pytest.importorskip("mlxtend")
@@ -94,3 +94,28 @@ def test_a_hook_saves_goes_back_sets_the_rate_and_stops(task: HfTask, schedule: 
     assert steered.losses[20:] != alone.losses[20:30]
     assert steered.lrs[:19] == alone.lrs[:19]
     assert steered.lrs[20:] == pytest.approx([lr / 2 for lr in alone.lrs[20:30]])
+
+
+class Asks(Hook):
+    """Evaluates after every step, and keeps the first and the last value."""
+
+    def started(self, live: Live) -> None:
+        self.first = live.evaluate()
+
+    def stepped(self, live: Live, loss: float) -> None:
+        self.last = live.evaluate()
+
+
+def test_the_score_is_on_rows_that_no_evaluation_of_the_training_sees(task: HfTask) -> None:
+    hook = Asks()
+    asked, alone = train(task, hook), train(task)
+    assert asked.losses == alone.losses
+    assert asked.final == alone.final != hook.last
+    assert asked.evaluations[-2].value == hook.last
+    assert asked.start == alone.start == hook.first
+    assert (asked.extra_evaluations, alone.extra_evaluations) == (STEPS + 1, 0)
+    parts = task.parts(0, "development")
+    rows = list(range(len(parts.eval_dataset)))
+    shown, final = (set(_every_other(rows, first).indices) for first in (0, 1))
+    assert shown | final == set(rows)
+    assert not shown & final

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from agenttune.bench.catalog import task_facts
 from agenttune.bench.cell import Cell, Outcome, Scenario
@@ -27,7 +28,8 @@ RECIPE = {"steps": STEPS, "eval_every": 20}
 
 def cell(contender: str, fault: str = "healthy", seed: int = 0, **given: Any) -> Cell:
     settings = given.pop("settings", {"wake": {"every_steps": 10}})
-    scenario = Scenario(task=FACTS.name, fault=fault, recipe=FACTS.recipe.with_changes(**RECIPE))
+    facts = task_facts(given.pop("task", FACTS.name))
+    scenario = Scenario(task=facts.name, fault=fault, recipe=facts.recipe.with_changes(**RECIPE))
     return Cell(scenario=scenario, seed=seed, split="development", contender=contender, spec=given, settings=settings)
 
 
@@ -35,7 +37,7 @@ def play(folder: Path, contender: str, fault: str = "healthy", **given: Any) -> 
     made = cell(contender, fault, **given)
     kind = CONTENDERS[contender]
     folder.mkdir()
-    return kind(kind.settings(**made.spec)).play(Trial(made, FACTS, folder, folder.parent))
+    return kind(kind.settings(**made.spec)).play(Trial(made, task_facts(made.scenario.task), folder, folder.parent))
 
 
 @pytest.mark.parametrize("fault", ["healthy", "lr_x30"])
@@ -66,6 +68,19 @@ def test_steps_of_probes_are_paid_for(tmp_path: Path) -> None:
     assert ahead.trained is not None
     assert ahead.trained.total_steps in range(STEPS, STEPS + 31)  # a probe is not broken off
     assert ahead.trained.evaluations[-1].step < STEPS
+
+
+@pytest.mark.parametrize("task", ["mnist_cnn", "sim_curve"])
+def test_evaluations_of_trials_are_none_of_the_runs(tmp_path: Path, task: str) -> None:
+    ahead = {"type": "lookahead", "metric": "goal", "first_step": 30, "every_steps": 1000, "steps": 7}
+    settings = {"wake": {"every_steps": 10}, "budgets": {"max_probe_frac": 0.5}}
+    (tmp_path / "ahead.yaml").write_text(yaml.safe_dump(ahead), encoding="utf-8")
+    tried = play(tmp_path / "tried", "policy", task=task, policy="./ahead.yaml", settings=settings)
+    assert [(i.kind, i.state) for i in tried.interventions] == [("probe", "applied")]
+    assert tried.trained is not None
+    steps = [point.step for point in tried.trained.evaluations]
+    assert steps[:-1] == [step for step in (20, 40, 60, 80, 100) if step <= steps[-1]]
+    assert tried.trained.extra_evaluations >= 2
 
 
 @pytest.mark.parametrize(("rejects", "state"), [(0.0, "applied"), (1.0, "rejected")])

@@ -21,7 +21,7 @@ HORIZON = 32
 DISCOUNT = 0.97
 VALUE_WEIGHT, ENTROPY_WEIGHT = 0.5, 0.01
 EPISODES, MOST_MOVES = 20, 500
-"""Of an evaluation; an episode of CartPole-v1 ends after 500 moves."""
+"""Of an evaluation, the final one has others; an episode of CartPole-v1 ends after 500 moves."""
 _SPREAD = (1.5, 1.0, 0.15, 1.0)
 """Training starts anywhere within these of the middle: place, speed, angle, angular speed. So what a step does depends
 on its batch alone, and a return to a checkpoint meets the same again."""
@@ -129,7 +129,7 @@ class CartPole(HfTask):
         model = ActorCritic(32, 2) if split == "development" else ActorCritic(64, 1)
         source = torch.Generator().manual_seed(2 * seed + (split == "test"))
         starts = (2 * torch.rand(8192, 4, generator=source) - 1) * torch.tensor(_SPREAD)
-        upright = 0.1 * torch.rand(EPISODES, 4, generator=source) - 0.05  # as CartPole's own `reset` does
+        upright = 0.1 * torch.rand(2 * EPISODES, 4, generator=source) - 0.05  # as CartPole's own `reset` does
         return Parts(
             model,
             _starts(starts, source),

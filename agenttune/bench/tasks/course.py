@@ -39,15 +39,26 @@ class Course:
 
     Attributes:
         total_steps: Steps made, those of probes and repeated ones included.
+        start: The metric before the first step; None until then.
+        extra_evaluations: That nobody's plan had: for hooks, probes and commands.
     """
 
     def __init__(self, training: Training) -> None:
         self._training = training
-        self.total_steps = 0
+        self.total_steps = self.extra_evaluations = 0
+        self.start: float | None = None
         self._evaluations: list[EvalPoint] = []
         self._rows: list[tuple[int, int, float, float]] = []
+        self._began_s = self._began_process_s = self._seconds = self._process_s = 0.0
+
+    def begin(self, start: float) -> None:
+        """The first step is to come.
+
+        Args:
+            start: The metric before it.
+        """
+        self.start = start
         self._began_s, self._began_process_s = time.perf_counter(), time.process_time()
-        self._seconds = self._process_s = 0.0
 
     @property
     def is_spent(self) -> bool:
@@ -73,7 +84,7 @@ class Course:
 
         Args:
             step: Where training stands.
-            final: The metric after the last step.
+            final: The metric after the last step, on rows that were kept for this.
             layer: That the fault struck.
         """
         self.evaluated(step, final)
@@ -81,7 +92,9 @@ class Course:
         agent = self._training.agent
         return Trained(
             final=final,
+            start=self.start,
             evaluations=self._evaluations,
+            extra_evaluations=self.extra_evaluations,
             losses=[(total, at, loss) for total, at, loss, _ in kept],
             lrs=[lr for *_, lr in kept],
             total_steps=self.total_steps,

@@ -16,7 +16,7 @@ from agenttune.bench.training import Split
 LENGTH = 12
 """Tokens of a text; what is longer is cut."""
 BATCH = 4
-TEXTS, HELD_OUT = 2000, 120
+TEXTS, HELD_OUT = 2000, 240
 """Of each half."""
 WIDTH, LABELS = 384, 2
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import tempfile
-import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,21 +11,20 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import Subset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from agenttune.bench.catalog import TaskFacts
-from agenttune.bench.tasks.course import recorded
+from agenttune.bench.tasks.course import Course, recorded
 from agenttune.bench.tasks.injection import Injector, make_injector
 from agenttune.bench.tasks.optimizers import base_lr, load_state, make_optimizer, make_schedule, save_state, scale_lr
-from agenttune.bench.training import EvalPoint, Live, Recipe, Split, Task, Trained, Training
+from agenttune.bench.training import Live, Recipe, Split, Task, Trained, Training
 from agenttune.trainer.integrations.hf_trainer import make_interactive
 from agenttune.trainer.options import Options
 
 LOGGING_STEPS = 10
 JITTER_OFFSET = 1_000_003
 """Seeds of the order of data, where it is to be another one."""
-MOST_POINTS = 300
-"""Training losses that a result keeps."""
 
 
 @dataclass
@@ -35,7 +33,9 @@ class Parts:
 
     Attributes:
         model: Its forward pass takes a batch by keywords and returns `{"loss": [], ...}`.
-        train_dataset, eval_dataset: As the Trainer takes them.
+        train_dataset: As the Trainer takes it.
+        eval_dataset: Rows held out: every other one, the first of all included, for the run's evaluations, and the
+            rest for the final one.
         batch_size, eval_batch_size: Examples a step.
         collator: Makes batches; None: the Trainer's own.
         compute_metrics: As the Trainer takes it, where the metric is not the loss.
@@ -87,10 +87,9 @@ class _HfLoop:
     def __init__(self, facts: TaskFacts, training: Training, parts: Parts, injector: Injector, scratch: str) -> None:
         self.facts, self.training, self.injector = facts, training, injector
         self.recipe = training.recipe
-        self.total_steps, self.loss = 0, math.nan
-        self.evaluations: list[EvalPoint] = []
-        self.rows: list[tuple[int, int, float, float]] = []
-        self.began_s = 0.0
+        self.course, self.loss = Course(training), math.nan
+        self.shown_rows, self.final_rows = (_every_other(parts.eval_dataset, first) for first in (0, 1))
+        self.eval_every = injector.eval_every(self.recipe.eval_every)
         self.trainer = self._make(parts, scratch)
         self.live = _HfLive(self)
         self.trainer.add_callback(_Callback(self))
@@ -105,7 +104,7 @@ class _HfLoop:
             learning_rate=recipe.lr,
             max_grad_norm=recipe.max_grad_norm,
             eval_strategy="steps",
-            eval_steps=self.injector.eval_every(recipe.eval_every),
+            eval_steps=self.eval_every,
             metric_for_best_model=self.facts.metric,
             logging_steps=LOGGING_STEPS,
             logging_nan_inf_filter=False,
@@ -126,7 +125,7 @@ class _HfLoop:
             model=parts.model,
             args=arguments,
             train_dataset=parts.train_dataset,
-            eval_dataset=parts.eval_dataset,
+            eval_dataset=self.shown_rows,
             data_collator=parts.collator,
             compute_metrics=parts.compute_metrics,
             **more,
@@ -148,38 +147,32 @@ class _HfLoop:
         return interactive is not None and bool(interactive.is_trying)
 
     def run(self) -> Trained:
-        self.began_s, began_cpu_s = time.perf_counter(), time.process_time()
         self.trainer.train()
-        seconds, cpu_s = time.perf_counter() - self.began_s, time.process_time() - began_cpu_s
+        self.course.end()
         for hook in self.training.hooks:
             hook.ended(self.live)
-        final = self.evaluate()
-        self.note(final)
-        kept = self.rows[:: max(1, math.ceil(len(self.rows) / MOST_POINTS))]
-        return Trained(
-            final=final,
-            evaluations=self.evaluations,
-            losses=[(total, step, loss) for total, step, loss, _ in kept],
-            lrs=[lr for *_, lr in kept],
-            total_steps=self.total_steps,
-            seconds=seconds,
-            process_seconds=cpu_s,
-            fault_layer=self.injector.layer,
-            run_id=None if self.training.agent is None else self.training.agent.run_id,
-        )
+        return self.course.trained(self.live.step, self.evaluate(self.final_rows), self.injector.layer)
 
-    def note(self, value: float) -> None:
-        seconds = time.perf_counter() - self.began_s
-        step = int(self.trainer.state.global_step)
-        self.evaluations.append(EvalPoint(total_steps=self.total_steps, step=step, seconds=seconds, value=value))
-
-    def evaluate(self) -> float:
+    def evaluate(self, rows: Any) -> float:
         """The metric as it is, whatever the fault does to the run's own evaluations; random states stay."""
         trainer = self.trainer
         with torch.random.fork_rng():
-            loader = trainer.get_eval_dataloader()
+            loader = trainer.get_eval_dataloader(rows)
             output = Trainer.evaluation_loop(trainer, loader, "evaluation", prediction_loss_only=None)
         return _value(output.metrics, self.facts.metric)
+
+    def note(self, value: float) -> None:
+        """An evaluation of the run, or of a probe's trial, which is none of the run's."""
+        step = self.live.step
+        if self.is_trying or step % self.eval_every:
+            self.course.extra_evaluations += 1
+        if not self.is_trying:
+            self.course.evaluated(step, value)
+
+
+def _every_other(rows: Any, first: int) -> Subset[Any]:
+    """Interleaved, as neighbours may be alike: pieces of one text, or all of one source."""
+    return Subset(rows, range(first, len(rows), 2))
 
 
 def _value(metrics: Mapping[str, Any], name: str) -> float:
@@ -211,7 +204,7 @@ class _BenchTrainer(Trainer):  # type: ignore[misc]
         inputs = loop.injector.before_forward(inputs, step)
         loss = super().training_step(model, inputs, num_items_in_batch)
         loop.injector.after_backward(step)
-        loop.total_steps += 1
+        loop.course.total_steps += 1
         loop.loss = float(loss.detach())
         return loss
 
@@ -235,7 +228,10 @@ class _Fault(TrainerCallback):  # type: ignore[misc]
         self._loop = loop
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._loop.injector.started(self._loop.live, self._loop.training.agent)
+        loop = self._loop
+        if loop.course.start is None:
+            loop.course.begin(loop.evaluate(loop.shown_rows))
+        loop.injector.started(loop.live, loop.training.agent)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         step, injector = int(state.global_step), self._loop.injector
@@ -259,10 +255,10 @@ class _Callback(TrainerCallback):  # type: ignore[misc]
         if loop.is_trying:
             return
         step = int(state.global_step)
-        loop.rows.append((loop.total_steps, step, loop.loss, loop.live.lr))
+        loop.course.stepped(step, loop.loss, loop.live.lr)
         for hook in loop.training.hooks:
             hook.stepped(loop.live, loop.loss)
-        if loop.total_steps >= loop.training.budget or loop.live.is_stopped:
+        if loop.course.is_spent or loop.live.is_stopped:
             control.should_training_stop = True
 
     def on_evaluate(
@@ -292,7 +288,7 @@ class _HfLive(Live):
 
     @property
     def total_steps(self) -> int:  # type: ignore[override]
-        return self._loop.total_steps
+        return self._loop.course.total_steps
 
     @property
     def _optimizer(self) -> Any:
@@ -323,7 +319,8 @@ class _HfLive(Live):
 
     def evaluate(self) -> float:
         loop, name = self._loop, self._loop.facts.metric
-        return _value(loop.injector.evaluation({name: loop.evaluate()}, self.step, name), name)
+        loop.course.extra_evaluations += 1
+        return _value(loop.injector.evaluation({name: loop.evaluate(loop.shown_rows)}, self.step, name), name)
 
     def stop(self) -> None:
         self.is_stopped = True

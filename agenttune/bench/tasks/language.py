@@ -11,8 +11,8 @@ from agenttune.bench.training import Split
 LENGTH = 16
 """Characters that the model sees at once."""
 BATCH = 32
-HELD_OUT = 400
-"""Blocks to evaluate on."""
+HELD_OUT = 800
+"""Blocks to evaluate on, half of them in the end only."""
 
 
 def small_gpt(layers: int, width: int) -> Any:

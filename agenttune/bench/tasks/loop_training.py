@@ -58,7 +58,11 @@ class LoopModel(nn.Module):
 
     @abstractmethod
     def evaluate(self) -> float:
-        """The task's metric on all its data; the same for the same weights."""
+        """The task's metric as a run sees it; the same for the same weights."""
+
+    def final_value(self) -> float:
+        """The metric on data that no `evaluate` sees; the same where that is exact."""
+        return self.evaluate()
 
 
 class LoopTask(Task):
@@ -151,6 +155,7 @@ class _Loop:
         self.live = _LoopLive(self)
 
     def run(self) -> Trained:
+        self.course.begin(self.evaluate())
         self.injector.started(self.live, self.training.agent)
         for hook in self.training.hooks:
             hook.started(self.live)
@@ -161,7 +166,7 @@ class _Loop:
         self.course.end()
         for hook in self.training.hooks:
             hook.ended(self.live)
-        return self.course.trained(self.step, self.evaluate(), self.injector.layer)
+        return self.course.trained(self.step, self.evaluate(is_final=True), self.injector.layer)
 
     def _run_bare(self) -> None:
         while True:
@@ -243,11 +248,11 @@ class _Loop:
         for hook in self.training.hooks:
             hook.evaluated(self.live, shown[self._metric])
 
-    def evaluate(self) -> float:
+    def evaluate(self, is_final: bool = False) -> float:
         """The metric as it is, by weights as the optimizer wants them evaluated (Schedule-Free has two kinds)."""
         if self._to_evaluation is not None:
             self._to_evaluation()
-        return self.model.evaluate()
+        return self.model.final_value() if is_final else self.model.evaluate()
 
     def shown_value(self, value: float) -> float:
         """As the run shows it; NaN where it shows none."""
@@ -257,6 +262,7 @@ class _Loop:
         return self.injector.evaluation({self._metric: value}, self.step, self._metric)
 
     def _shown_evaluation(self) -> dict[str, float]:
+        self.course.extra_evaluations += 1
         return self._shown(self.evaluate())
 
 
@@ -300,6 +306,7 @@ class _LoopLive(Live):
         load_state(self._loop.model, self._loop.optimizer, saved, clear_optimizer)
 
     def evaluate(self) -> float:
+        self._loop.course.extra_evaluations += 1
         return self._loop.shown_value(self._loop.evaluate())
 
     def stop(self) -> None:

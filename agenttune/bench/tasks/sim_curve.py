@@ -46,6 +46,9 @@ SHIFT_STEPS = 40.0
 """In so many steps a training gets used to other data (guess)."""
 THROWN = 600.0
 """A gradient so many times too large, at the rate LR, damages most of the weights (guess)."""
+EVALUATED, EVALUATED_STEPS = 16, 30.0
+"""A run's own evaluations are on rows of so many batches, and as much off; in about so many units of progress that
+turns from too good to too bad (guess)."""
 TAIL = 4.0
 """Degrees of freedom of the noise of a batch: heavy tails."""
 
@@ -63,6 +66,7 @@ class Curve:
         noise: Relative, of a batch's loss.
         healing: Steps at the rate LR in which damage would mend by itself: some networks come back, others do not.
         memory: How fast data is memorized, a unit of progress.
+        phase: Of the error of the run's own evaluations.
     """
 
     floor: float
@@ -77,6 +81,7 @@ class Curve:
     noise: float
     healing: float
     memory: float
+    phase: float
 
     @classmethod
     def of(cls, seed: int, split: Split) -> Curve:
@@ -97,6 +102,7 @@ class Curve:
             noise=source.uniform(0.05, 0.12) * shift,
             healing=math.exp(source.uniform(math.log(400), math.log(6000))),
             memory=source.uniform(0.5e-4, 1.5e-4),
+            phase=source.uniform(0, 2 * math.pi),
         )
 
     @property
@@ -110,6 +116,11 @@ class Curve:
             late = 1 / (1 + math.exp(min(50.0, (progress - self.drop_at) / self.drop_width)))
             falls = (1 - self.drop) * falls + self.drop * late
         return self.floor + self.height * falls
+
+    def shown_factor(self, progress: float) -> float:
+        """What the rows of a run's own evaluations make of a loss."""
+        error = self.noise * math.sqrt(2 / EVALUATED)
+        return 1 + error * math.sin(progress / EVALUATED_STEPS + self.phase)
 
     def limit_at(self, progress: float) -> float:
         """The largest stable rate at a point of training."""
@@ -189,6 +200,9 @@ class CurveModel(LoopModel):
         self._state[:] = (progress + speed, heat, oscillation, damage, memorized)
 
     def evaluate(self) -> float:
+        return self.final_value() * self.curve.shown_factor(float(self._state[0]))
+
+    def final_value(self) -> float:
         progress, heat, oscillation, damage, memorized = self._state.tolist()
         gap = self.curve.height * memorized * memorized
         return float(self._loss(progress, heat, oscillation, damage) + gap)

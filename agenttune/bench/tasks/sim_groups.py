@@ -79,6 +79,7 @@ class SimGroups(LoopTask):
             curvatures=_in_turn(law.curvatures),
             start=_in_turn(law.start),
             other=_in_turn(law.other),
+            shown=_in_turn(law.shown),
         )
         return Groups(training, law)
 

@@ -36,6 +36,8 @@ SHARPENING = 0.15
 """By so much curvatures have grown in the end, as those of networks do (Cohen et al. 2021, arXiv 2103.00065)."""
 EARLY_SHARPNESS, EARLY_STEPS = 0.8, 20.0
 """And by so much they are larger at the very start, for about so many steps: what a warm-up is for (guess)."""
+EVALUATED = 16
+"""A run's own evaluations are on rows of so many batches, and as much off (guess)."""
 FEW_FACTOR, FEW_REST = 2.5, 0.3
 """Of a few batches that come again and again: what they share, and what is left of their noise (guess)."""
 
@@ -49,12 +51,14 @@ class Law:
         start: [n_dims], the first weights; the minimum is at 0.
         spread: Standard deviation of a batch's own minimum, in each direction.
         other: [n_dims], where the minimum of other data lies, as far off as the start.
+        shown: [n_dims], where the minimum of those rows lies that a run's own evaluations are on.
     """
 
     curvatures: Vector
     start: Vector
     spread: float
     other: Vector
+    shown: Vector
 
     @classmethod
     def of(cls, seed: int, split: Split) -> Law:
@@ -67,7 +71,8 @@ class Law:
         start *= math.sqrt(2 * START_EXCESS / (curvatures @ start**2))
         other *= math.sqrt(2 * START_EXCESS / (curvatures @ other**2))
         spread = math.sqrt(2 * FLOOR / curvatures.sum())
-        return cls(curvatures, start, spread, other)
+        shown = spread / math.sqrt(EVALUATED) * np.random.default_rng([seed, 2]).normal(size=len(ranks))
+        return cls(curvatures, start, spread, other, shown)
 
     @property
     def largest_lr(self) -> float:
@@ -93,8 +98,13 @@ class Law:
         return noise
 
     def evaluate(self, weights: Vector) -> float:
-        """The expected loss on evaluation data."""
+        """The expected loss, as if on all rows that there could be."""
         return float(0.5 * (self.curvatures @ (weights * weights))) + FLOOR
+
+    def evaluate_shown(self, weights: Vector) -> float:
+        """The loss on the rows of a run's own evaluations."""
+        off = weights - self.shown
+        return float(0.5 * (self.curvatures @ (off * off))) + FLOOR * (1 - 1 / EVALUATED)
 
 
 def expected_loss(law: Law, lrs: Vector) -> Vector:
@@ -211,6 +221,9 @@ class Quadratic(LoopModel):
         self._weights -= lr * self._gradient
 
     def evaluate(self) -> float:
+        return self.law.evaluate_shown(self._weights)
+
+    def final_value(self) -> float:
         return self.law.evaluate(self._weights)
 
 

@@ -12,8 +12,8 @@ from agenttune.bench.tasks.language import BATCH, LENGTH, small_gpt
 from agenttune.bench.training import Split, Training
 from agenttune.trainer.datasets import Mixture
 
-HELD_OUT = 200
-"""Blocks of each source to evaluate on."""
+HELD_OUT = 400
+"""Blocks of each source to evaluate on, half of them in the end only."""
 _TEXTS = {"prose": help_text, "code": code_text}
 
 
