@@ -105,7 +105,6 @@ class Trained(Record):
         process_seconds: Processor time of this process in them.
         fault_layer: Dotted name of the layer that the fault struck.
         run_id: Of the run's log, where an agent took part.
-        start: The metric before the first step; None: not known.
     """
 
     final: Metric
@@ -119,7 +118,6 @@ class Trained(Record):
     process_seconds: float = 0.0
     fault_layer: str | None = None
     run_id: str | None = None
-    start: Metric | None = None
 
 
 class Live(ABC):
