@@ -79,7 +79,7 @@ def test_a_fault_is_the_same_with_an_agent_and_without(tmp_path: Path, task: str
 
 
 def test_a_gate_that_refuses_the_operator_says_how_to_mend_it(tmp_path: Path) -> None:
-    bounds = {"gate": {"bounds": {"lr": [1e-3, None]}}}
+    bounds = {"gate": {"bounds": {"lr": [2e-3, None]}}}
     with pytest.raises(ConfigError, match=r"refuses the operator's command of bad_intervention .*gate\.bounds"):
         play(tmp_path / "refused", "sham", "sim_quadratic", "bad_intervention", settings=bounds)
 
