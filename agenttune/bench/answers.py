@@ -23,8 +23,8 @@ from agenttune.protocol.command_schemas import ToolShape
 from agenttune.protocol.model_calls import ChatMessage, Ledger, ModelCalled, PromptUsed, Purpose
 from agenttune.protocol.proposals import Record
 
-RANDOM_ID = re.compile(r"\b[0-9a-f]{8}(?:-?[0-9a-f]{4,}){0,4}\b")
-"""Ids of commands and events in a prompt, which are drawn anew in each run."""
+RANDOM_ID = re.compile(r"\b(?=[0-9-]*[a-f])[0-9a-f]{8}(?:-?[0-9a-f]{4,}){0,4}\b")
+"""Ids of commands and events in a prompt, which are drawn anew in each run; digits alone are a number."""
 
 
 class _Capabilities(Record):
@@ -66,14 +66,21 @@ class KeptChat:
         llm: Its settings.
         answers: What is known.
         spent: The run's ledger; a kept answer costs what it once cost.
+        endpoint: Where the model is; another endpoint may have another one of that name.
     """
 
     def __init__(
-        self, chat: ChatModel | None, why_not: str, llm: LlmSettings, answers: KeptAnswers, spent: Ledger
+        self,
+        chat: ChatModel | None,
+        why_not: str,
+        llm: LlmSettings,
+        answers: KeptAnswers,
+        spent: Ledger,
+        endpoint: str = "",
     ) -> None:
         self._chat, self._why_not, self._llm, self._answers, self._spent = chat, why_not, llm, answers, spent
+        self._endpoint = endpoint
         self._protocol: Protocol_ | None = None if llm.protocol == "auto" else llm.protocol
-        self.hits = 0
 
     @property
     def name(self) -> str:
@@ -92,7 +99,16 @@ class KeptChat:
 
     @property
     def _identity(self) -> dict[str, Any]:
-        return {"model": self._llm.model, "temperature": self._llm.temperature, "more": self._llm.extra_body}
+        """What an answer depends on beside the question."""
+        llm = self._llm
+        return {
+            "endpoint": self._endpoint,
+            "model": llm.model,
+            "protocol": llm.protocol,
+            "temperature": llm.temperature,
+            "longest": llm.max_output_tokens,
+            "more": llm.extra_body,
+        }
 
     def check_capabilities(self, policy: str) -> list[ModelCalled]:
         if self._protocol is not None:
@@ -122,7 +138,6 @@ class KeptChat:
         told = [message.model_dump(mode="json") for message in messages]
         path = self._answers.path(self._identity, self.protocol, told, shapes, schema, temperature)
         if path.is_file():
-            self.hits += 1
             call = ModelCalled.model_validate_json(path.read_text(encoding="utf-8"))
             self._spent.add(call)
             return call
@@ -161,4 +176,5 @@ class KeepingContext(PolicyContext):
         why_not, chat = super().open_chat(llm)
         if self.reader is None or self.answers is None or not llm.model:
             return why_not, chat
-        return "", KeptChat(chat, why_not, llm, self.answers, self.spent)
+        endpoint = llm.base_url or self.environ.get("OPENAI_BASE_URL", "")
+        return "", KeptChat(chat, why_not, llm, self.answers, self.spent, endpoint)

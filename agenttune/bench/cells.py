@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 
-from agenttune.bench.catalog import task_facts
+from agenttune.bench.catalog import facts_of, task_facts
 from agenttune.bench.cell import Cell, Scenario
-from agenttune.bench.code_version import checksum_of, version_of
+from agenttune.bench.code_version import version_of, with_fault
 from agenttune.bench.contender_entries import ContenderEntry
 from agenttune.bench.faults import draw, fault_kind
 from agenttune.bench.script_task import __name__ as script_module
@@ -28,7 +28,7 @@ def cells_of(suite: Suite) -> list[Cell]:
 def _cell(suite: Suite, scenario: Scenario, contender: ContenderEntry, seed: int) -> Cell:
     cls = contender.cls
     task = script_module if scenario.script is not None else _task_module(scenario)
-    code = version_of(task, cls.__module__, cls.acts_through_gate or scenario.script is not None)
+    code = version_of(task, cls.__module__, cls.acts_through_gate or scenario.script is not None, facts_of(scenario))
     fault = draw(fault_kind(scenario.fault), scenario.task, seed, suite.split, scenario.recipe.steps)
     cell = Cell(
         scenario=scenario,
@@ -38,7 +38,7 @@ def _cell(suite: Suite, scenario: Scenario, contender: ContenderEntry, seed: int
         spec=contender.spec,
         code=contender.code | _script_code(suite, scenario),
         settings=suite.settings if cls.acts_through_gate else {},
-        version=f"{code}.{checksum_of(fault.model_dump_json())}",
+        version=with_fault(code, scenario.recipe, fault),
     )
     if cls.sees_fault:
         return cell

@@ -1,17 +1,23 @@
 """Which code a cell's result rests on: a change of it makes the result stale, and no other cell's.
 
-What a contract between tasks and contenders says is not counted: what a cell is told through it stands in the cell.
+What a contract between tasks and contenders says is not counted: what a cell is told through it stands in the cell,
+or is told here as data: the task's figures, the recipe as the fault leaves it.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import inspect
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
 import agenttune
+from agenttune.bench.catalog import TaskFacts
+from agenttune.bench.contenders.contender import Trial
+from agenttune.bench.faults import HOSTILE_TEXTS, faulty_recipe
+from agenttune.bench.training import Fault, Recipe
 
 RESULTS_VERSION = 1
 """Raised when results before and after a change of the benchmark cannot be compared."""
@@ -22,18 +28,48 @@ _CONTRACTS = frozenset(
 )
 DECIDING_ROOMS = ("agent", "config", "control", "detectors", "gate", "llm", "policy", "protocol", "store", "trainer")
 """What an agent's decisions and their effect can depend on."""
+_TRAINER = "agenttune.trainer"
+_ONLY_WITH_AGENT = tuple(f"{_TRAINER}.{name}" for name in ("integrations", "adapter", "options"))
+"""Parts of the trainer that a task imports for the trainings with an agent; the others decide all of its trainings."""
+_ONLY_SHOWN = {"about", "target", "chance", "faults"}
+"""A task's figures that no training depends on."""
+NO_AGENT = "-"
 
 
-def version_of(task_module: str, contender_module: str, acts_through_gate: bool) -> str:
-    """A checksum of the code of one cell.
+def version_of(task_module: str, contender_module: str, acts_through_gate: bool, facts: TaskFacts) -> str:
+    """Checksums of what decides a cell beside its own words: `RESULTS_VERSION.task.contender.agent`.
 
     Args:
         task_module: Dotted name of the task's module.
         contender_module: The same of the contender's class.
         acts_through_gate: Whether an agent takes part.
+        facts: Of the task.
     """
-    rooms = _rooms() if acts_through_gate else ""
-    return f"{RESULTS_VERSION}.{checksum_of(_sources(task_module, contender_module) + rooms)}"
+    task = checksum_of(_sources(task_module) + _sources(f"{_BENCH}.seeds") + facts.model_dump_json(exclude=_ONLY_SHOWN))
+    contender = checksum_of(_sources(contender_module) + _trial())
+    agent = checksum_of(_rooms()) if acts_through_gate else NO_AGENT
+    return f"{RESULTS_VERSION}.{task}.{contender}.{agent}"
+
+
+def with_fault(version: str, recipe: Recipe, fault: Fault) -> str:
+    """The same with a checksum of what goes wrong, which differs from seed to seed."""
+    texts = HOSTILE_TEXTS if "text" in fault.values else ()
+    drawn = f"{fault.model_dump_json()}{faulty_recipe(recipe, fault).model_dump_json()}{texts}"
+    return f"{version}.{checksum_of(drawn)}"
+
+
+def without_fault(version: str) -> str:
+    """What the cells of all seeds have in common."""
+    return version.rpartition(".")[0]
+
+
+def is_same_code(one: str, other: str) -> bool:
+    """Whether cells of two contenders rest on the same task and, where both have an agent, on the same agent."""
+    parts, others = one.split("."), other.split(".")
+    if parts[:2] != others[:2] or len(parts) != len(others):
+        return False
+    agents = {parts[3], others[3]} - {NO_AGENT} if len(parts) > 3 else set()
+    return len(agents) < 2
 
 
 def checksum_of(text: str) -> str:
@@ -42,10 +78,15 @@ def checksum_of(text: str) -> str:
 
 
 @lru_cache
-def _sources(*modules: str) -> str:
-    """Of the modules and all of the benchmark's that they import."""
+def _sources(module: str) -> str:
+    found = sources_of(module)
+    return _checksum(found[name] for name in sorted(found))
+
+
+def sources_of(module: str) -> dict[str, Path]:
+    """The files of a module and of all that it imports and that decide a training, by name."""
     found: dict[str, Path] = {}
-    waiting = [module for module in modules if module.startswith(f"{_BENCH}.")]
+    waiting = [module] if _decides(module) else []
     while waiting:
         module = waiting.pop()
         path = _path_of(module)
@@ -53,7 +94,18 @@ def _sources(*modules: str) -> str:
             continue
         found[module] = path
         waiting += _imported(path)
-    return _checksum(found[name] for name in sorted(found))
+    return found
+
+
+def _decides(module: str) -> bool:
+    is_trainers = module.startswith(f"{_TRAINER}.") and not module.startswith(_ONLY_WITH_AGENT)
+    return is_trainers or module.startswith(f"{_BENCH}.")
+
+
+@lru_cache
+def _trial() -> str:
+    """The one class among the contracts that does something."""
+    return inspect.getsource(Trial)
 
 
 @lru_cache
@@ -76,11 +128,11 @@ def _path_of(module: str) -> Path | None:
 
 @lru_cache
 def _imported(path: Path) -> tuple[str, ...]:
-    """The benchmark's modules that a file imports, read without running it."""
+    """Modules that a file imports and that decide a training, read without running it."""
     names: list[str] = []
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.ImportFrom) and node.module is not None:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
-    return tuple(name for name in names if name.startswith(f"{_BENCH}."))
+    return tuple(name for name in names if _decides(name))

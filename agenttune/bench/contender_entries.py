@@ -116,6 +116,7 @@ def _entry(spec: dict[str, Any], name: str, project: Path, settings: BenchSettin
     made = cls.settings.model_validate({key: value for key, value in spec.items() if key != "type"})
     for parameter in cls.policies:
         code |= policy_code(getattr(made, parameter), project, settings)
+    code |= cls(made).made_of(project)
     return ContenderEntry(name, spec, cls, code)
 
 

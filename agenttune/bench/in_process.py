@@ -7,7 +7,6 @@ depends on the load of the machine.
 from __future__ import annotations
 
 import concurrent.futures
-import hashlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -266,8 +265,3 @@ def _intervention(record: CommandRecord) -> Intervention:
         state=record.state.value,
         words=f"{values}: {proposal.rationale}"[:500],
     )
-
-
-def seeded(*parts: object) -> int:
-    """A seed that is the same for the same parts."""
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big")

@@ -21,7 +21,9 @@ from agenttune.bench.contenders.shipped import contender_class
 from agenttune.bench.faults import draw, fault_kind
 from agenttune.bench.machine import machine_facts
 from agenttune.bench.script_task import play_script
+from agenttune.bench.seeds import seed_generators
 from agenttune.bench.training import Fault
+from agenttune.config.plugins import forget_loaded
 
 ANSWERS = "model-answers"
 """Folder beside the results."""
@@ -54,6 +56,8 @@ class Work:
 def play(work: Work) -> CellResult:
     """Do it in this process. An error of the contender's is a result too: a failed cell."""
     prepare(work)
+    forget_loaded()  # classes of the user's own keep what the cells before this one have put into them
+    seed_generators(work.cell)
     scenario = work.cell.scenario
     trial = Trial(work.cell, facts_of(scenario), work.folder, work.project, answers=work.answers)
     try:

@@ -224,7 +224,7 @@ def file_of(use: PluginUse) -> tuple[Path, str]:
 def _module_of(path: Path) -> ModuleType:
     """The module of a file, imported anew if the file has changed."""
     digest = hashlib.sha256(str(path).encode() + b"\0" + path.read_bytes()).hexdigest()
-    name = f"agenttune_plugin_{digest[:16]}"
+    name = f"{_PREFIX}{digest[:16]}"
     if name in sys.modules:
         return sys.modules[name]
     _prefer_modules_of(path.parent)
@@ -241,6 +241,8 @@ def _module_of(path: Path) -> ModuleType:
     return module
 
 
+_PREFIX = "agenttune_plugin_"
+"""Of the names of modules that are files of the user's own."""
 _plugin_folders: list[str] = []
 """Folders that stand in `sys.path` for the sake of plugins, the last used first."""
 
@@ -253,7 +255,7 @@ def _prefer_modules_of(folder: Path) -> None:
     others = [other for other in _plugin_folders if other != str(folder)]
     for name, module in list(sys.modules.items()):
         source = getattr(module, "__file__", None)
-        is_own = "." not in name and not name.startswith("agenttune_plugin_")
+        is_own = "." not in name and not name.startswith(_PREFIX)
         if source is None or not is_own or str(Path(source).parent).removesuffix(f"/{name}") not in others:
             continue
         if (folder / f"{name}.py").is_file() or (folder / name).is_dir():
@@ -263,6 +265,16 @@ def _prefer_modules_of(folder: Path) -> None:
     # A folder that was there without us, such as that of the user's script, keeps its place.
     _plugin_folders[:] = [*([] if str(folder) in kept else [str(folder)]), *others]
     sys.path[:] = [*kept, *_plugin_folders]
+
+
+def forget_loaded() -> None:
+    """Let every file of the user's own be imported anew, with the modules beside it: nothing stays in their classes."""
+    for name, module in list(sys.modules.items()):
+        source = getattr(module, "__file__", None)
+        own = source is not None and str(Path(source).parent).removesuffix(f"/{name}") in _plugin_folders
+        if name.startswith(_PREFIX) or (own and "." not in name):
+            for part in [part for part in sys.modules if part == name or part.startswith(f"{name}.")]:
+                sys.modules.pop(part, None)
 
 
 def installed(kind: Kind) -> list[EntryPoint]:

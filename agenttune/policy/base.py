@@ -144,6 +144,8 @@ class PolicyContext:
         reader: Reads the run that is steered; None while a policy is only checked.
         environ: Environment variables, for the key.
         detectors: The user's own, beside the shipped ones.
+        seed: What policies that draw at random draw by, beside the seed of their file: each run of an experiment has
+            its own; None: the file's alone.
         try_plugin: Tries a class of the user's own without running its code in this process; then none is made here,
             and what stands for it decides nothing. None: they are made here.
     """
@@ -155,6 +157,7 @@ class PolicyContext:
     reader: RunReader | None = None
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
     detectors: tuple[Detector, ...] = ()
+    seed: int | None = None
     try_plugin: TryPlugin | None = None
 
     @cached_property

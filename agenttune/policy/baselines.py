@@ -199,15 +199,21 @@ def _raised(record: CommandRecord) -> bool:
 
 @dataclass(frozen=True)
 class RandomPolicy:
-    """Changes the learning rate at random, once in each block of steps."""
+    """Changes the learning rate at random, once in each block of steps.
+
+    Attributes:
+        seed: Of the run, beside the file's; None: the same changes in every run.
+    """
 
     name: str
     settings: RandomFile
+    seed: int | None = None
 
     def decide(self, observation: Observation) -> Decision:
         block = observation.step // self.settings.every_steps
         if block == 0 or any(step // self.settings.every_steps >= block for step in own_steps(observation)):
             return Decision(reason="nothing before the next block of steps")
-        draw = random.Random(f"{self.settings.seed}:{block}")
+        own = "" if self.seed is None else f"{self.seed}:"
+        draw = random.Random(f"{own}{self.settings.seed}:{block}")
         factor = self.settings.max_factor ** draw.uniform(-1, 1)
         return _draft(self.settings, observation, factor, f"block {block}, factor {factor:.3g}")

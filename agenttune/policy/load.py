@@ -49,7 +49,7 @@ TYPES: dict[str, tuple[type[Settings], Make]] = {
     "noop": (NoopFile, lambda name, file, context: NoopPolicy(name)),
     "reduce_on_plateau": (ReduceOnPlateauFile, lambda name, file, context: ReduceOnPlateau(name, file)),
     "greedy_lr": (GreedyLrFile, lambda name, file, context: GreedyLr(name, file)),
-    "random": (RandomFile, lambda name, file, context: RandomPolicy(name, file)),
+    "random": (RandomFile, lambda name, file, context: RandomPolicy(name, file, context.seed)),
     "lookahead": (LookaheadFile, lambda name, file, context: Lookahead(name, file)),
     "llm": (LlmFile, make_llm),
     "schedule": (ScheduleFile, lambda name, file, context: SchedulePolicy(name, file)),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from agenttune.bench.answers import KeptAnswers
 from agenttune.bench.catalog import task_facts
 from agenttune.bench.cell import Cell, Outcome, Scenario
 from agenttune.bench.contenders.contender import Trial
@@ -34,6 +35,30 @@ def cut(request: ChatRequest) -> Step:
     if len(uses) == 1:
         return calls(("update_optimizer", {"lr": 1e-4, "reason": "too high"}))
     return calls(("wait", {"reason": "it works", "until_step": 60}))
+
+
+def test_another_endpoint_with_a_model_of_the_same_name_is_asked_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-of-the-test")
+    with ScriptedEndpoint(cut) as one, ScriptedEndpoint(cut) as other:
+        play(tmp_path / "one", tmp_path / "answers", one.base_url)
+        play(tmp_path / "other", tmp_path / "answers", other.base_url)
+        assert len(other.requests) == len(one.requests) >= 3
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_same"),
+    [
+        ("loss 0.12345678", "loss 0.12345679", False),
+        ("step 100000000", "step 100000001", False),
+        ("command 3fa85f6457174562b3fc2c963f66afa6", "command 3fa85f6457174562b3fc2c963f66afa7", True),
+        ("command 3fa85f64-5717-4562-b3fc-2c963f66afa6", "command 12345678-5717-4562-b3fc-2c963f66afa7", True),
+    ],
+)
+def test_ids_are_no_part_of_a_question_and_figures_are(tmp_path: Path, one: str, other: str, is_same: bool) -> None:
+    answers = KeptAnswers(tmp_path)
+    assert (answers.path(one) == answers.path(other)) is is_same
 
 
 def test_the_same_questions_again_cost_no_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

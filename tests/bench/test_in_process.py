@@ -102,7 +102,7 @@ def test_a_policy_is_asked_in_its_phase_only(tmp_path: Path) -> None:
     plan = play(tmp_path / "plan", "policy", policy="random", phase="plan", settings=settings)
     act = play(tmp_path / "act", "policy", policy="random", phase="act", settings=settings)
     assert [i.step for i in plan.interventions] == [50]
-    assert [i.step for i in act.interventions] == [60] or act.interventions == []
+    assert [i.step for i in act.interventions] == [60], "when it is asked next: after an evaluation"
 
 
 CODE = """
@@ -162,7 +162,7 @@ print("final", repr(trial.train(agent=agent).final))
 
 @pytest.mark.slow  # quicker: the promise about one process is above; the lockstep of three is in tests/trainer
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("policy", "fault"), [("random", "healthy"), ("guardian", "lr_x30"), ("lookahead", "lr_x30")])
+@pytest.mark.parametrize(("policy", "fault"), [("greedy_lr", "healthy"), ("guardian", "lr_x30"), ("lookahead", "lr_x30")])
 def test_decisions_are_those_of_three_processes(tmp_path: Path, policy: str, fault: str) -> None:
     (tmp_path / "train.py").write_text(SCRIPT, encoding="utf-8")
     config = f"""

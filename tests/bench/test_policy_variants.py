@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ import pytest
 
 from agenttune.bench.catalog import task_facts
 from agenttune.bench.cell import Cell, Outcome, Scenario
+from agenttune.bench.cells import cells_of
 from agenttune.bench.contenders.contender import CONTENDERS, Trial
 from agenttune.bench.contenders.shipped import contenders
 from agenttune.bench.in_process import RUN_ID
-from agenttune.errors import AgenttuneError
+from agenttune.bench.suite import load_suite
+from agenttune.errors import AgenttuneError, ConfigError
 
 FACTS = task_facts("sim_quadratic")
 
@@ -51,3 +54,33 @@ def test_a_recorded_run_is_done_again_on_another_seed(tmp_path: Path) -> None:
 def test_a_run_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(AgenttuneError, match="gone"):
         play(tmp_path / "again", "replay", run="gone")
+
+
+def test_chance_draws_anew_for_each_seed_and_the_same_again_for_one(tmp_path: Path) -> None:
+    zero, one, again = (
+        [i.words for i in play(tmp_path / name, "policy", policy="random", seed=seed).interventions]
+        for name, seed in (("zero", 0), ("one", 1), ("again", 0))
+    )
+    assert zero == again
+    assert not set(zero) & set(one)
+
+
+def test_another_recording_is_other_work(tmp_path: Path) -> None:
+    suite = tmp_path / "mine.yaml"
+    suite.write_text(
+        "seeds: 1\nscenarios: [{task: sim_quadratic}]\ncontenders:\n"
+        "  - {type: replay, run: first/run, name: run}\n  - {type: replay, run: plan.yaml, name: plan}\n"
+    )
+    entry = "{at_step: 20, do: {command: update_optimizer, lr: 0.1}, why: a test}"
+    (tmp_path / "plan.yaml").write_text(f"type: schedule\nentries: [{entry}]\n")
+    play(tmp_path / "first", "policy", policy="random")
+    before = {cell.contender: cell.key for cell in cells_of(load_suite(str(suite)))}
+    assert before == {cell.contender: cell.key for cell in cells_of(load_suite(str(suite)))}, "it was read only"
+    (tmp_path / "plan.yaml").write_text(f"type: schedule\nentries: [{entry.replace('0.1', '0.2')}]\n")
+    shutil.rmtree(tmp_path / "first")
+    play(tmp_path / "first", "policy", policy="random", seed=1)
+    after = {cell.contender: cell.key for cell in cells_of(load_suite(str(suite)))}
+    assert not set(before.values()) & set(after.values())
+    suite.write_text(suite.read_text().replace("plan.yaml", "gone.yaml"))
+    with pytest.raises(ConfigError, match=r"mine.yaml:5: contenders.1: run: there is no schedule .*gone.yaml"):
+        load_suite(str(suite))

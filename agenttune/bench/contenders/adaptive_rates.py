@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Protocol
 
 from pydantic import Field
@@ -92,9 +91,10 @@ class ReduceOnPlateau(Contender):
     settings = ReducePlateauSettings
 
     def play(self, trial: Trial) -> Outcome:
-        rates = import_module("agenttune.bench.tasks.library_rates")
+        from agenttune.bench.tasks.library_rates import reduce_on_plateau  # loads torch
+
         lr, given = trial.recipe.lr, self.given
-        rate = rates.reduce_on_plateau(lr, trial.facts.direction, given.patience, given.factor)
+        rate = reduce_on_plateau(lr, trial.facts.direction, given.patience, given.factor)
         return _follow(trial, FollowEvaluations(rate, lr))
 
 
@@ -110,9 +110,10 @@ class GreedyLr(Contender):
     settings = GreedySettings
 
     def play(self, trial: Trial) -> Outcome:
-        rates = import_module("agenttune.bench.tasks.library_rates")
+        from agenttune.bench.tasks.library_rates import greedy_lr  # loads torch
+
         lr, given = trial.recipe.lr, self.given
-        rate = rates.greedy_lr(lr, given.patience, given.factor, given.window, given.min_lr, given.max_lr)
+        rate = greedy_lr(lr, given.patience, given.factor, given.window, given.min_lr, given.max_lr)
         return _follow(trial, FollowLosses(rate, lr))
 
 

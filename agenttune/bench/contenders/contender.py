@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 from agenttune.bench.catalog import TaskFacts, open_task
 from agenttune.bench.cell import Cell, Outcome
 from agenttune.bench.faults import draw, fault_kind, faulty_recipe
+from agenttune.bench.seeds import seed_generators
 from agenttune.bench.training import Agent, Fault, Hook, Recipe, Task, Trained, Training
 from agenttune.config.setting import Settings
 
@@ -90,6 +91,7 @@ class Trial:
         """
         if self._task is None:
             self._task = self.open(self.facts)
+            seed_generators(self.cell)  # torch, which is loaded by now
         left = self.budget if is_free else self.steps_left
         allowed = left if budget is None else min(budget, left)
         trained = self._task.train(
@@ -133,6 +135,17 @@ class Contender(ABC):
 
     def __init__(self, settings: Any) -> None:
         self.given = settings
+
+    def made_of(self, project: Path) -> dict[str, str]:
+        """What a result rests on beside code and policies, such as a recorded run: SHA-256 by path.
+
+        Args:
+            project: Folder that relative paths count from.
+
+        Raises:
+            ConfigError: It is not there.
+        """
+        return {}
 
     @abstractmethod
     def play(self, trial: Trial) -> Outcome:

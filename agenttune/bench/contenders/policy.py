@@ -10,7 +10,8 @@ from pydantic import Field
 from agenttune.bench.answers import KeptAnswers
 from agenttune.bench.cell import Outcome
 from agenttune.bench.contenders.contender import Contender, ContenderSettings, Trial, register
-from agenttune.bench.in_process import InProcessAgent, Person, seeded
+from agenttune.bench.in_process import InProcessAgent, Person
+from agenttune.bench.seeds import seeded
 from agenttune.bench.settings import BenchSettings
 from agenttune.config.setting import Settings
 from agenttune.policy.base import Decision, PolicyContext
@@ -64,7 +65,7 @@ class PolicyContender(Contender):
             trial.folder,
             trial.facts,
             settings,
-            lambda context: self._open(context, until_step),
+            lambda context: self._open(replace(context, seed=seed), until_step),
             trial.project,
             None if person is None else Person(person.delay_steps, person.rejects, seed),
             None if trial.answers is None else KeptAnswers(trial.answers),

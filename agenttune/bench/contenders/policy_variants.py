@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,9 @@ from pydantic import Field
 from agenttune.bench.cell import Outcome
 from agenttune.bench.contenders.contender import Contender, ContenderSettings, Trial, register
 from agenttune.bench.contenders.policy import PolicyContender, PolicySettings
-from agenttune.bench.in_process import seeded
+from agenttune.bench.seeds import seeded
+from agenttune.config.resources import SUFFIXES
+from agenttune.errors import AgenttuneError, ConfigError
 from agenttune.policy.base import PolicyContext
 from agenttune.policy.baselines import RandomFile, RandomPolicy
 from agenttune.policy.load import LoadedPolicy, open_policy
@@ -78,17 +81,28 @@ class Replay(Contender):
     acts_through_gate = True
     given: ReplaySettings
 
-    def play(self, trial: Trial) -> Outcome:
-        path = trial.project / self.given.run
-        if path.suffix in (".yaml", ".yml"):
-            return _Made(open_policy(str(path), PolicyContext(trial.project))).play(trial)
-        log = RunLog.open(path)
+    def made_of(self, project: Path) -> dict[str, str]:
         try:
-            text = distill(log).text
-        finally:
-            log.close()
+            return {self.given.run: hashlib.sha256(self._schedule(project).encode()).hexdigest()}
+        except AgenttuneError as error:
+            raise ConfigError(f"run: {error}", field="run") from error
+
+    def play(self, trial: Trial) -> Outcome:
         with tempfile.TemporaryDirectory() as folder:
-            schedule = Path(folder) / f"{path.name}.yaml"
-            schedule.write_text(text, encoding="utf-8")
+            schedule = Path(folder) / f"{Path(self.given.run).stem}.yaml"
+            schedule.write_text(self._schedule(trial.project), encoding="utf-8")
             loaded = open_policy(str(schedule), PolicyContext(trial.project))
         return _Made(loaded).play(trial)
+
+    def _schedule(self, project: Path) -> str:
+        """The policy file that a recorded run comes to, or the one that is given."""
+        path = project / self.given.run
+        if path.suffix in SUFFIXES["policies"]:
+            if not path.is_file():
+                raise ConfigError(f"there is no schedule {path}", field="run")
+            return path.read_text(encoding="utf-8")
+        log = RunLog.open_to_read(path)
+        try:
+            return distill(log).text
+        finally:
+            log.close()
