@@ -37,7 +37,12 @@ def test_what_the_trainer_does_to_the_data_without_an_agent_counts_too() -> None
 
 @pytest.mark.parametrize(
     ("change", "counts"),
-    [({"direction": "maximize"}, True), ({"metric": "other"}, True), ({"about": "other"}, False), ({"target": 9}, False)],
+    [
+        ({"direction": "maximize"}, True),
+        ({"metric": "other"}, True),
+        ({"about": "other"}, False),
+        ({"target": 9}, False),
+    ],
 )
 def test_figures_of_a_task_count_where_a_training_depends_on_them(change: dict[str, object], counts: bool) -> None:
     versions = [version_of(QUADRATIC, NONE, False, facts) for facts in (FACTS, FACTS.model_copy(update=change))]

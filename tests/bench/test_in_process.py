@@ -162,7 +162,9 @@ print("final", repr(trial.train(agent=agent).final))
 
 @pytest.mark.slow  # quicker: the promise about one process is above; the lockstep of three is in tests/trainer
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("policy", "fault"), [("greedy_lr", "healthy"), ("guardian", "lr_x30"), ("lookahead", "lr_x30")])
+@pytest.mark.parametrize(
+    ("policy", "fault"), [("greedy_lr", "healthy"), ("guardian", "lr_x30"), ("lookahead", "lr_x30")]
+)
 def test_decisions_are_those_of_three_processes(tmp_path: Path, policy: str, fault: str) -> None:
     (tmp_path / "train.py").write_text(SCRIPT, encoding="utf-8")
     config = f"""
