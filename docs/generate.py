@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agenttune.bench.catalog import TASKS
+from agenttune.bench.contenders.contender import Contender
 from agenttune.bench.contenders.shipped import contenders
 from agenttune.bench.faults import FAULTS, Span
 from agenttune.config.known_names import DOCUMENTED, DOCUMENTED_FUNCTIONS
@@ -213,11 +214,21 @@ def _spans(spans: Mapping[str, Span]) -> str:
 
 
 def _contenders() -> str:
-    rows = ["| contender | role | what it does |", "|---|---|---|"]
+    rows = ["| contender | role | what it does | faults that never reach it |", "|---|---|---|---|"]
     known = sorted(contenders().values(), key=lambda kind: (kind.role, kind.name))
-    rows += [f"| `{kind.name}` | {kind.role} | {kind.about} |" for kind in known]
-    about = "Beside these, every policy takes part under its own name: those that ship, a policy file, a class."
+    rows += [f"| `{kind.name}` | {kind.role} | {kind.about} | {_rounds(kind)} |" for kind in known]
+    about = (
+        "Beside these, every policy takes part under its own name: those that ship, a policy file, a class. A fault "
+        "never reaches a contender that replaces the setting which is wrong: its figures there say nothing of what it "
+        "would make of it, and reports say so."
+    )
     return "\n".join(["## Contenders", "", about, "", *rows])
+
+
+def _rounds(kind: type[Contender]) -> str:
+    if not kind.sees_fault:
+        return "all"
+    return ", ".join(f"`{fault}`" for fault in kind.gets_round)
 
 
 PAGES = {

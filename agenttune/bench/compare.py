@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from agenttune.bench.catalog import TASKS, TaskFacts
-from agenttune.bench.cell import CellResult, Scenario
+from agenttune.bench.cell import NONE, ORACLE, CellResult, Scenario
 from agenttune.bench.faults import FAULTS, FaultKind
 from agenttune.bench.metrics import CellFigures, cell_figures
 from agenttune.bench.pairs import ByKey, Pairing, Verdict, by_key, pairing
@@ -20,6 +20,9 @@ from agenttune.bench.statistics import Interval, holm, mean
 from agenttune.errors import UserError
 from agenttune.protocol.invalid_values import did_you_mean
 from agenttune.protocol.text import clean, number, plural
+
+Key = tuple[str, int]
+"""Scenario and seed."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +75,12 @@ def compare(
     Raises:
         UserError: There is no such contender.
     """
-    sides = zip((first, second), names, strict=True)
-    keyed: list[ByKey] = [by_key(_cells_of(cell_figures(results, tasks, kinds), name)) for results, name in sides]
+    own = [_cells_of(results, name) for results, name in zip((first, second), names, strict=True)]
     # Of another recipe a scenario of the same name is another one.
-    common = {k for k in keyed[0].keys() & keyed[1].keys() if _scenario(keyed[0][k]) == _scenario(keyed[1][k])}
-    unpaired = len(keyed[0].keys() | keyed[1].keys()) - len(common)
-    keyed = [{k: f for k, f in side.items() if k in common} for side in keyed]
+    common = {k for k in own[0].keys() & own[1].keys() if _scenario(own[0][k]) == _scenario(own[1][k])}
+    unpaired = len(own[0].keys() | own[1].keys()) - len(common)
+    own = [{k: result for k, result in side.items() if k in common} for side in own]
+    keyed = _measured(own, [*first, *second], tasks, kinds)
     scenarios = sorted({scenario for scenario, _ in common})
     pairings = {s: pairing(*({k: f for k, f in side.items() if k[0] == s} for side in keyed)) for s in scenarios}
     p_values = holm({s: found.p for s, found in pairings.items()})
@@ -88,8 +91,38 @@ def compare(
         overall,
         overall.verdict(overall.p, 1),
         unpaired,
-        [f.result for side in keyed for f in side.values()],
+        [result for side in own for result in side.values()],
     )
+
+
+def _measured(
+    sides: Sequence[Mapping[Key, CellResult]],
+    results: Sequence[CellResult],
+    tasks: Mapping[str, TaskFacts],
+    kinds: Mapping[str, FaultKind],
+) -> list[ByKey]:
+    """Figures of both sides by the same measure: the references of the first folder that has them.
+
+    Args:
+        results: Of both folders, the first one's first.
+    """
+    scenarios = {key: _scenario(result) for side in sides for key, result in side.items()}
+    references: dict[tuple[Key, str], CellResult] = {}
+    for result in results:
+        key, name = _key(result), result.cell.contender
+        if name in (NONE, ORACLE) and scenarios.get(key) == _scenario(result):
+            references.setdefault((key, name), result)
+    labelled = [_labelled(result, f"side {i}") for i, side in enumerate(sides) for result in side.values()]
+    figures = by_contender(cell_figures([*references.values(), *labelled], tasks, kinds))
+    return [by_key(figures.get(f"side {i}", [])) for i in range(len(sides))]
+
+
+def _labelled(result: CellResult, label: str) -> CellResult:
+    return result.model_copy(update={"cell": result.cell.model_copy(update={"contender": label})})
+
+
+def _key(result: CellResult) -> Key:
+    return result.cell.scenario.name, result.cell.seed
 
 
 def contenders_of_both(first: Sequence[CellResult], second: Sequence[CellResult]) -> list[str]:
@@ -107,19 +140,19 @@ def contenders_of_both(first: Sequence[CellResult], second: Sequence[CellResult]
     return both
 
 
-def _cells_of(figures: Sequence[CellFigures], name: str) -> list[CellFigures]:
-    known = by_contender(figures)
+def _cells_of(results: Sequence[CellResult], name: str) -> dict[Key, CellResult]:
+    known = sorted({result.cell.contender for result in results})
     if name not in known:
         raise UserError(
-            f"no contender {name!r} in these results{did_you_mean(name, sorted(known))}; there are: "
-            f"{', '.join(sorted(known)) or 'none'}",
-            allowed=sorted(known),
+            f"no contender {name!r} in these results{did_you_mean(name, known)}; there are: "
+            f"{', '.join(known) or 'none'}",
+            allowed=known,
         )
-    return known[name]
+    return {_key(result): result for result in results if result.cell.contender == name}
 
 
-def _scenario(f: CellFigures) -> Scenario:
-    return f.result.cell.scenario
+def _scenario(result: CellResult) -> Scenario:
+    return result.cell.scenario
 
 
 def _of_scenario(

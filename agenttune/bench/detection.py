@@ -9,8 +9,8 @@ from typing import NamedTuple
 from agenttune.bench.cell import Outcome
 from agenttune.bench.faults import FaultKind
 
-COUNTED = frozenset({"warning", "critical"})
-"""Severities of findings that count as an alarm; `info` tells and does not warn."""
+ALARMS = frozenset({"warning", "critical"})
+"""Severities of findings that are an alarm; `info` tells and does not warn."""
 
 
 class Detection(NamedTuple):
@@ -18,16 +18,20 @@ class Detection(NamedTuple):
 
     Attributes:
         is_asked: Whether there was something to be found, and somebody who looked.
-        steps: From the fault's onset until a finding that counts; None: not found.
+        steps: From the fault's onset until an alarm of a kind that counts; None: not found.
+        is_told: Whether a finding of a kind that counts came since the onset, be it no alarm.
         layer_named: Whether the layer at fault was named, in a finding or a command; None: no layer was at fault.
-        false: Alarms while nothing was wrong.
+        false: Alarms while nothing was wrong, as severe as those that count as found.
+        false_told: Findings of any severity then.
         healthy_steps: Steps in which nothing was wrong.
     """
 
     is_asked: bool
     steps: int | None
+    is_told: bool
     layer_named: bool | None
     false: int
+    false_told: int
     healthy_steps: int
 
 
@@ -41,14 +45,17 @@ def detection(outcome: Outcome, kind: FaultKind, budget: int, looks: bool) -> De
     steps = outcome.trained.total_steps if outcome.trained is not None else budget
     healthy_steps = steps if kind.is_healthy else min(onset, steps)
     found = list(zip(outcome.findings, outcome.found_steps, strict=False)) if looks else []
-    hits = [at for finding, at in found if finding.kind in kind.findings and at >= onset]
-    false = [at for finding, at in found if finding.severity in COUNTED and (kind.is_healthy or at < onset)]
+    hits = [(finding, at) for finding, at in found if finding.kind in kind.findings and at >= onset]
+    false = [finding for finding, at in found if kind.is_healthy or at < onset]
+    alarms = [at for finding, at in hits if finding.severity in ALARMS]
     layer = outcome.trained.fault_layer if outcome.trained is not None else None
     is_asked = looks and bool(kind.findings)
     return Detection(
         is_asked,
-        min(hits) - onset if is_asked and hits else None,
+        min(alarms) - onset if is_asked and alarms else None,
+        is_asked and bool(hits),
         _names(outcome, layer or "", onset) if looks and kind.strikes_layer else None,
+        sum(finding.severity in ALARMS for finding in false),
         len(false),
         healthy_steps if looks else 0,
     )
@@ -66,5 +73,6 @@ def _texts(outcome: Outcome, onset: int) -> Iterator[str]:
             yield finding.summary
             yield from map(str, finding.evidence.values())
     for intervention in outcome.interventions:
-        if intervention.step >= onset:
+        made = intervention.step if intervention.total_steps is None else intervention.total_steps
+        if made >= onset:
             yield intervention.words

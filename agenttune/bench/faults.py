@@ -198,6 +198,8 @@ _add_wrong_rate("lr_x30", "thirty times too high", Span(25, 35), Span(18, 24.9))
 _add_wrong_rate("lr_x100", "hundred times too high", Span(80, 120), Span(121, 180))
 _add_wrong_rate("lr_x0.1", "ten times too low", Span(0.08, 0.125), Span(0.05, 0.079))
 _add_wrong_rate("lr_x0.01", "hundred times too low", Span(0.008, 0.0125), Span(0.005, 0.0079))
+WRONG_RATES = tuple(kind.name for kind in FAULTS.values() if "lr_factor" in kind.development)
+"""Nothing is wrong but the rate, from the first step on."""
 _add(
     FaultKind(
         name="collapsed_schedule",

@@ -58,6 +58,9 @@ class Pairing:
     def verdict(self, corrected_p: float, comparisons: int) -> Verdict:
         """What may be said of the first, in words.
 
+        Both the seeds that most scenarios have and the pairs of all of them together must be enough: of many scenarios
+        with few seeds, the pairs are many and the seeds are the same.
+
         Args:
             corrected_p: For as many comparisons as are made beside this one.
             comparisons: That many.

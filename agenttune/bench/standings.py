@@ -44,6 +44,7 @@ class Standing:
         harmed: Of healthy cells. `worse`: of all.
         harms: Whether that is more than chance would have: one in twenty equal runs lies outside of the noise band.
         recovered: Of those that crashed.
+        detected, false_per_1000: By alarms: findings of a warning or worse. `told`, `told_per_1000`: of any severity.
         slowdown: Wall time over that of `none`, mean.
     """
 
@@ -69,9 +70,11 @@ class Standing:
     crashed: Share
     recovered: Share
     detected: Share
+    told: Share
     steps_to_find: float
     layers_named: Share
     false_per_1000: float
+    told_per_1000: float
     asked: int
     taken: int
     refused: int
@@ -161,9 +164,11 @@ def _standing(
         crashed=_share(cells, lambda f: f.crashed),
         recovered=_share(cells, lambda f: f.recovered if f.crashed else None),
         detected=_share(cells, lambda f: f.detection.steps is not None if f.detection.is_asked else None),
+        told=_share(cells, lambda f: f.detection.is_told if f.detection.is_asked else None),
         steps_to_find=_mean(found_after),
         layers_named=_share(cells, lambda f: f.detection.layer_named),
-        false_per_1000=1000 * sum(f.detection.false for f in cells) / healthy_steps if healthy_steps else math.nan,
+        false_per_1000=_per_1000(sum(f.detection.false for f in cells), healthy_steps),
+        told_per_1000=_per_1000(sum(f.detection.false_told for f in cells), healthy_steps),
         asked=sum(f.states.total() for f in cells),
         taken=sum(f.taken for f in cells),
         refused=sum(f.refused for f in cells),
@@ -185,6 +190,10 @@ def _mean(values: Iterable[float]) -> float:
 def _share(cells: Iterable[CellFigures], holds: Callable[[CellFigures], bool | None]) -> Share:
     asked = [held for held in map(holds, cells) if held is not None]
     return Share(sum(asked), len(asked))
+
+
+def _per_1000(count: int, steps: int) -> float:
+    return 1000 * count / steps if steps else math.nan
 
 
 def _values(strata: Iterable[Sequence[CellFigures]], of: Callable[[CellFigures], float | None]) -> list[list[float]]:

@@ -10,8 +10,10 @@ from agenttune.bench.catalog import TaskFacts
 from agenttune.bench.cell import Cell, CellResult, Intervention, Outcome, Scenario
 from agenttune.bench.faults import FaultKind
 from agenttune.bench.training import EvalPoint, Fault, Recipe, Split, Trained
-from agenttune.protocol.findings import Finding
+from agenttune.protocol.findings import Finding, Severity
 
+Found = tuple[str, int, str] | tuple[str, int, str, Severity]
+"""A finding's kind, step and words; a warning unless it says otherwise."""
 RECIPE = Recipe(lr=1e-3, steps=200, eval_every=20)
 START, GOOD = 2.3, 0.2
 """Loss before anything is learnt, and of a run that went well."""
@@ -75,7 +77,7 @@ def result(
     onset: int = 0,
     values: Sequence[float] | None = None,
     failure: str = "",
-    findings: Iterable[tuple[str, int, str]] = (),
+    findings: Iterable[Found] = (),
     interventions: Sequence[Intervention] = (),
     split: Split = "development",
     fault_layer: str | None = None,
@@ -83,7 +85,11 @@ def result(
     seconds: float = 2.0,
     **outcome: object,
 ) -> CellResult:
-    """One cell. `values`: its evaluations but the last, evenly over the steps; default: a straight way to `final`."""
+    """One cell.
+
+    Args:
+        values: Its evaluations but the last, evenly over the steps; default: a straight way to `final`.
+    """
     facts = TASKS[task]
     steps = facts.recipe.steps
     start = facts.chance or 0.0
@@ -122,10 +128,10 @@ def result(
                 "failure": failure,
                 "interventions": list(interventions),
                 "findings": [
-                    Finding(kind=kind, severity="warning", metric="loss", step=step, summary=words)
-                    for kind, step, words in found
+                    Finding(kind=kind, severity=rest[0] if rest else "warning", metric="loss", step=at, summary=words)
+                    for kind, at, words, *rest in found
                 ],
-                "found_steps": [step for _, step, _ in found],
+                "found_steps": [found_at for _, found_at, *_ in found],
                 **outcome,
             }
         ),

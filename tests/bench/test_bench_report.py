@@ -17,6 +17,7 @@ from agenttune.bench.report.plots import LIGHT
 from agenttune.bench.store import Store
 from agenttune.cli import app
 from agenttune.errors import StoreFault, UserError
+from agenttune.store.run_log import LOG_NAME
 from tests.bench.made_results import KINDS, LEVELS, TASKS, result, suite
 
 EVIL = "<script>alert(1)</script> $x_1$ | [a](http://evil) &amp; \x1b[31m"
@@ -68,7 +69,7 @@ def test_everything_that_was_asked_for_is_there(page: Page) -> None:
     assert {"regret", "regret-by-group", "profiles", "cost-time"} <= {figure.name for figure in page.figures}
     assert sum(figure.name.startswith("curve-") for figure in page.figures) == 8, "one a scenario"
     says = " ".join(page.says)
-    assert "rules: regret 0.2" in says
+    assert re.search(r"rules: regret 0\.2\S* \[[^]]*\], harmed 0 of 10 healthy runs, better than", says)
     assert "harmed by: bad 10 of 10" in says
     assert "bad in digits/healthy, seed 1" in says, "losing cases are named in the text"
     assert not page.warnings
@@ -174,6 +175,23 @@ def test_files_lie_where_they_point(results: list[CellResult], tmp_path: Path) -
         assert drawn.startswith("<svg")
         assert 'fill="#ffffff"' in drawn
     assert kept_run(tmp_path, few[0]) is None
+
+
+def test_the_run_that_is_shown_is_the_cells_own(tmp_path: Path) -> None:
+    """Not that of the policy which it was made like."""
+    made = result("matched_random")
+    for place in ("like/run", "run"):
+        folder = tmp_path / "runs" / made.cell.key / place
+        folder.mkdir(parents=True)
+        (folder / LOG_NAME).touch()
+    assert kept_run(tmp_path, made) == tmp_path / "runs" / made.cell.key / "run"
+
+
+def test_who_has_no_detectors_has_dashes(written: tuple[str, str]) -> None:
+    text = written[0][written[0].index("## Detection") :].partition("</sub>")[0]
+    rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("| ")}
+    assert set(rows["bad"].replace(" ", "").strip("|").split("|")[1:]) == {"–"}
+    assert "100 % of" in rows["rules"]
 
 
 def test_the_commands_over_a_folder_of_results(tmp_path: Path) -> None:

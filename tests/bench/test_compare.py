@@ -48,6 +48,15 @@ def test_one_contender_in_two_folders_of_results() -> None:
         contenders_of_both([result("mine")], [result("other")])
 
 
+def test_two_folders_are_measured_by_the_same() -> None:
+    """What diverged in a folder whose `none` ended elsewhere is no better or worse for that."""
+    before = [result(n, v, seed) for seed in range(8) for n, v in (("none", 1.0), ("oracle", 0.2), ("mine", 1e9))]
+    after = [result(n, v, seed) for seed in range(8) for n, v in (("none", 2.2), ("oracle", 2.0), ("mine", 1e9))]
+    assert compared(before, after, "mine").verdict == "the same in every pair"
+    assert compared(after, before, "mine").verdict == "the same in every pair"
+    assert compared(before, after, "none").verdict == "better", "those that are measured by can be compared too"
+
+
 def test_only_what_both_did_is_compared() -> None:
     first = [result("mine", 0.5, seed) for seed in range(3)]
     second = [result("other", 0.6, seed) for seed in range(2, 6)]

@@ -14,7 +14,7 @@ from agenttune.bench.cell import CellResult, Intervention
 from agenttune.bench.metrics import CellFigures, cell_figures, difference
 from agenttune.bench.noise import ENOUGH_PAIRS, GUESSED_BAND, Band, noise_bands
 from agenttune.errors import ConfigError
-from tests.bench.made_results import KINDS, START, TASKS, result
+from tests.bench.made_results import KINDS, START, TASKS, Found, result
 
 NAN = math.nan
 
@@ -194,7 +194,7 @@ def test_crash_and_recovery(values: list[float], final: float, crashed: bool, re
 
 
 def test_detection_counts_from_the_onset() -> None:
-    def looked(*findings: tuple[str, int, str], fault: str = "lr_x30", **more: object) -> CellFigures:
+    def looked(*findings: Found, fault: str = "lr_x30", **more: object) -> CellFigures:
         return figures(result("mine", findings=findings, fault=fault, onset=60, **more))["mine"]  # type: ignore[arg-type]
 
     found = looked(("divergence", 20, "early"), ("plateau", 90, "it stands"), ("divergence", 120, "again")).detection
@@ -206,6 +206,10 @@ def test_detection_counts_from_the_onset() -> None:
     missed = cell_figures(cells, TASKS, KINDS)[1].detection
     assert (missed.is_asked, missed.steps) == (True, None), "a failure stays in the denominator"
     assert not figures(result("recipe", onset=60))["recipe"].detection.is_asked, "who does not look is not asked"
+    quiet = looked(("plateau", 30, "early", "info"), ("plateau", 70, "it stands", "info"), ("plateau", 90, "still"))
+    assert (quiet.detection.steps, quiet.detection.false) == (30, 0), "what finds is as severe as what cries wolf"
+    told = looked(("plateau", 30, "early", "info"), ("plateau", 70, "it stands", "info")).detection
+    assert (told.steps, told.is_told, told.false, told.false_told) == (None, True, 0, 1)
 
 
 def test_the_layer_at_fault_has_to_be_named_whole() -> None:

@@ -13,6 +13,7 @@ from agenttune.bench.catalog import TaskFacts, task_facts
 from agenttune.bench.cell import Cell, Outcome, Scenario
 from agenttune.bench.contenders.contender import Trial
 from agenttune.bench.contenders.shipped import contenders
+from agenttune.bench.faults import FAULTS
 from agenttune.bench.tasks.optimizers import load_state, make_optimizer, save_state
 from agenttune.bench.training import Fault, Recipe, Trained
 from agenttune.config.resources import list_resources
@@ -288,3 +289,19 @@ def test_a_recipe_trains_a_real_network(name: str) -> None:
     assert done.final < 1.5
     if name != "population":  # whose members take turns
         assert done.final == min(point.value for point in done.evaluations)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_which_faults_never_reach_a_contender_is_said(name: str) -> None:
+    """It trains by the same recipe then as if nothing were wrong, but for the length of the warm-up."""
+    needs_greedy(name)
+
+    def trains_by(fault: str) -> Recipe:
+        task = Quadratic()
+        play(name, trial_of(task, fault, schedule="cosine", warmup_frac=0.05))
+        return task.trainings[-1].recipe.with_changes(warmup_frac=0.0)
+
+    in_recipe = [kind.name for kind in FAULTS.values() if kind.is_recipe]
+    assert {fault for fault in in_recipe if trains_by(fault) == trains_by("healthy")} == set(
+        contenders()[name].gets_round
+    )

@@ -89,6 +89,7 @@ class ReduceOnPlateau(Contender):
     about = "torch's ReduceLROnPlateau on the evaluation metric in place of the user's schedule"
     role = "recipe"
     settings = ReducePlateauSettings
+    gets_round = ("collapsed_schedule",)
 
     def play(self, trial: Trial) -> Outcome:
         from agenttune.bench.tasks.library_rates import reduce_on_plateau  # loads torch
@@ -108,6 +109,7 @@ class GreedyLr(Contender):
 
     name, about, role = "greedy_schedule", "GreedyLR on the training loss in place of the user's schedule", "recipe"
     settings = GreedySettings
+    gets_round = ("collapsed_schedule",)
 
     def play(self, trial: Trial) -> Outcome:
         from agenttune.bench.tasks.library_rates import greedy_lr  # loads torch

@@ -123,6 +123,8 @@ class Contender(ABC):
         policies: Parameters that name a policy, whose files' checksums are part of what a result rests on.
         sees_fault: Whether the scenario's fault changes anything for it; a reference that does not is done once for all
             faults of a task and seed.
+        gets_round: Faults that never reach it, as the setting that is wrong is one that it replaces: what it gains
+            there says nothing about what it would make of them.
     """
 
     name: ClassVar[str]
@@ -132,6 +134,7 @@ class Contender(ABC):
     acts_through_gate: ClassVar[bool] = False
     policies: ClassVar[tuple[str, ...]] = ()
     sees_fault: ClassVar[bool] = True
+    gets_round: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, settings: Any) -> None:
         self.given = settings

@@ -10,6 +10,7 @@ from agenttune.bench.cell import Intervention, Outcome
 from agenttune.bench.contenders.contender import Contender, ContenderSettings, Trial, register
 from agenttune.bench.contenders.pilots import shortened
 from agenttune.bench.contenders.schedules import with_schedule
+from agenttune.bench.faults import WRONG_RATES
 from agenttune.bench.training import Hook, Live
 from agenttune.config.setting import Positive
 
@@ -70,6 +71,7 @@ class LrFinder(Contender):
     about = "a range test of the rate first, then the user's recipe at a tenth of the rate with the lowest loss"
     role = "recipe"
     settings = LrFinderSettings
+    gets_round = (*WRONG_RATES, "no_warmup")
 
     def play(self, trial: Trial) -> Outcome:
         given: LrFinderSettings = self.given

@@ -7,6 +7,7 @@ from pydantic import Field
 from agenttune.bench.cell import Outcome
 from agenttune.bench.contenders.contender import Contender, ContenderSettings, Trial, register
 from agenttune.bench.contenders.schedules import with_schedule
+from agenttune.bench.faults import WRONG_RATES
 from agenttune.config.setting import Positive
 
 
@@ -30,6 +31,7 @@ class ProdigyCosine(Contender):
         "recipe",
     )
     settings = ProdigySettings
+    gets_round = (*WRONG_RATES, "collapsed_schedule", "no_warmup", "plateau")
 
     def play(self, trial: Trial) -> Outcome:
         recipe = with_schedule(trial.recipe, "cosine", None).with_changes(optimizer="prodigy", lr=self.given.lr)
@@ -49,6 +51,7 @@ class ScheduleFreeAdamW(Contender):
 
     name, about, role = "schedule_free", "Schedule-Free AdamW at the user's rate, without a schedule", "recipe"
     settings = ScheduleFreeSettings
+    gets_round = ("collapsed_schedule",)
 
     def play(self, trial: Trial) -> Outcome:
         recipe = with_schedule(trial.recipe, "constant", self.given.warmup_frac)

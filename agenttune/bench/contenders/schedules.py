@@ -28,6 +28,7 @@ class OtherSchedule(Contender):
 
     role = "recipe"
     settings = ScheduleSettings
+    gets_round = ("collapsed_schedule",)
     schedule: ClassVar[Schedule]
     warmup_frac: ClassVar[float | None] = None
 

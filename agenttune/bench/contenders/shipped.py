@@ -24,12 +24,26 @@ def contenders() -> dict[str, type[Contender]]:
 
 def is_reference(cell: Cell) -> bool:
     """Whether a cell's contender is none proper: what the others are measured by, or what taking part costs."""
-    return str(cell.spec.get("type", cell.contender)) in _references()
+    return _type(cell) in _references()
+
+
+def gets_round(cell: Cell) -> bool:
+    """Whether a cell's fault never reaches its contender, which replaces the setting that is wrong."""
+    return cell.scenario.fault in _rounds().get(_type(cell), ())
+
+
+def _type(cell: Cell) -> str:
+    return str(cell.spec.get("type", cell.contender))
 
 
 @cache
 def _references() -> frozenset[str]:
     return frozenset(name for name, contender in contenders().items() if contender.role == "reference")
+
+
+@cache
+def _rounds() -> dict[str, tuple[str, ...]]:
+    return {name: contender.gets_round for name, contender in contenders().items()}
 
 
 def contender_class(name: str, project: Path | None = None) -> type[Contender]:

@@ -66,9 +66,13 @@ def write_report(
 
 
 def kept_run(store: Path, result: CellResult) -> Path | None:
-    """The folder of the log of a cell's run in a folder of results, if it was kept."""
+    """The folder of the log of a cell's run in a folder of results, if it was kept.
+
+    Below it may lie runs that it was made with, as that of the policy which `matched_random` is like.
+    """
     runs = store / "runs" / result.cell.key
-    return next((path.parent for path in sorted(runs.rglob(LOG_NAME))), None) if runs.is_dir() else None
+    found = [path.parent for path in runs.rglob(LOG_NAME)] if runs.is_dir() else []
+    return min(found, key=lambda path: (len(path.parts), path), default=None)
 
 
 def _standing_alone(svg: str) -> str:

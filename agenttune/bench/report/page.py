@@ -9,6 +9,7 @@ from statistics import median_low
 
 from agenttune.bench.catalog import TASKS, TaskFacts
 from agenttune.bench.cell import NONE, ORACLE, CellResult
+from agenttune.bench.contenders.shipped import gets_round
 from agenttune.bench.faults import FAULTS, FaultKind
 from agenttune.bench.metrics import CellFigures, cell_figures
 from agenttune.bench.noise import NO_BAND, noise_bands
@@ -58,7 +59,7 @@ def benchmark_page(
     names = [s.contender for s in found]
     styles = plots.series_of(drawings.shown_contenders(found) + [n for n in names if n not in _shown(found)])
     sections = [
-        Section("Leaderboard", _there(tables.leaderboard(found), drawings.ranks(found))),
+        Section("Leaderboard", _there(tables.leaderboard(found), _rounds(figures), drawings.ranks(found))),
         Section("Regret by scenario", drawings.heat_maps(figures, names)),
         Section("Losing cases", _losses(figures, link)),
         Section("Failures", _failures(figures)),
@@ -97,6 +98,22 @@ def _each_once(results: Sequence[CellResult]) -> None:
                 "agenttune bench compare A B"
             )
         seen.add(key)
+
+
+def _rounds(figures: Sequence[CellFigures]) -> str | None:
+    """Which contenders do well in which faults because these never reach them."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for f in figures:
+        if gets_round(f.result.cell):
+            found[f.contender].add(f.kind.name)
+    faults = {name: ", ".join(sorted(kinds)) for name, kinds in found.items()}
+    told = [f"{', '.join(n for n in faults if faults[n] == own)}: {own}" for own in dict.fromkeys(faults.values())]
+    return (
+        "Faults that never reach a contender, as it replaces the setting that is wrong; its figures there say nothing "
+        f"of what it would make of them. {clean('; '.join(told), 1000)}."
+        if told
+        else None
+    )
 
 
 def _there(*blocks: Block | None) -> list[Block]:

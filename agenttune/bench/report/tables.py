@@ -157,24 +157,36 @@ def cost_table(found: Sequence[Standing]) -> Table:
 
 
 def detection_table(found: Sequence[Standing]) -> Table | None:
-    """Who saw what was wrong; None where nobody looked."""
+    """Who saw what was wrong; None where nobody looked. Whoever has no detectors, as recipes have none, has dashes."""
     rows = [
         [
             _named(s),
             share_percent(s.detected),
             figure(s.steps_to_find, 0),
-            share(s.layers_named),
             figure(s.false_per_1000),
+            share_percent(s.told),
+            figure(s.told_per_1000),
+            share(s.layers_named),
         ]
         for s in found
-        if s.detected.of or s.layers_named.of or s.false_per_1000 == s.false_per_1000
     ]
+    if all(entry == NOT_THERE for row in rows for entry in row[1:]):
+        return None
     about = (
-        "Found: faults with a finding of a kind that counts, after the onset. False findings: warnings and worse while "
-        "nothing was wrong, in 1,000 such steps."
+        "Found: faults with an alarm (a finding that is a warning or worse) of a kind that counts, after the onset. "
+        "False: alarms while nothing was wrong, in 1,000 such steps. Told, and told in vain: the same for findings of "
+        "any severity, `info` too. A dash: without detectors nothing can be found."
     )
-    columns = ("contender", "faults found", "steps until found", "right layer named", "false in 1,000 steps")
-    return Table("Detection", columns, rows, about) if rows else None
+    columns = (
+        "contender",
+        "faults found",
+        "steps until found",
+        "false in 1,000 steps",
+        "faults told",
+        "told in vain in 1,000 steps",
+        "right layer named",
+    )
+    return Table("Detection", columns, rows, about)
 
 
 def losing_cells(figures: Sequence[CellFigures], link: LinkOf) -> list[Table]:
