@@ -38,7 +38,7 @@ def _cell(suite: Suite, scenario: Scenario, contender: ContenderEntry, seed: int
         spec=contender.spec,
         code=contender.code | _script_code(suite, scenario),
         settings=suite.settings if cls.acts_through_gate else {},
-        version=with_fault(code, scenario.recipe, fault),
+        version=with_fault(code, suite.split, scenario.recipe, fault),
     )
     if cls.sees_fault:
         return cell

@@ -16,8 +16,8 @@ from pathlib import Path
 import agenttune
 from agenttune.bench.catalog import TaskFacts
 from agenttune.bench.contenders.contender import Trial
-from agenttune.bench.faults import HOSTILE_TEXTS, faulty_recipe
-from agenttune.bench.training import Fault, Recipe
+from agenttune.bench.faults import HOSTILE_TEXTS, fault_kind, faulty_recipe
+from agenttune.bench.training import Fault, Recipe, Split
 
 RESULTS_VERSION = 1
 """Raised when results before and after a change of the benchmark cannot be compared."""
@@ -51,14 +51,16 @@ def version_of(task_module: str, contender_module: str, acts_through_gate: bool,
     return f"{RESULTS_VERSION}.{task}.{contender}.{agent}"
 
 
-def with_fault(version: str, recipe: Recipe, fault: Fault) -> str:
-    """The same with a checksum of what goes wrong, which differs from seed to seed."""
+def with_fault(version: str, split: Split, recipe: Recipe, fault: Fault) -> str:
+    """The same with checksums of what can go wrong and, which differs from seed to seed, of what does."""
+    kind = fault_kind(fault.kind)
+    spans = kind.development if split == "development" else kind.test
     texts = HOSTILE_TEXTS if "text" in fault.values else ()
     drawn = f"{fault.model_dump_json()}{faulty_recipe(recipe, fault).model_dump_json()}{texts}"
-    return f"{version}.{checksum_of(drawn)}"
+    return f"{version}.{checksum_of(repr(sorted(spans.items())))}.{checksum_of(drawn)}"
 
 
-def without_fault(version: str) -> str:
+def without_draw(version: str) -> str:
     """What the cells of all seeds have in common."""
     return version.rpartition(".")[0]
 

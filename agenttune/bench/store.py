@@ -12,6 +12,7 @@ import socket
 import sqlite3
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from agenttune.bench.cell import Cell, CellResult
+from agenttune.bench.code_version import is_same_code, without_draw
 from agenttune.errors import StoreFault
 from agenttune.store.process_liveness import is_alive, started_s
 from agenttune.store.sqlite_file import BUSY_TIMEOUT_S, refuse_network_file_system
@@ -47,7 +49,8 @@ class SetAside:
     """Results that do not count any longer.
 
     Attributes:
-        changed: Of cells whose policy, task, settings or code is another by now.
+        changed: Of cells whose policy, task, settings or code is another by now; also of seeds or contenders that are
+            not asked for this time, as they would be compared with new ones.
         dropped: Of scenarios that the suite no longer has.
         returned: That count again, as their cells are as they were.
     """
@@ -126,20 +129,11 @@ class Store:
 
     def align(self, cells: Sequence[Cell]) -> SetAside:
         """Set aside what no longer belongs to a suite of these cells, and take back what does again."""
-        keys = {cell.key for cell in cells}
-        scenarios = {cell.scenario.name for cell in cells}
-        wanted = {_identity(cell) for cell in cells}
+        asked = _Asked(cells)
         counts = {"changed": 0, "dropped": 0, "": 0}
         with self._storing(), self._writing():
-            rows = self._db.execute("SELECT key, scenario, contender, seed, split, aside FROM results").fetchall()
-            for key, *identity, was in rows:
-                aside = was
-                if key in keys:
-                    aside = ""
-                elif tuple(identity) in wanted:
-                    aside = "changed"
-                elif identity[0] not in scenarios:
-                    aside = "dropped"
+            for key, was, text in self._db.execute("SELECT key, aside, result FROM results").fetchall():
+                aside = asked.aside(CellResult.model_validate_json(text).cell, was)
                 if aside != was:
                     counts[aside] += 1
                     self._db.execute("UPDATE results SET aside = ? WHERE key = ?", (aside, key))
@@ -230,6 +224,52 @@ def read_results(folder: Path) -> list[CellResult]:
         raise StoreFault(f"no results in {folder} ({STORE_NAME}); make some with: agenttune bench suites/NAME.yaml")
     with Store(folder) as store:
         return store.results()
+
+
+class _Asked:
+    """What a suite asks for, as far as it tells whether a result still counts.
+
+    Results of seeds or contenders that are not asked for this time count on, if they rest on the same.
+    """
+
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        self._keys = {cell.key for cell in cells}
+        self._identities = {_identity(cell) for cell in cells}
+        self._bases: dict[tuple[str, str], set[str]] = defaultdict(set)
+        self._scenarios: dict[str, dict[str, Cell]] = defaultdict(dict)
+        for cell in cells:
+            self._bases[cell.scenario.name, cell.contender].add(_basis(cell))
+            self._scenarios[cell.scenario.name][cell.contender] = cell
+
+    def aside(self, cell: Cell, was: str) -> str:
+        """Why a result does not count; empty if it does.
+
+        Args:
+            cell: Of the result.
+            was: What was said of it before.
+        """
+        if cell.key in self._keys:
+            return ""
+        others = self._scenarios.get(cell.scenario.name)
+        if others is None:
+            return "dropped"
+        if _identity(cell) in self._identities:
+            return "changed"
+        if cell.contender in others:
+            return "" if _basis(cell) in self._bases[cell.scenario.name, cell.contender] else "changed"
+        return was if all(_fit(cell, other) for other in others.values()) else "changed"
+
+
+def _basis(cell: Cell) -> str:
+    """What the cells of all seeds of a scenario and contender have in common."""
+    same = cell.model_copy(update={"seed": 0, "version": without_draw(cell.version), "work": ""})
+    return same.model_dump_json()
+
+
+def _fit(one: Cell, other: Cell) -> bool:
+    """Whether results of two contenders can be compared."""
+    same_scenario = (one.scenario, one.split) == (other.scenario, other.split)
+    return same_scenario and is_same_code(one.version, other.version)
 
 
 def _identity(cell: Cell) -> tuple[str, str, int, str]:

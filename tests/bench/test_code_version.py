@@ -8,7 +8,7 @@ import pytest
 
 import agenttune
 from agenttune.bench.catalog import TASKS, task_facts
-from agenttune.bench.code_version import is_same_code, sources_of, version_of, with_fault, without_fault
+from agenttune.bench.code_version import is_same_code, sources_of, version_of, with_fault, without_draw
 from agenttune.bench.contenders.shipped import contenders
 from agenttune.bench.training import Fault
 
@@ -56,11 +56,12 @@ def test_the_well_tuned_rate_counts_which_the_oracle_begins_with() -> None:
 
 def test_what_a_fault_makes_of_the_recipe_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     fault = Fault(kind="plateau", values={"lr_factor": 5.0})
-    before = with_fault("1.a.b.-", FACTS.recipe, fault)
+    before = with_fault("1.a.b.-", "development", FACTS.recipe, fault)
     monkeypatch.setattr("agenttune.bench.faults.PLATEAU_WARMUP_FRAC", 0.5)
-    after = with_fault("1.a.b.-", FACTS.recipe, fault)
+    after = with_fault("1.a.b.-", "development", FACTS.recipe, fault)
     assert before != after
-    assert without_fault(before) == without_fault(after) == "1.a.b.-"
+    assert without_draw(before) == without_draw(after)
+    assert without_draw(before).startswith("1.a.b.-.")
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from agenttune.errors import StoreFault
 RECIPE = Recipe(lr=0.1, steps=100, eval_every=10)
 
 
-def cell_of(contender: str = "none", fault: str = "healthy", seed: int = 0, version: str = "1") -> Cell:
+def cell_of(contender: str = "none", fault: str = "healthy", seed: int = 0, version: str = "1.task.own.-.spans.seed") -> Cell:
     scenario = Scenario(task="mnist_cnn", fault=fault, recipe=RECIPE)
     return Cell(scenario=scenario, seed=seed, split="development", contender=contender, version=version)
 
@@ -77,12 +77,37 @@ def test_a_change_sets_aside_the_results_that_rest_on_it_and_no_others(tmp_path:
     with Store(tmp_path) as store:
         for cell in cells:
             keep(store, cell)
-        changed = [cells[0], cell_of("mine", version="2"), cells[2]]
+        changed = [cells[0], cell_of("mine", version="1.task.other.-.spans.seed"), cells[2]]
         assert store.align(changed) == SetAside(changed=1)
         assert {r.cell.key for r in store.results()} == {cells[0].key, cells[2].key}
         assert store.align(changed[:2]) == SetAside(dropped=1)
         assert store.align(cells) == SetAside(returned=2), "what is as it was counts again, and is not done again"
         assert len(store.results()) == 3
+
+
+def test_after_a_change_old_results_of_other_seeds_or_contenders_do_not_count_beside_new_ones(tmp_path: Path) -> None:
+    old = [cell_of(contender, seed=seed) for contender in ("none", "mine") for seed in (0, 1)]
+    new = "1.other.own.-.spans.seed"
+    with Store(tmp_path) as store:
+        for cell in old:
+            keep(store, cell)
+        assert store.align([cell_of("none")]) == SetAside(), "fewer seeds and contenders: the others count on"
+        keep(store, cell_of("none", version=new))
+        assert store.align([cell_of("none", version=new)]) == SetAside(changed=4)
+        assert {r.cell.version for r in store.results()} == {new}
+        assert store.align(old) == SetAside(changed=1, returned=4)
+        assert {r.cell.version for r in store.results()} == {old[0].version}
+
+
+def test_an_agent_that_has_changed_makes_all_stale_that_have_one(tmp_path: Path) -> None:
+    none, sham = cell_of("none"), cell_of("sham", version="1.task.own.agent.spans.seed")
+    with Store(tmp_path) as store:
+        for cell in (none, sham, cell_of("mine", version=sham.version)):
+            keep(store, cell)
+        assert store.align([none, sham]) == SetAside()
+        changed = cell_of("sham", version="1.task.own.newer.spans.seed")
+        assert store.align([none, changed]) == SetAside(changed=2)
+        assert [r.cell.contender for r in store.results()] == ["none"]
 
 
 def test_results_of_another_format_are_refused_with_the_way_out(tmp_path: Path) -> None:

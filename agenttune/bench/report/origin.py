@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
 from agenttune.bench.cell import CellResult
+from agenttune.bench.code_version import without_draw
 from agenttune.bench.faults import AS_IT_WAS
 from agenttune.protocol.text import clean, plural, utc_time
 
@@ -32,6 +33,21 @@ def origin(results: Sequence[CellResult]) -> str:
     if ended:
         parts.append(f"made {utc_time(min(ended))} to {utc_time(max(ended))}")
     return clean("; ".join(parts), 2000)
+
+
+def mixed_code(results: Iterable[CellResult]) -> list[str]:
+    """Whose results rest on more than one version of a contender or of the code, and must not be averaged."""
+    versions: dict[tuple[str, str], set[tuple[str, ...]]] = {}
+    for cell in (result.cell for result in results if result.cell.version):
+        code = (without_draw(cell.version), *sorted(cell.code.values()))
+        versions.setdefault((cell.scenario.name, cell.contender), set()).add(code)
+    mixed = sorted({contender for (_, contender), found in versions.items() if len(found) > 1})
+    if not mixed:
+        return []
+    return [
+        f"Results of {', '.join(mixed)} are of more than one version of the code or of a policy, and must not be taken "
+        "together: run the suite again, or report one folder at a time."
+    ]
 
 
 def _machine(results: Iterable[CellResult]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from agenttune.bench.noise import NO_BAND, noise_bands
 from agenttune.bench.pairs import by_key, pairing
 from agenttune.bench.report import drawings, plots, tables
 from agenttune.bench.report.content import Block, Page, Section, Table, Trace
-from agenttune.bench.report.origin import origin
+from agenttune.bench.report.origin import mixed_code, origin
 from agenttune.bench.report.words import interval, percent, share, traceback_end
 from agenttune.bench.standings import Standing, agreements, by_contender, standings
 from agenttune.bench.statistics import FEWEST_SEEDS, Interval
@@ -82,7 +82,7 @@ def benchmark_page(
         says=[*_says(found, figures), *notes, *filter(None, [made_by])],
         sections=[section for section in sections if section.blocks],
         origin=origin(results),
-        warnings=_warnings(results, found),
+        warnings=[*mixed_code(results), *_warnings(results, found)],
     )
 
 
