@@ -19,7 +19,9 @@ from agenttune.errors import StoreFault
 RECIPE = Recipe(lr=0.1, steps=100, eval_every=10)
 
 
-def cell_of(contender: str = "none", fault: str = "healthy", seed: int = 0, version: str = "1.task.own.-.spans.seed") -> Cell:
+def cell_of(
+    contender: str = "none", fault: str = "healthy", seed: int = 0, version: str = "1.task.own.-.spans.seed"
+) -> Cell:
     scenario = Scenario(task="mnist_cnn", fault=fault, recipe=RECIPE)
     return Cell(scenario=scenario, seed=seed, split="development", contender=contender, version=version)
 
