@@ -42,6 +42,8 @@ def detection(outcome: Outcome, kind: FaultKind, budget: int, looks: bool) -> De
         looks: Whether the contender looks for findings at all, as policies do; a plain recipe cannot find anything.
     """
     onset = outcome.fault.step if outcome.fault is not None else 0
+    if outcome.trained is not None:
+        onset = outcome.trained.total_at(onset)  # findings are counted by total steps too
     steps = outcome.trained.total_steps if outcome.trained is not None else budget
     healthy_steps = steps if kind.is_healthy else min(onset, steps)
     found = list(zip(outcome.findings, outcome.found_steps, strict=False)) if looks else []

@@ -18,7 +18,8 @@ from agenttune.bench.answers import KeepingContext, KeptAnswers
 from agenttune.bench.catalog import TaskFacts
 from agenttune.bench.cell import Intervention, Outcome
 from agenttune.bench.settings import BenchSettings
-from agenttune.bench.training import Agent, Trained
+from agenttune.bench.total_steps import TotalSteps
+from agenttune.bench.training import Agent, Hook, Live, Trained
 from agenttune.config import CheckpointSettings, GateSettings, GoalSettings, WakeSettings, with_limits_of
 from agenttune.control import LocalControl
 from agenttune.control.control import ApprovalDecision
@@ -121,6 +122,19 @@ class Person:
                     continue
 
 
+class Watch(Hook):
+    """Sees how many steps are paid for.
+
+    Attributes:
+        live: The training, once it has begun.
+    """
+
+    live: Live | None = None
+
+    def started(self, live: Live) -> None:
+        self.live = live
+
+
 ASK_A_PERSON: dict[str, Any] = {"name": "simulated person", "approvers": ["human"], "timeout_s": 86_400.0}
 
 
@@ -135,6 +149,7 @@ class InProcessAgent:
         project: Folder that relative paths count from.
         person: Decides on every command of the agent, where there is one.
         answers: Those of language models, which are kept there.
+        budget: Optimizer steps that the training may make: a probe that no longer fits into it is refused.
     """
 
     def __init__(
@@ -146,7 +161,9 @@ class InProcessAgent:
         project: Path,
         person: Person | None = None,
         answers: KeptAnswers | None = None,
+        budget: int | None = None,
     ) -> None:
+        self._budget, self._budgets, self.watch = budget, settings.budgets, Watch()
         self._folder, self._person = folder, person
         wake = settings.wake.model_copy(update={"mode": "lockstep"})
         goal = GoalSettings(metric=facts.metric, direction=facts.direction)
@@ -171,11 +188,25 @@ class InProcessAgent:
         return Agent(self._folder, RUN_ID, self._consult)
 
     def _consult(self) -> None:
+        self._limit_probes()
         if self._person is not None:
             self._person.look(self.control, RUN_ID)
         self._loop.tick()
         if waiting := self._loop.thinking:
             concurrent.futures.wait(waiting, self._poll_s, concurrent.futures.FIRST_COMPLETED)
+
+    def _limit_probes(self) -> None:
+        """Let probes have what is left of the budget, but for the one step that follows them."""
+        if self._budget is None or self.watch.live is None:
+            return
+        log = self.control.log(RUN_ID)
+        left = log.extra_steps() + max(0, self._budget - self.watch.live.total_steps - 1)
+        info, own = log.info(), self._budgets.max_probe_steps
+        rules = self._budgets.model_dump(mode="json") | {"max_probe_steps": left if own is None else min(own, left)}
+        most = self._budgets.max_probe_frac
+        binds = most is None or info.max_steps is None or left < most * info.max_steps
+        if binds and rules != info.rules["budgets"]:
+            log.update_info(rules=info.rules | {"budgets": rules})
 
     def outcome(self, trained: Trained) -> Outcome:
         """What the log says of the agent's part.
@@ -199,12 +230,17 @@ def outcome_of(log: RunLog, trained: Trained) -> Outcome:
     """
     _refuse_failures(log)
     found = [event for event in log.events(kinds=["found"], limit=EVERYTHING) if isinstance(event.body, Found)]
+    total = TotalSteps(log)
+    asked = {event.command_id: event.seq for event in log.events(kinds=["proposed"], limit=EVERYTHING)}
     cost, _ = costs_of_run(log)
     return Outcome(
         trained=trained,
-        interventions=[_intervention(record) for record in log.commands(principal="agent", limit=EVERYTHING)],
+        interventions=[
+            _intervention(record, total, asked[record.command_id])
+            for record in log.commands(principal="agent", limit=EVERYTHING)
+        ],
         findings=[event.body.finding for event in found if isinstance(event.body, Found)],
-        found_steps=[event.step or 0 for event in found],
+        found_steps=[total.at(event.seq, event.step or 0) for event in found],
         tokens_in=cost.input_tokens,
         tokens_out=cost.output_tokens,
         calls=cost.calls,
@@ -256,12 +292,14 @@ def _refuse_failures(log: RunLog) -> None:
         raise PolicyBroke(silent)
 
 
-def _intervention(record: CommandRecord) -> Intervention:
+def _intervention(record: CommandRecord, total: TotalSteps, seq: int) -> Intervention:
     proposal = record.proposal
+    step = proposal.based_on_step or 0
     values = pairs(given(record.command.arguments()))
     return Intervention(
         kind=record.command.kind,
-        step=proposal.based_on_step or 0,
+        step=step,
+        total_steps=total.at(seq, step),
         state=record.state.value,
         words=f"{values}: {proposal.rationale}"[:500],
     )

@@ -24,6 +24,7 @@ from agenttune.bench.catalog import TaskFacts
 from agenttune.bench.cell import NONE, Cell, CellResult, Intervention, Outcome, Scenario
 from agenttune.bench.faults import AS_IT_WAS
 from agenttune.bench.statistics import FEWEST_SEEDS
+from agenttune.bench.total_steps import TotalSteps
 from agenttune.bench.training import EvalPoint, Recipe, Trained
 from agenttune.config import load_yaml
 from agenttune.errors import ConfigError, UserError
@@ -160,7 +161,7 @@ def _read(log: RunLog, info: RunInfo) -> _Run:
     return _Run(
         info=info,
         summary=summary,
-        evaluations=list(_evaluations(log, info, summary)),
+        evaluations=list(_evaluations(log, info)),
         task=task,
         arguments=_SEED.sub(SEED_MARK, arguments),
         seed=int(seed.group(1)) if seed is not None else None,
@@ -183,18 +184,15 @@ def _what_was_trained(folder: Path, info: RunInfo) -> tuple[str, str, str]:
     return info.name, model, ""
 
 
-def _evaluations(log: RunLog, info: RunInfo, summary: RunSummary) -> Iterator[EvalPoint]:
+def _evaluations(log: RunLog, info: RunInfo) -> Iterator[EvalPoint]:
     """Of all branches, as they came: steps that a return undid were made all the same."""
-    before, made = {}, 0
-    for branch in summary.branches:
-        before[branch.name] = made - branch.from_step
-        made += branch.last_step - branch.from_step
+    total = TotalSteps(log)
     start_s = info.started_at_s or info.created_at_s
     for event in log.events(kinds=["evaluated"], limit=EVERYTHING):
         value = value_of(info.goal_metric, event.body.metrics) if isinstance(event.body, Evaluated) else None
         if value is not None and event.step is not None:
             yield EvalPoint(
-                total_steps=max(0, before.get(event.branch, 0) + event.step),
+                total_steps=total.at(event.seq, event.step),
                 step=event.step,
                 seconds=max(0.0, event.at_s - start_s),
                 value=value,

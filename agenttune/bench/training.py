@@ -119,6 +119,12 @@ class Trained(Record):
     fault_layer: str | None = None
     run_id: str | None = None
 
+    def total_at(self, step: int) -> int:
+        """Total steps when training first had completed so many; those of the end where it never came so far."""
+        if not self.losses:
+            return step
+        return next((total - (at - step) for total, at, _ in self.losses if at > step), max(step, self.total_steps))
+
 
 class Live(ABC):
     """A training between two steps, as a hook sees it; the same over every loop.

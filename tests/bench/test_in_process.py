@@ -16,6 +16,8 @@ from agenttune.bench.catalog import task_facts
 from agenttune.bench.cell import Cell, Outcome, Scenario
 from agenttune.bench.contenders.contender import CONTENDERS, Trial
 from agenttune.bench.contenders.policy import PolicyContender, PolicySettings
+from agenttune.bench.detection import detection
+from agenttune.bench.faults import fault_kind
 from agenttune.bench.in_process import RUN_ID, PolicyBroke
 from agenttune.protocol.proposals import State
 from agenttune.store.run_log import RunLog, list_runs
@@ -66,8 +68,38 @@ def test_steps_of_probes_are_paid_for(tmp_path: Path) -> None:
     ahead = play(tmp_path / "ahead", "policy", policy="lookahead", settings=settings)
     assert [i.kind for i in ahead.interventions][:1] == ["probe"]
     assert ahead.trained is not None
-    assert ahead.trained.total_steps in range(STEPS, STEPS + 31)  # a probe is not broken off
+    assert ahead.trained.total_steps == STEPS
     assert ahead.trained.evaluations[-1].step < STEPS
+
+
+PROBES = """
+from agenttune.policy import Decision, Draft, Policy
+from agenttune.protocol.commands import Probe, UpdateOptimizer
+
+class Probes(Policy):
+    def decide(self, observation):
+        lr = UpdateOptimizer(lr=observation.knob("lr").effective / 2)
+        probe = Probe(candidates=(lr,), steps=6, min_gain_frac=1.0)
+        return Decision([Draft(probe, "to see what comes")])
+"""
+
+
+@pytest.mark.parametrize("task", ["mnist_cnn", "sim_curve"])
+def test_a_probe_that_no_longer_fits_into_the_budget_is_refused(tmp_path: Path, task: str) -> None:
+    (tmp_path / "mine.py").write_text(PROBES, encoding="utf-8")
+    budgets = {"max_probe_frac": None, "max_commands": None}
+    gate = {"cooldown_steps": 0, "repeat_cooldown_steps": 0}
+    settings = {"wake": {"every_steps": 10}, "gate": gate, "budgets": budgets}
+    tried = play(tmp_path / "tried", "policy", task=task, policy="./mine.py:Probes", settings=settings)
+    states = [i.state for i in tried.interventions]
+    done = states.index("rejected")
+    assert done > 2
+    assert states == ["applied"] * done + ["rejected"] * (len(states) - done)
+    assert tried.trained is not None
+    assert tried.trained.total_steps == STEPS == tried.trained.evaluations[-1].step + 12 * done
+    assert [i.total_steps for i in tried.interventions] == [
+        i.step + 12 * min(before, done) for before, i in enumerate(tried.interventions)
+    ]
 
 
 @pytest.mark.parametrize("task", ["mnist_cnn", "sim_curve"])
@@ -193,3 +225,22 @@ def test_decisions_are_those_of_three_processes(tmp_path: Path, policy: str, fau
 def test_names_of_contenders_are_their_own() -> None:
     assert all(kind.name == name for name, kind in CONTENDERS.items())
     assert PolicyContender(PolicySettings(policy="noop")).given.policy == "noop"
+
+
+def test_a_finding_after_probes_is_counted_from_the_fault_as_training_met_it(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(PROBES.replace("decide", "_first") + FIRST, encoding="utf-8")
+    kind, settings = fault_kind("nan_gradient"), {"wake": {"every_steps": 10}, "budgets": {"max_probe_frac": 0.5}}
+    tried = play(tmp_path / "tried", "policy", kind.name, task="sim_curve", policy="./mine.py:Once", settings=settings)
+    alone = play(tmp_path / "alone", "policy", kind.name, task="sim_curve", policy="noop", settings=settings)
+    assert tried.trained is not None
+    assert tried.fault is not None
+    assert tried.trained.total_at(tried.fault.step) == tried.fault.step + 12
+    delays = [detection(outcome, kind, STEPS, looks=True).steps for outcome in (tried, alone)]
+    assert delays[0] == delays[1] is not None
+
+
+FIRST = """
+class Once(Probes):
+    def decide(self, observation):
+        return Decision() if observation.commands else self._first(observation)
+"""

@@ -69,9 +69,12 @@ class PolicyContender(Contender):
             trial.project,
             None if person is None else Person(person.delay_steps, person.rejects, seed),
             None if trial.answers is None else KeptAnswers(trial.answers),
+            trial.steps_left,
         )
         try:
-            return agent.outcome(trial.train(agent=agent.agent)).model_copy(update={"fault": trial.fault})
+            return agent.outcome(trial.train(agent=agent.agent, hooks=[agent.watch])).model_copy(
+                update={"fault": trial.fault}
+            )
         finally:
             agent.close()
 
