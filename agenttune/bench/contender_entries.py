@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -159,7 +161,49 @@ def policy_code(reference: str, project: Path, settings: BenchSettings) -> dict[
     for part in walk(opened.policy):
         if isinstance(part, LlmPolicy):
             found |= part.prompt_checksums
+    for path in [path.rpartition(":")[0] for path in found if is_class_reference(path)]:
+        found |= {str(beside): _sha256(beside) for beside in imported_beside(Path(path))}
     return {_told(path, project): checksum for path, checksum in sorted(found.items())}
+
+
+def imported_beside(path: Path) -> set[Path]:
+    """The modules beside a Python file that it imports, and theirs, read without running them."""
+    found: set[Path] = set()
+    waiting = [path]
+    while waiting:
+        names = _imported_names(waiting.pop())
+        folder = path.parent
+        candidates = [p for n in names for p in (folder / f"{n}.py", *sorted((folder / n).rglob("*.py")))]
+        new = {place for place in candidates if place.is_file() and place != path} - found
+        found |= new
+        waiting += sorted(new)
+    return found
+
+
+def _imported_names(path: Path) -> set[str]:
+    """First parts of the names of modules that a file imports; none if it is no Python."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError, OSError):
+        return set()
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {(node.module or "").partition(".")[0], *(alias.name for alias in node.names if not node.module)}
+    return names - {""}
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def changed_since(code: Mapping[str, str], project: Path) -> list[str]:
+    """Which of the user's files that a contender is made of are no longer what their checksums say."""
+    files = {told: project / told.partition(".py:")[0] for told in code}
+    files = {told: path.with_suffix(".py") if ".py:" in told else path for told, path in files.items()}
+    return [told for told, path in files.items() if path.is_file() and _sha256(path) != code[told]]
 
 
 def _class_code(kind: str, project: Path) -> dict[str, str]:
@@ -167,7 +211,7 @@ def _class_code(kind: str, project: Path) -> dict[str, str]:
     if not is_class_reference(kind):
         return {}
     path, _ = file_of(PluginUse("contender", kind, (project,)))
-    return {_told(str(path), project): hashlib.sha256(path.read_bytes()).hexdigest()}
+    return {_told(str(beside), project): _sha256(beside) for beside in (path, *sorted(imported_beside(path)))}
 
 
 def _told(path: str, project: Path) -> str:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 from agenttune.bench.backends.backend import Backend, Done
 from agenttune.bench.cell import Cell, CellResult
+from agenttune.bench.contender_entries import changed_since
 from agenttune.bench.play import ANSWERS, Work, drawn_fault, failed
 from agenttune.bench.store import Store
+from agenttune.errors import ConfigError
 
 HEARTBEAT_S = 10.0
 WAIT_S = 0.2
@@ -85,6 +87,7 @@ class Runner:
                     self.backend.submit(done.work)
                     continue
                 del under_way[result.cell.key]
+                self._refuse_changed(result.cell)
                 self._keep(result)
                 self._told(len(keys), result, len(taken))
             if not waiting and not under_way and taken:
@@ -145,6 +148,20 @@ class Runner:
         self._states[key] = state
         if state == "failed":
             self._failed.add(key)
+
+    def _refuse_changed(self, cell: Cell) -> None:
+        """A result that rests on files which have changed since the suite was read is none of what they were.
+
+        Raises:
+            ConfigError: They have.
+        """
+        changed = changed_since(cell.code, self.project)
+        if changed:
+            raise ConfigError(
+                f"{', '.join(changed)} of {cell.contender} has changed while the suite ran; what was under way is not "
+                "kept, and the same command goes on with what it is now",
+                field="contenders",
+            )
 
     def _result(self, done: Done) -> CellResult | None:
         """None: the worker died, and another one is to try."""

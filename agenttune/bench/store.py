@@ -23,7 +23,8 @@ from pydantic import ValidationError
 
 from agenttune.bench.cell import Cell, CellResult
 from agenttune.bench.code_version import is_same_code, without_draw
-from agenttune.errors import StoreFault
+from agenttune.bench.training import Split
+from agenttune.errors import ConfigError, StoreFault
 from agenttune.store.process_liveness import is_alive, started_s
 from agenttune.store.sqlite_file import BUSY_TIMEOUT_S, refuse_network_file_system
 
@@ -126,6 +127,20 @@ class Store:
         """Keys of the results that count, with their state."""
         with self._storing():
             return dict(self._db.execute("SELECT key, state FROM results WHERE aside = ''").fetchall())
+
+    def refuse_other_split(self, split: Split) -> None:
+        """Results of both ranges could not be reported together.
+
+        Raises:
+            ConfigError: There are some of the other range.
+        """
+        with self._storing():
+            rows = self._db.execute("SELECT DISTINCT split FROM results WHERE aside = ''").fetchall()
+        if any(found != split for (found,) in rows):
+            raise ConfigError(
+                f"{self.folder} has results of the other range than {split}; give another folder with --out",
+                field="out",
+            )
 
     def align(self, cells: Sequence[Cell]) -> SetAside:
         """Set aside what no longer belongs to a suite of these cells, and take back what does again."""

@@ -55,7 +55,8 @@ def run(
     seeds: Annotated[int | None, typer.Option(min=1, help="So many seeds instead of the suite's.")] = None,
     test: Annotated[bool, typer.Option("--test", help="Use the test range, which is for final claims.")] = False,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Worker processes; 0: none, all in this one. Default: a core each.")
+        int | None,
+        typer.Option(min=0, help="Worker processes; 0: none, and nothing ends what hangs. Default: a core each."),
     ] = None,
     backend: Annotated[str, typer.Option("--backend", help="local, or ray for a cluster.")] = "local",
     only: Annotated[
@@ -101,6 +102,7 @@ def _run(
         raise ConfigError(f"--only {only!r}: no cell fits; they are called such as {_example(suite)}", field="only")
     console = Console(stderr=True)
     with Store(out) as store, _ended_by_sigterm():
+        store.refuse_other_split(suite.split)
         _tell_aside(console, store, cells)
         if suite.left_out:
             console.print(f"left out where the task is a script of yours: {', '.join(suite.left_out)}", soft_wrap=True)

@@ -21,6 +21,7 @@ from agenttune.bench.cells import cells_of
 from agenttune.bench.runner import Progress, Runner, only
 from agenttune.bench.store import STORE_NAME, Store, read_results
 from agenttune.bench.suite import Suite, load_suite
+from agenttune.errors import ConfigError
 
 CONTENDERS = Path(__file__).with_name("contenders.py")
 PRELOAD = ["agenttune.bench.play"]
@@ -181,3 +182,49 @@ def test_two_runners_share_the_cells_of_one_store(tmp_path: Path, start: Callabl
     assert set(begun.values()) == {1}
     assert len(begun) == 12
     assert len(read_results(tmp_path / "out")) == 12
+
+
+OWN = """
+from agenttune.policy import Decision, Policy
+import knack
+
+class Own(Policy):
+    def decide(self, observation):
+        return Decision(reason=str(knack.FACTOR))
+"""
+
+
+def own_suite(folder: Path) -> Suite:
+    path = folder / "mine.yaml"
+    (folder / "own.py").write_text(OWN)
+    if not (folder / "knack.py").exists():
+        (folder / "knack.py").write_text("from spare import FACTOR\n")
+        (folder / "spare.py").write_text("FACTOR = 2\n")
+    scenario = "{task: sim_quadratic, fault: healthy, recipe: {steps: 40, eval_every: 20}}"
+    path.write_text(f"seeds: 2\nscenarios:\n  - {scenario}\ncontenders: [none, './own.py:Own']\n")
+    return load_suite(str(path))
+
+
+def test_modules_beside_a_policy_are_part_of_what_a_result_rests_on(tmp_path: Path) -> None:
+    first = own_suite(tmp_path)
+    assert run(first, tmp_path / "out", InProcess()).done == 4
+    (tmp_path / "spare.py").write_text("FACTOR = 8\n")
+    with Store(tmp_path / "out") as store:
+        assert store.align(cells_of(own_suite(tmp_path))).changed == 2
+
+
+def test_a_policy_that_changes_while_the_suite_runs_leaves_no_result_under_its_old_name(tmp_path: Path) -> None:
+    suite = own_suite(tmp_path)
+    (tmp_path / "spare.py").write_text("FACTOR = 8\n")  # after the suite was read
+    with pytest.raises(ConfigError, match=r"spare\.py of Own has changed while the suite ran"):
+        run(suite, tmp_path / "out", InProcess())
+    assert {result.cell.contender for result in read_results(tmp_path / "out")} <= {"none"}
+    assert run(own_suite(tmp_path), tmp_path / "out", InProcess()).done == 4
+
+
+def test_results_of_both_ranges_do_not_share_a_folder(tmp_path: Path) -> None:
+    run(own_suite(tmp_path), tmp_path / "out", InProcess())
+    with Store(tmp_path / "out") as store:
+        store.refuse_other_split("development")
+        with pytest.raises(ConfigError, match="another folder with --out"):
+            store.refuse_other_split("test")
