@@ -15,6 +15,7 @@ from agenttune.bench.backends.local import Local
 from agenttune.bench.store import read_results
 from agenttune.bench.suite import Suite, load_suite
 from tests.bench.test_runner import CONTENDERS, journal, run, wait_until
+from tests.bench.test_runner import suite_of as runs_of
 
 pytestmark = pytest.mark.ray
 TIMES = {"seconds", "process_seconds"}
@@ -53,6 +54,19 @@ def outcomes(folder: Path) -> dict[str, Any]:
 def played(folder: Path, name: str, backend: Backend) -> dict[str, Any]:
     run(suite_of(folder, name), folder / f"out-{name}", backend)
     return outcomes(folder / f"out-{name}")
+
+
+@pytest.mark.timeout(300)
+def test_the_time_of_a_cell_begins_when_a_worker_takes_it(tmp_path: Path) -> None:
+    ray_cluster = pytest.importorskip("agenttune.bench.backends.ray_cluster")
+    pytest.importorskip("ray")
+    suite = runs_of(tmp_path, "Quick", "Hangs", seeds=1, sleep_s=1.0)
+    backend = ray_cluster.RayCluster(1, "local")
+    backend.slots = 4  # as on a cluster that others have filled: they are submitted at once, and wait for each other
+    run(suite, tmp_path / "out", backend, limit_s=3.0)
+    ended = {(r.cell.contender, r.state): r.outcome.failure for r in read_results(tmp_path / "out")}
+    assert set(ended) == {("Quick", "done"), ("Hangs", "failed")}
+    assert "not done after 3 s of wall time" in ended["Hangs", "failed"]
 
 
 @pytest.mark.timeout(300)

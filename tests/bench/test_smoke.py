@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from agenttune.bench.cell import CellResult
+from agenttune.bench.metrics import cell_figures
+from agenttune.bench.standings import standings
 from agenttune.bench.store import read_results
 
 COMMAND = [sys.executable, "-m", "agenttune", "bench"]
@@ -28,6 +30,26 @@ def finals(results: list[CellResult], contender: str) -> dict[str, str]:
     }
 
 
+def check_order(results: list[CellResult]) -> None:
+    """Whatever else the figures say: the best comes before who acts on its own, and the worst comes last."""
+    found = {standing.contender: standing for standing in standings(cell_figures(results))}
+    names = list(found)
+    assert names[-1] == "reckless"
+    for acting in ("none", "sham", "jitter", "guardian", "random", "reckless"):
+        assert names.index("oracle") < names.index(acting)
+    assert found["reckless"].harmed.frac == 1.0
+    assert found["sham"].harmed.held == found["none"].harmed.held == 0
+    assert found["sham"].mean_regret == found["none"].mean_regret
+    assert found["oracle"].mean_regret.estimate == pytest.approx(0.0, abs=1e-9)
+
+
+def test_the_best_comes_first_and_the_worst_last(tmp_path: Path) -> None:
+    agenttune("smoke", "--only", "sim_quadratic", "--workers", "0", cwd=tmp_path)
+    results = read_results(tmp_path / "bench-results" / "smoke")
+    check_order(results)
+    assert finals(results, "none") == finals(results, "sham")
+
+
 @pytest.mark.slow  # quicker: test_runner.py
 @pytest.mark.timeout(900)
 def test_smoke_runs_with_one_command_and_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -35,9 +57,10 @@ def test_smoke_runs_with_one_command_and_goes_on_where_it_was(tmp_path: Path) ->
     told = agenttune("smoke", "--workers", "2", "--policy", "noop", cwd=tmp_path)
     results = read_results(tmp_path / "bench-results" / "smoke")
     assert [r.outcome.failure for r in results if r.state == "failed"] == []
-    assert len(results) == 2 * 4 * 12
-    assert "96 cells; results in" in told
+    assert len(results) == 2 * 4 * 13
+    assert "104 cells; results in" in told
     assert finals(results, "none") == finals(results, "sham") == finals(results, "noop"), "taking part changes nothing"
+    check_order(results)
     at_s = {r.cell.key: r.at_s for r in results}
     agenttune("smoke", "--workers", "2", cwd=tmp_path)
     assert {r.cell.key: r.at_s for r in read_results(tmp_path / "bench-results" / "smoke")} == at_s

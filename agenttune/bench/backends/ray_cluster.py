@@ -5,8 +5,10 @@ The workers' machines need the same agenttune, and the suite's folder at the sam
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
+import uuid
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,14 +47,21 @@ class RayCluster(Backend):
         self.slots = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         # The runner tries again by itself, as it does where a worker of this machine dies.
         self._play: Any = ray.remote(num_cpus=1, max_retries=0)(_play_there)
-        self._work: dict[Any, tuple[Work, float]] = {}
+        self._begun: Any = ray.remote(num_cpus=0)(_Begun).remote()
+        self._work: dict[Any, Work] = {}
+        self._tickets: dict[str, Any] = {}
+        self._began_s: dict[Any, float] = {}
 
     def submit(self, work: Work) -> None:
-        self._work[self._play.remote(work)] = work, time.monotonic()
+        ticket = uuid.uuid4().hex
+        reference = self._play.remote(work, self._begun, ticket)
+        self._work[reference] = work
+        self._tickets[ticket] = reference
 
     def wait(self, timeout_s: float) -> list[Done]:
-        for reference, (work, at_s) in self._work.items():
-            if time.monotonic() - at_s > work.limit_s:
+        self._note_begun()
+        for reference, work in self._work.items():
+            if self._is_over_time(reference, work):
                 self._ray.cancel(reference, force=True)
         ended, _ = self._ray.wait(list(self._work), num_returns=len(self._work), timeout=timeout_s)
         return [self._ended(reference) for reference in ended]
@@ -63,12 +72,23 @@ class RayCluster(Backend):
         if self._is_ours:
             self._ray.shutdown()
 
+    def _note_begun(self) -> None:
+        """A cell's time begins when a worker takes it: on a busy cluster it may wait for hours before."""
+        for ticket in self._ray.get(self._begun.newest.remote()):
+            if (reference := self._tickets.pop(ticket, None)) is not None:
+                self._began_s[reference] = time.monotonic()
+
+    def _is_over_time(self, reference: Any, work: Work) -> bool:
+        return time.monotonic() - self._began_s.get(reference, math.inf) > work.limit_s
+
     def _ended(self, reference: Any) -> Done:
-        work, at_s = self._work.pop(reference)
+        work = self._work.pop(reference)
+        is_over_time = self._is_over_time(reference, work)
+        self._began_s.pop(reference, None)
         try:
             return Done(work, self._ray.get(reference))
         except self._ray.exceptions.RayError as error:
-            if time.monotonic() - at_s > work.limit_s:
+            if is_over_time:
                 reason = f"not done after {work.limit_s:g} s of wall time; its worker was killed"
                 return Done(work, failed(work.cell, reason))
             return Done(work, None, f"its worker process died ({type(error).__name__})")
@@ -84,8 +104,24 @@ def _join(ray: Any, workers: int | None, address: str | None) -> None:
         ray.init(address="local", num_cpus=workers, **settings)
 
 
-def _play_there(work: Work) -> CellResult:
+class _Begun:
+    """An actor beside the workers: which cells a worker has begun with."""
+
+    def __init__(self) -> None:
+        self._tickets: list[str] = []
+
+    def add(self, ticket: str) -> None:
+        self._tickets.append(ticket)
+
+    def newest(self) -> list[str]:
+        """Those since the last call."""
+        tickets, self._tickets = self._tickets, []
+        return tickets
+
+
+def _play_there(work: Work, begun: Any, ticket: str) -> CellResult:
     """On a worker, whose machine may not be the runner's: what is not kept goes into a folder of its own."""
+    begun.add.remote(ticket)
     if work.keeps_run:
         return play_in_worker(work)
     with tempfile.TemporaryDirectory(prefix="agenttune-bench-") as folder:
