@@ -23,14 +23,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from agenttune.bench.catalog import TaskFacts
 from agenttune.bench.cell import NONE, Cell, CellResult, Intervention, Outcome, Scenario
 from agenttune.bench.faults import AS_IT_WAS
+from agenttune.bench.run_course import course_of
 from agenttune.bench.statistics import FEWEST_SEEDS
 from agenttune.bench.total_steps import TotalSteps
-from agenttune.bench.training import EvalPoint, Recipe, Trained
+from agenttune.bench.training import Recipe, Trained
 from agenttune.config import load_yaml
 from agenttune.errors import ConfigError, UserError
 from agenttune.launch.supervisor import CONFIG_COPY
-from agenttune.protocol.events import Evaluated, RunStarted
-from agenttune.protocol.goal_names import value_of
+from agenttune.protocol.events import RunStarted
 from agenttune.protocol.proposals import TAKEN, Record
 from agenttune.protocol.run_info import RunInfo
 from agenttune.protocol.summary import RunSummary
@@ -82,7 +82,8 @@ class _Run(Record):
 
     info: RunInfo
     summary: RunSummary
-    evaluations: list[EvalPoint]
+    course: Trained | None
+    found_steps: list[int]
     task: str
     arguments: str
     seed: int | None
@@ -103,7 +104,7 @@ def score_runs(runs_dir: Path) -> ScoredRuns:
             continue
         with closing(RunLog.open_to_read(run_folder(runs_dir, info.run_id))) as log:
             run = _read(log, info)
-        if run.evaluations or info.status in ENDED_BADLY:
+        if run.course is not None or info.status in ENDED_BADLY:
             found.append(run)
         else:
             left_out.append(f"{info.run_id} was never evaluated")
@@ -156,12 +157,13 @@ def _notes(results: Sequence[CellResult], unseeded: Sequence[_Run]) -> Iterator[
 def _read(log: RunLog, info: RunInfo) -> _Run:
     summary = summarize(log)
     task, arguments, config = _what_was_trained(log.folder, info)
-    seed = _SEED.search(arguments)
+    seed, total = _SEED.search(arguments), TotalSteps(log)
     started = [event.body for event in log.events(kinds=["run_started"], limit=1)]
     return _Run(
         info=info,
         summary=summary,
-        evaluations=list(_evaluations(log, info)),
+        course=course_of(log, info.goal_metric),
+        found_steps=[total.at(e.seq, e.step or 0) for e in log.events(kinds=["found"], limit=EVERYTHING)],
         task=task,
         arguments=_SEED.sub(SEED_MARK, arguments),
         seed=int(seed.group(1)) if seed is not None else None,
@@ -184,24 +186,9 @@ def _what_was_trained(folder: Path, info: RunInfo) -> tuple[str, str, str]:
     return info.name, model, ""
 
 
-def _evaluations(log: RunLog, info: RunInfo) -> Iterator[EvalPoint]:
-    """Of all branches, as they came: steps that a return undid were made all the same."""
-    total = TotalSteps(log)
-    start_s = info.started_at_s or info.created_at_s
-    for event in log.events(kinds=["evaluated"], limit=EVERYTHING):
-        value = value_of(info.goal_metric, event.body.metrics) if isinstance(event.body, Evaluated) else None
-        if value is not None and event.step is not None:
-            yield EvalPoint(
-                total_steps=total.at(event.seq, event.step),
-                step=event.step,
-                seconds=max(0.0, event.at_s - start_s),
-                value=value,
-            )
-
-
 def _facts(task: str, runs: Sequence[_Run]) -> TaskFacts:
     """The target is what doing nothing reaches."""
-    untouched = [run.evaluations[-1].value for run in runs if run.evaluations and _contender(run) == NONE]
+    untouched = [run.course.final for run in runs if run.course is not None and _contender(run) == NONE]
     finite = [value for value in untouched if math.isfinite(value)]
     return TaskFacts(
         name=task,
@@ -243,10 +230,10 @@ def _result(run: _Run, number: int) -> CellResult:
         ),
         state="failed" if failed else "done",
         outcome=Outcome(
-            trained=None if failed else _trained(run),
+            trained=None if failed else run.course,
             interventions=list(_interventions(summary)),
             findings=[found.finding for found in summary.findings],
-            found_steps=[found.finding.step for found in summary.findings],
+            found_steps=run.found_steps,
             tokens_in=summary.cost.input_tokens,
             tokens_out=summary.cost.output_tokens,
             calls=summary.cost.calls,
@@ -255,18 +242,6 @@ def _result(run: _Run, number: int) -> CellResult:
         ),
         machine={"framework": run.framework} if run.framework else {},
         at_s=info.ended_at_s or info.created_at_s,
-    )
-
-
-def _trained(run: _Run) -> Trained:
-    last = run.evaluations[-1]
-    made = sum(branch.last_step - branch.from_step for branch in run.summary.branches)
-    return Trained(
-        final=last.value,
-        evaluations=run.evaluations,
-        total_steps=max(made, run.info.step) + run.summary.probing.extra_steps,
-        seconds=run.summary.duration_s,
-        run_id=run.info.run_id,
     )
 
 

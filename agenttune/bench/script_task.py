@@ -1,15 +1,16 @@
 """A script of the user's own as a task: run as `agenttune run` runs it, in its three processes, and read from its log.
 
-The script says itself how many steps it makes. `none` is the script beside a policy that does nothing, with training
-that waits for nobody: somebody has to keep the log. Every policy runs in lockstep, so that the load of the machine
-decides nothing.
+The script says itself how many steps it makes, and nobody can end it in between: it pays by what counts. Its result is
+the last evaluation that came within the scenario's steps, with those that a return undid and those of probes; a policy
+that goes back or probes is therefore judged by an earlier point of its run. `none` is the script beside a policy that
+does nothing, with training that waits for nobody: somebody has to keep the log. Every policy runs in lockstep, so that
+the load of the machine decides nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import math
 import signal
 import subprocess
 import sys
@@ -23,8 +24,9 @@ from agenttune.bench.cell import Outcome, Script
 from agenttune.bench.contenders.contender import Trial
 from agenttune.bench.faults import FaultKind
 from agenttune.bench.in_process import outcome_of
+from agenttune.bench.run_course import course_of, names_in, within_budget
 from agenttune.bench.settings import BenchSettings
-from agenttune.bench.training import EvalPoint, Recipe, Trained
+from agenttune.bench.training import Recipe, Trained
 from agenttune.errors import ConfigError
 from agenttune.store.run_folders import newest_names
 from agenttune.store.run_log import RunLog
@@ -34,7 +36,7 @@ APPLY = {"none": NOTHING, "sham": NOTHING}
 """Contenders beside the policies that a script can have, and the policy that each is."""
 FIGURES = ("lr", "seed", "steps", "eval_every", "warmup_frac", "weight_decay", "schedule", "optimizer")
 """What may stand between braces in a script's arguments."""
-OUTPUT_CHARACTERS, MOST_LOSSES = 2000, 300
+OUTPUT_CHARACTERS = 2000
 PR_SET_PDEATHSIG = 1
 
 
@@ -89,7 +91,7 @@ def play_script(trial: Trial, script: Script) -> Outcome:
         raise ScriptFailed(f"{script.path} left no run's log; does it call make_interactive or agenttune.session?")
     log = RunLog.open(runs / newest[0])
     try:
-        return outcome_of(log, _trained(log, script)).model_copy(update={"fault": trial.fault})
+        return outcome_of(log, _trained(log, script, trial.budget)).model_copy(update={"fault": trial.fault})
     finally:
         log.close()
 
@@ -137,27 +139,13 @@ def _end_with_worker() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _trained(log: RunLog, script: Script) -> Trained:
-    info, started_s = log.info(), 0.0
-    rows = log.points(limit=1_000_000, sources=("step", "log", "eval"))
-    started_s = rows[0].at_s if rows else 0.0
-    evaluations = [
-        EvalPoint(total_steps=row.step, step=row.step, seconds=row.at_s - started_s, value=row.values[script.metric])
-        for row in rows
-        if script.metric in row.values
-    ]
-    if not evaluations:
-        known = sorted({name for row in rows for name in row.values})
-        raise ScriptFailed(f"the log has no {script.metric!r}; it has: {', '.join(known) or 'nothing'}")
-    losses = [(row.step, row.values.get("step_loss", row.values.get("loss", math.nan)), row) for row in rows]
-    kept = [entry for entry in losses if not math.isnan(entry[1])]
-    kept = kept[:: max(1, len(kept) // MOST_LOSSES)]
-    return Trained(
-        final=evaluations[-1].value,
-        evaluations=evaluations,
-        losses=[(step, step, loss) for step, loss, _ in kept],
-        lrs=[row.values.get("lr", math.nan) for _, _, row in kept],
-        total_steps=info.step + log.extra_steps(),
-        seconds=rows[-1].at_s - started_s,
-        run_id=info.run_id,
-    )
+def _trained(log: RunLog, script: Script, budget: int) -> Trained:
+    """What was reached with the steps that are paid for; what the script did beyond them does not count."""
+    course = course_of(log, script.metric)
+    if course is None:
+        raise ScriptFailed(f"the log has no {script.metric!r}; it has: {', '.join(names_in(log)) or 'nothing'}")
+    trained = within_budget(course, budget)
+    if trained is None:
+        first = course.evaluations[0].total_steps
+        raise ScriptFailed(f"the first evaluation came after {first} steps, and {budget} are paid for")
+    return trained

@@ -50,6 +50,42 @@ def test_a_script_of_the_users_own_is_measured_through_its_log(tmp_path: Path) -
     assert not list(tmp_path.glob(".agenttune-bench-*")), "nothing is left beside the user's script"
 
 
+GOES_BACK = """
+import os
+from pathlib import Path
+from agenttune.protocol.events import BranchStarted, Evaluated, Probed, RunStarted, StatusChanged
+from agenttune.protocol.metrics import Point
+from agenttune.store.run_log import RunLog
+
+log = RunLog.open(Path(os.environ["AGENTTUNE_RUNS_DIR"]) / os.environ["AGENTTUNE_RUN_ID"])
+log.append(RunStarted(framework="fake", pid=os.getpid(), max_steps=40), StatusChanged(status="running"), step=0)
+
+def train(first, last, branch):
+    for step in range(first, last + 1):
+        log.append_points([Point(step=step, at_s=float(step), values={"step_loss": 1.0, "lr": 0.1}, branch=branch)])
+        if step % 10 == 0:
+            log.append(Evaluated(metrics={"eval_loss": 100.0 - step - (0 if branch == "main" else 50)}), step=step)
+
+train(1, 20, "main")
+log.append(BranchStarted(name="again", parent="main", from_step=10), step=10)
+train(11, 20, "again")
+train(21, 40, "again")
+log.append(StatusChanged(status="finished"), step=40)
+"""
+
+
+def test_steps_that_a_return_undid_are_paid_for(tmp_path: Path) -> None:
+    suite = suite_of(tmp_path, SUITE.replace("[none, guardian, cosine]", "[none]").replace("--steps", "--s"))
+    (tmp_path / "train.py").write_text(GOES_BACK)
+    run(suite, tmp_path / "out", InProcess())
+    [result] = read_results(tmp_path / "out")
+    trained = result.outcome.trained
+    assert trained is not None, result.outcome.failure
+    assert [(e.total_steps, e.step) for e in trained.evaluations] == [(10, 10), (20, 20), (30, 20), (40, 30)]
+    assert trained.final == 20.0, "at step 30, after 40 steps; what came at step 40 is beyond the budget"
+    assert trained.total_steps == 50
+
+
 def test_a_script_that_fails_is_a_failed_cell_with_what_it_said(tmp_path: Path) -> None:
     text = SUITE.replace("{steps}", "forty").replace(", guardian, cosine", "")
     run(suite_of(tmp_path, text), tmp_path / "out", InProcess())
