@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from agenttune.protocol.metrics import Metric
 from agenttune.protocol.proposals import Record
@@ -64,13 +64,17 @@ class Fault(Record):
         kind: As in `bench/faults.py`.
         step: Completed steps after which it sets in; 0: from the start.
         values: Its parameters.
-        layer: Dotted name of the layer that it strikes, where that is known beforehand; else `Trained` has it.
     """
 
     kind: str
     step: int = 0
     values: dict[str, float | int | str] = Field(default_factory=dict)
-    layer: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_stored_before(cls, given: Any) -> Any:
+        """Results of before have a field that was never set."""
+        return {name: value for name, value in given.items() if name != "layer"} if isinstance(given, dict) else given
 
 
 class EvalPoint(Record):

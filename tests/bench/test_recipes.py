@@ -302,6 +302,5 @@ def test_which_faults_never_reach_a_contender_is_said(name: str) -> None:
         return task.trainings[-1].recipe.with_changes(warmup_frac=0.0)
 
     in_recipe = [kind.name for kind in FAULTS.values() if kind.is_recipe]
-    assert {fault for fault in in_recipe if trains_by(fault) == trains_by("healthy")} == set(
-        contenders()[name].gets_round
-    )
+    said = set(in_recipe) & set(contenders()[name].gets_round)
+    assert {fault for fault in in_recipe if trains_by(fault) == trains_by("healthy")} == said

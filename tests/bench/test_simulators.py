@@ -15,9 +15,12 @@ import pytest
 
 from agenttune.agent import AgentLoop
 from agenttune.bench.catalog import open_task, task_facts
+from agenttune.bench.cell import Cell, Scenario
+from agenttune.bench.contenders.contender import Trial
+from agenttune.bench.contenders.references import GridSettings, Oracle
 from agenttune.bench.faults import draw, fault_kind
 from agenttune.bench.tasks.loop_training import LoopTask
-from agenttune.bench.tasks.sim_quadratic import Law, best_constant, best_schedule, expected_loss
+from agenttune.bench.tasks.sim_quadratic import Law
 from agenttune.bench.training import Agent, Hook, Live, Split, Trained, Training
 from agenttune.config import WakeSettings
 from agenttune.control import LocalControl
@@ -26,6 +29,7 @@ from agenttune.protocol.commands import LoadCheckpoint, Probe, SaveCheckpoint, U
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.run_info import RunInfo
 from agenttune.store.run_log import RunLog
+from tests.bench.quadratic_optimum import best_constant, best_schedule, expected_loss
 
 SIMULATORS = ["sim_quadratic", "sim_curve", "sim_groups"]
 STEPS = 120
@@ -144,6 +148,19 @@ def test_the_computed_optimum_of_the_quadratic_is_that_of_a_grid_of_runs() -> No
         runs = [train("sim_quadratic", seed, lr=float(best * factor), steps=steps).final for factor in grid]
         of_runs += np.log(np.nan_to_num(runs, nan=1e3, posinf=1e3).clip(max=1e3))
     assert 0.5 <= grid[of_runs.argmin()] <= 2
+
+
+def test_the_oracle_of_the_quadratic_ends_about_where_the_computed_optimum_does(tmp_path: Path) -> None:
+    facts = task_facts("sim_quadratic")
+    recipe = facts.recipe.with_changes(steps=150, eval_every=50)
+    for seed in range(4):
+        scenario = Scenario(task=facts.name, fault="healthy", recipe=recipe)
+        cell = Cell(scenario=scenario, seed=seed, split="development", contender="oracle")
+        trained = Oracle(GridSettings()).play(Trial(cell, facts, tmp_path, tmp_path)).trained
+        assert trained is not None
+        lr, expected = best_constant(Law.of(seed, "development"), 150)
+        assert 0.4 < trained.lrs[-1] / lr < 2.5
+        assert trained.final == pytest.approx(expected, rel=0.2)
 
 
 def test_what_is_expected_of_the_quadratic_is_what_comes() -> None:

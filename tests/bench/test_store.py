@@ -127,3 +127,8 @@ def test_a_file_that_is_no_store_is_told_by_its_name(tmp_path: Path) -> None:
         Store(tmp_path)
     with pytest.raises(StoreFault, match="no results in"):
         read_results(tmp_path / "nowhere")
+
+
+def test_a_fault_that_was_stored_with_a_field_of_before_is_read() -> None:
+    stored = {"kind": "dead_layer", "step": 5, "values": {}, "layer": None}
+    assert Fault.model_validate(stored) == Fault(kind="dead_layer", step=5)

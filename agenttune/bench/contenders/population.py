@@ -111,6 +111,7 @@ class PopulationBasedTraining(Contender):
     about = "four members at x0.1 to x10 of the rate share the budget; the worst go on from the best"
     role = "recipe"
     settings = PopulationSettings
+    gets_round = ("corrupt_batch", "corrupt_burst", "dead_layer", "nan_gradient")
 
     def play(self, trial: Trial) -> Outcome:
         given: PopulationSettings = self.given

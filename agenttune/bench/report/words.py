@@ -69,7 +69,7 @@ def fault_words(outcome: Outcome) -> str:
     fault = outcome.fault
     if fault is None:
         return NOT_THERE
-    layer = fault.layer or (outcome.trained.fault_layer if outcome.trained is not None else None)
+    layer = outcome.trained.fault_layer if outcome.trained is not None else None
     parts = [*([f"from step {fault.step}"] if fault.step else []), *([f"in {layer}"] if layer else [])]
     values = pairs({name: number(value) for name, value in fault.values.items()})
     return clean("; ".join(filter(None, [values, *parts])), 200) or NOT_THERE
