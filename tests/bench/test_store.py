@@ -13,7 +13,7 @@ import pytest
 from agenttune.bench.cell import Cell, Outcome, Scenario
 from agenttune.bench.play import result_of
 from agenttune.bench.store import STORE_NAME, SetAside, Store, read_results
-from agenttune.bench.training import Recipe, Trained
+from agenttune.bench.training import Fault, Recipe, Trained
 from agenttune.errors import StoreFault
 
 RECIPE = Recipe(lr=0.1, steps=100, eval_every=10)
