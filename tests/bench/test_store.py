@@ -101,6 +101,19 @@ def test_after_a_change_old_results_of_other_seeds_or_contenders_do_not_count_be
         assert {r.cell.version for r in store.results()} == {old[0].version}
 
 
+def test_results_of_a_version_that_wrote_them_otherwise_are_set_aside(tmp_path: Path) -> None:
+    cells = [cell_of(), cell_of("mine")]
+    with Store(tmp_path) as store:
+        for cell in cells:
+            keep(store, cell)
+    with sqlite3.connect(tmp_path / STORE_NAME) as db:
+        db.execute("""UPDATE results SET key = key || '1', result = replace(result, '"spec":', '"parameters":')""")
+    db.close()
+    with Store(tmp_path) as store:
+        assert store.align(cells) == SetAside(changed=2)
+        assert store.results() == []
+
+
 def test_an_agent_that_has_changed_makes_all_stale_that_have_one(tmp_path: Path) -> None:
     none, sham = cell_of("none"), cell_of("sham", version="1.task.own.agent.spans.seed")
     with Store(tmp_path) as store:
