@@ -171,6 +171,17 @@ class Live(ABC):
         """
 
     @abstractmethod
+    def take_up(self, step: int, copies: int) -> None:
+        """Go on with one of several copies of the training that take turns in it.
+
+        What strikes weights once, such as a batch of garbage, strikes each copy, at its own share of the fault's step.
+
+        Args:
+            step: Steps that this copy has completed.
+            copies: So many there are.
+        """
+
+    @abstractmethod
     def evaluate(self) -> float:
         """The task's metric now, as the run shows it. Costs no steps; random states stay as they are."""
 

@@ -53,6 +53,9 @@ class QuadraticLive(Live):
         value = FLOOR + 0.5 * sum(h * w * w for h, w in zip(CURVATURES, self.weights, strict=True))
         return value if value < 1e30 else math.nan
 
+    def take_up(self, step: int, copies: int) -> None:
+        assert step <= self.step
+
     def evaluate(self) -> float:
         return self.sign * self.loss()
 

@@ -161,6 +161,9 @@ class Loop(Live):
         self.net.load_state_dict(weights)
         self.optimizer.load_state_dict(optimizer)
 
+    def take_up(self, step: int, copies: int) -> None:
+        raise NotImplementedError
+
     def evaluate(self) -> float:
         with torch.no_grad():
             return float(self.net.eval()(**batch(-1, rows=512))["loss"])

@@ -10,7 +10,8 @@ import pytest
 
 from agenttune.bench.catalog import task_facts
 from agenttune.bench.cell import Cell, Outcome, Scenario
-from agenttune.bench.contenders import CONTENDERS, Trial
+from agenttune.bench.contenders import Trial
+from agenttune.bench.contenders.shipped import contender_class
 from agenttune.bench.faults import HOSTILE_TEXTS
 from agenttune.bench.in_process import RUN_ID
 from agenttune.errors import ConfigError
@@ -42,7 +43,7 @@ def play(folder: Path, contender: str, task: str, fault: str, schedule: str = "c
     recipe = facts.recipe.with_changes(steps=STEPS[task], eval_every=10, schedule=schedule)
     scenario = Scenario(task=task, fault=fault, recipe=recipe)
     cell = Cell(scenario=scenario, seed=0, split="development", contender=contender, spec=given, settings=settings)
-    kind = CONTENDERS[contender]
+    kind = contender_class(contender)
     folder.mkdir()
     return kind(kind.settings(**given)).play(Trial(cell, facts, folder, folder.parent))
 
@@ -110,3 +111,16 @@ def test_the_log_has_the_hostile_text(tmp_path: Path) -> None:
     rows = [e.body for e in events if isinstance(e.body, Logged) and e.body.texts]
     assert rows
     assert {row.texts["note"] for row in rows} < set(HOSTILE_TEXTS)
+
+
+@pytest.mark.parametrize("task", ["mnist_cnn", "sim_quadratic"])
+def test_an_accident_strikes_each_member_of_a_population_at_its_own_step(tmp_path: Path, task: str) -> None:
+    """Else three in four escape what the others have to live through."""
+    struck, healthy = (play(tmp_path / fault, "population", task, fault) for fault in ("nan_gradient", "healthy"))
+    assert struck.trained is not None
+    assert healthy.trained is not None
+    assert math.isfinite(healthy.trained.final)
+    assert math.isnan(struck.trained.final)
+    assert struck.fault is not None
+    losses = [loss for _, step, loss in struck.trained.losses if step <= STEPS[task] // 6]
+    assert all(map(math.isfinite, losses[: struck.fault.step // 4]))

@@ -123,8 +123,8 @@ class Contender(ABC):
         policies: Parameters that name a policy, whose files' checksums are part of what a result rests on.
         sees_fault: Whether the scenario's fault changes anything for it; a reference that does not is done once for all
             faults of a task and seed.
-        gets_round: Faults that never reach it, as the setting that is wrong is one that it replaces, or that reach one
-            of several copies of the training only: what it gains there says nothing about what it would make of them.
+        gets_round: Faults that never reach it, as the setting that is wrong is one that it replaces: what it gains
+            there says nothing about what it would make of them.
     """
 
     name: ClassVar[str]

@@ -36,9 +36,14 @@ class PopulationSettings(ContenderSettings):
 
 @dataclass
 class Member:
-    """One of the population: its state between its turns, its factor on the rate, the cost it reached."""
+    """One of the population: its state between its turns, its factor on the rate, the cost that it reached.
+
+    Attributes:
+        step: Steps that led to its state.
+    """
 
     factor: float
+    step: int = 0
     saved: Any = None
     cost: float = math.inf
 
@@ -46,8 +51,8 @@ class Member:
 class Population(Hook):
     """All members in one training, in turns: each goes on from its own weights and optimizer state.
 
-    So they see different data, the schedule is that of the part of the budget that is spent, and a fault sets in at its
-    place in it: a lasting one for all, one that is over in a step for the member whose turn it is.
+    So they see different data, the schedule is that of the part of the budget that is spent, and a lasting fault sets
+    in at its place in it, for all of them; what strikes once strikes each member, at its share of the fault's step.
     """
 
     def __init__(self, facts: TaskFacts, settings: PopulationSettings, budget: int, seed: int) -> None:
@@ -62,6 +67,7 @@ class Population(Hook):
         self.changes: list[Intervention] = []
         self._random = random.Random(seed)
         self._factor = 1.0
+        self._turn_began = 0
 
     def started(self, live: Live) -> None:
         start = live.save()
@@ -76,6 +82,7 @@ class Population(Hook):
         count = len(self.members)
         member = self.members[turn % count]
         member.saved, member.cost = live.save(), self.facts.cost(live.evaluate())
+        member.step += live.step - self._turn_began
         if turn == len(self._ends) - 1:
             return
         if (turn + 1) % count == 0:
@@ -87,6 +94,8 @@ class Population(Hook):
 
     def _take_turn(self, live: Live, member: Member) -> None:
         live.load(member.saved)
+        live.take_up(member.step, len(self.members))
+        self._turn_began = live.step
         live.scale_lr(member.factor / self._factor)
         self._factor = member.factor
 
@@ -97,7 +106,7 @@ class Population(Hook):
         for loser in ranked[-count:]:
             winner = self._random.choice(ranked[:count])
             was = loser.factor
-            loser.saved, loser.cost = winner.saved, winner.cost
+            loser.saved, loser.cost, loser.step = winner.saved, winner.cost, winner.step
             loser.factor = winner.factor * self._random.choice(self.settings.perturbations)
             words = f"x{was:.3g} goes on from x{winner.factor:.3g} at x{loser.factor:.3g}"
             self.changes.append(Intervention(kind="copy", step=step, state="applied", words=words))
@@ -111,7 +120,6 @@ class PopulationBasedTraining(Contender):
     about = "four members at x0.1 to x10 of the rate share the budget; the worst go on from the best"
     role = "recipe"
     settings = PopulationSettings
-    gets_round = ("corrupt_batch", "corrupt_burst", "dead_layer", "nan_gradient")
 
     def play(self, trial: Trial) -> Outcome:
         given: PopulationSettings = self.given

@@ -109,8 +109,7 @@ def _rounds(figures: Sequence[CellFigures]) -> str | None:
     faults = {name: ", ".join(sorted(kinds)) for name, kinds in found.items()}
     told = [f"{', '.join(n for n in faults if faults[n] == own)}: {own}" for own in dict.fromkeys(faults.values())]
     return (
-        "Faults that never reach a contender, as it replaces the setting that is wrong, or that reach one of several "
-        "copies of the training only; its figures there say nothing "
+        "Faults that never reach a contender, as it replaces the setting that is wrong; its figures there say nothing "
         f"of what it would make of them. {clean('; '.join(told), 1000)}."
         if told
         else None

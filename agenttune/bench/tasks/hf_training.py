@@ -89,6 +89,7 @@ class _HfLoop:
         self.recipe = training.recipe
         self.course, self.loss = Course(training), math.nan
         self.shown_rows, self.final_rows = (_every_other(parts.eval_dataset, first) for first in (0, 1))
+        self.fault_offset = 0
         self.eval_every = injector.eval_every(self.recipe.eval_every)
         self.trainer = self._make(parts, scratch)
         self.live = _HfLive(self)
@@ -200,7 +201,8 @@ class _BenchTrainer(Trainer):  # type: ignore[misc]
         return self.lr_scheduler
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
-        loop, step = self.loop, int(self.state.global_step)
+        loop = self.loop
+        step = int(self.state.global_step) + loop.fault_offset
         inputs = loop.injector.before_forward(inputs, step)
         loss = super().training_step(model, inputs, num_items_in_batch)
         loop.injector.after_backward(step)
@@ -235,7 +237,7 @@ class _Fault(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         step, injector = int(state.global_step), self._loop.injector
-        injector.after_step(step, self._loop.is_trying)
+        injector.after_step(step + self._loop.fault_offset, self._loop.is_trying)
         if control.should_evaluate and not injector.evaluates(step):
             control.should_evaluate = False
 
@@ -316,6 +318,9 @@ class _HfLive(Live):
 
     def load(self, saved: Any, clear_optimizer: bool = False) -> None:
         load_state(self._loop.trainer.model, self._optimizer, saved, clear_optimizer)
+
+    def take_up(self, step: int, copies: int) -> None:
+        self._loop.fault_offset = self._loop.injector.take_up(step, copies, self.step)
 
     def evaluate(self) -> float:
         loop, name = self._loop, self._loop.facts.metric

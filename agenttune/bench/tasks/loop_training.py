@@ -151,7 +151,7 @@ class _Loop:
         self._logged: list[float] = []
         self._grad_norm = math.nan
         self.course = Course(training)
-        self.step = 0
+        self.step = self.fault_offset = 0
         self.live = _LoopLive(self)
 
     def run(self) -> Trained:
@@ -171,9 +171,9 @@ class _Loop:
     def _run_bare(self) -> None:
         while True:
             for place in self._places:
-                loss = self._update(place, self.step)
+                loss = self._update(place + self.fault_offset, self.step + self.fault_offset)
                 self.step += 1
-                self.injector.after_step(self.step)
+                self.injector.after_step(self.step + self.fault_offset)
                 self._after_step(loss, None)
                 if self._is_over or self.step >= self.recipe.steps:
                     return
@@ -304,6 +304,9 @@ class _LoopLive(Live):
 
     def load(self, saved: Any, clear_optimizer: bool = False) -> None:
         load_state(self._loop.model, self._loop.optimizer, saved, clear_optimizer)
+
+    def take_up(self, step: int, copies: int) -> None:
+        self._loop.fault_offset = self._loop.injector.take_up(step, copies, self.step)
 
     def evaluate(self) -> float:
         self._loop.course.extra_evaluations += 1

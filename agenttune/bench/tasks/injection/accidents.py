@@ -15,6 +15,9 @@ class AtOneStep(Injector):
 
     _is_over = False
 
+    def go_on_at(self, step: int) -> None:
+        self._is_over = step >= max(1, self.fault.step)
+
     @abstractmethod
     def happen(self) -> None:
         """Do it; in a trial, whoever ends the trial undoes it."""
@@ -36,6 +39,9 @@ class OverSteps(Injector):
     @abstractmethod
     def length(self) -> int:
         """Steps that it takes."""
+
+    def go_on_at(self, step: int) -> None:
+        self._is_over, self._completed = False, step
 
     def strikes(self, step: int) -> bool:
         """Whether it happens in this step."""

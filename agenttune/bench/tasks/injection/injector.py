@@ -10,6 +10,9 @@ from torch import nn
 
 from agenttune.bench.training import Agent, Fault, Live
 
+STRIKES_ONCE = ("corrupt_batch", "corrupt_burst", "healing_spike", "dead_layer", "nan_gradient")
+"""Kinds that strike the weights of a moment; others hold for all that come later, or lie in what copies share."""
+
 
 class Injector:
     """A fault at work in one training; does nothing unless overridden. Both loops call its hooks.
@@ -59,6 +62,26 @@ class Injector:
             live: The training.
             agent: Takes part in it.
         """
+
+    def take_up(self, own: int, copies: int, step: int) -> int:
+        """Go on with one of several copies of the training.
+
+        Args:
+            own: Steps that it has completed.
+            copies: So many there are.
+            step: Completed steps of all of them.
+
+        Returns:
+            By how much `step`, as the other hooks are told it, is off from there on.
+        """
+        if self.fault.kind not in STRIKES_ONCE:
+            return 0
+        place = self.fault.step - round(self.fault.step / copies) + own
+        self.go_on_at(place)
+        return place - step
+
+    def go_on_at(self, step: int) -> None:
+        """These weights come to this step for the first time."""
 
     def before_forward(self, inputs: dict[str, Any], step: int) -> dict[str, Any]:
         """The batch as training gets it; the loop's own is left as it is."""
