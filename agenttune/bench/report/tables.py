@@ -128,6 +128,7 @@ def cost_table(found: Sequence[Standing]) -> Table:
             str(s.expired),
             str(s.reverted),
             number(s.extra_steps),
+            number(s.extra_evaluations),
             NOT_THERE if s.slowdown != s.slowdown else f"x{s.slowdown:.2f}",
             str(s.calls),
             tokens(s.tokens),
@@ -137,8 +138,9 @@ def cost_table(found: Sequence[Standing]) -> Table:
     ]
     about = (
         "Interventions of all cells: asked for, taken, refused by the gate, expired, reverted by probation. Extra "
-        "steps: paid for in a cell and not part of the training that was delivered. Time: wall time over that of doing "
-        "nothing, waiting included."
+        "steps: paid for in a cell and not part of the training that was delivered; extra evaluations: in that one, beside "
+        "those of the script's own plan, for a look of the contender's or a trial. Both are means of a cell. Time: wall "
+        "time over that of doing nothing, waiting included."
     )
     columns = (
         "contender",
@@ -148,6 +150,7 @@ def cost_table(found: Sequence[Standing]) -> Table:
         "expired",
         "reverted",
         "extra steps",
+        "extra evaluations",
         "time",
         "calls",
         "tokens",
