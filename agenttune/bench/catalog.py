@@ -102,8 +102,8 @@ _LABELLED = [*_NETWORK, *kinds_needing("batches", "labels")]
 """And one that learns from batches with labels."""
 
 # The real tasks. Figures are the metric at the end by constant rate, the median of development seeds 0 to 2 without a
-# fault: `agenttune bench grid TASK`, measured 2026-11-27 on two busy cores, Python 3.11, torch 2.13, one thread a run. That was
-# on all rows held out; since then a training's final value is on half of them, which its evaluations do not see.
+# fault: `agenttune bench grid TASK`, measured 2026-11-27 on two busy cores, Python 3.11, torch 2.13, one thread a run.
+# That was on all rows held out; by now a training's final value is on half of them, which its evaluations do not see.
 
 # 1e-4: 1.88, 3e-4: 0.50, 1e-3: 0.37, 2e-3: 0.34, 3e-3: 0.29, 5e-3: 0.247, 1e-2: 0.30, 3e-2: 0.35, 1e-1: 2.32.
 _add(
