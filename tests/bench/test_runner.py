@@ -122,8 +122,10 @@ def test_cells_are_chosen_by_a_pattern_or_a_part_of_their_name(tmp_path: Path) -
 
 
 RUN = """
+import signal
 import sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in a shell's background
 from agenttune.bench.backends.local import Local
 from agenttune.bench.suite import load_suite
 from tests.bench.test_runner import PRELOAD, run
