@@ -50,7 +50,7 @@ PERSON = Author(principal="operator", name="simulated")
 
 
 class PolicyBroke(Exception):
-    """The policy raised, was silent for too long, or could not be made."""
+    """A policy that is needed could not be made, or failed."""
 
 
 class StepClockControl(LocalControl):
@@ -209,11 +209,7 @@ class InProcessAgent:
             log.update_info(rules=info.rules | {"budgets": rules})
 
     def outcome(self, trained: Trained) -> Outcome:
-        """What the log says of the agent's part.
-
-        Raises:
-            PolicyBroke: It raised or hung.
-        """
+        """What the log says of the agent's part; `failure` if the policy raised or hung."""
         self._loop.detach("the run has ended")
         return outcome_of(self.control.log(RUN_ID), trained)
 
@@ -223,12 +219,7 @@ class InProcessAgent:
 
 
 def outcome_of(log: RunLog, trained: Trained) -> Outcome:
-    """What a run's log says of the agent's part.
-
-    Raises:
-        PolicyBroke: Its policy raised or hung.
-    """
-    _refuse_failures(log)
+    """What a run's log says of the agent's part; `failure` if its policy raised or hung, beside what it had done."""
     found = [event for event in log.events(kinds=["found"], limit=EVERYTHING) if isinstance(event.body, Found)]
     total = TotalSteps(log)
     asked = {event.command_id: event.seq for event in log.events(kinds=["proposed"], limit=EVERYTHING)}
@@ -245,6 +236,7 @@ def outcome_of(log: RunLog, trained: Trained) -> Outcome:
         tokens_out=cost.output_tokens,
         calls=cost.calls,
         usd=cost.usd or 0.0,
+        failure=_failure(log),
     )
 
 
@@ -281,15 +273,14 @@ def _refuse_broken(loaded: LoadedPolicy) -> None:
     check_can_act(loaded.policy, loaded.policy.name)
 
 
-def _refuse_failures(log: RunLog) -> None:
+def _failure(log: RunLog) -> str:
+    """How the policy failed in a run, if it did: the first time that it raised, or was silent for too long."""
     for event in log.events(kinds=["decided"], limit=EVERYTHING):
         body = event.body
         if isinstance(body, Decided) and POLICY_FAILED in " ".join([body.reason, *body.faults]):
-            raise PolicyBroke(f"at step {event.step}: {body.reason}")
+            return f"at step {event.step}: {body.reason}"
     notes = [event.body for event in log.events(kinds=["note_added"], limit=EVERYTHING)]
-    silent = next((note.text for note in notes if isinstance(note, NoteAdded) and note.author == LOCKSTEP), "")
-    if silent:
-        raise PolicyBroke(silent)
+    return next((note.text for note in notes if isinstance(note, NoteAdded) and note.author == LOCKSTEP), "")
 
 
 def _intervention(record: CommandRecord, total: TotalSteps, seq: int) -> Intervention:

@@ -190,14 +190,19 @@ def cell_figures(
     }
     found = [scenarios[result.cell.scenario.name].figures(result) for result in results]
     untouched = {(f.scenario, f.seed): f for f in found if f.contender == NONE}
-    return [_against(f, untouched.get((f.scenario, f.seed))) for f in found]
+    return [
+        _against(f, untouched.get((f.scenario, f.seed)), bands.get(f.result.cell.scenario.task, NO_BAND).frac)
+        for f in found
+    ]
 
 
-def _against(figures: CellFigures, none: CellFigures | None) -> CellFigures:
+def _against(figures: CellFigures, none: CellFigures | None, band_frac: float) -> CellFigures:
     """With what compares it to doing nothing."""
     if none is None:
         return figures
-    is_worse = figures.loss - none.loss > figures.band or figures.failed or (figures.is_ruined and not none.is_ruined)
+    # By the measure that the band was taken with: else pairs that made the band would lie outside of it.
+    is_beyond = relative(figures.loss, none.loss) > band_frac
+    is_worse = is_beyond or figures.failed or (figures.is_ruined and not none.is_ruined)
     return replace(figures, change=difference(figures, none), is_worse=is_worse)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -139,7 +140,8 @@ def test_a_policy_is_asked_in_its_phase_only(tmp_path: Path) -> None:
 
 CODE = """
 import os, threading
-from agenttune.policy import Decision, Policy
+from agenttune.policy import Decision, Draft, Policy
+from agenttune.protocol.commands import UpdateOptimizer
 
 class Raises(Policy):
     def decide(self, observation):
@@ -156,6 +158,12 @@ class Unmade(Policy):
     def decide(self, observation):
         return Decision()
 
+class ActsFirst(Policy):
+    def decide(self, observation):
+        if observation.commands:
+            raise ValueError("after a change")
+        return Decision([Draft(UpdateOptimizer(lr=1e-3), "once")], "once")
+
 class Fine(Policy):
     def decide(self, observation):
         return Decision(reason="fine")
@@ -164,13 +172,21 @@ class Fine(Policy):
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("Raises", "at work"), ("Hangs", "no decision"), ("Unmade", "in the constructor"), ("Gone", "no class")],
+    [("Raises", "at work"), ("Hangs", "no decision"), ("ActsFirst", "at step 40: .*after a change")],
 )
-def test_a_policy_that_breaks_has_failed(tmp_path: Path, name: str, words: str) -> None:
+def test_a_policy_that_breaks_has_failed_beside_what_it_had_done(tmp_path: Path, name: str, words: str) -> None:
     (tmp_path / "mine.py").write_text(CODE, encoding="utf-8")
     settings = {"wake": {"every_steps": 20, "lockstep_limit_s": 0.3}}
+    broken = play(tmp_path / "broken", "policy", policy=f"./mine.py:{name}", settings=settings)
+    assert re.search(words, broken.failure)
+    assert [i.step for i in broken.interventions] == ([20] if name == "ActsFirst" else [])
+
+
+@pytest.mark.parametrize(("name", "words"), [("Unmade", "in the constructor"), ("Gone", "no class")])
+def test_a_policy_that_cannot_be_made_does_not_begin(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / "mine.py").write_text(CODE, encoding="utf-8")
     with pytest.raises(PolicyBroke, match=words):
-        play(tmp_path / "broken", "policy", policy=f"./mine.py:{name}", settings=settings)
+        play(tmp_path / "broken", "policy", policy=f"./mine.py:{name}")
 
 
 def test_a_class_of_the_users_own_takes_part(tmp_path: Path) -> None:

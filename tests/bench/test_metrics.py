@@ -140,6 +140,14 @@ def test_the_noise_band_holds_all_but_one_in_twenty_of_what_was_measured() -> No
     assert outside <= 8, "one in ten, of so few trials"
 
 
+@given(st.lists(st.floats(0.2, 2.0), min_size=5, max_size=8))
+def test_what_measured_the_noise_is_no_harm_itself(ends: list[float]) -> None:
+    """Of few pairs the band holds all of them: `jitter` is harmed nowhere."""
+    cells = [result("none", 0.5, seed, "healthy") for seed in range(len(ends))]
+    cells += [result("jitter", end, seed, "healthy") for seed, end in enumerate(ends)]
+    assert [f.harmed for f in cell_figures(cells, TASKS, KINDS)] == [False] * len(cells)
+
+
 @pytest.mark.parametrize(("final", "is_harm"), [(0.2, False), (0.21, False), (0.3, True), (NAN, True)])
 def test_harm_is_worse_than_nothing_beyond_the_noise(final: float, is_harm: bool) -> None:
     cells = [result("none", 0.2, fault="healthy"), result("jitter", 0.204, fault="healthy")]

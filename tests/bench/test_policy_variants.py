@@ -13,9 +13,11 @@ from agenttune.bench.cell import Cell, Outcome, Scenario
 from agenttune.bench.cells import cells_of
 from agenttune.bench.contenders.contender import CONTENDERS, Trial
 from agenttune.bench.contenders.shipped import contenders
-from agenttune.bench.in_process import RUN_ID
+from agenttune.bench.in_process import RUN_ID, PolicyBroke
 from agenttune.bench.suite import load_suite
 from agenttune.errors import AgenttuneError, ConfigError
+from agenttune.protocol.events import Event, Probed
+from agenttune.store.run_log import RunLog
 
 FACTS = task_facts("sim_quadratic")
 
@@ -84,3 +86,24 @@ def test_another_recording_is_other_work(tmp_path: Path) -> None:
     suite.write_text(suite.read_text().replace("plan.yaml", "gone.yaml"))
     with pytest.raises(ConfigError, match=r"mine.yaml:5: contenders.1: run: there is no schedule .*gone.yaml"):
         load_suite(str(suite))
+
+
+def test_a_probe_that_adopts_nothing_is_no_change(tmp_path: Path) -> None:
+    ahead = play(tmp_path / "ahead", "policy", policy="lookahead")
+    assert [i.kind for i in ahead.interventions] == ["probe"] * len(ahead.interventions)
+    adopted = [i for i in RunLog.open(tmp_path / "ahead" / RUN_ID).events(kinds=["probed"]) if _adopted(i)]
+    assert 0 < len(ahead.interventions) != len(adopted)
+    matched = play(tmp_path / "matched", "matched_random", like="lookahead")
+    assert abs(len(matched.interventions) - len(adopted)) <= 1
+
+
+def _adopted(event: Event) -> bool:
+    return isinstance(event.body, Probed) and event.body.adopted is not None
+
+
+def test_chance_like_a_policy_that_fails_has_failed(tmp_path: Path) -> None:
+    body = "class P(Policy):\n    def decide(self, observation):\n        raise ValueError\n"
+    code = f"from agenttune.policy import Policy\n\n{body}"
+    (tmp_path / "mine.py").write_text(code, encoding="utf-8")
+    with pytest.raises(PolicyBroke, match=r"\./mine\.py:P, whose rate is wanted, failed"):
+        play(tmp_path / "matched", "matched_random", like="./mine.py:P")

@@ -12,13 +12,14 @@ from pydantic import Field
 from agenttune.bench.cell import Outcome
 from agenttune.bench.contenders.contender import Contender, ContenderSettings, Trial, register
 from agenttune.bench.contenders.policy import PolicyContender, PolicySettings
+from agenttune.bench.in_process import EVERYTHING, RUN_ID, PolicyBroke
 from agenttune.bench.seeds import seeded
 from agenttune.config.resources import SUFFIXES
+from agenttune.detectors.effects import is_change
 from agenttune.errors import AgenttuneError, ConfigError
 from agenttune.policy.base import PolicyContext
 from agenttune.policy.baselines import RandomFile, RandomPolicy
 from agenttune.policy.load import LoadedPolicy, open_policy
-from agenttune.protocol.proposals import TOOK_EFFECT
 from agenttune.replay.distill import distill
 from agenttune.store.run_log import RunLog
 
@@ -54,15 +55,30 @@ class MatchedRandom(Contender):
     given: MatchedRandomSettings
 
     def play(self, trial: Trial) -> Outcome:
-        aside = trial.folder / "like"
-        aside.mkdir()
-        like = PolicyContender(PolicySettings(policy=self.given.like)).play(replace(trial, folder=aside))
-        changes = sum(made.state in TOOK_EFFECT for made in like.interventions)
+        changes = self._changes_of_like(trial)
         every_steps = max(1, trial.budget // (changes + 1)) if changes else trial.budget + 1
         seed = seeded("matched random", trial.cell.scenario.name, trial.cell.seed)
         file = RandomFile(type="random", seed=seed, every_steps=every_steps, max_factor=self.given.max_factor)
         policy = RandomPolicy(f"random like {self.given.like}", file)
         return _Made(LoadedPolicy(policy, Path(policy.name), "")).play(trial)
+
+    def _changes_of_like(self, trial: Trial) -> int:
+        """How often the other policy changes something; a probe that adopts nothing is no change.
+
+        Raises:
+            PolicyBroke: That policy failed, so that nobody knows.
+        """
+        aside = trial.folder / "like"
+        aside.mkdir()
+        like = PolicyContender(PolicySettings(policy=self.given.like)).play(replace(trial, folder=aside))
+        if like.failure:
+            raise PolicyBroke(f"{self.given.like}, whose rate is wanted, failed: {like.failure}")
+        log = RunLog.open(aside / RUN_ID)
+        try:
+            records = log.commands(principal="agent", limit=EVERYTHING)
+            return sum(record.ack is not None and is_change(record.ack) for record in records)
+        finally:
+            log.close()
 
 
 class ReplaySettings(ContenderSettings):

@@ -17,7 +17,7 @@ from agenttune.bench.pairs import by_key, pairing
 from agenttune.bench.report import drawings, plots, tables
 from agenttune.bench.report.content import Block, Page, Section, Table, Trace
 from agenttune.bench.report.origin import mixed_code, origin
-from agenttune.bench.report.words import interval, percent, share, traceback_end
+from agenttune.bench.report.words import interval, percent, share, traceback_ends
 from agenttune.bench.standings import Standing, agreements, by_contender, standings
 from agenttune.bench.statistics import FEWEST_SEEDS, Interval
 from agenttune.errors import UserError
@@ -210,7 +210,7 @@ def _failures(figures: Sequence[CellFigures]) -> list[Block]:
     ]
     blocks: list[Block] = [Table("Failed cells", ("contender", "failed", "in"), counts)]
     told = [f for own in by_contender(failed).values() for f in own[:TRACES_OF_ONE]][:TRACES]
-    blocks += [Trace(_cell(f), traceback_end(f.result.outcome.failure)) for f in told]
+    blocks += [Trace(_cell(f), traceback_ends(f.result.outcome.failure)) for f in told]
     left = len(failed) - len(told)
     return [*blocks, *([f"{left} more are not shown."] if left else [])]
 

@@ -89,8 +89,9 @@ def _intervention(intervention: Intervention) -> str:
     )
 
 
-def traceback_end(failure: str, lines: int = 12) -> str:
-    """The end of a traceback, where its error stands."""
+def traceback_ends(failure: str, lines: int = 12) -> str:
+    """The first line of a failure, which may say what it was, and its end, where a traceback's error stands."""
     kept = clean(failure.replace(f"{_ROOT}/", ""), 20_000, lines=True).splitlines()
-    cut = [f"... {plural(len(kept) - lines, 'line')} before"] if len(kept) > lines else []
-    return "\n".join([*cut, *kept[-lines:]])
+    if len(kept) <= lines + 1:
+        return "\n".join(kept)
+    return "\n".join([kept[0], f"... {plural(len(kept) - lines - 1, 'line')} left out", *kept[-lines:]])
