@@ -136,7 +136,7 @@ class Live(ABC):
     Attributes:
         recipe: What it began with.
         step: Completed steps of this training.
-        total_steps: Steps that were paid for, those of earlier trainings of the same cell included.
+        total_steps: Steps that it has made, those of probes and repeated ones included.
     """
 
     recipe: Recipe

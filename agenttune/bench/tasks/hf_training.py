@@ -16,9 +16,10 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from agenttune.bench.catalog import TaskFacts
 from agenttune.bench.tasks.course import Course, recorded
+from agenttune.bench.tasks.engine_live import EngineLive
 from agenttune.bench.tasks.injection import Injector, make_injector
-from agenttune.bench.tasks.optimizers import base_lr, load_state, make_optimizer, make_schedule, save_state, scale_lr
-from agenttune.bench.training import Live, Recipe, Split, Task, Trained, Training
+from agenttune.bench.tasks.optimizers import make_optimizer, make_schedule
+from agenttune.bench.training import Split, Task, Trained, Training
 from agenttune.trainer.integrations.hf_trainer import make_interactive
 from agenttune.trainer.options import Options
 
@@ -92,7 +93,7 @@ class _HfLoop:
         self.fault_offset = 0
         self.eval_every = injector.eval_every(self.recipe.eval_every)
         self.trainer = self._make(parts, scratch)
-        self.live = _HfLive(self)
+        self.live = EngineLive(self)
         self.trainer.add_callback(_Callback(self))
 
     def _make(self, parts: Parts, scratch: str) -> Any:
@@ -147,12 +148,30 @@ class _HfLoop:
         interactive = getattr(self.trainer, "interactive", None)
         return interactive is not None and bool(interactive.is_trying)
 
+    @property
+    def step(self) -> int:
+        return int(self.trainer.state.global_step)
+
+    @property
+    def model(self) -> Any:
+        return self.trainer.model
+
+    @property
+    def optimizer(self) -> Any:
+        optimizer = self.trainer.optimizer
+        return getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
+
+    @property
+    def scheduler(self) -> Any:
+        scheduler = self.trainer.lr_scheduler
+        return getattr(scheduler, "scheduler", scheduler)
+
     def run(self) -> Trained:
         self.trainer.train()
         self.course.end()
         for hook in self.training.hooks:
             hook.ended(self.live)
-        return self.course.trained(self.live.step, self.evaluate(self.final_rows), self.injector.layer)
+        return self.course.trained(self.step, self.evaluate(self.final_rows), self.injector.layer)
 
     def evaluate(self, rows: Any) -> float:
         """The metric as it is, whatever the fault does to the run's own evaluations; random states stay."""
@@ -162,9 +181,13 @@ class _HfLoop:
             output = Trainer.evaluation_loop(trainer, loader, "evaluation", prediction_loss_only=None)
         return _value(output.metrics, self.facts.metric)
 
+    def look(self) -> float:
+        name = self.facts.metric
+        return _value(self.injector.evaluation({name: self.evaluate(self.shown_rows)}, self.step, name), name)
+
     def note(self, value: float) -> None:
         """An evaluation of the run, or of a probe's trial, which is none of the run's."""
-        step = self.live.step
+        step = self.step
         if self.is_trying or step % self.eval_every:
             self.course.extra_evaluations += 1
         if not self.is_trying:
@@ -273,59 +296,3 @@ class _Callback(TrainerCallback):  # type: ignore[misc]
             hook.evaluated(loop.live, float(metrics[loop.facts.metric]))
         if loop.live.is_stopped:
             control.should_training_stop = True
-
-
-class _HfLive(Live):
-    def __init__(self, loop: _HfLoop) -> None:
-        self._loop = loop
-        self.is_stopped = False
-
-    @property
-    def recipe(self) -> Recipe:  # type: ignore[override]
-        return self._loop.recipe
-
-    @property
-    def step(self) -> int:  # type: ignore[override]
-        return int(self._loop.trainer.state.global_step)
-
-    @property
-    def total_steps(self) -> int:  # type: ignore[override]
-        return self._loop.course.total_steps
-
-    @property
-    def _optimizer(self) -> Any:
-        optimizer = self._loop.trainer.optimizer
-        return getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
-
-    @property
-    def lr(self) -> float:
-        return float(self._optimizer.param_groups[0]["lr"])
-
-    @property
-    def _scheduler(self) -> Any:
-        scheduler = self._loop.trainer.lr_scheduler
-        return getattr(scheduler, "scheduler", scheduler)
-
-    @property
-    def base_lr(self) -> float:
-        return base_lr(self._optimizer, self._scheduler)
-
-    def scale_lr(self, factor: float) -> None:
-        scale_lr(self._optimizer, self._scheduler, factor)
-
-    def save(self) -> Any:
-        return save_state(self._loop.trainer.model, self._optimizer)
-
-    def load(self, saved: Any, clear_optimizer: bool = False) -> None:
-        load_state(self._loop.trainer.model, self._optimizer, saved, clear_optimizer)
-
-    def take_up(self, step: int, copies: int) -> None:
-        self._loop.fault_offset = self._loop.injector.take_up(step, copies, self.step)
-
-    def evaluate(self) -> float:
-        loop, name = self._loop, self._loop.facts.metric
-        loop.course.extra_evaluations += 1
-        return _value(loop.injector.evaluation({name: loop.evaluate(loop.shown_rows)}, self.step, name), name)
-
-    def stop(self) -> None:
-        self.is_stopped = True

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +18,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from agenttune.bench.catalog import TaskFacts
 from agenttune.bench.tasks.course import Course, recorded
+from agenttune.bench.tasks.engine_live import EngineLive
 from agenttune.bench.tasks.injection import Injector, make_injector
-from agenttune.bench.tasks.optimizers import base_lr, load_state, make_schedule, save_state, scale_lr
-from agenttune.bench.training import Live, Recipe, Task, Trained, Training
+from agenttune.bench.tasks.optimizers import make_schedule
+from agenttune.bench.training import Task, Trained, Training
 from agenttune.errors import NotSupported
 from agenttune.protocol.run_info import KnobState
 from agenttune.trainer.adapter import SettingValue
@@ -152,7 +152,7 @@ class _Loop:
         self._grad_norm = math.nan
         self.course = Course(training)
         self.step = self.fault_offset = 0
-        self.live = _LoopLive(self)
+        self.live = EngineLive(self)
 
     def run(self) -> Trained:
         self.course.begin(self.evaluate())
@@ -254,9 +254,8 @@ class _Loop:
             self._to_evaluation()
         return self.model.final_value() if is_final else self.model.evaluate()
 
-    def shown_value(self, value: float) -> float:
-        """As the run shows it; NaN where it shows none."""
-        return float(self._shown(value).get(self._metric, math.nan))
+    def look(self) -> float:
+        return float(self._shown(self.evaluate()).get(self._metric, math.nan))
 
     def _shown(self, value: float) -> dict[str, float]:
         return self.injector.evaluation({self._metric: value}, self.step, self._metric)
@@ -269,48 +268,3 @@ class _Loop:
 def _is_trying(session: PlainSession) -> bool:
     """Whether the present steps are those of a probe, and will be undone."""
     return session.run.session is not None and session.run.session.is_trying
-
-
-class _LoopLive(Live):
-    def __init__(self, loop: _Loop) -> None:
-        self._loop = loop
-        self.is_stopped = False
-
-    @property
-    def recipe(self) -> Recipe:  # type: ignore[override]
-        return self._loop.recipe
-
-    @property
-    def step(self) -> int:  # type: ignore[override]
-        return self._loop.step
-
-    @property
-    def total_steps(self) -> int:  # type: ignore[override]
-        return self._loop.course.total_steps
-
-    @property
-    def lr(self) -> float:
-        return float(self._loop.optimizer.param_groups[0]["lr"])
-
-    @property
-    def base_lr(self) -> float:
-        return base_lr(self._loop.optimizer, self._loop.scheduler)
-
-    def scale_lr(self, factor: float) -> None:
-        scale_lr(self._loop.optimizer, self._loop.scheduler, factor)
-
-    def save(self) -> Any:
-        return save_state(self._loop.model, self._loop.optimizer)
-
-    def load(self, saved: Any, clear_optimizer: bool = False) -> None:
-        load_state(self._loop.model, self._loop.optimizer, saved, clear_optimizer)
-
-    def take_up(self, step: int, copies: int) -> None:
-        self._loop.fault_offset = self._loop.injector.take_up(step, copies, self.step)
-
-    def evaluate(self) -> float:
-        self._loop.course.extra_evaluations += 1
-        return self._loop.shown_value(self._loop.evaluate())
-
-    def stop(self) -> None:
-        self.is_stopped = True

@@ -59,7 +59,10 @@ def garbage(inputs: Batch, source: torch.Generator) -> Batch:
 class _Garbage(Injector):
     """Garbage at some steps, from the onset on."""
 
-    length = 1
+    @property
+    def length(self) -> int:
+        """Steps that it takes."""
+        return 1
 
     def strikes(self, step: int) -> bool:
         return self.fault.step <= step < self.fault.step + self.length
@@ -75,7 +78,7 @@ class Corrupt(_Garbage):
     """Garbage with gradients that are too large."""
 
     @property
-    def length(self) -> int:  # type: ignore[override]
+    def length(self) -> int:
         return self.count("batches") if "batches" in self.fault.values else 1
 
     def after_backward(self, step: int) -> None:
@@ -88,7 +91,7 @@ class HealingSpike(_Garbage):
     """Garbage whose gradients are not used: the loss is high, and the weights stay good."""
 
     @property
-    def length(self) -> int:  # type: ignore[override]
+    def length(self) -> int:
         return self.count("batches")
 
     def after_backward(self, step: int) -> None:
