@@ -5,9 +5,10 @@ after every commit of any connection (https://www.sqlite.org/walformat.html#the_
 memory map takes under a microsecond, where `PRAGMA data_version`, which reads the same header, takes locks: 4 us in
 a hot loop and 60 us between two training steps, when the caches hold the model (measured).
 
-The file is opened once a process and never closed: POSIX drops all locks that a process holds on a file when it closes
-any descriptor of it, SQLite's own among them, and another process would then cut the shared memory off under our feet
-(measured: SIGBUS; https://www.sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_).
+The file is opened once a process and not closed while it exists: POSIX drops all locks that a process holds on a file
+when it closes any descriptor of it, SQLite's own among them, and another process would then cut the shared memory off
+under our feet (measured: SIGBUS;
+https://www.sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_).
 """
 
 from __future__ import annotations
@@ -22,9 +23,8 @@ from pathlib import Path
 HEADER_BYTES = 48
 CHANGES = slice(8, 12)
 """Where in the header the number of commits since the file was opened first stands, in the machine's byte order."""
-_maps: dict[tuple[int, int], mmap.mmap] = {}
-"""By device and inode, for as long as the process lives; a map holds a descriptor of its own."""
-_descriptors: list[int] = []
+_maps: dict[tuple[int, int], tuple[int, mmap.mmap]] = {}
+"""By device and inode, with the descriptor that keeps others off the inode; a map holds one of its own beside it."""
 _lock = threading.Lock()
 
 
@@ -34,10 +34,23 @@ def _header_of(path: str) -> mmap.mmap | None:
         status = os.stat(path)
         key = status.st_dev, status.st_ino
         if key not in _maps:
-            _descriptors.append(descriptor := os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-            _maps[key] = mmap.mmap(descriptor, HEADER_BYTES, access=mmap.ACCESS_READ)
-        return _maps[key]
+            _release_deleted()
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            _maps[key] = descriptor, mmap.mmap(descriptor, HEADER_BYTES, access=mmap.ACCESS_READ)
+        return _maps[key][1]
     return None
+
+
+def _release_deleted() -> None:
+    """Let go of files that are no more, as SQLite deletes them with its last connection: nobody can lock them anew.
+
+    A process that opens one log after the other would run out of descriptors. A monitor that still reads such a map
+    keeps it.
+    """
+    for key, (descriptor, _) in list(_maps.items()):
+        if os.fstat(descriptor).st_nlink == 0:
+            del _maps[key]
+            os.close(descriptor)
 
 
 class OwnCommits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -128,3 +129,19 @@ class Unreadable(float):
         raise ZeroDivisionError
 
     __radd__ = __add__
+
+
+def test_a_process_that_watches_one_log_after_the_other_keeps_no_descriptors(tmp_path: Path) -> None:
+    def watch(number: int) -> None:
+        log = new_log(tmp_path / str(number))
+        monitor = WalMonitor(log.folder / LOG_NAME)
+        assert monitor.may_have_changed()
+        log.append(NoteAdded(text="one more", author="writer"))
+        assert not monitor.is_unchanged()
+        log.close()
+
+    watch(0)
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(1, 30):
+        watch(number)
+    assert len(os.listdir("/proc/self/fd")) <= before + 2, "those of the newest go with the next one"
