@@ -14,6 +14,7 @@ from agenttune.bench.statistics import ALPHA, FEWEST_SEEDS, Interval, improvemen
 Verdict = Literal[
     "better",
     "worse",
+    "mixed",
     "the same in every pair",
     "no difference shown",
     "too few seeds for a claim",
@@ -74,9 +75,13 @@ class Pairing:
             return "the same in every pair"
         if least_p(len(every)) * comparisons > ALPHA:
             return "too few seeds for a claim"
-        if corrected_p < ALPHA and self.mean.excludes(0):
-            return "better" if self.mean.estimate < 0 else "worse"
-        return "no difference shown"
+        if corrected_p >= ALPHA or not self.mean.excludes(0):
+            return "no difference shown"
+        is_better, often = self.mean.estimate < 0, self.improvement.estimate
+        # A few large differences one way and many small ones the other: the test may speak for either.
+        if often < 0.5 if is_better else often > 0.5:
+            return "mixed"
+        return "better" if is_better else "worse"
 
 
 def by_key(figures: Iterable[CellFigures]) -> ByKey:

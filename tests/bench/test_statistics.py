@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agenttune.bench import statistics
 from agenttune.bench.metrics import WORST_REGRET, CellFigures, cell_figures
-from agenttune.bench.pairs import by_key, pairing
+from agenttune.bench.pairs import Pairing, by_key, pairing
 from agenttune.bench.standings import Standing, agreements, by_contender, standings, tiles
 from agenttune.bench.statistics import holm, improvement, interquartile_mean, least_p, mean, paired_test, profile
 from tests.bench.made_results import KINDS, LEVELS, TASKS, result, suite
@@ -183,3 +183,14 @@ def test_whether_simulators_rank_as_real_networks_do() -> None:
         ("all of them", 1),
     ]
     assert agreements(measured(levels)) == [], "one side alone agrees with nobody"
+
+
+@pytest.mark.parametrize(
+    ("few", "many", "verdict"),
+    [(-1.0, 0.01, "mixed"), (1.0, -0.01, "mixed"), (-1.0, -0.01, "better"), (1.0, 0.0, "worse")],
+)
+def test_a_mean_that_most_pairs_speak_against_is_no_verdict(few: float, many: float, verdict: str) -> None:
+    differences = [few] * 12 + [many] * 28
+    found = Pairing({"one": differences[:20], "two": differences[20:], "three": differences[::-1]})
+    assert found.mean.excludes(0)
+    assert found.verdict(0.001, 1) == verdict
