@@ -37,6 +37,7 @@ from agenttune.protocol.reads import R, RunQuery, Series
 from agenttune.protocol.run_info import RunInfo
 from agenttune.protocol.text import given, pairs
 from agenttune.store.journal.costs import costs_of_run
+from agenttune.store.journal.goal_metric import EVERYTHING
 from agenttune.store.run_log import RunLog
 from agenttune.trainer.execution.lockstep import AUTHOR as LOCKSTEP
 
@@ -45,7 +46,6 @@ EPOCH_S, STEPS_PER_S = 1_700_000_000.0, 10.0
 """When every run of the benchmark begins, and its pace, as far as policies are told (guess: no policy goes by them)."""
 UNLIMITED_PER_MINUTE = 1_000_000
 """A run of the benchmark has a minute's commands in a second."""
-EVERYTHING = 1_000_000
 PERSON = Author(principal="operator", name="simulated")
 
 

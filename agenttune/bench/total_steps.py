@@ -6,9 +6,8 @@ from bisect import bisect_left
 from dataclasses import dataclass
 
 from agenttune.protocol.events import BranchStarted, Probed
+from agenttune.store.journal.goal_metric import EVERYTHING
 from agenttune.store.run_log import RunLog
-
-EVERYTHING = 1_000_000
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pydantic import Field
 from agenttune.bench.cell import Outcome
 from agenttune.bench.contenders.contender import Contender, ContenderSettings, Trial, register
 from agenttune.bench.contenders.policy import PolicyContender, PolicySettings
-from agenttune.bench.in_process import EVERYTHING, RUN_ID, PolicyBroke
+from agenttune.bench.in_process import RUN_ID, PolicyBroke
 from agenttune.bench.seeds import seeded
 from agenttune.config.resources import SUFFIXES
 from agenttune.detectors.effects import is_change
@@ -21,6 +21,7 @@ from agenttune.policy.base import PolicyContext
 from agenttune.policy.baselines import RandomFile, RandomPolicy
 from agenttune.policy.load import LoadedPolicy, open_policy
 from agenttune.replay.distill import distill
+from agenttune.store.journal.goal_metric import EVERYTHING
 from agenttune.store.run_log import RunLog
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from agenttune.bench.report.content import Block, Entry, Figure, Link, Page, Table, Trace
-from agenttune.views.report.markdown import escaped
+from agenttune.views.report.markdown import escaped, table
 
 LONG = 4000
 
@@ -43,18 +43,10 @@ def _block(block: Block, page: Page, pictures: str, section: str) -> Iterator[st
         yield f"*{escaped(block.title)}.* {escaped(block.about, LONG)}"
 
 
-def _table(table: Table) -> str:
-    lines = [
-        _row(table.columns),
-        _row(["---" if i in table.texts else "---:" for i in range(len(table.columns))], is_markup=True),
-        *(_row(row) for row in table.rows),
-    ]
-    return "\n".join(lines)
-
-
-def _row(entries: object, is_markup: bool = False) -> str:
-    written = [str(e) if is_markup else _entry(e) for e in entries]  # type: ignore[attr-defined]
-    return f"| {' | '.join(written)} |"
+def _table(found: Table) -> str:
+    rule = ("---" if i in found.texts else "---:" for i in range(len(found.columns)))
+    head = f"| {' | '.join(map(escaped, found.columns))} |\n| {' | '.join(rule)} |"
+    return table(([*map(_entry, row)] for row in found.rows), head)
 
 
 def _entry(entry: Entry) -> str:
