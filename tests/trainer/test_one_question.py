@@ -255,7 +255,7 @@ def test_the_trainer_tells_that_an_evaluation_follows_and_that_it_is_over(tmp_pa
         def look(self, state: Any) -> None:
             log = bench_log()
             for _ in range(200):
-                if log.info().step == state.global_step:
+                if log.info().evaluating_step == state.global_step:  # written in the background, after the step's row
                     break
                 threading.Event().wait(0.01)
             seen.append((state.global_step, log.info().evaluating_step))
