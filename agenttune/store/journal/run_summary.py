@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from agenttune.detectors.effects import EVALUATIONS, STEPS, Changes, Measure, effect_of, is_change
-from agenttune.detectors.trend import LOSS_NAMES
+from agenttune.detectors.effects import is_change
 from agenttune.protocol.commands import Impact
 from agenttune.protocol.events import BranchStarted, Event, Found, NoteAdded, PolicyAttached, Settled
-from agenttune.protocol.goal_names import is_goal
-from agenttune.protocol.lineage import Lineage
 from agenttune.protocol.model_calls import ModelCalled
 from agenttune.protocol.observation import HISTORY
 from agenttune.protocol.plan_entries import not_carried_out, plan_in
@@ -20,11 +15,10 @@ from agenttune.protocol.run_info import RunInfo
 from agenttune.protocol.summary import BranchSummary, Effect, FindingAt, Intervention, MetricAt, RunSummary
 from agenttune.store.journal.costs import costs_of_run, probe_cost
 from agenttune.store.journal.goal_metric import EVERYTHING, goal_values, score_of
+from agenttune.store.journal.measured_branch import MeasuredBranch
 from agenttune.store.journal.shadow_evaluation import shadow_evaluation
 from agenttune.store.run_log import RunLog
 
-MOST_LOSSES = 2 * (STEPS.most_before + STEPS.most_after)
-"""Points of the training loss around a change that are read: more than there can be, so that none is averaged away."""
 MEASURED_FIRST, MEASURED_LAST = 50, 250
 """Changes of a run whose effect is looked for (guess: more than anybody reads)."""
 CALLS_PAGE = 100
@@ -111,13 +105,13 @@ def _interventions(
     """The newest of the commands as interventions; all of them say what else was changed around each."""
     events = log.events(kinds=["settled"], limit=EVERYTHING)
     settled = {event.command_id: event.body.reason for event in events if isinstance(event.body, Settled)}
-    branches: dict[str, _Branch] = {}
+    branches: dict[str, MeasuredBranch] = {}
     measured = _measured(records[-limit:])
     found = []
     for record in records[-limit:]:
         name = record.ack.branch if record.ack is not None else info.branch
         if record.command_id in measured and name not in branches:
-            branches[name] = _Branch.of(log, info, records, name)
+            branches[name] = MeasuredBranch.of(log, info, records, name)
         branch = branches[name] if record.command_id in measured else None
         intervention = _intervention(record, branch)
         found.append(intervention.model_copy(update={"probation": settled.get(record.command_id, "")}))
@@ -130,60 +124,7 @@ def _measured(records: Sequence[CommandRecord]) -> set[str]:
     return {*changes[:MEASURED_FIRST], *changes[-MEASURED_LAST:]}
 
 
-@dataclass(frozen=True)
-class _Branch:
-    """A branch with the steps that it stands on: what was measured there, and what was changed.
-
-    Attributes:
-        goal: The goal metric's values, or those of the first loss that was logged.
-        loss: The training loss, by name; empty if there is none.
-        loss_every_steps: Steps between two of its points.
-        with_loss: Branches that have it.
-    """
-
-    log: RunLog
-    line: Lineage
-    goal: Measure
-    loss: str
-    loss_every_steps: float
-    with_loss: frozenset[str]
-    changes: Changes
-
-    @classmethod
-    def of(cls, log: RunLog, info: RunInfo, records: Sequence[CommandRecord], branch: str) -> _Branch:
-        line = log.lineage(branch)
-        name, values = goal_values(log, info, branch) or (info.goal_metric, [])
-        reach = STEPS if name in LOSS_NAMES else EVALUATIONS
-        goal = Measure(name, values, reach, is_goal(name, info.goal_metric) and info.goal_direction == "maximize")
-        known = {segment.branch: {s.name: s for s in log.series(segment.branch)} for segment in line.segments}
-        series = {metric: known_of for found in known.values() for metric, known_of in found.items()}
-        loss = next((series[name] for name in LOSS_NAMES if name in series), None)
-        every = 1.0 if loss is None else (loss.last_step - loss.first_step) / max(1, loss.count - 1)
-        having = frozenset(branch for branch, found in known.items() if loss is not None and loss.name in found)
-        name = "" if loss is None else loss.name
-        return cls(log, line, goal, name, every, having, Changes.of(records, line.has))
-
-    def effect(self, step: int) -> Effect:
-        """What a change did."""
-        goal = [] if self.goal.name in LOSS_NAMES else [self.goal]
-        loss = [Measure(self.loss, self._losses(step), STEPS)] if self.loss else []
-        return effect_of(step, self.changes, [*goal, *loss])
-
-    def _losses(self, step: int) -> list[MetricAt]:
-        """The training loss around a step, every point of it."""
-        first = max(0, math.floor(step - STEPS.most_before * self.loss_every_steps))
-        last = math.ceil(step + STEPS.most_after * self.loss_every_steps)
-        found: list[MetricAt] = []
-        for segment in self.line.segments:
-            until = last if segment.last_step is None else min(last, segment.last_step)
-            if until < first or segment.branch not in self.with_loss:
-                continue
-            curve = self.log.curve(self.loss, segment.branch, first, until, MOST_LOSSES)
-            found += [MetricAt(step=s, value=v) for s, v in zip(curve.steps, curve.mean, strict=True)]
-        return found
-
-
-def _intervention(record: CommandRecord, branch: _Branch | None) -> Intervention:
+def _intervention(record: CommandRecord, branch: MeasuredBranch | None) -> Intervention:
     """A command as a report tells it; without a branch, one whose effect is not looked for."""
     ack = record.ack
     applied = ack.step if ack is not None and ack.outcome == "applied" else None
@@ -193,7 +134,7 @@ def _intervention(record: CommandRecord, branch: _Branch | None) -> Intervention
     return Intervention.of(record, *ends, _effect(record, branch))
 
 
-def _effect(record: CommandRecord, branch: _Branch | None) -> Effect | None:
+def _effect(record: CommandRecord, branch: MeasuredBranch | None) -> Effect | None:
     """What it did to the run; None for what changed nothing."""
     ack = record.ack
     if ack is None or ack.outcome != "applied":
