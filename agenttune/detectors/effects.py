@@ -10,19 +10,26 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
-from agenttune.detectors.forecast import Band, band
+from agenttune.detectors.forecast import Band, band, paired
 from agenttune.detectors.trend import LOSS_NAMES
+from agenttune.protocol.commands import Impact
+from agenttune.protocol.effects import Effect, EffectVerdict, MetricAt
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Ack, CommandRecord
 from agenttune.protocol.redefining import Redefinition, redefinition
-from agenttune.protocol.summary import Effect, MetricAt
 
 TOLERANCE = 2.5
 """Standard errors within which a difference is chance (tuned with `SHAPE_FRAC` of the forecast)."""
 LEAST_FRAC = 0.005
 """A smaller part of the value is no effect, however sure (guess)."""
+FEWEST_PAIRS = 6
+"""Steps that a return repeats, of which the later half is compared; with fewer their spread is not known (guess)."""
+UNDONE = "where the run that it left would have gone is not known"
+BROKEN = 3
+"""After so many losses in a row that are not finite a run counts as broken; one may be an overflow (guess)."""
+NEEDED = "are needed"
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,10 @@ class Changes:
         until = min((s for s in self.steps if s > step), default=math.inf)
         return [p for p in measure.points if step < p.step <= until][: measure.reach.most_after]
 
+    def is_over(self, step: int, measure: Measure, count: int) -> bool:
+        """Whether no further value will tell of a change: the next one is made, or there are so many."""
+        return any(s > step for s in self.steps) or len(self.window(step, measure)) >= count
+
 
 class IsHere(Protocol):
     """Whether a step of a branch is among those of a line."""
@@ -105,6 +116,14 @@ def is_change(ack: Ack) -> bool:
     return ack.outcome == "applied" and bool(ack.changes)
 
 
+def acted(record: CommandRecord) -> bool:
+    """Whether a command has changed what training goes by, or taken the run back."""
+    ack = record.ack
+    if ack is None or ack.outcome != "applied":
+        return False
+    return is_change(ack) or record.command.impact is Impact.RESTORE
+
+
 def effect_of(step: int, changes: Changes, measures: Sequence[Measure]) -> Effect:
     """What the change at a step did, by the first of the measures that can tell.
 
@@ -113,30 +132,107 @@ def effect_of(step: int, changes: Changes, measures: Sequence[Measure]) -> Effec
         changes: All that changed the run along this line of steps.
         measures: What it may be judged by, that which counts most first.
     """
-    reasons = []
-    for measure in measures:
-        effect = _by(measure, step, changes)
+    return _first_that_tells(_by(measure, step, changes) for measure in measures)
+
+
+def effect_of_return(step: int, changes: Changes, measures: Sequence[Measure], undone: Sequence[Measure]) -> Effect:
+    """What going back to a step did, with whatever was changed there, against the same steps as they went before.
+
+    Args:
+        step: That the run went back to.
+        changes: All that changed the run along its line of steps, the return included.
+        measures: What it may be judged by on that line, that which counts most first.
+        undone: The same measures along the line that was left, in the same order.
+    """
+    pairs = zip(measures, undone, strict=True)
+    return _first_that_tells(_by_undone(measure, left, step, changes) for measure, left in pairs)
+
+
+def _first_that_tells(found: Iterable[Effect]) -> Effect:
+    """The first effect that is known; final if it is and no measure that counts more can still tell."""
+    reasons, is_final = [], True
+    for effect in found:
+        is_final = is_final and effect.is_final
         if effect.verdict != "not known":
-            return effect
+            return effect.model_copy(update={"is_measured": effect.is_final, "is_final": is_final})
         reasons.append(effect.reason)
-    return Effect(verdict="not known", reason="; ".join(dict.fromkeys(reasons)) or "nothing was measured")
+    reason = "; ".join(dict.fromkeys(reasons)) or "nothing was measured"
+    is_final = is_final and bool(reasons)
+    return Effect(verdict="not known", reason=reason, is_measured=is_final, is_final=is_final)
 
 
 def _by(measure: Measure, step: int, changes: Changes) -> Effect:
     """What one measure tells."""
-    reason = _blindness(measure, step, changes)
+    before, window = _before(measure, step, changes), changes.window(step, measure)
+    is_broken = _is_broken(_along(measure, step, changes), measure)
+    most = measure.reach.most_after if is_broken else min(measure.reach.most_after, len(before))
+    is_final = changes.is_over(step, measure, most)
+    reason = _blindness(measure, step, changes, is_broken)
     if reason:
-        return Effect(verdict="not known", metric=measure.name, reason=reason)
-    before = [p.value for p in _before(measure, step, changes)]
-    window = changes.window(step, measure)[: len(before)]
-    if not all(math.isfinite(p.value) for p in window):
-        bad = next(p for p in window if not math.isfinite(p.value))
-        reason = f"is not finite at step {bad.step}"
-        return Effect(verdict="worse", metric=measure.name, reason=reason, points=len(window), until_step=bad.step)
+        is_awaited = reason.endswith(NEEDED) and len(window) < measure.reach.fewest_after
+        return _unknown(measure, reason, is_final or not is_awaited)
+    window = window[:most]
+    found = _by_finiteness(measure, is_broken, window, is_final)
+    if found is not None:
+        return found
     sign = -1 if measure.maximize else 1
-    found = band([sign * v for v in before], [sign * p.value for p in window], TOLERANCE)
-    if found is None:
+    expected = band([sign * p.value for p in before], [sign * p.value for p in window], TOLERANCE)
+    if expected is None:
         raise AssertionError("enough finite values on both sides")
+    return _effect(measure, expected, window, is_final)
+
+
+def _by_undone(measure: Measure, left: Measure, step: int, changes: Changes) -> Effect:
+    """What one measure tells of a return: the difference to the undone steps, step by step."""
+    name, reach = measure.name, measure.reach
+    if step in changes.redefined(name):
+        return _unknown(measure, f"the change gave {name} another meaning", is_final=True)
+    undone = {p.step: p.value for p in left.points if p.step > step}
+    window = [p for p in changes.window(step, measure) if p.step in undone]
+    is_final = changes.is_over(step, measure, min(reach.most_after, len(undone)))
+    if len(window) < FEWEST_PAIRS:
+        reason = f"{len(window)} values of {name} on steps that were undone, of {len(undone)}; {FEWEST_PAIRS} {NEEDED}"
+        return _unknown(measure, reason, is_final or len(undone) < FEWEST_PAIRS)
+    compared = window[len(window) // 2 :]
+    others = [undone[p.step] for p in compared]
+    is_broken = not math.isfinite(others[-1])
+    found = _by_finiteness(measure, is_broken, compared, is_final)
+    if found is not None:
+        return found
+    sign = -1 if measure.maximize else 1
+    pairs = [(sign * undone[p.step], sign * p.value) for p in compared if math.isfinite(undone[p.step])]
+    return _effect(measure, paired(pairs, TOLERANCE), window, is_final)
+
+
+def _unknown(measure: Measure, reason: str, is_final: bool) -> Effect:
+    return Effect(verdict="not known", metric=measure.name, reason=reason, is_final=is_final)
+
+
+def _is_broken(points: Sequence[MetricAt], measure: Measure) -> bool:
+    """Whether the newest values are not finite; a single one of many may be an overflow."""
+    newest = points[-min(BROKEN, measure.reach.fewest_after) :]
+    return bool(newest) and not any(math.isfinite(p.value) for p in newest)
+
+
+def _by_finiteness(measure: Measure, was_broken: bool, window: Sequence[MetricAt], is_final: bool) -> Effect | None:
+    """What values that are not finite tell, before a change or after it; None if they tell nothing."""
+    bad = next((p for p in window if not math.isfinite(p.value)), None)
+    if not was_broken and bad is None:
+        return None
+    if was_broken:
+        is_well = not _is_broken(window, measure)
+        verdict: EffectVerdict = "better" if is_well else "no clear effect"
+        reason, until = f"was not finite before it and {'is' if is_well else 'is not'} now", window[-1].step
+    else:
+        until = window[-1].step if bad is None else bad.step
+        verdict, reason, is_final = "worse", f"is not finite at step {until}", True
+    points = len(window)
+    told = Effect(verdict=verdict, metric=measure.name, reason=reason, points=points, until_step=until)
+    return told.model_copy(update={"is_final": is_final})
+
+
+def _effect(measure: Measure, found: Band, window: Sequence[MetricAt], is_final: bool) -> Effect:
+    sign = -1 if measure.maximize else 1
     ends = sorted((sign * found.low, sign * found.high))
     return Effect(
         verdict=_verdict(found),
@@ -147,17 +243,18 @@ def _by(measure: Measure, step: int, changes: Changes) -> Effect:
         high=ends[1],
         points=len(window),
         until_step=window[-1].step,
+        is_final=is_final,
     )
 
 
-def _verdict(found: Band) -> Literal["better", "worse", "no clear effect"]:
+def _verdict(found: Band) -> EffectVerdict:
     least = LEAST_FRAC * abs(found.likely)
     if found.found < min(found.low, found.likely - least):
         return "better"
     return "worse" if found.found > max(found.high, found.likely + least) else "no clear effect"
 
 
-def _blindness(measure: Measure, step: int, changes: Changes) -> str:
+def _blindness(measure: Measure, step: int, changes: Changes, is_broken: bool) -> str:
     """Why a measure cannot tell; empty if it can."""
     name, reach = measure.name, measure.reach
     if step in changes.redefined(name):
@@ -166,13 +263,13 @@ def _blindness(measure: Measure, step: int, changes: Changes) -> str:
         return f"something else was changed at step {step} too"
     before, after = _before(measure, step, changes), changes.window(step, measure)
     start = _start(measure, step, changes)
-    if len(before) < reach.fewest_before:
+    if len(before) < reach.fewest_before and not is_broken:
         since = "before it" if start < 0 else f"between another change at step {start} and this one"
-        return f"{len(before)} values of {name} {since}, {reach.fewest_before} are needed"
+        return f"{len(before)} values of {name} {since}, {reach.fewest_before} {NEEDED}"
     if len(after) < reach.fewest_after:
         following = min((s for s in changes.steps if s > step), default=None)
         until = "after it" if following is None else f"until another change at step {following}"
-        return f"{len(after)} values of {name} {until}, {reach.fewest_after} are needed"
+        return f"{len(after)} values of {name} {until}, {reach.fewest_after} {NEEDED}"
     return ""
 
 
@@ -181,10 +278,31 @@ def _start(measure: Measure, step: int, changes: Changes) -> int:
     return max((s for s in (*changes.steps, *changes.redefined(measure.name)) if s < step), default=-1)
 
 
-def _before(measure: Measure, step: int, changes: Changes) -> list[MetricAt]:
+def _along(measure: Measure, step: int, changes: Changes) -> list[MetricAt]:
+    """The newest values up to a change, since the one before it."""
     start = _start(measure, step, changes)
-    found = [p for p in measure.points if start < p.step <= step and math.isfinite(p.value)]
-    return found[-measure.reach.most_before :]
+    return [p for p in measure.points if start < p.step <= step][-measure.reach.most_before :]
+
+
+def _before(measure: Measure, step: int, changes: Changes) -> list[MetricAt]:
+    return [p for p in _along(measure, step, changes) if math.isfinite(p.value)]
+
+
+def effect_in(observation: Observation, record: CommandRecord) -> Effect | None:
+    """What a command of an observation did; None if it changed nothing.
+
+    As the log has it, where the observation comes from one. Else by the points that it holds, which do not reach to
+    steps that a restore has undone.
+    """
+    known = observation.effects.get(record.command_id)
+    if known is not None:
+        return known
+    ack, line = record.ack, observation.lineage
+    if ack is None or not acted(record) or not line.has(ack.branch, ack.step):
+        return None
+    if record.command.impact is Impact.RESTORE:
+        return Effect(verdict="not known", reason=UNDONE, is_measured=True)
+    return effect_of(ack.step, Changes.of(observation.commands, line.has), measures_of(observation))
 
 
 def measures_of(observation: Observation) -> list[Measure]:

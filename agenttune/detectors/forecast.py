@@ -218,6 +218,40 @@ def band(before: Sequence[float], after: Sequence[float], tolerance: float) -> B
     return _band(old, list(after), tolerance)
 
 
+def paired(pairs: Sequence[tuple[float, float]], tolerance: float) -> Band:
+    """What would have been without a change where that is known step by step, as for steps that were done twice.
+
+    Args:
+        pairs: Values of the same step without and with it, less is better; at least 3, in order.
+        tolerance: Standard errors that chance may do.
+    """
+    is_log = min(min(pair) for pair in pairs) > 0
+    heights = [(math.log(a), math.log(b)) if is_log else (a, b) for a, b in pairs]
+    differences = [b - a for a, b in heights]
+    error = mean_error(differences)
+    likely = fmean(a for a, _ in heights)
+    wide = student(tolerance, len(pairs) - 1) * error
+    values = (likely - wide, likely, likely + wide, likely + fmean(differences))
+    return Band(*(math.exp(v) if is_log else v for v in values))
+
+
+def mean_error(values: Sequence[float]) -> float:
+    """Standard error of the mean of values in order, widened if neighbours resemble each other."""
+    mean = fmean(values)
+    left = [value - mean for value in values]
+    squares = sum(v * v for v in left)
+    if not squares:
+        return 0.0
+    return math.sqrt(squares / (len(values) - 1) / len(values) * _widening(left, squares))
+
+
+def _widening(left: Sequence[float], squares: float) -> float:
+    """By how much residuals that resemble their neighbours widen a variance."""
+    shared = sum(p * q for p, q in pairwise(left)) / squares
+    shared = min(max(shared, 0.0), MOST_CORRELATION)
+    return (1 + shared) / (1 - shared)
+
+
 def _band(old: list[float], new: list[float], tolerance: float) -> Band:
     size = max(1, len(old) // BLOCKS)
     times, levels = _blocks(old, size)
@@ -289,6 +323,4 @@ def _noise(curve: _Curve, times: Sequence[float], levels: Sequence[float]) -> fl
     if not curve.squares:
         return 0.0
     left = [y - curve.a - curve.b * curve.g(t) for t, y in zip(times, levels, strict=True)]
-    shared = sum(p * q for p, q in pairwise(left)) / curve.squares
-    shared = min(max(shared, 0.0), MOST_CORRELATION)
-    return math.sqrt(curve.squares / (len(levels) - 2) * (1 + shared) / (1 - shared))
+    return math.sqrt(curve.squares / (len(levels) - 2) * _widening(left, curve.squares))

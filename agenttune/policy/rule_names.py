@@ -12,8 +12,10 @@ from statistics import median
 from typing import Any, TypeVar
 
 from agenttune.detectors import DETECTOR_NAMES, Detector, StandInDetector, detect
+from agenttune.detectors.effects import acted, effect_in
 from agenttune.detectors.trend import GRAD_NAMES, LOSS_NAMES, NOISE_STEPS, Trend, changes, last_change_step, series
 from agenttune.policy.base import asked_at_step, by_agents
+from agenttune.protocol.effects import Effect
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import State
 
@@ -68,6 +70,9 @@ DOCUMENTED_FUNCTIONS: dict[str, str] = {
     "changed": "changed('update_optimizer'): commands of that kind that agents had applied or queued",
     "fired": "fired('rule'): times that the rule's command was let through",
     "steps_since": "steps_since('rule'): steps since the rule last asked for something; infinite if never",
+    "helped": "helped('rule'): what the rule's newest command that took effect did, against the forecast without it: 1 "
+    "it helped, -1 it hurt, 0 neither shows (yet); NaN if there is none",
+    "measured": "measured('rule'): 1 once `helped` is 1 or -1 or all that can tell was measured, else 0; NaN as above",
     "knob": "knob('name'): effective value of a knob, NaN if there is none of that name",
     "min": "smallest of its arguments",
     "max": "largest of its arguments",
@@ -228,10 +233,24 @@ def functions_of(observation: Observation) -> dict[str, Callable[..., Any]]:
         steps = [asked_at_step(c) for c in own if c.proposal.rationale.startswith(mark(rule))]
         return observation.step - max(steps) if steps else math.inf
 
+    def newest_effect(rule: str) -> Effect | None:
+        mine = [c for c in reversed(own) if c.proposal.rationale.startswith(mark(rule)) and acted(c)]
+        return next((found for c in mine[:1] if (found := effect_in(observation, c)) is not None), None)
+
+    def helped(rule: str) -> float:
+        effect = newest_effect(rule)
+        return NAN if effect is None else effect.helped
+
+    def measured(rule: str) -> float:
+        effect = newest_effect(rule)
+        return NAN if effect is None else float(effect.is_measured or effect.helped != 0)
+
     return {
         "changed": changed,
         "fired": fired,
         "steps_since": steps_since,
+        "helped": helped,
+        "measured": measured,
         "knob": lambda name: _effective(observation, name),
         **PLAIN_FUNCTIONS,
     }

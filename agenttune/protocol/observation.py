@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from agenttune.protocol.effects import Effect
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.lineage import Lineage
 from agenttune.protocol.lr_course import Course
@@ -81,6 +82,9 @@ class Observation(Record):
     evaluations: list[Evaluation] = Field(default_factory=list)
     findings: list[Finding] = Field(default_factory=list, description="Recorded so far, newest last.")
     commands: list[CommandRecord] = Field(default_factory=list, description="Submitted so far, newest last.")
+    effects: dict[str, Effect] = Field(
+        default_factory=dict, description="What those did that changed the run, by id, as far as it can be told."
+    )
     redefinitions: list[Redefinition] = Field(
         default_factory=list,
         description="Commands since which the loss means something else, on the steps that led here, newest last: the "

@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from agenttune.protocol.effects import Effect as Effect
+from agenttune.protocol.effects import MetricAt as MetricAt
 from agenttune.protocol.findings import Finding
-from agenttune.protocol.metrics import Metric
 from agenttune.protocol.model_calls import Cost
 from agenttune.protocol.proposals import CommandRecord, Record, State
 from agenttune.protocol.run_info import RunInfo
@@ -15,13 +16,6 @@ from agenttune.protocol.text import number
 
 WHOLE = 4096
 """Characters of a value that is told uncut, such as a path."""
-
-
-class MetricAt(Record):
-    """A value of a metric and the step it belongs to."""
-
-    step: int
-    value: Metric
 
 
 class Score(Record):
@@ -32,46 +26,6 @@ class Score(Record):
     first: MetricAt
     last: MetricAt
     best: MetricAt
-
-
-EffectVerdict = Literal["better", "worse", "no clear effect", "not known"]
-
-
-class Effect(Record):
-    """What a change did, against what was to be expected without it. `detectors/effects.py` computes it, for all views.
-
-    Attributes:
-        metric: By which it is told; empty if none tells.
-        found: Where the metric was within the window, by its level.
-        expected: Where it was going without the change, by the points before it.
-        low: How low it may well have come without the change; with `high` the band of the forecast.
-        points: Values after the change that it rests on.
-        until_step: Step of the last of them: the window never reaches further than the next change.
-        reason: Why it is not known.
-    """
-
-    verdict: EffectVerdict
-    metric: str = ""
-    found: Metric | None = None
-    expected: Metric | None = None
-    low: Metric | None = None
-    high: Metric | None = None
-    points: int = 0
-    until_step: int | None = None
-    reason: str = ""
-
-    @property
-    def words(self) -> str:
-        """In one line, the same wherever it is told."""
-        if self.verdict == "not known":
-            return f"not known: {self.reason}"
-        if self.expected is None or self.found is None:
-            return f"{self.verdict}: {self.metric} {self.reason}"
-        without = f"{number(self.expected)} expected without it ({number(self.low)} to {number(self.high)})"
-        verdict = (
-            "not clear" if self.verdict == "no clear effect" else self.verdict
-        )  # it stands after the word "effect"
-        return f"{verdict}: {self.metric} {number(self.found)}, {without}, up to step {self.until_step}"
 
 
 class Intervention(Record):

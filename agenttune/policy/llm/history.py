@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agenttune.detectors.effects import Changes, Measure, effect_of, is_change, measures_of
+from agenttune.detectors.effects import Changes, Measure, effect_in, measures_of
 from agenttune.llm.prompts import fenced
 from agenttune.policy.llm.curve_text import NAME_LETTERS, VALUE_LETTERS, says_something
 from agenttune.protocol.commands import DoEvaluate, SaveCheckpoint
@@ -125,16 +125,13 @@ def interventions_of(observation: Observation) -> list[Intervention]:
     """The commands that an observation holds, each with its effect."""
     changes = Changes.of(observation.commands, observation.lineage.has)
     measures = measures_of(observation)
-    return [_intervention(record, observation, changes, measures) for record in observation.commands]
+    return [_intervention(record, observation, changes, measures[0]) for record in observation.commands]
 
 
-def _intervention(
-    record: CommandRecord, observation: Observation, changes: Changes, measures: Sequence[Measure]
-) -> Intervention:
-    ack, goal = record.ack, measures[0]
+def _intervention(record: CommandRecord, observation: Observation, changes: Changes, goal: Measure) -> Intervention:
+    ack = record.ack
     applied = ack.step if ack is not None and ack.outcome == "applied" else None
     before = [] if applied is None else [m for m in goal.points if m.step <= applied]
     after = [] if applied is None else changes.window(applied, goal)
-    is_here = ack is not None and is_change(ack) and observation.lineage.has(ack.branch, ack.step)
-    effect = effect_of(ack.step, changes, measures) if ack is not None and is_here else None
+    effect = effect_in(observation, record)
     return Intervention.of(record, before[-1] if before else None, after[-1] if after else None, effect)

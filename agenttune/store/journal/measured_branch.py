@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from agenttune.detectors.effects import EVALUATIONS, STEPS, Changes, Measure, effect_of
+from agenttune.detectors.effects import (
+    EVALUATIONS,
+    STEPS,
+    UNDONE,
+    Changes,
+    Measure,
+    acted,
+    effect_of,
+    effect_of_return,
+)
 from agenttune.detectors.trend import LOSS_NAMES
+from agenttune.protocol.commands import Impact
+from agenttune.protocol.effects import Effect, MetricAt
 from agenttune.protocol.goal_names import is_goal
 from agenttune.protocol.lineage import Lineage
-from agenttune.protocol.proposals import CommandRecord
+from agenttune.protocol.proposals import Ack, CommandRecord
 from agenttune.protocol.run_info import RunInfo
-from agenttune.protocol.summary import Effect, MetricAt
 from agenttune.store.journal.goal_metric import goal_values
 from agenttune.store.run_log import RunLog
 
@@ -32,6 +42,7 @@ class MeasuredBranch:
     """
 
     log: RunLog
+    info: RunInfo
     line: Lineage
     goal: Measure
     loss: str
@@ -51,13 +62,34 @@ class MeasuredBranch:
         every = 1.0 if loss is None else (loss.last_step - loss.first_step) / max(1, loss.count - 1)
         having = frozenset(branch for branch, found in known.items() if loss is not None and loss.name in found)
         name = "" if loss is None else loss.name
-        return cls(log, line, goal, name, every, having, Changes.of(records, line.has))
+        return cls(log, info, line, goal, name, every, having, Changes.of(records, line.has))
 
-    def effect(self, step: int) -> Effect:
-        """What a change did."""
+    def effect(self, record: CommandRecord) -> Effect | None:
+        """What a command that was applied here did; None if it changed nothing."""
+        ack = record.ack
+        if ack is None or not acted(record):
+            return None
+        if record.command.impact is Impact.RESTORE:
+            return self._effect_of_return(ack)
+        return effect_of(ack.step, self.changes, self._measures(ack.step))
+
+    def _effect_of_return(self, ack: Ack) -> Effect:
+        left = ack.result.get("from_branch")
+        if not isinstance(left, str):  # an older version did not tell
+            return Effect(verdict="not known", reason=UNDONE, is_measured=True, is_final=True)
+        undone = replace(self, line=self.log.lineage(left), goal=self._goal_on(left))
+        return effect_of_return(ack.step, self.changes, self._measures(ack.step), undone._measures(ack.step))
+
+    def _goal_on(self, branch: str) -> Measure:
+        """The goal metric's values on another branch."""
+        _, values = goal_values(self.log, self.info, branch) or ("", [])
+        return replace(self.goal, points=values)
+
+    def _measures(self, step: int) -> list[Measure]:
+        """What a change at a step may be judged by, that which counts most first."""
         goal = [] if self.goal.name in LOSS_NAMES else [self.goal]
         loss = [Measure(self.loss, self._losses(step), STEPS)] if self.loss else []
-        return effect_of(step, self.changes, [*goal, *loss])
+        return [*goal, *loss]
 
     def _losses(self, step: int) -> list[MetricAt]:
         """The training loss around a step, every point of it."""

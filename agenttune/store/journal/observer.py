@@ -24,6 +24,7 @@ from agenttune.protocol.observation import (
 from agenttune.protocol.proposals import TAKEN, State
 from agenttune.protocol.redefining import Redefinition, newest_of, redefinition
 from agenttune.protocol.run_info import RunInfo
+from agenttune.store.journal.measured_effects import MeasuredEffects
 from agenttune.store.run_log import RunLog
 
 DOWNSAMPLED = ("step_loss", "loss", "step_grad_norm", "grad_norm", "lr")
@@ -167,6 +168,7 @@ class Observer:
         self._acked_seq = 0
         self._redefinitions: list[Redefinition] = []
         """Of all branches, in the order of their acks."""
+        self._effects = MeasuredEffects()
 
     def observe(self, log: RunLog, info: RunInfo, now_s: float, max_commands: int | None) -> Observation:
         """Fold a run's log into what a policy sees.
@@ -188,6 +190,8 @@ class Observer:
         found = _on(line, log.events(kinds=["found"], limit=HISTORY, newest=True))
         evaluated = _on(line, log.events(kinds=["evaluated"], limit=HISTORY, newest=True))
         commands = log.commands(limit=HISTORY, newest=True)
+        with self._lock:
+            effects = self._effects.of(log, info, commands)
         used = log.count_commands(*TAKEN, principal="agent")
         steps = [p for p in recent if p.source == "step"] or recent
         return Observation(
@@ -209,6 +213,7 @@ class Observer:
             ],
             findings=[e.body.finding for e in found if isinstance(e.body, Found)],
             commands=commands,
+            effects=effects,
             redefinitions=newest_of([r for r in redefinitions if line.has(r.branch, r.step)]),
             capabilities=info.capabilities,
             schedule=info.schedule,

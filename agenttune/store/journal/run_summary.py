@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agenttune.detectors.effects import is_change
-from agenttune.protocol.commands import Impact
+from agenttune.detectors.effects import acted
 from agenttune.protocol.events import BranchStarted, Event, Found, NoteAdded, PolicyAttached, Settled
 from agenttune.protocol.model_calls import ModelCalled
 from agenttune.protocol.observation import HISTORY
 from agenttune.protocol.plan_entries import not_carried_out, plan_in
 from agenttune.protocol.proposals import CommandRecord
 from agenttune.protocol.run_info import RunInfo
-from agenttune.protocol.summary import BranchSummary, Effect, FindingAt, Intervention, MetricAt, RunSummary
+from agenttune.protocol.summary import BranchSummary, Effect, FindingAt, Intervention, RunSummary
 from agenttune.store.journal.costs import costs_of_run, probe_cost
 from agenttune.store.journal.goal_metric import EVERYTHING, goal_values, score_of
 from agenttune.store.journal.measured_branch import MeasuredBranch
@@ -120,7 +119,7 @@ def _interventions(
 
 def _measured(records: Sequence[CommandRecord]) -> set[str]:
     """Ids of the changes whose effect is looked for: each takes milliseconds, and a report shows no more than these."""
-    changes = [record.command_id for record in records if record.ack is not None and is_change(record.ack)]
+    changes = [record.command_id for record in records if acted(record)]
     return {*changes[:MEASURED_FIRST], *changes[-MEASURED_LAST:]}
 
 
@@ -136,14 +135,7 @@ def _intervention(record: CommandRecord, branch: MeasuredBranch | None) -> Inter
 
 def _effect(record: CommandRecord, branch: MeasuredBranch | None) -> Effect | None:
     """What it did to the run; None for what changed nothing."""
-    ack = record.ack
-    if ack is None or ack.outcome != "applied":
-        return None
-    if record.command.impact is Impact.RESTORE:
-        return Effect(verdict="not known", reason="where the run that it left would have gone is not known")
-    if not is_change(ack):
-        return None
-    if branch is None:
+    if branch is None and acted(record):
         told = f"the first {MEASURED_FIRST} and the newest {MEASURED_LAST} changes"
         return Effect(verdict="not known", reason=f"of so many changes, {told} are measured")
-    return branch.effect(ack.step)
+    return None if branch is None else branch.effect(record)
