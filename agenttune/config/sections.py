@@ -123,9 +123,10 @@ class WakeSettings(Settings):
 class NotifySettings(Settings):
     """Who is told when nobody watches, through apprise (`pip install agenttune-toolkit[notify]`)."""
 
-    on: list[Literal["approval", "reverted", "ended"]] = Field(default_factory=list)
-    """What is told: approval (a command waits for a person), reverted (probation undid a change), ended (the run did).
-    None given: nobody is told anything."""
+    on: list[Literal["approval", "reverted", "noted", "ended"]] = Field(default_factory=list)
+    """What is told: approval (a command waits for a person), reverted (probation undid a change), noted (an agent wrote
+    a remark, such as a rule that says what was tried in vain), ended (the run did). None given: nobody is told
+    anything."""
     url_env: str = Field(
         "AGENTTUNE_NOTIFY_URLS", pattern=shape(r"^[A-Za-z_][A-Za-z0-9_]*$", "the name of an environment variable")
     )

@@ -165,7 +165,7 @@ def _by(measure: Measure, step: int, changes: Changes) -> Effect:
     """What one measure tells."""
     before, window = _before(measure, step, changes), changes.window(step, measure)
     is_broken = _is_broken(_along(measure, step, changes), measure)
-    most = measure.reach.most_after if is_broken else min(measure.reach.most_after, len(before))
+    most = measure.reach.fewest_after if is_broken else min(measure.reach.most_after, len(before))
     is_final = changes.is_over(step, measure, most)
     reason = _blindness(measure, step, changes, is_broken)
     if reason:

@@ -12,10 +12,9 @@ from statistics import median
 from typing import Any, TypeVar
 
 from agenttune.detectors import DETECTOR_NAMES, Detector, StandInDetector, detect
-from agenttune.detectors.effects import acted, effect_in
 from agenttune.detectors.trend import GRAD_NAMES, LOSS_NAMES, NOISE_STEPS, Trend, changes, last_change_step, series
 from agenttune.policy.base import asked_at_step, by_agents
-from agenttune.protocol.effects import Effect
+from agenttune.policy.tried import mark, newest_effect
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import State
 
@@ -233,16 +232,12 @@ def functions_of(observation: Observation) -> dict[str, Callable[..., Any]]:
         steps = [asked_at_step(c) for c in own if c.proposal.rationale.startswith(mark(rule))]
         return observation.step - max(steps) if steps else math.inf
 
-    def newest_effect(rule: str) -> Effect | None:
-        mine = [c for c in reversed(own) if c.proposal.rationale.startswith(mark(rule)) and acted(c)]
-        return next((found for c in mine[:1] if (found := effect_in(observation, c)) is not None), None)
-
     def helped(rule: str) -> float:
-        effect = newest_effect(rule)
+        effect = newest_effect(observation, rule)
         return NAN if effect is None else effect.helped
 
     def measured(rule: str) -> float:
-        effect = newest_effect(rule)
+        effect = newest_effect(observation, rule)
         return NAN if effect is None else float(effect.is_measured or effect.helped != 0)
 
     return {
@@ -254,11 +249,6 @@ def functions_of(observation: Observation) -> dict[str, Callable[..., Any]]:
         "knob": lambda name: _effective(observation, name),
         **PLAIN_FUNCTIONS,
     }
-
-
-def mark(rule: str) -> str:
-    """The beginning of the rationale of a rule's commands, by which they are found in the history."""
-    return f"{rule}: "
 
 
 def _clamp(value: float, low: float, high: float) -> float:

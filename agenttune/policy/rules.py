@@ -17,7 +17,8 @@ from agenttune.config.expressions import Names, check, evaluate, fields_of, is_t
 from agenttune.detectors import Detector
 from agenttune.errors import UserError
 from agenttune.policy.base import Decision, Draft
-from agenttune.policy.rule_names import DOCUMENTED_FUNCTIONS, OWN_DETECTORS, documented, functions_of, mark, names_of
+from agenttune.policy.rule_names import DOCUMENTED_FUNCTIONS, OWN_DETECTORS, documented, functions_of, names_of
+from agenttune.policy.tried import mark, not_again
 from agenttune.protocol.commands import BY_KIND, COMMAND_KINDS, CommandBase, parse_command
 from agenttune.protocol.invalid_values import did_you_mean, shape
 from agenttune.protocol.observation import Observation
@@ -91,6 +92,8 @@ class RuleSettings(Settings):
     """Steps that must pass before this rule asks again."""
     max_times: int | None = Field(None, ge=1)
     """How often in a run, at most."""
+    again: Literal["always", "helped"] = "always"
+    """`helped`: not again after a command that was measured as no help, till the loss is clear of where it was left."""
     valid_for_steps: int | None = Field(None, ge=1)
     """The command expires if it is not applied within so many steps."""
 
@@ -158,7 +161,7 @@ class RulePolicy:
         for rule in self.rules:
             if not is_true(evaluate(rule.when, names, functions)):
                 continue
-            wait = _must_wait(rule, functions)
+            wait = _must_wait(rule, functions, observation)
             if wait:
                 waiting.append(f"{rule.name}: {wait}")
                 continue
@@ -172,11 +175,11 @@ def _act(rule: RuleSettings, names: Names, functions: Functions) -> Decision:
     return Decision([Draft(command, rationale, rule.valid_for_steps)], rationale)
 
 
-def _must_wait(rule: RuleSettings, functions: Functions) -> str:
+def _must_wait(rule: RuleSettings, functions: Functions, observation: Observation) -> str:
     """Why a rule whose condition holds may not act yet; empty if it may."""
     if rule.max_times is not None and functions["fired"](rule.name) >= rule.max_times:
         return f"has acted {rule.max_times} times"
     since = functions["steps_since"](rule.name)
     if since < rule.cooldown_steps:
         return f"acted {since} steps ago, waits {rule.cooldown_steps}"
-    return ""
+    return not_again(observation, rule.name) if rule.again == "helped" else ""

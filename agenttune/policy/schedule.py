@@ -16,8 +16,8 @@ from pydantic import Field, field_validator
 from agenttune.config import PolicyFile, Settings
 from agenttune.errors import UserError
 from agenttune.policy.base import Decision, Draft, asked_at_step, by_agents
-from agenttune.policy.rule_names import mark
 from agenttune.policy.rules import kind_of
+from agenttune.policy.tried import mark
 from agenttune.protocol.commands import BY_KIND, CommandBase, parse_command
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.plan_entries import PlanEntry

@@ -330,7 +330,7 @@ class Notified(Record):
     """
 
     kind: Literal["notified"] = "notified"
-    what: Literal["approval", "reverted", "ended", "setup"]
+    what: Literal["approval", "reverted", "noted", "ended", "setup"]
     channels: int = 0
     ok: bool
     attempts: int = 1

@@ -195,6 +195,32 @@ def test_names_tell_what_they_promise() -> None:
     assert render("at {step}: {lr:.1e}", names, functions) == "at 60: 2.0e-02"
 
 
+AGAIN = GOOD.replace("    cooldown_steps: 20\n    max_times: 2\n", "    again: helped\n")
+
+
+@pytest.mark.parametrize(
+    ("after", "said"),
+    [
+        ([2.0] * 20, "still being measured"),
+        ([2.0] * 80, "did not help (not clear: step_loss 2.004, "),
+        ([4.0] * 80, "its last command hurt (worse: "),
+        ([1.0] * 80, ""),
+        ([*([2.0] * 80), *([0.8] * 40)], ""),  # another reason: the loss has come clear of where that left it
+    ],
+    ids=["early", "vain", "harm", "help", "past"],
+)
+def test_a_rule_does_not_ask_again_for_what_did_not_help(tmp_path: Path, after: list[float], said: str) -> None:
+    noisy = [value * (1 + 0.02 * math.sin(7.0 * i)) for i, value in enumerate([*([2.0] * 60), *after])]
+    decision = load(tmp_path, AGAIN).decide(observe(noisy, lr=0.01, commands=[applied(60, 0.02, "halve: x")]))
+    assert bool(decision.proposals) == (said == "")
+    assert said in decision.reason
+
+
+def test_a_rule_may_ask_again_where_nothing_tells_what_its_last_command_did(tmp_path: Path) -> None:
+    early = observe([2.0] * 100, lr=0.01, commands=[applied(3, 0.02, "halve: x")])
+    assert load(tmp_path, AGAIN).decide(early).proposals
+
+
 def test_a_recorded_finding_is_known_by_its_age() -> None:
     finding = Finding(kind="spike", severity="warning", metric="loss", step=10, summary="x")
     assert names_of(observe(decay(50), findings=[finding]))["since"]["spike"] == 40

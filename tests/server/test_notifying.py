@@ -22,7 +22,7 @@ from agenttune.launch import make_plan
 from agenttune.protocol.deadlines import BootTime
 from agenttune.protocol.events import KnobsRead, Notified, Settled, StatusChanged
 from agenttune.protocol.metrics import Point
-from agenttune.protocol.proposals import Ack, ApprovalRequest, Author, CommandRecord, Proposal, State
+from agenttune.protocol.proposals import Ack, ApprovalRequest, Author, Change, CommandRecord, Proposal, State
 from agenttune.protocol.run_info import KnobState, RunInfo
 from agenttune.server.notify.channels import open_channels
 from agenttune.server.notify.notices import approval_notice, plain
@@ -152,6 +152,27 @@ def test_a_revert_and_the_end_are_told(tmp_path: Path, receiver: Receiver) -> No
     assert "failed at step 160 of 1000\nout of memory" in ended["message"]
     assert [what for what, _, _ in desk.told()] == ["reverted", "ended"]
     desk.notifier = desk.server()
+    desk.work()
+    assert receiver.taken.empty()
+
+
+def test_a_remark_of_a_rule_is_told_with_what_was_tried_and_what_it_did(tmp_path: Path, receiver: Receiver) -> None:
+    desk = Desk(tmp_path, receiver.url, {"approval": []}, on=["noted"])
+    losses = [1.0 + 0.01 * (step % 3) for step in range(101, 201)]
+    points = [Point(step=101 + i, at_s=desk.unix_s, values={"step_loss": loss}) for i, loss in enumerate(losses)]
+    desk.log.append_points(points)
+    cut, note = desk.ask(lr=0.001), desk.ask("nothing: the loss stays", kind="add_note", text="the rate is not it")
+    change = Change(name="lr", previous=0.01, requested=0.001, effective=0.001)
+    desk.log.acknowledge(cut.command_id, Ack(outcome="applied", step=140, changes=[change]))
+    desk.work()
+    assert receiver.taken.empty()
+    desk.log.acknowledge(note.command_id, Ack(outcome="applied", step=200))
+    desk.work()
+    message = receiver.message()
+    assert message["title"] == "Note on r1: the rate is not it"
+    body = message["message"]
+    for words in ("model notes: the rate is not it", "Why: nothing: the loss stays", "lr 0.01 -", "effect not clear"):
+        assert words in body, words
     desk.work()
     assert receiver.taken.empty()
 

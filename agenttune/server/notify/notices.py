@@ -5,25 +5,33 @@ Foreign text in a message is bounded, on one line, and no link and no mention.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from agenttune.config import NotifySettings
 from agenttune.control import LocalControl
 from agenttune.gate.approval_description import ApprovalDescription, asks_a_person, describe
+from agenttune.protocol.commands import AddNote
 from agenttune.protocol.deadlines import is_over, now_for
 from agenttune.protocol.events import Evaluated, Event, Notified, Settled
 from agenttune.protocol.goal_names import value_of
 from agenttune.protocol.proposals import CommandRecord, State
+from agenttune.protocol.reads import HistoryQuery
 from agenttune.protocol.run_info import RunInfo
+from agenttune.protocol.summary import Intervention
 from agenttune.protocol.text import clean, duration, number, utc_time
 from agenttune.server.pages.signed_links import Link, make_key, sign
 
-What = Literal["approval", "reverted", "ended"]
+What = Literal["approval", "reverted", "noted", "ended"]
 STALE_AFTER_S = 86_400.0
 """What happened longer ago is not told: a server that starts a day later stays silent (guess)."""
 MOST_REVERTS = 50
 """Newest ones that are looked at each time (guess: more than happen while a server is away)."""
+MOST_APPLIED = 200
+"""Newest applied commands among which remarks are looked for (guess, as above)."""
+MOST_TRIED = 6
+"""Newest changes that a remark tells of, with what they did (guess: what a person reads on a telephone)."""
 MOST_TOLD = 100_000
 """Records of what was told that are read when a server starts (guess: more than anybody would read)."""
 TITLE_CHARACTERS = 120
@@ -90,6 +98,9 @@ def pending_notifications(control: LocalControl, watched: Watched) -> list[Pendi
     if "reverted" in wanted:
         reverted = control.commands(run_id, [State.REVERTED], MOST_REVERTS)
         found += [PendingNotification(run_id, "reverted", record.command_id) for record in reverted]
+    if "noted" in wanted:
+        applied = control.commands(run_id, [State.APPLIED], MOST_APPLIED)
+        found += [PendingNotification(run_id, "noted", record.command_id) for record in applied if _is_remark(record)]
     if "ended" in wanted and control.info(run_id).ended_at_s is not None:
         found.append(PendingNotification(run_id, "ended"))
     return [item for item in found if item not in watched.told]
@@ -110,6 +121,8 @@ def notice_of(control: LocalControl, pending: PendingNotification, settings: Not
     record = control.command(pending.run_id, pending.command_id)
     if pending.what == "approval":
         return _approval(control, pending, record, settings, url)
+    if pending.what == "noted":
+        return _remark(control, record, info)
     for event in control.events_of(pending.run_id, pending.command_id, "settled"):
         if isinstance(event.body, Settled) and not _is_stale(control, event.at_s):
             return reverted_notice(record, event.body, event, info)
@@ -130,6 +143,19 @@ def _approval(
         address = f"{settings.public_url or url}/links/{sign(link, make_key(control.runs_dir))}"
     asked = describe(record, request, control.info(pending.run_id), now_for(request, now))
     return approval_notice(asked, pending.run_id, url, address)
+
+
+def _is_remark(record: CommandRecord) -> bool:
+    """Whether an agent wrote it, for people to read: what an operator writes is for the agent."""
+    return record.command.kind == AddNote.kind_name() and record.proposal.author.principal == "agent"
+
+
+def _remark(control: LocalControl, record: CommandRecord, info: RunInfo) -> Notice | None:
+    told = next(iter(control.events_of(info.run_id, record.command_id, "acked")), None)
+    if told is None or _is_stale(control, told.at_s):
+        return None
+    history = control.read(info.run_id, HistoryQuery(limit=MOST_APPLIED)).history
+    return remark_notice(record, [one for one in history if one.effect is not None], info)
 
 
 def _last_metric(control: LocalControl, info: RunInfo) -> float | None:
@@ -182,6 +208,31 @@ def reverted_notice(record: CommandRecord, settled: Settled, event: Event, info:
         metric = plain(settled.metric) or "the metric"
         lines.append(f"{metric} was going to {number(settled.forecast)} and went to {number(settled.found)}")
     return Notice(plain(f"Reverted {proposal.command.kind} in {info.run_id}", TITLE_CHARACTERS), "\n".join(lines))
+
+
+def remark_notice(record: CommandRecord, tried: Sequence[Intervention], info: RunInfo) -> Notice:
+    """An agent has something to say, such as that nothing helps.
+
+    Args:
+        record: The remark.
+        tried: Changes so far, each with its effect, oldest first.
+        info: Of the run.
+    """
+    proposal, text = record.proposal, record.command.arguments().get("text", "")
+    lines = [
+        f"Run {plain(info.run_id)}, step {info.step}: {plain(proposal.author.name)} notes: "
+        f"{plain(str(text), REASON_CHARACTERS)}",
+        *([f"Why: {plain(proposal.rationale, REASON_CHARACTERS)}"] if proposal.rationale else []),
+        "Tried so far:" if tried else "Nothing was tried so far.",
+        *(_tried(one) for one in tried[-MOST_TRIED:]),
+        f"More: agenttune report {plain(info.run_id)}",
+    ]
+    return Notice(plain(f"Note on {info.run_id}: {text}", TITLE_CHARACTERS), "\n".join(lines))
+
+
+def _tried(one: Intervention) -> str:
+    effect = "not known" if one.effect is None else one.effect.words
+    return plain(f"- step {one.applied_at_step}: {one.kind} {one.summary}; effect {effect}", REASON_CHARACTERS)
 
 
 def ended_notice(info: RunInfo, metric_value: float | None) -> Notice:

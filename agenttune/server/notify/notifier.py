@@ -33,6 +33,8 @@ RETRY_AFTER_S = (5.0, 30.0, 120.0, 600.0)
 """Pauses between attempts (guess: an endpoint that is away for longer than 13 minutes stays away)."""
 MOST_QUEUED = 200
 """Messages in the queue; further ones are found in the logs again later."""
+CAPPED = ("approval", "noted")
+"""What an agent can bring about as often as it likes."""
 MOST_PER_MINUTE = 20
 """Messages of one run (guess: services block who sends more); the rest follows, if it still waits then."""
 MINUTE_S = 60.0
@@ -137,7 +139,7 @@ class Notifier:
         ended = self._control.info(run_id).ended_at_s is not None
         pending = pending_notifications(self._control, watched)
         for item in pending:
-            if item.what != "approval" or self._may_ask(run_id):
+            if item.what not in CAPPED or self._may_ask(run_id):
                 watched.told.add(item)
                 with self._lock:
                     self._jobs.append(Job(item, watched, list(channels), len(channels), self._clock()))
