@@ -56,6 +56,12 @@ DOCUMENTED: dict[str, Any] = {
         "nonfinite": "newest losses in a row that are NaN or infinite",
     },
     "grad": {"last": "newest finite gradient norm", "level": "median of the newest 16", "best": "lowest level so far"},
+    "path": {
+        "straightness": "cosine between the halves of the way that the weights took since the newest change, or "
+        "the start: near 1 they go straight on, near 0 or below steps undo each other",
+        "update_ratio": "median over the layers of |update| / |weights| of one step",
+        "steps": "steps of the stretch that `straightness` is of",
+    },
     "evals": {
         "count": "evaluations so far",
         "last": "goal metric of the newest",
@@ -142,6 +148,7 @@ def names_of(observation: Observation, own: Sequence[Detector] = ()) -> dict[str
         "since": _since(observation, own),
         "loss": _loss(observation),
         "grad": _grad(observation),
+        "path": _path(observation),
         "evals": _evals(observation),
     }
 
@@ -199,6 +206,17 @@ def _grad(observation: Observation) -> dict[str, float]:
     if trend is None:
         return dict.fromkeys(DOCUMENTED["grad"], NAN)
     return {"last": trend.last, "level": trend.level, "best": trend.best}
+
+
+def _path(observation: Observation) -> dict[str, float]:
+    if not observation.weights:
+        return dict.fromkeys(DOCUMENTED["path"], NAN)
+    look = observation.weights[-1]
+    return {
+        "straightness": look.straightness,
+        "update_ratio": look.update_ratio,
+        "steps": look.step - look.since_step,
+    }
 
 
 def _evals(observation: Observation) -> dict[str, float]:

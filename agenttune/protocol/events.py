@@ -17,6 +17,7 @@ from agenttune.protocol.model_calls import ModelCalled
 from agenttune.protocol.proposals import Ack, ApprovalRequest, Proposal, Record, StandingApproval, Verdict
 from agenttune.protocol.run_facts import RunFacts
 from agenttune.protocol.run_info import KnobState, ModuleInfo, RunStatus
+from agenttune.protocol.weight_looks import WeightLook
 
 
 class RunStarted(Record):
@@ -152,6 +153,13 @@ class ModelRead(Record):
 
     kind: Literal["model_read"] = "model_read"
     model: ModuleInfo
+
+
+class WeightsSampled(Record):
+    """How the weights move, by a few coordinates of each layer: every some steps, while nobody changes anything."""
+
+    kind: Literal["weights_sampled"] = "weights_sampled"
+    look: WeightLook
 
 
 class DatasetRead(Record):
@@ -358,6 +366,7 @@ Body = Annotated[
         TrialStarted,
         Probed,
         ModelRead,
+        WeightsSampled,
         DatasetRead,
         KnobsRead,
         Proposed,

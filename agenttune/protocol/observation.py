@@ -20,11 +20,14 @@ from agenttune.protocol.proposals import CommandRecord, Record
 from agenttune.protocol.redefining import Redefinition
 from agenttune.protocol.run_facts import RunFacts
 from agenttune.protocol.run_info import KnobState, RunStatus
+from agenttune.protocol.weight_looks import WeightLook
 
 RECENT_POINTS = 512
 """Newest points of a series that an observation carries raw; detectors need a few hundred to tell noise from trend."""
 DOWNSAMPLED_POINTS = 128
 """Entries over the whole run beside them."""
+WEIGHT_LOOKS = 16
+"""Newest looks at the weights that an observation carries: enough to know what is usual for a layer (guess)."""
 HISTORY = 50
 """Newest commands, findings and evaluations that an observation carries."""
 
@@ -80,6 +83,10 @@ class Observation(Record):
     knobs: list[KnobState] = Field(default_factory=list)
     series: dict[str, SeriesView] = Field(default_factory=dict)
     evaluations: list[Evaluation] = Field(default_factory=list)
+    weights: list[WeightLook] = Field(
+        default_factory=list,
+        description="Looks at a few weights of each layer on the steps that led here, newest last.",
+    )
     findings: list[Finding] = Field(default_factory=list, description="Recorded so far, newest last.")
     commands: list[CommandRecord] = Field(default_factory=list, description="Submitted so far, newest last.")
     effects: dict[str, Effect] = Field(

@@ -13,7 +13,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from agenttune.errors import UserError
+from agenttune.protocol.events import WeightsSampled
 from agenttune.protocol.metrics import Curve, Point, SeriesInfo, StoredPoint, encode_number
+from agenttune.protocol.weight_looks import WeightLook
 from agenttune.store.downsampling import FAN, LEVELS, Bucket, Rollup, thin
 
 SOURCES = ("step", "log", "eval")
@@ -47,6 +49,7 @@ class MetricRow(NamedTuple):
 
     Attributes:
         texts: Of a row of the loop's own log: what it says that is no number. Given, the row is an event too.
+        look: At the weights after this step; an event of its own.
     """
 
     step: int
@@ -55,6 +58,7 @@ class MetricRow(NamedTuple):
     source: str = "step"
     branch: str = "main"
     texts: dict[str, str] | None = None
+    look: WeightLook | None = None
 
 
 class PointTable:
@@ -76,20 +80,21 @@ class PointTable:
         Returns:
             How many they are.
         """
-        rows, logged = [], []
+        rows, events = [], []
         for p in points:
             metrics = metrics_json(p.values)
             rows.append((p.branch, p.step, p.at_s, p.source, metrics))
             if isinstance(p, MetricRow) and p.texts is not None:
-                logged.append((p.at_s, p.step, p.branch, logged_json(metrics, p.texts)))
+                events.append((p.at_s, "logged", p.step, p.branch, logged_json(metrics, p.texts)))
+            if isinstance(p, MetricRow) and p.look is not None:
+                sampled = WeightsSampled(look=p.look)
+                events.append((p.at_s, sampled.kind, p.step, p.branch, sampled.model_dump_json()))
         self._db.executemany(
             "INSERT INTO points (branch, step, at_s, source, metrics) VALUES (?, ?, ?, ?, ?)",
             rows,
         )
-        if logged:
-            self._db.executemany(
-                "INSERT INTO events (at_s, kind, step, branch, body) VALUES (?, 'logged', ?, ?, ?)", logged
-            )
+        if events:
+            self._db.executemany("INSERT INTO events (at_s, kind, step, branch, body) VALUES (?, ?, ?, ?, ?)", events)
         return len(rows)
 
     def is_behind(self) -> bool:

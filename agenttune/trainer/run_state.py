@@ -36,6 +36,7 @@ class RunState:
         gradients: Monitors the next update's gradients, while their norms are wanted.
         layers: What commands have changed about layers.
         trial: The branch of the present trial, if there is one; its steps will be undone.
+        changes: How often anything that training goes by was changed by command, or restored.
     """
 
     adapter: Adapter
@@ -50,6 +51,7 @@ class RunState:
     gradients: GradientMonitor | None = None
     layers: LayerChanges = field(init=False)
     trial: str | None = None
+    changes: int = 0
 
     def __post_init__(self) -> None:
         self.layers = LayerChanges(self.adapter)

@@ -24,6 +24,7 @@ from agenttune.trainer.execution.acks import ReadBacks
 from agenttune.trainer.execution.executor import CommandExecutor, Place
 from agenttune.trainer.execution.saving import REASON_CHARACTERS
 from agenttune.trainer.knobs import Knob, KnobRegistry
+from agenttune.trainer.layers.weight_sampler import WeightSampler
 from agenttune.trainer.lr.reader import LearningRateReader
 from agenttune.trainer.opening import claim_output, record_found_checkpoints, release, warn_of_limits
 from agenttune.trainer.recording.background_writer import BackgroundWriter
@@ -84,6 +85,7 @@ class Session:
         self._is_log_unchanged = self._executor.queue.monitor.is_unchanged
         if writer is not None:
             writer.own = self._executor.queue.own
+        self._sampler = WeightSampler(adapter) if writer is not None else None
         self._output: Path | None = None
 
     @property
@@ -241,6 +243,8 @@ class Session:
 
     def add_point(self, point: Metrics) -> None:
         """A row of metrics, or what a step left behind; written in the background."""
+        if self._sampler is not None and isinstance(point, StepMetrics):
+            point = self._with_weights(point, self._sampler)
         if self._writer is not None:
             self._writer.add_point(point)
         if not self.is_quiet and self._probe.is_trying:
@@ -249,6 +253,23 @@ class Session:
             return
         if self._probation is not None and isinstance(point, StepMetrics):
             self._probation.add(point)
+
+    def _with_weights(self, point: StepMetrics, sampler: WeightSampler) -> StepMetrics:
+        """With a look at the weights, where one is due; none in a trial, whose steps are undone."""
+        run_state = self.run_state
+        if run_state.trial is not None or not sampler.is_due(point.step, run_state.changes):
+            return point
+        told = sampler.skipped
+        try:
+            sample = sampler.look(point.step, run_state.changes)
+        except Exception:  # the user's model can be anything; training is worth more than what is told of it
+            logger.exception("the weights cannot be looked at, and are not from here on")
+            self._sampler = None
+            return point
+        if sampler.skipped != told:
+            text = f"how weights move is not looked at in {sampler.skipped}"
+            self._recorder.record(NoteAdded(text=text, author="agenttune"), step=point.step)
+        return point if sample is None else point._replace(weights=sample)
 
     def logged(self, row: RawRow) -> None:
         """A row of the loop's own log: an event too, written with the steps' rows."""

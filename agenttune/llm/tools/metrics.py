@@ -16,6 +16,8 @@ UNITS = {
     "eval_loss": "loss on the evaluation data, in nats for cross entropy",
     "step_grad_norm": "norm of the gradient before clipping",
     "grad_norm": "norm of the gradient before clipping",
+    "path_straightness": "cosine between the two halves of the weights' way since the newest change",
+    "update_ratio": "size of one update over that of the weights, median over the layers",
 }
 """Units of the metrics that the trainer measures; of others the suffix may tell."""
 SUFFIXES = {"_per_s": "per second", "_per_second": "per second", "_s": "seconds", "_bytes": "bytes", "_frac": "share"}

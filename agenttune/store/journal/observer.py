@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from agenttune.errors import UserError
 from agenttune.protocol.commands import AddNote
-from agenttune.protocol.events import Acked, Evaluated, Event, Found
+from agenttune.protocol.events import Acked, Evaluated, Event, Found, WeightsSampled
 from agenttune.protocol.goal_names import resolve
 from agenttune.protocol.lineage import Lineage
 from agenttune.protocol.metrics import Curve, StoredPoint
@@ -17,6 +17,7 @@ from agenttune.protocol.observation import (
     DOWNSAMPLED_POINTS,
     HISTORY,
     RECENT_POINTS,
+    WEIGHT_LOOKS,
     Evaluation,
     Observation,
     SeriesView,
@@ -24,6 +25,7 @@ from agenttune.protocol.observation import (
 from agenttune.protocol.proposals import TAKEN, State
 from agenttune.protocol.redefining import Redefinition, newest_of, redefinition
 from agenttune.protocol.run_info import RunInfo
+from agenttune.protocol.weight_looks import WeightLook
 from agenttune.store.journal.measured_effects import MeasuredEffects
 from agenttune.store.run_log import RunLog
 
@@ -42,6 +44,8 @@ SAMPLES = 4 * DOWNSAMPLED_POINTS
 """Rows of a long run that stand for it where its curves are not ready; four to a point of what a policy gets."""
 MOST_ACKS = 2000
 """Answers that a first look goes back by, for what gave the loss another meaning: about 0.2 s (measured)."""
+MOST_LOOKS = 4 * WEIGHT_LOOKS
+"""Newest looks at the weights that are kept, on whatever branch."""
 MOST_PAGES = 5
 """Further behind than this, an observer reads the newest rows and the curves instead of all that it missed."""
 
@@ -166,6 +170,9 @@ class Observer:
         """Unix time of the newest row on any branch: in a trial of a probe, training does not stand still."""
         self._downsampled: dict[str, Downsampled] = {}
         self._acked_seq = 0
+        self._weights_seq = 0
+        self._weights: deque[tuple[str, WeightLook]] = deque(maxlen=MOST_LOOKS)
+        """With the branch of each."""
         self._redefinitions: list[Redefinition] = []
         """Of all branches, in the order of their acks."""
         self._effects = MeasuredEffects()
@@ -186,6 +193,8 @@ class Observer:
             newest_at_s = self._last_at_s
             self._follow_acks(log)
             redefinitions = list(self._redefinitions)
+            self._follow_weights(log)
+            looks = list(self._weights)
         line = log.lineage(info.branch)
         found = _on(line, log.events(kinds=["found"], limit=HISTORY, newest=True))
         evaluated = _on(line, log.events(kinds=["evaluated"], limit=HISTORY, newest=True))
@@ -211,6 +220,7 @@ class Observer:
             evaluations=[
                 Evaluation(step=e.step or 0, metrics=e.body.metrics) for e in evaluated if isinstance(e.body, Evaluated)
             ],
+            weights=[look for branch, look in looks if line.has(branch, look.step)][-WEIGHT_LOOKS:],
             findings=[e.body.finding for e in found if isinstance(e.body, Found)],
             commands=commands,
             effects=effects,
@@ -247,6 +257,14 @@ class Observer:
                     continue
                 found = redefinition(log.command(event.command_id), event.body.ack)
                 self._redefinitions += [] if found is None else [found]
+
+    def _follow_weights(self, log: RunLog) -> None:
+        if self._weights_seq == 0:
+            newest = log.events(kinds=["weights_sampled"], limit=MOST_LOOKS, newest=True)
+            self._weights_seq = newest[0].seq - 1 if newest else 0
+        while events := log.events(self._weights_seq, PAGE, kinds=["weights_sampled"]):
+            self._weights_seq = events[-1].seq
+            self._weights += [(e.branch, e.body.look) for e in events if isinstance(e.body, WeightsSampled)]
 
     def _take(self, rows: Iterable[StoredPoint]) -> None:
         for row in rows:

@@ -126,7 +126,8 @@ class AckWriter:
             self.on_ack(record, ack)
 
     def note_change(self) -> None:
-        """A checkpoint of this step, if there is one, no longer holds the values in force."""
+        """Other values are in force: a checkpoint of this step, if there is one, does not hold them."""
+        self._run_state.changes += 1
         newest = self._run_state.checkpoints.newest_of_loop
         if newest is not None:
             newest.is_current = False

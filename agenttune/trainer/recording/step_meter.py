@@ -16,14 +16,20 @@ import torch
 
 from agenttune.protocol.metrics import Point
 from agenttune.store.metric_table import MetricRow
+from agenttune.trainer.layers.weight_sampler import WeightSample
 from agenttune.trainer.recording.logged_rows import split
+from agenttune.trainer.recording.weight_looks import WeightLooks
 
 MEMORY_INTERVAL_S = 1.0
 """How often the process' memory is among a step's metrics: once a second is enough for eyes."""
 
 
 class StepMetrics(NamedTuple):
-    """The metrics of one step, not read yet: losses (one a micro-batch), norm and extra values may be [] tensors."""
+    """The metrics of one step, not read yet: losses (one a micro-batch), norm and extra values may be [] tensors.
+
+    Attributes:
+        weights: A look at the weights after it, where one was due.
+    """
 
     step: int
     branch: str
@@ -36,6 +42,7 @@ class StepMetrics(NamedTuple):
     losses: list[torch.Tensor]
     norm: Any
     extra: dict[str, float | torch.Tensor]
+    weights: WeightSample | None = None
 
 
 class RawRow(NamedTuple):
@@ -132,6 +139,7 @@ class RowMaker:
     def __init__(self) -> None:
         self._process = psutil.Process()
         self._memory_due_s = 0.0
+        self._looks = WeightLooks()
         self._nonfinite_on: str | None = None
         """The branch of the last step whose loss was not finite, until its row is logged."""
 
@@ -176,7 +184,14 @@ class RowMaker:
                 self._nonfinite_on = held.branch
         if norm is not None:
             values["step_grad_norm"] = norm
-        return MetricRow(held.step, held.at_s, values | extra, "step", held.branch)
+        row = MetricRow(held.step, held.at_s, values | extra, "step", held.branch)
+        return row if held.weights is None else self._with_look(row, held.weights)
+
+    def _with_look(self, row: MetricRow, sample: WeightSample) -> MetricRow:
+        look = self._looks.add(sample)
+        told = {"path_straightness": look.straightness, "update_ratio": look.update_ratio}
+        row.values.update({name: value for name, value in told.items() if not math.isnan(value)})
+        return row._replace(look=look)
 
     def _memory_bytes(self, tensors: list[torch.Tensor]) -> float:
         if any(t.is_cuda for t in tensors):

@@ -1,0 +1,159 @@
+"""Looks at a few weights of each trained layer every some steps: one small gather a layer, in the training thread.
+
+Which coordinates is settled by the layer's name, so that every run of a model is seen alike and no random generator
+of the training is touched. The samples stay on their device; the writer's thread reads them.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from agenttune.trainer.adapter import Adapter
+from agenttune.trainer.layers.changes import bare_model, dotted
+from agenttune.trainer.layers.model_tree import held_by
+
+LAYER_COORDINATES = 256
+"""Of each layer: two ways of chance then have a cosine of at most 0.06 in one standard deviation (1 / sqrt(256))."""
+ALL_COORDINATES = 16_384
+"""Of all layers together, so that a look at a large model stays small, and a run's looks fit into 20 MB."""
+LEAST_COORDINATES = 16
+LEAST_STEPS = 5
+"""Between two looks, once a stretch is older than twice that (for the cost: see benchmarks/weight_looks.py)."""
+RUN_FRAC = 0.01
+"""And part of the planned steps."""
+STEPS_PER_LAYER = 0.5
+"""And steps for each layer: a look at many layers takes longer."""
+OPEN_END_FRAC = 0.02
+"""Where the end is not known: part of the steps so far."""
+
+
+class WeightSample(NamedTuple):
+    """What a look took, not read yet.
+
+    Attributes:
+        stretch: Number of the stretch of training without a change.
+        names: Of the layers.
+        sizes: Coordinates of each.
+        values: Theirs, [sum(sizes)], float32, on the device of the first layer.
+    """
+
+    step: int
+    stretch: int
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+    values: Tensor
+
+
+@dataclass
+class _Place:
+    """Where a layer's sampled weights are found."""
+
+    name: str
+    module: nn.Module
+    parameter: str
+    size: int
+    index: Tensor
+
+
+@dataclass
+class WeightSampler:
+    """Looks at a model's weights.
+
+    Attributes:
+        due_step: The step after which the next look is due.
+        skipped: Why layers are not looked at, with how many; empty if all are.
+    """
+
+    adapter: Adapter
+    due_step: int = 0
+    skipped: str = ""
+    _stretch: int = -1
+    _since_step: int = 0
+    _places: list[_Place] = field(default_factory=list)
+    _indices: dict[tuple[str, int, torch.device], Tensor] = field(default_factory=dict)
+
+    def is_due(self, step: int, stretch: int) -> bool:
+        """Whether to look now.
+
+        Args:
+            step: Completed optimizer steps.
+            stretch: Number of the stretch of training without a change; another one is looked at from its first step.
+        """
+        return step >= self.due_step or stretch != self._stretch
+
+    def look(self, step: int, stretch: int) -> WeightSample | None:
+        """Take a sample; None where there is nothing to look at."""
+        if stretch != self._stretch:
+            self._stretch, self._since_step = stretch, step
+            self._find_places()
+        self.due_step = step + self._pause(step)
+        present = [(place, weights) for place in self._places if (weights := _weights_at(place)) is not None]
+        if not present:
+            return None
+        device = present[0][0].index.device
+        with torch.no_grad():
+            taken = [
+                torch.take(weights, place.index).to(device, torch.float32, non_blocking=True)
+                for place, weights in present
+            ]
+            values = torch.cat(taken)
+        names = tuple(place.name for place, _ in present)
+        return WeightSample(step, stretch, names, tuple(place.index.numel() for place, _ in present), values)
+
+    def _pause(self, step: int) -> int:
+        """Steps until the next look: few at first, later a small part of the run."""
+        planned = self.adapter.max_steps()
+        by_length = RUN_FRAC * planned if planned else OPEN_END_FRAC * step
+        longest = max(LEAST_STEPS, by_length, STEPS_PER_LAYER * len(self._places))
+        return max(1, min(round(longest), (step - self._since_step) // 2))
+
+    def _find_places(self) -> None:
+        """The trained layers as they are now: commands freeze and replace some."""
+        held, sharded = held_by(self.adapter.optimizer()), 0
+        found: list[tuple[str, nn.Module, str, nn.Parameter]] = []
+        seen: set[int] = set()
+        for layer_name, module in bare_model(self.adapter).named_modules():
+            trained = {
+                name: p
+                for name, p in module._parameters.items()
+                if p is not None and id(p) not in seen and (p.requires_grad or id(p) in held)
+            }
+            seen.update(map(id, trained.values()))
+            whole = {name: p for name, p in trained.items() if _is_whole(p)}
+            if whole:
+                name = max(whole, key=lambda own: whole[own].numel())
+                found.append((layer_name, module, name, whole[name]))
+            sharded += bool(trained) and not whole
+        each = min(LAYER_COORDINATES, max(LEAST_COORDINATES, ALL_COORDINATES // max(1, len(found))))
+        self._places = [
+            _Place(layer or parameter, module, parameter, p.numel(), self._index(dotted(layer, parameter), p, each))
+            for layer, module, parameter, p in found
+        ]
+        self.skipped = f"{sharded} layers whose weights are sharded, or are not held as numbers" if sharded else ""
+
+    def _index(self, name: str, parameter: nn.Parameter, count: int) -> Tensor:
+        key = (name, parameter.numel(), parameter.device)
+        if key not in self._indices:
+            chosen = random.Random(name).sample(range(parameter.numel()), min(count, parameter.numel()))
+            self._indices[key] = torch.tensor(sorted(chosen), device=parameter.device)
+        return self._indices[key]
+
+
+def _weights_at(place: _Place) -> Tensor | None:
+    """The weights of a place; None if others stand there now, which an index may not fit."""
+    weights = place.module._parameters.get(place.parameter)
+    fits = weights is not None and weights.numel() == place.size and weights.device == place.index.device
+    return weights if fits else None
+
+
+def _is_whole(parameter: nn.Parameter) -> bool:
+    """Whether all of a tensor lies here, as numbers: no shard of FSDP's or DeepSpeed's, no quantized or sparse one."""
+    is_sharded = hasattr(parameter, "to_local") or hasattr(parameter, "ds_numel")
+    is_sharded = is_sharded or getattr(parameter, "_fsdp_flattened", False) or hasattr(parameter, "_sharded_size")
+    is_plain = parameter.layout is torch.strided and parameter.is_floating_point() and not parameter.is_meta
+    return is_plain and not is_sharded and parameter.numel() > 0

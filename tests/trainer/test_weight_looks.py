@@ -1,0 +1,188 @@
+"""Looks at the weights: how straight their way is, how large steps are, by layer; and training does not notice."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from agenttune.protocol.events import NoteAdded, WeightsSampled
+from agenttune.protocol.weight_looks import WeightLook
+from agenttune.trainer.layers.weight_path import independent_steps, straightness, update_ratios
+from agenttune.trainer.layers.weight_sampler import LAYER_COORDINATES, WeightSampler
+from agenttune.trainer.recording.weight_looks import WeightLooks
+from tests.trainer.conftest import At, Bench, TinyModel
+
+pytestmark = pytest.mark.trainer
+
+
+class Loop:
+    """As much of a loop as is looked at."""
+
+    def __init__(self, model: nn.Module, max_steps: int | None = 300) -> None:
+        self._model, self._max_steps = model, max_steps
+        self._optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def model(self) -> nn.Module:
+        return self._model
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        return self._optimizer
+
+    def max_steps(self) -> int | None:
+        return self._max_steps
+
+
+def layers() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 20), nn.LayerNorm(20))
+
+
+def zero(layer: nn.Module) -> None:
+    for parameter in layer.parameters():
+        parameter.zero_()
+
+
+def looks_at(model: nn.Sequential, steps: int, move: Any, max_steps: int = 300, stretch: Any = lambda step: 0) -> Any:
+    """The looks of so many steps, in each of which `move` moves the weights."""
+    loop, looks = Loop(model, max_steps), WeightLooks()
+    sampler: Any = WeightSampler(loop)  # type: ignore[arg-type]
+    found: list[WeightLook] = []
+    for step in range(1, steps + 1):
+        with torch.no_grad():
+            move(step)
+        if sampler.is_due(step, stretch(step)):
+            found.append(looks.add(sampler.look(step, stretch(step))))
+    return found
+
+
+@given(st.integers(0, 10_000), st.floats(1e-6, 1e6))
+def test_straightness_is_that_of_the_way_whatever_the_scale_of_a_layer(seed: int, scale: float) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    start, way = (torch.randn(4, 64, generator=draw, dtype=torch.float64) for _ in range(2))
+    sized = torch.tensor([[1.0], [scale], [1.0], [1 / scale]], dtype=torch.float64)
+    straight = straightness(start * 0, way * sized, 2 * way * sized)
+    back = straightness(start * 0, way * sized, 0 * way)
+    assert straight == pytest.approx(1)
+    assert back == pytest.approx(-1)
+    assert abs(straightness(start * 0, way * sized, way * sized + start * sized)) < 0.5
+    assert math.isnan(straightness(start, start, start))
+    assert math.isnan(straightness(start, start * math.nan, start))
+
+
+def test_a_way_of_chance_gets_further_by_the_root_of_its_steps() -> None:
+    assert independent_steps(16, 1.0) == pytest.approx(16)
+    assert independent_steps(16, 0.0) == pytest.approx(4)
+    assert independent_steps(16, -1.0) == pytest.approx(1)
+    assert independent_steps(16, math.nan) == pytest.approx(4)
+
+
+def test_weights_of_zero_do_not_move_or_move_beyond_all_measure() -> None:
+    before, now = torch.tensor([[0.0, 0.0], [0.0, 0.0], [3.0, 4.0]]), torch.tensor([[0.0, 0.0], [0.0, 1.0], [3.0, 4.5]])
+    ratios = update_ratios(before, now, 1.0).tolist()
+    assert ratios[0] == 0.0
+    assert math.isnan(ratios[1])
+    assert ratios[2] == pytest.approx(0.1)
+
+
+def test_a_straight_way_and_one_of_chance_are_told_apart() -> None:
+    model = layers()
+    ways = [torch.randn_like(p) for p in model.parameters()]
+
+    def straight(step: int) -> None:
+        for parameter, way in zip(model.parameters(), ways, strict=True):
+            parameter.add_(way, alpha=1e-3)
+
+    def random(step: int) -> None:
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=1e-3)
+
+    found = looks_at(model, 60, straight)
+    assert found[-1].straightness > 0.99
+    size = found[-1].update_ratio
+    found = looks_at(model, 60, random)
+    assert abs(found[-1].straightness) < 0.3
+    assert found[-1].update_ratio == pytest.approx(size, rel=0.3)  # steps of the same size, however many lie between
+
+
+def test_a_layer_that_jumps_stops_or_dies_is_seen_in_its_own_figures() -> None:
+    model = layers()
+
+    def move(step: int) -> None:
+        for name, parameter in model.named_parameters():
+            if name.startswith("0") and step > 40:
+                continue
+            factor = 100 if name.startswith("2") and step > 40 else 1
+            parameter.add_(torch.randn_like(parameter), alpha=1e-3 * factor)
+        if step == 50:
+            zero(model[3])
+
+    found = looks_at(model, 60, move)
+    before, now = (next(look for look in found if look.step >= at) for at in (36, 48))
+    assert set(before.ratios) == {"0", "2", "3"}
+    assert now.ratios["2"] > 30 * before.ratios["2"]
+    assert now.ratios["0"] == 0.0 < before.ratios["0"]
+    last = looks_at(model, 1, lambda step: zero(model[3]))[-1]
+    assert last.rms["3"] == 0.0
+    assert last.rms["0"] > 0
+
+
+def test_looks_are_close_at_first_and_a_hundredth_of_a_long_run_apart_later() -> None:
+    steps = [look.step for look in looks_at(layers(), 900, lambda step: None, max_steps=2000)]
+    assert steps[:6] == [1, 2, 3, 4, 5, 7]
+    assert {b - a for a, b in zip(steps[-11:], steps[-10:], strict=False)} == {20}
+    assert len(steps) < 60
+
+
+def test_a_change_begins_a_new_stretch_that_is_looked_at_at_once() -> None:
+    found = looks_at(layers(), 60, lambda step: None, stretch=lambda step: step > 30)
+    assert {look.since_step for look in found} == {1, 31}
+    first = next(look for look in found if look.since_step == 31)
+    assert (first.step, first.steps) == (31, 0)
+    assert math.isnan(first.straightness)
+    assert math.isnan(first.update_ratio)
+
+
+def test_shards_and_quantized_weights_are_left_out_and_said() -> None:
+    model = layers()
+    model[0].weight.to_local = lambda: None  # type: ignore[union-attr]  # as FSDP's have it
+    model[0].register_parameter("bias", None)
+    sampler: Any = WeightSampler(Loop(model))  # type: ignore[arg-type]
+    sample = sampler.look(1, 0)
+    assert sample.names == ("2", "3")
+    assert sample.sizes == (LAYER_COORDINATES, 20)
+    assert "1 layers" in sampler.skipped
+
+
+@pytest.mark.parametrize("form", ["make_interactive", "callback"])
+def test_a_run_is_looked_at_and_a_command_begins_a_stretch(bench: Bench, form: str) -> None:
+    orders = [At(20, {"kind": "update_optimizer", "lr": 5e-4}, "c1")]
+    result = bench.run(form=form, max_steps=40, orders=orders)
+    log = result.log()
+    looks = [e.body.look for e in log.events(kinds=["weights_sampled"]) if isinstance(e.body, WeightsSampled)]
+    assert {look.since_step for look in looks} == {1, 21, 22}  # applied, and confirmed a step later
+    assert set(looks[0].ratios) == {name for name, m in TinyModel().named_modules() if m._parameters}
+    told = [p for p in log.points(sources=["step"]) if "update_ratio" in p.values]
+    assert [p.step for p in told] == [look.step for look in looks if look.steps]
+    assert all(0 < p.values["update_ratio"] < 1 for p in told)
+    assert any("path_straightness" in p.values for p in told)
+
+
+def test_weights_that_cannot_be_looked_at_end_nothing(bench: Bench) -> None:
+    class Late(TinyModel):
+        def named_modules(self, *args: Any, **kwargs: Any) -> Any:
+            if sys._getframe(1).f_code.co_filename.endswith("weight_sampler.py"):
+                raise RuntimeError("a model can be anything")
+            return super().named_modules(*args, **kwargs)
+
+    result = bench.run(model=Late(), max_steps=6)
+    assert len(result.losses) == 6
+    log = result.log()
+    assert not log.events(kinds=["weights_sampled"])
+    assert not [e for e in log.events(kinds=["note_added"]) if isinstance(e.body, NoteAdded)]
