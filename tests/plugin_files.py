@@ -211,3 +211,6 @@ def install(
     sections = ["\n".join([f"[{group}]", *(f"{n} = {v}" for n, v in names.items())]) for group, names in groups.items()]
     (info / "entry_points.txt").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
     monkeypatch.setattr(sys, "path", [*sys.path, str(folder)])
+    # What another test has imported under the same name is not what lies there.
+    for target in (target for names in groups.values() for target in names.values()):
+        monkeypatch.delitem(sys.modules, target.partition(":")[0].partition(".")[0], raising=False)

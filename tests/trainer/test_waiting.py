@@ -125,6 +125,14 @@ class StepMetrics:
             time.sleep(0.01)
         self.policy.answers[-1].set_result(Decision(list(commands), "decided"))
 
+    def wait_until_asked(self) -> None:
+        """What lets training go on may end the run before the agent has looked at it."""
+        for _ in range(2000):
+            if self.policy.answers:
+                return
+            time.sleep(0.01)
+        raise AssertionError("the agent was not asked")
+
     def train(self, steps: int = STEPS) -> list[float]:
         """The rates of the updates, in order."""
         model, used = TinyModel(), list[float]()
@@ -224,6 +232,7 @@ def test_whatever_others_ask_for_is_served_and_the_decision_still_comes_first(
 
 def test_a_return_by_somebody_else_lets_go_and_the_late_answer_does_not_count(own: Path) -> None:
     def go_back(held: StepMetrics) -> None:
+        held.wait_until_asked()
         held.ack(held.submit({"kind": "save_checkpoint", "keep_in": "memory", "tag": "here"}))
         saved = held.log.events(kinds=["checkpoint_saved"])[-1].body.model_dump()["checkpoint_id"]
         assert held.ack(held.submit({"kind": "load_checkpoint", "checkpoint_id": saved})) == ("applied", 4)
@@ -252,6 +261,7 @@ def test_a_stop_lets_go_at_once(own: Path) -> None:
 
 
 def stop(held: StepMetrics) -> None:
+    held.wait_until_asked()
     assert held.ack(held.submit({"kind": "stop_training", "save": False})) == ("applied", EVERY)
     held.answer()
 
