@@ -162,5 +162,5 @@ def test_a_model_is_told_the_effect_and_not_a_before_and_after() -> None:
     assert second.effect.words.startswith("not known: ")
     lines = digest(known).tried
     assert "effect" in lines[0]
-    assert "expected without it" in lines[0]
+    assert "without it" in lines[0]
     assert "before," not in lines[0]

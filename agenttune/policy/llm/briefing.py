@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from statistics import fmean
 from typing import Any
 
 from agenttune.llm.prompts import fenced
@@ -30,16 +31,12 @@ def training(observation: Observation) -> list[str]:
 
 
 def _model(facts: RunFacts) -> str:
-    parts = []
-    if facts.model:
-        parts.append(f"model {fenced(facts.model, NAME_LETTERS)}")
+    tied = f"tied {'; '.join(facts.tied)}" if facts.tied else ""
+    words = "; ".join(part for part in (facts.model, facts.optimizer, tied) if part)
+    parts = [fenced(words, VALUE_LETTERS)] if words else []
     if facts.parameters is not None:
         trained = "all trained" if facts.trainable == facts.parameters else f"{_count(facts.trainable or 0)} trained"
         parts.append(f"{_count(facts.parameters)} weights, {trained}")
-    if facts.tied:
-        parts.append(f"tied: {fenced('; '.join(facts.tied), VALUE_LETTERS)}")
-    if facts.optimizer:
-        parts.append(f"optimizer {fenced(facts.optimizer, NAME_LETTERS)}")
     return ", ".join(parts)
 
 
@@ -92,25 +89,21 @@ def _time(observation: Observation) -> str:
     parts, pace = [], observation.steps_per_s
     if observation.started_at_s is not None and observation.at_s > observation.started_at_s:
         parts.append(f"{duration(observation.at_s - observation.started_at_s)} used")
-    if pace:
-        if observation.max_steps:
-            parts.append(f"about {duration(max(0, observation.max_steps - observation.step) / pace)} left")
-        parts.append(f"{pace:.3g} steps/s")
-    return f"time: {', '.join(parts)}" if parts else ""
+    if pace and observation.max_steps:
+        parts.append(f"about {duration(max(0, observation.max_steps - observation.step) / pace)} left")
+    return ", ".join(parts)
 
 
 def _due(observation: Observation) -> str:
     facts = observation.facts
     if facts is None:
         return ""
-    planned = {"evaluation": facts.evaluation, "checkpoint": facts.saving, "log": facts.logging}
+    planned = {"evaluation": facts.evaluation, "checkpoint": facts.saving}
     words = [f"{what} {_when(rhythm, observation)}" for what, rhythm in planned.items() if rhythm is not None]
-    lacking = [f"no {what}" for what, rhythm in planned.items() if rhythm is None and what != "log"]
-    return (
-        f"the loop's next: {', '.join(words)}{'; it plans ' + ' and '.join(lacking) if lacking else ''}"
-        if words
-        else ""
-    )
+    lacking = [f"no {what}" for what, rhythm in planned.items() if rhythm is None]
+    if not words:
+        return ""
+    return f"the loop's next: {', '.join(words)}{'; it plans ' + ' and '.join(lacking) if lacking else ''}"
 
 
 def _when(rhythm: Rhythm, observation: Observation) -> str:
@@ -128,15 +121,16 @@ def states(checkpoints: Sequence[CheckpointView]) -> list[str]:
 
 
 def _state(checkpoint: CheckpointView) -> str:
-    tag = f", tag {fenced(checkpoint.tag, NAME_LETTERS)}" if checkpoint.tag else ""
-    branch = f" of branch {fenced(checkpoint.branch, NAME_LETTERS)}" if checkpoint.branch != "main" else ""
+    names = [checkpoint.checkpoint_id, *([f"tag {checkpoint.tag}"] if checkpoint.tag else [])]
+    names += [f"branch {checkpoint.branch}"] if checkpoint.branch != "main" else []
     metric = f", goal {number(checkpoint.metric)}" if checkpoint.metric is not None else ""
     where = ", in memory" if checkpoint.keep_in == "memory" else ""
-    return f"{fenced(checkpoint.checkpoint_id, NAME_LETTERS)}: step {checkpoint.step}{branch}{tag}{metric}{where}"
+    return f"{fenced(', '.join(names), NAME_LETTERS)}: step {checkpoint.step}{metric}{where}"
 
 
-def learning_rates_ahead(course: Course | None, step: int) -> Iterator[str]:
+def learning_rates_ahead(observation: Observation) -> Iterator[str]:
     """The schedule and its learning rates ahead: one line for all parameter groups in proportion."""
+    course, step = observation.schedule, observation.step
     if course is None:
         return
     kind = fenced(course.kind, NAME_LETTERS)
@@ -148,7 +142,17 @@ def learning_rates_ahead(course: Course | None, step: int) -> Iterator[str]:
         which = (
             "" if len(course.tracks) == 1 else f", parameter group {', '.join(map(str, track.groups[:MOST_GROUPS]))}"
         )
-        yield f"schedule {kind}{which}: {_learning_rates(course, track, steps)}"
+        left = _left(observation, course, track) if 0 in track.groups else ""
+        yield f"schedule {kind}{which}: {_learning_rates(course, track, steps)}{left}"
+
+
+def _left(observation: Observation, course: Course, track: Track) -> str:
+    """The mean rate to come as a part of the base: near nothing long before the end, the schedule has collapsed."""
+    knob, end = observation.knob("lr"), observation.max_steps
+    later = [rate for at, rate in zip(course.steps, track.rates, strict=True) if at >= observation.step]
+    if knob is None or not knob.base or not later or end is None or end <= observation.step:
+        return ""
+    return f"; the mean of the rest is {100 * fmean(later) / knob.base:.3g} % of the base {number(knob.base)}"
 
 
 def _ahead(steps: Sequence[int], step: int) -> list[int]:

@@ -1,35 +1,48 @@
-"""A metric's curve in words and figures, of bounded size: recent points as they are, older ones downsampled."""
+"""A metric's curve in words and figures, of bounded size: the whole course in tenths, the newest points as they are."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from statistics import median
 
 from agenttune.detectors.trend import GRAD_NAMES, LEVEL_STEPS, LOSS_NAMES, Trend
 from agenttune.llm.prompts import fenced
+from agenttune.policy.llm.jumps import jumps_of
+from agenttune.policy.llm.token_room import within
 from agenttune.protocol.observation import Observation, SeriesView
 from agenttune.protocol.redefining import Redefinition
 from agenttune.protocol.text import number
 
-LATEST, MIDDLE, OLDER = 8, 5, 5
-"""Entries of a full curve: newest points raw, medians of the rest of the newest, means of all before them (guess)."""
-BRIEF = 4
-"""Entries of the curve of a metric that matters less."""
-FULL = (*LOSS_NAMES, *GRAD_NAMES)
-MOST_SERIES = 8
+LATEST, TENTHS, FIFTHS, BRIEF = 8, 10, 5, 3
+"""Newest points as they are; parts of the course of a loss, of a gradient norm, of what matters less (guess)."""
+MOST_SERIES = 6
 """Metrics that are shown; of further ones only the names (guess)."""
-MOST_NAMES = 10
+MOST_NAMES = 6
+CLIP_STEPS = 64
+"""Newest steps of which the clipped share is told (guess)."""
+FULL = (*LOSS_NAMES, *GRAD_NAMES)
 _SAYS_NOTHING = re.compile(
     r"(eval_|train_)?(epoch|total_flos|num_input_tokens_seen|step_time_s|memory_bytes|(base_)?lr(_\d+)?|learning_rate)"
     r"|.*(_runtime|_per_second|_per_s|_preparation_time|_memory_bytes)"
 )
 """Metrics of the machine rather than of the model, and rates, which stand among the knobs."""
-NAME_LETTERS, VALUE_LETTERS = 64, 120
+NAME_LETTERS, VALUE_LETTERS, NAME_TOKENS = 64, 120, 12
+PLAIN_NAMES = frozenset({*LOSS_NAMES, *GRAD_NAMES, "eval_loss", "eval_accuracy", "train_loss", "eval_perplexity"})
+"""Names of metrics that need no fence: they are our own, or of the libraries."""
 
 Point = tuple[int, float]
+
+
+def named(name: str) -> str:
+    """A metric's name, fenced unless it is one of ours."""
+    return name if name in PLAIN_NAMES else fenced(within(name, NAME_TOKENS), NAME_LETTERS)
+
+
+def brief(value: float) -> str:
+    """A figure of a curve, in three digits: each one more is a token."""
+    return f"{value:.3g}" if math.isfinite(value) else number(value)
 
 
 def curves(observation: Observation) -> list[str]:
@@ -40,8 +53,8 @@ def curves(observation: Observation) -> list[str]:
     lines = [_redefined(redefinition) for redefinition in observation.redefinitions]
     lines += [line for name in shown for line in _curve(observation, name)]
     if rest:
-        listed = ", ".join(fenced(name, NAME_LETTERS) for name in rest[:MOST_NAMES])
-        lines.append(f"and {len(rest)} more metrics, such as {listed}")
+        listed = ", ".join(rest[:MOST_NAMES])
+        lines.append(f"and {len(rest)} more metrics, such as {fenced(listed, NAME_LETTERS)}")
     return lines
 
 
@@ -60,8 +73,8 @@ def _different(names: Sequence[str], goal: str) -> list[str]:
 def _redefined(redefinition: Redefinition) -> str:
     what = "training and evaluated losses mean" if redefinition.evaluations else "the training loss means"
     return (
-        f"- since step {redefinition.step} {what} something else, by {fenced(redefinition.what, VALUE_LETTERS)}: "
-        "do not compare their values of before and after; lowest and first are of since then"
+        f"since step {redefinition.step} {what} something else, by {fenced(redefinition.what, VALUE_LETTERS)}: "
+        "values of before and after cannot be compared"
     )
 
 
@@ -72,62 +85,74 @@ def _rank(name: str, observation: Observation) -> tuple[int, str]:
 
 def _curve(observation: Observation, name: str) -> Iterator[str]:
     view = observation.series[name]
-    yield f"- {fenced(name, NAME_LETTERS)}: {_summary(observation, view)}"
+    is_full = name in FULL or name == observation.goal_metric
+    parts = FIFTHS if name in GRAD_NAMES else TENTHS if is_full else BRIEF
+    yield f"{named(name)}: {_summary(observation, view, is_full)}"
+    if len(view.values) < 2:
+        return
+    course = _course(view, parts)
+    if course:
+        yield f"- course: {_listed(course)}"
     if name in LOSS_NAMES or name == observation.goal_metric:
-        for label, points in (
-            ("older", _older(view, OLDER)),
-            ("before", _middle(view, MIDDLE)),
-            ("latest", _latest(view, LATEST)),
-        ):
-            if points:
-                yield f"  {label}: {_listed(points)}" if label != "latest" else f"  {_run(points)}"
-    elif len(view.values) > 1:
-        yield f"  {_listed([*_older(view, BRIEF), *_middle(view, BRIEF)])}"
+        yield f"- {_run(_points(view)[-LATEST:])}"
+        yield from (f"- {line}" for line in jumps_of(view.steps, view.values))
 
 
-def _summary(observation: Observation, view: SeriesView) -> str:
+def _summary(observation: Observation, view: SeriesView, is_full: bool) -> str:
     bad = sum(not math.isfinite(value) for value in view.values)
     trend = Trend.of(observation, (view.name,))
     if trend is None:
         return f"not finite at any of the last {len(view.values)} points, last {number(view.values[-1])}"
-    if view.name in FULL or view.name == observation.goal_metric:
-        parts = [
-            f"now {number(trend.level)} (median of {min(LEVEL_STEPS, len(trend))}; last {number(view.values[-1])})",
-            f"noise {number(trend.noise_value)}",
-            *([] if view.name in GRAD_NAMES else [f"slope {number(trend.slope())}"]),
-            *([] if view.name in GRAD_NAMES else [f"lowest level {number(trend.best)}"]),
-            f"first {number(trend.start)} at step {trend.all_steps[0]}",
-        ]
+    if is_full:
+        parts = [f"now {brief(trend.level)} (median of {min(LEVEL_STEPS, len(trend))})"]
+        parts += [f"noise {brief(trend.noise_value)}"]
+        if view.name in GRAD_NAMES:
+            parts += _clipped(observation, view)
+        else:
+            parts += [f"slope {brief(trend.slope())} a step", f"lowest level {brief(trend.best)}"]
     else:  # nobody knows whether it is noise that moves it, so nothing is smoothed
-        parts = [f"now {number(view.values[-1])}", f"first {number(trend.start)} at step {trend.all_steps[0]}"]
+        parts = [f"now {brief(view.values[-1])}"]
+    parts += [f"first {brief(trend.start)} at step {trend.all_steps[0]}"]
     parts += [f"{bad} of the last {len(view.values)} points NOT FINITE"] if bad else []
     return ", ".join(parts)
+
+
+def _clipped(observation: Observation, view: SeriesView) -> list[str]:
+    """Which share of the newest gradients was longer than the clipping norm."""
+    knob = observation.knob("max_grad_norm")
+    limit = knob.effective if knob is not None else None
+    if isinstance(limit, bool) or not isinstance(limit, (int, float)):
+        return []
+    if limit <= 0:
+        return ["not clipped"]
+    newest = view.values[-CLIP_STEPS:]
+    share = sum(value > limit for value in newest) / len(newest)
+    return [f"{100 * share:.0f} % of the last {len(newest)} clipped at {brief(limit)}"]
 
 
 def _points(view: SeriesView) -> list[Point]:
     return list(zip(view.steps, view.values, strict=True))
 
 
-def _latest(view: SeriesView, count: int) -> list[Point]:
-    return _points(view)[-count:]
-
-
-def _middle(view: SeriesView, count: int) -> list[Point]:
-    """Medians of equal parts of the newest points that `_latest` leaves out; a part of NaN is NaN."""
-    return [(part[-1][0], _median(part)) for part in _parts(_points(view)[:-LATEST], count)]
-
-
-def _older(view: SeriesView, count: int) -> list[Point]:
-    """What came before the newest points."""
+def _course(view: SeriesView, count: int) -> list[Point]:
+    """Medians over equal spans of steps, of all but the newest points, which are shown as they are."""
+    recent = _points(view)[: -LATEST if view.name in FULL else None]
     first = view.steps[0] if view.steps else 0
     old = [(s, v) for s, v in zip(view.downsampled_steps, view.downsampled_values, strict=True) if s < first]
-    return [(part[-1][0], _median(part)) for part in _parts(old, count)]
-
-
-def _parts(points: Sequence[Point], count: int) -> list[Sequence[Point]]:
+    points = [*old, *recent]
+    if not points:
+        return []
+    begin, end = points[0][0] - 1, points[-1][0]
     count = min(count, len(points))
-    edges = [round(i * len(points) / count) for i in range(count + 1)] if count else []
-    return [points[a:b] for a, b in pairwise(edges)]
+    ends = [begin + (end - begin) * (part + 1) / count for part in range(count)]
+    found: list[Point] = []
+    low: float = begin
+    for high in ends:
+        inside = [point for point in points if low < point[0] <= high]
+        low = high
+        if inside:
+            found.append((inside[-1][0], _median(inside)))
+    return found
 
 
 def _median(part: Sequence[Point]) -> float:
@@ -140,8 +165,8 @@ def _run(points: Sequence[Point]) -> str:
     first, last = points[0][0], points[-1][0]
     if len(points) < 2 or last - first != len(points) - 1:
         return f"latest: {_listed(points)}"
-    return f"latest, steps {first} to {last}: {' '.join(number(value) for _, value in points)}"
+    return f"latest, steps {first} to {last}: {' '.join(brief(value) for _, value in points)}"
 
 
 def _listed(points: Sequence[Point]) -> str:
-    return " ".join(f"{step}:{number(value)}" for step, value in points)
+    return " ".join(f"{step}:{brief(value)}" for step, value in points)

@@ -7,16 +7,20 @@ All text from logs, names and people is fenced. Lines are made here; their headi
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from agenttune.config import BudgetSettings
+from agenttune.detectors.trend import LOSS_NAMES, series, spread
 from agenttune.llm.prompts import fenced
 from agenttune.llm.tools.offered import UNLISTED_KNOBS
 from agenttune.policy.llm.briefing import by_group, learning_rates_ahead, progress, states, training
-from agenttune.policy.llm.curve_text import NAME_LETTERS, VALUE_LETTERS, curves, says_something
+from agenttune.policy.llm.curve_text import NAME_LETTERS, VALUE_LETTERS, brief, curves, named, says_something
 from agenttune.policy.llm.history import interventions_of, tried
+from agenttune.policy.llm.token_room import Section, shared_out, within
 from agenttune.protocol.commands import COMMAND_KINDS, Probe
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.model_calls import Ledger
@@ -25,12 +29,20 @@ from agenttune.protocol.run_info import KnobState
 from agenttune.protocol.summary import Intervention
 from agenttune.protocol.text import number
 
+MOST_TOKENS = 1110
+"""Of an observation, without the words of its template, by an upper estimate; its headings take about 60 more."""
 LETTERS_PER_TOKEN = 4
 """English text and figures, roughly (rule of thumb; figures alone take more tokens)."""
-LAST_EVALUATIONS, MOST_METRICS = 4, 5
-MOST_FINDINGS, MOST_KNOBS, MOST_NOTES, MOST_REASONS = 5, 24, 5, 8
+LAST_EVALUATIONS, MOST_METRICS = 4, 3
+MOST_FINDINGS, MOST_KNOBS, MOST_NOTES, MOST_REASONS = 5, 24, 5, 6
 """Entries that are shown (guess)."""
-NOTE_LETTERS, FINDING_LETTERS, DECISION_LETTERS = 500, 240, 300
+NOTE_TOKENS, FINDING_TOKENS, DECISION_TOKENS, REASON_TOKENS = 100, 60, 60, 16
+"""Longest texts of others (guess: a note is rare, and for the model)."""
+NOTE_LETTERS, FINDING_LETTERS = 500, 240
+LAST_NOISE, LEAST_NOISE = 16, 5
+"""Evaluations by which the noise of one is judged: the newest, and how many it takes."""
+TRAIN_STEPS = 16
+"""Newest training losses before an evaluation whose median stands beside it."""
 OWN_NAMES = frozenset(
     {"lr", "weight_decay", "betas", "eps", "momentum", "max_grad_norm", "gradient_accumulation_steps", "max_steps"}
     | {"label_smoothing", "eval_steps", "save_steps", "neftune_noise_alpha"}
@@ -65,31 +77,43 @@ def digest(
     history: Sequence[Intervention] | None = None,
     budgets: BudgetSettings | None = None,
     used: Ledger | None = None,
+    next_step: int | None = None,
 ) -> Digest:
-    """What a model is told of a run.
+    """What a model is told of a run, in at most `MOST_TOKENS`.
 
     Args:
         observation: The run.
         history: The commands with their effect as measured from the log; None: from the observation itself.
         budgets: Caps on calls of language models.
         used: What was used up of them.
+        next_step: When the model is asked again at the latest, if that is known.
     """
-    return Digest(
-        training=training(observation),
-        progress=progress(observation),
-        states=states(observation.checkpoints),
-        woken_by=[fenced(reason, VALUE_LETTERS) for reason in observation.woken_by[:MOST_REASONS]],
-        goal=_evaluations(observation),
-        curves=curves(observation),
-        knobs=[*_knobs(observation.knobs), *learning_rates_ahead(observation.schedule, observation.step)],
-        findings=_findings(observation),
-        tried=[
-            *tried(observation, interventions_of(observation) if history is None else history),
-            *_last_decision(observation),
-        ],
-        notes=[fenced(note, NOTE_LETTERS, "note") for note in observation.notes[-MOST_NOTES:]],
-        budget=_budget(observation, budgets or BudgetSettings(), used or Ledger()),
+    reasons = [_told(reason, REASON_TOKENS) for reason in observation.woken_by[:MOST_REASONS]]
+    again = [] if next_step is None else [f"asked again at step {next_step} if nothing happens before"]
+    changes = tried(observation, interventions_of(observation) if history is None else history)
+    notes = observation.notes[-MOST_NOTES:]
+    found = shared_out(
+        {
+            "progress": Section(progress(observation).splitlines(), 75),
+            "knobs": Section([*learning_rates_ahead(observation), *_knobs(observation.knobs)], 130),
+            "curves": Section(curves(observation), 190),
+            "goal": Section(_evaluations(observation), 110, "last", head=2),
+            "tried": Section([*changes, *_last_decision(observation)], 140, "last"),
+            "states": Section(states(observation.checkpoints), 65, "last"),
+            "findings": Section(_findings(observation), 60, "last"),
+            "notes": Section([fenced(within(note, NOTE_TOKENS), NOTE_LETTERS, "note") for note in notes], 80, "last"),
+            "training": Section(training(observation), 105),
+            "woken_by": Section(reasons, 30),
+            "budget": Section([*again, *_budget(observation, budgets or BudgetSettings(), used or Ledger())], 45),
+        },
+        MOST_TOKENS,
     )
+    return Digest(progress="\n".join(found.pop("progress")), **found)
+
+
+def _told(text: str, tokens: int) -> str:
+    """Text of others in its fence, within so many tokens."""
+    return fenced(within(text, tokens), VALUE_LETTERS)
 
 
 def _evaluations(observation: Observation) -> list[str]:
@@ -103,10 +127,28 @@ def _evaluations(observation: Observation) -> list[str]:
     if best is not None:
         marks[id(best)] = f"{marks[id(best)]}, best" if id(best) in marks else "best"
     shown = [e for i, e in enumerate(known) if id(e) in marks or i >= len(known) - LAST_EVALUATIONS]
-    names = _measured(shown, observation.goal_metric)
-    head = f"step: {', '.join(fenced(name, NAME_LETTERS) for name in names[:MOST_METRICS])}"
-    more = f" and {len(names) - MOST_METRICS} more" if len(names) > MOST_METRICS else ""
-    return [head + more, *(_evaluation(e, names[:MOST_METRICS], marks.get(id(e), "")) for e in shown)]
+    names = _measured(shown, observation.goal_metric)[:MOST_METRICS]
+    beside = {e.step: loss for e in shown if (loss := _training_loss(observation, e.step)) is not None}
+    columns = [*map(named, names), *(["training loss there"] if beside else [])]
+    lines = [_evaluation(e, names, beside, marks.get(id(e), "")) for e in shown]
+    return [f"step: {', '.join(columns)}{_noise(observation)}", *lines]
+
+
+def _training_loss(observation: Observation, step: int) -> float | None:
+    """The level of the training loss where an evaluation was, to see the gap by; None: not known, or of no use."""
+    view = series(observation, LOSS_NAMES)
+    if view is None or view.name == observation.goal_metric or "loss" not in observation.goal_metric:
+        return None
+    newest = [v for s, v in zip(view.steps, view.values, strict=True) if s <= step and math.isfinite(v)][-TRAIN_STEPS:]
+    return median(newest) if len(newest) == TRAIN_STEPS else None
+
+
+def _noise(observation: Observation) -> str:
+    """How far one evaluation moves by chance, from the differences of neighbours; empty while there are too few."""
+    goal = observation.goal_metric
+    values = [e.metrics[goal] for e in observation.evaluations if goal in e.metrics]
+    noise = spread([value for value in values if math.isfinite(value)][-LAST_NOISE:])
+    return f"; noise of one about {number(noise)}" if len(values) >= LEAST_NOISE and noise > 0 else ""
 
 
 def _measured(evaluations: Sequence[Evaluation], goal: str) -> list[str]:
@@ -115,8 +157,10 @@ def _measured(evaluations: Sequence[Evaluation], goal: str) -> list[str]:
     return sorted(names, key=lambda name: (name != goal, name))
 
 
-def _evaluation(evaluation: Evaluation, names: Sequence[str], mark: str) -> str:
+def _evaluation(evaluation: Evaluation, names: Sequence[str], beside: Mapping[int, float], mark: str) -> str:
     values = [number(evaluation.metrics[name]) if name in evaluation.metrics else "-" for name in names]
+    if beside:
+        values.append(brief(beside[evaluation.step]) if evaluation.step in beside else "-")
     return f"{evaluation.step}: {', '.join(values) or 'nothing'}{f' ({mark})' if mark else ''}"
 
 
@@ -157,7 +201,7 @@ def _last_decision(observation: Observation) -> list[str]:
     last = observation.last_decision
     if last is None or not last.reason:
         return []
-    return [f"last decision, at step {last.step}: {fenced(last.reason, DECISION_LETTERS)}"]
+    return [f"last decision, at step {last.step}: {_told(last.reason, DECISION_TOKENS)}"]
 
 
 def _findings(observation: Observation) -> list[str]:
@@ -166,7 +210,9 @@ def _findings(observation: Observation) -> list[str]:
 
 def _finding(finding: Finding, step: int) -> str:
     age = "now" if step <= finding.step else f"{step - finding.step} steps ago"
-    return f"{finding.severity} {finding.kind}, {age}: {fenced(finding.summary, FINDING_LETTERS)}"
+    return (
+        f"{finding.severity} {finding.kind}, {age}: {fenced(within(finding.summary, FINDING_TOKENS), FINDING_LETTERS)}"
+    )
 
 
 def _budget(observation: Observation, budgets: BudgetSettings, used: Ledger) -> list[str]:

@@ -8,16 +8,16 @@ from typing import Any
 
 from agenttune.detectors.effects import Changes, Measure, effect_in, measures_of
 from agenttune.llm.prompts import fenced
-from agenttune.policy.llm.curve_text import NAME_LETTERS, VALUE_LETTERS, says_something
+from agenttune.policy.llm.curve_text import brief, says_something
 from agenttune.protocol.commands import DoEvaluate, SaveCheckpoint
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import CommandRecord, Verdict
-from agenttune.protocol.summary import Intervention
+from agenttune.protocol.summary import Effect, Intervention
 from agenttune.protocol.text import number
 
-MOST_TRIED, WHOLE = 6, 2
+MOST_TRIED, WHOLE = 8, 2
 """Entries that are shown, and the newest of them that are shown whole (guess)."""
-WHY_LETTERS, OUTCOME_LETTERS, SHORT_LETTERS, WHOLE_LETTERS = 160, 240, 120, 1500
+WHY_LETTERS, OUTCOME_LETTERS, SHORT_LETTERS, WHOLE_LETTERS, ASKED_LETTERS = 100, 240, 120, 1500, 240
 DEFAULTS = (
     *(("lr_sets", "effective"), ("include_current", True), ("min_gain_frac", 0.01), ("metric", "loss")),
     *(("pin", False), ("warmup_steps", 0)),
@@ -39,19 +39,31 @@ def tried(observation: Observation, history: Sequence[Intervention]) -> list[str
 
 
 def _attempt(one: Intervention, record: CommandRecord | None, is_whole: bool, names_agents: bool) -> str:
+    """A command in one line, of which all that others wrote stands in one fence."""
     step = "?" if one.proposed_at_step is None else one.proposed_at_step
     is_known = one.principal == "agent" and not names_agents
-    who = "" if is_known else f", {one.principal} {fenced(one.author, NAME_LETTERS)}"
-    asked = fenced(f"{one.kind}({_arguments(one.arguments)})", 2 * VALUE_LETTERS)
+    who = "" if is_known else f" by {one.principal} {one.author}"
     # A probe's figures are dear, and nowhere else in the prompt.
     short = SHORT_LETTERS if "trials" not in one.result else 3 * SHORT_LETTERS
-    outcome = _outcome(one, record, WHOLE_LETTERS if is_whole else short)
-    parts = [f"step {step}{who}: {asked} -> {outcome}"]
-    if one.effect is not None:
-        parts.append(f"effect {fenced(one.effect.words, OUTCOME_LETTERS)}")
-    if one.rationale and is_whole:
-        parts.append(f"asked because {fenced(one.rationale, WHY_LETTERS)}")
-    return "; ".join(parts)
+    letters = WHOLE_LETTERS if is_whole else short
+    asked = f"{one.kind}({_arguments(one.arguments)}){who}"[:ASKED_LETTERS]
+    why = f"; because {one.rationale[:WHY_LETTERS]}" if one.rationale and is_whole else ""
+    outcome = _outcome(one, record)
+    cut = outcome if len(outcome) <= letters else f"{outcome[:letters]} [{len(outcome) - letters} more characters]"
+    effect = "" if one.effect is None else f"; effect {effect_words(one.effect)}"[:OUTCOME_LETTERS]
+    told = f"{asked} -> {cut}{effect}{why}"
+    return f"step {step}: {fenced(told, len(told))}"
+
+
+def effect_words(effect: Effect) -> str:
+    """What a change did, in fewer words than people are told."""
+    if effect.expected is None or effect.found is None or effect.low is None or effect.high is None:
+        return effect.words
+    verdict = "not clear" if effect.verdict == "no clear effect" else effect.verdict
+    expected, low, high, found = (brief(v) for v in (effect.expected, effect.low, effect.high, effect.found))
+    return (
+        f"{verdict}: {effect.metric} {found}, without it {expected} ({low} to {high}), up to step {effect.until_step}"
+    )
 
 
 def _arguments(given: Mapping[str, Any]) -> str:
@@ -71,16 +83,16 @@ def _argument(value: object) -> str:
     return number(value)
 
 
-def _outcome(one: Intervention, record: CommandRecord | None, letters: int) -> str:
+def _outcome(one: Intervention, record: CommandRecord | None) -> str:
     """Its state and result; a refusal with its reason and the nearest allowed arguments."""
     if one.applied_at_step is not None:
         at = "" if one.applied_at_step == one.proposed_at_step else f" at step {one.applied_at_step}"
-        return f"{one.state.value}{at}: {fenced(_found(one), letters)}"
+        return f"{one.state.value}{at}: {_found(one)}"
     verdict = record.verdict if record is not None else None
     if verdict is not None and verdict.decision == "rejected":
         return f"REFUSED: {refusal(verdict)}"
     trials = _trials(one.result)
-    return f"{one.state.value}: {fenced('; '.join(filter(None, [one.summary, trials])), letters)}"
+    return f"{one.state.value}: {'; '.join(filter(None, [one.summary, trials]))}"
 
 
 def _found(one: Intervention) -> str:
@@ -115,10 +127,10 @@ def _trial(trial: Mapping[str, Any]) -> str:
 
 
 def refusal(verdict: Verdict) -> str:
-    """A refusal: by whom, why, and the nearest allowed arguments."""
+    """A refusal: by whom, why, and the nearest allowed arguments; all of it words of others."""
     nearest = verdict.nearest_allowed
-    allowed = f"; allowed would have been {fenced(json.dumps(nearest), VALUE_LETTERS)}" if nearest else ""
-    return f"{fenced(verdict.decided_by, NAME_LETTERS)}: {fenced(verdict.reason, 2 * OUTCOME_LETTERS)}{allowed}"
+    allowed = f"; allowed would have been {json.dumps(nearest)}" if nearest else ""
+    return f"{verdict.decided_by}: {verdict.reason}{allowed}"
 
 
 def interventions_of(observation: Observation) -> list[Intervention]:
