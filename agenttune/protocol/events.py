@@ -117,6 +117,8 @@ class Trial(Record):
         command: What was tried; none: changing nothing.
         start: The training loss of the trial's first step.
         value: What was compared; none for a trial that cannot win.
+        gain: By how much better it was than of changing nothing, step by step on the same batches.
+        error: Standard error of that; none for single values.
         steps: Training steps that it took.
         took_s: Time that it took, in seconds.
         problem: Why it cannot win.
@@ -126,6 +128,8 @@ class Trial(Record):
     command: Command | None = None
     start: Metric | None = None
     value: Metric | None = None
+    gain: Metric | None = None
+    error: Metric | None = None
     steps: int = 0
     took_s: float = 0.0
     problem: str = ""

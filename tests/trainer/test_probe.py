@@ -132,6 +132,33 @@ def test_the_best_of_three_rates_is_adopted_and_read_back(bench: Bench) -> None:
     assert result.knob("max_steps").effective == 60
 
 
+def test_every_trial_sees_the_same_batches_and_what_wins_is_tried_for_longer(bench: Bench) -> None:
+    asked = probe(*rates(1e-6, 3e-2, 1e-4), steps=8, confirm_steps=12)
+    _, expected, result = plain_and_probed(bench, [At(20, asked)], learning_rate=1e-5)
+    by_branch = losses(result)
+    firsts = {by_branch[f"probe:1:{name}"][21] for name in ("current", 0, 1, 2, "longer-current", "longer-1")}
+    assert firsts == {expected[21]}, "before the first update nothing tells them apart"
+    assert by_branch["probe:1:longer-current"] == {step: expected[step] for step in range(21, 33)}
+    body = outcome(result)
+    assert (result.ack.outcome, result.ack.result["adopted"]["lr"], body.adopted) == ("applied", 3e-2, 5)
+    assert (len(body.trials), body.extra_steps) == (6, 4 * 8 + 2 * 12)
+    won = body.trials[5]
+    assert won.gain is not None
+    assert won.error is not None
+    assert won.gain > 2 * won.error > 0
+    assert result.ack.result["trials"][5]["gain"] == won.gain
+    assert {step: losses(result)["main"][step] for step in range(21, 33)} == by_branch["probe:1:longer-1"]
+
+
+def test_what_does_not_win_again_by_the_goal_is_not_adopted(bench: Bench) -> None:
+    asked = probe(*rates(3e-2), steps=8, confirm_steps=2, confirm="goal", min_gain_frac=0.3)
+    _, expected, result = plain_and_probed(bench, [At(20, asked)], learning_rate=1e-5)
+    assert result.ack.message.startswith("nothing was adopted")
+    assert [trial.name for trial in outcome(result).trials][2:] == ["probe:1:longer-current", "probe:1:longer-0"]
+    assert result.ack.result["metric"] == "eval_loss"
+    assert losses(result)["main"] == expected
+
+
 class Poison(TrainerCallback):  # type: ignore[misc]
     """Breaks the weights while a rate is in force that only one candidate has."""
 

@@ -18,6 +18,7 @@ from agenttune.protocol.run_info import KnobState
 
 UNLISTED_FIELDS = frozenset(
     {"include_current", "min_gain_frac", "pin", "branch_name", "save", "start_lr", "depth", "max_points"}
+    | {"min_progress_frac", "lower_rates", "confirm"}
 )
 """Fields whose default is nearly always right; they are not listed, but accepted."""
 PLAIN_FIELDS = frozenset(

@@ -20,6 +20,7 @@ MOST_TRIED, WHOLE = 8, 2
 WHY_LETTERS, OUTCOME_LETTERS, SHORT_LETTERS, WHOLE_LETTERS, ASKED_LETTERS = 100, 240, 120, 1500, 240
 DEFAULTS = (
     *(("lr_sets", "effective"), ("include_current", True), ("min_gain_frac", 0.01), ("metric", "loss")),
+    *(("min_gain_frac", 0.0), ("min_progress_frac", 0.2), ("lower_rates", "any"), ("confirm", "loss")),
     *(("pin", False), ("warmup_steps", 0)),
 )
 """Arguments that are not shown."""

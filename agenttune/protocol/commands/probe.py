@@ -70,14 +70,28 @@ class Probe(CommandBase):
         "at its end.",
     )
     include_current: Bool = Field(True, description="Try changing nothing too, and adopt only what is better.")
-    min_gain_frac: Annotated[Float, Field(ge=0, le=1)] = Field(
-        0.01, description="By which part of the value, at least, it has to be better."
+    min_progress_frac: Annotated[Float, Field(ge=0, le=100)] = Field(
+        0.2,
+        description="By how much further than changing nothing it has to come, as a part of how far that came down.",
     )
+    min_gain_frac: Annotated[Float, Field(ge=0, le=1)] = Field(
+        0.0, description="By which part of the value, at least, it has to be better."
+    )
+    lower_rates: Literal["any", "growing", "never"] = Field(
+        "any",
+        description="Whether a lower learning rate may win: like any other, if its lead grows to the end of the trial "
+        "(few steps favour it), or never.",
+    )
+    confirm_steps: Annotated[Int, Field(ge=2, le=1000)] | None = Field(
+        None,
+        description="Then try what won and changing nothing again, for so many steps; it has to win again.",
+    )
+    confirm: Literal["loss", "goal"] = Field("loss", description="As `metric`, for that.")
 
     @property
     def extra_steps(self) -> int:
-        """Training steps that all trials take together."""
-        return self.steps * (len(self.candidates) + self.include_current)
+        """Training steps that all trials take together, at most."""
+        return self.steps * (len(self.candidates) + self.include_current) + 2 * (self.confirm_steps or 0)
 
     @model_validator(mode="after")
     def _can_be_tried(self) -> Probe:

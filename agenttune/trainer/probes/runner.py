@@ -28,7 +28,8 @@ from agenttune.trainer.execution.lr_confirmation import check_after_step, check_
 from agenttune.trainer.execution.queue import CommandQueue
 from agenttune.trainer.execution.restoring import restore_own_values
 from agenttune.trainer.execution.saving import REASON_CHARACTERS, Saving
-from agenttune.trainer.probes.trials import Attempt, RunningProbe, attempts_of, choose, result_of
+from agenttune.trainer.probes.choice import choose
+from agenttune.trainer.probes.trials import Attempt, RunningProbe, attempts_of, result_of
 from agenttune.trainer.recording.recorder import Recorder
 from agenttune.trainer.recording.step_meter import StepMetrics
 from agenttune.trainer.run_state import RunState
@@ -148,14 +149,15 @@ class ProbeRunner:
 
     def _incomparable(self, command: Probe) -> str:
         """Why the trials cannot be compared: a candidate changes what the compared loss means; empty if none does."""
-        metric = "step_loss" if command.metric == "loss" else self._goal_metric
+        by_loss = command.metric == "loss" or (command.confirm_steps is not None and command.confirm == "loss")
+        metric = "step_loss" if by_loss else self._goal_metric
         for number, candidate in enumerate(command.candidates):
             knobs = [asked.name for asked in candidate.asked() if asked.owner == "script"]
             redefined = next((self._run_state.registry.redefines(name) for name in knobs), None)
             if redefined is None or not touches(redefined, metric):
                 continue
             said = f"candidate {number} (from 0), {candidate.kind}, gives {metric} another meaning"
-            if command.metric == "loss" and not touches(redefined, self._goal_metric):
+            if by_loss and not touches(redefined, self._goal_metric):
                 return f"{said}, so that trials cannot be compared by it; ask with metric 'goal' ({self._goal_metric})"
             return f"{said}, so that trials cannot be compared by it"
         return ""
@@ -183,6 +185,15 @@ class ProbeRunner:
                 return None
             attempt.end()
             probe.at += 1
+        return self._after_the_last(probe)
+
+    def _after_the_last(self, probe: RunningProbe) -> ProbeResult | None:
+        """All trials are over: what won is tried for longer, if that was asked for, else it is adopted."""
+        if probe.wants_confirmation and not probe.fault:
+            best, _ = self._choose(probe)
+            if best is not None:
+                probe.confirm(best)
+                return self._try(probe)
         return self._end(probe)
 
     def _apply(self, probe: RunningProbe, attempt: Attempt) -> None:
@@ -198,6 +209,7 @@ class ProbeRunner:
         else:
             if isinstance(outcome, AwaitLearningRate):
                 attempt.learning_rate = Waiting(probe.record, self._run_state.step, outcome)
+                attempt.changes = outcome.done.changes
             elif not isinstance(outcome, Done):
                 attempt.problem = "it cannot be applied at this step"
 
@@ -223,8 +235,8 @@ class ProbeRunner:
         if not attempt.problem:
             attempt.check()
         probe.fault = probe.fault or self._interrupted()
-        if not (attempt.problem or probe.fault) and attempt.steps >= probe.command.steps:
-            self._measure(probe, attempt)
+        if not (attempt.problem or probe.fault) and attempt.steps >= attempt.wanted_steps:
+            self._measure(attempt)
 
     def _check_learning_rate(self, attempt: Attempt) -> None:
         if attempt.learning_rate is not None and not self._run_state.adapter.update_was_skipped():
@@ -235,8 +247,8 @@ class ProbeRunner:
         record = self._intake.interruption()
         return f"interrupted by {record.command.kind} of {record.proposal.author.name}" if record is not None else ""
 
-    def _measure(self, probe: RunningProbe, attempt: Attempt) -> None:
-        if probe.command.metric == "loss":
+    def _measure(self, attempt: Attempt) -> None:
+        if attempt.metric == "loss":
             attempt.measure_loss()
             return
         try:
@@ -292,9 +304,7 @@ class ProbeRunner:
         self._run_state.ratios = probe.ratios
         self._run_state.schedule()
         probe.at += 1
-        if probe.fault or probe.at == len(probe.attempts):
-            return self._end(probe)
-        return self._try(probe)
+        return self._end(probe) if probe.fault else self._try(probe)
 
     def _restore_step(self, probe: RunningProbe) -> None:
         self._run_state.step, self._run_state.trial = probe.state.step, None
@@ -323,11 +333,11 @@ class ProbeRunner:
         return self._adopt(probe, best, probed)
 
     def _choose(self, probe: RunningProbe) -> tuple[Attempt | None, str]:
-        prefers_low = probe.command.metric == "loss" or self._prefers_low
-        return choose(probe.attempts, probe.command, prefers_low)
+        prefers_low = probe.compared[0].metric == "loss" or self._prefers_low
+        return choose(probe.compared, probe.command, prefers_low)
 
     def _metric(self, probe: RunningProbe) -> str:
-        return "training loss" if probe.command.metric == "loss" else self._goal_metric
+        return "training loss" if probe.compared[0].metric == "loss" else self._goal_metric
 
     def _adopt(self, probe: RunningProbe, best: Attempt | None, probed: Probed) -> ProbeResult | None:
         """Apply the best candidate as a command of its own would be, or nothing; either way the ack has the figures."""

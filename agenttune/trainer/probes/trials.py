@@ -1,28 +1,23 @@
-"""Trials of a probe: what each measured, and which of them is worth adopting."""
+"""Trials of a probe: what is tried, for how long, and what each measured."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from statistics import fmean, stdev
+from statistics import fmean
+from typing import Literal
 
 import torch
 
-from agenttune.protocol.commands import CommandBase, Probe
+from agenttune.protocol.commands import CommandBase, Probe, SetKnob
 from agenttune.protocol.events import TRIAL_PREFIX, Probed, Trial
-from agenttune.protocol.proposals import CommandRecord
+from agenttune.protocol.proposals import Change, CommandRecord
 from agenttune.trainer.checkpoints.catalog import SavedCheckpoint
 from agenttune.trainer.checkpoints.training_state import TrainingState
 from agenttune.trainer.commands.outcomes import AwaitLearningRate, Waiting
 from agenttune.trainer.recording.step_meter import StepMetrics
 
-TOLERANCE = 2.0
-"""By how many standard errors of the paired difference a trial has to be better (guess; neighbouring steps are not
-independent, so that it means less than it says)."""
-FEWEST_PAIRS = 3
-"""Fewer pairs tell nothing of the noise."""
 LOSS_NAMES = ("step_loss", "loss")
 """Of loops that hand over their loss by name."""
 
@@ -34,9 +29,14 @@ class Attempt:
     Attributes:
         branch: That its steps are recorded on.
         command: What is tried; None: changing nothing.
+        wanted_steps: How many it takes.
+        metric: What it is compared by.
+        changes: What applying it has changed.
         losses: [n_steps], of its steps so far.
         learning_rate: The change of the learning rate that the next step has to confirm.
         value: What is compared, once it is known.
+        gain: By how much better that is than of changing nothing, once that is known.
+        error: Standard error of the gain, where it has one.
         problem: Why it cannot win.
         steps: Steps taken.
         began_s: Monotonic time of its start.
@@ -45,9 +45,14 @@ class Attempt:
 
     branch: str
     command: CommandBase | None
+    wanted_steps: int
+    metric: Literal["loss", "goal"]
+    changes: list[Change] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     learning_rate: Waiting[AwaitLearningRate] | None = None
     value: float | None = None
+    gain: float | None = None
+    error: float | None = None
     problem: str = ""
     steps: int = 0
     began_s: float = 0.0
@@ -57,6 +62,17 @@ class Attempt:
     def is_over(self) -> bool:
         """Whether it was measured, or cannot be."""
         return self.value is not None or bool(self.problem)
+
+    @property
+    def keeps_the_first_loss(self) -> bool:
+        """Whether the loss of its first step, before any update, is that of changing nothing."""
+        return not isinstance(self.command, SetKnob)
+
+    @property
+    def lowers_the_rate(self) -> bool:
+        """Whether the learning rate is lower with it."""
+        rates = [(c.previous, c.effective) for c in self.changes if c.name == "lr"]
+        return any(isinstance(was, float) and isinstance(now, float) and now < was for was, now in rates)
 
     def begin(self) -> None:
         self.began_s = time.monotonic()
@@ -94,6 +110,8 @@ class Attempt:
             command=self.command,
             start=self.losses[0] if self.losses else None,
             value=None if self.problem else self.value,
+            gain=None if self.problem else self.gain,
+            error=None if self.problem else self.error,
             steps=self.steps,
             took_s=self.took_s,
             problem=self.problem[:500],
@@ -112,6 +130,7 @@ class RunningProbe:
         ratios: Ratios of the groups' rates, which no state holds.
         attempts: All trials.
         at: Which of them is going on.
+        confirming: From which of them on what won is tried again; None: it was not.
         began_s: Monotonic time of its start.
         fault: Why it ends before all trials are over.
         ends_run: A callback wanted training to end, which waits for the restore.
@@ -125,6 +144,7 @@ class RunningProbe:
     ratios: list[float] | None
     attempts: list[Attempt]
     at: int = 0
+    confirming: int | None = None
     began_s: float = field(default_factory=time.monotonic)
     fault: str = ""
     ends_run: bool = False
@@ -135,8 +155,23 @@ class RunningProbe:
         return self.attempts[self.at]
 
     @property
+    def compared(self) -> list[Attempt]:
+        """The trials among which is chosen."""
+        return self.attempts[self.confirming or 0 :]
+
+    @property
+    def wants_confirmation(self) -> bool:
+        """Whether what wins is still to be tried for longer."""
+        return self.command.confirm_steps is not None and self.confirming is None
+
+    @property
     def extra_steps(self) -> int:
         return sum(attempt.steps for attempt in self.attempts)
+
+    def confirm(self, best: Attempt) -> None:
+        """Have the best trial and changing nothing tried once more, for longer."""
+        self.confirming = len(self.attempts)
+        self.attempts += confirmations_of(self.command, best)
 
 
 def _number(value: float | torch.Tensor) -> float:
@@ -146,38 +181,17 @@ def _number(value: float | torch.Tensor) -> float:
 def attempts_of(command: Probe, number: int) -> list[Attempt]:
     """Changing nothing first, if asked for, then the candidates in order."""
     prefix = f"{TRIAL_PREFIX}{number}:"
-    found = [Attempt(f"{prefix}current", None)] if command.include_current else []
-    return found + [Attempt(f"{prefix}{i}", candidate) for i, candidate in enumerate(command.candidates)]
+    named: list[tuple[str, CommandBase | None]] = [("current", None)] if command.include_current else []
+    named += [(str(i), candidate) for i, candidate in enumerate(command.candidates)]
+    return [Attempt(prefix + name, candidate, command.steps, command.metric) for name, candidate in named]
 
 
-def choose(attempts: Sequence[Attempt], command: Probe, prefers_low: bool) -> tuple[Attempt | None, str]:
-    """The trial to adopt, or None to change nothing, and why."""
-    sign = 1.0 if prefers_low else -1.0
-    fit = [a for a in attempts if not a.problem and a.value is not None and math.isfinite(a.value)]
-    tried = [a for a in fit if a.command is not None]
-    if not tried:
-        return None, "no candidate came through"
-    best = min(tried, key=lambda attempt: sign * (attempt.value or 0.0))
-    value = best.value or 0.0
-    if not command.include_current:
-        return best, f"the best of {len(tried)}: {value:.5g}"
-    base = next((a for a in fit if a.command is None), None)
-    if base is None or base.value is None:
-        return best, f"{value:.5g}; changing nothing did not come through"
-    gain, needed = sign * (base.value - value), command.min_gain_frac * abs(base.value)
-    said = f"{value:.5g} against {base.value:.5g} for changing nothing"
-    if gain <= needed:
-        return None, f"{said}: not better by {100 * command.min_gain_frac:g} %"
-    noise = _noise(best, base) if command.metric == "loss" else 0.0
-    if gain <= TOLERANCE * noise:
-        return None, f"{said}: within the noise (standard error {noise:.2g})"
-    return best, said
-
-
-def _noise(best: Attempt, base: Attempt) -> float:
-    """Standard error of the mean difference, step by step on the same batches."""
-    pairs = [b - a for a, b in zip(best.compared, base.compared, strict=False)]
-    return stdev(pairs) / math.sqrt(len(pairs)) if len(pairs) >= FEWEST_PAIRS else 0.0
+def confirmations_of(command: Probe, best: Attempt) -> list[Attempt]:
+    """Changing nothing, and what won, over more steps or by another metric."""
+    prefix, _, name = best.branch.rpartition(":")
+    steps, metric = command.confirm_steps or command.steps, command.confirm
+    pairs = ((f"{prefix}:longer-current", None), (f"{prefix}:longer-{name}", best.command))
+    return [Attempt(branch, tried, steps, metric) for branch, tried in pairs]
 
 
 def result_of(probed: Probed) -> dict[str, object]:
@@ -192,6 +206,7 @@ def result_of(probed: Probed) -> dict[str, object]:
             {
                 "command": None if t.command is None else {"kind": t.command.kind, **t.command.arguments()},
                 **t.model_dump(mode="json", include={"start", "value", "steps", "took_s"}),
+                **({"gain": t.gain, "error": t.error} if t.gain is not None else {}),
                 **({"problem": t.problem} if t.problem else {}),
             }
             for t in probed.trials
