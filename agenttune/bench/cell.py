@@ -10,7 +10,7 @@ from pydantic import Field
 
 from agenttune.bench.training import Fault, Recipe, Split, Trained
 from agenttune.protocol.findings import Finding
-from agenttune.protocol.proposals import Record
+from agenttune.protocol.proposals import TOOK_EFFECT, Record
 
 NONE, ORACLE, JITTER = "none", "oracle", "jitter"
 """Contenders that others are measured by."""
@@ -83,6 +83,10 @@ class Cell(Record):
         return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
+LOOKS = frozenset({"probe", "do_evaluate", "save_checkpoint", "read_model", "add_note"})
+"""Kinds of commands that leave training as it is, or may do."""
+
+
 class Intervention(Record):
     """A command of the contender's and what became of it, or a change that a recipe made without a gate.
 
@@ -92,6 +96,7 @@ class Intervention(Record):
         total_steps: Optimizer steps made until then, with those that were undone; None: not known.
         state: As in the log: `applied`, `rejected`, `expired`, `reverted`, ...
         words: Value and reason, in a line.
+        changed: Whether training went by something else afterwards; None: not known, as in results of before.
     """
 
     kind: str
@@ -99,6 +104,13 @@ class Intervention(Record):
     state: str
     words: str = ""
     total_steps: int | None = None
+    changed: bool | None = None
+
+    @property
+    def is_change(self) -> bool:
+        """Whether it took effect on training itself: a trial that adopts nothing, a look or a checkpoint does not."""
+        known = self.kind not in LOOKS if self.changed is None else self.changed
+        return known and self.state in TOOK_EFFECT
 
 
 class Outcome(Record):

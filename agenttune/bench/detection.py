@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from agenttune.bench.cell import Outcome
@@ -11,6 +11,10 @@ from agenttune.bench.faults import FaultKind
 
 ALARMS = frozenset({"warning", "critical"})
 """Severities of findings that are an alarm; `info` tells and does not warn."""
+
+
+LOST_FACTOR, LOST_STEPS = 2.0, 10
+"""A training is lost when its loss has been so many times that of its start for so many steps (issue 13's)."""
 
 
 class Detection(NamedTuple):
@@ -24,6 +28,8 @@ class Detection(NamedTuple):
         false: Alarms while nothing was wrong, as severe as those that count as found.
         false_told: Findings of any severity then.
         healthy_steps: Steps in which nothing was wrong.
+        is_in_time: Whether it was found before the loss had stood at twice its start for `LOST_STEPS` steps.
+        false_critical: Critical findings while nothing was wrong.
     """
 
     is_asked: bool
@@ -33,13 +39,16 @@ class Detection(NamedTuple):
     false: int
     false_told: int
     healthy_steps: int
+    is_in_time: bool = False
+    false_critical: int = 0
 
 
-def detection(outcome: Outcome, kind: FaultKind, budget: int, looks: bool) -> Detection:
+def detection(outcome: Outcome, kind: FaultKind, budget: int, looks: bool, start: float | None = None) -> Detection:
     """Judge the findings of a cell by its fault.
 
     Args:
         looks: Whether the contender looks for findings at all, as policies do; a plain recipe cannot find anything.
+        start: Training loss before anything is learnt; None: there is no such measure, and no time is too late.
     """
     onset = outcome.fault.step if outcome.fault is not None else 0
     if outcome.trained is not None:
@@ -52,6 +61,7 @@ def detection(outcome: Outcome, kind: FaultKind, budget: int, looks: bool) -> De
     alarms = [at for finding, at in hits if finding.severity in ALARMS]
     layer = outcome.trained.fault_layer if outcome.trained is not None else None
     is_asked = looks and bool(kind.findings)
+    too_late = lost_at(outcome.trained.losses, onset, start) if outcome.trained is not None and start else None
     return Detection(
         is_asked,
         min(alarms) - onset if is_asked and alarms else None,
@@ -60,7 +70,27 @@ def detection(outcome: Outcome, kind: FaultKind, budget: int, looks: bool) -> De
         sum(finding.severity in ALARMS for finding in false),
         len(false),
         healthy_steps if looks else 0,
+        is_asked and bool(alarms) and (too_late is None or min(alarms) <= too_late),
+        sum(finding.severity == "critical" for finding in false),
     )
+
+
+def lost_at(losses: Sequence[tuple[int, int, float]], since: int, start: float) -> int | None:
+    """Total steps when the loss had stood at `LOST_FACTOR` times its start, or was none, for `LOST_STEPS`; None: never.
+
+    Args:
+        losses: As `Trained` has them.
+        since: Total steps before which nothing was wrong.
+    """
+    began: int | None = None
+    for total, _, loss in losses:
+        if total <= since or loss < LOST_FACTOR * start:  # what is NaN is not less
+            began = None
+            continue
+        began = total if began is None else began
+        if total - began + 1 >= LOST_STEPS:
+            return total
+    return None
 
 
 def _names(outcome: Outcome, layer: str, onset: int) -> bool:

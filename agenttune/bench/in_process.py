@@ -24,6 +24,7 @@ from agenttune.config import CheckpointSettings, GateSettings, GoalSettings, Wak
 from agenttune.control import LocalControl
 from agenttune.control.control import ApprovalDecision
 from agenttune.control.reader import ControlReader
+from agenttune.detectors.effects import is_change
 from agenttune.errors import AlreadyDecided, UserError
 from agenttune.policy.base import PolicyContext
 from agenttune.policy.load import LoadedPolicy
@@ -46,6 +47,8 @@ EPOCH_S, STEPS_PER_S = 1_700_000_000.0, 10.0
 """When every run of the benchmark begins, and its pace, as far as policies are told (guess: no policy goes by them)."""
 UNLIMITED_PER_MINUTE = 1_000_000
 """A run of the benchmark has a minute's commands in a second."""
+MOVES = frozenset({"load_checkpoint", "stop_training"})
+"""Commands that change where training stands, though no setting."""
 PERSON = Author(principal="operator", name="simulated")
 
 
@@ -293,4 +296,5 @@ def _intervention(record: CommandRecord, total: TotalSteps, seq: int) -> Interve
         total_steps=total.at(seq, step),
         state=record.state.value,
         words=f"{values}: {proposal.rationale}"[:500],
+        changed=record.ack is not None and (is_change(record.ack) or record.command.kind in MOVES),
     )

@@ -31,6 +31,8 @@ SMALL_GAP = 0.5
 """A seed in which the damage was less than this part of the scenario's median is measured by the median (a guess)."""
 MISSED = 2
 """A target that is not reached counts as so many budgets, as in PAR2 of algorithm configuration."""
+LOSS = "eval_loss"
+"""The metric that is the training loss on other rows."""
 WAITED = frozenset({State.EXPIRED, State.SUPERSEDED})
 
 
@@ -58,6 +60,7 @@ class CellFigures:
         is_worse: Whether it ends worse than `none` beyond the band; None without `none`.
         states: Interventions by their states.
         extra_steps: Paid for and not part of the training that was delivered: trials, pilots, repeated steps.
+        trial_steps: Those of trials and pilots.
     """
 
     result: CellResult
@@ -82,6 +85,7 @@ class CellFigures:
     detection: Detection
     states: Counter[str]
     extra_steps: int
+    trial_steps: int
     seconds: float
 
     @property
@@ -130,6 +134,21 @@ class CellFigures:
     def taken(self) -> int:
         """Interventions that took effect, also those that were undone later."""
         return sum(self.states[state] for state in TOOK_EFFECT)
+
+    @property
+    def changes(self) -> int:
+        """Interventions that training went by something else after."""
+        return sum(i.is_change for i in self.result.outcome.interventions)
+
+    @property
+    def trial_frac(self) -> float:
+        """Steps of trials as a part of the budget."""
+        return self.trial_steps / self.budget
+
+    @property
+    def repeated_frac(self) -> float:
+        """Steps that going back undid, as a part of the budget."""
+        return max(0, self.extra_steps - self.trial_steps) / self.budget
 
     @property
     def equal_time_change(self) -> float | None:
@@ -284,9 +303,12 @@ class _Scenario:
             crashed=not curve or crash is not None,
             recovered=bool(curve) and crash is not None and has_recovered(curve, crash, start, band),
             is_worse=None,
-            detection=detection(outcome, self.kind, budget, cell.contender in self._lookers),
+            detection=detection(
+                outcome, self.kind, budget, cell.contender in self._lookers, self._training_start(result, start)
+            ),
             states=Counter(i.state for i in outcome.interventions),
             extra_steps=_extra_steps(result),
+            trial_steps=_trial_steps(result),
             seconds=outcome.seconds_before + (trained.seconds if trained is not None else 0.0),
         )
 
@@ -315,6 +337,14 @@ class _Scenario:
             return self._sign * self.facts.chance
         known = [None if none is None else self._first(none), self._first(result), self._usual_start]
         return next(first for first in known if first is not None)
+
+    def _training_start(self, result: CellResult, start: float) -> float | None:
+        """Of the training loss: what is evaluated, where that is a loss too, else the first one that was recorded."""
+        if self.facts.direction == "maximize" or result.outcome.trained is None:
+            return None
+        losses = result.outcome.trained.losses
+        first = start if self.facts.metric == LOSS else losses[0][2] if losses else math.nan
+        return first if first > 0 and math.isfinite(first) else None
 
     def _first(self, result: CellResult) -> float | None:
         """The first evaluation of a run, for want of one before it."""
@@ -379,3 +409,10 @@ def _extra_steps(result: CellResult) -> int:
         return result.outcome.steps_before
     delivered = trained.evaluations[-1].step if trained.evaluations else trained.total_steps
     return result.outcome.steps_before + max(0, trained.total_steps - delivered)
+
+
+def _trial_steps(result: CellResult) -> int:
+    trained = result.outcome.trained
+    in_training = 0 if trained is None else trained.probe_steps
+    # Results of before do not tell trials from repeated steps: all count as trials.
+    return _extra_steps(result) if in_training is None else result.outcome.steps_before + in_training

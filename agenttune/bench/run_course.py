@@ -36,6 +36,7 @@ def course_of(log: RunLog, metric: str) -> Trained | None:
         losses=[(total.on(row.branch, row.step), row.step, loss) for row, loss in kept],
         lrs=[row.values.get("lr", math.nan) for row, _ in kept],
         total_steps=total.at(log.last_seq() + 1, info.step),
+        probe_steps=log.extra_steps(),
         seconds=max(0.0, until_s - start_s),
         run_id=info.run_id,
     )

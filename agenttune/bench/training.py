@@ -105,6 +105,8 @@ class Trained(Record):
         losses: Training losses as (total steps, step, loss), thinned to some hundred.
         lrs: The rate in use, at the same steps.
         total_steps: Optimizer steps made.
+        probe_steps: Those of them that trials took, whose states were left again; None: not known, as in results of
+            before.
         seconds: Wall time of them.
         process_seconds: Processor time of this process in them.
         fault_layer: Dotted name of the layer that the fault struck.
@@ -118,6 +120,7 @@ class Trained(Record):
     losses: list[tuple[int, int, Metric]] = Field(default_factory=list)
     lrs: list[Metric] = Field(default_factory=list)
     total_steps: int = 0
+    probe_steps: int | None = None
     seconds: float = 0.0
     process_seconds: float = 0.0
     fault_layer: str | None = None

@@ -55,7 +55,7 @@ def best_of_pilots(trial: Trial, settings: PilotsSettings) -> tuple[Recipe, list
     best = min(values, key=lambda factor: (trial.facts.cost(values[factor]), factor))
     words = f"x{best:g} of " + ", ".join(f"x{factor:g}: {value:.4g}" for factor, value in values.items())
     chosen = shortened(_scaled(trial.recipe, best), trial.steps_left)
-    return chosen, [Intervention(kind="choose", step=0, state="applied", words=words)]
+    return chosen, [Intervention(kind="choose", step=0, state="applied", words=words, changed=best != 1.0)]
 
 
 class _LastEvaluation(Hook):

@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from statistics import median_low
 
+from agenttune.bench.aims import aims
 from agenttune.bench.catalog import TASKS, TaskFacts
 from agenttune.bench.cell import NONE, ORACLE, CellResult
 from agenttune.bench.contenders.shipped import gets_round
-from agenttune.bench.faults import FAULTS, FaultKind
+from agenttune.bench.faults import AS_IT_WAS, FAULTS, FaultKind
 from agenttune.bench.metrics import CellFigures, cell_figures
 from agenttune.bench.noise import NO_BAND, noise_bands
 from agenttune.bench.pairs import by_key, pairing
-from agenttune.bench.report import drawings, plots, tables
+from agenttune.bench.report import aims_tables, drawings, plots, tables
 from agenttune.bench.report.content import Block, Page, Section, Table, Trace
 from agenttune.bench.report.origin import mixed_code, origin
 from agenttune.bench.report.words import interval, percent, share, traceback_ends
@@ -60,6 +61,7 @@ def benchmark_page(
     styles = plots.series_of(drawings.shown_contenders(found) + [n for n in names if n not in _shown(found)])
     sections = [
         Section("Leaderboard", _there(tables.leaderboard(found), _rounds(figures), drawings.ranks(found))),
+        Section("Aims", _aims(figures, names)),
         Section("Regret by scenario", drawings.heat_maps(figures, names)),
         Section("Losing cases", _losses(figures, link)),
         Section("Failures", _failures(figures)),
@@ -84,6 +86,14 @@ def benchmark_page(
         origin=origin(results),
         warnings=[*mixed_code(results), *_warnings(results, found)],
     )
+
+
+def _aims(figures: Sequence[CellFigures], names: Sequence[str]) -> list[Block]:
+    """Nothing of real runs: nobody knows what was wrong with them."""
+    if all(f.kind.name == AS_IT_WAS.name for f in figures):
+        return []
+    found = aims(figures, names)
+    return [aims_tables.glance_table(found), aims_tables.aims_table(found)]
 
 
 def _each_once(results: Sequence[CellResult]) -> None:

@@ -64,6 +64,19 @@ def change(value: float | None) -> str:
     return NOT_THERE if value is None or math.isnan(value) else f"{_signed(f'{100 * value:+.0f}')} %"
 
 
+def change_interval(found: Interval) -> str:
+    """A mean difference to `none`, such as `-12 % [-20, -3]`."""
+    if not found.values or math.isnan(found.low):
+        return change(found.estimate)
+    low, high = (_signed(f"{100 * end:+.0f}") for end in (found.low, found.high))
+    return f"{change(found.estimate)} [{low}, {high}]"
+
+
+def frac(value: float) -> str:
+    """A part of one, such as `4.2 %`."""
+    return NOT_THERE if math.isnan(value) else f"{100 * value:.1f} %"
+
+
 def fault_words(outcome: Outcome) -> str:
     """Such as `from step 60: severity 3.2, in blocks.1`."""
     fault = outcome.fault

@@ -98,6 +98,7 @@ class Course:
             losses=[(total, at, loss) for total, at, loss, _ in kept],
             lrs=[lr for *_, lr in kept],
             total_steps=self.total_steps,
+            probe_steps=self.total_steps - len(self._rows),
             seconds=self._seconds,
             process_seconds=self._process_s,
             fault_layer=layer,
