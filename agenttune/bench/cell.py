@@ -121,6 +121,7 @@ class Outcome(Record):
         fault: What went wrong in the scenario, as drawn.
         steps_before: Steps of other trainings that were paid for first, such as pilots.
         seconds_before: Wall time of those.
+        evaluations_before: Evaluations that they made.
         interventions: Commands through the gate, oldest first.
         findings: Of the detectors, and at which total step each came (`found_steps`, in the same order).
         tokens_in, tokens_out, usd, calls: Of language models.
@@ -131,6 +132,7 @@ class Outcome(Record):
     fault: Fault | None = None
     steps_before: int = 0
     seconds_before: float = 0.0
+    evaluations_before: int = 0
     interventions: list[Intervention] = Field(default_factory=list)
     findings: list[Finding] = Field(default_factory=list)
     found_steps: list[int] = Field(default_factory=list)

@@ -61,6 +61,7 @@ class CellFigures:
         states: Interventions by their states.
         extra_steps: Paid for and not part of the training that was delivered: trials, pilots, repeated steps.
         trial_steps: Those of trials and pilots.
+        extra_evaluations: Beside those of the script's own plan: for looks and trials, and all that pilots made.
     """
 
     result: CellResult
@@ -86,6 +87,7 @@ class CellFigures:
     states: Counter[str]
     extra_steps: int
     trial_steps: int
+    extra_evaluations: int
     seconds: float
 
     @property
@@ -309,6 +311,7 @@ class _Scenario:
             states=Counter(i.state for i in outcome.interventions),
             extra_steps=_extra_steps(result),
             trial_steps=_trial_steps(result),
+            extra_evaluations=outcome.evaluations_before + (trained.extra_evaluations if trained is not None else 0),
             seconds=outcome.seconds_before + (trained.seconds if trained is not None else 0.0),
         )
 

@@ -84,6 +84,7 @@ class _Run(Record):
     summary: RunSummary
     course: Trained | None
     found_steps: list[int]
+    asked_steps: dict[str, int]
     task: str
     arguments: str
     seed: int | None
@@ -159,11 +160,17 @@ def _read(log: RunLog, info: RunInfo) -> _Run:
     task, arguments, config = _what_was_trained(log.folder, info)
     seed, total = _SEED.search(arguments), TotalSteps(log)
     started = [event.body for event in log.events(kinds=["run_started"], limit=1)]
+    asked = {event.command_id: event.seq for event in log.events(kinds=["proposed"], limit=EVERYTHING)}
     return _Run(
         info=info,
         summary=summary,
         course=course_of(log, info.goal_metric),
         found_steps=[total.at(e.seq, e.step or 0) for e in log.events(kinds=["found"], limit=EVERYTHING)],
+        asked_steps={
+            i.command_id: total.at(asked[i.command_id], i.proposed_at_step or 0)
+            for i in summary.interventions
+            if i.command_id in asked
+        },
         task=task,
         arguments=_SEED.sub(SEED_MARK, arguments),
         seed=int(seed.group(1)) if seed is not None else None,
@@ -231,7 +238,7 @@ def _result(run: _Run, number: int) -> CellResult:
         state="failed" if failed else "done",
         outcome=Outcome(
             trained=None if failed else run.course,
-            interventions=list(_interventions(summary)),
+            interventions=list(_interventions(run)),
             findings=[found.finding for found in summary.findings],
             found_steps=run.found_steps,
             tokens_in=summary.cost.input_tokens,
@@ -245,12 +252,13 @@ def _result(run: _Run, number: int) -> CellResult:
     )
 
 
-def _interventions(summary: RunSummary) -> Iterator[Intervention]:
-    for i in summary.interventions:
+def _interventions(run: _Run) -> Iterator[Intervention]:
+    for i in run.summary.interventions:
         if i.principal != "trainer":
             yield Intervention(
                 kind=i.kind,
                 step=i.applied_at_step or i.proposed_at_step or 0,
                 state=i.state.value,
                 words=clean(f"{i.summary}: {i.rationale}", 300),
+                total_steps=run.asked_steps.get(i.command_id),
             )

@@ -179,7 +179,7 @@ def _standing(
         calls=sum(o.calls for o in outcomes),
         usd=sum(o.usd for o in outcomes),
         extra_steps=fmean(f.extra_steps for f in cells),
-        extra_evaluations=fmean(o.trained.extra_evaluations if o.trained is not None else 0 for o in outcomes),
+        extra_evaluations=fmean(f.extra_evaluations for f in cells),
         slowdown=_mean(own / none for own, none in none_s if none > 0),
     )
 

@@ -140,6 +140,16 @@ def test_pilots_are_paid_for_and_the_best_of_them_gets_what_is_left(name: str, p
     assert main.recipe.lr == pytest.approx(trial.recipe.lr / 10)
 
 
+def test_what_pilots_looked_at_and_how_long_they_took_is_paid_for_too() -> None:
+    trial, outcome = on_task("pilots", "sim_quadratic", "healthy")
+    pilots, recipe = 5, trial.recipe
+    planned = (trial.budget // 10) // min(recipe.eval_every, trial.budget // 10)
+    assert outcome.evaluations_before == pilots * (planned + 1), "those of its plan, and the one that decides"
+    assert outcome.seconds_before > 0
+    _, alone = on_task("cosine", "sim_quadratic", "healthy")
+    assert (alone.evaluations_before, alone.seconds_before) == (0, 0.0)
+
+
 class LateFault(Trial):
     """A trial in which something goes wrong after three quarters."""
 

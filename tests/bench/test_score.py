@@ -15,8 +15,11 @@ from agenttune.bench.score import ScoredRuns, score_runs
 from agenttune.bench.standings import standings
 from agenttune.cli import app
 from agenttune.errors import UserError
-from agenttune.protocol.events import BranchStarted, Evaluated, PolicyAttached, RunStarted, StatusChanged
+from agenttune.protocol.commands import UpdateOptimizer
+from agenttune.protocol.events import BranchStarted, Evaluated, Found, PolicyAttached, RunStarted, StatusChanged
+from agenttune.protocol.findings import Finding
 from agenttune.protocol.metrics import Point
+from agenttune.protocol.proposals import Author, Proposal, Verdict
 from agenttune.protocol.run_info import RunInfo, RunStatus
 from agenttune.store.run_log import RunLog
 
@@ -46,6 +49,10 @@ def write_run(
         log.append(BranchStarted(name=branch, parent="main", from_step=50), step=50, branch=branch)
         log.update_info(branch=branch)
     log.append_points(Point(step=s, at_s=1100.0 + s, values={"step_loss": 1.0}, branch=branch) for s in (61, 100))
+    if returns:
+        log.append(Found(finding=Finding(kind="spike", severity="info", metric="loss", step=80, summary="up")), step=80)
+        late = Proposal(command=UpdateOptimizer(lr=0.1), author=Author(principal="agent", name="a"), based_on_step=80)
+        log.submit(late, Verdict(decision="rejected", decided_by="a test"))
     log.append(Evaluated(metrics={"eval_loss": final}), step=100, branch=branch)
     log.append(StatusChanged(status=status, reason="out of memory" if status == "failed" else ""))
     log.close()
@@ -77,6 +84,8 @@ def test_runs_of_one_script_pair_by_their_seed(runs: Path) -> None:
     assert first.outcome.trained is not None
     assert first.outcome.trained.total_steps == 110, "ten steps were undone, and made all the same"
     assert [point.total_steps for point in first.outcome.trained.evaluations] == [60, 110]
+    assert first.outcome.found_steps == [90], "findings and commands are counted by total steps, as in a suite"
+    assert [(i.step, i.total_steps) for i in first.outcome.interventions] == [(80, 90)]
 
 
 def test_too_few_runs_or_no_pairs_are_said(tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ class Trial:
         project: Folder that relative paths of policies count from.
         answers: Folder in which answers of language models are kept; None: they are not.
         steps_spent: Optimizer steps made so far, of all trainings.
+        seconds_spent, evaluations_spent: Their wall time and evaluations, but for the final one, which is the
+            benchmark's own.
     """
 
     cell: Cell
@@ -40,6 +42,8 @@ class Trial:
     open: Callable[[TaskFacts], Task] = open_task
     answers: Path | None = None
     steps_spent: int = 0
+    seconds_spent: float = 0.0
+    evaluations_spent: int = 0
     _task: Task | None = field(default=None, repr=False)
 
     @property
@@ -65,6 +69,15 @@ class Trial:
     def recipe(self) -> Recipe:
         """The user's recipe, with the fault if it lies in there."""
         return faulty_recipe(self.cell.scenario.recipe, self.fault)
+
+    @property
+    def spent_before(self) -> dict[str, Any]:
+        """What was spent so far, as an outcome tells it of all that came before the training that is delivered."""
+        return {
+            "steps_before": self.steps_spent,
+            "seconds_before": self.seconds_spent,
+            "evaluations_before": self.evaluations_spent,
+        }
 
     def train(
         self,
@@ -108,6 +121,8 @@ class Trial:
         )
         if not is_free:
             self.steps_spent += trained.total_steps
+            self.seconds_spent += trained.seconds
+            self.evaluations_spent += len(trained.evaluations) - 1 + trained.extra_evaluations
         return trained
 
 

@@ -79,10 +79,10 @@ class LrFinder(Contender):
         test = RangeTest(given.low, given.high, steps, given.stop_factor)
         recipe = shortened(with_schedule(trial.recipe, "constant", 0.0).with_changes(lr=given.low), steps)
         trial.train(recipe, hooks=[test], budget=steps)
-        before, lr = trial.steps_spent, test.suggestion() or trial.recipe.lr
+        before, spent, lr = trial.spent_before, trial.steps_spent, test.suggestion() or trial.recipe.lr
         main = shortened(trial.recipe.with_changes(lr=lr), trial.steps_left)
         trained = trial.train(main, fault=trial.fault_within(main.steps))
         found = Intervention(
-            kind="choose", step=0, state="applied", words=f"lr {lr:.3g} by a range test of {before} steps"
+            kind="choose", step=0, state="applied", words=f"lr {lr:.3g} by a range test of {spent} steps"
         )
-        return Outcome(trained=trained, fault=trial.fault, steps_before=before, interventions=[found])
+        return Outcome(trained=trained, fault=trial.fault, interventions=[found], **before)

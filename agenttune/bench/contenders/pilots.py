@@ -106,8 +106,8 @@ class PilotsRestart(Contender):
 
 def _play(trial: Trial, settings: PilotsSettings, hooks: Sequence[RestartFromBest]) -> Outcome:
     recipe, made = best_of_pilots(trial, settings)
-    before = trial.steps_spent
+    before = trial.spent_before
     between: list[Hook] = list(hooks)
     trained = trial.train(recipe, hooks=between, fault=trial.fault_within(recipe.steps))
     made += [change for hook in hooks for change in hook.changes]
-    return Outcome(trained=trained, fault=trial.fault, steps_before=before, interventions=made)
+    return Outcome(trained=trained, fault=trial.fault, interventions=made, **before)

@@ -138,9 +138,9 @@ def cost_table(found: Sequence[Standing]) -> Table:
     ]
     about = (
         "Interventions of all cells: asked for, taken, refused by the gate, expired, reverted by probation. Extra "
-        "steps: paid for in a cell and not part of the training that was delivered; extra evaluations: in that one, "
-        "beside those of the script's own plan, for a look of the contender's or a trial. Both are means of a cell. "
-        "Time: wall time over that of doing nothing, waiting included."
+        "steps: paid for in a cell and not part of the training that was delivered; extra evaluations: beside those of "
+        "the script's own plan, for a look or a trial, and all that pilots made. Both are means of a cell. Time: wall "
+        "time over that of doing nothing, waiting included."
     )
     columns = (
         "contender",
