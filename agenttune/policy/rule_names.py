@@ -60,6 +60,7 @@ DOCUMENTED: dict[str, Any] = {
         "straightness": "cosine between the halves of the way that the weights took since the newest change, or "
         "the start: near 1 they go straight on, near 0 or below steps undo each other",
         "update_ratio": "median over the layers of |update| / |weights| of one step",
+        "early_update_ratio": "the highest of it in the first 20 steps since the newest change, or the start",
         "steps": "steps of the stretch that `straightness` is of",
     },
     "evals": {
@@ -215,6 +216,7 @@ def _path(observation: Observation) -> dict[str, float]:
     return {
         "straightness": look.straightness,
         "update_ratio": look.update_ratio,
+        "early_update_ratio": look.early_update_ratio,
         "steps": look.step - look.since_step,
     }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pydantic import Field
 
 from agenttune.protocol.metrics import Metric
@@ -16,11 +18,14 @@ class WeightLook(Record):
 
     step: int = Field(description="Completed optimizer steps.")
     since_step: int = Field(description="At which the stretch was first looked at.")
-    steps: int = Field(description="Since the look before; 0: this is the stretch's first.")
+    steps: int = Field(description="Over which the size of updates was measured; 0: not yet.")
     straightness: Metric = Field(
-        description="Cosine between the way of the stretch's earlier half and that of its later half, all layers "
-        "counting alike: near 1, steps go the same way; near 0 or below, they undo each other."
+        description="Cosine between the way of the stretch's earlier half and that of its later half, mean over the "
+        "layers: near 1, steps go the same way; near 0 or below, they undo each other."
     )
     update_ratio: Metric = Field(description="Median over the layers of |update| / |weights| of one step.")
+    early_update_ratio: Metric = Field(
+        math.nan, description="The highest of the stretch's first 20 steps, after which it falls as weights grow."
+    )
     ratios: dict[str, Metric] = Field(description="|update| / |weights| of one step, by layer.")
     rms: dict[str, Metric] = Field(description="Root mean square of the weights, by layer.")

@@ -39,6 +39,7 @@ class WeightSample(NamedTuple):
         stretch: Number of the stretch of training without a change.
         names: Of the layers.
         sizes: Coordinates of each.
+        matrices: Whether it has two dimensions or more: no gain of a norm, no bias.
         values: Theirs, [sum(sizes)], float32, on the device of the first layer.
     """
 
@@ -46,6 +47,7 @@ class WeightSample(NamedTuple):
     stretch: int
     names: tuple[str, ...]
     sizes: tuple[int, ...]
+    matrices: tuple[bool, ...]
     values: Tensor
 
 
@@ -103,7 +105,8 @@ class WeightSampler:
             ]
             values = torch.cat(taken)
         names = tuple(place.name for place, _ in present)
-        return WeightSample(step, stretch, names, tuple(place.index.numel() for place, _ in present), values)
+        sizes = tuple(place.index.numel() for place, _ in present)
+        return WeightSample(step, stretch, names, sizes, tuple(weights.dim() > 1 for _, weights in present), values)
 
     def _pause(self, step: int) -> int:
         """Steps until the next look: few at first, later a small part of the run."""
