@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from statistics import median
+from statistics import fmean, median
 
 from agenttune.protocol.observation import Observation, SeriesView
 from agenttune.protocol.proposals import CommandRecord
@@ -60,7 +60,11 @@ def last_change_step(observation: Observation) -> int:
 
 @dataclass(frozen=True)
 class Trend:
-    """One metric's curve: `steps` and `values` are the finite newest points, `old_*` downsampled ones before them."""
+    """One metric's curve: `steps` and `values` are the finite newest points, `old_*` downsampled ones before them.
+
+    Attributes:
+        first_steps, first_values: The first finite points, where they are known, whatever came since.
+    """
 
     name: str
     steps: tuple[int, ...]
@@ -69,6 +73,8 @@ class Trend:
     old_values: tuple[float, ...] = ()
     changed_step: int = 0
     redefined_step: int = 0
+    first_steps: tuple[int, ...] = ()
+    first_values: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, observation: Observation, names: Sequence[str] = LOSS_NAMES) -> Trend | None:
@@ -98,6 +104,8 @@ class Trend:
         old = [(s, v) for s, v in downsampled if s < steps[0] and math.isfinite(v)]
         if since:  # a mean that ends after the redefinition may have begun before it
             old = [(s, v) for (t, _), (s, v) in pairwise([(0, 0.0), *old]) if t >= since]
+        kept = zip(view.first_steps, view.first_values, strict=True)
+        first = [(s, v) for s, v in kept if s > since and math.isfinite(v)]
         return cls(
             view.name,
             steps,
@@ -106,18 +114,28 @@ class Trend:
             tuple(v for _, v in old),
             changed_step,
             since,
+            tuple(s for s, _ in first),
+            tuple(v for _, v in first),
         )
 
     def __len__(self) -> int:
         return len(self.values)
 
     @cached_property
+    def _all(self) -> tuple[tuple[int, float], ...]:
+        """The first points, the means that end after them, and the newest points."""
+        first = [(s, v) for s, v in zip(self.first_steps, self.first_values, strict=True) if s < self.steps[0]]
+        last = first[-1][0] if first else 0
+        old = [(s, v) for s, v in zip(self.old_steps, self.old_values, strict=True) if s > last]
+        return (*first, *old, *zip(self.steps, self.values, strict=True))
+
+    @cached_property
     def all_steps(self) -> tuple[int, ...]:
-        return self.old_steps + self.steps
+        return tuple(s for s, _ in self._all)
 
     @cached_property
     def all_values(self) -> tuple[float, ...]:
-        return self.old_values + self.values
+        return tuple(v for _, v in self._all)
 
     @cached_property
     def is_positive(self) -> bool:
@@ -149,7 +167,10 @@ class Trend:
 
     @cached_property
     def start(self) -> float:
-        """Where the curve began: the run's first loss, or the level of the first ones after a redefinition."""
+        """Where the curve began: the run's first loss, or the level of the first ones after a redefinition.
+
+        It stays what it is, however long the run; where nobody kept the first points (older logs), it is a mean of them.
+        """
         return median(self.all_values[:FIRST_STEPS]) if self.redefined_step else self.all_values[0]
 
     @property
@@ -173,10 +194,24 @@ class Trend:
 
     @cached_property
     def running(self) -> tuple[float, ...]:
-        """Medians of `LEVEL_STEPS` neighbours over the newest points, after the downsampled means of older ones."""
+        """Medians of `LEVEL_STEPS` neighbours over the newest points, after means of as many of the older ones.
+
+        A mean of a few is noisier: the lowest of them would make the best level fall as points grow old.
+        """
         width = min(LEVEL_STEPS, len(self.values))
         medians = (median(self.values[i : i + width]) for i in range(0, len(self.values) - width + 1, width // 4 or 1))
-        return (*self.old_values, *medians)
+        return (*(value for _, value in self._old_levels), *medians)
+
+    @cached_property
+    def _old_levels(self) -> tuple[tuple[int, float], ...]:
+        """The older means, each taken together with those of the `LEVEL_STEPS` steps up to it; with its step."""
+        steps, values = self.old_steps, self.old_values
+        first, found = 0, []
+        for i, step in enumerate(steps):
+            while steps[first] <= step - LEVEL_STEPS:
+                first += 1
+            found.append((step, fmean(values[first : i + 1])))
+        return tuple(found)
 
     @cached_property
     def best(self) -> float:
@@ -188,7 +223,8 @@ class Trend:
         """The last step of the points that have the lowest level."""
         width = min(LEVEL_STEPS, len(self.values))
         lasts = self.steps[width - 1 :: width // 4 or 1]
-        known = zip((*self.running, self.level), (*self.old_steps, *lasts, self.steps[-1]), strict=True)
+        olds = (step for step, _ in self._old_levels)
+        known = zip((*self.running, self.level), (*olds, *lasts, self.steps[-1]), strict=True)
         return min(known, key=lambda entry: entry[0])[1]
 
     def fall(self) -> float:

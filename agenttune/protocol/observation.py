@@ -24,6 +24,8 @@ from agenttune.protocol.weight_looks import WeightLook
 
 RECENT_POINTS = 512
 """Newest points of a series that an observation carries raw; detectors need a few hundred to tell noise from trend."""
+FIRST_POINTS = 8
+"""First points of a series that an observation carries raw, whatever came since: where it began."""
 DOWNSAMPLED_POINTS = 128
 """Entries over the whole run beside them."""
 WEIGHT_LOOKS = 16
@@ -33,13 +35,20 @@ HISTORY = 50
 
 
 class SeriesView(Record):
-    """One metric: the newest points raw, and the whole run downsampled to bucket means."""
+    """One metric: the newest points raw, and the whole run downsampled to bucket means.
+
+    Attributes:
+        first_steps, first_values: The first points since the metric means what it does now, raw; empty where nobody
+            kept them, as in what older versions sent.
+    """
 
     name: str
     steps: list[int]
     values: list[Metric]
     downsampled_steps: list[int] = Field(default_factory=list)
     downsampled_values: list[Metric] = Field(default_factory=list)
+    first_steps: list[int] = Field(default_factory=list)
+    first_values: list[Metric] = Field(default_factory=list)
 
 
 class Evaluation(Record):

@@ -215,6 +215,18 @@ class PointTable:
         rows = [row for source in sources for row in self._db.execute(sql, (branch, source, until, limit))]
         return [_point(row) for row in sorted(rows)[-limit:]]
 
+    def first(
+        self, limit: int, sources: Sequence[str], branch: str, after_step: int, last_step: int | None
+    ) -> list[StoredPoint]:
+        """The first `limit` rows of each source of a branch after a step, up to another; in order of steps."""
+        sql = (
+            "SELECT point_id, branch, step, at_s, source, metrics FROM points WHERE branch = ? AND source = ? "
+            "AND step > ? AND step <= ? ORDER BY step, point_id LIMIT ?"
+        )
+        until = LAST if last_step is None else last_step
+        rows = [row for source in sources for row in self._db.execute(sql, (branch, source, after_step, until, limit))]
+        return [_point(row) for row in sorted(rows, key=lambda row: (row[2], row[0]))]
+
     def sample(
         self, count: int, sources: Sequence[str] = ("step",), branch: str = "main", last_step: int | None = None
     ) -> list[StoredPoint]:

@@ -465,6 +465,18 @@ class RunLog:
         with storing(self.folder):
             return self._points.recent(limit, sources, branch, last_step)
 
+    def first_points(
+        self,
+        limit: int,
+        sources: Sequence[str] = ("step",),
+        branch: str = "main",
+        after_step: int = 0,
+        last_step: int | None = None,
+    ) -> list[StoredPoint]:
+        """The first `limit` rows of each source of a branch after a step, up to another; in order of steps."""
+        with storing(self.folder):
+            return self._points.first(limit, sources, branch, after_step, last_step)
+
     def sampled_points(
         self, count: int, sources: Sequence[str] = ("step",), branch: str = "main", last_step: int | None = None
     ) -> list[StoredPoint]:

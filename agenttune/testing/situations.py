@@ -7,7 +7,14 @@ import random
 from collections.abc import Sequence
 
 from agenttune.protocol.commands import COMMAND_KINDS, UpdateOptimizer
-from agenttune.protocol.observation import DOWNSAMPLED_POINTS, RECENT_POINTS, Evaluation, Observation, SeriesView
+from agenttune.protocol.observation import (
+    DOWNSAMPLED_POINTS,
+    FIRST_POINTS,
+    RECENT_POINTS,
+    Evaluation,
+    Observation,
+    SeriesView,
+)
 from agenttune.protocol.proposals import Ack, Author, Change, CommandRecord, Proposal, State
 from agenttune.protocol.run_info import KnobState
 
@@ -65,6 +72,8 @@ def series_view(name: str, values: Sequence[float]) -> SeriesView:
         values=list(values[first:]),
         downsampled_steps=[step for step, _ in parts],
         downsampled_values=[math.fsum(v) / len(v) if all(map(math.isfinite, v)) else math.nan for _, v in parts],
+        first_steps=list(range(1, min(FIRST_POINTS, len(values)) + 1)),
+        first_values=list(values[:FIRST_POINTS]),
     )
 
 

@@ -15,6 +15,7 @@ from agenttune.protocol.lineage import Lineage
 from agenttune.protocol.metrics import Curve, StoredPoint
 from agenttune.protocol.observation import (
     DOWNSAMPLED_POINTS,
+    FIRST_POINTS,
     HISTORY,
     RECENT_POINTS,
     WEIGHT_LOOKS,
@@ -44,6 +45,8 @@ SAMPLES = 4 * DOWNSAMPLED_POINTS
 """Rows of a long run that stand for it where its curves are not ready; four to a point of what a policy gets."""
 MOST_ACKS = 2000
 """Answers that a first look goes back by, for what gave the loss another meaning: about 0.2 s (measured)."""
+FIRST_ROWS = 4 * FIRST_POINTS
+"""Rows of each source among which the first points of a metric are looked for: not every row has every metric."""
 MOST_LOOKS = 4 * WEIGHT_LOOKS
 """Newest looks at the weights that are kept, on whatever branch."""
 MOST_PAGES = 5
@@ -169,6 +172,8 @@ class Observer:
         self._last_at_s: float | None = None
         """Unix time of the newest row on any branch: in a trial of a probe, training does not stand still."""
         self._downsampled: dict[str, Downsampled] = {}
+        self._first: dict[tuple[str, int], list[tuple[int, float]]] = {}
+        """By metric and the step after which it means what it does now: its first points, once they are complete."""
         self._acked_seq = 0
         self._weights_seq = 0
         self._weights: deque[tuple[str, WeightLook]] = deque(maxlen=MOST_LOOKS)
@@ -189,13 +194,13 @@ class Observer:
         with self._lock:
             self._catch_up(log, info.branch)
             recent = list(self._recent.rows)
-            series = self._series_views()
             newest_at_s = self._last_at_s
             self._follow_acks(log)
-            redefinitions = list(self._redefinitions)
+            line = log.lineage(info.branch)
+            redefinitions = newest_of([r for r in self._redefinitions if line.has(r.branch, r.step)])
+            series = self._series_views(log, line, redefinitions)
             self._follow_weights(log)
             looks = list(self._weights)
-        line = log.lineage(info.branch)
         found = _on(line, log.events(kinds=["found"], limit=HISTORY, newest=True))
         evaluated = _on(line, log.events(kinds=["evaluated"], limit=HISTORY, newest=True))
         commands = log.commands(limit=HISTORY, newest=True)
@@ -224,7 +229,7 @@ class Observer:
             findings=[e.body.finding for e in found if isinstance(e.body, Found)],
             commands=commands,
             effects=effects,
-            redefinitions=newest_of([r for r in redefinitions if line.has(r.branch, r.step)]),
+            redefinitions=redefinitions,
             capabilities=info.capabilities,
             schedule=info.schedule,
             facts=info.facts,
@@ -277,7 +282,7 @@ class Observer:
     def _begin(self, log: RunLog, branch: str) -> None:
         """Start from what the log holds now, the branches that this one stands on included."""
         self._upto = log.last_point_id()
-        self._branch, self._downsampled = branch, {}
+        self._branch, self._downsampled, self._first = branch, {}, {}
         self._recent = RecentRows()
         segments = log.lineage(branch).segments
         for segment in segments:
@@ -308,15 +313,34 @@ class Observer:
                 if name in row.values:
                     self._downsampled.setdefault(name, Downsampled()).add(row.step, row.values[name])
 
-    def _series_views(self) -> dict[str, SeriesView]:
+    def _series_views(self, log: RunLog, line: Lineage, redefinitions: list[Redefinition]) -> dict[str, SeriesView]:
         views = {}
         for name, steps, values in self._recent.columns():
             old = self._downsampled.get(name)
+            first: list[tuple[int, float]] = []
+            if old is not None:
+                since = max((r.step for r in redefinitions if r.touches(name)), default=0)
+                first = self._first_points(log, line, name, since)
             views[name] = SeriesView.model_construct(
                 name=name,
                 steps=steps,
                 values=values,
                 downsampled_steps=old.steps if old else [],
                 downsampled_values=old.means if old else [],
+                first_steps=[step for step, _ in first],
+                first_values=[value for _, value in first],
             )
         return views
+
+    def _first_points(self, log: RunLog, line: Lineage, name: str, since: int) -> list[tuple[int, float]]:
+        """The first points of a metric after a step, on the line that the run stands on."""
+        key = (name, since)
+        if key in self._first:
+            return self._first[key]
+        found: list[tuple[int, float]] = []
+        for segment in line.segments:
+            rows = log.first_points(FIRST_ROWS, SOURCES, segment.branch, since, segment.last_step)
+            found += [(row.step, row.values[name]) for row in rows if name in row.values]
+        if len(found) >= FIRST_POINTS:
+            self._first[key] = found[:FIRST_POINTS]
+        return found[:FIRST_POINTS]
