@@ -169,7 +169,7 @@ class Trend:
     def start(self) -> float:
         """Where the curve began: the run's first loss, or the level of the first ones after a redefinition.
 
-        It stays what it is, however long the run; where nobody kept the first points (older logs), it is a mean of them.
+        It stays what it is, however long the run; where nobody kept the first points, it is a mean of them.
         """
         return median(self.all_values[:FIRST_STEPS]) if self.redefined_step else self.all_values[0]
 
