@@ -298,6 +298,8 @@ class BudgetSettings(Settings):
 
     max_commands: int | None = Field(100, ge=0)
     """Commands of agents that reach the trainer; null for no limit."""
+    max_returns: int | None = Field(10, ge=0)
+    """How often agents may go back to a checkpoint, so that no rescue goes on for ever; null for no limit."""
     max_probe_frac: float | None = Field(0.2, ge=0)
     """Extra training steps of agents' probes, as a part of the run's steps; null for no limit."""
     max_probe_steps: int | None = Field(None, ge=0)

@@ -228,6 +228,13 @@ class CheckpointSettings(Settings):
     """How many of the newest are never deleted."""
     keep_best: int = Field(1, ge=0)
     """How many of the best by the goal metric are never deleted."""
+    keep_states: bool = True
+    """Whether a run keeps states to go back to by itself, in what the checkpoints of commands leave free of that
+    memory, else of that disk: `start` (before its first step), `best` (of its best evaluation) and some good ones."""
+    good_states: int = Field(3, ge=0)
+    """How many good ones: taken while no critical finding stands and the loss is at its best but for noise."""
+    good_every_frac: float = Field(0.04, gt=0, le=1)
+    """How often, as a part of the run's steps."""
 
 
 class ServerSettings(Settings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agenttune.config import BudgetSettings
 from agenttune.gate import Gate, not_offered, probe_steps_left
 from agenttune.protocol.events import (
     CheckpointDeleted,
@@ -21,8 +22,10 @@ MOST_CHECKPOINTS = 20_000
 """Events about checkpoints that are read of one run (guess: far more than a disk holds)."""
 CHECKPOINTS = 8
 """Newest ones that a policy is told of (guess); `list_checkpoints` has the rest."""
-CHECKPOINT_EVENTS = 100
-"""Newest ones that are looked through: what was deleted was deleted after it was saved."""
+CHECKPOINT_EVENTS = 200
+"""Newest events that are looked through: what was deleted was deleted after it was saved."""
+OLDEST = 20
+"""Oldest ones that are looked through for the state of before the first step."""
 REASON_CHARACTERS = 2000
 DECISIONS = 5
 """Newest ones that are looked through."""
@@ -46,6 +49,7 @@ def with_run_context(observation: Observation, log: RunLog, info: RunInfo) -> Ob
             ),
             "probe_steps_left": probe_steps_left(info, gate.budgets, log.extra_steps()),
             "checkpoints": _checkpoints(log),
+            "returns_left": _returns_left(log, gate.budgets),
             "last_decision": _last_decision(log),
         }
     )
@@ -56,9 +60,27 @@ def _newest(log: RunLog, kind: str) -> Event | None:
     return found[0] if found else None
 
 
+def _returns_left(log: RunLog, budgets: BudgetSettings) -> int | None:
+    return None if budgets.max_returns is None else max(0, budgets.max_returns - log.count_returns())
+
+
 def _checkpoints(log: RunLog) -> list[CheckpointView]:
+    """Somebody's own newest ones, and all that the run keeps by itself."""
     events = existing_checkpoints(log, CHECKPOINT_EVENTS)
-    return [view for event in events if (view := _view(event)) is not None][-CHECKPOINTS:]
+    views = [view for event in events if (view := _view(event)) is not None]
+    if len(events) >= 1 and not any(view.kept_as == "start" for view in views):
+        views = [*_kept_start(log), *views]
+    shown = {view.checkpoint_id for view in [view for view in views if not view.kept_as][-CHECKPOINTS:]}
+    return [view for view in views if view.kept_as or view.checkpoint_id in shown]
+
+
+def _kept_start(log: RunLog) -> list[CheckpointView]:
+    """The state of before the first step, whose event may be far back."""
+    oldest = log.events(kinds=["checkpoint_saved"], limit=OLDEST)
+    views = [view for event in oldest if (view := _view(event)) is not None and view.kept_as == "start"]
+    gone = log.events(kinds=["checkpoint_deleted"], limit=MOST_CHECKPOINTS) if views else []
+    ids = {event.body.checkpoint_id for event in gone if isinstance(event.body, CheckpointDeleted)}
+    return [view for view in views if view.checkpoint_id not in ids][-1:]
 
 
 def _view(event: Event) -> CheckpointView | None:
@@ -72,6 +94,7 @@ def _view(event: Event) -> CheckpointView | None:
         tag=body.tag,
         metric=body.metric,
         keep_in=body.keep_in,
+        kept_as=body.kept_as,
     )
 
 

@@ -114,7 +114,8 @@ class RunGate:
         names = {name for body in saved for name in (body.checkpoint_id, body.tag)}
         if wanted in names or self._is_being_saved():
             return None
-        ids = [body.checkpoint_id for body in saved][: -SHOWN_CHECKPOINTS - 1 : -1]
+        ids = [body.checkpoint_id for body in saved if not body.kept_as][: -SHOWN_CHECKPOINTS - 1 : -1]
+        ids += sorted({body.kept_as for body in saved if body.kept_as})
         there = ", ".join(ids) or "none, save one with save_checkpoint"
         reason = f"no checkpoint {wanted!r} in this run; newest: {there}"
         nearest = {"checkpoint_id": ids} if ids else None
@@ -241,6 +242,7 @@ def command_history(log: RunLog, proposal: Proposal) -> CommandHistory:
     return CommandHistory(
         commands=log.commands(*TAKEN, principal="agent", limit=HISTORY, newest=True),
         count_taken=partial(log.count_commands, *TAKEN, principal="agent"),
+        count_returns=log.count_returns,
         refused=[r for r in _refused(log) if r.verdict is None or r.verdict.decided_by != NO_CHECKPOINT],
         waiting=log.commands(State.PROPOSED, principal="agent", limit=HISTORY, newest=True),
         extra_steps=log.extra_steps() if proposal.command.extra_steps else 0,

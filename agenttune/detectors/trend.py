@@ -45,7 +45,7 @@ def changes(observation: Observation) -> list[CommandRecord]:
     done = [c for c in observation.commands if c.ack is not None and c.ack.outcome == "applied"]
     line = observation.lineage
     here = [c for c in done if c.ack is not None and line.has(c.ack.branch, c.ack.step)]
-    return [c for c in here if c.command.steers or _has_adopted(c) or redefinition(c) is not None]
+    return [c for c in here if c.command.bends or _has_adopted(c) or redefinition(c) is not None]
 
 
 def _has_adopted(record: CommandRecord) -> bool:

@@ -16,7 +16,7 @@ from agenttune.gate.lr_forecast import Prospect, prospects
 from agenttune.gate.nearest_values import nearest_plan, nearest_rate, nearest_value
 from agenttune.gate.ranges import EVERYTHING, Span, above, below
 from agenttune.gate.value_bounds import limits_of
-from agenttune.protocol.commands import CommandBase, UpdateSchedule
+from agenttune.protocol.commands import CommandBase, Impact, UpdateSchedule
 from agenttune.protocol.proposals import Change, Proposal, Verdict
 
 ULP = 2.0**-52
@@ -76,19 +76,25 @@ class FactorLimit:
 
 
 def change_factor(proposal: Proposal, world: World) -> Verdict | None:
-    """The largest relative change by one command of an agent."""
+    """The largest relative change by one command of an agent.
+
+    Of a return, the trainer compares the rate that it sets with that of now and that of then, and takes the nearer.
+    """
     factor = world.settings.max_change_factor
-    if factor is None or proposal.author.principal != "agent":
+    if factor is None or proposal.author.principal != "agent" or proposal.command.impact is Impact.RESTORE:
         return None
     setting = f"by more than a factor of {factor:g} (gate.max_change_factor)"
     return _refusal(proposal.command, world, FactorLimit("change_factor", factor, setting))
 
 
 def window_factor(proposal: Proposal, world: World) -> Verdict | None:
-    """The largest relative change of a knob by agents over the newest steps, all their commands together."""
+    """The largest relative change of a knob by agents over the newest steps, all their commands together.
+
+    Returns as for `change_factor`.
+    """
     window = world.settings.window
     factor = window.max_change_factor
-    if factor is None or proposal.author.principal != "agent":
+    if factor is None or proposal.author.principal != "agent" or proposal.command.impact is Impact.RESTORE:
         return None
     setting = f"by more than a factor of {factor:g} (gate.window.max_change_factor, over {window.steps} steps)"
     return _refusal(proposal.command, world, FactorLimit("window", factor, setting, _moves(world)))

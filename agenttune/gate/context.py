@@ -35,6 +35,7 @@ class CommandHistory:
     Attributes:
         commands: The newest that were let through and did not fail, oldest first.
         count_taken: Counts them all; asked only where a limit or a condition depends on it.
+        count_returns: Counts those of them that went back to a checkpoint, in the same way.
         refused: The newest that were refused, oldest first.
         waiting: Those that wait for a decision.
         extra_steps: Training steps that probes have taken so far.
@@ -43,6 +44,7 @@ class CommandHistory:
 
     commands: Sequence[CommandRecord] = ()
     count_taken: Callable[[], int] = int
+    count_returns: Callable[[], int] = int
     refused: Sequence[CommandRecord] = ()
     waiting: Sequence[CommandRecord] = ()
     extra_steps: int = 0

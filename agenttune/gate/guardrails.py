@@ -10,7 +10,7 @@ from agenttune.gate.context import Guardrail, World, refused, step_of
 from agenttune.gate.feasibility import feasible
 from agenttune.gate.knob_targets import changed_by
 from agenttune.gate.value_bounds import bounds
-from agenttune.protocol.commands import Probe, Risk
+from agenttune.protocol.commands import Impact, Probe, Risk
 from agenttune.protocol.proposals import Proposal, State, Verdict
 
 FEWEST_TRIAL_STEPS = 2
@@ -26,9 +26,13 @@ def forbidden(proposal: Proposal, world: World) -> Verdict | None:
 
 
 def cooldown(proposal: Proposal, world: World) -> Verdict | None:
-    """Keeps `gate.cooldown_steps` between two changes of the same knob by agents."""
+    """Keeps `gate.cooldown_steps` between two changes of the same knob by agents.
+
+    A return to a checkpoint may come at any time, with the rate that it sets: it takes back what was changed since
+    then, and `budgets.max_returns` limits it.
+    """
     wait = world.settings.cooldown_steps
-    if wait == 0 or proposal.author.principal != "agent":
+    if wait == 0 or proposal.author.principal != "agent" or proposal.command.impact is Impact.RESTORE:
         return None
     asked = proposal.command.touched()
     for record in reversed(world.history.commands):
@@ -42,9 +46,9 @@ def cooldown(proposal: Proposal, world: World) -> Verdict | None:
 
 
 def after_revert(proposal: Proposal, world: World) -> Verdict | None:
-    """Keeps `probation.cooldown_steps` after a change of a knob that was undone."""
+    """Keeps `probation.cooldown_steps` after a change of a knob that was undone; a return may come at any time."""
     wait = world.probation.cooldown_steps
-    if wait == 0 or proposal.author.principal != "agent":
+    if wait == 0 or proposal.author.principal != "agent" or proposal.command.impact is Impact.RESTORE:
         return None
     asked = proposal.command.touched()
     for record in reversed(world.history.commands):
@@ -67,6 +71,21 @@ def budget(proposal: Proposal, world: World) -> Verdict | None:
     if limit is None or proposal.author.principal != "agent" or world.history.count_taken() < limit:
         return None
     return refused("budget", f"the budget of {limit} agent commands is used up (budgets.max_commands)")
+
+
+def returns(proposal: Proposal, world: World) -> Verdict | None:
+    """Limits how often agents go back to a checkpoint in one run (`budgets.max_returns`)."""
+    limit = world.budgets.max_returns
+    if limit is None or proposal.author.principal != "agent" or proposal.command.impact is not Impact.RESTORE:
+        return None
+    done = world.history.count_returns()
+    if done < limit:
+        return None
+    reason = (
+        f"agents have gone back to a checkpoint {done} times in this run, and budgets.max_returns allows {limit}: what "
+        "going back did not mend so often needs another change, or a person, who may still go back"
+    )
+    return refused("returns", reason)
 
 
 def extra_steps(proposal: Proposal, world: World) -> Verdict | None:
@@ -172,6 +191,7 @@ def window_commands(proposal: Proposal, world: World) -> Verdict | None:
 GUARDRAILS: tuple[Guardrail, ...] = (
     forbidden,
     budget,
+    returns,
     extra_steps,
     repeated,
     quiet_steps,

@@ -15,8 +15,9 @@ from agenttune.detectors import DETECTOR_NAMES, Detector, StandInDetector, detec
 from agenttune.detectors.trend import GRAD_NAMES, LOSS_NAMES, NOISE_STEPS, Trend, changes, last_change_step, series
 from agenttune.policy.base import asked_at_step, by_agents
 from agenttune.policy.tried import mark, newest_effect
+from agenttune.protocol.findings import Finding
 from agenttune.protocol.observation import Observation
-from agenttune.protocol.proposals import State
+from agenttune.protocol.proposals import CommandRecord, State
 
 T = TypeVar("T")
 NAN = math.nan
@@ -63,6 +64,15 @@ DOCUMENTED: dict[str, Any] = {
         "early_update_ratio": "the highest of it in the first 20 steps since the newest change, or the start",
         "steps": "steps of the stretch that `straightness` is of",
     },
+    "state": {
+        "good": "id of the newest state of before the trouble of now, else of that of the run's start; '' if none",
+        "best": "id of the state of the best evaluation, on whatever branch it was made; '' if none",
+        "start": "id of the state of before the first step; '' if none",
+        "good_step": "the step of `state.good`",
+        "best_step": "the step of `state.best`",
+        "start_step": "the step of `state.start`",
+        "returns_left": "how often agents may still go back to a checkpoint; infinite without a limit",
+    },
     "evals": {
         "count": "evaluations so far",
         "last": "goal metric of the newest",
@@ -75,10 +85,10 @@ DOCUMENTED: dict[str, Any] = {
 DOCUMENTED_FUNCTIONS: dict[str, str] = {
     "changed": "changed('update_optimizer'): commands of that kind that agents had applied or queued",
     "fired": "fired('rule'): times that the rule's command was let through",
-    "steps_since": "steps_since('rule'): steps since the rule last asked for something; infinite if never",
     "helped": "helped('rule'): what the rule's newest command that took effect did, against the forecast without it: 1 "
     "it helped, -1 it hurt, 0 neither shows (yet); NaN if there is none",
     "measured": "measured('rule'): 1 once `helped` is 1 or -1 or all that can tell was measured, else 0; NaN as above",
+    "steps_since": "steps_since('rule'): steps since it last asked, or a return left that behind; infinite if never",
     "knob": "knob('name'): effective value of a knob, NaN if there is none of that name",
     "min": "smallest of its arguments",
     "max": "largest of its arguments",
@@ -133,6 +143,7 @@ def _by_finding(known: dict[str, T], otherwise: T, own: Sequence[Detector]) -> d
 def names_of(observation: Observation, own: Sequence[Detector] = ()) -> dict[str, Any]:
     """The values of `DOCUMENTED` for one observation, with the findings of the user's own detectors."""
     max_steps = observation.max_steps
+    now = detect(observation, own=own)
     return {
         "step": observation.step,
         "max_steps": max_steps if max_steps else NAN,
@@ -145,12 +156,13 @@ def names_of(observation: Observation, own: Sequence[Detector] = ()) -> dict[str
         "commands_left": math.inf if observation.commands_left is None else observation.commands_left,
         "changes": len(changes(observation)),
         "steps_since_change": observation.step - last_change_step(observation),
-        "found": _found(observation, own),
+        "found": _by_finding({f.kind: f.severity for f in reversed(now)}, "", own),
         "since": _since(observation, own),
         "loss": _loss(observation),
         "grad": _grad(observation),
         "path": _path(observation),
         "evals": _evals(observation),
+        "state": _state(observation, now),
     }
 
 
@@ -163,11 +175,6 @@ def _effective(observation: Observation, name: str) -> float:
 def _base_lr(observation: Observation) -> float:
     knob = observation.knob("lr")
     return NAN if knob is None or knob.base is None else knob.base
-
-
-def _found(observation: Observation, own: Sequence[Detector]) -> dict[str, str]:
-    now: dict[str, str] = {f.kind: f.severity for f in reversed(detect(observation, own=own))}
-    return _by_finding(now, "", own)
 
 
 def _since(observation: Observation, own: Sequence[Detector]) -> dict[str, float]:
@@ -230,6 +237,35 @@ def _evals(observation: Observation) -> dict[str, float]:
     return {"count": len(values), "last": values[-1], "best": best, "since_best": since}
 
 
+def _state(observation: Observation, now: Sequence[Finding]) -> dict[str, Any]:
+    """States to go back to. Good are only those that training stands on: what a return left behind was not reached."""
+    line = observation.lineage
+    known = {
+        kept_as: [c for c in observation.checkpoints if c.kept_as == kept_as][-1:] for kept_as in ("start", "best")
+    }
+    start = known["start"]
+    here = [c for c in observation.checkpoints if line.has(c.branch, c.step)]
+    before = _trouble_step(observation, now)
+    good = [c for c in here if c.step <= before and (not start or c.step >= start[0].step)]
+    newest = sorted(good, key=lambda c: c.step)[-1:] or start
+    found = {"good": newest, "best": known["best"], "start": start}
+    ids: dict[str, Any] = {name: states[0].checkpoint_id if states else "" for name, states in found.items()}
+    steps = {f"{name}_step": float(states[0].step) if states else NAN for name, states in found.items()}
+    left = observation.returns_left
+    return {**ids, **steps, "returns_left": math.inf if left is None else left}
+
+
+def _trouble_step(observation: Observation, now: Sequence[Finding]) -> float:
+    """The last step of before the trouble of now: before what findings say that it began, else of the best level."""
+    for severity in ("critical", "warning"):
+        began = [f.evidence.get("at_step") for f in now if f.severity == severity]
+        known = [step for step in began if isinstance(step, (int, float))]
+        if known:
+            return min(known) - 1
+    trend = Trend.of(observation)
+    return observation.step if trend is None else trend.best_step
+
+
 def goal_values(observation: Observation) -> list[float]:
     """Finite values of the goal metric since it was last redefined, oldest first."""
     since = observation.redefined_step(observation.goal_metric)
@@ -249,7 +285,7 @@ def functions_of(observation: Observation) -> dict[str, Callable[..., Any]]:
         return sum(c.proposal.rationale.startswith(mark(rule)) and c.state in ALLOWED_THROUGH for c in own)
 
     def steps_since(rule: str) -> float:
-        steps = [asked_at_step(c) for c in own if c.proposal.rationale.startswith(mark(rule))]
+        steps = [_step_here(c, observation) for c in own if c.proposal.rationale.startswith(mark(rule))]
         return observation.step - max(steps) if steps else math.inf
 
     def helped(rule: str) -> float:
@@ -269,6 +305,16 @@ def functions_of(observation: Observation) -> dict[str, Callable[..., Any]]:
         "knob": lambda name: _effective(observation, name),
         **PLAIN_FUNCTIONS,
     }
+
+
+def _step_here(record: CommandRecord, observation: Observation) -> int:
+    """The step of a command; of one that a return has left behind, the step that the run went back to."""
+    step = asked_at_step(record)
+    branch = observation.branch if record.ack is None else record.ack.branch
+    if step <= observation.step and observation.lineage.has(branch, step):
+        return step
+    left = [segment.last_step for segment in observation.lineage.segments if segment.last_step is not None]
+    return min(step, max(left, default=observation.step), observation.step)
 
 
 def _clamp(value: float, low: float, high: float) -> float:

@@ -50,6 +50,10 @@ class Evaluated(Record):
     command_id: str | None = Field(None, description="The command that asked for it, if one did.")
 
 
+KeptAs = Literal["", "start", "best", "good"]
+"""States that a run keeps by itself: of before its first step, of its best evaluation, and the newest good ones."""
+
+
 class CheckpointSaved(Record):
     """A checkpoint is complete. Its step and branch are the event's."""
 
@@ -63,6 +67,7 @@ class CheckpointSaved(Record):
     metric: Metric | None = Field(None, description="The goal metric as last evaluated before it.")
     pinned: bool = False
     is_before: bool = Field(False, description="It lay there when the run began: of another run, or another try.")
+    kept_as: KeptAs = Field("", description="Kept by the run itself to go back to, and as what; empty: somebody's own.")
     problem: str = Field("", description="Why it cannot be loaded again; empty if it can.")
 
 

@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from agenttune.protocol.effects import Effect
+from agenttune.protocol.events import KeptAs
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.lineage import Lineage
 from agenttune.protocol.lr_course import Course
@@ -65,6 +66,7 @@ class CheckpointView(Record):
     tag: str | None = None
     metric: Metric | None = Field(None, description="The goal metric as last evaluated before it.")
     keep_in: Literal["disk", "memory"] = "disk"
+    kept_as: KeptAs = Field("", description="Kept by the run itself: `start`, `best` or `good`.")
 
 
 class Resolution(Record):
@@ -111,6 +113,7 @@ class Observation(Record):
         default_factory=dict, description="Of those, what this run or its gate leaves nothing to do for, and why."
     )
     commands_left: int | None = Field(None, description="What is left of the budget of agent commands.")
+    returns_left: int | None = Field(None, description="How often agents may still go back to a checkpoint.")
     probe_steps_left: int | None = Field(None, description="What is left of the extra steps of agents' probes.")
     schedule: Course | None = Field(None, description="The learning rate to come, as read with the knobs.")
     facts: RunFacts | None = Field(None, description="Model, data, batch and plan, as last read from the trainer.")

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from agenttune.errors import UserError
 from agenttune.protocol.commands.values import Bool, Int, Text
-from agenttune.protocol.events import EVENT_KINDS, BranchStarted, CheckpointSaved, DatasetRead, Event
+from agenttune.protocol.events import EVENT_KINDS, BranchStarted, CheckpointSaved, DatasetRead, Event, KeptAs
 from agenttune.protocol.metrics import Curve, Metric, SeriesInfo, StoredPoint
 from agenttune.protocol.model_calls import ModelCalled
 from agenttune.protocol.observation import Observation
@@ -160,6 +160,7 @@ class Checkpoint(Record):
     metric: Metric | None = Field(description="The goal metric as last evaluated before it.")
     pinned: bool = Field(description="Never deleted to keep within the disk cap.")
     is_before: bool = Field(description="It lay there when the run began, and is not for agents.")
+    kept_as: KeptAs = Field(description="Kept by the run itself, and as what; empty: somebody's own.")
     problem: str = Field(description="Why it cannot be loaded again; empty if it can.")
     step: int | None
     branch: str

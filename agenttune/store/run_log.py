@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from agenttune.errors import AlreadyDecided, CommandIdReused, StoreFault, UnknownCommandId, UnknownRun, UserError
+from agenttune.protocol.commands import Impact
 from agenttune.protocol.events import (
     Acked,
     ApprovalRequested,
@@ -39,6 +40,7 @@ from agenttune.protocol.lineage import Lineage
 from agenttune.protocol.metrics import Curve, Point, SeriesInfo, StoredPoint
 from agenttune.protocol.proposals import (
     NEXT,
+    TAKEN,
     Ack,
     ApprovalRequest,
     CommandRecord,
@@ -425,6 +427,10 @@ class RunLog:
         """How many commands there are, of all states or of those named."""
         with storing(self.folder):
             return self._commands.count(states, principal)
+
+    def count_returns(self) -> int:
+        """How often agents went back to a checkpoint, or are about to."""
+        return sum(c.command.impact is Impact.RESTORE for c in self.commands(*TAKEN, principal="agent"))
 
     def agent_proposed_at_s(self, back: int) -> float | None:
         """Unix time at which an agent made the proposal that is `back` before the newest; None if there are fewer."""

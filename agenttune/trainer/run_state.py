@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from agenttune.protocol.lr_course import Course
+from agenttune.protocol.proposals import CommandRecord
 from agenttune.protocol.run_info import KnobState, RunInfo
 from agenttune.trainer.adapter import Adapter
 from agenttune.trainer.checkpoints.catalog import CheckpointCatalog
@@ -37,6 +39,8 @@ class RunState:
         layers: What commands have changed about layers.
         trial: The branch of the present trial, if there is one; its steps will be undone.
         changes: How often anything that training goes by was changed by command, or restored.
+        refusal_there: Why the guardrails refuse what a return changes, by the run's card of now and as it will stand
+            there; empty if they do not.
     """
 
     adapter: Adapter
@@ -52,6 +56,7 @@ class RunState:
     layers: LayerChanges = field(init=False)
     trial: str | None = None
     changes: int = 0
+    refusal_there: Callable[[CommandRecord, RunInfo, RunInfo], str] = lambda record, now, there: ""
 
     def __post_init__(self) -> None:
         self.layers = LayerChanges(self.adapter)

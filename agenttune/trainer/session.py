@@ -81,7 +81,7 @@ class Session:
         self._broadcast = command_broadcast or SingleProcess()
         self._executor = CommandExecutor(log, self.run_state, self._recorder, self._broadcast, consult)
         # Looked up at every step, so without a detour.
-        self._probe, self._probation = self._executor.probe, self._executor.probation
+        self._probe, self._probation, self._kept = self._executor.probe, self._executor.probation, self._executor.kept
         self._is_log_unchanged = self._executor.queue.monitor.is_unchanged
         if writer is not None:
             writer.own = self._executor.queue.own
@@ -130,6 +130,8 @@ class Session:
             self._output = folder.path
             claim_output(folder.path, self.run_id, recorder)
         self._executor.serve("boundary")
+        if self._kept is not None:
+            self._kept.begin(step)
 
     def begin_again(self, step: int, reason: str) -> None:
         """The loop has dropped its progress and begins again, with a smaller batch after it ran out of memory.
@@ -156,6 +158,8 @@ class Session:
             bodies.append(branches.start(branches.new_name(), branches.current, step))
             folder = run_state.adapter.loop_folder()
             bodies += arrange(folder, checkpoints).moved if folder is not None else []
+        if self._kept is not None:
+            self._kept.left(step)
         run_state.learn_groups()
         acks.note_change()
         recorder.update_info(max_steps=acks.max_steps)
@@ -173,6 +177,8 @@ class Session:
         self.status = status
         self._check_goal(None)
         where = self._executor.fail_open(status)
+        if self._kept is not None and status in ("finished", "stopped"):
+            self._kept.end()
         reason = "; ".join(filter(None, [reason[: REASON_CHARACTERS // 2] if where else reason, where]))
         self._recorder.record(StatusChanged(status=status, reason=reason[:REASON_CHARACTERS]))
         self._recorder.close()
@@ -194,8 +200,9 @@ class Session:
     def boundary(self, step: int) -> None:
         """At the end of a step: confirm what was changed, then apply what was asked for; holds here while paused."""
         if self.is_quiet:  # a few look-ups instead of all those below, between two steps some 20 us
-            probation = self._probation
-            if (probation is None or not probation.is_check_due) and self._is_log_unchanged():
+            probation, kept = self._probation, self._kept
+            is_calm = (probation is None or not probation.is_check_due) and (kept is None or step < kept.next_step)
+            if is_calm and self._is_log_unchanged():
                 self.run_state.step = step
                 return
             self.is_quiet = False
@@ -219,6 +226,15 @@ class Session:
     def waits_between(self) -> bool:
         """Whether `between` has something to do."""
         return not self.is_quiet and self._executor.has_work_between
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether the run keeps a state by itself as soon as the loop is done with the step."""
+        return self._executor.keeps_state
+
+    def keep_states(self) -> None:
+        """Keep it now: the loop is done with the step."""
+        self._executor.keep_states()
 
     @property
     def waits_for_decision(self) -> bool:
@@ -251,8 +267,11 @@ class Session:
             if isinstance(point, StepMetrics):
                 self._probe.add(point)
             return
-        if self._probation is not None and isinstance(point, StepMetrics):
-            self._probation.add(point)
+        if isinstance(point, StepMetrics):
+            if self._probation is not None:
+                self._probation.add(point)
+            if self._kept is not None:
+                self._kept.add(point)
 
     def _with_weights(self, point: StepMetrics, sampler: WeightSampler) -> StepMetrics:
         """With a look at the weights, where one is due; none in a trial, whose steps are undone."""
@@ -300,6 +319,8 @@ class Session:
         value = self._goal.evaluated(point.step, point.values)
         if value is not None:
             self.run_state.checkpoints.metric = value
+            if self._kept is not None:
+                self._kept.evaluated(value)
         command_id = self._executor.applying
         body = Evaluated(metrics=point.values, texts=dict(texts or {}), command_id=command_id)
         self._recorder.record(body, command_id=command_id)

@@ -184,8 +184,8 @@ def _evaluated(body: Evaluated, record: CommandRecord | None) -> Parts:
 
 
 def _checkpoint(body: CheckpointSaved, record: CommandRecord | None) -> Parts:
-    if body.is_before:
-        return  # a folder may hold hundreds, which were not saved now; their number stands in a note
+    if body.is_before or body.kept_as:
+        return  # a folder may hold hundreds, which were not saved now; what the run keeps by itself goes without saying
     yield "saved", f"{body.checkpoint_id} in {body.path}", "green"
 
 

@@ -221,7 +221,7 @@ def test_several_returns_to_the_trainers_own_checkpoints(bench: Bench) -> None:
             if self.left and state.global_step == self.left[0][0]:
                 _, branch, step = self.left.pop(0)
                 log = result.log()
-                found: list[Any] = log.events(kinds=["checkpoint_saved"])
+                found: list[Any] = result.events("checkpoint_saved")
                 ids = [e.body.checkpoint_id for e in found if (e.step, e.branch) == (step, branch)]
                 submit(log, {**LOAD, "checkpoint_id": ids[-1]})
                 log.close()

@@ -52,7 +52,7 @@ def offered(result: Result, is_operators: bool = False) -> list[str]:
     reader = ControlReader(LocalControl(runs_dir), run_id, is_operators)
     tool = offered_reads()["list_checkpoints"]
     answer = json.loads(tool.answer(reader, tool.arguments()))
-    return [row["checkpoint_id"] for row in rows_of(answer["checkpoints"])]
+    return [row["checkpoint_id"] for row in rows_of(answer["checkpoints"]) if not row.get("kept_as")]
 
 
 def rows_of(table: Any) -> list[dict[str, Any]]:

@@ -188,7 +188,7 @@ def _layers(root: ModuleInfo, depth: int) -> Iterator[dict[str, Any]]:
 
 
 def _checkpoint(saved: Checkpoint) -> dict[str, Any]:
-    unsaid = {name for name in ("problem", "is_before") if not getattr(saved, name)}
+    unsaid = {name for name in ("problem", "is_before", "kept_as") if not getattr(saved, name)}
     left_out = {"path", "command_id", "at_s", "seq", "step", "branch"} | unsaid
     told = saved.model_dump(mode="json", exclude=left_out, exclude_none=True)
     return {"step": saved.step, "branch": saved.branch, **told}

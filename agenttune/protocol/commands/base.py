@@ -137,6 +137,11 @@ class CommandBase(BaseModel):
         return self.model_dump(mode="json", exclude={"kind"}, exclude_none=True)
 
     @property
+    def bends(self) -> bool:
+        """Whether curves may bend after it; of most commands its class tells."""
+        return self.steers
+
+    @property
     def words(self) -> str:
         """Such as `update_optimizer lr 0.05`."""
         return command_words(self.model_dump(mode="json"))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from agenttune.protocol.commands.base import CommandBase, Impact, Risk
+from agenttune.protocol.commands.base import AskedValue, CommandBase, Impact, Risk
+from agenttune.protocol.commands.hyperparameters import UpdateOptimizer
 from agenttune.protocol.commands.registry import register
-from agenttune.protocol.commands.values import Bool, Name, Text
+from agenttune.protocol.commands.values import Bool, Float, Name, Text, refuse_denormals
+
+if TYPE_CHECKING:
+    from agenttune.protocol.proposals import Change
 
 
 @register
@@ -34,13 +39,42 @@ class LoadCheckpoint(CommandBase):
     impact = Impact.RESTORE
     reschedules = True
     not_in_a_schedule = "it would go back to a checkpoint of one run, and then over the same entries again"
-    example = {"kind": "load_checkpoint", "checkpoint_id": "before-the-cut", "branch_name": "retry"}
+    example = {"kind": "load_checkpoint", "checkpoint_id": "before-the-cut", "lr": 1e-4, "branch_name": "retry"}
+    _is_normal = field_validator("*")(refuse_denormals)
     kind: Literal["load_checkpoint"] = "load_checkpoint"
-    checkpoint_id: Text = Field(min_length=1, max_length=200, description="Its id, or its tag: the newest of that tag.")
+    checkpoint_id: Text = Field(
+        min_length=1,
+        max_length=200,
+        description="Its id, or its tag: the newest of that tag. A run keeps `start`, `best` and `good` by itself.",
+    )
     branch_name: Name | None = Field(None, description="Of the new branch; default: one is given.")
+    lr: Annotated[Float, Field(gt=0, le=100)] | None = Field(
+        None,
+        description="Base learning rate of the first parameter group from there on (what the schedule scales); other "
+        "groups keep their ratio to it. Default: as it was then.",
+    )
+    reset_optimizer: Bool = Field(
+        False, description="Begin with an optimizer that knows of no earlier gradients: moments of then are cleared."
+    )
 
     def wanted_checkpoint(self) -> str:
         return self.checkpoint_id
+
+    @property
+    def bends(self) -> bool:
+        return self.lr is not None or self.reset_optimizer
+
+    def change_there(self) -> UpdateOptimizer | None:
+        """What it changes once it has gone back, as a command of its own."""
+        return None if self.lr is None else UpdateOptimizer(lr=self.lr, lr_sets="base")
+
+    def asked(self) -> Iterator[AskedValue]:
+        if self.lr is not None:
+            yield AskedValue("lr", "lr", self.lr, "optimizer", sets_base=True)
+
+    def as_applied(self, changes: Sequence[Change]) -> dict[str, Any]:
+        rate = next((change for change in changes if change.name == "lr"), None)
+        return self.arguments() if rate is None or rate.base is None else {**self.arguments(), "lr": rate.base}
 
 
 @register

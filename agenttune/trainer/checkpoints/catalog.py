@@ -9,11 +9,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from agenttune.config import CheckpointSettings
 from agenttune.errors import UserError
-from agenttune.protocol.events import CheckpointDeleted, CheckpointSaved
+from agenttune.protocol.events import CheckpointDeleted, CheckpointSaved, KeptAs
 from agenttune.trainer.checkpoints.branches import MAIN, Branches
 from agenttune.trainer.checkpoints.files import check_fits, read_state, remove_leftovers, write_state
 from agenttune.trainer.checkpoints.manifest import LOOP_STATE, is_complete, written_by
@@ -25,6 +26,8 @@ FOLDER = "checkpoints"
 """Beside the run's log."""
 GIB = 2**30
 SHOWN = 20
+YIELDING: tuple[KeptAs, ...] = ("good", "best", "start")
+"""In which order states that a run keeps by itself make room for somebody's own."""
 BRANCH_CHARACTERS = 40
 """Of a branch's name in the ids of its checkpoints."""
 
@@ -35,7 +38,8 @@ class SavedCheckpoint:
 
     Attributes:
         path: Its folder; None for a snapshot in memory.
-        is_own: Written by a command, so that the keep rule may delete it.
+        is_own: Written by a command, so that the keep rule may delete it; or kept by the run itself.
+        kept_as: Kept by the run itself, which deletes it: for as what.
         is_current: No value was changed since it was saved.
         is_before: Of an earlier run: it lay there when this one began, which did not resume from it.
         is_found: It lay there when the run began.
@@ -52,6 +56,7 @@ class SavedCheckpoint:
     metric: float | None = None
     pinned: bool = False
     is_own: bool = False
+    kept_as: KeptAs = ""
     is_current: bool = True
     is_before: bool = False
     is_found: bool = False
@@ -77,6 +82,7 @@ class SavedCheckpoint:
             metric=self.metric,
             pinned=self.pinned,
             is_before=self.is_before,
+            kept_as=self.kept_as,
             problem=self.problem,
         )
 
@@ -151,7 +157,7 @@ class CheckpointCatalog:
         return found
 
     def find(self, name: str, is_agents: bool = False) -> SavedCheckpoint:
-        """The checkpoint of an id, or the newest of a tag.
+        """The checkpoint of an id, or the newest of a tag; of one that the run itself uses, somebody's own comes first.
 
         Args:
             name: The id or tag.
@@ -161,8 +167,11 @@ class CheckpointCatalog:
             UserError: There is none, or it is not for an agent; lists the newest ones.
         """
         tagged = [checkpoint for checkpoint in self.known.values() if checkpoint.tag == name]
+        tagged.sort(key=lambda checkpoint: not checkpoint.kept_as)
         found = self.known.get(name) or (tagged[-1] if tagged else None)
-        ids = [name for name, c in self.known.items() if not (is_agents and c.is_before)][-SHOWN:][::-1]
+        known = [c for c in self.known.values() if not (is_agents and c.is_before)]
+        ids = [c.checkpoint_id for c in known if not c.kept_as][-SHOWN:][::-1]
+        ids += [kept_as for kept_as in YIELDING if any(c.kept_as == kept_as for c in known)]
         if found is not None and found.is_before and is_agents:
             raise UserError(
                 f"checkpoint {name!r} is of before this run: {found.path} lay there when it began, and may be of "
@@ -241,7 +250,7 @@ class CheckpointCatalog:
                 )
             size_bytes = checkpoint.size_bytes = state.tensor_bytes
             buffers = self.spare.take()
-            deleted = self._make_room(size_bytes, in_memory=True)
+            deleted = self._yield(size_bytes, in_memory=True) + self._make_room(size_bytes, in_memory=True)
             if buffers is None and deleted:
                 buffers = deleted[0][0].state
             checkpoint.state = state.copied(buffers)
@@ -255,19 +264,93 @@ class CheckpointCatalog:
             folder = self.root / checkpoint.checkpoint_id
             checkpoint.size_bytes = write_state(folder, state, self.branch, write_model)
             checkpoint.path = str(folder.absolute())
-            deleted = self._make_room(checkpoint.size_bytes, in_memory=False)
+            deleted = self._yield(checkpoint.size_bytes, in_memory=False)
+            deleted += self._make_room(checkpoint.size_bytes, in_memory=False)
         self.add(checkpoint)
         return checkpoint, deleted
 
     def _in_memory_bytes(self) -> int:
         return sum(c.size_bytes or 0 for c in self.known.values() if c.state is not None)
 
+    # -- kept by the run itself -------------------------------------------------------------------------------
+
+    def kept(self, kept_as: KeptAs) -> list[SavedCheckpoint]:
+        """What the run keeps by itself as that, oldest first."""
+        return [checkpoint for checkpoint in self.known.values() if checkpoint.kept_as == kept_as]
+
+    def keep(
+        self, state: TrainingState, write_model: Callable[[Path], None], kept_as: KeptAs, most: int
+    ) -> tuple[SavedCheckpoint | None, list[CheckpointDeleted]]:
+        """Keep a state to go back to, in what others leave free of the memory allowed, else of the disk.
+
+        Args:
+            state: May refer to live tensors; copied to memory beside the processor, wherever they are.
+            write_model: Writes the model's files into a folder.
+            kept_as: What it is kept as.
+            most: Of that; the oldest make room.
+
+        Returns:
+            The checkpoint, None where there is no room; and those that made room.
+
+        Raises:
+            SystemFault: The disk did not take it.
+        """
+        older = self.kept(kept_as)
+        gone, buffers = [], None
+        for checkpoint in older[: max(0, len(older) - most + 1)]:
+            if self._drop(checkpoint):
+                gone.append(CheckpointDeleted(checkpoint_id=checkpoint.checkpoint_id, reason=f"a newer {kept_as} one"))
+                buffers = checkpoint.state or buffers
+        saved = SavedCheckpoint(None, state.step, self.branch, tag=kept_as, metric=self.metric, is_own=True)
+        saved.kept_as = kept_as
+        size = saved.size_bytes = state.tensor_bytes
+        if self._free_bytes(in_memory=True) >= size:
+            saved.state = state.copied(buffers, torch.device("cpu"))
+        elif self.root is not None and self._free_bytes(in_memory=False) >= size:
+            self.root.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(self.root)
+            folder = self.root / saved.checkpoint_id
+            saved.size_bytes = write_state(folder, state, self.branch, write_model)
+            saved.path = str(folder.absolute())
+        else:
+            return None, gone
+        self.add(saved)
+        return saved, gone
+
+    def _free_bytes(self, in_memory: bool) -> float:
+        cap_gib = self.settings.memory_gib if in_memory else self.settings.max_gib
+        if cap_gib is None:
+            return float("inf")
+        kind = [c for c in self.known.values() if c.is_own and (c.state is not None) == in_memory]
+        used = sum(c.size_bytes or 0 for c in kind) + (self.spare.size_bytes if in_memory else 0)
+        return cap_gib * GIB - used
+
+    def _drop(self, checkpoint: SavedCheckpoint) -> bool:
+        if not _is_removed(checkpoint):
+            return False
+        del self.known[checkpoint.checkpoint_id]
+        return True
+
+    def _yield(self, needed: int, in_memory: bool) -> list[tuple[SavedCheckpoint, CheckpointDeleted]]:
+        """Delete what the run keeps by itself until somebody's own checkpoint of `needed` bytes has room."""
+        deleted: list[tuple[SavedCheckpoint, CheckpointDeleted]] = []
+        where = "memory" if in_memory else "disk"
+        for kept_as in YIELDING:
+            for checkpoint in [c for c in self.kept(kept_as) if (c.state is not None) == in_memory]:
+                if self._free_bytes(in_memory) >= needed:
+                    return deleted
+                if self._drop(checkpoint):
+                    reason = f"to leave the {where} to the checkpoints of commands"
+                    event = CheckpointDeleted(checkpoint_id=checkpoint.checkpoint_id, reason=reason)
+                    deleted.append((checkpoint, event))
+        return deleted
+
     def _make_room(self, needed: int, in_memory: bool) -> list[tuple[SavedCheckpoint, CheckpointDeleted]]:
         """Delete the oldest that are not protected, until a new one of `needed` bytes is within the cap."""
         cap_gib = self.settings.memory_gib if in_memory else self.settings.max_gib
         if cap_gib is None:
             return []
-        kind = [c for c in self.known.values() if c.is_own and (c.state is not None) == in_memory]
+        kind = [c for c in self.known.values() if c.is_own and not c.kept_as and (c.state is not None) == in_memory]
         total = needed + sum(c.size_bytes or 0 for c in kind)
         protected = self._protected(kind)
         deleted = []

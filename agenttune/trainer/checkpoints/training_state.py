@@ -56,16 +56,17 @@ class TrainingState:
     frozen: frozenset[str] = frozenset()
     extra: dict[str, Any] = field(default_factory=dict)
 
-    def copied(self, buffers: TrainingState | None = None) -> TrainingState:
+    def copied(self, buffers: TrainingState | None = None, device: torch.device | None = None) -> TrainingState:
         """A copy that training does not change.
 
         Args:
             buffers: An old copy that is no longer needed; its tensors are written over where they fit.
+            device: Where the copies of the model's and the optimizer's tensors lie; None: where these are.
         """
         return TrainingState(
             step=self.step,
-            model=_copied(self.model, buffers.model if buffers else None),
-            optimizer=_copied(self.optimizer, buffers.optimizer if buffers else None),
+            model=_copied(self.model, buffers.model if buffers else None, device),
+            optimizer=_copied(self.optimizer, buffers.optimizer if buffers else None, device),
             parts=copy.deepcopy(self.parts),
             rng=copy.deepcopy(self.rng),
             loop=_copied(self.loop, None),
@@ -87,26 +88,27 @@ def _tensors(tree: Any) -> list[torch.Tensor]:
     return [tensor for item in inside for tensor in _tensors(item)]
 
 
-def _copied(tree: Any, old: Any) -> Any:
+def _copied(tree: Any, old: Any, device: torch.device | None = None) -> Any:
     """A deep copy of nested containers; tensors go into those of `old` where shape, type and device agree."""
     if isinstance(tree, torch.Tensor):
-        if type(old) is type(tree) and _fits(old, tree):
+        place = tree.device if device is None else device
+        if type(old) is type(tree) and _fits(old, tree, place):
             old.copy_(tree)
             return old
-        return tree.detach().clone()
+        return tree.detach().clone() if tree.device == place else tree.detach().to(place, copy=True)
     if isinstance(tree, Mapping):
         known = old if isinstance(old, Mapping) else {}
-        return {key: _copied(value, known.get(key)) for key, value in tree.items()}
+        return {key: _copied(value, known.get(key), device) for key, value in tree.items()}
     if isinstance(tree, list):
         known_list = old if isinstance(old, list) and len(old) == len(tree) else [None] * len(tree)
-        return [_copied(value, other) for value, other in zip(tree, known_list, strict=True)]
+        return [_copied(value, other, device) for value, other in zip(tree, known_list, strict=True)]
     if isinstance(tree, (int, float, str, bytes, type(None))):
         return tree
     return copy.deepcopy(tree)
 
 
-def _fits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device
+def _fits(old: torch.Tensor, new: torch.Tensor, place: torch.device) -> bool:
+    return old.shape == new.shape and old.dtype == new.dtype and old.device == place
 
 
 def restore_model(model: nn.Module, saved: Mapping[str, Any]) -> None:
@@ -241,11 +243,13 @@ class Spare:
     def __init__(self) -> None:
         self._buffers: TrainingState | None = None
         self._thread: threading.Thread | None = None
+        self.size_bytes = 0
 
     def prepare(self, like: TrainingState) -> None:
         """Begin to make buffers ready, of the size of `like`; tensors on accelerators are left out."""
         tensors: list[torch.Tensor] = []
         self._buffers = TrainingState(0, _emptied(like.model, tensors), _emptied(like.optimizer, tensors))
+        self.size_bytes = sum(t.numel() * t.element_size() for t in tensors)
         self._thread = threading.Thread(target=_touch, args=(tensors,), name="agenttune-spare", daemon=True)
         self._thread.start()
 
@@ -253,7 +257,7 @@ class Spare:
         """The buffers, or None; the caller owns them."""
         if self._thread is not None:
             self._thread.join()
-        buffers, self._buffers, self._thread = self._buffers, None, None
+        buffers, self._buffers, self._thread, self.size_bytes = self._buffers, None, None, 0
         return buffers
 
 

@@ -9,7 +9,6 @@ from agenttune.protocol.commands import (
     AddNote,
     CommandBase,
     DoEvaluate,
-    LoadCheckpoint,
     PauseTraining,
     Probe,
     ResumeTraining,
@@ -21,13 +20,17 @@ from agenttune.protocol.commands import (
 from agenttune.protocol.events import NoteAdded, StatusChanged
 from agenttune.protocol.proposals import Change, CommandRecord
 from agenttune.trainer.adapter import Adapter
-from agenttune.trainer.captured_values import prepare_dataset
-from agenttune.trainer.commands import dataset, layers, update_optimizer, update_schedule  # noqa: F401 - they register
+from agenttune.trainer.commands import (  # noqa: F401 - they register
+    dataset,
+    layers,
+    load_checkpoint,
+    update_optimizer,
+    update_schedule,
+)
 from agenttune.trainer.commands.outcomes import (
     HANDLERS,
     AwaitCapture,
     AwaitProbe,
-    AwaitRestore,
     AwaitSave,
     Done,
     Expectation,
@@ -122,19 +125,6 @@ def save_checkpoint(run_state: RunState, record: CommandRecord, command: SaveChe
         return NotYet()
     adapter.request_save()
     return AwaitSave(tag=command.tag)
-
-
-@applies(LoadCheckpoint)
-def load_checkpoint(run_state: RunState, record: CommandRecord, command: LoadCheckpoint) -> Outcome:
-    adapter, checkpoints = run_state.adapter, run_state.checkpoints
-    refusal = adapter.checkpoint_refusal()
-    if refusal:
-        raise NotSupported(f"load_checkpoint: {refusal}")
-    branch = checkpoints.branches.new_name(command.branch_name)
-    checkpoint = checkpoints.find(command.checkpoint_id, record.proposal.author.principal == "agent")
-    state = checkpoints.read(checkpoint, adapter.model())
-    adapter.check_state(state)
-    return AwaitRestore(checkpoint, branch, state, prepare_dataset(run_state, state.steered))
 
 
 @applies(Probe)

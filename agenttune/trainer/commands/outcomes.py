@@ -11,6 +11,7 @@ from agenttune.protocol.events import KnobsRead
 from agenttune.protocol.proposals import Change, CommandRecord, Record
 from agenttune.trainer.checkpoints.catalog import SavedCheckpoint
 from agenttune.trainer.checkpoints.training_state import TrainingState
+from agenttune.trainer.lr.schedules import LearningRates
 from agenttune.trainer.run_state import RunState
 
 
@@ -50,6 +51,8 @@ class AwaitLearningRate:
     """The schedule's own count when the command was applied."""
     undo: Callable[[], None]
     """Restores what else the command changed, if the rate does not hold."""
+    stands: str = ""
+    """Where the run stands all the same, if the rate does not hold."""
 
 
 @dataclass
@@ -76,6 +79,19 @@ class AwaitCapture:
     """As of `AwaitSave`."""
 
 
+@dataclass(frozen=True)
+class RateAsked:
+    """A base learning rate that is to hold after a restore.
+
+    Attributes:
+        base: Of the first parameter group.
+        before: All rates as they were before the restore.
+    """
+
+    base: float
+    before: LearningRates
+
+
 @dataclass
 class AwaitRestore:
     """A state is to be restored; the ack comes when the loop has done so."""
@@ -85,6 +101,10 @@ class AwaitRestore:
     state: TrainingState
     dataset: object | None = None
     """The training dataset of that time, if it has been rebuilt since."""
+    rate: RateAsked | None = None
+    """The learning rate from there on, if it is not to be the saved one."""
+    reset_optimizer: bool = False
+    """Whether the optimizer is to begin anew there."""
 
 
 @dataclass

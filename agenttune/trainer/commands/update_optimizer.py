@@ -84,12 +84,13 @@ def _set_learning_rate(schedule: Schedule, command: UpdateOptimizer) -> Change:
     found = (schedule.base() if to_base else schedule.effective())[lead]
     if not same(found, rate):
         raise UserError(f"the rate was set to {rate:g} but reads {found:g}; put back", field="lr")
-    return _learning_rate_change(schedule, lead, before, base_before, rate)
+    return learning_rate_change(schedule, lead, before, base_before, rate)
 
 
-def _learning_rate_change(
+def learning_rate_change(
     schedule: Schedule, lead: int, before: list[float], base_before: list[float], requested: Any
 ) -> Change:
+    """What became of the rates of all groups."""
     effective, base = schedule.effective(), schedule.base()
     return Change(
         name="lr",

@@ -7,11 +7,13 @@ import threading
 from collections.abc import Callable
 from typing import Literal
 
-from agenttune.config import ProbationSettings, WakeSettings
+from agenttune.config import CheckpointSettings, ProbationSettings, WakeSettings
 from agenttune.errors import UserError
 from agenttune.protocol.commands import Impact
 from agenttune.protocol.events import StatusChanged
-from agenttune.protocol.proposals import CommandRecord
+from agenttune.protocol.proposals import Ack, CommandRecord
+from agenttune.protocol.redefining import redefinition
+from agenttune.protocol.run_info import RunInfo
 from agenttune.store.run_log import RunLog
 from agenttune.trainer.checkpoints.catalog import SavedCheckpoint
 from agenttune.trainer.commands.apply import apply_command
@@ -27,6 +29,7 @@ from agenttune.trainer.commands.outcomes import (
 )
 from agenttune.trainer.distributed.processes import CommandBroadcast, SingleProcess
 from agenttune.trainer.execution.acks import AckWriter
+from agenttune.trainer.execution.kept_states import KeptStates
 from agenttune.trainer.execution.lockstep import Lockstep
 from agenttune.trainer.execution.lr_confirmation import LearningRateConfirmation
 from agenttune.trainer.execution.queue import CommandQueue
@@ -75,13 +78,13 @@ class CommandExecutor:
         self.queue = CommandQueue(log, run_state, acks, recorder)
         self.learning_rates = LearningRateConfirmation(run_state, acks, recorder)
         self.saving = Saving(run_state, acks, recorder)
-        self.restoring = Restoring(run_state, acks, recorder)
+        self.restoring = Restoring(run_state, acks, recorder, self.learning_rates.accept, self._left)
         info = None if log is None else log.info()
+        self.kept = None if info is None else _kept_states(info, run_state, recorder)
         self.probe = ProbeRunner(run_state, acks, recorder, self.saving, self.queue, info)
         self.lockstep = Lockstep.of(log, recorder.submit, consult)
         self.probation = _probation(log, run_state, recorder, self.saving) if log is not None else None
-        if self.probation is not None:
-            acks.on_ack = self.probation.acked
+        acks.on_ack = self._acked
         self.applying: str | None = None
         """Id of the command that is being applied."""
         self._place: Place = "boundary"
@@ -93,6 +96,20 @@ class CommandExecutor:
         if told and self.lockstep is None:
             self.lockstep = Lockstep(WakeSettings.model_validate_json(told), None, self._recorder.submit)
 
+    def _acked(self, record: CommandRecord, ack: Ack) -> None:
+        if self.probation is not None:
+            self.probation.acked(record, ack)
+        redefined = redefinition(record, ack) if self.kept is not None else None
+        if self.kept is not None and redefined is not None:
+            self.kept.redefine(redefined)
+
+    def _left(self, step: int) -> None:
+        """The run goes on from an earlier step."""
+        if self.probation is not None:
+            self.probation.left(step)
+        if self.kept is not None:
+            self.kept.left(step)
+
     # -- what is open -----------------------------------------------------------------------------------------
 
     @property
@@ -102,12 +119,16 @@ class CommandExecutor:
             return True
         if self.has_work_between or (self.probation is not None and self.probation.is_check_due):
             return True
+        if self.kept is not None and self._run_state.step >= self.kept.next_step:
+            return True
         return not (self._is_single and self.queue.monitor.is_unchanged())
 
     @property
     def has_work_between(self) -> bool:
         """Whether `between` has something to do."""
-        return self._run_state.paused or self._has_state_to_keep or self.is_decision_due or self._is_held
+        if self._run_state.paused or self._has_state_to_keep or self.is_decision_due or self._is_held:
+            return True
+        return self.keeps_state
 
     @property
     def is_decision_due(self) -> bool:
@@ -115,6 +136,11 @@ class CommandExecutor:
         if self.lockstep is None or self._run_state.trial is not None:
             return False
         return self.lockstep.is_due(self._run_state.step)
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether the run keeps a state by itself as soon as the loop is done with the step."""
+        return self.kept is not None and self.kept.is_due and self._run_state.trial is None
 
     @property
     def _has_state_to_keep(self) -> bool:
@@ -153,6 +179,8 @@ class CommandExecutor:
             self.learning_rates.before_update()
         if self.probe.is_trying:
             self.probe.before_update()
+        if self.kept is not None and self.kept.is_start_due:
+            self.keep_states()  # a loop that draws its batches itself shows itself here first
 
     def boundary(self, step: int) -> bool:
         """At the end of a step: confirm what was changed, then apply what was asked for.
@@ -176,6 +204,8 @@ class CommandExecutor:
             self.acks.read_again(step)
         if self.probation is not None:
             self.probation.check(step)
+        if self.kept is not None:
+            self.kept.look(step)
         if self.saving.saves:  # the loop dropped the request, as save_strategy "best" does
             self._run_state.adapter.request_save()
 
@@ -183,8 +213,17 @@ class CommandExecutor:
         """Apply what is queued; while paused, wait and go on applying."""
         self._place = place
         self.saving.take_captures()
+        self.keep_states()
         self._apply_or_hold()
+        self.keep_states()
         self._start_probe()
+
+    def keep_states(self) -> None:
+        """Keep what is due of the states that the run keeps by itself, if the loop is done with the step."""
+        if self.kept is None or not self.keeps_state or self.restoring.is_under_way:
+            return
+        if self._run_state.adapter.is_settled():
+            self.kept.take()
 
     def between(self, place: Place) -> None:
         """Serve when the loop is done with a step, then wait for the agent's decision about it, if that is due."""
@@ -252,6 +291,7 @@ class CommandExecutor:
         return self.probation.must_wait(record)
 
     def _apply(self, record: CommandRecord) -> None:
+        self.keep_states()  # as an evaluation before it has found the state, not as this command makes it
         was_paused = self._run_state.paused
         self.applying = record.command_id
         try:
@@ -386,6 +426,12 @@ class CommandExecutor:
     def _finish_probe(self, result: ProbeResult | None) -> None:
         if result is not None:
             self._follow(*result)
+
+
+def _kept_states(info: RunInfo, run_state: RunState, recorder: Recorder) -> KeptStates | None:
+    """None where the user wants none."""
+    settings = CheckpointSettings.model_validate(info.rules.get("checkpoints", {}))
+    return KeptStates(settings, info, run_state, recorder) if settings.keep_states else None
 
 
 def _probation(log: RunLog, run_state: RunState, recorder: Recorder, saving: Saving) -> Probation | None:

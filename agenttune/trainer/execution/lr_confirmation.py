@@ -71,8 +71,9 @@ class LearningRateConfirmation:
 
     def _fail(self, waiting: Waiting[AwaitLearningRate]) -> None:
         waiting.outcome.undo()
-        others = "" if len(waiting.outcome.done.changes) < 2 else "; what else it changed was put back"
-        self._acks.refuse(waiting.record, waiting.problem + others, (self._recorder.knobs_read(),))
+        stands = waiting.outcome.stands
+        others = "" if stands or len(waiting.outcome.done.changes) < 2 else "; what else it changed was put back"
+        self._acks.refuse(waiting.record, stands + waiting.problem + others, (self._recorder.knobs_read(),))
 
 
 def check_before_update(waiting: Waiting[AwaitLearningRate], schedule: Schedule) -> None:

@@ -13,7 +13,11 @@ from dataclasses import replace
 
 from agenttune.errors import StoreFault
 from agenttune.gate import GUARDRAILS, CommandHistory, Gate
+from agenttune.gate.change_limits import change_factor, window_factor
+from agenttune.gate.context import Guardrail
 from agenttune.gate.feasibility import feasible
+from agenttune.gate.value_bounds import bounds
+from agenttune.protocol.commands import Impact, LoadCheckpoint
 from agenttune.protocol.deadlines import Instant, instant, is_over
 from agenttune.protocol.observation import HISTORY
 from agenttune.protocol.proposals import TAKEN, Ack, ApprovalRequest, Change, CommandRecord, State
@@ -29,6 +33,9 @@ logger = logging.getLogger("agenttune")
 
 AT_TRAINER = tuple(guardrail for guardrail in GUARDRAILS if guardrail is not feasible)
 """Left out: what the run cannot do, the trainer finds itself, with a better message."""
+
+
+FACTORS: tuple[Guardrail, ...] = (change_factor, window_factor)
 
 
 class Admission:
@@ -63,10 +70,35 @@ class Admission:
         refusal = gate.refusal(proposal, info, history)
         return f"refused before it was applied: {refusal.reason}" if refusal is not None else ""
 
+    def refusal_there(self, record: CommandRecord, now: RunInfo, there: RunInfo) -> str:
+        """Why a guardrail refuses what a return changes; empty if none does.
+
+        Args:
+            record: The return.
+            now: The run's card of this moment.
+            there: As the run will stand once it has gone back.
+        """
+        principal, command = record.proposal.author.principal, record.command
+        change = command.change_there() if isinstance(command, LoadCheckpoint) else None
+        if principal == "trainer" or change is None:
+            return ""
+        proposal = record.proposal.model_copy(update={"command": change})
+        info, history = self._log.info(), self._history(record) if principal == "agent" else CommandHistory()
+
+        def refusal(card: RunInfo, *guardrails: Guardrail) -> str:
+            stands = {"step": card.step, "knobs": card.knobs, "schedule": card.schedule, "max_steps": card.max_steps}
+            known = info.model_copy(update=stands)
+            found = replace(Gate.of(info), guardrails=guardrails).refusal(proposal, known, history)
+            return "" if found is None else found.reason
+
+        return refusal(there, bounds) or (refusal(now, *FACTORS) and refusal(there, *FACTORS))
+
     def _history(self, record: CommandRecord) -> CommandHistory:
         taken = self._log.commands(*TAKEN, principal="agent", limit=HISTORY, newest=True)
         others = [self._with_ack(other) for other in taken if other.command_id != record.command_id]
-        return CommandHistory(others, self._count_others, extra_steps=self._log.extra_steps())
+        return CommandHistory(
+            others, self._count_others, lambda: self._count_returns(record), extra_steps=self._log.extra_steps()
+        )
 
     def note(self, record: CommandRecord, step: int, changes: list[Change]) -> None:
         """What a command has changed; its own ack is in the log only when that is confirmed, a step later."""
@@ -82,6 +114,9 @@ class Admission:
     def _count_others(self) -> int:
         """Number of an agent's commands that were let through, without the one at hand."""
         return self._log.count_commands(*TAKEN, principal="agent") - 1
+
+    def _count_returns(self, record: CommandRecord) -> int:
+        return self._log.count_returns() - (record.command.impact is Impact.RESTORE)
 
     def look_for_requests(self) -> None:
         """Note the requests that want training to wait."""
@@ -114,6 +149,8 @@ class CommandQueue:
         self.monitor = WalMonitor(log.folder / LOG_NAME if log is not None else None, self.own)
         """Tells in microseconds that nobody else has written to the log."""
         self._admission = Admission(log) if log is not None else None
+        if self._admission is not None:
+            run_state.refusal_there = self._admission.refusal_there
         self._has_fault = False
         self.queue: list[CommandRecord] = []
 

@@ -10,7 +10,8 @@ from agenttune.protocol.proposals import Ack, Change
 from agenttune.trainer.captured_values import restore_registered, restore_values
 from agenttune.trainer.checkpoints.branch_folders import Arranged, arrange
 from agenttune.trainer.checkpoints.training_state import TrainingState, not_as_saved
-from agenttune.trainer.commands.outcomes import AwaitRestore, Waiting
+from agenttune.trainer.commands.load_checkpoint import Changed, change_with_restore
+from agenttune.trainer.commands.outcomes import AwaitLearningRate, AwaitRestore, Waiting
 from agenttune.trainer.execution.acks import AckWriter, ReadBacks
 from agenttune.trainer.execution.saving import REASON_CHARACTERS
 from agenttune.trainer.recording.recorder import Recorder
@@ -22,14 +23,29 @@ logger = logging.getLogger("agenttune")
 class Restoring:
     """One restore at a time.
 
+    Args:
+        run_state: The run.
+        acks: Writes acks.
+        recorder: Writes the log.
+        confirm: Acknowledges a learning rate that was set with the restore, when the next step has confirmed it.
+        left: Told of the step that the run goes on from.
+
     Attributes:
         newest_seq: `seq` of the last restore's proposal; 0 if there was none.
     """
 
-    def __init__(self, run_state: RunState, acks: AckWriter, recorder: Recorder) -> None:
+    def __init__(
+        self,
+        run_state: RunState,
+        acks: AckWriter,
+        recorder: Recorder,
+        confirm: Callable[[Waiting[AwaitLearningRate]], None],
+        left: Callable[[int], None],
+    ) -> None:
         self._run_state = run_state
         self._acks = acks
         self._recorder = recorder
+        self._confirm, self._left = confirm, left
         self._waiting: Waiting[AwaitRestore] | None = None
         self.newest_seq = 0
 
@@ -67,25 +83,37 @@ class Restoring:
         )
         changes, problem = restore_own_values(run_state, waiting.outcome.state, waiting.outcome.dataset)
         run_state.schedule()
+        changed = Changed() if problem else change_with_restore(run_state, waiting.outcome)
+        self._left(run_state.step)
         self._acks.note_change()
         folder = run_state.adapter.loop_folder()
         arranged = arrange(folder, run_state.checkpoints, checkpoint) if folder is not None else Arranged()
         events = (started, *arranged.moved, self._recorder.knobs_read(), *self._recorder.whole_read())
-        if problem:
-            self._acks.refuse(waiting.record, f"went back as branch {started.name}, but {problem}", events)
-        else:
-            result: dict[str, object] = {
-                "branch": started.name,
-                "parent": started.parent,
-                "checkpoint_id": checkpoint.checkpoint_id,
-                "from_step": left_step,
-                "from_branch": left_branch,
-            }
-            if folder is not None:
-                result["restart_from"] = None if arranged.restart_from is None else str(arranged.restart_from)
-            message = "; ".join(filter(None, [_lost(run_state, waiting.outcome.state), arranged.note]))
+        where = f"went back as branch {started.name}, but "
+        if problem or changed.problem:
+            self._acks.refuse(waiting.record, f"{where}{problem or changed.problem}", events)
+            return
+        result: dict[str, object] = {
+            "branch": started.name,
+            "parent": started.parent,
+            "checkpoint_id": checkpoint.checkpoint_id,
+            "from_step": left_step,
+            "from_branch": left_branch,
+            **changed.result,
+        }
+        if folder is not None:
+            result["restart_from"] = None if arranged.restart_from is None else str(arranged.restart_from)
+        message = "; ".join(filter(None, [_lost(run_state, waiting.outcome.state), arranged.note]))
+        if changed.rate is None:
             ack = Ack(outcome="applied", step=run_state.step, changes=changes, result=result, message=message)
             self._acks.acknowledge(waiting.record, ack, events)
+            return
+        # Rows of the new branch come before the ack, which waits for the first step of it.
+        self._recorder.record(*events, command_id=waiting.record.command_id)
+        done = changed.rate.done
+        done.message, done.result, done.changes = message, result, [*done.changes, *changes]
+        changed.rate.stands = where
+        self._confirm(Waiting(waiting.record, run_state.step, changed.rate))
 
 
 def _lost(run_state: RunState, state: TrainingState) -> str:

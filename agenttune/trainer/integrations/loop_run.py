@@ -160,7 +160,7 @@ class LoopRun:
         Args:
             has_begun_step: The loop has begun the next step, as far as stopping goes.
         """
-        if self.session is None or not self.session.waits_for_decision:
+        if self.session is None or not (self.session.waits_for_decision or self.session.keeps_state):
             return
         self.adapter.has_begun_step = has_begun_step
         try:
@@ -169,6 +169,12 @@ class LoopRun:
             report_own_failure()
         self.adapter.has_begun_step = False
         self.meter.skip()
+
+    def keep_states(self) -> None:
+        """After an evaluation of the loop's own: keep the state that it was made of, unless a step is under way."""
+        if self.session is not None and self.session.keeps_state and self.adapter.update_was_skipped():
+            with never_fatal():
+                self.session.keep_states()
 
     def log_evaluation(self, metrics: Mapping[str, Number]) -> dict[str, float]:
         """Record the metrics of an evaluation; returns them as recorded.

@@ -231,3 +231,4 @@ class PlainSession(Offers):
             UserError: They are not numbers by name.
         """
         self.run.log_evaluation(metrics)
+        self.run.keep_states()

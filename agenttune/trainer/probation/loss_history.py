@@ -30,10 +30,13 @@ class LossHistory:
         return self._steps[-1] if self._steps else -1
 
     def add(self, metrics: StepMetrics) -> None:
-        """The losses of a step, one scalar tensor a micro-batch."""
-        if metrics.losses:
+        """The losses of a step, one scalar tensor a micro-batch; of a user's own loop, what it calls its loss."""
+        losses: list[Any] = list(metrics.losses)
+        if not losses and "loss" in metrics.extra:
+            losses = [metrics.extra["loss"]]
+        if losses:
             self._steps.append(metrics.step)
-            self._losses.append(metrics.losses)
+            self._losses.append(losses)
 
     def cut(self, step: int) -> None:
         """Forget the steps after the one that the run was restored to."""

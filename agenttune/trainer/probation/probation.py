@@ -288,14 +288,17 @@ class Probation:
 
     def _restored(self, record: CommandRecord, ack: Ack) -> None:
         """The run was restored to an earlier step: changes since then are no longer in force."""
-        self.loss_history.cut(ack.step)
-        self.evaluations.cut(ack.step)
         for checkpoint_id in self.before.drop():
             self.release(checkpoint_id)
         for change in [w for w in self.monitored if w.step >= ack.step]:
             own = change.revert_id == record.command_id
             reason = change.reason if own else "left behind with the steps that the run went back over"
             self._end(change, "reverted", reason, record.command_id)
+
+    def left(self, step: int) -> None:
+        """The run goes on from an earlier step; the ack of the command that it was restored by may come later."""
+        self.loss_history.cut(step)
+        self.evaluations.cut(step)
 
     def finish(self, status: str) -> None:
         """The run ends; changes still on probation are kept."""
