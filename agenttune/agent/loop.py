@@ -282,7 +282,7 @@ class AgentLoop:
     def _consider(self, observation: Observation, awaited: Event | None) -> None:
         """Ask the policy, if there is a reason and none of its own commands waits for the trainer."""
         self._decided_step = min(self._decided_step, observation.step)  # a checkpoint may have been restored
-        is_time = observation.step - self._decided_step >= self.wake.every_steps
+        is_time = observation.step - self._decided_step >= self.wake.pace(observation.step)
         # What waits for a person does not hold up the rules: it may wait long.
         in_flight = any(
             c.state is State.QUEUED and c.proposal.author.is_same(self.author) for c in observation.commands
@@ -299,7 +299,7 @@ class AgentLoop:
 
     def _decide(self, observation: Observation, awaited: Event | None) -> None:
         reasons = list(dict.fromkeys(self._wakeups.reasons))
-        why = f"{self.wake.every_steps} steps"
+        why = f"{self.wake.pace(observation.step)} steps"
         if awaited is not None and isinstance(awaited.body, DecisionAwaited):
             why = awaited.body.reason
         self._wakeups.reasons, self._decided_step = [], observation.step

@@ -104,6 +104,11 @@ class WakeSettings(Settings):
 
     every_steps: int = Field(20, ge=1)
     """At least every so many optimizer steps."""
+    early_every_steps: int = Field(5, ge=1)
+    """The same for the first steps, in which a rate that is far too high destroys the most; never more than
+    `every_steps`."""
+    early_until_step: int = Field(20, ge=0)
+    """Until which step that is."""
     on_finding: bool = True
     """Also whenever a detector reports something new."""
     on_evaluation: bool = True
@@ -118,6 +123,14 @@ class WakeSettings(Settings):
     """How often the agent looks for new log rows, in seconds."""
     stall_after_s: Positive = 120.0
     """No step for so many seconds counts as a stall."""
+
+    def pace(self, step: int) -> int:
+        """Steps from one look to the next that lead to a step."""
+        return min(self.every_steps, self.early_every_steps) if step <= self.early_until_step else self.every_steps
+
+    def is_time(self, step: int) -> bool:
+        """Whether a look is due at a step by its number alone."""
+        return step > 0 and step % self.pace(step) == 0
 
 
 class NotifySettings(Settings):

@@ -91,7 +91,7 @@ def replay(
             admitted = make_policy(control, RUN_ID)
             policy = Patient(admitted.policy)
             loop = AgentLoop(control, RUN_ID, policy, wake, clock_s=lambda: 0.0, detectors=admitted.detectors)
-            _watch(feed, loop, wake.every_steps)
+            _watch(feed, loop, wake)
             account = _Account(recording, control, policy, wake, window_steps)
             outcome = account.outcome(time.perf_counter() - began_s, admitted.note)
             return Replayed(outcome, _curve(control), _evaluations(recording, control.info(RUN_ID).goal_metric))
@@ -100,11 +100,11 @@ def replay(
             feed.close()
 
 
-def _watch(feed: ReplayFeed, loop: AgentLoop, every_steps: int) -> None:
+def _watch(feed: ReplayFeed, loop: AgentLoop, wake: WakeSettings) -> None:
     recording = feed.recording
     loop.tick()
     looks = {evaluation.step for evaluation in recording.evaluations} | {recording.last_step}
-    looks |= set(range(every_steps, recording.last_step, every_steps))
+    looks |= {step for step in range(1, recording.last_step) if wake.is_time(step)}
     first = min((row.step for row in recording.rows), default=0)
     for step in sorted(looks):
         if step >= first:

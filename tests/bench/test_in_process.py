@@ -30,7 +30,7 @@ RECIPE = {"steps": STEPS, "eval_every": 20}
 
 
 def cell(contender: str, fault: str = "healthy", seed: int = 0, **given: Any) -> Cell:
-    settings = given.pop("settings", {"wake": {"every_steps": 10}})
+    settings = given.pop("settings", {"wake": {"early_until_step": 0, "every_steps": 10}})
     facts = task_facts(given.pop("task", FACTS.name))
     scenario = Scenario(task=facts.name, fault=fault, recipe=facts.recipe.with_changes(**RECIPE))
     return Cell(scenario=scenario, seed=seed, split="development", contender=contender, spec=given, settings=settings)
@@ -65,7 +65,7 @@ def test_what_a_policy_does_is_in_the_outcome_and_happens_again_the_same(tmp_pat
 
 
 def test_steps_of_probes_are_paid_for(tmp_path: Path) -> None:
-    settings = {"wake": {"every_steps": 10}, "budgets": {"max_probe_frac": 0.5}}
+    settings = {"wake": {"early_until_step": 0, "every_steps": 10}, "budgets": {"max_probe_frac": 0.5}}
     ahead = play(tmp_path / "ahead", "policy", policy="lookahead", settings=settings)
     assert [i.kind for i in ahead.interventions][:1] == ["probe"]
     assert ahead.trained is not None
@@ -90,7 +90,7 @@ def test_a_probe_that_no_longer_fits_into_the_budget_is_refused(tmp_path: Path, 
     (tmp_path / "mine.py").write_text(PROBES, encoding="utf-8")
     budgets = {"max_probe_frac": None, "max_commands": None}
     gate = {"cooldown_steps": 0, "repeat_cooldown_steps": 0}
-    settings = {"wake": {"every_steps": 10}, "gate": gate, "budgets": budgets}
+    settings = {"wake": {"early_until_step": 0, "every_steps": 10}, "gate": gate, "budgets": budgets}
     tried = play(tmp_path / "tried", "policy", task=task, policy="./mine.py:Probes", settings=settings)
     states = [i.state for i in tried.interventions]
     done = states.index("rejected")
@@ -106,7 +106,7 @@ def test_a_probe_that_no_longer_fits_into_the_budget_is_refused(tmp_path: Path, 
 @pytest.mark.parametrize("task", ["mnist_cnn", "sim_curve"])
 def test_evaluations_of_trials_are_none_of_the_runs(tmp_path: Path, task: str) -> None:
     ahead = {"type": "lookahead", "metric": "goal", "first_step": 30, "every_steps": 1000, "steps": 7}
-    settings = {"wake": {"every_steps": 10}, "budgets": {"max_probe_frac": 0.5}}
+    settings = {"wake": {"early_until_step": 0, "every_steps": 10}, "budgets": {"max_probe_frac": 0.5}}
     (tmp_path / "ahead.yaml").write_text(yaml.safe_dump(ahead), encoding="utf-8")
     tried = play(tmp_path / "tried", "policy", task=task, policy="./ahead.yaml", settings=settings)
     assert [(i.kind, i.state) for i in tried.interventions] == [("probe", "applied")]
@@ -131,7 +131,7 @@ def test_a_simulated_person_decides_after_a_while(tmp_path: Path, rejects: float
 
 
 def test_a_policy_is_asked_in_its_phase_only(tmp_path: Path) -> None:
-    settings = {"wake": {"every_steps": 50}}
+    settings = {"wake": {"early_until_step": 0, "every_steps": 50}}
     plan = play(tmp_path / "plan", "policy", policy="random", phase="plan", settings=settings)
     act = play(tmp_path / "act", "policy", policy="random", phase="act", settings=settings)
     assert [i.step for i in plan.interventions] == [50]
@@ -176,7 +176,7 @@ class Fine(Policy):
 )
 def test_a_policy_that_breaks_has_failed_beside_what_it_had_done(tmp_path: Path, name: str, words: str) -> None:
     (tmp_path / "mine.py").write_text(CODE, encoding="utf-8")
-    settings = {"wake": {"every_steps": 20, "lockstep_limit_s": 0.3}}
+    settings = {"wake": {"early_until_step": 0, "every_steps": 20, "lockstep_limit_s": 0.3}}
     broken = play(tmp_path / "broken", "policy", policy=f"./mine.py:{name}", settings=settings)
     assert re.search(words, broken.failure)
     assert [i.step for i in broken.interventions] == ([20] if name == "ActsFirst" else [])
@@ -218,7 +218,7 @@ def test_decisions_are_those_of_three_processes(tmp_path: Path, policy: str, fau
     config = f"""
         run: {{script: train.py, args: [{fault}]}}
         policy: {policy}
-        wake: {{mode: lockstep, every_steps: 10}}
+        wake: {{mode: lockstep, every_steps: 10, early_until_step: 0}}
     """
     (tmp_path / "config.yaml").write_text(textwrap.dedent(config), encoding="utf-8")
     environ = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
@@ -246,7 +246,7 @@ def test_names_of_contenders_are_their_own() -> None:
 
 def test_a_finding_after_probes_is_counted_from_the_fault_as_training_met_it(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(PROBES.replace("decide", "_first") + FIRST, encoding="utf-8")
-    kind, settings = fault_kind("nan_gradient"), {"wake": {"every_steps": 10}, "budgets": {"max_probe_frac": 0.5}}
+    kind, settings = fault_kind("nan_gradient"), {"wake": {"early_until_step": 0, "every_steps": 10}, "budgets": {"max_probe_frac": 0.5}}
     tried = play(tmp_path / "tried", "policy", kind.name, task="sim_curve", policy="./mine.py:Once", settings=settings)
     alone = play(tmp_path / "alone", "policy", kind.name, task="sim_curve", policy="noop", settings=settings)
     assert tried.trained is not None

@@ -54,7 +54,7 @@ def train(name: str, seed: int = 0, split: Split = "development", **changes: Any
 @contextlib.contextmanager
 def steered(folder: Path, policy: Policy, name: str, **changes: Any) -> Iterator[tuple[Trained, LocalControl]]:
     """A training with a policy in its own process."""
-    wake = WakeSettings(mode="lockstep", every_steps=20)
+    wake = WakeSettings(mode="lockstep", every_steps=20, early_until_step=0)
     info = RunInfo(
         run_id="run",
         name=name,

@@ -143,7 +143,7 @@ PACE = LlmFile(type="llm", every_steps=100, early_every_steps=25, early_until_st
 )
 def test_the_pace_is_that_of_the_loop_and_of_the_policy(steps: int, every: int, count: int) -> None:
     # Woken at 20: asked; early every 25 steps, so at 60 and 100; then every 100.
-    assert paced(PACE, WakeSettings(every_steps=every), steps) == count
+    assert paced(PACE, WakeSettings(every_steps=every, early_until_step=0), steps) == count
     pacing, asked = Pacing(PACE.every_steps, PACE.early_every_steps, PACE.early_until_step, PACE.max_wait_steps), 0
     for step in range(every, steps + 1, every):
         if not pacing.why_not_now(observe([1.0] * step).model_copy(update={"woken_by": [f"{every} steps"]})):

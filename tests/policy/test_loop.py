@@ -24,7 +24,7 @@ from agenttune.protocol.reads import R, RunQuery
 from agenttune.protocol.run_info import RunInfo
 from tests.policy.conftest import SteeredRun, applied, observe
 
-RARELY = WakeSettings(every_steps=10_000)
+RARELY = WakeSettings(every_steps=10_000, early_until_step=0)
 
 
 class Scripted:
@@ -98,7 +98,7 @@ def set_lr(lr: float, valid_for_steps: int | None = None) -> Decision:
 
 def test_a_policy_is_asked_every_n_steps_and_not_in_between(run: SteeredRun, control: LocalControl) -> None:
     policy = Scripted()
-    loop = loop_of(control, policy, WakeSettings(every_steps=20))
+    loop = loop_of(control, policy, WakeSettings(every_steps=20, early_until_step=0))
     for _ in range(10):
         steps(run, 5)
         loop.tick()

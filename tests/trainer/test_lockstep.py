@@ -35,7 +35,7 @@ LONG_S = 60.0
 
 def lockstep_run(folder: Path, every: int = 5, limit_s: float = LONG_S) -> RunLog:
     """The log that `agenttune run` would make for a config with `wake.mode: lockstep`."""
-    wake = WakeSettings(mode="lockstep", every_steps=every, lockstep_limit_s=limit_s)
+    wake = WakeSettings(mode="lockstep", every_steps=every, early_until_step=0, lockstep_limit_s=limit_s)
     rules = {"wake": wake.model_dump(mode="json")}
     info = RunInfo(run_id=folder.name, name="r", status="starting", created_at_s=time.time(), rules=rules)
     return RunLog.create(folder, info)
@@ -44,7 +44,7 @@ def lockstep_run(folder: Path, every: int = 5, limit_s: float = LONG_S) -> RunLo
 @contextmanager
 def attended(runs_dir: Path, run_id: str, policy: Policy) -> Iterator[None]:
     """An agent beside the run, in a thread; it must end with the run."""
-    loop = AgentLoop(LocalControl(runs_dir), run_id, policy, WakeSettings(poll_s=0.05))
+    loop = AgentLoop(LocalControl(runs_dir), run_id, policy, WakeSettings(poll_s=0.05, early_until_step=0))
     agent = threading.Thread(target=loop.run, daemon=True)
     agent.start()
     yield
@@ -228,3 +228,9 @@ def test_a_run_that_does_not_wait_has_nothing_to_ask_at_a_step(tmp_path: Path) -
     log = RunLog.create(tmp_path / "r1", RunInfo(run_id="r1", name="r", status="starting", created_at_s=0.0))
     assert Lockstep.of(log, lambda job: None) is None
     assert Lockstep.of(None, lambda job: None) is None
+
+
+def test_a_run_is_looked_at_more_often_in_its_first_steps() -> None:
+    wake = WakeSettings(mode="lockstep", every_steps=20, early_every_steps=5, early_until_step=12)
+    assert [step for step in range(61) if wake.is_time(step)] == [5, 10, 20, 40, 60]
+    assert [step for step in range(7) if wake.model_copy(update={"every_steps": 2}).is_time(step)] == [2, 4, 6]

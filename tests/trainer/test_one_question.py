@@ -194,7 +194,7 @@ class LiveLog:
         info = RunInfo(run_id="r1", name="r", status="running", created_at_s=0.0, max_steps=max_steps)
         self.log, self.policy = RunLog.create(folder / "r1", info), Notes()
         self.log.append(KnobsRead(knobs=[KnobState(name="lr", base=0.1, effective=0.1)]))
-        wake = WakeSettings(every_steps=10, stall_after_s=1e9)
+        wake = WakeSettings(every_steps=10, early_until_step=0, stall_after_s=1e9)
         self.loop = AgentLoop(LocalControl(folder), "r1", self.policy, wake, clock_s=lambda: 0.0)
         self.loop.tick()
 

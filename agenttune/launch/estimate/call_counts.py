@@ -91,8 +91,9 @@ def paced(file: LlmFile, wake: WakeSettings, steps: int) -> int:
 
 
 def _next_wake(step: int, pause: int, wake: WakeSettings) -> int:
-    """The first multiple of the loop's own pace that is at least `pause` steps later."""
-    return step + -(-max(pause, 1) // wake.every_steps) * wake.every_steps
+    """The first look of the loop's own that is at least `pause` steps later."""
+    pace = wake.pace(step + max(pause, 1))
+    return step + -(-max(pause, 1) // pace) * pace
 
 
 def _decides(part: LlmPolicy, decisions: Range, config: Config, records: Sequence[PastUsage]) -> ModelEstimate:

@@ -113,8 +113,8 @@ class Lockstep:
 
     def reach(self, step: int, max_steps: int | None) -> None:
         """Training has completed a step; at the last one there is nothing left to decide."""
-        if step % self.wake.every_steps == 0 and (max_steps is None or step < max_steps):
-            self._due = Due(step, f"{self.wake.every_steps} steps")
+        if self.wake.is_time(step) and (max_steps is None or step < max_steps):
+            self._due = Due(step, f"{self.wake.pace(step)} steps")
 
     def evaluated(self, step: int) -> None:
         """Training was evaluated after a step."""
