@@ -246,7 +246,10 @@ def test_names_of_contenders_are_their_own() -> None:
 
 def test_a_finding_after_probes_is_counted_from_the_fault_as_training_met_it(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(PROBES.replace("decide", "_first") + FIRST, encoding="utf-8")
-    kind, settings = fault_kind("nan_gradient"), {"wake": {"early_until_step": 0, "every_steps": 10}, "budgets": {"max_probe_frac": 0.5}}
+    kind, settings = (
+        fault_kind("nan_gradient"),
+        {"wake": {"early_until_step": 0, "every_steps": 10}, "budgets": {"max_probe_frac": 0.5}},
+    )
     tried = play(tmp_path / "tried", "policy", kind.name, task="sim_curve", policy="./mine.py:Once", settings=settings)
     alone = play(tmp_path / "alone", "policy", kind.name, task="sim_curve", policy="noop", settings=settings)
     assert tried.trained is not None

@@ -129,7 +129,11 @@ def test_the_recorded_gate_would_have_refused(tmp_path: Path) -> None:
 
 def test_a_policy_sees_the_run_as_it_stood_and_no_further(tmp_path: Path) -> None:
     policy = Eager()
-    over(state_of(tmp_path, [float(step) for step in range(1, 101)]), policy, WakeSettings(every_steps=30, early_until_step=0))
+    over(
+        state_of(tmp_path, [float(step) for step in range(1, 101)]),
+        policy,
+        WakeSettings(every_steps=30, early_until_step=0),
+    )
     assert [observation.step for observation in policy.seen] == [30, 50, 90, 100]
     for observation in policy.seen:
         assert observation.series["loss"].steps[-1] == observation.step
@@ -138,7 +142,9 @@ def test_a_policy_sees_the_run_as_it_stood_and_no_further(tmp_path: Path) -> Non
 
 
 def test_a_slow_policy_is_waited_for(tmp_path: Path) -> None:
-    outcome = over(state_of(tmp_path, [1.0] * 60), Slow(), WakeSettings(every_steps=20, early_until_step=0, on_evaluation=False))
+    outcome = over(
+        state_of(tmp_path, [1.0] * 60), Slow(), WakeSettings(every_steps=20, early_until_step=0, on_evaluation=False)
+    )
     assert [w.step for w in outcome.wanted] == [20, 40, 60]
 
 
@@ -168,7 +174,9 @@ def test_tools_of_a_policy_read_the_recording_as_far_as_it_has_come(tmp_path: Pa
     def make(control: ReplayControl, run_id: str) -> Admitted:
         return Admitted(Reading(reader=ControlReader(control, run_id)))
 
-    outcome = replay(state_of(tmp_path, [1.0] * 60), make, WakeSettings(every_steps=20, early_until_step=0, on_evaluation=False)).outcome
+    outcome = replay(
+        state_of(tmp_path, [1.0] * 60), make, WakeSettings(every_steps=20, early_until_step=0, on_evaluation=False)
+    ).outcome
     assert longest == [20, 40, 60]
     assert outcome.notes == []
 
@@ -211,7 +219,9 @@ def test_calls_of_a_replay_are_counted_and_failed_ones_told(tmp_path: Path) -> N
             failed = called(1, usd=0.0).model_copy(update={"answer": None, "error": "503, three times"})
             return Decision(reason="held", calls=[called(1, usd=0.25), failed])
 
-    outcome = over(state_of(tmp_path, [1.0] * 40), Calling(), WakeSettings(every_steps=20, early_until_step=0, on_evaluation=False))
+    outcome = over(
+        state_of(tmp_path, [1.0] * 40), Calling(), WakeSettings(every_steps=20, early_until_step=0, on_evaluation=False)
+    )
     assert (outcome.calls, outcome.usd) == (4, 0.5)
     assert outcome.notes == ["2 of 4 calls of a language model failed; the first: 503, three times"]
 
