@@ -153,25 +153,36 @@ def test_the_pace_is_that_of_the_loop_and_of_the_policy(steps: int, every: int, 
 
 
 AHEAD = LookaheadFile(type="lookahead", factors=[0.3, 3.0])
+SEARCH = LookaheadFile(
+    type="lookahead", factors=[0.1, 10.0], narrow_factors=[0.5, 2.0], every_steps="10%", rest_steps=60, confirm_steps=30
+)
 BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "lookahead.json"
 
 
+@pytest.mark.parametrize("file", [AHEAD, SEARCH], ids=["ahead", "search"])
 @pytest.mark.parametrize("adopts", [False, True])
 @pytest.mark.parametrize(("steps", "pace"), [(60, 20), (81, 20), (500, 20), (3000, 20), (3000, 1)])
-def test_probes_are_counted_as_the_policy_asks_for_them(steps: int, pace: int, adopts: bool) -> None:
-    policy, asked = Lookahead("lookahead", AHEAD), list[CommandRecord]()
+def test_probes_are_counted_as_the_policy_asks_for_them(
+    file: LookaheadFile, steps: int, pace: int, adopts: bool
+) -> None:
+    policy, asked = Lookahead("lookahead", file), list[CommandRecord]()
     rate = KnobState(name="lr", base=1e-3, effective=1e-3)
     for step in range(pace, steps + 1, pace):
         seen = observe([1.0] * step, commands=asked, max_steps=steps)
         seen = seen.model_copy(update={"capabilities": ["probe"], "knobs": [rate]})
         for draft in policy.decide(seen).proposals:
             changes = [Change(name="lr", previous=1.0, requested=2.0, effective=2.0)] if adopts else []
-            proposal = Proposal(command=draft.command, author=Author(principal="agent", name="a"), based_on_step=step)
+            proposal = Proposal(
+                command=draft.command,
+                author=Author(principal="agent", name="a"),
+                rationale=draft.rationale,
+                based_on_step=step,
+            )
             ack = Ack(outcome="applied", step=step, changes=changes)
             asked.append(
                 CommandRecord(proposal=proposal, state=State.APPLIED, ack=ack, submitted_seq=step, submitted_step=step)
             )
-    assert probes_ahead(AHEAD, steps, pace, adopts) == len(asked)
+    assert probes_ahead(file, steps, pace, adopts) == len(asked)
 
 
 def test_what_probes_really_took_lies_within_the_estimate(project: Project) -> None:

@@ -12,6 +12,7 @@ from agenttune.policy.base import Decision
 from agenttune.policy.load import load_policy
 from agenttune.protocol.commands import Probe
 from agenttune.protocol.findings import Finding
+from agenttune.protocol.lr_course import Course, Track
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Ack, Change, CommandRecord, Proposal, State
 from agenttune.protocol.run_info import KnobState
@@ -56,12 +57,14 @@ def test_it_tries_the_base_rate_times_its_factors_and_says_what_that_costs() -> 
     assert "30 extra steps" in draft.rationale
 
 
-def test_it_waits_for_its_time_and_twice_as_long_after_each_probe_in_vain() -> None:
+def test_it_waits_for_its_time_and_twice_as_long_from_the_second_probe_in_vain_on() -> None:
     assert asked(at(49)) is None
     assert asked(at(249, probed(50, adopted=True))) is None
     assert asked(at(250, probed(50, adopted=True))) is not None
-    assert asked(at(449, probed(50, adopted=False))) is None
-    assert asked(at(450, probed(50, adopted=False))) is not None
+    assert asked(at(249, probed(50, adopted=False))) is None
+    assert asked(at(250, probed(50, adopted=False))) is not None
+    assert asked(at(499, probed(50, adopted=False), probed(100, adopted=False))) is None
+    assert asked(at(500, probed(50, adopted=False), probed(100, adopted=False))) is not None
     vain = [probed(step, adopted=False) for step in range(10, 410, 50)]
     assert asked(at(360 + 1599, *vain)) is None
     assert asked(at(360 + 1600, *vain)) is not None
@@ -69,8 +72,9 @@ def test_it_waits_for_its_time_and_twice_as_long_after_each_probe_in_vain() -> N
 
 
 def test_a_refused_probe_counts_as_one_in_vain() -> None:
-    assert asked(at(449, probed(50, False, State.REJECTED))) is None
-    assert asked(at(450, probed(50, False, State.REJECTED))) is not None
+    pair = probed(10, adopted=False), probed(50, False, State.REJECTED)
+    assert asked(at(449, *pair)) is None
+    assert asked(at(450, *pair)) is not None
 
 
 def test_a_plateau_is_not_waited_for_but_probes_keep_their_distance() -> None:
@@ -129,4 +133,76 @@ def test_a_factor_of_one_is_refused_by_line(tmp_path: Path) -> None:
     path = tmp_path / "none.yaml"
     path.write_text("type: lookahead\nfactors: [1.0]\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"none\.yaml:2: factors: factors are above 0 and not 1"):
+        load_policy(str(path))
+
+
+SEARCH = """type: lookahead
+factors: [0.1, 10]
+narrow_factors: [0.5, 2]
+steps: 1%
+confirm_steps: 2%
+lower_rates: growing
+first_step: 5%
+rest_steps: 2%
+every_steps: 20%
+max_every_steps: 50%
+"""
+
+
+def told(record: CommandRecord, factors: str) -> CommandRecord:
+    """As lookahead's own: its reason says what it tried."""
+    said = record.proposal.model_copy(update={"rationale": f"step: tries lr times {factors}, 30 extra steps"})
+    return record.model_copy(update={"proposal": said})
+
+
+def tried_factors(observation: Observation, path: Path) -> list[float] | None:
+    command = asked(observation, str(path))
+    return None if command is None else [round(c.arguments()["lr"] / 1e-3, 6) for c in command.candidates]
+
+
+def test_a_search_goes_from_wide_to_narrow_and_then_rests_in_parts_of_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "search.yaml"
+    path.write_text(SEARCH, encoding="utf-8")
+    first = asked(at(500), str(path))
+    assert first is not None
+    assert (first.steps, first.confirm_steps, first.lower_rates, first.extra_steps) == (100, 200, "growing", 700)
+    assert asked(at(499), str(path)) is None
+    won, vain = told(probed(500, True), "0.1, 10"), told(probed(700, False), "0.1, 10")
+    assert tried_factors(at(699, won), path) is None
+    assert tried_factors(at(700, won), path) == [0.1, 10], "what won may be tenfold too low still"
+    assert tried_factors(at(900, won, vain), path) == [0.5, 2]
+    narrow = told(probed(900, False), "0.5, 2")
+    assert tried_factors(at(2899, won, vain, narrow), path) is None
+    assert tried_factors(at(2900, won, vain, narrow), path) == [0.5, 2]
+    finding = Finding(kind="plateau", severity="warning", metric="step_loss", step=1200, summary="flat")
+    assert tried_factors(at(1300, won, vain, narrow, findings=[finding]), path) == [0.1, 10]
+    assert "not known" in decide(at(500).model_copy(update={"max_steps": None}), str(path)).reason
+
+
+def test_nothing_is_tried_while_the_rate_warms_up() -> None:
+    tracks = [Track(groups=[0], shares=[1.0], rates=[1e-4, 1e-3, 5e-4], lowest=[0.0] * 3, highest=[1e-3] * 3)]
+    course = Course(kind="linear", steps=[50, 100, 10_000], tracks=tracks)
+    assert "warms up" in decide(at(60).model_copy(update={"schedule": course})).reason
+    assert decide(at(120).model_copy(update={"schedule": course})).proposals
+
+
+def test_no_raise_is_tried_where_there_is_nothing_left_to_learn() -> None:
+    losses = [4.0] * 20 + [0.01] * 60
+    seen = observe(losses, max_steps=10_000).model_copy(update={"capabilities": ["probe"], "knobs": [RATE]})
+    command = asked(seen)
+    assert command is not None
+    assert [c.arguments()["lr"] for c in command.candidates] == pytest.approx([3e-4])
+
+
+def test_what_came_of_the_last_probe_is_told_with_the_next_decision() -> None:
+    last = probed(50, adopted=False)
+    assert last.ack is not None
+    last = last.model_copy(update={"ack": last.ack.model_copy(update={"message": "nothing was adopted: no gain"})})
+    assert decide(at(60, last)).reason.endswith("; the last one: nothing was adopted: no gain")
+
+
+def test_a_length_that_is_none_is_refused_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "none.yaml"
+    path.write_text("type: lookahead\nsteps: few\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"none\.yaml:2: steps: .*a part of the run such as 5%"):
         load_policy(str(path))

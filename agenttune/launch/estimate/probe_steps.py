@@ -52,10 +52,14 @@ def probes_ahead(file: LookaheadFile, steps: int, pace: int, adopts: bool) -> in
         pace: How often the policy is asked, in steps.
         adopts: Whether each probe adopts something, or none does.
     """
-    count, step = 0, _woken(file.first_step, pace)
-    while step + file.steps + VALID_FOR_STEPS < steps:
+    lengths = file.lengths(steps)
+    longest = max(lengths.steps, lengths.confirm_steps or 0)
+    count, step = 0, _woken(lengths.first_step, pace)
+    while step + longest + VALID_FOR_STEPS < steps:
         count += 1
-        wait = max(file.wait_steps(0 if adopts else count), file.rest_steps)
+        is_searching = file.narrow_factors is not None and (adopts or count == 1)
+        vain = 0 if adopts else count - (file.narrow_factors is not None)
+        wait = max(0 if is_searching else file.wait_steps(vain, steps), lengths.rest_steps)
         step = _woken(step + wait, pace)
     return count
 
@@ -73,7 +77,7 @@ def estimate_probes(policy: Policy, config: Config, steps: int, past_runs: Seque
         return None
     cap, limit = _cap(config.budgets, steps)
     counts = [_probes(part.settings, config.wake, steps, past_runs) for part in ahead]
-    each = [part.settings.extra_steps for part in ahead]
+    each = [part.settings.extra_steps(steps) for part in ahead]
     wanted = sum((count.scaled(extra) for count, extra in zip(counts, each, strict=True)), ZERO)
     if limit is not None and len(each) == 1 and not free:
         limit -= limit % each[0]  # the gate refuses what does not fit as a whole
@@ -128,7 +132,7 @@ def _probes(file: LookaheadFile, wake: WakeSettings, steps: int, past_runs: Sequ
     if not file.on_findings:
         return Range(low=low, high=paced)
     told = [sum(run.findings.get(kind, 0) for kind in file.on_findings) * steps / run.steps for run in past_runs]
-    restless = file.model_copy(update={"every_steps": max(file.rest_steps, 1), "max_every_steps": 1})
+    restless = file.model_copy(update={"every_steps": max(file.lengths(steps).rest_steps, 1), "max_every_steps": 1})
     busy = paced + max(told) if told else paced * BUSY_FACTOR
     return Range(low=low, high=max(paced, min(round(busy), probes_ahead(restless, steps, 1, True))))
 
