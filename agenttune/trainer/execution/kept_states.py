@@ -71,7 +71,8 @@ class KeptStates:
         if self._run_state.adapter.checkpoint_refusal():
             return  # it cannot go back, as `load_checkpoint` says
         self._is_on = True
-        self._due.add("start")
+        if self._run_state.adapter.resumed_from() is None:  # else that is the state of before the first step
+            self._due.add("start")
         self._schedule(step)
 
     @property
