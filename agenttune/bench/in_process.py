@@ -153,6 +153,7 @@ class InProcessAgent:
         person: Decides on every command of the agent, where there is one.
         answers: Those of language models, which are kept there.
         budget: Optimizer steps that the training may make: a probe that no longer fits into it is refused.
+        delivers_best: Whether the weights of the best evaluation are put into the model at the end.
     """
 
     def __init__(
@@ -165,12 +166,13 @@ class InProcessAgent:
         person: Person | None = None,
         answers: KeptAnswers | None = None,
         budget: int | None = None,
+        delivers_best: bool = False,
     ) -> None:
         self._budget, self._budgets, self.watch = budget, settings.budgets, Watch()
         self._folder, self._person = folder, person
         wake = settings.wake.model_copy(update={"mode": "lockstep"})
         goal = GoalSettings(metric=facts.metric, direction=facts.direction)
-        RunLog.create(folder / RUN_ID, _info(facts, settings, wake, goal, person)).close()
+        RunLog.create(folder / RUN_ID, _info(facts, settings, wake, goal, person, delivers_best)).close()
         self.control = StepClockControl(folder)
         reader = ControlReader(self.control, RUN_ID)
         context = KeepingContext(project, goal, settings.llm, settings.budgets, reader=reader, answers=answers)
@@ -244,14 +246,19 @@ def outcome_of(log: RunLog, trained: Trained) -> Outcome:
 
 
 def _info(
-    facts: TaskFacts, settings: BenchSettings, wake: WakeSettings, goal: GoalSettings, person: Person | None
+    facts: TaskFacts,
+    settings: BenchSettings,
+    wake: WakeSettings,
+    goal: GoalSettings,
+    person: Person | None,
+    delivers_best: bool,
 ) -> RunInfo:
     rules = {
         "gate": _gate(settings.gate, person),
         "budgets": settings.budgets.model_dump(mode="json"),
         "probation": settings.probation.model_dump(mode="json"),
         "wake": wake.model_dump(mode="json"),
-        "checkpoints": CheckpointSettings().model_dump(mode="json"),
+        "checkpoints": CheckpointSettings(load_best_at_end=delivers_best).model_dump(mode="json"),
     }
     return RunInfo(
         run_id=RUN_ID,

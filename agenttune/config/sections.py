@@ -248,6 +248,14 @@ class CheckpointSettings(Settings):
     """How many good ones: taken while no critical finding stands and the loss is at its best but for noise."""
     good_every_frac: float = Field(0.04, gt=0, le=1)
     """How often, as a part of the run's steps."""
+    load_best_at_end: bool = False
+    """Whether the weights of `best` are put into the model when training has come to its end, if the end is worse."""
+
+    @model_validator(mode="after")
+    def _best_is_kept(self) -> CheckpointSettings:
+        if self.load_best_at_end and not self.keep_states:
+            raise ValueError("load_best_at_end needs keep_states: true, which keeps the best state")
+        return self
 
 
 class ServerSettings(Settings):

@@ -71,6 +71,18 @@ class CheckpointSaved(Record):
     problem: str = Field("", description="Why it cannot be loaded again; empty if it can.")
 
 
+class BestState(Record):
+    """At the end of training: a state that the run kept was better than the end."""
+
+    kind: Literal["best_state"] = "best_state"
+    checkpoint_id: str
+    at_step: int
+    metric: str
+    value: Metric
+    end_value: Metric | None = Field(None, description="That of the last evaluation.")
+    is_loaded: bool = Field(description="Its weights are in the model, to the bit (checkpoints.load_best_at_end).")
+
+
 class CheckpointMoved(Record):
     """A checkpoint of a branch that the run has left, or has come back to, has another folder now."""
 
@@ -369,6 +381,7 @@ Body = Annotated[
         Logged,
         Evaluated,
         CheckpointSaved,
+        BestState,
         CheckpointMoved,
         CheckpointDeleted,
         BranchStarted,

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from agenttune.protocol.effects import Effect as Effect
 from agenttune.protocol.effects import MetricAt as MetricAt
+from agenttune.protocol.events import BestState
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.model_calls import Cost
 from agenttune.protocol.proposals import CommandRecord, Record, State
@@ -179,6 +180,7 @@ class RunSummary(Record):
     run: RunInfo
     duration_s: float
     score: Score | None = Field(None, description="None if the run logged no loss at all.")
+    best_state: BestState | None = Field(None, description="A state that was better than the end, where one was kept.")
     interventions: list[Intervention]
     not_carried_out: list[str] = Field(default_factory=list, description="Entries of a plan, each with why not.")
     findings: list[FindingAt]

@@ -194,6 +194,10 @@ class Adapter(Protocol):
         """Restore a state after the loop has ended: all but the place in the data and the random states."""
         ...
 
+    def loads_best(self) -> bool:
+        """Whether the loop itself puts its best weights into the model when training ends."""
+        ...
+
     def can_end_here(self) -> bool:
         """Whether a save or a stop asked for now takes effect at this boundary."""
         ...

@@ -22,6 +22,7 @@ from agenttune.trainer.checkpoints.catalog import FOLDER, CheckpointCatalog, Sav
 from agenttune.trainer.distributed.processes import CommandBroadcast, SingleProcess
 from agenttune.trainer.execution.acks import ReadBacks
 from agenttune.trainer.execution.executor import CommandExecutor, Place
+from agenttune.trainer.execution.kept_states import KeptStates
 from agenttune.trainer.execution.saving import REASON_CHARACTERS
 from agenttune.trainer.knobs import Knob, KnobRegistry
 from agenttune.trainer.layers.weight_sampler import WeightSampler
@@ -178,7 +179,7 @@ class Session:
         self._check_goal(None)
         where = self._executor.fail_open(status)
         if self._kept is not None and status in ("finished", "stopped"):
-            self._kept.end()
+            self._end_kept_states(self._kept)
         reason = "; ".join(filter(None, [reason[: REASON_CHARACTERS // 2] if where else reason, where]))
         self._recorder.record(StatusChanged(status=status, reason=reason[:REASON_CHARACTERS]))
         self._recorder.close()
@@ -187,6 +188,12 @@ class Session:
             release(self._output, self.run_id)
         if self._log is not None:
             self._log.close()
+
+    def _end_kept_states(self, kept: KeptStates) -> None:
+        try:
+            kept.end()
+        except Exception:  # the run is to be closed all the same
+            logger.exception("the states that were kept to go back to could not be settled")
 
     # -- steps ------------------------------------------------------------------------------------------------
 

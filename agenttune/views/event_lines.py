@@ -9,6 +9,7 @@ from typing import Any
 from agenttune.protocol.events import (
     Acked,
     ApprovalRequested,
+    BestState,
     BranchStarted,
     CheckpointSaved,
     Decided,
@@ -189,6 +190,17 @@ def _checkpoint(body: CheckpointSaved, record: CommandRecord | None) -> Parts:
     yield "saved", f"{body.checkpoint_id} in {body.path}", "green"
 
 
+def best_words(body: BestState) -> str:
+    """Such as `eval_loss 0.261 at step 240, state best; the end is 0.31`."""
+    end = "" if body.end_value is None else f"; the end is {number(body.end_value)}"
+    loaded = "; its weights are in the model" if body.is_loaded else ""
+    return f"{body.metric} {number(body.value)} at step {body.at_step}, state best{end}{loaded}"
+
+
+def _best(body: BestState, record: CommandRecord | None) -> Parts:
+    yield "best", best_words(body), "green"
+
+
 def _branch(body: BranchStarted, record: CommandRecord | None) -> Parts:
     if body.parent is not None:
         yield "branch", f"{body.name} from {body.parent} at step {body.from_step}", "green"
@@ -250,6 +262,7 @@ _MAKERS: Mapping[type, Callable[[Any, CommandRecord | None], Parts]] = {
     Settled: _settled,
     Evaluated: _evaluated,
     CheckpointSaved: _checkpoint,
+    BestState: _best,
     BranchStarted: _branch,
     Probed: _probed,
     ReadBack: _read_back,

@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from agenttune.protocol.events import BranchStarted, CheckpointSaved, Event
+from agenttune.protocol.events import CheckpointDeleted, CheckpointSaved, Event
 from agenttune.protocol.proposals import Ack, Author, CommandRecord, Proposal, Verdict
 from agenttune.protocol.run_info import KnobState
 from agenttune.store.run_log import RunLog, list_runs, run_folder
@@ -162,8 +162,8 @@ class Result:
         log = self.log()
         found, saved = log.events(kinds=kinds or None), log.events(kinds=["checkpoint_saved"])
         kept = {e.body.checkpoint_id for e in saved if isinstance(e.body, CheckpointSaved) and e.body.kept_as}
-        branches = [event for event in found if isinstance(event.body, BranchStarted)]
-        return [e for e in found if e in branches or getattr(e.body, "checkpoint_id", None) not in kept]
+        told = (CheckpointSaved, CheckpointDeleted)
+        return [e for e in found if not (isinstance(e.body, told) and e.body.checkpoint_id in kept)]
 
     def bodies(self, kind: str) -> list[Any]:
         return [event.body for event in self.events(kind)]

@@ -42,6 +42,8 @@ class PolicySettings(ContenderSettings):
     """When the policy is asked: only at the first decision of a run (plan), only after it (act), or always."""
     person: PersonSettings | None = None
     """Who approves; nobody by default: the gate's guardrails alone."""
+    deliver: Literal["last", "best"] = "last"
+    """The weights that are scored: those at the end, or those of the best evaluation (checkpoints.load_best_at_end)."""
 
 
 @register
@@ -70,6 +72,7 @@ class PolicyContender(Contender):
             None if person is None else Person(person.delay_steps, person.rejects, seed),
             None if trial.answers is None else KeptAnswers(trial.answers),
             trial.steps_left,
+            self.given.deliver == "best",
         )
         try:
             return agent.outcome(trial.train(agent=agent.agent, hooks=[agent.watch])).model_copy(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agenttune.detectors.effects import acted
-from agenttune.protocol.events import BranchStarted, Event, Found, NoteAdded, PolicyAttached, Settled
+from agenttune.protocol.events import BestState, BranchStarted, Event, Found, NoteAdded, PolicyAttached, Settled
 from agenttune.protocol.model_calls import ModelCalled
 from agenttune.protocol.observation import HISTORY
 from agenttune.protocol.plan_entries import not_carried_out, plan_in
@@ -37,6 +37,7 @@ def summarize(log: RunLog) -> RunSummary:
         run=info,
         duration_s=_duration_s(log, info),
         score=score_of(values, info),
+        best_state=_best_state(log),
         interventions=_interventions(log, info, commands),
         not_carried_out=list(not_carried_out(plan.values(), commands, info)),
         findings=[FindingAt(at_s=e.at_s, finding=e.body.finding) for e in bodies if isinstance(e.body, Found)],
@@ -48,6 +49,12 @@ def summarize(log: RunLog) -> RunSummary:
         decision_costs=decision_costs,
         shadow=shadow_evaluation(log),
     )
+
+
+def _best_state(log: RunLog) -> BestState | None:
+    events = log.events(kinds=["best_state"], limit=1, newest=True)
+    body = events[0].body if events else None
+    return body if isinstance(body, BestState) else None
 
 
 def _branches(log: RunLog, info: RunInfo, started: Sequence[Event]) -> list[BranchSummary]:

@@ -26,7 +26,7 @@ FOLDER = "checkpoints"
 """Beside the run's log."""
 GIB = 2**30
 SHOWN = 20
-YIELDING: tuple[KeptAs, ...] = ("good", "best", "start")
+YIELDING: tuple[KeptAs, ...] = ("good", "start", "best")
 """In which order states that a run keeps by itself make room for somebody's own."""
 BRANCH_CHARACTERS = 40
 """Of a branch's name in the ids of its checkpoints."""

@@ -214,12 +214,17 @@ def _put_entries(own: dict[Any, Any], saved: Mapping[Any, Any]) -> None:
 
 def not_as_saved(model: nn.Module, optimizer: Any, saved: TrainingState) -> list[str]:
     """Read back a restored state; returns the names of what differs from what was saved."""
-    own = model.state_dict()
-    wrong = [n for n, t in saved.model.items() if n in own and isinstance(t, torch.Tensor) and not _equal(own[n], t)]
+    wrong = weights_not_as_saved(model, saved)
     groups = zip(optimizer.param_groups, saved.optimizer["param_groups"], strict=True)
     for i, (group, entry) in enumerate(groups):
         wrong += [f"{name} of group {i}" for name in ("lr", "weight_decay") if not _same_number(group, entry, name)]
     return wrong
+
+
+def weights_not_as_saved(model: nn.Module, saved: TrainingState) -> list[str]:
+    """Names of weights and buffers that differ from what was saved."""
+    own = model.state_dict()
+    return [n for n, t in saved.model.items() if n in own and isinstance(t, torch.Tensor) and not _equal(own[n], t)]
 
 
 def _equal(own: torch.Tensor, saved: torch.Tensor) -> bool:

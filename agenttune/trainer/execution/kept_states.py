@@ -14,11 +14,15 @@ from statistics import median
 from agenttune.config import CheckpointSettings
 from agenttune.detectors.divergence import Divergence
 from agenttune.detectors.trend import LEVEL_STEPS, MEDIAN_ERROR, Trend
-from agenttune.protocol.events import KeptAs, NoteAdded
+from agenttune.errors import AgenttuneError
+from agenttune.protocol.events import BestState, KeptAs, NoteAdded
 from agenttune.protocol.observation import RECENT_POINTS, Observation, SeriesView
 from agenttune.protocol.redefining import Redefinition
 from agenttune.protocol.run_info import RunInfo
 from agenttune.trainer.captured_values import capture_registered, capture_values
+from agenttune.trainer.checkpoints.catalog import SavedCheckpoint
+from agenttune.trainer.checkpoints.training_state import restore_model, some, weights_not_as_saved
+from agenttune.trainer.checkpoints.unsaved_weights import restore_model_extra
 from agenttune.trainer.probation.loss_history import LossHistory
 from agenttune.trainer.recording.recorder import Recorder
 from agenttune.trainer.run_state import RunState
@@ -33,6 +37,8 @@ NEWEST_STEPS = 4
 """Points whose median must not stick out above the level: a rise that has just begun (guess)."""
 NEWEST_SIGMAS = 3.0
 """By so many standard errors of that median (guess)."""
+FEWEST_STEPS = 4
+"""Between two good states, however short the run."""
 RETRIES = 4
 """Parts of the usual wait after which it is looked again, where a state was not good."""
 OPEN_END_STEPS = 1000
@@ -87,7 +93,7 @@ class KeptStates:
     def _schedule(self, step: int, parts: int = 1) -> None:
         if self._is_on and self._settings.good_states:
             whole = self._run_state.adapter.max_steps() or max(step, OPEN_END_STEPS)
-            self.next_step = step + max(1, round(self._settings.good_every_frac * whole / parts))
+            self.next_step = step + max(FEWEST_STEPS, round(self._settings.good_every_frac * whole / parts))
 
     # -- what is told ---------------------------------------------------------------------------------------------
 
@@ -189,7 +195,7 @@ class KeptStates:
         if saved is None and kept_as == "start":
             size = f"{state.tensor_bytes / 2**30:.1f} GiB"
             text = f"no states are kept to go back to: one takes {size}; see checkpoints.memory_gib and max_gib"
-            self._recorder.record(NoteAdded(text=text, author="agenttune"))
+            self._note(text)
         self._recorder.record(*gone, *([] if saved is None else [saved.saved_event()]))
         return saved is not None
 
@@ -197,13 +203,52 @@ class KeptStates:
         self._due, self.next_step, self._is_on = set(), math.inf, False
 
     def end(self) -> None:
-        """Training has come to its end: what lies on disk for the sake of the run alone is deleted."""
+        """Training has come to its end: offer the best state, and delete what lies on disk for the run alone."""
         checkpoints = self._run_state.checkpoints
+        if not self._run_state.adapter.loads_best():
+            self._offer_best()
         over = [c for kept_as in ("start", "good") for c in checkpoints.kept(kept_as) if c.path is not None]
         gone = [checkpoints.release(c.checkpoint_id, "the run that it was kept for is over") for c in over]
         events = [event for event in gone if event is not None]
         if events:
             self._recorder.record(*events)
+
+    def _offer_best(self) -> None:
+        """Tell of the best state where the end is another, and put it into the model where that is asked for."""
+        run_state = self._run_state
+        best = run_state.checkpoints.kept("best")[-1:]
+        if not best or "best" in self._due or (best[0].branch, best[0].step) == (run_state.branch, run_state.step):
+            if self._settings.load_best_at_end and not best and "best" not in self._due:
+                self._note("load_best_at_end: no best state is kept, so the model stays as training has left it")
+            return
+        is_loaded = self._settings.load_best_at_end and self._load(best[0])
+        body = BestState(
+            checkpoint_id=best[0].checkpoint_id,
+            at_step=best[0].step,
+            metric=self._info.goal_metric,
+            value=best[0].metric if best[0].metric is not None else math.nan,
+            end_value=run_state.checkpoints.metric,
+            is_loaded=is_loaded,
+        )
+        self._recorder.record(body)
+
+    def _load(self, best: SavedCheckpoint) -> bool:
+        """Put its weights and buffers into the model, and read them back."""
+        model = self._run_state.adapter.model()
+        try:
+            state = self._run_state.checkpoints.read(best, model)
+        except AgenttuneError as error:
+            self._note(f"load_best_at_end: the model stays as training has left it: {error}")
+            return False
+        restore_model(model, state.model)
+        restore_model_extra(model, state.extra)
+        wrong = weights_not_as_saved(model, state)
+        if wrong:
+            self._note(f"load_best_at_end: these do not stand as saved: {some(wrong)}")
+        return not wrong
+
+    def _note(self, text: str) -> None:
+        self._recorder.record(NoteAdded(text=text, author="agenttune"))
 
 
 ORDER: list[KeptAs] = ["start", "best", "good"]

@@ -297,6 +297,9 @@ class HfAdapter(HfSettings):
         self.trainer.callback_handler.callbacks = [c for c in callbacks if c is not guard]
         self.trainer._globalstep_last_logged = guard.last_logged
 
+    def loads_best(self) -> bool:
+        return bool(self._args.load_best_model_at_end)
+
     # -- actions ----------------------------------------------------------------------------------------------
 
     def can_end_here(self) -> bool:

@@ -246,6 +246,9 @@ class LoopAdapter:
 
     # -- actions ----------------------------------------------------------------------------------------------
 
+    def loads_best(self) -> bool:
+        return False
+
     def can_end_here(self) -> bool:
         return True
 

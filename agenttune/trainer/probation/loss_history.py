@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from agenttune.detectors.trend import LOSS_NAMES
 from agenttune.trainer.recording.step_meter import StepMetrics
 
 
@@ -32,8 +33,8 @@ class LossHistory:
     def add(self, metrics: StepMetrics) -> None:
         """The losses of a step, one scalar tensor a micro-batch; of a user's own loop, what it calls its loss."""
         losses: list[Any] = list(metrics.losses)
-        if not losses and "loss" in metrics.extra:
-            losses = [metrics.extra["loss"]]
+        if not losses:
+            losses = [metrics.extra[name] for name in LOSS_NAMES if name in metrics.extra][:1]
         if losses:
             self._steps.append(metrics.step)
             self._losses.append(losses)

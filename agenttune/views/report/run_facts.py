@@ -9,7 +9,7 @@ from agenttune.protocol.events import ReadBack
 from agenttune.protocol.goal_names import is_goal
 from agenttune.protocol.summary import BranchSummary, ShadowedProposal, ShadowScore
 from agenttune.protocol.text import command_words, cut, duration, number, plural
-from agenttune.views.event_lines import EventLine
+from agenttune.views.event_lines import EventLine, best_words
 from agenttune.views.report.cost_lines import all_unusable, cost_report, model_report, probe_line
 from agenttune.views.report.decision_facts import SHORT, Fact, point_words, when, zone
 from agenttune.views.report.journal import CHANGED, DecisionOutcome, Journal
@@ -51,7 +51,8 @@ def _scores(journal: Journal) -> Iterator[tuple[str, str]]:
         return
     less = "less" if score.direction == "minimize" else "more"
     yield "result", f"{score.metric} {point_words(score.last)} ({less} is better)"
-    yield "best", point_words(score.best)
+    kept = journal.summary.best_state
+    yield "best", point_words(score.best) if kept is None else best_words(kept)
     yield "first", point_words(score.first)
     is_asked = is_goal(score.metric, info.goal_metric)
     instead = "" if is_asked else f", which was never logged; shown instead: {score.metric}"
