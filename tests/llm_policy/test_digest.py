@@ -183,9 +183,9 @@ def test_values_stand_after_the_command_that_sets_them_for_every_parameter_group
         knob("logging_steps", 10, "set_knob", unit="steps"),
     )
     assert told == [
-        "update_optimizer: lr [0.05, 0.005] (base 0.1); weight_decay [0, 0.1]; betas (0.9, 0.999)",
-        "update_training: max_grad_norm 1",
-        "set_knob: <data>temperature</data> 0.7 <data>K</data>",
+        "optimizer: lr [0.05, 0.005] (base 0.1); weight_decay [0, 0.1]; betas (0.9, 0.999)",
+        "training: max_grad_norm 1",
+        "knobs: <data>temperature</data> 0.7 <data>K</data>",
     ]
 
 

@@ -52,7 +52,7 @@ def test_a_conversation_with_tools_over_http() -> None:
     assert [d.command for d in decision.proposals] == [SaveCheckpoint(tag="before"), UpdateOptimizer(lr=0.01)]
     assert decision.reason == "It diverges."
     assert [c.purpose for c in decision.calls] == ["probe", "decide", "decide"]
-    assert {"update_optimizer", "read", "wait"} <= set(first.tools)
+    assert {"change", "look", "wait"} <= set(first.tools)
     assert second.messages[: len(first.messages)] == first.messages
     assert [m["role"] for m in second.messages[2:]] == ["assistant", "tool", "tool"]
 
@@ -74,7 +74,7 @@ def test_a_server_without_tools_answers_with_json() -> None:
     assert [d.command for d in decision.proposals] == [UpdateOptimizer(lr=0.01)]
     assert {call.protocol for call in decision.calls if call.purpose == "decide"} == {"json"}
     assert request.schema is not None
-    assert "- update_optimizer: " in request.text
+    assert "- change: " in request.text
 
 
 def test_a_server_with_neither_answers_in_words() -> None:
@@ -248,5 +248,5 @@ def test_calls_of_a_run_are_recorded_with_prompts_and_tools() -> None:
     call = decision.calls[-1]
     assert isinstance(call, ModelCalled)
     assert [used.name for used in call.prompts] == ["llm_system", "llm_observation"]
-    assert "update_optimizer" in call.tools
+    assert "change" in call.tools
     assert (call.policy, call.purpose) == ("llm", "decide")

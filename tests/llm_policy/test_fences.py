@@ -171,7 +171,8 @@ def compact(evil: str) -> list[str]:
 
 def described(evil: str) -> list[str]:
     """Tools as they are described; a knob's name is also among what may be chosen, as it is."""
-    return [shape.description for shape in offered_tools(run_of(evil))]
+    shapes = offered_tools(run_of(evil))
+    return [f"{s.description} {json.dumps(s.parameters, ensure_ascii=False)}" for s in shapes]
 
 
 def review(evil: str, prompt: str) -> list[str]:

@@ -227,7 +227,7 @@ def test_json_answers_are_bounded_by_a_schema_of_the_same_tools() -> None:
     assert schema is not None
     choices = schema["properties"]["actions"]["items"]["anyOf"]
     named = {choice["properties"]["tool"]["enum"][0] for choice in choices}
-    assert {"update_optimizer", "wait", "read"} <= named
+    assert {"change", "wait", "look"} <= named
     assert schema["properties"]["actions"]["maxItems"] == 4
     assert schema["properties"]["reason"]["maxLength"] == 600
     assert all(name in (chat.sent[0][0].content or "") for name in named)
@@ -314,8 +314,8 @@ def test_a_hostile_metric_name_in_a_result_stays_in_its_fence() -> None:
 
 def test_tool_calls_left_in_the_text_that_cannot_be_read_are_asked_for_again() -> None:
     """They do not pass for the decision to do nothing; over HTTP, so that the server sees a correct conversation."""
-    half = 'I cut it.\n<tool_call>{"name": "update_optimizer", "arguments": {"lr": 0.0'
-    whole = {"name": "update_optimizer", "arguments": CUT}
+    half = 'I cut it.\n<tool_call>{"name": "change", "arguments": {"lr": 0.0'
+    whole = {"name": "change", "arguments": CUT}
     mended = f"<think>mend it</think>\n<tool_call>\n{json.dumps(whole)}\n</tool_call>"
     with ScriptedEndpoint([says(half), says(mended)]) as endpoint:
         llm = LlmSettings(model="m", base_url=endpoint.base_url, protocol="tools")

@@ -106,11 +106,11 @@ def test_a_new_read_has_a_route_and_a_client(run: SteeredRun, runs_dir: Path) ->
 
 def test_a_new_read_is_a_tool(toolbox: MakeToolbox) -> None:
     box = toolbox()
-    [read] = [shape for shape in box.shapes() if shape.name == "read"]
+    [read] = [shape for shape in box.shapes() if shape.name == "look"]
     assert read.parameters["properties"]["what"]["enum"][-1] == "lamps"
     assert {"rack", "first"} <= set(read.parameters["properties"])
     expected = {"rack": "third", "lit": [4, 9]}
-    for name, more in (("read", {"what": "lamps"}), ("list_lamps", {})):
+    for name, more in (("look", {"what": "lamps"}), ("read", {"what": "lamps"}), ("list_lamps", {})):
         assert json.loads(box.call(name, {"rack": "third", "first": 4, **more}).text) == expected
     with pytest.raises(CommandError, match="first"):
         box.call("list_lamps", {"rack": "third", "first": -1})

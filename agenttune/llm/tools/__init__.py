@@ -6,13 +6,14 @@ They know the protocol, and nothing of where a run is.
 from agenttune.llm.tools.read_tools import offered_reads
 from agenttune.llm.tools.tool_results import MAX_ANSWER_CHARACTERS, encode, error_text, record_text
 from agenttune.llm.tools.tool_schemas import plain_schema, write_kinds, write_shape
-from agenttune.llm.tools.toolbox import Toolbox, ToolOutcome, ToolWait, offered_tools
+from agenttune.llm.tools.toolbox import Toolbox, ToolOutcome, ToolWait, accepted_names, offered_tools
 
 __all__ = [
     "MAX_ANSWER_CHARACTERS",
     "ToolOutcome",
     "ToolWait",
     "Toolbox",
+    "accepted_names",
     "encode",
     "error_text",
     "offered_reads",

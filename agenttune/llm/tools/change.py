@@ -46,6 +46,8 @@ RARE = frozenset({"betas", "eps", "other", "lr_sets"})
 """Fields that are not listed, but accepted."""
 NOT_TRIED = frozenset({GO_BACK, RESET, DATA, "reset_optimizer"})
 """What a trial cannot try: its arms begin where the run stands."""
+EMPTY: dict[str, Any] = {GO_BACK: "", RESET: [], SCHEDULE: {}, KNOBS: {}, DATA: {}}
+"""What models fill in for what they do not need."""
 Parts = list[tuple[str, dict[str, Any]]]
 """Commands by their kinds, with their arguments."""
 
@@ -129,7 +131,7 @@ def parts_of_change(given: Mapping[str, Any], observation: Observation) -> Parts
     Raises:
         CommandError: An unknown field, two rates, or nothing at all.
     """
-    asked = {name: value for name, value in given.items() if value is not None and value not in ([], {})}
+    asked = {name: value for name, value in given.items() if value is not None and value != EMPTY.get(name)}
     _check_known(asked, observation)
     _check_shapes(asked)
     rate, modifiers = _rate(asked, observation)
@@ -149,7 +151,9 @@ def parts_of_trial(given: Mapping[str, Any], observation: Observation) -> dict[s
     rest = {name: value for name, value in given.items() if name != "arms"}
     arms = given.get("arms")
     if not isinstance(arms, list) or not all(isinstance(arm, dict) for arm in arms):
-        raise CommandError(f"{TRIAL}.arms: a list of changes, such as [{{'lr_factor': 0.3}}]", field="arms", allowed=list)
+        raise CommandError(
+            f"{TRIAL}.arms: a list of changes, such as [{{'lr_factor': 0.3}}]", field="arms", allowed=list
+        )
     return {"candidates": [_candidate(arm, at, observation) for at, arm in enumerate(arms)], **rest}
 
 
@@ -177,11 +181,12 @@ def _check_known(asked: Mapping[str, Any], observation: Observation) -> None:
 
 
 def _check_shapes(asked: Mapping[str, Any]) -> None:
-    for name, wanted, words in (
+    shapes: list[tuple[str, type | tuple[type, ...], str]] = [
         *((name, dict, "an object") for name in (SCHEDULE, KNOBS, DATA)),
         (RESET, list, "a list of names of layers"),
         (FACTOR, (int, float), "a number above 0"),
-    ):
+    ]
+    for name, wanted, words in shapes:
         value = asked.get(name)
         if value is not None and (not isinstance(value, wanted) or isinstance(value, bool)):
             raise CommandError(f"{CHANGE}.{name}: {words} is wanted (got {value!r:.80})", field=name, allowed=words)
@@ -199,7 +204,9 @@ def _rate(asked: Mapping[str, Any], observation: Observation) -> tuple[Any, dict
     knob = observation.knob("lr")
     now = None if knob is None else knob.base if knob.base is not None else knob.effective
     if knob is None or not isinstance(now, (int, float)) or not now > 0:
-        raise CommandError(f"{CHANGE}.{FACTOR}: the rate of now is not known or 0; give lr", field=FACTOR, allowed=["lr"])
+        raise CommandError(
+            f"{CHANGE}.{FACTOR}: the rate of now is not known or 0; give lr", field=FACTOR, allowed=["lr"]
+        )
     return now * asked[FACTOR], {**modifiers, **({"lr_sets": "base"} if knob.base is not None else {})}
 
 
@@ -238,5 +245,3 @@ def _own(kind: str, asked: Mapping[str, Any]) -> dict[str, Any]:
 
 def _without(fields: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name not in names}
-
-

@@ -53,14 +53,13 @@ def offered_shape(kind: str, knobs: Sequence[KnobState]) -> ToolShape:
     command = BY_KIND[kind]
     described = schema_of(command)
     schema = plain_schema(described.json_schema)
-    offered = offered_fields(kind, knobs)
-    fields = briefs({name: part for name, part in schema["properties"].items() if name in offered})
+    fields = brief_fields(kind, knobs)
     whole = " ".join(described.description.split())
     description = whole if command.is_told_in_full else _first_sentence(whole)
     named = [knob for knob in knobs if knob.is_registered and knob.name not in UNLISTED_KNOBS]
     if command.needs is Need.REGISTERED_KNOB and named:
         fields["name"] = {"type": "string", "enum": [knob.name for knob in named]}
-        description = "Set one of:\n" + "\n".join(map(_knob_line, named))
+        description = "Set one of:\n" + "\n".join(map(knob_line, named))
     return ToolShape(
         name=kind,
         description=description,
@@ -73,7 +72,7 @@ def offered_shape(kind: str, knobs: Sequence[KnobState]) -> ToolShape:
     )
 
 
-def _knob_line(knob: KnobState) -> str:
+def knob_line(knob: KnobState) -> str:
     """A knob without its value: the list of tools must stay the same, so that providers can cache it."""
     unit = f", in {knob.unit[:MAX_DESCRIPTION]}" if knob.unit else ""
     low = "-inf" if knob.minimum is None else f"{knob.minimum:g}"
@@ -81,6 +80,12 @@ def _knob_line(knob: KnobState) -> str:
     bounds = "" if knob.minimum is None and knob.maximum is None else f" [{low}, {high}]"
     words = f": {knob.description[:MAX_DESCRIPTION]}" if knob.description else ""
     return f"- {fenced(f'{knob.name[:MAX_DESCRIPTION]}{bounds}{unit}{words}', 4 * MAX_DESCRIPTION)}"
+
+
+def brief_fields(kind: str, knobs: Sequence[KnobState]) -> dict[str, dict[str, Any]]:
+    """The schemas of a command's fields that mean something in this run, as a model is offered them."""
+    schema, offered = plain_schema(schema_of(BY_KIND[kind]).json_schema), offered_fields(kind, knobs)
+    return briefs({name: part for name, part in schema["properties"].items() if name in offered})
 
 
 def offered_fields(kind: str, knobs: Sequence[KnobState]) -> list[str]:

@@ -34,8 +34,8 @@ from agenttune.protocol.reads import (
 from agenttune.protocol.run_info import ModuleInfo
 from agenttune.protocol.summary import Intervention
 
-READ = "read"
-"""The one tool that a language model reads with; other clients have a tool for each."""
+READ, LOOK = "read", "look"
+"""The one tool that a language model reads with, by its old name and its own; other clients have a tool for each."""
 STRICT = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
@@ -97,7 +97,7 @@ def read_shape() -> ToolShape:
                 brief = {"description": text} if (text := read.declared.brief.get(name)) else {}
                 fields[name] = {key: value for key, value in part.items() if key == "type"} | brief
     return ToolShape(
-        name=READ,
+        name=LOOK,
         description="Look closer: metrics (without `metric`: which there are), model (its layers), history, ...",
         parameters={"type": "object", "properties": fields, "required": ["what"]},
         is_read_only=True,
@@ -116,7 +116,7 @@ def read_of(given: Mapping[str, Any]) -> tuple[ReadTool, dict[str, Any]]:
     if isinstance(what, str) and what in known:
         return known[what], rest
     words = list(by_word)
-    raise CommandError(f"{READ}.what: one of {', '.join(words)} (got {what!r:.80})", field="what", allowed=words)
+    raise CommandError(f"{LOOK}.what: one of {', '.join(words)} (got {what!r:.80})", field="what", allowed=words)
 
 
 def _metrics(reader: RunReader, metric: str | None, first_step: int, last_step: int | None, max_points: int) -> str:

@@ -11,12 +11,35 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agenttune.errors import CommandError, NotSupported
-from agenttune.llm.tools.offered import briefs, offered_fields, offered_kinds, offered_shape
-from agenttune.llm.tools.read_tools import READ, offered_reads, read_of, read_shape
+from agenttune.llm.tools.change import (
+    CHANGE,
+    MADE_OF,
+    TRIAL,
+    Parts,
+    change_shape,
+    parts_of_change,
+    parts_of_trial,
+    trial_shape,
+)
+from agenttune.llm.tools.offered import SHORT_REASON, briefs, offered_fields, offered_kinds, offered_shape
+from agenttune.llm.tools.read_tools import LOOK, READ, offered_reads, read_of, read_shape
 from agenttune.llm.tools.tool_results import encode
 from agenttune.llm.tools.tool_schemas import MAX_TEXT, MAX_VALID_FOR_STEPS, REASON, plain_schema, write_kinds
 from agenttune.protocol.command_schemas import ToolShape
-from agenttune.protocol.commands import BY_KIND, Bool, CommandBase, Int, Need, Text, parse_command
+from agenttune.protocol.commands import (
+    BY_KIND,
+    Bool,
+    CommandBase,
+    DoEvaluate,
+    Impact,
+    Int,
+    Need,
+    Probe,
+    SaveCheckpoint,
+    StopTraining,
+    Text,
+    parse_command,
+)
 from agenttune.protocol.invalid_values import why
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Author, Proposal, Verdict
@@ -25,6 +48,12 @@ from agenttune.protocol.run_info import KnobState
 from agenttune.protocol.strict_json import no_constant, once
 
 WAIT, WITHDRAW = "wait", "withdraw"
+SHORT_NAMES = {
+    "evaluate": DoEvaluate.kind_name(),
+    "save": SaveCheckpoint.kind_name(),
+    "stop": StopTraining.kind_name(),
+}
+"""Commands that a model knows by a shorter name; it may also say the command's own."""
 AUTHOR = Author(principal="agent", name="tools")
 MAX_ARGUMENTS_CHARACTERS = 100_000
 """Of a call's arguments (guess: no command needs a tenth)."""
@@ -48,19 +77,24 @@ class ToolOutcome:
 
     Attributes:
         text: JSON for the model.
-        command: The command that it asked for, not yet submitted.
+        commands: What it asked for, in the order in which it is to be applied; not yet submitted.
         rationale: Its reason.
-        valid_for_steps: How long the command makes sense; None for no limit.
+        valid_for_steps: How long that makes sense; None for no limit.
         wait: What it wants to wait for.
         withdrawn: Number of the noted command that it takes back.
     """
 
     text: str
-    command: CommandBase | None = None
+    commands: tuple[CommandBase, ...] = ()
     rationale: str = ""
     valid_for_steps: int | None = None
     wait: ToolWait | None = None
     withdrawn: int | None = None
+
+    @property
+    def command(self) -> CommandBase | None:
+        """The command that it asked for; of several the first."""
+        return self.commands[0] if self.commands else None
 
 
 class WaitFor(BaseModel):
@@ -101,10 +135,24 @@ def _own_shape(name: str, model: type[BaseModel]) -> ToolShape:
 
 
 def offered_tools(observation: Observation) -> list[ToolShape]:
-    """Tools to act, read, wait and withdraw; the same at every step, as long as the run can do the same."""
+    """Tools to act, look and wait; the same at every step, as long as the run can do the same."""
     kinds = [kind for kind in offered_kinds(observation) if BY_KIND[kind].is_for_policies]
-    writes = [offered_shape(kind, observation.knobs) for kind in kinds]
-    return [*writes, read_shape(), wait_shape(), *([_own_shape(WITHDRAW, Withdrawal)] if writes else [])]
+    own = {kind: name for name, kind in SHORT_NAMES.items()}
+    made = [change_shape(observation, SHORT_REASON), trial_shape(observation, SHORT_REASON)]
+    single = [kind for kind in kinds if kind not in (*MADE_OF, Probe.kind_name()) or _does_more(kind, observation)]
+    shapes = [offered_shape(kind, observation.knobs) for kind in single]
+    named = [shape.model_copy(update={"name": own.get(shape.name, shape.name)}) for shape in shapes]
+    return [*(shape for shape in made if shape is not None), *named, read_shape(), wait_shape()]
+
+
+def _does_more(kind: str, observation: Observation) -> bool:
+    """Whether a command that a change is made of can do what a change does not say: other operations on layers."""
+    return BY_KIND[kind].needs is Need.LAYER_OPERATION
+
+
+def accepted_names(shapes: Sequence[ToolShape]) -> list[str]:
+    """Names of tools that are understood: those that are offered, and those that models knew before."""
+    return list(dict.fromkeys([*(shape.name for shape in shapes), *write_kinds(), READ, WITHDRAW, *offered_reads()]))
 
 
 class Toolbox:
@@ -142,15 +190,18 @@ class Toolbox:
             UserError: There is no such metric, layer, ...
         """
         outcome = self.parse(name, arguments)
-        if outcome.command is not None:
-            self._ask_gate(outcome, outcome.command)
+        goes_back = False
+        for command in outcome.commands:
+            if not goes_back:  # after a return, other values are in force: the trainer judges by those
+                self._ask_gate(outcome, command)
+            goes_back = goes_back or command.impact is Impact.RESTORE
         return outcome
 
     def parse(self, name: str, arguments: str | Mapping[str, Any]) -> ToolOutcome:
         """As `call`, without asking the gate."""
         given = decoded(name, arguments)
         read = offered_reads().get(name)
-        if name == READ:
+        if name in (READ, LOOK):
             read, given = read_of(given)
         if read is not None:
             return ToolOutcome(text=read.answer(self._reader, checked(name, read.arguments, given)))
@@ -158,8 +209,11 @@ class Toolbox:
             return self._wait(checked(name, WaitFor, given))
         if name == WITHDRAW:
             return ToolOutcome("", withdrawn=checked(name, Withdrawal, given).number)
-        self._check_kind(name)
-        return self._write(name, given)
+        if name in (CHANGE, TRIAL):
+            return self._made(name, given)
+        kind = SHORT_NAMES.get(name, name)
+        self._check_kind(kind)
+        return self._write(kind, given)
 
     def _check_kind(self, name: str) -> None:
         kinds = offered_kinds(self._observation)
@@ -175,15 +229,33 @@ class Toolbox:
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise CommandError(f"no tool {name!r:.80}{hint} Tools: {', '.join(known)}", field="tool", allowed=known)
 
+    def _made(self, name: str, given: dict[str, Any]) -> ToolOutcome:
+        """A change or a trial, as commands."""
+        said = _taken_out(name, given)
+        _check_fields(name, given)
+        parts: Parts = parts_of_change(given, self._observation) if name == CHANGE else []
+        if name == TRIAL:
+            parts = [(Probe.kind_name(), parts_of_trial(given, self._observation))]
+        for kind, _ in parts:
+            self._check_kind(kind)
+        return self._outcome([self._command(kind, fields) for kind, fields in parts], said)
+
     def _write(self, kind: str, given: dict[str, Any]) -> ToolOutcome:
-        said = checked(kind, Said, {key: given.pop(key) for key in Said.model_fields if key in given})
+        said = _taken_out(kind, given)
         _check_fields(kind, given)
+        return self._outcome([self._command(kind, given)], said)
+
+    def _command(self, kind: str, given: dict[str, Any]) -> CommandBase:
         self._check_offered(kind, given)
         command = parse_command({"kind": kind, **given})
         if command.needs is Need.REGISTERED_KNOB:
             self._check_registered(command)
-        told = {"accepted": kind, "arguments": command.arguments(), "note": ACCEPTED_NOTE}
-        return ToolOutcome(encode(told), command, said.reason, said.valid_for_steps)
+        return command
+
+    def _outcome(self, commands: Sequence[CommandBase], said: Said) -> ToolOutcome:
+        told = [{"accepted": command.kind, "arguments": command.arguments()} for command in commands]
+        whole = told[0] if len(told) == 1 else {"accepted": told}
+        return ToolOutcome(encode({**whole, "note": ACCEPTED_NOTE}), tuple(commands), said.reason, said.valid_for_steps)
 
     def _check_registered(self, command: CommandBase) -> None:
         names = [knob.name for knob in self._knobs]
@@ -219,6 +291,11 @@ class Toolbox:
         verdict = self._reader.dry_run(proposal)
         if verdict.decision not in ("approved", "edited"):
             raise refusal(command.kind, verdict)
+
+
+def _taken_out(name: str, given: dict[str, Any]) -> Said:
+    """What is said beside a command's own fields; it is taken out of those."""
+    return checked(name, Said, {key: given.pop(key) for key in Said.model_fields if key in given})
 
 
 def refusal(kind: str, verdict: Verdict) -> CommandError:

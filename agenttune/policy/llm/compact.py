@@ -231,4 +231,4 @@ def _take(talk: Conversation, toolbox: Toolbox, text: str, actions: list[str]) -
     if command is not None:
         reason = f"{prefix}: {clean(why, WHY_LETTERS)}" if prefix else talk.said
         toolbox.call(command.kind, {**command.model_dump(exclude={"kind"}, exclude_defaults=True), "reason": reason})
-        talk.draft(command, reason)
+        talk.draft(command, rationale=reason)

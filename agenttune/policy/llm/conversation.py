@@ -42,7 +42,8 @@ class Conversation:
         temperature: None: as configured.
         valid_for_steps: Of drafts that do not say.
         calls: Made so far, the failed one included.
-        noted: Commands to be submitted when the decision ends, by the number that the model knows them by.
+        noted: What is to be submitted when the decision ends, by the number that the model knows it by: the commands of
+            one tool call.
         said: The model's own words.
         refused: Errors of tool calls and answers, which the model was told.
         remarks: What the endpoint does not support, and what is done instead.
@@ -57,7 +58,7 @@ class Conversation:
     temperature: float | None = None
     valid_for_steps: int | None = None
     calls: list[ModelCalled] = field(default_factory=list)
-    noted: dict[int, Draft] = field(default_factory=dict)
+    noted: dict[int, tuple[Draft, ...]] = field(default_factory=dict)
     said: str = ""
     wait: ToolWait | None = None
     refused: list[str] = field(default_factory=list)
@@ -102,17 +103,18 @@ class Conversation:
         """Say something to the model."""
         self.messages.append(ChatMessage(role="user", content=text))
 
-    def draft(self, command: CommandBase, rationale: str, valid_for_steps: int | None = None) -> int:
-        """Note a command that the gate would let through now; returns its number."""
+    def draft(self, *commands: CommandBase, rationale: str, valid_for_steps: int | None = None) -> int:
+        """Note commands that the gate would let through now, as one; returns their number."""
         valid = self.valid_for_steps if valid_for_steps is None else valid_for_steps
+        why = clean(rationale, RATIONALE_LETTERS) or "no reason given"
         self._numbers += 1
-        self.noted[self._numbers] = Draft(command, clean(rationale, RATIONALE_LETTERS) or "no reason given", valid)
+        self.noted[self._numbers] = tuple(Draft(command, why, valid) for command in commands)
         return self._numbers
 
     @property
     def drafts(self) -> list[Draft]:
         """The noted commands, in the order in which they were asked for."""
-        return list(self.noted.values())
+        return [draft for noted in self.noted.values() for draft in noted]
 
     def trouble(self, text: str) -> None:
         self.troubles.append(clean(text, TROUBLE_LETTERS))
@@ -130,7 +132,7 @@ class Conversation:
 
     def decision(self) -> Decision:
         """What has come of it."""
-        words = clean(self.said, REASON_LETTERS) or "; ".join(draft.rationale for draft in self.drafts)
+        words = clean(self.said, REASON_LETTERS) or "; ".join(dict.fromkeys(draft.rationale for draft in self.drafts))
         faults = self._faults()
         parts = [words[: 2 * REASON_LETTERS], describe(self.wait) if self.wait else "", *faults]
         reason = "; ".join(part for part in parts if part) or "the model wants nothing and gives no reason"

@@ -43,6 +43,8 @@ LAST_NOISE, LEAST_NOISE = 16, 5
 """Evaluations by which the noise of one is judged: the newest, and how many it takes."""
 TRAIN_STEPS = 16
 """Newest training losses before an evaluation whose median stands beside it."""
+FIELDS_OF = {"update_optimizer": "optimizer", "update_training": "training", "set_knob": "knobs"}
+"""Words for whose values they are, after the command that sets them: a `change` has them by name."""
 OWN_NAMES = frozenset(
     {"lr", "weight_decay", "betas", "eps", "momentum", "max_grad_norm", "gradient_accumulation_steps", "max_steps"}
     | {"label_smoothing", "eval_steps", "save_steps", "neftune_noise_alpha"}
@@ -176,7 +178,7 @@ def _knobs(knobs: Sequence[KnobState]) -> list[str]:
 
 
 def _command(name: str) -> str:
-    return name if name in COMMAND_KINDS else fenced(name, NAME_LETTERS)
+    return FIELDS_OF.get(name) or (name if name in COMMAND_KINDS else fenced(name, NAME_LETTERS))
 
 
 def _knob(knob: KnobState) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 from agenttune.errors import UserError
 from agenttune.llm.answer_text import without_thinking
 from agenttune.llm.prompts import fenced
-from agenttune.llm.tools import MAX_ANSWER_CHARACTERS, Toolbox, ToolOutcome
+from agenttune.llm.tools import MAX_ANSWER_CHARACTERS, Toolbox, ToolOutcome, accepted_names
+from agenttune.policy.base import Draft
 from agenttune.policy.llm.conversation import MAX_REPAIRS, Conversation
 from agenttune.policy.llm.json_answers import answer_schema, read_json_answer
 from agenttune.protocol.command_schemas import ToolShape
@@ -90,7 +91,7 @@ class ToolForm:
         answer = talk.ask(schema=answer_schema(shapes) if talk.chat.protocol == "json" else None)
         if not without_thinking(answer.content):
             return []
-        talk.said, uses = read_json_answer(answer.content or "", [shape.name for shape in shapes])
+        talk.said, uses = read_json_answer(answer.content or "", accepted_names(shapes))
         return uses
 
     def _use(self, use: ToolUse, talk: Conversation, toolbox: Toolbox, nth: int) -> _Result:
@@ -101,7 +102,7 @@ class ToolForm:
             if outcome.withdrawn is not None:
                 # The decision goes on: the model may propose something else instead.
                 return _Result(use, _withdraw(outcome.withdrawn, talk), was_reading=True)
-            if outcome.command is not None:
+            if outcome.commands:
                 return _Result(use, self._draft(outcome, talk))
         except UserError as error:
             return _Result(use, f"ERROR in {clean(use.name, 64)}: {_with_allowed(error)}", is_wrong=True)
@@ -110,14 +111,13 @@ class ToolForm:
         return _Result(use, outcome.text, was_reading=outcome.wait is None)
 
     def _draft(self, outcome: ToolOutcome, talk: Conversation) -> str:
-        command = outcome.command
-        assert command is not None  # narrowed by the caller
-        known = next((n for n, draft in talk.noted.items() if draft.command == command), None)
+        asked = list(outcome.commands)
+        known = next((n for n, noted in talk.noted.items() if [draft.command for draft in noted] == asked), None)
         if known is not None:
             return f"already noted as {known}"
         if len(talk.noted) >= self.max_commands:
             raise UserError(f"at most {self.max_commands} commands in one decision; this one was left out")
-        number = talk.draft(command, outcome.rationale, outcome.valid_for_steps)
+        number = talk.draft(*asked, rationale=outcome.rationale, valid_for_steps=outcome.valid_for_steps)
         return f"noted as {number}; it is submitted when this decision ends"
 
 
@@ -131,9 +131,13 @@ def _with_allowed(error: UserError) -> str:
 
 def _withdraw(number: int, talk: Conversation) -> str:
     if number not in talk.noted:
-        there = ", ".join(f"{n} ({draft.command.kind})" for n, draft in talk.noted.items()) or "none"
+        there = ", ".join(f"{n} ({_kinds(noted)})" for n, noted in talk.noted.items()) or "none"
         raise UserError(f"no command is noted as {number}; noted: {there}", field="number", allowed=list(talk.noted))
-    return f"{talk.noted.pop(number).command.kind} is withdrawn; it will not be submitted"
+    return f"{_kinds(talk.noted.pop(number))} is withdrawn; it will not be submitted"
+
+
+def _kinds(noted: Sequence[Draft]) -> str:
+    return ", ".join(draft.command.kind for draft in noted)
 
 
 def _answer(talk: Conversation, results: Sequence[_Result], remark: str) -> None:
