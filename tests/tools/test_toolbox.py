@@ -122,8 +122,8 @@ def test_the_list_of_tools_stays_the_same_while_the_run_goes_on(toolbox: MakeToo
 
 def test_only_what_this_optimizer_and_loop_have_is_offered_to_be_set(toolbox: MakeToolbox, run: SteeredRun) -> None:
     assert set(schema_of(toolbox(), "change")["properties"]) == {
-        *("reason", "go_back_to", "reset_layers", "lr", "lr_factor", "weight_decay", "param_group", "schedule"),
-        *("max_grad_norm", "max_steps", "knobs", "data"),
+        *("reason", "go_back_to", "reset_optimizer", "reset_layers", "lr", "lr_factor", "weight_decay", "param_group"),
+        *("schedule", "max_grad_norm", "max_steps", "knobs", "data"),
     }
     with pytest.raises(CommandError, match="betas: this run has no such thing") as caught:
         toolbox().call("update_optimizer", {"reason": WHY, "betas": [0.8, 0.9]})

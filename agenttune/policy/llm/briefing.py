@@ -15,6 +15,7 @@ from agenttune.protocol.text import duration, number
 
 FORETOLD = 4
 """Steps ahead at which the learning rate is told (guess)."""
+ALWAYS = ("start", "best")
 MOST_STATES = 6
 """States to return to that are shown (guess)."""
 MOST_GROUPS = 8
@@ -116,16 +117,21 @@ def _when(rhythm: Rhythm, observation: Observation) -> str:
 
 
 def states(checkpoints: Sequence[CheckpointView]) -> list[str]:
-    """The newest states that can be returned to."""
-    return [_state(checkpoint) for checkpoint in checkpoints[-MOST_STATES:]]
+    """States that can be returned to, by step: the start's and the best one in any case, and the newest others."""
+    always = [one for one in checkpoints if one.kept_as in ALWAYS]
+    others = [one for one in checkpoints if one.kept_as not in ALWAYS]
+    shown = [*others[-max(1, MOST_STATES - len(always)) :], *always]
+    return [_state(checkpoint) for checkpoint in sorted(shown, key=lambda one: one.step)]
 
 
 def _state(checkpoint: CheckpointView) -> str:
-    names = [checkpoint.checkpoint_id, *([f"tag {checkpoint.tag}"] if checkpoint.tag else [])]
+    names = [checkpoint.checkpoint_id]
+    names += [f"tag {checkpoint.tag}"] if checkpoint.tag and checkpoint.tag != checkpoint.kept_as else []
     names += [f"branch {checkpoint.branch}"] if checkpoint.branch != "main" else []
+    kept = f" {checkpoint.kept_as}," if checkpoint.kept_as else ""
     metric = f", goal {number(checkpoint.metric)}" if checkpoint.metric is not None else ""
-    where = ", in memory" if checkpoint.keep_in == "memory" else ""
-    return f"{fenced(', '.join(names), NAME_LETTERS)}: step {checkpoint.step}{metric}{where}"
+    where = ", in memory" if checkpoint.keep_in == "memory" and not checkpoint.kept_as else ""
+    return f"{fenced(', '.join(names), NAME_LETTERS)}:{kept} step {checkpoint.step}{metric}{where}"
 
 
 def learning_rates_ahead(observation: Observation) -> Iterator[str]:

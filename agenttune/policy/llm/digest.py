@@ -223,6 +223,8 @@ def _budget(observation: Observation, budgets: BudgetSettings, used: Ledger) -> 
     if Probe.kind_name() in observation.capabilities and Probe.kind_name() not in observation.not_offered:
         steps = observation.probe_steps_left
         lines.append("extra steps left for probes: " + ("no limit" if steps is None else str(steps)))
+    if observation.returns_left is not None:
+        lines.append(f"returns left: {observation.returns_left}")
     if budgets.max_calls is not None:
         lines.append(f"calls of language models: {used.calls} of {budgets.max_calls} used")
     if budgets.max_tokens is not None:
