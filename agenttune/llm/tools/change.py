@@ -229,6 +229,9 @@ def _parts(asked: Mapping[str, Any], rate: Any, modifiers: dict[str, Any]) -> It
     optimizer |= {} if left is None else {"lr": left}
     if optimizer.keys() - UpdateOptimizer.modifiers:
         yield OPTIMIZER, {**optimizer, **(modifiers if left is not None else _without(modifiers, "lr_sets"))}
+    elif "param_group" in modifiers:
+        message = f"{CHANGE}.param_group: nothing of a parameter group is set; leave it out"
+        raise CommandError(message, field="param_group", allowed=None)
     if training := _own(TRAINING, asked):
         yield TRAINING, training
     for name, value in asked.get(KNOBS, {}).items():
