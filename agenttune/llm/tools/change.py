@@ -46,7 +46,7 @@ RARE = frozenset({"betas", "eps", "other", "lr_sets"})
 """Fields that are not listed, but accepted."""
 NOT_TRIED = frozenset({GO_BACK, RESET, DATA, "reset_optimizer"})
 """What a trial cannot try: its arms begin where the run stands."""
-EMPTY: dict[str, Any] = {GO_BACK: "", RESET: [], SCHEDULE: {}, KNOBS: {}, DATA: {}}
+EMPTY: dict[str, Any] = {GO_BACK: "", RESET: [], KNOBS: {}, DATA: {}}
 """What models fill in for what they do not need."""
 Parts = list[tuple[str, dict[str, Any]]]
 """Commands by their kinds, with their arguments."""
