@@ -44,7 +44,8 @@ FRESH = "reset_parameters"
 """The layer operation that initializes anew."""
 RARE = frozenset({"betas", "eps", "other", "lr_sets"})
 """Fields that are not listed, but accepted."""
-NOT_TRIED = frozenset({GO_BACK, RESET, DATA, "reset_optimizer"})
+CLEAR = "reset_optimizer"
+NOT_TRIED = frozenset({GO_BACK, RESET, DATA, CLEAR})
 """What a trial cannot try: its arms begin where the run stands."""
 EMPTY: dict[str, Any] = {GO_BACK: "", RESET: [], KNOBS: {}, DATA: {}}
 """What models fill in for what they do not need."""
@@ -190,6 +191,9 @@ def _check_shapes(asked: Mapping[str, Any]) -> None:
         value = asked.get(name)
         if value is not None and (not isinstance(value, wanted) or isinstance(value, bool)):
             raise CommandError(f"{CHANGE}.{name}: {words} is wanted (got {value!r:.80})", field=name, allowed=words)
+    if GO_BACK not in asked and asked.get(CLEAR, False) is not False:
+        message = f"{CHANGE}.{CLEAR}: goes with {GO_BACK} only; leave it out, or give that too"
+        raise CommandError(message, field=CLEAR, allowed=[False])
     if (factor := asked.get(FACTOR)) is not None and factor <= 0:
         raise CommandError(f"{CHANGE}.{FACTOR}: a number above 0 (got {factor!r})", field=FACTOR, allowed="above 0")
 
