@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from agenttune.bench.suite import Suite
 
 RESULTS = Path("bench-results")
+SOME_FAILED = 1
+"""Exit code of a suite that was done, with failed cells: as a test runner's."""
 LINE_EVERY_S = 30.0
 """Where nobody watches, progress is a line as often as this."""
 
@@ -69,7 +71,11 @@ def run(
         float | None, typer.Option(min=1, help="Wall time of one cell in seconds. Default: the suite's limit_s.")
     ] = None,
 ) -> None:
-    """Run a suite, or go on with it: what is done already stays done."""
+    """Run a suite, or go on with it: what is done already stays done.
+
+    Exit code: 0 every cell came to a result; 1 some failed, which counts against their contenders; 2 the
+    suite is wrong, and nothing ran; 130 it was interrupted.
+    """
     from agenttune.bench.suite import load_suite
 
     loaded = load_suite(suite, test, seeds, policy or [])
@@ -122,6 +128,8 @@ def _run(
     failures = f", {ended.failed} of them failed" if ended.failed else ""
     words = f"{ended.done} cells{failures}; results in {out}; report: agenttune bench report {out}"
     console.print(words, soft_wrap=True)
+    if ended.failed:
+        raise typer.Exit(SOME_FAILED)
 
 
 def _example(suite: Suite) -> str:

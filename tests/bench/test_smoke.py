@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from agenttune.bench.cell import CellResult
 from agenttune.bench.metrics import cell_figures
 from agenttune.bench.standings import standings
 from agenttune.bench.store import read_results
+from agenttune.cli import app
 
 COMMAND = [sys.executable, "-m", "agenttune", "bench"]
 
@@ -64,3 +66,35 @@ def test_smoke_runs_with_one_command_and_goes_on_where_it_was(tmp_path: Path) ->
     at_s = {r.cell.key: r.at_s for r in results}
     agenttune("smoke", "--workers", "2", cwd=tmp_path)
     assert {r.cell.key: r.at_s for r in read_results(tmp_path / "bench-results" / "smoke")} == at_s
+
+
+MINE = """\
+from agenttune.bench.cell import Outcome
+from agenttune.bench.contenders import Contender
+
+
+class Mine(Contender):
+    name, about, role = "mine", "raises", "recipe"
+
+    def play(self, trial):
+        raise OSError("full")
+"""
+OWN_SUITE = "seeds: 1\nscenarios: [{task: sim_quadratic, recipe: {steps: 40}}]\ncontenders: [none, ./mine.py:Mine]\n"
+
+
+def test_the_exit_code_says_that_cells_failed_until_they_are_mended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "mine.yaml").write_text(OWN_SUITE)
+
+    def code(*arguments: str) -> int:
+        return CliRunner().invoke(app, ["bench", "mine.yaml", "--workers", "0", *arguments]).exit_code
+
+    assert code("--only", "none") == 0
+    assert code() == 1
+    assert code() == 1, "nothing is left to do, and it stands there as failed"
+    done = "return Outcome(trained=trial.train(), fault=trial.fault)"
+    (tmp_path / "mine.py").write_text(MINE.replace('raise OSError("full")', done))
+    assert code() == 0
