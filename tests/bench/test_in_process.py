@@ -15,6 +15,7 @@ import yaml
 
 from agenttune.bench.catalog import task_facts
 from agenttune.bench.cell import Cell, Outcome, Scenario
+from agenttune.bench.contenders import checkpoints  # noqa: F401 - registers
 from agenttune.bench.contenders.contender import CONTENDERS, Trial
 from agenttune.bench.contenders.policy import PolicyContender, PolicySettings
 from agenttune.bench.detection import detection
@@ -264,3 +265,14 @@ class Once(Probes):
     def decide(self, observation):
         return Decision() if observation.commands else self._first(observation)
 """
+
+
+def test_a_policy_may_deliver_its_best_state(tmp_path: Path) -> None:
+    """To the bit that which the recipe of the best checkpoint alone delivers."""
+    best = play(tmp_path / "recipe", "best_checkpoint", "lr_x30")
+    delivered = play(tmp_path / "best", "policy", "lr_x30", policy="noop", deliver="best")
+    last = play(tmp_path / "last", "policy", "lr_x30", policy="noop")
+    assert delivered.trained is not None
+    assert best.trained is not None
+    assert last.trained is not None
+    assert delivered.trained.final == best.trained.final != last.trained.final
