@@ -1,9 +1,9 @@
 """The loss goes up and stays up, or never comes down: the rate is too high.
 
 Divergence seldom shows as NaN. Mostly the loss jumps within a few steps, then comes down to what a broken network
-still can do and stays there; so a jump far above the start is reported until it has healed for good, or evaluations
-show that only the batches were bad. What is found is named: a jump within one step, a rise over many, a network that
-is stuck.
+still can do and stays there. Only what stays counts: a hump whose loss comes back is a spike, which heals by itself,
+and where evaluations since then are as good as before, only batches were bad. What is found is named: a jump within one
+step, a rise over many, a network that is stuck.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from statistics import median
 from typing import Literal
 
 from agenttune.detectors.base import Detector
-from agenttune.detectors.evaluations import improvement_since
+from agenttune.detectors.evaluations import are_fine, are_worse
 from agenttune.detectors.faults import NonFinite
 from agenttune.detectors.trend import LEVEL_STEPS, MEDIAN_ERROR, Trend, spread
-from agenttune.protocol.findings import Finding
+from agenttune.protocol.findings import Finding, Severity
 from agenttune.protocol.observation import Observation
 
 BLOW_UP_STEPS = 8
@@ -28,7 +28,13 @@ BLOW_UP_FACTOR = 3.0
 BLOW_UP_SIGMAS = 4.0
 """And in standard deviations of a single step: a lucky first batch is not a low start (tuned)."""
 HUMP_FACTOR = 1.5
-"""Two points in a row so far above the start: no run that is fine does this (tuned)."""
+"""Two points in a row so far above the start: a run that is fine does this seldom, and then comes back (tuned)."""
+HEALED_EARLY_STEPS = 2 * LEVEL_STEPS
+"""Points after a hump among the first ones, below the start by their median, after which it counts as healed: a rate
+that is far too high throws the weights away at once, and the loss of what is left comes down for a while (guess)."""
+HUMP_LEFT_FACTOR = 1.03
+"""What is left of it is as a factor at least so far above the level before (guess: a broken network seldom comes back
+to the start itself)."""
 HUMP_SIGMAS = 3.0
 """And in standard deviations of a single step (tuned: 4 costs ten steps of damage, 3 still spares tiny batches)."""
 RISE_SIGMAS = 6.0
@@ -37,6 +43,18 @@ RISE_FACTOR = 1.1
 """And as a factor of a positive loss (tuned)."""
 RISE_FALL_FRAC = 0.25
 """And as a part of all that had been gained (tuned)."""
+STAYS_FACTOR = 2.0
+"""A hump is critical where the level stays so far above the start, or its top was a blow-up's (tuned: the losses of an
+adversarial training that goes well stand one and a half times above their start for some thirty steps)."""
+NOTHING_GAINED_FACTOR = 1.1
+"""A rise from a best level that far below the start at least is critical once it is above the start: all is lost that
+was learnt. Where nothing was learnt yet, it is critical from `STAYS_FACTOR` on only (tuned as above)."""
+SURELY_STUCK_STEPS = 64
+"""Points at the start's level after which a spike need not have been a blow-up's (tuned as above)."""
+LITTLE_MOVED = 0.05
+"""Updates of no layer were larger, as parts of its weights: they cannot have thrown the weights away, so it was the
+first loss that was low by chance. At a good rate they are 0.01 to 0.3 in the first steps, at ten times that 0.1 to 1.8
+(measured on eight tasks)."""
 SETTLE_STEPS = 12
 """Points after a change that no verdict on the change rests on (tuned)."""
 STUCK_STEPS = 32
@@ -49,10 +67,6 @@ STUCK_FALL_FRAC = 0.02
 """Part of the starting loss that a stuck run has gained at most (tuned)."""
 
 
-HEALED_STEPS = LEVEL_STEPS
-"""Points in a row below where the loss was before a hump, by their median, after which it counts as healed (guess)."""
-HEALED_EARLY_STEPS = 2 * LEVEL_STEPS
-"""The same for a hump so early that nothing but the first loss tells where it was (guess)."""
 JUMP_SIDE_STEPS = 8
 """Points on each side of a jump whose medians tell its height (guess)."""
 JUMP_RISE_FRAC = 0.7
@@ -63,12 +77,13 @@ JUMP_BETWEEN = (0.25, 0.75)
 
 @dataclass(frozen=True)
 class Cause:
-    """What kind of divergence it is, and how that is said."""
+    """What kind of divergence it is, and how that is said; `since_step`: when the loss had left where it was."""
 
     name: Literal["blow_up", "hump", "jump", "rise", "stuck"]
     is_critical: bool
     words: str
     step: int | None = None
+    since_step: int = 0
 
 
 class Divergence(Detector):
@@ -82,15 +97,19 @@ class Divergence(Detector):
         if trend is None or len(trend) < BLOW_UP_STEPS or _nonfinite_now(observation):
             return
         cause = _cause(observation, trend)
-        if cause is None:
+        if cause is None or (cause.name in ("blow_up", "hump") and _barely_moved(observation)):
             return
         place = {} if cause.step is None else {"at_step": cause.step}
+        severity: Severity = "critical" if cause.is_critical else "warning"
+        fine = ""
+        if are_fine(observation, cause.since_step, trend.start):
+            severity, fine = "info", f", but {observation.goal_metric} is as good as before: only batches were bad"
         since = f", both since step {trend.redefined_step}" if trend.redefined_step else ""
         yield self.finding(
-            severity="critical" if cause.is_critical else "warning",
+            severity=severity,
             metric=trend.name,
             step=trend.steps[-1],
-            summary=f"{trend.name} {cause.words} (now {trend.level:.4g}, start {trend.start:.4g}, "
+            summary=f"{trend.name} {cause.words}{fine} (now {trend.level:.4g}, start {trend.start:.4g}, "
             f"best {trend.best:.4g}{since})",
             evidence={"cause": cause.name, "level": trend.level, "start": trend.start, "best": trend.best, **place},
         )
@@ -104,13 +123,21 @@ def _cause(observation: Observation, trend: Trend) -> Cause | None:
     return found or (None if recovering else _rise(trend) or _stuck(trend, now))
 
 
+def _barely_moved(observation: Observation) -> bool:
+    """Whether the weights have been looked at since the first step, and no layer's went far in any one step."""
+    looks = [look for look in observation.weights if look.steps]
+    if not looks or looks[0].since_step > 1 or observation.step > looks[-1].step + 2 * looks[-1].steps:
+        return False
+    return all(ratio < LITTLE_MOVED for look in looks for ratio in look.ratios.values())
+
+
 def _nonfinite_now(observation: Observation) -> bool:
     return any(True for _ in NonFinite().detect(observation))
 
 
-def _is_falling(now: Trend) -> bool:
-    """The newest points are clearly lower than those just before them."""
-    points = now.heights[-2 * LEVEL_STEPS :]
+def _is_falling(now: Trend, steps: int = LEVEL_STEPS) -> bool:
+    """The newest points are clearly lower than as many just before them."""
+    points = now.heights[-2 * steps :]
     half = len(points) // 2
     if half < 3:
         return False
@@ -125,36 +152,63 @@ def _blow_up(trend: Trend, now: Trend, recovering: bool) -> Cause | None:
     newest = now.heights[-BLOW_UP_STEPS:]
     above = median(newest) - trend.height(trend.start)
     if len(newest) == BLOW_UP_STEPS and above > max(trend.factor(BLOW_UP_FACTOR), BLOW_UP_SIGMAS * trend.noise):
-        return Cause("blow_up", True, f"stands far above its start for {BLOW_UP_STEPS} steps")
+        left = _left_step(trend, trend.height(trend.start), median(newest))
+        return Cause("blow_up", True, f"stands far above its start for {BLOW_UP_STEPS} steps", since_step=left)
     return None
 
 
 def _hump(observation: Observation, trend: Trend, now: Trend, recovering: bool) -> Cause | None:
-    """Two points in a row far above the run's start, not healed yet."""
+    """Two points in a row far above the run's start, and the loss has not come back to where it was before."""
     if trend.redefined_step or (trend.changed_step and recovering):
         return None  # a redefined loss may have begun low: a hump over that is a spike
-    usual = max(trend.height(trend.start), trend.height(trend.level))
-    limit = usual + max(trend.factor(HUMP_FACTOR), HUMP_SIGMAS * trend.noise)
+    limit = trend.height(trend.start) + max(trend.factor(HUMP_FACTOR), HUMP_SIGMAS * trend.noise)
     first = len(trend) - len(now) + (SETTLE_STEPS if trend.changed_step else 0)
     high = [i for i in range(first, len(trend) - 1) if min(trend.heights[i : i + 2]) > limit]
-    if not high or _has_healed(trend, high[0], high[-1] + 1):
+    if not high:
         return None
-    stays = median(now.heights[-BLOW_UP_STEPS:]) > limit
-    if not stays and improvement_since(observation, trend.steps[high[-1] + 1]) is not None:
+    top, place, since = max(trend.values[high[0] :]), trend.steps[high[0]], trend.steps[high[-1] + 1]
+    words = f"went up to {top:.4g}, far above its start"
+    is_far = trend.height(top) - trend.height(trend.start) > trend.factor(BLOW_UP_FACTOR)
+    if high[0] < LEVEL_STEPS // 2 and is_far and not _has_healed_early(trend, high[-1] + 1):
+        return Cause("hump", True, words, place, since)
+    if are_worse(observation, since):
+        return Cause("hump", True, f"{words}, and evaluations are far worse since", place, since)
+    if len(trend) - high[0] < BLOW_UP_STEPS or _is_falling(now, BLOW_UP_STEPS):
         return None
-    top = max(trend.values[first:])
-    return Cause("hump", True, f"went up to {top:.4g}, far above its start", trend.steps[high[0]])
+    level = median(now.heights[-BLOW_UP_STEPS:])
+    is_coming_back = level <= limit and len(trend) - high[-1] - 2 < LEVEL_STEPS
+    if is_coming_back or level - _before(trend, high[0]) <= _clear_rise(trend):
+        return None
+    above = median(now.heights[-LEVEL_STEPS:]) - trend.height(trend.start)
+    stays = above > max(trend.factor(STAYS_FACTOR), HUMP_SIGMAS * trend.noise)
+    return Cause("hump", stays or is_far, f"{words}, and does not come back", place, since)
 
 
-def _has_healed(trend: Trend, first: int, last: int) -> bool:
-    """Whether the points since a hump are back where the loss was before it, and have been for long enough."""
-    before, after = trend.heights[max(0, first - LEVEL_STEPS) : first], trend.heights[last + 1 :]
-    is_early = len(before) < LEVEL_STEPS // 2
-    was = trend.height(trend.start) if is_early else median(before)
-    if len(after) < (HEALED_EARLY_STEPS if is_early else HEALED_STEPS):
-        return False
+def _has_healed_early(trend: Trend, last: int) -> bool:
+    """Whether points for long enough are below the start: all that tells where the loss was before it went up."""
+    after = trend.heights[last + 1 :]
     error = MEDIAN_ERROR * trend.noise / math.sqrt(LEVEL_STEPS)
-    return median(after[-LEVEL_STEPS:]) <= was + 2 * error
+    return len(after) >= HEALED_EARLY_STEPS and median(after[-LEVEL_STEPS:]) <= trend.height(trend.start) + 2 * error
+
+
+def _before(trend: Trend, first: int) -> float:
+    """The height of the loss before a hump; where it comes so early that nothing else tells, the start."""
+    points = trend.heights[max(0, first - LEVEL_STEPS) : first]
+    return median(points) if len(points) >= LEVEL_STEPS // 2 else trend.height(trend.start)
+
+
+def _clear_rise(trend: Trend) -> float:
+    """What is no chance between a level of before and that of the newest points."""
+    error = MEDIAN_ERROR * trend.noise / math.sqrt(BLOW_UP_STEPS)
+    return max(2 * error, trend.factor(HUMP_LEFT_FACTOR))
+
+
+def _left_step(trend: Trend, low: float, high: float) -> int:
+    """The last step at which the loss was nearer to where it was than to where it is, by medians of neighbours."""
+    middle, side = (low + high) / 2, JUMP_SIDE_STEPS
+    heights = trend.heights
+    below = [i for i in range(side, len(heights) + 1) if median(heights[i - side : i]) <= middle]
+    return trend.steps[below[-1] - 1] if below else trend.steps[0]
 
 
 def _rise(trend: Trend) -> Cause | None:
@@ -167,14 +221,17 @@ def _rise(trend: Trend) -> Cause | None:
     if trend.height(level) - trend.height(best) <= needed or level - best <= RISE_FALL_FRAC * gained:
         return None
     # A redefined loss begins at its level: above that is not yet above where a run begins.
-    is_critical = level > trend.start and not trend.redefined_step
+    above = trend.height(level) - trend.height(trend.start)
+    had_gained = trend.height(trend.start) - trend.height(best) > trend.factor(NOTHING_GAINED_FACTOR)
+    is_critical = above > (0 if had_gained else trend.factor(STAYS_FACTOR)) and not trend.redefined_step
     jump = _jump_step(trend, trend.height(level) - trend.height(best))
     if jump is not None:
         words = f"jumped from about {best:.4g} to {level:.4g} within one step, at step {jump}, and stays there"
-        return Cause("jump", is_critical, words, jump)
+        return Cause("jump", is_critical, words, jump, jump)
     steps = trend.steps[-1] - trend.best_step
     words = f"rose from {best:.4g} to {level:.4g} over {steps} steps and does not come back"
-    return Cause("rise", is_critical, words)
+    left = _left_step(trend, trend.height(best), trend.height(level))
+    return Cause("rise", is_critical, words, since_step=left)
 
 
 def _jump_step(trend: Trend, rise: float) -> int | None:
@@ -203,4 +260,6 @@ def _stuck(trend: Trend, now: Trend) -> Cause | None:
     peak = max(trend.heights)
     if peak <= limit:
         return None
-    return Cause("stuck", True, f"is stuck where it started after a spike to {max(trend.values):.4g}")
+    is_far = peak - trend.height(trend.start) > trend.factor(BLOW_UP_FACTOR)
+    is_sure = is_far or len(trend) - trend.heights.index(peak) > SURELY_STUCK_STEPS
+    return Cause("stuck", is_sure, f"is stuck where it started after a spike to {max(trend.values):.4g}")

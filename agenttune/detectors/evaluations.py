@@ -22,6 +22,12 @@ TRIMMED = 1.4
 """What the largest of five differences of noise adds to their spread (simulated, normal noise)."""
 GOAL_FLAT_FRAC = 0.015
 """Nor is one of less than this part of all that was gained so far (as `FLAT_FRAC` of the training loss)."""
+AS_GOOD_FRAC = 0.02
+"""Evaluations are as good with so much of a difference (guess: the noise of one)."""
+CLEARLY_BETTER_FRAC = 0.1
+"""And clearly better from so much on (guess)."""
+FAR_WORSE_FRAC = 0.5
+"""And far worse, whatever the training loss says (guess)."""
 OVERFIT_EVALS = 3
 """Evaluations in a row that are each worse than the one before (guess; two are often noise)."""
 OVERFIT_RISE_FRAC = 0.02
@@ -44,6 +50,34 @@ def improvement_since(observation: Observation, step: int) -> tuple[float, float
     if not before or not after or after[-1] >= before[-1]:
         return None
     return sign * before[-1], sign * after[-1]
+
+
+def are_fine(observation: Observation, since_step: int, start: float) -> bool:
+    """Whether evaluations say that nothing was lost: what only looks bad in the training loss is no divergence.
+
+    The newest since the step is as good as the best before it; where there is none before, the goal stands clearly
+    better than where a loss began, or than its own first value.
+
+    Args:
+        since_step: At which the training loss went up.
+        start: Where the training loss began.
+    """
+    evals = goal_evaluations(observation)
+    before, after = [v for s, v in evals if s < since_step], [v for s, v in evals if s >= since_step]
+    if not after:
+        return False
+    if before:
+        return after[-1] <= min(before) + AS_GOOD_FRAC * abs(min(before))
+    is_loss = observation.goal_metric.endswith("loss")
+    first = start if is_loss else after[0]
+    return (is_loss or len(after) > 1) and first - after[-1] > CLEARLY_BETTER_FRAC * abs(first)
+
+
+def are_worse(observation: Observation, since_step: int) -> bool:
+    """Whether the newest evaluation since a step is far worse than the last one before it."""
+    evals = goal_evaluations(observation)
+    before, after = [v for s, v in evals if s < since_step], [v for s, v in evals if s >= since_step]
+    return bool(before and after) and after[-1] - before[-1] > FAR_WORSE_FRAC * abs(before[-1])
 
 
 class GoalPlateau(Detector):

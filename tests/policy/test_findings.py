@@ -15,6 +15,7 @@ from agenttune.detectors import detect
 from agenttune.detectors.evaluations import GOAL_PLATEAU_EVALS
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.observation import Evaluation, Observation
+from agenttune.protocol.weight_looks import WeightLook
 from tests.policy.conftest import decay, observe
 
 
@@ -62,7 +63,7 @@ def test_bad_batches_while_evaluations_improve_are_no_critical_divergence() -> N
     """Seen: "critical divergence" for two bad batches of a fine-tuning whose evaluations went on improving."""
     losses = [*decay(60, 1.2, 0.9, 0.03), 2.4, 2.6, *noisy(0.9, 6)]
     before = [(20, 1.1), (40, 1.0), (60, 0.95)]
-    assert [f.severity for f in found(observe(losses, evals=before), "divergence")] == ["critical"]
+    assert not found(observe(losses, evals=before), "divergence")  # the loss is back
     known = observe(losses, evals=[*before, (66, 0.93)])
     assert not [f for f in detect(known) if f.severity == "critical"]
     (told,) = found(known, "spike")
@@ -168,3 +169,58 @@ def test_a_spike_that_healed_is_never_critical(seed: int, at: int, bad: int, hei
     spiked = [loss * height if at <= i < at + bad else loss for i, loss in enumerate(losses)]
     for n in (at + bad + 20, at + bad + 40, at + bad + 80):
         assert not [f for f in detect(observe(spiked[:n], max_steps=None)) if f.severity != "info"], n
+
+
+def severities(losses: Sequence[float], first: int, last: int, kind: str = "divergence") -> list[str]:
+    """Those of a kind of finding, at each step of a stretch."""
+    return [f.severity for n in range(first, last + 1) for f in found(observe(losses[:n]), kind)]
+
+
+@pytest.mark.parametrize("bad", [1, 2, 3])
+@pytest.mark.parametrize("height", [8.0, 40.0])
+def test_a_spike_far_above_the_start_that_heals_within_ten_steps_is_never_critical(bad: int, height: float) -> None:
+    """Seen: two points above a hump counted, whatever followed: the rate was cut to a tenth for good."""
+    losses = [*decay(120, 4.0, 1.0, 0.02), *[height] * bad, *noisy(1.3, 10 - bad), *noisy(1.0, 80)]
+    assert "critical" not in severities(losses, 121, len(losses))
+    assert not found(observe(losses), "divergence")
+
+
+def test_a_hump_that_stays_is_critical_within_some_steps_of_its_begin() -> None:
+    losses = [*decay(120, 4.0, 1.0, 0.02), *noisy(9.0, 60)]
+    assert severities(losses, 121, 127) == []
+    told = one_of(observe(losses[:136]), "divergence")
+    assert told.severity == "critical"
+    assert told.evidence["at_step"] == 121
+
+
+def test_a_blow_up_that_heals_in_part_only_is_critical() -> None:
+    losses = [*decay(120, 4.0, 1.0, 0.02), 20.0, 60.0, 30.0, 12.0, 7.0, *noisy(3.0, 60)]
+    assert one_of(observe(losses[:145]), "divergence").severity == "critical"
+    assert one_of(observe(losses), "divergence").evidence["cause"] == "hump"
+
+
+def one_of(observation: Observation, kind: str) -> Finding:
+    (told,) = found(observation, kind)
+    return told
+
+
+def test_evaluations_that_are_as_good_as_before_overrule_a_training_loss_that_rose() -> None:
+    """Adversarial training: the loss goes far above its start without any harm."""
+    losses = [*noisy(2.0, 60), *noisy(6.5, 60)]
+    before = [(20, 0.8), (40, 0.7), (60, 0.65)]
+    assert one_of(observe(losses, evals=before), "divergence").severity == "critical"
+    fine = one_of(observe(losses, evals=[*before, (110, 0.6)]), "divergence")
+    assert (fine.severity, "as good as before" in fine.summary) == ("info", True)
+    assert one_of(observe(losses, evals=[*before, (110, 0.9)]), "divergence").severity == "critical"
+
+
+def test_a_first_loss_that_was_low_by_chance_is_no_blow_up_where_weights_hardly_moved() -> None:
+    """Tiny batches with heavy tails: 0.12, then 2.5, 0.8, 0.6, and so on."""
+    losses = [0.12, *noisy(0.8, 19, noise=0.2)]
+    seen = observe(losses)
+    assert one_of(seen, "divergence").severity == "critical"
+    figures = {"step": 18, "since_step": 1, "steps": 5, "straightness": 0.4, "update_ratio": 0.01}
+    look = WeightLook.model_validate({**figures, "ratios": {"a": 0.01, "b": 0.02}, "rms": {"a": 1.0, "b": 1.0}})
+    assert not found(seen.model_copy(update={"weights": [look]}), "divergence")
+    large = look.model_copy(update={"ratios": {"a": 0.01, "b": 0.7}})
+    assert one_of(seen.model_copy(update={"weights": [large]}), "divergence").severity == "critical"
