@@ -189,8 +189,9 @@ def test_ones_own_checkpoint_of_such_a_tag_comes_first(bench: Bench) -> None:
     assert steered(bench, orders).acks()[-1].step == 15
 
 
+@pytest.mark.parametrize("optim", ["adamw_torch", "sgd", "adafactor"])
 def test_a_run_without_them_is_the_same_to_the_bit_and_so_are_ones_own_checkpoints(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, optim: str
 ) -> None:
     """With dropout and shuffling; the caps hold only what was asked for."""
     saves = [At(step, {"kind": "save_checkpoint", "keep_in": "memory"}) for step in (5, 6, 7, 8)]
@@ -198,7 +199,7 @@ def test_a_run_without_them_is_the_same_to_the_bit_and_so_are_ones_own_checkpoin
     for i, keep_states in enumerate((True, False)):
         here = Bench(bench.path / str(i))
         make_log(here, monkeypatch, checkpoints={"keep_states": keep_states})
-        result = steered(here, saves, max_steps=30, eval_strategy="steps", eval_steps=6)
+        result = steered(here, saves, max_steps=30, eval_strategy="steps", eval_steps=6, optim=optim)
         kinds = ["checkpoint_saved", "checkpoint_deleted"]
         found.append((losses(result), [(e.step, e.body.kind) for e in result.events(*kinds)]))
         saved = [e.body for e in result.log().events(kinds=["checkpoint_saved"]) if isinstance(e.body, CheckpointSaved)]

@@ -107,7 +107,7 @@ class Translator:
             return self._answer(run_id, event, body.ack)
         if isinstance(body, NoteAdded):
             return _without_proposal(body)
-        if isinstance(body, CheckpointSaved):
+        if isinstance(body, CheckpointSaved) and not body.kept_as:
             return [_notice(run_id, event, "checkpoint_info_update", checkpoint(Checkpoint.of(event)))]
         if isinstance(body, (DatasetRead, ModelRead)):
             return self._reading(run_id, event)

@@ -117,8 +117,8 @@ def checkpoint(saved: Checkpoint) -> Json:
 
 
 def checkpoints(control: LocalControl, run_id: str) -> list[Json]:
-    """`/api/get_checkpoints/`: those that exist, by step."""
-    found = control.read(run_id, CheckpointsQuery()).checkpoints
+    """`/api/get_checkpoints/`: those that exist, by step; v1 knows of none that a run keeps by itself."""
+    found = [saved for saved in control.read(run_id, CheckpointsQuery()).checkpoints if not saved.kept_as]
     return sorted(map(checkpoint, found), key=lambda saved: int(saved["global_step"]))
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import secrets
 import shutil
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import psutil
 import torch
 from torch import nn
 
@@ -26,6 +27,9 @@ FOLDER = "checkpoints"
 """Beside the run's log."""
 GIB = 2**30
 SHOWN = 20
+AMPLE = 4
+"""A state that a run keeps by itself takes a fourth of what is there at most: of the memory that the machine has left,
+and of the disk that checkpoints may take (guess: there will be others, and training needs some)."""
 YIELDING: tuple[KeptAs, ...] = ("good", "start", "best")
 """In which order states that a run keeps by itself make room for somebody's own."""
 BRANCH_CHARACTERS = 40
@@ -296,26 +300,39 @@ class CheckpointCatalog:
             SystemFault: The disk did not take it.
         """
         older = self.kept(kept_as)
-        gone, buffers = [], None
-        for checkpoint in older[: max(0, len(older) - most + 1)]:
-            if self._drop(checkpoint):
-                gone.append(CheckpointDeleted(checkpoint_id=checkpoint.checkpoint_id, reason=f"a newer {kept_as} one"))
-                buffers = checkpoint.state or buffers
+        replaced = older[: max(0, len(older) - most + 1)]
         saved = SavedCheckpoint(None, state.step, self.branch, tag=kept_as, metric=self.metric, is_own=True)
         saved.kept_as = kept_as
         size = saved.size_bytes = state.tensor_bytes
-        if self._free_bytes(in_memory=True) >= size:
+        buffers = next((c.state for c in replaced if c.state is not None), None)
+        if self._has_memory(size, [c for c in replaced if c.state is not None]):
             saved.state = state.copied(buffers, torch.device("cpu"))
-        elif self.root is not None and self._free_bytes(in_memory=False) >= size:
+        elif self.root is not None and self._has_disk(size):
             self.root.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self.root)
             folder = self.root / saved.checkpoint_id
             saved.size_bytes = write_state(folder, state, self.branch, write_model)
             saved.path = str(folder.absolute())
         else:
-            return None, gone
+            return None, []
+        gone = [
+            CheckpointDeleted(checkpoint_id=c.checkpoint_id, reason=f"a newer {kept_as} one")
+            for c in replaced
+            if self._drop(c)
+        ]
         self.add(saved)
         return saved, gone
+
+    def _has_memory(self, needed: int, replaced: Sequence[SavedCheckpoint]) -> bool:
+        """Whether a kept state has room, in what is allowed and in what the machine has."""
+        if self._free_bytes(in_memory=True) + sum(c.size_bytes or 0 for c in replaced) < needed:
+            return False
+        return bool(replaced) or psutil.virtual_memory().available >= AMPLE * needed
+
+    def _has_disk(self, needed: int) -> bool:
+        """Whether a kept state has room on disk, together with others like it."""
+        cap_gib = self.settings.max_gib
+        return cap_gib is None or (needed <= cap_gib * GIB / AMPLE and self._free_bytes(in_memory=False) >= needed)
 
     def _free_bytes(self, in_memory: bool) -> float:
         cap_gib = self.settings.memory_gib if in_memory else self.settings.max_gib

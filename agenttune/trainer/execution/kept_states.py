@@ -41,6 +41,8 @@ FEWEST_STEPS = 4
 """Between two good states, however short the run."""
 RETRIES = 4
 """Parts of the usual wait after which it is looked again, where a state was not good."""
+DISK_WAITS = 3
+"""Times the usual wait after a state that had to go to disk, which takes longer."""
 OPEN_END_STEPS = 1000
 """What counts as the run's length where its end is not known, until it is longer (guess)."""
 METRIC = "step_loss"
@@ -90,7 +92,7 @@ class KeptStates:
     def is_start_due(self) -> bool:
         return "start" in self._due
 
-    def _schedule(self, step: int, parts: int = 1) -> None:
+    def _schedule(self, step: int, parts: float = 1) -> None:
         if self._is_on and self._settings.good_states:
             whole = self._run_state.adapter.max_steps() or max(step, OPEN_END_STEPS)
             self.next_step = step + max(FEWEST_STEPS, round(self._settings.good_every_frac * whole / parts))
@@ -192,6 +194,8 @@ class KeptStates:
         state.extra["registered"] = capture_registered(run_state)
         most = self._settings.good_states if kept_as == "good" else 1
         saved, gone = run_state.checkpoints.keep(state, run_state.adapter.write_model, kept_as, most)
+        if saved is not None and kept_as == "good" and saved.path is not None:
+            self._schedule(run_state.step, 1 / DISK_WAITS)
         if saved is None and kept_as == "start":
             size = f"{state.tensor_bytes / 2**30:.1f} GiB"
             text = f"no states are kept to go back to: one takes {size}; see checkpoints.memory_gib and max_gib"
