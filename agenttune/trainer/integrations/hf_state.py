@@ -66,7 +66,7 @@ class HfState:
 
     def capture(self) -> TrainingState:
         """The training state; its tensors are the live ones."""
-        trainer = self.trainer
+        trainer, model = self.trainer, self.model()  # once: accelerate looks for packages on disk each time
         parts = {"scheduler": trainer.lr_scheduler.state_dict()}
         scaler = getattr(trainer.accelerator, "scaler", None)
         if scaler is not None:
@@ -83,13 +83,13 @@ class HfState:
             loop |= {"running_loss": float(running), "last_logged": int(trainer._globalstep_last_logged)}
         return TrainingState(
             step=int(trainer.state.global_step),
-            model=self.model().state_dict(),
+            model=model.state_dict(),
             optimizer=trainer.optimizer.state_dict(),
             parts=parts,
             rng=read_rng(),
             loop=loop,
-            frozen=frozen_names(self.model()),
-            extra={"draws": self.feed.draws(), **model_extra(self.model())},
+            frozen=frozen_names(model),
+            extra={"draws": self.feed.draws(), **model_extra(model)},
         )
 
     def _trainer_state(self) -> dict[str, Any]:
