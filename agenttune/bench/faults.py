@@ -207,7 +207,7 @@ _add(
         group="schedule",
         development={"decay_after_frac": Span(0.08, 0.15, False)},
         test={"decay_after_frac": Span(0.16, 0.25, False)},
-        findings=_TOO_LOW,
+        findings=[*_TOO_LOW, "collapsed_schedule"],
         is_recipe=True,
         right_move="raise the rate to what it was, or plan the schedule anew",
     )
@@ -371,7 +371,7 @@ _add(
         group="earlier intervention",
         development=_EARLY | {"rate_factor": Span(0.008, 0.0125)},
         test=_LATER | {"rate_factor": Span(0.005, 0.0079)},
-        findings=["plateau", "goal_plateau", "slow_start"],
+        findings=[*_TOO_LOW, "collapsed_schedule"],
         right_move="raise the rate to what it was",
     )
 )

@@ -58,7 +58,7 @@ class Plateau(Detector):
 
     def detect(self, observation: Observation) -> Iterator[Finding]:
         trend = Trend.of(observation)
-        if trend is None or _is_late(observation, PLATEAU_UNTIL_FRAC) or _is_warming_up(observation, PLATEAU_STEPS):
+        if trend is None or _is_late(observation, PLATEAU_UNTIL_FRAC) or is_warming_up(observation, PLATEAU_STEPS):
             return
         points = max(PLATEAU_STEPS, int(PLATEAU_RUN_FRAC * len(trend)))
         newest, half = trend.since_change.values[-points:], points // 2
@@ -123,7 +123,7 @@ class SlowStart(Detector):
 
     def detect(self, observation: Observation) -> Iterator[Finding]:
         trend = Trend.of(observation)
-        if trend is None or observation.max_steps is None or _is_warming_up(observation, SLOW_MIN_STEPS):
+        if trend is None or observation.max_steps is None or is_warming_up(observation, SLOW_MIN_STEPS):
             return
         if trend.redefined_step > SLOW_MIN_STEPS:  # what has begun anew there is a curve, not the run
             return
@@ -149,7 +149,7 @@ class SlowStart(Detector):
         )
 
 
-def _is_warming_up(observation: Observation, points: int) -> bool:
+def is_warming_up(observation: Observation, points: int) -> bool:
     """The schedule itself is raising the rate."""
     view = series(observation, ("lr", "learning_rate"))
     trend = Trend.of(observation, ("lr", "learning_rate")) if view else None

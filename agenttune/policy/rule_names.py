@@ -12,6 +12,8 @@ from statistics import median
 from typing import Any, TypeVar
 
 from agenttune.detectors import DETECTOR_NAMES, Detector, StandInDetector, detect
+from agenttune.detectors.progress import is_warming_up
+from agenttune.detectors.schedules import planned
 from agenttune.detectors.trend import GRAD_NAMES, LOSS_NAMES, NOISE_STEPS, Trend, changes, last_change_step, series
 from agenttune.policy.base import asked_at_step, by_agents
 from agenttune.policy.tried import mark, newest_effect
@@ -57,6 +59,10 @@ DOCUMENTED: dict[str, Any] = {
         "nonfinite": "newest losses in a row that are NaN or infinite",
     },
     "grad": {"last": "newest finite gradient norm", "level": "median of the newest 16", "best": "lowest level so far"},
+    "schedule": {
+        "left_frac": "mean planned rate over the rest of the run, as a part of the base rate",
+        "is_warming_up": "whether the rate is planned to rise from here, or has just risen",
+    },
     "path": {
         "straightness": "cosine between the halves of the way that the weights took since the newest change, or "
         "the start: near 1 they go straight on, near 0 or below steps undo each other",
@@ -160,6 +166,7 @@ def names_of(observation: Observation, own: Sequence[Detector] = ()) -> dict[str
         "since": _since(observation, own),
         "loss": _loss(observation),
         "grad": _grad(observation),
+        "schedule": _schedule(observation),
         "path": _path(observation),
         "evals": _evals(observation),
         "state": _state(observation, now),
@@ -214,6 +221,14 @@ def _grad(observation: Observation) -> dict[str, float]:
     if trend is None:
         return dict.fromkeys(DOCUMENTED["grad"], NAN)
     return {"last": trend.last, "level": trend.level, "best": trend.best}
+
+
+def _schedule(observation: Observation) -> dict[str, Any]:
+    ahead, base = planned(observation), _base_lr(observation)
+    return {
+        "left_frac": ahead.mean / base if ahead is not None and base > 0 else NAN,
+        "is_warming_up": ahead.rises if ahead is not None else is_warming_up(observation, NOISE_STEPS),
+    }
 
 
 def _path(observation: Observation) -> dict[str, float]:
