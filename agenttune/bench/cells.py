@@ -29,6 +29,7 @@ def _cell(suite: Suite, scenario: Scenario, contender: ContenderEntry, seed: int
     cls = contender.cls
     task = script_module if scenario.script is not None else _task_module(scenario)
     code = version_of(task, cls.__module__, cls.acts_through_gate or scenario.script is not None, facts_of(scenario))
+    looks = cls.acts_through_gate or scenario.script is not None
     fault = draw(fault_kind(scenario.fault), scenario.task, seed, suite.split, scenario.recipe.steps)
     cell = Cell(
         scenario=scenario,
@@ -36,7 +37,7 @@ def _cell(suite: Suite, scenario: Scenario, contender: ContenderEntry, seed: int
         split=suite.split,
         contender=contender.name,
         spec=contender.spec,
-        code=contender.code | _script_code(suite, scenario),
+        code=contender.code | _script_code(suite, scenario) | (suite.detector_code if looks else {}),
         settings=suite.settings if cls.acts_through_gate else {},
         version=with_fault(code, suite.split, scenario.recipe, fault),
     )

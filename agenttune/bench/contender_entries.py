@@ -14,7 +14,6 @@ from pydantic import create_model
 
 from agenttune.bench.contenders.contender import Contender
 from agenttune.bench.contenders.shipped import contender_class, contenders
-from agenttune.bench.settings import BenchSettings
 from agenttune.config import Place, Settings, load_yaml, written_at
 from agenttune.config.plugins import PluginUse, file_of, is_class_reference, written_kind
 from agenttune.config.resources import list_resources
@@ -57,7 +56,7 @@ class _TypeOnly(Settings):
     """In reports."""
 
 
-def read_contender(given: Any, file: Path | None, at: Place, project: Path, settings: BenchSettings) -> ContenderEntry:
+def read_contender(given: Any, file: Path | None, at: Place, project: Path, context: PolicyContext) -> ContenderEntry:
     """An entry of a suite.
 
     Args:
@@ -65,7 +64,7 @@ def read_contender(given: Any, file: Path | None, at: Place, project: Path, sett
         file: The suite file; None: it comes from the command line.
         at: Where in it.
         project: As for `Suite`.
-        settings: Of the suite, with which policies are checked.
+        context: Of the suite, with which policies are checked.
 
     Raises:
         ConfigError: There is no such contender, or a parameter is wrong.
@@ -75,7 +74,7 @@ def read_contender(given: Any, file: Path | None, at: Place, project: Path, sett
             spec, name = _bare(given, project, is_from_shell=file is None), ""
         else:
             spec, name = _written(given, file, at, project)
-        return _entry(spec, name, project, settings)
+        return _entry(spec, name, project, context)
     except ConfigError as error:
         if file is None or error.message.startswith(f"{file}:"):
             raise
@@ -104,11 +103,11 @@ def _written(given: Any, file: Path | None, at: Place, project: Path) -> tuple[d
     return spec, own.name
 
 
-def _entry(spec: dict[str, Any], name: str, project: Path, settings: BenchSettings) -> ContenderEntry:
+def _entry(spec: dict[str, Any], name: str, project: Path, context: PolicyContext) -> ContenderEntry:
     kind = spec["type"]
     if kind == POLICY:
         spec = {**spec, POLICY: _from_project(str(spec.get(POLICY, "")), project)}
-        code = policy_code(spec[POLICY], project, settings)
+        code = policy_code(spec[POLICY], project, context)
         short = _short_name(spec[POLICY])
         name = name or (f"{short} {POLICY}" if short in contenders() else short)
     else:
@@ -117,7 +116,7 @@ def _entry(spec: dict[str, Any], name: str, project: Path, settings: BenchSettin
     cls = contender_class(kind, project)
     made = cls.settings.model_validate({key: value for key, value in spec.items() if key != "type"})
     for parameter in cls.policies:
-        code |= policy_code(getattr(made, parameter), project, settings)
+        code |= policy_code(getattr(made, parameter), project, context)
     code |= cls(made).made_of(project)
     return ContenderEntry(name, spec, cls, code)
 
@@ -139,13 +138,12 @@ def _from_project(reference: str, project: Path) -> str:
     return f"./{os.path.relpath(found.resolve(), project)}{colon}{name}"
 
 
-def policy_code(reference: str, project: Path, settings: BenchSettings) -> dict[str, str]:
+def policy_code(reference: str, project: Path, context: PolicyContext) -> dict[str, str]:
     """SHA-256 of the files that a policy is made of: its own, those of its parts, classes and prompts.
 
     Raises:
         ConfigError: There is no such policy, or its file is wrong.
     """
-    context = PolicyContext(project, llm=settings.llm, budgets=settings.budgets)
     try:
         opened = open_policy(reference, context)
     except ConfigError as error:

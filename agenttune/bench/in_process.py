@@ -9,7 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ from agenttune.agent import AgentLoop
 from agenttune.bench.answers import KeepingContext, KeptAnswers
 from agenttune.bench.catalog import TaskFacts
 from agenttune.bench.cell import Intervention, Outcome
+from agenttune.bench.own_detectors import detectors_of_cell
 from agenttune.bench.settings import BenchSettings
 from agenttune.bench.total_steps import TotalSteps
 from agenttune.bench.training import Agent, Hook, Live, Trained
@@ -176,6 +177,7 @@ class InProcessAgent:
         self.control = StepClockControl(folder)
         reader = ControlReader(self.control, RUN_ID)
         context = KeepingContext(project, goal, settings.llm, settings.budgets, reader=reader, answers=answers)
+        context = replace(context, detectors=detectors_of_cell(settings, folder, context))
         loaded = open_policy(context)
         _refuse_broken(loaded)
         if loaded.gate is not None:
@@ -183,7 +185,14 @@ class InProcessAgent:
             log = self.control.log(RUN_ID)
             log.update_info(rules=log.info().rules | {"gate": _gate(limits, person)})
         self._loop = AgentLoop(
-            self.control, RUN_ID, loaded.policy, wake, details=loaded.details, clock_s=lambda: 0.0, shutdown_grace_s=0.0
+            self.control,
+            RUN_ID,
+            loaded.policy,
+            wake,
+            details=loaded.details,
+            detectors=context.detectors,
+            clock_s=lambda: 0.0,
+            shutdown_grace_s=0.0,
         )
         self._limit_s, self._poll_s = wake.lockstep_limit_s, wake.poll_s
 
@@ -283,11 +292,16 @@ def _refuse_broken(loaded: LoadedPolicy) -> None:
     check_can_act(loaded.policy, loaded.policy.name)
 
 
+def _has_failed(decided: Decided) -> bool:
+    told = " ".join([decided.reason, *decided.faults])
+    return POLICY_FAILED in told or decided.woken_by.startswith("detector ")
+
+
 def _failure(log: RunLog) -> str:
-    """How the policy failed in a run, if it did: the first time that it raised, or was silent for too long."""
+    """How policy or detector failed in a run, if one did: the first time that it raised, or was silent for too long."""
     for event in log.events(kinds=["decided"], limit=EVERYTHING):
         body = event.body
-        if isinstance(body, Decided) and POLICY_FAILED in " ".join([body.reason, *body.faults]):
+        if isinstance(body, Decided) and _has_failed(body):
             return f"at step {event.step}: {body.reason}"
     notes = [event.body for event in log.events(kinds=["note_added"], limit=EVERYTHING)]
     return next((note.text for note in notes if isinstance(note, NoteAdded) and note.author == LOCKSTEP), "")

@@ -306,7 +306,11 @@ class _Scenario:
             recovered=bool(curve) and crash is not None and has_recovered(curve, crash, start, band),
             is_worse=None,
             detection=detection(
-                outcome, self.kind, budget, cell.contender in self._lookers, self._training_start(result, start)
+                outcome,
+                _with_own(self.kind, cell.settings),
+                budget,
+                cell.contender in self._lookers,
+                self._training_start(result, start),
             ),
             states=Counter(i.state for i in outcome.interventions),
             extra_steps=_extra_steps(result),
@@ -419,3 +423,9 @@ def _trial_steps(result: CellResult) -> int:
     in_training = 0 if trained is None else trained.probe_steps
     # Results of before do not tell trials from repeated steps: all count as trials.
     return _extra_steps(result) if in_training is None else result.outcome.steps_before + in_training
+
+
+def _with_own(kind: FaultKind, settings: Mapping[str, Any]) -> FaultKind:
+    """A fault's kind that findings of the user's own detectors count for too, as the suite says."""
+    own = [name for name, faults in settings.get("finds", {}).items() if kind.name in faults]
+    return kind.model_copy(update={"findings": [*kind.findings, *own]}) if own else kind

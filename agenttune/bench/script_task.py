@@ -102,7 +102,7 @@ def _config(trial: Trial, script: Script) -> Iterator[Path]:
     spec, settings = trial.cell.spec, BenchSettings.model_validate(trial.cell.settings)
     wake = settings.wake.model_copy(update={"mode": "async" if spec["type"] == "none" else "lockstep"})
     content = {
-        **trial.cell.settings,
+        **{key: value for key, value in trial.cell.settings.items() if key != "finds"},
         "run": {"script": script.path, "args": filled(script.args, trial.recipe, trial.cell.seed)},
         "goal": {"metric": script.metric, "direction": script.direction},
         "policy": APPLY.get(spec["type"]) or spec["policy"],

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from agenttune.config import BudgetSettings, GateSettings, LlmSettings, ProbationSettings, Settings, WakeSettings
+from agenttune.config.plugins import PluginEntry
 
 
 class BenchSettings(Settings):
@@ -18,3 +21,7 @@ class BenchSettings(Settings):
     """How changes are watched and undone."""
     llm: LlmSettings = LlmSettings()
     """The language model."""
+    detectors: list[PluginEntry] = Field(default_factory=list)
+    """Detectors of your own beside the shipped ones, with paths from the suite's folder."""
+    finds: dict[str, list[str]] = Field(default_factory=dict)
+    """Faults that a finding counts as having found, by the finding's kind: what your own detectors are for."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -14,6 +14,7 @@ from agenttune.bench.catalog import TASKS, TaskFacts, facts_of, task_facts
 from agenttune.bench.cell import Scenario, Script
 from agenttune.bench.contender_entries import ContenderEntry, read_contender
 from agenttune.bench.faults import DEVELOPMENT_SEEDS, TEST_SEEDS, fault_kind, refusal
+from agenttune.bench.own_detectors import own_detectors
 from agenttune.bench.script_task import applies_to_scripts, filled, no_fault_of_script
 from agenttune.bench.settings import BenchSettings
 from agenttune.bench.training import Recipe, Split
@@ -22,6 +23,7 @@ from agenttune.config.resources import find_resource
 from agenttune.config.sections import RUN_NAME, Word
 from agenttune.config.setting import Positive
 from agenttune.errors import ConfigError
+from agenttune.policy.base import PolicyContext
 from agenttune.protocol.invalid_values import did_you_mean, failure_words
 
 FOLDER = "suites"
@@ -92,6 +94,7 @@ class Suite:
         project: Folder that relative paths of policies count from.
         file: As written.
         seeds: Of the split's range.
+        detector_code: Checksums of the files of the user's own detectors, by path.
     """
 
     path: Path
@@ -102,6 +105,7 @@ class Suite:
     seeds: tuple[int, ...]
     scenarios: tuple[Scenario, ...]
     contenders: tuple[ContenderEntry, ...]
+    detector_code: dict[str, str] = field(default_factory=dict)
 
     @property
     def left_out(self) -> list[str]:
@@ -140,6 +144,11 @@ def load_suite(
     if file.split == "test" and not is_test:
         raise _Place(path, ("split",)).problem("the test range is for final claims; say so with --test")
     split: Split = "test" if is_test else "development"
+    own = own_detectors(path, file.settings, project)
+    if own.entries:
+        settings = file.settings.model_copy(update={"detectors": own.entries})
+        file = file.model_copy(update={"settings": settings})
+    context = PolicyContext(project, llm=file.settings.llm, budgets=file.settings.budgets, detectors=own.made)
     return Suite(
         path,
         file.name or path.stem,
@@ -148,7 +157,8 @@ def load_suite(
         split,
         _seeds(_Place(path, ("seeds",)), file.seeds if seeds is None else seeds, split),
         tuple(_scenarios(path, file, project)),
-        tuple(_contenders(path, project, file, policies)),
+        tuple(_contenders(path, project, file, policies, context)),
+        own.code,
     )
 
 
@@ -273,15 +283,17 @@ def _recipe(place: _Place, recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     return changed
 
 
-def _contenders(path: Path, project: Path, file: SuiteFile, policies: Sequence[str]) -> list[ContenderEntry]:
+def _contenders(
+    path: Path, project: Path, file: SuiteFile, policies: Sequence[str], context: PolicyContext
+) -> list[ContenderEntry]:
     found: list[ContenderEntry] = []
     for index, given in enumerate(file.contenders):
         place = _Place(path, ("contenders", index))
-        entry = read_contender(given, path, place.at, project, file.settings)
+        entry = read_contender(given, path, place.at, project, context)
         if entry.name in (other.name for other in found):
             raise place.problem(f"two contenders are called {entry.name!r}; give this one another `name`")
         found.append(entry)
     for reference in policies:
-        entry = read_contender(reference, None, (), project, file.settings)
+        entry = read_contender(reference, None, (), project, context)
         found = [other for other in found if other.name != entry.name] + [entry]
     return found

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from agenttune.config import Place
 from agenttune.config.plugins import PluginClass, PluginUse, find_class
 from agenttune.detectors import DETECTOR_NAMES, Detector, PluginDetector, StandInDetector, undeclared
 from agenttune.errors import ConfigError, UserError
@@ -122,15 +123,29 @@ def checked(decision: object) -> Decision:
     return replace(decision, proposals=list(decision.proposals), shadowed=list(decision.shadowed))
 
 
-def open_detectors(entries: Sequence[object], file: Path, context: PolicyContext) -> tuple[Detector, ...]:
+def open_detectors(
+    entries: Sequence[object],
+    file: Path,
+    context: PolicyContext,
+    at: Place = ("detectors",),
+    folders: Sequence[Path] = (),
+) -> tuple[Detector, ...]:
     """The detectors that a config file's `detectors` names.
+
+    Args:
+        entries: What stands there.
+        file: The file.
+        context: As for policies.
+        at: Where in it.
+        folders: Where relative paths count from beside the file's own.
 
     Raises:
         ConfigError: While they are only checked: one is named wrongly, or a parameter is wrong.
     """
     made: list[Detector] = []
     for index, entry in enumerate(entries):
-        use = PluginUse.of_entry("detector", entry, file, ("detectors", index))
+        use = PluginUse.of_entry("detector", entry, file, (*at, index))
+        use = replace(use, folders=(*use.folders, *folders))
         detector = _detector(use, context)
         if detector.name in (d.name for d in made):
             raise use.problem(f"two detectors are called {detector.name!r}; give one another name")
