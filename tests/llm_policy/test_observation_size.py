@@ -11,9 +11,11 @@ from agenttune.config import BudgetSettings
 from agenttune.llm.prompts import Prompts
 from agenttune.policy.llm.digest import digest
 from agenttune.policy.llm.jumps import jumps_of
+from agenttune.policy.llm.layer_text import weights_told
 from agenttune.policy.llm.token_room import Section, shared_out, tokens_at_most
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.observation import CheckpointView, Evaluation, Observation
+from agenttune.protocol.weight_looks import WeightLook
 from agenttune.testing.situations import series_view
 from tests.llm_policy.test_prompting import HOSTILE
 from tests.llm_policy.test_tokens import ordinary_run
@@ -44,8 +46,23 @@ def full_run(steps: int, text: str) -> Observation:
             "evaluations": [Evaluation(step=steps * i // 50, metrics=metrics) for i in range(1, 51)],
             "checkpoints": [CheckpointView(checkpoint_id=text, step=i, tag=text, metric=2.5) for i in range(30)],
             "woken_by": [text] * 10,
+            "weights": [look_of(i, text, 60) for i in range(16)],
             "notes": [text] * 10,
         }
+    )
+
+
+def look_of(step: int, name: str, layers: int) -> WeightLook:
+    """A look at layers of which every tenth has run away since the first one."""
+    rms = {f"{name} {i}": 0.1 * (1 + (i % 10 == 3) * step) for i in range(layers)}
+    return WeightLook(
+        step=step,
+        since_step=0,
+        steps=5,
+        straightness=0.91,
+        update_ratio=0.001,
+        ratios=dict.fromkeys(rms, 0.001),
+        rms=rms,
     )
 
 
@@ -79,6 +96,15 @@ def test_it_fits_into_1200_tokens_whatever_there_is_to_tell(steps: int, text: st
         assert fact.replace("3.99 -> ", f"{steps - 60} -> {steps - 59}") in shown
     newest = f"step {steps - 20}: <data>update_optimizer(lr=0.0025)"
     assert newest in shown, "the newest change stays"
+
+
+def test_layers_that_stand_out_are_named_and_the_others_are_not() -> None:
+    lines = weights_told([look_of(0, "layer", 60), look_of(90, "layer", 60)])
+    assert lines[0] == "straightness of their way 0.91 over 90 steps, a step changes 0.001 of the weights"
+    assert len(lines) == 4
+    assert "layer <data>layer 53</data>: a step changes 0.001 of it, weights 9.1 (at step 0: 0.1)" in lines
+    assert len(weights_told([look_of(0, "layer", 60)])) == 1
+    assert weights_told([]) == []
 
 
 def test_what_one_section_leaves_the_others_have() -> None:

@@ -109,7 +109,10 @@ def _summary(observation: Observation, view: SeriesView, is_full: bool) -> str:
         if view.name in GRAD_NAMES:
             parts += _clipped(observation, view)
         else:
-            parts += [f"slope {brief(trend.slope())} a step", f"lowest level {brief(trend.best)}"]
+            parts += [
+                f"slope {brief(trend.slope())} a step",
+                f"lowest level {brief(trend.best)} at step {trend.best_step}",
+            ]
     else:  # nobody knows whether it is noise that moves it, so nothing is smoothed
         parts = [f"now {brief(view.values[-1])}"]
     parts += [f"first {brief(trend.start)} at step {trend.all_steps[0]}"]

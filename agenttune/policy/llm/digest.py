@@ -20,6 +20,7 @@ from agenttune.llm.tools.offered import UNLISTED_KNOBS
 from agenttune.policy.llm.briefing import by_group, learning_rates_ahead, progress, states, training
 from agenttune.policy.llm.curve_text import NAME_LETTERS, VALUE_LETTERS, brief, curves, named, says_something
 from agenttune.policy.llm.history import interventions_of, tried
+from agenttune.policy.llm.layer_text import weights_told
 from agenttune.policy.llm.token_room import Section, shared_out, within
 from agenttune.protocol.commands import COMMAND_KINDS, Probe
 from agenttune.protocol.findings import Finding
@@ -67,6 +68,7 @@ class Digest:
     woken_by: list[str]
     goal: list[str]
     curves: list[str]
+    layers: list[str]
     knobs: list[str]
     findings: list[str]
     tried: list[str]
@@ -97,14 +99,15 @@ def digest(
     found = shared_out(
         {
             "progress": Section(progress(observation).splitlines(), 75),
-            "knobs": Section([*learning_rates_ahead(observation), *_knobs(observation.knobs)], 130),
-            "curves": Section(curves(observation), 190),
+            "knobs": Section([*learning_rates_ahead(observation), *_knobs(observation.knobs)], 120),
+            "curves": Section(curves(observation), 175),
             "goal": Section(_evaluations(observation), 110, "last", head=2),
-            "tried": Section([*changes, *_last_decision(observation)], 140, "last"),
+            "tried": Section([*changes, *_last_decision(observation)], 130, "last"),
+            "layers": Section(weights_told(observation.weights), 60),
             "states": Section(states(observation.checkpoints), 65, "last"),
             "findings": Section(_findings(observation), 60, "last"),
             "notes": Section([fenced(within(note, NOTE_TOKENS), NOTE_LETTERS, "note") for note in notes], 80, "last"),
-            "training": Section(training(observation), 105),
+            "training": Section(training(observation), 95),
             "woken_by": Section(reasons, 30),
             "budget": Section([*again, *_budget(observation, budgets or BudgetSettings(), used or Ledger())], 45),
         },

@@ -43,7 +43,7 @@ SYSTEM_VARIABLES = (
 )
 OBSERVATION_VARIABLES = (
     *("training", "progress", "states", "woken_by", "goal", "curves", "knobs", "findings", "tried", "notes", "budget"),
-    *("line", "allowed"),
+    *("layers", "line", "allowed"),
 )
 """What templates may declare."""
 

@@ -27,7 +27,20 @@ HISTORY = 50
 WHY_LETTERS = 500
 VARIABLES = (
     *("goal_metric", "goal_direction", "constraints", "context", "command", "rationale", "request"),
-    *("progress", "goal", "curves", "knobs", "findings", "tried", "notes", "budget", "woken_by"),
+    *(
+        "progress",
+        "goal",
+        "curves",
+        "knobs",
+        "findings",
+        "tried",
+        "notes",
+        "budget",
+        "woken_by",
+        "layers",
+        "states",
+        "training",
+    ),
 )
 """What a template may declare."""
 
