@@ -2,6 +2,7 @@
 
 from agenttune.testing.chat_request import ChatRequest
 from agenttune.testing.endpoint import ScriptedEndpoint
+from agenttune.testing.expert import PlaybookExpert
 from agenttune.testing.steps import (
     Step,
     answers_nothing,
@@ -18,6 +19,7 @@ from agenttune.testing.steps import (
 
 __all__ = [
     "ChatRequest",
+    "PlaybookExpert",
     "ScriptedEndpoint",
     "Step",
     "answers_nothing",
