@@ -16,9 +16,9 @@ from agenttune.testing.chat_request import ChatRequest
 from agenttune.testing.steps import Step, calls, says
 
 NUMBER = r"[-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|inf|NaN)"
-CUT, RAISE = 0.1, 10.0
+CUT, RAISE, RAISE_AGAIN = 0.1, 10.0, 3.0
 """Factors of the rate: for one that was too high, and too low."""
-MOST_CUTS, MOST_RAISES = 3, 2
+MOST_CUTS, MOST_RAISES = 3, 3
 LATE, EARLY = 0.75, 0.03
 """Parts of a run: after the first, little can be won by a new plan; before the second, nothing is known."""
 COLLAPSED_PERCENT, PLAN_LEFT = 5.0, 0.3
@@ -69,6 +69,7 @@ class Reading:
     straight_steps: int = 0
     weight_decay: float = math.nan
     evaluations: list[tuple[int, float, float]] = field(default_factory=list)
+    evaluation_noise: float = 0.0
     maximize: bool = False
     states: list[State] = field(default_factory=list)
     findings: list[tuple[str, str, int]] = field(default_factory=list)
@@ -134,6 +135,8 @@ class Reading:
 
     def _read_evaluations(self, text: str) -> None:
         has_train = "training loss there" in text
+        noise = _number(text, rf"noise of one about ({NUMBER})")
+        self.evaluation_noise = noise if math.isfinite(noise) else 0.0
         for step, rest in re.findall(r"^(\d+): (.*)$", text, re.MULTILINE):
             values = [_float(value) for value in re.sub(r"\(.*\)", "", rest).split(",")]
             self.evaluations.append((int(step), values[0], values[-1] if has_train else math.nan))
@@ -237,17 +240,14 @@ def _overfitting(seen: Reading) -> Iterator[Uses]:
         return
     lowest = min(finite, key=lambda entry: entry[1])
     since = [entry for entry in finite if entry[0] > lowest[0]]
-    rising = len(since) >= WORSE_EVALUATIONS and all(e[1] > 1.02 * lowest[1] for e in since[-WORSE_EVALUATIONS:])
+    least = lowest[1] + max(0.02 * abs(lowest[1]), 2 * seen.evaluation_noise)
+    rising = len(since) >= WORSE_EVALUATIONS and all(entry[1] > least for entry in since[-WORSE_EVALUATIONS:])
     falls = seen.found("overfitting") or (since and since[-1][2] < lowest[2])
     if not (rising and falls):
         return
     why = f"the evaluation rose from {lowest[1]:.4g} at step {lowest[0]} to {since[-1][1]:.4g} while training fell"
     decay = {"weight_decay": max(10 * seen.weight_decay, 0.1)} if seen.weight_decay >= 0 else {}
-    back = {"go_back_to": best[-1].name, "lr_factor": CUT, **decay, "reason": why}
-    if seen.times("load_checkpoint"):
-        yield [("change", back), ("stop", {"reason": f"{why}, again: nothing is left to gain"})]
-    else:
-        yield [("change", back)]
+    yield [("change", {"go_back_to": best[-1].name, "lr_factor": CUT, **decay, "reason": why})]
 
 
 def _collapsed(seen: Reading) -> Iterator[Uses]:
@@ -259,11 +259,14 @@ def _collapsed(seen: Reading) -> Iterator[Uses]:
 
 
 def _too_low(seen: Reading) -> Iterator[Uses]:
-    """Straight on and hardly any fall: ten times the rate."""
+    """Straight on: ten times the rate while hardly anything was reached, three times where something was."""
     is_straight = seen.straightness > STRAIGHT and seen.straight_steps >= STRAIGHT_STEPS
     slow = seen.first - seen.level < SMALL_FALL * abs(seen.first)
-    raises = sum(kind in ("update_optimizer", "update_schedule") for _, kind, _ in seen.tried)
+    raises = seen.times("update_optimizer")
     may = seen.progress < LATE and raises < MOST_RAISES and not seen.times("load_checkpoint")
-    if (is_straight or seen.found("slow_start")) and slow and may:
+    if may and slow and (is_straight or seen.found("slow_start")):
         why = f"the loss fell only from {seen.first:.3g} to {seen.level:.3g}, straightness {seen.straightness:.2f}"
         yield [("change", {"lr_factor": RAISE, "reason": why})]
+    elif may and is_straight and raises:
+        why = f"the way is still straight, {seen.straightness:.2f} over {seen.straight_steps} steps"
+        yield [("change", {"lr_factor": RAISE_AGAIN, "reason": why})]
