@@ -25,6 +25,8 @@ COLLAPSED_PERCENT, PLAN_LEFT = 5.0, 0.3
 """A schedule is over too early at a mean rate below so many percent of the base, with such a part of the run left."""
 STRAIGHT, STRAIGHT_STEPS, SMALL_FALL = 0.85, 20, 0.25
 """Above that the weights' way goes straight on, over so many steps; a part of the first loss that is a small fall."""
+LARGE_UPDATE = 0.005
+"""A part of the weights that a step changes only at a rate that is not too low."""
 SETTLE_STEPS = 30
 """After a change, before it is judged."""
 WORSE_EVALUATIONS = 2
@@ -67,6 +69,7 @@ class Reading:
     left_percent: float = math.nan
     straightness: float = math.nan
     straight_steps: int = 0
+    update_ratio: float = math.nan
     weight_decay: float = math.nan
     evaluations: list[tuple[int, float, float]] = field(default_factory=list)
     evaluation_noise: float = 0.0
@@ -74,6 +77,7 @@ class Reading:
     states: list[State] = field(default_factory=list)
     findings: list[tuple[str, str, int]] = field(default_factory=list)
     tried: list[tuple[int, str, str]] = field(default_factory=list)
+    counted: dict[str, int] = field(default_factory=dict)
     can: frozenset[str] = frozenset()
 
     @classmethod
@@ -103,6 +107,8 @@ class Reading:
                 r"^step (\d+): <data>(\w+)\((.*)", section("What was tried"), re.MULTILINE
             )
         ]
+        told = re.search(r"^applied in all: (.*), of", section("What was tried"), re.MULTILINE)
+        found.counted = {kind: int(count) for count, kind in re.findall(r"(\d+) (\w+)", told[1] if told else "")}
         return found
 
     def _read_run(self, text: str) -> None:
@@ -132,6 +138,7 @@ class Reading:
         self.left_percent = _number(text, rf"the mean of the rest is ({NUMBER}) %")
         if way := re.search(rf"straightness of their way ({NUMBER}) over (\d+) steps", weights):
             self.straightness, self.straight_steps = float(way[1]), int(way[2])
+        self.update_ratio = _number(weights, rf"a step changes ({NUMBER}) of the weights")
 
     def _read_evaluations(self, text: str) -> None:
         has_train = "training loss there" in text
@@ -152,7 +159,9 @@ class Reading:
         return self.step / self.max_steps if self.max_steps else 0.0
 
     def times(self, kind: str) -> int:
-        """How often a command was applied, as far as it is still told."""
+        """How often a command was applied."""
+        if kind in self.counted:
+            return self.counted[kind]
         return sum(done == kind and "-> applied" in rest for _, done, rest in self.tried)
 
     @property
@@ -261,6 +270,7 @@ def _collapsed(seen: Reading) -> Iterator[Uses]:
 def _too_low(seen: Reading) -> Iterator[Uses]:
     """Straight on: ten times the rate while hardly anything was reached, three times where something was."""
     is_straight = seen.straightness > STRAIGHT and seen.straight_steps >= STRAIGHT_STEPS
+    is_straight = is_straight and not seen.update_ratio > LARGE_UPDATE and not seen.level > 1.01 * seen.first
     slow = seen.first - seen.level < SMALL_FALL * abs(seen.first)
     raises = seen.times("update_optimizer")
     may = seen.progress < LATE and raises < MOST_RAISES and not seen.times("load_checkpoint")

@@ -344,7 +344,8 @@ def test_what_a_command_found_is_told() -> None:
     )
     evaluated = answered("do_evaluate", {"eval_loss": 2.0, "eval_runtime": 1.0})
     saved = answered("save_checkpoint", {"checkpoint_id": "main-60-ab", "path": "/x"})
-    first, second, third = digest(observe(decay(100), commands=[probed, evaluated, saved])).tried
+    counted, first, second, third = digest(observe(decay(100), commands=[probed, evaluated, saved])).tried
+    assert counted == "applied in all: 1 probe, 1 do_evaluate, 1 save_checkpoint, of 3 asked for"
     assert "nothing was adopted: 2.251 is not 20 % better than 2.5" in first
     assert "training loss of each trial: (nothing changed) 2.5; (lr=0.05) 2.251; (lr=9) lost: the loss is NaN" in first
     assert "probe(candidates=[(lr=0.05), (lr=9)], steps=20, min_gain_frac=0.2)" in first

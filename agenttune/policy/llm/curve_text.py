@@ -25,9 +25,10 @@ CLIP_STEPS = 64
 FULL = (*LOSS_NAMES, *GRAD_NAMES)
 _SAYS_NOTHING = re.compile(
     r"(eval_|train_)?(epoch|total_flos|num_input_tokens_seen|step_time_s|memory_bytes|(base_)?lr(_\d+)?|learning_rate)"
+    r"|path_straightness|(early_)?update_ratio"
     r"|.*(_runtime|_per_second|_per_s|_preparation_time|_memory_bytes)"
 )
-"""Metrics of the machine rather than of the model, and rates, which stand among the knobs."""
+"""Metrics of the machine rather than of the model; rates, and how weights move, have lines of their own."""
 NAME_LETTERS, VALUE_LETTERS, NAME_TOKENS = 64, 120, 12
 PLAIN_NAMES = frozenset({*LOSS_NAMES, *GRAD_NAMES, "eval_loss", "eval_accuracy", "train_loss", "eval_perplexity"})
 """Names of metrics that need no fence: they are our own, or of the libraries."""

@@ -30,8 +30,8 @@ from agenttune.protocol.run_info import KnobState
 from agenttune.protocol.summary import Intervention
 from agenttune.protocol.text import number
 
-MOST_TOKENS = 1110
-"""Of an observation, without the words of its template, by an upper estimate; its headings take about 60 more."""
+MOST_TOKENS = 1085
+"""Of an observation, without the words of its template, by an upper estimate; its headings take about 80 more."""
 LETTERS_PER_TOKEN = 4
 """English text and figures, roughly (rule of thumb; figures alone take more tokens)."""
 LAST_EVALUATIONS, MOST_METRICS = 4, 3
@@ -102,7 +102,7 @@ def digest(
             "knobs": Section([*learning_rates_ahead(observation), *_knobs(observation.knobs)], 120),
             "curves": Section(curves(observation), 175),
             "goal": Section(_evaluations(observation), 110, "last", head=2),
-            "tried": Section([*changes, *_last_decision(observation)], 130, "last"),
+            "tried": Section([*changes, *_last_decision(observation)], 130, "last", head=len(changes) > 2),
             "layers": Section(weights_told(observation.weights), 60),
             "states": Section(states(observation.checkpoints), 65, "last"),
             "findings": Section(_findings(observation), 60, "last"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agenttune.detectors.effects import Changes, Measure, effect_in, measures_of
 from agenttune.llm.prompts import fenced
 from agenttune.policy.llm.curve_text import brief, says_something
-from agenttune.protocol.commands import DoEvaluate, SaveCheckpoint
+from agenttune.protocol.commands import DoEvaluate, LoadCheckpoint, SaveCheckpoint
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import CommandRecord, Verdict
 from agenttune.protocol.summary import Effect, Intervention
@@ -32,11 +33,18 @@ def tried(observation: Observation, history: Sequence[Intervention]) -> list[str
         return ["nothing yet"]
     records = {record.command_id: record for record in observation.commands}
     shown = history[-MOST_TRIED:]
-    left_out = [f"({len(history) - len(shown)} earlier ones are left out)"] if len(history) > len(shown) else []
+    left_out = [_counted(history)] if len(history) > WHOLE else []
     whole = {one.command_id for one in shown[-WHOLE:]}
     agents = {one.author for one in history if one.principal == "agent"}
     names = len(agents) > 1
     return left_out + [_attempt(one, records.get(one.command_id), one.command_id in whole, names) for one in shown]
+
+
+def _counted(history: Sequence[Intervention]) -> str:
+    """How often each command took effect, also of those that there is no room for."""
+    done = Counter(one.kind for one in history if one.applied_at_step is not None)
+    told = ", ".join(f"{count} {kind}" for kind, count in done.most_common())
+    return f"applied in all: {told or 'none'}, of {len(history)} asked for"
 
 
 def _attempt(one: Intervention, record: CommandRecord | None, is_whole: bool, names_agents: bool) -> str:
@@ -58,6 +66,8 @@ def _attempt(one: Intervention, record: CommandRecord | None, is_whole: bool, na
 
 def effect_words(effect: Effect) -> str:
     """What a change did, in fewer words than people are told."""
+    if effect.verdict == "not known":
+        return "not known yet" if not effect.is_measured else f"not known: {effect.reason}"
     if effect.expected is None or effect.found is None or effect.low is None or effect.high is None:
         return effect.words
     verdict = "not clear" if effect.verdict == "no clear effect" else effect.verdict
@@ -104,6 +114,9 @@ def _found(one: Intervention) -> str:
         return ", ".join(metrics) or one.summary
     if "trials" in told:
         return "; ".join(filter(None, [one.message, _trials(told)]))
+    if one.kind == LoadCheckpoint.kind_name() and "from_step" in told:
+        went = one.summary.partition("branch ")[0].strip(" ;,")  # the rest is names of branches
+        return "; ".join(filter(None, [f"went back from step {told['from_step']}", went]))
     if "checkpoint_id" in told and one.kind == SaveCheckpoint.kind_name():
         return f"saved as {told['checkpoint_id']}"
     return one.summary if one.message in one.summary else f"{one.summary}; {one.message}"

@@ -22,7 +22,8 @@ def weights_told(looks: Sequence[WeightLook]) -> list[str]:
     """A line for all layers together, and one for each that stands out."""
     if not looks:
         return []
-    return [_whole(looks[-1]), *_layers(looks)]
+    whole = _whole(looks[-1])
+    return [*([whole] if whole else []), *_layers(looks)]
 
 
 def _whole(look: WeightLook) -> str:
@@ -32,7 +33,7 @@ def _whole(look: WeightLook) -> str:
         parts.append(f"straightness of their way {look.straightness:.2f} over {steps} steps")
     if math.isfinite(look.update_ratio):
         parts.append(f"a step changes {look.update_ratio:.2g} of the weights")
-    return ", ".join(parts) or "not known yet"
+    return ", ".join(parts)
 
 
 def _layers(looks: Sequence[WeightLook]) -> Iterator[str]:

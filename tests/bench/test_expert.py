@@ -1,0 +1,88 @@
+"""A scripted expert that knows the observation's text alone rescues runs: the prompt says what a decision needs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from agenttune.config import LlmSettings
+from agenttune.policy.base import PolicyContext
+from agenttune.policy.llm.llm_policy import LlmFile, LlmPolicy
+from agenttune.protocol.commands import CommandBase
+from agenttune.protocol.findings import Finding
+from agenttune.protocol.lr_course import Course, Track
+from agenttune.protocol.observation import CheckpointView, Observation
+from agenttune.protocol.weight_looks import WeightLook
+from agenttune.testing import PlaybookExpert, ScriptedEndpoint
+from tests.llm_policy.fakes import FakeReader
+from tests.policy.conftest import applied, decay, observe
+
+STATES = [
+    CheckpointView(checkpoint_id="main-0-aa", step=0, kept_as="start"),
+    CheckpointView(checkpoint_id="main-60-bb", step=60, kept_as="good", metric=1.5),
+    CheckpointView(checkpoint_id="main-140-cc", step=140, kept_as="good", metric=9.0),
+]
+
+
+def decided(seen: Observation, **more: Any) -> list[CommandBase]:
+    """What the expert asks for over a real endpoint, of all that it could see in the prompt."""
+    able = {"capabilities": ["update_optimizer", "update_schedule", "load_checkpoint", "update_training"], **more}
+    knobs = [knob.model_copy(update={"command": "update_optimizer"}) for knob in seen.knobs]
+    seen = seen.model_copy(update=able | {"knobs": knobs})
+    expert = PlaybookExpert()
+    with ScriptedEndpoint(expert) as endpoint:
+        context = PolicyContext(
+            reader=FakeReader(seen, max_lr=100.0), llm=LlmSettings(model="m", base_url=endpoint.base_url), environ={}
+        )
+        decision = LlmPolicy("llm", LlmFile(type="llm"), context).decide(seen)
+    assert expert.undecided == []
+    return [draft.command for draft in decision.proposals]
+
+
+def told(commands: list[CommandBase]) -> list[dict[str, Any]]:
+    return [json.loads(command.model_dump_json(exclude_defaults=True)) | {"kind": command.kind} for command in commands]
+
+
+def test_it_leaves_a_healthy_run_alone() -> None:
+    look = WeightLook(step=190, since_step=0, steps=5, straightness=0.2, update_ratio=0.01, ratios={}, rms={})
+    seen = observe(decay(200), grads=decay(200, seed=1), lr=0.01, evals=[(s, 4 - s / 100) for s in range(25, 200, 25)])
+    assert decided(seen, checkpoints=STATES, weights=[look]) == []
+
+
+def test_after_a_blow_up_it_goes_back_to_the_state_of_before_with_a_tenth_of_the_rate() -> None:
+    losses = [*decay(100), *([9.0] * 60)]
+    found = Finding(kind="divergence", severity="critical", metric="step_loss", step=150, summary="it rose to 9")
+    [back] = decided(observe(losses, lr=0.1, findings=[found]), checkpoints=STATES)
+    asked = back.arguments()
+    assert (asked["checkpoint_id"], asked["lr"], asked["reset_optimizer"]) == ("main-60-bb", pytest.approx(0.01), True)
+
+
+def test_a_rate_that_is_far_too_low_is_raised_tenfold_and_not_again_at_once() -> None:
+    look = WeightLook(step=60, since_step=0, steps=5, straightness=0.97, update_ratio=1e-6, ratios={}, rms={})
+    slow = observe([2.3 - 0.0001 * i for i in range(60)], lr=1e-6)
+    [change] = told(decided(slow, weights=[look]))
+    assert change["lr"] == pytest.approx(1e-5)
+    assert decided(slow.model_copy(update={"commands": [applied(50, 1e-5)]}), weights=[look]) == []
+
+
+def test_a_collapsed_schedule_is_planned_anew_and_the_end_of_one_is_not() -> None:
+    rates = [1e-5] * 9
+    steps = list(range(200, 1001, 100))
+    course = Course(
+        kind="step", steps=steps, tracks=[Track(groups=[0], shares=[1.0], rates=rates, lowest=rates, highest=rates)]
+    )
+    seen = observe(decay(200), lr=0.01)
+    [plan] = told(decided(seen, schedule=course))
+    assert (plan["kind"], plan["shape"], plan["peak_lr"]) == ("update_schedule", "cosine", 0.01)
+    assert decided(observe(decay(900), lr=0.01), schedule=course) == []
+
+
+def test_an_overfit_goes_back_to_the_best_state_with_more_decay() -> None:
+    evals = [*((s, 2.0 - s / 200) for s in range(20, 101, 20)), (120, 1.9), (140, 2.1), (160, 2.3), (180, 2.5)]
+    best = CheckpointView(checkpoint_id="main-100-bb", step=100, kept_as="best", metric=1.5)
+    back, *rest = decided(observe(decay(180, end=0.01), lr=0.01, evals=evals), checkpoints=[*STATES, best])
+    assert back.wanted_checkpoint() == "main-100-bb"
+    assert back.arguments()["lr"] == pytest.approx(0.001)
+    assert all(command.kind == "update_optimizer" for command in rest)
