@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import os
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from pydantic import create_model
 
 from agenttune.bench.contenders.contender import Contender
 from agenttune.bench.contenders.shipped import contender_class, contenders
+from agenttune.bench.imported_files import imported_beside
 from agenttune.config import Place, Settings, load_yaml, written_at
 from agenttune.config.plugins import PluginUse, file_of, is_class_reference, written_kind
 from agenttune.config.resources import list_resources
@@ -162,35 +162,6 @@ def policy_code(reference: str, project: Path, context: PolicyContext) -> dict[s
     for path in [path.rpartition(":")[0] for path in found if is_class_reference(path)]:
         found |= {str(beside): _sha256(beside) for beside in imported_beside(Path(path))}
     return {_told(path, project): checksum for path, checksum in sorted(found.items())}
-
-
-def imported_beside(path: Path) -> set[Path]:
-    """The modules beside a Python file that it imports, and theirs, read without running them."""
-    found: set[Path] = set()
-    waiting = [path]
-    while waiting:
-        names = _imported_names(waiting.pop())
-        folder = path.parent
-        candidates = [p for n in names for p in (folder / f"{n}.py", *sorted((folder / n).rglob("*.py")))]
-        new = {place for place in candidates if place.is_file() and place != path} - found
-        found |= new
-        waiting += sorted(new)
-    return found
-
-
-def _imported_names(path: Path) -> set[str]:
-    """First parts of the names of modules that a file imports; none if it is no Python."""
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError, OSError):
-        return set()
-    names: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names |= {(node.module or "").partition(".")[0], *(alias.name for alias in node.names if not node.module)}
-    return names - {""}
 
 
 def _sha256(path: Path) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from agenttune.bench.contender_entries import imported_beside
 from agenttune.bench.faults import fault_kind
+from agenttune.bench.imported_files import imported_beside
 from agenttune.bench.settings import BenchSettings
 from agenttune.config import Place, written_at
 from agenttune.config.plugins import PluginUse, file_of, is_class_reference
