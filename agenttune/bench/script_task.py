@@ -1,8 +1,9 @@
 """A script of the user's own as a task: run as `agenttune run` runs it, in its three processes, and read from its log.
 
-The script says itself how many steps it makes, and nobody can end it in between: it pays by what counts. Its result is
-the last evaluation that came within the scenario's steps, with those that a return undid and those of probes; a policy
-that goes back or probes is therefore judged by an earlier point of its run. `none` is the script beside a policy that
+The script says itself how many steps it makes. Its result is the last evaluation that came within the scenario's steps,
+with those that a return undid and those of probes; a policy that goes back or probes is therefore judged by an earlier
+point of its run. Once more steps are made than are paid for, nothing that comes can count any more: the run is told to
+stop, as anybody could tell it, so that nobody waits for the rest. `none` is the script beside a policy that
 does nothing, with training that waits for nobody: somebody has to keep the log. Every policy runs in lockstep, so that
 the load of the machine decides nothing.
 """
@@ -26,8 +27,11 @@ from agenttune.bench.faults import FaultKind
 from agenttune.bench.in_process import outcome_of
 from agenttune.bench.run_course import course_of, names_in, within_budget
 from agenttune.bench.settings import BenchSettings
+from agenttune.bench.total_steps import TotalSteps
 from agenttune.bench.training import Recipe, Trained
 from agenttune.errors import ConfigError
+from agenttune.protocol.commands import StopTraining
+from agenttune.protocol.proposals import Author, Proposal, Verdict
 from agenttune.store.run_folders import newest_names
 from agenttune.store.run_log import RunLog
 
@@ -38,6 +42,9 @@ FIGURES = ("lr", "seed", "steps", "eval_every", "warmup_frac", "weight_decay", "
 """What may stand between braces in a script's arguments."""
 OUTPUT_CHARACTERS = 2000
 PR_SET_PDEATHSIG = 1
+WAIT_S = 0.5
+"""How often a script's log is looked at."""
+BENCHMARK = Author(principal="operator", name="benchmark")
 
 
 class ScriptFailed(Exception):
@@ -85,7 +92,7 @@ def play_script(trial: Trial, script: Script) -> Outcome:
     """
     runs = trial.folder / "runs"
     with _config(trial, script) as config:
-        _run(config, runs, trial.folder)
+        _run(config, runs, trial.folder, trial.budget)
     newest = newest_names(runs)
     if not newest:
         raise ScriptFailed(f"{script.path} left no run's log; does it call make_interactive or agenttune.session?")
@@ -116,21 +123,52 @@ def _config(trial: Trial, script: Script) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-def _run(config: Path, runs: Path, folder: Path) -> None:
+def _run(config: Path, runs: Path, folder: Path, budget: int) -> None:
     command = [sys.executable, "-m", "agenttune", "run", str(config), "--runs-dir", str(runs)]
     output = folder / "script.txt"
-    with output.open("wb") as file:
-        done = subprocess.run(
+    with (
+        output.open("wb") as file,
+        subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
-            check=False,
-            preexec_fn=_end_with_worker,
-        )
-    if done.returncode != 0:
+            preexec_fn=_end_with_worker,  # noqa: PLW1509 - one system call, and no lock is taken
+        ) as process,
+    ):
+        try:
+            _wait(process, runs, budget)
+        except BaseException:
+            process.terminate()  # it ends its processes
+            raise
+    if process.returncode != 0:
         said = output.read_text(encoding="utf-8", errors="replace")[-OUTPUT_CHARACTERS:]
-        raise ScriptFailed(f"agenttune run ended with exit code {done.returncode}:\n{said}")
+        raise ScriptFailed(f"agenttune run ended with exit code {process.returncode}:\n{said}")
+
+
+def _wait(process: subprocess.Popen[bytes], runs: Path, budget: int) -> None:
+    """Until the run has ended; tell it to stop when its budget is spent."""
+    is_told = False
+    while process.poll() is None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(WAIT_S)
+        if not is_told and process.returncode is None:
+            is_told = _stopped_beyond(runs, budget)
+
+
+def _stopped_beyond(runs: Path, budget: int) -> bool:
+    """Tell a run to stop if it has made more steps than that; whether there is no more to be told."""
+    newest = newest_names(runs)
+    if not newest:
+        return False
+    with contextlib.closing(RunLog.open(runs / newest[0])) as log:
+        info = log.info()
+        if TotalSteps(log).at(log.last_seq() + 1, info.step) <= budget:
+            return False
+        if info.is_live:
+            stop = Proposal(command=StopTraining(save=False), author=BENCHMARK, rationale=f"{budget} steps are spent")
+            log.submit(stop, Verdict(decision="approved", decided_by=BENCHMARK.name))
+    return True
 
 
 def _end_with_worker() -> None:

@@ -86,6 +86,18 @@ def test_steps_that_a_return_undid_are_paid_for(tmp_path: Path) -> None:
     assert trained.total_steps == 50
 
 
+def test_a_script_is_told_to_stop_when_its_budget_is_spent(tmp_path: Path) -> None:
+    # Left alone, it would train for hours.
+    text = SUITE.replace("[none, guardian, cosine]", "[none]").replace('"--steps", "{steps}"', '"--steps", "1000000"')
+    run(suite_of(tmp_path, text), tmp_path / "out", InProcess())
+    [result] = read_results(tmp_path / "out")
+    trained = result.outcome.trained
+    assert trained is not None, result.outcome.failure
+    assert [point.step for point in trained.evaluations] == [20, 40], "what came later does not count"
+    assert 40 < trained.total_steps < 1_000_000
+    assert not result.outcome.interventions, "that was not the contender's doing"
+
+
 def test_a_script_that_fails_is_a_failed_cell_with_what_it_said(tmp_path: Path) -> None:
     text = SUITE.replace("{steps}", "forty").replace(", guardian, cosine", "")
     run(suite_of(tmp_path, text), tmp_path / "out", InProcess())
