@@ -167,8 +167,8 @@ HOSTILE_TEXTS = (
 """What the log of `hostile_text` says; the first half is of the development range."""
 
 # A goal metric that no longer moves is seen at the end of good runs too: it counts only where that is the fault.
-_TOO_HIGH = ["divergence", "plateau", "non_finite", "gradient_explosion", "spike"]
-_TOO_LOW = ["slow_start", "plateau", "goal_plateau"]
+_TOO_HIGH = ["divergence", "high_rate", "plateau", "non_finite", "gradient_explosion", "spike"]
+_TOO_LOW = ["slow_start", "low_rate", "plateau", "goal_plateau"]
 _SPOILT = ["divergence", "spike", "gradient_explosion"]
 _EARLY, _LATER = {"onset_frac": Span(0.25, 0.4, False)}, {"onset_frac": Span(0.41, 0.55, False)}
 

@@ -15,6 +15,7 @@ from agenttune.detectors.divergence import Divergence
 from agenttune.detectors.evaluations import GoalPlateau, Overfitting
 from agenttune.detectors.faults import GradientExplosion, NonFinite, Spike, Stall
 from agenttune.detectors.progress import Plateau, SlowStart
+from agenttune.detectors.rates import HighRate, LowRate
 from agenttune.detectors.schedules import CollapsedSchedule
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.observation import Observation
@@ -42,6 +43,8 @@ DETECTORS: tuple[Detector, ...] = (
     SlowStart(),
     GoalPlateau(),
     CollapsedSchedule(),
+    LowRate(),
+    HighRate(),
 )
 """The shipped ones."""
 GOAL_MISSING = "goal_missing"

@@ -56,6 +56,7 @@ DOCUMENTED: dict[str, Any] = {
         "slope_before": f"change per step over the {NOISE_STEPS} steps before the newest change",
         "noise_before": f"`noise` over the {NOISE_STEPS} steps before the newest change",
         "points": "points known",
+        "chance": "of a guess that knows nothing, where model and labels tell: the logarithm of classes or tokens",
         "nonfinite": "newest losses in a row that are NaN or infinite",
     },
     "grad": {"last": "newest finite gradient norm", "level": "median of the newest 16", "best": "lowest level so far"},
@@ -191,7 +192,8 @@ def _since(observation: Observation, own: Sequence[Detector]) -> dict[str, float
 
 def _loss(observation: Observation) -> dict[str, float]:
     trend = Trend.of(observation)
-    known = {"nonfinite": _nonfinite(observation)}
+    chance = observation.facts.chance_loss if observation.facts is not None else None
+    known: dict[str, float] = {"nonfinite": _nonfinite(observation), "chance": NAN if chance is None else chance}
     if trend is None:
         return {name: known.get(name, NAN) for name in DOCUMENTED["loss"]} | {"points": 0}
     before = trend.before_change

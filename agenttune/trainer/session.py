@@ -131,6 +131,11 @@ class Session:
             self._output = folder.path
             claim_output(folder.path, self.run_id, recorder)
         self._executor.serve("boundary")
+        if self._sampler is not None:
+            try:
+                self._sampler.note_zeros()
+            except Exception:
+                self._look_no_more()
         if self._kept is not None:
             self._kept.begin(step)
 
@@ -288,14 +293,18 @@ class Session:
         told = sampler.skipped
         try:
             sample = sampler.look(point.step, run_state.changes)
-        except Exception:  # the user's model can be anything; training is worth more than what is told of it
-            logger.exception("the weights cannot be looked at, and are not from here on")
-            self._sampler = None
+        except Exception:
+            self._look_no_more()
             return point
         if sampler.skipped != told:
             text = f"how weights move is not looked at in {sampler.skipped}"
             self._recorder.record(NoteAdded(text=text, author="agenttune"), step=point.step)
         return point if sample is None else point._replace(weights=sample)
+
+    def _look_no_more(self) -> None:
+        """The user's model can be anything; training is worth more than what is told of it."""
+        logger.exception("the weights cannot be looked at, and are not from here on")
+        self._sampler = None
 
     def logged(self, row: RawRow) -> None:
         """A row of the loop's own log: an event too, written with the steps' rows."""

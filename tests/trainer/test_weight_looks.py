@@ -184,3 +184,22 @@ def test_weights_that_cannot_be_looked_at_end_nothing(bench: Bench) -> None:
     log = result.log()
     assert not log.events(kinds=["weights_sampled"])
     assert not [e for e in log.events(kinds=["note_added"]) if isinstance(e.body, NoteAdded)]
+
+
+def test_a_layer_that_begins_at_zero_does_not_count_for_the_size_of_updates() -> None:
+    """An adapter's second half: its first updates are all that it consists of."""
+    model = layers()
+    with torch.no_grad():
+        zero(model[2])
+    loop, looks = Loop(model), WeightLooks()
+    sampler: Any = WeightSampler(loop)  # type: ignore[arg-type]
+    sampler.note_zeros()
+    for step in range(1, 12):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=1e-4)
+        if sampler.is_due(step, 0):
+            look = looks.add(sampler.look(step, 0))
+    assert look.since_step == 1
+    assert look.ratios["2"] > 0.2
+    assert look.early_update_ratio < 0.01

@@ -28,6 +28,8 @@ RUN_FRAC = 0.01
 """And part of the planned steps."""
 STEPS_PER_LAYER = 0.5
 """And steps for each layer: a look at many layers takes longer."""
+BEFORE_ALL = -2
+"""The stretch of a look that is taken before the first step."""
 OPEN_END_FRAC = 0.02
 """Where the end is not known: part of the steps so far."""
 
@@ -39,7 +41,8 @@ class WeightSample(NamedTuple):
         stretch: Number of the stretch of training without a change.
         names: Of the layers.
         sizes: Coordinates of each.
-        matrices: Whether it has two dimensions or more: no gain of a norm, no bias.
+        matrices: Whether it has two dimensions or more and did not begin at zero: no gain of a norm, no bias, no
+            adapter's second half, whose first updates are all that it consists of.
         values: Theirs, [sum(sizes)], float32, on the device of the first layer.
     """
 
@@ -74,6 +77,7 @@ class WeightSampler:
     adapter: Adapter
     due_step: int = 0
     skipped: str = ""
+    _zeros: frozenset[str] = frozenset()
     _stretch: int = -1
     _since_step: int = 0
     _places: list[_Place] = field(default_factory=list)
@@ -106,7 +110,18 @@ class WeightSampler:
             values = torch.cat(taken)
         names = tuple(place.name for place, _ in present)
         sizes = tuple(place.index.numel() for place, _ in present)
-        return WeightSample(step, stretch, names, sizes, tuple(weights.dim() > 1 for _, weights in present), values)
+        matrices = tuple(weights.dim() > 1 and place.name not in self._zeros for place, weights in present)
+        return WeightSample(step, stretch, names, sizes, matrices, values)
+
+    def note_zeros(self) -> None:
+        """Note which layers begin at zero, before the first step; waits for the device, once."""
+        sample = self.look(0, BEFORE_ALL)
+        if sample is None:
+            return
+        parts = torch.split(sample.values, list(sample.sizes))
+        are_zero = torch.stack([(part == 0).all() for part in parts]).tolist()
+        self._zeros = frozenset(name for name, is_zero in zip(sample.names, are_zero, strict=True) if is_zero)
+        self._stretch = -1  # the first stretch begins with the first step
 
     def _pause(self, step: int) -> int:
         """Steps until the next look: few at first, later a small part of the run."""
