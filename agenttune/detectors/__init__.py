@@ -14,6 +14,7 @@ from agenttune.detectors.base import Detector, PluginDetector, StandInDetector, 
 from agenttune.detectors.divergence import Divergence
 from agenttune.detectors.evaluations import GoalPlateau, Overfitting
 from agenttune.detectors.faults import GradientExplosion, NonFinite, Spike, Stall
+from agenttune.detectors.layer_faults import LayerFault
 from agenttune.detectors.progress import Plateau, SlowStart
 from agenttune.detectors.rates import HighRate, LowRate
 from agenttune.detectors.schedules import CollapsedSchedule
@@ -45,6 +46,7 @@ DETECTORS: tuple[Detector, ...] = (
     CollapsedSchedule(),
     LowRate(),
     HighRate(),
+    LayerFault(),
 )
 """The shipped ones."""
 GOAL_MISSING = "goal_missing"

@@ -1,0 +1,163 @@
+"""Which layer it is: one whose weights jump, die or stop moving while the others go on as before.
+
+Each layer is held against its own past and against what the others did since: a change of the rate moves them all. In
+single-layer faults of three tasks a struck layer's updates were 10 to 400 times its usual ones, those of every other
+layer, and of all layers of healthy runs, at most 5 times (measured).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
+from statistics import median
+
+from agenttune.detectors.base import Detector
+from agenttune.protocol.findings import Finding
+from agenttune.protocol.observation import Observation
+from agenttune.protocol.weight_looks import WeightLook
+
+FRESH_LOOKS = 4
+"""Newest looks in which something new is told of (guess: with five steps between them, twenty steps)."""
+PAST_LOOKS = 2
+"""Looks before, at least, that tell what is usual (guess)."""
+JUMP_FACTOR = 8.0
+"""Updates of a layer over its usual ones, and over the same of the other layers in the middle (tuned)."""
+JUMP_LEAST = 0.1
+"""And as a part of its weights: smaller updates do not tear a network apart (guess)."""
+DEAD_FACTOR = 0.2
+"""What is left of a layer's weights after they were lost (guess)."""
+GROWN_FACTOR = 3.0
+"""Weights that have become so many times larger at once have not been trained so (guess)."""
+OTHERS_SIZE = 0.3
+"""While those of the other layers, in the middle, have changed by no more, as a logarithm (guess)."""
+STOPPED_FACTOR = 0.01
+"""Updates below this part of the usual ones are none: what is left is momentum and decay (guess)."""
+GOES_ON_FACTOR = 0.3
+"""While those of the other layers, in the middle, are at least this part of the usual ones (guess)."""
+STOPPED_LOOKS = 2
+"""Looks in a row."""
+MOVING_FRAC = 0.25
+"""Part of the layers, at least, that must move for those that never did to be worth a word: else little is trained on
+purpose (guess)."""
+MOST_NAMED = 4
+"""Layers that a finding names."""
+
+
+class LayerFault(Detector):
+    """One layer's weights jump, die or stop moving while the others go on: the layer is named."""
+
+    name = "layer_fault"
+
+    def detect(self, observation: Observation) -> Iterator[Finding]:
+        looks = [look for look in observation.weights if look.steps]
+        if len(looks) < STOPPED_LOOKS:
+            return
+        yield from self._struck(looks)
+        yield from self._standing(observation, looks)
+
+    def _struck(self, looks: Sequence[WeightLook]) -> Iterator[Finding]:
+        """The layer that has changed most of all at once, at the first of the newest looks that shows it."""
+        for i in range(max(PAST_LOOKS, len(looks) - FRESH_LOOKS), len(looks)):
+            look, past = looks[i], looks[:i]
+            struck = _lost_or_grown(look, past) or _jumped(look, past)
+            if struck is None:
+                continue
+            layer, cause = struck
+            since, usual = look.step - look.steps + 1, _usual(past, layer)
+            weights, words = _usual_rms(past, layer), "lost nearly all its weights" if cause == "dead" else "jumped"
+            yield self.finding(
+                f"layer {layer} {words} between steps {since} and {look.step}: updates of {look.ratios[layer]:.2g} of "
+                f"its weights a step where {usual:.2g} was usual, root mean square of its weights {weights:.3g} -> "
+                f"{look.rms[layer]:.3g}, while the other layers went on",
+                metric="update_ratio",
+                step=look.step,
+                evidence={
+                    "cause": cause,
+                    "layer": layer,
+                    "at_step": since,
+                    "ratio": look.ratios[layer],
+                    "usual": usual,
+                },
+            )
+            return
+
+    def _standing(self, observation: Observation, looks: Sequence[WeightLook]) -> Iterator[Finding]:
+        """Layers that do not move while others do: never, or no longer."""
+        newest = looks[-STOPPED_LOOKS:]
+        if any(look.since_step != newest[-1].since_step for look in newest):
+            return
+        names, past = list(newest[-1].ratios), looks[:-STOPPED_LOOKS]
+        usual = {name: _usual(past, name) for name in names}
+        goes_on = [newest[-1].ratios[n] / usual[n] for n in names if usual[n] > 0]
+        others_go_on = bool(goes_on) and median(goes_on) >= GOES_ON_FACTOR
+        stopped = [
+            n for n in names if usual[n] > 0 and all(_below(look, n, STOPPED_FACTOR * usual[n]) for look in newest)
+        ]
+        if stopped and others_go_on:
+            yield self._of(stopped, newest[-1], "stopped", "no longer moves while others do", "warning")
+            return
+        still = [n for n in names if all(_below(look, n, 0.0) for look in newest)]
+        if still and len(names) - len(still) >= MOVING_FRAC * len(names):
+            yield self._of(
+                still, newest[-1], "frozen", "does not move while others do, though the optimizer holds it", "info"
+            )
+
+    def _of(self, layers: list[str], look: WeightLook, cause: str, words: str, severity: str) -> Finding:
+        layer = layers[0] if len(layers) == 1 else _block(layers, list(look.ratios))
+        more = f" and {len(layers) - MOST_NAMED} more" if len(layers) > MOST_NAMED else ""
+        return self.finding(
+            f"layer {layer} {words} ({', '.join(layers[:MOST_NAMED])}{more})",
+            metric="update_ratio",
+            step=look.step,
+            severity="warning" if severity == "warning" else "info",
+            evidence={"cause": cause, "layer": layer, "layers": len(layers), "at_step": look.since_step},
+        )
+
+
+def _lost_or_grown(look: WeightLook, past: Sequence[WeightLook]) -> tuple[str, str] | None:
+    """The layer whose weights are not of the size that they were, while those of the others are."""
+    sizes = {name: look.rms[name] / was for name in look.rms if (was := _usual_rms(past, name)) > 0}
+    known = {name: abs(math.log(size)) if size > 0 else math.inf for name, size in sizes.items() if math.isfinite(size)}
+    layer = max(known, key=lambda name: known[name], default="")
+    others = median([size for name, size in known.items() if name != layer] or [0.0])
+    if not layer or others > OTHERS_SIZE or known[layer] <= math.log(GROWN_FACTOR):
+        return None
+    if sizes[layer] < DEAD_FACTOR:
+        return layer, "dead"
+    return (layer, "jump") if sizes[layer] > GROWN_FACTOR and look.ratios[layer] > JUMP_LEAST else None
+
+
+def _jumped(look: WeightLook, past: Sequence[WeightLook]) -> tuple[str, str] | None:
+    """The layer whose updates are far above its usual ones, and those of the others are not."""
+    ratios = {name: ratio for name, ratio in look.ratios.items() if math.isfinite(ratio)}
+    factors = {name: ratio / usual for name, ratio in ratios.items() if (usual := _usual(past, name)) > 0}
+    layer = max(factors, key=lambda name: factors[name], default="")
+    others = median([factor for name, factor in factors.items() if name != layer] or [1.0])
+    if not layer or factors[layer] <= JUMP_FACTOR * max(1.0, others) or ratios[layer] <= JUMP_LEAST:
+        return None
+    return layer, "jump"
+
+
+def _usual_rms(looks: Sequence[WeightLook], layer: str) -> float:
+    """Of a layer's weights lately; 0 where that is not known."""
+    known = [look.rms[layer] for look in looks[-FRESH_LOOKS:] if math.isfinite(look.rms.get(layer, math.nan))]
+    return median(known) if known else 0.0
+
+
+def _usual(looks: Sequence[WeightLook], layer: str) -> float:
+    """What a layer's updates usually were; 0 where that is not known."""
+    known = [look.ratios[layer] for look in looks if math.isfinite(look.ratios.get(layer, math.nan))]
+    return median(known) if len(known) >= PAST_LOOKS else 0.0
+
+
+def _below(look: WeightLook, layer: str, most: float) -> bool:
+    return look.ratios.get(layer, math.nan) <= most
+
+
+def _block(layers: list[str], names: list[str]) -> str:
+    """The block that has just these layers, if there is one; else the first of them."""
+    shared = list(takewhile(lambda same: len(set(same)) == 1, zip(*(name.split(".") for name in layers), strict=False)))
+    block = ".".join(part for part, *_ in shared)
+    inside = [name for name in names if name == block or name.startswith(f"{block}.")]
+    return block if block and len(inside) == len(layers) else layers[0]

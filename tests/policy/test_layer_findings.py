@@ -1,0 +1,90 @@
+"""When one layer is at fault it is named, whatever the others do; where all move alike, none is."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+
+import pytest
+
+from agenttune.detectors import detect
+from agenttune.protocol.findings import Finding
+from agenttune.protocol.weight_looks import WeightLook
+from tests.policy.conftest import decay, observe
+
+LAYERS = ("emb", "blocks.0.attn", "blocks.0.mlp", "blocks.1.attn", "blocks.1.mlp", "head")
+Figures = Callable[[int, str], tuple[float, float]]
+"""Update ratio and root mean square of a layer at a look."""
+
+
+def found(figures: Figures, count: int = 12, first: int = 4) -> list[list[Finding]]:
+    """What is found after each look; they are five steps apart."""
+    draw, looks, told = random.Random(0), list[WeightLook](), list[list[Finding]]()
+    for n in range(count):
+        at = {name: figures(n, name) for name in LAYERS}
+        noise = {name: math.exp(draw.gauss(0, 0.2)) for name in LAYERS}
+        looks.append(
+            WeightLook(
+                step=5 * n + 6,
+                since_step=1,
+                steps=5,
+                straightness=0.5,
+                update_ratio=0.02,
+                ratios={name: at[name][0] * noise[name] for name in LAYERS},
+                rms={name: at[name][1] for name in LAYERS},
+            )
+        )
+        known = observe(decay(looks[-1].step, 4.0, 1.0, 0.02)).model_copy(update={"weights": list(looks)})
+        told.append([f for f in detect(known) if f.kind == "layer_fault"])
+    return told[first:]
+
+
+def usual(n: int, name: str) -> tuple[float, float]:
+    return 0.1 / (n + 1), 0.05 + 0.001 * n
+
+
+def struck(ratio: float, rms: float, layer: str = "blocks.1.mlp", at: int = 8) -> Figures:
+    return lambda n, name: (ratio, rms) if name == layer and n >= at else usual(n, name)
+
+
+def test_no_layer_is_named_where_all_is_well_or_all_change_alike() -> None:
+    assert not any(found(usual))
+    assert not any(found(lambda n, name: (0.01 if n < 7 else 0.9, 0.05 if n < 7 else 0.5))), "the rate was raised"
+    assert not any(found(lambda n, name: (0.05 if n < 7 else 1e-5, 0.05))), "the rate was cut"
+    assert not any(found(lambda n, name: (0.0, 0.05)))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "rms", "cause"),
+    [(7.4, 1.5, "jump"), (0.9, 0.05, "jump"), (0.35, 0.003, "dead"), (20.0, 2.5, "jump")],
+    ids=["updates too large", "initialized again", "weights of zero", "weights scaled"],
+)
+def test_the_layer_that_is_struck_is_named_at_the_next_look(ratio: float, rms: float, cause: str) -> None:
+    told = found(struck(ratio, rms))
+    assert not any(told[:4])
+    (finding,) = told[4]
+    assert (finding.severity, finding.evidence["layer"], finding.evidence["cause"]) == (
+        "warning",
+        "blocks.1.mlp",
+        cause,
+    )
+    assert finding.evidence["at_step"] == 42
+    assert "layer blocks.1.mlp" in finding.summary
+
+
+def test_a_layer_that_stops_is_named_and_so_is_a_block_that_never_moved() -> None:
+    (stopped,) = found(struck(1e-6, 0.05))[-1]
+    assert (stopped.severity, stopped.evidence["cause"], stopped.evidence["layer"]) == (
+        "warning",
+        "stopped",
+        "blocks.1.mlp",
+    )
+    frozen = found(lambda n, name: (0.0, 0.05) if name.startswith("blocks.0") else usual(n, name))
+    (told,) = frozen[-1]
+    assert (told.severity, told.evidence["cause"], told.evidence["layer"]) == ("info", "frozen", "blocks.0")
+    assert "blocks.0.attn, blocks.0.mlp" in told.summary
+
+
+def test_most_layers_not_trained_is_on_purpose() -> None:
+    assert not any(found(lambda n, name: usual(n, name) if name == "head" else (0.0, 0.05)))
