@@ -53,6 +53,7 @@ class Aims:
         found: By `trouble`: faults found before the training was lost.
         critical_per_10000: Critical findings in so many steps in which nothing was wrong.
         layers_named: Of the faults that strike one layer.
+        tokens_per_call: Of language models, what is asked and what is answered; NaN without calls.
         log_regret: Mean of ln(loss / oracle's loss) over all runs, those that are well included.
     """
 
@@ -73,6 +74,7 @@ class Aims:
     found: Mapping[str, Share]
     critical_per_10000: float
     layers_named: Share
+    tokens_per_call: float
     log_regret: Interval
 
 
@@ -94,6 +96,8 @@ def _aims(name: str, cells: Sequence[CellFigures]) -> Aims:
             faulty[trouble(f.kind)].append(f)
     data = faulty.get(DATA, [])
     steps = sum(f.detection.healthy_steps for f in cells)
+    outcomes = [f.result.outcome for f in cells]
+    calls = sum(o.calls for o in outcomes)
     critical = sum(f.detection.false_critical for f in cells)
     regrets = _values(cells, lambda f: f.regret)
     return Aims(
@@ -114,6 +118,7 @@ def _aims(name: str, cells: Sequence[CellFigures]) -> Aims:
         found={what: _in_time(own) for what, own in faulty.items()},
         critical_per_10000=10_000 * critical / steps if steps else math.nan,
         layers_named=_share([f.detection.layer_named for f in cells]),
+        tokens_per_call=sum(o.tokens_in + o.tokens_out for o in outcomes) / calls if calls else math.nan,
         log_regret=mean(_values(cells, lambda f: f.log_regret)),
     )
 

@@ -124,6 +124,12 @@ def test_critical_findings_of_healthy_steps() -> None:
     assert of(faulty, healthy)["mine"].critical_per_10000 == pytest.approx(10_000 * 2 / 250)
 
 
+def test_tokens_are_told_by_the_call() -> None:
+    talks = [result("mine", seed=seed, tokens_in=2000, tokens_out=100, calls=calls) for seed, calls in ((0, 1), (1, 2))]
+    assert of(*talks)["mine"].tokens_per_call == pytest.approx(4200 / 3)
+    assert math.isnan(of(result("rules"))["rules"].tokens_per_call)
+
+
 def test_the_report_has_them_beside_the_aims() -> None:
     page = benchmark_page(suite(faults=["healthy", "lr_x30", "label_noise"]), "t", "", TASKS, KINDS)
     section = next(section for section in page.sections if section.title == "Aims")

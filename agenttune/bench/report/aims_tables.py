@@ -73,7 +73,8 @@ _ROWS = (
     _Row("data or overfitting: found in time", "95 %", _found_of(DATA)),
     _Row("critical findings in 10,000 healthy steps", "0.1", lambda a: figure(a.critical_per_10000)),
     _Row("layer at fault named", "80 %", lambda a: share_percent(a.layers_named)),
-    _Row("log-regret", "0.05", lambda a: interval(a.log_regret)),
+    _Row("log-regret", "0.05, with a model", lambda a: interval(a.log_regret)),
+    _Row("tokens a call of a model", "3,500", lambda a: figure(a.tokens_per_call, 0)),
 )
 
 
