@@ -8,12 +8,13 @@ too little, the effect is not known. Report, live view, the models' history and 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Protocol
 
-from agenttune.detectors.forecast import Band, band, paired
-from agenttune.detectors.trend import LOSS_NAMES
+from agenttune.detectors.forecast import Band, band, newest_regime, paired
+from agenttune.detectors.trend import LOSS_NAMES, series
 from agenttune.protocol.commands import Impact
 from agenttune.protocol.effects import Effect, EffectVerdict, MetricAt
 from agenttune.protocol.observation import Observation
@@ -29,6 +30,9 @@ FEWEST_PAIRS = 6
 UNDONE = "where the run that it left would have gone is not known"
 BROKEN = 3
 """After so many losses in a row that are not finite a run counts as broken; one may be an overflow (guess)."""
+RATE_NAMES = ("lr", "learning_rate")
+WARMING = 3
+"""Steps in a row at which the rate rises from the first on, that make a warm-up (guess)."""
 NEEDED = "are needed"
 
 
@@ -79,10 +83,13 @@ class Changes:
     Attributes:
         steps: Of every change, the one that is told of included.
         redefinitions: Those that gave the loss another meaning.
+        breaks: Steps up to which a curve does not tell where it goes after them, though nobody changed anything, each
+            with what was there: the end of a warm-up.
     """
 
     steps: Sequence[int]
     redefinitions: Sequence[Redefinition] = ()
+    breaks: Mapping[int, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, records: Iterable[CommandRecord], is_here: IsHere) -> Changes:
@@ -132,7 +139,29 @@ def effect_of(step: int, changes: Changes, measures: Sequence[Measure]) -> Effec
         changes: All that changed the run along this line of steps.
         measures: What it may be judged by, that which counts most first.
     """
-    return _first_that_tells(_by(measure, step, changes) for measure in measures)
+    jump = _jump(step, changes, measures)
+    since_jump = replace(changes, breaks={**changes.breaks, **jump})
+    # A level between evaluations has to be known anew after a blow-up; that of the losses is known by itself.
+    by_reach = [(measure, changes if measure.reach is STEPS else since_jump) for measure in measures]
+    return _first_that_tells(_by(measure, step, known) for measure, known in by_reach)
+
+
+def _jump(step: int, changes: Changes, measures: Sequence[Measure]) -> dict[int, str]:
+    """The last step before the training loss jumped upwards for good, with the words for it; empty if it did not."""
+    losses = next((measure for measure in measures if measure.reach is STEPS), None)
+    before = [] if losses is None else _before(losses, step, changes)
+    first = newest_regime([p.value for p in before])
+    return {before[first - 1].step: "a jump of the training loss"} if first else {}
+
+
+def warm_up(rates: Sequence[MetricAt]) -> dict[int, str]:
+    """The step at which the schedule's warm-up ends, for `Changes.breaks`; empty if there is none.
+
+    Args:
+        rates: The learning rate from the first step on.
+    """
+    count = next((i for i, (a, b) in enumerate(pairwise(rates)) if not b.value > a.value), len(rates) - 1)
+    return {rates[count].step: "the warm-up of the rate"} if count >= WARMING else {}
 
 
 def effect_of_return(step: int, changes: Changes, measures: Sequence[Measure], undone: Sequence[Measure]) -> Effect:
@@ -265,6 +294,9 @@ def _blindness(measure: Measure, step: int, changes: Changes, is_broken: bool) -
     start = _start(measure, step, changes)
     if len(before) < reach.fewest_before and not is_broken:
         since = "before it" if start < 0 else f"between another change at step {start} and this one"
+        since = next(
+            (f"before it and after {what}" for s, what in changes.breaks.items() if min(s, step) == start), since
+        )
         return f"{len(before)} values of {name} {since}, {reach.fewest_before} {NEEDED}"
     if len(after) < reach.fewest_after:
         following = min((s for s in changes.steps if s > step), default=None)
@@ -275,7 +307,8 @@ def _blindness(measure: Measure, step: int, changes: Changes, is_broken: bool) -
 
 def _start(measure: Measure, step: int, changes: Changes) -> int:
     """The step of the change before: what led there is not what was going on."""
-    return max((s for s in (*changes.steps, *changes.redefined(measure.name)) if s < step), default=-1)
+    made = [s for s in (*changes.steps, *changes.redefined(measure.name)) if s < step]
+    return max([*made, *(min(s, step) for s in changes.breaks)], default=-1)
 
 
 def _along(measure: Measure, step: int, changes: Changes) -> list[MetricAt]:
@@ -302,7 +335,17 @@ def effect_in(observation: Observation, record: CommandRecord) -> Effect | None:
         return None
     if record.command.impact is Impact.RESTORE:
         return Effect(verdict="not known", reason=UNDONE, is_measured=True)
-    return effect_of(ack.step, Changes.of(observation.commands, line.has), measures_of(observation))
+    return effect_of(ack.step, changes_of(observation), measures_of(observation))
+
+
+def changes_of(observation: Observation) -> Changes:
+    """All that changed the run, as far as an observation tells."""
+    changes = Changes.of(observation.commands, observation.lineage.has)
+    view = series(observation, RATE_NAMES)
+    points = [] if view is None else zip(view.steps, view.values, strict=True)
+    rates = [MetricAt(step=s, value=v) for s, v in points]
+    is_whole = bool(rates) and rates[0].step <= 1  # else its beginning is no longer there
+    return replace(changes, breaks=warm_up(rates)) if is_whole else changes
 
 
 def measures_of(observation: Observation) -> list[Measure]:

@@ -33,6 +33,12 @@ TAUS = (1 / 8, 1 / 4, 1 / 2, 1.0)
 taken for a stall: up to 7 of 100 untouched stretches, against 1 (measured on digits)."""
 LONG_TAUS = (2.0, 8.0)
 """More of them for what would have been at best: a fall that hardly flattens, as of a run in full course."""
+REGIME = 16
+"""Points on either side that tell of a jump (guess: as for a level)."""
+JUMP, JUMP_NOISES = math.log(1.3), 4.0
+"""A jump to a new regime is at least this high, as a logarithm and in deviations of a point (guess)."""
+SETTLED = 8
+"""After so many points above, a jump is no spike that passes by itself (guess)."""
 SHAPE_FRAC = 0.4
 """Part of the fall still expected by which the shape of the curve itself may be wrong (tuned on exponential, power
 and straight falls with noise of 1 to 30 %: at most 5 of 100 untouched stretches are then credited)."""
@@ -162,6 +168,26 @@ def _fit(times: Sequence[float], levels: Sequence[float], tau: float) -> _Curve:
     return _Curve(tau, a, b, squares, mean_g, spread_g, len(gs))
 
 
+def newest_regime(values: Sequence[float]) -> int:
+    """Index of the first value since the newest jump upwards that stays; 0 if there is none.
+
+    What was before a blow-up says nothing of where the run was going since: a level between both would make a change
+    that halves the loss look like harm, and one that does nothing like help.
+    """
+    heights = [math.log(v) for v in values] if min(values, default=0.0) > 0 else list(values)
+    best, found = 0.0, 0
+    for i in range(FEWEST, len(heights) - 1):
+        old, new = heights[max(0, i - REGIME) : i], heights[i : i + REGIME]
+        if heights[i] - min(old) < JUMP / 3 and min(values) > 0:  # told cheaply
+            continue
+        jump = median(new) - median(old)
+        least = max(JUMP_NOISES * max(spread(old), spread(new)), JUMP if min(values) > 0 else 0.0)
+        # All since lie above all but a few of before: what comes down again is no new regime.
+        if jump > max(best, least) and min(heights[i:]) > median(old) + jump / 3:
+            best, found = jump, i
+    return found
+
+
 def compare(before: Sequence[float], after: Sequence[float], lowest: float | None = None) -> Comparison | None:
     """Compare the points after a change with where those before it were going.
 
@@ -178,6 +204,11 @@ def compare(before: Sequence[float], after: Sequence[float], lowest: float | Non
     new = [v for v in after if math.isfinite(v)]
     if len(old) < FEWEST or not new:
         return None
+    first = newest_regime(old)
+    if first:
+        before_it = min(_blocks(old[:first], max(1, first // BLOCKS))[1])
+        lowest = before_it if lowest is None else min(lowest, before_it)
+        old = old[first:] if len(old) - first >= FEWEST else [median(old[first:])] * FEWEST
     is_log = min(*old, *new) > 0
     if is_log:
         old, new = [math.log(v) for v in old], [math.log(v) for v in new]
@@ -212,10 +243,25 @@ def band(before: Sequence[float], after: Sequence[float], tolerance: float) -> B
     old = [v for v in before if math.isfinite(v)]
     if len(old) < FEWEST or not after or not all(map(math.isfinite, after)):
         return None
+    first = newest_regime(old)
+    if first:
+        return _band_since(old[:first], old[first:], list(after), tolerance)
     if min(*old, *after) > 0:
         logs = _band([math.log(v) for v in old], [math.log(v) for v in after], tolerance)
         return Band(*(math.exp(v) for v in (logs.low, logs.likely, logs.high, logs.found)))
     return _band(old, list(after), tolerance)
+
+
+def _band_since(calm: list[float], risen: list[float], after: list[float], tolerance: float) -> Band:
+    """The band of a run that has jumped upwards: what it came from is as low as it may get by itself."""
+    known = risen if len(risen) >= FEWEST else [*risen, *[median(risen)] * (FEWEST - len(risen))]
+    since = band(known, after, tolerance)
+    if since is None:
+        raise AssertionError("both sides are finite")
+    if len(risen) >= SETTLED:
+        return since
+    # It may still be a spike that passes, so that a fall to where it was before would be none of the change's doing.
+    return replace(since, low=min(since.low, median(calm)))
 
 
 def paired(pairs: Sequence[tuple[float, float]], tolerance: float) -> Band:
@@ -269,8 +315,25 @@ def _band(old: list[float], new: list[float], tolerance: float) -> Band:
     # Real curves are none of these; how much of a fall they leave to come is known to a part of it only.
     shape = SHAPE_FRAC * abs(best.at(ahead) - best.at(0))
     low = min(curve.at(ahead) - chance(curve) for curve in fits) - shape
+    low = min(low, _straight_on(times, levels, ahead / size) - chance(best))
     high = max(curve.at(ahead) + chance(curve) for curve in fits) + shape
     return Band(low, min(max(best.at(ahead), low), high), high, found)
+
+
+def _straight_on(times: Sequence[float], levels: Sequence[float], ahead: float) -> float:
+    """Where a run would be that falls on as it did over as many steps before: to fall on like that is no gain.
+
+    Args:
+        times: Of the blocks, in points from the change.
+        levels: Theirs.
+        ahead: How far from the change, in blocks.
+    """
+    count = min(max(LATEST, math.ceil(ahead)), len(levels))
+    xs, ys = times[-count:], levels[-count:]
+    mean_x, mean_y = fmean(xs), fmean(ys)
+    slope = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)) / sum((x - mean_x) ** 2 for x in xs)
+    reach = ahead * (xs[-1] - xs[0]) / (count - 1)
+    return mean_y + min(slope, 0.0) * (reach - mean_x)
 
 
 def _compare(old: list[float], new: list[float], lowest: float) -> Comparison:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agenttune.detectors.effects import Changes, Measure, effect_in, measures_of
+from agenttune.detectors.effects import Changes, Measure, changes_of, effect_in, measures_of
 from agenttune.llm.prompts import fenced
 from agenttune.policy.llm.curve_text import brief, says_something
 from agenttune.protocol.commands import DoEvaluate, LoadCheckpoint, SaveCheckpoint
@@ -149,7 +149,7 @@ def refusal(verdict: Verdict) -> str:
 
 def interventions_of(observation: Observation) -> list[Intervention]:
     """The commands that an observation holds, each with its effect."""
-    changes = Changes.of(observation.commands, observation.lineage.has)
+    changes = changes_of(observation)
     measures = measures_of(observation)
     return [_intervention(record, observation, changes, measures[0]) for record in observation.commands]
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from agenttune.detectors.effects import (
     EVALUATIONS,
+    RATE_NAMES,
     STEPS,
     UNDONE,
     Changes,
@@ -15,17 +16,22 @@ from agenttune.detectors.effects import (
     acted,
     effect_of,
     effect_of_return,
+    warm_up,
 )
 from agenttune.detectors.trend import LOSS_NAMES
+from agenttune.errors import UserError
 from agenttune.protocol.commands import Impact
 from agenttune.protocol.effects import Effect, MetricAt
 from agenttune.protocol.goal_names import is_goal
 from agenttune.protocol.lineage import Lineage
+from agenttune.protocol.metrics import SeriesInfo
 from agenttune.protocol.proposals import Ack, CommandRecord
 from agenttune.protocol.run_info import RunInfo
 from agenttune.store.journal.goal_metric import goal_values
 from agenttune.store.run_log import RunLog
 
+MOST_RATES = 512
+"""Points of the learning rate that tell of a warm-up (guess)."""
 MOST_LOSSES = 2 * (STEPS.most_before + STEPS.most_after)
 """Points of the training loss around a change that are read: more than there can be, so that none is averaged away."""
 
@@ -62,7 +68,8 @@ class MeasuredBranch:
         every = 1.0 if loss is None else (loss.last_step - loss.first_step) / max(1, loss.count - 1)
         having = frozenset(branch for branch, found in known.items() if loss is not None and loss.name in found)
         name = "" if loss is None else loss.name
-        return cls(log, info, line, goal, name, every, having, Changes.of(records, line.has))
+        changes = replace(Changes.of(records, line.has), breaks=_warm_up(log, line, series))
+        return cls(log, info, line, goal, name, every, having, changes)
 
     def effect(self, record: CommandRecord) -> Effect | None:
         """What a command that was applied here did; None if it changed nothing."""
@@ -103,3 +110,16 @@ class MeasuredBranch:
             curve = self.log.curve(self.loss, segment.branch, first, until, MOST_LOSSES)
             found += [MetricAt(step=s, value=v) for s, v in zip(curve.steps, curve.mean, strict=True)]
         return found
+
+
+def _warm_up(log: RunLog, line: Lineage, known: Mapping[str, SeriesInfo]) -> dict[int, str]:
+    """The end of the schedule's warm-up, on the first branch of a line."""
+    rate = next((known[name] for name in RATE_NAMES if name in known), None)
+    if rate is None or not line.segments:
+        return {}
+    first = line.segments[0]
+    try:
+        curve = log.curve(rate.name, first.branch, 0, first.last_step, MOST_RATES)
+    except UserError:  # it was not measured there
+        return {}
+    return warm_up([MetricAt(step=s, value=v) for s, v in zip(curve.steps, curve.mean, strict=True)])

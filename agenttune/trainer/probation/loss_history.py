@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from statistics import median
 from typing import Any
 
 import torch
 
+from agenttune.detectors.forecast import newest_regime
 from agenttune.detectors.trend import LOSS_NAMES
 from agenttune.trainer.recording.step_meter import StepMetrics
 
@@ -62,6 +64,14 @@ class LossHistory:
     def between(self, step: int, last: int) -> list[float]:
         """Losses of the steps after one up to another, oldest first."""
         return self._read(self._end(step), self._end(last))
+
+    def jumped(self, step: int, count: int) -> int:
+        """The last step before the newest `count` losses jumped upwards for good; -1 if they did not."""
+        end = self._end(step)
+        first = max(self._first(step), end - count)
+        finite = [(i, v) for i, v in enumerate(self._read(first, end), first) if math.isfinite(v)]
+        jump = newest_regime([v for _, v in finite])
+        return self._steps[finite[jump - 1][0]] if jump else -1
 
     def lowest(self, step: int, but: int, width: int) -> float | None:
         """The lowest median of `width` neighbouring losses up to a step, leaving out the newest `but`."""

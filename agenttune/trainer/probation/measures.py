@@ -254,11 +254,12 @@ class EvaluationMonitor:
         evaluations: All of them.
         settings: How many are awaited, and what counts as harm.
         start: The step at which the change took effect.
+        jumped: The last step before the training loss jumped for good; evaluations up to it say nothing of now.
     """
 
-    def __init__(self, evaluations: Evaluations, settings: ProbationSettings, start: int) -> None:
+    def __init__(self, evaluations: Evaluations, settings: ProbationSettings, start: int, jumped: int = -1) -> None:
         self._all, self._settings, self._start = evaluations, settings, start
-        self._before = evaluations.until(start)[-RECENT_EVALUATIONS:]
+        self._before = [point for point in evaluations.until(start) if point[0] > jumped][-RECENT_EVALUATIONS:]
         self._next = start
 
     @property

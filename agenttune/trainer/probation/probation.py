@@ -182,7 +182,8 @@ class Probation:
         if self.settings.evaluations and redefined is not None and redefined.touches(metric):
             monitors.append(NoMonitor(metric, redefined.what, step, 0))
         elif self.settings.evaluations:
-            monitors.append(EvaluationMonitor(self.evaluations, self.settings, step))
+            jumped = self.loss_history.jumped(step, BEFORE_STEPS)
+            monitors.append(EvaluationMonitor(self.evaluations, self.settings, step, jumped))
         if self.settings.steps and redefined is not None:
             monitors.append(NoMonitor(METRIC, redefined.what, step, self.settings.steps))
         elif self.settings.steps:
