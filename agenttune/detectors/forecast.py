@@ -260,8 +260,9 @@ def _band_since(calm: list[float], risen: list[float], after: list[float], toler
         raise AssertionError("both sides are finite")
     if len(risen) >= SETTLED:
         return since
-    # It may still be a spike that passes, so that a fall to where it was before would be none of the change's doing.
-    return replace(since, low=min(since.low, median(calm)))
+    # It may still be a spike that passes, so that a fall to where the run was going is none of the change's doing.
+    as_before = band(calm, after, tolerance)
+    return since if as_before is None else replace(since, low=min(since.low, as_before.low))
 
 
 def paired(pairs: Sequence[tuple[float, float]], tolerance: float) -> Band:

@@ -35,6 +35,8 @@ FURTHER = 2
 """A curve known for n steps is extrapolated by at most so many times n (guess)."""
 AGAIN = 1.5
 """A change that may have stalled the run is assessed again after so many times as many steps (guess)."""
+LATER = 3
+"""A change that passed is looked at once more after so many windows: some harm is slow (guess)."""
 EARLY_FRAC = 0.25
 """After this part of the window a change that hurts badly is reverted without waiting for the rest."""
 EARLY_TIMES = 4.0
@@ -161,6 +163,10 @@ class StepMonitor:
             stalls = comparison.above(comparison.found, comparison.level) <= comparison.error
             return Assessment("worse", f"{said}: {'it stalls' if stalls else 'it rose'}", METRIC, comparison)
         if comparison.shows_a_stall(*limits) or comparison.keeps_up(*limits):
+            later = min(LATER * self._settings.steps, self._longest)
+            if count < later and not is_over:  # what hurts slowly does not show yet
+                self._due = later
+                return None
             return Assessment("fine", said, METRIC, comparison)
         if is_over or count >= self._longest:
             said, wanted = f"{said}; a stall would not show in this noise", self._settings.longest_steps
