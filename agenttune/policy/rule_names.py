@@ -13,8 +13,17 @@ from typing import Any, TypeVar
 
 from agenttune.detectors import DETECTOR_NAMES, Detector, StandInDetector, detect
 from agenttune.detectors.progress import is_warming_up
-from agenttune.detectors.schedules import planned
-from agenttune.detectors.trend import GRAD_NAMES, LOSS_NAMES, NOISE_STEPS, Trend, changes, last_change_step, series
+from agenttune.detectors.schedules import RATE_NAMES, planned
+from agenttune.detectors.trend import (
+    GRAD_NAMES,
+    LOSS_NAMES,
+    MAD_TO_SIGMA,
+    NOISE_STEPS,
+    Trend,
+    changes,
+    last_change_step,
+    series,
+)
 from agenttune.policy.base import asked_at_step, by_agents
 from agenttune.policy.tried import mark, newest_effect
 from agenttune.protocol.findings import Finding
@@ -63,6 +72,7 @@ DOCUMENTED: dict[str, Any] = {
     "schedule": {
         "left_frac": "mean planned rate over the rest of the run, as a part of the base rate",
         "is_warming_up": "whether the rate is planned to rise from here, or has just risen",
+        "highest": "highest rate so far, on the way that led here",
     },
     "path": {
         "straightness": "cosine between the halves of the way that the weights took since the newest change, or "
@@ -85,6 +95,10 @@ DOCUMENTED: dict[str, Any] = {
         "last": "goal metric of the newest",
         "best": "best goal metric so far",
         "since_best": "evaluations since the best one",
+        "behind": "by how much the newest is worse than the best, as a part of the best's size",
+        "behind_before": "the same of the one before the newest",
+        "noise": "standard deviation of one of the newest evaluations around a line through its neighbours, as a part of "
+        "the best's size; NaN while there are fewer than four",
     },
 }
 """Every name a rule can use, with its meaning."""
@@ -167,10 +181,10 @@ def names_of(observation: Observation, own: Sequence[Detector] = ()) -> dict[str
         "since": _since(observation, own),
         "loss": _loss(observation),
         "grad": _grad(observation),
-        "schedule": _schedule(observation),
         "path": _path(observation),
         "evals": _evals(observation),
         "state": _state(observation, now),
+        "schedule": _schedule(observation),
     }
 
 
@@ -226,10 +240,11 @@ def _grad(observation: Observation) -> dict[str, float]:
 
 
 def _schedule(observation: Observation) -> dict[str, Any]:
-    ahead, base = planned(observation), _base_lr(observation)
+    ahead, base, rates = planned(observation), _base_lr(observation), Trend.of(observation, RATE_NAMES)
     return {
         "left_frac": ahead.mean / base if ahead is not None and base > 0 else NAN,
         "is_warming_up": ahead.rises if ahead is not None else is_warming_up(observation, NOISE_STEPS),
+        "highest": NAN if rates is None else max(rates.all_values),
     }
 
 
@@ -248,10 +263,30 @@ def _path(observation: Observation) -> dict[str, float]:
 def _evals(observation: Observation) -> dict[str, float]:
     values = goal_values(observation)
     if not values:
-        return {"count": 0, "last": NAN, "best": NAN, "since_best": NAN}
-    best = min(values) if observation.goal_direction == "minimize" else max(values)
-    since = len(values) - 1 - values.index(best)
-    return {"count": len(values), "last": values[-1], "best": best, "since_best": since}
+        return dict.fromkeys(DOCUMENTED["evals"], NAN) | {"count": 0}
+    sign = 1.0 if observation.goal_direction == "minimize" else -1.0
+    costs = [sign * value for value in values]
+    best = min(costs)
+    size = abs(best) or NAN
+    return {
+        "count": len(values),
+        "last": values[-1],
+        "best": sign * best,
+        "since_best": len(costs) - 1 - costs.index(best),
+        "behind": (costs[-1] - best) / size,
+        "behind_before": (costs[-2] - best) / size if len(costs) > 1 else NAN,
+        "noise": _roughness(costs[-NOISE_EVALUATIONS:]) / size,
+    }
+
+
+NOISE_EVALUATIONS = 8
+"""Newest evaluations whose noise is told (guess)."""
+
+
+def _roughness(values: Sequence[float]) -> float:
+    """Standard deviation of the noise, from second differences, which no steady course moves; NaN for fewer than 4."""
+    bends = [abs(a - 2 * b + c) for a, b, c in zip(values, values[1:], values[2:], strict=False)]
+    return MAD_TO_SIGMA * median(bends) / math.sqrt(6) if len(bends) >= 2 else NAN
 
 
 def _state(observation: Observation, now: Sequence[Finding]) -> dict[str, Any]:
