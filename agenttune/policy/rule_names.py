@@ -97,8 +97,8 @@ DOCUMENTED: dict[str, Any] = {
         "since_best": "evaluations since the best one",
         "behind": "by how much the newest is worse than the best, as a part of the best's size",
         "behind_before": "the same of the one before the newest",
-        "noise": "standard deviation of one of the newest evaluations around a line through its neighbours, as a part of "
-        "the best's size; NaN while there are fewer than four",
+        "noise": "standard deviation of one of the newest evaluations around a line through its neighbours, as a part "
+        "of the best's size; NaN while there are fewer than four",
     },
 }
 """Every name a rule can use, with its meaning."""
@@ -308,14 +308,26 @@ def _state(observation: Observation, now: Sequence[Finding]) -> dict[str, Any]:
 
 
 def _trouble_step(observation: Observation, now: Sequence[Finding]) -> float:
-    """The last step of before the trouble of now: before what findings say that it began, else of the best level."""
+    """The last step of before the trouble of now: before what findings say that it began, else of the best level.
+
+    A loss is bad by the update before it, so the weights of before that are the last good ones.
+    """
+    bad = _first_nonfinite_step(observation)
+    if bad is not None:
+        return bad - 2
     for severity in ("critical", "warning"):
         began = [f.evidence.get("at_step") for f in now if f.severity == severity]
         known = [step for step in began if isinstance(step, (int, float))]
         if known:
-            return min(known) - 1
+            return min(known) - 2
     trend = Trend.of(observation)
     return observation.step if trend is None else trend.best_step
+
+
+def _first_nonfinite_step(observation: Observation) -> int | None:
+    """Where the newest losses that are not finite begin; None if the newest is finite."""
+    view, count = series(observation, LOSS_NAMES), _nonfinite(observation)
+    return view.steps[-count] if view is not None and count else None
 
 
 def goal_values(observation: Observation) -> list[float]:

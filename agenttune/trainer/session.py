@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from agenttune.config import CheckpointSettings
 from agenttune.protocol.events import Evaluated, Found, NoteAdded, RunStarted, StatusChanged
@@ -35,6 +35,7 @@ from agenttune.trainer.recording.step_meter import Metrics, RawRow, StepMetrics
 from agenttune.trainer.run_state import RunState
 
 logger = logging.getLogger("agenttune")
+T = TypeVar("T")
 
 ALARMING = ("loss", "grad_norm")
 """Of a loop's own log: in lockstep the agent is asked at once when one of them is not finite."""
@@ -204,7 +205,9 @@ class Session:
 
     def before_update(self) -> None:
         """Just before the optimizer's update: which learning rate does it really use?"""
-        adapter = self.run_state.adapter
+        adapter, sampler = self.run_state.adapter, self._sampler
+        if sampler is not None and sampler.is_new(self.run_state.changes) and self.run_state.trial is None:
+            self._look_at_weights(sampler, lambda: sampler.begin(self.run_state.step, self.run_state.changes))
         self.learning_rates.read(adapter.optimizer(), adapter.scheduler())
         if not self.is_quiet:
             self._executor.before_update()
@@ -290,16 +293,20 @@ class Session:
         run_state = self.run_state
         if run_state.trial is not None or not sampler.is_due(point.step, run_state.changes):
             return point
+        sample = self._look_at_weights(sampler, lambda: sampler.look(point.step, run_state.changes))
+        return point if sample is None else point._replace(weights=sample)
+
+    def _look_at_weights(self, sampler: WeightSampler, look: Callable[[], T]) -> T | None:
         told = sampler.skipped
         try:
-            sample = sampler.look(point.step, run_state.changes)
+            found = look()
         except Exception:
             self._look_no_more()
-            return point
+            return None
         if sampler.skipped != told:
             text = f"how weights move is not looked at in {sampler.skipped}"
-            self._recorder.record(NoteAdded(text=text, author="agenttune"), step=point.step)
-        return point if sample is None else point._replace(weights=sample)
+            self._recorder.record(NoteAdded(text=text, author="agenttune"), step=self.run_state.step)
+        return found
 
     def _look_no_more(self) -> None:
         """The user's model can be anything; training is worth more than what is told of it."""

@@ -44,6 +44,7 @@ class WeightSample(NamedTuple):
         matrices: Whether it has two dimensions or more and did not begin at zero: no gain of a norm, no bias, no
             adapter's second half, whose first updates are all that it consists of.
         values: Theirs, [sum(sizes)], float32, on the device of the first layer.
+        before: What the stretch began with, before its first update; with its first look.
     """
 
     step: int
@@ -52,6 +53,7 @@ class WeightSample(NamedTuple):
     sizes: tuple[int, ...]
     matrices: tuple[bool, ...]
     values: Tensor
+    before: WeightSample | None = None
 
 
 @dataclass
@@ -80,6 +82,7 @@ class WeightSampler:
     _zeros: frozenset[str] = frozenset()
     _stretch: int = -1
     _since_step: int = 0
+    _before: WeightSample | None = None
     _places: list[_Place] = field(default_factory=list)
     _indices: dict[tuple[str, int, torch.device], Tensor] = field(default_factory=dict)
 
@@ -92,12 +95,32 @@ class WeightSampler:
         """
         return step >= self.due_step or stretch != self._stretch
 
+    def is_new(self, stretch: int) -> bool:
+        """Whether a stretch has not been begun; asked before each update, so that it is what that update finds."""
+        return stretch != self._stretch
+
+    def begin(self, step: int, stretch: int) -> None:
+        """A stretch begins: keep what its first update finds, for the first look.
+
+        The first update of a rate that is far too high is the largest: whoever looks after it sees large weights only.
+        """
+        self._stretch, self._since_step = stretch, step
+        self.due_step = step + 1
+        self._find_places()
+        self._before = self._take(step)
+
     def look(self, step: int, stretch: int) -> WeightSample | None:
         """Take a sample; None where there is nothing to look at."""
-        if stretch != self._stretch:
-            self._stretch, self._since_step = stretch, step
-            self._find_places()
+        if self.is_new(stretch):  # changed after its update
+            self.begin(step, stretch)
         self.due_step = step + self._pause(step)
+        sample = self._take(step)
+        before, self._before = self._before, None
+        if sample is None or before is None or before.step == step or before.sizes != sample.sizes:
+            return sample
+        return sample._replace(before=before)
+
+    def _take(self, step: int) -> WeightSample | None:
         present = [(place, weights) for place in self._places if (weights := _weights_at(place)) is not None]
         if not present:
             return None
@@ -111,24 +134,25 @@ class WeightSampler:
         names = tuple(place.name for place, _ in present)
         sizes = tuple(place.index.numel() for place, _ in present)
         matrices = tuple(weights.dim() > 1 and place.name not in self._zeros for place, weights in present)
-        return WeightSample(step, stretch, names, sizes, matrices, values)
+        return WeightSample(step, self._stretch, names, sizes, matrices, values)
 
     def note_zeros(self) -> None:
         """Note which layers begin at zero, before the first step; waits for the device, once."""
-        sample = self.look(0, BEFORE_ALL)
+        self._find_places()
+        sample = self._take(0)
         if sample is None:
             return
         parts = torch.split(sample.values, list(sample.sizes))
         are_zero = torch.stack([(part == 0).all() for part in parts]).tolist()
         self._zeros = frozenset(name for name, is_zero in zip(sample.names, are_zero, strict=True) if is_zero)
-        self._stretch = -1  # the first stretch begins with the first step
 
     def _pause(self, step: int) -> int:
         """Steps until the next look: few at first, later a small part of the run."""
         planned = self.adapter.max_steps()
         by_length = RUN_FRAC * planned if planned else OPEN_END_FRAC * step
         longest = max(LEAST_STEPS, by_length, STEPS_PER_LAYER * len(self._places))
-        return max(1, min(round(longest), (step - self._since_step) // 2))
+        age = step - self._since_step
+        return 1 if age < LEAST_STEPS else max(1, min(round(longest), age // 2))
 
     def _find_places(self) -> None:
         """The trained layers as they are now: commands freeze and replace some."""

@@ -37,8 +37,9 @@ class WeightLooks:
         key = (sample.stretch, sample.names, sample.sizes)
         if key != self._key or (self._kept and sample.step <= self._kept[-1][0]):
             self._key, self._kept, self._early = key, [], math.nan
-        parts = torch.split(sample.values.to("cpu", torch.float64), list(sample.sizes))
-        now = pad_sequence(list(parts), batch_first=True)  # [layers, coordinates]
+        if sample.before is not None:
+            self._keep(sample.before.step, _by_row(sample.before))
+        now = _by_row(sample)
         counts = torch.tensor(sample.sizes, dtype=torch.float64)
         before = [(step, values) for step, values in self._kept if step <= sample.step - LEAST_STEPS]
         self._keep(sample.step, now)
@@ -71,6 +72,12 @@ class WeightLooks:
         (first, start), (last, now) = self._kept[0], self._kept[-1]
         middle = min(self._kept[1:-1], key=lambda kept: abs(2 * kept[0] - first - last))[1]
         return straightness(start, middle, now, counts)
+
+
+def _by_row(sample: WeightSample) -> Tensor:
+    """Its weights, [layers, coordinates]."""
+    parts = torch.split(sample.values.to("cpu", torch.float64), list(sample.sizes))
+    return pad_sequence(list(parts), batch_first=True)
 
 
 def _middle(sample: WeightSample, ratios: Tensor) -> float:
