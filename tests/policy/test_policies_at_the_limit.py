@@ -127,7 +127,18 @@ def test_a_rule_is_told_of_evaluations_that_are_finite_alone() -> None:
 
     assert goal_values(rated(0.5, math.nan, 0.0, math.inf)) == [0.5, 0.0]
     more = rated(0.1, 0.9, 0.5).model_copy(update={"goal_direction": "maximize"})
-    assert names_of(more)["evals"] == {"count": 3, "last": 0.5, "best": 0.9, "since_best": 1}
+    told = names_of(more)["evals"]
+    assert {name: told[name] for name in ("count", "last", "best", "since_best")} == {
+        "count": 3,
+        "last": 0.5,
+        "best": 0.9,
+        "since_best": 1,
+    }
+    assert (told["behind"], told["behind_before"]) == (pytest.approx(4 / 9), 0.0)
+    assert math.isnan(told["noise"])
+    straight = names_of(rated(1.0, 0.9, 0.8, 0.7, 0.6))["evals"]
+    assert straight["noise"] == pytest.approx(0.0, abs=1e-9), "a steady course is no noise"
+    assert names_of(rated(1.0, 0.6, 0.9, 0.5, 0.8))["evals"]["noise"] > 0.3
 
 
 def test_a_rule_counts_the_commands_of_a_kind_that_were_let_through() -> None:

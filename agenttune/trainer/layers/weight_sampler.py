@@ -28,8 +28,6 @@ RUN_FRAC = 0.01
 """And part of the planned steps."""
 STEPS_PER_LAYER = 0.5
 """And steps for each layer: a look at many layers takes longer."""
-BEFORE_ALL = -2
-"""The stretch of a look that is taken before the first step."""
 OPEN_END_FRAC = 0.02
 """Where the end is not known: part of the steps so far."""
 
