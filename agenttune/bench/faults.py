@@ -169,7 +169,7 @@ HOSTILE_TEXTS = (
 # A goal metric that no longer moves is seen at the end of good runs too: it counts only where that is the fault.
 _TOO_HIGH = ["divergence", "high_rate", "plateau", "non_finite", "gradient_explosion", "spike"]
 _TOO_LOW = ["slow_start", "low_rate", "plateau", "goal_plateau"]
-_SPOILT = ["divergence", "spike", "gradient_explosion"]
+_SPOILT = ["divergence", "bad_batch", "spike", "gradient_explosion"]
 _EARLY, _LATER = {"onset_frac": Span(0.25, 0.4, False)}, {"onset_frac": Span(0.41, 0.55, False)}
 
 _add(FaultKind(name="healthy", about="well tuned; nothing goes wrong", group="healthy"))

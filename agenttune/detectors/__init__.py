@@ -11,6 +11,7 @@ import threading
 from collections.abc import Sequence
 
 from agenttune.detectors.base import Detector, PluginDetector, StandInDetector, undeclared
+from agenttune.detectors.batches import BadBatch
 from agenttune.detectors.divergence import Divergence
 from agenttune.detectors.evaluations import GoalPlateau, Overfitting
 from agenttune.detectors.faults import GradientExplosion, NonFinite, Spike, Stall
@@ -47,6 +48,7 @@ DETECTORS: tuple[Detector, ...] = (
     LowRate(),
     HighRate(),
     LayerFault(),
+    BadBatch(),
 )
 """The shipped ones."""
 GOAL_MISSING = "goal_missing"
