@@ -48,7 +48,7 @@ class BadBatch(Detector):
             batches = "the batch" if count == 1 else f"{count} batches"
             until, after = f" to {norms.steps[last]}" if count > 1 else "", norms.values[last + 1]
             yield self.finding(
-                f"{batches} of step {where}{until} had gradients of norm {top:.3g} where {math.exp(usual):.3g} is usual, "
+                f"{batches} of step {where}{until} had gradients of norm {top:.3g} (usual: {math.exp(usual):.3g}), "
                 f"and {after:.3g} came next: bad data, not the rate",
                 metric=norms.name,
                 step=norms.steps[last + 1],
