@@ -53,8 +53,8 @@ class LoadCheckpoint(CommandBase):
         description="Base learning rate of the first parameter group from there on (what the schedule scales); other "
         "groups keep their ratio to it. Default: as it was then.",
     )
-    reset_optimizer: Bool = Field(
-        False, description="Begin with an optimizer that knows of no earlier gradients: moments of then are cleared."
+    reset_optimizer: Bool | None = Field(
+        None, description="Begin with an optimizer that knows of no earlier gradients: moments of then are cleared."
     )
 
     def wanted_checkpoint(self) -> str:
@@ -62,7 +62,7 @@ class LoadCheckpoint(CommandBase):
 
     @property
     def bends(self) -> bool:
-        return self.lr is not None or self.reset_optimizer
+        return self.lr is not None or bool(self.reset_optimizer)
 
     def change_there(self) -> UpdateOptimizer | None:
         """What it changes once it has gone back, as a command of its own."""

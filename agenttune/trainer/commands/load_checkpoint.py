@@ -42,7 +42,7 @@ def load_checkpoint(run_state: RunState, record: CommandRecord, command: LoadChe
     if rate is not None:
         _rehearse(run_state, state, record, rate.base)
     dataset = prepare_dataset(run_state, state.steered)
-    return AwaitRestore(checkpoint, branch, state, dataset, rate, command.reset_optimizer)
+    return AwaitRestore(checkpoint, branch, state, dataset, rate, bool(command.reset_optimizer))
 
 
 def _rehearse(run_state: RunState, state: TrainingState, record: CommandRecord, base: float) -> None:
