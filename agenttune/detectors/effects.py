@@ -17,6 +17,7 @@ from agenttune.detectors.forecast import Band, band, newest_regime, paired
 from agenttune.detectors.trend import LOSS_NAMES, series
 from agenttune.protocol.commands import Impact
 from agenttune.protocol.effects import Effect, EffectVerdict, MetricAt
+from agenttune.protocol.events import Settled
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Ack, CommandRecord
 from agenttune.protocol.redefining import Redefinition, redefinition
@@ -197,6 +198,8 @@ def _by(measure: Measure, step: int, changes: Changes) -> Effect:
     most = measure.reach.fewest_after if is_broken else min(measure.reach.most_after, len(before))
     is_final = changes.is_over(step, measure, most)
     reason = _blindness(measure, step, changes, is_broken)
+    if reason and _broke(measure, step, changes, before, window, is_broken):
+        return _by_finiteness(measure, False, window, is_final) or _unknown(measure, reason, is_final)
     if reason:
         is_awaited = reason.endswith(NEEDED) and len(window) < measure.reach.fewest_after
         return _unknown(measure, reason, is_final or not is_awaited)
@@ -209,6 +212,48 @@ def _by(measure: Measure, step: int, changes: Changes) -> Effect:
     if expected is None:
         raise AssertionError("enough finite values on both sides")
     return _effect(measure, expected, window, is_final)
+
+
+def _broke(
+    measure: Measure,
+    step: int,
+    changes: Changes,
+    before: Sequence[MetricAt],
+    window: Sequence[MetricAt],
+    was_broken: bool,
+) -> bool:
+    """Whether a run that went well has come to values that are not finite: that needs no window to be over."""
+    is_alone = list(changes.steps).count(step) == 1 and step not in changes.redefined(measure.name)
+    return bool(before) and is_alone and not was_broken and _is_broken(window, measure)
+
+
+def reverted(effect: Effect, settled: Settled, maximize: bool) -> Effect:
+    """What a change did that probation took back: where its window was too short, by what probation found.
+
+    Args:
+        effect: What the steps until then tell.
+        settled: How its probation ended.
+        maximize: Whether more of probation's metric is better.
+    """
+    found, expected, noise = settled.found, settled.forecast, settled.noise
+    if effect.verdict != "not known" or settled.outcome != "reverted" or found is None or expected is None:
+        return effect
+    sign, wide = -1 if maximize else 1, TOLERANCE * (noise or 0.0)
+    if sign * (found - expected) <= max(wide, LEAST_FRAC * abs(expected)):  # taken back in doubt, or with another
+        return effect
+    return Effect(
+        verdict="worse",
+        metric=settled.metric,
+        found=found,
+        expected=expected,
+        low=expected - wide,
+        high=expected + wide,
+        points=settled.points or 0,
+        until_step=effect.until_step,
+        reason=settled.reason,
+        is_measured=True,
+        is_final=True,
+    )
 
 
 def _by_undone(measure: Measure, left: Measure, step: int, changes: Changes) -> Effect:

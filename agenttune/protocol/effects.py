@@ -63,4 +63,5 @@ class Effect(Record):
         verdict = (
             "not clear" if self.verdict == "no clear effect" else self.verdict
         )  # it stands after the word "effect"
-        return f"{verdict}: {self.metric} {number(self.found)}, {without}, up to step {self.until_step}"
+        until = "" if self.until_step is None else f", up to step {self.until_step}"
+        return f"{verdict}: {self.metric} {number(self.found)}, {without}{until}"

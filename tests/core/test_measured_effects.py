@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pytest
 
 from agenttune.policy.rule_names import functions_of
-from agenttune.protocol.events import BranchStarted
+from agenttune.protocol.events import BranchStarted, Settled
 from agenttune.protocol.metrics import Point
 from agenttune.protocol.observation import RECENT_POINTS, Observation
 from agenttune.protocol.proposals import Ack, Author, Change, Proposal
@@ -108,3 +108,28 @@ def test_an_untouched_course_measures_as_no_help(log: RunLog) -> None:
     assert (functions["helped"]("cut"), functions["measured"]("cut")) == (0, 1)
     assert math.isnan(functions["helped"]("never_fired"))
     assert math.isnan(functions["measured"]("never_fired"))
+
+
+def test_what_probation_took_back_hurt_also_where_its_window_was_cut_short(log: RunLog) -> None:
+    """Else a rule that may act again unless that did not help would ask for the same once more."""
+    train(log, noisy(2.0, 100))
+    command_id = cut(log, 100)
+    train(log, noisy(9.0, 10, seed=1), first=101)
+    assert functions_of(see(log))["helped"]("cut") == 0
+    figures = {"forecast": 2.0, "found": 9.0, "noise": 0.1, "points": 10, "metric": "step_loss"}
+    settled = Settled.model_validate({"outcome": "reverted", "reason": "it rose, badly", **figures})
+    observer = Observer()
+    observer.observe(log, log.info(), time.time(), None)
+    log.settle(command_id, settled, 110, "main")
+    change = Change(name="lr", previous=0.01, requested=0.1, effective=0.1)
+    ask(log, "probation", {"kind": "update_optimizer", "lr": 0.1}, Ack(outcome="applied", step=110, changes=[change]))
+    seen = observer.observe(log, log.info(), time.time(), None)
+    assert (functions_of(seen)["helped"]("cut"), functions_of(seen)["measured"]("cut")) == (-1, 1)
+    assert "9, 2 expected without it" in seen.effects[command_id].words
+
+
+def test_what_broke_a_run_hurt_before_any_window_is_over(log: RunLog) -> None:
+    train(log, noisy(2.0, 100))
+    cut(log, 100)
+    train(log, [*noisy(2.0, 2), math.nan, math.nan, math.nan], first=101)
+    assert functions_of(see(log))["helped"]("cut") == -1

@@ -16,16 +16,18 @@ from agenttune.detectors.effects import (
     acted,
     effect_of,
     effect_of_return,
+    reverted,
     warm_up,
 )
 from agenttune.detectors.trend import LOSS_NAMES
 from agenttune.errors import UserError
 from agenttune.protocol.commands import Impact
 from agenttune.protocol.effects import Effect, MetricAt
+from agenttune.protocol.events import Settled
 from agenttune.protocol.goal_names import is_goal
 from agenttune.protocol.lineage import Lineage
 from agenttune.protocol.metrics import SeriesInfo
-from agenttune.protocol.proposals import Ack, CommandRecord
+from agenttune.protocol.proposals import Ack, CommandRecord, State
 from agenttune.protocol.run_info import RunInfo
 from agenttune.store.journal.goal_metric import goal_values
 from agenttune.store.run_log import RunLog
@@ -78,7 +80,17 @@ class MeasuredBranch:
             return None
         if record.command.impact is Impact.RESTORE:
             return self._effect_of_return(ack)
-        return effect_of(ack.step, self.changes, self._measures(ack.step))
+        effect = effect_of(ack.step, self.changes, self._measures(ack.step))
+        return self._as_settled(record, effect) if record.state is State.REVERTED else effect
+
+    def _as_settled(self, record: CommandRecord, effect: Effect) -> Effect:
+        """With what probation has seen, which ends the window of what it takes back."""
+        events = self.log.events(kinds=["settled"], command_id=record.command_id)
+        settled = next((event.body for event in events if isinstance(event.body, Settled)), None)
+        if settled is None:
+            return effect
+        maximize = is_goal(settled.metric, self.info.goal_metric) and self.info.goal_direction == "maximize"
+        return reverted(effect, settled, maximize)
 
     def _effect_of_return(self, ack: Ack) -> Effect:
         left = ack.result.get("from_branch")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from agenttune.detectors.effects import acted
 from agenttune.protocol.effects import Effect
-from agenttune.protocol.proposals import CommandRecord
+from agenttune.protocol.proposals import CommandRecord, State
 from agenttune.protocol.run_info import RunInfo
 from agenttune.store.journal.measured_branch import MeasuredBranch
 from agenttune.store.run_log import RunLog
@@ -16,7 +16,8 @@ class MeasuredEffects:
     """What is known of one run's changes so far."""
 
     def __init__(self) -> None:
-        self._final: dict[str, Effect] = {}
+        self._final: dict[tuple[str, State], Effect] = {}
+        """By id and state: a change that is taken back later is told of by what it was taken back for."""
 
     def of(self, log: RunLog, info: RunInfo, records: Sequence[CommandRecord]) -> dict[str, Effect]:
         """The effects of these commands, by id; of those that changed nothing there are none.
@@ -30,10 +31,12 @@ class MeasuredEffects:
         branches: dict[str, MeasuredBranch] = {}
         found: dict[str, Effect] = {}
         for record in wanted:
-            effect = self._final.get(record.command_id) or _measure(log, info, records, record, branches)
+            effect = self._final.get((record.command_id, record.state))
+            effect = effect or _measure(log, info, records, record, branches)
             if effect is not None:
                 found[record.command_id] = effect
-        self._final = {command_id: effect for command_id, effect in found.items() if effect.is_final}
+        states = {record.command_id: record.state for record in wanted}
+        self._final = {(name, states[name]): effect for name, effect in found.items() if effect.is_final}
         return found
 
 
