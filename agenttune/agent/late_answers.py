@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -47,13 +48,18 @@ class LateAnswer:
         error = self.later.exception()
         return self.later.result() if error is None else failed(self.policy, self.asked.step, error)
 
-    def why_stale(self, now: Observation) -> str:
-        """Why its proposals no longer fit the run; empty if they do."""
+    def why_stale(self, now: Observation, own: Collection[str] = ()) -> str:
+        """Why its proposals no longer fit the run; empty if they do.
+
+        Args:
+            now: The run as it stands.
+            own: Ids of commands that belong to the answer: it rests on them.
+        """
         if self.dropped:
             return self.dropped
         if now.branch != self.asked.branch:
             return f"the run has gone to branch {now.branch} since step {self.asked.step}"
-        settled = {c.command_id for c in self.asked.commands if c.ack is not None}
+        settled = {c.command_id for c in self.asked.commands if c.ack is not None} | set(own)
         newer = [c for c in now.commands if c.command_id not in settled and _changes_the_run(c)]
         if not newer:
             return ""
@@ -74,7 +80,7 @@ def still_valid(answer: LateAnswer, decision: Decision, now: Observation) -> tup
     """The drafts of a late answer that are still valid, and why the others are not."""
     if not decision.proposals:
         return [], ""
-    stale = answer.why_stale(now)
+    stale = answer.why_stale(now, decision.submitted)
     if stale:
         kinds = ", ".join(draft.command.kind for draft in decision.proposals)
         return [], f"{kinds} not asked for: {stale}"

@@ -91,6 +91,7 @@ class Turn:
             faults=decision.faults,
             unusable=decision.unusable,
             awaited_seq=0 if awaited is None else awaited.seq,
+            ids=list(decision.submitted),
         )
 
     def submit(self, control: Control, run_id: str) -> list[CommandRecord]:

@@ -46,6 +46,8 @@ from agenttune.trainer.execution.lockstep import AUTHOR as LOCKSTEP
 RUN_ID = "run"
 EPOCH_S, STEPS_PER_S = 1_700_000_000.0, 10.0
 """When every run of the benchmark begins, and its pace, as far as policies are told (guess: no policy goes by them)."""
+POLL_S = 0.02
+"""How long training waits at most before it looks whether a policy that still thinks has asked for something."""
 UNLIMITED_PER_MINUTE = 1_000_000
 """A run of the benchmark has a minute's commands in a second."""
 MOVES = frozenset({"load_checkpoint", "stop_training"})
@@ -176,7 +178,9 @@ class InProcessAgent:
         RunLog.create(folder / RUN_ID, _info(facts, settings, wake, goal, person, delivers_best)).close()
         self.control = StepClockControl(folder)
         reader = ControlReader(self.control, RUN_ID)
-        context = KeepingContext(project, goal, settings.llm, settings.budgets, reader=reader, answers=answers)
+        context = KeepingContext(
+            project, goal, settings.llm, settings.budgets, reader=reader, asker=reader, answers=answers
+        )
         context = replace(context, detectors=detectors_of_cell(settings, folder, context))
         loaded = open_policy(context)
         _refuse_broken(loaded)
@@ -194,7 +198,7 @@ class InProcessAgent:
             clock_s=lambda: 0.0,
             shutdown_grace_s=0.0,
         )
-        self._limit_s, self._poll_s = wake.lockstep_limit_s, wake.poll_s
+        self._limit_s, self._poll_s = wake.lockstep_limit_s, min(wake.poll_s, POLL_S)
 
     @property
     def agent(self) -> Agent:

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,7 +63,8 @@ def attach(
         run_id = _live_run(owner, run)
     with _as_agent(url, run_id, settings) as control:
         settings = settings.model_copy(update={"llm": settings.llm.model_copy(update=given)})
-        context = context_of(settings, config, ControlReader(control, run_id))
+        reader = ControlReader(control, run_id)
+        context = replace(context_of(settings, config, reader), asker=reader)
         if resume:
             last = _last_policy(control, run_id, policy, context.project)
             if last is None:

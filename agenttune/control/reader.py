@@ -16,7 +16,7 @@ READER = Author(principal="viewer", name="reader")
 
 
 class ControlReader:
-    """`RunReader` of a run of a control. As safe to share between threads as the control is.
+    """`RunReader` and `Asker` of a run of a control. As safe to share between threads as the control is.
 
     Args:
         control: The control.
@@ -38,6 +38,11 @@ class ControlReader:
 
     def dry_run(self, proposal: Proposal) -> Verdict:
         return self._control.dry_run(self._run_id, proposal)
+
+    def ask(self, proposal: Proposal, wait_s: float) -> CommandRecord:
+        """Submit a command and wait for its answer; one that waits for somebody's approval is not waited for."""
+        record = self._control.submit(self._run_id, proposal)
+        return record if record.state is State.PROPOSED else settled(self._control, self._run_id, record, wait_s)
 
 
 def settled(control: Control, run_id: str, record: CommandRecord, wait_s: float) -> CommandRecord:

@@ -7,7 +7,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -19,7 +19,7 @@ from agenttune.errors import AgenttuneError
 from agenttune.protocol.commands import CommandBase
 from agenttune.protocol.model_calls import Ledger, ModelCalled
 from agenttune.protocol.observation import Observation
-from agenttune.protocol.proposals import CommandRecord
+from agenttune.protocol.proposals import CommandRecord, Proposal
 from agenttune.protocol.reads import ModelCallsQuery, RunReader
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class Decision:
         skipped: The policy was not asked: it is not its turn, or it still works on the last question.
         faults: Problems with a language model; each is also in `reason`.
         unusable: A language model was asked, and its answer could not be used.
+        submitted: Ids of commands that were asked for and answered while it was being made.
     """
 
     proposals: list[Draft] = field(default_factory=list)
@@ -66,6 +67,7 @@ class Decision:
     skipped: bool = False
     faults: list[str] = field(default_factory=list)
     unusable: bool = False
+    submitted: list[str] = field(default_factory=list)
 
     def then(self, change: Callable[[Decision], Decision]) -> Decision:
         """The answer changed by `change`: now, or when it comes, in the thread that made it.
@@ -128,6 +130,22 @@ class TriedPlugin:
     name: str = ""
 
 
+class Asker(Protocol):
+    """Asks a run for a command and waits for the answer: for what a decision rests on, such as an evaluation."""
+
+    def ask(self, proposal: Proposal, wait_s: float) -> CommandRecord:
+        """Submit a command, past the same gate as any other.
+
+        Args:
+            proposal: The command.
+            wait_s: How long its answer is waited for, in seconds.
+
+        Returns:
+            The command with its answer, or as it stands when the time is over.
+        """
+        ...
+
+
 TryPlugin = Callable[[PluginUse], TriedPlugin]
 """Raises ConfigError for a class that is named wrongly, or a wrong parameter."""
 
@@ -142,6 +160,7 @@ class PolicyContext:
         llm: The language model.
         budgets: Its caps.
         reader: Reads the run that is steered; None while a policy is only checked.
+        asker: Asks for commands in the midst of a decision; None: whatever is asked for waits until it is made.
         environ: Environment variables, for the key.
         detectors: The user's own, beside the shipped ones.
         seed: What policies that draw at random draw by, beside the seed of their file: each run of an experiment has
@@ -155,6 +174,7 @@ class PolicyContext:
     llm: LlmSettings = field(default_factory=LlmSettings)
     budgets: BudgetSettings = field(default_factory=BudgetSettings)
     reader: RunReader | None = None
+    asker: Asker | None = None
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
     detectors: tuple[Detector, ...] = ()
     seed: int | None = None
@@ -164,6 +184,14 @@ class PolicyContext:
     def spent(self) -> Ledger:
         """The ledger of the run's calls of language models, shared by all models of a policy."""
         return Ledger() if self.reader is None else Ledger.of(self.reader.read(ModelCallsQuery()).calls)
+
+    def without_asker(self) -> PolicyContext:
+        """The same, with the same ledger, for a policy whose wishes another one may keep back."""
+        if self.asker is None:
+            return self
+        made = replace(self, asker=None)
+        vars(made)["spent"] = self.spent
+        return made
 
     def open_chat(self, llm: LlmSettings) -> tuple[str, ChatModel | None]:
         """The model, with the run's ledger, or why there is none; neither while a policy is only checked.

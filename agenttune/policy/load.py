@@ -30,7 +30,7 @@ from agenttune.policy.plugins import MadePlugin, make_policy, open_detectors
 from agenttune.policy.rule_names import OWN_DETECTORS
 from agenttune.policy.rules import RulePolicy, RulesFile
 from agenttune.policy.schedule import ScheduleFile, SchedulePolicy
-from agenttune.policy.wrappers.composites import COMPOSITES
+from agenttune.policy.wrappers.composites import COMPOSITES, HOLD_BACK
 from agenttune.policy.wrappers.simple import Cooldown
 from agenttune.policy.wrappers.wrapper import notice_of, walk
 from agenttune.protocol.invalid_values import did_you_mean
@@ -227,9 +227,10 @@ class _Opening:
             raise ConfigError(message, field=".".join(map(str, place)))
         if kind in COMPOSITES:
             settings, make_of_parts = COMPOSITES[kind]
+            opening = self._without_asking() if kind in HOLD_BACK else self
 
             def part(reference: Any, *keys: str | int) -> Policy:
-                return self._part(reference, path, (*at, *keys), chain)
+                return opening._part(reference, path, (*at, *keys), chain)
 
             return make_of_parts(name, load_yaml(path, settings, at), self.context, part)
         if kind not in TYPES:
@@ -237,6 +238,10 @@ class _Opening:
         settings, make = TYPES[kind]
         known = {OWN_DETECTORS: self.context.detectors}
         return make(name, load_yaml(path, settings, at, known), self.context)
+
+    def _without_asking(self) -> _Opening:
+        """The same for parts that may ask for nothing before the decision has passed the policy around them."""
+        return _Opening(self.context.without_asker(), self.sha256)
 
     def _plugin(self, kind: Any, path: Path, at: Place, name: str) -> Policy:
         is_known = isinstance(kind, str) and any(entry.name == kind for entry in installed("policy"))

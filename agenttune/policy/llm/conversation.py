@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from agenttune.errors import ModelUnavailable, UserError
 from agenttune.llm.answer_text import without_thinking
 from agenttune.llm.tools import ToolWait
-from agenttune.policy.base import Decision, Draft
+from agenttune.policy.base import Asker, Decision, Draft
 from agenttune.policy.llm.pacing import describe
 from agenttune.protocol.command_schemas import ToolShape
 from agenttune.protocol.commands import CommandBase
 from agenttune.protocol.model_calls import ChatMessage, ModelCalled, PromptUsed
 from agenttune.protocol.observation import Observation
+from agenttune.protocol.proposals import Author, CommandRecord, Proposal
 from agenttune.protocol.text import clean
 
 if TYPE_CHECKING:  # its client takes seconds to import, and most runs have no model
@@ -41,6 +42,9 @@ class Conversation:
         prompts: Templates that went into them.
         temperature: None: as configured.
         valid_for_steps: Of drafts that do not say.
+        asker: Asks for what is answered while the conversation goes on; None: nobody.
+        answer_limit_s: How long such an answer is waited for, in seconds.
+        submitted: Ids of what was asked for like that.
         calls: Made so far, the failed one included.
         noted: What is to be submitted when the decision ends, by the number that the model knows it by: the commands of
             one tool call.
@@ -57,6 +61,9 @@ class Conversation:
     prompts: Sequence[PromptUsed] = ()
     temperature: float | None = None
     valid_for_steps: int | None = None
+    asker: Asker | None = None
+    answer_limit_s: float = 0.0
+    submitted: list[str] = field(default_factory=list)
     calls: list[ModelCalled] = field(default_factory=list)
     noted: dict[int, tuple[Draft, ...]] = field(default_factory=dict)
     said: str = ""
@@ -99,6 +106,24 @@ class Conversation:
             raise UserError(f"{MALFORMED_CALL}: {malformed}", field="answer")
         return answer
 
+    def answered(
+        self, command: CommandBase, rationale: str, valid_for_steps: int | None = None
+    ) -> CommandRecord | None:
+        """Ask for a command now and wait for its answer; None where that has to wait until the decision is made."""
+        if self.asker is None or self.answer_limit_s <= 0:
+            return None
+        step = self.observation.step
+        valid = self.valid_for_steps if valid_for_steps is None else valid_for_steps
+        proposal = Proposal(
+            command=command,
+            author=Author(principal="agent", name=self.policy),
+            rationale=clean(rationale, RATIONALE_LETTERS) or "no reason given",
+            based_on_step=step,
+            valid_until_step=None if valid is None else step + valid,
+        )
+        self.submitted.append(proposal.command_id)
+        return self.asker.ask(proposal, self.answer_limit_s)
+
     def tell(self, text: str) -> None:
         """Say something to the model."""
         self.messages.append(ChatMessage(role="user", content=text))
@@ -136,8 +161,9 @@ class Conversation:
         faults = self._faults()
         parts = [words[: 2 * REASON_LETTERS], describe(self.wait) if self.wait else "", *faults]
         reason = "; ".join(part for part in parts if part) or "the model wants nothing and gives no reason"
-        unusable = bool(self.troubles) and not self.drafts
-        return Decision(list(self.drafts), reason, calls=list(self.calls), faults=faults, unusable=unusable)
+        unusable = bool(self.troubles) and not self.drafts and not self.submitted
+        made = Decision(list(self.drafts), reason, calls=list(self.calls), faults=faults, unusable=unusable)
+        return replace(made, submitted=list(self.submitted))
 
 
 def _nothing(called: ModelCalled) -> str:

@@ -12,13 +12,15 @@ from agenttune.llm.prompts import fenced
 from agenttune.policy.llm.curve_text import brief, says_something
 from agenttune.protocol.commands import DoEvaluate, LoadCheckpoint, SaveCheckpoint
 from agenttune.protocol.observation import Observation
-from agenttune.protocol.proposals import CommandRecord, Verdict
+from agenttune.protocol.proposals import CommandRecord, State, Verdict
 from agenttune.protocol.summary import Effect, Intervention
 from agenttune.protocol.text import number
 
 MOST_TRIED, WHOLE = 8, 2
 """Entries that are shown, and the newest of them that are shown whole (guess)."""
 WHY_LETTERS, OUTCOME_LETTERS, SHORT_LETTERS, WHOLE_LETTERS, ASKED_LETTERS = 100, 240, 120, 1500, 240
+ANSWER_LETTERS = 2000
+"""Of a result within a decision."""
 DEFAULTS = (
     *(("lr_sets", "effective"), ("include_current", True), ("min_gain_frac", 0.01), ("metric", "loss")),
     *(("min_gain_frac", 0.0), ("min_progress_frac", 0.2), ("lower_rates", "any"), ("confirm", "loss")),
@@ -104,6 +106,16 @@ def _outcome(one: Intervention, record: CommandRecord | None) -> str:
         return f"REFUSED: {refusal(verdict)}"
     trials = _trials(one.result)
     return f"{one.state.value}: {'; '.join(filter(None, [one.summary, trials]))}"
+
+
+def answer_words(record: CommandRecord, waited_s: float) -> str:
+    """What a command came to, for the model that waits for it in the midst of a decision."""
+    if not record.is_settled:
+        waits = "it waits for somebody's approval" if record.state is State.PROPOSED else f"no answer in {waited_s:g} s"
+        return f"{waits}; what comes of it stands in the history next time"
+    told = _outcome(Intervention.of(record), record)
+    step = "" if record.ack is None else f" (at step {record.ack.step})"
+    return f"{told}{step}"[:ANSWER_LETTERS]
 
 
 def _found(one: Intervention) -> str:

@@ -73,6 +73,8 @@ class LlmFile(PolicyFile):
     """tools: calls of the model in one decision."""
     max_commands: int = Field(3, ge=1)
     """tools: commands in one decision."""
+    answer_limit_s: float = Field(60.0, ge=0)
+    """tools: seconds that the results of `trial` and `evaluate` are waited for in the decision; 0: they come later."""
     system_prompt: str | None = None
     """A template's name or path; null: `llm_system`, for compact `llm_compact`."""
     observation_prompt: str | None = None
@@ -153,6 +155,8 @@ class LlmPolicy:
             messages=[],
             temperature=self._temperature,
             valid_for_steps=self._file.valid_for_steps,
+            asker=self._context.asker,
+            answer_limit_s=self._file.answer_limit_s,
         )
         try:
             self._context.catch_up()

@@ -13,8 +13,10 @@ from agenttune.llm.prompts import fenced
 from agenttune.llm.tools import MAX_ANSWER_CHARACTERS, Toolbox, ToolOutcome, accepted_names
 from agenttune.policy.base import Draft
 from agenttune.policy.llm.conversation import MAX_REPAIRS, Conversation
+from agenttune.policy.llm.history import answer_words
 from agenttune.policy.llm.json_answers import answer_schema, read_json_answer
 from agenttune.protocol.command_schemas import ToolShape
+from agenttune.protocol.commands import DoEvaluate, Probe
 from agenttune.protocol.model_calls import ChatMessage, ToolUse
 from agenttune.protocol.text import clean
 
@@ -23,6 +25,8 @@ MOST_USES = 16
 ERROR_LETTERS = 4000
 RESULT_LETTERS = MAX_ANSWER_CHARACTERS
 """A tool's result is bounded where it is made; nothing is cut here."""
+ANSWERED = (Probe, DoEvaluate)
+"""Commands whose results a model gets in the same decision."""
 UNREAD = ToolUse(id="answer", name="", arguments="")
 """Stands for the call of an answer that could not be read."""
 LAST_TURN = "This was the last reading: answer now with a command, with `wait`, or with nothing."
@@ -102,6 +106,8 @@ class ToolForm:
             if outcome.withdrawn is not None:
                 # The decision goes on: the model may propose something else instead.
                 return _Result(use, _withdraw(outcome.withdrawn, talk), was_reading=True)
+            if (found := self._answered(outcome, talk)) is not None:
+                return _Result(use, found, was_reading=True)
             if outcome.commands:
                 return _Result(use, self._draft(outcome, talk))
         except UserError as error:
@@ -109,6 +115,16 @@ class ToolForm:
         if outcome.wait is not None:
             talk.wait, talk.said = outcome.wait, talk.said or outcome.rationale
         return _Result(use, outcome.text, was_reading=outcome.wait is None)
+
+    def _answered(self, outcome: ToolOutcome, talk: Conversation) -> str | None:
+        """The answer to what measures the run, which the decision may rest on; None: nothing of the kind."""
+        command = outcome.command
+        if not isinstance(command, ANSWERED):
+            return None
+        if len(talk.noted) + len(talk.submitted) >= self.max_commands:
+            raise UserError(f"at most {self.max_commands} commands in one decision; this one was left out")
+        record = talk.answered(command, outcome.rationale, outcome.valid_for_steps)
+        return None if record is None else answer_words(record, talk.answer_limit_s)
 
     def _draft(self, outcome: ToolOutcome, talk: Conversation) -> str:
         asked = list(outcome.commands)

@@ -119,4 +119,5 @@ def joined(first: Decision, second: Decision) -> Decision:
         skipped=first.skipped and second.skipped,
         faults=[*first.faults, *second.faults],
         unusable=first.unusable or second.unusable,
+        submitted=[*first.submitted, *second.submitted],
     )

@@ -116,6 +116,8 @@ def _second_opinion(name: str, file: SecondOpinionFile, context: PolicyContext, 
     return Background(SecondOpinion(part(file.policy, "policy"), title=name, reviewer=reviewer))
 
 
+HOLD_BACK = frozenset({"shadow", "patience", "second_opinion"})
+"""Of them: those that keep back what the policy inside asks for."""
 COMPOSITES: dict[str, tuple[type[Settings], MakeComposite]] = {
     "escalation": (EscalationFile, _escalation),
     "fallback": (FallbackFile, lambda n, f, _, part: Fallback(part(f.policy, "policy"), part(f.to, "to"), title=n)),

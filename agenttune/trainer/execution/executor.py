@@ -46,6 +46,8 @@ logger = logging.getLogger("agenttune")
 POLL_S = 0.02
 """How often a paused run looks for commands."""
 
+AGENT_WAITS = "read back; training waits for the agent before another step could confirm it"
+
 Place = Literal["boundary", "saved", "between"]
 """Where in the loop commands are applied: at the end of a step, after a save of the loop's own, between two steps."""
 
@@ -368,6 +370,7 @@ class CommandExecutor:
             while self._agreed(lockstep, lockstep.goes_on() and not self._is_stop_queued):
                 lockstep.idle()
                 self._apply_or_hold()
+                self.learning_rates.settle_trials(AGENT_WAITS)
                 if self._must_go_on:
                     return
             self._apply_or_hold()  # what was decided

@@ -64,6 +64,13 @@ class LearningRateConfirmation:
         for waiting in rates:
             self._finish(waiting, message)
 
+    def settle_trials(self, message: str) -> None:
+        """The same for what trials have adopted: whoever decides by them waits for the answer, and training for him."""
+        tried = [waiting for waiting in self.waiting if waiting.record.command.tries()]
+        self.waiting = [waiting for waiting in self.waiting if waiting not in tried]
+        for waiting in tried:
+            self._finish(waiting, message)
+
     def _finish(self, waiting: Waiting[AwaitLearningRate], message: str, confirmed_step: int | None = None) -> None:
         done = waiting.outcome.done
         done.message = " ".join(filter(None, [done.message, message]))
