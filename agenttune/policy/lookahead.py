@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -17,7 +17,7 @@ from agenttune.detectors.trend import Trend
 from agenttune.errors import UserError
 from agenttune.policy.base import Decision, Draft, asked_at_step, by_agents
 from agenttune.policy.rule_names import OWN_DETECTORS, documented
-from agenttune.policy.run_spans import Span, in_steps
+from agenttune.policy.run_spans import Span, in_steps, within
 from agenttune.protocol.commands import Candidate, Probe, SetKnob, UpdateOptimizer, UpdateTraining
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.invalid_values import did_you_mean
@@ -30,6 +30,10 @@ RISING = 1.0 + 1e-6
 """A rate that the schedule multiplies by more is rising."""
 VALID_FOR_STEPS = 20
 """Steps for which the candidates stay valid (guess: a schedule moves the learning rate that they start from)."""
+LONGEST_TRIAL = 1000
+"""Steps of a trial at most, as `probe` takes them."""
+TrialSteps = Annotated[Span, within(2, LONGEST_TRIAL)]
+Wait = Annotated[Span, within(1)]
 
 
 class LookaheadFile(PolicyFile):
@@ -53,11 +57,11 @@ class LookaheadFile(PolicyFile):
     """Largest value."""
     no_raise_below_frac: float = Field(0.02, ge=0, le=1)
     """Where the training loss is below this part of its first, or the run overfits, no raise of the rate is tried."""
-    steps: Span = 10
+    steps: TrialSteps = 10
     """Training steps of each trial."""
     metric: Literal["loss", "goal"] = "loss"
     """What is compared: the training loss, or the goal metric by an evaluation at the end of each trial."""
-    confirm_steps: Span | None = None
+    confirm_steps: TrialSteps | None = None
     """What won and changing nothing are tried again for so many steps, and it has to win again; null: they are not."""
     confirm: Literal["loss", "goal"] = "loss"
     """As `metric`, for that."""
@@ -67,11 +71,11 @@ class LookaheadFile(PolicyFile):
     """By how much further than changing nothing a candidate has to come, as a part of how far that came down."""
     min_gain_frac: float = Field(0.0, ge=0, le=1)
     """Least gain over changing nothing, as a fraction of the metric."""
-    every_steps: Span = 200
+    every_steps: Wait = 200
     """Steps from one probe to the next."""
     wait_growth: float = Field(2.0, ge=1)
     """Multiplies that for each probe in a row, from the second on, that adopted nothing."""
-    max_every_steps: Span = 1600
+    max_every_steps: Wait = 1600
     """Most steps from one probe to the next."""
     first_step: Span = 50
     """Step of the first probe; none is made while the rate warms up."""
@@ -102,10 +106,10 @@ class LookaheadFile(PolicyFile):
         Raises:
             UserError: One is a part of the run, and its number of steps is not known.
         """
-        confirm = None if self.confirm_steps is None else in_steps(self.confirm_steps, max_steps, 2)
+        confirm = None if self.confirm_steps is None else in_steps(self.confirm_steps, max_steps, 2, LONGEST_TRIAL)
         every = in_steps(self.every_steps, max_steps, 1)
         return Lengths(
-            steps=in_steps(self.steps, max_steps, 2),
+            steps=in_steps(self.steps, max_steps, 2, LONGEST_TRIAL),
             confirm_steps=confirm,
             every_steps=every,
             max_every_steps=max(in_steps(self.max_every_steps, max_steps, 1), every),

@@ -227,7 +227,7 @@ def test_calls_and_shadowed_commands_of_any_decision_are_recorded(run: SteeredRu
     [decided] = bodies(control, Decided)
     assert [(s.command, s.rationale) for s in decided.shadowed] == [(UpdateOptimizer(lr=0.03), "in its place I would")]
     assert len(bodies(control, ModelCalled)) == 2
-    assert policy.seen[0].woken_by == ["20 steps"]
+    assert policy.seen[0].woken_by == ["5 steps"], "as often as it is asked early in a run"
     assert control.commands("r1") == []
 
 

@@ -11,6 +11,7 @@ from agenttune.errors import ConfigError
 from agenttune.policy.base import Decision
 from agenttune.policy.llm.digest import digest
 from agenttune.policy.llm.json_answers import read_json_answer
+from agenttune.policy.lookahead import LookaheadFile
 from agenttune.policy.rule_names import functions_of, goal_values, names_of
 from agenttune.policy.wrappers.alternatives import Escalation, Fallback
 from agenttune.policy.wrappers.simple import Cooldown, Patience
@@ -64,6 +65,9 @@ def test_random_changes_stay_within_their_factor_both_ways(tmp_path: Path) -> No
         ("lookahead", "every_steps: 0"),
         ("lookahead", "max_every_steps: 0"),
         ("lookahead", "rest_steps: -1"),
+        ("lookahead", "confirm_steps: 1"),
+        ("lookahead", "steps: 1001"),
+        ("lookahead", "steps: 101%"),
     ],
 )
 def test_a_setting_that_cannot_work_is_refused_by_its_name(tmp_path: Path, kind: str, field: str) -> None:
@@ -77,6 +81,14 @@ def test_a_setting_that_cannot_work_is_refused_by_its_name(tmp_path: Path, kind:
 def tried(knob: KnobState) -> list[float]:
     probe = asked(at(200, knob=knob))
     return [] if probe is None else [one.arguments()["lr"] for one in probe.candidates]
+
+
+def test_a_part_of_a_long_run_asks_for_no_longer_trial_than_a_probe_takes() -> None:
+    """5 % of 100,000 steps are more than `probe` allows, which would be refused each time."""
+    file = LookaheadFile(type="lookahead", steps="5%", confirm_steps="10%", every_steps="10%")
+    long = file.lengths(100_000)
+    assert (long.steps, long.confirm_steps, long.every_steps) == (1000, 1000, 10_000)
+    assert (file.lengths(400).steps, file.lengths(20).steps) == (20, 2)
 
 
 def test_a_candidate_at_a_bound_is_tried_and_one_beyond_it_is_not() -> None:

@@ -215,7 +215,7 @@ def test_a_model_is_told_that_the_loss_means_something_else() -> None:
     lines = digest(known).curves
     assert "since step 30 training and evaluated losses mean something else" in lines[0]
     assert "set_knob label_smoothing" in lines[0]
-    assert "lowest level 3, first 3 at step 31" in lines[1]
+    assert "lowest level 3 at step 46, first 3 at step 31" in lines[1]
 
 
 def _as_list(what: str) -> tuple[dict[str, Any], list[Change]]:
