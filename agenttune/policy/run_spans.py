@@ -23,7 +23,7 @@ def _read(value: object) -> object:
 
 
 def within(least: int, most: int | None = None) -> AfterValidator:
-    """Bounds of a length that is written in steps; one that is a part of the run is brought within them by `in_steps`."""
+    """Bounds of a length in steps; one that is a part of the run is brought within them by `in_steps`."""
 
     def check(span: int | str) -> int | str:
         if isinstance(span, int) and (span < least or (most is not None and span > most)):
