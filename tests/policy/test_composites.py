@@ -14,6 +14,7 @@ from agenttune.config import GoalSettings, LlmSettings
 from agenttune.errors import ConfigError
 from agenttune.policy.base import Decision, Draft, PolicyContext
 from agenttune.policy.load import load_policy, open_policy
+from agenttune.policy.rules import RulePolicy, RuleSettings
 from agenttune.policy.wrappers.alternatives import Escalation, Fallback, occasion_of
 from agenttune.policy.wrappers.availability import Availability
 from agenttune.policy.wrappers.simple import Background, Patience, Shadow
@@ -21,6 +22,7 @@ from agenttune.policy.wrappers.wrapper import unavailable, walk
 from agenttune.protocol.commands import SaveCheckpoint, UpdateOptimizer
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.observation import Observation
+from agenttune.protocol.proposals import CommandRecord
 from tests.policy.conftest import applied, decay, observe
 
 CUT = Draft(UpdateOptimizer(lr=0.01), "too high")
@@ -137,6 +139,60 @@ def test_escalation_is_limited_to_occasions(woken_by: str, occasion: str) -> Non
         escalation = Escalation("e", (Told([NOTHING]), second), frozenset([wanted]))
         escalation.decide(at(20, woken_by))
         assert bool(second.asked) is (wanted == occasion)
+
+
+BLOWN_UP = [*decay(200), *([50.0] * 24)]
+RULE = RuleSettings.model_validate(
+    {
+        "name": "cut",
+        "when": 'loss.level > 3 * loss.best or found.plateau == "warning"',
+        "do": {"command": "update_optimizer", "lr": "=lr * 0.1"},
+        "because": "it rose to {loss.level:.3g}",
+    }
+)
+
+
+def urgent(model: Told) -> Escalation:
+    return Escalation("default", (RulePolicy("rules", (RULE,)), model), first_acts_on=frozenset({"critical"}))
+
+
+def run(losses: list[float], *commands: CommandRecord) -> Observation:
+    seen = observe(losses, lr=0.1, commands=commands)
+    return seen.model_copy(update={"capabilities": ["update_optimizer", "load_checkpoint"], "woken_by": ["20 steps"]})
+
+
+def test_rules_beside_a_model_do_only_what_cannot_wait() -> None:
+    model = Told([wants(SAVE)], "model")
+    rules = RulePolicy("rules", (RULE,)).decide(run(BLOWN_UP)).proposals
+    assert rules, "the rules act here"
+    assert urgent(model).decide(run(BLOWN_UP)).proposals == rules
+    assert model.asked == []
+    assert urgent(model).decide(run(decay(200))).proposals == [SAVE]
+    model.why_not = "its endpoint is down"
+    assert urgent(model).decide(run(BLOWN_UP)).proposals == rules
+
+
+def test_rules_hold_back_while_a_change_of_the_models_is_on_trial() -> None:
+    model = Told([wants(SAVE)], "model")
+    mine = run(BLOWN_UP, applied(210, 0.05, "the loss has stopped"))
+    decision = urgent(model).decide(mine)
+    assert decision.proposals == [SAVE]
+    assert "rules holds back: update_optimizer of step 210 is still being measured" in decision.reason
+    long_ago = run(BLOWN_UP, applied(60, 0.05, "the loss has stopped"))
+    assert model.asked == [mine]
+    assert urgent(model).decide(long_ago).proposals != [SAVE]
+    model.why_not = "the budget is spent"
+    assert urgent(model).decide(mine).proposals != [SAVE], "alone, they do what there is to do"
+
+
+def test_what_the_first_acts_on_is_a_setting_of_its_file(tmp_path: Path) -> None:
+    write(tmp_path, "mine.yaml", "type: escalation\npolicies: [guardian, llm]\nfirst_acts_on: [critical, warning]\n")
+    policy = load_policy(str(tmp_path / "mine.yaml"))
+    assert isinstance(policy, Escalation)
+    assert sorted(policy.first_acts_on or ()) == ["critical", "warning"]
+    write(tmp_path, "wrong.yaml", "type: escalation\npolicies: [guardian, llm]\nfirst_acts_on: [grave]\n")
+    with pytest.raises(ConfigError, match="first_acts_on"):
+        load_policy(str(tmp_path / "wrong.yaml"))
 
 
 def test_rules_go_on_alone_while_the_model_is_away_and_it_is_said_once_each_way() -> None:

@@ -14,6 +14,7 @@ from agenttune.policy.llm.reviewer import Reviewer
 from agenttune.policy.wrappers.alternatives import OCCASIONS, Escalation, Fallback, Occasion
 from agenttune.policy.wrappers.second_opinion import SecondOpinion
 from agenttune.policy.wrappers.simple import Background, Cooldown, Patience, Shadow
+from agenttune.protocol.findings import Severity
 
 
 def _reference(value: object) -> object:
@@ -35,6 +36,9 @@ class EscalationFile(PolicyFile):
     """Asked in order; the next when those before have nothing to propose. One that cannot decide is left out."""
     escalate_on: list[Occasion] = Field(default_factory=lambda: list(OCCASIONS), min_length=1)
     """Occasions on which a policy after the first is asked."""
+    first_acts_on: list[Severity] | None = Field(None, min_length=1)
+    """Findings on which the first acts while another can decide, and not while a change of another's is still being
+    measured, such as [critical]: it does what cannot wait. null: it acts whenever it has something to propose."""
 
 
 class FallbackFile(PolicyFile):
@@ -105,7 +109,8 @@ MakeComposite = Callable[[str, Any, PolicyContext, Part], Policy]
 
 def _escalation(name: str, file: EscalationFile, context: PolicyContext, part: Part) -> Policy:
     policies = tuple(part(reference, "policies", index) for index, reference in enumerate(file.policies))
-    return Escalation(name, policies, frozenset(file.escalate_on))
+    acts_on = None if file.first_acts_on is None else frozenset(file.first_acts_on)
+    return Escalation(name, policies, frozenset(file.escalate_on), acts_on)
 
 
 def _second_opinion(name: str, file: SecondOpinionFile, context: PolicyContext, part: Part) -> Policy:
