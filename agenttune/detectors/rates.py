@@ -39,6 +39,9 @@ PACE_STEPS, PACE_FRAC = 24, 0.8
 """Newest steps whose pace tells whether so much of the start will be lost by the end (tuned)."""
 LARGE_UPDATES = 0.4
 """Updates so large, early on, take the weights away (measured; at a good rate at most 0.24)."""
+FROM_NOTHING = 500.0
+"""Larger ones are of weights that began at next to nothing, and say nothing (at most 140 at a hundred times the good
+rate, measured)."""
 FRESH_STEPS = 40
 """Steps of the stretch for which they are told of; later only where the loss has kept its start (guess)."""
 STILL_FALLS = (0.9, 0.9)
@@ -104,7 +107,7 @@ class HighRate(Detector):
 
     def detect(self, observation: Observation) -> Iterator[Finding]:
         trend, look = Trend.of(observation), _newest_look(observation)
-        if trend is None or look is None or not look.early_update_ratio >= LARGE_UPDATES:
+        if trend is None or look is None or not LARGE_UPDATES <= look.early_update_ratio <= FROM_NOTHING:
             return
         straight, kept = STILL_FALLS
         has_fallen = trend.height(trend.level) < trend.height(trend.start) + trend.factor(kept)

@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any, TypeVar
 
 from agenttune.detectors import DETECTOR_NAMES, Detector, StandInDetector, detect
+from agenttune.detectors.layer_faults import LayerFault
 from agenttune.detectors.progress import is_warming_up
 from agenttune.detectors.schedules import RATE_NAMES, planned
 from agenttune.detectors.trend import (
@@ -80,6 +81,7 @@ DOCUMENTED: dict[str, Any] = {
         "update_ratio": "median over the layers of |update| / |weights| of one step",
         "early_update_ratio": "the highest of it in the first 20 steps since the newest change, or the start",
         "steps": "steps of the stretch that `straightness` is of",
+        "layer": "name of the layer at fault, as layer_fault finds it as things stand, else ''",
     },
     "state": {
         "good": "id of the newest state of before the trouble of now, else of that of the run's start; '' if none",
@@ -181,7 +183,7 @@ def names_of(observation: Observation, own: Sequence[Detector] = ()) -> dict[str
         "since": _since(observation, own),
         "loss": _loss(observation),
         "grad": _grad(observation),
-        "path": _path(observation),
+        "path": _path(observation, now),
         "evals": _evals(observation),
         "state": _state(observation, now),
         "schedule": _schedule(observation),
@@ -248,15 +250,17 @@ def _schedule(observation: Observation) -> dict[str, Any]:
     }
 
 
-def _path(observation: Observation) -> dict[str, float]:
+def _path(observation: Observation, now: Sequence[Finding]) -> dict[str, Any]:
+    named = next((str(f.evidence.get("layer", "")) for f in now if f.kind == LayerFault.name), "")
     if not observation.weights:
-        return dict.fromkeys(DOCUMENTED["path"], NAN)
+        return dict.fromkeys(DOCUMENTED["path"], NAN) | {"layer": named}
     look = observation.weights[-1]
     return {
         "straightness": look.straightness,
         "update_ratio": look.update_ratio,
         "early_update_ratio": look.early_update_ratio,
         "steps": look.step - look.since_step,
+        "layer": named,
     }
 
 

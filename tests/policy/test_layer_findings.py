@@ -9,7 +9,9 @@ from collections.abc import Callable
 import pytest
 
 from agenttune.detectors import detect
+from agenttune.policy.rule_names import names_of
 from agenttune.protocol.findings import Finding
+from agenttune.protocol.observation import Observation
 from agenttune.protocol.weight_looks import WeightLook
 from tests.policy.conftest import decay, observe
 
@@ -18,9 +20,14 @@ Figures = Callable[[int, str], tuple[float, float]]
 """Update ratio and root mean square of a layer at a look."""
 
 
-def found(figures: Figures, count: int = 12, first: int = 4) -> list[list[Finding]]:
-    """What is found after each look; they are five steps apart."""
-    draw, looks, told = random.Random(0), list[WeightLook](), list[list[Finding]]()
+def found(figures: Figures) -> list[list[Finding]]:
+    """What is found after each of the later looks; they are five steps apart."""
+    return [[f for f in detect(known) if f.kind == "layer_fault"] for known in seen(figures)[4:]]
+
+
+def seen(figures: Figures, count: int = 12) -> list[Observation]:
+    """The run after each look."""
+    draw, looks, told = random.Random(0), list[WeightLook](), list[Observation]()
     for n in range(count):
         at = {name: figures(n, name) for name in LAYERS}
         noise = {name: math.exp(draw.gauss(0, 0.2)) for name in LAYERS}
@@ -35,9 +42,8 @@ def found(figures: Figures, count: int = 12, first: int = 4) -> list[list[Findin
                 rms={name: at[name][1] for name in LAYERS},
             )
         )
-        known = observe(decay(looks[-1].step, 4.0, 1.0, 0.02)).model_copy(update={"weights": list(looks)})
-        told.append([f for f in detect(known) if f.kind == "layer_fault"])
-    return told[first:]
+        told.append(observe(decay(looks[-1].step, 4.0, 1.0, 0.02)).model_copy(update={"weights": list(looks)}))
+    return told
 
 
 def usual(n: int, name: str) -> tuple[float, float]:
@@ -88,3 +94,9 @@ def test_a_layer_that_stops_is_named_and_so_is_a_block_that_never_moved() -> Non
 
 def test_most_layers_not_trained_is_on_purpose() -> None:
     assert not any(found(lambda n, name: usual(n, name) if name == "head" else (0.0, 0.05)))
+
+
+def test_rules_know_the_name_of_the_layer() -> None:
+    assert names_of(seen(struck(7.4, 1.5))[-3])["path"]["layer"] == "blocks.1.mlp"
+    assert names_of(seen(usual)[-3])["path"]["layer"] == ""
+    assert names_of(observe([1.0] * 20))["path"]["layer"] == ""
