@@ -100,9 +100,13 @@ rules:
 
 `when` is an expression. Under `do`, `command` is the kind and the rest its fields: values as they are, or an
 expression after `=`. In `because`, `{...}` is filled in, with Python's format after the colon. `cooldown_steps`,
-`max_times` and `valid_for_steps` may be left out. `agenttune check` finds mistakes with file, line and key. Findings
-of your own detectors ([extending.md](extending.md)) are asked for in the same way: `found.name`, `since.name`. What
-each finding looks for is told in [findings.md](findings.md).
+`max_times` and `valid_for_steps` may be left out. `again: helped` keeps a rule from asking once more for what did not
+help: while its last command is being measured, and after it did not help or hurt, until the loss has come clear of
+where that left it; where nothing can tell, it may ask. `helped`, `measured` and `lr_before` are of the rule's newest
+command that took effect. Expressions may stand inside, too, so that a rule can have a cut put back if a trial shows
+that it was in vain: `candidates: [{kind: update_optimizer, lr: "=lr_before('cut')", lr_sets: base}]`. `agenttune check`
+finds mistakes with file, line and key. Findings of your own detectors ([extending.md](extending.md)) are asked for in
+the same way: `found.name`, `since.name`. What each finding looks for is told in [findings.md](findings.md).
 
 | name | meaning |
 |---|---|

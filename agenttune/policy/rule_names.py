@@ -26,7 +26,7 @@ from agenttune.detectors.trend import (
     series,
 )
 from agenttune.policy.base import asked_at_step, by_agents
-from agenttune.policy.tried import mark, newest_effect
+from agenttune.policy.tried import lr_before, mark, newest_effect
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import CommandRecord, State
@@ -111,6 +111,7 @@ DOCUMENTED_FUNCTIONS: dict[str, str] = {
     "helped": "helped('rule'): what the rule's newest command that took effect did, against the forecast without it: 1 "
     "it helped, -1 it hurt, 0 neither shows (yet); NaN if there is none",
     "measured": "measured('rule'): 1 once `helped` is 1 or -1 or all that can tell was measured, else 0; NaN as above",
+    "lr_before": "lr_before('rule'): base learning rate before that command, to put back what was cut; NaN as above",
     "steps_since": "steps_since('rule'): steps since it last asked, or a return left that behind; infinite if never",
     "knob": "knob('name'): effective value of a knob, NaN if there is none of that name",
     "min": "smallest of its arguments",
@@ -370,6 +371,7 @@ def functions_of(observation: Observation) -> dict[str, Callable[..., Any]]:
         "steps_since": steps_since,
         "helped": helped,
         "measured": measured,
+        "lr_before": lambda rule: lr_before(observation, rule),
         "knob": lambda name: _effective(observation, name),
         **PLAIN_FUNCTIONS,
     }
@@ -386,7 +388,7 @@ def _step_here(record: CommandRecord, observation: Observation) -> int:
 
 
 def _clamp(value: float, low: float, high: float) -> float:
-    return float(median((low, value, high)))
+    return median((low, value, high))
 
 
 PLAIN_FUNCTIONS: dict[str, Callable[..., Any]] = {

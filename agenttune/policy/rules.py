@@ -38,7 +38,7 @@ def _expression(text: str, info: ValidationInfo) -> str:
 
 
 def _argument(value: Any, info: ValidationInfo) -> Any:
-    return f"={_expression(value[1:], info)}" if _is_expression(value) else value
+    return _computed(value, lambda text: f"={_expression(text, info)}")
 
 
 def _template(text: str, info: ValidationInfo) -> str:
@@ -106,7 +106,7 @@ class RuleSettings(Settings):
             if name != "command" and name not in fields:
                 hint = did_you_mean(name, fields)
                 raise ValueError(f"{kind} has no argument {name!r}{hint}; it has: {', '.join(fields)}")
-        if not any(_is_expression(value) for value in do.values()):
+        if not any(map(_has_expression, do.values())):
             _complain(lambda: command_of(do))
         return do
 
@@ -139,12 +139,26 @@ def command_of(do: dict[str, Any], compute: Callable[[str], Any] | None = None) 
     raw: dict[str, Any] = {"kind": do["command"]}
     for name, value in do.items():
         if name != "command":
-            raw[name] = compute(value[1:]) if compute and _is_expression(value) else value
+            raw[name] = _computed(value, compute) if compute else value
     return parse_command(raw)
 
 
 def _is_expression(value: Any) -> bool:
     return isinstance(value, str) and value.startswith("=")
+
+
+def _has_expression(value: Any) -> bool:
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return _is_expression(value) or any(map(_has_expression, inside))
+
+
+def _computed(value: Any, compute: Callable[[str], Any]) -> Any:
+    """An argument with its expressions computed, also those inside, as of a probe's candidates."""
+    if isinstance(value, dict):
+        return {name: _computed(part, compute) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_computed(part, compute) for part in value]
+    return compute(value[1:]) if _is_expression(value) else value
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from agenttune.detectors.trend import LOSS_NAMES, Trend
 from agenttune.policy.base import by_agents
 from agenttune.protocol.effects import Effect
 from agenttune.protocol.observation import Observation
+from agenttune.protocol.proposals import CommandRecord
 
 
 def mark(rule: str) -> str:
@@ -16,11 +17,27 @@ def mark(rule: str) -> str:
     return f"{rule}: "
 
 
-def newest_effect(observation: Observation, rule: str) -> Effect | None:
-    """What the rule's newest command did that took effect; None if there is none."""
+def newest_of(observation: Observation, rule: str) -> CommandRecord | None:
+    """The rule's newest command that took effect."""
     own = reversed(by_agents(observation))
-    newest = next((c for c in own if c.proposal.rationale.startswith(mark(rule)) and acted(c)), None)
+    return next((c for c in own if c.proposal.rationale.startswith(mark(rule)) and acted(c)), None)
+
+
+def newest_effect(observation: Observation, rule: str) -> Effect | None:
+    """What that did; None if there is none."""
+    newest = newest_of(observation, rule)
     return None if newest is None else effect_in(observation, newest)
+
+
+def lr_before(observation: Observation, rule: str) -> float:
+    """The base learning rate before that, NaN if it did not change the rate; without a base, the effective one."""
+    newest = newest_of(observation, rule)
+    changes = () if newest is None or newest.ack is None else newest.ack.changes
+    rate = next((change for change in changes if change.name == "lr"), None)
+    if rate is None:
+        return math.nan
+    before = rate.previous if rate.previous_base is None else rate.previous_base
+    return float(before) if isinstance(before, (int, float)) else math.nan
 
 
 def not_again(observation: Observation, rule: str) -> str:

@@ -13,7 +13,7 @@ from agenttune.errors import ConfigError, UserError
 from agenttune.policy.base import Decision, NoopPolicy, Policy, PolicyContext
 from agenttune.policy.load import load_policy, open_policy
 from agenttune.policy.rule_names import DOCUMENTED, DOCUMENTED_FUNCTIONS, describe, functions_of, names_of
-from agenttune.protocol.commands import UpdateOptimizer
+from agenttune.protocol.commands import Probe, UpdateOptimizer
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.proposals import State
 from tests.policy.conftest import applied, decay, observe
@@ -193,6 +193,32 @@ def test_names_tell_what_they_promise() -> None:
     assert math.isnan(value("knob('nothing')"))
     assert value("clamp(5, 0, 3)") == 3
     assert render("at {step}: {lr:.1e}", names, functions) == "at 60: 2.0e-02"
+
+
+RESTORE = """\
+type: rules
+rules:
+  - name: restore
+    when: measured('cut') == 1 and helped('cut') < 1 and fired('restore') < fired('cut')
+    do:
+      command: probe
+      candidates: [{kind: update_optimizer, lr: "=lr_before('cut')", lr_sets: base}]
+      steps: =clamp(round(max_steps / 50), 5, 30)
+      min_progress_frac: 0
+    because: the loss stood at {loss.level:.2f} before the cut too
+"""
+
+
+def test_what_was_cut_in_vain_can_be_tried_again_at_its_former_rate(tmp_path: Path) -> None:
+    noisy = [2.0 * (1 + 0.02 * math.sin(7.0 * i)) for i in range(200)]
+    policy = load(tmp_path, RESTORE)
+    [draft] = policy.decide(observe(noisy, lr=0.01, commands=[applied(60, 0.01, "cut: x", previous=0.1)])).proposals
+    assert isinstance(draft.command, Probe)
+    assert draft.command.candidates == (UpdateOptimizer(lr=0.1, lr_sets="base"),)
+    assert draft.command.steps == 20
+    assert not policy.decide(observe(noisy[:70], lr=0.01, commands=[applied(60, 0.01, "cut: x")])).proposals
+    wrong = RESTORE.replace("lr_before('cut')", "lr_befor('cut')")
+    assert "lr_befor" in complaint(tmp_path, wrong)
 
 
 AGAIN = GOOD.replace("    cooldown_steps: 20\n    max_times: 2\n", "    again: helped\n")
