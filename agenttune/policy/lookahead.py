@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from agenttune.config import PolicyFile
 from agenttune.detectors import detect
@@ -232,22 +232,31 @@ class Lookahead:
             )
         factors = self._factors(observation, mine)
         lengths = file.lengths(observation.max_steps)
-        command = Probe(
-            candidates=tuple(self._candidates(observation, knob, factors)),
-            steps=lengths.steps,
-            metric=file.metric,
-            min_gain_frac=file.min_gain_frac,
-            min_progress_frac=file.min_progress_frac,
-            lower_rates=file.lower_rates,
-            confirm_steps=lengths.confirm_steps,
-            confirm=file.confirm,
-        )
+        command = self._probe(self._candidates(observation, knob, factors), lengths)
         left = None if observation.max_steps is None else observation.max_steps - observation.step
         longest = max(lengths.steps, lengths.confirm_steps or 0)
         if left is not None and longest + VALID_FOR_STEPS >= left:
             raise UserError(f"too near to the run's end for trials of {longest} steps")
         cost = f"{command.extra_steps} extra steps"
         return Draft(command, f"{why}; tries {file.knob} times {_list(factors)}, {cost}", VALID_FOR_STEPS)
+
+    def _probe(self, candidates: Sequence[Candidate], lengths: Lengths) -> Probe:
+        """Raises UserError: A part of so long a run is longer than a probe may be."""
+        file = self._file
+        try:
+            return Probe(
+                candidates=tuple(candidates),
+                steps=lengths.steps,
+                metric=file.metric,
+                min_gain_frac=file.min_gain_frac,
+                min_progress_frac=file.min_progress_frac,
+                lower_rates=file.lower_rates,
+                confirm_steps=lengths.confirm_steps,
+                confirm=file.confirm,
+            )
+        except ValidationError as error:
+            said = "; ".join(problem["msg"] for problem in error.errors())
+            raise UserError(f"no probe of {lengths.steps} steps a trial: {said}") from None
 
     def _candidates(self, observation: Observation, knob: KnobState, factors: Sequence[float]) -> list[Candidate]:
         """Raises UserError: There is nothing to try."""
