@@ -115,7 +115,8 @@ def test_an_agent_can_change_the_rate_go_back_and_probe(name: str, tmp_path: Pat
     lr = task_facts(name).recipe.lr
 
     def back(observation: Observation) -> LoadCheckpoint:
-        return LoadCheckpoint(checkpoint_id=observation.checkpoints[-1].checkpoint_id)
+        [saved] = [known for known in observation.checkpoints if not known.kept_as]
+        return LoadCheckpoint(checkpoint_id=saved.checkpoint_id)
 
     tried = Probe(candidates=[UpdateOptimizer(lr=lr / 3)], steps=6)
     policy = Asks(SaveCheckpoint(keep_in="memory"), UpdateOptimizer(lr=lr / 2), back, tried)
