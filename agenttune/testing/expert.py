@@ -27,6 +27,8 @@ STRAIGHT, STRAIGHT_STEPS, SMALL_FALL = 0.85, 20, 0.25
 """Above that the weights' way goes straight on, over so many steps; a part of the first loss that is a small fall."""
 LARGE_UPDATE = 0.005
 """A part of the weights that a step changes only at a rate that is not too low."""
+BREAKING_UPDATE, STUCK_STEPS = 0.05, 20
+"""A part of the weights that a step changes at a rate that breaks them; after so many steps without any fall."""
 SETTLE_STEPS = 30
 """After a change, before it is judged."""
 WORSE_EVALUATIONS = 2
@@ -70,6 +72,7 @@ class Reading:
     straightness: float = math.nan
     straight_steps: int = 0
     update_ratio: float = math.nan
+    early_ratio: float = math.nan
     weight_decay: float = math.nan
     evaluations: list[tuple[int, float, float]] = field(default_factory=list)
     evaluation_noise: float = 0.0
@@ -139,6 +142,7 @@ class Reading:
         if way := re.search(rf"straightness of their way ({NUMBER}) over (\d+) steps", weights):
             self.straightness, self.straight_steps = float(way[1]), int(way[2])
         self.update_ratio = _number(weights, rf"a step changes ({NUMBER}) of the weights")
+        self.early_ratio = _number(weights, rf"of the weights \(at first ({NUMBER})\)")
 
     def _read_evaluations(self, text: str) -> None:
         has_train = "training loss there" in text
@@ -174,6 +178,10 @@ class Reading:
         """Whether something was found since the newest change."""
         age = self.step - max(0, self.changed_step)
         return any(k == kind and s in (severities or (s,)) and a <= age for k, s, a in self.findings)
+
+
+def _or_0(value: float) -> float:
+    return value if math.isfinite(value) else 0.0
 
 
 def _number(text: str, pattern: str) -> float:
@@ -227,12 +235,15 @@ Uses = list[tuple[str, dict[str, Any]]]
 def _too_high(seen: Reading) -> Iterator[Uses]:
     """Risen and stays, or not finite: back to before, with a tenth of the rate."""
     risen = seen.level > 1.5 * seen.first or seen.found("divergence", "critical", "warning")
-    if not (seen.not_finite or seen.found("non_finite") or risen):
+    large = max(_or_0(seen.update_ratio), _or_0(seen.early_ratio)) > BREAKING_UPDATE
+    stuck = large and seen.level > 0.98 * seen.first and seen.step >= STUCK_STEPS + max(0, seen.changed_step)
+    if not (seen.not_finite or seen.found("non_finite") or risen or stuck):
         return
     if max(seen.times("load_checkpoint"), seen.times("update_optimizer")) >= MOST_CUTS:
         return
     why = f"the loss went from {seen.lowest:.3g} at step {seen.lowest_step} to {seen.level:.3g}"
-    before = [s for s in seen.states if s.step <= seen.lowest_step] or [s for s in seen.states if s.kept_as == "start"]
+    start = [s for s in seen.states if s.kept_as == "start"]
+    before = start if stuck else [s for s in seen.states if s.step <= seen.lowest_step] or start
     if before:
         back = max(before, key=lambda s: s.step)
         yield [("change", {"go_back_to": back.name, "lr_factor": CUT, "reset_optimizer": True, "reason": why})]

@@ -18,6 +18,10 @@ STANDS_OUT, GREW = 10.0, 3.0
 small as at the first look (guess)."""
 
 
+LARGER_AT_FIRST = 2.0
+"""How many times larger the first steps of a stretch were, where that is told: a rate that is too high shows there."""
+
+
 def weights_told(looks: Sequence[WeightLook]) -> list[str]:
     """A line for all layers together, and one for each that stands out."""
     if not looks:
@@ -32,7 +36,9 @@ def _whole(look: WeightLook) -> str:
         steps = look.step - look.since_step
         parts.append(f"straightness of their way {look.straightness:.2f} over {steps} steps")
     if math.isfinite(look.update_ratio):
-        parts.append(f"a step changes {look.update_ratio:.2g} of the weights")
+        early = look.early_update_ratio
+        at_first = f" (at first {early:.2g})" if early > LARGER_AT_FIRST * look.update_ratio else ""
+        parts.append(f"a step changes {look.update_ratio:.2g} of the weights{at_first}")
     return ", ".join(parts)
 
 
