@@ -237,6 +237,7 @@ def _too_high(seen: Reading) -> Iterator[Uses]:
     risen = seen.level > 1.5 * seen.first or seen.found("divergence", "critical", "warning")
     large = max(_or_0(seen.update_ratio), _or_0(seen.early_ratio)) > BREAKING_UPDATE
     stuck = large and seen.level > 0.98 * seen.first and seen.step >= STUCK_STEPS + max(0, seen.changed_step)
+    stuck = stuck or seen.found("high_rate", "critical", "warning")
     if not (seen.not_finite or seen.found("non_finite") or risen or stuck):
         return
     if max(seen.times("load_checkpoint"), seen.times("update_optimizer")) >= MOST_CUTS:
@@ -285,7 +286,8 @@ def _too_low(seen: Reading) -> Iterator[Uses]:
     slow = seen.first - seen.level < SMALL_FALL * abs(seen.first)
     raises = seen.times("update_optimizer")
     may = seen.progress < LATE and raises < MOST_RAISES and not seen.times("load_checkpoint")
-    if may and slow and (is_straight or seen.found("slow_start")):
+    told = seen.found("slow_start") or seen.found("low_rate", "critical", "warning")
+    if may and slow and (is_straight or told):
         why = f"the loss fell only from {seen.first:.3g} to {seen.level:.3g}, straightness {seen.straightness:.2f}"
         yield [("change", {"lr_factor": RAISE, "reason": why})]
     elif may and is_straight and raises:
