@@ -15,7 +15,7 @@ from statistics import median
 from typing import Literal
 
 from agenttune.detectors.base import Detector
-from agenttune.detectors.evaluations import are_fine, are_worse
+from agenttune.detectors.evaluations import are_fine, are_worse, get_better
 from agenttune.detectors.faults import NonFinite
 from agenttune.detectors.trend import LEVEL_STEPS, MEDIAN_ERROR, Trend, spread
 from agenttune.protocol.findings import Finding, Severity
@@ -120,7 +120,7 @@ def _cause(observation: Observation, trend: Trend) -> Cause | None:
     settling = len(now) < SETTLE_STEPS if trend.changed_step else False
     recovering = settling or _is_falling(now)
     found = _blow_up(trend, now, recovering) or _hump(observation, trend, now, recovering)
-    return found or (None if recovering else _rise(trend) or _stuck(trend, now))
+    return found or (None if recovering else _rise(trend) or _stuck(observation, trend, now))
 
 
 def _barely_moved(observation: Observation) -> bool:
@@ -250,7 +250,7 @@ def _jump_step(trend: Trend, rise: float) -> int | None:
     return trend.steps[at] if inside <= 1 else None
 
 
-def _stuck(trend: Trend, now: Trend) -> Cause | None:
+def _stuck(observation: Observation, trend: Trend, now: Trend) -> Cause | None:
     newest = now.values[-STUCK_STEPS:]
     if trend.redefined_step:  # it begins at its level, and stays there in all good runs
         return None
@@ -261,5 +261,6 @@ def _stuck(trend: Trend, now: Trend) -> Cause | None:
     if peak <= limit:
         return None
     is_far = peak - trend.height(trend.start) > trend.factor(BLOW_UP_FACTOR)
-    is_sure = is_far or len(trend) - trend.heights.index(peak) > SURELY_STUCK_STEPS
+    is_long = len(trend) - trend.heights.index(peak) > SURELY_STUCK_STEPS
+    is_sure = is_far or (is_long and not get_better(observation))
     return Cause("stuck", is_sure, f"is stuck where it started after a spike to {max(trend.values):.4g}")

@@ -80,6 +80,12 @@ def are_worse(observation: Observation, since_step: int) -> bool:
     return bool(before and after) and after[-1] - before[-1] > FAR_WORSE_FRAC * abs(before[-1])
 
 
+def get_better(observation: Observation) -> bool:
+    """Whether the newest evaluation is better than the first."""
+    evals = goal_evaluations(observation)
+    return len(evals) > 1 and evals[0][1] - evals[-1][1] > AS_GOOD_FRAC * abs(evals[0][1])
+
+
 class GoalPlateau(Detector):
     """The goal metric has not moved, beyond its noise, over the last evaluations; a warning if it never did."""
 
