@@ -95,7 +95,9 @@ class LayerFault(Detector):
             n for n in names if usual[n] > 0 and all(_below(look, n, STOPPED_FACTOR * usual[n]) for look in newest)
         ]
         if stopped and others_go_on:
-            yield self._of(stopped, newest[-1], "stopped", "no longer moves while others do", "warning")
+            is_asked = _is_asked_for(observation, stopped)
+            words = "no longer moves, as a command has asked for" if is_asked else "no longer moves while others do"
+            yield self._of(stopped, newest[-1], "stopped", words, "info" if is_asked else "warning")
             return
         still = [n for n in names if all(_below(look, n, 0.0) for look in newest)]
         if still and len(names) - len(still) >= MOVING_FRAC * len(names):
@@ -143,6 +145,14 @@ def _usual_rms(looks: Sequence[WeightLook], layer: str) -> float:
     """Of a layer's weights lately; 0 where that is not known."""
     known = [look.rms[layer] for look in looks[-FRESH_LOOKS:] if math.isfinite(look.rms.get(layer, math.nan))]
     return median(known) if known else 0.0
+
+
+def _is_asked_for(observation: Observation, layers: Sequence[str]) -> bool:
+    """Whether a command has changed something about each of these layers, or about the block that it is in."""
+    done = [r for r in observation.commands if r.ack is not None and r.ack.outcome == "applied" and r.ack.changes]
+    known = [getattr(record.command, "layer_name", None) for record in done]
+    named = [name for name in known if isinstance(name, str)]
+    return all(any(layer == name or not name or layer.startswith(f"{name}.") for name in named) for layer in layers)
 
 
 def _usual(looks: Sequence[WeightLook], layer: str) -> float:

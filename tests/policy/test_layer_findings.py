@@ -10,10 +10,11 @@ import pytest
 
 from agenttune.detectors import detect
 from agenttune.policy.rule_names import names_of
+from agenttune.protocol.commands import parse_command
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.weight_looks import WeightLook
-from tests.policy.conftest import decay, observe
+from tests.policy.conftest import applied, decay, observe
 
 LAYERS = ("emb", "blocks.0.attn", "blocks.0.mlp", "blocks.1.attn", "blocks.1.mlp", "head")
 Figures = Callable[[int, str], tuple[float, float]]
@@ -90,6 +91,17 @@ def test_a_layer_that_stops_is_named_and_so_is_a_block_that_never_moved() -> Non
     (told,) = frozen[-1]
     assert (told.severity, told.evidence["cause"], told.evidence["layer"]) == ("info", "frozen", "blocks.0")
     assert "blocks.0.attn, blocks.0.mlp" in told.summary
+
+
+def test_a_layer_that_a_command_has_frozen_is_no_alarm() -> None:
+    known = seen(struck(0.0, 0.05))[-1]
+    operation = {"operation_name": "requires_grad_", "params": {"requires_grad": False}}
+    for name, severity in (("blocks.1", "info"), ("blocks.0", "warning")):
+        command = parse_command({"kind": "model_layer_operation", "layer_name": name, **operation})
+        record = applied(40, 1e-3)
+        record = record.model_copy(update={"proposal": record.proposal.model_copy(update={"command": command})})
+        told = detect(known.model_copy(update={"commands": [record]}))
+        assert [f.severity for f in told if f.kind == "layer_fault"] == [severity]
 
 
 def test_most_layers_not_trained_is_on_purpose() -> None:
