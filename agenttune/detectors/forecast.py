@@ -299,26 +299,57 @@ def _widening(left: Sequence[float], squares: float) -> float:
     return (1 + shared) / (1 - shared)
 
 
+@dataclass(frozen=True)
+class _Fits:
+    """Curves through the blocks before a change, and the level found after it.
+
+    Attributes:
+        size: Points in a block.
+        ahead: Points from the change to the middle of what it is judged by.
+        curves: Those that the blocks do not contradict, that which fits best first.
+        noise: Standard deviation of a block around that.
+        found: The level of the later half of the points after the change.
+        variance: Of that.
+    """
+
+    times: list[float]
+    levels: list[float]
+    size: int
+    ahead: float
+    curves: list[_Curve]
+    noise: float
+    found: float
+    variance: float
+
+    @classmethod
+    def of(cls, old: Sequence[float], new: Sequence[float], taus: Sequence[float]) -> _Fits:
+        size = max(1, len(old) // BLOCKS)
+        times, levels = _blocks(old, size)
+        later = new[len(new) // 2 :]
+        curves = _curves(times, levels, len(old), taus)
+        noise = _noise(curves[0], times, levels)
+        found, variance = _level(later, size, noise)
+        return cls(times, levels, size, len(new) - len(later) / 2, curves, noise, found, variance)
+
+    @property
+    def freedom(self) -> int:
+        return len(self.levels) - 2
+
+    def error(self, curve: _Curve) -> float:
+        """Standard error of the difference between a curve and what was found."""
+        return math.sqrt(self.noise**2 * curve.variance(self.ahead) + self.variance)
+
+
 def _band(old: list[float], new: list[float], tolerance: float) -> Band:
-    size = max(1, len(old) // BLOCKS)
-    times, levels = _blocks(old, size)
-    later = new[len(new) // 2 :]
-    ahead = len(new) - len(later) / 2
-    fits = _curves(times, levels, len(old), (*TAUS, *LONG_TAUS))
-    best = fits[0]
-    noise = _noise(best, times, levels)
-    found, variance = _level(later, size, noise)
-    wide = student(tolerance, len(levels) - 2)
-
-    def chance(curve: _Curve) -> float:
-        return wide * math.sqrt(noise**2 * curve.variance(ahead) + variance)
-
+    fits = _Fits.of(old, new, (*TAUS, *LONG_TAUS))
+    best, ahead = fits.curves[0], fits.ahead
+    wide = student(tolerance, fits.freedom)
     # Real curves are none of these; how much of a fall they leave to come is known to a part of it only.
     shape = SHAPE_FRAC * abs(best.at(ahead) - best.at(0))
-    low = min(curve.at(ahead) - chance(curve) for curve in fits) - shape
-    low = min(low, _straight_on(times, levels, ahead / size) - chance(best))
-    high = max(curve.at(ahead) + chance(curve) for curve in fits) + shape
-    return Band(low, min(max(best.at(ahead), low), high), high, found)
+    low = min(curve.at(ahead) - wide * fits.error(curve) for curve in fits.curves) - shape
+    low = min(low, _straight_on(fits.times, fits.levels, ahead / fits.size) - wide * fits.error(best))
+    high = max(curve.at(ahead) + wide * fits.error(curve) for curve in fits.curves) + shape
+    return Band(low, min(max(best.at(ahead), low), high), high, fits.found)
 
 
 def _straight_on(times: Sequence[float], levels: Sequence[float], ahead: float) -> float:
@@ -338,24 +369,18 @@ def _straight_on(times: Sequence[float], levels: Sequence[float], ahead: float) 
 
 
 def _compare(old: list[float], new: list[float], lowest: float) -> Comparison:
-    size = max(1, len(old) // BLOCKS)
-    times, levels = _blocks(old, size)
-    later = new[len(new) // 2 :]
-    ahead = len(new) - len(later) / 2
-    fits = _curves(times, levels, len(old), TAUS)
-    best, highest = fits[0], max(fits, key=lambda c: c.at(ahead))
-    noise = _noise(best, times, levels)
-    found, variance = _level(later, size, noise)
+    fits = _Fits.of(old, new, TAUS)
+    best, highest = fits.curves[0], max(fits.curves, key=lambda c: c.at(fits.ahead))
     # A curve that does not fit at its end would let a run fall that stands still.
-    level = min(highest.at(0), fmean(levels[-LATEST:]))
+    level = min(highest.at(0), fmean(fits.levels[-LATEST:]))
     floor = lowest if level > lowest else -math.inf
     return Comparison(
         level=level,
-        forecast=max(highest.at(ahead), floor),
-        likely=max(best.at(ahead), floor),
-        found=found,
-        error=math.sqrt(noise**2 * highest.variance(ahead) + variance),
-        freedom=len(levels) - 2,
+        forecast=max(highest.at(fits.ahead), floor),
+        likely=max(best.at(fits.ahead), floor),
+        found=fits.found,
+        error=fits.error(highest),
+        freedom=fits.freedom,
         points=(len(old), len(new)),
     )
 
