@@ -49,10 +49,10 @@ class Wise:
     def __call__(self, request: ChatRequest) -> Step:
         text = str(request.messages[-1]["content"])
         self.seen.append(text)
-        if not self.cut and "update_optimizer" in request.tools and "divergence" in text:
+        if not self.cut and "change" in request.tools and "divergence" in text:
             self.cut = True
             reason = "the loss is far above its start: the rate is far too high"
-            return calls(("update_optimizer", {"lr": GOOD, "reason": reason}))
+            return calls(("change", {"lr": GOOD, "reason": reason}))
         return says("nothing to do: it goes down")
 
 
