@@ -80,6 +80,7 @@ DOCUMENTED: dict[str, Any] = {
         "the start: near 1 they go straight on, near 0 or below steps undo each other",
         "update_ratio": "median over the layers of |update| / |weights| of one step",
         "early_update_ratio": "the highest of it in the first 20 steps since the newest change, or the start",
+        "usual_update_ratio": "median of those since the newest change, but for the newest three",
         "steps": "steps of the stretch that `straightness` is of",
         "layer": "name of the layer at fault, as layer_fault finds it as things stand, else ''",
     },
@@ -87,9 +88,11 @@ DOCUMENTED: dict[str, Any] = {
         "good": "id of the newest state of before the trouble of now, else of that of the run's start; '' if none",
         "best": "id of the state of the best evaluation, on whatever branch it was made; '' if none",
         "start": "id of the state of before the first step; '' if none",
+        "newest": "id of the newest state on the way that led here; '' if none",
         "good_step": "the step of `state.good`",
         "best_step": "the step of `state.best`",
         "start_step": "the step of `state.start`",
+        "newest_step": "the step of `state.newest`",
         "returns_left": "how often agents may still go back to a checkpoint; infinite without a limit",
     },
     "evals": {
@@ -260,9 +263,22 @@ def _path(observation: Observation, now: Sequence[Finding]) -> dict[str, Any]:
         "straightness": look.straightness,
         "update_ratio": look.update_ratio,
         "early_update_ratio": look.early_update_ratio,
+        "usual_update_ratio": _usual_ratio(observation),
         "steps": look.step - look.since_step,
         "layer": named,
     }
+
+
+def _usual_ratio(observation: Observation) -> float:
+    """Median of the present stretch's update ratios but for the newest, which are what is compared with it."""
+    since = observation.weights[-1].since_step
+    known = [look.update_ratio for look in observation.weights[:-NEWEST_LOOKS] if look.since_step == since]
+    finite = [ratio for ratio in known if math.isfinite(ratio)]
+    return median(finite) if finite else NAN
+
+
+NEWEST_LOOKS = 3
+"""Looks that are not yet usual (guess)."""
 
 
 def _evals(observation: Observation) -> dict[str, float]:
@@ -305,7 +321,8 @@ def _state(observation: Observation, now: Sequence[Finding]) -> dict[str, Any]:
     before = _trouble_step(observation, now)
     good = [c for c in here if c.step <= before and (not start or c.step >= start[0].step)]
     newest = sorted(good, key=lambda c: c.step)[-1:] or start
-    found = {"good": newest, "best": known["best"], "start": start}
+    last = sorted(here, key=lambda c: c.step)[-1:]
+    found = {"good": newest, "best": known["best"], "start": start, "newest": last}
     ids: dict[str, Any] = {name: states[0].checkpoint_id if states else "" for name, states in found.items()}
     steps = {f"{name}_step": float(states[0].step) if states else NAN for name, states in found.items()}
     left = observation.returns_left
