@@ -21,6 +21,8 @@ SHOWN_FOLDER = "/home/you/demo"
 COLUMNS = "100"
 PROGRESS = re.compile(r"step \d+/\d+, |waiting for the first step")
 """Lines that only say how far it is, which the README leaves out and says so."""
+REPEATED = re.compile(r"Course of the run\n\n(?: •.*\n)+\n")
+"""What the lines above have told already: left out too."""
 
 
 def shown(command: list[str], folder: Path) -> str:
@@ -30,7 +32,7 @@ def shown(command: list[str], folder: Path) -> str:
         [sys.executable, "-m", *command], cwd=folder, env=env, stdout=subprocess.PIPE, text=True, check=True
     )
     lines = [line.rstrip().replace(str(folder), SHOWN_FOLDER) for line in done.stdout.splitlines()]
-    return "".join(f"{line}\n" for line in lines if not PROGRESS.match(line))
+    return REPEATED.sub("", "".join(f"{line}\n" for line in lines if not PROGRESS.match(line)))
 
 
 def block(command: str, output: str) -> str:
