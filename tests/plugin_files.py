@@ -210,7 +210,8 @@ def install(
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.2\n", encoding="utf-8")
     sections = ["\n".join([f"[{group}]", *(f"{n} = {v}" for n, v in names.items())]) for group, names in groups.items()]
     (info / "entry_points.txt").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
-    monkeypatch.setattr(sys, "path", [*sys.path, str(folder)])
+    # Folders of other tests' plugins stay behind everything else in the path, but before what comes now.
+    monkeypatch.setattr(sys, "path", [*(p for p in sys.path if p not in plugins._plugin_folders), str(folder)])
     # What another test has imported under the same name is not what lies there.
     for target in (target for names in groups.values() for target in names.values()):
         monkeypatch.delitem(sys.modules, target.partition(":")[0].partition(".")[0], raising=False)
