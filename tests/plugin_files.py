@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from agenttune.config import plugins
+
 MINE = '''
 """Policies and detectors of somebody's own."""
 

@@ -118,8 +118,9 @@ def far_behind_the_best(commands: Sequence[CommandRecord] = ()) -> Observation:
 
 
 def overfitting(commands: Sequence[CommandRecord] = ()) -> Observation:
-    evals = [(40, 1.5), (80, 1.0), (120, 1.01), (160, 1.3), (200, 1.45)]
-    return seen(decay(200, 2.3, 0.1), best=80, evals=evals, commands=commands)
+    costs = [2.0, 1.6, 1.3, 1.1, 1.0, 1.0, 1.08, 1.16, 1.24, 1.32]
+    evals = [(20 * (i + 1), cost) for i, cost in enumerate(costs)]
+    return seen(decay(200, 2.3, 0.1), best=100, evals=evals, commands=commands)
 
 
 WRECKS = {
@@ -170,7 +171,7 @@ def test_overfitting_goes_back_to_the_best_evaluation() -> None:
     """Seen: overfitting was found in 3 of 3 runs, and nothing used it."""
     rule, command = asked(overfitting())
     assert rule == "back_from_overfitting"
-    assert (command.checkpoint_id, command.lr) == ("best-80", pytest.approx(LR * 0.1))
+    assert (command.checkpoint_id, command.lr) == ("best-100", pytest.approx(LR * 0.1))
 
 
 @pytest.mark.parametrize("rule", WRECKS)
