@@ -26,6 +26,14 @@ from agenttune.protocol.proposals import Record
 RANDOM_ID = re.compile(r"\b(?=[0-9-]*[a-f])[0-9a-f]{8}(?:-?[0-9a-f]{4,}){0,4}\b")
 """Ids of commands and events in a prompt, which are drawn anew in each run; digits alone are a number."""
 
+CHECKPOINT_END = re.compile(r"(?<=\d-)[0-9a-f]{6}\b")
+"""The end of a checkpoint's id, such as main-84-6ff3d3, drawn anew too. An answer may name it, so it is put back."""
+
+
+def _ends(question: str) -> list[str]:
+    """The ends of the checkpoints' ids in a question, in the order in which they come up."""
+    return list(dict.fromkeys(CHECKPOINT_END.findall(question)))
+
 
 class _Capabilities(Record):
     """How a model answers, as its small calls found out."""
@@ -46,7 +54,7 @@ class KeptAnswers:
 
     def path(self, *asked: object) -> Path:
         """The file of an answer to what was asked."""
-        text = RANDOM_ID.sub("#", json.dumps(asked, sort_keys=True, default=str))
+        text = RANDOM_ID.sub("#", CHECKPOINT_END.sub("#", json.dumps(asked, sort_keys=True, default=str)))
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
 
     def keep(self, path: Path, text: str) -> None:
@@ -137,8 +145,12 @@ class KeptChat:
         shapes = [(tool.name, tool.parameters) for tool in tools]
         told = [message.model_dump(mode="json") for message in messages]
         path = self._answers.path(self._identity, self.protocol, told, shapes, schema, temperature)
+        ends = _ends(json.dumps(told, sort_keys=True))
         if path.is_file():
-            call = ModelCalled.model_validate_json(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            for number, end in enumerate(ends):
+                text = text.replace(f"-@{number}@", f"-{end}")
+            call = ModelCalled.model_validate_json(text)
             self._spent.add(call)
             return call
         call = self._asked().ask(
@@ -151,7 +163,10 @@ class KeptChat:
             temperature=temperature,
         )
         # What was asked is in the run's log, cleaned of secrets; here only its checksum is.
-        self._answers.keep(path, call.model_copy(update={"messages": []}).model_dump_json())
+        text = call.model_copy(update={"messages": []}).model_dump_json()
+        for number, end in enumerate(ends):
+            text = text.replace(f"-{end}", f"-@{number}@")
+        self._answers.keep(path, text)
         return call
 
     def _asked(self) -> ChatModel:

@@ -50,6 +50,8 @@ def test_another_endpoint_with_a_model_of_the_same_name_is_asked_itself(
 @pytest.mark.parametrize(
     ("one", "other", "is_same"),
     [
+        ("state main-12-62493a (step 12)", "state main-12-0fe219 (step 12)", True),
+        ("state main-12-62493a (step 12)", "state main-13-62493a (step 13)", False),
         ("loss 0.12345678", "loss 0.12345679", False),
         ("step 100000000", "step 100000001", False),
         ("command 3fa85f6457174562b3fc2c963f66afa6", "command 3fa85f6457174562b3fc2c963f66afa7", True),
