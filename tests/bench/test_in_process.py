@@ -212,9 +212,10 @@ print("final", repr(trial.train(agent=agent).final))
 
 def told(record: CommandRecord) -> tuple[object, ...]:
     """A command, but for the end of a checkpoint's id, which is drawn anew in each run."""
-    arguments = {k: CHECKPOINT_END.sub("", v) if isinstance(v, str) else v for k, v in record.command.arguments().items()}
+    arguments = {
+        k: CHECKPOINT_END.sub("", v) if isinstance(v, str) else v for k, v in record.command.arguments().items()
+    }
     return record.command.kind, arguments, record.proposal.based_on_step, record.state
-
 
 
 @pytest.mark.slow  # quicker: the promise about one process is above; the lockstep of three is in tests/trainer

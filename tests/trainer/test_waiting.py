@@ -385,7 +385,11 @@ def test_a_policy_that_takes_over_while_training_waits_is_asked_about_that_step(
     log = lockstep_run(own, EVERY)
     control, slow, quick = LocalControl(own.parent), Asked(), Asked("quick")
     loop = AgentLoop(
-        control, "r1", slow, WakeSettings(poll_s=0.02, early_until_step=0), load=lambda name: LoadedPolicy(quick, Path("quick"), "")
+        control,
+        "r1",
+        slow,
+        WakeSettings(poll_s=0.02, early_until_step=0),
+        load=lambda name: LoadedPolicy(quick, Path("quick"), ""),
     )
 
     def act() -> None:
