@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from agenttune.agent import AgentLoop
-from agenttune.bench.answers import KeepingContext, KeptAnswers
+from agenttune.bench.answers import CHECKPOINT_END, KeepingContext, KeptAnswers
 from agenttune.bench.catalog import TaskFacts
 from agenttune.bench.cell import Intervention, Outcome
 from agenttune.bench.own_detectors import detectors_of_cell
@@ -320,6 +320,6 @@ def _intervention(record: CommandRecord, total: TotalSteps, seq: int) -> Interve
         step=step,
         total_steps=total.at(seq, step),
         state=record.state.value,
-        words=f"{values}: {proposal.rationale}"[:500],
+        words=CHECKPOINT_END.sub("*", f"{values}: {proposal.rationale}")[:500],  # drawn anew: results are the same again
         changed=record.ack is not None and (is_change(record.ack) or record.command.kind in MOVES),
     )
