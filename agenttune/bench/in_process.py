@@ -320,6 +320,8 @@ def _intervention(record: CommandRecord, total: TotalSteps, seq: int) -> Interve
         step=step,
         total_steps=total.at(seq, step),
         state=record.state.value,
-        words=CHECKPOINT_END.sub("*", f"{values}: {proposal.rationale}")[:500],  # drawn anew: results are the same again
+        words=CHECKPOINT_END.sub("*", f"{values}: {proposal.rationale}")[
+            :500
+        ],  # drawn anew: results are the same again
         changed=record.ack is not None and (is_change(record.ack) or record.command.kind in MOVES),
     )
