@@ -6,6 +6,7 @@ with `=` is an expression, anything else is taken as it stands. Names and functi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -179,14 +180,27 @@ class RulePolicy:
             if wait:
                 waiting.append(f"{rule.name}: {wait}")
                 continue
-            return _act(rule, names, functions)
+            try:
+                return _act(rule, names, functions)
+            except NotKnown as unknown:
+                waiting.append(f"{rule.name}: {unknown.message}")
         return Decision(reason="; ".join(waiting) or "no rule applies")
+
+
+class NotKnown(UserError):
+    """An argument rests on a figure that is not known, so that the rule does not fire."""
 
 
 def _act(rule: RuleSettings, names: Names, functions: Functions) -> Decision:
     rationale = mark(rule.name) + render(rule.because, names, functions)
-    command = command_of(rule.do, lambda text: evaluate(text, names, functions))
-    return Decision([Draft(command, rationale, rule.valid_for_steps)], rationale)
+
+    def compute(text: str) -> Any:
+        value = evaluate(text, names, functions)
+        if isinstance(value, float) and math.isnan(value):
+            raise NotKnown(f"`{text}` is not known")
+        return value
+
+    return Decision([Draft(command_of(rule.do, compute), rationale, rule.valid_for_steps)], rationale)
 
 
 def _must_wait(rule: RuleSettings, functions: Functions, observation: Observation) -> str:
