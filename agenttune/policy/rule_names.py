@@ -102,8 +102,8 @@ DOCUMENTED: dict[str, Any] = {
         "since_best": "evaluations since the best one",
         "behind": "by how much the newest is worse than the best, as a part of the best's size",
         "behind_before": "the same of the one before the newest",
-        "noise": "standard deviation of one of the newest evaluations around a line through its neighbours, as a part "
-        "of the best's size; NaN while there are fewer than four",
+        "noise": "standard deviation of one evaluation around a line through its neighbours, up to the best one or since, "
+        "as a part of the best's size; NaN where neither has four",
     },
 }
 """Every name a rule can use, with its meaning."""
@@ -296,12 +296,19 @@ def _evals(observation: Observation) -> dict[str, float]:
         "since_best": len(costs) - 1 - costs.index(best),
         "behind": (costs[-1] - best) / size,
         "behind_before": (costs[-2] - best) / size if len(costs) > 1 else NAN,
-        "noise": _roughness(costs[-NOISE_EVALUATIONS:]) / size,
+        "noise": _noise(costs) / size,
     }
 
 
 NOISE_EVALUATIONS = 8
-"""Newest evaluations whose noise is told (guess)."""
+"""Evaluations on either side of the best whose noise is told (guess)."""
+
+
+def _noise(costs: Sequence[float]) -> float:
+    """The lesser of that up to the best evaluation and that since: a jump is no noise, nor is a steep beginning."""
+    best = costs.index(min(costs))
+    sides = _roughness(costs[: best + 1][-NOISE_EVALUATIONS:]), _roughness(costs[best:][:NOISE_EVALUATIONS])
+    return min((side for side in sides if not math.isnan(side)), default=NAN)
 
 
 def _roughness(values: Sequence[float]) -> float:

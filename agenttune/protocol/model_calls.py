@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -137,7 +138,7 @@ class Cost(Record):
             input_tokens=sum(usage.input_tokens for usage in usages),
             cached_input_tokens=sum(usage.cached_input_tokens for usage in usages),
             output_tokens=sum(usage.output_tokens for usage in usages),
-            usd=math.fsum(call.usd or 0.0 for call in known),
+            usd=min(sum(call.usd or 0.0 for call in known), sys.float_info.max),  # forged sums too stay numbers
             unpriced=list(dict.fromkeys(unpriced)),
             uncounted_calls=sum(call.usage is None for call in answered),
             models=list(dict.fromkeys(call.model for call in known)),

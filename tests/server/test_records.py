@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agenttune.config import BudgetSettings
@@ -101,6 +101,7 @@ def test_figures_that_cannot_be_are_refused_from_it_too(
     ),
     honest=st.integers(1, 20),
 )
+@example(forged=[(1e308, 0), (1e308, 0)], honest=1)
 def test_no_record_of_an_older_log_lets_a_budget_go_on(forged: list[tuple[Any, int]], honest: int) -> None:
     """However they stand in the log: what was truly spent stays spent."""
     base = {name: value for name, value in CALL.items() if name != "kind"}
