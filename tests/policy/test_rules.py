@@ -73,7 +73,7 @@ def test_a_rule_whose_condition_is_false_or_unknown_does_nothing(tmp_path: Path)
 
 def test_a_rule_whose_argument_is_not_known_leaves_the_moment_to_the_next(tmp_path: Path) -> None:
     """Seen: a finding stood while a new stretch had no figure yet, and the whole policy failed with `lr: NaN`."""
-    unknown = "- name: blind\n  when: step >= 0\n  do: {command: update_optimizer, lr: =lr / evals.best}\n  because: x\n"
+    unknown = "- name: blind\n  when: lr > 0\n  do: {command: update_optimizer, lr: =lr / evals.best}\n  because: x\n"
     seeing = "- name: seeing\n  when: step >= 0\n  do: {command: update_optimizer, lr: =lr / 2}\n  because: y\n"
     decided = load(tmp_path, f"type: rules\nrules:\n{unknown}{seeing}").decide(observe([2.0] * 50))
     assert decided.reason == "seeing: y"
