@@ -102,8 +102,8 @@ DOCUMENTED: dict[str, Any] = {
         "since_best": "evaluations since the best one",
         "behind": "by how much the newest is worse than the best, as a part of the best's size",
         "behind_before": "the same of the one before the newest",
-        "noise": "standard deviation of one evaluation around a line through its neighbours, up to the best or since, as "
-        "a part of the best's size; NaN where neither has four",
+        "noise": "standard deviation of one evaluation around a line through its neighbours, up to the best or since, "
+        "as a part of the best's size; NaN where neither has four",
     },
 }
 """Every name a rule can use, with its meaning."""

@@ -245,7 +245,23 @@ def test_a_rate_whose_updates_are_nothing_is_raised_towards_those_that_train() -
 def test_a_rate_at_which_the_weights_go_straight_on_and_nothing_falls_is_raised() -> None:
     rule, command = asked(goes_straight())
     assert rule == "raise_straight"
-    assert (command.lr, command.lr_sets) == (pytest.approx(LR * 10), "base")
+    assert (command.lr, command.lr_sets) == (pytest.approx(LR * 2), "base"), "to updates of two hundredths"
+
+
+def test_a_hump_where_steps_are_of_a_usual_size_and_nothing_was_learnt_is_no_wreck() -> None:
+    """Seen in healthy adversarial training, whose loss hardly falls: a return cost it half of what it gained."""
+    losses = [*[2.0, 1.98] * 20, *[9.0 + i / 10 for i in range(20)]]
+    evals = [(20, 1.9), (40, 1.8)]
+    assert asked(seen(losses, ratio=0.1, early=0.2, best=40, evals=evals))[0] == ""
+    assert asked(seen(losses, ratio=0.1, early=0.5, best=40, evals=evals))[0] in ("begin_lower", "back_from_blow_up")
+
+
+def test_evaluations_that_come_back_are_left_alone() -> None:
+    """Seen in a healthy regression with heavy tails: two evaluations far above the best, the second on its way back."""
+    evals = [(20 * (i + 1), v) for i, v in enumerate([0.65, 0.43, 0.24, 0.2, 0.16, 0.19, 0.62, 0.31])]
+    assert asked(seen(decay(160, 1.0, 0.2), best=100, evals=evals))[0] == ""
+    stays = [*evals[:-1], (160, 0.62), (180, 0.63)]
+    assert asked(seen(decay(180, 1.0, 0.2), best=100, evals=stays))[0] in ("back_to_best", "back_from_overfitting")
 
 
 @pytest.mark.parametrize("rule", LOW)
