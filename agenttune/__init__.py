@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from agenttune.trainer import InteractiveCallback, LightningCallback, TrainingStopped, autopatch, make_interactive
     from agenttune.trainer.datasets import Mixture, make_interactive_dataset
     from agenttune.trainer.integrations.plain_loop import session
+    from agenttune.views.notebook import show
 
 __all__ = [
     "InteractiveCallback",
@@ -22,6 +23,7 @@ __all__ = [
     "make_interactive",
     "make_interactive_dataset",
     "session",
+    "show",
 ]
 
 _HOMES = {
@@ -33,11 +35,12 @@ _HOMES = {
     "make_interactive": "agenttune.trainer",
     "make_interactive_dataset": "agenttune.trainer.datasets",
     "session": "agenttune.trainer.integrations.plain_loop",
+    "show": "agenttune.views.notebook",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Load the trainer side, and with it torch, only when it is asked for: the command line starts fast."""
+    """Load what is asked for only then, torch with the trainer side: the command line starts fast."""
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'agenttune' has no attribute {name!r}")

@@ -19,10 +19,13 @@ AgenttuneError
 │   └── NotSupported         this trainer cannot do that (yet)
 └── SystemFault              the machine or another process failed
     ├── StoreFault           the run's log cannot be read or written
-    │   └── LogExists        there is a log in that folder already
+    │   ├── LogExists        there is a log in that folder already
+    │   └── LogFull          nothing more can be written to it: its disk is full
     ├── TokensUnusable       the folder's tokens cannot be read, or others could have read or written them
     ├── ServerUnreachable    the control server does not answer
     ├── ModelUnavailable     the language model's endpoint does not answer, or not with an answer
+    ├── RanksApart           the processes of one training no longer are alike, or one is gone
+    │   └── RankEnded        one of them has come to its end before the others
     └── RunFailed            the training process ended with an error
 """
 
@@ -115,12 +118,27 @@ class SystemFault(AgenttuneError):
     """The machine or another process failed."""
 
 
+class RanksApart(SystemFault):
+    """The processes of one training no longer are alike, or one is gone; training must not go on.
+
+    Unlike any other error of ours within a step, it ends the training: going on would spoil it in silence.
+    """
+
+
+class RankEnded(RanksApart):
+    """One process of a training has come to its end before the others; they train on, but take no more commands."""
+
+
 class StoreFault(SystemFault):
     """The run's log cannot be read or written."""
 
 
 class LogExists(StoreFault):
     """There is a log in that folder already: another run's."""
+
+
+class LogFull(StoreFault):
+    """Nothing more can be written to a run's log: its disk is full, or takes nothing any more. It can still be read."""
 
 
 class TokensUnusable(SystemFault):

@@ -18,6 +18,7 @@ from typing import Any
 from tenacity import Retrying, retry_if_exception_type, stop_when_event_set, wait_exponential
 from tenacity.nap import sleep_using_event
 
+from agenttune.agent.lag import Lag
 from agenttune.agent.turns import Outbox, Turns
 from agenttune.agent.wakeups import Wakeups, is_new
 from agenttune.config import WakeSettings
@@ -92,6 +93,7 @@ class AgentLoop:
         self._attached = self._over = False
         self._observed_step, self._observe_again_s, self._observed_s = -1, 0.0, clock_s()
         self._decided_step = 0
+        self._lag = Lag()
 
     @property
     def author(self) -> Author:
@@ -249,6 +251,8 @@ class AgentLoop:
         found = detect(observation, self.wake.stall_after_s, self._detectors)
         fresh = [f for f in found if is_new(f, observation)]
         self._tell_faults(observation.step)
+        if awaited is None:
+            self._tell_lag(observation.step)
         self._wakeups.note(observation, self.author)
         self._wakeups.reasons += [f"finding {f.kind}" for f in fresh if self.wake.on_finding]
         for finding in fresh:
@@ -267,6 +271,12 @@ class AgentLoop:
                 self._told_faults.add(detector.name)
                 why, reason = f"detector {detector.name}", detector.fault
                 self._outbox.put(Decided(policy=self.policy.name, woken_by=why, reason=reason, faults=[reason]), step)
+
+    def _tell_lag(self, step: int) -> None:
+        """That training is faster than the agent can look, where it is: in one line, once."""
+        said = self._lag.note(step, self._observed_s, self.wake.pace(step))
+        if said:
+            self._outbox.put(Decided(policy=self.policy.name, woken_by="pace", reason=said, faults=[said]), step)
 
     def _must_wait(self, observation: Observation, is_critical: bool) -> bool:
         """Whether to ask later: an evaluation's result is about to come, or the run ends here.

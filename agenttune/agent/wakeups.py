@@ -10,13 +10,14 @@ from agenttune.protocol.events import Decided, DecisionAwaited, Evaluated, Event
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.observation import Evaluation, Observation
 from agenttune.protocol.proposals import Author, CommandRecord, State
+from agenttune.protocol.rank_reads import RanksRead
 
 REARM_STEPS = 200
 """A finding that stays true without any change is reported again after so many steps, then after doubling times."""
 EFFECT_STEPS = 30
 """Steps after a change before the same finding counts as new: the change needs time to act (tuned)."""
 PAGE = 1000
-KINDS = ("evaluated", "judged", "note_added", "policy_requested", "decision_awaited")
+KINDS = ("evaluated", "judged", "note_added", "policy_requested", "decision_awaited", "ranks_read")
 OUTCOMES = frozenset({State.KEPT, State.REVERTED})
 """How the probation of a change can end."""
 
@@ -58,9 +59,9 @@ class Wakeups:
         since = 0
         while page := self._control.events(self._run_id, since, PAGE, kinds=("decision_awaited", "decided")):
             since = page[-1].seq
-            for event in (event for event in page if event.seq <= until):
+            for event in page:
                 if isinstance(event.body, DecisionAwaited):
-                    last = event
+                    last = event if event.seq <= until else None  # a newer one is found by following the log
                 elif last is not None and isinstance(event.body, Decided):
                     last = None if event.body.awaited_seq in (None, last.seq) else last
         return last
@@ -85,6 +86,8 @@ class Wakeups:
             self.request = event.body
         elif isinstance(event.body, DecisionAwaited):
             self.awaited = event
+        elif isinstance(event.body, RanksRead):
+            self.must_observe = self.must_observe or self._wake.on_finding  # also while no step is made
         else:
             self.must_observe = self.must_observe or self._wake.on_answer
 

@@ -123,6 +123,7 @@ class Outcome(Record):
         seconds_before: Wall time of those.
         evaluations_before: Evaluations that they made.
         interventions: Commands through the gate, oldest first.
+        changes: How many of them changed something that training goes by; None: not known, as in results of before.
         findings: Of the detectors, and at which total step each came (`found_steps`, in the same order).
         tokens_in, tokens_out, usd, calls: Of language models.
         failure: Traceback or reason, if there is no result: the contender raised, hung or ended its process.
@@ -134,6 +135,7 @@ class Outcome(Record):
     seconds_before: float = 0.0
     evaluations_before: int = 0
     interventions: list[Intervention] = Field(default_factory=list)
+    changes: int | None = None
     findings: list[Finding] = Field(default_factory=list)
     found_steps: list[int] = Field(default_factory=list)
     tokens_in: int = 0

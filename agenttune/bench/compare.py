@@ -45,7 +45,7 @@ class ScenarioComparison:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class SideBySide:
     """Both in all scenarios that both did; the first against the second."""
 
     first: str
@@ -64,7 +64,7 @@ def compare(
     labels: tuple[str, str] | None = None,
     tasks: Mapping[str, TaskFacts] = TASKS,
     kinds: Mapping[str, FaultKind] = FAULTS,
-) -> Comparison:
+) -> SideBySide:
     """Pair the cells of two contenders by scenario and seed.
 
     Args:
@@ -85,7 +85,7 @@ def compare(
     pairings = {s: pairing(*({k: f for k, f in side.items() if k[0] == s} for side in keyed)) for s in scenarios}
     p_values = holm({s: found.p for s, found in pairings.items()})
     overall = pairing(*keyed)
-    return Comparison(
+    return SideBySide(
         *(labels or names),
         [_of_scenario(s, keyed[0], keyed[1], pairings[s], p_values[s], len(scenarios)) for s in scenarios],
         overall,
@@ -176,7 +176,7 @@ def _of_scenario(
     )
 
 
-def comparison_page(found: Comparison) -> Page:
+def comparison_page(found: SideBySide) -> Page:
     """The comparison as a report."""
     rows = [
         [
@@ -214,7 +214,7 @@ def _in_unit(difference: Interval) -> str:
     return f"{number(difference.estimate)} [{number(difference.low)}, {number(difference.high)}]"
 
 
-def sentences(found: Comparison) -> list[str]:
+def sentences(found: SideBySide) -> list[str]:
     """The verdict in words, and what it rests on."""
     pairs, better = found.overall.pairs, [s.scenario for s in found.scenarios if s.verdict == "better"]
     worse = [s.scenario for s in found.scenarios if s.verdict == "worse"]

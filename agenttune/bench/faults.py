@@ -353,6 +353,58 @@ _add(
 )
 _add(
     FaultKind(
+        name="layer_lr_x100",
+        about="from the onset on the rate of one layer is some hundred times too high",
+        group="layer",
+        development=_EARLY | {"update_factor": Span(80, 125)},
+        test=_LATER | {"update_factor": Span(50, 79)},
+        findings=[*_SPOILT, "layer_fault"],
+        needs="layers",
+        strikes_layer=True,
+        right_move="go back to before it, and freeze the layer or lower the rate",
+    )
+)
+_add(
+    FaultKind(
+        name="scaled_layer",
+        about="at the onset a layer's weights become many times larger",
+        group="layer",
+        development=_EARLY | {"factor": Span(20, 50)},
+        test=_LATER | {"factor": Span(51, 100)},
+        findings=[*_SPOILT, "layer_fault"],
+        needs="layers",
+        strikes_layer=True,
+        right_move="go back to before it",
+    )
+)
+_add(
+    FaultKind(
+        name="reset_layer",
+        about="at the onset a layer begins anew, as if it had never been trained",
+        group="layer",
+        development=_EARLY,
+        test=_LATER,
+        findings=["layer_fault", "divergence", "spike"],
+        needs="layers",
+        strikes_layer=True,
+        right_move="go back to before it",
+    )
+)
+_add(
+    FaultKind(
+        name="lost_gradients",
+        about="from the onset on no gradients come to a layer",
+        group="layer",
+        development=_EARLY,
+        test=_LATER,
+        findings=["layer_fault", "plateau", "goal_plateau"],
+        needs="layers",
+        strikes_layer=True,
+        right_move="tell a person: no command brings them back",
+    )
+)
+_add(
+    FaultKind(
         name="layer_dropout",
         about="one layer drops nearly all it is given, from the start",
         group="layer",

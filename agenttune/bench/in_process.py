@@ -219,11 +219,11 @@ class InProcessAgent:
             return
         log = self.control.log(RUN_ID)
         left = log.extra_steps() + max(0, self._budget - self.watch.live.total_steps - 1)
-        info, own = log.info(), self._budgets.max_probe_steps
+        info, own, most = log.stored_info(), self._budgets.max_probe_steps, self._budgets.max_probe_frac
+        if most is not None and info.max_steps is not None and left >= most * info.max_steps:
+            return
         rules = self._budgets.model_dump(mode="json") | {"max_probe_steps": left if own is None else min(own, left)}
-        most = self._budgets.max_probe_frac
-        binds = most is None or info.max_steps is None or left < most * info.max_steps
-        if binds and rules != info.rules["budgets"]:
+        if rules != info.rules["budgets"]:
             log.update_info(rules=info.rules | {"budgets": rules})
 
     def outcome(self, trained: Trained) -> Outcome:
@@ -242,12 +242,11 @@ def outcome_of(log: RunLog, trained: Trained) -> Outcome:
     total = TotalSteps(log)
     asked = {event.command_id: event.seq for event in log.events(kinds=["proposed"], limit=EVERYTHING)}
     cost, _ = costs_of_run(log)
+    records = log.commands(principal="agent", limit=EVERYTHING)
     return Outcome(
         trained=trained,
-        interventions=[
-            _intervention(record, total, asked[record.command_id])
-            for record in log.commands(principal="agent", limit=EVERYTHING)
-        ],
+        interventions=[_intervention(record, total, asked[record.command_id]) for record in records],
+        changes=sum(record.ack is not None and is_change(record.ack) for record in records),
         findings=[event.body.finding for event in found if isinstance(event.body, Found)],
         found_steps=[total.at(event.seq, event.step or 0) for event in found],
         tokens_in=cost.input_tokens,

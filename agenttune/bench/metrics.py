@@ -12,7 +12,15 @@ from typing import Any
 from agenttune.bench.catalog import TASKS, TaskFacts
 from agenttune.bench.cell import NONE, ORACLE, CellResult
 from agenttune.bench.contenders.shipped import is_reference
-from agenttune.bench.curves import Reached, Scale, anytime_area, at_seconds, crashed_at, first_within, has_recovered
+from agenttune.bench.curve_figures import (
+    Reached,
+    Scale,
+    anytime_area,
+    at_seconds,
+    crashed_at,
+    first_within,
+    has_recovered,
+)
 from agenttune.bench.detection import Detection, detection
 from agenttune.bench.faults import FAULTS, FaultKind
 from agenttune.bench.noise import NO_BAND, noise_bands, relative

@@ -21,7 +21,7 @@ ENOUGH_PAIRS = 20
 """So many are needed to see what one in twenty does; of fewer the band is no narrower than the guess."""
 
 
-class Band(NamedTuple):
+class NoiseBand(NamedTuple):
     """Differences up to a part of the value that mean nothing.
 
     Attributes:
@@ -35,14 +35,14 @@ class Band(NamedTuple):
     pairs: int
 
 
-NO_BAND = Band(GUESSED_BAND, math.nan, 0)
+NO_BAND = NoiseBand(GUESSED_BAND, math.nan, 0)
 
 
 def noise_bands(
     results: Sequence[CellResult],
     tasks: Mapping[str, TaskFacts] = TASKS,
     kinds: Mapping[str, FaultKind] = FAULTS,
-) -> dict[str, Band]:
+) -> dict[str, NoiseBand]:
     """By task, how much healthy runs differ that should be equal: `jitter` beside `none`, of all scenarios together."""
     ends: dict[tuple[str, str, int], dict[str, float]] = defaultdict(dict)
     for result in results:
@@ -58,11 +58,11 @@ def noise_bands(
     return {task: _band(values) for task, values in found.items()}
 
 
-def _band(differences: Sequence[float]) -> Band:
+def _band(differences: Sequence[float]) -> NoiseBand:
     """An observed difference that so many do not exceed: between two of them, more would lie outside than is said."""
     measured = float(np.quantile(differences, BAND_QUANTILE, method="higher"))
     least = LEAST_BAND if len(differences) >= ENOUGH_PAIRS else GUESSED_BAND
-    return Band(max(least, measured), measured, len(differences))
+    return NoiseBand(max(least, measured), measured, len(differences))
 
 
 def relative(value: float, other: float) -> float:

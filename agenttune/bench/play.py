@@ -42,7 +42,7 @@ class Work:
         project: As for `Trial`.
         limit_s: Wall time, after which the worker is killed.
         keeps_run: Whether the folder stays, for the run's own report.
-        answers: As for `Trial`.
+        answers, looked_up: As for `Trial`.
     """
 
     cell: Cell
@@ -51,6 +51,7 @@ class Work:
     limit_s: float
     keeps_run: bool = False
     answers: Path | None = None
+    looked_up: Outcome | None = None
 
 
 def play(work: Work) -> CellResult:
@@ -59,7 +60,14 @@ def play(work: Work) -> CellResult:
     forget_loaded()  # classes of the user's own keep what the cells before this one have put into them
     seed_generators(work.cell)
     scenario = work.cell.scenario
-    trial = Trial(work.cell, facts_of(scenario), work.folder, work.project, answers=work.answers)
+    trial = Trial(
+        work.cell,
+        facts_of(scenario),
+        work.folder,
+        work.project,
+        answers=work.answers,
+        looked_up=work.looked_up,
+    )
     try:
         if scenario.script is not None:
             outcome = play_script(trial, scenario.script)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from agenttune.bench.backends.backend import Backend, Done
-from agenttune.bench.cell import Cell, CellResult
+from agenttune.bench.backends.backend import Backend, FinishedCell
+from agenttune.bench.cell import Cell, CellResult, Outcome
 from agenttune.bench.contender_entries import changed_since
-from agenttune.bench.play import ANSWERS, Work, drawn_fault, failed
+from agenttune.bench.play import ANSWERS, Work, drawn_fault, failed, make_contender
 from agenttune.bench.store import Store
 from agenttune.errors import ConfigError
 
@@ -67,12 +69,15 @@ class Runner:
     _failed: set[str] = field(default_factory=set)
     _attempts: dict[str, int] = field(default_factory=dict)
     _followers: dict[str, list[Cell]] = field(default_factory=dict)
+    _entries: dict[tuple[str, int, str], str] = field(default_factory=dict)
+    """Key of the cell of a scenario, a seed and an entry."""
     _heartbeat_at: float = 0.0
 
     def run(self, cells: Sequence[Cell]) -> Progress:
         """Do all that is not done, also what other runners leave when they die; returns when nothing is left."""
         self.store.register()
-        keys = {cell.key for cell in cells}
+        self._entries = {_entry(cell, cell.spec): cell.key for cell in cells}
+        keys = set(self._entries.values())
         self._read_states(keys)
         waiting = self._leaders([cell for cell in cells if cell.key not in self._states])
         taken: deque[Cell] = deque()
@@ -120,11 +125,19 @@ class Runner:
         elif claim == "claimed":
             under_way[cell.key] = cell
             folder = self.store.folder / "runs" / cell.key
-            answers = self.store.folder / ANSWERS
-            self.backend.submit(Work(cell, folder, self.project, self.limit_s, self.keeps_runs, answers))
-        else:
-            result = next(r for r in self.store.results() if r.cell.key == cell.key)
+            answers, known = self.store.folder / ANSWERS, self._looked_up(cell)
+            self.backend.submit(Work(cell, folder, self.project, self.limit_s, self.keeps_runs, answers, known))
+        elif (result := self.store.result(cell.key)) is not None:
             self._keep(result)
+
+    def _looked_up(self, cell: Cell) -> Outcome | None:
+        """What came of the cell that this one's contender asks about, if that is done."""
+        if cell.scenario.script is not None:
+            return None
+        entry = make_contender(cell.spec, self.project).looks_up()
+        key = None if entry is None else self._entries.get(_entry(cell, entry))
+        result = None if key is None else self.store.result(key)
+        return None if result is None or result.state == "failed" else result.outcome
 
     def _keep(self, result: CellResult) -> None:
         """Keep a result, and the same for the cells that come to the same."""
@@ -163,7 +176,7 @@ class Runner:
                 field="contenders",
             )
 
-    def _result(self, done: Done) -> CellResult | None:
+    def _result(self, done: FinishedCell) -> CellResult | None:
         """None: the worker died, and another one is to try."""
         if done.result is not None:
             return done.result
@@ -182,6 +195,10 @@ class Runner:
         progress = Progress(total, len(self._states), len(self._failed), taken, last)
         self.tell(progress)
         return progress
+
+
+def _entry(cell: Cell, spec: dict[str, Any]) -> tuple[str, int, str]:
+    return cell.scenario.name, cell.seed, json.dumps(spec, sort_keys=True)
 
 
 def only(cells: Sequence[Cell], pattern: str) -> list[Cell]:

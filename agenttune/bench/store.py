@@ -124,6 +124,12 @@ class Store:
             rows = self._db.execute("SELECT result FROM results WHERE aside = '' ORDER BY at_s").fetchall()
             return [CellResult.model_validate_json(row[0]) for row in rows]
 
+    def result(self, key: str) -> CellResult | None:
+        """That of a cell, if it is done and counts."""
+        with self._storing():
+            row = self._db.execute("SELECT result FROM results WHERE key = ? AND aside = ''", (key,)).fetchone()
+            return None if row is None else CellResult.model_validate_json(row[0])
+
     def done(self) -> dict[str, str]:
         """Keys of the results that count, with their state."""
         with self._storing():

@@ -130,7 +130,7 @@ class Trained(Record):
         """Total steps when training first had completed so many; those of the end where it never came so far."""
         if not self.losses:
             return step
-        return next((total - (at - step) for total, at, _ in self.losses if at > step), max(step, self.total_steps))
+        return next((total - (at - step) for total, at, _ in self.losses if at >= step), max(step, self.total_steps))
 
 
 class Live(ABC):

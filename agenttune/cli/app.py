@@ -14,11 +14,13 @@ from typer.core import TyperGroup
 from agenttune import __version__
 
 ORDER = (
+    "demo",
     "init",
     "policies",
     "check",
     "estimate",
     "run",
+    "open",
     "runs",
     "report",
     "approve",

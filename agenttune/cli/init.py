@@ -13,7 +13,7 @@ from agenttune.cli.app import app
 from agenttune.errors import UserError
 
 if TYPE_CHECKING:
-    from agenttune.launch.first_config import Script
+    from agenttune.launch.first_config import FoundScript
 
 
 @app.command()
@@ -59,18 +59,18 @@ def _write(path: Path, text: str, force: bool) -> None:
     typer.echo(f"wrote {path}")
 
 
-def _named(script: str, folder: Path) -> Script:
+def _named(script: str, folder: Path) -> FoundScript:
     """The script that was named, whatever is in it."""
-    from agenttune.launch.first_config import Script, read_script
+    from agenttune.launch.first_config import FoundScript, read_script
     from agenttune.protocol.invalid_values import did_you_mean
 
     if not (folder / script).is_file():
         near = did_you_mean(Path(script).name, sorted(path.name for path in folder.glob("*.py")))
         raise UserError(f"there is no file {folder / script}{near}", field="script")
-    return read_script(folder / script, folder) or Script(script, is_open=False, evaluates=False)
+    return read_script(folder / script, folder) or FoundScript(script, is_open=False, evaluates=False)
 
 
-def _found(folder: Path) -> Script:
+def _found(folder: Path) -> FoundScript:
     """The one training script of a folder; where there are several or none, whoever sits at the terminal is asked."""
     from agenttune.launch.first_config import find_scripts
 
@@ -89,7 +89,7 @@ def _found(folder: Path) -> Script:
     )
 
 
-def _asked(scripts: Sequence[Script], folder: Path) -> Script:
+def _asked(scripts: Sequence[FoundScript], folder: Path) -> FoundScript:
     if scripts:
         typer.echo("several training scripts are here: " + ", ".join(script.name for script in scripts))
         return _named(typer.prompt("which one", default=scripts[0].name), folder)

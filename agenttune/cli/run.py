@@ -17,9 +17,13 @@ Resume = Annotated[
     typer.Option("--resume", metavar="STUDY", help="Continue this study of several rounds, by its id's beginning."),
 ]
 
+Open = Annotated[bool, typer.Option("--open", help="Open the dashboard in your browser.")]
+
 
 @app.command()
-def run(config: ConfigPath = Path("config.yaml"), runs_dir: RunsDir = None, resume: Resume = None) -> None:
+def run(
+    config: ConfigPath = Path("config.yaml"), runs_dir: RunsDir = None, resume: Resume = None, open_: Open = False
+) -> None:
     """Run a training script with an agent beside it; several times with `rounds` in the config file."""
     from agenttune.launch import launch, make_plan
 
@@ -27,10 +31,10 @@ def run(config: ConfigPath = Path("config.yaml"), runs_dir: RunsDir = None, resu
     if plan.config.rounds.count:
         from agenttune.launch.study.study import run_study
 
-        raise typer.Exit(run_study(plan, Console(), Console(stderr=True), resume))
+        raise typer.Exit(run_study(plan, Console(), Console(stderr=True), resume, open_))
     if resume is not None:
         raise UserError(f"--resume continues a study, and rounds.count is 0 in {config}", field="resume")
-    raise typer.Exit(launch(plan, Console(), Console(stderr=True)))
+    raise typer.Exit(launch(plan, Console(), Console(stderr=True), open_))
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -39,17 +40,25 @@ def serve(
     allow_origin: Annotated[
         list[str] | None, typer.Option(help="A page of another server that may use this one, as http://localhost:5173.")
     ] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Open the dashboard in your browser.")] = False,
 ) -> None:
     """Serve a folder of runs; the owner's token is taken from AGENTTUNE_TOKEN."""
     from agenttune.control.discovery import TOKEN_ENV
+    from agenttune.control.page_link import open_in_browser, page_link
     from agenttune.server.process import serve as serve_runs
+
+    folder = runs_dir_of(runs_dir)
 
     def say(url: str) -> None:
         typer.echo(f"control server at {url}, Ctrl-C ends it")
+        if sys.stdout.isatty():  # a file or a pipe is no place for a key
+            typer.echo(f"page  {page_link(url, folder)[0]}")
+        if open_ and not open_in_browser(*page_link(url, folder), folder):
+            typer.echo("no browser was found to open the page with; agenttune open --print prints its link")
 
     token = os.environ.get(TOKEN_ENV)
     serve_runs(
-        runs_dir_of(runs_dir),
+        folder,
         host,
         port,
         token,

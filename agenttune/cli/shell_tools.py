@@ -265,7 +265,9 @@ def _tell_answer(ack: Ack, said: str) -> None:
     """What else the trainer answered: its message, and tables such as a probe's trials."""
     if ack.message and ack.message not in said:
         _say(ack.message)
-    _print_answer({name: value for name, value in ack.result.items() if isinstance(value, (list, dict)) and value})
+    told = {change.name for change in ack.changes}  # the line before says in words what they are now
+    tables = {name: value for name, value in ack.result.items() if isinstance(value, (list, dict)) and value}
+    _print_answer({name: value for name, value in tables.items() if name not in told})
 
 
 def _exit_code(record: CommandRecord) -> int:
@@ -292,7 +294,10 @@ def _row(row: Any) -> str:
 
 
 def _words(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    """As it would be typed, but for lists and named values, which are told in words."""
+    from agenttune.protocol.text import number
+
+    return number(value) if isinstance(value, (list, dict)) else value if isinstance(value, str) else json.dumps(value)
 
 
 def _say(line: str) -> None:

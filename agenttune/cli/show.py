@@ -13,8 +13,8 @@ from rich.console import Console
 from agenttune.cli.app import Json, RunsDir, app, find_run, runs_dir_of
 
 if TYPE_CHECKING:
-    from agenttune.protocol.run_info import RunInfo
-    from agenttune.protocol.summary import Score
+    from agenttune.control import LocalControl
+    from agenttune.protocol.overview import GoalOverview
 
 
 Format = Annotated[
@@ -46,17 +46,14 @@ def report(
         write(log, chosen, output, force, since or 0)
 
 
-def _score(info: RunInfo) -> Score | None:
-    """The goal metric of a run as it stands; None where its log cannot be read, which `report` explains."""
-    from agenttune.errors import StoreFault
-    from agenttune.store.journal.goal_metric import goal_values, score_of
-    from agenttune.store.run_log import RunLog
+def _goals(control: LocalControl) -> dict[str, GoalOverview]:
+    """The goal metric of each run as it stands."""
+    from agenttune.protocol.overview import OverviewQuery
 
-    try:
-        with closing(RunLog.open_to_read(Path(info.path))) as log:
-            return score_of(goal_values(log, info, info.branch), info)
-    except StoreFault:
-        return None
+    found: dict[str, GoalOverview] = {}
+    while page := control.overview(OverviewQuery(offset=len(found))).runs:
+        found |= {row.run_id: row.goal for row in page}
+    return found
 
 
 @app.command()
@@ -65,11 +62,13 @@ def runs(json_: Json = False, runs_dir: RunsDir = None) -> None:
     from agenttune.control import LocalControl
     from agenttune.views.terminal import print_runs
 
-    found = LocalControl(runs_dir_of(runs_dir)).runs()  # which tells of live runs whether their process still is
+    control = LocalControl(runs_dir_of(runs_dir))
+    found = control.runs()  # which tells of live runs whether their process still is
     if json_:
         typer.echo(json.dumps([info.model_dump(mode="json") for info in found], indent=2))
     elif found:
-        print_runs(Console(), [(info, _score(info)) for info in found])
+        goals = _goals(control)
+        print_runs(Console(), [(info, goals.get(info.run_id)) for info in found])
     else:
         typer.echo(f"no runs in {runs_dir_of(runs_dir)} yet; start one with: agenttune run config.yaml")
 

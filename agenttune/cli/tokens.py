@@ -61,7 +61,9 @@ def list_(runs_dir: RunsDir = None, json_: Json = False) -> None:
     if not tokens:
         typer.echo("no tokens; make one with: agenttune token create --role ROLE --name NAME")
     for token in tokens:
-        typer.echo(f"{token.id}  {token.role:8}  {token.name}  {_runs(token.runs)}, {_ends(token, is_over)}")
+        typer.echo(
+            f"{token.id}  {token.role:8}  {token.name}  {_runs(token.runs)}, {_ends(token, is_over)}{_link(token)}"
+        )
 
 
 @group.command()
@@ -104,6 +106,10 @@ def _ends(token: Token, is_over: IsOver) -> str:
 
 def _when(at_s: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(at_s))
+
+
+def _link(token: Token) -> str:
+    return "; a link, not followed yet" if token.once else ""
 
 
 def _runs(patterns: tuple[str, ...]) -> str:

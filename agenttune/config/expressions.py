@@ -12,7 +12,7 @@ import math
 import re
 import string
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from simpleeval import DEFAULT_OPERATORS, InvalidExpression, SimpleEval  # type: ignore[import-untyped]
 
@@ -34,6 +34,13 @@ FORMAT = re.compile(r",?(\.\d{1,2})?[defg%]?")
 
 Names = Mapping[str, Any]
 """What an expression can see: values, and groups of values by name."""
+ORDERED = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
+Kind = Literal["number", "text", "either"]
+"""What an expression comes to; a truth value counts as a number."""
+
+
+class Text(str):
+    """The meaning of a documented name whose value is text; those of all others are numbers."""
 
 
 def _power(base: float, exponent: float) -> float:
@@ -70,6 +77,15 @@ class Evaluator(SimpleEval):  # type: ignore[misc]
         self.nodes = {kind: handler for kind, handler in self.nodes.items() if kind in SYNTAX}
         self.nodes[ast.Attribute] = self._field
 
+    def value(self, text: str) -> Any:
+        """As `evaluate`, of several expressions over the same names."""
+        try:
+            return self.eval(text, previously_parsed=parse(text))
+        except UserError as error:
+            raise UserError(f"`{text}`: {error.message}", field=error.field) from None
+        except (ArithmeticError, ValueError, TypeError, InvalidExpression) as error:
+            raise UserError(f"`{text}`: {error}") from None
+
     def _field(self, node: ast.Attribute) -> Any:
         group = self.names.get(node.value.id) if isinstance(node.value, ast.Name) else None
         if not isinstance(group, Mapping) or node.attr not in group:
@@ -83,12 +99,7 @@ def evaluate(text: str, names: Names, functions: Mapping[str, Callable[..., Any]
     Raises:
         UserError: It cannot be computed; says which expression and why.
     """
-    try:
-        return Evaluator(names, functions).eval(text, previously_parsed=parse(text))
-    except UserError as error:
-        raise UserError(f"`{text}`: {error.message}", field=error.field) from None
-    except (ArithmeticError, ValueError, TypeError, InvalidExpression) as error:
-        raise UserError(f"`{text}`: {error}") from None
+    return Evaluator(names, functions).value(text)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -111,10 +122,11 @@ def parse(text: str) -> ast.expr:
 
 
 def check(text: str, names: Names, functions: Mapping[str, Any]) -> None:
-    """Check syntax and every name against what will be there.
+    """Check syntax, every name against what will be there, and that numbers and text are not taken for each other.
 
     Raises:
-        UserError: As `parse`, or a name, field or function that is not known; suggests the right one.
+        UserError: As `parse`, or a name, field or function that is not known; suggests the right one. Or text stands
+            where only a number can.
     """
     tree = parse(text)
     called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
@@ -126,6 +138,47 @@ def check(text: str, names: Names, functions: Mapping[str, Any]) -> None:
             raise UserError(f"`{text}`: only functions can be called, not {ast.unparse(node.func)}")
         elif isinstance(node, ast.Name) and id(node) not in owners:
             _check_name(node.id, functions if id(node) in called else names, bool(id(node) in called))
+    _check_kind(tree, names)
+
+
+def _check_kind(node: ast.expr, names: Names) -> Kind:
+    """What an expression whose names are known comes to.
+
+    Raises:
+        UserError: Text stands where only a number can, or would be compared with a number.
+    """
+    if isinstance(node, ast.Constant):
+        return "text" if isinstance(node.value, str) else "number"
+    if isinstance(node, ast.Name):
+        return "text" if isinstance(names[node.id], Text) else "number"
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        return "text" if isinstance(names[node.value.id][node.attr], Text) else "number"
+    parts = node.args if isinstance(node, ast.Call) else ast.iter_child_nodes(node)
+    kinds = [_check_kind(part, names) for part in parts if isinstance(part, ast.expr)]
+    if isinstance(node, ast.Compare):
+        sides = [node.left, *node.comparators]
+        for operator, left, right in zip(node.ops, sides, sides[1:]):  # noqa: B905 - one side more than operators
+            _check_comparison(operator, left, right, names)
+    elif isinstance(node, (ast.BinOp, ast.UnaryOp)) and not isinstance(node.op, ast.Not) and "text" in kinds:
+        raise UserError(f"`{ast.unparse(node)}`: arithmetic needs numbers, and there is text in it")
+    elif isinstance(node, (ast.BoolOp, ast.IfExp)):
+        results = set(kinds[1:] if isinstance(node, ast.IfExp) else kinds)
+        return results.pop() if len(results) == 1 else "either"
+    return "number"
+
+
+def _check_comparison(operator: ast.cmpop, left: ast.expr, right: ast.expr, names: Names) -> None:
+    kinds = {_check_kind(left, names), _check_kind(right, names)}
+    if kinds == {"number", "text"}:
+        shown = _both(left, right)
+        text = left if _check_kind(left, names) == "text" else right
+        raise UserError(f"{shown} are never the same or in an order: `{ast.unparse(text)}` is text, the other a number")
+    if kinds == {"text"} and isinstance(operator, ORDERED):
+        raise UserError(f"{_both(left, right)} are both text, which has no order; compare them by == or !=")
+
+
+def _both(left: ast.expr, right: ast.expr) -> str:
+    return f"`{ast.unparse(left)}` and `{ast.unparse(right)}`"
 
 
 def _check_name(name: str, known: Mapping[str, Any], is_call: bool) -> None:

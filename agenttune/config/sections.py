@@ -8,10 +8,12 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from agenttune.config.launchers import AccelerateSettings, Launcher, TorchrunSettings
 from agenttune.config.plugins import PluginEntry
 from agenttune.config.setting import Positive, Settings
 from agenttune.errors import UserError
 from agenttune.protocol.invalid_values import did_you_mean, shape
+from agenttune.protocol.run_info import MOST_TAGS, Tag
 
 _ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 
@@ -66,8 +68,18 @@ class RunSettings(Settings):
     """Arguments of the script, each as it is written here."""
     name: str = Field("run", pattern=RUN_NAME)
     """The run's id is this name with the time of its start."""
+    tags: list[Tag] = Field(default_factory=list, max_length=MOST_TAGS)
+    """Words by which the run is found again among others; the page can change them later."""
     env: dict[str, Word] = Field(default_factory=dict)
     """Extra environment variables of the script."""
+    launcher: Launcher = "python"
+    """What starts the script: python (one process, or the script starts its own), torchrun or accelerate."""
+    torchrun: TorchrunSettings = TorchrunSettings()
+    """With torchrun: nproc_per_node (auto), nnodes (1), node_rank, master_addr, master_port, rdzv_backend,
+    rdzv_endpoint, rdzv_id, max_restarts (0), and options: a list of any other words for it. See docs/distributed.md."""
+    accelerate: AccelerateSettings = AccelerateSettings()
+    """With accelerate: config_file (from `accelerate config`), num_processes, num_machines, machine_rank,
+    main_process_ip, main_process_port, mixed_precision, cpu, and options."""
 
     @field_validator("script")
     @classmethod
@@ -83,6 +95,13 @@ class RunSettings(Settings):
     def _one_of_both(self) -> RunSettings:
         if (self.script is None) == (self.module is None):
             raise ValueError("give either 'script' or 'module'")
+        return self
+
+    @model_validator(mode="after")
+    def _launcher_is_the_one_configured(self) -> RunSettings:
+        others = {"torchrun", "accelerate"} & self.model_fields_set - {self.launcher}
+        if idle := [name for name in sorted(others) if getattr(self, name) != type(getattr(self, name))()]:
+            raise ValueError(f"'{idle[0]}' has options, but 'launcher' is {self.launcher}; set launcher: {idle[0]}")
         return self
 
 

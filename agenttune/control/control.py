@@ -11,7 +11,16 @@ from pydantic import Field
 
 from agenttune.errors import UnknownRun
 from agenttune.protocol.commands import Command
-from agenttune.protocol.events import Decided, Event, Found, PolicyAttached, PolicyDetached, PolicyRequested
+from agenttune.protocol.events import (
+    Decided,
+    Event,
+    FindingJudged,
+    Found,
+    PolicyAttached,
+    PolicyDetached,
+    PolicyRequested,
+    TagsChanged,
+)
 from agenttune.protocol.model_calls import ModelCalled
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Author, CommandRecord, Proposal, Record, StandingApproval, State, Verdict
@@ -30,8 +39,10 @@ from agenttune.protocol.run_info import RunInfo
 
 WAIT_S = 30.0
 """Longest single wait asked of whoever answers; longer ones are asked in turns."""
-AgentRecord = Found | Decided | PolicyAttached | PolicyDetached | PolicyRequested | ModelCalled
-"""What may be written into a log beside proposals: by an agent, and an operator's wish for another policy."""
+AgentRecord = (
+    Found | Decided | PolicyAttached | PolicyDetached | PolicyRequested | ModelCalled | TagsChanged | FindingJudged
+)
+"""What may be written into a log beside proposals: by an agent, and by a person another policy, tags, a judgement."""
 
 
 class ApprovalDecision(Record):

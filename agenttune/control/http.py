@@ -15,7 +15,9 @@ from pydantic import BaseModel, ValidationError
 from agenttune import errors
 from agenttune.control.control import AgentRecord, ApprovalDecision, Control
 from agenttune.errors import AgenttuneError, ServerUnreachable, SystemFault, UnknownRun, UserError
-from agenttune.protocol.proposals import Author, CommandRecord, Proposal, StandingApproval, Verdict
+from agenttune.protocol.dry_run import DryRun
+from agenttune.protocol.overview import OverviewQuery, RunsOverview
+from agenttune.protocol.proposals import Author, CommandRecord, Proposal, StandingApproval
 from agenttune.protocol.reads import MAX_ROWS, R, RunQuery
 from agenttune.protocol.run_info import RunInfo
 
@@ -67,6 +69,10 @@ class HttpControl(Control):
         """The newest runs (at most 10,000), newest first."""
         return _models(RunInfo, self._ask("GET", "/runs", 0.0, params={"limit": MAX_ROWS})["runs"])
 
+    def overview(self, query: OverviewQuery) -> RunsOverview:
+        """The list of runs, newest first."""
+        return _model(RunsOverview, self._ask("GET", "/overview", 0.0, params=query.model_dump(mode="json")))
+
     def read(self, run_id: str, query: RunQuery[R]) -> R:
         in_path = query.path_fields()
         given = query.model_dump(mode="json", exclude_none=True)
@@ -79,9 +85,9 @@ class HttpControl(Control):
         """Ask for a command; the time of the proposal is the server's."""
         return _model(CommandRecord, self._post(_run(run_id, "commands"), _submission(proposal)))
 
-    def dry_run(self, run_id: str, proposal: Proposal) -> Verdict:
+    def dry_run(self, run_id: str, proposal: Proposal) -> DryRun:
         body = self._post(_run(run_id, "commands"), _submission(proposal), dry_run=True)
-        return _model(Verdict, body)
+        return _model(DryRun, body)
 
     def decide(self, run_id: str, command_id: str, decision: ApprovalDecision) -> CommandRecord:
         """Decide on a proposal that waits, as a person with an operator's token: models decide beside the log."""

@@ -6,7 +6,6 @@ from agenttune.config import BudgetSettings
 from agenttune.gate import Gate, not_offered, probe_steps_left
 from agenttune.protocol.events import (
     CheckpointDeleted,
-    CheckpointMoved,
     CheckpointSaved,
     DatasetRead,
     Decided,
@@ -15,11 +14,9 @@ from agenttune.protocol.events import (
 )
 from agenttune.protocol.observation import CheckpointView, Observation, Resolution
 from agenttune.protocol.run_info import RunInfo
+from agenttune.store.journal.saved_states import MOST_CHECKPOINTS, existing_checkpoints
 from agenttune.store.run_log import RunLog
 
-CHECKPOINT_KINDS = ("checkpoint_saved", "checkpoint_moved", "checkpoint_deleted")
-MOST_CHECKPOINTS = 20_000
-"""Events about checkpoints that are read of one run (guess: far more than a disk holds)."""
 CHECKPOINTS = 8
 """Newest ones that a policy is told of (guess); `list_checkpoints` has the rest."""
 CHECKPOINT_EVENTS = 200
@@ -33,9 +30,8 @@ UNSENT = ("not asked for", "refused")
 """How the loop's words of a decision begin that say what did not come of it; a policy's own may be like them."""
 
 
-def with_run_context(observation: Observation, log: RunLog, info: RunInfo) -> Observation:
+def with_run_context(observation: Observation, log: RunLog, info: RunInfo, gate: Gate) -> Observation:
     """An observation with what the log and the gate say of the commands that can be asked for."""
-    gate = Gate.of(info)
     dataset = _newest(log, "dataset_read")
     # The tree of a large model takes milliseconds to read, and only matters where layers are limited.
     layers = _newest(log, "model_read") if gate.settings.allowed_layers else None
@@ -109,18 +105,3 @@ def _last_decision(log: RunLog) -> Resolution | None:
     assert isinstance(body, Decided)  # narrowed above
     step = event.step if body.based_on_step is None else body.based_on_step
     return Resolution(policy=body.policy, step=step, reason=body.reason[:REASON_CHARACTERS])
-
-
-def existing_checkpoints(log: RunLog, most_events: int = MOST_CHECKPOINTS) -> list[Event]:
-    """`checkpoint_saved` events of the checkpoints that still exist, oldest first, each with its path as it is now."""
-    left: dict[str, Event] = {}
-    for event in log.events(kinds=CHECKPOINT_KINDS, limit=most_events, newest=True):
-        if isinstance(event.body, CheckpointSaved):
-            left[event.body.checkpoint_id] = event
-        elif isinstance(event.body, CheckpointDeleted):
-            left.pop(event.body.checkpoint_id, None)
-        elif isinstance(event.body, CheckpointMoved) and event.body.checkpoint_id in left:
-            saved = left[event.body.checkpoint_id]
-            body = saved.body.model_copy(update={"path": event.body.path})
-            left[event.body.checkpoint_id] = saved.model_copy(update={"body": body})
-    return list(left.values())

@@ -8,18 +8,24 @@ from functools import cached_property, partial
 from typing import Literal
 
 from agenttune.control.control import ApprovalDecision
-from agenttune.control.run_context import existing_checkpoints
 from agenttune.control.run_logs import RunLogs
-from agenttune.errors import AlreadyDecided, TooManyProposals, UserError
+from agenttune.errors import AlreadyDecided, LogFull, TooManyProposals, UserError
 from agenttune.gate import CommandHistory, Gate, Moment, allowed_before, escalated, person, stale, timed_out
-from agenttune.protocol.commands import SaveCheckpoint
+from agenttune.gate.allowances import guardrails_of
+from agenttune.gate.change_factors import differences_of
+from agenttune.gate.context import World
+from agenttune.gate.lr_preview import rates_ahead
+from agenttune.protocol.commands import CommandBase, ReadModel, SaveCheckpoint
 from agenttune.protocol.deadlines import Instant
+from agenttune.protocol.dry_run import DryRun
 from agenttune.protocol.events import CheckpointSaved, Evaluated
 from agenttune.protocol.goal_names import value_of
+from agenttune.protocol.guardrail_use import Guardrails
 from agenttune.protocol.observation import HISTORY
 from agenttune.protocol.proposals import (
     TAKEN,
     ApprovalRequest,
+    Author,
     CommandRecord,
     Passed,
     Proposal,
@@ -28,6 +34,7 @@ from agenttune.protocol.proposals import (
     Verdict,
 )
 from agenttune.protocol.run_info import RunInfo
+from agenttune.store.journal.saved_states import existing_checkpoints
 from agenttune.store.run_log import RunLog
 
 REFUSED = 20
@@ -35,6 +42,7 @@ REFUSED = 20
 MINUTE_S = 60.0
 NO_CHECKPOINT = "checkpoints"
 """Who refuses what does not exist; once it does, that refusal says nothing against asking again."""
+NO_VERDICT = Verdict(decision="rejected", decided_by="store", reason="no verdict recorded")
 SHOWN_CHECKPOINTS = 10
 """Newest ones that a refusal names (guess)."""
 
@@ -63,18 +71,28 @@ class RunGate:
         """With the settings that the run was started with."""
         return Gate.of(self.info)
 
-    def supersede(self, newer: CommandRecord) -> None:
-        """Close the older proposals that still wait and would change what a newer command changes."""
-        touched = newer.command.touched()
-        for record in self.log.commands(State.PROPOSED) if touched else ():
-            if record.submitted_seq < newer.submitted_seq and touched & record.command.touched():
-                reason = f"{newer.command_id} changes the same: {', '.join(sorted(touched & record.command.touched()))}"
-                with contextlib.suppress(AlreadyDecided):
-                    self.log.decide(
-                        record.command_id, Verdict(decision="superseded", decided_by="newer request", reason=reason)
-                    )
+    def guardrails(self) -> Guardrails:
+        """What the run's limits have left for agents."""
+        someone = Proposal(command=ReadModel(), author=Author(principal="agent", name=""))
+        history = replace(command_history(self.log, someone), extra_steps=self.log.extra_steps())
+        gate = self.gate
+        spent = self.log.spent_on_models(0, self.log.last_seq())
+        return guardrails_of(World(self.info, history, gate.settings, gate.budgets, gate.probation), spent)
 
-    def limit_rate(self, proposal: Proposal) -> None:
+    def submit(self, proposal: Proposal) -> CommandRecord:
+        """Judge a proposal and record it: queued for the trainer, waiting for a decision, or refused.
+
+        Raises:
+            TooManyProposals: Of an agent, within a minute.
+            CommandIdReused: The id was used for a different command.
+        """
+        self._limit_rate(proposal)
+        record = self.log.submit(proposal, self.judge(proposal))
+        if record.state in (State.PROPOSED, State.QUEUED):
+            self._supersede(record)
+        return record
+
+    def _limit_rate(self, proposal: Proposal) -> None:
         """Turn away an agent that proposes too often; the commands of people still pass.
 
         Raises:
@@ -92,6 +110,17 @@ class RunGate:
             field="command",
         )
 
+    def _supersede(self, newer: CommandRecord) -> None:
+        """Close the older proposals that still wait and would change what a newer command changes."""
+        touched = newer.command.touched()
+        for record in self.log.commands(State.PROPOSED) if touched else ():
+            if record.submitted_seq < newer.submitted_seq and touched & record.command.touched():
+                reason = f"{newer.command_id} changes the same: {', '.join(sorted(touched & record.command.touched()))}"
+                with contextlib.suppress(AlreadyDecided):
+                    self.log.decide(
+                        record.command_id, Verdict(decision="superseded", decided_by="newer request", reason=reason)
+                    )
+
     def judge(self, proposal: Proposal) -> Verdict | ApprovalRequest:
         """The gate's answer to a proposal: a verdict, or a request for an approver."""
         step = proposal.valid_until_step
@@ -102,6 +131,31 @@ class RunGate:
         if unknown is not None:
             return unknown
         return self.gate.judge(proposal, self._moment(), command_history(self.log, proposal))
+
+    def dry_run(self, proposal: Proposal) -> DryRun:
+        """The gate's answer to a proposal, with what would be before and after."""
+        judged = self.judge(proposal)
+        if isinstance(judged, ApprovalRequest):
+            reason = f"would wait for {judged.asked} ({judged.rule})"
+            told = {"waits_for": judged.asked, "rule": judged.rule}
+            found = DryRun(decision="approved", decided_by="guardrails", reason=reason, **told)
+        else:
+            found = DryRun(**dict(judged))
+        return self._ahead(found, found.edited or proposal.command)
+
+    def dry_run_edit(self, command_id: str, command: CommandBase) -> DryRun:
+        """The guardrails' answer to a request that waits, were it to run with other values: as `decide` has it."""
+        proposal = self.log.command(command_id).proposal
+        wanted = proposal.model_copy(update={"command": command})
+        refusal = self._unknown_checkpoint(wanted) or self._again(wanted)
+        if refusal is None:
+            return self._ahead(DryRun(decision="approved", decided_by="guardrails"), command)
+        return self._ahead(DryRun(**dict(refusal)), command)
+
+    def _ahead(self, found: DryRun, command: CommandBase) -> DryRun:
+        """With what would be before and after."""
+        ahead = {"differences": differences_of(command, self.info), "rates": rates_ahead(command, self.info)}
+        return found.model_copy(update=ahead)
 
     def _unknown_checkpoint(self, proposal: Proposal) -> Verdict | None:
         """Refuse a checkpoint that does not exist, rather than have the trainer fail some steps later."""
@@ -118,7 +172,7 @@ class RunGate:
         ids += sorted({body.kept_as for body in saved if body.kept_as})
         there = ", ".join(ids) or "none, save one with save_checkpoint"
         reason = f"no checkpoint {wanted!r} in this run; newest: {there}"
-        nearest = {"checkpoint_id": ids} if ids else None
+        nearest = {"checkpoint_id": ids} if ids and not proposal.command.tries() else None
         return Verdict(decision="rejected", decided_by=NO_CHECKPOINT, reason=reason, nearest_allowed=nearest)
 
     def _is_being_saved(self) -> bool:
@@ -141,7 +195,7 @@ class RunGate:
             if verdict is None:
                 left.append(record)
             else:
-                with contextlib.suppress(AlreadyDecided):
+                with contextlib.suppress(AlreadyDecided, LogFull):  # on a full disk it is recorded once there is room
                     log.decide(record.command_id, verdict)
         return left
 
@@ -168,7 +222,7 @@ class RunGate:
         record = log.command(command_id)
         request = record.request
         if request is None or record.state is not State.PROPOSED:
-            return log.decide(command_id, no_verdict())  # raises: it does not wait
+            return log.decide(command_id, NO_VERDICT)  # raises: it does not wait
         if decision.digest != request.digest:
             raise UserError(
                 "the decision is bound to another command than the one that waits; look at it again and decide on its "
@@ -252,7 +306,3 @@ def command_history(log: RunLog, proposal: Proposal) -> CommandHistory:
 
 def _refused(log: RunLog) -> list[CommandRecord]:
     return log.commands(State.REJECTED, principal="agent", limit=REFUSED, newest=True)
-
-
-def no_verdict() -> Verdict:
-    return Verdict(decision="rejected", decided_by="store", reason="no verdict recorded")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from agenttune.control import open_files
-from agenttune.errors import StoreFault
+from agenttune.errors import LogFull, StoreFault, UnknownRun
 from agenttune.protocol.deadlines import BootTime, Instant, boot_time
 from agenttune.protocol.events import Event, StatusChanged
 from agenttune.protocol.run_info import RunInfo
@@ -29,6 +29,8 @@ FOLLOW_POLL_S = 0.02
 """How often a waiting reader looks at the log's version, which costs microseconds."""
 SILENT_S = 600.0
 """A run of an unknown process that has written nothing for so long holds no server (a guess)."""
+INDEX_S = 0.5
+"""Spent at a time on the curves of runs that have ended, which nobody may ever look at (guess)."""
 LOST_AFTER_S = 2.0
 """Whoever started a process may record how it ended for so long, before it is recorded as lost (guess)."""
 
@@ -74,6 +76,7 @@ class RunLogs:
         self._catalog = RunCatalog(runs_dir)
         self._gone: dict[str, float] = {}
         self._indexed: set[str] = set()
+        self._wanted: dict[str, None] = {}
         self.observers: dict[str, Observer] = {}
         self._sleep = sleep
         self._local = threading.local()
@@ -90,11 +93,16 @@ class RunLogs:
     def log(self, run_id: str) -> RunLog:
         """This thread's connection to a run's log."""
         opened: OrderedDict[str, RunLog] = self._local.__dict__.setdefault("opened", OrderedDict())
-        folder = run_folder(self.runs_dir, run_id)  # also of an open log: its folder may be gone
+        known = opened.get(run_id)
+        if known is None or not (known.folder / LOG_NAME).is_file():  # its folder may be gone
+            folder = run_folder(self.runs_dir, run_id)
         if run_id not in opened:
             while len(opened) >= self._most_open:
                 opened.popitem(last=False)[1].close()
-            opened[run_id] = self._open(folder, opened)
+            try:
+                opened[run_id] = self._open(folder, opened)
+            except LogFull:  # not kept: it would not see what is written once there is room
+                return RunLog.open_read_only(folder)
         opened.move_to_end(run_id)
         return opened[run_id]
 
@@ -142,7 +150,10 @@ class RunLogs:
         if self._monotonic() - first_seen_s < LOST_AFTER_S:
             return info.model_copy(update={"status": "lost", "status_reason": reason})
         log = self.log(info.run_id)
-        log.append(StatusChanged(status="lost", reason=reason), step=info.step, branch=info.branch)
+        try:
+            log.append(StatusChanged(status="lost", reason=reason), step=info.step, branch=info.branch)
+        except StoreFault:  # on a full disk it is told all the same, and recorded once there is room
+            return info.model_copy(update={"status": "lost", "status_reason": reason})
         return log.info()
 
     def wait_for(self, run_id: str, look: Callable[[RunLog], T | None], wait_s: float) -> T | None:
@@ -181,17 +192,36 @@ class RunLogs:
         """The names of all folders with a log, in no order."""
         return [path.parent.name for path in self.runs_dir.glob(f"*/{LOG_NAME}")]
 
-    def index_runs(self) -> None:
-        """Bring the cached curves of all runs up to date, so that no client waits for them."""
-        for run_id in self.run_ids():
-            if run_id in self._indexed:
-                continue
-            try:
-                log = self.log(run_id)
-                was_live = log.info().is_live
-                log.index_points()
-            except StoreFault as fault:
-                logger.warning("%s: its curves are not kept ready", fault)
-                was_live = False
-            if not was_live:
-                self._indexed.add(run_id)
+    def index_soon(self, run_id: str) -> None:
+        """Somebody looks at this run's curves: they are brought up to date before those of others."""
+        self._wanted[run_id] = None
+
+    def index_runs(self, most_s: float = INDEX_S) -> None:
+        """Bring the cached curves of runs up to date, so that no client waits for them.
+
+        Those that somebody looks at come first, then those that go on; of the many that have ended, the newest, for
+        `most_s` at most: the next call goes on with the rest.
+        """
+        until_s = self._monotonic() + most_s
+        infos = {info.run_id: info for info in self._catalog.infos()}
+        self._indexed &= set(infos)
+        wanted = [run_id for run_id in self._wanted.copy() if run_id in infos]
+        live = [run_id for run_id, info in infos.items() if info.is_live]
+        ended = [run_id for run_id in infos if run_id not in self._indexed]
+        for run_id in dict.fromkeys([*wanted, *live, *ended]):
+            if not (run_id in wanted or infos[run_id].is_live) and self._monotonic() > until_s:
+                return
+            self._index(run_id, infos[run_id].is_live)
+
+    def _index(self, run_id: str, is_live: bool) -> None:
+        try:
+            self.log(run_id).index_points()
+        except StoreFault as fault:
+            logger.warning("%s: its curves are not kept ready", fault)
+            is_live = False
+        except UnknownRun:  # its folder was deleted meanwhile
+            return
+        finally:
+            self._wanted.pop(run_id, None)
+        if not is_live:
+            self._indexed.add(run_id)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from agenttune.errors import StoreFault, TokensUnusable, UserError
+from agenttune.errors import StoreFault, TokensUnusable, Unauthorized, UserError
 from agenttune.protocol.proposals import Principal
 from agenttune.store.run_ends import RunEnds
 
@@ -29,6 +29,8 @@ LOCK_FILE = ".tokens.lock"
 PREFIX = "att"
 """Begins each token's text, so that people and scanners of secrets know one when they see it."""
 ID_BYTES, SECRET_BYTES = 6, 32
+SESSION_S = 7 * 86_400.0
+"""How long a browser that has followed a link stays signed in, in seconds (guess: a week of training)."""
 NOBODYS = hashlib.sha256(b"").hexdigest()
 """What the secret of an unknown id is compared with: it costs the same as a known one."""
 MAX_NAME, MAX_PATTERN = 64, 200
@@ -50,6 +52,7 @@ class Token(BaseModel):
     Attributes:
         runs: Patterns of run ids, such as `mnist-*`; empty for all runs.
         ends_with_run: It counts no longer once this run is over; empty if it hangs on none.
+        once: It is the key of a link, which opens nothing but is exchanged for a secret of a browser's, once.
         expires_at_s: Unix time; None for never.
         sha256: Of its secret.
     """
@@ -60,6 +63,7 @@ class Token(BaseModel):
     name: str
     runs: tuple[str, ...] = ()
     ends_with_run: str = ""
+    once: bool = False
     created_at_s: float
     expires_at_s: float | None
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -110,6 +114,7 @@ def create_token(
     clock: Clock = time.time,
     ends_with_run: str = "",
     is_over: IsOver | None = None,
+    once: bool = False,
 ) -> tuple[str, Token]:
     """Make a token; its text is told here and never again.
 
@@ -122,6 +127,7 @@ def create_token(
         clock: Unix time in seconds.
         ends_with_run: A run whose end ends the token too.
         is_over: Which runs are over, whose tokens are swept; default: what their logs tell.
+        once: Whether it is the key of a link, for `exchange_key`.
 
     Raises:
         UserError: A bad name or pattern, or a folder that cannot be written.
@@ -130,8 +136,8 @@ def create_token(
     if role == "trainer" and not runs:
         raise UserError("a trainer's token is for its own run: name the run, with --run", field="run")
     secret, now_s = secrets.token_urlsafe(SECRET_BYTES), clock()
-    known = {"id": secrets.token_hex(ID_BYTES), "role": role, "name": name, "runs": tuple(runs)}
-    known["ends_with_run"] = ends_with_run
+    known: dict[str, object] = {"id": secrets.token_hex(ID_BYTES), "role": role, "name": name, "runs": tuple(runs)}
+    known |= {"ends_with_run": ends_with_run, "once": once}
     ends_s = None if lasts_s is None else now_s + lasts_s
     try:
         token = Token.model_validate({**known, "created_at_s": now_s, "expires_at_s": ends_s, "sha256": _hash(secret)})
@@ -141,6 +147,38 @@ def create_token(
     with _changing(runs_dir, now_s, is_over or RunEnds(runs_dir)) as tokens:
         tokens.append(token)
     return f"{PREFIX}_{token.id}_{secret}", token
+
+
+def exchange_key(
+    runs_dir: Path, text: str, clock: Clock = time.time, is_over: IsOver | None = None
+) -> tuple[str, Token]:
+    """Take the key of a link, which works once, for a secret that a browser keeps for a week.
+
+    The token stays the same one, so that who revokes the link's also signs that browser out.
+
+    Args:
+        runs_dir: The folder of runs.
+        text: The key.
+        clock: Unix time in seconds.
+        is_over: As for `create_token`.
+
+    Raises:
+        Unauthorized: The key was used already, or does not count (any longer).
+        TokensUnusable: As for `create_token`.
+    """
+    token_id, given = _parts(text)
+    now_s, over = clock(), is_over or RunEnds(runs_dir)
+    secret = secrets.token_urlsafe(SECRET_BYTES)
+    with _changing(runs_dir, now_s, over) as tokens:
+        token = next((token for token in tokens if token.id == token_id and not _has_ended(token, now_s, over)), None)
+        is_same = token is not None and hmac.compare_digest(_hash(given), token.sha256)
+        if token is not None and not token.once and not is_same:
+            raise Unauthorized("this link was used already, and works once", field="key")
+        if token is None or not (token.once and is_same):
+            raise Unauthorized("this link does not count (any longer)", field="key")
+        session = {"once": False, "sha256": _hash(secret), "expires_at_s": now_s + SESSION_S}
+        tokens[tokens.index(token)] = token.model_copy(update=session)
+    return f"{PREFIX}_{token.id}_{secret}", token.model_copy(update=session)
 
 
 def revoke_token(runs_dir: Path, token_id: str, clock: Clock = time.time, is_over: IsOver | None = None) -> Token:
@@ -226,7 +264,11 @@ class TokenBook:
         token_id, secret = _parts(text)
         token = self._tokens().get(token_id)
         is_same = hmac.compare_digest(_hash(secret), NOBODYS if token is None else token.sha256)
-        return token if token is not None and is_same and self.is_good(token) else None
+        return token if token is not None and is_same and not token.once and self.is_good(token) else None
+
+    def exchange(self, key: str) -> tuple[str, Token]:
+        """A browser's secret for the key of a link; as `exchange_key`."""
+        return exchange_key(self._runs_dir, key, self._clock, self._is_over)
 
     def counts(self, token_id: str) -> bool:
         """Whether a token that was found before still counts."""
@@ -248,7 +290,7 @@ class TokenBook:
     def has_operator(self) -> bool:
         """Whether there is a live token with which somebody could do everything, whatever becomes of a run."""
         now_s = self._clock()
-        lasting = [token for token in self._tokens().values() if not token.ends_with_run]
+        lasting = [token for token in self._tokens().values() if not (token.ends_with_run or token.once)]
         return any(token.role == "operator" and token.is_live(now_s) for token in lasting)
 
     def _tokens(self) -> dict[str, Token]:
@@ -315,7 +357,8 @@ def _replace(path: Path, content: _File) -> None:
     aside = path.with_name(f".{TOKENS_FILE}.{os.getpid()}")
     try:
         with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE), "wb") as file:
-            file.write(content.model_dump_json(indent=1).encode())
+            # What is left out has its default: a server of before, which knows no links, still reads the file.
+            file.write(content.model_dump_json(indent=1, exclude_defaults=True).encode())
             file.flush()
             os.fsync(file.fileno())  # what was revoked stays so after a power cut
         aside.replace(path)

@@ -10,15 +10,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
+from agenttune.detectors.bad_batches import BadBatch
 from agenttune.detectors.base import Detector, PluginDetector, StandInDetector, undeclared
-from agenttune.detectors.batches import BadBatch
 from agenttune.detectors.divergence import Divergence
 from agenttune.detectors.evaluations import GoalPlateau, Overfitting
-from agenttune.detectors.faults import GradientExplosion, NonFinite, Spike, Stall
 from agenttune.detectors.layer_faults import LayerFault
 from agenttune.detectors.progress import Plateau, SlowStart
+from agenttune.detectors.ranks import SilentRank, Straggler
 from agenttune.detectors.rates import HighRate, LowRate
 from agenttune.detectors.schedules import CollapsedSchedule
+from agenttune.detectors.sudden_faults import GradientExplosion, NonFinite, Spike, Stall
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.observation import Observation
 
@@ -49,6 +50,8 @@ DETECTORS: tuple[Detector, ...] = (
     HighRate(),
     LayerFault(),
     BadBatch(),
+    SilentRank(),
+    Straggler(),
 )
 """The shipped ones."""
 GOAL_MISSING = "goal_missing"

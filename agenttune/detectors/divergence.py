@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 from typing import Literal
 
 from agenttune.detectors.base import Detector
 from agenttune.detectors.evaluations import are_fine, are_worse, get_better
-from agenttune.detectors.faults import NonFinite
+from agenttune.detectors.sudden_faults import NonFinite
 from agenttune.detectors.trend import LEVEL_STEPS, MEDIAN_ERROR, Trend, spread
 from agenttune.protocol.findings import Finding, Severity
 from agenttune.protocol.observation import Observation
@@ -51,6 +52,20 @@ NOTHING_GAINED_FACTOR = 1.1
 was learnt. Where nothing was learnt yet, it is critical from `STAYS_FACTOR` on only (tuned as above)."""
 SURELY_STUCK_STEPS = 64
 """Points at the start's level after which a spike need not have been a blow-up's (tuned as above)."""
+SURE_FACTOR = 1.6
+"""What is critical has risen by so many times what is worth a warning: among the many windows of a long run with heavy
+tails, one lies low and another high by chance (simulated)."""
+SURE_FRAC = 0.9
+"""And such a part of the points since a hump is above the level of before (simulated)."""
+FEW_POINTS = 6.0
+"""The noise of the first points is known from few differences: with n of them it may be larger by this over n
+(simulated)."""
+HUMP_POINTS, HUMP_FRAC = 4, 0.75
+"""Points above a hump's limit, and their part of all since: tails put two in a row there and then none (simulated)."""
+TOP_SIGMAS = 10.0
+"""Or its top is so many standard deviations above those that follow (simulated)."""
+FAR_MOVED = 0.4
+"""Or the weights themselves were seen to go: updates of so much of them (as `LARGE_UPDATES` of the rate)."""
 LITTLE_MOVED = 0.05
 """Updates of no layer were larger, as parts of its weights: they cannot have thrown the weights away, so it was the
 first loss that was low by chance. At a good rate they are 0.01 to 0.3 in the first steps, at ten times that 0.1 to 1.8
@@ -97,7 +112,7 @@ class Divergence(Detector):
         if trend is None or len(trend) < BLOW_UP_STEPS or _nonfinite_now(observation):
             return
         cause = _cause(observation, trend)
-        if cause is None or (cause.name in ("blow_up", "hump") and _barely_moved(observation)):
+        if cause is None or (cause.name in ("blow_up", "hump", "stuck") and _barely_moved(observation)):
             return
         place = {} if cause.step is None else {"at_step": cause.step}
         severity: Severity = "critical" if cause.is_critical else "warning"
@@ -151,7 +166,7 @@ def _blow_up(trend: Trend, now: Trend, recovering: bool) -> Cause | None:
         return None
     newest = now.heights[-BLOW_UP_STEPS:]
     above = median(newest) - trend.height(trend.start)
-    if len(newest) == BLOW_UP_STEPS and above > max(trend.factor(BLOW_UP_FACTOR), BLOW_UP_SIGMAS * trend.noise):
+    if len(newest) == BLOW_UP_STEPS and above > max(trend.factor(BLOW_UP_FACTOR), BLOW_UP_SIGMAS * _noise(trend)):
         left = _left_step(trend, trend.height(trend.start), median(newest))
         return Cause("blow_up", True, f"stands far above its start for {BLOW_UP_STEPS} steps", since_step=left)
     return None
@@ -161,27 +176,78 @@ def _hump(observation: Observation, trend: Trend, now: Trend, recovering: bool) 
     """Two points in a row far above the run's start, and the loss has not come back to where it was before."""
     if trend.redefined_step or (trend.changed_step and recovering):
         return None  # a redefined loss may have begun low: a hump over that is a spike
-    limit = trend.height(trend.start) + max(trend.factor(HUMP_FACTOR), HUMP_SIGMAS * trend.noise)
+    start = trend.height(trend.start)
+    limit = start + max(trend.factor(HUMP_FACTOR), HUMP_SIGMAS * trend.noise)
     first = len(trend) - len(now) + (SETTLE_STEPS if trend.changed_step else 0)
-    high = [i for i in range(first, len(trend) - 1) if min(trend.heights[i : i + 2]) > limit]
+    heights = trend.heights
+    if max(heights[first:], default=limit) <= limit:  # nearly always
+        return None
+    high = [i for i in range(first, len(trend) - 1) if min(heights[i : i + 2]) > limit]
+    if high and high[0] < LEVEL_STEPS // 2 and _throws_away(observation, trend, high):
+        return _as_hump(trend, high, True)
+    high = _not_healed(trend, high)
     if not high:
         return None
-    top, place, since = max(trend.values[high[0] :]), trend.steps[high[0]], trend.steps[high[-1] + 1]
-    words = f"went up to {top:.4g}, far above its start"
-    is_far = trend.height(top) - trend.height(trend.start) > trend.factor(BLOW_UP_FACTOR)
-    if high[0] < LEVEL_STEPS // 2 and is_far and not _has_healed_early(trend, high[-1] + 1):
-        return Cause("hump", True, words, place, since)
-    if are_worse(observation, since):
-        return Cause("hump", True, f"{words}, and evaluations are far worse since", place, since)
+    if are_worse(observation, trend.steps[high[-1] + 1]):
+        return _as_hump(trend, high, True, ", and evaluations are far worse since")
     if len(trend) - high[0] < BLOW_UP_STEPS or _is_falling(now, BLOW_UP_STEPS):
         return None
     level = median(now.heights[-BLOW_UP_STEPS:])
     is_coming_back = level <= limit and len(trend) - high[-1] - 2 < LEVEL_STEPS
-    if is_coming_back or level - _before(trend, high[0]) <= _clear_rise(trend):
+    before, error = _before(trend, high[0])
+    if is_coming_back or level - before <= _clear_rise(trend):
         return None
-    above = median(now.heights[-LEVEL_STEPS:]) - trend.height(trend.start)
+    above = median(now.heights[-LEVEL_STEPS:]) - start
     stays = above > max(trend.factor(STAYS_FACTOR), HUMP_SIGMAS * trend.noise)
-    return Cause("hump", stays or is_far, f"{words}, and does not come back", place, since)
+    since = trend.heights[high[0] :]
+    is_sure = level - before > max(SURE_FACTOR * _clear_rise(trend), BLOW_UP_SIGMAS * error)
+    is_sure = is_sure and sum(height > before for height in since) >= SURE_FRAC * len(since)
+    return _as_hump(trend, high, is_sure and (stays or _is_far(trend, high)), ", and does not come back")
+
+
+def _as_hump(trend: Trend, high: list[int], is_critical: bool, words: str = "") -> Cause:
+    words = f"went up to {max(trend.values[high[0] :]):.4g}, far above its start{words}"
+    return Cause("hump", is_critical, words, trend.steps[high[0]], trend.steps[high[-1] + 1])
+
+
+def _is_far(trend: Trend, high: list[int]) -> bool:
+    return max(trend.heights[high[0] :]) - trend.height(trend.start) > trend.factor(BLOW_UP_FACTOR)
+
+
+def _noise(trend: Trend) -> float:
+    """The noise that the newest points may have, as few as they are."""
+    return trend.noise * (1 + FEW_POINTS / len(trend))
+
+
+def _not_healed(trend: Trend, high: list[int]) -> list[int]:
+    """Of points of humps, those since the loss was last at its level of before: one that has healed is history."""
+    left = high
+    while left:
+        before, error = _before(trend, left[0])
+        ends = range(left[0] + 2 + LEVEL_STEPS, len(trend) + 1)
+        healed = next((end for end in ends if median(trend.heights[end - LEVEL_STEPS : end]) <= before + error), None)
+        if healed is None:
+            return left
+        left = [i for i in left if i >= healed]
+    return []
+
+
+def _throws_away(observation: Observation, trend: Trend, high: list[int]) -> bool:
+    """Whether a hump among the first points is a network that is thrown away, and no few points of heavy tails."""
+    if not _is_far(trend, high) or _has_healed_early(trend, high[-1] + 1):
+        return False
+    if any(look.early_update_ratio > FAR_MOVED for look in observation.weights):
+        return True
+    since = trend.heights[high[0] :]
+    limit = trend.height(trend.start) + max(trend.factor(HUMP_FACTOR), HUMP_SIGMAS * _noise(trend))
+    above = sum(height > limit for height in since)
+    if above >= HUMP_POINTS and above >= HUMP_FRAC * len(since):
+        return True
+    usual = [height for height in since if height <= limit]
+    if len(usual) < HUMP_POINTS:
+        return False
+    top = max(min(pair) for pair in pairwise(since))
+    return top - median(usual) > TOP_SIGMAS * spread(usual) * (1 + FEW_POINTS / len(usual))
 
 
 def _has_healed_early(trend: Trend, last: int) -> bool:
@@ -191,10 +257,15 @@ def _has_healed_early(trend: Trend, last: int) -> bool:
     return len(after) >= HEALED_EARLY_STEPS and median(after[-LEVEL_STEPS:]) <= trend.height(trend.start) + 2 * error
 
 
-def _before(trend: Trend, first: int) -> float:
-    """The height of the loss before a hump; where it comes so early that nothing else tells, the start."""
+def _before(trend: Trend, first: int) -> tuple[float, float]:
+    """The height of the loss before a hump, and its standard error.
+
+    Where a hump comes so early that nothing else tells, it is the start, a single point.
+    """
     points = trend.heights[max(0, first - LEVEL_STEPS) : first]
-    return median(points) if len(points) >= LEVEL_STEPS // 2 else trend.height(trend.start)
+    if len(points) >= LEVEL_STEPS // 2:
+        return median(points), MEDIAN_ERROR * trend.noise / math.sqrt(len(points))
+    return trend.height(trend.start), _noise(trend)
 
 
 def _clear_rise(trend: Trend) -> float:
@@ -223,7 +294,8 @@ def _rise(trend: Trend) -> Cause | None:
     # A redefined loss begins at its level: above that is not yet above where a run begins.
     above = trend.height(level) - trend.height(trend.start)
     had_gained = trend.height(trend.start) - trend.height(best) > trend.factor(NOTHING_GAINED_FACTOR)
-    is_critical = above > (0 if had_gained else trend.factor(STAYS_FACTOR)) and not trend.redefined_step
+    is_sure = trend.height(level) - trend.height(best) > SURE_FACTOR * needed
+    is_critical = is_sure and above > (0 if had_gained else trend.factor(STAYS_FACTOR)) and not trend.redefined_step
     jump = _jump_step(trend, trend.height(level) - trend.height(best))
     if jump is not None:
         words = f"jumped from about {best:.4g} to {level:.4g} within one step, at step {jump}, and stays there"
@@ -257,10 +329,13 @@ def _stuck(observation: Observation, trend: Trend, now: Trend) -> Cause | None:
     if len(newest) < STUCK_STEPS or trend.start - median(newest) > STUCK_FALL_FRAC * abs(trend.start):
         return None
     limit = trend.height(trend.start) + max(trend.factor(STUCK_SPIKE_FACTOR), STUCK_SPIKE_SIGMAS * trend.noise)
-    peak = max(trend.heights)
-    if peak <= limit:
+    peak, above = max(trend.heights), median(now.heights[-STUCK_STEPS:]) - trend.height(trend.start)
+    lucky = trend.factor(HUMP_FACTOR) or STUCK_SPIKE_SIGMAS * trend.noise  # so far above, the first loss was by chance
+    if peak <= limit or above > lucky:
         return None
-    is_far = peak - trend.height(trend.start) > trend.factor(BLOW_UP_FACTOR)
+    is_far = peak - trend.height(trend.start) > max(
+        trend.factor(BLOW_UP_FACTOR), above + STUCK_SPIKE_SIGMAS * trend.noise
+    )
     is_long = len(trend) - trend.heights.index(peak) > SURELY_STUCK_STEPS
     is_sure = is_far or (is_long and not get_better(observation))
     return Cause("stuck", is_sure, f"is stuck where it started after a spike to {max(trend.values):.4g}")

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Protocol
 
-from agenttune.detectors.forecast import Band, band, newest_regime, paired
+from agenttune.detectors.forecast import Band, band, expected_course, newest_regime, paired
 from agenttune.detectors.trend import LOSS_NAMES, series
-from agenttune.protocol.commands import Impact
+from agenttune.protocol.decision import Expected
 from agenttune.protocol.effects import Effect, EffectVerdict, MetricAt
 from agenttune.protocol.events import Settled
 from agenttune.protocol.observation import Observation
@@ -129,7 +129,7 @@ def acted(record: CommandRecord) -> bool:
     ack = record.ack
     if ack is None or ack.outcome != "applied":
         return False
-    return is_change(ack) or record.command.impact is Impact.RESTORE
+    return is_change(ack) or record.goes_back()
 
 
 def effect_of(step: int, changes: Changes, measures: Sequence[Measure]) -> Effect:
@@ -153,6 +153,26 @@ def _jump(step: int, changes: Changes, measures: Sequence[Measure]) -> dict[int,
     before = [] if losses is None else _before(losses, step, changes)
     first = newest_regime([p.value for p in before])
     return {before[first - 1].step: "a jump of the training loss"} if first else {}
+
+
+def expected_after(step: int, changes: Changes, measure: Measure, after: Sequence[MetricAt]) -> list[Expected]:
+    """Where a measure was going before the change at a step, at each of the values after it, for a picture.
+
+    Empty where the effect would not be told either, for lack of values before it.
+    """
+    before, sign = _before(measure, step, changes), -1 if measure.maximize else 1
+    if len(before) < measure.reach.fewest_before or step in changes.redefined(measure.name):
+        return []
+    bands = expected_course([sign * p.value for p in before], len(after), TOLERANCE)
+    return [
+        Expected(
+            step=p.step,
+            likely=sign * band.likely,
+            low=min(sign * band.low, sign * band.high),
+            high=max(sign * band.low, sign * band.high),
+        )
+        for p, band in zip(after, bands, strict=False)
+    ]
 
 
 def warm_up(rates: Sequence[MetricAt]) -> dict[int, str]:
@@ -378,7 +398,7 @@ def effect_in(observation: Observation, record: CommandRecord) -> Effect | None:
     ack, line = record.ack, observation.lineage
     if ack is None or not acted(record) or not line.has(ack.branch, ack.step):
         return None
-    if record.command.impact is Impact.RESTORE:
+    if record.goes_back():
         return Effect(verdict="not known", reason=UNDONE, is_measured=True)
     return effect_of(ack.step, changes_of(observation), measures_of(observation))
 

@@ -10,7 +10,7 @@ from statistics import mean, median, stdev
 from agenttune.detectors.base import Detector
 from agenttune.detectors.trend import LEVEL_STEPS, Trend
 from agenttune.protocol.findings import Finding
-from agenttune.protocol.observation import Observation
+from agenttune.protocol.observation import HISTORY, Observation
 
 GOAL_PLATEAU_EVALS = 6
 """Evaluations in a row within which the goal metric has not moved (asked for by users; fewer are often noise)."""
@@ -22,6 +22,10 @@ TRIMMED = 1.4
 """What the largest of five differences of noise adds to their spread (simulated, normal noise)."""
 GOAL_FLAT_FRAC = 0.015
 """Nor is one of less than this part of all that was gained so far (as `FLAT_FRAC` of the training loss)."""
+PERFECT_FRAC = 1e-3
+"""What is so near to nothing, as a part of what it was, or to all there is, has nothing to gain (guess)."""
+SHARES = ("acc", "f1", "auc", "precision", "recall", "exact_match")
+"""In names of metrics that are 100 at most where they are told in percent."""
 AS_GOOD_FRAC = 0.02
 """Evaluations are as good with so much of a difference (guess: the noise of one)."""
 CLEARLY_BETTER_FRAC = 0.1
@@ -96,7 +100,7 @@ class GoalPlateau(Detector):
         sign = 1 if observation.goal_direction == "minimize" else -1
         evals = goal_evaluations(observation)
         tail = evals[-GOAL_PLATEAU_EVALS:]
-        if len(tail) < GOAL_PLATEAU_EVALS:
+        if len(tail) < GOAL_PLATEAU_EVALS or _is_perfect(observation.goal_metric, sign, evals):
             return
         values, half = [value for _, value in tail], GOAL_PLATEAU_EVALS // 2
         moved = abs(mean(values[:half]) - mean(values[half:]))
@@ -107,8 +111,9 @@ class GoalPlateau(Detector):
         if is_beyond_noise and moved > GOAL_FLAT_FRAC * (first - best):
             return
         never = len(evals) > len(tail) and abs(first - median(values)) <= GOAL_NOISE_SIGMAS * noise
+        is_all = len(observation.evaluations) < HISTORY
         low, high = sorted((sign * min(values), sign * max(values)))
-        words = " and never has" if never else ""
+        words = "" if not never else " and never has" if is_all else f", nor over all {len(evals)} that are known here"
         yield self.finding(
             severity="warning" if never else "info",
             metric=observation.goal_metric,
@@ -117,6 +122,19 @@ class GoalPlateau(Detector):
             f"{words}: between {low:.4g} and {high:.4g} since step {tail[0][0]}",
             evidence={"evaluations": len(tail), "low": low, "high": high, "since_step": tail[0][0]},
         )
+
+
+def _is_perfect(name: str, sign: int, evals: list[tuple[int, float]]) -> bool:
+    """Whether nothing can be gained: a loss at nothing, or an accuracy at all there is; as shares or in percent."""
+    values = [sign * value for _, value in evals]
+    tail = values[-GOAL_PLATEAU_EVALS:]
+    if min(values) < 0:
+        return False
+    if sign > 0:
+        return max(tail) <= PERFECT_FRAC * max(values)
+    most = 1.0 if max(values) <= 1 else 100.0
+    is_share = most == 1.0 or any(word in name for word in SHARES)
+    return is_share and max(values) <= most and min(tail) >= (1 - PERFECT_FRAC) * most
 
 
 def _noise(values: list[float]) -> float:

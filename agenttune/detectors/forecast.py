@@ -252,6 +252,44 @@ def band(before: Sequence[float], after: Sequence[float], tolerance: float) -> B
     return _band(old, list(after), tolerance)
 
 
+def expected_course(before: Sequence[float], count: int, tolerance: float) -> list[Band]:
+    """What would have been without a change, value by value: the same curves as those of `band`, to be drawn.
+
+    Args:
+        before: Values at even intervals up to the change, newest last.
+        count: For so many values after it.
+        tolerance: Standard errors that chance may do.
+
+    Returns:
+        A band for each value, `found` being what is likely too; empty if there are fewer than `FEWEST` finite points.
+    """
+    old = [v for v in before if math.isfinite(v)]
+    if len(old) < FEWEST or count < 1:
+        return []
+    first = newest_regime(old)
+    if first:
+        old = old[first:] if len(old) - first >= FEWEST else [median(old[first:])] * FEWEST
+    if min(old) <= 0:
+        return _course(old, count, tolerance)
+    bands = _course([math.log(v) for v in old], count, tolerance)
+    return [Band(*(math.exp(v) for v in (b.low, b.likely, b.high, b.found))) for b in bands]
+
+
+def _course(old: list[float], count: int, tolerance: float) -> list[Band]:
+    fits = _Fits.of(old, old[-1:], (*TAUS, *LONG_TAUS))
+    best, wide = fits.curves[0], student(tolerance, fits.freedom) * fits.noise
+    found = []
+    for t in range(1, count + 1):
+        shape = SHAPE_FRAC * abs(best.at(t) - best.at(0))
+        errors = [(curve.at(t), wide * math.sqrt(curve.variance(t))) for curve in fits.curves]
+        low = min(value - error for value, error in errors) - shape
+        low = min(low, _straight_on(fits.times, fits.levels, t / fits.size) - errors[0][1])
+        high = max(value + error for value, error in errors) + shape
+        likely = min(max(best.at(t), low), high)
+        found.append(Band(low, likely, high, likely))
+    return found
+
+
 def _band_since(calm: list[float], risen: list[float], after: list[float], tolerance: float) -> Band:
     """The band of a run that has jumped upwards: what it came from is as low as it may get by itself."""
     known = risen if len(risen) >= FEWEST else [*risen, *[median(risen)] * (FEWEST - len(risen))]

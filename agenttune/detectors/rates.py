@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from agenttune.detectors.base import Detector
+from agenttune.detectors.evaluations import goal_evaluations
 from agenttune.detectors.progress import SLOW_START_FRAC, is_warming_up
-from agenttune.detectors.schedules import planned
+from agenttune.detectors.schedules import lost_to_warm_up, planned
 from agenttune.detectors.trend import Trend
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.weight_looks import WeightLook
 
 LOW_RUN_FRAC = 0.12
-"""Part of the run that is done before a rate is called too low (tuned)."""
+"""Part of the run that is done before a rate is called too low (tuned); a warm-up counts by its rates."""
 LOW_STEPS = 20
 """Steps of the stretch that is looked at, at least (tuned)."""
 LOW_STRETCH_FRAC = 0.05
@@ -35,6 +37,9 @@ TINY_UPDATES, KEPT_AT_TINY = 0.002, 0.97
 TRAINED_FRAC, KEPT_OF_TRAINED = 0.7, 0.99
 """A start at less than that part of the loss of chance is of weights that were trained before: they move little and
 gain little where all is well, so that the loss must have kept so much of its start (guess)."""
+NOISY = 0.5
+"""Standard deviation of one step's loss, as a logarithm, from which on evaluations tell what it has kept (guess: of
+classifiers it is 0.05 to 0.3, of regressions in batches of two to four with heavy tails 0.8 to 1.2, measured)."""
 PACE_STEPS, PACE_FRAC = 24, 0.8
 """Newest steps whose pace tells whether so much of the start will be lost by the end (tuned)."""
 LARGE_UPDATES = 0.4
@@ -58,25 +63,28 @@ class LowRate(Detector):
         if trend is None or look is None or not end or trend.redefined_step or not trend.is_positive:
             return
         step = observation.step
-        least = max(LOW_STEPS, LOW_STRETCH_FRAC * end)
-        if not LOW_RUN_FRAC * end <= step <= SLOW_START_FRAC * end or look.step - look.since_step < least:
+        if step - lost_to_warm_up(observation) < LOW_RUN_FRAC * end or step > SLOW_START_FRAC * end:
             return
-        kept = trend.level / trend.start
-        if not _least_kept(observation, trend) <= kept <= KEPT_FRACS[1] or _gets_there(trend, end - step):
+        if look.step - look.since_step < max(LOW_STEPS, LOW_STRETCH_FRAC * end):
+            return
+        told = _of_evaluations(observation) if trend.noise > NOISY else _of_trend(trend)
+        if told is None or not _least_kept(observation, told.start) <= told.kept <= KEPT_FRACS[1]:
+            return
+        if -told.slope * (end - step) > PACE_FRAC * told.start:  # it has only just begun to fall
             return
         if not look.early_update_ratio < SMALL_UPDATES:
             return
-        is_tiny = look.early_update_ratio < TINY_UPDATES and kept >= KEPT_AT_TINY
+        is_tiny = look.early_update_ratio < TINY_UPDATES and told.kept >= KEPT_AT_TINY
         if not (is_tiny or look.straightness > STRAIGHT) or _rises(observation):
             return
         yield self.finding(
-            f"the rate is too low: {trend.name} has kept {kept:.0%} of its start ({trend.start:.4g}) at step {step} of "
-            f"{end}, while updates are {look.update_ratio:.2g} of the weights a step and the two halves of their way "
-            f"have a cosine of {look.straightness:.2f}",
-            metric=trend.name,
+            f"the rate is too low: {told.name} has kept {told.kept:.0%} of its start ({told.start:.4g}) at step "
+            f"{step} of {end}, while updates are {look.update_ratio:.2g} of the weights a step and the two halves of "
+            f"their way have a cosine of {look.straightness:.2f}",
+            metric=told.name,
             step=step,
             evidence={
-                "kept_frac": kept,
+                "kept_frac": told.kept,
                 "straightness": look.straightness,
                 "update_ratio": look.update_ratio,
                 "early_update_ratio": look.early_update_ratio,
@@ -84,14 +92,37 @@ class LowRate(Detector):
         )
 
 
-def _gets_there(trend: Trend, left: int) -> bool:
-    """Whether the loss would lose most of its start at the pace of the newest steps: it has only just begun to fall."""
-    return -trend.slope(PACE_STEPS) * left > PACE_FRAC * trend.start
+class _Kept(NamedTuple):
+    """A loss and how much it has kept of its start.
+
+    Attributes:
+        slope: A step, lately.
+    """
+
+    name: str
+    start: float
+    kept: float
+    slope: float
 
 
-def _least_kept(observation: Observation, trend: Trend) -> float:
+def _of_trend(trend: Trend) -> _Kept:
+    return _Kept(trend.name, trend.start, trend.level / trend.start, trend.slope(PACE_STEPS))
+
+
+def _of_evaluations(observation: Observation) -> _Kept | None:
+    """By evaluations, as the training loss is all noise, its first point most of all; None where they tell nothing."""
+    evals = goal_evaluations(observation)
+    if len(evals) < 2 or not observation.goal_metric.endswith("loss") or not evals[0][1] > 0:
+        return None
+    (_, start), (before, was), (last, now) = evals[0], evals[-2], evals[-1]
+    if last < observation.step / 2:
+        return None
+    return _Kept(observation.goal_metric, start, now / start, (now - was) / (last - before))
+
+
+def _least_kept(observation: Observation, start: float) -> float:
     chance = observation.facts.chance_loss if observation.facts is not None else None
-    return KEPT_OF_TRAINED if chance is not None and trend.start < TRAINED_FRAC * chance else KEPT_FRACS[0]
+    return KEPT_OF_TRAINED if chance is not None and start < TRAINED_FRAC * chance else KEPT_FRACS[0]
 
 
 def _rises(observation: Observation) -> bool:

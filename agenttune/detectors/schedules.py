@@ -9,7 +9,7 @@ from statistics import median
 from typing import NamedTuple
 
 from agenttune.detectors.base import Detector
-from agenttune.detectors.trend import LEVEL_STEPS, MEDIAN_ERROR, Trend, changes
+from agenttune.detectors.trend import LEVEL_STEPS, MEDIAN_ERROR, Trend, changes, last_change_step
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import CommandRecord
@@ -34,7 +34,7 @@ CUT_TROUBLE_FACTOR = 1.15
 """A loss so far above its best was in trouble, for which the cut may have been the cure (guess)."""
 
 
-class Planned(NamedTuple):
+class PlannedLr(NamedTuple):
     """The rate to come.
 
     Attributes:
@@ -50,7 +50,7 @@ class Planned(NamedTuple):
     rises: bool
 
 
-def planned(observation: Observation) -> Planned | None:
+def planned(observation: Observation) -> PlannedLr | None:
     """What the schedule says of the rest of the run; None where it is not known."""
     course, end = observation.schedule, observation.max_steps
     if course is None or not course.is_foretold or not course.tracks or not course.steps:
@@ -63,7 +63,24 @@ def planned(observation: Observation) -> Planned | None:
     area = sum((a + b) / 2 * (t - s) for (s, a), (t, b) in pairwise(zip(steps, rates, strict=True)))
     mean = area / length if length > 0 else rates[0]
     highest = max(rates[0], *course.highest(0))
-    return Planned(rates[0], mean, highest, len(rates) > 1 and rates[1] > rates[0] * (1 + 1e-6))
+    return PlannedLr(rates[0], mean, highest, len(rates) > 1 and rates[1] > rates[0] * (1 + 1e-6))
+
+
+def lost_to_warm_up(observation: Observation) -> float:
+    """Steps since the newest change, or the start, that a warm-up was short of its own peak: half of those of a line.
+
+    What a loss has lost by the other steps says whether the rate is high enough.
+    """
+    trend, begun = Trend.of(observation, RATE_NAMES), last_change_step(observation)
+    known = () if trend is None else zip(trend.all_steps, trend.all_values, strict=True)
+    since = [(step, rate) for step, rate in known if step > begun]
+    highest = max((rate for _, rate in since), default=0.0)
+    lost = 0.0
+    for step, rate in since:
+        if rate >= highest:
+            break
+        lost, begun = lost + (1 - rate / highest) * (step - begun), step
+    return lost
 
 
 class CollapsedSchedule(Detector):
@@ -79,7 +96,7 @@ class CollapsedSchedule(Detector):
         if cut is not None and _by_operator(cut.record):
             yield from self._of_command(observation, ahead, cut)
             return
-        since = max((_step(record) for record in changes(observation) if not _by_operator(record)), default=0)
+        since = max((record.ack_step for record in changes(observation) if not _by_operator(record)), default=0)
         peak = max(_highest_since(observation, since), ahead.highest)
         if ahead.highest > COLLAPSED_FRAC * peak:
             return
@@ -92,7 +109,7 @@ class CollapsedSchedule(Detector):
             evidence={"cause": "schedule", "lr": ahead.now, "peak": peak, "left_frac": left},
         )
 
-    def _of_command(self, observation: Observation, ahead: Planned, cut: Cut) -> Iterator[Finding]:
+    def _of_command(self, observation: Observation, ahead: PlannedLr, cut: LrCut) -> Iterator[Finding]:
         trend = Trend.of(observation)
         if ahead.highest > CUT_FACTOR * cut.previous or trend is None or not _was_well(trend, cut.step):
             return
@@ -113,7 +130,7 @@ class CollapsedSchedule(Detector):
         )
 
 
-class Cut(NamedTuple):
+class LrCut(NamedTuple):
     """A command that left little of the rate."""
 
     record: CommandRecord
@@ -122,7 +139,7 @@ class Cut(NamedTuple):
     rate: float
 
 
-def _newest_cut(observation: Observation) -> Cut | None:
+def _newest_cut(observation: Observation) -> LrCut | None:
     """The newest command that set the rate, if it left little of it."""
     for record in reversed(changes(observation)):
         for change in record.ack.changes if record.ack is not None else []:
@@ -130,16 +147,12 @@ def _newest_cut(observation: Observation) -> Cut | None:
             if change.name != "lr" or not isinstance(before, (int, float)) or not isinstance(after, (int, float)):
                 continue
             is_cut = 0 < after <= CUT_FACTOR * before
-            return Cut(record, _step(record), float(before), float(after)) if is_cut else None
+            return LrCut(record, record.ack_step, float(before), float(after)) if is_cut else None
     return None
 
 
 def _by_operator(record: CommandRecord) -> bool:
     return record.proposal.author.principal == "operator"
-
-
-def _step(record: CommandRecord) -> int:
-    return record.ack.step if record.ack is not None else 0
 
 
 def _highest_since(observation: Observation, step: int) -> float:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 import threading
+from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from operator import sub
 from statistics import fmean, median
 
 from agenttune.protocol.observation import Observation, SeriesView
@@ -122,20 +124,20 @@ class Trend:
         return len(self.values)
 
     @cached_property
-    def _all(self) -> tuple[tuple[int, float], ...]:
-        """The first points, the means that end after them, and the newest points."""
+    def _before_newest(self) -> list[tuple[int, float]]:
+        """The first points, and the means that end after them."""
         first = [(s, v) for s, v in zip(self.first_steps, self.first_values, strict=True) if s < self.steps[0]]
         last = first[-1][0] if first else 0
         old = [(s, v) for s, v in zip(self.old_steps, self.old_values, strict=True) if s > last]
-        return (*first, *old, *zip(self.steps, self.values, strict=True))
+        return first + old
 
     @cached_property
     def all_steps(self) -> tuple[int, ...]:
-        return tuple(s for s, _ in self._all)
+        return (*[s for s, _ in self._before_newest], *self.steps)
 
     @cached_property
     def all_values(self) -> tuple[float, ...]:
-        return tuple(v for _, v in self._all)
+        return (*[v for _, v in self._before_newest], *self.values)
 
     @cached_property
     def is_positive(self) -> bool:
@@ -199,8 +201,7 @@ class Trend:
         A mean of a few is noisier: the lowest of them would make the best level fall as points grow old.
         """
         width = min(LEVEL_STEPS, len(self.values))
-        medians = (median(self.values[i : i + width]) for i in range(0, len(self.values) - width + 1, width // 4 or 1))
-        return (*(value for _, value in self._old_levels), *medians)
+        return (*(value for _, value in self._old_levels), *_medians(self.values, width, width // 4 or 1))
 
     @cached_property
     def _old_levels(self) -> tuple[tuple[int, float], ...]:
@@ -240,13 +241,38 @@ class Trend:
         return (median(ys[half:]) - median(ys[:half])) / (median(xs[half:]) - median(xs[:half]))
 
 
+def _medians(values: Sequence[float], width: int, stride: int) -> list[float]:
+    """Medians of `width` neighbours every `stride` points, as `statistics.median` has them in half the time."""
+    return [_median(sorted(values[i : i + width])) for i in range(0, len(values) - width + 1, stride)]
+
+
+def _median(ordered: Sequence[float]) -> float:
+    """As `statistics.median`, of values that are sorted already."""
+    half = len(ordered) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
+
+
+def medians_before(values: Sequence[float], width: int, first: int, end: int) -> Iterator[float]:
+    """For each index from `first` to before `end` the median of the up to `width` values before it.
+
+    One window moves along, instead of a sorted one for each.
+    """
+    window = sorted(values[max(0, first - width) : first])
+    for i in range(first, end):
+        if i > first:
+            insort(window, values[i - 1])
+            if i - 1 >= width:
+                del window[bisect_left(window, values[i - 1 - width])]
+        yield _median(window)
+
+
 def spread(heights: Sequence[float]) -> float:
     """Standard deviation of the noise, from differences of neighbours; 0 for fewer than 3 points."""
     if len(heights) < 3:
         return 0.0
-    steps = [b - a for a, b in pairwise(heights)]
-    middle = median(steps)
-    return MAD_TO_SIGMA * median(abs(s - middle) for s in steps) / math.sqrt(2)
+    steps = list(map(sub, heights[1:], heights))
+    middle = _median(sorted(steps))
+    return MAD_TO_SIGMA * _median(sorted([abs(s - middle) for s in steps])) / math.sqrt(2)
 
 
 class _Latest(threading.local):

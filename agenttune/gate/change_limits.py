@@ -14,17 +14,18 @@ from agenttune.gate.context import World, refused
 from agenttune.gate.knob_targets import NEAR_ONE, OFF_IS_ZERO, Target, targets_of
 from agenttune.gate.lr_forecast import Prospect, prospects
 from agenttune.gate.nearest_values import nearest_plan, nearest_rate, nearest_value
-from agenttune.gate.ranges import EVERYTHING, Span, above, below
+from agenttune.gate.ranges import EVERYTHING, ClosedRange, above, below
 from agenttune.gate.value_bounds import limits_of
-from agenttune.protocol.commands import CommandBase, Impact, UpdateSchedule
+from agenttune.protocol.commands import CommandBase, UpdateSchedule
+from agenttune.protocol.metrics import is_number
 from agenttune.protocol.proposals import Change, Proposal, Verdict
 
 ULP = 2.0**-52
 """The spacing of floats near 1: `1 - value` is known no better than that."""
-FROM_ZERO: dict[str, Span] = {
-    "weight_decay": Span(0.0, 0.1),
-    "momentum": Span(0.0, 0.95),
-    "max_grad_norm": Span(0.1, math.inf),
+FROM_ZERO: dict[str, ClosedRange] = {
+    "weight_decay": ClosedRange(0.0, 0.1),
+    "momentum": ClosedRange(0.0, 0.95),
+    "max_grad_norm": ClosedRange(0.1, math.inf),
 }
 """How far an agent may go from 0 (or off) where a factor is limited and no earlier value is known to compare with
 (guess: what is common); other knobs up to their own maximum over the factor."""
@@ -60,12 +61,12 @@ class FactorLimit:
         down, up = self.moved(target)
         return "" if (down, up) == (1.0, 1.0) else f", after it was changed {max(up, 1 / down):g}-fold"
 
-    def around(self, value: float, target: Target) -> Span:
+    def around(self, value: float, target: Target) -> ClosedRange:
         """Where a value may still go."""
         down, up = self.moved(target)
-        return Span(value / (self.factor * down), value * self.factor / up)
+        return ClosedRange(value / (self.factor * down), value * self.factor / up)
 
-    def rest(self, target: Target) -> Span:
+    def rest(self, target: Target) -> ClosedRange:
         """The range of `1 - value`, checked on its own: near 1, rounding in `value` would swallow the limit."""
         if target.rest is None:
             return EVERYTHING
@@ -81,7 +82,7 @@ def change_factor(proposal: Proposal, world: World) -> Verdict | None:
     Of a return, the trainer compares the rate that it sets with that of now and that of then, and takes the nearer.
     """
     factor = world.settings.max_change_factor
-    if factor is None or proposal.author.principal != "agent" or proposal.command.impact is Impact.RESTORE:
+    if factor is None or proposal.author.principal != "agent" or proposal.command.is_return:
         return None
     setting = f"by more than a factor of {factor:g} (gate.max_change_factor)"
     return _refusal(proposal.command, world, FactorLimit("change_factor", factor, setting))
@@ -94,10 +95,10 @@ def window_factor(proposal: Proposal, world: World) -> Verdict | None:
     """
     window = world.settings.window
     factor = window.max_change_factor
-    if factor is None or proposal.author.principal != "agent" or proposal.command.impact is Impact.RESTORE:
+    if factor is None or proposal.author.principal != "agent" or proposal.command.is_return:
         return None
     setting = f"by more than a factor of {factor:g} (gate.window.max_change_factor, over {window.steps} steps)"
-    return _refusal(proposal.command, world, FactorLimit("window", factor, setting, _moves(world)))
+    return _refusal(proposal.command, world, FactorLimit("window", factor, setting, moves_within(world)))
 
 
 def _refusal(command: CommandBase, world: World, limit: FactorLimit) -> Verdict | None:
@@ -116,13 +117,13 @@ def _refusal(command: CommandBase, world: World, limit: FactorLimit) -> Verdict 
     return _rate_refusal(command, [target for target in targets if target.knob == "lr"], world, limit)
 
 
-def _allowed(target: Target, world: World, limit: FactorLimit) -> tuple[Span, str]:
+def _allowed(target: Target, world: World, limit: FactorLimit) -> tuple[ClosedRange, str]:
     """Where a value may go, and what to say if it does not go there."""
     now, name = target.current, target.label
     if now is not None and now > 0:
         span, rest = limit.around(now, target), limit.rest(target)
         if target.rest is not None:
-            span = span.within(Span(1 - rest.high, 1 - rest.low))
+            span = span.within(ClosedRange(1 - rest.high, 1 - rest.low))
             if not _has_rest(rest, target.value):
                 left = f"{target.rest:.3g} to {1 - target.value:.3g}"
                 return span, f"{name} would change from {now:.9g} to {target.value:.9g}, which is 1 less {left}"
@@ -135,21 +136,21 @@ def _allowed(target: Target, world: World, limit: FactorLimit) -> tuple[Span, st
         return EVERYTHING, ""
     last, factor = last_value(target, world), limit.factor
     if last is not None:
-        span = Span(last / factor if target.knob in OFF_IS_ZERO else 0.0, last * factor)
+        span = ClosedRange(last / factor if target.knob in OFF_IS_ZERO else 0.0, last * factor)
         if target.field in NEAR_ONE and last < 1:
-            span = span.within(Span(-math.inf, 1 - (1 - last) / factor))
+            span = span.within(ClosedRange(-math.inf, 1 - (1 - last) / factor))
         return span, f"{name} was {last:g} before it was set to 0, and would be {target.value:g}"
     span = FROM_ZERO.get(target.knob, _share_of_maximum(target, world, factor))
     return span, f"{name} would go from 0 to {target.value:g}, with no earlier value to compare it with"
 
 
-def _has_rest(rest: Span, value: float) -> bool:
+def _has_rest(rest: ClosedRange, value: float) -> bool:
     return any(rest.has(1 - value + off) for off in (0.0, ULP, -ULP))
 
 
-def _share_of_maximum(target: Target, world: World, factor: float) -> Span:
+def _share_of_maximum(target: Target, world: World, factor: float) -> ClosedRange:
     limits = [limit.maximum for _, limit in limits_of(target.knob, world) if limit.maximum is not None]
-    return Span(0.0, min(limits) / factor) if limits else Span(0.0, 0.0)
+    return ClosedRange(0.0, min(limits) / factor) if limits else ClosedRange(0.0, 0.0)
 
 
 def last_value(target: Target, world: World) -> float | None:
@@ -180,7 +181,7 @@ def _rate_refusal(command: CommandBase, targets: Sequence[Target], world: World,
             continue
         if target.current == 0:
             last = last_value(target, world)
-            if last is None or not Span(last / limit.factor, last * limit.factor).has(target.value):
+            if last is None or not ClosedRange(last / limit.factor, last * limit.factor).has(target.value):
                 known = "with no earlier value to compare it with" if last is None else f"it was {last:g} before"
                 problem = problem or f"{target.label} would go from 0 to {target.value:g}, {known}"
             continue
@@ -211,7 +212,7 @@ def _plan_refusal(
             is_high = above(prospect.after.high[i], high_of[i])
             if is_high or below(prospect.after.low[i], low_of[i]):
                 rate = prospect.after.high[i] if is_high else prospect.after.low[i]
-                span = Span(min(prospect.before.low[: i + 1]), max(prospect.before.high[: i + 1]))
+                span = ClosedRange(min(prospect.before.low[: i + 1]), max(prospect.before.high[: i + 1]))
                 reason = (
                     f"{prospect.label} would be {rate:g} by step {edge}, where the schedule in force goes from "
                     f"{span.high:g} to {span.low:g}: {limit.setting}"
@@ -223,7 +224,7 @@ def _plan_refusal(
 # -- what was done already -------------------------------------------------------------------------------------------
 
 
-def _moves(world: World) -> Moves:
+def moves_within(world: World) -> Moves:
     """All moves within the window; moves down and moves up are multiplied separately, so they never cancel out."""
     found: Moves = {}
     for record in world.recent:
@@ -267,4 +268,4 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _is_positive(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+    return is_number(value) and 0 < value < math.inf

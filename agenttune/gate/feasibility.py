@@ -8,8 +8,9 @@ from agenttune.errors import UserError
 from agenttune.gate.context import World, refused
 from agenttune.protocol.commands import AskedValue, CommandBase, UpdateSchedule
 from agenttune.protocol.lr_plans import make_plan
+from agenttune.protocol.metrics import is_number
 from agenttune.protocol.proposals import Proposal, Verdict
-from agenttune.protocol.run_info import KnobState, RunInfo
+from agenttune.protocol.run_info import RunInfo
 
 NOT_FINITE = frozenset({"NaN", "Infinity", "-Infinity"})
 """How a log writes numbers that JSON does not have."""
@@ -57,7 +58,7 @@ def _check_plan(command: UpdateSchedule, world: World) -> None:
         if course is not None and course.before is None:
             raise UserError("the run follows its own schedule; there is no plan to go back from", field="shape")
         return
-    knob = _knob("lr", info)
+    knob = info.knob("lr")
     now = knob.effective if knob is not None else None
     peak = command.peak_lr if command.peak_lr is not None else now
     if not isinstance(peak, (int, float)):
@@ -78,10 +79,6 @@ def _will_change(world: World) -> bool:
 # -- parameter groups and knobs ------------------------------------------------------------------------------------
 
 
-def _knob(name: str, info: RunInfo) -> KnobState | None:
-    return next((knob for knob in info.knobs if knob.name == name), None)
-
-
 def _check_group(asked: AskedValue, info: RunInfo) -> None:
     count = max((len(knob.groups or ()) for knob in info.knobs), default=0)
     if count and asked.group is not None and asked.group >= count:
@@ -96,7 +93,7 @@ def _check_type(asked: AskedValue, info: RunInfo) -> None:
     name, value = asked.name, asked.value
     if asked.is_rate or value is None:
         return
-    knob = _knob(name, info)
+    knob = info.knob(name)
     now = knob.effective if knob is not None else None
     if isinstance(now, (list, tuple)):
         fits = isinstance(value, (list, tuple)) and len(value) == len(now)
@@ -104,7 +101,7 @@ def _check_type(asked: AskedValue, info: RunInfo) -> None:
     elif isinstance(now, bool):
         fits, what = isinstance(value, bool), "true or false"
     elif isinstance(now, (int, float)):
-        fits, what = isinstance(value, (int, float)) and not isinstance(value, bool), "a number"
+        fits, what = is_number(value), "a number"
     else:
         return
     if not fits:
@@ -116,14 +113,14 @@ def _check_knob(asked: AskedValue, info: RunInfo) -> None:
         return  # the trainer has not told them yet
     known = sorted(knob.name for knob in info.knobs if knob.is_registered)
     if asked.name not in known:
-        other = _knob(asked.name, info)
+        other = info.knob(asked.name)
         hint = f"; {other.command} sets it" if other is not None else ""
         raise UserError(
             f"no knob {asked.name!r}{hint}; registered: {', '.join(known) or 'none (see register_knob)'}",
             field="name",
             allowed=known,
         )
-    knob = _knob(asked.name, info)
+    knob = info.knob(asked.name)
     now, value = (knob.effective if knob is not None else None), asked.value
     if knob is None or now is None or (isinstance(now, str) and now in NOT_FINITE):
         return

@@ -10,7 +10,7 @@ from agenttune.gate.context import Guardrail, World, refused, step_of
 from agenttune.gate.feasibility import feasible
 from agenttune.gate.knob_targets import changed_by
 from agenttune.gate.value_bounds import bounds
-from agenttune.protocol.commands import Impact, Probe, Risk
+from agenttune.protocol.commands import Probe, Risk
 from agenttune.protocol.proposals import Proposal, State, Verdict
 
 FEWEST_TRIAL_STEPS = 2
@@ -32,7 +32,7 @@ def cooldown(proposal: Proposal, world: World) -> Verdict | None:
     then, and `budgets.max_returns` limits it.
     """
     wait = world.settings.cooldown_steps
-    if wait == 0 or proposal.author.principal != "agent" or proposal.command.impact is Impact.RESTORE:
+    if wait == 0 or proposal.author.principal != "agent" or proposal.command.is_return:
         return None
     asked = proposal.command.touched()
     for record in reversed(world.history.commands):
@@ -48,7 +48,7 @@ def cooldown(proposal: Proposal, world: World) -> Verdict | None:
 def after_revert(proposal: Proposal, world: World) -> Verdict | None:
     """Keeps `probation.cooldown_steps` after a change of a knob that was undone; a return may come at any time."""
     wait = world.probation.cooldown_steps
-    if wait == 0 or proposal.author.principal != "agent" or proposal.command.impact is Impact.RESTORE:
+    if wait == 0 or proposal.author.principal != "agent" or proposal.command.is_return:
         return None
     asked = proposal.command.touched()
     for record in reversed(world.history.commands):
@@ -76,7 +76,7 @@ def budget(proposal: Proposal, world: World) -> Verdict | None:
 def returns(proposal: Proposal, world: World) -> Verdict | None:
     """Limits how often agents go back to a checkpoint in one run (`budgets.max_returns`)."""
     limit = world.budgets.max_returns
-    if limit is None or proposal.author.principal != "agent" or proposal.command.impact is not Impact.RESTORE:
+    if limit is None or proposal.author.principal != "agent" or not proposal.command.is_return:
         return None
     done = world.history.count_returns()
     if done < limit:
@@ -93,7 +93,7 @@ def extra_steps(proposal: Proposal, world: World) -> Verdict | None:
     command, info = proposal.command, world.info
     if not isinstance(command, Probe):  # how long a trial takes, and the field that says so, are a probe's own
         return None
-    if info.max_steps is not None and info.step + command.steps >= info.max_steps:
+    if info.max_steps is not None and not command.is_return and info.step + command.steps >= info.max_steps:
         left = max(0, info.max_steps - info.step - 1)
         reason = f"trials of {command.steps} steps would reach the run's end; {left} are left at step {info.step}"
         return refused("extra_steps", reason, {"steps": left} if left >= FEWEST_TRIAL_STEPS else None)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeGuard
 
 from agenttune.protocol.commands import AskedValue, CommandBase
+from agenttune.protocol.metrics import is_number
 from agenttune.protocol.proposals import CommandRecord
 from agenttune.protocol.run_info import KnobState, RunInfo
 
@@ -146,9 +146,9 @@ def _numbers(asked: AskedValue, knob: KnobState | None) -> Iterator[Target]:
     for group in _groups(asked, knob):
         now = _current(knob, group)
         for index, part in parts:
-            if _is_number(part):
+            if is_number(part):
                 current = now[index] if isinstance(now, (list, tuple)) and index is not None else now
-                known = float(current) if _is_number(current) else None
+                known = float(current) if is_number(current) else None
                 yield Target(asked.name, asked.field, float(part), known, group, index)
 
 
@@ -158,10 +158,6 @@ def _current(knob: KnobState | None, group: int | None) -> object:
     if group is None or knob.groups is None:
         return knob.effective
     return knob.groups[group] if group < len(knob.groups) else None
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def values_of(command: CommandBase) -> dict[str, float]:

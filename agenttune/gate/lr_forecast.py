@@ -12,7 +12,7 @@ from typing import Any
 from agenttune.errors import UserError
 from agenttune.gate.knob_targets import rate_factors
 from agenttune.protocol.commands import AskedValue, CommandBase, UpdateSchedule
-from agenttune.protocol.lr_course import Course
+from agenttune.protocol.lr_course import LrCourse
 from agenttune.protocol.lr_plans import DECAYING, corners, make_plan, plan_text, planned_factor
 from agenttune.protocol.run_info import KnobState, RunInfo
 
@@ -95,7 +95,7 @@ def prospects(command: CommandBase, info: RunInfo) -> list[Prospect]:
 
     Also empty where nothing is known of the rate, or where the trainer cannot do what is asked, and will say why.
     """
-    knob = next((knob for knob in info.knobs if knob.name == "lr"), None)
+    knob = info.knob("lr")
     if knob is None or not isinstance(knob.effective, (int, float)):
         return []
     plan = command.lr_plan()
@@ -113,8 +113,8 @@ def course_text(command: UpdateSchedule, info: RunInfo) -> str:
     course = info.schedule
     if command.shape == "previous":
         return course.before.text if course is not None and course.before is not None else ""
-    knob = next((knob for knob in info.knobs if knob.name == "lr"), None)
-    plan = None if knob is None else _plan(command, info, knob)
+    knob = info.knob("lr")
+    plan = None if knob is None else plan_of(command, info, knob)
     return plan_text(*plan) if plan is not None else ""
 
 
@@ -135,7 +135,7 @@ def _scaled(asked: AskedValue, info: RunInfo, knob: KnobState) -> list[Prospect]
 
 
 def _planned(command: UpdateSchedule, info: RunInfo, knob: KnobState) -> list[Prospect]:
-    made = _plan(command, info, knob)
+    made = plan_of(command, info, knob)
     if made is None:
         return []
     plan, peak = made
@@ -144,14 +144,15 @@ def _planned(command: UpdateSchedule, info: RunInfo, knob: KnobState) -> list[Pr
     factors = [[planned_factor(plan, t) for t in _asked(a, b, turns)] for a, b in _stretches(edges)]
     leeway = _leeway(edges, info, plan, rises=command.warmup_steps > 0)
     found = []
-    for group, share in enumerate(_shares(knob)):
+    for group, share in enumerate(shares_of(knob)):
         top = peak * share
         after = RateBand([top * min(row) for row in factors], [top * max(row) for row in factors])
         found.append(Prospect(group, edges, _before(info, knob, group, edges), after, leeway, None, share))
     return found
 
 
-def _plan(command: UpdateSchedule, info: RunInfo, knob: KnobState) -> tuple[dict[str, Any], float] | None:
+def plan_of(command: UpdateSchedule, info: RunInfo, knob: KnobState) -> tuple[dict[str, Any], float] | None:
+    """The plan that a command asks for, and the rate that its factors are multiples of; None if it cannot be made."""
     peak = command.peak_lr if command.peak_lr is not None else float(knob.effective)
     try:
         return (make_plan(command, info.step, info.max_steps, peak), peak) if peak > 0 else None
@@ -174,7 +175,7 @@ def _restored(info: RunInfo, knob: KnobState) -> list[Prospect]:
     return found
 
 
-def _shares(knob: KnobState) -> list[float]:
+def shares_of(knob: KnobState) -> list[float]:
     """Each group's rate as a multiple of the first one's."""
     rates = [float(rate) for rate in knob.groups or [knob.effective]]
     if rates[0] > 0:
@@ -228,7 +229,7 @@ def _before(info: RunInfo, knob: KnobState, group: int, edges: Sequence[int]) ->
     return _band(info.schedule, group, edges, now)
 
 
-def _band(course: Course, group: int, edges: Sequence[int], now: float) -> RateBand:
+def _band(course: LrCourse, group: int, edges: Sequence[int], now: float) -> RateBand:
     low, high, rates = course.lowest(group), course.highest(group), course.rates(group)
     last = len(course.steps) - 1
     places = [bisect_left(course.steps, edge) for edge in edges[1:]]
@@ -238,6 +239,6 @@ def _band(course: Course, group: int, edges: Sequence[int], now: float) -> RateB
     )
 
 
-def _at(course: Course, group: int, step: int) -> float:
+def _at(course: LrCourse, group: int, step: int) -> float:
     """The rate at the first published step that is not before this one."""
     return course.rates(group)[min(bisect_left(course.steps, step), len(course.steps) - 1)]

@@ -8,7 +8,7 @@ from typing import Any
 from agenttune.errors import CommandError
 from agenttune.gate.knob_targets import Target
 from agenttune.gate.lr_forecast import Prospect, prospects
-from agenttune.gate.ranges import EVERYTHING, Span, above, below
+from agenttune.gate.ranges import EVERYTHING, ClosedRange, above, below
 from agenttune.protocol.commands import CommandBase, UpdateSchedule, parse_command
 from agenttune.protocol.run_info import RunInfo
 
@@ -18,7 +18,7 @@ Limits = Sequence[Sequence[float]]
 """Per group, per stretch of steps."""
 
 
-def nearest_value(command: CommandBase, target: Target, span: Span) -> dict[str, Any] | None:
+def nearest_value(command: CommandBase, target: Target, span: ClosedRange) -> dict[str, Any] | None:
     """The nearest value that passes, as an argument; of a list, the whole list with that value in it."""
     if not span:
         return None
@@ -40,7 +40,7 @@ def _list_in(command: CommandBase, field: str) -> list[Any]:
 
 
 def nearest_rate(
-    command: CommandBase, targets: Sequence[Target], ratios: Span, span: Span = EVERYTHING
+    command: CommandBase, targets: Sequence[Target], ratios: ClosedRange, span: ClosedRange = EVERYTHING
 ) -> dict[str, Any] | None:
     """The nearest rate that passes in all groups."""
     asked = next((target for target in targets if target.is_asked), None)

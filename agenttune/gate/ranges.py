@@ -20,14 +20,14 @@ def below(value: float, limit: float) -> bool:
 
 
 @dataclass(frozen=True)
-class Span:
+class ClosedRange:
     """The closed range from `low` to `high`; false if it is empty."""
 
     low: float = -math.inf
     high: float = math.inf
 
     @classmethod
-    def of(cls, limit: Bounds) -> Span:
+    def of(cls, limit: Bounds) -> ClosedRange:
         low = -math.inf if limit.minimum is None else limit.minimum
         return cls(low, math.inf if limit.maximum is None else limit.maximum)
 
@@ -37,23 +37,23 @@ class Span:
     def has(self, value: float) -> bool:
         return not above(value, self.high) and not below(value, self.low)
 
-    def within(self, other: Span) -> Span:
-        return Span(max(self.low, other.low), min(self.high, other.high))
+    def within(self, other: ClosedRange) -> ClosedRange:
+        return ClosedRange(max(self.low, other.low), min(self.high, other.high))
 
-    def reaching(self, value: float | None) -> Span:
+    def reaching(self, value: float | None) -> ClosedRange:
         """The range, extended to include a value."""
-        return self if value is None else Span(min(self.low, value), max(self.high, value))
+        return self if value is None else ClosedRange(min(self.low, value), max(self.high, value))
 
-    def over(self, value: float) -> Span:
+    def over(self, value: float) -> ClosedRange:
         """The factors by which a value above 0 may be multiplied to stay inside."""
-        return Span(self.low / value, self.high / value)
+        return ClosedRange(self.low / value, self.high / value)
 
-    def times(self, value: float) -> Span:
+    def times(self, value: float) -> ClosedRange:
         """The range, multiplied by a value above 0."""
-        return Span(self.low * value, self.high * value)
+        return ClosedRange(self.low * value, self.high * value)
 
     def clip(self, value: float) -> float:
         return min(max(value, self.low), self.high)
 
 
-EVERYTHING = Span()
+EVERYTHING = ClosedRange()

@@ -13,7 +13,7 @@ from agenttune.gate.context import World, refused
 from agenttune.gate.knob_targets import Target, targets_of
 from agenttune.gate.lr_forecast import Prospect, prospects
 from agenttune.gate.nearest_values import nearest_plan, nearest_rate, nearest_value
-from agenttune.gate.ranges import EVERYTHING, Span, above, below
+from agenttune.gate.ranges import EVERYTHING, ClosedRange, above, below
 from agenttune.protocol.commands import CommandBase, UpdateSchedule
 from agenttune.protocol.proposals import Proposal, Verdict
 
@@ -51,10 +51,10 @@ def _range_text(limit: Bounds) -> str:
     return f"[{low}, {high}]"
 
 
-def _allowed(target: Target, limit: Bounds) -> Span:
-    span = Span.of(limit)
+def _allowed(target: Target, limit: Bounds) -> ClosedRange:
+    span = ClosedRange.of(limit)
     if target.is_off and limit.maximum is not None and limit.minimum is None:
-        return Span(min(0.1, limit.maximum), limit.maximum)  # without a limit is beyond every limit
+        return ClosedRange(min(0.1, limit.maximum), limit.maximum)  # without a limit is beyond every limit
     return span
 
 
@@ -66,7 +66,7 @@ def _rate_bounds(
         if plan.shape == "previous" and _brings_back_own(world):
             return None  # what the user started with is the user's
         if not found:  # too little is known to tell the course; what is asked for is known
-            span = Span.of(limit)
+            span = ClosedRange.of(limit)
             wrong = next((target for target in targets if not span.has(target.value)), None)
             if wrong is None:
                 return None
@@ -85,7 +85,7 @@ def _scaling_bounds(
     command: CommandBase, targets: Sequence[Target], found: Sequence[Prospect], limit: Bounds, source: str
 ) -> Verdict | None:
     """The rate asked for must be within; rates that follow from it, no further outside than they are now."""
-    span, ratios, problem = Span.of(limit), EVERYTHING, ""
+    span, ratios, problem = ClosedRange.of(limit), EVERYTHING, ""
     for target in targets:
         own = span if target.is_asked else span.reaching(target.current)
         if not own.has(target.value):
@@ -106,7 +106,7 @@ def _scaling_bounds(
         top = max(prospect.before.high)
         if 0 < top < math.inf:
             reach = span.reaching(top)
-            ratios = ratios.within(Span(0.0, reach.high / top))
+            ratios = ratios.within(ClosedRange(0.0, reach.high / top))
         if above(max(prospect.after.high), span.reaching(top).high):
             problem = problem or (
                 f"{prospect.label} would reach {max(prospect.after.high):g} at step {_step_of_highest(prospect)}, "
@@ -121,7 +121,7 @@ def _plan_bounds(
     command: UpdateSchedule, found: Sequence[Prospect], limit: Bounds, source: str, world: World
 ) -> Verdict | None:
     """Every later rate must be within, or no further outside than the schedule in force is at that step."""
-    span = Span.of(limit)
+    span = ClosedRange.of(limit)
     lows = [[min(span.low * p.leeway[i], p.before.low[i]) for i in range(len(p.edges))] for p in found]
     highs = [[max(span.high, p.before.high[i]) for i in range(len(p.edges))] for p in found]
     for prospect, low, high in zip(found, lows, highs, strict=True):

@@ -1,4 +1,4 @@
-"""The two tokens of a run: the agent's, and the key of the link for who sits at this machine. They end with the run.
+"""The tokens of a run: its agent's, and those of links for who sits at this machine. They end with the run.
 
 The launcher revokes them when it ends. If it is killed, training and agent go on, and so do the tokens, until the run
 has ended. Below: which secrets of the launcher's environment its processes do not inherit; a training script runs
@@ -12,8 +12,8 @@ import glob
 from pathlib import Path
 
 from agenttune.config import Config
-from agenttune.control.discovery import LOCAL_PREFIX, TOKEN_ENV
-from agenttune.control.owner_token import user_name
+from agenttune.control.discovery import TOKEN_ENV
+from agenttune.control.page_link import open_in_browser, page_link
 from agenttune.control.tokens import Token, create_token, revoke_token
 from agenttune.errors import UserError
 from agenttune.protocol.proposals import Principal
@@ -37,7 +37,6 @@ class RunTokens:
         self._runs_dir, self._run_id = runs_dir, run_id
         self._made: list[Token] = []
         self._agent = self._make("agent", "agent")
-        self._key = self._make("operator", user_name())
 
     def _make(self, role: Principal, name: str) -> str:
         pattern = glob.escape(self._run_id)
@@ -50,11 +49,17 @@ class RunTokens:
         return {TOKEN_ENV: self._agent, token_env: self._agent}
 
     def link(self, url: str) -> str:
-        """The run's page for whoever sees this terminal."""
-        return f"{url}{LOCAL_PREFIX}{self._run_id}?key={self._key}"
+        """A link to the run's page for whoever sees this terminal; each works once."""
+        link, token = page_link(url, self._runs_dir, self._run_id, lasts_s=LASTS_S, ends_with_run=self._run_id)
+        self._made.append(token)
+        return link
+
+    def open_page(self, url: str) -> bool:
+        """Have the user's browser open the run's page; False where there is none."""
+        return open_in_browser(self.link(url), self._made[-1], self._runs_dir)
 
     def revoke(self) -> None:
-        """End both; one that is gone already is no matter."""
+        """End all; one that is gone already is no matter."""
         while self._made:
             with contextlib.suppress(UserError):
                 revoke_token(self._runs_dir, self._made.pop().id)

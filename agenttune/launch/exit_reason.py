@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 
+from agenttune.protocol.rank_failures import RankFailure, first_failure, signal_words
 from agenttune.protocol.run_info import RunInfo, RunStatus
-from agenttune.protocol.text import clean
+from agenttune.protocol.text import clean, some
 
 TAIL_LINES = 20
 TAIL_BYTES = 64_000
@@ -37,7 +38,9 @@ class Ending:
     is_plain: bool = False
 
 
-def ending_of(exit_status: int, info: RunInfo, trained: bool, interrupted: str = "", said: str = "") -> Ending:
+def ending_of(
+    exit_status: int, info: RunInfo, trained: bool, interrupted: str = "", said: str = "", ranks: str = ""
+) -> Ending:
     """Judge the end of a training process.
 
     Args:
@@ -46,22 +49,25 @@ def ending_of(exit_status: int, info: RunInfo, trained: bool, interrupted: str =
         trained: Whether the log has the start of a training.
         interrupted: Why we ended the process, if we did.
         said: Our own error that the script ended with, if it did.
+        ranks: Which of several ranks failed first, and how, if that is known.
     """
-    how = _how(exit_status)
+    how = ranks or f"the script {_how(exit_status)}"
     if interrupted:
-        return Ending("interrupted", f"{interrupted}; the script {how}", ok=False)
+        return Ending("interrupted", f"{interrupted}; {how}", ok=False)
     if exit_status < 0:
-        return Ending("lost", f"the script {how}", ok=False)
+        return Ending("lost", how, ok=False)
     if not trained:
-        why = "; ".join(filter(None, [said, _untrained(exit_status)]))
+        untrained = f"{ranks} before any training began" if ranks else _untrained(exit_status)
+        why = "; ".join(filter(None, [said, untrained]))
         return Ending("failed", why, ok=False, is_plain=bool(said))
     if info.is_live:
-        return Ending("lost" if exit_status == 0 else "failed", f"the script {how} without closing its log", ok=False)
+        why = ranks or f"{how} without closing its log"
+        return Ending("lost" if exit_status == 0 else "failed", why, ok=False)
     if exit_status != 0 and info.status in SUCCESSES:
-        return Ending("failed", f"training {info.status}, but then the script {how}", ok=False)
+        return Ending("failed", f"training {info.status}, but then {how}", ok=False)
     if exit_status != 0:
         why = info.status_reason or f"training {info.status}"
-        return Ending(info.status, f"{why}; the script {how}", ok=False)
+        return Ending(info.status, f"{how}; rank 0: {why}" if ranks else f"{why}; {how}", ok=False)
     return Ending(info.status, info.status_reason, ok=info.status in SUCCESSES)
 
 
@@ -75,14 +81,23 @@ def _untrained(exit_status: int) -> str:
 
 
 def _how(exit_status: int) -> str:
-    if exit_status >= 0:
-        return f"ended with exit code {exit_status}"
+    return f"ended with exit code {exit_status}" if exit_status >= 0 else f"was killed by {signal_words(-exit_status)}"
+
+
+def rank_words(path: Path) -> str:
+    """Which rank failed first and how, as the launcher's wrapper has written it; empty if none did."""
     try:
-        name = signal.Signals(-exit_status).name
-    except ValueError:
-        name = f"signal {-exit_status}"
-    hint = " (the kernel does this when memory runs out)" if name == "SIGKILL" else ""
-    return f"was killed by {name}{hint}"
+        found = [RankFailure(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, TypeError) as error:
+        return f"a rank failed; which cannot be read from {path} ({error})"
+    first = first_failure(found)
+    if first is None:
+        return ""
+    others = sorted(failure.rank for failure in found if failure.rank != first.rank)
+    more = f"; {'ranks' if len(others) > 1 else 'rank'} {some(others, 8)} failed after it" if others else ""
+    return first.words + more
 
 
 def own_error(path: Path) -> str:

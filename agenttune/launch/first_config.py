@@ -47,7 +47,7 @@ and strong weight decay lets weights shrink again that the rate has blown up. Th
 
 
 @dataclass(frozen=True)
-class Script:
+class FoundScript:
     """A training script that was found.
 
     Attributes:
@@ -61,13 +61,13 @@ class Script:
     evaluates: bool
 
 
-def find_scripts(folder: Path) -> list[Script]:
+def find_scripts(folder: Path) -> list[FoundScript]:
     """The training scripts in and below a folder: those that are open to an agent, else those with a plain Trainer."""
     found = [script for path in _python_files(folder) if (script := read_script(path, folder)) is not None]
     return [script for script in found if script.is_open] or found
 
 
-def read_script(path: Path, folder: Path) -> Script | None:
+def read_script(path: Path, folder: Path) -> FoundScript | None:
     """What a file is, told by its text; None if it does not look like a training.
 
     Args:
@@ -82,7 +82,7 @@ def read_script(path: Path, folder: Path) -> Script | None:
     if not (OPEN.search(code) or TRAINER.search(code)):
         return None
     name = Path(os.path.relpath(path, folder)).as_posix()
-    return Script(name, bool(OPEN.search(code)), bool(EVALUATES.search(code)))
+    return FoundScript(name, bool(OPEN.search(code)), bool(EVALUATES.search(code)))
 
 
 def _python_files(folder: Path) -> Iterator[Path]:
@@ -98,13 +98,13 @@ def _is_looked_through(folder: Path) -> bool:
     return not name.startswith((".", "_")) and name not in SKIPPED and not (folder / "pyvenv.cfg").exists()
 
 
-def first_values(script: Script) -> dict[str, Any]:
+def first_values(script: FoundScript) -> dict[str, Any]:
     """What the first config file of a script sets, nested as in the file."""
     # Without an evaluation there is nothing better to go by than the training loss, which is always logged.
     metric = "eval_loss" if script.evaluates else "loss"
     return {"run": {"script": script.name}, "goal": {"metric": metric, "direction": "minimize"}}
 
 
-def first_config(script: Script) -> str:
+def first_config(script: FoundScript) -> str:
     """The text of the first config file of a script."""
     return HEAD + yaml.safe_dump(first_values(script), sort_keys=False, allow_unicode=True, width=1000)

@@ -15,6 +15,7 @@ from agenttune.config.plugins import PluginUse, file_of, written_adapters
 from agenttune.config.yaml_files import Place, written_at
 from agenttune.errors import ConfigError, UserError
 from agenttune.launch.credentials import not_for_agent
+from agenttune.launch.launchers import check_launcher, launcher_words, other_nodes
 from agenttune.launch.plugin_trials import PluginTrials
 from agenttune.launch.study.records import StudyPlace
 from agenttune.policy.base import PolicyContext
@@ -25,6 +26,7 @@ from agenttune.policy.wrappers.availability import check_can_act
 from agenttune.policy.wrappers.wrapper import walk
 from agenttune.protocol.invalid_values import did_you_mean
 from agenttune.server.notify.channels import open_channels
+from agenttune.store.local_folder import local_runs_dir
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Plan:
         place: Where the run stands in its study, if it belongs to one.
         context: What its policies are looked at with; no code of the user's own runs in this process.
         faults: Why approvers or channels of the user's own cannot be used.
+        moved: What there is to say of the folder of runs, where another one was asked for.
     """
 
     config: Config
@@ -48,6 +51,7 @@ class Plan:
     place: StudyPlace | None = None
     context: PolicyContext = field(default_factory=PolicyContext)
     faults: tuple[str, ...] = ()
+    moved: str = ""
 
     @property
     def folder(self) -> Path:
@@ -60,12 +64,18 @@ class Plan:
         run = self.config.run
         what = run.script if run.script is not None else f"-m {run.module}"
         script = f"{what} {shlex.join(run.args)}".strip()
+        if run.launcher != "python":
+            script = f"{run.launcher} {script}"
         return script if self.place is None else f"{self.place.words}: {script}"
 
     @property
     def notice(self) -> str:
         """What the policy has to say before it starts, such as that it goes by rules alone; or nothing."""
-        told = [open_policy(self.config.policy, self.context).notice]
+        told = [
+            self.moved,
+            other_nodes(self.config.run, self.path),
+            open_policy(self.config.policy, self.context).notice,
+        ]
         return "; ".join(filter(None, [*told, *(detector.fault for detector in self.context.detectors), *self.faults]))
 
     @property
@@ -105,7 +115,8 @@ def make_plan(path: Path, runs_dir: Path | None = None) -> Plan:
     config = config.model_copy(update={"gate": with_limits_of(limits, config.gate)})
     _check_reviewer(config, context, path)
     folder = (path.parent / config.store.runs_dir) if runs_dir is None else runs_dir
-    return Plan(config, path, folder.resolve(), _command(config.run, path), context=context, faults=faults)
+    local, moved = local_runs_dir(folder.resolve())
+    return Plan(config, path, local, _command(config.run, path), context=context, faults=faults, moved=moved)
 
 
 def _open_acting(name: str, context: PolicyContext, path: Path, at: Place) -> LoadedPolicy:
@@ -145,17 +156,18 @@ def _check_channels(config: Config, path: Path) -> None:
 
 
 def _command(run: RunSettings, path: Path) -> list[str]:
+    check_launcher(run, path)
     if run.script is not None:
         script = path.parent / run.script
         if not script.is_file():
             raise ConfigError(f"{path}: run.script: there is no file {script}{_near(script)}", field="run.script")
         _check_adapters(script, path.parent)
-        return [sys.executable, str(script), *run.args]
+        return [*launcher_words(run, path), str(script), *run.args]
     module = str(run.module)
     extra = [str(path.parent / part) for part in run.env.get("PYTHONPATH", "").split(os.pathsep) if part]
     if why_not := not_runnable(module, [str(path.parent), *extra]):
         raise ConfigError(f"{path}: run.module: {why_not}", field="run.module")
-    return [sys.executable, "-m", module, *run.args]
+    return [*launcher_words(run, path), "-m", module, *run.args]
 
 
 def _check_adapters(script: Path, folder: Path) -> None:

@@ -18,23 +18,28 @@ from rich.text import Text
 from agenttune.control import LocalControl
 from agenttune.control.owner_token import LAUNCHER, user_name
 from agenttune.errors import AgenttuneError, RunEnded, StoreFault, SystemFault, UserError
+from agenttune.launch.child_processes import AgentProcess, ServerProcess, TrainingProcess, spawn
 from agenttune.launch.credentials import RunTokens, not_for_agent, not_for_reviewer, not_for_script, not_for_server
-from agenttune.launch.exit_reason import Ending, ending_of, own_error, tail
-from agenttune.launch.processes import AgentProcess, ServerProcess, TrainingProcess, spawn
+from agenttune.launch.disk_room import DiskRoom
+from agenttune.launch.exit_reason import Ending, ending_of, own_error, rank_words, tail
+from agenttune.launch.launchers import launcher_environ
 from agenttune.launch.run_plan import Plan
 from agenttune.launch.shutdown import Interrupts, Stopping
 from agenttune.protocol.commands import StopTraining
 from agenttune.protocol.events import NoteAdded, StatusChanged
 from agenttune.protocol.proposals import Author, Proposal, State
 from agenttune.protocol.run_info import RunInfo
-from agenttune.store.process_liveness import started_s
+from agenttune.store.job import Job, job_of
+from agenttune.store.process_liveness import is_alive, started_s
 from agenttune.store.run_log import RunLog, list_runs
 from agenttune.views.report import print_report, read_journal, report_command
 from agenttune.views.terminal import ApprovalPrompt, View, view_for
 
 SHARED_SETTINGS = ("gate", "budgets", "checkpoints", "probation", "wake", "notify")
 """Parts of the config that the run's log holds: other processes obey them too."""
+NO_BROWSER = "no browser was found to open the page with; follow its link"
 TRAINER_LOG, AGENT_LOG, REVIEWER_LOG, CONFIG_COPY = "trainer.log", "agent.log", "reviewer.log", "config.yaml"
+RANK_FAILURES = "rank-failures.json"
 
 
 @dataclass(frozen=True)
@@ -52,13 +57,14 @@ class Run:
     log: RunLog
 
 
-def launch(plan: Plan, console: Console, errors: Console) -> int:
+def launch(plan: Plan, console: Console, errors: Console, opens_page: bool = False) -> int:
     """Run a plan to its end.
 
     Args:
         plan: From `make_plan`.
         console: For the live view and the report.
         errors: For what went wrong.
+        opens_page: Whether to open the run's page in the user's browser.
 
     Returns:
         The exit code: 0, 1 if the training failed, 130 after Ctrl-C, 143 after SIGTERM.
@@ -67,10 +73,10 @@ def launch(plan: Plan, console: Console, errors: Console) -> int:
         AgenttuneError: It could not be started; the run's log says so too.
     """
     with Interrupts() as interrupts:
-        return supervise(create_run(plan), console, errors, interrupts)
+        return supervise(create_run(plan), console, errors, interrupts, opens_page)
 
 
-def supervise(run: Run, console: Console, errors: Console, interrupts: Interrupts) -> int:
+def supervise(run: Run, console: Console, errors: Console, interrupts: Interrupts, opens_page: bool = False) -> int:
     """Start the processes of a run that has a log, and follow it to its end; as `launch`. Closes the log."""
     try:
         session = Supervisor(run, console, errors, interrupts)
@@ -79,7 +85,7 @@ def supervise(run: Run, console: Console, errors: Console, interrupts: Interrupt
             run.log.append(StatusChanged(status="failed", reason=str(error)))
         raise
     try:
-        return session.follow()
+        return session.follow(opens_page)
     finally:
         session.stop_children()
         run.log.close()
@@ -103,6 +109,10 @@ def do_all(steps: Mapping[str, Callable[[], object]]) -> list[str]:
 def create_run(plan: Plan) -> Run:
     """Make the run's folder, its log, and a copy of the config file."""
     config = plan.config
+    job = job_of(argv=plan.command)
+    continued = None if job is None else _continued(plan, job)
+    if continued is not None:
+        return continued
     run_id, folder = claim_folder(plan.runs_dir, config.run.name)
     place = {} if plan.place is None else {"study": plan.place.model_dump(mode="json")}
     info = RunInfo(
@@ -110,15 +120,31 @@ def create_run(plan: Plan) -> Run:
         name=config.run.name,
         status="starting",
         created_at_s=time.time(),
+        tags=list(dict.fromkeys(config.run.tags)),
         goal_metric=config.goal.metric,
         goal_direction=config.goal.direction,
         pid=os.getpid(),  # until there is a script: were we killed before, nobody else would say that the run is lost
         pid_started_s=started_s(os.getpid()),
+        launcher_job="" if job is None else job.key,
         rules={name: getattr(config, name).model_dump(mode="json") for name in SHARED_SETTINGS} | place,
     )
     log = RunLog.create(folder, info)
     (folder / CONFIG_COPY).write_bytes(plan.path.read_bytes())
     return Run(plan, run_id, folder, log)
+
+
+def _continued(plan: Plan, job: Job) -> Run | None:
+    """The run that this launcher began before its job was started again, such as by Slurm; None if there is none."""
+    if not job.is_restart:
+        return None
+    for info in list_runs(plan.runs_dir):
+        if info.launcher_job == job.key and not (info.is_live and is_alive(info.pid or 0, info.pid_started_s)):
+            log = RunLog.open(Path(info.path))
+            mine = {"pid": os.getpid(), "pid_started_s": started_s(os.getpid()), "started_at_s": None}
+            if log.begin_attempt(job.by, "", **mine):
+                return Run(plan, info.run_id, log.folder, log)
+            log.close()
+    return None
 
 
 def claim_folder(runs_dir: Path, name: str) -> tuple[str, Path]:
@@ -172,6 +198,7 @@ class Supervisor:
         self._run, self._console, self._errors, self._interrupts = run, console, errors, interrupts
         self._ending: Ending | None = None
         self._stopping: Stopping | None = None  # a script can end before there is one
+        self._disk = DiskRoom(run.folder)
         config = run.plan.config
         self._server = ServerProcess(run.plan.runs_dir, config.server, hidden=not_for_server(config))
         self._tokens = RunTokens(run.plan.runs_dir, run.run_id)
@@ -192,10 +219,12 @@ class Supervisor:
     def _start_trainer(self) -> TrainingProcess:
         run = self._run
         env = {
+            **launcher_environ(run.plan.config.run),
             **run.plan.config.run.env,
             "AGENTTUNE_RUN_ID": run.run_id,
             "AGENTTUNE_RUNS_DIR": str(run.plan.runs_dir),
             "AGENTTUNE_SERVER_URL": self._server.url,
+            "AGENTTUNE_RANK_FAILURES": str(run.folder / RANK_FAILURES),
         }
         # Killed between the script's start and the note of its pid, we must not have the run called lost: it trains.
         run.log.update_info(pid=None, pid_started_s=None)
@@ -205,7 +234,9 @@ class Supervisor:
         except OSError as error:
             raise SystemFault(f"the script could not be started: {error}") from None
         run.log.update_info(pid=process.pid, pid_started_s=started_s(process.pid))
-        return TrainingProcess(process, self._record_end)
+        return TrainingProcess(
+            process, self._record_end, run.run_id if run.plan.config.run.launcher != "python" else ""
+        )
 
     def _record_end(self, exit_status: int) -> None:
         """In the thread that waits for the script: close the log if the script did not."""
@@ -213,10 +244,12 @@ class Supervisor:
         try:
             trained = bool(log.events(kinds=["run_started"], limit=1))
             said = own_error(self._run.folder / TRAINER_LOG) if exit_status > 0 else ""
-            self._ending = ending_of(exit_status, log.info(), trained, self._why_interrupted(), said)
+            ranks = rank_words(self._run.folder / RANK_FAILURES)
+            self._ending = ending_of(exit_status, log.info(), trained, self._why_interrupted(), said, ranks)
             log.append(StatusChanged(status=self._ending.status, reason=self._ending.reason), step=log.info().step)
             told = log.info().status_reason
-            if not self._ending.ok and not (told and told in self._ending.reason):
+            is_told = bool(told) and told in self._ending.reason and ranks in told
+            if not self._ending.ok and not is_told:
                 log.append(NoteAdded(text=self._ending.reason, author=LAUNCHER), step=log.info().step)
         finally:
             log.close()
@@ -224,16 +257,18 @@ class Supervisor:
     def _why_interrupted(self) -> str:
         return "" if self._stopping is None else self._stopping.forced
 
-    def follow(self) -> int:
+    def follow(self, opens_page: bool = False) -> int:
         """Show the run until its script ends; returns the exit code."""
-        run = self._run
-        page = f"page  {self._tokens.link(self._server.url)}" if self._console.is_terminal else ""
-        if page:  # a file or a pipe is no place for a key
-            self._console.print(Text(page, style="dim"), soft_wrap=True)
+        run, url = self._run, self._server.url
+        # A file or a pipe is no place for a key.
+        page = self._tokens.link(url) if self._console.is_terminal else f"{url}/runs/{run.run_id}"
+        page = f"page  {page}"
+        self._console.print(Text(page, style="dim"), soft_wrap=True, highlight=False)
         approvals = ApprovalPrompt(LocalControl(run.plan.runs_dir), run.run_id, user_name())
-        view = view_for(self._console, run.folder, run.plan.subject, self._server.url, approvals, page)
+        view = view_for(self._console, run.folder, run.plan.subject, url, approvals, page)
         try:
-            for notice in filter(None, (run.plan.notice, self._server.address.notice)):
+            unopened = NO_BROWSER if opens_page and not self._tokens.open_page(url) else ""
+            for notice in filter(None, (run.plan.notice, self._server.address.notice, unopened)):
                 view.notice(notice)
             while not self._trainer.ended.wait(view.patience_s):
                 self._look_after(view)
@@ -254,6 +289,8 @@ class Supervisor:
 
     def _look_after(self, view: View) -> None:
         if self._stopping is not None and (words := self._stopping.step(self._interrupts.count)):
+            view.notice(words)
+        if words := self._disk.news():
             view.notice(words)
         said = [self._server.restart_if_dead(lambda: self._run.log.info().is_live)]
         if self._run.log.info().is_live:
@@ -279,6 +316,8 @@ class Supervisor:
             record = LocalControl(self._run.plan.runs_dir).submit(self._run.run_id, proposal)
         except RunEnded:
             return "training has ended already; waiting for the script", True
+        except StoreFault as fault:  # a full disk: the script must end all the same
+            return f"it cannot be asked to stop: {fault}", False
         if record.state is not State.QUEUED:
             reason = record.verdict.reason if record.verdict else record.state.value
             return f"stop_training was refused: {reason}", False

@@ -25,14 +25,12 @@ class ChatModel(Protocol):
     @property
     def protocol(self) -> Protocol_:
         """Known after `check_capabilities`; before, what the settings say."""
-        ...
 
     @property
     def spent(self) -> Ledger: ...
 
     def unavailable(self) -> str:
         """Why no call would be made now: a cap is reached or the circuit breaker is open; empty if one would."""
-        ...
 
     def check_capabilities(self, policy: str) -> list[ModelCalled]:
         """Find out with small real calls how the model answers; returns these calls, none if it is known.
@@ -41,7 +39,6 @@ class ChatModel(Protocol):
             BudgetSpent: A cap is reached.
             ModelUnavailable: The endpoint does not answer.
         """
-        ...
 
     def ask(
         self,
@@ -72,7 +69,6 @@ class ChatModel(Protocol):
             BudgetSpent: A cap is reached; no call was made.
             ModelUnavailable: No answer came; it has the failed call for the log.
         """
-        ...
 
 
 def is_configured(llm: LlmSettings, environ: Mapping[str, str]) -> str:

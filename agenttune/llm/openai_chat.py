@@ -14,13 +14,13 @@ import openai
 from agenttune.config import BudgetSettings, LlmSettings
 from agenttune.errors import BudgetSpent, ConfigError, ModelUnavailable
 from agenttune.llm.answer_text import without_thinking
+from agenttune.llm.attempts import Attempts, CircuitBreaker, retrying
 from agenttune.llm.budget import cap_reached, check_price, cost_usd
 from agenttune.llm.capability_check import CHECK_TOOL, find_protocol, is_refused, question
 from agenttune.llm.chat_model import OPENAI_URL, Protocol_, is_configured
 from agenttune.llm.endpoints import check_allowed, endpoint_of, http_client
 from agenttune.llm.requests import ANSWER_TOOL, answer_tool, as_told, build_request, sendable
-from agenttune.llm.retries import Attempts, CircuitBreaker, retrying
-from agenttune.llm.transcript import Transcript, secrets_of
+from agenttune.llm.transcript import TranscriptWriter, secrets_of
 from agenttune.protocol.command_schemas import ToolShape
 from agenttune.protocol.model_calls import ChatMessage, Ledger, ModelCalled, PromptUsed, Purpose
 
@@ -65,8 +65,8 @@ class OpenAIChat:
         self._spent = Ledger() if spent is None else spent
         self._url = llm.base_url or environ.get("OPENAI_BASE_URL") or OPENAI_URL
         key = environ.get(llm.api_key_env)
-        self._transcript = Transcript(*([key] if key else []), *secrets_of(self._url))
-        # Retries are `retries.py`'s: counted, told in the log, and also after an answer that cannot be read.
+        self._transcript = TranscriptWriter(*([key] if key else []), *secrets_of(self._url))
+        # Retries are `attempts.py`'s: counted, told in the log, and also after an answer that cannot be read.
         self._client = openai.OpenAI(
             api_key=key or NO_KEY,
             base_url=self._url,

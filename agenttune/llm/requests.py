@@ -9,12 +9,16 @@ from typing import Any
 from agenttune.config import LlmSettings
 from agenttune.llm.chat_model import Protocol_
 from agenttune.llm.refused_options import schema_in_words
-from agenttune.llm.responses import valid
 from agenttune.protocol.command_schemas import ToolShape
 from agenttune.protocol.model_calls import ChatMessage
 
 ANSWER_TOOL = "answer"
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")
+
+
+def valid(text: str) -> str:
+    """The text with halves of surrogate pairs replaced: they can be neither sent nor stored."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def answer_tool(schema: dict[str, Any]) -> ToolShape:

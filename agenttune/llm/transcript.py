@@ -37,7 +37,7 @@ def secrets_of(url: str) -> list[str]:
     return [secret for secret in found if secret]
 
 
-class Transcript:
+class TranscriptWriter:
     """Turns messages into log records: redacted, and a repeated text as its checksum alone.
 
     Args:

@@ -98,7 +98,10 @@ def has_markup(text: str) -> bool:
 
 def _as_json(call: re.Match[str]) -> str:
     """Qwen3-Coder's calls, whose values are bare: numbers and the like as JSON, all else as text."""
-    given = {name: _value(value.strip()) for name, value in _XML_FIELD.findall(call[2])}
+    fields = _XML_FIELD.findall(call[2])
+    given = {name: _value(value.strip()) for name, value in fields}
+    if len(given) < len(fields):
+        return call[0]  # a field that stands there twice is no whole call
     return f"<function={call[1]}>{json.dumps(given)}</function>"
 
 
@@ -147,7 +150,7 @@ class _Finder:
         after = _AFTER.match(rest) if self.uses else None
         self.words.append(rest[after.end() if after else 0 :].strip())
         words = " ".join(self.words)
-        if _TRIED.search(words) or self._called_like_python(words):
+        if _TRIED.search(words) or self._called_like_python(words) or self._is_broken_call():
             self._fail("it holds a tool call that is not whole JSON")
         if self.uses and (reading.broken or reading.inconclusive or self._others):
             self._fail("beside a tool call it holds JSON that is none, or is broken")
@@ -191,6 +194,14 @@ class _Finder:
     def _called_like_python(self, words: str) -> bool:
         names = "|".join(map(re.escape, self._offered))
         return bool(names) and re.search(rf"(?m)^[\s\[`]*(?:{names})\(", words) is not None
+
+    def _is_broken_call(self) -> bool:
+        """Whether braces that hold no JSON name an offered tool: cut off, or with a name given twice."""
+        names = "|".join(map(re.escape, self._offered))
+        call = re.compile(rf"\"(?:{'|'.join(_NAME_KEYS)}|function)\"\s*:\s*\"(?:functions\.)?(?:{names})\"")
+        text = self._reading.text
+        groups = (text[start : len(text) if end < 0 else end] for start, end in self._reading.broken)
+        return bool(names) and any(call.search(group) for group in groups)
 
     def _kept(self, start: int, end: int) -> str:
         """A part of the text, without thinking."""

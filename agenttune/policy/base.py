@@ -114,7 +114,6 @@ class Policy(Protocol):
     @abstractmethod
     def decide(self, observation: Observation) -> Decision:
         """What it asks for now, possibly nothing, and why."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,6 @@ class Asker(Protocol):
         Returns:
             The command with its answer, or as it stands when the time is over.
         """
-        ...
 
 
 TryPlugin = Callable[[PluginUse], TriedPlugin]

@@ -24,6 +24,7 @@ from agenttune.policy.baselines import (
     ReduceOnPlateau,
     ReduceOnPlateauFile,
 )
+from agenttune.policy.learned.learned_file import FOLDER, LearnedFile, make_learned, read_files
 from agenttune.policy.llm.llm_policy import LlmFile, make_llm
 from agenttune.policy.lookahead import Lookahead, LookaheadFile
 from agenttune.policy.plugins import MadePlugin, make_policy, open_detectors
@@ -51,6 +52,7 @@ TYPES: dict[str, tuple[type[Settings], Make]] = {
     "greedy_lr": (GreedyLrFile, lambda name, file, context: GreedyLr(name, file)),
     "random": (RandomFile, lambda name, file, context: RandomPolicy(name, file, context.seed)),
     "lookahead": (LookaheadFile, lambda name, file, context: Lookahead(name, file)),
+    "learned": (LearnedFile, make_learned),
     "llm": (LlmFile, make_llm),
     "schedule": (ScheduleFile, lambda name, file, context: SchedulePolicy(name, file)),
 }
@@ -236,8 +238,11 @@ class _Opening:
         if kind not in TYPES:
             return self._plugin(kind, path, at, name)
         settings, make = TYPES[kind]
-        known = {OWN_DETECTORS: self.context.detectors}
-        return make(name, load_yaml(path, settings, at, known), self.context)
+        known = {OWN_DETECTORS: self.context.detectors, FOLDER: path.parent}
+        read = load_yaml(path, settings, at, known)
+        for other in read_files(read):
+            self.sha256[other] = hashlib.sha256(other.read_bytes()).hexdigest()
+        return make(name, read, self.context)
 
     def _without_asking(self) -> _Opening:
         """The same for parts that may ask for nothing before the decision has passed the policy around them."""

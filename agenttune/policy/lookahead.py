@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
@@ -34,6 +34,7 @@ LONGEST_TRIAL = 1000
 """Steps of a trial at most, as `probe` takes them."""
 TrialSteps = Annotated[Span, within(2, LONGEST_TRIAL)]
 Wait = Annotated[Span, within(1)]
+Findings = TypeVar("Findings", list[str], dict[str, list[float]])
 
 
 class LookaheadFile(PolicyFile):
@@ -51,6 +52,8 @@ class LookaheadFile(PolicyFile):
     narrow_factors: list[float] | None = Field(None, min_length=1, max_length=8)
     """Tried instead once none of `factors` wins, and from then on until a finding; null: `factors` always. While it
     searches in this way, one probe follows the other after `rest_steps`."""
+    factors_on: dict[str, list[float]] = Field(default_factory=dict)
+    """Tried instead after a finding of that kind, such as `low_rate: [3, 10]`; it brings the next probe forward too."""
     minimum: float | None = None
     """Smallest value; a candidate below it is left out."""
     maximum: float | None = None
@@ -81,6 +84,8 @@ class LookaheadFile(PolicyFile):
     """Step of the first probe; none is made while the rate warms up."""
     on_findings: list[str] = Field(default_factory=lambda: ["plateau", "spike"])
     """Findings that bring the next probe forward."""
+    only_on_findings: bool = False
+    """Whether nothing is tried but after a finding of `on_findings` or `factors_on`: a run without one pays nothing."""
     rest_steps: Span = 50
     """Least steps between two probes, also after a finding."""
 
@@ -91,9 +96,18 @@ class LookaheadFile(PolicyFile):
             raise ValueError("factors are above 0 and not 1: changing nothing is tried anyway")
         return factors
 
-    @field_validator("on_findings")
+    @field_validator("factors_on")
     @classmethod
-    def _can_be_found(cls, names: list[str], info: ValidationInfo) -> list[str]:
+    def _change_something_each(cls, factors: dict[str, list[float]]) -> dict[str, list[float]]:
+        for name, each in factors.items():
+            if not 1 <= len(each) <= 8:
+                raise ValueError(f"{name}: {len(each)} factors, and 1 to 8 are tried at once")
+            cls._change_something(each)
+        return factors
+
+    @field_validator("on_findings", "factors_on")
+    @classmethod
+    def _can_be_found(cls, names: Findings, info: ValidationInfo) -> Findings:
         known = documented((info.context or {}).get(OWN_DETECTORS, ()))["found"]
         for name in names:
             if name not in known:
@@ -120,7 +134,7 @@ class LookaheadFile(PolicyFile):
     def extra_steps(self, max_steps: int | None) -> int:
         """Training steps of one probe at most, with all candidates within their bounds."""
         lengths = self.lengths(max_steps)
-        most = max(len(self.factors), len(self.narrow_factors or ()))
+        most = max(map(len, (self.factors, self.narrow_factors or (), *self.factors_on.values())))
         return lengths.steps * (most + 1) + 2 * (lengths.confirm_steps or 0)
 
     def wait_steps(self, vain: int, max_steps: int | None) -> int:
@@ -164,6 +178,8 @@ class Lookahead:
             return Decision(reason="the rate warms up, and trials would mislead")
         try:
             why = self._occasion(observation, mine)
+            if not why and self._file.only_on_findings:
+                return Decision(reason=f"nothing was found that asks for a probe{_told(mine)}")
             if not why:
                 return Decision(reason=f"the next probe is at step {self._due_step(observation, mine)}{_told(mine)}")
             return Decision([self._draft(observation, mine, why)], why)
@@ -175,15 +191,16 @@ class Lookahead:
         step, last = observation.step, asked_at_step(mine[-1]) if mine else None
         if last is not None and step < last + self._file.lengths(observation.max_steps).rest_steps:
             return ""
-        if step >= self._due_step(observation, mine):
+        if not self._file.only_on_findings and step >= self._due_step(observation, mine):
             return f"step {step}: the time for a probe"
         new = self._new_findings(observation, mine)
         return f"{new[-1].kind} at step {new[-1].step}" if new else ""
 
     def _new_findings(self, observation: Observation, mine: Sequence[CommandRecord]) -> list[Finding]:
         """Findings since the last probe that ask for another."""
-        last = asked_at_step(mine[-1]) if mine else 0
-        return [f for f in observation.findings if f.kind in self._file.on_findings and f.step > last]
+        last, file = asked_at_step(mine[-1]) if mine else 0, self._file
+        asking = {*file.on_findings, *file.factors_on}
+        return [f for f in observation.findings if f.kind in asking and f.step > last]
 
     def _due_step(self, observation: Observation, mine: Sequence[CommandRecord]) -> int:
         lengths = self._file.lengths(observation.max_steps)
@@ -212,10 +229,12 @@ class Lookahead:
         return f"times {_list(self._file.factors)}," in record.proposal.rationale
 
     def _factors(self, observation: Observation, mine: Sequence[CommandRecord]) -> list[float]:
-        """Wide ones at first, while they win, and after a finding; else narrow ones."""
-        file = self._file
+        """Those of the newest finding; else wide ones at first, while they win, and after a finding, or narrow ones."""
+        file, new = self._file, self._new_findings(observation, mine)
+        if new and new[-1].kind in file.factors_on:
+            return file.factors_on[new[-1].kind]
         is_wide = not mine or (self._was_wide(mine[-1]) and _adopted(mine[-1]))
-        if file.narrow_factors is None or is_wide or self._new_findings(observation, mine):
+        if file.narrow_factors is None or is_wide or new:
             return file.factors
         return file.narrow_factors
 

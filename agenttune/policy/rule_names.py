@@ -7,14 +7,15 @@ Unknown numbers are NaN, and every comparison with NaN is false, so that a rule 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any, TypeVar
 
+from agenttune.config.expressions import Text
 from agenttune.detectors import DETECTOR_NAMES, Detector, StandInDetector, detect
 from agenttune.detectors.layer_faults import LayerFault
 from agenttune.detectors.progress import is_warming_up
-from agenttune.detectors.schedules import RATE_NAMES, planned
+from agenttune.detectors.schedules import RATE_NAMES, lost_to_warm_up, planned
 from agenttune.detectors.trend import (
     GRAD_NAMES,
     LOSS_NAMES,
@@ -30,6 +31,7 @@ from agenttune.policy.tried import lr_before, mark, newest_effect
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import CommandRecord, State
+from agenttune.protocol.weight_looks import usual_update_ratio
 
 T = TypeVar("T")
 NAN = math.nan
@@ -50,7 +52,7 @@ DOCUMENTED: dict[str, Any] = {
     "changes": "changes of optimizer, schedule, training, knobs, data or layers so far, by anybody",
     "steps_since_change": "steps since the newest of them, or since the start",
     "found": {
-        kind: f'severity of a finding of {kind} as things stand ("critical", "warning", "info"), else ""'
+        kind: Text(f'severity of a finding of {kind} as things stand ("critical", "warning", "info"), else ""')
         for kind in DETECTOR_NAMES
     },
     "since": {kind: f"steps since {kind} was last recorded; infinite if never" for kind in DETECTOR_NAMES},
@@ -74,21 +76,27 @@ DOCUMENTED: dict[str, Any] = {
         "left_frac": "mean planned rate over the rest of the run, as a part of the base rate",
         "is_warming_up": "whether the rate is planned to rise from here, or has just risen",
         "highest": "highest rate so far, on the way that led here",
+        "can_be_planned": "whether `update_schedule` can replace it",
     },
     "path": {
         "straightness": "cosine between the halves of the way that the weights took since the newest change, or "
         "the start: near 1 they go straight on, near 0 or below steps undo each other",
         "update_ratio": "median over the layers of |update| / |weights| of one step",
-        "early_update_ratio": "the highest of it in the first 20 steps since the newest change, or the start",
+        "early_update_ratio": "the highest of it in the first 20 steps since the newest change, or the start, "
+        "and in later ones while the rate rises",
         "usual_update_ratio": "median of those since the newest change, but for the newest three",
         "steps": "steps of the stretch that `straightness` is of",
-        "layer": "name of the layer at fault, as layer_fault finds it as things stand, else ''",
+        "full_steps": "the same, those of a warm-up by their rates: a line to the peak is worth half of its steps",
+        "layer": Text("name of the layer at fault, as layer_fault finds it as things stand, else ''"),
+        "layer_cause": Text('what is wrong with it: "jump", "dead", "stopped", "frozen" or "dropout", else ""'),
     },
     "state": {
-        "good": "id of the newest state of before the trouble of now, else of that of the run's start; '' if none",
-        "best": "id of the state of the best evaluation, on whatever branch it was made; '' if none",
-        "start": "id of the state of before the first step; '' if none",
-        "newest": "id of the newest state on the way that led here; '' if none",
+        "good": Text(
+            "id of the newest state of before the trouble of now, else of that of the run's start; '' if none"
+        ),
+        "best": Text("id of the state of the best evaluation, on whatever branch it was made; '' if none"),
+        "start": Text("id of the state of before the first step; '' if none"),
+        "newest": Text("id of the newest state on the way that led here; '' if none"),
         "good_step": "the step of `state.good`",
         "best_step": "the step of `state.best`",
         "start_step": "the step of `state.start`",
@@ -100,7 +108,8 @@ DOCUMENTED: dict[str, Any] = {
         "last": "goal metric of the newest",
         "best": "best goal metric so far",
         "since_best": "evaluations since the best one",
-        "behind": "by how much the newest is worse than the best, as a part of the best's size",
+        "behind": "by how much the newest is worse than the best, as a part of the best's size (of the largest, "
+        "where they have gone through zero)",
         "behind_before": "the same of the one before the newest",
         "noise": "standard deviation of one evaluation around a line through its neighbours, up to the best or since, "
         "as a part of the best's size; NaN where neither has four",
@@ -155,7 +164,8 @@ class AnyName(dict[str, T]):
 
 def documented(own: Sequence[Detector] = ()) -> dict[str, Any]:
     """`DOCUMENTED` with what the user's own detectors find."""
-    return DOCUMENTED | {group: _by_finding(dict.fromkeys(DETECTOR_NAMES, ""), "", own) for group in ("found", "since")}
+    found = _by_finding(dict.fromkeys(DETECTOR_NAMES, Text()), Text(), own)
+    return DOCUMENTED | {"found": found, "since": _by_finding(dict.fromkeys(DETECTOR_NAMES, ""), "", own)}
 
 
 def _by_finding(known: dict[str, T], otherwise: T, own: Sequence[Detector]) -> dict[str, T]:
@@ -251,34 +261,25 @@ def _schedule(observation: Observation) -> dict[str, Any]:
         "left_frac": ahead.mean / base if ahead is not None and base > 0 else NAN,
         "is_warming_up": ahead.rises if ahead is not None else is_warming_up(observation, NOISE_STEPS),
         "highest": NAN if rates is None else max(rates.all_values),
+        "can_be_planned": observation.schedule is not None and observation.schedule.can_be_planned,
     }
 
 
 def _path(observation: Observation, now: Sequence[Finding]) -> dict[str, Any]:
-    named = next((str(f.evidence.get("layer", "")) for f in now if f.kind == LayerFault.name), "")
+    evidence: Mapping[str, Any] = next((f.evidence for f in now if f.kind == LayerFault.name), {})
+    layer = {"layer": str(evidence.get("layer", "")), "layer_cause": str(evidence.get("cause", ""))}
     if not observation.weights:
-        return dict.fromkeys(DOCUMENTED["path"], NAN) | {"layer": named}
+        return dict.fromkeys(DOCUMENTED["path"], NAN) | layer
     look = observation.weights[-1]
     return {
         "straightness": look.straightness,
         "update_ratio": look.update_ratio,
         "early_update_ratio": look.early_update_ratio,
-        "usual_update_ratio": _usual_ratio(observation),
+        "usual_update_ratio": usual_update_ratio(observation.weights),
         "steps": look.step - look.since_step,
-        "layer": named,
+        "full_steps": look.step - look.since_step - lost_to_warm_up(observation),
+        **layer,
     }
-
-
-def _usual_ratio(observation: Observation) -> float:
-    """Median of the present stretch's update ratios but for the newest, which are what is compared with it."""
-    since = observation.weights[-1].since_step
-    known = [look.update_ratio for look in observation.weights[:-NEWEST_LOOKS] if look.since_step == since]
-    finite = [ratio for ratio in known if math.isfinite(ratio)]
-    return median(finite) if finite else NAN
-
-
-NEWEST_LOOKS = 3
-"""Looks that are not yet usual (guess)."""
 
 
 def _evals(observation: Observation) -> dict[str, float]:
@@ -288,7 +289,8 @@ def _evals(observation: Observation) -> dict[str, float]:
     sign = 1.0 if observation.goal_direction == "minimize" else -1.0
     costs = [sign * value for value in values]
     best = min(costs)
-    size = abs(best) or NAN
+    # One that has gone through zero has no size of its own there: what it has moved by is its scale.
+    size = (abs(best) if min(costs) * max(costs) > 0 else max(map(abs, costs))) or NAN
     return {
         "count": len(values),
         "last": values[-1],

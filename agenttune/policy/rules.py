@@ -6,36 +6,43 @@ with `=` is an expression, anything else is taken as it stands. Names and functi
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from agenttune.config import PolicyFile, Settings
-from agenttune.config.expressions import Names, check, evaluate, fields_of, is_true, render
+from agenttune.config.expressions import Evaluator, Names, check, evaluate, fields_of, is_true, render
 from agenttune.detectors import Detector
 from agenttune.errors import UserError
 from agenttune.policy.base import Decision, Draft
 from agenttune.policy.rule_names import DOCUMENTED_FUNCTIONS, OWN_DETECTORS, documented, functions_of, names_of
 from agenttune.policy.tried import mark, not_again
 from agenttune.protocol.commands import BY_KIND, COMMAND_KINDS, CommandBase, parse_command
-from agenttune.protocol.invalid_values import did_you_mean, shape
+from agenttune.protocol.invalid_values import did_you_mean, shape, why_with_value
 from agenttune.protocol.observation import Observation
 
 Functions = Mapping[str, Callable[..., Any]]
 
 
 def _expression(text: str, info: ValidationInfo) -> str:
-    names = documented((info.context or {}).get(OWN_DETECTORS, ()))
+    own = (info.context or {}).get(OWN_DETECTORS, ())
     try:
-        check(text, names, DOCUMENTED_FUNCTIONS)
+        check(text, documented(own), DOCUMENTED_FUNCTIONS) if own else _check_shipped(text)
     except UserError as error:
         is_finding = error.field is not None and any(f"{group}.{error.field}" in text for group in ("found", "since"))
         more = "; one of your own detectors finds it only if `detectors` of the config file names it"
         raise ValueError(error.message + (more if is_finding else "")) from None
     return text
+
+
+@functools.lru_cache(maxsize=1024)
+def _check_shipped(text: str) -> None:
+    """Where only the shipped detectors find anything; who reads a policy again and again has it checked once."""
+    check(text, documented(), DOCUMENTED_FUNCTIONS)
 
 
 def _argument(value: Any, info: ValidationInfo) -> Any:
@@ -87,6 +94,8 @@ class RuleSettings(Settings):
     """Condition; true means the command is proposed."""
     do: dict[str, Argument]
     """`command:` its kind, and the command's arguments."""
+    also: list[dict[str, Argument]] = Field(default_factory=list, max_length=4)
+    """More commands, each as `do`: asked for together, and applied in this order at the same step."""
     because: Template
     """Reason, with figures as `{expression:.3g}`."""
     cooldown_steps: int = Field(0, ge=0)
@@ -101,15 +110,49 @@ class RuleSettings(Settings):
     @field_validator("do")
     @classmethod
     def _is_a_command(cls, do: dict[str, Any]) -> dict[str, Any]:
-        kind = kind_of(do)
-        fields = [name for name in BY_KIND[kind].model_fields if name != "kind"]
-        for name in do:
-            if name != "command" and name not in fields:
-                hint = did_you_mean(name, fields)
-                raise ValueError(f"{kind} has no argument {name!r}{hint}; it has: {', '.join(fields)}")
-        if not any(map(_has_expression, do.values())):
-            _complain(lambda: command_of(do))
+        _check_command(do)
         return do
+
+    @field_validator("also")
+    @classmethod
+    def _are_commands(cls, also: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        for do in also:
+            _check_command(do)
+        return also
+
+
+def _check_command(do: dict[str, Any]) -> None:
+    """Check what a file says of a command, as far as that can be told before the rule acts.
+
+    Raises:
+        ValueError: There is no such command, it has no such argument, or a value is none of it.
+    """
+    kind = kind_of(do)
+    fields = [name for name in BY_KIND[kind].model_fields if name != "kind"]
+    for name in do:
+        if name != "command" and name not in fields:
+            hint = did_you_mean(name, fields)
+            raise ValueError(f"{kind} has no argument {name!r}{hint}; it has: {', '.join(fields)}")
+    if not any(map(_has_expression, do.values())):
+        _complain(lambda: command_of(do))
+    else:
+        _check_constants(BY_KIND[kind], {name: value for name, value in do.items() if not _has_expression(value)})
+
+
+def _check_constants(kind: type[CommandBase], given: dict[str, Any]) -> None:
+    """Check the arguments that stand beside those which are computed when the rule acts.
+
+    Raises:
+        ValueError: One is no value of its argument.
+    """
+    try:
+        kind.model_validate(
+            {name: value for name, value in given.items() if name != "command"} | {"kind": kind.kind_name()}
+        )
+    except ValidationError as error:
+        for fault in error.errors():
+            if fault["loc"] and fault["loc"][0] in given:  # others rest on what is computed
+                raise ValueError(f"{kind.kind_name()}.{fault['loc'][0]}: {why_with_value(dict(fault))}") from None
 
 
 class RulesFile(PolicyFile):
@@ -172,19 +215,21 @@ class RulePolicy:
 
     def decide(self, observation: Observation) -> Decision:
         names, functions = names_of(observation, self.detectors), functions_of(observation)
-        waiting = []
+        evaluator, waiting, faults = Evaluator(names, functions), list[str](), list[str]()
         for rule in self.rules:
-            if not is_true(evaluate(rule.when, names, functions)):
-                continue
-            wait = _must_wait(rule, functions, observation)
-            if wait:
-                waiting.append(f"{rule.name}: {wait}")
-                continue
             try:
-                return _act(rule, names, functions)
+                if not is_true(evaluator.value(rule.when)):
+                    continue
+                wait = _must_wait(rule, functions, observation)
+                if not wait:
+                    return replace(_act(rule, names, functions), faults=faults)
             except NotKnown as unknown:
-                waiting.append(f"{rule.name}: {unknown.message}")
-        return Decision(reason="; ".join(waiting) or "no rule applies")
+                wait = unknown.message
+            except UserError as error:  # one rule's mistake is no reason to stop the others
+                wait = f"it cannot be used: {error.message}"
+                faults.append(f"rule {rule.name} cannot be used: {error.message}")
+            waiting.append(f"{rule.name}: {wait}")
+        return Decision(reason="; ".join(waiting) or "no rule applies", faults=faults)
 
 
 class NotKnown(UserError):
@@ -200,7 +245,8 @@ def _act(rule: RuleSettings, names: Names, functions: Functions) -> Decision:
             raise NotKnown(f"`{text}` is not known")
         return value
 
-    return Decision([Draft(command_of(rule.do, compute), rationale, rule.valid_for_steps)], rationale)
+    drafts = [Draft(command_of(do, compute), rationale, rule.valid_for_steps) for do in (rule.do, *rule.also)]
+    return Decision(drafts, rationale)
 
 
 def _must_wait(rule: RuleSettings, functions: Functions, observation: Observation) -> str:

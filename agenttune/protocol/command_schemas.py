@@ -7,9 +7,9 @@ import json
 from functools import cache
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-from agenttune.protocol.commands import BY_KIND, CommandBase, Risk
+from agenttune.protocol.commands import BY_KIND, CommandBase, Impact, Risk
 
 
 class FieldSchema(BaseModel):
@@ -46,6 +46,7 @@ class CommandSchema(BaseModel):
     kind: str
     description: str
     risk: Risk
+    impact: Impact = Field(Impact.CHANGE, description="What becomes of the training by it.")
     json_schema: dict[str, Any]
     fields: list[FieldSchema]
 
@@ -66,6 +67,7 @@ def schema_of(command: type[CommandBase]) -> CommandSchema:
         kind=command.kind_name(),
         description=inspect.cleandoc(command.__doc__ or ""),
         risk=command.risk,
+        impact=command.impact,
         json_schema=schema,
         fields=fields,
     )

@@ -11,12 +11,13 @@ from pydantic import Field, TypeAdapter
 
 from agenttune.protocol.commands import Command
 from agenttune.protocol.findings import Finding
-from agenttune.protocol.lr_course import Course
+from agenttune.protocol.lr_course import LrCourse
 from agenttune.protocol.metrics import Metric
 from agenttune.protocol.model_calls import ModelCalled
 from agenttune.protocol.proposals import Ack, ApprovalRequest, Proposal, Record, StandingApproval, Verdict
+from agenttune.protocol.rank_reads import RanksRead
 from agenttune.protocol.run_facts import RunFacts
-from agenttune.protocol.run_info import KnobState, ModuleInfo, RunStatus
+from agenttune.protocol.run_info import MOST_TAGS, KnobState, ModuleInfo, RunStatus, Tag
 from agenttune.protocol.weight_looks import WeightLook
 
 
@@ -33,6 +34,25 @@ class StatusChanged(Record):
     kind: Literal["status_changed"] = "status_changed"
     status: RunStatus
     reason: str = ""
+
+
+class AttemptEnded(Record):
+    """The training process failed, and its launcher starts it again: the run goes on."""
+
+    kind: Literal["attempt_ended"] = "attempt_ended"
+    attempt: int
+    reason: str
+    by: str = Field(description="Who starts it again.")
+    restarts_left: int
+
+
+class AttemptStarted(Record):
+    """A job was started again, and its run goes on. Its step is the last one of the attempt before."""
+
+    kind: Literal["attempt_started"] = "attempt_started"
+    attempt: int = Field(description="From 2.")
+    by: str = Field(description="Who has started it again.")
+    reason: str = Field("", description="How the attempt before it ended, as far as is known.")
 
 
 class Logged(Record):
@@ -69,6 +89,15 @@ class CheckpointSaved(Record):
     is_before: bool = Field(False, description="It lay there when the run began: of another run, or another try.")
     kept_as: KeptAs = Field("", description="Kept by the run itself to go back to, and as what; empty: somebody's own.")
     problem: str = Field("", description="Why it cannot be loaded again; empty if it can.")
+
+
+class CheckpointLabelled(Record):
+    """A checkpoint has another tag, or is pinned or no longer pinned: both as they are from now on."""
+
+    kind: Literal["checkpoint_labelled"] = "checkpoint_labelled"
+    checkpoint_id: str
+    tag: str | None = None
+    pinned: bool = False
 
 
 class BestState(Record):
@@ -126,7 +155,7 @@ class TrialStarted(Record):
     command: Command | None = Field(None, description="What is tried; none: changing nothing.")
 
 
-class Trial(Record):
+class TrialResult(Record):
     """What came of one trial.
 
     Attributes:
@@ -161,7 +190,7 @@ class Probed(Record):
     """
 
     kind: Literal["probed"] = "probed"
-    trials: list[Trial]
+    trials: list[TrialResult]
     adopted: int | None = None
     metric: str = ""
     extra_steps: int
@@ -201,7 +230,7 @@ class KnobsRead(Record):
 
     kind: Literal["knobs_read"] = "knobs_read"
     knobs: list[KnobState]
-    schedule: Course | None = Field(None, description="The learning rate to come; none: not known.")
+    schedule: LrCourse | None = Field(None, description="The learning rate to come; none: not known.")
     facts: RunFacts | None = Field(None, description="What else there is to know of the training, as it is now.")
 
 
@@ -349,6 +378,24 @@ class NoteAdded(Record):
     author: str
 
 
+class TagsChanged(Record):
+    """A person gave a run other tags: all of those that it has from now on."""
+
+    kind: Literal["tags_changed"] = "tags_changed"
+    tags: list[Tag] = Field(max_length=MOST_TAGS)
+    author: str = ""
+
+
+class FindingJudged(Record):
+    """A person said whether a finding was right, for later scoring of the detectors; the last word counts."""
+
+    kind: Literal["finding_judged"] = "finding_judged"
+    finding_seq: int = Field(ge=1, description="The `seq` of the event of the finding.")
+    right: bool
+    text: str = Field("", max_length=2000, description="Why, in one's own words.")
+    author: str = ""
+
+
 class Notified(Record):
     """People were told of something, or could not be; the command it was about is the event's.
 
@@ -378,9 +425,12 @@ Body = Annotated[
     Union[
         RunStarted,
         StatusChanged,
+        AttemptEnded,
+        AttemptStarted,
         Logged,
         Evaluated,
         CheckpointSaved,
+        CheckpointLabelled,
         BestState,
         CheckpointMoved,
         CheckpointDeleted,
@@ -389,6 +439,7 @@ Body = Annotated[
         Probed,
         ModelRead,
         WeightsSampled,
+        RanksRead,
         DatasetRead,
         KnobsRead,
         Proposed,
@@ -407,6 +458,8 @@ Body = Annotated[
         Decided,
         ModelCalled,
         NoteAdded,
+        TagsChanged,
+        FindingJudged,
         Notified,
         LogGap,
     ],

@@ -39,7 +39,7 @@ def why_with_value(problem: Mapping[str, Any], is_empty: str = "has no value") -
         return why(problem)
     if given is None:
         return f"{is_empty}: it {why(problem)}"
-    return f"{why(problem)} (got {given!r:.{MOST_SHOWN}}){_meant(problem)}"
+    return f"{why(problem)} (got {given!r:.{MOST_SHOWN}}){meant(problem)}"
 
 
 def failure_words(error: BaseException) -> str:
@@ -63,10 +63,24 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _meant(problem: Mapping[str, Any]) -> str:
-    if problem["type"] != "literal_error" or not isinstance(problem.get("input"), str):
+def meant(problem: Mapping[str, Any]) -> str:
+    """A hint at what a wrong value was probably meant to be; empty if there is none."""
+    if not isinstance(problem.get("input"), str):
+        return ""
+    if problem["type"] == "float_type" and _POWER_OF_TEN.fullmatch(problem["input"]):
+        return f"; it was read as text: write {float(problem['input'])!r}, or {_with_point(problem['input'])}"
+    if problem["type"] != "literal_error":
         return ""
     return did_you_mean(problem["input"], re.findall(r"'([^']*)'", problem["ctx"]["expected"]))
+
+
+_POWER_OF_TEN = re.compile(r"[-+]?\d+e[-+]?\d+", re.IGNORECASE)
+"""What YAML 1.1 takes for text: a number with an exponent and no point."""
+
+
+def _with_point(number: str) -> str:
+    digits, _, exponent = number.lower().partition("e")
+    return f"{digits}.0e{exponent if exponent[0] in '+-' else '+' + exponent}"
 
 
 _SHAPES: dict[str, str] = {}

@@ -21,7 +21,7 @@ class Track(Record):
     Attributes:
         groups: Their indices.
         shares: Per group, its rate as a multiple of the first one's.
-        rates: The first one's rate after each of `Course.steps`.
+        rates: The first one's rate after each of `LrCourse.steps`.
         lowest: Its lowest rate since the entry before.
         highest: Its highest rate since the entry before.
     """
@@ -33,7 +33,7 @@ class Track(Record):
     highest: list[JsonFloat]
 
 
-class Course(Record):
+class LrCourse(Record):
     """Rates to come, as long as nobody changes anything."""
 
     kind: str = Field(description="The schedule's own name, or the shape of the plan in force.")
@@ -45,7 +45,7 @@ class Course(Record):
     )
     can_be_planned: bool = Field(False, description="Whether `update_schedule` can replace it.")
     is_own: bool = Field(True, description="Whether it is the schedule that the run was started with.")
-    before: Course | None = Field(None, description="What `update_schedule` with shape 'previous' would bring back.")
+    before: LrCourse | None = Field(None, description="What `update_schedule` with shape 'previous' would bring back.")
 
     @property
     def groups(self) -> list[int]:
@@ -67,7 +67,7 @@ class Course(Record):
         track, share = self._track(group)
         return [rate * share for rate in track.highest]
 
-    def from_now(self, step: int, rates: Sequence[float] | None = None) -> Course:
+    def from_now(self, step: int, rates: Sequence[float] | None = None) -> LrCourse:
         """What of it lies ahead of a later step, told from there.
 
         Args:
@@ -129,7 +129,7 @@ def course_text(kind: str, rates: Sequence[float], last_step: int, turns: Sequen
     return ", ".join([f"{kind}: {rates[0]:g} now", *turns, f"{rates[-1]:g} at step {last_step}"])
 
 
-def _retold(course: Course) -> str:
+def _retold(course: LrCourse) -> str:
     """The sentence about a course, as it goes on from its first step; its text may be of an earlier one."""
     opening, track = f"{course.kind}: ", course.tracks[0]
     if not course.text.startswith(opening):  # a plan's: it names the step of each of its rates
@@ -144,7 +144,7 @@ def _retold(course: Course) -> str:
     return course_text(course.kind, track.rates, course.steps[-1], [turn for turn in turns if turn])
 
 
-def _turn(name: str, of: Callable[[list[float]], float], extremes: list[float], course: Course) -> str:
+def _turn(name: str, of: Callable[[list[float]], float], extremes: list[float], course: LrCourse) -> str:
     """An extreme that lies ahead, in words; empty if it is the rate of now or of the end."""
     told = re.search(rf"{name} \S+ at step (\d+)", course.text)
     if told and int(told[1]) > course.steps[0]:

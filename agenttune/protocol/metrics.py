@@ -6,7 +6,7 @@ A loss of NaN is stored, and sent over the wire, as the string "NaN" (JSON has n
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeGuard
 
 from pydantic import BeforeValidator, Field, PlainSerializer
 
@@ -39,6 +39,11 @@ class Point(Record):
     values: dict[str, Metric]
     source: Literal["step", "log", "eval"] = "step"
     branch: str = "main"
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is an int or a float; `True` is neither."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def rate_name(name: str, group: int) -> str:
@@ -75,3 +80,35 @@ class Curve(Record):
     low: list[Metric]
     high: list[Metric]
     nonfinite: list[int]
+
+
+Axis = Literal["step", "epoch", "time", "tokens"]
+"""What curves may be drawn over; `time` is Unix time in seconds, `tokens` those that were trained on so far."""
+
+
+class AxisCurve(Curve):
+    """A curve with the place of each entry on another axis than steps.
+
+    Attributes:
+        x: Of the same length as `steps`; NaN where that is not known.
+        parent: The branch that its branch began on.
+        root: Step, place on the axis and value of the parent where it began: a line grows from there.
+    """
+
+    x: list[Metric]
+    parent: str | None = None
+    root: tuple[int, Metric, Metric] | None = None
+
+
+class Curves(Record):
+    """Several curves at once.
+
+    Attributes:
+        missing: Names that none of the branches has.
+        is_sample: Single rows here and there, because this log's curves are still being prepared: ask again.
+    """
+
+    axis: Axis
+    curves: list[AxisCurve]
+    missing: list[str]
+    is_sample: bool = False

@@ -15,12 +15,13 @@ from agenttune.protocol.effects import Effect
 from agenttune.protocol.events import KeptAs
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.lineage import Lineage
-from agenttune.protocol.lr_course import Course
+from agenttune.protocol.lr_course import LrCourse
 from agenttune.protocol.metrics import Metric
 from agenttune.protocol.proposals import CommandRecord, Record
+from agenttune.protocol.rank_reads import RanksRead
 from agenttune.protocol.redefining import Redefinition
 from agenttune.protocol.run_facts import RunFacts
-from agenttune.protocol.run_info import KnobState, RunStatus
+from agenttune.protocol.run_info import KnobState, RunStatus, knob_named
 from agenttune.protocol.weight_looks import WeightLook
 
 RECENT_POINTS = 512
@@ -31,6 +32,8 @@ DOWNSAMPLED_POINTS = 128
 """Entries over the whole run beside them."""
 WEIGHT_LOOKS = 16
 """Newest looks at the weights that an observation carries: enough to know what is usual for a layer (guess)."""
+RANK_READINGS = 3
+"""Newest readings of the ranks that an observation carries: one alone may be of an odd moment (guess)."""
 HISTORY = 50
 """Newest commands, findings and evaluations that an observation carries."""
 
@@ -98,6 +101,9 @@ class Observation(Record):
         default_factory=list,
         description="Looks at a few weights of each layer on the steps that led here, newest last.",
     )
+    ranks: list[RanksRead] = Field(
+        default_factory=list, description="Newest readings of the ranks of a distributed run, newest last."
+    )
     findings: list[Finding] = Field(default_factory=list, description="Recorded so far, newest last.")
     commands: list[CommandRecord] = Field(default_factory=list, description="Submitted so far, newest last.")
     effects: dict[str, Effect] = Field(
@@ -115,7 +121,7 @@ class Observation(Record):
     commands_left: int | None = Field(None, description="What is left of the budget of agent commands.")
     returns_left: int | None = Field(None, description="How often agents may still go back to a checkpoint.")
     probe_steps_left: int | None = Field(None, description="What is left of the extra steps of agents' probes.")
-    schedule: Course | None = Field(None, description="The learning rate to come, as read with the knobs.")
+    schedule: LrCourse | None = Field(None, description="The learning rate to come, as read with the knobs.")
     facts: RunFacts | None = Field(None, description="Model, data, batch and plan, as last read from the trainer.")
     started_at_s: float | None = Field(None, description="Unix time at which training began.")
     steps_per_s: float | None = Field(None, description="Pace of the newest steps, pauses and evaluations included.")
@@ -125,7 +131,7 @@ class Observation(Record):
     last_decision: Resolution | None = Field(
         None, description="The newest of which something was not submitted, and why."
     )
-    last_seq: int = Field(0, description="Newest event this view contains.")
+    last_seq: int = Field(0, description="This view contains every event up to this one, and perhaps newer ones.")
     woken_by: list[str] = Field(default_factory=list, description="Why the policy is asked now.")
     notes: list[str] = Field(default_factory=list, description="Remarks of operators, newest last.")
 
@@ -134,7 +140,7 @@ class Observation(Record):
         return max((r.step for r in self.redefinitions if r.touches(metric)), default=0)
 
     def knob(self, name: str) -> KnobState | None:
-        return next((knob for knob in self.knobs if knob.name == name), None)
+        return knob_named(name, self.knobs)
 
     def best_evaluation(self) -> Evaluation | None:
         """The evaluation with the best finite goal metric, since that means what it does now."""

@@ -220,6 +220,21 @@ class CommandRecord(Record):
         edited = self.verdict.edited if self.verdict is not None else None
         return self.proposal.command if edited is None else edited
 
+    def goes_back(self, ack: Ack | None = None) -> bool:
+        """Whether the run goes, or went, back to a saved state by it: it asks for that, or has adopted it.
+
+        Args:
+            ack: Its answer, if that is not yet in the record. Of trials without one, one that may be adopted counts.
+        """
+        ack = self.ack if ack is None else ack
+        command = self.command if ack is None else self.command.in_force(ack)
+        return command is not None and command.is_return
+
+    @property
+    def ack_step(self) -> int:
+        """The step at which the trainer answered; 0: it has not."""
+        return self.ack.step if self.ack is not None else 0
+
     @property
     def is_final(self) -> bool:
         return not NEXT[self.state]

@@ -1,8 +1,8 @@
 """What can be read of a run: each read is declared once, as the model of its arguments and of its answer.
 
 The control server's route, its client's request, the reader of one run and the tools derive from these classes. To add
-a read, write its class here under `@register_read`, and the function that answers it in `control/answers.py`. With a
-`tool` it is one for language models, MCP clients and `agenttune show` too.
+a read, write its class here under `@register_read`, and the function that answers it in `control/local.py`.
+With a `tool` it is one for language models, MCP clients and `agenttune show` too.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from agenttune.errors import UserError
-from agenttune.protocol.commands.values import Bool, Int, Text
+from agenttune.protocol.agent_status import AgentStatus
+from agenttune.protocol.commands.value_types import Bool, Int, Text
+from agenttune.protocol.decision import Approval, CommandDecision, FindingRead
 from agenttune.protocol.events import EVENT_KINDS, BranchStarted, CheckpointSaved, DatasetRead, Event, KeptAs
-from agenttune.protocol.metrics import Curve, Metric, SeriesInfo, StoredPoint
+from agenttune.protocol.guardrail_use import Guardrails
+from agenttune.protocol.metrics import Axis, Curve, Curves, Metric, SeriesInfo, StoredPoint
 from agenttune.protocol.model_calls import ModelCalled
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import CommandRecord, Proposal, Record, State, Verdict
-from agenttune.protocol.run_info import KnobState, ModuleInfo, RunInfo
+from agenttune.protocol.run_info import KnobState, ModuleInfo, RunInfo, knob_named
 from agenttune.protocol.summary import Intervention
 
 MAX_STEP = 2**53
@@ -39,6 +42,9 @@ StepBound = Annotated[int, Field(ge=0, le=MAX_STEP)]
 BranchName = Annotated[str, Field(max_length=200)]
 ToolStep = Annotated[Int, Field(ge=0, le=MAX_STEP)]
 Newest = Annotated[Int, Field(ge=1, le=50, description="At most so many, the newest.")]
+MOST_CURVES = 200
+"""Of one answer, metrics and branches each."""
+MetricNameText = Annotated[str, Field(min_length=1, max_length=1000)]
 MetricName = Annotated[Text, Field(min_length=1, max_length=1000)]
 LAYER = "Only this layer and what is in it. Default: the whole model."
 NORMS = "Also the norms of weights and last gradients; asks the trainer."
@@ -72,11 +78,13 @@ class RunQuery(BaseModel, Generic[R]):
     Attributes:
         path: Below the run's own path in the REST API; names in braces are fields.
         tool: How programs and models are offered it; None: they are not.
+        right: `read`, or `rules` for what shows an agent's limits or instructions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     path: ClassVar[str]
     tool: ClassVar[AsTool | None] = None
+    right: ClassVar[Literal["read", "rules"]] = "read"
 
     @classmethod
     def answer_type(cls) -> type[BaseModel]:
@@ -120,6 +128,9 @@ def _claimed(query: type[RunQuery[Any]]) -> set[str]:
 
 class Series(Record):
     series: list[SeriesInfo]
+    is_sample: bool = Field(
+        False, description="Of single rows here and there, as this long log's curves are being prepared: ask again."
+    )
 
 
 class Points(Record):
@@ -130,13 +141,21 @@ class Points(Record):
 class Events(Record):
     events: list[Event]
     next: int = Field(description="Cursor: pass it as `since` for what follows.")
+    previous: int = Field(0, description="Pass it as `before` for what precedes; 0: nothing does.")
+
+
+class EventCounts(Record):
+    """How many events there are; `last_seq` is also the place of the last one, as none is missing in between."""
+
+    kinds: dict[str, int] = Field(description="By kind.")
+    last_seq: int
 
 
 class Knobs(Record):
     knobs: list[KnobState]
 
     def named(self, name: str) -> KnobState | None:
-        return next((knob for knob in self.knobs if knob.name == name), None)
+        return knob_named(name, self.knobs)
 
 
 class Commands(Record):
@@ -186,6 +205,19 @@ class Checkpoint(Record):
 
 class Checkpoints(Record):
     checkpoints: list[Checkpoint] = Field(description="Those that still exist, oldest first.")
+
+
+class Findings(Record):
+    findings: list[FindingRead] = Field(description="The newest ones, oldest first, with what people said of them.")
+
+
+class Transcript(Record):
+    """One call of a language model with all that was said; texts that an earlier call had too are filled in."""
+
+    seq: int
+    step: int | None
+    at_s: float
+    call: ModelCalled
 
 
 class Branch(Record):
@@ -257,6 +289,11 @@ class SeriesQuery(RunQuery[Series]):
     branch: BranchName = "main"
 
 
+def _check_order(first_step: int, last_step: int | None) -> None:
+    if last_step is not None and last_step < first_step:
+        raise UserError(f"last_step {last_step} is before first_step {first_step}", field="last_step")
+
+
 @register_read
 class CurveQuery(RunQuery[Curve]):
     """One metric over steps, downsampled to at most `max_points`."""
@@ -283,9 +320,29 @@ class CurveQuery(RunQuery[Curve]):
 
     @model_validator(mode="after")
     def _steps_in_order(self) -> CurveQuery:
-        if self.last_step is not None and self.last_step < self.first_step:
-            message = f"last_step {self.last_step} is before first_step {self.first_step}"
-            raise UserError(message, field="last_step")
+        _check_order(self.first_step, self.last_step)
+        return self
+
+
+@register_read
+class CurvesQuery(RunQuery[Curves]):
+    """Several metrics of several branches over steps, epochs, time or tokens, for one picture.
+
+    Each branch is a line of its own, which begins where it left its parent. What is not finite is counted, and is NaN
+    where nothing else is there; a metric that a branch does not have is left out of it.
+    """
+
+    path = "/curves"
+    name: list[MetricNameText] = Field(min_length=1, max_length=MOST_CURVES, description="Names of metrics.")
+    branch: list[BranchName] = Field([], max_length=MOST_CURVES, description="Default: the one that is trained.")
+    axis: Axis = "step"
+    first_step: StepBound = 0
+    last_step: StepBound | None = None
+    max_points: Annotated[int, Field(ge=1, le=MAX_ROWS, description="Of each curve, at most.")] = 1000
+
+    @model_validator(mode="after")
+    def _steps_in_order(self) -> CurvesQuery:
+        _check_order(self.first_step, self.last_step)
         return self
 
 
@@ -385,12 +442,23 @@ class ModelCallsQuery(RunQuery[ModelCalls]):
 
 @register_read
 class EventsQuery(RunQuery[Events]):
-    """Events after a cursor, oldest first; with `wait_s`, waits for the first one."""
+    """Events after a cursor, oldest first; with `wait_s`, waits for the first one.
+
+    With `before`, those that come last before it, still oldest first: a log is read in both directions.
+    """
 
     path = "/events"
     since: Cursor = 0
+    before: Annotated[int, Field(ge=1, le=MAX_STEP)] | None = Field(
+        None, description="Only what precedes this cursor, and of that the newest."
+    )
     limit: Limit = 1000
     kinds: list[str] = Field([], description="Only events of these kinds.")
+    first_step: StepBound | None = Field(None, description="Only events from this step on.")
+    last_step: StepBound | None = Field(None, description="Only events up to this step.")
+    search: str = Field("", max_length=200, description="Only events that hold this text, in whatever field.")
+    command_id: str | None = Field(None, max_length=64, description="Only events of this command.")
+    texts: bool = Field(True, description="With what was said to models and what they answered; may be megabytes.")
     wait_s: Wait = 0.0
 
     @field_validator("kinds")
@@ -402,6 +470,13 @@ class EventsQuery(RunQuery[Events]):
                 message = f"unknown event kind {kind!r:.80}; known: {', '.join(known)}"
                 raise UserError(message, field="kinds", allowed=known)
         return kinds
+
+
+@register_read
+class EventCountsQuery(RunQuery[EventCounts]):
+    """How many events there are of each kind."""
+
+    path = "/event-counts"
 
 
 @register_read
@@ -423,6 +498,54 @@ class CommandQuery(RunQuery[CommandRecord]):
 
 
 @register_read
+class DecisionQuery(RunQuery[CommandDecision]):
+    """One command as a person follows it: what was seen, why, who allowed it, what was done, and whether it helped."""
+
+    path = "/decisions/{command_id}"
+    command_id: str
+
+
+@register_read
+class ApprovalQuery(RunQuery[Approval]):
+    """A request for approval with what one should know before answering: the curves around it, what waiting costs."""
+
+    path = "/approvals/{command_id}"
+    command_id: str
+
+
+@register_read
+class FindingsQuery(RunQuery[Findings]):
+    """Findings with their place in the log, and whether people said that they were right."""
+
+    path = "/findings"
+    limit: Limit = 100
+
+
+@register_read
+class AgentQuery(RunQuery[AgentStatus]):
+    """What the agent beside the run is doing now, and what its models have cost."""
+
+    path = "/agent"
+
+
+@register_read
+class GuardrailsQuery(RunQuery[Guardrails]):
+    """What holds agents back in this run, with what is left of each limit."""
+
+    path = "/guardrails"
+    right = "rules"
+
+
+@register_read
+class TranscriptQuery(RunQuery[Transcript]):
+    """All that was said to a language model in one call, and what it answered."""
+
+    path = "/model-calls/{seq}"
+    right = "rules"
+    seq: Annotated[int, Field(ge=1, le=MAX_STEP)]
+
+
+@register_read
 class PendingQuery(RunQuery[Commands]):
     """Proposals that wait for a decision, oldest first, each with its `request`."""
 
@@ -439,8 +562,6 @@ class RunReader(Protocol):
             UserError: There is no such metric, layer, ...
             ServerUnreachable: There is a server in between and it does not answer.
         """
-        ...
 
     def dry_run(self, proposal: Proposal) -> Verdict:
         """What the gate would say of a proposal now."""
-        ...

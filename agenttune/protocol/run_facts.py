@@ -44,6 +44,7 @@ class RunFacts(Record):
         model: Class name.
         parameters: Weights, each counted once; `trainable` of them are trained.
         tied: Weights that are one and the same under two names, such as `lm_head.weight = wte.weight`.
+        dropping: Layers that drop nearly all that they are given, and which part.
         optimizer: Class name; its settings are knobs.
         batch_size: Samples of one micro-batch in one process.
         replicas: Data-parallel processes.
@@ -59,6 +60,7 @@ class RunFacts(Record):
     parameters: int | None = None
     trainable: int | None = None
     tied: list[str] = Field(default_factory=list)
+    dropping: dict[str, float] = Field(default_factory=dict)
     optimizer: str = ""
     batch_size: int | None = None
     replicas: int = 1

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from agenttune.protocol.commands import Redefines, SetKnob
-from agenttune.protocol.lr_course import Course
+from agenttune.protocol.invalid_values import shape
+from agenttune.protocol.lr_course import LrCourse
 from agenttune.protocol.metrics import Metric
 from agenttune.protocol.proposals import Record, StandingApproval
 from agenttune.protocol.run_facts import RunFacts
 
+MOST_TAGS = 32
+"""Of one run (guess)."""
+Tag = Annotated[
+    str,
+    Field(
+        pattern=shape(
+            r"^[^\s,\x00-\x1f\x7f](?:[^,\x00-\x1f\x7f]{0,38}[^\s,\x00-\x1f\x7f])?$",
+            "at most 40 characters, without commas and without blanks at its ends",
+        )
+    ),
+]
+"""A word or two by which a person finds a run again."""
 RunStatus = Literal["starting", "running", "paused", "finished", "stopped", "interrupted", "failed", "lost"]
 LIVE: frozenset[str] = frozenset({"starting", "running", "paused"})
 """Statuses in which a run takes commands; the others are final."""
@@ -66,6 +80,11 @@ class ModuleInfo(Record):
     children: list[ModuleInfo] = Field(default_factory=list)
 
 
+def knob_named(name: str, knobs: Iterable[KnobState]) -> KnobState | None:
+    """The knob of that name."""
+    return next((knob for knob in knobs if knob.name == name), None)
+
+
 class RunInfo(Record):
     """A run's identity card, kept up to date beside its events."""
 
@@ -82,19 +101,27 @@ class RunInfo(Record):
     branch: str = "main"
     pid: int | None = None
     pid_started_s: float | None = Field(None, description="Start of that process, in seconds after boot.")
+    job: str = Field("", description="The job that it belongs to, by which its next attempt finds it.")
+    launcher_job: str = Field("", description="The job of `agenttune run` itself, where that is started again.")
+    job_part: int = Field(1, description="Which of the job's trainings in one process it is.")
+    attempt: int = Field(1, description="How often it was started, as the job was started again.")
     path: str = ""
     capabilities: list[str] = Field(default_factory=list, description="Commands this trainer can apply.")
     knobs: list[KnobState] = Field(
         default_factory=list, description="As last read; learning rates as of the newest step, all groups at once."
     )
     knobs_point_id: int = Field(0, description="The newest row of metrics when they were read.")
-    schedule: Course | None = Field(None, description="The learning rate to come, as read with the knobs.")
+    schedule: LrCourse | None = Field(None, description="The learning rate to come, as read with the knobs.")
     facts: RunFacts | None = Field(None, description="Model, data, batch and plan, as last read from the trainer.")
     rules: dict[str, Any] = Field(default_factory=dict, description="Settings that others obey, such as `gate`.")
     standing: list[StandingApproval] = Field(default_factory=list, description="What a person allowed from then on.")
+    tags: list[str] = Field(default_factory=list, description="Words by which people find it again.")
     goal_metric: str = "eval_loss"
     goal_direction: Literal["minimize", "maximize"] = "minimize"
 
     @property
     def is_live(self) -> bool:
         return self.status in LIVE
+
+    def knob(self, name: str) -> KnobState | None:
+        return knob_named(name, self.knobs)

@@ -8,15 +8,17 @@ from pydantic import Field
 
 from agenttune.protocol.effects import Effect as Effect
 from agenttune.protocol.effects import MetricAt as MetricAt
-from agenttune.protocol.events import BestState
+from agenttune.protocol.events import BestState, CheckpointSaved
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.model_calls import Cost
-from agenttune.protocol.proposals import CommandRecord, Record, State
+from agenttune.protocol.proposals import Change, CommandRecord, Record, State
 from agenttune.protocol.run_info import RunInfo
 from agenttune.protocol.text import number
 
 WHOLE = 4096
 """Characters of a value that is told uncut, such as a path."""
+SCHEDULED_FRAC = 0.5
+"""A schedule that takes more of the base rate leaves an effective one that alone would mislead (guess)."""
 
 
 class Score(Record):
@@ -57,6 +59,9 @@ class Intervention(Record):
     metric_after: MetricAt | None = Field(
         None, description="Goal metric, last value of the window after it; the difference is no effect, see `effect`."
     )
+    is_abandoned: bool = Field(
+        False, description="It took effect on steps that were left behind when the run went back: it is not in force."
+    )
     effect: Effect | None = Field(None, description="Against what was to be expected; None for what changed nothing.")
 
     @classmethod
@@ -96,6 +101,7 @@ class Intervention(Record):
 class FindingAt(Record):
     at_s: float
     finding: Finding
+    judged_right: bool | None = Field(None, description="What a person said of it last; None: nobody did.")
 
 
 class ProbeCost(Record):
@@ -181,6 +187,8 @@ class RunSummary(Record):
     duration_s: float
     score: Score | None = Field(None, description="None if the run logged no loss at all.")
     best_state: BestState | None = Field(None, description="A state that was better than the end, where one was kept.")
+    on_disk: CheckpointSaved | None = Field(None, description="The newest checkpoint of its own that can be loaded.")
+    on_disk_step: int | None = None
     interventions: list[Intervention]
     not_carried_out: list[str] = Field(default_factory=list, description="Entries of a plan, each with why not.")
     findings: list[FindingAt]
@@ -199,13 +207,22 @@ def outcome_line(record: CommandRecord) -> str:
         return record.verdict.reason if record.verdict and record.verdict.reason else record.state.value
     if record.ack.outcome != "applied":
         return f"{record.ack.outcome}: {record.ack.message}"
-    parts = [f"{c.name} {number(c.previous)} -> {number(c.effective)}" for c in record.ack.changes]
+    parts = [f"{c.name} {number(c.previous)} -> {number(c.effective)}{_base(c)}" for c in record.ack.changes]
     # Tables, such as a probe's trials, are no part of a line.
     told = {name: value for name, value in record.ack.result.items() if not isinstance(value, (list, dict, type(None)))}
     parts += [f"{name} {number(value, WHOLE)}" for name, value in told.items()]
     line = ", ".join(parts) or record.ack.message or "applied"
     # A probe that adopts nothing has figures, and its reason is what matters.
     return f"{line}; {record.ack.message}" if parts and not record.ack.changes and record.ack.message else line
+
+
+def _base(change: Change) -> str:
+    """The base rate, where the effective one says little of it: in a warm-up, or late in a schedule."""
+    effective, base = change.effective, change.base
+    if base is None or not isinstance(effective, (int, float)) or abs(effective - base) <= SCHEDULED_FRAC * abs(base):
+        return ""
+    before = "" if change.previous_base is None else f"{number(change.previous_base)} -> "
+    return f" (base {before}{number(base)})"
 
 
 def result_of(record: CommandRecord) -> dict[str, Any]:

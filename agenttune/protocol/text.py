@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import time
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 MAX_CHARACTERS = 400
 """Longer texts are cut: a line of the screen, not a document (a guess at what a person reads)."""
+MOST_NESTED, MOST_ITEMS, MOST_DEPTH = 240, 24, 4
+"""Characters of a list or of named values, how many of either are told, and how deep (guesses)."""
 INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 """Unicode categories without a visible letter: controls, escape sequences, marks that turn the direction of writing."""
 
@@ -34,14 +36,35 @@ def _visible(text: str) -> str:
 
 
 def number(value: object, limit: int = 60) -> str:
-    """A value in at most four significant digits; NaN and infinity are named, what is no number is cut at `limit`."""
+    """A value in at most four significant digits; NaN and infinity are named, what is no number is cut at `limit`.
+
+    Lists and named values are told in words, never as Python writes them.
+    """
     if isinstance(value, float):
         if math.isnan(value):
             return "NaN"
         if math.isinf(value):
             return "inf" if value > 0 else "-inf"
         return f"{value:.4g}"
+    if isinstance(value, (Mapping, list, tuple)):
+        return clean(_in_words(value, MOST_DEPTH), max(limit, MOST_NESTED))
     return clean(str(value), limit)
+
+
+def _in_words(value: object, depth: int) -> str:
+    """Lists and named values, down to a depth: foreign ones may go deeper than Python's stack."""
+    if depth == 0 and isinstance(value, (Mapping, list, tuple)):
+        return "…"
+    if isinstance(value, (list, tuple)):
+        more = ", …" if len(value) > MOST_ITEMS else ""
+        return f"[{', '.join(_in_words(item, depth - 1) for item in value[:MOST_ITEMS])}{more}]"
+    if isinstance(value, Mapping):
+        named = value if "kind" not in value else given({name: v for name, v in value.items() if name != "kind"})
+        words = ", ".join(f"{name} {_in_words(v, depth - 1)}" for name, v in list(named.items())[:MOST_ITEMS])
+        return f"{value['kind']} {words}".strip() if "kind" in value else f"({words})"
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:.6g}"  # a beta of 0.99999 is not 1
+    return number(value)
 
 
 def duration(seconds: float) -> str:
@@ -72,6 +95,12 @@ def tokens(count: float) -> str:
 def plural(count: int, noun: str) -> str:
     """Such as `1 call` or `3 calls`."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def some(names: Sequence[object], most: int = 5) -> str:
+    """The first few, and how many more there are, such as `a, b and 3 more`."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more
 
 
 def pairs(values: Mapping[str, Any]) -> str:

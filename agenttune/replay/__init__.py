@@ -3,8 +3,8 @@
 `recordings/` reads what trainings left behind. Knows the agent loop and the store; touches no live run.
 """
 
-from agenttune.replay.outcome import Replay
+from agenttune.replay.outcome import ReplayOutcome
 from agenttune.replay.replay import WINDOW_STEPS, Replayed, replay
 from agenttune.replay.replay_control import ReplayControl, admit
 
-__all__ = ["WINDOW_STEPS", "Replay", "ReplayControl", "Replayed", "admit", "replay"]
+__all__ = ["WINDOW_STEPS", "ReplayControl", "ReplayOutcome", "Replayed", "admit", "replay"]

@@ -18,11 +18,9 @@ from agenttune.protocol.run_info import RunInfo
 from agenttune.protocol.summary import outcome_line
 from agenttune.protocol.text import clean, number
 from agenttune.replay.recordings import line_of
-from agenttune.store.journal.goal_metric import goal_values, score_of
+from agenttune.store.journal.goal_metric import EVERYTHING, goal_values, score_of
 from agenttune.store.run_log import RunLog
 
-EVERYTHING = 1_000_000
-"""More commands than a run has."""
 WIDTH = 116
 OWN_MARK = re.compile(r"^at_\d+(_\d+)?: ")
 """What a schedule puts before the reasons of its commands."""
@@ -71,19 +69,15 @@ def distill(log: RunLog, branch: str | None = None, tolerance_steps: int = DEFAU
     applied = [r for r in log.commands(limit=EVERYTHING) if r.ack is not None and r.ack.outcome == "applied"]
     entries: list[tuple[EntrySettings, CommandRecord]] = []
     left_out: list[LeftOut] = []
-    for record in sorted(applied, key=_step_of):
+    for record in sorted(applied, key=lambda record: record.ack_step):
         why = _why_not(record, line.has)
         if why:
-            left_out.append(LeftOut(_step_of(record), _told(record), why))
+            left_out.append(LeftOut(record.ack_step, _told(record), why))
         else:
             entries.append((_entry(record), record))
     name = branch or info.branch
     text = "\n".join([*_head(log, info, name, left_out), *_body(info, name, entries, tolerance_steps)]) + "\n"
     return Distilled(text, [entry for entry, _ in entries], left_out)
-
-
-def _step_of(record: CommandRecord) -> int:
-    return record.ack.step if record.ack is not None else 0
 
 
 def _told(record: CommandRecord) -> str:
@@ -111,7 +105,7 @@ def _why_not(record: CommandRecord, is_here: Callable[[str, int], bool]) -> str:
 def _entry(record: CommandRecord) -> EntrySettings:
     do = in_force(record)
     because = OWN_MARK.sub("", " ".join(record.proposal.rationale.split()))
-    return EntrySettings(at_step=_step_of(record), do=do, because="" if because == AS_PLANNED else because)
+    return EntrySettings(at_step=record.ack_step, do=do, because="" if because == AS_PLANNED else because)
 
 
 def in_force(record: CommandRecord) -> dict[str, Any]:

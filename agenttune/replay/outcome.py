@@ -11,7 +11,7 @@ from agenttune.protocol.metrics import Metric
 from agenttune.protocol.proposals import Record
 
 
-class Around(Record):
+class RecordedAround(Record):
     """How the recorded run stood at a step, and after the window behind it. None: not recorded."""
 
     loss: Metric | None = Field(None, description="Median of the newest 16 training losses.")
@@ -41,11 +41,11 @@ class Wanted(Record):
     woken_by: str = ""
     shadow: bool = Field(False, description="It was in shadow: it would have said so and done nothing.")
     refused: str = Field("", description="Why the recorded run's gate would have refused it.")
-    around: Around = Field(default_factory=Around)
+    around: RecordedAround = Field(default_factory=RecordedAround)
     done: list[AppliedCommand] = Field(default_factory=list, description="What was really done within the window.")
 
 
-class Replay(Record):
+class ReplayOutcome(Record):
     """A policy over a recorded run."""
 
     recording: str

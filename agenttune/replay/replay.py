@@ -23,15 +23,15 @@ from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import CommandRecord
 from agenttune.protocol.reads import CurveQuery, SeriesQuery
 from agenttune.protocol.summary import MetricAt, outcome_line
-from agenttune.replay.outcome import AppliedCommand, Around, Replay, Wanted
+from agenttune.replay.outcome import AppliedCommand, RecordedAround, ReplayOutcome, Wanted
 from agenttune.replay.recordings import Recording
 from agenttune.replay.replay_control import Admitted, ReplayControl
 from agenttune.replay.replay_feed import RUN_ID, ReplayFeed
+from agenttune.store.journal.goal_metric import EVERYTHING
 
 WINDOW_STEPS = 50
 """What was really done so many steps before or after a proposal is shown beside it (guess: two looks of an agent)."""
 CHART_POINTS = 1000
-EVERYTHING = 1_000_000
 AFTERWARDS = "a replay applies nothing: after the first proposal, the run goes on as it was recorded"
 
 MakePolicy = Callable[[ReplayControl, str], Admitted]
@@ -61,7 +61,7 @@ class Patient:
 class Replayed:
     """A replay with the curve that belongs to it."""
 
-    outcome: Replay
+    outcome: ReplayOutcome
     curve: Curve | None
     evaluations: list[MetricAt]
 
@@ -134,13 +134,13 @@ class _Account:
         self._loss = _Series.of(recording, LOSS_NAMES)
         self._lr = _Series.of(recording, ("lr",))
 
-    def outcome(self, duration_s: float, note: str) -> Replay:
+    def outcome(self, duration_s: float, note: str) -> ReplayOutcome:
         events = self._control.log(RUN_ID).events(kinds=["decided", "found", "model_called"], limit=EVERYTHING)
         done = [_done(record) for record in self._recording.commands if _is_done(record)]
         wanted = sorted([*self._noted(events, done), *self._shadowed(events, done)], key=lambda w: w.step)
         calls = [event.body for event in events if isinstance(event.body, ModelCalled)]
         cost = Cost.of(calls)
-        return Replay(
+        return ReplayOutcome(
             recording=self._recording.name,
             source=self._recording.source,
             policy=self._policy.name,
@@ -208,9 +208,9 @@ class _Account:
         closest = min(near, key=lambda w: abs(w.step - item.step), default=None)
         return item.model_copy(update={"proposed_at_step": closest.step}) if closest else item
 
-    def _around(self, step: int) -> Around:
+    def _around(self, step: int) -> RecordedAround:
         after = step + self._window_steps
-        return Around(
+        return RecordedAround(
             loss=self._loss.level(step),
             loss_after=self._loss.level(after),
             lr=self._lr.last(step),
@@ -240,7 +240,7 @@ def _is_done(record: CommandRecord) -> bool:
 def _done(record: CommandRecord) -> AppliedCommand:
     proposal = record.proposal
     return AppliedCommand(
-        step=record.ack.step if record.ack is not None else 0,
+        step=record.ack_step,
         kind=proposal.command.kind,
         summary=outcome_line(record),
         author=proposal.author.name,

@@ -90,7 +90,7 @@ class ReplayFeed:
 def known_from(record: CommandRecord) -> int:
     """The first step at which a policy that looks finds a recorded command in the history."""
     asked = record.proposal.based_on_step if record.proposal.based_on_step is not None else record.submitted_step
-    return max((asked or 0) + 1, record.ack.step if record.ack is not None else 0)
+    return max((asked or 0) + 1, record.ack_step)
 
 
 def _card(recording: Recording, goal: GoalSettings) -> RunInfo:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rich.console import Console
 
 from agenttune.protocol.text import MAX_CHARACTERS, command_words, cut, dollars, duration, number
-from agenttune.replay.outcome import AppliedCommand, Around, Replay, Wanted
+from agenttune.replay.outcome import AppliedCommand, RecordedAround, ReplayOutcome, Wanted
 from agenttune.replay.replay import Replayed
 from agenttune.replay.transcripts import RecordedCall, Transcripts
 from agenttune.views.report.markdown import escaped, listed, table
@@ -37,14 +37,14 @@ def print_replay(console: Console, replayed: Replayed) -> None:
     print_markdown(console, "\n\n".join([legend, *_wanted(outcome), *_done(outcome), *notes]))
 
 
-def _head(outcome: Replay) -> str:
+def _head(outcome: ReplayOutcome) -> str:
     steps = f"steps {outcome.first_step} to {outcome.last_step}"
     asked = f"asked {outcome.decisions} times in {duration(outcome.duration_s)}"
     cost = "" if not outcome.calls else f", {outcome.calls} calls of a language model, {dollars(outcome.usd)}"
     return f"**{escaped(outcome.recording)}**, {steps}: policy **{escaped(outcome.policy)}** {asked}{escaped(cost)}"
 
 
-def _wanted(outcome: Replay) -> Iterator[str]:
+def _wanted(outcome: ReplayOutcome) -> Iterator[str]:
     if not outcome.wanted:
         yield "It would have done nothing."
         return
@@ -73,13 +73,13 @@ def _told(done: AppliedCommand) -> str:
     return f"step {done.step}: {cut(done.summary, MAX_CHARACTERS)} by {cut(done.author, 30)}"
 
 
-def _around(around: Around) -> str:
+def _around(around: RecordedAround) -> str:
     pairs = (("loss", around.loss, around.loss_after), ("lr", around.lr, around.lr_after))
     shown = [f"{name} {number(a)} -> {number(b)}" for name, a, b in pairs if a is not None and b is not None]
     return ", ".join(shown)
 
 
-def _done(outcome: Replay) -> Iterator[str]:
+def _done(outcome: ReplayOutcome) -> Iterator[str]:
     if not outcome.done:
         source = outcome.source.replace("_", " ")
         unknown = f"What was changed by hand in that run is not recorded in {source} files."

@@ -12,10 +12,10 @@ from agenttune.protocol.events import Decided, Event
 from agenttune.protocol.model_calls import Cost, ModelCalled, ToolUse, Usage
 from agenttune.protocol.proposals import Record
 from agenttune.protocol.summary import Intervention
+from agenttune.store.journal.goal_metric import EVERYTHING
 from agenttune.store.journal.run_summary import summarize
 from agenttune.store.run_log import RunLog
 
-EVERYTHING = 1_000_000
 DECIDING = frozenset({"decide", "review"})
 
 

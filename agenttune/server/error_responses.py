@@ -17,20 +17,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from agenttune.control.discovery import LOCAL_PREFIX
-from agenttune.errors import (
-    AgenttuneError,
-    AlreadyDecided,
-    CommandIdReused,
-    Forbidden,
-    RunEnded,
-    SystemFault,
-    TooManyProposals,
-    Unauthorized,
-    UnknownCommandId,
-    UnknownRun,
-    UserError,
-)
+from agenttune import errors
+from agenttune.errors import AgenttuneError
 from agenttune.protocol.invalid_values import why
 from agenttune.server.auth.identity import Identity
 from agenttune.server.pages.rendering import message_page
@@ -38,16 +26,16 @@ from agenttune.server.pages.rendering import message_page
 logger = logging.getLogger(__name__)
 
 STATUS: dict[type[AgenttuneError], int] = {
-    UnknownRun: 404,
-    UnknownCommandId: 404,
-    RunEnded: 409,
-    AlreadyDecided: 409,
-    TooManyProposals: 429,
-    Unauthorized: 401,
-    Forbidden: 403,
-    CommandIdReused: 409,
-    UserError: 422,
-    SystemFault: 503,
+    errors.UnknownRun: 404,
+    errors.UnknownCommandId: 404,
+    errors.RunEnded: 409,
+    errors.AlreadyDecided: 409,
+    errors.TooManyProposals: 429,
+    errors.Unauthorized: 401,
+    errors.Forbidden: 403,
+    errors.CommandIdReused: 409,
+    errors.UserError: 422,
+    errors.SystemFault: 503,
 }
 """HTTP status by error class; the nearest ancestor counts."""
 OWNERS_ONLY = "This page is for the person who started the run"
@@ -116,7 +104,8 @@ async def _answer(connection: HTTPConnection, response: Response, message: str) 
 
 def wants_page(scope: Scope) -> bool:
     """Whether a person looks at a page of this server; programs that ask for it get what they get everywhere."""
-    return scope["path"].startswith(LOCAL_PREFIX) and "text/html" in Headers(scope=scope).get("accept", "")
+    is_for_people = not scope["path"].startswith("/api/")
+    return scope["type"] == "http" and is_for_people and "text/html" in Headers(scope=scope).get("accept", "")
 
 
 def problem_of(error: AgenttuneError, as_page: bool = False) -> Response:
@@ -142,17 +131,17 @@ async def _on_error(connection: HTTPConnection, error: Exception) -> Response | 
     error = _discreet(error, connection.scope.get("state", {}).get("identity"))
     answer = problem_of(error, wants_page(connection.scope))
     if answer.status_code >= 500:
-        logger.error("%s %s: %s", connection.scope.get("method", "WS"), connection.url.path, error)
+        logger.error("%s %s: %s", connection.scope.get("method", "WS"), _logged(connection.url.path), error)
     return await _answer(connection, answer, str(error))
 
 
 def _discreet(error: AgenttuneError, identity: Identity | None) -> AgenttuneError:
     """Errors about runs list others, which a token for some runs is not told of."""
-    if identity is None or not identity.runs or not isinstance(error, (UnknownRun, RunEnded)):
+    if identity is None or not identity.runs or not isinstance(error, (errors.UnknownRun, errors.RunEnded)):
         return error
-    if isinstance(error, UnknownRun):
-        return UnknownRun("no such run among those that this token is for", field=error.field, allowed=[])
-    return RunEnded(error.message, field=error.field, allowed=_seen(error.allowed, identity))
+    if isinstance(error, errors.UnknownRun):
+        return errors.UnknownRun("no such run among those that this token is for", field=error.field, allowed=[])
+    return errors.RunEnded(error.message, field=error.field, allowed=_seen(error.allowed, identity))
 
 
 def _seen(run_ids: object, identity: Identity) -> list[str]:
@@ -163,6 +152,8 @@ async def _on_http_exception(connection: HTTPConnection, error: Exception) -> Re
     if not isinstance(error, HTTPException):
         raise error
     method, path = connection.scope.get("method", "WS"), connection.url.path
+    if error.status_code == 404 and wants_page(connection.scope):
+        return message_page(404, "There is no such page", "The runs are at / on this server.")
     if error.status_code == 404:
         return await _answer(
             connection, problem(404, "NotFound", f"no route {path}; see /api/v1/docs"), "no such route"
@@ -197,6 +188,11 @@ def _body_fields(connection: HTTPConnection) -> list[str]:
     return list(getattr(body.field_info.annotation, "model_fields", {})) if body is not None else []
 
 
+def _logged(path: str) -> str:
+    """A path for the server's log. A signed link is a secret: whoever may read that log may not decide."""
+    return "/links/..." if path.startswith("/links/") else path
+
+
 class CrashGuard:
     """ASGI middleware: an unexpected error is logged and answered, and the HTTP connection stays usable."""
 
@@ -222,9 +218,7 @@ class CrashGuard:
         except Exception:
             if begun:
                 raise
-            # A signed link is a secret: whoever may read the server's log may not decide.
-            path = "/links/..." if scope["path"].startswith("/links/") else scope["path"]
-            logger.exception("%s %s failed", scope["method"], path)
+            logger.exception("%s %s failed", scope["method"], _logged(scope["path"]))
             message = "the control server met an unexpected error; its log has the details"
             await problem(500, "InternalError", message)(scope, receive, send)
 

@@ -1,8 +1,9 @@
 """Following runs for many clients: one reader per followed run, one cursor per client.
 
-The reader looks every 20 ms whether the log was written to, and only while somebody listens. What is new is encoded
-once and kept in a ring of bounded size; a client takes from the ring what follows its own cursor, and reads from the
-store if it has fallen behind. So a slow client delays nobody and costs no memory.
+The reader looks every 20 ms whether the log was written to, and only while somebody listens. An event is passed on at
+once; rows of metrics, of which a fast training writes hundreds a second, a few times a second together. What is new is
+encoded once and kept in a ring of bounded size; a client takes from the ring what follows its own cursor, and reads
+from the store if it has fallen behind. So a slow client delays nobody and costs no memory.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from agenttune.server.auth.rights import ROLES, Right, without_texts
 from agenttune.server.schemas import EventFrame, PointsFrame
 
 POLL_S = 0.02
+ROWS_S = 0.2
+"""Between two frames of rows: each is work for every page, whose curves nobody sees move faster (guess)."""
 STATUS_POLL_S = 2.0
 """How often a followed run's process is looked at: a killed trainer cannot say itself that it is gone."""
 PAGE = 500
@@ -122,6 +125,8 @@ class Tail:
         self._control = control
         self._executor = executor
         self._status_at = time.monotonic()
+        self._rows_at = 0.0
+        self._rows_wait = False
 
     async def start(self) -> None:
         """Find the log's end and follow it from there."""
@@ -163,7 +168,7 @@ class Tail:
                 if time.monotonic() - self._status_at > STATUS_POLL_S:
                     self._status_at = time.monotonic()
                     await self._in_thread(lambda: self._control.info(self.run_id))
-                if self._log.may_have_changed():
+                if self._log.may_have_changed() or (self._rows_wait and self._rows_are_due()):
                     await self._take_news()
                 await asyncio.sleep(POLL_S)
         except AgenttuneError as error:
@@ -172,9 +177,12 @@ class Tail:
 
     async def _take_news(self) -> None:
         """Read on until nothing is left, page by page."""
+        with_rows = self._rows_are_due()
+        self._rows_wait = not with_rows
+        self._rows_at = time.monotonic() if with_rows else self._rows_at
         more = True
         while more:
-            events, points = await self._in_thread(self._read)
+            events, points = await self._in_thread(lambda: self._read(with_rows))
             for entry in events:
                 self.events.add(entry)
             for entry in points:
@@ -183,10 +191,14 @@ class Tail:
                 self._announce()
             more = len(events) == PAGE or any(entry.count == PAGE for entry in points)
 
-    def _read(self) -> tuple[list[StreamEntry], list[StreamEntry]]:
-        """The next page of both streams. Runs in the hub's thread."""
+    def _rows_are_due(self) -> bool:
+        return time.monotonic() - self._rows_at >= ROWS_S
+
+    def _read(self, with_rows: bool) -> tuple[list[StreamEntry], list[StreamEntry]]:
+        """The next page of events, and of rows if it is their turn. Runs in the hub's thread."""
         events = event_entries(self._log.events(self.events.top, PAGE))
-        return events, point_entries(self.points.top, self._log.points(self.points.top, PAGE))
+        rows = self._log.points(self.points.top, PAGE) if with_rows else []
+        return events, point_entries(self.points.top, rows)
 
     def _announce(self) -> None:
         changed, self.changed = self.changed, asyncio.Event()

@@ -12,11 +12,20 @@ from pydantic import Field, field_validator, model_validator
 
 from agenttune.protocol.command_schemas import CommandSchema
 from agenttune.protocol.commands import Command, Int
-from agenttune.protocol.events import Decided, Event, Found, PolicyAttached, PolicyDetached, PolicyRequested
+from agenttune.protocol.events import (
+    Decided,
+    Event,
+    FindingJudged,
+    Found,
+    PolicyAttached,
+    PolicyDetached,
+    PolicyRequested,
+    TagsChanged,
+)
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.metrics import StoredPoint
 from agenttune.protocol.model_calls import ModelCalled, Usage
-from agenttune.protocol.proposals import CommandId, Record
+from agenttune.protocol.proposals import CommandId, Principal, Record
 from agenttune.protocol.reads import MAX_STEP
 from agenttune.protocol.run_info import RunInfo
 
@@ -84,10 +93,17 @@ class NewDecided(Decided):
 
 
 class RecordEntry(Record):
-    """Something that an agent writes into the log, or an operator's wish for another policy."""
+    """Something that an agent writes into the log, or a person: another policy, tags, whether a finding was right."""
 
     record: Annotated[
-        NewFound | NewDecided | PolicyAttached | PolicyDetached | PolicyRequested | NewModelCalled,
+        NewFound
+        | NewDecided
+        | PolicyAttached
+        | PolicyDetached
+        | PolicyRequested
+        | NewModelCalled
+        | TagsChanged
+        | FindingJudged,
         Field(discriminator="kind"),
     ]
     step: Step | None = None
@@ -95,6 +111,8 @@ class RecordEntry(Record):
     @field_validator("record")
     @classmethod
     def _names_a_policy(cls, record: Record) -> Record:
+        if isinstance(record, (TagsChanged, FindingJudged)):
+            _check_line("author", record.author, 128)
         if isinstance(record, PolicyRequested):
             _check_line("author", record.author, 128)
             if record.policy is not None:
@@ -119,6 +137,35 @@ class Health(Record):
     instance: str = Field(description="Changes with every start of the server.")
     pid: int | None = None
     runs_dir: str | None = None
+
+
+class KindRight(Record):
+    """Whether one kind of command may be asked for."""
+
+    allowed: bool
+    why_not: str = Field("", description="In a sentence, with what to do about it.")
+
+
+class Me(Record):
+    """Who asks, as the server sees it, and what that one may do."""
+
+    role: Principal | None = Field(description="None: nobody, who sees only that there is a server.")
+    name: str = Field(description="For people; empty without a name.")
+    via: Literal["cookie", "token", "local", "none"] = Field(
+        description="How one is known: signed in, by a token that is sent, by sitting at this machine, or not."
+    )
+    token: str = Field("", description="What the log calls the token.")
+    runs: list[str] = Field(default_factory=list, description="Patterns of the runs that are seen; empty: all.")
+    rights: dict[str, bool] = Field(description="By the right's name: read, propose, decide, and so on.")
+    why_not: dict[str, str] = Field(description="Of each right that is lacking, in a sentence with what to do.")
+    commands: dict[str, KindRight] = Field(description="By the command's kind. The gate of a run may still refuse one.")
+    notice: str = Field("", description="What the person should know, such as that the sign-in has ended.")
+
+
+class SignIn(Record):
+    """What a person signs a browser in with."""
+
+    token: str = Field(max_length=4096, description="A token, or the key of a link, which works once.")
 
 
 class Runs(Record):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Collection
 from typing import Any, NoReturn
 
@@ -18,6 +19,8 @@ MAX_BODY_BYTES = 1 << 20
 MAX_DEPTH = 64
 """Nesting of lists and objects (a guess: no command needs more than 5)."""
 INT64 = 1 << 63
+NONE = re.compile(r"(?!)")
+"""Matches no path."""
 
 
 class BadJson(Exception):
@@ -87,13 +90,13 @@ class StrictBodies:
     Args:
         app: What is guarded.
         judged_by_route: Paths whose routes refuse what is no good JSON themselves, in a shape of their own.
-        forms: Beginnings of paths that take forms of HTML instead.
+        forms: Paths that take forms of HTML instead.
     """
 
-    def __init__(self, app: ASGIApp, judged_by_route: Collection[str] = (), forms: Collection[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, judged_by_route: Collection[str] = (), forms: re.Pattern[str] = NONE) -> None:
         self._app = app
         self._judged_by_route = frozenset(judged_by_route)
-        self._forms = tuple(forms)
+        self._forms = forms
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "PATCH", "DELETE"):
@@ -107,7 +110,7 @@ class StrictBodies:
             message = f"the body is larger than {MAX_BODY_BYTES} bytes"
             await problem(413, "TooLarge", message, "body", headers={"Connection": "close"})(scope, receive, send)
             return
-        if scope["path"] in self._judged_by_route or scope["path"].startswith(self._forms):
+        if scope["path"] in self._judged_by_route or self._forms.fullmatch(scope["path"]):
             await self._app(scope, _replay(body, receive), send)
             return
         media = Headers(scope=scope).get("content-type", "").split(";")[0].strip().lower()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 from functools import lru_cache
 
-from agenttune.protocol.proposals import CommandRecord, Principal, State
+from agenttune.errors import UnknownCommandId
+from agenttune.protocol.proposals import TAKEN, CommandRecord, Principal, State
+from agenttune.store.log_connection import LogConnection, reading
 
 RECORDS_KEPT = 2048
 """Parsed command records kept, about 10 MB (guess: the newest of many runs)."""
@@ -22,17 +23,10 @@ CREATE INDEX commands_by_both ON commands (principal, state, submitted_seq);
 """
 
 
-class CommandTable:
-    """The table of commands.
+class CommandTable(LogConnection):
+    """The commands of a log."""
 
-    Args:
-        connection: Of the log.
-    """
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._db = connection
-
-    def add(self, record: CommandRecord) -> None:
+    def _add_command(self, record: CommandRecord) -> None:
         proposal = record.proposal
         self._db.execute(
             "INSERT INTO commands VALUES (?, ?, ?, ?, ?, ?)",
@@ -46,23 +40,39 @@ class CommandTable:
             ),
         )
 
-    def replace(self, record: CommandRecord) -> None:
+    def _replace_command(self, record: CommandRecord) -> None:
         self._db.execute(
             "UPDATE commands SET state = ?, record = ? WHERE command_id = ?",
             (record.state.value, record.model_dump_json(), record.command_id),
         )
 
-    def find(self, command_id: str) -> CommandRecord | None:
+    @reading
+    def find_command(self, command_id: str) -> CommandRecord | None:
         row = self._db.execute("SELECT record FROM commands WHERE command_id = ?", (command_id,)).fetchone()
         return _record(row[0]) if row else None
 
-    def oldest(self, states: Sequence[State], principal: Principal | None, limit: int) -> list[CommandRecord]:
-        """The first ones in these states (none given: all), in order of submission."""
-        return [_record(text) for _, text in self._rows(states, principal, limit, "ASC")]
+    def command(self, command_id: str) -> CommandRecord:
+        """Raises UnknownCommandId if there is none of that id."""
+        record = self.find_command(command_id)
+        if record is None:
+            raise UnknownCommandId(f"no command {command_id!r} in this run", field="command_id")
+        return record
 
-    def newest(self, states: Sequence[State], principal: Principal | None, limit: int) -> list[CommandRecord]:
-        """The last ones in these states (none given: all), in order of submission."""
-        return [_record(text) for _, text in reversed(self._rows(states, principal, limit, "DESC"))]
+    @reading
+    def commands(
+        self, *states: State, limit: int = 1000, newest: bool = False, principal: Principal | None = None
+    ) -> list[CommandRecord]:
+        """Commands in order of submission, of all states or of those named; `newest`: the last `limit` of them."""
+        rows = self._rows(states, principal, limit, "DESC" if newest else "ASC")
+        return [_record(text) for _, text in (reversed(rows) if newest else rows)]
+
+    @reading
+    def commands_around(self, seq: int, count: int) -> list[CommandRecord]:
+        """So many that were proposed last up to an event, and so many after it; in order of submission."""
+        before = "SELECT record FROM commands WHERE submitted_seq <= ? ORDER BY submitted_seq DESC LIMIT ?"
+        after = "SELECT record FROM commands WHERE submitted_seq > ? ORDER BY submitted_seq LIMIT ?"
+        earlier = self._db.execute(before, (seq, count)).fetchall()[::-1]
+        return [_record(text) for (text,) in [*earlier, *self._db.execute(after, (seq, count)).fetchall()]]
 
     def _rows(
         self, states: Sequence[State], principal: Principal | None, limit: int, order: str
@@ -75,10 +85,17 @@ class CommandTable:
         sql = f"{selects} ORDER BY submitted_seq {order} LIMIT ?"
         return self._db.execute(sql, (*arguments, limit)).fetchall()
 
-    def count(self, states: Sequence[State], principal: Principal | None) -> int:
+    @reading
+    def count_commands(self, *states: State, principal: Principal | None = None) -> int:
+        """How many commands there are, of all states or of those named."""
         where, arguments = _where(states, principal)
         return int(self._db.execute(f"SELECT count(*) FROM commands {where}", arguments).fetchone()[0])
 
+    def count_returns(self) -> int:
+        """How often agents went back to a checkpoint, or are about to."""
+        return sum(c.goes_back() for c in self.commands(*TAKEN, principal="agent"))
+
+    @reading
     def agent_proposed_at_s(self, back: int) -> float | None:
         """Unix time at which an agent made the proposal that is `back` before the newest; None if there are fewer."""
         sql = (

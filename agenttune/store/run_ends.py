@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from agenttune.errors import StoreFault
 from agenttune.protocol.run_info import RunInfo
-from agenttune.store.process_liveness import is_alive
+from agenttune.store.process_liveness import may_be_alive
 from agenttune.store.run_log import LOG_NAME, RunLog
 
 LOOK_EVERY_S = 0.5
@@ -68,14 +68,10 @@ class RunEnds:
         with contextlib.closing(RunLog.open_to_read(path.parent)) as log:
             info = log.info()
         # Either way: a clock set far back must not open again what was over.
-        is_over = not _is_running(info) and abs(self._clock() - _ended_s(info, path)) >= LAST_WORDS_S
+        is_over = not may_be_alive(info) and abs(self._clock() - _ended_s(info, path)) >= LAST_WORDS_S
         # What is recorded as ended stays so; a process that seems gone may yet turn out to have handed over.
         is_final = is_over and not info.is_live
         return _Look(inode, is_over, math.inf if is_final else self._monotonic() + LOOK_EVERY_S)
-
-
-def _is_running(info: RunInfo) -> bool:
-    return info.is_live and (info.pid is None or is_alive(info.pid, info.pid_started_s))
 
 
 def _ended_s(info: RunInfo, path: Path) -> float:

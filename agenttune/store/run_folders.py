@@ -49,3 +49,8 @@ def writing(folder: Path) -> Writing | None:
     except OSError:
         return log.st_mtime_ns, log.st_size, 0, 0
     return log.st_mtime_ns, log.st_size, wal.st_mtime_ns, wal.st_size
+
+
+def content(written: Writing | None) -> Writing | None:
+    """A log's last writing; whoever opens it makes an empty write-ahead log, which is none."""
+    return (*written[:2], 0, 0) if written is not None and written[3] == 0 else written

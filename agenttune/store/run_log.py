@@ -13,38 +13,23 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from agenttune.errors import AlreadyDecided, CommandIdReused, StoreFault, UnknownCommandId, UnknownRun, UserError
-from agenttune.protocol.commands import Impact
-from agenttune.protocol.events import (
-    Acked,
-    ApprovalRequested,
-    BranchStarted,
-    Escalated,
-    Evaluated,
-    Event,
-    Judged,
-    KnobsRead,
-    Proposed,
-    RunStarted,
-    Settled,
-    StandingChanged,
-    StatusChanged,
+from agenttune.errors import (
+    AlreadyDecided,
+    CommandIdReused,
+    LogFull,
+    StoreFault,
+    UnknownRun,
+    UserError,
 )
-from agenttune.protocol.lineage import Lineage
-from agenttune.protocol.metrics import Curve, Point, SeriesInfo, StoredPoint
+from agenttune.protocol import events
 from agenttune.protocol.proposals import (
     NEXT,
-    TAKEN,
     Ack,
     ApprovalRequest,
     CommandRecord,
-    Principal,
     Proposal,
     Record,
     StandingApproval,
@@ -53,19 +38,19 @@ from agenttune.protocol.proposals import (
 )
 from agenttune.protocol.run_info import LIVE, RunInfo
 from agenttune.store.command_table import CommandTable
+from agenttune.store.curve_table import CurveTable
 from agenttune.store.event_table import EventTable
-from agenttune.store.metric_table import SOURCES, MetricRow, PointTable
+from agenttune.store.log_connection import storing
 from agenttune.store.run_folders import LOG_NAME, newest_names
 from agenttune.store.run_info import RunCard
-from agenttune.store.sqlite_file import connect, connect_log_read_only, make_file, may_write, private_copy, storing
-from agenttune.store.wal_monitor import OwnCommits
+from agenttune.store.sqlite_file import connect, connect_log_read_only, make_file, may_write
 
 __all__ = ["LOG_NAME", "RunLog", "list_runs", "run_folder"]
 
 NAME_BYTES = 255
 """Longest file name that Linux file systems take."""
-EVENT_ROWS = 100
-"""Events in memory at once where all of them are read: a transcript may hold megabytes."""
+COMPLETED = frozenset({"finished", "stopped"})
+"""Statuses of a run that has nothing left to train."""
 
 
 def run_folder(runs_dir: Path, run_id: str) -> Path:
@@ -95,7 +80,7 @@ def list_runs(runs_dir: Path) -> list[RunInfo]:
     return sorted(infos, key=lambda info: info.created_at_s, reverse=True)
 
 
-class RunLog:
+class RunLog(EventTable, CommandTable, CurveTable):
     """One connection to a run's log. Not shared between threads: each thread opens its own.
 
     Every writing method is one transaction: all of it is in the file when it returns, or nothing is.
@@ -105,19 +90,9 @@ class RunLog:
             long).
     """
 
-    def __init__(self, folder: Path, connection: sqlite3.Connection) -> None:
-        self.folder = folder
-        self._connect(connection)
-        self._is_read_only = False
-        self.own: OwnCommits | None = None
-        """Where own commits of rows are reported, so that the command queue ignores them."""
-
-    def _connect(self, connection: sqlite3.Connection) -> None:
-        self._db = connection
-        self._card = RunCard(connection)
-        self._events = EventTable(connection)
-        self._points = PointTable(connection)
-        self._commands = CommandTable(connection)
+    @property
+    def _card(self) -> RunCard:
+        return RunCard(self._db)
 
     @classmethod
     def create(cls, folder: Path, info: RunInfo) -> RunLog:
@@ -140,12 +115,17 @@ class RunLog:
 
     @classmethod
     def open_to_read(cls, folder: Path) -> RunLog:
-        """Open a log for reading; also one in an archive where nobody may write.
+        """Open a log for reading; also one in an archive where nobody may write, or on a full disk.
 
         Raises:
             StoreFault: As for `open`.
         """
-        return cls.open(folder) if may_write(folder) else cls.open_read_only(folder)
+        if not may_write(folder):
+            return cls.open_read_only(folder)
+        try:
+            return cls.open(folder)
+        except LogFull:  # SQLite's shared memory finds no room beside the log
+            return cls.open_read_only(folder)
 
     @classmethod
     def open_read_only(cls, folder: Path) -> RunLog:
@@ -154,36 +134,18 @@ class RunLog:
         Raises:
             StoreFault: It cannot be read, or was written by a newer agenttune.
         """
-        log = cls(folder, connect_log_read_only(folder))
-        log._is_read_only = True
-        return log
-
-    def close(self) -> None:
-        self._db.close()
-
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Group writes: all are committed at the end, none if the block raises. Does not nest."""
-        with storing(self.folder):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                self._points.forget()
-                raise
-
-    def data_version(self) -> int:
-        """A number that changes when another connection has written; costs a few microseconds."""
-        return int(self._db.execute("PRAGMA data_version").fetchone()[0])
+        return cls(folder, connect_log_read_only(folder), is_read_only=True)
 
     def info(self) -> RunInfo:
         with storing(self.folder):
             info = self._card.read()
         # The folder's name is the run's id, also after somebody renamed or copied it.
         return info.model_copy(update={"run_id": self.folder.name, "path": str(self.folder)})
+
+    def stored_info(self) -> RunInfo:
+        """The identity card as it was written last: without the step and the rates that the newest rows tell of."""
+        with storing(self.folder):
+            return self._card.stored()
 
     def take(self, **fields: object) -> bool:
         """Make a run that waits for its trainer ours, by fields of its card; False if it is somebody's already."""
@@ -192,6 +154,34 @@ class RunLog:
             if info.status != "starting" or info.started_at_s is not None:
                 return False
             self._card.update(**fields)
+            return True
+
+    def begin_attempt(self, by: str, reason: str, **fields: object) -> bool:
+        """Go on with a run whose job was started again: open commands expire, and it waits for its trainer.
+
+        Args:
+            by: Who has started it again.
+            reason: How the attempt before it ended, where the log does not say that.
+            fields: Of its card.
+
+        Returns:
+            False for a run that was completed, or stopped by command.
+        """
+        with self.transaction():
+            info = self._card.stored()
+            if info.status in COMPLETED:
+                return False
+            step, branch = self._card.place()
+            attempt = info.attempt + 1
+            why = f"asked for in attempt {info.attempt}, which ended before it was applied"
+            for record in self.commands(State.PROPOSED, State.QUEUED):
+                ack = Ack(outcome="expired", step=step, branch=branch, message=why)
+                self._advance(record.command_id, State.EXPIRED, events.Acked(ack=ack), step, branch)
+            waits = {"status": "starting", "status_reason": "", "ended_at_s": None, "evaluating_step": None}
+            self._card.update(**waits, attempt=attempt, **fields)
+            said = "" if info.is_live else f"{info.status}: {info.status_reason}".strip(": ")
+            body = events.AttemptStarted(attempt=attempt, by=by, reason=reason or said)
+            self._add_event(body, step, branch, None)
             return True
 
     def update_info(self, **fields: object) -> None:
@@ -212,35 +202,37 @@ class RunLog:
             return [seq for body in bodies for seq in self._append(body, step, branch, command_id)]
 
     def _append(self, body: Record, step: int | None, branch: str, command_id: str | None) -> list[int]:
-        if isinstance(body, StatusChanged):
+        if isinstance(body, events.StatusChanged):
             return self._append_status(body, step, branch)
-        if isinstance(body, KnobsRead):
+        if isinstance(body, events.KnobsRead):
             facts = {} if body.facts is None else {"facts": body.facts}
-            last_id = self._points.last_id()
+            last_id = self.last_point_id()
             self._card.update(knobs=body.knobs, schedule=body.schedule, knobs_point_id=last_id, **facts)
-        elif isinstance(body, Evaluated):
+        elif isinstance(body, events.Evaluated):
             if self._card.stored().evaluating_step is not None:
                 self._card.update(evaluating_step=None)
-        elif isinstance(body, BranchStarted):
+        elif isinstance(body, events.BranchStarted):
             self._card.update(branch=body.name, evaluating_step=None)
             self._supersede_waiting(f"the run went back to another branch, {body.name}", step, branch)
-        elif isinstance(body, RunStarted):
+        elif isinstance(body, events.TagsChanged):
+            self._card.update(tags=body.tags)
+        elif isinstance(body, events.RunStarted):
             self._card.update(
                 capabilities=body.capabilities,
                 pid=body.pid,
                 max_steps=body.max_steps,
                 started_at_s=time.time(),
             )
-        return [self._events.add(body, step, branch, command_id)]
+        return [self._add_event(body, step, branch, command_id)]
 
     def _supersede_waiting(self, reason: str, step: int | None, branch: str) -> None:
         """What waits for a decision was asked of a world that is no longer there."""
         verdict = Verdict(decision="superseded", decided_by="restore", reason=reason)
         for record in self.commands(State.PROPOSED):
-            self._commands.replace(_judged(record, verdict))
-            self._events.add(Judged(verdict=verdict), step, branch, record.command_id)
+            self._replace_command(_judged(record, verdict))
+            self._add_event(events.Judged(verdict=verdict), step, branch, record.command_id)
 
-    def _append_status(self, body: StatusChanged, step: int | None, branch: str) -> list[int]:
+    def _append_status(self, body: events.StatusChanged, step: int | None, branch: str) -> list[int]:
         info = self._card.stored()
         if not info.is_live:
             return []
@@ -250,48 +242,9 @@ class RunLog:
             fields |= {"ended_at_s": time.time(), "step": max(step or 0, info.step, self._card.place()[0])}
             for record in self.commands(State.PROPOSED, State.QUEUED):
                 ack = Ack(outcome="expired", step=step or 0, branch=branch, message=f"the run is {body.status}")
-                seqs.append(self._advance(record.command_id, State.EXPIRED, Acked(ack=ack), step, branch))
+                seqs.append(self._advance(record.command_id, State.EXPIRED, events.Acked(ack=ack), step, branch))
         self._card.update(**fields)
-        return [*seqs, self._events.add(body, step, branch, None)]
-
-    def events(
-        self,
-        since: int = 0,
-        limit: int = 1000,
-        kinds: Sequence[str] | None = None,
-        command_id: str | None = None,
-        newest: bool = False,
-    ) -> list[Event]:
-        """Events with `seq > since`, oldest first; with `newest`, the last `limit` of them (still oldest first)."""
-        with storing(self.folder):
-            return self._events.read(since, limit, kinds, command_id, newest)
-
-    def event_rows(self, since: int, until: int) -> Iterator[tuple[Any, ...]]:
-        """Events with `since < seq <= until` as they lie in the file, one at a time: memory does not grow.
-
-        Yields:
-            (seq, at_s, step, branch, command_id, kind, body); the body is JSON text.
-        """
-        while True:
-            with storing(self.folder):
-                rows = self._events.rows(since, until, EVENT_ROWS)
-            if not rows:
-                return
-            yield from rows
-            since = rows[-1][0]
-
-    def lineage(self, branch: str) -> Lineage:
-        """The branches that a branch stands on."""
-        with storing(self.folder):
-            return self._events.lineage(branch)
-
-    def last_seq(self) -> int:
-        return self._events.last_seq()
-
-    def extra_steps(self) -> int:
-        """Training steps that probes took and gave back."""
-        with storing(self.folder):
-            return self._events.extra_steps()
+        return [*seqs, self._add_event(body, step, branch, None)]
 
     def submit(self, proposal: Proposal, answer: Verdict | ApprovalRequest) -> CommandRecord:
         """Record a proposal with the gate's answer: approved ones are queued for the trainer, others may wait.
@@ -312,15 +265,15 @@ class RunLog:
                     )
                 return known
             step, branch = self._card.place()
-            seq = self._events.add(Proposed(proposal=proposal), step, branch, proposal.command_id)
+            seq = self._add_event(events.Proposed(proposal=proposal), step, branch, proposal.command_id)
             record = CommandRecord(proposal=proposal, state=State.PROPOSED, submitted_seq=seq, submitted_step=step)
             if isinstance(answer, Verdict):
                 record = _judged(record, answer)
-                self._events.add(Judged(verdict=answer), step, branch, proposal.command_id)
+                self._add_event(events.Judged(verdict=answer), step, branch, proposal.command_id)
             else:
                 record = record.model_copy(update={"request": answer})
-                self._events.add(ApprovalRequested(request=answer), step, branch, proposal.command_id)
-            self._commands.add(record)
+                self._add_event(events.ApprovalRequested(request=answer), step, branch, proposal.command_id)
+            self._add_command(record)
             return record
 
     def decide(self, command_id: str, verdict: Verdict, standing: StandingApproval | None = None) -> CommandRecord:
@@ -337,8 +290,8 @@ class RunLog:
         """
         with self.transaction():
             record = _judged(self._waiting(command_id), verdict)
-            self._commands.replace(record)
-            self._events.add(Judged(verdict=verdict), *self._card.place(), command_id)
+            self._replace_command(record)
+            self._add_event(events.Judged(verdict=verdict), *self._card.place(), command_id)
             if standing is not None:
                 self._stand(standing, command_id)
             return record
@@ -366,16 +319,16 @@ class RunLog:
             if request.passed[: len(before)] != before or len(request.passed) == len(before):
                 raise AlreadyDecided(f"command {command_id} was passed on meanwhile", field="command_id")
             record = record.model_copy(update={"request": request})
-            self._commands.replace(record)
-            self._events.add(Escalated(request=request), *self._card.place(), command_id)
+            self._replace_command(record)
+            self._add_event(events.Escalated(request=request), *self._card.place(), command_id)
             return record
 
     def _stand(self, standing: StandingApproval, command_id: str | None = None, ended_by: str | None = None) -> None:
         info = self._card.stored()
         others = [s for s in info.standing if (s.kind, s.rule) != (standing.kind, standing.rule)]
         self._card.update(standing=[*others, standing] if ended_by is None else others)
-        body = StandingChanged(standing=standing, ended_by=ended_by)
-        self._events.add(body, *self._card.place(), command_id)
+        body = events.StandingChanged(standing=standing, ended_by=ended_by)
+        self._add_event(body, *self._card.place(), command_id)
 
     def end_standing_approval(self, kind: str, ended_by: str) -> list[StandingApproval]:
         """Take back what was allowed for a kind of command; returns what that was."""
@@ -386,7 +339,7 @@ class RunLog:
                 self._stand(standing, ended_by=ended_by)
             return ended
 
-    def settle(self, command_id: str, settled: Settled, step: int, branch: str) -> int:
+    def settle(self, command_id: str, settled: events.Settled, step: int, branch: str) -> int:
         """Record how the probation of an applied command ended.
 
         Raises:
@@ -402,149 +355,20 @@ class RunLog:
             UserError: The command is not queued (it has an answer already).
         """
         with self.transaction():
-            seq = self._advance(command_id, State(ack.outcome), Acked(ack=ack), ack.step, ack.branch)
+            seq = self._advance(command_id, State(ack.outcome), events.Acked(ack=ack), ack.step, ack.branch)
             for body in also:
                 self._append(body, ack.step, ack.branch, command_id)
             return seq
 
-    def _advance(self, command_id: str, state: State, body: Acked | Settled, step: int | None, branch: str) -> int:
+    def _advance(
+        self, command_id: str, state: State, body: events.Acked | events.Settled, step: int | None, branch: str
+    ) -> int:
         record = self.command(command_id)
         if state not in NEXT[record.state]:
             raise UserError(f"command {command_id} is {record.state.value}, it cannot become {state.value}")
-        ack = {"ack": body.ack} if isinstance(body, Acked) else {}
-        self._commands.replace(record.model_copy(update={"state": state, **ack}))
-        return self._events.add(body, step, branch, command_id)
-
-    def commands(
-        self, *states: State, limit: int = 1000, newest: bool = False, principal: Principal | None = None
-    ) -> list[CommandRecord]:
-        """Commands in order of submission, of all states or of those named; `newest`: the last `limit` of them."""
-        with storing(self.folder):
-            read = self._commands.newest if newest else self._commands.oldest
-            return read(states, principal, limit)
-
-    def count_commands(self, *states: State, principal: Principal | None = None) -> int:
-        """How many commands there are, of all states or of those named."""
-        with storing(self.folder):
-            return self._commands.count(states, principal)
-
-    def count_returns(self) -> int:
-        """How often agents went back to a checkpoint, or are about to."""
-        return sum(c.command.impact is Impact.RESTORE for c in self.commands(*TAKEN, principal="agent"))
-
-    def agent_proposed_at_s(self, back: int) -> float | None:
-        """Unix time at which an agent made the proposal that is `back` before the newest; None if there are fewer."""
-        with storing(self.folder):
-            return self._commands.agent_proposed_at_s(back)
-
-    def command(self, command_id: str) -> CommandRecord:
-        """Raises UnknownCommandId if there is none of that id."""
-        record = self.find_command(command_id)
-        if record is None:
-            raise UnknownCommandId(f"no command {command_id!r} in this run", field="command_id")
-        return record
-
-    def find_command(self, command_id: str) -> CommandRecord | None:
-        with storing(self.folder):
-            return self._commands.find(command_id)
-
-    def append_points(self, points: Iterable[Point | MetricRow]) -> None:
-        """Append metric rows, and the events that some of them are, in one transaction.
-
-        One process writes a run's points.
-        """
-        with self.transaction():
-            count = self._points.append(points)
-            number = self.own.next() if self.own is not None and count else None
-        if self.own is not None:
-            self.own.note(number)
-
-    def points(self, since: int = 0, limit: int = 1000, sources: Sequence[str] = SOURCES) -> list[StoredPoint]:
-        """Whole rows with `point_id > since`, in order of writing."""
-        with storing(self.folder):
-            return self._points.rows(since, limit, sources)
-
-    def recent_points(
-        self, limit: int, sources: Sequence[str] = ("step",), branch: str = "main", last_step: int | None = None
-    ) -> list[StoredPoint]:
-        """The last `limit` rows of a branch, up to a step, oldest first."""
-        with storing(self.folder):
-            return self._points.recent(limit, sources, branch, last_step)
-
-    def first_points(
-        self,
-        limit: int,
-        sources: Sequence[str] = ("step",),
-        branch: str = "main",
-        after_step: int = 0,
-        last_step: int | None = None,
-    ) -> list[StoredPoint]:
-        """The first `limit` rows of each source of a branch after a step, up to another; in order of steps."""
-        with storing(self.folder):
-            return self._points.first(limit, sources, branch, after_step, last_step)
-
-    def sampled_points(
-        self, count: int, sources: Sequence[str] = ("step",), branch: str = "main", last_step: int | None = None
-    ) -> list[StoredPoint]:
-        """About `count` rows of each source, evenly over the steps of a branch up to one; in order of writing."""
-        with storing(self.folder):
-            return self._points.sample(count, sources, branch, last_step)
-
-    def index_lag(self) -> int:
-        """Rows, at most, that a curve would first have to take in."""
-        with storing(self.folder):
-            return self._points.lag()
-
-    def last_point_id(self) -> int:
-        with storing(self.folder):
-            return self._points.last_id()
-
-    def index_points(self, max_transactions: int = 1_000_000) -> None:
-        """Bring the curves' cache up to date; done by readers, in transactions of a few milliseconds."""
-        if self._is_read_only:
-            self._index_copy()
-            return
-        for _ in range(max_transactions):
-            with storing(self.folder):
-                if not self._points.is_behind():
-                    return
-            with self.transaction():
-                self._points.index()
-
-    def _index_copy(self) -> None:
-        """Where nobody may write, the cache is brought up to date in a copy of our own, which ends with us."""
-        with storing(self.folder):
-            if not self._points.is_behind():
-                return
-            copy = private_copy(self._db)
-            self._db.close()
-            self._connect(copy)
-            while self._points.is_behind():
-                self._points.index()
-            copy.execute("PRAGMA query_only=ON")
-
-    def series(self, branch: str = "main") -> list[SeriesInfo]:
-        """Every metric of a branch with its extent."""
-        self.index_points()
-        with storing(self.folder):
-            return self._points.series(branch)
-
-    def curve(
-        self,
-        name: str,
-        branch: str = "main",
-        first_step: int = 0,
-        last_step: int | None = None,
-        max_points: int = 1000,
-    ) -> Curve:
-        """One metric over steps, with at most `max_points` entries.
-
-        Raises:
-            UserError: No such metric in that branch; lists those there are.
-        """
-        self.index_points()
-        with storing(self.folder):
-            return self._points.curve(name, branch, first_step, last_step, max_points)
+        ack = {"ack": body.ack} if isinstance(body, events.Acked) else {}
+        self._replace_command(record.model_copy(update={"state": state, **ack}))
+        return self._add_event(body, step, branch, command_id)
 
 
 def _judged(record: CommandRecord, verdict: Verdict) -> CommandRecord:

@@ -9,15 +9,14 @@ import shutil
 import sqlite3
 import tempfile
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
-
-from pydantic import ValidationError
 
 from agenttune.errors import LogExists, StoreFault
 from agenttune.protocol.run_info import RunInfo
 from agenttune.store.command_table import COMMANDS_SCHEMA
+from agenttune.store.curve_table import CURVES_SCHEMA
 from agenttune.store.event_table import EVENTS_SCHEMA
+from agenttune.store.log_connection import private_copy, storing
 from agenttune.store.metric_table import POINTS_SCHEMA
 from agenttune.store.run_folders import LOG_NAME
 from agenttune.store.run_info import RUN_SCHEMA, RunCard
@@ -56,7 +55,9 @@ def _build(aside: Path, info: RunInfo) -> None:
     with contextlib.closing(sqlite3.connect(aside)) as connection:
         # A crash leaves a file that nobody uses, so no journal on the disk; one transaction waits for the disk once.
         connection.execute("PRAGMA journal_mode=MEMORY")
-        connection.executescript("BEGIN;" + RUN_SCHEMA + EVENTS_SCHEMA + COMMANDS_SCHEMA + POINTS_SCHEMA)
+        connection.executescript(
+            "BEGIN;" + RUN_SCHEMA + EVENTS_SCHEMA + COMMANDS_SCHEMA + POINTS_SCHEMA + CURVES_SCHEMA
+        )
         connection.execute(f"PRAGMA user_version={FORMAT}")
         RunCard(connection).make(info)
         connection.commit()
@@ -124,22 +125,6 @@ def _check_format(connection: sqlite3.Connection, path: Path) -> None:
         raise StoreFault(f"{path} has format {version}, this agenttune reads format {FORMAT}")
 
 
-@contextlib.contextmanager
-def storing(folder: Path) -> Iterator[None]:
-    """Turn SQLite's and the disk's errors into ours, with the file's name."""
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        raise StoreFault(f"the log in {folder}: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise StoreFault(
-            f"the log in {folder} is damaged or was written by another version of agenttune: "
-            f"{error.title} {where}: {first['msg']}"
-        ) from error
-
-
 def connect_read_only(path: Path) -> sqlite3.Connection:
     """A connection that leaves no trace beside the file.
 
@@ -168,13 +153,6 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def private_copy(source: sqlite3.Connection) -> sqlite3.Connection:
-    """A database of the same content in a nameless temporary file, which ends with its connection."""
-    copy = sqlite3.connect("", isolation_level=None, check_same_thread=False, cached_statements=256)
-    source.backup(copy)
-    return copy
-
-
 def _connect(path: Path, how: str) -> sqlite3.Connection:
     return sqlite3.connect(
         f"{path.resolve().as_uri()}?{how}",
@@ -196,12 +174,18 @@ def refuse_network_file_system(folder: Path) -> None:
     Raises:
         StoreFault: `folder` is on one; says how to choose another.
     """
-    kind = _file_system_of(folder)
-    if kind in NETWORK_FILE_SYSTEMS:
+    kind = network_kind(folder)
+    if kind:
         raise StoreFault(
             f"the runs folder {folder} is on a network file system ({kind}), where SQLite's WAL mode is unsafe; "
             "set store.runs_dir (or AGENTTUNE_RUNS_DIR) to a folder on a local disk"
         )
+
+
+def network_kind(folder: Path) -> str:
+    """The network file system that a folder is on, which need not exist yet; empty for none."""
+    kind = _file_system_of(folder)
+    return kind if kind in NETWORK_FILE_SYSTEMS else ""
 
 
 def _file_system_of(folder: Path) -> str:

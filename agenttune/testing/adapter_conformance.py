@@ -32,9 +32,13 @@ class AdapterTestCase:
 
     Attributes:
         settable: A command that this loop can apply, given at step 4.
+        latency_steps: Most steps between a command's arrival and the one that it is applied at: 0, or 1 for a loop of
+            several processes, where a step's start tells whether they meet at its end.
     """
 
     settable: dict[str, Any] = {"kind": "update_optimizer", "lr": 5e-4}  # noqa: RUF012
+
+    latency_steps = 0
 
     @pytest.fixture
     def train(self) -> Train:
@@ -50,15 +54,16 @@ class AdapterTestCase:
     def test_a_command_is_applied_and_read_back(self, train: Train, tmp_path: Path) -> None:
         train(_options(tmp_path), _asking(tmp_path, {4: self.settable}))
         ack = _ack(tmp_path, 4)
-        assert (ack.outcome, ack.step) == ("applied", 4), ack.message
+        assert ack.outcome == "applied", ack.message
+        assert 4 <= ack.step <= 4 + self.latency_steps
         [change] = ack.changes
         assert change.requested == change.effective != change.previous
 
     def test_a_stop_ends_the_run_there(self, train: Train, tmp_path: Path) -> None:
         losses = train(_options(tmp_path), _asking(tmp_path, {5: {"kind": "stop_training"}}))
-        assert len(losses) == 5
+        assert 5 <= len(losses) <= 5 + self.latency_steps
         with _newest(tmp_path) as log:
-            assert (log.info().status, log.info().step) == ("stopped", 5)
+            assert (log.info().status, log.info().step) == ("stopped", len(losses))
 
     def test_what_it_cannot_do_is_refused_with_a_reason_and_training_goes_on(
         self, train: Train, tmp_path: Path

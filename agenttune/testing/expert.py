@@ -16,27 +16,36 @@ from agenttune.testing.chat_request import ChatRequest
 from agenttune.testing.steps import Step, calls, says
 
 NUMBER = r"[-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|inf|NaN)"
-CUT, RAISE, RAISE_AGAIN = 0.1, 10.0, 3.0
-"""Factors of the rate: for one that was too high, and too low."""
-MOST_CUTS, MOST_RAISES = 3, 3
-LATE, EARLY = 0.75, 0.03
-"""Parts of a run: after the first, little can be won by a new plan; before the second, nothing is known."""
-COLLAPSED_PERCENT, PLAN_LEFT = 5.0, 0.3
+LEARNT = 0.05
+"""A fall of the loss, as a part of the first: before it nothing was learnt that would be lost by beginning again."""
+CUT_ONCE, CUT = 0.3, 0.1
+"""Factors of the rate after a blow-up: the first time where something was learnt, and else."""
+BREAKING_UPDATE, FAIR_UPDATE = 0.6, 0.1
+"""A part of the weights that a step changes at a rate that breaks them, and at one that does not."""
+MOST_RETURNS, MOST_RAISES = 4, 3
+FAR_BEHIND = 0.5
+"""An evaluation that is worse than the best by such a part of it: something broke."""
+BEHIND, WORSE_EVALUATIONS = 0.05, 3
+"""So many evaluations in a row after the best, the newest two behind it by such a part: overfitting."""
+TINY_UPDATE, SMALL_UPDATE, GOOD_UPDATE = 0.0005, 0.012, 0.02
+"""A part of the weights that a step changes: from which nothing is learnt from scratch, of a rate that may be too low,
+and what a raise aims at."""
+STRAIGHT, STRAIGHT_PART = 0.6, 0.095
+"""Above that the weights' way goes straight on, over such a part of the run."""
+STARTED, SMALL_FALL = 0.5, 0.1
+"""Parts of the first loss: a fall after which a raise is not worth its danger, and one that is next to nothing."""
+EARLY, MIDDLE = 0.3, 0.5
+"""Parts of a run: until the first one may begin anew, until the second a raise pays."""
+COLLAPSED_PERCENT, PLAN_FROM, PLAN_LEFT = 5.0, 0.03, 0.3
 """A schedule is over too early at a mean rate below so many percent of the base, with such a part of the run left."""
-STRAIGHT, STRAIGHT_STEPS, SMALL_FALL = 0.85, 20, 0.25
-"""Above that the weights' way goes straight on, over so many steps; a part of the first loss that is a small fall."""
-LARGE_UPDATE = 0.005
-"""A part of the weights that a step changes only at a rate that is not too low."""
-BREAKING_UPDATE, STUCK_STEPS = 0.05, 20
-"""A part of the weights that a step changes at a rate that breaks them; after so many steps without any fall."""
+FORGOTTEN = 0.35
+"""A part of the usual update, below which Adam still remembers a burst of huge gradients."""
 SETTLE_STEPS = 30
 """After a change, before it is judged."""
-WORSE_EVALUATIONS = 2
-"""Evaluations in a row that are worse than the best, in an overfit."""
 
 
 @dataclass(frozen=True)
-class State:
+class KeptState:
     """A state to go back to."""
 
     name: str
@@ -50,7 +59,8 @@ class Reading:
 
     Attributes:
         evaluations: Step, goal and training loss beside it.
-        findings: Kind, severity and age in steps.
+        jump_step: Of the last step before a jump that stays; 0 without one.
+        findings: Kind, severity, age in steps and the sentence.
         tried: Step, kind and the rest of the line.
     """
 
@@ -62,7 +72,7 @@ class Reading:
     lowest_step: int = 0
     noise: float = math.nan
     not_finite: bool = False
-    jump_stays: bool = False
+    jump_step: int = 0
     chance: float = math.nan
     grad: float = math.nan
     grad_first: float = math.nan
@@ -73,12 +83,13 @@ class Reading:
     straight_steps: int = 0
     update_ratio: float = math.nan
     early_ratio: float = math.nan
+    usual_ratio: float = math.nan
     weight_decay: float = math.nan
     evaluations: list[tuple[int, float, float]] = field(default_factory=list)
     evaluation_noise: float = 0.0
     maximize: bool = False
-    states: list[State] = field(default_factory=list)
-    findings: list[tuple[str, str, int]] = field(default_factory=list)
+    states: list[KeptState] = field(default_factory=list)
+    findings: list[tuple[str, str, int, str]] = field(default_factory=list)
     tried: list[tuple[int, str, str]] = field(default_factory=list)
     counted: dict[str, int] = field(default_factory=dict)
     can: frozenset[str] = frozenset()
@@ -99,9 +110,9 @@ class Reading:
         found._read_evaluations(section("Evaluations"))
         found._read_states(section("States"))
         found.findings = [
-            (kind, severity, 0 if age == "now" else int(age.split()[0]))
-            for severity, kind, age in re.findall(
-                r"^(info|warning|critical) (\w+), (now|\d+ steps ago):", section("Findings"), re.MULTILINE
+            (kind, severity, 0 if age == "now" else int(age.split()[0]), told)
+            for severity, kind, age, told in re.findall(
+                r"^(info|warning|critical) (\w+), (now|\d+ steps ago): (.*)$", section("Findings"), re.MULTILINE
             )
         ]
         found.tried = [
@@ -128,7 +139,8 @@ class Reading:
         if low := re.search(rf"lowest level ({NUMBER}) at step (\d+)", told):
             self.lowest, self.lowest_step = float(low[1]), int(low[2])
         self.not_finite = "NOT FINITE" in told or "not finite" in told
-        self.jump_stays = "in one step, stays" in text
+        jumps = re.findall(r"jumped at (\d+) -> \d+:.* in one step, stays", text)
+        self.jump_step = int(jumps[-1]) if jumps else 0
         norm = re.search(r"^(step_grad_norm|grad_norm): (.*)$", text, re.MULTILINE)
         if norm:
             self.grad, self.grad_first = _number(norm[2], rf"now ({NUMBER})"), _number(norm[2], rf"first ({NUMBER})")
@@ -142,7 +154,9 @@ class Reading:
         if way := re.search(rf"straightness of their way ({NUMBER}) over (\d+) steps", weights):
             self.straightness, self.straight_steps = float(way[1]), int(way[2])
         self.update_ratio = _number(weights, rf"a step changes ({NUMBER}) of the weights")
-        self.early_ratio = _number(weights, rf"of the weights \(at first ({NUMBER})\)")
+        at_first = _number(weights, rf"of the weights \([^)]*at first ({NUMBER})")
+        self.early_ratio = at_first if math.isfinite(at_first) else self.update_ratio
+        self.usual_ratio = _number(weights, rf"of the weights \([^)]*usually ({NUMBER})")
 
     def _read_evaluations(self, text: str) -> None:
         has_train = "training loss there" in text
@@ -156,7 +170,7 @@ class Reading:
         for name, rest in re.findall(r"^<data>([^,<]+)[^<]*</data>:(.*)$", text, re.MULTILINE):
             kept, step = re.search(r"\b(start|best|good),", rest), re.search(r"step (\d+)", rest)
             if step:
-                self.states.append(State(name, kept[1] if kept else "", int(step[1])))
+                self.states.append(KeptState(name, kept[1] if kept else "", int(step[1])))
 
     @property
     def progress(self) -> float:
@@ -168,6 +182,10 @@ class Reading:
             return self.counted[kind]
         return sum(done == kind and "-> applied" in rest for _, done, rest in self.tried)
 
+    def went_back_to(self, state: KeptState) -> bool:
+        """Whether the run went back to a state already."""
+        return any(f"checkpoint_id={state.name}" in rest for _, _, rest in self.tried)
+
     @property
     def changed_step(self) -> int:
         """Step of the newest change, -1 without one."""
@@ -177,7 +195,12 @@ class Reading:
     def found(self, kind: str, *severities: str) -> bool:
         """Whether something was found since the newest change."""
         age = self.step - max(0, self.changed_step)
-        return any(k == kind and s in (severities or (s,)) and a <= age for k, s, a in self.findings)
+        return any(k == kind and s in (severities or (s,)) and a <= age for k, s, a, _ in self.findings)
+
+    @property
+    def has_learnt(self) -> bool:
+        """The loss was clearly below its first value."""
+        return self.lowest < self.first - LEARNT * abs(self.first)
 
 
 def _or_0(value: float) -> float:
@@ -213,83 +236,150 @@ class PlaybookExpert:
         decided = next(self._cures(seen), None)
         if decided is not None:
             return calls(*decided)
-        if any(severity != "info" and age == 0 for _, severity, age in seen.findings):
+        if any(severity != "info" and age == 0 for _, severity, age, _ in seen.findings):
             self.undecided.append(request.last_text)
         return says("nothing to cure")
 
-    def _cures(self, seen: Reading) -> Iterator[list[tuple[str, dict[str, Any]]]]:
+    def _cures(self, seen: Reading) -> Iterator[Uses]:
         """The cures of the playbook that the figures ask for, the gravest first."""
         if "change" not in seen.can:
             return
-        yield from _too_high(seen)
-        if seen.step - seen.changed_step < SETTLE_STEPS and seen.changed_step >= 0:
-            return
-        yield from _overfitting(seen)
-        yield from _collapsed(seen)
-        yield from _too_low(seen)
+        if seen.times("load_checkpoint") < MOST_RETURNS:
+            yield from _begin_lower(seen)
+            yield from _broken_layer(seen)
+            yield from _blown_up(seen)
+            yield from _far_behind(seen)
+            yield from _burst(seen)
+            yield from _overfitting(seen)
+        if seen.changed_step < 0 or seen.step - seen.changed_step >= SETTLE_STEPS:
+            yield from _collapsed(seen)
+            yield from _too_low(seen)
 
 
 Uses = list[tuple[str, dict[str, Any]]]
 
 
-def _too_high(seen: Reading) -> Iterator[Uses]:
-    """Risen and stays, or not finite: back to before, with a tenth of the rate."""
-    risen = seen.level > 1.5 * seen.first or seen.found("divergence", "critical", "warning")
-    large = max(_or_0(seen.update_ratio), _or_0(seen.early_ratio)) > BREAKING_UPDATE
-    stuck = large and seen.level > 0.98 * seen.first and seen.step >= STUCK_STEPS + max(0, seen.changed_step)
-    stuck = stuck or seen.found("high_rate", "critical", "warning")
-    if not (seen.not_finite or seen.found("non_finite") or risen or stuck):
-        return
-    if max(seen.times("load_checkpoint"), seen.times("update_optimizer")) >= MOST_CUTS:
+def _begin_lower(seen: Reading) -> Iterator[Uses]:
+    """Steps that break the weights, and nothing learnt: from the start, with an update of a tenth."""
+    largest = max(_or_0(seen.early_ratio), _or_0(seen.update_ratio))
+    start = [s for s in seen.states if s.kept_as == "start"]
+    if start and largest > BREAKING_UPDATE and not seen.has_learnt and seen.progress < EARLY:
+        factor = min(max(FAIR_UPDATE / largest, 0.01), CUT_ONCE)
+        why = f"a step changes {largest:.2g} of the weights and nothing was learnt: from the start with less"
+        yield [("change", _back(start[-1], why, lr_factor=factor))]
+
+
+def _broken_layer(seen: Reading) -> Iterator[Uses]:
+    """One layer broke in a step and the loss with it: once to before that, at the same rate: it may not come again."""
+    before = [s for s in seen.states if s.step < seen.jump_step]
+    if seen.found("layer_fault") and before and not seen.times("load_checkpoint"):
+        why = f"a layer broke, and the loss jumped after step {seen.jump_step} and stays"
+        yield [("change", _back(max(before, key=lambda s: s.step), why))]
+
+
+def _blown_up(seen: Reading) -> Iterator[Uses]:
+    """Not finite, or risen and stays: to before that, with a lower rate."""
+    not_finite = seen.not_finite or seen.found("non_finite", "critical")
+    hump = not seen.has_learnt and not seen.early_ratio > BREAKING_UPDATE / 2
+    if not (not_finite or (seen.found("divergence", "critical") and not hump)):
         return
     why = f"the loss went from {seen.lowest:.3g} at step {seen.lowest_step} to {seen.level:.3g}"
+    is_first = not any(kind == "load_checkpoint" and "lr=" in rest for _, kind, rest in seen.tried)
+    factor = CUT_ONCE if is_first and (seen.has_learnt or not_finite) else CUT
     start = [s for s in seen.states if s.kept_as == "start"]
-    before = start if stuck else [s for s in seen.states if s.step <= seen.lowest_step] or start
-    if before:
-        back = max(before, key=lambda s: s.step)
-        yield [("change", {"go_back_to": back.name, "lr_factor": CUT, "reset_optimizer": True, "reason": why})]
-    elif seen.step - seen.changed_step >= SETTLE_STEPS or seen.changed_step < 0:
+    trouble = seen.jump_step or seen.lowest_step + 1
+    before = [s for s in seen.states if s.step < trouble] if seen.has_learnt else start
+    if not_finite:  # a state that led to it again holds what leads to it
+        before = [s for s in before if not seen.went_back_to(s)]
+    if before or start:
+        yield [("change", _back(max(before or start, key=lambda s: s.step), why, lr_factor=factor))]
+    elif seen.changed_step < 0 or seen.step - seen.changed_step >= SETTLE_STEPS:
         yield [("change", {"lr_factor": CUT, "reason": f"{why}; there is no state of before"})]
 
 
+def _far_behind(seen: Reading) -> Iterator[Uses]:
+    """An evaluation far worse than the best, and training agrees or a second one does: to the best one's state."""
+    best, behind = _best_state(seen), _behind(seen)
+    if best is None or not behind or behind[-1] <= max(FAR_BEHIND, 3 * _noise(seen)):
+        return
+    risen = seen.level > seen.lowest + 0.5 * (seen.first - seen.lowest) or seen.jump_step > best.step
+    again = len(behind) > 1 and behind[-2] > FAR_BEHIND / 2 and behind[-1] > 0.9 * behind[-2]
+    if risen or again:
+        why = f"the newest evaluation is {behind[-1]:.0%} worse than the best"
+        yield [("change", _back(best, why, lr_factor=CUT))]
+
+
+def _burst(seen: Reading) -> Iterator[Uses]:
+    """A burst of huge gradients passed, and Adam's steps are tiny since: on from the newest state, memory cleared."""
+    burst = min((a for k, _, a, _ in seen.findings if k in {"gradient_explosion", "bad_batch"}), default=None)
+    if burst is None or not seen.update_ratio < FORGOTTEN * seen.usual_ratio:
+        return
+    newest = max(seen.states, key=lambda s: s.step, default=None)
+    if newest is not None and newest.step >= seen.step - burst and seen.times("load_checkpoint") < 2:
+        why = f"since a burst a step changes {seen.update_ratio:.2g} of the weights, usually {seen.usual_ratio:.2g}"
+        yield [("change", _back(newest, why))]
+
+
 def _overfitting(seen: Reading) -> Iterator[Uses]:
-    """The evaluation rises while the training loss falls: the best state, with more decay and a lower rate."""
-    values = [(step, -value if seen.maximize else value, train) for step, value, train in seen.evaluations]
-    finite = [entry for entry in values if math.isfinite(entry[1])]
-    best = [s for s in seen.states if s.kept_as == "best"]
-    if len(finite) <= WORSE_EVALUATIONS or not best:
+    """Evaluations get worse and do not come back: the best state, with a lower rate and more decay."""
+    best, behind = _best_state(seen), _behind(seen)
+    if best is None or len(behind) < WORSE_EVALUATIONS:
         return
-    lowest = min(finite, key=lambda entry: entry[1])
-    since = [entry for entry in finite if entry[0] > lowest[0]]
-    least = lowest[1] + max(0.02 * abs(lowest[1]), 2 * seen.evaluation_noise)
-    rising = len(since) >= WORSE_EVALUATIONS and all(entry[1] > least for entry in since[-WORSE_EVALUATIONS:])
-    falls = seen.found("overfitting") or (since and since[-1][2] < lowest[2])
-    if not (rising and falls):
-        return
-    why = f"the evaluation rose from {lowest[1]:.4g} at step {lowest[0]} to {since[-1][1]:.4g} while training fell"
-    decay = {"weight_decay": max(10 * seen.weight_decay, 0.1)} if seen.weight_decay >= 0 else {}
-    yield [("change", {"go_back_to": best[-1].name, "lr_factor": CUT, **decay, "reason": why})]
+    if min(behind[-1], 2 * behind[-2]) > max(BEHIND, 3 * _noise(seen)) and behind[-1] > 0.9 * behind[-2]:
+        why = f"{len(behind)} evaluations since the best are worse, the newest by {behind[-1]:.0%}"
+        decay = {"weight_decay": max(10 * seen.weight_decay, 0.1)} if seen.weight_decay >= 0 else {}
+        yield [("change", {"go_back_to": best.name, "lr_factor": CUT, **decay, "reason": why})]
 
 
 def _collapsed(seen: Reading) -> Iterator[Uses]:
-    """A rate near nothing with much of the run left: a new plan from the base."""
-    if seen.left_percent < COLLAPSED_PERCENT and EARLY < seen.progress < 1 - PLAN_LEFT:
-        left = f"{1 - seen.progress:.0%} of the run left"
-        why = f"the rate to come is {seen.left_percent:.2g} % of the base {seen.base:.3g} with {left}"
-        yield [("change", {"lr": seen.base, "schedule": {"shape": "cosine"}, "reason": why})]
+    """A rate near nothing with much of the run left: a new plan from a rate that worked."""
+    told = next((text for kind, _, _, text in reversed(seen.findings) if kind == "collapsed_schedule"), "")
+    over = seen.left_percent < COLLAPSED_PERCENT and PLAN_FROM < seen.progress < 1 - PLAN_LEFT
+    if (over or told) and not seen.times("update_schedule"):
+        was = _number(told, rf"rate from ({NUMBER}) to")
+        peak = was if math.isfinite(was) else seen.base
+        why = f"the rate {seen.lr:.3g} is nearly nothing with {1 - seen.progress:.0%} of the run left"
+        yield [("change", {"lr": peak, "schedule": {"shape": "cosine"}, "reason": why})]
 
 
 def _too_low(seen: Reading) -> Iterator[Uses]:
-    """Straight on: ten times the rate while hardly anything was reached, three times where something was."""
-    is_straight = seen.straightness > STRAIGHT and seen.straight_steps >= STRAIGHT_STEPS
-    is_straight = is_straight and not seen.update_ratio > LARGE_UPDATE and not seen.level > 1.01 * seen.first
-    slow = seen.first - seen.level < SMALL_FALL * abs(seen.first)
-    raises = seen.times("update_optimizer")
-    may = seen.progress < LATE and raises < MOST_RAISES and not seen.times("load_checkpoint")
-    told = seen.found("slow_start") or seen.found("low_rate", "critical", "warning")
-    if may and slow and (is_straight or told):
-        why = f"the loss fell only from {seen.first:.3g} to {seen.level:.3g}, straightness {seen.straightness:.2f}"
-        yield [("change", {"lr_factor": RAISE, "reason": why})]
-    elif may and is_straight and raises:
-        why = f"the way is still straight, {seen.straightness:.2f} over {seen.straight_steps} steps"
-        yield [("change", {"lr_factor": RAISE_AGAIN, "reason": why})]
+    """Steps too small to learn by, or straight on with hardly any progress: a step that changes more."""
+    ratio, left = seen.early_ratio, seen.level / seen.first if seen.first > 0 else math.nan
+    trained = seen.first < 0.7 * seen.chance
+    may = seen.progress < MIDDLE and seen.times("update_optimizer") < MOST_RAISES and not seen.times("load_checkpoint")
+    if not may or trained or not ratio > 0:
+        return
+    tiny = ratio < TINY_UPDATE and left > STARTED
+    straight = seen.straightness > STRAIGHT and seen.straight_steps >= STRAIGHT_PART * seen.max_steps
+    slow = straight and ratio < SMALL_UPDATE and left > 1 - SMALL_FALL
+    told = seen.found("low_rate") and ratio < 4 * SMALL_UPDATE
+    if tiny or slow or told:
+        factor = min(max(GOOD_UPDATE / ratio, 3.0), 10.0)
+        way = f"straightness {seen.straightness:.2f}, {left:.0%} of the loss left"
+        why = f"a step changes {ratio:.2g} of the weights, {way}"
+        yield [("change", {"lr_factor": factor, "reason": why})]
+
+
+def _back(state: KeptState, why: str, **more: Any) -> dict[str, Any]:
+    return {"go_back_to": state.name, "reset_optimizer": True, **more, "reason": why}
+
+
+def _best_state(seen: Reading) -> KeptState | None:
+    return next((s for s in reversed(seen.states) if s.kept_as == "best"), None)
+
+
+def _behind(seen: Reading) -> list[float]:
+    """By which part of its size each evaluation after the best one is worse; not finite ones are far worse."""
+    costs = [-value if seen.maximize else value for _, value, _ in seen.evaluations]
+    finite = [cost for cost in costs if math.isfinite(cost)]
+    if not finite:
+        return []
+    best = min(finite)
+    since = costs[costs.index(best) + 1 :]
+    return [(cost - best) / (abs(best) or 1.0) if math.isfinite(cost) else math.inf for cost in since]
+
+
+def _noise(seen: Reading) -> float:
+    """Of one evaluation, as a part of the best."""
+    finite = [abs(value) for _, value, _ in seen.evaluations if math.isfinite(value)]
+    return seen.evaluation_noise / min(finite) if finite and min(finite) > 0 else 0.0

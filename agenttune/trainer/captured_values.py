@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from agenttune.protocol.proposals import Change
+from agenttune.trainer.checkpoints.training_state import TrainingState, not_as_saved
 from agenttune.trainer.datasets.record import capture_dataset, dataset_as_captured, is_rebuilt_since, restore_dataset
 from agenttune.trainer.lr.optimizers import same
-from agenttune.trainer.run_state import RunState
+from agenttune.trainer.run_state import REASON_CHARACTERS, RunState
+
+logger = logging.getLogger("agenttune")
 
 
 def capture_values(run_state: RunState) -> dict[str, Any]:
@@ -83,3 +87,21 @@ def _restore_settings(run_state: RunState, saved: dict[str, Any]) -> list[Change
         Change(name=name, previous=before[name], requested=value, effective=after[name])
         for name, value in differing.items()
     ]
+
+
+def restore_own_values(run_state: RunState, state: TrainingState, dataset: object | None) -> tuple[list[Change], str]:
+    """Check that the loop's state is as saved, then restore settings, knobs, layers and dataset.
+
+    Returns:
+        The changes, and what went wrong, empty if nothing did.
+    """
+    adapter = run_state.adapter
+    try:
+        wrong = not_as_saved(adapter.model(), adapter.optimizer(), state)
+        if wrong:
+            return [], f"these do not stand as saved: {', '.join(wrong)}"[:REASON_CHARACTERS]
+        restore_registered(run_state, state.extra.get("registered", {}))
+        return restore_values(run_state, state.steered, dataset), ""
+    except Exception as error:  # training stands in the midst of the return; it must not end with it
+        logger.exception("not all went back to step %d", state.step)
+        return [], f"not all went back: {type(error).__name__}: {error}"[:REASON_CHARACTERS]

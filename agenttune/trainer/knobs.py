@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from agenttune.errors import UserError
 from agenttune.protocol.commands import Redefines
+from agenttune.protocol.metrics import is_number
 from agenttune.protocol.proposals import Change
 from agenttune.protocol.run_info import KnobState
 from agenttune.trainer.adapter import Adapter
@@ -105,8 +106,7 @@ def _checked_bounds(name: str, bounds: Bounds | None) -> Bounds:
 
 
 def _is_bound(value: object) -> bool:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return value is None or (is_number and not math.isnan(value))  # type: ignore[arg-type]
+    return value is None or (is_number(value) and not math.isnan(value))
 
 
 class KnobRegistry:
@@ -161,6 +161,19 @@ class KnobRegistry:
     def states(self) -> list[KnobState]:
         """All knobs as they read; one whose `get` raises is shown without a value, and the reason is logged."""
         return [_state_or_blank(knob) for knob in self._knobs.values()]
+
+    def check(self, name: str, value: KnobValue) -> None:
+        """Check a value without writing it.
+
+        Raises:
+            UserError: Unknown name, wrong type or out of bounds.
+        """
+        knob = self._find(name)
+        _fitted(knob, knob.read(), value)
+
+    def put_back(self, name: str, value: KnobValue) -> None:
+        """Write a value that the knob has had."""
+        self._find(name).write(value)
 
     def set(self, name: str, value: KnobValue) -> tuple[Change, Callable[[], Any]]:
         """Check, write and read back one knob; on any trouble its old value is written again.
@@ -217,7 +230,7 @@ def _fitted(knob: Knob, previous: Any, value: KnobValue) -> KnobValue:
         value = float(value)
     if type(value) is not wanted:
         raise UserError(f"knob {knob.name!r} is a {wanted.__name__} (now {previous!r}), not {value!r}", field="value")
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if is_number(value):
         low, high = knob.minimum, knob.maximum
         inside = math.isfinite(value) and (low is None or value >= low) and (high is None or value <= high)
         if not inside:

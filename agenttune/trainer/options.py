@@ -13,11 +13,15 @@ from pathlib import Path
 
 from agenttune.config.sections import check_origins
 from agenttune.control.discovery import ensure_server
+from agenttune.control.tunnel import is_on_several_nodes, tunnel
 from agenttune.errors import LogExists, UserError
 from agenttune.protocol.run_info import RunInfo
-from agenttune.store.process_liveness import started_s
+from agenttune.store.job import job_of
+from agenttune.store.local_folder import local_runs_dir
+from agenttune.store.log_connection import storing
 from agenttune.store.run_log import LOG_NAME, RunLog
-from agenttune.trainer.distributed.processes import leads_here
+from agenttune.trainer.distributed.attempts import continue_run, identity, part_of
+from agenttune.trainer.distributed.rank import Rank, rank_here
 
 RUN_ID = "AGENTTUNE_RUN_ID"
 RUNS_DIR = "AGENTTUNE_RUNS_DIR"
@@ -79,62 +83,92 @@ class Options:
 def open_run(options: Options, environ: Mapping[str, str] = os.environ) -> RunLog:
     """Open the log that the launcher made, or create one.
 
-    A run that has begun or ended is never continued: the next `train()` of the same process gets `<id>-2`.
+    A run that has begun or ended is only continued by a job that was started again, such as by torchrun or Slurm; the
+    next `train()` of the same process gets `<id>-2`.
 
     Raises:
         StoreFault: The log cannot be written there.
     """
-    runs_dir = options.folder(environ)
-    given = environ.get(RUN_ID)
+    runs_dir = local_runs_dir(options.folder(environ))[0]
+    given, job = environ.get(RUN_ID), job_of(environ)
+    part = 1 if job is None else part_of(job)
+    mine = {**identity(job, part), "started_at_s": time.time()}
+    # What a launcher that was started again has made ready comes before what the job is found to have begun.
+    waiting = _take(runs_dir / given, mine) if given and (runs_dir / given / LOG_NAME).exists() else None
+    found = waiting or continue_run(runs_dir, job, part, environ, started_at_s=time.time())
+    if found is not None:
+        return found
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     first = given or f"{options.run_name or 'run'}-{stamp}"
     for number in itertools.count(1):
         run_id = first if number == 1 else f"{first}-{number}"
         folder = runs_dir / run_id
-        log = _take(folder) if (folder / LOG_NAME).exists() else _create(folder, run_id, options.run_name)
+        if given and (folder / LOG_NAME).exists():
+            log = _take(folder, mine)
+        else:
+            log = _create(folder, run_id, options.run_name, mine, is_named=run_id == given)
         if log is not None:
             return log
     raise AssertionError("count() does not end")
 
 
-def _take(folder: Path) -> RunLog | None:
+def _take(folder: Path, mine: Mapping[str, object]) -> RunLog | None:
     """The log of a run that waits for its trainer; None if another trainer has it."""
     log = RunLog.open(folder)
-    if log.take(**_identity()):
+    if log.take(**mine):
         return log
     log.close()
     return None
 
 
-def _create(folder: Path, run_id: str, name: str | None) -> RunLog | None:
+def _create(folder: Path, run_id: str, name: str | None, mine: Mapping[str, object], is_named: bool) -> RunLog | None:
+    """A new log in a folder that nobody else has; None if somebody has.
+
+    Args:
+        folder: The run's.
+        run_id: Its name.
+        name: The run's, for people.
+        mine: Of its card: whose it is.
+        is_named: Somebody chose this very folder, and may have made it.
+    """
+    with storing(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=is_named)
+        except FileExistsError:
+            return None  # another process, perhaps a launcher, took the same second's id: try the next number
     now_s = time.time()
     info = RunInfo(run_id=run_id, name=name or run_id, status="starting", created_at_s=now_s)
     try:
-        return RunLog.create(folder, info.model_copy(update=_identity()))
+        return RunLog.create(folder, info.model_copy(update=mine))
     except LogExists:
-        return None  # another process took the same second's id: try the next number
-
-
-def _identity() -> dict[str, object]:
-    pid = os.getpid()
-    return {"pid": pid, "pid_started_s": started_s(pid), "started_at_s": time.time()}
+        return None
 
 
 logger = logging.getLogger("agenttune")
 
 
-def open_log(options: Options) -> RunLog | None:
+def open_log(options: Options, rank: Rank | None = None) -> RunLog | None:
     """The run's log, with a control server beside it; None on ranks that only follow.
+
+    Args:
+        options: Of the user.
+        rank: This process' place, if it is known better than by torch and the environment.
 
     Raises:
         PortInUse: The port that was asked for is taken.
         StoreFault: The log cannot be written.
     """
-    if not leads_here():
+    rank = rank or rank_here()
+    if not rank.leads:
         return None
+    runs_dir, notice = local_runs_dir(options.folder())
+    if notice:
+        say(notice)
     if options.server and not os.environ.get(SERVER_URL):
-        address = ensure_server(options.folder(), options.host, options.port, allowed_origins=options.allowed_origins)
+        address = ensure_server(runs_dir, options.host, options.port, allowed_origins=options.allowed_origins)
         say(f"control server at {address.url}")
+        if is_on_several_nodes(rank.world_size):
+            say(tunnel(address.url))
         if address.notice:
             say(address.notice)
     log = open_run(options)

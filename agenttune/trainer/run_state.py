@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from agenttune.protocol.lr_course import Course
+from agenttune.protocol.commands import LoadCheckpoint
+from agenttune.protocol.lr_course import LrCourse
 from agenttune.protocol.proposals import CommandRecord
 from agenttune.protocol.run_info import KnobState, RunInfo
 from agenttune.trainer.adapter import Adapter
-from agenttune.trainer.checkpoints.catalog import CheckpointCatalog
+from agenttune.trainer.checkpoints.checkpoint_catalog import CheckpointCatalog, SavedCheckpoint
 from agenttune.trainer.knobs import KnobRegistry, read_knobs
-from agenttune.trainer.layers.changes import LayerChanges
+from agenttune.trainer.layers.layer_changes import LayerChanges
 from agenttune.trainer.layers.model_tree import GradientMonitor
-from agenttune.trainer.lr.course import PUBLISHED_POINTS, course_of
+from agenttune.trainer.lr.lr_course import PUBLISHED_POINTS, course_of
 from agenttune.trainer.lr.optimizers import exempt_groups
 from agenttune.trainer.lr.schedule_kinds import ScheduleKind
 from agenttune.trainer.lr.schedules import Schedule
@@ -21,6 +22,22 @@ from agenttune.trainer.lr.schedules import Schedule
 JUDGED_POINTS = 256
 """Steps at which a course is told where a command is judged by it, just before it is applied."""
 NOBODYS = RunInfo(run_id="", name="", status="running", created_at_s=0.0)
+
+REASON_CHARACTERS = 500
+"""Longest text kept of an error."""
+
+
+@dataclass(frozen=True)
+class ToldByLeader:
+    """What rank 0 has found out for a command, so that no rank looks at files of its own.
+
+    Attributes:
+        checkpoint: That a return goes to, without its state.
+        branch: That training is on from there.
+    """
+
+    checkpoint: SavedCheckpoint
+    branch: str
 
 
 @dataclass
@@ -39,6 +56,9 @@ class RunState:
         layers: What commands have changed about layers.
         trial: The branch of the present trial, if there is one; its steps will be undone.
         changes: How often anything that training goes by was changed by command, or restored.
+        agree: Called by a handler when all is checked and nothing written: in a run of several processes it returns
+            where every one of them can, and raises where one cannot.
+        told: Of the command at hand, what rank 0 alone can know; None in a run of one process.
         refusal_there: Why the guardrails refuse what a return changes, by the run's card of now and as it will stand
             there; empty if they do not.
     """
@@ -56,7 +76,11 @@ class RunState:
     layers: LayerChanges = field(init=False)
     trial: str | None = None
     changes: int = 0
-    refusal_there: Callable[[CommandRecord, RunInfo, RunInfo], str] = lambda record, now, there: ""
+    agree: Callable[[], None] = lambda: None
+    told: ToldByLeader | None = None
+    refusal_there: Callable[[CommandRecord, LoadCheckpoint, RunInfo, RunInfo], str] = (
+        lambda record, command, now, there: ""
+    )
 
     def __post_init__(self) -> None:
         self.layers = LayerChanges(self.adapter)
@@ -83,7 +107,7 @@ class RunState:
         """Every live-tunable value, as read now."""
         return read_knobs(self.adapter, self.registry, self.ratios, self.exempt)
 
-    def course(self, points: int = PUBLISHED_POINTS) -> Course | None:
+    def course(self, points: int = PUBLISHED_POINTS) -> LrCourse | None:
         """The learning rate to come."""
         return course_of(self.schedule(), self.step, self.adapter.max_steps(), points)
 

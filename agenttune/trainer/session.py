@@ -2,40 +2,54 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from agenttune.config import CheckpointSettings
-from agenttune.protocol.events import Evaluated, Found, NoteAdded, RunStarted, StatusChanged
+from agenttune.errors import NotSupported
+from agenttune.protocol.commands import StopTraining
+from agenttune.protocol.events import AttemptEnded, Evaluated, Found, KnobsRead, NoteAdded, RunStarted, StatusChanged
 from agenttune.protocol.metrics import Point
-from agenttune.protocol.proposals import Record
-from agenttune.protocol.run_info import RunStatus
+from agenttune.protocol.proposals import Author, Proposal, Record
+from agenttune.protocol.run_info import RunInfo, RunStatus
+from agenttune.protocol.text import clean
+from agenttune.store.job import job_of
 from agenttune.store.metric_table import MetricRow
 from agenttune.store.run_log import RunLog
 from agenttune.trainer.adapter import Adapter
 from agenttune.trainer.checkpoints.branch_folders import arrange
-from agenttune.trainer.checkpoints.catalog import FOLDER, CheckpointCatalog, SavedCheckpoint
-from agenttune.trainer.distributed.processes import CommandBroadcast, SingleProcess
+from agenttune.trainer.checkpoints.checkpoint_catalog import FOLDER, CheckpointCatalog, SavedCheckpoint
+from agenttune.trainer.distributed.applied_again import again, in_force
+from agenttune.trainer.distributed.attempts import settle_open, take_up
+from agenttune.trainer.distributed.joining import Joining
+from agenttune.trainer.distributed.preemption import Preemption
+from agenttune.trainer.distributed.ranks import Ranks
 from agenttune.trainer.execution.acks import ReadBacks
 from agenttune.trainer.execution.executor import CommandExecutor, Place
 from agenttune.trainer.execution.kept_states import KeptStates
-from agenttune.trainer.execution.saving import REASON_CHARACTERS
 from agenttune.trainer.knobs import Knob, KnobRegistry
 from agenttune.trainer.layers.weight_sampler import WeightSampler
-from agenttune.trainer.lr.reader import LearningRateReader
+from agenttune.trainer.lr.lr_reader import LearningRateReader
 from agenttune.trainer.opening import claim_output, record_found_checkpoints, release, warn_of_limits
+from agenttune.trainer.probation.loss_history import losses_until
+from agenttune.trainer.probation.own_commands import OwnCommands
 from agenttune.trainer.recording.background_writer import BackgroundWriter
 from agenttune.trainer.recording.logged_rows import GoalCheck, is_lasting
 from agenttune.trainer.recording.recorder import Recorder
 from agenttune.trainer.recording.step_meter import Metrics, RawRow, StepMetrics
-from agenttune.trainer.run_state import RunState
+from agenttune.trainer.run_state import REASON_CHARACTERS, RunState
 
 logger = logging.getLogger("agenttune")
 T = TypeVar("T")
+
+PREEMPTED = Author(principal="trainer", name="preemption")
+
+NOTE_CHARACTERS = 2000
 
 ALARMING = ("loss", "grad_norm")
 """Of a loop's own log: in lockstep the agent is asked at once when one of them is not finite."""
@@ -51,7 +65,7 @@ class Session:
         log: The run's log, for reading; None on ranks that only follow.
         adapter: The training loop.
         registry: Knobs of the user.
-        command_broadcast: How ranks agree; one process by default.
+        joining: The way to the other ranks of a run of several processes.
         writer: Writes the log; by default a thread of its own.
         consult: As in `Options`.
 
@@ -65,7 +79,7 @@ class Session:
         log: RunLog | None,
         adapter: Adapter,
         registry: KnobRegistry | None = None,
-        command_broadcast: CommandBroadcast | None = None,
+        joining: Joining | None = None,
         writer: BackgroundWriter | None = None,
         consult: Callable[[], object] | None = None,
     ) -> None:
@@ -80,8 +94,7 @@ class Session:
         self.learning_rates = LearningRateReader()
         self._recorder, self._writer = Recorder(self.run_state, writer), writer
         self._goal = GoalCheck("" if log is None else log.info().goal_metric)
-        self._broadcast = command_broadcast or SingleProcess()
-        self._executor = CommandExecutor(log, self.run_state, self._recorder, self._broadcast, consult)
+        self._executor = CommandExecutor(log, self.run_state, self._recorder, joining, consult)
         # Looked up at every step, so without a detour.
         self._probe, self._probation, self._kept = self._executor.probe, self._executor.probation, self._executor.kept
         self._is_log_unchanged = self._executor.queue.monitor.is_unchanged
@@ -89,10 +102,22 @@ class Session:
             writer.own = self._executor.queue.own
         self._sampler = WeightSampler(adapter) if writer is not None else None
         self._output: Path | None = None
+        self.run_id: str | None = None if log is None else log.folder.name
+        """The run's id, on every rank once the processes have met."""
+        self._ranks: Ranks | None = None
+        self._preemption: Preemption | None = None
+        self._executor.on_join, self._executor.on_meeting = self._learn_run, self._average_now
+        self._executor.on_end_elsewhere = self._average_no_more
 
-    @property
-    def run_id(self) -> str | None:
-        return self._log.folder.name if self._log is not None else None
+    def _learn_run(self) -> None:
+        """Once the processes have met: ranks that only follow take over from the leader which run this is."""
+        tell = self._executor.ranks.tell
+        self.run_id = tell(self.run_id or "") or None
+        self.run_state.checkpoints.branches.current = tell(self.branch)
+        group, joins_unevenly = self._executor.ranks.process_group, self.run_state.adapter.joins_unevenly
+        self._ranks = Ranks(tell, self._recorder.record, group, joins_unevenly)
+        with contextlib.suppress(NotSupported):  # a loop that was not given its model
+            self._ranks.follow(self.run_state.adapter.model())
 
     @property
     def branch(self) -> str:
@@ -110,12 +135,13 @@ class Session:
         run_state, adapter, recorder = self.run_state, self.run_state.adapter, self._recorder
         run_state.step = step
         run_state.learn_groups()
-        self._executor.learn_lockstep()
+        info = None if self._log is None else self._log.info()
+        bodies = self._take_up(info, step)
         self.status = "running"
         max_steps = self._executor.acks.max_steps = adapter.max_steps()
         started = RunStarted(
             framework=adapter.framework,
-            pid=os.getpid(),
+            pid=(info.pid if info is not None else None) or os.getpid(),
             max_steps=max_steps,
             capabilities=list(adapter.capabilities),
             details=dict(details),
@@ -123,15 +149,18 @@ class Session:
         if max_steps is not None:
             recorder.update_info(max_steps=max_steps)
         knobs, whole = recorder.knobs_read(), recorder.whole_read()
-        recorder.record(started, StatusChanged(status="running"), knobs, *whole)
+        recorder.record(*bodies, started, StatusChanged(status="running"), knobs, *whole)
         if self._log is not None:
             warn_of_limits(self._log.info(), knobs, whole, recorder)
         record_found_checkpoints(run_state, recorder)
         folder = adapter.loop_folder()
-        if folder is not None and self.run_id is not None:
+        if folder is not None and self._log is not None and self.run_id is not None:
             self._output = folder.path
             claim_output(folder.path, self.run_id, recorder)
-        self._executor.serve("boundary")
+        if info is not None and info.attempt > 1:
+            self._apply_again(info, knobs, step)
+        self._executor.begin()
+        self._preemption = Preemption(None if self._log is None else self._ask_to_stop)
         if self._sampler is not None:
             try:
                 self._sampler.note_zeros()
@@ -139,6 +168,36 @@ class Session:
                 self._look_no_more()
         if self._kept is not None:
             self._kept.begin(step)
+        self._executor.opened()
+
+    def _take_up(self, info: RunInfo | None, step: int) -> list[Record]:
+        """In a run that goes on as its next attempt: its branches and checkpoints."""
+        if info is None or self._log is None or info.attempt == 1:
+            return []
+        return take_up(self._log, info, self.run_state, step)
+
+    def _apply_again(self, info: RunInfo, knobs: KnobsRead, step: int) -> None:
+        """Ask for the values again that were in force when the attempt before ended."""
+        log, recorder, branch = self._log, self._recorder, self.branch
+        if log is None:
+            return
+        if self._probation is not None:
+            recorder.submit(lambda log: settle_open(log, info.attempt, step, branch))
+            self._probation.loss_history.seed(losses_until(log, info.branch, step, self._probation.loss_history.size))
+        own, before = OwnCommands(log, self.run_state, recorder), info.attempt - 1
+        lost, left = in_force(log, info, knobs.knobs, step)
+        for record, command in lost:
+            if refusal := own.ask(again(record, command, info.attempt)):
+                left.append(f"{command.kind} ({record.command_id}): {refusal}")
+        if left:
+            text = f"of attempt {before}, not applied again: {'; '.join(left)}"
+            recorder.record(NoteAdded(text=clean(text, NOTE_CHARACTERS), author="agenttune"))
+
+    def _ask_to_stop(self) -> None:
+        if self._log is not None:
+            with contextlib.closing(RunLog.open(self._log.folder)) as log:
+                proposal = Proposal(command=StopTraining(save=True), author=PREEMPTED, rationale="SIGTERM from Slurm")
+                OwnCommands(log, self.run_state, self._recorder).ask(proposal)
 
     def begin_again(self, step: int, reason: str) -> None:
         """The loop has dropped its progress and begins again, with a smaller batch after it ran out of memory.
@@ -181,19 +240,37 @@ class Session:
         """Answer what is still open, record how the run ended, and close the log. Further calls do nothing."""
         if self._ended:
             return
+        if self._preemption is not None:
+            self._preemption.leave()
+            if self._preemption.came and status == "stopped":
+                status, reason = "interrupted", f"SIGTERM from Slurm: {reason}; a requeued job goes on from here"
         self.status = status
         self._check_goal(None)
         where = self._executor.fail_open(status)
         if self._kept is not None and status in ("finished", "stopped"):
             self._end_kept_states(self._kept)
         reason = "; ".join(filter(None, [reason[: REASON_CHARACTERS // 2] if where else reason, where]))
-        self._recorder.record(StatusChanged(status=status, reason=reason[:REASON_CHARACTERS]))
+        if self._ranks is not None:  # the last losses, over what `close` closes
+            self._write(self._ranks.close(is_whole=status in ("finished", "stopped")))
+        self._executor.ranks.close(reason if status == "failed" else "")
+        self._record_end(status, reason[:REASON_CHARACTERS])
         self._recorder.close()
-        self._broadcast.close()
-        if self._output is not None and self.run_id is not None:
+        if self._output is not None and self._log is not None and self.run_id is not None:
             release(self._output, self.run_id)
         if self._log is not None:
             self._log.close()
+
+    def _record_end(self, status: RunStatus, reason: str) -> None:
+        job = None if self._log is None else job_of()
+        attempt = 1 if self._log is None else self._log.info().attempt
+        left = 0 if job is None else job.left_after(attempt)
+        if job is None or status != "failed" or not left:
+            self._recorder.record(StatusChanged(status=status, reason=reason))
+            return
+        body = AttemptEnded(attempt=attempt, reason=reason, by=job.by, restarts_left=left)
+        self._recorder.record(body)
+        why = f"attempt {attempt} failed; {job.by} starts it again"
+        self._recorder.update_info(status="starting", status_reason=why)
 
     def _end_kept_states(self, kept: KeptStates) -> None:
         try:
@@ -215,9 +292,7 @@ class Session:
     def boundary(self, step: int) -> None:
         """At the end of a step: confirm what was changed, then apply what was asked for; holds here while paused."""
         if self.is_quiet:  # a few look-ups instead of all those below, between two steps some 20 us
-            probation, kept = self._probation, self._kept
-            is_calm = (probation is None or not probation.is_check_due) and (kept is None or step < kept.next_step)
-            if is_calm and self._is_log_unchanged():
+            if self._is_still_quiet(step):
                 self.run_state.step = step
                 return
             self.is_quiet = False
@@ -227,6 +302,13 @@ class Session:
         self.run_state.step = step
         self._check_goal(step)
         self.is_quiet = self._executor.boundary(step)
+
+    def _is_still_quiet(self, step: int) -> bool:
+        if self._ranks is not None:  # rank 0 has said for how many steps there is nothing to hear
+            return self._executor.ranks.skip()
+        probation, kept = self._probation, self._kept
+        is_calm = (probation is None or not probation.is_check_due) and (kept is None or step < kept.next_step)
+        return is_calm and self._is_log_unchanged()
 
     def between(self, place: Place = "between") -> None:
         """Between two steps, when the loop is done with the one: its log, evaluation and save are made.
@@ -259,7 +341,7 @@ class Session:
     @property
     def is_in_lockstep(self) -> bool:
         """Whether this run ever waits for its agent."""
-        return self._executor.lockstep is not None
+        return self._executor.is_in_lockstep
 
     @property
     def is_trying(self) -> bool:
@@ -268,7 +350,11 @@ class Session:
 
     def fail_trial(self, error: Exception) -> bool:
         """An error of the loop's own; returns whether it belongs to a trial, which then ends with this step."""
-        return self._probe.fail(error)
+        return self._executor.fail(error)
+
+    def reason(self, error: BaseException) -> str:
+        """Why training ended, where that is what became of another rank; empty where nothing is known of that."""
+        return self._executor.ranks.reason(error)
 
     # -- what the loop reports --------------------------------------------------------------------------------
 
@@ -276,7 +362,9 @@ class Session:
         """A row of metrics, or what a step left behind; written in the background."""
         if self._sampler is not None and isinstance(point, StepMetrics):
             point = self._with_weights(point, self._sampler)
-        if self._writer is not None:
+        if self._ranks is not None:
+            point = self._share(point, self._ranks)
+        elif self._writer is not None:
             self._writer.add_point(point)
         if not self.is_quiet and self._probe.is_trying:
             if isinstance(point, StepMetrics):
@@ -287,6 +375,32 @@ class Session:
                 self._probation.add(point)
             if self._kept is not None:
                 self._kept.add(point)
+
+    def _share(self, point: Metrics, ranks: Ranks) -> Metrics:
+        """With the losses of all ranks; its row is written when they are known."""
+        if isinstance(point, StepMetrics):
+            # In lockstep the agent decides by this very step.
+            at_once = self._probe.is_trying or self._executor.is_in_lockstep
+            if self._writer is None:
+                ranks.give(point, at_once)
+                return point
+            point = ranks.share(point, at_once)
+        self._write(ranks.ready(point))
+        return point
+
+    def _average_now(self) -> None:
+        """What is judged, and read while training waits, are everybody's losses of every step so far."""
+        if self._ranks is not None:
+            self._write(self._ranks.average_now())
+
+    def _average_no_more(self) -> None:
+        if self._ranks is not None:
+            self._ranks.average_no_more()
+
+    def _write(self, rows: Sequence[Metrics]) -> None:
+        if self._writer is not None:
+            for row in rows:
+                self._writer.add_point(row)
 
     def _with_weights(self, point: StepMetrics, sampler: WeightSampler) -> StepMetrics:
         """With a look at the weights, where one is due; none in a trial, whose steps are undone."""
@@ -315,7 +429,7 @@ class Session:
 
     def logged(self, row: RawRow) -> None:
         """A row of the loop's own log: an event too, written with the steps' rows."""
-        if self.is_quiet and self._writer is not None and is_lasting(row.row):
+        if self.is_quiet and self._writer is not None and self._ranks is None and is_lasting(row.row):
             self._writer.add_point(row)
             return
         point = row.read()
@@ -340,9 +454,10 @@ class Session:
         if self._probe.is_trying:
             return
         value = self._goal.evaluated(point.step, point.values)
+        can_keep = self._executor.note_evaluation()
         if value is not None:
             self.run_state.checkpoints.metric = value
-            if self._kept is not None:
+            if self._kept is not None and can_keep:
                 self._kept.evaluated(value)
         command_id = self._executor.applying
         body = Evaluated(metrics=point.values, texts=dict(texts or {}), command_id=command_id)

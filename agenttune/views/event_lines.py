@@ -4,36 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import singledispatch
 
-from agenttune.protocol.events import (
-    Acked,
-    ApprovalRequested,
-    BestState,
-    BranchStarted,
-    CheckpointSaved,
-    Decided,
-    Escalated,
-    Evaluated,
-    Event,
-    Found,
-    Judged,
-    LogGap,
-    NoteAdded,
-    Notified,
-    PolicyAttached,
-    PolicyDetached,
-    PolicyRequested,
-    Probed,
-    Proposed,
-    ReadBack,
-    RunStarted,
-    Settled,
-    StandingChanged,
-    StatusChanged,
-    Trial,
-)
-from agenttune.protocol.proposals import CommandRecord
+from agenttune.protocol import events
+from agenttune.protocol.events import BestState, Event, TrialResult
+from agenttune.protocol.proposals import CommandRecord, Record
 from agenttune.protocol.summary import outcome_line
 from agenttune.protocol.text import clean, number, pairs
 
@@ -64,47 +39,67 @@ CommandLookup = Callable[[str], "CommandRecord | None"]
 
 def lines_of(event: Event, find_command: CommandLookup) -> list[EventLine]:
     """The lines that an event is worth; most events are worth one or none."""
-    make = _MAKERS.get(type(event.body))
-    if make is None or _says_nothing_new(event):
+    if _says_nothing_new(event):
         return []
     record = find_command(event.command_id) if event.command_id else None
     return [
         EventLine(event.at_s, _step_of(event), mark, clean(text), style)
-        for mark, text, style in make(event.body, record)
+        for mark, text, style in _parts(event.body, record)
     ]
 
 
 def _says_nothing_new(event: Event) -> bool:
     """Whether it only repeats that a run is running, after its trainer has started."""
     body = event.body
-    return isinstance(body, StatusChanged) and body.status == "running" and not body.reason and not event.step
+    return isinstance(body, events.StatusChanged) and body.status == "running" and not body.reason and not event.step
 
 
 def _step_of(event: Event) -> int | None:
-    if isinstance(event.body, Found):
+    if isinstance(event.body, events.Found):
         return event.body.finding.step
-    return event.body.ack.step if isinstance(event.body, Acked) else event.step
+    return event.body.ack.step if isinstance(event.body, events.Acked) else event.step
 
 
 Parts = Iterable[tuple[str, str, str]]
 
 
-def _started(body: RunStarted, record: CommandRecord | None) -> Parts:
+@singledispatch
+def _parts(body: Record, record: CommandRecord | None) -> Parts:
+    """Mark, text and style of each line that an event is worth; those of no kind below are worth none."""
+    return ()
+
+
+@_parts.register
+def _started(body: events.RunStarted, record: CommandRecord | None) -> Parts:
     steps = "" if body.max_steps is None else f", {body.max_steps} steps"
     yield "trainer", f"{body.framework}{steps}", "green"
 
 
-def _status(body: StatusChanged, record: CommandRecord | None) -> Parts:
+@_parts.register
+def _status(body: events.StatusChanged, record: CommandRecord | None) -> Parts:
     style = "bold red" if body.status in BAD_STATUS else "green"
     yield "status", body.status + (f": {body.reason}" if body.reason else ""), style
 
 
-def _found(body: Found, record: CommandRecord | None) -> Parts:
+@_parts.register
+def _attempt_ended(body: events.AttemptEnded, record: CommandRecord | None) -> Parts:
+    yield "attempt", f"{body.attempt} failed: {body.reason}; {body.by} starts it again", "bold yellow"
+
+
+@_parts.register
+def _attempt_started(body: events.AttemptStarted, record: CommandRecord | None) -> Parts:
+    why = f" (the one before: {body.reason})" if body.reason else ""
+    yield "attempt", f"{body.attempt}, started by {body.by}{why}", "bold yellow"
+
+
+@_parts.register
+def _found(body: events.Found, record: CommandRecord | None) -> Parts:
     finding = body.finding
     yield "found", f"{finding.kind}: {finding.summary}", SEVERITY_STYLE[finding.severity]
 
 
-def _decided(body: Decided, record: CommandRecord | None) -> Parts:
+@_parts.register
+def _decided(body: events.Decided, record: CommandRecord | None) -> Parts:
     # What it asked for has lines of its own, with the reason of each command.
     if body.unusable:
         yield "unusable", f"{body.policy}: {body.reason}", "bold yellow"
@@ -114,14 +109,16 @@ def _decided(body: Decided, record: CommandRecord | None) -> Parts:
         yield "held", f"{body.policy}: {body.reason}", "dim magenta"
 
 
-def _proposed(body: Proposed, record: CommandRecord | None) -> Parts:
+@_parts.register
+def _proposed(body: events.Proposed, record: CommandRecord | None) -> Parts:
     proposal = body.proposal
     mark, style = ("decided", "magenta") if proposal.author.principal == "agent" else ("asked", "blue")
     why = f" because {proposal.rationale}" if proposal.rationale else ""
     yield mark, f"{proposal.author.name}: {proposal.command.words}{why}", style
 
 
-def _judged(body: Judged, record: CommandRecord | None) -> Parts:
+@_parts.register
+def _judged(body: events.Judged, record: CommandRecord | None) -> Parts:
     verdict = body.verdict
     if verdict.decision not in REFUSALS:
         if record is not None and (record.request is not None or verdict.decision == "edited"):
@@ -135,7 +132,8 @@ def _judged(body: Judged, record: CommandRecord | None) -> Parts:
     yield word, f"{what} by {verdict.decided_by}: {verdict.reason}{nearest}", "bold yellow"
 
 
-def _waits(body: ApprovalRequested, record: CommandRecord | None) -> Parts:
+@_parts.register
+def _waits(body: events.ApprovalRequested, record: CommandRecord | None) -> Parts:
     request, kind = body.request, record.proposal.command.kind if record else "a command"
     seconds = request.expires_at_s - request.requested_at_s
     held = ", training is held" if request.training == "pause" else ""
@@ -146,13 +144,15 @@ def _waits(body: ApprovalRequested, record: CommandRecord | None) -> Parts:
     )
 
 
-def _escalated(body: Escalated, record: CommandRecord | None) -> Parts:
+@_parts.register
+def _escalated(body: events.Escalated, record: CommandRecord | None) -> Parts:
     kind, passed = record.proposal.command.kind if record else "a command", body.request.passed[-1]
     why = f": {passed.reason}" if passed.reason else ""
     yield "waits", f"{kind} for {body.request.asked}, left open by {passed.by}{why}", "bold yellow"
 
 
-def _standing(body: StandingChanged, record: CommandRecord | None) -> Parts:
+@_parts.register
+def _standing(body: events.StandingChanged, record: CommandRecord | None) -> Parts:
     standing = body.standing
     if body.ended_by is None:
         yield "always", f"{standing.kind} under {standing.rule} is approved from here on, by {standing.by}", "green"
@@ -160,12 +160,14 @@ def _standing(body: StandingChanged, record: CommandRecord | None) -> Parts:
         yield "asks", f"{standing.kind} under {standing.rule} waits for a person again, by {body.ended_by}", "green"
 
 
-def _settled(body: Settled, record: CommandRecord | None) -> Parts:
+@_parts.register
+def _settled(body: events.Settled, record: CommandRecord | None) -> Parts:
     kind = record.proposal.command.kind if record else "a command"
     yield body.outcome, f"{kind}: {body.reason}", "green" if body.outcome == "kept" else "bold yellow"
 
 
-def _acked(body: Acked, record: CommandRecord | None) -> Parts:
+@_parts.register
+def _acked(body: events.Acked, record: CommandRecord | None) -> Parts:
     kind = record.proposal.command.kind if record else "a command"
     ack = body.ack
     if ack.outcome != "applied":
@@ -180,14 +182,22 @@ def _acked(body: Acked, record: CommandRecord | None) -> Parts:
     yield "applied", f"{head}{what} at step {ack.step}{back}", "bold green"
 
 
-def _evaluated(body: Evaluated, record: CommandRecord | None) -> Parts:
+@_parts.register
+def _evaluated(body: events.Evaluated, record: CommandRecord | None) -> Parts:
     yield "evaluated", _metrics(body.metrics), "blue"
 
 
-def _checkpoint(body: CheckpointSaved, record: CommandRecord | None) -> Parts:
+@_parts.register
+def _checkpoint(body: events.CheckpointSaved, record: CommandRecord | None) -> Parts:
     if body.is_before or body.kept_as:
         return  # a folder may hold hundreds, which were not saved now; what the run keeps by itself goes without saying
     yield "saved", f"{body.checkpoint_id} in {body.path}", "green"
+
+
+@_parts.register
+def _labelled(body: events.CheckpointLabelled, record: CommandRecord | None) -> Parts:
+    tag = f"tag {body.tag}" if body.tag else "no tag"
+    yield "labelled", f"{body.checkpoint_id}: {tag}, {'pinned' if body.pinned else 'not pinned'}", "blue"
 
 
 def best_words(body: BestState) -> str:
@@ -197,82 +207,78 @@ def best_words(body: BestState) -> str:
     return f"{body.metric} {number(body.value)} at step {body.at_step}, state best{end}{loaded}"
 
 
+@_parts.register
 def _best(body: BestState, record: CommandRecord | None) -> Parts:
     yield "best", best_words(body), "green"
 
 
-def _branch(body: BranchStarted, record: CommandRecord | None) -> Parts:
+@_parts.register
+def _branch(body: events.BranchStarted, record: CommandRecord | None) -> Parts:
     if body.parent is not None:
         yield "branch", f"{body.name} from {body.parent} at step {body.from_step}", "green"
 
 
-def _probed(body: Probed, record: CommandRecord | None) -> Parts:
+@_parts.register
+def _probed(body: events.Probed, record: CommandRecord | None) -> Parts:
     tried = ", ".join(f"{_tried(t)}: {t.problem or number(t.value)}" for t in body.trials)
     yield "probed", f"{tried}; {body.extra_steps} extra steps; {body.reason}", "blue"
 
 
-def _tried(trial: Trial) -> str:
+def _tried(trial: TrialResult) -> str:
     return "as it is" if trial.command is None else trial.command.words
 
 
-def _read_back(body: ReadBack, record: CommandRecord | None) -> Parts:
+@_parts.register
+def _read_back(body: events.ReadBack, record: CommandRecord | None) -> Parts:
     if not body.held:
         yield "undone", f"expected {pairs(body.expected)}, found {pairs(body.found)}", "bold red"
 
 
-def _attached(body: PolicyAttached, record: CommandRecord | None) -> Parts:
+@_parts.register
+def _attached(body: events.PolicyAttached, record: CommandRecord | None) -> Parts:
     yield "policy", f"{body.policy} attached", "magenta"
 
 
-def _detached(body: PolicyDetached, record: CommandRecord | None) -> Parts:
+@_parts.register
+def _detached(body: events.PolicyDetached, record: CommandRecord | None) -> Parts:
     yield "policy", f"{body.policy} left" + (f": {body.reason}" if body.reason else ""), "magenta"
 
 
-def _requested(body: PolicyRequested, record: CommandRecord | None) -> Parts:
+@_parts.register
+def _requested(body: events.PolicyRequested, record: CommandRecord | None) -> Parts:
     what = "no policy" if body.policy is None else f"policy {body.policy}"
     yield "asked", f"{body.author or 'somebody'}: {what} from here on", "blue"
 
 
-def _note(body: NoteAdded, record: CommandRecord | None) -> Parts:
+@_parts.register
+def _note(body: events.NoteAdded, record: CommandRecord | None) -> Parts:
     yield "note", f"{body.author}: {body.text}", "blue"
 
 
-def _notified(body: Notified, record: CommandRecord | None) -> Parts:
+@_parts.register
+def _tags(body: events.TagsChanged, record: CommandRecord | None) -> Parts:
+    yield "tags", f"{body.author or 'somebody'}: {', '.join(body.tags) or 'none'}", "blue"
+
+
+@_parts.register
+def _finding_judged(body: events.FindingJudged, record: CommandRecord | None) -> Parts:
+    said = "right" if body.right else "not right"
+    why = f", {body.text}" if body.text else ""
+    yield "judged", f"{body.author or 'somebody'}: finding {body.finding_seq} was {said}{why}", "blue"
+
+
+@_parts.register
+def _notified(body: events.Notified, record: CommandRecord | None) -> Parts:
     if body.ok:
         yield "told", f"{body.what}, through {body.channels} channel{'s' * (body.channels != 1)}", "dim"
     else:
         yield "untold", f"{body.what}: {body.error}", "bold yellow"
 
 
-def _gap(body: LogGap, record: CommandRecord | None) -> Parts:
+@_parts.register
+def _gap(body: events.LogGap, record: CommandRecord | None) -> Parts:
     yield "log", f"{body.dropped_rows} rows were lost: {body.reason}", "bold red"
 
-
-_MAKERS: Mapping[type, Callable[[Any, CommandRecord | None], Parts]] = {
-    RunStarted: _started,
-    StatusChanged: _status,
-    Found: _found,
-    Decided: _decided,
-    Proposed: _proposed,
-    ApprovalRequested: _waits,
-    Escalated: _escalated,
-    StandingChanged: _standing,
-    Judged: _judged,
-    Acked: _acked,
-    Settled: _settled,
-    Evaluated: _evaluated,
-    CheckpointSaved: _checkpoint,
-    BestState: _best,
-    BranchStarted: _branch,
-    Probed: _probed,
-    ReadBack: _read_back,
-    PolicyAttached: _attached,
-    PolicyDetached: _detached,
-    PolicyRequested: _requested,
-    NoteAdded: _note,
-    Notified: _notified,
-    LogGap: _gap,
-}
 
 SPEED_METRICS = ("runtime", "per_second", "epoch", "flos")
 """Metrics with these in their names tell how fast an evaluation was, not how good."""

@@ -42,6 +42,7 @@ class Trace(BaseModel):
         ends_s: End of each step, in seconds of the process's own clock.
         ends_at_s: The same in Unix time, to compare with other processes.
         cpu_s: Processor time of the process, all threads, at the end of each step.
+        thread_cpu_s: The same of the thread that trains.
         losses: Loss of each step, as hexadecimal floats: exact.
         rates: Changes of the learning rate.
         weights: SHA-256 of the final weights.
@@ -50,6 +51,7 @@ class Trace(BaseModel):
     ends_s: list[float] = []
     ends_at_s: list[float] = []
     cpu_s: list[float] = []
+    thread_cpu_s: list[float] = []
     losses: list[str] = []
     rates: list[RateChange] = []
     weights: str = ""
@@ -105,6 +107,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         self._trace.ends_s.append(time.perf_counter())
         self._trace.ends_at_s.append(time.time())
         self._trace.cpu_s.append(time.process_time())
+        self._trace.thread_cpu_s.append(time.thread_time())
         self._look(kwargs["optimizer"])
         if len(self._trace.ends_s) == FIRST_STEPS:
             self._started.touch()

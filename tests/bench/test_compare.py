@@ -8,13 +8,13 @@ import pytest
 from rich.console import Console
 
 from agenttune.bench.cell import CellResult
-from agenttune.bench.compare import Comparison, compare, comparison_page, contenders_of_both
+from agenttune.bench.compare import SideBySide, compare, comparison_page, contenders_of_both
 from agenttune.bench.report import html, markdown, print_page
 from agenttune.errors import UserError
 from tests.bench.made_results import KINDS, TASKS, result, suite
 
 
-def compared(first: list[CellResult], second: list[CellResult], *names: str) -> Comparison:
+def compared(first: list[CellResult], second: list[CellResult], *names: str) -> SideBySide:
     return compare(first, second, (names[0], names[-1]), None, TASKS, KINDS)
 
 

@@ -193,7 +193,8 @@ def drawn(name: str, seed: int = 0, steps: int = RECIPE.steps, split: Split = "d
 
 
 SPOILT = ["corrupt_batch", "corrupt_burst", "label_noise", "nan_gradient"]
-STRUCK = ["dead_layer", "unstable_layer", "layer_dropout"]
+STRUCK = ["dead_layer", "unstable_layer", "layer_dropout", "scaled_layer"]
+ACCIDENTS = ["nan_gradient", "dead_layer", "scaled_layer", "reset_layer"]
 RATES = ["bad_intervention", "bad_intervention_raise"]
 
 
@@ -239,7 +240,7 @@ def test_a_return_meets_the_same_data_again(name: str) -> None:
     assert not all(torch.equal(touched[key], batch(fault.step + 1)[key]) for key in touched) or name == "overfitting"
 
 
-@pytest.mark.parametrize("name", ["nan_gradient", "dead_layer", *RATES, "bad_intervention_freeze"])
+@pytest.mark.parametrize("name", [*ACCIDENTS, *RATES, "bad_intervention_freeze"])
 def test_an_accident_happens_once_though_training_goes_back(name: str) -> None:
     fault = drawn(name)
     loop = Loop(fault).steps(fault.step - 2)
@@ -302,6 +303,24 @@ def test_seeds_strike_several_layers_each_always_the_same() -> None:
     assert set(struck.values()) == {"layers.3"}  # the others have but few of the weights
     dead = {Loop(drawn("dead_layer", seed), seed).steps(1).injector.layer for seed in range(8)}
     assert dead == {"layers.0", "layers.3"}  # what no ReLU follows cannot die
+
+
+def test_a_layer_that_begins_anew_has_weights_as_at_first_but_not_the_same() -> None:
+    fault = drawn("reset_layer")
+    loop = Loop(fault)
+    first = layer_of(loop).weight.detach().clone()
+    now = layer_of(loop.steps(fault.step)).weight.detach()
+    assert torch.equal(now.flatten().sort().values, first.flatten().sort().values)
+    assert not torch.equal(now, first)
+
+
+def test_a_layer_without_gradients_moves_no_more_and_the_others_do() -> None:
+    fault = drawn("lost_gradients")
+    loop = Loop(fault).steps(fault.step)
+    layer, head = layer_of(loop).weight.detach().clone(), loop.net.head.weight.detach().clone()
+    loop.steps(10)
+    assert torch.equal(layer_of(loop).weight, layer)
+    assert not torch.equal(loop.net.head.weight, head)
 
 
 def test_no_gradient_comes_through_a_dead_layer() -> None:

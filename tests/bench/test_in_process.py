@@ -66,9 +66,13 @@ def test_what_a_policy_does_is_in_the_outcome_and_happens_again_the_same(tmp_pat
     assert first.trained.losses == again.trained.losses
 
 
+BY_TIME = str(Path(__file__).parents[1] / "data" / "before" / "2026-11-27" / "policies" / "lookahead.yaml")
+"""Lookahead as it was shipped once: every 200 steps, whatever is found."""
+
+
 def test_steps_of_probes_are_paid_for(tmp_path: Path) -> None:
     settings = {"wake": {"early_until_step": 0, "every_steps": 10}, "budgets": {"max_probe_frac": 0.5}}
-    ahead = play(tmp_path / "ahead", "policy", policy="lookahead", settings=settings)
+    ahead = play(tmp_path / "ahead", "policy", policy=BY_TIME, settings=settings)
     assert [i.kind for i in ahead.interventions][:1] == ["probe"]
     assert ahead.trained is not None
     assert ahead.trained.total_steps == STEPS

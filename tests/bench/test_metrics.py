@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from agenttune.bench import metrics
 from agenttune.bench.cell import CellResult, Intervention
 from agenttune.bench.metrics import CellFigures, cell_figures, difference
-from agenttune.bench.noise import ENOUGH_PAIRS, GUESSED_BAND, Band, noise_bands
+from agenttune.bench.noise import ENOUGH_PAIRS, GUESSED_BAND, NoiseBand, noise_bands
+from agenttune.bench.training import Trained
 from agenttune.errors import ConfigError
 from tests.bench.made_results import KINDS, START, TASKS, Found, result
 
@@ -119,7 +120,7 @@ def test_the_noise_band_is_measured_where_it_can_be() -> None:
         for name in ("none", "jitter")
         for seed in range(4)
     ]
-    assert noise_bands(cells, TASKS, KINDS) == {"digits": Band(GUESSED_BAND, (1.05 - 1) / 1.05, 4)}
+    assert noise_bands(cells, TASKS, KINDS) == {"digits": NoiseBand(GUESSED_BAND, (1.05 - 1) / 1.05, 4)}
     chaos = [result("none", 1.0), result("jitter", 9.0)]
     assert noise_bands([*cells, *chaos], TASKS, KINDS) == noise_bands(cells, TASKS, KINDS), "of healthy runs alone"
     assert noise_bands(cells[:4], TASKS, KINDS) == {}, "no jitter, no band"
@@ -231,6 +232,12 @@ def test_the_layer_at_fault_has_to_be_named_whole() -> None:
     by_command = result("mine", fault="one_layer", interventions=[command], fault_layer="blocks.1", run_id="run")
     assert figures(by_command)["mine"].detection.layer_named
     assert figures(result("mine", findings=[("plateau", 50, "blocks.1")]))["mine"].detection.layer_named is None
+
+
+def test_what_is_found_at_the_very_step_of_the_fault_and_gone_back_from_counts() -> None:
+    """Training first had made 100 steps at 100 total ones, though it came by that step again."""
+    trained = Trained(final=1.0, losses=[(99, 99, 1.0), (100, 100, 9.0), (101, 85, 1.0), (117, 101, 1.0)])
+    assert [trained.total_at(step) for step in (99, 100, 101)] == [99, 100, 117]
 
 
 def test_interventions_by_what_became_of_them() -> None:

@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 
+from agenttune.bench.backends.backend import InProcess
 from agenttune.bench.catalog import task_facts
 from agenttune.bench.cell import Cell, Outcome, Scenario
 from agenttune.bench.cells import cells_of
 from agenttune.bench.contenders.contender import CONTENDERS, Trial
 from agenttune.bench.contenders.shipped import contenders
 from agenttune.bench.in_process import RUN_ID, PolicyBroke
+from agenttune.bench.runner import Runner
+from agenttune.bench.store import Store
 from agenttune.bench.suite import load_suite
 from agenttune.errors import AgenttuneError, ConfigError
 from agenttune.protocol.events import Event, Probed
@@ -88,17 +91,42 @@ def test_another_recording_is_other_work(tmp_path: Path) -> None:
         load_suite(str(suite))
 
 
+BY_TIME = str(Path(__file__).parents[1] / "data" / "before" / "2026-11-27" / "policies" / "lookahead.yaml")
+"""Lookahead as it was shipped once: every 200 steps, whatever is found."""
+
+
 def test_a_probe_that_adopts_nothing_is_no_change(tmp_path: Path) -> None:
-    ahead = play(tmp_path / "ahead", "policy", policy="lookahead")
+    ahead = play(tmp_path / "ahead", "policy", policy=BY_TIME)
     assert [i.kind for i in ahead.interventions] == ["probe"] * len(ahead.interventions)
     adopted = [i for i in RunLog.open(tmp_path / "ahead" / RUN_ID).events(kinds=["probed"]) if _adopted(i)]
     assert 0 < len(ahead.interventions) != len(adopted)
-    matched = play(tmp_path / "matched", "matched_random", like="lookahead")
+    matched = play(tmp_path / "matched", "matched_random", like=BY_TIME)
     assert abs(len(matched.interventions) - len(adopted)) <= 1
 
 
 def _adopted(event: Event) -> bool:
     return isinstance(event.body, Probed) and event.body.adopted is not None
+
+
+def test_chance_takes_the_result_of_the_policy_that_it_is_like_and_else_runs_it(tmp_path: Path) -> None:
+    suite = tmp_path / "mine.yaml"
+    entries = "[random, {type: matched_random, like: random}]"
+    scenario = "{task: sim_quadratic, recipe: {steps: 200, eval_every: 20}}"
+    suite.write_text(f"seeds: 1\nscenarios: [{scenario}]\ncontenders: {entries}\n")
+    like, chance = cells_of(load_suite(str(suite)))
+    outcomes = []
+    for name, cells in (("both", [like, chance]), ("alone", [chance])):
+        with Store(tmp_path / name) as store:
+            Runner(store, InProcess(), tmp_path, 60.0, keeps_runs=True).run(cells)
+            made = store.result(chance.key)
+        assert made is not None
+        outcomes.append(made.outcome)
+        assert (tmp_path / name / "runs" / chance.key / "like").exists() == (name == "alone")
+    assert [i.words for i in outcomes[0].interventions] == [i.words for i in outcomes[1].interventions] != []
+    both, alone = (outcome.trained for outcome in outcomes)
+    assert both is not None
+    assert alone is not None
+    assert (both.final, both.losses) == (alone.final, alone.losses)
 
 
 def test_chance_like_a_policy_that_fails_has_failed(tmp_path: Path) -> None:

@@ -74,6 +74,7 @@ log.append(StatusChanged(status="finished"), step=40)
 """
 
 
+@pytest.mark.slow  # quicker: the first test of this file
 def test_steps_that_a_return_undid_are_paid_for(tmp_path: Path) -> None:
     suite = suite_of(tmp_path, SUITE.replace("[none, guardian, cosine]", "[none]").replace("--steps", "--s"))
     (tmp_path / "train.py").write_text(GOES_BACK)
@@ -86,6 +87,7 @@ def test_steps_that_a_return_undid_are_paid_for(tmp_path: Path) -> None:
     assert trained.total_steps == 50
 
 
+@pytest.mark.slow  # quicker: the first test of this file
 def test_a_script_is_told_to_stop_when_its_budget_is_spent(tmp_path: Path) -> None:
     # Left alone, it would train for hours.
     text = SUITE.replace("[none, guardian, cosine]", "[none]").replace('"--steps", "{steps}"', '"--steps", "1000000"')
@@ -106,6 +108,7 @@ def test_a_script_that_fails_is_a_failed_cell_with_what_it_said(tmp_path: Path) 
     assert "invalid int value: 'forty'" in result.outcome.failure
 
 
+@pytest.mark.slow  # quicker: the first test of this file
 def test_a_changed_script_makes_its_own_cells_stale(tmp_path: Path) -> None:
     text = SUITE.replace("contenders", "  - {task: mnist_cnn}\ncontenders")
     before = {cell.key: cell.scenario.task for cell in cells_of(suite_of(tmp_path, text))}

@@ -21,7 +21,7 @@ from tests.browser.visits import PHONE, Visit
 from tests.server.conftest import stop
 
 SYSTEM_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-HOW = "make test-browser installs playwright; a browser: playwright install chromium, or your system's Chromium"
+HOW = "make test-e2e installs playwright; a browser: playwright install chromium, or your system's Chromium"
 
 
 @pytest.fixture(scope="module")

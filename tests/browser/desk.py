@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
@@ -10,6 +11,7 @@ from typing import Any
 
 from agenttune.control import ApprovalDecision, LocalControl
 from agenttune.control.tokens import create_token
+from agenttune.errors import UnknownRun
 from agenttune.protocol.events import Evaluated, KnobsRead, RunStarted
 from agenttune.protocol.metrics import Point
 from agenttune.protocol.proposals import Author, CommandRecord, Proposal, Verdict
@@ -66,7 +68,8 @@ class Desk:
             self.log.append(Evaluated(metrics={"eval_loss": loss}), step=step)
 
     def close(self) -> None:
-        self.control.log(self.run_id).close()
+        with contextlib.suppress(UnknownRun):  # a test has deleted it
+            self.control.log(self.run_id).close()
         self.log.close()
 
     def ask(self, rationale: str = "the loss is flat", author: Author = AGENT, **arguments: Any) -> CommandRecord:
@@ -85,6 +88,10 @@ class Desk:
             expires_at_s=time.time() + lasts_s,
         )
         return f"{self.url}/links/{sign(link, make_key(self.runs_dir))}"
+
+    def plain_link(self, record: CommandRecord, lasts_s: float = HOUR_S) -> str:
+        """The same to the page without scripts."""
+        return f"{self.link(record, lasts_s)}?plain"
 
     @property
     def local(self) -> str:

@@ -1,4 +1,4 @@
-"""Whoever gets a link on a phone sees what is asked, decides by a touch, and is told what came of it."""
+"""Without scripts, too, whoever gets a link sees what is asked, decides by a touch, and is told what came of it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EVENT_HANDLERS = (
 
 
 def test_the_page_fits_a_phone_and_says_what_is_asked(desk: Desk, visit: Visit) -> None:
-    link = desk.link(desk.ask("the loss is flat since step 60", lr=0.02, weight_decay=0.05))
+    link = desk.plain_link(desk.ask("the loss is flat since step 60", lr=0.02, weight_decay=0.05))
     assert visit.open(link) == 200
     assert visit.spill_px() == 0
     assert visit.title == "model (agent) asks for update_optimizer tune"
@@ -47,7 +47,7 @@ def test_the_page_fits_a_phone_and_says_what_is_asked(desk: Desk, visit: Visit) 
 
 def test_a_touch_approves_once_and_the_log_says_who(desk: Desk, visit: Visit) -> None:
     record = desk.ask()
-    link = desk.link(record)
+    link = desk.plain_link(record)
     for _ in range(2):  # a chat service looked before
         visit.open(link)
     assert desk.state(record) == "proposed"
@@ -63,7 +63,7 @@ def test_a_touch_approves_once_and_the_log_says_who(desk: Desk, visit: Visit) ->
 
 def test_a_reload_after_a_decision_decides_nothing_more(desk: Desk, visit: Visit) -> None:
     record = desk.ask()
-    visit.open(desk.link(record))
+    visit.open(desk.plain_link(record))
     visit.press("Approve")
     visit.page.reload()  # sends the form again
     assert visit.title == "This no longer waits for a decision"
@@ -73,7 +73,7 @@ def test_a_reload_after_a_decision_decides_nothing_more(desk: Desk, visit: Visit
 
 def test_a_rejection_takes_its_reason_along(desk: Desk, visit: Visit) -> None:
     record = desk.ask()
-    visit.open(desk.link(record))
+    visit.open(desk.plain_link(record))
     visit.page.get_by_label("Reason").fill("it is warming up\nask again at step 500: ü 漢 🙂")
     visit.press("Reject")
     assert visit.title == "Rejected: update_optimizer"
@@ -84,7 +84,7 @@ def test_a_rejection_takes_its_reason_along(desk: Desk, visit: Visit) -> None:
 
 def test_as_long_a_reason_as_the_field_takes_gets_through(desk: Desk, visit: Visit) -> None:
     record = desk.ask()
-    visit.open(desk.link(record))
+    visit.open(desk.plain_link(record))
     visit.page.get_by_label("Reason").fill("a line\n" * 400)
     visit.press("Reject")
     assert desk.verdict(record).reason.startswith("a line\n" * 285)
@@ -92,7 +92,7 @@ def test_as_long_a_reason_as_the_field_takes_gets_through(desk: Desk, visit: Vis
 
 def test_values_out_of_bounds_decide_nothing_and_can_be_mended(desk: Desk, visit: Visit) -> None:
     record = desk.ask(lr=0.02, weight_decay=0.05)
-    link = desk.link(record)
+    link = desk.plain_link(record)
     visit.open(link)
     visit.page.get_by_label("Reason").fill("half of it will do")
     visit.page.get_by_text(FOLD).click()
@@ -130,7 +130,7 @@ def test_values_out_of_bounds_decide_nothing_and_can_be_mended(desk: Desk, visit
 
 def test_approve_never_passes_over_a_value_that_was_changed(desk: Desk, visit: Visit) -> None:
     record = desk.ask(lr=0.02)
-    visit.open(desk.link(record))
+    visit.open(desk.plain_link(record))
     visit.page.get_by_text(FOLD).click()
     visit.page.get_by_label("lr", exact=True).fill("0.015")
     visit.press("Approve")
@@ -159,8 +159,8 @@ def test_a_link_that_is_not_valid_says_so_and_offers_nothing(desk: Desk, visit: 
 
 def test_a_link_that_expires_while_it_is_looked_at_decides_nothing(desk: Desk, visit: Visit) -> None:
     record = desk.ask()
-    visit.open(desk.link(record))
-    expired = desk.link(record, lasts_s=-1)
+    visit.open(desk.plain_link(record))
+    expired = desk.plain_link(record, lasts_s=-1)
     visit.page.locator("form").evaluate("(form, to) => form.setAttribute('action', to)", expired)
     visit.press("Approve")
     assert visit.title == "This link has expired"
@@ -174,7 +174,7 @@ def asked_in(desk: Desk, words: str, lr: float) -> list[str]:
     """Links to two requests whose every foreign text says that."""
     author = Author(principal="agent", name=words[:120])
     layer = {"kind": "model_layer_operation", "operation_name": "reset_parameters", "layer_name": f"h.1{words}"[:200]}
-    return [desk.link(desk.ask(words, author, lr=lr)), desk.link(desk.ask(words, author, **layer))]
+    return [desk.plain_link(desk.ask(words, author, lr=lr)), desk.plain_link(desk.ask(words, author, **layer))]
 
 
 @pytest.mark.parametrize("with_scripts", [True, False])
@@ -198,7 +198,7 @@ def test_hostile_text_is_only_read(desk: Desk, browser: Any, with_scripts: bool)
 def test_everything_works_without_scripts(desk: Desk, browser: Any) -> None:
     visit = Visit(browser, **PHONE, java_script_enabled=False)
     record = desk.ask(lr=0.02)
-    visit.open(desk.link(record))
+    visit.open(desk.plain_link(record))
     visit.page.get_by_text(FOLD).click()
     visit.page.get_by_label("lr", exact=True).fill("7")
     visit.press(EDIT)
@@ -215,7 +215,7 @@ def test_everything_works_without_scripts(desk: Desk, browser: Any) -> None:
 
 def test_a_keyboard_reaches_everything_in_order_and_shows_where_it_is(desk: Desk, visit: Visit) -> None:
     record = desk.ask(lr=0.02)
-    visit.open(desk.link(record))
+    visit.open(desk.plain_link(record))
     reached = [_tab(visit) for _ in range(4)]
     assert reached == ["reason", FOLD, "Approve", "Reject"]
     visit.page.get_by_text(FOLD).focus()
@@ -238,7 +238,7 @@ def _tab(visit: Visit) -> str:
 
 
 def test_what_can_be_used_has_a_name(desk: Desk, visit: Visit) -> None:
-    visit.open(desk.link(desk.ask(lr=0.02, weight_decay=0.05)))
+    visit.open(desk.plain_link(desk.ask(lr=0.02, weight_decay=0.05)))
     visit.page.get_by_text(FOLD).click()
     page = visit.page
     assert page.get_by_role("textbox", name="Reason, if you want to give one").count() == 1
@@ -254,7 +254,7 @@ def test_it_can_be_read_and_hit_by_day_and_by_night(desk: Desk, browser: Any, sc
     for kind in ("update_optimizer", "stop_training"):
         fields: dict[str, Any] = {"lr": 0.02} if kind == "update_optimizer" else {}
         record = desk.ask("because", kind=kind, **fields)
-        visit.open(desk.link(record))
+        visit.open(desk.plain_link(record))
         visit.page.get_by_text(FOLD).click()
         assert len(visit.texts()) > 25
         assert visit.hard_to_read() == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import textwrap
 import time
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from agenttune.control.owner_token import OwnerToken
 from agenttune.errors import TooManyProposals
 from agenttune.protocol.events import Acked
 from agenttune.protocol.proposals import Author, CommandRecord, Proposal, State
-from tests.cli.conftest import ROOT, Launched, Project, wait_for
+from tests.cli.conftest import Launched, Project, wait_for
 from tests.core.test_approval import AGENT
 
 ANNA = Author(principal="operator", name="anna")
@@ -25,9 +26,30 @@ ASK = "gate: {approval: [{name: ask, approvers: [human], timeout_s: 600}]}\n"
 MANY, OVER_HTTP = 2_000, 200
 
 
+TRAIN = """
+    import time
+    import torch
+    import agenttune
+
+    torch.set_num_threads(1)
+    model = torch.nn.Linear(4, 1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
+    with agenttune.session(model=model, optimizer=optimizer, max_steps=200_000) as s:
+        while True:
+            optimizer.zero_grad()
+            loss = model(torch.ones(2, 4)).pow(2).mean()
+            loss.backward()
+            optimizer.step()
+            time.sleep(0.005)
+            if s.step({"loss": loss.detach()}):
+                break
+"""
+
+
 def start(project: Project) -> Launched:
-    args = f"[--steps, 200000, --eval-every, 200000, --out, {project.folder / 'out'}]"
-    project.write(ROOT / "examples" / "char_gpt.py", args, ASK)
+    script = project.folder / "train.py"
+    script.write_text(textwrap.dedent(TRAIN), encoding="utf-8")
+    project.write(script, "[]", ASK)
     launched = project.start()
     launched.wait_for_step(1)
     return launched

@@ -104,7 +104,17 @@ def test_an_agent_is_sent_away_and_another_attached_and_swapped(live: Live) -> N
     assert live.launched.events("note_added") == [], "nothing was started again"
 
 
-def test_a_policy_that_cannot_be_loaded_is_refused_with_the_reason_and_the_old_one_stays(live: Live) -> None:
+def test_a_request_that_cannot_be_met_is_refused_with_the_reason_and_the_old_policy_stays(live: Live) -> None:
+    for policy in ("", " ", "a\nb", "\x1b[2J", "x" * 1001):
+        refused = live.say("swap", "--policy", policy)
+        assert refused.code == 2
+        assert "policy" in refused.err
+        assert "\x1b" not in refused.err
+    unknown = live.say("swap", "--policy", "noop", "--run", "nope")
+    assert unknown.code == 2
+    assert "nope" in unknown.err
+    assert live.policies() == ["attached noop"], "what makes no sense leaves no trace"
+
     (live.project.folder / "broken.yaml").write_text("type: noop\nrulez: []\n", encoding="utf-8")
     for name, problem in (("nope", "no policy 'nope'"), ("broken.yaml", "broken.yaml:2: rulez: unknown key")):
         refused = live.say("swap", "--policy", name)
@@ -123,18 +133,6 @@ def test_an_agent_killed_after_a_swap_goes_on_with_the_new_policy(live: Live) ->
     assert live.policies() == [
         *("attached noop", "requested mine.yaml", "detached noop", "attached mine", "attached mine")
     ]
-
-
-def test_a_request_that_makes_no_sense_is_refused_and_leaves_no_trace(live: Live) -> None:
-    for policy in ("", " ", "a\nb", "\x1b[2J", "x" * 1001):
-        refused = live.say("swap", "--policy", policy)
-        assert refused.code == 2
-        assert "policy" in refused.err
-        assert "\x1b" not in refused.err
-    unknown = live.say("swap", "--policy", "noop", "--run", "nope")
-    assert unknown.code == 2
-    assert "nope" in unknown.err
-    assert live.policies() == ["attached noop"]
 
 
 def test_a_request_is_a_line_for_a_person() -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from agenttune.errors import StoreFault
+from agenttune.launch.child_processes import RESTARTS, RestartBudget
+from agenttune.launch.disk_room import DiskRoom
 from agenttune.launch.exit_reason import ending_of, own_error, tail
-from agenttune.launch.processes import RESTARTS, RestartBudget
 from agenttune.launch.shutdown import ASK_S, TERM_S, Stopping
 from agenttune.launch.supervisor import do_all
 from agenttune.protocol.run_info import RunInfo, RunStatus
@@ -154,3 +155,14 @@ def test_an_error_at_the_end_does_not_skip_the_rest_of_the_ending() -> None:
     steps = {"ending the agent": fail, "taking back tokens": fail, "ending the server": lambda: done.append("server")}
     assert do_all(steps) == ["ending the agent failed: the disk is full", "taking back tokens failed: the disk is full"]
     assert done == ["server"]
+
+
+def test_a_full_disk_is_told_once_and_so_is_room_again(tmp_path: Path) -> None:
+    free = [10**9, 4096, 0, 10**9, 10**9]
+    disk = DiskRoom(tmp_path, lambda folder: free.pop(0))
+    assert disk.news() == ""
+    assert "is full: training goes on, but nothing is recorded" in disk.news()
+    assert disk.news() == "", "it is full still"
+    assert "has room again" in disk.news()
+    assert disk.news() == ""
+    assert DiskRoom(tmp_path / "gone").news() == ""

@@ -16,7 +16,7 @@ from agenttune.launch.study.study_log import StudyJournal
 from agenttune.policy.llm.llm_policy import LlmFile
 from agenttune.policy.llm.pacing import Pacing
 from agenttune.policy.lookahead import Lookahead, LookaheadFile
-from agenttune.protocol.events import Decided, Found, Probed, StatusChanged, Trial
+from agenttune.protocol.events import Decided, Found, Probed, StatusChanged, TrialResult
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.metrics import Point
 from agenttune.protocol.model_calls import ModelCalled, Usage
@@ -156,6 +156,8 @@ AHEAD = LookaheadFile(type="lookahead", factors=[0.3, 3.0])
 SEARCH = LookaheadFile(
     type="lookahead", factors=[0.1, 10.0], narrow_factors=[0.5, 2.0], every_steps="10%", rest_steps=60, confirm_steps=30
 )
+BY_TIME = Path(__file__).resolve().parents[1] / "data" / "before" / "2026-11-27" / "policies" / "lookahead.yaml"
+"""As it was shipped once: every 200 steps, whatever is found."""
 BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "lookahead.json"
 
 
@@ -186,7 +188,7 @@ def test_probes_are_counted_as_the_policy_asks_for_them(
 
 
 def test_what_probes_really_took_lies_within_the_estimate(project: Project) -> None:
-    config(project, "lookahead")
+    config(project, str(BY_TIME))
     measured = json.loads(BENCHMARK.read_text(encoding="utf-8"))
     probes = estimated(project, "--steps", str(measured["steps"]))["probes"]
     taken = {outcome["extra_steps"] for outcome in measured["outcomes"]}
@@ -196,19 +198,19 @@ def test_what_probes_really_took_lies_within_the_estimate(project: Project) -> N
 
 
 def test_extra_steps_end_where_the_budget_ends_them(project: Project) -> None:
-    config(project, "lookahead", "budgets: {max_probe_frac: 0.1, max_probe_steps: 170}\n")
+    config(project, str(BY_TIME), "budgets: {max_probe_frac: 0.1, max_probe_steps: 170}\n")
     probes = estimated(project, "--steps", "2000")["probes"]
     assert (probes["cap"], probes["capped"]) == ("budgets.max_probe_steps", True)
     assert probes["extra_steps"]["high"] == 150, "the gate refuses what does not fit as a whole"
     text = agenttune("estimate", "--steps", "2000", cwd=project.folder).out
     assert "at most 150 by budgets.max_probe_steps" in text
     assert "it costs nothing" not in text
-    config(project, "lookahead", "gate: {forbid: [probe]}\n")
+    config(project, str(BY_TIME), "gate: {forbid: [probe]}\n")
     assert estimated(project, "--steps", "2000")["probes"] is None
 
 
 def test_time_and_money_of_probes_come_from_a_former_run_and_the_price_of_an_hour(project: Project) -> None:
-    config(project, "lookahead")
+    config(project, str(BY_TIME))
     unknown = estimated(project, "--steps", "1000")["probes"]
     assert (unknown["seconds"], unknown["usd"]) == (None, None)
     assert any("no past run" in why for why in unknown["unknown"])
@@ -218,18 +220,30 @@ def test_time_and_money_of_probes_come_from_a_former_run_and_the_price_of_an_hou
     plateau = Finding(kind="plateau", severity="warning", metric="step_loss", step=200, summary="flat")
     log.append(*[Found(finding=plateau)] * 3, StatusChanged(status="finished"), step=400)
     log.update_info(step=400)
-    config(project, "lookahead", "gate: {usd_per_hour: 3.6}\n")
+    config(project, str(BY_TIME), "gate: {usd_per_hour: 3.6}\n")
     priced = estimated(project, "--steps", "1000")["probes"]
     paced_only = probes_ahead(AHEAD, 1000, 1, adopts=True)
     assert priced["probes"]["high"] == round(paced_only + 3 * 1000 / 400)
     assert (priced["step_s"], priced["timed_by"][:19]) == (0.5, "the steps of demo-1")
     for side in ("low", "high"):
         assert priced["usd"][side] == pytest.approx(priced["extra_steps"][side] * 0.5 * 3.6 / 3600)
-    trials = [Trial(name="probe:1:0", steps=10, took_s=6.0)]
+    trials = [TrialResult(name="probe:1:0", steps=10, took_s=6.0)]
     log.append(Probed(trials=trials, extra_steps=10, extra_s=8.0), step=300)
     log.close()
     assert estimated(project, "--steps", "1000")["probes"]["step_s"] == 0.8, "with going back"
     assert "as the probes of demo-1" in agenttune("estimate", "--steps", "1000", cwd=project.folder).out
+
+
+def test_probes_that_only_findings_ask_for_cost_nothing_where_past_runs_had_none(project: Project) -> None:
+    config(project, "lookahead")
+    probes = estimated(project, "--steps", "1000")["probes"]
+    assert probes["extra_steps"] == {"low": 0, "high": 180}, "two of three trials of 3 %"
+    log = new_log(project.runs_dir / "demo-1")
+    plateau = Finding(kind="plateau", severity="warning", metric="step_loss", step=200, summary="flat")
+    log.append(Found(finding=plateau), StatusChanged(status="finished"), step=400)
+    log.update_info(step=400)
+    log.close()
+    assert estimated(project, "--steps", "1000")["probes"]["extra_steps"] == {"low": 0, "high": 0}
 
 
 def test_a_model_may_probe_as_it_likes_up_to_the_cap_and_that_is_said(project: Project) -> None:

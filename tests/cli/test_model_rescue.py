@@ -20,6 +20,10 @@ from agenttune.store.run_log import RunLog
 from agenttune.testing import ChatRequest, ScriptedEndpoint, Step, calls, fails, says
 from tests.cli.conftest import ROOT, Launched, Project, wait_for
 
+# A whole run each. Quicker, in one process: bench/test_answers.py (a model that cuts the rate), and on what stands in
+# the log llm_policy/test_digest.py, on a dead endpoint and a spent budget policy/test_second_opinion.py.
+pytestmark = pytest.mark.slow
+
 FAR_TOO_HIGH, GOOD = 0.3, 0.003
 TRAINING_S = 150.0
 """A real model trains on a machine that may be busy; a quarter of a minute on a quiet one."""
@@ -114,8 +118,6 @@ def assert_stays_data(shown: list[str], words: str) -> None:
             assert words not in outside
 
 
-# Slow, both: a whole run each; the promise without processes is in policy/test_second_opinion.py, by the same names.
-@pytest.mark.slow
 def test_a_dead_endpoint_leaves_the_rules_at_work(project: Project) -> None:
     with ScriptedEndpoint(lambda request: fails(500)) as endpoint:
         endpoint.is_down = True
@@ -125,7 +127,6 @@ def test_a_dead_endpoint_leaves_the_rules_at_work(project: Project) -> None:
     assert all(call.error for call in end.made)
 
 
-@pytest.mark.slow
 def test_a_spent_budget_leaves_the_rules_at_work(project: Project) -> None:
     with ScriptedEndpoint(lambda request: says("hold")) as endpoint:
         launched = launch(project, endpoint, "default", "budgets: {max_calls: 2}\n")

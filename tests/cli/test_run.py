@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from agenttune.config import ServerSettings
 from agenttune.control.discovery import find_server
-from agenttune.launch.processes import ServerProcess
+from agenttune.launch.child_processes import ServerProcess
 from agenttune.store.process_liveness import is_alive
 from agenttune.store.run_log import list_runs
 from tests.cli.conftest import Project, agenttune, wait_for
@@ -146,6 +147,20 @@ def test_refused_stop_ends_the_process_all_the_same(project: Project) -> None:
     result = launched.end()
     assert result.code == 130
     assert "stop_training was refused" in result.out
+
+
+def test_ctrl_c_ends_training_also_where_the_log_takes_nothing(project: Project) -> None:
+    """With a full disk nobody can be asked; a script that went on by itself is not what Ctrl-C is for."""
+    project.write(args=FOREVER)
+    launched = project.start()
+    launched.wait_for_step(2)
+    trainer = launched.child("fake_trainer")
+    resource.prlimit(launched.process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    launched.send(signal.SIGINT)
+    result = launched.end()
+    assert gone(trainer.pid)
+    assert result.code == 130
+    assert "SIGTERM sent to the training process: it cannot be asked to stop" in result.out
 
 
 def test_a_server_that_nobody_needs_any_more_is_not_called_dead(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from agenttune.protocol.commands import AddNote, UpdateOptimizer
 from agenttune.protocol.events import (
     Acked,
     ApprovalRequested,
+    BranchStarted,
     Event,
     Found,
     NoteAdded,
@@ -24,9 +25,10 @@ from agenttune.protocol.events import (
 )
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.metrics import Point
+from agenttune.protocol.overview import GoalOverview
 from agenttune.protocol.proposals import Ack, ApprovalRequest, Author, CommandRecord, Proposal, State, Verdict
 from agenttune.protocol.run_info import RunInfo
-from agenttune.protocol.summary import MetricAt, Score
+from agenttune.protocol.summary import MetricAt
 from agenttune.protocol.text import clean, duration, number
 from agenttune.store.run_log import RunLog
 from agenttune.views.event_lines import lines_of
@@ -153,6 +155,19 @@ def test_run_that_stands_still_does_not_pretend_a_speed(rescued: RunLog) -> None
     assert "steps/s" not in shown
 
 
+def test_a_run_that_has_gone_back_is_not_told_to_run_backwards(empty: RunLog) -> None:
+    """Seen: `-146 steps/s, -7.8 s left`, where rows of both branches came at once."""
+    empty.append(RunStarted(framework="a test", pid=1, max_steps=400))
+    empty.append_points([point(step, 1.0) for step in range(1, 101)])
+    empty.append(BranchStarted(name="again", parent="main", from_step=0), step=0, branch="again")
+    again = {"branch": "again"}
+    later = [point(n, 1.0).model_copy(update={**again, "at_s": AT_S + 2 + n / 50}) for n in range(1, 21)]
+    empty.append_points(later)
+    shown = screen(empty, 100, now_s=AT_S + 2.5)
+    assert "50 steps/s" in shown
+    assert "-" not in shown.partition(" steps/s")[0][-8:]
+
+
 def test_run_of_unknown_length_is_shown(empty: RunLog) -> None:
     empty.append(RunStarted(framework="a test", pid=1, max_steps=None))
     empty.append_points([point(7, 1.0)])
@@ -216,8 +231,7 @@ def test_plain_lines_carry_no_control_codes(rescued: RunLog) -> None:
 
 @pytest.mark.parametrize("width", [300, 40])
 def test_a_list_of_runs_carries_no_control_codes(width: int) -> None:
-    at = MetricAt(step=1, value=1.0)
-    score = Score(metric=HOSTILE, direction="minimize", first=at, best=at, last=at.model_copy(update={"value": 2.0}))
+    score = GoalOverview(metric=HOSTILE, direction="minimize", newest=2.0, best=1.0)
     info = RunInfo(run_id=HOSTILE, name="r", status="failed", created_at_s=0.0, status_reason=HOSTILE)
     out = StringIO()
     print_runs(Console(file=out, width=width, color_system=None), [(info, score)])

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from agenttune.control.owner_token import user_name
 from agenttune.errors import UserError
 from agenttune.llm.tools.read_tools import reads_by_word
 from agenttune.protocol.commands import BY_KIND, COMMAND_KINDS
+from agenttune.protocol.proposals import Ack, Change, State
+from agenttune.protocol.run_info import RunInfo
+from agenttune.store.run_log import RunLog
 from tests.cli.conftest import agenttune
 from tests.policy.conftest import SteeredRun, Valley
 from tests.server.conftest import stop
@@ -72,6 +76,34 @@ def test_a_refusal_has_its_own_exit_code(live: Path) -> None:
     asked = agenttune("send", "latest", "update_optimizer", "--lr", "99", "--dry-run", "--json", cwd=live)
     assert (asked.code, json.loads(asked.out)["decision"]) == (2, "rejected")
     assert len(LocalControl(live / "runs").commands("r1")) == 1
+
+
+def test_a_new_schedule_is_answered_in_words(tmp_path: Path) -> None:
+    plan = {"previous": "LambdaLR", "requested": {"shape": "cosine"}, "effective": {"shape": "cosine", "final": 0.1}}
+    told = Change(name="schedule", previous="linear", requested="cosine", effective="cosine from 1e-3 to 1e-4")
+    ack = Ack(outcome="applied", step=7, changes=[told], result={"schedule": plan, "trials": [{"loss": 0.123456789}]})
+    runs = tmp_path / "runs"
+    run = RunInfo(run_id="r1", name="r1", status="running", created_at_s=time.time(), max_steps=100)
+    RunLog.create(runs / "r1", run).close()
+    thread = threading.Thread(target=answer, args=(runs / "r1", ack))
+    thread.start()
+    sent = agenttune("send", "latest", "update_schedule", "--shape", "cosine", cwd=tmp_path)
+    thread.join()
+    assert sent.code == 0, sent.err
+    assert "schedule linear -> cosine from 1e-3 to 1e-4" in sent.out
+    assert "loss 0.123456789" in sent.out, "other tables are told"
+    assert "{" not in sent.out, "nothing as Python or JSON writes it"
+
+
+def answer(folder: Path, ack: Ack) -> None:
+    """As a trainer does, once a command is queued."""
+    log = RunLog.open(folder)
+    for _ in range(3000):
+        if queued := log.commands(State.QUEUED):
+            log.acknowledge(queued[0].command_id, ack)
+            break
+        time.sleep(0.01)
+    log.close()
 
 
 def test_json_goes_through_a_server_too(live: Path, server: ServerAddress) -> None:

@@ -18,11 +18,12 @@ import httpx
 import pytest
 
 from agenttune.control import LocalControl
-from agenttune.control.discovery import LOCK_FILE, find_server
+from agenttune.control.discovery import LOCK_FILE, ServerAddress, find_server
 from agenttune.control.tokens import TOKENS_FILE, TokenBook, read_tokens
 from agenttune.store.run_ends import LAST_WORDS_S
 from agenttune.store.run_log import RunLog
 from tests.cli.conftest import Launched, Project, agenttune, environment, wait_for
+from tests.server.conftest import make_run
 
 
 def test_a_token_is_printed_once_listed_and_revoked(tmp_path: Path) -> None:
@@ -104,7 +105,7 @@ def end_on_a_terminal(launched: Launched, terminal: int) -> None:
 
 
 def test_a_run_gives_its_agent_and_its_terminal_a_token_each(project: Project) -> None:
-    """The agent never holds the owner's token; the link is good for this run, and nothing is left of either."""
+    """The agent never holds the owner's token; the link works once, while the run lives; nothing is left of either."""
     project.write(args="[]")
     launched, terminal = start_on_a_terminal(project, AGENTTUNE_TOKEN="the-owners-own")
     launched.wait_for_event("policy_attached")  # with its token: the server wants one
@@ -114,20 +115,23 @@ def test_a_run_gives_its_agent_and_its_terminal_a_token_each(project: Project) -
     shown, link = b"", None
     while link is None:
         shown += os.read(terminal, 65536)
-        link = re.search(rb"http://[\w.:]+/local/[\w.-]+\?key=att_[0-9a-f]{12}_[\w-]{43}", shown)
+        link = re.search(rb"http://[\w.:]+/runs/[\w.-]+\?key=att_[0-9a-f]{12}_[\w-]{43}", shown)
     url, key = link.group().decode(), link.group().decode().partition("key=")[2]
     answer = httpx.get(url)
-    assert (answer.status_code, answer.headers["location"]) == (303, f"/local/{run_id}")
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/runs/{run_id}")
+    cookie = answer.headers["set-cookie"].partition(";")[0]
+    assert httpx.get(url).status_code == 401, "once"
     server = find_server(project.runs_dir)
     assert server is not None
     path = f"{server.url}/api/v1/runs/{run_id}/approvals/c1"
     body = {"verdict": "reject", "digest": "0" * 64}
     as_agent = httpx.post(path, json=body, headers={"Authorization": f"Bearer {environ['AGENTTUNE_TOKEN']}"})
-    as_operator = httpx.post(path, json=body, headers={"Authorization": f"Bearer {key}"})
-    assert (as_agent.status_code, as_operator.status_code) == (403, 404)
+    by_key = httpx.post(path, json=body, headers={"Authorization": f"Bearer {key}"})
+    as_operator = httpx.post(path, json=body, headers={"Cookie": cookie, "Origin": server.url})
+    assert (as_agent.status_code, by_key.status_code, as_operator.status_code) == (403, 401, 404)
     end_on_a_terminal(launched, terminal)
     assert read_tokens(project.runs_dir) == []
-    secrets = [key.encode(), environ["AGENTTUNE_TOKEN"].encode(), b"the-owners-own"]
+    secrets = [key.encode(), cookie.partition("=")[2].encode(), environ["AGENTTUNE_TOKEN"].encode(), b"the-owners-own"]
     for file in (f for f in project.runs_dir.rglob("*") if f.is_file()):
         assert not [s for s in secrets if s in file.read_bytes()], file
 
@@ -156,7 +160,7 @@ def test_a_killed_launcher_leaves_tokens_that_end_with_the_run(project: Project)
             log.update_info(ended_at_s=time.time() - LAST_WORDS_S)
         wait_for("the token's end", lambda: answer() == 401)
         listed = agenttune("token", "list", cwd=project.folder).out
-        assert listed.count(f"has ended with its run {run_id}") == 2
+        assert listed.count(f"has ended with its run {run_id}") == 1
         agenttune("token", "create", "--role", "viewer", "--name", "next", cwd=project.folder)
         assert [token.name for token in read_tokens(project.runs_dir)] == ["next"]
     finally:
@@ -210,8 +214,64 @@ def test_no_process_inherits_a_secret_that_is_not_its_own(project: Project) -> N
 
 def test_no_key_is_written_into_a_file_or_a_pipe(project: Project) -> None:
     launched = project.start()
-    wait_for("both tokens", lambda: len(read_tokens(project.runs_dir)) == 2)
+    wait_for("its agent's token", lambda: len(read_tokens(project.runs_dir)) == 1)
     result = launched.end()
     assert result.code == 0, result.err
     assert "att_" not in result.out + result.err
     assert read_tokens(project.runs_dir) == []
+
+
+# -- the dashboard's link ----------------------------------------------------------------------------------------------
+
+
+def serving(folder: Path) -> ServerAddress:
+    server = find_server(folder / "runs")
+    assert server is not None
+    return server
+
+
+def test_open_prints_a_fresh_link_to_a_run_and_starts_a_server_for_it(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", "one", steps=1).close()
+    printed = agenttune("open", "latest", "--print", cwd=tmp_path)
+    server = serving(tmp_path)
+    try:
+        assert printed.out.startswith(f"{server.url}/runs/one?key=att_")
+        assert "a link, not followed yet" in agenttune("token", "list", cwd=tmp_path).out
+        assert httpx.get(printed.out.strip()).headers["location"] == "/runs/one"
+        assert "not followed" not in agenttune("token", "list", cwd=tmp_path).out
+        viewers = agenttune("open", "--role", "viewer", "--print", cwd=tmp_path).out.strip()
+        with httpx.Client(follow_redirects=True) as browser:
+            assert browser.get(viewers).status_code == 200
+            assert browser.get(f"{server.url}/api/v1/me").json()["role"] == "viewer"
+    finally:
+        os.kill(server.pid, signal.SIGTERM)
+
+
+def test_open_says_what_is_wrong_without_runs(tmp_path: Path) -> None:
+    none = agenttune("open", "--print", cwd=tmp_path)
+    assert (none.code, "is no folder of runs" in none.err, "--runs-dir" in none.err) == (2, True, True)
+    make_run(tmp_path / "runs", "one", steps=1).close()
+    other = agenttune("open", "two", "--print", cwd=tmp_path)
+    assert (other.code, "one" in other.err) == (2, True)
+
+
+def test_a_browser_is_led_to_the_page_without_its_key_on_the_command_line(tmp_path: Path) -> None:
+    """Every user of a machine sees what others start."""
+    make_run(tmp_path / "runs", "one", steps=1).close()
+    script, browser = tmp_path / "follow.py", tmp_path / "browser.sh"
+    script.write_text(
+        "import os, re, stat, sys, urllib.request\n"
+        "path = sys.argv[1].removeprefix('file://')\n"
+        "assert stat.S_IMODE(os.stat(path).st_mode) == 0o600\n"
+        "urllib.request.urlopen(re.search('url=([^\"]+)', open(path).read())[1])\n"
+    )
+    browser.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/given\nexec {sys.executable} {script} "$1"\n')
+    browser.chmod(0o755)
+    command, env = [sys.executable, "-m", "agenttune", "open"], {**environment(), "BROWSER": str(browser)}
+    said = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=True)
+    os.kill(serving(tmp_path).pid, signal.SIGTERM)
+    assert said.stdout.startswith("opened http://127.0.0.1:"), said.stderr
+    assert "key" not in said.stdout + (tmp_path / "given").read_text()
+    [token] = read_tokens(tmp_path / "runs")
+    assert not token.once, "it was followed"
+    assert list((tmp_path / "runs").glob("*.html")) == []

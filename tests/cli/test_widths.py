@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import time
 from contextlib import closing
 from io import StringIO
 from pathlib import Path
@@ -9,9 +12,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from agenttune.protocol.overview import GoalOverview
 from agenttune.protocol.run_info import RunInfo
-from agenttune.protocol.summary import MetricAt, Score
 from agenttune.store.journal.goal_metric import goal_values, score_of
+from agenttune.store.run_catalog import RunCatalog
 from agenttune.views.report import print_report, read_journal
 from agenttune.views.terminal import print_runs
 from tests.cli.conftest import agenttune
@@ -21,15 +25,14 @@ REASON = "the data loader's worker 3 was killed by signal 9 while it read shard 
 WIDTHS = [60, 80, 120, 200]
 
 
-def shown_at(width: int, runs: list[tuple[RunInfo, Score | None]]) -> list[str]:
+def shown_at(width: int, runs: list[tuple[RunInfo, GoalOverview | None]]) -> list[str]:
     file = StringIO()
     print_runs(Console(file=file, width=width), runs)
     return file.getvalue().splitlines()
 
 
-def score(metric: str, last: float, best: float) -> Score:
-    at = [MetricAt(step=step, value=value) for step, value in ((10, best), (20, last))]
-    return Score(metric=metric, direction="minimize", first=at[0], last=at[1], best=at[0])
+def score(metric: str, last: float, best: float) -> GoalOverview:
+    return GoalOverview(metric=metric, direction="minimize", newest=last, newest_step=20, best=best, best_step=10)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -83,3 +86,21 @@ def test_the_list_shows_what_the_goal_metric_reached(tmp_path: Path) -> None:
         reached = score_of(goal_values(log, log.info(), "main"), log.info())
     assert reached is not None
     assert "eval_loss 2.25" in agenttune("runs", cwd=tmp_path).out
+
+
+def test_the_list_of_a_thousand_runs_is_told_without_opening_their_logs_again(tmp_path: Path) -> None:
+    """Each `agenttune runs` is a process of its own, which knows nothing of what the one before has read."""
+    with closing(rescued_run(tmp_path / "runs" / "r0")) as log:
+        finish(log)
+    for number in range(1, 30):
+        shutil.copytree(tmp_path / "runs" / "r0", tmp_path / "runs" / f"r{number}")
+    for path in tmp_path.glob("runs/*/log.db"):
+        os.utime(path, (time.time() - 100, time.time() - 100))
+    first = agenttune("runs", cwd=tmp_path).out
+    assert first.count("eval_loss 2.25") == 30
+    for path in tmp_path.glob("runs/*/log.db"):
+        written = path.stat()
+        path.write_bytes(b"x" * written.st_size)  # whoever opens it now cannot read it
+        os.utime(path, ns=(written.st_atime_ns, written.st_mtime_ns))
+    assert agenttune("runs", cwd=tmp_path).out == first
+    assert RunCatalog(tmp_path / "runs").newest() in {f"r{number}" for number in range(30)}, "of a copied folder too"

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from agenttune.errors import CommandError
 from agenttune.protocol.commands import BY_KIND, COMMAND_KINDS, COMMAND_TYPES, parse_command
+from agenttune.protocol.text import MOST_NESTED, number
 
 V1_COMMANDS = {
     "update_optimizer",
@@ -25,7 +26,16 @@ V1_COMMANDS = {
     "model_layer_operation",
     "model_layer_parameter_update",
 }
-OURS = {"set_knob", "update_schedule", "update_training", "add_note", "read_model", "probe"}
+OURS = {
+    "update_checkpoint",
+    "delete_checkpoints",
+    "set_knob",
+    "update_schedule",
+    "update_training",
+    "add_note",
+    "read_model",
+    "probe",
+}
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -157,3 +167,23 @@ def test_null_where_it_means_something_or_is_wrong_stays_null() -> None:
     ):
         with pytest.raises(CommandError):
             parse_command(wrong)
+
+
+def test_a_command_within_a_command_is_told_in_words() -> None:
+    """A person who approves a probe reads its candidates, whole; no braces, and no number rounded to another."""
+    rates = [{"kind": "update_optimizer", "lr": lr, "betas": [0.9, 0.99999]} for lr in (1e-4, 3.3333333e-4)]
+    probe = parse_command({"kind": "probe", "candidates": rates, "steps": 5})
+    told = probe.words
+    assert "update_optimizer lr 0.0001, betas [0.9, 0.99999], update_optimizer lr 0.000333333, betas" in told
+    assert not set("{}'") & set(told)
+
+
+@given(
+    value=st.recursive(
+        st.none() | st.floats() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+    )
+)
+def test_any_value_is_told_in_one_bounded_line(value: object) -> None:
+    told = number(value)
+    assert len(told) <= MOST_NESTED
+    assert "\n" not in told

@@ -151,10 +151,10 @@ def test_knobs_are_as_the_trainer_read_them_last(control: LocalControl, log: Run
 def test_curves_are_kept_ready_for_all_runs(control: LocalControl, log: RunLog) -> None:
     log.append_points([Point(step=i, at_s=0.0, values={"loss": 1.0}) for i in range(100)])
     control.index_runs()
-    assert not log._points.is_behind()
+    assert not log.index_lag()
     log.append_points([Point(step=100, at_s=0.0, values={"loss": 1.0})])
     control.index_runs()
-    assert not log._points.is_behind()
+    assert not log.index_lag()
 
 
 def test_waiting_for_events_ends_when_one_comes(control: LocalControl, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import defaultdict
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -11,7 +12,10 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "agenttune"
 LOOSE = {"__init__.py", "__main__.py", "errors.py", "py.typed"}
-FOLDERS = sorted({path.parent for path in PACKAGE.rglob("*.py")} - {PACKAGE})
+SOURCES = [path for path in PACKAGE.rglob("*.py") if "node_modules" not in path.parts]
+ONE_IDEA = {"Curve", "GreedyLr", "Intervention", "Layer", "ReduceOnPlateau", "Section"}
+"""Public classes of two rooms with one name, as they are the same idea: a rule as a policy and as a contender."""
+FOLDERS = sorted({path.parent for path in SOURCES} - {PACKAGE})
 
 
 def module_of(path: Path) -> str:
@@ -19,7 +23,7 @@ def module_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-MODULES = {module_of(path): path for path in PACKAGE.rglob("*.py")}
+MODULES = {module_of(path): path for path in SOURCES}
 
 
 def imports_of(tree: ast.AST) -> Iterator[str]:
@@ -53,3 +57,13 @@ def test_there_is_no_import_circle() -> None:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(f"a circle of imports: {' -> '.join(error.args[1])}")
+
+
+def test_no_two_public_classes_have_one_name() -> None:
+    """Whoever looks for one finds it, and not another one that has nothing to do with it."""
+    found = defaultdict(set)
+    for module, path in MODULES.items():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found[node.name].add(module)
+    assert {name: modules for name, modules in found.items() if len(modules) > 1 and name not in ONE_IDEA} == {}

@@ -72,6 +72,15 @@ def test_each_intervention_carries_its_effect(log: RunLog) -> None:
     assert (last.state, last.summary, last.applied_at_step) == (State.REJECTED, "too high", None)
 
 
+def test_a_rate_that_is_set_during_a_warm_up_is_told_with_the_base_that_it_comes_from(log: RunLog) -> None:
+    """Seen: "lr 0.001 -> 3e-05" of a return to step 3 with a base of 0.0003."""
+    for effective, said in ((3e-5, "lr 0.001 -> 3e-05 (base 0.001 -> 0.0003)"), (2.9e-4, "lr 0.001 -> 0.00029")):
+        record = log.submit(propose(lr=3e-4), APPROVED)
+        change = Change(name="lr", previous=1e-3, requested=3e-4, effective=effective, previous_base=1e-3, base=3e-4)
+        log.acknowledge(record.command_id, Ack(outcome="applied", step=3, changes=[change]))
+        assert summarize(log).interventions[-1].summary == said
+
+
 def test_a_report_of_very_many_changes_measures_the_first_and_the_newest(log: RunLog) -> None:
     log.append_points([Point(step=s, at_s=1.0, values={"step_loss": 1.0 / s}) for s in range(1, 2001)])
     count = MEASURED_FIRST + MEASURED_LAST + 40

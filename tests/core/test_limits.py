@@ -16,7 +16,7 @@ from agenttune.gate import CommandHistory, Gate, Moment, guards_nothing
 from agenttune.gate.change_factors import differences_of, factor_of, value_after, value_before
 from agenttune.protocol.commands import parse_command
 from agenttune.protocol.deadlines import Instant
-from agenttune.protocol.lr_course import Course, Track
+from agenttune.protocol.lr_course import LrCourse, Track
 from agenttune.protocol.lr_plans import make_plan, plan_text, planned_factor
 from agenttune.protocol.proposals import Ack, ApprovalRequest, Author, Change, CommandRecord, State, Verdict
 from agenttune.protocol.run_info import KnobState, RunInfo
@@ -50,11 +50,11 @@ def run(
     """A run of 100 steps whose groups follow one shape; `before`: that of before the plan in force."""
     told = list(range(step, STEPS + 1))
 
-    def course(factor: Factor, by: float = 1.0) -> Course:
+    def course(factor: Factor, by: float = 1.0) -> LrCourse:
         rates = [base[0] * by * factor(t) for t in told]
         shares = [rate / base[0] for rate in base]
         track = Track(groups=list(range(len(base))), shares=shares, rates=rates, lowest=rates, highest=rates)
-        return Course(kind="test", text="as it was", steps=told, tracks=[track], can_be_planned=True)
+        return LrCourse(kind="test", text="as it was", steps=told, tracks=[track], can_be_planned=True)
 
     found = course(shape)
     if before is not None:

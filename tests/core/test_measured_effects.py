@@ -76,6 +76,22 @@ def test_going_back_is_judged_by_the_steps_that_it_has_undone(log: RunLog, after
     assert told == [effect]  # a report tells what the policy was told
 
 
+def test_a_second_return_is_judged_by_the_branch_that_it_left(log: RunLog) -> None:
+    """Seen: ten returns to one state, each `not known`, as a branch that began by a return stands on no other line."""
+    train(log, [*noisy(0.4, 50), *noisy(2.3, 50)])
+    go_back(log, to=50, left=100)
+    train(log, noisy(2.3, 50, seed=1), first=51, branch="again")
+    log.append(BranchStarted(name="third", parent="main", from_step=50), step=50, branch="third")
+    result = {"branch": "third", "parent": "main", "from_step": 100, "from_branch": "again"}
+    ack = Ack(outcome="applied", step=50, branch="third", result=result)
+    command_id = ask(log, "more", {"kind": "load_checkpoint", "checkpoint_id": "good"}, ack)
+    train(log, noisy(2.3, 50, seed=2), first=51, branch="third")
+    seen = see(log)
+    functions = functions_of(seen)
+    assert (functions["helped"]("more"), functions["measured"]("more")) == (0, 1)
+    assert seen.effects[command_id].expected == pytest.approx(2.3, rel=0.1)
+
+
 def test_a_loss_that_was_not_finite_and_is_again_was_helped(log: RunLog) -> None:
     train(log, [*noisy(0.4, 50), *([math.nan] * 20)])
     go_back(log, to=40, left=70)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -16,8 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agenttune.control import LocalControl
-from agenttune.protocol.events import StatusChanged
+from agenttune.protocol.events import NoteAdded, StatusChanged, TagsChanged
+from agenttune.protocol.overview import OverviewQuery
+from agenttune.protocol.reads import EventsQuery
 from agenttune.protocol.run_info import RunInfo
+from agenttune.store.kept_reads import FILE_NAME
 from agenttune.store.run_catalog import RunCatalog
 from agenttune.store.run_log import RunLog, list_runs
 
@@ -122,3 +126,53 @@ def _do(runs_dir: Path, deed: str, name: str, other: str, at_s: float) -> None:
         log = RunLog.open(runs_dir / name)
         log.append(StatusChanged(status="finished", reason=f"at {at_s}"))
         log.close()
+
+
+def test_a_thousand_runs_are_told_by_the_next_process_without_opening_their_logs(tmp_path: Path) -> None:
+    for number in range(20):
+        make(tmp_path, f"r{number}", float(number), "running" if number == 3 else "finished")
+    long_ago_s = time.time() - 100
+    for path in tmp_path.glob("*/log.db"):
+        os.utime(path, (long_ago_s, long_ago_s))
+    before = LocalControl(tmp_path).overview(OverviewQuery())
+    with counting() as opened:
+        assert LocalControl(tmp_path).overview(OverviewQuery()) == before
+    assert {Path(path).parent.name for path in opened if "log.db" in path} == {"r3"}
+    for damaged in (b"", b"no database" * 1000):
+        (tmp_path / FILE_NAME).write_bytes(damaged)
+        assert LocalControl(tmp_path).overview(OverviewQuery()) == before
+    assert LocalControl(tmp_path).overview(OverviewQuery()) == before
+
+
+def test_what_was_kept_of_a_run_counts_only_while_its_log_is_as_it_was(tmp_path: Path) -> None:
+    make(tmp_path, "r", 1.0)
+    os.utime(tmp_path / "r" / "log.db", (1e9, 1e9))
+    LocalControl(tmp_path).overview(OverviewQuery())
+    log = RunLog.open(tmp_path / "r")
+    log.append(TagsChanged(tags=["good"], author="me"))
+    log.close()
+    assert [run.tags for run in LocalControl(tmp_path).overview(OverviewQuery()).runs] == [["good"]]
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from agenttune.control import LocalControl
+from agenttune.protocol.reads import EventsQuery
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # no file can grow, nor SQLite's shared memory be made
+seconds = iter(range(0, 1000, 10))
+control = LocalControl(Path(sys.argv[1]), monotonic=lambda: next(seconds))
+print(*[control.runs()[0].status for _ in range(3)], len(control.read("r1", EventsQuery()).events))
+"""
+
+
+def test_runs_of_a_full_disk_are_listed_and_read_and_told_to_be_lost(tmp_path: Path) -> None:
+    dead = {"pid": 2**22 + 7, "pid_started_s": 1.0}
+    info = RunInfo(run_id="r1", name="r1", status="running", created_at_s=1.0, **dead)
+    log = RunLog.create(tmp_path / "r1", info)
+    log.append(NoteAdded(text="here", author="t"))
+    log.close()
+    told = subprocess.run([sys.executable, "-c", FULL_DISK, tmp_path], capture_output=True, text=True, check=False)
+    assert (told.stdout.split(), told.stderr) == (["lost", "lost", "lost", "1"], "")
+    assert LocalControl(tmp_path).read("r1", EventsQuery()).events[-1].body.kind == "note_added", "nothing was written"

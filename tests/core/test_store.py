@@ -15,11 +15,11 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agenttune.errors import CommandIdReused, StoreFault, UnknownCommandId, UnknownRun, UserError
-from agenttune.protocol.events import Acked, NoteAdded, StatusChanged
+from agenttune.errors import CommandIdReused, LogFull, StoreFault, UnknownCommandId, UnknownRun, UserError
+from agenttune.protocol.events import Acked, Evaluated, NoteAdded, StatusChanged
 from agenttune.protocol.metrics import Point
 from agenttune.protocol.proposals import NEXT, Ack, Change, State
 from agenttune.protocol.run_info import RunInfo
@@ -225,6 +225,20 @@ def test_a_full_disk_is_an_error_and_the_log_stays_readable(log: RunLog) -> None
     assert log.last_seq() == seq
 
 
+def test_curves_of_a_full_disk_are_read_as_far_as_they_are_kept(log: RunLog, folder: Path) -> None:
+    """A view, a report or a page that only reads needs no room, and must not end for the lack of it."""
+    log.append_points(loss_points([2.0, 1.0]))
+    log.index_points()
+    log.append_points([Point(step=s, at_s=1.0, values={f"m{s}": 1.0}) for s in range(3, 300)])
+    log._db.execute(f"PRAGMA max_page_count={log._db.execute('PRAGMA page_count').fetchone()[0]}")
+    assert log.curve("loss").mean == [2.0, 1.0]
+    assert log.recent_points(1)[0].step == 299, "rows are all there"
+    with pytest.raises(LogFull):
+        log.append(NoteAdded(text="x" * 100_000, author="t"))
+    log._db.execute("PRAGMA max_page_count=100000")
+    assert log.curve("m299").mean == [1.0]
+
+
 def test_a_second_run_of_the_same_name_is_refused(log: RunLog, folder: Path) -> None:
     with pytest.raises(StoreFault, match="choose another name"):
         RunLog.create(folder, log.info())
@@ -300,3 +314,13 @@ def test_the_quick_way_writes_what_json_does(values: dict[str, float]) -> None:
     assert list(read) == list(values)
     for name, value in values.items():
         assert float(read[name]) == value or (math.isnan(float(read[name])) and math.isnan(value))
+
+
+@given(name=st.text(max_size=9), value=st.floats(width=64))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+def test_a_metric_is_found_in_evaluations_whatever_its_name(log: RunLog, name: str, value: float) -> None:
+    before = len(log.evaluations(name))
+    log.append(Evaluated(metrics={name: value, f"{name}_": 1.0, "$.other": 2.0}), step=3, branch="b")
+    step, branch, found = log.evaluations(name)[before]
+    assert (step, branch) == (3, "b")
+    assert found == value or (math.isnan(found) and math.isnan(value))

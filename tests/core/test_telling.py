@@ -12,7 +12,7 @@ from agenttune.control import LocalControl
 from agenttune.gate import not_offered, probe_steps_left
 from agenttune.protocol.commands import COMMAND_KINDS, LoadCheckpoint, SaveCheckpoint
 from agenttune.protocol.events import CheckpointDeleted, CheckpointSaved, DatasetRead, Decided, KnobsRead, ModelRead
-from agenttune.protocol.lr_course import Course
+from agenttune.protocol.lr_course import LrCourse
 from agenttune.protocol.metrics import Point
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Author, Proposal, Verdict
@@ -87,7 +87,7 @@ def test_knobs_are_offered_where_there_are_any_and_a_schedule_where_it_can_be_re
     info = log.info()
     assert "set_knob" in not_offered(GateSettings(), info, None, None)
     assert "update_schedule" not in not_offered(GateSettings(), info, None, None)
-    fixed = Course(kind="OneCycleLR", steps=[], tracks=[], can_be_planned=False)
+    fixed = LrCourse(kind="OneCycleLR", steps=[], tracks=[], can_be_planned=False)
     told = info.model_copy(update={"schedule": fixed, "knobs": [KnobState(name="temperature", effective=1.0)]})
     found = not_offered(GateSettings(), told, None, None)
     assert "set_knob" not in found

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agenttune.protocol.commands import COMMAND_KINDS, parse_command
-from docs.generate import DOCS, PAGES, commands_page
+from docs.generate import DOCS, OPENAPI, PAGES, commands_page, openapi_text
 
 ROOT = DOCS.parent
 
@@ -17,6 +17,10 @@ ROOT = DOCS.parent
 @pytest.mark.parametrize("name", PAGES)
 def test_reference_pages_are_current(name: str) -> None:
     assert (DOCS / name).read_text(encoding="utf-8") == PAGES[name](), "run python docs/generate.py"
+
+
+def test_the_dashboards_types_are_made_from_what_the_server_offers() -> None:
+    assert (ROOT / OPENAPI).read_text(encoding="utf-8") == openapi_text(), "run python docs/generate.py"
 
 
 @pytest.mark.parametrize("kind", COMMAND_KINDS)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -25,6 +27,7 @@ from agenttune.trainer import Options
 from docs.generate import DOCS
 from tests.cli.conftest import environment
 from tests.trainer.conftest import Points, TinyModel, submit
+from tests.warm import run_ranks
 
 BLOCK = re.compile(r"^```(?:python|yaml|toml)\n# ([\w./]+)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TEXT = (DOCS / "extending.md").read_text(encoding="utf-8")
@@ -132,3 +135,54 @@ def test_the_detector_is_what_its_rules_call_it(folder: Path) -> None:
     assert find_detector(PluginUse("detector", "./rough.py:RoughGradients", (folder,))).cls.name == "rough_gradients"
     assert "found.rough_gradients" in TEXT
     assert load_config(folder / "config.yaml").notify.channels
+
+
+CLIPPED = """
+    import torch
+    from agenttune.trainer import Options
+    from clip_weights import train
+    from tests.trainer.conftest import Points, TinyModel
+    from tests.trainer.rank_loop import RANK, begin, finish, newest, put
+
+    class Apart(TinyModel):
+        def parameters(self, recurse=True):  # what rank 1 alone finds out, of weights that are the same
+            found = list(super().parameters(recurse))
+            return iter([*found, torch.nn.Parameter(torch.tensor([float("nan")]))] if self.is_ill else found)
+
+        is_ill = False
+
+    folder = begin()
+    torch.manual_seed(0)
+    model = Apart()
+    ddp = torch.nn.parallel.DistributedDataParallel(model)
+    optimizer = torch.optim.SGD(ddp.parameters(), lr=0.0)
+
+    def drawn():
+        batches = list(torch.utils.data.DataLoader(Points(48), batch_size=4))
+        for number, batch in enumerate(batches):
+            model.is_ill = RANK == 1 and number < 6
+            if RANK == 0 and number in (1, 7):
+                put(folder, {"kind": "clip_weights", "percent": 50}, f"at-{number}")
+            yield batch
+
+    largest = lambda: max(float(p.detach().abs().max()) for p in TinyModel.parameters(model))
+    before = largest()
+    train(ddp, optimizer, drawn(), options=Options(runs_dir=folder / "runs", server=False))
+    acks = {r.command_id: (r.ack.outcome, r.ack.message) for r in newest(folder).commands()} if RANK == 0 else {}
+    finish(folder, {"before": before, "after": largest(), "acks": acks})
+"""
+
+
+def test_the_command_is_on_all_ranks_or_on_none(folder: Path) -> None:
+    script = folder / "run.py"
+    script.write_text(textwrap.dedent(CLIPPED), encoding="utf-8")
+    for ended in run_ranks(script, str(folder), folder=folder):
+        assert ended.code == 0, ended.err[-3000:]
+    told = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    assert told[0]["after"] == told[1]["after"], "both ranks alike"
+    assert told[0]["after"] == pytest.approx(told[0]["before"] / 2), "clipped once"
+    refused, applied = (told[0]["acks"][name] for name in ("at-1", "at-7"))
+    assert refused[0] == "failed"
+    assert "rank 1" in refused[1]
+    assert "a weight is not finite" in refused[1]
+    assert applied[0] == "applied", applied

@@ -414,6 +414,7 @@ class PatchedLoop(Loop):
 
 
 class LightningLoop(Loop):
+    options_of_trainer: dict[str, Any] = {}  # noqa: RUF012 - a constant of each class
     name = "Lightning"
     goes_back = "but for the data's order"
     lacking = {"probe": "Lightning", "update_dataset": "Lightning"}  # noqa: RUF012
@@ -441,6 +442,7 @@ class LightningLoop(Loop):
             num_sanity_val_steps=0,
             callbacks=callbacks,
             default_root_dir=path,
+            **self.options_of_trainer,
         )
         trainer.fit(Module(trained.model), loader_of(dataset), DataLoader(Points(8), batch_size=4))
 

@@ -146,7 +146,7 @@ for _ in range(3):
 @pytest.mark.parametrize(
     ("last", "status", "code"),
     [
-        ("", "finished", 0),
+        pytest.param("", "finished", 0, marks=pytest.mark.slow),  # quicker: the error, beside it
         ("raise ValueError('out of data')", "failed", 1),
     ],
 )

@@ -203,6 +203,29 @@ def test_a_probe_leaves_the_loop_as_it_was_or_is_refused_with_the_reason(
     assert rows == list(range(1, alone.steps + 1))
 
 
+def test_returns_are_tried_from_the_state_that_they_go_back_to(loop: Loop, tmp_path: Path) -> None:
+    if loop.goes_back != "exactly":
+        pytest.skip(f"this loop tries nothing: {loop.goes_back}")
+    back = [{"kind": "load_checkpoint", "checkpoint_id": "snap", "lr": lr} for lr in (1e-9, 3e-2)]
+    orders = [
+        At(3, {"kind": "save_checkpoint", "keep_in": "memory", "tag": "snap"}, "snap"),
+        At(6, {"kind": "probe", "candidates": back, "steps": 2, "min_gain_frac": 1.0}, "none"),
+        At(7, {"kind": "probe", "candidates": back[1:], "steps": 2, "include_current": False}, "one"),
+    ]
+    trained = loop.train(tmp_path, orders)
+    applied(trained, "snap", "none", "one")
+    none, one = trained.ack("none"), trained.ack("one")
+    assert (none.step, none.result["adopted"]) == (6, None)
+    assert (one.step, one.result["adopted"]["lr"], one.result["from_step"]) == (3, 3e-2, 7)
+    seen = trained.witness.losses
+    assert seen[6:8] == seen[3:5], "going back alone repeats those steps"
+    assert seen[8] == seen[10] == seen[3], "before their first update the candidates are alike"
+    assert len({seen[7], seen[9], seen[11]}) == 3, "and then not"
+    assert seen[13:15] == seen[15:17] == seen[10:12], "tried again, and adopted"
+    (branch,) = trained.bodies("branch_started")
+    assert (branch.parent, branch.from_step) == ("main", 3)
+
+
 def test_a_checkpoint_that_is_not_there_is_refused(loop: Loop, alone: Trained, tmp_path: Path) -> None:
     trained = loop.train(tmp_path, [At(4, {"kind": "load_checkpoint", "checkpoint_id": "nowhere"}, "load")])
     assert trained.ack("load").outcome == "failed"

@@ -15,6 +15,27 @@ HERMES = f"<tool_call>\n{CALL}\n</tool_call>"
 OFFERED = ("wait", "get_metrics")
 
 
+FIELD = "<parameter=until_step>\n{}\n</parameter>\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "wait", "arguments": {"until_step": 7, "until_step": 9}}',
+        '{"name": "wait", "name": "get_metrics", "arguments": {}}',
+        '{"name": "wait", "arguments": {"until_step": 7}',
+        '{"function": {"name": "wait", "arguments": {"until_step": NaN}}}',
+        'I will wait.\n```json\n{"tool": "wait", "args": {"until_step": 7, "until_step": 9}}\n```',
+        '<function=wait>{"until_step": 7, "until_step": 9}</function>',
+        f"<tool_call>\n<function=wait>\n{FIELD.format(7)}{FIELD.format(9)}</function>\n</tool_call>",
+    ],
+)
+def test_a_call_that_is_cut_off_or_says_a_thing_twice_is_asked_for_again(text: str) -> None:
+    """Taken for words it would be the decision to do nothing; taken by its last value, not what was checked."""
+    written = written_calls(text, OFFERED)
+    assert (written.uses, written.problem) == ([], "it holds a tool call that is not whole JSON")
+
+
 @pytest.mark.parametrize(
     ("text", "count"),
     [

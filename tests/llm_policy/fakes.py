@@ -22,6 +22,8 @@ from agenttune.protocol.reads import (
     CheckpointsQuery,
     CurveQuery,
     DatasetQuery,
+    Findings,
+    FindingsQuery,
     History,
     HistoryQuery,
     InfoQuery,
@@ -72,6 +74,8 @@ class FakeReader:
             return ModelCalls(calls=self.earlier)
         if isinstance(query, BranchesQuery):
             return Branches.of([])
+        if isinstance(query, FindingsQuery):
+            return Findings(findings=[])
         if isinstance(query, (ModelQuery, DatasetQuery, CheckpointsQuery)):
             return query.answer_type().model_validate(
                 {"checkpoints": []} if isinstance(query, CheckpointsQuery) else {}

@@ -15,7 +15,7 @@ from agenttune.llm.prompts import Prompts
 from agenttune.policy.llm.digest import Digest, digest, tokens_estimate
 from agenttune.protocol.commands import UpdateOptimizer, parse_command
 from agenttune.protocol.findings import Finding
-from agenttune.protocol.lr_course import Course, Track
+from agenttune.protocol.lr_course import LrCourse, Track
 from agenttune.protocol.model_calls import Ledger
 from agenttune.protocol.observation import CheckpointView, Evaluation, Observation, Resolution
 from agenttune.protocol.proposals import Ack, Author, CommandRecord, Proposal, State, Verdict
@@ -200,7 +200,7 @@ def track(groups: list[int], rates: list[float]) -> Track:
 
 def test_the_rates_to_come_are_told_for_all_groups_that_differ() -> None:
     steps = list(range(0, 101, 10))
-    course = Course(
+    course = LrCourse(
         kind="cosine", steps=steps, tracks=[track([0, 2], [1.0 - s / 100 for s in steps]), track([1], [0.5] * 11)]
     )
     seen = observe([1.0] * 35, lr=1.0, max_steps=100).model_copy(update={"schedule": course})

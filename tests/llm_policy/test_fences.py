@@ -30,7 +30,7 @@ from agenttune.policy.llm.past_runs import PastRun
 from agenttune.policy.llm.reviewer import Reviewer
 from agenttune.protocol.commands import UpdateOptimizer
 from agenttune.protocol.findings import FINDING_NAME, Finding
-from agenttune.protocol.lr_course import Course, Track
+from agenttune.protocol.lr_course import LrCourse, Track
 from agenttune.protocol.observation import CheckpointView, Observation, Resolution
 from agenttune.protocol.proposals import ApprovalRequest, Author, CommandRecord, Difference, Proposal, State, Verdict
 from agenttune.protocol.run_facts import Rhythm, RunFacts
@@ -100,7 +100,7 @@ def run_of(evil: str) -> Observation:
             "branch": "b2",
             "findings": [Finding(kind="spike", severity="warning", metric="step_loss", step=199, summary="it jumped")],
             "facts": facts,
-            "schedule": Course(kind="cosine", text="cosine", steps=[200, 1000], tracks=[track]),
+            "schedule": LrCourse(kind="cosine", text="cosine", steps=[200, 1000], tracks=[track]),
             "checkpoints": [CheckpointView(checkpoint_id="c1", step=100, branch="b1", tag="before")],
             "last_decision": Resolution(policy="llm", step=190, reason="too late"),
             "woken_by": ["finding spike"],

@@ -9,10 +9,10 @@ import pytest
 
 from agenttune.config import BudgetSettings
 from agenttune.llm.prompts import Prompts
+from agenttune.policy.llm.curve_text import jumps_of
 from agenttune.policy.llm.digest import digest
-from agenttune.policy.llm.jumps import jumps_of
 from agenttune.policy.llm.layer_text import weights_told
-from agenttune.policy.llm.token_room import Section, shared_out, tokens_at_most
+from agenttune.policy.llm.token_room import PromptSection, shared_out, tokens_at_most
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.observation import CheckpointView, Evaluation, Observation
 from agenttune.protocol.weight_looks import WeightLook
@@ -109,7 +109,7 @@ def test_layers_that_stand_out_are_named_and_the_others_are_not() -> None:
 
 def test_what_one_section_leaves_the_others_have() -> None:
     lines = [f"line {i}" for i in range(100)]
-    sections = {"short": Section(["a"], 50), "long": Section(lines, 50, "last", head=1)}
+    sections = {"short": PromptSection(["a"], 50), "long": PromptSection(lines, 50, "last", head=1)}
     alone = shared_out(sections, 100)
     assert alone["short"] == ["a"]
     assert alone["long"][0] == "line 0"
@@ -121,7 +121,7 @@ def test_what_one_section_leaves_the_others_have() -> None:
 
 def test_a_line_that_is_too_long_for_its_section_is_cut_within_its_fence() -> None:
     line = f"step 7: <data>{'word ' * 500}</data>"
-    [said, left] = Section([line, line], 0).cut(60)
+    [said, left] = PromptSection([line, line], 0).cut(60)
     assert said.startswith("step 7: <data>word word")
     assert said.endswith(" more characters]</data>")
     assert left == "(1 left out)"

@@ -15,7 +15,7 @@ from agenttune.llm.tools import offered_tools
 from agenttune.policy.base import PolicyContext
 from agenttune.policy.llm.llm_policy import LlmFile, LlmPolicy, messages_of
 from agenttune.protocol.commands import COMMAND_KINDS
-from agenttune.protocol.lr_course import Course, Track
+from agenttune.protocol.lr_course import LrCourse, Track
 from agenttune.protocol.observation import CheckpointView, Evaluation, Observation
 from agenttune.protocol.run_info import KnobState
 from tests.llm_policy.fakes import FakeReader, ScriptedChat
@@ -54,7 +54,7 @@ def ordinary_run() -> Observation:
         update={
             "facts": FACTS,
             "knobs": knobs,
-            "schedule": Course(kind="cosine with warmup", steps=list(range(400, 1001, 25)), tracks=[track]),
+            "schedule": LrCourse(kind="cosine with warmup", steps=list(range(400, 1001, 25)), tracks=[track]),
             "capabilities": list(COMMAND_KINDS),
             "not_offered": dict.fromkeys(("update_dataset", "update_dataset_runtime_hyperparameters"), "plain"),
             "evaluations": [Evaluation(step=s, metrics=metrics) for s in range(50, 401, 50)],

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from typing import Literal
 
 import pytest
 
@@ -16,7 +17,7 @@ from agenttune.detectors.forecast import band, compare, student
 from agenttune.detectors.trend import spread
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.lineage import Lineage, Segment
-from agenttune.protocol.observation import Evaluation, Observation
+from agenttune.protocol.observation import HISTORY, Evaluation, Observation
 from agenttune.protocol.proposals import Change
 from tests.policy.conftest import applied, decay, observe, took_effect
 
@@ -180,6 +181,33 @@ def test_five_evaluations_are_no_plateau_of_the_goal_and_six_are() -> None:
     assert never.severity == "warning"
     assert "and never has" in never.summary
     assert never.evidence["since_step"] == 40
+
+
+def test_a_goal_never_moved_is_said_only_of_all_evaluations_that_there_were() -> None:
+    """Seen: "never has improved", of the fifty newest of a thousand evaluations."""
+    (known,) = found(rated([0.5] * (HISTORY - 1)), "goal_plateau")
+    assert "and never has" in known.summary
+    (cut,) = found(rated([0.5] * HISTORY), "goal_plateau")
+    assert f"nor over all {HISTORY} that are known here" in cut.summary
+
+
+@pytest.mark.parametrize(
+    ("values", "direction", "is_found"),
+    [
+        ([2.0, 0.5, *[0.0] * 6], "minimize", False),
+        ([0.0] * 7, "minimize", False),
+        ([2.0, 0.5, *[0.1] * 6], "minimize", True),
+        ([0.2, 0.9, *[1.0] * 6], "maximize", False),
+        ([0.2, 0.9, *[0.97] * 6], "maximize", True),
+        ([-3.0, *[0.0] * 6], "minimize", True),
+        ([20.0, *[200.0] * 6], "maximize", True),
+    ],
+    ids=["no loss left", "never any", "some left", "all right", "not all right", "below nothing", "a reward"],
+)
+def test_where_nothing_can_be_gained_there_is_no_plateau_of_the_goal(
+    values: list[float], direction: Literal["minimize", "maximize"], is_found: bool
+) -> None:
+    assert bool(found(rated(values, direction), "goal_plateau")) is is_found
 
 
 def test_a_plateau_of_a_goal_of_which_more_is_better_is_told_in_its_own_figures() -> None:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agenttune.detectors import detect
+from agenttune.detectors.divergence import Divergence
 from agenttune.detectors.evaluations import GOAL_PLATEAU_EVALS
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.observation import Evaluation, Observation
@@ -212,6 +213,32 @@ def test_evaluations_that_are_as_good_as_before_overrule_a_training_loss_that_ro
     fine = one_of(observe(losses, evals=[*before, (110, 0.6)]), "divergence")
     assert (fine.severity, "as good as before" in fine.summary) == ("info", True)
     assert one_of(observe(losses, evals=[*before, (110, 0.9)]), "divergence").severity == "critical"
+
+
+def heavy_tails(seed: int, steps: int, batch: int = 4) -> list[float]:
+    """Squared errors in tiny batches that fall to their noise, whose tails are those of Student's t (1.5 degrees)."""
+    draw = random.Random(seed)
+
+    def error(scale: float) -> float:
+        chi2 = draw.gammavariate(0.75, 2.0)
+        return scale * draw.gauss(0, 1) + 0.3 * draw.gauss(0, 1) * math.sqrt(1.5 / chi2)
+
+    scales = [max(0.25, math.exp(-max(0, step - 10) / 60)) for step in range(steps)]
+    return [sum(error(scale) ** 2 for _ in range(batch)) / batch for scale in scales]
+
+
+def test_a_healthy_run_whose_noise_has_heavy_tails_is_never_called_critical() -> None:
+    """Thirty runs: once in a while two batches in a row are a hundred times off, or the first one is near nothing."""
+    for seed in range(30):
+        losses = heavy_tails(seed, 400)
+        seen = [f for n in range(10, 401, 5) for f in Divergence().detect(observe(losses[:n]))]
+        assert "critical" not in [finding.severity for finding in seen], seed
+
+
+def test_a_blow_up_in_such_noise_is_critical_all_the_same() -> None:
+    for seed in range(10):
+        losses = [*heavy_tails(seed, 100), *(2000 * loss for loss in heavy_tails(seed + 100, 40))]
+        assert "critical" in severities(losses, 110, 140), seed
 
 
 def test_a_first_loss_that_was_low_by_chance_is_no_blow_up_where_weights_hardly_moved() -> None:

@@ -13,11 +13,12 @@ import pytest
 
 from agenttune.policy.load import load_policy
 from agenttune.policy.rules import RulePolicy
-from agenttune.protocol.commands import LoadCheckpoint, UpdateOptimizer, UpdateSchedule
+from agenttune.protocol.commands import LoadCheckpoint, ModelLayerOperation, UpdateOptimizer, UpdateSchedule
 from agenttune.protocol.events import KeptAs
-from agenttune.protocol.lr_course import Course, Track
+from agenttune.protocol.lr_course import LrCourse, Track
 from agenttune.protocol.observation import CheckpointView, Observation
 from agenttune.protocol.proposals import Ack, CommandRecord, Proposal, State
+from agenttune.protocol.run_facts import RunFacts
 from agenttune.protocol.weight_looks import WeightLook
 from agenttune.testing.situations import series_view
 from tests.policy.conftest import AGENT, decay, observe
@@ -48,6 +49,7 @@ def seen(
     evals: Sequence[tuple[int, float]] = (),
     rates: Sequence[float] | None = None,
     ahead: float | None = None,
+    can_be_planned: bool = True,
     commands: Sequence[CommandRecord] = (),
     has_states: bool = True,
 ) -> Observation:
@@ -66,7 +68,8 @@ def seen(
         changed |= {"series": {**known.series, "lr": series_view("lr", rates)}, "knobs": [knob]}
     if ahead is not None:
         track = Track(groups=[0], shares=[1.0], rates=[ahead] * 2, lowest=[ahead] * 2, highest=[ahead] * 2)
-        changed["schedule"] = Course(kind="a function of the step", steps=[step, MAX_STEPS], tracks=[track])
+        course = LrCourse(kind="a function of the step", steps=[step, MAX_STEPS], tracks=[track])
+        changed["schedule"] = course.model_copy(update={"can_be_planned": can_be_planned})
     return known.model_copy(update=changed)
 
 
@@ -198,12 +201,64 @@ def test_one_bad_batch_is_waited_out() -> None:
         assert asked(seen([*well, *bad, *after], best=40, evals=[(20, 1.5), (40, 1.2)])) == ("", None)
 
 
+# -- one layer ---------------------------------------------------------------------------------------------------------
+
+
+def one_layer_broke(commands: Sequence[CommandRecord] = (), size: float = 40.0, update: float = 9.0) -> Observation:
+    """At step 65 the weights of layer `b` become `size` times as large, while the others go on."""
+    known = seen([*decay(64, 2.3, 1.0), *[1.9] * 4], best=40, evals=[(20, 1.5), (40, 1.2)], commands=commands)
+    usual = {"a": 0.03, "b": 0.03, "c": 0.03}
+    looks = [
+        WeightLook(
+            step=step,
+            since_step=0,
+            steps=5,
+            straightness=0.1,
+            update_ratio=0.03,
+            early_update_ratio=0.03,
+            ratios=usual | ({"b": update} if step > 64 else {}),
+            rms={"a": 1.0, "b": size if step > 64 else 1.0, "c": 1.0},
+        )
+        for step in range(6, 67, 5)
+    ]
+    states = [*known.checkpoints, state(60, "good"), state(66, "good")]
+    return known.model_copy(update={"weights": looks, "checkpoints": states})
+
+
+@pytest.mark.parametrize(("size", "update"), [(40.0, 9.0), (0.0, 1.0)], ids=["scaled", "dead"])
+def test_where_one_layer_broke_the_run_goes_back_at_the_same_rate(size: float, update: float) -> None:
+    """Seen: a tenth of the rate after a layer had died cost a third of what the run would have learnt."""
+    rule, command = asked(one_layer_broke(size=size, update=update))
+    assert rule == "back_from_layer_fault"
+    assert command == LoadCheckpoint(checkpoint_id="good-60"), "of before it, and nothing else is changed"
+
+
+def test_a_layer_that_breaks_again_from_there_is_trained_no_longer() -> None:
+    """Seen: a layer whose updates were 500 times too large, three returns and 300 times less rate for all (0.93)."""
+    commands = [acted("back_from_layer_fault", 60)]
+    back, hold = GUARDIAN.decide(one_layer_broke(commands)).proposals
+    assert back.rationale.startswith("hold_layer: layer b ")
+    assert back.command == LoadCheckpoint(checkpoint_id="good-60")
+    assert hold.command == ModelLayerOperation(
+        layer_name="b", operation_name="requires_grad_", params={"requires_grad": False}
+    )
+    commands.append(acted("hold_layer", 60))
+    assert asked(one_layer_broke(commands))[0] not in ("back_from_layer_fault", "hold_layer"), "nothing twice"
+
+
+def test_a_dropout_that_lets_nothing_through_is_lowered() -> None:
+    facts = RunFacts(dropping={"b.drop": 0.99})
+    rule, command = asked(seen(decay(30, 2.3, 2.2)).model_copy(update={"facts": facts}))
+    assert (rule, command.layer_name, command.param_name, command.value) == ("drop_less", "b.drop", "p", 0.1)
+
+
 # -- a collapsed schedule ----------------------------------------------------------------------------------------------
 
 
-def collapsed(commands: Sequence[CommandRecord] = ()) -> Observation:
+def collapsed(commands: Sequence[CommandRecord] = (), can_be_planned: bool = True) -> Observation:
     rates = [LR] * 60 + [LR * 0.01] * 20
-    return seen(decay(80, 2.3, 1.5), rates=rates, ahead=LR * 0.01, commands=commands)
+    losses = decay(80, 2.3, 1.5)
+    return seen(losses, rates=rates, ahead=LR * 0.01, commands=commands, can_be_planned=can_be_planned)
 
 
 def test_a_collapsed_schedule_is_planned_anew_once() -> None:
@@ -216,6 +271,29 @@ def test_a_collapsed_schedule_is_planned_anew_once() -> None:
     assert command.final_lr is not None
     assert command.final_lr < LR / 5
     assert asked(collapsed([acted("plan_anew")])) == ("", None)
+
+
+def test_a_collapsed_schedule_that_cannot_be_replaced_is_set_by_hand() -> None:
+    """Seen: OneCycleLR, StepLR or ExponentialLR laid out for a tenth of the run: the same refused request, 60 times."""
+    rule, command = asked(collapsed(can_be_planned=False))
+    assert rule == "plan_by_hand"
+    assert isinstance(command, UpdateOptimizer)
+    assert command.lr == pytest.approx(LR * (1.05 - 80 / MAX_STEPS))
+
+
+def set_by_hand(lr: float) -> Observation:
+    """Much later."""
+    rates = [LR] * 60 + [LR * 0.01] * 20 + [lr] * 220
+    commands = [acted("plan_by_hand")]
+    return seen(decay(300, 2.3, 0.5), rates=rates, ahead=lr, commands=commands, can_be_planned=False)
+
+
+def test_a_rate_that_was_set_by_hand_falls_to_the_end() -> None:
+    rule, command = asked(set_by_hand(LR * 0.85))
+    assert rule == "plan_by_hand"
+    assert isinstance(command, UpdateOptimizer)
+    assert command.lr == pytest.approx(LR * 0.3)
+    assert asked(set_by_hand(LR * 0.3)) == ("", None)
 
 
 # -- a rate that is too low --------------------------------------------------------------------------------------------
@@ -268,7 +346,7 @@ def test_evaluations_that_come_back_are_left_alone() -> None:
 def test_no_rate_is_raised_more_often_than_it_may_or_after_a_wreck(rule: str) -> None:
     most = most_times(rule)
     assert asked(LOW[rule](commands=[acted(rule, i) for i in range(1, most + 1)]))[0] != rule
-    for wreck in ("begin_lower", "back_from_nan", "back_from_blow_up", "back_to_best"):
+    for wreck in ("begin_lower", "back_from_nan", "back_from_blow_up", "back_to_best", "cut", "cut_far"):
         assert asked(LOW[rule](commands=[acted(wreck)])) == ("", None)
 
 
@@ -309,3 +387,14 @@ def test_a_healthy_run_is_left_alone_at_every_look(shape: str) -> None:
         best = min(evals, key=lambda e: e[1])[0] if evals else None
         known = seen(losses[:step], best=best, evals=evals, rates=rates[:step], straightness=0.3)
         assert asked(known) == ("", None), f"at step {step}"
+
+
+def test_tiny_steps_that_go_straight_are_raised_though_the_loss_has_fallen() -> None:
+    """Seen: at a hundredth of the rate squared errors, and losses behind normalized layers, lose much at once."""
+    for end in (0.8, -1.0):
+        rule, command = asked(seen(decay(80, 2.3, end), ratio=6e-4, straightness=0.9))
+        assert rule == "raise_tiny"
+        assert isinstance(command, UpdateOptimizer)
+        assert command.lr == pytest.approx(LR * 10)
+        assert asked(seen(decay(80, 2.3, end), ratio=6e-4, straightness=0.5)) == ("", None)
+        assert asked(seen(decay(80, 2.3, end), ratio=6e-3, straightness=0.9)) == ("", None)

@@ -13,6 +13,7 @@ from agenttune.policy.rule_names import names_of
 from agenttune.protocol.commands import parse_command
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.observation import Observation
+from agenttune.protocol.run_facts import RunFacts
 from agenttune.protocol.weight_looks import WeightLook
 from tests.policy.conftest import applied, decay, observe
 
@@ -80,6 +81,19 @@ def test_the_layer_that_is_struck_is_named_at_the_next_look(ratio: float, rms: f
     assert "layer blocks.1.mlp" in finding.summary
 
 
+@pytest.mark.parametrize(("ratio", "is_told"), [(0.1, False), (0.28, False), (0.45, True)])
+def test_a_layer_begun_anew_is_named_where_updates_are_large_anyway(ratio: float, is_told: bool) -> None:
+    """Seen in a small GPT, whose usual updates are a tenth: new weights are but four times that, and quite others."""
+    told = found(lambda n, name: (ratio if name == "blocks.1.mlp" and n == 8 else 0.1, 0.05))
+    assert [bool(findings) for findings in told[:5]] == [False] * 4 + [is_told]
+
+
+def test_updates_that_grow_beside_weights_that_shrink_are_no_fault() -> None:
+    """Seen in a simulated training near its optimum, where weights are but noise: a healthy run was gone back in."""
+    grows = (0.01, 0.01, 0.01, 0.01, 0.01, 0.01, 0.02, 0.06, 0.15, 0.3, 0.6, 0.6)
+    assert not any(found(lambda n, name: (grows[n] if name == "head" else 0.05, 0.05)))
+
+
 def test_a_layer_that_stops_is_named_and_so_is_a_block_that_never_moved() -> None:
     (stopped,) = found(struck(1e-6, 0.05))[-1]
     assert (stopped.severity, stopped.evidence["cause"], stopped.evidence["layer"]) == (
@@ -102,6 +116,37 @@ def test_a_layer_that_a_command_has_frozen_is_no_alarm() -> None:
         record = record.model_copy(update={"proposal": record.proposal.model_copy(update={"command": command})})
         told = detect(known.model_copy(update={"commands": [record]}))
         assert [f.severity for f in told if f.kind == "layer_fault"] == [severity]
+
+
+def test_a_layer_that_a_command_begins_anew_is_no_fault() -> None:
+    """A policy would else go back from what somebody has just mended."""
+    known = seen(struck(0.9, 0.05))[8]
+    assert [f.evidence["cause"] for f in detect(known) if f.kind == "layer_fault"] == ["jump"]
+    for name, at, is_told in (("blocks.1.mlp", 43, False), ("blocks.1.mlp", 20, True), ("head", 43, True)):
+        command = {"kind": "model_layer_operation", "layer_name": name, "operation_name": "reset_parameters"}
+        record = applied(at, 1e-3)
+        record = record.model_copy(
+            update={"proposal": record.proposal.model_copy(update={"command": parse_command(command)})}
+        )
+        told = detect(known.model_copy(update={"commands": [record]}))
+        assert any(f.kind == "layer_fault" for f in told) == is_told, (name, at)
+
+
+def test_a_model_of_one_layer_has_no_other_to_hold_it_against() -> None:
+    known = seen(struck(20.0, 2.5))[8]
+    alone = [
+        look.model_copy(update={n: {"blocks.1.mlp": getattr(look, n)["blocks.1.mlp"]} for n in ("ratios", "rms")})
+        for look in known.weights
+    ]
+    assert not [f for f in detect(known.model_copy(update={"weights": alone})) if f.kind == "layer_fault"]
+
+
+def test_a_layer_that_drops_nearly_all_is_named() -> None:
+    known = observe([2.3] * 20).model_copy(update={"facts": RunFacts(dropping={"blocks.0.drop": 0.99, "head": 0.96})})
+    (told,) = (f for f in detect(known) if f.kind == "layer_fault")
+    assert (told.severity, told.evidence["layer"], told.evidence["cause"]) == ("warning", "blocks.0.drop", "dropout")
+    assert "99.0%" in told.summary
+    assert "head" in told.summary
 
 
 def test_most_layers_not_trained_is_on_purpose() -> None:

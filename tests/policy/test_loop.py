@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,15 @@ from agenttune.control import AgentRecord, ApprovalDecision, Control, LocalContr
 from agenttune.errors import ServerUnreachable
 from agenttune.policy.base import Decision, Draft, NoopPolicy
 from agenttune.protocol.commands import CommandBase, UpdateOptimizer
-from agenttune.protocol.events import Decided, Evaluated, Found, PolicyAttached, PolicyDetached
+from agenttune.protocol.events import (
+    Decided,
+    DecisionAwaited,
+    Evaluated,
+    Found,
+    NoteAdded,
+    PolicyAttached,
+    PolicyDetached,
+)
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Author, CommandRecord, Proposal, StandingApproval, State, Verdict
@@ -281,6 +290,43 @@ def test_run_waits_for_a_server_that_is_away(run: SteeredRun, control: LocalCont
     assert len(bodies(control, PolicyDetached)) == 1
 
 
+class BetweenReads:
+    """A clock of a control: what somebody else writes, after the run's state is read and before its events are."""
+
+    def __init__(self, write: Callable[[], object]) -> None:
+        self.write: Callable[[], object] | None = write
+
+    def __call__(self) -> float:
+        write, self.write = self.write, None
+        if write is not None:
+            write()
+        return time.time()
+
+
+def test_a_wait_that_begins_while_the_agent_first_looks_is_answered(run: SteeredRun, runs_dir: Path) -> None:
+    """Training waited for its whole limit: the view was of the step before, and had the event that told of the wait."""
+    steps(run, 3)
+    run.log.update_info(rules={"wake": {"mode": "lockstep", "every_steps": 4}})
+
+    def wait() -> None:
+        run.step()
+        run.log.append(DecisionAwaited(reason="4 steps", limit_s=60.0), step=4)
+
+    control = LocalControl(runs_dir, clock=BetweenReads(wait))
+    loop_of(control, NoopPolicy()).tick()
+    [decided] = bodies(control, Decided)
+    assert (decided.based_on_step, decided.awaited_seq) == (4, control.events("r1", kinds=["decision_awaited"])[0].seq)
+
+
+def test_who_reads_on_from_a_view_misses_nothing_that_was_written_while_it_was_made(
+    run: SteeredRun, runs_dir: Path
+) -> None:
+    note = NoteAdded(text="hello", author="ann")
+    control = LocalControl(runs_dir, clock=BetweenReads(lambda: run.log.append(note)))
+    seen = control.observe("r1")
+    assert [event.body for event in control.events("r1", since=seen.last_seq)] == [note]
+
+
 def test_looking_is_paced_by_what_it_costs(run: SteeredRun, control: LocalControl) -> None:
     now = [0.0]
 
@@ -300,6 +346,25 @@ def test_looking_is_paced_by_what_it_costs(run: SteeredRun, control: LocalContro
         loop.tick()
         looked.append(len(policy.seen) - before)
     assert 4 <= sum(looked) <= 7  # a look of 10 ms every 500 ms, ticks every 50 ms
+
+
+@pytest.mark.parametrize(("between", "is_told"), [(100, True), (20, False)])
+def test_an_agent_that_cannot_keep_up_says_once_how_far_it_is_behind_and_what_to_do(
+    run: SteeredRun, control: LocalControl, between: int, is_told: bool
+) -> None:
+    """Steps of 2 ms: decisions came hundreds of steps late, and nobody was told."""
+    now = [0.0]
+    loop = AgentLoop(control, "r1", NoopPolicy(), WakeSettings(every_steps=20), clock_s=lambda: now[0])
+    for _ in range(8):
+        steps(run, between)
+        now[0] += 0.002 * between
+        loop.tick()
+    told = [body for body in bodies(control, Decided) if body.woken_by == "pace"]
+    assert len(told) == is_told
+    for body in told:
+        assert "looks every 100 steps (0.2 s), not every 20" in body.reason
+        assert "wake.mode: lockstep" in body.reason
+        assert "wake.every_steps: 100" in body.reason
 
 
 def spike(step: int, severity: str = "warning") -> Finding:

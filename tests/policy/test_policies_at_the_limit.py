@@ -230,3 +230,10 @@ def test_a_model_that_was_of_no_use_is_told_also_behind_another_that_was() -> No
         decision = Escalation("all", (Told([first]), Told([second]))).decide(observe([1.0] * 10))
         assert decision.unusable is (useless in (first, second))
         assert decision.faults == [*first.faults, *second.faults]
+
+
+@pytest.mark.parametrize(("values", "behind"), [([1.0, 0.5, 0.01, -0.02], 0.0), ([1.0, 0.02, -0.01, 0.2], 0.21)])
+def test_evaluations_that_go_through_zero_are_measured_by_what_they_moved(values: list[float], behind: float) -> None:
+    """Likelihoods go below zero: beside a best of -0.01, the next evaluation is no wreck twenty times as bad."""
+    seen = observe([1.0] * 40, evals=[(10 * (i + 1), value) for i, value in enumerate(values)])
+    assert names_of(seen)["evals"]["behind"] == pytest.approx(behind)

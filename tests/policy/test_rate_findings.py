@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 
 from agenttune.detectors import detect
+from agenttune.detectors.schedules import lost_to_warm_up
 from agenttune.policy.rule_names import names_of
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.observation import Observation
@@ -71,6 +73,23 @@ def test_nothing_else_is_a_low_rate(losses: list[float], straightness: float, ea
     assert "low_rate" not in kinds(seen(losses, straightness, early))
 
 
+@pytest.mark.parametrize("first", [0.1, 1.0, 12.0])
+def test_where_every_loss_is_noise_evaluations_tell_that_a_rate_is_too_low(first: float) -> None:
+    """Tiny batches with heavy tails: a first loss of 0.1 or 12 says nothing of where a loss of 1 began."""
+    draw = random.Random(3)
+    losses = [first, *(math.exp(draw.gauss(0, 1)) for _ in range(59))]
+
+    def told(*values: float) -> dict[str, Finding]:
+        evals = [(25 + 25 * i, value) for i, value in enumerate(values)]
+        known = observe(losses, max_steps=MAX_STEPS, evals=evals)
+        return kinds(known.model_copy(update={"weights": [look(60, 0.7, 0.001)]}))
+
+    assert told(1.05, 1.02)["low_rate"].summary.startswith("the rate is too low: eval_loss has kept 97% of its start")
+    assert not told(0.7, 0.25), "a good rate"
+    assert not told(1.05), "a single one tells nothing"
+    assert not told(1.05, 1.0, 0.85), "it has only just begun to fall"
+
+
 def test_no_rate_is_too_low_while_it_warms_up_or_where_little_is_known() -> None:
     known = seen(kept(0.99), 0.9, 0.003)
     rising = {**known.series, "lr": series_view("lr", [1e-5 * i for i in range(1, 49)])}
@@ -106,3 +125,16 @@ def test_rules_know_the_way_of_the_weights_and_the_loss_of_chance() -> None:
     facts = RunFacts(chance_loss=math.log(10))
     assert names_of(known.model_copy(update={"facts": facts}))["loss"]["chance"] == math.log(10)
     assert math.isnan(names_of(known)["loss"]["chance"])
+
+
+def test_a_warm_up_counts_by_its_rates() -> None:
+    """Seen: a good run whose warm-up took a third of it had hardly lost anything at its end, and was raised."""
+    losses, end = kept(0.93, 60), 60 * 3
+    known = seen(losses, 0.8, 0.009).model_copy(update={"max_steps": 2 * end})
+    assert lost_to_warm_up(known) == 0
+    assert kinds(known)
+    rates = series_view("lr", [1e-3 * min(1.0, step / 50) for step in range(1, 61)])
+    warm = known.model_copy(update={"series": {**known.series, "lr": rates}})
+    assert lost_to_warm_up(warm) == pytest.approx(24.5)
+    assert names_of(warm)["path"]["full_steps"] == pytest.approx(59 - 24.5)
+    assert not kinds(warm)

@@ -13,7 +13,7 @@ from agenttune.errors import ConfigError, UserError
 from agenttune.policy.base import Decision, NoopPolicy, Policy, PolicyContext
 from agenttune.policy.load import load_policy, open_policy
 from agenttune.policy.rule_names import DOCUMENTED, DOCUMENTED_FUNCTIONS, describe, functions_of, names_of
-from agenttune.protocol.commands import Probe, UpdateOptimizer
+from agenttune.protocol.commands import Probe, UpdateOptimizer, UpdateTraining
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.proposals import State
 from tests.policy.conftest import applied, decay, observe
@@ -81,6 +81,24 @@ def test_a_rule_whose_argument_is_not_known_leaves_the_moment_to_the_next(tmp_pa
     assert (alone.proposals, alone.reason) == ([], "blind: `lr / evals.best` is not known")
 
 
+@pytest.mark.parametrize(
+    ("when", "do"),
+    [
+        ("1 / (step - step) > 3", "{command: update_optimizer, lr: =lr / 2}"),
+        ("step > 0", "{command: update_optimizer, lr: =0 - lr}"),
+        ("step > 0", "{command: load_checkpoint, checkpoint_id: =step}"),
+    ],
+)
+def test_a_mistake_in_one_rule_is_told_and_stops_no_other(tmp_path: Path, when: str, do: str) -> None:
+    wrong = f"- name: wrong\n  when: {when}\n  do: {do}\n  because: x\n"
+    right = "- name: right\n  when: step > 0\n  do: {command: update_optimizer, lr: =lr / 2}\n  because: y\n"
+    decided = load(tmp_path, f"type: rules\nrules:\n{wrong}{right}").decide(observe([2.0] * 50))
+    assert decided.reason == "right: y"
+    assert [fault.startswith("rule wrong cannot be used: ") for fault in decided.faults] == [True]
+    alone = load(tmp_path, f"type: rules\nrules:\n{wrong}").decide(observe([2.0] * 50))
+    assert (alone.proposals, len(alone.faults)) == ([], 1)
+
+
 def test_cooldown_and_max_times_are_read_from_the_history(tmp_path: Path) -> None:
     policy, losses = load(tmp_path, GOOD), [2.0] * 50
     earlier = [applied(10, 0.01, "halve: x")]
@@ -107,6 +125,21 @@ def test_a_refused_command_does_not_count_as_acted_but_is_not_asked_again_at_onc
         ("lr > 1e-6", "sqr(lr) > 1", 4, "did you mean 'sqrt'"),
         ("lr > 1e-6", "found", 4, "'found' is a group"),
         ("=lr / 2", "=rate / 2", 7, "unknown name 'rate'"),
+        ("lr > 1e-6", "state.best > 3", 4, "`state.best` is text"),
+        ("lr > 1e-6", "found.plateau > 3", 4, "`found.plateau` is text"),
+        ("lr > 1e-6", "found.plateau == 1 and lr > 0", 4, "never the same"),
+        ("lr > 1e-6", "(state.best or state.start) < state.good", 4, "text, which has no order"),
+        ("lr > 1e-6", "min(lr, path.layer + 1) > 0", 4, "arithmetic needs numbers"),
+        ("lr > 1e-6", "-(found.plateau if lr > 0 else 'x') == 1", 4, "arithmetic needs numbers"),
+        (
+            "=lr / 2",
+            "=lr / 2\n      weight_decay: -1",
+            5,
+            "update_optimizer.weight_decay: must be greater than or equal to 0",
+        ),
+        ("=lr / 2", "1e-3", 5, "read as text: write 0.001, or 1.0e-3"),
+        ("=lr / 2", "=lr / 2\n      weight_decay: 1E2", 5, "read as text: write 100.0, or 1.0e+2"),
+        ("=lr / 2", "=lr / 2\n      lr_sets: bases", 5, "did you mean 'base'?"),
         ("update_optimizer", "update_optimiser", 5, "did you mean 'update_optimizer'"),
         ("      lr: =", "      lrr: =", 5, "no argument 'lrr'; did you mean 'lr'"),
         ("=lr / 2", "-1", 5, "greater than or equal to 0"),
@@ -124,6 +157,28 @@ def test_a_wrong_key_or_expression_is_named_with_its_line(
     message = complaint(tmp_path, GOOD.replace(old, new, 1))
     assert message.startswith(f"{line}: "), message
     assert words in message
+
+
+TOGETHER = """
+    also:
+      - command: update_training
+        max_grad_norm: =0.5 * max(1, lr)
+      - command: save_checkpoint
+    because"""
+
+
+def test_a_rule_asks_for_several_commands_together_in_their_order(tmp_path: Path) -> None:
+    decided = load(tmp_path, GOOD.replace("\n    because", TOGETHER)).decide(observe([2.0] * 20))
+    assert [draft.command.kind for draft in decided.proposals] == [
+        *("update_optimizer", "update_training", "save_checkpoint")
+    ]
+    assert len({draft.rationale for draft in decided.proposals}) == 1, "found as one rule's"
+    assert decided.proposals[1].command == UpdateTraining(max_grad_norm=0.5)
+
+
+def test_a_mistake_in_a_further_command_is_named_too(tmp_path: Path) -> None:
+    wrong = GOOD.replace("\n    because", TOGETHER.replace("max_grad_norm", "max_grad_nrm"))
+    assert "update_training has no argument 'max_grad_nrm'" in complaint(tmp_path, wrong)
 
 
 def test_two_rules_of_one_name_are_refused(tmp_path: Path) -> None:
@@ -262,7 +317,7 @@ def test_a_recorded_finding_is_known_by_its_age() -> None:
     assert names_of(observe(decay(50), findings=[finding]))["since"]["spike"] == 40
 
 
-@pytest.mark.parametrize("name", ["guardian", "noop", "reduce_on_plateau", "greedy_lr", "random"])
+@pytest.mark.parametrize("name", ["guardian", "learned", "noop", "reduce_on_plateau", "greedy_lr", "random"])
 def test_every_shipped_policy_loads_by_name_and_leaves_an_empty_run_alone(name: str, tmp_path: Path) -> None:
     loaded = open_policy(name, PolicyContext(tmp_path))
     assert loaded.policy.name == name

@@ -10,7 +10,7 @@ import pytest
 from agenttune.detectors import detect
 from agenttune.policy.rule_names import names_of
 from agenttune.protocol.findings import Finding
-from agenttune.protocol.lr_course import Course, Track
+from agenttune.protocol.lr_course import LrCourse, Track
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Author, CommandRecord
 from agenttune.testing.situations import series_view
@@ -45,7 +45,7 @@ def seen(schedule: Schedule, step: int, losses: list[float] | None = None) -> Ob
     rates = [PEAK * schedule(i / STEPS) for i in range(STEPS + 1)]
     known = observe(losses or decay(STEPS, 4.0, 1.0, 0.02)[:step], max_steps=STEPS)
     ahead = sorted({*range(step, STEPS, 7), step, STEPS})
-    course = Course(
+    course = LrCourse(
         kind="a function of the step",
         steps=ahead,
         tracks=[

@@ -138,3 +138,26 @@ def test_the_report_shows_the_score_and_has_none_without_a_shadow(runs_dir: Path
     assert "update_optimizer lr 0.2" in shown
     assert "agreed" in shown
     assert "in shadow: 1 agreed, 0 opposed, 0 alone" in shown
+
+
+def test_a_policy_that_stood_in_the_shadow_for_long_has_its_report_at_once(runs_dir: Path) -> None:
+    """A reading of the whole log, or of curves, for each of thousands of proposals takes minutes."""
+    log = history(runs_dir)
+    for step in range(1, 401):
+        shadowed(log, step, UpdateOptimizer(lr=0.2))
+    work: list[int] = []
+
+    def count() -> int:
+        work.append(1)
+        return 0  # anything else would interrupt the query
+
+    log._db.set_progress_handler(count, 1000)
+    try:
+        score = shadow_evaluation(log)
+    finally:
+        log._db.set_progress_handler(None, 0)
+        log.close()
+    assert score is not None
+    assert [p.hindsight for p in score.proposals].count("agreed") == 101  # the raise at 120 is within 100 steps of 20
+    assert sum(p.critical_after for p in score.proposals) == 100
+    assert len(work) < 150, f"{len(work)} thousand operations of SQLite's machine"

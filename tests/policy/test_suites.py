@@ -29,7 +29,17 @@ from tests.llm_policy.fakes import FakeReader
 from tests.plugin_files import write_plugins
 from tests.server.receiving import receiving
 
-SHIPPED = ("default", "guardian", "greedy_lr", "llm_or_rules", "lookahead", "noop", "random", "reduce_on_plateau")
+SHIPPED = (
+    "default",
+    "guardian",
+    "greedy_lr",
+    "learned",
+    "llm_or_rules",
+    "lookahead",
+    "noop",
+    "random",
+    "reduce_on_plateau",
+)
 """Policies that decide without a language model; those with one are asked by the tests of `llm_policy/`."""
 ILL = {"divergence": "diverging", "non_finite": "not finite", "overfitting": "overfitting", "plateau": "flat"}
 

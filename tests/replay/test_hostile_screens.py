@@ -13,7 +13,7 @@ from agenttune.launch.study.state import Reflection, RoundPlan, RoundRun, Study
 from agenttune.protocol.model_calls import ToolUse
 from agenttune.protocol.proposals import State
 from agenttune.protocol.summary import Effect, Intervention, MetricAt, Score
-from agenttune.replay.outcome import AppliedCommand, Replay, Wanted
+from agenttune.replay.outcome import AppliedCommand, ReplayOutcome, Wanted
 from agenttune.replay.replay import Replayed
 from agenttune.replay.replay_screen import print_replay, print_transcripts
 from agenttune.replay.transcripts import RecordedCall, RecordedDecision, Transcripts
@@ -41,7 +41,7 @@ def replayed(name: str) -> Replayed:
     wanted = Wanted(
         step=10, kind="set_knob", arguments={"name": EVIL}, rationale=name, refused=EVIL, shadow=True, done=[done(11)]
     )
-    outcome = Replay(
+    outcome = ReplayOutcome(
         recording=name,
         source="log",
         policy=name,

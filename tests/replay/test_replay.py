@@ -13,7 +13,7 @@ import pytest
 from agenttune.config import WakeSettings
 from agenttune.control.reader import ControlReader
 from agenttune.errors import UserError
-from agenttune.llm.tools.metrics import run_curve
+from agenttune.llm.tools.run_metrics import run_curve
 from agenttune.policy.base import Decision, Draft, Policy, PolicyContext
 from agenttune.policy.load import load_policy
 from agenttune.protocol.commands import CommandBase, DoEvaluate, UpdateOptimizer
@@ -22,7 +22,7 @@ from agenttune.protocol.model_calls import ChatMessage, ModelCalled, ToolUse, Us
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Author, Proposal, Verdict
 from agenttune.protocol.reads import KnobsQuery, ObservationQuery
-from agenttune.replay import Replay, ReplayControl, admit, replay
+from agenttune.replay import ReplayControl, ReplayOutcome, admit, replay
 from agenttune.replay.recordings import Recording, read_log, read_recording
 from agenttune.replay.replay_control import Admitted
 from agenttune.replay.transcripts import transcripts_of
@@ -33,7 +33,7 @@ from tests.policy.conftest import decay
 from tests.replay.conftest import EVERY_STEP, changes_of, diverging, history, steer, write_state
 
 
-def over(recording: Recording, policy: Policy, wake: WakeSettings | None = None) -> Replay:
+def over(recording: Recording, policy: Policy, wake: WakeSettings | None = None) -> ReplayOutcome:
     return replay(recording, lambda control, run_id: Admitted(policy), wake).outcome
 
 

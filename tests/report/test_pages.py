@@ -11,9 +11,19 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from agenttune.protocol.events import POLICY_FAILED, Decided, StatusChanged
+from agenttune.protocol.events import (
+    POLICY_FAILED,
+    BranchStarted,
+    CheckpointSaved,
+    Decided,
+    FindingJudged,
+    Found,
+    StatusChanged,
+)
+from agenttune.protocol.findings import Finding
 from agenttune.protocol.metrics import Curve, Point
 from agenttune.protocol.proposals import Ack, Author, Proposal
+from agenttune.protocol.reads import CheckpointsQuery, DecisionQuery, HistoryQuery
 from agenttune.store.run_log import RunLog
 from agenttune.views.report import html, markdown, print_report, read_journal
 from agenttune.views.report.curves import CurveLine, Panel
@@ -158,6 +168,17 @@ def test_what_was_left_behind_is_drawn_but_faint(night: Night) -> None:
     assert "mark kept off" not in page.classes
 
 
+def test_every_view_of_a_command_says_the_same_of_what_was_left_behind(night: Night) -> None:
+    entries = read_journal(night.log).entries
+    gone = {entry.record.command_id for entry in entries if entry.is_abandoned}
+    history = night.control.read("night", HistoryQuery()).history
+    assert gone
+    assert {told.command_id for told in history if told.is_abandoned} == gone
+    for entry in entries:
+        told = night.control.read("night", DecisionQuery(command_id=entry.record.command_id)).intervention
+        assert told.is_abandoned is (told.command_id in gone)
+
+
 def test_no_number_of_a_drawing_is_not_a_number(night: Night) -> None:
     page = as_html(night.log)
     assert "19 values NaN or infinite" in page.said
@@ -211,6 +232,28 @@ def test_a_run_without_an_end_says_so(render: Render, night: Night) -> None:
     assert "expired at step 300 on branch retry" in said
     assert "the run is failed" in said
     assert "never decided or never answered" not in said
+
+
+@BOTH
+def test_a_run_that_died_in_a_return_says_where_it_stood_and_what_can_be_loaded(render: Render, tmp_path: Path) -> None:
+    night = Night(tmp_path / "runs")
+    night.steps(1, 60)
+    night.log.append(
+        CheckpointSaved(checkpoint_id="main-50-a", path="/runs/night/main-50-a"),
+        CheckpointSaved(checkpoint_id="main-0-b", path="", keep_in="memory"),
+        step=50,
+    )
+    night.log.append(BranchStarted(name="branch-1", parent="main", from_step=0, checkpoint_id="main-0-b"), step=0)
+    night.log.update_info(branch="branch-1")
+    assert [c.checkpoint_id for c in night.control.read("night", CheckpointsQuery()).checkpoints] == [
+        "main-50-a",
+        "main-0-b",
+    ]
+    night.log.append(StatusChanged(status="lost", reason="its process is gone"))
+    text = render(night.log).said
+    assert "no loss was logged since the run went back to step 0 of main" in text
+    assert "of step 50, lies in /runs/night/main-50-a" in text
+    assert [c.checkpoint_id for c in night.control.read("night", CheckpointsQuery()).checkpoints] == ["main-50-a"]
 
 
 def test_a_page_of_two_thousand_decisions_is_bounded_and_says_what_it_leaves_out(tmp_path: Path) -> None:
@@ -271,3 +314,18 @@ def test_what_is_never_below_zero_has_no_axis_there(values: list[float]) -> None
     drawn = str(draw(Panel("loss", "loss", [CurveLine("loss", curve, False)], []), [], count))
     assert not re.search(r'class="yt">-', drawn)
     assert value_range([-1.0, 1.0], 0.0)[0] < -1
+
+
+@BOTH
+def test_the_report_counts_what_people_said_of_findings(render: Render, tmp_path: Path) -> None:
+    log = Night(tmp_path).log
+    seqs = []
+    for step in (10, 20, 30):
+        finding = Finding(kind="spike", severity="warning", metric="loss", step=step, summary=f"rose at {step}")
+        seqs += log.append(Found(finding=finding), step=step)
+    assert "People judged" not in render(log).said
+    for seq, right in ((seqs[0], False), (seqs[0], True), (seqs[1], False)):
+        log.append(FindingJudged(finding_seq=seq, right=right, author="ada"))
+    said = render(log).said
+    assert "People judged 2 of 3: 1 right, 1 wrong." in said
+    assert "rose at 10. A person said that it was right" in said

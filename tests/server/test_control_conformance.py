@@ -20,7 +20,8 @@ from agenttune.control.http import HttpControl
 from agenttune.control.owner_token import OwnerToken
 from agenttune.control.reader import ControlReader, settled
 from agenttune.errors import CommandIdReused, RunEnded, SystemFault, UnknownCommandId, UnknownRun, UserError
-from agenttune.llm.tools.metrics import run_curve, run_series
+from agenttune.llm.tools.run_metrics import run_curve, run_series
+from agenttune.protocol.decision import Approval
 from agenttune.protocol.events import (
     BranchStarted,
     CheckpointDeleted,
@@ -42,13 +43,16 @@ from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Ack, Author, Change, Proposal, State
 from agenttune.protocol.reads import (
     QUERIES,
+    ApprovalQuery,
     BranchesQuery,
     CheckpointsQuery,
     CommandQuery,
     CommandsQuery,
     CurveQuery,
+    CurvesQuery,
     Dataset,
     DatasetQuery,
+    DecisionQuery,
     EventsQuery,
     HistoryQuery,
     KnobsQuery,
@@ -59,6 +63,7 @@ from agenttune.protocol.reads import (
     RunQuery,
     RunReader,
     SeriesQuery,
+    TranscriptQuery,
 )
 from agenttune.protocol.run_info import ModuleInfo
 from agenttune.replay import ReplayControl
@@ -375,6 +380,10 @@ ARGUMENTS: dict[type[RunQuery[Any]], list[dict[str, Any]]] = {
     EventsQuery: [{}, {"since": 3, "limit": 2}, {"kinds": ["found", "acked"]}],
     CommandsQuery: [{}, {"state": [State.REJECTED], "limit": 1}],
     CommandQuery: [{"command_id": "c0"}, {"command_id": "c1", "wait_s": 0.05}],
+    CurvesQuery: [{"name": ["loss"]}, {"name": ["loss", "train/loss"], "axis": "epoch", "max_points": 7}],
+    ApprovalQuery: [{"command_id": "c0"}],
+    DecisionQuery: [{"command_id": "c0"}],
+    TranscriptQuery: [{"seq": 9}],
 }
 """Of each read in the table; none named: without any."""
 ASKED = [query(**given) for query in QUERIES for given in ARGUMENTS.get(query, [{}])]
@@ -404,8 +413,9 @@ def told(shared_runs: Path, shared_server: ServerAddress) -> Path:
 
 
 def of_no_time(answer: BaseModel) -> str:
-    """As it goes over the wire; an observation says when it was taken."""
-    return answer.model_copy(update={"at_s": 0.0} if isinstance(answer, Observation) else {}).model_dump_json()
+    """As it goes over the wire; an observation and a request say when they were read."""
+    when = {"at_s": 0.0} if isinstance(answer, Observation) else {"now_s": 0.0} if isinstance(answer, Approval) else {}
+    return answer.model_copy(update=when).model_dump_json()
 
 
 @pytest.mark.parametrize("query", ASKED, ids=repr)

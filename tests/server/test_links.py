@@ -24,9 +24,9 @@ from agenttune.protocol.metrics import Point
 from agenttune.protocol.proposals import Author, CommandRecord, Principal, Proposal, State
 from agenttune.protocol.run_info import KnobState, RunInfo
 from agenttune.server.app import create_app
-from agenttune.server.context import Context
 from agenttune.server.pages.rendering import message_page
 from agenttune.server.pages.signed_links import KEY_FILE, Link, find_key, make_key, read, sign
+from agenttune.server.request_context import Context
 from agenttune.store.run_log import RunLog
 
 AGENT = Author(principal="agent", name="model")
@@ -70,6 +70,10 @@ class Desk:
             expires_at_s=self.now_s + HOUR_S,
         )
         return f"/links/{sign(link.model_copy(update=changes), make_key(self.runs_dir))}"
+
+    def plain(self, record: CommandRecord) -> str:
+        """The link to the page without scripts, which is shown by itself where the dashboard is not built."""
+        return f"{self.link(record)}?plain"
 
     def post(self, path: str, verdict: str = "approve", reason: str = "", **headers: str) -> Any:
         return self.browser.post(path, data={"verdict": verdict, "reason": reason}, headers=headers)
@@ -329,31 +333,31 @@ def test_a_link_opens_nothing_else(desk: Desk) -> None:
     assert desk.browser.put(link).status_code == 405
 
 
-@pytest.mark.parametrize(
-    ("body", "headers"),
-    [
-        ("verdict=approve&verdict=reject", FORM),
-        ("verdict=perhaps", FORM),
-        ("reason=yes", FORM),
-        ("", FORM),
-        ("verdict=approve&command=x", FORM),
-        ("verdict=approve&reason=%ff", FORM),
-        ("verdict=approve&reason=" + "a" * 2001, FORM),
-        ("verdict=approve" + "&a=1" * 50, FORM),
-        ('{"verdict": "approve"}', {"Content-Type": "application/json"}),
-        ("verdict=approve", {"Content-Type": "text/plain"}),
-    ],
-)
-def test_what_is_no_form_decides_nothing(desk: Desk, body: str, headers: dict[str, str]) -> None:
+NO_FORMS: list[tuple[str, dict[str, str]]] = [
+    ("verdict=approve&verdict=reject", FORM),
+    ("verdict=perhaps", FORM),
+    ("reason=yes", FORM),
+    ("", FORM),
+    ("verdict=approve&command=x", FORM),
+    ("verdict=approve&reason=%ff", FORM),
+    ("verdict=approve&reason=" + "a" * 2001, FORM),
+    ("verdict=approve" + "&a=1" * 50, FORM),
+    ('{"verdict": "approve"}', {"Content-Type": "application/json"}),
+    ("verdict=approve", {"Content-Type": "text/plain"}),
+]
+
+
+def test_what_is_no_form_decides_nothing(desk: Desk) -> None:
     record = desk.ask()
-    answer = desk.browser.post(desk.link(record), content=body, headers=headers)
-    assert (answer.status_code, "Nothing was decided" in answer.text) == (400, True)
-    assert desk.record(record).state is State.PROPOSED
+    for body, headers in NO_FORMS:
+        answer = desk.browser.post(desk.link(record), content=body, headers=headers)
+        assert (body, answer.status_code, "Nothing was decided" in answer.text) == (body, 400, True)
+        assert desk.record(record).state is State.PROPOSED
 
 
 def test_nobody_keeps_frames_or_indexes_the_page(desk: Desk) -> None:
     record = desk.ask()
-    for answer in (desk.browser.get(desk.link(record)), desk.browser.get("/links/x")):
+    for answer in (desk.browser.get(desk.plain(record)), desk.browser.get("/links/x")):
         headers = answer.headers
         assert headers["cache-control"] == "no-store"
         assert headers["referrer-policy"] == "no-referrer"
@@ -399,7 +403,7 @@ def test_the_page_says_what_is_asked(tmp_path: Path) -> None:
     desk = Desk(tmp_path, training="pause")
     record = desk.ask("the loss is flat since step 60", lr=0.02, weight_decay=0.05)
     desk.now_s += 65
-    page = Page(desk.browser.get(desk.link(record)).text)
+    page = Page(desk.browser.get(desk.plain(record)).text)
     for words in (
         *(
             "model (agent)",
@@ -421,10 +425,10 @@ def test_the_page_says_what_is_asked(tmp_path: Path) -> None:
 
 
 def test_hostile_text_is_only_text(desk: Desk) -> None:
-    plain = Page(desk.browser.get(desk.link(desk.ask("r", weight_decay=0.1))).text)
+    plain = Page(desk.browser.get(desk.plain(desk.ask("r", weight_decay=0.1))).text)
     text = (HOSTILE * 40)[:4000]
     record = desk.ask(text, lr=0.03)
-    html = desk.browser.get(desk.link(record)).text
+    html = desk.browser.get(desk.plain(record)).text
     page = Page(html)
     assert page.tags == plain.tags
     assert {name for name, _ in page.attributes} == {name for name, _ in plain.attributes}
@@ -458,7 +462,7 @@ def test_no_text_changes_what_the_page_is_made_of(desk: Desk, reason: str, name:
         assert waiting.request is not None
         no = ApprovalDecision(verdict="reject", digest=waiting.request.digest, author=ANNA)
         desk.control.decide("r1", waiting.command_id, no)
-    page = Page(desk.browser.get(desk.link(desk.control.submit("r1", proposal))).text)
+    page = Page(desk.browser.get(desk.plain(desk.control.submit("r1", proposal))).text)
     assert [tag for tag in page.tags if tag in ("script", "img", "svg", "form", "button", "style")] == [
         *("style", "svg", "svg", "form", "button", "button", "button")
     ]

@@ -392,7 +392,7 @@ def test_from_the_message_to_the_click_across_a_restart(
     stop(server)
     server = start_server(tmp_path, port=int(server.url.rpartition(":")[2]))
     with httpx.Client(trust_env=False) as browser:
-        shown = browser.get(found[0], headers={"Host": "my-tunnel.example"})
+        shown = browser.get(f"{found[0]}?plain", headers={"Host": "my-tunnel.example"})
         assert (shown.status_code, "stop_training" in shown.text) == (200, True)
         assert log.command(proposal.command_id).state is State.PROPOSED
         form = {"verdict": "approve", "reason": ""}

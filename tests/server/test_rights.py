@@ -15,6 +15,8 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from agenttune.control.tokens import create_token
+from agenttune.protocol.events import Found
+from agenttune.protocol.findings import Finding
 from agenttune.protocol.model_calls import ChatMessage, ModelCalled
 from agenttune.protocol.proposals import Author, Principal, Proposal
 from agenttune.server.app import create_app
@@ -33,6 +35,8 @@ RULES = {
     "probation": {"tolerance": float(LIMITS[2])},
 }
 LR = {"kind": "update_optimizer", "lr": 5e-4}
+FINDING_SEQ = 4
+"""Of the finding that every run of the house has."""
 RECORD_BODIES: dict[str, dict[str, Any]] = {
     "found": {"finding": {"kind": "plateau", "step": 1, "metric": "loss", "severity": "info", "summary": "flat"}},
     "decided": {"policy": "p", "woken_by": "x"},
@@ -40,6 +44,8 @@ RECORD_BODIES: dict[str, dict[str, Any]] = {
     "policy_detached": {"policy": "p"},
     "model_called": {"policy": "p", "purpose": "decide", "model": "m", "endpoint": "http://x", "protocol": "text"},
     "policy_requested": {"policy": "guardian"},
+    "tags_changed": {"tags": ["mine"]},
+    "finding_judged": {"finding_seq": FINDING_SEQ, "right": True},
 }
 
 
@@ -59,7 +65,8 @@ class House:
         )
         for run_id in ("theirs", "mine"):
             log = make_run(runs_dir, run_id, steps=3, rules={**RULES, "wake": {"mode": "async"}})
-            log.append(call, step=1)
+            finding = Finding(kind="plateau", step=1, metric="loss", severity="info", summary="flat")
+            assert log.append(call, Found(finding=finding), step=1)[-1] == FINDING_SEQ
             log.close()
         self.address = serve(runs_dir)
         self.tokens = {role: self.token(role, "*") for role in ROLE_NAMES}
@@ -141,8 +148,9 @@ def test_every_route_has_a_declared_right() -> None:
     assert [route for route in BUILT if key(*route) not in all_routes()] == []
 
 
-JUDGED = [route for route in BUILT if not route[1].startswith("/links/")]
-"""Routes that go by who asks. A signed link goes by itself, whoever holds it: `test_links.py`."""
+JUDGED = [r for r in BUILT if not r[1].startswith("/links/") and r != ("POST", f"{PREFIX}/session")]
+"""Routes that go by who asks. A signed link goes by itself, whoever holds it: `test_links.py`; and so does what one
+signs in with: `test_sign_in.py`."""
 
 
 @pytest.mark.parametrize("role", ROLE_NAMES)

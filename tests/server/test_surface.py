@@ -22,6 +22,8 @@ def parse_command_example(kind: str) -> CommandBase:
         "update_training": {"max_steps": 5},
         "set_knob": {"name": "a", "value": 1},
         "load_checkpoint": {"checkpoint_id": "a"},
+        "update_checkpoint": {"checkpoint_id": "a", "pin": True},
+        "delete_checkpoints": {"keep_last": 1},
         "update_dataset": {"values": {"a": 1}},
         "update_dataset_runtime_hyperparameters": {"values": {"a": 1}},
         "model_layer_operation": {"layer_name": "a", "operation_name": "b"},

@@ -85,7 +85,10 @@ def test_going_back_comes_first_and_has_the_new_rate(toolbox: MakeToolbox) -> No
         ("change", {"schedule": "cosine"}, "an object is wanted"),
         ("change", {"schedule": {"shape": "sawtooth"}}, "update_schedule.shape"),
         ("trial", {"arms": {"lr": 1}}, "a list of changes"),
-        ("trial", {"arms": [{"go_back_to": "x"}]}, "go_back_to cannot be tried; use change"),
+        ("trial", {"arms": [{"reset_layers": ["x"]}]}, "reset_layers cannot be tried; use change"),
+        ("trial", {"arms": [{"go_back_to": "x", "lr": 0.1}]}, "no checkpoint 'x'"),
+        ("trial", {"arms": [{"go_back_to": "start", "lr": 0.1}, {"lr": 0.1}]}, "the same checkpoint, or none"),
+        ("trial", {"arms": [{"go_back_to": "start", "max_grad_norm": 1.0}]}, "try them apart"),
         ("trial", {"arms": [{"lr": 0.1, "max_grad_norm": 1.0}]}, "try them apart"),
     ],
 )
@@ -103,6 +106,15 @@ def test_the_arms_of_a_trial_are_changes(toolbox: MakeToolbox) -> None:
     assert isinstance(probe, Probe)
     assert [candidate.kind for candidate in probe.candidates] == ["update_optimizer", "update_training"]
     assert (probe.steps, probe.metric) == (5, "goal")
+    arms = [
+        {"go_back_to": "before-the-cut", "lr": 0.05},
+        {"go_back_to": "before-the-cut", "lr_factor": 0.1, "reset_optimizer": True},
+    ]
+    [returns] = made(toolbox, "trial", arms=arms)
+    assert isinstance(returns, Probe)
+    assert {c.wanted_checkpoint() for c in returns.candidates} == {"before-the-cut"}
+    assert [c.arguments()["lr"] for c in returns.candidates] == [0.05, pytest.approx(0.01)]
+    assert returns.candidates[1].arguments()["reset_optimizer"] is True
     old = [{"kind": "update_optimizer", "lr": 0.05}]
     assert made(toolbox, "trial", arms=old) == made(toolbox, "probe", candidates=old)
 

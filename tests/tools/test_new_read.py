@@ -15,8 +15,8 @@ import uvicorn
 from pydantic import Field
 
 from agenttune.control import Control, LocalControl
-from agenttune.control.answers import answer
 from agenttune.control.http import HttpControl
+from agenttune.control.local import answer
 from agenttune.control.run_logs import RunLogs
 from agenttune.errors import CommandError, UserError
 from agenttune.protocol.proposals import Record

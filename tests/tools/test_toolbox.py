@@ -27,7 +27,7 @@ from agenttune.llm.tools.offered import UNLISTED_FIELDS
 from agenttune.llm.tools.read_tools import reads_by_word
 from agenttune.policy.llm.json_answers import answer_schema
 from agenttune.protocol.commands import BY_KIND, COMMAND_KINDS, StopTraining, UpdateOptimizer
-from agenttune.protocol.events import DatasetRead, Evaluated, Found, KnobsRead, ModelRead, NoteAdded
+from agenttune.protocol.events import DatasetRead, Evaluated, FindingJudged, Found, KnobsRead, ModelRead, NoteAdded
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.metrics import Point
 from agenttune.protocol.proposals import Author, Proposal, State, Verdict
@@ -313,6 +313,10 @@ def test_findings_knobs_layers_dataset_and_branches_are_read(toolbox: MakeToolbo
     run.log.append(Found(finding=finding), ModelRead(model=root), dataset, NoteAdded(text="x", author="me"), step=30)
     box = toolbox()
     assert call(box, "get_findings")["findings"][0]["evidence"] == {"x": "Infinity"}
+    (told,) = run.log.events(kinds=["found"])
+    run.log.append(FindingJudged(finding_seq=told.seq, right=False, text="a bad batch", author="ada"))
+    judged = call(box, "get_findings")["findings"][0]
+    assert (judged["said_to_be"], judged["said"]) == ("wrong", "a bad batch")
     knobs = {knob["name"]: knob for knob in call(box, "get_optimizer")["knobs"]}
     assert knobs["label_smoothing"]["effective"] == 0.0
     layers = call(box, "get_model_tree", depth=1)["layers"]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import signal
 import textwrap
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import accelerate.utils.imports
 import pytest
 import torch
 from torch import nn
@@ -27,6 +30,15 @@ from tests.warm import start
 ON_CPU = os.environ.get("AGENTTUNE_TEST_DEVICE", "cpu") == "cpu"
 """`make test-gpu` runs these tests where there is an accelerator."""
 AUTHOR = Author(principal="operator", name="ann")
+
+# Together a fifth of what a short training takes: a look through all installed packages after every step for those that
+# accelerate could work with, and, without an accelerator, the text of the whole call stack for each seed that is set.
+accelerate.utils.imports._is_package_available = functools.cache(accelerate.utils.imports._is_package_available)
+if not torch.cuda.is_available():
+    torch.cuda.manual_seed_all = lambda seed: None
+# An iterator of a loader that the garbage collector ends waits so long for each worker, and then kills it: the queue
+# that would tell the worker is closed before.
+torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.5
 APPROVED = Verdict(decision="approved", decided_by="test")
 
 
@@ -175,6 +187,40 @@ class Result:
     def series(self, name: str, source: str = "step") -> list[float]:
         points = self.log().points(limit=100_000, sources=[source])
         return [point.values[name] for point in points if name in point.values]
+
+
+class Back(TrainerCallback):  # type: ignore[misc]
+    """Goes back to what was saved at a step of a branch, as soon as another step is reached.
+
+    Args:
+        courses: At which step, to which branch and step of it.
+
+    Attributes:
+        result: Whose log tells what was saved; whoever makes the trainer puts it here.
+    """
+
+    def __init__(self, *courses: tuple[int, str, int]) -> None:
+        self.result: Result | None = None
+        self.left = list(courses)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.left and state.global_step == self.left[0][0]:
+            _, branch, step = self.left.pop(0)
+            assert self.result is not None
+            log = self.result.log()
+            submit(log, {"kind": "load_checkpoint", "checkpoint_id": self._saved_at(branch, step)})
+            log.close()
+
+    def _saved_at(self, branch: str, step: int, longest_s: float = 20.0) -> str:
+        """The log is written in the background: what has just been saved is told a moment later."""
+        assert self.result is not None
+        until = time.monotonic() + longest_s
+        while time.monotonic() < until:
+            saved = [e.body for e in self.result.events("checkpoint_saved") if (e.branch, e.step) == (branch, step)]
+            if saved and isinstance(saved[-1], CheckpointSaved):
+                return saved[-1].checkpoint_id
+            time.sleep(0.01)
+        raise AssertionError(f"nothing was saved at step {step} of {branch}")
 
 
 Optimizers = tuple[Any, Any]

@@ -12,7 +12,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from agenttune.protocol.proposals import State
 from agenttune.protocol.run_info import LIVE
 from agenttune.store.run_log import RunLog, list_runs, run_folder
-from agenttune.trainer.checkpoints.files import read_state
+from agenttune.trainer.checkpoints.checkpoint_files import read_state
 from tests.trainer.conftest import At, Bench, Result, submit
 
 pytestmark = pytest.mark.trainer

@@ -82,6 +82,9 @@ class Anna(threading.Thread):
         deadline = time.monotonic() + PATIENCE_S
         while not (waiting := self._control.pending("r")) and time.monotonic() < deadline:
             time.sleep(0.02)
+        # The log is written in the background: where training stands is told with the pause.
+        while self._control.info("r").status != "paused" and time.monotonic() < deadline:
+            time.sleep(0.02)
         for _ in range(2):
             time.sleep(self._after_s)
             self.steps.append(self._control.info("r").step)

@@ -14,8 +14,8 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from agenttune.trainer.checkpoints.branch_folders import LoopFolder, arrange, keep_within, planned_moves
-from agenttune.trainer.checkpoints.catalog import CheckpointCatalog, SavedCheckpoint
-from tests.trainer.conftest import At, Bench, Points, Result, TinyModel, submit
+from agenttune.trainer.checkpoints.checkpoint_catalog import CheckpointCatalog, SavedCheckpoint
+from tests.trainer.conftest import At, Back, Bench, Points, Result, TinyModel
 from tests.trainer.test_branches import Once, weights
 
 pytestmark = pytest.mark.trainer
@@ -213,21 +213,9 @@ def test_a_restart_continues_the_branch_that_training_stood_on(bench: Bench) -> 
 def test_several_returns_to_the_trainers_own_checkpoints(bench: Bench) -> None:
     """One that was moved aside can be gone back to; then it is where a restart looks, with what it stands on."""
 
-    class Back(TrainerCallback):  # type: ignore[misc]
-        def __init__(self, *courses: tuple[int, str, int]) -> None:
-            self.left = list(courses)
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if self.left and state.global_step == self.left[0][0]:
-                _, branch, step = self.left.pop(0)
-                log = result.log()
-                found: list[Any] = result.events("checkpoint_saved")
-                ids = [e.body.checkpoint_id for e in found if (e.step, e.branch) == (step, branch)]
-                submit(log, {**LOAD, "checkpoint_id": ids[-1]})
-                log.close()
-
     back = Back((8, "main", 3), (10, "main", 6), (8, "branch-1", 9))
     result = bench.trainer(callbacks=[back], **HOW, eval_strategy="steps", eval_steps=3, load_best_model_at_end=True)
+    back.result = result
     result.trainer.train()
     assert [ack.outcome for ack in result.acks()] == ["applied"] * 3
     out = bench.path / "out"

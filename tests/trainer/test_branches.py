@@ -35,6 +35,7 @@ class Once(Submitter):
 
 
 Act = Callable[[Result], None]
+Losses = dict[int, float]
 
 
 class Doing(TrainerCallback):  # type: ignore[misc]
@@ -92,16 +93,32 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[dict[str, Any]], tuple[Result, Losses]]:
+    """The run that was never left, once for all that are compared with it."""
+    known: dict[str, tuple[Result, Losses]] = {}
+
+    def run(how: dict[str, Any]) -> tuple[Result, Losses]:
+        if repr(how) not in known:
+            plain = Bench(tmp_path_factory.mktemp("plain")).run(
+                [], **{"max_steps": 60, "rows": 40, "data_seed": 3, **how}
+            )
+            known[repr(how)] = plain, losses(plain)["main"]
+        return known[repr(how)]
+
+    return run
+
+
 @pytest.mark.parametrize("keep_in", ["disk", "memory"])
 @pytest.mark.parametrize("case", CASES)
-def test_a_branch_continues_exactly(bench: Bench, case: str, keep_in: str) -> None:
+def test_a_branch_continues_exactly(
+    bench: Bench, uninterrupted: Callable[[dict[str, Any]], tuple[Result, Losses]], case: str, keep_in: str
+) -> None:
     how = dict(CASES[case])
     save_at, leave_at = how.pop("save_at", 25), how.pop("leave_at", 45)
     if case == "two workers" and keep_in == "memory":
         pytest.skip("the place of the state does not matter to workers")
-    plain = bench.run([], **{"max_steps": 60, "rows": 40, "data_seed": 3, **how})
-    expected = losses(plain)["main"]
-    shutil.rmtree(bench.path)
+    plain, expected = uninterrupted(how)
     result = steered(bench, [At(save_at, {**SAVE, "keep_in": keep_in}), At(leave_at, LOAD)], **how)
     saved, loaded = result.acks()
     assert (saved.outcome, saved.step, loaded.outcome, loaded.step) == ("applied", save_at, "applied", save_at)
@@ -269,7 +286,7 @@ def test_a_save_that_the_disk_does_not_take_leaves_nothing_behind(
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("agenttune.trainer.checkpoints.files.torch.save", full)
+    monkeypatch.setattr("agenttune.trainer.checkpoints.checkpoint_files.torch.save", full)
     result = steered(bench, [At(20, SAVE)])
     assert "No space left on device" in refused(result).message
     assert list(bench.runs_dir.glob("*/checkpoints/*")) == []
@@ -407,7 +424,7 @@ class Sized(TinyModel):
 
 def test_the_disk_cap_keeps_what_matters(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Deleted are the oldest, but for the pinned, the best, the newest and those that a branch stands on."""
-    monkeypatch.setattr("agenttune.trainer.checkpoints.catalog.GIB", 20_000)  # the cap of 20 is 400 kB
+    monkeypatch.setattr("agenttune.trainer.checkpoints.checkpoint_catalog.GIB", 20_000)  # the cap of 20 is 400 kB
     orders = [At(step, {"kind": "save_checkpoint", "tag": f"at-{step}"}) for step in range(2, 60, 4)]
     orders += [At(3, {"kind": "save_checkpoint", "tag": "pinned", "pin": True})]
     orders += [At(8, {"kind": "load_checkpoint", "checkpoint_id": "at-6"})]
@@ -426,7 +443,7 @@ def test_the_disk_cap_keeps_what_matters(bench: Bench, monkeypatch: pytest.Monke
 
 
 def test_a_snapshot_too_large_for_its_budget_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agenttune.trainer.checkpoints.catalog.GIB", 100)
+    monkeypatch.setattr("agenttune.trainer.checkpoints.checkpoint_catalog.GIB", 100)
     result = steered(bench, [At(20, {**SAVE, "keep_in": "memory"})])
     assert "checkpoints.memory_gib allows 4" in refused(result).message
 

@@ -13,11 +13,11 @@ from torch.optim import SGD, Optimizer, lr_scheduler
 from transformers.optimization import get_scheduler
 
 from agenttune.control import LocalControl
-from agenttune.protocol.lr_course import Course
+from agenttune.protocol.lr_course import LrCourse
 from agenttune.protocol.metrics import rate_name
 from agenttune.protocol.reads import KnobsQuery
-from agenttune.trainer.lr.course import EXACT_STEPS, course_of
-from agenttune.trainer.lr.reader import LearningRateReader
+from agenttune.trainer.lr.lr_course import EXACT_STEPS, course_of
+from agenttune.trainer.lr.lr_reader import LearningRateReader
 from agenttune.trainer.lr.schedules import Schedule
 from tests.trainer.conftest import At, Bench
 from tests.trainer.test_rates import TORCH, TRANSFORMERS, two_groups
@@ -119,7 +119,7 @@ def test_a_long_course_keeps_its_extremes() -> None:
     assert len(course.model_dump_json()) < 6000
     assert max(course.highest(0)) == 1.0
     assert sum(rate > 0.999 for rate in course.highest(0)) >= 7
-    again = Course.model_validate_json(course.model_dump_json())
+    again = LrCourse.model_validate_json(course.model_dump_json())
     assert again == course
 
 
@@ -145,7 +145,7 @@ def test_a_schedule_of_an_unknown_class_promises_nothing() -> None:
     assert course is not None
     assert not course.is_foretold
     assert max(course.highest(0)) == float("inf")
-    assert Course.model_validate_json(course.model_dump_json()) == course
+    assert LrCourse.model_validate_json(course.model_dump_json()) == course
 
 
 @pytest.mark.parametrize("name", MAKES)
@@ -192,3 +192,16 @@ def test_groups_of_one_rate_cost_no_series(bench: Bench) -> None:
     (info,) = LocalControl(bench.runs_dir).runs()
     rate = next(knob for knob in info.knobs if knob.name == "lr")
     assert rate.groups == result.witness.used[-1]
+
+
+def test_a_schedule_that_is_laid_out_for_fewer_steps_than_the_run_leaves_its_last_rate() -> None:
+    """Seen: OneCycleLR over a tenth of the run; nothing was known of the rest, and no collapsed schedule was found."""
+    optimizer = optimizer_of()
+    scheduler = lr_scheduler.OneCycleLR(optimizer, [1e-3, 2e-4], total_steps=STEPS, cycle_momentum=False)
+    for done in (SEEN_AT, STEPS - 1):
+        train(optimizer, scheduler, done - scheduler.last_epoch)
+        course = course_of(Schedule(optimizer, scheduler), done, 10 * STEPS)
+        assert course is not None
+        assert course.is_foretold
+        assert course.steps[-1] == 10 * STEPS
+        assert course.rates(0)[-1] < 2e-5

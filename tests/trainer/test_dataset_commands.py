@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -84,12 +84,16 @@ class FakeAdapter:
         self.done.append("redraw")
         return "drawn anew"
 
-    def replace_dataset(self, dataset: Any) -> str:
+    def replacement(self, dataset: Any) -> Callable[[], str]:
         if self.refuses:
             raise UserError(self.refuses)
-        self.dataset = dataset
-        self.done.append("replace")
-        return "replaced"
+
+        def change_over() -> str:
+            self.dataset = dataset
+            self.done.append("replace")
+            return "replaced"
+
+        return change_over
 
 
 def run_state(adapter: FakeAdapter) -> RunState:

@@ -180,6 +180,11 @@ def test_tied_weights_count_once_and_are_named() -> None:
     assert model_facts(model)["parameters"] == 16
 
 
+def test_layers_through_which_next_to_nothing_comes_are_named() -> None:
+    model = nn.Sequential(nn.Dropout(0.5), nn.Dropout(0.99), nn.Sequential(nn.Dropout2d(0.97)))
+    assert model_facts(model)["dropping"] == {"1": 0.99, "2.0": 0.97}
+
+
 @given(
     st.integers(1, 50),
     st.sampled_from(["steps", "epochs"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,47 @@ def test_a_return_sets_the_rate_in_the_same_step_under_any_schedule(bench: Bench
     assert all(body.held for body in result.bodies("read_back"))
 
 
+def test_what_is_saved_after_a_return_tells_the_evaluations_of_its_own_way(bench: Bench) -> None:
+    orders = [
+        At(8, {"kind": "save_checkpoint", "tag": "mark", "keep_in": "memory"}),
+        At(14, {"kind": "load_checkpoint", "checkpoint_id": "mark"}),
+        At(14, {"kind": "save_checkpoint", "tag": "after", "keep_in": "memory"}),
+    ]
+    result = steered(bench, orders, max_steps=20, eval_strategy="steps", eval_steps=6)
+    evaluations: list[Any] = result.events("evaluated")
+    saves: list[Any] = result.events("checkpoint_saved")
+    evaluated = {(e.branch, e.step): e.body.metrics["eval_loss"] for e in evaluations}
+    saved = {e.body.tag: (e.branch, e.step, e.body.metric) for e in saves}
+    assert saved["mark"] == ("main", 8, evaluated["main", 6])
+    assert saved["after"] == ("branch-1", 8, evaluated["main", 6])
+
+
+class Falling:
+    """A rate function with a state of its own, which `LambdaLR` saves and loads."""
+
+    def __init__(self) -> None:
+        self.keep_frac = 0.99
+
+    def __call__(self, step: int) -> float:
+        return float(self.keep_frac**step)
+
+
+def test_a_return_to_before_a_plan_finds_a_schedule_with_a_state_of_its_own(bench: Bench) -> None:
+    def build(model: nn.Module) -> Any:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        return optimizer, LambdaLR(optimizer, Falling())
+
+    orders = [
+        At(20, {"kind": "save_checkpoint", "tag": "mark", "keep_in": "memory"}),
+        At(25, {"kind": "update_schedule", "shape": "cosine", "peak_lr": 2e-2}),
+        At(30, {"kind": "load_checkpoint", "checkpoint_id": "mark", "lr": 1e-3}),
+    ]
+    result = steered(bench, orders, build=build)
+    assert result.acks()[-1].outcome == "applied", result.acks()[-1].message
+    used = {(p.branch, p.step): p.values for p in result.log().points(limit=10_000, sources=["step"])}
+    assert used["branch-1", 25]["lr"] == pytest.approx(1e-3 * 0.99**24)
+
+
 def test_without_a_rate_a_return_is_exact_and_a_reset_forgets_the_moments(bench: Bench) -> None:
     mark = {"kind": "save_checkpoint", "tag": "mark", "keep_in": "memory"}
     orders = [At(20, mark), At(30, {"kind": "load_checkpoint", "checkpoint_id": "mark", "reset_optimizer": True})]
@@ -210,7 +252,7 @@ def test_a_run_without_them_is_the_same_to_the_bit_and_so_are_ones_own_checkpoin
 
 def test_what_the_run_keeps_makes_room_for_ones_own(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The memory allowed holds two snapshots; the run's go to disk within the cap, and no file is left at the end."""
-    monkeypatch.setattr("agenttune.trainer.checkpoints.catalog.GIB", 500)  # 4 GiB of memory are 2 kB
+    monkeypatch.setattr("agenttune.trainer.checkpoints.checkpoint_catalog.GIB", 500)  # 4 GiB of memory are 2 kB
     make_log(bench, monkeypatch, checkpoints={"max_gib": None})
     saves = [At(step, {"kind": "save_checkpoint", "keep_in": "memory", "tag": f"at-{step}"}) for step in (15, 16)]
     result = steered(bench, saves, max_steps=30)
@@ -222,3 +264,22 @@ def test_what_the_run_keeps_makes_room_for_ones_own(bench: Bench, monkeypatch: p
     assert "to leave the memory to the checkpoints of commands" in gone.values()
     folder = bench.runs_dir / "r1" / "checkpoints"
     assert not folder.exists() or list(folder.iterdir()) == []
+
+
+def test_a_state_shares_the_rows_of_the_loops_own_log_however_many_there_are(bench: Bench) -> None:
+    """Copied row by row they would make each state of a long run dearer than the last."""
+    result = bench.trainer(max_steps=4)
+    seen: list[Any] = []
+
+    class Looks(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 3:
+                seen.append(result.trainer.interactive.adapter.capture().copied())
+
+    result.trainer.add_callback(Looks())
+    result.trainer.train()
+    rows, kept = result.trainer.state.log_history, seen[0].loop["trainer_state"]["log_history"]
+    assert [row["step"] for row in kept if "loss" in row] == [1, 2]
+    assert all(row is other for row, other in zip(kept, rows, strict=False))
+    assert len(rows) > len(kept)
+    assert type(pickle.loads(pickle.dumps(kept))) is list

@@ -26,7 +26,7 @@ from agenttune.trainer.commands.outcomes import AwaitLearningRate, Done
 from agenttune.trainer.commands.update_optimizer import update_optimizer
 from agenttune.trainer.commands.update_schedule import update_schedule
 from agenttune.trainer.knobs import KnobRegistry
-from agenttune.trainer.lr.course import course_of
+from agenttune.trainer.lr.lr_course import course_of
 from agenttune.trainer.lr.planned_lr import make_plannable
 from agenttune.trainer.lr.schedule_kinds import ScheduleKind
 from agenttune.trainer.run_state import RunState
@@ -76,7 +76,8 @@ class Desk:
     gate: Gate
     optimizer: Optimizer = field(init=False)
     used: list[list[float]] = field(default_factory=list)
-    commands: list[tuple[int, list[list[float]]]] = field(default_factory=list)
+    commands: list[tuple[int, list[list[float]], bool]] = field(default_factory=list)
+    """Step, the rates to come without it, and whether it is a plan."""
     records: list[CommandRecord] = field(default_factory=list)
     warmed_up: bool = False
     refused: Verdict | None = None
@@ -123,7 +124,7 @@ class Desk:
         ack = Ack(outcome="applied", step=self.run_state.step, changes=done.changes)
         self.records.append(record.model_copy(update={"ack": ack}))
         if any(change.name == "lr" for change in done.changes):
-            self.commands.append((self.run_state.step, before))
+            self.commands.append((self.run_state.step, before, apply is update_schedule))
         self.warmed_up |= bool(raw.get("warmup_steps"))
         return ""
 
@@ -219,15 +220,19 @@ def check_bounds(desk: Desk) -> None:
 
 
 def check_window(desk: Desk) -> None:
+    is_known = desk.run_state.schedule().kind is not ScheduleKind.METRIC
     for step, used in enumerate(desk.used):
-        done = [(at, before) for at, before in desk.commands if at <= step]
+        done = [command for command in desk.commands if command[0] <= step]
         if not done:
             continue
         newest = done[-1][0]
-        at, before = next((at, before) for at, before in done if newest - at < WINDOW)
+        within = [command for command in done if newest - command[0] < WINDOW]
+        at, before, _ = within[0]
         for group, rate in enumerate(used):
             ahead = before[group][: step - at + 1]
             assert rate <= FACTOR * max(ahead) * (1 + 1e-6), (desk.name, step, group)
+            if is_known and not any(is_plan for *_, is_plan in within):  # a plan may end at zero
+                assert rate >= ahead[-1] / FACTOR * (1 - 1e-6), (desk.name, step, group)
 
 
 def test_the_limits_do_not_refuse_everything() -> None:

@@ -53,7 +53,7 @@ def noisy(curve: Curve, first: int, count: int, draw: random.Random, noise: floa
 
 
 def held(step: int, loss: float) -> StepMetrics:
-    return StepMetrics(step, "main", 0.0, 0.0, 0.1, 0.1, 1, 1, [loss], None, {})  # type: ignore[list-item]
+    return StepMetrics(step, "main", 0.0, 0.0, 0.1, 0.1, 1, 1, [loss], None, {})
 
 
 def judged(before: list[float], after: list[float], rules: ProbationSettings = SETTINGS) -> Assessment:
@@ -74,27 +74,27 @@ def judged(before: list[float], after: list[float], rules: ProbationSettings = S
 @pytest.mark.parametrize("curve", [power, arrived, straight])
 def test_a_change_that_does_nothing_is_seldom_taken_back(curve: Curve) -> None:
     worse = 0
-    for seed in range(60):
+    for seed in range(20):
         draw = random.Random(seed)
         start = draw.randrange(100, 1500)
         losses = noisy(curve, 1, start + SETTINGS.longest_steps, draw)
         worse += judged(losses[:start], losses[start:]).outcome == "worse"
-    assert worse <= 2, "less than 5 of 100"
+    assert worse <= 1, "not more than 5 of 100"
 
 
 @pytest.mark.parametrize(("curve", "first", "last"), [(power, 200, 1200), (steep, 700, 1500)])
 def test_a_stall_is_found(curve: Curve, first: int, last: int) -> None:
     """Most are; hardly any is passed off as progress, and of the others it is said that they could not be told."""
     found = passed = 0
-    for seed in range(40):
+    for seed in range(20):
         draw = random.Random(seed)
         start = draw.randrange(first, last)
         after = noisy(lambda t, at=start: curve(at), start, SETTINGS.longest_steps, draw, 0.15)  # type: ignore[misc]
         assessment = judged(noisy(curve, 1, start, draw, 0.15), after)
         found += assessment.outcome == "worse" and assessment.said.endswith("it stalls")
         passed += assessment.outcome == "fine" and "would not show in this noise" not in assessment.said
-    assert found >= 30
-    assert passed <= 2
+    assert found >= 15
+    assert passed <= 1
 
 
 def test_what_noise_hides_is_said_to_be_in_doubt() -> None:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from agenttune.store.metric_table import MetricRow
-from agenttune.trainer.recording.step_meter import RowMaker, StepMeter, StepMetrics
+from agenttune.trainer.recording.background_writer import RowMaker
+from agenttune.trainer.recording.step_meter import StepMeter, StepMetrics
 
 pytestmark = pytest.mark.trainer
 

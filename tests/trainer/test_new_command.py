@@ -18,7 +18,7 @@ from agenttune.control.tokens import create_token
 from agenttune.errors import NotSupported
 from agenttune.llm.tools import Toolbox
 from agenttune.protocol.commands import BY_KIND, CommandBase, Impact, Risk, register
-from agenttune.protocol.commands.values import Int
+from agenttune.protocol.commands.value_types import Int
 from agenttune.protocol.proposals import Author, CommandRecord, Proposal, State
 from agenttune.server.app import create_app
 from agenttune.server.mcp.tools import RunTools

@@ -162,13 +162,28 @@ def trained(bench: Bench, case: Case, orders: list[At]) -> tuple[Result, Trap]:
     return result, trap
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Result]:
+    """The run without a trial, once for all cases that train alike."""
+    known: dict[str, Result] = {}
+
+    def run(case: Case) -> Result:
+        alike = repr({k: v for k, v in case[1].items() if k not in ("at", "spared", "asked_at")})
+        if alike not in known:
+            known[alike], trap = trained(Bench(tmp_path_factory.mktemp("plain")), case, [])
+            assert trap.sprung == 0
+        return known[alike]
+
+    return run
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_an_error_in_a_trial_costs_the_trial_and_the_run_goes_on_to_the_bit(bench: Bench, name: str) -> None:
+def test_an_error_in_a_trial_costs_the_trial_and_the_run_goes_on_to_the_bit(
+    bench: Bench, undisturbed: Callable[[Case], Result], name: str
+) -> None:
     case = CASES[name]
-    plain, trap = trained(bench, case, [])
-    assert trap.sprung == 0
+    plain = undisturbed(case)
     expected = finite_losses(plain)["main"]
-    shutil.rmtree(bench.path)
     asked_at = case[1].get("asked_at", 20)
     result, trap = trained(bench, case, [At(asked_at, ASKED)])
     assert trap.sprung > trap.spared

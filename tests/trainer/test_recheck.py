@@ -15,11 +15,12 @@ from agenttune.protocol.observation import HISTORY
 from agenttune.protocol.proposals import Ack, ApprovalRequest, Change, CommandRecord, Proposal, State, Verdict
 from agenttune.protocol.run_info import KnobState, RunInfo
 from agenttune.store.run_log import RunLog
-from agenttune.trainer.checkpoints.catalog import SavedCheckpoint
+from agenttune.trainer.checkpoints.checkpoint_catalog import SavedCheckpoint
 from agenttune.trainer.commands.outcomes import AwaitSave, Done, Waiting
 from agenttune.trainer.execution.acks import AckWriter, as_asked
 from agenttune.trainer.execution.queue import Admission, CommandQueue
 from agenttune.trainer.execution.saving import Saving
+from agenttune.trainer.execution.single_rank import SingleRank
 from agenttune.trainer.integrations.plain_adapter import PlainAdapter
 from agenttune.trainer.knobs import KnobRegistry
 from agenttune.trainer.recording.background_writer import BackgroundWriter
@@ -197,6 +198,11 @@ def loop(writer: BackgroundWriter | None = None) -> tuple[RunState, Recorder, Ac
     return run_state, recorder, AckWriter(run_state, recorder)
 
 
+def ranks_of(run_state: RunState) -> SingleRank:
+    nobody: Any = None
+    return SingleRank(run_state, lambda: None, nobody)
+
+
 def queue_of(log: RunLog) -> CommandQueue:
     run_state, recorder, acks = loop()
     return CommandQueue(log, run_state, acks, recorder)
@@ -243,7 +249,7 @@ def test_a_save_after_a_change_is_made_anew_and_not_taken_from_the_loops_own_of_
     run_state, recorder, acks = loop()
     record = CommandRecord(proposal=proposed(lr=0.02), state=State.QUEUED, submitted_seq=1)
     stop = CommandRecord(proposal=proposed(kind="stop_training"), state=State.QUEUED, submitted_seq=2)
-    run_state.step, saving = 7, Saving(run_state, acks, recorder)
+    run_state.step, saving = 7, Saving(run_state, acks, recorder, ranks_of(run_state))
     run_state.checkpoints.newest_of_loop = SavedCheckpoint(path=None, step=7)
     acks.done(record, Done(message="nothing to change"), None, 7)
     saving.accept_save(Waiting(stop, 7, AwaitSave()), is_just_saved=True)

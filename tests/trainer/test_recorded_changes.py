@@ -50,7 +50,7 @@ def on_probation(losses: Sequence[float], at: int, steps: int = 30) -> str:
     for step, loss in enumerate(losses, 1):
         if step == at + 1:
             monitor = StepMonitor(history, settings, at)
-        history.add(StepMetrics(step, "main", 0.0, 0.0, 0.1, 0.1, 1, 1, [loss], None, {}))  # type: ignore[list-item]
+        history.add(StepMetrics(step, "main", 0.0, 0.0, 0.1, 0.1, 1, 1, [loss], None, {}))
         if monitor is not None and monitor.next_step <= step:
             found = monitor.assess(step, step, is_over=False)
             if found is not None:

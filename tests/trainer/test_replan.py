@@ -83,16 +83,20 @@ def test_a_rate_set_later_scales_the_rest_of_the_plan(bench: Bench) -> None:
     assert [ack.confirmed_step for ack in result.acks()] == [6, 11]
 
 
-def test_plateau_refuses_a_plan_and_says_what_works(bench: Bench) -> None:
+def test_plateau_follows_a_plan_step_by_step_whatever_evaluations_say(bench: Bench) -> None:
+    """It used to be refused, as its schedule is stepped once an evaluation."""
     result = bench.run(
-        [At(SET_AT, {"kind": "update_schedule", "shape": "linear"})],
+        [At(SET_AT, {"kind": "update_schedule", "shape": "linear", "peak_lr": 6e-4})],
+        max_steps=STEPS,
         lr_scheduler_type="reduce_lr_on_plateau",
+        lr_scheduler_kwargs={"patience": 0, "factor": 0.5, "threshold": 10.0},
         eval_strategy="steps",
-        eval_steps=100,
+        eval_steps=4,
         metric_for_best_model="eval_loss",
     )
-    assert result.ack.outcome == "failed"
-    assert "update_optimizer" in result.ack.message
+    assert rates(result) == pytest.approx([6e-4 * (1 - k / 15) for k in range(15)])
+    assert result.ack.confirmed_step == SET_AT + 1
+    assert all(body.held for body in result.bodies("read_back"))
 
 
 def test_a_resumed_run_follows_the_plan(bench: Bench) -> None:

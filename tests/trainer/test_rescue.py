@@ -23,7 +23,7 @@ from agenttune.protocol.run_info import RunInfo
 from agenttune.protocol.text import number
 from agenttune.store.run_log import RunLog
 from agenttune.views.report.journal import read_journal
-from agenttune.views.report.run_facts import head
+from agenttune.views.report.run_text import head
 from tests.integrations.loops import loader_of
 from tests.trainer.conftest import At, Bench, Points, TinyModel
 from tests.trainer.test_branches import losses, steered

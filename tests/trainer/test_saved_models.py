@@ -13,13 +13,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback
+from transformers import GPT2Config, GPT2LMHeadModel, Trainer
 
 from agenttune.errors import UserError
-from agenttune.trainer.checkpoints.files import check_fits, read_state, write_plain_model, write_state
+from agenttune.trainer.checkpoints.checkpoint_files import check_fits, read_state, write_plain_model, write_state
 from agenttune.trainer.checkpoints.training_state import TrainingState, restore_model
 from agenttune.trainer.checkpoints.unsaved_weights import REST, bits_sum, frozen_names
-from tests.trainer.conftest import At, Bench, Result, TinyModel, submit
+from tests.trainer.conftest import At, Back, Bench, Result, TinyModel
 from tests.trainer.test_branches import Once, losses
 
 pytestmark = pytest.mark.trainer
@@ -185,21 +185,6 @@ def lora(**more: Any) -> Any:
     return peft.get_peft_model(net, config)
 
 
-class Back(TrainerCallback):  # type: ignore[misc]
-    """Goes back to what was saved at a step, as soon as another one is reached."""
-
-    def __init__(self, result: list[Result], *courses: tuple[int, int]) -> None:
-        self.result, self.left = result, list(courses)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.left and state.global_step == self.left[0][0]:
-            _, step = self.left.pop(0)
-            log = self.result[0].log()
-            found: list[Any] = [e for e in log.events(kinds=["checkpoint_saved"]) if e.step == step]
-            submit(log, {"kind": "load_checkpoint", "checkpoint_id": found[-1].body.checkpoint_id})
-            log.close()
-
-
 def adapters(bench: Bench, callbacks: list[Any], resume: Any = None, **more: Any) -> Result:
     how: dict[str, Any] = {
         "max_steps": 10,
@@ -211,7 +196,7 @@ def adapters(bench: Bench, callbacks: list[Any], resume: Any = None, **more: Any
     result = bench.trainer(callbacks=callbacks, model=lora(**more), evaluates=False, **how)
     for callback in callbacks:
         if isinstance(callback, Back):
-            callback.result.append(result)
+            callback.result = result
     result.trainer.train_dataset = Tokens()
     result.trainer.train(resume_from_checkpoint=resume)
     return result
@@ -221,7 +206,7 @@ def adapters(bench: Bench, callbacks: list[Any], resume: Any = None, **more: Any
 def test_a_run_with_adapters_goes_back_exactly(bench: Bench, more: dict[str, Any]) -> None:
     """To what a command saved and to the Trainer's own; the files are those that peft's users know."""
     orders = [At(4, {"kind": "save_checkpoint", "tag": "x"}), At(7, {"kind": "load_checkpoint", "checkpoint_id": "x"})]
-    result = adapters(bench, [Once(bench.runs_dir, orders), Back([], (9, 3))], **more)
+    result = adapters(bench, [Once(bench.runs_dir, orders), Back((9, "main", 3))], **more)
     assert [(ack.outcome, ack.step) for ack in result.acks()] == [("applied", 4), ("applied", 4), ("applied", 3)]
     found = losses(result)
     assert {s: found["branch-1"][s] for s in (5, 6, 7)} == {s: found["main"][s] for s in (5, 6, 7)}
@@ -240,7 +225,7 @@ def test_adapters_that_a_plain_trainer_saved_are_loaded(bench: Bench) -> None:
     for folder in (bench.path / "out").iterdir():
         (folder / REST).unlink()
         (folder / "agenttune.json").unlink()
-    result = adapters(bench, [Back([], (8, 6))], str(bench.path / "out" / "checkpoint-6"))
+    result = adapters(bench, [Back((8, "main", 6))], str(bench.path / "out" / "checkpoint-6"))
     assert [(ack.outcome, ack.step) for ack in result.acks()] == [("applied", 6)], result.acks()
     assert losses(result)["branch-1"] == {step: expected[step] for step in range(7, 11)}
 
@@ -264,9 +249,9 @@ class Averaging(Trainer):  # type: ignore[misc]
 
 def test_a_trainer_that_saves_other_weights_goes_back_to_its_own(bench: Bench) -> None:
     how: dict[str, Any] = {"max_steps": 10, "save_strategy": "steps", "save_steps": 3, "data_seed": 3}
-    back = Back([], (8, 6))
+    back = Back((8, "main", 6))
     result = bench.trainer(callbacks=[back], base=Averaging, **how)
-    back.result.append(result)
+    back.result = result
     result.trainer.train()
     found = losses(result)
     assert result.ack.outcome == "applied", result.ack

@@ -12,7 +12,7 @@ import pytest
 
 from agenttune.errors import UserError
 from agenttune.store.process_liveness import started_s
-from agenttune.trainer.checkpoints.catalog import CheckpointCatalog, SavedCheckpoint
+from agenttune.trainer.checkpoints.checkpoint_catalog import CheckpointCatalog, SavedCheckpoint
 from agenttune.trainer.checkpoints.manifest import MANIFEST
 from agenttune.trainer.opening import NAME, claim, release
 from agenttune.views.event_lines import lines_of

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 from transformers.trainer_utils import get_last_checkpoint
 
-from agenttune.trainer.checkpoints.files import read_state
+from agenttune.trainer.checkpoints.checkpoint_files import read_state
 from agenttune.views.report import print_report, read_journal
 from tests.trainer.conftest import At, Bench, Result
 from tests.trainer.test_actions import paused_run

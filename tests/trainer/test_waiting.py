@@ -270,7 +270,8 @@ def test_an_answer_that_comes_after_the_limit_is_no_decision_about_later_steps(
     own: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model that thinks through two questions is asked a third time, about where the run then stands."""
-    log = lockstep_run(own, EVERY, limit_s=0.3)
+    # The first wait has to end without an answer, and the answer to the second has to come before its end.
+    log = lockstep_run(own, EVERY, limit_s=2.0)
     policy = Asked()
 
     def answer() -> None:

@@ -14,9 +14,8 @@ from torch import nn
 
 from agenttune.protocol.events import NoteAdded, WeightsSampled
 from agenttune.protocol.weight_looks import WeightLook
-from agenttune.trainer.layers.weight_path import straightness, update_ratios
 from agenttune.trainer.layers.weight_sampler import LAYER_COORDINATES, WeightSampler
-from agenttune.trainer.recording.weight_looks import WeightLooks
+from agenttune.trainer.recording.weight_looks import WeightLooks, straightness, update_ratios
 from tests.trainer.conftest import At, Bench, TinyModel
 
 pytestmark = pytest.mark.trainer
@@ -27,7 +26,7 @@ class Loop:
 
     def __init__(self, model: nn.Module, max_steps: int | None = 300) -> None:
         self._model, self._max_steps = model, max_steps
-        self._optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        self._optimizer: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
     def model(self) -> nn.Module:
         return self._model
@@ -214,3 +213,82 @@ def test_the_first_update_counts_however_large_it_is(bench: Bench, form: str) ->
     assert known
     assert known[0].early_update_ratio > 3
     assert known[0].since_step == 0
+
+
+class GroupedLoop(Loop):
+    """With a rate for each part of the model."""
+
+    def __init__(self, model: nn.Sequential, rates: list[float]) -> None:
+        super().__init__(model)
+        parts = [{"params": part.parameters(), "lr": rate} for part, rate in zip(model, rates, strict=True)]
+        self._optimizer = torch.optim.AdamW(parts)
+
+
+@pytest.mark.parametrize(
+    ("rates", "is_high"),
+    [
+        ((1e-5, 1e-3), False),
+        ((1e-5, 1e-1), True),
+        ((1e-3, 1e-1), True),
+        ((1e-5, 1e-5, 1e-1), True),
+        ((1e-3,) * 3, False),
+    ],
+    ids=["usual", "the head's", "both a hundredfold", "one of three", "one rate for all"],
+)
+def test_a_rate_that_is_too_high_for_one_group_is_not_hidden_by_the_layers_of_the_others(
+    rates: tuple[float, ...], is_high: bool
+) -> None:
+    """Seen: encoder and head at a hundred times their rates read 0.4 to 0.6, and no rule acted."""
+    torch.manual_seed(0)
+    encoders = [nn.Sequential(*(nn.Linear(32, 32) for _ in range(6))) for _ in rates[1:]]
+    model = nn.Sequential(*encoders, nn.Linear(32, 4))
+    loop, looks = GroupedLoop(model, list(rates)), WeightLooks()
+    sampler = WeightSampler(loop)  # type: ignore[arg-type]
+    sampler.note_zeros()
+    sampler.begin(0, 0)
+    for step in range(1, 12):
+        loop.optimizer().zero_grad()
+        (model(torch.randn(16, 32)) - 1.0).square().mean().backward()
+        loop.optimizer().step()
+        sample = sampler.look(step, 0)
+        assert sample is not None
+        look = looks.add(sample)
+    assert (look.early_update_ratio > 0.6) is is_high
+
+
+@pytest.mark.parametrize("warm_up", [0, 200])
+def test_the_size_of_early_updates_is_that_at_the_end_of_a_warm_up(warm_up: int) -> None:
+    """Seen: in a long warm-up the first twenty steps are tiny, and a rate that is right was raised tenfold after it."""
+    model = layers()
+    loop, found = Loop(model, 1000), WeightLooks()
+    sampler: Any = WeightSampler(loop)  # type: ignore[arg-type]
+    sampler.begin(0, 0)
+    looks: list[WeightLook] = []
+    for step in range(1, 401):
+        rate = min(1.0, step / warm_up) if warm_up else 1.0
+        loop.optimizer().param_groups[0]["lr"] = rate
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.02 * rate * parameter.std() * torch.randn_like(parameter))
+        if sampler.is_due(step, 0):
+            looks.append(found.add(sampler.look(step, 0)))
+    assert looks[-1].early_update_ratio == pytest.approx(0.02, rel=0.4)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adam])
+def test_early_updates_are_told_as_they_are_once_an_optimizer_has_settled(kind: Any) -> None:
+    """Seen: RMSprop's first step is ten times its later ones: a good rate was taken for one that is far too high."""
+    model = layers()
+    loop, found = Loop(model, 1000), WeightLooks()
+    loop._optimizer = kind(model.parameters(), lr=0.002)
+    sampler: Any = WeightSampler(loop)  # type: ignore[arg-type]
+    sampler.begin(0, 0)
+    looks: list[WeightLook] = []
+    draw = torch.Generator().manual_seed(0)
+    for step in range(1, 26):
+        for parameter in model.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=draw)
+        loop.optimizer().step()
+        if sampler.is_due(step, 0):
+            looks.append(found.add(sampler.look(step, 0)))
+    assert looks[-1].early_update_ratio < 3 * looks[-1].update_ratio

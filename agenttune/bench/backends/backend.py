@@ -10,7 +10,7 @@ from agenttune.bench.play import Work, play
 
 
 @dataclass(frozen=True)
-class Done:
+class FinishedCell:
     """A cell that a worker is through with.
 
     Attributes:
@@ -37,7 +37,7 @@ class Backend(ABC):
         """Begin a cell; at most `slots` are under way."""
 
     @abstractmethod
-    def wait(self, timeout_s: float) -> list[Done]:
+    def wait(self, timeout_s: float) -> list[FinishedCell]:
         """What has ended, after so many seconds at most."""
 
     @abstractmethod
@@ -56,8 +56,8 @@ class InProcess(Backend):
     def submit(self, work: Work) -> None:
         self._waiting.append(work)
 
-    def wait(self, timeout_s: float) -> list[Done]:
-        return [Done(work, play(work)) for work in [self._waiting.pop()]] if self._waiting else []
+    def wait(self, timeout_s: float) -> list[FinishedCell]:
+        return [FinishedCell(work, play(work)) for work in [self._waiting.pop()]] if self._waiting else []
 
     def close(self) -> None:
         self._waiting.clear()

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from agenttune.bench.backends.backend import Backend, Done
+from agenttune.bench.backends.backend import Backend, FinishedCell
 from agenttune.bench.cell import CellResult
 from agenttune.bench.play import PID_NAME, Work, failed, play_in_worker, printed_end, tidy
 from agenttune.errors import NotSupported
@@ -82,7 +82,7 @@ class Local(Backend):
         tidy(work)  # what a killed runner's worker left would tell that this one died
         self._work[self._pool.schedule(play_in_worker, args=[work], timeout=work.limit_s)] = work
 
-    def wait(self, timeout_s: float) -> list[Done]:
+    def wait(self, timeout_s: float) -> list[FinishedCell]:
         wait(self._work, timeout_s, FIRST_COMPLETED)
         return [self._ended(future) for future in list(self._work) if future.done() or self._has_lost(future)]
 
@@ -92,7 +92,7 @@ class Local(Backend):
         for work in self._work.values():
             tidy(work)
 
-    def _ended(self, future: Future[CellResult]) -> Done:
+    def _ended(self, future: Future[CellResult]) -> FinishedCell:
         from pebble import ProcessExpired
 
         work = self._work.pop(future)
@@ -101,7 +101,7 @@ class Local(Backend):
             future.cancel()
             return self._lost(work, "its worker process ended in the middle of it, without an error")
         try:
-            return Done(work, future.result())
+            return FinishedCell(work, future.result())
         except LimitReached:
             reason = f"not done after {work.limit_s:g} s of wall time; its worker was killed\n\nprinted before:\n"
             return self._done(work, failed(work.cell, f"{reason}{printed_end(work)}".strip()))
@@ -110,14 +110,14 @@ class Local(Backend):
         except CancelledError:
             return self._lost(work, "it was cancelled")
 
-    def _done(self, work: Work, result: CellResult) -> Done:
+    def _done(self, work: Work, result: CellResult) -> FinishedCell:
         tidy(work)
-        return Done(work, result)
+        return FinishedCell(work, result)
 
-    def _lost(self, work: Work, reason: str) -> Done:
+    def _lost(self, work: Work, reason: str) -> FinishedCell:
         printed = printed_end(work)
         tidy(work)
-        return Done(work, None, f"{reason}; it printed: {printed}" if printed else reason)
+        return FinishedCell(work, None, f"{reason}; it printed: {printed}" if printed else reason)
 
     def _has_lost(self, future: Future[CellResult]) -> bool:
         """Whether a worker ended with exit code 0, which its pool takes for a good end."""

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agenttune.bench.backends.backend import Backend, Done
+from agenttune.bench.backends.backend import Backend, FinishedCell
 from agenttune.bench.backends.local import THREADS
 from agenttune.bench.cell import CellResult
 from agenttune.bench.play import Work, failed, play_in_worker
@@ -58,7 +58,7 @@ class RayCluster(Backend):
         self._work[reference] = work
         self._tickets[ticket] = reference
 
-    def wait(self, timeout_s: float) -> list[Done]:
+    def wait(self, timeout_s: float) -> list[FinishedCell]:
         self._note_begun()
         for reference, work in self._work.items():
             if self._is_over_time(reference, work):
@@ -81,17 +81,17 @@ class RayCluster(Backend):
     def _is_over_time(self, reference: Any, work: Work) -> bool:
         return time.monotonic() - self._began_s.get(reference, math.inf) > work.limit_s
 
-    def _ended(self, reference: Any) -> Done:
+    def _ended(self, reference: Any) -> FinishedCell:
         work = self._work.pop(reference)
         is_over_time = self._is_over_time(reference, work)
         self._began_s.pop(reference, None)
         try:
-            return Done(work, self._ray.get(reference))
+            return FinishedCell(work, self._ray.get(reference))
         except self._ray.exceptions.RayError as error:
             if is_over_time:
                 reason = f"not done after {work.limit_s:g} s of wall time; its worker was killed"
-                return Done(work, failed(work.cell, reason))
-            return Done(work, None, f"its worker process died ({type(error).__name__})")
+                return FinishedCell(work, failed(work.cell, reason))
+            return FinishedCell(work, None, f"its worker process died ({type(error).__name__})")
 
 
 def _join(ray: Any, workers: int | None, address: str | None) -> None:

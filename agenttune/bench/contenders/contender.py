@@ -30,6 +30,7 @@ class Trial:
         folder: For the run's log and whatever else; empty at the start.
         project: Folder that relative paths of policies count from.
         answers: Folder in which answers of language models are kept; None: they are not.
+        looked_up: What came of the same scenario and seed for the entry that the contender `looks_up`; None: not known.
         steps_spent: Optimizer steps made so far, of all trainings.
         seconds_spent, evaluations_spent: Their wall time and evaluations, but for the final one, which is the
             benchmark's own.
@@ -41,6 +42,7 @@ class Trial:
     project: Path
     open: Callable[[TaskFacts], Task] = open_task
     answers: Path | None = None
+    looked_up: Outcome | None = None
     steps_spent: int = 0
     seconds_spent: float = 0.0
     evaluations_spent: int = 0
@@ -164,6 +166,10 @@ class Contender(ABC):
             ConfigError: It is not there.
         """
         return {}
+
+    def looks_up(self) -> dict[str, Any] | None:
+        """Another entry whose outcome serves this contender, where the suite has it: `type` and parameters."""
+        return None
 
     @abstractmethod
     def play(self, trial: Trial) -> Outcome:

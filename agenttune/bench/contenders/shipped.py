@@ -16,10 +16,15 @@ from agenttune.protocol.invalid_values import did_you_mean
 
 def contenders() -> dict[str, type[Contender]]:
     """All registered contenders by name. Loads no torch."""
+    _import_all()
+    return CONTENDERS
+
+
+@cache
+def _import_all() -> None:
     package = __name__.rpartition(".")[0]
     for module in pkgutil.iter_modules(import_module(package).__path__):
         import_module(f"{package}.{module.name}")
-    return CONTENDERS
 
 
 def is_reference(cell: Cell) -> bool:

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 
-class Link(NamedTuple):
+class FileLink(NamedTuple):
     """Text in a table that leads to a file beside the report."""
 
     text: str
     href: str
 
 
-Entry = str | Link
+Entry = str | FileLink
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from agenttune.bench.report.content import Block, Figure, Link, Page, Table, Trace
+from agenttune.bench.report.content import Block, Figure, FileLink, Page, Table, Trace
 from agenttune.bench.report.plots import themed
 
 
@@ -18,7 +18,7 @@ def html(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.tests["link"] = lambda entry: isinstance(entry, Link)
+    environment.tests["link"] = lambda entry: isinstance(entry, FileLink)
     environment.filters["kind"] = _kind
     # matplotlib escapes the texts that it draws; the rest of a drawing is its own.
     environment.filters["drawn"] = lambda figure: Markup(themed(figure.svg, figure.name))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from agenttune.bench.report.content import Block, Entry, Figure, Link, Page, Table, Trace
+from agenttune.bench.report.content import Block, Entry, Figure, FileLink, Page, Table, Trace
 from agenttune.views.report.markdown import escaped, table
 
 LONG = 4000
@@ -50,6 +50,6 @@ def _table(found: Table) -> str:
 
 
 def _entry(entry: Entry) -> str:
-    if isinstance(entry, Link):
+    if isinstance(entry, FileLink):
         return f"[{escaped(entry.text)}]({entry.href})"
     return escaped(entry)

@@ -9,8 +9,8 @@ from statistics import median
 
 from agenttune.bench.cell import NONE
 from agenttune.bench.metrics import WORST_REGRET, CellFigures
-from agenttune.bench.noise import ENOUGH_PAIRS, GUESSED_BAND, LEAST_BAND, Band
-from agenttune.bench.report.content import Entry, Link, Table
+from agenttune.bench.noise import ENOUGH_PAIRS, GUESSED_BAND, LEAST_BAND, NoiseBand
+from agenttune.bench.report.content import Entry, FileLink, Table
 from agenttune.bench.report.words import (
     NOT_THERE,
     change,
@@ -238,7 +238,7 @@ def _losing(title: str, about: str, cells: Sequence[CellFigures], link: LinkOf) 
             [
                 clean(f.contender, 60),
                 clean(f.scenario, 80),
-                Link(f"{seed}, its run", href) if href else seed,
+                FileLink(f"{seed}, its run", href) if href else seed,
                 number(f.value),
                 NOT_THERE if f.none is None else number(f.shown(f.none)),
                 change(f.change),
@@ -321,7 +321,7 @@ def agreement_table(found: Sequence[Agreement]) -> Table:
     return Table("Simulators against real networks", ("fault", "contenders", "correlation"), rows, about)
 
 
-def noise_table(bands: Mapping[str, Band]) -> Table:
+def noise_table(bands: Mapping[str, NoiseBand]) -> Table:
     """What counts as noise."""
     rows = [
         [

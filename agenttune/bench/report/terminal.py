@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from agenttune.bench.report.content import Link, Page, Table
+from agenttune.bench.report.content import FileLink, Page, Table
 
 
 def print_page(console: Console, page: Page, sections: Iterable[str] | None = None) -> None:
@@ -36,7 +36,7 @@ def _print_table(console: Console, table: Table, origin: str) -> None:
     for i, column in enumerate(table.columns):
         grid.add_column(Text(column), justify="left" if i in table.texts else "right", overflow="fold")
     for row in table.rows:
-        grid.add_row(*(Text(entry.text if isinstance(entry, Link) else entry) for entry in row))
+        grid.add_row(*(Text(entry.text if isinstance(entry, FileLink) else entry) for entry in row))
     console.print(grid)
     for words in (table.about, origin):
         console.print(Text(words, style="dim"))

@@ -23,6 +23,7 @@ from agenttune.bench.tasks.injection import Injector, make_injector
 from agenttune.bench.tasks.optimizers import make_schedule
 from agenttune.bench.training import Task, Trained, Training
 from agenttune.errors import NotSupported
+from agenttune.protocol.run_facts import Rhythm, RunFacts
 from agenttune.protocol.run_info import KnobState
 from agenttune.trainer.adapter import SettingValue
 from agenttune.trainer.integrations.plain_adapter import PlainAdapter
@@ -108,7 +109,13 @@ class Places(DataLoader[int]):
 
 
 class _Adapter(PlainAdapter):
-    """A plain loop whose clipping can be changed, as that of a Trainer."""
+    """A plain loop that tells as much of itself as a Trainer does, and whose clipping can be changed."""
+
+    eval_every = 0
+
+    def facts(self) -> RunFacts:
+        rhythms = {"evaluation": Rhythm(every=self.eval_every), "logging": Rhythm(every=LOGGING_STEPS)}
+        return super().facts().model_copy(update=rhythms)
 
     def settings(self) -> list[KnobState]:
         clipping = KnobState(name="max_grad_norm", effective=self._loop_model.max_grad_norm, command="update_training")
@@ -182,6 +189,7 @@ class _Loop:
         adapter = _Adapter(
             self.model, self.optimizer, self.scheduler, None, self._shown_evaluation, self.recipe.steps, None
         )
+        adapter.eval_every = self._eval_every
         with PlainSession(adapter, options) as session:
             for place in session.batches(self._places):
                 loss = self._update(place, session.global_step)

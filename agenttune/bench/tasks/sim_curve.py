@@ -1,10 +1,13 @@
-"""A learning curve: what a loss does under a rate, without weights that would do it.
+"""A learning curve: what a loss does under a rate, without a network that would do it.
 
-Four numbers stand for the weights. Progress, the sum of rates so far, lowers the loss by a power law, with a plateau on
+Five numbers stand for the network. Progress, the sum of rates so far, lowers the loss by a power law, with a plateau on
 the way in some seeds; heat, the noise that a rate keeps up, lies on top of it and cools when the rate falls (both as in
 Tissue et al. 2024, arXiv 2408.11029). Beyond a stability limit, which is low at first and so rewards a warm-up, an
 oscillation grows; where it stays large the weights are damaged, which no lower rate mends: only going back does
 (measured on real networks, docs of `guardian`). What is memorized lowers the training loss and raises the other.
+
+Beside them there are weights that move as those of a network do (`sim_weights.py`), for whoever judges a rate by that;
+the loss does not go by them.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from torch import nn
 from agenttune.bench.tasks.loop_training import LoopModel, LoopTask
 from agenttune.bench.tasks.sim_disturbances import Disturbances
 from agenttune.bench.tasks.sim_optimizer import SimOptimizer
+from agenttune.bench.tasks.sim_weights import COUNT, SHAPE, Walk
 from agenttune.bench.training import Split, Training
 from agenttune.errors import UserError
 
@@ -49,6 +53,11 @@ THROWN = 600.0
 EVALUATED, EVALUATED_STEPS = 16, 30.0
 """A run's own evaluations are on rows of so many batches, and as much off; in about so many units of progress that
 turns from too good to too bad (guess)."""
+ROUNDING = 1e-9
+"""Of the length of a gradient."""
+SLOW_START = 10.0
+"""Units of progress that pass before the loss falls at its full pace: gradients of networks are small at first
+(measured: after a tenth of the run at a tenth of the good rate, 0.93 to 1.0 of the loss is left)."""
 TAIL = 4.0
 """Degrees of freedom of the noise of a batch: heavy tails."""
 
@@ -111,7 +120,8 @@ class Curve:
 
     def at(self, progress: float) -> float:
         """The loss of undamaged, cold weights."""
-        falls = math.pow(1 + progress / self.scale, -self.power)
+        learnt = progress * progress / (progress + SLOW_START)
+        falls = math.pow(1 + learnt / self.scale, -self.power)
         if self.drop:
             late = 1 / (1 + math.exp(min(50.0, (progress - self.drop_at) / self.drop_width)))
             falls = (1 - self.drop) * falls + self.drop * late
@@ -145,13 +155,15 @@ class CurveModel(LoopModel):
         self._norms: list[float] = np.exp(0.15 * source.normal(size=steps)).tolist()
         disturbances = Disturbances.of(training.fault, steps)
         self._added, self._memory = _added(curve, disturbances), _memory(curve, disturbances)
-        self.state = nn.Parameter(torch.tensor([0.0, 0.0, CALM, 0.0, 0.0], dtype=torch.float64))
-        self._state: Vector = self.state.detach().numpy()  # the same memory
-        self._gradient = np.zeros(5)
-        """Its first number: by how much the gradient of this step is larger than it should be."""
-        self._gradient_tensor = torch.from_numpy(self._gradient)
+        self.state: torch.Tensor
+        self.register_buffer("state", torch.tensor([0.0, 0.0, CALM, 0.0, 0.0], dtype=torch.float64))
+        self._state: Vector = self.state.numpy()  # the same memory
+        self._walk = Walk(training.seed, steps, training.jitter)
+        self._weights, self._gradient = self._walk.start, np.zeros(COUNT)
+        self.weights = nn.Parameter(torch.from_numpy(self._weights.reshape(SHAPE)))
+        self._gradient_tensor = torch.from_numpy(self._gradient.reshape(SHAPE))
         self._now = _Now()
-        self.optimizer = SimOptimizer([self.state], recipe.lr, self._move, recipe.weight_decay)
+        self.optimizer = SimOptimizer([self.weights], recipe.lr, self._move, recipe.weight_decay)
 
     def train_on(self, batch: int) -> float:
         now = self._now
@@ -159,16 +171,16 @@ class CurveModel(LoopModel):
         progress, heat, oscillation, damage, memorized = self._state.tolist()
         loss = self._loss(progress, heat, oscillation, damage) * (1 - 0.9 * memorized) + self._added[place]
         now.norm = 0.5 * math.sqrt(loss) * (1 + 3 * oscillation) * self._norms[place]
-        self._gradient[0] = 1.0
-        if self.state.grad is None:  # whoever restores weights clears it
-            self.state.grad = self._gradient_tensor
+        self._walk.direction(place, progress, self._gradient)
+        self._gradient *= now.norm
+        if self.weights.grad is None:  # whoever restores weights clears it
+            self.weights.grad = self._gradient_tensor
         return float(loss * self._noise[place])
 
     def clip(self) -> float:
-        factor = float(self._gradient[0])
-        norm = self._now.norm * factor
+        norm = math.sqrt(float(self._gradient @ self._gradient))
         if 0 < self.max_grad_norm < norm:
-            self._gradient[0] = factor * self.max_grad_norm / norm
+            self._gradient *= self.max_grad_norm / norm
         return norm
 
     def _loss(self, progress: float, heat: float, oscillation: float, damage: float) -> float:
@@ -181,8 +193,12 @@ class CurveModel(LoopModel):
 
     def _move(self, lr: float, weight_decay: float) -> None:
         progress, heat, oscillation, damage, memorized = self._state.tolist()
-        curve, place, factor = self.curve, self._now.place, float(self._gradient[0])
+        curve, place, norm = self.curve, self._now.place, self._now.norm
+        factor = math.sqrt(float(self._gradient @ self._gradient)) / norm
+        if abs(factor - 1) < ROUNDING:
+            factor = 1.0
         pace = lr * factor / LR
+        self._weights -= self._walk.step_size * lr / LR / norm * self._gradient
         if not math.isfinite(pace):
             self._state[:] = math.nan
             return

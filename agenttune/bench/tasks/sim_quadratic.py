@@ -146,7 +146,8 @@ class Quadratic(LoopModel):
         off = self._weights - self._noise[place]
         np.multiply(self._curvatures[place], off, out=self._gradient)
         self.show_gradient()
-        return 0.5 * float(self._gradient @ off)
+        # As any curvature of this place would have it: that it is larger at the very start is no loss that falls.
+        return 0.5 * float((self.law.curvatures * off) @ off)
 
     def show_gradient(self) -> None:
         """Put it where optimizers look for it: whoever restores weights clears it."""

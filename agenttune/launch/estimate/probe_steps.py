@@ -43,6 +43,10 @@ class ProbeEstimate(Record):
     unknown: list[str] = Field(default_factory=list)
 
 
+PROBES_ON_FINDINGS = 2
+"""Of a run whose rate is wrong, where only findings ask for them and no past run tells (measured: one or two)."""
+
+
 def probes_ahead(file: LookaheadFile, steps: int, pace: int, adopts: bool) -> int:
     """Probes of a lookahead policy in a run without findings.
 
@@ -52,6 +56,8 @@ def probes_ahead(file: LookaheadFile, steps: int, pace: int, adopts: bool) -> in
         pace: How often the policy is asked, in steps.
         adopts: Whether each probe adopts something, or none does.
     """
+    if file.only_on_findings:
+        return 0
     lengths = file.lengths(steps)
     longest = max(lengths.steps, lengths.confirm_steps or 0)
     count, step = 0, _woken(lengths.first_step, pace)
@@ -107,7 +113,9 @@ def _is_free(part: Policy) -> bool:
     """Whether a part asks for probes when it sees fit, and how many steps each takes is its own affair."""
     if isinstance(part, LlmPolicy):
         return part.settings.form == "tools" and not part.unavailable()
-    return isinstance(part, RulePolicy) and any(rule.do["command"] == Probe.kind_name() for rule in part.rules)
+    return isinstance(part, RulePolicy) and any(
+        do["command"] == Probe.kind_name() for rule in part.rules for do in (rule.do, *rule.also)
+    )
 
 
 def _unknown(free: Sequence[str], cap: str) -> Iterator[str]:
@@ -129,9 +137,12 @@ def _cap(budgets: BudgetSettings, steps: int) -> tuple[str, int | None]:
 def _probes(file: LookaheadFile, wake: WakeSettings, steps: int, past_runs: Sequence[PastUsage]) -> Range:
     """From each in vain to each adopted, with one more for each finding that past runs had."""
     low, paced = (probes_ahead(file, steps, pace, adopts) for pace, adopts in ((wake.every_steps, False), (1, True)))
-    if not file.on_findings:
+    kinds = {*file.on_findings, *file.factors_on}
+    if not kinds:
         return Range(low=low, high=paced)
-    told = [sum(run.findings.get(kind, 0) for kind in file.on_findings) * steps / run.steps for run in past_runs]
+    told = [sum(run.findings.get(kind, 0) for kind in kinds) * steps / run.steps for run in past_runs]
+    if file.only_on_findings:
+        return Range(low=low, high=round(max(told, default=PROBES_ON_FINDINGS)))
     restless = file.model_copy(update={"every_steps": max(file.lengths(steps).rest_steps, 1), "max_every_steps": 1})
     busy = paced + max(told) if told else paced * BUSY_FACTOR
     return Range(low=low, high=max(paced, min(round(busy), probes_ahead(restless, steps, 1, True))))

@@ -98,7 +98,7 @@ class RunConcluded(Record):
     usd: float | None = Field(None, description="Of those calls; None: a price is not known.")
 
 
-class Planned(Record):
+class PlannedRound(Record):
     """The start of a round, and where it comes from."""
 
     kind: Literal["planned"] = "planned"
@@ -125,7 +125,7 @@ Body = Annotated[
         StudyEnded,
         RunLaunched,
         RunConcluded,
-        Planned,
+        PlannedRound,
         Reflected,
         StudyNote,
         ModelCalled,

@@ -8,7 +8,7 @@ from agenttune.errors import BudgetSpent, ModelUnavailable
 from agenttune.launch.run_plan import Plan
 from agenttune.launch.study.conclusion import conclusion, past_runs, summary_of
 from agenttune.launch.study.planner import Planner, compared_runs, detailed_runs
-from agenttune.launch.study.records import Arm, Planned, Reflected, RunLaunched, Start, StudyNote, StudyPlace
+from agenttune.launch.study.records import Arm, PlannedRound, Reflected, RunLaunched, Start, StudyNote, StudyPlace
 from agenttune.launch.study.start import arguments_with
 from agenttune.launch.study.state import COMPLETE, RoundRun, Study, fold
 from agenttune.launch.study.study_log import StudyJournal, started
@@ -109,9 +109,9 @@ class Rounds:
         self._say(f"round {number} of {self._settings.count} starts with {words}")
         return body.start
 
-    def _planned(self, planner: Planner, number: int) -> Planned:
+    def _planned(self, planner: Planner, number: int) -> PlannedRound:
         if not self._settings.parameters:
-            return Planned(start={}, chosen_by="file", reasoning="rounds.parameters declares none to choose")
+            return PlannedRound(start={}, chosen_by="file", reasoning="rounds.parameters declares none to choose")
         self._say(f"round {number} of {self._settings.count}: planning")
         try:
             past = past_runs(self._plan.runs_dir, detailed_runs(self.study))
@@ -119,15 +119,19 @@ class Rounds:
         except (BudgetSpent, ModelUnavailable) as error:
             raise Halt(f"no plan for round {number}: {error}") from error
         if answer.start is not None:
-            return Planned(start=answer.start, chosen_by="model", reasoning=answer.reasoning, refused=answer.refused)
+            return PlannedRound(
+                start=answer.start, chosen_by="model", reasoning=answer.reasoning, refused=answer.refused
+            )
         return self._fallback(number, answer.refused)
 
-    def _fallback(self, number: int, refused: list[str]) -> Planned:
+    def _fallback(self, number: int, refused: list[str]) -> PlannedRound:
         best = self.study.best()
         whose = f"the best start so far, of round {best.round}" if best and best.start else "the file's own start"
         reasoning = f"every plan for round {number} was refused ({refused[-1]}); it takes {whose}"
         self._note(reasoning, number)
-        return Planned(start=best.start if best else {}, chosen_by="best_so_far", reasoning=reasoning, refused=refused)
+        return PlannedRound(
+            start=best.start if best else {}, chosen_by="best_so_far", reasoning=reasoning, refused=refused
+        )
 
     def _plan_only(self, number: int, start: Start) -> None:
         if not self._settings.plan_only or self.study.done(number, "plan_only"):

@@ -9,6 +9,7 @@ from typing import Any
 from agenttune.config import RoundParameter
 from agenttune.errors import UserError
 from agenttune.launch.study.records import Start
+from agenttune.protocol.metrics import is_number
 
 Parameters = Mapping[str, RoundParameter]
 REASONING_CHARACTERS = 1200
@@ -65,8 +66,7 @@ def _value(name: str, raw: object, parameter: RoundParameter) -> int | float:
     kind = "a whole number" if parameter.type == "int" else "a number"
     allowed = f"give {kind} from {low!r} to {high!r}"
     # In Python True is a 1 and in JSON it is not.
-    is_number = isinstance(raw, (int, float)) and not isinstance(raw, bool)
-    if not isinstance(raw, (int, float)) or not is_number or (isinstance(raw, float) and not math.isfinite(raw)):
+    if not is_number(raw) or (isinstance(raw, float) and not math.isfinite(raw)):
         raise UserError(f"{name}: {raw!r:.80} is no number; {allowed}", field=name, allowed=[low, high])
     if parameter.type == "int" and raw != int(raw):
         raise UserError(f"{name}: {raw!r} is not a whole number; {allowed}", field=name, allowed=[low, high])

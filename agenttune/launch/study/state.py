@@ -8,20 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from agenttune.launch.study.records import (
-    Arm,
-    Planned,
-    Reflected,
-    RunConcluded,
-    RunLaunched,
-    RunOutcome,
-    Start,
-    StudyEnded,
-    StudyEntry,
-    StudyNote,
-    StudyResumed,
-    StudyStarted,
-)
+from agenttune.launch.study import records
 from agenttune.protocol.goal_names import is_goal
 from agenttune.protocol.model_calls import Cost, ModelCalled
 from agenttune.protocol.proposals import Record
@@ -38,12 +25,12 @@ class RoundRun(Record):
     """A run of a study. `outcome` is None while it runs, or if its launcher died."""
 
     round: int
-    arm: Arm
+    arm: records.Arm
     policy: str
     run_id: str
-    start: Start = Field(description="Chosen values; empty: the file's own arguments.")
+    start: records.Start = Field(description="Chosen values; empty: the file's own arguments.")
     args: list[str]
-    outcome: RunOutcome | None = None
+    outcome: records.RunOutcome | None = None
     reason: str = ""
     steps: int = 0
     duration_s: float = 0.0
@@ -69,7 +56,7 @@ class RoundRun(Record):
 
 class RoundPlan(Record):
     round: int
-    start: Start
+    start: records.Start
     chosen_by: Literal["model", "best_so_far", "file"]
     reasoning: str = ""
     refused: list[str] = Field(default_factory=list)
@@ -110,7 +97,7 @@ class Study(Record):
     def reflection(self, number: int) -> Reflection | None:
         return next((r for r in self.reflections if r.round == number), None)
 
-    def done(self, number: int, arm: Arm, policy: str | None = None) -> RoundRun | None:
+    def done(self, number: int, arm: records.Arm, policy: str | None = None) -> RoundRun | None:
         """The run that stands for a place, if there is one. Round 0 must not have failed."""
         fits = [r for r in self.runs if (r.round, r.arm) == (number, arm) and policy in (None, r.policy) and r.counts]
         return next((r for r in fits if arm != "untouched" or r.outcome in COMPLETE), None)
@@ -134,7 +121,7 @@ class Study(Record):
         return run.score is not None and is_goal(run.score.metric, self.goal_metric)
 
 
-def fold(entries: Sequence[StudyEntry], start: StudyStarted, path: str, worked_on: bool) -> Study:
+def fold(entries: Sequence[records.StudyEntry], start: records.StudyStarted, path: str, worked_on: bool) -> Study:
     """Make a study of its journal.
 
     Args:
@@ -153,25 +140,25 @@ def fold(entries: Sequence[StudyEntry], start: StudyStarted, path: str, worked_o
         reason=reason,
         goal_metric=start.goal_metric,
         goal_direction=start.goal_direction,
-        count=[e.body.count for e in entries if isinstance(e.body, (StudyStarted, StudyResumed))][-1],
+        count=[e.body.count for e in entries if isinstance(e.body, (records.StudyStarted, records.StudyResumed))][-1],
         settings=start.settings,
         runs=[run.model_copy(update={"change_percent": _change_percent(run, runs)}) for run in runs],
         plans=_plans(entries),
         reflections=[
-            Reflection(round=e.round or 0, text=e.body.text) for e in entries if isinstance(e.body, Reflected)
+            Reflection(round=e.round or 0, text=e.body.text) for e in entries if isinstance(e.body, records.Reflected)
         ],
-        notes=[e.body.text for e in entries if isinstance(e.body, StudyNote)],
+        notes=[e.body.text for e in entries if isinstance(e.body, records.StudyNote)],
         calls=cost.calls,
         tokens=cost.tokens,
         usd=cost.whole_usd,
     )
 
 
-def _runs(entries: Iterable[StudyEntry]) -> list[RoundRun]:
+def _runs(entries: Iterable[records.StudyEntry]) -> list[RoundRun]:
     runs: dict[str, RoundRun] = {}
     for entry in entries:
         body = entry.body
-        if isinstance(body, RunLaunched):
+        if isinstance(body, records.RunLaunched):
             place = body.place
             runs[body.run_id] = RoundRun(
                 round=place.round,
@@ -181,13 +168,13 @@ def _runs(entries: Iterable[StudyEntry]) -> list[RoundRun]:
                 start=place.start,
                 args=body.args,
             )
-        elif isinstance(body, RunConcluded) and body.run_id in runs:
+        elif isinstance(body, records.RunConcluded) and body.run_id in runs:
             runs[body.run_id] = runs[body.run_id].model_copy(update=_outcome(body))
     return list(runs.values())
 
 
-def _outcome(body: RunConcluded) -> dict[str, Any]:
-    return {name: getattr(body, name) for name in RunConcluded.model_fields if name not in ("kind", "run_id")}
+def _outcome(body: records.RunConcluded) -> dict[str, Any]:
+    return {name: getattr(body, name) for name in records.RunConcluded.model_fields if name not in ("kind", "run_id")}
 
 
 def _change_percent(run: RoundRun, runs: Sequence[RoundRun]) -> float | None:
@@ -200,7 +187,7 @@ def _change_percent(run: RoundRun, runs: Sequence[RoundRun]) -> float | None:
     return 100 * (now - was) / abs(was)
 
 
-def _plans(entries: Iterable[StudyEntry]) -> list[RoundPlan]:
+def _plans(entries: Iterable[records.StudyEntry]) -> list[RoundPlan]:
     return [
         RoundPlan(
             round=e.round or 0,
@@ -210,14 +197,16 @@ def _plans(entries: Iterable[StudyEntry]) -> list[RoundPlan]:
             refused=e.body.refused,
         )
         for e in entries
-        if isinstance(e.body, Planned)
+        if isinstance(e.body, records.PlannedRound)
     ]
 
 
-def _status(entries: Sequence[StudyEntry], worked_on: bool) -> tuple[StudyStatus, str]:
+def _status(entries: Sequence[records.StudyEntry], worked_on: bool) -> tuple[StudyStatus, str]:
     if worked_on:
         return "running", ""
-    last = next((e.body for e in reversed(entries) if isinstance(e.body, (StudyEnded, StudyResumed))), None)
-    if isinstance(last, StudyEnded):
+    last = next(
+        (e.body for e in reversed(entries) if isinstance(e.body, (records.StudyEnded, records.StudyResumed))), None
+    )
+    if isinstance(last, records.StudyEnded):
         return last.status, last.reason
     return "cut off", "its process ended without a word"

@@ -18,9 +18,10 @@ from rich.text import Text
 
 from agenttune import __version__
 from agenttune.config import Config
+from agenttune.control.page_link import open_in_browser, page_link
 from agenttune.errors import AgenttuneError, StoreFault, UnknownRun, UserError
+from agenttune.launch.child_processes import ServerProcess
 from agenttune.launch.credentials import not_for_server
-from agenttune.launch.processes import ServerProcess
 from agenttune.launch.run_plan import Plan
 from agenttune.launch.shutdown import SIGNALS, Interrupts
 from agenttune.launch.study.conclusion import conclusion
@@ -30,7 +31,7 @@ from agenttune.launch.study.report import print_study
 from agenttune.launch.study.rounds import CarryOut, Halt, Launched, Rounds, study_of
 from agenttune.launch.study.state import RoundRun, Study, fold
 from agenttune.launch.study.study_log import StudyJournal, find_study, is_worked_on, read_entries, started
-from agenttune.launch.supervisor import claim_folder, create_run, supervise
+from agenttune.launch.supervisor import NO_BROWSER, claim_folder, create_run, supervise
 from agenttune.llm.prompts import Prompts
 from agenttune.protocol.model_calls import ModelCalled
 from agenttune.store.process_liveness import is_alive
@@ -48,7 +49,9 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code = 128 + number
 
 
-def run_study(plan: Plan, console: Console, errors: Console, resume: str | None = None) -> int:
+def run_study(
+    plan: Plan, console: Console, errors: Console, resume: str | None = None, opens_page: bool = False
+) -> int:
     """Carry out a study, or what is left of it.
 
     Args:
@@ -56,6 +59,7 @@ def run_study(plan: Plan, console: Console, errors: Console, resume: str | None 
         console: For the live views and the table.
         errors: For what went wrong.
         resume: The study to continue: an id, the beginning of one, or empty for the newest; None: a new one.
+        opens_page: Whether to open the list of runs in the user's browser.
 
     Returns:
         The exit code: 0; 1 if rounds are missing or a run failed; 130 after Ctrl-C, 143 after SIGTERM.
@@ -71,7 +75,7 @@ def run_study(plan: Plan, console: Console, errors: Console, resume: str | None 
                 take_up(plan, journal)
             else:
                 journal.append(study_started(plan, folder.name))
-            return _carry_on(plan, journal, console, errors)
+            return _carry_on(plan, journal, console, errors, opens_page)
     finally:
         journal.close()
 
@@ -166,11 +170,13 @@ def _interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _carry_on(plan: Plan, journal: StudyJournal, console: Console, errors: Console) -> int:
+def _carry_on(plan: Plan, journal: StudyJournal, console: Console, errors: Console, opens_page: bool) -> int:
     server: ServerProcess | None = None
     try:
         # One server for the whole study: runs find it, and leave it to us.
         server = ServerProcess(plan.runs_dir, plan.config.server, hidden=not_for_server(plan.config))
+        if opens_page and not open_in_browser(*page_link(server.url, plan.runs_dir), plan.runs_dir):
+            _sayer(console)(NO_BROWSER)
         code = Rounds(plan, journal, planner_for(plan, journal), _carry_out(console, errors), _sayer(console)).go()
         journal.append(StudyEnded(status="finished"))
     except Halt as halt:

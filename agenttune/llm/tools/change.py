@@ -45,8 +45,8 @@ FRESH = "reset_parameters"
 RARE = frozenset({"betas", "eps", "other", "lr_sets"})
 """Fields that are not listed, but accepted."""
 CLEAR = "reset_optimizer"
-NOT_TRIED = frozenset({GO_BACK, RESET, DATA, CLEAR})
-"""What a trial cannot try: its arms begin where the run stands."""
+NOT_TRIED = frozenset({RESET, DATA})
+"""What a trial cannot try."""
 EMPTY: dict[str, Any] = {GO_BACK: "", RESET: [], KNOBS: {}, DATA: {}}
 """What models fill in for what they do not need."""
 Parts = list[tuple[str, dict[str, Any]]]
@@ -75,13 +75,13 @@ def trial_shape(observation: Observation, reason: Mapping[str, Any]) -> ToolShap
     arms = {
         "type": "array",
         "items": {"type": "object", "additionalProperties": True},
-        "description": f"What to try, each as for `{CHANGE}` without going back or resetting",
+        "description": f"Each as for `{CHANGE}` without {RESET}; all with one {GO_BACK}, or none",
     }
     fields = {"arms": arms, **{name: part for name, part in own.items() if name != "candidates"}}
     return ToolShape(
         name=TRIAL,
-        description="Try changes side by side from the state of now, on the same batches, and changing nothing too; "
-        "adopts the best, or none. Costs extra steps.",
+        description="Try changes side by side on the same batches, beside changing nothing; adopts the best, or none. "
+        "Costs extra steps.",
         parameters={
             "type": "object",
             "properties": {"reason": reason, **fields},

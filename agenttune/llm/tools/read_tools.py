@@ -11,12 +11,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, create_model
 
 from agenttune.errors import CommandError, NotSupported
-from agenttune.llm.tools.metrics import run_curve, run_series, short, unit_of
 from agenttune.llm.tools.offered import UNLISTED_FIELDS
+from agenttune.llm.tools.run_metrics import run_curve, run_series, short, unit_of
 from agenttune.llm.tools.tool_results import encode
 from agenttune.llm.tools.tool_schemas import plain_schema
 from agenttune.protocol.command_schemas import ToolShape
 from agenttune.protocol.commands import BY_KIND, ReadModel
+from agenttune.protocol.observation import HISTORY
 from agenttune.protocol.reads import (
     QUERIES,
     AsTool,
@@ -25,6 +26,7 @@ from agenttune.protocol.reads import (
     CheckpointsQuery,
     CurveQuery,
     DatasetQuery,
+    FindingsQuery,
     HistoryQuery,
     ModelQuery,
     ObservationQuery,
@@ -139,8 +141,22 @@ def _metrics(reader: RunReader, metric: str | None, first_step: int, last_step: 
 
 def _findings(reader: RunReader, limit: int) -> str:
     seen = reader.read(ObservationQuery())
-    found = [finding.model_dump(mode="json") for finding in seen.findings[-limit:]]
-    return encode({"at_step": seen.step, "findings": found}, rows="findings")
+    found = seen.findings[-limit:]
+    judged = _judgements(reader) if found else {}
+    rows = [{**finding.model_dump(mode="json"), **judged.get(finding.model_dump_json(), {})} for finding in found]
+    return encode({"at_step": seen.step, "findings": rows}, rows="findings")
+
+
+def _judgements(reader: RunReader) -> dict[str, dict[str, Any]]:
+    """What people said of findings, by the finding as JSON."""
+    return {
+        read.finding.model_dump_json(): {
+            "said_to_be": "right" if read.judged.right else "wrong",
+            "said": read.judged.text,
+        }
+        for read in reader.read(FindingsQuery(limit=HISTORY)).findings
+        if read.judged is not None
+    }
 
 
 def _model(reader: RunReader, layer: str, norms: bool, depth: int) -> str:

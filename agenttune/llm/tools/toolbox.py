@@ -31,7 +31,6 @@ from agenttune.protocol.commands import (
     Bool,
     CommandBase,
     DoEvaluate,
-    Impact,
     Int,
     Need,
     Probe,
@@ -194,7 +193,7 @@ class Toolbox:
         for command in outcome.commands:
             if not goes_back:  # after a return, other values are in force: the trainer judges by those
                 self._ask_gate(outcome, command)
-            goes_back = goes_back or command.impact is Impact.RESTORE
+            goes_back = goes_back or command.is_return
         return outcome
 
     def parse(self, name: str, arguments: str | Mapping[str, Any]) -> ToolOutcome:

@@ -8,7 +8,7 @@ from typing import Any
 
 from agenttune.llm.prompts import fenced
 from agenttune.policy.llm.curve_text import NAME_LETTERS, VALUE_LETTERS
-from agenttune.protocol.lr_course import Course, Track
+from agenttune.protocol.lr_course import LrCourse, Track
 from agenttune.protocol.observation import CheckpointView, Observation
 from agenttune.protocol.run_facts import Rhythm, RunFacts
 from agenttune.protocol.text import duration, number
@@ -152,7 +152,7 @@ def learning_rates_ahead(observation: Observation) -> Iterator[str]:
         yield f"schedule {kind}{which}: {_learning_rates(course, track, steps)}{left}"
 
 
-def _left(observation: Observation, course: Course, track: Track) -> str:
+def _left(observation: Observation, course: LrCourse, track: Track) -> str:
     """The mean rate to come as a part of the base: near nothing long before the end, the schedule has collapsed."""
     knob, end = observation.knob("lr"), observation.max_steps
     later = [rate for at, rate in zip(course.steps, track.rates, strict=True) if at >= observation.step]
@@ -169,7 +169,7 @@ def _ahead(steps: Sequence[int], step: int) -> list[int]:
     return [later[round(i * (len(later) - 1) / (FORETOLD - 1))] for i in range(FORETOLD)]
 
 
-def _learning_rates(course: Course, track: Track, places: Sequence[int]) -> str:
+def _learning_rates(course: LrCourse, track: Track, places: Sequence[int]) -> str:
     if not places:
         return "at its end"
     return "lr " + ", ".join(f"{number(float(track.rates[i]))} at step {course.steps[i]}" for i in places)

@@ -21,7 +21,7 @@ from agenttune.policy.llm.briefing import by_group, learning_rates_ahead, progre
 from agenttune.policy.llm.curve_text import NAME_LETTERS, VALUE_LETTERS, brief, curves, named, says_something
 from agenttune.policy.llm.history import interventions_of, tried
 from agenttune.policy.llm.layer_text import weights_told
-from agenttune.policy.llm.token_room import Section, shared_out, within
+from agenttune.policy.llm.token_room import PromptSection, shared_out, within
 from agenttune.protocol.commands import COMMAND_KINDS, Probe
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.model_calls import Ledger
@@ -98,18 +98,20 @@ def digest(
     notes = observation.notes[-MOST_NOTES:]
     found = shared_out(
         {
-            "progress": Section(progress(observation).splitlines(), 75),
-            "knobs": Section([*learning_rates_ahead(observation), *_knobs(observation.knobs)], 120),
-            "curves": Section(curves(observation), 175),
-            "goal": Section(_evaluations(observation), 110, "last", head=2),
-            "tried": Section([*changes, *_last_decision(observation)], 130, "last", head=len(changes) > 2),
-            "layers": Section(weights_told(observation.weights), 60),
-            "states": Section(states(observation.checkpoints), 65, "last"),
-            "findings": Section(_findings(observation), 60, "last"),
-            "notes": Section([fenced(within(note, NOTE_TOKENS), NOTE_LETTERS, "note") for note in notes], 80, "last"),
-            "training": Section(training(observation), 95),
-            "woken_by": Section(reasons, 30),
-            "budget": Section([*again, *_budget(observation, budgets or BudgetSettings(), used or Ledger())], 45),
+            "progress": PromptSection(progress(observation).splitlines(), 75),
+            "knobs": PromptSection([*learning_rates_ahead(observation), *_knobs(observation.knobs)], 120),
+            "curves": PromptSection(curves(observation), 175),
+            "goal": PromptSection(_evaluations(observation), 110, "last", head=2),
+            "tried": PromptSection([*changes, *_last_decision(observation)], 130, "last", head=len(changes) > 2),
+            "layers": PromptSection(weights_told(observation.weights), 60),
+            "states": PromptSection(states(observation.checkpoints), 65, "last"),
+            "findings": PromptSection(_findings(observation), 60, "last"),
+            "notes": PromptSection(
+                [fenced(within(note, NOTE_TOKENS), NOTE_LETTERS, "note") for note in notes], 80, "last"
+            ),
+            "training": PromptSection(training(observation), 95),
+            "woken_by": PromptSection(reasons, 30),
+            "budget": PromptSection([*again, *_budget(observation, budgets or BudgetSettings(), used or Ledger())], 45),
         },
         MOST_TOKENS,
     )

@@ -9,7 +9,7 @@ from statistics import median
 from agenttune.llm.prompts import fenced
 from agenttune.policy.llm.curve_text import NAME_LETTERS, brief
 from agenttune.policy.llm.token_room import within
-from agenttune.protocol.weight_looks import WeightLook
+from agenttune.protocol.weight_looks import WeightLook, usual_update_ratio
 
 MOST_LAYERS, NAME_TOKENS = 3, 12
 """Layers that are named, those that stand out most, and how long a name may be."""
@@ -20,25 +20,29 @@ small as at the first look (guess)."""
 
 LARGER_AT_FIRST = 2.0
 """How many times larger the first steps of a stretch were, where that is told: a rate that is too high shows there."""
+SHRUNK = 0.5
+"""A part of what was usual, below which that is told: after a burst of huge gradients Adam's steps are tiny."""
 
 
 def weights_told(looks: Sequence[WeightLook]) -> list[str]:
     """A line for all layers together, and one for each that stands out."""
     if not looks:
         return []
-    whole = _whole(looks[-1])
+    whole = _whole(looks[-1], usual_update_ratio(looks))
     return [*([whole] if whole else []), *_layers(looks)]
 
 
-def _whole(look: WeightLook) -> str:
+def _whole(look: WeightLook, usual: float) -> str:
     parts = []
     if math.isfinite(look.straightness):
         steps = look.step - look.since_step
         parts.append(f"straightness of their way {look.straightness:.2f} over {steps} steps")
     if math.isfinite(look.update_ratio):
         early = look.early_update_ratio
-        at_first = f" (at first {early:.2g})" if early > LARGER_AT_FIRST * look.update_ratio else ""
-        parts.append(f"a step changes {look.update_ratio:.2g} of the weights{at_first}")
+        beside = [f"at first {early:.2g}"] if early > LARGER_AT_FIRST * look.update_ratio else []
+        beside += [f"usually {usual:.2g}"] if look.update_ratio < SHRUNK * usual else []
+        aside = f" ({', '.join(beside)})" if beside else ""
+        parts.append(f"a step changes {look.update_ratio:.2g} of the weights{aside}")
     return ", ".join(parts)
 
 

@@ -13,10 +13,9 @@ from agenttune.llm.prompts import Prompts, Rendered, goal_variables
 from agenttune.llm.tools import Toolbox
 from agenttune.policy.base import Decision, Policy, PolicyContext
 from agenttune.policy.llm.compact import ACTIONS, allowed_now, choose, line_of
-from agenttune.policy.llm.conversation import Conversation
+from agenttune.policy.llm.conversation import Conversation, ToolForm, tool_texts
 from agenttune.policy.llm.digest import digest
 from agenttune.policy.llm.pacing import Pacing
-from agenttune.policy.llm.tool_calls import ToolForm, tool_texts
 from agenttune.policy.wrappers.simple import Background
 from agenttune.protocol.command_schemas import ToolShape
 from agenttune.protocol.events import POLICY_FAILED

@@ -51,7 +51,7 @@ def within(text: str, tokens: int) -> str:
 
 
 @dataclass(frozen=True)
-class Section:
+class PromptSection:
     """Lines under one heading.
 
     Attributes:
@@ -103,7 +103,7 @@ def _line(text: str) -> int:
     return tokens_at_most(text) + 1
 
 
-def shared_out(sections: Mapping[str, Section], tokens: int) -> dict[str, list[str]]:
+def shared_out(sections: Mapping[str, PromptSection], tokens: int) -> dict[str, list[str]]:
     """All sections within so many tokens; what one does not need goes to the others, in their order.
 
     Args:

@@ -101,7 +101,6 @@ class Part(Protocol):
 
     def __call__(self, reference: Any, *keys: str | int) -> Policy:
         """The policy of a `Reference` that stands at these keys of the file."""
-        ...
 
 
 MakeComposite = Callable[[str, Any, PolicyContext, Part], Policy]

@@ -15,7 +15,6 @@ class Interruptible(Protocol):
 
     def unavailable(self) -> str:
         """Why it could not decide now, in a few words; nothing if it could."""
-        ...
 
 
 @runtime_checkable
@@ -25,7 +24,6 @@ class Notable(Protocol):
     @property
     def notice(self) -> str:
         """One line for whoever starts the run, or nothing."""
-        ...
 
 
 @runtime_checkable

@@ -20,9 +20,9 @@ from pydantic_core import CoreSchema
 # In this order they stand in the list, in prompts and in the docs.
 from agenttune.protocol.commands.registry import BY_KIND, COMMAND_KINDS, COMMAND_TYPES, parse_command, register
 from agenttune.protocol.commands.base import AskedValue, AtLeastOne, CommandBase, Impact, Need, Redefines, Risk
-from agenttune.protocol.commands.values import MAX_INT, SMALLEST, Bool, Int, Text
+from agenttune.protocol.commands.value_types import MAX_INT, SMALLEST, Bool, Int, Text
 from agenttune.protocol.commands.hyperparameters import SetKnob, UpdateOptimizer, UpdateSchedule, UpdateTraining
-from agenttune.protocol.commands.loop import (
+from agenttune.protocol.commands.loop_control import (
     AddNote,
     DoEvaluate,
     LoadCheckpoint,
@@ -31,6 +31,7 @@ from agenttune.protocol.commands.loop import (
     SaveCheckpoint,
     StopTraining,
 )
+from agenttune.protocol.commands.checkpoints import DeleteCheckpoints, UpdateCheckpoint
 from agenttune.protocol.commands.probe import Candidate, Probe
 from agenttune.protocol.commands.dataset_and_layers import (
     FREEZE,
@@ -56,6 +57,7 @@ __all__ = [
     "Candidate",
     "Command",
     "CommandBase",
+    "DeleteCheckpoints",
     "DoEvaluate",
     "Impact",
     "Int",
@@ -73,6 +75,7 @@ __all__ = [
     "SetKnob",
     "StopTraining",
     "Text",
+    "UpdateCheckpoint",
     "UpdateDataset",
     "UpdateDatasetRuntimeHyperparameters",
     "UpdateOptimizer",

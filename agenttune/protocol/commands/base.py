@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
-from agenttune.protocol.commands.values import countable
+from agenttune.protocol.commands.value_types import countable
 from agenttune.protocol.text import command_words
 
 if TYPE_CHECKING:  # both hold commands themselves
@@ -101,6 +101,8 @@ class CommandBase(BaseModel):
     """Whether a probe under way is broken off if a person asks for it."""
     needs: ClassVar[Need | None] = None
     """What a run must have for it; it is not offered otherwise."""
+    is_set_again: ClassVar[bool] = False
+    """Whether a training that is restarted, and so begins with its script's own values, is given these again."""
     is_read: ClassVar[bool] = False
     """Whether its answer is all it is for; models are offered a read instead."""
     is_for_policies: ClassVar[bool] = True
@@ -127,6 +129,10 @@ class CommandBase(BaseModel):
     def kind_name(cls) -> str:
         """Its kind, of the class; empty for a base of commands."""
         return cls.model_fields["kind"].get_default() or ""
+
+    def set_again(self) -> CommandBase | None:
+        """What a restarted training is given again; None: nothing."""
+        return self if self.is_set_again else None
 
     def redefines_by(self, changed: str) -> Redefines:
         """Which losses mean something else once this value of it has changed."""
@@ -175,6 +181,11 @@ class CommandBase(BaseModel):
     def alternatives(self) -> tuple[CommandBase, ...]:
         """What it may put into force: itself, or one of those that it tries."""
         return self.tries() or (self,)
+
+    @property
+    def is_return(self) -> bool:
+        """Whether what it puts into force, or may, is a return to a saved state."""
+        return any(command.impact is Impact.RESTORE for command in self.alternatives())
 
     @property
     def extra_steps(self) -> int:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from agenttune.protocol.commands.base import AskedValue, CommandBase, Impact, Need, Redefines, Risk
 from agenttune.protocol.commands.registry import register
-from agenttune.protocol.commands.values import Bool, Float, Free, Scalar, Text
+from agenttune.protocol.commands.value_types import Bool, Float, Free, Scalar, Text
 
 if TYPE_CHECKING:
     from agenttune.protocol.proposals import Change
@@ -34,6 +34,7 @@ class UpdateDataset(_DatasetValues):
     """Rebuild the training dataset with other initialization parameters."""
 
     risk = Risk.DANGER
+    is_set_again = True
     needs = Need.INITIALIZATION_PARAMETER
     example = {"kind": "update_dataset", "values": {"block_tokens": 256}}
     kind: Literal["update_dataset"] = "update_dataset"
@@ -44,6 +45,7 @@ class UpdateDatasetRuntimeHyperparameters(_DatasetValues):
     """Change runtime parameters of the training dataset, from the next batch on."""
 
     risk = Risk.TUNE
+    is_set_again = True
     needs = Need.RUNTIME_PARAMETER
     example = {
         "kind": "update_dataset_runtime_hyperparameters",
@@ -95,6 +97,7 @@ class ModelLayerParameterUpdate(CommandBase):
     """Change a hyperparameter of one layer, such as dropout's `p`."""
 
     risk = Risk.DANGER
+    is_set_again = True
     redefines = "training"
     needs = Need.LAYER_PARAMETER
     example = {

@@ -9,7 +9,7 @@ from pydantic import Field, Strict, field_validator, model_validator
 
 from agenttune.protocol.commands.base import AskedValue, AtLeastOne, CommandBase, Need, Redefines, Risk, read_back
 from agenttune.protocol.commands.registry import register
-from agenttune.protocol.commands.values import (
+from agenttune.protocol.commands.value_types import (
     MAX_GROUP,
     Beta,
     Betas,
@@ -31,6 +31,7 @@ class UpdateOptimizer(AtLeastOne):
     """Change hyperparameters of the running optimizer, from the next step on."""
 
     risk = Risk.TUNE
+    is_set_again = True
     steers = True
     modifiers = frozenset({"lr_sets", "param_group"})
     example = {"kind": "update_optimizer", "lr": 1e-4, "weight_decay": 0.01}
@@ -103,6 +104,7 @@ class UpdateSchedule(CommandBase):
     """Re-plan the learning rate from this step to a new end."""
 
     risk = Risk.TUNE
+    is_set_again = True
     steers = reschedules = True
     needs = Need.PLANNABLE_SCHEDULE
     example = {"kind": "update_schedule", "shape": "cosine", "final_lr": 1e-5, "end_step": 5000}
@@ -179,6 +181,7 @@ class UpdateTraining(AtLeastOne):
     """Change clipping, accumulation or the number of steps."""
 
     risk = Risk.TUNE
+    is_set_again = True
     steers = reschedules = True
     example = {"kind": "update_training", "max_grad_norm": 0.5, "max_steps": 8000}
     _is_normal = field_validator("*")(refuse_denormals)
@@ -211,6 +214,7 @@ class SetKnob(CommandBase):
     """Set a value that the user registered with `register_knob`."""
 
     risk = Risk.TUNE
+    is_set_again = True
     redefines = "every_loss"
     needs = Need.REGISTERED_KNOB
     example = {"kind": "set_knob", "name": "label_smoothing", "value": 0.1}

@@ -11,14 +11,15 @@ from pydantic import Field, WithJsonSchema, model_validator
 from agenttune.errors import CommandError
 from agenttune.protocol.commands.base import AskedValue, CommandBase, Risk
 from agenttune.protocol.commands.hyperparameters import SetKnob, UpdateOptimizer, UpdateSchedule, UpdateTraining
+from agenttune.protocol.commands.loop_control import LoadCheckpoint
 from agenttune.protocol.commands.registry import parse_command, register
-from agenttune.protocol.commands.values import Bool, Float, Int
+from agenttune.protocol.commands.value_types import Bool, Float, Int
 
 if TYPE_CHECKING:
     from agenttune.protocol.proposals import Ack
 
 Candidate = Annotated[
-    Union[UpdateOptimizer, UpdateSchedule, UpdateTraining, SetKnob],
+    Union[UpdateOptimizer, UpdateSchedule, UpdateTraining, SetKnob, LoadCheckpoint],
     Field(discriminator="kind"),
 ]
 CANDIDATE_TYPES: tuple[type[CommandBase], ...] = get_args(get_args(Candidate)[0])
@@ -46,7 +47,8 @@ class Probe(CommandBase):
     """Try changes for `steps` steps each from the state of now, on the same batches; go back, and adopt the best.
 
     Costs `steps` extra steps for each candidate, and for changing nothing. Few steps favour what helps at once: a
-    lower rate looks better than it is.
+    lower rate looks better than it is. If they are returns, all to one checkpoint, they are tried from there, and
+    changing nothing is going back alone.
     """
 
     risk = Risk.DISRUPT
@@ -101,9 +103,32 @@ class Probe(CommandBase):
             fixed = {"max_steps", "gradient_accumulation_steps"} & candidate.arguments().keys()
             if fixed:
                 raise ValueError(f"candidate {number} (from 0): {fixed.pop()} cannot be tried; max_grad_norm can")
+        self._check_returns()
         if self.extra_steps > MAX_EXTRA_STEPS:
             raise ValueError(f"{self.extra_steps} extra steps in all; at most {MAX_EXTRA_STEPS} in one probe")
         return self
+
+    def _check_returns(self) -> None:
+        returns = [candidate for candidate in self.candidates if isinstance(candidate, LoadCheckpoint)]
+        if not returns:
+            return
+        if len(returns) < len(self.candidates) or len({one.checkpoint_id for one in returns}) > 1:
+            raise ValueError("trials begin at one state: either all candidates go back to the same checkpoint, or none")
+        alone = next((n for n, one in enumerate(returns) if not one.bends), None)
+        if self.include_current and alone is not None:
+            raise ValueError(
+                f"candidate {alone} (from 0) goes back and changes nothing, as include_current tries; leave it out, or "
+                "have include_current false"
+            )
+
+    @property
+    def going_back(self) -> LoadCheckpoint | None:
+        """Of returns: going back alone, which is what changing nothing is there; None where trials begin now."""
+        first = self.candidates[0]
+        return LoadCheckpoint(checkpoint_id=first.checkpoint_id) if isinstance(first, LoadCheckpoint) else None
+
+    def wanted_checkpoint(self) -> str | None:
+        return self.candidates[0].wanted_checkpoint()
 
     def asked(self) -> Iterator[AskedValue]:
         return chain.from_iterable(candidate.asked() for candidate in self.candidates)

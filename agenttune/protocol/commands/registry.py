@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from agenttune.errors import CommandError
 from agenttune.protocol.commands.base import CommandBase
-from agenttune.protocol.invalid_values import did_you_mean, why
+from agenttune.protocol.invalid_values import did_you_mean, meant, why
 
 C = TypeVar("C", bound=CommandBase)
 
@@ -67,8 +67,10 @@ def command_error(error: ValidationError, model: type[CommandBase], raw: dict[st
     here = [why(p) for p in problems if _path(p["loc"], raw) == path]
     problem = ", or: ".join(dict.fromkeys(here))
     got = "" if first["type"] == "missing" or not path else f" (got {first['input']!r:.80})"
-    meant = did_you_mean(path[-1], allowed) if first["type"] == "extra_forbidden" and isinstance(allowed, list) else ""
-    hint = f"{meant}; allowed: {', '.join(map(str, allowed))}" if isinstance(allowed, list) else ""
+    hint = meant(first)
+    if isinstance(allowed, list):
+        hint = did_you_mean(path[-1], allowed) if first["type"] == "extra_forbidden" else ""
+        hint += f"; allowed: {', '.join(map(str, allowed))}"
     where = ".".join([model.kind_name(), *path])
     return CommandError(f"{where}: {problem}{got}{hint}", field=".".join(path) or None, allowed=allowed)
 

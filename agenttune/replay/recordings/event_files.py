@@ -10,6 +10,7 @@ from typing import Any
 from agenttune.errors import UserError
 from agenttune.protocol.commands import COMMAND_KINDS
 from agenttune.protocol.observation import Evaluation
+from agenttune.protocol.text import some
 from agenttune.replay.recordings.recording import Recording, rates_of
 from agenttune.store.metric_table import MetricRow
 
@@ -106,23 +107,20 @@ def _choose(path: Path, tags: Mapping[str, Series], names: Mapping[str, str]) ->
     """Which tag is taken for which name."""
     for name, tag in names.items():
         if tag not in tags:
-            raise UserError(f"{path}: no tag {tag!r} for {name}; there are: {_listed(tags)}", allowed=sorted(tags))
+            raise UserError(
+                f"{path}: no tag {tag!r} for {name}; there are: {some(sorted(tags), 20)}", allowed=sorted(tags)
+            )
     by_lower = {tag.lower(): tag for tag in sorted(tags, reverse=True)}
     usual = {n: next((by_lower[a] for a in aliases if a in by_lower), None) for n, aliases in TRAINING.items()}
     chosen = {**{name: tag for name, tag in usual.items() if tag is not None}, **names}
     if "loss" not in chosen:
         raise UserError(
             f"{path}: none of its tags is known to be a training loss; name it with --tag loss=TAG. "
-            f"There are: {_listed(tags)}",
+            f"There are: {some(sorted(tags), 20)}",
             field="tag",
             allowed=sorted(tags),
         )
     return chosen
-
-
-def _listed(tags: Mapping[str, Series]) -> str:
-    ordered = sorted(tags)
-    return ", ".join(ordered[:20]) + (f" and {len(ordered) - 20} more" if len(ordered) > 20 else "")
 
 
 def _one_way(series: Series, tag: str, notes: list[str]) -> Series:

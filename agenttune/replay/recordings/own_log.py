@@ -11,12 +11,11 @@ from agenttune.protocol.observation import Evaluation
 from agenttune.protocol.proposals import CommandRecord
 from agenttune.protocol.run_info import KnobState
 from agenttune.replay.recordings.recording import Recording
+from agenttune.store.journal.goal_metric import EVERYTHING
 from agenttune.store.metric_table import MetricRow
 from agenttune.store.run_log import RunLog
 
 PAGE_ROWS = 5000
-EVERYTHING = 1_000_000
-"""More events of one kind, or commands, than a run has."""
 SOURCES = ("step", "log")
 
 
@@ -39,13 +38,13 @@ def line_of(log: RunLog, branch: str | None = None) -> Lineage:
     return log.lineage(branch)
 
 
-def read_log(log: RunLog, branch: str | None = None) -> Recording:
+def read_log(log: RunLog) -> Recording:
     """Read a run's log.
 
     Raises:
-        UserError: Nothing was logged yet, or there is no such branch.
+        UserError: Nothing was logged yet.
     """
-    info, line = log.info(), line_of(log, branch)
+    info, line = log.info(), line_of(log)
     rows = list(_rows(log, line))
     evaluations = list(_evaluations(log, line))
     if not rows and not evaluations:

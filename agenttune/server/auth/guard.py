@@ -6,6 +6,7 @@ import ipaddress
 import logging
 from collections.abc import Collection, Sequence
 
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
@@ -13,8 +14,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from agenttune.control.discovery import HEALTH_PATH, TOKEN_ENV
+from agenttune.dashboard.static_files import is_open
 from agenttune.errors import AgenttuneError, Unauthorized
-from agenttune.server.auth.cookie_link import by_cookie, exchange
+from agenttune.server.auth.cookie_link import by_cookie, carries_key, exchange
 from agenttune.server.auth.identity import Access, Identity
 from agenttune.server.error_responses import problem, problem_of, wants_page
 
@@ -24,6 +26,8 @@ ANY_HOST = "*"
 SIGNED_PATHS = "/links/"
 """Beginning of paths that carry their own proof, which names the one thing that it lets its holder do. Who does not
 know it gains nothing by another Host or Origin; and a form on a page that sends no referrer has the Origin `null`."""
+SIGN_IN_PATHS = ("/api/v1/me", "/api/v1/session")
+"""A page asks first who it is, and must be told that it is nobody, and let sign in."""
 POLICY_VIOLATION = 1008
 """WebSocket close code (RFC 6455)."""
 SAYING = frozenset({"http.response.body", "websocket.accept", "websocket.send"})
@@ -45,7 +49,7 @@ def is_loopback(host: str) -> bool:
 class Guard:
     """ASGI middleware: refuses foreign hosts (DNS rebinding) and foreign origins (other pages), and finds out who asks.
 
-    What it found is in `scope["state"]["identity"]`: an `Identity`, or None where only `/health` answers.
+    What it found is in `scope["state"]["identity"]`: an `Identity`, or None where only what is for anybody answers.
 
     Args:
         app: What is guarded.
@@ -70,7 +74,7 @@ class Guard:
         if scope["type"] == "http" and scope["path"].startswith(SIGNED_PATHS):
             await self._app(scope, receive, send)
             return
-        answer = self._answer(scope)
+        answer = await self._answer(scope)
         if answer is None:
             await self._app(scope, receive, self._while_it_counts(scope, receive, send))
         elif scope["type"] == "websocket":
@@ -78,19 +82,19 @@ class Guard:
         else:
             await answer(scope, receive, send)
 
-    def _answer(self, scope: Scope) -> Response | None:
+    async def _answer(self, scope: Scope) -> Response | None:
         """An answer that needs no route: a refusal, or a cookie for a key. Else notes who asks."""
         headers = Headers(scope=scope)
         refusal = self._refuse_place(headers)
         if refusal is not None:
             return refusal
         try:
-            answer = exchange(scope, self._access)
-            if answer is None:
-                scope.setdefault("state", {})["identity"] = self._identify(scope, headers)
+            if carries_key(scope):  # it may wait for the lock of the folder's tokens
+                return await run_in_threadpool(exchange, scope, self._access)
+            scope.setdefault("state", {})["identity"] = self._identify(scope, headers)
         except AgenttuneError as error:
             return problem_of(error, wants_page(scope))
-        return answer
+        return None
 
     def _identify(self, scope: Scope, headers: Headers) -> Identity | None:
         """Who asks. A token that does not count is not as good as none: its holder is told.
@@ -102,10 +106,9 @@ class Guard:
         if offers:
             identity = next(filter(None, map(self._access.of, offers)), None)
         else:
-            identity = (None if self._is_of_other_page(headers) else by_cookie(scope, self._access)) or (
-                self._access.anonymous
-            )
-        if identity is None and scope["path"] != HEALTH_PATH:
+            is_others = self._is_of_other_page(headers) or _is_sent_by_other_page(scope, headers)
+            identity = (None if is_others else by_cookie(scope, self._access)) or self._access.anonymous
+        if identity is None and not _is_for_anybody(scope["path"]):
             raise _unauthorized(bool(offers))
         return identity
 
@@ -113,6 +116,8 @@ class Guard:
         """`send`, which says no more to a follower or a long wait once its token is revoked or has expired."""
         identity: Identity | None = scope["state"]["identity"]
         if identity is None or not identity.token_id or scope.get("method", "GET") != "GET":
+            return send
+        if is_open(scope["path"]):  # a page that loads its parts while its token ends goes on without it
             return send
         ended = False
         head: Message | None = None
@@ -174,6 +179,21 @@ class Guard:
         if name.rpartition(":")[2].isdigit() and not name.endswith("]"):
             name = name.rpartition(":")[0]
         return is_loopback(name) or name.strip("[]") in self._hosts or ANY_HOST in self._hosts
+
+
+def _is_sent_by_other_page(scope: Scope, headers: Headers) -> bool:
+    """Whether a browser says that another page has it ask for data, as an image or a script of that page's.
+
+    Pages of other ports of this machine are of the same site, so that the browser sends the cookie along. A page that
+    is opened by a link of theirs, in `/local/`, is another matter: whoever follows it sees where they are.
+    """
+    is_data = scope["path"].startswith("/api/")
+    return is_data and headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")
+
+
+def _is_for_anybody(path: str) -> bool:
+    """Whether a path tells nothing of any run: that there is a server, who asks, and the page without its content."""
+    return path in (HEALTH_PATH, *SIGN_IN_PATHS) or is_open(path)
 
 
 def _own_origins(host: str) -> tuple[str, str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import glob
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from agenttune.control.tokens import Token, TokenBook, covers
+from agenttune.errors import Unauthorized
 from agenttune.protocol.proposals import Author, Principal
 
 LocalRole = Literal["agent", "viewer", "none"]
@@ -25,6 +26,7 @@ class Identity:
         via: The token for the log, its name and id; empty without one.
         runs: Patterns of run ids that may be seen; empty for all.
         token_id: To ask whether it still counts; empty without one that can end.
+        by: What it is known by: a token that it sends, the cookie of a browser, or that it sits at this machine.
     """
 
     principal: Principal
@@ -32,10 +34,15 @@ class Identity:
     via: str = ""
     runs: tuple[str, ...] = ()
     token_id: str = ""
+    by: Literal["token", "cookie", "local"] = "token"
 
     @classmethod
     def of(cls, token: Token) -> Identity:
         return cls(token.role, token.name, token.label, token.runs, token.id)
+
+    def by_cookie(self) -> Identity:
+        """The same, known by the cookie of a browser."""
+        return replace(self, by="cookie")
 
     def sees(self, run_id: str) -> bool:
         return covers(self.runs, run_id)
@@ -74,6 +81,18 @@ class Access:
         token = self._book.find(offer) if self._book is not None else None
         return None if token is None else Identity.of(token)
 
+    def exchange(self, key: str) -> tuple[str, Identity]:
+        """A browser's secret for the key of a link, which works once, and who that browser is then.
+
+        Raises:
+            Unauthorized: The key was used already, or does not count (any longer).
+            TokensUnusable: The folder's tokens cannot be read or written.
+        """
+        if self._book is None:
+            raise Unauthorized("this server has no links", field="key")
+        text, token = self._book.exchange(key)
+        return text, Identity.of(token)
+
     def holds(self, identity: Identity) -> bool:
         """Whether who was let in before would be let in now."""
         return not identity.token_id or (self._book is not None and self._book.counts(identity.token_id))
@@ -81,4 +100,4 @@ class Access:
 
 def anonymous(local_role: LocalRole, is_token_wanted: bool) -> Identity | None:
     """Who somebody without a token is."""
-    return None if is_token_wanted or local_role == "none" else Identity(local_role)
+    return None if is_token_wanted or local_role == "none" else Identity(local_role, by="local")

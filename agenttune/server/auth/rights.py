@@ -7,6 +7,7 @@ from enum import Enum
 
 from starlette.requests import HTTPConnection
 
+from agenttune.dashboard.static_files import ASSETS, LINK_ASSETS, METHODS, PAGES, ROOT_FILES
 from agenttune.errors import Forbidden, Unauthorized, UnknownRun
 from agenttune.protocol.events import Event
 from agenttune.protocol.model_calls import ModelCalled
@@ -28,6 +29,7 @@ class Right(str, Enum):
     PROPOSE = "propose commands"
     DECIDE = "decide on commands that wait"
     CHOOSE_POLICY = "ask for another policy"
+    ANNOTATE = "tag runs and say whether a finding was right"
     RULES = "read the gate's rules and what was said to models"
 
 
@@ -38,13 +40,21 @@ ROLES: dict[Principal, frozenset[Right]] = {
     "operator": frozenset(Right),
 }
 _RUN = "/runs/{run_id}"
+READABLE = ("/openapi.json", "/docs", "/commands", "/runs", "/overview")
 ROUTES: dict[tuple[str, str], Right] = {
     ("GET", "/health"): Right.OPEN,
-    **{("GET", path): Right.READ for path in ("/openapi.json", "/docs", "/docs/oauth2-redirect", "/commands", "/runs")},
+    ("GET", "/me"): Right.OPEN,
+    **{(method, "/session"): Right.OPEN for method in ("POST", "DELETE")},
+    **{
+        (method, path): Right.OPEN for method in METHODS for path in (*PAGES, ASSETS, LINK_ASSETS, *ROOT_FILES)
+    },  # nothing of a run
+    **{("GET", path): Right.READ for path in READABLE},
     ("WS", f"{_RUN}/events/live"): Right.READ,
+    **{("GET", f"{_RUN}/export/{name}"): Right.READ for name in ("events.jsonl", "metrics.csv")},
     ("POST", f"{_RUN}/commands"): Right.PROPOSE,
     ("POST", f"{_RUN}/records"): Right.REPORT,  # and what RECORDS says of its kind
     ("POST", f"{_RUN}/approvals/{{command_id}}"): Right.DECIDE,
+    ("POST", f"{_RUN}/approvals/{{command_id}}/preview"): Right.DECIDE,
     **{("GET", f"/api/get_{part}/"): Right.READ for part in ("info", "dataset_info", "optimizer_info", "model_info")},
     **{("GET", f"/api/get_{part}/"): Right.READ for part in ("checkpoints", "logs")},
     ("POST", "/api/command/"): Right.PROPOSE,
@@ -53,6 +63,8 @@ ROUTES: dict[tuple[str, str], Right] = {
     **{(method, "/local/{run_id}"): Right.DECIDE for method in ("GET", "HEAD")},
     ("POST", "/local/{run_id}/{command_id}"): Right.DECIDE,
     **{(method, "/links/{token}"): Right.OPEN for method in ("GET", "HEAD", "POST")},  # the token is its own proof
+    ("GET", "/links/{token}/request"): Right.OPEN,
+    **{("POST", f"/links/{{token}}/{what}"): Right.OPEN for what in ("preview", "decision")},
     ("WS", "/{path:path}"): Right.READ,  # says that there is no such stream
 }
 """By method and path, the paths of our own API without its prefix; `all_routes` has those of the reads too."""
@@ -60,6 +72,7 @@ RECORDS: dict[str, Right] = {
     "found": Right.REPORT,
     **dict.fromkeys(("decided", "policy_attached", "policy_detached", "model_called"), Right.RECORD),
     "policy_requested": Right.CHOOSE_POLICY,
+    **dict.fromkeys(("tags_changed", "finding_judged"), Right.ANNOTATE),
 }
 HIDDEN_RULES = frozenset({"gate", "budgets", "probation"})
 """Parts of a run's rules that only `Right.RULES` shows: who is to be held by them need not study them."""
@@ -68,7 +81,7 @@ HIDDEN_RULES = frozenset({"gate", "budgets", "probation"})
 def all_routes() -> dict[tuple[str, str], Right]:
     """What each route demands. A route that is not here is refused to everyone."""
     # A model with norms, which makes the trainer measure, wants PROPOSE.
-    return ROUTES | {("GET", f"{_RUN}{query.path}"): Right.READ for query in QUERIES}
+    return ROUTES | {("GET", f"{_RUN}{query.path}"): Right[query.right.upper()] for query in QUERIES}
 
 
 def require(identity: Identity | None, right: Right) -> Identity:

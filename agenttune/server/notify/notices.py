@@ -71,9 +71,15 @@ class Watched:
     told: set[PendingNotification] = field(default_factory=set)
 
 
-def watch(control: LocalControl, run_id: str) -> Watched | None:
-    """What is known of a run so far; None if nobody wants to hear of it (any more)."""
-    info = control.info(run_id)
+def watch(control: LocalControl, run_id: str, known: RunInfo | None = None) -> Watched | None:
+    """What is known of a run so far; None if nobody wants to hear of it (any more).
+
+    Args:
+        control: Of the runs.
+        run_id: Of the run.
+        known: Its card, where it was just read with all others: then only the logs of runs that count are opened.
+    """
+    info = known or control.info(run_id)
     settings = NotifySettings.model_validate(info.rules.get("notify", {}))
     if not settings.on or (info.ended_at_s is not None and _is_stale(control, info.ended_at_s)):
         return None

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from agenttune.control import LocalControl
 from agenttune.errors import AgenttuneError, SystemFault, UserError
 from agenttune.protocol.events import Notified
+from agenttune.protocol.run_info import RunInfo
 from agenttune.server.notify.channels import Channel, open_channels
 from agenttune.server.notify.notices import (
     MOST_TOLD,
@@ -42,7 +43,7 @@ ERROR_CHARACTERS = 300
 
 
 @dataclass(eq=False)
-class Job:
+class Delivery:
     """A message on its way.
 
     Attributes:
@@ -86,7 +87,7 @@ class Notifier:
         self._silent: set[str] = set()
         self._warned: set[str] = set()
         self._sent_s: dict[str, deque[float]] = {}
-        self._jobs: list[Job] = []
+        self._jobs: list[Delivery] = []
         self._lock, self._looking, self._wake = threading.Lock(), threading.Lock(), threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="notifier", daemon=True)
@@ -111,11 +112,12 @@ class Notifier:
     def look(self) -> None:
         """Queue what is new in the logs. Sends nothing."""
         with self._looking:
+            cards = {} if self._run_id else {info.run_id: info for info in self._control.runs()}
             for run_id in [self._run_id] if self._run_id else self._control.run_ids():
                 if run_id in self._silent:
                     continue
                 try:
-                    self._look_at(run_id)
+                    self._look_at(run_id, cards.get(run_id))
                 except SystemFault as fault:
                     self._warn(run_id, fault)
                 except (UserError, ValueError) as error:  # its folder is gone, or a newer agenttune wrote its settings
@@ -129,8 +131,8 @@ class Notifier:
             logger.warning("%s: nobody is told of it: %s", run_id, error)
         self._warned.add(run_id)
 
-    def _look_at(self, run_id: str) -> None:
-        known = self._watched.get(run_id) or self._begin(run_id)
+    def _look_at(self, run_id: str, card: RunInfo | None) -> None:
+        known = self._watched.get(run_id) or self._begin(run_id, card)
         if known is None:
             self._silent.add(run_id)
             return
@@ -142,13 +144,13 @@ class Notifier:
             if item.what not in CAPPED or self._may_ask(run_id):
                 watched.told.add(item)
                 with self._lock:
-                    self._jobs.append(Job(item, watched, list(channels), len(channels), self._clock()))
+                    self._jobs.append(Delivery(item, watched, list(channels), len(channels), self._clock()))
         if ended and not pending:
             self._silent.add(run_id)
             del self._watched[run_id]
 
-    def _begin(self, run_id: str) -> tuple[Watched, list[Channel]] | None:
-        watched = watch(self._control, run_id)
+    def _begin(self, run_id: str, card: RunInfo | None) -> tuple[Watched, list[Channel]] | None:
+        watched = watch(self._control, run_id, card)
         if watched is None or bool(watched.settings.channels) != (self._open_own is not None):
             return None
         try:
@@ -202,7 +204,7 @@ class Notifier:
             except (AgenttuneError, ValueError) as error:
                 self._give_up(job, error)
 
-    def _give_up(self, job: Job, error: Exception) -> None:
+    def _give_up(self, job: Delivery, error: Exception) -> None:
         """Drop a message that failed for another reason than its channels; recorded if the log can be written."""
         logger.warning("%s: %s was not told: %s", job.pending.run_id, job.pending.what, error)
         if job in self._jobs:
@@ -210,7 +212,7 @@ class Notifier:
             with contextlib.suppress(AgenttuneError):  # it is in the server's log already
                 self._record(job, str(error))
 
-    def _attempt(self, job: Job) -> None:
+    def _attempt(self, job: Delivery) -> None:
         notice = notice_of(self._control, job.pending, job.watched.settings, self._url)
         if notice is None:
             self._drop(job)
@@ -225,11 +227,11 @@ class Notifier:
         else:
             job.due_s = self._clock() + RETRY_AFTER_S[job.attempts - 1]
 
-    def _drop(self, job: Job) -> None:
+    def _drop(self, job: Delivery) -> None:
         with self._lock:
             self._jobs.remove(job)
 
-    def _record(self, job: Job, error: str) -> None:
+    def _record(self, job: Delivery, error: str) -> None:
         body = Notified(
             what=job.pending.what,
             channels=job.channels - len(job.left),
@@ -241,5 +243,5 @@ class Notifier:
         self._control.record(run_id, body, self._control.info(run_id).step, job.pending.command_id or None)
 
 
-def _names(job: Job) -> str:
+def _names(job: Delivery) -> str:
     return ", ".join(channel.name for channel in job.left)

@@ -1,13 +1,14 @@
 """The pages on which a person decides: one request behind a signed link, and for an operator all that wait in a run.
 
-`GET` shows and decides nothing, however often: chat services and mail filters open every link they see. `POST` decides,
-once. An operator is known from the checks that precede every route (`auth/guard.py`): they leave `identity` with the
-request. Those checks compare the Origin that a form is sent with, so that page allows itself as its own referrer.
+Behind a link stands the dashboard's own card where it is built (`routes/links.py` has its data); the page of here is
+for browsers without scripts, and for where it is not. `GET` shows and decides nothing, however often: chat services and
+mail filters open every link they see. `POST` decides, once. An operator is known from the checks that precede every
+route (`auth/guard.py`): they leave `identity` with the request. Those checks compare the Origin that a form is sent
+with, so that page allows itself as its own referrer.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from urllib.parse import quote
@@ -19,26 +20,26 @@ from starlette.responses import Response
 
 from agenttune.control import LocalControl
 from agenttune.control.discovery import LOCAL_PREFIX
-from agenttune.errors import AlreadyDecided, Forbidden, SystemFault, UnknownCommandId, UnknownRun, UserError
+from agenttune.dashboard.static_files import link_document
+from agenttune.errors import AlreadyDecided, Forbidden, UnknownCommandId, UserError
 from agenttune.gate.approval_description import asks_a_person
-from agenttune.protocol.deadlines import is_over
 from agenttune.protocol.proposals import Author, CommandRecord, State
 from agenttune.protocol.text import utc_time
 from agenttune.server.auth.guard import SIGNED_PATHS
 from agenttune.server.auth.identity import Identity
-from agenttune.server.context import Ctx, RunId
 from agenttune.server.error_responses import problem_of
 from agenttune.server.pages.form import Form, NotDecided, decide_by_form, read_form
 from agenttune.server.pages.rendering import PageFrame, decided_page, message_page, requests_page, shown, shown_again
-from agenttune.server.pages.signed_links import Link, find_key, read
+from agenttune.server.pages.signed_links import HOLDER, UNDECIDED, FollowedLink, LinkRefused, follow
+from agenttune.server.request_context import Ctx, RunId
 
-logger = logging.getLogger(__name__)
 router = APIRouter(include_in_schema=False)
-UNDECIDED = "Nothing was decided"
+PLAIN = "plain"
+"""In the query of a link: the page without scripts."""
 
 
 @dataclass(frozen=True)
-class Page:
+class PageKind:
     """What differs between the two pages.
 
     Attributes:
@@ -57,6 +58,8 @@ class Page:
         """What `look` finds, or why it refuses."""
         try:
             return look()
+        except LinkRefused as refused:
+            return self.say(refused.status, refused.title, refused.words)
         except AlreadyDecided as error:
             return self.say(409, "This was decided already", str(error))
         except UserError as error:
@@ -82,60 +85,42 @@ class Page:
         return decided_page(decided, form.verdict, self.frame)
 
 
-HOLDERS = Page(Author(principal="operator", name="link"), PageFrame())
-"""Behind a link decides whoever holds it; nothing is known of them."""
+HOLDERS = PageKind(HOLDER, PageFrame())
 
 
 @router.api_route(f"{SIGNED_PATHS}{{token}}", methods=["GET", "HEAD"])
-def show(token: str, context: Ctx) -> Response:
-    """The request that a link is for."""
-    return HOLDERS.answer(lambda: _follow(context.control, token, None))
+def show(token: str, request: Request, context: Ctx) -> Response:
+    """The request that a link is for: the dashboard's card, or the form without scripts."""
+    control = context.control
+
+    def look(link: FollowedLink) -> Response:
+        document = None if PLAIN in request.query_params else link_document(context.built)
+        if document is not None:
+            return document
+        asked = shown(control, control.info(link.run_id), link.record, link.request)
+        return requests_page(link.run_id, [asked], _note(link))
+
+    return HOLDERS.answer(lambda: follow(control, token, look))
 
 
 @router.post(f"{SIGNED_PATHS}{{token}}")
 async def decide(token: str, request: Request, context: Ctx) -> Response:
-    """Decide on that request, once."""
-    return await HOLDERS.decide(request, lambda form: _follow(context.control, token, form))
+    """Decide on that request by the form, once."""
+    control = context.control
+
+    def as_told(form: Form) -> Response:
+        return follow(control, token, lambda link: _decide(control, link, form))
+
+    return await HOLDERS.decide(request, as_told)
 
 
-def _follow(control: LocalControl, token: str, form: Form | None) -> Response:
-    try:
-        key = find_key(control.runs_dir)
-        link = None if key is None else read(token, key)
-        if link is None:
-            return HOLDERS.say(403, "This link is not valid", "It is incomplete, or was not made by this server.")
-        return _for_link(control, link, form)
-    except (UnknownRun, UnknownCommandId):
-        return HOLDERS.say(410, "This request is no longer there")
-    except SystemFault as fault:
-        logger.error("a link could not be followed: %s", fault)
-        return HOLDERS.say(503, "This server cannot read the run's log now", "Try again later.")
+def _decide(control: LocalControl, link: FollowedLink, form: Form) -> Response:
+    page = replace(HOLDERS, note=_note(link))
+    return page.outcome(control, link.run_id, link.record, form, link.digest)
 
 
-def _for_link(control: LocalControl, link: Link, form: Form | None) -> Response:
-    record = control.command(link.run_id, link.command_id)
-    if record.state is not State.PROPOSED or record.request is None:
-        return _no_longer(record)
-    if record.request.digest != link.digest:
-        return HOLDERS.say(409, UNDECIDED, "The request is not the one that this link was made for.")
-    ends_s = min(link.expires_at_s, record.request.expires_at_s)
-    if control.now_s() >= link.expires_at_s or is_over(record.request, control.now()):
-        words = f"It worked until {utc_time(ends_s)}. If the request still waits: agenttune approve list."
-        return HOLDERS.say(410, "This link has expired", words)
-    page = replace(HOLDERS, note=f"This page works once, until {utc_time(ends_s)}.")
-    if form is not None:
-        return page.outcome(control, link.run_id, record, form, link.digest)
-    asked = shown(control, control.info(link.run_id), record, record.request)
-    return requests_page(link.run_id, [asked], page.note)
-
-
-def _no_longer(record: CommandRecord) -> Response:
-    kind, state, verdict = record.proposal.command.kind, record.state, record.verdict
-    words = f"{kind} was {verdict.decision} by {verdict.decided_by}." if verdict is not None else ""
-    if verdict is not None and state.value not in (State.QUEUED, verdict.decision):
-        words += f" It is {state.value} now."
-    status = 410 if state in (State.EXPIRED, State.SUPERSEDED) else 409
-    return HOLDERS.say(status, "This no longer waits for a decision", words)
+def _note(link: FollowedLink) -> str:
+    return f"This page works once, until {utc_time(link.ends_s)}."
 
 
 @router.api_route(f"{LOCAL_PREFIX}{{run_id}}", methods=["GET", "HEAD"])
@@ -152,7 +137,7 @@ async def decide_one(run_id: RunId, command_id: str, request: Request, context: 
     author = _operator(request)
     if author is None or request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
         return _refusal()
-    page = Page(author, PageFrame(f"../{quote(run_id)}", "same-origin"))
+    page = PageKind(author, PageFrame(f"../{quote(run_id)}", "same-origin"))
 
     def as_shown(form: Form) -> Response:
         try:

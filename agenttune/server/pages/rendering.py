@@ -29,10 +29,12 @@ class PageFrame(NamedTuple):
 
     Attributes:
         back: The address of what else waits; empty where that is nobody's business.
+        back_words: What the link there says.
     """
 
     back: str = ""
     referrer: Literal["no-referrer", "same-origin"] = "no-referrer"
+    back_words: str = "What else waits"
 
 
 BARE = PageFrame()
@@ -97,9 +99,14 @@ def _policy() -> str:
     )
 
 
-def _respond(template: str, status: int, frame: PageFrame, **content: Any) -> Response:
+def respond(template: str, status: int, frame: PageFrame = BARE, **content: Any) -> Response:
+    """A page from its template, with the headers that all of them have."""
     style = Markup(_style())  # our own file
-    html = _environment().get_template(template).render(style=style, back=frame.back, **content)
+    html = (
+        _environment()
+        .get_template(template)
+        .render(style=style, back=frame.back, back_words=frame.back_words, **content)
+    )
     headers = {
         "Cache-Control": "no-store",
         "Referrer-Policy": frame.referrer,
@@ -116,12 +123,12 @@ def requests_page(run_id: str, shown: Sequence[Shown], note: str, frame: PageFra
     """Requests, each with its form."""
     status = 422 if any(item.error for item in shown) else 200
     content = {"run_id": clean(run_id), "shown": shown, "note": note, "prefix": VALUE_PREFIX}
-    return _respond("requests.html.j2", status, frame, **content, value_characters=VALUE_CHARACTERS)
+    return respond("requests.html.j2", status, frame, **content, value_characters=VALUE_CHARACTERS)
 
 
 def message_page(status: int, title: str, words: str = "", frame: PageFrame = BARE) -> Response:
     """A plain page that says something."""
-    return _respond("message.html.j2", status, frame, title=title, words=clean(words, 1000))
+    return respond("message.html.j2", status, frame, title=title, words=clean(words, 1000))
 
 
 def decided_page(record: CommandRecord, asked_for: str, frame: PageFrame) -> Response:

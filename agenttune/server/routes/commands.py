@@ -12,12 +12,13 @@ from starlette.responses import Response
 from agenttune.control import AgentRecord, ApprovalDecision
 from agenttune.errors import UserError
 from agenttune.protocol.commands import Command
-from agenttune.protocol.events import PolicyRequested
-from agenttune.protocol.proposals import CommandRecord, Proposal, Record, StandingApproval, Verdict
+from agenttune.protocol.dry_run import DryRun
+from agenttune.protocol.events import FindingJudged, PolicyRequested, TagsChanged
+from agenttune.protocol.proposals import CommandRecord, Proposal, Record, StandingApproval
 from agenttune.protocol.reads import Wait
 from agenttune.server.auth.identity import Identity
 from agenttune.server.auth.rights import require_author, require_recorder
-from agenttune.server.context import Ctx, RunId, Who, json_response
+from agenttune.server.request_context import Ctx, RunId, Who, json_response
 from agenttune.server.routes.reads import acked
 from agenttune.server.schemas import Recorded, RecordEntry, Submission
 from agenttune.server.v1_compat.commands import AUTHOR as V1_CLIENT
@@ -28,7 +29,7 @@ router = APIRouter()
 @router.post(
     "/runs/{run_id}/commands",
     status_code=202,
-    response_model=CommandRecord | Verdict,
+    response_model=CommandRecord | DryRun,
     responses={200: {"description": "The command_id was known: the record as it stands. Or a dry run's verdict."}},
 )
 async def submit(
@@ -44,7 +45,8 @@ async def submit(
     202: it was recorded now. Its `state` tells what became of it: `queued` for the trainer, or `rejected` with the
     reason and the nearest allowed values in `verdict`; a refusal by the gate is recorded like an approval and is no
     error of the request. 200: the `command_id` was known already; the record as it stands. With `dry_run`, nothing is
-    recorded and the answer is the verdict. With `wait_s`, the answer waits for the trainer's ack.
+    recorded and the answer is the verdict, with values and learning rates before and after. With `wait_s`, the answer
+    waits for the trainer's ack.
     """
     proposal = _proposal(submission, who)
     if dry_run:
@@ -59,12 +61,16 @@ async def submit(
 def record(run_id: RunId, context: Ctx, who: Who, entry: RecordEntry) -> Response:
     """Write a finding, a decision, a call of a model, or a policy's coming and going into the log.
 
-    Of agents, the run's own may: others obey these records. Another policy only operators want.
+    Of agents, the run's own may: others obey these records. Another policy, tags and judgements of findings
+    only operators write.
     """
     body: AgentRecord = entry.record
     require_recorder(who, run_id, body.kind)
     if isinstance(body, PolicyRequested) and who.via:
         body = body.model_copy(update={"author": f"{body.author or who.name} via {who.via}"})
+    if isinstance(body, (TagsChanged, FindingJudged)):
+        via = f" via {who.via}" if who.via else ""
+        body = body.model_copy(update={"author": f"{body.author or who.name}{via}"})
     return json_response(Recorded(seq=context.control.record(run_id, body, entry.step)), 201)
 
 
@@ -98,6 +104,12 @@ class DecisionBody(Record):
     )
 
 
+class Edit(Record):
+    """What is to run instead of a command that waits."""
+
+    command: Command
+
+
 class StandingApprovals(Record):
     """What people have allowed from some step on."""
 
@@ -123,6 +135,12 @@ async def decide(run_id: RunId, context: Ctx, who: Who, command_id: str, body: D
         always=body.always,
     )
     return json_response(await run_in_threadpool(context.control.decide, run_id, command_id, decision))
+
+
+@router.post("/runs/{run_id}/approvals/{command_id}/preview", response_model=DryRun)
+def preview(run_id: RunId, context: Ctx, who: Who, command_id: str, body: Edit) -> Response:
+    """What the guardrails say of a proposal that waits, were it to run with other values; decides nothing."""
+    return json_response(context.control.dry_run_edit(run_id, command_id, body.command))
 
 
 @router.delete("/runs/{run_id}/approvals/always/{kind}", response_model=StandingApprovals)

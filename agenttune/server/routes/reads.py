@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
@@ -18,12 +18,13 @@ from starlette.responses import Response
 from agenttune import __version__
 from agenttune.control.reader import norms_asked, norms_of
 from agenttune.protocol.command_schemas import schemas_by_kind
+from agenttune.protocol.overview import OverviewQuery, RunsOverview
 from agenttune.protocol.proposals import CommandRecord
-from agenttune.protocol.reads import QUERIES, CommandQuery, Events, EventsQuery, InfoQuery, Limit, ModelQuery, RunQuery
+from agenttune.protocol.reads import QUERIES, CommandQuery, EventsQuery, InfoQuery, Limit, ModelQuery, RunQuery
 from agenttune.protocol.run_info import RunStatus
 from agenttune.server.auth.identity import Identity
 from agenttune.server.auth.rights import Right, require, shown_events, shown_info
-from agenttune.server.context import Context, Ctx, RunId, Who, json_response
+from agenttune.server.request_context import Context, Ctx, RunId, Who, json_answer, json_body, json_response
 from agenttune.server.schemas import CommandSchemas, Health, Runs
 
 router = APIRouter()
@@ -57,6 +58,11 @@ def runs(
     return json_response(Runs(runs=[shown_info(info, who) for info in found[:limit]]))
 
 
+def _overview(context: Ctx, who: Who, **given: Any) -> Response:
+    """The list of runs with what tells whether each is well; of runs that have not moved, nothing is read again."""
+    return json_response(context.control.overview(OverviewQuery(**given), who.sees))
+
+
 Reader = Callable[[Context, Identity, str, Any], Awaitable[BaseModel]]
 """Answers a read for who asks."""
 
@@ -77,7 +83,7 @@ async def _events(context: Context, who: Identity, run_id: str, query: EventsQue
                 seen = tail.events.top
                 found = await run_in_threadpool(context.control.read, run_id, at_once)
                 more = bool(found.events) or await tail.past(seen, deadline)
-    return Events(events=shown_events(found.events, who), next=found.next)
+    return found.model_copy(update={"events": shown_events(found.events, who)})
 
 
 async def _command(context: Context, who: Identity, run_id: str, query: CommandQuery) -> BaseModel:
@@ -124,6 +130,18 @@ def _parameter(name: str, field: FieldInfo, is_in_path: bool) -> inspect.Paramet
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
+def _take(endpoint: Callable[..., Any], shared: Mapping[str, Any], query: type[BaseModel], in_path: list[str]) -> None:
+    """Give an endpoint the parameters of a read, beside those that all have."""
+    kind = inspect.Parameter.KEYWORD_ONLY
+    known = [inspect.Parameter(name, kind, annotation=annotation) for name, annotation in shared.items()]
+    own = [_parameter(name, field, name in in_path) for name, field in query.model_fields.items()]
+    endpoint.__signature__ = inspect.Signature([*known, *own])  # type: ignore[attr-defined]
+
+
+_take(_overview, {"context": Ctx, "who": Who}, OverviewQuery, [])
+router.add_api_route("/overview", _overview, name="overview", response_model=RunsOverview)
+
+
 def of_one_run() -> APIRouter:
     """A route for each read there is now."""
     routes = APIRouter()
@@ -138,17 +156,12 @@ def _add_route(routes: APIRouter, query: type[RunQuery[Any]]) -> None:
     async def endpoint(run_id: RunId, context: Ctx, who: Who, **given: Any) -> Response:
         asked = query(**given)
         if reader is None:
-            return await run_in_threadpool(lambda: json_response(context.control.read(run_id, asked)))
+            key = run_id, query, asked.model_dump_json()
+            return json_answer(await context.reads.answer(key, lambda: json_body(context.control.read(run_id, asked))))
         found = await reader(context, who, run_id, asked)
         return await run_in_threadpool(json_response, found)
 
-    kind, in_path = inspect.Parameter.KEYWORD_ONLY, query.path_fields()
-    shared = [
-        inspect.Parameter(name, kind, annotation=annotation)
-        for name, annotation in (("run_id", RunId), ("context", Ctx), ("who", Who))
-    ]
-    own = [_parameter(name, field, name in in_path) for name, field in query.model_fields.items()]
-    endpoint.__signature__ = inspect.Signature([*shared, *own])  # type: ignore[attr-defined]
+    _take(endpoint, {"run_id": RunId, "context": Ctx, "who": Who}, query, query.path_fields())
     endpoint.__doc__ = query.__doc__
     name = re.sub(r"(?<!^)(?=[A-Z])", "_", query.__name__.removesuffix("Query")).lower()
     routes.add_api_route(f"/runs/{{run_id}}{query.path}", endpoint, name=name, response_model=query.answer_type())

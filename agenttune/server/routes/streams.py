@@ -14,8 +14,8 @@ from starlette.websockets import WebSocketDisconnect
 from agenttune.protocol.reads import MAX_STEP, Cursor, PointsQuery
 from agenttune.server.auth.guard import chosen_subprotocol
 from agenttune.server.auth.identity import Identity
-from agenttune.server.context import Context, Ctx, RunId, Who
 from agenttune.server.live_hub import PAGE, Ring, StreamEntry, Tail, event_entries, point_entries
+from agenttune.server.request_context import Context, Ctx, RunId, Who
 
 router = APIRouter()
 BATCH = 100
@@ -30,6 +30,7 @@ async def live(
     context: Ctx,
     who: Who,
     since: Annotated[Cursor, Query()] = 0,
+    from_now: Annotated[bool, Query(description="Only what comes from now on, whatever `since` says.")] = False,
     points: bool = False,
     points_since: Annotated[int | None, Query(ge=0, le=MAX_STEP)] = None,
 ) -> None:
@@ -40,7 +41,7 @@ async def live(
     """
     async with context.hub.follow(run_id) as tail:
         await socket.accept(chosen_subprotocol(socket))
-        streams = [event_stream(context, tail, since)]
+        streams = [event_stream(context, tail, tail.events.top if from_now else since)]
         if points:
             streams.append(_point_stream(context, tail, tail.points.top if points_since is None else points_since))
         # A send to a client that reads nothing never returns, so the end of the server must end it from outside.

@@ -36,8 +36,8 @@ from agenttune.protocol.reads import MAX_STEP
 from agenttune.protocol.run_info import RunInfo
 from agenttune.server.auth.guard import chosen_subprotocol
 from agenttune.server.auth.identity import Identity
-from agenttune.server.context import Context, Ctx, Who
 from agenttune.server.live_hub import Tail
+from agenttune.server.request_context import Context, Ctx, Who
 from agenttune.server.routes.streams import SEND_TIMEOUT_S, Stream, event_stream, until_first, until_gone
 from agenttune.server.strict_bodies import BadJson, parse_json
 from agenttune.server.v1_compat.clients import V1Clients

@@ -23,7 +23,7 @@ from agenttune.errors import UnknownRun, UserError
 from agenttune.protocol.run_info import RunInfo
 from agenttune.server.auth.identity import Identity
 from agenttune.server.auth.rights import require_run
-from agenttune.server.context import check_length
+from agenttune.server.request_context import check_length
 
 Place = tuple[str, str]
 """Whence a client asks: its machine's address and the origin of its page, empty for a program."""

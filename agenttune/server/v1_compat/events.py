@@ -15,20 +15,8 @@ from collections import OrderedDict
 from typing import Any
 
 from agenttune.control import LocalControl
-from agenttune.protocol.events import (
-    Acked,
-    BranchStarted,
-    CheckpointSaved,
-    DatasetRead,
-    Evaluated,
-    Event,
-    Judged,
-    Logged,
-    ModelRead,
-    NoteAdded,
-    Proposed,
-    StatusChanged,
-)
+from agenttune.protocol import events
+from agenttune.protocol.events import Event
 from agenttune.protocol.proposals import Ack, CommandRecord
 from agenttune.protocol.reads import Checkpoint
 from agenttune.protocol.run_info import LIVE
@@ -95,32 +83,34 @@ class Translator:
 
     def _translate(self, run_id: str, event: Event) -> list[Json]:
         body = event.body
-        if isinstance(body, (Logged, Evaluated)):
+        if isinstance(body, (events.Logged, events.Evaluated)):
             return [self._log_update(run_id, event)]
-        if isinstance(body, Proposed):
+        if isinstance(body, events.Proposed):
             sent = request_of(body.proposal)
             return [sent.event("pending")] if sent is not None else []
-        if isinstance(body, Judged) and body.verdict.decision in ("rejected", "expired", "superseded"):
+        if isinstance(body, events.Judged) and body.verdict.decision in ("rejected", "expired", "superseded"):
             sent = request_of(self._record(run_id, event).proposal)
             return [sent.event("failed", message=body.verdict.reason)] if sent is not None else []
-        if isinstance(body, Acked):
+        if isinstance(body, events.Acked):
             return self._answer(run_id, event, body.ack)
-        if isinstance(body, NoteAdded):
+        if isinstance(body, events.NoteAdded):
             return _without_proposal(body)
-        if isinstance(body, CheckpointSaved) and not body.kept_as:
+        if isinstance(body, events.CheckpointSaved) and not body.kept_as:
             return [_notice(run_id, event, "checkpoint_info_update", checkpoint(Checkpoint.of(event)))]
-        if isinstance(body, (DatasetRead, ModelRead)):
+        if isinstance(body, (events.DatasetRead, events.ModelRead)):
             return self._reading(run_id, event)
         return []
 
     def _reading(self, run_id: str, event: Event) -> list[Json]:
         """Model and dataset are told after each change, and at the start together, the dataset first."""
         at_start = event.command_id is None
-        if isinstance(event.body, ModelRead) and at_start:
+        if isinstance(event.body, events.ModelRead) and at_start:
             return [self._dataset(run_id, event), self._state(run_id, event)]
         if at_start or self._is_of_load(run_id, event):  # told with the model; told with the answer to the load
             return []
-        return [self._state(run_id, event) if isinstance(event.body, ModelRead) else self._dataset(run_id, event)]
+        return [
+            self._state(run_id, event) if isinstance(event.body, events.ModelRead) else self._dataset(run_id, event)
+        ]
 
     def _record(self, run_id: str, event: Event) -> CommandRecord:
         return self._control.command(run_id, event.command_id or "")
@@ -171,7 +161,7 @@ class Translator:
         """The args of a load with the branch that it began; written in one transaction with the answer."""
         asked = _object(sent.args)
         for other in self._control.events_of(run_id, event.command_id or "", "branch_started"):
-            if isinstance(other.body, BranchStarted):
+            if isinstance(other.body, events.BranchStarted):
                 started = other.body
                 info = branch_info(started.name, other.at_s, started.parent)
                 return asked | {"branch_name": started.name, "branch_info": info}
@@ -199,7 +189,7 @@ def ends_run(entry: StreamEntry) -> bool:
     if '"kind":"status_changed"' not in entry.text:
         return False
     body = EventFrame.model_validate_json(entry.text).event.body
-    return isinstance(body, StatusChanged) and body.status not in LIVE
+    return isinstance(body, events.StatusChanged) and body.status not in LIVE
 
 
 def _object(args: str | None) -> Json:
@@ -208,7 +198,7 @@ def _object(args: str | None) -> Json:
     return decoded if isinstance(decoded, dict) else {}
 
 
-def _without_proposal(note: NoteAdded) -> list[Json]:
+def _without_proposal(note: events.NoteAdded) -> list[Json]:
     """A request that was never proposed, for it could not be understood or asks for nothing new: its client hears."""
     kept = Kept.read(note.text) if note.author == AUTHOR.name else None
     if kept is None:

@@ -7,9 +7,6 @@ from agenttune.protocol.model_calls import Cost, ModelCalled
 from agenttune.protocol.summary import DecisionCost, ProbeCost
 from agenttune.store.run_log import RunLog
 
-PAGE = 100
-"""Events in memory at once: a transcript may hold megabytes."""
-
 
 def probe_cost(log: RunLog) -> ProbeCost:
     """What the probes of a run took."""
@@ -31,22 +28,19 @@ def costs_of_run(log: RunLog) -> tuple[Cost, list[DecisionCost]]:
     calls: list[ModelCalled] = []
     pending: list[ModelCalled] = []
     decisions = []
-    since = 0
-    while page := log.events(since, PAGE, kinds=["model_called", "decided"]):
-        since = page[-1].seq
-        for event in page:
-            if isinstance(event.body, ModelCalled):
-                pending.append(event.body.model_copy(update={"messages": [], "answer": None}))
-            elif isinstance(event.body, Decided) and pending:
-                step = event.step if event.body.based_on_step is None else event.body.based_on_step
-                decisions.append(
-                    DecisionCost(
-                        step=step,
-                        policy=event.body.policy,
-                        cost=Cost.of(pending),
-                        faults=event.body.faults,
-                        unusable=event.body.unusable,
-                    )
+    for event in log.every_event("model_called", "decided"):
+        if isinstance(event.body, ModelCalled):
+            pending.append(event.body.model_copy(update={"messages": [], "answer": None}))
+        elif isinstance(event.body, Decided) and pending:
+            step = event.step if event.body.based_on_step is None else event.body.based_on_step
+            decisions.append(
+                DecisionCost(
+                    step=step,
+                    policy=event.body.policy,
+                    cost=Cost.of(pending),
+                    faults=event.body.faults,
+                    unusable=event.body.unusable,
                 )
-                calls, pending = calls + pending, []
+            )
+            calls, pending = calls + pending, []
     return Cost.of(calls + pending), decisions

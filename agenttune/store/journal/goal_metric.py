@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from agenttune.protocol.events import Evaluated
 from agenttune.protocol.goal_names import is_goal, resolve
 from agenttune.protocol.lineage import Lineage
 from agenttune.protocol.run_info import RunInfo
@@ -34,12 +33,8 @@ def goal_values(log: RunLog, info: RunInfo, branch: str) -> tuple[str, list[Metr
 
 
 def _evaluated(log: RunLog, metric: str, line: Lineage) -> list[MetricAt]:
-    values = []
-    for event in log.events(kinds=["evaluated"], limit=EVERYTHING):
-        step, body = event.step or 0, event.body
-        if isinstance(body, Evaluated) and metric in body.metrics and line.has(event.branch, step):
-            values.append(MetricAt(step=step, value=body.metrics[metric]))
-    return values
+    found = log.evaluations(metric)
+    return [MetricAt(step=at.step, value=at.value) for at in found if line.has(at.branch, at.step)]
 
 
 def score_of(values: tuple[str, list[MetricAt]] | None, info: RunInfo) -> Score | None:

@@ -17,6 +17,7 @@ from agenttune.protocol.observation import (
     DOWNSAMPLED_POINTS,
     FIRST_POINTS,
     HISTORY,
+    RANK_READINGS,
     RECENT_POINTS,
     WEIGHT_LOOKS,
     Evaluation,
@@ -24,6 +25,7 @@ from agenttune.protocol.observation import (
     SeriesView,
 )
 from agenttune.protocol.proposals import TAKEN, State
+from agenttune.protocol.rank_reads import RanksRead
 from agenttune.protocol.redefining import Redefinition, newest_of, redefinition
 from agenttune.protocol.run_info import RunInfo
 from agenttune.protocol.weight_looks import WeightLook
@@ -182,7 +184,9 @@ class Observer:
         """Of all branches, in the order of their acks."""
         self._effects = MeasuredEffects()
 
-    def observe(self, log: RunLog, info: RunInfo, now_s: float, max_commands: int | None) -> Observation:
+    def observe(
+        self, log: RunLog, info: RunInfo, now_s: float, max_commands: int | None, last_seq: int | None = None
+    ) -> Observation:
         """Fold a run's log into what a policy sees.
 
         Args:
@@ -190,7 +194,9 @@ class Observer:
             info: The run as it stands.
             now_s: Unix time.
             max_commands: The budget of agent commands; None for no limit.
+            last_seq: The newest event when `info` was read; None where nobody writes meanwhile.
         """
+        last_seq = log.last_seq() if last_seq is None else last_seq
         with self._lock:
             self._catch_up(log, info.branch)
             recent = list(self._recent.rows)
@@ -201,6 +207,7 @@ class Observer:
             series = self._series_views(log, line, redefinitions)
             self._follow_weights(log)
             looks = list(self._weights)
+        ranks = log.events(kinds=["ranks_read"], limit=RANK_READINGS, newest=True)
         found = _on(line, log.events(kinds=["found"], limit=HISTORY, newest=True))
         evaluated = _on(line, log.events(kinds=["evaluated"], limit=HISTORY, newest=True))
         commands = log.commands(limit=HISTORY, newest=True)
@@ -226,6 +233,7 @@ class Observer:
                 Evaluation(step=e.step or 0, metrics=e.body.metrics) for e in evaluated if isinstance(e.body, Evaluated)
             ],
             weights=[look for branch, look in looks if line.has(branch, look.step)][-WEIGHT_LOOKS:],
+            ranks=[e.body for e in ranks if isinstance(e.body, RanksRead)],
             findings=[e.body.finding for e in found if isinstance(e.body, Found)],
             commands=commands,
             effects=effects,
@@ -236,7 +244,7 @@ class Observer:
             started_at_s=info.started_at_s,
             steps_per_s=_pace(steps),
             commands_left=None if max_commands is None else max(0, max_commands - used),
-            last_seq=log.last_seq(),
+            last_seq=last_seq,
             notes=_notes(log),
         )
 
@@ -314,13 +322,13 @@ class Observer:
                     self._downsampled.setdefault(name, Downsampled()).add(row.step, row.values[name])
 
     def _series_views(self, log: RunLog, line: Lineage, redefinitions: list[Redefinition]) -> dict[str, SeriesView]:
-        views = {}
+        views, rows = dict[str, SeriesView](), dict[int, list[StoredPoint]]()
         for name, steps, values in self._recent.columns():
             old = self._downsampled.get(name)
             first: list[tuple[int, float]] = []
             if old is not None:
                 since = max((r.step for r in redefinitions if r.touches(name)), default=0)
-                first = self._first_points(log, line, name, since)
+                first = self._first_points(log, line, name, since, rows)
             views[name] = SeriesView.model_construct(
                 name=name,
                 steps=steps,
@@ -332,15 +340,21 @@ class Observer:
             )
         return views
 
-    def _first_points(self, log: RunLog, line: Lineage, name: str, since: int) -> list[tuple[int, float]]:
-        """The first points of a metric after a step, on the line that the run stands on."""
+    def _first_points(
+        self, log: RunLog, line: Lineage, name: str, since: int, read: dict[int, list[StoredPoint]]
+    ) -> list[tuple[int, float]]:
+        """The first points of a metric after a step, on the line that the run stands on.
+
+        Args:
+            read: Rows that were read for others in the same look, by that step.
+        """
         key = (name, since)
         if key in self._first:
             return self._first[key]
-        found: list[tuple[int, float]] = []
-        for segment in line.segments:
-            rows = log.first_points(FIRST_ROWS, SOURCES, segment.branch, since, segment.last_step)
-            found += [(row.step, row.values[name]) for row in rows if name in row.values]
+        if since not in read:
+            each = (log.first_points(FIRST_ROWS, SOURCES, s.branch, since, s.last_step) for s in line.segments)
+            read[since] = [row for rows in each for row in rows]
+        found = [(row.step, row.values[name]) for row in read[since] if name in row.values]
         if len(found) >= FIRST_POINTS:
             self._first[key] = found[:FIRST_POINTS]
         return found[:FIRST_POINTS]

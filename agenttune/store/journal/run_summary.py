@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agenttune.detectors.effects import acted
-from agenttune.protocol.events import BestState, BranchStarted, Event, Found, NoteAdded, PolicyAttached, Settled
+from agenttune.protocol.events import (
+    BestState,
+    BranchStarted,
+    CheckpointSaved,
+    Event,
+    FindingJudged,
+    Found,
+    NoteAdded,
+    PolicyAttached,
+    Settled,
+)
+from agenttune.protocol.lineage import Lineage
 from agenttune.protocol.model_calls import ModelCalled
 from agenttune.protocol.observation import HISTORY
 from agenttune.protocol.plan_entries import not_carried_out, plan_in
@@ -15,13 +26,12 @@ from agenttune.protocol.summary import BranchSummary, Effect, FindingAt, Interve
 from agenttune.store.journal.costs import costs_of_run, probe_cost
 from agenttune.store.journal.goal_metric import EVERYTHING, goal_values, score_of
 from agenttune.store.journal.measured_branch import MeasuredBranch
+from agenttune.store.journal.saved_states import newest_on_disk
 from agenttune.store.journal.shadow_evaluation import shadow_evaluation
 from agenttune.store.run_log import RunLog
 
 MEASURED_FIRST, MEASURED_LAST = 50, 250
 """Changes of a run whose effect is looked for (guess: more than anybody reads)."""
-CALLS_PAGE = 100
-"""Calls of language models that are in memory with their messages at once."""
 
 
 def summarize(log: RunLog) -> RunSummary:
@@ -33,14 +43,17 @@ def summarize(log: RunLog) -> RunSummary:
     plan = {entry.mark: entry for body in attached for entry in plan_in(body.details)}  # one that was attached twice
     values = goal_values(log, info, info.branch)
     cost, decision_costs = costs_of_run(log)
+    saved = newest_on_disk(log)
     return RunSummary(
         run=info,
         duration_s=_duration_s(log, info),
         score=score_of(values, info),
         best_state=_best_state(log),
+        on_disk=saved.body if saved is not None and isinstance(saved.body, CheckpointSaved) else None,
+        on_disk_step=saved.step if saved is not None else None,
         interventions=_interventions(log, info, commands),
         not_carried_out=list(not_carried_out(plan.values(), commands, info)),
-        findings=[FindingAt(at_s=e.at_s, finding=e.body.finding) for e in bodies if isinstance(e.body, Found)],
+        findings=_findings([e for e in bodies if isinstance(e.body, Found)], log),
         policies=[body.policy for body in attached],
         notes=[e.body.text for e in bodies if isinstance(e.body, NoteAdded)],
         branches=_branches(log, info, bodies),
@@ -49,6 +62,16 @@ def summarize(log: RunLog) -> RunSummary:
         decision_costs=decision_costs,
         shadow=shadow_evaluation(log),
     )
+
+
+def _findings(events: Sequence[Event], log: RunLog) -> list[FindingAt]:
+    said = log.events(kinds=["finding_judged"], limit=EVERYTHING) if events else []
+    judged = {e.body.finding_seq: e.body.right for e in said if isinstance(e.body, FindingJudged)}  # the last word
+    return [
+        FindingAt(at_s=e.at_s, finding=e.body.finding, judged_right=judged.get(e.seq))
+        for e in events
+        if isinstance(e.body, Found)
+    ]
 
 
 def _best_state(log: RunLog) -> BestState | None:
@@ -96,13 +119,10 @@ def newest_interventions(log: RunLog, info: RunInfo, limit: int) -> list[Interve
 
 def model_calls(log: RunLog) -> list[ModelCalled]:
     """Calls of language models, oldest first, without what was said: that may be megabytes."""
-    calls: list[ModelCalled] = []
-    since = 0
-    while page := log.events(since, CALLS_PAGE, kinds=["model_called"]):
-        since = page[-1].seq
-        bodies = [event.body for event in page if isinstance(event.body, ModelCalled)]
-        calls += [body.model_copy(update={"messages": [], "answer": None}) for body in bodies]
-    return calls
+    bodies = (event.body for event in log.every_event("model_called"))
+    return [
+        body.model_copy(update={"messages": [], "answer": None}) for body in bodies if isinstance(body, ModelCalled)
+    ]
 
 
 def _interventions(
@@ -113,15 +133,42 @@ def _interventions(
     settled = {event.command_id: event.body.reason for event in events if isinstance(event.body, Settled)}
     branches: dict[str, MeasuredBranch] = {}
     measured = _measured(records[-limit:])
+    lineage = log.lineage(info.branch)
     found = []
     for record in records[-limit:]:
         name = record.ack.branch if record.ack is not None else info.branch
         if record.command_id in measured and name not in branches:
             branches[name] = MeasuredBranch.of(log, info, records, name)
         branch = branches[name] if record.command_id in measured else None
-        intervention = _intervention(record, branch)
-        found.append(intervention.model_copy(update={"probation": settled.get(record.command_id, "")}))
+        told = {"probation": settled.get(record.command_id, ""), "is_abandoned": _is_abandoned(record, lineage)}
+        found.append(_intervention(record, branch).model_copy(update=told))
     return found
+
+
+def measured_intervention(
+    log: RunLog, info: RunInfo, record: CommandRecord, branch: MeasuredBranch | None
+) -> Intervention:
+    """One command as a report tells it.
+
+    Args:
+        log: The run's log.
+        info: The run as it stands.
+        record: The command.
+        branch: That it took effect on; None for what changed nothing.
+    """
+    events = log.events(kinds=["settled"], command_id=record.command_id)
+    reasons = [event.body.reason for event in events if isinstance(event.body, Settled)]
+    told = {
+        "probation": reasons[-1] if reasons else "",
+        "is_abandoned": _is_abandoned(record, log.lineage(info.branch)),
+    }
+    return _intervention(record, branch).model_copy(update=told)
+
+
+def _is_abandoned(record: CommandRecord, lineage: Lineage) -> bool:
+    """Whether the run no longer stands on the steps on which a command took effect."""
+    ack = record.ack
+    return ack is not None and ack.outcome == "applied" and not lineage.has(ack.branch, ack.step)
 
 
 def _measured(records: Sequence[CommandRecord]) -> set[str]:

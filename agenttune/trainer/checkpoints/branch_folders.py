@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agenttune.protocol.events import CheckpointDeleted, CheckpointMoved
-from agenttune.trainer.checkpoints.catalog import CheckpointCatalog, SavedCheckpoint
+from agenttune.trainer.checkpoints.checkpoint_catalog import CheckpointCatalog, SavedCheckpoint
 
 logger = logging.getLogger("agenttune")
 

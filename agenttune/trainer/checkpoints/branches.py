@@ -9,7 +9,7 @@ from agenttune.protocol.lineage import Lineage
 MAIN = "main"
 
 
-class Branches:
+class BranchTree:
     """All branches of a run.
 
     Attributes:

@@ -9,16 +9,17 @@ from __future__ import annotations
 import copy
 import ctypes
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from agenttune.errors import UserError
-
-MISSING_SHOWN = 5
+from agenttune.protocol.text import some
+from agenttune.trainer.distributed.shards import is_sharded, local
 
 
 class Stateful(Protocol):
@@ -42,6 +43,9 @@ class TrainingState:
         loop: What the loop alone understands: its own counters, and where the data stands.
         steered: Values that commands can change and that no state dict holds: settings, knobs, layers, dataset.
         frozen: Parameters of the model that were not trained.
+        buffers: Names of the model's buffers.
+        ranks: Of a state that is written for all ranks of a run: what each of them has for itself.
+        write_shards: Has every rank write its part of model and optimizer into a folder; None where they are whole.
         extra: What neither of these holds: `draws` of the data, `generators` and `buffers` of the model, `registered`
             states of the user's.
     """
@@ -55,6 +59,9 @@ class TrainingState:
     steered: dict[str, Any] = field(default_factory=dict)
     frozen: frozenset[str] = frozenset()
     extra: dict[str, Any] = field(default_factory=dict)
+    buffers: frozenset[str] = frozenset()
+    ranks: list[dict[str, Any]] = field(default_factory=list)
+    write_shards: Callable[[Path], None] | None = None
 
     def copied(self, buffers: TrainingState | None = None, device: torch.device | None = None) -> TrainingState:
         """A copy that training does not change.
@@ -67,18 +74,19 @@ class TrainingState:
             step=self.step,
             model=_copied(self.model, buffers.model if buffers else None, device),
             optimizer=_copied(self.optimizer, buffers.optimizer if buffers else None, device),
-            parts=copy.deepcopy(self.parts),
-            rng=copy.deepcopy(self.rng),
+            parts=_deeply(self.parts),
+            rng=dict(self.rng),  # read as copies: nothing writes to them
             loop=_copied(self.loop, None),
-            steered=copy.deepcopy(self.steered),
+            steered=_deeply(self.steered),
             frozen=self.frozen,
+            buffers=self.buffers,
             extra=copy.deepcopy(self.extra),
         )
 
     @property
     def tensor_bytes(self) -> int:
-        """Size of the tensors of model and optimizer."""
-        return sum(t.numel() * t.element_size() for t in _tensors([self.model, self.optimizer]))
+        """Size of the tensors of model and optimizer, as far as this rank has them."""
+        return sum(t.numel() * t.element_size() for t in map(local, _tensors([self.model, self.optimizer])))
 
 
 def _tensors(tree: Any) -> list[torch.Tensor]:
@@ -88,8 +96,19 @@ def _tensors(tree: Any) -> list[torch.Tensor]:
     return [tensor for item in inside for tensor in _tensors(item)]
 
 
+def _deeply(tree: Any) -> Any:
+    """As `deepcopy` has it, in a fraction of the time where it is plain numbers in plain containers."""
+    if type(tree) in PLAIN:
+        return tree
+    if type(tree) is dict:
+        return {key: _deeply(value) for key, value in tree.items()}
+    return [_deeply(value) for value in tree] if type(tree) is list else copy.deepcopy(tree)
+
+
 def _copied(tree: Any, old: Any, device: torch.device | None = None) -> Any:
     """A deep copy of nested containers; tensors go into those of `old` where shape, type and device agree."""
+    if isinstance(tree, UNCHANGED):
+        return tree
     if isinstance(tree, torch.Tensor):
         place = tree.device if device is None else device
         if type(old) is type(tree) and _fits(old, tree, place):
@@ -102,9 +121,21 @@ def _copied(tree: Any, old: Any, device: torch.device | None = None) -> Any:
     if isinstance(tree, list):
         known_list = old if isinstance(old, list) and len(old) == len(tree) else [None] * len(tree)
         return [_copied(value, other, device) for value, other in zip(tree, known_list, strict=True)]
-    if isinstance(tree, (int, float, str, bytes, type(None))):
-        return tree
+    if type(tree) is tuple:  # Python's generator has one of 625 numbers, which `deepcopy` would go through one by one
+        return tree if set(map(type, tree)) <= PLAIN else tuple(_copied(value, None, device) for value in tree)
     return copy.deepcopy(tree)
+
+
+class LogRows(list[Any]):
+    """Rows that nobody changes once they are written: copies of a state share them, however long the run has been."""
+
+    def __reduce__(self) -> tuple[type[list[Any]], tuple[list[Any]]]:
+        return list, (list(self),)
+
+
+PLAIN = {int, float, bool, str, bytes, type(None)}
+UNCHANGED = (*PLAIN, LogRows)
+"""Types of what a copy shares."""
 
 
 def _fits(old: torch.Tensor, new: torch.Tensor, place: torch.device) -> bool:
@@ -145,12 +176,6 @@ def check_model(
     said = [f"{what} {some(names)}" for what, names in problems if names]
     if said:
         raise UserError(f"it is a checkpoint of another model: it {', '.join(said)}", field="checkpoint_id")
-
-
-def some(names: list[str]) -> str:
-    """The first few names, and how many more there are."""
-    more = f" and {len(names) - MISSING_SHOWN} more" if len(names) > MISSING_SHOWN else ""
-    return ", ".join(names[:MISSING_SHOWN]) + more
 
 
 def check_optimizer(optimizer: Stateful, saved: Mapping[str, Any]) -> None:
@@ -228,6 +253,7 @@ def weights_not_as_saved(model: nn.Module, saved: TrainingState) -> list[str]:
 
 
 def _equal(own: torch.Tensor, saved: torch.Tensor) -> bool:
+    own, saved = local(own), local(saved)  # of sharded ones, each rank looks at its part
     saved = saved.to(own.device)
     return torch.equal(own, saved) or bool(((own == saved) | ((own != own) & (saved != saved))).all())
 
@@ -251,7 +277,7 @@ class Spare:
         self.size_bytes = 0
 
     def prepare(self, like: TrainingState) -> None:
-        """Begin to make buffers ready, of the size of `like`; tensors on accelerators are left out."""
+        """Begin to make buffers ready, of the size of `like`; not of tensors on accelerators or of several ranks."""
         tensors: list[torch.Tensor] = []
         self._buffers = TrainingState(0, _emptied(like.model, tensors), _emptied(like.optimizer, tensors))
         self.size_bytes = sum(t.numel() * t.element_size() for t in tensors)
@@ -269,7 +295,7 @@ class Spare:
 def _emptied(tree: Any, tensors: list[torch.Tensor]) -> Any:
     """The tree's containers with buffers for its tensors, which are added to `tensors`, and nothing else."""
     if isinstance(tree, torch.Tensor):
-        if tree.device.type != "cpu" or tree.layout != torch.strided:
+        if is_sharded(tree) or tree.device.type != "cpu" or tree.layout != torch.strided:
             return None
         tensors.append(torch.empty_like(tree, requires_grad=False))
         return tensors[-1]

@@ -42,6 +42,11 @@ def frozen_names(model: nn.Module) -> frozenset[str]:
     return frozenset(name for name, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad)
 
 
+def buffer_names(model: nn.Module) -> frozenset[str]:
+    """Buffers of the model."""
+    return frozenset(name for name, _ in model.named_buffers(remove_duplicate=False))
+
+
 def write_rest(folder: Path, state: Mapping[str, Any], frozen: frozenset[str]) -> tuple[dict[str, int], list[str]]:
     """Write the part of a state dict that the model's own files lack, or hold with another value.
 

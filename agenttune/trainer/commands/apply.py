@@ -21,6 +21,7 @@ from agenttune.protocol.events import NoteAdded, StatusChanged
 from agenttune.protocol.proposals import Change, CommandRecord
 from agenttune.trainer.adapter import Adapter
 from agenttune.trainer.commands import (  # noqa: F401 - they register
+    checkpoints,
     dataset,
     layers,
     load_checkpoint,
@@ -79,6 +80,12 @@ def update_training(run_state: RunState, record: CommandRecord, command: UpdateT
     if not all(adapter.is_ready_for(name, value) for name, value in asked.items()):
         return NotYet()
     before = _read_settings(adapter)
+
+    def undo() -> None:
+        for name in asked:
+            adapter.change_setting(name, before[name])
+
+    run_state.agree()
     try:
         for name, value in asked.items():
             adapter.change_setting(name, value)
@@ -87,15 +94,14 @@ def update_training(run_state: RunState, record: CommandRecord, command: UpdateT
         if wrong:
             raise UserError(f"did not read back as written, all put back: {', '.join(wrong)}")
     except BaseException:
-        for name in asked:
-            adapter.change_setting(name, before[name])
+        undo()
         raise
     changes = [
         Change(name=name, previous=before[name], requested=value, effective=after[name])
         for name, value in asked.items()
     ]
     expectations = [_expect_setting(run_state, name, value) for name, value in asked.items()]
-    return Done(" ".join(filter(None, notes)), changes, expectations=expectations)
+    return Done(" ".join(filter(None, notes)), changes, expectations=expectations, undo=undo)
 
 
 def _read_settings(adapter: Adapter) -> dict[str, Any]:
@@ -108,9 +114,15 @@ def _expect_setting(run_state: RunState, name: str, value: Any) -> Expectation:
 
 @applies(SetKnob)
 def set_knob(run_state: RunState, record: CommandRecord, command: SetKnob) -> Outcome:
+    run_state.registry.check(command.name, command.value)
+    run_state.agree()
     change, read = run_state.registry.set(command.name, command.value)
     expected = Expectation(command.name, [change.effective], lambda: [read()])
-    return Done(changes=[change], expectations=[expected])
+
+    def undo() -> None:
+        run_state.registry.put_back(command.name, change.previous)
+
+    return Done(changes=[change], expectations=[expected], undo=undo)
 
 
 @applies(SaveCheckpoint)
@@ -123,6 +135,7 @@ def save_checkpoint(run_state: RunState, record: CommandRecord, command: SaveChe
         raise NotSupported(f"a snapshot in memory: {refusal}")
     if not adapter.can_end_here():
         return NotYet()
+    run_state.agree()
     adapter.request_save()
     return AwaitSave(tag=command.tag)
 
@@ -136,7 +149,7 @@ def probe(run_state: RunState, record: CommandRecord, command: Probe) -> Outcome
     if run_state.paused:
         raise UserError("a probe trains, and training is paused; resume_training first")
     end = adapter.max_steps()
-    if end is not None and run_state.step + command.steps >= end:
+    if end is not None and not command.is_return and run_state.step + command.steps >= end:
         raise UserError(
             f"trials of {command.steps} steps would reach the run's end at step {end}; it is at step {run_state.step}",
             field="steps",
@@ -149,6 +162,7 @@ def probe(run_state: RunState, record: CommandRecord, command: Probe) -> Outcome
 
 @applies(DoEvaluate)
 def do_evaluate(run_state: RunState, record: CommandRecord, command: DoEvaluate) -> Outcome:
+    run_state.agree()  # an evaluation that all take part in would wait for a rank that cannot
     metrics = run_state.adapter.evaluate()
     return Done(result=dict(metrics))
 
@@ -178,11 +192,12 @@ def stop_training(run_state: RunState, record: CommandRecord, command: StopTrain
         # The loop cannot end before its first step; a pause would keep it from that step.
         run_state.paused = False
         return NotYet()
+    run_state.agree()
     run_state.paused = False
     run_state.stop_reason = f"stopped by {record.proposal.author.name}"
     ending = "training ends after this step"
     if command.save and not adapter.checkpoint_refusal() and not adapter.saves_for_restart():
-        return AwaitCapture(message=ending, then=adapter.request_stop, is_last=True)
+        return AwaitCapture(message=ending, is_last=True)
     adapter.request_stop()
     if not command.save:
         return Done(ending)

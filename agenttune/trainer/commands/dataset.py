@@ -23,6 +23,11 @@ def update_dataset_runtime_hyperparameters(
     dataset, parameters = _interactive(run_state)
     fitted = parameters.fit_runtime(dataset, command.values)
     before = parameters.reread()
+
+    def undo() -> None:
+        parameters.write(before)
+
+    run_state.agree()
     try:
         parameters.write(fitted)
         after = parameters.reread()
@@ -31,14 +36,14 @@ def update_dataset_runtime_hyperparameters(
             raise UserError(f"did not read back as written, all put back: {', '.join(wrong)}")
         message = run_state.adapter.redraw()
     except BaseException:
-        parameters.write(before)
+        undo()
         raise
     changes = [
         Change(name=name, previous=before[name], requested=asked, effective=after[name])
         for name, asked in command.values.items()
     ]
     expectations = [_expect(run_state, name, after[name]) for name in fitted]
-    return Done(message, changes, events=(read_dataset(dataset),), expectations=expectations)
+    return Done(message, changes, events=(read_dataset(dataset),), expectations=expectations, undo=undo)
 
 
 @applies(UpdateDataset)
@@ -48,7 +53,9 @@ def update_dataset(run_state: RunState, record: CommandRecord, command: UpdateDa
     fitted = parameters.fit_initialization(command.values)
     before = parameters.initialization()
     new = rebuilt(dataset, fitted)
-    message = run_state.adapter.replace_dataset(new.dataset)
+    change_over = run_state.adapter.replacement(new.dataset)
+    run_state.agree()
+    message = change_over()
     found = parameters_of(run_state.adapter.train_dataset())
     after = found.initialization() if found is not None else {}
     changes = [
@@ -56,7 +63,11 @@ def update_dataset(run_state: RunState, record: CommandRecord, command: UpdateDa
         for name, asked in command.values.items()
     ]
     event = read_dataset(run_state.adapter.train_dataset())
-    return Done(" ".join(filter(None, [message, *new.notes])), changes, events=(event,))
+
+    def undo() -> None:
+        run_state.adapter.replace_dataset(dataset, keeps_place=True)
+
+    return Done(" ".join(filter(None, [message, *new.notes])), changes, events=(event,), undo=undo)
 
 
 def _interactive(run_state: RunState) -> tuple[object, DatasetParameters]:

@@ -10,10 +10,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from agenttune.errors import NotSupported, UserError
 from agenttune.protocol.proposals import Change
+from agenttune.protocol.text import some
 from agenttune.trainer.commands.outcomes import Done, Expectation
 from agenttune.trainer.distributed.processes import is_distributed
-from agenttune.trainer.layers.changes import FLAG, dotted
-from agenttune.trainer.layers.layer import Layer, shortened
+from agenttune.trainer.layers.layer import Layer
+from agenttune.trainer.layers.layer_changes import FLAG, dotted
 from agenttune.trainer.layers.model_tree import held_by
 from agenttune.trainer.layers.permissions import check_arguments
 from agenttune.trainer.run_state import RunState
@@ -28,7 +29,8 @@ def freeze_or_train(run_state: RunState, layer: Layer, params: dict[str, Any]) -
         _check_trainable(run_state, layer, parameters)
     else:
         _check_freezable(run_state, layer, parameters)
-    previous = _flag(parameters)
+    previous, flags = _flag(parameters), {name: p.requires_grad for name, p in parameters.items()}
+    run_state.agree()
     for name, parameter in parameters.items():
         run_state.layers.set_flag(name, parameter, wanted)
     change = Change(name=dotted(layer.name, FLAG), previous=previous, requested=wanted, effective=_flag(parameters))
@@ -37,7 +39,13 @@ def freeze_or_train(run_state: RunState, layer: Layer, params: dict[str, Any]) -
         expectations.append(_expect_weights(run_state, layer, parameters))
     count = sum(p.numel() for p in parameters.values())
     verb = "trained" if wanted else "no longer trained; what the optimizer knows of them is kept for a return"
-    return Done(f"{count} parameters are {verb}. {layer.compiled()}".strip(), [change], expectations=expectations)
+
+    def undo() -> None:
+        for name, parameter in parameters.items():
+            run_state.layers.set_flag(name, parameter, flags[name])
+
+    message = f"{count} parameters are {verb}. {layer.compiled()}".strip()
+    return Done(message, [change], expectations=expectations, undo=undo)
 
 
 def _flag(parameters: dict[str, nn.Parameter]) -> bool | str:
@@ -87,22 +95,25 @@ def _check_freezable(run_state: RunState, layer: Layer, parameters: dict[str, nn
     _check_checkpointing(layer, ours)
     if not is_distributed():
         return
-    wrappers = _wrappers(getattr(run_state.adapter, "trainer", None))
+    wrappers = _wrappers(run_state.adapter)
     spread = [w for w in wrappers if isinstance(w, DistributedDataParallel)]
     if spread and all(w.find_unused_parameters and not w.static_graph for w in spread):
         return
     found = ", ".join(f"{type(w).__name__} {getattr(w, 'find_unused_parameters', '')}".strip() for w in wrappers)
     raise NotSupported(
         "in a run of several processes, a layer can be frozen live only under DDP with find_unused_parameters=True "
-        "(ddp_find_unused_parameters of TrainingArguments): otherwise the next step waits for its gradients; "
-        f"found: {found or 'no trainer'}"
+        "(ddp_find_unused_parameters of TrainingArguments; of a loop of your own, give agenttune.session the DDP "
+        "model): otherwise the next step waits for its gradients; "
+        f"found: {found or 'no wrapper'}"
     )
 
 
-def _wrappers(trainer: Any) -> list[Any]:
-    """The models that a Trainer runs, as wrapped for several processes."""
+def _wrappers(adapter: Any) -> list[Any]:
+    """The models that a loop runs, as wrapped for several processes."""
+    trainer = getattr(adapter, "trainer", None)
+    of_lightning = getattr(getattr(trainer, "strategy", None), "model", None)
     prepared = getattr(getattr(trainer, "accelerator", None), "_models", [])
-    models = [getattr(trainer, "model_wrapped", None), *prepared]
+    models = [getattr(adapter, "wrapped", None), getattr(trainer, "model_wrapped", None), of_lightning, *prepared]
     # torch.compile puts a module of its own around DDP's, with this name inside.
     bare = [getattr(m, "_orig_mod", m) for m in models if m is not None]
     return list({id(m): m for m in bare}.values())
@@ -128,17 +139,17 @@ def _check_trainable(run_state: RunState, layer: Layer, parameters: dict[str, nn
     outside = [name for name, p in parameters.items() if id(p) not in held]
     if outside:
         raise UserError(
-            f"the optimizer does not hold {shortened(outside)}: it was built without them, as they were frozen then, "
+            f"the optimizer does not hold {some(outside)}: it was built without them, as they were frozen then, "
             "and would never update them; build the trainer with them trainable and freeze them by command, or call "
             "optimizer.add_param_group in your own code",
             field="layer_name",
         )
     fixed = [name for name, p in parameters.items() if not p.is_floating_point()]
     if fixed:
-        raise NotSupported(f"{shortened(fixed)} are quantized and cannot be trained")
+        raise NotSupported(f"{some(fixed)} are quantized and cannot be trained")
     late = [n for n, p in parameters.items() if not p.requires_grad and not run_state.layers.was_trained(n)]
     if is_distributed() and late:
         raise NotSupported(
-            f"{shortened(late)} were frozen when the model was wrapped for several processes, which would not share "
+            f"{some(late)} were frozen when the model was wrapped for several processes, which would not share "
             "their gradients; start with them trainable and freeze them by command"
         )

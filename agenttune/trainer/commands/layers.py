@@ -12,8 +12,8 @@ from agenttune.protocol.proposals import Change, CommandRecord
 from agenttune.trainer.commands.layer_freezing import freeze_or_train
 from agenttune.trainer.commands.layer_operations import reset_layer, run_allowed
 from agenttune.trainer.commands.outcomes import Done, Expectation, NotYet, Outcome, applies
-from agenttune.trainer.layers.changes import dotted
 from agenttune.trainer.layers.layer import Layer, find_layer
+from agenttune.trainer.layers.layer_changes import dotted
 from agenttune.trainer.layers.model_tree import GradientMonitor, Squares, held_by, model_read, owner_of, read_model
 from agenttune.trainer.layers.permissions import (
     EPSILONS,
@@ -107,10 +107,15 @@ def _set_attribute(run_state: RunState, layer: Layer, name: str, value: Any) -> 
     previous = vars(layer.module)[name]
     wanted = fitted(name, previous, value)
     changes, key = run_state.layers, (layer.name, name)
+
+    def undo() -> None:
+        changes.set_attribute(layer.name, layer.module, name, previous)
+
+    run_state.agree()
     changes.set_attribute(layer.name, layer.module, name, wanted)
     found = vars(layer.module).get(name)
     if not same(found, wanted):
-        changes.set_attribute(layer.name, layer.module, name, previous)
+        undo()
         raise UserError(f"{dotted(*key)} was set to {wanted!r} but reads {found!r}; put back to {previous!r}")
     then = changes.stamps([key])
 
@@ -119,7 +124,7 @@ def _set_attribute(run_state: RunState, layer: Layer, name: str, value: Any) -> 
 
     change = Change(name=dotted(*key), previous=previous, requested=value, effective=found)
     message = " ".join(filter(None, [_own_code(layer, name), layer.compiled()]))
-    return Done(message, [change], expectations=[Expectation(change.name, [found], read)])
+    return Done(message, [change], expectations=[Expectation(change.name, [found], read)], undo=undo)
 
 
 def _own_code(layer: Layer, name: str) -> str:
@@ -134,11 +139,16 @@ def _write_tensor(run_state: RunState, layer: Layer, name: str, tensor: torch.Te
         check_whole([tensor], layer.name)
     wanted = _fitted_tensor(dotted(layer.name, name), tensor, value)
     before = tensor.detach().clone()
+
+    @torch.no_grad()
+    def undo() -> None:
+        tensor.copy_(before)
+
+    run_state.agree()
     with torch.no_grad():
         tensor.copy_(wanted)
     if not torch.equal(tensor.detach(), wanted):
-        with torch.no_grad():
-            tensor.copy_(before)
+        undo()
         raise UserError(f"{dotted(layer.name, name)} does not read back as written; put back")
     run_state.layers.stamp_weights([tensor])
     change = Change(
@@ -146,7 +156,7 @@ def _write_tensor(run_state: RunState, layer: Layer, name: str, tensor: torch.Te
     )
     held = id(tensor) in held_by(run_state.adapter.optimizer())
     kept = "what the optimizer knows of it (momentum) is kept" if held else ""
-    return Done("; ".join(filter(None, [layer.tied([tensor]), kept])), [change])
+    return Done("; ".join(filter(None, [layer.tied([tensor]), kept])), [change], undo=undo)
 
 
 def _fitted_tensor(name: str, tensor: torch.Tensor, value: Any) -> torch.Tensor:
@@ -201,6 +211,7 @@ def read_layers(run_state: RunState, record: CommandRecord, command: ReadModel) 
         if isinstance(looked, NotYet):
             return looked
         grads, message = looked
+        run_state.agree()  # of sharded weights all ranks measure together
     tree = read_model(
         layer.model,
         run_state.registry.layers,

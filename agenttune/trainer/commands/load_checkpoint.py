@@ -17,10 +17,10 @@ from agenttune.trainer.commands.outcomes import AwaitLearningRate, AwaitRestore,
 from agenttune.trainer.commands.update_optimizer import await_learning_rate, learning_rate_change
 from agenttune.trainer.layers.reset import check_clearable, clear_state
 from agenttune.trainer.lr.optimizers import same
-from agenttune.trainer.lr.planned_lr import restore_scheduler
+from agenttune.trainer.lr.planned_lr import PlannedLambda, restore_scheduler
 from agenttune.trainer.lr.schedule_kinds import members_of, store
 from agenttune.trainer.lr.schedules import Schedule
-from agenttune.trainer.run_state import RunState
+from agenttune.trainer.run_state import RunState, ToldByLeader
 
 RATES = ("lr", "initial_lr", "max_lr", "min_lr")
 """What of a parameter group says where its rate stands in its schedule."""
@@ -32,20 +32,35 @@ def load_checkpoint(run_state: RunState, record: CommandRecord, command: LoadChe
     refusal = adapter.checkpoint_refusal()
     if refusal:
         raise NotSupported(f"load_checkpoint: {refusal}")
-    branch = checkpoints.branches.new_name(command.branch_name)
-    checkpoint = checkpoints.find(command.checkpoint_id, record.proposal.author.principal == "agent")
-    state = checkpoints.read(checkpoint, adapter.model())
+    found = run_state.told or find_there(run_state, record, command)
+    checkpoint, branch = found.checkpoint, found.branch
+    run_state.agree()  # of shards, all ranks read together
+    state = checkpoints.read(checkpoint, adapter.model(), adapter.optimizer(), run_state.agree)
     adapter.check_state(state)
     if command.reset_optimizer:
         check_clearable(adapter.optimizer())
     rate = None if command.lr is None else RateAsked(command.lr, run_state.schedule().rates())
     if rate is not None:
-        _rehearse(run_state, state, record, rate.base)
+        _rehearse(run_state, state, record, command, rate.base)
     dataset = prepare_dataset(run_state, state.steered)
     return AwaitRestore(checkpoint, branch, state, dataset, rate, bool(command.reset_optimizer))
 
 
-def _rehearse(run_state: RunState, state: TrainingState, record: CommandRecord, base: float) -> None:
+def find_there(run_state: RunState, record: CommandRecord, command: LoadCheckpoint) -> ToldByLeader:
+    """The checkpoint that a return asks for, and the branch that training is on from there.
+
+    Raises:
+        UserError: There is no such checkpoint, or there is a branch of that name.
+    """
+    checkpoints = run_state.checkpoints
+    branch = checkpoints.branches.new_name(command.branch_name)
+    is_agents = record.proposal.author.principal == "agent"
+    return ToldByLeader(checkpoints.find(command.checkpoint_id, is_agents), branch)
+
+
+def _rehearse(
+    run_state: RunState, state: TrainingState, record: CommandRecord, command: LoadCheckpoint, base: float
+) -> None:
     """Refuse a rate that could not be set there, or would be out of bounds there, while nothing has changed.
 
     Raises:
@@ -53,7 +68,7 @@ def _rehearse(run_state: RunState, state: TrainingState, record: CommandRecord, 
     """
     now = run_state.as_info()
     with _rates_of(run_state, state) as there:
-        refusal = run_state.refusal_there(record, now, run_state.as_info())
+        refusal = run_state.refusal_there(record, command, now, run_state.as_info())
         if refusal:
             raise UserError(f"at step {state.step}, where it would go back to: {refusal}", field="lr")
         _set_base(there, base)
@@ -85,6 +100,7 @@ def _rates_of(run_state: RunState, state: TrainingState) -> Iterator[Schedule]:
 def _held_by_lambdas(schedule: Schedule) -> list[tuple[Any, dict[str, Any]]]:
     """What callables of a `LambdaLR` hold, which loading its state writes over."""
     found = [fn for member in members_of(schedule.scheduler) for fn in getattr(member, "lr_lambdas", ())]
+    found += [fn.original for fn in found if isinstance(fn, PlannedLambda)]
     return [
         (fn, dict(fn.__dict__)) for fn in found if not isinstance(fn, types.FunctionType) and hasattr(fn, "__dict__")
     ]
@@ -105,11 +121,13 @@ class Changed:
     Attributes:
         result: For the ack.
         rate: The rate that was set; its ack waits until the next step has confirmed it.
+        rate_as_saved: Of the first parameter group as it was saved, where another was set.
         problem: What went wrong.
     """
 
     result: dict[str, Any] = field(default_factory=dict)
     rate: AwaitLearningRate | None = None
+    rate_as_saved: float | None = None
     problem: str = ""
 
 
@@ -122,6 +140,7 @@ def change_with_restore(run_state: RunState, outcome: AwaitRestore) -> Changed:
         changed.result["optimizer_state_cleared"] = clear_state(optimizer, parameters)
     if outcome.rate is not None:
         try:
+            changed.rate_as_saved = run_state.schedule().rates().effective[0]
             changed.rate = _set_rate(run_state, outcome.rate)
         except AgenttuneError as error:  # it was rehearsed, so something else has changed the schedule since
             changed.problem = f"its rate could not be set: {error}"

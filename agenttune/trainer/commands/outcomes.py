@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 from agenttune.protocol.commands import CommandBase, Probe
 from agenttune.protocol.events import KnobsRead
 from agenttune.protocol.proposals import Change, CommandRecord, Record
-from agenttune.trainer.checkpoints.catalog import SavedCheckpoint
+from agenttune.trainer.checkpoints.checkpoint_catalog import SavedCheckpoint
 from agenttune.trainer.checkpoints.training_state import TrainingState
 from agenttune.trainer.lr.schedules import LearningRates
 from agenttune.trainer.run_state import RunState
@@ -35,6 +35,8 @@ class Done:
     result: dict[str, Any] = field(default_factory=dict)
     events: tuple[Record, ...] = ()
     expectations: list[Expectation] = field(default_factory=list)
+    undo: Callable[[], None] | None = None
+    """Puts everything back, for a run of several processes where one of the others could not; None: nothing to do."""
 
 
 @dataclass
@@ -73,10 +75,8 @@ class AwaitCapture:
     tag: str | None = None
     pinned: bool = False
     message: str = ""
-    then: Callable[[], None] | None = None
-    """What comes after it, such as the end of training."""
     is_last: bool = False
-    """As of `AwaitSave`."""
+    """Training ends with it, on all ranks; the ack says how to go on."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,10 @@ class AwaitRestore:
     """The learning rate from there on, if it is not to be the saved one."""
     reset_optimizer: bool = False
     """Whether the optimizer is to begin anew there."""
+    message: str = ""
+    """What there is to say beside what came of it."""
+    result: dict[str, object] = field(default_factory=dict)
+    """For the ack, beside what came of it."""
 
 
 @dataclass
@@ -130,7 +134,9 @@ def applies(command: type[C]) -> Callable[[Handler[C]], Handler[C]]:
     """Make a function the one that applies a command: a decorator.
 
     The function checks everything, then writes, then reads back. One that raises has changed nothing: the executor
-    turns the error into a failed ack, and training goes on. Which loops the command is for, they say themselves
+    turns the error into a failed ack, and training goes on. Between its checks and its first write it calls
+    `run_state.agree()`, and what it returns knows how to undo it: then a run of several processes has it on all of
+    them or on none. Which loops the command is for, they say themselves
     (`Adapter.capabilities`).
     """
 

@@ -30,6 +30,7 @@ def update_optimizer(run_state: RunState, record: CommandRecord, command: Update
     undo_all = schedule.snapshot()
     before = {w.name: read_value(optimizer, w.name) for w in writes}
     undo_state: Callable[[], None] = nothing
+    run_state.agree()
     try:
         rate = _set_learning_rate(schedule, command) if command.lr is not None else None
         schedule.refuse_impossible()
@@ -42,6 +43,13 @@ def update_optimizer(run_state: RunState, record: CommandRecord, command: Update
         undo_all()
         raise
     done = Done(changes=_changes(run_state, writes, before), expectations=_expectations(run_state, writes))
+
+    def undo_all_at_once() -> None:
+        apply_writes(optimizer, [Write(w.group, w.name, _old(before, w)) for w in writes])
+        undo_state()
+        undo_all()
+
+    done.undo = undo_all_at_once
     if rate is None:
         return done
     done.changes.insert(0, rate)
@@ -130,7 +138,7 @@ def learning_rate_expectation(run_state: RunState, groups: frozenset[int]) -> Ex
 
     def read() -> list[float] | None:
         now = run_state.schedule()
-        moved = now.kind is ScheduleKind.METRIC and now.clock != clock
+        moved = (now.kind is ScheduleKind.METRIC and now.clock != clock) or not now.knows_base
         return None if moved else [now.base()[i] for i in sorted(groups)]
 
     unscaled = schedule.kind in (ScheduleKind.NONE, ScheduleKind.METRIC)

@@ -11,7 +11,6 @@ from agenttune.protocol.lr_plans import make_plan, plan_text
 from agenttune.protocol.proposals import Change, CommandRecord
 from agenttune.trainer.commands.outcomes import Done, Expectation, Outcome, applies
 from agenttune.trainer.commands.update_optimizer import await_learning_rate
-from agenttune.trainer.lr.course import lambda_name
 from agenttune.trainer.lr.optimizers import same
 from agenttune.trainer.lr.planned_lr import PREVIOUS
 from agenttune.trainer.lr.schedules import Schedule
@@ -26,6 +25,7 @@ def update_schedule(run_state: RunState, record: CommandRecord, command: UpdateS
     factors = _factors(run_state, command)
     plan, bases, wanted = _previous(schedule) if command.shape == "previous" else _new(command, run_state, schedule)
     undo = schedule.snapshot()
+    run_state.agree()
     try:
         schedule.install_plan(bases, plan)
         schedule.refuse_impossible()
@@ -54,6 +54,7 @@ def update_schedule(run_state: RunState, record: CommandRecord, command: UpdateS
         changes=[rate, planned],
         result={"schedule": {"previous": old_plan, "requested": command.arguments(), "effective": new_plan}},
         expectations=[_expect_plan(run_state, new_plan)],
+        undo=undo,
     )
     everywhere = range(len(effective))
     return await_learning_rate(run_state, done, None, lambda: run_state.schedule().restore(rates, everywhere))
@@ -68,10 +69,10 @@ def _factors(run_state: RunState, command: UpdateSchedule) -> list[tuple[float, 
 
 def _words(schedule: Schedule, step: int) -> str:
     """The current schedule, in words."""
-    plan = _whole_plan(schedule)
+    plan = schedule.plan()
     if plan:
         return plan_text(plan, schedule.base()[0], step - schedule.clock)
-    return f"the run's own {lambda_name(schedule.scheduler.lr_lambdas[0])}, base {schedule.base()[0]:g}"
+    return f"the run's own {schedule.own_name}, base {schedule.base()[0]:g}"
 
 
 def _new(
@@ -83,13 +84,13 @@ def _new(
     if peak <= 0:
         raise UserError("the effective rate is 0 now, so the plan needs a peak_lr", field="peak_lr")
     plan = make_plan(command, run_state.step, run_state.adapter.max_steps(), peak, schedule.clock)
-    plan[PREVIOUS] = {"plan": _whole_plan(schedule), "bases": schedule.base()}
+    plan[PREVIOUS] = {"plan": schedule.plan(), "bases": schedule.base()}
     return plan, _bases(schedule, peak, now), plan["start"] * peak if command.warmup_steps else peak
 
 
 def _previous(schedule: Schedule) -> tuple[dict[str, Any], list[float], float | None]:
     """The plan that the one in force replaced, empty for the run's own schedule, and its bases."""
-    found = _whole_plan(schedule).get(PREVIOUS)
+    found = schedule.plan().get(PREVIOUS)
     if found is None:
         raise UserError("the run follows its own schedule; there is no plan to go back from", field="shape")
     return dict(found["plan"]), list(found["bases"]), None
@@ -105,13 +106,9 @@ def _bases(schedule: Schedule, peak: float, rates: list[float]) -> list[float]:
     return [peak * ratio for ratio in ratios or [1.0]]
 
 
-def _whole_plan(schedule: Schedule) -> dict[str, Any]:
-    return dict(getattr(schedule.scheduler.lr_lambdas[0], "plan", None) or {})
-
-
 def _plan_in_force(schedule: Schedule) -> dict[str, Any] | str:
     """For people: without what it replaced."""
-    plan = _whole_plan(schedule)
+    plan = schedule.plan()
     plan.pop(PREVIOUS, None)
     return plan or schedule.name
 

@@ -14,18 +14,18 @@ from statistics import median
 from agenttune.config import CheckpointSettings
 from agenttune.detectors.divergence import Divergence
 from agenttune.detectors.trend import LEVEL_STEPS, MEDIAN_ERROR, Trend
-from agenttune.errors import AgenttuneError
+from agenttune.errors import AgenttuneError, RanksApart
 from agenttune.protocol.events import BestState, KeptAs, NoteAdded
 from agenttune.protocol.observation import RECENT_POINTS, Observation, SeriesView
 from agenttune.protocol.redefining import Redefinition
 from agenttune.protocol.run_info import RunInfo
-from agenttune.trainer.captured_values import capture_registered, capture_values
-from agenttune.trainer.checkpoints.catalog import SavedCheckpoint
-from agenttune.trainer.checkpoints.training_state import restore_model, some, weights_not_as_saved
-from agenttune.trainer.checkpoints.unsaved_weights import restore_model_extra
+from agenttune.protocol.text import some
+from agenttune.trainer.checkpoints.checkpoint_catalog import SavedCheckpoint
+from agenttune.trainer.checkpoints.training_state import TrainingState
+from agenttune.trainer.execution.single_rank import SingleRank
 from agenttune.trainer.probation.loss_history import LossHistory
 from agenttune.trainer.recording.recorder import Recorder
-from agenttune.trainer.run_state import RunState
+from agenttune.trainer.run_state import REASON_CHARACTERS, RunState
 
 logger = logging.getLogger("agenttune")
 
@@ -43,6 +43,8 @@ RETRIES = 4
 """Parts of the usual wait after which it is looked again, where a state was not good."""
 DISK_WAITS = 3
 """Times the usual wait after a state that had to go to disk, which takes longer."""
+MOST_FAILURES = 3
+"""After so many states in a row that could not be kept no more are tried (guess)."""
 OPEN_END_STEPS = 1000
 """What counts as the run's length where its end is not known, until it is longer (guess)."""
 METRIC = "step_loss"
@@ -56,13 +58,16 @@ class KeptStates:
         info: The run's goal.
         run_state: The run.
         recorder: Writes the log.
+        ranks: All processes of the run.
 
     Attributes:
         next_step: The step at which it is next looked whether the state is a good one.
     """
 
-    def __init__(self, settings: CheckpointSettings, info: RunInfo, run_state: RunState, recorder: Recorder) -> None:
-        self._settings, self._info = settings, info
+    def __init__(
+        self, settings: CheckpointSettings, info: RunInfo, run_state: RunState, recorder: Recorder, ranks: SingleRank
+    ) -> None:
+        self._settings, self._info, self._ranks = settings, info, ranks
         self._run_state, self._recorder = run_state, recorder
         self._losses = LossHistory(RECENT_POINTS)
         self.add = self._losses.add
@@ -72,6 +77,8 @@ class KeptStates:
         self._due: set[KeptAs] = set()
         self._best: float | None = None
         self._is_on = False
+        self._failures = 0
+        """In a row."""
         self.next_step: float = math.inf
 
     def begin(self, step: int) -> None:
@@ -127,6 +134,7 @@ class KeptStates:
         reason = "the run went back over it"
         gone = [event for c in undone if (event := checkpoints.release(c.checkpoint_id, reason)) is not None]
         if gone:
+            self._ranks.drop([event.checkpoint_id for event in gone])
             self._recorder.record(*gone)
 
     # -- keeping ----------------------------------------------------------------------------------------------------
@@ -154,15 +162,18 @@ class KeptStates:
             values=losses,
             downsampled_steps=[at for at, _ in before],
             downsampled_values=[level for _, level in before],
+            first_steps=[],  # given, as pydantic takes long to find out how a default is made
+            first_values=[],
         )
-        trend = Trend.of_view(view, 0, 0)
+        seen = self._seen(step, view)
+        trend = Trend.of(seen)  # which the detector gets too
         if trend is None:
             return False
         self._levels.append((step, trend.level))
-        return _is_at_its_best(trend) and not self._has_critical_finding(step, view)
+        return _is_at_its_best(trend) and not any(f.severity == "critical" for f in Divergence().detect(seen))
 
-    def _has_critical_finding(self, step: int, view: SeriesView) -> bool:
-        seen = Observation(
+    def _seen(self, step: int, view: SeriesView) -> Observation:
+        return Observation(
             run_id=self._info.run_id,
             status="running",
             step=step,
@@ -171,7 +182,6 @@ class KeptStates:
             goal_direction=self._info.goal_direction,
             series={METRIC: view},
         )
-        return any(finding.severity == "critical" for finding in Divergence().detect(seen))
 
     def take(self) -> None:
         """Keep the state of now as what is due; only where the loop is settled."""
@@ -179,29 +189,50 @@ class KeptStates:
         for kept_as in due:
             try:
                 has_room = self._keep(kept_as)
-            except Exception:  # training is worth more than a state to go back to
-                logger.exception("no states are kept to go back to any more; training goes on")
-                self._stop()
+            except RanksApart:
+                raise
+            except Exception as error:  # training is worth more than a state to go back to
+                self._fail(kept_as, error)
                 return
+            self._failures = 0
             if not has_room and kept_as == "start":
                 self._stop()
                 return
 
+    def _fail(self, kept_as: KeptAs, error: Exception) -> None:
+        """A disk that is full may be emptied; what fails again and again is given up."""
+        self._failures += 1
+        logger.warning("a %s state could not be kept; training goes on", kept_as, exc_info=error)
+        is_over = self._failures >= MOST_FAILURES
+        told = "no states are kept to go back to any more" if is_over else f"a {kept_as} state could not be kept"
+        self._note(f"{told}: {error}"[:REASON_CHARACTERS])
+        if is_over:
+            self._stop()
+
     def _keep(self, kept_as: KeptAs) -> bool:
         run_state = self._run_state
-        state = run_state.adapter.capture()
-        state.steered = capture_values(run_state)
-        state.extra["registered"] = capture_registered(run_state)
+        state = self._ranks.captured()
         most = self._settings.good_states if kept_as == "good" else 1
-        saved, gone = run_state.checkpoints.keep(state, run_state.adapter.write_model, kept_as, most)
+        saved, gone = run_state.checkpoints.keep(state, run_state.adapter.write_model, kept_as, most, self._for_disk)
+        # One of a rolling few, in memory, can wait a quarter of a second for the next rows of the log.
+        is_urgent = kept_as != "good" or (saved is not None and saved.path is not None)
+        if gone:
+            self._ranks.drop([event.checkpoint_id for event in gone])
+            self._recorder.record(*gone, urgent=is_urgent)
+        if saved is not None:
+            self._ranks.hold(saved)
         if saved is not None and kept_as == "good" and saved.path is not None:
             self._schedule(run_state.step, 1 / DISK_WAITS)
         if saved is None and kept_as == "start":
-            size = f"{state.tensor_bytes / 2**30:.1f} GiB"
+            size = f"{state.tensor_bytes / 2**20:,.1f} MiB"
             text = f"no states are kept to go back to: one takes {size}; see checkpoints.memory_gib and max_gib"
             self._note(text)
-        self._recorder.record(*gone, *([] if saved is None else [saved.saved_event()]))
+        if saved is not None:
+            self._recorder.record(saved.saved_event(), urgent=is_urgent)
         return saved is not None
+
+    def _for_disk(self) -> TrainingState:
+        return self._ranks.captured_for_disk()
 
     def _stop(self) -> None:
         self._due, self.next_step, self._is_on = set(), math.inf, False
@@ -238,15 +269,14 @@ class KeptStates:
 
     def _load(self, best: SavedCheckpoint) -> bool:
         """Put its weights and buffers into the model, and read them back."""
-        model = self._run_state.adapter.model()
+        if not self._ranks.is_single:  # they may not come to their end at the same time
+            self._note("load_best_at_end: in a run of several processes the model stays as training has left it")
+            return False
         try:
-            state = self._run_state.checkpoints.read(best, model)
+            wrong = self._ranks.load_best(best)
         except AgenttuneError as error:
             self._note(f"load_best_at_end: the model stays as training has left it: {error}")
             return False
-        restore_model(model, state.model)
-        restore_model_extra(model, state.extra)
-        wrong = weights_not_as_saved(model, state)
         if wrong:
             self._note(f"load_best_at_end: these do not stand as saved: {some(wrong)}")
         return not wrong

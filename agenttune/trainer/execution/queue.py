@@ -17,7 +17,7 @@ from agenttune.gate.change_limits import change_factor, window_factor
 from agenttune.gate.context import Guardrail
 from agenttune.gate.feasibility import feasible
 from agenttune.gate.value_bounds import bounds
-from agenttune.protocol.commands import Impact, LoadCheckpoint
+from agenttune.protocol.commands import LoadCheckpoint
 from agenttune.protocol.deadlines import Instant, instant, is_over
 from agenttune.protocol.observation import HISTORY
 from agenttune.protocol.proposals import TAKEN, Ack, ApprovalRequest, Change, CommandRecord, State
@@ -70,16 +70,16 @@ class Admission:
         refusal = gate.refusal(proposal, info, history)
         return f"refused before it was applied: {refusal.reason}" if refusal is not None else ""
 
-    def refusal_there(self, record: CommandRecord, now: RunInfo, there: RunInfo) -> str:
+    def refusal_there(self, record: CommandRecord, command: LoadCheckpoint, now: RunInfo, there: RunInfo) -> str:
         """Why a guardrail refuses what a return changes; empty if none does.
 
         Args:
-            record: The return.
+            record: What was asked for.
+            command: The return: that itself, or what is tried of it.
             now: The run's card of this moment.
             there: As the run will stand once it has gone back.
         """
-        principal, command = record.proposal.author.principal, record.command
-        change = command.change_there() if isinstance(command, LoadCheckpoint) else None
+        principal, change = record.proposal.author.principal, command.change_there()
         if principal == "trainer" or change is None:
             return ""
         proposal = record.proposal.model_copy(update={"command": change})
@@ -116,7 +116,7 @@ class Admission:
         return self._log.count_commands(*TAKEN, principal="agent") - 1
 
     def _count_returns(self, record: CommandRecord) -> int:
-        return self._log.count_returns() - (record.command.impact is Impact.RESTORE)
+        return self._log.count_returns() - record.goes_back()
 
     def look_for_requests(self) -> None:
         """Note the requests that want training to wait."""

@@ -5,17 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from agenttune.errors import UserError
-from agenttune.protocol.proposals import Ack, Change
-from agenttune.trainer.captured_values import restore_registered, restore_values
+from agenttune.errors import RanksApart, UserError
+from agenttune.protocol.proposals import Ack
 from agenttune.trainer.checkpoints.branch_folders import Arranged, arrange
-from agenttune.trainer.checkpoints.training_state import TrainingState, not_as_saved
-from agenttune.trainer.commands.load_checkpoint import Changed, change_with_restore
+from agenttune.trainer.checkpoints.training_state import TrainingState
 from agenttune.trainer.commands.outcomes import AwaitLearningRate, AwaitRestore, Waiting
 from agenttune.trainer.execution.acks import AckWriter, ReadBacks
-from agenttune.trainer.execution.saving import REASON_CHARACTERS
+from agenttune.trainer.execution.single_rank import SingleRank
 from agenttune.trainer.recording.recorder import Recorder
-from agenttune.trainer.run_state import RunState
+from agenttune.trainer.run_state import REASON_CHARACTERS, RunState
 
 logger = logging.getLogger("agenttune")
 
@@ -29,6 +27,7 @@ class Restoring:
         recorder: Writes the log.
         confirm: Acknowledges a learning rate that was set with the restore, when the next step has confirmed it.
         left: Told of the step that the run goes on from.
+        ranks: All processes of the run.
 
     Attributes:
         newest_seq: `seq` of the last restore's proposal; 0 if there was none.
@@ -41,11 +40,12 @@ class Restoring:
         recorder: Recorder,
         confirm: Callable[[Waiting[AwaitLearningRate]], None],
         left: Callable[[int], None],
+        ranks: SingleRank,
     ) -> None:
         self._run_state = run_state
         self._acks = acks
         self._recorder = recorder
-        self._confirm, self._left = confirm, left
+        self._confirm, self._left, self._ranks = confirm, left, ranks
         self._waiting: Waiting[AwaitRestore] | None = None
         self.newest_seq = 0
 
@@ -53,11 +53,11 @@ class Restoring:
     def is_under_way(self) -> bool:
         return self._waiting is not None
 
-    def accept(self, waiting: Waiting[AwaitRestore], on_restored: Callable[[], None]) -> None:
-        """Ask the loop to restore the state; it calls `on_restored` when it has, now or before its next step."""
+    def accept(self, waiting: Waiting[AwaitRestore]) -> None:
+        """Ask the loop to restore the state; it says when it has, now or before its next step."""
         self._waiting = waiting
         try:
-            self._run_state.adapter.restore(waiting.outcome.state, on_restored)
+            self._ranks.restore(waiting.outcome)
         except UserError as error:
             self._waiting = None
             self._acks.refuse(waiting.record, error.message)
@@ -75,15 +75,19 @@ class Restoring:
             return
         checkpoint, run_state = waiting.outcome.checkpoint, self._run_state
         left_step, left_branch = run_state.step, run_state.branch
-        run_state.step = waiting.outcome.state.step
+        run_state.step = waiting.outcome.state.step  # what is recorded from here on is of that step
         self.newest_seq = waiting.record.submitted_seq
         self._acks.read_backs = ReadBacks()
         started = run_state.checkpoints.branches.start(
             waiting.outcome.branch, checkpoint.branch, checkpoint.step, checkpoint.checkpoint_id
         )
-        changes, problem = restore_own_values(run_state, waiting.outcome.state, waiting.outcome.dataset)
-        run_state.schedule()
-        changed = Changed() if problem else change_with_restore(run_state, waiting.outcome)
+        run_state.checkpoints.metric = checkpoint.metric  # the evaluations since are of the way that is left behind
+        try:
+            restored = self._ranks.finish_restore(waiting.outcome)
+        except RanksApart as apart:
+            self._acks.refuse(waiting.record, str(apart)[:REASON_CHARACTERS])
+            raise
+        changes, changed, problem = restored.changes, restored.changed, restored.problem
         self._left(run_state.step)
         self._acks.note_change()
         folder = run_state.adapter.loop_folder()
@@ -100,10 +104,13 @@ class Restoring:
             "from_step": left_step,
             "from_branch": left_branch,
             **changed.result,
+            **waiting.outcome.result,
         }
         if folder is not None:
             result["restart_from"] = None if arranged.restart_from is None else str(arranged.restart_from)
-        message = "; ".join(filter(None, [_lost(run_state, waiting.outcome.state), arranged.note]))
+        message = "; ".join(
+            filter(None, [waiting.outcome.message, _lost(run_state, waiting.outcome.state), arranged.note])
+        )
         if changed.rate is None:
             ack = Ack(outcome="applied", step=run_state.step, changes=changes, result=result, message=message)
             self._acks.acknowledge(waiting.record, ack, events)
@@ -121,21 +128,3 @@ def _lost(run_state: RunState, state: TrainingState) -> str:
     unknown = [n for n in run_state.registry.held if n not in state.extra.get("registered", {})]
     told = f"the checkpoint has no state of {', '.join(unknown)}, which was registered since" if unknown else ""
     return "; ".join(filter(None, [run_state.adapter.restore_note(state), told]))
-
-
-def restore_own_values(run_state: RunState, state: TrainingState, dataset: object | None) -> tuple[list[Change], str]:
-    """Check that the loop's state is as saved, then restore settings, knobs, layers and dataset.
-
-    Returns:
-        The changes, and what went wrong, empty if nothing did.
-    """
-    adapter = run_state.adapter
-    try:
-        wrong = not_as_saved(adapter.model(), adapter.optimizer(), state)
-        if wrong:
-            return [], f"these do not stand as saved: {', '.join(wrong)}"[:REASON_CHARACTERS]
-        restore_registered(run_state, state.extra.get("registered", {}))
-        return restore_values(run_state, state.steered, dataset), ""
-    except Exception as error:  # training stands in the midst of the return; it must not end with it
-        logger.exception("not all went back to step %d", state.step)
-        return [], f"not all went back: {type(error).__name__}: {error}"[:REASON_CHARACTERS]

@@ -6,29 +6,27 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from agenttune.errors import AgenttuneError, UserError
+from agenttune.errors import AgenttuneError, RanksApart, UserError
 from agenttune.protocol.events import CheckpointDeleted
 from agenttune.protocol.proposals import Ack
-from agenttune.trainer.captured_values import capture_registered, capture_values
 from agenttune.trainer.checkpoints.branch_folders import keep_within, taken_instead
-from agenttune.trainer.checkpoints.catalog import SavedCheckpoint
-from agenttune.trainer.checkpoints.files import check_readable, write_manifest
+from agenttune.trainer.checkpoints.checkpoint_catalog import SavedCheckpoint
+from agenttune.trainer.checkpoints.checkpoint_files import check_readable, write_manifest
+from agenttune.trainer.checkpoints.rank_parts import write_parts
 from agenttune.trainer.commands.outcomes import AwaitCapture, AwaitSave, Waiting
 from agenttune.trainer.execution.acks import AckWriter
+from agenttune.trainer.execution.single_rank import SingleRank
 from agenttune.trainer.recording.recorder import Recorder
-from agenttune.trainer.run_state import RunState
+from agenttune.trainer.run_state import REASON_CHARACTERS, RunState
 
 logger = logging.getLogger("agenttune")
-
-REASON_CHARACTERS = 500
-"""Longest text kept of an error."""
 
 
 class Saving:
     """Saves checkpoints, and acknowledges the commands that wait for one."""
 
-    def __init__(self, run_state: RunState, acks: AckWriter, recorder: Recorder) -> None:
-        self._run_state = run_state
+    def __init__(self, run_state: RunState, acks: AckWriter, recorder: Recorder, ranks: SingleRank) -> None:
+        self._run_state, self._ranks = run_state, ranks
         self._acks = acks
         self._recorder = recorder
         self.saves: list[Waiting[AwaitSave]] = []
@@ -84,9 +82,8 @@ class Saving:
             self._recorder.record(*gone)
         # Without a folder of its own this process does not record the run: another rank writes the manifest.
         if not adapter.checkpoint_refusal() and checkpoint.path is not None and checkpoints.root is not None:
-            state = adapter.capture()
-            state.steered = capture_values(self._run_state)
-            state.extra["registered"] = capture_registered(self._run_state)
+            state = self._ranks.captured_for_disk()
+            write_parts(Path(checkpoint.path), state.ranks)
             write_manifest(Path(checkpoint.path), state, checkpoint.branch, checkpoints.run_id)
             try:
                 check_readable(Path(checkpoint.path))
@@ -127,6 +124,8 @@ class Saving:
         outcome = waiting.outcome
         try:
             saved, deleted = self.keep_state(outcome)
+        except RanksApart:
+            raise
         except AgenttuneError as error:
             self._acks.refuse(waiting.record, str(error))
         except Exception as error:  # the user's training is worth more than this checkpoint
@@ -139,8 +138,8 @@ class Saving:
             message = self._how_to_go_on(saved, outcome.message, result) if outcome.is_last else outcome.message
             ack = Ack(outcome="applied", step=self._run_state.step, result=result, message=message)
             self._acks.acknowledge(waiting.record, ack, (event, *deleted))
-        if outcome.then is not None:
-            outcome.then()
+        if outcome.is_last:
+            self._ranks.request_stop()
 
     def keep_state(self, outcome: AwaitCapture) -> tuple[SavedCheckpoint, list[CheckpointDeleted]]:
         """Save the present state; only where the loop is settled.
@@ -153,14 +152,24 @@ class Saving:
         """
         checkpoints, adapter = self._run_state.checkpoints, self._run_state.adapter
         vanished = checkpoints.drop_vanished()
-        state = adapter.capture()
-        state.steered = capture_values(self._run_state)
-        state.extra["registered"] = capture_registered(self._run_state)
+        if vanished:
+            self._ranks.drop([event.checkpoint_id for event in vanished])
+            self._recorder.record(*vanished)
+        is_on_disk = outcome.keep_in != "memory"
+        state = self._ranks.captured_for_disk() if is_on_disk else self._ranks.captured()
         saved, deleted = checkpoints.save(state, adapter.write_model, outcome.keep_in, outcome.tag, outcome.pinned)
-        return saved, [*vanished, *(event for _, event in deleted)]
+        gone = [event for _, event in deleted]
+        self._ranks.drop([event.checkpoint_id for event in gone])
+        try:
+            self._ranks.hold(saved)
+        except AgenttuneError:
+            self._recorder.record(*gone)
+            raise
+        return saved, gone
 
     def release(self, checkpoint_id: str, purpose: str = "probation") -> None:
         """Delete a checkpoint that was saved for a purpose that is over."""
         gone = self._run_state.checkpoints.release(checkpoint_id, f"the {purpose} that it was kept for is over")
         if gone is not None:
+            self._ranks.drop([checkpoint_id])
             self._recorder.record(gone)

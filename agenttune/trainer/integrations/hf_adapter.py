@@ -13,9 +13,10 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from agenttune.errors import NotSupported, UserError
 from agenttune.protocol.run_facts import RunFacts
+from agenttune.protocol.text import some
 from agenttune.trainer.adapter import Trials, not_ours
 from agenttune.trainer.checkpoints.branch_folders import LoopFolder
-from agenttune.trainer.checkpoints.training_state import TrainingState, some
+from agenttune.trainer.checkpoints.training_state import TrainingState
 from agenttune.trainer.checkpoints.unsaved_weights import lost
 from agenttune.trainer.datasets.mixture import Mixture
 from agenttune.trainer.integrations.hf_epochs import Alignment
@@ -23,14 +24,16 @@ from agenttune.trainer.integrations.hf_facts import hf_facts
 from agenttune.trainer.integrations.hf_settings import REFUSAL, HfSettings
 from agenttune.trainer.integrations.hf_state import EpochMender, HfState, undisturbed
 from agenttune.trainer.integrations.hf_trials import EVENTS, Shield, TrialGuard
-from agenttune.trainer.integrations.loop_adapter import LAYER_KINDS, UNKNOWN
+from agenttune.trainer.integrations.loop_adapter import CATALOG_KINDS, LAYER_KINDS, UNKNOWN
 from agenttune.trainer.integrations.seekable_loader import DataFeed, Seek
+from agenttune.trainer.lr.planned_lr import make_plannable
 from agenttune.trainer.recording.logged_rows import numbers_of
 
 NEED_TRAINER = ("do_evaluate", "load_checkpoint", "probe", "update_dataset")
 WITHOUT_TRAINER = (
     *("update_optimizer", "update_schedule", "update_training", "set_knob", "add_note", "save_checkpoint"),
     *("pause_training", "resume_training", "stop_training", "update_dataset_runtime_hyperparameters", *LAYER_KINDS),
+    *CATALOG_KINDS,
 )
 """What this loop can apply, with the trainer and without; no other command reaches it."""
 AHEAD = "batches that were fetched ahead are still used"
@@ -61,9 +64,20 @@ class HfAdapter(HfSettings):
         self._scheduler: Any = None
         self._model: Any = None
         self.first_step = 0
+        self._lacking: dict[str, str] = {}
+        self.evaluates_everywhere = True
 
     def refusal(self, kind: str) -> str:
-        return REFUSAL if kind in NEED_TRAINER else UNKNOWN
+        if self.trainer is None:
+            return REFUSAL if kind in NEED_TRAINER else UNKNOWN
+        return self._lacking.get(kind, UNKNOWN)
+
+    def _learn_engine(self) -> None:
+        """What cannot be done as the model is spread over processes is no capability."""
+        refusal = self.checkpoint_refusal()
+        self._lacking = dict.fromkeys(("load_checkpoint", "probe"), refusal) if self.trainer and refusal else {}
+        if self.trainer is not None:
+            self.capabilities = tuple(k for k in (*WITHOUT_TRAINER, *NEED_TRAINER) if k not in self._lacking)
 
     def bind(self, args: Any, state: Any, control: Any, kwargs: dict[str, Any]) -> None:
         """Take the objects of the training that begins."""
@@ -72,6 +86,8 @@ class HfAdapter(HfSettings):
         self._data = kwargs.get("train_dataloader")
         self._model = kwargs["model"]
         self._planned_steps = state.max_steps
+        make_plannable(self._scheduler)  # also one that no Trainer of ours has made
+        self._learn_engine()
         self._begin_data(int(state.global_step))
 
     def _begin_data(self, step: int) -> None:
@@ -102,6 +118,9 @@ class HfAdapter(HfSettings):
         scheduler: object | None = self._scheduler
         return scheduler
 
+    def joins_unevenly(self) -> bool:
+        return False
+
     def update_was_skipped(self) -> bool:
         return bool(getattr(self._optimizer, "step_was_skipped", False))
 
@@ -121,6 +140,13 @@ class HfAdapter(HfSettings):
         return dataset
 
     def replace_dataset(self, dataset: object, keeps_place: bool = False) -> str:
+        return self._draw_from(dataset, self._loader_of(dataset), keeps_place)
+
+    def replacement(self, dataset: object) -> Callable[[], str]:
+        loader = self._loader_of(dataset)
+        return lambda: self._draw_from(dataset, loader, keeps_place=False)
+
+    def _loader_of(self, dataset: object) -> Any:
         if self.trainer is None:
             raise NotSupported(f"replacing the dataset: {REFUSAL}")
         if self.feed.refusal():
@@ -128,10 +154,14 @@ class HfAdapter(HfSettings):
         old = self.trainer.train_dataset
         self.trainer.train_dataset = dataset
         try:
-            loader = self.trainer.make_train_dataloader()
+            return self.trainer.make_train_dataloader()
         except Exception as error:
-            self.trainer.train_dataset = old
             raise UserError(f"no data loader can be made of it, the old one stays: {error}") from error
+        finally:
+            self.trainer.train_dataset = old
+
+    def _draw_from(self, dataset: object, loader: Any, keeps_place: bool) -> str:
+        self.trainer.train_dataset = dataset
         self.feed.replace(loader, keeps_place)
         self._leave_plan()
         try:

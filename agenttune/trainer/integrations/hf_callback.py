@@ -17,9 +17,10 @@ from agenttune.protocol.events import StatusChanged
 from agenttune.protocol.run_info import RunStatus
 from agenttune.store.metric_table import MetricRow
 from agenttune.store.run_log import RunLog
-from agenttune.trainer.checkpoints.catalog import find_checkpoint
+from agenttune.trainer.checkpoints.checkpoint_catalog import find_checkpoint
 from agenttune.trainer.datasets.sources import SourceLosses, attach_sources
-from agenttune.trainer.distributed.processes import make_broadcast
+from agenttune.trainer.distributed.error_files import leave_error, reason_of
+from agenttune.trainer.distributed.joining import join_ranks
 from agenttune.trainer.integrations.hf_adapter import HfAdapter
 from agenttune.trainer.integrations.hf_knobs import register_trainer_knobs
 from agenttune.trainer.integrations.loop_capabilities import Offers
@@ -98,7 +99,9 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
     def close_after(self, error: BaseException) -> None:
         """Record the exception that ended training: its type and message, nothing else."""
         interrupted = isinstance(error, (KeyboardInterrupt, SystemExit))
-        self.close("interrupted" if interrupted else "failed", f"{type(error).__name__}: {error}".rstrip(": "))
+        leave_error(error)
+        reason = self.session.reason(error) if self.session is not None else ""
+        self.close("interrupted" if interrupted else "failed", reason or reason_of(error))
 
     def close_normally(self) -> None:
         """Record that training came to its end, or was stopped by command."""
@@ -120,11 +123,10 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
         self.open()
         self.adapter.bind(args, state, control, kwargs)
         self.adapter.note_first_step()
-        self.meter = StepMeter(args.world_size) if self._log is not None else None
+        # Ranks that only follow have one too: the loss of a step is everybody's.
+        self.meter = StepMeter(args.world_size) if self._log is not None or args.world_size > 1 else None
         if self.session is None:
-            self.session = Session(
-                self._log, self.adapter, self.registry, make_broadcast(), consult=self.options.consult
-            )
+            self.session = Session(self._log, self.adapter, self.registry, join_ranks(), consult=self.options.consult)
             self._follow_loss(kwargs["model"])
             if self.adapter.trainer is None:
                 atexit.register(self._close_at_exit)
@@ -132,6 +134,8 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
                 if self.adapter.trainer is not None:
                     register_trainer_knobs(self.adapter.trainer, self.registry)
                 self.session.begin(state.global_step, _details(args, kwargs))
+            if self.meter is not None:
+                self.meter.branch = self.session.branch  # a job that was started again may go on as a new one
         else:
             # The same call of `train()` runs its loop anew with a smaller batch when it was out of memory.
             reason = f"out of memory, now with batches of {state.train_batch_size}"

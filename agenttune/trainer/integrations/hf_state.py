@@ -13,15 +13,22 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_callback import ExportableState, TrainerControl
 
 from agenttune.errors import UserError
-from agenttune.trainer.checkpoints.files import write_plain_model
+from agenttune.trainer.checkpoints.checkpoint_files import write_plain_model
 from agenttune.trainer.checkpoints.generators import read_rng, restore_rng
 from agenttune.trainer.checkpoints.training_state import (
+    LogRows,
     TrainingState,
     check_optimizer,
     restore_model,
     restore_optimizer,
 )
-from agenttune.trainer.checkpoints.unsaved_weights import frozen_names, model_extra, restore_model_extra
+from agenttune.trainer.checkpoints.unsaved_weights import (
+    buffer_names,
+    frozen_names,
+    model_extra,
+    restore_model_extra,
+)
+from agenttune.trainer.distributed.engines import engine_of_trainer, state_refusal
 from agenttune.trainer.integrations.seekable_loader import DataFeed, Seek
 from agenttune.trainer.lr.planned_lr import restore_scheduler
 
@@ -52,10 +59,7 @@ class HfState:
 
     def refusal(self) -> str:
         """Why this Trainer's state cannot be captured and restored; empty if it can."""
-        kind = str(getattr(self.trainer.accelerator, "distributed_type", "")).rpartition(".")[2]
-        if self.trainer.args.world_size > 1 or kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "XLA"):
-            return f"going back inside the process needs one process and whole weights, not {kind or 'several ranks'}"
-        return ""
+        return state_refusal(engine_of_trainer(self.trainer))
 
     def model(self) -> Any:
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
@@ -89,6 +93,7 @@ class HfState:
             rng=read_rng(),
             loop=loop,
             frozen=frozen_names(model),
+            buffers=buffer_names(model),
             extra={"draws": self.feed.draws(), **model_extra(model)},
         )
 
@@ -96,7 +101,7 @@ class HfState:
         """As transformers writes it to `trainer_state.json`."""
         state = self.trainer.state
         values = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-        values["log_history"] = list(state.log_history)
+        values["log_history"] = LogRows(state.log_history)
         values["stateful_callbacks"] = _callback_states(self._callbacks())
         return values
 

@@ -17,6 +17,7 @@ from agenttune.protocol.run_facts import Rhythm, RunFacts
 from agenttune.protocol.run_info import KnobState
 from agenttune.trainer.adapter import SettingValue
 from agenttune.trainer.checkpoints.training_state import TrainingState
+from agenttune.trainer.distributed.engines import engine_of_strategy
 from agenttune.trainer.integrations.logged_metrics import Number
 from agenttune.trainer.integrations.loop_adapter import LoopAdapter, undisturbed
 from agenttune.trainer.integrations.model_facts import facts_of, loader_facts
@@ -48,6 +49,7 @@ class LightningAdapter(LoopAdapter):
         optimizer: The one that is steered: the first.
     """
 
+    evaluates_everywhere = True
     commands = (*LoopAdapter.commands, "update_training", "update_dataset_runtime_hyperparameters")
 
     def __init__(self, trainer: Any, optimizer: Optimizer) -> None:
@@ -66,6 +68,9 @@ class LightningAdapter(LoopAdapter):
 
     def _validation(self) -> Any:
         return self.trainer.fit_loop.epoch_loop.val_loop
+
+    def engine(self) -> str:
+        return engine_of_strategy(self.trainer.strategy, self.model())
 
     def known_model(self) -> nn.Module | None:
         return self.model()
@@ -175,7 +180,12 @@ class LightningAdapter(LoopAdapter):
 
     def write_model(self, folder: Path) -> None:
         super().write_model(folder)
-        self.trainer.save_checkpoint(folder / OWN_FILE)
+        if self.trainer.world_size == 1:
+            self.trainer.save_checkpoint(folder / OWN_FILE)
+            return
+        # `save_checkpoint` waits for all ranks in the end, and rank 0 alone writes a checkpoint of ours.
+        trainer = self.trainer
+        trainer.strategy.save_checkpoint(trainer._checkpoint_connector.dump_checkpoint(), folder / OWN_FILE)
 
     def resume_words(self, path: Path) -> str:
         return f"ckpt_path={str(path / OWN_FILE)!r}"

@@ -42,7 +42,8 @@ def _value(name: str, value: Any) -> float | torch.Tensor:
     if isinstance(value, torch.Tensor):
         if value.numel() != 1 or value.is_complex():
             raise UserError(f"metric {name!r} has shape {tuple(value.shape)}; give one number, such as its mean()")
-        return value.detach().reshape(()).clone()
+        own = value.detach()
+        return own.clone() if own.dim() == 0 else own.reshape(()).clone()
     try:
         return float(value)
     except (TypeError, ValueError):

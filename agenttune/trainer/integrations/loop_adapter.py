@@ -15,9 +15,8 @@ from torch.optim import Optimizer
 from agenttune.errors import NotSupported, UserError
 from agenttune.protocol.run_facts import RunFacts
 from agenttune.protocol.run_info import KnobState
-from agenttune.trainer.adapter import SettingValue, Trials
-from agenttune.trainer.checkpoints.branch_folders import LoopFolder
-from agenttune.trainer.checkpoints.files import write_plain_model
+from agenttune.trainer.adapter import Adapter, SettingValue, Trials
+from agenttune.trainer.checkpoints.checkpoint_files import write_plain_model
 from agenttune.trainer.checkpoints.generators import read_rng, restore_rng
 from agenttune.trainer.checkpoints.training_state import (
     TrainingState,
@@ -25,8 +24,13 @@ from agenttune.trainer.checkpoints.training_state import (
     restore_model,
     restore_optimizer,
 )
-from agenttune.trainer.checkpoints.unsaved_weights import frozen_names, model_extra, restore_model_extra
-from agenttune.trainer.distributed.processes import is_distributed
+from agenttune.trainer.checkpoints.unsaved_weights import (
+    buffer_names,
+    frozen_names,
+    model_extra,
+    restore_model_extra,
+)
+from agenttune.trainer.distributed.engines import bare, engine_of, joins_unevenly, state_refusal
 from agenttune.trainer.integrations.logged_metrics import Number
 from agenttune.trainer.integrations.model_facts import facts_of, length_of
 from agenttune.trainer.lr.planned_lr import make_plannable, restore_scheduler
@@ -36,10 +40,12 @@ Evaluate = Callable[[], Mapping[str, Number]]
 DATASET_KINDS = ("update_dataset", "update_dataset_runtime_hyperparameters")
 LAYER_KINDS = ("model_layer_operation", "model_layer_parameter_update", "read_model")
 STATE_KINDS = ("save_checkpoint", "load_checkpoint")
+CATALOG_KINDS = ("update_checkpoint", "delete_checkpoints")
+"""About checkpoints that are there; the loop has no part in them."""
 UNKNOWN = "this loop does not know the command"
 
 
-class LoopAdapter:
+class LoopAdapter(Adapter):
     """One loop: its optimizer, what else is known of it, and what was asked of it.
 
     Args:
@@ -61,7 +67,7 @@ class LoopAdapter:
 
     commands: ClassVar[tuple[str, ...]] = (
         *("update_optimizer", "update_schedule", "set_knob", "do_evaluate", "add_note"),
-        *("pause_training", "resume_training", "stop_training", *STATE_KINDS, *LAYER_KINDS),
+        *("pause_training", "resume_training", "stop_training", *STATE_KINDS, *CATALOG_KINDS, *LAYER_KINDS),
     )
     """What a loop like this can apply where its parts are known; no other command reaches it."""
     ends_with_process = False
@@ -78,9 +84,12 @@ class LoopAdapter:
         scaler: Any = None,
     ) -> None:
         self.framework = framework
-        self.capabilities = tuple(kind for kind in self.commands if kind not in lacking)
-        self._lacking = lacking
-        self._optimizer, self._model, self._scheduler = optimizer, model, scheduler
+        self.wrapped, self._optimizer, self._scheduler = model, optimizer, scheduler
+        self._model = None if model is None else bare(model)
+        refusal = state_refusal(self.engine())
+        by_engine = dict.fromkeys((*STATE_KINDS, "probe"), refusal) if refusal else {}
+        self._lacking = {**by_engine, **lacking}
+        self.capabilities = tuple(kind for kind in self.commands if kind not in self._lacking)
         self._max_steps, self._scaler = max_steps, scaler
         make_plannable(scheduler)
         self.step = 0
@@ -108,9 +117,6 @@ class LoopAdapter:
 
     def scheduler(self) -> object | None:
         return self._scheduler
-
-    def train_dataset(self) -> object | None:
-        return None
 
     def replace_dataset(self, dataset: object, keeps_place: bool = False) -> str:
         raise NotSupported("this loop draws its batches itself; its dataset cannot be replaced while it runs")
@@ -151,9 +157,6 @@ class LoopAdapter:
             )
         return ""
 
-    def is_ready_for(self, name: str, value: SettingValue) -> bool:
-        return True
-
     def change_setting(self, name: str, value: SettingValue) -> None:
         self._max_steps = value if value is None else int(value)
 
@@ -162,27 +165,17 @@ class LoopAdapter:
     def checkpoint_refusal(self) -> str:
         if self.known_model() is None:
             return "the model is not known; give it with model="
-        if is_distributed():
-            return "going back inside the process is for one process"
-        return ""
+        return state_refusal(self.engine())
 
-    def found_checkpoints(self) -> list[Path]:
-        return []
+    def engine(self) -> str:
+        """How the model is spread over processes: a key of `ENGINES`."""
+        return engine_of(self.known_model(), self.optimizer())
 
-    def resumed_from(self) -> Path | None:
-        return None
-
-    def loop_folder(self) -> LoopFolder | None:
-        return None
-
-    def saves_for_restart(self) -> bool:
-        return False
+    def joins_unevenly(self) -> bool:
+        return joins_unevenly(self.wrapped)
 
     def resume_words(self, path: Path) -> str:
         return f"load its weights, optimizer and schedule from {str(path)!r}"
-
-    def is_settled(self) -> bool:
-        return True
 
     def capture(self) -> TrainingState:
         return TrainingState(
@@ -192,6 +185,7 @@ class LoopAdapter:
             parts={name: part.state_dict() for name, part in self.parts().items()},
             rng=read_rng(),
             frozen=frozen_names(self.model()),
+            buffers=buffer_names(self.model()),
             extra=model_extra(self.model()),
         )
 
@@ -245,12 +239,6 @@ class LoopAdapter:
         """Nothing to undo."""
 
     # -- actions ----------------------------------------------------------------------------------------------
-
-    def loads_best(self) -> bool:
-        return False
-
-    def can_end_here(self) -> bool:
-        return True
 
     def request_save(self) -> None:
         raise NotSupported(f"this loop does not save by itself, and {self.checkpoint_refusal()}")

@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from agenttune.errors import RanksApart
 from agenttune.protocol.run_info import RunStatus
 from agenttune.store.run_log import RunLog
 from agenttune.trainer.checkpoints.branches import MAIN
-from agenttune.trainer.distributed.processes import make_broadcast
+from agenttune.trainer.distributed.error_files import leave_error, reason_of
+from agenttune.trainer.distributed.joining import join_ranks
 from agenttune.trainer.integrations.logged_metrics import Number, evaluation_row
 from agenttune.trainer.integrations.loop_adapter import LoopAdapter
 from agenttune.trainer.knobs import KnobRegistry
@@ -58,7 +60,7 @@ class LoopRun:
 
     @property
     def run_id(self) -> str | None:
-        """The run's id; None on ranks that only follow, and before it begins."""
+        """The run's id, the same on all ranks; None before it begins."""
         return self.session.run_id if self.session is not None else None
 
     # -- the run's life ---------------------------------------------------------------------------------------
@@ -71,7 +73,7 @@ class LoopRun:
             StoreFault: The log cannot be written.
         """
         self._log = open_log(self.options)
-        self.session = Session(self._log, self.adapter, self.registry, make_broadcast(), consult=self.options.consult)
+        self.session = Session(self._log, self.adapter, self.registry, join_ranks(), consult=self.options.consult)
         atexit.register(self._close_at_exit)
         with never_fatal():
             model = self.adapter.known_model()
@@ -90,7 +92,9 @@ class LoopRun:
     def close_after(self, error: BaseException) -> None:
         """Record the exception that ended training: its type and message, nothing else."""
         interrupted = isinstance(error, (KeyboardInterrupt, SystemExit))
-        self.close("interrupted" if interrupted else "failed", f"{type(error).__name__}: {error}".rstrip(": "))
+        leave_error(error)
+        reason = self.session.reason(error) if self.session is not None else ""
+        self.close("interrupted" if interrupted else "failed", reason or reason_of(error))
 
     def close_normally(self, reason: str = "") -> None:
         """Record that training came to its end, or was stopped by command."""
@@ -214,4 +218,11 @@ def never_fatal() -> Iterator[None]:
 
 
 def report_own_failure() -> None:
+    """Report the error that is being handled; one that all ranks have to end for goes on its way.
+
+    Raises:
+        RanksApart: It was that.
+    """
+    if isinstance(sys.exc_info()[1], RanksApart):
+        raise  # noqa: PLE0704 - it is being handled by the caller
     logger.exception("agenttune failed at this step; training goes on")

@@ -6,12 +6,15 @@ import math
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from agenttune.protocol.run_facts import RunFacts
 from agenttune.trainer.lr.optimizers import inner_optimizer
 
 MOST_TIES = 4
 """Ties that are told (guess)."""
+DROPS_NEARLY_ALL, MOST_DROPPING = 0.95, 16
+"""A dropout that nobody wants: 0.5 is usual, 0.8 the highest in use (guess); and layers of such that are told."""
 OVER_TOKENS = ("ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForConditionalGeneration")
 OVER_LABELS = tuple(f"For{task}Classification" for task in ("Sequence", "Token", "Image", "Audio"))
 """How transformers ends the names of models whose loss is a cross-entropy over tokens, or over labels."""
@@ -27,6 +30,7 @@ def model_facts(model: nn.Module | None) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in parameters),
         "trainable": sum(p.numel() for p in parameters if p.requires_grad),
         "tied": _tied(model),
+        "dropping": _dropping(model),
         **chance_of(model),
     }
 
@@ -42,6 +46,12 @@ def _tied(model: nn.Module) -> list[str]:
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
     return [" = ".join(same[:3]) for same in names.values() if len(same) > 1][:MOST_TIES]
+
+
+def _dropping(model: nn.Module) -> dict[str, float]:
+    """Layers of dropout through which next to nothing comes, with their part."""
+    layers = {name: module.p for name, module in model.named_modules() if isinstance(module, _DropoutNd)}
+    return dict([(name, p) for name, p in layers.items() if p >= DROPS_NEARLY_ALL][:MOST_DROPPING])
 
 
 def chance_of(model: nn.Module) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from agenttune.errors import NotSupported
 from agenttune.protocol.run_facts import RunFacts
 from agenttune.trainer.adapter import Trials, not_ours
 from agenttune.trainer.checkpoints.training_state import TrainingState
-from agenttune.trainer.integrations.batches import Batches, DataPlace
 from agenttune.trainer.integrations.loop_adapter import DATASET_KINDS, Evaluate, LoopAdapter, undisturbed
+from agenttune.trainer.integrations.loop_batches import Batches, DataPlace
 from agenttune.trainer.integrations.model_facts import facts_of, loader_facts
 
 
@@ -54,7 +54,13 @@ class PlainAdapter(LoopAdapter):
     def replace_dataset(self, dataset: object, keeps_place: bool = False) -> str:
         if self.batches is None:
             raise NotSupported("this loop draws its batches itself; iterate over s.batches(loader) to reload its data")
-        return self.batches.replace(dataset)
+        return self.batches.replace(dataset, keeps_place)
+
+    def replacement(self, dataset: object) -> Callable[[], str]:
+        is_own = type(self).replace_dataset is not PlainAdapter.replace_dataset
+        if is_own or self.batches is None:
+            return super().replacement(dataset)
+        return self.batches.replacement(dataset)
 
     def redraw(self) -> str:
         return super().redraw() if self.batches is None else self.batches.redraw()
@@ -68,7 +74,7 @@ class PlainAdapter(LoopAdapter):
     def capture(self) -> TrainingState:
         state = super().capture()
         if self.batches is not None:
-            place = self.batches.place()
+            place = self.batches.place(state.rng)
             state.loop |= {"epoch": place.epoch, "batch": place.batch}
             state.rng |= {"opened": place.opened, "generators": place.rng["generators"]}
         return state

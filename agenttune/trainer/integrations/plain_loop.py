@@ -15,9 +15,9 @@ from torch.optim import Optimizer
 
 from agenttune.config.plugins import PluginUse, find_class
 from agenttune.errors import UserError
-from agenttune.trainer.integrations.batches import Batches
 from agenttune.trainer.integrations.logged_metrics import Given, Number, taken
 from agenttune.trainer.integrations.loop_adapter import Evaluate
+from agenttune.trainer.integrations.loop_batches import Batches
 from agenttune.trainer.integrations.loop_capabilities import Offers
 from agenttune.trainer.integrations.loop_run import LoopRun, TrainingStopped
 from agenttune.trainer.integrations.plain_adapter import PlainAdapter
@@ -38,6 +38,7 @@ def session(
     dataset: object | None = None,
     evaluate: Evaluate | None = None,
     max_steps: int | None = None,
+    start_step: int = 0,
     scaler: Any = None,
     adapter: type[PlainAdapter] | str = PlainAdapter,
     name: str | None = None,
@@ -66,6 +67,7 @@ def session(
         evaluate: Returns metrics by name; called for `do_evaluate` with the model in evaluation mode and without
             gradients. Afterwards random states and modes are restored.
         max_steps: The step at which `step` says to stop. Without it, the loop ends as it likes.
+        start_step: Completed steps of a loop that goes on from a checkpoint of its own, such as after a restart.
         scaler: The gradient scaler of mixed precision, where there is one; checkpoints keep its state.
         adapter: How the loop is spoken to where it differs from a plain one: a class that extends
             `agenttune.trainer.PlainAdapter`, or what names one (`./mine.py:Mine`, or an installed name).
@@ -82,7 +84,10 @@ def session(
         raise UserError(f"model is a {type(model).__name__}, not a torch.nn.Module", field="model")
     if max_steps is not None and max_steps < 1:
         raise UserError(f"max_steps is a number of steps from 1 on, not {max_steps}", field="max_steps")
+    if start_step < 0:
+        raise UserError(f"start_step is a number of completed steps, not {start_step}", field="start_step")
     made = _adapter_class(adapter)(model, optimizer, scheduler, dataset, evaluate, max_steps, scaler)
+    made.step = start_step
     if name is not None:
         options = dataclasses.replace(options or Options(), run_name=name)
     return PlainSession(made, options)

@@ -8,12 +8,10 @@ import torch
 from torch import nn
 
 from agenttune.errors import UserError
+from agenttune.protocol.text import some
 from agenttune.trainer.adapter import Adapter
-from agenttune.trainer.layers.changes import bare_model, dotted
+from agenttune.trainer.layers.layer_changes import bare_model, dotted
 from agenttune.trainer.layers.permissions import offered_tensors, unknown
-
-NAMED = 5
-"""Tensors that a message names at most."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Layer:
             for own, p in module._parameters.items()
             if id(p) in ids
         ]
-        return f"tied, and changed with it: {shortened(outside)}" if outside else ""
+        return f"tied, and changed with it: {some(outside)}" if outside else ""
 
     def compiled(self) -> str:
         """Says what a change of code paths costs a compiled model."""
@@ -53,11 +51,6 @@ def _is_compiled(adapter: Adapter, model: nn.Module) -> bool:
     arguments = getattr(getattr(adapter, "trainer", None), "args", None)
     wrapped = adapter.model() is not model or bool(getattr(arguments, "torch_compile", False))
     return wrapped or any(getattr(m, "_compiled_call_impl", None) is not None for m in model.modules())
-
-
-def shortened(names: list[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
 
 
 def find_layer(adapter: Adapter, name: str) -> Layer:

@@ -14,7 +14,8 @@ from torch.optim import Optimizer
 from agenttune.protocol.events import ModelRead
 from agenttune.protocol.run_info import ModuleInfo, ParameterInfo
 from agenttune.trainer.adapter import Adapter
-from agenttune.trainer.layers.changes import bare_model
+from agenttune.trainer.distributed.shards import whole
+from agenttune.trainer.layers.layer_changes import bare_model
 from agenttune.trainer.layers.permissions import LayerRules, offered_attributes, offered_operations, offered_tensors
 from agenttune.trainer.layers.reset import can_reset, knows_weights
 from agenttune.trainer.lr.optimizers import inner_optimizer
@@ -147,12 +148,15 @@ def held_by(optimizer: Optimizer) -> set[int]:
 
 
 def squares(tensors: list[torch.Tensor]) -> Squares:
-    """Squared norms, added up in float32 or better; one wait for the device in all."""
+    """Squared norms, added up in float32 or better; one wait for the device in all.
+
+    Of tensors that are spread over ranks, the norm of the whole: every rank has to ask.
+    """
     return {id(t): value for t, value in zip(tensors, _floats(_norms(tensors)), strict=True)}
 
 
 def _norms(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-    return [torch.linalg.vector_norm(d, dtype=_wide(d)) for d in map(_dense, tensors)]
+    return [whole(torch.linalg.vector_norm(d, dtype=_wide(d))) for d in map(_dense, tensors)]
 
 
 def _dense(tensor: torch.Tensor) -> torch.Tensor:

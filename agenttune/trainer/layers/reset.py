@@ -13,8 +13,8 @@ from torch import nn
 from torch.optim import LBFGS, Adagrad, Optimizer
 
 from agenttune.errors import NotSupported, UserError
+from agenttune.trainer.layers.layer_snapshot import LayerSnapshot
 from agenttune.trainer.layers.permissions import takes_only
-from agenttune.trainer.layers.snapshot import LayerSnapshot
 from agenttune.trainer.lr.optimizers import inner_optimizer
 
 CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)

@@ -6,6 +6,7 @@ of the training is touched. The samples stay on their device; the writer's threa
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from agenttune.trainer.adapter import Adapter
-from agenttune.trainer.layers.changes import bare_model, dotted
+from agenttune.trainer.layers.layer_changes import bare_model, dotted
 from agenttune.trainer.layers.model_tree import held_by
 
 LAYER_COORDINATES = 256
@@ -28,6 +29,8 @@ RUN_FRAC = 0.01
 """And part of the planned steps."""
 STEPS_PER_LAYER = 0.5
 """And steps for each layer: a look at many layers takes longer."""
+SETTLES_AFTER = {"RMSprop": 100, "Adagrad": 20}
+"""Steps of optimizers whose first ones are larger than all that follow, by the root of a few (computed)."""
 OPEN_END_FRAC = 0.02
 """Where the end is not known: part of the steps so far."""
 
@@ -43,6 +46,9 @@ class WeightSample(NamedTuple):
             adapter's second half, whose first updates are all that it consists of.
         values: Theirs, [sum(sizes)], float32, on the device of the first layer.
         before: What the stretch began with, before its first update; with its first look.
+        rates: Of each layer's parameter group; empty: all alike, and not known.
+        settled: Size of an update of the optimizer's later steps, as a part of one of now; below 1 in the first steps
+            of those that begin with larger ones.
     """
 
     step: int
@@ -52,6 +58,8 @@ class WeightSample(NamedTuple):
     matrices: tuple[bool, ...]
     values: Tensor
     before: WeightSample | None = None
+    rates: tuple[float, ...] = ()
+    settled: float = 1.0
 
 
 @dataclass
@@ -132,7 +140,28 @@ class WeightSampler:
         names = tuple(place.name for place, _ in present)
         sizes = tuple(place.index.numel() for place, _ in present)
         matrices = tuple(weights.dim() > 1 and place.name not in self._zeros for place, weights in present)
-        return WeightSample(step, self._stretch, names, sizes, matrices, values)
+        rates = self._rates([weights for _, weights in present])
+        return WeightSample(step, self._stretch, names, sizes, matrices, values, rates=rates, settled=self._settled())
+
+    def _settled(self) -> float:
+        """RMSprop's average of squares begins at nothing and is not corrected for that, Adagrad's sum only grows."""
+        optimizer = self.adapter.optimizer()
+        name = type(getattr(optimizer, "optimizer", optimizer)).__name__
+        if name not in SETTLES_AFTER:
+            return 1.0
+        state = next((held for held in optimizer.state.values() if "step" in held), None)
+        steps = 1.0 if state is None else max(1.0, float(state["step"]))
+        if name == "RMSprop":
+            return math.sqrt(1 - float(optimizer.param_groups[0]["alpha"]) ** steps)
+        return math.sqrt(min(1.0, steps / SETTLES_AFTER[name]))
+
+    def _rates(self, weights: list[Tensor]) -> tuple[float, ...]:
+        """The rate of the parameter group of each."""
+        groups = self.adapter.optimizer().param_groups
+        if len(groups) < 2:
+            return (float(groups[0]["lr"] or 0.0),) * len(weights)
+        known = {id(p): float(group["lr"]) for group in groups for p in group["params"]}
+        return tuple(known.get(id(one), 0.0) for one in weights)
 
     def note_zeros(self) -> None:
         """Note which layers begin at zero, before the first step; waits for the device, once."""

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from agenttune.errors import NotSupported, UserError
 from agenttune.protocol.commands import UpdateOptimizer
+from agenttune.protocol.metrics import is_number
 from agenttune.trainer.lr.schedule_kinds import store
 
 TOLERANCE_FRAC = 1e-6
@@ -162,7 +163,7 @@ def _fitted(current: Any, value: Any, name: str, kind: str) -> Any:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return is_number(value) and math.isfinite(value)
 
 
 def _try_constructor(optimizer: Optimizer, writes: list[Write]) -> None:

@@ -10,6 +10,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 NAN = float("nan")
+KEY = "agenttune_plan"
+"""Where a schedule that is not a `LambdaLR` holds the plan that it was given."""
 
 
 class ScheduleKind(Enum):
@@ -19,6 +21,7 @@ class ScheduleKind(Enum):
     METRIC = "driven by evaluations"  # ReduceLROnPlateau, GreedyLR: the rate itself is the only state
     LAMBDA = "a function of the step times a base"  # all other schedules of transformers
     SCALING = "of torch"  # recursive or closed form; every rate it gives is proportional to the rates it holds
+    PLANNED = "a plan over the run's own"  # of any class but LambdaLR
     OWN = "the optimizer's own"  # Adafactor with relative steps
     UNKNOWN = "of an unknown class"
 
@@ -36,7 +39,14 @@ def kind_of(optimizer: Optimizer, scheduler: object | None) -> ScheduleKind:
         return ScheduleKind.OWN
     if scheduler is None:
         return ScheduleKind.NONE
-    if isinstance(scheduler, ReduceLROnPlateau) or name == "GreedyLR":
+    if KEY in getattr(scheduler, "__dict__", ()):
+        return ScheduleKind.PLANNED
+    return own_kind_of(scheduler)
+
+
+def own_kind_of(scheduler: object) -> ScheduleKind:
+    """The same for a schedule without the plan that it was given."""
+    if isinstance(scheduler, ReduceLROnPlateau) or type(scheduler).__name__ == "GreedyLR":
         return ScheduleKind.METRIC
     if isinstance(scheduler, LambdaLR) and type(scheduler).get_lr is LambdaLR.get_lr:
         return ScheduleKind.LAMBDA

@@ -7,9 +7,11 @@ without the other is the usual defect: the schedule overwrites the rate at its n
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +21,9 @@ from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 
 from agenttune.errors import NotSupported, UserError
 from agenttune.protocol.commands import SMALLEST
-from agenttune.trainer.lr.planned_lr import PlannedLambda
+from agenttune.protocol.lr_plans import planned_factor
+from agenttune.trainer.lr import planned_schedule
+from agenttune.trainer.lr.planned_lr import PlannedLambda, lambda_name, make_plannable
 from agenttune.trainer.lr.schedule_kinds import ScheduleKind, as_float, bare_scheduler, kind_of, like, members_of, store
 
 LARGEST = 100.0
@@ -68,13 +72,39 @@ class Schedule:
 
     @property
     def clock(self) -> int:
-        """Steps that the schedule has counted."""
+        """Steps that the schedule has counted; updates, where a plan counts those."""
+        if self.kind is ScheduleKind.PLANNED:
+            return int(planned_schedule.record_of(self.scheduler)["t"])
         return next((int(m.last_epoch) for m in members_of(self.scheduler) if hasattr(m, "last_epoch")), 0)
 
     @property
     def counts(self) -> bool:
         """Whether there is a schedule that counts its steps."""
-        return any(hasattr(m, "last_epoch") for m in members_of(self.scheduler))
+        return self.kind is ScheduleKind.PLANNED or any(hasattr(m, "last_epoch") for m in members_of(self.scheduler))
+
+    @property
+    def follows_function(self) -> bool:
+        """Whether the rate is a function of the steps counted, times a base."""
+        return self.kind in (ScheduleKind.LAMBDA, ScheduleKind.PLANNED)
+
+    def functions(self) -> list[Callable[[int], float]]:
+        """[n_groups]: the factors of the base, where there are such functions."""
+        if self.kind is ScheduleKind.PLANNED:
+            plan = planned_schedule.record_of(self.scheduler)["plan"]
+            return [functools.partial(planned_factor, plan) for _ in self.groups]
+        return list(self.scheduler.lr_lambdas)
+
+    def plan(self) -> dict[str, Any]:
+        """The plan in force; empty for the run's own schedule."""
+        if self.kind is ScheduleKind.PLANNED:
+            return dict(planned_schedule.record_of(self.scheduler)["plan"])
+        first = self.scheduler.lr_lambdas[0] if self.kind is ScheduleKind.LAMBDA else None
+        return dict(first.plan) if isinstance(first, PlannedLambda) else {}
+
+    @property
+    def own_name(self) -> str:
+        """The run's own schedule, as people call it."""
+        return lambda_name(self.scheduler.lr_lambdas[0]) if self.kind is ScheduleKind.LAMBDA else self.name
 
     # -- reading ----------------------------------------------------------------------------------------------
 
@@ -86,6 +116,8 @@ class Schedule:
         """[n_groups]: what the schedule scales; the rate itself where nothing scales it."""
         if self.kind in (ScheduleKind.NONE, ScheduleKind.METRIC, ScheduleKind.OWN):
             return self.effective()
+        if self.kind is ScheduleKind.PLANNED:
+            return list(planned_schedule.record_of(self.scheduler)["bases"])
         if isinstance(self.scheduler, OneCycleLR):
             return [as_float(group["max_lr"]) for group in self.groups]
         if isinstance(self.scheduler, CyclicLR):
@@ -94,6 +126,12 @@ class Schedule:
         if isinstance(listed, list) and len(listed) == len(self.groups):
             return [as_float(rate) for rate in listed]
         return [as_float(group.get("initial_lr", group["lr"])) for group in self.groups]
+
+    @property
+    def knows_base(self) -> bool:
+        """Whether there is something that stays as it is while the rate moves."""
+        held = hasattr(self.scheduler, "base_lrs") or "initial_lr" in self.groups[0]
+        return self.kind is not ScheduleKind.UNKNOWN or held
 
     def current_ratios(self) -> list[float] | None:
         """[n_groups]: each group's base over the first group's, or the last known ratios if that is 0."""
@@ -104,8 +142,8 @@ class Schedule:
         """[n_groups]: the rate after the schedule's next step; None if that cannot be predicted."""
         if self.kind in (ScheduleKind.NONE, ScheduleKind.METRIC):
             return self.effective()
-        if self.kind is ScheduleKind.LAMBDA:
-            return [b * fn(self.clock + 1) for b, fn in zip(self.base(), self.scheduler.lr_lambdas, strict=True)]
+        if self.follows_function:
+            return [b * fn(self.clock + 1) for b, fn in zip(self.base(), self.functions(), strict=True)]
         rehearsed = self.rehearse(1) if self.kind is ScheduleKind.SCALING else []
         return rehearsed[1] if len(rehearsed) > 1 else None
 
@@ -140,8 +178,19 @@ class Schedule:
             for fn, plan in plans:
                 fn.plan.clear()
                 fn.plan.update(plan)
+            self.kind = kind_of(self.optimizer, self.scheduler)
 
         return undo
+
+    @contextlib.contextmanager
+    def without_plan(self) -> Iterator[Schedule]:
+        """The run's own schedule beneath a plan, as it would go on; the plan is in force again afterwards."""
+        undo = self.snapshot()
+        try:
+            planned_schedule.drop(self.scheduler)
+            yield Schedule(self.optimizer, self.scheduler, self.ratios)
+        finally:
+            undo()
 
     # -- writing ----------------------------------------------------------------------------------------------
 
@@ -154,7 +203,7 @@ class Schedule:
         """
         self._refuse_foreign()
         lead = only or 0
-        if self.kind is ScheduleKind.LAMBDA:
+        if self.follows_function:
             factor = self._factors()[lead]
             if factor == 0:
                 raise UserError(
@@ -177,7 +226,7 @@ class Schedule:
         """
         self._refuse_foreign()
         lead = only or 0
-        if self.kind is ScheduleKind.LAMBDA:
+        if self.follows_function:
             self._set_bases(self._spread(self.base(), rate, only))
         elif self.kind in (ScheduleKind.NONE, ScheduleKind.METRIC):
             self._set_rates(self._spread(self.effective(), rate, only))
@@ -186,16 +235,16 @@ class Schedule:
 
     def rates(self) -> LearningRates:
         """What `restore` restores."""
-        first = self.scheduler.lr_lambdas[0] if self.kind is ScheduleKind.LAMBDA else None
-        plan = dict(first.plan) if isinstance(first, PlannedLambda) else {}
-        return LearningRates(self.effective(), self.base(), plan, self.clock)
+        return LearningRates(self.effective(), self.base(), self.plan(), self.clock)
 
     def restore(self, rates: LearningRates, groups: Iterable[int]) -> None:
         """Undo a change of some groups' rates, at a later step: the schedule goes on as if it had not been made."""
-        chosen = set(groups)
-        if self.kind is ScheduleKind.LAMBDA:
-            if len(chosen) == len(self.groups):
-                self._follow(rates.plan)
+        chosen, was_planned = set(groups), self.kind is ScheduleKind.PLANNED
+        if len(chosen) == len(self.groups):
+            self._follow(rates.plan, rates.base)
+            if was_planned and not self.knows_base:  # beneath the plan it has gone on with its own
+                return
+        if self.follows_function:
             self._set_bases([rates.base[i] if i in chosen else rate for i, rate in enumerate(self.base())])
         elif self.kind is ScheduleKind.NONE or (self.kind is ScheduleKind.METRIC and self.clock == rates.clock):
             self._set_rates([rates.effective[i] if i in chosen else rate for i, rate in enumerate(self.effective())])
@@ -207,11 +256,18 @@ class Schedule:
                 for i, ratio in ratios.items():
                     self._scale(ratio, i)
 
-    def _follow(self, plan: Mapping[str, Any]) -> None:
-        for fn in self.scheduler.lr_lambdas:
-            if isinstance(fn, PlannedLambda):
-                fn.plan.clear()
-                fn.plan.update(plan)
+    def _follow(self, plan: Mapping[str, Any], bases: list[float]) -> None:
+        """Let the rates be a plan's, or the run's own again; those of now are to be written after it."""
+        if self.kind is ScheduleKind.LAMBDA:
+            for fn in self.scheduler.lr_lambdas:
+                if isinstance(fn, PlannedLambda):
+                    fn.plan.clear()
+                    fn.plan.update(plan)
+        elif plan:
+            planned_schedule.follow(self.scheduler, plan, bases, self.clock)
+        elif self.kind is ScheduleKind.PLANNED:
+            planned_schedule.drop(self.scheduler)
+        self.kind = kind_of(self.optimizer, self.scheduler)
 
     def refuse_impossible(self) -> None:
         """Raises UserError if a rate is not finite, too large to train with, or too small to be changed again."""
@@ -226,11 +282,15 @@ class Schedule:
                     )
 
     def install_plan(self, bases: list[float], plan: dict[str, Any]) -> None:
-        """Let a `LambdaLR` follow `plan` from here, scaled by `bases`."""
-        lambdas = self.scheduler.lr_lambdas
-        lambdas[:] = [fn if _is_plannable(fn) else PlannedLambda(fn) for fn in lambdas]
-        self._follow(plan)
-        self._set_bases(bases)
+        """Follow `plan` from here, scaled by `bases`; with none, the run's own schedule again."""
+        if self.kind is ScheduleKind.LAMBDA:
+            lambdas = self.scheduler.lr_lambdas
+            lambdas[:] = [fn if _is_plannable(fn) else PlannedLambda(fn) for fn in lambdas]
+        else:
+            make_plannable(self.scheduler)
+        self._follow(plan, bases)
+        if self.follows_function:
+            self._set_bases(bases)
 
     def refuse_unplannable(self) -> None:
         """Raises NotSupported unless `install_plan` can work."""
@@ -240,12 +300,14 @@ class Schedule:
 
     def unplannable(self) -> str:
         """Why `update_schedule` cannot work here; empty if it can."""
-        if self.kind is ScheduleKind.LAMBDA:
+        if self.kind is ScheduleKind.NONE:
+            return "this run has no schedule that update_schedule could replan; change its rate with update_optimizer"
+        if self.kind is ScheduleKind.OWN:
+            return f"{_inner_name(self.optimizer)} computes its own rate"
+        if self.kind is ScheduleKind.LAMBDA or planned_schedule.is_plannable(self.scheduler):
             return ""
-        return (
-            f"update_schedule works with LambdaLR schedules (all of transformers' but reduce_lr_on_plateau and "
-            f"greedy); this run has {self.name}, {self.kind.value}; change its rate with update_optimizer"
-        )
+        problem = planned_schedule.why_unplannable(self.scheduler)
+        return problem and f"update_schedule cannot replan this run's schedule: {problem}; use update_optimizer"
 
     def _refuse_foreign(self) -> None:
         if self.kind is ScheduleKind.OWN:
@@ -257,7 +319,7 @@ class Schedule:
             raise NotSupported("Rprop adapts a step size per weight and reads lr only at its first step")
 
     def _factors(self) -> list[float]:
-        return [float(fn(self.clock)) for fn in self.scheduler.lr_lambdas]
+        return [float(fn(self.clock)) for fn in self.functions()]
 
     def _spread(self, rates: list[float], lead_rate: float, only: int | None) -> list[float]:
         """New rates: the named group alone, or all groups in their ratio to the first."""
@@ -285,6 +347,10 @@ class Schedule:
         return rate / current
 
     def _set_bases(self, bases: list[float]) -> None:
+        if self.kind is ScheduleKind.PLANNED:
+            planned_schedule.set_bases(self.scheduler, bases)
+            self._set_rates([b * f for b, f in zip(bases, self._factors(), strict=True)])
+            return
         for i, (group, rate) in enumerate(zip(self.groups, bases, strict=True)):
             self.scheduler.base_lrs[i] = like(self.scheduler.base_lrs[i], rate)
             if "initial_lr" in group:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterable
 from statistics import median
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from agenttune.detectors.forecast import newest_regime
 from agenttune.detectors.trend import LOSS_NAMES
+from agenttune.store.run_log import RunLog
 from agenttune.trainer.recording.step_meter import StepMetrics
 
 
@@ -40,6 +42,17 @@ class LossHistory:
         if losses:
             self._steps.append(metrics.step)
             self._losses.append(losses)
+
+    @property
+    def size(self) -> int:
+        """How many are kept."""
+        return self._steps.maxlen or 0
+
+    def seed(self, losses: Iterable[tuple[int, float]]) -> None:
+        """Begin with the losses of an earlier attempt: steps with their loss, in order."""
+        for step, loss in losses:
+            self._steps.append(step)
+            self._losses.append(loss)
 
     def cut(self, step: int) -> None:
         """Forget the steps after the one that the run was restored to."""
@@ -103,6 +116,17 @@ class LossHistory:
         for i in left:
             self._losses[i] = _sum(self._losses[i])
         return [self._losses[i] for i in range(first, end)]
+
+
+def losses_until(log: RunLog, branch: str, step: int, count: int) -> list[tuple[int, float]]:
+    """Up to `count` losses that a run's log has of the steps that led to one, oldest first."""
+    line, found = log.lineage(branch), dict[int, float]()
+    rows = log.points(max(0, log.last_point_id() - 4 * count), 4 * count)
+    for row in rows:
+        loss = next((row.values[name] for name in LOSS_NAMES if name in row.values), None)
+        if row.source == "step" and loss is not None and row.step <= step and line.has(row.branch, row.step):
+            found[row.step] = loss
+    return sorted(found.items())[-count:]
 
 
 def _sum(losses: list[Any]) -> float:

@@ -73,11 +73,9 @@ class Monitor(Protocol):
     @property
     def next_step(self) -> int:
         """The step of the next assessment."""
-        ...
 
     def passed(self) -> bool:
         """Whether the change's own window has ended without harm."""
-        ...
 
     def assess(self, now: int, until: int, is_over: bool) -> Assessment | None:
         """Compare the run after the change with before.
@@ -90,7 +88,6 @@ class Monitor(Protocol):
         Returns:
             None while the window is open.
         """
-        ...
 
 
 class StepMonitor:

@@ -16,6 +16,9 @@ from agenttune.trainer.recording.recorder import Recorder
 from agenttune.trainer.run_state import RunState
 
 AUTHOR = Author(principal="trainer", name="probation")
+FOR_AGENT = "restart, of an agent's"
+"""The author's name of what is applied again for an agent after a restart: probation watches it anew."""
+FOR_OTHERS = "restart"
 OWN_COMMAND_S = 1.0
 """How long training waits for a command of its own to be in the log; milliseconds unless the disk is full."""
 

@@ -30,7 +30,7 @@ from agenttune.trainer.probation.measures import (
     NoMonitor,
     StepMonitor,
 )
-from agenttune.trainer.probation.own_commands import AUTHOR, CheckpointsBefore, inverse_of
+from agenttune.trainer.probation.own_commands import AUTHOR, FOR_AGENT, CheckpointsBefore, inverse_of
 from agenttune.trainer.recording.step_meter import StepMetrics
 
 NON_FINITE = 3
@@ -145,11 +145,11 @@ class Probation:
             self._redefine(redefined)
         if self.before.asked_for(record.command_id):
             self.before.saved(record, ack)
-        elif ack.outcome == "applied" and record.command.impact is Impact.RESTORE:
+        elif ack.outcome == "applied" and record.goes_back(ack):
             self._restored(record, ack)
         elif any(change.revert_id == record.command_id for change in self.monitored):
             self._answered(record, ack)
-        elif record.proposal.author.principal == "agent":
+        elif record.proposal.author.principal == "agent" or record.proposal.author.name == FOR_AGENT:
             self._begin(record, ack, redefined)
         elif ack.outcome == "applied" and ack.changes:
             self._spoil(ack.step)

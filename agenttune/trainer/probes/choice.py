@@ -63,16 +63,17 @@ def choose(attempts: Sequence[Attempt], command: Probe, prefers_low: bool) -> tu
         return None, "no candidate came through"
     best = min(tried, key=lambda attempt: sign * (attempt.value or 0.0))
     base = next((a for a in fit if a.command is None), None)
+    nothing = "changing nothing" if command.going_back is None else "going back alone"
     if base is None or base.value is None:
         wanted = command.include_current
-        said = f"{best.value:.5g}; changing nothing did not come through" if wanted else _best_of(tried, best)
+        said = f"{best.value:.5g}; {nothing} did not come through" if wanted else _best_of(tried, best)
         return best, said
     leads = {id(a): _lead(a, base, command, sign) for a in tried}
     for attempt in tried:
         attempt.gain, attempt.error = leads[id(attempt)].gain, leads[id(attempt)].error
     good = [a for a in tried if leads[id(a)].is_enough]
     best = max(good or tried, key=lambda attempt: leads[id(attempt)].gain)
-    said = f"{best.value:.5g} against {base.value:.5g} for changing nothing"
+    said = f"{best.value:.5g} against {base.value:.5g} for {nothing}"
     return (best, said) if good else (None, f"{said}: {_why_not(leads[id(best)])}")
 
 

@@ -11,11 +11,11 @@ from typing import Literal
 import torch
 
 from agenttune.protocol.commands import CommandBase, Probe, SetKnob
-from agenttune.protocol.events import TRIAL_PREFIX, Probed, Trial
+from agenttune.protocol.events import TRIAL_PREFIX, Probed, TrialResult
 from agenttune.protocol.proposals import Change, CommandRecord
-from agenttune.trainer.checkpoints.catalog import SavedCheckpoint
+from agenttune.trainer.checkpoints.checkpoint_catalog import SavedCheckpoint
 from agenttune.trainer.checkpoints.training_state import TrainingState
-from agenttune.trainer.commands.outcomes import AwaitLearningRate, Waiting
+from agenttune.trainer.commands.outcomes import AwaitLearningRate, AwaitRestore, Waiting
 from agenttune.trainer.recording.step_meter import StepMetrics
 
 LOSS_NAMES = ("step_loss", "loss")
@@ -33,7 +33,9 @@ class Attempt:
         metric: What it is compared by.
         changes: What applying it has changed.
         losses: [n_steps], of its steps so far.
+        arriving: The state that it begins from, while the loop was asked to restore it; None: it begins where it is.
         learning_rate: The change of the learning rate that the next step has to confirm.
+        rate_as_saved: The rate of the state that it goes back to, where it sets another.
         value: What is compared, once it is known.
         gain: By how much better that is than of changing nothing, once that is known.
         error: Standard error of the gain, where it has one.
@@ -49,7 +51,9 @@ class Attempt:
     metric: Literal["loss", "goal"]
     changes: list[Change] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
+    arriving: AwaitRestore | None = None
     learning_rate: Waiting[AwaitLearningRate] | None = None
+    rate_as_saved: float | None = None
     value: float | None = None
     gain: float | None = None
     error: float | None = None
@@ -71,7 +75,8 @@ class Attempt:
     @property
     def lowers_the_rate(self) -> bool:
         """Whether the learning rate is lower with it."""
-        rates = [(c.previous, c.effective) for c in self.changes if c.name == "lr"]
+        saved = self.rate_as_saved
+        rates = [(c.previous if saved is None else saved, c.effective) for c in self.changes if c.name == "lr"]
         return any(isinstance(was, float) and isinstance(now, float) and now < was for was, now in rates)
 
     def begin(self) -> None:
@@ -103,9 +108,9 @@ class Attempt:
         if self.losses and not math.isfinite(self.losses[-1]):
             self.problem = f"the loss of trial step {self.steps} is {self.losses[-1]}"
 
-    def outcome(self) -> Trial:
+    def outcome(self) -> TrialResult:
         """For the log."""
-        return Trial(
+        return TrialResult(
             name=self.branch,
             command=self.command,
             start=self.losses[0] if self.losses else None,
@@ -127,8 +132,9 @@ class RunningProbe:
         command: What it asks for.
         saved: The snapshot's checkpoint.
         state: What it holds.
-        ratios: Ratios of the groups' rates, which no state holds.
         attempts: All trials.
+        parent: The branch that they begin on.
+        from_step: The step that they begin at.
         at: Which of them is going on.
         confirming: From which of them on what won is tried again; None: it was not.
         began_s: Monotonic time of its start.
@@ -141,8 +147,9 @@ class RunningProbe:
     command: Probe
     saved: SavedCheckpoint
     state: TrainingState
-    ratios: list[float] | None
     attempts: list[Attempt]
+    parent: str
+    from_step: int
     at: int = 0
     confirming: int | None = None
     began_s: float = field(default_factory=time.monotonic)

@@ -29,10 +29,12 @@ class Recorder:
         self._run_state = run_state
         self._writer = writer
 
-    def record(self, *bodies: Record, command_id: str | None = None, step: int | None = None) -> None:
+    def record(
+        self, *bodies: Record, command_id: str | None = None, step: int | None = None, urgent: bool = True
+    ) -> None:
         """Write events of this step, or of another one."""
         at, branch = self._run_state.step if step is None else step, self._run_state.branch
-        self.submit(lambda log: log.append(*bodies, step=at, branch=branch, command_id=command_id))
+        self.submit(lambda log: log.append(*bodies, step=at, branch=branch, command_id=command_id), urgent)
 
     def update_info(self, **fields: object) -> None:
         """Change fields of the run's identity card."""

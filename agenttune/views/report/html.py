@@ -40,6 +40,17 @@ def html(log: RunLog, journal: Journal) -> str:
     )
 
 
+def picture(log: RunLog, journal: Journal) -> Markup:
+    """The curves alone, with the marks of decisions; their classes are those of the report's style sheet."""
+    marks = [mark._replace(anchor="") for mark in _marks(journal.entries, [])]
+    return Markup("").join(
+        Markup('<figure class="{k}"><figcaption>{t}</figcaption>{d}</figure>').format(
+            k=panel.key, t=clean("; ".join([panel.title, *notes]), 500), d=drawn
+        )
+        for panel, drawn, notes in _drawings(panels(log, journal), marks, journal)
+    )
+
+
 def _marks(entries: Sequence[JournalEntry], sections: Sequence[Section]) -> list[Mark]:
     anchors = {number: section.anchor for section in sections for number in section.numbers}
     return [

@@ -3,39 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
 from pydantic import Field
 
+from agenttune.protocol import events
 from agenttune.protocol.commands import Impact, SaveCheckpoint
-from agenttune.protocol.events import (
-    POLICY_FAILED,
-    Acked,
-    BranchStarted,
-    Decided,
-    Event,
-    Found,
-    Judged,
-    LogGap,
-    NoteAdded,
-    Notified,
-    PolicyAttached,
-    PolicyDetached,
-    PolicyRequested,
-    Proposed,
-    ReadBack,
-    RunStarted,
-    Settled,
-    StandingChanged,
-    StatusChanged,
-)
+from agenttune.protocol.events import POLICY_FAILED, Decided, Event, Found
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.model_calls import ModelCalled
 from agenttune.protocol.proposals import CommandRecord, Record, State
 from agenttune.protocol.run_info import RunInfo
-from agenttune.protocol.summary import BranchSummary, Intervention, RunSummary
+from agenttune.protocol.summary import Intervention, RunSummary
 from agenttune.store.journal.goal_metric import EVERYTHING
 from agenttune.store.journal.run_summary import summarize
 from agenttune.store.process_liveness import is_alive
@@ -82,7 +62,6 @@ class JournalEntry(Record):
         number: From 1, in order of proposal.
         evidence: None for people and for the trainer's own commands.
         events: The newest event of each kind that tells of this command, by kind.
-        is_abandoned: It happened on a part of the run that was left behind when the run went back.
     """
 
     number: int
@@ -90,7 +69,11 @@ class JournalEntry(Record):
     record: CommandRecord
     evidence: Evidence | None = None
     events: dict[str, Event] = Field(default_factory=dict)
-    is_abandoned: bool = False
+
+    @property
+    def is_abandoned(self) -> bool:
+        """It happened on a part of the run that was left behind when the run went back."""
+        return self.intervention.is_abandoned
 
     @property
     def outcome(self) -> DecisionOutcome:
@@ -150,16 +133,15 @@ class Journal(Record):
         return self.summary.run.is_live
 
 
-PAGE = 100
-"""Events in memory at once: a transcript may hold megabytes."""
 EVIDENCE_FINDINGS = 6
 """Of what was found since the last request, the newest; a guess at what a person reads."""
 TOLD = (
-    *(RunStarted, StatusChanged, PolicyAttached, PolicyDetached, PolicyRequested, BranchStarted, LogGap, NoteAdded),
-    *(StandingChanged, Notified),
+    *(events.RunStarted, events.StatusChanged, events.AttemptStarted, events.AttemptEnded, events.BranchStarted),
+    *(events.PolicyAttached, events.PolicyDetached, events.PolicyRequested, events.StandingChanged),
+    *(events.LogGap, events.NoteAdded, events.Notified),
 )
 """Events that are listed in the course of the run."""
-OF_COMMAND = (Proposed, Judged, Acked, ReadBack, Settled)
+OF_COMMAND = (events.Proposed, events.Judged, events.Acked, events.ReadBack, events.Settled)
 """Events that belong to one command."""
 READ = (*TOLD, *OF_COMMAND, Found, ModelCalled, Decided)
 KINDS = [str(body.model_fields["kind"].default) for body in READ]
@@ -173,11 +155,11 @@ def read_journal(log: RunLog, now_s: float | None = None) -> Journal:
     """
     summary = summarize(log)
     reader = _Reader()
-    for event in _pages(log):
+    for event in log.every_event(*KINDS):
         reader.take(event)
     return Journal(
         summary=summary,
-        entries=_entries(log, summary, reader, {b.name: b for b in summary.branches}),
+        entries=_entries(log, summary, reader),
         happenings=reader.happenings,
         looks=reader.looks,
         holds=reader.holds,
@@ -191,13 +173,6 @@ def read_journal(log: RunLog, now_s: float | None = None) -> Journal:
 
 def _is_gone(info: RunInfo) -> bool:
     return info.is_live and info.pid is not None and not is_alive(info.pid, info.pid_started_s)
-
-
-def _pages(log: RunLog) -> Iterator[Event]:
-    since = 0
-    while page := log.events(since, PAGE, kinds=KINDS):
-        since = page[-1].seq
-        yield from page
 
 
 @dataclass
@@ -245,9 +220,7 @@ class _Reader:
         self.evidence |= dict.fromkeys(body.command_ids, evidence)
 
 
-def _entries(
-    log: RunLog, summary: RunSummary, reader: _Reader, branches: dict[str, BranchSummary]
-) -> list[JournalEntry]:
+def _entries(log: RunLog, summary: RunSummary, reader: _Reader) -> list[JournalEntry]:
     known = {intervention.command_id: intervention for intervention in summary.interventions}
     # A live run goes on between two readings: only what both know.
     records = [record for record in log.commands(limit=EVERYTHING) if record.command_id in known]
@@ -258,14 +231,6 @@ def _entries(
             record=record,
             evidence=reader.evidence.get(record.command_id),
             events=reader.events.get(record.command_id, {}),
-            is_abandoned=record.ack is not None
-            and _is_abandoned(known[record.command_id], branches.get(record.ack.branch)),
         )
         for number, record in enumerate(records, 1)
     ]
-
-
-def _is_abandoned(intervention: Intervention, branch: BranchSummary | None) -> bool:
-    if branch is None or branch.stands_to is None or intervention.applied_at_step is None:
-        return False
-    return intervention.applied_at_step > branch.stands_to

@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 
 from agenttune import __version__
 from agenttune.protocol.text import clean, cut
-from agenttune.views.report import decision_facts, run_facts
+from agenttune.views.report import decision_facts, run_text
 from agenttune.views.report.decision_facts import Fact
 from agenttune.views.report.journal import DecisionOutcome, Journal, JournalEntry
 
@@ -123,14 +123,14 @@ def markdown(journal: Journal, detail: Detail = FULL) -> str:
 def run_sections(journal: Journal, detail: Detail = FULL) -> Iterator[Section]:
     """The run as a whole, and its branches if it went back."""
     info = journal.summary.run
-    warnings = [f"> **{escaped(warning)}**\n" for warning in run_facts.warnings(journal)]
-    go_on = run_facts.to_go_on(journal)
+    warnings = [f"> **{escaped(warning)}**\n" for warning in run_text.warnings(journal)]
+    go_on = run_text.to_go_on(journal)
     # Code, which nobody breaks into lines: it is made to be copied.
     rest = f"\n\nTo go on:\n\n    {clean(go_on, decision_facts.LONG)}" if go_on else ""
-    body = "\n".join([*warnings, facts_table(run_facts.head(journal))]) + rest
+    body = "\n".join([*warnings, facts_table(run_text.head(journal))]) + rest
     yield Section(1, f"{escaped(info.run_id)} {info.status}", body)
     if len(journal.summary.branches) > 1:
-        words = [run_facts.branch_words(branch) for branch in journal.summary.branches]
+        words = [run_text.branch_words(branch) for branch in journal.summary.branches]
         yield Section(2, "Branches", listed(words, detail.rows, newest=True))
 
 
@@ -149,10 +149,11 @@ def further_sections(journal: Journal, detail: Detail = FULL) -> Iterator[Sectio
         yield from (_decision(entry, detail) for entry in others)
         yield from (_fold(fold, detail) for fold in choice.folds)
     yield from _shadow(journal, detail)
-    findings = [found.finding for found in journal.summary.findings]
-    words = [f"step {f.step}, {f.kind} ({f.severity}): {f.summary}" for f in findings]
-    yield Section(2, "Findings", listed(words, detail.rows) or "The detectors found nothing.")
-    happenings = [run_facts.happening_words(happening) for happening in journal.happenings]
+    found = journal.summary.findings
+    words = [run_text.finding_words(one) for one in found]
+    listing = listed(words, detail.rows) or "The detectors found nothing."
+    yield Section(2, "Findings", "\n\n".join(filter(None, [run_text.judgement_words(found), listing])))
+    happenings = [run_text.happening_words(happening) for happening in journal.happenings]
     yield Section(2, "Course of the run", listed(happenings, detail.rows) or "Nothing is recorded.")
 
 
@@ -167,7 +168,7 @@ def footer(journal: Journal) -> str:
 
 
 def _before_changes(journal: Journal, choice: Choice, any_changes: bool) -> str:
-    lines = [] if any_changes else [f"Nothing was changed{run_facts.why_nothing(journal)}."]
+    lines = [] if any_changes else [f"Nothing was changed{run_text.why_nothing(journal)}."]
     if choice.left_out:
         lines.append(
             f"**{choice.left_out} decisions from the middle of the run are left out here; the JSONL export has all.**"
@@ -203,8 +204,8 @@ def _shadow(journal: Journal, detail: Detail) -> Iterator[Section]:
     score = journal.summary.shadow
     if score is not None:
         metric = journal.summary.score.metric if journal.summary.score else journal.summary.run.goal_metric
-        words = [run_facts.shadow_words(proposal, metric) for proposal in score.proposals]
-        totals = escaped(run_facts.shadow_totals(score))
+        words = [run_text.shadow_words(proposal, metric) for proposal in score.proposals]
+        totals = escaped(run_text.shadow_totals(score))
         yield Section(2, "In shadow: what was not done", f"{totals}\n\n{listed(words, detail.rows)}")
 
 

@@ -45,7 +45,7 @@ class Mark(NamedTuple):
     is_abandoned: bool = False
 
 
-class Scale(NamedTuple):
+class PixelScale(NamedTuple):
     """From values to pixels."""
 
     low: float
@@ -64,7 +64,7 @@ class Scale(NamedTuple):
 
 def draw(panel: Panel, marks: Sequence[Mark], last_step: int) -> Markup:
     """One panel as an SVG element."""
-    x = Scale(min((line.curve.steps[0] for line in panel.lines), default=0), last_step, LEFT, WIDTH - RIGHT)
+    x = PixelScale(min((line.curve.steps[0] for line in panel.lines), default=0), last_step, LEFT, WIDTH - RIGHT)
     x = x._replace(low=min(x.low, 0)) if x.low < last_step * 0.2 else x
     x = x if x.high > x.low else x._replace(low=x.low - 1, high=x.high + 1)
     y = _y_scale(panel)
@@ -91,17 +91,17 @@ def _bounded(value: float) -> float:
     return max(-LARGEST, min(LARGEST, value))
 
 
-def _y_scale(panel: Panel) -> Scale:
+def _y_scale(panel: Panel) -> PixelScale:
     values = _values(panel) or [0.0]
     low, high = min(values), max(values)
     if wants_log_scale(values):
-        return Scale(low / 1.1, high * 1.1, FLOOR, TOP, is_log=True)
+        return PixelScale(low / 1.1, high * 1.1, FLOOR, TOP, is_log=True)
     room = (high - low) * 0.05 or abs(high) * 0.1 or 1.0
     # What is never below 0, as most losses and all rates, has no axis there.
-    return Scale(max(0.0, low - room) if low >= 0 else low - room, high + room, FLOOR, TOP)
+    return PixelScale(max(0.0, low - room) if low >= 0 else low - room, high + room, FLOOR, TOP)
 
 
-def _axes(x: Scale, y: Scale) -> Iterator[Markup]:
+def _axes(x: PixelScale, y: PixelScale) -> Iterator[Markup]:
     for value in _log_ticks(y) if y.is_log else _ticks(y.low, y.high, 6):
         yield Markup('<path class="grid" d="M{a} {y:.1f}H{b}"/><text x="{t}" y="{z:.1f}" class="yt">{v}</text>').format(
             a=LEFT, b=WIDTH - RIGHT, y=y.at(value), t=LEFT - 6, z=y.at(value) + 4, v=number(float(value))
@@ -122,13 +122,13 @@ def _ticks(low: float, high: float, about: int) -> list[float]:
     return [float(f"{i * size:.12g}") for i in range(first, first + 2 * about) if i * size <= high]
 
 
-def _log_ticks(y: Scale) -> list[float]:
+def _log_ticks(y: PixelScale) -> list[float]:
     first, last = math.ceil(math.log10(y.low)), math.floor(math.log10(y.high))
     every = max(1, math.ceil((last - first + 1) / 6))
     return [10.0**i for i in range(first, last + 1, every)]
 
 
-def _curve(line: CurveLine, x: Scale, y: Scale, dashed: bool) -> Iterator[Markup]:
+def _curve(line: CurveLine, x: PixelScale, y: PixelScale, dashed: bool) -> Iterator[Markup]:
     style = " ".join(["off" if line.is_abandoned else "on", *(["dash"] if dashed else [])])
     curve = line.curve
     for run in _unbroken(curve.mean):
@@ -144,7 +144,7 @@ def _curve(line: CurveLine, x: Scale, y: Scale, dashed: bool) -> Iterator[Markup
             yield Markup('<path class="line {s}" d="M{d}"/>').format(s=style, d=path)
 
 
-def _band(points: Sequence[tuple[float, int]], line: CurveLine, y: Scale, style: str) -> Markup:
+def _band(points: Sequence[tuple[float, int]], line: CurveLine, y: PixelScale, style: str) -> Markup:
     """The range of values that a downsampled point stands for."""
     up = [f"{px:.1f} {y.at(_bounded(line.curve.high[i])):.1f}" for px, i in points]
     down = [f"{px:.1f} {y.at(_bounded(line.curve.low[i])):.1f}" for px, i in reversed(points)]
@@ -164,7 +164,7 @@ def _unbroken(values: Sequence[float]) -> Iterator[list[int]]:
         yield run
 
 
-def _nonfinite(lines: Sequence[CurveLine], x: Scale) -> Iterator[Markup]:
+def _nonfinite(lines: Sequence[CurveLine], x: PixelScale) -> Iterator[Markup]:
     """Where values were NaN or infinite, a bar at the top says so."""
     for line in lines:
         spans: list[list[int]] = []
@@ -186,7 +186,7 @@ def _nonfinite(lines: Sequence[CurveLine], x: Scale) -> Iterator[Markup]:
             )
 
 
-def _marks(marks: Sequence[Mark], x: Scale, lanes: Sequence[DecisionOutcome]) -> Iterator[Markup]:
+def _marks(marks: Sequence[Mark], x: PixelScale, lanes: Sequence[DecisionOutcome]) -> Iterator[Markup]:
     """Marks of one outcome on one pixel are one mark: the page stays bounded however many decisions there are."""
     merged: dict[tuple[int, DecisionOutcome], list[Mark]] = {}
     for mark in marks:

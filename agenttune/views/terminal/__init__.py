@@ -24,19 +24,15 @@ class View(Protocol):
     @property
     def patience_s(self) -> float:
         """How long to wait before the next refresh, in seconds."""
-        ...
 
     def refresh(self) -> None:
         """Read the log and show what is new."""
-        ...
 
     def notice(self, text: str) -> None:
         """Show a line that is not in the log, such as that a process was restarted."""
-        ...
 
     def close(self) -> None:
         """Show the last state and give the terminal back."""
-        ...
 
 
 def view_for(

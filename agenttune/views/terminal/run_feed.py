@@ -193,7 +193,9 @@ class RunFeed:
         if self._speed and newest.step < self._speed[-1][0]:
             self._speed.clear()  # gone back to a checkpoint
         if not self._speed:
-            self._speed.append((points[0].step, points[0].at_s))
+            drops = [at for at in range(1, len(points)) if points[at].step < points[at - 1].step]
+            begun = points[drops[-1] if drops else 0]  # what lies before it was undone
+            self._speed.append((begun.step, begun.at_s))
         if newest.step == self._speed[-1][0]:
             return
         self._speed.append((newest.step, newest.at_s))

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from agenttune.protocol.overview import GoalOverview
 from agenttune.protocol.run_info import RunInfo
-from agenttune.protocol.summary import Score
 from agenttune.protocol.text import clean, number
 from agenttune.views.event_lines import BAD_STATUS
 
@@ -37,9 +37,9 @@ class RunRow:
     reason: str
 
 
-def print_runs(console: Console, runs: Sequence[tuple[RunInfo, Score | None]]) -> None:
+def print_runs(console: Console, runs: Sequence[tuple[RunInfo, GoalOverview | None]]) -> None:
     """A list of runs with the goal metric as it stands: a line each where they fit, else a few; reasons are folded."""
-    rows = [_row(info, score) for info, score in runs]
+    rows = [_row(info, goal) for info, goal in runs]
     shown = HEADINGS if _width(rows, HEADINGS) <= console.width else HEADINGS[:-1]
     if _width(rows, shown) > console.width:
         for row in rows:
@@ -54,19 +54,19 @@ def print_runs(console: Console, runs: Sequence[tuple[RunInfo, Score | None]]) -
         _print_reason(console, row)
 
 
-def _row(info: RunInfo, score: Score | None) -> RunRow:
+def _row(info: RunInfo, goal: GoalOverview | None) -> RunRow:
     steps = str(info.step) if info.max_steps is None else f"{info.step}/{info.max_steps}"
     started = time.strftime("%Y-%m-%d %H:%M", time.localtime(info.created_at_s))
-    cells = (clean(info.run_id), info.status, steps, goal_words(score), started)
+    cells = (clean(info.run_id), info.status, steps, goal_words(goal), started)
     return RunRow(cells, info.status in BAD_STATUS, clean(info.status_reason, REASON_CHARACTERS))
 
 
-def goal_words(score: Score | None) -> str:
-    """Such as `eval_loss 3.605`, and the best where that was another."""
-    if score is None:
+def goal_words(goal: GoalOverview | None) -> str:
+    """Such as `eval_loss 3.605`, and the best where that is known and was another."""
+    if goal is None or goal.newest is None:
         return "-"
-    best = "" if score.best.value == score.last.value else f" (best {number(score.best.value)})"
-    return f"{clean(score.metric, GOAL_CHARACTERS)} {number(score.last.value)}{best}"
+    best = "" if goal.best is None or goal.best == goal.newest else f" (best {number(goal.best)})"
+    return f"{clean(goal.metric, GOAL_CHARACTERS)} {number(goal.newest)}{best}"
 
 
 def _widths(rows: Sequence[RunRow], shown: Sequence[str]) -> list[int]:

@@ -10,7 +10,10 @@ from torch import nn
 
 from agenttune.bench.training import Agent, Fault, Live
 
-STRIKES_ONCE = ("corrupt_batch", "corrupt_burst", "healing_spike", "dead_layer", "nan_gradient")
+STRIKES_ONCE = (
+    *("corrupt_batch", "corrupt_burst", "healing_spike", "nan_gradient"),
+    *("dead_layer", "scaled_layer", "reset_layer"),
+)
 """Kinds that strike the weights of a moment; others hold for all that come later, or lie in what copies share."""
 
 

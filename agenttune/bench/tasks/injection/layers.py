@@ -109,7 +109,7 @@ class LayerDropout(StruckLayer):
         self.struck.p = self.value("p")  # type: ignore[assignment]
 
 
-@injects("unstable_layer")
+@injects("unstable_layer", "layer_lr_x100")
 class UnstableLayer(StruckLayer):
     """A layer whose updates are many times too large; frozen, it has none."""
 
@@ -129,6 +129,41 @@ class UnstableLayer(StruckLayer):
             for parameter, before in zip(self.struck.parameters(), self._before, strict=True):
                 parameter.copy_(before + factor * (parameter - before))
         self._before = []
+
+
+@injects("scaled_layer")
+class ScaledLayer(AtOneStep, StruckLayer):
+    """A layer whose weights become many times larger at once."""
+
+    def happen(self) -> None:
+        with torch.no_grad():
+            for parameter in self.struck.parameters():
+                parameter.mul_(self.value("factor"))
+
+
+@injects("reset_layer")
+class ResetLayer(AtOneStep, StruckLayer):
+    """A layer that begins anew: with the weights that it had before the first step, drawn into another order."""
+
+    def started(self, live: Live, agent: Agent | None) -> None:
+        self._first = [p.detach().clone() for p in self.struck.parameters()]
+
+    def happen(self) -> None:
+        draw = torch.Generator().manual_seed(self.seed_at(self.fault.step))
+        with torch.no_grad():
+            for parameter, first in zip(self.struck.parameters(), self._first, strict=True):
+                order = torch.randperm(first.numel(), generator=draw).to(first.device)
+                parameter.copy_(first.flatten()[order].view_as(first))
+
+
+@injects("lost_gradients")
+class LostGradients(StruckLayer):
+    """A layer that gets no gradients from the onset on, as if its output were detached."""
+
+    def after_backward(self, step: int) -> None:
+        if step >= self.fault.step:
+            for parameter in self.struck.parameters():
+                parameter.grad = None
 
 
 @injects("dead_layer")

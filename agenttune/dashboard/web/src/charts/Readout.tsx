@@ -1,0 +1,58 @@
+import { Group, Text, UnstyledButton } from "@mantine/core";
+import { useState, useSyncExternalStore } from "react";
+
+import { Name } from "../components/Name";
+import { told } from "../components/numbers";
+import type { Cursor } from "./cursor";
+import type { Line } from "./Plot";
+import type { Value } from "./traces";
+
+interface Props {
+  lines: readonly Line[];
+  values: readonly (readonly Value[])[];
+  cursor: Cursor;
+  xFormat: (x: number) => string;
+}
+
+/** So many lines are told at once; of more, the newest. */
+const MOST = 8;
+const NEWEST = 5;
+
+/** Which line is which, with its value under the cross-hair, else its newest. */
+export function Readout({ lines, values, cursor, xFormat }: Props) {
+  const [isAll, setAll] = useState(false);
+  const named = lines.flatMap((line, i) => (line.quiet || line.faint ? [] : [i]));
+  const shown = new Set(isAll || named.length <= MOST ? named : named.slice(-NEWEST));
+  const at = useSyncExternalStore(cursor.subscribe, () => cursor.at);
+  return (
+    <Group gap="0 16px" miw={0} fz="sm" mih={22}>
+      {lines.map((line, i) => {
+        if (!shown.has(i)) return null;
+        const value = at === null ? values[i]?.findLast((one) => typeof one === "number") : at.values[i];
+        return (
+          <Group key={line.label} gap={6} wrap="nowrap" miw={0} maw={320}>
+            <svg width="18" height="4" aria-hidden style={{ flex: "none" }}>
+              <line x1="0" x2="18" y1="2" y2="2" stroke={line.color} strokeWidth="3" strokeDasharray={line.dashed ? "5 3" : undefined} />
+            </svg>
+            <Text span inherit truncate="end">
+              <Name text={line.label} />
+            </Text>
+            <Text span inherit fw={600}>
+              {value === null ? "not finite" : told(value)}
+            </Text>
+          </Group>
+        );
+      })}
+      {named.length > MOST && (
+        <UnstyledButton fz="sm" c="dimmed" td="underline" aria-expanded={isAll} onClick={() => setAll(!isAll)}>
+          {isAll ? "only the newest" : `${named.length - shown.size} older lines`}
+        </UnstyledButton>
+      )}
+      {at !== null && (
+        <Text span inherit c="dimmed">
+          at {xFormat(at.x)}
+        </Text>
+      )}
+    </Group>
+  );
+}

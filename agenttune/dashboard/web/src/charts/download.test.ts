@@ -1,0 +1,31 @@
+import { expect, it } from "vitest";
+
+import type { AxisCurve } from "../api/schema";
+import { csvOf, fileName } from "./download";
+
+const CURVE: AxisCurve = {
+  name: "=1+1,x",
+  branch: "main",
+  bucket_points: 1,
+  steps: [1, 2],
+  x: [1, 2],
+  mean: [0.5, "NaN"],
+  low: [0.5, "NaN"],
+  high: [0.5, "NaN"],
+  nonfinite: [0, 1],
+};
+
+it("saves curves so that no spreadsheet takes a name for a formula", () => {
+  const [head, first, second] = csvOf([CURVE], "step").split("\r\n");
+  expect(head).toBe("metric,branch,step,mean,low,high,not_finite,points_at_most");
+  expect(first).toBe(`"'=1+1,x",main,1,0.5,0.5,0.5,0,1`);
+  expect(second).toContain("NaN");
+});
+
+it("leaves negative numbers numbers", () => {
+  expect(csvOf([{ ...CURVE, name: "a", mean: [-1, -2] }], "step")).toContain("a,main,1,-1,");
+});
+
+it("makes a file name of any name", () => {
+  expect(fileName("../<img onerror=1>\u202e.png")).toBe(".._img_onerror_1_.png");
+});

@@ -1,0 +1,82 @@
+import { Button, Group, Stack, Text, Textarea, TextInput } from "@mantine/core";
+import { notifications } from "@mantine/notifications";
+import { useState } from "react";
+
+import { sentenceOf } from "../../api/client";
+import type { AgentStatus } from "../../api/schema";
+import { whyNot, whyNotCommand, type Me } from "../../api/session";
+import { Offered } from "../../components/Offered";
+import { useSend } from "../controls/useSend";
+import { useRecord } from "./reads";
+
+interface Props {
+  runId: string;
+  agent: AgentStatus;
+  me: Me;
+  isLive: boolean;
+}
+
+const ENDED = "The run has ended.";
+
+/** Have another policy decide, send it away, or tell it something. */
+export function AgentControls({ runId, agent, me, isLive }: Props) {
+  const [policy, setPolicy] = useState("");
+  const [note, setNote] = useState("");
+  const record = useRecord(runId);
+  const { send, isSending } = useSend(runId);
+  const noPolicy = isLive ? whyNot(me, "mayChoosePolicy") : ENDED;
+  const noNote = isLive ? whyNotCommand(me, "add_note") : ENDED;
+  const ask = (wanted: string | null) =>
+    record.mutate(
+      { kind: "policy_requested", policy: wanted },
+      {
+        onSuccess: () => setPolicy(""),
+        onError: (error) => notifications.show({ title: "Not asked for", message: sentenceOf(error), color: "red" }),
+      },
+    );
+  const sendNote = async () => {
+    if (await send({ kind: "add_note", text: note })) setNote("");
+  };
+  return (
+    <Stack gap="sm">
+      <Group align="end" gap="sm">
+        <TextInput
+          label="Policy"
+          description="A name that ships, or a file on the machine of the run"
+          placeholder={agent.policy ?? "guardian"}
+          value={policy}
+          onChange={(event) => setPolicy(event.currentTarget.value)}
+          disabled={noPolicy !== ""}
+        />
+        <Offered whyNot={noPolicy || (policy.trim() ? "" : "Say which policy.")} onClick={() => ask(policy.trim())}>
+          Swap
+        </Offered>
+        <Offered whyNot={noPolicy || (agent.policy ? "" : "No policy is there.")} onClick={() => ask(null)}>
+          Send it away
+        </Offered>
+      </Group>
+      {agent.requested && <Text size="sm">Asked for, and not there yet: {agent.requested}</Text>}
+      <Textarea
+        label="A message to the agent"
+        description="A note in the log; policies that read notes see it at their next look, and so does everybody else."
+        autosize
+        minRows={2}
+        maxLength={2000}
+        value={note}
+        onChange={(event) => setNote(event.currentTarget.value)}
+        disabled={noNote !== ""}
+      />
+      <Group>
+        <Button
+          size="compact-sm"
+          loading={isSending}
+          disabled={noNote !== "" || note.trim() === ""}
+          title={noNote}
+          onClick={() => void sendNote()}
+        >
+          Send the note
+        </Button>
+      </Group>
+    </Stack>
+  );
+}

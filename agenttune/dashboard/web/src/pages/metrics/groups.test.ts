@@ -1,0 +1,13 @@
+import { expect, it } from "vitest";
+
+import { grouped } from "./groups";
+
+it("groups by what stands before a slash or a shared first word, the goal first", () => {
+  const groups = grouped(["train/loss", "step_loss", "step_time_s", "lr", "lr", "eval_loss", "eval_acc"], "eval_loss");
+  expect(groups).toEqual([
+    { prefix: "eval", names: ["eval_loss", "eval_acc"] },
+    { prefix: "step", names: ["step_loss", "step_time_s"] },
+    { prefix: "train", names: ["train/loss"] },
+    { prefix: "other", names: ["lr"] },
+  ]);
+});

@@ -1,0 +1,94 @@
+"""What the agent beside a run is doing now, by the newest of what it wrote: a fold of the log that reads little."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from agenttune.protocol.agent_status import AgentStatus, Doing
+from agenttune.protocol.events import Decided, DecisionAwaited, Event, PolicyAttached, PolicyRequested
+from agenttune.protocol.proposals import State
+from agenttune.protocol.run_info import RunInfo
+from agenttune.store.run_log import RunLog
+
+IsAlive = Callable[[PolicyAttached], bool | None]
+"""Whether the process of an agent lives; None where that cannot be told, as of another machine."""
+ATTACHING = ("policy_attached", "policy_detached")
+
+
+def agent_status(log: RunLog, info: RunInfo, is_alive: IsAlive) -> AgentStatus:
+    """The agent beside a run, as its log tells of it."""
+    came = _newest(log, *ATTACHING)
+    attached = came.body if came is not None and isinstance(came.body, PolicyAttached) else None
+    if attached is None and not info.is_live:  # the agent of a run that has ended has left it
+        last = _newest(log, "policy_attached")
+        came, attached = last, last.body if last is not None and isinstance(last.body, PolicyAttached) else None
+    wanted = _newest(log, "policy_requested")
+    requested = None
+    if wanted is not None and isinstance(wanted.body, PolicyRequested) and info.is_live:
+        is_open = came is None or wanted.seq > came.seq
+        requested = (wanted.body.policy or "") if is_open and not _is_done(wanted.body, attached) else None
+    look = _newest(log, "decided")
+    said = look.body if look is not None and isinstance(look.body, Decided) else None
+    waiting = log.count_commands(State.PROPOSED, principal="agent") if info.is_live else 0
+    doing, words = _doing(log, info, attached, requested, look, waiting, is_alive)
+    calls = log.model_calls_between(0, log.last_seq())
+    return AgentStatus(
+        doing=doing,
+        words=words,
+        policy=None if attached is None else attached.policy,
+        attached_at_s=None if came is None or attached is None else came.at_s,
+        requested=requested,
+        last_look_step=None if look is None or said is None else _step_of(look, said),
+        last_look_at_s=None if look is None else look.at_s,
+        last_reason="" if said is None else said.reason,
+        looks=log.count_events("decided").get("decided", 0),
+        proposals=log.count_commands(principal="agent"),
+        waiting=waiting,
+        models=list(dict.fromkeys(call.model for call in calls)),
+        last_call_at_s=calls[-1].at_s if calls else None,
+        spent=log.spent_on_models(0, log.last_seq()),
+    )
+
+
+def _is_done(request: PolicyRequested, attached: PolicyAttached | None) -> bool:
+    return request.policy is None and attached is None
+
+
+def _newest(log: RunLog, *kinds: str) -> Event | None:
+    found = log.events(kinds=kinds, limit=1, newest=True)
+    return found[0] if found else None
+
+
+def _step_of(look: Event, said: Decided) -> int | None:
+    return look.step if said.based_on_step is None else said.based_on_step
+
+
+def _doing(
+    log: RunLog,
+    info: RunInfo,
+    attached: PolicyAttached | None,
+    requested: str | None,
+    look: Event | None,
+    waiting: int,
+    is_alive: IsAlive,
+) -> tuple[Doing, str]:
+    if not info.is_live:
+        by = f"; {attached.policy} was beside it" if attached is not None else ""
+        return "ended", f"The run is {info.status}{by}."
+    if requested is not None:
+        what = f"The policy {requested} was asked for" if requested else "The policy was asked to leave"
+        return "asked", f"{what}; the agent obeys at its next look."
+    if attached is None:
+        return "none", "No policy is beside this run: nobody changes it but people."
+    if is_alive(attached) is False:
+        return "lost", f"The process of {attached.policy} is gone: nobody looks at this run."
+    awaited = _newest(log, "decision_awaited")
+    if awaited is not None and isinstance(awaited.body, DecisionAwaited) and (look is None or awaited.seq > look.seq):
+        return "held", f"Training waits at step {awaited.step} for {attached.policy} to decide: {awaited.body.reason}."
+    if waiting:
+        what = "one request of its waits" if waiting == 1 else f"{waiting} requests of its wait"
+        return "waiting", f"{attached.policy} watches; {what} for approval."
+    since = "it has not looked yet"
+    if look is not None and isinstance(look.body, Decided):
+        since = f"its last recorded look was at step {_step_of(look, look.body)}"
+    return "watching", f"{attached.policy} watches; {since}."

@@ -1,0 +1,80 @@
+"""The learning rates of a step, read just before its update, at little cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
+
+from agenttune.protocol.metrics import rate_name
+from agenttune.trainer.lr.schedule_kinds import KEY, ScheduleKind, as_float
+from agenttune.trainer.lr.schedules import Schedule
+
+
+class LearningRateReader:
+    """Reads the learning rates of all parameter groups; the kind of schedule is looked up once.
+
+    Attributes:
+        lr: The first group's effective rate, which the next update uses.
+        base_lr: The first group's base, which the schedule scales.
+        others: Rates of groups that differ from the first one's, as a row of metrics names them.
+    """
+
+    def __init__(self) -> None:
+        self.lr = self.base_lr = float("nan")
+        self.others: dict[str, float] = {}
+        self._schedule: Schedule | None = None
+        self._given: tuple[Optimizer, object | None] | None = None
+        self._holder: Any = None
+        self._is_unscaled = self._has_own_bases = self._is_planned = False
+        self._state: Any = ()
+
+    def read(self, optimizer: Optimizer, scheduler: object | None) -> None:
+        """Read the rates of this moment."""
+        given = self._given
+        if (
+            self._schedule is None
+            or given is None
+            or given[0] is not optimizer
+            or given[1] is not scheduler
+            or (KEY in self._state) is not self._is_planned
+        ):
+            self._schedule = self._look(optimizer, scheduler)
+        rates = []
+        for group in self._holder.param_groups:  # no comprehension: up to Python 3.11 it is a call
+            lr = group["lr"]
+            rates.append(lr if type(lr) is float else as_float(lr))
+        bases = rates
+        if not self._is_unscaled:
+            given_bases = None if self._has_own_bases else getattr(self._schedule.scheduler, "base_lrs", None)
+            if type(given_bases) is list and len(given_bases) == len(rates):  # as in `Schedule.base`: nearly always
+                bases = []
+                for base in given_bases:
+                    bases.append(base if type(base) is float else as_float(base))
+            else:
+                bases = self._schedule.base()
+        self.lr, self.base_lr = rates[0], bases[0]
+        count = len(rates)
+        is_one = count == 1 or (rates.count(rates[0]) == count and bases.count(bases[0]) == count)
+        self.others = {} if is_one else _others(rates, bases)
+
+    def _look(self, optimizer: Optimizer, scheduler: object | None) -> Schedule:
+        schedule = Schedule(optimizer, scheduler)
+        self._given = (optimizer, scheduler)
+        self._state = getattr(schedule.scheduler, "__dict__", ())
+        self._is_planned = KEY in self._state
+        self._is_unscaled = schedule.kind in (ScheduleKind.NONE, ScheduleKind.METRIC, ScheduleKind.OWN)
+        self._has_own_bases = self._is_planned or isinstance(schedule.scheduler, (OneCycleLR, CyclicLR))
+        inner = getattr(optimizer, "optimizer", None)  # within accelerate's wrapper, whose groups are a property
+        self._holder = inner if getattr(inner, "param_groups", None) is optimizer.param_groups else optimizer
+        return schedule
+
+
+def _others(rates: list[float], bases: list[float]) -> dict[str, float]:
+    found = {}
+    for name, values in (("lr", rates), ("base_lr", bases)):
+        for group, value in enumerate(values):
+            if value != values[0]:
+                found[rate_name(name, group)] = value
+    return found
