@@ -88,12 +88,16 @@ def find_run(folder: Path, name: str) -> str:
 
 
 def stop_on_signals(stop: threading.Event) -> list[int]:
-    """Set `stop` on Ctrl-C and SIGTERM; returns the list that collects the signals."""
+    """Set `stop` on Ctrl-C and SIGTERM; returns the list that collects the signals.
+
+    Another thread sets it: the handler runs in the middle of whatever the main thread does, and where that is a
+    `stop.wait` that holds its lock, setting it here would wait for that lock for ever.
+    """
     got: list[int] = []
 
     def take(number: int, frame: FrameType | None) -> None:
         got.append(number)
-        stop.set()
+        threading.Thread(target=stop.set, name="agenttune-signal", daemon=True).start()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, take)

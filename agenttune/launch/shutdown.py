@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -21,7 +20,6 @@ class Interrupts:
     def __init__(self) -> None:
         self.first: signal.Signals | None = None
         self.count = 0
-        self.arrived = threading.Event()
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interrupts:
@@ -35,7 +33,6 @@ class Interrupts:
     def _take(self, number: int, frame: FrameType | None) -> None:
         self.first = self.first or signal.Signals(number)
         self.count += 1
-        self.arrived.set()
 
     @property
     def exit_code(self) -> int:

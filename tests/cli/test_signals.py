@@ -1,0 +1,51 @@
+"""Ctrl-C ends a command whatever the main thread is in the middle of."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+# Both locks are private to `threading`: where the main thread is while it waits, and while it starts a thread.
+WAITING = """
+import signal, sys, threading
+from agenttune.cli.app import stop_on_signals
+
+stop = threading.Event()
+got = stop_on_signals(stop)
+with stop._cond, threading._active_limbo_lock:
+    signal.raise_signal(int(sys.argv[1]))
+    signal.raise_signal(int(sys.argv[1]))
+print(stop.wait(30), got)
+"""
+UNDER_SLURM = """
+import signal, threading
+from agenttune.trainer.distributed.preemption import Preemption
+
+asked = threading.Event()
+preemption = Preemption(asked.set, {"SLURM_JOB_ID": "1"})
+with asked._cond, threading._active_limbo_lock:
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
+print(asked.wait(30), preemption.came)
+preemption.leave()
+print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
+"""
+
+
+def told(code: str, *arguments: str) -> list[str]:
+    """What a process says that runs the code; one that hangs is a failure."""
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_waits_is_ended(number: signal.Signals) -> None:
+    assert told(WAITING, str(int(number))) == [f"True {[int(number)] * 2}"]
+
+
+@pytest.mark.trainer
+def test_a_job_that_slurm_takes_away_is_stopped() -> None:
+    assert told(UNDER_SLURM) == ["True True", "True"]
