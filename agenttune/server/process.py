@@ -98,12 +98,12 @@ def serve(
     )
     with contextlib.closing(listen(host, port)) as listener:
         url = url_of(host, listener.getsockname()[1])
-        with noted(runs_dir, url, app.state.context.instance), _signals_kept():
+        server = _Server(app, linger_s, Notifier(app.state.context.control, url), request_s)
+        with _signals_kept(server.end_soon), noted(runs_dir, url, app.state.context.instance):
             logger.info("control server of %s at %s", runs_dir, url)
             if on_ready is not None:
                 on_ready(url)
-            notifier = Notifier(app.state.context.control, url)
-            _Server(app, linger_s, notifier, request_s).run(sockets=[listener])
+            server.run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
@@ -129,6 +129,10 @@ class _Server(uvicorn.Server):
         self._notifier = notifier
         self._patience = ClientPatience(request_s, time.monotonic)
         logging.getLogger("uvicorn.error").addFilter(is_news)
+
+    def end_soon(self) -> None:
+        """Answer no more requests; also before it has begun to."""
+        self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         loop = asyncio.get_running_loop()
@@ -169,7 +173,7 @@ class _Server(uvicorn.Server):
             await _tried(self._control.runs)  # records which are lost
             if await asyncio.to_thread(self._is_needed):
                 self._presence.touch()
-            else:
+            elif self._presence.quiet_s() >= linger_s:  # nobody came while the logs were looked at
                 logger.info("no live run and no client for %g s: ending", linger_s)
                 self.should_exit = True
 
@@ -210,12 +214,15 @@ def _make_folder(runs_dir: Path) -> None:
 
 
 @contextlib.contextmanager
-def _signals_kept() -> Iterator[None]:
-    """Once uvicorn has ended for a signal it raises the signal again, which would end us before we have tidied up."""
+def _signals_kept(end: Callable[[], object]) -> Iterator[None]:
+    """While uvicorn does not take signals: before it serves, when they end it as soon as it does, and after it.
+
+    Once it has ended for a signal it raises the signal again, which would end us before we have tidied up.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, lambda *_: end()) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:

@@ -10,6 +10,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -25,8 +26,10 @@ from agenttune.control.discovery import ServerAddress, ask_health, find_server
 from agenttune.control.http import HttpControl
 from agenttune.errors import PortInUse, ServerUnreachable, UserError
 from agenttune.protocol.events import NoteAdded, StatusChanged
-from agenttune.server.listening import PORTS_TRIED
-from agenttune.server.process import serve
+from agenttune.server.app import create_app
+from agenttune.server.listening import PORTS_TRIED, listen, url_of
+from agenttune.server.notify.notifier import Notifier
+from agenttune.server.process import REQUEST_S, _Server, serve
 from agenttune.store.process_liveness import is_alive, started_s
 from tests.server.conftest import StartServer, make_run
 from tests.server.test_live import live, never_read
@@ -165,12 +168,49 @@ def test_it_ends_cleanly_with_clients_connected(
         client.recv(timeout=20)
         process = psutil.Process(address.pid)
         process.send_signal(number)
-        process.wait(5)
+        process.wait(30)
     stuck.close()
     assert not (tmp_path / "server.json").exists()
     log_text = (tmp_path / "server.log").read_text()
     assert "Traceback" not in log_text
     assert "ERROR" not in log_text
+
+
+SIGNALLED_AT_ONCE = """
+import signal, sys
+from pathlib import Path
+from agenttune.server.process import serve
+
+serve(Path(sys.argv[1]), "127.0.0.1", 0, on_ready=lambda url: signal.raise_signal(int(sys.argv[2])))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_it_serves_is_not_lost(tmp_path: Path, number: signal.Signals) -> None:
+    """Such as Ctrl-C as soon as its address is printed: uvicorn begins to take signals a moment later."""
+    command = [sys.executable, "-c", SIGNALLED_AT_ONCE, str(tmp_path), str(int(number))]
+    subprocess.run(command, timeout=60, check=True)
+    assert not (tmp_path / "server.json").exists()
+
+
+def test_a_client_that_comes_while_it_looks_whether_to_end_keeps_it(tmp_path: Path) -> None:
+    """Whoever has just found the server must not meet its end."""
+    app, listener = create_app(tmp_path), listen("127.0.0.1", 0)
+    url = url_of("127.0.0.1", listener.getsockname()[1])
+    looks: list[bool] = []
+
+    class Asked(_Server):
+        def _is_needed(self) -> bool:
+            looks.append(self.should_exit or ask_health(url) is None)
+            if len(looks) == 3:
+                self.end_soon()
+            return super()._is_needed()
+
+    server = Asked(app, 0.2, Notifier(app.state.context.control, url), REQUEST_S)
+    serving = threading.Thread(target=server.run, args=([listener],))
+    serving.start()
+    serving.join(60)
+    assert looks == [False] * 3
 
 
 def test_it_lingers_while_a_run_lives_and_ends_after_the_last(tmp_path: Path, start_server: StartServer) -> None:
