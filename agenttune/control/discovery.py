@@ -33,8 +33,10 @@ LOCAL_PREFIX = "/local/"
 """Begins the paths of a run's pages for who sits at this machine."""
 HEALTH_TIMEOUT_S = 3.0
 """A loopback answer takes about 2 ms (measured); a busy machine gets a thousand times that."""
-START_TIMEOUT_S = 20.0
-"""A start takes about 1 s (measured); a cold disk and a busy machine get twenty times that."""
+OWN_TIMEOUT_S = 15.0
+"""The folder's own server, whose process lives, is waited for longer: a second one beside it would be worse."""
+START_TIMEOUT_S = 60.0
+"""A start takes about 1 s (measured); a cold disk and a busy machine get sixty times that."""
 START_POLL_S = 0.05
 PORT_IN_USE_EXIT = 98
 """Exit status of the server process if its port is taken: Linux's EADDRINUSE."""
@@ -87,7 +89,7 @@ def find_server(runs_dir: Path) -> ServerAddress | None:
     note = read_note(runs_dir)
     if note is None or not is_alive(note.pid, note.pid_started_s):
         return None
-    health = ask_health(note.url)
+    health = ask_health(note.url, OWN_TIMEOUT_S)
     if health is None or health.get("instance") != note.instance:
         return None
     return ServerAddress(note.url, note.pid)
@@ -108,26 +110,42 @@ def noted(runs_dir: Path, url: str, instance: str) -> Iterator[None]:
     note = Note(url=url, pid=pid, pid_started_s=started_s(pid), runs_dir=str(runs_dir), instance=instance)
     path, aside = runs_dir / SERVER_FILE, runs_dir / f".{SERVER_FILE}.{pid}"
     try:
-        aside.unlink(missing_ok=True)
-        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            file.write(note.model_dump_json())
-        aside.replace(path)
+        with _note_held(runs_dir):
+            aside.unlink(missing_ok=True)
+            with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+                file.write(note.model_dump_json())
+            aside.replace(path)
     except OSError as error:
         raise StoreFault(f"cannot write {path}: {error.strerror}") from error
     try:
         yield
     finally:
-        if read_note(runs_dir) == note:
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError), _note_held(runs_dir):  # the whole folder may be gone
+            if read_note(runs_dir) == note:
+                path.unlink(missing_ok=True)
 
 
-def ask_health(url: str) -> dict[str, Any] | None:
+@contextlib.contextmanager
+def _note_held(runs_dir: Path) -> Iterator[None]:
+    """Nobody else changes the note meanwhile: a server that ends must not take its successor's away.
+
+    Not the lock of those who start a server: they hold it until that has written its note.
+    """
+    folder = os.open(runs_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def ask_health(url: str, timeout_s: float = HEALTH_TIMEOUT_S) -> dict[str, Any] | None:
     """What an agenttune server says of itself; None if nothing of the kind answers there.
 
     Straight to the address, never through a proxy of the environment.
     """
     parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=HEALTH_TIMEOUT_S)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
     try:
         connection.request("GET", HEALTH_PATH)
         answer = json.loads(connection.getresponse().read(100_000))

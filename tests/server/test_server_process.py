@@ -22,7 +22,8 @@ import pytest
 from websockets.sync.client import connect
 
 from agenttune.config import DEFAULT_PORT
-from agenttune.control.discovery import ServerAddress, ask_health, find_server
+from agenttune.control import discovery
+from agenttune.control.discovery import Note, ServerAddress, ask_health, find_server, noted, read_note
 from agenttune.control.http import HttpControl
 from agenttune.errors import PortInUse, ServerUnreachable, UserError
 from agenttune.protocol.events import NoteAdded, StatusChanged
@@ -83,6 +84,36 @@ def test_a_note_left_by_a_killed_server_misleads_nobody(tmp_path: Path, start_se
     second = start_server(tmp_path)
     assert second.started
     assert find_server(tmp_path) is not None
+
+
+def test_a_server_that_ends_leaves_its_successors_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody would find the successor: whoever starts one waits for its note, in vain."""
+    begun, written, end = threading.Event(), threading.Event(), threading.Event()
+
+    def succeed() -> None:
+        begun.set()
+        with noted(tmp_path, "http://127.0.0.1:2", "second"):
+            written.set()
+            end.wait(60)
+
+    successor = threading.Thread(target=succeed)
+
+    def read_just_before(runs_dir: Path) -> Note | None:
+        note = read_note(runs_dir)
+        monkeypatch.undo()
+        successor.start()
+        begun.wait(60)
+        written.wait(0.3)  # so that it has written by now, if it may
+        return note
+
+    with noted(tmp_path, "http://127.0.0.1:1", "first"):
+        monkeypatch.setattr(discovery, "read_note", read_just_before)
+    assert written.wait(60)
+    found = read_note(tmp_path)
+    end.set()
+    successor.join(60)
+    assert found is not None
+    assert found.instance == "second"
 
 
 @pytest.mark.parametrize("note", ["", "{", "[]", "{}", '{"url": 5, "pid": "x", "pid_started_s": 0, "instance": 1}'])
