@@ -13,7 +13,7 @@ from typing import TypeVar
 from agenttune.control import open_files
 from agenttune.errors import LogFull, StoreFault, UnknownRun
 from agenttune.protocol.deadlines import BootTime, Instant, boot_time
-from agenttune.protocol.events import Event, StatusChanged
+from agenttune.protocol.events import Event
 from agenttune.protocol.run_info import RunInfo
 from agenttune.store.journal.observer import Observer
 from agenttune.store.process_liveness import is_alive
@@ -31,8 +31,9 @@ SILENT_S = 600.0
 """A run of an unknown process that has written nothing for so long holds no server (a guess)."""
 INDEX_S = 0.5
 """Spent at a time on the curves of runs that have ended, which nobody may ever look at (guess)."""
-LOST_AFTER_S = 2.0
-"""Whoever started a process may record how it ended for so long, before it is recorded as lost (guess)."""
+LOST_AFTER_S = 5.0
+"""Whoever started a process may record how it ended for so long, before it is recorded as lost (guess: that takes
+milliseconds, and on a busy machine a hundred times as long)."""
 
 
 class LogTail:
@@ -74,7 +75,7 @@ class RunLogs:
         self._boot = boot
         self._monotonic = monotonic
         self._catalog = RunCatalog(runs_dir)
-        self._gone: dict[str, float] = {}
+        self._gone: dict[tuple[str, int, float | None], float] = {}
         self._indexed: set[str] = set()
         self._wanted: dict[str, None] = {}
         self.observers: dict[str, Observer] = {}
@@ -146,12 +147,13 @@ class RunLogs:
         if not info.is_live or info.pid is None or is_alive(info.pid, info.pid_started_s):
             return info
         reason = f"its process {info.pid} ended without closing the log"
-        first_seen_s = self._gone.setdefault(info.run_id, self._monotonic())
+        process = (info.run_id, info.pid, info.pid_started_s)  # a job that is started again trains on in its run
+        first_seen_s = self._gone.setdefault(process, self._monotonic())
         if self._monotonic() - first_seen_s < LOST_AFTER_S:
             return info.model_copy(update={"status": "lost", "status_reason": reason})
         log = self.log(info.run_id)
         try:
-            log.append(StatusChanged(status="lost", reason=reason), step=info.step, branch=info.branch)
+            log.lose(info, reason)
         except StoreFault:  # on a full disk it is told all the same, and recorded once there is room
             return info.model_copy(update={"status": "lost", "status_reason": reason})
         return log.info()

@@ -226,7 +226,7 @@ class CurveTable(PointTable):
     ) -> list[Curve]:
         """Several metrics over steps in one reading; those that the branch does not have are left out."""
         self.index_points()
-        with storing(self.folder):
+        with storing(self.folder), self.snapshot():  # a bucket that is closed meanwhile would be missed by both looks
             return self._curves(names, branch, first_step, last_step, max_points)
 
     def _curves(

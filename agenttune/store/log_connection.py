@@ -64,6 +64,19 @@ class LogConnection:
                     self._db.execute("ROLLBACK")
                 raise
 
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Have several reads tell of one moment, whatever others write meanwhile; part of a transaction there is."""
+        if self._db.in_transaction:
+            yield
+            return
+        self._db.execute("BEGIN")
+        try:
+            yield
+        finally:
+            if self._db.in_transaction:  # an error may have ended it
+                self._db.execute("COMMIT")
+
     def data_version(self) -> int:
         """A number that changes when another connection has written; costs a few microseconds."""
         return int(self._db.execute("PRAGMA data_version").fetchone()[0])

@@ -137,7 +137,7 @@ class RunLog(EventTable, CommandTable, CurveTable):
         return cls(folder, connect_log_read_only(folder), is_read_only=True)
 
     def info(self) -> RunInfo:
-        with storing(self.folder):
+        with storing(self.folder), self.snapshot():
             info = self._card.read()
         # The folder's name is the run's id, also after somebody renamed or copied it.
         return info.model_copy(update={"run_id": self.folder.name, "path": str(self.folder)})
@@ -200,6 +200,18 @@ class RunLog(EventTable, CommandTable, CurveTable):
         """
         with self.transaction():
             return [seq for body in bodies for seq in self._append(body, step, branch, command_id)]
+
+    def lose(self, seen: RunInfo, reason: str) -> None:
+        """Record that a run's process is gone, unless the run has ended since, or another process has taken it over.
+
+        Args:
+            seen: The card that names the process.
+            reason: How that is known.
+        """
+        with self.transaction():
+            now = self._card.stored()
+            if (now.pid, now.pid_started_s) == (seen.pid, seen.pid_started_s):
+                self._append_status(events.StatusChanged(status="lost", reason=reason), seen.step, seen.branch)
 
     def _append(self, body: Record, step: int | None, branch: str, command_id: str | None) -> list[int]:
         if isinstance(body, events.StatusChanged):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agenttune.control import LocalControl
+from agenttune.control import LocalControl, run_logs
 from agenttune.errors import RunEnded, UnknownRun
 from agenttune.protocol.events import Decided, Evaluated, Found, KnobsRead, NoteAdded, RunStarted, StatusChanged
 from agenttune.protocol.findings import Finding
@@ -106,6 +106,39 @@ def test_a_run_whose_process_is_gone_is_lost_and_its_queue_expires(log: RunLog) 
     assert control.info("r1").status == "lost"
     assert log.info().status == "lost"
     assert control.command("r1", "a").state is State.EXPIRED
+
+
+def test_a_run_that_was_taken_over_meanwhile_is_not_lost(log: RunLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job is started again between the look at the run's card and the record that its process is gone."""
+    now_s = [0.0]
+    control = LocalControl(log.folder.parent, monotonic=lambda: now_s[0])
+    log.update_info(pid=2**22 + 1, pid_started_s=1.0)
+    assert control.info("r1").status == "lost"
+    now_s[0] = 10.0
+
+    def take_over(pid: int, started_at_s: float | None) -> bool:
+        monkeypatch.undo()
+        log.begin_attempt("Slurm", "", pid=os.getpid(), pid_started_s=started_s(os.getpid()))
+        return False
+
+    monkeypatch.setattr(run_logs, "is_alive", take_over)
+    assert control.info("r1").status == "starting"
+    assert log.info().status == "starting"
+
+
+def test_each_process_of_a_run_may_say_how_it_ended(log: RunLog) -> None:
+    """The grace of a run that was started again does not begin with the end of the process before."""
+    now_s = [0.0]
+    control = LocalControl(log.folder.parent, monotonic=lambda: now_s[0])
+    log.update_info(pid=2**22 + 1, pid_started_s=1.0)
+    assert control.info("r1").status == "lost"
+    log.begin_attempt("Slurm", "", pid=2**22 + 1, pid_started_s=2.0)
+    now_s[0] = 10.0
+    assert control.info("r1").status == "lost"
+    assert log.info().status == "starting"
+    log.append(StatusChanged(status="failed", reason="the script ended with exit code 1"))
+    now_s[0] = 20.0
+    assert control.info("r1").status == "failed"
 
 
 def test_a_reused_pid_is_another_process() -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -23,6 +24,7 @@ from agenttune.protocol.events import Acked, Evaluated, NoteAdded, StatusChanged
 from agenttune.protocol.metrics import Point
 from agenttune.protocol.proposals import NEXT, Ack, Change, State
 from agenttune.protocol.run_info import RunInfo
+from agenttune.store.curve_table import CurveTable
 from agenttune.store.downsampling import Bucket, thin
 from agenttune.store.metric_table import metrics_json
 from agenttune.store.run_log import RunLog, list_runs, run_folder
@@ -183,6 +185,7 @@ def test_merging_buckets_keeps_totals() -> None:
 KILLED_WRITER = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from agenttune.protocol.metrics import Point
 from agenttune.store.run_log import RunLog
 log = RunLog.open(Path(sys.argv[1]))
@@ -283,6 +286,28 @@ def test_info_tells_the_newest_step(log: RunLog) -> None:
     log.append_points(loss_points([1.0, 2.0], first_step=41))
     assert log.info().step == 42
     assert time.time() - log.info().created_at_s < 60
+
+
+def test_a_curve_has_no_hole_where_another_reader_brings_it_up_to_date(
+    log: RunLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look for closed buckets and the look for what is newer, the newest bucket is closed."""
+    values = [99.0 if step == 2004 else 1.0 for step in range(2008)]
+    log.append_points([Point(step=step, at_s=0.0, values={"loss": value}) for step, value in enumerate(values)])
+    other = RunLog.open(log.folder)
+    look = CurveTable._last_closed
+
+    def close_a_bucket(table: CurveTable, *which: Any) -> Any:
+        monkeypatch.undo()
+        other.append_points([Point(step=step, at_s=0.0, values={"loss": 1.0}) for step in range(2008, 2030)])
+        other.index_points()
+        return look(table, *which)
+
+    monkeypatch.setattr(CurveTable, "_last_closed", close_a_bucket)
+    curve = log.curve("loss", max_points=100)
+    other.close()
+    assert max(map(float, curve.high)) == 99.0
+    assert log.curve("loss", max_points=100).steps[-1] == 2029
 
 
 @pytest.mark.parametrize("last_step", [None, 5_000])

@@ -155,7 +155,7 @@ def test_a_killed_trainer_is_told_to_the_live_clients(shared_server: ServerAddre
     info = RunInfo(run_id="dead", name="dead", status="running", created_at_s=1.0, pid=2**22 - 1, pid_started_s=1.0)
     log = RunLog.create(shared_runs / "dead", info)
     with connect(live(shared_server, run_id="dead")) as client:
-        body = json.loads(client.recv(timeout=20))["event"]["body"]
+        body = json.loads(client.recv(timeout=60))["event"]["body"]
     assert (body["kind"], body["status"]) == ("status_changed", "lost")
     assert log.info().status == "lost"
 

@@ -290,14 +290,14 @@ def test_a_run_whose_process_is_gone_does_not_keep_it(tmp_path: Path, start_serv
     is_known = case != "unknown and silent"
     pid, since_s = (process.pid, started_s(process.pid)) if is_known else (None, None)
     log = make_run(tmp_path, pid=pid, pid_started_s=since_s)
-    address = start_server(tmp_path, linger_s=3.0 if case == "dead and held" else 0.3)
+    address = start_server(tmp_path, linger_s=6.0 if case == "dead and held" else 0.3)
     process.kill()
     process.wait()
     log.update_info(pid=pid, pid_started_s=since_s)
     log.close()
     with contextlib.closing(sqlite3.connect(tmp_path / "one" / "log.db")) as holder:
         if case == "dead and held":
-            holder.execute("BEGIN IMMEDIATE")  # nobody can record that the run is lost, which is due after 2 s
+            holder.execute("BEGIN IMMEDIATE")  # nobody can record that the run is lost, which is due after 5 s
             httpx.get(f"{address.url}/api/v1/runs")
         deadline = time.monotonic() + 60
         while is_alive(address.pid, None) and time.monotonic() < deadline:
