@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from agenttune.trainer.execution.saving import Saving
 from agenttune.trainer.execution.single_rank import SingleRank
 from agenttune.trainer.integrations.plain_adapter import PlainAdapter
 from agenttune.trainer.knobs import KnobRegistry
+from agenttune.trainer.probation.own_commands import OWN_COMMAND_S, OwnCommands
 from agenttune.trainer.recording.background_writer import BackgroundWriter
 from agenttune.trainer.recording.recorder import Recorder
 from agenttune.trainer.run_state import RunState
@@ -270,3 +273,30 @@ def test_the_run_is_known_to_end_where_a_change_has_moved_its_end(make: Callable
     assert writer.close()
     assert run.log.info().max_steps == 250
     assert run.log.command(record.command_id).state is State.APPLIED
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_training_waits_for_its_own_command_on_a_busy_machine_but_not_for_a_full_disk(
+    make: Callable[..., Trainer], is_full: bool
+) -> None:
+    """Otherwise it would see its own command some steps late, and revert a change later than it says."""
+    run, done = make(), threading.Event()
+
+    def write_slowly(log: RunLog) -> None:
+        if is_full and not done.is_set():
+            raise StoreFault("database or disk is full")
+        done.wait(0.0 if is_full else 2.0)
+
+    writer = BackgroundWriter(run.log.folder)
+    run_state, recorder, _ = loop(writer)
+    writer.submit(write_slowly)
+    own = proposed("trainer", kind="save_checkpoint")
+    began_s = time.monotonic()
+    assert OwnCommands(run.log, run_state, recorder).ask(own) == ""
+    took_s, found = time.monotonic() - began_s, run.log.find_command(own.command_id)
+    done.set()
+    assert writer.close()
+    assert (found is None) is is_full
+    assert run.log.command(own.command_id).state is State.QUEUED
+    if is_full:
+        assert took_s < OWN_COMMAND_S / 2

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agenttune.errors import StoreFault
 from agenttune.protocol.events import LogGap, Logged, NoteAdded
+from agenttune.protocol.proposals import Record
 from agenttune.protocol.run_info import RunInfo
 from agenttune.store.metric_table import MetricRow
 from agenttune.store.run_log import RunLog
 from agenttune.trainer.recording.background_writer import BackgroundWriter
+from agenttune.trainer.recording.step_meter import Metrics
 
 LONG_S = 30.0
 
@@ -121,3 +125,41 @@ def test_while_the_disk_is_full_only_the_oldest_rows_go_and_the_order_stays(fold
     assert rows[-1] == 10
     assert len(rows) + gap.dropped_rows == 11
     assert any(isinstance(e.body, NoteAdded) for e in events)
+
+
+def test_a_row_that_training_drops_in_the_same_moment_does_not_end_the_writing(folder: Path) -> None:
+    class Raced(deque[Metrics]):
+        is_dropped = False
+
+        def popleft(self) -> Metrics:
+            if threading.current_thread() is not threading.main_thread() and not self.is_dropped:
+                self.is_dropped = True
+                writer._drop_one()
+            return super().popleft()
+
+    writer = BackgroundWriter(folder, interval_s=LONG_S)
+    writer._points = Raced()
+    writer.add_point(logged(1))
+    writer.submit(note("kept"))
+    assert writer.close()
+    assert sorted(event.body.kind for event in RunLog.open(folder).events()) == ["log_gap", "note_added"]
+
+
+def test_rows_that_are_dropped_while_the_gap_is_written_are_told_too(folder: Path) -> None:
+    later = [logged(3)]
+
+    class Slow(RunLog):
+        def append(self, *bodies: Record, **where: Any) -> list[int]:
+            if isinstance(bodies[0], LogGap) and later:
+                writer.add_point(later.pop())
+                writer._drop_one()
+            return super().append(*bodies, **where)
+
+    writer = BackgroundWriter(folder, Slow.open, interval_s=LONG_S)
+    writer.add_point(logged(1))
+    writer._drop_one()
+    writer.submit(note("first"))
+    writer.add_point(logged(2))
+    assert writer.close()
+    told = [event.body.dropped_rows for event in RunLog.open(folder).events() if isinstance(event.body, LogGap)]
+    assert sum(told) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Literal
 
@@ -19,8 +20,10 @@ AUTHOR = Author(principal="trainer", name="probation")
 FOR_AGENT = "restart, of an agent's"
 """The author's name of what is applied again for an agent after a restart: probation watches it anew."""
 FOR_OTHERS = "restart"
-OWN_COMMAND_S = 1.0
-"""How long training waits for a command of its own to be in the log; milliseconds unless the disk is full."""
+OWN_COMMAND_S = 10.0
+"""How long training waits for a command of its own to be in the log: milliseconds but on a busy machine (guess)."""
+LOOK_EVERY_S = 0.1
+"""How often it looks meanwhile whether the log can be written at all: a full disk is not waited for (guess)."""
 
 
 class OwnCommands:
@@ -49,7 +52,9 @@ class OwnCommands:
 
         self._recorder.submit(write)
         # Otherwise training would be some steps further, more on a busy machine, before it sees its own command.
-        written.wait(OWN_COMMAND_S)
+        until_s = time.monotonic() + OWN_COMMAND_S
+        while not written.wait(LOOK_EVERY_S) and not self._recorder.is_held_up and time.monotonic() < until_s:
+            pass
         return "" if isinstance(verdict, Verdict) and verdict.decision == "approved" else _reason(verdict)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import threading
@@ -72,7 +73,7 @@ class BackgroundWriter:
         self._batch: list[Point | MetricRow] = []
         self._jobs: deque[tuple[int, Job]] = deque()
         self._handed = self._taken = 0
-        self._dropped_rows = self._dropped_total = 0
+        self._dropped_total = self._dropped_told = 0  # each is changed in one thread only
         self._fault: StoreFault | None = None
         self._wake = threading.Event()
         self._closing = False
@@ -95,7 +96,6 @@ class BackgroundWriter:
             self._points.popleft()
         except IndexError:  # the writer has just taken them
             return
-        self._dropped_rows += 1
         self._dropped_total += 1
 
     def submit(self, job: Job, urgent: bool = True) -> None:
@@ -103,6 +103,11 @@ class BackgroundWriter:
         self._jobs.append((self._handed, job))
         if urgent:
             self._wake.set()
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether the last try to write failed; everything is kept and tried again."""
+        return self._fault is not None
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
         """Write what is left and stop the thread. False, with an error in the program's log, if that failed."""
@@ -162,7 +167,7 @@ class BackgroundWriter:
             self._write_job(self._log, job)
             self._jobs.popleft()
         self._write_rows(self._log, self._handed)
-        if self._fault is not None or self._dropped_rows:
+        if self._fault is not None or self._dropped_total > self._dropped_told:
             self._recover(self._log)
 
     def _write_rows(self, log: RunLog, until: int) -> None:
@@ -171,8 +176,9 @@ class BackgroundWriter:
         while (self._points and self._taken + self._dropped_total < until) or self._batch:
             taken: list[Metrics] = []
             room = min(BATCH_ROWS - len(self._batch), until - self._taken - self._dropped_total)
-            while self._points and len(taken) < room:
-                taken.append(self._points.popleft())
+            with contextlib.suppress(IndexError):  # the training thread has just dropped the last one
+                while len(taken) < room:
+                    taken.append(self._points.popleft())
             self._taken += len(taken)
             self._batch += self._make_rows(taken)
             log.append_points(self._batch)
@@ -189,10 +195,10 @@ class BackgroundWriter:
             logger.exception("not written to %s", self._folder)
 
     def _recover(self, log: RunLog) -> None:
-        if self._dropped_rows:
+        while (total := self._dropped_total) > self._dropped_told:  # more may be dropped while this is written
             reason = str(self._fault or "rows came faster than they could be written")
-            log.append(LogGap(dropped_rows=self._dropped_rows, reason=reason))
-            self._dropped_rows = 0
+            log.append(LogGap(dropped_rows=total - self._dropped_told, reason=reason))
+            self._dropped_told = total
         if self._fault is None:
             return
         logger.warning("%s: the log is written again", self._folder)

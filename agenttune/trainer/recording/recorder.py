@@ -50,6 +50,11 @@ class Recorder:
         if self._writer is not None:
             self._writer.submit(job, urgent)
 
+    @property
+    def is_held_up(self) -> bool:
+        """Whether the log cannot be written for now, as on a full disk."""
+        return self._writer is not None and self._writer.is_held_up
+
     def close(self) -> None:
         """Write what is left."""
         if self._writer is not None:
