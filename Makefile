@@ -20,7 +20,7 @@ ALL := not llm and not browser and not ray
 QUICK := $(ALL) and not slow
 
 .DEFAULT_GOAL := run
-.PHONY: run page test test-all check check-page test-oldest test-gpu test-llm test-e2e test-browser test-ray bench-core bench-restore bench-rescue bench-agent bench-gate bench-lookahead bench-probation bench-cost bench-scale bench-policies learn mutation format clean
+.PHONY: run page test test-all check check-types check-code check-page test-oldest test-gpu test-llm test-e2e test-browser test-ray bench-core bench-restore bench-rescue bench-agent bench-gate bench-lookahead bench-probation bench-cost bench-scale bench-policies learn mutation format clean
 
 run: .venv/.installed
 	@$(BIN)/$(PAGE) --if-stale
@@ -37,10 +37,16 @@ test: check
 test-all: check
 	$(BIN)/pytest $(PARALLEL) -m '$(ALL)'
 
-check: .venv/.installed-dev check-page
+# Types take longest and use one core; the rest is checked beside them.
+check: .venv/.installed-dev .venv/.installed-node
+	@$(MAKE) --no-print-directory -j2 check-types check-code
+
+check-types: .venv/.installed-dev
+	$(BIN)/mypy
+
+check-code: check-page
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 # The dashboard's sources: ESLint, the TypeScript compiler, and their tests, which need no browser.

@@ -12,6 +12,9 @@ from hypothesis import settings
 
 from agenttune.llm import REMOTE_ENV
 
+# Reading the tests makes much and throws little away; `pytest_collection_finish` lets it collect again.
+gc.disable()
+
 # Before any test module is read, so that processes started by tests inherit it.
 os.environ[REMOTE_ENV] = "off"
 for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
@@ -35,3 +38,4 @@ def pytest_collection_finish() -> None:
     """Each end of a training collects garbage, a second long where torch's and transformers' objects are looked at."""
     gc.collect()
     gc.freeze()
+    gc.enable()

@@ -72,6 +72,7 @@ def stop(project: Project, run_id: str) -> None:
     )
 
 
+@pytest.mark.slow  # quicker: a kill between change and ack in tests/trainer/test_faults.py
 @pytest.mark.trainer
 def test_who_dies_between_approval_and_applying_makes_nothing_run_twice_and_loses_nothing(project: Project) -> None:
     launched = start(project)

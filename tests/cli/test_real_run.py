@@ -12,7 +12,8 @@ from agenttune.store.run_log import RunLog
 from agenttune.views.report import html, read_journal
 from tests.cli.conftest import ROOT, Project, wait_for
 
-pytestmark = pytest.mark.trainer
+# Quicker: test_walkthrough.py in tests/docs runs a Trainer with an agent, test_rescue.py in tests/trainer goes back.
+pytestmark = [pytest.mark.trainer, pytest.mark.slow]
 
 
 def is_scored(summary: RunSummary) -> bool:

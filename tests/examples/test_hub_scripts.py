@@ -92,6 +92,7 @@ def _series(folder: Path, name: str) -> list[float]:
     return [point.values[name] for point in _step_points(folder) if name in point.values]
 
 
+@pytest.mark.slow  # quicker: the other examples, in test_scripts.py
 def test_bert_learns_to_tell_the_reviews_apart_alone_and_offline(tmp_path: Path) -> None:
     somebody_elses = "http://127.0.0.1:9"
     output = _run(_command("bert_imdb.py", "--steps", "60"), tmp_path, AGENTTUNE_SERVER_URL=somebody_elses)
@@ -105,7 +106,7 @@ def test_bert_learns_to_tell_the_reviews_apart_alone_and_offline(tmp_path: Path)
         assert log.curve("eval_accuracy").mean[-1] > 0.6
 
 
-# Slow: that the example trains and learns is the test above; this one says that its fault is one.
+# Slow: that the example learns is the test above; this one says that its fault is one.
 @pytest.mark.slow
 def test_a_rate_that_is_far_too_high_leaves_bert_guessing(tmp_path: Path) -> None:
     output = _run(_command("bert_imdb.py", "--steps", "40", "--lr", "0.3", "--plain"), tmp_path)

@@ -151,6 +151,7 @@ def project(tmp_path: Path) -> Iterator[Project]:
         clean_up(launched)
 
 
+@pytest.mark.slow  # quicker: above, without processes; test_plugins.py in tests/cli, with approvers beside a run
 def test_beside_a_run_it_decides_and_is_started_again(project: Project) -> None:
     with ScriptedEndpoint(lambda _: gives({"why": "fine", "verdict": "approve"}), supports="json") as endpoint:
         rules = json.dumps({"approval": [ALONE], "reviewer": {"model": "stern"}})

@@ -92,6 +92,7 @@ def test_a_whole_study_through_http(lab: Lab) -> None:
     assert len(asked.prompts[0].sha256) == 64
 
 
+@pytest.mark.slow  # quicker: test_rounds.py, in one process
 def test_a_study_survives_ctrl_c_and_kill_and_repeats_only_what_was_cut_off(lab: Lab, studies: Studies) -> None:
     with ScriptedEndpoint(wise) as endpoint:
         lab.write(ONE_ROUND + model_settings(endpoint))
