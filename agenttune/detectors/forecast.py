@@ -174,16 +174,20 @@ def newest_regime(values: Sequence[float]) -> int:
     What was before a blow-up says nothing of where the run was going since: a level between both would make a change
     that halves the loss look like harm, and one that does nothing like help.
     """
-    heights = [math.log(v) for v in values] if min(values, default=0.0) > 0 else list(values)
+    is_positive = min(values, default=0.0) > 0
+    heights = [math.log(v) for v in values] if is_positive else list(values)
+    least = JUMP if is_positive else 0.0
     best, found = 0.0, 0
     for i in range(FEWEST, len(heights) - 1):
         old, new = heights[max(0, i - REGIME) : i], heights[i : i + REGIME]
-        if heights[i] - min(old) < JUMP / 3 and min(values) > 0:  # told cheaply
+        if is_positive and heights[i] - min(old) < JUMP / 3:  # told cheaply
             continue
-        jump = median(new) - median(old)
-        least = max(JUMP_NOISES * max(spread(old), spread(new)), JUMP if min(values) > 0 else 0.0)
+        before = median(old)
+        jump = median(new) - before
+        if not jump > max(best, least):  # told before what takes longer: it is asked at every step of a curve
+            continue
         # All since lie above all but a few of before: what comes down again is no new regime.
-        if jump > max(best, least) and min(heights[i:]) > median(old) + jump / 3:
+        if jump > JUMP_NOISES * max(spread(old), spread(new)) and min(heights[i:]) > before + jump / 3:
             best, found = jump, i
     return found
 

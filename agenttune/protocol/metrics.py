@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal, TypeGuard
 
-from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import Field, PlainSerializer
 
 from agenttune.protocol.proposals import Record
 
@@ -27,8 +27,8 @@ def decode_number(value: JsonNumber) -> float:
     return float(value)
 
 
-Metric = Annotated[float, BeforeValidator(decode_number), PlainSerializer(encode_number, when_used="json")]
-"""A float that may be NaN or infinite and says so in JSON."""
+Metric = Annotated[float, PlainSerializer(encode_number, when_used="json")]
+"""A float that may be NaN or infinite and says so in JSON; pydantic reads those words by itself, a row in microseconds."""
 
 
 class Point(Record):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from agenttune.errors import LogFull, UserError
 from agenttune.protocol.metrics import Curve, SeriesInfo
 from agenttune.store.downsampling import FAN, LEVELS, Bucket, Rollup, thin
 from agenttune.store.log_connection import private_copy, reading, storing
-from agenttune.store.metric_table import LAST, PointTable
+from agenttune.store.metric_table import LAST, PointTable, values_in
 
 INDEX_ROWS = 2000
 """Rows indexed in one transaction: about 20 ms, in which the training process's writer thread waits (measured)."""
@@ -99,7 +98,7 @@ class CurveTable(PointTable):
             "SELECT point_id, branch, step, source, metrics FROM points WHERE point_id > ? ORDER BY point_id LIMIT ?"
         )
         for point_id, branch, step, source, metrics in self._db.execute(newer, (start, INDEX_ROWS)).fetchall():
-            for name, value in json.loads(metrics).items():
+            for name, value in values_in(metrics).items():
                 rollup = self._rollup(branch, name, start)
                 closed += [(branch, name, *b.row()) for b in rollup.add(float(value), step, point_id)]
                 span = spans.setdefault((branch, name, source), [0, step, step])
@@ -293,7 +292,7 @@ class CurveTable(PointTable):
                 (branch, source, start, last),
             )
             for point_id, step, metrics in rows:
-                values = json.loads(metrics)
+                values = values_in(metrics)
                 for name in names:
                     if name in values and point_id > tails[name].after:
                         found.setdefault(name, []).append(Bucket.of_one(float(values[name]), step, point_id))

@@ -98,23 +98,38 @@ class Rollup:
 def thin(name: str, branch: str, buckets: Sequence[Bucket], max_points: int) -> Curve:
     """Merge neighbours until at most `max_points` are left. Rounds to 7 digits: a curve is for eyes and forecasts."""
     stride = max(1, math.ceil(len(buckets) / max(1, max_points)))
-    merged: list[Bucket] = []
-    for i, bucket in enumerate(buckets):
-        if i % stride == 0:
-            merged.append(Bucket(0, bucket.last_step, bucket.first_step, bucket.last_point))
-        merged[-1].merge(bucket)
-    finite = [b.count - b.nonfinite for b in merged]
-    means = [b.total / n if n else math.nan for b, n in zip(merged, finite, strict=True)]
+    merged = list(buckets) if stride == 1 else _merged(buckets, stride)
+    told = [_told(bucket) for bucket in merged]
     return Curve(
         name=name,
         branch=branch,
         bucket_points=max((b.count for b in merged), default=1),
         steps=[b.last_step for b in merged],
-        mean=[_short(m) for m in means],
-        low=[_short(b.low) if n else math.nan for b, n in zip(merged, finite, strict=True)],
-        high=[_short(b.high) if n else math.nan for b, n in zip(merged, finite, strict=True)],
+        mean=[mean for mean, _, _ in told],
+        low=[low for _, low, _ in told],
+        high=[high for _, _, high in told],
         nonfinite=[b.nonfinite for b in merged],
     )
+
+
+def _merged(buckets: Sequence[Bucket], stride: int) -> list[Bucket]:
+    """So many neighbours in one."""
+    merged: list[Bucket] = []
+    for i, bucket in enumerate(buckets):
+        if i % stride == 0:
+            merged.append(Bucket(0, bucket.last_step, bucket.first_step, bucket.last_point))
+        merged[-1].merge(bucket)
+    return merged
+
+
+def _told(bucket: Bucket) -> tuple[float, float, float]:
+    """Mean, low and high; of a single point, as most are, they are the same."""
+    finite = bucket.count - bucket.nonfinite
+    if not finite:
+        return math.nan, math.nan, math.nan
+    if finite == 1:
+        return (_short(bucket.total),) * 3
+    return _short(bucket.total / finite), _short(bucket.low), _short(bucket.high)
 
 
 def _short(value: float) -> float:

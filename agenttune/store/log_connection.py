@@ -22,16 +22,20 @@ def storing(folder: Path) -> Iterator[None]:
     """Turn SQLite's and the disk's errors into ours, with the file's name."""
     try:
         yield
-    except (sqlite3.Error, OSError) as error:
-        fault = LogFull if str(error) in FULL else StoreFault
-        raise fault(f"the log in {folder}: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise StoreFault(
-            f"the log in {folder} is damaged or was written by another version of agenttune: "
-            f"{error.title} {where}: {first['msg']}"
-        ) from error
+    except (sqlite3.Error, OSError, ValidationError) as error:
+        raise _ours(folder, error) from error
+
+
+def _ours(folder: Path, error: sqlite3.Error | OSError | ValidationError) -> StoreFault:
+    """An error of SQLite's or the disk's, or of what cannot be read, in our words."""
+    if not isinstance(error, ValidationError):
+        return (LogFull if str(error) in FULL else StoreFault)(f"the log in {folder}: {error}")
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return StoreFault(
+        f"the log in {folder} is damaged or was written by another version of agenttune: "
+        f"{error.title} {where}: {first['msg']}"
+    )
 
 
 def private_copy(source: sqlite3.Connection) -> sqlite3.Connection:
@@ -92,7 +96,9 @@ def reading(read: Callable[Concatenate[C, P], R]) -> Callable[Concatenate[C, P],
 
     @functools.wraps(read)
     def told(self: C, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        with storing(self.folder):
+        try:
             return read(self, *args, **kwargs)
+        except (sqlite3.Error, OSError, ValidationError) as error:
+            raise _ours(self.folder, error) from error
 
     return told

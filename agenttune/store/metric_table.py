@@ -6,17 +6,19 @@ import functools
 import json
 import math
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from agenttune.protocol.events import WeightsSampled
-from agenttune.protocol.metrics import Point, StoredPoint, encode_number
+from agenttune.protocol.metrics import JsonNumber, Point, StoredPoint, encode_number
 from agenttune.protocol.weight_looks import WeightLook
 from agenttune.store.log_connection import LogConnection, reading
 from agenttune.store.wal_monitor import OwnCommits
 
 SOURCES = ("step", "log", "eval")
+ROWS_KEPT = 1024
+"""Rows whose parsed metrics are kept, about 1 MB where a row has ten (guess: more than a curve's newest ones)."""
 LAST = 2**62
 """Past every step and row."""
 POINTS_SCHEMA = """
@@ -217,8 +219,15 @@ def logged_json(metrics: str, texts: dict[str, str]) -> str:
     return f'{{"kind": "logged", "metrics": {metrics}, "texts": {json.dumps(texts) if texts else "{}"}}}'
 
 
+@functools.lru_cache(maxsize=ROWS_KEPT)
+def values_in(metrics: str) -> Mapping[str, JsonNumber]:
+    """The metrics of a row; the newest rows are read again and again, for every curve that they are in."""
+    values: dict[str, JsonNumber] = json.loads(metrics)
+    return values
+
+
 def _point(row: tuple[Any, ...]) -> StoredPoint:
     point_id, branch, step, at_s, source, metrics = row
     return StoredPoint(
-        point_id=point_id, branch=branch, step=step, at_s=at_s, source=source, values=json.loads(metrics)
+        point_id=point_id, branch=branch, step=step, at_s=at_s, source=source, values=values_in(metrics)
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sqlite3
 from functools import lru_cache
@@ -10,6 +9,7 @@ from functools import lru_cache
 from agenttune.protocol.events import TRIAL_PREFIX
 from agenttune.protocol.metrics import decode_number, rate_name
 from agenttune.protocol.run_info import KnobState, RunInfo
+from agenttune.store.metric_table import values_in
 
 INFOS_KEPT = 64
 """Parsed identity cards kept, about 2 MB (guess: more than the runs that one process looks at in turn)."""
@@ -61,7 +61,7 @@ class RunCard:
             "ORDER BY point_id DESC LIMIT 1",
             (info.knobs_point_id, info.branch),
         ).fetchone()
-        values = {} if row is None else {name: decode_number(value) for name, value in json.loads(row[0]).items()}
+        values = {} if row is None else {name: decode_number(value) for name, value in values_in(row[0]).items()}
         knobs = [_as_of(knob, values) if knob.name == "lr" else knob for knob in info.knobs]
         if info.schedule is None:
             return {"knobs": knobs}

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader, Dataset
 
 from agenttune.bench.catalog import TaskFacts
+from agenttune.bench.seeds import seed_torch
 from agenttune.bench.tasks.course import Course, recorded
 from agenttune.bench.tasks.engine_live import EngineLive
 from agenttune.bench.tasks.injection import Injector, make_injector
@@ -77,7 +78,7 @@ class LoopTask(Task):
         """Model and optimizer at the start; the same for the same seed, split and fault."""
 
     def train(self, training: Training) -> Trained:
-        torch.manual_seed(training.seed)
+        seed_torch(training.seed)
         model = self.model(training)
         loop = _Loop(self.facts, training, model, make_injector(training.fault, model, training.seed))
         # A training that diverges overflows, and says so by its losses.

@@ -172,7 +172,8 @@ class CurveModel(LoopModel):
         loss = self._loss(progress, heat, oscillation, damage) * (1 - 0.9 * memorized) + self._added[place]
         now.norm = 0.5 * math.sqrt(loss) * (1 + 3 * oscillation) * self._norms[place]
         self._walk.direction(place, progress, self._gradient)
-        self._gradient *= now.norm
+        gradient = self._gradient  # torch looks closely at each attribute that a module is given, also by `*=`
+        gradient *= now.norm
         if self.weights.grad is None:  # whoever restores weights clears it
             self.weights.grad = self._gradient_tensor
         return float(loss * self._noise[place])
@@ -180,7 +181,8 @@ class CurveModel(LoopModel):
     def clip(self) -> float:
         norm = math.sqrt(float(self._gradient @ self._gradient))
         if 0 < self.max_grad_norm < norm:
-            self._gradient *= self.max_grad_norm / norm
+            gradient = self._gradient
+            gradient *= self.max_grad_norm / norm
         return norm
 
     def _loss(self, progress: float, heat: float, oscillation: float, damage: float) -> float:
@@ -198,7 +200,8 @@ class CurveModel(LoopModel):
         if abs(factor - 1) < ROUNDING:
             factor = 1.0
         pace = lr * factor / LR
-        self._weights -= self._walk.step_size * lr / LR / norm * self._gradient
+        weights = self._weights
+        weights -= self._walk.step_size * lr / LR / norm * self._gradient
         if not math.isfinite(pace):
             self._state[:] = math.nan
             return

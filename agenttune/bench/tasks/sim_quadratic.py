@@ -157,13 +157,15 @@ class Quadratic(LoopModel):
     def clip(self) -> float:
         norm = math.sqrt(float(self._gradient @ self._gradient))
         if 0 < self.max_grad_norm < norm:
-            self._gradient *= self.max_grad_norm / norm
+            gradient = self._gradient
+            gradient *= self.max_grad_norm / norm
         return norm
 
     def _move(self, lr: float, weight_decay: float) -> None:
+        weights = self._weights  # torch looks closely at each attribute that a module is given, also by `-=`
         if weight_decay:
-            self._weights *= 1 - lr * weight_decay
-        self._weights -= lr * self._gradient
+            weights *= 1 - lr * weight_decay
+        weights -= lr * self._gradient
 
     def evaluate(self) -> float:
         return self.law.evaluate_shown(self._weights)
