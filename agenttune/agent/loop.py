@@ -244,7 +244,8 @@ class AgentLoop:
 
     def _observe(self, awaited: Event | None = None) -> None:
         began_s = self._clock_s()
-        observation = self.control.observe(self.run_id)
+        first = self._wakeups.take_first()
+        observation = self.control.observe(self.run_id) if awaited is None or first is None else first
         self._observed_s = self._clock_s()
         self._observe_again_s = self._observed_s + (self._observed_s - began_s) / OBSERVING_FRAC
         self._observed_step = observation.step

@@ -41,6 +41,7 @@ class Wakeups:
         self.request: PolicyRequested | None = None
         self.awaited: Event | None = None
         self.must_observe = False
+        self._first: Observation | None = None
 
     def start(self) -> None:
         """Follow the log from its end; a decision that training already waits for is found."""
@@ -49,9 +50,14 @@ class Wakeups:
         now = self._control.observe(self._run_id)
         last = self._unanswered(now.last_seq)
         if last is not None and (last.step, last.branch) == (now.step, now.branch):
-            self.awaited = last
+            self.awaited, self._first = last, now
         self._cursor = now.last_seq
         self._evaluated = {_key(evaluation) for evaluation in now.evaluations}
+
+    def take_first(self) -> Observation | None:
+        """What was observed at the start, once; None if something has come since, or training did not stand still."""
+        first, self._first = self._first, None
+        return first if first is not None and first.last_seq == self._cursor else None
 
     def _unanswered(self, until: int) -> Event | None:
         """The newest decision that training waits for, if it was not made."""

@@ -28,7 +28,7 @@ def decode_number(value: JsonNumber) -> float:
 
 
 Metric = Annotated[float, PlainSerializer(encode_number, when_used="json")]
-"""A float that may be NaN or infinite and says so in JSON; pydantic reads those words by itself, a row in microseconds."""
+"""A float that may be NaN or infinite and says so in JSON, whose words pydantic reads by itself."""
 
 
 class Point(Record):

@@ -228,6 +228,4 @@ def values_in(metrics: str) -> Mapping[str, JsonNumber]:
 
 def _point(row: tuple[Any, ...]) -> StoredPoint:
     point_id, branch, step, at_s, source, metrics = row
-    return StoredPoint(
-        point_id=point_id, branch=branch, step=step, at_s=at_s, source=source, values=values_in(metrics)
-    )
+    return StoredPoint(point_id=point_id, branch=branch, step=step, at_s=at_s, source=source, values=values_in(metrics))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import sys
@@ -138,6 +139,7 @@ def usable_cores() -> int:
 
 def _started() -> None:
     """In a new worker: end with the runner, whose kill -9 nobody else would tell it of."""
+    gc.freeze()  # what was loaded before the fork stays; looking through it again and again takes time
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=[parent.sentinel], name="end with the runner", daemon=True).start()

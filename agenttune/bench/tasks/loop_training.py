@@ -10,7 +10,6 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau

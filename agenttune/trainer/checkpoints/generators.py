@@ -85,9 +85,15 @@ def _is_filled(cell: types.CellType) -> bool:
 
 def is_generator(held: object) -> bool:
     """Whether this is a random generator of torch, numpy or Python's."""
-    if isinstance(held, (torch.Generator, random.Random)):
+    kind: type[Any] = type(held)
+    return _is_kind(kind)
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_kind(kind: type) -> bool:
+    """By class: a model's attributes are asked one by one, at every state that is kept."""
+    if issubclass(kind, (torch.Generator, random.Random)):
         return True
-    kind = type(held)
     return kind.__module__.partition(".")[0] == "numpy" and kind.__name__ in ("Generator", "RandomState")
 
 
