@@ -8,8 +8,8 @@ from __future__ import annotations
 import functools
 import random
 import types
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -85,8 +85,7 @@ def _is_filled(cell: types.CellType) -> bool:
 
 def is_generator(held: object) -> bool:
     """Whether this is a random generator of torch, numpy or Python's."""
-    kind: type[Any] = type(held)
-    return _is_kind(kind)
+    return _is_kind(cast(Hashable, type(held)))
 
 
 @functools.lru_cache(maxsize=1024)
