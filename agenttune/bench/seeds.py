@@ -25,17 +25,17 @@ def seed_generators(cell: Cell) -> None:
     numpy: Any = sys.modules.get("numpy")
     if numpy is not None:
         numpy.random.seed(seed)
-    if "torch" in sys.modules:
-        seed_torch(seed)
+    seed_torch(seed)
 
 
 def seed_torch(seed: int) -> None:
-    """torch's generators: as `torch.manual_seed` does, which takes as long as some ten simulated steps.
+    """torch's generators, once it is loaded: as `torch.manual_seed` does, which takes as long as some simulated steps.
 
     Where there is no accelerator it notes the seed with a stack trace for each kind that there might be.
     """
-    import torch
-
+    torch: Any = sys.modules.get("torch")
+    if torch is None:
+        return
     if torch.cuda.is_available() or torch.backends.mps.is_available() or torch.xpu.is_available():
         torch.manual_seed(seed)
     else:
