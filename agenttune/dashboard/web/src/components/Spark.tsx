@@ -3,6 +3,8 @@ import { asNumber, type Metric } from "./numbers";
 const WIDTH = 96;
 const HEIGHT = 24;
 const INSET = 2;
+/** All of it is within: a box that cuts nothing off is painted with what is around it. */
+const STYLE = { display: "block", flexShrink: 0, overflow: "visible" } as const;
 
 /** Straight lines through values, over their steps; broken where one is not finite. */
 export function sparkPaths(steps: readonly number[], values: readonly Metric[]): string[] {
@@ -31,7 +33,7 @@ export function sparkPaths(steps: readonly number[], values: readonly Metric[]):
 /** The course of a metric at a glance; the figures stand beside it. */
 export function Spark({ steps, values }: { steps: readonly number[]; values: readonly Metric[] }) {
   return (
-    <svg width={WIDTH} height={HEIGHT} aria-hidden style={{ display: "block" }}>
+    <svg width={WIDTH} height={HEIGHT} aria-hidden style={STYLE}>
       {sparkPaths(steps, values).map((d) => (
         <path key={d} d={d} fill="none" stroke="var(--mantine-primary-color-filled)" strokeWidth={1.5} strokeLinecap="round" />
       ))}

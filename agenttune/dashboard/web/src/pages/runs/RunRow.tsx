@@ -1,4 +1,4 @@
-import { memo } from "react";
+import { memo, type CSSProperties } from "react";
 import { Link } from "wouter";
 
 import type { RunOverview } from "../../api/schema";
@@ -14,6 +14,8 @@ interface Props {
   run: RunOverview;
   /** Its place in the list, for who hears the table: from 1, after the head. */
   place: number;
+  /** Pixels from the top of the list. */
+  top: number;
   isChosen: boolean;
   onChoose: (runId: string, chosen: boolean) => void;
   onTag: (run: RunOverview) => void;
@@ -22,12 +24,12 @@ interface Props {
 const SHOWN_TAGS = 3;
 
 /** One run of the list; drawn again only when something of it has changed, and of plain elements, as many come at once. */
-export const RunRow = memo(function RunRow({ run, place, isChosen, onChoose, onTag }: Props) {
+export const RunRow = memo(function RunRow({ run, place, top, isChosen, onChoose, onTag }: Props) {
   const tags = run.tags ?? [];
   return (
-    <tr className={css.row} aria-rowindex={place}>
-      <td>
-        <label className={css.check}>
+    <div role="row" aria-rowindex={place} className={css.row} style={{ top }}>
+      <div role="cell" className={css.check}>
+        <label className={css.choose}>
           <input
             type="checkbox"
             checked={isChosen}
@@ -35,27 +37,23 @@ export const RunRow = memo(function RunRow({ run, place, isChosen, onChoose, onT
             onChange={(event) => onChoose(run.run_id, event.currentTarget.checked)}
           />
         </label>
-      </td>
-      <td>
+      </div>
+      <div role="cell" className={css.run}>
         <Link href={pathOf(run.run_id)} className={css.link}>
           <Name text={run.name} />
         </Link>
         <div className={`${css.line} ${css.small}`}>
-          <span className={`${css.shrinks} ${css.dim}`} title={run.run_id}>
-            <Name text={run.run_id} />
-          </span>
+          <Name text={run.run_id} className={css.id} />
           {tags.slice(0, SHOWN_TAGS).map((tag) => (
-            <span key={tag} className={css.tag}>
-              <Name text={tag} />
-            </span>
+            <Name key={tag} text={tag} className={css.tag} />
           ))}
           {tags.length > SHOWN_TAGS && <span>+{tags.length - SHOWN_TAGS}</span>}
           <button type="button" className={css.change} aria-label={`tag… ${run.run_id}`} title="Change its tags" onClick={() => onTag(run)}>
             tag…
           </button>
         </div>
-      </td>
-      <td>
+      </div>
+      <div role="cell" className={css.state}>
         <div className={css.line}>
           <RunStatus status={run.status} />
           {run.critical > 0 && (
@@ -64,8 +62,8 @@ export const RunRow = memo(function RunRow({ run, place, isChosen, onChoose, onT
             </span>
           )}
         </div>
-      </td>
-      <td>
+      </div>
+      <div role="cell" className={css.waiting}>
         {run.waiting > 0 ? (
           <Link href={pathOf(run.run_id, "approvals")} className={css.link}>
             {run.waiting} {run.waiting === 1 ? "request" : "requests"}
@@ -73,24 +71,24 @@ export const RunRow = memo(function RunRow({ run, place, isChosen, onChoose, onT
         ) : (
           <span className={css.dim}>none</span>
         )}
-      </td>
-      <td>
+      </div>
+      <div role="cell" className={`${css.progress} ${css.cut}`}>
         <RunProgress run={run} />
-      </td>
-      <td>
+      </div>
+      <div role="cell" className={css.goalCell}>
         <Goal run={run} />
-      </td>
-      <td>
+      </div>
+      <div role="cell" className={css.wide}>
         <Name text={run.branch} />
-      </td>
-      <td>{run.policy ? <Name text={run.policy} /> : "none"}</td>
-      <td className={css.right} title={`${told(run.spent.calls)} model calls, ${told(run.spent.tokens)} tokens`}>
+      </div>
+      <div role="cell" className={css.wide}>{run.policy ? <Name text={run.policy} /> : "none"}</div>
+      <div role="cell" className={`${css.wide} ${css.cut} ${css.right}`} title={`${told(run.spent.calls)} model calls, ${told(run.spent.tokens)} tokens`}>
         {costOf(run)}
-      </td>
-      <td className={css.dim}>
+      </div>
+      <div role="cell" className={`${css.started} ${css.dim}`}>
         <Ago at={run.started_at_s ?? run.created_at_s} />
-      </td>
-    </tr>
+      </div>
+    </div>
   );
 });
 
@@ -108,9 +106,7 @@ function RunProgress({ run }: { run: RunOverview }) {
         <span className={`${css.small} ${css.dim}`}>{left}</span>
       </div>
       {percent !== null && (
-        <div className={css.bar} role="progressbar" aria-label={`Progress of ${run.run_id}`} aria-valuenow={Math.round(percent)} aria-valuemin={0} aria-valuemax={100}>
-          <div style={{ width: `${percent}%` }} />
-        </div>
+        <div className={css.bar} role="progressbar" aria-label={`Progress of ${run.run_id}`} aria-valuenow={Math.round(percent)} aria-valuemin={0} aria-valuemax={100} style={{ "--done": `${percent}%` } as CSSProperties} />
       )}
     </>
   );
@@ -123,7 +119,7 @@ function Goal({ run: { goal } }: { run: RunOverview }) {
       <Spark steps={goal.spark_steps ?? []} values={goal.spark ?? []} />
       <div className={css.shrinks}>
         <div className={css.bold}>{told(goal.newest)}</div>
-        <div className={`${css.small} ${css.dim} ${css.shrinks}`} title={goal.is_goal ? "" : "The goal was not measured yet"}>
+        <div className={`${css.small} ${css.dim} ${css.cut}`} title={goal.is_goal ? "" : "The goal was not measured yet"}>
           <Name text={goal.metric} /> {best}
         </div>
       </div>

@@ -1,12 +1,16 @@
-import { Box, Table } from "@mantine/core";
+import { useMediaQuery } from "@mantine/hooks";
 import { useVirtualizer } from "@tanstack/react-virtual";
-import { useEffect, useRef } from "react";
+import { useEffect, useRef, type CSSProperties } from "react";
 
 import type { RunOverview } from "../../api/schema";
 import { RunRow } from "./RunRow";
+import css from "./RunRow.module.css";
 
 const ROW_PX = 57;
-const OVERSCAN = 8;
+/** On a phone: as in the style sheet. */
+const CARD_PX = 116;
+const PHONE = "(max-width: 48em)";
+const OVERSCAN = 6;
 /** Each with its share of the width: a browser that has to look into every row for it cannot scroll smoothly. */
 const COLUMNS: readonly (readonly [name: string, px: number])[] = [
   ["", 40],
@@ -20,6 +24,8 @@ const COLUMNS: readonly (readonly [name: string, px: number])[] = [
   ["Cost", 70],
   ["Started", 130],
 ];
+/** Custom properties are no part of React's type of a style. */
+const COLUMN_WIDTHS = { "--columns": COLUMNS.map(([, px]) => `minmax(0, ${px}fr)`).join(" ") } as CSSProperties;
 
 interface Props {
   total: number;
@@ -30,66 +36,52 @@ interface Props {
   onSeen: (first: number, last: number) => void;
 }
 
-/** The list in a box of its own; only rows that are on screen are in the page. */
+/**
+ * The list in a box of its own; only rows that are on screen are in the page.
+ *
+ * Not a `<table>`, which a browser lays out and paints as a whole whenever a row comes or goes: each row stands at its
+ * place by itself, so that scrolling costs only the rows that come into sight.
+ */
 export function RunsTable({ total, row, chosen, onChoose, onTag, onSeen }: Props) {
   const box = useRef<HTMLDivElement>(null);
+  const rowPx = useMediaQuery(PHONE, undefined, { getInitialValueInEffect: false }) ? CARD_PX : ROW_PX;
   // eslint-disable-next-line react-hooks/incompatible-library
   const rows = useVirtualizer({
     count: total,
     getScrollElement: () => box.current,
-    estimateSize: () => ROW_PX,
+    estimateSize: () => rowPx,
     overscan: OVERSCAN,
   });
+  useEffect(() => rows.measure(), [rows, rowPx]);
   const items = rows.getVirtualItems();
   const [first, last] = [items[0]?.index ?? 0, items.at(-1)?.index ?? 0];
   useEffect(() => onSeen(first, last), [first, last, onSeen]);
-  const above = items[0]?.start ?? 0;
-  const below = rows.getTotalSize() - (items.at(-1)?.end ?? 0);
   return (
-    <Box ref={box} tabIndex={0} role="region" aria-label="Runs" mah="calc(100dvh - 190px)" style={{ overflow: "auto" }}>
-      <Table stickyHeader verticalSpacing={6} miw={1100} layout="fixed" aria-rowcount={total + 1} highlightOnHover>
-        <colgroup>
-          {COLUMNS.map(([name, px]) => (
-            <col key={name} style={{ width: px }} />
-          ))}
-        </colgroup>
-        <Table.Thead>
-          <Table.Tr aria-rowindex={1}>
+    <div ref={box} tabIndex={0} role="region" aria-label="Runs" className={css.box} style={COLUMN_WIDTHS}>
+      <div role="table" aria-label="Runs" aria-rowcount={total + 1} className={css.table}>
+        <div role="rowgroup" className={css.head}>
+          <div role="row" aria-rowindex={1} className={css.titles}>
             {COLUMNS.map(([name]) => (
-              <Table.Th key={name} ta={name === "Cost" ? "right" : "left"}>
+              <div key={name} role="columnheader" className={name === "Cost" ? css.right : undefined}>
                 {name || <span className="only-heard">Choose</span>}
-              </Table.Th>
+              </div>
             ))}
-          </Table.Tr>
-        </Table.Thead>
-        <Table.Tbody>
-          <Space height={above} />
-          {items.map(({ index }) => {
+          </div>
+        </div>
+        <div role="rowgroup" className={css.rows} style={{ height: rows.getTotalSize() }}>
+          {items.map(({ index, start }) => {
             const run = row(index);
             const place = index + 2;
             return run ? (
-              <RunRow key={index} run={run} place={place} isChosen={chosen.includes(run.run_id)} onChoose={onChoose} onTag={onTag} />
+              <RunRow key={run.run_id} run={run} place={place} top={start} isChosen={chosen.includes(run.run_id)} onChoose={onChoose} onTag={onTag} />
             ) : (
-              <tr key={index} aria-rowindex={place} style={{ height: ROW_PX }}>
-                <td colSpan={COLUMNS.length} style={{ padding: "0 10px", color: "var(--mantine-color-dimmed)" }}>
-                  Loading…
-                </td>
-              </tr>
+              <div key={index} role="row" aria-rowindex={place} className={css.coming} style={{ top: start }}>
+                <div role="cell">Loading…</div>
+              </div>
             );
           })}
-          <Space height={below} />
-        </Table.Tbody>
-      </Table>
-    </Box>
-  );
-}
-
-/** Stands for the rows that are not on screen. */
-function Space({ height }: { height: number }) {
-  if (height <= 0) return null;
-  return (
-    <tr aria-hidden>
-      <td colSpan={COLUMNS.length} style={{ height, padding: 0, border: 0 }} />
-    </tr>
+        </div>
+      </div>
+    </div>
   );
 }
