@@ -41,7 +41,7 @@ def add_finished(runs_dir: Path, name: str, created_at_s: float) -> None:
 def runs(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
     """Many finished runs, and the newest of all, whose agent asks a person."""
     runs_dir = tmp_path_factory.mktemp("many")
-    for number in range(RUNS - 1):
+    for number in reversed(range(RUNS - 1)):  # the list begins with what was written last
         add_finished(runs_dir, f"run-{number:03d}", time.time() - 60 - number)
     address = ensure_server(runs_dir, port=0)
     desk = Desk(runs_dir, address.url, WAITS)
