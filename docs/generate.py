@@ -116,12 +116,13 @@ after `=`. In `because`, `{...}` is filled in, with Python's format after the co
 `valid_for_steps` may be left out. `also` lists more commands, each as `do`: they are asked for together and applied in
 this order at one step, as going back and then setting something there. `again: helped` keeps a rule from asking once
 more for what did not help: while its last command is being measured, and after it did not help or hurt, until the loss
-has come clear of where that left it; where nothing can tell, it may ask. `helped`, `measured` and `lr_before` are of
-the rule's newest command that took effect. Expressions may stand inside, too, so that a rule can have a cut put back if
-a trial shows that it was in vain: `candidates: [{kind: update_optimizer, lr: "=lr_before('cut')", lr_sets: base}]`.
-`agenttune check` finds mistakes with file, line and key. Findings of your own detectors ([extending.md](extending.md))
-are asked for in the same way: `found.name`, `since.name`. What each finding looks for is told in
-[findings.md](findings.md).
+has come clear of where that left it; where nothing can tell, it may ask. `ask: always` has a person decide on each
+command of a rule, whatever `gate.approval` lets pass ([gate.md](gate.md#approval)); without an answer nothing happens.
+`helped`, `measured` and `lr_before` are of the rule's newest command that took effect. Expressions may stand inside,
+too, so that a rule can have a cut put back if a trial shows that it was in vain:
+`candidates: [{kind: update_optimizer, lr: "=lr_before('cut')", lr_sets: base}]`. `agenttune check` finds mistakes with
+file, line and key. Findings of your own detectors ([extending.md](extending.md)) are asked for in the same way:
+`found.name`, `since.name`. What each finding looks for is told in [findings.md](findings.md).
 
 | name | meaning |
 |---|---|

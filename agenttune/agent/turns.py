@@ -229,6 +229,7 @@ def proposals_of(drafts: Sequence[Draft], author: Author, step: int) -> list[Pro
             rationale=draft.rationale[:RATIONALE_CHARACTERS],
             based_on_step=step,
             valid_until_step=None if draft.valid_for_steps is None else step + draft.valid_for_steps,
+            ask_always=draft.ask_always,
         )
         for draft in drafts
     ]

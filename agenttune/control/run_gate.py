@@ -230,7 +230,7 @@ class RunGate:
                 field="digest",
                 allowed=request.digest,
             )
-        _refuse_misfit(decision, request)
+        _refuse_misfit(decision, request, record.proposal)
         overdue = self._overdue(record)
         if overdue is not None:
             return log.decide(command_id, overdue)
@@ -273,12 +273,14 @@ class RunGate:
         return refusal.model_copy(update={"reason": f"approved by {by}, but since then: {refusal.reason}"})
 
 
-def _refuse_misfit(decision: ApprovalDecision, request: ApprovalRequest) -> None:
+def _refuse_misfit(decision: ApprovalDecision, request: ApprovalRequest, proposal: Proposal) -> None:
     """Raises for a decision that this approver cannot make, or not now."""
     if decision.approver not in ("human", request.asked):
         raise AlreadyDecided(f"it is not the {decision.approver}'s turn: {request.asked} is asked", field="approver")
     if decision.always and (decision.verdict != "approve" or decision.approver != "human"):
         raise UserError("'always' goes with a person's 'approve' only", field="always", allowed=["approve"])
+    if decision.always and proposal.ask_always:
+        raise UserError("this command asks every time, so that 'always' cannot stand for it; approve it alone")
 
 
 def _decider(decision: ApprovalDecision) -> str:

@@ -20,11 +20,29 @@ from agenttune.protocol.deadlines import Instant, is_over, was_timed
 from agenttune.protocol.proposals import ApprovalRequest, Author, Passed, Proposal, Verdict
 from agenttune.protocol.run_info import RunInfo
 
+ASKS_ALWAYS = "asks always"
+"""The rule of requests that no rule of `gate.approval` demands: whoever proposed it wants a person to decide."""
+
 
 def rule_on(
     proposal: Proposal, rules: Sequence[ApprovalRule], moment: Moment, history: CommandHistory
 ) -> Verdict | ApprovalRequest:
-    """What the rules say: approved at once, a request to somebody, or rejected because no rule covers it."""
+    """What the rules say: approved at once, a request to somebody, or rejected because no rule covers it.
+
+    What asks always waits for a person, unless the rules refuse it: their yes, a model's and silence are none.
+    """
+    ruling = _by_rules(proposal, rules, moment, history)
+    if not proposal.ask_always or proposal.author.principal != "agent":
+        return ruling
+    if isinstance(ruling, Verdict):
+        asked = ApprovalRule(approvers=["human"])
+        return _request(proposal, asked, ASKS_ALWAYS, moment) if ruling.decision == "approved" else ruling
+    return ruling.model_copy(update={"approvers": ["human"], "passed": [], "on_timeout": "reject"})
+
+
+def _by_rules(
+    proposal: Proposal, rules: Sequence[ApprovalRule], moment: Moment, history: CommandHistory
+) -> Verdict | ApprovalRequest:
     if not rules or proposal.author.principal != "agent":
         return Verdict(decision="approved", decided_by="auto")
     for number, rule in enumerate(rules, 1):
@@ -119,6 +137,8 @@ def automatic(rule: str) -> Verdict:
 
 def allowed_before(request: ApprovalRequest, proposal: Proposal, info: RunInfo) -> Verdict | None:
     """The approval of a person who has allowed all further commands of this kind; None if nobody has."""
+    if proposal.ask_always:
+        return None
     for standing in info.standing:
         if (standing.kind, standing.rule) == (proposal.command.kind, request.rule):
             reason = f"always allowed since step {standing.since_step}"

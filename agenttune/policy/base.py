@@ -36,11 +36,13 @@ class Draft:
         command: What to do.
         rationale: Why, with the figures it rests on.
         valid_for_steps: Steps after the observation for which it makes sense; None for no limit.
+        ask_always: A person is asked, whatever the run's settings let pass.
     """
 
     command: CommandBase
     rationale: str
     valid_for_steps: int | None = None
+    ask_always: bool = False
 
 
 @dataclass(frozen=True)

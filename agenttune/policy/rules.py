@@ -106,6 +106,8 @@ class RuleSettings(Settings):
     """`helped`: not again after a command that was measured as no help, till the loss is clear of where it was left."""
     valid_for_steps: int | None = Field(None, ge=1)
     """The command expires if it is not applied within so many steps."""
+    ask: Literal["as_set", "always"] = "as_set"
+    """`always`: a person is asked, whatever `gate.approval` lets pass; without an answer nothing happens."""
 
     @field_validator("do")
     @classmethod
@@ -245,7 +247,8 @@ def _act(rule: RuleSettings, names: Names, functions: Functions) -> Decision:
             raise NotKnown(f"`{text}` is not known")
         return value
 
-    drafts = [Draft(command_of(do, compute), rationale, rule.valid_for_steps) for do in (rule.do, *rule.also)]
+    commands = [command_of(do, compute) for do in (rule.do, *rule.also)]
+    drafts = [Draft(command, rationale, rule.valid_for_steps, rule.ask == "always") for command in commands]
     return Decision(drafts, rationale)
 
 

@@ -78,6 +78,7 @@ class Proposal(Record):
     based_on_step: int | None = Field(None, ge=0, description="Step of the observation this rests on.")
     valid_until_step: int | None = Field(None, ge=0, description="Never applied after this step.")
     created_at_s: float = Field(default_factory=time.time, description="Unix time.")
+    ask_always: bool = Field(False, description="Of an agent: a person is asked, whatever the run's settings let pass.")
 
     def digest(self) -> str:
         """SHA-256 of what would be run: the same id with another digest is another command."""

@@ -192,6 +192,7 @@ class Submission(Record):
     author: ClaimedAuthor = ClaimedAuthor()
     based_on_step: Step | None = Field(None, description="Step of the observation this rests on.")
     valid_until_step: Step | None = Field(None, description="Never applied after this step.")
+    ask_always: bool = Field(False, description="Of an agent: a person is asked, whatever the run's settings let pass.")
 
 
 class Recorded(Record):

@@ -54,10 +54,12 @@ class Desk:
     def at(self, step: int) -> None:
         self.log.append_points([Point(step=step, at_s=self.now_s, values={"step_loss": 1.0})])
 
-    def ask(self, author: Author = AGENT, *, until: int | None = None, **fields: Any) -> CommandRecord:
+    def ask(
+        self, author: Author = AGENT, *, until: int | None = None, always: bool = False, **fields: Any
+    ) -> CommandRecord:
         raw = {"kind": "update_optimizer", **fields} if "kind" not in fields else fields
         proposal = Proposal.model_validate(
-            {"command": raw, "author": author, "based_on_step": 100, "valid_until_step": until}
+            {"command": raw, "author": author, "based_on_step": 100, "valid_until_step": until, "ask_always": always}
         )
         return self.control.submit("r1", proposal)
 
@@ -251,6 +253,71 @@ def test_requests_survive_the_server_and_end_with_the_run(make: Callable[..., De
     assert [desk.state(r) for r in (kept, ended)] == [State.EXPIRED, State.EXPIRED]
     with pytest.raises(AlreadyDecided):
         desk.decide(ended, "approve")
+
+
+# -- what asks always --------------------------------------------------------------------------------------------------
+
+UNFREEZE = {"kind": "model_layer_operation", "layer_name": "body", "operation_name": "requires_grad_"}
+AUTO = {"name": "all", "approvers": ["auto"]}
+HOLDS = {"name": "holds", "approvers": ["rule", "human"], "approve_if": "step >= 0"}
+SILENT_YES = {"name": "silent", "approvers": ["human"], "timeout_s": ASK_S, "on_timeout": "approve"}
+EVERY_SETTING = pytest.mark.parametrize(
+    "approval", [[], [AUTO], [HOLDS], [ASK], [SILENT_YES], [{"name": "model", "approvers": ["model", "human"]}]]
+)
+
+
+@EVERY_SETTING
+def test_what_asks_always_waits_for_a_person_whatever_the_settings(
+    make: Callable[..., Desk], approval: list[dict[str, Any]]
+) -> None:
+    desk = make(approval=approval)
+    approved, rejected = desk.ask(**UNFREEZE, always=True), desk.ask(kind="do_evaluate", always=True)
+    assert [r.request.asked for r in (approved, rejected) if r.request is not None] == ["human", "human"]
+    assert (desk.state(approved), desk.state(rejected)) == (State.PROPOSED, State.PROPOSED)
+    assert desk.decide(approved, "approve").state is State.QUEUED
+    refused = desk.decide(rejected, "reject", reason="it is frozen on purpose")
+    assert refused.verdict is not None
+    assert (refused.state, refused.verdict.decided_by) == (State.REJECTED, "operator:anna")
+
+
+@EVERY_SETTING
+def test_silence_is_never_a_yes_to_what_asks_always(make: Callable[..., Desk], approval: list[dict[str, Any]]) -> None:
+    desk = make(approval=approval)
+    by_time, by_step = desk.ask(**UNFREEZE, always=True), desk.ask(kind="do_evaluate", always=True, until=150)
+    desk.at(151)
+    assert [r.command_id for r in desk.control.pending("r1")] == [by_time.command_id]
+    desk.now_s += 24 * 3600
+    assert desk.control.pending("r1") == []
+    assert (desk.state(by_time), desk.state(by_step)) == (State.EXPIRED, State.EXPIRED)
+    assert desk.control.info("r1").status == "running"
+
+
+def test_always_allowed_is_no_yes_to_what_asks_always(make: Callable[..., Desk]) -> None:
+    desk = make(approval=[ASK])
+    desk.decide(desk.ask(**UNFREEZE), "approve", always=True)
+    assert desk.ask(**UNFREEZE).state is State.QUEUED
+    waiting = desk.ask(**UNFREEZE, always=True)
+    assert waiting.command_id in {record.command_id for record in desk.control.pending("r1")}
+    with pytest.raises(UserError, match="asks every time"):
+        desk.decide(waiting, "approve", always=True)
+    assert desk.decide(waiting, "approve").state is State.QUEUED
+
+
+def test_only_a_person_decides_on_what_asks_always(make: Callable[..., Desk]) -> None:
+    desk = make(approval=[{"name": "model", "approvers": ["model", "human"]}])
+    waiting = desk.ask(**UNFREEZE, always=True)
+    with pytest.raises(AlreadyDecided, match="not the model's turn"):
+        desk.decide(waiting, "approve", AGENT, approver="model")
+    assert desk.decide(waiting, "escalate").state is State.REJECTED
+
+
+def test_what_asks_always_is_refused_where_the_settings_refuse_it(make: Callable[..., Desk]) -> None:
+    refuses = {"name": "no", "approvers": ["rule", "human"], "reject_if": "step >= 0"}
+    assert make(approval=[refuses]).ask(**UNFREEZE, always=True).state is State.REJECTED
+
+
+def test_a_command_of_a_person_needs_no_second_one(make: Callable[..., Desk]) -> None:
+    assert make().ask(ANNA, **UNFREEZE, always=True).state is State.QUEUED
 
 
 # -- guardrails over time ----------------------------------------------------------------------------------------------

@@ -252,6 +252,40 @@ def test_a_dropout_that_lets_nothing_through_is_lowered() -> None:
     assert (rule, command.layer_name, command.param_name, command.value) == ("drop_less", "b.drop", "p", 0.1)
 
 
+def frozen_layer(commands: Sequence[CommandRecord] = (), still: float = 0.0) -> Observation:
+    """Layer `b` has never moved; the optimizer holds it, as it would not be looked at else."""
+    known = seen(decay(60, 2.3, 1.0), commands=commands)
+    usual = {"a": 0.03, "b": still, "c": 0.03}
+    looks = [
+        look(step, 0.03).model_copy(update={"ratios": usual, "rms": dict.fromkeys(usual, 1.0)}) for step in (5, 10)
+    ]
+    return known.model_copy(update={"weights": looks})
+
+
+def test_whether_a_frozen_layer_is_to_be_trained_a_person_is_asked_once() -> None:
+    [draft] = GUARDIAN.decide(frozen_layer()).proposals
+    assert draft.rationale.startswith("unfreeze: layer b ")
+    assert draft.command == ModelLayerOperation(
+        layer_name="b", operation_name="requires_grad_", params={"requires_grad": True}
+    )
+    assert draft.ask_always
+    waiting = CommandRecord(
+        proposal=Proposal(command=draft.command, author=AGENT, rationale=draft.rationale, based_on_step=60),
+        state=State.PROPOSED,
+        submitted_seq=1,
+        submitted_step=60,
+    )
+    for state_of_it in (State.PROPOSED, State.EXPIRED, State.REJECTED):
+        record = waiting.model_copy(update={"state": state_of_it})
+        assert asked(frozen_layer([record])) == ("", None)
+    assert asked(frozen_layer(still=1e-4)) == ("", None)
+
+
+def test_no_other_rule_of_the_guardian_waits_for_a_person() -> None:
+    assert isinstance(GUARDIAN, RulePolicy)
+    assert [rule.name for rule in GUARDIAN.rules if rule.ask == "always"] == ["unfreeze"]
+
+
 # -- a collapsed schedule ----------------------------------------------------------------------------------------------
 
 

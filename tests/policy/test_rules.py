@@ -181,6 +181,13 @@ def test_a_mistake_in_a_further_command_is_named_too(tmp_path: Path) -> None:
     assert "update_training has no argument 'max_grad_nrm'" in complaint(tmp_path, wrong)
 
 
+def test_a_rule_may_want_a_person_to_be_asked_always(tmp_path: Path) -> None:
+    asks = GOOD.replace("because:", "ask: always\n    because:")
+    drafts = [load(tmp_path, text).decide(observe([1.0])).proposals for text in (GOOD, asks)]
+    assert [[draft.ask_always for draft in each] for each in drafts] == [[False], [True]]
+    assert "ask" in complaint(tmp_path, GOOD.replace("because:", "ask: maybe\n    because:"))
+
+
 def test_two_rules_of_one_name_are_refused(tmp_path: Path) -> None:
     twice = GOOD + GOOD.split("rules:\n", 1)[1]
     assert "two rules are named 'halve'" in complaint(tmp_path, twice)

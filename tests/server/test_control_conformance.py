@@ -162,6 +162,14 @@ def test_a_command_for_a_world_gone_by_expires(control: AnyControl, log: RunLog)
     assert control.submit(log.folder.name, lower_rate(valid_until_step=99)).state == State.EXPIRED
 
 
+def test_what_asks_always_waits_wherever_it_comes_in(control: AnyControl, log: RunLog) -> None:
+    record = control.submit(log.folder.name, lower_rate(ask_always=True))
+    assert record.state == State.PROPOSED
+    assert record.request is not None
+    assert (record.request.asked, record.proposal.ask_always) == ("human", True)
+    assert log.commands(State.QUEUED) == []
+
+
 def test_a_dry_run_judges_and_leaves_no_trace(control: AnyControl, log: RunLog) -> None:
     before = log.last_seq()
     assert control.dry_run(log.folder.name, lower_rate()).decision == "approved"

@@ -85,6 +85,7 @@ def _proposal(submission: Submission, who: Identity) -> Proposal:
         rationale=submission.rationale,
         based_on_step=submission.based_on_step,
         valid_until_step=submission.valid_until_step,
+        ask_always=submission.ask_always,
         **chosen,
     )
 
