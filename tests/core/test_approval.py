@@ -257,7 +257,7 @@ def test_requests_survive_the_server_and_end_with_the_run(make: Callable[..., De
 
 # -- what asks always --------------------------------------------------------------------------------------------------
 
-UNFREEZE = {"kind": "model_layer_operation", "layer_name": "body", "operation_name": "requires_grad_"}
+UNFREEZE: dict[str, Any] = {"kind": "model_layer_operation", "layer_name": "body", "operation_name": "requires_grad_"}
 AUTO = {"name": "all", "approvers": ["auto"]}
 HOLDS = {"name": "holds", "approvers": ["rule", "human"], "approve_if": "step >= 0"}
 SILENT_YES = {"name": "silent", "approvers": ["human"], "timeout_s": ASK_S, "on_timeout": "approve"}
