@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from agenttune.cli.app import app, stop_on_signals
+from agenttune.errors import AgenttuneError, AlreadyDecided
 
 if TYPE_CHECKING:
     from agenttune.control.discovery import ServerAddress
@@ -43,7 +44,7 @@ def demo(
     from agenttune.replay.demo_player import DemoPlayer
     from agenttune.replay.demo_recording import read_demo
 
-    stop = threading.Event()
+    stop, failed = threading.Event(), list[AgenttuneError]()
     got = stop_on_signals(stop)
     folder = Path(tempfile.mkdtemp(prefix="agenttune-demo-")).resolve()
     server: ServerAddress | None = None
@@ -55,7 +56,8 @@ def demo(
         player = DemoPlayer(recording, folder, speed, sleep=stop.wait)
         try:
             if answer is not None:
-                threading.Thread(target=_answer, args=(folder, recording.asked, answer, stop), daemon=True).start()
+                given = (folder, recording.asked, answer, stop, failed)
+                threading.Thread(target=_answer, args=given, daemon=True).start()
             _play(player, recording.asked, stop)
             if answer is None and not stop.is_set():
                 typer.echo("It is over; the page stays until Ctrl-C.")
@@ -67,6 +69,8 @@ def demo(
         if server is not None:
             _end(server)
         shutil.rmtree(folder, ignore_errors=True)
+    if failed:
+        raise failed[0]
     if got and answer is not None:
         raise typer.Exit(128 + got[0])
 
@@ -115,8 +119,18 @@ def _stay(server: ServerAddress, stop: threading.Event) -> None:
             httpx.get(f"{server.url}{HEALTH_PATH}", timeout=LINGER_S)
 
 
-def _answer(folder: Path, asked: str, verdict: str, stop: threading.Event) -> None:
-    """Give the answer that the command line asks for, as the page would."""
+def _answer(folder: Path, asked: str, verdict: str, stop: threading.Event, failed: list[AgenttuneError]) -> None:
+    """Give the answer that the command line asks for, as the page would; a fault ends the demo, which waits."""
+    try:
+        _answer_once_asked(folder, asked, verdict, stop)
+    except AlreadyDecided:  # somebody was faster, on the page
+        return
+    except AgenttuneError as error:
+        failed.append(error)
+        stop.set()
+
+
+def _answer_once_asked(folder: Path, asked: str, verdict: str, stop: threading.Event) -> None:
     from agenttune.control import LocalControl
     from agenttune.control.control import ApprovalDecision
     from agenttune.protocol.proposals import Author
@@ -144,5 +158,6 @@ def _end(server: ServerAddress) -> None:
         process.wait(10)
     except psutil.TimeoutExpired:
         process.kill()
+        process.wait()  # or it would write into a folder that is being removed
     except psutil.NoSuchProcess:
         return

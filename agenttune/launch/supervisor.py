@@ -226,6 +226,7 @@ class Supervisor:
             "AGENTTUNE_SERVER_URL": self._server.url,
             "AGENTTUNE_RANK_FAILURES": str(run.folder / RANK_FAILURES),
         }
+        (run.folder / RANK_FAILURES).unlink(missing_ok=True)  # of the attempt before, where a job is started again
         # Killed between the script's start and the note of its pid, we must not have the run called lost: it trains.
         run.log.update_info(pid=None, pid_started_s=None)
         try:
@@ -233,7 +234,12 @@ class Supervisor:
             process = spawn(run.plan.command, run.plan.folder, run.folder / TRAINER_LOG, env, hidden)
         except OSError as error:
             raise SystemFault(f"the script could not be started: {error}") from None
-        run.log.update_info(pid=process.pid, pid_started_s=started_s(process.pid))
+        try:
+            run.log.update_info(pid=process.pid, pid_started_s=started_s(process.pid))
+        except BaseException:  # nobody would look after it
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
         return TrainingProcess(
             process, self._record_end, run.run_id if run.plan.config.run.launcher != "python" else ""
         )

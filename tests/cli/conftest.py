@@ -74,6 +74,14 @@ def agenttune(*args: str, cwd: Path) -> Result:
     return Result(code, out.getvalue(), err.getvalue())
 
 
+def words_of(process: psutil.Process) -> str:
+    """Its command line; empty if it has ended since it was found."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
 @dataclass
 class Launched:
     """A running `agenttune run`."""
@@ -117,7 +125,7 @@ class Launched:
 
         def look() -> bool:
             below = psutil.Process(self.process.pid).children(recursive=True)
-            found[:] = [p for p in below if word in " ".join(p.cmdline())]
+            found[:] = [p for p in below if word in words_of(p)]
             return bool(found)
 
         wait_for(f"the process {word}", look)

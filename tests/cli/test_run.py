@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import signal
 import socket
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from agenttune.config import ServerSettings
 from agenttune.control.discovery import find_server
+from agenttune.errors import StoreFault
+from agenttune.launch import supervisor
 from agenttune.launch.child_processes import ServerProcess
 from agenttune.store.process_liveness import is_alive
-from agenttune.store.run_log import list_runs
+from agenttune.store.run_log import RunLog, list_runs
 from tests.cli.conftest import Project, agenttune, wait_for
 
 FOREVER = "[]"
@@ -260,3 +265,45 @@ def test_unwritable_runs_folder_is_one_line(project: Project) -> None:
     assert result.err.startswith("error: ")
     assert str(project.runs_dir) in result.err
     assert len(result.err.splitlines()) == 1
+
+
+def test_a_script_that_nobody_could_look_after_is_ended(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full when its process is to be noted: the run is called failed, so nothing may train on."""
+    project.write(args=FOREVER)
+    started = list[subprocess.Popen[bytes]]()
+    spawn, update_info = supervisor.spawn, RunLog.update_info
+
+    def seen(*given: Any, **named: Any) -> subprocess.Popen[bytes]:
+        started.append(spawn(*given, **named))
+        return started[-1]
+
+    def full(log: RunLog, **fields: object) -> None:
+        if fields.get("pid") is not None:
+            raise StoreFault("database or disk is full")
+        update_info(log, **fields)
+
+    monkeypatch.setattr(supervisor, "spawn", seen)
+    monkeypatch.setattr(RunLog, "update_info", full)
+    result = agenttune("run", "config.yaml", cwd=project.folder)
+    assert result.code == 1
+    assert "database or disk is full" in result.err
+    assert [process.poll() for process in started] == [-signal.SIGKILL]
+    assert list_runs(project.runs_dir)[0].status == "failed"
+
+
+def test_ranks_of_the_attempt_before_are_not_blamed(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that is started again goes on in its folder, where the file about its ranks still lies."""
+    project.write("broken.py", "[]")
+    (project.folder / "broken.py").write_text("raise SystemExit(3)", encoding="utf-8")
+    create_run = supervisor.create_run
+
+    def go_on(plan: Any) -> Any:
+        run = create_run(plan)
+        left = [{"rank": 5, "pid": 1, "exit_status": -9, "message": "", "at_s": 1.0}]
+        (run.folder / supervisor.RANK_FAILURES).write_text(json.dumps(left), encoding="utf-8")
+        return run
+
+    monkeypatch.setattr(supervisor, "create_run", go_on)
+    result = agenttune("run", "config.yaml", cwd=project.folder)
+    assert "rank 5" not in result.err
+    assert "the script ended with exit code 3" in result.err

@@ -18,6 +18,7 @@ import agenttune.cli.demo as demo_command
 from agenttune.control import LocalControl
 from agenttune.control.control import ApprovalDecision
 from agenttune.control.discovery import ensure_server, read_note
+from agenttune.errors import AgenttuneError, StoreFault
 from agenttune.protocol.commands import parse_command
 from agenttune.protocol.proposals import Author, CommandRecord, Proposal, State
 from agenttune.protocol.reads import AgentQuery, CurveQuery, DecisionQuery
@@ -186,3 +187,12 @@ def test_the_page_of_a_demo_that_is_over_stays_until_it_is_ended(
     stop.set()
     staying.join()
     wait_for("the server's end", lambda: not is_alive(note.pid, note.pid_started_s))
+
+
+def test_an_answer_that_cannot_be_given_ends_the_demo_that_waits_for_it(tmp_path: Path) -> None:
+    (tmp_path / RUN_ID).mkdir()
+    (tmp_path / RUN_ID / "log.db").write_bytes(b"no log" * 1000)
+    stop, failed = threading.Event(), list[AgenttuneError]()
+    demo_command._answer(tmp_path, "asked", "approve", stop, failed)
+    assert stop.is_set()
+    assert [type(fault) for fault in failed] == [StoreFault]

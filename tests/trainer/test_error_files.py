@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
+from agenttune.launch.exit_reason import rank_words
 from agenttune.trainer.distributed.error_files import ERROR_FILE, leave_error
-from agenttune.trainer.distributed.launcher import FAILURES, pass_over_broken_error_files
+from agenttune.trainer.distributed.launcher import FAILURES, leave_failures, pass_over_broken_error_files
 
 pytestmark = pytest.mark.trainer
 
@@ -45,6 +46,26 @@ def test_half_an_error_file_is_as_none(
     failure = ProcessFailure(local_rank=1, pid=5, exitcode=-9, error_file=str(path))
     assert "SIGKILL" in failure.message
     assert "error file of rank 1" in capsys.readouterr().err
+
+
+def test_what_the_launcher_tells_of_its_ranks_appears_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second Ctrl-C kills it at any moment, here when all is written but nothing has its name yet."""
+    path, failure = (
+        tmp_path / "rank-failures.json",
+        {"rank": 1, "pid": 5, "exit_status": -9, "message": "", "at_s": 1.0},
+    )
+    replace = Path.replace
+
+    def be_killed(aside: Path, target: Path) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", be_killed)
+    with pytest.raises(KeyboardInterrupt):
+        leave_failures(path, [failure])
+    assert rank_words(path) == ""
+    monkeypatch.setattr(Path, "replace", replace)
+    leave_failures(path, [failure])
+    assert rank_words(path).startswith("rank 1 (process 5) was killed by SIGKILL")
 
 
 @pytest.mark.timeout(120)

@@ -29,9 +29,15 @@ def main(words: list[str]) -> None:
     except ChildFailedError as error:
         path = os.environ.get(FAILURES)
         if path:
-            found = [_told(rank, failure) for rank, failure in error.failures.items()]
-            Path(path).write_text(json.dumps(found), encoding="utf-8")
+            leave_failures(Path(path), [_told(rank, failure) for rank, failure in error.failures.items()])
         raise
+
+
+def leave_failures(path: Path, found: list[dict[str, object]]) -> None:
+    """Write the file, which appears whole or not at all: a second Ctrl-C kills this process at any moment."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(json.dumps(found), encoding="utf-8")
+    aside.replace(path)
 
 
 def pass_over_broken_error_files() -> None:
