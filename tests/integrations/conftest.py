@@ -99,7 +99,7 @@ class Desk:
 
     def _acked(self, log: RunLog, command_id: str) -> Ack:
         tick = threading.Event()
-        for _ in range(1000):
+        for _ in range(6000):
             ack = log.command(command_id).ack
             if ack is not None:
                 return ack

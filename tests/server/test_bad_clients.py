@@ -22,7 +22,7 @@ from agenttune.store.run_log import RunLog
 from tests.server.conftest import make_run, stop
 from tests.warm import serve
 
-LIMIT_S = 0.4
+LIMIT_S = 1.0
 STREAMS = ("/ws/message/", "/api/v1/runs/one/events/live")
 REFUSED = (
     *("/ws/message/?run=nope", "/ws/message/?run=one&run=two", "/ws/nope", "/api/v1/runs/nope/events/live"),

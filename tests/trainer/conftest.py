@@ -211,7 +211,7 @@ class Back(TrainerCallback):  # type: ignore[misc]
             submit(log, {"kind": "load_checkpoint", "checkpoint_id": self._saved_at(branch, step)})
             log.close()
 
-    def _saved_at(self, branch: str, step: int, longest_s: float = 20.0) -> str:
+    def _saved_at(self, branch: str, step: int, longest_s: float = 60.0) -> str:
         """The log is written in the background: what has just been saved is told a moment later."""
         assert self.result is not None
         until = time.monotonic() + longest_s

@@ -20,7 +20,7 @@ SCRIPT = """
     from tests.trainer import rank_loop
     from tests.trainer.rank_loop import RANK, Loop, begin, finish
 
-    LIMIT_S = 2.0
+    LIMIT_S = 6.0
     folder, told = begin(LIMIT_S), {}
     pause = {"kind": "pause_training"}
     resume = {"kind": "resume_training"}

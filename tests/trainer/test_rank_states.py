@@ -29,7 +29,7 @@ SCRIPT = """
     from tests.trainer.conftest import Points
     from tests.trainer.rank_loop import RANK, Loop, begin, finish, sharded
 
-    LIMIT_S = 3.0
+    LIMIT_S = 6.0
     folder, told = begin(LIMIT_S), {}
 
     # -- watched -------------------------------------------------------------------------------------------------

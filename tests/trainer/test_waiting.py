@@ -110,7 +110,7 @@ class StepMetrics:
 
     def ack(self, record: CommandRecord) -> tuple[str, int]:
         """Outcome and step of a command's answer."""
-        for _ in range(1000):
+        for _ in range(6000):
             found = self.control.command("r1", record.command_id)
             if found.ack is not None:
                 return found.ack.outcome, found.ack.step
@@ -119,7 +119,7 @@ class StepMetrics:
 
     def answer(self, *commands: Draft) -> None:
         """The agent's decision; it is asked once training waits."""
-        for _ in range(1000):
+        for _ in range(6000):
             if self.policy.answers:
                 break
             time.sleep(0.01)
@@ -127,7 +127,7 @@ class StepMetrics:
 
     def wait_until_asked(self) -> None:
         """What lets training go on may end the run before the agent has looked at it."""
-        for _ in range(2000):
+        for _ in range(6000):
             if self.policy.answers:
                 return
             time.sleep(0.01)

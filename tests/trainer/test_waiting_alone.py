@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import platform
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from agenttune.config import WakeSettings
 from agenttune.protocol.events import Decided, DecisionAwaited, PolicyAttached, PolicyDetached
 from agenttune.protocol.run_info import RunInfo
 from agenttune.store.run_log import RunLog
+from agenttune.trainer.execution import lockstep
 from agenttune.trainer.execution.lockstep import Lockstep
 
 pytestmark = pytest.mark.trainer
@@ -265,7 +268,28 @@ def test_an_agent_that_came_back_is_not_held_to_have_been_gone(tmp_path: Path) -
     assert not stand.lockstep.goes_on()
 
 
-def test_a_log_that_cannot_be_written_makes_nobody_wait(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_log_that_is_written_slowly_is_not_one_that_cannot_be_written(tmp_path: Path) -> None:
+    """Training on a busy machine must wait for the agent all the same."""
+    stand = Stand(tmp_path / "r")
+    stand.attach()
+    quick = WakeSettings(mode="lockstep", every_steps=5, lockstep_limit_s=0.01)
+
+    def write_later(job: Callable[[RunLog], object]) -> None:
+        def write() -> None:
+            with contextlib.closing(RunLog.open(stand.log.folder)) as log:
+                job(log)
+
+        threading.Timer(0.3, write).start()
+
+    slow = Lockstep(quick, stand.log, write_later, stand.clock_s)
+    slow.reach(5, None)
+    assert slow.begin(5, "main")
+
+
+def test_a_log_that_cannot_be_written_makes_nobody_wait(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lockstep, "ANNOUNCE_S", 0.01)
     stand = Stand(tmp_path / "r")
     stand.attach()
     quick = WakeSettings(mode="lockstep", every_steps=5, lockstep_limit_s=0.01)

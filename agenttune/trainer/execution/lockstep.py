@@ -29,6 +29,9 @@ MISSES = 3
 """After so many steps in a row without a decision in time, training no longer waits (guess)."""
 MOST_QUESTIONS = 2
 """Questions about one step: a second one if an evaluation was asked for after the first, so that it is not lost."""
+ANNOUNCE_S = 10.0
+"""So long at least it may take to write that training waits, however short the wait may be: milliseconds but on a busy
+machine, which a log that cannot be written must not be taken for (guess)."""
 ALIVE_EVERY_S = 1.0
 """How often a waiting run looks whether the agent's process still lives."""
 RESTART_S = 10.0
@@ -179,7 +182,7 @@ class Lockstep:
             written.set()
 
         self._write(write)
-        written.wait(self.wake.lockstep_limit_s)
+        written.wait(max(self.wake.lockstep_limit_s, ANNOUNCE_S))
         return seqs[0] if seqs else None
 
     def goes_on(self) -> bool:
