@@ -19,7 +19,7 @@ from agenttune.config import ServerSettings
 from agenttune.control.discovery import find_server
 from agenttune.errors import StoreFault
 from agenttune.launch import supervisor
-from agenttune.launch.child_processes import ServerProcess
+from agenttune.launch.child_processes import ServerProcess, spawn
 from agenttune.store.process_liveness import is_alive
 from agenttune.store.run_log import RunLog, list_runs
 from tests.cli.conftest import Project, agenttune, wait_for
@@ -271,7 +271,7 @@ def test_a_script_that_nobody_could_look_after_is_ended(project: Project, monkey
     """The disk is full when its process is to be noted: the run is called failed, so nothing may train on."""
     project.write(args=FOREVER)
     started = list[subprocess.Popen[bytes]]()
-    spawn, update_info = supervisor.spawn, RunLog.update_info
+    update_info = RunLog.update_info
 
     def seen(*given: Any, **named: Any) -> subprocess.Popen[bytes]:
         started.append(spawn(*given, **named))
