@@ -63,12 +63,18 @@ MAKES: dict[str, Callable[[Any], Any]] = {
     "ReduceLROnPlateau": lambda o: lr_scheduler.ReduceLROnPlateau(o, patience=0, factor=0.7),
     "a class of one's own": Own,
 }
-EVERY = {"StepLR once an epoch": ("StepLR", 5), "ReduceLROnPlateau": ("ReduceLROnPlateau", 3)}
+EVERY = {
+    "StepLR once an epoch": ("StepLR", 5),
+    "LambdaLR once an epoch": ("LambdaLR", 5),
+    "a function a group once an epoch": ("a function a group", 5),
+    "ReduceLROnPlateau": ("ReduceLROnPlateau", 3),
+}
 """Not stepped at each update, but once for so many."""
-NAMES = [*MAKES, "StepLR once an epoch"]
+ONCE_AN_EPOCH = [name for name in EVERY if name.endswith("once an epoch")]
+NAMES = [*MAKES, *ONCE_AN_EPOCH]
 
 
-IN_SESSION = ("LambdaLR", "a function a group", "a class of one's own")
+IN_SESSION = ("a class of one's own",)
 """These take a plan from a state that is loaded once the session is open."""
 
 

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.trainer
 
 KINDS = {
     "LambdaLR": "LambdaLR(o, lambda step: 1 - 0.02 * step)",
+    "LambdaLR once an epoch": "LambdaLR(o, lambda epoch: 0.9**epoch)",
     "StepLR": "StepLR(o, 3, 0.5)",
     "CosineAnnealingLR": "CosineAnnealingLR(o, 20, 1e-4)",
     "CosineAnnealingWarmRestarts": "CosineAnnealingWarmRestarts(o, 4)",
@@ -57,7 +58,8 @@ SCRIPT = """
                 o.zero_grad(); loss.backward()
                 used.append(o.param_groups[0]["lr"])
                 o.step()
-                scheduler.step(*([1.0] if kind == "ReduceLROnPlateau" else []))
+                if "once an epoch" not in kind or s.global_step % 5 == 4:
+                    scheduler.step(*([1.0] if kind == "ReduceLROnPlateau" else []))
                 if RANK == 0 and s.global_step == 2:
                     put(here, {"kind": "update_optimizer", "lr": 0.004}, "rate")
                 if RANK == 0 and s.global_step == 6:

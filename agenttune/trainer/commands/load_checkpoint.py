@@ -17,7 +17,7 @@ from agenttune.trainer.commands.outcomes import AwaitLearningRate, AwaitRestore,
 from agenttune.trainer.commands.update_optimizer import await_learning_rate, learning_rate_change
 from agenttune.trainer.layers.reset import check_clearable, clear_state
 from agenttune.trainer.lr.optimizers import same
-from agenttune.trainer.lr.planned_lr import PlannedLambda, restore_scheduler
+from agenttune.trainer.lr.planned_lr import restore_scheduler
 from agenttune.trainer.lr.schedule_kinds import members_of, store
 from agenttune.trainer.lr.schedules import Schedule
 from agenttune.trainer.run_state import RunState, ToldByLeader
@@ -100,7 +100,6 @@ def _rates_of(run_state: RunState, state: TrainingState) -> Iterator[Schedule]:
 def _held_by_lambdas(schedule: Schedule) -> list[tuple[Any, dict[str, Any]]]:
     """What callables of a `LambdaLR` hold, which loading its state writes over."""
     found = [fn for member in members_of(schedule.scheduler) for fn in getattr(member, "lr_lambdas", ())]
-    found += [fn.original for fn in found if isinstance(fn, PlannedLambda)]
     return [
         (fn, dict(fn.__dict__)) for fn in found if not isinstance(fn, types.FunctionType) and hasattr(fn, "__dict__")
     ]

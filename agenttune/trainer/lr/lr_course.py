@@ -9,7 +9,7 @@ from typing import Any
 
 from agenttune.protocol.lr_course import LrCourse, Track, course_text
 from agenttune.protocol.lr_plans import plan_text, planned_factor
-from agenttune.trainer.lr.planned_lr import PREVIOUS, PlannedLambda
+from agenttune.trainer.lr.planned_lr import PREVIOUS
 from agenttune.trainer.lr.schedule_kinds import ScheduleKind
 from agenttune.trainer.lr.schedules import Schedule
 
@@ -114,20 +114,14 @@ def _of_functions(schedule: Schedule, step: int, ahead: int, points: int) -> LrC
     before = plan.pop(PREVIOUS, None)
     if plan:
         update |= {"kind": plan["shape"], "text": plan_text(plan, schedule.base()[0], step - clock), "is_own": False}
-    if before is not None and (before["plan"] or schedule.kind is ScheduleKind.LAMBDA):
-        old = [_under(fn, before["plan"]) for fn in functions]
-        name = before["plan"].get("shape") or name
-        back = _course(name, step, offsets, _rates(old, before["bases"], clock, offsets), points)
-        update["before"] = back.model_copy(update={"is_own": not before["plan"]})
+    if before is not None and before["plan"]:
+        old = [functools.partial(planned_factor, before["plan"]) for _ in functions]
+        back = _course(before["plan"]["shape"], step, offsets, _rates(old, before["bases"], clock, offsets), points)
+        update["before"] = back.model_copy(update={"is_own": False})
     elif before is not None:
         with schedule.without_plan() as own:
-            update["before"] = _of_own(own, step, ahead, points)
+            update["before"] = course_of(own, step, step + ahead, points)
     return course.model_copy(update=update)
-
-
-def _under(fn: Any, plan: dict[str, Any]) -> Callable[[int], float]:
-    original: Callable[[int], float] = functools.partial(planned_factor, plan) if plan else fn.original
-    return original
 
 
 def _rates(
@@ -146,8 +140,6 @@ def _rates(
 
 def _key(fn: object) -> object:
     """What is the same for functions that give the same; a plan is the same for all groups."""
-    if isinstance(fn, PlannedLambda):
-        return "plan" if fn.plan else id(fn.original)
     return "plan" if isinstance(fn, functools.partial) and fn.func is planned_factor else id(fn)
 
 

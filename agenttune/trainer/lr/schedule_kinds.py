@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 NAN = float("nan")
 KEY = "agenttune_plan"
-"""Where a schedule that is not a `LambdaLR` holds the plan that it was given."""
+"""Where a schedule holds the plan that it was given."""
 
 
 class ScheduleKind(Enum):
@@ -21,7 +21,7 @@ class ScheduleKind(Enum):
     METRIC = "driven by evaluations"  # ReduceLROnPlateau, GreedyLR: the rate itself is the only state
     LAMBDA = "a function of the step times a base"  # all other schedules of transformers
     SCALING = "of torch"  # recursive or closed form; every rate it gives is proportional to the rates it holds
-    PLANNED = "a plan over the run's own"  # of any class but LambdaLR
+    PLANNED = "a plan over the run's own"  # of any class
     OWN = "the optimizer's own"  # Adafactor with relative steps
     UNKNOWN = "of an unknown class"
 

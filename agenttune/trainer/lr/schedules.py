@@ -23,8 +23,17 @@ from agenttune.errors import NotSupported, UserError
 from agenttune.protocol.commands import SMALLEST
 from agenttune.protocol.lr_plans import planned_factor
 from agenttune.trainer.lr import planned_schedule
-from agenttune.trainer.lr.planned_lr import PlannedLambda, lambda_name, make_plannable
-from agenttune.trainer.lr.schedule_kinds import ScheduleKind, as_float, bare_scheduler, kind_of, like, members_of, store
+from agenttune.trainer.lr.planned_lr import lambda_name, make_plannable
+from agenttune.trainer.lr.schedule_kinds import (
+    ScheduleKind,
+    as_float,
+    bare_scheduler,
+    kind_of,
+    like,
+    members_of,
+    own_kind_of,
+    store,
+)
 
 LARGEST = 100.0
 """Largest rate that commands take."""
@@ -98,13 +107,13 @@ class Schedule:
         """The plan in force; empty for the run's own schedule."""
         if self.kind is ScheduleKind.PLANNED:
             return dict(planned_schedule.record_of(self.scheduler)["plan"])
-        first = self.scheduler.lr_lambdas[0] if self.kind is ScheduleKind.LAMBDA else None
-        return dict(first.plan) if isinstance(first, PlannedLambda) else {}
+        return {}
 
     @property
     def own_name(self) -> str:
         """The run's own schedule, as people call it."""
-        return lambda_name(self.scheduler.lr_lambdas[0]) if self.kind is ScheduleKind.LAMBDA else self.name
+        is_function = own_kind_of(self.scheduler) is ScheduleKind.LAMBDA
+        return lambda_name(self.scheduler.lr_lambdas[0]) if is_function else self.name
 
     # -- reading ----------------------------------------------------------------------------------------------
 
@@ -167,7 +176,6 @@ class Schedule:
         saved_groups = [_saved_group(group) for group in self.groups]
         members = members_of(self.scheduler)
         saved_members = [_saved_state(member) for member in members]
-        plans = [(fn, dict(fn.plan)) for m in members for fn in getattr(m, "lr_lambdas", ()) if _is_plannable(fn)]
 
         def undo() -> None:
             for group, saved in zip(self.groups, saved_groups, strict=True):
@@ -175,9 +183,6 @@ class Schedule:
             for member, state in zip(members, saved_members, strict=True):
                 member.__dict__.clear()
                 member.__dict__.update(state)
-            for fn, plan in plans:
-                fn.plan.clear()
-                fn.plan.update(plan)
             self.kind = kind_of(self.optimizer, self.scheduler)
 
         return undo
@@ -258,12 +263,7 @@ class Schedule:
 
     def _follow(self, plan: Mapping[str, Any], bases: list[float]) -> None:
         """Let the rates be a plan's, or the run's own again; those of now are to be written after it."""
-        if self.kind is ScheduleKind.LAMBDA:
-            for fn in self.scheduler.lr_lambdas:
-                if isinstance(fn, PlannedLambda):
-                    fn.plan.clear()
-                    fn.plan.update(plan)
-        elif plan:
+        if plan:
             planned_schedule.follow(self.scheduler, plan, bases, self.clock)
         elif self.kind is ScheduleKind.PLANNED:
             planned_schedule.drop(self.scheduler)
@@ -283,11 +283,7 @@ class Schedule:
 
     def install_plan(self, bases: list[float], plan: dict[str, Any]) -> None:
         """Follow `plan` from here, scaled by `bases`; with none, the run's own schedule again."""
-        if self.kind is ScheduleKind.LAMBDA:
-            lambdas = self.scheduler.lr_lambdas
-            lambdas[:] = [fn if _is_plannable(fn) else PlannedLambda(fn) for fn in lambdas]
-        else:
-            make_plannable(self.scheduler)
+        make_plannable(self.scheduler)
         self._follow(plan, bases)
         if self.follows_function:
             self._set_bases(bases)
@@ -304,7 +300,7 @@ class Schedule:
             return "this run has no schedule that update_schedule could replan; change its rate with update_optimizer"
         if self.kind is ScheduleKind.OWN:
             return f"{_inner_name(self.optimizer)} computes its own rate"
-        if self.kind is ScheduleKind.LAMBDA or planned_schedule.is_plannable(self.scheduler):
+        if planned_schedule.is_plannable(self.scheduler):
             return ""
         problem = planned_schedule.why_unplannable(self.scheduler)
         return problem and f"update_schedule cannot replan this run's schedule: {problem}; use update_optimizer"
@@ -396,10 +392,6 @@ class Schedule:
             if getattr(member, "eta_min", 0):
                 member.eta_min *= ratio
         self._publish()
-
-
-def _is_plannable(fn: object) -> bool:
-    return isinstance(fn, PlannedLambda)
 
 
 def _inner_name(optimizer: Optimizer) -> str:
