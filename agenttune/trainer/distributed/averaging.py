@@ -58,6 +58,7 @@ class Window:
         with self._lock:
             if self._means is None:
                 self._means = self._read()
+                self._work = None  # which holds the connections to the other ranks open
         return self._means
 
     def _read(self) -> list[float]:
@@ -229,6 +230,7 @@ class LossAveraging:
         self._own, self._pending = [], []
         if self._last is not None:
             self._last.is_given_up = True
+            self._last = None
 
     def close(self, is_whole: bool) -> None:
         """No more steps.

@@ -207,6 +207,8 @@ class RankChannel:
                 told.work.wait(datetime.timedelta(seconds=1))
         except RuntimeError as error:
             logger.debug("the last flag did not arrive: %s", error)
+        if hasattr(group, "shutdown"):  # torch 2.4 closes with the group's end alone
+            group.shutdown()
         # A gloo group that is still there when the interpreter exits may abort the process (torch 2.13: about 1 in 10).
         if files_group is not None:
             dist.destroy_process_group(files_group)
