@@ -9,22 +9,21 @@ others, reading signs of life and writing them down, is measured with a thousand
 from __future__ import annotations
 
 import json
-import math
 import multiprocessing
 import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from agenttune.trainer.distributed.averaging import MOST_STEPS, WINDOW_S, LossAveraging
-from agenttune.trainer.distributed.channel import MOST_CARRYING, RankChannel, Told
+from agenttune.trainer.distributed.averaging import MOST_STEPS, RANKS_A_WINDOW, WINDOW_S, LossAveraging
+from agenttune.trainer.distributed.channel import RankChannel
 from agenttune.trainer.distributed.heartbeats import Heartbeats, _key
 from agenttune.trainer.distributed.pace import INTERVAL_S, Flag
 from agenttune.trainer.distributed.pace import MOST_STEPS as MOST_UNFLAGGED
@@ -32,8 +31,7 @@ from agenttune.trainer.distributed.pulse import Beat, Pulse
 from agenttune.trainer.recording.step_meter import StepMetrics
 
 RANKS = (2, 4, 8, 16)
-FEATURES = ("nothing", "flag", "both")
-"""`flag`: alone, as with very many ranks. `both`: with the losses of a step."""
+FEATURES = ("nothing", "flag", "averaging")
 STEPS, ROUNDS = 100, 5
 STEP_S = 0.02
 LARGE = (64, 256, 1024)
@@ -51,6 +49,7 @@ def main() -> None:
             "leader": leader,
             "load": os.getloadavg()[0],
             "cores": os.cpu_count(),
+            "window_s": WINDOW_S,
         }
         RESULT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     PAGE.write_text(page(json.loads(RESULT.read_text(encoding="utf-8"))), encoding="utf-8")
@@ -59,12 +58,12 @@ def main() -> None:
 def page(found: dict[str, Any]) -> str:
     """The figures, with what they would be for many more ranks, as a page of the documentation."""
     ranks, leader, step_s = found["ranks"], found["leader"], found["step_s"]
+    hop_us = _hop_us(ranks, step_s, found.get("window_s", 0.1))
     thread = {f: statistics.mean(row[f]["thread_us"] for row in ranks.values()) for f in FEATURES[1:]}
-    beside = {f: _beside_us(ranks, f) for f in FEATURES[1:]}
     measured = [
-        f"| {n} | {row['flag']['thread_us']:.0f} | {row['both']['thread_us']:.0f} | "
+        f"| {n} | {row['flag']['thread_us']:.0f} | {row['averaging']['thread_us']:.0f} | "
         f"{row['flag']['process_us'] - row['flag']['thread_us']:.0f} | "
-        f"{row['both']['process_us'] - row['both']['thread_us']:.0f} |"
+        f"{row['averaging']['process_us'] - row['averaging']['thread_us']:.0f} |"
         for n, row in ranks.items()
     ]
     told = [
@@ -72,9 +71,9 @@ def page(found: dict[str, Any]) -> str:
         f"| {r['event_bytes'] / 1000:.0f} kB | {r['cpu_percent']:.2g} % | {r['log_kb_an_hour'] / 1000:.2g} MB |"
         for n, r in leader.items()
     ]
-    rows = [_extrapolated(n, s, thread, beside) for n in (16, 256, 1024) for s in (0.005, 0.05, 0.5, 5.0)]
+    rows = [_extrapolated(n, s, thread, hop_us) for n in (16, 256, 1024) for s in (0.005, 0.05, 0.5, 5.0)]
     return TEXT.format(
-        most=MOST_CARRYING,
+        ranks_a_window=RANKS_A_WINDOW,
         step_ms=1e3 * step_s,
         cores=found["cores"],
         load=found["load"],
@@ -82,56 +81,53 @@ def page(found: dict[str, Any]) -> str:
         leader="\n".join(told),
         rows="\n".join(rows),
         flag_us=thread["flag"],
-        both_us=thread["both"],
-        level_us=beside["flag"],
-        hop_us=beside["both"],
+        averaging_us=thread["averaging"],
+        hop_us=hop_us,
     )
 
 
-def _beside_us(ranks: dict[str, Any], feature: str) -> float:
-    """Processor time beside training with the most ranks measured: for each level of a tree, or each other rank."""
+def _window_steps(world_size: int, step_s: float, window_s: float = WINDOW_S) -> int:
+    window_s *= max(1.0, world_size / RANKS_A_WINDOW)
+    return max(1, min(MOST_STEPS, round(window_s / step_s)))
+
+
+def _hop_us(ranks: dict[str, Any], step_s: float, window_s: float) -> float:
+    """Processor time beside training of one all-reduce for each other rank: of the most ranks measured."""
     n = max(map(int, ranks))
-    row = ranks[str(n)][feature]
-    return float(row["process_us"] - row["thread_us"]) / (math.log2(n) if feature == "flag" else n - 1)
+    row = ranks[str(n)]["averaging"]
+    beside_us = (row["process_us"] - row["thread_us"]) * _window_steps(n, step_s, window_s)
+    return float(beside_us) / (n - 1)
 
 
-def _extrapolated(n: int, step_s: float, thread: dict[str, float], beside: dict[str, float]) -> str:
+def _extrapolated(n: int, step_s: float, thread: dict[str, float], hop_us: float) -> str:
     flags = max(1, min(MOST_UNFLAGGED, int(INTERVAL_S / step_s)))
-    averaged = flags
-    at_training, else_where = thread["both"] / flags, beside["both"] * (n - 1) / flags
-    if n > MOST_CARRYING:
-        window_s = WINDOW_S * n / MOST_CARRYING
-        while 2 * averaged < MOST_STEPS and averaged * step_s < window_s:
-            averaged += flags
-        at_training = thread["flag"] / flags + thread["both"] / averaged
-        else_where = beside["flag"] * math.log2(n) / flags + beside["both"] * (n - 1) / averaged
-    shares = f"{1e-4 * at_training / step_s:.2g} % | {averaged} | {1e-4 * else_where / step_s:.2g} %"
-    return f"| {n} | {1e3 * step_s:g} ms | {flags} | {shares} |"
+    at_training = 1e-4 * (thread["flag"] / flags + thread["averaging"]) / step_s
+    beside = 1e-4 * hop_us * (n - 1) / (_window_steps(n, step_s) * step_s)
+    return f"| {n} | {1e3 * step_s:g} ms | {at_training:.2g} % | {_window_steps(n, step_s)} | {beside:.2g} % |"
 
 
 TEXT = """\
 # Scale
 
 Written by `python -m benchmarks.scale`, from `benchmarks/results/scale.json`. What agenttune adds to a run of many
-ranks ([distributed.md](distributed.md)): a flag on every rank, with which the losses are averaged, signs of life beside
+ranks ([distributed.md](distributed.md)): a flag and the averaging of the loss on every rank, signs of life beside
 training, and what rank 0 writes. Processor time is told, not wall time: {cores} cores ran up to 16 ranks. **The
 machine was busy (load {load:.0f})**, so times are several times too high; what counts is how they change with the
 ranks.
 
 ## Measured: 2 to 16 gloo ranks
 
-Microseconds of a processor for each flag, beyond the same steps without; steps of {step_ms:g} ms, each with a flag.
-*Alone* it is a broadcast, *with losses* an all-reduce.
+Microseconds of a processor a step, beyond the same steps without; steps of {step_ms:g} ms, five of them averaged at
+once.
 
-| ranks | alone, training thread | with losses, training thread | alone, beside | with losses, beside |
+| ranks | flag, training thread | averaging, training thread | flag, beside | averaging, beside |
 |---|---|---|---|---|
 {ranks}
 
 In the training thread neither grows with the ranks: a rank starts sending and goes on. Beside it, in gloo's own
-threads, a flag alone is passed down a tree, so that a rank handles as many messages as the number of ranks has binary
-digits; sums are passed around a ring, which takes each rank two messages for every other one, and all have to have
-come by the end of the step. That is why with more than {most} ranks the flag goes alone, and the losses of more steps
-are summed at once, by themselves. On an accelerator the losses go by NCCL, beside the gradients.
+threads, the flag is passed down a tree, so that a rank handles as many messages as the number of ranks has binary
+digits; the sums are passed around a ring, which takes each rank two messages for every other one. That is why
+windows grow with the ranks from {ranks_a_window} on. On an accelerator the losses go by NCCL, beside the gradients.
 
 ## Measured: rank 0, signs of up to 1,024 ranks
 
@@ -143,12 +139,12 @@ Real signs of life in a real store on this machine, read and written down as ran
 
 ## Extrapolated
 
-Model: training thread = {both_us:.0f} us a flag with losses; with more than {most} ranks {flag_us:.0f} us a flag and
-{both_us:.0f} us a sum. Beside it, {level_us:.0f} us a flag alone for each level of the tree, and {hop_us:.0f} us a sum
-for each other rank, as measured with the most ranks.
+Model: training thread = {flag_us:.0f} us (each flag; one for several steps of 100 ms and less) + {averaging_us:.0f} us
+(averaging) a step, whatever the ranks.
+Beside it, per all-reduce, {hop_us:.0f} us for each other rank, as measured with the most ranks.
 
-| ranks | step | steps a flag | of the training thread | steps averaged at once | of a core beside, each rank |
-|---|---|---|---|---|---|
+| ranks | step | of the training thread | steps averaged at once | of a core beside, each rank |
+|---|---|---|---|---|
 {rows}
 
 ## Not tested
@@ -185,41 +181,26 @@ def _beyond(rounds: list[list[float]], plain: list[list[float]]) -> list[float]:
     return [min(r[i] for r in rounds) - min(r[i] for r in plain) for i in (0, 1)]
 
 
-class _FlagAlone(RankChannel):
-    """As with very many ranks."""
-
-    @property
-    def carries(self) -> bool:
-        return False
-
-
 def _rank(rank: int, world_size: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world_size)
-    together, alone = RankChannel(1800.0), _FlagAlone(1800.0)
-    averaging = LossAveraging(together)
-    point = StepMetrics(1, "main", 0.0, STEP_S, 0.1, 0.1, 1, 1, [torch.ones(())], None, {})
+    channel = RankChannel(1800.0)
+    averaging = LossAveraging(world_size, channel.group)
+    loss = torch.ones(())
 
-    def send(losses: Sequence[float]) -> Told:
-        return together.tell(Flag(False), losses)
+    def flag_begin() -> None:
+        channel.tell(Flag(False))
 
-    def begin_both() -> None:
-        averaging.add(point, at_once=False)
-        averaging.go_along(send)
+    def flag_end() -> None:
+        channel.hear()
 
-    def begin_flag() -> None:
-        alone.tell(Flag(False))
-
-    def end_both() -> None:
-        together.hear()
-
-    def end_flag() -> None:
-        alone.hear()
+    def average() -> None:
+        averaging.add(StepMetrics(1, "main", 0.0, STEP_S, 0.1, 0.1, 1, 1, [loss], None, {}), at_once=False)
 
     def nothing() -> None:
         pass
 
-    hooks = {"nothing": (nothing, nothing), "flag": (begin_flag, end_flag), "both": (begin_both, end_both)}
+    hooks = {"nothing": (nothing, nothing), "flag": (flag_begin, flag_end), "averaging": (nothing, average)}
     found: dict[str, list[list[float]]] = {feature: [] for feature in FEATURES}
     for _ in range(ROUNDS):
         for feature in FEATURES:

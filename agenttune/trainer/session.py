@@ -107,16 +107,17 @@ class Session:
         self._ranks: Ranks | None = None
         self._preemption: Preemption | None = None
         self._executor.on_join, self._executor.on_meeting = self._learn_run, self._average_now
+        self._executor.on_end_elsewhere = self._average_no_more
 
     def _learn_run(self) -> None:
         """Once the processes have met: ranks that only follow take over from the leader which run this is."""
         tell = self._executor.ranks.tell
         self.run_id = tell(self.run_id or "") or None
         self.run_state.checkpoints.branches.current = tell(self.branch)
-        self._ranks = self._executor.ranks.stand_beside(self._recorder.record, self._write)
-        if self._ranks is not None:
-            with contextlib.suppress(NotSupported):  # a loop that was not given its model
-                self._ranks.follow(self.run_state.adapter.model())
+        group, joins_unevenly = self._executor.ranks.process_group, self.run_state.adapter.joins_unevenly
+        self._ranks = Ranks(tell, self._recorder.record, group, joins_unevenly)
+        with contextlib.suppress(NotSupported):  # a loop that was not given its model
+            self._ranks.follow(self.run_state.adapter.model())
 
     @property
     def branch(self) -> str:
@@ -250,7 +251,7 @@ class Session:
             self._end_kept_states(self._kept)
         reason = "; ".join(filter(None, [reason[: REASON_CHARACTERS // 2] if where else reason, where]))
         if self._ranks is not None:  # the last losses, over what `close` closes
-            self._ranks.close(is_whole=status in ("finished", "stopped"))
+            self._write(self._ranks.close(is_whole=status in ("finished", "stopped")))
         self._executor.ranks.close(reason if status == "failed" else "")
         self._record_end(status, reason[:REASON_CHARACTERS])
         self._recorder.close()
@@ -384,13 +385,17 @@ class Session:
                 ranks.give(point, at_once)
                 return point
             point = ranks.share(point, at_once)
-        ranks.record(point)
+        self._write(ranks.ready(point))
         return point
 
     def _average_now(self) -> None:
         """What is judged, and read while training waits, are everybody's losses of every step so far."""
         if self._ranks is not None:
-            self._ranks.average_now()
+            self._write(self._ranks.average_now())
+
+    def _average_no_more(self) -> None:
+        if self._ranks is not None:
+            self._ranks.average_no_more()
 
     def _write(self, rows: Sequence[Metrics]) -> None:
         if self._writer is not None:

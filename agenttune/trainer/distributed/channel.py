@@ -1,8 +1,7 @@
 """How the ranks of a run hear from rank 0: a flag each step, orders only where it is set, and votes.
 
 All of it goes over a gloo group of its own, so that waiting does not occupy an accelerator and no collective of the
-loop's own is disturbed. The losses of all ranks go along with the flag, in one collective. What is sent are the
-package's own values, between processes of one run.
+loop's own is disturbed. What is sent are the package's own values, between processes of one run.
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ import datetime
 import itertools
 import logging
 import pickle
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -27,25 +26,8 @@ T = TypeVar("T")
 
 BEAT_S = 2.0
 """How often rank 0 says that it is still there while all wait; far below any limit."""
-MOST_CARRYING = 64
-"""With more ranks the flag goes alone, down a tree: sums go around a ring, and a step would wait for that."""
-LOSSES = 256
-"""Numbers that are added up over the ranks at once. Always as many: a rank that ends before the others, with fewer
-steps at hand, meets theirs."""
-_FIELDS = len(Flag._fields)
 _channels = itertools.count()
 """Names their groups: all ranks of a job make as many, in the same order."""
-
-
-class Told(NamedTuple):
-    """What was sent to all: rank 0's flag, then the sums of numbers that each rank gives."""
-
-    work: Any
-    numbers: torch.Tensor
-
-    @property
-    def sums(self) -> torch.Tensor:
-        return self.numbers[_FIELDS:]
 
 
 class RankChannel:
@@ -66,13 +48,15 @@ class RankChannel:
         self._files_group: Any = None
         self._from_leader = dist.BroadcastOptions()
         self._from_leader.rootRank = 0
-        self._told: Told | None = None
+        self._flag = torch.zeros(len(Flag._fields), dtype=torch.int64)
+        self._numbers = self._flag.numpy()  # the same memory: a tensor's elements cost ten times as much to set
+        self._told: Any = None
         self.where = Whereabouts(self.rank, self.gather)
 
     @property
-    def carries(self) -> bool:
-        """Whether losses go along with the flag."""
-        return self.size <= MOST_CARRYING
+    def group(self) -> Any:
+        """The group itself, for sums that all ranks take part in."""
+        return self._group
 
     def files_group(self) -> Any:
         """A process group that torch knows of, for those of its functions that write files together."""
@@ -87,46 +71,21 @@ class RankChannel:
         """Whether a flag is under way."""
         return self._told is not None
 
-    def tell(self, flag: Flag, losses: Sequence[float] = ()) -> Told:
-        """At a step's start: begin to send the flag of its end; of followers the losses alone count.
-
-        Args:
-            flag: Of rank 0.
-            losses: To be added up over the ranks, where `carries`; at most `LOSSES`.
-        """
-        self._told = self._guarded(lambda: self._tell(flag if self.rank == 0 else None, losses))
-        return self._told
-
-    def sum_up(self, losses: Sequence[float]) -> Told:
-        """Begin to add up losses by themselves.
-
-        Raises:
-            RuntimeError: A rank is gone.
-        """
-        if self._group is None:
-            raise RuntimeError("this rank has hung up")
-        return self._tell(None, losses, carries=True)
-
-    def _tell(self, flag: Flag | None, losses: Sequence[float], carries: bool | None = None) -> Told:
-        # Not `dist.broadcast` and `dist.all_reduce`, whose checks cost more than sending does.
-        if not (self.carries if carries is None else carries):
-            numbers = torch.tensor(flag or Flag(False), dtype=torch.float64)
-            return Told(self._group.broadcast([numbers], self._from_leader), numbers)
-        numbers = torch.zeros(_FIELDS + LOSSES, dtype=torch.float64)
-        given = numbers.numpy()  # the same memory: a tensor's elements cost ten times as much to set
-        if flag is not None:
-            given[:_FIELDS] = flag
-        given[_FIELDS : _FIELDS + len(losses)] = losses
-        return Told(self._group.allreduce([numbers], dist.AllreduceOptions()), numbers)
+    def tell(self, flag: Flag) -> None:
+        """At a step's start: begin to send the flag of its end; what followers give does not count."""
+        if self._told is None and self._group is not None:
+            self._numbers[:] = flag
+            # Not `dist.broadcast`, whose checks cost more than sending does.
+            self._told = self._guarded(lambda: self._group.broadcast([self._flag], self._from_leader))
 
     def hear(self) -> Flag | None:
         """At the step's end: rank 0's flag; None if none was sent."""
         told, self._told = self._told, None
         if told is None:
             return None
-        self._guarded(told.work.wait)
-        calls, compares, averages, steps = told.numbers[:_FIELDS].tolist()
-        return Flag(bool(calls), bool(compares), bool(averages), int(steps))
+        self._guarded(told.wait)
+        calls, compares, steps = self._numbers.tolist()
+        return Flag(bool(calls), bool(compares), steps)
 
     # -- orders and votes ---------------------------------------------------------------------------------------
 
@@ -204,7 +163,7 @@ class RankChannel:
             return
         try:
             if told is not None:  # what is still under way would keep the group's thread, and the process, from ending
-                told.work.wait(datetime.timedelta(seconds=1))
+                told.wait(datetime.timedelta(seconds=1))
         except RuntimeError as error:
             logger.debug("the last flag did not arrive: %s", error)
         if hasattr(group, "shutdown"):  # torch 2.4 closes with the group's end alone

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple, cast
 from agenttune.errors import AgenttuneError, RankEnded, RanksApart, UserError
 from agenttune.protocol.commands import CommandBase, LoadCheckpoint
 from agenttune.protocol.proposals import CommandRecord
-from agenttune.protocol.rank_reads import RanksRead
 from agenttune.trainer.adapter import Trials
 from agenttune.trainer.checkpoints.checkpoint_catalog import SavedCheckpoint
 from agenttune.trainer.checkpoints.rank_parts import part_of
@@ -30,13 +29,11 @@ from agenttune.trainer.commands.outcomes import AwaitLearningRate, AwaitRestore,
 from agenttune.trainer.distributed.channel import BEAT_S, RankChannel
 from agenttune.trainer.distributed.joining import Joining
 from agenttune.trainer.distributed.pace import Flag, Pace
-from agenttune.trainer.distributed.ranks import Ranks
 from agenttune.trainer.distributed.shards import has_shards
 from agenttune.trainer.distributed.steered_values import SteeredValues, said
 from agenttune.trainer.execution.acks import check_after_step, check_before_update
 from agenttune.trainer.execution.ballot import Ballot, in_words
 from agenttune.trainer.execution.single_rank import Restored, SingleRank, held_here
-from agenttune.trainer.recording.step_meter import Metrics
 from agenttune.trainer.run_state import RunState, ToldByLeader
 
 logger = logging.getLogger("agenttune")
@@ -113,7 +110,6 @@ class AllRanks(SingleRank):
         self._depth = self._meetings = 0
         self._beat_due_s = 0.0
         self._pace, self._compared_step = Pace(), 0
-        self._beside: Ranks | None = None
         self._skips = 0
         """Steps to come without a flag: the same number on all ranks."""
         self._outcome: AwaitRestore | None = None
@@ -195,8 +191,6 @@ class AllRanks(SingleRank):
     def _stop_hearing(self, ended: object) -> None:
         self.ended, self.wants_between = str(ended), False
         self._run_state.paused = False
-        if self._beside is not None:
-            self._beside.average_no_more()
         self._channel.hang_up()  # or those that wait for this rank would learn of it when their time is over
         logger.warning("%s; training goes on, and takes no more commands", ended)
 
@@ -281,13 +275,6 @@ class AllRanks(SingleRank):
             return ""
         return f"not the same on all ranks from the start, and not compared: {', '.join(found[:10])}"
 
-    def stand_beside(
-        self, record: Callable[[RanksRead], None], write: Callable[[Sequence[Metrics]], None]
-    ) -> Ranks | None:
-        joins_unevenly = self._run_state.adapter.joins_unevenly
-        self._beside = Ranks(self._channel, self.tell, record, write, joins_unevenly)
-        return self._beside
-
     def tell(self, text: str) -> str:
         return self._channel.gather(text)[0]
 
@@ -305,8 +292,6 @@ class AllRanks(SingleRank):
         if flag is None:
             return False
         self._skips = flag.steps - 1
-        if flag.averages and self._beside is not None:
-            self._beside.average_now()
         if flag.compares and self._run_state.trial is None:
             self._compare()
         return flag.calls
@@ -336,22 +321,20 @@ class AllRanks(SingleRank):
     def call(self, has_work: bool, most: int = 1) -> None:
         if self._met is None or self.ended or self._stops_for_join():
             return
-        if self._met.is_told:
-            return
-        met, flag = self._met, self._flag(has_work, most) if self.leads else Flag(False)
-        with suppress(RankEnded):  # found at the step's end too
-            if self._beside is None:
-                met.tell(flag)
-            else:
-                self._beside.go_along(lambda losses: met.tell(flag, losses))
+        if not self._met.is_told:
+            with suppress(RankEnded):  # found at the step's end too
+                self._met.tell(self._flag(has_work, most) if self.leads else Flag(False))
 
     def _flag(self, has_work: bool, most: int) -> Flag:
         step = self._run_state.step + 1
         compares = not 0 <= step - self._compared_step < COMPARED_STEPS
         if compares:
             self._compared_step = step
-        averages = self._beside is not None and self._beside.is_average_due()
-        return Flag(has_work, compares, averages, self._pace.next_steps(1 if has_work else most))
+        return Flag(has_work, compares, self._pace.next_steps(1 if has_work else most))
+
+    @property
+    def process_group(self) -> Any:
+        return self._channel.group
 
     def close(self, why: str = "") -> None:
         if self._met is not None:

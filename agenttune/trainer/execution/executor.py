@@ -114,6 +114,8 @@ class CommandExecutor:
         """Called on every rank once the processes have met."""
         self.on_meeting: Callable[[], None] = lambda: None
         """Called on every rank when all meet at the end of a step, before anything is judged."""
+        self.on_end_elsewhere: Callable[[], None] = lambda: None
+        """Called when another rank was found to have come to its end."""
         self._idle = threading.Event()
 
     def begin(self) -> None:
@@ -291,6 +293,7 @@ class CommandExecutor:
                     self._serve("boundary")
         elif self.ranks.ended and not self._said_end:
             self._said_end = True
+            self.on_end_elsewhere()
             text = f"{self.ranks.ended}; training goes on, and takes no more commands"
             self._recorder.record(NoteAdded(text=text, author="agenttune"))
         elif self.is_in_lockstep and not self.ranks.ended:

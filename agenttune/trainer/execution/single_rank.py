@@ -10,11 +10,11 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from agenttune.errors import UserError
 from agenttune.protocol.commands import CommandBase
 from agenttune.protocol.proposals import Change, CommandRecord
-from agenttune.protocol.rank_reads import RanksRead
 from agenttune.trainer.adapter import Trials
 from agenttune.trainer.captured_values import capture_registered, capture_values, restore_own_values
 from agenttune.trainer.checkpoints.checkpoint_catalog import SavedCheckpoint
@@ -23,8 +23,6 @@ from agenttune.trainer.checkpoints.unsaved_weights import restore_model_extra
 from agenttune.trainer.commands.apply import apply_command
 from agenttune.trainer.commands.load_checkpoint import Changed, change_with_restore
 from agenttune.trainer.commands.outcomes import AwaitRestore, Outcome
-from agenttune.trainer.distributed.ranks import Ranks
-from agenttune.trainer.recording.step_meter import Metrics
 from agenttune.trainer.run_state import RunState
 
 
@@ -124,10 +122,9 @@ class SingleRank:
     def close(self, why: str = "") -> None:
         """The run has ended here; `why`: the error that ended it."""
 
-    def stand_beside(
-        self, record: Callable[[RanksRead], None], write: Callable[[Sequence[Metrics]], None]
-    ) -> Ranks | None:
-        """Once the processes have met: what they have beside training; None in a run of one process."""
+    @property
+    def process_group(self) -> Any:
+        """A gloo group of torch's over which all ranks speak of the run; None in a run of one process."""
         return None
 
     def reason(self, error: BaseException) -> str:
