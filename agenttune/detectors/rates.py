@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from agenttune.detectors.base import Detector
 from agenttune.detectors.evaluations import goal_evaluations
-from agenttune.detectors.progress import SLOW_START_FRAC, is_warming_up
-from agenttune.detectors.schedules import lost_to_warm_up, planned
+from agenttune.detectors.progress import SLOW_START_FRAC
+from agenttune.detectors.schedules import is_rising, lost_to_warm_up
 from agenttune.detectors.trend import Trend
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.observation import Observation
@@ -75,7 +75,7 @@ class LowRate(Detector):
         if not look.early_update_ratio < SMALL_UPDATES:
             return
         is_tiny = look.early_update_ratio < TINY_UPDATES and told.kept >= KEPT_AT_TINY
-        if not (is_tiny or look.straightness > STRAIGHT) or _rises(observation):
+        if not (is_tiny or look.straightness > STRAIGHT) or is_rising(observation):
             return
         yield self.finding(
             f"the rate is too low: {told.name} has kept {told.kept:.0%} of its start ({told.start:.4g}) at step "
@@ -123,12 +123,6 @@ def _of_evaluations(observation: Observation) -> _Kept | None:
 def _least_kept(observation: Observation, start: float) -> float:
     chance = observation.facts.chance_loss if observation.facts is not None else None
     return KEPT_OF_TRAINED if chance is not None and start < TRAINED_FRAC * chance else KEPT_FRACS[0]
-
-
-def _rises(observation: Observation) -> bool:
-    """Whether the schedule itself is raising the rate, or has just done so."""
-    ahead = planned(observation)
-    return (ahead is not None and ahead.rises) or is_warming_up(observation, LOW_STEPS)
 
 
 class HighRate(Detector):

@@ -9,7 +9,7 @@ from statistics import median
 from typing import NamedTuple
 
 from agenttune.detectors.base import Detector
-from agenttune.detectors.trend import LEVEL_STEPS, MEDIAN_ERROR, Trend, changes, last_change_step
+from agenttune.detectors.trend import LEVEL_STEPS, MEDIAN_ERROR, NOISE_STEPS, Trend, changes, last_change_step
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import CommandRecord
@@ -33,6 +33,11 @@ CUT_FALL_FRAC = 0.05
 CUT_TROUBLE_FACTOR = 1.15
 """A loss so far above its best was in trouble, for which the cut may have been the cure (guess)."""
 
+RISING_FACTOR = 1.05
+"""A rate that grows by more is rising (guess)."""
+RISEN_STEPS, RISEN_FRAC = 20, 0.05
+"""Steps since then, and part of the run, in which it has only just risen (guess: as much as a rate is judged by)."""
+
 
 class PlannedLr(NamedTuple):
     """The rate to come.
@@ -41,13 +46,11 @@ class PlannedLr(NamedTuple):
         now: Of the next step.
         mean: Over the rest of the run.
         highest: In the rest of the run, now included.
-        rises: Whether it rises from now to the next step that is told.
     """
 
     now: float
     mean: float
     highest: float
-    rises: bool
 
 
 def planned(observation: Observation) -> PlannedLr | None:
@@ -63,7 +66,7 @@ def planned(observation: Observation) -> PlannedLr | None:
     area = sum((a + b) / 2 * (t - s) for (s, a), (t, b) in pairwise(zip(steps, rates, strict=True)))
     mean = area / length if length > 0 else rates[0]
     highest = max(rates[0], *course.highest(0))
-    return PlannedLr(rates[0], mean, highest, len(rates) > 1 and rates[1] > rates[0] * (1 + 1e-6))
+    return PlannedLr(rates[0], mean, highest)
 
 
 def lost_to_warm_up(observation: Observation) -> float:
@@ -81,6 +84,21 @@ def lost_to_warm_up(observation: Observation) -> float:
             break
         lost, begun = lost + (1 - rate / highest) * (step - begun), step
     return lost
+
+
+def is_rising(observation: Observation) -> bool:
+    """Whether the schedule raises the rate from here, or has done so lately: what its peak does is not seen yet.
+
+    A warm-up may rise in steps, an epoch each: what counts is whether a higher rate is still to come.
+    """
+    ahead, end = planned(observation), observation.max_steps or 0
+    if ahead is not None and ahead.highest > RISING_FACTOR * ahead.now:
+        return True
+    lately = max(RISEN_STEPS if ahead is not None else NOISE_STEPS, RISEN_FRAC * end)
+    trend, since = Trend.of(observation, RATE_NAMES), max(last_change_step(observation), observation.step - lately)
+    known = () if trend is None else zip(trend.all_steps, trend.all_values, strict=True)
+    rates = [rate for step, rate in known if step > since]
+    return bool(rates) and rates[-1] > RISING_FACTOR * rates[0]
 
 
 class CollapsedSchedule(Detector):

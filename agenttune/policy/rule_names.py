@@ -14,8 +14,7 @@ from typing import Any, TypeVar
 from agenttune.config.expressions import Text
 from agenttune.detectors import DETECTOR_NAMES, Detector, StandInDetector, detect
 from agenttune.detectors.layer_faults import LayerFault
-from agenttune.detectors.progress import is_warming_up
-from agenttune.detectors.schedules import RATE_NAMES, lost_to_warm_up, planned
+from agenttune.detectors.schedules import RATE_NAMES, is_rising, lost_to_warm_up, planned
 from agenttune.detectors.trend import (
     GRAD_NAMES,
     LOSS_NAMES,
@@ -74,7 +73,7 @@ DOCUMENTED: dict[str, Any] = {
     "grad": {"last": "newest finite gradient norm", "level": "median of the newest 16", "best": "lowest level so far"},
     "schedule": {
         "left_frac": "mean planned rate over the rest of the run, as a part of the base rate",
-        "is_warming_up": "whether the rate is planned to rise from here, or has just risen",
+        "is_warming_up": "whether the schedule is to raise the rate from here, or has just done so",
         "highest": "highest rate so far, on the way that led here",
         "can_be_planned": "whether `update_schedule` can replace it",
     },
@@ -259,7 +258,7 @@ def _schedule(observation: Observation) -> dict[str, Any]:
     ahead, base, rates = planned(observation), _base_lr(observation), Trend.of(observation, RATE_NAMES)
     return {
         "left_frac": ahead.mean / base if ahead is not None and base > 0 else NAN,
-        "is_warming_up": ahead.rises if ahead is not None else is_warming_up(observation, NOISE_STEPS),
+        "is_warming_up": is_rising(observation),
         "highest": NAN if rates is None else max(rates.all_values),
         "can_be_planned": observation.schedule is not None and observation.schedule.can_be_planned,
     }

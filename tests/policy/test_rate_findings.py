@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import random
+from typing import Any
 
 import pytest
 
 from agenttune.detectors import detect
-from agenttune.detectors.schedules import lost_to_warm_up
+from agenttune.detectors.schedules import is_rising, lost_to_warm_up
 from agenttune.policy.rule_names import names_of
 from agenttune.protocol.findings import Finding
+from agenttune.protocol.lr_course import LrCourse, Track
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.run_facts import RunFacts
 from agenttune.protocol.weight_looks import WeightLook
@@ -138,3 +140,23 @@ def test_a_warm_up_counts_by_its_rates() -> None:
     assert lost_to_warm_up(warm) == pytest.approx(24.5)
     assert names_of(warm)["path"]["full_steps"] == pytest.approx(59 - 24.5)
     assert not kinds(warm)
+
+
+def test_what_the_peak_of_a_warm_up_does_is_seen_only_some_steps_later() -> None:
+    """Also of one that rises in steps, an epoch each, and has just stood still for one."""
+
+    def at(step: int, peak: int, ahead: float | None = None) -> Observation:
+        known = seen(kept(0.95, step), 0.8, 0.003).model_copy(update={"max_steps": 400})
+        rates = [1e-3 * min(1.0, (i + 1) / peak) for i in range(step)]
+        changed: dict[str, Any] = {"series": {**known.series, "lr": series_view("lr", rates)}}
+        if ahead is not None:
+            track = Track(groups=[0], shares=[1.0], rates=[1e-3, ahead], lowest=[1e-3] * 2, highest=[1e-3, ahead])
+            changed["schedule"] = LrCourse(kind="a function of the step", steps=[step, 400], tracks=[track])
+        return known.model_copy(update=changed)
+
+    assert is_rising(at(100, 100))
+    assert is_rising(at(110, 100))
+    assert not is_rising(at(200, 100))
+    assert not is_rising(at(130, 100, ahead=1e-4))
+    assert is_rising(at(130, 100, ahead=2e-3))
+    assert names_of(at(110, 100, ahead=1e-3))["schedule"]["is_warming_up"]
