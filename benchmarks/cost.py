@@ -140,7 +140,8 @@ def measured(folder: Path, clients: int | None) -> Cost:
         callbacks=[window],
     )
     if clients is not None:
-        for name in [name for name in vars(type(trainer.interactive)) if name.startswith("on_")]:
+        hooks, plain = type(trainer.interactive), TrainerCallback
+        for name in [n for n in dir(hooks) if n.startswith("on_") and getattr(hooks, n) is not getattr(plain, n, None)]:
             setattr(trainer.interactive, name, meter.around(getattr(trainer.interactive, name)))
         for name in ("training_step", "get_batch_samples"):
             setattr(trainer, name, meter.around(getattr(trainer, name)))

@@ -28,7 +28,7 @@ from agenttune.trainer.distributed.heartbeats import Heartbeats, _key
 from agenttune.trainer.distributed.pace import INTERVAL_S, Flag
 from agenttune.trainer.distributed.pace import MOST_STEPS as MOST_UNFLAGGED
 from agenttune.trainer.distributed.pulse import Beat, Pulse
-from agenttune.trainer.recording.step_meter import StepMetrics
+from agenttune.trainer.recording.background_writer import StepMetrics
 
 RANKS = (2, 4, 8, 16)
 FEATURES = ("nothing", "flag", "averaging")

@@ -46,7 +46,7 @@ class _Loop:
 def looks_in_a_run(loop: Any) -> int:
     sampler, count = WeightSampler(loop), 0
     for step in range(1, STEPS + 1):
-        if sampler.is_due(step, 0):
+        if step >= sampler.due_step or sampler.stretch != 0:
             sampler.look(step, 0)
             count += 1
     return count

@@ -7,6 +7,7 @@ import json
 import math
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from agenttune.protocol.weight_looks import WeightLook
 from agenttune.store.log_connection import LogConnection, reading
 from agenttune.store.wal_monitor import OwnCommits
 
+ROWS_A_STATEMENT = 16
 SOURCES = ("step", "log", "eval")
 ROWS_KEPT = 1024
 """Rows whose parsed metrics are kept, about 1 MB where a row has ten (guess: more than a curve's newest ones)."""
@@ -74,22 +76,29 @@ class PointTable(LogConnection):
 
     def _append_points(self, points: Iterable[Point | MetricRow]) -> int:
         """Insert rows, and nothing else: the training process pays for it. Returns how many they are."""
-        rows, events = [], []
+        rows: list[tuple[Any, ...]] = []
+        events: list[tuple[Any, ...]] = []
         for p in points:
             metrics = metrics_json(p.values)
             rows.append((p.branch, p.step, p.at_s, p.source, metrics))
-            if isinstance(p, MetricRow) and p.texts is not None:
-                events.append((p.at_s, "logged", p.step, p.branch, logged_json(metrics, p.texts)))
-            if isinstance(p, MetricRow) and p.look is not None:
-                sampled = WeightsSampled(look=p.look)
-                events.append((p.at_s, sampled.kind, p.step, p.branch, sampled.model_dump_json()))
-        self._db.executemany(
-            "INSERT INTO points (branch, step, at_s, source, metrics) VALUES (?, ?, ?, ?, ?)",
-            rows,
-        )
-        if events:
-            self._db.executemany("INSERT INTO events (at_s, kind, step, branch, body) VALUES (?, ?, ?, ?, ?)", events)
+            if isinstance(p, MetricRow):
+                if p.texts is not None:
+                    events.append((p.at_s, "logged", p.step, p.branch, logged_json(metrics, p.texts)))
+                if p.look is not None:
+                    sampled = WeightsSampled(look=p.look)
+                    events.append((p.at_s, sampled.kind, p.step, p.branch, sampled.model_dump_json()))
+        self._insert("points (branch, step, at_s, source, metrics)", rows)
+        self._insert("events (at_s, kind, step, branch, body)", events)
         return len(rows)
+
+    def _insert(self, into: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Insert rows of five values, many in a statement: each takes a third of what its rows take (measured)."""
+        one = f"INSERT INTO {into} VALUES (?, ?, ?, ?, ?)"
+        most = one + ", (?, ?, ?, ?, ?)" * (ROWS_A_STATEMENT - 1)
+        whole = len(rows) - len(rows) % ROWS_A_STATEMENT
+        for i in range(0, whole, ROWS_A_STATEMENT):
+            self._db.execute(most, tuple(chain.from_iterable(rows[i : i + ROWS_A_STATEMENT])))
+        self._db.executemany(one, rows[whole:])
 
     @reading
     def points(self, since: int = 0, limit: int = 1000, sources: Sequence[str] = SOURCES) -> list[StoredPoint]:

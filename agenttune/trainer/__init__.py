@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agenttune.trainer.integrations.autopatch import PatchedLoop, autopatch
-    from agenttune.trainer.integrations.hf_callback import InteractiveCallback
-    from agenttune.trainer.integrations.hf_trainer import make_interactive
+    from agenttune.trainer.integrations.hf_trainer import InteractiveCallback, make_interactive
     from agenttune.trainer.integrations.lightning_callback import LightningCallback
     from agenttune.trainer.integrations.loop_run import TrainingStopped
     from agenttune.trainer.integrations.plain_adapter import PlainAdapter
@@ -34,7 +33,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "InteractiveCallback": "integrations.hf_callback",
+    "InteractiveCallback": "integrations.hf_trainer",
     "LightningCallback": "integrations.lightning_callback",
     "Options": "options",
     "PatchedLoop": "integrations.autopatch",

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from torch.optim import Optimizer
+
 from agenttune.config import CheckpointSettings
 from agenttune.errors import NotSupported
 from agenttune.protocol.commands import StopTraining
@@ -38,10 +40,9 @@ from agenttune.trainer.lr.lr_reader import LearningRateReader
 from agenttune.trainer.opening import claim_output, record_found_checkpoints, release, warn_of_limits
 from agenttune.trainer.probation.loss_history import losses_until
 from agenttune.trainer.probation.own_commands import OwnCommands
-from agenttune.trainer.recording.background_writer import BackgroundWriter
+from agenttune.trainer.recording.background_writer import BackgroundWriter, Metrics, RawRow, StepMetrics
 from agenttune.trainer.recording.logged_rows import GoalCheck, is_lasting
 from agenttune.trainer.recording.recorder import Recorder
-from agenttune.trainer.recording.step_meter import Metrics, RawRow, StepMetrics
 from agenttune.trainer.run_state import REASON_CHARACTERS, RunState
 
 logger = logging.getLogger("agenttune")
@@ -97,6 +98,7 @@ class Session:
         self._executor = CommandExecutor(log, self.run_state, self._recorder, joining, consult)
         # Looked up at every step, so without a detour.
         self._probe, self._probation, self._kept = self._executor.probe, self._executor.probation, self._executor.kept
+        self._add_losses = [keeper.add for keeper in (self._probation, self._kept) if keeper is not None]
         self._is_log_unchanged = self._executor.queue.monitor.is_unchanged
         if writer is not None:
             writer.own = self._executor.queue.own
@@ -280,35 +282,36 @@ class Session:
 
     # -- steps ------------------------------------------------------------------------------------------------
 
-    def before_update(self) -> None:
+    def before_update(self, optimizer: Optimizer, scheduler: object | None) -> None:
         """Just before the optimizer's update: which learning rate does it really use?"""
-        adapter, sampler = self.run_state.adapter, self._sampler
-        if sampler is not None and sampler.is_new(self.run_state.changes) and self.run_state.trial is None:
-            self._look_at_weights(sampler, lambda: sampler.begin(self.run_state.step, self.run_state.changes))
-        self.learning_rates.read(adapter.optimizer(), adapter.scheduler())
+        run_state, sampler = self.run_state, self._sampler
+        if sampler is not None and sampler.stretch != run_state.changes and run_state.trial is None:
+            self._look_at_weights(sampler, lambda: sampler.begin(run_state.step, run_state.changes))
+        self.learning_rates.read(optimizer, scheduler)
         if not self.is_quiet:
             self._executor.before_update()
 
     def boundary(self, step: int) -> None:
         """At the end of a step: confirm what was changed, then apply what was asked for; holds here while paused."""
         if self.is_quiet:  # a few look-ups instead of all those below, between two steps some 20 us
-            if self._is_still_quiet(step):
+            probation, kept = self._probation, self._kept
+            if self._ranks is not None:  # rank 0 has said for how many steps there is nothing to hear
+                self.is_quiet = self._executor.ranks.skip()
+            elif (kept is not None and step >= kept.next_step) or (
+                probation is not None and probation.monitored and probation.is_check_due
+            ):
+                self.is_quiet = False
+            else:
+                self.is_quiet = self._is_log_unchanged()
+            if self.is_quiet:
                 self.run_state.step = step
                 return
-            self.is_quiet = False
         if self._probe.is_trying:
             self._executor.end_trial_step(step)
             return
         self.run_state.step = step
         self._check_goal(step)
         self.is_quiet = self._executor.boundary(step)
-
-    def _is_still_quiet(self, step: int) -> bool:
-        if self._ranks is not None:  # rank 0 has said for how many steps there is nothing to hear
-            return self._executor.ranks.skip()
-        probation, kept = self._probation, self._kept
-        is_calm = (probation is None or not probation.is_check_due) and (kept is None or step < kept.next_step)
-        return is_calm and self._is_log_unchanged()
 
     def between(self, place: Place = "between") -> None:
         """Between two steps, when the loop is done with the one: its log, evaluation and save are made.
@@ -358,35 +361,36 @@ class Session:
 
     # -- what the loop reports --------------------------------------------------------------------------------
 
-    def add_point(self, point: Metrics) -> None:
-        """A row of metrics, or what a step left behind; written in the background."""
-        if self._sampler is not None and isinstance(point, StepMetrics):
-            point = self._with_weights(point, self._sampler)
+    def add_step(self, point: StepMetrics) -> None:
+        """What a step left behind; written in the background."""
+        given, sampler, writer = point, self._sampler, self._writer
+        if sampler is not None and (point.step >= sampler.due_step or sampler.stretch != self.run_state.changes):
+            given = self._with_weights(point, sampler)
         if self._ranks is not None:
-            point = self._share(point, self._ranks)
-        elif self._writer is not None:
-            self._writer.add_point(point)
+            point = self._share(given, self._ranks)
+        elif writer is not None:
+            writer.queue.append(given)
+            if len(writer.queue) > writer.capacity_rows:
+                writer.trim()
         if not self.is_quiet and self._probe.is_trying:
-            if isinstance(point, StepMetrics):
-                self._probe.add(point)
+            self._probe.add(point)
             return
-        if isinstance(point, StepMetrics):
-            if self._probation is not None:
-                self._probation.add(point)
-            if self._kept is not None:
-                self._kept.add(point)
+        for add in self._add_losses:
+            add(point)
 
-    def _share(self, point: Metrics, ranks: Ranks) -> Metrics:
+    def _share(self, point: StepMetrics, ranks: Ranks) -> StepMetrics:
         """With the losses of all ranks; its row is written when they are known."""
-        if isinstance(point, StepMetrics):
-            # In lockstep the agent decides by this very step.
-            at_once = self._probe.is_trying or self._executor.is_in_lockstep
-            if self._writer is None:
-                ranks.give(point, at_once)
-                return point
-            point = ranks.share(point, at_once)
+        # In lockstep the agent decides by this very step.
+        at_once = self._probe.is_trying or self._executor.is_in_lockstep
+        if self._writer is None:
+            ranks.give(point, at_once)
+            return point
+        point = ranks.share(point, at_once)
         self._write(ranks.ready(point))
         return point
+
+    def _add_row(self, row: Point | MetricRow) -> None:
+        self._write([row] if self._ranks is None else self._ranks.ready(row))
 
     def _average_now(self) -> None:
         """What is judged, and read while training waits, are everybody's losses of every step so far."""
@@ -403,9 +407,9 @@ class Session:
                 self._writer.add_point(row)
 
     def _with_weights(self, point: StepMetrics, sampler: WeightSampler) -> StepMetrics:
-        """With a look at the weights, where one is due; none in a trial, whose steps are undone."""
+        """With a look at the weights; none in a trial, whose steps are undone."""
         run_state = self.run_state
-        if run_state.trial is not None or not sampler.is_due(point.step, run_state.changes):
+        if run_state.trial is not None:
             return point
         sample = self._look_at_weights(sampler, lambda: sampler.look(point.step, run_state.changes))
         return point if sample is None else point._replace(weights=sample)
@@ -429,14 +433,15 @@ class Session:
 
     def logged(self, row: RawRow) -> None:
         """A row of the loop's own log: an event too, written with the steps' rows."""
-        if self.is_quiet and self._writer is not None and self._ranks is None and is_lasting(row.row):
-            self._writer.add_point(row)
+        writer = self._writer
+        if self.is_quiet and writer is not None and self._ranks is None and is_lasting(row.row):
+            writer.queue.append(row)  # which each step trims
             return
         point = row.read()
         if self._probe.is_trying:
-            self.add_point(point._replace(texts=None))
+            self._add_row(point._replace(texts=None))
             return
-        self.add_point(point)
+        self._add_row(point)
         if self._executor.lockstep is not None:
             told = [point.values[name] for name in ALARMING if name in point.values]
             self._executor.lockstep.logged(point.step, all(map(math.isfinite, told)))
@@ -449,7 +454,7 @@ class Session:
 
     def evaluated(self, point: Point | MetricRow, texts: Mapping[str, str] | None = None) -> None:
         """The metrics of an evaluation, by command or by the loop's own plan; `texts` are those without a number."""
-        self.add_point(point)
+        self._add_row(point)
         self.is_quiet = False  # the goal may be missing among them
         if self._probe.is_trying:
             return

@@ -19,7 +19,7 @@ from agenttune.protocol.run_info import RunInfo
 from agenttune.trainer.probation.loss_history import LossHistory
 from agenttune.trainer.probation.measures import Assessment, EvaluationMonitor, Evaluations, StepMonitor
 from agenttune.trainer.probation.probation import Probation
-from agenttune.trainer.recording.step_meter import StepMetrics
+from agenttune.trainer.recording.background_writer import StepMetrics
 
 pytestmark = pytest.mark.trainer
 SETTINGS = ProbationSettings(steps=60, stall_steps=1440)

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from agenttune.store.metric_table import MetricRow
-from agenttune.trainer.recording.background_writer import RowMaker
-from agenttune.trainer.recording.step_meter import StepMeter, StepMetrics
+from agenttune.trainer.recording.background_writer import RowMaker, StepMeter, StepMetrics
 
 pytestmark = pytest.mark.trainer
 
@@ -21,8 +20,8 @@ def steps(meter: StepMeter, losses: list[float]) -> list[StepMetrics]:
     for step, loss in enumerate(losses, start=1):
         for _ in range(2):
             meter.add_batch({"labels": torch.zeros(3), "input_ids": torch.zeros(3, 5)})
-            meter.add_loss(torch.tensor(loss / 2))
-        meter.set_norm(torch.tensor(2.0 * step))
+            meter.losses.append(torch.tensor(loss / 2))
+        meter.norm = torch.tensor(2.0 * step)
         held.append(meter.finish(step, 0.1, 0.2))
     return held
 

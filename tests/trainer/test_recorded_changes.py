@@ -21,7 +21,7 @@ from agenttune.detectors.effects import EVALUATIONS, STEPS, Changes, Measure, ef
 from agenttune.protocol.effects import Effect, MetricAt
 from agenttune.trainer.probation.loss_history import LossHistory
 from agenttune.trainer.probation.measures import StepMonitor
-from agenttune.trainer.recording.step_meter import StepMetrics
+from agenttune.trainer.recording.background_writer import StepMetrics
 
 pytestmark = pytest.mark.trainer
 RECORDED: list[dict[str, Any]] = json.loads((Path(__file__).parents[1] / "data" / "changes.json").read_text("utf-8"))

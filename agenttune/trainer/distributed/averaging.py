@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from agenttune.detectors.trend import LOSS_NAMES
-from agenttune.trainer.recording.step_meter import StepMetrics
+from agenttune.trainer.recording.background_writer import StepMetrics
 
 logger = logging.getLogger("agenttune")
 

@@ -14,7 +14,7 @@ from agenttune.protocol.rank_reads import RanksRead
 from agenttune.trainer.distributed.averaging import LossAveraging
 from agenttune.trainer.distributed.heartbeats import Heartbeats, collective_limit_s, store_host
 from agenttune.trainer.distributed.pulse import Pulse
-from agenttune.trainer.recording.step_meter import Metrics, StepMetrics
+from agenttune.trainer.recording.background_writer import Metrics, StepMetrics
 
 logger = logging.getLogger("agenttune")
 

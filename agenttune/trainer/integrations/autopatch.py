@@ -199,7 +199,7 @@ class PatchedLoop(Offers):
         adapter.updates += 1
         adapter.step += 1
         for loss in self._losses:
-            self.run.meter.add_loss(loss / len(self._losses))
+            self.run.meter.losses.append(loss / len(self._losses))
         self._losses = []
         self.run.record_step({})
         self._pending = True

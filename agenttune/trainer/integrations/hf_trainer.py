@@ -1,24 +1,352 @@
-"""`make_interactive`: any transformers Trainer class, steerable. Public methods and callbacks only, no copied loop."""
+"""transformers' Trainer, steerable: what the loop calls of ours. Public methods and callbacks only, no copied loop."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
-from collections.abc import Callable, Iterator
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers import TrainerCallback
 
+from agenttune.protocol.events import StatusChanged
+from agenttune.protocol.run_info import RunStatus
+from agenttune.store.metric_table import MetricRow
+from agenttune.store.run_log import RunLog
+from agenttune.trainer.checkpoints.checkpoint_catalog import find_checkpoint
+from agenttune.trainer.datasets.sources import SourceLosses, attach_sources
+from agenttune.trainer.distributed.error_files import leave_error, reason_of
+from agenttune.trainer.distributed.joining import join_ranks
 from agenttune.trainer.integrations.hf_adapter import HfAdapter
-from agenttune.trainer.integrations.hf_callback import InteractiveCallback
 from agenttune.trainer.integrations.hf_epochs import PlannedEpochs
+from agenttune.trainer.integrations.hf_knobs import register_trainer_knobs
+from agenttune.trainer.integrations.loop_capabilities import Offers
+from agenttune.trainer.integrations.loop_run import details_of, never_fatal, report_own_failure
 from agenttune.trainer.lr.planned_lr import make_plannable
-from agenttune.trainer.options import Options
+from agenttune.trainer.options import Options, open_log
+from agenttune.trainer.recording.background_writer import RawRow, StepMeter
+from agenttune.trainer.recording.logged_rows import LoggedRows, split
+from agenttune.trainer.session import Session
 
 if TYPE_CHECKING:
     from transformers import Trainer
 else:
     Trainer = object
+
+logger = logging.getLogger("agenttune")
+
+
+class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
+    """Makes a training run observable and steerable: `trainer.add_callback(InteractiveCallback())`.
+
+    Without access to the trainer it can neither evaluate on demand, nor change gradient accumulation, nor go past
+    the planned epochs; those commands are refused and say so. `make_interactive` has no such limits.
+
+    Args:
+        options: Where to record, and whether to start a control server.
+        adapter: For `make_interactive`: the adapter that knows the trainer.
+    """
+
+    def __init__(self, options: Options | None = None, adapter: HfAdapter | None = None) -> None:
+        super().__init__()
+        self.options = options or Options()
+        self.adapter = adapter or HfAdapter()
+        self.adapter.after_restoring = self._on_restored
+        self.session: Session | None = None
+        self.meter: StepMeter | None = None
+        self.sources: SourceLosses | None = None
+        self._log: RunLog | None = None
+        self._is_open = False
+        self._hook: Any = None
+        self._source_hook: Any = None
+        self.rows = LoggedRows(self._logged, self._evaluated)
+
+    def _live_session(self) -> Session | None:
+        return self.session
+
+    # -- opening and closing ----------------------------------------------------------------------------------
+
+    def name_after(self, args: Any) -> None:
+        """Call the run what its user calls it in `TrainingArguments.run_name`, unless the options name it."""
+        self.options = self.options.named(getattr(args, "run_name", None), str(args.output_dir))
+
+    def open(self) -> None:
+        """Open the run's log, with a control server beside it; before anything is trained.
+
+        Raises:
+            PortInUse: The server's port is taken.
+            StoreFault: The log cannot be written.
+        """
+        if self._is_open:
+            return
+        self._log = open_log(self.options)
+        self._is_open = True
+
+    def close(self, status: RunStatus, reason: str = "") -> None:
+        """Record how the run ended; once."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        atexit.unregister(self._close_at_exit)
+        for hook in filter(None, (self._hook, self._source_hook)):
+            hook.remove()
+        self._hook = self._source_hook = None
+        self.rows.flush()
+        if self.session is not None:
+            self.session.end(status, reason)
+        elif self._log is not None:  # it ended before training began
+            self._log.append(StatusChanged(status=status, reason=reason))
+            self._log.close()
+        self.session = self.meter = self._log = None
+
+    def close_after(self, error: BaseException) -> None:
+        """Record the exception that ended training: its type and message, nothing else."""
+        interrupted = isinstance(error, (KeyboardInterrupt, SystemExit))
+        leave_error(error)
+        reason = self.session.reason(error) if self.session is not None else ""
+        self.close("interrupted" if interrupted else "failed", reason or reason_of(error))
+
+    def close_normally(self) -> None:
+        """Record that training came to its end, or was stopped by command."""
+        stop_reason = self.session.run_state.stop_reason if self.session is not None else None
+        self.close("stopped" if stop_reason else "finished", stop_reason or "")
+
+    def _close_at_exit(self) -> None:
+        """A callback does not see the exception that ends training; the interpreter still has it at exit."""
+        error = getattr(sys, "last_value", None)
+        if isinstance(error, BaseException):
+            self.close_after(error)
+        else:
+            self.close("interrupted", "the process ended while training")
+
+    # -- events of the loop -----------------------------------------------------------------------------------
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.name_after(args)
+        self.open()
+        self.adapter.bind(args, state, control, kwargs)
+        self.adapter.note_first_step()
+        # Ranks that only follow have one too: the loss of a step is everybody's.
+        self.meter = StepMeter(args.world_size) if self._log is not None or args.world_size > 1 else None
+        if self.session is None:
+            self.session = Session(self._log, self.adapter, self.registry, join_ranks(), consult=self.options.consult)
+            self._follow_loss(kwargs["model"])
+            if self.adapter.trainer is None:
+                atexit.register(self._close_at_exit)
+            with never_fatal():
+                if self.adapter.trainer is not None:
+                    register_trainer_knobs(self.adapter.trainer, self.registry)
+                self.session.begin(state.global_step, _details(args, kwargs))
+            if self.meter is not None:
+                self.meter.branch = self.session.branch  # a job that was started again may go on as a new one
+        else:
+            # The same call of `train()` runs its loop anew with a smaller batch when it was out of memory.
+            reason = f"out of memory, now with batches of {state.train_batch_size}"
+            with never_fatal():
+                self.rows.flush()
+                self.session.begin_again(state.global_step, reason if args.auto_find_batch_size else "train() again")
+            self._on_restored()
+        self._skip()
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        first = int(state.global_step) == self.adapter.first_step
+        self.adapter.accumulation.start_epoch(args.gradient_accumulation_steps, first)
+        self.adapter.feed.start_epoch()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.adapter.feed.is_seeking:  # the epoch does not end, it is left
+            control.should_evaluate = control.should_save = False
+        elif self.adapter.plan.end_epoch():
+            control.should_training_stop = True
+        if control.should_evaluate and self.session is not None:
+            self.session.evaluation_follows()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Without the trainer, the first place after a step's log, evaluation and save."""
+        self.rows.flush()
+        session = self.session
+        if session is None or not session.waits_for_decision:
+            return
+        self.adapter.follow(control, kwargs)
+        self.adapter.has_begun_step = True
+        with never_fatal():
+            session.between()
+        self.adapter.has_begun_step = False
+        self._skip()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.session is not None:
+            try:  # not `never_fatal`: at every step, a context manager costs more than what it guards
+                self.session.before_update(kwargs["optimizer"], kwargs["lr_scheduler"])
+            except Exception:
+                report_own_failure()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        session, meter = self.session, self.meter
+        if session is None:
+            return
+        if self.rows.is_holding:
+            self.rows.flush()
+        self.adapter.follow(control, kwargs)
+        step = state.global_step
+        try:
+            if meter is not None:
+                if self.sources is not None:
+                    meter.add_values(self.sources.finish())
+                rates = session.learning_rates
+                session.add_step(meter.finish(step, rates.lr, rates.base_lr, rates.others))
+            session.boundary(step)
+            if control.should_evaluate:
+                session.evaluation_follows()
+            if self.adapter.trainer is None and session.waits_for_decision and _is_complete(args, state, control):
+                session.between("boundary")
+        except Exception:
+            report_own_failure()
+        if meter is not None:
+            meter.began_s = time.perf_counter()
+
+    def between(self) -> bool:
+        """Between two steps, with work that had to wait for it.
+
+        Returns:
+            Whether the loop shall draw nothing more for now: training ends, or goes on elsewhere.
+        """
+        if self.session is None:
+            return False
+        self.rows.flush()
+        self.adapter.settled = True
+        try:
+            self.session.between()
+        except Exception:
+            report_own_failure()
+        finally:
+            self.adapter.settled = False
+        self._on_restored()  # a trial may have begun, or ended without a step
+        control = self.adapter.trainer.control
+        return bool(control.should_training_stop or control.should_epoch_stop)
+
+    @property
+    def is_trying(self) -> bool:
+        """Whether the present steps are a trial's, and will be undone."""
+        session = self.session
+        return session is not None and not session.is_quiet and session.is_trying
+
+    def is_trial_over(self, error: Exception) -> bool:
+        """Whether an error of the training step belongs to a trial, which ends with it and is undone."""
+        return self.session is not None and self.session.fail_trial(error)
+
+    def _on_restored(self) -> None:
+        """A state was restored; what is measured from here on belongs to the new branch."""
+        if self.meter is not None and self.session is not None:
+            self.meter.branch = self.session.branch
+            self.meter.skip()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if self.session is None or logs is None:
+            return
+        try:  # not `never_fatal`, as this may be at every step
+            self.rows.log(logs, int(state.global_step))
+        except Exception:
+            report_own_failure()
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        if self.session is None or metrics is None:
+            return
+        with never_fatal():
+            self.rows.evaluate(metrics, int(state.global_step))
+        self._skip()
+
+    def _logged(self, row: Mapping[str, Any], step: int) -> None:
+        session = self.session
+        if session is None:
+            return
+        branch = session.branch if self.meter is None else self.meter.branch
+        try:
+            session.logged(tuple.__new__(RawRow, (step, branch, time.time(), row)))
+        except Exception:
+            report_own_failure()
+
+    def _evaluated(self, row: Mapping[str, Any], step: int) -> None:
+        if self.session is not None:
+            values, texts = split(row)
+            self.session.evaluated(self._row(step, values, "eval"), texts)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.session is None:
+            return
+        self.rows.flush()
+        self.adapter.follow(control, kwargs)
+        with never_fatal():
+            folder = self.adapter.output_dir()
+            self.session.checkpoint_saved(find_checkpoint(folder, state.global_step, self.session.branch))
+        self._skip()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.adapter.trainer is None:
+            self.close_normally()
+
+    # -- inside -----------------------------------------------------------------------------------------------
+
+    def _row(self, step: int, values: dict[str, float], source: str) -> MetricRow:
+        branch = self.session.branch if self.session is not None else "main"
+        return MetricRow(step, time.time(), values, source, branch)
+
+    def _skip(self) -> None:
+        if self.meter is not None:
+            self.meter.skip()
+
+    def measure_sources(self, loader: Any, dataset: Any) -> None:
+        """Measure the loss of each source of a mixture; there is nothing to it for any other dataset."""
+        self.sources = attach_sources(loader, dataset)
+        if self.sources is not None and self._source_hook is None:
+            model = self.adapter.trainer.model
+            self._source_hook = model.register_forward_hook(self._take_source_losses)
+
+    def _take_source_losses(self, model: torch.nn.Module, inputs: Any, output: Any) -> None:
+        if self.sources is not None and self.sources.is_waiting and model.training:
+            self.sources.add(model, output)
+
+    def _follow_loss(self, model: torch.nn.Module) -> None:
+        """Without the trainer, the loss of a step is read off the model's own output."""
+        if self.adapter.trainer is None and self._hook is None:
+            self._hook = model.register_forward_hook(self._take_loss, with_kwargs=True)
+
+    def _take_loss(self, model: torch.nn.Module, inputs: Any, kwargs: dict[str, Any], output: Any) -> None:
+        if not model.training or self.meter is None or not torch.is_grad_enabled():
+            return
+        loss = output.get("loss") if isinstance(output, dict) else getattr(output, "loss", None)
+        if isinstance(loss, torch.Tensor) and loss.numel() == 1:
+            shares = 1 if kwargs.get("num_items_in_batch") is not None else self.adapter.accumulation_steps
+            self.meter.losses.append(loss.detach() / shares)
+            self.meter.add_batch(kwargs)
+
+
+class _TrainersCallback(InteractiveCallback):
+    """With the trainer, which asks for batches before a step begins: a better place than that."""
+
+    on_step_begin = TrainerCallback.on_step_begin
+
+
+def _is_complete(args: Any, state: Any, control: Any) -> bool:
+    """Whether the loop is done with this step: it neither logs, evaluates nor saves any more, and goes on."""
+    if control.should_log or control.should_evaluate or control.should_save or control.should_training_stop:
+        return False
+    by_epoch = "epoch" in (args.eval_strategy, args.save_strategy, args.logging_strategy)
+    return not (by_epoch and float(state.epoch or 0.0).is_integer())
+
+
+def _details(args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    known = details_of(kwargs["model"], kwargs["optimizer"], kwargs["lr_scheduler"])
+    known["output_dir"] = str(Path(args.output_dir).absolute())
+    return known | {"world_size": args.world_size, "seed": args.seed}
 
 
 def make_interactive(trainer_class: type[Any], *, host: str | None = None, port: int | None = None) -> type[Any]:
@@ -66,7 +394,7 @@ class InteractiveTrainerMixin(Trainer):  # type: ignore[misc]
         given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
         mro = type(self).__mro__
         loop = mro[mro.index(InteractiveTrainerMixin) + 1].__name__
-        self.interactive = InteractiveCallback(replace(agenttune or Options(), **given), HfAdapter(self, loop))
+        self.interactive = _TrainersCallback(replace(agenttune or Options(), **given), HfAdapter(self, loop))
         self.add_callback(self.interactive)
 
     @property
@@ -121,7 +449,7 @@ class InteractiveTrainerMixin(Trainer):  # type: ignore[misc]
                     raise
                 return torch.zeros((), device=self.args.device)
             if interactive.meter is not None:
-                interactive.meter.set_norm(norm)
+                interactive.meter.norm = norm
             return norm
 
         accelerator.clip_grad_norm_ = clip_and_note
@@ -157,8 +485,9 @@ class InteractiveTrainerMixin(Trainer):  # type: ignore[misc]
         """Draw the micro-batches of a step; before that, do what had to wait until the last step was over."""
         interactive = self.interactive
         session, adapter = interactive.session, interactive.adapter
-        if interactive.rows.is_holding:
-            interactive.flush_rows()
+        rows = interactive.rows
+        if rows.is_holding:
+            rows.flush()
         if session is not None and not session.is_quiet and session.waits_between and interactive.between():
             return [], None
         if adapter.accumulation.is_changed:

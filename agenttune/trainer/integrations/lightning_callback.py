@@ -64,7 +64,7 @@ class LightningCallback(Offers, Callback):  # type: ignore[misc]
             return
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if isinstance(loss, torch.Tensor) and loss.numel() == 1:
-            run.meter.add_loss(loss.detach().reshape(()))
+            run.meter.losses.append(loss.detach().reshape(()))
         run.meter.add_batch(batch)
         if trainer.global_step != run.adapter.step:
             run.adapter.step = trainer.global_step

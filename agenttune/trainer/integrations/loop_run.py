@@ -24,7 +24,7 @@ from agenttune.trainer.integrations.loop_adapter import LoopAdapter
 from agenttune.trainer.knobs import KnobRegistry
 from agenttune.trainer.lr.optimizers import inner_optimizer
 from agenttune.trainer.options import Options, open_log
-from agenttune.trainer.recording.step_meter import RawRow, StepMeter
+from agenttune.trainer.recording.background_writer import RawRow, StepMeter
 from agenttune.trainer.session import Session
 
 logger = logging.getLogger("agenttune")
@@ -127,7 +127,7 @@ class LoopRun:
         """Just before the optimizer's update."""
         if self.session is not None:
             try:  # not `never_fatal`: at every step, a context manager costs more than what it guards
-                self.session.before_update()
+                self.session.before_update(self.adapter.optimizer(), self.adapter.scheduler())
             except Exception:
                 report_own_failure()
 
@@ -140,7 +140,7 @@ class LoopRun:
             self.meter.branch = self.session.branch
             self.meter.add_values(values)
             rates = self.session.learning_rates
-            self.session.add_point(self.meter.finish(self.adapter.step, rates.lr, rates.base_lr, rates.others))
+            self.session.add_step(self.meter.finish(self.adapter.step, rates.lr, rates.base_lr, rates.others))
 
     def log_row(self, row: Mapping[str, Any]) -> None:
         """Record a row of the loop's own log, such as an epoch's means."""

@@ -78,7 +78,9 @@ class WeightSampler:
     """Looks at a model's weights.
 
     Attributes:
-        due_step: The step after which the next look is due.
+        due_step: The step after which the next look is due; another stretch is looked at from its first step.
+        stretch: Number of the stretch of training without a change that is looked at; asked before each update, so
+            that a new one begins with what its first update finds.
         skipped: Why layers are not looked at, with how many; empty if all are.
     """
 
@@ -86,38 +88,25 @@ class WeightSampler:
     due_step: int = 0
     skipped: str = ""
     _zeros: frozenset[str] = frozenset()
-    _stretch: int = -1
+    stretch: int = -1
     _since_step: int = 0
     _before: WeightSample | None = None
     _places: list[_Place] = field(default_factory=list)
     _indices: dict[tuple[str, int, torch.device], Tensor] = field(default_factory=dict)
-
-    def is_due(self, step: int, stretch: int) -> bool:
-        """Whether to look now.
-
-        Args:
-            step: Completed optimizer steps.
-            stretch: Number of the stretch of training without a change; another one is looked at from its first step.
-        """
-        return step >= self.due_step or stretch != self._stretch
-
-    def is_new(self, stretch: int) -> bool:
-        """Whether a stretch has not been begun; asked before each update, so that it is what that update finds."""
-        return stretch != self._stretch
 
     def begin(self, step: int, stretch: int) -> None:
         """A stretch begins: keep what its first update finds, for the first look.
 
         The first update of a rate that is far too high is the largest: whoever looks after it sees large weights only.
         """
-        self._stretch, self._since_step = stretch, step
+        self.stretch, self._since_step = stretch, step
         self.due_step = step + 1
         self._find_places()
         self._before = self._take(step)
 
     def look(self, step: int, stretch: int) -> WeightSample | None:
         """Take a sample; None where there is nothing to look at."""
-        if self.is_new(stretch):  # changed after its update
+        if stretch != self.stretch:  # changed after its update
             self.begin(step, stretch)
         self.due_step = step + self._pause(step)
         sample = self._take(step)
@@ -141,7 +130,7 @@ class WeightSampler:
         sizes = tuple(place.index.numel() for place, _ in present)
         matrices = tuple(weights.dim() > 1 and place.name not in self._zeros for place, weights in present)
         rates = self._rates([weights for _, weights in present])
-        return WeightSample(step, self._stretch, names, sizes, matrices, values, rates=rates, settled=self._settled())
+        return WeightSample(step, self.stretch, names, sizes, matrices, values, rates=rates, settled=self._settled())
 
     def _settled(self) -> float:
         """RMSprop's average of squares begins at nothing and is not corrected for that, Adagrad's sum only grows."""

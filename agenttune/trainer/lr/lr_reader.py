@@ -18,54 +18,57 @@ class LearningRateReader:
     Attributes:
         lr: The first group's effective rate, which the next update uses.
         base_lr: The first group's base, which the schedule scales.
-        others: Rates of groups that differ from the first one's, as a row of metrics names them.
+        others: Rates of groups that differ from the first one's, as a row of metrics names them; None if none do.
     """
 
     def __init__(self) -> None:
         self.lr = self.base_lr = float("nan")
-        self.others: dict[str, float] = {}
+        self.others: dict[str, float] | None = None
         self._schedule: Schedule | None = None
-        self._given: tuple[Optimizer, object | None] | None = None
+        self._optimizer: Optimizer | None = None
+        self._scheduler: object | None = None
         self._holder: Any = None
-        self._is_unscaled = self._has_own_bases = self._is_planned = False
+        self._inner: Any = None
+        """The scheduler whose `base_lrs` are the bases; None where they are to be asked for."""
+        self._is_unscaled = self._is_planned = False
         self._state: Any = ()
 
     def read(self, optimizer: Optimizer, scheduler: object | None) -> None:
         """Read the rates of this moment."""
-        given = self._given
+        schedule = self._schedule
         if (
-            self._schedule is None
-            or given is None
-            or given[0] is not optimizer
-            or given[1] is not scheduler
+            schedule is None
+            or self._optimizer is not optimizer
+            or self._scheduler is not scheduler
             or (KEY in self._state) is not self._is_planned
         ):
-            self._schedule = self._look(optimizer, scheduler)
+            schedule = self._schedule = self._look(optimizer, scheduler)
         rates = []
         for group in self._holder.param_groups:  # no comprehension: up to Python 3.11 it is a call
             lr = group["lr"]
             rates.append(lr if type(lr) is float else as_float(lr))
         bases = rates
         if not self._is_unscaled:
-            given_bases = None if self._has_own_bases else getattr(self._schedule.scheduler, "base_lrs", None)
+            given_bases = None if self._inner is None else self._inner.base_lrs
             if type(given_bases) is list and len(given_bases) == len(rates):  # as in `Schedule.base`: nearly always
                 bases = []
                 for base in given_bases:
                     bases.append(base if type(base) is float else as_float(base))
             else:
-                bases = self._schedule.base()
+                bases = schedule.base()
         self.lr, self.base_lr = rates[0], bases[0]
         count = len(rates)
         is_one = count == 1 or (rates.count(rates[0]) == count and bases.count(bases[0]) == count)
-        self.others = {} if is_one else _others(rates, bases)
+        self.others = None if is_one else _others(rates, bases)
 
     def _look(self, optimizer: Optimizer, scheduler: object | None) -> Schedule:
         schedule = Schedule(optimizer, scheduler)
-        self._given = (optimizer, scheduler)
+        self._optimizer, self._scheduler = optimizer, scheduler
         self._state = getattr(schedule.scheduler, "__dict__", ())
         self._is_planned = KEY in self._state
         self._is_unscaled = schedule.kind in (ScheduleKind.NONE, ScheduleKind.METRIC, ScheduleKind.OWN)
-        self._has_own_bases = self._is_planned or isinstance(schedule.scheduler, (OneCycleLR, CyclicLR))
+        has_own = self._is_planned or isinstance(schedule.scheduler, (OneCycleLR, CyclicLR))
+        self._inner = None if has_own or not hasattr(schedule.scheduler, "base_lrs") else schedule.scheduler
         inner = getattr(optimizer, "optimizer", None)  # within accelerate's wrapper, whose groups are a property
         self._holder = inner if getattr(inner, "param_groups", None) is optimizer.param_groups else optimizer
         return schedule

@@ -13,7 +13,7 @@ import torch
 from agenttune.detectors.forecast import newest_regime
 from agenttune.detectors.trend import LOSS_NAMES
 from agenttune.store.run_log import RunLog
-from agenttune.trainer.recording.step_meter import StepMetrics
+from agenttune.trainer.recording.background_writer import StepMetrics
 
 
 class LossHistory:
@@ -24,7 +24,11 @@ class LossHistory:
     """
 
     def __init__(self, steps: int) -> None:
-        self._steps: deque[int] = deque(maxlen=steps)
+        self._inbox: deque[StepMetrics] = deque(maxlen=steps)
+        self.add = self._inbox.append
+        """Takes the numbers of a step; they are looked at when somebody asks, as this is at every step."""
+        self._known: deque[int] = deque(maxlen=steps)
+        """Steps whose losses are known."""
         self._losses: deque[Any] = deque(maxlen=steps)
         self._redefined: list[int] = []
         """Steps after each of which the loss has another definition."""
@@ -34,36 +38,41 @@ class LossHistory:
         """The newest step with a loss; -1 if there is none."""
         return self._steps[-1] if self._steps else -1
 
-    def add(self, metrics: StepMetrics) -> None:
-        """The losses of a step, one scalar tensor a micro-batch; of a user's own loop, what it calls its loss."""
-        losses: list[Any] = list(metrics.losses)
-        if not losses:
-            losses = [metrics.extra[name] for name in LOSS_NAMES if name in metrics.extra][:1]
-        if losses:
-            self._steps.append(metrics.step)
-            self._losses.append(losses)
+    @property
+    def _steps(self) -> deque[int]:
+        while self._inbox:
+            metrics = self._inbox.popleft()
+            # One scalar tensor a micro-batch; of a user's own loop, what it calls its loss.
+            losses = metrics.losses or [metrics.extra[name] for name in LOSS_NAMES if name in metrics.extra][:1]
+            if losses:
+                self._known.append(metrics.step)
+                self._losses.append(losses)
+        return self._known
 
     @property
     def size(self) -> int:
         """How many are kept."""
-        return self._steps.maxlen or 0
+        return self._known.maxlen or 0
 
     def seed(self, losses: Iterable[tuple[int, float]]) -> None:
         """Begin with the losses of an earlier attempt: steps with their loss, in order."""
+        steps = self._steps
         for step, loss in losses:
-            self._steps.append(step)
+            steps.append(step)
             self._losses.append(loss)
 
     def cut(self, step: int) -> None:
         """Forget the steps after the one that the run was restored to."""
-        while self._steps and self._steps[-1] > step:
-            self._steps.pop()
+        steps = self._steps
+        while steps and steps[-1] > step:
+            steps.pop()
             self._losses.pop()
         self._redefined = [redefined for redefined in self._redefined if redefined <= step]
 
     def redefine(self, step: int) -> None:
         """The loss has another definition after a step; earlier losses cannot be compared with later ones."""
-        self._redefined = [*(r for r in self._redefined if self._steps and r >= self._steps[0]), step]
+        oldest = self._steps[0] if self._steps else math.inf
+        self._redefined = [*(r for r in self._redefined if r >= oldest), step]
 
     def count(self, until: int) -> int:
         """Number of losses up to a step, under the definition then in force."""

@@ -31,7 +31,7 @@ from agenttune.trainer.probation.measures import (
     StepMonitor,
 )
 from agenttune.trainer.probation.own_commands import AUTHOR, FOR_AGENT, CheckpointsBefore, inverse_of
-from agenttune.trainer.recording.step_meter import StepMetrics
+from agenttune.trainer.recording.background_writer import StepMetrics
 
 NON_FINITE = 3
 """After so many losses in a row that are not finite the change is reverted at once; one may be an overflow (guess)."""

@@ -34,8 +34,8 @@ from agenttune.trainer.execution.saving import Saving
 from agenttune.trainer.execution.single_rank import SingleRank
 from agenttune.trainer.probes.choice import choose
 from agenttune.trainer.probes.trials import Attempt, RunningProbe, attempts_of, result_of
+from agenttune.trainer.recording.background_writer import StepMetrics
 from agenttune.trainer.recording.recorder import Recorder
-from agenttune.trainer.recording.step_meter import StepMetrics
 from agenttune.trainer.run_state import REASON_CHARACTERS, RunState
 
 logger = logging.getLogger("agenttune")

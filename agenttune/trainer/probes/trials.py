@@ -16,7 +16,7 @@ from agenttune.protocol.proposals import Change, CommandRecord
 from agenttune.trainer.checkpoints.checkpoint_catalog import SavedCheckpoint
 from agenttune.trainer.checkpoints.training_state import TrainingState
 from agenttune.trainer.commands.outcomes import AwaitLearningRate, AwaitRestore, Waiting
-from agenttune.trainer.recording.step_meter import StepMetrics
+from agenttune.trainer.recording.background_writer import StepMetrics
 
 LOSS_NAMES = ("step_loss", "loss")
 """Of loops that hand over their loss by name."""

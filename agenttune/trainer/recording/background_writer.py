@@ -1,16 +1,20 @@
-"""The background thread that writes a run's log, so that training never waits for a disk; it makes the rows too."""
+"""What a step leaves behind, and the background thread that makes rows of it and writes them into the run's log.
+
+Training never waits for a disk. Between two steps the processor's caches hold the model, and Python runs several times
+slower than in a hot loop: so a step only leaves its numbers, in as few calls as can be, and the thread does the rest.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import torch
@@ -22,7 +26,7 @@ from agenttune.store.metric_table import MetricRow
 from agenttune.store.run_log import RunLog
 from agenttune.store.wal_monitor import OwnCommits
 from agenttune.trainer.layers.weight_sampler import WeightSample
-from agenttune.trainer.recording.step_meter import Metrics, RawRow, StepMetrics
+from agenttune.trainer.recording.logged_rows import split
 from agenttune.trainer.recording.weight_looks import WeightLooks
 
 logger = logging.getLogger("agenttune")
@@ -38,8 +42,117 @@ CLOSE_TIMEOUT_S = 15.0
 MEMORY_INTERVAL_S = 1.0
 """How often the process' memory is among a step's metrics: once a second is enough for eyes."""
 
+
+class StepMetrics(NamedTuple):
+    """The metrics of one step, not read yet: losses (one a micro-batch), norm and extra values may be [] tensors.
+
+    With several ranks the losses may be `SharedLoss`es, of all of them.
+
+    Attributes:
+        weights: A look at the weights after it, where one was due.
+    """
+
+    step: int
+    branch: str
+    at_s: float
+    took_s: float
+    lr: float
+    base_lr: float
+    samples: int
+    tokens: int
+    losses: list[Any]
+    norm: Any
+    extra: dict[str, Any]
+    weights: WeightSample | None = None
+
+
+class RawRow(NamedTuple):
+    """A row of the loop's own log, not taken apart yet."""
+
+    step: int
+    branch: str
+    at_s: float
+    row: Mapping[str, Any]
+
+    def read(self) -> MetricRow:
+        """As it is recorded."""
+        values, texts = split(self.row)
+        return MetricRow(self.step, self.at_s, values, "log", self.branch, texts)
+
+
+Metrics = Point | MetricRow | StepMetrics | RawRow
+_NOTHING: dict[str, Any] = {}
+
+
+class StepMeter:
+    """Collects what happens within one optimizer step.
+
+    Args:
+        replicas: Data-parallel processes; samples and tokens are counted for all of them.
+
+    Attributes:
+        branch: The branch that training is on.
+        losses: Of the micro-batches so far, each [], as its share of the step's loss; detached.
+        norm: The gradient norm before clipping.
+        began_s: Where the step began, by `time.perf_counter`.
+    """
+
+    __slots__ = ("_extra", "_key", "_replicas", "_samples", "_tokens", "began_s", "branch", "losses", "norm")
+
+    def __init__(self, replicas: int = 1) -> None:
+        self.branch = "main"
+        self.losses: list[torch.Tensor] = []
+        self.norm: Any = None
+        self.began_s = time.perf_counter()
+        self._replicas = replicas
+        self._extra: dict[str, float | torch.Tensor] = _NOTHING
+        self._samples = self._tokens = 0
+        self._key: str | None = None
+
+    def add_batch(self, inputs: Any) -> None:
+        """Count samples and tokens of one micro-batch: entries of shape [batch, ...], `input_ids` of [batch, seq]."""
+        try:
+            shape = inputs[self._key].shape
+        except (KeyError, TypeError, AttributeError, IndexError):
+            self._key, shape = _telling(inputs)
+        if shape:
+            self._samples += shape[0]
+            if self._key == "input_ids":
+                self._tokens += math.prod(shape)
+
+    def add_values(self, values: Mapping[str, float | torch.Tensor]) -> None:
+        """More metrics of this step: numbers, or detached [] or [1] tensors that are not written to any more."""
+        self._extra = {**self._extra, **values}
+
+    def skip(self) -> None:
+        """What took place since the last mark (an evaluation, a save, a pause) is not part of the step."""
+        self.began_s = time.perf_counter()
+
+    def finish(
+        self, step: int, lr: float, base_lr: float, other_rates: Mapping[str, float] | None = None
+    ) -> StepMetrics:
+        """Close a step, with the rates of its update; `other_rates` are of the other parameter groups, by name."""
+        extra, losses, norm = self._extra, self.losses, self.norm
+        if other_rates:
+            extra = {**extra, **other_rates}
+        counts = self._samples * self._replicas, self._tokens * self._replicas
+        self.losses, self.norm, self._samples, self._tokens, self._extra = [], None, 0, 0, _NOTHING
+        took_s = time.perf_counter() - self.began_s
+        values = (step, self.branch, time.time(), took_s, lr, base_lr, *counts, losses, norm, extra, None)
+        return tuple.__new__(StepMetrics, values)  # without the call of Python's own that a named tuple takes
+
+
+def _telling(inputs: Any) -> tuple[str | None, tuple[int, ...]]:
+    """The entry of a batch that tells how many samples (and tokens) are in it."""
+    if not isinstance(inputs, Mapping) or not len(inputs):
+        return None, ()
+    key = "input_ids" if "input_ids" in inputs else next(iter(inputs))
+    return key, tuple(getattr(inputs[key], "shape", ()))
+
+
 Job = Callable[[RunLog], object]
-MakeRows = Callable[[Sequence[Metrics]], list[Point | MetricRow]]
+Row = Point | MetricRow
+MakeRows = Callable[[Sequence[Metrics]], list[Row]]
 
 
 class BackgroundWriter:
@@ -52,8 +165,13 @@ class BackgroundWriter:
         folder: The run's.
         open_log: Opens its log, in the thread.
         interval_s: Time between commits of metrics.
-        capacity_rows: Metric rows kept while the log cannot be written.
+        capacity_rows: What may wait while the log cannot be written.
         make_rows: Makes rows of metrics as they were handed over, in the thread.
+
+    Attributes:
+        queue: What waits, in order. Who hands over something at every step appends it here, and calls `trim` when it
+            is longer than `capacity_rows`.
+        own: Where own commits of rows are reported, so that the command queue ignores them.
     """
 
     def __init__(
@@ -67,12 +185,13 @@ class BackgroundWriter:
         self._folder = folder
         self._open_log = open_log
         self._interval_s = interval_s
-        self._capacity_rows = capacity_rows
+        self.capacity_rows = capacity_rows
         self._make_rows = make_rows or RowMaker()
-        self._points: deque[Metrics] = deque()
-        self._batch: list[Point | MetricRow] = []
-        self._jobs: deque[tuple[int, Job]] = deque()
-        self._handed = self._taken = 0
+        self.queue: deque[Metrics | Job] = deque()
+        self._batch: list[Row] = []
+        """Rows that are being written."""
+        self._heads = threading.Lock()
+        """Held by who takes from the queue."""
         self._dropped_total = self._dropped_told = 0  # each is changed in one thread only
         self._fault: StoreFault | None = None
         self._wake = threading.Event()
@@ -80,27 +199,32 @@ class BackgroundWriter:
         self._close_by_s = 0.0
         self._log: RunLog | None = None
         self.own: OwnCommits | None = None
-        """Where own commits of rows are reported, so that the command queue ignores them."""
         self._thread = threading.Thread(target=self._run, name="agenttune-writer", daemon=True)
         self._thread.start()
 
     def add_point(self, point: Metrics) -> None:
         """Hand over the metrics of one step, or a row; written within `interval_s`."""
-        if len(self._points) + len(self._batch) >= self._capacity_rows:
-            self._drop_one()
-        self._handed += 1
-        self._points.append(point)
+        self.queue.append(point)
+        if len(self.queue) > self.capacity_rows:
+            self.trim()
 
-    def _drop_one(self) -> None:
-        try:
-            self._points.popleft()
-        except IndexError:  # the writer has just taken them
-            return
-        self._dropped_total += 1
+    def trim(self) -> None:
+        """Drop the oldest rows, and a tenth of what may wait more, as each look goes through all that waits."""
+        with self._heads:
+            waiting = [self.queue.popleft() for _ in range(len(self.queue))]
+            most = len(waiting) - self.capacity_rows + self.capacity_rows // 10
+            kept, dropped = list[Metrics | Job](), 0
+            for entry in waiting:
+                if dropped < most and not callable(entry):
+                    dropped += 1
+                else:
+                    kept.append(entry)
+            self._dropped_total += dropped
+            self.queue.extendleft(reversed(kept))
 
     def submit(self, job: Job, urgent: bool = True) -> None:
         """Hand over any other write, done after the rows handed over before it; if `urgent` at once."""
-        self._jobs.append((self._handed, job))
+        self.queue.append(job)
         if urgent:
             self._wake.set()
 
@@ -115,7 +239,8 @@ class BackgroundWriter:
         self._closing = True
         self._wake.set()
         self._thread.join(timeout_s + 1.0)
-        left = len(self._points) + len(self._batch), len(self._jobs)
+        jobs = sum(map(callable, self.queue))
+        left = len(self.queue) - jobs + len(self._batch), jobs
         if any(left):
             logger.error("%s: %d metric rows and %d events could not be written: %s", self._folder, *left, self._fault)
         return not any(left)
@@ -135,7 +260,7 @@ class BackgroundWriter:
                 self._report(fault)
                 backoff_s = min(max(2 * backoff_s, self._interval_s), LONGEST_BACKOFF_S)
                 self._pause(backoff_s)
-            if closing and (not self._left() or time.monotonic() >= self._close_by_s):
+            if closing and (not (self.queue or self._batch) or time.monotonic() >= self._close_by_s):
                 break
         if self._log is not None:
             self._log.close()
@@ -150,39 +275,39 @@ class BackgroundWriter:
                 self._wake.wait(0.05)
                 return
 
-    def _left(self) -> int:
-        return len(self._points) + len(self._batch) + len(self._jobs)
-
     def _report(self, fault: StoreFault) -> None:
         if self._fault is None:
             logger.warning("%s; training goes on, writing is tried again", fault)
         self._fault = fault
 
     def _drain(self) -> None:
-        if self._log is None:
-            self._log = self._open_log(self._folder)
-        while self._jobs:
-            before, job = self._jobs[0]
-            self._write_rows(self._log, before)
-            self._write_job(self._log, job)
-            self._jobs.popleft()
-        self._write_rows(self._log, self._handed)
-        if self._fault is not None or self._dropped_total > self._dropped_told:
-            self._recover(self._log)
-
-    def _write_rows(self, log: RunLog, until: int) -> None:
-        """Write the rows that were handed over before so many others, a batch a transaction."""
+        """Write what has been handed over by now: rows that follow each other in one transaction."""
+        log = self._log = self._log or self._open_log(self._folder)
         log.own = self.own
-        while (self._points and self._taken + self._dropped_total < until) or self._batch:
-            taken: list[Metrics] = []
-            room = min(BATCH_ROWS - len(self._batch), until - self._taken - self._dropped_total)
-            with contextlib.suppress(IndexError):  # the training thread has just dropped the last one
-                while len(taken) < room:
-                    taken.append(self._points.popleft())
-            self._taken += len(taken)
-            self._batch += self._make_rows(taken)
-            log.append_points(self._batch)
-            self._batch = []
+        left = len(self.queue)
+        while self._batch or left > 0:
+            if not self._batch:
+                taken = self._next_rows(min(left, BATCH_ROWS))
+                left -= len(taken)
+                self._batch = self._make_rows(taken)
+            if self._batch:
+                log.append_points(self._batch)
+                self._batch = []
+            elif self.queue and callable(job := self.queue[0]):
+                self._write_job(log, job)
+                with self._heads:
+                    self.queue.popleft()
+                left -= 1
+        if self._fault is not None or self._dropped_total > self._dropped_told:
+            self._recover(log)
+
+    def _next_rows(self, most: int) -> list[Metrics]:
+        """Take the rows before the next job."""
+        queue, taken = self.queue, list[Any]()
+        with self._heads:
+            while queue and len(taken) < most and not callable(queue[0]):
+                taken.append(queue.popleft())
+        return taken
 
     def _write_job(self, log: RunLog, job: Job) -> None:
         try:
@@ -215,71 +340,70 @@ class RowMaker:
         self._nonfinite_on: str | None = None
         """The branch of the last step whose loss was not finite, until its row is logged."""
 
-    def __call__(self, metrics: Sequence[Metrics]) -> list[Point | MetricRow]:
+    def __call__(self, metrics: Sequence[Metrics]) -> list[Row]:
         """Rows, in order; numbers that lie on a device are fetched in one copy."""
-        held = [m for m in metrics if isinstance(m, StepMetrics)]
-        left = [value for h in held for value in (*h.losses, h.norm, *h.extra.values())]
-        tensors = [value for value in left if isinstance(value, torch.Tensor)]
-        fetched = iter(_fetch(tensors))
-        rows: list[Point | MetricRow] = []
+        fetched = _Fetched(metrics)
+        rows: list[Row] = []
+        newest: Row | None = None
         for m in metrics:
+            row: Row
             if isinstance(m, StepMetrics):
-                losses, norm = [_number(value, fetched) for value in m.losses], _number(m.norm, fetched)
-                extra = {name: _number(value, fetched) for name, value in m.extra.items()}
-                rows.append(self._row(m, losses, norm, extra))
+                row = newest = self._row(m, fetched.number)
             else:
                 row = m.read() if isinstance(m, RawRow) else m
                 self._mend_loss(row)
-                rows.append(row)
-        if held and time.monotonic() >= self._memory_due_s:
+            rows.append(row)
+        if newest is not None and time.monotonic() >= self._memory_due_s:
             self._memory_due_s = time.monotonic() + MEMORY_INTERVAL_S
-            newest = max(i for i, m in enumerate(metrics) if isinstance(m, StepMetrics))
-            rows[newest].values.setdefault("memory_bytes", self._memory_bytes(tensors))
+            newest.values.setdefault("memory_bytes", self._memory_bytes(fetched.is_of_gpu))
         return rows
 
-    def _mend_loss(self, row: Point | MetricRow) -> None:
+    def _mend_loss(self, row: Row) -> None:
         """The Trainer's own filter logs a finite loss after a NaN (0.0 in the end)."""
         if row.source == "log":
             if self._nonfinite_on == row.branch and "loss" in row.values:
                 row.values["loss"] = math.nan
             self._nonfinite_on = None
 
-    def _row(self, held: StepMetrics, losses: list[float], norm: float | None, extra: dict[str, float]) -> MetricRow:
-        values = {"lr": held.lr, "base_lr": held.base_lr, "step_time_s": held.took_s}
-        if held.took_s > 0 and held.samples:
-            values["samples_per_s"] = held.samples / held.took_s
-        if held.took_s > 0 and held.tokens:
-            values["tokens_per_s"] = held.tokens / held.took_s
+    def _row(self, held: StepMetrics, number: Callable[[Any], float]) -> MetricRow:
+        step, branch, at_s, took_s, lr, base_lr, samples, tokens, losses, norm, extra, weights = held
+        values = {"lr": lr, "base_lr": base_lr, "step_time_s": took_s}
+        if took_s > 0 and samples:
+            values["samples_per_s"] = samples / took_s
+        if took_s > 0 and tokens:
+            values["tokens_per_s"] = tokens / took_s
         if losses:
-            values["step_loss"] = loss = sum(losses)
+            values["step_loss"] = loss = sum(map(number, losses))
             if not math.isfinite(loss):
-                self._nonfinite_on = held.branch
+                self._nonfinite_on = branch
         if norm is not None:
-            values["step_grad_norm"] = norm
-        row = MetricRow(held.step, held.at_s, values | extra, "step", held.branch)
-        return row if held.weights is None else self._with_look(row, held.weights)
+            values["step_grad_norm"] = number(norm)
+        for name, value in extra.items():
+            values[name] = number(value)
+        look = None if weights is None else self._looks.add(weights)
+        if look is not None:
+            told = {"path_straightness": look.straightness, "update_ratio": look.update_ratio}
+            values.update({name: value for name, value in told.items() if not math.isnan(value)})
+        return MetricRow(step, at_s, values, "step", branch, None, look)
 
-    def _with_look(self, row: MetricRow, sample: WeightSample) -> MetricRow:
-        look = self._looks.add(sample)
-        told = {"path_straightness": look.straightness, "update_ratio": look.update_ratio}
-        row.values.update({name: value for name, value in told.items() if not math.isnan(value)})
-        return row._replace(look=look)
-
-    def _memory_bytes(self, tensors: list[torch.Tensor]) -> float:
-        if any(t.is_cuda for t in tensors):
-            return float(torch.cuda.memory_allocated())
-        return float(self._process.memory_info().rss)
+    def _memory_bytes(self, is_of_gpu: bool) -> float:
+        return float(torch.cuda.memory_allocated() if is_of_gpu else self._process.memory_info().rss)
 
 
-def _fetch(tensors: list[torch.Tensor]) -> list[float]:
-    """The values of one-element tensors, in one copy from the device they are on."""
-    if all(t.device.type == "cpu" for t in tensors):
-        return [t.item() for t in tensors]
-    flat = [t.detach().reshape(()).to(tensors[0].device, torch.float32, non_blocking=True) for t in tensors]
-    values: list[float] = torch.stack(flat).tolist()
-    return values
+class _Fetched:
+    """Numbers of steps; one-element tensors that lie on a device are fetched in one copy, in the order of use."""
 
+    def __init__(self, metrics: Sequence[Metrics]) -> None:
+        held = [m for m in metrics if isinstance(m, StepMetrics)]
+        tensors = [v for h in held for v in (*h.losses, h.norm, *h.extra.values()) if isinstance(v, torch.Tensor)]
+        self.is_of_gpu = any(map(attrgetter("is_cuda"), tensors))
+        self._ahead: Iterator[float] | None = None
+        if not all(map(attrgetter("is_cpu"), tensors)):
+            flat = [t.detach().reshape(()).to(tensors[0].device, torch.float32, non_blocking=True) for t in tensors]
+            self._ahead = iter(torch.stack(flat).tolist())
 
-def _number(value: Any, fetched: Iterator[float]) -> Any:
-    """A number as it is, and the next fetched one for a tensor."""
-    return next(fetched) if isinstance(value, torch.Tensor) else value if value is None else float(value)
+    def number(self, value: Any) -> float:
+        """A number, or the next tensor's."""
+        if not isinstance(value, torch.Tensor):
+            return float(value)
+        return value.item() if self._ahead is None else next(self._ahead)

@@ -65,7 +65,7 @@ def split(row: Mapping[str, Any], prefix: str = "", depth: int = 0) -> tuple[dic
 
 def is_lasting(row: Mapping[str, Any]) -> bool:
     """Whether what a row says stays as it is, so that it may be taken apart later, in another thread."""
-    return set(map(type, row.values())) <= LASTING
+    return LASTING.issuperset(map(type, row.values()))
 
 
 class LoggedRows:
