@@ -38,9 +38,9 @@ from agenttune.protocol.proposals import (
 )
 from agenttune.protocol.run_info import LIVE, RunInfo
 from agenttune.store.command_table import CommandTable
-from agenttune.store.curve_table import CurveTable
 from agenttune.store.event_table import EventTable
 from agenttune.store.log_connection import storing
+from agenttune.store.metric_table import MetricTable
 from agenttune.store.run_folders import LOG_NAME, newest_names
 from agenttune.store.run_info import RunCard
 from agenttune.store.sqlite_file import connect, connect_log_read_only, make_file, may_write
@@ -80,7 +80,7 @@ def list_runs(runs_dir: Path) -> list[RunInfo]:
     return sorted(infos, key=lambda info: info.created_at_s, reverse=True)
 
 
-class RunLog(EventTable, CommandTable, CurveTable):
+class RunLog(EventTable, CommandTable, MetricTable):
     """One connection to a run's log. Not shared between threads: each thread opens its own.
 
     Every writing method is one transaction: all of it is in the file when it returns, or nothing is.

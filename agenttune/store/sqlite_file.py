@@ -14,10 +14,9 @@ from pathlib import Path
 from agenttune.errors import LogExists, StoreFault
 from agenttune.protocol.run_info import RunInfo
 from agenttune.store.command_table import COMMANDS_SCHEMA
-from agenttune.store.curve_table import CURVES_SCHEMA
 from agenttune.store.event_table import EVENTS_SCHEMA
 from agenttune.store.log_connection import private_copy, storing
-from agenttune.store.metric_table import POINTS_SCHEMA
+from agenttune.store.metric_table import CURVES_SCHEMA, POINTS_SCHEMA
 from agenttune.store.run_folders import LOG_NAME
 from agenttune.store.run_info import RUN_SCHEMA, RunCard
 

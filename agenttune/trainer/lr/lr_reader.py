@@ -18,12 +18,12 @@ class LearningRateReader:
     Attributes:
         lr: The first group's effective rate, which the next update uses.
         base_lr: The first group's base, which the schedule scales.
-        others: Rates of groups that differ from the first one's, as a row of metrics names them; None if none do.
+        others: Rates of groups that differ from the first one's, as a row of metrics names them.
     """
 
     def __init__(self) -> None:
         self.lr = self.base_lr = float("nan")
-        self.others: dict[str, float] | None = None
+        self.others: dict[str, float] = {}
         self._schedule: Schedule | None = None
         self._optimizer: Optimizer | None = None
         self._scheduler: object | None = None
@@ -59,7 +59,7 @@ class LearningRateReader:
         self.lr, self.base_lr = rates[0], bases[0]
         count = len(rates)
         is_one = count == 1 or (rates.count(rates[0]) == count and bases.count(bases[0]) == count)
-        self.others = None if is_one else _others(rates, bases)
+        self.others = {} if is_one else _others(rates, bases)
 
     def _look(self, optimizer: Optimizer, scheduler: object | None) -> Schedule:
         schedule = Schedule(optimizer, scheduler)

@@ -139,4 +139,4 @@ def losses_until(log: RunLog, branch: str, step: int, count: int) -> list[tuple[
 
 
 def _sum(losses: list[Any]) -> float:
-    return sum(float(loss.detach()) if isinstance(loss, torch.Tensor) else float(loss) for loss in losses)
+    return sum(float(loss.item() if isinstance(loss, torch.Tensor) else loss) for loss in losses)
