@@ -68,6 +68,30 @@ def test_rows_of_the_loops_log_are_events_in_order_with_what_was_handed_over_bet
     ]
 
 
+def test_while_the_thread_is_stuck_only_so_many_rows_wait_and_every_event_does(folder: Path) -> None:
+    busy, go = threading.Event(), threading.Event()
+
+    def wait(log: RunLog) -> None:
+        busy.set()
+        go.wait(LONG_S)
+
+    writer = BackgroundWriter(folder, interval_s=LONG_S, capacity_rows=20)
+    writer.submit(wait)
+    assert busy.wait(LONG_S)
+    for step in range(100):
+        writer.add_point(logged(step))
+        if step % 25 == 0:
+            writer.submit(note(f"after {step}"))
+    assert len(writer.queue) <= 20 + 1
+    go.set()
+    assert writer.close()
+    bodies = [event.body for event in RunLog.open(folder).events()]
+    assert [b.text for b in bodies if isinstance(b, NoteAdded)] == [f"after {step}" for step in (0, 25, 50, 75)]
+    kept = [point.step for point in RunLog.open(folder).points()]
+    gap = next(body for body in bodies if isinstance(body, LogGap))
+    assert kept == list(range(gap.dropped_rows, 100))
+
+
 def test_a_hundred_logged_steps_are_one_transaction(folder: Path) -> None:
     keep = RunLog.open(folder)
     writer = BackgroundWriter(folder, interval_s=LONG_S)

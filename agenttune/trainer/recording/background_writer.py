@@ -285,7 +285,7 @@ class BackgroundWriter:
         log = self._log = self._log or self._open_log(self._folder)
         log.own = self.own
         left = len(self.queue)
-        while self._batch or left > 0:
+        while self._batch or (left > 0 and self.queue):
             if not self._batch:
                 taken = self._next_rows(min(left, BATCH_ROWS))
                 left -= len(taken)
