@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import Any
 
 from torch.optim import Optimizer
@@ -10,6 +11,9 @@ from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 from agenttune.protocol.metrics import rate_name
 from agenttune.trainer.lr.schedule_kinds import KEY, ScheduleKind, as_float
 from agenttune.trainer.lr.schedules import Schedule
+
+LR_OF = itemgetter("lr")
+FLOATS = frozenset({float})
 
 
 class LearningRateReader:
@@ -43,22 +47,18 @@ class LearningRateReader:
             or (KEY in self._state) is not self._is_planned
         ):
             schedule = self._schedule = self._look(optimizer, scheduler)
-        rates = []
-        for group in self._holder.param_groups:  # no comprehension: up to Python 3.11 it is a call
-            lr = group["lr"]
-            rates.append(lr if type(lr) is float else as_float(lr))
-        bases = rates
+        rates = list(map(LR_OF, self._holder.param_groups))
+        if not FLOATS.issuperset(map(type, rates)):
+            rates = [as_float(rate) for rate in rates]
+        bases: Any = rates
         if not self._is_unscaled:
-            given_bases = None if self._inner is None else self._inner.base_lrs
-            if type(given_bases) is list and len(given_bases) == len(rates):  # as in `Schedule.base`: nearly always
-                bases = []
-                for base in given_bases:
-                    bases.append(base if type(base) is float else as_float(base))
-            else:
+            bases = None if self._inner is None else self._inner.base_lrs
+            if type(bases) is not list or len(bases) != len(rates):  # as in `Schedule.base`: hardly ever
                 bases = schedule.base()
+            elif not FLOATS.issuperset(map(type, bases)):
+                bases = [as_float(base) for base in bases]
         self.lr, self.base_lr = rates[0], bases[0]
-        count = len(rates)
-        is_one = count == 1 or (rates.count(rates[0]) == count and bases.count(bases[0]) == count)
+        is_one = rates.count(rates[0]) == len(rates) == bases.count(bases[0])
         self.others = {} if is_one else _others(rates, bases)
 
     def _look(self, optimizer: Optimizer, scheduler: object | None) -> Schedule:
