@@ -24,9 +24,8 @@ from agenttune.protocol.events import Acked, Evaluated, NoteAdded, StatusChanged
 from agenttune.protocol.metrics import Point
 from agenttune.protocol.proposals import NEXT, Ack, Change, State
 from agenttune.protocol.run_info import RunInfo
-from agenttune.store.curve_table import CurveTable
 from agenttune.store.downsampling import Bucket, thin
-from agenttune.store.metric_table import metrics_json
+from agenttune.store.metric_table import MetricTable, metrics_json
 from agenttune.store.run_log import RunLog, list_runs, run_folder
 from tests.core.conftest import APPROVED, propose
 
@@ -295,15 +294,15 @@ def test_a_curve_has_no_hole_where_another_reader_brings_it_up_to_date(
     values = [99.0 if step == 2004 else 1.0 for step in range(2008)]
     log.append_points([Point(step=step, at_s=0.0, values={"loss": value}) for step, value in enumerate(values)])
     other = RunLog.open(log.folder)
-    look = CurveTable._last_closed
+    look = MetricTable._last_closed
 
-    def close_a_bucket(table: CurveTable, *which: Any) -> Any:
+    def close_a_bucket(table: MetricTable, *which: Any) -> Any:
         monkeypatch.undo()
         other.append_points([Point(step=step, at_s=0.0, values={"loss": 1.0}) for step in range(2008, 2030)])
         other.index_points()
         return look(table, *which)
 
-    monkeypatch.setattr(CurveTable, "_last_closed", close_a_bucket)
+    monkeypatch.setattr(MetricTable, "_last_closed", close_a_bucket)
     curve = log.curve("loss", max_points=100)
     other.close()
     assert max(map(float, curve.high)) == 99.0

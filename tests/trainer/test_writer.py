@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from agenttune.protocol.run_info import RunInfo
 from agenttune.store.metric_table import MetricRow
 from agenttune.store.run_log import RunLog
 from agenttune.trainer.recording.background_writer import BackgroundWriter
-from agenttune.trainer.recording.step_meter import Metrics
 
 LONG_S = 30.0
 
@@ -151,22 +149,20 @@ def test_while_the_disk_is_full_only_the_oldest_rows_go_and_the_order_stays(fold
     assert any(isinstance(e.body, NoteAdded) for e in events)
 
 
-def test_a_row_that_training_drops_in_the_same_moment_does_not_end_the_writing(folder: Path) -> None:
-    class Raced(deque[Metrics]):
-        is_dropped = False
-
-        def popleft(self) -> Metrics:
-            if threading.current_thread() is not threading.main_thread() and not self.is_dropped:
-                self.is_dropped = True
-                writer._drop_one()
-            return super().popleft()
-
-    writer = BackgroundWriter(folder, interval_s=LONG_S)
-    writer._points = Raced()
-    writer.add_point(logged(1))
-    writer.submit(note("kept"))
+def test_what_training_drops_while_the_thread_takes_is_told_and_the_rest_is_in_order(folder: Path) -> None:
+    writer = BackgroundWriter(folder, interval_s=0.001, capacity_rows=10)
+    for step in range(3000):
+        writer.add_point(logged(step))
+        if step % 500 == 0:
+            writer.submit(note(f"after {step}"))
     assert writer.close()
-    assert sorted(event.body.kind for event in RunLog.open(folder).events()) == ["log_gap", "note_added"]
+    events = RunLog.open(folder).events(limit=10_000)
+    dropped = sum(event.body.dropped_rows for event in events if isinstance(event.body, LogGap))
+    kept = [event.step or 0 for event in events if isinstance(event.body, Logged)]
+    assert kept == sorted(set(kept))
+    assert len(kept) + dropped == 3000
+    told = [event.body.text for event in events if isinstance(event.body, NoteAdded)]
+    assert told == [f"after {step}" for step in range(0, 3000, 500)]
 
 
 def test_rows_that_are_dropped_while_the_gap_is_written_are_told_too(folder: Path) -> None:
@@ -176,14 +172,11 @@ def test_rows_that_are_dropped_while_the_gap_is_written_are_told_too(folder: Pat
         def append(self, *bodies: Record, **where: Any) -> list[int]:
             if isinstance(bodies[0], LogGap) and later:
                 writer.add_point(later.pop())
-                writer._drop_one()
             return super().append(*bodies, **where)
 
-    writer = BackgroundWriter(folder, Slow.open, interval_s=LONG_S)
+    writer = BackgroundWriter(folder, Slow.open, interval_s=LONG_S, capacity_rows=0)
     writer.add_point(logged(1))
-    writer._drop_one()
     writer.submit(note("first"))
-    writer.add_point(logged(2))
     assert writer.close()
     told = [event.body.dropped_rows for event in RunLog.open(folder).events() if isinstance(event.body, LogGap)]
     assert sum(told) == 2
