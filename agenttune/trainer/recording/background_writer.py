@@ -289,7 +289,7 @@ class BackgroundWriter:
             if not self._batch:
                 taken = self._next_rows(min(left, BATCH_ROWS))
                 left -= len(taken)
-                self._batch = self._make_rows(taken)
+                self._batch = self._make_rows(taken) if taken else []
             if self._batch:
                 log.append_points(self._batch)
                 self._batch = []
