@@ -209,6 +209,11 @@ export function asCommand(command: AnyCommand): Submission["command"] {
   return command as unknown as Submission["command"];
 }
 
+/** A command as the person at the page asks for it; the server knows who that is. */
+export function proposed(command: Submission["command"], rationale = ""): Submission {
+  return { command, author: { name: "" }, rationale, ask_always: false };
+}
+
 /** What the gate says of a command, without sending it. */
 export async function dryRun(runId: string, submission: Submission): Promise<DryRun> {
   const answer = await answerOf(

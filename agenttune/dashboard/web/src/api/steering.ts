@@ -1,7 +1,7 @@
 import { keepPreviousData, useQuery, type UseQueryResult } from "@tanstack/react-query";
 
 import { answerOf, server } from "./client";
-import { asCommand, dryRun, keys, type AnyCommand } from "./queries";
+import { asCommand, dryRun, keys, proposed, type AnyCommand } from "./queries";
 import type { DryRun, Guardrails } from "./schema";
 
 const at = (runId: string) => ({ path: { run_id: runId } });
@@ -12,7 +12,7 @@ export function useDryRun(runId: string, command: AnyCommand | null): UseQueryRe
     queryKey: keys.run(runId, "guardrails", "dry run", command),
     queryFn: () => {
       if (command === null) throw new Error("There is no command to ask for.");
-      return dryRun(runId, { command: asCommand(command), author: { name: "" }, rationale: "" });
+      return dryRun(runId, proposed(asCommand(command)));
     },
     enabled: command !== null,
     staleTime: 0,

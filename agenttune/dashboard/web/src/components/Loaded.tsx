@@ -8,7 +8,7 @@ interface Props<T> {
   query: UseQueryResult<T>;
   /** What is shown of the answer. */
   children: (data: T) => ReactNode;
-  /** A sentence in place of an answer with nothing in it. */
+  /** A sentence in place of an answer with nothing in it; `useYet` has those that promise something. */
   empty?: { when: (data: T) => boolean; say: string };
   height?: number;
 }

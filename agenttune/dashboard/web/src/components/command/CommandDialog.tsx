@@ -3,7 +3,7 @@ import { useQuery } from "@tanstack/react-query";
 import { useState } from "react";
 
 import { sentenceOf } from "../../api/client";
-import { dryRun, keys, useCommands, useSubmit } from "../../api/queries";
+import { dryRun, keys, proposed, useCommands, useSubmit } from "../../api/queries";
 import type { CommandRecord, Submission } from "../../api/schema";
 import { outcomeInWords, verdictInWords } from "./outcome";
 
@@ -30,7 +30,7 @@ export function CommandDialog({ command, title, onClose, ...rest }: Props) {
 
 function Confirmation({ runId, command, consequence, onClose }: Omit<Props, "title" | "command"> & { command: Command }) {
   const [reason, setReason] = useState("");
-  const submission: Submission = { command, author: { name: "" }, rationale: "" };
+  const submission = proposed(command);
   const dry = useQuery({
     queryKey: keys.run(runId, "guardrails", "dry run", command),
     queryFn: () => dryRun(runId, submission),

@@ -6,6 +6,7 @@ import { useMe } from "../../api/session";
 import type { AgentStatus } from "../../api/schema";
 import { DecisionPanel } from "../../components/decision/DecisionPanel";
 import { Loaded } from "../../components/Loaded";
+import { useNothing } from "../../components/nothing";
 import { told, toldUsd } from "../../components/numbers";
 import { isLive } from "../../components/RunStatus";
 import { Section } from "../../components/Section";
@@ -21,6 +22,7 @@ import { Transcript } from "./Transcript";
 export default function AgentPage({ runId }: RunPageProps) {
   const me = useMe();
   const run = useRun(runId);
+  const nothing = useNothing(runId);
   const agent = useAgentNow(runId);
   const findings = useAllFindings(runId);
   const [command, setCommand] = useUrlState("decision");
@@ -50,7 +52,7 @@ export default function AgentPage({ runId }: RunPageProps) {
                 { value: "findings", label: `findings ${findings.data?.findings.length ?? ""}` },
               ]}
             />
-            <Loaded query={story} empty={{ when: (read) => read.events.length === 0, say: told === "findings" ? "The detectors saw nothing." : "Nothing yet." }}>
+            <Loaded query={story} empty={{ when: (read) => read.events.length === 0, say: told === "findings" ? "The detectors saw nothing." : nothing("told") }}>
               {(read) => (
                 <>
                   {before && (

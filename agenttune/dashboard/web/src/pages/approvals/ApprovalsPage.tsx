@@ -4,6 +4,7 @@ import { useState } from "react";
 
 import { useCommands, useRun, useSchemas } from "../../api/queries";
 import { Loaded } from "../../components/Loaded";
+import { useNothing } from "../../components/nothing";
 import { Offered } from "../../components/Offered";
 import { isLive } from "../../components/RunStatus";
 import { Section } from "../../components/Section";
@@ -15,6 +16,7 @@ import { RequestItem } from "./RequestItem";
 /** What waits for a person, the oldest first, and what was decided lately. */
 export default function ApprovalsPage({ runId }: RunPageProps) {
   const run = useRun(runId);
+  const nothing = useNothing(runId);
   const commands = useCommands(runId);
   const schemas = useSchemas();
   const [isHelping, setHelping] = useState(false);
@@ -49,7 +51,7 @@ export default function ApprovalsPage({ runId }: RunPageProps) {
         )}
       </Loaded>
       <Section title="Decided lately">
-        <Loaded query={commands} empty={{ when: ({ commands: records }) => decidedIn(records).length === 0, say: "Nothing was decided yet." }}>
+        <Loaded query={commands} empty={{ when: ({ commands: records }) => decidedIn(records).length === 0, say: nothing("decided") }}>
           {({ commands: records }) => (
             <List size="sm" role="status">
               {decidedIn(records).map((record) => (

@@ -7,6 +7,7 @@ import { CommandDialog, type Command } from "../../components/command/CommandDia
 import { useWhyNot } from "../../components/command/useWhyNot";
 import { Fault } from "../../components/Fault";
 import { Loaded } from "../../components/Loaded";
+import { useNothing } from "../../components/nothing";
 import { Offered } from "../../components/Offered";
 import { isLive } from "../../components/RunStatus";
 import type { RunPageProps } from "../../routes";
@@ -51,6 +52,7 @@ export default function CheckpointsPage({ runId }: RunPageProps) {
 
 function States({ runId, checkpoints }: { runId: string; checkpoints: readonly Checkpoint[] }) {
   const run = useRun(runId).data;
+  const nothing = useNothing(runId);
   const branches = useBranches(runId).data;
   const [chosen, setChosen] = useUrlState("checkpoint");
   const [tickedText, setTicked] = useUrlState("compare");
@@ -79,7 +81,7 @@ function States({ runId, checkpoints }: { runId: string; checkpoints: readonly C
         </Offered>
       </Group>
       {checkpoints.length === 0 ? (
-        <Text c="dimmed">There is no checkpoint yet.</Text>
+        <Text c="dimmed">{nothing("checkpoints")}</Text>
       ) : (
         <CheckpointTable
           checkpoints={checkpoints}

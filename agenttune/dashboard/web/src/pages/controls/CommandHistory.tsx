@@ -7,6 +7,7 @@ import { DecisionPanel } from "../../components/decision/DecisionPanel";
 import { StateBadge } from "../../components/decision/StateBadge";
 import { toldKind } from "../../components/decision/words";
 import { Name } from "../../components/Name";
+import { useNothing } from "../../components/nothing";
 import { told } from "../../components/numbers";
 import { useUrlState } from "../../urlState";
 import { ALL_STATES, argumentsInWords, errorOf, found } from "./commandFilter";
@@ -15,6 +16,7 @@ const PAGE = 50;
 
 /** All commands of the run with what became of them; the filter stands in the URL. */
 export function CommandHistory({ runId, records }: { runId: string; records: readonly CommandRecord[] }) {
+  const nothing = useNothing(runId);
   const [state, setState] = useUrlState("state");
   const [kind, setKind] = useUrlState("kind");
   const [by, setBy] = useUrlState("by");
@@ -36,7 +38,7 @@ export function CommandHistory({ runId, records }: { runId: string; records: rea
       </Group>
       {decision && <DecisionPanel runId={runId} commandId={decision} onClose={() => setDecision("")} />}
       {shown.length === 0 ? (
-        <Text c="dimmed">{records.length === 0 ? "Nobody has asked for anything yet." : "No command fits the filter."}</Text>
+        <Text c="dimmed">{records.length === 0 ? nothing("asked") : "No command fits the filter."}</Text>
       ) : (
         <Table.ScrollContainer minWidth={640}>
           <Table verticalSpacing={4} fz="sm" highlightOnHover>

@@ -6,6 +6,7 @@ import type { KnobState, RunInfo } from "../../api/schema";
 import { useMe, whyNot } from "../../api/session";
 import { useGuardrails } from "../../api/steering";
 import { Loaded } from "../../components/Loaded";
+import { useNothing } from "../../components/nothing";
 import { Section } from "../../components/Section";
 import type { RunPageProps } from "../../routes";
 import { useUrlState } from "../../urlState";
@@ -28,6 +29,7 @@ export default function ControlsPage({ runId }: RunPageProps) {
 }
 
 function Controls({ runId, info }: { runId: string; info: RunInfo }) {
+  const nothing = useNothing(runId);
   const knobs = useKnobs(runId);
   const schemas = useSchemas();
   const commands = useCommands(runId);
@@ -61,7 +63,7 @@ function Controls({ runId, info }: { runId: string; info: RunInfo }) {
       <Grid gap="md">
         <Grid.Col span={{ base: 12, md: 7 }}>
           <Section title="Optimizer and other values">
-            <Loaded query={knobs} empty={{ when: ({ knobs: all }) => all.length === 0, say: "The training loop has not told its values yet." }}>
+            <Loaded query={knobs} empty={{ when: ({ knobs: all }) => all.length === 0, say: nothing("values") }}>
               {({ knobs: all }) => <KnobTable knobs={all} onChange={change} />}
             </Loaded>
           </Section>

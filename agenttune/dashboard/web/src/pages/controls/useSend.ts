@@ -1,7 +1,7 @@
 import { notifications } from "@mantine/notifications";
 
 import { sentenceOf } from "../../api/client";
-import { asCommand, useSubmit, type AnyCommand } from "../../api/queries";
+import { asCommand, proposed, useSubmit, type AnyCommand } from "../../api/queries";
 import { outcomeInWords } from "../../components/command/outcome";
 import { toldKind } from "../../components/decision/words";
 
@@ -17,7 +17,7 @@ export function useSend(runId: string): Send {
   const send = async (command: AnyCommand, rationale = "") => {
     const title = toldKind(command.kind);
     try {
-      const record = await mutateAsync({ command: asCommand(command), author: { name: "" }, rationale });
+      const record = await mutateAsync(proposed(asCommand(command), rationale));
       const { text, color } = outcomeInWords(record);
       notifications.show({ title, message: text, color, autoClose: color === "red" ? 15_000 : 6000 });
       return true;

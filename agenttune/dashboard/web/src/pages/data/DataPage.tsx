@@ -7,6 +7,7 @@ import { Ago } from "../../components/Ago";
 import { CommandDialog, type Command } from "../../components/command/CommandDialog";
 import { useWhyNot } from "../../components/command/useWhyNot";
 import { Loaded } from "../../components/Loaded";
+import { useNothing } from "../../components/nothing";
 import { Name } from "../../components/Name";
 import { told } from "../../components/numbers";
 import type { RunPageProps } from "../../routes";
@@ -18,8 +19,9 @@ import { SourceLosses } from "./SourceLosses";
 /** The training dataset: what it is, what can be changed while it is drawn from, and what changes it as a whole. */
 export default function DataPage({ runId }: RunPageProps) {
   const answer = useDataset(runId);
+  const nothing = useNothing(runId);
   return (
-    <Loaded query={answer} empty={{ when: ({ dataset }) => !dataset, say: "The trainer has not told of its dataset: it does so when training begins, of a dataset that it knows." }}>
+    <Loaded query={answer} empty={{ when: ({ dataset }) => !dataset, say: nothing("dataset") }}>
       {(read) => read.dataset && <Parameters runId={runId} read={read} dataset={read.dataset} />}
     </Loaded>
   );

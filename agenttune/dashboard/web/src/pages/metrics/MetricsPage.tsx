@@ -7,6 +7,7 @@ import { namesOf, onlyBranch } from "../../charts/branchTraces";
 import { useCurves } from "../../charts/useCurves";
 import { useZoom, type Range } from "../../charts/zoom";
 import { Loaded } from "../../components/Loaded";
+import { useNothing } from "../../components/nothing";
 import { Name } from "../../components/Name";
 import { isLive } from "../../components/RunStatus";
 import type { RunPageProps } from "../../routes";
@@ -19,6 +20,7 @@ import { scaleOf, useMetricsView } from "./useMetricsView";
 /** Every metric of a run. */
 export default function MetricsPage({ runId }: RunPageProps) {
   const run = useRun(runId);
+  const nothing = useNothing(runId);
   const current = run.data?.branch;
   const here = useSeries(runId, current);
   const main = useSeries(runId);
@@ -26,7 +28,7 @@ export default function MetricsPage({ runId }: RunPageProps) {
   return (
     <Loaded query={run}>
       {(info) => (
-        <Loaded query={here} height={400} empty={{ when: () => here.data?.series.length === 0 && main.data?.series.length === 0, say: "Nothing was measured yet: the first values come with the first steps." }}>
+        <Loaded query={here} height={400} empty={{ when: () => here.data?.series.length === 0 && main.data?.series.length === 0, say: nothing("measured") }}>
           {({ series }) => (
             <AllMetrics run={info} series={[...series, ...(main.data?.series ?? [])]} branches={branches.data ?? onlyBranch(info.branch)} />
           )}

@@ -3,6 +3,7 @@ import { Stack, Table, Text, Title } from "@mantine/core";
 import { useCommands, useRun } from "../../api/queries";
 import { Plot } from "../../charts/Plot";
 import { Loaded } from "../../components/Loaded";
+import { useNothing } from "../../components/nothing";
 import { told } from "../../components/numbers";
 import { measuredOf, sampledCourse, sampledLayers, type Course, type Measured } from "./norms";
 import { useWeightLooks } from "./useWeightLooks";
@@ -12,6 +13,7 @@ const RECENT = 8;
 /** How a layer's weights move over time, and what was measured of it when somebody asked. */
 export function LayerNorms({ runId, layer }: { runId: string; layer: string }) {
   const looks = useWeightLooks(runId);
+  const nothing = useNothing(runId);
   const branch = useRun(runId).data?.branch ?? "main";
   const measured = measuredOf(useCommands(runId).data?.commands ?? [], layer);
   return (
@@ -22,7 +24,7 @@ export function LayerNorms({ runId, layer }: { runId: string; layer: string }) {
       <Loaded query={looks}>
         {({ events }) => {
           const { rms, ratio } = sampledCourse(events, layer, branch);
-          if (rms.steps.length === 0) return <NotSampled layers={sampledLayers(events)} />;
+          if (rms.steps.length === 0) return <NotSampled layers={sampledLayers(events)} nothing={nothing("weights")} />;
           return (
             <>
               <Curve course={rms} title="Size of the weights (root mean square of a sample)" />
@@ -36,11 +38,11 @@ export function LayerNorms({ runId, layer }: { runId: string; layer: string }) {
   );
 }
 
-function NotSampled({ layers }: { layers: string[] }) {
+function NotSampled({ layers, nothing }: { layers: string[]; nothing: string }) {
   return (
     <Text size="sm" c="dimmed">
       {layers.length === 0
-        ? "The trainer has not looked at the weights yet; it does so every some steps."
+        ? nothing
         : "The trainer samples the weights of the innermost layers that have any; choose one of those."}
     </Text>
   );

@@ -8,6 +8,7 @@ import type { Model, ModuleInfo } from "../../api/schema";
 import { useWhyNot } from "../../components/command/useWhyNot";
 import { Ago } from "../../components/Ago";
 import { Loaded } from "../../components/Loaded";
+import { useNothing } from "../../components/nothing";
 import { Offered } from "../../components/Offered";
 import { told } from "../../components/numbers";
 import type { RunPageProps } from "../../routes";
@@ -19,8 +20,9 @@ import { allLayers, layerNamed, openAtFirst, rowsOf, waysTo } from "./tree";
 /** The model's layers, what was measured of them, and what can be done to each. */
 export default function ModelPage({ runId }: RunPageProps) {
   const model = useModel(runId);
+  const nothing = useNothing(runId);
   return (
-    <Loaded query={model} empty={{ when: (answer) => !answer.model, say: "The trainer has not told of its model's layers yet; it does so when training begins." }}>
+    <Loaded query={model} empty={{ when: (answer) => !answer.model, say: nothing("layers") }}>
       {(answer) => answer.model && <Layers runId={runId} answer={answer} root={answer.model} />}
     </Loaded>
   );

@@ -14,12 +14,14 @@ const QUIET: ReadonlySet<string> = new Set(["none", "hold"]);
 
 interface Props {
   history: readonly Intervention[];
+  /** What is said where nobody asked for anything. */
+  nothing: string;
   chosen: string;
   onChoose: (commandId: string) => void;
 }
 
 /** What was changed, why, and whether it helped; the newest first. What only looks, saves, notes or waits is folded. */
-export function Interventions({ history, chosen, onChoose }: Props) {
+export function Interventions({ history, nothing, chosen, onChoose }: Props) {
   const schemas = useSchemas();
   const [isAll, setAll] = useState(false);
   const quiet = new Set(schemas.data?.commands.filter(({ impact }) => QUIET.has(impact)).map(({ kind }) => kind));
@@ -35,7 +37,7 @@ export function Interventions({ history, chosen, onChoose }: Props) {
         </Text>
       </Title>
       {shown.length === 0 ? (
-        <Text c="dimmed">{others > 0 ? "Nothing of the training was changed." : "Nobody has asked for anything yet."}</Text>
+        <Text c="dimmed">{others > 0 ? "Nothing of the training was changed." : nothing}</Text>
       ) : (
         <Table.ScrollContainer minWidth={860} maxHeight={460}>
           <Table stickyHeader verticalSpacing={6} highlightOnHover fz="sm" layout="fixed">

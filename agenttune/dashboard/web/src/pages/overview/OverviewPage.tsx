@@ -3,6 +3,7 @@ import { Grid, Stack } from "@mantine/core";
 import { useRun, useSeries } from "../../api/queries";
 import { DecisionPanel } from "../../components/decision/DecisionPanel";
 import { Loaded } from "../../components/Loaded";
+import { useNothing } from "../../components/nothing";
 import type { RunPageProps } from "../../routes";
 import { useUrlState } from "../../urlState";
 import { FindingPanel } from "./FindingPanel";
@@ -20,6 +21,7 @@ function showIt(column: HTMLDivElement | null) {
 /** Is the run well, what was changed in it and did it help, does anything wait? */
 export default function OverviewPage({ runId }: RunPageProps) {
   const run = useRun(runId);
+  const nothing = useNothing(runId);
   const series = useSeries(runId, run.data?.branch);
   const history = useInterventions(runId);
   const findings = useAllFindings(runId);
@@ -48,7 +50,7 @@ export default function OverviewPage({ runId }: RunPageProps) {
             <RunStatusStrip run={info} metrics={series.data ? overviewMetrics(series.data, info.goal_metric) : null} />
             <Grid gap="md">
               <Grid.Col span={{ base: 12, md: panel ? 7 : 12 }}>
-                <Loaded query={series} height={480} empty={{ when: ({ series: all }) => all.length === 0, say: "Nothing was measured yet: the first values come with the first steps." }}>
+                <Loaded query={series} height={480} empty={{ when: ({ series: all }) => all.length === 0, say: nothing("measured") }}>
                   {(known) => (
                     <OverviewCharts
                       run={info}
@@ -72,7 +74,7 @@ export default function OverviewPage({ runId }: RunPageProps) {
           </>
         )}
       </Loaded>
-      <Loaded query={history}>{({ history: all }) => <Interventions history={all} chosen={decision} onChoose={chooseDecision} />}</Loaded>
+      <Loaded query={history}>{({ history: all }) => <Interventions history={all} nothing={nothing("asked")} chosen={decision} onChoose={chooseDecision} />}</Loaded>
     </Stack>
   );
 }
