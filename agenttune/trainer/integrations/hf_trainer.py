@@ -169,6 +169,8 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Without the trainer, the first place after a step's log, evaluation and save."""
+        if self.adapter.trainer is not None:  # it asks for batches before: a better place than this
+            return
         self.rows.flush()
         session = self.session
         if session is None or not session.waits_for_decision:
@@ -329,12 +331,6 @@ class InteractiveCallback(Offers, TrainerCallback):  # type: ignore[misc]
             self.meter.add_batch(kwargs)
 
 
-class _TrainersCallback(InteractiveCallback):
-    """With the trainer, which asks for batches before a step begins: a better place than that."""
-
-    on_step_begin = TrainerCallback.on_step_begin
-
-
 def _is_complete(args: Any, state: Any, control: Any) -> bool:
     """Whether the loop is done with this step: it neither logs, evaluates nor saves any more, and goes on."""
     if control.should_log or control.should_evaluate or control.should_save or control.should_training_stop:
@@ -394,7 +390,7 @@ class InteractiveTrainerMixin(Trainer):  # type: ignore[misc]
         given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
         mro = type(self).__mro__
         loop = mro[mro.index(InteractiveTrainerMixin) + 1].__name__
-        self.interactive = _TrainersCallback(replace(agenttune or Options(), **given), HfAdapter(self, loop))
+        self.interactive = InteractiveCallback(replace(agenttune or Options(), **given), HfAdapter(self, loop))
         self.add_callback(self.interactive)
 
     @property
