@@ -84,8 +84,9 @@ TRAIN = """
             if attempt == 1 and s.global_step == 9 and how == "torchrun" and rank == 0:
                 raise ValueError("a bad batch")
             loss = ddp(torch.ones(2, 4)).pow(2).mean()
-            optimizer.zero_grad(); loss.backward(); optimizer.step()
+            optimizer.zero_grad(); loss.backward()
             used[s.global_step + 1] = optimizer.param_groups[0]["lr"]
+            optimizer.step()
             scheduler.step()
             if s.global_step == 3 and rank == 0 and attempt == 0:
                 torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": 4}, saved)
