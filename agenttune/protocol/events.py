@@ -414,7 +414,7 @@ class Notified(Record):
 
 
 class LogGap(Record):
-    """Rows that could not be written in time (a full disk) and were dropped."""
+    """Rows that were dropped: they could not be written in time (a full disk), or not be read."""
 
     kind: Literal["log_gap"] = "log_gap"
     dropped_rows: int

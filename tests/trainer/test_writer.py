@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from agenttune.errors import StoreFault
 from agenttune.protocol.events import LogGap, Logged, NoteAdded
@@ -16,7 +17,7 @@ from agenttune.protocol.proposals import Record
 from agenttune.protocol.run_info import RunInfo
 from agenttune.store.metric_table import MetricRow
 from agenttune.store.run_log import RunLog
-from agenttune.trainer.recording.background_writer import BackgroundWriter
+from agenttune.trainer.recording.background_writer import BackgroundWriter, StepMeter
 
 LONG_S = 30.0
 
@@ -180,3 +181,35 @@ def test_rows_that_are_dropped_while_the_gap_is_written_are_told_too(folder: Pat
     assert writer.close()
     told = [event.body.dropped_rows for event in RunLog.open(folder).events() if isinstance(event.body, LogGap)]
     assert sum(told) == 2
+
+
+def test_the_thread_waits_while_rows_are_dropped_before_it_looks_for_what_is_next(folder: Path) -> None:
+    writer = BackgroundWriter(folder, interval_s=LONG_S, capacity_rows=4)
+    looked = threading.Event()
+    with writer._heads:  # dropping: for a moment the queue is empty
+        looking = threading.Thread(target=lambda: (writer._next_job(), looked.set()))
+        looking.start()
+        assert not looked.wait(0.1)
+    looking.join()
+    assert writer.close()
+
+
+def test_a_row_that_cannot_be_read_costs_itself_alone_and_is_told(folder: Path) -> None:
+    go = threading.Event()
+    writer = BackgroundWriter(folder, interval_s=LONG_S)
+    writer.submit(lambda log: go.wait(LONG_S))
+    for step in (1, 2, 3):
+        meter = StepMeter()
+        meter.losses = [torch.ones(2) if step == 2 else torch.tensor(1.0)]
+        writer.add_point(meter.finish(step, 0.1, 0.1))
+    writer.submit(note("an ack"))
+    writer.add_point(logged(4))
+    go.set()
+    assert writer.close()
+    log = RunLog.open(folder)
+    assert [point.step for point in log.points()] == [1, 3, 4]
+    bodies = [event.body for event in log.events()]
+    assert [body.text for body in bodies if isinstance(body, NoteAdded)] == ["an ack"]
+    (gap,) = [body for body in bodies if isinstance(body, LogGap)]
+    assert gap.dropped_rows == 1
+    assert gap.reason.startswith("could not be read: RuntimeError")

@@ -38,6 +38,7 @@ CAPACITY_ROWS = 50_000
 BATCH_ROWS = 5_000
 LONGEST_BACKOFF_S = 5.0
 CLOSE_TIMEOUT_S = 15.0
+REASON_CHARACTERS = 500
 """Longer than the store waits for a lock, so that a busy log is not given up."""
 MEMORY_INTERVAL_S = 1.0
 """How often the process' memory is among a step's metrics: once a second is enough for eyes."""
@@ -193,6 +194,8 @@ class BackgroundWriter:
         self._heads = threading.Lock()
         """Held by who takes from the queue."""
         self._dropped_total = self._dropped_told = 0  # each is changed in one thread only
+        self._unreadable: list[str] = []
+        """Why, of each row that could not be made and is not told yet."""
         self._fault: StoreFault | None = None
         self._wake = threading.Event()
         self._closing = False
@@ -260,7 +263,7 @@ class BackgroundWriter:
                 self._report(fault)
                 backoff_s = min(max(2 * backoff_s, self._interval_s), LONGEST_BACKOFF_S)
                 self._pause(backoff_s)
-            if closing and (not (self.queue or self._batch) or time.monotonic() >= self._close_by_s):
+            if closing and (self._is_done() or time.monotonic() >= self._close_by_s):
                 break
         if self._log is not None:
             self._log.close()
@@ -289,17 +292,42 @@ class BackgroundWriter:
             if not self._batch:
                 taken = self._next_rows(min(left, BATCH_ROWS))
                 left -= len(taken)
-                self._batch = self._make_rows(taken) if taken else []
+                self._batch = self._rows_of(taken) if taken else []
             if self._batch:
                 log.append_points(self._batch)
                 self._batch = []
-            elif self.queue and callable(job := self.queue[0]):
+            elif (job := self._next_job()) is not None:
                 self._write_job(log, job)
-                with self._heads:
+                with self._heads:  # the same still: only rows are dropped
                     self.queue.popleft()
                 left -= 1
         if self._fault is not None or self._dropped_total > self._dropped_told:
             self._recover(log)
+        if self._unreadable:
+            reason = f"could not be read: {self._unreadable[-1]}"
+            log.append(LogGap(dropped_rows=len(self._unreadable), reason=reason))
+            self._unreadable.clear()
+
+    def _rows_of(self, taken: Sequence[Metrics]) -> list[Row]:
+        """Rows of what was taken; what cannot be read, as a user's values can be anything, is left out and told."""
+        try:
+            return self._make_rows(taken)
+        except Exception as error:
+            if len(taken) > 1:
+                return [row for one in taken for row in self._rows_of([one])]
+            logger.exception("a row for %s cannot be read", self._folder)
+            self._unreadable.append(f"{type(error).__name__}: {error}"[:REASON_CHARACTERS])
+            return []
+
+    def _next_job(self) -> Job | None:
+        """The job that waits first, left where it is; None if a row does, or nothing."""
+        with self._heads:
+            head = self.queue[0] if self.queue else None
+        return head if callable(head) else None
+
+    def _is_done(self) -> bool:
+        with self._heads:  # while rows are dropped, the queue is empty for a moment
+            return not (self.queue or self._batch)
 
     def _next_rows(self, most: int) -> list[Metrics]:
         """Take the rows before the next job."""
