@@ -186,8 +186,13 @@ def test_rows_that_are_dropped_while_the_gap_is_written_are_told_too(folder: Pat
 def test_the_thread_waits_while_rows_are_dropped_before_it_looks_for_what_is_next(folder: Path) -> None:
     writer = BackgroundWriter(folder, interval_s=LONG_S, capacity_rows=4)
     looked = threading.Event()
+
+    def look() -> None:
+        writer._next_job()
+        looked.set()
+
     with writer._heads:  # dropping: for a moment the queue is empty
-        looking = threading.Thread(target=lambda: (writer._next_job(), looked.set()))
+        looking = threading.Thread(target=look)
         looking.start()
         assert not looked.wait(0.1)
     looking.join()
