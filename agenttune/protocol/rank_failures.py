@@ -15,6 +15,8 @@ TRANSPORT = re.compile(
     re.IGNORECASE,
 )
 """What the error of a rank looks like that has lost the others."""
+APART = re.compile(r"Rank(sApart|Ended): ")
+"""How our own errors of that kind begin: it met the loss within one of our exchanges, not in one of the loop's."""
 TEXT = 300
 
 
@@ -40,7 +42,7 @@ class RankFailure(NamedTuple):
     @property
     def is_lost_contact(self) -> bool:
         """Whether it failed because it lost the others."""
-        return self.exit_status > 0 and bool(TRANSPORT.search(self.message))
+        return self.exit_status > 0 and bool(APART.match(self.message) or TRANSPORT.search(self.message))
 
     @property
     def words(self) -> str:
@@ -48,7 +50,7 @@ class RankFailure(NamedTuple):
         where = f" (process {self.pid}{f' on {self.host}' if self.host else ''})"
         if self.exit_status < 0:
             return f"rank {self.rank}{where} was killed by {signal_words(-self.exit_status)}"
-        if self.is_lost_contact:
+        if self.is_lost_contact and not APART.match(self.message):
             return f"rank {self.rank}{where} lost its connection to the other ranks: {clean(self.message, TEXT)}"
         if self.message:
             return f"rank {self.rank}{where} raised {clean(self.message, TEXT)}"
@@ -72,12 +74,21 @@ def signal_words(number: int) -> str:
 def first_failure(failures: Iterable[RankFailure]) -> RankFailure | None:
     """The failure that caused the others; None if there is none.
 
-    A rank that a signal ended, or that raised an error of its own, comes before those that lost contact; SIGTERM is
-    what a launcher sends to the rest.
+    A rank that a signal ended, or that left an error of its own, comes first; then one that says nothing, or was ended
+    by SIGABRT, as NCCL's watchdog does when the others are gone; then SIGTERM, which is what a launcher sends to the
+    rest; last those that lost contact, who noticed it before their launcher did and so have the earliest times.
     """
 
-    def order(failure: RankFailure) -> tuple[bool, bool, float, int]:
-        return failure.is_lost_contact, failure.exit_status == -signal.SIGTERM, failure.at_s, failure.rank
+    def order(failure: RankFailure) -> tuple[int, float, int]:
+        if failure.is_lost_contact:
+            suspicion = 3
+        elif failure.exit_status == -signal.SIGTERM:
+            suspicion = 2
+        elif failure.exit_status == -signal.SIGABRT or (failure.exit_status > 0 and not failure.message):
+            suspicion = 1
+        else:
+            suspicion = 0
+        return suspicion, failure.at_s, failure.rank
 
     return min(failures, key=order, default=None)
 

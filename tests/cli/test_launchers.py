@@ -9,9 +9,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from agenttune.control.local import LocalControl
 from agenttune.errors import ConfigError
 from agenttune.launch import make_plan
 from agenttune.launch.exit_reason import rank_words
+from agenttune.launch.supervisor import RANK_FAILURES
+from agenttune.protocol.proposals import Proposal
 from agenttune.protocol.rank_failures import RankFailure, contact_lost, first_failure
 from tests.cli.conftest import Project, agenttune, wait_for
 
@@ -112,6 +115,15 @@ def test_the_rank_that_failed_first_is_named(tmp_path: Path) -> None:
     raised = RankFailure(2, 12, 1, "ValueError: a bad sample", 100.0)
     assert first_failure([lost, ended, killed]) == killed, "the others failed because of it, whatever the clocks say"
     assert first_failure([lost, ended, raised]) == raised
+    gone = RankFailure(0, 10, 1, "RanksApart: rank 3 is gone: process 13 has ended", 98.0)
+    silent, aborted = RankFailure(0, 10, 1, "", 98.0), RankFailure(0, 10, -6, "", 98.0)
+    for later in (gone, silent, aborted):
+        assert first_failure([later, ended, killed]) == killed, later
+        assert first_failure([later, ended, raised]) == raised, later
+    assert first_failure([gone, ended]) == ended, "it noticed that the other is gone before the launcher did"
+    assert first_failure([silent, ended]) == silent
+    assert first_failure([lost, gone]) == gone
+    assert gone.words == "rank 0 (process 10) raised RanksApart: rank 3 is gone: process 13 has ended"
     assert first_failure([]) is None
     path = tmp_path / "failures.json"
     assert rank_words(path) == ""
@@ -126,12 +138,12 @@ def test_the_rank_that_failed_first_is_named(tmp_path: Path) -> None:
     assert contact_lost(raised.message) == ""
 
 
-def _project(project: Project, args: str) -> None:
+def _project(project: Project, args: str, monitor_s: float = 0.1) -> None:
     script = project.folder / "train.py"
     script.write_text(textwrap.dedent(TRAIN), encoding="utf-8")
     project.write(script, args)
     path = project.folder / "config.yaml"
-    options = "launcher: torchrun, torchrun: {nproc_per_node: 2, options: ['--monitor-interval=0.1']}"
+    options = f"launcher: torchrun, torchrun: {{nproc_per_node: 2, options: ['--monitor-interval={monitor_s}']}}"
     path.write_text(path.read_text(encoding="utf-8").replace("name: demo", f"name: demo, {options}"), encoding="utf-8")
 
 
@@ -145,6 +157,24 @@ def test_a_killed_rank_is_named_and_nothing_of_the_job_is_left(project: Project)
     assert "was killed by SIGKILL (the kernel does this when memory runs out)" in result.err
     assert info.status in ("failed", "lost")
     assert "another rank ended" in info.status_reason or "rank 1" in info.status_reason
+
+
+@pytest.mark.trainer
+def test_a_rank_killed_in_a_pause_is_named_and_not_the_one_that_noticed_it(project: Project) -> None:
+    _project(project, "[]", monitor_s=10)
+    launched = project.start()
+    launched.wait_for_step(3)
+    pause = {"command": {"kind": "pause_training"}, "author": {"name": "test", "principal": "operator"}}
+    LocalControl(launched.runs_dir).submit(launched.info().run_id, Proposal.model_validate(pause))
+    wait_for("the pause", lambda: launched.info().status == "paused")
+    ranks = [p for p in psutil.Process(launched.process.pid).children(recursive=True) if _is_rank(p)]
+    next(process for process in ranks if process.environ()["RANK"] == "1").kill()
+    result = launched.end()
+    assert result.code == 1, result.out + result.err
+    failures = json.loads((Path(launched.info().path) / RANK_FAILURES).read_text(encoding="utf-8"))
+    assert {f["rank"]: (f["exit_status"], f["message"][:11]) for f in failures} == {0: (1, "RanksApart:"), 1: (-9, "")}
+    assert "rank 1 (process " in result.err
+    assert "rank 0 failed after it" in result.err
 
 
 @pytest.mark.slow  # quicker: the test above

@@ -19,6 +19,8 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 
 FAILURES = "AGENTTUNE_RANK_FAILURES"
 """The file to write."""
+NO_FILE = "<NONE>"
+"""What torch has for the message of a rank that left no error file."""
 
 
 def main(words: list[str]) -> None:
@@ -74,7 +76,7 @@ def _start(name: str, arguments: list[str]) -> None:
 def _told(rank: int, failure: ProcessFailure) -> dict[str, object]:
     """A failure as `RankFailure` reads it; what torch says to somebody without an error file is no message."""
     data = failure.error_file_data.get("message")
-    message = data.get("message", "") if isinstance(data, dict) else data or ""
+    message = data.get("message", "") if isinstance(data, dict) else "" if data == NO_FILE else data
     place = {"rank": rank, "pid": failure.pid, "host": socket.gethostname()}
     return {**place, "exit_status": failure.exitcode, "message": message, "at_s": failure.timestamp}
 
