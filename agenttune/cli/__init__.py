@@ -5,7 +5,6 @@ It knows every room but the inside of `trainer/`, and decides nothing by itself.
 
 from __future__ import annotations
 
-import signal
 import sys
 from typing import NoReturn
 
@@ -62,7 +61,7 @@ USER_ERROR, FAULT = 2, 1
 
 
 def main() -> NoReturn:
-    """Entry point: runs a command and turns expected errors into one line and an exit code."""
+    """Runs a command and turns expected errors into one line and an exit code."""
     try:
         app()
     except AgenttuneError as error:
@@ -70,6 +69,4 @@ def main() -> NoReturn:
             Text(f"error: {clean(str(error), 40_000, lines=True)}"), soft_wrap=True, highlight=False
         )
         sys.exit(USER_ERROR if isinstance(error, UserError) else FAULT)
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
     sys.exit(0)

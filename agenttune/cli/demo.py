@@ -24,7 +24,7 @@ STEPS = (
     "answer  the agent asks to go back to a good state with a lower rate: approve it, or see what a no costs",
     "read    why it was asked, and whether it helped: click the mark in the curve",
 )
-LINGER_S = 5.0
+LINGER_S = 30.0
 """A server that nobody ends, as after `kill -9`, ends itself so long after its last page (guess)."""
 ANSWER_POLL_S = 0.1
 
@@ -96,14 +96,14 @@ def _play(player: DemoPlayer, asked: str, stop: threading.Event) -> None:
     from rich.console import Console
 
     from agenttune.store.run_log import RunLog
-    from agenttune.views.report import print_report, read_journal
+    from agenttune.views.report import print_summary, read_journal
 
     status = player.play(lambda: typer.echo("The agent asks, and training is held: answer on the page, Approvals."))
     if stop.is_set() and status != "finished":
         return
     log = RunLog.open_to_read(player.log.folder)
     try:
-        print_report(Console(), read_journal(log))
+        print_summary(Console(), read_journal(log))
     finally:
         log.close()
 

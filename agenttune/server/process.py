@@ -143,6 +143,7 @@ class _Server(uvicorn.Server):
         self._indexing = asyncio.create_task(self._index())
         self._watching = asyncio.create_task(self._patience.watch(self.server_state.connections))
         if self._linger_s is not None:
+            self._presence.touch()  # nobody could come before, and on a busy machine that took a while
             self._lingering = asyncio.create_task(self._linger(self._linger_s))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -33,6 +33,20 @@ print(asked.wait(30), preemption.came)
 preemption.leave()
 print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
 """
+IMPORTING = """
+import signal, sys
+from importlib.abc import MetaPathFinder
+from agenttune.__main__ import main
+
+class Comes(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == last:
+            signal.raise_signal(signal.SIGINT)
+
+last = sys.argv.pop(1)
+sys.meta_path.insert(0, Comes())
+main()
+"""
 
 
 def told(code: str, *arguments: str) -> list[str]:
@@ -49,3 +63,10 @@ def test_a_command_that_waits_is_ended(number: signal.Signals) -> None:
 @pytest.mark.trainer
 def test_a_job_that_slurm_takes_away_is_stopped() -> None:
     assert told(UNDER_SLURM) == ["True True", "True"]
+
+
+@pytest.mark.parametrize("imported", ["agenttune.cli", "typer", "agenttune.cli.tokens", "agenttune.policy.load"])
+def test_ctrl_c_while_the_command_is_still_being_loaded_says_nothing(imported: str) -> None:
+    command = [sys.executable, "-c", IMPORTING, imported]
+    ended = subprocess.run([*command, "policies"], capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")

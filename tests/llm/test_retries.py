@@ -93,10 +93,10 @@ def test_a_server_that_is_not_there() -> None:
 
 
 def test_a_server_that_does_not_answer_in_time() -> None:
-    never = threading.Event()
-    with ScriptedEndpoint([says("late").when(never), says("in time")]) as endpoint:
-        called = ask(client(endpoint, timeout_s=0.3))
-    assert called.attempts == 2
+    steps = iter([says("late").when(threading.Event())])
+    with ScriptedEndpoint(lambda request: next(steps, says("in time"))) as endpoint:
+        called = ask(client(endpoint, timeout_s=0.3, max_attempts=20))
+    assert called.attempts == len(endpoint.requests) >= 2  # more on a busy machine
     assert called.answer is not None
     assert called.answer.content == "in time"
 

@@ -172,6 +172,15 @@ def test_the_command_needs_no_torch_ends_on_ctrl_c_and_leaves_nothing(tmp_path: 
     wait_for("the server's end", lambda: not is_alive(note.pid, note.pid_started_s))
 
 
+def test_it_names_no_file_that_is_gone_when_one_reads_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "agenttune", "demo", "--speed", "100", "--answer", "approve"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    said = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True, env=environment).stdout
+    assert "status: finished" in said
+    named = [line for line in said.splitlines() if str(tmp_path) in line]
+    assert [line.split()[:2] for line in named] == [["sign", "in"]]  # while it is there
+
+
 def test_the_page_of_a_demo_that_is_over_stays_until_it_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

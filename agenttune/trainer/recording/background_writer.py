@@ -38,8 +38,8 @@ CAPACITY_ROWS = 50_000
 BATCH_ROWS = 5_000
 LONGEST_BACKOFF_S = 5.0
 CLOSE_TIMEOUT_S = 15.0
-REASON_CHARACTERS = 500
 """Longer than the store waits for a lock, so that a busy log is not given up."""
+REASON_CHARACTERS = 500
 MEMORY_INTERVAL_S = 1.0
 """How often the process' memory is among a step's metrics: once a second is enough for eyes."""
 

@@ -39,9 +39,14 @@ def report_command(run_id: str, runs_dir: Path) -> str:
 
 def print_report(console: Console, journal: Journal) -> None:
     """Show a report, and where the log lies, which is a matter of this machine only."""
-    print_markdown(console, markdown(journal, BRIEF))
+    print_summary(console, journal)
     path = str(Path(journal.summary.run.path).resolve() / LOG_NAME)
     console.print(Text.assemble("\n", ("log ", "dim"), clean(path, PATH_CHARACTERS)), soft_wrap=True)
+
+
+def print_summary(console: Console, journal: Journal) -> None:
+    """Show a report alone, as of a log that is about to be removed."""
+    print_markdown(console, markdown(journal, BRIEF))
 
 
 def print_markdown(console: Console, text: str) -> None:
