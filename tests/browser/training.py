@@ -58,7 +58,7 @@ class Training:
         """Wait until training has come so far."""
 
         def there() -> bool:
-            assert self.script.process.exitcode is None, self.script.err.read_text("utf-8")[-3000:]
+            assert self.script.process.poll() is None, self.script.err.read_text("utf-8")[-3000:]
             return self.info.step >= step
 
         until(there, f"step {step}")
@@ -90,6 +90,6 @@ class Training:
 
     def close(self) -> None:
         self.script.process.kill()
-        self.script.process.join()
+        self.script.process.wait()
         self.control.log(self.run_id).close()
         self.log.close()

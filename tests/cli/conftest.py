@@ -25,6 +25,7 @@ from agenttune.protocol.run_info import RunInfo
 from agenttune.protocol.summary import RunSummary
 from agenttune.store.journal.run_summary import summarize
 from agenttune.store.run_log import RunLog, list_runs
+from tests import warm
 
 ROOT = Path(__file__).resolve().parents[2]
 FAKE = Path(__file__).with_name("fake_trainer.py")
@@ -62,7 +63,7 @@ def agenttune(*args: str, cwd: Path) -> Result:
     os.environ.clear()
     os.environ.update(environment())
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warm.processes():
             main()
     except SystemExit as exit_:
         code = int(exit_.code or 0)
@@ -152,8 +153,10 @@ class Project:
     def run(self) -> Result:
         return self.start().end()
 
-    def start(self) -> Launched:
-        process = subprocess.Popen(
+    def start(self, fresh: bool = False) -> Launched:
+        """Begin; `fresh`: with an interpreter of its own for each process, where its environment is looked at."""
+        popen = subprocess.Popen if fresh else warm.Popen
+        process = popen(
             [sys.executable, "-m", "agenttune", "run", "config.yaml"],
             cwd=self.folder,
             env=environment(),

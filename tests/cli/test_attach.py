@@ -15,6 +15,7 @@ import pytest
 from agenttune.protocol.events import Event, PolicyRequested
 from agenttune.store.run_log import RunLog
 from agenttune.views.event_lines import lines_of
+from tests import warm
 from tests.cli.conftest import PATIENCE_S, Launched, Project, Result, agenttune, environment, wait_for
 
 FOREVER = "[]"
@@ -36,7 +37,7 @@ class Live:
     def attach(self, *options: str) -> subprocess.Popen[str]:
         """Start `agenttune attach` and wait until it says in the log that it is there."""
         before = len(self.launched.events("policy_attached"))
-        agent = subprocess.Popen(
+        agent = warm.Popen(
             [sys.executable, "-m", "agenttune", "attach", self.url, *options],
             cwd=self.project.folder,
             env=environment(),

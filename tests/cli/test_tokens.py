@@ -139,7 +139,7 @@ def test_a_run_gives_its_agent_and_its_terminal_a_token_each(project: Project) -
 def test_a_killed_launcher_leaves_tokens_that_end_with_the_run(project: Project) -> None:
     """Training and agent go on, and need theirs; a key that outlived the run would be an operator's, left about."""
     project.write(args="[]")
-    launched = project.start()
+    launched = project.start(fresh=True)
     launched.wait_for_event("policy_attached")
     text, run_id = environ_of(launched, "attach")["AGENTTUNE_TOKEN"], launched.info().run_id
     server = find_server(project.runs_dir)

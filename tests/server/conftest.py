@@ -17,6 +17,7 @@ from agenttune.protocol.metrics import Point
 from agenttune.protocol.run_info import KnobState, RunInfo
 from agenttune.store.process_liveness import started_s
 from agenttune.store.run_log import RunLog
+from tests import warm
 from tests.warm import serve
 
 MakeRun = Callable[..., RunLog]
@@ -62,7 +63,8 @@ def start_server() -> Iterator[StartServer]:
         started.append(ensure_server(runs_dir, **{"port": 0, **settings}))
         return started[-1]
 
-    yield start
+    with warm.processes():
+        yield start
     for address in started:
         stop(address)
 

@@ -11,10 +11,11 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
-from agenttune.control.discovery import ServerAddress, ensure_server
+from agenttune.control.discovery import ServerAddress
 from agenttune.protocol.events import BranchStarted, StatusChanged
 from agenttune.protocol.proposals import CommandRecord
 from agenttune.server.app import create_app
+from tests import warm
 from tests.browser.desk import Desk
 from tests.server.conftest import stop
 
@@ -25,7 +26,7 @@ JSON = {"Content-Type": "application/json"}
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, ServerAddress]]:
     """A server process that nobody is known to."""
     runs_dir = tmp_path_factory.mktemp("runs")
-    address = ensure_server(runs_dir, port=0, local_role="none")
+    address = warm.serve(runs_dir, local_role="none")
     yield runs_dir, address
     stop(address)
 

@@ -18,6 +18,7 @@ from agenttune.control.tokens import create_token
 from agenttune.errors import UserError
 from agenttune.server.app import create_app
 from agenttune.trainer import Options
+from tests import warm
 from tests.server.conftest import make_run, stop
 
 PAGE = "http://localhost:5173"
@@ -68,7 +69,8 @@ def test_a_named_page_is_no_operator_by_the_cookie_of_a_link(client: TestClient,
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ServerAddress]:
     make_run(tmp_path).close()
-    address = ensure_server(tmp_path, port=0, allowed_origins=[PAGE])
+    with warm.processes():
+        address = ensure_server(tmp_path, port=0, allowed_origins=[PAGE])
     yield address
     stop(address)
 

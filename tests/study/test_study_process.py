@@ -21,6 +21,7 @@ from agenttune.protocol.model_calls import ModelCalled
 from agenttune.store.process_liveness import is_alive
 from agenttune.store.run_log import list_runs
 from agenttune.testing import ChatRequest, ScriptedEndpoint, Step, fails, gives, says
+from tests import warm
 from tests.cli.conftest import Launched, Result, agenttune, clean_up, environment, wait_for
 from tests.study.conftest import LR, Lab
 
@@ -46,7 +47,7 @@ class Studies:
         self.launched: list[Launched] = []
 
     def start(self, *more: str) -> Launched:
-        process = subprocess.Popen(
+        process = warm.Popen(
             [sys.executable, "-m", "agenttune", "run", "config.yaml", *more],
             cwd=self.folder,
             env=environment(),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -184,7 +183,7 @@ def test_slurm_takes_a_job_away_and_the_requeued_one_goes_on(tmp_path: Path) -> 
     while not any(info.step > 20 for info in list_runs(tmp_path / "runs")):
         assert time.monotonic() < deadline_s, first.err.read_text()
         time.sleep(0.02)
-    os.kill(first.process.pid or 0, signal.SIGTERM)
+    first.process.terminate()
     ended = first.end()
     assert ended.code == 0, ended.err
     info, log = the_run(tmp_path)

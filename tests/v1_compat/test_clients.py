@@ -15,6 +15,7 @@ from websockets.asyncio.client import connect
 from agenttune.control.discovery import ServerAddress, ensure_server
 from agenttune.protocol.proposals import Ack
 from agenttune.store.run_log import RunLog
+from tests import warm
 from tests.server.conftest import make_run, stop
 from tests.v1_compat.client import Event, V1Client, args_of
 from tests.v1_compat.conftest import NAN, NewClient, Trainer
@@ -96,11 +97,13 @@ def test_an_answer_reaches_a_client_that_has_come_back(tmp_path: Path) -> None:
     """Also with the server killed in between: its uuid and args are still the client's own."""
     playing = Trainer(make_run(tmp_path, steps=0, rules={}))
     playing.begin()
-    first = ensure_server(tmp_path, port=0)
+    with warm.processes():
+        first = ensure_server(tmp_path, port=0)
     with V1Client(first.url) as client:
         identity, _ = client.post("update_optimizer", {"lr": {"name": "lr", "value": "1e-4"}})
     psutil.Process(first.pid).kill()
-    second = ensure_server(tmp_path, port=0)
+    with warm.processes():
+        second = ensure_server(tmp_path, port=0)
     with V1Client(second.url) as back:
         playing.apply()
         done = back.outcome(identity)
