@@ -34,8 +34,7 @@ def gone(pid: int) -> bool:
 def test_a_run_ends_with_a_summary_and_leaves_no_process(project: Project) -> None:
     project.write(args="[--steps, 60]", more="gate: {max_change_factor: 3}\nbudgets: {max_commands: 7}\n")
     launched = project.start()
-    launched.wait_for_step(1)
-    agent = launched.child("attach")
+    agent = launched.child("attach")  # started before the script is
     result = launched.end()
     info = launched.info()
     assert result.code == 0, result.err
@@ -212,7 +211,7 @@ def test_training_outlives_a_killed_launcher(project: Project) -> None:
     launched.stop_training()
     wait_for("the end of the run", lambda: launched.info().status == "stopped")
     wait_for("the end of the agent", lambda: gone(agent.pid))
-    assert gone(trainer.pid)
+    wait_for("the end of the script", lambda: gone(trainer.pid))
     assert launched.events("policy_detached")
     server = find_server(project.runs_dir)
     assert server is not None, "the server lingers for a while"
