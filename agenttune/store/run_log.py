@@ -179,8 +179,7 @@ class RunLog(EventTable, CommandTable, MetricTable):
                 self._advance(record.command_id, State.EXPIRED, events.Acked(ack=ack), step, branch)
             waits = {"status": "starting", "status_reason": "", "ended_at_s": None, "evaluating_step": None}
             self._card.update(**waits, attempt=attempt, **fields)
-            said = "" if info.is_live else f"{info.status}: {info.status_reason}".strip(": ")
-            body = events.AttemptStarted(attempt=attempt, by=by, reason=reason or said)
+            body = events.AttemptStarted(attempt=attempt, by=by, reason=reason or _ended(info))
             self._add_event(body, step, branch, None)
             return True
 
@@ -386,3 +385,11 @@ class RunLog(EventTable, CommandTable, MetricTable):
 def _judged(record: CommandRecord, verdict: Verdict) -> CommandRecord:
     state = State.QUEUED if verdict.decision in ("approved", "edited") else State(verdict.decision)
     return record.model_copy(update={"state": state, "verdict": verdict})
+
+
+def _ended(info: RunInfo) -> str:
+    """How the attempt that has left this card ended, where no event says it."""
+    if not info.is_live:
+        return f"{info.status}: {info.status_reason}".strip(": ")
+    is_told = info.status == "starting" and info.status_reason  # by the event that has put it there
+    return "" if is_told else "it ended without closing the log"

@@ -38,6 +38,8 @@ import signal, sys
 from importlib.abc import MetaPathFinder
 from agenttune.__main__ import main
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in a shell's background
+
 class Comes(MetaPathFinder):
     def find_spec(self, name, path, target=None):
         if name == last:

@@ -14,10 +14,8 @@ from tests.warm import Ended, run_ranks
 pytestmark = pytest.mark.trainer
 
 SCRIPT = """
-    import json, os, signal, sys, time
-    from pathlib import Path
-    import torch
-    from tests.trainer import rank_loop
+    import json, os, signal, sys, threading, time
+    from agenttune.store.run_log import list_runs
     from tests.trainer.rank_loop import RANK, Loop, begin
 
     fault = sys.argv[2]
@@ -33,6 +31,11 @@ SCRIPT = """
             time.sleep(60)
         held["temperature"] = value
 
+    def end_in_the_pause():
+        while not any(info.status == "paused" for info in list_runs(folder / "runs")):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+
     def offer(session):
         session.register_knob("temperature", lambda: held["temperature"], set_value)
 
@@ -40,8 +43,7 @@ SCRIPT = """
     if fault == "paused":
         orders = {3: [{"kind": "pause_training"}]}
         if RANK == 1:
-            import threading
-            threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGKILL)).start()
+            threading.Thread(target=end_in_the_pause, daemon=True).start()
     steps = 12
     if fault == "uneven":
         steps = 8 if RANK == 1 else 12

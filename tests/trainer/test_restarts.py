@@ -130,6 +130,12 @@ def restarted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def reasons_of(log: RunLog) -> list[str]:
+    """How the attempts before have ended, where they could not say it themselves."""
+    events = log.events(kinds=["attempt_started"])
+    return [event.body.reason for event in events if isinstance(event.body, AttemptStarted)]
+
+
 def notes_of(log: RunLog) -> list[str]:
     return [e.body.text for e in log.events(kinds=["note_added"]) if isinstance(e.body, NoteAdded)]
 
@@ -143,6 +149,7 @@ def test_torchrun_starts_the_ranks_again_and_the_run_goes_on(restarted: Path) ->
     assert set(used(restarted, 2, 0)) == {"trained", *map(str, range(5, 13))}, "from the script's own checkpoint"
     started = [e.body for e in log.events(kinds=["attempt_started"]) if isinstance(e.body, AttemptStarted)]
     assert [(body.attempt, body.by) for body in started] == [(2, "torchrun"), (3, "torchrun")]
+    assert all(reasons_of(log)), "also of ranks that the launcher ended before they could say it"
     assert info.branch == "branch-2"
     assert any("attempt 2 goes on at step 4; steps 5 to" in note for note in notes_of(log))
     assert any("a bad batch" in str(event.body) for event in log.events(kinds=["attempt_ended"]))
@@ -212,6 +219,7 @@ def test_open_commands_settle_when_the_next_attempt_begins(tmp_path: Path) -> No
         assert record.ack is not None
         assert "asked for in attempt 1, which ended before it was applied" in record.ack.message
         assert (log.info().attempt, log.info().status) == (2, "starting")
+        assert reasons_of(log) == ["it ended without closing the log"]
     assert len(list_runs(tmp_path)) == 1
 
 
