@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import textwrap
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from agenttune.launch.exit_reason import rank_words
 from agenttune.launch.supervisor import RANK_FAILURES
 from agenttune.protocol.proposals import Proposal
 from agenttune.protocol.rank_failures import RankFailure, contact_lost, first_failure
-from tests.cli.conftest import ROOT, Project, agenttune, wait_for
+from tests.cli.conftest import Project, agenttune, wait_for
 
 TRAIN = """
     import os, signal, sys, time
@@ -139,22 +138,6 @@ def test_the_rank_that_failed_first_is_named(tmp_path: Path) -> None:
     assert contact_lost(raised.message) == ""
 
 
-LOOKS_WHEN_LET = """
-import os, sys, time
-
-if "agenttune.trainer.distributed.launcher" in sys.orig_argv:
-    sleep = time.sleep
-
-    def wait(seconds: float) -> None:
-        sleep(seconds)
-        while seconds == 0.1 and not os.path.exists("look"):
-            sleep(0.05)
-
-    time.sleep = wait
-"""
-"""Of the folder that the script is started in: torchrun looks after its ranks once there is a file of that name."""
-
-
 def _project(project: Project, args: str) -> None:
     script = project.folder / "train.py"
     script.write_text(textwrap.dedent(TRAIN), encoding="utf-8")
@@ -178,8 +161,8 @@ def test_a_killed_rank_is_named_and_nothing_of_the_job_is_left(project: Project)
 
 @pytest.mark.trainer
 def test_a_rank_killed_in_a_pause_is_named_and_not_the_one_that_noticed_it(project: Project) -> None:
-    _project(project, f"[], env: {{PYTHONPATH: '{project.folder}{os.pathsep}{ROOT}'}}")
-    (project.folder / "sitecustomize.py").write_text(LOOKS_WHEN_LET, encoding="utf-8")
+    # Else torchrun itself would hold the store by which ranks know of each other, and it is stopped for a moment below.
+    _project(project, "[], env: {TORCH_DISABLE_SHARE_RDZV_TCP_STORE: '1'}")
     launched = project.start()
     launched.wait_for_step(3)
     pause = {"command": {"kind": "pause_training"}, "author": {"name": "test", "principal": "operator"}}
@@ -187,9 +170,11 @@ def test_a_rank_killed_in_a_pause_is_named_and_not_the_one_that_noticed_it(proje
     wait_for("the pause", lambda: launched.info().status == "paused")
     ranks = [p for p in psutil.Process(launched.process.pid).children(recursive=True) if _is_rank(p)]
     noticing, killed = sorted(ranks, key=lambda process: process.environ()["RANK"])
+    torchrun = launched.child("distributed.launcher")
+    torchrun.suspend()
     killed.kill()
     wait_for("the end of the rank that notices it", lambda: noticing.status() == psutil.STATUS_ZOMBIE)
-    (project.folder / "look").touch()
+    torchrun.resume()
     result = launched.end()
     assert result.code == 1, result.out + result.err
     failures = json.loads((Path(launched.info().path) / RANK_FAILURES).read_text(encoding="utf-8"))

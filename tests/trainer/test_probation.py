@@ -16,6 +16,7 @@ from agenttune.protocol.events import Settled
 from agenttune.protocol.proposals import Author, Proposal, State
 from agenttune.protocol.run_info import RunInfo
 from agenttune.store.run_log import RunLog
+from tests.cli.conftest import wait_for
 from tests.trainer.conftest import Bench, Result
 
 pytestmark = pytest.mark.trainer
@@ -38,7 +39,7 @@ class Line(nn.Module):
 
 
 class Asker(TrainerCallback):  # type: ignore[misc]
-    """Asks through the gate, as an agent does."""
+    """Asks through the gate, as an agent does, once the log has all that was before."""
 
     def __init__(self, bench: Bench, orders: list[tuple[int, dict[str, Any], Author]]) -> None:
         self._control, self._orders = LocalControl(bench.runs_dir), orders
@@ -46,6 +47,7 @@ class Asker(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         while self._orders and self._orders[0][0] == state.global_step:
             _, command, author = self._orders.pop(0)
+            wait_for("the step before", lambda: self._control.info("r").step >= state.global_step - 1)
             self._control.submit("r", Proposal.model_validate({"command": command, "author": author}))
 
 
