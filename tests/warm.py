@@ -149,17 +149,27 @@ def _serve_forks(requests: socket.socket) -> None:
         request: Request = pickle.loads(_exactly(requests, int.from_bytes(head, "big")))
         told, tell = os.pipe()
         if (between := os.fork()) == 0:
-            if (child := os.fork()) == 0:
-                for descriptor in (told, tell):
-                    os.close(descriptor)
+            if os.fork() == 0:
+                os.close(told)
                 requests.close()
+                _present(request, tell)
                 _become(request, files)
-            os.write(tell, child.to_bytes(8, "big"))
             os._exit(0)
+        os.close(tell)
         os.waitpid(between, 0)
         requests.sendall(os.read(told, 8))
-        for descriptor in (told, tell, *files):
+        for descriptor in (told, *files):
             os.close(descriptor)
+
+
+def _present(request: Request, tell: int) -> None:
+    """Tell who one is; what the asker may rely on from then on, as with `Popen`, has been done: it may signal a group."""
+    words, _, _, is_session = request
+    if is_session:
+        os.setsid()
+    _tell_command_line(words)
+    os.write(tell, os.getpid().to_bytes(8, "big"))
+    os.close(tell)
 
 
 def _exactly(connection: socket.socket, size: int) -> bytes:
@@ -174,9 +184,7 @@ def _exactly(connection: socket.socket, size: int) -> bytes:
 
 def _become(request: Request, files: Sequence[int]) -> None:
     """What a fresh interpreter would do with a file or a module, but for its imports."""
-    words, folder, env, is_session = request
-    if is_session:
-        os.setsid()
+    words, folder, env, _ = request
     for standard, descriptor in enumerate(files):
         os.dup2(descriptor, standard)
         os.close(descriptor)
@@ -185,7 +193,6 @@ def _become(request: Request, files: Sequence[int]) -> None:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(env)
-    _tell_command_line(words)
     atexit._clear()
     logging.root.handlers.clear()
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115

@@ -44,7 +44,7 @@ def stop(address: ServerAddress) -> None:
     try:
         process = psutil.Process(address.pid)
         process.terminate()
-        process.wait(10)
+        process.wait(60)
     except psutil.NoSuchProcess:
         return
 

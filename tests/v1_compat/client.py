@@ -28,7 +28,7 @@ class V1Client:
         self.query = query
         address = url.replace("http", "ws", 1) + "/ws/message/" + query
         self._open = ExitStack()
-        self.socket = self._open.enter_context(connect(address, max_size=None, proxy=None))
+        self.socket = self._open.enter_context(connect(address, max_size=None, proxy=None, ping_interval=None))
         self.seen: list[Event] = []
         self.close_code: int | None = None
 

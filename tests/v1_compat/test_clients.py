@@ -135,7 +135,7 @@ def test_one_that_stops_reading_holds_up_nobody(server: ServerAddress, client: V
 
 
 async def _collect(url: str, count: int, joined: asyncio.Semaphore) -> list[str]:
-    async with connect(url, max_size=None, proxy=None) as client:
+    async with connect(url, max_size=None, proxy=None, ping_interval=None) as client:
         joined.release()
         return [str(await asyncio.wait_for(client.recv(), 60)) for _ in range(count)]
 
