@@ -163,7 +163,7 @@ def _serve_forks(requests: socket.socket) -> None:
 
 
 def _present(request: Request, tell: int) -> None:
-    """Tell who one is; what the asker may rely on from then on, as with `Popen`, has been done: it may signal a group."""
+    """Tell who one is, once there is what `Popen` promises: whoever signals the group at once meets it."""
     words, _, _, is_session = request
     if is_session:
         os.setsid()
