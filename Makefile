@@ -20,7 +20,7 @@ ALL := not llm and not browser and not ray
 QUICK := $(ALL) and not slow
 
 .DEFAULT_GOAL := run
-.PHONY: run page test test-all check check-types check-code check-page test-oldest test-gpu test-llm test-e2e test-browser test-ray bench-core bench-restore bench-rescue bench-agent bench-gate bench-lookahead bench-probation bench-cost bench-scale bench-policies learn mutation format clean
+.PHONY: run page test test-all pytest-test pytest-test-all check check-types check-code check-page test-oldest test-gpu test-llm test-e2e test-browser test-ray bench-core bench-restore bench-rescue bench-agent bench-gate bench-lookahead bench-probation bench-cost bench-scale bench-policies learn mutation format clean
 
 run: .venv/.installed
 	@$(BIN)/$(PAGE) --if-stale
@@ -31,13 +31,17 @@ PAGE := python -m agenttune.dashboard.build
 page: .venv/.installed .venv/.installed-node
 	$(BIN)/$(PAGE)
 
-test: check
+# Types take longest and use one core: the rest is checked beside them, and then the tests begin, which leave some of
+# each core idle.
+test test-all: .venv/.installed-dev .venv/.installed-node
+	@$(MAKE) --no-print-directory -j2 check-types pytest-$@
+
+pytest-test: check-code
 	$(BIN)/pytest $(PARALLEL) -m '$(QUICK)'
 
-test-all: check
+pytest-test-all: check-code
 	$(BIN)/pytest $(PARALLEL) -m '$(ALL)'
 
-# Types take longest and use one core; the rest is checked beside them.
 check: .venv/.installed-dev .venv/.installed-node
 	@$(MAKE) --no-print-directory -j2 check-types check-code
 

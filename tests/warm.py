@@ -65,7 +65,8 @@ class Popen(subprocess.Popen[str]):
         asked = inspect.signature(parent).bind(*given).arguments
         words = asked["args"]
         is_python = isinstance(words, list) and words[0] == sys.executable and words[1:]
-        if sys.platform != "linux" or not is_python or not (words[1] == "-m" or str(words[1]).endswith(".py")):
+        is_plain = sys.platform == "linux" and is_python and asked["preexec_fn"] is None
+        if not (is_plain and (words[1] == "-m" or str(words[1]).endswith(".py"))):
             parent(*given)
             return
         ends = [asked[name] for name in ("p2cread", "c2pwrite", "errwrite")]

@@ -173,9 +173,9 @@ def _policy_types() -> Iterator[Listed]:
 
 
 def _fields(model: type[BaseModel]) -> list[str]:
-    from agenttune.config.plugin_parameters import line_of_field
+    from agenttune.config.plugin_parameters import lines_of_fields
 
-    return [line_of_field(name, part) for name, part in model.model_fields.items() if name not in SKIPPED]
+    return lines_of_fields(model, SKIPPED)
 
 
 def _shipped_detectors() -> Iterator[Listed]:

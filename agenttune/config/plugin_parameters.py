@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from pydantic import BaseModel, ConfigDict, PydanticSchemaGenerationError, PydanticUserError, create_model
 from pydantic.fields import FieldInfo
 
-from agenttune.config.setting import Settings
+from agenttune.config.setting import Settings, documentation
 
 RESERVED = ("type", "description", "gate")
 """Keys of a policy file that are not the class's own: it can neither have nor see limits of the gate."""
@@ -43,20 +43,25 @@ class PluginParameters:
 
     def lines(self) -> list[str]:
         """Each with type, default and meaning, for people."""
-        return [line_of_field(name, part) for name, part in self.model.model_fields.items()]
+        return lines_of_fields(self.model)
 
 
 BOUND_WORDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
-def line_of_field(name: str, part: FieldInfo) -> str:
-    """A parameter with its type, bounds, default and meaning."""
+def lines_of_fields(model: type[BaseModel], skipped: Collection[str] = ()) -> list[str]:
+    """Each parameter with its type, bounds, default and meaning."""
+    words = documentation(model)
+    return [_line(name, part, words.get(name, "")) for name, part in model.model_fields.items() if name not in skipped]
+
+
+def _line(name: str, part: FieldInfo, words: str) -> str:
     bounds = [
         f"{words} {getattr(m, key)}" for m in part.metadata for key, words in BOUND_WORDS.items() if hasattr(m, key)
     ]
     kind = ", ".join([type_words(part.annotation), *bounds])
     default = "" if part.is_required() else f" = {part.get_default(call_default_factory=True, validated_data={})!r}"
-    meaning = f": {' '.join(part.description.split())}" if part.description else ""
+    meaning = f": {' '.join(words.split())}" if words else ""
     return f"{name}: {kind}{default}{meaning}"
 
 

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import ast
+import functools
+import inspect
+import textwrap
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from agenttune.protocol.commands import COMMAND_KINDS, MAX_INT
 from agenttune.protocol.invalid_values import did_you_mean
@@ -16,7 +31,8 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class Settings(BaseModel):
     """Base of all settings: frozen, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    # Not with `use_attribute_docstrings`: reading our sources was a tenth of what the start of `agenttune` takes.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -34,12 +50,46 @@ class Settings(BaseModel):
                 raise ValueError(f"must be a number, not {str(value).lower()}")
         return value
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler(core)
+        properties = handler.resolve_ref_schema(schema).get("properties", {})
+        for name, words in documentation(cls).items():
+            if name in properties:
+                properties[name].setdefault("description", words)
+        return schema
+
     @field_validator("*")
     @classmethod
     def _countable(cls, value: object) -> object:
         if isinstance(value, int) and abs(value) > MAX_INT:
             raise ValueError(f"an integer from -{MAX_INT} to {MAX_INT} is wanted, not {value!s:.40}")
         return value
+
+
+def documentation(model: type[BaseModel]) -> Mapping[str, str]:
+    """What each field of settings means: its own description, or the string below it in the source."""
+    described = {name: part.description for name, part in model.model_fields.items() if part.description}
+    below = {name: words for cls in reversed(model.__mro__) for name, words in _strings_below(cls).items()}
+    return {name: words for name, words in {**below, **described}.items() if name in model.model_fields}
+
+
+@functools.cache
+def _strings_below(cls: type[Any]) -> Mapping[str, str]:
+    if not issubclass(cls, Settings) or cls is Settings:
+        return {}
+    try:
+        [found] = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    except (OSError, TypeError, SyntaxError):  # made without a source
+        return {}
+    if not isinstance(found, ast.ClassDef):
+        return {}
+    return {
+        field.target.id: inspect.cleandoc(below.value.value)
+        for field, below in pairwise(found.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) and isinstance(below.value.value, str)
+    }
 
 
 def _types_in(annotation: Any) -> Iterator[Any]:

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from agenttune.config import Config
+from agenttune.config.setting import documentation
 
 EXAMPLE_SCRIPT = "examples/char_gpt.py"
 EXAMPLE: dict[str, Any] = {
@@ -33,30 +34,33 @@ def config_text(values: Mapping[str, Any] = EXAMPLE) -> str:
     Args:
         values: What to set other than the defaults, nested as in the file.
     """
-    return _HEAD + "\n" + "\n".join(_section(name, part, values) for name, part in Config.model_fields.items())
+    words = documentation(Config)
+    sections = (_section(name, part, words[name], values) for name, part in Config.model_fields.items())
+    return _HEAD + "\n" + "\n".join(sections)
 
 
-def _section(name: str, part: FieldInfo, values: Mapping[str, Any]) -> str:
+def _section(name: str, part: FieldInfo, words: str, values: Mapping[str, Any]) -> str:
     model = part.annotation
     if not (isinstance(model, type) and issubclass(model, BaseModel)):
-        return "\n".join(_entry(name, part, values, "")) + "\n"
+        return "\n".join(_entry(name, part, words, values, "")) + "\n"
     given = values.get(name, {})
-    inside = [line for key, field in model.model_fields.items() for line in _entry(key, field, given, "  ")]
+    known = documentation(model)
+    fields = model.model_fields.items()
+    inside = [line for key, field in fields for line in _entry(key, field, known.get(key, ""), given, "  ")]
     return "\n".join([*_comment(model.__doc__ or "", ""), f"{name}:", *inside]) + "\n"
 
 
-def _entry(name: str, part: FieldInfo, values: Mapping[str, Any], indent: str) -> Iterator[str]:
+def _entry(name: str, part: FieldInfo, words: str, values: Mapping[str, Any], indent: str) -> Iterator[str]:
     default = None if part.is_required() else part.get_default(call_default_factory=True, validated_data={})
     value = values.get(name, default)
-    yield from _comment(_documentation(part, default, value), indent)
+    yield from _comment(_documentation(part, words, default, value), indent)
     text = f"{name}: {_yaml(value)}"
     # A key without a value of its own is shown as a comment: null would be refused, or mean something.
     hidden = value is None and name not in values
     yield f"{indent}# {text}" if hidden else f"{indent}{text}"
 
 
-def _documentation(part: FieldInfo, default: object, value: object) -> str:
-    words = part.description or ""
+def _documentation(part: FieldInfo, words: str, default: object, value: object) -> str:
     if get_origin(part.annotation) is Literal:
         words += f" One of: {', '.join(map(str, get_args(part.annotation)))}."
     # Where null is worth telling as a default, the words themselves say what it means.

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from agenttune.config import Config, load_config
+from agenttune.config.setting import documentation
 from agenttune.errors import ConfigError
 
 GOOD = "run:\n  script: train.py\n  args: [--lr, 0.1, --steps, 5]\n"
@@ -68,10 +70,10 @@ def test_a_missing_or_binary_file(tmp_path: Path) -> None:
 
 def test_every_key_is_documented() -> None:
     def undocumented(model: type, prefix: str = "") -> list[str]:
-        missing = []
-        for name, field in getattr(model, "model_fields", {}).items():
-            if not field.description:
-                missing.append(prefix + name)
+        if not issubclass(model, BaseModel):
+            return []
+        missing = [prefix + name for name in model.model_fields if not documentation(model).get(name)]
+        for name, field in model.model_fields.items():
             missing += undocumented(field.annotation, f"{prefix}{name}.") if isinstance(field.annotation, type) else []
         return missing
 
