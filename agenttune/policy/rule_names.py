@@ -26,7 +26,7 @@ from agenttune.detectors.trend import (
     series,
 )
 from agenttune.policy.base import asked_at_step, by_agents
-from agenttune.policy.tried import lr_before, mark, newest_effect
+from agenttune.policy.tried import lr_before, mark, newest_effect, newest_of
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import CommandRecord, State
@@ -98,6 +98,9 @@ DOCUMENTED: dict[str, Any] = {
         "newest": Text("id of the newest state on the way that led here; '' if none"),
         "good_step": "the step of `state.good`",
         "best_step": "the step of `state.best`",
+        "returned_to": Text("id of the state that the newest return went to; '' if there was none"),
+        "repeats_data": "whether that led to the same data again",
+        "before_trouble": "the last step of before the trouble of now, as findings and losses tell it",
         "start_step": "the step of `state.start`",
         "newest_step": "the step of `state.newest`",
         "returns_left": "how often agents may still go back to a checkpoint; infinite without a limit",
@@ -122,7 +125,10 @@ DOCUMENTED_FUNCTIONS: dict[str, str] = {
     "helped": "helped('rule'): what the rule's newest command that took effect did, against the forecast without it: 1 "
     "it helped, -1 it hurt, 0 neither shows (yet); NaN if there is none",
     "measured": "measured('rule'): 1 once `helped` is 1 or -1 or all that can tell was measured, else 0; NaN as above",
-    "lr_before": "lr_before('rule'): base learning rate before that command, to put back what was cut; NaN as above",
+    "lr_before": "lr_before('rule', ...): base learning rate before these rules' newest command, to put back what was "
+    "cut; NaN as above",
+    "step_of": "step_of('rule', ...): step at which that command was asked for, also on a branch that was left; NaN as "
+    "above",
     "steps_since": "steps_since('rule'): steps since it last asked, or a return left that behind; infinite if never",
     "knob": "knob('name'): effective value of a knob, NaN if there is none of that name",
     "min": "smallest of its arguments",
@@ -334,7 +340,19 @@ def _state(observation: Observation, now: Sequence[Finding]) -> dict[str, Any]:
     ids: dict[str, Any] = {name: states[0].checkpoint_id if states else "" for name, states in found.items()}
     steps = {f"{name}_step": float(states[0].step) if states else NAN for name, states in found.items()}
     left = observation.returns_left
-    return {**ids, **steps, "returns_left": math.inf if left is None else left}
+    return {
+        **ids,
+        **steps,
+        "before_trouble": before,
+        **_newest_return(observation),
+        "returns_left": math.inf if left is None else left,
+    }
+
+
+def _newest_return(observation: Observation) -> dict[str, Any]:
+    results = [c.ack.result for c in observation.commands if c.ack is not None and "repeats_data" in c.ack.result]
+    newest = results[-1] if results else {}
+    return {"returned_to": newest.get("checkpoint_id", ""), "repeats_data": bool(newest.get("repeats_data", False))}
 
 
 def _trouble_step(observation: Observation, now: Sequence[Finding]) -> float:
@@ -382,6 +400,11 @@ def functions_of(observation: Observation) -> dict[str, Callable[..., Any]]:
         steps = [_step_here(c, observation) for c in own if c.proposal.rationale.startswith(mark(rule))]
         return observation.step - max(steps) if steps else math.inf
 
+    def step_of(*rules: str) -> float:
+        newest = newest_of(observation, *rules)
+        step = None if newest is None else newest.proposal.based_on_step
+        return NAN if step is None else step
+
     def helped(rule: str) -> float:
         effect = newest_effect(observation, rule)
         return NAN if effect is None else effect.helped
@@ -394,9 +417,10 @@ def functions_of(observation: Observation) -> dict[str, Callable[..., Any]]:
         "changed": changed,
         "fired": fired,
         "steps_since": steps_since,
+        "step_of": step_of,
         "helped": helped,
         "measured": measured,
-        "lr_before": lambda rule: lr_before(observation, rule),
+        "lr_before": lambda *rules: lr_before(observation, *rules),
         "knob": lambda name: _effective(observation, name),
         **PLAIN_FUNCTIONS,
     }

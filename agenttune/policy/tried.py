@@ -17,10 +17,10 @@ def mark(rule: str) -> str:
     return f"{rule}: "
 
 
-def newest_of(observation: Observation, rule: str) -> CommandRecord | None:
-    """The rule's newest command that took effect."""
-    own = reversed(by_agents(observation))
-    return next((c for c in own if c.proposal.rationale.startswith(mark(rule)) and acted(c)), None)
+def newest_of(observation: Observation, *rules: str) -> CommandRecord | None:
+    """The newest command of these rules that took effect."""
+    own, marks = reversed(by_agents(observation)), tuple(map(mark, rules))
+    return next((c for c in own if c.proposal.rationale.startswith(marks) and acted(c)), None)
 
 
 def newest_effect(observation: Observation, rule: str) -> Effect | None:
@@ -29,9 +29,9 @@ def newest_effect(observation: Observation, rule: str) -> Effect | None:
     return None if newest is None else effect_in(observation, newest)
 
 
-def lr_before(observation: Observation, rule: str) -> float:
+def lr_before(observation: Observation, *rules: str) -> float:
     """The base learning rate before that, NaN if it did not change the rate; without a base, the effective one."""
-    newest = newest_of(observation, rule)
+    newest = newest_of(observation, *rules)
     changes = () if newest is None or newest.ack is None else newest.ack.changes
     rate = next((change for change in changes if change.name == "lr"), None)
     if rate is None:

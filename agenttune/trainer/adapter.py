@@ -167,6 +167,14 @@ class Adapter(Protocol):
     def restore(self, state: TrainingState, on_restored: Callable[[], None]) -> None:
         """Restore a checked state, now or before the next step, then call `on_restored`."""
 
+    def repeats_data(self, state: TrainingState) -> bool:
+        """Whether, after a restore of this state, the data that followed it comes again."""
+        return False
+
+    def with_data_of_now(self, state: TrainingState) -> TrainingState:
+        """The same, but with the place in the data, and random states, of now; asked where `repeats_data`."""
+        return state
+
     def restore_note(self, state: TrainingState) -> str:
         """What a state does not restore, for the ack's message; empty if it restores all."""
 

@@ -89,6 +89,8 @@ def test_going_back_comes_first_and_has_the_new_rate(toolbox: MakeToolbox) -> No
         ("trial", {"arms": [{"go_back_to": "x", "lr": 0.1}]}, "no checkpoint 'x'"),
         ("trial", {"arms": [{"go_back_to": "start", "lr": 0.1}, {"lr": 0.1}]}, "the same checkpoint, or none"),
         ("trial", {"arms": [{"go_back_to": "start", "max_grad_norm": 1.0}]}, "try them apart"),
+        ("trial", {"arms": [{"go_back_to": "start", "skip_seen_data": True}]}, "skip_seen_data cannot be tried"),
+        ("change", {"lr": 0.1, "skip_seen_data": True}, "goes with go_back_to only"),
         ("trial", {"arms": [{"lr": 0.1, "max_grad_norm": 1.0}]}, "try them apart"),
     ],
 )

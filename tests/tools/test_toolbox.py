@@ -122,7 +122,17 @@ def test_the_list_of_tools_stays_the_same_while_the_run_goes_on(toolbox: MakeToo
 
 def test_only_what_this_optimizer_and_loop_have_is_offered_to_be_set(toolbox: MakeToolbox, run: SteeredRun) -> None:
     assert set(schema_of(toolbox(), "change")["properties"]) == {
-        *("reason", "go_back_to", "reset_optimizer", "reset_layers", "lr", "lr_factor", "weight_decay", "param_group"),
+        *(
+            "reason",
+            "go_back_to",
+            "reset_optimizer",
+            "skip_seen_data",
+            "reset_layers",
+            "lr",
+            "lr_factor",
+            "weight_decay",
+            "param_group",
+        ),
         *("schedule", "max_grad_norm", "max_steps", "knobs", "data"),
     }
     with pytest.raises(CommandError, match="betas: this run has no such thing") as caught:

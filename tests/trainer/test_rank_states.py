@@ -154,6 +154,20 @@ SCRIPT = """
         data=make_interactive_dataset(Scaled, runtime=["scale"])(96), load=load, steps=18,
     ).run() | {"drawn": list(drawn)}
 
+    for engine in ("ddp", "fsdp2"):
+        drawn.clear()
+        name = f"onward-{engine}"
+        told[name] = Loop(
+            folder / name,
+            {4: [{**save, "keep_in": "memory", "tag": "ram"}],
+             9: [{**back, "checkpoint_id": "ram", "skip_seen_data": True, "id": "onward"}]},
+            engine=engine, data=Scaled(96), load=sharded, steps=12,
+        ).run() | {"drawn": [index for index, _ in drawn]}
+    drawn.clear()
+    told["longer"] = Loop(folder / "longer", data=Scaled(96), load=sharded, steps=24).run() | {
+        "drawn": [index for index, _ in drawn]
+    }
+
     mixed = []
 
     class Source(Points):
@@ -223,6 +237,21 @@ def notes(folder: Path) -> list[str]:
 
 
 ENGINES = pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
+
+
+@ENGINES
+def test_every_rank_goes_on_with_its_own_part_of_the_data(ranks: Ranks, engine: str) -> None:
+    folder, seen = ranks
+    ack = log_of(folder / f"onward-{engine}").command("onward").ack
+    assert ack is not None
+    assert (ack.outcome, ack.step) == ("applied", 4), ack.message
+    for told in seen:
+        steps, drawn = told[f"onward-{engine}"]["steps"], told[f"onward-{engine}"]["drawn"]
+        left_at = steps.index(5, 5)
+        assert steps == [*range(1, left_at + 1), *range(5, 13)]
+        expected = told["longer"]["drawn"][: len(drawn)]
+        assert len(drawn) == 4 * len(steps)
+        assert drawn == expected
 
 
 @ENGINES

@@ -44,7 +44,8 @@ FRESH = "reset_parameters"
 """The layer operation that initializes anew."""
 RARE = frozenset({"betas", "eps", "other", "lr_sets"})
 """Fields that are not listed, but accepted."""
-CLEAR = "reset_optimizer"
+THERE = ("reset_optimizer", "skip_seen_data")
+"""What goes with a return only."""
 NOT_TRIED = frozenset({RESET, DATA})
 """What a trial cannot try."""
 EMPTY: dict[str, Any] = {GO_BACK: "", RESET: [], KNOBS: {}, DATA: {}}
@@ -191,9 +192,10 @@ def _check_shapes(asked: Mapping[str, Any]) -> None:
         value = asked.get(name)
         if value is not None and (not isinstance(value, wanted) or isinstance(value, bool)):
             raise CommandError(f"{CHANGE}.{name}: {words} is wanted (got {value!r:.80})", field=name, allowed=words)
-    if GO_BACK not in asked and asked.get(CLEAR, False) is not False:
-        message = f"{CHANGE}.{CLEAR}: goes with {GO_BACK} only; leave it out, or give that too"
-        raise CommandError(message, field=CLEAR, allowed=[False])
+    alone = next((name for name in THERE if asked.get(name, False) is not False), None)
+    if GO_BACK not in asked and alone is not None:
+        message = f"{CHANGE}.{alone}: goes with {GO_BACK} only; leave it out, or give that too"
+        raise CommandError(message, field=alone, allowed=[False])
     if (factor := asked.get(FACTOR)) is not None and factor <= 0:
         raise CommandError(f"{CHANGE}.{FACTOR}: a number above 0 (got {factor!r})", field=FACTOR, allowed="above 0")
 

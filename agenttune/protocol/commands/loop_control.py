@@ -56,13 +56,18 @@ class LoadCheckpoint(CommandBase):
     reset_optimizer: Bool | None = Field(
         None, description="Begin with an optimizer that knows of no earlier gradients: moments of then are cleared."
     )
+    skip_seen_data: Bool | None = Field(
+        None,
+        description="Go on with the data where it stands now: batches since the checkpoint, one of which may have done "
+        "the harm, are not trained on again.",
+    )
 
     def wanted_checkpoint(self) -> str:
         return self.checkpoint_id
 
     @property
     def bends(self) -> bool:
-        return self.lr is not None or bool(self.reset_optimizer)
+        return self.lr is not None or bool(self.reset_optimizer) or bool(self.skip_seen_data)
 
     def change_there(self) -> UpdateOptimizer | None:
         """What it changes once it has gone back, as a command of its own."""

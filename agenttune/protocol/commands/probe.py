@@ -114,6 +114,8 @@ class Probe(CommandBase):
             return
         if len(returns) < len(self.candidates) or len({one.checkpoint_id for one in returns}) > 1:
             raise ValueError("trials begin at one state: either all candidates go back to the same checkpoint, or none")
+        if any(one.skip_seen_data for one in returns):
+            raise ValueError("all trials see the same batches: skip_seen_data cannot be tried; use load_checkpoint")
         alone = next((n for n, one in enumerate(returns) if not one.bends), None)
         if self.include_current and alone is not None:
             raise ValueError(

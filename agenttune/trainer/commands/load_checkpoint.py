@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import types
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agenttune.errors import AgenttuneError, NotSupported, UserError
@@ -43,7 +43,24 @@ def load_checkpoint(run_state: RunState, record: CommandRecord, command: LoadChe
     if rate is not None:
         _rehearse(run_state, state, record, command, rate.base)
     dataset = prepare_dataset(run_state, state.steered)
-    return AwaitRestore(checkpoint, branch, state, dataset, rate, bool(command.reset_optimizer))
+    wanted = AwaitRestore(checkpoint, branch, state, dataset, rate, bool(command.reset_optimizer))
+    return _skipping_data(run_state, wanted) if command.skip_seen_data else wanted
+
+
+def _skipping_data(run_state: RunState, wanted: AwaitRestore) -> AwaitRestore:
+    """The same, going on with the data where it stands now.
+
+    Raises:
+        UserError: The data of now is not that of then.
+    """
+    if wanted.dataset is not None:
+        told = "the data was reloaded since that checkpoint, which goes back too: there is no place to go on from"
+        raise UserError(f"{told}; leave out skip_seen_data", field="skip_seen_data")
+    if not run_state.adapter.repeats_data(wanted.state):
+        return wanted  # it goes on anyway, and the ack says so
+    state = run_state.adapter.with_data_of_now(wanted.state)
+    place = f"epoch {state.loop['epoch']}, batch {state.loop['batch']}, both from 0"
+    return replace(wanted, state=state, skips_data=True, message=f"the data goes on where it stood ({place})")
 
 
 def find_there(run_state: RunState, record: CommandRecord, command: LoadCheckpoint) -> ToldByLeader:

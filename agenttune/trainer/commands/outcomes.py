@@ -105,6 +105,8 @@ class AwaitRestore:
     """The learning rate from there on, if it is not to be the saved one."""
     reset_optimizer: bool = False
     """Whether the optimizer is to begin anew there."""
+    skips_data: bool = False
+    """Whether its place in the data is not that of then but that of now."""
     message: str = ""
     """What there is to say beside what came of it."""
     result: dict[str, object] = field(default_factory=dict)

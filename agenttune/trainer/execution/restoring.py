@@ -103,6 +103,7 @@ class Restoring:
             "checkpoint_id": checkpoint.checkpoint_id,
             "from_step": left_step,
             "from_branch": left_branch,
+            "repeats_data": run_state.adapter.repeats_data(waiting.outcome.state) and not waiting.outcome.skips_data,
             **changed.result,
             **waiting.outcome.result,
         }

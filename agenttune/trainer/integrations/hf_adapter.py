@@ -271,6 +271,14 @@ class HfAdapter(HfSettings):
         if self.feed.must_end_epoch:
             self._end_epoch()
 
+    def repeats_data(self, state: TrainingState) -> bool:
+        return True
+
+    def with_data_of_now(self, state: TrainingState) -> TrainingState:
+        # The planned epochs are over before the last step: the run goes on until then.
+        self.plan.is_extended = self.plan.is_extended or self.plan.epochs is not None
+        return self._own_state().with_data_of_now(state)
+
     def restore_in_place(self, state: TrainingState) -> None:
         self._own_state().restore(state)
 

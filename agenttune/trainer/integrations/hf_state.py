@@ -130,6 +130,12 @@ class HfState:
         if "trainer_state" not in state.loop:
             raise UserError("the checkpoint has no trainer_state.json", field="checkpoint_id")
 
+    def with_data_of_now(self, state: TrainingState) -> TrainingState:
+        """The same state at the place in the data, and with the random states, of now."""
+        place = {"epoch": self.feed.epoch, "batch": self.feed.batch}
+        extra = state.extra | {"draws": self.feed.draws()}
+        return dataclasses.replace(state, loop=state.loop | place, rng=read_rng(), extra=extra)
+
     def position(self, state: TrainingState, accumulation: int) -> tuple[int, int]:
         """Epoch and batch of a state: as it says, or, for a plain Trainer's checkpoint, worked out from its step."""
         if "epoch" in state.loop and "batch" in state.loop:

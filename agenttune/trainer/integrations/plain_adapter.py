@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.optim import Optimizer
 from agenttune.errors import NotSupported
 from agenttune.protocol.run_facts import RunFacts
 from agenttune.trainer.adapter import Trials, not_ours
+from agenttune.trainer.checkpoints.generators import read_rng
 from agenttune.trainer.checkpoints.training_state import TrainingState
 from agenttune.trainer.integrations.loop_adapter import DATASET_KINDS, Evaluate, LoopAdapter, undisturbed
 from agenttune.trainer.integrations.loop_batches import Batches, DataPlace
@@ -74,18 +76,28 @@ class PlainAdapter(LoopAdapter):
     def capture(self) -> TrainingState:
         state = super().capture()
         if self.batches is not None:
-            place = self.batches.place(state.rng)
-            state.loop |= {"epoch": place.epoch, "batch": place.batch}
-            state.rng |= {"opened": place.opened, "generators": place.rng["generators"]}
+            place, state.rng = self._place(state.rng)
+            state.loop |= place
         return state
 
+    def with_data_of_now(self, state: TrainingState) -> TrainingState:
+        place, rng = self._place(read_rng())
+        return replace(state, loop=state.loop | place, rng=rng)
+
+    def _place(self, rng: dict[str, Any]) -> tuple[dict[str, int], dict[str, Any]]:
+        """Where the data stands, and the random states that belong to it; `rng`: those of the process."""
+        assert self.batches is not None
+        place = self.batches.place(rng)
+        own = {"opened": place.opened, "generators": place.rng["generators"]}
+        return {"epoch": place.epoch, "batch": place.batch}, rng | own
+
     def restore(self, state: TrainingState, on_restored: Callable[[], None]) -> None:
-        if self.knows_place(state) and self.batches is not None:
+        if self.repeats_data(state) and self.batches is not None:
             self.batches.seek(DataPlace(state.loop["epoch"], state.loop["batch"], state.rng["opened"], state.rng))
         super().restore(state, on_restored)
 
     def restore_note(self, state: TrainingState) -> str:
-        if self.knows_place(state):
+        if self.repeats_data(state):
             return ""
         if self.batches is None:
             return f"{super().restore_note(state)}; draw it with s.batches(loader) to have it go back too"
@@ -113,8 +125,7 @@ class PlainAdapter(LoopAdapter):
         if self.batches is not None:
             self.batches.begin_step()
 
-    def knows_place(self, state: TrainingState) -> bool:
-        """Whether a state has the place in the data, and it can be restored."""
+    def repeats_data(self, state: TrainingState) -> bool:
         return self.batches is not None and self.batches.can_seek and "batch" in state.loop
 
     def should_stop(self) -> bool:

@@ -1,0 +1,77 @@
+"""A sample at a fixed place of the data that breaks training: gone back from, met again, and left out."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+import torch
+
+from agenttune.agent.loop import AgentLoop
+from agenttune.config import WakeSettings
+from agenttune.control import LocalControl
+from agenttune.policy.load import load_policy
+from agenttune.protocol.proposals import State
+from agenttune.protocol.run_info import RunInfo
+from agenttune.store.run_log import RunLog
+from tests.trainer.conftest import Bench, Points, Result, TinyModel
+
+pytestmark = pytest.mark.trainer
+PATIENCE_S = 120.0
+STEPS, BAD_ROW = 300, 700
+
+
+class WithABadRow(Points):
+    """One row whose input and target are `times` as large."""
+
+    def __init__(self, count: int, times: float) -> None:
+        super().__init__(count)
+        self.x[BAD_ROW] *= times
+        self.y[BAD_ROW] *= times
+
+
+def guarded(bench: Bench, monkeypatch: pytest.MonkeyPatch, times: float, **how: Any) -> Result:
+    """Under `guardian`, in lockstep; the row is met at step 176, and but once."""
+    wake = WakeSettings(mode="lockstep", lockstep_limit_s=PATIENCE_S)
+    rules = {"wake": wake.model_dump(mode="json")}
+    info = RunInfo(run_id="r1", name="r1", status="starting", created_at_s=time.time(), rules=rules)
+    RunLog.create(bench.runs_dir / "r1", info).close()
+    monkeypatch.setenv("AGENTTUNE_RUN_ID", "r1")
+    monkeypatch.setenv("AGENTTUNE_RUNS_DIR", str(bench.runs_dir))
+    loop = AgentLoop(LocalControl(bench.runs_dir), "r1", load_policy("guardian"), WakeSettings(poll_s=0.02))
+    agent = threading.Thread(target=loop.run, daemon=True)
+    agent.start()
+    values: dict[str, Any] = {"max_steps": STEPS, "learning_rate": 1e-2, "lr_scheduler_type": "constant"}
+    result = bench.trainer([], train_sampling_strategy="sequential", max_grad_norm=0.0, **(values | how))
+    result.trainer.train_dataset = WithABadRow(4 * STEPS, times)
+    result.trainer.train()
+    agent.join(PATIENCE_S)
+    assert not agent.is_alive()
+    return result
+
+
+@pytest.mark.parametrize(
+    ("times", "optim", "lr", "rule"),
+    [
+        (float("nan"), "adamw_torch", 1e-2, "back_from_nan"),
+        (float("inf"), "adamw_torch", 1e-2, "back_from_nan"),
+        (1e4, "sgd", 1e-2, "back_from_blow_up"),
+    ],
+)
+def test_a_row_that_breaks_training_each_time_is_left_out_and_the_rate_is_as_before(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, times: float, optim: str, lr: float, rule: str
+) -> None:
+    result = guarded(bench, monkeypatch, times, model=TinyModel(dropout=0.0), optim=optim, learning_rate=lr)
+    first, second = result.records()
+    assert [r.state for r in (first, second)] == [State.APPLIED] * 2
+    assert first.proposal.rationale.startswith(f"{rule}: ")
+    assert first.command.arguments()["lr"] < lr
+    assert second.command.arguments()["lr"] == pytest.approx(lr)
+    assert second.command.arguments()["skip_seen_data"] is True
+    assert second.ack is not None
+    assert "the data goes on where it stood" in second.ack.message
+    assert all(bool(torch.isfinite(p).all()) for p in result.trainer.model.parameters())
+    assert result.trainer.state.global_step == STEPS
+    assert result.witness.used[-1] == pytest.approx([lr, lr])
