@@ -20,9 +20,10 @@ import runpy
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -65,14 +66,14 @@ class Popen(subprocess.Popen[str]):
         asked = inspect.signature(parent).bind(*given).arguments
         words = asked["args"]
         is_python = isinstance(words, list) and words[0] == sys.executable and words[1:]
-        is_plain = sys.platform == "linux" and is_python and asked["preexec_fn"] is None
-        if not (is_plain and (words[1] == "-m" or str(words[1]).endswith(".py"))):
+        if sys.platform != "linux" or not is_python or not (words[1] == "-m" or str(words[1]).endswith(".py")):
             parent(*given)
             return
         ends = [asked[name] for name in ("p2cread", "c2pwrite", "errwrite")]
         env = dict(os.environ if asked["env"] is None else asked["env"])
         folder = os.getcwd() if asked["cwd"] is None else os.fspath(asked["cwd"])
-        request = [str(word) for word in words[1:]], folder, env, asked["start_new_session"]
+        words = [str(word) for word in words[1:]]
+        request = Request(words, folder, env, asked["start_new_session"], asked["preexec_fn"], os.getpid())
         self.pid = _fork(request, [standard if end == -1 else end for standard, end in enumerate(ends)])
         self._child_created = True
         kept = [asked[name] for name in ("p2cwrite", "c2pread", "errread")]
@@ -92,8 +93,16 @@ def processes() -> Iterator[None]:
         subprocess.Popen = kept  # type: ignore[misc]
 
 
-Request = tuple[list[str], str, dict[str, str], bool]
-"""Words behind `python`, working folder, environment, whether the session is a new one."""
+@dataclass(frozen=True)
+class Request:
+    """What somebody wants forked; `words` are those behind `python`, and `asker` is the id of who asks."""
+
+    words: list[str]
+    folder: str
+    env: dict[str, str]
+    is_session: bool
+    preexec: Callable[[], object] | None
+    asker: int
 
 
 def _fork(request: Request, files: Sequence[int]) -> int:
@@ -165,10 +174,9 @@ def _serve_forks(requests: socket.socket) -> None:
 
 def _present(request: Request, tell: int) -> None:
     """Tell who one is, once there is what `Popen` promises: whoever signals the group at once meets it."""
-    words, _, _, is_session = request
-    if is_session:
+    if request.is_session:
         os.setsid()
-    _tell_command_line(words)
+    _tell_command_line(request.words)
     os.write(tell, os.getpid().to_bytes(8, "big"))
     os.close(tell)
 
@@ -185,17 +193,22 @@ def _exactly(connection: socket.socket, size: int) -> bytes:
 
 def _become(request: Request, files: Sequence[int]) -> None:
     """What a fresh interpreter would do with a file or a module, but for its imports."""
-    words, folder, env, _ = request
+    words, folder, env = request.words, request.folder, request.env
+    if request.preexec is not None:
+        while os.getppid() != request.asker:  # it may be about the parent
+            time.sleep(0.001)
+        request.preexec()
     for standard, descriptor in enumerate(files):
         os.dup2(descriptor, standard)
         os.close(descriptor)
-    if words[:2] == ["-m", "agenttune"]:
+    if words[0] == "-m" and words[1] != "agenttune.server":
         _fork_for_its_own()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(env)
     atexit._clear()
     logging.root.handlers.clear()
+    tempfile.tempdir = None  # of the environment
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         is_direct = "PYTHONUNBUFFERED" in env

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from agenttune.bench.metrics import cell_figures
 from agenttune.bench.store import read_results
 from agenttune.bench.suite import Suite, load_suite
 from agenttune.errors import ConfigError
+from tests import warm
 from tests.bench.test_runner import run
 
 FAKE = Path(__file__).parents[1] / "cli" / "fake_trainer.py"
@@ -23,6 +25,13 @@ scenarios:
   - task: {script: train.py, args: ["--steps", "{steps}"], steps: 40, lr: 0.1}
 contenders: [none, guardian, cosine]
 """
+
+
+@pytest.fixture(autouse=True)
+def forked() -> Iterator[None]:
+    """`agenttune run` and its processes need not import anything."""
+    with warm.processes():
+        yield
 
 
 def suite_of(folder: Path, text: str = SUITE) -> Suite:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pty
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import yaml
 
 from agenttune.config import load_config
 from agenttune.launch.first_config import EXAMPLE_SCRIPT, MAX_DEPTH, find_scripts
+from tests import warm
 from tests.cli.conftest import agenttune, environment
 
 OPEN = "from agenttune import make_interactive\nmake_interactive(Trainer)(eval_dataset=x)\n"
@@ -121,7 +121,7 @@ def test_at_a_terminal_it_asks(tmp_path: Path, files: dict[str, str], typed: str
     place(tmp_path, files)
     master, child = pty.openpty()
     command = [sys.executable, "-m", "agenttune", "init"]
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdin=child, stdout=child, stderr=child)
+    process = warm.Popen(command, cwd=tmp_path, env=environment(), stdin=child, stdout=child, stderr=child)
     os.close(child)
     os.write(master, f"{typed}\n".encode())
     assert process.wait(60) == 0, os.read(master, 10_000)

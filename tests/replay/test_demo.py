@@ -17,7 +17,7 @@ import pytest
 import agenttune.cli.demo as demo_command
 from agenttune.control import LocalControl
 from agenttune.control.control import ApprovalDecision
-from agenttune.control.discovery import ensure_server, read_note
+from agenttune.control.discovery import read_note
 from agenttune.errors import AgenttuneError, StoreFault
 from agenttune.protocol.commands import parse_command
 from agenttune.protocol.proposals import Author, CommandRecord, Proposal, State
@@ -26,6 +26,7 @@ from agenttune.replay import demo_recording
 from agenttune.replay.demo_player import RUN_ID, DemoPlayer
 from agenttune.replay.demo_recording import DemoRecording, read_demo
 from agenttune.store.process_liveness import is_alive
+from tests import warm
 from tests.cli.conftest import wait_for
 
 PERSON = Author(principal="operator", name="ada")
@@ -175,7 +176,8 @@ def test_the_command_needs_no_torch_ends_on_ctrl_c_and_leaves_nothing(tmp_path: 
 def test_it_names_no_file_that_is_gone_when_one_reads_it(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "agenttune", "demo", "--speed", "100", "--answer", "approve"]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    said = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True, env=environment).stdout
+    with warm.processes():
+        said = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True, env=environment).stdout
     assert "status: finished" in said
     named = [line for line in said.splitlines() if str(tmp_path) in line]
     assert [line.split()[:2] for line in named] == [["sign", "in"]]  # while it is there
@@ -186,7 +188,7 @@ def test_the_page_of_a_demo_that_is_over_stays_until_it_is_ended(
 ) -> None:
     monkeypatch.setattr(demo_command, "LINGER_S", 0.6)
     # Ten times as long as it is called at, so that a busy machine does not end it.
-    server, stop = ensure_server(tmp_path, port=0, linger_s=2.0), threading.Event()
+    server, stop = warm.serve(tmp_path, linger_s=2.0), threading.Event()
     staying = threading.Thread(target=demo_command._stay, args=(server, stop))
     staying.start()
     time.sleep(3.0)

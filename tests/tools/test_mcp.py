@@ -28,6 +28,7 @@ from agenttune.llm.tools import offered_reads, write_kinds
 from agenttune.protocol.proposals import State
 from agenttune.server.mcp.mcp_server import serve_http
 from agenttune.server.mcp.tools import RunTools
+from tests import warm
 from tests.tools.conftest import Trainer
 
 Visit = Callable[[Client], Awaitable[None]]
@@ -61,7 +62,7 @@ def http_server(runs_dir: Path) -> Iterator[Callable[..., str]]:
     started: list[subprocess.Popen[str]] = []
 
     def start(*more: str, **environ: str) -> str:
-        process = subprocess.Popen(
+        process = warm.Popen(
             [sys.executable, *command(runs_dir, "--http", "--port", "0", *more)],
             env={**os.environ, **environ},
             stderr=subprocess.PIPE,

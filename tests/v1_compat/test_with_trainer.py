@@ -20,6 +20,7 @@ import pytest
 from agenttune.control.discovery import find_server
 from agenttune.control.http import HttpControl
 from agenttune.protocol.reads import ModelQuery
+from tests import warm
 from tests.server.conftest import stop
 from tests.v1_compat.client import Event, V1Client, args_of
 from tests.v1_compat.training import MARK, STEPS
@@ -73,7 +74,7 @@ class Script:
 def script(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Script]:
     folder = tmp_path_factory.mktemp("seed")
     command = [sys.executable, "-m", "tests.v1_compat.training", str(folder)]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with warm.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         running = Script(process)
         running.hear("ready")
         address = find_server(folder / "runs")
