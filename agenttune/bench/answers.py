@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,9 +59,9 @@ class KeptAnswers:
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
 
     def keep(self, path: Path, text: str) -> None:
-        """Write an answer; whole, or not at all."""
+        """Write an answer; whole, or not at all, also where several workers have the same one at once."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(f".{hashlib.sha256(text.encode()).hexdigest()[:8]}")
+        aside = path.with_suffix(f".{uuid.uuid4().hex[:8]}")
         aside.write_text(text, encoding="utf-8")
         aside.replace(path)
 

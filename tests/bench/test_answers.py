@@ -63,6 +63,21 @@ def test_ids_are_no_part_of_a_question_and_figures_are(tmp_path: Path, one: str,
     assert (answers.path(one) == answers.path(other)) is is_same
 
 
+def test_two_workers_may_have_the_same_answer_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers, replace = KeptAnswers(tmp_path), Path.replace
+    path = answers.path("what now?")
+
+    def keep_between(aside: Path, target: Path) -> Path:
+        """The other one is through with it after this one has written and before it has renamed."""
+        monkeypatch.setattr(Path, "replace", replace)
+        answers.keep(path, "the same")
+        return replace(aside, target)
+
+    monkeypatch.setattr(Path, "replace", keep_between)
+    answers.keep(path, "the same")
+    assert [(found, found.read_text("utf-8")) for found in tmp_path.iterdir()] == [(path, "the same")]
+
+
 def test_the_same_questions_again_cost_no_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-of-the-test")
     answers = tmp_path / "answers"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -256,6 +258,17 @@ def test_only_one_process_works_on_a_study(lab: Lab) -> None:
         StudyJournal(journal.folder)
     journal.close()
     assert not is_worked_on(journal.folder)
+
+
+def test_who_looks_whether_a_study_is_worked_on_does_not_keep_off_who_goes_on_with_it(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = lab.new()
+    journal.close()
+    looks = (journal.folder / JOURNAL_NAME).open("rb")
+    fcntl.flock(looks, fcntl.LOCK_SH)
+    monkeypatch.setattr(time, "sleep", lambda seconds: looks.close())  # it is done as soon as somebody waits for it
+    StudyJournal(journal.folder).close()
 
 
 def test_scores_that_are_no_numbers_are_shown_as_such_and_never_best(lab: Lab) -> None:

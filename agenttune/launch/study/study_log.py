@@ -15,6 +15,8 @@ from agenttune.errors import StoreFault, UnknownRun, UserError
 from agenttune.launch.study.records import VERSION, StudyEntry, StudyStarted
 
 JOURNAL_NAME = "study.jsonl"
+LOOK_S = 1.0
+"""Who only looks whether a study is worked on holds its lock for a moment (guess: far longer than that)."""
 _WRITERS = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
 
 
@@ -46,11 +48,16 @@ class StudyJournal:
             raise
 
     def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            problem = f"another process is at work on the study {self.folder.name}; wait for its end, or end it"
-            raise UserError(problem, field="study") from None
+        until_s = time.monotonic() + LOOK_S
+        while True:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() >= until_s:
+                    problem = f"another process is at work on the study {self.folder.name}; wait for its end, or end it"
+                    raise UserError(problem, field="study") from None
+            time.sleep(0.01)
 
     def _drop_torn_line(self) -> None:
         """A writer that was killed in the middle of a line had not committed it."""
