@@ -22,6 +22,7 @@ from agenttune.bench.runner import Progress, Runner, only
 from agenttune.bench.store import STORE_NAME, Store, read_results
 from agenttune.bench.suite import Suite, load_suite
 from agenttune.errors import ConfigError
+from tests import warm
 
 CONTENDERS = Path(__file__).with_name("contenders.py")
 PRELOAD = ["agenttune.bench.play"]
@@ -136,10 +137,9 @@ print(run(load_suite(sys.argv[1]), Path(sys.argv[2]), Local(2, PRELOAD)), flush=
 @pytest.fixture
 def start(tmp_path: Path) -> Callable[[], subprocess.Popen[str]]:
     def started() -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", RUN, str(tmp_path / "mine.yaml"), str(tmp_path / "out")]
-        return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
+        (tmp_path / "run.py").write_text(RUN)
+        command = [sys.executable, str(tmp_path / "run.py"), str(tmp_path / "mine.yaml"), str(tmp_path / "out")]
+        return warm.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
     return started
 
