@@ -189,10 +189,12 @@ def test_two_tabs_stay_in_step_over_pause_evaluation_and_going_on(
     page = enter(training, server, desktop, "controls")
     other = desktop.context.new_page()
     other.goto(page.url)
+    page.bring_to_front()  # a tab behind another one is not drawn on a busy machine, and then not to be clicked
     page.get_by_role("button", name="Pause", exact=True).click()
     other.get_by_role("button", name="Resume", exact=True).wait_for()
     assert training.info.status == "paused"
     stands = training.info.step
+    other.bring_to_front()
     other.get_by_role("button", name="Evaluate now").click()
     until(lambda: training.commands("do_evaluate") and training.last("do_evaluate").ack, "the evaluation")
     assert training.last("do_evaluate").state.value == "applied"
@@ -212,6 +214,7 @@ def test_what_waits_is_approved_edited_and_rejected_and_two_tabs_agree(
     other = desktop.context.new_page()
     other.goto(page.url)
     other.get_by_role("article").wait_for()
+    page.bring_to_front()
     card.get_by_role("button", name="Approve").click()
     until(lambda: training.command(first).state.value == "applied", "the approved rate")
     other.get_by_role("article").wait_for(state="detached")
