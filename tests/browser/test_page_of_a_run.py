@@ -183,6 +183,28 @@ def test_a_learning_rate_set_by_hand_is_the_effective_one(
     page.get_by_text("Would be refused").first.wait_for()
 
 
+def test_one_parameter_group_has_a_rate_of_its_own_also_set_on_a_phone(
+    training: Training, server: tuple[Path, ServerAddress], visit: Visit
+) -> None:
+    page = enter(training, server, visit, "controls")
+    lr = page.get_by_role("row").filter(has=page.get_by_role("button", name="Change lr", exact=True))
+    lr.scroll_into_view_if_needed()
+    for cell in lr.get_by_role("cell").all():  # base, effective and the button, without a scroll aside
+        box = cell.bounding_box()
+        assert box["x"] + box["width"] <= page.viewport_size["width"]
+    lr.get_by_role("button", name="2 groups").click()
+    page.get_by_role("button", name="Change lr of group 1").click()
+    dialog = page.get_by_role("dialog", name="Change lr of group 1")
+    dialog.get_by_label("New value").fill("0.0003")
+    dialog.get_by_text("Would be let through").wait_for()
+    dialog.get_by_role("button", name="Send").click()
+    page.get_by_role("row", name="group 1").get_by_text("3e-4").first.wait_for()
+    knob = next(knob for knob in training.info.knobs if knob.name == "lr")
+    assert knob.groups is not None
+    assert knob.groups[1] == pytest.approx(3e-4)
+    assert knob.groups[0] != pytest.approx(3e-4)
+
+
 def test_two_tabs_stay_in_step_over_pause_evaluation_and_going_on(
     training: Training, server: tuple[Path, ServerAddress], desktop: Visit
 ) -> None:

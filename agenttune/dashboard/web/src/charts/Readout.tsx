@@ -14,21 +14,29 @@ interface Props {
   xFormat: (x: number) => string;
 }
 
-/** So many lines are told at once; of more, the newest. */
+/** So many lines are told at once; of more, a few. */
 const MOST = 8;
-const NEWEST = 5;
+const FEW = 5;
+
+/** Those told of many lines: what the run stands on before what it has left, and the newest of each. */
+function fewOf(named: readonly number[], lines: readonly Line[]): number[] {
+  const standing = named.filter((i) => !lines[i]?.dashed);
+  const left = named.filter((i) => lines[i]?.dashed);
+  const kept = standing.slice(-FEW);
+  return [...kept, ...left.slice(left.length - Math.min(left.length, FEW - kept.length))];
+}
 
 /** Which line is which, with its value under the cross-hair, else its newest. */
 export function Readout({ lines, values, cursor, xFormat }: Props) {
   const [isAll, setAll] = useState(false);
   const named = lines.flatMap((line, i) => (line.quiet || line.faint ? [] : [i]));
-  const shown = new Set(isAll || named.length <= MOST ? named : named.slice(-NEWEST));
+  const shown = new Set(isAll || named.length <= MOST ? named : fewOf(named, lines));
   const at = useSyncExternalStore(cursor.subscribe, () => cursor.at);
   return (
     <Group gap="0 16px" miw={0} fz="sm" mih={22}>
       {lines.map((line, i) => {
         if (!shown.has(i)) return null;
-        const value = at === null ? values[i]?.findLast((one) => typeof one === "number") : at.values[i];
+        const value = at === null ? values[i]?.findLast((one) => one !== undefined) : at.values[i];
         return (
           <Group key={line.label} gap={6} wrap="nowrap" miw={0} maw={320}>
             <svg width="18" height="4" aria-hidden style={{ flex: "none" }}>
@@ -45,7 +53,7 @@ export function Readout({ lines, values, cursor, xFormat }: Props) {
       })}
       {named.length > MOST && (
         <UnstyledButton fz="sm" c="dimmed" td="underline" aria-expanded={isAll} onClick={() => setAll(!isAll)}>
-          {isAll ? "only the newest" : `${named.length - shown.size} older lines`}
+          {isAll ? "only a few" : `${named.length - shown.size} more lines`}
         </UnstyledButton>
       )}
       {at !== null && (

@@ -10,6 +10,8 @@ const AXIS_WIDTH = 60;
 const RIGHT = 14;
 /** With at most so many values in sight, each is a dot of its own. */
 const MOST_DOTS = 60;
+/** Between ticks of an axis of steps: there is no half a step. */
+const WHOLE = Array.from({ length: 13 }, (_, power) => [1, 2, 5].map((first) => first * 10 ** power)).flat();
 /** uPlot's `Scale.Distr.Logarithmic`, a constant that exists in its types alone. */
 // eslint-disable-next-line @typescript-eslint/no-unsafe-enum-assignment
 const LOGARITHMIC = 3 as uPlot.Scale.Distr;
@@ -57,6 +59,7 @@ export function optionsFor(newest: { readonly current: Newest }, width: number):
         grid,
         space: 70,
         size: 26,
+        ...(xLabel === "step" ? { incrs: WHOLE } : {}),
         values: (_, splits) => splits.map((split) => (newest.current.props.xFormat ?? String)(round(split, splits))),
         ...(xLabel ? { label: xLabel, labelSize: 14, labelGap: 0, labelFont: "12px system-ui, sans-serif" } : {}),
       },

@@ -1,6 +1,6 @@
 import { asNumber, type Metric } from "./numbers";
 
-const WIDTH = 96;
+const WIDTH = 80;
 const HEIGHT = 24;
 const INSET = 2;
 /** All of it is within: a box that cuts nothing off is painted with what is around it. */

@@ -1,7 +1,7 @@
 import { notifications } from "@mantine/notifications";
 import { useMutation, useQueryClient } from "@tanstack/react-query";
 
-import { answerOf, sentenceOf, server, ServerError } from "../../api/client";
+import { answerOf, server, ServerError } from "../../api/client";
 import { asCommand, type AnyCommand } from "../../api/queries";
 import type { CommandRecord } from "../../api/schema";
 
@@ -32,7 +32,7 @@ export function useDecide(runId: string, commandId: string, digest: string) {
     onError: (error) => {
       // The request goes out of the queue with what is said in it; who has answered is told beside it.
       if (error instanceof ServerError && error.status === TOO_LATE) {
-        notifications.show({ color: "orange", title: "Your answer came too late", message: sentenceOf(error), autoClose: TOLD_MS });
+        notifications.show({ color: "orange", title: "Your answer came too late", message: error.message, autoClose: TOLD_MS });
       }
     },
     onSettled: () => client.invalidateQueries({ queryKey: ["run", runId] }),

@@ -18,6 +18,8 @@ interface Props {
   runId: string;
   /** The value to change; null: none, and no dialog. */
   knob: KnobState | null;
+  /** The parameter group whose value alone it is; undefined: of all. */
+  group: number | undefined;
   commands: readonly CommandSchema[];
   onClose: () => void;
 }
@@ -25,28 +27,30 @@ interface Props {
 /** One value by hand: what it is, what it would be, what the gate says of that. */
 export function ChangeDialog({ knob, ...rest }: Props) {
   return (
-    <Modal opened={knob !== null} onClose={rest.onClose} title={<Title knob={knob} />} size="lg" closeButtonProps={{ "aria-label": "Close" }}>
-      {knob && <Change key={knob.name} knob={knob} {...rest} />}
+    <Modal opened={knob !== null} onClose={rest.onClose} title={<Title knob={knob} group={rest.group} />} size="lg" closeButtonProps={{ "aria-label": "Close" }}>
+      {knob && <Change key={`${knob.name} ${rest.group ?? ""}`} knob={knob} {...rest} />}
     </Modal>
   );
 }
 
-function Title({ knob }: { knob: KnobState | null }) {
+function Title({ knob, group }: Pick<Props, "knob" | "group">) {
   return (
     <>
       Change <Name text={knob?.name ?? ""} />
+      {group !== undefined && ` of group ${group}`}
     </>
   );
 }
 
-function Change({ runId, knob, commands, onClose }: Omit<Props, "knob"> & { knob: KnobState }) {
+function Change({ runId, knob, group, commands, onClose }: Omit<Props, "knob"> & { knob: KnobState }) {
   const [text, setText] = useState("");
   const [reason, setReason] = useState("");
   const whyNot = useWhyNot(runId, knob.command);
   const { send, isSending } = useSend(runId);
-  const parsed = text.trim() === "" ? null : parsedLike(knob.effective, text);
+  const now: unknown = group === undefined ? knob.effective : knob.groups?.[group];
+  const parsed = text.trim() === "" ? null : parsedLike(now, text);
   const problem = parsed?.problem;
-  const command = parsed === null || parsed.problem !== undefined ? null : changeOf(knob, parsed.value, commands);
+  const command = parsed === null || parsed.problem !== undefined ? null : changeOf(knob, parsed.value, commands, group);
   const [settled] = useDebouncedValue(command === null ? "" : JSON.stringify(command), SETTLE_MS);
   const asked = settled === "" ? null : (JSON.parse(settled) as NonNullable<typeof command>);
   const dry = useDryRun(runId, whyNot === "" ? asked : null);
@@ -58,8 +62,8 @@ function Change({ runId, knob, commands, onClose }: Omit<Props, "knob"> & { knob
       {knob.description && <Text size="sm">{knob.description}</Text>}
       <TextInput
         label="New value"
-        description={["now", toldValue(knob.effective), knob.unit, limitsOf(knob)].filter(Boolean).join(" ")}
-        placeholder={written(knob.effective)}
+        description={["now", toldValue(now), knob.unit, limitsOf(knob)].filter(Boolean).join(" ")}
+        placeholder={written(now)}
         value={text}
         error={problem}
         disabled={whyNot !== ""}

@@ -10,7 +10,7 @@ import { useNothing } from "../../components/nothing";
 import { Section } from "../../components/Section";
 import type { RunPageProps } from "../../routes";
 import { useUrlState } from "../../urlState";
-import { changeOf } from "./change";
+import { changeOf, hasGroups } from "./change";
 import { ChangeDialog } from "./ChangeDialog";
 import { CommandComposer } from "./CommandComposer";
 import { CommandHistory } from "./CommandHistory";
@@ -45,11 +45,11 @@ function Controls({ runId, info }: { runId: string; info: RunInfo }) {
     composer.current?.scrollIntoView({ block: "start" });
     composer.current?.focus({ preventScroll: true });
   };
-  const [changing, setChanging] = useState<KnobState | null>(null);
+  const [changing, setChanging] = useState<{ knob: KnobState; group?: number } | null>(null);
   const kinds = schemas.data?.commands ?? [];
-  const change = (knob: KnobState) => {
+  const change = (knob: KnobState, group?: number) => {
     if (changeOf(knob, null, kinds) === null) compose(knob.command);
-    else setChanging(knob);
+    else setChanging({ knob, ...(group === undefined ? {} : { group }) });
   };
   const lr = knobs.data?.knobs.find(({ name }) => name === "lr");
   return (
@@ -64,13 +64,13 @@ function Controls({ runId, info }: { runId: string; info: RunInfo }) {
         <Grid.Col span={{ base: 12, md: 7 }}>
           <Section title="Optimizer and other values">
             <Loaded query={knobs} empty={{ when: ({ knobs: all }) => all.length === 0, say: nothing("values") }}>
-              {({ knobs: all }) => <KnobTable knobs={all} onChange={change} />}
+              {({ knobs: all }) => <KnobTable knobs={all} hasGroups={(knob) => hasGroups(knob, kinds)} onChange={change} />}
             </Loaded>
           </Section>
         </Grid.Col>
         <Grid.Col span={{ base: 12, md: 5 }}>
           <Section title="Schedule">
-            <SchedulePanel schedule={info.schedule} onPlan={() => compose("update_schedule", { shape: "cosine" })} />
+            <SchedulePanel runId={runId} schedule={info.schedule} onPlan={() => compose("update_schedule", { shape: "cosine" })} />
           </Section>
         </Grid.Col>
       </Grid>
@@ -92,7 +92,7 @@ function Controls({ runId, info }: { runId: string; info: RunInfo }) {
           </Loaded>
         </Section>
       </div>
-      <ChangeDialog runId={runId} knob={changing} commands={kinds} onClose={() => setChanging(null)} />
+      <ChangeDialog runId={runId} knob={changing?.knob ?? null} group={changing?.group} commands={kinds} onClose={() => setChanging(null)} />
       <Section title="Guardrails">
         {hidden ? <Text c="dimmed">{hidden}</Text> : <Loaded query={guardrails}>{(found) => <GuardrailList guardrails={found} />}</Loaded>}
       </Section>

@@ -1,53 +1,42 @@
-import { Anchor, Table, Text } from "@mantine/core";
+import { Anchor, Table, Text, UnstyledButton } from "@mantine/core";
+import { Fragment, useState } from "react";
 
 import type { KnobState } from "../../api/schema";
 import { toldValue } from "../../components/decision/words";
 import { Name } from "../../components/Name";
 import { told } from "../../components/numbers";
+import { areAlike, groupsInWords } from "./change";
 
 interface Props {
   knobs: readonly KnobState[];
-  onChange: (knob: KnobState) => void;
+  /** Whether a value can be set for one parameter group alone. */
+  hasGroups: (knob: KnobState) => boolean;
+  onChange: (knob: KnobState, group?: number) => void;
 }
 
+/** So many groups are told at once; more are opened. */
+const FEW_GROUPS = 4;
+
 /** Every value that can be changed while the run goes on; base and effective, and group by group where groups differ. */
-export function KnobTable({ knobs, onChange }: Props) {
+export function KnobTable({ knobs, hasGroups, onChange }: Props) {
   return (
-    <Table.ScrollContainer minWidth={520}>
-      <Table verticalSpacing={4} fz="sm">
+    <Table.ScrollContainer minWidth={320}>
+      <Table verticalSpacing={4} horizontalSpacing={6} fz="sm" layout="fixed">
         <Table.Thead>
           <Table.Tr>
             <Table.Th>Value</Table.Th>
-            <Table.Th ta="right" title="What the schedule scales">
+            <Table.Th w={70} ta="right" title="What the schedule scales">
               Base
             </Table.Th>
-            <Table.Th ta="right" title="What is used at this step">
+            <Table.Th w={92} ta="right" title="What is used at this step">
               Effective
             </Table.Th>
-            <Table.Th>Groups</Table.Th>
-            <Table.Th ta="right" />
+            <Table.Th w={66} ta="right" />
           </Table.Tr>
         </Table.Thead>
         <Table.Tbody>
           {knobs.map((knob) => (
-            <Table.Tr key={knob.name}>
-              <Table.Th scope="row" fw={600}>
-                <Name text={knob.unit ? `${knob.name} (${knob.unit})` : knob.name} />
-                {knob.description && (
-                  <Text size="xs" c="dimmed">
-                    {knob.description}
-                  </Text>
-                )}
-              </Table.Th>
-              <Table.Td ta="right">{told(knob.base)}</Table.Td>
-              <Table.Td ta="right">{toldValue(knob.effective)}</Table.Td>
-              <Table.Td>{groupsInWords(knob)}</Table.Td>
-              <Table.Td ta="right">
-                <Anchor component="button" type="button" size="sm" onClick={() => onChange(knob)} aria-label={`Change ${knob.name.slice(0, 100)}`}>
-                  Change
-                </Anchor>
-              </Table.Td>
-            </Table.Tr>
+            <Knob key={knob.name} knob={knob} hasGroups={hasGroups(knob)} onChange={onChange} />
           ))}
         </Table.Tbody>
       </Table>
@@ -55,20 +44,61 @@ export function KnobTable({ knobs, onChange }: Props) {
   );
 }
 
-const SHOWN_GROUPS = 6;
+interface KnobProps {
+  knob: KnobState;
+  hasGroups: boolean;
+  onChange: Props["onChange"];
+}
 
-/** Group by group, effective and base where they differ; all alike in a word. */
-export function groupsInWords(knob: Pick<KnobState, "groups" | "base_groups" | "exempt_groups">): string {
+function Knob({ knob, hasGroups, onChange }: KnobProps) {
   const groups: readonly unknown[] = knob.groups ?? [];
-  if (groups.length <= 1) return "";
-  const exempt = knob.exempt_groups ?? [];
-  const bases = knob.base_groups ?? [];
-  const kept = exempt.length ? `; unless named, ${exempt.map(String).join(", ")} stay${exempt.length === 1 ? "s" : ""} as it is` : "";
-  if (new Set(groups.map((value) => JSON.stringify(value))).size === 1) return `all ${groups.length} alike${kept}`;
-  const each = groups.slice(0, SHOWN_GROUPS).map((value, group) => {
-    const base = bases[group];
-    return `${group}: ${toldValue(value)}${base !== undefined && base !== value ? ` (base ${told(base)})` : ""}`;
-  });
-  const more = groups.length > SHOWN_GROUPS ? `, and ${groups.length - SHOWN_GROUPS} more` : "";
-  return each.join(", ") + more + kept;
+  const [isOpen, setOpen] = useState(!areAlike(knob) && groups.length <= FEW_GROUPS);
+  const words = groupsInWords(knob);
+  return (
+    <Fragment>
+      <Table.Tr>
+        <Table.Th scope="row" fw={600} style={{ overflowWrap: "anywhere" }}>
+          <Name text={knob.unit ? `${knob.name} (${knob.unit})` : knob.name} wraps />
+          {knob.description && (
+            <Text size="xs" c="dimmed">
+              {knob.description}
+            </Text>
+          )}
+          {words && (
+            <UnstyledButton display="block" fz="xs" c="dimmed" td="underline" aria-expanded={isOpen} onClick={() => setOpen(!isOpen)}>
+              {words}
+            </UnstyledButton>
+          )}
+        </Table.Th>
+        <Table.Td ta="right">{told(knob.base)}</Table.Td>
+        <Table.Td ta="right">
+          {toldValue(knob.effective)}
+        </Table.Td>
+        <Table.Td ta="right">
+          <Change label={`Change ${knob.name.slice(0, 100)}`} onPress={() => onChange(knob)} />
+        </Table.Td>
+      </Table.Tr>
+      {isOpen &&
+        groups.map((value, group) => (
+          <Table.Tr key={group}>
+            <Table.Th scope="row" fw={400} pl="lg">
+              group {group}
+            </Table.Th>
+            <Table.Td ta="right">{told(knob.base_groups?.[group])}</Table.Td>
+            <Table.Td ta="right">{toldValue(value)}</Table.Td>
+            <Table.Td ta="right">
+              {hasGroups && <Change label={`Change ${knob.name.slice(0, 100)} of group ${group}`} onPress={() => onChange(knob, group)} />}
+            </Table.Td>
+          </Table.Tr>
+        ))}
+    </Fragment>
+  );
+}
+
+function Change({ label, onPress }: { label: string; onPress: () => void }) {
+  return (
+    <Anchor component="button" type="button" size="sm" onClick={onPress} aria-label={label}>
+      Change
+    </Anchor>
+  );
 }

@@ -1,11 +1,14 @@
-import { Button, Stack, Text } from "@mantine/core";
+import { Box, Stack, Text } from "@mantine/core";
 
 import type { LrCourse } from "../../api/schema";
+import { useWhyNot } from "../../components/command/useWhyNot";
 import { asNumber } from "../../components/numbers";
+import { Offered } from "../../components/Offered";
 import { RatesPlot } from "./RatesPlot";
 
 /** The learning rate to come, as the schedule in force has it. */
-export function SchedulePanel({ schedule, onPlan }: { schedule: LrCourse | null | undefined; onPlan: () => void }) {
+export function SchedulePanel({ runId, schedule, onPlan }: { runId: string; schedule: LrCourse | null | undefined; onPlan: () => void }) {
+  const whyNot = useWhyNot(runId, "update_schedule");
   if (!schedule) return <Text c="dimmed">This training loop has not told its schedule.</Text>;
   const { tracks, steps, can_be_planned: canPlan, text, kind } = schedule;
   const rates = tracks.flatMap(({ groups, shares, rates: first }) =>
@@ -17,11 +20,13 @@ export function SchedulePanel({ schedule, onPlan }: { schedule: LrCourse | null 
   return (
     <Stack gap="xs">
       <Text size="sm">{text || kind}</Text>
-      {steps.length > 1 && <RatesPlot rates={rates} />}
+      {steps.length > 1 && <RatesPlot rates={rates} isPlan={false} />}
       {canPlan ? (
-        <Button size="compact-sm" variant="default" onClick={onPlan} style={{ alignSelf: "start" }}>
-          Plan another schedule…
-        </Button>
+        <Box>
+          <Offered whyNot={whyNot} onClick={onPlan}>
+            Plan another schedule…
+          </Offered>
+        </Box>
       ) : (
         <Text size="sm" c="dimmed">
           {kind} cannot be replanned while it runs; the learning rate itself can be set.

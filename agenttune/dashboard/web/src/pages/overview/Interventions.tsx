@@ -2,7 +2,7 @@ import { Badge, Button, Group, Table, Text, Title, UnstyledButton } from "@manti
 import { useState } from "react";
 
 import { useSchemas } from "../../api/queries";
-import type { Intervention } from "../../api/schema";
+import type { Intervention, State } from "../../api/schema";
 import { EffectBadge } from "../../components/decision/EffectBadge";
 import { StateBadge } from "../../components/decision/StateBadge";
 import { effectWords, stepOf, toldKind, withArrows } from "../../components/decision/words";
@@ -11,6 +11,8 @@ import { told } from "../../components/numbers";
 
 /** What becomes of the training by a command that is no change of it. */
 const QUIET: ReadonlySet<string> = new Set(["none", "hold"]);
+/** Where a command ends that the trainer never got. */
+const NEVER_DONE: ReadonlySet<State> = new Set(["rejected", "superseded", "expired"]);
 
 interface Props {
   history: readonly Intervention[];
@@ -20,13 +22,17 @@ interface Props {
   onChoose: (commandId: string) => void;
 }
 
-/** What was changed, why, and whether it helped; the newest first. What only looks, saves, notes or waits is folded. */
+/**
+ * What was changed, why, and whether it helped; the newest first. Folded: what only looks, saves, notes or waits, and
+ * what was refused or came to nothing.
+ */
 export function Interventions({ history, nothing, chosen, onChoose }: Props) {
   const schemas = useSchemas();
   const [isAll, setAll] = useState(false);
   const quiet = new Set(schemas.data?.commands.filter(({ impact }) => QUIET.has(impact)).map(({ kind }) => kind));
-  const changes = history.filter(({ kind }) => !quiet.has(kind));
+  const changes = history.filter(({ kind, state }) => !quiet.has(kind) && !NEVER_DONE.has(state));
   const others = history.length - changes.length;
+  const undone = history.filter(({ kind, state }) => !quiet.has(kind) && NEVER_DONE.has(state)).length;
   const shown = isAll ? history : changes;
   return (
     <section aria-labelledby="interventions">
@@ -63,11 +69,19 @@ export function Interventions({ history, nothing, chosen, onChoose }: Props) {
       )}
       {others > 0 && (
         <Button mt="xs" size="compact-sm" variant="subtle" h="auto" maw="100%" styles={{ label: { whiteSpace: "normal", textAlign: "left" } }} aria-expanded={isAll} onClick={() => setAll(!isAll)}>
-          {isAll ? "Only what was changed" : `Also ${others === 1 ? "one command" : `${told(others)} commands`} that changed nothing: pauses, evaluations, saves, notes`}
+          {isAll ? "Only what was changed" : alsoInWords(others, undone)}
         </Button>
       )}
     </section>
   );
+}
+
+/** What is folded: how many commands, and of what sort. */
+export function alsoInWords(others: number, undone: number): string {
+  const quiet = others - undone;
+  const refused = `${undone === 1 ? "one was" : `${told(undone)} were`} refused or came too late`;
+  const sorts = [quiet > 0 ? "pauses, evaluations, saves, notes" : "", undone > 0 ? refused : ""].filter(Boolean);
+  return `Also ${others === 1 ? "one command" : `${told(others)} commands`} that changed nothing: ${sorts.join("; ")}`;
 }
 
 function Row({ one, isChosen, onChoose }: { one: Intervention; isChosen: boolean; onChoose: (commandId: string) => void }) {

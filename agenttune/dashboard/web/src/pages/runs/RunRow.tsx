@@ -118,9 +118,11 @@ function Goal({ run: { goal } }: { run: RunOverview }) {
     <div className={css.goal}>
       <Spark steps={goal.spark_steps ?? []} values={goal.spark ?? []} />
       <div className={css.shrinks}>
-        <div className={css.bold}>{told(goal.newest)}</div>
+        <div className={css.cut}>
+          <span className={css.bold}>{told(goal.newest)}</span> <span className={`${css.small} ${css.dim}`}>{best}</span>
+        </div>
         <div className={`${css.small} ${css.dim} ${css.cut}`} title={goal.is_goal ? "" : "The goal was not measured yet"}>
-          <Name text={goal.metric} /> {best}
+          <Name text={goal.metric} />
         </div>
       </div>
     </div>

@@ -8,21 +8,21 @@ import css from "./RunRow.module.css";
 
 const ROW_PX = 57;
 /** On a phone: as in the style sheet. */
-const CARD_PX = 136;
+const CARD_PX = 154;
 const PHONE = "(max-width: 48em)";
 const OVERSCAN = 6;
 /** Each with its share of the width: a browser that has to look into every row for it cannot scroll smoothly. */
 const COLUMNS: readonly (readonly [name: string, px: number])[] = [
   ["", 40],
-  ["Run", 240],
+  ["Run", 205],
   ["State", 120],
   ["Waiting", 90],
-  ["Progress", 140],
-  ["Goal", 230],
-  ["Branch", 90],
-  ["Policy", 100],
+  ["Progress", 150],
+  ["Goal", 260],
+  ["Branch", 80],
+  ["Policy", 90],
   ["Cost", 70],
-  ["Started", 130],
+  ["Started", 135],
 ];
 /** Custom properties are no part of React's type of a style. */
 const COLUMN_WIDTHS = { "--columns": COLUMNS.map(([, px]) => `minmax(0, ${px}fr)`).join(" ") } as CSSProperties;
