@@ -41,7 +41,7 @@ export function withRoom<T extends Plotted>(drawn: T, step: number): T {
   const [first, last] = [drawn.x[0], drawn.x.at(-1)];
   if (first === undefined || last === undefined || step < last) return drawn;
   const room = Math.max(1, Math.round((step - first) / 20));
-  return { ...drawn, x: [...drawn.x, step + room], values: drawn.values.map((line) => [...line, null]) };
+  return { ...drawn, x: [...drawn.x, step + room], values: drawn.values.map((line) => [...line, undefined]) };
 }
 
 /** What lies beyond the next change is shaded: it tells of that one too. */
