@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from agenttune.detectors.base import Detector
+from agenttune.detectors.chance import was_trained_before
 from agenttune.detectors.evaluations import goal_evaluations
 from agenttune.detectors.progress import SLOW_START_FRAC
 from agenttune.detectors.schedules import is_rising, lost_to_warm_up
@@ -34,9 +35,9 @@ SMALL_UPDATES = 0.05
 """With larger ones early on no rate is too low, whatever their way: broken networks go straight too (measured)."""
 TINY_UPDATES, KEPT_AT_TINY = 0.002, 0.97
 """With updates so small their way does not matter (measured), where the loss has kept so much."""
-TRAINED_FRAC, KEPT_OF_TRAINED = 0.7, 0.99
-"""A start at less than that part of the loss of chance is of weights that were trained before: they move little and
-gain little where all is well, so that the loss must have kept so much of its start (guess)."""
+KEPT_OF_TRAINED = 0.99
+"""Weights that were trained before move little and gain little where all is well, so that the loss must have kept so
+much of its start (guess)."""
 NOISY = 0.5
 """Standard deviation of one step's loss, as a logarithm, from which on evaluations tell what it has kept (guess: of
 classifiers it is 0.05 to 0.3, of regressions in batches of two to four with heavy tails 0.8 to 1.2, measured)."""
@@ -68,7 +69,8 @@ class LowRate(Detector):
         if look.step - look.since_step < max(LOW_STEPS, LOW_STRETCH_FRAC * end):
             return
         told = _of_evaluations(observation) if trend.noise > NOISY else _of_trend(trend)
-        if told is None or not _least_kept(observation, told.start) <= told.kept <= KEPT_FRACS[1]:
+        least = KEPT_OF_TRAINED if was_trained_before(observation) else KEPT_FRACS[0]
+        if told is None or not least <= told.kept <= KEPT_FRACS[1]:
             return
         if -told.slope * (end - step) > PACE_FRAC * told.start:  # it has only just begun to fall
             return
@@ -118,11 +120,6 @@ def _of_evaluations(observation: Observation) -> _Kept | None:
     if last < observation.step / 2:
         return None
     return _Kept(observation.goal_metric, start, now / start, (now - was) / (last - before))
-
-
-def _least_kept(observation: Observation, start: float) -> float:
-    chance = observation.facts.chance_loss if observation.facts is not None else None
-    return KEPT_OF_TRAINED if chance is not None and start < TRAINED_FRAC * chance else KEPT_FRACS[0]
 
 
 class HighRate(Detector):

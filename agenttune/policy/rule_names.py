@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from agenttune.config.expressions import Text
 from agenttune.detectors import DETECTOR_NAMES, Detector, StandInDetector, detect
+from agenttune.detectors.chance import chance_loss, was_trained_before
 from agenttune.detectors.layer_faults import LayerFault
 from agenttune.detectors.schedules import RATE_NAMES, is_rising, lost_to_warm_up, planned
 from agenttune.detectors.trend import (
@@ -50,6 +51,8 @@ DOCUMENTED: dict[str, Any] = {
     "commands_left": "what is left of the budget of agent commands",
     "changes": "changes of optimizer, schedule, training, knobs, data or layers so far, by anybody",
     "steps_since_change": "steps since the newest of them, or since the start",
+    "trained_before": "whether the run went on from weights that had learnt: it began below 0.7 of `loss.chance`, or, "
+    "where that is not known, its weights were no fresh ones",
     "found": {
         kind: Text(f'severity of a finding of {kind} as things stand ("critical", "warning", "info"), else ""')
         for kind in DETECTOR_NAMES
@@ -67,7 +70,8 @@ DOCUMENTED: dict[str, Any] = {
         "slope_before": f"change per step over the {NOISE_STEPS} steps before the newest change",
         "noise_before": f"`noise` over the {NOISE_STEPS} steps before the newest change",
         "points": "points known",
-        "chance": "of a guess that knows nothing, where model and labels tell: the logarithm of classes or tokens",
+        "chance": "of a guess that knows nothing: the logarithm of classes or tokens, where the model's class tells or "
+        "its last layer and the first loss agree",
         "nonfinite": "newest losses in a row that are NaN or infinite",
     },
     "grad": {"last": "newest finite gradient norm", "level": "median of the newest 16", "best": "lowest level so far"},
@@ -198,6 +202,7 @@ def names_of(observation: Observation, own: Sequence[Detector] = ()) -> dict[str
         "commands_left": math.inf if observation.commands_left is None else observation.commands_left,
         "changes": len(changes(observation)),
         "steps_since_change": observation.step - last_change_step(observation),
+        "trained_before": was_trained_before(observation),
         "found": _by_finding({f.kind: f.severity for f in reversed(now)}, "", own),
         "since": _since(observation, own),
         "loss": _loss(observation),
@@ -227,7 +232,7 @@ def _since(observation: Observation, own: Sequence[Detector]) -> dict[str, float
 
 def _loss(observation: Observation) -> dict[str, float]:
     trend = Trend.of(observation)
-    chance = observation.facts.chance_loss if observation.facts is not None else None
+    chance = chance_loss(observation)
     known: dict[str, float] = {"nonfinite": _nonfinite(observation), "chance": NAN if chance is None else chance}
     if trend is None:
         return {name: known.get(name, NAN) for name in DOCUMENTED["loss"]} | {"points": 0}

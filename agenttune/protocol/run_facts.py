@@ -53,6 +53,10 @@ class RunFacts(Record):
         epochs: Epochs planned.
         chance_loss: Loss of a guess that knows nothing, in nats.
         chance_of: What that rests on.
+        chance_is_guess: Whether it rests on the width of the last layer alone, whatever the loss is: it counts only
+            where the first loss of the run is near it (`detectors/chance.py`).
+        trained_before: Whether the weights that are trained were no fresh ones as the run began; None: that cannot be
+            told by them.
         evaluation, saving, logging: The loop's own; commands come on top.
     """
 
@@ -69,6 +73,8 @@ class RunFacts(Record):
     epochs: float | None = None
     chance_loss: float | None = None
     chance_of: str = ""
+    chance_is_guess: bool = False
+    trained_before: bool | None = None
     evaluation: Rhythm | None = None
     saving: Rhythm | None = None
     logging: Rhythm | None = None

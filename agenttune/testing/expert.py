@@ -74,6 +74,7 @@ class Reading:
     not_finite: bool = False
     jump_step: int = 0
     chance: float = math.nan
+    trained_before: bool = False
     grad: float = math.nan
     grad_first: float = math.nan
     lr: float = math.nan
@@ -129,6 +130,7 @@ class Reading:
         if place := re.search(r"step (\d+)(?: of (\d+))?", text):
             self.step, self.max_steps = int(place[1]), int(place[2] or 0)
         self.chance = _number(text, rf"chance level of the loss: ({NUMBER})")
+        self.trained_before = "the run began with weights that had learnt before" in text
 
     def _read_curves(self, text: str) -> None:
         loss = re.search(r"^(step_loss|loss): (.*)$", text, re.MULTILINE)
@@ -345,7 +347,7 @@ def _collapsed(seen: Reading) -> Iterator[Uses]:
 def _too_low(seen: Reading) -> Iterator[Uses]:
     """Steps too small to learn by, or straight on with hardly any progress: a step that changes more."""
     ratio, left = seen.early_ratio, seen.level / seen.first if seen.first > 0 else math.nan
-    trained = seen.first < 0.7 * seen.chance
+    trained = seen.trained_before or seen.first < 0.7 * seen.chance
     may = seen.progress < MIDDLE and seen.times("update_optimizer") < MOST_RAISES and not seen.times("load_checkpoint")
     if not may or trained or not ratio > 0:
         return

@@ -150,6 +150,7 @@ class Session:
         )
         if max_steps is not None:
             recorder.update_info(max_steps=max_steps)
+        recorder.look_at_weights(info.facts if info is not None and info.attempt > 1 else None)
         knobs, whole = recorder.knobs_read(), recorder.whole_read()
         recorder.record(*bodies, started, StatusChanged(status="running"), knobs, *whole)
         if self._log is not None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean
 from typing import Any
 
+from agenttune.detectors.chance import chance_loss, was_trained_before
 from agenttune.llm.prompts import fenced
 from agenttune.policy.llm.curve_text import NAME_LETTERS, VALUE_LETTERS
 from agenttune.protocol.lr_course import LrCourse, Track
@@ -13,6 +14,7 @@ from agenttune.protocol.observation import CheckpointView, Observation
 from agenttune.protocol.run_facts import Rhythm, RunFacts
 from agenttune.protocol.text import duration, number
 
+TRAINED_BEFORE = "the run began with weights that had learnt before"
 FORETOLD = 4
 """Steps ahead at which the learning rate is told (guess)."""
 ALWAYS = ("start", "best")
@@ -27,7 +29,7 @@ def training(observation: Observation) -> list[str]:
     facts = observation.facts
     if facts is None:
         return []
-    lines = [_model(facts), _data(facts, observation), _chance(facts)]
+    lines = [_model(facts), _data(facts, observation), _beginning(facts, observation)]
     return [line for line in lines if line]
 
 
@@ -58,10 +60,12 @@ def _data(facts: RunFacts, observation: Observation) -> str:
     return ", ".join(parts)
 
 
-def _chance(facts: RunFacts) -> str:
-    if facts.chance_loss is None:
-        return ""
-    return f"chance level of the loss: {number(facts.chance_loss)} nats ({fenced(facts.chance_of, VALUE_LETTERS)})"
+def _beginning(facts: RunFacts, observation: Observation) -> str:
+    """By the loss where its chance level is known, else by the weights."""
+    chance = chance_loss(observation)
+    if chance is None:
+        return TRAINED_BEFORE if was_trained_before(observation) else ""
+    return f"chance level of the loss: {number(chance)} nats ({fenced(facts.chance_of, VALUE_LETTERS)})"
 
 
 def _count(weights: int) -> str:

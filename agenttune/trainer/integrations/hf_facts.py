@@ -44,7 +44,8 @@ def hf_facts(
         saving=_rhythm(args.save_strategy, state.save_steps),
         logging=_rhythm(args.logging_strategy, state.logging_steps),
     )
-    return facts if _has_usual_loss(trainer) else facts.model_copy(update={"chance_loss": None, "chance_of": ""})
+    unknown = {"chance_loss": None, "chance_of": "", "chance_is_guess": False}
+    return facts if _has_usual_loss(trainer) else facts.model_copy(update=unknown)
 
 
 def _rhythm(strategy: Any, steps: Any, first: float = 0) -> Rhythm | None:

@@ -55,7 +55,7 @@ def _dropping(model: nn.Module) -> dict[str, float]:
 
 
 def chance_of(model: nn.Module) -> dict[str, Any]:
-    """The loss of a guess that knows nothing, where the model's class says what its loss is."""
+    """The loss of a guess that knows nothing: as the model's class says what its loss is, or its last layer hints."""
     adapted: Any = model  # PEFT's models hold the one that was adapted
     inner = adapted.get_base_model() if hasattr(adapted, "get_base_model") else adapted
     config: Any = getattr(inner, "config", None)
@@ -75,10 +75,14 @@ def chance_of(model: nn.Module) -> dict[str, Any]:
 
 
 def _last_layer(model: nn.Module) -> dict[str, Any]:
-    """What the last layer of a model of the user's own suggests."""
+    """What the last layer of a model of the user's own hints, as if its loss were a cross-entropy over its outputs.
+
+    Of an autoencoder, a density or a contrastive loss it is wrong: who asks for it compares it with the first loss.
+    """
     wide = [module for module in model.modules() if isinstance(module, nn.Linear)]
     outputs = wide[-1].out_features if wide else 0
-    return _guess(outputs, "a uniform guess, if the loss is cross-entropy over the last layer's {} outputs")
+    found = _guess(outputs, "a uniform guess over the last layer's {} outputs; the loss began there")
+    return {**found, "chance_is_guess": True} if found else {}
 
 
 def _guess(choices: int, words: str) -> dict[str, Any]:

@@ -182,7 +182,7 @@ class WeightSampler:
                 if p is not None and id(p) not in seen and (p.requires_grad or id(p) in held)
             }
             seen.update(map(id, trained.values()))
-            whole = {name: p for name, p in trained.items() if _is_whole(p)}
+            whole = {name: p for name, p in trained.items() if is_whole(p)}
             if whole:
                 name = max(whole, key=lambda own: whole[own].numel())
                 found.append((layer_name, module, name, whole[name]))
@@ -209,7 +209,7 @@ def _weights_at(place: _Place) -> Tensor | None:
     return weights if fits else None
 
 
-def _is_whole(parameter: nn.Parameter) -> bool:
+def is_whole(parameter: nn.Parameter) -> bool:
     """Whether all of a tensor lies here, as numbers: no shard of FSDP's or DeepSpeed's, no quantized or sparse one."""
     is_sharded = hasattr(parameter, "to_local") or hasattr(parameter, "ds_numel")
     is_sharded = is_sharded or getattr(parameter, "_fsdp_flattened", False) or hasattr(parameter, "_sharded_size")

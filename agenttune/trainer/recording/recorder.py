@@ -10,6 +10,7 @@ from agenttune.protocol.proposals import Record
 from agenttune.protocol.run_facts import RunFacts
 from agenttune.store.run_log import RunLog
 from agenttune.trainer.datasets.record import read_dataset
+from agenttune.trainer.layers.fresh_weights import looks_trained
 from agenttune.trainer.layers.model_tree import model_read
 from agenttune.trainer.recording.background_writer import BackgroundWriter
 from agenttune.trainer.run_state import RunState
@@ -28,6 +29,7 @@ class Recorder:
     def __init__(self, run_state: RunState, writer: BackgroundWriter | None) -> None:
         self._run_state = run_state
         self._writer = writer
+        self._trained_before: bool | None = None
 
     def record(
         self, *bodies: Record, command_id: str | None = None, step: int | None = None, urgent: bool = True
@@ -62,16 +64,31 @@ class Recorder:
 
     # -- what is read for the log -----------------------------------------------------------------------------
 
+    def look_at_weights(self, earlier: RunFacts | None) -> None:
+        """Note what the weights tell of a training before this run, while none of it has moved them.
+
+        Args:
+            earlier: Facts of the run's attempt before: it began with that one's weights, not with those of now.
+        """
+        if earlier is not None:
+            self._trained_before = earlier.trained_before
+            return
+        try:
+            self._trained_before = looks_trained(self._run_state.adapter.model())
+        except Exception:  # as below; a loop may also not know its model
+            logger.debug("whether the weights were trained before cannot be told", exc_info=True)
+
     def knobs_read(self) -> KnobsRead:
         """Knobs, the learning rates to come and the facts of the training, as one event."""
         return KnobsRead(knobs=self._run_state.knobs(), schedule=self._run_state.course(), facts=self._facts())
 
     def _facts(self) -> RunFacts | None:
         try:
-            return self._run_state.adapter.facts()
+            facts = self._run_state.adapter.facts()
         except Exception:  # the user's model and data can be anything; training is worth more than what is told of them
             logger.exception("what there is to know of this training cannot be read")
             return None
+        return None if facts is None else facts.model_copy(update={"trained_before": self._trained_before})
 
     def whole_read(self) -> list[Record]:
         """The model's layers and the training dataset, as they are now."""
