@@ -118,7 +118,7 @@ DOCUMENTED: dict[str, Any] = {
         "where they have gone through zero)",
         "behind_before": "the same of the one before the newest",
         "noise": "standard deviation of one evaluation around a line through its neighbours, up to the best or since, "
-        "as a part of the best's size; NaN where neither has four",
+        "as a part of the best's size; NaN where neither has enough (four up to it, five since)",
     },
 }
 """Every name a rule can use, with its meaning."""
@@ -316,10 +316,17 @@ NOISE_EVALUATIONS = 8
 """Evaluations on either side of the best whose noise is told (guess)."""
 
 
+FEWEST_SINCE = 5
+"""Evaluations from the best on whose noise is told: of four, two bends may both be small by chance (seen: a healthy
+network's three in a row, 8 % worse than the best, seemed ten times less noisy than they were)."""
+
+
 def _noise(costs: Sequence[float]) -> float:
     """The lesser of that up to the best evaluation and that since: a jump is no noise, nor is a steep beginning."""
     best = costs.index(min(costs))
-    sides = _roughness(costs[: best + 1][-NOISE_EVALUATIONS:]), _roughness(costs[best:][:NOISE_EVALUATIONS])
+    since = costs[best:][:NOISE_EVALUATIONS]
+    before, after = _roughness(costs[: best + 1][-NOISE_EVALUATIONS:]), _roughness(since)
+    sides = before, after if len(since) >= FEWEST_SINCE else NAN
     return min((side for side in sides if not math.isnan(side)), default=NAN)
 
 

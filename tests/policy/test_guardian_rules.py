@@ -376,6 +376,19 @@ def test_evaluations_that_come_back_are_left_alone() -> None:
     assert asked(seen(decay(180, 1.0, 0.2), best=100, evals=stays))[0] in ("back_to_best", "back_from_overfitting")
 
 
+def test_three_evaluations_a_little_worse_are_no_overfitting_until_they_go_on() -> None:
+    """Seen in a healthy recurrent network: a return cost it 0.333 instead of 0.242, as the next one was the best."""
+    costs = [1.398, 1.224, 0.8, 0.744, 0.661, 0.537, 0.563, 0.585, 0.58]
+
+    def rule(*more: float) -> str:
+        evals = [(25 * (i + 1), cost) for i, cost in enumerate([*costs, *more])]
+        return asked(seen(decay(evals[-1][0], 2.3, 0.3), best=150, evals=evals))[0]
+
+    assert rule() == ""
+    assert rule(0.402) == ""
+    assert rule(0.62, 0.66) == "back_from_overfitting"
+
+
 @pytest.mark.parametrize("rule", LOW)
 def test_no_rate_is_raised_more_often_than_it_may_or_after_a_wreck(rule: str) -> None:
     most = most_times(rule)
