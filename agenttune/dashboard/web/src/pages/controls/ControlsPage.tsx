@@ -64,7 +64,7 @@ function Controls({ runId, info }: { runId: string; info: RunInfo }) {
         <Grid.Col span={{ base: 12, md: 7 }}>
           <Section title="Optimizer and other values">
             <Loaded query={knobs} empty={{ when: ({ knobs: all }) => all.length === 0, say: nothing("values") }}>
-              {({ knobs: all }) => <KnobTable knobs={all} hasGroups={(knob) => hasGroups(knob, kinds)} onChange={change} />}
+              {({ knobs: all }) => <KnobTable runId={runId} knobs={all} hasGroups={(knob) => hasGroups(knob, kinds)} onChange={change} />}
             </Loaded>
           </Section>
         </Grid.Col>

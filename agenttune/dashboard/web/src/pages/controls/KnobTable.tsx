@@ -2,12 +2,14 @@ import { Anchor, Table, Text, UnstyledButton } from "@mantine/core";
 import { Fragment, useState } from "react";
 
 import type { KnobState } from "../../api/schema";
+import { useWhyNot } from "../../components/command/useWhyNot";
 import { toldValue } from "../../components/decision/words";
 import { Name } from "../../components/Name";
 import { told } from "../../components/numbers";
 import { areAlike, groupsInWords } from "./change";
 
 interface Props {
+  runId: string;
   knobs: readonly KnobState[];
   /** Whether a value can be set for one parameter group alone. */
   hasGroups: (knob: KnobState) => boolean;
@@ -18,7 +20,7 @@ interface Props {
 const FEW_GROUPS = 4;
 
 /** Every value that can be changed while the run goes on; base and effective, and group by group where groups differ. */
-export function KnobTable({ knobs, hasGroups, onChange }: Props) {
+export function KnobTable({ runId, knobs, hasGroups, onChange }: Props) {
   return (
     <Table.ScrollContainer minWidth={320}>
       <Table verticalSpacing={4} horizontalSpacing={6} fz="sm" layout="fixed">
@@ -36,7 +38,7 @@ export function KnobTable({ knobs, hasGroups, onChange }: Props) {
         </Table.Thead>
         <Table.Tbody>
           {knobs.map((knob) => (
-            <Knob key={knob.name} knob={knob} hasGroups={hasGroups(knob)} onChange={onChange} />
+            <Knob key={knob.name} runId={runId} knob={knob} hasGroups={hasGroups(knob)} onChange={onChange} />
           ))}
         </Table.Tbody>
       </Table>
@@ -45,12 +47,14 @@ export function KnobTable({ knobs, hasGroups, onChange }: Props) {
 }
 
 interface KnobProps {
+  runId: string;
   knob: KnobState;
   hasGroups: boolean;
   onChange: Props["onChange"];
 }
 
-function Knob({ knob, hasGroups, onChange }: KnobProps) {
+function Knob({ runId, knob, hasGroups, onChange }: KnobProps) {
+  const whyNot = useWhyNot(runId, knob.command);
   const groups: readonly unknown[] = knob.groups ?? [];
   const [isOpen, setOpen] = useState(!areAlike(knob) && groups.length <= FEW_GROUPS);
   const words = groupsInWords(knob);
@@ -75,7 +79,7 @@ function Knob({ knob, hasGroups, onChange }: KnobProps) {
           {toldValue(knob.effective)}
         </Table.Td>
         <Table.Td ta="right">
-          <Change label={`Change ${knob.name.slice(0, 100)}`} onPress={() => onChange(knob)} />
+          <Change whyNot={whyNot} label={`Change ${knob.name.slice(0, 100)}`} onPress={() => onChange(knob)} />
         </Table.Td>
       </Table.Tr>
       {isOpen &&
@@ -87,7 +91,7 @@ function Knob({ knob, hasGroups, onChange }: KnobProps) {
             <Table.Td ta="right">{told(knob.base_groups?.[group])}</Table.Td>
             <Table.Td ta="right">{toldValue(value)}</Table.Td>
             <Table.Td ta="right">
-              {hasGroups && <Change label={`Change ${knob.name.slice(0, 100)} of group ${group}`} onPress={() => onChange(knob, group)} />}
+              {hasGroups && <Change whyNot={whyNot} label={`Change ${knob.name.slice(0, 100)} of group ${group}`} onPress={() => onChange(knob, group)} />}
             </Table.Td>
           </Table.Tr>
         ))}
@@ -95,9 +99,20 @@ function Knob({ knob, hasGroups, onChange }: KnobProps) {
   );
 }
 
-function Change({ label, onPress }: { label: string; onPress: () => void }) {
+function Change({ whyNot, label, onPress }: { whyNot: string; label: string; onPress: () => void }) {
+  const [refused, title] = [whyNot !== "", whyNot || undefined];
   return (
-    <Anchor component="button" type="button" size="sm" onClick={onPress} aria-label={label}>
+    <Anchor
+      component="button"
+      type="button"
+      size="sm"
+      {...(refused ? { c: "dimmed" } : {})}
+      aria-label={label}
+      aria-disabled={refused}
+      aria-description={title}
+      title={title}
+      onClick={() => !refused && onPress()}
+    >
       Change
     </Anchor>
   );
