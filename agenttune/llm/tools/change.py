@@ -61,7 +61,7 @@ def change_shape(observation: Observation, reason: Mapping[str, Any]) -> ToolSha
         return None
     return ToolShape(
         name=CHANGE,
-        description="Change something at this step, all of it at once: first go back, then reset, then set.",
+        description="Change something at this step, all at once: first go back, then reset, then set.",
         parameters={"type": "object", "properties": {"reason": reason, **fields}, "required": ["reason"]},
         is_destructive=GO_BACK in fields or RESET in fields,
     )

@@ -97,7 +97,7 @@ class ToolOutcome:
 
 
 class WaitFor(BaseModel):
-    """Change nothing, and be asked again at a step, the next evaluation or finding; with none of them, as usual."""
+    """Change nothing, and be asked again at a step, the next evaluation or finding; else as usual."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     reason: Reason

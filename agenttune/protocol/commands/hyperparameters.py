@@ -188,7 +188,7 @@ class UpdateTraining(AtLeastOne):
     kind: Literal["update_training"] = "update_training"
     max_grad_norm: Annotated[Float, Field(ge=0, le=1e6)] | None = Field(
         None,
-        description="Longer gradients are scaled down to this norm; 0 switches clipping off.",
+        description="Gradients are clipped to this norm; 0: no clipping.",
     )
     gradient_accumulation_steps: Annotated[Int, Field(ge=1, le=65536)] | None = Field(
         None, description="Micro-batches per optimizer step."

@@ -53,13 +53,10 @@ class LoadCheckpoint(CommandBase):
         description="Base learning rate of the first parameter group from there on (what the schedule scales); other "
         "groups keep their ratio to it. Default: as it was then.",
     )
-    reset_optimizer: Bool | None = Field(
-        None, description="Begin with an optimizer that knows of no earlier gradients: moments of then are cleared."
-    )
+    reset_optimizer: Bool | None = Field(None, description="Clear the optimizer's moments there.")
     skip_seen_data: Bool | None = Field(
         None,
-        description="Go on with the data where it stands now: batches since the checkpoint, one of which may have done "
-        "the harm, are not trained on again.",
+        description="Go on with the data of now: no batch comes again.",
     )
 
     def wanted_checkpoint(self) -> str:
@@ -124,7 +121,7 @@ class StopTraining(CommandBase):
 
 @register
 class DoEvaluate(CommandBase):
-    """Evaluate now, without disturbing the run; the ack carries the metrics."""
+    """Evaluate now, without disturbing the run; the ack has the metrics."""
 
     risk = Risk.DISRUPT
     impact = Impact.NONE

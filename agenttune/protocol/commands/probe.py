@@ -86,7 +86,7 @@ class Probe(CommandBase):
     )
     confirm_steps: Annotated[Int, Field(ge=2, le=1000)] | None = Field(
         None,
-        description="Then try what won and changing nothing again, for so many steps; it has to win again.",
+        description="Then what won has to win again, over so many steps.",
     )
     confirm: Literal["loss", "goal"] = Field("loss", description="As `metric`, for that.")
 
