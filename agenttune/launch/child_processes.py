@@ -78,13 +78,16 @@ class TrainingProcess:
     Args:
         process: The running script.
         on_end: Called in that thread with the exit status.
-        run_id: By which the ranks are known that a launcher has left behind.
+        marks: What this run alone has in its environment, by which the ranks are known that a launcher has left
+            behind; None: the script is no launcher.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], on_end: Callable[[int], None], run_id: str = "") -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], on_end: Callable[[int], None], marks: Mapping[str, str] | None = None
+    ) -> None:
         self._process = process
         self._on_end = on_end
-        self._run_id = run_id
+        self._marks = marks
         self.pid = process.pid
         self.ended = threading.Event()
         self.exit_status: int | None = None
@@ -93,8 +96,8 @@ class TrainingProcess:
 
     def _wait(self) -> None:
         self.exit_status = self._process.wait()
-        if self._run_id:
-            kill_ranks(self._run_id)
+        if self._marks is not None:
+            kill_ranks(self._marks)
         try:
             self._on_end(self.exit_status)
         except AgenttuneError as error:
@@ -122,8 +125,12 @@ def _descendants(pid: int) -> list[psutil.Process]:
     return found
 
 
-def kill_ranks(run_id: str) -> list[int]:
+def kill_ranks(marks: Mapping[str, str]) -> list[int]:
     """Kill the ranks of a run whose launcher is gone: nobody else would, and they hold their devices.
+
+    Args:
+        marks: What they have in their environment. The run's id does not do: it is unique in its folder of runs only,
+            and two runs of one name that began in the same second, in two projects, have the same.
 
     Returns:
         Their process ids. Other programs that the script has started are let live.
@@ -132,9 +139,9 @@ def kill_ranks(run_id: str) -> list[int]:
     for process in psutil.process_iter():
         try:
             environ = process.environ()
-            if environ.get("AGENTTUNE_RUN_ID") != run_id or "TORCHELASTIC_RUN_ID" not in environ:
+            if not (marks.items() <= environ.items() and {"TORCHELASTIC_RUN_ID", "LOCAL_RANK"} <= environ.keys()):
                 continue
-            if process.pid == os.getpid() or "LOCAL_RANK" not in environ:
+            if process.pid == os.getpid():
                 continue
             process.kill()
             killed.append(process.pid)

@@ -218,11 +218,11 @@ class Supervisor:
 
     def _start_trainer(self) -> TrainingProcess:
         run = self._run
+        marks = {"AGENTTUNE_RUN_ID": run.run_id, "AGENTTUNE_RUNS_DIR": str(run.plan.runs_dir)}
         env = {
             **launcher_environ(run.plan.config.run),
             **run.plan.config.run.env,
-            "AGENTTUNE_RUN_ID": run.run_id,
-            "AGENTTUNE_RUNS_DIR": str(run.plan.runs_dir),
+            **marks,
             "AGENTTUNE_SERVER_URL": self._server.url,
             "AGENTTUNE_RANK_FAILURES": str(run.folder / RANK_FAILURES),
         }
@@ -240,9 +240,8 @@ class Supervisor:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             raise
-        return TrainingProcess(
-            process, self._record_end, run.run_id if run.plan.config.run.launcher != "python" else ""
-        )
+        is_launcher = run.plan.config.run.launcher != "python"
+        return TrainingProcess(process, self._record_end, marks if is_launcher else None)
 
     def _record_end(self, exit_status: int) -> None:
         """In the thread that waits for the script: close the log if the script did not."""

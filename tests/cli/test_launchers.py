@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import textwrap
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from agenttune.control.local import LocalControl
 from agenttune.errors import ConfigError
 from agenttune.launch import make_plan
+from agenttune.launch.child_processes import kill_ranks
 from agenttune.launch.exit_reason import rank_words
 from agenttune.launch.supervisor import RANK_FAILURES
 from agenttune.protocol.proposals import Proposal
@@ -196,6 +199,22 @@ def test_ranks_do_not_outlive_a_killed_launcher(project: Project) -> None:
     assert result.code == 1, result.out + result.err
     wait_for("the ranks' end", lambda: not any(p.is_running() and p.status() != "zombie" for p in ranks))
     assert launched.info().status == "lost"
+
+
+def test_ranks_of_another_run_of_that_name_and_second_are_let_live(tmp_path: Path) -> None:
+    """Seen: two projects that began a run `demo` in one second; the one that ended first killed the other's ranks."""
+    marks = [{"AGENTTUNE_RUN_ID": "demo-1", "AGENTTUNE_RUNS_DIR": str(tmp_path / name)} for name in ("a", "b")]
+    rank = {"TORCHELASTIC_RUN_ID": "none", "LOCAL_RANK": "1"}
+    given = [{**marks[0], **rank}, {**marks[1], **rank}, marks[0]]  # the last is no rank
+    ours, theirs, other = (subprocess.Popen(["sleep", "60"], env=os.environ | env) for env in given)
+    try:
+        assert kill_ranks(marks[0]) == [ours.pid]
+        assert ours.wait(60) == -9
+        assert (theirs.poll(), other.poll()) == (None, None)
+    finally:
+        for process in (ours, theirs, other):
+            process.kill()
+            process.wait()
 
 
 def _is_rank(process: psutil.Process) -> bool:

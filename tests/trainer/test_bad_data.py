@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import SequentialSampler
+from transformers import Trainer
 
 from agenttune.agent.loop import AgentLoop
 from agenttune.config import WakeSettings
@@ -32,6 +34,11 @@ class WithABadRow(Points):
         self.y[BAD_ROW] *= times
 
 
+class InOrder(Trainer):  # type: ignore[misc]
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return SequentialSampler(self.train_dataset)
+
+
 def guarded(bench: Bench, monkeypatch: pytest.MonkeyPatch, times: float, **how: Any) -> Result:
     """Under `guardian`, in lockstep; the row is met at step 176, and but once."""
     wake = WakeSettings(mode="lockstep", lockstep_limit_s=PATIENCE_S)
@@ -44,7 +51,7 @@ def guarded(bench: Bench, monkeypatch: pytest.MonkeyPatch, times: float, **how: 
     agent = threading.Thread(target=loop.run, daemon=True)
     agent.start()
     values: dict[str, Any] = {"max_steps": STEPS, "learning_rate": 1e-2, "lr_scheduler_type": "constant"}
-    result = bench.trainer([], train_sampling_strategy="sequential", max_grad_norm=0.0, **(values | how))
+    result = bench.trainer([], base=InOrder, max_grad_norm=0.0, **(values | how))
     result.trainer.train_dataset = WithABadRow(4 * STEPS, times)
     result.trainer.train()
     agent.join(PATIENCE_S)
