@@ -15,7 +15,7 @@ from tests.integrations.conftest import Desk, open_newest
 from tests.integrations.loops import update
 from tests.integrations.test_plain import LOADERS, opened
 from tests.trainer.conftest import At, Bench, Result, TinyModel
-from tests.trainer.test_branches import SAVE, Endless, Once, losses, steered
+from tests.trainer.test_branches import SAVE, Doing, Endless, Once, losses, steered
 from tests.trainer.test_data_in_training import Interactive, fed, reload
 
 pytestmark = pytest.mark.trainer
@@ -152,3 +152,18 @@ def test_a_loop_whose_data_does_not_go_back_says_so(tmp_path: Path) -> None:
         assert ack is not None
         assert (ack.outcome, ack.step, ack.result["repeats_data"]) == ("applied", 3, False)
         assert "the order of the data does not go back" in ack.message
+
+
+def test_a_return_that_is_only_looked_at_leaves_the_planned_end_alone(bench: Bench) -> None:
+    """Another rank may refuse it after this one has found that it could be made."""
+    seen: list[bool] = []
+
+    def look() -> None:
+        adapter = result.trainer.interactive.adapter
+        state = adapter.with_data_of_now(adapter.capture())
+        seen.append(state.loop["epoch"] == adapter.feed.epoch and not adapter.plan.is_extended)
+
+    result = bench.trainer([], callbacks=[Doing(20, look)], rows=40, max_steps=-1, num_train_epochs=3)
+    result.trainer.train()
+    assert seen == [True]
+    assert result.trainer.state.global_step == 30

@@ -76,7 +76,7 @@ def _start(name: str, arguments: list[str]) -> None:
 def _told(rank: int, failure: ProcessFailure) -> dict[str, object]:
     """A failure as `RankFailure` reads it; what torch says to somebody without an error file is no message."""
     data = failure.error_file_data.get("message")
-    message = data.get("message", "") if isinstance(data, dict) else "" if data == NO_FILE else data
+    message = data.get("message", "") if isinstance(data, dict) else "" if data == NO_FILE else data or ""
     place = {"rank": rank, "pid": failure.pid, "host": socket.gethostname()}
     return {**place, "exit_status": failure.exitcode, "message": message, "at_s": failure.timestamp}
 

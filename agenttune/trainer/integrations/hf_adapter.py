@@ -22,7 +22,7 @@ from agenttune.trainer.datasets.mixture import Mixture
 from agenttune.trainer.integrations.hf_epochs import Alignment
 from agenttune.trainer.integrations.hf_facts import hf_facts
 from agenttune.trainer.integrations.hf_settings import REFUSAL, HfSettings
-from agenttune.trainer.integrations.hf_state import EpochMender, HfState, undisturbed
+from agenttune.trainer.integrations.hf_state import DATA_WENT_ON, EpochMender, HfState, undisturbed
 from agenttune.trainer.integrations.hf_trials import EVENTS, Shield, TrialGuard
 from agenttune.trainer.integrations.loop_adapter import CATALOG_KINDS, LAYER_KINDS, UNKNOWN
 from agenttune.trainer.integrations.seekable_loader import DataFeed, Seek
@@ -254,6 +254,8 @@ class HfAdapter(HfSettings):
 
     def restore(self, state: TrainingState, on_restored: Callable[[], None]) -> None:
         def restored() -> None:
+            if state.loop.get(DATA_WENT_ON) and self.plan.epochs is not None:
+                self.plan.is_extended = True  # the planned epochs are over before the last step
             self.plan.done = self.feed.epoch
             ends_ragged = self.plan.epochs is not None and self.plan.batches % self.accumulation_steps
             self.alignment.due = self.feed.batch % self.plan.batches if ends_ragged else 0
@@ -275,8 +277,6 @@ class HfAdapter(HfSettings):
         return True
 
     def with_data_of_now(self, state: TrainingState) -> TrainingState:
-        # The planned epochs are over before the last step: the run goes on until then.
-        self.plan.is_extended = self.plan.is_extended or self.plan.epochs is not None
         return self._own_state().with_data_of_now(state)
 
     def restore_in_place(self, state: TrainingState) -> None:

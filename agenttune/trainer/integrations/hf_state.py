@@ -41,6 +41,8 @@ RESTORED = (
     "best_model_checkpoint",
 )
 """Of the TrainerState, beside its history; the rest is the run's plan or its settings."""
+DATA_WENT_ON = "data_went_on"
+"""Marks a state whose place in the data is further on than its step."""
 
 
 class HfState:
@@ -132,7 +134,7 @@ class HfState:
 
     def with_data_of_now(self, state: TrainingState) -> TrainingState:
         """The same state at the place in the data, and with the random states, of now."""
-        place = {"epoch": self.feed.epoch, "batch": self.feed.batch}
+        place = {"epoch": self.feed.epoch, "batch": self.feed.batch, DATA_WENT_ON: True}
         extra = state.extra | {"draws": self.feed.draws()}
         return dataclasses.replace(state, loop=state.loop | place, rng=read_rng(), extra=extra)
 
