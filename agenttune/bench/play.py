@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 import os
 import shutil
 import sys
@@ -95,6 +96,7 @@ def play_in_worker(work: Work) -> CellResult:
     output = work.folder.with_suffix(f".{OUTPUT_NAME}")
     pid = work.folder.with_suffix(f".{PID_NAME}")
     pid.write_text(str(os.getpid()), encoding="ascii")
+    modules = len(sys.modules)
     with _printing_into(output):
         # Where it hangs is told shortly before it is killed, by a thread that needs nothing of Python.
         faulthandler.dump_traceback_later(max(work.limit_s - TOLD_BEFORE_S, work.limit_s / 2))
@@ -102,6 +104,7 @@ def play_in_worker(work: Work) -> CellResult:
             result = play(work)
         finally:
             faulthandler.cancel_dump_traceback_later()
+            _leave_alone(modules)
     if result.state == "failed" and (printed := printed_end(work)):
         failure = f"{result.outcome.failure.rstrip()}\n\nprinted before:\n{printed}"
         result = result.model_copy(update={"outcome": result.outcome.model_copy(update={"failure": failure})})
@@ -151,6 +154,19 @@ def result_of(cell: Cell, outcome: Outcome) -> CellResult:
         machine=machine_facts(),
         at_s=time.time(),
     )
+
+
+def _leave_alone(modules: int) -> None:
+    """What a cell has imported stays for the next ones, so that no collection looks through it any longer.
+
+    The Trainer collects garbage at the start of each training, which took longer than a hundred steps (measured).
+
+    Args:
+        modules: So many there were before.
+    """
+    if len(sys.modules) > modules:
+        gc.collect()
+        gc.freeze()
 
 
 @contextlib.contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import sys
 import tempfile
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
@@ -12,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.data import Subset
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, default_data_collator
 
 from agenttune.bench.catalog import TaskFacts
 from agenttune.bench.tasks.course import Course, recorded
@@ -27,6 +29,15 @@ LOGGING_STEPS = 10
 JITTER_OFFSET = 1_000_003
 """Seeds of the order of data, where it is to be another one."""
 
+SEARCHED_IN_STEPS = "lomo_optim"
+"""A package that accelerate looks for twice in every step; where it is not there, that is an eighth of a small step."""
+
+
+def as_batch(rows: Any) -> dict[str, Any]:
+    """A batch of rows, which `Rows` has made already."""
+    made: dict[str, Any] = rows if isinstance(rows, dict) else default_data_collator(rows)
+    return made
+
 
 @dataclass
 class Parts:
@@ -38,7 +49,7 @@ class Parts:
         eval_dataset: Rows held out: every other one, the first of all included, for the run's evaluations, and the
             rest for the final one.
         batch_size, eval_batch_size: Examples a step.
-        collator: Makes batches; None: the Trainer's own.
+        collator: Makes batches.
         compute_metrics: As the Trainer takes it, where the metric is not the loss.
         groups: Parameter groups (`params`, `lr_factor`); None: one.
     """
@@ -48,7 +59,7 @@ class Parts:
     eval_dataset: Any
     batch_size: int = 32
     eval_batch_size: int = 500
-    collator: Callable[[list[Any]], dict[str, Any]] | None = None
+    collator: Callable[[Any], dict[str, Any]] = as_batch
     compute_metrics: Callable[[Any], dict[str, float]] | None = None
     groups: list[dict[str, Any]] | None = None
 
@@ -74,6 +85,7 @@ class HfTask(Task):
 
     def train(self, training: Training) -> Trained:
         torch.set_num_threads(1)
+        _stop_searching()
         torch.manual_seed(training.seed)
         parts = self.parts(training.seed, training.split)
         injector = self.injector(training, parts)
@@ -192,6 +204,12 @@ class _HfLoop:
             self.course.extra_evaluations += 1
         if not self.is_trying:
             self.course.evaluated(step, value)
+
+
+def _stop_searching() -> None:
+    """Say once that the package is missing, by Python's own word for it, `None` among the modules."""
+    if importlib.util.find_spec(SEARCHED_IN_STEPS) is None:
+        sys.modules[SEARCHED_IN_STEPS] = None  # type: ignore[assignment]
 
 
 def _every_other(rows: Any, first: int) -> Subset[Any]:
