@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from agenttune.bench.catalog import open_task, task_facts
-from agenttune.bench.tasks.hf_training import HfTask, _every_other
+from agenttune.bench.tasks.hf_training import HfTask, _every_other, as_batch
 from agenttune.bench.training import Hook, Live, Trained, Training
 
 pytest.importorskip("mlxtend")
@@ -119,3 +120,28 @@ def test_the_score_is_on_rows_that_no_evaluation_of_the_training_sees(task: HfTa
     shown, final = (set(_every_other(rows, first).indices) for first in (0, 1))
     assert shown | final == set(rows)
     assert not shown & final
+
+
+class OneByOne(Dataset[object]):
+    """The same rows, without a way to ask for several at once."""
+
+    def __init__(self, rows: Dataset[object]) -> None:
+        self._rows = rows
+
+    def __getitem__(self, place: int) -> object:
+        return self._rows[place]
+
+
+def test_a_batch_of_rows_is_what_the_rows_would_make_one_by_one(task: HfTask) -> None:
+    parts = task.parts(0, "development")
+    places = [7, 0, 7, 199]
+    for rows in (parts.train_dataset, _every_other(parts.eval_dataset, 1)):
+        at_once, singly = (
+            list(DataLoader(Subset(given, places), batch_size=3, collate_fn=as_batch))
+            for given in (rows, OneByOne(rows))
+        )
+        assert [set(batch) for batch in at_once] == [{"images", "labels"}] * 2
+        for batch, other in zip(at_once, singly, strict=True):
+            for name, column in batch.items():
+                assert column.dtype == other[name].dtype
+                assert (column == other[name]).all()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import pytest
 
 from agenttune.bench.cell import Cell
 from agenttune.bench.cells import cells_of
-from agenttune.bench.play import Work, play
+from agenttune.bench.play import Work, play, play_in_worker
 from agenttune.bench.suite import load_suite
 
 POLICY = """
@@ -53,3 +57,21 @@ def test_cells_come_to_the_same_in_whatever_order_a_worker_does_them(tmp_path: P
     assert there == back
     assert all(words for words in there.values())
     assert len({tuple(words) for words in there.values()}) == len(cells), "each seed draws its own"
+
+
+@pytest.fixture
+def collected_again() -> Iterator[None]:
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("collected_again")
+def test_what_a_cell_imports_is_looked_through_by_no_collection_of_the_next_cells(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(SUITE.replace("{type: policy, policy: './mine.py:Remembers'}", "none"))
+    one, other = cells_of(load_suite(str(tmp_path / "mine.yaml")))[:2]
+    sys.modules.pop("agenttune.bench.tasks.sim_quadratic", None)
+    assert play_in_worker(Work(one, tmp_path / "one", tmp_path, 60.0)).state == "done"
+    left_alone = gc.get_freeze_count()
+    assert left_alone > 10_000, "torch and all that came with it"
+    assert play_in_worker(Work(other, tmp_path / "other", tmp_path, 60.0)).state == "done"
+    assert gc.get_freeze_count() == left_alone, "what cells make is collected, as ever"
