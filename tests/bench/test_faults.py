@@ -12,7 +12,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from transformers import default_data_collator
 
 from agenttune.bench.catalog import TASKS, open_task, task_facts
 from agenttune.bench.faults import (
@@ -490,7 +489,7 @@ def test_a_network_suffers_what_its_facts_say(name: str) -> None:
     except TaskDataMissing as error:
         pytest.skip(error.message)
     rows = [parts.train_dataset[i] for i in range(parts.batch_size)]
-    given_batch = (parts.collator or default_data_collator)(rows)
+    given_batch = parts.collator(rows)
     weights = copy.deepcopy(parts.model.state_dict())
     for kind in facts.faults:
         fault = drawn(kind, steps=10)
