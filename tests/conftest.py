@@ -6,6 +6,8 @@ import functools
 import gc
 import os
 import ssl
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 
 import pytest
 from hypothesis import settings
@@ -28,10 +30,28 @@ settings.load_profile("agenttune")
 ssl.create_default_context = functools.cache(ssl.create_default_context)  # type: ignore[assignment]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Files with slow tests first: whoever begins one at the end works on alone for minutes."""
+    mark_slow_cases(items, some_only=any("::" in argument for argument in config.args))
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def mark_slow_cases(items: Sequence[pytest.Item], some_only: bool) -> None:
+    """Of a test with the mark `quick`, each case that it does not name is slow. Raises UsageError: it names none."""
+    unmet: dict[str, set[str]] = {}
+    for item in items:
+        if (mark := item.get_closest_marker("quick")) is None or not isinstance(item, pytest.Function):
+            continue
+        names: set[str] = unmet.setdefault(item.nodeid.partition("[")[0], set(mark.args))
+        met = [name for name in mark.args if fnmatchcase(item.callspec.id, name)]
+        names.difference_update(met)
+        if not met:
+            item.add_marker("slow")
+    wrong = {test: sorted(names) for test, names in unmet.items() if names}
+    if wrong and not some_only:
+        raise pytest.UsageError(f"the mark quick names cases that are not there: {wrong}")
 
 
 def pytest_collection_finish() -> None:

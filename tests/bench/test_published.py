@@ -115,6 +115,7 @@ def test_looks_come_at_the_same_steps_and_are_whole(task: str, real: tuple[Event
     assert set(simulated[-1].ratios) == ({"encoder", "head"} if task == "sim_groups" else {"weights"})
 
 
+@pytest.mark.quick("0-*")
 @pytest.mark.parametrize("task", SIMULATORS)
 @pytest.mark.parametrize("seed", range(3))
 def test_the_weights_of_a_simulation_tell_a_good_rate_from_others_as_those_of_networks_do(task: str, seed: int) -> None:

@@ -91,6 +91,7 @@ def test_the_test_range_has_other_seeds_and_faults(write: Callable[[str], str]) 
     assert not {cell.key for cell in development} & {cell.key for cell in test}
 
 
+@pytest.mark.quick("[!f]*")
 @pytest.mark.parametrize("name", list_resources(FOLDER))
 def test_shipped_suites_name_what_there_is(name: str) -> None:
     assert cells_of(load_suite(name))

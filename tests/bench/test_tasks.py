@@ -39,6 +39,7 @@ def outcome(done: Trained) -> Any:
     return [(point.step, point.value) for point in done.evaluations], done.losses, done.lrs, done.final
 
 
+@pytest.mark.quick("cartpole", "gan", "mlp_overfit", "mnist_cnn", "regression_heavy_tail", "text_mixture")
 @pytest.mark.parametrize("task", REAL)
 def test_the_same_training_gives_the_same_result_to_the_bit_and_another_seed_another(task: str) -> None:
     needs_packages(task)

@@ -161,6 +161,7 @@ BY_TIME = Path(__file__).resolve().parents[1] / "data" / "before" / "2026-11-27"
 BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "lookahead.json"
 
 
+@pytest.mark.quick("60-*", "81-*", "500-*", "3000-20-*", "3000-1-True-search")
 @pytest.mark.parametrize("file", [AHEAD, SEARCH], ids=["ahead", "search"])
 @pytest.mark.parametrize("adopts", [False, True])
 @pytest.mark.parametrize(("steps", "pace"), [(60, 20), (81, 20), (500, 20), (3000, 20), (3000, 1)])

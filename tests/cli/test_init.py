@@ -26,6 +26,7 @@ def place(folder: Path, files: dict[str, str]) -> None:
         (folder / name).write_text(text, encoding="utf-8")
 
 
+@pytest.mark.quick("short-*", "full-files1-*")
 @pytest.mark.parametrize(
     ("files", "script"),
     [

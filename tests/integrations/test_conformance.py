@@ -13,7 +13,11 @@ from tests.integrations.conftest import Operator, Trained, open_newest
 from tests.integrations.loops import LOOPS, LR, STEPS, Loop, ShiftedText
 from tests.trainer.conftest import At
 
-pytestmark = pytest.mark.trainer
+# Each loop once: the others train like these, as a subclass of the Trainer or with the callback instead of the mixin.
+pytestmark = [
+    pytest.mark.trainer,
+    pytest.mark.quick("Trainer", "callback", "SFTTrainer", "session", "session, own data", "autopatch", "Lightning"),
+]
 
 
 @pytest.fixture(params=LOOPS, ids=lambda loop: loop.name)

@@ -310,6 +310,7 @@ ALONE: dict[str, list[float]] = {}
 """The losses of a run over each loader that is not interfered with; trained once."""
 
 
+@pytest.mark.quick("*-8", "shuffled-*", "own generator-6")
 @pytest.mark.parametrize("kept_at", [5, 6, 8])
 @pytest.mark.parametrize("kind", LOADERS)
 def test_going_back_repeats_the_very_same_losses(tmp_path: Path, kind: str, kept_at: int) -> None:

@@ -12,6 +12,7 @@ from tests.warm import run_ranks
 pytestmark = pytest.mark.trainer
 
 
+@pytest.mark.quick("TestLoopOfOnesOwn", "TestTrainer")
 @pytest.mark.parametrize("loop", ["TestLoopOfOnesOwn", "TestTrainer", "TestLightning"])
 def test_the_suite_passes_on_two_processes(loop: str, tmp_path: Path) -> None:
     for ended in run_ranks(Path(ranked_suite.__file__), str(tmp_path), loop, folder=tmp_path):

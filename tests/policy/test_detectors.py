@@ -30,6 +30,7 @@ def noisy(level: float, steps: int, noise: float = 0.02, seed: int = 1) -> list[
     return [level * math.exp(draw.gauss(0, noise)) for _ in range(steps)]
 
 
+@pytest.mark.quick("*-0", "*-1")
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(
     ("start", "end", "noise"),

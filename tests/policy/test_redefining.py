@@ -59,6 +59,7 @@ def lifted(losses: list[float], step: int, factor: float) -> list[float]:
     return [loss if i < step else loss * factor + 0.3 for i, loss in enumerate(losses)]
 
 
+@pytest.mark.quick("*-120")
 @pytest.mark.parametrize("at", [20, 120, 300])
 @pytest.mark.parametrize("what", REDEFINING)
 def test_a_redefined_loss_of_a_good_run_alarms_nobody_and_guardian_does_not_cut(what: str, at: int) -> None:

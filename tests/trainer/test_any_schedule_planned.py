@@ -144,6 +144,18 @@ def plan(training: Training, shape: Any, warmup: int, peak: float) -> None:
     schedule.install_plan([peak * rate / rates[0] for rate in rates], made)
 
 
+@pytest.mark.quick(
+    "StepLR-1",
+    "CosineAnnealingWarmRestarts-3",
+    "OneCycleLR with momentum-3",
+    "CyclicLR-1",
+    "SequentialLR-3",
+    "ChainedScheduler-1",
+    "LambdaLR-3",
+    "ReduceLROnPlateau-3",
+    "a class of one's own-3",
+    "* once an epoch-1",
+)
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=8)
@@ -203,6 +215,16 @@ def test_rates_are_those_that_were_promised_whatever_was_done(name: str, groups:
 # -- with the log, the gate and commands -----------------------------------------------------------------------------
 
 
+@pytest.mark.quick(
+    "StepLR-1",
+    "CosineAnnealingLR-3",
+    "OneCycleLR with momentum-*",
+    "SequentialLR-3",
+    "LambdaLR-3",
+    "ReduceLROnPlateau-3",
+    "a class of one's own-3",
+    "StepLR once an epoch-3",
+)
 @pytest.mark.parametrize(
     ("name", "groups"), [*((name, 3) for name in NAMES), ("StepLR", 1), ("OneCycleLR with momentum", 1)]
 )

@@ -59,6 +59,7 @@ def guarded(bench: Bench, monkeypatch: pytest.MonkeyPatch, times: float, **how: 
     return result
 
 
+@pytest.mark.quick("nan-*", "30000.0-*")
 @pytest.mark.parametrize(
     ("times", "optim", "lr"),
     [(float("nan"), "adamw_torch", 1e-2), (float("inf"), "adamw_torch", 1e-2), (1e4, "sgd", 1e-2), (3e4, "sgd", 1e-2)],

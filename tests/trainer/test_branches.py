@@ -109,6 +109,14 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[dict[st
     return run
 
 
+@pytest.mark.quick(
+    "shuffling and dropout-*",
+    "accumulation-memory",
+    "epochs that end with a smaller group-disk",
+    "reduce on plateau-disk",
+    "two workers-disk",
+    "left at the last step but one-memory",
+)
 @pytest.mark.parametrize("keep_in", ["disk", "memory"])
 @pytest.mark.parametrize("case", CASES)
 def test_a_branch_continues_exactly(

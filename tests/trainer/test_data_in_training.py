@@ -96,6 +96,7 @@ def test_a_runtime_value_is_in_the_very_next_batch(bench: Bench, workers: int) -
     assert [body.runtime for body in result.bodies("dataset_read")] == [{"offset": 0.0}, {"offset": 0.5}]
 
 
+@pytest.mark.quick("2")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_interactive_dataset_changes_nothing(bench: Bench, workers: int) -> None:
     interactive = fed(bench, Interactive(), [], dataloader_num_workers=workers)
@@ -104,6 +105,7 @@ def test_an_interactive_dataset_changes_nothing(bench: Bench, workers: int) -> N
     assert all(torch.equal(a, b) for a, b in zip(weights(interactive), weights(plain), strict=True))
 
 
+@pytest.mark.quick("12-0", "40-2", "100-0")
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("rows_after", [12, 40, 100])
 def test_a_reload_keeps_steps_and_optimizer(bench: Bench, rows_after: int, workers: int) -> None:
@@ -176,6 +178,7 @@ class Scaled(Points):
         self.y = self.y * scale
 
 
+@pytest.mark.quick("2")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_mixture_shows_the_loss_of_each_source_and_takes_new_weights(bench: Bench, workers: int) -> None:
     sources = {"calm": Scaled(100, 1.0), "wild": Scaled(50, 10.0)}

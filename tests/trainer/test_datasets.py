@@ -157,6 +157,7 @@ def test_a_change_is_seen_by_the_next_sample() -> None:
     assert bool((later[:, 1] >= 2.0).all())
 
 
+@pytest.mark.quick("fork-*")
 @pytest.mark.parametrize(("start", "persistent"), [("fork", False), ("fork", True), ("spawn", True)])
 def test_a_change_reaches_running_workers(start: str, persistent: bool) -> None:
     dataset = InteractiveStream()

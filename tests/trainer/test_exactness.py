@@ -126,6 +126,9 @@ def assert_exact(result: Result, save_at: int) -> None:
     assert "does not tell" not in ack.message
 
 
+@pytest.mark.quick(
+    "dataset-torch", "dataset-numpy", "dataset-of the process", "collator-of the process", "sampler-torch"
+)
 @pytest.mark.parametrize(
     ("part", "kind"),
     [

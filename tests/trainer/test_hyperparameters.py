@@ -56,6 +56,7 @@ KINDS: dict[str, tuple[Callable[[Any], Optimizer], dict[str, Any]]] = {
 }
 
 
+@pytest.mark.quick("SGD, momentum from 0", "AdamW", "Adagrad", "Adafactor", "a custom one", "RMSprop, centered on")
 @pytest.mark.parametrize("name", KINDS)
 def test_each_kind_of_optimizer_trains_on_with_the_new_values(bench: Bench, name: str) -> None:
     make, values = KINDS[name]

@@ -231,6 +231,7 @@ def test_ones_own_checkpoint_of_such_a_tag_comes_first(bench: Bench) -> None:
     assert steered(bench, orders).acks()[-1].step == 15
 
 
+@pytest.mark.quick("adamw_torch")
 @pytest.mark.parametrize("optim", ["adamw_torch", "sgd", "adafactor"])
 def test_a_run_without_them_is_the_same_to_the_bit_and_so_are_ones_own_checkpoints(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, optim: str

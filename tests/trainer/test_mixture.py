@@ -152,6 +152,7 @@ def test_a_draw_costs_the_same_from_sources_of_any_size() -> None:
     assert max(item for _, item in found) > 10**14
 
 
+@pytest.mark.quick("0-*", "2-fork")
 @pytest.mark.parametrize(("workers", "start"), [(0, None), (2, "fork"), (1, "spawn")])
 def test_workers_and_batch_size_make_no_difference(workers: int, start: str | None) -> None:
     mixture = two()

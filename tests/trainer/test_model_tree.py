@@ -103,6 +103,7 @@ class Gradients(TrainerCallback):  # type: ignore[misc]
         self.steps.append({n: float(p.grad.norm()) for n, p in model.named_parameters() if p.grad is not None})
 
 
+@pytest.mark.quick("1-callback", "2-make_interactive")
 @pytest.mark.parametrize("form", ["make_interactive", "callback"])
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_norms_are_those_of_the_weights_and_of_the_last_update(bench: Bench, form: str, accumulation: int) -> None:

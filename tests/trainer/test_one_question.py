@@ -51,6 +51,7 @@ def newest(every: int, step: int) -> int:
     return step - step % every if every else 0
 
 
+@pytest.mark.quick("*-make_interactive", "coprime-callback")
 @pytest.mark.parametrize("form", ["make_interactive", "callback"])
 @pytest.mark.parametrize(
     ("evaluation", "logging"),

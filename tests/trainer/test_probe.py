@@ -78,6 +78,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.quick("shuffling, dropout and a schedule", "accumulation", "an evaluation decides", "reduce on plateau*")
 @pytest.mark.parametrize("case", CASES)
 def test_with_nothing_adopted_training_goes_on_as_if_nothing_had_been_tried(bench: Bench, case: str) -> None:
     how = dict(CASES[case])

@@ -177,6 +177,16 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Re
     return run
 
 
+@pytest.mark.quick(
+    "the first batch of the trial",
+    "a batch of the next epoch",
+    "row 16 of a step of 16",
+    "a micro-batch's end",
+    "the trial's last step",
+    "the end of the epoch that is left",
+    "the optimizer",
+    "the schedule",
+)
 @pytest.mark.parametrize("name", CASES)
 def test_an_error_in_a_trial_costs_the_trial_and_the_run_goes_on_to_the_bit(
     bench: Bench, undisturbed: Callable[[Case], Result], name: str

@@ -35,6 +35,9 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.quick(
+    "to another epoch-memory", "accumulation-disk", "an evaluation decides-memory", "reduce on plateau-disk"
+)
 @pytest.mark.parametrize("keep_in", ["memory", "disk"])
 @pytest.mark.parametrize("case", CASES)
 def test_with_nothing_adopted_training_goes_on_as_if_nothing_had_been_tried(

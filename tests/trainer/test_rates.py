@@ -76,6 +76,7 @@ def assert_scaled(steered: Result, reference: Result, factor: float) -> None:
         assert used == pytest.approx([factor * rate for rate in plain], rel=1e-9)
 
 
+@pytest.mark.quick("linear", "cosine_with_restarts", "constant_with_warmup")
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_transformers_schedules_take_the_rate_at_the_next_step_and_keep_their_shape(bench: Bench, name: str) -> None:
     how = {"lr_scheduler_type": name, **TRANSFORMERS[name]}
@@ -96,6 +97,7 @@ def test_transformers_schedules_take_the_rate_at_the_next_step_and_keep_their_sh
     assert (raised.ack.changes[0].base, raised.ack.confirmed_step) == (2e-3, SET_AT + 1)
 
 
+@pytest.mark.quick("StepLR", "OneCycleLR", "SequentialLR", "ChainedScheduler")
 @pytest.mark.parametrize("name", TORCH)
 def test_torch_schedules_take_the_rate_at_the_next_step_and_keep_their_shape(bench: Bench, name: str) -> None:
     build = with_sgd(TORCH[name])

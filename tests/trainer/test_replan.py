@@ -54,6 +54,7 @@ def test_constant_holds_the_rate_of_now(bench: Bench) -> None:
     assert rates(result) == pytest.approx([result.ack.changes[0].previous] * 15)
 
 
+@pytest.mark.quick("plan0-*", "plan2-*")
 @pytest.mark.parametrize(
     ("plan", "message"),
     [

@@ -54,6 +54,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.quick("in memory", "epochs that end with a smaller group", "two workers", "left at the last step but one")
 @pytest.mark.parametrize("case", CASES)
 def test_the_data_goes_on_where_it_stood(tmp_path: Path, case: str) -> None:
     """As in a run that was not left, and is longer by the steps that were gone back; the end stays where it was."""
@@ -89,6 +90,7 @@ def test_a_stream_goes_on_too(tmp_path: Path) -> None:
     assert model.seen == expected.seen
 
 
+@pytest.mark.quick("shuffled-15", "augmented-12", "weighted-15", "no batches-15", "workers-15")
 @pytest.mark.parametrize("left_at", [12, 15])
 @pytest.mark.parametrize("kind", LOADERS)
 def test_a_loop_of_ones_own_goes_on_too(tmp_path: Path, kind: str, left_at: int) -> None:

@@ -39,6 +39,7 @@ def goes_on(bench: Bench, resume: Any, at: int, **how: Any) -> Result:
     return again
 
 
+@pytest.mark.quick("no-64", "steps-20", "epoch-20")
 @pytest.mark.parametrize("rows", [64, 20])
 @pytest.mark.parametrize("strategy", ["no", "steps", "epoch"])
 def test_the_usual_restart_goes_on_from_where_a_run_was_stopped(bench: Bench, strategy: str, rows: int) -> None:

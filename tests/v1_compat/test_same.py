@@ -95,6 +95,7 @@ def train(folder: Path, kind: str, tuner: Tuner) -> None:
     trainer.train()
 
 
+@pytest.mark.quick("linear with warm-up-*")
 @pytest.mark.trainer
 @pytest.mark.parametrize(
     ("kind", "printed", "late_rows"),
