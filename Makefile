@@ -31,10 +31,9 @@ PAGE := python -m agenttune.dashboard.build
 page: .venv/.installed .venv/.installed-node
 	$(BIN)/$(PAGE)
 
-# Types take longest and use one core: the rest is checked beside them, and then the tests begin, which leave some of
-# each core idle.
+# The page and the types are checked beside each other, on a core each; the tests begin when one of them is done.
 test test-all: .venv/.installed-dev .venv/.installed-node
-	@$(MAKE) --no-print-directory -j2 check-types pytest-$@
+	@$(MAKE) --no-print-directory -j2 check-page check-types pytest-$@
 
 pytest-test: check-code
 	$(BIN)/pytest $(PARALLEL) -m '$(QUICK)'
@@ -43,12 +42,12 @@ pytest-test-all: check-code
 	$(BIN)/pytest $(PARALLEL) -m '$(ALL)'
 
 check: .venv/.installed-dev .venv/.installed-node
-	@$(MAKE) --no-print-directory -j2 check-types check-code
+	@$(MAKE) --no-print-directory -j2 check-page check-types check-code
 
 check-types: .venv/.installed-dev
 	$(BIN)/mypy
 
-check-code: check-page
+check-code: .venv/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports

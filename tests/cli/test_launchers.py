@@ -150,6 +150,7 @@ def _project(project: Project, args: str) -> None:
     path.write_text(path.read_text(encoding="utf-8").replace("name: demo", f"name: demo, {options}"), encoding="utf-8")
 
 
+@pytest.mark.slow  # quicker: the next one, in a pause; first_failure above
 @pytest.mark.trainer
 def test_a_killed_rank_is_named_and_nothing_of_the_job_is_left(project: Project) -> None:
     _project(project, "[--die]")
@@ -186,7 +187,7 @@ def test_a_rank_killed_in_a_pause_is_named_and_not_the_one_that_noticed_it(proje
     assert "rank 0 failed after it" in result.err
 
 
-@pytest.mark.slow  # quicker: the test above
+@pytest.mark.slow  # quicker: the one before it
 @pytest.mark.trainer
 def test_ranks_do_not_outlive_a_killed_launcher(project: Project) -> None:
     _project(project, "[]")

@@ -52,6 +52,7 @@ def made(folder: Path, kind: str, reference: str) -> Callable[..., object]:
     return found.cls
 
 
+@pytest.mark.quick("0")
 @pytest.mark.parametrize("number", range(3))
 def test_each_config_file_is_fine(folder: Path, number: int) -> None:
     configs = [text for name, text in BLOCK.findall(TEXT) if name == "config.yaml"]

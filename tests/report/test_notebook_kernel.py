@@ -31,6 +31,7 @@ def run_cell(folder: Path, code: str) -> dict[str, str]:
     return dict(outputs[0].data)
 
 
+@pytest.mark.slow  # quicker: test_notebook.py, without a kernel; make test-e2e runs this too
 def test_a_notebook_shows_the_live_page_and_a_picture_without_it(tmp_path: Path) -> None:
     runs_dir = tmp_path / "runs"
     make_run(runs_dir, "one", steps=50).close()

@@ -31,11 +31,13 @@ ON_CPU = os.environ.get("AGENTTUNE_TEST_DEVICE", "cpu") == "cpu"
 """`make test-gpu` runs these tests where there is an accelerator."""
 AUTHOR = Author(principal="operator", name="ann")
 
-# Together a fifth of what a short training takes: a look through all installed packages after every step for those that
-# accelerate could work with, and, without an accelerator, the text of the whole call stack for each seed that is set.
+# Together a quarter of what a short training takes: a look through all installed packages after every step for those
+# that accelerate could work with, and the text of the whole call stack for each seed that is set, once for each kind of
+# accelerator that is not there.
 accelerate.utils.imports._is_package_available = functools.cache(accelerate.utils.imports._is_package_available)
-if not torch.cuda.is_available():
-    torch.cuda.manual_seed_all = lambda seed: None
+for kind in (torch.cuda, torch.xpu, torch.mtia):
+    if not kind.is_available():
+        kind.manual_seed_all = lambda seed: None  # type: ignore[attr-defined]
 # An iterator of a loader that the garbage collector ends waits so long for each worker, and then kills it: the queue
 # that would tell the worker is closed before.
 torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.5

@@ -68,6 +68,7 @@ def test_what_the_launcher_tells_of_its_ranks_appears_whole(tmp_path: Path, monk
     assert rank_words(path).startswith("rank 1 (process 5) was killed by SIGKILL")
 
 
+@pytest.mark.slow  # quicker: test_half_an_error_file_is_as_none; a real killed rank in tests/cli/test_launchers.py
 @pytest.mark.timeout(120)
 def test_a_killed_rank_with_an_empty_error_file_is_named(tmp_path: Path) -> None:
     script, told = tmp_path / "train.py", tmp_path / "told.json"
