@@ -44,6 +44,7 @@ DOCUMENTED: dict[str, Any] = {
     "max_steps": "steps planned",
     "steps_left": "steps planned and not yet made",
     "progress": "part of the planned steps that is done, 0 to 1",
+    "epochs": "passes over the training data that are planned; NaN where that is not known",
     "lr": "learning rate of the next step (effective)",
     "base_lr": "learning rate that the schedule scales",
     "weight_decay": "weight decay now",
@@ -125,7 +126,7 @@ DOCUMENTED: dict[str, Any] = {
 
 DOCUMENTED_FUNCTIONS: dict[str, str] = {
     "changed": "changed('update_optimizer'): commands of that kind that agents had applied or queued",
-    "fired": "fired('rule'): times that the rule's command was let through",
+    "fired": "fired('rule', ...): times that a command of these rules was let through",
     "helped": "helped('rule'): what the rule's newest command that took effect did, against the forecast without it: 1 "
     "it helped, -1 it hurt, 0 neither shows (yet); NaN if there is none",
     "measured": "measured('rule'): 1 once `helped` is 1 or -1 or all that can tell was measured, else 0; NaN as above",
@@ -195,6 +196,7 @@ def names_of(observation: Observation, own: Sequence[Detector] = ()) -> dict[str
         "max_steps": max_steps if max_steps else NAN,
         "steps_left": max_steps - observation.step if max_steps else NAN,
         "progress": observation.step / max_steps if max_steps else NAN,
+        "epochs": _epochs(observation),
         "lr": _effective(observation, "lr"),
         "base_lr": _base_lr(observation),
         "weight_decay": _effective(observation, "weight_decay"),
@@ -212,6 +214,16 @@ def names_of(observation: Observation, own: Sequence[Detector] = ()) -> dict[str
         "state": _state(observation, now),
         "schedule": _schedule(observation),
     }
+
+
+def _epochs(observation: Observation) -> float:
+    facts = observation.facts
+    if facts is None:
+        return NAN
+    if facts.epochs is not None:
+        return facts.epochs
+    steps = facts.epoch_steps
+    return observation.max_steps / steps if steps and observation.max_steps else NAN
 
 
 def _effective(observation: Observation, name: str) -> float:
@@ -405,8 +417,9 @@ def functions_of(observation: Observation) -> dict[str, Callable[..., Any]]:
     def changed(kind: str) -> int:
         return sum(c.proposal.command.kind == kind and c.state in ALLOWED_THROUGH for c in own)
 
-    def fired(rule: str) -> int:
-        return sum(c.proposal.rationale.startswith(mark(rule)) and c.state in ALLOWED_THROUGH for c in own)
+    def fired(*rules: str) -> int:
+        marks = tuple(map(mark, rules))
+        return sum(c.proposal.rationale.startswith(marks) and c.state in ALLOWED_THROUGH for c in own)
 
     def steps_since(rule: str) -> float:
         steps = [_step_here(c, observation) for c in own if c.proposal.rationale.startswith(mark(rule))]

@@ -32,8 +32,15 @@ TINY_UPDATE, SMALL_UPDATE, GOOD_UPDATE = 0.0005, 0.012, 0.02
 and what a raise aims at."""
 STRAIGHT, STRAIGHT_PART = 0.6, 0.095
 """Above that the weights' way goes straight on, over such a part of the run."""
+TRIED_UPDATE, TRIED_PART, TRIED_FACTOR, TRIED_UNTIL = 0.02, 0.06, 5.0, 0.4
+"""Smaller steps than the first, straight on over the second part of the run, are tried against a higher rate by such a
+factor, before such a part of the run is done."""
+TRIAL_PART, FURTHER, MOST_TRIALS = 0.025, 0.5, 2
+"""Length of a trial, as a part of the run; by which part further it has to come; and how many are made."""
 STARTED, SMALL_FALL = 0.5, 0.1
 """Parts of the first loss: a fall after which a raise is not worth its danger, and one that is next to nothing."""
+BY_HEART = 40
+"""Passes over the data."""
 EARLY, MIDDLE = 0.3, 0.5
 """Parts of a run: until the first one may begin anew, until the second a raise pays."""
 COLLAPSED_PERCENT, PLAN_FROM, PLAN_LEFT = 5.0, 0.03, 0.3
@@ -66,6 +73,7 @@ class Reading:
 
     step: int = 0
     max_steps: int = 0
+    epochs: float = math.nan
     level: float = math.nan
     first: float = math.nan
     lowest: float = math.nan
@@ -129,6 +137,8 @@ class Reading:
     def _read_run(self, text: str) -> None:
         if place := re.search(r"step (\d+)(?: of (\d+))?", text):
             self.step, self.max_steps = int(place[1]), int(place[2] or 0)
+        planned, length = _number(text, rf"({NUMBER}) epochs planned"), _number(text, rf"({NUMBER}) steps an epoch")
+        self.epochs = self.max_steps / length if math.isnan(planned) and length > 0 else planned
         self.chance = _number(text, rf"chance level of the loss: ({NUMBER})")
         self.trained_before = "the run began with weights that had learnt before" in text
 
@@ -183,6 +193,15 @@ class Reading:
         if kind in self.counted:
             return self.counted[kind]
         return sum(done == kind and "-> applied" in rest for _, done, rest in self.tried)
+
+    def asked(self, kind: str) -> int:
+        """How often a command was asked for, whatever came of it."""
+        return max(self.times(kind), sum(done == kind for _, done, _ in self.tried))
+
+    @property
+    def is_by_heart(self) -> bool:
+        """Whether so many passes over the data are planned that a higher rate only learns them by heart sooner."""
+        return self.epochs > BY_HEART
 
     def went_back_to(self, state: KeptState) -> bool:
         """Whether the run went back to a state already."""
@@ -360,6 +379,13 @@ def _too_low(seen: Reading) -> Iterator[Uses]:
         way = f"straightness {seen.straightness:.2f}, {left:.0%} of the loss left"
         why = f"a step changes {ratio:.2g} of the weights, {way}"
         yield [("change", {"lr_factor": factor, "reason": why})]
+    went = seen.straightness > STRAIGHT and seen.straight_steps >= max(12, TRIED_PART * seen.max_steps)
+    falls = ratio < TRIED_UPDATE and seen.progress < TRIED_UNTIL and not seen.is_by_heart
+    if went and falls and "trial" in seen.can and seen.asked("probe") < MOST_TRIALS:
+        steps = round(min(max(TRIAL_PART * seen.max_steps, 6), 200))
+        why = f"a step changes {ratio:.2g} of the weights, straightness {seen.straightness:.2f}, though the loss falls"
+        arms = [{"lr_factor": TRIED_FACTOR}]
+        yield [("trial", {"arms": arms, "steps": steps, "min_progress_frac": FURTHER, "reason": why})]
 
 
 def _back(state: KeptState, why: str, **more: Any) -> dict[str, Any]:

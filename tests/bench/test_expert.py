@@ -14,6 +14,7 @@ from agenttune.protocol.commands import CommandBase
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.lr_course import LrCourse, Track
 from agenttune.protocol.observation import CheckpointView, Observation
+from agenttune.protocol.run_facts import RunFacts
 from agenttune.protocol.weight_looks import WeightLook
 from agenttune.testing import PlaybookExpert, ScriptedEndpoint
 from tests.llm_policy.fakes import FakeReader
@@ -49,6 +50,22 @@ def test_it_leaves_a_healthy_run_alone() -> None:
     look = WeightLook(step=190, since_step=0, steps=5, straightness=0.2, update_ratio=0.01, ratios={}, rms={})
     seen = observe(decay(200), grads=decay(200, seed=1), lr=0.01, evals=[(s, 4 - s / 100) for s in range(25, 200, 25)])
     assert decided(seen, checkpoints=STATES, weights=[look]) == []
+
+
+def test_small_steps_that_go_straight_are_tried_against_larger_ones() -> None:
+    def asked(ratio: float, **facts: Any) -> list[dict[str, Any]]:
+        look = WeightLook(step=60, since_step=0, steps=5, straightness=0.9, update_ratio=ratio, ratios={}, rms={})
+        seen = observe(decay(60, 2.3, 1.4), lr=0.01, max_steps=400)
+        able = ["update_optimizer", "load_checkpoint", "probe"]
+        return told(decided(seen, weights=[look], capabilities=able, facts=RunFacts(**facts)))
+
+    [probe] = asked(0.006)
+    assert probe["kind"] == "probe"
+    assert [arm["lr"] for arm in probe["candidates"]] == [pytest.approx(0.05)]
+    assert (probe["steps"], probe["min_progress_frac"]) == (10, 0.5)
+    assert asked(0.05) == [], "steps of a usual size"
+    assert asked(0.006, epochs=50.0) == [], "data that it would only know by heart sooner"
+    assert asked(0.006, epoch_steps=8) == []
 
 
 def test_after_a_blow_up_it_goes_back_to_the_state_of_before_with_a_lower_rate() -> None:
