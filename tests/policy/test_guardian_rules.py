@@ -467,7 +467,8 @@ def test_a_rate_by_which_the_weights_go_straight_on_is_tried_against_a_higher_on
     assert isinstance(command, Probe)
     (candidate,) = command.candidates
     assert isinstance(candidate, UpdateOptimizer)
-    assert (candidate.lr, candidate.lr_sets) == (pytest.approx(LR * factor), "base")
+    assert candidate.lr == pytest.approx(LR * factor)
+    assert candidate.lr_sets == "base"
     assert command.include_current, "against changing nothing, which costs nothing but steps"
     assert command.extra_steps <= 0.05 * MAX_STEPS
     assert command.lower_rates == "never"
