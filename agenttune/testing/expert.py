@@ -39,8 +39,8 @@ TRIAL_PART, FURTHER, MOST_TRIALS = 0.025, 0.5, 2
 """Length of a trial, as a part of the run; by which part further it has to come; and how many are made."""
 STARTED, SMALL_FALL = 0.5, 0.1
 """Parts of the first loss: a fall after which a raise is not worth its danger, and one that is next to nothing."""
-BY_HEART = 40
-"""Passes over the data."""
+BY_HEART = (25, 1000)
+"""More epochs than the first and more weights a sample than the second: data that it will know by heart."""
 EARLY, MIDDLE = 0.3, 0.5
 """Parts of a run: until the first one may begin anew, until the second a raise pays."""
 COLLAPSED_PERCENT, PLAN_FROM, PLAN_LEFT = 5.0, 0.03, 0.3
@@ -74,6 +74,7 @@ class Reading:
     step: int = 0
     max_steps: int = 0
     epochs: float = math.nan
+    weights_a_sample: float = math.nan
     level: float = math.nan
     first: float = math.nan
     lowest: float = math.nan
@@ -139,6 +140,9 @@ class Reading:
             self.step, self.max_steps = int(place[1]), int(place[2] or 0)
         planned, length = _number(text, rf"({NUMBER}) epochs planned"), _number(text, rf"({NUMBER}) steps an epoch")
         self.epochs = self.max_steps / length if math.isnan(planned) and length > 0 else planned
+        if weights := re.search(rf"({NUMBER})(?: ([kMB]))? weights, ", text):
+            scale = {"k": 1e3, "M": 1e6, "B": 1e9}.get(weights[2], 1.0)
+            self.weights_a_sample = float(weights[1]) * scale / _number(text, rf"({NUMBER}) training samples")
         self.chance = _number(text, rf"chance level of the loss: ({NUMBER})")
         self.trained_before = "the run began with weights that had learnt before" in text
 
@@ -200,8 +204,8 @@ class Reading:
 
     @property
     def is_by_heart(self) -> bool:
-        """Whether so many passes over the data are planned that a higher rate only learns them by heart sooner."""
-        return self.epochs > BY_HEART
+        """Whether a large model goes over little data so often that a higher rate only knows it by heart sooner."""
+        return self.epochs > BY_HEART[0] and self.weights_a_sample > BY_HEART[1]
 
     def went_back_to(self, state: KeptState) -> bool:
         """Whether the run went back to a state already."""

@@ -64,8 +64,10 @@ def test_small_steps_that_go_straight_are_tried_against_larger_ones() -> None:
     assert [arm["lr"] for arm in probe["candidates"]] == [pytest.approx(0.05)]
     assert (probe["steps"], probe["min_progress_frac"]) == (10, 0.5)
     assert asked(0.05) == [], "steps of a usual size"
-    assert asked(0.006, epochs=50.0) == [], "data that it would only know by heart sooner"
-    assert asked(0.006, epoch_steps=8) == []
+    little: dict[str, Any] = {"parameters": 700_000, "trainable": 700_000, "samples": 200}
+    assert asked(0.006, **little, epochs=30.0) == [], "data that it would only know by heart sooner"
+    assert asked(0.006, **little, epoch_steps=8) == []
+    assert asked(0.006, **little, epochs=3.0) != []
 
 
 def test_after_a_blow_up_it_goes_back_to_the_state_of_before_with_a_lower_rate() -> None:

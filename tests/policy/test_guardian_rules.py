@@ -494,10 +494,13 @@ def test_nothing_is_tried_where_the_rate_may_be_meant_so() -> None:
     assert asked(falls_straight(rates=[LR * (i + 1) / 100 for i in range(80)])) == ("", None), "the rate warms up"
     knows = falls_straight().model_copy(update={"facts": RunFacts(trained_before=True)})
     assert asked(knows) == ("", None), "a fine-tuning"
-    by_heart = falls_straight().model_copy(update={"facts": RunFacts(epochs=50.0)})
-    assert asked(by_heart) == ("", None), "data that it sees fifty times: sooner by heart is no gain"
-    by_length = falls_straight().model_copy(update={"facts": RunFacts(epoch_steps=8)})
-    assert asked(by_length) == ("", None), "the same, as the length of an epoch tells it"
+    little: dict[str, Any] = {"trainable": 700_000, "samples": 200}
+    for facts in ({"epochs": 30.0}, {"epoch_steps": 10}):
+        by_heart = falls_straight().model_copy(update={"facts": RunFacts(**little, **facts)})
+        assert asked(by_heart) == ("", None), "sooner by heart is no gain"
+    for facts in ({"epochs": 3.0}, {}, {"epochs": 200.0, "samples": 50_000}):
+        known = falls_straight().model_copy(update={"facts": RunFacts(**{**little, **facts})})
+        assert asked(known)[0] == "try_higher"
 
 
 def done(command: Command, step: int, changes: Sequence[Change] = (), rule: str = "") -> CommandRecord:
