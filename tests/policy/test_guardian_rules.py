@@ -490,6 +490,8 @@ def test_nothing_is_tried_where_the_rate_may_be_meant_so() -> None:
     assert asked(falls_straight(0.05)) == ("", None), "steps of a usual size"
     assert asked(falls_straight(steps=20)) == ("", None), "too early to tell how straight"
     assert asked(falls_straight(steps=170)) == ("", None), "too late for it to pay"
+    noisy = [2.0 + (-1) ** i * (1.4 - i / 100) for i in range(80)]
+    assert asked(seen(noisy, ratio=6e-3, straightness=0.9)) == ("", None), "all noise: a few steps tell nothing"
     assert asked(seen(decay(80, 2.3, 0.1), ratio=6e-3, straightness=0.9)) == ("", None), "the loss has nearly gone"
     assert asked(falls_straight(rates=[LR * (i + 1) / 100 for i in range(80)])) == ("", None), "the rate warms up"
     knows = falls_straight().model_copy(update={"facts": RunFacts(trained_before=True)})
