@@ -65,12 +65,14 @@ def recorded(project: Project, name: str, calls: int, status: str = "finished", 
 
 
 @pytest.mark.parametrize("policy", ["guardian", "default"])
-def test_rules_cost_nothing_and_it_says_so(project: Project, policy: str) -> None:
+def test_rules_call_no_model_and_it_says_so(project: Project, policy: str) -> None:
     config(project, policy)
     found = estimated(project, "--steps", "1000")
     assert (found["models"], found["steps"]) == ([], 1000)
     assert "no language model will be called" in found["notes"]
-    assert "calls      0: it costs nothing" in agenttune("estimate", "--steps", "9", cwd=project.folder).out
+    assert "calls      0\n" in agenttune("estimate", "--steps", "1000", cwd=project.folder).out, "but trials may"
+    config(project, "greedy_lr")
+    assert "calls      0: it costs nothing" in agenttune("estimate", "--steps", "1000", cwd=project.folder).out
 
 
 def test_steps_are_asked_for_where_no_run_tells_them(project: Project) -> None:
@@ -255,18 +257,61 @@ def test_a_model_may_probe_as_it_likes_up_to_the_cap_and_that_is_said(project: P
     config(project, "llm", MODEL + "budgets: {max_probe_frac: null}\n")
     assert estimated(project, "--steps", "1000")["probes"]["extra_steps"] is None
     assert "any number of extra steps" in agenttune("estimate", "--steps", "1000", cwd=project.folder).out
-    config(project, "guardian")
+    config(project, "noop")
     assert estimated(project, "--steps", "1000")["probes"] is None
+
+
+RULE = """\
+type: rules
+description: Tries more now and then.
+rules:
+  - name: try_more
+    when: step > 10
+    do:
+      command: probe
+      candidates: [{{kind: update_optimizer, lr: "=lr * 2"}}, {{kind: update_optimizer, lr: "=lr * 4"}}]
+      steps: {steps}
+    because: why not
+{more}"""
+
+
+@pytest.mark.parametrize(
+    ("steps", "more", "most"),
+    [
+        ("20", "    max_times: 2\n", 2 * 3 * 20),
+        ("=round(clamp(0.025 * max_steps, 6, 200))", "    max_times: 1\n", 3 * 25),
+        ("=round(10 * lr)", "    max_times: 1\n", 200),
+        ("20", "", 200),
+    ],
+    ids=["fixed", "by the length of the run", "by what is not known yet: the cap", "as often as it likes: the cap"],
+)
+def test_probes_of_a_rule_are_bounded_by_what_its_file_says(project: Project, steps: str, more: str, most: int) -> None:
+    (project.folder / "tries.yaml").write_text(RULE.format(steps=steps, more=more), encoding="utf-8")
+    config(project, "./tries.yaml")
+    probes = estimated(project, "--steps", "1000")["probes"]
+    assert probes["extra_steps"] == {"low": 0, "high": most}
+    assert (probes["probes"] is None) == (most == 200)
+
+
+def test_guardian_tries_a_higher_rate_twice_at_most(project: Project) -> None:
+    config(project, "guardian")
+    probes = estimated(project, "--steps", "1000")["probes"]
+    assert (probes["probes"], probes["extra_steps"]) == ({"low": 0, "high": 2}, {"low": 0, "high": 100})
 
 
 def test_check_and_run_say_that_the_rules_are_alone(project: Project) -> None:
     config(project, "default")
     said = "no language model"
     assert said in agenttune("check", cwd=project.folder).out
-    result = project.run()
+    path = project.folder / "config.yaml"
+    path.write_text(path.read_text(encoding="utf-8").replace("[--steps, 20]", "[--steps, 100000]"), encoding="utf-8")
+    launched = project.start()
+    launched.wait_for_event("policy_attached")  # a short run may have ended before
+    launched.stop_training()
+    result = launched.end()
     assert result.code == 0, result.err
     assert "running on rules alone (guardian)" in " ".join(result.out.split())
-    attached = json.loads(project.launched[0].events("policy_attached")[0])
+    attached = json.loads(launched.events("policy_attached")[0])
     assert said in attached["details"]["notice"]
     config(project, "default", MODEL)
     assert said not in agenttune("check", cwd=project.folder).out

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from pydantic import Field
 
 from agenttune.config import BudgetSettings, Config, WakeSettings
+from agenttune.config.expressions import evaluate
+from agenttune.errors import UserError
 from agenttune.launch.estimate.figures import BUSY_FACTOR, ZERO, PastUsage, Range
 from agenttune.policy.base import Policy
 from agenttune.policy.llm.llm_policy import LlmPolicy
 from agenttune.policy.lookahead import VALID_FOR_STEPS, Lookahead, LookaheadFile
-from agenttune.policy.rules import RulePolicy
+from agenttune.policy.rule_names import PLAIN_FUNCTIONS
+from agenttune.policy.rules import RulePolicy, RuleSettings
 from agenttune.policy.wrappers.simple import Shadow
 from agenttune.policy.wrappers.wrapper import Composite
 from agenttune.protocol.commands import Probe
@@ -78,18 +83,26 @@ def estimate_probes(policy: Policy, config: Config, steps: int, past_runs: Seque
     """The extra steps of a policy's probes; None if no part of it can ask for one."""
     parts = list(_acting(policy))
     ahead = [part for part in parts if isinstance(part, Lookahead)]
+    rules = {
+        p.name: [rule_probes(r, steps) for r in p.rules if _probes_by(r)] for p in parts if isinstance(p, RulePolicy)
+    }
+    rules = {name: found for name, found in rules.items() if found}
     free = [part.name for part in parts if _is_free(part)]
-    if Probe.kind_name() in config.gate.forbid or not (ahead or free):
+    free += [name for name, found in rules.items() if None in found]
+    bounded = [most for name, found in rules.items() if name not in free for most in found if most is not None]
+    if Probe.kind_name() in config.gate.forbid or not (ahead or free or bounded):
         return None
     cap, limit = _cap(config.budgets, steps)
     counts = [_probes(part.settings, config.wake, steps, past_runs) for part in ahead]
     each = [part.settings.extra_steps(steps) for part in ahead]
+    counts += [Range(low=0, high=most.times) for most in bounded]
+    each += [most.extra_steps for most in bounded]
     wanted = sum((count.scaled(extra) for count, extra in zip(counts, each, strict=True)), ZERO)
     if limit is not None and len(each) == 1 and not free:
         limit -= limit % each[0]  # the gate refuses what does not fit as a whole
     most = limit if free or (limit is not None and wanted.high > limit) else wanted.high
     found = ProbeEstimate(
-        policies=[part.name for part in ahead] + free,
+        policies=[part.name for part in ahead] + [name for name in rules if name not in free] + free,
         probes=None if free else sum(counts, ZERO),
         extra_steps=None if most is None else Range(low=min(wanted.low, most), high=most),
         cap=cap,
@@ -111,11 +124,53 @@ def _acting(policy: Policy) -> Iterator[Policy]:
 
 def _is_free(part: Policy) -> bool:
     """Whether a part asks for probes when it sees fit, and how many steps each takes is its own affair."""
-    if isinstance(part, LlmPolicy):
-        return part.settings.form == "tools" and not part.unavailable()
-    return isinstance(part, RulePolicy) and any(
-        do["command"] == Probe.kind_name() for rule in part.rules for do in (rule.do, *rule.also)
-    )
+    return isinstance(part, LlmPolicy) and part.settings.form == "tools" and not part.unavailable()
+
+
+@dataclass(frozen=True)
+class RuleProbes:
+    """What the probes of a rule take at most: how many, and the extra steps of each."""
+
+    times: int
+    extra_steps: int
+
+
+def _probes_by(rule: RuleSettings) -> list[dict[str, Any]]:
+    return [do for do in (rule.do, *rule.also) if do["command"] == Probe.kind_name()]
+
+
+def rule_probes(rule: RuleSettings, steps: int) -> RuleProbes | None:
+    """What the probes of a rule take at most; None where that depends on more than the length of the run.
+
+    Args:
+        rule: One that probes.
+        steps: How long the run is.
+    """
+    if rule.max_times is None:
+        return None
+    extra = 0
+    for do in _probes_by(rule):
+        fields = {name: field.default for name, field in Probe.model_fields.items()} | do
+        lengths = [_known(fields[name], steps) for name in ("steps", "confirm_steps")]
+        if (
+            None in lengths
+            or not isinstance(fields["candidates"], list)
+            or fields["include_current"] not in (True, False)
+        ):
+            return None
+        trial, confirmation = (length or 0 for length in lengths)
+        extra += trial * (len(fields["candidates"]) + fields["include_current"]) + 2 * confirmation
+    return RuleProbes(rule.max_times, extra)
+
+
+def _known(value: Any, steps: int) -> int | None:
+    """A number of steps; 0 for none, and None for an expression of more than the length of the run."""
+    if not isinstance(value, str):
+        return value or 0
+    try:
+        return int(round(evaluate(value.removeprefix("="), {"max_steps": steps}, PLAIN_FUNCTIONS)))
+    except UserError:
+        return None
 
 
 def _unknown(free: Sequence[str], cap: str) -> Iterator[str]:
