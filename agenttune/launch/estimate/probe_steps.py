@@ -168,9 +168,10 @@ def _known(value: Any, steps: int) -> int | None:
     if not isinstance(value, str):
         return value or 0
     try:
-        return int(round(evaluate(value.removeprefix("="), {"max_steps": steps}, PLAIN_FUNCTIONS)))
+        found: float = evaluate(value.removeprefix("="), {"max_steps": steps}, PLAIN_FUNCTIONS)
     except UserError:
         return None
+    return round(found)
 
 
 def _unknown(free: Sequence[str], cap: str) -> Iterator[str]:
