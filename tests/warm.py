@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from agenttune.control.discovery import LOG_FILE, ServerAddress, find_server
+from agenttune.server.app import create_app
 
 ROOT = Path(__file__).resolve().parents[1]
 PRELOADED = (
@@ -145,6 +146,7 @@ def preload(descriptor: int) -> None:
     gc.disable()
     for name in PRELOADED:
         importlib.import_module(name)
+    create_app(ROOT / "nowhere").openapi()  # looks at all routes, for each server among the forks
     gc.freeze()  # the forks need not look at it, nor copy its pages
     gc.enable()
     _serve_forks(socket.socket(fileno=descriptor))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from fastapi import Depends, FastAPI, WebSocket
+from fastapi import APIRouter, Depends, FastAPI, WebSocket
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agenttune import __version__
@@ -21,6 +23,7 @@ from agenttune.control.discovery import LOCAL_PREFIX, TOKEN_ENV
 from agenttune.control.tokens import TokenBook
 from agenttune.dashboard.build import BUILT
 from agenttune.dashboard.static_files import page_routes
+from agenttune.protocol.reads import QUERIES, RunQuery
 from agenttune.server import error_responses
 from agenttune.server.auth.guard import SIGNED_PATHS, Guard
 from agenttune.server.auth.identity import Access, LocalRole, anonymous
@@ -93,12 +96,7 @@ def create_app(
     app.state.pid = os.getpid()
     app.state.v1_clients = V1Clients(control)
     app.state.presence = Presence(open_files.clients_for(open_files.limit()))
-    first, then = (reads.router, me.router, api_page.router), (exports.router, commands.router, streams.router)
-    for part in (*first, reads.of_one_run(), *then):
-        app.include_router(part, prefix=PREFIX, dependencies=[Depends(known_parameters_only)], responses=_ERRORS)
-    app.include_router(v1_api.router)
-    app.include_router(approval_pages.router)
-    app.include_router(links.router, dependencies=[Depends(known_parameters_only)], responses=_ERRORS)
+    app.router.routes.extend(_shared_routes(tuple(QUERIES)))
     app.include_router(page_routes(built))
     app.add_api_websocket_route("/{path:path}", _no_such_stream)  # else refused without a word
     error_responses.install(app)
@@ -113,6 +111,19 @@ def create_app(
     app.add_middleware(SafeHeaders)
     app.add_middleware(app.state.presence.middleware)  # the last one added is the outermost
     return app
+
+
+@functools.cache
+def _shared_routes(queries: tuple[type[RunQuery[Any]], ...]) -> list[BaseRoute]:
+    """Those of every application with these reads: looking at them, which takes 0.2 s, is done once a process."""
+    shared = APIRouter(dependencies=[Depends(authorise)], redirect_slashes=False)
+    first, then = (reads.router, me.router, api_page.router), (exports.router, commands.router, streams.router)
+    for part in (*first, reads.of_one_run(queries), *then):
+        shared.include_router(part, prefix=PREFIX, dependencies=[Depends(known_parameters_only)], responses=_ERRORS)
+    shared.include_router(v1_api.router)
+    shared.include_router(approval_pages.router)
+    shared.include_router(links.router, dependencies=[Depends(known_parameters_only)], responses=_ERRORS)
+    return shared.routes
 
 
 async def _no_such_stream(socket: WebSocket, path: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
@@ -20,7 +20,7 @@ from agenttune.control.reader import norms_asked, norms_of
 from agenttune.protocol.command_schemas import schemas_by_kind
 from agenttune.protocol.overview import OverviewQuery, RunsOverview
 from agenttune.protocol.proposals import CommandRecord
-from agenttune.protocol.reads import QUERIES, CommandQuery, EventsQuery, InfoQuery, Limit, ModelQuery, RunQuery
+from agenttune.protocol.reads import CommandQuery, EventsQuery, InfoQuery, Limit, ModelQuery, RunQuery
 from agenttune.protocol.run_info import RunStatus
 from agenttune.server.auth.identity import Identity
 from agenttune.server.auth.rights import Right, require, shown_events, shown_info
@@ -142,10 +142,10 @@ _take(_overview, {"context": Ctx, "who": Who}, OverviewQuery, [])
 router.add_api_route("/overview", _overview, name="overview", response_model=RunsOverview)
 
 
-def of_one_run() -> APIRouter:
-    """A route for each read there is now."""
+def of_one_run(queries: Iterable[type[RunQuery[Any]]]) -> APIRouter:
+    """A route for each of these reads."""
     routes = APIRouter()
-    for query in QUERIES:
+    for query in queries:
         _add_route(routes, query)
     return routes
 
