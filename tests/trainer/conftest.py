@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,9 +21,13 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from agenttune.agent.loop import AgentLoop
+from agenttune.config import WakeSettings
+from agenttune.control import LocalControl
+from agenttune.policy.load import load_policy
 from agenttune.protocol.events import CheckpointDeleted, CheckpointSaved, Event
 from agenttune.protocol.proposals import Ack, Author, CommandRecord, Proposal, Verdict
-from agenttune.protocol.run_info import KnobState
+from agenttune.protocol.run_info import KnobState, RunInfo
 from agenttune.store.run_log import RunLog, list_runs, run_folder
 from agenttune.trainer import InteractiveCallback, Options, make_interactive
 from tests.warm import start
@@ -41,6 +46,7 @@ for kind in (torch.cuda, torch.xpu, torch.mtia):
 # An iterator of a loader that the garbage collector ends waits so long for each worker, and then kills it: the queue
 # that would tell the worker is closed before.
 torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.5
+AGENT_PATIENCE_S = 120.0
 APPROVED = Verdict(decision="approved", decided_by="test")
 
 
@@ -297,6 +303,25 @@ class Bench:
         result.trainer.train()
         result.losses = [row["loss"] for row in result.trainer.state.log_history if "loss" in row]
         return result
+
+
+def under_guardian(bench: Bench, monkeypatch: pytest.MonkeyPatch, data: Dataset[Any], **how: Any) -> Result:
+    """Train to the end on `data` with `guardian` beside it, which is waited for: in lockstep."""
+    wake = WakeSettings(mode="lockstep", lockstep_limit_s=AGENT_PATIENCE_S)
+    rules = {"wake": wake.model_dump(mode="json")}
+    info = RunInfo(run_id="r1", name="r1", status="starting", created_at_s=time.time(), rules=rules)
+    RunLog.create(bench.runs_dir / "r1", info).close()
+    monkeypatch.setenv("AGENTTUNE_RUN_ID", "r1")
+    monkeypatch.setenv("AGENTTUNE_RUNS_DIR", str(bench.runs_dir))
+    loop = AgentLoop(LocalControl(bench.runs_dir), "r1", load_policy("guardian"), WakeSettings(poll_s=0.02))
+    agent = threading.Thread(target=loop.run, daemon=True)
+    agent.start()
+    result = bench.trainer([], **how)
+    result.trainer.train_dataset = data
+    result.trainer.train()
+    agent.join(AGENT_PATIENCE_S)
+    assert not agent.is_alive()
+    return result
 
 
 def run_to_its_death(script: str, folder: Path) -> RunLog:

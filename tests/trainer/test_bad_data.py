@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from typing import Any
 
 import pytest
@@ -11,17 +9,10 @@ import torch
 from torch.utils.data import SequentialSampler
 from transformers import Trainer
 
-from agenttune.agent.loop import AgentLoop
-from agenttune.config import WakeSettings
-from agenttune.control import LocalControl
-from agenttune.policy.load import load_policy
 from agenttune.protocol.proposals import State
-from agenttune.protocol.run_info import RunInfo
-from agenttune.store.run_log import RunLog
-from tests.trainer.conftest import Bench, Points, Result, TinyModel
+from tests.trainer.conftest import Bench, Points, Result, TinyModel, under_guardian
 
 pytestmark = pytest.mark.trainer
-PATIENCE_S = 120.0
 STEPS, BAD_ROW = 300, 700
 
 
@@ -41,22 +32,9 @@ class InOrder(Trainer):  # type: ignore[misc]
 
 def guarded(bench: Bench, monkeypatch: pytest.MonkeyPatch, times: float, **how: Any) -> Result:
     """Under `guardian`, in lockstep; the row is met at step 176, and but once."""
-    wake = WakeSettings(mode="lockstep", lockstep_limit_s=PATIENCE_S)
-    rules = {"wake": wake.model_dump(mode="json")}
-    info = RunInfo(run_id="r1", name="r1", status="starting", created_at_s=time.time(), rules=rules)
-    RunLog.create(bench.runs_dir / "r1", info).close()
-    monkeypatch.setenv("AGENTTUNE_RUN_ID", "r1")
-    monkeypatch.setenv("AGENTTUNE_RUNS_DIR", str(bench.runs_dir))
-    loop = AgentLoop(LocalControl(bench.runs_dir), "r1", load_policy("guardian"), WakeSettings(poll_s=0.02))
-    agent = threading.Thread(target=loop.run, daemon=True)
-    agent.start()
     values: dict[str, Any] = {"max_steps": STEPS, "learning_rate": 1e-2, "lr_scheduler_type": "constant"}
-    result = bench.trainer([], base=InOrder, max_grad_norm=0.0, **(values | how))
-    result.trainer.train_dataset = WithABadRow(4 * STEPS, times)
-    result.trainer.train()
-    agent.join(PATIENCE_S)
-    assert not agent.is_alive()
-    return result
+    data = WithABadRow(4 * STEPS, times)
+    return under_guardian(bench, monkeypatch, data, base=InOrder, max_grad_norm=0.0, **(values | how))
 
 
 @pytest.mark.quick("nan-*", "30000.0-*")
