@@ -89,7 +89,7 @@ def test_at_a_tenth_of_a_good_rate_the_higher_one_is_tried_and_adopted(
 def final(result: Result) -> float:
     """Mean loss of the last steps."""
     losses = [row["loss"] for row in result.trainer.state.log_history if "loss" in row][-20:]
-    return sum(losses) / len(losses)
+    return float(sum(losses) / len(losses))
 
 
 def test_at_a_good_rate_nothing_is_tried(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
