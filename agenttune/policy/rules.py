@@ -18,12 +18,13 @@ from agenttune.config import PolicyFile, Settings
 from agenttune.config.expressions import Evaluator, Names, check, evaluate, fields_of, is_true, render
 from agenttune.detectors import Detector
 from agenttune.errors import UserError
-from agenttune.policy.base import Decision, Draft
+from agenttune.policy.base import Decision, Draft, by_agents
 from agenttune.policy.rule_names import DOCUMENTED_FUNCTIONS, OWN_DETECTORS, documented, functions_of, names_of
 from agenttune.policy.tried import mark, not_again
 from agenttune.protocol.commands import BY_KIND, COMMAND_KINDS, CommandBase, parse_command
 from agenttune.protocol.invalid_values import did_you_mean, shape, why_with_value
 from agenttune.protocol.observation import Observation
+from agenttune.protocol.proposals import State
 
 Functions = Mapping[str, Callable[..., Any]]
 
@@ -222,6 +223,8 @@ class RulePolicy:
             try:
                 if not is_true(evaluator.value(rule.when)):
                     continue
+                if _is_undecided(rule, observation):  # asking again would take back what somebody is looking at
+                    return Decision(reason=f"{rule.name}: its request waits for an answer", faults=faults)
                 wait = _must_wait(rule, functions, observation)
                 if not wait:
                     return replace(_act(rule, names, functions), faults=faults)
@@ -250,6 +253,13 @@ def _act(rule: RuleSettings, names: Names, functions: Functions) -> Decision:
     commands = [command_of(do, compute) for do in (rule.do, *rule.also)]
     drafts = [Draft(command, rationale, rule.valid_for_steps, rule.ask == "always") for command in commands]
     return Decision(drafts, rationale)
+
+
+def _is_undecided(rule: RuleSettings, observation: Observation) -> bool:
+    """Whether a request of the rule waits for the gate, or for a person."""
+    return any(
+        c.state is State.PROPOSED and c.proposal.rationale.startswith(mark(rule.name)) for c in by_agents(observation)
+    )
 
 
 def _must_wait(rule: RuleSettings, functions: Functions, observation: Observation) -> str:

@@ -108,6 +108,39 @@ def test_cooldown_and_max_times_are_read_from_the_history(tmp_path: Path) -> Non
     assert "acted 2 times" in policy.decide(observe(losses, commands=earlier * 2)).reason
 
 
+TWO = """\
+type: rules
+rules:
+  - name: rescue
+    when: loss.level > 5
+    do: {command: update_optimizer, lr: 0.001}
+    because: far up
+  - name: halve
+    when: loss.level > 0.5
+    do: {command: update_optimizer, lr: =lr / 2}
+    because: the loss is {loss.level:.2f}
+  - name: clip
+    when: loss.level > 0.1
+    do: {command: update_optimizer, lr: =lr / 3}
+    because: still up
+"""
+
+
+def test_a_request_that_waits_for_a_person_is_not_asked_again_nor_overtaken_but_by_a_rule_before_it(
+    tmp_path: Path,
+) -> None:
+    """Seen: 79 requests in one run, each of which took back the one that a person was looking at."""
+    policy, waiting = load(tmp_path, TWO), applied(40, 0.01, "halve: x", state=State.PROPOSED)
+    decision = policy.decide(observe([2.0] * 50, commands=[waiting]))
+    assert (decision.proposals, decision.reason) == ([], "halve: its request waits for an answer")
+    [draft] = policy.decide(observe([9.0] * 50, commands=[waiting])).proposals
+    assert draft.rationale == "rescue: far up"
+    [draft] = policy.decide(observe([0.3] * 50, commands=[waiting])).proposals
+    assert draft.rationale == "clip: still up", "what was asked for has no reason any more"
+    expired = applied(40, 0.01, "halve: x", state=State.EXPIRED)
+    assert policy.decide(observe([2.0] * 50, commands=[expired])).proposals
+
+
 def test_a_refused_command_does_not_count_as_acted_but_is_not_asked_again_at_once(tmp_path: Path) -> None:
     policy = load(tmp_path, GOOD)
     refused = [applied(5, 0.01, "halve: x", state=State.REJECTED)] * 3
