@@ -55,7 +55,17 @@ def mark_slow_cases(items: Sequence[pytest.Item], some_only: bool) -> None:
 
 
 def pytest_collection_finish() -> None:
+    pass_over_what_stays()
+    gc.enable()
+
+
+@pytest.hookimpl(trylast=True)  # after all that the file's tests have made
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    if nextitem is None or nextitem.path != item.path:
+        pass_over_what_stays()
+
+
+def pass_over_what_stays() -> None:
     """Each end of a training collects garbage, a second long where torch's and transformers' objects are looked at."""
     gc.collect()
     gc.freeze()
-    gc.enable()
