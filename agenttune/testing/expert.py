@@ -95,6 +95,7 @@ class Reading:
     early_ratio: float = math.nan
     usual_ratio: float = math.nan
     weight_decay: float = math.nan
+    eps: float = math.nan
     evaluations: list[tuple[int, float, float]] = field(default_factory=list)
     evaluation_noise: float = 0.0
     maximize: bool = False
@@ -166,6 +167,7 @@ class Reading:
         base = re.search(rf"optimizer: lr [^;]*\(base ({NUMBER})\)", text)
         self.base = float(base[1]) if base else self.lr
         self.weight_decay = _number(text, rf"weight_decay \[?({NUMBER})")
+        self.eps = _number(text, rf"\beps \[?({NUMBER})")
         self.left_percent = _number(text, rf"the mean of the rest is ({NUMBER}) %")
         if way := re.search(rf"straightness of their way ({NUMBER}) over (\d+) steps", weights):
             self.straightness, self.straight_steps = float(way[1]), int(way[2])
@@ -385,7 +387,8 @@ def _too_low(seen: Reading) -> Iterator[Uses]:
         yield [("change", {"lr_factor": factor, "reason": why})]
     went = seen.straightness > STRAIGHT and seen.straight_steps >= max(12, TRIED_PART * seen.max_steps)
     falls = ratio < TRIED_UPDATE and seen.progress < TRIED_UNTIL and not seen.is_by_heart
-    if went and falls and "trial" in seen.can and seen.asked("probe") < MOST_TRIALS:
+    is_adam = math.isfinite(seen.eps)  # or of its kin
+    if is_adam and went and falls and "trial" in seen.can and seen.asked("probe") < MOST_TRIALS:
         steps = round(min(max(TRIAL_PART * seen.max_steps, 6), 200))
         why = f"a step changes {ratio:.2g} of the weights, straightness {seen.straightness:.2f}, though the loss falls"
         arms = [{"lr_factor": TRIED_FACTOR}]

@@ -15,6 +15,7 @@ from agenttune.protocol.findings import Finding
 from agenttune.protocol.lr_course import LrCourse, Track
 from agenttune.protocol.observation import CheckpointView, Observation
 from agenttune.protocol.run_facts import RunFacts
+from agenttune.protocol.run_info import KnobState
 from agenttune.protocol.weight_looks import WeightLook
 from agenttune.testing import PlaybookExpert, ScriptedEndpoint
 from tests.llm_policy.fakes import FakeReader
@@ -53,9 +54,11 @@ def test_it_leaves_a_healthy_run_alone() -> None:
 
 
 def test_small_steps_that_go_straight_are_tried_against_larger_ones() -> None:
-    def asked(ratio: float, **facts: Any) -> list[dict[str, Any]]:
+    def asked(ratio: float, eps: float | None = 1e-8, **facts: Any) -> list[dict[str, Any]]:
         look = WeightLook(step=60, since_step=0, steps=5, straightness=0.9, update_ratio=ratio, ratios={}, rms={})
         seen = observe(decay(60, 2.3, 1.4), lr=0.01, max_steps=400)
+        if eps is not None:
+            seen = seen.model_copy(update={"knobs": [*seen.knobs, KnobState(name="eps", effective=eps)]})
         able = ["update_optimizer", "load_checkpoint", "probe"]
         return told(decided(seen, weights=[look], capabilities=able, facts=RunFacts(**facts)))
 
@@ -64,6 +67,7 @@ def test_small_steps_that_go_straight_are_tried_against_larger_ones() -> None:
     assert [arm["lr"] for arm in probe["candidates"]] == [pytest.approx(0.05)]
     assert (probe["steps"], probe["min_progress_frac"]) == (10, 0.5)
     assert asked(0.05) == [], "steps of a usual size"
+    assert asked(0.006, eps=None) == [], "SGD, whose steps grow with the gradients"
     little: dict[str, Any] = {"parameters": 700_000, "trainable": 700_000, "samples": 200}
     assert asked(0.006, **little, epochs=30.0) == [], "data that it would only know by heart sooner"
     assert asked(0.006, **little, epoch_steps=8) == []

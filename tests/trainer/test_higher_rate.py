@@ -57,7 +57,7 @@ def trials(result: Result) -> list[CommandRecord]:
 @pytest.mark.quick("adamw_torch-*")
 @pytest.mark.parametrize(
     ("optim", "lr", "schedule"),
-    [("adamw_torch", 3e-4, "constant"), ("adamw_torch", 3e-4, "cosine"), ("sgd", 1e-2, "linear")],
+    [("adamw_torch", 3e-4, "constant"), ("adamw_torch", 3e-4, "cosine"), ("rmsprop", 1e-4, "linear")],
 )
 def test_at_a_tenth_of_a_good_rate_the_higher_one_is_tried_and_adopted(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, optim: str, lr: float, schedule: str
@@ -92,6 +92,7 @@ def final(result: Result) -> float:
     return float(sum(losses) / len(losses))
 
 
-def test_at_a_good_rate_nothing_is_tried(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = trained(bench, monkeypatch, 1e-2, lr_scheduler_type="constant")
+@pytest.mark.parametrize(("optim", "lr"), [("adamw_torch", 1e-2), ("sgd", 1e-1)])
+def test_at_a_good_rate_nothing_is_tried(bench: Bench, monkeypatch: pytest.MonkeyPatch, optim: str, lr: float) -> None:
+    result = trained(bench, monkeypatch, lr, optim=optim, lr_scheduler_type="constant")
     assert result.records() == []
