@@ -9,10 +9,10 @@ export OMP_NUM_THREADS ?= 1
 # Containers often set it: each of the hundred processes that the tests start would compile agenttune anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-# A test process per core, but three at least, as tests wait for processes of theirs, and eight at most: each holds
+# A test process per core, but four at least, as tests wait for processes of theirs, and eight at most: each holds
 # torch. A file's tests stay together, as some share a server or a training run. In the order of their names: files of few
 # tests would otherwise come last, and those are the ones that start processes and take longest.
-WORKERS ?= $(shell $(PYTHON) -c 'import os; print(max(3, min(os.cpu_count() or 1, 8)))')
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(max(4, min(os.cpu_count() or 1, 8)))')
 PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # `llm`, `browser` and `ray` have targets of their own.
