@@ -20,12 +20,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from agenttune.config import DEFAULT_PORT
 from agenttune.errors import PortInUse, ServerUnreachable, StoreFault, UserError
+from agenttune.store.folder_lock import folder_held
 from agenttune.store.process_liveness import is_alive, started_s
 
 SERVER_FILE = "server.json"
 """In the runs folder: where its control server listens, and which process it is. Never holds the token."""
 LOG_FILE = "server.log"
 LOCK_FILE = ".server.lock"
+"""Held by those who start a server, until that has written its note."""
+SERVING_FILE = ".server.serving"
+"""Held by the server itself, as long as it lives."""
 TOKEN_ENV = "AGENTTUNE_TOKEN"
 SERVICE = "agenttune"
 HEALTH_PATH = "/api/v1/health"
@@ -38,6 +42,8 @@ OWN_TIMEOUT_S = 15.0
 START_TIMEOUT_S = 60.0
 """A start takes about 1 s (measured); a cold disk and a busy machine get sixty times that."""
 START_POLL_S = 0.05
+HANDOVER_S = 10.0
+"""A server that ends takes 4 s at most until it has said its last words; a busy machine gets twice that."""
 PORT_IN_USE_EXIT = 98
 """Exit status of the server process if its port is taken: Linux's EADDRINUSE."""
 LOG_TAIL_BYTES = 4000
@@ -104,13 +110,57 @@ def read_note(runs_dir: Path) -> Note | None:
 
 
 @contextlib.contextmanager
+def only_server(runs_dir: Path) -> Iterator[None]:
+    """Be the folder's only server; one that is just ending is waited for.
+
+    Raises:
+        UserError: The folder has a server already, or one that neither answers nor ends.
+        StoreFault: The folder cannot be written to.
+    """
+    path = runs_dir / SERVING_FILE
+    try:
+        held = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreFault(f"cannot write {path}: {error.strerror}") from error
+    try:
+        deadline = time.monotonic() + HANDOVER_S
+        while not _is_got(held):
+            _refuse_second(runs_dir)
+            if time.monotonic() > deadline:
+                problem = f"{runs_dir} has a control server already, which does not answer; wait for its end, or end it"
+                raise UserError(problem)
+            time.sleep(START_POLL_S)
+        _refuse_second(runs_dir)  # one of an older version holds nothing
+        yield
+    finally:
+        os.close(held)
+
+
+def _is_got(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it if this process dies
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _refuse_second(runs_dir: Path) -> None:
+    existing = find_server(runs_dir)
+    if existing is not None:
+        raise UserError(f"{runs_dir} has a control server already, at {existing.url} (process {existing.pid})")
+
+
+@contextlib.contextmanager
 def noted(runs_dir: Path, url: str, instance: str) -> Iterator[None]:
-    """Keep a note in the runs folder of where this server listens, readable by its owner only."""
+    """Keep a note in the runs folder of where this server listens, readable by its owner only.
+
+    The folder is held while the note changes: a server that ends must not take its successor's away.
+    """
     pid = os.getpid()
     note = Note(url=url, pid=pid, pid_started_s=started_s(pid), runs_dir=str(runs_dir), instance=instance)
     path, aside = runs_dir / SERVER_FILE, runs_dir / f".{SERVER_FILE}.{pid}"
     try:
-        with _note_held(runs_dir):
+        with folder_held(runs_dir):
             aside.unlink(missing_ok=True)
             with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
                 file.write(note.model_dump_json())
@@ -120,23 +170,9 @@ def noted(runs_dir: Path, url: str, instance: str) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(FileNotFoundError), _note_held(runs_dir):  # the whole folder may be gone
+        with contextlib.suppress(FileNotFoundError), folder_held(runs_dir):  # the whole folder may be gone
             if read_note(runs_dir) == note:
                 path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _note_held(runs_dir: Path) -> Iterator[None]:
-    """Nobody else changes the note meanwhile: a server that ends must not take its successor's away.
-
-    Not the lock of those who start a server: they hold it until that has written its note.
-    """
-    folder = os.open(runs_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(folder)
 
 
 def ask_health(url: str, timeout_s: float = HEALTH_TIMEOUT_S) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from agenttune.control import LocalControl, open_files
-from agenttune.control.discovery import TOKEN_ENV, find_server, noted
+from agenttune.control.discovery import TOKEN_ENV, noted, only_server
 from agenttune.control.tokens import TokenBook
 from agenttune.errors import AgenttuneError, UserError
 from agenttune.server.app import create_app
@@ -84,26 +84,24 @@ def serve(
     if not (math.isfinite(request_s) and request_s > 0):
         raise UserError(f"request_s is {request_s}; give seconds above 0", field="server.request_s")
     _make_folder(runs_dir)
-    existing = find_server(runs_dir)
-    if existing is not None:
-        raise UserError(f"{runs_dir} has a control server already, at {existing.url} (process {existing.pid})")
-    role: LocalRole = local_role if is_loopback(host) else "none"
-    app = create_app(
-        runs_dir,
-        token=token,
-        allowed_hosts=allowed_hosts(host),
-        local_role=role,
-        token_env=token_env,
-        allowed_origins=allowed_origins,
-    )
-    with contextlib.closing(listen(host, port)) as listener:
-        url = url_of(host, listener.getsockname()[1])
-        server = _Server(app, linger_s, Notifier(app.state.context.control, url), request_s)
-        with _signals_kept(server.end_soon), noted(runs_dir, url, app.state.context.instance):
-            logger.info("control server of %s at %s", runs_dir, url)
-            if on_ready is not None:
-                on_ready(url)
-            server.run(sockets=[listener])
+    with only_server(runs_dir):
+        role: LocalRole = local_role if is_loopback(host) else "none"
+        app = create_app(
+            runs_dir,
+            token=token,
+            allowed_hosts=allowed_hosts(host),
+            local_role=role,
+            token_env=token_env,
+            allowed_origins=allowed_origins,
+        )
+        with contextlib.closing(listen(host, port)) as listener:
+            url = url_of(host, listener.getsockname()[1])
+            server = _Server(app, linger_s, Notifier(app.state.context.control, url), request_s)
+            with _signals_kept(server.end_soon), noted(runs_dir, url, app.state.context.instance):
+                logger.info("control server of %s at %s", runs_dir, url)
+                if on_ready is not None:
+                    on_ready(url)
+                server.run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):

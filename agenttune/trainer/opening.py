@@ -6,6 +6,7 @@ leaves a note in the folder where it saves.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from agenttune.gate import guards_nothing
 from agenttune.protocol.events import DatasetRead, KnobsRead, NoteAdded
 from agenttune.protocol.proposals import Record
 from agenttune.protocol.run_info import RunInfo
+from agenttune.store.folder_lock import folder_held
 from agenttune.store.process_liveness import is_alive, started_s
 from agenttune.trainer.recording.recorder import Recorder
 from agenttune.trainer.run_state import RunState
@@ -74,28 +76,30 @@ class OutputMarker(BaseModel):
 def claim(folder: Path, run_id: str) -> OutputMarker | None:
     """Note that a run of this process saves in a folder; returns who else does at this moment, if anybody does.
 
-    Nothing is noted in a folder that is not there, or cannot be written to.
+    Of two that come at once, one sees the other. Nothing is noted where there is no folder, or it cannot be written to.
     """
-    other = _read(folder)
-    pid = os.getpid()
-    if other is not None and (other.pid == pid or not is_alive(other.pid, other.pid_started_s)):
-        other = None
-    if folder.is_dir():
-        mine = OutputMarker(run_id=run_id, pid=pid, pid_started_s=started_s(pid))
-        aside = folder / f"{NAME}.{pid}"
-        try:
+    try:
+        with folder_held(folder):
+            other, pid = _read(folder), os.getpid()
+            mine = OutputMarker(run_id=run_id, pid=pid, pid_started_s=started_s(pid))
+            aside = folder / f"{NAME}.{pid}"
             aside.write_text(mine.model_dump_json(), encoding="utf-8")
             aside.replace(folder / NAME)
-        except OSError as error:
-            logger.warning("%s cannot be marked as in use: %s", folder, error)
-    return other
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        logger.warning("%s cannot be marked as in use: %s", folder, error)
+        other, pid = _read(folder), os.getpid()
+    is_other = other is not None and other.pid != pid and is_alive(other.pid, other.pid_started_s)
+    return other if is_other else None
 
 
 def release(folder: Path, run_id: str) -> None:
     """Take the note away, unless it is another's by now."""
-    found = _read(folder)
-    if found is not None and (found.run_id, found.pid) == (run_id, os.getpid()):
-        (folder / NAME).unlink(missing_ok=True)
+    with contextlib.suppress(OSError), folder_held(folder):
+        found = _read(folder)
+        if found is not None and (found.run_id, found.pid) == (run_id, os.getpid()):
+            (folder / NAME).unlink(missing_ok=True)
 
 
 def _read(folder: Path) -> OutputMarker | None:

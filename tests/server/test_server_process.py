@@ -23,7 +23,7 @@ from websockets.sync.client import connect
 
 from agenttune.config import DEFAULT_PORT
 from agenttune.control import discovery
-from agenttune.control.discovery import Note, ServerAddress, ask_health, find_server, noted, read_note
+from agenttune.control.discovery import Note, ServerAddress, ask_health, find_server, noted, only_server, read_note
 from agenttune.control.http import HttpControl
 from agenttune.errors import PortInUse, ServerUnreachable, UserError
 from agenttune.protocol.events import NoteAdded, StatusChanged
@@ -47,6 +47,48 @@ def test_a_server_is_started_once_and_found_again(tmp_path: Path, start_server: 
     assert (note["url"], note["pid"], note["runs_dir"]) == (first.url, first.pid, str(runs_dir))
     with pytest.raises(UserError, match=first.url):
         serve(runs_dir, "127.0.0.1", 0)
+
+
+def test_of_servers_that_start_at_once_one_serves(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "agenttune.server", "--runs-dir", str(tmp_path), "--port", "0"]
+    started = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    try:
+        give_up = time.monotonic() + 60
+        while sum(process.poll() is None for process in started) > 1 and time.monotonic() < give_up:
+            time.sleep(0.05)
+        [serves] = [process for process in started if process.poll() is None]
+        found = find_server(tmp_path)
+        assert found is not None
+        assert found.pid == serves.pid
+        for process in started:
+            if process is not serves:
+                assert process.stderr is not None
+                assert f"has a control server already, at {found.url} (process {found.pid})" in process.stderr.read()
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def test_one_that_starts_while_another_ends_takes_its_place(tmp_path: Path) -> None:
+    ends = threading.Event()
+
+    def hold() -> None:
+        with only_server(tmp_path):
+            ends.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    threading.Timer(0.3, ends.set).start()
+    with only_server(tmp_path):
+        assert ends.is_set()
+    holder.join()
+
+
+def test_one_that_neither_answers_nor_ends_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery, "HANDOVER_S", 0.1)
+    with only_server(tmp_path), pytest.raises(UserError, match="already, which does not answer"), only_server(tmp_path):
+        pass
 
 
 def test_it_is_a_process_of_its_own(tmp_path: Path, start_server: StartServer) -> None:

@@ -54,6 +54,31 @@ def test_a_note_of_anothers_is_left_alone(tmp_path: Path) -> None:
     assert claim(tmp_path / "nowhere", "mine") is None
 
 
+def test_of_two_that_come_at_once_one_sees_the_other(tmp_path: Path) -> None:
+    code = "import sys; from pathlib import Path; from agenttune.trainer.opening import claim; "
+    code += "print(flush=True); input(); "
+    code += "[print(claim(Path(folder), sys.argv[1]) is not None, flush=True) for folder in sys.argv[2:]]; input()"
+    folders = [tmp_path / str(number) for number in range(10)]
+    for folder in folders:
+        folder.mkdir()
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    both: list[Any] = [
+        subprocess.Popen([sys.executable, "-c", code, name, *map(str, folders)], **pipes) for name in "ab"
+    ]
+    try:
+        for process in both:
+            process.stdout.readline()
+        for process in both:
+            process.stdin.write("\n")
+            process.stdin.flush()
+        saw = [[process.stdout.readline().strip() for _ in folders] for process in both]
+    finally:
+        for process in both:
+            process.kill()
+            process.wait()
+    assert all(sorted(pair) == ["False", "True"] for pair in zip(*saw, strict=True)), saw
+
+
 def written_over(path: Path) -> None:
     manifest = json.loads((path / MANIFEST).read_text())
     (path / MANIFEST).write_text(json.dumps({**manifest, "run": "other-run"}))
