@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ from agenttune.protocol.events import CheckpointSaved
 from agenttune.protocol.proposals import Author, Proposal, State
 from agenttune.protocol.run_info import RunInfo
 from agenttune.store.run_log import RunLog
+from agenttune.trainer.checkpoints.training_state import TrainingState
 from tests.integrations.conftest import Trained
 from tests.integrations.loops import CallbackLoop, LightningLoop, Loop, OwnDataLoop, PlainLoop, TrainerLoop
 from tests.trainer.conftest import At, Bench
@@ -284,3 +286,15 @@ def test_a_state_shares_the_rows_of_the_loops_own_log_however_many_there_are(ben
     assert all(row is other for row, other in zip(kept, rows, strict=False))
     assert len(rows) > len(kept)
     assert type(pickle.loads(pickle.dumps(kept))) is list
+
+
+def test_a_copy_shares_nothing_that_can_be_written_to() -> None:
+    numbers, tensor, plain = np.zeros(2), torch.zeros(2), tuple(range(625))
+    drawn = {"opened": {"rng": {"python": (3, plain, None), "numpy": ("MT19937", numbers), "torch": [tensor]}}}
+    copied = TrainingState(0, {}, {}, extra={"draws": drawn}).copied()
+    numbers += 1
+    tensor += 1
+    rng = copied.extra["draws"]["opened"]["rng"]
+    assert rng["python"] == (3, plain, None)
+    assert not rng["numpy"][1].any()
+    assert not rng["torch"][0].any()

@@ -80,7 +80,7 @@ class TrainingState:
             steered=_deeply(self.steered),
             frozen=self.frozen,
             buffers=self.buffers,
-            extra=copy.deepcopy(self.extra),
+            extra=_deeply(self.extra),
         )
 
     @property
@@ -102,7 +102,14 @@ def _deeply(tree: Any) -> Any:
         return tree
     if type(tree) is dict:
         return {key: _deeply(value) for key, value in tree.items()}
+    if type(tree) is tuple:
+        return _copied_tuple(tree, _deeply)
     return [_deeply(value) for value in tree] if type(tree) is list else copy.deepcopy(tree)
+
+
+def _copied_tuple(tree: tuple[Any, ...], copied: Callable[[Any], Any]) -> tuple[Any, ...]:
+    """Python's generator has one of 625 numbers, which `deepcopy` would go through one by one."""
+    return tree if set(map(type, tree)) <= PLAIN else tuple(map(copied, tree))
 
 
 def _copied(tree: Any, old: Any, device: torch.device | None = None) -> Any:
@@ -121,8 +128,8 @@ def _copied(tree: Any, old: Any, device: torch.device | None = None) -> Any:
     if isinstance(tree, list):
         known_list = old if isinstance(old, list) and len(old) == len(tree) else [None] * len(tree)
         return [_copied(value, other, device) for value, other in zip(tree, known_list, strict=True)]
-    if type(tree) is tuple:  # Python's generator has one of 625 numbers, which `deepcopy` would go through one by one
-        return tree if set(map(type, tree)) <= PLAIN else tuple(_copied(value, None, device) for value in tree)
+    if type(tree) is tuple:
+        return _copied_tuple(tree, lambda value: _copied(value, None, device))
     return copy.deepcopy(tree)
 
 

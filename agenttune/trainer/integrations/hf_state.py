@@ -58,21 +58,26 @@ class HfState:
         self.feed = feed
         self.batches = 1
         """Micro-batches in an epoch of the training data."""
+        self._wrapped: Any = None
+        self._model: Any = None
 
     def refusal(self) -> str:
         """Why this Trainer's state cannot be captured and restored; empty if it can."""
         return state_refusal(engine_of_trainer(self.trainer))
 
     def model(self) -> Any:
-        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        # Out of torch.compile's wrapper, as the Trainer saves it: the names in its files are those without it.
-        return model._modules.get("_orig_mod", model)
+        wrapped = self.trainer.model
+        if wrapped is not self._wrapped:  # seldom another: accelerate looks for packages on disk each time
+            model = self.trainer.accelerator.unwrap_model(wrapped)
+            # Out of torch.compile's wrapper, as the Trainer saves it: the names in its files are those without it.
+            self._wrapped, self._model = wrapped, model._modules.get("_orig_mod", model)
+        return self._model
 
     # -- taking -----------------------------------------------------------------------------------------------
 
     def capture(self) -> TrainingState:
         """The training state; its tensors are the live ones."""
-        trainer, model = self.trainer, self.model()  # once: accelerate looks for packages on disk each time
+        trainer, model = self.trainer, self.model()
         parts = {"scheduler": trainer.lr_scheduler.state_dict()}
         scaler = getattr(trainer.accelerator, "scaler", None)
         if scaler is not None:
