@@ -199,17 +199,16 @@ class AgentLoop:
     def _switch_policy(self, request: PolicyRequested) -> bool:
         """Switch to the policy that an operator asked for; returns whether one is still attached."""
         self._wakeups.request = None
-        by = f" by {request.author}" if request.author else ""
         if request.policy is None:
-            self.detach(f"sent away{by}")
+            self.detach(request.words)
             return False
         loaded = self._loaded(request.policy)
         if isinstance(loaded, LoadedPolicy):
+            by = f" by {request.author}" if request.author else ""
             self._swap(loaded, f"{loaded.policy.name} was asked for{by}")
         else:
             reason = f"{self.policy.name} stays: {loaded}"
-            woken_by = f"policy {request.policy} was asked for{by}"
-            self._outbox.send(Decided(policy=self.policy.name, woken_by=woken_by, reason=reason), None)
+            self._outbox.send(Decided(policy=self.policy.name, woken_by=request.words, reason=reason), None)
         return True
 
     def _loaded(self, name: str) -> LoadedPolicy | str:

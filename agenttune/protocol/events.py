@@ -371,6 +371,12 @@ class PolicyRequested(Record):
     policy: str | None = Field(description="Name or path, as for `agenttune attach`; None: detach.")
     author: str = ""
 
+    @property
+    def words(self) -> str:
+        """What is asked for, and by whom: a look that refuses it gives this as what woke it."""
+        by = f" by {self.author}" if self.author else ""
+        return f"policy {self.policy} was asked for{by}" if self.policy is not None else f"sent away{by}"
+
 
 class NoteAdded(Record):
     kind: Literal["note_added"] = "note_added"

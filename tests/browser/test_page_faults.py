@@ -87,6 +87,29 @@ def test_after_a_restart_of_the_server_the_page_catches_up_without_reload(
         stop(address)
 
 
+def test_a_page_first_looked_at_while_the_server_is_away_says_so_and_comes(desktop: Visit, tmp_path: Path) -> None:
+    """Seen before: a spinner without end for all runs."""
+    address = ensure_server(tmp_path, port=0)
+    desk = Desk(tmp_path, address.url, "one")
+    try:
+        page = enter(desk, desktop)
+        page.get_by_role("status").get_by_text(LIVE, exact=True).wait_for()
+        stop(address)
+        page.get_by_role("tab", name="Log").click()
+        page.get_by_text("If the server does not answer, it comes once it is back").wait_for()
+        page.get_by_role("link", name="Runs", exact=True).click()
+        page.locator("main p:visible").get_by_text("it comes once it is back").wait_for()
+        page.go_back()
+        again = ensure_server(tmp_path, port=int(address.url.rpartition(":")[2]))
+        try:
+            page.get_by_role("option").first.wait_for()
+        finally:
+            stop(again)
+    finally:
+        desk.close()
+        stop(address)
+
+
 def test_a_run_that_is_deleted_under_the_page_is_told_of(
     server: tuple[Path, ServerAddress], desk: Desk, desktop: Visit
 ) -> None:

@@ -17,7 +17,15 @@ from agenttune.control.discovery import ServerAddress
 from agenttune.errors import UserError
 from agenttune.protocol.commands import SetKnob, UpdateOptimizer, UpdateSchedule
 from agenttune.protocol.decision import CommandDecision
-from agenttune.protocol.events import BranchStarted, Decided, FindingJudged, Found, KnobsRead, PolicyAttached
+from agenttune.protocol.events import (
+    BranchStarted,
+    Decided,
+    FindingJudged,
+    Found,
+    KnobsRead,
+    PolicyAttached,
+    PolicyRequested,
+)
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.lr_course import LrCourse, Track
 from agenttune.protocol.metrics import Point
@@ -222,6 +230,20 @@ def test_the_agent_says_what_it_is_doing(run: RunLog, tmp_path: Path) -> None:
     assert told.words == "guardian watches; its last recorded look was at step 99."
     run.append(PolicyAttached(policy="guardian", pid=2**22 + 1, pid_started_s=time.time()), step=1)
     assert control.read("one", AgentQuery()).doing == "lost"
+
+
+def test_a_policy_that_was_refused_is_no_longer_awaited(run: RunLog, tmp_path: Path) -> None:
+    control, request = LocalControl(tmp_path), PolicyRequested(policy="nosuch", author="anna")
+    run.append(PolicyAttached(policy="guardian"))
+    run.append(request)
+    told = control.read("one", AgentQuery())
+    assert (told.doing, told.requested) == ("asked", "nosuch")
+    run.append(Decided(policy="guardian", woken_by=request.words, reason="guardian stays: no policy 'nosuch'"))
+    told = control.read("one", AgentQuery())
+    assert (told.doing, told.requested) == ("watching", None)
+    assert told.words == "guardian watches; its last recorded look was before the first step."
+    run.append(request)
+    assert control.read("one", AgentQuery()).requested == "nosuch"
 
 
 def test_a_transcript_is_whole_though_texts_are_recorded_once(run: RunLog, tmp_path: Path) -> None:

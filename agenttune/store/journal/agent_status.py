@@ -13,6 +13,8 @@ from agenttune.store.run_log import RunLog
 IsAlive = Callable[[PolicyAttached], bool | None]
 """Whether the process of an agent lives; None where that cannot be told, as of another machine."""
 ATTACHING = ("policy_attached", "policy_detached")
+LOOKS_BEFORE_AN_ANSWER = 20
+"""A request is answered at the next look, but for those that were under way (guess)."""
 
 
 def agent_status(log: RunLog, info: RunInfo, is_alive: IsAlive) -> AgentStatus:
@@ -26,7 +28,8 @@ def agent_status(log: RunLog, info: RunInfo, is_alive: IsAlive) -> AgentStatus:
     requested = None
     if wanted is not None and isinstance(wanted.body, PolicyRequested) and info.is_live:
         is_open = came is None or wanted.seq > came.seq
-        requested = (wanted.body.policy or "") if is_open and not _is_done(wanted.body, attached) else None
+        is_over = _is_done(wanted.body, attached) or _is_refused(log, wanted.seq, wanted.body)
+        requested = (wanted.body.policy or "") if is_open and not is_over else None
     look = _newest(log, "decided")
     said = look.body if look is not None and isinstance(look.body, Decided) else None
     waiting = log.count_commands(State.PROPOSED, principal="agent") if info.is_live else 0
@@ -52,6 +55,12 @@ def agent_status(log: RunLog, info: RunInfo, is_alive: IsAlive) -> AgentStatus:
 
 def _is_done(request: PolicyRequested, attached: PolicyAttached | None) -> bool:
     return request.policy is None and attached is None
+
+
+def _is_refused(log: RunLog, seq: int, request: PolicyRequested) -> bool:
+    """Whether the agent has said that its policy stays, as of a name that there is not."""
+    looks = log.events(since=seq, kinds=["decided"], limit=LOOKS_BEFORE_AN_ANSWER)
+    return any(isinstance(look.body, Decided) and look.body.woken_by == request.words for look in looks)
 
 
 def _newest(log: RunLog, *kinds: str) -> Event | None:
@@ -90,5 +99,6 @@ def _doing(
         return "waiting", f"{attached.policy} watches; {what} for approval."
     since = "it has not looked yet"
     if look is not None and isinstance(look.body, Decided):
-        since = f"its last recorded look was at step {_step_of(look, look.body)}"
+        step = _step_of(look, look.body)
+        since = f"its last recorded look was {'before the first step' if step is None else f'at step {step}'}"
     return "watching", f"{attached.policy} watches; {since}."

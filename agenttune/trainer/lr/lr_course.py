@@ -165,10 +165,12 @@ def _course(kind: str, step: int, offsets: Sequence[int], rates: Rates, points: 
     """Few steps of many, with the extremes of what lies between them."""
     groups = list(range(len(rates[0])))
     last = len(offsets) - 1
-    chosen = sorted({round(i * last / max(1, points - 1)) for i in range(points)})
+    columns = {group: [row[group] for row in rates] for group in groups}
+    # With the step of each extreme among them, it is known later whether that is past.
+    turns = {column.index(of(column)) for column in columns.values() for of in (max, min)}
+    chosen = sorted({round(i * last / max(1, points - 1)) for i in range(points)} | turns)
     edges = list(zip([-1, *chosen[:-1]], chosen, strict=True))
     tracks: list[Track] = []
-    columns = {group: [row[group] for row in rates] for group in groups}
     for group in groups:
         track = next((t for t in tracks if _share(columns[t.groups[0]], columns[group]) is not None), None)
         if track is not None:

@@ -1,9 +1,10 @@
-import { ActionIcon, Alert, Anchor, Container, Group, Loader, Text, Title, useMantineColorScheme } from "@mantine/core";
+import { ActionIcon, Alert, Anchor, Container, Group, Text, Title, useMantineColorScheme } from "@mantine/core";
 import { Component, Suspense, type ReactNode } from "react";
 import { Link, Route, Switch } from "wouter";
 
 import { useMeQuery } from "./api/session";
 import { Fault } from "./components/Fault";
+import { PageToCome } from "./components/PageToCome";
 import { RunLayout } from "./RunLayout";
 import { ComparePage, RunsPage } from "./routes";
 import { SignIn, Who } from "./SignIn";
@@ -27,7 +28,7 @@ export function App() {
         <Container size="xl" px={0}>
           <Shown>
             <SignedIn>
-              <Suspense fallback={<Waiting />}>
+              <Suspense fallback={<PageToCome />}>
                 <Pages />
               </Suspense>
             </SignedIn>
@@ -90,14 +91,6 @@ function SchemeSwitch() {
     >
       {sign}
     </ActionIcon>
-  );
-}
-
-function Waiting() {
-  return (
-    <Group mih={200} justify="center">
-      <Loader role="img" aria-label="Loading" />
-    </Group>
   );
 }
 

@@ -7,6 +7,7 @@ import { useFollow, type Link as LiveLink } from "./api/live";
 import { useRun } from "./api/queries";
 import { Fault } from "./components/Fault";
 import { Name } from "./components/Name";
+import { PageToCome } from "./components/PageToCome";
 import { isLive, RunStatus } from "./components/RunStatus";
 import { useWaiting } from "./pages/approvals/useWaiting";
 import { pathOf, RUN_TABS } from "./routes";
@@ -56,7 +57,7 @@ export function RunLayout({ runId, tab }: { runId: string; tab: string }) {
           {shown === undefined ? (
             <Text>A run has no page “{tab}”.</Text>
           ) : (
-            <Suspense fallback={<Text c="dimmed">This page is being loaded. If the server does not answer, it comes once it is back.</Text>}>
+            <Suspense fallback={<PageToCome />}>
               <shown.Page runId={runId} />
             </Suspense>
           )}

@@ -18,6 +18,11 @@ it("tells the newest value as it is: also one that is no number, of a line that 
   expect(container.textContent).toContain("eval0.5");
 });
 
+it("says what moment the values are of, where that is not now", () => {
+  const plot = <Readout lines={[{ label: "rate", color: "#000" }]} values={[[3, 0]]} cursor={new Cursor()} xFormat={String} restsAt="the end, step 9" />;
+  expect(shown(plot).container.textContent).toContain("rate0at the end, step 9");
+});
+
 it("of many lines tells first those that the run stands on", () => {
   const lines = ["main", "now", ...Array.from({ length: 9 }, (_, i) => `left-${i}`)].map((label, i) => ({ label, color: "#000", dashed: i > 1 }));
   const { container } = shown(<Readout lines={lines} values={lines.map((_, i) => [i])} cursor={new Cursor()} xFormat={String} />);

@@ -12,6 +12,8 @@ interface Props {
   values: readonly (readonly Value[])[];
   cursor: Cursor;
   xFormat: (x: number) => string;
+  /** Where the values are of while there is no cross-hair, if that is not now. */
+  restsAt?: string;
 }
 
 /** So many lines are told at once; of more, a few. */
@@ -27,7 +29,7 @@ function fewOf(named: readonly number[], lines: readonly Line[]): number[] {
 }
 
 /** Which line is which, with its value under the cross-hair, else its newest. */
-export function Readout({ lines, values, cursor, xFormat }: Props) {
+export function Readout({ lines, values, cursor, xFormat, restsAt }: Props) {
   const [isAll, setAll] = useState(false);
   const named = lines.flatMap((line, i) => (line.quiet || line.faint ? [] : [i]));
   const shown = new Set(isAll || named.length <= MOST ? named : fewOf(named, lines));
@@ -56,9 +58,9 @@ export function Readout({ lines, values, cursor, xFormat }: Props) {
           {isAll ? "only a few" : `${named.length - shown.size} more lines`}
         </UnstyledButton>
       )}
-      {at !== null && (
+      {(at !== null || restsAt) && (
         <Text span inherit c="dimmed">
-          at {xFormat(at.x)}
+          at {at === null ? restsAt : xFormat(at.x)}
         </Text>
       )}
     </Group>

@@ -7,7 +7,8 @@ import type { Zoom } from "./zoom";
 import type { Value } from "./traces";
 
 const AXIS_WIDTH = 60;
-const RIGHT = 14;
+/** Room for half of the last tick of an axis, such as 100,000: less cuts it off. */
+const RIGHT = 26;
 /** With at most so many values in sight, each is a dot of its own. */
 const MOST_DOTS = 60;
 /** Between ticks of an axis of steps: there is no half a step. */

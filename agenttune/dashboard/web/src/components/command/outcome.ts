@@ -3,8 +3,8 @@ import { shownValue } from "./values";
 
 /** What the gate says of a command that was not sent, in a sentence. */
 export function verdictInWords({ decision, decided_by: by, reason, nearest_allowed: nearest }: Verdict): string {
-  const why = reason ? `: ${reason}` : ".";
-  const allowed = nearest ? ` Nearest that is allowed: ${shownValue(nearest)}` : "";
+  const why = reason ? `: ${sentence(reason)}` : ".";
+  const allowed = nearest ? ` Nearest that is allowed: ${valuesInWords(nearest)}.` : "";
   switch (decision) {
     case "approved":
       return `The gate lets it pass (${by})${why}`;
@@ -49,5 +49,17 @@ function appliedInWords(ack: CommandRecord["ack"]): string {
   const changes = (ack.changes ?? []).map(
     ({ name, previous, effective }) => `${name}: ${shownValue(previous)} → ${shownValue(effective)}`,
   );
-  return [`Applied at step ${ack.step}.`, changes.join("; "), ack.message].filter(Boolean).join(" ");
+  return [`Applied at step ${ack.step}.`, sentence(changes.join("; ")), ack.message].filter(Boolean).join(" ");
+}
+
+/** With the full stop that the next sentence needs; empty stays empty. */
+function sentence(text: string): string {
+  return text === "" || /[.!?…]$/.test(text) ? text : `${text}.`;
+}
+
+/** Arguments by name, as they can be typed in: with all their digits. */
+function valuesInWords(values: Readonly<Record<string, unknown>>): string {
+  return Object.entries(values)
+    .map(([name, value]) => `${name} ${typeof value === "number" && Math.abs(value) < 1e-3 && value !== 0 ? value.toExponential() : typeof value === "string" ? value : JSON.stringify(value)}`)
+    .join(", ");
 }

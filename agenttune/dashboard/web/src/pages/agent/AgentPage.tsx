@@ -96,7 +96,7 @@ function Now({ status }: { status: AgentStatus }) {
       <Text>{status.words}</Text>
       {status.last_reason && (
         <Text size="sm" c="dimmed" component="bdi">
-          At its last look, step {told(status.last_look_step)}: {status.last_reason}
+          At its last look, {status.last_look_step == null ? "before the first step" : `step ${told(status.last_look_step)}`}: {status.last_reason}
         </Text>
       )}
       <SimpleGrid cols={{ base: 2, sm: 4 }}>

@@ -77,7 +77,8 @@ function LooksRow({ entry: { looks, calls }, me, onTranscript }: { entry: Looks 
   const [isOpen, setOpen] = useState(false);
   const [newest, oldest] = [looks[0], looks.at(-1)];
   if (newest === undefined || oldest === undefined) return null;
-  const steps = newest === oldest ? `step ${told(newest.step)}` : `steps ${told(oldest.step)} to ${told(newest.step)}`;
+  const first = oldest.step == null ? "the start" : told(oldest.step);
+  const steps = newest.step == null ? "before the first step" : newest === oldest ? `step ${first}` : `steps ${first} to ${told(newest.step)}`;
   const asked = calls.length === 0 ? "" : `, ${calls.length} ${calls.length === 1 ? "call" : "calls"} of a model`;
   return (
     <Row step={newest.step ?? null} kind="decided">
@@ -89,7 +90,7 @@ function LooksRow({ entry: { looks, calls }, me, onTranscript }: { entry: Looks 
         <Stack gap={2} mt={4} mah={320} style={{ overflow: "auto" }} tabIndex={0} role="group" aria-label={`Looks at ${steps}`}>
           {looks.map((look) => (
             <Text key={look.seq} size="sm" component="div">
-              {told(look.step)}: <Words text={look.body.reason || "no reason was given"} />
+              {look.step == null ? "before the first step" : told(look.step)}: <Words text={look.body.reason || "no reason was given"} />
             </Text>
           ))}
           {calls.map((call) => (

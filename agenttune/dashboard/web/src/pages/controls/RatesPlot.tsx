@@ -37,7 +37,7 @@ export function RatesPlot({ rates, isPlan = true }: Props) {
   const values = drawn.flatMap(({ before, after }) => (isPlan ? [finite(before), finite(after)] : [finite(after)]));
   return (
     <>
-      <Readout lines={lines} values={values} cursor={cursor} xFormat={(x) => `step ${told(x)}`} />
+      <Readout lines={lines} values={values} cursor={cursor} xFormat={(x) => `step ${told(x)}`} restsAt={`the end, step ${told(first.steps.at(-1))}`} />
       <Suspense fallback={null}>
         <Plot x={first.steps} values={values} lines={lines} cursor={cursor} height={180} summary={summary} xLabel="step" />
       </Suspense>

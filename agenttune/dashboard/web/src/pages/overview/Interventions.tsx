@@ -55,7 +55,7 @@ export function Interventions({ history, nothing, chosen, onChoose }: Props) {
                 <Table.Th>What</Table.Th>
                 <Table.Th>Why</Table.Th>
                 <Table.Th w={120}>By</Table.Th>
-                <Table.Th w={120}>State</Table.Th>
+                <Table.Th w={145}>State</Table.Th>
                 <Table.Th w={160}>Did it help?</Table.Th>
               </Table.Tr>
             </Table.Thead>
