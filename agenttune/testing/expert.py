@@ -379,7 +379,9 @@ def _too_low(seen: Reading) -> Iterator[Uses]:
     tiny = ratio < TINY_UPDATE and left > STARTED
     straight = seen.straightness > STRAIGHT and seen.straight_steps >= STRAIGHT_PART * seen.max_steps
     slow = straight and ratio < SMALL_UPDATE and left > 1 - SMALL_FALL
-    told = seen.found("low_rate") and ratio < 4 * SMALL_UPDATE
+    is_adam = math.isfinite(seen.eps)  # or of its kin; other steps go on growing with the gradients after a raise
+    first = is_adam or not seen.times("update_optimizer")
+    told = seen.found("low_rate") and ratio < (4 * SMALL_UPDATE if first else SMALL_UPDATE)
     if tiny or slow or told:
         factor = min(max(GOOD_UPDATE / ratio, 3.0), 10.0)
         way = f"straightness {seen.straightness:.2f}, {left:.0%} of the loss left"
@@ -387,7 +389,6 @@ def _too_low(seen: Reading) -> Iterator[Uses]:
         yield [("change", {"lr_factor": factor, "reason": why})]
     went = seen.straightness > STRAIGHT and seen.straight_steps >= max(12, TRIED_PART * seen.max_steps)
     falls = ratio < TRIED_UPDATE and seen.progress < TRIED_UNTIL and not seen.is_by_heart
-    is_adam = math.isfinite(seen.eps)  # or of its kin
     if is_adam and went and falls and "trial" in seen.can and seen.asked("probe") < MOST_TRIALS:
         steps = round(min(max(TRIAL_PART * seen.max_steps, 6), 200))
         why = f"a step changes {ratio:.2g} of the weights, straightness {seen.straightness:.2f}, though the loss falls"

@@ -90,6 +90,20 @@ def test_a_rate_that_is_far_too_low_is_raised_tenfold_and_not_again_at_once() ->
     assert decided(slow.model_copy(update={"commands": [applied(50, 1e-5)]}), weights=[look]) == []
 
 
+def test_sgd_whose_steps_a_raise_has_made_usual_is_not_raised_again() -> None:
+    def asked(ratio: float, raised: bool, eps: float | None = None) -> list[dict[str, Any]]:
+        look = WeightLook(step=80, since_step=0, steps=5, straightness=0.9, update_ratio=ratio, ratios={}, rms={})
+        low = Finding(kind="low_rate", severity="warning", metric="step_loss", step=78, summary="the rate is too low")
+        seen = observe([2.3 - 1e-4 * i for i in range(80)], lr=1e-3, findings=[low])
+        knobs = [*seen.knobs, *([] if eps is None else [KnobState(name="eps", effective=eps)])]
+        commands = [applied(20, 1e-3)] if raised else []
+        return told(decided(seen.model_copy(update={"knobs": knobs, "commands": commands}), weights=[look]))
+
+    assert asked(0.02, raised=True) == []
+    for change in (asked(0.02, raised=False), asked(0.01, raised=True), asked(0.02, raised=True, eps=1e-8)):
+        assert [c["kind"] for c in change] == ["update_optimizer"]
+
+
 def test_a_collapsed_schedule_is_planned_anew_and_the_end_of_one_is_not() -> None:
     rates = [1e-5] * 9
     steps = list(range(200, 1001, 100))

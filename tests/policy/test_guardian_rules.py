@@ -464,6 +464,22 @@ def with_adam(known: Observation) -> Observation:
     return known.model_copy(update={"knobs": [*known.knobs, KnobState(name="eps", effective=1e-8)]})
 
 
+def still_low(ratio: float, commands: Sequence[CommandRecord]) -> Observation:
+    """The loss has kept its start under SGD, and the way is a little less straight than `raise_straight` asks for."""
+    return seen([2.3 - 1e-4 * i for i in range(80)], ratio=ratio, straightness=0.58, commands=commands)
+
+
+@pytest.mark.parametrize("rule", ["raise_far", "raise_straight", "raise_tiny", "raise_low"])
+def test_sgd_whose_steps_a_raise_has_made_usual_is_not_raised_again(rule: str) -> None:
+    """Seen: tenfold, and three times more 30 steps later: 0.337 instead of 0.320."""
+    assert asked(still_low(0.02, [acted(rule)])) == ("", None)
+    assert asked(still_low(0.01, [acted(rule)]))[0] == "raise_low", "steps that are still small: it was not enough"
+    assert asked(still_low(0.02, []))[0] == "raise_low", "nothing was raised yet"
+    assert asked(with_adam(still_low(0.02, [acted(rule)])))[0] == "raise_low", (
+        "whose steps a raise makes no larger still"
+    )
+
+
 @pytest.mark.parametrize(("ratio", "factor"), [(3e-3, 5), (6e-3, 5), (1.9e-2, 5)])
 def test_a_rate_by_which_the_weights_go_straight_on_is_tried_against_a_higher_one(ratio: float, factor: float) -> None:
     """Seen: at a tenth of the good rate eleven of thirteen networks were left as they were: their loss falls well."""

@@ -96,3 +96,12 @@ def final(result: Result) -> float:
 def test_at_a_good_rate_nothing_is_tried(bench: Bench, monkeypatch: pytest.MonkeyPatch, optim: str, lr: float) -> None:
     result = trained(bench, monkeypatch, lr, optim=optim, lr_scheduler_type="constant")
     assert result.records() == []
+
+
+def test_what_a_raise_under_sgd_has_left_small_is_raised_once_more(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a hundredth of a good rate ten times are not enough; steps that have become usual ones are left alone."""
+    result = trained(bench, monkeypatch, 1e-3, optim="sgd", lr_scheduler_type="constant")
+    assert [r.proposal.rationale.split(":")[0] for r in result.records()] == ["raise_far", "raise_low"]
+    assert final(result) < 0.5
