@@ -350,7 +350,7 @@ def _burst(seen: Reading) -> Iterator[Uses]:
 def _overfitting(seen: Reading) -> Iterator[Uses]:
     """Evaluations get worse and do not come back: the best state, with a lower rate and more decay."""
     best, behind = _best_state(seen), _behind(seen)
-    if best is None or len(behind) < WORSE_EVALUATIONS:
+    if best is None or not seen.has_learnt or len(behind) < WORSE_EVALUATIONS:
         return
     if min(behind[-1], 2 * behind[-2]) > max(BEHIND, 3 * _noise(seen)) and behind[-1] > 0.9 * behind[-2]:
         why = f"{len(behind)} evaluations since the best are worse, the newest by {behind[-1]:.0%}"

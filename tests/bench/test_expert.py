@@ -116,6 +116,13 @@ def test_a_collapsed_schedule_is_planned_anew_and_the_end_of_one_is_not() -> Non
     assert decided(observe(decay(900), lr=0.01), schedule=course) == []
 
 
+def test_where_the_training_loss_never_came_down_nothing_is_overfit() -> None:
+    evals = [*((s, 2.0 - s / 200) for s in range(20, 101, 20)), (120, 1.6), (140, 1.65), (160, 1.7), (180, 1.8)]
+    best = CheckpointView(checkpoint_id="main-100-bb", step=100, kept_as="best", metric=1.5)
+    assert decided(observe([2.07] * 180, lr=0.01, evals=evals), checkpoints=[*STATES, best]) == []
+    assert decided(observe(decay(180, end=0.5), lr=0.01, evals=evals), checkpoints=[*STATES, best]) != []
+
+
 def test_an_overfit_goes_back_to_the_best_state_with_more_decay() -> None:
     evals = [*((s, 2.0 - s / 200) for s in range(20, 101, 20)), (120, 1.9), (140, 2.1), (160, 2.3), (180, 2.5)]
     best = CheckpointView(checkpoint_id="main-100-bb", step=100, kept_as="best", metric=1.5)

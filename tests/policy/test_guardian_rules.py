@@ -185,6 +185,20 @@ def test_overfitting_goes_back_to_the_best_evaluation() -> None:
     assert (command.checkpoint_id, command.lr) == ("best-100", pytest.approx(LR * 0.1))
 
 
+@pytest.mark.parametrize(
+    "losses", [[2.07] * 200, decay(200, 2.07, 2.0), [-1.0] * 200], ids=["flat", "hardly lower", "negative"]
+)
+def test_where_no_training_loss_came_down_worse_evaluations_are_no_overfitting(losses: list[float]) -> None:
+    """Seen in healthy pairs of generator and discriminator: returns cost one 0.604 instead of 0.410."""
+    costs = [1.0, 0.82, 0.61, 0.65, 0.66, 0.68, 0.7, 0.71, 0.72, 0.73]
+    evals = [(20 * (i + 1), cost) for i, cost in enumerate(costs)]
+    assert asked(seen(losses, best=60, evals=evals)) == ("", None)
+    assert asked(seen(decay(200, 2.07, 0.5), best=60, evals=evals))[0] == "back_from_overfitting"
+    assert (
+        asked(seen([value - 3 for value in decay(200, 2.07, 0.5)], best=60, evals=evals))[0] == "back_from_overfitting"
+    )
+
+
 @pytest.mark.parametrize("rule", WRECKS)
 def test_no_rule_goes_back_more_often_than_it_may(rule: str) -> None:
     """Seen: cuts repeated down to 3e-5 without asking whether the last one had helped."""
