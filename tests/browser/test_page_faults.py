@@ -102,7 +102,9 @@ def test_a_page_first_looked_at_while_the_server_is_away_says_so_and_comes(deskt
         page.go_back()
         again = ensure_server(tmp_path, port=int(address.url.rpartition(":")[2]))
         try:
-            page.get_by_role("option").first.wait_for()
+            row = page.get_by_role("option").first
+            row.wait_for()
+            assert row.evaluate("row => getComputedStyle(row).display") == "flex", "without its styles"
         finally:
             stop(again)
     finally:
