@@ -31,9 +31,9 @@ PAGE := python -m agenttune.dashboard.build
 page: .venv/.installed .venv/.installed-node
 	$(BIN)/$(PAGE)
 
-# The page and the types are checked beside the tests, which wait a good deal for processes of theirs.
+# The page and the types are checked beside each other, on a core each; the tests begin when one of them is done.
 test test-all: .venv/.installed-dev .venv/.installed-node
-	@$(MAKE) --no-print-directory -j3 check-page check-types pytest-$@
+	@$(MAKE) --no-print-directory -j2 check-page check-types pytest-$@
 
 pytest-test: check-code
 	$(BIN)/pytest $(PARALLEL) -m '$(QUICK)'
