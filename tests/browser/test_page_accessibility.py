@@ -57,5 +57,5 @@ def test_no_page_has_a_serious_fault(
 def settle(page: Any) -> None:
     """Wait until what was asked for is shown."""
     page.locator("main :is(h1, h2, table, p, input)").first.wait_for()
-    page.wait_for_function("() => !document.querySelector('main [aria-label=Loading]')")
+    page.wait_for_function("() => !document.querySelector('main :is([aria-label=Loading], [data-coming])')")
     page.wait_for_timeout(400)  # for pictures that draw after their data; axe judges whatever is there
