@@ -6,7 +6,6 @@ leaves a note in the folder where it saves.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 from collections.abc import Sequence
@@ -96,10 +95,15 @@ def claim(folder: Path, run_id: str) -> OutputMarker | None:
 
 def release(folder: Path, run_id: str) -> None:
     """Take the note away, unless it is another's by now."""
-    with contextlib.suppress(OSError), folder_held(folder):
-        found = _read(folder)
-        if found is not None and (found.run_id, found.pid) == (run_id, os.getpid()):
-            (folder / NAME).unlink(missing_ok=True)
+    try:
+        with folder_held(folder):
+            found = _read(folder)
+            if found is not None and (found.run_id, found.pid) == (run_id, os.getpid()):
+                (folder / NAME).unlink(missing_ok=True)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        logger.warning("%s stays marked as in use: %s", folder, error)
 
 
 def _read(folder: Path) -> OutputMarker | None:
