@@ -81,7 +81,7 @@ def test_after_a_restart_of_the_server_the_page_catches_up_without_reload(
         for tab in TABS:  # with the server away, each page says so, and none waits for ever
             page.get_by_role("tab").nth(TABS.index(tab)).click()
             until(lambda: "does not answer" in desktop.words or page.get_by_text(BEHIND, exact=True).count(), "a word")
-            page.wait_for_function("() => !document.querySelector('main :is([aria-label=Loading], [data-coming])')")
+            page.wait_for_function("() => !document.querySelector('main [aria-label=Loading]')")
     finally:
         desk.close()
         stop(address)

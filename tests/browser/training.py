@@ -70,6 +70,19 @@ class Training:
         """The newest command of a kind."""
         return self.commands(kind)[-1]
 
+    def answered(self, kind: str, before: int) -> CommandRecord:
+        """The command of a kind that came after `before` others of it, once it is answered.
+
+        The newest of a kind may still be an earlier test's.
+        """
+
+        def is_answered() -> CommandRecord | None:
+            new = self.commands(kind)[before:]
+            return new[0] if new and new[0].ack else None
+
+        record: CommandRecord = until(is_answered, f"the answer to {kind}")
+        return record
+
     def events(self, *kinds: str) -> list[Event]:
         return self.log.events(kinds=list(kinds))
 
