@@ -18,9 +18,10 @@ def cells_of(suite: Suite) -> list[Cell]:
     """All of them; a seed of every scenario before the next, so that half a run tells something of each."""
     return [
         _cell(suite, scenario, contender, seed)
-        for seed in suite.seeds
+        for place, seed in enumerate(suite.seeds)
         for scenario in suite.scenarios
         for contender in suite.contenders
+        if contender.seeds is None or place < contender.seeds
         if scenario.script is None or applies_to_scripts(contender.spec)
     ]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import create_model
+from pydantic import Field, create_model
 
 from agenttune.bench.contenders.contender import Contender
 from agenttune.bench.contenders.shipped import contender_class, contenders
@@ -38,22 +38,26 @@ class ContenderEntry:
         spec: `type` and parameters, as a worker makes it.
         cls: Of the contender.
         code: Checksums of the files that it is made of, by path.
+        seeds: It takes part with so many of the suite's seeds, the first ones; None: with all.
     """
 
     name: str
     spec: dict[str, Any]
     cls: type[Contender]
     code: dict[str, str] = field(default_factory=dict)
+    seeds: int | None = None
 
 
-class _TypeOnly(Settings):
-    """Just enough of an entry to see which parameters it has."""
+class _Common(Settings):
+    """What every entry may have beside its contender's parameters."""
 
     model_config = Settings.model_config | {"extra": "ignore"}
     type: str
     """A contender."""
     name: str = ""
     """In reports."""
+    seeds: int | None = Field(None, ge=1)
+    """So many of the suite's seeds, the first ones, are enough for it; nothing: all."""
 
 
 def read_contender(given: Any, file: Path | None, at: Place, project: Path, context: PolicyContext) -> ContenderEntry:
@@ -71,10 +75,9 @@ def read_contender(given: Any, file: Path | None, at: Place, project: Path, cont
     """
     try:
         if isinstance(given, str):
-            spec, name = _bare(given, project, is_from_shell=file is None), ""
-        else:
-            spec, name = _written(given, file, at, project)
-        return _entry(spec, name, project, context)
+            return _entry(_bare(given, project, is_from_shell=file is None), "", project, context)
+        spec, common = _written(given, file, at, project)
+        return replace(_entry(spec, common.name, project, context), seeds=common.seeds)
     except ConfigError as error:
         if file is None or error.message.startswith(f"{file}:"):
             raise
@@ -91,16 +94,16 @@ def _bare(name: str, project: Path, is_from_shell: bool) -> dict[str, Any]:
     return {"type": POLICY, POLICY: name}
 
 
-def _written(given: Any, file: Path | None, at: Place, project: Path) -> tuple[dict[str, Any], str]:
+def _written(given: Any, file: Path | None, at: Place, project: Path) -> tuple[dict[str, Any], _Common]:
     if not isinstance(given, dict) or file is None:
         raise ConfigError(f"give a name, or a mapping with a `type` and parameters (got {given!r:.80})")
-    own = load_yaml(file, _TypeOnly, at)
-    cls = contender_class(own.type, project)
-    extra: dict[str, Any] = {"type": (str, ...), "name": (str, "")}
+    common = load_yaml(file, _Common, at)
+    cls = contender_class(common.type, project)
+    extra: dict[str, Any] = {name: (field.annotation, field) for name, field in _Common.model_fields.items()}
     model = create_model(f"{cls.__name__}Entry", __base__=cls.settings, **extra)
     read = load_yaml(file, model, at)
-    spec = {"type": own.type, **read.model_dump(mode="json", exclude_unset=True, exclude={"type", "name"})}
-    return spec, own.name
+    spec = {"type": common.type, **read.model_dump(mode="json", exclude_unset=True, exclude=set(extra))}
+    return spec, common
 
 
 def _entry(spec: dict[str, Any], name: str, project: Path, context: PolicyContext) -> ContenderEntry:

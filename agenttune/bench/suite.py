@@ -25,6 +25,7 @@ from agenttune.config.setting import Positive
 from agenttune.errors import ConfigError
 from agenttune.policy.base import PolicyContext
 from agenttune.protocol.invalid_values import did_you_mean, failure_words
+from agenttune.protocol.text import plural
 
 FOLDER = "suites"
 T = TypeVar("T")
@@ -292,6 +293,9 @@ def _contenders(
         entry = read_contender(given, path, place.at, project, context)
         if entry.name in (other.name for other in found):
             raise place.problem(f"two contenders are called {entry.name!r}; give this one another `name`")
+        most = file.seeds if isinstance(file.seeds, int) else len(file.seeds)
+        if entry.seeds is not None and entry.seeds > most:
+            raise place.inside("seeds").problem(f"the suite has {plural(most, 'seed')}, not {entry.seeds}")
         found.append(entry)
     for reference in policies:
         entry = read_contender(reference, None, (), project, context)

@@ -11,9 +11,11 @@ from markdown_it import MarkdownIt
 from typer.testing import CliRunner
 
 from agenttune.bench.cell import CellResult, Intervention
+from agenttune.bench.metrics import cell_figures
 from agenttune.bench.report import Page, benchmark_page, html, kept_run, markdown, write_report
 from agenttune.bench.report.content import Table
 from agenttune.bench.report.plots import LIGHT
+from agenttune.bench.standings import standings
 from agenttune.bench.store import Store
 from agenttune.cli import app
 from agenttune.errors import StoreFault, UserError
@@ -148,6 +150,22 @@ def test_the_test_range_and_too_few_seeds_say_so_in_large_letters() -> None:
     other = made[0].model_copy(update={"cell": made[0].cell.model_copy(update={"version": "another"})})
     with pytest.raises(UserError, match="none in digits/lr_x30, seed 10000, is in these results twice"):
         benchmark_page([*made, other], "t", "", TASKS, KINDS)
+
+
+def test_who_took_part_with_fewer_seeds_is_paired_in_these_and_told(results: list[CellResult], page: Page) -> None:
+    fewer = [r for r in results if r.cell.contender != "rules" or r.cell.seed < 3]
+    told = benchmark_page(fewer, "t", "", TASKS, KINDS)
+    sentence = "With fewer seeds than the 5 of the others, and paired with them in these seeds alone: rules: 3."
+    assert sentence in told.sections[0].blocks
+    assert not any(isinstance(b, str) and b.startswith("With fewer seeds") for b in page.sections[0].blocks)
+    board = told.sections[0].blocks[0]
+    assert isinstance(board, Table)
+    cells = {row[0]: row[-1] for row in board.rows}
+    assert (cells["rules"], cells["idle"]) == ("24", "40")
+    standing = next(s for s in standings(cell_figures(fewer, TASKS, KINDS)) if s.contender == "rules")
+    assert standing.against_none is not None
+    assert standing.against_none.pairs == 24
+    assert standing.failed.of == 24
 
 
 def test_a_report_of_whatever_there_is() -> None:

@@ -42,6 +42,16 @@ def test_a_suite_is_every_scenario_with_every_contender_and_seed(write: Callable
     assert {cell.seed for cell in cells[:4]} == {0}, "half of a run tells something of every scenario"
 
 
+def test_a_contender_may_take_part_with_the_first_seeds_alone(write: Callable[[str], str]) -> None:
+    text = GOOD.replace("seeds: 2", "seeds: [7, 3, 5]").replace("jitter", "{type: jitter, seeds: 2}")
+    cells = cells_of(load_suite(write(text)))
+    seeds = {name: [cell.seed for cell in cells if cell.contender == name] for name in ("none", "jitter")}
+    assert seeds == {"none": [7, 7, 3, 3, 5, 5], "jitter": [7, 7, 3, 3]}
+    everywhere = cells_of(load_suite(write(text.replace(", seeds: 2}", "}"))))
+    assert {cell.key for cell in cells} < {cell.key for cell in everywhere}, "what is done already stays done"
+    assert {cell.seed for cell in cells_of(load_suite(write(text), seeds=1))} == {0}, "fewer are asked for"
+
+
 @pytest.mark.parametrize(
     ("change", "line", "problem"),
     [
@@ -58,6 +68,10 @@ def test_a_suite_is_every_scenario_with_every_contender_and_seed(write: Callable
         (("jitter", "none"), 7, "contenders.1: two contenders are called 'none'"),
         (("jitter", "./mine.py:Mine"), 7, "contenders.1: policy './mine.py:Mine': there is no file"),
         (("jitter", "{type: jitter, amount: 3}"), 7, "contenders.1.amount: unknown key"),
+        (("jitter", "{type: jitter, seeds: 0}"), 7, "contenders.1.seeds: "),
+        (("jitter", "{type: jitter, seeds: few}"), 7, "contenders.1.seeds: "),
+        (("jitter", "{type: jitter, seeds: 3}"), 7, "contenders.1.seeds: the suite has 2 seeds, not 3"),
+        (("jitter", "{type: jitter, seed: 1}"), 7, "contenders.1.seed: unknown key; did you mean 'seeds'?"),
         (("seeds: 2", "seeds: 0"), 2, "seeds: from 1 to 10000 seeds, not 0"),
         (("seeds: 2", "seeds: [0, 10000]"), 2, "seeds.1: seed 10000 is not of the development range"),
         (("seeds: 2", "settings: {wake: {every_step: 3}}"), 2, "settings.wake.every_step: unknown key; did you mean"),

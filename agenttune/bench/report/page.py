@@ -60,7 +60,10 @@ def benchmark_page(
     names = [s.contender for s in found]
     styles = plots.series_of(drawings.shown_contenders(found) + [n for n in names if n not in _shown(found)])
     sections = [
-        Section("Leaderboard", _there(tables.leaderboard(found), _rounds(figures), drawings.ranks(found))),
+        Section(
+            "Leaderboard",
+            _there(tables.leaderboard(found), _fewer_seeds(results), _rounds(figures), drawings.ranks(found)),
+        ),
         Section("Aims", _aims(figures, names)),
         Section("Regret by scenario", drawings.heat_maps(figures, names)),
         Section("Losing cases", _losses(figures, link)),
@@ -147,10 +150,7 @@ def _warnings(results: Sequence[CellResult], found: Sequence[Standing]) -> list[
 
 def _too_few_seeds(results: Sequence[CellResult]) -> list[str]:
     """About contenders that most of their scenarios have too few seeds of."""
-    seeds: dict[str, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
-    for result in results:
-        seeds[result.cell.contender][result.cell.scenario.name].add(result.cell.seed)
-    usual = {name: median_low(map(len, own.values())) for name, own in seeds.items()}
+    usual = _usual_seeds(results)
     few = {name: count for name, count in usual.items() if count < FEWEST_SEEDS}
     if not few:
         return []
@@ -158,6 +158,26 @@ def _too_few_seeds(results: Sequence[CellResult]) -> list[str]:
         return [f"Too few seeds for a claim: {max(few.values())}, where {FEWEST_SEEDS} are the least."]
     names = clean("; ".join(f"{name}: {count}" for name, count in few.items()), 300)
     return [f"Too few seeds for a claim about some, where {FEWEST_SEEDS} are the least: {names}."]
+
+
+def _fewer_seeds(results: Sequence[CellResult]) -> str | None:
+    """Whose figures are of fewer seeds than those of others, so that they are not of the same cells."""
+    usual = _usual_seeds(results)
+    most = max(usual.values())
+    fewer = "; ".join(f"{name}: {count}" for name, count in usual.items() if count < most)
+    return (
+        f"With fewer seeds than the {most} of the others, and paired with them in these seeds alone: {clean(fewer, 1000)}."
+        if fewer
+        else None
+    )
+
+
+def _usual_seeds(results: Sequence[CellResult]) -> dict[str, int]:
+    """By contender: so many seeds most of its scenarios have at least."""
+    seeds: dict[str, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
+    for result in results:
+        seeds[result.cell.contender][result.cell.scenario.name].add(result.cell.seed)
+    return {name: median_low(map(len, own.values())) for name, own in seeds.items()}
 
 
 def _says(found: Sequence[Standing], figures: Sequence[CellFigures]) -> list[str]:
