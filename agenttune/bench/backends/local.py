@@ -27,6 +27,9 @@ THREADS = {f"{library}_NUM_THREADS": "1" for library in _LIBRARIES} | {"TOKENIZE
 """One thread a worker: with several, workers wait for each other's, and sums are in another order."""
 PRELOADED = ("agenttune.bench.play", "torch", "transformers")
 """What takes seconds to import."""
+YOUNG_OBJECTS = 20_000
+"""Made since the last look for garbage before the next: at Python's 700 such looks take a tenth of a simulated cell
+(measured)."""
 POOL_NOTICES_S = 2.0
 """The pool tells of a worker that died within a tenth of a second, unless its exit code was 0 (measured)."""
 
@@ -140,6 +143,7 @@ def usable_cores() -> int:
 def _started() -> None:
     """In a new worker: end with the runner, whose kill -9 nobody else would tell it of."""
     gc.freeze()  # what was loaded before the fork stays; looking through it again and again takes time
+    gc.set_threshold(YOUNG_OBJECTS)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=[parent.sentinel], name="end with the runner", daemon=True).start()

@@ -165,11 +165,10 @@ def _fewer_seeds(results: Sequence[CellResult]) -> str | None:
     usual = _usual_seeds(results)
     most = max(usual.values())
     fewer = "; ".join(f"{name}: {count}" for name, count in usual.items() if count < most)
-    return (
-        f"With fewer seeds than the {most} of the others, and paired with them in these seeds alone: {clean(fewer, 1000)}."
-        if fewer
-        else None
-    )
+    if not fewer:
+        return None
+    words = f"With fewer seeds than the {most} of the others, and paired with them in these seeds alone"
+    return f"{words}: {clean(fewer, 1000)}."
 
 
 def _usual_seeds(results: Sequence[CellResult]) -> dict[str, int]:

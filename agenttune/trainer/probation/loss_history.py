@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable
+from itertools import islice
 from statistics import median
 from typing import Any
 
@@ -121,10 +122,11 @@ class LossHistory:
         return newer
 
     def _read(self, first: int, end: int) -> list[float]:
-        left = [i for i in range(first, end) if isinstance(self._losses[i], list)]
-        for i in left:
-            self._losses[i] = _sum(self._losses[i])
-        return [self._losses[i] for i in range(first, end)]
+        read = list(islice(self._losses, first, end))  # in one go: each index would be walked to from an end
+        for i, loss in enumerate(read):
+            if isinstance(loss, list):
+                self._losses[first + i] = read[i] = _sum(loss)
+        return read
 
 
 def losses_until(log: RunLog, branch: str, step: int, count: int) -> list[tuple[int, float]]:
