@@ -1,4 +1,4 @@
-"""What agenttune costs two processes that train one model: `python -m benchmarks.distributed`, five minutes on a quiet
+"""What agenttune costs two processes that train one model: `python -m benchmarks.distributed`, eight minutes on a quiet
 machine with two cores; `--quick`, half a minute.
 
 Two gloo processes under DDP take steps of 5, 50 and 500 ms, a fixed amount of work (`benchmarks/distributed_rank.py`).
@@ -7,6 +7,7 @@ machine. Told are:
 
 - its processor time, added up: of the training thread in its calls and hooks, and of its own threads, the gloo threads
   of its groups among them, as a part of that of a step without it, over both ranks. This can tell 0.05 %;
+- the same of the least that could do its work (`benchmarks/distributed_least.py`), in windows beside those;
 - the ratio of whole steps with and without, by wall clock and by processor time, with the middle half of the pairs. It
   can tell what the machine is quiet enough for;
 - how many steps end from a command's commit in the log, at any moment of a step, until it is applied on the last rank.
@@ -72,33 +73,37 @@ def measure(plan: Plan) -> dict[str, Any]:
 def judged(told: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The figures of both ranks, each a mean of them; times in microseconds a step."""
     tuned, plain = ([t["windows"][kind] for t in told] for kind in ("with", "without"))
-
-    def over_ranks(column: Callable[[int], float]) -> float:
-        return statistics.fmean(column(rank) for rank in range(len(told)))
-
-    def middle(windows: Windows, name: str) -> float:
-        return statistics.median(w[name] for w in windows)
-
-    def more(name: str) -> float:
-        return over_ranks(lambda r: middle(tuned[r], name) - middle(plain[r], name))
-
-    parts_us = {
-        "calls": 1e6 * over_ranks(lambda r: middle(tuned[r], "calls_s")),
-        "hooks": 1e6 * more("edges_s"),
-        "own_threads": 1e6 * over_ranks(lambda r: statistics.fmean(w["own_s"] for w in tuned[r])),
-        "shared_threads": 1e6 * more("shared_s"),
-    }
-    step_s = over_ranks(lambda r: middle(plain[r], "processor_s"))
+    step_s = _over_ranks(told, lambda windows: _middle(windows["without"], "processor_s"))
     late = [max(tries, key=lambda found: found[0]) for tries in zip(*(t["late"] for t in told), strict=True)]
     return {
-        "parts_us": {name: round(us, 1) for name, us in parts_us.items()},
-        "added_frac": sum(parts_us.values()) / 1e6 / step_s,
+        "parts_us": _parts_us(told, "with"),
+        "least_us": _parts_us(told, "least"),
+        "step_us": 1e6 * step_s,
         "wall": _ratio(tuned[:1], plain[:1], "wall_s"),
         "processor": _ratio(tuned, plain, "processor_s"),
-        "plain_wall_ms": 1e3 * middle(plain[0], "wall_s"),
+        "plain_wall_ms": 1e3 * _middle(plain[0], "wall_s"),
         "late_steps": [steps for steps, _ in late],
         "late_ms": [round(1e3 * seconds, 1) for _, seconds in late],
     }
+
+
+def _parts_us(told: Sequence[dict[str, Any]], kind: str) -> dict[str, float]:
+    """What windows of a kind take beyond those without, a step."""
+
+    def more(name: str) -> float:
+        return _over_ranks(told, lambda windows: _middle(windows[kind], name) - _middle(windows["without"], name))
+
+    own_s = _over_ranks(told, lambda windows: statistics.fmean(w["own_s"] for w in windows[kind]))
+    parts_s = {"calls": more("calls_s"), "hooks": more("edges_s"), "own_threads": own_s, "others": more("shared_s")}
+    return {name: round(1e6 * seconds, 1) for name, seconds in parts_s.items()}
+
+
+def _over_ranks(told: Sequence[dict[str, Any]], column: Callable[[dict[str, Windows]], float]) -> float:
+    return statistics.fmean(column(rank["windows"]) for rank in told)
+
+
+def _middle(windows: Windows, name: str) -> float:
+    return statistics.median(w[name] for w in windows)
 
 
 def _ratio(tuned: Sequence[Windows], plain: Sequence[Windows], name: str) -> dict[str, float]:
@@ -113,17 +118,22 @@ def section(found: Sequence[dict[str, Any]]) -> str:
     """What `RESULTS.md` says of it."""
     return TEXT.format(
         machine=describe_machine().line(),
-        costs="\n".join(map(_cost_row, found)),
+        costs="\n".join(map(_cost_rows, found)),
         late="\n".join(map(_late_row, found)),
     )
 
 
-def _cost_row(found: dict[str, Any]) -> str:
-    parts = " | ".join(f"{us:.0f}" for us in found["parts_us"].values())
-    is_met = "yes" if found["added_frac"] <= found["goal_frac"] else "**no**"
-    ratios = " | ".join(_percent(found[name]) for name in ("wall", "processor"))
-    share = f"{found['added_frac']:.3%} | {found['goal_frac']:.2%} | {is_met}"
-    return f"| {found['step_ms']:g} ms | {parts} | {share} | {ratios} |"
+def _cost_rows(found: dict[str, Any]) -> str:
+    """With agenttune, and the least."""
+    goal = found["goal_frac"]
+    rows = []
+    for who, parts_us in (("agenttune", found["parts_us"]), ("the least", found["least_us"])):
+        parts = " | ".join(f"{us:.0f}" for us in parts_us.values())
+        frac = sum(parts_us.values()) / found["step_us"]
+        is_met = "yes" if frac <= goal else "**no**"
+        ratios = " | ".join(_percent(found[name]) for name in ("wall", "processor")) if who == "agenttune" else "- | -"
+        rows.append(f"| {found['step_ms']:g} ms | {who} | {parts} | {frac:.3%} | {goal:.2%} | {is_met} | {ratios} |")
+    return "\n".join(rows)
 
 
 def _percent(ratio: dict[str, float]) -> str:
@@ -146,10 +156,12 @@ TEXT = """\
 
 Two gloo processes under DDP. Microseconds of a processor a step that agenttune adds, mean of both ranks: the training
 thread in its calls and in its hooks, its own threads, and what the process' other threads do more. Beside it the ratios
-of whole steps, median over pairs of windows (middle half).
+of whole steps, median over pairs of windows (middle half). The least: a flag and a sum of losses as often as agenttune
+has them, four hooks that do nothing, and in threads a row a step in SQLite and a sign of life a second
+(`benchmarks/distributed_least.py`).
 
-| step | calls | hooks | own threads | others | of a step | goal | met | wall | processor |
-|---|---|---|---|---|---|---|---|---|---|
+| step | what | calls | hooks | own threads | others | of a step | goal | met | wall | processor |
+|---|---|---|---|---|---|---|---|---|---|---|
 {costs}
 
 From a command's commit in the log, at any moment of a step, to the new rate on the last rank: steps that end meanwhile.

@@ -1,7 +1,8 @@
-"""One of two ranks of `benchmarks.distributed`: windows of steps with agenttune and without, then commands.
+"""One of two ranks of `benchmarks.distributed`: windows of steps with agenttune, without, and with the least that could
+do its work, then commands.
 
-With and without are two models and optimizers of the same size, so that the steps without have none of its hooks. A
-step is a fixed amount of work, measured once, so that processor times can be compared.
+Each has a model and an optimizer of its own, of the same size, so that the steps without have no hooks. A step is a
+fixed amount of work, measured once, so that processor times can be compared.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import statistics
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -29,6 +31,7 @@ from agenttune.protocol.proposals import Author, Proposal
 from agenttune.store.run_log import list_runs
 from agenttune.trainer import Options
 from agenttune.trainer.distributed.pace import CALM_FLAGS, INTERVAL_S
+from benchmarks.distributed_least import Least
 
 AUTHOR = Author(principal="operator", name="benchmark")
 PLANNED_STEPS = 100_000
@@ -87,10 +90,10 @@ class Window:
     Attributes:
         wall_s: By the clock.
         processor_s: Of all of this rank's threads.
-        calls_s: Of the training thread within `session.step`.
+        calls_s: Of the training thread in the call at the end of a step, which is `session.step` with agenttune.
         edges_s: Of the training thread in forward pass and update: the median.
-        own_s: Of the threads that agenttune has started, gloo's for its groups among them.
-        shared_s: Of all other threads but the training one.
+        own_s: Of the threads that were started for it, gloo's for agenttune's groups among them.
+        shared_s: Of all threads that nobody but training has started.
     """
 
     wall_s: float
@@ -105,28 +108,47 @@ def run_rank(folder: Path, step_ms: float, pairs: int, window_s: float, tries: i
     """Windows in turn, then commands; leaves `rank<N>.json`."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    plain, tuned = Training(), Training()
+    plain, tuned, other = Training(), Training(), Training()
     plain.fit(step_ms / 1000)
-    tuned.units = plain.units
+    tuned.units = other.units = plain.units
     steps = max(2, round(1000 * window_s / step_ms))
     for _ in range(3):
         plain.step()
-    known = set(_threads_ns())
+    shared = set(_threads_ns())
+    least = Least(other.ddp, other.optimizer, folder, step_ms / 1000)
+    before = set(_threads_ns())
     options = Options(runs_dir=folder / "runs", server=False)
-    found: dict[str, list[dict[str, float]]] = {"with": [], "without": []}
+    found: dict[str, list[dict[str, float]]] = {"with": [], "without": [], "least": []}
     with agenttune.session(model=tuned.ddp, optimizer=tuned.optimizer, max_steps=PLANNED_STEPS, options=options) as s:
-        for number in range(2 * pairs + 2):
-            kind = "with" if number % 2 == 0 else "without"
-            window = _window(tuned if kind == "with" else plain, s if kind == "with" else None, steps, known)
-            if number > 1:  # the first two warm up
-                found[kind].append(vars(window))
+        ours = Contender(tuned, lambda loss: s.step({"loss": loss}), lambda tid: tid not in before)
+        theirs = Contender(other, least.end_step, lambda tid: tid == least.thread_id)
+        contenders = {"with": ours, "without": Contender(plain), "least": theirs}
+        for number in range(pairs + 1):
+            for kind, contender in contenders.items():
+                window = _window(contender, steps, shared)
+                if number > 0:  # the first of each warms up
+                    found[kind].append(vars(window))
         late = [_latency(folder, tuned, s, step_ms / 1000) for _ in range(tries)]
     told = {"windows": found, "late": late}
     (folder / f"rank{dist.get_rank()}.json").write_text(json.dumps(told))
     dist.destroy_process_group()
 
 
-def _window(training: Training, session: Any, steps: int, known: set[int]) -> Window:
+class Contender(NamedTuple):
+    """What a window is of.
+
+    Attributes:
+        end_step: Called with each step's loss.
+        is_own: Whether a thread was started for it.
+    """
+
+    training: Training
+    end_step: Callable[[torch.Tensor], object] | None = None
+    is_own: Callable[[int], bool] = lambda tid: False
+
+
+def _window(contender: Contender, steps: int, shared: set[int]) -> Window:
+    training, end_step = contender.training, contender.end_step
     gc.collect()
     training.edges_ns.clear()
     dist.barrier()
@@ -134,15 +156,15 @@ def _window(training: Training, session: Any, steps: int, known: set[int]) -> Wi
     wall_s, processor_s = time.perf_counter(), time.process_time()
     for _ in range(steps):
         loss = training.step()
-        if session is not None:
+        if end_step is not None:
             began_ns = time.thread_time_ns()
-            session.step({"loss": loss})
+            end_step(loss)
             calls_ns += time.thread_time_ns() - began_ns
     wall_s, processor_s = time.perf_counter() - wall_s, time.process_time() - processor_s
     spent = {tid: ns - before.get(tid, 0) for tid, ns in _threads_ns().items()}
     main = threading.get_native_id()
-    own_ns = sum(ns for tid, ns in spent.items() if tid not in known)
-    shared_ns = sum(ns for tid, ns in spent.items() if tid in known and tid != main)
+    own_ns = sum(ns for tid, ns in spent.items() if contender.is_own(tid))
+    shared_ns = sum(ns for tid, ns in spent.items() if tid in shared and tid != main)
     return Window(
         wall_s / steps,
         processor_s / steps,

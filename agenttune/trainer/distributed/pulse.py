@@ -17,6 +17,8 @@ import torch
 from agenttune.protocol.rank_reads import PLACES, Place
 
 _FORM = struct.Struct("<qqb3dq")
+MEMORY_INTERVAL_S = 5.0
+"""How often memory is read: a sign of life costs half without it (measured), and it is told every ten seconds."""
 
 
 class Beat(NamedTuple):
@@ -27,7 +29,7 @@ class Beat(NamedTuple):
         step: Completed optimizer steps.
         place: Where the rank is.
         step_time_s, data_wait_s, forward_s: Means of the steps since the one before it; 0 if there were none.
-        memory_bytes: Of the device, else of the process.
+        memory_bytes: Of the device, else of the process, as it was at most `MEMORY_INTERVAL_S` before.
     """
 
     number: int
@@ -64,6 +66,7 @@ class Pulse:
         self._number = 0
         self._device: torch.device | None = None
         self._process = psutil.Process()
+        self._memory_bytes, self._memory_due_s = 0, 0.0
         self._hooks: list[Any] = []
 
     def follow(self, model: torch.nn.Module) -> None:
@@ -115,9 +118,11 @@ class Pulse:
         forward_s, self._forward_s = self._forward_s, 0.0
         self._number += 1
         each = (took_s / steps, waited_s / steps, forward_s / steps) if steps else (0.0, 0.0, 0.0)
-        return Beat(self._number, self.step, self.place, *each, self._memory_bytes())
+        if (now_s := time.perf_counter()) >= self._memory_due_s:
+            self._memory_bytes, self._memory_due_s = self._read_memory(), now_s + MEMORY_INTERVAL_S
+        return Beat(self._number, self.step, self.place, *each, self._memory_bytes)
 
-    def _memory_bytes(self) -> int:
+    def _read_memory(self) -> int:
         if self._device is not None and self._device.type == "cuda":
             return int(torch.cuda.memory_allocated(self._device))
         return int(self._process.memory_info().rss)

@@ -40,8 +40,8 @@ LONGEST_BACKOFF_S = 5.0
 CLOSE_TIMEOUT_S = 15.0
 """Longer than the store waits for a lock, so that a busy log is not given up."""
 REASON_CHARACTERS = 500
-MEMORY_INTERVAL_S = 1.0
-"""How often the process' memory is among a step's metrics: once a second is enough for eyes."""
+MEMORY_INTERVAL_S = 5.0
+"""How often the process' memory is among a step's metrics (guess): asking the system for it takes up to 0.2 ms."""
 
 
 class StepMetrics(NamedTuple):
