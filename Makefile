@@ -110,7 +110,7 @@ bench-cost: .venv/.installed
 bench-distributed: .venv/.installed
 	$(BIN)/python -m benchmarks.distributed
 
-# The figures of all policies: simulators, real networks, detection; an hour and a quarter on two cores that do nothing
+# The figures of all policies: simulators, real networks, detection; an hour on two cores that do nothing
 # else. A report each, as a scenario of one may be longer in another.
 bench-policies: .venv/.installed-dev
 	for suite in simulators cpu detection; do $(BIN)/agenttune bench suites/$$suite.yaml || exit 1; done
