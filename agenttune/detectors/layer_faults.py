@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from statistics import median
 
 from agenttune.detectors.base import Detector
@@ -147,7 +147,16 @@ def _lost_or_grown(look: WeightLook, past: Sequence[WeightLook]) -> tuple[str, s
         return None
     if sizes[layer] < DEAD_FACTOR:
         return layer, "dead"
-    return (layer, "jump") if sizes[layer] > GROWN_FACTOR and look.ratios[layer] > JUMP_LEAST else None
+    is_torn = look.ratios[layer] > JUMP_LEAST and _grew_at_once(look, past, layer)
+    return (layer, "jump") if sizes[layer] > GROWN_FACTOR and is_torn else None
+
+
+def _grew_at_once(look: WeightLook, past: Sequence[WeightLook], layer: str) -> bool:
+    """Whether a layer has grown by far more than before: what begins at zero, as an adapter's second half, is many times
+    larger after some looks, by steps of one size or those of a warm-up."""
+    known = [size for seen in past if math.isfinite(size := seen.rms.get(layer, math.nan))]
+    grown = max((after - before for before, after in pairwise(known)), default=0.0)
+    return look.rms[layer] - known[-1] > JUMP_FACTOR * grown
 
 
 def _jumped(look: WeightLook, past: Sequence[WeightLook]) -> tuple[str, str] | None:

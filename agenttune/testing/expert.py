@@ -20,8 +20,11 @@ LEARNT = 0.05
 """A fall of the loss, as a part of the first: before it nothing was learnt that would be lost by beginning again."""
 CUT_ONCE, CUT = 0.3, 0.1
 """Factors of the rate after a blow-up: the first time where something was learnt, and else."""
-BREAKING_UPDATE, FAIR_UPDATE = 0.6, 0.1
-"""A part of the weights that a step changes at a rate that breaks them, and at one that does not."""
+BREAKING_UPDATE, BREAKING_WITH_EPS, FAIR_UPDATE = 0.6, 0.4, 0.1
+"""A part of the weights that a step changes at a rate that breaks them, at one that does with Adam's kin, and at one
+that does not."""
+FIRST_STEPS = 20
+"""Steps from a start or a change that are cheap to make again."""
 MOST_RETURNS, MOST_RAISES = 4, 3
 FAR_BEHIND = 0.5
 """An evaluation that is worse than the best by such a part of it: something broke."""
@@ -287,10 +290,12 @@ Uses = list[tuple[str, dict[str, Any]]]
 
 
 def _begin_lower(seen: Reading) -> Iterator[Uses]:
-    """Steps that break the weights, and nothing learnt: from the start, with an update of a tenth."""
+    """Steps that break the weights, and little lost by it: from the start, with an update of a tenth."""
     largest = max(_or_0(seen.early_ratio), _or_0(seen.update_ratio))
+    breaking = BREAKING_WITH_EPS if math.isfinite(seen.eps) else BREAKING_UPDATE
     start = [s for s in seen.states if s.kept_as == "start"]
-    if start and largest > BREAKING_UPDATE and not seen.has_learnt and seen.progress < EARLY:
+    is_cheap = seen.step - max(0, seen.changed_step) <= FIRST_STEPS or not seen.has_learnt
+    if start and largest > breaking and is_cheap and seen.progress < EARLY:
         factor = min(max(FAIR_UPDATE / largest, 0.01), CUT_ONCE)
         why = f"a step changes {largest:.2g} of the weights and nothing was learnt: from the start with less"
         yield [("change", _back(start[-1], why, lr_factor=factor))]

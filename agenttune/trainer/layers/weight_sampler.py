@@ -42,8 +42,9 @@ class WeightSample(NamedTuple):
         stretch: Number of the stretch of training without a change.
         names: Of the layers.
         sizes: Coordinates of each.
-        matrices: Whether it has two dimensions or more and did not begin at zero: no gain of a norm, no bias, no
-            adapter's second half, whose first updates are all that it consists of.
+        telling: Whether the size of its updates, as a part of its weights, tells of the rate: those of matrices, or of
+            gains and biases where no matrix is trained; not of what began at zero, as an adapter's second half or a
+            linear probe, which consists of nothing but its first updates.
         values: Theirs, [sum(sizes)], float32, on the device of the first layer.
         before: What the stretch began with, before its first update; with its first look.
         rates: Of each layer's parameter group; empty: all alike, and not known.
@@ -55,7 +56,7 @@ class WeightSample(NamedTuple):
     stretch: int
     names: tuple[str, ...]
     sizes: tuple[int, ...]
-    matrices: tuple[bool, ...]
+    telling: tuple[bool, ...]
     values: Tensor
     before: WeightSample | None = None
     rates: tuple[float, ...] = ()
@@ -128,9 +129,14 @@ class WeightSampler:
             values = torch.cat(taken)
         names = tuple(place.name for place, _ in present)
         sizes = tuple(place.index.numel() for place, _ in present)
-        matrices = tuple(weights.dim() > 1 and place.name not in self._zeros for place, weights in present)
         rates = self._rates([weights for _, weights in present])
-        return WeightSample(step, self.stretch, names, sizes, matrices, values, rates=rates, settled=self._settled())
+        telling = self._telling([(place.name, weights.dim()) for place, weights in present])
+        return WeightSample(step, self.stretch, names, sizes, telling, values, rates=rates, settled=self._settled())
+
+    def _telling(self, layers: list[tuple[str, int]]) -> tuple[bool, ...]:
+        """Of each layer's name and dimensions; where all matrices began at zero, nothing tells."""
+        fewest = 2 if any(dimensions > 1 for _, dimensions in layers) else 0
+        return tuple(dimensions >= fewest and name not in self._zeros for name, dimensions in layers)
 
     def _settled(self) -> float:
         """RMSprop's average of squares begins at nothing and is not corrected for that, Adagrad's sum only grows."""

@@ -95,15 +95,15 @@ def _by_row(sample: WeightSample) -> Tensor:
 
 
 def _middle(sample: WeightSample, ratios: list[float]) -> float:
-    """The median over the matrices that move: gains and biases have another scale, and some layers are not trained.
+    """The median over the layers that tell and move; NaN if none does.
 
     Where parameter groups have rates of their own, it is that of the one which moves most: a head whose rate is far too
     high is not hidden by the many layers of an encoder.
     """
     rates = sample.rates or (0.0,) * len(sample.names)
     by_rate: dict[float, list[float]] = {}
-    for ratio, rate, is_matrix in zip(ratios, rates, sample.matrices, strict=True):
-        if (is_matrix or not any(sample.matrices)) and math.isfinite(ratio) and ratio > 0:
+    for ratio, rate, tells in zip(ratios, rates, sample.telling, strict=True):
+        if tells and math.isfinite(ratio) and ratio > 0:
             by_rate.setdefault(rate, []).append(ratio)
     most = max((median(known) for known in by_rate.values()), default=math.nan)
     return float(f"{most:.{DIGITS}g}")
