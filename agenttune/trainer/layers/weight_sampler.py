@@ -43,8 +43,8 @@ class WeightSample(NamedTuple):
         names: Of the layers.
         sizes: Coordinates of each.
         telling: Whether the size of its updates, as a part of its weights, tells of the rate: those of matrices, or of
-            gains and biases where no matrix is trained; not of what began at zero, as an adapter's second half or a
-            linear probe, which consists of nothing but its first updates.
+            gains and biases where no matrix is trained; not of what began at zero, as an adapter's second half,
+            which consists of nothing but its first updates, nor of a layer alone.
         values: Theirs, [sum(sizes)], float32, on the device of the first layer.
         before: What the stretch began with, before its first update; with its first look.
         rates: Of each layer's parameter group; empty: all alike, and not known.
@@ -134,7 +134,13 @@ class WeightSampler:
         return WeightSample(step, self.stretch, names, sizes, telling, values, rates=rates, settled=self._settled())
 
     def _telling(self, layers: list[tuple[str, int]]) -> tuple[bool, ...]:
-        """Of each layer's name and dimensions; where all matrices began at zero, nothing tells."""
+        """Of each layer's name and dimensions; where all matrices began at zero, nothing tells.
+
+        Nor does a layer alone, as a linear probe: no other learns from what it gives, and its first weights are often
+        so small that any rate makes others of them at once.
+        """
+        if len(layers) == 1:
+            return (False,)
         fewest = 2 if any(dimensions > 1 for _, dimensions in layers) else 0
         return tuple(dimensions >= fewest and name not in self._zeros for name, dimensions in layers)
 
