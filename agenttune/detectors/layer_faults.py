@@ -152,11 +152,11 @@ def _lost_or_grown(look: WeightLook, past: Sequence[WeightLook]) -> tuple[str, s
 
 
 def _grew_at_once(look: WeightLook, past: Sequence[WeightLook], layer: str) -> bool:
-    """Whether a layer has grown by far more than before: what begins at zero, as an adapter's second half, is many times
-    larger after some looks, by steps of one size or those of a warm-up."""
-    known = [size for seen in past if math.isfinite(size := seen.rms.get(layer, math.nan))]
-    grown = max((after - before for before, after in pairwise(known)), default=0.0)
-    return look.rms[layer] - known[-1] > JUMP_FACTOR * grown
+    """Whether a layer has grown by far more a step than is usual: what begins at zero, as an adapter's second half, is
+    many times larger after some looks, by steps of one size or those of a warm-up."""
+    known = [(seen.step, size) for seen in (*past, look) if math.isfinite(size := seen.rms.get(layer, math.nan))]
+    *usual, newest = [abs(b - a) / max(1, after - before) for (before, a), (after, b) in pairwise(known)]
+    return newest > JUMP_FACTOR * (median(usual) if usual else 0.0)
 
 
 def _jumped(look: WeightLook, past: Sequence[WeightLook]) -> tuple[str, str] | None:

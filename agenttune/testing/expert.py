@@ -44,10 +44,13 @@ STARTED, SMALL_FALL = 0.5, 0.1
 """Parts of the first loss: a fall after which a raise is not worth its danger, and one that is next to nothing."""
 BY_HEART = (25, 1000)
 """More epochs than the first and more weights a sample than the second: data that it will know by heart."""
-EARLY, MIDDLE = 0.3, 0.5
-"""Parts of a run: until the first one may begin anew, until the second a raise pays."""
+EARLY, MIDDLE, LATE = 0.3, 0.5, 0.9
+"""Parts of a run: until the first one may begin anew, until the second a raise pays, until the third a cut."""
 COLLAPSED_PERCENT, PLAN_FROM, PLAN_LEFT = 5.0, 0.03, 0.3
 """A schedule is over too early at a mean rate below so many percent of the base, with such a part of the run left."""
+LARGE_UPDATE, SETTLED_UPDATE, STAYS_PERCENT = 0.25, 0.05, 95.0
+"""A part of the weights that the first steps change at the upper end of what training bears; what a cut aims at where
+nothing comes of it any more; and of a rate that is planned to stay, the mean of the rest in percent of the base."""
 FORGOTTEN = 0.35
 """A part of the usual update, below which Adam still remembers a burst of huge gradients."""
 SETTLE_STEPS = 30
@@ -282,6 +285,7 @@ class PlaybookExpert:
             yield from _burst(seen)
             yield from _overfitting(seen)
         if seen.changed_step < 0 or seen.step - seen.changed_step >= SETTLE_STEPS:
+            yield from _noise_of_the_rate(seen)
             yield from _collapsed(seen)
             yield from _too_low(seen)
 
@@ -361,6 +365,17 @@ def _overfitting(seen: Reading) -> Iterator[Uses]:
         why = f"{len(behind)} evaluations since the best are worse, the newest by {behind[-1]:.0%}"
         decay = {"weight_decay": max(10 * seen.weight_decay, 0.1)} if seen.weight_decay >= 0 else {}
         yield [("change", {"go_back_to": best.name, "lr_factor": CUT, **decay, "reason": why})]
+
+
+def _noise_of_the_rate(seen: Reading) -> Iterator[Uses]:
+    """At a standstill after large first steps, at a rate that is planned to stay: what is left is its noise."""
+    stands_still = seen.found("goal_plateau") or seen.found("plateau")
+    is_large = math.isfinite(seen.eps) and seen.early_ratio > LARGE_UPDATE
+    is_middle = EARLY <= seen.progress < LATE
+    if stands_still and is_large and is_middle and seen.left_percent > STAYS_PERCENT and seen.has_learnt:
+        factor = min(max(SETTLED_UPDATE / seen.early_ratio, CUT), CUT_ONCE)
+        why = f"at a standstill at a rate whose first steps changed {seen.early_ratio:.2g} of the weights"
+        yield [("change", {"lr_factor": factor, "reason": why})]
 
 
 def _collapsed(seen: Reading) -> Iterator[Uses]:

@@ -74,6 +74,45 @@ def test_small_steps_that_go_straight_are_tried_against_larger_ones() -> None:
     assert asked(0.006, **little, epochs=3.0) != []
 
 
+@pytest.mark.parametrize(("early", "eps", "goes_back"), [(0.5, 1e-8, True), (0.5, None, False), (0.8, None, True)])
+def test_steps_that_break_the_weights_are_less_of_them_with_adam(
+    early: float, eps: float | None, goes_back: bool
+) -> None:
+    look = WeightLook(
+        step=10, since_step=0, steps=5, straightness=0.2, update_ratio=0.2, early_update_ratio=early, ratios={}, rms={}
+    )
+    seen = observe(decay(10, 2.3, 1.9), lr=0.1, max_steps=400)
+    if eps is not None:
+        seen = seen.model_copy(update={"knobs": [*seen.knobs, KnobState(name="eps", effective=eps)]})
+    asked = told(decided(seen, weights=[look], checkpoints=STATES))
+    assert [a["checkpoint_id"] for a in asked] == ["main-0-aa"] * goes_back
+
+
+def test_at_a_standstill_after_large_first_steps_the_rate_is_lowered() -> None:
+    def asked(early: float = 0.35, left: float = 0.1) -> list[dict[str, Any]]:
+        look = WeightLook(
+            step=200,
+            since_step=0,
+            steps=5,
+            straightness=0.1,
+            update_ratio=0.02,
+            early_update_ratio=early,
+            ratios={},
+            rms={},
+        )
+        found = Finding(kind="goal_plateau", severity="info", metric="eval_loss", step=190, summary="it stands still")
+        seen = observe(decay(200), lr=0.1, max_steps=400, findings=[found])
+        track = Track(groups=[0], shares=[1.0], rates=[left] * 2, lowest=[left] * 2, highest=[left] * 2)
+        knobs = [*seen.knobs, KnobState(name="eps", effective=1e-8)]
+        course = LrCourse(kind="constant", steps=[200, 400], tracks=[track])
+        return told(decided(seen.model_copy(update={"knobs": knobs}), weights=[look], schedule=course))
+
+    [change] = asked()
+    assert (change["kind"], change["lr"]) == ("update_optimizer", pytest.approx(0.1 * 0.05 / 0.35))
+    assert asked(early=0.2) == []
+    assert asked(left=0.05) == [], "the schedule will lower it"
+
+
 def test_after_a_blow_up_it_goes_back_to_the_state_of_before_with_a_lower_rate() -> None:
     losses = [*decay(100), *([9.0] * 60)]
     found = Finding(kind="divergence", severity="critical", metric="step_loss", step=150, summary="it rose to 9")

@@ -94,6 +94,18 @@ def test_updates_that_grow_beside_weights_that_shrink_are_no_fault() -> None:
     assert not any(found(lambda n, name: (grows[n] if name == "head" else 0.05, 0.05)))
 
 
+@pytest.mark.parametrize("grows", [lambda n: 1e-3 * (n + 1), lambda n: 1e-4 * (n + 1) ** 2], ids=["evenly", "warm-up"])
+def test_a_layer_that_grows_from_nothing_does_not_jump(grows: Callable[[int], float]) -> None:
+    """Seen: an adapter's second half, which begins at zero, was gone back for, then frozen (0.74 instead of 0.57)."""
+
+    def begins_at_zero(n: int, name: str) -> tuple[float, float]:
+        return (grows(n + 1) / grows(n) - 1, grows(n)) if name == "head" else (0.01, 0.05)
+
+    assert not any(found(begins_at_zero))
+    told = found(lambda n, name: (9.0, 0.5) if name == "head" and n >= 8 else begins_at_zero(n, name))
+    assert [bool(findings) for findings in told[:5]] == [False] * 4 + [True]
+
+
 def test_a_layer_that_stops_is_named_and_so_is_a_block_that_never_moved() -> None:
     (stopped,) = found(struck(1e-6, 0.05))[-1]
     assert (stopped.severity, stopped.evidence["cause"], stopped.evidence["layer"]) == (

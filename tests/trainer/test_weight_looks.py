@@ -204,6 +204,28 @@ def test_a_layer_that_begins_at_zero_does_not_count_for_the_size_of_updates() ->
     assert look.early_update_ratio < 0.01
 
 
+@pytest.mark.parametrize("from_zero", [(), (0, 2)], ids=["a layer alone", "all matrices from zero"])
+def test_where_no_layer_tells_the_size_of_updates_is_not_known(from_zero: tuple[int, ...]) -> None:
+    """Seen: linear probes, whose first updates are larger than their weights at any rate, were begun anew in vain."""
+    model = layers() if from_zero else nn.Sequential(nn.Linear(40, 30))
+    with torch.no_grad():
+        for i in from_zero:
+            zero(model[i])
+    loop, looks = Loop(model), WeightLooks()
+    sampler: Any = WeightSampler(loop)  # type: ignore[arg-type]
+    sampler.note_zeros()
+    for step in range(1, 12):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+        if step >= sampler.due_step or sampler.stretch != 0:
+            look = looks.add(sampler.look(step, 0))
+    assert look.ratios["0"] > 0.1
+    assert math.isnan(look.update_ratio)
+    assert math.isnan(look.early_update_ratio)
+    assert not math.isnan(look.straightness)
+
+
 @pytest.mark.parametrize("form", ["make_interactive", "callback"])
 def test_the_first_update_counts_however_large_it_is(bench: Bench, form: str) -> None:
     """Adam's first one is as large as the rate: after it, weights are so large that no later one looks large."""
