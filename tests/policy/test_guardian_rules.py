@@ -499,7 +499,7 @@ def test_at_a_standstill_after_large_first_steps_the_rate_is_lowered(early: floa
 
 
 def test_a_standstill_at_the_rate_that_it_began_again_with_is_lowered_from_smaller_steps_on() -> None:
-    """Seen: begun again at a tenth of the weights, 0.138 at the end of a long run; 0.088 where it was lowered once more."""
+    """Seen: begun again at a tenth of the weights, a long run ended at 0.138; lowered once more, at 0.088."""
     begun = stands_still(early=0.1).model_copy(update={"commands": [acted("begin_lower")]})
     rule, command = asked(begun)
     assert rule == "lower_flat"

@@ -204,6 +204,14 @@ def test_a_layer_that_begins_at_zero_does_not_count_for_the_size_of_updates() ->
     assert look.early_update_ratio < 0.01
 
 
+def test_a_layer_of_one_number_is_not_looked_at() -> None:
+    """Seen: a gate that went through zero was taken for a layer that jumps, and frozen."""
+    model = nn.Sequential(nn.Linear(40, 30), nn.PReLU(), nn.Linear(30, 20))
+    sampler: Any = WeightSampler(Loop(model))  # type: ignore[arg-type]
+    assert sampler.look(1, 0).names == ("0", "2")
+    assert sampler.skipped == ""
+
+
 @pytest.mark.parametrize("from_zero", [(), (0, 2)], ids=["a layer alone", "all matrices from zero"])
 def test_where_no_layer_tells_the_size_of_updates_is_not_known(from_zero: tuple[int, ...]) -> None:
     """Seen: linear probes, whose first updates are larger than their weights at any rate, were begun anew in vain."""

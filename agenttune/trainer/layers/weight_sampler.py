@@ -195,8 +195,8 @@ class WeightSampler:
             }
             seen.update(map(id, trained.values()))
             whole = {name: p for name, p in trained.items() if is_whole(p)}
-            if whole:
-                name = max(whole, key=lambda own: whole[own].numel())
+            name = max(whole, key=lambda own: whole[own].numel(), default="")
+            if whole and whole[name].numel() > 1:  # a number alone, as a gate, goes through zero where all is well
                 found.append((layer_name, module, name, whole[name]))
             sharded += bool(trained) and not whole
         each = min(LAYER_COORDINATES, max(LEAST_COORDINATES, ALL_COORDINATES // max(1, len(found))))
