@@ -19,7 +19,7 @@ from agenttune.protocol.text import clean
 from agenttune.store.run_catalog import RunCatalog
 from agenttune.store.run_folders import newest_names
 from agenttune.store.run_log import RunLog, run_folder
-from agenttune.views.report.html import picture
+from agenttune.views.report.html import picture, picture_style
 from agenttune.views.report.journal import Journal, read_journal
 
 RUNS_DIR_ENV = "AGENTTUNE_RUNS_DIR"
@@ -32,27 +32,17 @@ HEIGHT = 720
 STYLE = """
 .agenttune{--line:#8886;--dim:#7a828c;--blue:#3b7ddd;--green:#2a9d5c;--red:#d9482f;--amber:#b07a1a;--violet:#8a5fc0;
  font:13px/1.5 system-ui,sans-serif}
-.agenttune figure{margin:8px 0;--curve:var(--blue)}.agenttune .goal{--curve:var(--green)}
-.agenttune .lr{--curve:var(--violet)}.agenttune svg{display:block;max-width:900px;width:100%;height:auto}
-.agenttune text{fill:var(--dim);font:12px system-ui,sans-serif}.agenttune .yt{text-anchor:end}
-.agenttune .xt{text-anchor:middle}.agenttune .grid{stroke:var(--line);fill:none;stroke-width:.6}
-.agenttune .line{fill:none;stroke:var(--curve);stroke-width:1.4}.agenttune .dash{stroke-dasharray:5 4}
-.agenttune .band{fill:var(--curve);opacity:.18}.agenttune .dot{fill:var(--curve)}.agenttune .off{opacity:.35}
-.agenttune .nan{fill:var(--red)}.agenttune .applied{--mark:var(--blue)}.agenttune .kept{--mark:var(--green)}
-.agenttune .reverted{--mark:var(--amber)}.agenttune .refused,.agenttune .failed{--mark:var(--red)}
-.agenttune .expired{--mark:var(--dim)}.agenttune .waiting{--mark:var(--violet)}
-.agenttune .shape{fill:var(--mark);stroke:var(--mark);stroke-width:1.6}.agenttune .hit{fill:transparent}
-.agenttune .rule{stroke:var(--mark);opacity:.55;stroke-dasharray:2 3}
-.agenttune .refused .shape,.agenttune .expired .shape,.agenttune .waiting .shape{fill:none}
+.agenttune figure{margin:8px 0}.agenttune svg{display:block;max-width:900px;width:100%;height:auto}
 """
-"""The report's colours, within this output only: a notebook's own rules stay as they are."""
+"""Colours that can be seen on light and on dark ground, within this output only: a notebook's own rules stay."""
 
 
 def show(run: str = LATEST, runs_dir: Path | str | None = None, height: int = HEIGHT) -> RunOutput:
     """Show a run in a notebook: as the last line of a cell, or with `display(...)`.
 
     The page comes from the control server of the folder of runs, which is started where there is none. It is the
-    dashboard itself, live and signed in, for who sits at this machine. Where it cannot be reached, and when the
+    dashboard itself, live and signed in, for who sits at this machine and opened the notebook as `localhost` or as
+    `127.0.0.1`. Where it cannot be reached, and when the
     notebook is opened later, a picture of the run as it was stands in its place.
 
     Args:
@@ -95,12 +85,20 @@ class RunOutput:
             why = f"The page of this run cannot be shown: {clean(str(error), 500)}"
             return f'<div class="agenttune"><p>{html.escape(why)}</p>{still}</div>'
         page = f"{server.url}/runs/{quote(self.run_id)}"
-        # An object, and no iframe: what stands in it is shown where the page does not come.
+        # A notebook is opened at one or the other name of this machine, which to a browser are two sites. The server
+        # refuses a link in a frame of the other one, without using up its key.
+        other_name = link.replace("//127.0.0.1:", "//localhost:")
+        framed = self._frame(link, self._frame(other_name, still) if other_name != link else still)
+        return (
+            f'{framed}<p style="font:13px system-ui,sans-serif"><a href="{html.escape(page)}" target="_blank" '
+            f'rel="noopener">{html.escape(clean(self.run_id, 200))} in a tab of its own</a></p>'
+        )
+
+    def _frame(self, link: str, instead: str) -> str:
+        """The page in an object, and no iframe: what stands in it is shown where the page does not come."""
         return (
             f'<object class="agenttune-page" data="{html.escape(link)}" type="text/html" width="100%" '
-            f'height="{self.height}" style="border:1px solid #8884;border-radius:6px">{still}</object>'
-            f'<p style="font:13px system-ui,sans-serif"><a href="{html.escape(page)}" target="_blank" '
-            f'rel="noopener">{html.escape(clean(self.run_id, 200))} in a tab of its own</a></p>'
+            f'height="{self.height}">{instead}</object>'
         )
 
     def __repr__(self) -> str:
@@ -112,7 +110,7 @@ class RunOutput:
         """The curves of the run as it is now, with a mark for each decision: HTML that needs nothing else."""
         with self._log() as log:
             drawn = picture(log, self._journal)
-        return f'<div class="agenttune"><style>{STYLE}</style><p>{html.escape(repr(self))}</p>{drawn}</div>'
+        return f'<div class="agenttune"><style>{STYLE}{picture_style("agenttune")}</style><p>{html.escape(repr(self))}</p>{drawn}</div>'
 
     @cached_property
     def _journal(self) -> Journal:

@@ -113,6 +113,18 @@ def test_a_browser_that_looks_ahead_does_not_use_it_up(runs_dir: Path, browser: 
     assert browser.get(link).status_code == 303
 
 
+def test_a_frame_that_would_keep_no_cookie_does_not_use_it_up(runs_dir: Path, browser: TestClient) -> None:
+    """A notebook of the same machine under its other name, which to a browser is another site."""
+    link = link_of(runs_dir)
+    framed = {"Sec-Fetch-Dest": "object", "Sec-Fetch-Site": "cross-site", "Referer": "http://localhost:8888/"}
+    refused = browser.get(link, headers=framed)
+    assert refused.status_code == 403
+    assert refused.json()["error"]["allowed"] == ["localhost"]
+    assert "set-cookie" not in refused.headers
+    followed = browser.get(link, headers={**framed, "Sec-Fetch-Dest": "document"})
+    assert followed.status_code == 303, "a link that is followed from there is another matter"
+
+
 @pytest.mark.parametrize("key", ["", "att_000000000000_x", "x" * 3000, "att_%00_x", "a&key=b"])
 def test_what_is_no_key_signs_nobody_in(browser: TestClient, key: str) -> None:
     answer = browser.get(f"/runs/one?key={key}", headers=HTML)

@@ -7,7 +7,7 @@ operator's token; such links of before still work.
 from __future__ import annotations
 
 import re
-from urllib.parse import parse_qs, parse_qsl, quote, urlencode
+from urllib.parse import parse_qs, parse_qsl, quote, urlencode, urlsplit
 
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
@@ -25,6 +25,10 @@ from agenttune.server.pages.rendering import PageFrame, message_page
 COOKIE = "agenttune_local"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 KEY = "key"
+FRAMES = frozenset({"iframe", "frame", "object", "embed"})
+"""Values of Sec-Fetch-Dest for a page that is shown inside of another one."""
+NAMES = frozenset({"localhost", "127.0.0.1"})
+"""Under which this machine shows pages to itself."""
 _LOCAL_PAGE = re.compile(r"/local/([A-Za-z0-9][A-Za-z0-9._-]{0,199})")
 _HEADERS = {"Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
 """No link that leaves the page, and no cache, may carry a key on."""
@@ -66,6 +70,10 @@ def _exchange_for_session(scope: Scope, access: Access) -> Response:
     headers, keys, page = Headers(scope=scope), _keys(scope), _without_key(scope)
     if "prefetch" in headers.get("sec-purpose", ""):  # a browser that only guesses that the link will be followed
         return problem(503, "UserError", "a link that works once is not fetched ahead", KEY, headers=_HEADERS)
+    name = _framing_name(headers)
+    if name:
+        message = f"a frame in a page of {name} keeps no sign-in of {headers['host']}; the key is good under {name}"
+        return problem(403, "Forbidden", message, KEY, [name], headers=_HEADERS)
     try:
         if len(keys) != 1:
             raise Unauthorized("this link has more than one key", field=KEY)
@@ -77,6 +85,18 @@ def _exchange_for_session(scope: Scope, access: Access) -> Response:
     answer = RedirectResponse(page, 303, _HEADERS)
     set_session(answer, scope, text)
     return answer
+
+
+def _framing_name(headers: Headers) -> str:
+    """The name of this machine under which a page frames this link, if it is not ours; empty for none.
+
+    To browsers `localhost` and `127.0.0.1` are two sites, and a frame of one in a page of the other gets no cookie.
+    """
+    if headers.get("sec-fetch-dest") not in FRAMES or headers.get("sec-fetch-site") != "cross-site":
+        return ""
+    framing, own = urlsplit(headers.get("referer", "")), urlsplit(f"//{headers['host']}").hostname
+    is_other = framing.scheme == "http" and framing.hostname in NAMES and own in NAMES and framing.hostname != own
+    return str(framing.hostname) if is_other else ""
 
 
 def _without_key(scope: Scope) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from importlib.resources import files
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -14,6 +16,9 @@ from agenttune.views.report.curves import Panel, panels
 from agenttune.views.report.journal import OUTCOMES, Journal, JournalEntry
 from agenttune.views.report.markdown import Section, footer, further_sections, parser, run_sections
 from agenttune.views.report.svg import Mark, draw, is_log, sample
+
+
+_RULE = re.compile(r"([^{}]+)(\{[^{}]*\})")
 
 
 def html(log: RunLog, journal: Journal) -> str:
@@ -41,7 +46,7 @@ def html(log: RunLog, journal: Journal) -> str:
 
 
 def picture(log: RunLog, journal: Journal) -> Markup:
-    """The curves alone, with the marks of decisions; their classes are those of the report's style sheet."""
+    """The curves alone, with the marks of decisions; `picture_style` has their looks."""
     marks = [mark._replace(anchor="") for mark in _marks(journal.entries, [])]
     return Markup("").join(
         Markup('<figure class="{k}"><figcaption>{t}</figcaption>{d}</figure>').format(
@@ -49,6 +54,18 @@ def picture(log: RunLog, journal: Journal) -> Markup:
         )
         for panel, drawn, notes in _drawings(panels(log, journal), marks, journal)
     )
+
+
+def picture_style(within: str) -> str:
+    """Rules for the curves and marks of a `picture`, which hold inside of one class of elements only.
+
+    Args:
+        within: That class. It sets the colours that the rules name: `--line`, `--dim`, `--blue` and so on.
+    """
+    text = files("agenttune.views.report").joinpath("templates", "curves.css").read_text("utf-8")
+    rules = _RULE.findall(re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL))
+    scoped = ((",".join(f".{within} {one.strip()}" for one in names.split(",")), body) for names, body in rules)
+    return "\n".join(f"{names}{body}" for names, body in scoped)
 
 
 def _marks(entries: Sequence[JournalEntry], sections: Sequence[Section]) -> list[Mark]:
