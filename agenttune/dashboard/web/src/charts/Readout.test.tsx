@@ -14,8 +14,13 @@ it("tells the newest value as it is: also one that is no number, of a line that 
     [1, 0.5, undefined],
   ];
   const { container } = shown(<Readout lines={lines} values={values} cursor={new Cursor()} xFormat={String} />);
-  expect(container.textContent).toContain("lossnot finite");
+  expect(container.textContent).toContain("lossno number");
   expect(container.textContent).toContain("eval0.5");
+});
+
+it("does not call a value that a log scale has no place for no number", () => {
+  const plot = <Readout lines={[{ label: "rate", color: "#000" }]} values={[[3, null]]} cursor={new Cursor()} xFormat={String} log />;
+  expect(shown(plot).container.textContent).toContain("ratenone above 0");
 });
 
 it("says what moment the values are of, where that is not now", () => {

@@ -12,6 +12,8 @@ interface Props {
   values: readonly (readonly Value[])[];
   cursor: Cursor;
   xFormat: (x: number) => string;
+  /** Whether the scale has no place for what is not above 0. */
+  log?: boolean;
   /** Where the values are of while there is no cross-hair, if that is not now. */
   restsAt?: string;
 }
@@ -29,7 +31,7 @@ function fewOf(named: readonly number[], lines: readonly Line[]): number[] {
 }
 
 /** Which line is which, with its value under the cross-hair, else its newest. */
-export function Readout({ lines, values, cursor, xFormat, restsAt }: Props) {
+export function Readout({ lines, values, cursor, xFormat, log = false, restsAt }: Props) {
   const [isAll, setAll] = useState(false);
   const named = lines.flatMap((line, i) => (line.quiet || line.faint ? [] : [i]));
   const shown = new Set(isAll || named.length <= MOST ? named : fewOf(named, lines));
@@ -48,7 +50,7 @@ export function Readout({ lines, values, cursor, xFormat, restsAt }: Props) {
               <Name text={line.label} />
             </Text>
             <Text span inherit fw={600}>
-              {value === null ? "not finite" : told(value)}
+              {value === null ? (log ? "none above 0" : "no number") : told(value)}
             </Text>
           </Group>
         );

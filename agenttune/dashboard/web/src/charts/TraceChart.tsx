@@ -35,7 +35,7 @@ export function TraceChart(props: TraceChartProps) {
   const toldAt = (x: number) => `${xLabel} ${xFormat(x)}`;
   return (
     <>
-      <Readout lines={drawn.lines} values={drawn.values} cursor={cursor} xFormat={toldAt} />
+      <Readout lines={drawn.lines} values={drawn.values} cursor={cursor} xFormat={toldAt} log={log} />
       <Plot {...rest} {...drawn} log={log} cursor={cursor} xLabel={xLabel} xFormat={xFormat} />
     </>
   );

@@ -1,8 +1,10 @@
 import type uPlot from "uplot";
 
-import { told } from "../components/numbers";
+import { asNumber, told } from "../components/numbers";
 import type { AxisCurve } from "../api/schema";
 import type { Line } from "./Plot";
+import type { Axis } from "./useCurves";
+import type { Range } from "./zoom";
 
 const MARGIN_PX = 12;
 const LINE_PX = 18;
@@ -25,12 +27,25 @@ export function fileName(text: string): string {
   return `${stem.replaceAll(/[^A-Za-z0-9._-]+/g, "_").slice(0, 100) || "chart"}${end}`;
 }
 
-/** Curves as rows; what a spreadsheet would take for a formula is told as text. */
-export function csvOf(curves: readonly AxisCurve[], axis: string): string {
-  const rows = [["metric", "branch", "step", ...(axis === "step" ? [] : [axis]), "mean", "low", "high", "not_finite", "points_at_most"]];
+/** What of curves is saved as rows. */
+export interface Seen {
+  axis: Axis;
+  /** What is seen of the axis; null: all. */
+  range: Range | null;
+  /** What the axis begins at: places on it are that much less than the server's. */
+  shift: number;
+}
+
+const PLACES: Record<Axis, string> = { step: "step", epoch: "epoch", time: "time_s", tokens: "tokens" };
+
+/** Curves as rows, those that are seen; what a spreadsheet would take for a formula is told as text. */
+export function csvOf(curves: readonly AxisCurve[], { axis, range, shift }: Seen): string {
+  const rows = [["metric", "branch", "step", ...(axis === "step" ? [] : [PLACES[axis]]), "mean", "low", "high", "not_finite", "points_at_most"]];
   for (const curve of curves) {
     curve.steps.forEach((step, i) => {
-      const place = axis === "step" ? [] : [String(curve.x[i] ?? "")];
+      const x = (asNumber(curve.x[i]) ?? NaN) - shift;
+      if (!Number.isFinite(x) || (range !== null && (x < range[0] || x > range[1]))) return;
+      const place = axis === "step" ? [] : [String(Number(x.toFixed(6)))];
       const values = [curve.mean[i], curve.low[i], curve.high[i], curve.nonfinite[i], curve.bucket_points];
       rows.push([curve.name, curve.branch, String(step), ...place, ...values.map((value) => String(value ?? ""))]);
     });
@@ -63,10 +78,15 @@ export async function pngOf(plot: uPlot, title: string, lines: readonly Line[]):
   ctx.font = `600 ${14 * unit}px system-ui, sans-serif`;
   ctx.fillText(title.slice(0, 200), MARGIN_PX * unit, MARGIN_PX * unit);
   ctx.font = `${12 * unit}px system-ui, sans-serif`;
-  named.forEach(({ label, color }, i) => {
+  ctx.lineWidth = 3 * unit;
+  named.forEach(({ label, color, dashed }, i) => {
     const y = (MARGIN_PX + LINE_PX * (i + 1)) * unit;
-    ctx.fillStyle = color;
-    ctx.fillRect(MARGIN_PX * unit, y + 6 * unit, 16 * unit, 3 * unit);
+    ctx.strokeStyle = color;
+    ctx.setLineDash(dashed ? [5 * unit, 3 * unit] : []);
+    ctx.beginPath();
+    ctx.moveTo(MARGIN_PX * unit, y + 7.5 * unit);
+    ctx.lineTo((MARGIN_PX + 16) * unit, y + 7.5 * unit);
+    ctx.stroke();
     ctx.fillStyle = style.color;
     ctx.fillText(label.slice(0, 200), (MARGIN_PX + 22) * unit, y);
   });

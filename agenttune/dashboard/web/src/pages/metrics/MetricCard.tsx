@@ -10,7 +10,7 @@ import { branchTraces } from "../../charts/branchTraces";
 import { axisFormat, csvOf, download, pngOf } from "../../charts/download";
 import { TraceChart } from "../../charts/TraceChart";
 import { plotted } from "../../charts/traces";
-import { useCurves, type Axis } from "../../charts/useCurves";
+import { stepsWithin, useCurves, type Axis } from "../../charts/useCurves";
 import type { Range, Zoom } from "../../charts/zoom";
 import { Loaded } from "../../components/Loaded";
 import { Name } from "../../components/Name";
@@ -48,19 +48,19 @@ export function MetricCard({ run, name, branches, shown, axis, shift, zoom, rang
     try {
       if (kind === "csv") download(`${run.run_id}-${name}.csv`, new Blob([await readCsv()], { type: "text/csv" }));
       else if (plot.current) download(`${run.run_id}-${name}.png`, await pngOf(plot.current, `${name}, ${run.name}`, plotted(traces).lines));
+      else notifications.show({ color: "yellow", message: "There is no picture yet: the curve was not drawn." });
     } catch (error) {
       notifications.show({ color: "red", message: sentenceOf(error) });
     }
   };
   const readCsv = async () => {
-    const [first, last] = [curves[0]?.steps[0] ?? 0, curves[0]?.steps.at(-1) ?? 0];
-    const steps = range === null ? {} : { first_step: first, last_step: Math.max(first, last) };
-    const found = await answerOf(
-      server.GET("/api/v1/runs/{run_id}/curves", {
-        params: { path: { run_id: run.run_id }, query: { name: [name], branch: [...shown], axis, max_points: MOST_ROWS, ...steps } },
-      }),
-    );
-    return csvOf(found.curves, axis);
+    const steps = range === null ? null : stepsWithin(curves.length > 0 ? curves : await readCurves(null), [range[0] + shift, range[1] + shift]);
+    return csvOf(await readCurves(steps), { axis, range, shift });
+  };
+  const readCurves = async (steps: Range | null) => {
+    const within = steps === null ? {} : { first_step: steps[0], last_step: steps[1] };
+    const query = { name: [name], branch: [...shown], axis, max_points: MOST_ROWS, ...within };
+    return (await answerOf(server.GET("/api/v1/runs/{run_id}/curves", { params: { path: { run_id: run.run_id }, query } }))).curves;
   };
   return (
     <Paper withBorder p="xs" ref={ref} mih={HEIGHT + 60} miw={0}>
