@@ -14,11 +14,12 @@ from agenttune.gate import CommandHistory, Gate, Moment, allowed_before, escalat
 from agenttune.gate.allowances import guardrails_of
 from agenttune.gate.change_factors import differences_of
 from agenttune.gate.context import World
+from agenttune.gate.feasibility import fits_layer
 from agenttune.gate.lr_preview import rates_ahead
-from agenttune.protocol.commands import CommandBase, ReadModel, SaveCheckpoint
+from agenttune.protocol.commands import CommandBase, ModelLayerParameterUpdate, ReadModel, SaveCheckpoint
 from agenttune.protocol.deadlines import Instant
 from agenttune.protocol.dry_run import DryRun
-from agenttune.protocol.events import CheckpointSaved, Evaluated
+from agenttune.protocol.events import CheckpointSaved, Evaluated, ModelRead
 from agenttune.protocol.goal_names import value_of
 from agenttune.protocol.guardrail_use import Guardrails
 from agenttune.protocol.observation import HISTORY
@@ -127,9 +128,9 @@ class RunGate:
         if step is not None and step < self.info.step:
             reason = f"valid until step {step}, the run is at step {self.info.step}"
             return Verdict(decision="expired", decided_by="clock", reason=reason)
-        unknown = self._unknown_checkpoint(proposal)
-        if unknown is not None:
-            return unknown
+        unfit = self._unfit(proposal)
+        if unfit is not None:
+            return unfit
         return self.gate.judge(proposal, self._moment(), command_history(self.log, proposal))
 
     def dry_run(self, proposal: Proposal) -> DryRun:
@@ -147,7 +148,7 @@ class RunGate:
         """The guardrails' answer to a request that waits, were it to run with other values: as `decide` has it."""
         proposal = self.log.command(command_id).proposal
         wanted = proposal.model_copy(update={"command": command})
-        refusal = self._unknown_checkpoint(wanted) or self._again(wanted)
+        refusal = self._unfit(wanted) or self._again(wanted)
         if refusal is None:
             return self._ahead(DryRun(decision="approved", decided_by="guardrails"), command)
         return self._ahead(DryRun(**dict(refusal)), command)
@@ -156,6 +157,16 @@ class RunGate:
         """With what would be before and after."""
         ahead = {"differences": differences_of(command, self.info), "rates": rates_ahead(command, self.info)}
         return found.model_copy(update=ahead)
+
+    def _unfit(self, proposal: Proposal) -> Verdict | None:
+        """Refuse what the log tells that the trainer would fail at."""
+        return self._unknown_checkpoint(proposal) or self._unfit_parameter(proposal.command)
+
+    def _unfit_parameter(self, command: CommandBase) -> Verdict | None:
+        if not isinstance(command, ModelLayerParameterUpdate):
+            return None
+        read = self.log.events(kinds=["model_read"], limit=1, newest=True)
+        return fits_layer(command, read[0].body.model) if read and isinstance(read[0].body, ModelRead) else None
 
     def _unknown_checkpoint(self, proposal: Proposal) -> Verdict | None:
         """Refuse a checkpoint that does not exist, rather than have the trainer fail some steps later."""
@@ -262,7 +273,7 @@ class RunGate:
         if decision.verdict == "edit" and edited is None:
             raise UserError("an edit needs the command as it is to be", field="command")
         wanted = proposal if edited is None else proposal.model_copy(update={"command": edited})
-        refusal = self._unknown_checkpoint(wanted) or self._again(wanted)
+        refusal = self._unfit(wanted) or self._again(wanted)
         if refusal is None:
             kind: Literal["approved", "edited"] = "approved" if edited is None else "edited"
             return Verdict(decision=kind, decided_by=by, reason=decision.reason, edited=edited)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from agenttune.errors import UserError
 from agenttune.gate.context import World, refused
-from agenttune.protocol.commands import AskedValue, CommandBase, UpdateSchedule
+from agenttune.protocol.commands import AskedValue, CommandBase, ModelLayerParameterUpdate, UpdateSchedule
 from agenttune.protocol.lr_plans import make_plan
 from agenttune.protocol.metrics import is_number
 from agenttune.protocol.proposals import Proposal, Verdict
-from agenttune.protocol.run_info import RunInfo
+from agenttune.protocol.run_info import ModuleInfo, ParameterInfo, RunInfo
 
 NOT_FINITE = frozenset({"NaN", "Infinity", "-Infinity"})
 """How a log writes numbers that JSON does not have."""
@@ -32,6 +33,46 @@ def feasible(proposal: Proposal, world: World) -> Verdict | None:
         nearest = _nearest(command, error)
         return refused("feasible", str(error), nearest)
     return None
+
+
+def fits_layer(command: ModelLayerParameterUpdate, model: ModuleInfo) -> Verdict | None:
+    """Refuses a value that a layer's hyperparameter cannot have, by what the trainer has told of the model.
+
+    What it has not told of, such as tensors and layers of other names, is the trainer's to check.
+    """
+    layer = _layer_named(model, command.layer_name)
+    known = next((one for one in layer.hyperparameters if one.name == command.param_name), None) if layer else None
+    if known is None or known.type == "tensor":
+        return None
+    try:
+        _check_parameter(known, command.value)
+    except UserError as error:
+        return refused("feasible", str(error), _nearest(command, error))
+    return None
+
+
+def _layer_named(layer: ModuleInfo, name: str) -> ModuleInfo | None:
+    if layer.name == name:
+        return layer
+    return next(filter(None, (_layer_named(child, name) for child in layer.children)), None)
+
+
+def _check_parameter(known: ParameterInfo, value: object) -> None:
+    name, low, high = known.name, known.minimum, known.maximum
+    # Where a probability stands as the whole number 0, it may be a fraction.
+    takes_numbers = known.type == "float" or (known.type == "int" and high is not None)
+    if takes_numbers and not is_number(value):
+        raise UserError(f"{name} is a number (now {known.value!r}), not {value!r:.80}", field="value")
+    if not takes_numbers and type(value).__name__ != known.type:
+        raise UserError(f"{name} is a {known.type} (now {known.value!r}), not {value!r:.80}", field="value")
+    if not is_number(value):
+        return
+    if (low is not None and value < low) or (high is not None and value > high):
+        allowed = {key: limit for key, limit in (("minimum", low), ("maximum", high)) if limit is not None}
+        span = f"between {-math.inf if low is None else low:g} and {math.inf if high is None else high:g}"
+        raise UserError(f"{name} is {span}, not {value!r}", field="value", allowed=allowed)
+    if known.above is not None and value <= known.above:
+        raise UserError(f"{name} is above {known.above:g}, not {value!r}", field="value")
 
 
 def _nearest(command: CommandBase, error: UserError) -> dict[str, Any] | None:

@@ -24,7 +24,9 @@ class AgentStatus(Record):
         policy: Attached now; of a run that has ended, the last one. None: there was none.
         attached_at_s: Unix time.
         requested: Another policy that was asked for and has not come yet; empty: none is to be.
-        last_look_step: Step of the observation of its newest recorded decision.
+        refused: Why the newest request for another policy was not obeyed; empty: it was, or there was none.
+        previous: The policy that was beside it before this one, to go back to; None: there was none.
+        last_look_step: Step of the observation of its newest recorded decision; None too where it has made none.
         last_reason: What it said then, if it asked for nothing.
         looks: Recorded decisions; a look that says what the one before said is not recorded.
         proposals: Commands that agents asked for.
@@ -36,6 +38,8 @@ class AgentStatus(Record):
     policy: str | None = None
     attached_at_s: float | None = None
     requested: str | None = None
+    refused: str = ""
+    previous: str | None = None
     last_look_step: int | None = None
     last_look_at_s: float | None = None
     last_reason: str = ""

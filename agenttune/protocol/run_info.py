@@ -64,6 +64,9 @@ class ParameterInfo(Record):
     name: str
     value: Any
     type: str = Field(description="`float`, `int`, `bool`, `str` or `tensor`.")
+    minimum: float | None = Field(None, description="Lowest that the trainer takes, where its name tells one.")
+    maximum: float | None = Field(None, description="Highest, likewise.")
+    above: float | None = Field(None, description="It is above this, likewise.")
 
 
 class ModuleInfo(Record):

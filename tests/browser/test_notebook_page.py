@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.skipif(not (BUILT / "index.html").exists(), reason="the page is not built: make page"),
 ]
 UNSTYLED = """() => [...document.querySelectorAll('.agenttune svg *')]
-  .filter(drawn => getComputedStyle(drawn).fill === 'rgb(0, 0, 0)' && drawn.tagName !== 'title' && drawn.tagName !== 'g')
+  .filter(drawn => getComputedStyle(drawn).fill === 'rgb(0, 0, 0)' && !['title', 'g'].includes(drawn.tagName))
   .map(drawn => drawn.outerHTML.slice(0, 80))"""
 
 

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -15,15 +16,18 @@ import pytest
 from agenttune.control import LocalControl
 from agenttune.control.discovery import ServerAddress
 from agenttune.errors import UserError
-from agenttune.protocol.commands import SetKnob, UpdateOptimizer, UpdateSchedule
+from agenttune.protocol.commands import ModelLayerParameterUpdate, SetKnob, UpdateOptimizer, UpdateSchedule
 from agenttune.protocol.decision import CommandDecision
+from agenttune.protocol.dry_run import DryRun
 from agenttune.protocol.events import (
     BranchStarted,
     Decided,
     FindingJudged,
     Found,
     KnobsRead,
+    ModelRead,
     PolicyAttached,
+    PolicyDetached,
     PolicyRequested,
 )
 from agenttune.protocol.findings import Finding
@@ -41,12 +45,19 @@ from agenttune.protocol.reads import (
     SeriesQuery,
     TranscriptQuery,
 )
-from agenttune.protocol.run_info import KnobState
+from agenttune.protocol.run_info import KnobState, ModuleInfo, ParameterInfo
 from agenttune.store.run_log import RunLog
 from tests.server.conftest import make_run
 
 AGENT = Author(principal="agent", name="guardian")
 OPERATOR = Author(principal="operator", name="ada")
+
+
+PARAMETERS = [
+    ParameterInfo(name="p", value=0.1, type="float", minimum=0, maximum=1),
+    ParameterInfo(name="eps", value=1e-5, type="float", above=0),
+    ParameterInfo(name="inplace", value=False, type="bool"),
+]
 
 
 @pytest.fixture
@@ -208,6 +219,33 @@ def test_what_is_left_of_each_limit_is_told_in_words(run: RunLog, tmp_path: Path
     assert told.approval[0].startswith("rule 1: risks danger: human, 900 s, then reject")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("p", 1.5, "p is between 0 and 1, not 1.5"),
+        ("p", -0.1, "p is between 0 and 1, not -0.1"),
+        ("p", True, "p is a number (now 0.1), not True"),
+        ("eps", 0, "eps is above 0, not 0"),
+        ("inplace", "yes", "inplace is a bool (now False), not 'yes'"),
+    ],
+)
+def test_a_layers_value_that_the_trainer_would_refuse_is_refused_before(
+    run: RunLog, tmp_path: Path, name: str, value: Any, reason: str
+) -> None:
+    drop = ModuleInfo(name="drop", type="Dropout", parameters=0, trainable=0, hyperparameters=PARAMETERS)
+    run.append(ModelRead(model=ModuleInfo(name="", type="Net", parameters=1, trainable=1, children=[drop])))
+    control = LocalControl(tmp_path)
+
+    def ask(value: Any, layer: str = "drop") -> DryRun:
+        command = ModelLayerParameterUpdate(layer_name=layer, param_name=name, value=value)
+        return control.dry_run("one", Proposal(command=command, author=OPERATOR))
+
+    told = ask(value)
+    assert (told.decision, told.decided_by, told.reason) == ("rejected", "guardrail:feasible", reason)
+    assert ask(value, "other").decision == "approved", "of what was not told the trainer judges"
+    assert ask({"p": 0, "eps": 1e-8, "inplace": True}[name]).decision == "approved"
+
+
 def test_a_window_says_when_it_is_free_again(run: RunLog, tmp_path: Path) -> None:
     change = Change(name="lr", previous=1e-3, requested=5e-4, effective=5e-4, previous_base=1e-3, base=5e-4)
     proposal = Proposal(command=UpdateOptimizer(lr=5e-4), author=AGENT)
@@ -240,10 +278,35 @@ def test_a_policy_that_was_refused_is_no_longer_awaited(run: RunLog, tmp_path: P
     assert (told.doing, told.requested) == ("asked", "nosuch")
     run.append(Decided(policy="guardian", woken_by=request.words, reason="guardian stays: no policy 'nosuch'"))
     told = control.read("one", AgentQuery())
-    assert (told.doing, told.requested) == ("watching", None)
-    assert told.words == "guardian watches; its last recorded look was before the first step."
+    assert (told.doing, told.requested, told.refused) == ("watching", None, "guardian stays: no policy 'nosuch'")
+    assert told.words == "guardian watches; it has not looked yet.", "an answer is no look"
     run.append(request)
-    assert control.read("one", AgentQuery()).requested == "nosuch"
+    told = control.read("one", AgentQuery())
+    assert (told.requested, told.refused) == ("nosuch", "")
+
+
+def test_what_a_policy_said_that_is_gone_is_not_told_as_the_last_look(run: RunLog, tmp_path: Path) -> None:
+    control = LocalControl(tmp_path)
+    run.append(
+        PolicyAttached(policy="guardian"),
+        Decided(policy="guardian", woken_by="evaluated", reason="no rule applies"),
+        step=7,
+    )
+    told = control.read("one", AgentQuery())
+    assert (told.last_reason, told.last_look_step, told.previous) == ("no rule applies", 7, None)
+    run.append(PolicyDetached(policy="guardian", successor="noop"), PolicyAttached(policy="noop"), step=9)
+    told = control.read("one", AgentQuery())
+    assert (told.last_reason, told.last_look_step, told.previous) == ("", None, "guardian")
+    assert told.words == "noop watches; it has not looked yet."
+
+
+def test_where_the_policy_has_left_no_other_is_awaited(run: RunLog, tmp_path: Path) -> None:
+    """Its process has ended with it: seen before, the page said for ever that the agent obeys at its next look."""
+    run.append(PolicyAttached(policy="guardian"), PolicyDetached(policy="guardian"), step=7)
+    run.append(PolicyRequested(policy="noop", author="anna"), step=8)
+    told = LocalControl(tmp_path).read("one", AgentQuery())
+    assert (told.doing, told.requested, told.last_reason, told.previous) == ("none", None, "", "guardian")
+    assert "agenttune attach" in told.words
 
 
 def test_a_transcript_is_whole_though_texts_are_recorded_once(run: RunLog, tmp_path: Path) -> None:

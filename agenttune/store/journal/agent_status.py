@@ -15,6 +15,8 @@ IsAlive = Callable[[PolicyAttached], bool | None]
 ATTACHING = ("policy_attached", "policy_detached")
 LOOKS_BEFORE_AN_ANSWER = 20
 """A request is answered at the next look, but for those that were under way (guess)."""
+ATTACHED_BEFORE = 20
+"""Newest comings that are looked through for another policy: an agent that is started again comes anew (guess)."""
 
 
 def agent_status(log: RunLog, info: RunInfo, is_alive: IsAlive) -> AgentStatus:
@@ -25,12 +27,12 @@ def agent_status(log: RunLog, info: RunInfo, is_alive: IsAlive) -> AgentStatus:
         last = _newest(log, "policy_attached")
         came, attached = last, last.body if last is not None and isinstance(last.body, PolicyAttached) else None
     wanted = _newest(log, "policy_requested")
-    requested = None
-    if wanted is not None and isinstance(wanted.body, PolicyRequested) and info.is_live:
-        is_open = came is None or wanted.seq > came.seq
-        is_over = _is_done(wanted.body, attached) or _is_refused(log, wanted.seq, wanted.body)
-        requested = (wanted.body.policy or "") if is_open and not is_over else None
-    look = _newest(log, "decided")
+    requested, refused = None, ""
+    # Only an agent obeys: where the policy has left, its process has ended, and a request stays what it is.
+    if wanted is not None and isinstance(wanted.body, PolicyRequested) and info.is_live and came and attached:
+        refused = _refusal(log, wanted.seq, wanted.body)
+        requested = (wanted.body.policy or "") if wanted.seq > came.seq and not refused else None
+    look = None if came is None or attached is None else _last_look(log, came.seq)
     said = look.body if look is not None and isinstance(look.body, Decided) else None
     waiting = log.count_commands(State.PROPOSED, principal="agent") if info.is_live else 0
     doing, words = _doing(log, info, attached, requested, look, waiting, is_alive)
@@ -41,6 +43,8 @@ def agent_status(log: RunLog, info: RunInfo, is_alive: IsAlive) -> AgentStatus:
         policy=None if attached is None else attached.policy,
         attached_at_s=None if came is None or attached is None else came.at_s,
         requested=requested,
+        refused=refused,
+        previous=_previous(log, attached),
         last_look_step=None if look is None or said is None else _step_of(look, said),
         last_look_at_s=None if look is None else look.at_s,
         last_reason="" if said is None else said.reason,
@@ -53,14 +57,32 @@ def agent_status(log: RunLog, info: RunInfo, is_alive: IsAlive) -> AgentStatus:
     )
 
 
-def _is_done(request: PolicyRequested, attached: PolicyAttached | None) -> bool:
-    return request.policy is None and attached is None
-
-
-def _is_refused(log: RunLog, seq: int, request: PolicyRequested) -> bool:
-    """Whether the agent has said that its policy stays, as of a name that there is not."""
+def _refusal(log: RunLog, seq: int, request: PolicyRequested) -> str:
+    """Why its policy stays though another was asked for, such as a name that there is not; empty: it did not say so."""
     looks = log.events(since=seq, kinds=["decided"], limit=LOOKS_BEFORE_AN_ANSWER)
-    return any(isinstance(look.body, Decided) and look.body.woken_by == request.words for look in looks)
+    said = (look.body.reason for look in looks if isinstance(look.body, Decided) and _answers(look.body, request))
+    return next(said, "")
+
+
+def _answers(decided: Decided, request: PolicyRequested) -> bool:
+    return decided.woken_by == request.words
+
+
+def _last_look(log: RunLog, since: int) -> Event | None:
+    """The newest look of the policy that came then; what it answered to a request for another one is none."""
+    asked = {
+        event.body.words
+        for event in log.events(kinds=["policy_requested"], limit=LOOKS_BEFORE_AN_ANSWER, newest=True)
+        if isinstance(event.body, PolicyRequested)
+    }
+    looks = log.events(since=since, kinds=["decided"], limit=LOOKS_BEFORE_AN_ANSWER, newest=True)
+    return next((e for e in reversed(looks) if isinstance(e.body, Decided) and e.body.woken_by not in asked), None)
+
+
+def _previous(log: RunLog, attached: PolicyAttached | None) -> str | None:
+    came = log.events(kinds=["policy_attached"], limit=ATTACHED_BEFORE, newest=True)
+    names = [event.body.policy for event in reversed(came) if isinstance(event.body, PolicyAttached)]
+    return next((name for name in names if attached is None or name != attached.policy), None)
 
 
 def _newest(log: RunLog, *kinds: str) -> Event | None:
@@ -88,11 +110,12 @@ def _doing(
         what = f"The policy {requested} was asked for" if requested else "The policy was asked to leave"
         return "asked", f"{what}; the agent obeys at its next look."
     if attached is None:
-        return "none", "No policy is beside this run: nobody changes it but people."
+        return "none", "No policy is beside this run: nobody changes it but people. `agenttune attach` brings one."
     if is_alive(attached) is False:
         return "lost", f"The process of {attached.policy} is gone: nobody looks at this run."
-    awaited = _newest(log, "decision_awaited")
-    if awaited is not None and isinstance(awaited.body, DecisionAwaited) and (look is None or awaited.seq > look.seq):
+    awaited, decided = _newest(log, "decision_awaited"), _newest(log, "decided")
+    is_open = awaited is not None and (decided is None or awaited.seq > decided.seq)
+    if is_open and awaited is not None and isinstance(awaited.body, DecisionAwaited):
         return "held", f"Training waits at step {awaited.step} for {attached.policy} to decide: {awaited.body.reason}."
     if waiting:
         what = "one request of its waits" if waiting == 1 else f"{waiting} requests of its wait"

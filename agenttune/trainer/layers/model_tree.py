@@ -16,7 +16,13 @@ from agenttune.protocol.run_info import ModuleInfo, ParameterInfo
 from agenttune.trainer.adapter import Adapter
 from agenttune.trainer.distributed.shards import whole
 from agenttune.trainer.layers.layer_changes import bare_model
-from agenttune.trainer.layers.permissions import LayerRules, offered_attributes, offered_operations, offered_tensors
+from agenttune.trainer.layers.permissions import (
+    LayerRules,
+    limits_of,
+    offered_attributes,
+    offered_operations,
+    offered_tensors,
+)
 from agenttune.trainer.layers.reset import can_reset, knows_weights
 from agenttune.trainer.lr.optimizers import inner_optimizer
 
@@ -80,7 +86,9 @@ def _size(parameter: Any) -> int:
 
 def _parameters(module: nn.Module, rules: LayerRules, parent: nn.Module | None) -> list[ParameterInfo]:
     attributes = offered_attributes(module, rules, parent)
-    found = [ParameterInfo(name=name, value=v, type=type(v).__name__) for name, v in attributes.items()]
+    found = [
+        ParameterInfo(name=name, value=v, type=type(v).__name__, **limits_of(name, v)) for name, v in attributes.items()
+    ]
     for name, tensor in offered_tensors(module).items():
         value = {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
         found.append(ParameterInfo(name=name, value=value, type="tensor"))

@@ -156,14 +156,24 @@ def fitted(name: str, current: Any, value: Any) -> Any:
     return value
 
 
+def limits_of(name: str, current: Any) -> dict[str, float]:
+    """What a number of this name may be, by the names of `ParameterInfo`; empty: any finite number."""
+    if type(current) not in (int, float):
+        return {}
+    if name in PROBABILITIES and 0 <= current <= 1:
+        return {"minimum": 0.0, "maximum": 1.0}
+    return {"above": 0.0} if name in EPSILONS else {}
+
+
 def _check_bounds(name: str, current: float, value: float) -> None:
     if not math.isfinite(value):
         raise UserError(f"{name} is a finite number, not {value!r}", field="value")
-    if name in PROBABILITIES and 0 <= current <= 1 and not 0 <= value <= 1:
+    limits = limits_of(name, current)
+    if "maximum" in limits and not 0 <= value <= 1:
         raise UserError(
             f"{name} is between 0 and 1, not {value!r}", field="value", allowed={"minimum": 0, "maximum": 1}
         )
-    if name in EPSILONS and value <= 0:
+    if "above" in limits and value <= 0:
         raise UserError(f"{name} is above 0, not {value!r}", field="value", allowed={"exclusiveMinimum": 0})
 
 

@@ -17,7 +17,6 @@ from agenttune.views.report.journal import OUTCOMES, Journal, JournalEntry
 from agenttune.views.report.markdown import Section, footer, further_sections, parser, run_sections
 from agenttune.views.report.svg import Mark, draw, is_log, sample
 
-
 _RULE = re.compile(r"([^{}]+)(\{[^{}]*\})")
 
 

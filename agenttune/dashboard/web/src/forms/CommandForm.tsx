@@ -131,6 +131,8 @@ export interface CommandFormProps {
   onSubmit: (command: Values & { kind: string }) => void;
   hints?: FormHints;
   disabled?: boolean;
+  /** Why it cannot be sent as it stands, though it can be filled in; empty: it can. */
+  whyNotSend?: string;
   submitLabel?: string;
   /** Between the fields and the button that sends. */
   before?: ReactNode;
@@ -140,7 +142,7 @@ export interface CommandFormProps {
 
 /** A form for one command, made from its schema. */
 export default function CommandForm(props: CommandFormProps) {
-  const { command, all, values, onChange, onSubmit, hints, disabled = false, submitLabel = "Send", before, children } = props;
+  const { command, all, values, onChange, onSubmit, hints, disabled = false, whyNotSend = "", submitLabel = "Send", before, children } = props;
   const { schema, uiSchema } = useMemo(() => formOf(command, all, hints), [command, all, hints]);
   const isEmpty = Object.keys((schema.properties ?? {})).length === 0;
   return (
@@ -158,7 +160,7 @@ export default function CommandForm(props: CommandFormProps) {
       omitExtraData={false}
       experimental_defaultFormStateBehavior={DEFAULTS}
       onChange={({ formData }) => onChange(formData ?? {})}
-      onSubmit={({ formData }) => onSubmit({ kind: command.kind, ...givenArguments(command, formData ?? {}) })}
+      onSubmit={({ formData }) => whyNotSend === "" && onSubmit({ kind: command.kind, ...givenArguments(command, formData ?? {}) })}
     >
       {isEmpty && (
         <Text size="sm" c="dimmed">
@@ -167,7 +169,7 @@ export default function CommandForm(props: CommandFormProps) {
       )}
       {before}
       <Group mt="sm" gap="sm">
-        <Button type="submit" disabled={disabled}>
+        <Button type="submit" disabled={disabled || whyNotSend !== ""} title={whyNotSend || undefined}>
           {submitLabel}
         </Button>
         {children}

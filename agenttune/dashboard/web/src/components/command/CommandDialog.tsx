@@ -5,7 +5,7 @@ import { useState } from "react";
 import { sentenceOf } from "../../api/client";
 import { dryRun, keys, proposed, useCommands, useSubmit } from "../../api/queries";
 import type { CommandRecord, Submission } from "../../api/schema";
-import { outcomeInWords, verdictInWords } from "./outcome";
+import { isRefusal, outcomeInWords, verdictInWords } from "./outcome";
 
 export type Command = Submission["command"];
 
@@ -37,7 +37,7 @@ function Confirmation({ runId, command, consequence, onClose }: Omit<Props, "tit
     staleTime: 0,
   });
   const sending = useSubmit(runId);
-  const isRefused = dry.data?.decision === "rejected";
+  const isRefused = dry.data !== undefined && isRefusal(dry.data);
   if (sending.data) return <Sent runId={runId} record={sending.data} onClose={onClose} />;
   return (
     <Stack gap="sm">

@@ -1,7 +1,7 @@
 import { expect, it } from "vitest";
 
 import type { CommandRecord, Verdict } from "../../api/schema";
-import { outcomeInWords, verdictInWords } from "./outcome";
+import { isRefusal, outcomeInWords, verdictInWords } from "./outcome";
 
 it("tells a refusal in sentences, and what may be typed instead with all its digits", () => {
   const nearest = { final_lr: 0.0000033333333333333337, shape: "linear", end_step: 3182 };
@@ -9,6 +9,12 @@ it("tells a refusal in sentences, and what may be typed instead with all its dig
   expect(verdictInWords(verdict)).toBe(
     "The gate does not let it pass (guardrail:bounds): lr would be 0 by step 4000. Nearest that is allowed: final_lr 3.3333333333333337e-6, shape linear, end_step 3182.",
   );
+});
+
+it("does not promise for the trainer, and calls no refusal what is none", () => {
+  const approved = { decision: "approved", decided_by: "auto", reason: "" } as unknown as Verdict;
+  expect(verdictInWords(approved)).toBe("The gate lets it pass (auto). The trainer checks it once more, and may still refuse it.");
+  expect(["approved", "edited", "rejected", "expired", "superseded"].map((decision) => isRefusal({ decision } as Verdict))).toEqual([false, false, true, true, true]);
 });
 
 it("tells what was changed and what the trainer adds as two sentences", () => {

@@ -1,15 +1,22 @@
 import type { CommandRecord, Verdict } from "../../api/schema";
 import { shownValue } from "./values";
 
-/** What the gate says of a command that was not sent, in a sentence. */
+/** The gate judges by what it knows of the run; values of layers and datasets, say, are the trainer's own to check. */
+const TRAINER = " The trainer checks it once more, and may still refuse it.";
+
+export function isRefusal({ decision }: Pick<Verdict, "decision">): boolean {
+  return decision !== "approved" && decision !== "edited";
+}
+
+/** What the gate says of a command that was not sent, in sentences. */
 export function verdictInWords({ decision, decided_by: by, reason, nearest_allowed: nearest }: Verdict): string {
   const why = reason ? `: ${sentence(reason)}` : ".";
   const allowed = nearest ? ` Nearest that is allowed: ${valuesInWords(nearest)}.` : "";
   switch (decision) {
     case "approved":
-      return `The gate lets it pass (${by})${why}`;
+      return `The gate lets it pass (${by})${why}${TRAINER}`;
     case "edited":
-      return `The gate lets it pass with other values (${by})${why}`;
+      return `The gate lets it pass with other values (${by})${why}${TRAINER}`;
     default:
       return `The gate does not let it pass (${by})${why}${allowed}`;
   }

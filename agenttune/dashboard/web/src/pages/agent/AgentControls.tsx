@@ -17,6 +17,8 @@ interface Props {
 }
 
 const ENDED = "The run has ended.";
+/** Looks at the run and asks for nothing. */
+const PAUSED = "noop";
 
 /** Have another policy decide, send it away, or tell it something. */
 export function AgentControls({ runId, agent, me, isLive }: Props) {
@@ -24,7 +26,11 @@ export function AgentControls({ runId, agent, me, isLive }: Props) {
   const [note, setNote] = useState("");
   const record = useRecord(runId);
   const { send, isSending } = useSend(runId);
-  const noPolicy = isLive ? whyNot(me, "mayChoosePolicy") : ENDED;
+  const attach = `agenttune attach ${window.location.origin} --run ${runId}`;
+  const noAgent = agent.policy && agent.doing !== "lost" ? "" : `No agent is beside this run, so nobody would obey. This starts one: ${attach}`;
+  const mayNot = isLive ? whyNot(me, "mayChoosePolicy") : ENDED;
+  const noPolicy = mayNot || noAgent;
+  const isPaused = agent.policy === PAUSED;
   const noNote = isLive ? whyNotCommand(me, "add_note") : ENDED;
   const ask = (wanted: string | null) =>
     record.mutate(
@@ -51,11 +57,30 @@ export function AgentControls({ runId, agent, me, isLive }: Props) {
         <Offered whyNot={noPolicy || (policy.trim() ? "" : "Say which policy.")} onClick={() => ask(policy.trim())}>
           Swap
         </Offered>
-        <Offered whyNot={noPolicy || (agent.policy ? "" : "No policy is there.")} onClick={() => ask(null)}>
+      </Group>
+      <Group gap="sm">
+        {isPaused && agent.previous ? (
+          <Offered whyNot={noPolicy} onClick={() => ask(agent.previous ?? PAUSED)}>
+            {`Go on with ${agent.previous.slice(0, 60)}`}
+          </Offered>
+        ) : (
+          <Offered whyNot={noPolicy || (isPaused ? "It asks for nothing as it is." : "")} onClick={() => ask(PAUSED)}>
+            Pause it
+          </Offered>
+        )}
+        <Offered whyNot={noPolicy} onClick={() => ask(null)}>
           Send it away
         </Offered>
       </Group>
+      <Text size="sm" c="dimmed" style={{ overflowWrap: "anywhere" }}>
+        {isLive && noAgent ? noAgent : `Paused, ${PAUSED} takes its place, which looks and asks for nothing. Sent away, its process ends, and only agenttune attach brings one back.`}
+      </Text>
       {agent.requested && <Text size="sm">Asked for, and not there yet: {agent.requested}</Text>}
+      {agent.refused && (
+        <Text size="sm" role="status" style={{ overflowWrap: "anywhere" }}>
+          Not obeyed: {agent.refused}
+        </Text>
+      )}
       <Textarea
         label="A message to the agent"
         description="A note in the log; policies that read notes see it at their next look, and so does everybody else."

@@ -9,7 +9,7 @@ import { useWhyNot } from "../../components/command/useWhyNot";
 import { toldValue } from "../../components/decision/words";
 import { Name } from "../../components/Name";
 import { changeOf } from "./change";
-import { DryRunAnswer } from "./DryRunAnswer";
+import { DryRunAnswer, refusalOf } from "./DryRunAnswer";
 import { useSend } from "./useSend";
 
 const SETTLE_MS = 350;
@@ -54,8 +54,9 @@ function Change({ runId, knob, group, commands, onClose }: Omit<Props, "knob"> &
   const [settled] = useDebouncedValue(command === null ? "" : JSON.stringify(command), SETTLE_MS);
   const asked = settled === "" ? null : (JSON.parse(settled) as NonNullable<typeof command>);
   const dry = useDryRun(runId, whyNot === "" ? asked : null);
+  const refusal = command !== null && settled === JSON.stringify(command) ? refusalOf(dry) : "";
   const apply = async () => {
-    if (command !== null && (await send(command, reason.trim() || "by hand"))) onClose();
+    if (refusal === "" && command !== null && (await send(command, reason.trim() || "by hand"))) onClose();
   };
   return (
     <Stack gap="sm" component="form" onSubmit={(event) => { event.preventDefault(); void apply(); }}>
@@ -82,7 +83,7 @@ function Change({ runId, knob, group, commands, onClose }: Omit<Props, "knob"> &
         <Button variant="default" onClick={onClose}>
           Cancel
         </Button>
-        <Button type="submit" loading={isSending} disabled={whyNot !== "" || command === null}>
+        <Button type="submit" loading={isSending} disabled={whyNot !== "" || command === null || refusal !== ""} title={refusal || undefined}>
           Send
         </Button>
       </Group>

@@ -7,7 +7,7 @@ import type { CommandSchema } from "../../api/schema";
 import { useWhyNot } from "../../components/command/useWhyNot";
 import { toldKind } from "../../components/decision/words";
 import { defaultsOf, givenArguments } from "../../forms/formSchema";
-import { DryRunAnswer } from "./DryRunAnswer";
+import { DryRunAnswer, refusalOf } from "./DryRunAnswer";
 import { useFormHints } from "./hints";
 import { useSend } from "./useSend";
 
@@ -75,6 +75,7 @@ function Filled({ runId, commands, command, start }: Omit<Props, "kind" | "onKin
   // An untouched form of a command that has arguments asks for nothing, so the gate is not asked either.
   const isUnfilled = !isReady || (Object.keys(wanted).length === 0 && command.fields.length > 0);
   const dry = useDryRun(runId, whyNot === "" && !isUnfilled ? asked : null);
+  const refusal = isUnfilled || settled !== JSON.stringify(wanted) ? "" : refusalOf(dry);
   return (
     <Grid gap="lg">
       <Grid.Col span={{ base: 12, md: 7 }}>
@@ -87,6 +88,7 @@ function Filled({ runId, commands, command, start }: Omit<Props, "kind" | "onKin
           onSubmit={(given) => void send(given, reason.trim())}
           hints={kept}
           disabled={whyNot !== "" || isSending}
+          whyNotSend={refusal}
           submitLabel={`Send ${toldKind(command.kind)}`}
           before={
             <Textarea

@@ -3,9 +3,14 @@ import type { UseQueryResult } from "@tanstack/react-query";
 
 import { sentenceOf } from "../../api/client";
 import type { DryRun } from "../../api/schema";
-import { verdictInWords } from "../../components/command/outcome";
+import { isRefusal, verdictInWords } from "../../components/command/outcome";
 import { DifferenceTable } from "./DifferenceTable";
 import { RatesPlot } from "./RatesPlot";
+
+/** Why a command would be refused, by an answer that is about it and no earlier one; empty where nothing is known of that. */
+export function refusalOf({ data, isPlaceholderData }: Pick<UseQueryResult<DryRun>, "data" | "isPlaceholderData">): string {
+  return data !== undefined && !isPlaceholderData && isRefusal(data) ? verdictInWords(data) : "";
+}
 
 /** What the gate would say, and what would be before and after: seen before anything is sent. */
 export function DryRunAnswer({ query }: { query: UseQueryResult<DryRun> }) {
@@ -17,8 +22,8 @@ export function DryRunAnswer({ query }: { query: UseQueryResult<DryRun> }) {
     );
   }
   if (query.data === undefined) return query.isFetching ? <Skeleton height={60} role="img" aria-label="Asking the gate" /> : null;
-  const { decision, waits_for: asked, differences = [], rates = [] } = query.data;
-  const isRefused = decision !== "approved" && decision !== "edited";
+  const { waits_for: asked, differences = [], rates = [] } = query.data;
+  const isRefused = isRefusal(query.data);
   return (
     <Stack gap="xs">
       <Alert

@@ -7,7 +7,7 @@ import type { KnobState } from "../../api/schema";
 import { useWhyNot } from "../../components/command/useWhyNot";
 import { asNumber, told } from "../../components/numbers";
 import { Offered } from "../../components/Offered";
-import { DryRunAnswer } from "./DryRunAnswer";
+import { DryRunAnswer, refusalOf } from "./DryRunAnswer";
 import { useSend } from "./useSend";
 
 const FACTORS = [0.1, 0.5, 2] as const;
@@ -28,6 +28,7 @@ export function LearningRate({ runId, lr }: { runId: string; lr: KnobState }) {
   const [settled] = useDebouncedValue(wanted === null || isWrong ? null : JSON.stringify(command), SETTLE_MS);
   const asked = settled === null ? null : (JSON.parse(settled) as typeof command);
   const dry = useDryRun(runId, whyNot === "" ? asked : null);
+  const refusal = settled === JSON.stringify(command) ? refusalOf(dry) : "";
   const apply = async () => {
     if (await send(command, "by hand")) setText("");
   };
@@ -69,7 +70,7 @@ export function LearningRate({ runId, lr }: { runId: string; lr: KnobState }) {
             </Offered>
           ))}
         </Group>
-        <Button size="sm" loading={isSending} disabled={whyNot !== "" || wanted === null || isWrong} onClick={() => void apply()}>
+        <Button size="sm" loading={isSending} disabled={whyNot !== "" || wanted === null || isWrong || refusal !== ""} title={refusal || undefined} onClick={() => void apply()}>
           Set learning rate
         </Button>
       </Group>
