@@ -157,7 +157,7 @@ class AgentLoop:
             return False
         in_lockstep = info.rules.get("wake", {}).get("mode") == "lockstep"
         must_ask = self._wakeups.poll(patience_s if in_lockstep and not self._turns.thinking else 0.0)
-        if self._wakeups.request is not None and not self._switch_policy(self._wakeups.request):
+        if self._wakeups.request is not None and not self._switch_policy(self._wakeups.request, info.step):
             return False
         self._observe_if_due(info, in_lockstep, must_ask)
         return True
@@ -196,7 +196,7 @@ class AgentLoop:
             self._turns.finish_within(self._shutdown_grace_s)
             self._outbox.send(PolicyDetached(policy=self.policy.name, reason=reason), None)
 
-    def _switch_policy(self, request: PolicyRequested) -> bool:
+    def _switch_policy(self, request: PolicyRequested, step: int) -> bool:
         """Switch to the policy that an operator asked for; returns whether one is still attached."""
         self._wakeups.request = None
         if request.policy is None:
@@ -208,7 +208,7 @@ class AgentLoop:
             self._swap(loaded, f"{loaded.policy.name} was asked for{by}")
         else:
             reason = f"{self.policy.name} stays: {loaded}"
-            self._outbox.send(Decided(policy=self.policy.name, woken_by=request.words, reason=reason), None)
+            self._outbox.send(Decided(policy=self.policy.name, woken_by=request.words, reason=reason), step)
         return True
 
     def _loaded(self, name: str) -> LoadedPolicy | str:

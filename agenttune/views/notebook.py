@@ -110,7 +110,8 @@ class RunOutput:
         """The curves of the run as it is now, with a mark for each decision: HTML that needs nothing else."""
         with self._log() as log:
             drawn = picture(log, self._journal)
-        return f'<div class="agenttune"><style>{STYLE}{picture_style("agenttune")}</style><p>{html.escape(repr(self))}</p>{drawn}</div>'
+        style = STYLE + picture_style("agenttune")
+        return f'<div class="agenttune"><style>{style}</style><p>{html.escape(repr(self))}</p>{drawn}</div>'
 
     @cached_property
     def _journal(self) -> Journal:

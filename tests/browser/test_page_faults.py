@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 import time
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ pytestmark = [
 ]
 TABS = ["", "metrics", "agent", "approvals", "controls", "model", "data", "checkpoints", "log"]
 LONG = "x" * 10_000
+OLDER = Path(__file__).parents[1] / "data" / "before" / "2026-11-27" / "by_hand.db.gz"
 LIVE = "live"
 BEHIND = "behind"
 
@@ -247,6 +249,21 @@ def test_a_finished_run_looks_the_same_from_the_file_alone(desktop: Visit, tmp_p
     for tab in TABS:
         assert shown[0][tab] == shown[1][tab], tab
     assert "the last word" in shown[0]["log"]
+
+
+def test_a_log_of_an_older_version_has_something_to_say_on_every_page(
+    server: tuple[Path, ServerAddress], desktop: Visit
+) -> None:
+    folder = server[0] / "older"
+    folder.mkdir()
+    (folder / "log.db").write_bytes(gzip.decompress(OLDER.read_bytes()))
+    desktop.open(page_link(server[1].url, server[0], "older")[0])
+    for tab in TABS:
+        desktop.open(f"{server[1].url}/runs/older/{tab}")
+        settle(desktop.page)
+        assert desktop.page.get_by_text("This could not be shown").count() == 0, tab
+        assert len(desktop.page.get_by_role("tabpanel").first.inner_text()) > 20, tab
+    desktop.assert_quiet()
 
 
 def _at_rest(page: Any) -> str:

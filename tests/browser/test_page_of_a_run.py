@@ -81,8 +81,15 @@ def test_norms_are_measured_when_asked_and_layers_are_found_by_name(
     page.get_by_label("Search layers").fill("drop")
     assert page.get_by_role("treeitem").count() == 2  # the model, and its dropout
     page.get_by_role("treeitem", name="drop").click()
+    page.get_by_label("New value of p").fill("1.25")
+    page.get_by_role("button", name="Set… p").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_text("p is between 0 and 1, not 1.25").wait_for()
+    assert dialog.get_by_role("button", name="Send", exact=True).is_disabled()
+    page.keyboard.press("Escape")
     page.get_by_label("New value of p").fill("0.25")
     page.get_by_role("button", name="Set… p").click()
+    dialog.get_by_text("The trainer checks it once more, and may still refuse it.").wait_for()
     send(page)
     page.get_by_role("cell", name="0.25", exact=True).wait_for()
 
@@ -186,6 +193,32 @@ def test_a_learning_rate_set_by_hand_is_the_effective_one(
     assert knob.effective == pytest.approx(0.0007)
     page.get_by_label("Learning rate", exact=True).fill("7")  # beyond the run's own bound
     page.get_by_text("Would be refused").first.wait_for()
+    assert page.get_by_role("button", name="Set learning rate").is_disabled()
+    page.get_by_label("Command", exact=True).select_option("model_layer_parameter_update")
+    for name, value in {"layer_name": "drop", "param_name": "p", "value": "-1"}.items():
+        page.locator(f"#model_layer_parameter_update_{name}").fill(value)
+    page.get_by_text("p is between 0 and 1, not -1").wait_for()
+    assert page.get_by_role("button", name="Send model layer parameter update").is_disabled()
+
+
+def test_what_is_saved_of_a_chart_is_what_is_seen_of_it(
+    training: Training, server: tuple[Path, ServerAddress], desktop: Visit
+) -> None:
+    page = enter(training, server, desktop, "metrics")
+    page.goto(f"{page.url}?range=5-25&q=step_loss")
+    page.locator("canvas").first.wait_for()
+    saved = {}
+    for kind in ("CSV", "PNG"):
+        page.get_by_role("button", name="Save step_loss", exact=True).click()
+        with page.expect_download() as saving:
+            page.get_by_role("menuitem", name=kind).click()
+        assert saving.value.suggested_filename == f"{training.run_id}-step_loss.{kind.lower()}"
+        saved[kind] = Path(saving.value.path()).read_bytes()
+    head, *rows = saved["CSV"].decode().split("\r\n")
+    assert head.startswith("metric,branch,step,mean,")
+    main = [row for row in rows if row.split(",")[1] == "main"]
+    assert [int(row.split(",")[2]) for row in main] == list(range(5, 26))
+    assert saved["PNG"].startswith(b"\x89PNG")
 
 
 def test_one_parameter_group_has_a_rate_of_its_own_also_set_on_a_phone(

@@ -110,7 +110,7 @@ def _doing(
         what = f"The policy {requested} was asked for" if requested else "The policy was asked to leave"
         return "asked", f"{what}; the agent obeys at its next look."
     if attached is None:
-        return "none", "No policy is beside this run: nobody changes it but people. `agenttune attach` brings one."
+        return "none", "No policy is beside this run: nobody changes it but people. agenttune attach brings one."
     if is_alive(attached) is False:
         return "lost", f"The process of {attached.policy} is gone: nobody looks at this run."
     awaited, decided = _newest(log, "decision_awaited"), _newest(log, "decided")

@@ -1,14 +1,17 @@
 import { Alert, Skeleton, Stack, Text } from "@mantine/core";
 import type { UseQueryResult } from "@tanstack/react-query";
 
-import { sentenceOf } from "../../api/client";
+import { sentenceOf, ServerError } from "../../api/client";
 import type { DryRun } from "../../api/schema";
 import { isRefusal, verdictInWords } from "../../components/command/outcome";
 import { DifferenceTable } from "./DifferenceTable";
 import { RatesPlot } from "./RatesPlot";
 
+type Answer = Pick<UseQueryResult<DryRun>, "data" | "error" | "isPlaceholderData">;
+
 /** Why a command would be refused, by an answer that is about it and no earlier one; empty where nothing is known of that. */
-export function refusalOf({ data, isPlaceholderData }: Pick<UseQueryResult<DryRun>, "data" | "isPlaceholderData">): string {
+export function refusalOf({ data, error, isPlaceholderData }: Answer): string {
+  if (error instanceof ServerError) return sentenceOf(error);
   return data !== undefined && !isPlaceholderData && isRefusal(data) ? verdictInWords(data) : "";
 }
 
