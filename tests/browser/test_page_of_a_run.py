@@ -252,15 +252,16 @@ def test_two_tabs_stay_in_step_over_pause_evaluation_and_going_on(
     other.goto(page.url)
     page.bring_to_front()  # a tab behind another one is not drawn on a busy machine, and then not to be clicked
     page.get_by_role("button", name="Pause", exact=True).click()
+    other.bring_to_front()
     other.get_by_role("button", name="Resume", exact=True).wait_for()
     assert training.info.status == "paused"
     stands = training.info.step
-    other.bring_to_front()
     before = len(training.commands("do_evaluate"))
     other.get_by_role("button", name="Evaluate now").click()
     assert training.answered("do_evaluate", before).state.value == "applied"
     assert training.info.step == stands
     other.get_by_role("button", name="Resume", exact=True).click()
+    page.bring_to_front()
     page.get_by_role("button", name="Pause", exact=True).wait_for()
     until(lambda: training.info.step > stands, "the next step")
 
