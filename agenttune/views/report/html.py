@@ -61,7 +61,7 @@ def picture_style(within: str) -> str:
     Args:
         within: That class. It sets the colours that the rules name: `--line`, `--dim`, `--blue` and so on.
     """
-    text = files("agenttune.views.report").joinpath("templates", "curves.css").read_text("utf-8")
+    text = (files("agenttune.views.report") / "templates" / "curves.css").read_text("utf-8")
     rules = _RULE.findall(re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL))
     scoped = ((",".join(f".{within} {one.strip()}" for one in names.split(",")), body) for names, body in rules)
     return "\n".join(f"{names}{body}" for names, body in scoped)
