@@ -130,19 +130,19 @@ class WeightSampler:
         names = tuple(place.name for place, _ in present)
         sizes = tuple(place.index.numel() for place, _ in present)
         rates = self._rates([weights for _, weights in present])
-        telling = self._telling([(place.name, weights.dim()) for place, weights in present])
+        telling = self._telling(present)
         return WeightSample(step, self.stretch, names, sizes, telling, values, rates=rates, settled=self._settled())
 
-    def _telling(self, layers: list[tuple[str, int]]) -> tuple[bool, ...]:
-        """Of each layer's name and dimensions; where all matrices began at zero, nothing tells.
+    def _telling(self, present: list[tuple[_Place, Tensor]]) -> tuple[bool, ...]:
+        """Of each layer's weights; where all matrices began at zero, nothing tells.
 
-        Nor does a layer alone, as a linear probe: no other learns from what it gives, and its first weights are often
-        so small that any rate makes others of them at once.
+        Nor does one layer alone of a model, as a linear probe: no other learns from what it gives, and its first weights
+        are often so small that any rate makes others of them at once. Weights that are all of a model do.
         """
-        if len(layers) == 1:
+        if len(present) == 1 and present[0][0].module is not bare_model(self.adapter):
             return (False,)
-        fewest = 2 if any(dimensions > 1 for _, dimensions in layers) else 0
-        return tuple(dimensions >= fewest and name not in self._zeros for name, dimensions in layers)
+        fewest = 2 if any(weights.dim() > 1 for _, weights in present) else 0
+        return tuple(weights.dim() >= fewest and place.name not in self._zeros for place, weights in present)
 
     def _settled(self) -> float:
         """RMSprop's average of squares begins at nothing and is not corrected for that, Adagrad's sum only grows."""
