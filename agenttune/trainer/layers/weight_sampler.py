@@ -136,8 +136,8 @@ class WeightSampler:
     def _telling(self, present: list[tuple[_Place, Tensor]]) -> tuple[bool, ...]:
         """Of each layer's weights; where all matrices began at zero, nothing tells.
 
-        Nor does one layer alone of a model, as a linear probe: no other learns from what it gives, and its first weights
-        are often so small that any rate makes others of them at once. Weights that are all of a model do.
+        Nor does one layer alone of a model, as a linear probe: no other learns from what it gives, and its first
+        weights are often so small that any rate makes others of them at once. Weights that are all of a model do.
         """
         if len(present) == 1 and present[0][0].module is not bare_model(self.adapter):
             return (False,)
