@@ -122,9 +122,11 @@ class LayerFault(Detector):
             return
         still = [n for n in names if all(_below(look, n, 0.0) for look in newest)]
         if still and len(names) - len(still) >= MOVING_FRAC * len(names):
-            yield self._of(
-                still, newest[-1], "frozen", "does not move while others do, though the optimizer holds it", "info"
-            )
+            if _is_asked_for(observation, still):
+                cause, words = "stopped", "does not move, as a command has asked for"
+            else:
+                cause, words = "frozen", "does not move while others do, though the optimizer holds it"
+            yield self._of(still, newest[-1], cause, words, "info")
 
     def _of(self, layers: list[str], look: WeightLook, cause: str, words: str, severity: str) -> Finding:
         layer = layers[0] if len(layers) == 1 else _block(layers, list(look.ratios))

@@ -130,6 +130,18 @@ def test_a_layer_that_a_command_has_frozen_is_no_alarm() -> None:
         assert [f.severity for f in told if f.kind == "layer_fault"] == [severity]
 
 
+def test_a_layer_that_never_moved_since_a_command_froze_it_is_not_called_forgotten() -> None:
+    """Seen: a person froze a layer, which begins a new stretch of looks; seven steps later guardian asked for it."""
+    known = seen(lambda n, name: (0.0, 0.05) if name.startswith("blocks.0") else usual(n, name))[-1]
+    operation = {"operation_name": "requires_grad_", "params": {"requires_grad": False}}
+    for name, cause in (("blocks.0", "stopped"), ("blocks.1", "frozen"), ("", "stopped")):
+        command = parse_command({"kind": "model_layer_operation", "layer_name": name, **operation})
+        record = applied(1, 1e-3)
+        record = record.model_copy(update={"proposal": record.proposal.model_copy(update={"command": command})})
+        [told] = [f for f in detect(known.model_copy(update={"commands": [record]})) if f.kind == "layer_fault"]
+        assert (told.severity, told.evidence["cause"]) == ("info", cause)
+
+
 def test_a_layer_that_a_command_begins_anew_is_no_fault() -> None:
     """A policy would else go back from what somebody has just mended."""
     known = seen(struck(0.9, 0.05))[8]
