@@ -17,12 +17,16 @@ from agenttune.gate import guards_nothing
 from agenttune.protocol.events import DatasetRead, KnobsRead, NoteAdded
 from agenttune.protocol.proposals import Record
 from agenttune.protocol.run_info import RunInfo
+from agenttune.protocol.text import clean
 from agenttune.store.folder_lock import folder_held
 from agenttune.store.process_liveness import is_alive, started_s
 from agenttune.trainer.recording.recorder import Recorder
+from agenttune.trainer.resumed_values import resume_warning
 from agenttune.trainer.run_state import RunState
 
 logger = logging.getLogger("agenttune")
+
+LOST_CHARACTERS = 4000
 
 
 def record_found_checkpoints(run_state: RunState, recorder: Recorder) -> None:
@@ -54,6 +58,12 @@ def warn_of_limits(info: RunInfo, knobs: KnobsRead, whole: Sequence[Record], rec
     dataset = next((body for body in whole if isinstance(body, DatasetRead)), None)
     for sentence in guards_nothing(info, knobs.knobs, dataset):
         _warn(sentence, recorder)
+
+
+def warn_of_lost_values(run_state: RunState, own_log: Path, knobs: KnobsRead, recorder: Recorder) -> None:
+    """Warn of what the checkpoint that this run resumes from was trained under, and is not in force now."""
+    if text := resume_warning(run_state, own_log, knobs.knobs):
+        _warn(clean(text, LOST_CHARACTERS), recorder)
 
 
 def _warn(text: str, recorder: Recorder) -> None:

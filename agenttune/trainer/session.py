@@ -37,7 +37,13 @@ from agenttune.trainer.execution.kept_states import KeptStates
 from agenttune.trainer.knobs import Knob, KnobRegistry
 from agenttune.trainer.layers.weight_sampler import WeightSampler
 from agenttune.trainer.lr.lr_reader import LearningRateReader
-from agenttune.trainer.opening import claim_output, record_found_checkpoints, release, warn_of_limits
+from agenttune.trainer.opening import (
+    claim_output,
+    record_found_checkpoints,
+    release,
+    warn_of_limits,
+    warn_of_lost_values,
+)
 from agenttune.trainer.probation.loss_history import losses_until
 from agenttune.trainer.probation.own_commands import OwnCommands
 from agenttune.trainer.recording.background_writer import BackgroundWriter, Metrics, RawRow, StepMetrics
@@ -162,6 +168,8 @@ class Session:
             claim_output(folder.path, self.run_id, recorder)
         if info is not None and info.attempt > 1:
             self._apply_again(info, knobs, step)
+        elif self._log is not None:
+            warn_of_lost_values(run_state, self._log.folder, knobs, recorder)
         self._executor.begin()
         self._preemption = Preemption(None if self._log is None else self._ask_to_stop)
         if self._sampler is not None:

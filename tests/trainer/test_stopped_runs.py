@@ -96,3 +96,60 @@ def test_the_report_says_it_on_a_line_of_its_own(bench: Bench, width: int) -> No
     print_report(Console(file=file, width=width), read_journal(stopped.log()))
     path = stopped.ack.result["path"]
     assert f"resume_from_checkpoint='{path}'" in file.getvalue().splitlines()
+
+
+COMMANDS: tuple[dict[str, Any], ...] = (
+    {"kind": "update_training", "gradient_accumulation_steps": 3},
+    {"kind": "update_training", "max_grad_norm": 0.25},
+    {"kind": "update_schedule", "shape": "wsd"},
+    {
+        "kind": "model_layer_operation",
+        "layer_name": "first",
+        "operation_name": "requires_grad_",
+        "params": {"requires_grad": False},
+    },
+)
+
+
+def warned_of(result: Result) -> str:
+    """The note at the start of a run that tells what did not come with the checkpoint; empty if there is none."""
+    notes = [body.text for body in result.bodies("note_added") if "was trained under" in body.text]
+    assert len(notes) <= 1
+    return notes[0] if notes else ""
+
+
+def test_a_resume_says_which_commanded_values_it_has_not_brought_back(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    commands = [At(2, command) for command in COMMANDS]
+    stopped = bench.run([*commands, At(6, STOP)])
+    path = said(stopped.acks()[-1].message)
+    again = goes_on(bench, path, 6)
+    note = warned_of(again)
+    assert note in caplog.messages
+    lost, _, rest = note.partition(". In force again, with the checkpoint's states: ")
+    for said_of in (
+        "gradient_accumulation_steps was 3, is 1",
+        "max_grad_norm was 0.25, is 1.0",
+        "layer first was frozen, is trained",
+    ):
+        assert said_of in lost
+    along, _, to_set = rest.partition(". To set them again: ")
+    assert along == "lr, the plan of the learning rate"
+    for command in ('update_training {"gradient_accumulation_steps": 3}', 'update_training {"max_grad_norm": 0.25}'):
+        assert command in to_set
+    assert '"layer_name": "first", "operation_name": "requires_grad_", "params": {"requires_grad": false}' in to_set
+    assert "max_steps" not in note
+
+
+def test_without_the_log_of_before_it_says_so_of_other_values(bench: Bench) -> None:
+    stopped = bench.run([At(2, COMMANDS[1]), At(6, STOP)])
+    path = said(stopped.acks()[-1].message)
+    (stopped.log().folder).rename(bench.path / "moved")
+    assert "trained under other values" in warned_of(goes_on(bench, path, 6))
+
+
+def test_what_no_command_changed_is_not_warned_of(bench: Bench) -> None:
+    stopped = bench.run([At(2, COMMANDS[2]), At(5, STOP)])
+    again = goes_on(bench, said(stopped.acks()[-1].message), 5, max_grad_norm=3.0)
+    assert warned_of(again) == ""

@@ -54,7 +54,7 @@ def in_force(log: RunLog, info: RunInfo, knobs: list[KnobState], step: int) -> I
     """
     line = log.lineage(info.branch)
     taken = log.commands(State.APPLIED, State.KEPT, limit=10_000)
-    changes = [(r, c) for r in taken if (c := _change(r)) is not None and _is_on(line, r)]
+    changes = [(r, c) for r in taken if (c := change_of(r)) is not None and is_on(line, r)]
     found = InForce([], [])
     covered: set[str] = set()
     replans = 0  # of the newest plans, those that were taken back
@@ -120,14 +120,16 @@ def _names(command: CommandBase) -> frozenset[str]:
     return command.touched()
 
 
-def _change(record: CommandRecord) -> CommandBase | None:
+def change_of(record: CommandRecord) -> CommandBase | None:
+    """What a command that was applied has changed, in force as a change; None for any other one."""
     command = record.command if record.ack is None else record.command.in_force(record.ack)
     if isinstance(command, LoadCheckpoint):
         return command.change_there()
     return command if command is not None and command.impact is Impact.CHANGE else None
 
 
-def _is_on(line: Lineage, record: CommandRecord) -> bool:
+def is_on(line: Lineage, record: CommandRecord) -> bool:
+    """Whether a command was applied on the way to where a branch stands."""
     return record.ack is not None and line.has(record.ack.branch, record.ack.step)
 
 
@@ -138,11 +140,11 @@ def _holds(
     if record.ack is None or record.ack.step > step:
         return False
     now = {knob.name: knob for knob in knobs}
-    then = _knobs_at(log, line, step)
-    return all(name in now and name in then and _is_same(now[name], then[name]) for name in command.touched())
+    then = knobs_at(log, line, step)
+    return all(name in now and name in then and is_same(now[name], then[name]) for name in command.touched())
 
 
-def _knobs_at(log: RunLog, line: Lineage, step: int) -> dict[str, KnobState]:
+def knobs_at(log: RunLog, line: Lineage, step: int) -> dict[str, KnobState]:
     """As they were last read up to a step."""
     events = log.events(kinds=["knobs_read"], limit=10_000)
     on = [e.body for e in events if (e.step or 0) <= step and line.has(e.branch, e.step or 0)]
@@ -150,8 +152,9 @@ def _knobs_at(log: RunLog, line: Lineage, step: int) -> dict[str, KnobState]:
     return {knob.name: knob for knob in newest.knobs} if isinstance(newest, KnobsRead) else {}
 
 
-def _is_same(one: KnobState, other: KnobState) -> bool:
-    if one.base is not None and other.base is not None:  # what a schedule scales; effective, it moves with the steps
+def is_same(one: KnobState, other: KnobState) -> bool:
+    """Whether two readings of a knob tell of one value; a rate's base counts, as a schedule moves the rest."""
+    if one.base is not None and other.base is not None:
         return math.isclose(one.base, other.base, rel_tol=SAME)
     return bool(one.effective == other.effective)
 

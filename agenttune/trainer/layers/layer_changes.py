@@ -5,7 +5,8 @@ Weights and buffers are not kept here; they are in the model's own state.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,6 +98,19 @@ class LayerChanges:
         for name, attribute in self.originals:
             captured.setdefault(name, {})[attribute] = _read(model, (name, attribute))
         return captured
+
+    def differing(self, captured: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[Key, Any, Any]]:
+        """What the model has otherwise than it was captured: the key, the value then, the value now.
+
+        What this model does not have is no value of it, and left out.
+        """
+        model = bare_model(self.adapter)
+        for name, values in captured.items():
+            for attribute, then in values.items():
+                with contextlib.suppress(UserError):
+                    now = _read(model, (name, attribute))
+                    if now != then:
+                        yield (name, attribute), then, now
 
     def restore(self, captured: dict[str, Any]) -> list[Change]:
         """Restore what was captured; what was changed since then, and is not in it, gets its original value.
