@@ -92,7 +92,10 @@ def _check_plan(command: UpdateSchedule, world: World) -> None:
     info = world.info
     course = info.schedule
     if course is not None and not course.can_be_planned:
-        raise UserError(f"the schedule is {course.kind}, which cannot be replanned; change its rate")
+        raise UserError(
+            f"the schedule is {course.kind}, which cannot be replanned (one of your own can if it has step, state_dict "
+            "and load_state_dict, and no __slots__); change its rate"
+        )
     if _will_change(world):
         return  # how the run will stand is the trainer's to see
     if command.shape == "previous":

@@ -502,6 +502,11 @@ class Session:
         if self.status != "starting":
             self._recorder.record(self._recorder.knobs_read())
 
+    def add_note(self, text: str) -> None:
+        """Leave a note of ours in the run's log, at this step."""
+        if not self._ended:
+            self._recorder.record(NoteAdded(text=text, author="agenttune"), step=self.run_state.step)
+
     def data_opened(self) -> None:
         """The training data is known only now."""
         if self.status != "starting" and not self._ended:

@@ -345,6 +345,158 @@ def test_an_iterable_that_cannot_go_back_is_drawn_on_and_the_ack_says_so(tmp_pat
     assert "order of the data does not go back" in ack.message
 
 
+class PassLoop:
+    """A loop with an epoch's own code around `batches`: StepLR once a pass, 4 batches a pass."""
+
+    def __init__(self, path: Path, epochs: int | None, orders: list[At] | None = None, passes: int = 5, **how: Any):
+        torch.manual_seed(5)
+        model = TinyModel()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        scheduler, loader = StepLR(optimizer, 1, gamma=0.5), DataLoader(Told(), batch_size=4, shuffle=True)
+        self.told = loader.dataset.epochs  # type: ignore[attr-defined]
+        self.passes: list[list[float]] = []
+        desk = Desk(path / "runs", orders or [])
+        with opened(path, model, optimizer, scheduler=scheduler, **how) as s:
+            for _ in range(passes):
+                self.passes.append([])
+                for batch in s.batches(loader, epochs=epochs):
+                    optimizer.zero_grad()
+                    loss = model(**batch)["loss"]
+                    loss.backward()
+                    optimizer.step()
+                    self.passes[-1].append(float(loss))
+                    desk.submit(s.global_step + 1)
+                    s.step({"loss": loss})
+                    if len(self.passes[-1]) == 30:
+                        break
+                scheduler.step()
+        self.stepped = scheduler.last_epoch
+
+
+class Told(Points):
+    def __init__(self) -> None:
+        super().__init__(16)
+        self.epochs: list[int] = []
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epochs.append(epoch)
+
+
+def notes(path: Path) -> list[str]:
+    return [getattr(event.body, "text") for event in open_newest(path / "runs").events(kinds=["note_added"])]
+
+
+def test_one_pass_a_call_is_the_plain_loops_order(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def plain() -> list[list[float]]:
+        torch.manual_seed(5)
+        model = TinyModel()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        scheduler, loader = StepLR(optimizer, 1, gamma=0.5), DataLoader(Points(16), batch_size=4, shuffle=True)
+        passes: list[list[float]] = []
+        for _ in range(5):
+            passes.append([])
+            for batch in loader:
+                optimizer.zero_grad()
+                loss = model(**batch)["loss"]
+                loss.backward()
+                optimizer.step()
+                passes[-1].append(float(loss))
+            scheduler.step()
+        return passes
+
+    trained = PassLoop(tmp_path, epochs=1)
+    assert trained.passes == plain()
+    assert trained.told == [0, 1, 2, 3, 4]
+    assert notes(tmp_path) == []
+    assert "epochs=1" not in caplog.text
+    with opened(tmp_path, TinyModel(), parts_of(TinyModel())[0]) as s, pytest.raises(UserError, match="from 1 on"):
+        s.batches([1], epochs=0)
+
+
+def test_a_return_within_passes_goes_on_to_the_end_of_the_pass(tmp_path: Path) -> None:
+    orders = [
+        At(2, {"kind": "save_checkpoint", "keep_in": "memory"}, "save"),
+        At(7, {"kind": "load_checkpoint", "checkpoint_id": "@save"}, "load"),
+    ]
+    trained = PassLoop(tmp_path, epochs=1, orders=orders)
+    assert [len(losses) for losses in trained.passes] == [4, 3 + 2, 4, 4, 4]
+    assert trained.passes[1][3:] == trained.passes[0][2:], "the pass that it went back to"
+    assert trained.told == [0, 1, 0, 1, 2, 3]
+    assert trained.stepped == 4, "once for each pass, of the branch in force"
+
+
+def test_a_trial_at_the_end_of_a_pass_has_nothing_of_the_loops_code_between_passes(tmp_path: Path) -> None:
+    order = {"kind": "probe", "steps": 3, "candidates": [{"kind": "update_optimizer", "lr": 1e-9}]}
+    trained = PassLoop(tmp_path, epochs=1, orders=[At(3, order, "probe")], max_steps=20)
+    ack = open_newest(tmp_path / "runs").command("probe").ack
+    assert ack is not None
+    assert ack.outcome == "applied", ack.message
+    assert [len(losses) for losses in trained.passes] == [4 + 2 * 3, 4, 4, 4, 4]
+    assert trained.stepped == 5
+
+
+@pytest.mark.parametrize(("steps", "said"), [(20, "has gone through 5 epochs"), (None, "there is no max_steps")])
+def test_a_call_that_is_taken_for_one_epoch_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, steps: int | None, said: str
+) -> None:
+    trained = PassLoop(tmp_path, epochs=None, max_steps=steps)
+    assert len(trained.passes[0]) == (steps or 30)
+    (note,) = notes(tmp_path)
+    assert said in note
+    assert "epochs=1" in note
+    assert caplog.text.count("epochs=1") == 1
+
+
+class OneShot(torch.utils.data.IterableDataset[Any]):
+    """Rows of something that can be read once."""
+
+    def __init__(self) -> None:
+        self.rows = iter([{"x": row["x"], "labels": row["labels"]} for row in (Points(12)[i] for i in range(12))])
+
+    def __iter__(self) -> Any:
+        return self.rows
+
+
+ENDING: dict[str, Callable[[], Any]] = {
+    "generator": lambda: (batch for batch in DataLoader(Points(12), batch_size=4)),
+    "iterator": lambda: iter(DataLoader(Points(12), batch_size=4)),
+    "read once": lambda: DataLoader(OneShot(), batch_size=4),
+}
+
+
+@pytest.mark.parametrize("steps", [20, None])
+@pytest.mark.parametrize("kind", ENDING)
+def test_data_that_ends_ends_the_loop(tmp_path: Path, kind: str, steps: int | None) -> None:
+    model = TinyModel()
+    optimizer, scheduler = parts_of(model)
+    loader = ENDING[kind]()
+    with opened(tmp_path, model, optimizer, scheduler=scheduler, max_steps=steps) as s:
+        for batch in s.batches(loader):
+            s.step({"loss": update(model, optimizer, scheduler, batch)})
+        assert list(s.batches(loader)) == []
+    info = open_newest(tmp_path / "runs").info()
+    assert (info.status, info.step) == ("finished", 3)
+    assert notes(tmp_path) == []
+    assert info.status_reason == "the data ended at step 3" + (" of 20" if steps else "")
+
+
+def test_a_trial_that_meets_the_end_of_the_data_is_lost_and_training_ends_there(tmp_path: Path) -> None:
+    order = {"kind": "probe", "steps": 3, "candidates": [{"kind": "update_optimizer", "lr": 0.01}]}
+    desk = Desk(tmp_path / "runs", [At(2, order, "probe")])
+    model = TinyModel()
+    optimizer, scheduler = parts_of(model)
+    with opened(tmp_path, model, optimizer, scheduler=scheduler, max_steps=20) as s:
+        for batch in s.batches(DataLoader(OneShot(), batch_size=4)):
+            loss = update(model, optimizer, scheduler, batch)
+            desk.submit(s.global_step + 1)
+            s.step({"loss": loss})
+    log = open_newest(tmp_path / "runs")
+    ack = log.command("probe").ack
+    assert ack is not None
+    assert {trial["problem"] for trial in ack.result["trials"]} == {"UserError: the data ended"}
+    assert (log.info().status, log.info().status_reason) == ("finished", "the data ended at step 2 of 20")
+
+
 def test_an_empty_loader_is_told_instead_of_looping_for_ever(tmp_path: Path) -> None:
     model = TinyModel()
     with opened(tmp_path, model, parts_of(model)[0]) as s, pytest.raises(UserError, match="no batches"):

@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,25 @@ class Own:
         self.count = state["count"]
 
 
+@dataclass
+class Nameless:
+    """One that names no optimizer, and has no hash."""
+
+    rates_of: Any
+    count: int = 0
+
+    def step(self) -> None:
+        self.count += 1
+        for group in self.rates_of.param_groups:
+            group["lr"] *= 0.9
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.count = state["count"]
+
+
 MAKES: dict[str, Callable[[Any], Any]] = {
     **TORCH,
     "OneCycleLR": lambda o: lr_scheduler.OneCycleLR(o, 1e-3, total_steps=200, cycle_momentum=False),
@@ -62,6 +82,7 @@ MAKES: dict[str, Callable[[Any], Any]] = {
     "CyclicLR with momentum": lambda o: lr_scheduler.CyclicLR(o, 1e-4, 1e-3, step_size_up=4),
     "ReduceLROnPlateau": lambda o: lr_scheduler.ReduceLROnPlateau(o, patience=0, factor=0.7),
     "a class of one's own": Own,
+    "one that names no optimizer": Nameless,
 }
 EVERY = {
     "StepLR once an epoch": ("StepLR", 5),
@@ -74,7 +95,7 @@ ONCE_AN_EPOCH = [name for name in EVERY if name.endswith("once an epoch")]
 NAMES = [*MAKES, *ONCE_AN_EPOCH]
 
 
-IN_SESSION = ("a class of one's own",)
+IN_SESSION = ("a class of one's own", "one that names no optimizer")
 """These take a plan from a state that is loaded once the session is open."""
 
 
@@ -162,7 +183,7 @@ def plan(training: Training, shape: Any, warmup: int, peak: float) -> None:
 @given(acts=st.lists(ACT, max_size=6))
 def test_rates_are_those_that_were_promised_whatever_was_done(name: str, groups: int, acts: list[Any]) -> None:
     training = Training(name, groups)
-    make_plannable(training.scheduler)
+    make_plannable(training.scheduler, training.optimizer)
     plain = Training(name, groups)
     for _ in range(40):
         plain.update()
@@ -195,7 +216,7 @@ def test_rates_are_those_that_were_promised_whatever_was_done(name: str, groups:
             training.load(saved)
         elif act == "restart":  # a new process: all is built anew, then restored
             state, training = training.state(), Training(name, groups)
-            make_plannable(training.scheduler)
+            make_plannable(training.scheduler, training.optimizer)
             training.load(state)
         course = course_of(training.schedule(), training.step, training.step + 12, points=13)
         assert course is not None
@@ -300,7 +321,7 @@ def test_a_plan_by_command_is_what_the_gate_judged_and_is_kept_taken_back_and_re
 
 def test_a_planned_schedule_can_be_copied_and_pickled() -> None:
     training = Training("StepLR", 1)
-    make_plannable(training.scheduler)
+    make_plannable(training.scheduler, training.optimizer)
     plan(training, "linear", 0, 1e-3)
     for made in (copy.deepcopy(training.scheduler), pickle.loads(pickle.dumps(training.scheduler))):
         assert type(made) is lr_scheduler.StepLR

@@ -86,7 +86,7 @@ class Desk:
         groups = [{"params": [nn.Parameter(torch.zeros(2, 2))], "lr": rate} for rate in self.rates]
         self.optimizer = AdamW(groups) if len(self.rates) % 2 else SGD(groups, lr=1.0, momentum=0.5)
         self.scheduler = SCHEDULES[self.name](self.optimizer)
-        make_plannable(self.scheduler)
+        make_plannable(self.scheduler, self.optimizer)
         self.run_state = RunState(Loop(self.optimizer, self.scheduler), KnobRegistry())  # type: ignore[arg-type]
         self.run_state.learn_groups()
         self.own = self.course()

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.trainer
 
 SCRIPT = """
     import json, os, signal, sys, threading, time
+    from torch.utils.data import default_collate
     from agenttune.store.run_log import list_runs
     from tests.trainer.rank_loop import RANK, Loop, begin
 
@@ -44,13 +45,19 @@ SCRIPT = """
         orders = {3: [{"kind": "pause_training"}]}
         if RANK == 1:
             threading.Thread(target=end_in_the_pause, daemon=True).start()
-    steps = 12
+    steps = 12 if fault != "data ends" else 20
     if fault == "uneven":
         steps = 8 if RANK == 1 else 12
-    engine = "plain" if fault == "uneven" else "ddp"
+    engine = "plain" if fault in ("uneven", "data ends") else "ddp"
+
+    def load(dataset):
+        count = 8 if RANK == 1 else 12
+        return (default_collate([dataset[i]]) for i in range(count))
+
     reason = ""
     try:
-        Loop(folder, orders, engine=engine, steps=steps, before_step=before_step, offers=offer).run()
+        Loop(folder, orders, engine=engine, steps=steps, before_step=before_step, offers=offer,
+             load=load if fault == "data ends" else None).run()
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}"
     (folder / f"rank{RANK}.json").write_text(json.dumps(reason))
@@ -96,8 +103,9 @@ def test_a_rank_that_is_stuck_in_a_command_is_named(tmp_path: Path) -> None:
     assert told[0].startswith("RanksApart: no answer from another rank for 5 s")
 
 
-def test_a_rank_that_has_fewer_batches_ends_alone(tmp_path: Path) -> None:
-    _, log, told = trained(tmp_path, "uneven")
+@pytest.mark.parametrize("fault", ["uneven", "data ends"])
+def test_a_rank_that_has_fewer_batches_ends_alone(tmp_path: Path, fault: str) -> None:
+    _, log, told = trained(tmp_path, fault)
     assert told == {0: "", 1: ""}
     assert log.info().status == "finished"
     assert log.info().step == 12

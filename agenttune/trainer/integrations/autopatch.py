@@ -114,7 +114,7 @@ class PatchedAdapter(LoopAdapter):
         found = find_schedulers(self._optimizer)
         if len(found) == 1:
             self._scheduler = found[0]
-            make_plannable(self._scheduler)
+            make_plannable(self._scheduler, self._optimizer)
         else:
             logger.warning(
                 "agenttune: the optimizer has a schedule, and %d were found; a changed rate may not last. Name it with "

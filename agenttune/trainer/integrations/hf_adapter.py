@@ -86,7 +86,7 @@ class HfAdapter(HfSettings):
         self._data = kwargs.get("train_dataloader")
         self._model = kwargs["model"]
         self._planned_steps = state.max_steps
-        make_plannable(self._scheduler)  # also one that no Trainer of ours has made
+        make_plannable(self._scheduler, self._optimizer)  # also one that no Trainer of ours has made
         self._learn_engine()
         self._begin_data(int(state.global_step))
 

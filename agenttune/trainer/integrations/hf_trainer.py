@@ -462,7 +462,7 @@ class InteractiveTrainerMixin(Trainer):  # type: ignore[misc]
     def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
         """Make the schedule one that can be given another plan."""
         scheduler = super().create_scheduler(*args, **kwargs)
-        make_plannable(scheduler)
+        make_plannable(scheduler, kwargs.get("optimizer") or self.optimizer)
         return scheduler
 
     def get_train_dataloader(self) -> Any:

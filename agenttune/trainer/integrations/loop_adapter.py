@@ -91,7 +91,7 @@ class LoopAdapter(Adapter):
         self._lacking = {**by_engine, **lacking}
         self.capabilities = tuple(kind for kind in self.commands if kind not in self._lacking)
         self._max_steps, self._scaler = max_steps, scaler
-        make_plannable(scheduler)
+        make_plannable(scheduler, optimizer)
         self.step = 0
         self.has_begun_step = False
         self.updates = 0

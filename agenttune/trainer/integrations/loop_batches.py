@@ -8,6 +8,7 @@ that place are put back, so that what the dataset itself draws is drawn again al
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,6 +44,10 @@ class DataPlace:
 class Batches:
     """Iterates over a loader for as long as training goes on.
 
+    Attributes:
+        given: What it was made with: the loader, or the function.
+        loader: The loader that it draws from.
+
     Args:
         loader: A torch `DataLoader`, or any iterable (which can then not go back), or a function that makes a loader
             of a dataset.
@@ -60,6 +65,7 @@ class Batches:
         note: Callable[[Any], None],
         between: Callable[[], None] = lambda: None,
     ) -> None:
+        self.given = loader
         self._make: MakeLoader | None = None
         if callable(loader) and not hasattr(loader, "__iter__"):
             if dataset is None:
@@ -75,6 +81,14 @@ class Batches:
         self._drawn = 0
         self.failed: Callable[[Exception], bool] = not_ours
         """Told of an error of the loader between two steps; whether the data was put elsewhere because of it."""
+        self.epoch_begins: Callable[[int], None] = lambda epoch: None
+        """Told of each epoch of a call of `draw` after its first."""
+        self.is_open = False
+        """Whether somebody may still draw from what `draw` returned."""
+        self.ended = False
+        """Whether the data had an end, as that of a generator has, and it was reached."""
+        self._gave: Any = None
+        """The loader that the last batch came from."""
 
     @property
     def dataset(self) -> object | None:
@@ -138,33 +152,73 @@ class Batches:
 
         return change_over
 
-    def __iter__(self) -> Iterator[Any]:
-        source = self._open_epoch() if self._seek is None else iter(())
-        while self._goes_on():
-            self._between()
+    @property
+    def epoch(self) -> int:
+        """The loader's epoch, from 0."""
+        return self._place.epoch
+
+    def draw(self, epochs: int | None = None) -> Iterator[Any]:
+        """Go on with the next epoch, for so many epochs; without a number, for as long as training goes on.
+
+        After a return to a state of an earlier or later pass, it is that pass that is drawn to its end.
+        """
+        self.is_open, self.ended = True, False
+        return self._draw(math.inf if epochs is None else epochs)
+
+    def _draw(self, epochs: float) -> Iterator[Any]:
+        try:
             if not self._goes_on():
                 return
-            if self._seek is not None:
-                source = self._arrive(self._seek)
-            elif self._new_epoch:
-                source = self._next_epoch()
-            try:
-                batch = next(source)
-            except StopIteration:
-                if self._place.batch == 0:
-                    raise UserError("the loader has no batches") from None
-                source = self._next_epoch()
-                continue
-            except Exception as error:
-                # In the midst of a step, the loop's own count of micro-batches would not go back.
-                if self._drawn or not self.failed(error):
-                    raise
-                continue
-            self._replaced = None
-            self._place.batch += 1
-            self._drawn += 1
-            self._note(batch)
-            yield batch
+            source: Iterator[Any] = iter(())
+            if self._seek is None:
+                source = self._next_epoch() if self._place.opened else self._open_epoch()
+            first = (self._seek or self._place).epoch
+            while self._goes_on():
+                self._between()
+                if not self._goes_on():
+                    return
+                if self._seek is not None:
+                    source = self._arrive(self._seek)
+                    if not first <= self.epoch < first + epochs:
+                        first = self.epoch
+                elif self._new_epoch:
+                    source = self._next_epoch()
+                try:
+                    batch = next(source)
+                except StopIteration:
+                    if self._place.batch == 0 or source is self.loader:
+                        if self._end():
+                            return
+                    elif self.epoch + 1 >= first + epochs and self.failed is not_ours:
+                        self._new_epoch = True  # a trial goes on, so that the loop's code between passes is not in it
+                        return
+                    else:
+                        source = self._next_epoch()
+                    continue
+                except Exception as error:
+                    # In the midst of a step, the loop's own count of micro-batches would not go back.
+                    if self._drawn or not self.failed(error):
+                        raise
+                    continue
+                if self._place.batch == 0 and self.epoch > first:
+                    self.epoch_begins(self.epoch)
+                self._replaced = None
+                self._gave = self.loader
+                self._place.batch += 1
+                self._drawn += 1
+                self._note(batch)
+                yield batch
+        finally:
+            self.is_open = False
+
+    def _end(self) -> bool:
+        """The loader has nothing more to give; whether that is the end, and not that of a trial alone."""
+        if self._gave is not self.loader:
+            raise UserError("the loader has no batches")
+        if not self._drawn and self.failed(UserError("the data ended")):
+            return False
+        self.ended = True
+        return True
 
     def begin_step(self) -> None:
         """The batches that follow belong to another step."""

@@ -116,6 +116,7 @@ class PlainSession(Offers):
         self._remove_hooks: Callable[[], None] | None = None
         self._steps_without_update = 0
         self._waits_in_step = False
+        self._warned_of_epochs = False
 
     def __enter__(self) -> PlainSession:
         remove = self._remove_hooks = self.run.follow_updates(self._adapter.optimizer())
@@ -149,7 +150,7 @@ class PlainSession(Offers):
             self._remove_hooks()
         stopped = isinstance(error, TrainingStopped)
         if error is None or stopped:
-            self.run.close_normally()
+            self.run.close_normally(self._data_end())
         else:
             self.run.close_after(error)
         return stopped
@@ -212,22 +213,63 @@ class PlainSession(Offers):
                 STEPS_WITHOUT_UPDATE,
             )
 
-    def batches(self, loader: Any) -> Iterator[Any]:
-        """The batches of a loader, epoch after epoch, until the loop should end.
+    def batches(self, loader: Any, epochs: int | None = None) -> Iterator[Any]:
+        """The batches of a loader, epoch after epoch, until the loop should end; with `epochs=1`, one pass a call.
 
         Drawn this way, a return to a checkpoint puts the data back too, shuffling included, and the dataset can be
-        changed while training runs. A sampler or dataset that has `set_epoch` is told of each epoch.
+        changed while training runs. A sampler or dataset that has `set_epoch` is told of each epoch. The next call with
+        the same loader goes on with its next epoch. Data that has an end, such as a generator's, ends there.
 
         Args:
             loader: A torch `DataLoader`; or a function that makes one of a dataset, with `session(dataset=...)`; or
                 any iterable, whose place cannot be restored.
+            epochs: Epochs of the loader that this call hands out. After a return to a state of another pass, the call
+                goes on to the end of that pass.
+
+        Raises:
+            UserError: `epochs` is less than 1, or a function was given without a dataset.
         """
-        goes_on, note = lambda: not self.should_stop, self.run.meter.add_batch
-        drawn = Batches(loader, self._adapter.train_dataset(), goes_on, note, self.run.between)
-        self._adapter.batches = drawn
+        if epochs is not None and epochs < 1:
+            raise UserError(f"epochs is a number of passes from 1 on, not {epochs}", field="epochs")
+        drawn = self._adapter.batches
+        if drawn is not None and drawn.given is loader and not drawn.is_open:
+            if epochs is None and drawn.epoch > 0 and not drawn.ended:
+                self._warn_of_epochs(f"a call of s.batches(loader) has gone through {drawn.epoch + 1} epochs already")
+        else:
+            goes_on, note = lambda: not self.should_stop, self.run.meter.add_batch
+            drawn = Batches(loader, self._adapter.train_dataset(), goes_on, note, self.run.between)
+            self._adapter.batches = drawn
+            if self.run.session is not None:
+                self.run.session.data_opened()
+        drawn.epoch_begins = self._epoch_begins if epochs is None else lambda epoch: None
+        return drawn.draw(epochs)
+
+    def _epoch_begins(self, epoch: int) -> None:
+        if self._adapter.max_steps() is None:
+            self._warn_of_epochs(
+                f"s.batches(loader) begins epoch {epoch} (from 0), and there is no max_steps to end it"
+            )
+
+    def _warn_of_epochs(self, what: str) -> None:
+        """Say once, to who reads the terminal and in the run's log, that one call is not one epoch."""
+        if self._warned_of_epochs:
+            return
+        self._warned_of_epochs = True
+        text = f"{what}; it goes on until the loop ends. For one pass a call: s.batches(loader, epochs=1)"
+        logger.warning("agenttune: %s", text)
         if self.run.session is not None:
-            self.run.session.data_opened()
-        return iter(drawn)
+            self.run.session.add_note(text)
+
+    def _data_end(self) -> str:
+        """That the data ended before the training did; empty if it did not."""
+        drawn, steps = self._adapter.batches, self._adapter.max_steps()
+        if drawn is None or not drawn.ended or self.should_stop:
+            return ""
+        reason = f"the data ended at step {self.global_step}"
+        if steps is None:
+            return reason
+        logger.warning("agenttune: %s of %d", reason, steps)
+        return f"{reason} of {steps}"
 
     def log_eval(self, metrics: Mapping[str, Number]) -> None:
         """Record an evaluation of the loop's own; its metrics get the prefix `eval_`, unless they have it.

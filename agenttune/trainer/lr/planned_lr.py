@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from torch.optim import Optimizer
+
 from agenttune.trainer.lr.planned_schedule import let_plan
 from agenttune.trainer.lr.schedule_kinds import bare_scheduler
 
@@ -14,11 +16,11 @@ PREVIOUS = "previous"
 """Where a plan keeps the one it replaced, and that one's bases: with it, checkpoints hold all that is needed."""
 
 
-def make_plannable(scheduler: object) -> None:
+def make_plannable(scheduler: object, optimizer: Optimizer) -> None:
     """Let a schedule carry a plan, from its creation, so that a resume can restore one."""
     scheduler = bare_scheduler(scheduler)
     if scheduler is not None:
-        let_plan(scheduler)
+        let_plan(scheduler, optimizer)
 
 
 def lambda_name(fn: object) -> str:

@@ -17,8 +17,10 @@ from torch.optim import Optimizer
 from agenttune.protocol.lr_plans import planned_factor
 from agenttune.trainer.lr.schedule_kinds import KEY, as_float, like, members_of, store
 
-_COUNTED: weakref.WeakKeyDictionary[Any, Optimizer] = weakref.WeakKeyDictionary()
-"""Schedules with a plan, and the optimizer whose updates it counts."""
+_COUNTED: dict[int, Optimizer] = {}
+"""Of schedules with a plan, by `id` (one's own may have no hash): the optimizer whose updates it counts."""
+_GIVEN: dict[int, Optimizer] = {}
+"""Of schedules that do not name their optimizer themselves, by `id`: the one that they were made plannable with."""
 
 
 class _Plannable:
@@ -69,27 +71,29 @@ def is_plannable(scheduler: object) -> bool:
     return isinstance(scheduler, _Plannable)
 
 
-def let_plan(scheduler: Any) -> None:
+def let_plan(scheduler: Any, optimizer: Optimizer) -> None:
     """Make it one that can be given a plan; left as it is if checkpoints could not keep one.
 
     Its class is exchanged and not an attribute set: what stands in its `__dict__` is saved with its state.
     """
-    if is_plannable(scheduler) or why_unplannable(scheduler):
+    if is_plannable(scheduler) or why_unplannable(scheduler, optimizer):
         return
+    if _optimizer_of(scheduler) is None:
+        _remember(_GIVEN, scheduler, _bare(optimizer))
     cls: type = type(scheduler)
     scheduler.__class__ = _plannable(cls)
     if KEY in scheduler.__dict__:  # the state of an earlier run was loaded already
         _count_updates(scheduler, _optimizer_of(scheduler))
 
 
-def why_unplannable(scheduler: Any) -> str:
+def why_unplannable(scheduler: Any, optimizer: Any) -> str:
     """Why a schedule cannot be given a plan; empty if it can."""
     cls = type(scheduler)
     lacking = [name for name in ("step", "state_dict", "load_state_dict") if not callable(getattr(cls, name, None))]
     if lacking:
         return f"{cls.__name__} has no {' and no '.join(lacking)}, so a plan could not be followed, saved and restored"
-    if not isinstance(_optimizer_of(scheduler), Optimizer):
-        return f"{cls.__name__} has no attribute optimizer, whose updates a plan would count"
+    if not isinstance(_optimizer_of(scheduler) or _bare(optimizer), Optimizer):
+        return f"the updates of a {type(optimizer).__name__} cannot be counted, as a plan would"
     if not hasattr(scheduler, "__dict__") or any(getattr(base, "__slots__", ()) for base in cls.__mro__):
         return f"{cls.__name__} has __slots__, so nothing can be added to it"
     return ""
@@ -134,16 +138,27 @@ def drop(scheduler: Any) -> None:
 
 
 def _optimizer_of(scheduler: Any) -> Any:
-    optimizer = getattr(scheduler, "optimizer", None)
+    optimizer = _bare(getattr(scheduler, "optimizer", None))
+    return optimizer if isinstance(optimizer, Optimizer) else _GIVEN.get(id(scheduler))
+
+
+def _bare(optimizer: Any) -> Any:
     inner = getattr(optimizer, "optimizer", None)  # within accelerate's wrapper
     return inner if isinstance(inner, Optimizer) else optimizer
 
 
+def _remember(table: dict[int, Optimizer], scheduler: Any, optimizer: Optimizer) -> None:
+    """For as long as the schedule lives."""
+    if id(scheduler) not in table:
+        weakref.finalize(scheduler, table.pop, id(scheduler), None)
+    table[id(scheduler)] = optimizer
+
+
 def _count_updates(scheduler: Any, optimizer: Optimizer) -> None:
-    if _COUNTED.get(scheduler) is optimizer:
+    if _COUNTED.get(id(scheduler)) is optimizer:
         return
+    _remember(_COUNTED, scheduler, optimizer)
     found = weakref.ref(scheduler)
-    _COUNTED[scheduler] = optimizer
 
     def count(*_: Any) -> None:
         held = found()

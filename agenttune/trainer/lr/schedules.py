@@ -283,7 +283,7 @@ class Schedule:
 
     def install_plan(self, bases: list[float], plan: dict[str, Any]) -> None:
         """Follow `plan` from here, scaled by `bases`; with none, the run's own schedule again."""
-        make_plannable(self.scheduler)
+        make_plannable(self.scheduler, self.optimizer)
         self._follow(plan, bases)
         if self.follows_function:
             self._set_bases(bases)
@@ -302,7 +302,7 @@ class Schedule:
             return f"{_inner_name(self.optimizer)} computes its own rate"
         if planned_schedule.is_plannable(self.scheduler):
             return ""
-        problem = planned_schedule.why_unplannable(self.scheduler)
+        problem = planned_schedule.why_unplannable(self.scheduler, self.optimizer)
         return problem and f"update_schedule cannot replan this run's schedule: {problem}; use update_optimizer"
 
     def _refuse_foreign(self) -> None:
