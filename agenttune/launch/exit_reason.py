@@ -51,7 +51,7 @@ def ending_of(
         said: Our own error that the script ended with, if it did.
         ranks: Which of several ranks failed first, and how, if that is known.
     """
-    how = ranks or f"the script {_how(exit_status)}"
+    how = ranks or f"the script {_how(exit_status, by_us=bool(interrupted))}"
     if interrupted:
         return Ending("interrupted", f"{interrupted}; {how}", ok=False)
     if exit_status < 0:
@@ -80,12 +80,19 @@ def _untrained(exit_status: int) -> str:
     )
 
 
-def _how(exit_status: int) -> str:
-    return f"ended with exit code {exit_status}" if exit_status >= 0 else f"was killed by {signal_words(-exit_status)}"
+def _how(exit_status: int, by_us: bool = False) -> str:
+    if exit_status >= 0:
+        return f"ended with exit code {exit_status}"
+    return f"was killed by {signal_words(-exit_status, by_us)}"
 
 
-def rank_words(path: Path) -> str:
-    """Which rank failed first and how, as the launcher's wrapper has written it; empty if none did."""
+def rank_words(path: Path, by_us: bool = False) -> str:
+    """Which rank failed first and how, as the launcher's wrapper has written it; empty if none did.
+
+    Args:
+        path: What it has written.
+        by_us: We have ended the run.
+    """
     try:
         found = [RankFailure(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
     except FileNotFoundError:
@@ -97,7 +104,7 @@ def rank_words(path: Path) -> str:
         return ""
     others = sorted(failure.rank for failure in found if failure.rank != first.rank)
     more = f"; {'ranks' if len(others) > 1 else 'rank'} {some(others, 8)} failed after it" if others else ""
-    return first.words + more
+    return first.words(by_us) + more
 
 
 def own_error(path: Path) -> str:

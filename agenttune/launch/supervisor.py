@@ -249,8 +249,9 @@ class Supervisor:
         try:
             trained = bool(log.events(kinds=["run_started"], limit=1))
             said = own_error(self._run.folder / TRAINER_LOG) if exit_status > 0 else ""
-            ranks = rank_words(self._run.folder / RANK_FAILURES)
-            self._ending = ending_of(exit_status, log.info(), trained, self._why_interrupted(), said, ranks)
+            interrupted = self._why_interrupted()
+            ranks = rank_words(self._run.folder / RANK_FAILURES, by_us=bool(interrupted))
+            self._ending = ending_of(exit_status, log.info(), trained, interrupted, said, ranks)
             log.append(StatusChanged(status=self._ending.status, reason=self._ending.reason), step=log.info().step)
             told = log.info().status_reason
             is_told = bool(told) and told in self._ending.reason and ranks in told

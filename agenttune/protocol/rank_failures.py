@@ -44,12 +44,15 @@ class RankFailure(NamedTuple):
         """Whether it failed because it lost the others."""
         return self.exit_status > 0 and bool(APART.match(self.message) or TRANSPORT.search(self.message))
 
-    @property
-    def words(self) -> str:
-        """What happened to it, as the end of a sentence."""
+    def words(self, by_us: bool = False) -> str:
+        """What happened to it, as the end of a sentence.
+
+        Args:
+            by_us: We have ended the run, so that nobody else is to be blamed for a SIGKILL.
+        """
         where = f" (process {self.pid}{f' on {self.host}' if self.host else ''})"
         if self.exit_status < 0:
-            return f"rank {self.rank}{where} was killed by {signal_words(-self.exit_status)}"
+            return f"rank {self.rank}{where} was killed by {signal_words(-self.exit_status, by_us)}"
         if self.is_lost_contact and not APART.match(self.message):
             return f"rank {self.rank}{where} lost its connection to the other ranks: {clean(self.message, TEXT)}"
         if self.message:
@@ -57,8 +60,8 @@ class RankFailure(NamedTuple):
         return f"rank {self.rank}{where} ended with exit code {self.exit_status}"
 
 
-def signal_words(number: int) -> str:
-    """A signal's name, with what mostly sends it."""
+def signal_words(number: int, by_us: bool = False) -> str:
+    """A signal's name, with what mostly sends it; of SIGKILL not where we have sent it."""
     try:
         name = signal.Signals(number).name
     except ValueError:
@@ -68,7 +71,7 @@ def signal_words(number: int) -> str:
         "SIGABRT": " (a library gave up; its message is in the output)",
         "SIGSEGV": " (a library touched memory that is not its own)",
     }
-    return name + hints.get(name, "")
+    return name if by_us and number == signal.SIGKILL else name + hints.get(name, "")
 
 
 def first_failure(failures: Iterable[RankFailure]) -> RankFailure | None:

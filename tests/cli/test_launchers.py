@@ -126,7 +126,7 @@ def test_the_rank_that_failed_first_is_named(tmp_path: Path) -> None:
     assert first_failure([gone, ended]) == ended, "it noticed that the other is gone before the launcher did"
     assert first_failure([silent, ended]) == silent
     assert first_failure([lost, gone]) == gone
-    assert gone.words == "rank 0 (process 10) raised RanksApart: rank 3 is gone: process 13 has ended"
+    assert gone.words() == "rank 0 (process 10) raised RanksApart: rank 3 is gone: process 13 has ended"
     assert first_failure([]) is None
     path = tmp_path / "failures.json"
     assert rank_words(path) == ""
@@ -135,6 +135,7 @@ def test_the_rank_that_failed_first_is_named(tmp_path: Path) -> None:
         "rank 3 (process 13) was killed by SIGKILL (the kernel does this when memory runs out); "
         "ranks 0, 1 failed after it"
     )
+    assert rank_words(path, by_us=True) == "rank 3 (process 13) was killed by SIGKILL; ranks 0, 1 failed after it"
     path.write_text("{", encoding="utf-8")
     assert "which cannot be read from" in rank_words(path)
     assert "another rank ended, was killed or is stuck" in contact_lost(lost.message)

@@ -128,6 +128,7 @@ def test_second_interrupt_kills_a_trainer_that_does_not_listen(project: Project)
     assert gone(trainer.pid)
     assert launched.info().status in ("interrupted", "lost")
     assert "killed at the second interrupt" in result.out
+    assert "the kernel does this" not in result.out + result.err
 
 
 def test_interrupt_before_training_began_ends_at_once(project: Project) -> None:

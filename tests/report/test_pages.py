@@ -71,7 +71,26 @@ def test_a_policy_that_fails_does_not_look_like_one_that_is_content(render: Rend
         night.log.append(
             Decided(policy="mine", woken_by="step", command_ids=[], reason=f"Mine: {POLICY_FAILED}: boom"), step=step
         )
-    assert "in 2 a policy failed" in " ".join(render(night.log).words)
+    said = " ".join(render(night.log).words)
+    assert "in 2 a policy failed" in said
+    assert (
+        "The policy mine failed at 2 of 2 looks; the newest error, at step 140: Mine: the policy failed: boom" in said
+    )
+
+
+@pytest.mark.parametrize("render", [as_html, as_markdown])
+def test_the_newest_error_of_each_policy_is_told_in_one_clean_line(render: Render, night: Night) -> None:
+    for step, policy, reason in (
+        (130, "mine", f"{POLICY_FAILED}: ValueError: first"),
+        (131, "mine", "nothing to do"),
+        (140, "mine", f"{POLICY_FAILED}: KeyError: second\n\x1b[31mline"),
+        (141, "yours", f"{POLICY_FAILED}: ZeroDivisionError: division by zero"),
+    ):
+        night.log.append(Decided(policy=policy, woken_by="step", command_ids=[], reason=reason), step=step)
+    said = " ".join(render(night.log).words)
+    assert "The policy mine failed at 2 of 3 looks; the newest error, at step 140: KeyError: second [31mline" in said
+    assert "The policy yours failed at 1 of 1 look; the newest error, at step 141: ZeroDivisionError: division" in said
+    assert "ValueError: first" not in said.partition("looks")[0]
 
 
 @BOTH

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -105,6 +106,23 @@ class JournalEntry(Record):
         )
 
 
+class PolicyFailure(Record):
+    """How often a policy failed, code of the user's own mostly.
+
+    Attributes:
+        count: Of its looks at the run.
+        looks: How often it looked.
+        step: Of the newest failure.
+        error: The newest, as its decision tells it.
+    """
+
+    policy: str
+    count: int
+    looks: int
+    step: int | None
+    error: str
+
+
 class Journal(Record):
     """All that a report shows.
 
@@ -113,7 +131,7 @@ class Journal(Record):
         process_is_gone: The run is not closed, and its process no longer lives on this machine.
         looks: How often policies looked at the run and decided, to act or not.
         holds: How often of these they asked for nothing.
-        failures: How often of these a policy failed; code of the user's own, mostly.
+        failures: How often of these a policy failed; by policy.
     """
 
     summary: RunSummary
@@ -121,7 +139,7 @@ class Journal(Record):
     happenings: list[EventLine]
     looks: int = 0
     holds: int = 0
-    failures: int = 0
+    failures: list[PolicyFailure] = Field(default_factory=list)
     last_seq: int = 0
     last_event_at_s: float | None = None
     process_is_gone: bool = False
@@ -163,7 +181,9 @@ def read_journal(log: RunLog, now_s: float | None = None) -> Journal:
         happenings=reader.happenings,
         looks=reader.looks,
         holds=reader.holds,
-        failures=reader.failures,
+        failures=[
+            failed.model_copy(update={"looks": reader.by_policy[name]}) for name, failed in reader.failed.items()
+        ],
         last_seq=log.last_seq(),
         last_event_at_s=next((event.at_s for event in log.events(limit=1, newest=True)), None),
         process_is_gone=_is_gone(summary.run),
@@ -184,7 +204,8 @@ class _Reader:
     happenings: list[EventLine] = field(default_factory=list)
     looks: int = 0
     holds: int = 0
-    failures: int = 0
+    by_policy: Counter[str] = field(default_factory=Counter)
+    failed: dict[str, PolicyFailure] = field(default_factory=dict)
     _findings: list[Finding] = field(default_factory=list)
     _calls: list[ModelCalled] = field(default_factory=list)
 
@@ -197,14 +218,18 @@ class _Reader:
         elif isinstance(body, ModelCalled):
             self._calls.append(body.model_copy(update={"messages": [], "answer": None}))
         elif isinstance(body, Decided):
-            self._take_decision(body)
+            self._take_decision(body, event.step)
         elif isinstance(body, TOLD):
             self.happenings += lines_of(event, lambda command_id: None)
 
-    def _take_decision(self, body: Decided) -> None:
+    def _take_decision(self, body: Decided, step: int | None) -> None:
         self.looks += 1
+        self.by_policy[body.policy] += 1
         self.holds += not body.command_ids
-        self.failures += POLICY_FAILED in body.reason
+        if POLICY_FAILED in body.reason:
+            count = self.failed[body.policy].count + 1 if body.policy in self.failed else 1
+            error = body.reason.removeprefix(f"{POLICY_FAILED}: ")
+            self.failed[body.policy] = PolicyFailure(policy=body.policy, count=count, looks=0, step=step, error=error)
         calls, self._calls = self._calls, []
         if not body.command_ids:
             return

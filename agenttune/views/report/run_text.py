@@ -8,11 +8,14 @@ from agenttune.protocol.commands import StopTraining
 from agenttune.protocol.events import ReadBack
 from agenttune.protocol.goal_names import is_goal
 from agenttune.protocol.summary import BranchSummary, FindingAt, ShadowedProposal, ShadowScore
-from agenttune.protocol.text import command_words, cut, duration, number, plural
+from agenttune.protocol.text import clean, command_words, cut, duration, number, plural
 from agenttune.views.event_lines import EventLine, best_words
 from agenttune.views.report.cost_lines import all_unusable, cost_report, model_report, probe_line
 from agenttune.views.report.decision_facts import SHORT, Fact, point_words, when, zone
-from agenttune.views.report.journal import CHANGED, DecisionOutcome, Journal
+from agenttune.views.report.journal import CHANGED, DecisionOutcome, Journal, PolicyFailure
+
+ERROR_CHARACTERS = 300
+"""Of a policy's error, in a warning."""
 
 
 def head(journal: Journal) -> list[Fact]:
@@ -35,7 +38,8 @@ def _head(journal: Journal) -> Iterator[tuple[str, str]]:
     policies = ", then ".join(dict.fromkeys(summary.policies))
     yield "policy", policies or "none was attached"
     if journal.looks:
-        failed = f"; in {journal.failures} a policy failed" if journal.failures else ""
+        count = sum(failure.count for failure in journal.failures)
+        failed = f"; in {count} a policy failed" if count else ""
         yield "looks", f"{journal.looks} by policies, {journal.holds} of which asked for nothing{failed}"
     for line in model_report(summary.decision_costs):
         yield "model", line
@@ -96,6 +100,7 @@ def warnings(journal: Journal) -> list[str]:
         found.append(f"{_times(len(lost), 'command')} never decided or never answered: marked as waiting.")
     if all_unusable(journal.summary.decision_costs):
         found.append(f"The language model was of no use: {model_report(journal.summary.decision_costs)[0]}")
+    found += map(_failure_words, journal.failures)
     if left := journal.summary.not_carried_out:
         found.append(f"{plural(len(left), 'step')} of the plan not carried out: see `not done`.")
     checks = [event.body for entry in journal.entries for event in entry.events.values()]
@@ -103,6 +108,13 @@ def warnings(journal: Journal) -> list[str]:
     if undone:
         found.append(f"{_times(undone, 'change')} no longer in force when read again some steps later.")
     return found
+
+
+def _failure_words(failure: PolicyFailure) -> str:
+    at = "" if failure.step is None else f", at step {failure.step}"
+    often = f"at {failure.count} of {plural(failure.looks, 'look')}"
+    error = clean(failure.error, ERROR_CHARACTERS)
+    return f"The policy {cut(failure.policy, 80)} failed {often}; the newest error{at}: {error}"
 
 
 def _times(count: int, what: str) -> str:
