@@ -57,6 +57,17 @@ SCRIPT = """
             rules={"checkpoints": {"memory_gib": memory_gib}},
         ).run()
 
+    for name, evaluates in (("logged", None), ("logged-given", lambda model: {"eval_loss": 1.0})):
+        sessions = []
+
+        def log_evaluation(step, optimizer):
+            if RANK == 0 and step in (4, 6):
+                sessions[-1].log_eval({"eval_loss": 1.0})
+
+        told[name] = Loop(
+            folder / name, before_step=log_evaluation, offers=sessions.append, evaluate=evaluates,
+        ).run()
+
     visits = []
 
     def set_elsewhere(step, optimizer):
@@ -307,6 +318,21 @@ def test_going_back_to_what_the_run_has_kept_is_exact_on_every_rank(ranks: Ranks
         assert told["steps"][altered[0]] == best + 1
         assert told["lr"][altered[0]] != told["lr"][altered[0] - (left - best)]
     assert changed.result["optimizer_state_cleared"] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("logged", "give session(evaluate=...) for that"),
+        ("logged-given", "a command or a policy can ask for do_evaluate"),
+    ],
+)
+def test_what_is_logged_by_one_rank_is_told_once_with_advice_that_is_still_to_be_followed(
+    ranks: Ranks, name: str, advice: str
+) -> None:
+    folder, _, _ = both(ranks, name)
+    [text] = [text for text in notes(folder) if "best evaluation" in text]
+    assert text.endswith(f"; this evaluation is recorded all the same; {advice}")
 
 
 def test_a_rate_that_does_not_hold_after_a_return_is_put_back_on_every_rank(ranks: Ranks) -> None:

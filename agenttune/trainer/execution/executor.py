@@ -10,7 +10,7 @@ from typing import Literal
 
 from agenttune.config import CheckpointSettings, ProbationSettings
 from agenttune.errors import RanksApart, UserError
-from agenttune.protocol.commands import Impact
+from agenttune.protocol.commands import DoEvaluate, Impact
 from agenttune.protocol.events import NoteAdded, StatusChanged
 from agenttune.protocol.proposals import Ack, CommandRecord
 from agenttune.protocol.redefining import redefinition
@@ -50,8 +50,10 @@ POLL_S = 0.02
 
 BEST_NOT_KEPT = (
     "in a run of several processes the state of the best evaluation is kept where do_evaluate makes it, as all have to "
-    "take part: give session(evaluate=...); this evaluation is recorded all the same"
+    "take part; this evaluation is recorded all the same; {advice}"
 )
+ASK_FOR_IT = "a command or a policy can ask for do_evaluate"
+GIVE_EVALUATE = "give session(evaluate=...) for that"
 AGENT_WAITS = "read back; training waits for the agent before another step could confirm it"
 
 Place = Literal["boundary", "saved", "between"]
@@ -156,7 +158,9 @@ class CommandExecutor:
     def _say_best_is_not_kept(self) -> None:
         if self.kept is not None and not self._has_said_best:
             self._has_said_best = True
-            self._recorder.record(NoteAdded(text=BEST_NOT_KEPT, author="agenttune"))
+            can_ask = DoEvaluate.kind_name() in self._run_state.adapter.capabilities
+            advice = ASK_FOR_IT if can_ask else GIVE_EVALUATE
+            self._recorder.record(NoteAdded(text=BEST_NOT_KEPT.format(advice=advice), author="agenttune"))
 
     def _acked(self, record: CommandRecord, ack: Ack) -> None:
         if self.probation is not None:
