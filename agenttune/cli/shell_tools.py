@@ -244,7 +244,7 @@ def _tell_verdict(verdict: Verdict, is_json: bool) -> int:
 
 
 def _tell_record(record: CommandRecord, is_json: bool) -> int:
-    from agenttune.protocol.summary import outcome_line
+    from agenttune.protocol.summary import outcome_line, outcome_words
 
     verdict = record.verdict
     if is_json:
@@ -253,7 +253,7 @@ def _tell_record(record: CommandRecord, is_json: bool) -> int:
         nearest = verdict.nearest_allowed if verdict is not None else None
         hint = f"; nearest allowed: {json.dumps(nearest)}" if nearest else ""
         at = f" at step {record.ack.step}" if record.ack is not None else ""
-        line = outcome_line(record)
+        line = outcome_line(record) if record.ack is None else outcome_words(record.ack)
         said = "" if line == record.state.value else f": {line}"
         _say(f"{record.state.value}{at}{said}{hint}")
         if record.ack is not None:

@@ -11,7 +11,7 @@ from agenttune.protocol.effects import MetricAt as MetricAt
 from agenttune.protocol.events import BestState, CheckpointSaved
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.model_calls import Cost
-from agenttune.protocol.proposals import Change, CommandRecord, Record, State
+from agenttune.protocol.proposals import Ack, Change, CommandRecord, Record, State
 from agenttune.protocol.run_info import RunInfo
 from agenttune.protocol.text import number
 
@@ -205,15 +205,21 @@ def outcome_line(record: CommandRecord) -> str:
     """What became of a command, in one line."""
     if record.ack is None:
         return record.verdict.reason if record.verdict and record.verdict.reason else record.state.value
-    if record.ack.outcome != "applied":
-        return f"{record.ack.outcome}: {record.ack.message}"
-    parts = [f"{c.name} {number(c.previous)} -> {number(c.effective)}{_base(c)}" for c in record.ack.changes]
+    words = outcome_words(record.ack)
+    return words if record.ack.outcome == "applied" else f"{record.ack.outcome}: {words}"
+
+
+def outcome_words(ack: Ack) -> str:
+    """What the trainer answered, in one line, where its outcome has been said already."""
+    if ack.outcome != "applied":
+        return ack.message
+    parts = [f"{c.name} {number(c.previous)} -> {number(c.effective)}{_base(c)}" for c in ack.changes]
     # Tables, such as a probe's trials, are no part of a line.
-    told = {name: value for name, value in record.ack.result.items() if not isinstance(value, (list, dict, type(None)))}
+    told = {name: value for name, value in ack.result.items() if not isinstance(value, (list, dict, type(None)))}
     parts += [f"{name} {number(value, WHOLE)}" for name, value in told.items()]
-    line = ", ".join(parts) or record.ack.message or "applied"
+    line = ", ".join(parts) or ack.message or "applied"
     # A probe that adopts nothing has figures, and its reason is what matters.
-    return f"{line}; {record.ack.message}" if parts and not record.ack.changes and record.ack.message else line
+    return f"{line}; {ack.message}" if parts and not ack.changes and ack.message else line
 
 
 def _base(change: Change) -> str:

@@ -48,6 +48,7 @@ class RunState:
         step: Completed optimizer steps.
         paused: Whether training is held at a boundary.
         awaits_agent: Whether it stands there until the agent has decided.
+        is_held: Whether a request for approval wants it to stand there; known to rank 0, which tells the others.
         stop_reason: Why training ends early, once that was asked for.
         exempt: Parameter groups meant to have no weight decay.
         ratios: Last known ratio of each group's base rate to the first group's.
@@ -68,6 +69,7 @@ class RunState:
     step: int = 0
     paused: bool = False
     awaits_agent: bool = False
+    is_held: Callable[[], bool] = lambda: False
     stop_reason: str | None = None
     exempt: frozenset[int] = frozenset()
     ratios: list[float] | None = None
@@ -89,6 +91,15 @@ class RunState:
     def branch(self) -> str:
         """The branch that training is on."""
         return self.checkpoints.branch if self.trial is None else self.trial
+
+    @property
+    def standstill(self) -> str:
+        """Why training makes no step for now, in words; empty if it does."""
+        if self.paused:
+            return "training is paused"
+        if self.is_held():
+            return "training is held for an approval"
+        return "training waits for the agent" if self.awaits_agent else ""
 
     def learn_groups(self) -> None:
         """Note at the start which groups are exempt from decay, and the groups' ratios."""

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -93,6 +94,19 @@ def test_a_new_schedule_is_answered_in_words(tmp_path: Path) -> None:
     assert "schedule linear -> cosine from 1e-3 to 1e-4" in sent.out
     assert "loss 0.123456789" in sent.out, "other tables are told"
     assert "{" not in sent.out, "nothing as Python or JSON writes it"
+
+
+@pytest.mark.parametrize("outcome", ["failed", "expired"])
+def test_what_became_of_a_command_is_said_once(tmp_path: Path, outcome: Literal["failed", "expired"]) -> None:
+    runs = tmp_path / "runs"
+    run = RunInfo(run_id="r1", name="r1", status="running", created_at_s=time.time(), max_steps=100)
+    RunLog.create(runs / "r1", run).close()
+    ack = Ack(outcome=outcome, step=7, message="a layer cannot be frozen here")
+    thread = threading.Thread(target=answer, args=(runs / "r1", ack))
+    thread.start()
+    sent = agenttune("send", "latest", "update_schedule", "--shape", "cosine", cwd=tmp_path)
+    thread.join()
+    assert sent.out.strip() == f"{outcome} at step 7: a layer cannot be frozen here"
 
 
 def answer(folder: Path, ack: Ack) -> None:

@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ from tests.trainer.conftest import APPROVED, AUTHOR, Points, TinyModel
 Orders = dict[int, list[dict[str, Any]]]
 """Commands that are in the log just before a step is reported, by step; `{"id": ...}` in one names it."""
 RANK = int(os.environ.get("RANK", "0"))
+ANSWER_S = 15.0
+"""So long a command is waited for while training is held."""
 
 
 def newest(folder: Path) -> RunLog:
@@ -204,8 +206,11 @@ class Loop:
                 time.sleep(0.01)
 
 
-def hold(folder: Path, command: dict[str, Any], wait_s: float) -> None:
-    """Ask for a command that waits for approval, training too; approve it after a time, in a thread."""
+def hold(folder: Path, command: dict[str, Any], wait_s: float, meanwhile: Sequence[dict[str, Any]] = ()) -> None:
+    """Ask for a command that waits for approval, training too; approve it after a time, in a thread.
+
+    What is to be done meanwhile is asked for one after the other, each once the one before it is answered.
+    """
 
     def decide() -> None:
         log = newest(folder)
@@ -223,6 +228,11 @@ def hold(folder: Path, command: dict[str, Any], wait_s: float) -> None:
         log.submit(proposal, request)
         while log.info().status != "paused":
             time.sleep(0.01)
+        for number, order in enumerate(meanwhile):
+            put(folder, order, f"meanwhile-{number}")
+            until_s = time.monotonic() + ANSWER_S
+            while log.command(f"meanwhile-{number}").ack is None and time.monotonic() < until_s:
+                time.sleep(0.01)
         time.sleep(wait_s)
         log.decide("held", Verdict(decision="approved", decided_by="ann"))
 

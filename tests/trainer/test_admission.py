@@ -12,17 +12,19 @@ from transformers import TrainerCallback
 
 from agenttune.control import ApprovalDecision, LocalControl
 from agenttune.protocol.events import KnobsRead
-from agenttune.protocol.proposals import Author, Proposal, State
+from agenttune.protocol.proposals import Ack, Author, Proposal, State
 from agenttune.protocol.run_info import KnobState, RunInfo
 from agenttune.store.run_log import RunLog
 from agenttune.trainer.execution.queue import Admission
 from tests.core.test_approval import ASK, Desk
-from tests.trainer.conftest import Bench, Result
+from tests.trainer.conftest import At, Bench, Result, submit
 
 pytestmark = pytest.mark.trainer
 AGENT = Author(principal="agent", name="tests")
 PERSON = Author(principal="operator", name="anna")
 PATIENCE_S = 60.0
+ANSWER_S = 15.0
+PROBE = {"kind": "probe", "steps": 2, "candidates": [{"kind": "update_optimizer", "lr": lr} for lr in (1e-4, 2e-4)]}
 
 
 def make_run(bench: Bench, monkeypatch: pytest.MonkeyPatch, **gate: Any) -> RunLog:
@@ -118,6 +120,102 @@ def test_training_waits_no_longer_than_the_request(bench: Bench, monkeypatch: py
     (record,) = result.records()
     assert record.state is State.EXPIRED
     assert max(result.series("lr")) <= 1e-3
+
+
+class Bob(threading.Thread):
+    """Asks for one thing after the other while training is held, each once the last is answered; then approves."""
+
+    def __init__(self, bench: Bench, orders: list[dict[str, Any]], approves: bool = True) -> None:
+        super().__init__(daemon=True)
+        self._bench, self._control, self._orders, self._approves = bench, LocalControl(bench.runs_dir), orders, approves
+        self.acks: list[Ack | None] = []
+
+    def run(self) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not (waiting := self._control.pending("r")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        while self._control.info("r").status != "paused" and time.monotonic() < deadline:
+            time.sleep(0.02)
+        log = RunLog.open(self._bench.runs_dir / "r")
+        for number, order in enumerate(self._orders):
+            submit(log, order, f"meanwhile-{number}")
+            deadline = time.monotonic() + ANSWER_S
+            while (ack := log.command(f"meanwhile-{number}").ack) is None and time.monotonic() < deadline:
+                time.sleep(0.02)
+            self.acks.append(ack)
+        log.close()
+        request = waiting[0].request
+        assert request is not None
+        if self._approves:
+            body = {"verdict": "approve", "digest": request.digest, "author": PERSON}
+            self._control.decide("r", waiting[0].command_id, ApprovalDecision.model_validate(body))
+
+
+HOLD = [{"approvers": ["human"], "training": "pause", "timeout_s": PATIENCE_S}]
+
+
+def test_what_is_asked_while_training_is_held_is_answered_at_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not when the next command comes, or training goes on: that may take the request's whole time."""
+    make_run(bench, monkeypatch, approval=HOLD)
+    bob = Bob(
+        bench,
+        [
+            {"kind": "update_schedule", "shape": "linear"},
+            {"kind": "update_optimizer", "lr": 4e-4, "param_group": 1},
+            {"kind": "update_optimizer", "lr": 3e-4},
+            {"kind": "read_model", "norms": True},
+            PROBE,
+            {"kind": "resume_training"},
+        ],
+    )
+    bob.start()
+    result = _run(bench, {5: {"kind": "update_optimizer", "lr": 2e-3}})
+    bob.join(PATIENCE_S)
+    answered = [ack for ack in bob.acks if ack is not None]
+    assert len(answered) == 6, f"some are not answered while training is held: {bob.acks}"
+    assert {ack.step for ack in answered} == {5}
+    *rates, read, probed, resumed = answered
+    for ack in rates:
+        assert (ack.outcome, ack.confirmed_step) == ("applied", None)
+        assert "read back; training is held for an approval" in ack.message
+        assert "overridden" not in ack.message
+    assert "no gradient norms: training is held" in read.message
+    assert (probed.outcome, "training is held" in probed.message) == ("failed", True)
+    assert resumed.message.startswith("was not paused; training is held")
+    approved = result.records()[0].ack
+    assert approved is not None
+    assert (approved.outcome, approved.confirmed_step) == ("applied", 6), "training goes on, and confirms it"
+
+
+def test_a_probe_that_waits_for_its_turn_holds_nobody_up_while_training_is_held(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(bench, monkeypatch, approval=HOLD)
+    bob = Bob(bench, [{"kind": "update_optimizer", "lr": 3e-4}])
+    bob.start()
+    result = bench.run([At(5, PROBE, "probe")], callbacks=[Ask(bench, {5: {"kind": "update_optimizer", "lr": 2e-3}})])
+    bob.join(PATIENCE_S)
+    assert [ack.outcome for ack in bob.acks if ack is not None] == ["applied"]
+    answer = next(record.ack for record in result.records() if record.command_id == "probe")
+    assert answer is not None
+    assert (answer.outcome, "training is held" in answer.message) == ("failed", True)
+
+
+@pytest.mark.parametrize("save", [False, True])
+def test_a_stop_waits_for_no_approval(bench: Bench, monkeypatch: pytest.MonkeyPatch, save: bool) -> None:
+    make_run(bench, monkeypatch, approval=HOLD)
+    bob = Bob(bench, [{"kind": "stop_training", "save": save}], approves=False)
+    bob.start()
+    began_s = time.monotonic()
+    result = _run(bench, {5: {"kind": "update_optimizer", "lr": 2e-3}})
+    assert time.monotonic() - began_s < PATIENCE_S / 2
+    bob.join(PATIENCE_S)
+    (ack,) = bob.acks
+    assert ack is not None
+    assert ack.outcome == "applied"
+    assert result.trainer.state.global_step <= 6
 
 
 @pytest.mark.parametrize("jump_s", [3600.0, -3600.0])

@@ -95,7 +95,10 @@ SCRIPT = """
 
     def ask(step, optimizer):
         if RANK == 0 and step == 4:
-            rank_loop.hold(folder / "held", {"kind": "update_optimizer", "lr": 4e-3}, LIMIT_S + 1)
+            meanwhile = [{"kind": "update_optimizer", "lr": 2e-3},
+                         {"kind": "read_model", "norms": True},
+                         {"kind": "probe", "steps": 2, "candidates": back}]
+            rank_loop.hold(folder / "held", {"kind": "update_optimizer", "lr": 4e-3}, LIMIT_S + 1, meanwhile)
 
     told["held"] = Loop(folder / "held", before_step=ask, step_s=0.05, steps=20).run()
 
@@ -221,6 +224,17 @@ def test_training_waits_on_all_ranks_for_an_approval_however_long(ranks: Ranks) 
     assert first["steps"][-1] == 20
     statuses = [e.body.model_dump()["status"] for e in log_of(folder).events(kinds=["status_changed"])]
     assert statuses == ["running", "paused", "running", "finished"]
+
+
+def test_what_is_asked_while_all_ranks_are_held_is_answered_at_once(ranks: Ranks) -> None:
+    found = acks(both(ranks, "held")[0])
+    rate, read, probe, approved = (found[name] for name in ("meanwhile-0", "meanwhile-1", "meanwhile-2", "held"))
+    assert rate.step == read.step == probe.step == approved.step
+    assert (rate.outcome, rate.confirmed_step) == ("applied", None)
+    assert "training is held for an approval" in rate.message
+    assert "no gradient norms: training is held" in read.message
+    assert (probe.outcome, "training is held" in probe.message) == ("failed", True)
+    assert approved.confirmed_step == approved.step + 1
 
 
 def test_a_difference_that_nobody_made_ends_training_and_names_the_rank(ranks: Ranks) -> None:

@@ -262,6 +262,20 @@ def test_two_groups_in_one_step_are_both_confirmed(bench: Bench) -> None:
     assert result.witness.used[4] == [9e-4, 3e-4]
 
 
+def test_a_plan_of_which_one_group_was_replaced_is_not_said_to_be_overridden_in_all(bench: Bench) -> None:
+    orders = [
+        At(4, {"kind": "update_schedule", "shape": "linear"}, "plan"),
+        At(4, {"kind": "update_optimizer", "lr": 3e-4, "param_group": 1}, "second"),
+    ]
+    result = bench.run(orders)
+    plan, second = result.acks()
+    assert plan.outcome == "applied"
+    assert "in group 1 overridden by second in the same step" in plan.message
+    assert "in force in group 0" in plan.message
+    assert second.confirmed_step == 5
+    assert result.witness.used[4] == [pytest.approx(plan.changes[0].effective), 3e-4]
+
+
 def test_a_rate_set_at_the_last_step_is_not_said_to_be_confirmed(bench: Bench) -> None:
     result = bench.run([At(12, {"kind": "update_optimizer", "lr": 5e-4, "lr_sets": "base"})])
     assert (result.ack.outcome, result.ack.confirmed_step) == ("applied", None)

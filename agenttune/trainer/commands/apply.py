@@ -148,6 +148,8 @@ def probe(run_state: RunState, record: CommandRecord, command: Probe) -> Outcome
         raise NotSupported(f"probe: {refusal}")
     if run_state.paused:
         raise UserError("a probe trains, and training is paused; resume_training first")
+    if run_state.is_held():
+        raise UserError(f"a probe trains, and {run_state.standstill}; ask again once it goes on")
     end = adapter.max_steps()
     if end is not None and not command.is_return and run_state.step + command.steps >= end:
         raise UserError(
@@ -179,7 +181,7 @@ def pause_training(run_state: RunState, record: CommandRecord, command: PauseTra
 @applies(ResumeTraining)
 def resume_training(run_state: RunState, record: CommandRecord, command: ResumeTraining) -> Outcome:
     if not run_state.paused:
-        return Done("was not paused")
+        return Done("; ".join(filter(None, ["was not paused", run_state.standstill])))
     run_state.paused = False
     reason = f"resumed by {record.proposal.author.name}"
     return Done(events=(StatusChanged(status="running", reason=reason),))

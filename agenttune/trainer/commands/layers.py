@@ -243,10 +243,8 @@ def _gradients(run_state: RunState) -> tuple[Squares | None, str] | NotYet:
 
 
 def _no_update_comes(run_state: RunState) -> str:
-    if run_state.paused:
-        return "training is paused, and gradients exist only while a step is made; ask again once it goes on"
-    if run_state.awaits_agent:
-        return "training waits for the agent's decision, and gradients exist only while a step is made"
+    if run_state.standstill:
+        return f"{run_state.standstill}, and gradients exist only while a step is made; ask again once it goes on"
     end = run_state.adapter.max_steps()
     if run_state.stop_reason is not None or (end is not None and run_state.step >= end):
         return "training ends with this step"

@@ -173,24 +173,18 @@ class LearningRateConfirmation:
         self.waiting: list[Waiting[AwaitLearningRate]] = []
 
     def accept(self, waiting: Waiting[AwaitLearningRate]) -> None:
-        """A rate was set; while paused there is no step to wait for."""
+        """A rate was set; while training stands still there is no step to wait for."""
         schedule = self._run_state.schedule()
         overridden = [w for w in self.waiting if w.outcome.groups & waiting.outcome.groups]
         self.waiting = [w for w in self.waiting if w not in overridden]
         for other in overridden:
-            message = f"overridden by {waiting.record.command_id} in the same step, before an update used it"
-            self._finish(other, message)
+            self._finish(other, _overridden(other.outcome, waiting))
         for other in self.waiting:  # untouched groups; a plan may have moved what comes next
             other.outcome.next = schedule.next_effective()
         self._acks.note_change()
         waiting.knobs = self._recorder.knobs_read()
-        if self._run_state.paused:
-            self._finish(waiting, "read back; training is paused before another step could confirm it")
-        elif self._run_state.awaits_agent and waiting.record.proposal.author.principal != "agent":
-            # The agent may think for a minute; what it decides itself is confirmed by the step that follows.
-            self._finish(waiting, "read back; training waits for the agent before another step could confirm it")
-        else:
-            self.waiting.append(waiting)
+        self.waiting.append(waiting)
+        self.settle_standing()
 
     def before_update(self) -> None:
         """Just before the optimizer's update."""
@@ -213,20 +207,29 @@ class LearningRateConfirmation:
                 self._finish(waiting, message, confirmed_step=self._run_state.step)
         self._ranks.forget_rates()
 
-    def settle(self, message: str) -> None:
-        """Answer all without waiting any longer."""
-        rates, self.waiting = self.waiting, []
-        for waiting in rates:
-            self._finish(waiting, message)
-        if rates:
-            self._ranks.forget_rates()
+    def settle(self, why: str) -> None:
+        """Answer all without waiting any longer, for the reason given."""
+        self._settle(self.waiting, why)
 
-    def settle_trials(self, message: str) -> None:
-        """The same for what trials have adopted: whoever decides by them waits for the answer, and training for him."""
-        tried = [waiting for waiting in self.waiting if waiting.record.command.tries()]
-        self.waiting = [waiting for waiting in self.waiting if waiting not in tried]
-        for waiting in tried:
-            self._finish(waiting, message)
+    def settle_standing(self) -> None:
+        """Answer those that no step confirms for now, as training stands still.
+
+        Where it waits for the agent, what the agent decides is confirmed by the step that follows. Not so the trials
+        that it asked for: it decides by their answer, and training waits for that.
+        """
+        state = self._run_state
+        why = state.standstill
+        if why and (state.paused or state.is_held()):
+            self._settle(self.waiting, why)
+        elif why:
+            self._settle([waiting for waiting in self.waiting if not _is_agents_last_word(waiting.record)], why)
+
+    def _settle(self, rates: list[Waiting[AwaitLearningRate]], why: str) -> None:
+        self.waiting = [waiting for waiting in self.waiting if waiting not in rates]
+        for waiting in rates:
+            self._finish(waiting, f"read back; {why} before another step could confirm it")
+        if rates and not self.waiting:
+            self._ranks.forget_rates()
 
     def _finish(self, waiting: Waiting[AwaitLearningRate], message: str, confirmed_step: int | None = None) -> None:
         done = waiting.outcome.done
@@ -239,6 +242,24 @@ class LearningRateConfirmation:
         stands = waiting.outcome.stands
         others = "" if stands or len(waiting.outcome.done.changes) < 2 else "; what else it changed was put back"
         self._acks.refuse(waiting.record, stands + waiting.problem + others, (self._recorder.knobs_read(),))
+
+
+def _overridden(outcome: AwaitLearningRate, newer: Waiting[AwaitLearningRate]) -> str:
+    """What the ack of a change says of a newer one, by the parameter groups that it has left to it."""
+    said = f"overridden by {newer.record.command_id} in the same step, before an update used it"
+    left = outcome.groups - newer.outcome.groups
+    if not left:
+        return said
+    return f"in group {_listed(outcome.groups - left)} {said}; in force in group {_listed(left)}, as read back"
+
+
+def _listed(groups: frozenset[int]) -> str:
+    return ", ".join(map(str, sorted(groups)))
+
+
+def _is_agents_last_word(record: CommandRecord) -> bool:
+    """Whether an agent for which training waits need not know what came of it before training goes on."""
+    return record.proposal.author.principal == "agent" and not record.command.tries()
 
 
 def check_before_update(waiting: Waiting[AwaitLearningRate], schedule: Schedule) -> None:

@@ -80,6 +80,8 @@ class ToldCommand:
     record: CommandRecord
     candidate: CommandBase | None
     told: ToldByLeader | None
+    awaits_agent: bool
+    is_held: bool
 
 
 class AllRanks(SingleRank):
@@ -348,7 +350,8 @@ class AllRanks(SingleRank):
     # -- commands -----------------------------------------------------------------------------------------------
 
     def apply(self, record: CommandRecord, candidate: CommandBase | None = None) -> Outcome:
-        command = ToldCommand(record, candidate, self._told(record, candidate or record.command))
+        told, run_state = self._told(record, candidate or record.command), self._run_state
+        command = ToldCommand(record, candidate, told, run_state.awaits_agent, run_state.is_held())
         self._pace.note_command()
         self._channel.send(Order("apply_here", (command,)))
         return self.apply_here(command)
@@ -368,6 +371,8 @@ class AllRanks(SingleRank):
         """On every rank: apply a command if all can."""
         record, run_state = command.record, self._run_state
         self._channel.where.note(f"{record.command.kind} at step {run_state.step}")
+        if not self.leads:
+            run_state.awaits_agent, run_state.is_held = command.awaits_agent, lambda: command.is_held
 
         def apply() -> Outcome:
             told = command.told

@@ -54,7 +54,6 @@ BEST_NOT_KEPT = (
 )
 ASK_FOR_IT = "a command or a policy can ask for do_evaluate"
 GIVE_EVALUATE = "give session(evaluate=...) for that"
-AGENT_WAITS = "read back; training waits for the agent before another step could confirm it"
 
 Place = Literal["boundary", "saved", "between"]
 """Where in the loop commands are applied: at the end of a step, after a save of the loop's own, between two steps."""
@@ -245,7 +244,7 @@ class CommandExecutor:
         Returns:
             Where the run stands, if that has to be said.
         """
-        self.learning_rates.settle(f"read back; the run is {status} before another step could confirm it")
+        self.learning_rates.settle(f"the run is {status}")
         self.saving.fail_open(status)
         self.restoring.fail_open(status)
         self.ranks.put_back()
@@ -457,7 +456,7 @@ class CommandExecutor:
         finally:
             self.applying = None
         if self._run_state.paused and not was_paused:
-            self.learning_rates.settle("read back; training is paused before another step could confirm it")
+            self.learning_rates.settle_standing()
         self._follow(record, outcome)
 
     def _follow(self, record: CommandRecord, outcome: Outcome) -> None:
@@ -480,17 +479,17 @@ class CommandExecutor:
         elif isinstance(outcome, AwaitCapture):
             self.saving.accept_capture(Waiting(record, step, outcome))
         elif isinstance(outcome, AwaitRestore):
-            self.learning_rates.settle("read back; the run goes back before another step could confirm it")
+            self.learning_rates.settle("the run goes back")
             self.restoring.accept(Waiting(record, step, outcome))
         else:
-            self.learning_rates.settle("read back; a probe goes back here before another step could confirm it")
+            self.learning_rates.settle("a probe goes back here")
             self.probe.accept(record)
 
     # -- where training waits -----------------------------------------------------------------------------------
 
     def _apply_or_hold(self) -> None:
         self._apply_queued()
-        if self._run_state.paused or self._is_held:
+        if self._stands:
             self._hold()
 
     def _hold(self) -> None:
@@ -498,14 +497,24 @@ class CommandExecutor:
         was_paused = self._run_state.paused
         if not was_paused:
             self._recorder.record(StatusChanged(status="paused", reason="a command waits for approval"))
-        self.learning_rates.settle("read back; training is paused before another step could confirm it")
+        self.learning_rates.settle_standing()
+        if why := self._run_state.standstill:
+            self.probe.give_up_wanted(f"a probe trains, and {why}; ask again once it goes on")
         # Some work is the loop's: let it out for that; it comes back here in `saved` or `between`.
-        while (self._run_state.paused or self._is_held) and not self._waits_for_loop:
+        while self._stands and not self._waits_for_loop:
             self._idle.wait(POLL_S)
             self.ranks.beat()
             self._apply_queued()
         if not was_paused and not self._run_state.paused:
-            self._recorder.record(StatusChanged(status="running", reason="decided"))
+            reason = "the loop goes on for another command" if self._is_held else "decided"
+            self._recorder.record(StatusChanged(status="running", reason=reason))
+
+    @property
+    def _stands(self) -> bool:
+        """Whether training is to stand here; a stop resumes what is paused, and waits for no approval either."""
+        if self._run_state.paused:
+            return True
+        return self._is_held and self._run_state.stop_reason is None and not self._is_stop_queued
 
     @property
     def _waits_for_loop(self) -> bool:
@@ -521,7 +530,7 @@ class CommandExecutor:
                 lockstep.idle()
                 self.ranks.beat()
                 self._apply_or_hold()
-                self.learning_rates.settle_trials(AGENT_WAITS)
+                self.learning_rates.settle_standing()
                 if self._must_go_on:
                     return
             self._apply_or_hold()  # what was decided

@@ -151,6 +151,7 @@ class CommandQueue:
         self._admission = Admission(log) if log is not None else None
         if self._admission is not None:
             run_state.refusal_there = self._admission.refusal_there
+            run_state.is_held = lambda: self.is_held
         self._has_fault = False
         self.queue: list[CommandRecord] = []
 

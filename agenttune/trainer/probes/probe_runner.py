@@ -120,6 +120,12 @@ class ProbeRunner:
             return f"the model in memory is the trial's, not that of step {step} ({problem})"
         return f"model and optimizer were put back to step {step}"
 
+    def give_up_wanted(self, why: str) -> None:
+        """Training stands still: a probe that has not begun is refused, as all other commands would wait for it."""
+        record, self._wanted = self._wanted, None
+        if record is not None:
+            self._acks.refuse(record, why)
+
     # -- the trials ---------------------------------------------------------------------------------------------
 
     def start(self) -> ProbeResult | None:
