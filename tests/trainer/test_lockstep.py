@@ -23,7 +23,7 @@ from agenttune.policy.wrappers.simple import Background
 from agenttune.protocol.commands import UpdateOptimizer
 from agenttune.protocol.events import Decided, Event
 from agenttune.protocol.observation import Observation
-from agenttune.protocol.proposals import Author, CommandRecord, Proposal
+from agenttune.protocol.proposals import Ack, Author, CommandRecord, Proposal
 from agenttune.protocol.run_info import RunInfo
 from agenttune.store.run_log import RunLog
 from agenttune.trainer import Options
@@ -213,6 +213,33 @@ def test_an_operator_does_not_wait_for_the_agent(own: Path) -> None:
     assert len(loop_of_own(own, 6)) < 6
     ann.join(LONG_S)
     assert log.info().status == "stopped"
+    assert [e.step for e in awaited(log)] == [3]
+
+
+def test_a_rate_set_at_the_step_where_training_waits_is_answered_meanwhile(own: Path) -> None:
+    """The agent may think for minutes, and the step that would confirm the rate comes only after that."""
+    log, control = lockstep_run(own, every=3), LocalControl(own.parent)
+    ann = Author(principal="operator", name="ann")
+    acks: list[Ack | None] = []
+
+    def ask(step: int) -> None:
+        if step == 3:
+            command = {"kind": "update_optimizer", "lr": 0.05}
+            control.submit("r1", Proposal.model_validate({"command": command, "author": ann}))
+
+    def stop_once_it_is_answered() -> None:
+        control.events("r1", wait_s=LONG_S, kinds=["decision_awaited"])
+        control.events("r1", wait_s=LONG_S / 4, kinds=["acked"])
+        acks.extend(record.ack for record in control.commands("r1"))
+        control.submit("r1", Proposal.model_validate({"command": {"kind": "stop_training"}, "author": ann}))
+
+    thread = threading.Thread(target=stop_once_it_is_answered, daemon=True)
+    thread.start()
+    loop_of_own(own, 6, ask)
+    thread.join(LONG_S)
+    (ack,) = acks
+    assert ack is not None, "not answered while training waits"
+    assert "training waits for the agent before another step could confirm it" in ack.message
     assert [e.step for e in awaited(log)] == [3]
 
 
