@@ -473,7 +473,9 @@ def test_data_that_ends_ends_the_loop(tmp_path: Path, kind: str, steps: int | No
     with opened(tmp_path, model, optimizer, scheduler=scheduler, max_steps=steps) as s:
         for batch in s.batches(loader):
             s.step({"loss": update(model, optimizer, scheduler, batch)})
+        assert not s.should_stop, "it may have other data"
         assert list(s.batches(loader)) == []
+        assert s.should_stop, "a loop of passes does not go on for ever"
     info = open_newest(tmp_path / "runs").info()
     assert (info.status, info.step) == ("finished", 3)
     assert notes(tmp_path) == []

@@ -87,6 +87,8 @@ class Batches:
         """Whether somebody may still draw from what `draw` returned."""
         self.ended = False
         """Whether the data had an end, as that of a generator has, and it was reached."""
+        self.is_exhausted = False
+        """Whether more was asked for after that, and there was nothing."""
         self._gave: Any = None
         """The loader that the last batch came from."""
 
@@ -162,7 +164,7 @@ class Batches:
 
         After a return to a state of an earlier or later pass, it is that pass that is drawn to its end.
         """
-        self.is_open, self.ended = True, False
+        self.is_open = True
         return self._draw(math.inf if epochs is None else epochs)
 
     def _draw(self, epochs: float) -> Iterator[Any]:
@@ -200,8 +202,10 @@ class Batches:
                     if self._drawn or not self.failed(error):
                         raise
                     continue
-                if self._place.batch == 0 and self.epoch > first:
-                    self.epoch_begins(self.epoch)
+                if self._place.batch == 0:
+                    self.ended = False
+                    if self.epoch > first:
+                        self.epoch_begins(self.epoch)
                 self._replaced = None
                 self._gave = self.loader
                 self._place.batch += 1
@@ -217,7 +221,7 @@ class Batches:
             raise UserError("the loader has no batches")
         if not self._drawn and self.failed(UserError("the data ended")):
             return False
-        self.ended = True
+        self.is_exhausted, self.ended = self.ended, True
         return True
 
     def begin_step(self) -> None:

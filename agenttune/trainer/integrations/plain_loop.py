@@ -170,8 +170,9 @@ class PlainSession(Offers):
 
     @property
     def should_stop(self) -> bool:
-        """Whether the loop should end now: told to, or at `max_steps`."""
-        return self._adapter.should_stop()
+        """Whether the loop should end now: told to, at `max_steps`, or asked for more data than there is."""
+        drawn = self._adapter.batches
+        return self._adapter.should_stop() or (drawn is not None and drawn.is_exhausted)
 
     def step(self, metrics: Given = None) -> bool:
         """One optimizer step is complete: record it, and apply what was asked for.
@@ -263,7 +264,7 @@ class PlainSession(Offers):
     def _data_end(self) -> str:
         """That the data ended before the training did; empty if it did not."""
         drawn, steps = self._adapter.batches, self._adapter.max_steps()
-        if drawn is None or not drawn.ended or self.should_stop:
+        if drawn is None or not drawn.ended or self._adapter.should_stop():
             return ""
         reason = f"the data ended at step {self.global_step}"
         if steps is None:
