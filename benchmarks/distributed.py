@@ -1,5 +1,5 @@
-"""What agenttune costs two processes that train one model: `python -m benchmarks.distributed`, eight minutes on a quiet
-machine with two cores; `--quick`, half a minute.
+"""What agenttune costs two processes that train one model: `python -m benchmarks.distributed`, eleven minutes on a
+quiet machine with two cores; `--quick`, a few.
 
 Two gloo processes under DDP take steps of 5, 50 and 500 ms, a fixed amount of work (`benchmarks/distributed_rank.py`).
 In one pair of processes, windows of steps with agenttune alternate with windows without it, so that both see the same
