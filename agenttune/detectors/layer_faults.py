@@ -13,8 +13,10 @@ from itertools import pairwise, takewhile
 from statistics import median
 
 from agenttune.detectors.base import Detector
+from agenttune.protocol.commands import FREEZE, CommandBase, ModelLayerOperation
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.observation import Observation
+from agenttune.protocol.proposals import Ack
 from agenttune.protocol.text import some
 from agenttune.protocol.weight_looks import WeightLook
 
@@ -116,13 +118,13 @@ class LayerFault(Detector):
             n for n in names if usual[n] > 0 and all(_below(look, n, STOPPED_FACTOR * usual[n]) for look in newest)
         ]
         if stopped and others_go_on:
-            is_asked = _is_asked_for(observation, stopped)
+            is_asked = _is_frozen_by_command(observation, stopped)
             words = "no longer moves, as a command has asked for" if is_asked else "no longer moves while others do"
             yield self._of(stopped, newest[-1], "stopped", words, "info" if is_asked else "warning")
             return
         still = [n for n in names if all(_below(look, n, 0.0) for look in newest)]
         if still and len(names) - len(still) >= MOVING_FRAC * len(names):
-            if _is_asked_for(observation, still):
+            if _is_frozen_by_command(observation, still):
                 cause, words = "stopped", "does not move, as a command has asked for"
             else:
                 cause, words = "frozen", "does not move while others do, though the optimizer holds it"
@@ -180,17 +182,42 @@ def _usual_rms(looks: Sequence[WeightLook], layer: str) -> float:
     return median(known) if known else 0.0
 
 
-def _is_asked_for(observation: Observation, layers: Sequence[str], since: int = 0, until: float = math.inf) -> bool:
+def _is_asked_for(observation: Observation, layers: Sequence[str], since: int, until: int) -> bool:
     """Whether a command has changed something about each of these layers, or about the block that it is in.
 
     Args:
         since, until: Completed steps at which it was applied.
     """
-    acked = [(record, record.ack) for record in observation.commands if record.ack is not None]
-    done = [record for record, ack in acked if ack.outcome == "applied" and ack.changes and since <= ack.step <= until]
-    known = [getattr(record.command, "layer_name", None) for record in done]
-    named = [name for name in known if isinstance(name, str)]
-    return all(any(layer == name or not name or layer.startswith(f"{name}.") for name in named) for layer in layers)
+    acked = [(record.command, record.ack) for record in observation.commands if record.ack is not None]
+    done = [command for command, ack in acked if _has_changed(ack) and since <= ack.step <= until]
+    return all(any(_is_about(command, layer) for command in done) for layer in layers)
+
+
+def _is_frozen_by_command(observation: Observation, layers: Sequence[str]) -> bool:
+    """Whether the newest command about what is trained of each of these layers has frozen it."""
+    return all(_newest_freeze(observation, layer) is False for layer in layers)
+
+
+def _newest_freeze(observation: Observation, layer: str) -> bool | None:
+    """What the newest command of its kind wants of a layer: to be trained, or not; None if there was none."""
+    wanted = None
+    for record in observation.commands:
+        command, ack = record.command, record.ack
+        if ack is None or not _has_changed(ack) or not _is_about(command, layer):
+            continue
+        if isinstance(command, ModelLayerOperation) and command.operation_name == FREEZE:
+            wanted = bool(command.params.get("requires_grad", True))
+    return wanted
+
+
+def _has_changed(ack: Ack) -> bool:
+    return ack.outcome == "applied" and bool(ack.changes)
+
+
+def _is_about(command: CommandBase, layer: str) -> bool:
+    """Whether a command names a layer, or a block that it is in; the model itself has an empty name."""
+    name = getattr(command, "layer_name", None)
+    return isinstance(name, str) and (not name or layer == name or layer.startswith(f"{name}."))
 
 
 def _usual(looks: Sequence[WeightLook], layer: str) -> float:

@@ -13,6 +13,7 @@ from agenttune.policy.rule_names import names_of
 from agenttune.protocol.commands import parse_command
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.observation import Observation
+from agenttune.protocol.proposals import CommandRecord
 from agenttune.protocol.run_facts import RunFacts
 from agenttune.protocol.weight_looks import WeightLook
 from tests.policy.conftest import applied, decay, observe
@@ -54,6 +55,21 @@ def usual(n: int, name: str) -> tuple[float, float]:
 
 def struck(ratio: float, rms: float, layer: str = "blocks.1.mlp", at: int = 8) -> Figures:
     return lambda n, name: (ratio, rms) if name == layer and n >= at else usual(n, name)
+
+
+def operated(*operations: tuple[str, str, bool | None]) -> list[CommandRecord]:
+    """Commands about layers that were applied, by layer, operation and whether it is to be trained."""
+    records = []
+    for step, (layer, operation, is_trained) in enumerate(operations, 1):
+        params = {} if is_trained is None else {"requires_grad": is_trained}
+        given = {"kind": "model_layer_operation", "layer_name": layer, "operation_name": operation, "params": params}
+        record = applied(step, 1e-3)
+        proposal = record.proposal.model_copy(update={"command": parse_command(given)})
+        records.append(record.model_copy(update={"proposal": proposal}))
+    return records
+
+
+FROZEN, TRAINED = ("requires_grad_", False), ("requires_grad_", True)
 
 
 def test_no_layer_is_named_where_all_is_well_or_all_change_alike() -> None:
@@ -121,25 +137,31 @@ def test_a_layer_that_stops_is_named_and_so_is_a_block_that_never_moved() -> Non
 
 def test_a_layer_that_a_command_has_frozen_is_no_alarm() -> None:
     known = seen(struck(0.0, 0.05))[-1]
-    operation = {"operation_name": "requires_grad_", "params": {"requires_grad": False}}
     for name, severity in (("blocks.1", "info"), ("blocks.0", "warning")):
-        command = parse_command({"kind": "model_layer_operation", "layer_name": name, **operation})
-        record = applied(40, 1e-3)
-        record = record.model_copy(update={"proposal": record.proposal.model_copy(update={"command": command})})
-        told = detect(known.model_copy(update={"commands": [record]}))
+        told = detect(known.model_copy(update={"commands": operated((name, *FROZEN))}))
         assert [f.severity for f in told if f.kind == "layer_fault"] == [severity]
 
 
-def test_a_layer_that_never_moved_since_a_command_froze_it_is_not_called_forgotten() -> None:
+@pytest.mark.parametrize(
+    ("commands", "cause"),
+    [
+        (operated(("blocks.0", *FROZEN)), "stopped"),
+        (operated(("", *FROZEN)), "stopped"),
+        (operated(("blocks.0.attn", *FROZEN), ("blocks.0.mlp", *FROZEN)), "stopped"),
+        (operated(("blocks.0.attn", *FROZEN)), "frozen"),
+        (operated(("blocks.1", *FROZEN)), "frozen"),
+        (operated(("blocks.0", *FROZEN), ("blocks.0", *TRAINED)), "frozen"),
+        (operated(("blocks.0", *TRAINED), ("blocks.0", *FROZEN)), "stopped"),
+        (operated(("blocks.0", "reset_parameters", None)), "frozen"),
+    ],
+)
+def test_a_layer_that_never_moved_since_a_command_froze_it_is_not_called_forgotten(
+    commands: list[CommandRecord], cause: str
+) -> None:
     """Seen: a person froze a layer, which begins a new stretch of looks; seven steps later guardian asked for it."""
     known = seen(lambda n, name: (0.0, 0.05) if name.startswith("blocks.0") else usual(n, name))[-1]
-    operation = {"operation_name": "requires_grad_", "params": {"requires_grad": False}}
-    for name, cause in (("blocks.0", "stopped"), ("blocks.1", "frozen"), ("", "stopped")):
-        command = parse_command({"kind": "model_layer_operation", "layer_name": name, **operation})
-        record = applied(1, 1e-3)
-        record = record.model_copy(update={"proposal": record.proposal.model_copy(update={"command": command})})
-        [told] = [f for f in detect(known.model_copy(update={"commands": [record]})) if f.kind == "layer_fault"]
-        assert (told.severity, told.evidence["cause"]) == ("info", cause)
+    [told] = [f for f in detect(known.model_copy(update={"commands": commands})) if f.kind == "layer_fault"]
+    assert (told.severity, told.evidence["cause"]) == ("info", cause)
 
 
 def test_a_layer_that_a_command_begins_anew_is_no_fault() -> None:
