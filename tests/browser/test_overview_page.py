@@ -20,6 +20,15 @@ pytestmark = [
 ]
 
 
+_UNSEEN_NODES = """
+const Real = window.ResizeObserver;
+window.ResizeObserver = class extends Real {
+  observe(target, options) { if (!target.classList.contains("react-flow__node")) super.observe(target, options); }
+};
+"""
+"""As if a graph's nodes were drawn anew before their observer has spoken, which then says nothing more."""
+
+
 def marks(page: Any) -> Any:
     return page.get_by_role("toolbar", name="Commands along the run").get_by_role("button")
 
@@ -119,3 +128,25 @@ def test_a_long_night_fits_on_the_page(desk: Desk, visit: Visit) -> None:
 
     until(is_readable, "the newest checkpoint lies within the graph, at a size that can be read")
     assert page.locator(".react-flow__node").count() < 60
+
+
+def test_the_graph_of_checkpoints_needs_no_measuring(desk: Desk, visit: Visit) -> None:
+    """Nodes, their edges and "All of it" are there at once, and stay while a run saves one checkpoint after another."""
+    visit.context.add_init_script(_UNSEEN_NODES)
+    page = enter(desk, visit, "checkpoints")
+    nodes = page.locator(".react-flow__node")
+    for number in range(3):
+        saved = CheckpointSaved(checkpoint_id=f"seen{number}", tag=f"seen{number}", path="", keep_in="memory")
+        desk.log.append(saved, step=900 + number)
+        nodes.get_by_text(f"seen{number}").wait_for()
+        assert all(node.is_visible() for node in nodes.all())
+        assert page.locator(".react-flow__edge-path").count() >= number + 1
+    page.get_by_role("button", name="All of it").click()
+
+    def is_all_within() -> bool:
+        graph = page.locator(".react-flow").bounding_box()
+        boxes = [node.bounding_box() for node in nodes.all()]
+        return all(b and graph["x"] <= b["x"] and b["x"] + b["width"] <= graph["x"] + graph["width"] + 1 for b in boxes)
+
+    until(is_all_within, "the whole graph lies within its frame")
+    visit.assert_quiet()

@@ -24,10 +24,22 @@ type PlaceNode = Node<{ place: Place; isLive: boolean; isChosen: boolean }, "pla
 const COLUMN_PX = 150;
 const LANE_PX = 76;
 const PLACE_PX = 118;
+const PLACE_HEIGHT_PX = 44;
+const HANDLE_PX = 6;
 const MARGIN_PX = 24;
 const LOWEST_PX = 180;
 const HIGHEST_PX = 420;
 const NODE_TYPES = { place: PlaceBox };
+/**
+ * Size and handles of every place, told instead of measured: React Flow hides a node until its observer has seen it, forgets
+ * that with each new list of nodes, and one that it has asked about already may then stay hidden.
+ */
+const SHAPE = {
+  width: PLACE_PX,
+  height: PLACE_HEIGHT_PX,
+  measured: { width: PLACE_PX, height: PLACE_HEIGHT_PX },
+  handles: [handleAt("target", Position.Left, 0), handleAt("source", Position.Right, PLACE_PX)],
+} satisfies Partial<PlaceNode>;
 
 /**
  * Branches and checkpoints, from left to right in order of steps. It begins at a readable size with the newest, and goes
@@ -43,6 +55,7 @@ export default function LineageGraph({ branches, checkpoints, now, isLive, selec
     (place): PlaceNode => ({
       id: place.id,
       type: "place",
+      ...SHAPE,
       position: { x: place.column * COLUMN_PX, y: place.lane * LANE_PX },
       data: { place, isLive, isChosen: place.checkpoint !== null && place.checkpoint.checkpoint_id === selected },
       selectable: isPressed(place),
@@ -100,6 +113,10 @@ export default function LineageGraph({ branches, checkpoints, now, isLive, selec
       </div>
     </div>
   );
+}
+
+function handleAt(type: "source" | "target", position: Position, x: number) {
+  return { type, position, x: x - HANDLE_PX / 2, y: (PLACE_HEIGHT_PX - HANDLE_PX) / 2, width: HANDLE_PX, height: HANDLE_PX };
 }
 
 function isPressed({ kind }: Place): boolean {
