@@ -16,6 +16,7 @@ from agenttune.gate.change_factors import differences_of
 from agenttune.gate.context import World
 from agenttune.gate.feasibility import fits_layer
 from agenttune.gate.lr_preview import rates_ahead
+from agenttune.gate.pauses import PERSON
 from agenttune.protocol.commands import CommandBase, ModelLayerParameterUpdate, ReadModel, SaveCheckpoint
 from agenttune.protocol.deadlines import Instant
 from agenttune.protocol.dry_run import DryRun
@@ -42,7 +43,9 @@ REFUSED = 20
 """Newest refused proposals of agents that are compared with a new one (guess: more than a model repeats in turn)."""
 MINUTE_S = 60.0
 NO_CHECKPOINT = "checkpoints"
-"""Who refuses what does not exist; once it does, that refusal says nothing against asking again."""
+"""Who refuses what does not exist."""
+PASSING = frozenset({NO_CHECKPOINT, "guardrail:persons_pause"})
+"""Refusals that say nothing against asking again, once the checkpoint exists or training goes on."""
 NO_VERDICT = Verdict(decision="rejected", decided_by="store", reason="no verdict recorded")
 SHOWN_CHECKPOINTS = 10
 """Newest ones that a refusal names (guess)."""
@@ -148,7 +151,7 @@ class RunGate:
         """The guardrails' answer to a request that waits, were it to run with other values: as `decide` has it."""
         proposal = self.log.command(command_id).proposal
         wanted = proposal.model_copy(update={"command": command})
-        refusal = self._unfit(wanted) or self._again(wanted)
+        refusal = self._unfit(wanted) or self._again(wanted, f"{PERSON}:")
         if refusal is None:
             return self._ahead(DryRun(decision="approved", decided_by="guardrails"), command)
         return self._ahead(DryRun(**dict(refusal)), command)
@@ -218,13 +221,14 @@ class RunGate:
         allowed = allowed_before(request, record.proposal, self.info) if request.asked == "human" else None
         verdict = stale(request, record.proposal, self.info) or allowed or timed_out(request, self.now)
         if verdict is not None and verdict.decision == "approved":
-            return self._again(record.proposal) or verdict
+            return self._again(record.proposal, verdict.decided_by) or verdict
         return verdict
 
-    def _again(self, proposal: Proposal) -> Verdict | None:
-        """What the guardrails say now of a proposal that has waited."""
+    def _again(self, proposal: Proposal, approved_by: str = "") -> Verdict | None:
+        """What the guardrails say now of a proposal that has waited, if `approved_by` lets it through."""
         # What was asked again meanwhile, and refused for that, says nothing against the one that waited.
-        history = replace(command_history(self.log, proposal), waiting=(), refused=())
+        known = command_history(self.log, proposal)
+        history = replace(known, waiting=(), refused=(), approved_by=approved_by)
         return self.gate.refusal(proposal, self._moment().info, history)
 
     def decide(self, command_id: str, decision: ApprovalDecision) -> CommandRecord:
@@ -262,7 +266,7 @@ class RunGate:
         if isinstance(answer, ApprovalRequest):
             return self.log.escalate(proposal.command_id, answer)
         if answer.decision == "approved":
-            answer = self._again(proposal) or answer
+            answer = self._again(proposal, answer.decided_by) or answer
         return self.log.decide(proposal.command_id, answer)
 
     def _verdict_of(self, proposal: Proposal, decision: ApprovalDecision) -> Verdict:
@@ -273,7 +277,7 @@ class RunGate:
         if decision.verdict == "edit" and edited is None:
             raise UserError("an edit needs the command as it is to be", field="command")
         wanted = proposal if edited is None else proposal.model_copy(update={"command": edited})
-        refusal = self._unfit(wanted) or self._again(wanted)
+        refusal = self._unfit(wanted) or self._again(wanted, by)
         if refusal is None:
             kind: Literal["approved", "edited"] = "approved" if edited is None else "edited"
             return Verdict(decision=kind, decided_by=by, reason=decision.reason, edited=edited)
@@ -310,7 +314,7 @@ def command_history(log: RunLog, proposal: Proposal) -> CommandHistory:
         commands=log.commands(*TAKEN, principal="agent", limit=HISTORY, newest=True),
         count_taken=partial(log.count_commands, *TAKEN, principal="agent"),
         count_returns=log.count_returns,
-        refused=[r for r in _refused(log) if r.verdict is None or r.verdict.decided_by != NO_CHECKPOINT],
+        refused=[r for r in _refused(log) if r.verdict is None or r.verdict.decided_by not in PASSING],
         waiting=log.commands(State.PROPOSED, principal="agent", limit=HISTORY, newest=True),
         extra_steps=log.extra_steps() if proposal.command.extra_steps else 0,
         queued=queued,

@@ -15,6 +15,7 @@ from agenttune.errors import UserError
 from agenttune.gate.change_factors import differences_of, factor_of, value_after, value_before
 from agenttune.gate.context import CommandHistory, Moment, step_of
 from agenttune.gate.knob_targets import targets_of
+from agenttune.gate.pauses import pause_against
 from agenttune.protocol.commands import CommandBase
 from agenttune.protocol.deadlines import Instant, is_over, was_timed
 from agenttune.protocol.proposals import ApprovalRequest, Author, Passed, Proposal, Verdict
@@ -45,9 +46,11 @@ def _by_rules(
 ) -> Verdict | ApprovalRequest:
     if not rules or proposal.author.principal != "agent":
         return Verdict(decision="approved", decided_by="auto")
-    for number, rule in enumerate(rules, 1):
-        if fits(rule, proposal, moment.info):
-            name = rule_name(rule, number)
+    for number, fitting in enumerate(rules, 1):
+        if fits(fitting, proposal, moment.info):
+            name, rule = rule_name(fitting, number), fitting
+            if pause_against(proposal, moment.info, history.queued) is not None:  # a person decides on it, or nobody
+                rule = fitting.model_copy(update={"approvers": ["human"], "on_timeout": "reject"})
             if rule.approvers[0] == "auto":
                 return automatic(name)
             return along(_request(proposal, rule, name, moment), rule, proposal, moment, history)
@@ -56,6 +59,12 @@ def _by_rules(
         decided_by="rule:none",
         reason=f"no rule of gate.approval covers {proposal.command.kind}, so nobody could approve it",
     )
+
+
+def asks_person(proposal: Proposal, rules: Sequence[ApprovalRule], info: RunInfo) -> bool:
+    """Whether a person is among those who are to be asked about a proposal."""
+    rule = next((rule for rule in rules if fits(rule, proposal, info)), None)
+    return proposal.ask_always or (rule is not None and "human" in rule.approvers)
 
 
 def fits(rule: ApprovalRule, proposal: Proposal, info: RunInfo) -> bool:

@@ -40,6 +40,7 @@ class CommandHistory:
         waiting: Those that wait for a decision.
         extra_steps: Training steps that probes have taken so far.
         queued: What the trainer will apply before, whoever asked for it.
+        approved_by: Who has let the proposal at hand through, as its verdict names them; empty: nobody yet.
     """
 
     commands: Sequence[CommandRecord] = ()
@@ -49,6 +50,7 @@ class CommandHistory:
     waiting: Sequence[CommandRecord] = ()
     extra_steps: int = 0
     queued: Sequence[CommandRecord] = ()
+    approved_by: str = ""
 
 
 @dataclass(frozen=True)

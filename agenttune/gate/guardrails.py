@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
+from agenttune.gate.approval_rules import asks_person
 from agenttune.gate.change_limits import change_factor, window_factor
 from agenttune.gate.context import Guardrail, World, refused, step_of
 from agenttune.gate.feasibility import feasible
 from agenttune.gate.knob_targets import changed_by
+from agenttune.gate.pauses import is_person, pause_against
 from agenttune.gate.value_bounds import bounds
 from agenttune.protocol.commands import Probe, Risk
 from agenttune.protocol.proposals import Proposal, State, Verdict
@@ -23,6 +25,22 @@ def forbidden(proposal: Proposal, world: World) -> Verdict | None:
     if kind not in world.settings.forbid:
         return None
     return refused("forbidden", f"{kind} is forbidden by gate.forbid")
+
+
+def persons_pause(proposal: Proposal, world: World) -> Verdict | None:
+    """Keeps agents from ending a person's pause, or going back over it, unless a person allows that."""
+    history = world.history
+    holder = pause_against(proposal, world.info, history.queued)
+    if holder is None or is_person(history.approved_by):
+        return None
+    if not history.approved_by and asks_person(proposal, world.settings.approval, world.info):
+        return None
+    reason = (
+        f"{holder.name} has paused training, and a person's pause holds against agents: they may neither resume nor "
+        "stop it, nor go back to a checkpoint; a person lets it go on, on the page or with: agenttune send "
+        f"{world.info.run_id} resume_training"
+    )
+    return refused("persons_pause", reason)
 
 
 def cooldown(proposal: Proposal, world: World) -> Verdict | None:
@@ -190,6 +208,7 @@ def window_commands(proposal: Proposal, world: World) -> Verdict | None:
 
 GUARDRAILS: tuple[Guardrail, ...] = (
     forbidden,
+    persons_pause,
     budget,
     returns,
     extra_steps,

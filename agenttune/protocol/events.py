@@ -14,7 +14,7 @@ from agenttune.protocol.findings import Finding
 from agenttune.protocol.lr_course import LrCourse
 from agenttune.protocol.metrics import Metric
 from agenttune.protocol.model_calls import ModelCalled
-from agenttune.protocol.proposals import Ack, ApprovalRequest, Proposal, Record, StandingApproval, Verdict
+from agenttune.protocol.proposals import Ack, ApprovalRequest, Author, Proposal, Record, StandingApproval, Verdict
 from agenttune.protocol.rank_reads import RanksRead
 from agenttune.protocol.run_facts import RunFacts
 from agenttune.protocol.run_info import MOST_TAGS, KnobState, ModuleInfo, RunStatus, Tag
@@ -34,6 +34,7 @@ class StatusChanged(Record):
     kind: Literal["status_changed"] = "status_changed"
     status: RunStatus
     reason: str = ""
+    by: Author | None = Field(None, description="Who paused training; None: no pause that somebody asked for.")
 
 
 class AttemptEnded(Record):

@@ -11,7 +11,7 @@ from agenttune.protocol.commands import Redefines, SetKnob
 from agenttune.protocol.invalid_values import shape
 from agenttune.protocol.lr_course import LrCourse
 from agenttune.protocol.metrics import Metric
-from agenttune.protocol.proposals import Record, StandingApproval
+from agenttune.protocol.proposals import Author, Record, StandingApproval
 from agenttune.protocol.run_facts import RunFacts
 
 MOST_TAGS = 32
@@ -95,6 +95,7 @@ class RunInfo(Record):
     name: str
     status: RunStatus
     status_reason: str = ""
+    paused_by: Author | None = Field(None, description="Who paused training, while it is paused by command.")
     created_at_s: float
     started_at_s: float | None = None
     ended_at_s: float | None = None

@@ -184,7 +184,7 @@ class DemoPlayer:
             self._acknowledge(record, "applied", "", note)
         elif isinstance(command, PauseTraining):
             self._is_paused = True
-            self._acknowledge(record, "applied", "", StatusChanged(status="paused"))
+            self._acknowledge(record, "applied", "", StatusChanged(status="paused", by=record.proposal.author))
         elif isinstance(command, ResumeTraining):
             self._is_paused = False
             self._acknowledge(record, "applied", "", StatusChanged(status="running"))

@@ -177,8 +177,8 @@ class RunLog(EventTable, CommandTable, MetricTable):
             for record in self.commands(State.PROPOSED, State.QUEUED):
                 ack = Ack(outcome="expired", step=step, branch=branch, message=why)
                 self._advance(record.command_id, State.EXPIRED, events.Acked(ack=ack), step, branch)
-            waits = {"status": "starting", "status_reason": "", "ended_at_s": None, "evaluating_step": None}
-            self._card.update(**waits, attempt=attempt, **fields)
+            waits = {"status": "starting", "status_reason": "", "paused_by": None, "ended_at_s": None}
+            self._card.update(**waits, evaluating_step=None, attempt=attempt, **fields)
             body = events.AttemptStarted(attempt=attempt, by=by, reason=reason or _ended(info))
             self._add_event(body, step, branch, None)
             return True
@@ -248,7 +248,11 @@ class RunLog(EventTable, CommandTable, MetricTable):
         if not info.is_live:
             return []
         seqs = []
-        fields: dict[str, object] = {"status": body.status, "status_reason": body.reason}
+        fields: dict[str, object] = {
+            "status": body.status,
+            "status_reason": body.reason,
+            "paused_by": body.by if body.status == "paused" else None,
+        }
         if body.status not in LIVE:
             fields |= {"ended_at_s": time.time(), "step": max(step or 0, info.step, self._card.place()[0])}
             for record in self.commands(State.PROPOSED, State.QUEUED):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from agenttune.protocol.commands import LoadCheckpoint
 from agenttune.protocol.lr_course import LrCourse
-from agenttune.protocol.proposals import CommandRecord
+from agenttune.protocol.proposals import Author, CommandRecord
 from agenttune.protocol.run_info import KnobState, RunInfo
 from agenttune.trainer.adapter import Adapter
 from agenttune.trainer.checkpoints.checkpoint_catalog import CheckpointCatalog, SavedCheckpoint
@@ -46,7 +46,7 @@ class RunState:
 
     Attributes:
         step: Completed optimizer steps.
-        paused: Whether training is held at a boundary.
+        paused_by: Whose pause holds training at a boundary; None: nobody's.
         awaits_agent: Whether it stands there until the agent has decided.
         is_held: Whether a request for approval wants it to stand there; known to rank 0, which tells the others.
         stop_reason: Why training ends early, once that was asked for.
@@ -67,7 +67,7 @@ class RunState:
     adapter: Adapter
     registry: KnobRegistry
     step: int = 0
-    paused: bool = False
+    paused_by: Author | None = None
     awaits_agent: bool = False
     is_held: Callable[[], bool] = lambda: False
     stop_reason: str | None = None
@@ -86,6 +86,11 @@ class RunState:
 
     def __post_init__(self) -> None:
         self.layers = LayerChanges(self.adapter)
+
+    @property
+    def paused(self) -> bool:
+        """Whether a pause holds training at a boundary."""
+        return self.paused_by is not None
 
     @property
     def branch(self) -> str:
@@ -126,4 +131,4 @@ class RunState:
         """A run's card, brought up to this moment in all that guardrails go by."""
         fresh = {"step": self.step, "knobs": self.knobs(), "schedule": self.course(JUDGED_POINTS)}
         loop = {"max_steps": self.adapter.max_steps(), "capabilities": list(self.adapter.capabilities)}
-        return info.model_copy(update={**fresh, **loop, "knobs_point_id": 0})
+        return info.model_copy(update={**fresh, **loop, "knobs_point_id": 0, "paused_by": self.paused_by})

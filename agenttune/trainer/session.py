@@ -281,7 +281,7 @@ class Session:
         body = AttemptEnded(attempt=attempt, reason=reason, by=job.by, restarts_left=left)
         self._recorder.record(body)
         why = f"attempt {attempt} failed; {job.by} starts it again"
-        self._recorder.update_info(status="starting", status_reason=why)
+        self._recorder.update_info(status="starting", status_reason=why, paused_by=None)
 
     def _end_kept_states(self, kept: KeptStates) -> None:
         try:

@@ -17,8 +17,10 @@ from typing import Any
 
 import pytest
 
+from agenttune.control import LocalControl
 from agenttune.control.discovery import find_server
 from agenttune.control.http import HttpControl
+from agenttune.protocol.proposals import Author, Proposal
 from agenttune.protocol.reads import ModelQuery
 from tests import warm
 from tests.server.conftest import stop
@@ -35,6 +37,7 @@ class Script:
     """A training script in a process of its own."""
 
     process: subprocess.Popen[str]
+    folder: Path
     client: V1Client = field(init=False)
     url: str = ""
     told: list[Seen] = field(default_factory=list)
@@ -75,7 +78,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Script]:
     folder = tmp_path_factory.mktemp("seed")
     command = [sys.executable, "-m", "tests.v1_compat.training", str(folder)]
     with warm.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        running = Script(process)
+        running = Script(process, folder)
         running.hear("ready")
         address = find_server(folder / "runs")
         assert address is not None
@@ -200,6 +203,32 @@ def test_a_pause_holds_training_and_a_resume_lets_it_go_on(script: Script) -> No
     assert (done["status"], resumed["status"], client.get("info")["status"]) == ("success", "success", "running")
     assert heard["at"] == script.hear("step")["step"]
     assert script.step()["step"] == heard["at"] + 1
+
+
+def test_an_old_client_resumes_what_it_has_paused_and_not_what_a_person_has(script: Script) -> None:
+    """It carries no token, so that it is an agent; whoever sits at this machine asks as the operator."""
+    person = LocalControl(script.folder / "runs")
+    run_id = person.runs()[0].run_id
+
+    def ask(kind: str) -> None:
+        author = Author(principal="operator", name="ann")
+        person.submit(run_id, Proposal.model_validate({"command": {"kind": kind}, "author": author}))
+
+    ask("pause_training")
+    script.go()
+    script.client.until(lambda e: e["command"] == "pause_training" and e["status"] == "success")
+    for command in ("resume_training", "stop_training"):
+        _, answer = script.client.post(command)
+        assert (answer["status"], answer["message"].startswith("ann has paused training")) == ("error", True)
+    assert script.client.get("info")["status"] == "paused"
+    ask("resume_training")
+    script.client.until(lambda e: e["command"] == "resume_training" and e["status"] == "success")
+    script.hear("step")
+    identity, _ = script.client.post("pause_training")
+    script.go()
+    assert script.client.outcome(identity)["status"] == "success"
+    assert script.client.ask("resume_training")["status"] == "success"
+    script.hear("step")
 
 
 def test_update_dataset_draws_from_another_dataset(script: Script) -> None:

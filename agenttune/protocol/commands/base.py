@@ -99,6 +99,8 @@ class CommandBase(BaseModel):
     """Whether the run may stand at another step, or have another end or schedule, after it."""
     interrupts: ClassVar[bool] = False
     """Whether a probe under way is broken off if a person asks for it."""
+    leaves_pause: ClassVar[bool] = False
+    """Whether training would not stand any more where a pause holds it."""
     needs: ClassVar[Need | None] = None
     """What a run must have for it; it is not offered otherwise."""
     is_set_again: ClassVar[bool] = False

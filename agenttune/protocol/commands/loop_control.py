@@ -38,6 +38,7 @@ class LoadCheckpoint(CommandBase):
     risk = Risk.DANGER
     impact = Impact.RESTORE
     reschedules = True
+    leaves_pause = True
     not_in_a_schedule = "it would go back to a checkpoint of one run, and then over the same entries again"
     example = {"kind": "load_checkpoint", "checkpoint_id": "before-the-cut", "lr": 1e-4, "branch_name": "retry"}
     _is_normal = field_validator("*")(refuse_denormals)
@@ -97,10 +98,11 @@ class PauseTraining(CommandBase):
 
 @register
 class ResumeTraining(CommandBase):
-    """Go on after a pause."""
+    """Go on after a pause; of an agent, not after one of a person."""
 
     risk = Risk.DISRUPT
     impact = Impact.HOLD
+    leaves_pause = True
     is_for_policies = False
     not_in_a_schedule = "it is a person's answer to a pause"
     example = {"kind": "resume_training"}
@@ -114,6 +116,7 @@ class StopTraining(CommandBase):
     risk = Risk.DANGER
     impact = Impact.END
     interrupts = True
+    leaves_pause = True
     example = {"kind": "stop_training", "save": True}
     kind: Literal["stop_training"] = "stop_training"
     save: Bool = Field(True, description="Save a checkpoint first.")

@@ -12,7 +12,8 @@ Everything goes through the same door as `/api/v1`. What differs from v1, on pur
 - A client stays with the run that it was shown, and while several are live a command without `?run=` is refused:
   see `clients.py`.
 - Only pages of `server.allowed_origins` may use the server beside its own, and the token is wanted if there is one;
-  who sends none acts as the server's `local_role`, so its commands are judged like an agent's.
+  who sends none acts as the server's `local_role`, so its commands are judged like an agent's: it resumes what it has
+  paused itself, and not what a person has.
 - v1's `reset_layer` and `wrapper_resume_load_checkpoint` did nothing and are unknown here. Our commands that
   v1 lacks (such as `update_schedule`) make no event here; those it knows do, whoever sent them.
 """

@@ -171,18 +171,20 @@ def do_evaluate(run_state: RunState, record: CommandRecord, command: DoEvaluate)
 
 @applies(PauseTraining)
 def pause_training(run_state: RunState, record: CommandRecord, command: PauseTraining) -> Outcome:
-    if run_state.paused:
+    author, holder = record.proposal.author, run_state.paused_by
+    if holder is not None and (holder.principal != "agent" or author.principal == "agent"):
         return Done("was already paused")
-    run_state.paused = True
-    reason = f"paused by {record.proposal.author.name}"
-    return Done(events=(StatusChanged(status="paused", reason=reason),))
+    # A person's pause takes the place of an agent's: from then on no agent ends it.
+    run_state.paused_by = author
+    message = "" if holder is None else f"was already paused by {holder.name}; only a person lets it go on now"
+    return Done(message, events=(StatusChanged(status="paused", reason=f"paused by {author.name}", by=author),))
 
 
 @applies(ResumeTraining)
 def resume_training(run_state: RunState, record: CommandRecord, command: ResumeTraining) -> Outcome:
     if not run_state.paused:
         return Done("; ".join(filter(None, ["was not paused", run_state.standstill])))
-    run_state.paused = False
+    run_state.paused_by = None
     reason = f"resumed by {record.proposal.author.name}"
     return Done(events=(StatusChanged(status="running", reason=reason),))
 
@@ -192,10 +194,10 @@ def stop_training(run_state: RunState, record: CommandRecord, command: StopTrain
     adapter = run_state.adapter
     if not adapter.can_end_here():
         # The loop cannot end before its first step; a pause would keep it from that step.
-        run_state.paused = False
+        run_state.paused_by = None
         return NotYet()
     run_state.agree()
-    run_state.paused = False
+    run_state.paused_by = None
     run_state.stop_reason = f"stopped by {record.proposal.author.name}"
     ending = "training ends after this step"
     if command.save and not adapter.checkpoint_refusal() and not adapter.saves_for_restart():

@@ -192,7 +192,7 @@ class AllRanks(SingleRank):
 
     def _stop_hearing(self, ended: object) -> None:
         self.ended, self.wants_between = str(ended), False
-        self._run_state.paused = False
+        self._run_state.paused_by = None
         self._channel.hang_up()  # or those that wait for this rank would learn of it when their time is over
         logger.warning("%s; training goes on, and takes no more commands", ended)
 

@@ -97,7 +97,11 @@ class Admission:
         taken = self._log.commands(*TAKEN, principal="agent", limit=HISTORY, newest=True)
         others = [self._with_ack(other) for other in taken if other.command_id != record.command_id]
         return CommandHistory(
-            others, self._count_others, lambda: self._count_returns(record), extra_steps=self._log.extra_steps()
+            others,
+            self._count_others,
+            lambda: self._count_returns(record),
+            extra_steps=self._log.extra_steps(),
+            approved_by=record.verdict.decided_by if record.verdict is not None else "auto",
         )
 
     def note(self, record: CommandRecord, step: int, changes: list[Change]) -> None:
