@@ -168,7 +168,7 @@ class Turn:
             based_on_step=observation.step,
             step=step,
             reason=decision.reason,
-            unsent=proposals_of(decision.proposals, author, observation.step),
+            unsent=proposals_of(decision.proposals, author, observation),
             shadowed=[
                 Shadowed(command=draft.command, rationale=draft.rationale[:RATIONALE_CHARACTERS])
                 for draft in decision.shadowed
@@ -220,14 +220,16 @@ class Turn:
         return says or self.must_tell or self.reason != said
 
 
-def proposals_of(drafts: Sequence[Draft], author: Author, step: int) -> list[Proposal]:
-    """Drafts as proposals that rest on the observation of a step."""
+def proposals_of(drafts: Sequence[Draft], author: Author, observation: Observation) -> list[Proposal]:
+    """Drafts as proposals that rest on an observation."""
+    step = observation.step
     return [
         Proposal(
             command=draft.command,
             author=author,
             rationale=draft.rationale[:RATIONALE_CHARACTERS],
             based_on_step=step,
+            based_on_branch=observation.branch,
             valid_until_step=None if draft.valid_for_steps is None else step + draft.valid_for_steps,
             ask_always=draft.ask_always,
         )

@@ -91,6 +91,8 @@ class RunGate:
             CommandIdReused: The id was used for a different command.
         """
         self._limit_rate(proposal)
+        if proposal.author.principal == "agent" and proposal.based_on_branch is None:  # it sees what we see, at best
+            proposal = proposal.model_copy(update={"based_on_branch": self.info.branch})
         record = self.log.submit(proposal, self.judge(proposal))
         if record.state in (State.PROPOSED, State.QUEUED):
             self._supersede(record)
@@ -131,10 +133,24 @@ class RunGate:
         if step is not None and step < self.info.step:
             reason = f"valid until step {step}, the run is at step {self.info.step}"
             return Verdict(decision="expired", decided_by="clock", reason=reason)
-        unfit = self._unfit(proposal)
+        unfit = self._left_behind(proposal) or self._unfit(proposal)
         if unfit is not None:
             return unfit
         return self.gate.judge(proposal, self._moment(), command_history(self.log, proposal))
+
+    def _left_behind(self, proposal: Proposal) -> Verdict | None:
+        """Close what an agent has decided on a branch that the run has left, unless it was its own return."""
+        branch, seen = self.info.branch, proposal.based_on_branch
+        if proposal.author.principal != "agent" or seen is None or seen == branch:
+            return None
+        started = self.log.events(kinds=["branch_started"], limit=1, newest=True)
+        command_id = started[0].command_id if started else None
+        asked = None if command_id is None else self.log.find_command(command_id)
+        if asked is not None and asked.proposal.author.is_same(proposal.author):
+            return None  # what it asks for with a return, or after it, is meant for where that leads
+        at = "" if proposal.based_on_step is None else f" at step {proposal.based_on_step}"
+        reason = f"decided on branch {seen}{at}, which the run has left; it is on {branch}, look again"
+        return Verdict(decision="superseded", decided_by="restore", reason=reason)
 
     def dry_run(self, proposal: Proposal) -> DryRun:
         """The gate's answer to a proposal, with what would be before and after."""

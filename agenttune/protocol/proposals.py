@@ -76,6 +76,7 @@ class Proposal(Record):
     author: Author
     rationale: str = Field("", max_length=4000)
     based_on_step: int | None = Field(None, ge=0, description="Step of the observation this rests on.")
+    based_on_branch: str | None = Field(None, max_length=200, description="Branch of that observation.")
     valid_until_step: int | None = Field(None, ge=0, description="Never applied after this step.")
     created_at_s: float = Field(default_factory=time.time, description="Unix time.")
     ask_always: bool = Field(False, description="Of an agent: a person is asked, whatever the run's settings let pass.")

@@ -191,6 +191,12 @@ class Submission(Record):
     rationale: str = Field("", max_length=4000)
     author: ClaimedAuthor = ClaimedAuthor()
     based_on_step: Step | None = Field(None, description="Step of the observation this rests on.")
+    based_on_branch: str | None = Field(
+        None,
+        max_length=200,
+        description="Branch of that observation; default: that of now. What an agent has decided on another one is "
+        "superseded, as the run went back since.",
+    )
     valid_until_step: Step | None = Field(None, description="Never applied after this step.")
     ask_always: bool = Field(False, description="Of an agent: a person is asked, whatever the run's settings let pass.")
 

@@ -18,6 +18,7 @@ from agenttune.errors import ServerUnreachable
 from agenttune.policy.base import Decision, Draft, NoopPolicy
 from agenttune.protocol.commands import CommandBase, UpdateOptimizer
 from agenttune.protocol.events import (
+    BranchStarted,
     Decided,
     DecisionAwaited,
     Evaluated,
@@ -113,6 +114,22 @@ def test_a_policy_is_asked_every_n_steps_and_not_in_between(run: SteeredRun, con
         loop.tick()
         loop.tick()
     assert [o.step for o in policy.seen] == [20, 40]
+
+
+def test_what_a_policy_decides_on_while_the_run_goes_back_is_not_asked_of_the_new_branch(
+    run: SteeredRun, control: LocalControl
+) -> None:
+    class Slow(Scripted):
+        def decide(self, observation: Observation) -> Decision:
+            run.log.append(BranchStarted(name="again", parent="main", checkpoint_id="c"), step=10, branch="again")
+            return super().decide(observation)
+
+    steps(run, 20)
+    loop_of(control, Slow(set_lr(0.05)), WakeSettings(every_steps=20, early_until_step=0)).tick()
+    (asked,) = control.commands("r1")
+    assert (asked.state, asked.proposal.based_on_branch) == (State.SUPERSEDED, "main")
+    assert asked.verdict is not None
+    assert "the run has left" in asked.verdict.reason
 
 
 def test_an_evaluation_wakes_the_policy_unless_switched_off(run: SteeredRun, control: LocalControl) -> None:

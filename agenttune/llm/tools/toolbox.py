@@ -285,6 +285,7 @@ class Toolbox:
             author=self._author,
             rationale=outcome.rationale,
             based_on_step=step,
+            based_on_branch=self._observation.branch,
             valid_until_step=None if valid is None else step + valid,
         )
         verdict = self._reader.dry_run(proposal)

@@ -135,6 +135,7 @@ class Conversation:
             author=Author(principal="agent", name=self.policy),
             rationale=clean(rationale, RATIONALE_LETTERS) or "no reason given",
             based_on_step=step,
+            based_on_branch=self.observation.branch,
             valid_until_step=None if valid is None else step + valid,
         )
         self.submitted.append(proposal.command_id)

@@ -26,6 +26,7 @@ from agenttune.llm.tools.tool_schemas import MAX_TEXT
 from agenttune.llm.tools.toolbox import wait_shape
 from agenttune.protocol.command_schemas import ToolShape
 from agenttune.protocol.commands import BY_KIND, Risk
+from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Author, Proposal, State
 from agenttune.protocol.run_info import RunInfo
 
@@ -138,17 +139,18 @@ class RunTools:
         outcome = Toolbox(ControlReader(self._control, run_id), seen).parse(name, given)
         if outcome.wait is not None:
             return ToolAnswer(self._wait(run_id, outcome.wait, seen.last_seq))
-        return ToolAnswer(outcome.text) if outcome.command is None else self._submit(run_id, outcome, seen.step, client)
+        return ToolAnswer(outcome.text) if outcome.command is None else self._submit(run_id, outcome, seen, client)
 
-    def _submit(self, run_id: str, outcome: ToolOutcome, step: int, client: str) -> ToolAnswer:
+    def _submit(self, run_id: str, outcome: ToolOutcome, seen: Observation, client: str) -> ToolAnswer:
         if outcome.command is None:
             raise TypeError("an outcome without a command cannot be submitted")
         proposal = Proposal(
             command=outcome.command,
             author=Author(principal="agent", name=f"mcp:{client}"[:128], via=self._via),
             rationale=outcome.rationale,
-            based_on_step=step,
-            valid_until_step=None if outcome.valid_for_steps is None else step + outcome.valid_for_steps,
+            based_on_step=seen.step,
+            based_on_branch=seen.branch,
+            valid_until_step=None if outcome.valid_for_steps is None else seen.step + outcome.valid_for_steps,
         )
         record = settled(self._control, run_id, self._control.submit(run_id, proposal), self._ack_wait_s)
         return ToolAnswer(record_text(record), is_error=record.state in REFUSED)

@@ -84,6 +84,7 @@ def _proposal(submission: Submission, who: Identity) -> Proposal:
         author=require_author(who, who.author(claimed.principal, claimed.name)),
         rationale=submission.rationale,
         based_on_step=submission.based_on_step,
+        based_on_branch=submission.based_on_branch,
         valid_until_step=submission.valid_until_step,
         ask_always=submission.ask_always,
         **chosen,

@@ -426,8 +426,13 @@ class CommandExecutor:
         if until is not None and step > until:
             return f"valid until step {until}, the run is at step {step}; not applied"
         # The trainer's own return comes before what others asked for earlier, and a person knows where the run stands.
-        is_agents = record.proposal.author.principal == "agent"
-        if is_agents and record.submitted_seq < self.restoring.newest_seq:
+        asked, back = record.proposal, self.restoring.newest
+        if back is None or asked.author.principal != "agent":
+            return ""
+        is_of_before = asked.based_on_branch not in (None, self._run_state.checkpoints.branch)
+        if record.submitted_seq < back.submitted_seq or (
+            is_of_before and not asked.author.is_same(back.proposal.author)
+        ):
             return f"asked for before the run went back to step {step}, of what it left behind; not applied"
         return ""
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 from agenttune.errors import RanksApart, UserError
-from agenttune.protocol.proposals import Ack
+from agenttune.protocol.proposals import Ack, CommandRecord
 from agenttune.trainer.checkpoints.branch_folders import Arranged, arrange
 from agenttune.trainer.checkpoints.training_state import TrainingState
 from agenttune.trainer.commands.outcomes import AwaitLearningRate, AwaitRestore, Waiting
@@ -30,7 +30,7 @@ class Restoring:
         ranks: All processes of the run.
 
     Attributes:
-        newest_seq: `seq` of the last restore's proposal; 0 if there was none.
+        newest: What the last restore was asked for with; None if there was none.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Restoring:
         self._recorder = recorder
         self._confirm, self._left, self._ranks = confirm, left, ranks
         self._waiting: Waiting[AwaitRestore] | None = None
-        self.newest_seq = 0
+        self.newest: CommandRecord | None = None
 
     @property
     def is_under_way(self) -> bool:
@@ -76,7 +76,7 @@ class Restoring:
         checkpoint, run_state = waiting.outcome.checkpoint, self._run_state
         left_step, left_branch = run_state.step, run_state.branch
         run_state.step = waiting.outcome.state.step  # what is recorded from here on is of that step
-        self.newest_seq = waiting.record.submitted_seq
+        self.newest = waiting.record
         self._acks.read_backs = ReadBacks()
         started = run_state.checkpoints.branches.start(
             waiting.outcome.branch, checkpoint.branch, checkpoint.step, checkpoint.checkpoint_id
