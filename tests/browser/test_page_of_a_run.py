@@ -191,7 +191,7 @@ def test_a_learning_rate_set_by_hand_is_the_effective_one(
     assert training.last("update_optimizer").state.value in ("applied", "kept")
     knob = next(knob for knob in training.info.knobs if knob.name == "lr")
     assert knob.effective == pytest.approx(0.0007)
-    page.get_by_label("Learning rate", exact=True).fill("7")  # beyond the run's own bound
+    page.get_by_label("Learning rate", exact=True).fill("7")  # beyond the run's own bound; at once, as the answer comes
     page.get_by_text("Would be refused").first.wait_for()
     assert page.get_by_role("button", name="Set learning rate").is_disabled()
     page.get_by_label("Command", exact=True).select_option("model_layer_parameter_update")

@@ -55,3 +55,26 @@ it.each([
   expect(pause.getAttribute("aria-description")).toContain(why);
   expect(sent).toEqual([]);
 });
+
+it("keeps what is typed while it is sending", async () => {
+  let answer: (() => void) | undefined;
+  const asked = vi.fn(() => new Promise<Response>((resolve) => (answer = () => resolve(Response.json({ seq: 1 })))));
+  vi.stubGlobal("fetch", asked);
+  controls({});
+  const policy = screen.getByLabelText<HTMLInputElement>("Policy");
+  fireEvent.change(policy, { target: { value: "noop" } });
+  fireEvent.click(screen.getByRole("button", { name: "Swap" }));
+  await waitFor(() => expect(asked).toHaveBeenCalled());
+  fireEvent.change(policy, { target: { value: "lookahead" } });
+  answer?.();
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  expect(policy.value).toBe("lookahead");
+});
+
+it("clears what was sent", async () => {
+  controls({});
+  const policy = screen.getByLabelText<HTMLInputElement>("Policy");
+  fireEvent.change(policy, { target: { value: "noop" } });
+  fireEvent.click(screen.getByRole("button", { name: "Swap" }));
+  await waitFor(() => expect(policy.value).toBe(""));
+});

@@ -36,12 +36,12 @@ export function AgentControls({ runId, agent, me, isLive }: Props) {
     record.mutate(
       { kind: "policy_requested", policy: wanted },
       {
-        onSuccess: () => setPolicy(""),
+        onSuccess: () => setPolicy((typed) => (typed.trim() === wanted ? "" : typed)),
         onError: (error) => notifications.show({ title: "Not asked for", message: sentenceOf(error), color: "red" }),
       },
     );
   const sendNote = async () => {
-    if (await send({ kind: "add_note", text: note })) setNote("");
+    if (await send({ kind: "add_note", text: note })) setNote((typed) => (typed === note ? "" : typed));
   };
   return (
     <Stack gap="sm">

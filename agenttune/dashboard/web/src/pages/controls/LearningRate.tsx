@@ -30,7 +30,7 @@ export function LearningRate({ runId, lr }: { runId: string; lr: KnobState }) {
   const dry = useDryRun(runId, whyNot === "" ? asked : null);
   const refusal = settled === JSON.stringify(command) ? refusalOf(dry) : "";
   const apply = async () => {
-    if (await send(command, "by hand")) setText("");
+    if (await send(command, "by hand")) setText((typed) => (typed === text ? "" : typed)); // not what was typed meanwhile
   };
   return (
     <Stack gap="xs">
