@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agenttune.config import ProbationSettings
 from agenttune.protocol.events import Settled
 from agenttune.protocol.proposals import Ack, Author, Change, CommandRecord, Proposal, State
 from agenttune.protocol.run_info import RunInfo
 from agenttune.trainer.commands.outcomes import Expectation
-from agenttune.trainer.execution.acks import ReadBacks
+from agenttune.trainer.execution.acks import READ_BACK_STEPS, ReadBacks
 from agenttune.trainer.probation.loss_history import LossHistory
 from agenttune.trainer.probation.measures import EvaluationMonitor, Evaluations, StepMonitor
 from agenttune.trainer.probation.own_commands import inverse_of
@@ -458,6 +462,62 @@ def test_a_newer_change_of_the_same_value_in_the_same_group_takes_the_place_of_a
         ("new", True, ["lr"]),
         ("other", True, ["lr"]),
     ]
+
+
+@dataclass(frozen=True)
+class Written:
+    """A command that writes a value of its own into some groups, or somebody else who does and tells nobody."""
+
+    step: int
+    name: str
+    groups: frozenset[int]
+    is_command: bool
+
+
+WRITES = st.lists(
+    st.builds(
+        Written,
+        step=st.integers(0, 12),
+        name=st.sampled_from(["lr", "lr (base)", "weight_decay"]),
+        groups=st.frozensets(st.integers(0, 3), min_size=1),
+        is_command=st.sampled_from([True, True, True, False]),
+    ),
+    max_size=12,
+)
+
+
+@given(WRITES)
+def test_each_group_is_read_again_for_the_newest_command_that_wrote_it(writes: list[Written]) -> None:
+    """Five steps after a command, in each group that no later one has written meanwhile, and in no other."""
+    checks, in_force = ReadBacks(), dict.fromkeys(((name, g) for name in ("lr", "weight_decay") for g in range(4)), 0)
+    due: list[tuple[str, int, list[int], bool]] = []
+    found: list[tuple[str, int, list[int], bool]] = []
+    writes = sorted(writes, key=lambda write: write.step)
+    for step in range(20):
+        for record, result in checks.due(step):
+            ((name, values),) = result.expected.items()
+            found.append((name, int(record.command_id), values, result.held))
+        for number, write in enumerate(writes):
+            knob = write.name.removesuffix(" (base)")
+            if write.step == step - READ_BACK_STEPS and write.is_command:
+                since = [w for w in writes[number + 1 :] if w.is_command and w.name.removesuffix(" (base)") == knob]
+                left = sorted(write.groups - frozenset().union(*(w.groups for w in since if w.step < step)))
+                holds = all(in_force[knob, g] == number + 1 for g in left)
+                due += [(write.name, number + 1, [number + 1] * len(left), holds)] if left else []
+        for number, write in enumerate(writes):
+            if write.step != step:
+                continue
+            knob, groups = write.name.removesuffix(" (base)"), sorted(write.groups)
+            in_force |= dict.fromkeys(((knob, g) for g in groups), number + 1)
+            if write.is_command:
+                read = partial(_values, in_force, knob, groups)
+                one = Expectation(write.name, [number + 1] * len(groups), read, write.groups, knob=knob)
+                checks.expect(asked(str(number + 1)), step, [one])
+    assert found == due
+
+
+def _values(in_force: dict[tuple[str, int], int], knob: str, groups: list[int]) -> list[int]:
+    return [in_force[knob, group] for group in groups]
 
 
 def test_what_may_have_changed_by_right_is_not_compared() -> None:

@@ -76,6 +76,44 @@ def assert_scaled(steered: Result, reference: Result, factor: float) -> None:
         assert used == pytest.approx([factor * rate for rate in plain], rel=1e-9)
 
 
+PLATEAU: dict[str, Any] = {"metric_for_best_model": "eval_loss", "eval_strategy": "steps", "eval_steps": 15}
+
+
+@pytest.mark.parametrize("schedule", ["linear", "reduce_lr_on_plateau"])
+def test_groups_that_a_later_command_leaves_alone_are_read_again_for_the_earlier_one(
+    bench: Bench, schedule: str
+) -> None:
+    orders = [
+        At(2, {"kind": "update_optimizer", "lr": 5e-4, "weight_decay": 0.05}),
+        At(4, {"kind": "update_optimizer", "lr": 4e-4, "param_group": 1}),
+        At(5, {"kind": "update_optimizer", "weight_decay": 0.07, "param_group": 0}),
+    ]
+
+    def build(model: nn.Module) -> Optimizers:
+        return AdamW(two_groups(model), weight_decay=0.01), None
+
+    how = PLATEAU if schedule == "reduce_lr_on_plateau" else {}
+    steered = bench.run(orders, build=build, max_steps=STEPS, lr_scheduler_type=schedule, **how)
+    first, second, third = steered.bodies("read_back")
+    rate = "lr" if schedule == "reduce_lr_on_plateau" else "lr (base)"
+    assert {name: len(values) for name, values in first.expected.items()} == {rate: 1, "weight_decay": 1}
+    assert first.expected["weight_decay"] == [0.05]
+    assert ([*second.expected], third.expected) == ([rate], {"weight_decay": [0.07]})
+    assert all(body.held for body in (first, second, third))
+
+
+def test_a_plan_takes_the_place_of_a_rate_that_an_evaluation_drives(bench: Bench) -> None:
+    """Its rates go by another name then; what was set before was read again, and said not to hold."""
+    orders = [
+        At(2, {"kind": "update_optimizer", "lr": 5e-4}),
+        At(4, {"kind": "update_schedule", "shape": "linear", "peak_lr": 2e-4}),
+    ]
+    steered = bench.run(orders, max_steps=STEPS, lr_scheduler_type="reduce_lr_on_plateau", **PLATEAU)
+    (plan,) = steered.bodies("read_back")
+    assert plan.held
+    assert {"schedule", "lr (base)"} == {*plan.expected}
+
+
 @pytest.mark.quick("linear", "cosine_with_restarts", "constant_with_warmup")
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_transformers_schedules_take_the_rate_at_the_next_step_and_keep_their_shape(bench: Bench, name: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from agenttune.protocol.commands import CommandBase, Probe
@@ -15,15 +15,41 @@ from agenttune.trainer.lr.schedules import LearningRates
 from agenttune.trainer.run_state import RunState
 
 
-@dataclass
+@dataclass(frozen=True)
 class Expectation:
-    """A value that should be unchanged a few steps later."""
+    """A value that should be unchanged a few steps later.
+
+    Attributes:
+        name: Of the value, as it is told.
+        expected: [n_groups]: the value in each of `groups`, in their order; of what has no groups, it alone.
+        read: The same as found; None: something that may change the value by right (an evaluation-driven schedule) has
+            done so.
+        groups: The parameter groups that it is about.
+        knob: Whose value it is, where the name says how it was read.
+    """
 
     name: str
     expected: list[Any]
     read: Callable[[], list[Any] | None]
-    """None: something that may change the value by right (an evaluation-driven schedule) has done so."""
     groups: frozenset[int] = frozenset({0})
+    knob: str = ""
+
+    def is_of(self, other: Expectation) -> bool:
+        """Whether both are about the same value."""
+        return (self.knob or self.name) == (other.knob or other.name)
+
+    def without(self, groups: frozenset[int]) -> Expectation | None:
+        """The same of the other groups; None if none is left."""
+        if not self.groups & groups:
+            return self
+        places = [place for place, group in enumerate(sorted(self.groups)) if group not in groups]
+
+        def read() -> list[Any] | None:
+            found = self.read()
+            return None if found is None else [found[place] for place in places]
+
+        left = {"expected": [self.expected[place] for place in places], "groups": self.groups - groups}
+        return replace(self, read=read, **left) if places else None
 
 
 @dataclass

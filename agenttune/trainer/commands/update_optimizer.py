@@ -142,7 +142,7 @@ def learning_rate_expectation(run_state: RunState, groups: frozenset[int]) -> Ex
         return None if moved else [now.base()[i] for i in sorted(groups)]
 
     unscaled = schedule.kind in (ScheduleKind.NONE, ScheduleKind.METRIC)
-    return Expectation("lr" if unscaled else "lr (base)", expected, read, groups)
+    return Expectation("lr" if unscaled else "lr (base)", expected, read, groups, knob="lr")
 
 
 def _changes(run_state: RunState, writes: list[Write], before: dict[str, list[Any]]) -> list[Change]:

@@ -34,7 +34,7 @@ class Check:
 
 
 class ReadBacks:
-    """Values that will be read again; a newer change of the same value replaces an older one's check."""
+    """Values that will be read again; a newer change of a value replaces an older one's check in the same groups."""
 
     def __init__(self) -> None:
         self.checks: list[Check] = []
@@ -42,9 +42,8 @@ class ReadBacks:
     def expect(self, record: CommandRecord, step: int, expectations: list[Expectation]) -> None:
         for new in expectations:
             for check in self.checks:
-                check.expectations = [
-                    old for old in check.expectations if old.name != new.name or not old.groups & new.groups
-                ]
+                left = [old.without(new.groups) if old.is_of(new) else old for old in check.expectations]
+                check.expectations = [old for old in left if old is not None]
         if expectations:
             self.checks.append(Check(step + READ_BACK_STEPS, record, list(expectations)))
 
