@@ -48,8 +48,8 @@ class Expectation:
             found = self.read()
             return None if found is None else [found[place] for place in places]
 
-        left = {"expected": [self.expected[place] for place in places], "groups": self.groups - groups}
-        return replace(self, read=read, **left) if places else None
+        expected = [self.expected[place] for place in places]
+        return replace(self, expected=expected, read=read, groups=self.groups - groups) if places else None
 
 
 @dataclass
