@@ -208,7 +208,8 @@ compared in the background, and recorded as an event, `weights_sampled`, and wit
   least five steps by the root of their number; median over the matrices. Its highest in the first twenty steps since
   the newest change tells most of the rate: 0.01 to 0.25 is usual, 0.4 and more takes the weights away, below 0.002 a
   network that is trained from scratch goes nowhere (measured on eight tasks).
-- For each layer its own update ratio and the root mean square of its weights, which name the layer at fault.
+- For each layer its own update ratio and the root mean square of its weights, which name the layer at fault. A
+  parameter of the model's own, in none of its layers, goes by its own name, which `requires_grad_` takes too.
 
 Layers whose weights are sharded (FSDP, DeepSpeed's third stage, tensor parallelism) or quantized are left out, and a
 note in the log says so.

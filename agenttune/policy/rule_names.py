@@ -93,7 +93,10 @@ DOCUMENTED: dict[str, Any] = {
         "usual_update_ratio": "median of those since the newest change, but for the newest three",
         "steps": "steps of the stretch that `straightness` is of",
         "full_steps": "the same, those of a warm-up by their rates: a line to the peak is worth half of its steps",
-        "layer": Text("name of the layer at fault, as layer_fault finds it as things stand, else ''"),
+        "layer": Text(
+            "name of the layer at fault, as layer_fault finds it as things stand, else ''; of a parameter that is the "
+            "model's own and lies in no layer, that one's"
+        ),
         "layer_cause": Text('what is wrong with it: "jump", "dead", "stopped", "frozen" or "dropout", else ""'),
     },
     "state": {

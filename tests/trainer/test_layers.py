@@ -23,9 +23,11 @@ from transformers import (
 
 from agenttune.protocol.proposals import Ack
 from agenttune.trainer.commands.layer_freezing import _wrappers
+from agenttune.trainer.integrations.plain_adapter import PlainAdapter
 from agenttune.trainer.layers.layer import find_layer
 from agenttune.trainer.layers.layer_changes import LayerChanges
 from agenttune.trainer.layers.reset import clear_state, reset
+from agenttune.trainer.layers.weight_sampler import WeightSampler
 from tests.trainer.conftest import At, Bench, Result, TinyModel
 from tests.warm import run_ranks
 
@@ -399,6 +401,62 @@ def test_an_epsilon_changes_what_the_norm_gives(bench: Bench) -> None:
     assert run.ack.outcome == "applied"
     normed = model.cpu().model.norm(torch.ones(1, 1, 64))
     assert float(normed.detach().abs().max()) < 0.15  # 1 / sqrt(1 + 100), not 1
+
+
+class Gained(TinyModel):
+    """With a parameter of the model's own, in none of its layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(8))
+        self.shift: torch.Tensor
+        self.register_buffer("shift", torch.zeros(8))
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        y = self.second(self.drop(self.norm(torch.relu(self.first(x)) * self.gain + self.shift))).squeeze(-1)
+        return {"logits": y} if labels is None else {"loss": ((y - labels) ** 2).mean(), "logits": y}
+
+
+def test_a_parameter_that_lies_in_no_layer_is_frozen_by_its_name(bench: Bench) -> None:
+    train = operation("gain", "requires_grad_", requires_grad=True)
+    orders = [At(3, freeze("gain")), At(3, freeze("gain")), At(9, train), At(10, operation("gain", "reset_parameters"))]
+    run = Watched(bench, [*orders, At(10, freeze("shift"))], model=Gained(), max_steps=12).run()
+    frozen, again, trained, reset_it, buffer = run.result.acks()
+    assert (frozen.outcome, frozen.message) == ("applied", again.message)
+    assert [(c.name, c.previous, c.effective) for c in frozen.changes] == [("gain.requires_grad", True, False)]
+    assert frozen.message.startswith("8 parameters are no longer trained")
+    assert run.has_moved("gain", 2, 3)
+    assert not run.has_moved("gain", 3, 9)
+    assert run.has_moved("gain", 9, 10)
+    assert all(run.has_moved("first.weight", step, step + 1) for step in range(1, 12)), "the rest goes on"
+    assert trained.outcome == "applied"
+    assert all(check.held for check in run.result.bodies("read_back"))
+    assert (reset_it.outcome, "requires_grad_ takes it by this name" in reset_it.message) == ("failed", True)
+    assert buffer.outcome == "failed"
+
+
+MODELS: list[Callable[[], nn.Module]] = [
+    Gained,
+    TinyModel,
+    tiny_gpt2,
+    tiny_llama,
+    lambda: nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.MultiheadAttention(4, 2), nn.BatchNorm1d(4))),
+]
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_each_layer_that_a_finding_may_name_can_be_frozen_and_trained_by_that_name(
+    make: Callable[[], nn.Module],
+) -> None:
+    model = make()
+    adapter = PlainAdapter(model, torch.optim.SGD(model.parameters(), lr=0.1), None, None, None, None, None)
+    sampler = WeightSampler(adapter)
+    sampler.begin(0, 0)
+    sample = sampler.look(1, 0)
+    assert sample is not None
+    assert len(sample.names) > 2
+    for name in sample.names:
+        assert find_layer(adapter, name, takes_parameter=True).parameters()
 
 
 REFUSED = [

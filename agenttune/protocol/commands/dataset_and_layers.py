@@ -71,7 +71,11 @@ class ModelLayerOperation(CommandBase):
         "operation_name": "reset_parameters",
     }
     kind: Literal["model_layer_operation"] = "model_layer_operation"
-    layer_name: Text = Field(max_length=512)
+    layer_name: Text = Field(
+        max_length=512,
+        description="Dotted path from the model; empty: the model itself. `requires_grad_` also takes the name of a "
+        "parameter that is the model's own and lies in no layer.",
+    )
     operation_name: Text = Field(max_length=128)
     params: dict[Text, Free] = Field(default_factory=dict)
 

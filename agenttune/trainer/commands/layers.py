@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from agenttune.errors import UserError
-from agenttune.protocol.commands import ModelLayerOperation, ModelLayerParameterUpdate, ReadModel
+from agenttune.protocol.commands import FREEZE, ModelLayerOperation, ModelLayerParameterUpdate, ReadModel
 from agenttune.protocol.proposals import Change, CommandRecord
 from agenttune.trainer.commands.layer_freezing import freeze_or_train
 from agenttune.trainer.commands.layer_operations import reset_layer, run_allowed
@@ -18,6 +18,7 @@ from agenttune.trainer.layers.model_tree import GradientMonitor, Squares, held_b
 from agenttune.trainer.layers.permissions import (
     EPSILONS,
     PROBABILITIES,
+    LayerRules,
     fitted,
     is_bypassed,
     offered_attributes,
@@ -38,16 +39,11 @@ LISTED_ELEMENTS = 8
 
 @applies(ModelLayerOperation)
 def operate_on_layer(run_state: RunState, record: CommandRecord, command: ModelLayerOperation) -> Outcome:
-    layer = find_layer(run_state.adapter, command.layer_name)
     rules, name = run_state.registry.layers, command.operation_name
-    has_parameters = next(layer.module.parameters(), None) is not None
-    owner = owner_of(layer.model, layer.name)
-    resettable = any(can_reset(module, owner) for module in layer.module.modules())
-    offered = offered_operations(layer.module, rules, has_parameters, resettable)
-    if name not in offered:
-        where = f" on layer {layer.name!r} ({type(layer.module).__name__}); others are allowed with "
-        raise unknown("operation", name, offered, "operation_name", where + "allow_layer_operation")
-    if name == "requires_grad_":
+    layer = find_layer(run_state.adapter, command.layer_name, takes_parameter=name == FREEZE)
+    if layer.only is None:
+        _check_offered(layer, rules, name)
+    if name == FREEZE:
         done = freeze_or_train(run_state, layer, command.params)
     elif name == "reset_parameters":
         done = reset_layer(run_state, layer, command.params)
@@ -55,6 +51,16 @@ def operate_on_layer(run_state: RunState, record: CommandRecord, command: ModelL
         done = run_allowed(run_state, layer, name, command.params)
     done.events = (model_read(run_state.adapter, rules),)
     return done
+
+
+def _check_offered(layer: Layer, rules: LayerRules, name: str) -> None:
+    has_parameters = next(layer.module.parameters(), None) is not None
+    owner = owner_of(layer.model, layer.name)
+    resettable = any(can_reset(module, owner) for module in layer.module.modules())
+    offered = offered_operations(layer.module, rules, has_parameters, resettable)
+    if name not in offered:
+        where = f" on layer {layer.name!r} ({type(layer.module).__name__}); others are allowed with "
+        raise unknown("operation", name, offered, "operation_name", where + "allow_layer_operation")
 
 
 # -- hyperparameters, weights and buffers --------------------------------------------------------------------------

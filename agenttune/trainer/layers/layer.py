@@ -16,17 +16,23 @@ from agenttune.trainer.layers.permissions import offered_tensors, unknown
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer and its place in the model; `name` is empty for the model itself."""
+    """A layer and its place in the model; `name` is empty for the model itself.
+
+    Attributes:
+        only: A parameter of the model's own, in none of its layers, which is all that is meant of it; its name is then
+            the layer's, as findings have it.
+    """
 
     model: nn.Module
     name: str
     module: nn.Module
     parent: nn.Module | None
     is_compiled: bool = False
+    only: nn.Parameter | None = None
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """By full name, each once."""
-        ours = {id(p) for p in self.module.parameters()}
+        ours = {id(p) for p in (self.module.parameters() if self.only is None else [self.only])}
         return {name: p for name, p in self.model.named_parameters() if id(p) in ours}
 
     def tied(self, tensors: list[torch.Tensor]) -> str:
@@ -53,8 +59,13 @@ def _is_compiled(adapter: Adapter, model: nn.Module) -> bool:
     return wrapped or any(getattr(m, "_compiled_call_impl", None) is not None for m in model.modules())
 
 
-def find_layer(adapter: Adapter, name: str) -> Layer:
+def find_layer(adapter: Adapter, name: str, takes_parameter: bool = False) -> Layer:
     """The layer of that name; empty: the model itself.
+
+    Args:
+        adapter: The loop that owns the model.
+        name: Dotted path from the model.
+        takes_parameter: Whether the name may be that of a parameter of the model's own, which lies in no layer.
 
     Raises:
         UserError: There is none; lists what there is.
@@ -64,6 +75,16 @@ def find_layer(adapter: Adapter, name: str) -> Layer:
     known = dict(model.named_modules(remove_duplicate=False))
     if name not in known:
         owner, _, last = name.rpartition(".")
+        bare = model._parameters.get(name)
+        if bare is not None:
+            if takes_parameter:
+                return Layer(model, name, model, None, _is_compiled(adapter, model), bare)
+            raise UserError(
+                f"{name!r} is a parameter of the model itself, in none of its layers: requires_grad_ takes it by this "
+                "name; to write it, name the model ('') and it as its parameter",
+                field="layer_name",
+                allowed=[""],
+            )
         if owner in known and last in offered_tensors(known[owner]):
             raise UserError(
                 f"{name!r} is a tensor of layer {owner!r}, no layer; name the layer, and {last!r} as its parameter",
