@@ -108,6 +108,21 @@ def _steps_left(command: UpdateSchedule, step: int, max_steps: int | None) -> in
     return end - step
 
 
+def plan_as_told(plan: Mapping[str, Any], peak: float, steps_ahead: int = 0) -> dict[str, Any]:
+    """A plan with its rates as learning rates and its places as steps of the run, beside its own numbers.
+
+    Args:
+        plan: As `make_plan` makes it: `start` and `final` are multiples of the peak, `..._t` are steps as the schedule
+            counts them.
+        peak: The rate of the first parameter group that they are multiples of.
+        steps_ahead: How many steps the run is ahead of what the schedule has counted.
+    """
+    final = 1.0 if plan["shape"] == "constant" else plan["final"]
+    rates = {"start_lr": plan["start"] * peak, "peak_lr": peak, "final_lr": final * peak}
+    places = {f"{name}_step": plan[f"{name}_t"] + steps_ahead for name in ("start", "peak", "decay", "end")}
+    return {**plan, **rates, **places}
+
+
 def plan_text(plan: Mapping[str, Any], peak: float, steps_ahead: int = 0) -> str:
     """A plan as people say it.
 

@@ -196,7 +196,11 @@ class Ack(Record):
     step: int = Field(description="Completed optimizer steps when the command took effect.")
     branch: str = "main"
     changes: list[Change] = Field(default_factory=list)
-    result: dict[str, Any] = Field(default_factory=dict, description="Metrics of an evaluation, path of a checkpoint.")
+    result: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Metrics of an evaluation, path of a checkpoint, or a plan of the learning rate, in which `start` "
+        "and `final` are multiples of `peak_lr`, and `..._t` are steps as the schedule counts them.",
+    )
     confirmed_step: int | None = Field(None, description="Step after which the value was read back a second time.")
     message: str = ""
 

@@ -8,12 +8,16 @@ import time
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 from torch.optim import SGD, lr_scheduler
 from transformers import TrainerCallback
 
 from agenttune.control import LocalControl
 from agenttune.errors import UserError
+from agenttune.protocol.commands import UpdateSchedule
+from agenttune.protocol.lr_plans import make_plan, plan_as_told, planned_factor
 from agenttune.protocol.proposals import Author, Proposal, State
 from agenttune.protocol.run_info import RunInfo
 from agenttune.store.run_log import RunLog
@@ -167,6 +171,31 @@ def test_an_ack_of_a_schedule_is_a_sentence_with_the_figures_beside_it(bench: Be
     assert change.effective == "linear from 0.0006 at step 5 to 0.0001 at step 20"
     assert ack.result["schedule"]["effective"]["end_t"] == 20
     assert ack.result["schedule"]["requested"]["final_lr"] == 1e-4
+    told = ack.result["schedule"]["effective"]
+    assert [told[name] for name in ("peak_lr", "final_lr")] == pytest.approx([6e-4, 1e-4])
+    assert (told["final"], told["peak_step"], told["end_step"]) == (pytest.approx(1 / 6), 5, 20)
+
+
+@given(
+    shape=st.sampled_from(["constant", "linear", "cosine", "wsd"]),
+    step=st.integers(0, 50),
+    ahead=st.integers(0, 5),
+    warmup=st.integers(0, 20),
+    rates=st.tuples(st.floats(1e-6, 1.0), st.floats(1e-6, 1.0), st.floats(1e-6, 1.0)),
+)
+def test_the_rates_and_steps_that_a_plan_is_told_with_are_those_that_it_gives(
+    shape: Any, step: int, ahead: int, warmup: int, rates: tuple[float, float, float]
+) -> None:
+    peak, start, final = rates[0], rates[0] * rates[1], rates[2]
+    given_start = {"start_lr": start} if warmup else {}
+    command = UpdateSchedule(shape=shape, peak_lr=peak, final_lr=final, warmup_steps=warmup, **given_start)
+    clock = max(0, step - ahead)
+    plan = make_plan(command, step, 100, peak, clock)
+    told = plan_as_told(plan, peak, step - clock)
+    at = {name: planned_factor(plan, told[f"{name}_step"] - (step - clock)) * peak for name in ("start", "peak", "end")}
+    assert at["start"] == pytest.approx(told["start_lr"] if warmup else told["peak_lr"])
+    assert (at["peak"], at["end"]) == (pytest.approx(told["peak_lr"]), pytest.approx(told["final_lr"]))
+    assert told.items() >= plan.items(), "what was there can still be read"
 
 
 def test_a_limit_on_a_knob_that_the_run_lacks_is_said_at_its_start(

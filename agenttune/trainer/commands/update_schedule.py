@@ -7,7 +7,7 @@ from typing import Any
 from agenttune.errors import UserError
 from agenttune.gate.lr_forecast import prospects
 from agenttune.protocol.commands import UpdateSchedule
-from agenttune.protocol.lr_plans import make_plan, plan_text
+from agenttune.protocol.lr_plans import make_plan, plan_as_told, plan_text
 from agenttune.protocol.proposals import Change, CommandRecord
 from agenttune.trainer.commands.outcomes import Done, Expectation, Outcome, applies
 from agenttune.trainer.commands.update_optimizer import await_learning_rate
@@ -21,7 +21,8 @@ from agenttune.trainer.run_state import RunState
 def update_schedule(run_state: RunState, record: CommandRecord, command: UpdateSchedule) -> Outcome:
     schedule = run_state.schedule()
     schedule.refuse_unplannable()
-    rates, old_plan, old_words = schedule.rates(), _plan_in_force(schedule), _words(schedule, run_state.step)
+    rates, old_plan = schedule.rates(), _told(schedule, run_state.step)
+    old_words = _words(schedule, run_state.step)
     factors = _factors(run_state, command)
     plan, bases, wanted = _previous(schedule) if command.shape == "previous" else _new(command, run_state, schedule)
     undo = schedule.snapshot()
@@ -49,11 +50,11 @@ def update_schedule(run_state: RunState, record: CommandRecord, command: UpdateS
     )
     words = _words(schedule, run_state.step)
     planned = Change(name="schedule", previous=old_words, requested=command.shape, effective=words)
-    new_plan = _plan_in_force(schedule)
+    told = _told(schedule, run_state.step)
     done = Done(
         changes=[rate, planned],
-        result={"schedule": {"previous": old_plan, "requested": command.arguments(), "effective": new_plan}},
-        expectations=[_expect_plan(run_state, new_plan)],
+        result={"schedule": {"previous": old_plan, "requested": command.arguments(), "effective": told}},
+        expectations=[_expect_plan(run_state, _plan_in_force(schedule))],
         undo=undo,
     )
     everywhere = range(len(effective))
@@ -111,6 +112,12 @@ def _plan_in_force(schedule: Schedule) -> dict[str, Any] | str:
     plan = schedule.plan()
     plan.pop(PREVIOUS, None)
     return plan or schedule.name
+
+
+def _told(schedule: Schedule, step: int) -> dict[str, Any] | str:
+    """The plan in force for people, with rates and steps that need no explanation."""
+    plan = _plan_in_force(schedule)
+    return plan if isinstance(plan, str) else plan_as_told(plan, schedule.base()[0], step - schedule.clock)
 
 
 def _expect_plan(run_state: RunState, plan: dict[str, Any] | str) -> Expectation:
