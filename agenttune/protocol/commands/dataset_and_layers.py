@@ -60,7 +60,10 @@ FREEZE = "requires_grad_"
 
 @register
 class ModelLayerOperation(CommandBase):
-    """Run an allowed operation on one layer."""
+    """Run an allowed operation on one layer.
+
+    `requires_grad_` also takes the name of a parameter that is the model's own and lies in no layer.
+    """
 
     risk = Risk.DANGER
     redefines = "training"
@@ -71,11 +74,7 @@ class ModelLayerOperation(CommandBase):
         "operation_name": "reset_parameters",
     }
     kind: Literal["model_layer_operation"] = "model_layer_operation"
-    layer_name: Text = Field(
-        max_length=512,
-        description="Dotted path from the model; empty: the model itself. `requires_grad_` also takes the name of a "
-        "parameter that is the model's own and lies in no layer.",
-    )
+    layer_name: Text = Field(max_length=512)
     operation_name: Text = Field(max_length=128)
     params: dict[Text, Free] = Field(default_factory=dict)
 
