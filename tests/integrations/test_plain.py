@@ -425,6 +425,59 @@ def test_a_return_within_passes_goes_on_to_the_end_of_the_pass(tmp_path: Path) -
     assert trained.stepped == 4, "once for each pass, of the branch in force"
 
 
+class EvaluatedLoop:
+    """A loop that evaluates after each pass: the second is the best, and that state is kept."""
+
+    def __init__(self, path: Path, orders: list[At], leaves_after: int | None = None, **how: Any) -> None:
+        torch.manual_seed(5)
+        model = TinyModel()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        loader = DataLoader(Points(16), batch_size=4, shuffle=True)
+        self.passes: list[list[float]] = []
+        desk = Desk(path / "runs", orders)
+        with opened(path, model, optimizer, **how) as s:
+            for _ in range(5):
+                self.passes.append([])
+                for batch in s.batches(loader, epochs=1):
+                    optimizer.zero_grad()
+                    loss = model(**batch)["loss"]
+                    loss.backward()
+                    optimizer.step()
+                    self.passes[-1].append(float(loss))
+                    desk.submit(s.global_step + 1)
+                    s.step({"loss": loss})
+                    if len(self.passes[-1]) == leaves_after:
+                        break
+                s.log_eval({"loss": [0.5, 0.1, 0.3, 0.4, 0.6][len(self.passes) - 1]})
+
+
+@pytest.mark.parametrize("leaves_after", [None, 3])
+def test_a_state_of_between_two_passes_is_the_beginning_of_the_later_one(
+    tmp_path: Path, leaves_after: int | None
+) -> None:
+    """It was the end of the earlier one: the call handed out nothing more, and the loop evaluated once more."""
+    size = leaves_after or 4
+    back = At(2 * size + 2, {"kind": "load_checkpoint", "checkpoint_id": "best"}, "load")
+    trained = EvaluatedLoop(tmp_path, [back], leaves_after)
+    ack = open_newest(tmp_path / "runs").command("load").ack
+    assert ack is not None
+    assert (ack.outcome, ack.step) == ("applied", 2 * size), ack.message
+    first, second, third, *rest = trained.passes
+    assert [len(losses) for losses in (first, second)] == [size, size]
+    again = third[2:]
+    assert len(again) == (size if leaves_after is None else 1), "the loop itself leaves a pass after three batches"
+    assert again[:2] == third[: len(again[:2])], "the same batches once more"
+    assert [len(losses) for losses in rest] == [size, size]
+
+
+def test_a_run_with_such_a_state_draws_what_it_would_have_drawn_after_it(tmp_path: Path) -> None:
+    alone = EvaluatedLoop(tmp_path / "alone", [])
+    back = At(10, {"kind": "load_checkpoint", "checkpoint_id": "best"}, "load")
+    with_return = EvaluatedLoop(tmp_path / "back", [back])
+    first, second, third, *rest = with_return.passes
+    assert [first, second, third[2:], *rest[:1]] == alone.passes[:4]
+
+
 def test_a_trial_at_the_end_of_a_pass_has_nothing_of_the_loops_code_between_passes(tmp_path: Path) -> None:
     order = {"kind": "probe", "steps": 3, "candidates": [{"kind": "update_optimizer", "lr": 1e-9}]}
     trained = PassLoop(tmp_path, epochs=1, orders=[At(3, order, "probe")], max_steps=20)

@@ -31,7 +31,8 @@ class DataPlace:
     Attributes:
         epoch: Epoch of the loader, from 0.
         batch: Batches of it that were handed out.
-        opened: Random states in which the epoch was opened, the loader's own generators among them.
+        opened: Random states in which the epoch was opened, the loader's own generators among them; none: it is to be
+            opened yet, in those of this place.
         rng: Random states at this place.
     """
 
@@ -97,13 +98,15 @@ class Batches:
         return getattr(self.loader, "dataset", None)
 
     def place(self, rng: dict[str, Any] | None = None) -> DataPlace:
-        """The place in the data, with the random states of now.
+        """The place in the data, with the random states of now; between two passes, the beginning of the later one.
 
         Args:
             rng: Those of the process, where they are read already.
         """
         if self._seek is not None:
             return self._seek
+        if self._place.opened and not self.is_open:
+            return DataPlace(self._place.epoch + 1, 0, {}, _read(self.loader, rng))
         return DataPlace(self._place.epoch, self._place.batch, self._place.opened, _read(self.loader, rng))
 
     @property
@@ -240,6 +243,10 @@ class Batches:
 
     def _arrive(self, place: DataPlace) -> Iterator[Any]:
         self._seek = None
+        if not place.opened:
+            _put(self.loader, place.rng)
+            self._place = DataPlace(place.epoch)
+            return self._open_epoch()
         self._place = DataPlace(place.epoch, place.batch, place.opened)
         _put(self.loader, place.opened)
         _set_epoch(self.loader, place.epoch)

@@ -225,7 +225,7 @@ class PlainSession(Offers):
             loader: A torch `DataLoader`; or a function that makes one of a dataset, with `session(dataset=...)`; or
                 any iterable, whose place cannot be restored.
             epochs: Epochs of the loader that this call hands out. After a return to a state of another pass, the call
-                goes on to the end of that pass.
+                goes on to the end of that pass; a state that was kept between two passes is the beginning of the later.
 
         Raises:
             UserError: `epochs` is less than 1, or a function was given without a dataset.
