@@ -19,7 +19,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_when_event_set, wai
 from tenacity.nap import sleep_using_event
 
 from agenttune.agent.lag import Lag
-from agenttune.agent.turns import Outbox, Turns
+from agenttune.agent.turns import ERROR_CHARACTERS, Outbox, Turns
 from agenttune.agent.wakeups import Wakeups, is_new
 from agenttune.config import WakeSettings
 from agenttune.control import Control
@@ -219,7 +219,7 @@ class AgentLoop:
             check_can_act(loaded.policy, name)
             return loaded
         except AgenttuneError as error:
-            return str(error)
+            return str(error)[:ERROR_CHARACTERS]
         except Exception as error:  # a policy that cannot even be made is no reason to lose the one there is
             log.exception("policy %s cannot be loaded", name)
             return f"{type(error).__name__}: {error}"

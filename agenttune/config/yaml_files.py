@@ -15,8 +15,8 @@ from agenttune.errors import ConfigError
 from agenttune.protocol.invalid_values import did_you_mean, why_with_value
 
 S = TypeVar("S", bound=BaseModel)
-MOST_PROBLEMS = 8
-"""Problems of one file that are shown; whoever has more has most likely the wrong file."""
+MOST_PROBLEMS = 100
+"""Problems of one file that are shown: whoever mends it wants them all; with more, it is most likely the wrong file."""
 
 Place = tuple[int | str, ...]
 """The keys and list indices that lead to a part of a YAML file; empty for the whole."""
@@ -132,7 +132,7 @@ def _problems(
         place = (*at, *problem["loc"])
         lines.append(f"{path}:{_line_of(root, place)}: {_key(place)}: {sentence}")
     more = len(lines) - MOST_PROBLEMS
-    return lines[:MOST_PROBLEMS] + ([f"{path}: and {more} more"] if more > 0 else [])
+    return lines[:MOST_PROBLEMS] + ([f"{path}: and {more} more of {len(lines)}"] if more > 0 else [])
 
 
 def _key(place: Place) -> str:

@@ -112,6 +112,20 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(tmp_path: Path) 
     assert places == [["1", "run.nmae"], ["2", "gaol"], ["4", "wake.poll_s"]]
 
 
+@pytest.mark.parametrize("count", [9, 100, 101, 250])
+def test_whoever_mends_a_file_is_told_every_mistake_in_it(tmp_path: Path, count: int) -> None:
+    path = write(tmp_path, GOOD + "gate:\n" + "".join(f"  wrong_{i}: 1\n" for i in range(count)))
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    lines = str(caught.value).splitlines()
+    told = [line for line in lines if "unknown key" in line]
+    first = GOOD.count("\n") + 2
+    assert [line.partition(": unknown")[0] for line in told] == [
+        f"{path}:{first + i}: gate.wrong_{i}" for i in range(min(count, 100))
+    ]
+    assert lines[len(told) :] == ([] if count <= 100 else [f"{path}: and {count - 100} more of {count}"])
+
+
 def test_a_key_under_a_wrong_name_is_told_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(write(tmp_path, GOOD + "gate: {approval: [{approver: [human]}]}\n"))
