@@ -53,6 +53,7 @@ DOCUMENTED: dict[str, Any] = {
     "steps_since_change": "steps since the newest of them, or since the start",
     "trained_before": "whether the run went on from weights that had learnt: it began below 0.7 of `loss.chance`, or, "
     "where that is not known, its weights were no fresh ones",
+    "epochs_done": "how often training has gone over its data; NaN where that has no known end",
     "little_data": "whether a large model is to go over little data many times: more than 25 epochs, and more than "
     "1,000 weights a sample; False where that is not known",
     "found": {
@@ -123,6 +124,9 @@ DOCUMENTED: dict[str, Any] = {
         "behind": "by how much the newest is worse than the best, as a part of the best's size (of the largest, "
         "where they have gone through zero)",
         "behind_before": "the same of the one before the newest",
+        "behind_second": "the same of the newest, against the second best: a best that is one by luck stands alone",
+        "learnt": "how far the best is below the loss that the run began with, as a part of that; below 0 where the best "
+        "is worse than it; NaN where the goal metric is no loss",
         "noise": "standard deviation of one evaluation around a line through its neighbours, up to the best or since, "
         "as a part of the best's size; NaN where neither has enough (four up to it, five since)",
     },
@@ -195,7 +199,7 @@ def _by_finding(known: dict[str, T], otherwise: T, own: Sequence[Detector]) -> d
 def names_of(observation: Observation, own: Sequence[Detector] = ()) -> dict[str, Any]:
     """The values of `DOCUMENTED` for one observation, with the findings of the user's own detectors."""
     max_steps = observation.max_steps
-    now = detect(observation, own=own)
+    now, loss = detect(observation, own=own), _loss(observation)
     return {
         "step": observation.step,
         "max_steps": max_steps if max_steps else NAN,
@@ -209,13 +213,14 @@ def names_of(observation: Observation, own: Sequence[Detector] = ()) -> dict[str
         "changes": len(changes(observation)),
         "steps_since_change": observation.step - last_change_step(observation),
         "trained_before": was_trained_before(observation),
+        "epochs_done": _epochs_done(observation),
         "little_data": _has_little_data(observation),
         "found": _by_finding({f.kind: f.severity for f in reversed(now)}, "", own),
         "since": _since(observation, own),
-        "loss": _loss(observation),
+        "loss": loss,
         "grad": _grad(observation),
         "path": _path(observation, now),
-        "evals": _evals(observation),
+        "evals": _evals(observation, loss["start"]),
         "state": _state(observation, now),
         "schedule": _schedule(observation),
     }
@@ -235,6 +240,11 @@ def _has_little_data(observation: Observation) -> bool:
     if epochs is None and end and facts.epoch_steps:
         epochs = end / facts.epoch_steps
     return epochs is not None and epochs > MANY_EPOCHS and facts.trainable > MANY_WEIGHTS * facts.samples
+
+
+def _epochs_done(observation: Observation) -> float:
+    facts = observation.facts
+    return observation.step / facts.epoch_steps if facts is not None and facts.epoch_steps else NAN
 
 
 def _effective(observation: Observation, name: str) -> float:
@@ -316,7 +326,7 @@ def _path(observation: Observation, now: Sequence[Finding]) -> dict[str, Any]:
     }
 
 
-def _evals(observation: Observation) -> dict[str, float]:
+def _evals(observation: Observation, start: float) -> dict[str, float]:
     values = goal_values(observation)
     if not values:
         return dict.fromkeys(DOCUMENTED["evals"], NAN) | {"count": 0}
@@ -332,6 +342,8 @@ def _evals(observation: Observation) -> dict[str, float]:
         "since_best": len(costs) - 1 - costs.index(best),
         "behind": (costs[-1] - best) / size,
         "behind_before": (costs[-2] - best) / size if len(costs) > 1 else NAN,
+        "behind_second": (costs[-1] - sorted(costs)[1]) / size if len(costs) > 1 else NAN,
+        "learnt": (start - best) / abs(start) if start and observation.goal_metric.endswith("loss") else NAN,
         "noise": _noise(costs) / size,
     }
 
