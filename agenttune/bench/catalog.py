@@ -98,7 +98,7 @@ def open_task(facts: TaskFacts) -> Task:
 
 _NETWORK = kinds_needing("gradients", "layers", "saturating layers")
 """What every network here can suffer."""
-_LABELLED = [*_NETWORK, *kinds_needing("batches", "labels")]
+_LABELLED = [*_NETWORK, *kinds_needing("batches", "labels", "parts of the data")]
 """And one that learns from batches with labels."""
 
 # The real tasks. Figures are the metric at the end by rate, the median of development seeds 0 to 2 without a fault, on

@@ -34,7 +34,9 @@ Group = Literal[
     "false alarm",
     "real runs",
 ]
-Need = Literal["", "batches", "labels", "gradients", "layers", "saturating layers", "dropout layers"]
+Need = Literal[
+    "", "batches", "parts of the data", "labels", "gradients", "layers", "saturating layers", "dropout layers"
+]
 """What a task must have to suffer a kind; empty: every task can."""
 
 
@@ -489,6 +491,16 @@ _add(
         development=_EARLY | {"batches": Span(2, 3, False)},
         test=_LATER | {"batches": Span(4, 5, False)},
         needs="batches",
+    )
+)
+_add(
+    FaultKind(
+        name="curriculum",
+        about="healthy, but until the onset training sees only one part of the data, and evaluations get worse",
+        group="false alarm",
+        development=_EARLY,
+        test=_LATER,
+        needs="parts of the data",
     )
 )
 _add(

@@ -125,8 +125,8 @@ DOCUMENTED: dict[str, Any] = {
         "where they have gone through zero)",
         "behind_before": "the same of the one before the newest",
         "behind_second": "the same of the newest, against the second best: a best that is one by luck stands alone",
-        "learnt": "how far the best is below the loss that the run began with, as a part of that; below 0 where the best "
-        "is worse than it; NaN where the goal metric is no loss",
+        "learnt": "how far the best is below the loss that the run began with, as a part of that; below 0 where the "
+        "best is worse than it; NaN where the goal metric is no loss",
         "noise": "standard deviation of one evaluation around a line through its neighbours, up to the best or since, "
         "as a part of the best's size; NaN where neither has enough (four up to it, five since)",
     },

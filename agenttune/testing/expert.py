@@ -28,8 +28,11 @@ FIRST_STEPS = 20
 MOST_RETURNS, MOST_RAISES = 4, 3
 FAR_BEHIND = 0.5
 """An evaluation that is worse than the best by such a part of it: something broke."""
-BEHIND, WORSE_EVALUATIONS = 0.05, 3
-"""So many evaluations in a row after the best, the newest two behind it by such a part: overfitting."""
+BEHIND, WORSE_EVALUATIONS, BEHIND_SECOND = 0.05, 3, 0.02
+"""So many evaluations in a row after the best, the newest two behind it by such a part, the newest also behind the
+second best: overfitting."""
+BETTER_THAN_START = 0.1
+"""A part of the first loss by which the best evaluation is lower, if it is to be a measure."""
 TINY_UPDATE, SMALL_UPDATE, GOOD_UPDATE = 0.0005, 0.012, 0.02
 """A part of the weights that a step changes: from which nothing is learnt from scratch, of a rate that may be too low,
 and what a raise aims at."""
@@ -80,6 +83,7 @@ class Reading:
     step: int = 0
     max_steps: int = 0
     epochs: float = math.nan
+    epochs_done: float = math.nan
     weights_a_sample: float = math.nan
     level: float = math.nan
     first: float = math.nan
@@ -105,6 +109,7 @@ class Reading:
     evaluations: list[tuple[int, float, float]] = field(default_factory=list)
     evaluation_noise: float = 0.0
     maximize: bool = False
+    goal_is_loss: bool = False
     states: list[KeptState] = field(default_factory=list)
     findings: list[tuple[str, str, int, str]] = field(default_factory=list)
     tried: list[tuple[int, str, str]] = field(default_factory=list)
@@ -121,6 +126,7 @@ class Reading:
             return next((part for head, part in sections.items() if head.startswith(name)), "")
 
         found = cls(can=frozenset(request.tools), maximize="Goal: maximize" in system)
+        found.goal_is_loss = re.search(r"Goal: minimize (?:<data>)?\w*loss\b", system) is not None
         found._read_run(section("Run"))
         found._read_curves(section("Training"))
         found._read_values(section("Values"), section("Weights"))
@@ -147,6 +153,7 @@ class Reading:
             self.step, self.max_steps = int(place[1]), int(place[2] or 0)
         planned, length = _number(text, rf"({NUMBER}) epochs planned"), _number(text, rf"({NUMBER}) steps an epoch")
         self.epochs = self.max_steps / length if math.isnan(planned) and length > 0 else planned
+        self.epochs_done = self.step / length if length > 0 else math.nan
         if weights := re.search(rf"({NUMBER})(?: ([kMB]))? weights, ", text):
             scale = {"k": 1e3, "M": 1e6, "B": 1e9}.get(weights[2], 1.0)
             self.weights_a_sample = float(weights[1]) * scale / _number(text, rf"({NUMBER}) training samples")
@@ -218,6 +225,11 @@ class Reading:
     def went_back_to(self, state: KeptState) -> bool:
         """Whether the run went back to a state already."""
         return any(f"checkpoint_id={state.name}" in rest for _, _, rest in self.tried)
+
+    @property
+    def began_anew(self) -> bool:
+        """Whether the run was begun anew, with a rate that its first steps asked for."""
+        return any(state.kept_as == "start" and self.went_back_to(state) for state in self.states)
 
     @property
     def changed_step(self) -> int:
@@ -336,10 +348,11 @@ def _blown_up(seen: Reading) -> Iterator[Uses]:
 def _far_behind(seen: Reading) -> Iterator[Uses]:
     """An evaluation far worse than the best, and training agrees or a second one does: to the best one's state."""
     best, behind = _best_state(seen), _behind(seen)
-    if best is None or not behind or behind[-1] <= max(FAR_BEHIND, 3 * _noise(seen)):
+    if best is None or not behind or behind[-1] <= max(FAR_BEHIND, 3 * _noise(seen)) or _is_no_measure(seen):
         return
     risen = seen.level > seen.lowest + 0.5 * (seen.first - seen.lowest) or seen.jump_step > best.step
     again = len(behind) > 1 and behind[-2] > FAR_BEHIND / 2 and behind[-1] > 0.9 * behind[-2]
+    again = again and _behind_second(seen) > FAR_BEHIND / 2
     if risen or again:
         why = f"the newest evaluation is {behind[-1]:.0%} worse than the best"
         yield [("change", _back(best, why, lr_factor=CUT))]
@@ -359,7 +372,9 @@ def _burst(seen: Reading) -> Iterator[Uses]:
 def _overfitting(seen: Reading) -> Iterator[Uses]:
     """Evaluations get worse and do not come back: the best state, with a lower rate and more decay."""
     best, behind = _best_state(seen), _behind(seen)
-    if best is None or not seen.has_learnt or len(behind) < WORSE_EVALUATIONS:
+    if best is None or not seen.has_learnt or len(behind) < WORSE_EVALUATIONS or _is_no_measure(seen):
+        return
+    if seen.epochs_done < 1 or _behind_second(seen) <= BEHIND_SECOND:
         return
     if min(behind[-1], 2 * behind[-2]) > max(BEHIND, 3 * _noise(seen)) and behind[-1] > 0.9 * behind[-2]:
         why = f"{len(behind)} evaluations since the best are worse, the newest by {behind[-1]:.0%}"
@@ -370,7 +385,8 @@ def _overfitting(seen: Reading) -> Iterator[Uses]:
 def _noise_of_the_rate(seen: Reading) -> Iterator[Uses]:
     """At a standstill after large first steps, at a rate that is planned to stay: what is left is its noise."""
     stands_still = seen.found("goal_plateau") or seen.found("plateau")
-    is_large = math.isfinite(seen.eps) and seen.early_ratio > LARGE_UPDATE
+    large = SETTLED_UPDATE if seen.began_anew else LARGE_UPDATE
+    is_large = math.isfinite(seen.eps) and seen.early_ratio > large
     is_middle = EARLY <= seen.progress < LATE
     if stands_still and is_large and is_middle and seen.left_percent > STAYS_PERCENT and seen.has_learnt:
         factor = min(max(SETTLED_UPDATE / seen.early_ratio, CUT), CUT_ONCE)
@@ -433,6 +449,22 @@ def _behind(seen: Reading) -> list[float]:
     best = min(finite)
     since = costs[costs.index(best) + 1 :]
     return [(cost - best) / (abs(best) or 1.0) if math.isfinite(cost) else math.inf for cost in since]
+
+
+def _behind_second(seen: Reading) -> float:
+    """By which part of the best's size the newest is worse than the second best: a lucky best stands alone."""
+    costs = [-value if seen.maximize else value for _, value, _ in seen.evaluations]
+    finite = sorted(cost for cost in costs if math.isfinite(cost))
+    if len(finite) < 2:
+        return 0.0
+    return (costs[-1] - finite[1]) / (abs(finite[0]) or 1.0) if math.isfinite(costs[-1]) else math.inf
+
+
+def _is_no_measure(seen: Reading) -> bool:
+    """Whether even the best evaluation is hardly better than the beginning: training may have begun with easy data."""
+    best = min((value for _, value, _ in seen.evaluations if math.isfinite(value)), default=math.nan)
+    fresh = seen.goal_is_loss and not seen.trained_before
+    return fresh and seen.first - best < BETTER_THAN_START * abs(seen.first)
 
 
 def _noise(seen: Reading) -> float:

@@ -113,6 +113,25 @@ def test_at_a_standstill_after_large_first_steps_the_rate_is_lowered() -> None:
     assert asked(left=0.05) == [], "the schedule will lower it"
 
 
+def test_evaluations_that_get_worse_are_overfitting_only_where_the_best_is_a_measure() -> None:
+    """As guardian: not in the first epoch, nor of a best that is hardly below the first loss, or alone by luck."""
+    best = [CheckpointView(checkpoint_id="main-100-bb", step=100, kept_as="best", metric=1.0)]
+
+    def asked(costs: list[float], **facts: Any) -> list[str]:
+        evals = [(20 * (i + 1), cost) for i, cost in enumerate(costs)]
+        seen = observe(decay(200, 2.3, 0.1), lr=0.1, max_steps=400, evals=evals)
+        found = told(decided(seen, checkpoints=[*STATES, *best], facts=RunFacts(**facts)))
+        return [each["checkpoint_id"] for each in found if each["kind"] == "load_checkpoint"]
+
+    worse = [2.0, 1.6, 1.3, 1.1, 1.0, 1.0, 1.08, 1.16, 1.24, 1.32]
+    assert asked(worse) == asked(worse, epoch_steps=150) == ["main-100-bb"]
+    assert asked(worse, epoch_steps=250) == [], "nothing was seen twice"
+    assert asked([2.3 * cost for cost in worse]) == [], "the best is where it began"
+    assert asked([2.3 * cost for cost in worse], trained_before=True) == ["main-100-bb"]
+    assert asked([2.0, 1.6, 1.3, 1.1, 0.5, 1.1, 1.1, 1.1, 1.11, 1.11]) == [], "it stands alone"
+    assert asked([2.0, 1.6, 1.3, 1.1, 0.5, 1.1, 1.2, 1.3, 1.4, 1.5]) == ["main-100-bb"]
+
+
 def test_after_a_blow_up_it_goes_back_to_the_state_of_before_with_a_lower_rate() -> None:
     losses = [*decay(100), *([9.0] * 60)]
     found = Finding(kind="divergence", severity="critical", metric="step_loss", step=150, summary="it rose to 9")

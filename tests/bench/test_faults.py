@@ -224,6 +224,19 @@ def test_a_healing_spike_is_high_and_leaves_no_gradient() -> None:
     assert not torch.equal(loop.weights(), before)  # momentum goes on
 
 
+def test_a_curriculum_begins_with_a_part_of_the_data_and_comes_to_all_of_it() -> None:
+    fault = drawn("curriculum")
+    loop = Loop(fault)
+    seen = loop.steps(fault.step + 5).seen
+    parts = [set(inputs["labels"].tolist()) for inputs in seen]
+    everything = set().union(*parts)
+    early = set().union(*parts[: fault.step])
+    assert early < everything
+    assert all(
+        torch.equal(inputs["labels"], batch(fault.step + n)["labels"]) for n, inputs in enumerate(seen[fault.step :])
+    )
+
+
 @pytest.mark.parametrize("name", ["corrupt_burst", "label_noise", "mixture_shift", "overfitting", "healing_spike"])
 def test_a_return_meets_the_same_data_again(name: str) -> None:
     fault = drawn(name)

@@ -6,12 +6,13 @@ All cases are far from the thresholds of `policies/guardian.yaml`, which are tun
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from agenttune.policy.load import load_policy
+from agenttune.policy.rule_names import names_of
 from agenttune.policy.rules import RulePolicy
 from agenttune.protocol.commands import (
     Command,
@@ -23,7 +24,7 @@ from agenttune.protocol.commands import (
 )
 from agenttune.protocol.events import KeptAs
 from agenttune.protocol.lr_course import LrCourse, Track
-from agenttune.protocol.observation import CheckpointView, Observation
+from agenttune.protocol.observation import CheckpointView, Evaluation, Observation
 from agenttune.protocol.proposals import Ack, Author, Change, CommandRecord, Proposal, State
 from agenttune.protocol.run_facts import RunFacts
 from agenttune.protocol.run_info import KnobState
@@ -206,9 +207,41 @@ def test_where_no_training_loss_came_down_worse_evaluations_are_no_overfitting(l
     evals = [(20 * (i + 1), cost) for i, cost in enumerate(costs)]
     assert asked(seen(losses, best=60, evals=evals)) == ("", None)
     assert asked(seen(decay(200, 2.07, 0.5), best=60, evals=evals))[0] == "back_from_overfitting"
-    assert (
-        asked(seen([value - 3 for value in decay(200, 2.07, 0.5)], best=60, evals=evals))[0] == "back_from_overfitting"
-    )
+    below = [value - 3 for value in decay(200, 2.07, 0.5)], [(step, 2 * cost - 3) for step, cost in evals]
+    assert asked(seen(below[0], best=60, evals=below[1]))[0] == "back_from_overfitting"
+
+
+@pytest.mark.parametrize("epoch_steps", [None, 40, 199, 201, 5000])
+def test_where_nothing_was_seen_twice_worse_evaluations_are_no_overfitting(epoch_steps: int | None) -> None:
+    """Seen in a healthy training whose sequences grew: 2.83 where the same run untouched ended at 0.71."""
+    known = overfitting().model_copy(update={"facts": RunFacts(epoch_steps=epoch_steps)})
+    assert asked(known)[0] == ("" if epoch_steps in (201, 5000) else "back_from_overfitting")
+
+
+@pytest.mark.parametrize("makes", [overfitting, far_behind_the_best])
+@pytest.mark.parametrize("best", [1.0, 1.9, 2.2, 3.0])
+def test_a_best_evaluation_that_is_hardly_better_than_the_beginning_is_no_measure(
+    makes: Callable[[], Observation], best: float
+) -> None:
+    """Seen in healthy curricula, where evaluations get worse until all of the data comes: 2.79 instead of 0.30."""
+    known = makes()
+    higher = [Evaluation(step=e.step, metrics={"eval_loss": best * e.metrics["eval_loss"]}) for e in known.evaluations]
+    moved = known.model_copy(update={"evaluations": higher})
+    start = names_of(known)["loss"]["start"]
+    assert names_of(moved)["evals"]["learnt"] == pytest.approx((start - best) / start)
+    assert (asked(moved)[0] == "") is (best > 2)
+    before = moved.model_copy(update={"facts": RunFacts(trained_before=True)})
+    assert asked(before)[0] in ("back_to_best", "back_from_overfitting"), "fine-tuning begins where little is gained"
+    other = moved.model_copy(update={"goal_metric": "eval_cost", "evaluations": []})
+    assert math.isnan(names_of(other)["evals"]["learnt"])
+
+
+def test_a_best_evaluation_by_luck_is_no_measure() -> None:
+    """Seen under noisy evaluations: 0.229 where the next two said 0.362 and 0.425 cost a healthy run a quarter."""
+    noisy = [(20, 0.936), (40, 0.509), (60, 0.229), (80, 0.4), (100, 0.425)]
+    assert asked(seen(decay(100, 2.3, 0.3), best=60, evals=noisy)) == ("", None)
+    lost = [(20, 0.936), (40, 0.509), (60, 0.43), (80, 1.2), (100, 1.3)]
+    assert asked(seen(decay(100, 2.3, 0.3), best=60, evals=lost))[0] == "back_to_best"
 
 
 @pytest.mark.parametrize("rule", WRECKS)

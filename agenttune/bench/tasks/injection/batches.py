@@ -115,14 +115,18 @@ class LabelNoise(Injector):
 class MixtureShift(Injector):
     """Most rows come from only one part of the data: some classes, or one side of the values; texts run backwards."""
 
+    def shifted_frac(self, step: int) -> float:
+        """Part of the rows of a step's batch that are not as they should be."""
+        return self.value("shifted_frac") if step >= self.fault.step else 0.0
+
     def before_forward(self, inputs: Batch, step: int) -> Batch:
-        data = data_of(inputs)
-        if step < self.fault.step or not data:
+        data, shifted_frac = data_of(inputs), self.shifted_frac(step)
+        if not shifted_frac or not data:
             return inputs
         source = torch.Generator().manual_seed(self.seed_at(step))
         lead = data.get("labels", next(iter(data.values())))
         rows = len(lead)
-        shifted = torch.rand(rows, generator=source) < self.value("shifted_frac")
+        shifted = torch.rand(rows, generator=source) < shifted_frac
         if lead.dim() > 1 and not lead.is_floating_point():
             return inputs | {name: _backwards(t, shifted) for name, t in data.items() if t.dim() > 1}
         kept = self._kept(lead).nonzero().reshape(-1)
@@ -139,6 +143,14 @@ class MixtureShift(Injector):
             return (rows[:, 0] + self.seed) % 2 == 0
         means = rows.float().mean(dim=1)
         return means >= means.median() if self.seed % 2 else means <= means.median()
+
+
+@injects("curriculum")
+class Curriculum(MixtureShift):
+    """Training begins with that part alone, and comes to all of the data."""
+
+    def shifted_frac(self, step: int) -> float:
+        return 1.0 if step < self.fault.step else 0.0
 
 
 @injects("plateau")
