@@ -31,6 +31,8 @@ FAR_BEHIND = 0.5
 BEHIND, WORSE_EVALUATIONS, BEHIND_SECOND = 0.05, 3, 0.02
 """So many evaluations in a row after the best, the newest two behind it by such a part, the newest also behind the
 second best: overfitting."""
+BEHIND_SECOND_FAR = 0.2
+"""The same where only evaluations say that something broke."""
 BETTER_THAN_START = 0.1
 """A part of the first loss by which the best evaluation is lower, if it is to be a measure."""
 TINY_UPDATE, SMALL_UPDATE, GOOD_UPDATE = 0.0005, 0.012, 0.02
@@ -352,7 +354,7 @@ def _far_behind(seen: Reading) -> Iterator[Uses]:
         return
     risen = seen.level > seen.lowest + 0.5 * (seen.first - seen.lowest) or seen.jump_step > best.step
     again = len(behind) > 1 and behind[-2] > FAR_BEHIND / 2 and behind[-1] > 0.9 * behind[-2]
-    again = again and _behind_second(seen) > FAR_BEHIND / 2
+    again = again and _behind_second(seen) > BEHIND_SECOND_FAR and seen.evaluation_noise > 0
     if risen or again:
         why = f"the newest evaluation is {behind[-1]:.0%} worse than the best"
         yield [("change", _back(best, why, lr_factor=CUT))]
