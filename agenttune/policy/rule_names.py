@@ -14,10 +14,12 @@ from typing import Any, TypeVar
 from agenttune.config.expressions import Text
 from agenttune.detectors import DETECTOR_NAMES, Detector, StandInDetector, detect
 from agenttune.detectors.chance import chance_loss, was_trained_before
+from agenttune.detectors.evaluations import goal_evaluations
 from agenttune.detectors.layer_faults import LayerFault
 from agenttune.detectors.schedules import RATE_NAMES, is_rising, lost_to_warm_up, planned
 from agenttune.detectors.trend import (
     GRAD_NAMES,
+    LEVEL_STEPS,
     LOSS_NAMES,
     MAD_TO_SIGMA,
     NOISE_STEPS,
@@ -127,6 +129,8 @@ DOCUMENTED: dict[str, Any] = {
         "behind_second": "the same of the newest, against the second best: a best that is one by luck stands alone",
         "learnt": "how far the best is below the loss that the run began with, as a part of that; below 0 where the "
         "best is worse than it; NaN where the goal metric is no loss",
+        "train_rise": "how far the training loss has risen since the best, as a part of its level then; below 0 where "
+        "it fell",
         "noise": "standard deviation of one evaluation around a line through its neighbours, up to the best or since, "
         "as a part of the best's size; NaN where neither has enough (four up to it, five since)",
     },
@@ -327,25 +331,36 @@ def _path(observation: Observation, now: Sequence[Finding]) -> dict[str, Any]:
 
 
 def _evals(observation: Observation, start: float) -> dict[str, float]:
-    values = goal_values(observation)
-    if not values:
+    pairs = goal_evaluations(observation)
+    if not pairs:
         return dict.fromkeys(DOCUMENTED["evals"], NAN) | {"count": 0}
     sign = 1.0 if observation.goal_direction == "minimize" else -1.0
-    costs = [sign * value for value in values]
+    costs = [cost for _, cost in pairs]
     best = min(costs)
     # One that has gone through zero has no size of its own there: what it has moved by is its scale.
     size = (abs(best) if min(costs) * max(costs) > 0 else max(map(abs, costs))) or NAN
     return {
-        "count": len(values),
-        "last": values[-1],
+        "count": len(costs),
+        "last": sign * costs[-1],
         "best": sign * best,
         "since_best": len(costs) - 1 - costs.index(best),
         "behind": (costs[-1] - best) / size,
         "behind_before": (costs[-2] - best) / size if len(costs) > 1 else NAN,
         "behind_second": (costs[-1] - sorted(costs)[1]) / size if len(costs) > 1 else NAN,
         "learnt": (start - best) / abs(start) if start and observation.goal_metric.endswith("loss") else NAN,
+        "train_rise": _rise_since(observation, pairs[costs.index(best)][0]),
         "noise": _noise(costs) / size,
     }
+
+
+def _rise_since(observation: Observation, step: int) -> float:
+    """How far the training loss has risen since a step, as a part of its level then; below 0 where it fell."""
+    trend = Trend.of(observation)
+    if trend is None:
+        return NAN
+    before = [v for s, v in zip(trend.all_steps, trend.all_values, strict=True) if s <= step][-LEVEL_STEPS:]
+    level = median(before) if before else NAN
+    return (trend.level - level) / abs(level) if level else NAN
 
 
 NOISE_EVALUATIONS = 8
@@ -424,14 +439,6 @@ def _first_nonfinite_step(observation: Observation) -> int | None:
     """Where the newest losses that are not finite begin; None if the newest is finite."""
     view, count = series(observation, LOSS_NAMES), _nonfinite(observation)
     return view.steps[-count] if view is not None and count else None
-
-
-def goal_values(observation: Observation) -> list[float]:
-    """Finite values of the goal metric since it was last redefined, oldest first."""
-    since = observation.redefined_step(observation.goal_metric)
-    known = [e.metrics for e in observation.evaluations if e.step > since]
-    values = (metrics.get(observation.goal_metric, NAN) for metrics in known)
-    return [v for v in values if math.isfinite(v)]
 
 
 def functions_of(observation: Observation) -> dict[str, Callable[..., Any]]:

@@ -218,6 +218,14 @@ def test_where_nothing_was_seen_twice_worse_evaluations_are_no_overfitting(epoch
     assert asked(known)[0] == ("" if epoch_steps in (201, 5000) else "back_from_overfitting")
 
 
+@pytest.mark.parametrize(("later", "rule"), [(0.05, "back_from_overfitting"), (0.9, "")], ids=["falls", "harder data"])
+def test_where_the_training_loss_rose_since_the_best_other_data_came(later: float, rule: str) -> None:
+    """Seen in a healthy loop without epochs, whose data became harder: 0.79 instead of 0.69."""
+    costs = [e.metrics["eval_loss"] for e in overfitting().evaluations]
+    evals = [(20 * (i + 1), cost) for i, cost in enumerate(costs)]
+    assert asked(seen([*decay(110, 2.3, 0.1), *decay(90, later, later)], best=100, evals=evals))[0] == rule
+
+
 @pytest.mark.parametrize("makes", [overfitting, far_behind_the_best])
 @pytest.mark.parametrize("best", [1.0, 1.9, 2.2, 3.0])
 def test_a_best_evaluation_that_is_hardly_better_than_the_beginning_is_no_measure(
