@@ -211,11 +211,21 @@ def test_where_no_training_loss_came_down_worse_evaluations_are_no_overfitting(l
     assert asked(seen(below[0], best=60, evals=below[1]))[0] == "back_from_overfitting"
 
 
-@pytest.mark.parametrize("epoch_steps", [None, 40, 199, 201, 5000])
-def test_where_nothing_was_seen_twice_worse_evaluations_are_no_overfitting(epoch_steps: int | None) -> None:
+@pytest.mark.parametrize(
+    ("epoch_steps", "evaluations"), [(40, 3), (160, 3), (201, math.inf), (5000, math.inf), (None, 5)]
+)
+def test_where_nothing_was_seen_twice_worse_evaluations_are_no_overfitting(
+    epoch_steps: int | None, evaluations: float
+) -> None:
     """Seen in a healthy training whose sequences grew: 2.83 where the same run untouched ended at 0.71."""
-    known = overfitting().model_copy(update={"facts": RunFacts(epoch_steps=epoch_steps)})
-    assert asked(known)[0] == ("" if epoch_steps in (201, 5000) else "back_from_overfitting")
+    costs = [2.0, 1.6, 1.3, 1.1, 1.0, 1.08, 1.16, 1.24, 1.32, 1.4]
+    for count in range(7, 11):
+        evals = [(20 * (i + 1), cost) for i, cost in enumerate(costs[:count])]
+        known = seen(decay(20 * count, 2.3, 0.1), best=100, evals=evals)
+        known = known.model_copy(update={"facts": RunFacts(epoch_steps=epoch_steps)})
+        assert (asked(known)[0] == "back_from_overfitting") is (
+            count - 5 >= evaluations and count * 20 >= (epoch_steps or 0)
+        )
 
 
 @pytest.mark.parametrize(("later", "rule"), [(0.05, "back_from_overfitting"), (0.9, "")], ids=["falls", "harder data"])
@@ -255,7 +265,9 @@ def test_a_best_evaluation_by_luck_is_no_measure() -> None:
     assert rule(0.999, 0.677, 0.229, 0.293, 0.425) == "", "so few do not tell their noise"
     assert rule(1.294, 0.602, 0.328, 0.336, 0.101, 0.255, 0.321, 0.268, 0.314) == "", "within the noise of the others"
     assert rule(1.0, 0.8, 0.62, 0.5, 0.43, 1.2, 1.3) == "back_to_best"
-    assert rule(1.0, 0.8, 0.62, 0.5, 0.43, 0.44, 0.5, 0.53, 0.56) == "back_from_overfitting"
+    assert rule(1.0, 0.8, 0.62, 0.43, 1.2, 1.3) == "back_to_best"
+    assert rule(1.0, 0.8, 0.62, 0.5, 0.43, 0.44, 0.5, 0.53, 0.56) == "", "nobody told its epochs: five"
+    assert rule(1.0, 0.8, 0.62, 0.5, 0.43, 0.44, 0.5, 0.53, 0.56, 0.6) == "back_from_overfitting"
 
 
 @pytest.mark.parametrize("rule", WRECKS)
