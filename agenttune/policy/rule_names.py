@@ -129,8 +129,8 @@ DOCUMENTED: dict[str, Any] = {
         "behind_second": "the same of the newest, against the second best: a best that is one by luck stands alone",
         "learnt": "how far the best is below the loss that the run began with, as a part of that; below 0 where the "
         "best is worse than it; NaN where the goal metric is no loss",
-        "train_rise": "how far the training loss has risen since the best, as a part of its level then; below 0 where "
-        "it fell",
+        "train_rise": "how far the training loss has risen since the best, as a part of what it had fallen by then; "
+        "below 0 where it fell on",
         "noise": "standard deviation of one evaluation around a line through its neighbours, up to the best or since, "
         "as a part of the best's size; NaN where neither has enough (four up to it, five since)",
     },
@@ -354,13 +354,13 @@ def _evals(observation: Observation, start: float) -> dict[str, float]:
 
 
 def _rise_since(observation: Observation, step: int) -> float:
-    """How far the training loss has risen since a step, as a part of its level then; below 0 where it fell."""
+    """How far the training loss has risen since a step, as a part of what it had fallen by then; NaN if by nothing."""
     trend = Trend.of(observation)
     if trend is None:
         return NAN
     before = [v for s, v in zip(trend.all_steps, trend.all_values, strict=True) if s <= step][-LEVEL_STEPS:]
-    level = median(before) if before else NAN
-    return (trend.level - level) / abs(level) if level else NAN
+    fallen = trend.start - median(before) if before else NAN
+    return (trend.level - median(before)) / fallen if fallen > 0 else NAN
 
 
 NOISE_EVALUATIONS = 8

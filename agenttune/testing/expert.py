@@ -28,9 +28,11 @@ FIRST_STEPS = 20
 MOST_RETURNS, MOST_RAISES = 4, 3
 FAR_BEHIND = 0.5
 """An evaluation that is worse than the best by such a part of it: something broke."""
-BEHIND, WORSE_EVALUATIONS, BEHIND_SECOND = 0.05, 3, 0.02
-"""So many evaluations in a row after the best, the newest two behind it by such a part, the newest also behind the
-second best: overfitting."""
+BEHIND, WORSE_EVALUATIONS, WORSE_WITHOUT_EPOCHS, BEHIND_SECOND = 0.05, 3, 5, 0.02
+"""So many evaluations in a row after the best (the second number where nobody tells of epochs), the newest two behind
+it by such a part, the newest also behind the second best: overfitting."""
+OTHER_DATA = 0.05
+"""A rise of the training loss since the best evaluation, as a part of what it had fallen by then: other data came."""
 BEHIND_SECOND_FAR = 0.2
 """The same where only evaluations say that something broke."""
 BETTER_THAN_START = 0.1
@@ -374,12 +376,13 @@ def _burst(seen: Reading) -> Iterator[Uses]:
 def _overfitting(seen: Reading) -> Iterator[Uses]:
     """Evaluations get worse and do not come back: the best state, with a lower rate and more decay."""
     best, behind = _best_state(seen), _behind(seen)
-    if best is None or not seen.has_learnt or len(behind) < WORSE_EVALUATIONS or _is_no_measure(seen):
+    enough = WORSE_EVALUATIONS if seen.epochs_done >= 1 else WORSE_WITHOUT_EPOCHS
+    if best is None or not seen.has_learnt or _since_best(seen) < enough or _is_no_measure(seen):
         return
-    if seen.epochs_done < 1 or _behind_second(seen) <= BEHIND_SECOND:
+    if seen.epochs_done < 1 or _has_risen(seen) or _behind_second(seen) <= BEHIND_SECOND:
         return
     if min(behind[-1], 2 * behind[-2]) > max(BEHIND, 3 * _noise(seen)) and behind[-1] > 0.9 * behind[-2]:
-        why = f"{len(behind)} evaluations since the best are worse, the newest by {behind[-1]:.0%}"
+        why = f"{_since_best(seen)} evaluations since the best are worse, the newest by {behind[-1]:.0%}"
         decay = {"weight_decay": max(10 * seen.weight_decay, 0.1)} if seen.weight_decay >= 0 else {}
         yield [("change", {"go_back_to": best.name, "lr_factor": CUT, **decay, "reason": why})]
 
@@ -453,6 +456,16 @@ def _behind(seen: Reading) -> list[float]:
     return [(cost - best) / (abs(best) or 1.0) if math.isfinite(cost) else math.inf for cost in since]
 
 
+def _since_best(seen: Reading) -> int:
+    """Evaluations since the best one, also those that are not shown, by the distance of the newest two."""
+    shown = len(_behind(seen))
+    if shown < 2:
+        return shown
+    (before, _, _), (last, _, _) = seen.evaluations[-2:]
+    best = seen.evaluations[-shown - 1][0]
+    return max(shown, round((last - best) / max(1, last - before)))
+
+
 def _behind_second(seen: Reading) -> float:
     """By which part of the best's size the newest is worse than the second best: a lucky best stands alone."""
     costs = [-value if seen.maximize else value for _, value, _ in seen.evaluations]
@@ -460,6 +473,15 @@ def _behind_second(seen: Reading) -> float:
     if len(finite) < 2:
         return 0.0
     return (costs[-1] - finite[1]) / (abs(finite[0]) or 1.0) if math.isfinite(costs[-1]) else math.inf
+
+
+def _has_risen(seen: Reading) -> bool:
+    """Whether the training loss is higher than beside the best evaluation: other data came."""
+    finite = [
+        (-value if seen.maximize else value, train) for _, value, train in seen.evaluations if math.isfinite(value)
+    ]
+    then = min(finite)[1] if finite else math.nan
+    return seen.level - then > OTHER_DATA * (seen.first - then) > 0
 
 
 def _is_no_measure(seen: Reading) -> bool:

@@ -123,9 +123,12 @@ def test_evaluations_that_get_worse_are_overfitting_only_where_the_best_is_a_mea
         found = told(decided(seen, checkpoints=[*STATES, *best], facts=RunFacts(**facts)))
         return [each["checkpoint_id"] for each in found if each["kind"] == "load_checkpoint"]
 
-    worse = [2.0, 1.6, 1.3, 1.1, 1.0, 1.0, 1.08, 1.16, 1.24, 1.32]
+    worse = [2.0, 1.6, 1.3, 1.1, 1.0, 1.04, 1.08, 1.16, 1.24, 1.32]
     assert asked(worse) == asked(worse, epoch_steps=150) == ["main-100-bb"]
     assert asked(worse, epoch_steps=250) == [], "nothing was seen twice"
+    four = [1.9, 1.8, 1.7, 1.6, 1.5, 1.6, 1.65, 1.7, 1.8]
+    assert asked(four) == [], "nobody tells of epochs, and there may be harder data still to come"
+    assert asked(four, epoch_steps=150) == ["main-100-bb"]
     assert asked([2.3 * cost for cost in worse]) == [], "the best is where it began"
     assert asked([2.3 * cost for cost in worse], trained_before=True) == ["main-100-bb"]
     assert asked([2.0, 1.6, 1.3, 1.1, 0.5, 1.1, 1.1, 1.1, 1.11, 1.11]) == [], "it stands alone"
@@ -177,14 +180,17 @@ def test_a_collapsed_schedule_is_planned_anew_and_the_end_of_one_is_not() -> Non
 def test_where_the_training_loss_never_came_down_nothing_is_overfit() -> None:
     evals = [*((s, 2.0 - s / 200) for s in range(20, 101, 20)), (120, 1.6), (140, 1.65), (160, 1.7), (180, 1.8)]
     best = CheckpointView(checkpoint_id="main-100-bb", step=100, kept_as="best", metric=1.5)
-    assert decided(observe([2.07] * 180, lr=0.01, evals=evals), checkpoints=[*STATES, best]) == []
-    assert decided(observe(decay(180, end=0.5), lr=0.01, evals=evals), checkpoints=[*STATES, best]) != []
+    known: dict[str, Any] = {"checkpoints": [*STATES, best], "facts": RunFacts(epoch_steps=50)}
+    assert decided(observe([2.07] * 180, lr=0.01, evals=evals), **known) == []
+    assert decided(observe(decay(180, end=0.5), lr=0.01, evals=evals), **known) != []
 
 
 def test_an_overfit_goes_back_to_the_best_state_with_more_decay() -> None:
     evals = [*((s, 2.0 - s / 200) for s in range(20, 101, 20)), (120, 1.9), (140, 2.1), (160, 2.3), (180, 2.5)]
     best = CheckpointView(checkpoint_id="main-100-bb", step=100, kept_as="best", metric=1.5)
-    back, *rest = decided(observe(decay(180, end=0.01), lr=0.01, evals=evals), checkpoints=[*STATES, best])
+    back, *rest = decided(
+        observe(decay(180, end=0.01), lr=0.01, evals=evals), checkpoints=[*STATES, best], facts=RunFacts(epoch_steps=50)
+    )
     assert back.wanted_checkpoint() == "main-100-bb"
     assert back.arguments()["lr"] == pytest.approx(0.001)
     assert all(command.kind == "update_optimizer" for command in rest)
