@@ -22,6 +22,8 @@ TRIMMED = 1.4
 """What the largest of five differences of noise adds to their spread (simulated, normal noise)."""
 GOAL_FLAT_FRAC = 0.015
 """Nor is one of less than this part of all that was gained so far (as `FLAT_FRAC` of the training loss)."""
+GOAL_OUTLIER = 10.0
+"""Median distances from the median, beyond which an evaluation is no noise of the others (guess)."""
 PERFECT_FRAC = 1e-3
 """What is so near to nothing, as a part of what it was, or to all there is, has nothing to gain (guess)."""
 SHARES = ("acc", "f1", "auc", "precision", "recall", "exact_match")
@@ -110,15 +112,18 @@ class GoalPlateau(Detector):
         is_beyond_noise = in_order or moved > GOAL_NOISE_SIGMAS * noise * math.sqrt(2 / half)
         if is_beyond_noise and moved > GOAL_FLAT_FRAC * (first - best):
             return
+        if _has_outlier(values, first - best):
+            return
         never = len(evals) > len(tail) and abs(first - median(values)) <= GOAL_NOISE_SIGMAS * noise
         is_all = len(observation.evaluations) < HISTORY
         low, high = sorted((sign * min(values), sign * max(values)))
         words = "" if not never else " and never has" if is_all else f", nor over all {len(evals)} that are known here"
+        told = "has hardly moved" if is_beyond_noise else "has not moved beyond its noise"
         yield self.finding(
             severity="warning" if never else "info",
             metric=observation.goal_metric,
             step=tail[-1][0],
-            summary=f"{observation.goal_metric} has not moved beyond its noise over the last {len(tail)} evaluations"
+            summary=f"{observation.goal_metric} {told} over the last {len(tail)} evaluations"
             f"{words}: between {low:.4g} and {high:.4g} since step {tail[0][0]}",
             evidence={"evaluations": len(tail), "low": low, "high": high, "since_step": tail[0][0]},
         )
@@ -135,6 +140,12 @@ def _is_perfect(name: str, sign: int, evals: list[tuple[int, float]]) -> bool:
     most = 1.0 if max(values) <= 1 else 100.0
     is_share = most == 1.0 or any(word in name for word in SHARES)
     return is_share and max(values) <= most and min(tail) >= (1 - PERFECT_FRAC) * most
+
+
+def _has_outlier(values: list[float], gained: float) -> bool:
+    """Whether one is so far from the others, and farther than all that was gained, that it tells of an accident."""
+    apart = sorted(abs(value - median(values)) for value in values)
+    return apart[-1] > max(GOAL_OUTLIER * median(apart), abs(gained))
 
 
 def _noise(values: list[float]) -> float:

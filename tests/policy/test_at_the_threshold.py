@@ -216,6 +216,16 @@ def test_a_plateau_of_a_goal_of_which_more_is_better_is_told_in_its_own_figures(
     assert "between 0.498 and 0.503" in plateau.summary
 
 
+def test_a_goal_that_creeps_is_said_to_hardly_move_and_one_that_broke_is_no_plateau() -> None:
+    """Seen: "not moved beyond its noise ... between 0.9889 and 3300", and beside "overfitting: went from ... to"."""
+    risen = [0.985, 0.6, 0.364, 0.4219, 0.4225, 0.4231, 0.4237, 0.4243, 0.4249]
+    (creeps,) = found(rated(risen), "goal_plateau")
+    assert "has hardly moved over the last 6" in creeps.summary
+    (still,) = found(rated([0.985, 0.6, 0.364, *[0.42, 0.43, 0.425] * 2]), "goal_plateau")
+    assert "has not moved beyond its noise" in still.summary
+    assert not found(rated([1.9, 1.2, 0.9889, 1.01, 1.0, 3300.0, 1.02, 0.99, 1.0]), "goal_plateau")
+
+
 def test_evaluations_that_are_not_finite_do_not_count() -> None:
     assert not found(rated([0.5, 0.5, 0.5, math.nan, 0.5, 0.5]), "goal_plateau")
     assert found(rated([0.5, 0.5, 0.5, math.nan, 0.5, 0.5, 0.5]), "goal_plateau")
