@@ -159,7 +159,7 @@ class GateSettings(Settings):
     clamp: bool = False
     """Whether a value of an agent beyond a bound or factor becomes the nearest allowed one instead of being refused."""
     repeat_cooldown_steps: int = Field(50, ge=0)
-    """Steps in which an agent's proposal that was refused is refused again unread."""
+    """Steps in which what a person, model or approver has refused an agent is refused again unread."""
     max_per_minute: int = Field(120, ge=1)
     """Proposals of agents that are looked at in a minute; more are turned away unrecorded."""
     approval: list[ApprovalRule] = Field(default_factory=list)

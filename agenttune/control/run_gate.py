@@ -44,8 +44,6 @@ REFUSED = 20
 MINUTE_S = 60.0
 NO_CHECKPOINT = "checkpoints"
 """Who refuses what does not exist."""
-PASSING = frozenset({NO_CHECKPOINT, "guardrail:persons_pause"})
-"""Refusals that say nothing against asking again, once the checkpoint exists or training goes on."""
 NO_VERDICT = Verdict(decision="rejected", decided_by="store", reason="no verdict recorded")
 SHOWN_CHECKPOINTS = 10
 """Newest ones that a refusal names (guess)."""
@@ -78,7 +76,7 @@ class RunGate:
     def guardrails(self) -> Guardrails:
         """What the run's limits have left for agents."""
         someone = Proposal(command=ReadModel(), author=Author(principal="agent", name=""))
-        history = replace(command_history(self.log, someone), extra_steps=self.log.extra_steps())
+        history = replace(command_history(self.log, someone, self.info.branch), extra_steps=self.log.extra_steps())
         gate = self.gate
         spent = self.log.spent_on_models(0, self.log.last_seq())
         return guardrails_of(World(self.info, history, gate.settings, gate.budgets, gate.probation), spent)
@@ -136,7 +134,7 @@ class RunGate:
         unfit = self._left_behind(proposal) or self._unfit(proposal)
         if unfit is not None:
             return unfit
-        return self.gate.judge(proposal, self._moment(), command_history(self.log, proposal))
+        return self.gate.judge(proposal, self._moment(), command_history(self.log, proposal, self.info.branch))
 
     def _left_behind(self, proposal: Proposal) -> Verdict | None:
         """Close what an agent has decided on a branch that the run has left, unless it was its own return."""
@@ -243,7 +241,7 @@ class RunGate:
     def _again(self, proposal: Proposal, approved_by: str = "") -> Verdict | None:
         """What the guardrails say now of a proposal that has waited, if `approved_by` lets it through."""
         # What was asked again meanwhile, and refused for that, says nothing against the one that waited.
-        known = command_history(self.log, proposal)
+        known = command_history(self.log, proposal, self.info.branch)
         history = replace(known, waiting=(), refused=(), approved_by=approved_by)
         return self.gate.refusal(proposal, self._moment().info, history)
 
@@ -277,7 +275,7 @@ class RunGate:
 
     def _escalate(self, proposal: Proposal, request: ApprovalRequest, decision: ApprovalDecision) -> CommandRecord:
         by = Passed(by=_decider(decision), reason=decision.reason)
-        moment, history = self._moment(), command_history(self.log, proposal)
+        moment, history = self._moment(), command_history(self.log, proposal, self.info.branch)
         answer = escalated(request, by, proposal, self.gate.settings.approval, moment, history)
         if isinstance(answer, ApprovalRequest):
             return self.log.escalate(proposal.command_id, answer)
@@ -321,8 +319,8 @@ def _decider(decision: ApprovalDecision) -> str:
     return f"{'model' if decision.approver == 'model' else 'approver'}:{decision.author.name}"
 
 
-def command_history(log: RunLog, proposal: Proposal) -> CommandHistory:
-    """What agents did so far; proposals of others are judged without it."""
+def command_history(log: RunLog, proposal: Proposal, branch: str) -> CommandHistory:
+    """What agents did so far in a run that stands on `branch`; proposals of others are judged without it."""
     queued = [record for record in log.commands(State.QUEUED) if record.command_id != proposal.command_id]
     if proposal.author.principal != "agent":
         return CommandHistory(queued=queued)
@@ -330,12 +328,9 @@ def command_history(log: RunLog, proposal: Proposal) -> CommandHistory:
         commands=log.commands(*TAKEN, principal="agent", limit=HISTORY, newest=True),
         count_taken=partial(log.count_commands, *TAKEN, principal="agent"),
         count_returns=log.count_returns,
-        refused=[r for r in _refused(log) if r.verdict is None or r.verdict.decided_by not in PASSING],
+        refused=log.commands(State.REJECTED, principal="agent", limit=REFUSED, newest=True),
         waiting=log.commands(State.PROPOSED, principal="agent", limit=HISTORY, newest=True),
         extra_steps=log.extra_steps() if proposal.command.extra_steps else 0,
         queued=queued,
+        lineage=log.lineage(branch),
     )
-
-
-def _refused(log: RunLog) -> list[CommandRecord]:
-    return log.commands(State.REJECTED, principal="agent", limit=REFUSED, newest=True)

@@ -117,7 +117,8 @@ def _cooldowns(world: World) -> Iterator[Allowance]:
     """Knobs that wait, each until the later of its two times."""
     until: dict[str, tuple[int, str]] = {}
     for record in world.history.commands:
-        waits = [("gate.cooldown_steps", world.settings.cooldown_steps)]
+        stands = world.steps_since(record) is not None
+        waits = [("gate.cooldown_steps", world.settings.cooldown_steps)] if stands else []
         if record.state is State.REVERTED:
             waits.append(("probation.cooldown_steps", world.probation.cooldown_steps))
         for name, steps in waits:

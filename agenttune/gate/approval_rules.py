@@ -15,7 +15,7 @@ from agenttune.errors import UserError
 from agenttune.gate.change_factors import differences_of, factor_of, value_after, value_before
 from agenttune.gate.context import CommandHistory, Moment, step_of
 from agenttune.gate.knob_targets import targets_of
-from agenttune.gate.pauses import pause_against
+from agenttune.gate.pauses import PERSON, pause_against
 from agenttune.protocol.commands import CommandBase
 from agenttune.protocol.deadlines import Instant, is_over, was_timed
 from agenttune.protocol.proposals import ApprovalRequest, Author, Passed, Proposal, Verdict
@@ -23,6 +23,11 @@ from agenttune.protocol.run_info import RunInfo
 
 ASKS_ALWAYS = "asks always"
 """The rule of requests that no rule of `gate.approval` demands: whoever proposed it wants a person to decide."""
+
+NOBODY = "nobody"
+"""Who has decided where all approvers of a rule left it open."""
+OPINIONS = ("model:", "approver:")
+"""How a verdict begins to name a model or an approver of one's own."""
 
 
 def rule_on(
@@ -136,7 +141,7 @@ def along(
             return allowed
         return request
     words = "; ".join(f"{by.by}: {by.reason or 'no reason given'}" for by in request.passed)
-    return Verdict(decision="rejected", decided_by="nobody", reason=f"nobody decided ({words})")
+    return Verdict(decision="rejected", decided_by=NOBODY, reason=f"nobody decided ({words})")
 
 
 def automatic(rule: str) -> Verdict:
@@ -223,6 +228,16 @@ def timed_out(request: ApprovalRequest, now: Instant) -> Verdict | None:
             return Verdict(decision="approved", decided_by="timeout", reason=f"{waited}; the rule says to go on then")
         waited += " by the wall clock alone (the machine was started anew), which is not enough for a silent yes"
     return Verdict(decision="expired", decided_by="timeout", reason=waited)
+
+
+def is_by_approvers(verdict: Verdict, request: ApprovalRequest | None) -> bool:
+    """Whether the approvers that were asked have decided, or left it open: no guardrail or condition of a rule.
+
+    Args:
+        verdict: On a command.
+        request: To its approvers, if any were asked.
+    """
+    return request is not None and verdict.decided_by.startswith((f"{PERSON}:", *OPINIONS, NOBODY))
 
 
 def person(author: Author) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from agenttune.config import BudgetSettings, GateSettings, ProbationSettings
 from agenttune.protocol.deadlines import Instant
+from agenttune.protocol.lineage import Lineage
 from agenttune.protocol.proposals import CommandRecord, Proposal, Verdict
 from agenttune.protocol.run_info import RunInfo
 
@@ -40,6 +41,7 @@ class CommandHistory:
         waiting: Those that wait for a decision.
         extra_steps: Training steps that probes have taken so far.
         queued: What the trainer will apply before, whoever asked for it.
+        lineage: The branches that the run stands on; empty: nothing that was done has been left behind.
         approved_by: Who has let the proposal at hand through, as its verdict names them; empty: nobody yet.
     """
 
@@ -50,6 +52,7 @@ class CommandHistory:
     waiting: Sequence[CommandRecord] = ()
     extra_steps: int = 0
     queued: Sequence[CommandRecord] = ()
+    lineage: Lineage = field(default_factory=Lineage)
     approved_by: str = ""
 
 
@@ -74,8 +77,15 @@ class World:
     @cached_property
     def recent(self) -> list[CommandRecord]:
         """Commands that were taken within `gate.window.steps`, oldest first."""
-        now, steps = self.info.step, self.settings.window.steps
-        return [record for record in self.history.commands if 0 <= now - step_of(record) < steps]
+        steps = self.settings.window.steps
+        return [r for r in self.history.commands if (since := self.steps_since(r)) is not None and since < steps]
+
+    def steps_since(self, record: CommandRecord) -> int | None:
+        """Steps since a command, on the way that led here; None if a return to a checkpoint has left it behind."""
+        branch = record.ack.branch if record.ack is not None else record.proposal.based_on_branch
+        since = self.info.step - step_of(record)
+        stands = branch is None or self.history.lineage.has(branch, step_of(record))
+        return since if stands and since >= 0 else None
 
 
 Guardrail = Callable[[Proposal, World], Verdict | None]

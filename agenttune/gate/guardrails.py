@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
-from agenttune.gate.approval_rules import asks_person
+from agenttune.gate.approval_rules import asks_person, is_by_approvers
 from agenttune.gate.change_limits import change_factor, window_factor
 from agenttune.gate.context import Guardrail, World, refused, step_of
 from agenttune.gate.feasibility import feasible
@@ -55,9 +55,8 @@ def cooldown(proposal: Proposal, world: World) -> Verdict | None:
     asked = proposal.command.touched()
     for record in reversed(world.history.commands):
         same = asked & changed_by(record)
-        since = world.info.step - step_of(record)
-        # A change at a later step was left behind by going back to a checkpoint.
-        if same and 0 <= since < wait:
+        since = world.steps_since(record)
+        if same and since is not None and since < wait:
             reason = f"{', '.join(sorted(same))} was changed {since} steps ago; gate.cooldown_steps is {wait}"
             return refused("cooldown", reason, {"based_on_step": world.info.step + wait - since})
     return None
@@ -137,20 +136,23 @@ def _extra_limits(world: World) -> Iterator[tuple[str, int]]:
 
 
 def repeated(proposal: Proposal, world: World) -> Verdict | None:
-    """Refuses a command that was refused a short time ago: asking again does not change the reason."""
+    """Refuses a command that those who were asked have refused a short time ago, or that waits for them already.
+
+    What guardrails and conditions refused is not repeated here: they look again, at the run as it stands now.
+    """
     wait = world.settings.repeat_cooldown_steps
     if wait == 0 or proposal.author.principal != "agent":
         return None
     if any(record.proposal.command == proposal.command for record in world.history.waiting):
         return refused("repeated", "the same waits for a decision already")
     for record in reversed(world.history.refused):
-        if record.verdict is not None and record.verdict.decided_by == "guardrail:repeated":
-            continue  # what counts is the refusal that was repeated, and its reason
-        since = world.info.step - (record.submitted_step or 0)
-        if record.proposal.command == proposal.command and 0 <= since < wait:
-            why = record.verdict.reason if record.verdict else ""
+        verdict, since = record.verdict, world.steps_since(record)
+        if verdict is None or since is None or since >= wait or record.proposal.command != proposal.command:
+            continue
+        if is_by_approvers(verdict, record.request):
+            why = f" ({verdict.reason})" if verdict.reason else ""
             reason = (
-                f"the same was refused {since} steps ago ({why}); "
+                f"the same was refused {since} steps ago by {verdict.decided_by}{why}; "
                 f"gate.repeat_cooldown_steps is {wait}, ask for something else"
             )
             return refused("repeated", reason)

@@ -16,7 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from agenttune.control import ApprovalDecision, LocalControl
 from agenttune.errors import AlreadyDecided, CommandIdReused, TooManyProposals, UserError
 from agenttune.protocol.deadlines import BootTime
-from agenttune.protocol.events import Acked, BranchStarted, KnobsRead, StatusChanged
+from agenttune.protocol.events import Acked, BranchStarted, CheckpointSaved, KnobsRead, StatusChanged
+from agenttune.protocol.lr_course import LrCourse, Track
 from agenttune.protocol.metrics import Point
 from agenttune.protocol.proposals import Ack, Author, CommandRecord, Proposal, StandingApproval, State
 from agenttune.protocol.run_info import KnobState, RunInfo
@@ -388,6 +389,34 @@ def test_a_refused_proposal_is_not_read_again_for_a_while(make: Callable[..., De
     assert "not now" in again.verdict.reason
     desk.at(121)
     assert desk.ask(lr=0.1).state is State.PROPOSED
+
+
+def test_a_persons_no_is_left_behind_by_going_back_before_it(make: Callable[..., Desk]) -> None:
+    desk = make(approval=[ASK])
+    desk.decide(desk.ask(lr=0.1), "reject", reason="not now")
+    desk.log.append(BranchStarted(name="retry", parent="main", from_step=60), step=60)
+    desk.log.append_points([Point(branch="retry", step=105, at_s=desk.now_s, values={"step_loss": 1.0})])
+    assert desk.ask(lr=0.1).state is State.PROPOSED
+
+
+def test_what_the_run_could_not_do_is_asked_again_once_it_can(make: Callable[..., Desk]) -> None:
+    """Seen before: `previous` was refused for 50 steps for the want of a plan, which was there by then."""
+    desk = make(approval=[ASK])
+    first = desk.ask(kind="load_checkpoint", checkpoint_id="c1")
+    assert first.state is State.REJECTED
+    desk.log.append(CheckpointSaved(checkpoint_id="c1", path="memory"), step=100)
+    assert desk.ask(kind="load_checkpoint", checkpoint_id="c1").state is State.PROPOSED
+    rates = [0.01, 0.01]
+    track = Track(groups=[0], shares=[1.0], rates=rates, lowest=rates, highest=rates)
+    own = LrCourse(kind="test", text="as it was", steps=[100, 1000], tracks=[track], can_be_planned=True)
+    desk.log.update_info(schedule=own)
+    back: dict[str, Any] = {"kind": "update_schedule", "shape": "previous"}
+    assert desk.ask(**back).state is State.REJECTED
+    again = desk.ask(**back).verdict
+    assert again is not None
+    assert again.decided_by == "guardrail:feasible"
+    desk.log.update_info(schedule=own.model_copy(update={"before": own}))
+    assert desk.ask(**back).state is State.PROPOSED
 
 
 def test_a_mad_agent_does_not_keep_people_waiting(make: Callable[..., Desk]) -> None:

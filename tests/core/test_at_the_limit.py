@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from agenttune.config import BudgetSettings, GateSettings, ProbationSettings
-from agenttune.gate import CommandHistory, Gate, Moment, guards_nothing, stale
+from agenttune.gate import GUARDRAILS, CommandHistory, Gate, Guardrail, Moment, guards_nothing, stale
+from agenttune.gate.allowances import guardrails_of
+from agenttune.gate.change_limits import change_factor, window_factor
+from agenttune.gate.context import World
+from agenttune.gate.feasibility import feasible
+from agenttune.gate.guardrails import (
+    after_revert,
+    budget,
+    cooldown,
+    extra_steps,
+    forbidden,
+    layers,
+    persons_pause,
+    quiet_steps,
+    repeated,
+    returns,
+    window_commands,
+)
+from agenttune.gate.value_bounds import bounds
 from agenttune.protocol.deadlines import Instant
-from agenttune.protocol.events import DatasetRead
+from agenttune.protocol.events import BranchStarted, DatasetRead
+from agenttune.protocol.lineage import Lineage
+from agenttune.protocol.overview import Spent
 from agenttune.protocol.proposals import ApprovalRequest, Author, Change, CommandRecord, Proposal, State, Verdict
 from agenttune.protocol.run_info import KnobState, RunInfo
 from tests.core.conftest import AGENT, OPERATOR, propose
@@ -147,10 +169,14 @@ def test_a_window_counts_the_commands_of_its_newest_steps(steps: list[int], is_a
 # -- what was refused before -------------------------------------------------------------------------------------------
 
 
-def refused(step: int, by: str = "guardrail:bounds", **command: Any) -> CommandRecord:
+def refused(step: int, by: str = "operator:anna", branch: str | None = None, **command: Any) -> CommandRecord:
+    """By somebody who was asked."""
     no = Verdict(decision="rejected", decided_by=by, reason="too high")
+    asked = propose(**command).model_copy(update={"based_on_branch": branch})
+    request = ask(asked, approval=[{"approvers": ["human"]}])
+    assert isinstance(request, ApprovalRequest)
     return CommandRecord(
-        proposal=propose(**command), state=State.REJECTED, verdict=no, submitted_seq=1, submitted_step=step
+        proposal=asked, state=State.REJECTED, request=request, verdict=no, submitted_seq=1, submitted_step=step
     )
 
 
@@ -172,7 +198,138 @@ def test_asking_again_and_again_does_not_make_the_wait_longer() -> None:
     history = CommandHistory(refused=[refused(30, lr=0.011), refused(49, by="guardrail:repeated", lr=0.011)])
     assert verdict(propose(lr=0.011), RUN, history, repeat_cooldown_steps=20).decision == "approved"
     again = verdict(propose(lr=0.011), RUN, history, repeat_cooldown_steps=21)
-    assert "the same was refused 20 steps ago (too high)" in again.reason
+    assert "the same was refused 20 steps ago by operator:anna (too high)" in again.reason
+
+
+@pytest.mark.parametrize(
+    ("by", "is_repeated"),
+    [
+        ("model:reviewer", True),
+        ("approver:mine", True),
+        ("nobody", True),
+        ("guardrail:bounds", False),
+        ("rule:small", False),
+        ("checkpoints", False),
+    ],
+)
+def test_only_those_who_were_asked_refuse_for_a_while(by: str, is_repeated: bool) -> None:
+    """Seen before: a plan was refused for 50 steps because there was none yet, when there long was one."""
+    ruling = verdict(propose(lr=0.011), RUN, CommandHistory(refused=[refused(49, by, lr=0.011)]))
+    assert (ruling.decision == "rejected") is is_repeated
+
+
+WAY = Lineage.of("main-3", [BranchStarted(name="main-3", parent="main", from_step=40, checkpoint_id="c")])
+"""At step 50, after a return from somewhere to step 40 of the first branch."""
+
+
+@pytest.mark.parametrize(
+    ("step", "branch", "stands"),
+    [(45, "main-3", True), (39, "main", True), (45, "main", False), (45, "main-2", False), (39, "main-2", False)],
+)
+def test_what_a_return_has_left_behind_counts_in_no_window(step: int, branch: str, stands: bool) -> None:
+    """Seen before: "5 steps ago" of what was several hundred trained steps and four branches ago."""
+    said = CommandHistory(refused=[refused(step, branch=branch, lr=0.011)], lineage=WAY)
+    assert (verdict(propose(lr=0.011), RUN, said).decision == "rejected") is stands
+    change = Change(name="lr", previous=0.01, requested=0.02, effective=0.02, factors=[(2.0, 2.0)])
+    changed = done(step, change, lr=0.02)
+    assert changed.ack is not None
+    changed = changed.model_copy(update={"ack": changed.ack.model_copy(update={"branch": branch})})
+    did = CommandHistory([changed], lineage=WAY)
+    window = {"steps": 20, "max_change_factor": 2}
+    assert (verdict(propose(lr=0.011), RUN, did, window=window).decision == "rejected") is stands
+    assert (verdict(propose(lr=0.011), RUN, did, cooldown_steps=20).decision == "rejected") is stands
+    settings = GateSettings.model_validate({"cooldown_steps": 20})
+    left = guardrails_of(World(RUN, did, settings, BudgetSettings(), ProbationSettings()), Spent())
+    assert any("rests for" in one.words for one in left.allowances) is stands
+
+
+LR: dict[str, Any] = {"lr": 0.011}
+CHANGED = [done(41, weight_decay=0.1, lr=0.01)]
+TWOFOLD = [done(41, Change(name="lr", previous=0.01, requested=0.02, effective=0.02, factors=[(2.0, 2.0)]), lr=0.02)]
+UNDONE = [CHANGED[0].model_copy(update={"state": State.REVERTED})]
+PROBE: dict[str, Any] = {
+    "kind": "probe",
+    "steps": 5,
+    "candidates": [{"kind": "update_optimizer", "lr": rate} for rate in (0.011, 0.012)],
+}
+BACK: dict[str, Any] = {"kind": "load_checkpoint", "checkpoint_id": "c"}
+LAYER: dict[str, Any] = {"kind": "model_layer_operation", "operation_name": "freeze", "layer_name": "head"}
+SET: dict[str, Any] = {"kind": "update_schedule", "shape": "previous"}
+PAUSED = RUN.model_copy(update={"paused_by": OPERATOR})
+
+
+def warmed(step: int) -> RunInfo:
+    return run([0.02], step=step, shape=lambda t: min(1.0, (t + 1) / 60))
+
+
+LATER = at(60)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command that a guardrail refuses, and what has changed when it no longer has a reason to.
+
+    Attributes:
+        was: The settings.
+        now: Those that no longer refuse it; None: the same.
+    """
+
+    command: Mapping[str, Any]
+    was: Mapping[str, Any] = field(default_factory=dict)
+    now: Mapping[str, Any] | None = None
+    before: RunInfo = RUN
+    after: RunInfo = LATER
+    history: Sequence[CommandRecord] = ()
+    budgets: tuple[BudgetSettings, BudgetSettings] = (BudgetSettings(), BudgetSettings())
+    probation: ProbationSettings = field(default_factory=ProbationSettings)
+
+
+def raised(**limits: int) -> tuple[BudgetSettings, BudgetSettings]:
+    return BudgetSettings.model_validate(limits), BudgetSettings()
+
+
+CASES: Mapping[Guardrail, Case] = {
+    forbidden: Case(LR, {"forbid": ["update_optimizer"]}, {}),
+    persons_pause: Case({"kind": "resume_training"}, before=PAUSED),
+    budget: Case(LR, budgets=raised(max_commands=0)),
+    returns: Case(BACK, budgets=raised(max_returns=0)),
+    extra_steps: Case(PROBE, budgets=raised(max_probe_steps=5)),
+    quiet_steps: Case(LR, {"quiet_first_steps": 55}),
+    layers: Case(LAYER, {"allowed_layers": ["body"]}, {}),
+    window_commands: Case(LR, {"window": {"steps": 12, "max_commands": 1}}, history=CHANGED),
+    feasible: Case(SET, after=run([0.01], step=60, before=lambda t: 1.0)),
+    bounds: Case({"lr": 0.03}, {"bounds": {"lr": [0.0, 0.031]}}, before=warmed(30), after=warmed(70)),
+    change_factor: Case({"lr": 0.05}, {"max_change_factor": 4}, after=run([0.02], step=60)),
+    window_factor: Case(LR, {"window": {"steps": 12, "max_change_factor": 2}}, history=TWOFOLD),
+    cooldown: Case(LR, {"cooldown_steps": 12}, history=CHANGED),
+    after_revert: Case(LR, history=UNDONE, probation=ProbationSettings(cooldown_steps=12)),
+}
+
+
+@pytest.mark.parametrize("guardrail", [one for one in GUARDRAILS if one is not repeated])
+def test_a_refusal_whose_cause_has_gone_is_not_repeated(guardrail: Guardrail) -> None:
+    """And one whose cause holds is told anew, by the guardrail itself and as the run stands now."""
+    case = CASES[guardrail]
+    history = CommandHistory(case.history)
+
+    def judged(info: RunInfo, settings: Mapping[str, Any], is_now: bool) -> Verdict:
+        told: dict[str, Any] = {"budgets": case.budgets[is_now], "probation": case.probation}
+        return verdict(propose(**case.command), info, history, **told, **settings)
+
+    first = judged(case.before, case.was, is_now=False)
+    world = World(case.before, history, GateSettings.model_validate(case.was), case.budgets[0], case.probation)
+    assert guardrail(propose(**case.command), world) is not None
+    assert first.decision == "rejected"
+    no = CommandRecord(
+        proposal=propose(**case.command),
+        state=State.REJECTED,
+        verdict=first,
+        submitted_seq=1,
+        submitted_step=case.before.step,
+    )
+    history = CommandHistory(case.history, refused=[no])
+    assert judged(case.before, case.was, is_now=False) == first
+    assert judged(case.after, case.was if case.now is None else case.now, is_now=True).decision == "approved"
 
 
 # -- budgets -----------------------------------------------------------------------------------------------------------

@@ -264,21 +264,6 @@ def test_of_a_plan_that_rises_the_end_is_lowered() -> None:
     assert (judge(info, asked, max_change_factor=10).nearest_allowed or {}).keys() == {"final_lr"}
 
 
-def test_a_repeated_proposal_is_told_the_first_reason() -> None:
-    """Seen before: "the same was refused 0 steps ago (the same was refused 1 steps ago (the same was ...": nested."""
-    asked = propose(lr=0.0)
-    first = Verdict(decision="rejected", decided_by="guardrail:bounds", reason="too low")
-    again = Verdict(decision="rejected", decided_by="guardrail:repeated", reason="the same was refused")
-    refused = [
-        CommandRecord(proposal=asked, state=State.REJECTED, verdict=verdict, submitted_seq=1, submitted_step=0)
-        for verdict in (first, again)
-    ]
-    gate = Gate(GateSettings(), BudgetSettings())
-    verdict = gate.refusal(propose(lr=0.0), run([1e-3]), CommandHistory(refused=refused))
-    assert verdict is not None
-    assert "(too low)" in verdict.reason
-
-
 # -- windows -----------------------------------------------------------------------------------------------------------
 
 

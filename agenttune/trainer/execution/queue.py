@@ -94,13 +94,15 @@ class Admission:
         return refusal(there, bounds) or (refusal(now, *FACTORS) and refusal(there, *FACTORS))
 
     def _history(self, record: CommandRecord) -> CommandHistory:
+        branch = self._log.info().branch
         taken = self._log.commands(*TAKEN, principal="agent", limit=HISTORY, newest=True)
-        others = [self._with_ack(other) for other in taken if other.command_id != record.command_id]
+        others = [self._with_ack(other, branch) for other in taken if other.command_id != record.command_id]
         return CommandHistory(
             others,
             self._count_others,
             lambda: self._count_returns(record),
             extra_steps=self._log.extra_steps(),
+            lineage=self._log.lineage(branch),
             approved_by=record.verdict.decided_by if record.verdict is not None else "auto",
         )
 
@@ -110,10 +112,12 @@ class Admission:
         while len(self._unwritten) > HISTORY:
             del self._unwritten[next(iter(self._unwritten))]
 
-    def _with_ack(self, record: CommandRecord) -> CommandRecord:
+    def _with_ack(self, record: CommandRecord, branch: str) -> CommandRecord:
+        """A command as it will be in the log, on whose branch it counts until then."""
         if record.ack is not None or record.command_id not in self._unwritten:
             return record
-        return record.model_copy(update={"ack": self._unwritten[record.command_id]})
+        ack = self._unwritten[record.command_id].model_copy(update={"branch": branch})
+        return record.model_copy(update={"ack": ack})
 
     def _count_others(self) -> int:
         """Number of an agent's commands that were let through, without the one at hand."""
