@@ -133,7 +133,7 @@ class Adapter(Protocol):
         return []
 
     def resumed_from(self) -> Path | None:
-        """The folder of the checkpoint that this run began from; None if it began anew."""
+        """The folder of the checkpoint that this run began from; None if it began anew, or that cannot be known."""
         return None
 
     def loop_folder(self) -> LoopFolder | None:

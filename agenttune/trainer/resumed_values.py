@@ -189,7 +189,7 @@ def _lost_layers(then: Mapping[str, Mapping[str, Any]], run_state: RunState) -> 
     trained: dict[tuple[str, bool], None] = {}
     for (layer, attribute), was, value in run_state.layers.differing(then):
         if attribute == FLAG:
-            trained[layer.rpartition(".")[0], was] = None
+            trained[layer.rpartition(".")[0] or layer, was] = None
         else:
             arguments = {"layer_name": layer, "param_name": attribute, "value": was}
             yield Lost(dotted(layer, attribute), was, value, _call(ModelLayerParameterUpdate, arguments))

@@ -188,6 +188,26 @@ def test_its_own_checkpoint_lies_beside_ours_and_resumes(tmp_path: Path) -> None
     assert resumed.witness.weights[0] == trained.witness.weights[4]
 
 
+def test_a_fit_from_our_checkpoint_says_what_it_has_not_brought_back(tmp_path: Path) -> None:
+    orders = [
+        At(2, {"kind": "update_training", "max_grad_norm": 0.5}, "clip"),
+        At(3, {"kind": "update_optimizer", "weight_decay": 0.3}, "decay"),
+        At(4, {"kind": "save_checkpoint"}, "save"),
+    ]
+    trained, _ = fit(tmp_path, orders, max_steps=6)
+    file = Path(trained.ack("save").result["path"]) / "lightning.ckpt"
+    resumed, _ = fit(tmp_path / "again", fit_with={"ckpt_path": str(file), "weights_only": False}, max_steps=6)
+    (note,) = [body.text for body in resumed.bodies("note_added") if "was trained under" in body.text]
+    assert "max_grad_norm was 0.5, is " in note
+    assert "In force again, with the checkpoint's states: weight_decay" in note
+    saved = [event.body for event in resumed.log().events(kinds=["checkpoint_saved"])]
+    assert "start" in [getattr(body, "kept_as") for body in saved], "the state of before its first step, as ever"
+    own = tmp_path / "own.ckpt"
+    own.write_bytes(file.read_bytes())
+    elsewhere, _ = fit(tmp_path / "third", fit_with={"ckpt_path": str(own), "weights_only": False}, max_steps=6)
+    assert elsewhere.bodies("note_added") == []
+
+
 def test_a_stop_waits_for_the_minimum_of_steps(tmp_path: Path) -> None:
     trained, _ = fit(tmp_path, [At(3, {"kind": "stop_training", "save": False}, "stop")], max_steps=12, min_steps=5)
     assert trained.ack("stop").outcome == "applied"

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, WeightedRandomSampler
 import agenttune
 from agenttune.errors import UserError
 from agenttune.trainer import Options
+from agenttune.trainer.checkpoints.checkpoint_files import read_state
 from agenttune.trainer.integrations.plain_loop import PlainSession
 from tests.integrations.conftest import Desk, open_newest
 from tests.integrations.loops import parts_of, update
@@ -343,6 +344,34 @@ def test_an_iterable_that_cannot_go_back_is_drawn_on_and_the_ack_says_so(tmp_pat
     assert ack is not None
     assert (ack.outcome, ack.step) == ("applied", 3)
     assert "order of the data does not go back" in ack.message
+
+
+def test_a_loop_that_names_what_it_has_loaded_is_told_what_did_not_come_with_it(tmp_path: Path) -> None:
+    freeze = {"layer_name": "first", "operation_name": "requires_grad_", "params": {"requires_grad": False}}
+    orders = [
+        At(2, {"kind": "model_layer_operation", **freeze}, "freeze"),
+        At(3, {"kind": "update_optimizer", "weight_decay": 0.3}, "decay"),
+        At(4, {"kind": "save_checkpoint"}, "save"),
+    ]
+    drawn_run(tmp_path, DataLoader(Points(16), batch_size=4), orders, steps=6)
+    ack = open_newest(tmp_path / "runs").command("save").ack
+    assert ack is not None
+    state = read_state(Path(ack.result["path"]))
+    model = TinyModel()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    model.load_state_dict(state.model)
+    optimizer.load_state_dict(state.optimizer)
+    how: dict[str, Any] = {"max_steps": 6, "start_step": state.step}
+    with opened(tmp_path / "again", model, optimizer, resumed_from=ack.result["path"], **how):
+        pass
+    (note,) = notes(tmp_path / "again")
+    assert "layer first was frozen, is trained" in note
+    assert "In force again, with the checkpoint's states: weight_decay" in note
+    with opened(tmp_path / "unnamed", model, optimizer, **how):
+        pass
+    assert notes(tmp_path / "unnamed") == []
+    with pytest.raises(UserError, match="there is none at"):
+        opened(tmp_path, model, optimizer, resumed_from=tmp_path / "nowhere")
 
 
 class PassLoop:

@@ -15,6 +15,7 @@ from agenttune.trainer.checkpoints.checkpoint_files import read_state
 from agenttune.views.report import print_report, read_journal
 from tests.trainer.conftest import At, Bench, Result
 from tests.trainer.test_actions import paused_run
+from tests.trainer.test_layers import Gained
 
 pytestmark = pytest.mark.trainer
 STOP = {"kind": "stop_training", "save": True}
@@ -140,6 +141,30 @@ def test_a_resume_says_which_commanded_values_it_has_not_brought_back(
         assert command in to_set
     assert '"layer_name": "first", "operation_name": "requires_grad_", "params": {"requires_grad": false}' in to_set
     assert "max_steps" not in note
+
+
+def test_a_bare_callback_tells_it_where_it_can_tell_what_its_trainer_resumed_from(bench: Bench) -> None:
+    """By the state that the Trainer has read: a checkpoint of the same name that it is not of says nothing."""
+    stopped = bench.run([At(2, COMMANDS[1]), At(6, STOP)])
+    path = Path(said(stopped.acks()[-1].message))
+    assert "max_grad_norm was 0.25, is 1.0" in warned_of(goes_on(bench, str(path), 6, form="callback"))
+
+    moved = path.rename(bench.path / "elsewhere")
+    assert warned_of(goes_on(bench, str(moved), 6, form="callback")) == "", "nothing tells where that came from"
+    named = {"form": "callback", "resume_from_checkpoint": str(moved)}
+    assert "max_grad_norm was 0.25, is 1.0" in warned_of(goes_on(bench, str(moved), 6, **named))
+
+    bench.run([At(2, COMMANDS[1]), At(6, STOP)], learning_rate=5e-3)  # another training, in the same folder
+    assert get_last_checkpoint(str(bench.path / "out")) == str(path)
+    assert warned_of(goes_on(bench, str(moved), 6, form="callback")) == ""
+
+
+def test_what_was_frozen_in_no_layer_is_told_by_its_own_name(bench: Bench) -> None:
+    freeze = {"layer_name": "gain", "operation_name": "requires_grad_", "params": {"requires_grad": False}}
+    stopped = bench.run([At(2, {"kind": "model_layer_operation", **freeze}), At(6, STOP)], model=Gained())
+    note = warned_of(goes_on(bench, said(stopped.acks()[-1].message), 6, model=Gained()))
+    assert "layer gain was frozen, is trained" in note
+    assert '"layer_name": "gain"' in note
 
 
 def test_without_the_log_of_before_it_says_so_of_other_values(bench: Bench) -> None:

@@ -86,7 +86,8 @@ class KeptStates:
         if self._run_state.adapter.checkpoint_refusal():
             return  # it cannot go back, as `load_checkpoint` says
         self._is_on = True
-        if self._run_state.adapter.resumed_from() is None:  # else that is the state of before the first step
+        adapter = self._run_state.adapter
+        if adapter.resumed_from() not in adapter.found_checkpoints():  # else that is the state of before the first step
             self._due.add("start")
         self._schedule(step)
 

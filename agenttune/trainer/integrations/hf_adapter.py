@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from json import dumps
 from pathlib import Path
 from typing import Any
 
 import transformers
 from torch import nn
 from torch.optim import Optimizer
+from transformers import TrainerState
 from transformers.trainer_utils import get_last_checkpoint
 
 from agenttune.errors import NotSupported, UserError
@@ -16,6 +18,7 @@ from agenttune.protocol.run_facts import RunFacts
 from agenttune.protocol.text import some
 from agenttune.trainer.adapter import Trials, not_ours
 from agenttune.trainer.checkpoints.branch_folders import LoopFolder
+from agenttune.trainer.checkpoints.manifest import LOOP_STATE
 from agenttune.trainer.checkpoints.training_state import TrainingState
 from agenttune.trainer.checkpoints.unsaved_weights import lost
 from agenttune.trainer.datasets.mixture import Mixture
@@ -88,6 +91,8 @@ class HfAdapter(HfSettings):
         self._planned_steps = state.max_steps
         make_plannable(self._scheduler, self._optimizer)  # also one that no Trainer of ours has made
         self._learn_engine()
+        if self.trainer is None and state.global_step:
+            self.resumed = _resumed_from(args, state)
         self._begin_data(int(state.global_step))
 
     def _begin_data(self, step: int) -> None:
@@ -362,3 +367,20 @@ class HfAdapter(HfSettings):
         with undisturbed(trainer):
             metrics = trainer.evaluate()
         return numbers_of(metrics)
+
+
+def _resumed_from(args: Any, state: Any) -> Path | None:
+    """The checkpoint that the loop's state was read from, as far as a callback can tell: it is not told the path.
+
+    One that the arguments name, or of this step in the output folder, if its own state has the same steps and log.
+    """
+    asked = getattr(args, "resume_from_checkpoint", None)
+    named = [Path(asked)] if isinstance(asked, str) else []
+    for folder in (*named, Path(args.output_dir) / f"checkpoint-{state.global_step}"):
+        file = folder / LOOP_STATE
+        if file.is_file():
+            saved = TrainerState.load_from_json(str(file))
+            # As JSON: a loss that is no number equals itself there.
+            if saved.global_step == state.global_step and dumps(saved.log_history) == dumps(state.log_history):
+                return folder.absolute()
+    return None

@@ -190,6 +190,11 @@ class LightningAdapter(LoopAdapter):
     def resume_words(self, path: Path) -> str:
         return f"ckpt_path={str(path / OWN_FILE)!r}"
 
+    def resumed_from(self) -> Path | None:
+        asked = self.trainer.ckpt_path
+        is_ours = isinstance(asked, (str, Path)) and Path(asked).name == OWN_FILE
+        return Path(asked).absolute().parent if is_ours else None
+
     def restore(self, state: TrainingState, on_restored: Callable[[], None]) -> None:
         loop = self.trainer.fit_loop.epoch_loop
         counted = (

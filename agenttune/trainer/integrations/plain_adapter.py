@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,6 +42,13 @@ class PlainAdapter(LoopAdapter):
         super().__init__(f"PyTorch {torch.__version__} loop", optimizer, lacking, model, scheduler, max_steps, scaler)
         self._dataset, self._evaluate = dataset, evaluate
         self.batches: Batches | None = None
+        self.resumed: Path | None = None
+
+    def resumed_from(self) -> Path | None:
+        return self.resumed
+
+    def resume_words(self, path: Path) -> str:
+        return f"{super().resume_words(path)}, and name it to agenttune.session as resumed_from"
 
     def train_dataset(self) -> object | None:
         return self.batches.dataset if self.batches is not None else self._dataset

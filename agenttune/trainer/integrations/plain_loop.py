@@ -39,6 +39,7 @@ def session(
     evaluate: Evaluate | None = None,
     max_steps: int | None = None,
     start_step: int = 0,
+    resumed_from: str | Path | None = None,
     scaler: Any = None,
     adapter: type[PlainAdapter] | str = PlainAdapter,
     name: str | None = None,
@@ -68,6 +69,8 @@ def session(
             gradients. Afterwards random states and modes are restored.
         max_steps: The step at which `step` says to stop. Without it, the loop ends as it likes.
         start_step: Completed steps of a loop that goes on from a checkpoint of its own, such as after a restart.
+        resumed_from: Folder of the checkpoint of an earlier run that the loop has loaded before it comes here: what
+            commands had set there and is not in force is warned of.
         scaler: The gradient scaler of mixed precision, where there is one; checkpoints keep its state.
         adapter: How the loop is spoken to where it differs from a plain one: a class that extends
             `agenttune.trainer.PlainAdapter`, or what names one (`./mine.py:Mine`, or an installed name).
@@ -88,6 +91,10 @@ def session(
         raise UserError(f"start_step is a number of completed steps, not {start_step}", field="start_step")
     made = _adapter_class(adapter)(model, optimizer, scheduler, dataset, evaluate, max_steps, scaler)
     made.step = start_step
+    if resumed_from is not None:
+        made.resumed = Path(resumed_from).absolute()
+        if not made.resumed.is_dir():
+            raise UserError(f"resumed_from is the folder of a checkpoint; there is none at {made.resumed}")
     if name is not None:
         options = dataclasses.replace(options or Options(), run_name=name)
     return PlainSession(made, options)
