@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from agenttune.config import AttachSettings, Config
     from agenttune.control.http import HttpControl
     from agenttune.protocol.events import Event
+    from agenttune.protocol.run_info import RunInfo
 
-Url = Annotated[str, typer.Argument(help="Of the control server, such as http://127.0.0.1:7007.")]
 Where = Annotated[
     str,
     typer.Argument(metavar="RUN|URL", help="A run of the folder, such as `latest`; or the URL of a control server."),
@@ -39,18 +39,16 @@ POLICY_EVENTS = ("policy_attached", "policy_detached", "policy_requested")
 
 @app.command()
 def attach(
-    url: Url,
+    where: Where,
     run: RunOption = "",
     policy: Annotated[str, typer.Option("--policy", help="Name or path of a policy.")] = "default",
     config: ConfigOption = None,
+    runs_dir: RunsDir = None,
     model: Annotated[str | None, typer.Option("--model", help="Language model, instead of `llm.model`.")] = None,
     base_url: Annotated[str | None, typer.Option("--base-url", help="Its endpoint, instead of `llm.base_url`.")] = None,
     resume: Annotated[bool, typer.Option("--resume", hidden=True, help="Take up what was asked for last.")] = False,
 ) -> None:
     """Put an agent beside a run until the run ends; Ctrl-C takes it away again."""
-    if not _is_url(url):
-        example = f"agenttune attach http://127.0.0.1:7007 --run {url}"
-        raise UserError(f"the URL of a control server is wanted, not {url!r:.80}; such as: {example}", field="url")
     from agenttune.agent import AgentLoop
     from agenttune.control.reader import ControlReader
     from agenttune.policy.load import context_of, open_policy
@@ -59,8 +57,11 @@ def attach(
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     settings = _settings(config)
     given = {name: value for name, value in (("model", model), ("base_url", base_url)) if value is not None}
+    url, run = _place(where, run, runs_dir)
     with _as_owner(url, settings) as owner:
         run_id = _live_run(owner, run)
+        if not _is_url(where):
+            _refuse_ended(owner.info(run_id))
     with _as_agent(url, run_id, settings) as control:
         settings = settings.model_copy(update={"llm": settings.llm.model_copy(update=given)})
         reader = ControlReader(control, run_id)
@@ -224,8 +225,7 @@ def _request(where: str, run: str, config: Path | None, policy: str | None, runs
     with _as_owner(url, _settings(config)) as control:
         run_id = _live_run(control, run)
         info = control.info(run_id)
-        if not info.is_live:
-            raise UserError(f"run {run_id} is {info.status}; no policy watches it any more", field="run")
+        _refuse_ended(info)
         _refuse_if_unattended(control, run_id)
         asked = control.record(run_id, PolicyRequested(policy=policy, author=user_name()), info.step)
         answer = _answer(control, run_id, asked, policy)
@@ -233,6 +233,11 @@ def _request(where: str, run: str, config: Path | None, policy: str | None, runs
         what = "left" if policy is None else "taken it up"
         raise UserError(f"asked, but within {ANSWER_S:g} s the agent of run {run_id} has not {what}; it may be gone")
     typer.echo(answer)
+
+
+def _refuse_ended(info: RunInfo) -> None:
+    if not info.is_live:
+        raise UserError(f"run {info.run_id} is {info.status}; no policy watches it any more", field="run")
 
 
 def _refuse_if_unattended(control: HttpControl, run_id: str) -> None:

@@ -38,7 +38,7 @@ class Live:
         """Start `agenttune attach` and wait until it says in the log that it is there."""
         before = len(self.launched.events("policy_attached"))
         agent = warm.Popen(
-            [sys.executable, "-m", "agenttune", "attach", self.url, *options],
+            [sys.executable, "-m", "agenttune", "attach", *(options or [self.url])],
             cwd=self.project.folder,
             env=environment(),
             stdout=subprocess.PIPE,
@@ -85,7 +85,7 @@ def test_an_agent_is_sent_away_and_another_attached_and_swapped(live: Live) -> N
     assert nobody.code == 2
     assert f"no policy is attached to run {live.run_id}; attach one with: agenttune attach {live.url}" in nobody.err
 
-    agent = live.attach("--policy", "guardian")  # the newest live run
+    agent = live.attach("latest", "--policy", "guardian", "--runs-dir", str(live.project.runs_dir))
     swapped = live.say("swap", "--policy", "noop", "--run", live.run_id)
     assert (swapped.code, swapped.out) == (0, f"noop attached to run {live.run_id}\n")
     by_name = agenttune("detach", "latest", "--runs-dir", str(live.project.runs_dir), cwd=live.project.folder)

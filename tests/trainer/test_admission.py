@@ -120,6 +120,8 @@ def test_training_waits_no_longer_than_the_request(bench: Bench, monkeypatch: py
     (record,) = result.records()
     assert record.state is State.EXPIRED
     assert max(result.series("lr")) <= 1e-3
+    told = [e.body.reason for e in result.events("status_changed") if e.step == 5]  # type: ignore[union-attr]
+    assert told == ["a command waits for approval", "no request for approval holds it any more"]
 
 
 class Bob(threading.Thread):

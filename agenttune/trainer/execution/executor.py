@@ -511,7 +511,8 @@ class CommandExecutor:
             self.ranks.beat()
             self._apply_queued()
         if not was_paused and not self._run_state.paused:
-            reason = "the loop goes on for another command" if self._is_held else "decided"
+            held = "the loop goes on for another command"
+            reason = held if self._is_held else "no request for approval holds it any more"
             self._recorder.record(StatusChanged(status="running", reason=reason))
 
     @property

@@ -23,6 +23,8 @@ STRUCTURAL = frozenset(
     | {"initial_accumulator_value", "step_sizes", "t0"}
 )
 """Read when the optimizer is built or its state made; a live change would do nothing, or break the next step."""
+COUNTS = frozenset({"ns_steps", "max_iter", "max_eval", "history_size"})
+"""Whole numbers that torch counts up to; others that stand as one, such as a momentum of 0, may be fractions."""
 SCHEDULED = frozenset({"lr", "initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum"})
 """What schedules keep in the groups; `lr` has its own field."""
 NAMED = ("weight_decay", "betas", "eps", "momentum")
@@ -59,12 +61,23 @@ def tunable_names(optimizer: Optimizer) -> list[str]:
 
 
 def _is_tunable(optimizer: Optimizer, name: str) -> bool:
-    if name == "params" or name in STRUCTURAL | SCHEDULED:
+    if name == "params" or name in STRUCTURAL | SCHEDULED or not _is_option(optimizer, name):
         return False
     value = optimizer.param_groups[0].get(name)
     numeric = isinstance(value, (bool, int, float)) or (isinstance(value, torch.Tensor) and value.numel() == 1)
     pair = isinstance(value, (tuple, list)) and all(isinstance(v, (int, float, torch.Tensor)) for v in value)
     return numeric or (pair and bool(value))
+
+
+def _is_option(optimizer: Optimizer, name: str) -> bool:
+    """Whether it can be given to the optimizer, and is none of what torch sets in the groups by itself."""
+    inner = inner_optimizer(optimizer)
+    return not _is_known(inner) or name in inspect.signature(type(inner)).parameters
+
+
+def _is_known(inner: Optimizer) -> bool:
+    """Whether its constructor can be asked what it takes: torch's and transformers' have no side effects."""
+    return type(inner).__module__.startswith(("torch.optim", "transformers."))
 
 
 def read_value(optimizer: Optimizer, name: str) -> list[Any]:
@@ -159,7 +172,11 @@ def _fitted(current: Any, value: Any, name: str, kind: str) -> Any:
         return value
     if not _is_number(value):
         raise UserError(f"{name} of {kind} is a number (now {now}), not {value!r}", field=name)
-    return float(value)
+    if name not in COUNTS:
+        return float(value)
+    if value != int(value):
+        raise UserError(f"{name} of {kind} is a whole number (now {now}), not {value!r}", field=name)
+    return int(value)
 
 
 def _is_number(value: object) -> bool:
@@ -167,9 +184,9 @@ def _is_number(value: object) -> bool:
 
 
 def _try_constructor(optimizer: Optimizer, writes: list[Write]) -> None:
-    """Ask the optimizer's own constructor whether it would take the new values (torch's and transformers' only)."""
+    """Ask the optimizer's own constructor whether it would take the new values."""
     inner = inner_optimizer(optimizer)
-    if not writes or not type(inner).__module__.startswith(("torch.optim", "transformers.")):
+    if not writes or not _is_known(inner):
         return
     accepted = inspect.signature(type(inner)).parameters
     for index in {write.group for write in writes}:
@@ -179,8 +196,9 @@ def _try_constructor(optimizer: Optimizer, writes: list[Write]) -> None:
         values |= {k: group[k] for k in ("relative_step", "warmup_init") if k in group}
         if group.get("relative_step"):  # its schedule writes the rate it computed into the group
             values["lr"] = None
+        like = torch.zeros([1] * max(1, group["params"][0].ndim), requires_grad=True)  # Muon takes matrices only
         try:
-            type(inner)([torch.zeros(1, requires_grad=True)], **values)
+            type(inner)([like], **values)
         except ValueError as error:
             raise UserError(f"{type(inner).__name__} refuses this: {error}") from None
 
