@@ -37,7 +37,7 @@ from agenttune.protocol.observation import Observation
 from agenttune.protocol.proposals import Author, CommandRecord
 from agenttune.protocol.reads import R, RunQuery, Series
 from agenttune.protocol.run_info import RunInfo
-from agenttune.protocol.text import given, pairs
+from agenttune.protocol.text import pairs
 from agenttune.store.journal.costs import costs_of_run
 from agenttune.store.journal.goal_metric import EVERYTHING
 from agenttune.store.run_log import RunLog
@@ -313,7 +313,7 @@ def _failure(log: RunLog) -> str:
 def _intervention(record: CommandRecord, total: TotalSteps, seq: int) -> Intervention:
     proposal = record.proposal
     step = proposal.based_on_step or 0
-    values = pairs(given(record.command.arguments()))
+    values = pairs(record.command.telling())
     return Intervention(
         kind=record.command.kind,
         step=step,

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from rich.console import Console
 
-from agenttune.protocol.text import MAX_CHARACTERS, command_words, cut, dollars, duration, number
+from agenttune.protocol.commands import recorded_words
+from agenttune.protocol.text import MAX_CHARACTERS, cut, dollars, duration, number
 from agenttune.replay.outcome import AppliedCommand, RecordedAround, ReplayOutcome, Wanted
 from agenttune.replay.replay import Replayed
 from agenttune.replay.transcripts import RecordedCall, Transcripts
@@ -61,7 +62,7 @@ def _cells(*parts: object) -> list[str]:
 
 def _command(item: Wanted) -> str:
     refused = f" (refused by {item.refused})" if item.refused else ""
-    return f"{command_words({'kind': item.kind, **item.arguments})}{' (in shadow)' if item.shadow else ''}{refused}"
+    return f"{recorded_words({'kind': item.kind, **item.arguments})}{' (in shadow)' if item.shadow else ''}{refused}"
 
 
 def _really(item: Wanted) -> str:
@@ -128,4 +129,4 @@ def _decided(call: RecordedCall) -> str:
     for item in call.decision.asked_for:
         effect = f"; effect {item.effect.words}" if item.effect is not None else ""
         told.append(f"{item.kind} {item.state.value}: {cut(item.summary, MAX_CHARACTERS)}{effect}")
-    return "; ".join([*told, *(f"in shadow: {command_words(command)}" for command in call.decision.shadowed)]) or "-"
+    return "; ".join([*told, *(f"in shadow: {recorded_words(command)}" for command in call.decision.shadowed)]) or "-"

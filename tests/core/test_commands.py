@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agenttune.errors import CommandError
-from agenttune.protocol.commands import BY_KIND, COMMAND_KINDS, COMMAND_TYPES, parse_command
+from agenttune.protocol.commands import (
+    BY_KIND,
+    COMMAND_KINDS,
+    COMMAND_TYPES,
+    CommandBase,
+    parse_command,
+    recorded_words,
+)
 from agenttune.protocol.text import MOST_NESTED, number
 
 V1_COMMANDS = {
@@ -187,3 +194,34 @@ def test_any_value_is_told_in_one_bounded_line(value: object) -> None:
     told = number(value)
     assert len(told) <= MOST_NESTED
     assert "\n" not in told
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        ({"kind": "update_schedule", "shape": "previous"}, "update_schedule shape previous"),
+        (
+            {"kind": "update_schedule", "shape": "linear", "peak_lr": 0.01, "final_lr": 0.001},
+            "update_schedule shape linear, peak_lr 0.01, final_lr 0.001",
+        ),
+        ({"kind": "update_optimizer", "lr": 0.0, "lr_sets": "base"}, "update_optimizer lr 0, lr_sets base"),
+        ({"kind": "do_evaluate"}, "do_evaluate"),
+        (
+            {"kind": "probe", "steps": 5, "candidates": [{"kind": "update_schedule", "shape": "previous"}]},
+            "probe candidates [update_schedule shape previous], steps 5",
+        ),
+    ],
+)
+def test_a_command_in_words_says_what_was_asked_for(raw: dict[str, Any], words: str) -> None:
+    """Seen before: `update_schedule shape previous, final_lr 0, warmup_steps 0`."""
+    command = parse_command(raw)
+    assert command.words == words
+    recorded = command.model_dump(mode="json")
+    assert recorded_words(recorded) == words
+    assert recorded_words({"kind": "of_another_version", "lr": 0.1}) == "of_another_version lr 0.1"
+
+
+@pytest.mark.parametrize("kind", COMMAND_TYPES)
+def test_what_tells_something_of_a_command_makes_it_again(kind: type[CommandBase]) -> None:
+    command = parse_command(kind.example)
+    assert parse_command({"kind": command.kind, **command.telling()}) == command

@@ -18,7 +18,14 @@ from pydantic_core import CoreSchema
 
 # isort: off
 # In this order they stand in the list, in prompts and in the docs.
-from agenttune.protocol.commands.registry import BY_KIND, COMMAND_KINDS, COMMAND_TYPES, parse_command, register
+from agenttune.protocol.commands.registry import (
+    BY_KIND,
+    COMMAND_KINDS,
+    COMMAND_TYPES,
+    parse_command,
+    recorded_words,
+    register,
+)
 from agenttune.protocol.commands.base import AskedValue, AtLeastOne, CommandBase, Impact, Need, Redefines, Risk
 from agenttune.protocol.commands.value_types import MAX_INT, SMALLEST, Bool, Int, Text
 from agenttune.protocol.commands.hyperparameters import SetKnob, UpdateOptimizer, UpdateSchedule, UpdateTraining
@@ -82,6 +89,7 @@ __all__ = [
     "UpdateSchedule",
     "UpdateTraining",
     "parse_command",
+    "recorded_words",
     "register",
 ]
 

@@ -149,10 +149,19 @@ class CommandBase(BaseModel):
         """Whether curves may bend after it; of most commands its class tells."""
         return self.steers
 
+    def telling(self) -> dict[str, Any]:
+        """The arguments that are not as they would be if nobody had given them, as plain JSON values."""
+        fields = type(self).model_fields
+        return {
+            name: _telling(getattr(self, name), plain)
+            for name, plain in self.arguments().items()
+            if getattr(self, name) != fields[name].get_default(call_default_factory=True)
+        }
+
     @property
     def words(self) -> str:
         """Such as `update_optimizer lr 0.05`."""
-        return command_words(self.model_dump(mode="json"))
+        return command_words({"kind": self.kind, **self.telling()})
 
     # -- what it is about ---------------------------------------------------------------------------------------------
 
@@ -226,3 +235,12 @@ class AtLeastOne(CommandBase):
         if all(getattr(self, name) in (None, {}) for name in choices):
             raise ValueError(f"nothing to change: give at least one of {', '.join(choices)}")
         return self
+
+
+def _telling(value: object, plain: Any) -> Any:
+    """A plain JSON value; of commands in it, such as a probe's candidates, only what tells something."""
+    if isinstance(value, CommandBase):
+        return {"kind": value.kind, **value.telling()}
+    if isinstance(value, (list, tuple)):
+        return [_telling(one, own) for one, own in zip(value, plain, strict=True)]
+    return plain

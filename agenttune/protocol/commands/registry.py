@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import KeysView, ValuesView
+from collections.abc import KeysView, Mapping, ValuesView
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from agenttune.errors import CommandError
 from agenttune.protocol.commands.base import CommandBase
 from agenttune.protocol.invalid_values import did_you_mean, meant, why
+from agenttune.protocol.text import command_words
 
 C = TypeVar("C", bound=CommandBase)
 
@@ -52,6 +53,14 @@ def parse_command(raw: object) -> CommandBase:
         return BY_KIND[kind].model_validate(raw)
     except ValidationError as error:
         raise command_error(error, BY_KIND[kind], raw) from None
+
+
+def recorded_words(raw: Mapping[str, Any]) -> str:
+    """A command of a log in words, as `CommandBase.words`; of one that this version does not take, all of it."""
+    try:
+        return parse_command(dict(raw)).words
+    except CommandError:
+        return command_words(raw)
 
 
 def command_error(error: ValidationError, model: type[CommandBase], raw: dict[str, Any]) -> CommandError:

@@ -69,7 +69,7 @@ def edited(command: CommandBase, typed: Mapping[str, str]) -> CommandBase | None
 
 def in_words(command: CommandBase) -> str:
     """The arguments on one line, such as `lr 0.015, weight_decay 0.1`."""
-    return clean(", ".join(f"{field.name} {field.asked}" for field in fields_of(command)))
+    return clean(", ".join(f"{name} {json.dumps(value)}" for name, value in command.telling().items()))
 
 
 def _value(text: str, is_word: bool) -> object:

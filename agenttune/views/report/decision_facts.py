@@ -6,11 +6,12 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from agenttune.protocol.commands import recorded_words
 from agenttune.protocol.events import ReadBack, Settled
 from agenttune.protocol.model_calls import ModelCalled
 from agenttune.protocol.proposals import Change
 from agenttune.protocol.summary import MetricAt, outcome_line
-from agenttune.protocol.text import command_words, cut, dollars, duration, number, tokens
+from agenttune.protocol.text import cut, dollars, duration, number, tokens
 from agenttune.views.report.journal import DecisionOutcome, Evidence, JournalEntry
 
 LONG = 2000
@@ -197,7 +198,7 @@ def _execution(entry: JournalEntry) -> Iterator[tuple[str, str]]:
 def _trial(trial: Mapping[str, Any]) -> str:
     """One candidate of a probe and what came of it."""
     command = trial.get("command")
-    what = "changing nothing" if command is None else command_words(command)
+    what = "changing nothing" if command is None else recorded_words(command)
     value = trial.get("value")
     found = str(trial.get("problem", "no value")) if value is None else number(float(value))
     return f"{what}: {found} after {trial.get('steps')} steps, {duration(float(trial.get('took_s') or 0.0))}"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from agenttune.protocol.commands import StopTraining
+from agenttune.protocol.commands import StopTraining, recorded_words
 from agenttune.protocol.events import ReadBack
 from agenttune.protocol.goal_names import is_goal
 from agenttune.protocol.summary import BranchSummary, FindingAt, ShadowedProposal, ShadowScore
-from agenttune.protocol.text import clean, command_words, cut, duration, number, plural
+from agenttune.protocol.text import clean, cut, duration, number, plural
 from agenttune.views.event_lines import EventLine, best_words
 from agenttune.views.report.cost_lines import all_unusable, cost_report, model_report, probe_line
 from agenttune.views.report.decision_facts import SHORT, Fact, point_words, when, zone
@@ -143,7 +143,7 @@ def branch_words(branch: BranchSummary) -> str:
 
 def shadow_words(proposal: ShadowedProposal, metric: str) -> str:
     """What a policy in shadow would have asked for, beside what was done."""
-    asked = command_words({"kind": proposal.kind, **proposal.arguments})
+    asked = recorded_words({"kind": proposal.kind, **proposal.arguments})
     before, after = (None if m is None else m.value for m in (proposal.metric_before, proposal.metric_after))
     moved = "" if before is None or after is None else f"; {metric} {number(before)} -> {number(after)}"
     critical = " (critical finding)" if proposal.critical_after else ""
