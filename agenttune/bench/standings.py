@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, median_low
 from typing import NamedTuple, TypeVar
 
 from agenttune.bench.cell import NONE
 from agenttune.bench.metrics import NO_DAMAGE, CellFigures
 from agenttune.bench.noise import BAND_QUANTILE
 from agenttune.bench.pairs import Pairing, Verdict, by_key, pairing
-from agenttune.bench.statistics import ALPHA, Interval, exceeds, holm, interquartile_mean, mean, rank_correlation
+from agenttune.bench.statistics import (
+    ALPHA,
+    FEWEST_SEEDS,
+    Interval,
+    exceeds,
+    holm,
+    interquartile_mean,
+    mean,
+    rank_correlation,
+)
 
 T = TypeVar("T")
 
@@ -42,7 +51,8 @@ class Standing:
         steps_to_target: Mean; what did not reach it counts as twice its budget.
         seconds_to_target: Mean of those that did.
         harmed: Of healthy cells. `worse`: of all.
-        harms: Whether that is more than chance would have: one in twenty equal runs lies outside of the noise band.
+        harms: Whether that is more than chance would have: one in twenty equal runs lies outside of the noise band. Of
+            fewer seeds than a claim needs nothing is claimed.
         recovered: Of those that crashed.
         detected, false_per_1000: By alarms: findings of a warning or worse. `told`, `told_per_1000`: of any severity.
         slowdown: Wall time over that of `none`, mean.
@@ -112,11 +122,17 @@ def standings(figures: Sequence[CellFigures]) -> list[Standing]:
             pairs.get(name),
             p_values.get(name, math.nan),
             len(p_values),
-            by_chance.get(name, 1.0) < ALPHA,
+            by_chance.get(name, 1.0) < ALPHA and _healthy_seeds(own) >= FEWEST_SEEDS,
         )
         for name, own in cells.items()
     ]
     return sorted(found, key=_place)
+
+
+def _healthy_seeds(cells: Sequence[CellFigures]) -> int:
+    """Seeds that most of a contender's healthy scenarios have."""
+    seeds = Counter(f.scenario for f in cells if f.harmed is not None)
+    return median_low(seeds.values()) if seeds else 0
 
 
 def _place(standing: Standing) -> tuple[bool, float, float, str]:

@@ -10,7 +10,7 @@ import pytest
 from markdown_it import MarkdownIt
 from typer.testing import CliRunner
 
-from agenttune.bench.cell import CellResult, Intervention
+from agenttune.bench.cell import ORACLE, CellResult, Intervention
 from agenttune.bench.metrics import cell_figures
 from agenttune.bench.report import Page, benchmark_page, html, kept_run, markdown, write_report
 from agenttune.bench.report.content import Table
@@ -75,6 +75,19 @@ def test_everything_that_was_asked_for_is_there(page: Page) -> None:
     assert "harmed by: bad 10 of 10" in says
     assert "bad in digits/healthy, seed 1" in says, "losing cases are named in the text"
     assert not page.warnings
+
+
+def test_of_too_few_seeds_nothing_is_claimed_and_names_are_code(results: list[CellResult]) -> None:
+    """Seen before: "harmed 2 of 2, beyond chance" beside "too few seeds for a claim"; and `\\`oracle\\`` in the box."""
+    few = [one for one in results if one.cell.seed < 2 and one.cell.contender != ORACLE]
+    page = benchmark_page(few, "made up", "agenttune bench suites/made-up.yaml", TASKS, KINDS)
+    text = markdown(page, "pictures")
+    assert "Too few seeds for a claim" in text
+    assert "harmed 4 of 4 healthy runs" in text
+    assert "beyond chance" not in text.replace("no harm beyond chance", "")
+    assert "Without `oracle` among the contenders" in text
+    assert "\\`" not in text
+    assert "Without <code>oracle</code> among" in html(page)
 
 
 def test_under_every_table_stands_where_it_comes_from(page: Page, written: tuple[str, str]) -> None:

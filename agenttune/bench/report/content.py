@@ -1,7 +1,11 @@
-"""What a report is made of, before it is Markdown or a page. Texts are plain: whoever writes them out escapes them."""
+"""What a report is made of, before it is Markdown or a page.
+
+Texts are plain, with code between backticks: whoever writes them out escapes the rest.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -15,6 +19,9 @@ class FileLink(NamedTuple):
 
 
 Entry = str | FileLink
+
+CODE = re.compile(r"`([^`|]+)`")
+"""What stands between backticks in a text; no bar, which would end a cell of a Markdown table."""
 
 
 @dataclass(frozen=True)

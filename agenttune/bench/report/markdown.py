@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from agenttune.bench.report.content import Block, Entry, Figure, FileLink, Page, Table, Trace
+from agenttune.bench.report.content import CODE, Block, Entry, Figure, FileLink, Page, Table, Trace
+from agenttune.protocol.text import clean
 from agenttune.views.report.markdown import escaped, table
 
 LONG = 4000
@@ -17,8 +18,8 @@ def markdown(page: Page, pictures: str) -> str:
         pictures: Folder of the pictures, from where the text stands.
     """
     parts = [f"# {escaped(page.title)}"]
-    parts += [f"> **{escaped(warning, LONG)}**" for warning in page.warnings]
-    parts.append("\n".join(f"- {escaped(sentence, LONG)}" for sentence in page.says))
+    parts += [f"> **{_prose(warning)}**" for warning in page.warnings]
+    parts.append("\n".join(f"- {_prose(sentence)}" for sentence in page.says))
     for section in page.sections:
         parts.append(f"## {escaped(section.title)}")
         for block in section.blocks:
@@ -28,11 +29,11 @@ def markdown(page: Page, pictures: str) -> str:
 
 def _block(block: Block, page: Page, pictures: str, section: str) -> Iterator[str]:
     if isinstance(block, str):
-        yield escaped(block, LONG)
+        yield _prose(block)
     elif isinstance(block, Table):
         if block.title != section:
             yield f"### {escaped(block.title)}"
-        yield escaped(block.about, LONG)
+        yield _prose(block.about)
         yield _table(block)
         yield f"<sub>{escaped(page.origin, LONG)}</sub>"
     elif isinstance(block, Trace):
@@ -40,7 +41,7 @@ def _block(block: Block, page: Page, pictures: str, section: str) -> Iterator[st
         yield "\n".join(f"    {line}" for line in block.text.splitlines())
     elif isinstance(block, Figure) and not block.is_extra:
         yield f"![{escaped(block.title)}]({pictures}/{block.name}.svg)"
-        yield f"*{escaped(block.title)}.* {escaped(block.about, LONG)}"
+        yield f"*{escaped(block.title)}.* {_prose(block.about)}"
 
 
 def _table(found: Table) -> str:
@@ -52,4 +53,16 @@ def _table(found: Table) -> str:
 def _entry(entry: Entry) -> str:
     if isinstance(entry, FileLink):
         return f"[{escaped(entry.text)}]({entry.href})"
-    return escaped(entry)
+    return _prose(entry)
+
+
+def _prose(text: str) -> str:
+    """Text that is shown as it is, but for code."""
+    parts = CODE.split(clean(text, LONG))
+    return "".join(f"`{part}`" if number % 2 else _between(part) for number, part in enumerate(parts))
+
+
+def _between(part: str) -> str:
+    """A part of a text, with the blanks at its ends."""
+    shown = escaped(part, LONG)
+    return f"{' ' * part.startswith(' ')}{shown}{' ' * part.endswith(' ')}" if shown else part
