@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING
 import typer
 
 from agenttune.errors import AgenttuneError
+from agenttune.views.repeated_lines import RepeatedLines
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from agenttune.control.http import HttpControl
     from agenttune.protocol.proposals import CommandRecord
+    from agenttune.views.event_lines import EventLine
 
 TOLD = (
     "policy_attached",
@@ -45,12 +49,14 @@ class Teller(threading.Thread):
         self._control, self._run_id, self._since = control, run_id, since
         self._from_s = time.time()
         self._done = threading.Event()
+        self._repeated = RepeatedLines()
 
     def run(self) -> None:
         try:
             while not self._done.is_set():
                 self._look(WAIT_S)
             self._look(0.0)
+            self._tell(self._repeated.rest())
         except AgenttuneError as error:
             # With the run its server ends; the agent itself says what that means for it.
             typer.echo(f"nothing more is told: {error}", err=True)
@@ -62,13 +68,17 @@ class Teller(threading.Thread):
 
     def _look(self, wait_s: float) -> None:
         from agenttune.views.event_lines import lines_of
-        from agenttune.views.terminal.plain import plain_line
 
         for event in self._control.events(self._run_id, self._since, wait_s=wait_s, kinds=TOLD):
             self._since = event.seq
             if event.at_s >= self._from_s:
-                for line in lines_of(event, self._command):
-                    typer.echo(plain_line(line))
+                self._tell(self._repeated.told(lines_of(event, self._command)))
+
+    def _tell(self, lines: Iterable[EventLine]) -> None:
+        from agenttune.views.terminal.plain import plain_line
+
+        for line in lines:
+            typer.echo(plain_line(line))
 
     def _command(self, command_id: str) -> CommandRecord:
         return self._control.command(self._run_id, command_id)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agenttune.protocol.events import Decided
+from agenttune.protocol.events import Decided, NoteAdded
 from agenttune.protocol.model_calls import ChatMessage, Cost, ModelCalled, Usage
 from agenttune.protocol.text import dollars, tokens
 from agenttune.store.journal.run_summary import summarize
@@ -91,6 +91,28 @@ def test_money_in_words(usd: float, said: str) -> None:
 
 def test_tokens_in_words() -> None:
     assert [tokens(n) for n in (0, 999, 5310, 1_234_567)] == ["0", "999", "5.31k", "1.23M"]
+
+
+def test_what_is_said_at_every_look_is_told_once_and_counted_with_its_cost(log: RunLog, folder: Path) -> None:
+    """Seen before: 6 to 12 lines of one outage, and 56 of 300 letters each from a model that answered in words."""
+    feed = RunFeed(folder)
+    for left in (28, 20.5, 9, 1):
+        log.append(call(), Decided(policy="llm", woken_by="x", reason=f"held; it is left alone for {left} s more"))
+        log.append(NoteAdded(text=f"{left} to go", author="me"))
+    told = [f"{line.mark}: {line.text}" for line in feed.read()]
+    assert told[0] == "held: llm: held; it is left alone for 28 s more [1 call, 1.05k tokens, $0.01]"
+    assert told[1:] == [f"note: me: {left} to go" for left in (28, 20.5, 9, 1)]
+    log.append(Decided(policy="llm", woken_by="x", reason="no JSON in it", unusable=True))
+    log.append(Decided(policy="llm", woken_by="x", reason="no JSON in it", unusable=True))
+    assert [f"{line.mark}: {line.text}" for line in feed.read()] == [
+        "held: (3 times more) [3 calls, 3.15k tokens, $0.03]",
+        "unusable: llm: no JSON in it",
+    ]
+    assert [line.text for line in feed.rest()] == ["(1 time more)"]
+    assert not feed.rest()
+    log.append(Decided(policy="llm", woken_by="x", reason="no JSON in 3 tries", unusable=True))
+    assert len(feed.read()) == 1, "a number that is no time is something else"
+    feed.close()
 
 
 def test_the_live_view_tells_what_a_decision_took(log: RunLog, folder: Path) -> None:

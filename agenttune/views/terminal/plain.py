@@ -55,6 +55,8 @@ class PlainLines:
     def close(self) -> None:
         try:
             self.refresh()
+            for line in self._feed.rest():
+                self._print(plain_line(line))
         finally:
             self._feed.close()
 

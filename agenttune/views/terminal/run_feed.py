@@ -29,6 +29,7 @@ from agenttune.protocol.text import clean
 from agenttune.store.journal.goal_metric import goal_values, score_of
 from agenttune.store.run_log import RunLog
 from agenttune.views.event_lines import EventLine, lines_of
+from agenttune.views.repeated_lines import RepeatedLines
 from agenttune.views.report.cost_lines import cost_words
 
 LOSSES = ("step_loss", "loss")
@@ -88,6 +89,8 @@ class RunFeed:
         self._curve_from = 0
         self._speed: deque[tuple[int, float]] = deque(maxlen=SPEED_WINDOW)
         self._calls: list[ModelCalled] = []
+        self._repeated = RepeatedLines()
+        self._repeated_calls: list[ModelCalled] = []
         self.now = RunSnapshot(info=log.info())
         known = score_of(goal_values(log, self.now.info, self.now.info.branch), self.now.info)
         self._goal = self.now.info.goal_metric
@@ -109,6 +112,10 @@ class RunFeed:
         self._take_speed([point for point in points if not is_trial(point.branch)])
         self._take_curve()
         return lines
+
+    def rest(self) -> list[EventLine]:
+        """What is left to be told once nothing more is read."""
+        return self._counted(self._repeated.rest())
 
     def look_around(self, step: int | None) -> None:
         """Show the curve from shortly before a step on; None: all of it."""
@@ -174,16 +181,25 @@ class RunFeed:
             self.now.policy = body.policy
         elif isinstance(body, Acked) and body.ack.outcome == "applied":
             self.now.applied += 1
-        return self._with_cost(event, lines_of(event, self._log.find_command))
+        return self._told(event, lines_of(event, self._log.find_command))
 
-    def _with_cost(self, event: Event, lines: list[EventLine]) -> list[EventLine]:
-        """Adds to a decision's first line what the model calls before it cost."""
+    def _told(self, event: Event, lines: list[EventLine]) -> list[EventLine]:
+        """What of an event is shown, with what the model calls before a decision cost."""
+        told = self._repeated.told(lines)
+        count, own = told[: len(told) - len(lines)], told[-len(lines) :] if lines else []
         if isinstance(event.body, ModelCalled):
             self._calls.append(event.body.model_copy(update={"messages": [], "answer": None}))
-        elif self._calls and lines and _decides(event):
-            words, self._calls = clean(cost_words(Cost.of(self._calls))), []
-            return [replace(lines[0], text=f"{lines[0].text} [{words}]"), *lines[1:]]
-        return lines
+        elif lines and not told:
+            self._repeated_calls, self._calls = [*self._repeated_calls, *self._calls], []
+        elif own and _decides(event):
+            own, self._calls = _with_cost(own, self._calls), []
+        return [*self._counted(count), *own]
+
+    def _counted(self, count: list[EventLine]) -> list[EventLine]:
+        """How often something was repeated, with what that cost."""
+        if count:
+            count, self._repeated_calls = _with_cost(count, self._repeated_calls), []
+        return count
 
     def _take_speed(self, points: list[StoredPoint]) -> None:
         if not points:
@@ -216,6 +232,13 @@ class RunFeed:
             self.now.curve = self._log.curve(name, branch, self._curve_from, max_points=CURVE_POINTS)
         except UserError:
             self.now.curve = None  # the branch was left between the two reads
+
+
+def _with_cost(lines: list[EventLine], calls: list[ModelCalled]) -> list[EventLine]:
+    """Lines of which the first tells what model calls cost, if there were any."""
+    if not calls:
+        return lines
+    return [replace(lines[0], text=f"{lines[0].text} [{clean(cost_words(Cost.of(calls)))}]"), *lines[1:]]
 
 
 def _decides(event: Event) -> bool:

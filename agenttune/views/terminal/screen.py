@@ -119,6 +119,8 @@ class LiveScreen:
     def close(self) -> None:
         try:
             self.refresh()
+            self._lines.extend(self._feed.rest())
+            self._live.update(self.frame(), refresh=True)
         finally:
             self._keys.close()
             self._live.stop()
