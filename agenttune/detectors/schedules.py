@@ -75,8 +75,7 @@ def lost_to_warm_up(observation: Observation) -> float:
     What a loss has lost by the other steps says whether the rate is high enough.
     """
     trend, begun = Trend.of(observation, RATE_NAMES), last_change_step(observation)
-    known = () if trend is None else zip(trend.all_steps, trend.all_values, strict=True)
-    since = [(step, rate) for step, rate in known if step > begun]
+    since = [] if trend is None else trend.after(begun)
     highest = max((rate for _, rate in since), default=0.0)
     lost = 0.0
     for step, rate in since:
@@ -96,8 +95,7 @@ def is_rising(observation: Observation) -> bool:
         return True
     lately = max(RISEN_STEPS if ahead is not None else NOISE_STEPS, RISEN_FRAC * end)
     trend, since = Trend.of(observation, RATE_NAMES), max(last_change_step(observation), observation.step - lately)
-    known = () if trend is None else zip(trend.all_steps, trend.all_values, strict=True)
-    rates = [rate for step, rate in known if step > since]
+    rates = [] if trend is None else [rate for _, rate in trend.after(math.floor(since))]
     return bool(rates) and rates[-1] > RISING_FACTOR * rates[0]
 
 
@@ -175,9 +173,7 @@ def _by_operator(record: CommandRecord) -> bool:
 
 def _highest_since(observation: Observation, step: int) -> float:
     trend = Trend.of(observation, RATE_NAMES)
-    if trend is None:
-        return 0.0
-    return max((v for s, v in zip(trend.all_steps, trend.all_values, strict=True) if s > step), default=0.0)
+    return 0.0 if trend is None else max((rate for _, rate in trend.after(step)), default=0.0)
 
 
 def _was_well(trend: Trend, step: int) -> bool:

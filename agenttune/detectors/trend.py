@@ -139,6 +139,13 @@ class Trend:
     def all_values(self) -> tuple[float, ...]:
         return (*[v for _, v in self._before_newest], *self.values)
 
+    def after(self, step: int) -> list[tuple[int, float]]:
+        """Steps and values of after a step; means that may have begun before it are left out."""
+        known = list(zip(self.all_steps, self.all_values, strict=True))
+        means = set(self.old_steps) - set(self.steps) - set(self.first_steps)
+        pairs = pairwise([(0, 0.0), *known])
+        return [(s, v) for (t, _), (s, v) in pairs if s > step and (t >= step or s not in means)]
+
     @cached_property
     def is_positive(self) -> bool:
         return min(self.all_values) > 0

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from agenttune.detectors import detect
+from agenttune.detectors.schedules import is_rising
 from agenttune.policy.rule_names import names_of
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.lr_course import LrCourse, Track
@@ -123,3 +124,23 @@ def test_a_cut_that_ended_trouble_is_no_collapse_and_neither_is_an_agents() -> N
     trouble = [*well[:60], *[9.0] * 20, *decay(60, 3.0, 2.9, 0.02)]
     assert not after_cut("operator", trouble)
     assert not after_cut("agent", [*well, *decay(60, well[-1], well[-1] * 0.98, 0.02)])
+
+
+@pytest.mark.parametrize("at", [97, 100, 103, 108, 111])
+def test_a_mean_over_an_agents_cut_is_no_rate_that_was_higher_since(at: int) -> None:
+    """Seen after a return at a hundredth: "2.0% of its highest (0.000505)", and the cut was taken back."""
+    end, step = 1500, 900
+    known = observe(decay(step, 4.0, 1.0, 0.02), lr=PEAK * 0.01, max_steps=end)
+    rates = [PEAK] * at + [PEAK * 0.01] * (step - at)
+    level = [PEAK * 0.01] * 2
+    course = LrCourse(
+        kind="constant",
+        steps=[step, end],
+        tracks=[Track(groups=[0], shares=[1.0], rates=level, lowest=level, highest=level)],
+    )
+    series = {**known.series, "lr": series_view("lr", rates)}
+    told = {"series": series, "schedule": course, "commands": [cut(at, "agent")]}
+    view = series["lr"]
+    assert any(PEAK * 0.011 < mean < PEAK * 0.99 for mean in view.downsampled_values) or at % 8 == 0
+    assert found(known.model_copy(update=told)) == []
+    assert not is_rising(known.model_copy(update=told))
