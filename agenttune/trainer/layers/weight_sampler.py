@@ -29,6 +29,8 @@ RUN_FRAC = 0.01
 """And part of the planned steps."""
 STEPS_PER_LAYER = 0.5
 """And steps for each layer: a look at many layers takes longer."""
+TABLES = (nn.Embedding, nn.EmbeddingBag)
+"""Layers of whose rows a batch trains few: under SGD their updates are a hundredth of the others' (measured)."""
 SETTLES_AFTER = {"RMSprop": 100, "Adagrad": 20}
 """Steps of optimizers whose first ones are larger than all that follow, by the root of a few (computed)."""
 OPEN_END_FRAC = 0.02
@@ -44,7 +46,8 @@ class WeightSample(NamedTuple):
         sizes: Coordinates of each.
         telling: Whether the size of its updates, as a part of its weights, tells of the rate: those of matrices, or of
             gains and biases where no matrix is trained; not of what began at zero, as an adapter's second half,
-            which consists of nothing but its first updates, nor of a layer alone.
+            which consists of nothing but its first updates, nor of a layer alone, nor of tables beside other layers: a
+        batch trains few of their rows.
         values: Theirs, [sum(sizes)], float32, on the device of the first layer.
         before: What the stretch began with, before its first update; with its first look.
         rates: Of each layer's parameter group; empty: all alike, and not known.
@@ -142,7 +145,9 @@ class WeightSampler:
         if len(present) == 1 and present[0][0].module is not bare_model(self.adapter):
             return (False,)
         fewest = 2 if any(weights.dim() > 1 for _, weights in present) else 0
-        return tuple(weights.dim() >= fewest and place.name not in self._zeros for place, weights in present)
+        tells = [weights.dim() >= fewest and place.name not in self._zeros for place, weights in present]
+        dense = [tell and not isinstance(place.module, TABLES) for tell, (place, _) in zip(tells, present, strict=True)]
+        return tuple(dense if any(dense) else tells)
 
     def _settled(self) -> float:
         """RMSprop's average of squares begins at nothing and is not corrected for that, Adagrad's sum only grows."""
