@@ -90,7 +90,7 @@ DOCUMENTED: dict[str, Any] = {
     "path": {
         "straightness": "cosine between the halves of the way that the weights took since the newest change, or "
         "the start: near 1 they go straight on, near 0 or below steps undo each other",
-        "update_ratio": "median over the layers (embeddings only where nothing else is trained) of "
+        "update_ratio": "median over the layers (under SGD without embeddings, where others are trained) of "
         "|update| / |weights| of one step",
         "early_update_ratio": "the highest of it in the first 20 steps since the newest change, or the start, "
         "and in later ones while the rate rises",

@@ -46,8 +46,8 @@ class WeightSample(NamedTuple):
         sizes: Coordinates of each.
         telling: Whether the size of its updates, as a part of its weights, tells of the rate: those of matrices, or of
             gains and biases where no matrix is trained; not of what began at zero, as an adapter's second half,
-            which consists of nothing but its first updates, nor of a layer alone, nor of tables beside other layers: a
-        batch trains few of their rows.
+            which consists of nothing but its first updates, nor of a layer alone, nor, but with Adam's kin, of tables
+            beside other layers: a batch trains few of their rows.
         values: Theirs, [sum(sizes)], float32, on the device of the first layer.
         before: What the stretch began with, before its first update; with its first look.
         rates: Of each layer's parameter group; empty: all alike, and not known.
@@ -141,11 +141,14 @@ class WeightSampler:
 
         Nor does one layer alone of a model, as a linear probe: no other learns from what it gives, and its first
         weights are often so small that any rate makes others of them at once. Weights that are all of a model do.
+        Tables tell only where nothing else is trained, or with Adam's kin, who make each weight's updates alike.
         """
         if len(present) == 1 and present[0][0].module is not bare_model(self.adapter):
             return (False,)
         fewest = 2 if any(weights.dim() > 1 for _, weights in present) else 0
         tells = [weights.dim() >= fewest and place.name not in self._zeros for place, weights in present]
+        if any("eps" in group for group in self.adapter.optimizer().param_groups):
+            return tuple(tells)
         dense = [tell and not isinstance(place.module, TABLES) for tell, (place, _) in zip(tells, present, strict=True)]
         return tuple(dense if any(dense) else tells)
 
