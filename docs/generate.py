@@ -205,9 +205,10 @@ compared in the background, and recorded as an event, `weights_sampled`, and wit
 - `path_straightness`: the cosine between the way that the weights took in the earlier half of the steps since the
   newest change, or the start, and that in the later half; mean over the layers. Too low a rate goes straight on.
 - `update_ratio`: the size of one step's update over that of the weights, as if steps were independent: the way over at
-  least five steps by the root of their number; median over the matrices. Its highest in the first twenty steps since
-  the newest change tells most of the rate: 0.01 to 0.25 is usual, 0.4 and more takes the weights away, below 0.002 a
-  network that is trained from scratch goes nowhere (measured on eight tasks).
+  least five steps by the root of their number; median over the matrices, under SGD without embeddings where others are
+  trained (a batch trains few of their rows). Its highest in the first twenty steps since the newest change tells most
+  of the rate: 0.01 to 0.25 is usual, 0.4 and more takes the weights away, below 0.002 a network that is trained from
+  scratch goes nowhere (measured on eight tasks).
 - For each layer its own update ratio and the root mean square of its weights, which name the layer at fault. A
   parameter of the model's own, in none of its layers, goes by its own name, which `requires_grad_` takes too.
 

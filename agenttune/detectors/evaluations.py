@@ -8,7 +8,7 @@ from itertools import pairwise
 from statistics import mean, median, stdev
 
 from agenttune.detectors.base import Detector
-from agenttune.detectors.trend import LEVEL_STEPS, Trend
+from agenttune.detectors.trend import Trend
 from agenttune.protocol.findings import Finding
 from agenttune.protocol.observation import HISTORY, Observation
 
@@ -174,8 +174,8 @@ class Overfitting(Detector):
         if trend is None or len(tail) <= OVERFIT_EVALS or any(b[1] <= a[1] for a, b in pairwise(tail)):
             return
         best, newest = tail[0][1], tail[-1][1]
-        before = [v for s, v in zip(trend.all_steps, trend.all_values, strict=True) if s <= tail[0][0]][-LEVEL_STEPS:]
-        if newest - best < OVERFIT_RISE_FRAC * abs(best) or not before or trend.level >= median(before):
+        then = trend.level_at(tail[0][0])
+        if newest - best < OVERFIT_RISE_FRAC * abs(best) or then is None or trend.level >= then:
             return
         yield self.finding(
             severity="warning",

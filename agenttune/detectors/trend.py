@@ -146,6 +146,11 @@ class Trend:
         pairs = pairwise([(0, 0.0), *known])
         return [(s, v) for (t, _), (s, v) in pairs if s > step and (t >= step or s not in means)]
 
+    def level_at(self, step: int) -> float | None:
+        """The level that the curve had at a step; None where nothing is known up to there."""
+        before = [v for s, v in zip(self.all_steps, self.all_values, strict=True) if s <= step]
+        return median(before[-LEVEL_STEPS:]) if before else None
+
     @cached_property
     def is_positive(self) -> bool:
         return min(self.all_values) > 0

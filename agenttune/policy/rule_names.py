@@ -19,7 +19,6 @@ from agenttune.detectors.layer_faults import LayerFault
 from agenttune.detectors.schedules import RATE_NAMES, is_rising, lost_to_warm_up, planned
 from agenttune.detectors.trend import (
     GRAD_NAMES,
-    LEVEL_STEPS,
     LOSS_NAMES,
     MAD_TO_SIGMA,
     NOISE_STEPS,
@@ -357,11 +356,10 @@ def _evals(observation: Observation, start: float) -> dict[str, float]:
 def _rise_since(observation: Observation, step: int) -> float:
     """How far the training loss has risen since a step, as a part of what it had fallen by then; NaN if by nothing."""
     trend = Trend.of(observation)
-    if trend is None:
+    then = None if trend is None else trend.level_at(step)
+    if trend is None or then is None or trend.start <= then:
         return NAN
-    before = [v for s, v in zip(trend.all_steps, trend.all_values, strict=True) if s <= step][-LEVEL_STEPS:]
-    fallen = trend.start - median(before) if before else NAN
-    return (trend.level - median(before)) / fallen if fallen > 0 else NAN
+    return (trend.level - then) / (trend.start - then)
 
 
 NOISE_EVALUATIONS = 8

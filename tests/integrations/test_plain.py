@@ -374,6 +374,24 @@ def test_a_loop_that_names_what_it_has_loaded_is_told_what_did_not_come_with_it(
         opened(tmp_path, model, optimizer, resumed_from=tmp_path / "nowhere")
 
 
+def one_pass(
+    s: PlainSession, loader: Any, epochs: int | None, model: TinyModel, optimizer: Any, desk: Desk, most: int | None
+) -> list[float]:
+    """Losses of the steps of one pass, which the loop leaves after so many batches."""
+    losses: list[float] = []
+    for batch in s.batches(loader, epochs=epochs):
+        optimizer.zero_grad()
+        loss = model(**batch)["loss"]
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+        desk.submit(s.global_step + 1)
+        s.step({"loss": loss})
+        if len(losses) == most:
+            break
+    return losses
+
+
 class PassLoop:
     """A loop with an epoch's own code around `batches`: StepLR once a pass, 4 batches a pass."""
 
@@ -387,17 +405,7 @@ class PassLoop:
         desk = Desk(path / "runs", orders or [])
         with opened(path, model, optimizer, scheduler=scheduler, **how) as s:
             for _ in range(passes):
-                self.passes.append([])
-                for batch in s.batches(loader, epochs=epochs):
-                    optimizer.zero_grad()
-                    loss = model(**batch)["loss"]
-                    loss.backward()
-                    optimizer.step()
-                    self.passes[-1].append(float(loss))
-                    desk.submit(s.global_step + 1)
-                    s.step({"loss": loss})
-                    if len(self.passes[-1]) == 30:
-                        break
+                self.passes.append(one_pass(s, loader, epochs, model, optimizer, desk, most=30))
                 scheduler.step()
         self.stepped = scheduler.last_epoch
 
@@ -466,17 +474,7 @@ class EvaluatedLoop:
         desk = Desk(path / "runs", orders)
         with opened(path, model, optimizer, **how) as s:
             for _ in range(5):
-                self.passes.append([])
-                for batch in s.batches(loader, epochs=1):
-                    optimizer.zero_grad()
-                    loss = model(**batch)["loss"]
-                    loss.backward()
-                    optimizer.step()
-                    self.passes[-1].append(float(loss))
-                    desk.submit(s.global_step + 1)
-                    s.step({"loss": loss})
-                    if len(self.passes[-1]) == leaves_after:
-                        break
+                self.passes.append(one_pass(s, loader, 1, model, optimizer, desk, leaves_after))
                 s.log_eval({"loss": [0.5, 0.1, 0.3, 0.4, 0.6][len(self.passes) - 1]})
 
 

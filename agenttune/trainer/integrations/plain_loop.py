@@ -94,7 +94,9 @@ def session(
     if resumed_from is not None:
         made.resumed = Path(resumed_from).absolute()
         if not made.resumed.is_dir():
-            raise UserError(f"resumed_from is the folder of a checkpoint; there is none at {made.resumed}")
+            raise UserError(
+                f"resumed_from is the folder of a checkpoint; there is none at {made.resumed}", field="resumed_from"
+            )
     if name is not None:
         options = dataclasses.replace(options or Options(), run_name=name)
     return PlainSession(made, options)
